@@ -1,0 +1,190 @@
+"""Every exception of wasmsr, and the exit code that the command line gives for each.
+
+This file stands at the bottom of the package: every other room imports it and it imports none.
+Outcomes that are not errors (a pause, an empty fuel tank, a program's own exit code) are values of
+`wasmsr.interp.machine`, not exceptions; see RATIONALE.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Exit codes of the command line. 0 and the guest's own code apart, these are all there are.
+EXIT_USAGE = 2
+EXIT_STOPPED = 120
+"""Stopped on purpose; the snapshot is on disk."""
+EXIT_FUEL = 121
+EXIT_MODULE = 122
+EXIT_SNAPSHOT = 123
+EXIT_MIGRATION = 124
+EXIT_HANDED = 125
+"""Interrupted after the hand-over was decided and before the peer confirmed it."""
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+EXIT_TRAP = 134
+EXIT_HOST = 1
+
+
+class WasmsrError(Exception):
+    """Root of all errors that wasmsr raises on purpose.
+
+    Attributes:
+        hint: one sentence that says what to do about it, or None.
+        exit_code: what the command line exits with when this error ends it.
+    """
+
+    exit_code: int = EXIT_HOST
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ModuleError(WasmsrError):
+    """A module cannot be used.
+
+    Attributes:
+        offset: byte offset in the module's binary, or None where no single byte is to blame.
+    """
+
+    exit_code = EXIT_MODULE
+
+    def __init__(
+        self, message: str, *, offset: int | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.offset = offset
+
+    def __str__(self) -> str:
+        if self.offset is None:
+            return self.message
+        return f"{self.message} (at byte {self.offset:#x})"
+
+
+class MalformedError(ModuleError):
+    """The bytes are not a module (WebAssembly specification, section 5, Binary Format)."""
+
+
+class InvalidError(ModuleError):
+    """The bytes are a module that does not validate (specification, section 3, Validation)."""
+
+
+class UnsupportedError(ModuleError):
+    """The module needs a feature that this engine lacks.
+
+    Attributes:
+        feature: the feature's name, as proposals are named: "simd", "exceptions", ...
+    """
+
+    def __init__(self, message: str, *, feature: str, offset: int | None = None) -> None:
+        super().__init__(message, offset=offset)
+        self.feature = feature
+
+
+class LinkError(ModuleError):
+    """An import is missing or has another type (specification, section 4.5.4, Instantiation)."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One line of a backtrace: function name and index, and byte offset in the module's binary."""
+
+    module: str | None
+    function: str
+    index: int
+    offset: int
+
+    def __str__(self) -> str:
+        where = f"{self.module}!" if self.module else ""
+        return f"{where}{self.function} (function {self.index}, byte {self.offset:#x})"
+
+
+class Trap(WasmsrError):
+    """The program did what the specification answers with a trap.
+
+    Attributes:
+        code: the trap's name in `wasmsr.interp.traps`, for example "integer divide by zero".
+        backtrace: innermost frame first.
+    """
+
+    exit_code = EXIT_TRAP
+
+    def __init__(self, code: str, backtrace: tuple[Frame, ...] = ()) -> None:
+        super().__init__(code)
+        self.code = code
+        self.backtrace = backtrace
+
+
+class Exit(WasmsrError):
+    """The program ended itself (WASI `proc_exit`).
+
+    Attributes:
+        code: the guest's exit code, 0 to 2**32 - 1.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the program exited with code {code}")
+        self.code = code
+
+
+class Interrupted(WasmsrError):
+    """A call through the library was paused before it ended; `Store.run` goes on with it."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
+class SnapshotError(WasmsrError):
+    """A snapshot cannot be taken, read or restored."""
+
+    exit_code = EXIT_SNAPSHOT
+
+
+class FormatError(SnapshotError):
+    """The bytes are not a well-formed snapshot, or say what no machine can be in."""
+
+
+class VersionError(SnapshotError):
+    """The snapshot's format version is one that this wasmsr does not read."""
+
+
+class DigestError(SnapshotError):
+    """The snapshot's bytes are not those that its digest names: it was damaged or altered."""
+
+
+class ModuleMismatch(SnapshotError):
+    """The snapshot belongs to a module other than the one given, or none was given."""
+
+
+class UnportableState(SnapshotError):
+    """The program holds something that no snapshot can carry; the message names it."""
+
+
+class HandedOver(SnapshotError):
+    """The snapshot was handed to another host, which owns the program now; see `--adopt`."""
+
+
+class MigrationError(WasmsrError):
+    """A move failed.
+
+    Attributes:
+        phase: "prepare", "stop", "stream", "hand-over" or "commit".
+        owner: who owns the program now: "source", "destination" or "unknown".
+    """
+
+    exit_code = EXIT_MIGRATION
+
+    def __init__(self, message: str, *, phase: str, owner: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.phase = phase
+        self.owner = owner
+
+
+class HostError(WasmsrError):
+    """A host function raised; the original exception is `__cause__`."""
+
+
+class WasiConfigError(WasmsrError):
+    """Mounts, arguments or streams given to WASI are not usable."""
+
+    exit_code = EXIT_USAGE

@@ -1,0 +1,156 @@
+"""The snapshot as a value: the specification's configuration (store and thread) in plain data.
+
+Between the machine (`capture` makes this value, `restore` makes a machine of it) and the bytes
+(`format`). Nothing here mentions the engine: a position is a byte offset in a module's binary, a
+reference is an index, a number is its bits. Value types are the binary format's codes
+(`wasmsr.interp.types.ValType`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+PAGE = 65536
+"""Bytes in a WebAssembly page (specification, section 2.3.10)."""
+
+
+@dataclass
+class ModuleRef:
+    """A module by content: SHA-256 digest (32 bytes), size in bytes, name, and, where embedded,
+    the binary itself."""
+
+    digest: bytes
+    size: int
+    name: str | None = None
+    binary: bytes | None = None
+
+
+@dataclass
+class HostFunction:
+    """A function instance that the host provides: its store address, the import that it answers
+    and its type (one code byte for each parameter and result)."""
+
+    address: int
+    module: str
+    name: str
+    params: bytes
+    results: bytes
+
+
+@dataclass
+class InstanceState:
+    """A module instance: which module, and the store addresses its index spaces start from.
+
+    `functions` holds the addresses of the imported functions; those that the module defines stand
+    at `function_base` and up. `tables`, `memories` and `globals` are whole index spaces, imports
+    first. `dropped_elements` and `dropped_data` are ascending segment indices.
+    `exports_name` is the name under which later modules may import from it, or None.
+    """
+
+    module: int
+    function_base: int
+    functions: list[int] = field(default_factory=list)
+    tables: list[int] = field(default_factory=list)
+    memories: list[int] = field(default_factory=list)
+    globals: list[int] = field(default_factory=list)
+    dropped_elements: list[int] = field(default_factory=list)
+    dropped_data: list[int] = field(default_factory=list)
+    name: str | None = None
+
+
+@dataclass
+class TableState:
+    """A table instance; `elements` is one little-endian 64-bit reference each: 0 is null, for
+    funcref otherwise a function address plus 1, for externref an index into `externs` plus 1."""
+
+    type: int
+    minimum: int
+    maximum: int | None
+    elements: bytes | bytearray | memoryview
+
+
+@dataclass
+class MemoryState:
+    """A memory instance: declared bounds in pages of 64 KiB and its bytes (whole pages)."""
+
+    minimum: int
+    maximum: int | None
+    data: bytes | bytearray | memoryview
+
+
+@dataclass
+class GlobalState:
+    """A global instance: type code, mutability, and the value's bits (references as in tables)."""
+
+    type: int
+    mutable: bool
+    value: int
+
+
+@dataclass
+class FrameState:
+    """An activation. `offset` names the next instruction (of a waiting frame: the byte after its
+    call). `types` has one code for each local, then each operand, bottom first; `values` the bits.
+    Dead locals are zero. While a frame waits, the call's results are not among its operands."""
+
+    instance: int
+    function: int
+    offset: int
+    locals: int
+    types: bytes
+    values: list[int]
+
+
+@dataclass
+class ThreadState:
+    """Frames, outermost first, and the invocations that follow when they have returned:
+    (function address, argument bits)."""
+
+    frames: list[FrameState] = field(default_factory=list)
+    queue: list[tuple[int, list[int]]] = field(default_factory=list)
+
+
+@dataclass
+class Limits:
+    """Limits in force: pages of 64 KiB, elements, 64-bit slots, frames; remaining fuel in
+    instructions or None for unlimited."""
+
+    memory_pages: int
+    table_elements: int
+    stack_slots: int
+    stack_frames: int
+    fuel: int | None = None
+    deterministic: bool = False
+    features: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Lineage:
+    """Where this snapshot comes from: its own id, its parent's (16 bytes each), creation time in
+    nanoseconds since the Unix epoch, the host that took it and the engine's version."""
+
+    id: bytes
+    parent: bytes | None
+    created: int
+    host: str
+    engine: str
+
+
+@dataclass
+class Snapshot:
+    """A paused machine as a value. `wasi` is what `wasmsr.wasi` captured, `executed` the count of
+    instructions where the run was metered, `externs` the host objects behind externrefs."""
+
+    modules: list[ModuleRef]
+    host_functions: list[HostFunction]
+    instances: list[InstanceState]
+    tables: list[TableState]
+    memories: list[MemoryState]
+    globals: list[GlobalState]
+    thread: ThreadState
+    limits: Limits
+    lineage: Lineage
+    externs: list[Any] = field(default_factory=list)
+    wasi: dict[str, Any] | None = None
+    executed: int | None = None
