@@ -1,0 +1,63 @@
+"""Builds the one extension, `wasmsr._ffi`: the C core (wasmsr/_core.c, wasmsr/core/) and its glue.
+
+All metadata is in pyproject.toml; the C declarations come from wasmsr/_ffi_build.py. This file
+holds the compiler flags and why they are these. Three environment variables change them:
+
+    WASMSR_WERROR=1        warnings of our own C are errors (CI)
+    WASMSR_SANITIZE=LIST   builds with -fsanitize=LIST and assertions (`make asan`)
+    WASMSR_CFLAGS=FLAGS    appended last, for experiments
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# Floating point must be exact: no contraction (compilers fuse a*b+c on aarch64 and s390x even in
+# -std=c11 mode), never -ffast-math. What we ship must run on every CPU of its kind: never
+# -march=native. -O2 comes after Python's own flags, whatever they are.
+FLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-fvisibility=hidden"]
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wno-sign-conversion"]
+SANITIZED = ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
+
+
+class BuildExt(build_ext):
+    """`build_ext` with our flags; the glue that cffi writes is spared our warnings."""
+
+    def build_extension(self, ext: Extension) -> None:
+        core = Path("wasmsr")
+        ext.depends += [str(p) for p in sorted(core.glob("core/*.[ch]"))]
+        flags, link = list(FLAGS), []
+        if sanitizers := os.environ.get("WASMSR_SANITIZE"):
+            flags += [*SANITIZED, f"-fsanitize={sanitizers}"]
+            link += [f"-fsanitize={sanitizers}"]
+        last = shlex.split(os.environ.get("WASMSR_CFLAGS", ""))
+        warnings = [*WARNINGS, *(["-Werror"] if os.environ.get("WASMSR_WERROR") == "1" else [])]
+
+        compile_one = self.compiler._compile
+
+        def compile_ours(
+            obj: str, src: str, ext: str, cc_args: Any, extra: Any, pp_opts: Any
+        ) -> None:
+            ours = Path(src).parts[0] == "wasmsr"
+            mine = [*flags, *(warnings if ours else []), *extra, *last]
+            compile_one(obj, src, ext, cc_args, mine, pp_opts)
+
+        self.compiler._compile = compile_ours  # type: ignore[method-assign]
+        ext.extra_link_args = [*ext.extra_link_args, *link]
+        try:
+            super().build_extension(ext)
+        finally:
+            self.compiler._compile = compile_one  # type: ignore[method-assign]
+
+
+setup(
+    cffi_modules=["wasmsr/_ffi_build.py:builder"],
+    cmdclass={"build_ext": BuildExt},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)
