@@ -15,7 +15,7 @@ PAGE = 65536
 """Bytes in a WebAssembly page (specification, section 2.3.10)."""
 
 
-@dataclass
+@dataclass(slots=True)
 class ModuleRef:
     """A module by content: SHA-256 digest (32 bytes), size in bytes, name, and, where embedded,
     the binary itself."""
@@ -26,7 +26,7 @@ class ModuleRef:
     binary: bytes | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class HostFunction:
     """A function instance that the host provides: its store address, the import that it answers
     and its type (one code byte for each parameter and result)."""
@@ -38,18 +38,19 @@ class HostFunction:
     results: bytes
 
 
-@dataclass
+@dataclass(slots=True)
 class InstanceState:
-    """A module instance: which module, and the store addresses its index spaces start from.
+    """A module instance: which module, and the store addresses that its index spaces consist of.
 
-    `functions` holds the addresses of the imported functions; those that the module defines stand
-    at `function_base` and up. `tables`, `memories` and `globals` are whole index spaces, imports
-    first. `dropped_elements` and `dropped_data` are ascending segment indices.
-    `exports_name` is the name under which later modules may import from it, or None.
+    `functions` holds the addresses of the imported functions; the `defined` functions of the
+    module itself stand at `function_base` and up. `tables`, `memories` and `globals` are whole
+    index spaces, imports first. `dropped_elements` and `dropped_data` are ascending segment
+    indices. `name` is the name under which later modules may import from it, or None.
     """
 
     module: int
     function_base: int
+    defined: int
     functions: list[int] = field(default_factory=list)
     tables: list[int] = field(default_factory=list)
     memories: list[int] = field(default_factory=list)
@@ -59,7 +60,7 @@ class InstanceState:
     name: str | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class TableState:
     """A table instance; `elements` is one little-endian 64-bit reference each: 0 is null, for
     funcref otherwise a function address plus 1, for externref an index into `externs` plus 1."""
@@ -70,7 +71,7 @@ class TableState:
     elements: bytes | bytearray | memoryview
 
 
-@dataclass
+@dataclass(slots=True)
 class MemoryState:
     """A memory instance: declared bounds in pages of 64 KiB and its bytes (whole pages)."""
 
@@ -79,20 +80,23 @@ class MemoryState:
     data: bytes | bytearray | memoryview
 
 
-@dataclass
+@dataclass(slots=True)
 class GlobalState:
-    """A global instance: type code, mutability, and the value's bits (references as in tables)."""
+    """A global instance: type code, mutability, and the value's bits (references as in tables,
+    v128 as a 128-bit number)."""
 
     type: int
     mutable: bool
     value: int
 
 
-@dataclass
+@dataclass(slots=True)
 class FrameState:
-    """An activation. `offset` names the next instruction (of a waiting frame: the byte after its
-    call). `types` has one code for each local, then each operand, bottom first; `values` the bits.
-    Dead locals are zero. While a frame waits, the call's results are not among its operands."""
+    """An activation of function index `function` of instance `instance`. `offset` names the next
+    instruction (of a waiting frame: the one after its call) by its byte in the module's binary.
+    `types` has one code for each local, then each operand, bottom first; `values` has the bits of
+    each (128 of them for v128). The first `locals` of both are the locals. Dead locals are zero.
+    While a frame waits, neither the call's arguments nor its results are among its operands."""
 
     instance: int
     function: int
@@ -102,19 +106,19 @@ class FrameState:
     values: list[int]
 
 
-@dataclass
+@dataclass(slots=True)
 class ThreadState:
     """Frames, outermost first, and the invocations that follow when they have returned:
-    (function address, argument bits)."""
+    (function address, arguments as raw 64-bit slots, v128 two)."""
 
     frames: list[FrameState] = field(default_factory=list)
     queue: list[tuple[int, list[int]]] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(slots=True)
 class Limits:
-    """Limits in force: pages of 64 KiB, elements, 64-bit slots, frames; remaining fuel in
-    instructions or None for unlimited."""
+    """Limits in force: pages of 64 KiB (each memory), elements (each table), 64-bit slots, frames;
+    remaining fuel in instructions or None for unlimited; names of the features in use."""
 
     memory_pages: int
     table_elements: int
@@ -125,7 +129,7 @@ class Limits:
     features: list[str] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(slots=True)
 class Lineage:
     """Where this snapshot comes from: its own id, its parent's (16 bytes each), creation time in
     nanoseconds since the Unix epoch, the host that took it and the engine's version."""
@@ -137,7 +141,7 @@ class Lineage:
     engine: str
 
 
-@dataclass
+@dataclass(slots=True)
 class Snapshot:
     """A paused machine as a value. `wasi` is what `wasmsr.wasi` captured, `executed` the count of
     instructions where the run was metered, `externs` the host objects behind externrefs."""
