@@ -15,6 +15,7 @@ C_SOURCES := $(wildcard wasmsr/_core.c wasmsr/core/*.[ch]) wasmsr/_ffi_build.py
 ASAN := build/asan
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help demo test test-full asan examples ffmpeg lint check fuzz bench clean tools
 
 help: ## this list
@@ -23,23 +24,23 @@ help: ## this list
 demo: $(VENV)/.built ## a real transcoding that moves between two processes while it runs (2 minutes)
 	@$(BIN)/python scripts/demo.py
 
-test: $(VENV)/.built $(VENV)/.test ## the quick tests (10 minutes at most)
+test: $(VENV)/.test $(VENV)/.built ## the quick tests (10 minutes at most)
 	@$(TIMED) "test" $(PYTEST) -n $(JOBS) --durations=10 $(ARGS)
 
-test-full: $(VENV)/.built $(VENV)/.test ## the long tests: all scripts restored, real programs, sanitizers
+test-full: $(VENV)/.test $(VENV)/.built ## the long tests: all scripts restored, real programs, sanitizers
 	@$(TIMED) "test-full" $(PYTEST) -n $(JOBS) -m full --durations=20 $(ARGS)
 	@$(MAKE) --no-print-directory asan
 
 # The package is laid into build/asan with its own extension; PYTHONPATH puts it before the one in
 # the tree, and tests/conftest.py refuses to run if it did not. Python itself leaks by design.
-asan: $(VENV)/.built $(VENV)/.test ## the specification scripts and unit tests under Address- and UndefinedBehaviorSanitizer
+asan: $(VENV)/.test $(VENV)/.built ## the specification scripts and unit tests under Address- and UndefinedBehaviorSanitizer
 	@$(TIMED) "asan: build" env WASMSR_SANITIZE=address,undefined $(BIN)/python setup.py -q build \
 	    --build-base $(ASAN) --build-lib $(ASAN)/lib
 	@$(TIMED) "asan: test" env PYTHONPATH=$(CURDIR)/$(ASAN)/lib PYTHONSAFEPATH=1 WASMSR_SANITIZED=1 \
 	    LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 \
 	    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-	    $(BIN)/pytest -p no:cacheprovider -n $(JOBS) --timeout 900 $(wildcard tests/spec tests/unit tests/snapshot) $(ARGS)
+	    $(BIN)/pytest -p no:cacheprovider -o "pythonpath=. $(ASAN)/lib" -n $(JOBS) --timeout 900 $(wildcard tests/spec tests/unit tests/snapshot) $(ARGS)
 
 examples: ## build the example programs anew from source (needs clang and wasi-libc)
 	@scripts/need clang wasi
@@ -59,10 +60,10 @@ lint: $(VENV)/.dev ## style, types, and our C with warnings as errors
 check: $(VENV)/.dev $(VENV)/.built ## generated files are what their generators make
 	@$(TIMED) "check" $(PYTEST) -q tests/meta/test_generated.py
 
-fuzz: $(VENV)/.built $(VENV)/.test ## longer random testing (FUZZ=examples for each test)
+fuzz: $(VENV)/.test $(VENV)/.built ## longer random testing (FUZZ=examples for each test)
 	@$(TIMED) "fuzz" env WASMSR_FUZZ=$(or $(FUZZ),2000) $(PYTEST) -n $(JOBS) --timeout 3600 -m "full or not full" tests/fuzz $(ARGS)
 
-bench: $(VENV)/.built $(VENV)/.test ## measurements; see bench/README.md
+bench: $(VENV)/.test $(VENV)/.built ## measurements; see bench/README.md
 	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove what was built (not .cache, which holds downloads)
@@ -72,23 +73,24 @@ clean: ## remove what was built (not .cache, which holds downloads)
 tools:
 	@scripts/need cc python venv headers
 
-$(VENV)/.runtime: pyproject.toml setup.py | tools
-	@echo "== packages for running wasmsr, into $(VENV)"
+# $(call install,EXTRAS,STAMPS)
+define install
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check "setuptools>=77" wheel "cffi>=1.16"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e .
-	@touch $@ $(VENV)/.built
+	@$(TIMED) "install wasmsr$(1) into $(VENV)" \
+	    $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".$(1)"
+	@touch $(addprefix $(VENV)/,$(2) .built)
+endef
+
+$(VENV)/.runtime: pyproject.toml setup.py | tools
+	$(call install,,.runtime)
+
+$(VENV)/.test: pyproject.toml setup.py | tools
+	$(call install,[test],.runtime .test)
+
+$(VENV)/.dev: pyproject.toml setup.py | tools
+	$(call install,[dev],.runtime .test .dev)
 
 $(VENV)/.built: $(VENV)/.runtime $(C_SOURCES)
 	@$(TIMED) "build" $(BIN)/python setup.py -q build_ext --inplace
-	@touch $@
-
-$(VENV)/.test: $(VENV)/.runtime
-	@echo "== packages for testing"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[test]"
-	@touch $@
-
-$(VENV)/.dev: $(VENV)/.test
-	@echo "== tools for development"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[dev]"
 	@touch $@
