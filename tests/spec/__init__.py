@@ -1,0 +1,1 @@
+"""The official test scripts (WebAssembly/testsuite), run against wasmsr: see `runner`."""

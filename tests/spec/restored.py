@@ -1,0 +1,123 @@
+"""The same assertions while the program is put away and taken out again between instructions.
+
+A hop captures the store, encodes the snapshot, decodes it and restores a new store, which then
+goes on. Every invocation (start functions too) is run twice: once straight, to learn how long it
+is and what comes of it; once with hops before its first instruction, after every one of the first
+1,000, after 200 or more spread over the rest, and at its end. Results, traps, calls of the host and
+the whole final state must be the same; and every restored store must capture to the very bytes
+that it was restored from.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from wasmsr.interp.machine import Finished, Limits, Paused, Store, Trapped
+
+from wasmsr.snapshot import capture, format
+from wasmsr.snapshot.state import Lineage
+
+from .engine import Numbers
+from .ours import WasmsrSession, finished
+
+EVERY = 1000
+"""So many instructions at the beginning of an invocation are all followed by a hop."""
+SPREAD = 200
+"""So many hops at least are spread over what comes after those."""
+LONGEST = 200_000_000
+"""An invocation that runs for more instructions than this is taken to be endless."""
+
+FRAMES, SLOTS = 1_000, 60_000
+"""Limits of the stack here: endless recursion must end while a snapshot of it is still small."""
+
+
+class Differs(Exception):
+    """Restoring changed something; the text says what."""
+
+
+def stops(length: int) -> list[int]:
+    """After how many instructions to hop, ascending, for an invocation of `length` of them.
+
+    Beyond the first EVERY, the rest is divided into SPREAD equal parts and one place is drawn in
+    each, always the same for the same length: evenly spaced stops would meet a loop always at the
+    same instruction.
+    """
+    if length <= EVERY + SPREAD:
+        return list(range(length + 1))
+    draw = random.Random(length)
+    bounds = [EVERY + (length - EVERY) * part // SPREAD for part in range(SPREAD + 1)]
+    places = [draw.randint(low + 1, high) for low, high in pairwise(bounds)]
+    return sorted({*range(EVERY + 1), *places, length})
+
+
+class RestoredSession(WasmsrSession):
+    """A store of ours that is replaced by a restored one at every stop."""
+
+    def __init__(self) -> None:
+        self.numbers = Numbers()
+        super().__init__(Limits(stack_frames=FRAMES, stack_slots=SLOTS))
+
+    def drive(self) -> Finished:
+        self.numbers.invocations += 1
+        start, printed = self._encoded(self.store), len(self.printed)
+        before = self.store.executed or 0
+        # Once straight …
+        outcome = self.store.run(fuel=LONGEST)
+        length = (self.store.executed or 0) - before
+        if isinstance(outcome, Paused):
+            raise Differs(f"not at an end after {length} instructions")
+        end, calls = self._encoded(self.store), self.printed[printed:]
+        # … and once with hops, from the same start.
+        del self.printed[printed:]
+        self.store = self._restore(start)
+        again = self._run_with_hops(length)
+        self.numbers.instructions += length
+        if _summary(again) != _summary(outcome):
+            raise Differs(f"straight {_summary(outcome)}, restored {_summary(again)}")
+        if self.printed[printed:] != calls:
+            raise Differs(f"the host was called {len(calls)} times straight, otherwise restored")
+        if self._encoded(self.store) != end:
+            raise Differs("the state at the end is not that of the straight run")
+        return finished(again)
+
+    def _run_with_hops(self, length: int) -> Any:
+        at, outcome = 0, None
+        for stop in stops(length):
+            if stop > at:
+                outcome = self.store.run(fuel=stop - at)
+                at = stop
+            self._hop()
+        # The last instruction has been executed; what is left is to return from the function.
+        if outcome is None or isinstance(outcome, Paused):
+            outcome = self.store.run(fuel=0)
+            self._hop()
+        return outcome
+
+    def _hop(self) -> None:
+        self.store = self._restore(self._encoded(self.store))
+
+    def _encoded(self, store: Store) -> bytes:
+        # A snapshot's lineage says when and where it was taken; all else is the state.
+        snapshot = replace(capture.capture(store), lineage=_LINEAGE)
+        return b"".join(format.encode(snapshot, compress=False))
+
+    def _restore(self, encoded: bytes) -> Store:
+        snapshot = format.decode(encoded)
+        store = capture.restore(snapshot, modules=self.modules, imports=self.host)
+        self.numbers.restores += 1
+        if self._encoded(store) != encoded:
+            raise Differs("a restored store does not capture to what it was restored from")
+        return store
+
+
+_LINEAGE = Lineage(id=bytes(16), parent=None, created=0, host="spec", engine="spec")
+
+
+def _summary(outcome: Any) -> Any:
+    """What must be equal of two outcomes: results bit for bit, or the trap and where it struck."""
+    if isinstance(outcome, Trapped):
+        return outcome.trap.code, outcome.trap.backtrace
+    return outcome.raw if isinstance(outcome, Finished) else outcome

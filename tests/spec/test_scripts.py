@@ -1,0 +1,52 @@
+"""The official scripts against wasmsr: straight, and restored between instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from . import report, suite
+from .conftest import PROPERTY
+from .convert import has_wabt
+from .runner import run_script
+
+absence = suite.absence()
+needs_scripts = pytest.mark.skipif(absence is not None, reason=absence or "")
+NAMES = suite.names()
+LEAST = 22_900
+"""Assertions of Wasm 2.0 without SIMD, of tail calls and of extended constant expressions."""
+
+
+def run(name: str, mode: str, record_property: Callable[[str, object], None]) -> None:
+    if name.startswith("legacy/") and not has_wabt():
+        pytest.skip("wabt's wat2wasm, which takes the old exception instructions, is not installed")
+    tally, numbers = run_script(name, mode)
+    counts = report.as_json(tally) | {"mode": mode, "numbers": vars(numbers)}
+    record_property(PROPERTY, counts)
+    assert not tally.failures, "\n".join(map(str, tally.failures))
+    # What does not fail may still have been skipped: the floor is what must have passed.
+    assert tally.assertions["passed"] >= suite.floor().get(name, 0)
+
+
+@needs_scripts
+@pytest.mark.parametrize("name", NAMES)
+def test_straight(name: str, record_property: Callable[[str, object], None]) -> None:
+    run(name, "straight", record_property)
+
+
+@needs_scripts
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", NAMES)
+def test_restored(name: str, record_property: Callable[[str, object], None]) -> None:
+    run(name, "restored", record_property)
+
+
+def test_the_floor_is_high_enough() -> None:
+    assert sum(suite.floor().values()) >= LEAST
+
+
+@needs_scripts
+def test_the_floor_knows_every_script() -> None:
+    assert sorted(suite.floor()) == NAMES
