@@ -57,8 +57,6 @@ def _cell(
         "type": kind,
         "parameters": parameters,
         "attributes": {},
-        "port_directions": {
-            port: "output" if port in outputs else "input" for port in connections
-        },
+        "port_directions": {port: "output" if port in outputs else "input" for port in connections},
         "connections": connections,
     }

@@ -1,0 +1,39 @@
+"""What holds for every test: which wasmsr is tested, and that it is the one that was meant.
+
+`make asan` lays a sanitized build before the tree's own (see Makefile); if the tree's own were
+imported all the same, the tests would pass without having tested anything.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuses to run when the wrong extension is imported."""
+    if os.environ.get("WASMSR_SANITIZED") != "1":
+        return
+    from wasmsr import _ffi
+
+    built = ROOT / "build" / "asan" / "lib"
+    if not Path(_ffi.__file__).is_relative_to(built):
+        raise pytest.UsageError(f"meant to test {built}, but imported {_ffi.__file__}")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Says which package is tested."""
+    import wasmsr
+
+    kind = " (sanitized)" if os.environ.get("WASMSR_SANITIZED") == "1" else ""
+    return [f"wasmsr: {Path(wasmsr.__file__).parent}{kind}"]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the source tree."""
+    return ROOT

@@ -1,0 +1,1 @@
+"""Programs that nobody here wrote, run unmodified: `fetch` gets them, `legs` moves them."""

