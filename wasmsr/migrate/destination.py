@@ -1,0 +1,423 @@
+"""The destination's half of the hand-over: answer, receive, verify, try, wait, own.
+
+READY is journaled only when all of the state is on disk, verified, and has been restored on trial;
+from then on this end may not forget it before the source says that the attempt was given up, and
+may not run it before the source says that it has decided. OWNED is journaled before the program
+runs. Called by `wasmsr.rpc.server` from its threads and by `node`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from wasmsr.errors import ModuleError, SnapshotError, WasmsrError
+from wasmsr.migrate import ownership
+from wasmsr.migrate.events import Announce, Event, seconds, size
+from wasmsr.migrate.journal import Incoming, Journal, Record, StateFile
+from wasmsr.migrate.modules import LARGEST, Modules
+from wasmsr.migrate.ownership import Verdict
+from wasmsr.migrate.ports import Buffer, Host, Program
+from wasmsr.migrate.terms import (
+    PROTOCOL,
+    Answer,
+    JournalError,
+    ModuleName,
+    Move,
+    Offer,
+    PeerRefused,
+    Reason,
+    Receipt,
+    Refusal,
+    Report,
+    Standing,
+)
+
+
+@dataclass
+class Ready:
+    """A program that stands here, restored on trial, and the move that brought it."""
+
+    move: Move
+    program: Program
+    size: int
+    duration: float
+    since: float
+
+
+class Destination:
+    """Takes programs in, one at a time.
+
+    `arrived` is called, in the thread that heard the decision, with each program that this end
+    owns from then on, and starts it. Methods that answer the peer raise PeerRefused to refuse.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        host: Host,
+        modules: Modules,
+        announce: Announce,
+        arrived: Callable[[Program], None],
+        *,
+        peer: str,
+        software: str = "",
+    ) -> None:
+        self.journal = journal
+        self.host = host
+        self.modules = modules
+        self.announce = announce
+        self.arrived = arrived
+        self.peer = peer
+        self.software = software
+        self.ready: Ready | None = None
+        self._offer: Offer | None = None
+        self._reception: Reception | None = None
+        self._lock = threading.RLock()
+
+    # Preparing.
+
+    def prepare(self, offer: Offer) -> Answer:
+        """Whether the offered program may come, and which of its modules are missing."""
+        if offer.protocol != PROTOCOL:
+            raise refused(
+                Reason.VERSION,
+                f"it speaks version {PROTOCOL} of the migration protocol, not {offer.protocol}",
+                "install the same version of wasmsr on both ends",
+            )
+        if offer.node == self.journal.node:
+            raise refused(Reason.SELF, "the peer is this very end", "--peer names the other end")
+        with self._lock:
+            self._admit(offer)
+            if refusal := self.host.refuse(offer.description):
+                raise PeerRefused(refusal)
+            missing = [
+                module.digest for module in offer.description.modules if not self._has(module)
+            ]
+            self._offer = offer
+            return Answer(self.journal.node, tuple(missing))
+
+    def _admit(self, offer: Offer) -> None:
+        """Refuses an offer that comes at a wrong moment or contradicts the journal."""
+        move = offer.move
+        if self.ready:
+            raise refused(Reason.BUSY, "it waits for the decision on an earlier attempt")
+        if self._reception:
+            if self._reception.move.program != move.program:
+                raise refused(Reason.BUSY, "it is receiving another program")
+            # Nothing was promised for it, so a later attempt may take its place.
+            self._reception.cancel()
+        record = self.journal.get(move.program)
+        if record and not _may_follow(record, move):
+            raise refused(
+                Reason.OWNERSHIP,
+                f"its journal says that program {move.program.hex()[:8]} is "
+                f"{record.standing.name} in epoch {record.epoch}, so nobody can hand it over "
+                f"in epoch {move.epoch}",
+            )
+        for other in self.journal.records():
+            if other.standing in (Standing.OWNED, Standing.OFFERED) or other.incoming:
+                raise refused(Reason.BUSY, "it has a program of its own")
+            unheard = other.standing is Standing.HANDED and not other.confirmed
+            if unheard and other.program != move.program:
+                raise refused(Reason.BUSY, "it is still handing a program over")
+        if record and record.standing is Standing.HANDED and not record.confirmed:
+            # Only its owner can offer it in this epoch: the answer to our Commit was lost.
+            try:
+                self.journal.put(replace(record, confirmed=True))
+            except JournalError as error:
+                raise refused(Reason.STORAGE, error.message) from error
+
+    def _has(self, module: ModuleName) -> bool:
+        if module.size > LARGEST:
+            raise refused(
+                Reason.LIMIT,
+                f"a module of {size(module.size)} is more than it takes ({size(LARGEST)})",
+            )
+        binary = self._module(module.digest)
+        if binary is None:
+            return False
+        self._compile(binary)
+        return True
+
+    def _module(self, digest: bytes) -> Buffer | None:
+        return self.host.module(digest) or self.modules.get(digest)
+
+    def _compile(self, binary: Buffer) -> None:
+        try:
+            self.host.admit(binary)
+        except ModuleError as error:
+            raise refused(Reason.MODULE, f"the module does not load there: {error}") from error
+
+    def upload(self, module: ModuleName) -> Upload:
+        """Begins to receive a module that `prepare` named as missing."""
+        with self._lock:
+            if self._offer is None or module not in self._offer.description.modules:
+                raise refused(Reason.MODULE, "this module was not asked for")
+            return Upload(self, module)
+
+    # Receiving.
+
+    def begin(self, move: Move) -> Reception:
+        """Begins to receive the state of the program that was last prepared."""
+        with self._lock:
+            if self._offer is None or self._offer.move != move:
+                raise refused(Reason.OWNERSHIP, "it was not prepared for this attempt")
+            self._reception = Reception(self, move, self._offer.description.modules)
+            self._offer = None
+            return self._reception
+
+    def receiving(self, move: Move) -> bool:
+        """Whether this attempt's state is on its way in."""
+        reception = self._reception
+        return reception is not None and reception.move == move
+
+    def restore(self, program: bytes, incoming: Incoming) -> Program:
+        """Makes a standing program of a state file. Raises WasmsrError."""
+        binaries = {}
+        for digest in incoming.modules:
+            binary = self._module(digest)
+            if binary is None:
+                raise ModuleError(
+                    f"the module {digest.hex()[:12]} of program {program.hex()[:8]} is gone"
+                )
+            binaries[digest] = binary
+        with open(self.journal.path(incoming.file), "rb") as file:
+            view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self.host.restore(program, memoryview(view), binaries)
+
+    # Deciding.
+
+    def recover(self) -> None:
+        """Restores what an earlier process had READY. Raises WasmsrError if that fails."""
+        for record in self.journal.records():
+            if record.incoming:
+                program = self.restore(record.program, record.incoming)
+                move = record.incoming.move(record.program)
+                length = self.journal.path(record.incoming.file).stat().st_size
+                self.ready = Ready(move, program, length, 0.0, time.monotonic())
+
+    def commit(self, move: Move, stopped: float) -> Standing:
+        """The source has decided: owns the program and lets it run; repeated, says so again."""
+        with self._lock:
+            ready = self.ready
+            record = self.journal.get(move.program)
+            if ready is None or ready.move != move or record is None or record.incoming is None:
+                return ownership.report(record, move).standing
+            try:
+                self.journal.put(
+                    replace(
+                        record,
+                        standing=Standing.OWNED,
+                        epoch=move.epoch,
+                        attempt=move.attempt,
+                        file="",
+                        received=record.incoming.file,
+                        confirmed=False,
+                        incoming=None,
+                    )
+                )
+            except JournalError as error:
+                raise refused(Reason.STORAGE, error.message) from error
+            began = time.monotonic()
+            self.ready = None
+            self.arrived(ready.program)
+            downtime = stopped + time.monotonic() - began
+        # What this end handed away earlier is older than what it has now.
+        self.journal.discard(record.file)
+        self.announce(
+            Event(
+                "arrived",
+                f"moved here from {self.peer}: {size(ready.size)} in {seconds(ready.duration)}, "
+                f"downtime {seconds(downtime)}",
+                {
+                    "peer": self.peer,
+                    "program": move.program.hex(),
+                    "epoch": move.epoch,
+                    "bytes": ready.size,
+                    "seconds": ready.duration,
+                    "downtime": downtime,
+                },
+            )
+        )
+        return Standing.OWNED
+
+    def abort(self, move: Move) -> Standing:
+        """The source has given this attempt up: forgets all of it."""
+        with self._lock:
+            if self._offer and self._offer.move == move:
+                self._offer = None
+            if self._reception and self._reception.move == move:
+                self._reception.cancel()
+            record = self.journal.get(move.program)
+            incoming = record.incoming if record else None
+            if record and incoming and incoming.move(move.program) == move:
+                try:
+                    if record.standing is Standing.UNKNOWN:
+                        self.journal.forget(move.program)
+                    else:
+                        self.journal.put(replace(record, incoming=None))
+                except JournalError as error:
+                    raise refused(Reason.STORAGE, error.message) from error
+                self.journal.discard(incoming.file)
+                if self.ready and self.ready.move == move:
+                    self.ready.program.close()
+                    self.ready = None
+                self.announce(
+                    Event(
+                        "given-up",
+                        f"{self.peer} took a move back; the program runs on there",
+                        {"peer": self.peer, "program": move.program.hex()},
+                    )
+                )
+            return ownership.report(self.journal.get(move.program), move).standing
+
+    def settle(self, answer: Report) -> None:
+        """Does what the source's answer about the READY attempt allows. Raises PeerRefused."""
+        ready = self.ready
+        if ready is None:
+            return
+        verdict = ownership.settle_ready(answer, ready.move)
+        if verdict is Verdict.TAKE:
+            self.commit(ready.move, time.monotonic() - ready.since)
+        elif verdict is Verdict.DROP:
+            self.abort(ready.move)
+
+
+class Upload:
+    """A module on its way in."""
+
+    def __init__(self, destination: Destination, module: ModuleName) -> None:
+        self._destination = destination
+        self._module = module
+        self._binary = bytearray()
+
+    def write(self, piece: Buffer) -> None:
+        """Appends. Raises PeerRefused if that is more than was announced."""
+        if len(self._binary) + len(piece) > self._module.size:
+            raise refused(Reason.MODULE, "the module is longer than announced")
+        self._binary += piece
+
+    def finish(self) -> None:
+        """Checks the digest, compiles the module and keeps it. Raises PeerRefused."""
+        if hashlib.sha256(self._binary).digest() != self._module.digest:
+            raise refused(Reason.MODULE, "the module does not have the digest that was announced")
+        destination = self._destination
+        destination._compile(self._binary)
+        try:
+            destination.modules.put(self._binary, self._module.digest)
+        except JournalError as error:
+            raise refused(Reason.STORAGE, error.message) from error
+
+
+class Reception:
+    """A program's state on its way in.
+
+    Attributes:
+        received: bytes written so far.
+    """
+
+    def __init__(
+        self, destination: Destination, move: Move, modules: tuple[ModuleName, ...]
+    ) -> None:
+        self.move = move
+        self._destination = destination
+        self._modules = modules
+        self._digest = hashlib.sha256()
+        self._began = time.monotonic()
+        try:
+            self._file: StateFile = destination.journal.state(move, "received")
+        except JournalError as error:
+            raise refused(Reason.STORAGE, error.message) from error
+
+    @property
+    def received(self) -> int:
+        return self._file.size
+
+    def write(self, piece: Buffer) -> None:
+        """Appends to the state. Raises PeerRefused."""
+        self._check()
+        try:
+            self._file.write(piece)
+        except JournalError as error:
+            raise refused(Reason.STORAGE, error.message) from error
+        except SnapshotError as error:
+            raise refused(Reason.STATE, f"what it was sent is not usable: {error}") from error
+        except ValueError:  # closed by `cancel` in another thread
+            self._check()
+            raise
+        self._digest.update(piece)
+        self._destination.announce(Event("progress", "", {"bytes": self.received}))
+
+    def finish(self, receipt: Receipt) -> Receipt:
+        """Verifies what came, restores it on trial and journals READY. Raises PeerRefused.
+
+        The trial is what will run: a Commit then only starts it.
+        """
+        destination, move = self._destination, self.move
+        self._check()
+        held = Receipt(self.received, self._digest.digest())
+        if held != receipt:
+            raise refused(Reason.STATE, "the state did not arrive as it was sent")
+        incoming = Incoming(
+            epoch=move.epoch,
+            attempt=move.attempt,
+            source=destination.peer,
+            file=self._file.name,
+            modules=tuple(module.digest for module in self._modules),
+        )
+        try:
+            self._file.commit()
+            program = destination.restore(move.program, incoming)
+        except JournalError as error:
+            raise refused(Reason.STORAGE, error.message) from error
+        except (WasmsrError, OSError, MemoryError) as error:
+            destination.journal.discard(self._file.name)
+            raise refused(Reason.STATE, f"it cannot restore the program: {error}") from error
+        with destination._lock:
+            try:
+                self._check()
+                record = destination.journal.get(move.program) or Record(
+                    move.program, peer=destination.peer
+                )
+                destination.journal.put(replace(record, incoming=incoming))
+            except (JournalError, PeerRefused) as error:
+                # The file stays: if the record did reach the disk, it names it.
+                program.close()
+                raise refused(Reason.STORAGE, error.message) from error
+            now = time.monotonic()
+            duration = now - self._began
+            destination.ready = Ready(move, program, held.size, duration, now)
+            destination._reception = None
+        return held
+
+    def cancel(self) -> None:
+        """Forgets what came; does nothing once READY."""
+        with self._destination._lock:
+            if self._destination._reception is self:
+                self._destination._reception = None
+                self._file.discard()
+
+    def _check(self) -> None:
+        if self._destination._reception is not self:
+            raise refused(Reason.OWNERSHIP, "the source has given this attempt up")
+
+
+def refused(reason: Reason, sentence: str, hint: str = "") -> PeerRefused:
+    """The error that makes the server answer with a refusal."""
+    return PeerRefused(Refusal(reason, sentence, hint))
+
+
+def _may_follow(record: Record, move: Move) -> bool:
+    """Whether the source of `move`, which says that it owns the program in the epoch before, can
+    be right, given our record."""
+    claimed = move.epoch - 1
+    if record.standing is Standing.UNKNOWN:
+        return True
+    if record.standing is Standing.HANDED:
+        return claimed >= record.epoch
+    return record.standing is Standing.LOST and claimed > record.epoch

@@ -1,0 +1,42 @@
+"""What a move tells whoever watches: one event at a time, for people and for programs.
+
+Made by `source`, `destination` and `node`; shown by `wasmsr.cli.remote`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened.
+
+    Attributes:
+        kind: "prepared", "started", "sending", "progress", "moved", "arrived", "not-moved",
+            "asking", "silent", "settled", "lost", "refused", "retry" or "ended".
+        text: one line for people, or "" for what people see otherwise (progress).
+        values: for programs; numbers are bytes and seconds.
+    """
+
+    kind: str
+    text: str
+    values: dict[str, object] = field(default_factory=dict)
+
+
+Announce = Callable[[Event], None]
+
+
+def size(count: float) -> str:
+    """`count` bytes in words: "11.2 MiB"."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def seconds(span: float) -> str:
+    """A span of time in words: "0.31 s"."""
+    return f"{span:.2f} s" if span < 10 else f"{span:.1f} s"

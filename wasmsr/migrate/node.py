@@ -1,0 +1,442 @@
+"""One end of `wasmsr remote`: runs a program, sends it on, waits for it, until it ends.
+
+Both halves of the hand-over on one journal. `run` is the loop, on a thread of its own; the methods
+under "What the peer asks" are called by `wasmsr.rpc.server` from its threads meanwhile, and
+`interrupt` from the main thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from wasmsr.errors import EXIT_INTERRUPTED, MigrationError, WasmsrError
+from wasmsr.migrate import ownership
+from wasmsr.migrate.destination import Destination, Reception, Upload, refused
+from wasmsr.migrate.events import Announce, Event
+from wasmsr.migrate.journal import Journal, Record
+from wasmsr.migrate.modules import Modules
+from wasmsr.migrate.ports import Host, Peer, Program
+from wasmsr.migrate.source import Source
+from wasmsr.migrate.terms import (
+    Answer,
+    Ending,
+    InDoubt,
+    JournalError,
+    ModuleName,
+    Move,
+    Offer,
+    PeerLost,
+    PeerRefused,
+    Reason,
+    Report,
+    Standing,
+)
+
+T = TypeVar("T")
+
+CONTACT_SECONDS = 10.0
+"""How long a peer may be absent at the start."""
+
+SLICE = 0.02
+"""Seconds between two looks at whether somebody interrupted."""
+
+SETTLE_SECONDS = 1.0
+"""How long a READY end waits for the decision before it asks."""
+
+LOOK_SECONDS = 5.0
+"""Seconds between two questions to the end that has the program."""
+
+FAREWELL_SECONDS = 5.0
+"""How long the end of a program is told to a peer that does not answer."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How it all ended, and whether the program ended on this end."""
+
+    ending: Ending
+    here: bool
+
+
+class Node:
+    """One end. `every` is the seconds that a program runs here before it is sent on."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        modules: Modules,
+        host: Host,
+        peer: Peer,
+        announce: Announce,
+        *,
+        every: float,
+        software: str = "",
+    ) -> None:
+        self.journal = journal
+        self.peer = peer
+        self.announce = announce
+        self.every = every
+        self.stop = threading.Event()
+        self.source = Source(journal, peer, announce, self.stop, software=software)
+        self.destination = Destination(
+            journal, host, modules, announce, self._arrive, peer=peer.address, software=software
+        )
+        self._news = threading.Condition()
+        self._arrived: Program | None = None
+        self._failure: Exception | None = None
+        self._told: Ending | None = None
+        self._stranger: str | None = None
+        self._interrupted = Ending("interrupted", EXIT_INTERRUPTED)
+
+    # What the user does.
+
+    def interrupt(self, ending: Ending) -> None:
+        """Ends `run` soon; `ending` says why. From any thread."""
+        self._interrupted = ending
+        self.stop.set()
+        self.peer.interrupt()
+        with self._news:
+            self._news.notify_all()
+
+    def recover(self) -> None:
+        """Takes up what an earlier process left in the journal, before anybody can ask.
+
+        Raises WasmsrError if a program that is READY here cannot be restored any more.
+        """
+        for record in self.journal.records():
+            if record.standing is Standing.OWNED:
+                # Its process ran it and is gone; what came after `received` went with it.
+                self.journal.put(replace(record, standing=Standing.LOST))
+                self._announce_lost(record)
+        self.destination.recover()
+
+    def run(self, launch: Callable[[], Program] | None = None) -> Finish:
+        """Runs programs to the end; `launch` makes the one that begins here, if any does.
+
+        Raises MigrationError: HandedAway and InDoubt say what an interrupt left open.
+        """
+        self._settle_old()
+        program: Program | None = None
+        if launch and not self._elsewhere() and not self.destination.ready:
+            program = self._begin(launch())
+            if program is None:
+                return Finish(self._interrupted, here=True)
+        while True:
+            if program is None:
+                news = self._await()
+                if isinstance(news, Finish):
+                    return news
+                program = news
+            ending = self._watch(program)
+            if ending is None and not self.stop.is_set():
+                if self.source.move(program):
+                    program.close()
+                    program = None
+                    continue
+                if not self.stop.is_set():
+                    continue
+            return self._finish(program, ending or self._interrupted)
+
+    # The loop's parts.
+
+    def _begin(self, program: Program) -> Program | None:
+        """Starts a new program when the peer has said that it would take it; None if interrupted
+        before that."""
+        try:
+            move = self.source.next_move(program.id)
+            self._contact(lambda: self.source.prepare(program, move))
+            if self.stop.is_set():
+                program.close()
+                return None
+            self.source.own(program)
+        except WasmsrError:
+            program.close()
+            raise
+        values: dict[str, object] = {"program": program.id.hex(), "epoch": 1}
+        self.announce(Event("started", "started here", values))
+        program.start()
+        return program
+
+    def _contact(self, ask: Callable[[], T]) -> T | None:
+        """Repeats `ask` until the peer answers it; None if the user interrupts before that.
+
+        Raises MigrationError after `CONTACT_SECONDS`, PeerRefused if the peer says no.
+        """
+        deadline = time.monotonic() + CONTACT_SECONDS
+        told = 0.0
+        while not self.stop.is_set():
+            try:
+                return ask()
+            except PeerLost as error:
+                trouble: MigrationError = error
+            except PeerRefused as error:
+                if error.reason is not Reason.BUSY:
+                    raise
+                trouble = error
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise MigrationError(
+                    f"gave up after {CONTACT_SECONDS:.0f} s: {trouble}",
+                    phase="prepare",
+                    owner="source",
+                    hint="start the other end first, and check --peer",
+                )
+            if time.monotonic() - told >= 1:
+                told = time.monotonic()
+                text = f"waiting for {self.peer.address}, {left:.0f} s more ({trouble})"
+                self.announce(Event("retry", text, {"peer": self.peer.address, "left": left}))
+            self.stop.wait(0.2)
+        return None
+
+    def _watch(self, program: Program) -> Ending | None:
+        """Lets it run for `every` seconds; how it ended, or None if it did not."""
+        deadline = time.monotonic() + self.every
+        while not self.stop.is_set():
+            left = deadline - time.monotonic()
+            ending = program.wait(max(0.0, min(SLICE, left)))
+            if ending or left <= 0:
+                return ending
+        return None
+
+    def _finish(self, program: Program, ending: Ending) -> Finish:
+        if ending is self._interrupted:
+            program.pause(1.0)
+        record = self.journal.get(program.id)
+        if record:
+            self._tell_end(record, ending)
+        program.close()
+        values: dict[str, object] = {"code": ending.code, "kind": ending.kind, "here": True}
+        text = ending.sentence or f"ended here with code {ending.code}"
+        self.announce(Event("ended", text, values))
+        return Finish(ending, here=True)
+
+    def _tell_end(self, record: Record, ending: Ending) -> None:
+        try:
+            self.journal.put(replace(record, standing=Standing.ENDED, ending=ending))
+        except JournalError as error:
+            self.announce(Event("trouble", error.message))
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        while True:
+            try:
+                self.peer.ended(record.program, record.epoch, ending)
+                break
+            except (PeerLost, PeerRefused) as error:
+                late = time.monotonic() > deadline
+                if late or self.stop.is_set() or isinstance(error, PeerRefused):
+                    text = f"{self.peer.address} was not told that the program ended: {error}"
+                    self.announce(Event("silent", text))
+                    return
+            self.stop.wait(0.2)
+        try:
+            self.journal.forget(record.program)
+        except JournalError as error:
+            self.announce(Event("trouble", error.message))
+
+    def _await(self) -> Program | Finish:
+        """Waits for a program to arrive, or to end on the other end."""
+        looked = time.monotonic()
+        silent = False
+        while True:
+            with self._news:
+                self._news.wait_for(self._has_news, 0.25)
+                if self._failure:
+                    raise self._failure
+                if self._arrived:
+                    program, self._arrived = self._arrived, None
+                    return program
+                if self._told:
+                    return self._ended_there(self._told)
+            if self.stop.is_set():
+                return self._leave()
+            ready = self.destination.ready
+            if ready and time.monotonic() - ready.since > SETTLE_SECONDS:
+                self._ask_about(ready.move)
+                ready.since = time.monotonic()
+                continue
+            outstanding = self._outstanding()
+            if self._stranger and not ready and not outstanding:
+                raise MigrationError(
+                    self._stranger,
+                    phase="prepare",
+                    owner="source",
+                    hint="install the same version of wasmsr on both ends",
+                )
+            if outstanding and time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+                silent = self._look(outstanding, silent)
+
+    def _has_news(self) -> bool:
+        return bool(self._arrived or self._told or self._failure or self.stop.is_set())
+
+    def _ask_about(self, move: Move) -> None:
+        """Asks the source what it has decided, and does it."""
+        try:
+            self.destination.settle(self.peer.status(move))
+        except (PeerLost, PeerRefused) as error:
+            text = f"holds a program and waits for {self.peer.address} to decide: {error}"
+            self.announce(Event("asking", text, {"peer": self.peer.address}))
+
+    def _look(self, record: Record, silent: bool) -> bool:
+        """Asks after the program that was handed away; whether the peer has been silent."""
+        move = Move(record.program, record.epoch, record.attempt)
+        try:
+            answer = self.peer.status(move)
+        except (PeerLost, PeerRefused) as error:
+            if not silent:
+                path = self.journal.path(record.file)
+                text = f"{self.peer.address}, which has the program, does not answer ({error})"
+                self.announce(
+                    Event("silent", f"{text}; its last state that left here is in {path}")
+                )
+            return True
+        if answer.standing is Standing.ENDED and answer.ending:
+            self.ended(record.program, answer.epoch, answer.ending)
+        elif self._write_off(record, answer):
+            raise MigrationError(
+                f"the program was lost with the process on {self.peer.address}; the last state "
+                f"that left here is in {self.journal.path(record.file)}",
+                phase="commit",
+                owner="destination",
+                hint="`wasmsr run --adopt --from-snapshot FILE` goes on from it",
+            )
+        return False
+
+    def _write_off(self, record: Record, answer: Report) -> bool:
+        """Whether the peer, which has confirmed that it owns the program, has lost it."""
+        lost = answer.standing in (Standing.LOST, Standing.UNKNOWN)
+        if lost:
+            # The epoch in which it was ours, so that it may still come back from where it is.
+            self.journal.put(replace(record, standing=Standing.LOST, epoch=record.epoch - 1))
+        return lost
+
+    def _elsewhere(self) -> bool:
+        """Whether a program of an earlier session still runs on the peer and may come back."""
+        for record in self.journal.records():
+            if record.standing is Standing.HANDED:
+                move = Move(record.program, record.epoch, record.attempt)
+                answer = self._contact(partial(self.peer.status, move))
+                if answer is None:
+                    return True
+                if answer.standing is Standing.ENDED:
+                    self.journal.forget(record.program)
+                elif self._write_off(record, answer):
+                    self._announce_lost(record)
+                else:
+                    return True
+        return False
+
+    def _ended_there(self, ending: Ending) -> Finish:
+        text = ending.sentence or f"the program ended on {self.peer.address}"
+        text = f"{text} (code {ending.code})"
+        values: dict[str, object] = {"code": ending.code, "kind": ending.kind, "here": False}
+        self.announce(Event("ended", text, values))
+        return Finish(ending, here=False)
+
+    def _leave(self) -> Finish:
+        """Interrupted while no program runs here."""
+        if self.destination.ready:
+            raise InDoubt(
+                f"interrupted while holding a program that {self.peer.address} may have handed "
+                "over",
+                hint="start the same command again: it asks the other end and goes on",
+            )
+        return Finish(self._interrupted, here=True)
+
+    def _outstanding(self) -> Record | None:
+        """The program that this end handed away last and that may still run."""
+        handed = [r for r in self.journal.records() if r.standing is Standing.HANDED]
+        return max(handed, key=lambda record: record.updated, default=None)
+
+    def _settle_old(self) -> None:
+        """Ends the moves, and tells the ends, that an earlier process left open."""
+        for record in self.journal.records():
+            unheard = record.standing is Standing.HANDED and not record.confirmed
+            if record.standing is Standing.OFFERED or unheard:
+                self.source.settle(record)
+                after = self.journal.get(record.program)
+                if after and after.standing is Standing.LOST:
+                    self._announce_lost(after)
+            elif record.standing is Standing.ENDED and record.ending:
+                try:
+                    self.peer.ended(record.program, record.epoch, record.ending)
+                    self.journal.forget(record.program)
+                except (PeerLost, PeerRefused, JournalError):
+                    continue
+
+    def _announce_lost(self, record: Record) -> None:
+        name = record.file or record.received
+        text = f"program {record.program.hex()[:8]} was lost when this end was killed"
+        if name:
+            text += f"; its last state on disk is {self.journal.path(name)}"
+        self.announce(Event("lost", text, {"program": record.program.hex()}))
+
+    def _arrive(self, program: Program) -> None:
+        try:
+            program.start()
+        except (WasmsrError, RuntimeError, OSError) as error:
+            self._failure = error
+        with self._news:
+            self._arrived = program
+            self._news.notify_all()
+
+    # What the peer asks. All raise PeerRefused to refuse.
+
+    def prepare(self, offer: Offer) -> Answer:
+        try:
+            return self.destination.prepare(offer)
+        except PeerRefused as error:
+            if error.reason is Reason.VERSION:
+                self.stranger(f"version {offer.protocol}", offer.software)
+            raise
+
+    def stranger(self, version: str, software: str) -> None:
+        """A peer of another version was here; ends a node that has nothing to lose."""
+        whose = f" (wasmsr {software})" if software else ""
+        self._stranger = f"a peer of another version asked to send a program: {version}{whose}"
+        self.announce(Event("refused", self._stranger, {"reason": "version"}))
+        with self._news:
+            self._news.notify_all()
+
+    def upload(self, module: ModuleName) -> Upload:
+        return self.destination.upload(module)
+
+    def begin(self, move: Move) -> Reception:
+        return self.destination.begin(move)
+
+    def commit(self, move: Move, stopped: float) -> Standing:
+        return self.destination.commit(move, stopped)
+
+    def abort(self, move: Move) -> Standing:
+        return self.destination.abort(move)
+
+    def status(self, move: Move) -> Report:
+        """What the journal says about `move`."""
+        answer = ownership.report(self.journal.get(move.program), move)
+        if answer.standing is not Standing.READY and self.destination.receiving(move):
+            return Report(Standing.RECEIVING, move.epoch, move.attempt)
+        return answer
+
+    def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
+        """The program has ended on the other end, which owned it in `epoch`."""
+        record = self.journal.get(program)
+        if record is None:
+            return
+        if record.incoming:
+            self.destination.abort(record.incoming.move(program))
+            record = self.journal.get(program)
+        if record and record.standing is Standing.HANDED and record.epoch > epoch:
+            return
+        if record and record.standing in (Standing.OWNED, Standing.OFFERED):
+            raise refused(Reason.OWNERSHIP, "the program is owned by this end")
+        try:
+            self.journal.forget(program)
+        except JournalError as error:
+            raise refused(Reason.STORAGE, error.message) from error
+        with self._news:
+            self._told = ending
+            self._news.notify_all()

@@ -1,0 +1,113 @@
+"""A program, the host that runs programs, and the peer at the other end, as this room sees them.
+
+Three protocols. `hosting` makes the first two of `wasmsr.program`, `wasmsr.rpc.client` makes the
+third of gRPC; tests put their own in, with faults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from wasmsr.migrate.terms import (
+    Answer,
+    Description,
+    Ending,
+    Move,
+    Offer,
+    Receipt,
+    Refusal,
+    Report,
+    Standing,
+)
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Program(Protocol):
+    """A program on this host. It stands until `start`, and after `pause`."""
+
+    id: bytes
+    """16 random bytes, the same on every host that the program visits."""
+
+    def describe(self) -> Description:
+        """What a destination must have; at any time."""
+
+    def module(self, digest: bytes) -> Buffer:
+        """The binary of one of its modules."""
+
+    def start(self) -> None:
+        """Lets it run, for the first time or on."""
+
+    def pause(self, timeout: float) -> bool:
+        """Stops it; True when it stands or has ended, False if `timeout` seconds were not enough
+        (the request is then withdrawn and the program runs on)."""
+
+    def wait(self, timeout: float | None) -> Ending | None:
+        """How it ended, waiting at most `timeout` seconds for that; None while it has not."""
+
+    def pieces(self) -> Iterator[Buffer]:
+        """Its encoded snapshot, while it stands. Raises SnapshotError if it cannot be saved."""
+
+    def close(self) -> None:
+        """Ends it where it stands and lets go of its files and memory."""
+
+
+class Host(Protocol):
+    """This host as a place for programs that come from elsewhere."""
+
+    def refuse(self, description: Description) -> Refusal | None:
+        """Why a program so described cannot come, or None if it can."""
+
+    def module(self, digest: bytes) -> Buffer | None:
+        """A module that this host has anyway, or None."""
+
+    def admit(self, binary: Buffer) -> None:
+        """Validates and compiles a module ahead of the program. Raises ModuleError."""
+
+    def restore(self, program: bytes, state: Buffer, modules: Mapping[bytes, Buffer]) -> Program:
+        """Makes a standing program of an encoded snapshot, without any effect outside; that the
+        snapshot is marked as handed is in order here.
+
+        Raises SnapshotError, ModuleError or WasiConfigError.
+        """
+
+
+class Sending(Protocol):
+    """A transfer that has begun. Every method raises PeerLost or PeerRefused."""
+
+    def send(self, piece: Buffer) -> None:
+        """Sends 1 byte to 1 MiB; waits while the peer is too far behind."""
+
+    def finish(self, receipt: Receipt) -> None:
+        """Says that this was all, without waiting for the answer."""
+
+    def ready(self) -> Receipt:
+        """Waits until the peer is READY."""
+
+    def cancel(self) -> None:
+        """Breaks the transfer off; does nothing if it is over."""
+
+
+class Peer(Protocol):
+    """The other end. Every method raises PeerLost (effect unknown) or PeerRefused (no effect)."""
+
+    address: str
+    """For people: HOST:PORT."""
+
+    def prepare(self, offer: Offer) -> Answer: ...
+
+    def upload(self, module: Buffer, digest: bytes) -> None: ...
+
+    def transfer(self, move: Move) -> Sending: ...
+
+    def commit(self, move: Move, stopped: float) -> Standing: ...
+
+    def status(self, move: Move) -> Report: ...
+
+    def abort(self, move: Move) -> Standing: ...
+
+    def ended(self, program: bytes, epoch: int, ending: Ending) -> None: ...
+
+    def interrupt(self) -> None:
+        """From any thread: makes the call under way raise PeerLost at once."""
