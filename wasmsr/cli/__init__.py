@@ -1,0 +1,13 @@
+"""The command line, on top of everything else: thin commands, nothing heavy imported at start-up.
+
+In the order in which a command line travels: `app` (the group, logging, the error layer), `argv`
+(whose argument is whose), `options` (text to values), `programs` (the four named programs), `run`
+(from options to a program), `session` (signals, keys and timers while it runs), `report` (how it
+ended, in words and as JSON), `inspect` (what is in a snapshot).
+"""
+
+from __future__ import annotations
+
+from wasmsr.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,76 @@
+"""Whose argument is whose: `run`'s options, PROGRAM, and what the program gets untouched.
+
+The rule: our options stand before or after PROGRAM, up to the first argument that is not ours or
+`--`; everything from there on belongs to the program. click cannot say this (with interspersed
+arguments it takes options from behind the program's first argument, without them none from behind
+PROGRAM), so `SplitCommand` divides the line first and gives click the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import click
+
+
+class Split(NamedTuple):
+    """A command line divided: our options with their values, PROGRAM, and the program's own;
+    `waiting` is an option at the very end whose value is missing."""
+
+    ours: list[str]
+    program: str | None
+    rest: list[str]
+    waiting: str | None = None
+
+
+def split(argv: Sequence[str], options: Mapping[str, bool]) -> Split:
+    """Divides `argv`.
+
+    `options` names our options, each with whether a value follows it. What looks like an option
+    before PROGRAM and is none of ours goes among ours, for click to refuse by name.
+    """
+    ours: list[str] = []
+    program: str | None = None
+    at = 0
+    while at < len(argv):
+        word = argv[at]
+        if word == "--":
+            rest = list(argv[at + 1 :])
+            if program is None and rest:
+                program = rest.pop(0)
+            return Split(ours, program, rest)
+        name, equals, _ = word.partition("=")
+        if name in options:
+            width = 2 if options[name] and not equals else 1
+            if at + width > len(argv):
+                return Split(ours, program, [], word)
+            ours += argv[at : at + width]
+            at += width
+        elif program is None:
+            if word.startswith("-") and word != "-":
+                ours.append(word)
+            else:
+                program = word
+            at += 1
+        else:
+            return Split(ours, program, list(argv[at:]))
+    return Split(ours, program, [])
+
+
+class SplitCommand(click.Command):
+    """A click command with options, one optional argument PROGRAM, and ARGS, divided by `split`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options: dict[str, bool] = {}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Option):
+                takes_value = not (parameter.is_flag or parameter.count)
+                for name in (*parameter.opts, *parameter.secondary_opts):
+                    options[name] = takes_value
+        parts = split(args, options)
+        program = [] if parts.program is None else [parts.program]
+        if parts.waiting is not None and not ctx.resilient_parsing:
+            message = f"Option {parts.waiting!r} requires an argument."
+            raise click.BadOptionUsage(parts.waiting, message, ctx)
+        return super().parse_args(ctx, [*parts.ours, "--", *program, *parts.rest])

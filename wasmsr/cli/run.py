@@ -1,0 +1,222 @@
+"""`wasmsr run`: its options, one row each, and what they mean together; `launch` does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
+
+from wasmsr.cli import programs
+from wasmsr.cli.argv import SplitCommand
+from wasmsr.cli.options import Count, Lines, Seconds, Size, Variable
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+HELP = """Runs PROGRAM: a .wasm or .wat file, or one of the packaged programs
+
+\b
+{programs}
+
+Options stand before or after PROGRAM, up to the first argument that is not one of them, or `--`;
+the rest goes to the program untouched.
+
+\b
+  wasmsr run fib --trace                        trace it
+  wasmsr run python.wasm -c 'print(1)'          -c is python's
+  wasmsr run app.wasm --dir data -- --trace     --trace is app's
+  wasmsr run app.wasm --snapshot-after 2        after 2 seconds save in snapshot.bin, and stop
+  wasmsr run app.wasm --from-snapshot snapshot.bin        ... and go on
+  wasmsr run fib --hop 1000 20                  saved and restored every 1,000 instructions
+
+While it runs, Ctrl-C and SIGTERM end it, a second Ctrl-C at once; SIGUSR1 saves a snapshot and lets
+it go on (kill -USR1 PID). Seconds and instructions count from this start or resume.
+
+Each option is also a variable, WASMSR_FUEL for --fuel. `wasmsr --help` lists the exit codes."""
+
+
+class Flag(click.ParamType):
+    """Marks a row without a value."""
+
+    name = "flag"
+
+
+class Row(NamedTuple):
+    """One option: name, field of `Options`, type of its value, the value's name, help, default."""
+
+    name: str
+    field: str
+    type: click.ParamType
+    metavar: str
+    help: str
+    default: str | None = None
+
+
+FLAG = Flag()
+FILE = click.Path(dir_okay=False)
+TEXT = click.STRING
+
+ROWS = (
+    Row("--invoke", "invoke", TEXT, "NAME", "Call this export; ARGS are typed by its signature. "
+        "Default: _start, which has them as text."),
+    Row("--dir", "dirs", Lines(), "HOST[::GUEST[::MODE]]",
+        "Let the program use the folder HOST, by the name GUEST (default: HOST). Repeatable."),
+    Row("--env", "env", Variable(), "K=V",
+        "Set an environment variable of the program; it has no others. Repeatable."),
+    Row("--stdin", "stdin", FILE, "FILE",
+        "The program's standard input. Default: ours; with --interactive an empty one."),
+    Row("--max-memory", "max_memory", Size(), "SIZE", "Limit of each memory: 65536, 512M, 1GiB."),
+    Row("--fuel", "fuel", Count(0), "N", "After N instructions end with exit code 121."),
+    Row("--deterministic", "deterministic", FLAG, "",
+        "Canonical NaNs, and clocks and random numbers that repeat."),
+    Row("--trace", "trace", FLAG, "", "Print every instruction, on standard error."),
+    Row("--trace-state", "trace_state", FLAG, "",
+        "The same with operands, locals and changed globals."),
+    Row("--trace-file", "trace_file", FILE, "FILE", "Print the trace there."),
+    Row("--snapshot-after", "after", Seconds(), "SECONDS", "Save after this time, and stop."),
+    Row("--snapshot-at", "at", Count(0), "N", "Save after exactly N instructions, and stop."),
+    Row("--snapshot-every", "every", Seconds(), "SECONDS", "Save again and again, and go on."),
+    Row("--snapshot-file", "snapshot_file", FILE, "FILE", "Where snapshots go.", "snapshot.bin"),
+    Row("--embed-module", "embed_module", FLAG, "",
+        "Put the module into snapshots, so that PROGRAM can be left out on resume."),
+    Row("--keep-running", "keep_running", FLAG, "",
+        "Go on after --snapshot-after or --snapshot-at."),
+    Row("--stop", "stop", FLAG, "", "Stop after it, with exit code 120: the default."),
+    Row("--snapshot-on-interrupt", "on_interrupt", FLAG, "",
+        "Save before Ctrl-C or SIGTERM ends the program."),
+    Row("--interactive", "interactive", FLAG, "",
+        "Read keys: s saves, r calls the export again, q quits. Through a pipe too."),
+    Row("--from-snapshot", "from_snapshot", FILE, "FILE",
+        "Go on with a saved program. It gets folders anew, by --dir."),
+    Row("--adopt", "adopt", FLAG, "",
+        "Take over a program whose state was handed to a host that is gone for good."),
+    Row("--hop", "hop", Count(1), "N",
+        "Capture, encode, decode and restore in place every N instructions."),
+    Row("--timings", "timings", FLAG, "",
+        "Print how long capture, encode, write, read, decode and restore took."),
+    Row("--json", "json", FLAG, "",
+        "Print one object at the end that says how it ended; results are in it."),
+)  # fmt: skip
+
+
+@dataclass
+class Options:
+    """The values of `ROWS`, PROGRAM and ARGS."""
+
+    program: str | None
+    args: tuple[str, ...]
+    invoke: str | None
+    dirs: tuple[str, ...]
+    env: tuple[str, ...]
+    stdin: str | None
+    max_memory: int | None
+    fuel: int | None
+    deterministic: bool
+    trace: bool
+    trace_state: bool
+    trace_file: str | None
+    after: float | None
+    at: int | None
+    every: float | None
+    snapshot_file: str
+    embed_module: bool
+    keep_running: bool
+    stop: bool
+    on_interrupt: bool
+    interactive: bool
+    from_snapshot: str | None
+    adopt: bool
+    hop: int | None
+    timings: bool
+    json: bool
+
+    def settle(self, ctx: click.Context) -> None:
+        """Resolves what options mean together. Raises click.UsageError where they contradict."""
+        self._only_one(ctx, ("after", "at", "every"))
+        self._only_one(ctx, ("keep_running", "stop"))
+        if self.program is None and self.from_snapshot is None:
+            names = " | ".join(programs.PROGRAMS)
+            raise click.UsageError(f"PROGRAM is missing: a .wasm or .wat file, or {names}.", ctx)
+        if self.stop and self.every is not None:
+            raise click.UsageError("--snapshot-every goes on; --snapshot-after stops.", ctx)
+        if self.adopt and self.from_snapshot is None:
+            raise click.UsageError("--adopt belongs to --from-snapshot.", ctx)
+        if self.from_snapshot is not None:
+            if self.args and self.invoke is None:
+                raise click.UsageError("A saved program has its arguments already.", ctx)
+            if self.env and _typed(ctx, "env"):
+                raise click.UsageError("A saved program has its environment already.", ctx)
+        self.trace = self.trace or self.trace_state or self.trace_file is not None
+
+    def _only_one(self, ctx: click.Context, fields: Sequence[str]) -> None:
+        """Of options that exclude each other, what is typed wins over what a variable says."""
+        given = [name for name in fields if getattr(self, name) not in (None, False)]
+        typed = [name for name in given if _typed(ctx, name)]
+        if len(given) < 2:
+            return
+        if len(typed) != 1:
+            names = [row.name for row in ROWS if row.field in (typed or given)]
+            raise click.UsageError(f"{' and '.join(names)} exclude each other.", ctx)
+        for name in given:
+            if name not in typed:
+                setattr(self, name, False if name in ("keep_running", "stop") else None)
+
+
+def _typed(ctx: click.Context, field: str) -> bool:
+    return ctx.get_parameter_source(field) is ParameterSource.COMMANDLINE
+
+
+def add_options(command: Decorated) -> Decorated:
+    """Gives a click command all of `ROWS`, each also as a variable."""
+    for row in reversed(ROWS):
+        attributes: dict[str, Any] = {
+            "envvar": "WASMSR_" + row.name.removeprefix("--").replace("-", "_").upper(),
+            "help": row.help,
+        }
+        if isinstance(row.type, Flag):
+            attributes |= {"is_flag": True}
+        else:
+            attributes |= {
+                "type": row.type,
+                "metavar": row.metavar,
+                "multiple": isinstance(row.type, Lines),
+            }
+            if row.default is not None:
+                attributes |= {"default": row.default, "show_default": True}
+        command = click.option(row.name, row.field, **attributes)(command)
+    return command
+
+
+def complete_program(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The packaged programs, then files (for which the shell looks)."""
+    names = [
+        CompletionItem(name, help=summary)
+        for name, summary in programs.summaries()
+        if name.startswith(incomplete)
+    ]
+    return [*names, CompletionItem(incomplete, type="file")]
+
+
+@click.command(
+    cls=SplitCommand,
+    help=HELP.format(
+        programs="\n".join(f"  {name:<13}{text}" for name, text in programs.summaries())
+    ),
+    context_settings={"max_content_width": 100},
+)
+@click.argument("program", required=False, shell_complete=complete_program)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@add_options
+@click.pass_context
+def run(ctx: click.Context, /, **values: Any) -> int:
+    """The command; HELP is its help."""
+    options = Options(**values)
+    options.settle(ctx)
+    from wasmsr.cli.launch import Launch
+
+    return Launch(options).run()

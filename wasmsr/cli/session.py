@@ -1,0 +1,251 @@
+"""While a program runs: the main thread's loop over signals, keys, timers and the program itself.
+
+From `launch`, which has made the program, to an `Ending`, which `report` tells. The program computes
+on its worker thread; this loop sleeps until something happens, and decides what is saved and when
+it is over.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from wasmsr import errors
+from wasmsr.cli.messages import say
+from wasmsr.cli.options import human_size, human_time
+from wasmsr.cli.terminal import END_CODES, Ended, Events, Keyboard
+from wasmsr.program import Program, Stand
+
+if TYPE_CHECKING:
+    from wasmsr.interp.machine import Exited, Trapped
+
+PATIENCE = 0.05
+"""Seconds that an interrupted program gets to stand; a host call that does not yield is left."""
+
+KEYS = "keys: r calls {export}, s saves a snapshot, q quits"
+
+
+@dataclass
+class Plan:
+    """What to do while the program runs; times in seconds from the start.
+
+    Attributes:
+        after, every: when to save; `Program.marks.stop` is the same by instructions.
+        keep_running: go on after `after` and `marks.stop`.
+        on_interrupt: save before a signal ends the program.
+        save: writes a snapshot of the standing program and returns its size in bytes.
+        path: where it writes, for messages.
+        keyboard: opens the keys, or None where there are none.
+        export: what the key r calls.
+        idle: nothing is called until a key asks for it.
+    """
+
+    save: Callable[[], int]
+    path: str
+    after: float | None = None
+    every: float | None = None
+    keep_running: bool = False
+    on_interrupt: bool = False
+    keyboard: Callable[[], Keyboard] | None = None
+    export: str = "_start"
+    idle: bool = False
+
+
+@dataclass
+class Ending:
+    """How it ended.
+
+    Attributes:
+        outcome: "finished", "exited", "trapped", "stopped", "out-of-fuel", "interrupted" or "quit".
+        exit_code: of this process.
+        snapshots: how many were written.
+        guest_code: what the program gave to `proc_exit`, or None.
+        trap: where it trapped, or None.
+        signal: the signal's name where one ended it, or None.
+        abandoned: the worker thread still runs; the process must not wait for it.
+    """
+
+    outcome: str
+    exit_code: int = 0
+    snapshots: int = 0
+    guest_code: int | None = None
+    trap: errors.Trap | None = None
+    signal: str | None = None
+    abandoned: bool = False
+
+
+@dataclass
+class Timer:
+    """A moment to save at: absolute (monotonic seconds), and again every `every` seconds."""
+
+    due: float | None = None
+    every: float | None = None
+
+    @classmethod
+    def after(cls, first: float | None, every: float | None) -> Timer:
+        """Starts now."""
+        wait = first if first is not None else every
+        return cls(None if wait is None else time.monotonic() + wait, every)
+
+    def left(self) -> float | None:
+        """Seconds until it is due, at least 0; None if it never is."""
+        return None if self.due is None else max(0.0, self.due - time.monotonic())
+
+    def take(self) -> bool:
+        """Whether it is due; if so it is set to its next time, one that is still to come."""
+        now = time.monotonic()
+        if self.due is None or now < self.due:
+            return False
+        if self.every is None:
+            self.due = None
+        else:
+            self.due += self.every * (1 + (now - self.due) // self.every)
+        return True
+
+
+@dataclass
+class Session:
+    """One run of one program. `run` may be called once, in the main thread."""
+
+    program: Program
+    plan: Plan
+    events: Events
+    snapshots: int = 0
+    _ending: Ending | None = None
+    _keys: Keyboard | None = field(default=None, repr=False)
+
+    def run(self) -> Ending:
+        """Runs the program to an end of this process's part in it.
+
+        Raises:
+            SnapshotError: a snapshot that was to be the end of it cannot be taken or written.
+            WasmsrError: the host failed.
+        """
+        plan = self.plan
+        self.program.on_stand = self.events.wake
+        if plan.keyboard is not None:
+            self._keys = self.events.keyboard = plan.keyboard()
+            say(KEYS.format(export=plan.export))
+        timer = Timer.after(plan.after, plan.every)
+        if self.program.pending or not self._keys:
+            self.program.start()
+        while self._ending is None:
+            self._look_at_program()
+            if self._ending is None:
+                signals, keys = self.events.wait(timer.left())
+                self._obey(signals, keys, timer)
+        self._ending.snapshots = self.snapshots
+        return self._ending
+
+    def _obey(self, signals: set[int], keys: bytes, timer: Timer) -> None:
+        """Does what signals, keys and the timer ask for, in this order."""
+        for number in signals & END_CODES.keys():
+            return self._interrupted(number)
+        if signal.SIGUSR1 in signals:
+            self._save_and_go_on()
+        for key in keys.decode("ascii", "replace"):
+            if self._ending is None:
+                self._key(key)
+        if self._ending is None and timer.take():
+            if self.plan.every is not None or self.plan.keep_running:
+                self._save_and_go_on()
+            else:
+                self._save_and_stop()
+
+    def _look_at_program(self) -> None:
+        """Decides what follows when the program has come to stand by itself."""
+        match self.program.stand:
+            case Stand.STOP if self.plan.keep_running:
+                self._save_and_go_on()
+            case Stand.STOP:
+                self._save_and_stop()
+            case Stand.FUEL:
+                self._ending = Ending("out-of-fuel", errors.EXIT_FUEL)
+            case Stand.IDLE if self._keys is None or self._keys.ended:
+                self._ending = Ending("finished")
+            case Stand.ENDED | Stand.FAILED:
+                self._ending = ending_of(self.program)
+            case _:
+                pass
+
+    def _key(self, key: str) -> None:
+        """One key of --interactive; others, and the new lines of a pipe, mean nothing."""
+        if key == "q":
+            if not self.program.pause(PATIENCE):
+                self._ending = Ending("quit", abandoned=True)
+            else:
+                self._ending = Ending("quit")
+        elif key == "s":
+            self._save_and_go_on()
+        elif key == "r":
+            self._standing(self.program.call)
+        elif key.isprintable() and not key.isspace():
+            say(KEYS.format(export=self.plan.export))
+
+    def _standing(self, act: Callable[[], None]) -> None:
+        """Does `act` while the program stands, and lets it go on if it had not ended."""
+        self.program.pause()
+        if self.program.stand in (Stand.ENDED, Stand.FAILED, Stand.FUEL):
+            return
+        act()
+        # A stop that was reached at this very moment is still to be seen by the loop.
+        if self.program.pending and self.program.stand is not Stand.STOP:
+            self.program.start()
+
+    def _save_and_go_on(self) -> None:
+        """A snapshot in passing: that it fails is said, and the program goes on."""
+
+        def save() -> None:
+            try:
+                self._save()
+            except (errors.SnapshotError, OSError) as error:
+                say(f"no snapshot was saved: {error}", "error")
+            if self.program.stand is Stand.STOP:
+                self.program.passed_stop()
+
+        self._standing(save)
+
+    def _save_and_stop(self) -> None:
+        """The snapshot that ends this process's part; if the program ended first, that counts."""
+        self.program.pause()
+        if self.program.stand in (Stand.PAUSED, Stand.STOP):
+            self._save()
+            self._ending = Ending("stopped", errors.EXIT_STOPPED)
+
+    def _interrupted(self, number: int) -> None:
+        """Ctrl-C and its like: the end, with a snapshot before it if that was asked for."""
+        name = signal.Signals(number).name
+        self._ending = Ending("interrupted", END_CODES[number], signal=name)
+        if self.plan.on_interrupt:
+            self.program.pause()
+            if self.program.stand in (Stand.ENDED, Stand.FAILED):
+                self._ending = ending_of(self.program)
+            else:
+                self._save()
+        elif not self.program.pause(PATIENCE):
+            self._ending.abandoned = True
+
+    def _save(self) -> None:
+        """Writes a snapshot of the standing program. A signal is put off until it is written; the
+        second one ends the process, and what was there before is still there."""
+        began = time.perf_counter()
+        size = self.events.call(self.plan.save, keep=True)
+        self.snapshots += 1
+        span = human_time(time.perf_counter() - began)
+        say(f"{self.plan.path}: {human_size(size)} saved in {span}")
+
+
+def ending_of(program: Program) -> Ending:
+    """The end of a program that trapped, exited or failed; raises its error in the last case."""
+    outcome: Trapped | Exited | object = program.wait(0)
+    if hasattr(outcome, "trap"):
+        return Ending("trapped", errors.EXIT_TRAP, trap=outcome.trap)
+    code = int(getattr(outcome, "code"))  # noqa: B009
+    # What a process may give its parent is 8 bits; the whole number is in --json.
+    return Ending("exited", code & 0xFF, guest_code=code)
+
+
+__all__ = ["Ended", "Ending", "Plan", "Session", "Timer"]

@@ -1,0 +1,242 @@
+"""Signals and keys as events of one waiting loop, and the terminal put back whatever happens.
+
+The main thread never runs the program: it sleeps in `select` on a pipe, to which a signal's arrival
+writes one byte (`signal.set_wakeup_fd`) and a worker thread another, and on the keyboard. So a
+signal is seen within microseconds while the program computes, and nothing polls.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+from wasmsr import errors
+
+T = TypeVar("T")
+
+WAKE = 0
+"""The byte that a worker thread writes to the pipe; signals write their numbers."""
+
+END_CODES: dict[int, int] = {
+    signal.SIGINT: errors.EXIT_INTERRUPTED,
+    signal.SIGTERM: errors.EXIT_TERMINATED,
+    signal.SIGHUP: 128 + signal.SIGHUP,
+    signal.SIGQUIT: 128 + signal.SIGQUIT,
+}
+"""Signals that end us, with the exit code of each."""
+
+
+class Ended(Exception):
+    """A signal asked for the end while nothing ran that could be paused."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Events:
+    """The one place where the main thread waits. A setting of the process: one at a time, entered
+    in the main thread, and what stood before comes back when it is left.
+
+    The first SIGINT or SIGTERM is an event, the second ends the process at once; so do SIGQUIT and
+    SIGHUP. SIGUSR1 is an event. SIGTSTP puts the terminal back while we are stopped.
+    """
+
+    def __init__(self) -> None:
+        self.keyboard: Keyboard | None = None
+        self._ends = 0
+        self._before: dict[int, Any] = {}
+        self._read = self._write = -1
+        self._wakeup_before = -1
+
+    def __enter__(self) -> Events:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in (*END_CODES, signal.SIGUSR1, signal.SIGTSTP):
+            before = signal.getsignal(number)
+            # SIGINT is taken even where it was ignored: a shell without job control ignores it for
+            # what it starts in the background, and `kill -INT` must end us there too. A SIGHUP that
+            # is ignored is nohup's wish.
+            if number == signal.SIGHUP and before == signal.SIG_IGN:
+                continue
+            self._before[number] = before
+            signal.signal(number, self._arrived)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.keyboard is not None:
+            self.keyboard.close()
+        for number, before in self._before.items():
+            signal.signal(number, before if before is not None else signal.SIG_DFL)
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self._read)
+        write, self._write = self._write, -1
+        os.close(write)
+
+    def wake(self) -> None:
+        """Makes `wait` return; from any thread."""
+        # A full pipe wakes as well, and a closed one has nobody to wake.
+        with contextlib.suppress(OSError):
+            os.write(self._write, bytes([WAKE]))
+
+    def wait(self, timeout: float | None = None) -> tuple[set[int], bytes]:
+        """Sleeps until something happens or `timeout` seconds have passed.
+
+        Returns:
+            the signals that arrived, and the keys that were typed (`Keyboard.ended` tells of their
+            end).
+        """
+        watched: list[int] = [self._read]
+        keyboard = self.keyboard
+        if keyboard is not None and not keyboard.ended:
+            watched.append(keyboard.descriptor)
+        ready, _, _ = select.select(watched, [], [], timeout)
+        arrived: set[int] = set()
+        if self._read in ready:
+            arrived = set(os.read(self._read, 4096)) - {WAKE}
+        keys = b""
+        if keyboard is not None and keyboard.descriptor in ready:
+            keys = keyboard.read()
+        return arrived & {*END_CODES, signal.SIGUSR1}, keys
+
+    def call(self, task: Callable[[], T], *, keep: bool = False) -> T:
+        """Runs `task` on a worker thread and waits, so that a signal need not wait for it.
+
+        With `keep` the first signal to end is put off until the task is done (it is seen by the
+        next `wait`); otherwise it ends the waiting at once.
+
+        Raises:
+            Ended: a signal came; the worker is left to itself, and the process should end.
+        """
+        result: list[T] = []
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                result.append(task())
+            except BaseException as error:  # noqa: BLE001 (raised again in the main thread)
+                failure.append(error)
+            finally:
+                self.wake()
+
+        thread = threading.Thread(target=work, name="wasmsr-task", daemon=True)
+        thread.start()
+        late: set[int] = set()
+        while not (result or failure):
+            select.select([self._read], [], [])
+            arrived = set(os.read(self._read, 4096)) - {WAKE}
+            late |= arrived
+            if not keep and (ending := arrived & END_CODES.keys()):
+                raise Ended(ending.pop())
+        thread.join()
+        if late:
+            with contextlib.suppress(OSError):
+                os.write(self._write, bytes(late))
+        if failure:
+            raise failure[0]
+        return result[0]
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        """Python's half of a signal; the pipe has it already."""
+        if number == signal.SIGTSTP:
+            self._stop_and_go_on()
+        elif number in END_CODES:
+            self._ends += 1
+            if self._ends > 1 or number in (signal.SIGQUIT, signal.SIGHUP):
+                end_now(END_CODES[number])
+
+    def _stop_and_go_on(self) -> None:
+        """Ctrl-Z: the shell gets its terminal as it was, and we take it again afterwards."""
+        if self.keyboard is not None:
+            self.keyboard.put_back()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if self.keyboard is not None:
+            self.keyboard.take()
+
+
+class Keyboard:
+    """Single keys from a terminal, a pipe or a file; a terminal is set to give each key at once,
+    without echo (Ctrl-C stays Ctrl-C), and put back by `close` and at the process's end."""
+
+    def __init__(self, descriptor: int = 0) -> None:
+        self.descriptor = descriptor
+        self.ended = False
+        self._saved: list[Any] | None = None
+        self.is_terminal = os.isatty(descriptor)
+        self.take()
+        atexit.register(self.put_back)
+        _KEYBOARDS.append(self)
+
+    def take(self) -> None:
+        """Sets the terminal to single keys; nothing for a pipe."""
+        if not self.is_terminal:
+            return
+        import termios
+
+        with contextlib.suppress(termios.error):
+            self._saved = termios.tcgetattr(self.descriptor)
+            changed = termios.tcgetattr(self.descriptor)
+            changed[3] &= ~(termios.ICANON | termios.ECHO)
+            changed[6][termios.VMIN] = 1
+            changed[6][termios.VTIME] = 0
+            termios.tcsetattr(self.descriptor, termios.TCSADRAIN, changed)
+
+    def put_back(self) -> None:
+        """Sets the terminal as it was; may be called twice."""
+        saved, self._saved = self._saved, None
+        if saved is None:
+            return
+        import termios
+
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(self.descriptor, termios.TCSANOW, saved)
+
+    def read(self) -> bytes:
+        """The keys that are there; sets `ended` at the end of the input."""
+        try:
+            keys = os.read(self.descriptor, 1024)
+        except BlockingIOError:
+            return b""
+        except OSError:  # the terminal is gone
+            keys = b""
+        # A terminal in this mode has no end-of-file key of its own: Ctrl-D arrives as a byte.
+        if not keys or (self.is_terminal and b"\x04" in keys):
+            self.ended = True
+            keys = keys.partition(b"\x04")[0]
+        return keys
+
+    def close(self) -> None:
+        """Puts the terminal back for good."""
+        self.put_back()
+        atexit.unregister(self.put_back)
+        if self in _KEYBOARDS:
+            _KEYBOARDS.remove(self)
+
+
+_KEYBOARDS: list[Keyboard] = []
+
+
+def end_now(code: int) -> None:
+    """Ends the process without waiting for any thread; the terminal is put back first."""
+    for keyboard in _KEYBOARDS:
+        keyboard.put_back()
+    for stream in (sys.stdout, sys.stderr):
+        # A closed pipe must not keep us; nor a thread that ended within a write to this stream.
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            stream.flush()
+    os._exit(code)
