@@ -59,11 +59,15 @@ PROGRAMS = {
         ("fib.c",),
         flags=(*FREESTANDING, "-fno-optimize-sibling-calls", "-Wl,-z,stack-size=0"),
     ),
-    "cat": Recipe(("cat.c",)),
+    "cat": Recipe(("cat.c", "preopened.c"), headers=("preopened.h",)),
     "server": Recipe(
         ("server.c", "server_cells.s"),
         flags=(*FREESTANDING, "-Wl,--export=rounds", "-Wl,-z,stack-size=4096"),
         features=("reference-types",),
+    ),
+    "transcoding": Recipe(
+        ("transcoding.c", "y4m.c", "jpeg.c", "avi.c", "preopened.c"),
+        headers=("y4m.h", "jpeg.h", "avi.h", "preopened.h"),
     ),
 }
 

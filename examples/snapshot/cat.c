@@ -6,46 +6,28 @@
  * saved in the middle of the file: the position is then in the descriptor and nowhere else.
  */
 
+#include "preopened.h"
+
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
-enum { PIECE = 64, FIRST_PREOPEN = 3 };
-
-/* Opens `name` where the C library looks for it, else in each preopened folder in turn: a folder
- * that is mounted under its host's name is not what a relative name is looked up in. */
-static int open_anywhere(const char *name) {
-    int file = open(name, O_RDONLY);
-    int first_error = errno;
-    for (int folder = FIRST_PREOPEN; file < 0 && name[0] != '/'; folder++) {
-        file = openat(folder, name, O_RDONLY);
-        if (file < 0 && errno == EBADF) {
-            break; /* no more folders */
-        }
-    }
-    if (file < 0) {
-        errno = first_error;
-    }
-    return file;
-}
+enum { PIECE = 64 };
 
 static int complain(const char *what) {
     /* One write, so that the line cannot be torn apart. */
-    const char *parts[] = {"cat: ", what, ": ", strerror(errno), "\n"};
-    struct iovec line[5];
-    for (int i = 0; i < 5; i++) {
-        line[i].iov_base = (void *)parts[i];
-        line[i].iov_len = strlen(parts[i]);
-    }
-    (void)!writev(STDERR_FILENO, line, 5);
+    char line[256] = "cat: ";
+    strncat(line, what, 128);
+    strcat(line, ": ");
+    strncat(line, strerror(errno), 64);
+    strcat(line, "\n");
+    (void)!write(STDERR_FILENO, line, strlen(line));
     return 1;
 }
 
 int main(int argc, char **argv) {
     const char *name = argc > 1 ? argv[1] : "test.txt";
-    int file = strcmp(name, "-") == 0 ? STDIN_FILENO : open_anywhere(name);
+    int file = strcmp(name, "-") == 0 ? STDIN_FILENO : open_preopened(name);
     if (file < 0) {
         return complain(name);
     }
