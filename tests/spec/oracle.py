@@ -15,7 +15,7 @@ from wasmtime import _ffi as ffi
 from wasmsr.errors import InvalidError, LinkError, Trap
 
 from . import spectest
-from .engine import NoSuchExport, UncaughtException, same_trap
+from .engine import FEATURES, NoSuchExport, UncaughtException, same_trap
 from .values import Extern, Null, Number, Reference, Value
 
 # Features as `engine.FEATURES` names them, and what of Wasmtime's configuration each switches.
@@ -67,13 +67,16 @@ def refusal(binary: bytes, *, without: str | None = None) -> str | None:
 
 
 def needs(binary: bytes, feature: str) -> bool:
-    """Whether a module's bytes show a feature: switching it off changes what Wasmtime says of
-    them. (Of a module that is invalid anyway, the first objection must become another.)"""
+    """Whether a module's bytes show a feature: switching it off changes what Wasmtime says.
+
+    Of a module that is invalid anyway, its first objection must become another; where no switch
+    changes that, it stands before anything that would show, and the answer is yes."""
     anyway = refusal(binary)
     if anyway is not None and "legacy_exceptions" in anyway:
         # The old exception instructions, which this Wasmtime cannot switch on.
         return feature == "exceptions"
-    return refusal(binary, without=feature) != anyway
+    changing = [name for name in FEATURES if refusal(binary, without=name) != anyway]
+    return feature in changing or (anyway is not None and not changing)
 
 
 # WASMTIME_ANYREF and WASMTIME_EXNREF of wasmtime/val.h; the package has no names for them.
