@@ -1,0 +1,49 @@
+"""nextpnr for iCE40 FPGAs, unmodified, 223 MiB of memory: places and routes a design, whole and in
+legs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.real import fetch
+from tests.real.legs import Job, in_legs, whole
+from tests.real.netlist import feedback_register
+from tests.real.oracle import wasmtime_run
+
+WIDTH = 48
+
+
+@pytest.fixture(scope="module")
+def package() -> tuple[Path, Path]:
+    try:
+        return fetch.nextpnr()
+    except fetch.Unavailable as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3000)
+def test_place_and_route_in_legs(package: tuple[Path, Path], tmp_path: Path) -> None:
+    module, share = package
+    # Quiet, for what it says otherwise holds times.
+    words = "--hx8k --package ct256 --json /w/design.json --asc /w/out.asc --report /w/report.json"
+    job = Job(
+        module,
+        (*words.split(), "--seed", "1", "-q"),
+        mounts=((share, "/share"),),
+        output="/w",
+        inputs={"design.json": feedback_register(WIDTH)},
+    )
+    result, executed = whole(job, tmp_path / "whole")
+    assert result.code == 0
+    report = json.loads(result.files["report.json"])
+    assert report["utilization"]["ICESTORM_LC"]["used"] >= WIDTH
+    (clock,) = report["fmax"].values()
+    assert clock["achieved"] > 12  # MHz; 12 is what is asked of it where nothing is said
+    assert result.files["out.asc"].startswith(b".comment")
+
+    assert result == wasmtime_run(job, tmp_path / "oracle")
+    assert in_legs(job, tmp_path / "legs", executed=executed, seed=2) == result
