@@ -1,0 +1,235 @@
+/* The thread in the specification's terms: viewing frames for a snapshot, pushing restored ones, and
+ * checking that a machine is one that execution could have reached.
+ * A position is a byte offset in the module, an operand has the type that validation gives it. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "store.h"
+
+static bool scratch(wsr_store *store, uint32_t need) {
+  if (need <= store->scratch_room) return true;
+  uint8_t *types = realloc(store->scratch_types, need);
+  if (types) store->scratch_types = types;
+  uint64_t *values = realloc(store->scratch_values, need * sizeof *values);
+  if (values) store->scratch_values = values;
+  if (!types || !values) return false;
+  store->scratch_room = need;
+  return true;
+}
+
+static bool is_call(const wsr_cell *cell) {
+  return cell->op == WSR_OP_CALL || cell->op == WSR_OP_CALL_INDIRECT;
+}
+
+/* How many operands a call takes off the stack before the callee runs. */
+static uint32_t call_operands(const wsr_cell *cell) {
+  return cell->n + (cell->op == WSR_OP_CALL_INDIRECT);
+}
+
+uint32_t wsr_frame_count(const wsr_store *store) { return store->n_frames; }
+
+int wsr_view_frame(wsr_store *store, uint32_t number, int all, wsr_frame_view *out) {
+  const wsr_frame *frame = &store->frames[number];
+  const wsr_function_instance *f = &store->functions[frame->function];
+  const wsr_code *code = f->code;
+  const wsr_module *m = store->instances[f->instance]->module;
+  const bool innermost = number + 1 == store->n_frames;
+  /* A waiting frame stands behind its call; the types are known before it. */
+  const wsr_cell *cell = &code->cells[frame->cell - !innermost];
+  const uint32_t offset = code->offsets[frame->cell - !innermost];
+  if (!scratch(store, code->frame_slots + 1)) return 0;
+  wsr_local_types(m, f->index, store->scratch_types, code->n_locals);
+  uint32_t operands = wsr_types_before(m, f->index, offset, store->scratch_types + code->n_locals,
+                                       code->frame_slots - code->n_locals);
+  if (operands == WSR_NONE) return 0;
+  if (!innermost) operands -= call_operands(cell);
+  const uint64_t *fp = store->stack + frame->slot;
+  memcpy(store->scratch_values, fp, (code->n_locals + operands) * sizeof *fp);
+  if (!all && code->n_locals) {
+    uint8_t *live = malloc(code->n_locals);
+    const bool known = live && wsr_live_locals(code, frame->cell, live);
+    for (uint32_t i = 0; known && i < code->n_locals; i++)
+      if (!live[i]) store->scratch_values[i] = 0;
+    free(live);
+    if (!known) return 0;
+  }
+  *out = (wsr_frame_view){
+      .function = frame->function,
+      .instance = f->instance,
+      .index = f->index,
+      .offset = innermost ? offset : wsr_instruction_end(m, offset),
+      .n_locals = code->n_locals,
+      .n_operands = operands,
+      .types = store->scratch_types,
+      .values = store->scratch_values,
+  };
+  return 1;
+}
+
+static bool wrong(wsr_error *error, uint32_t offset, const char *what) {
+  return wsr_fail(error, WSR_STATE, offset, "%s", what);
+}
+
+/* The cell that a frame at `offset` stands at; for a waiting frame, the call that it waits for. */
+static uint32_t find_cell(const wsr_code *code, const wsr_module *m, uint32_t offset,
+                          bool innermost) {
+  uint32_t low = 0, high = code->n_cells; /* the first cell at `offset` or behind */
+  while (low < high) {
+    const uint32_t middle = low + (high - low) / 2;
+    if (code->offsets[middle] < offset)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  if (innermost)
+    return low < code->n_cells && code->offsets[low] == offset &&
+                   wsr_rows[code->cells[low].op].counted
+               ? low
+               : WSR_NONE;
+  if (low == 0 || !is_call(&code->cells[low - 1])) return WSR_NONE;
+  return wsr_instruction_end(m, code->offsets[low - 1]) == offset ? low - 1 : WSR_NONE;
+}
+
+static bool value_fits(const wsr_store *store, uint8_t type, uint64_t value) {
+  if (type == WSR_I32 || type == WSR_F32) return value <= UINT32_MAX;
+  if (type == WSR_FUNCREF) return value <= store->n_functions;
+  return true;
+}
+
+int wsr_restore_frame(wsr_store *store, uint32_t function, uint32_t offset, const uint8_t *types,
+                      const uint64_t *values, uint32_t n_locals, uint32_t n_operands,
+                      int innermost, uint32_t callee, wsr_error *error) {
+  *error = (wsr_error){.kind = WSR_OK, .offset = UINT64_MAX};
+  if (function >= store->n_functions || store->functions[function].instance == WSR_NONE)
+    return wrong(error, offset, "a frame's function is none of a module");
+  const wsr_code *code = wsr_function_code(store, function);
+  if (!code) return wsr_fail(error, WSR_MEMORY, offset, "no memory left to compile a function");
+  const wsr_function_instance *f = &store->functions[function];
+  const wsr_instance *instance = store->instances[f->instance];
+  const wsr_module *m = instance->module;
+  uint32_t cell = find_cell(code, m, offset, innermost);
+  if (cell == WSR_NONE)
+    return wrong(error, offset, innermost ? "no instruction starts at a frame's position"
+                                          : "a waiting frame does not stand behind a call");
+  if (n_locals != code->n_locals || n_operands > code->frame_slots - code->n_locals)
+    return wrong(error, offset, "a frame has another number of locals or operands than its code");
+  if (!scratch(store, code->frame_slots + 1))
+    return wsr_fail(error, WSR_MEMORY, offset, "no memory left to check a frame");
+  wsr_local_types(m, f->index, store->scratch_types, n_locals);
+  uint32_t expected = wsr_types_before(m, f->index, code->offsets[cell],
+                                       store->scratch_types + n_locals,
+                                       code->frame_slots - n_locals);
+  if (expected == WSR_NONE) return wrong(error, offset, "a frame stands in unreachable code");
+  if (!innermost) {
+    const wsr_cell *call = &code->cells[cell];
+    expected -= call_operands(call);
+    if (callee >= store->n_functions) return wrong(error, offset, "a frame's callee is unknown");
+    /* Tail calls may have put another function in the callee's place: the results still agree. */
+    const wsr_function_type *is = &store->types[store->functions[callee].type];
+    const wsr_function_type *was =
+        &store->types[call->op == WSR_OP_CALL
+                          ? store->functions[instance->functions[call->u.p.a]].type
+                          : instance->types[call->u.p.a]];
+    if (is->n_results != was->n_results ||
+        (is->n_results && memcmp(is->results, was->results, is->n_results) != 0))
+      return wrong(error, offset, "a frame's callee does not return what its caller expects");
+    cell++;
+  }
+  if (n_operands != expected)
+    return wrong(error, offset, "a frame has another number of operands than its code");
+  const uint32_t n = n_locals + n_operands;
+  if (n && memcmp(types, store->scratch_types, n) != 0)
+    return wrong(error, offset, "a frame's values are not of the types that its code has there");
+  for (uint32_t i = 0; i < n; i++)
+    if (!value_fits(store, types[i], values[i]))
+      return wrong(error, offset, "a frame holds a value that its type does not have");
+  uint32_t slot = 0;
+  if (store->n_frames) {
+    /* The callee's frame begins at the arguments, on top of what its caller keeps. */
+    const wsr_frame *caller = &store->frames[store->n_frames - 1];
+    const wsr_code *above = store->functions[caller->function].code;
+    slot = caller->slot + above->cells[caller->cell - 1].s;
+  }
+  if (code->frame_slots > store->limits.stack_slots - slot ||
+      store->n_frames == store->limits.stack_frames)
+    return wsr_fail(error, WSR_LIMIT, offset, "the frames do not fit the stack's limits");
+  if (n) memcpy(store->stack + slot, values, n * sizeof *values);
+  if (store->n_frames == 0) store->now = (wsr_activation){0, 0};
+  store->frames[store->n_frames++] = (wsr_frame){function, cell, slot};
+  return 1;
+}
+
+/* ---- invariants ---- */
+
+static const char *check_frame(wsr_store *store, uint32_t number) {
+  const wsr_frame *frame = &store->frames[number];
+  const bool innermost = number + 1 == store->n_frames;
+  if (frame->function >= store->n_functions) return "a frame's function has no address";
+  const wsr_function_instance *f = &store->functions[frame->function];
+  if (f->instance == WSR_NONE || !f->code) return "a frame runs a function without code";
+  if (frame->cell >= f->code->n_cells) return "a frame's position lies outside its code";
+  if (frame->slot > store->limits.stack_slots ||
+      f->code->frame_slots > store->limits.stack_slots - frame->slot)
+    return "a frame lies outside the stack";
+  if (!innermost && number + 1 != store->now.base_frame &&
+      (frame->cell == 0 || !is_call(&f->code->cells[frame->cell - 1])))
+    return "a waiting frame does not stand behind a call";
+  if (number == store->now.base_frame && frame->slot != store->now.entry_slot)
+    return "the outermost frame does not begin where its results go";
+  if (number > store->now.base_frame) {
+    const wsr_frame *caller = frame - 1;
+    const wsr_code *above = store->functions[caller->function].code;
+    if (frame->slot != caller->slot + above->cells[caller->cell - 1].s)
+      return "a frame does not begin at its arguments";
+  }
+  wsr_frame_view view;
+  if (number + 1 == store->now.base_frame) return NULL; /* it waits for its host call */
+  if (!wsr_view_frame(store, number, 1, &view)) return "a frame cannot be viewed";
+  for (uint32_t i = 0; i < view.n_locals + view.n_operands; i++)
+    if (!value_fits(store, view.types[i], view.values[i]))
+      return "a frame holds a value that its type does not have";
+  return NULL;
+}
+
+const char *wsr_check(wsr_store *store) {
+  if (store->n_frames > store->limits.stack_frames) return "there are more frames than allowed";
+  if (store->now.base_frame > store->n_frames) return "the invocation begins above its frames";
+  for (uint32_t i = 0; i < store->n_frames; i++) {
+    const char *broken = check_frame(store, i);
+    if (broken) return broken;
+  }
+  for (uint32_t i = 0; i < store->n_globals; i++)
+    if (!value_fits(store, (uint8_t)store->globals[i].type, store->globals[i].value))
+      return "a global holds a value that its type does not have";
+  for (uint32_t i = 0; i < store->n_tables; i++) {
+    const wsr_table_instance *t = store->tables[i];
+    if (t->size > t->room || (t->bounds.has_maximum && t->size > t->bounds.maximum))
+      return "a table is larger than its bounds";
+    for (uint32_t k = 0; k < t->size; k++)
+      if (!value_fits(store, (uint8_t)t->bounds.type, t->elements[k]))
+        return "a table holds a reference to no function";
+  }
+  for (uint32_t i = 0; i < store->n_memories; i++) {
+    const wsr_memory_instance *m = store->memories[i];
+    if (m->size > m->reserved || m->size % 65536) return "a memory's size is not one it can have";
+  }
+  return NULL;
+}
+
+size_t wsr_page_map(const uint8_t *data, size_t length, size_t page, uint8_t *nonzero) {
+  size_t count = 0;
+  for (size_t start = 0, number = 0; start < length; start += page, number++) {
+    const size_t end = length - start < page ? length : start + page;
+    uint64_t any = 0;
+    size_t at = start;
+    for (; at + 64 <= end && !any; at += 64) {
+      uint64_t words[8];
+      memcpy(words, data + at, sizeof words);
+      any = words[0] | words[1] | words[2] | words[3] | words[4] | words[5] | words[6] | words[7];
+    }
+    for (; at < end && !any; at++) any = data[at];
+    nonzero[number] = any != 0;
+    count += any != 0;
+  }
+  return count;
+}

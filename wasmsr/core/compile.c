@@ -1,0 +1,118 @@
+/* Write precise code: one cell for each Wasm instruction, in the order of the walk in validate.c.
+ * Code is derived from the module alone, so it is shared by all stores and never saved.
+ * (The fast code of later versions is made beside it, on the same frame layout.) */
+#include "compile.h"
+
+#include <stdlib.h>
+
+static bool room_for(wsr_emitter *e, void *array, uint32_t *room, uint32_t need, size_t size) {
+  void **pointer = array;
+  if (e->failed) return false;
+  if (need <= *room) return true;
+  const uint32_t wanted = need < 32 ? 32 : need + need / 2;
+  void *grown = realloc(*pointer, wanted * size);
+  if (!grown) {
+    e->failed = true;
+    return false;
+  }
+  *pointer = grown;
+  *room = wanted;
+  return true;
+}
+
+uint32_t wsr_emit(wsr_emitter *e, uint32_t op, uint32_t offset, uint32_t n, uint32_t s, uint32_t a,
+                  uint32_t b) {
+  uint32_t room = e->room_cells;
+  if (!room_for(e, &e->cells, &e->room_cells, e->n_cells + 1, sizeof *e->cells) ||
+      !room_for(e, &e->offsets, &room, e->n_cells + 1, sizeof *e->offsets))
+    return 0;
+  e->cells[e->n_cells] =
+      (wsr_cell){.op = (uint16_t)op, .n = (uint16_t)n, .s = s, .u = {.p = {a, b}}};
+  e->offsets[e->n_cells] = offset;
+  return e->n_cells++;
+}
+
+uint32_t wsr_emit_target(wsr_emitter *e, uint32_t slot) {
+  if (!room_for(e, &e->targets, &e->room_targets, e->n_targets + 1, sizeof *e->targets)) return 0;
+  e->targets[e->n_targets] = (wsr_target){.cell = 0, .slot = slot};
+  return e->n_targets++;
+}
+
+void wsr_add_fixup(wsr_emitter *e, uint32_t *chain, uint32_t at, bool target) {
+  if (!room_for(e, &e->fixups, &e->room_fixups, e->n_fixups + 1, sizeof *e->fixups)) return;
+  e->fixups[e->n_fixups] = (wsr_fixup){*chain, at, target};
+  *chain = e->n_fixups++;
+}
+
+void wsr_resolve(wsr_emitter *e, uint32_t chain) {
+  if (e->failed) return;
+  for (; chain != WSR_NONE; chain = e->fixups[chain].next) {
+    const wsr_fixup *f = &e->fixups[chain];
+    if (f->target)
+      e->targets[f->at].cell = e->n_cells;
+    else
+      e->cells[f->at].u.p.a = e->n_cells;
+  }
+}
+
+static wsr_code *make(const wsr_module *m, uint32_t function, bool deterministic) {
+  wsr_emitter e = {.deterministic = deterministic};
+  wsr_walk walk = {.module = m, .function = function, .emitter = &e, .stop = WSR_NONE};
+  wsr_walker *walker = wsr_walker_new();
+  wsr_code *code = malloc(sizeof *code);
+  const bool good = walker && code && wsr_walk_body(walker, &walk, NULL) && !e.failed;
+  wsr_walker_free(walker);
+  free(e.fixups);
+  if (!good) {
+    free(e.cells);
+    free(e.offsets);
+    free(e.targets);
+    free(code);
+    return NULL;
+  }
+  const wsr_function_type *type = &m->types[m->functions[function].type];
+  *code = (wsr_code){
+      .function = function,
+      .n_params = type->n_params,
+      .n_results = type->n_results,
+      .n_locals = walk.n_locals,
+      .frame_slots = e.highest,
+      .n_cells = e.n_cells,
+      .n_targets = e.n_targets,
+      .cells = e.cells,
+      .offsets = e.offsets,
+      .targets = e.targets,
+  };
+  return code;
+}
+
+const wsr_code *wsr_compile(wsr_module *m, uint32_t function, bool deterministic) {
+  _Atomic(wsr_code *) *place = &m->code[deterministic][function - m->n.imported_functions];
+  wsr_code *code = atomic_load_explicit(place, memory_order_acquire);
+  if (code) return code;
+  code = make(m, function, deterministic);
+  wsr_code *first = NULL;
+  if (code && !atomic_compare_exchange_strong(place, &first, code)) {
+    wsr_code_free(code); /* another thread was faster: use its code */
+    code = first;
+  }
+  return code;
+}
+
+void wsr_code_free(wsr_code *code) {
+  if (!code) return;
+  free(code->cells);
+  free(code->offsets);
+  free(code->targets);
+  free(atomic_load(&code->live));
+  free(code);
+}
+
+uint32_t wsr_instruction_end(const wsr_module *m, uint32_t offset) {
+  wsr_reader r = {m->bytes, m->bytes + offset, m->bytes + m->size, NULL};
+  uint32_t op, index;
+  /* Only calls are asked about: opcode, one index, and with a table a second one. */
+  if (!wsr_read_opcode(&r, &op) || !wsr_read_u32(&r, &index)) return WSR_NONE;
+  if (wsr_rows[op].immediate == WSR_IMM_TYPE_TABLE && !wsr_read_u32(&r, &index)) return WSR_NONE;
+  return (uint32_t)wsr_at(&r);
+}

@@ -1,0 +1,607 @@
+/* Decode the sections of a binary into a module and validate what lies outside function bodies.
+ * First step of the way: bytes, module, code, machine. Input is hostile: every length is checked
+ * against the bytes that are there before anything is allocated for it.
+ * Source: WebAssembly specification, section 5.5 (Modules) and 3.4 (validation of modules). */
+#include <stdlib.h>
+
+#include "module.h"
+
+#define READ(call)              \
+  do {                          \
+    if (!(call)) return false;  \
+  } while (0)
+
+static bool malformed(wsr_reader *r, const char *what) {
+  return wsr_fail(r->error, WSR_MALFORMED, wsr_at(r), "%s", what);
+}
+
+static bool invalid(wsr_reader *r, const char *what) {
+  return wsr_fail(r->error, WSR_INVALID, wsr_at(r), "%s", what);
+}
+
+static bool no_memory(wsr_reader *r) {
+  return wsr_fail(r->error, WSR_MEMORY, wsr_at(r), "no memory left to decode the module");
+}
+
+/* Read a vector's length; each item takes at least `least` bytes, which bounds the allocation. */
+static bool read_length(wsr_reader *r, uint32_t least, uint32_t *out) {
+  READ(wsr_read_u32(r, out));
+  if ((uint64_t)*out * least > (uint64_t)(r->end - r->at))
+    return malformed(r, "length out of bounds");
+  return true;
+}
+
+/* Grow an array by `more` zeroed items of `size` bytes behind the `have` it holds. */
+static bool extend(wsr_reader *r, void *array, uint32_t have, uint32_t more, size_t size) {
+  void **pointer = array;
+  if (!more) return true;
+  if (more > UINT32_MAX - have) return no_memory(r);
+  uint8_t *grown = realloc(*pointer, ((size_t)have + more) * size);
+  if (!grown) return no_memory(r);
+  memset(grown + (size_t)have * size, 0, (size_t)more * size);
+  *pointer = grown;
+  return true;
+}
+
+/* Specification 5.2.4, and RFC 3629 for what is well-formed. */
+static bool valid_utf8(const uint8_t *s, uint32_t length) {
+  uint32_t i = 0;
+  while (i < length) {
+    const uint8_t c = s[i++];
+    if (c < 0x80) continue;
+    const uint32_t more = c >= 0xF0 ? 3 : c >= 0xE0 ? 2 : 1;
+    if (c < 0xC2 || c > 0xF4 || more > length - i) return false;
+    uint32_t point = c & (0x3FU >> more);
+    for (uint32_t k = 0; k < more; k++, i++) {
+      if ((s[i] & 0xC0) != 0x80) return false;
+      point = point << 6 | (s[i] & 0x3F);
+    }
+    if ((more == 2 && (point < 0x800 || (point >= 0xD800 && point < 0xE000))) ||
+        (more == 3 && (point < 0x10000 || point > 0x10FFFF)))
+      return false;
+  }
+  return true;
+}
+
+static bool read_name(wsr_reader *r, const uint8_t **name, uint32_t *length) {
+  READ(read_length(r, 1, length));
+  if (!valid_utf8(r->at, *length)) return malformed(r, "malformed UTF-8 encoding");
+  *name = r->at;
+  r->at += *length;
+  return true;
+}
+
+static bool read_bounds(wsr_reader *r, wsr_bounds *out) {
+  uint8_t flags;
+  READ(wsr_read_byte(r, &flags));
+  if (flags > 1) {
+    r->at--;
+    if (flags <= 3) return wsr_lack(r->error, wsr_at(r), "threads");
+    if (flags <= 7) return wsr_lack(r->error, wsr_at(r), "memory64");
+    if (flags <= 15) return wsr_lack(r->error, wsr_at(r), "custom-page-sizes");
+    return malformed(r, "malformed limits flags");
+  }
+  out->has_maximum = flags;
+  READ(wsr_read_u32(r, &out->minimum));
+  if (flags) READ(wsr_read_u32(r, &out->maximum));
+  if (flags && out->minimum > out->maximum)
+    return invalid(r, "size minimum must not be greater than maximum");
+  return true;
+}
+
+static bool read_table_type(wsr_reader *r, wsr_bounds *out) {
+  uint8_t type;
+  READ(wsr_read_reference_type(r, &type));
+  out->type = type;
+  return read_bounds(r, out);
+}
+
+static bool read_memory_type(wsr_reader *r, wsr_bounds *out) {
+  READ(read_bounds(r, out));
+  if (out->minimum > WSR_MAX_PAGES || (out->has_maximum && out->maximum > WSR_MAX_PAGES))
+    return invalid(r, "memory size must be at most 65536 pages (4 GiB)");
+  return true;
+}
+
+static bool read_global_type(wsr_reader *r, wsr_global_type *out) {
+  uint8_t type, mutability;
+  READ(wsr_read_value_type(r, &type));
+  READ(wsr_read_byte(r, &mutability));
+  if (mutability > 1) {
+    r->at--;
+    return malformed(r, "malformed mutability");
+  }
+  out->type = type;
+  out->mutability = mutability;
+  return true;
+}
+
+/* ---- sections ---- */
+
+static bool read_type_vector(wsr_reader *r, const uint8_t **types, uint32_t *n) {
+  READ(read_length(r, 1, n));
+  *types = r->at;
+  for (uint32_t i = 0; i < *n; i++) {
+    uint8_t type;
+    READ(wsr_read_value_type(r, &type));
+  }
+  if (*n > WSR_MAX_ARITY)
+    return wsr_fail(r->error, WSR_LIMIT, wsr_at(r),
+                    "a function type has %u parameters or results; %u is the limit", *n,
+                    WSR_MAX_ARITY);
+  return true;
+}
+
+static bool type_section(wsr_module *m, wsr_reader *r) {
+  uint32_t n;
+  READ(read_length(r, 2, &n));
+  READ(extend(r, &m->types, 0, n, sizeof *m->types));
+  m->n.types = n;
+  for (uint32_t i = 0; i < n; i++) {
+    uint8_t form;
+    READ(wsr_read_byte(r, &form));
+    if (form != 0x60) {
+      r->at--;
+      if (form == 0x4E || form == 0x4F || form == 0x50 || form == 0x5E || form == 0x5F)
+        return wsr_lack(r->error, wsr_at(r), "gc");
+      return malformed(r, "malformed type form");
+    }
+    READ(read_type_vector(r, &m->types[i].params, &m->types[i].n_params));
+    READ(read_type_vector(r, &m->types[i].results, &m->types[i].n_results));
+  }
+  return true;
+}
+
+static bool add_function(wsr_module *m, wsr_reader *r, uint32_t type) {
+  if (type >= m->n.types) return invalid(r, "unknown type");
+  m->functions[m->n.functions++].type = type;
+  return true;
+}
+
+static bool import_section(wsr_module *m, wsr_reader *r) {
+  uint32_t n;
+  READ(read_length(r, 4, &n));
+  READ(extend(r, &m->imports, 0, n, sizeof *m->imports));
+  /* Each kind gets room for all; what is too much is small and given back with the module. */
+  READ(extend(r, &m->functions, 0, n, sizeof *m->functions));
+  READ(extend(r, &m->tables, 0, n, sizeof *m->tables));
+  READ(extend(r, &m->memories, 0, n, sizeof *m->memories));
+  READ(extend(r, &m->globals, 0, n, sizeof *m->globals));
+  m->n.imports = n;
+  for (uint32_t i = 0; i < n; i++) {
+    wsr_extern *import = &m->imports[i];
+    READ(read_name(r, &import->module, &import->module_length));
+    READ(read_name(r, &import->name, &import->name_length));
+    uint8_t kind;
+    READ(wsr_read_byte(r, &kind));
+    import->kind = kind;
+    uint32_t type;
+    switch (kind) {
+      case WSR_FUNCTION:
+        import->index = m->n.functions;
+        READ(wsr_read_u32(r, &type));
+        READ(add_function(m, r, type));
+        break;
+      case WSR_TABLE:
+        import->index = m->n.tables;
+        READ(read_table_type(r, &m->tables[m->n.tables++]));
+        break;
+      case WSR_MEMORY_KIND:
+        import->index = m->n.memories;
+        READ(read_memory_type(r, &m->memories[m->n.memories++]));
+        if (m->n.memories > 1) return wsr_lack(r->error, wsr_at(r), "multi-memory");
+        break;
+      case WSR_GLOBAL:
+        import->index = m->n.globals;
+        READ(read_global_type(r, &m->globals[m->n.globals++].type));
+        break;
+      case 4: return wsr_lack(r->error, wsr_at(r) - 1, "exceptions");
+      default: r->at--; return malformed(r, "malformed import kind");
+    }
+  }
+  m->n.imported_functions = m->n.functions;
+  m->n.imported_tables = m->n.tables;
+  m->n.imported_memories = m->n.memories;
+  m->n.imported_globals = m->n.globals;
+  return true;
+}
+
+static bool function_section(wsr_module *m, wsr_reader *r) {
+  uint32_t n, type;
+  READ(read_length(r, 1, &n));
+  READ(extend(r, &m->functions, m->n.functions, n, sizeof *m->functions));
+  for (uint32_t i = 0; i < n; i++) {
+    READ(wsr_read_u32(r, &type));
+    READ(add_function(m, r, type));
+  }
+  return true;
+}
+
+static bool table_section(wsr_module *m, wsr_reader *r) {
+  uint32_t n;
+  READ(read_length(r, 3, &n));
+  READ(extend(r, &m->tables, m->n.tables, n, sizeof *m->tables));
+  for (uint32_t i = 0; i < n; i++) {
+    if (r->at < r->end && *r->at == 0x40)
+      return wsr_lack(r->error, wsr_at(r), "typed-function-references");
+    READ(read_table_type(r, &m->tables[m->n.tables++]));
+  }
+  return true;
+}
+
+static bool memory_section(wsr_module *m, wsr_reader *r) {
+  uint32_t n;
+  READ(read_length(r, 2, &n));
+  READ(extend(r, &m->memories, m->n.memories, n, sizeof *m->memories));
+  for (uint32_t i = 0; i < n; i++) {
+    READ(read_memory_type(r, &m->memories[m->n.memories++]));
+    if (m->n.memories > 1) return wsr_lack(r->error, wsr_at(r), "multi-memory");
+  }
+  return true;
+}
+
+static bool global_section(wsr_module *m, wsr_reader *r) {
+  uint32_t n;
+  READ(read_length(r, 4, &n));
+  READ(extend(r, &m->globals, m->n.globals, n, sizeof *m->globals));
+  for (uint32_t i = 0; i < n; i++) {
+    wsr_global_def *global = &m->globals[m->n.globals];
+    READ(read_global_type(r, &global->type));
+    global->init = (uint32_t)wsr_at(r);
+    READ(wsr_check_constant(m, r, (uint8_t)global->type.type, m->n.globals, m->declared));
+    m->n.globals++;
+  }
+  return true;
+}
+
+static bool export_section(wsr_module *m, wsr_reader *r) {
+  uint32_t n;
+  READ(read_length(r, 3, &n));
+  READ(extend(r, &m->exports, 0, n, sizeof *m->exports));
+  m->n.exports = n;
+  for (uint32_t i = 0; i < n; i++) {
+    wsr_extern *item = &m->exports[i];
+    uint8_t kind;
+    READ(read_name(r, &item->name, &item->name_length));
+    READ(wsr_read_byte(r, &kind));
+    READ(wsr_read_u32(r, &item->index));
+    item->kind = kind;
+    const uint32_t counts[] = {m->n.functions, m->n.tables, m->n.memories, m->n.globals};
+    static const char *const unknown[] = {"unknown function", "unknown table", "unknown memory",
+                                          "unknown global"};
+    if (kind == 4) return wsr_lack(r->error, wsr_at(r), "exceptions");
+    if (kind > 4) return malformed(r, "malformed export kind");
+    if (item->index >= counts[kind]) return invalid(r, unknown[kind]);
+    if (kind == WSR_FUNCTION) m->declared[item->index] = 1;
+  }
+  return true;
+}
+
+static bool element_section(wsr_module *m, wsr_reader *r) {
+  uint32_t n;
+  READ(read_length(r, 2, &n));
+  READ(extend(r, &m->elements, 0, n, sizeof *m->elements));
+  m->n.elements = n;
+  for (uint32_t i = 0; i < n; i++) {
+    wsr_element_def *e = &m->elements[i];
+    uint32_t flags;
+    READ(wsr_read_u32(r, &flags));
+    if (flags > 7) return malformed(r, "malformed elements segment kind");
+    e->mode = flags & 1 ? (flags & 2 ? WSR_DECLARATIVE : WSR_PASSIVE) : WSR_ACTIVE;
+    e->type = WSR_FUNCREF;
+    e->expressions = flags & 4;
+    if (e->mode == WSR_ACTIVE) {
+      if (flags & 2) READ(wsr_read_u32(r, &e->table));
+      if (e->table >= m->n.tables) return invalid(r, "unknown table");
+      e->at = (uint32_t)wsr_at(r);
+      READ(wsr_check_constant(m, r, WSR_I32, m->n.globals, m->declared));
+    }
+    if (flags & 3) {
+      if (e->expressions) {
+        READ(wsr_read_reference_type(r, &e->type));
+      } else {
+        uint8_t kind;
+        READ(wsr_read_byte(r, &kind));
+        if (kind != 0) {
+          r->at--;
+          return malformed(r, "malformed element kind");
+        }
+      }
+    }
+    if (e->mode == WSR_ACTIVE && m->tables[e->table].type != e->type)
+      return invalid(r, "type mismatch: the segment's type is not the table's");
+    READ(read_length(r, 1, &e->n_items));
+    e->items = (uint32_t)wsr_at(r);
+    for (uint32_t k = 0; k < e->n_items; k++) {
+      if (e->expressions) {
+        READ(wsr_check_constant(m, r, e->type, m->n.globals, m->declared));
+      } else {
+        uint32_t function;
+        READ(wsr_read_u32(r, &function));
+        if (function >= m->n.functions) return invalid(r, "unknown function");
+        m->declared[function] = 1;
+      }
+    }
+  }
+  return true;
+}
+
+static bool code_section(wsr_module *m, wsr_reader *r) {
+  uint32_t n;
+  READ(read_length(r, 1, &n));
+  if (n != m->n.functions - m->n.imported_functions)
+    return malformed(r, "function and code section have inconsistent lengths");
+  for (uint32_t i = 0; i < n; i++) {
+    uint32_t size;
+    READ(read_length(r, 1, &size));
+    wsr_function_def *f = &m->functions[m->n.imported_functions + i];
+    f->body = (uint32_t)wsr_at(r);
+    r->at += size;
+    f->end = (uint32_t)wsr_at(r);
+    m->n.code_size += size;
+  }
+  return true;
+}
+
+static bool data_section(wsr_module *m, wsr_reader *r) {
+  uint32_t n;
+  READ(read_length(r, 2, &n));
+  READ(extend(r, &m->data, 0, n, sizeof *m->data));
+  m->n.data = n;
+  for (uint32_t i = 0; i < n; i++) {
+    wsr_data_def *d = &m->data[i];
+    uint32_t flags;
+    READ(wsr_read_u32(r, &flags));
+    if (flags > 2) return malformed(r, "malformed data segment kind");
+    d->mode = flags == 1 ? WSR_PASSIVE : WSR_ACTIVE;
+    if (flags == 2) READ(wsr_read_u32(r, &d->memory));
+    if (d->mode == WSR_ACTIVE) {
+      if (d->memory >= m->n.memories)
+        return wsr_fail(r->error, WSR_INVALID, wsr_at(r), "unknown memory %u", d->memory);
+      d->at = (uint32_t)wsr_at(r);
+      READ(wsr_check_constant(m, r, WSR_I32, m->n.globals, m->declared));
+    }
+    READ(read_length(r, 1, &d->size));
+    d->bytes = (uint32_t)wsr_at(r);
+    r->at += d->size;
+  }
+  return true;
+}
+
+static bool start_section(wsr_module *m, wsr_reader *r) {
+  READ(wsr_read_u32(r, &m->n.start));
+  if (m->n.start >= m->n.functions) return invalid(r, "unknown function");
+  const wsr_function_type *type = &m->types[m->functions[m->n.start].type];
+  if (type->n_params || type->n_results)
+    return invalid(r, "start function must have no parameters and no results");
+  return true;
+}
+
+static bool data_count_section(wsr_module *m, wsr_reader *r) {
+  return wsr_read_u32(r, &m->n_data_declared);
+}
+
+typedef bool (*section_reader)(wsr_module *, wsr_reader *);
+
+/* By section id; the order in which sections must stand is `place`. */
+static const section_reader readers[] = {
+    NULL,           type_section,   import_section, function_section, table_section,
+    memory_section, global_section, export_section, start_section,    element_section,
+    code_section,   data_section,   data_count_section};
+static const uint8_t place[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 10};
+enum { SECTION_FUNCTION = 3, SECTION_CODE = 10, SECTION_DATA = 11, SECTION_TAG = 13 };
+
+static int compare_names(const void *a, const void *b) {
+  const wsr_extern *x = *(const wsr_extern *const *)a, *y = *(const wsr_extern *const *)b;
+  const uint32_t least = x->name_length < y->name_length ? x->name_length : y->name_length;
+  const int order = memcmp(x->name, y->name, least);
+  return order ? order : (x->name_length > y->name_length) - (x->name_length < y->name_length);
+}
+
+static bool exports_differ(wsr_module *m, wsr_reader *r) {
+  if (m->n.exports < 2) return true;
+  const wsr_extern **sorted = malloc(m->n.exports * sizeof *sorted);
+  if (!sorted) return no_memory(r);
+  for (uint32_t i = 0; i < m->n.exports; i++) sorted[i] = &m->exports[i];
+  qsort(sorted, m->n.exports, sizeof *sorted, compare_names);
+  bool differ = true;
+  for (uint32_t i = 1; differ && i < m->n.exports; i++)
+    differ = compare_names(&sorted[i - 1], &sorted[i]) != 0;
+  free(sorted);
+  return differ ? true : invalid(r, "duplicate export name");
+}
+
+static bool decode(wsr_module *m, wsr_reader *r) {
+  static const uint8_t magic[4] = {0, 'a', 's', 'm'}, version[4] = {1, 0, 0, 0};
+  if (r->end - r->at < 4 || memcmp(r->at, magic, 4) != 0)
+    return malformed(r, "magic header not detected");
+  r->at += 4;
+  if (r->end - r->at < 4 || memcmp(r->at, version, 4) != 0)
+    return malformed(r, "unknown binary version");
+  r->at += 4;
+  uint8_t last = 0;
+  bool code_seen = false;
+  while (r->at < r->end) {
+    uint8_t id;
+    uint32_t size;
+    READ(wsr_read_byte(r, &id));
+    if (id == SECTION_TAG) return wsr_lack(r->error, wsr_at(r) - 1, "exceptions");
+    if (id >= sizeof place) {
+      r->at--;
+      return malformed(r, "malformed section id");
+    }
+    READ(read_length(r, 1, &size));
+    wsr_reader section = {r->base, r->at, r->at + size, r->error};
+    r->at += size;
+    if (id == 0) {
+      const uint8_t *name;
+      uint32_t length;
+      READ(read_name(&section, &name, &length));
+      continue;
+    }
+    if (place[id] <= last) {
+      section.at--;
+      return malformed(&section, "unexpected content after last section");
+    }
+    last = place[id];
+    if (id > SECTION_FUNCTION && !m->declared) {
+      /* from here on functions can be named: their number is known */
+      m->declared = calloc((size_t)m->n.functions + 1, 1);
+      if (!m->declared) return no_memory(r);
+    }
+    READ(readers[id](m, &section));
+    if (section.at != section.end) return malformed(&section, "section size mismatch");
+    code_seen |= id == SECTION_CODE;
+  }
+  if (!code_seen && m->n.functions != m->n.imported_functions)
+    return malformed(r, "function and code section have inconsistent lengths");
+  if (m->n_data_declared != WSR_NONE && m->n_data_declared != m->n.data)
+    return malformed(r, "data count and data section have inconsistent lengths");
+  if (!m->declared && !(m->declared = calloc((size_t)m->n.functions + 1, 1))) return no_memory(r);
+  return exports_differ(m, r);
+}
+
+wsr_module *wsr_module_new(const uint8_t *bytes, size_t size, wsr_error *error) {
+  *error = (wsr_error){.kind = WSR_OK, .offset = UINT64_MAX};
+  if (size > UINT32_MAX - 1) {
+    wsr_fail(error, WSR_LIMIT, UINT64_MAX, "a module may have at most 4 GiB");
+    return NULL;
+  }
+  wsr_module *m = calloc(1, sizeof *m);
+  if (!m) {
+    wsr_fail(error, WSR_MEMORY, UINT64_MAX, "no memory left to decode the module");
+    return NULL;
+  }
+  m->bytes = bytes;
+  m->size = (uint32_t)size;
+  m->n.start = WSR_NONE;
+  m->n_data_declared = WSR_NONE;
+  wsr_reader r = {bytes, bytes, bytes + size, error};
+  const uint32_t own = decode(m, &r) ? m->n.functions - m->n.imported_functions : WSR_NONE;
+  bool good = own != WSR_NONE;
+  for (int i = 0; good && i < 2; i++)
+    if (!(m->code[i] = calloc((size_t)own + 1, sizeof *m->code[i]))) good = no_memory(&r);
+  if (good) good = wsr_validate(m, error);
+  if (good) return m;
+  wsr_module_free(m);
+  return NULL;
+}
+
+void wsr_module_free(wsr_module *m) {
+  if (!m) return;
+  for (int i = 0; i < 2; i++) {
+    for (uint32_t f = 0; m->code[i] && f < m->n.functions - m->n.imported_functions; f++)
+      wsr_code_free(atomic_load(&m->code[i][f]));
+    free(m->code[i]);
+  }
+  free(m->types);
+  free(m->imports);
+  free(m->exports);
+  free(m->functions);
+  free(m->tables);
+  free(m->memories);
+  free(m->globals);
+  free(m->elements);
+  free(m->data);
+  free(m->declared);
+  free(m);
+}
+
+/* ---- constant expressions (3.3.10), with the arithmetic of extended constants ---- */
+
+bool wsr_check_constant(const wsr_module *m, wsr_reader *r, uint8_t type, uint32_t n_globals,
+                        uint8_t *declared) {
+  enum { ROOM = 64 };
+  uint8_t types[ROOM];
+  uint32_t n = 0;
+  for (;;) {
+    const uint64_t start = wsr_at(r);
+    uint32_t op, index = 0;
+    int64_t number;
+    uint8_t result = 0, reference;
+    READ(wsr_read_opcode(r, &op));
+    const wsr_row *row = &wsr_rows[op];
+    switch (op) {
+      case WSR_OP_END:
+        if (n != 1 || types[0] != type)
+          return wsr_fail(r->error, WSR_INVALID, start,
+                          "type mismatch: the constant expression must give one %s",
+                          wsr_type_name(type));
+        return true;
+      case WSR_OP_I32_CONST: READ(wsr_read_signed(r, 32, &number)); break;
+      case WSR_OP_I64_CONST: READ(wsr_read_signed(r, 64, &number)); break;
+      case WSR_OP_F32_CONST:
+      case WSR_OP_F64_CONST: {
+        const uint32_t width = op == WSR_OP_F32_CONST ? 4 : 8;
+        if ((uint64_t)(r->end - r->at) < width) return malformed(r, "unexpected end");
+        r->at += width;
+        break;
+      }
+      case WSR_OP_REF_NULL:
+        READ(wsr_read_reference_type(r, &reference));
+        result = reference;
+        break;
+      case WSR_OP_REF_FUNC:
+        READ(wsr_read_u32(r, &index));
+        if (index >= m->n.functions || !declared) return invalid(r, "unknown function");
+        declared[index] = 1;
+        result = WSR_FUNCREF;
+        break;
+      case WSR_OP_GLOBAL_GET:
+        READ(wsr_read_u32(r, &index));
+        if (index >= n_globals) return wsr_fail(r->error, WSR_INVALID, start, "unknown global %u", index);
+        if (m->globals[index].type.mutability)
+          return wsr_fail(r->error, WSR_INVALID, start, "constant expression required");
+        result = (uint8_t)m->globals[index].type.type;
+        break;
+      case WSR_OP_I32_ADD:
+      case WSR_OP_I32_SUB:
+      case WSR_OP_I32_MUL:
+      case WSR_OP_I64_ADD:
+      case WSR_OP_I64_SUB:
+      case WSR_OP_I64_MUL:
+        if (n < 2 || types[n - 1] != row->params[0] || types[n - 2] != row->params[0])
+          return wsr_fail(r->error, WSR_INVALID, start, "type mismatch in a constant expression");
+        n -= 2;
+        break;
+      default: return wsr_fail(r->error, WSR_INVALID, start, "constant expression required");
+    }
+    if (n == ROOM)
+      return wsr_fail(r->error, WSR_LIMIT, start,
+                      "a constant expression needs more than %d operands", ROOM);
+    types[n++] = result ? result : row->result;
+  }
+}
+
+/* ---- what Python reads ---- */
+
+void wsr_module_counts(const wsr_module *m, wsr_counts *counts) { *counts = m->n; }
+
+void wsr_module_function_type(const wsr_module *m, uint32_t function, wsr_function_type *out) {
+  *out = m->types[m->functions[function].type];
+}
+
+void wsr_module_import(const wsr_module *m, uint32_t index, wsr_extern *out) {
+  *out = m->imports[index];
+}
+
+void wsr_module_export(const wsr_module *m, uint32_t index, wsr_extern *out) {
+  *out = m->exports[index];
+}
+
+void wsr_module_table(const wsr_module *m, uint32_t index, wsr_bounds *out) {
+  *out = m->tables[index];
+}
+
+void wsr_module_memory(const wsr_module *m, uint32_t index, wsr_bounds *out) {
+  *out = m->memories[index];
+}
+
+void wsr_module_global(const wsr_module *m, uint32_t index, wsr_global_type *out) {
+  *out = m->globals[index].type;
+}
+
+void wsr_module_body(const wsr_module *m, uint32_t function, uint32_t *begin, uint32_t *end) {
+  *begin = m->functions[function].body;
+  *end = m->functions[function].end;
+}

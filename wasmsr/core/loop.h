@@ -1,0 +1,427 @@
+/* The body of the hot loop over precise code. _core.c includes it once for each variant:
+ *
+ *   RUN      the function's name
+ *   METERED  1 counts instructions and stops where the fuel is used up, 0 does neither
+ *
+ * One handler for each row of the instruction table, the regular ones generated (handlers.h). What
+ * the fields of a cell mean is said at each handler: s is a slot, fp + s the operand's place. No
+ * program state lives here: `pc`, `fp` and the rest are derived from the innermost frame on the way
+ * in and written back on every way out. Source: WebAssembly specification, section 4.4.
+ */
+
+static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
+  LABELS;
+  wsr_frame *frame;
+  const wsr_code *code;
+  const wsr_cell *pc;
+  uint64_t *fp;
+  const wsr_instance *instance;
+  uint8_t *memory = NULL;
+  uint64_t memory_size = 0;
+  uint64_t *const stack_end = store->stack + store->limits.stack_slots;
+  uint32_t trap;
+  uint32_t address; /* of the function that is being called */
+#if METERED
+  uint64_t left = *fuel;
+#else
+  (void)fuel;
+#endif
+
+#define LOAD_MEMORY()                                                             \
+  do {                                                                            \
+    const wsr_memory_instance *m =                                                \
+        instance->memories ? store->memories[instance->memories[0]] : &no_memory; \
+    memory = m->data;                                                             \
+    memory_size = m->size;                                                        \
+  } while (0)
+
+#define LOAD_FRAME()                                                            \
+  do {                                                                          \
+    frame = &store->frames[store->n_frames - 1];                                \
+    const wsr_function_instance *own = &store->functions[frame->function];      \
+    code = own->code;                                                           \
+    pc = code->cells + frame->cell;                                             \
+    fp = store->stack + frame->slot;                                            \
+    if (instance != store->instances[own->instance]) {                          \
+      instance = store->instances[own->instance];                               \
+      LOAD_MEMORY();                                                            \
+    }                                                                           \
+  } while (0)
+
+#define SAVE() (frame->cell = (uint32_t)(pc - code->cells))
+
+#if METERED
+#define SPEND()               \
+  do {                        \
+    if (!left) goto fuel_out; \
+    left--;                   \
+  } while (0)
+#define KEEP_FUEL() (*fuel = left)
+#define GIVE_BACK() (left++)
+#else
+#define SPEND() ((void)0)
+#define KEEP_FUEL() ((void)0)
+#define GIVE_BACK() ((void)0)
+#endif
+
+/* A handler of a counted instruction, and one of a cell that the compiler added. */
+#define OP(name) AT(name) SPEND();
+#define SILENT(name) AT(name)
+#define SLOTS uint64_t *const s = fp + pc->s
+#define NEXT \
+  do {       \
+    pc++;    \
+    GO;      \
+  } while (0)
+#define TRAP(name)              \
+  do {                          \
+    trap = WSR_TRAP_##name;     \
+    goto trapped;               \
+  } while (0)
+#define BOUNDS(at, width)                                    \
+  do {                                                       \
+    if ((at) + (width) > memory_size) TRAP(MEMORY_BOUNDS);   \
+  } while (0)
+#define PAUSE_REQUESTED() (atomic_load_explicit(&store->pause, memory_order_relaxed) != 0)
+/* Stop before the instruction in hand; it will be executed, and counted, when the run goes on. */
+#define POLL()                              \
+  do {                                      \
+    if (PAUSE_REQUESTED()) goto pause_here; \
+  } while (0)
+
+  instance = NULL;
+  if (store->n_frames == store->now.base_frame) goto finished;
+  LOAD_FRAME();
+  GO_FIRST {
+    /* ---- control ---- */
+
+    OP(UNREACHABLE) { TRAP(UNREACHABLE); }
+    OP(NOP) { NEXT; }
+    OP(BLOCK) { NEXT; }
+    OP(LOOP) { NEXT; }
+
+    /* s: test; a: the else-branch or the end */
+    OP(IF) {
+      SLOTS;
+      if ((uint32_t)s[0]) NEXT;
+      pc = code->cells + pc->u.p.a;
+      GO;
+    }
+    SILENT(JUMP) {
+      pc = code->cells + pc->u.p.a;
+      GO;
+    }
+    /* n values end at slot s; they go to slot b; a: the label's cell */
+    OP(BR) {
+      move(fp + pc->u.p.b, fp + pc->s - pc->n, pc->n);
+      pc = code->cells + pc->u.p.a;
+      GO;
+    }
+    OP(BR_BACK) {
+      move(fp + pc->u.p.b, fp + pc->s - pc->n, pc->n);
+      pc = code->cells + pc->u.p.a;
+      if (PAUSE_REQUESTED()) goto pause_after;
+      GO;
+    }
+    /* as br; s: the test */
+    OP(BR_IF) {
+      SLOTS;
+      if (!(uint32_t)s[0]) NEXT;
+      move(fp + pc->u.p.b, s - pc->n, pc->n);
+      pc = code->cells + pc->u.p.a;
+      GO;
+    }
+    OP(BR_IF_BACK) {
+      SLOTS;
+      if (!(uint32_t)s[0]) NEXT;
+      move(fp + pc->u.p.b, s - pc->n, pc->n);
+      pc = code->cells + pc->u.p.a;
+      if (PAUSE_REQUESTED()) goto pause_after;
+      GO;
+    }
+    /* s: index; a: first target; b: number of targets, the default last; n values below s */
+    OP(BR_TABLE) {
+      SLOTS;
+      const uint32_t last = pc->u.p.b - 1;
+      const uint32_t index = (uint32_t)s[0] < last ? (uint32_t)s[0] : last;
+      const wsr_target *target = &code->targets[pc->u.p.a + index];
+      move(fp + target->slot, s - pc->n, pc->n);
+      const wsr_cell *from = pc;
+      pc = code->cells + target->cell;
+      if (pc <= from && PAUSE_REQUESTED()) goto pause_after;
+      GO;
+    }
+    /* n values from slot s */
+    OP(RETURN) { goto give_results; }
+    SILENT(RETURN_AT_END) { goto give_results; }
+
+    /* n arguments from slot s; a: function index */
+    OP(CALL) {
+      POLL();
+      address = instance->functions[pc->u.p.a];
+      goto call;
+    }
+    /* n arguments from slot s, the element's index behind them; a: type; b: table */
+    OP(CALL_INDIRECT) {
+      POLL();
+      SLOTS;
+      trap = wsr_resolve_indirect(store, instance, pc, (uint32_t)s[pc->n], &address);
+      if (trap) goto trapped;
+      goto call;
+    }
+    OP(RETURN_CALL) {
+      POLL();
+      address = instance->functions[pc->u.p.a];
+      goto tail_call;
+    }
+    OP(RETURN_CALL_INDIRECT) {
+      POLL();
+      SLOTS;
+      trap = wsr_resolve_indirect(store, instance, pc, (uint32_t)s[pc->n], &address);
+      if (trap) goto trapped;
+      goto tail_call;
+    }
+
+    /* ---- reference, parametric, variable ---- */
+
+    OP(REF_NULL) {
+      SLOTS;
+      s[0] = 0;
+      NEXT;
+    }
+    OP(REF_IS_NULL) {
+      SLOTS;
+      s[0] = s[0] == 0;
+      NEXT;
+    }
+    OP(REF_FUNC) {
+      SLOTS;
+      s[0] = (uint64_t)instance->functions[pc->u.p.a] + 1;
+      NEXT;
+    }
+    OP(DROP) { NEXT; }
+    OP(SELECT) {
+      SLOTS;
+      if (!(uint32_t)s[2]) s[0] = s[1];
+      NEXT;
+    }
+    OP(LOCAL_GET) {
+      fp[pc->s] = fp[pc->u.p.a];
+      NEXT;
+    }
+    OP(LOCAL_SET) {
+      fp[pc->u.p.a] = fp[pc->s];
+      NEXT;
+    }
+    OP(LOCAL_TEE) {
+      fp[pc->u.p.a] = fp[pc->s];
+      NEXT;
+    }
+    OP(GLOBAL_GET) {
+      fp[pc->s] = store->globals[instance->globals[pc->u.p.a]].value;
+      NEXT;
+    }
+    OP(GLOBAL_SET) {
+      store->globals[instance->globals[pc->u.p.a]].value = fp[pc->s];
+      NEXT;
+    }
+
+    /* ---- table; a: table (or destination), b: segment or source table ---- */
+
+    OP(TABLE_GET) {
+      SLOTS;
+      const wsr_table_instance *t = store->tables[instance->tables[pc->u.p.a]];
+      if ((uint32_t)s[0] >= t->size) TRAP(TABLE_BOUNDS);
+      s[0] = t->elements[(uint32_t)s[0]];
+      NEXT;
+    }
+    OP(TABLE_SET) {
+      SLOTS;
+      const wsr_table_instance *t = store->tables[instance->tables[pc->u.p.a]];
+      if ((uint32_t)s[0] >= t->size) TRAP(TABLE_BOUNDS);
+      t->elements[(uint32_t)s[0]] = s[1];
+      NEXT;
+    }
+    OP(TABLE_SIZE) {
+      SLOTS;
+      s[0] = store->tables[instance->tables[pc->u.p.a]]->size;
+      NEXT;
+    }
+    OP(TABLE_GROW) {
+      SLOTS;
+      s[0] = wsr_table_grow(store->tables[instance->tables[pc->u.p.a]], (uint32_t)s[1], s[0]);
+      NEXT;
+    }
+    OP(TABLE_FILL) {
+      SLOTS;
+      trap = wsr_table_fill(store, instance, pc, s);
+      goto after_bulk;
+    }
+    OP(TABLE_COPY) {
+      SLOTS;
+      trap = wsr_table_copy(store, instance, pc, s);
+      goto after_bulk;
+    }
+    OP(TABLE_INIT) {
+      SLOTS;
+      trap = wsr_table_init(store, instance, pc, s);
+      goto after_bulk;
+    }
+    OP(ELEM_DROP) {
+      instance->dropped_elements[pc->u.p.a] = 1;
+      NEXT;
+    }
+
+    /* ---- memory ---- */
+
+    OP(MEMORY_SIZE) {
+      SLOTS;
+      s[0] = memory_size / PAGE;
+      NEXT;
+    }
+    OP(MEMORY_GROW) {
+      SLOTS;
+      s[0] = wsr_memory_grow(store->memories[instance->memories[0]], (uint32_t)s[0]);
+      LOAD_MEMORY();
+      NEXT;
+    }
+    OP(MEMORY_FILL) {
+      SLOTS;
+      trap = wsr_memory_fill(store, memory, memory_size, s);
+      goto after_bulk;
+    }
+    OP(MEMORY_COPY) {
+      SLOTS;
+      trap = wsr_memory_copy(store, memory, memory_size, s);
+      goto after_bulk;
+    }
+    /* imm: segment */
+    OP(MEMORY_INIT) {
+      SLOTS;
+      trap = wsr_memory_write(store, instance, (uint32_t)pc->u.imm, memory, memory_size, s);
+      goto after_bulk;
+    }
+    OP(DATA_DROP) {
+      instance->dropped_data[pc->u.p.a] = 1;
+      NEXT;
+    }
+
+    /* ---- numeric, loads and stores, constants ---- */
+#include "handlers.h"
+
+    SILENT(CANONICAL_F32) {
+      SLOTS;
+      if ((s[0] & 0x7FFFFFFFU) > 0x7F800000U) s[0] = 0x7FC00000U;
+      NEXT;
+    }
+    SILENT(CANONICAL_F64) {
+      SLOTS;
+      if ((s[0] & 0x7FFFFFFFFFFFFFFFU) > 0x7FF0000000000000U) s[0] = 0x7FF8000000000000U;
+      NEXT;
+    }
+    /* No cell has these: `else` and `end` emit none, `select t` emits `select`. */
+    AT(ELSE) AT(END) AT(SELECT_T) { TRAP(UNREACHABLE); }
+  }
+
+call: {
+  const wsr_function_instance *f = &store->functions[address];
+  if (f->instance == WSR_NONE) goto host_call;
+  const wsr_code *callee = f->code ? f->code : wsr_function_code(store, address);
+  if (!callee) TRAP(NO_MEMORY);
+  uint64_t *const callee_fp = fp + pc->s;
+  if ((uint64_t)(stack_end - callee_fp) < callee->frame_slots ||
+      store->n_frames == store->limits.stack_frames)
+    TRAP(EXHAUSTION);
+  frame->cell = (uint32_t)(pc - code->cells) + 1;
+  frame++;
+  store->n_frames++;
+  frame->function = address;
+  frame->slot = (uint32_t)(callee_fp - store->stack);
+  fp = callee_fp;
+  code = callee;
+  pc = callee->cells;
+  for (uint32_t i = callee->n_params; i < callee->n_locals; i++) fp[i] = 0;
+  if (instance != store->instances[f->instance]) {
+    instance = store->instances[f->instance];
+    LOAD_MEMORY();
+  }
+  GO;
+}
+
+tail_call: {
+  const wsr_function_instance *f = &store->functions[address];
+  if (f->instance == WSR_NONE) goto host_call;
+  const wsr_code *callee = f->code ? f->code : wsr_function_code(store, address);
+  if (!callee) TRAP(NO_MEMORY);
+  if ((uint64_t)(stack_end - fp) < callee->frame_slots) TRAP(EXHAUSTION);
+  move(fp, fp + pc->s, pc->n);
+  frame->function = address;
+  code = callee;
+  pc = callee->cells;
+  for (uint32_t i = callee->n_params; i < callee->n_locals; i++) fp[i] = 0;
+  if (instance != store->instances[f->instance]) {
+    instance = store->instances[f->instance];
+    LOAD_MEMORY();
+  }
+  GO;
+}
+
+give_results:
+  move(fp, fp + pc->s, pc->n);
+  if (--store->n_frames == store->now.base_frame) goto finished;
+  LOAD_FRAME();
+  GO;
+
+after_bulk:
+  if (!trap) NEXT;
+  if (trap != BULK_PAUSED) goto trapped;
+pause_here:
+  GIVE_BACK();
+pause_after:
+  SAVE();
+  KEEP_FUEL();
+  return WSR_PAUSED;
+
+#if METERED
+fuel_out:
+  SAVE();
+  KEEP_FUEL();
+  return WSR_PAUSED;
+#endif
+
+trapped:
+  SAVE();
+  KEEP_FUEL();
+  out->trap = trap;
+  return WSR_TRAPPED;
+
+host_call:
+  SAVE(); /* the call is done again unless the host reports results: it is restartable */
+  KEEP_FUEL();
+  out->host_function = address;
+  out->host_instance = store->functions[frame->function].instance;
+  out->slots = fp + pc->s;
+  return WSR_HOST_CALL;
+
+finished:
+  KEEP_FUEL();
+  out->slots = store->stack + store->now.entry_slot;
+  return WSR_FINISHED;
+}
+
+#undef LOAD_MEMORY
+#undef LOAD_FRAME
+#undef SAVE
+#undef SPEND
+#undef KEEP_FUEL
+#undef GIVE_BACK
+#undef OP
+#undef SILENT
+#undef SLOTS
+#undef NEXT
+#undef TRAP
+#undef BOUNDS
+#undef PAUSE_REQUESTED
+#undef POLL
+#undef RUN
+#undef METERED

@@ -1,0 +1,169 @@
+/* A decoded module, and the reading of LEB128 that decoder, validator and compiler share.
+ * Part of what is derived from the bytes; none of it is ever saved. */
+#ifndef WSR_MODULE_H
+#define WSR_MODULE_H
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "rows.h"
+#include "wsr.h"
+
+enum {
+  WSR_I32 = 0x7F,
+  WSR_I64 = 0x7E,
+  WSR_F32 = 0x7D,
+  WSR_F64 = 0x7C,
+  WSR_FUNCREF = 0x70,
+  WSR_EXTERNREF = 0x6F,
+  WSR_ANY = 0 /* the validator's unknown type in unreachable code */
+};
+
+#define WSR_NONE UINT32_MAX
+/* Limits of the implementation (specification, appendix A.3). */
+#define WSR_MAX_LOCALS 50000U
+#define WSR_MAX_ARITY 1000U
+#define WSR_MAX_PAGES 65536U
+
+/* One Wasm instruction in precise code. `s` is the slot of the first operand (and of the result),
+ * from the frame's start; what n, a, b and imm mean is said at each handler in loop.h. */
+typedef struct {
+  uint16_t op;
+  uint16_t n;
+  uint32_t s;
+  union {
+    uint64_t imm;
+    struct {
+      uint32_t a, b;
+    } p;
+  } u;
+} wsr_cell;
+
+typedef struct {
+  uint32_t cell, slot; /* where a label of br_table leads, and where its operands go */
+} wsr_target;
+
+/* A compiled function body. */
+typedef struct {
+  uint32_t function; /* index in its module */
+  uint32_t n_params, n_results, n_locals;
+  uint32_t frame_slots; /* locals and the greatest number of operands */
+  uint32_t n_cells, n_targets;
+  wsr_cell *cells;
+  uint32_t *offsets; /* of each cell's instruction in the module */
+  wsr_target *targets;
+  _Atomic(uint64_t *) live; /* see liveness.c; made on demand */
+} wsr_code;
+
+typedef struct {
+  uint32_t type;
+  uint32_t body, end; /* byte range of the body; 0 for an import */
+} wsr_function_def;
+
+typedef struct {
+  wsr_global_type type;
+  uint32_t init; /* offset of the constant expression */
+} wsr_global_def;
+
+enum { WSR_ACTIVE, WSR_PASSIVE, WSR_DECLARATIVE };
+
+typedef struct {
+  uint8_t mode, type;
+  bool expressions;   /* items are constant expressions, not function indices */
+  uint32_t table;     /* active: which, and the offset's constant expression */
+  uint32_t at, items; /* offsets in the module */
+  uint32_t n_items;
+} wsr_element_def;
+
+typedef struct {
+  uint8_t mode;
+  uint32_t memory, at;
+  uint32_t bytes, size; /* offset in the module and length */
+} wsr_data_def;
+
+struct wsr_module {
+  const uint8_t *bytes;
+  uint32_t size;
+  wsr_function_type *types;
+  wsr_extern *imports, *exports;
+  wsr_function_def *functions;
+  wsr_bounds *tables, *memories;
+  wsr_global_def *globals;
+  wsr_element_def *elements;
+  wsr_data_def *data;
+  wsr_counts n;
+  uint32_t n_data_declared; /* data count section, or WSR_NONE */
+  uint8_t *declared;        /* functions that ref.func may name, one byte each */
+  /* Compiled bodies by [deterministic][defined function]; published once, by compare and swap. */
+  _Atomic(wsr_code *) * code[2];
+};
+
+/* ---- reading ---- */
+
+typedef struct {
+  const uint8_t *base, *at, *end;
+  wsr_error *error;
+} wsr_reader;
+
+bool wsr_fail(wsr_error *error, uint32_t kind, uint64_t offset, const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 4, 5), cold))
+#endif
+    ;
+bool wsr_lack(wsr_error *error, uint64_t offset, const char *feature);
+
+static inline uint64_t wsr_at(const wsr_reader *r) { return (uint64_t)(r->at - r->base); }
+
+/* The value of a LEB128 number of up to `bits` bits; false with the error set. */
+bool wsr_read_unsigned(wsr_reader *r, unsigned bits, uint64_t *out);
+bool wsr_read_signed(wsr_reader *r, unsigned bits, int64_t *out);
+
+static inline bool wsr_read_u32(wsr_reader *r, uint32_t *out) {
+  if (r->at < r->end && *r->at < 0x80) {
+    *out = *r->at++;
+    return true;
+  }
+  uint64_t wide = 0;
+  if (!wsr_read_unsigned(r, 32, &wide)) return false;
+  *out = (uint32_t)wide;
+  return true;
+}
+bool wsr_read_byte(wsr_reader *r, uint8_t *out);
+bool wsr_read_value_type(wsr_reader *r, uint8_t *out);
+bool wsr_read_reference_type(wsr_reader *r, uint8_t *out);
+/* The row index of the next instruction; refuses what is no opcode or needs a lacking feature. */
+bool wsr_read_opcode(wsr_reader *r, uint32_t *op);
+
+static inline bool wsr_is_reference(uint8_t type) {
+  return type == WSR_FUNCREF || type == WSR_EXTERNREF;
+}
+const char *wsr_type_name(uint8_t type);
+
+/* ---- validate.c and compile.c ---- */
+
+/* Validate all bodies. */
+bool wsr_validate(const wsr_module *module, wsr_error *error);
+/* The compiled body of a defined function, made now if need be; NULL without memory. */
+const wsr_code *wsr_compile(wsr_module *module, uint32_t function, bool deterministic);
+void wsr_code_free(wsr_code *code);
+/* The operand types before the instruction at `offset`. Writes up to `room` codes, bottom first;
+ * returns their number, or WSR_NONE where no reachable instruction starts there. */
+uint32_t wsr_types_before(const wsr_module *module, uint32_t function, uint32_t offset,
+                          uint8_t *types, uint32_t room);
+/* Write the types of a function's locals, parameters first; returns their number. */
+uint32_t wsr_local_types(const wsr_module *module, uint32_t function, uint8_t *types,
+                         uint32_t room);
+/* The end of the instruction at `offset` of a validated body. */
+uint32_t wsr_instruction_end(const wsr_module *module, uint32_t offset);
+
+/* ---- liveness.c ---- */
+/* Mark with 1 the locals that are live before cell `cell`. False without memory. */
+bool wsr_live_locals(const wsr_code *code, uint32_t cell, uint8_t *live);
+
+/* ---- decode.c ---- */
+/* Check a constant expression of that type and move behind it; globals below `n_globals` are
+ * visible. */
+bool wsr_check_constant(const wsr_module *module, wsr_reader *r, uint8_t type, uint32_t n_globals,
+                        uint8_t *declared);
+
+#endif

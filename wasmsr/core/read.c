@@ -1,0 +1,164 @@
+/* Reading LEB128 numbers, types and opcodes, and saying what is wrong with them.
+ * The lowest floor of the way from bytes to code: decode.c, validate.c and compile.c stand on it.
+ * Source: WebAssembly specification, section 5.2 (Values) and 5.3 (Types). */
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "module.h"
+
+bool wsr_fail(wsr_error *error, uint32_t kind, uint64_t offset, const char *format, ...) {
+  if (!error) return false;
+  error->kind = kind;
+  error->offset = offset;
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(error->message, sizeof error->message, format, arguments);
+  va_end(arguments);
+  return false;
+}
+
+bool wsr_lack(wsr_error *error, uint64_t offset, const char *feature) {
+  if (!error) return false;
+  error->feature = feature;
+  return wsr_fail(error, WSR_UNSUPPORTED, offset,
+                  "the module needs the feature \"%s\", which this engine does not have", feature);
+}
+
+bool wsr_read_byte(wsr_reader *r, uint8_t *out) {
+  if (r->at >= r->end)
+    return wsr_fail(r->error, WSR_MALFORMED, wsr_at(r), "unexpected end");
+  *out = *r->at++;
+  return true;
+}
+
+bool wsr_read_unsigned(wsr_reader *r, unsigned bits, uint64_t *out) {
+  uint64_t value = 0;
+  for (unsigned shift = 0;; shift += 7) {
+    uint8_t byte;
+    if (!wsr_read_byte(r, &byte)) return false;
+    const unsigned left = bits - shift; /* at least 1: ceil(bits / 7) bytes are all we read */
+    if (left <= 7) {
+      if (byte & 0x80)
+        return wsr_fail(r->error, WSR_MALFORMED, wsr_at(r) - 1,
+                        "integer representation too long");
+      if (left < 7 && byte >> left)
+        return wsr_fail(r->error, WSR_MALFORMED, wsr_at(r) - 1, "integer too large");
+    }
+    value |= (uint64_t)(byte & 0x7F) << shift;
+    if (!(byte & 0x80)) {
+      *out = value;
+      return true;
+    }
+  }
+}
+
+bool wsr_read_signed(wsr_reader *r, unsigned bits, int64_t *out) {
+  uint64_t value = 0;
+  for (unsigned shift = 0;; shift += 7) {
+    uint8_t byte;
+    if (!wsr_read_byte(r, &byte)) return false;
+    const unsigned left = bits - shift;
+    if (left <= 7) {
+      if (byte & 0x80)
+        return wsr_fail(r->error, WSR_MALFORMED, wsr_at(r) - 1,
+                        "integer representation too long");
+      /* the bits above the sign must repeat it */
+      const unsigned sign_and_above = (0x7FU << (left - 1)) & 0x7FU;
+      if ((byte & sign_and_above) != 0 && (byte & sign_and_above) != sign_and_above)
+        return wsr_fail(r->error, WSR_MALFORMED, wsr_at(r) - 1, "integer too large");
+    }
+    value |= (uint64_t)(byte & 0x7F) << shift;
+    if (!(byte & 0x80)) {
+      if (byte & 0x40 && shift + 7 < 64) value |= ~(uint64_t)0 << (shift + 7);
+      memcpy(out, &value, sizeof value);
+      return true;
+    }
+  }
+}
+
+const char *wsr_type_name(uint8_t type) {
+  switch (type) {
+    case WSR_I32: return "i32";
+    case WSR_I64: return "i64";
+    case WSR_F32: return "f32";
+    case WSR_F64: return "f64";
+    case WSR_FUNCREF: return "funcref";
+    case WSR_EXTERNREF: return "externref";
+    case 0x7B: return "v128";
+    default: return "a value";
+  }
+}
+
+/* The feature that a type code of later versions belongs to, or NULL. */
+static const char *feature_of_type(uint8_t code) {
+  switch (code) {
+    case 0x7B: return "simd";
+    case 0x78: /* packed i8 and i16 */
+    case 0x77:
+    case 0x6A: /* array, struct, i31, eq, any, none, noextern, nofunc */
+    case 0x6B:
+    case 0x6C:
+    case 0x6D:
+    case 0x6E:
+    case 0x71:
+    case 0x72:
+    case 0x73: return "gc";
+    case 0x63:
+    case 0x64: return "typed-function-references";
+    case 0x69:
+    case 0x74: return "exceptions";
+    default: return NULL;
+  }
+}
+
+bool wsr_read_value_type(wsr_reader *r, uint8_t *out) {
+  uint8_t code;
+  if (!wsr_read_byte(r, &code)) return false;
+  switch (code) {
+    case WSR_I32:
+    case WSR_I64:
+    case WSR_F32:
+    case WSR_F64:
+    case WSR_FUNCREF:
+    case WSR_EXTERNREF: *out = code; return true;
+    default: break;
+  }
+  const char *feature = feature_of_type(code);
+  if (feature) return wsr_lack(r->error, wsr_at(r) - 1, feature);
+  return wsr_fail(r->error, WSR_MALFORMED, wsr_at(r) - 1, "malformed value type 0x%02x", code);
+}
+
+bool wsr_read_reference_type(wsr_reader *r, uint8_t *out) {
+  uint8_t code;
+  if (!wsr_read_byte(r, &code)) return false;
+  if (wsr_is_reference(code)) {
+    *out = code;
+    return true;
+  }
+  const char *feature = feature_of_type(code);
+  if (feature && code != 0x7B && code != 0x77 && code != 0x78)
+    return wsr_lack(r->error, wsr_at(r) - 1, feature);
+  return wsr_fail(r->error, WSR_MALFORMED, wsr_at(r) - 1, "malformed reference type 0x%02x", code);
+}
+
+bool wsr_read_opcode(wsr_reader *r, uint32_t *op) {
+  const uint64_t start = wsr_at(r);
+  uint8_t byte;
+  if (!wsr_read_byte(r, &byte)) return false;
+  uint32_t code = byte;
+  uint32_t row = wsr_row_of[byte];
+  if (byte == 0xFC) {
+    uint32_t second;
+    if (!wsr_read_u32(r, &second)) return false;
+    row = second < 32 ? wsr_row_of_fc[second] : 0;
+    code = 0xFC00 | (second < 0x100 ? second : 0xFF);
+  }
+  if (row) {
+    *op = row - 1;
+    return true;
+  }
+  for (uint32_t i = 0; i < wsr_n_unsupported; i++)
+    if (code >= wsr_unsupported[i].first && code <= wsr_unsupported[i].last)
+      return wsr_lack(r->error, start, wsr_unsupported[i].feature);
+  return wsr_fail(r->error, WSR_MALFORMED, start, "illegal opcode 0x%02x", code);
+}

@@ -1,0 +1,93 @@
+/* The store: the specification's configuration as one struct. What is derived from modules and what
+ * is state stand apart; the state holds numbers only, no pointer into code or memory. */
+#ifndef WSR_STORE_H
+#define WSR_STORE_H
+#include "module.h"
+
+/* ---- derived: rebuilt from modules and snapshot, never saved ---- */
+
+typedef struct {
+  const wsr_code *code; /* NULL until first called, and for host functions */
+  uint32_t instance;    /* WSR_NONE for a host function */
+  uint32_t index;
+  uint32_t type; /* canonical in the store: equal numbers are equal types */
+} wsr_function_instance;
+
+typedef struct {
+  wsr_module *module;
+  uint32_t *functions, *tables, *memories, *globals; /* index to address */
+  uint32_t *types;                                   /* type index to the store's type number */
+  uint64_t **elements;                               /* evaluated segments */
+  /* saved half of an instance */
+  uint8_t *dropped_elements, *dropped_data;
+} wsr_instance;
+
+/* ---- state: exactly what a snapshot holds ---- */
+/* saved: begin */
+
+typedef struct {
+  uint32_t function; /* address */
+  uint32_t cell;     /* next cell of the function's precise code: the position */
+  uint32_t slot;     /* the frame's start on the value stack */
+} wsr_frame;
+
+typedef struct {
+  uint32_t type, mutability;
+  uint64_t value;
+} wsr_global_instance;
+
+/* saved: end */
+
+typedef struct {
+  uint8_t *data;
+  uint64_t size;     /* bytes in use */
+  uint64_t reserved; /* bytes of address space */
+  wsr_bounds bounds;
+  uint32_t limit; /* pages */
+} wsr_memory_instance;
+
+typedef struct {
+  uint64_t *elements;
+  uint32_t size, room;
+  wsr_bounds bounds;
+  uint32_t limit;
+} wsr_table_instance;
+
+struct wsr_store {
+  wsr_limits limits;
+  wsr_function_type *types; /* canonical function types; their arrays are owned */
+  uint32_t n_types;
+  wsr_function_instance *functions;
+  wsr_instance **instances;
+  wsr_table_instance **tables;
+  wsr_memory_instance **memories;
+  wsr_global_instance *globals;
+  uint32_t n_functions, n_instances, n_tables, n_memories, n_globals;
+  uint32_t room_types, room_functions, room_instances, room_tables, room_memories, room_globals;
+
+  /* the thread */
+  uint64_t *stack; /* limits.stack_slots of address space, committed by use */
+  wsr_frame *frames;
+  uint32_t n_frames;
+  wsr_activation now; /* the invocation that runs */
+  _Atomic uint32_t pause;
+
+  uint8_t *scratch_types; /* for wsr_view_frame */
+  uint64_t *scratch_values;
+  uint32_t scratch_room;
+};
+
+/* ---- memory.c ---- */
+void *wsr_reserve(size_t size);              /* address space; NULL where there is none */
+bool wsr_commit(void *start, size_t size);   /* make zeroed pages of it usable */
+void wsr_release(void *start, size_t size);
+bool wsr_memory_init(wsr_memory_instance *memory, uint32_t pages);
+uint32_t wsr_memory_grow(wsr_memory_instance *memory, uint32_t pages);
+uint32_t wsr_table_grow(wsr_table_instance *table, uint32_t count, uint64_t value);
+
+/* ---- store.c ---- */
+/* The code of a module's function, compiled now if need be; NULL without memory. */
+const wsr_code *wsr_function_code(wsr_store *store, uint32_t address);
+uint64_t wsr_element(const wsr_instance *instance, uint32_t segment, uint32_t item);
+
+#endif

@@ -1,0 +1,685 @@
+/* Walk a function body with the types of its operands: the specification's validation algorithm.
+ * One walk serves three: validating a module, compiling a body (compile.c writes the cells), and
+ * telling the operand types at a position, which a snapshot stores and a restore checks.
+ * Source: WebAssembly specification, section 3.3 (Instructions) and appendix A.5 (algorithm). */
+#include <stdlib.h>
+
+#include "compile.h"
+
+typedef struct {
+  const uint8_t *types;
+  uint32_t n;
+} type_list;
+
+typedef struct {
+  uint32_t op; /* WSR_OP_BLOCK, LOOP, IF, ELSE; WSR_OP_CALL for the function itself */
+  type_list params, results;
+  uint32_t height;  /* operands below the parameters */
+  bool unreachable; /* the rest of this block */
+  bool dead;        /* the block stands in unreachable code: it emits nothing */
+  uint32_t first;   /* loop: its body's first cell */
+  uint32_t fixups;  /* chain of branches to the end */
+  uint32_t test;    /* if: its cell, or WSR_NONE */
+} label;
+
+struct wsr_walker {
+  uint8_t *types; /* of the operands */
+  uint32_t n, room;
+  label *labels;
+  uint32_t depth, label_room;
+  uint8_t *locals;
+  uint32_t n_locals, local_room;
+  wsr_reader r;
+  const wsr_module *m;
+  wsr_walk *walk;
+  uint64_t start; /* of the instruction in hand */
+};
+
+typedef wsr_walker walker;
+
+#define NEED(call)             \
+  do {                         \
+    if (!(call)) return false; \
+  } while (0)
+
+static bool invalid(walker *w, const char *what) {
+  return wsr_fail(w->r.error, WSR_INVALID, w->start, "%s", what);
+}
+
+static bool unknown(walker *w, const char *what, uint32_t index) {
+  return wsr_fail(w->r.error, WSR_INVALID, w->start, "unknown %s %u", what, index);
+}
+
+static bool no_memory(walker *w) {
+  return wsr_fail(w->r.error, WSR_MEMORY, w->start, "no memory left to read a function body");
+}
+
+static bool make_room(void *array, uint32_t *room, uint32_t need, size_t size) {
+  void **pointer = array;
+  if (need <= *room) return true;
+  const uint32_t wanted = need < 64 ? 64 : need + need / 2;
+  void *grown = realloc(*pointer, wanted * size);
+  if (!grown) return false;
+  *pointer = grown;
+  *room = wanted;
+  return true;
+}
+
+/* ---- operands ---- */
+
+static bool push(walker *w, uint8_t type) {
+  if (w->n >= w->room && !make_room(&w->types, &w->room, w->n + 1, 1)) return no_memory(w);
+  w->types[w->n++] = type;
+  wsr_emitter *e = w->walk->emitter;
+  if (e && w->n_locals + w->n > e->highest) e->highest = w->n_locals + w->n;
+  return true;
+}
+
+static bool pop_any(walker *w, uint8_t *type) {
+  const label *l = &w->labels[w->depth - 1];
+  if (w->n == l->height) {
+    *type = WSR_ANY;
+    return l->unreachable ? true : invalid(w, "type mismatch: the operand stack is empty");
+  }
+  *type = w->types[--w->n];
+  return true;
+}
+
+static bool pop(walker *w, uint8_t expected) {
+  uint8_t type;
+  NEED(pop_any(w, &type));
+  if (type == expected || type == WSR_ANY || expected == WSR_ANY) return true;
+  return wsr_fail(w->r.error, WSR_INVALID, w->start, "type mismatch: expected %s, found %s",
+                  wsr_type_name(expected), wsr_type_name(type));
+}
+
+static bool push_all(walker *w, type_list list) {
+  for (uint32_t i = 0; i < list.n; i++) NEED(push(w, list.types[i]));
+  return true;
+}
+
+static bool pop_all(walker *w, type_list list) {
+  for (uint32_t i = list.n; i-- > 0;) NEED(pop(w, list.types[i]));
+  return true;
+}
+
+/* ---- emitting ---- */
+
+static bool live(const walker *w) {
+  const label *l = &w->labels[w->depth - 1];
+  return w->walk->emitter && !l->unreachable && !l->dead;
+}
+
+/* The slot of the operand that would be pushed next. */
+static uint32_t top(const walker *w) { return w->n_locals + w->n; }
+
+static uint32_t emit(walker *w, uint32_t op, uint32_t n, uint32_t s, uint32_t a, uint32_t b) {
+  return live(w) ? wsr_emit(w->walk->emitter, op, (uint32_t)w->start, n, s, a, b) : WSR_NONE;
+}
+
+/* ---- labels ---- */
+
+static void set_unreachable(walker *w) {
+  label *l = &w->labels[w->depth - 1];
+  w->n = l->height;
+  l->unreachable = true;
+}
+
+static bool push_label(walker *w, uint32_t op, type_list params, type_list results, uint32_t test) {
+  if (!make_room(&w->labels, &w->label_room, w->depth + 1, sizeof *w->labels)) return no_memory(w);
+  const label *outer = w->depth ? &w->labels[w->depth - 1] : NULL;
+  w->labels[w->depth++] = (label){
+      .op = op,
+      .params = params,
+      .results = results,
+      .height = w->n,
+      .dead = outer && (outer->dead || outer->unreachable),
+      .first = w->walk->emitter ? w->walk->emitter->n_cells : 0,
+      .fixups = WSR_NONE,
+      .test = test,
+  };
+  return push_all(w, params);
+}
+
+static bool find_label(walker *w, uint32_t index, label **out) {
+  if (index >= w->depth) return unknown(w, "label", index);
+  *out = &w->labels[w->depth - 1 - index];
+  return true;
+}
+
+static type_list label_types(const label *l) {
+  return l->op == WSR_OP_LOOP ? l->params : l->results;
+}
+
+/* The operands of the label stand on top; let the cell, whose `a` and `b` are free, branch there. */
+static void aim(walker *w, uint32_t cell, label *l) {
+  wsr_emitter *e = w->walk->emitter;
+  if (cell == WSR_NONE || e->failed) return;
+  wsr_cell *c = &e->cells[cell];
+  c->u.p.b = w->n_locals + l->height;
+  if (l->op == WSR_OP_LOOP) {
+    c->u.p.a = l->first;
+    if (c->op == WSR_OP_BR) c->op = WSR_OP_BR_BACK;
+    if (c->op == WSR_OP_BR_IF) c->op = WSR_OP_BR_IF_BACK;
+  } else {
+    wsr_add_fixup(e, &l->fixups, cell, false);
+  }
+}
+
+static bool end_of_block(walker *w, label *l) {
+  NEED(pop_all(w, l->results));
+  if (w->n != l->height) return invalid(w, "type mismatch: operands are left at the block's end");
+  return true;
+}
+
+static bool same(type_list a, type_list b) {
+  return a.n == b.n && (a.n == 0 || memcmp(a.types, b.types, a.n) == 0);
+}
+
+static bool do_else(walker *w) {
+  label *l = &w->labels[w->depth - 1];
+  if (l->op != WSR_OP_IF) return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "else without if");
+  NEED(end_of_block(w, l));
+  const uint32_t jump = emit(w, WSR_OP_JUMP, 0, 0, 0, 0);
+  if (jump != WSR_NONE) wsr_add_fixup(w->walk->emitter, &l->fixups, jump, false);
+  wsr_emitter *e = w->walk->emitter;
+  if (l->test != WSR_NONE && !e->failed) e->cells[l->test].u.p.a = e->n_cells;
+  l->op = WSR_OP_ELSE;
+  l->unreachable = false;
+  return push_all(w, l->params);
+}
+
+/* False in *more when this was the function's own end. */
+static bool do_end(walker *w, bool *more) {
+  label *l = &w->labels[w->depth - 1];
+  wsr_emitter *e = w->walk->emitter;
+  NEED(end_of_block(w, l));
+  if (l->op == WSR_OP_IF) {
+    if (!same(l->params, l->results))
+      return invalid(w, "type mismatch: an if without else must give what it takes");
+    if (l->test != WSR_NONE && !e->failed) e->cells[l->test].u.p.a = e->n_cells;
+  }
+  if (e && !l->dead) wsr_resolve(e, l->fixups);
+  const type_list results = l->results;
+  if (--w->depth) return push_all(w, results);
+  if (e)
+    wsr_emit(e, WSR_OP_RETURN_AT_END, (uint32_t)w->start, results.n, w->n_locals, 0, 0);
+  if (e && w->n_locals + results.n > e->highest) e->highest = w->n_locals + results.n;
+  *more = false;
+  return true;
+}
+
+static bool read_block_type(walker *w, type_list *params, type_list *results) {
+  *params = *results = (type_list){NULL, 0};
+  const uint8_t *at = w->r.at;
+  if (at < w->r.end && *at == 0x40) {
+    w->r.at++;
+    return true;
+  }
+  if (at < w->r.end && *at > 0x40 && *at < 0x80) { /* a negative one-byte number: a value type */
+    uint8_t type;
+    NEED(wsr_read_value_type(&w->r, &type));
+    *results = (type_list){at, 1};
+    return true;
+  }
+  int64_t index;
+  NEED(wsr_read_signed(&w->r, 33, &index));
+  if (index < 0) return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "malformed block type");
+  if (index >= w->m->n.types) return unknown(w, "type", (uint32_t)index);
+  const wsr_function_type *type = &w->m->types[index];
+  *params = (type_list){type->params, type->n_params};
+  *results = (type_list){type->results, type->n_results};
+  return true;
+}
+
+static bool do_block(walker *w, uint32_t op) {
+  type_list params, results;
+  NEED(read_block_type(w, &params, &results));
+  uint32_t cell = WSR_NONE;
+  if (op == WSR_OP_IF) {
+    NEED(pop(w, WSR_I32));
+    cell = emit(w, op, 0, top(w), 0, 0);
+  } else {
+    emit(w, op, 0, top(w), 0, 0);
+  }
+  NEED(pop_all(w, params));
+  return push_label(w, op, params, results, cell);
+}
+
+static bool do_br_table(walker *w) {
+  uint32_t n, index;
+  NEED(wsr_read_u32(&w->r, &n));
+  if (n > (uint64_t)(w->r.end - w->r.at))
+    return wsr_fail(w->r.error, WSR_MALFORMED, wsr_at(&w->r), "length out of bounds");
+  NEED(pop(w, WSR_I32));
+  wsr_emitter *e = w->walk->emitter;
+  const bool emitting = live(w);
+  const uint32_t cell =
+      emit(w, WSR_OP_BR_TABLE, 0, top(w), emitting ? e->n_targets : 0, n + 1);
+  uint32_t arity = WSR_NONE;
+  for (uint32_t i = 0; i <= n; i++) {
+    label *l = NULL;
+    NEED(wsr_read_u32(&w->r, &index));
+    NEED(find_label(w, index, &l));
+    const type_list types = label_types(l);
+    if (arity == WSR_NONE) arity = types.n;
+    if (types.n != arity) return invalid(w, "type mismatch: labels of br_table differ in arity");
+    /* Check without consuming: pop what the label takes, put it back as it was. */
+    const uint32_t before = w->n;
+    for (uint32_t k = types.n; k-- > 0;) NEED(pop(w, types.types[k]));
+    w->n = before;
+    if (!emitting) continue;
+    const uint32_t target = wsr_emit_target(e, w->n_locals + l->height);
+    if (l->op != WSR_OP_LOOP) {
+      wsr_add_fixup(e, &l->fixups, target, true);
+    } else if (!e->failed) {
+      e->targets[target].cell = l->first;
+    }
+  }
+  if (emitting && !e->failed) e->cells[cell].n = (uint16_t)arity;
+  set_unreachable(w);
+  return true;
+}
+
+static bool do_return(walker *w) {
+  const label *function = &w->labels[0];
+  const uint32_t n = function->results.n;
+  emit(w, WSR_OP_RETURN, n, top(w) - n, 0, 0);
+  NEED(pop_all(w, function->results));
+  set_unreachable(w);
+  return true;
+}
+
+static bool do_call(walker *w, uint32_t op) {
+  const bool indirect = op == WSR_OP_CALL_INDIRECT || op == WSR_OP_RETURN_CALL_INDIRECT;
+  const bool tail = op == WSR_OP_RETURN_CALL || op == WSR_OP_RETURN_CALL_INDIRECT;
+  uint32_t index, table = 0, type;
+  NEED(wsr_read_u32(&w->r, &index));
+  if (indirect) {
+    NEED(wsr_read_u32(&w->r, &table));
+    if (table >= w->m->n.tables) return unknown(w, "table", table);
+    if (w->m->tables[table].type != WSR_FUNCREF)
+      return invalid(w, "type mismatch: call_indirect needs a table of funcref");
+    if (index >= w->m->n.types) return unknown(w, "type", index);
+    NEED(pop(w, WSR_I32));
+    type = index;
+  } else {
+    if (index >= w->m->n.functions) return unknown(w, "function", index);
+    type = w->m->functions[index].type;
+  }
+  const type_list params = {w->m->types[type].params, w->m->types[type].n_params};
+  const type_list results = {w->m->types[type].results, w->m->types[type].n_results};
+  if (tail && !same(results, w->labels[0].results))
+    return invalid(w, "type mismatch: a tail call must return what its function returns");
+  emit(w, op, params.n, top(w) - params.n, index, table);
+  NEED(pop_all(w, params));
+  if (!tail) return push_all(w, results);
+  wsr_emitter *e = w->walk->emitter; /* a host function's results stand where its arguments did */
+  if (e && top(w) + results.n > e->highest) e->highest = top(w) + results.n;
+  set_unreachable(w);
+  return true;
+}
+
+static bool do_select(walker *w, bool typed) {
+  uint8_t type = WSR_ANY, other;
+  if (typed) {
+    uint32_t n;
+    NEED(wsr_read_u32(&w->r, &n));
+    if (n != 1) return invalid(w, "invalid result arity: select gives one value");
+    NEED(wsr_read_value_type(&w->r, &type));
+  }
+  NEED(pop(w, WSR_I32));
+  if (typed) {
+    NEED(pop(w, type) && pop(w, type));
+  } else {
+    NEED(pop_any(w, &type) && pop_any(w, &other));
+    if (wsr_is_reference(type) || wsr_is_reference(other))
+      return invalid(w, "type mismatch: select of references needs a type");
+    if (type == WSR_ANY) type = other;
+    if (other != WSR_ANY && other != type)
+      return invalid(w, "type mismatch: the operands of select differ");
+  }
+  emit(w, WSR_OP_SELECT, 0, top(w), 0, 0);
+  return push(w, type);
+}
+
+static bool do_local(walker *w, uint32_t op) {
+  uint32_t index;
+  NEED(wsr_read_u32(&w->r, &index));
+  if (index >= w->n_locals) return unknown(w, "local", index);
+  const uint8_t type = w->locals[index];
+  if (op != WSR_OP_LOCAL_GET) NEED(pop(w, type));
+  emit(w, op, 0, top(w), index, 0);
+  return op == WSR_OP_LOCAL_SET ? true : push(w, type);
+}
+
+static bool do_global(walker *w, uint32_t op) {
+  uint32_t index;
+  NEED(wsr_read_u32(&w->r, &index));
+  if (index >= w->m->n.globals) return unknown(w, "global", index);
+  const wsr_global_type *type = &w->m->globals[index].type;
+  if (op == WSR_OP_GLOBAL_SET) {
+    if (!type->mutability) return invalid(w, "immutable global");
+    NEED(pop(w, (uint8_t)type->type));
+  }
+  emit(w, op, 0, top(w), index, 0);
+  return op == WSR_OP_GLOBAL_SET ? true : push(w, (uint8_t)type->type);
+}
+
+static bool read_table(walker *w, uint32_t *index, uint8_t *type) {
+  NEED(wsr_read_u32(&w->r, index));
+  if (*index >= w->m->n.tables) return unknown(w, "table", *index);
+  *type = (uint8_t)w->m->tables[*index].type;
+  return true;
+}
+
+static bool do_table(walker *w, uint32_t op) {
+  uint32_t index, other = 0;
+  uint8_t type, from;
+  if (op == WSR_OP_TABLE_INIT) {
+    NEED(wsr_read_u32(&w->r, &other));
+    if (other >= w->m->n.elements) return unknown(w, "elem segment", other);
+  }
+  NEED(read_table(w, &index, &type));
+  switch (op) {
+    case WSR_OP_TABLE_GET: NEED(pop(w, WSR_I32)); break;
+    case WSR_OP_TABLE_SET: NEED(pop(w, type) && pop(w, WSR_I32)); break;
+    case WSR_OP_TABLE_SIZE: break;
+    case WSR_OP_TABLE_GROW: NEED(pop(w, WSR_I32) && pop(w, type)); break;
+    case WSR_OP_TABLE_FILL: NEED(pop(w, WSR_I32) && pop(w, type) && pop(w, WSR_I32)); break;
+    case WSR_OP_TABLE_COPY:
+      NEED(read_table(w, &other, &from));
+      if (from != type) return invalid(w, "type mismatch: the tables differ in type");
+      NEED(pop(w, WSR_I32) && pop(w, WSR_I32) && pop(w, WSR_I32));
+      break;
+    default: /* table.init */
+      if (w->m->elements[other].type != type)
+        return invalid(w, "type mismatch: the segment's type is not the table's");
+      NEED(pop(w, WSR_I32) && pop(w, WSR_I32) && pop(w, WSR_I32));
+      break;
+  }
+  emit(w, op, 0, top(w), index, other);
+  if (op == WSR_OP_TABLE_GET) return push(w, type);
+  return op == WSR_OP_TABLE_SIZE || op == WSR_OP_TABLE_GROW ? push(w, WSR_I32) : true;
+}
+
+static bool need_memory(walker *w, uint32_t index) {
+  return index < w->m->n.memories ? true : unknown(w, "memory", index);
+}
+
+static bool read_data_index(walker *w, uint32_t *index) {
+  NEED(wsr_read_u32(&w->r, index));
+  if (w->m->n_data_declared == WSR_NONE)
+    return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "data count section required");
+  return *index < w->m->n_data_declared ? true : unknown(w, "data segment", *index);
+}
+
+static bool read_memarg(walker *w, uint32_t width, uint32_t *offset) {
+  uint32_t align;
+  NEED(wsr_read_u32(&w->r, &align));
+  if (align >= 128) return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "malformed memop flags");
+  if (align >= 64) return wsr_lack(w->r.error, w->start, "multi-memory");
+  NEED(need_memory(w, 0));
+  if (align >= 32 || (1U << align) > width)
+    return invalid(w, "alignment must not be larger than natural");
+  return wsr_read_u32(&w->r, offset);
+}
+
+/* Instructions whose operands are written in their row. */
+static bool do_row(walker *w, uint32_t op) {
+  const wsr_row *row = &wsr_rows[op];
+  uint64_t imm = 0;
+  uint32_t index = 0;
+  int64_t number;
+  switch (row->immediate) {
+    case WSR_IMM_I32:
+      NEED(wsr_read_signed(&w->r, 32, &number));
+      imm = (uint32_t)number;
+      break;
+    case WSR_IMM_I64:
+      NEED(wsr_read_signed(&w->r, 64, &number));
+      imm = (uint64_t)number;
+      break;
+    case WSR_IMM_F32:
+    case WSR_IMM_F64: {
+      const uint32_t width = row->immediate == WSR_IMM_F32 ? 4 : 8;
+      if ((uint64_t)(w->r.end - w->r.at) < width)
+        return wsr_fail(w->r.error, WSR_MALFORMED, wsr_at(&w->r), "unexpected end");
+      for (uint32_t i = 0; i < width; i++) imm |= (uint64_t)w->r.at[i] << (8 * i);
+      w->r.at += width;
+      break;
+    }
+    case WSR_IMM_MEMARG:
+      NEED(read_memarg(w, row->width, &index));
+      imm = index;
+      break;
+    case WSR_IMM_DATA_MEMORY:
+      NEED(read_data_index(w, &index));
+      imm = index;
+      NEED(wsr_read_u32(&w->r, &index) && need_memory(w, index));
+      break;
+    case WSR_IMM_MEMORY_MEMORY:
+      NEED(wsr_read_u32(&w->r, &index) && need_memory(w, index));
+      NEED(wsr_read_u32(&w->r, &index) && need_memory(w, index));
+      break;
+    case WSR_IMM_MEMORY: NEED(wsr_read_u32(&w->r, &index) && need_memory(w, index)); break;
+    default: break;
+  }
+  for (uint32_t i = row->n_params; i-- > 0;) NEED(pop(w, row->params[i]));
+  const uint32_t cell = emit(w, op, 0, top(w), 0, 0);
+  wsr_emitter *e = w->walk->emitter;
+  if (cell != WSR_NONE && !e->failed) e->cells[cell].u.imm = imm;
+  if (row->nan && e && e->deterministic)
+    emit(w, row->result == WSR_F32 ? WSR_OP_CANONICAL_F32 : WSR_OP_CANONICAL_F64, 0, top(w), 0, 0);
+  return row->result ? push(w, row->result) : true;
+}
+
+static bool do_reference(walker *w, uint32_t op) {
+  uint32_t index = 0;
+  uint8_t type;
+  switch (op) {
+    case WSR_OP_REF_NULL: NEED(wsr_read_reference_type(&w->r, &type)); break;
+    case WSR_OP_REF_FUNC:
+      NEED(wsr_read_u32(&w->r, &index));
+      if (index >= w->m->n.functions) return unknown(w, "function", index);
+      if (!w->m->declared[index]) return invalid(w, "undeclared function reference");
+      type = WSR_FUNCREF;
+      break;
+    default: /* ref.is_null */
+      NEED(pop_any(w, &type));
+      if (type != WSR_ANY && !wsr_is_reference(type))
+        return invalid(w, "type mismatch: ref.is_null takes a reference");
+      type = WSR_I32;
+      break;
+  }
+  emit(w, op, 0, top(w), index, 0);
+  return push(w, type);
+}
+
+static bool do_branch(walker *w, uint32_t op) {
+  uint32_t index;
+  label *l = NULL;
+  NEED(wsr_read_u32(&w->r, &index));
+  if (op == WSR_OP_BR_IF) NEED(pop(w, WSR_I32));
+  NEED(find_label(w, index, &l));
+  const type_list types = label_types(l);
+  const uint32_t cell = emit(w, op, types.n, top(w), 0, 0);
+  NEED(pop_all(w, types));
+  aim(w, cell, l);
+  if (op == WSR_OP_BR_IF) return push_all(w, types);
+  set_unreachable(w);
+  return true;
+}
+
+static bool do_segment_drop(walker *w, uint32_t op) {
+  uint32_t index;
+  if (op == WSR_OP_DATA_DROP) {
+    NEED(read_data_index(w, &index));
+  } else {
+    NEED(wsr_read_u32(&w->r, &index));
+    if (index >= w->m->n.elements) return unknown(w, "elem segment", index);
+  }
+  emit(w, op, 0, top(w), index, 0);
+  return true;
+}
+
+static bool step(walker *w, uint32_t op, bool *more) {
+  uint8_t type;
+  switch (op) {
+    case WSR_OP_UNREACHABLE:
+      emit(w, op, 0, top(w), 0, 0);
+      set_unreachable(w);
+      return true;
+    case WSR_OP_BLOCK:
+    case WSR_OP_LOOP:
+    case WSR_OP_IF: return do_block(w, op);
+    case WSR_OP_ELSE: return do_else(w);
+    case WSR_OP_END: return do_end(w, more);
+    case WSR_OP_BR:
+    case WSR_OP_BR_IF: return do_branch(w, op);
+    case WSR_OP_BR_TABLE: return do_br_table(w);
+    case WSR_OP_RETURN: return do_return(w);
+    case WSR_OP_CALL:
+    case WSR_OP_CALL_INDIRECT:
+    case WSR_OP_RETURN_CALL:
+    case WSR_OP_RETURN_CALL_INDIRECT: return do_call(w, op);
+    case WSR_OP_REF_NULL:
+    case WSR_OP_REF_IS_NULL:
+    case WSR_OP_REF_FUNC: return do_reference(w, op);
+    case WSR_OP_DROP:
+      NEED(pop_any(w, &type));
+      emit(w, op, 0, top(w), 0, 0);
+      return true;
+    case WSR_OP_SELECT: return do_select(w, false);
+    case WSR_OP_SELECT_T: return do_select(w, true);
+    case WSR_OP_LOCAL_GET:
+    case WSR_OP_LOCAL_SET:
+    case WSR_OP_LOCAL_TEE: return do_local(w, op);
+    case WSR_OP_GLOBAL_GET:
+    case WSR_OP_GLOBAL_SET: return do_global(w, op);
+    case WSR_OP_TABLE_GET:
+    case WSR_OP_TABLE_SET:
+    case WSR_OP_TABLE_INIT:
+    case WSR_OP_TABLE_COPY:
+    case WSR_OP_TABLE_GROW:
+    case WSR_OP_TABLE_SIZE:
+    case WSR_OP_TABLE_FILL: return do_table(w, op);
+    case WSR_OP_DATA_DROP:
+    case WSR_OP_ELEM_DROP: return do_segment_drop(w, op);
+    default: return do_row(w, op);
+  }
+}
+
+/* Read the declarations of locals behind the parameters. */
+static bool read_locals(walker *w, const wsr_function_type *type) {
+  w->n_locals = type->n_params;
+  if (!make_room(&w->locals, &w->local_room, type->n_params, 1)) return no_memory(w);
+  if (type->n_params) memcpy(w->locals, type->params, type->n_params);
+  uint32_t groups;
+  uint64_t total = type->n_params;
+  NEED(wsr_read_u32(&w->r, &groups));
+  const uint8_t *first = w->r.at;
+  for (int pass = 0; pass < 2; pass++) { /* first sum up, so that a hostile count costs nothing */
+    w->r.at = first;
+    for (uint32_t i = 0; i < groups; i++) {
+      uint32_t count;
+      uint8_t code;
+      NEED(wsr_read_u32(&w->r, &count) && wsr_read_value_type(&w->r, &code));
+      if (pass == 0) {
+        total += count;
+        if (total > UINT32_MAX)
+          return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "too many locals");
+      } else if (count) {
+        memset(w->locals + w->n_locals, code, count);
+        w->n_locals += count;
+      }
+    }
+    if (pass == 0 && total > WSR_MAX_LOCALS)
+      return wsr_fail(w->r.error, WSR_LIMIT, w->start, "a function has %llu locals; %u is the limit",
+                      (unsigned long long)total, WSR_MAX_LOCALS);
+    if (pass == 0 && !make_room(&w->locals, &w->local_room, (uint32_t)total, 1))
+      return no_memory(w);
+  }
+  return true;
+}
+
+wsr_walker *wsr_walker_new(void) { return calloc(1, sizeof(wsr_walker)); }
+
+void wsr_walker_free(wsr_walker *w) {
+  if (!w) return;
+  free(w->types);
+  free(w->labels);
+  free(w->locals);
+  free(w);
+}
+
+bool wsr_walk_body(wsr_walker *w, wsr_walk *walk, wsr_error *error) {
+  const wsr_module *m = walk->module;
+  const wsr_function_def *f = &m->functions[walk->function];
+  const wsr_function_type *type = &m->types[f->type];
+  w->m = m;
+  w->walk = walk;
+  w->r = (wsr_reader){m->bytes, m->bytes + f->body, m->bytes + f->end, error};
+  w->n = w->depth = 0;
+  w->start = f->body;
+  walk->n_types = WSR_NONE;
+  NEED(read_locals(w, type));
+  walk->n_locals = w->n_locals;
+  if (walk->emitter) walk->emitter->highest = w->n_locals;
+  NEED(push_label(w, WSR_OP_CALL, (type_list){NULL, 0}, (type_list){type->results, type->n_results},
+                  WSR_NONE));
+  bool more = true;
+  while (more) {
+    uint32_t op;
+    w->start = wsr_at(&w->r);
+    if (w->start >= walk->stop) {
+      const label *l = &w->labels[w->depth - 1];
+      if (w->start == walk->stop && !l->unreachable && !l->dead) {
+        walk->n_types = w->n;
+        memcpy(walk->types_out, w->types, w->n < walk->room ? w->n : walk->room);
+      }
+      return true;
+    }
+    NEED(wsr_read_opcode(&w->r, &op));
+    NEED(step(w, op, &more));
+  }
+  if (w->r.at != w->r.end)
+    return wsr_fail(error, WSR_MALFORMED, wsr_at(&w->r), "END opcode expected");
+  return true;
+}
+
+bool wsr_validate(const wsr_module *m, wsr_error *error) {
+  wsr_walker *w = wsr_walker_new();
+  if (!w) return wsr_fail(error, WSR_MEMORY, UINT64_MAX, "no memory left to validate the module");
+  bool good = true;
+  for (uint32_t f = m->n.imported_functions; good && f < m->n.functions; f++) {
+    wsr_walk walk = {.module = m, .function = f, .stop = WSR_NONE};
+    good = wsr_walk_body(w, &walk, error);
+  }
+  wsr_walker_free(w);
+  return good;
+}
+
+uint32_t wsr_types_before(const wsr_module *m, uint32_t function, uint32_t offset, uint8_t *types,
+                          uint32_t room) {
+  wsr_walker *w = wsr_walker_new();
+  if (!w) return WSR_NONE;
+  wsr_walk walk = {
+      .module = m, .function = function, .stop = offset, .types_out = types, .room = room};
+  const bool good = wsr_walk_body(w, &walk, NULL);
+  wsr_walker_free(w);
+  return good ? walk.n_types : WSR_NONE;
+}
+
+uint32_t wsr_local_types(const wsr_module *m, uint32_t function, uint8_t *types, uint32_t room) {
+  wsr_walker w = {0};
+  const wsr_function_def *f = &m->functions[function];
+  w.r = (wsr_reader){m->bytes, m->bytes + f->body, m->bytes + f->end, NULL};
+  uint32_t n = WSR_NONE;
+  if (read_locals(&w, &m->types[f->type])) {
+    n = w.n_locals;
+    if (n) memcpy(types, w.locals, n < room ? n : room);
+  }
+  free(w.locals);
+  return n;
+}

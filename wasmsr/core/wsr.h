@@ -1,0 +1,217 @@
+/* The core's public interface: modules, stores, running, capturing, restoring.
+ *
+ * Everything between the two cffi marks is also what Python sees: wasmsr/_ffi_build.py reads it from
+ * here. The core knows no Python and does no input or output; it never calls back. Leaving the hot
+ * loop is a return value (enum of outcomes). Names are those of the WebAssembly specification:
+ * an index is static, an address is in the store.
+ */
+#ifndef WSR_H
+#define WSR_H
+#include <stddef.h>
+#include <stdint.h>
+
+/* cffi: begin */
+
+/* ---- errors ---------------------------------------------------------------------------------- */
+
+enum {
+  WSR_OK,
+  WSR_MALFORMED,   /* the bytes are no module */
+  WSR_INVALID,     /* the module does not validate */
+  WSR_UNSUPPORTED, /* `feature` names what is lacking */
+  WSR_LIMIT,       /* a limit of the store or of the implementation */
+  WSR_STATE,       /* a state to be restored that no machine can be in */
+  WSR_MEMORY       /* the host has no memory left */
+};
+
+typedef struct {
+  uint32_t kind;
+  uint64_t offset;     /* byte in the module, or UINT64_MAX */
+  char message[200];   /* zero terminated */
+  const char *feature; /* with WSR_UNSUPPORTED */
+} wsr_error;
+
+/* ---- modules --------------------------------------------------------------------------------- */
+
+typedef struct wsr_module wsr_module;
+
+enum { WSR_FUNCTION, WSR_TABLE, WSR_MEMORY_KIND, WSR_GLOBAL };
+
+typedef struct {
+  const uint8_t *params; /* value type codes */
+  const uint8_t *results;
+  uint32_t n_params, n_results;
+} wsr_function_type;
+
+/* An imported or exported thing: `index` is its place in its kind's index space. */
+typedef struct {
+  const uint8_t *module, *name; /* UTF-8, not terminated; `module` only for imports */
+  uint32_t module_length, name_length;
+  uint32_t kind, index;
+} wsr_extern;
+
+typedef struct {
+  uint32_t minimum, maximum;
+  uint32_t has_maximum;
+  uint32_t type; /* element type of a table */
+} wsr_bounds;
+
+typedef struct {
+  uint32_t type, mutability;
+} wsr_global_type;
+
+typedef struct {
+  uint32_t types, imports, exports;
+  uint32_t functions, tables, memories, globals; /* whole index spaces */
+  uint32_t imported_functions, imported_tables, imported_memories, imported_globals;
+  uint32_t elements, data;
+  uint32_t start;     /* function index, or UINT32_MAX */
+  uint64_t code_size; /* bytes of function bodies */
+} wsr_counts;
+
+/* Decode `size` bytes, which must outlive the module, and validate them whole. */
+wsr_module *wsr_module_new(const uint8_t *bytes, size_t size, wsr_error *error);
+void wsr_module_free(wsr_module *module);
+void wsr_module_counts(const wsr_module *module, wsr_counts *counts);
+void wsr_module_function_type(const wsr_module *module, uint32_t function, wsr_function_type *out);
+void wsr_module_import(const wsr_module *module, uint32_t index, wsr_extern *out);
+void wsr_module_export(const wsr_module *module, uint32_t index, wsr_extern *out);
+void wsr_module_table(const wsr_module *module, uint32_t index, wsr_bounds *out);
+void wsr_module_memory(const wsr_module *module, uint32_t index, wsr_bounds *out);
+void wsr_module_global(const wsr_module *module, uint32_t index, wsr_global_type *out);
+/* Byte range of a defined function's body in the module, locals included. */
+void wsr_module_body(const wsr_module *module, uint32_t function, uint32_t *begin, uint32_t *end);
+
+/* ---- stores: building ------------------------------------------------------------------------ */
+
+typedef struct wsr_store wsr_store;
+
+typedef struct {
+  uint32_t memory_pages;   /* of each memory */
+  uint32_t table_elements; /* of each table */
+  uint32_t stack_slots;    /* of 64 bits */
+  uint32_t stack_frames;
+  uint32_t deterministic; /* NaN results of open bits become the positive canonical NaN */
+} wsr_limits;
+
+wsr_store *wsr_store_new(const wsr_limits *limits, wsr_error *error);
+void wsr_store_free(wsr_store *store);
+
+/* Each returns the new address, or UINT32_MAX with `error` set. */
+uint32_t wsr_add_host_function(wsr_store *store, const uint8_t *params, uint32_t n_params,
+                               const uint8_t *results, uint32_t n_results, wsr_error *error);
+uint32_t wsr_add_table(wsr_store *store, const wsr_bounds *bounds, uint32_t size, wsr_error *error);
+uint32_t wsr_add_memory(wsr_store *store, const wsr_bounds *bounds, uint32_t pages,
+                        wsr_error *error);
+uint32_t wsr_add_global(wsr_store *store, uint32_t type, uint32_t mutability, uint64_t value,
+                        wsr_error *error);
+
+/* Allocate an instance; the imports' addresses are given for each kind in index order and have been
+ * checked against the module's types. Defined functions, tables, memories and globals get the next
+ * free addresses; segments are evaluated, not applied. The module must outlive the store. */
+uint32_t wsr_add_instance(wsr_store *store, wsr_module *module, const uint32_t *functions,
+                          const uint32_t *tables, const uint32_t *memories,
+                          const uint32_t *globals, wsr_error *error);
+/* Apply active segments and drop those that are active or declarative; returns a trap code. */
+uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance);
+
+/* ---- stores: looking in and writing ---------------------------------------------------------- */
+
+typedef struct {
+  uint32_t functions, tables, memories, globals, instances;
+} wsr_store_counts;
+
+typedef struct {
+  uint32_t host;            /* 1 for a host function */
+  uint32_t instance, index; /* of a module's function */
+  wsr_function_type type;
+} wsr_function_view;
+
+typedef struct {
+  uint8_t *data;
+  uint64_t size; /* bytes */
+  wsr_bounds bounds;
+} wsr_memory_view;
+
+typedef struct {
+  uint64_t *elements; /* 0 is null, otherwise address plus one */
+  uint32_t size;
+  wsr_bounds bounds;
+} wsr_table_view;
+
+void wsr_store_count(const wsr_store *store, wsr_store_counts *counts);
+void wsr_function(const wsr_store *store, uint32_t address, wsr_function_view *out);
+void wsr_table(const wsr_store *store, uint32_t address, wsr_table_view *out);
+void wsr_memory(const wsr_store *store, uint32_t address, wsr_memory_view *out);
+void wsr_global(const wsr_store *store, uint32_t address, wsr_global_type *type, uint64_t *value);
+void wsr_set_global(wsr_store *store, uint32_t address, uint64_t value);
+/* Both return the old size, or UINT32_MAX where the limits do not allow it. */
+uint32_t wsr_grow_memory(wsr_store *store, uint32_t address, uint32_t pages);
+uint32_t wsr_grow_table(wsr_store *store, uint32_t address, uint32_t elements, uint64_t value);
+/* The address of an instance's thing of that kind and index. */
+uint32_t wsr_instance_address(const wsr_store *store, uint32_t instance, uint32_t kind,
+                              uint32_t index);
+int wsr_element_dropped(const wsr_store *store, uint32_t instance, uint32_t segment);
+int wsr_data_dropped(const wsr_store *store, uint32_t instance, uint32_t segment);
+void wsr_drop_element(wsr_store *store, uint32_t instance, uint32_t segment);
+void wsr_drop_data(wsr_store *store, uint32_t instance, uint32_t segment);
+
+/* ---- running --------------------------------------------------------------------------------- */
+
+enum { WSR_FINISHED, WSR_TRAPPED, WSR_PAUSED, WSR_HOST_CALL };
+
+/* What `wsr_run` ended with, beside the outcome itself. */
+typedef struct {
+  uint32_t trap;          /* WSR_TRAPPED: trap code */
+  uint32_t host_function; /* WSR_HOST_CALL: address of the function to perform */
+  uint32_t host_instance; /* WSR_HOST_CALL: the calling instance */
+  uint64_t *slots;        /* WSR_HOST_CALL: arguments, to be overwritten by the results;
+                             WSR_FINISHED: results of the outermost frame */
+} wsr_exit;
+
+/* An invocation within an invocation (a host function calls back): what must be put back. */
+typedef struct {
+  uint32_t base_frame, entry_slot;
+} wsr_activation;
+
+/* Begin to invoke a module's function: push its frame. Returns a trap code (exhaustion). */
+uint32_t wsr_begin(wsr_store *store, uint32_t function, const uint64_t *arguments,
+                   wsr_activation *outer);
+/* Run to an outcome. `fuel` is NULL, or counts down the instructions executed. */
+uint32_t wsr_run(wsr_store *store, uint64_t *fuel, wsr_exit *exit);
+/* The results of the host call stand in the slots: let the program go on behind its call. */
+void wsr_host_return(wsr_store *store);
+/* Drop the frames of the innermost invocation (after a trap) and return to the outer one. */
+void wsr_end(wsr_store *store, const wsr_activation *outer);
+/* Ask the running machine to pause; from any thread or signal handler. */
+void wsr_pause(wsr_store *store);
+int wsr_pause_requested(const wsr_store *store);
+void wsr_clear_pause(wsr_store *store);
+
+/* ---- capture and restore --------------------------------------------------------------------- */
+
+typedef struct {
+  uint32_t function; /* address */
+  uint32_t instance, index;
+  uint32_t offset; /* of the next instruction in the module; of a waiting frame, after its call */
+  uint32_t n_locals, n_operands;
+  const uint8_t *types;   /* of locals, then operands; valid until the next call */
+  const uint64_t *values; /* likewise */
+} wsr_frame_view;
+
+uint32_t wsr_frame_count(const wsr_store *store);
+/* View frame `frame` (0 is outermost); dead locals read as zero unless `all`. The host call of the
+ * innermost frame is not performed. Returns 0 where the host has no memory left. */
+int wsr_view_frame(wsr_store *store, uint32_t frame, int all, wsr_frame_view *out);
+/* Push a frame on a thread that is being restored; `innermost` says that none follows, otherwise
+ * `callee` is the address of the function of the frame that will. Checks all there is to check. */
+int wsr_restore_frame(wsr_store *store, uint32_t function, uint32_t offset, const uint8_t *types,
+                      const uint64_t *values, uint32_t n_locals, uint32_t n_operands,
+                      int innermost, uint32_t callee, wsr_error *error);
+/* Test every invariant of the machine; NULL, or a sentence about the first that does not hold. */
+const char *wsr_check(wsr_store *store);
+/* Mark with 1 the pages that hold a byte other than zero; returns how many. */
+size_t wsr_page_map(const uint8_t *data, size_t length, size_t page, uint8_t *nonzero);
+
+/* cffi: end */
+#endif

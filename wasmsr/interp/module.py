@@ -1,0 +1,313 @@
+"""A module: bytes decoded and validated by the C core, described for Python.
+
+First step of the way: bytes, module, machine. A module is immutable and may be instantiated in any
+number of stores, on any threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from wasmsr._ffi import ffi, lib
+from wasmsr.errors import InvalidError, MalformedError, ModuleError, UnsupportedError
+from wasmsr.interp.types import (
+    Bounds,
+    ExternType,
+    FuncType,
+    GlobalType,
+    MemoryType,
+    TableType,
+    ValType,
+    val_types,
+)
+
+MAGIC = b"\0asm"
+_NO_OFFSET = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: names of module and item, and the type that it must have."""
+
+    module: str
+    name: str
+    type: ExternType
+    kind: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Export:
+    """One export: its name, type, kind and index in the kind's index space."""
+
+    name: str
+    type: ExternType
+    kind: int
+    index: int
+
+
+def core_error(error: Any) -> Exception:
+    """The exception for an error that the core reports while reading a module."""
+    message = ffi.string(error.message).decode("utf-8", "replace")
+    offset = None if error.offset == _NO_OFFSET else int(error.offset)
+    if error.kind == lib.WSR_MALFORMED:
+        return MalformedError(message, offset=offset)
+    if error.kind == lib.WSR_UNSUPPORTED:
+        feature = ffi.string(error.feature).decode()
+        return UnsupportedError(message, feature=feature, offset=offset)
+    if error.kind == lib.WSR_MEMORY:
+        return MemoryError(message)
+    if error.kind == lib.WSR_INVALID:
+        return InvalidError(message, offset=offset)
+    return ModuleError(message, offset=offset)
+
+
+def _text(pointer: Any, length: int) -> str:
+    return bytes(ffi.buffer(pointer, length)).decode("utf-8")
+
+
+def function_type(view: Any) -> FuncType:
+    """A FuncType from the core's view of one."""
+    return FuncType(
+        val_types(bytes(ffi.buffer(view.params, view.n_params)) if view.n_params else b""),
+        val_types(bytes(ffi.buffer(view.results, view.n_results)) if view.n_results else b""),
+    )
+
+
+def _bounds(view: Any) -> Bounds:
+    return Bounds(view.minimum, view.maximum if view.has_maximum else None)
+
+
+class Module:
+    """A decoded and validated module.
+
+    Args:
+        binary: the module in the binary format.
+        name: what to call it in messages and backtraces; default is its name section's.
+
+    Attributes:
+        binary: the bytes.
+        imports, exports: what it asks for and offers, in the binary's order.
+
+    Raises:
+        MalformedError: the bytes are no module.
+        InvalidError: the module does not validate.
+        UnsupportedError: it needs a feature that this engine lacks; `feature` names it.
+        ModuleError: it exceeds a limit of this implementation.
+    """
+
+    def __init__(self, binary: bytes, *, name: str | None = None) -> None:
+        self.binary = bytes(binary)
+        error = ffi.new("wsr_error *")
+        self._bytes = ffi.from_buffer("uint8_t[]", self.binary)
+        pointer = lib.wsr_module_new(self._bytes, len(self.binary), error)
+        if pointer == ffi.NULL:
+            raise core_error(error)
+        self._c = ffi.gc(pointer, lib.wsr_module_free, size=len(self.binary))
+        self._counts = ffi.new("wsr_counts *")
+        lib.wsr_module_counts(self._c, self._counts)
+        self._given_name = name
+        self.imports: tuple[Import, ...] = tuple(
+            self._import(i) for i in range(self._counts.imports)
+        )
+        self.exports: tuple[Export, ...] = tuple(
+            self._export(i) for i in range(self._counts.exports)
+        )
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], *, name: str | None = None) -> Module:
+        """Read a module from a file in the binary or the text format, told apart by content.
+
+        Raises:
+            OSError: the file cannot be read.
+            ModuleError: as the class says; text that is no module is a MalformedError.
+        """
+        data = Path(path).read_bytes()
+        if name is None:
+            name = Path(path).stem
+        if not data.startswith(MAGIC):
+            data = assemble(data, os.fspath(path))
+        return cls(data, name=name)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the binary, 32 bytes: the module's identity in snapshots and on the wire."""
+        return hashlib.sha256(self.binary).digest()
+
+    @property
+    def name(self) -> str | None:
+        """The given name, else the one in the name section, else None."""
+        return self._given_name or self._names[0]
+
+    @property
+    def function_count(self) -> int:
+        """Functions in the index space, imports included."""
+        return int(self._counts.functions)
+
+    @property
+    def imported_functions(self) -> int:
+        """How many functions are imports; they come first in the index space."""
+        return int(self._counts.imported_functions)
+
+    @property
+    def start(self) -> int | None:
+        """Index of the start function, or None."""
+        return None if self._counts.start == 2**32 - 1 else int(self._counts.start)
+
+    def function_type(self, index: int) -> FuncType:
+        """Type of the function with that index."""
+        if not 0 <= index < self._counts.functions:
+            raise IndexError(f"the module has no function {index}")
+        view = ffi.new("wsr_function_type *")
+        lib.wsr_module_function_type(self._c, index, view)
+        return function_type(view)
+
+    def body_range(self, index: int) -> tuple[int, int]:
+        """Byte range of a defined function's body in the binary, locals included."""
+        begin, end = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+        if not self._counts.imported_functions <= index < self._counts.functions:
+            raise IndexError(f"the module defines no function {index}")
+        lib.wsr_module_body(self._c, index, begin, end)
+        return begin[0], end[0]
+
+    def function_name(self, index: int) -> str:
+        """A name for messages: from the name section, else an export or import, else func[i]."""
+        name = self._names[1].get(index)
+        if name is not None:
+            return name
+        for export in self.exports:
+            if export.kind == lib.WSR_FUNCTION and export.index == index:
+                return export.name
+        for item in self.imports:
+            if item.kind == lib.WSR_FUNCTION and item.index == index:
+                return f"{item.module}.{item.name}"
+        return f"func[{index}]"
+
+    def custom_section(self, name: str) -> bytes | None:
+        """The contents of the first custom section of that name, or None (section 5.5.3)."""
+        for found, start, end in self._custom_sections:
+            if found == name:
+                return self.binary[start:end]
+        return None
+
+    def _extern_type(self, kind: int, index: int) -> ExternType:
+        if kind == lib.WSR_FUNCTION:
+            return self.function_type(index)
+        if kind == lib.WSR_GLOBAL:
+            view = ffi.new("wsr_global_type *")
+            lib.wsr_module_global(self._c, index, view)
+            return GlobalType(ValType(view.type), bool(view.mutability))
+        bounds = ffi.new("wsr_bounds *")
+        if kind == lib.WSR_TABLE:
+            lib.wsr_module_table(self._c, index, bounds)
+            return TableType(ValType(bounds.type), _bounds(bounds))
+        lib.wsr_module_memory(self._c, index, bounds)
+        return MemoryType(_bounds(bounds))
+
+    def _import(self, index: int) -> Import:
+        view = ffi.new("wsr_extern *")
+        lib.wsr_module_import(self._c, index, view)
+        return Import(
+            _text(view.module, view.module_length),
+            _text(view.name, view.name_length),
+            self._extern_type(view.kind, view.index),
+            view.kind,
+            view.index,
+        )
+
+    def _export(self, index: int) -> Export:
+        view = ffi.new("wsr_extern *")
+        lib.wsr_module_export(self._c, index, view)
+        return Export(
+            _text(view.name, view.name_length),
+            self._extern_type(view.kind, view.index),
+            view.kind,
+            view.index,
+        )
+
+    @cached_property
+    def _custom_sections(self) -> list[tuple[str, int, int]]:
+        found = []
+        at = 8
+        while at < len(self.binary):
+            identity = self.binary[at]
+            size, at = _unsigned(self.binary, at + 1)
+            end = at + size
+            if identity == 0:
+                length, start = _unsigned(self.binary, at)
+                name = self.binary[start : start + length].decode("utf-8")
+                found.append((name, start + length, end))
+            at = end
+        return found
+
+    @cached_property
+    def _names(self) -> tuple[str | None, dict[int, str]]:
+        section = self.custom_section("name")
+        try:
+            return _name_section(section) if section else (None, {})
+        except (IndexError, UnicodeDecodeError):
+            return None, {}  # a damaged name section is no error (appendix A.7.3)
+
+
+def _unsigned(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return value, at
+
+
+def _name_section(data: bytes) -> tuple[str | None, dict[int, str]]:
+    """Module name and function names of a name section (specification, appendix A.7.4)."""
+    module: str | None = None
+    functions: dict[int, str] = {}
+    at = 0
+    while at < len(data):
+        kind = data[at]
+        size, at = _unsigned(data, at + 1)
+        end = at + size
+        if kind == 0:
+            length, start = _unsigned(data, at)
+            module = data[start : start + length].decode("utf-8")
+        elif kind == 1:
+            count, at = _unsigned(data, at)
+            for _ in range(count):
+                index, at = _unsigned(data, at)
+                length, at = _unsigned(data, at)
+                functions[index] = data[at : at + length].decode("utf-8")
+                at += length
+        at = end
+    return module, functions
+
+
+def assemble(text: bytes, what: str = "the text") -> bytes:
+    """Turn a module in the text format into the binary format.
+
+    Raises:
+        MalformedError: the text is no module.
+    """
+    try:
+        source = text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise MalformedError(f"{what} is neither a Wasm binary nor text") from None
+    stripped = source.lstrip()
+    if not stripped.startswith(("(", ";;")):
+        raise MalformedError(
+            f"{what} is neither a Wasm binary nor a module in the text format",
+            hint="a binary begins with the bytes 00 61 73 6d, a text with (module",
+        )
+    import wasmtime  # only here: it is large, and the text format is for trying things out
+
+    try:
+        return bytes(wasmtime.wat2wasm(source))
+    except wasmtime.WasmtimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MalformedError(f"{what} is no module in the text format: {reason}") from None

@@ -1,0 +1,24 @@
+"""The trap codes: one row each. `generate` makes core/traps.h of this table; errors are raised by it.
+
+The messages are those of the official test scripts, so that a runner can compare them.
+"""
+
+from __future__ import annotations
+
+TRAPS: tuple[tuple[str, str], ...] = (
+    ("NONE", "no trap"),
+    ("UNREACHABLE", "unreachable"),
+    ("DIVIDE_BY_ZERO", "integer divide by zero"),
+    ("OVERFLOW", "integer overflow"),
+    ("CONVERSION", "invalid conversion to integer"),
+    ("MEMORY_BOUNDS", "out of bounds memory access"),
+    ("TABLE_BOUNDS", "out of bounds table access"),
+    ("UNDEFINED_ELEMENT", "undefined element"),
+    ("UNINITIALIZED_ELEMENT", "uninitialized element"),
+    ("INDIRECT_TYPE", "indirect call type mismatch"),
+    ("EXHAUSTION", "call stack exhausted"),
+    ("NO_MEMORY", "the host has no memory left for the engine"),
+)
+"""(name in C, message), in the order of the C codes."""
+
+MESSAGES: tuple[str, ...] = tuple(message for _, message in TRAPS)
