@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from wasmsr.errors import FormatError
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.terms import ID_BYTES, Ending, JournalError, Move, Standing
 from wasmsr.snapshot.container import FLAG_HANDED, HEADER, Header
@@ -236,8 +237,10 @@ class StateFile:
             raise _cannot("be written", self._part, error) from error
 
     def commit(self) -> Path:
-        """Makes the file durable under its name. Raises JournalError."""
+        """Makes the file durable under its name. Raises JournalError or FormatError."""
         path = self.folder / self.name
+        if len(self._head) < HEADER.size:
+            raise FormatError("the snapshot is cut off in its header")
         try:
             os.fsync(self._file.fileno())
             self._file.close()

@@ -1,0 +1,46 @@
+"""Settings that server and client share: sizes, keepalive, quiet logs."""
+
+from __future__ import annotations
+
+import os
+
+from wasmsr.migrate.terms import PIECE
+
+# gRPC's core writes its own lines to standard error when a port is in use or a peer goes away; we
+# say the same once, in our words. Read when grpc is first imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+MESSAGE = PIECE + 65536
+"""Most bytes of one message: a piece, or an offer with all its lists."""
+
+KEEPALIVE = 10.0
+"""Seconds of silence after which a peer is asked whether it lives, and that it has to answer."""
+
+Options = list[tuple[str, int]]
+
+COMMON: Options = [
+    ("grpc.max_receive_message_length", MESSAGE),
+    ("grpc.max_send_message_length", MESSAGE),
+    ("grpc.max_metadata_size", 8192),
+    ("grpc.keepalive_time_ms", int(KEEPALIVE * 1000)),
+    ("grpc.keepalive_timeout_ms", int(KEEPALIVE * 1000)),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+
+SERVER: Options = [
+    *COMMON,
+    # Otherwise a second server on the same port starts without an error.
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", int(KEEPALIVE * 500)),
+    ("grpc.http2.max_ping_strikes", 0),
+]
+
+CLIENT: Options = [
+    *COMMON,
+    # Programs go where they are told to, not through a proxy that the environment names.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]

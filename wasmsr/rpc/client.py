@@ -1,0 +1,297 @@
+"""The other end as `wasmsr.migrate` sees it (`ports.Peer`), over a gRPC channel.
+
+Every failure of the wire becomes `PeerLost`, every refusal `PeerRefused`; nothing of gRPC gets out.
+One thread calls; `interrupt` may come from another.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from wasmsr.migrate.ports import Buffer
+from wasmsr.migrate.terms import (
+    PIECE,
+    PROTOCOL,
+    Answer,
+    Ending,
+    ModuleName,
+    Move,
+    Offer,
+    PeerLost,
+    PeerRefused,
+    Reason,
+    Receipt,
+    Refusal,
+    Report,
+    Standing,
+)
+from wasmsr.rpc import channel, convert, messages
+from wasmsr.rpc.address import Address
+from wasmsr.rpc.convert import Malformed
+
+# After `channel`, which sets how loud it is.
+import grpc  # type: ignore[import-untyped]  # isort: skip
+
+WINDOW = 8 * PIECE
+"""Most bytes that are under way and not yet written by the peer."""
+
+QUESTION_SECONDS = 10.0
+"""How long a peer may take to answer a question that costs it nothing but a record on disk."""
+
+PREPARE_SECONDS = 120.0
+"""... that makes it validate and compile modules, or restore a program on trial."""
+
+STALL_SECONDS = 30.0
+"""How long a transfer may go without progress."""
+
+HURRY_SECONDS = 0.5
+"""How long any question may take after an interrupt."""
+
+
+class RemotePeer:
+    """See the module's docstring. `node` is this end's own id."""
+
+    def __init__(self, address: Address, node: bytes) -> None:
+        self.address = str(address)
+        self._node = node
+        self._channel = grpc.insecure_channel(self.address, options=channel.CLIENT)
+        self._methods = {}
+        for name, (request, reply, client_streams, server_streams) in messages.methods().items():
+            make = {
+                (False, False): self._channel.unary_unary,
+                (True, False): self._channel.stream_unary,
+                (True, True): self._channel.stream_stream,
+            }[client_streams, server_streams]
+            self._methods[name] = make(
+                f"/{messages.SERVICE}/{name}",
+                request_serializer=request.SerializeToString,
+                response_deserializer=reply.FromString,
+            )
+        self._lock = threading.Lock()
+        self._call: Any = None
+        self._hurry = False
+
+    def close(self) -> None:
+        """Lets go of the connection."""
+        self._channel.close()
+
+    def interrupt(self) -> None:
+        """Breaks the call under way off, and lets later ones wait only `HURRY_SECONDS`."""
+        with self._lock:
+            self._hurry = True
+            call = self._call
+        if call is not None:
+            call.cancel()
+
+    def prepare(self, offer: Offer) -> Answer:
+        reply = self._ask("Prepare", convert.offer_out(offer), PREPARE_SECONDS)
+        if reply.protocol != PROTOCOL:
+            raise PeerRefused(
+                Refusal(
+                    Reason.VERSION,
+                    f"{self.address} speaks version {reply.protocol} of the migration protocol "
+                    f"(wasmsr {convert.text(reply.software, 64)}), this end version {PROTOCOL}",
+                    "install the same version of wasmsr on both ends",
+                )
+            )
+        self._refused(reply)
+        try:
+            return Answer(convert.node_in(reply.node), convert.missing_in(reply.missing))
+        except Malformed as error:
+            raise self._nonsense(error) from error
+
+    def upload(self, module: Buffer, digest: bytes) -> None:
+        view = memoryview(module)
+
+        def requests() -> Iterator[Any]:
+            name = ModuleName(digest, len(view))
+            yield messages.UploadRequest(module=convert.module_out(name))
+            for start in range(0, len(view), PIECE):
+                yield messages.UploadRequest(piece=bytes(view[start : start + PIECE]))
+
+        self._refused(self._ask("Upload", requests(), PREPARE_SECONDS))
+
+    def transfer(self, move: Move) -> _Sending:
+        with self._lock:
+            if self._hurry:
+                raise PeerLost("interrupted")
+            sending = _Sending(self, self._methods["Transfer"], move)
+            self._call = sending
+        return sending
+
+    def commit(self, move: Move, stopped: float) -> Standing:
+        request = messages.CommitRequest(
+            protocol=PROTOCOL, node=self._node, move=convert.move_out(move), stopped=stopped
+        )
+        return self._standing(self._ask("Commit", request, QUESTION_SECONDS))
+
+    def status(self, move: Move) -> Report:
+        request = messages.StatusRequest(
+            protocol=PROTOCOL, node=self._node, move=convert.move_out(move)
+        )
+        reply = self._ask("Status", request, QUESTION_SECONDS)
+        self._refused(reply)
+        try:
+            return convert.report_in(reply)
+        except Malformed as error:
+            raise self._nonsense(error) from error
+
+    def abort(self, move: Move) -> Standing:
+        request = messages.AbortRequest(
+            protocol=PROTOCOL, node=self._node, move=convert.move_out(move)
+        )
+        return self._standing(self._ask("Abort", request, QUESTION_SECONDS))
+
+    def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
+        request = messages.EndedRequest(
+            protocol=PROTOCOL,
+            node=self._node,
+            program=program,
+            epoch=epoch,
+            ending=convert.ending_out(ending),
+        )
+        self._refused(self._ask("Ended", request, QUESTION_SECONDS))
+
+    def _ask(self, name: str, request: Any, seconds: float) -> Any:
+        with self._lock:
+            if self._hurry:
+                seconds = min(seconds, HURRY_SECONDS)
+            call = self._methods[name].future(request, timeout=seconds)
+            self._call = call
+        try:
+            return call.result()
+        except grpc.FutureCancelledError as error:
+            raise PeerLost("interrupted") from error
+        except grpc.RpcError as error:
+            raise self.failed(error) from error
+        finally:
+            with self._lock:
+                self._call = None
+
+    def _standing(self, reply: Any) -> Standing:
+        self._refused(reply)
+        try:
+            return convert.standing_in(reply.standing)
+        except Malformed as error:
+            raise self._nonsense(error) from error
+
+    def _refused(self, reply: Any) -> None:
+        if reply.HasField("refusal"):
+            raise self.refusal(reply.refusal)
+
+    def refusal(self, message: Any) -> PeerRefused:
+        """The error for a refusal that the peer sent."""
+        said = convert.refusal_in(message)
+        sentence = f"{self.address} refuses: {said.sentence or said.reason.name.lower()}"
+        return PeerRefused(Refusal(said.reason, sentence, said.hint))
+
+    def failed(self, error: Any) -> PeerLost | PeerRefused:
+        """The error for a call that failed."""
+        code = error.code()
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return PeerRefused(
+                Refusal(
+                    Reason.VERSION,
+                    f"{self.address} does not speak version {PROTOCOL} of the migration protocol",
+                    "install the same version of wasmsr on both ends",
+                )
+            )
+        if code is grpc.StatusCode.INVALID_ARGUMENT:
+            details = convert.text(error.details() or "")
+            sentence = f"{self.address} does not understand: {details}"
+            return PeerRefused(Refusal(Reason.UNSPECIFIED, sentence))
+        if code is grpc.StatusCode.CANCELLED:
+            return PeerLost("interrupted")
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return PeerLost(f"{self.address} cannot be reached")
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return PeerLost(f"{self.address} did not answer in time")
+        details = convert.text(error.details() or "")
+        return PeerLost(f"{self.address} failed ({code.name.lower()}: {details})")
+
+    def _nonsense(self, error: Malformed) -> PeerLost:
+        return PeerLost(f"{self.address} answered what cannot be: {error}")
+
+
+class _Sending:
+    """A transfer under way (`ports.Sending`): a bounded number of bytes ahead of the peer.
+
+    gRPC pulls the requests from a queue in its thread; a thread of ours reads the replies.
+    """
+
+    def __init__(self, peer: RemotePeer, method: Any, move: Move) -> None:
+        self._peer = peer
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._queue.put(messages.TransferRequest(move=convert.move_out(move)))
+        self._news = threading.Condition()
+        self._sent = self._received = 0
+        self._receipt: Receipt | None = None
+        self._error: PeerLost | PeerRefused | None = None
+        self._over = False
+        self._call = method(iter(self._queue.get, None))
+        threading.Thread(target=self._read, name="wasmsr-transfer", daemon=True).start()
+
+    def send(self, piece: Buffer) -> None:
+        self._wait(lambda: self._sent - self._received < WINDOW, STALL_SECONDS)
+        self._sent += len(piece)
+        self._queue.put(messages.TransferRequest(piece=bytes(piece)))
+
+    def finish(self, receipt: Receipt) -> None:
+        end = messages.TransferEnd(size=receipt.size, digest=receipt.digest)
+        self._queue.put(messages.TransferRequest(end=end))
+        self._queue.put(None)
+
+    def ready(self) -> Receipt:
+        self._wait(lambda: self._received >= self._sent or self._over, STALL_SECONDS)
+        self._wait(lambda: self._over, PREPARE_SECONDS)
+        if self._receipt is None:
+            raise PeerLost(f"{self._peer.address} ended the transfer without a word")
+        return self._receipt
+
+    def cancel(self) -> None:
+        self._queue.put(None)
+        self._call.cancel()
+
+    def _wait(self, done: Any, limit: float) -> None:
+        """Waits for `done()`; an error, or `limit` seconds without progress, raise."""
+        with self._news:
+            received = self._received
+            deadline = time.monotonic() + limit
+            while not self._error and not done():
+                left = deadline - time.monotonic()
+                if self._received != received:
+                    received = self._received
+                    deadline = time.monotonic() + limit
+                elif left <= 0:
+                    raise PeerLost(f"{self._peer.address} has stopped reading")
+                self._news.wait(max(0.0, left))
+            if self._error:
+                raise self._error
+
+    def _read(self) -> None:
+        error: PeerLost | PeerRefused | None = None
+        try:
+            for reply in self._call:
+                part = reply.WhichOneof("part")
+                if part == "refusal":
+                    error = self._peer.refusal(reply.refusal)
+                elif part == "ready":
+                    self._receipt = convert.receipt_in(reply.ready)
+                elif part == "received":
+                    with self._news:
+                        self._received = max(self._received, min(reply.received, self._sent))
+                        self._news.notify_all()
+        except grpc.RpcError as failure:
+            error = error or self._peer.failed(failure)
+        except Malformed as failure:
+            error = self._peer._nonsense(failure)
+        with self._news:
+            # A READY that came before the stream broke is a READY.
+            self._error = None if self._receipt else error
+            self._over = True
+            self._news.notify_all()
+        self._queue.put(None)

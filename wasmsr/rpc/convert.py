@@ -1,0 +1,197 @@
+"""Between messages and the values of `wasmsr.migrate.terms`; checks every size on the way in.
+
+What comes from the wire is hostile: ids and digests have exactly their length, texts and lists are
+bounded, texts that reach a terminal have no control characters, and a value that cannot be raises
+`Malformed` before anything is done with the message.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from wasmsr.migrate import terms
+from wasmsr.rpc import messages
+
+MODULES, FEATURES, MOUNTS = 64, 256, 256
+"""Most entries of each list in an offer."""
+TEXT = 1000
+PATH = 4096
+
+
+class Malformed(ValueError):
+    """A message that no end of this version sends."""
+
+
+def text(value: str, limit: int = TEXT) -> str:
+    """Text for people: bounded, and only what is printable in one line."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value[:limit])
+
+
+def _id(value: bytes, what: str) -> bytes:
+    if len(value) != terms.ID_BYTES:
+        raise Malformed(f"{what} has {len(value)} bytes in place of {terms.ID_BYTES}")
+    return value
+
+
+def _digest(value: bytes) -> bytes:
+    if len(value) != terms.DIGEST_BYTES:
+        raise Malformed(f"a digest has {len(value)} bytes in place of {terms.DIGEST_BYTES}")
+    return value
+
+
+def _count(values: Any, limit: int, what: str) -> None:
+    if len(values) > limit:
+        raise Malformed(f"{len(values)} {what}; at most {limit} are allowed")
+
+
+def move_in(message: Any) -> terms.Move:
+    """Raises Malformed."""
+    if not 1 <= message.epoch < 1 << 63:
+        raise Malformed(f"epoch {message.epoch}")
+    return terms.Move(
+        _id(message.program, "a program's id"),
+        message.epoch,
+        _id(message.attempt, "an attempt's id"),
+    )
+
+
+def move_out(move: terms.Move) -> Any:
+    return messages.Move(program=move.program, epoch=move.epoch, attempt=move.attempt)
+
+
+def node_in(value: bytes) -> bytes:
+    """Raises Malformed."""
+    return _id(value, "a node's id")
+
+
+def module_in(message: Any) -> terms.ModuleName:
+    """Raises Malformed."""
+    return terms.ModuleName(_digest(message.digest), message.size, text(message.name, 256))
+
+
+def module_out(module: terms.ModuleName) -> Any:
+    return messages.ModuleName(digest=module.digest, size=module.size, name=module.name[:256])
+
+
+def offer_in(message: Any) -> terms.Offer:
+    """Raises Malformed. Of another protocol's offer only protocol and software are read."""
+    software = text(message.software, 64)
+    if message.protocol != terms.PROTOCOL:
+        nothing = terms.Move(bytes(terms.ID_BYTES), 0, bytes(terms.ID_BYTES))
+        return terms.Offer(b"", nothing, terms.Description(()), message.protocol, software)
+    _count(message.modules, MODULES, "modules")
+    _count(message.features, FEATURES, "features")
+    _count(message.mounts, MOUNTS, "mounts")
+    for mount in message.mounts:
+        if len(mount.guest) > PATH or len(mount.mode) > PATH:
+            raise Malformed("a mount's path is too long")
+    limits = message.limits
+    description = terms.Description(
+        modules=tuple(module_in(module) for module in message.modules),
+        snapshot_format=message.snapshot_format,
+        features=tuple(text(feature, 64) for feature in message.features),
+        mounts=tuple(terms.MountName(mount.guest, mount.mode) for mount in message.mounts),
+        limits=terms.Bounds(
+            limits.memory_pages,
+            limits.table_elements,
+            limits.stack_slots,
+            limits.stack_frames,
+            limits.deterministic,
+        ),
+    )
+    return terms.Offer(
+        node_in(message.node), move_in(message.move), description, message.protocol, software
+    )
+
+
+def offer_out(offer: terms.Offer) -> Any:
+    wanted = offer.description
+    return messages.PrepareRequest(
+        protocol=offer.protocol,
+        software=offer.software,
+        node=offer.node,
+        move=move_out(offer.move),
+        snapshot_format=wanted.snapshot_format,
+        modules=[module_out(module) for module in wanted.modules],
+        features=wanted.features,
+        mounts=[messages.MountName(guest=m.guest, mode=m.mode) for m in wanted.mounts],
+        limits=messages.Limits(
+            memory_pages=wanted.limits.memory_pages,
+            table_elements=wanted.limits.table_elements,
+            stack_slots=wanted.limits.stack_slots,
+            stack_frames=wanted.limits.stack_frames,
+            deterministic=wanted.limits.deterministic,
+        ),
+    )
+
+
+def missing_in(values: Any) -> tuple[bytes, ...]:
+    """Raises Malformed."""
+    _count(values, MODULES, "modules")
+    return tuple(_digest(value) for value in values)
+
+
+def receipt_in(message: Any) -> terms.Receipt:
+    """Raises Malformed."""
+    return terms.Receipt(message.size, _digest(message.digest))
+
+
+def refusal_in(message: Any) -> terms.Refusal:
+    reasons = [reason.value for reason in terms.Reason]
+    reason = message.reason if message.reason in reasons else 0
+    return terms.Refusal(terms.Reason(reason), text(message.sentence), text(message.hint))
+
+
+def refusal_out(error: terms.PeerRefused) -> Any:
+    return messages.Refusal(
+        reason=int(error.reason), sentence=error.message[:TEXT], hint=(error.hint or "")[:TEXT]
+    )
+
+
+def standing_in(value: int) -> terms.Standing:
+    """Raises Malformed."""
+    try:
+        return terms.Standing(value)
+    except ValueError:
+        raise Malformed(f"standing {value}") from None
+
+
+def ending_in(message: Any) -> terms.Ending:
+    return terms.Ending(text(message.kind, 32), message.code, text(message.sentence))
+
+
+def ending_out(ending: terms.Ending) -> Any:
+    return messages.Ending(
+        kind=ending.kind, code=ending.code & 0xFFFFFFFF, sentence=ending.sentence[:TEXT]
+    )
+
+
+def report_in(message: Any) -> terms.Report:
+    """Raises Malformed."""
+    if message.epoch >= 1 << 63:
+        raise Malformed(f"epoch {message.epoch}")
+    if message.attempt:
+        _id(message.attempt, "an attempt's id")
+    return terms.Report(
+        standing_in(message.standing),
+        message.epoch,
+        message.attempt,
+        ending_in(message.ending) if message.HasField("ending") else None,
+    )
+
+
+def report_out(report: terms.Report, node: bytes) -> Any:
+    return messages.StatusReply(
+        protocol=terms.PROTOCOL,
+        node=node,
+        standing=int(report.standing),
+        epoch=report.epoch,
+        attempt=report.attempt,
+        ending=ending_out(report.ending) if report.ending else None,
+    )
+
+
+def span_in(value: float) -> float:
+    """Seconds, for people: a number that is none counts as nothing."""
+    return value if math.isfinite(value) and 0 <= value < 1e9 else 0.0
