@@ -1,0 +1,333 @@
+"""What instances export and import: functions, tables, memories, globals, and functions of the host.
+
+An extern is a handle: a store and an address in it. It holds no state of its own, so that it stays
+right when the program behind it runs, and names the same thing for as long as its store lives.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wasmsr._ffi import ffi, lib
+from wasmsr.errors import HostError, ModuleError
+from wasmsr.interp.module import core_error, function_type
+from wasmsr.interp.types import Bounds, FuncType, GlobalType, MemoryType, TableType, ValType
+from wasmsr.interp.values import from_slot, readers, to_slot
+
+if TYPE_CHECKING:
+    from wasmsr.interp.machine import Store
+
+
+class Retry(BaseException):
+    """Raised by a host function that gave up, because of a pause, before it had any effect.
+
+    The program stays at the call with its operands; the call is done again when the program goes
+    on, here or wherever a snapshot of it is restored.
+    """
+
+
+class HostFunction:
+    """A function that the host provides.
+
+    Args:
+        type: its type.
+        call: called as `call(caller, *arguments)`; gives None, one value, or a tuple, as the type's
+            results say. With `raw`, arguments and results are the slots' bits (unsigned), which
+            is faster.
+    """
+
+    def __init__(self, type: FuncType, call: Callable[..., Any], *, raw: bool = False) -> None:
+        self.type = type
+        self.call = call
+        self.raw = raw
+        self._read = readers(type.params)
+
+    def perform(self, caller: Caller, slots: Any) -> None:
+        """Call it with the arguments in the slots, and put the results in their place."""
+        arguments = ffi.unpack(slots, len(self.type.params)) if self.type.params else []
+        if self.raw:
+            result = self.call(caller, *arguments)
+        else:
+            result = self.call(caller, *self._read(caller.store, arguments))
+        types = self.type.results
+        if len(types) == 1:
+            slots[0] = result if self.raw else to_slot(caller.store, types[0], result)
+        elif types:
+            if not isinstance(result, (tuple, list)) or len(result) != len(types):
+                raise TypeError(f"a host function must give {len(types)} results, not {result!r}")
+            for i, (type_, value) in enumerate(zip(types, result, strict=True)):
+                slots[i] = value if self.raw else to_slot(caller.store, type_, value)
+        elif result is not None:
+            raise TypeError(f"a host function without results gave {result!r}")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What a host function may know of the call: first argument of every host function.
+
+    Attributes:
+        store: the store in which the program runs.
+        instance: index of the calling instance, or None where the host called.
+    """
+
+    store: Store
+    instance: int | None
+
+    @property
+    def memory(self) -> memoryview:
+        """The bytes of memory 0 of the calling instance, writable; valid during this call.
+
+        Raises:
+            HostError: the caller has no memory.
+        """
+        if self.instance is not None:
+            instance = self.store.instances[self.instance]
+            if instance.memory_address is not None:
+                return self.store.memory_view(instance.memory_address)
+        raise HostError("the calling instance has no memory")
+
+    @property
+    def pause_requested(self) -> bool:
+        """Whether somebody asks for a pause: a call that must wait raises `Retry` then."""
+        return bool(lib.wsr_pause_requested(self.store.c))
+
+    @property
+    def wake_fd(self) -> int:
+        """A descriptor that is readable as soon as a pause is requested: for poll and select."""
+        return self.store.wake_fd
+
+    def wait(self, fd: int, events: int = select.POLLIN, timeout: float | None = None) -> bool:
+        """Wait for a descriptor; False when `timeout` seconds have passed.
+
+        Raises:
+            Retry: a pause was requested first.
+        """
+        poll = select.poll()
+        poll.register(fd, events)
+        poll.register(self.wake_fd, select.POLLIN)
+        ready = poll.poll(None if timeout is None else timeout * 1000)
+        if any(found == self.wake_fd for found, _ in ready) and self.pause_requested:
+            raise Retry
+        return bool(ready)
+
+
+class _Handle:
+    def __init__(self, store: Store, address: int) -> None:
+        self.store = store
+        self.address = address
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Handle)
+            and type(other) is type(self)
+            and other.store is self.store
+            and other.address == self.address
+        )
+
+    def __hash__(self) -> int:
+        return hash((id(self.store), type(self), self.address))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.address}>"
+
+
+class Function(_Handle):
+    """A function in a store; call it with Python values."""
+
+    @property
+    def type(self) -> FuncType:
+        """Its type."""
+        return self.store.function_type(self.address)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run it to its end.
+
+        Returns:
+            None, one value, or a tuple, as its type says.
+
+        Raises:
+            TypeError, OverflowError: the arguments do not fit the type.
+            Trap: the program trapped; Exit: it ended itself; Interrupted: it was paused, and goes
+            on with `store.run()`; HostError: a host function raised.
+        """
+        results = self.store.call(self, arguments)
+        return results[0] if len(results) == 1 else results or None
+
+
+class Memory(_Handle):
+    """A linear memory in a store."""
+
+    @classmethod
+    def new(cls, store: Store, type_: MemoryType) -> Memory:
+        """Allocate one, for modules to import."""
+        error = ffi.new("wsr_error *")
+        minimum = type_.bounds.minimum
+        address = lib.wsr_add_memory(store.c, c_bounds(type_.bounds), minimum, error)
+        return cls(store, _allocated(address, error))
+
+    @property
+    def type(self) -> MemoryType:
+        """Its type, with the current size as minimum."""
+        view = self._view()
+        maximum = view.bounds.maximum if view.bounds.has_maximum else None
+        return MemoryType(Bounds(self.pages, maximum))
+
+    def _view(self) -> Any:
+        view = ffi.new("wsr_memory_view *")
+        lib.wsr_memory(self.store.c, self.address, view)
+        return view
+
+    @property
+    def data(self) -> memoryview:
+        """Its bytes, writable; valid until the program runs on and while the store lives."""
+        return self.store.memory_view(self.address)
+
+    @property
+    def pages(self) -> int:
+        """Its size in pages of 64 KiB."""
+        return int(self._view().size) // 65536
+
+    def grow(self, pages: int) -> int:
+        """Grow it; returns the old size in pages, or -1 where the limits do not allow it."""
+        if not 0 <= pages < 1 << 32:
+            return -1
+        old = lib.wsr_grow_memory(self.store.c, self.address, pages)
+        return -1 if old == 2**32 - 1 else int(old)
+
+
+class Table(_Handle):
+    """A table in a store: a sequence of references."""
+
+    @classmethod
+    def new(cls, store: Store, type_: TableType) -> Table:
+        """Allocate one of null references, for modules to import."""
+        error = ffi.new("wsr_error *")
+        bounds = c_bounds(type_.bounds, type_.element)
+        address = lib.wsr_add_table(store.c, bounds, type_.bounds.minimum, error)
+        return cls(store, _allocated(address, error))
+
+    def _view(self) -> Any:
+        view = ffi.new("wsr_table_view *")
+        lib.wsr_table(self.store.c, self.address, view)
+        return view
+
+    @property
+    def type(self) -> TableType:
+        """Its type, with the current size as minimum."""
+        view = self._view()
+        maximum = view.bounds.maximum if view.bounds.has_maximum else None
+        return TableType(ValType(view.bounds.type), Bounds(view.size, maximum))
+
+    def __len__(self) -> int:
+        return int(self._view().size)
+
+    def __getitem__(self, index: int) -> Any:
+        view = self._view()
+        if not 0 <= index < view.size:
+            raise IndexError(f"the table has no element {index}")
+        return from_slot(self.store, ValType(view.bounds.type), view.elements[index])
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        view = self._view()
+        if not 0 <= index < view.size:
+            raise IndexError(f"the table has no element {index}")
+        view.elements[index] = to_slot(self.store, ValType(view.bounds.type), value)
+
+    def grow(self, count: int, value: Any = None) -> int:
+        """Grow it; returns the old size in elements, or -1 where the limits do not allow it."""
+        if not 0 <= count < 1 << 32:
+            return -1
+        bits = to_slot(self.store, self.type.element, value)
+        old = lib.wsr_grow_table(self.store.c, self.address, count, bits)
+        return -1 if old == 2**32 - 1 else int(old)
+
+
+class Global(_Handle):
+    """A global in a store."""
+
+    @classmethod
+    def new(cls, store: Store, type_: GlobalType, value: Any) -> Global:
+        """Allocate one, for modules to import."""
+        return cls.from_bits(store, type_, to_slot(store, type_.value, value))
+
+    @classmethod
+    def from_bits(cls, store: Store, type_: GlobalType, bits: int) -> Global:
+        """Allocate one from the bits of its value."""
+        error = ffi.new("wsr_error *")
+        address = lib.wsr_add_global(store.c, type_.value, type_.mutable, bits, error)
+        return cls(store, _allocated(address, error))
+
+    def _read(self) -> tuple[GlobalType, int]:
+        type_, value = ffi.new("wsr_global_type *"), ffi.new("uint64_t *")
+        lib.wsr_global(self.store.c, self.address, type_, value)
+        return GlobalType(ValType(type_.type), bool(type_.mutability)), value[0]
+
+    @property
+    def type(self) -> GlobalType:
+        """Its type."""
+        return self._read()[0]
+
+    @property
+    def bits(self) -> int:
+        """The bits of its value."""
+        return self._read()[1]
+
+    @property
+    def value(self) -> Any:
+        """Its value; assigning to an immutable global is a TypeError."""
+        type_, bits = self._read()
+        return from_slot(self.store, type_.value, bits)
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        type_, _ = self._read()
+        if not type_.mutable:
+            raise TypeError("the global is immutable")
+        lib.wsr_set_global(self.store.c, self.address, to_slot(self.store, type_.value, value))
+
+
+Extern = Function | Memory | Table | Global
+
+
+def c_bounds(bounds: Bounds, element: int = 0) -> Any:
+    """The core's struct for size limits and, for a table, the element type."""
+    return ffi.new(
+        "wsr_bounds *",
+        {
+            "minimum": bounds.minimum,
+            "maximum": bounds.maximum or 0,
+            "has_maximum": bounds.maximum is not None,
+            "type": int(element),
+        },
+    )
+
+
+def _allocated(address: int, error: Any) -> int:
+    if address == 2**32 - 1:
+        raise core_error(error)
+    return address
+
+
+def view_function(store: Store, address: int) -> tuple[FuncType, bool, int, int]:
+    """Type of a function, whether the host provides it, its instance and its index there."""
+    view = ffi.new("wsr_function_view *")
+    lib.wsr_function(store.c, address, view)
+    return function_type(view.type), bool(view.host), view.instance, view.index
+
+
+__all__ = [
+    "Caller",
+    "Extern",
+    "Function",
+    "Global",
+    "HostFunction",
+    "Memory",
+    "ModuleError",
+    "Retry",
+    "Table",
+    "c_bounds",
+    "view_function",
+]

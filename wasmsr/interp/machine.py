@@ -1,0 +1,695 @@
+"""The machine: a store of instances and one thread, run to outcomes.
+
+The C core runs until it finishes, traps, pauses or needs a host function; `Store.run` performs the
+host functions in between. A store is used by one thread at a time; only `pause` may be called from
+any thread or signal handler.
+
+Source: WebAssembly specification, section 4.2 (Runtime Structure) and 4.5.4 (Instantiation).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from wasmsr._ffi import ffi, lib
+from wasmsr.errors import Exit, Frame, HostError, Interrupted, LinkError, Trap, WasmsrError
+from wasmsr.interp.externs import (
+    Caller,
+    Extern,
+    Function,
+    Global,
+    HostFunction,
+    Memory,
+    Retry,
+    Table,
+    view_function,
+)
+from wasmsr.interp.module import Import, Module, core_error
+from wasmsr.interp.traps import MESSAGES
+from wasmsr.interp.types import FuncType, GlobalType, MemoryType, TableType, ValType
+from wasmsr.interp.values import from_slot, to_slot
+
+Imports = Mapping[str, Mapping[str, "Extern | HostFunction | Callable[..., Any]"]]
+
+_NONE = 2**32 - 1
+_EXTERNS: tuple[type[Extern], ...] = (Function, Table, Memory, Global)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a store, in the model's units, so that they mean the same in every build.
+
+    Attributes:
+        memory_pages: pages of 64 KiB of each memory.
+        table_elements: elements of each table.
+        stack_slots: 64-bit slots of the value stack.
+        stack_frames: frames; one more is the trap "call stack exhausted".
+    """
+
+    memory_pages: int = 65536
+    table_elements: int = 10_000_000
+    stack_slots: int = 1 << 20
+    stack_frames: int = 1 << 16
+
+    def __post_init__(self) -> None:
+        highest = {
+            "memory_pages": 65536,
+            "table_elements": 1 << 28,
+            "stack_slots": 1 << 28,
+            "stack_frames": 1 << 26,
+        }
+        for name, most in highest.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must lie between 0 and {most}")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Everything that was to be invoked has returned.
+
+    Attributes:
+        results: of the last invocation, as Python values; `raw` are their bits.
+    """
+
+    results: tuple[Any, ...] = ()
+    raw: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trapped:
+    """The program trapped; its frames are gone, the store remains."""
+
+    trap: Trap
+
+
+@dataclass(frozen=True)
+class Paused:
+    """The program stands before an instruction and can be captured or run on."""
+
+    reason: Literal["requested", "fuel"]
+
+
+@dataclass(frozen=True)
+class Exited:
+    """A host function ended the program (WASI `proc_exit`)."""
+
+    code: int
+
+
+Outcome = Finished | Trapped | Paused | Exited
+
+
+@dataclass(frozen=True)
+class FrameView:
+    """An activation as `Store.frames` shows it.
+
+    Attributes:
+        function: address; `instance` and `index` say the same within a module.
+        offset: of the next instruction, in the module's binary; of a frame that waits for a
+            callee, the byte after its call.
+        types: of locals, then operands.
+        locals, operands: bits, bottom first.
+    """
+
+    function: int
+    instance: int
+    index: int
+    offset: int
+    types: bytes
+    locals: tuple[int, ...]
+    operands: tuple[int, ...]
+
+
+class Instance:
+    """A module instance: exports by name.
+
+    Attributes:
+        store, index: where it lives; module: of which it is an instance; name: for messages.
+        exports: functions, tables, memories and globals, by name.
+    """
+
+    def __init__(self, store: Store, index: int, module: Module, name: str | None) -> None:
+        self.store = store
+        self.index = index
+        self.module = module
+        self.name = name
+        self.exports: Mapping[str, Extern] = {
+            item.name: _EXTERNS[item.kind](
+                store, lib.wsr_instance_address(store.c, index, item.kind, item.index)
+            )
+            for item in module.exports
+        }
+        counts = ffi.new("wsr_counts *")
+        lib.wsr_module_counts(module._c, counts)
+        self.memory_address: int | None = (
+            lib.wsr_instance_address(store.c, index, lib.WSR_MEMORY_KIND, 0)
+            if counts.memories
+            else None
+        )
+
+    def function(self, name: str) -> Function:
+        """The exported function of that name; LinkError where there is none."""
+        found = self.exports.get(name)
+        if not isinstance(found, Function):
+            offered = [n for n, e in self.exports.items() if isinstance(e, Function)]
+            raise LinkError(
+                f"the module exports no function {name!r}",
+                hint=f"it exports {', '.join(offered)}" if offered else None,
+            )
+        return found
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.index} of {self.name or self.module.name or 'a module'}>"
+
+
+class Store:
+    """The machine: memories, tables, globals, instances, and one thread.
+
+    Args:
+        limits: sizes that must not be exceeded.
+        deterministic: NaN results whose bits the specification leaves open become the positive
+            canonical NaN, so that all machines compute the same bits.
+
+    Attributes:
+        queue: invocations to make when the thread's frames have returned: (address, slots).
+        executed: instructions executed in metered runs.
+    """
+
+    def __init__(self, *, limits: Limits | None = None, deterministic: bool = False) -> None:
+        self.limits = limits or Limits()
+        self.deterministic = deterministic
+        self.instances: list[Instance] = []
+        self.queue: list[tuple[int, tuple[int, ...]]] = []
+        self.executed: int | None = None
+        self.hosts: dict[int, tuple[HostFunction, str, str]] = {}
+        """Host functions by address, each with the names of the import that it answers."""
+        self.externs: list[Any] = []
+        """Host objects behind externrefs: reference minus one is the index."""
+        self._extern_index: dict[int, int] = {}
+        self._host_address: dict[tuple[int, str, str], int] = {}
+        self._types: dict[int, FuncType] = {}
+        self._views: dict[int, memoryview] = {}
+        self._wake: tuple[int, int] | None = None
+        self._running = False
+        self._last: Finished = Finished()
+        self._entry: FuncType | None = None
+        error = ffi.new("wsr_error *")
+        pointer = lib.wsr_store_new(
+            ffi.new(
+                "wsr_limits *",
+                {
+                    "memory_pages": self.limits.memory_pages,
+                    "table_elements": self.limits.table_elements,
+                    "stack_slots": self.limits.stack_slots,
+                    "stack_frames": self.limits.stack_frames,
+                    "deterministic": deterministic,
+                },
+            ),
+            error,
+        )
+        if pointer == ffi.NULL:
+            raise core_error(error)
+        self.c: Any = ffi.gc(pointer, lib.wsr_store_free)
+        self._exit = ffi.new("wsr_exit *")
+        self._memory = ffi.new("wsr_memory_view *")
+        self._outer: list[Any] = []
+
+    def __del__(self) -> None:
+        for fd in getattr(self, "_wake", None) or ():
+            os.close(fd)
+
+    # ---- building ----
+
+    def instantiate(
+        self,
+        module: Module,
+        imports: Imports | None = None,
+        *,
+        name: str | None = None,
+        start: bool = True,
+    ) -> Instance:
+        """Instantiate a module: resolve its imports, allocate, apply segments, run its start.
+
+        Args:
+            imports: by module name and item name: externs of this store, host functions, or plain
+                callables, which are called without a `Caller`.
+            start: False puts the start function into the queue instead of running it.
+
+        Raises:
+            LinkError: an import is missing or has another type.
+            Trap: a segment does not fit, or the start function trapped; what was written remains.
+        """
+        addresses: tuple[list[int], ...] = ([], [], [], [])
+        for item in module.imports:
+            addresses[item.kind].append(self._resolve(item, imports or {}))
+        instance = self.allocate(module, addresses, name)
+        trap = lib.wsr_apply_segments(self.c, instance.index)
+        if trap:
+            raise Trap(MESSAGES[trap])
+        if module.start is not None:
+            function = Function(
+                self,
+                lib.wsr_instance_address(self.c, instance.index, lib.WSR_FUNCTION, module.start),
+            )
+            if start:
+                self.call(function, ())
+            else:
+                self.queue.insert(0, (function.address, ()))
+        return instance
+
+    def allocate(
+        self, module: Module, addresses: Sequence[Sequence[int]], name: str | None
+    ) -> Instance:
+        """Allocate an instance whose imports have these addresses (functions, tables, memories,
+        globals); segments are not applied and nothing runs. `instantiate` and restoring use it."""
+        arrays = [ffi.new("uint32_t[]", list(a) or [0]) for a in addresses]
+        error = ffi.new("wsr_error *")
+        index = lib.wsr_add_instance(self.c, module._c, *arrays, error)
+        if index == _NONE:
+            raise core_error(error)
+        instance = Instance(self, index, module, name or module.name)
+        self.instances.append(instance)
+        return instance
+
+    def _resolve(self, item: Import, imports: Imports) -> int:
+        wanted = f"{item.module}.{item.name}"
+        try:
+            found = imports[item.module][item.name]
+        except KeyError:
+            raise LinkError(
+                f"unknown import: the module needs {wanted} of type {item.type}, and it is not given"
+            ) from None
+        if isinstance(item.type, FuncType):
+            if isinstance(found, (Function, HostFunction)):
+                if found.type != item.type:
+                    raise _incompatible(wanted, item.type, found.type)
+                if isinstance(found, HostFunction):
+                    return self.add_host_function(found, item.module, item.name)
+            elif callable(found):
+                plain = found
+                function = HostFunction(item.type, lambda _, *values: plain(*values))
+                return self.add_host_function(function, item.module, item.name)
+        if isinstance(found, _Handles) and found.store is not self:
+            raise LinkError(f"{wanted} belongs to another store")
+        if isinstance(found, Function) and isinstance(item.type, FuncType):
+            return found.address
+        if not isinstance(found, _Handles) or not _matches(item.type, found):
+            kind = found.type if isinstance(found, (*_Handles, HostFunction)) else type(found)
+            raise _incompatible(wanted, item.type, kind)
+        return found.address
+
+    def add_host_function(self, function: HostFunction, module: str, name: str) -> int:
+        """Give a host function an address; the same one always gets the same."""
+        key = (id(function), module, name)
+        if key not in self._host_address:
+            params, results = bytes(function.type.params), bytes(function.type.results)
+            error = ffi.new("wsr_error *")
+            address = lib.wsr_add_host_function(
+                self.c, params, len(params), results, len(results), error
+            )
+            if address == _NONE:
+                raise core_error(error)
+            self._host_address[key] = address
+            self.hosts[address] = (function, module, name)
+        return self._host_address[key]
+
+    # ---- references ----
+
+    def reference_to_function(self, value: Any) -> int:
+        """Bits of a funcref: 0 for None, else the function's address plus one."""
+        if value is None:
+            return 0
+        if not isinstance(value, Function) or value.store is not self:
+            raise TypeError(f"funcref takes a function of this store or None, not {value!r}")
+        return value.address + 1
+
+    def function_of_reference(self, bits: int) -> Function | None:
+        """The function behind a funcref, None for null."""
+        return Function(self, bits - 1) if bits else None
+
+    def reference_to_object(self, value: Any) -> int:
+        """Bits of an externref: 0 for None, else the object's index in `externs` plus one."""
+        if value is None:
+            return 0
+        known = self._extern_index.get(id(value))
+        if known is None:
+            self.externs.append(value)
+            known = self._extern_index[id(value)] = len(self.externs)
+        return known
+
+    def object_of_reference(self, bits: int) -> Any:
+        """The object behind an externref, None for null."""
+        return self.externs[bits - 1] if bits else None
+
+    def function_type(self, address: int) -> FuncType:
+        """Type of the function at that address."""
+        type_ = self._types.get(address)
+        if type_ is None:
+            type_ = self._types[address] = view_function(self, address)[0]
+        return type_
+
+    def memory_view(self, address: int) -> memoryview:
+        """The bytes of a memory; valid until it grows and while the store lives."""
+        lib.wsr_memory(self.c, address, self._memory)
+        view = self._views.get(address)
+        if view is None or len(view) != self._memory.size:
+            size = self._memory.size
+            view = memoryview(ffi.buffer(self._memory.data, size)).cast("B")
+            self._views[address] = view
+        return view
+
+    # ---- running ----
+
+    def enqueue(self, function: Function, *arguments: Any) -> None:
+        """Add an invocation for `run` to make.
+
+        Raises:
+            TypeError, OverflowError: the arguments do not fit the function's type.
+        """
+        self.queue.append((function.address, self._slots(function, arguments)))
+
+    def enqueue_raw(self, address: int, slots: Sequence[int]) -> None:
+        """Add an invocation by address and argument bits."""
+        self.queue.append((address, tuple(slots)))
+
+    def _slots(self, function: Function, arguments: Sequence[Any]) -> tuple[int, ...]:
+        params = function.type.params
+        if len(params) != len(arguments):
+            raise TypeError(f"the function takes {len(params)} arguments, not {len(arguments)}")
+        return tuple(to_slot(self, t, a) for t, a in zip(params, arguments, strict=True))
+
+    def run(self, *, fuel: int | None = None) -> Outcome:
+        """Run the thread, then the queue, to the end, a trap, an exit or a pause.
+
+        Args:
+            fuel: at most so many instructions; then the outcome is Paused("fuel").
+
+        Raises:
+            HostError: a host function raised; the thread's frames are gone.
+        """
+        if self._running:
+            raise WasmsrError("the store is running already; it is used by one thread at a time")
+        budget = None if fuel is None else ffi.new("uint64_t *", fuel)
+        self._running = True
+        try:
+            return self._run(budget)
+        except BaseException:
+            self.queue.clear()
+            while lib.wsr_frame_count(self.c):
+                lib.wsr_end(self.c, ffi.new("wsr_activation *"))
+            raise
+        finally:
+            self._running = False
+            if budget is not None and fuel is not None:
+                self.executed = (self.executed or 0) + fuel - budget[0]
+
+    def _run(self, budget: Any) -> Outcome:
+        while True:
+            if not lib.wsr_frame_count(self.c):
+                if not self.queue:
+                    return self._last
+                if budget is not None and not budget[0]:
+                    return Paused("fuel")
+                address, slots = self.queue[0]
+                if address in self.hosts:
+                    outcome = self._host_entry(address, slots)
+                    if outcome is not None:
+                        return outcome
+                    self.queue.pop(0)
+                    continue
+                self.queue.pop(0)
+                trap = lib.wsr_begin(
+                    self.c, address, list(slots) or [0], ffi.new("wsr_activation *")
+                )
+                if trap:
+                    self.queue.clear()
+                    return Trapped(Trap(MESSAGES[trap]))
+                self._entry = self.function_type(address)
+            outcome = self._advance(budget)
+            if outcome is not None:
+                return outcome
+
+    def _host_entry(self, address: int, slots: Sequence[int]) -> Outcome | None:
+        """Invoke a host function that was enqueued itself."""
+        function = self.hosts[address][0]
+        type_ = function.type
+        array = ffi.new("uint64_t[]", max(1, len(type_.params), len(type_.results)))
+        array[0 : len(slots)] = list(slots)
+        outcome = self._perform(function, None, array)
+        if outcome is None:
+            self._last = self._finished(type_, array)
+        return outcome
+
+    def _finished(self, type_: FuncType, slots: Any) -> Finished:
+        raw = tuple(ffi.unpack(slots, len(type_.results))) if type_.results else ()
+        values = tuple(from_slot(self, t, v) for t, v in zip(type_.results, raw, strict=True))
+        return Finished(values, raw)
+
+    def _advance(self, budget: Any) -> Outcome | None:
+        """Run the frames that are there; None when they have returned."""
+        c, exit_ = self.c, self._exit
+        null = ffi.NULL if budget is None else budget
+        while True:
+            code = lib.wsr_run(c, null, exit_)
+            if code == lib.WSR_HOST_CALL:
+                function = self.hosts[exit_.host_function][0]
+                outcome = self._perform(function, exit_.host_instance, exit_.slots)
+                if outcome is None:
+                    lib.wsr_host_return(c)
+                    continue
+                if isinstance(outcome, Paused):
+                    if budget is not None:
+                        budget[0] += 1  # the call has not been executed
+                elif not self._outer:
+                    self._clear()
+                return outcome
+            if code == lib.WSR_FINISHED:
+                assert self._entry is not None
+                self._last = self._finished(self._entry, exit_.slots)
+                return None
+            if code == lib.WSR_PAUSED:
+                if lib.wsr_pause_requested(c):
+                    if self._outer:  # a host function waits for this call: pause behind it
+                        lib.wsr_clear_pause(c)
+                        self._outer[-1][1] = True
+                        continue
+                    self._clear_pause()
+                    return Paused("requested")
+                return Paused("fuel")
+            trap = Trap(MESSAGES[exit_.trap], self.backtrace())
+            if not self._outer:
+                self._clear()
+            return Trapped(trap)
+
+    def _perform(self, function: HostFunction, instance: int | None, slots: Any) -> Outcome | None:
+        try:
+            function.perform(Caller(self, instance), slots)
+        except Retry:
+            if self._outer:
+                raise HostError("a host call within a host call cannot be paused") from None
+            self._clear_pause()
+            return Paused("requested")
+        except Exit as exit_:
+            return Exited(exit_.code)
+        except WasmsrError:
+            raise
+        except Exception as error:
+            raise HostError(f"a host function raised {type(error).__name__}: {error}") from error
+        return None
+
+    def _clear(self) -> None:
+        """Drop the frames: the program has ended."""
+        self.queue.clear()
+        lib.wsr_end(self.c, ffi.new("wsr_activation *"))
+
+    def call(self, function: Function, arguments: Sequence[Any]) -> tuple[Any, ...]:
+        """Run a function to its end and return its results; see `Function.__call__`."""
+        slots = self._slots(function, arguments)
+        if self._running:
+            return self._nested(function, slots)
+        if lib.wsr_frame_count(self.c) or self.queue:
+            raise WasmsrError("the store's thread is paused", hint="run() it to its end first")
+        self.queue.append((function.address, slots))
+        outcome = self.run()
+        if isinstance(outcome, Trapped):
+            raise outcome.trap
+        if isinstance(outcome, Exited):
+            raise Exit(outcome.code)
+        if isinstance(outcome, Paused):
+            raise Interrupted("the call was paused", hint="store.run() goes on with it")
+        return outcome.results
+
+    def _nested(self, function: Function, slots: tuple[int, ...]) -> tuple[Any, ...]:
+        """A host function calls back: run on top of the frames that wait for it."""
+        if function.address in self.hosts:
+            host, last = self.hosts[function.address][0], self._last
+            self._host_entry(function.address, slots)
+            results, self._last = self._last.results, last
+            del host
+            return results
+        activation = ffi.new("wsr_activation *")
+        entry, last = self._entry, self._last
+        outer_exit = (self._exit.host_function, self._exit.host_instance, self._exit.slots)
+        trap = lib.wsr_begin(self.c, function.address, list(slots) or [0], activation)
+        if trap:
+            raise Trap(MESSAGES[trap])
+        self._entry = self.function_type(function.address)
+        level = [activation, False]
+        self._outer.append(level)
+        try:
+            outcome = self._advance(None)
+            results = self._last.results
+        finally:
+            self._outer.pop()
+            lib.wsr_end(self.c, activation)
+            self._entry, self._last = entry, last
+            self._exit.host_function, self._exit.host_instance, self._exit.slots = outer_exit
+            if level[1]:
+                self.pause()
+        if isinstance(outcome, Trapped):
+            raise outcome.trap
+        if isinstance(outcome, Exited):
+            raise Exit(outcome.code)
+        return results
+
+    @property
+    def nested(self) -> bool:
+        """Whether a host function is being performed that called back into the store."""
+        return bool(self._outer)
+
+    # ---- pausing ----
+
+    def pause(self) -> None:
+        """Ask the running machine to pause: from any thread or signal handler.
+
+        `run` returns Paused("requested") at the next canonical point, within microseconds, or when
+        the host function in hand has returned or given up. The request stands until then.
+        """
+        lib.wsr_pause(self.c)
+        if self._wake is not None:
+            try:
+                os.write(self._wake[1], b"\0")
+            except BlockingIOError:
+                pass  # enough bytes lie there to wake everybody
+
+    @property
+    def wake_fd(self) -> int:
+        """Readable while a pause is requested: for host functions that wait."""
+        if self._wake is None:
+            read, write = os.pipe()
+            os.set_blocking(read, False)
+            os.set_blocking(write, False)
+            self._wake = (read, write)
+            if lib.wsr_pause_requested(self.c):
+                self.pause()
+        return self._wake[0]
+
+    def _clear_pause(self) -> None:
+        lib.wsr_clear_pause(self.c)
+        if self._wake is not None:
+            try:
+                while len(os.read(self._wake[0], 4096)) == 4096:
+                    pass
+            except BlockingIOError:
+                pass
+
+    # ---- looking in ----
+
+    def frames(self, *, dead_locals: bool = True) -> list[FrameView]:
+        """The thread's frames, outermost first.
+
+        Args:
+            dead_locals: False shows locals that no execution can read any more as zero, as
+                snapshots store them.
+        """
+        view = ffi.new("wsr_frame_view *")
+        return [
+            self.frame(i, dead_locals=dead_locals, view=view)
+            for i in range(lib.wsr_frame_count(self.c))
+        ]
+
+    def frame(self, number: int, *, dead_locals: bool = True, view: Any = None) -> FrameView:
+        """One frame by number, 0 the outermost, -1 the innermost."""
+        if view is None:
+            view = ffi.new("wsr_frame_view *")
+        if number < 0:
+            number += lib.wsr_frame_count(self.c)
+        if not 0 <= number < lib.wsr_frame_count(self.c):
+            raise IndexError(f"the thread has no frame {number}")
+        if not lib.wsr_view_frame(self.c, number, dead_locals, view):
+            raise MemoryError("no memory left to view a frame")
+        n, m = view.n_locals, view.n_operands
+        values = ffi.unpack(view.values, n + m) if n + m else []
+        return FrameView(
+            view.function,
+            view.instance,
+            view.index,
+            view.offset,
+            bytes(ffi.buffer(view.types, n + m)) if n + m else b"",
+            tuple(values[:n]),
+            tuple(values[n:]),
+        )
+
+    def backtrace(self) -> tuple[Frame, ...]:
+        """The thread's frames for a message, innermost first."""
+        lines = []
+        for frame in reversed(self.frames()):
+            instance = self.instances[frame.instance]
+            function = instance.module.function_name(frame.index)
+            lines.append(Frame(instance.name, function, frame.index, frame.offset))
+        return tuple(lines)
+
+    def check(self) -> None:
+        """Test every invariant of the machine; AssertionError names the first that is broken."""
+        broken = lib.wsr_check(self.c)
+        if broken != ffi.NULL:
+            raise AssertionError(ffi.string(broken).decode())
+
+
+_Handles = (Function, Table, Memory, Global)
+
+
+def _incompatible(wanted: str, type_: object, given: object) -> LinkError:
+    return LinkError(f"incompatible import type: {wanted} must be {type_}, and {given} is given")
+
+
+def _matches(wanted: object, found: Extern) -> bool:
+    """Import matching for tables, memories and globals (specification, section 4.5.1)."""
+    if isinstance(wanted, GlobalType):
+        return isinstance(found, Global) and found.type == wanted
+    if isinstance(wanted, MemoryType) and isinstance(found, Memory):
+        bounds = found.type.bounds
+        return wanted.bounds.admits(bounds.minimum, bounds.maximum)
+    if isinstance(wanted, TableType) and isinstance(found, Table):
+        type_ = found.type
+        bounds = type_.bounds
+        return type_.element == wanted.element and wanted.bounds.admits(
+            bounds.minimum, bounds.maximum
+        )
+    return False
+
+
+__all__ = [
+    "Caller",
+    "Exited",
+    "Extern",
+    "Finished",
+    "FrameView",
+    "Function",
+    "Global",
+    "HostFunction",
+    "Imports",
+    "Instance",
+    "Limits",
+    "Memory",
+    "Outcome",
+    "Paused",
+    "Retry",
+    "Store",
+    "Table",
+    "Trapped",
+    "ValType",
+]

@@ -1,0 +1,596 @@
+"""Between the machine and the snapshot as a value: `capture` reads a paused store, `restore` builds one.
+
+Restoring trusts nothing: modules are checked by digest, imports and bounds by type, positions and
+operands against the validated code, references against the address spaces, before an instruction
+runs. Source: WebAssembly specification, section 4.2 (Runtime Structure).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from wasmsr._ffi import ffi, lib
+from wasmsr.errors import FormatError, ModuleMismatch, SnapshotError, UnportableState
+from wasmsr.interp import machine
+from wasmsr.interp.externs import Function, Global, HostFunction, Memory, Table, c_bounds
+from wasmsr.interp.machine import Imports, Instance, Store
+from wasmsr.interp.module import Module
+from wasmsr.interp.types import Bounds, FuncType, ValType, val_types
+from wasmsr.snapshot import state
+from wasmsr.snapshot.state import PAGE, Snapshot
+
+FEATURES = (
+    "mutable-globals",
+    "sign-extension",
+    "saturating-conversions",
+    "multi-value",
+    "bulk-memory",
+    "reference-types",
+    "tail-calls",
+    "extended-constants",
+)
+"""What of WebAssembly a program in this engine may use, by the names of the proposals."""
+
+ENGINE = "wasmsr"
+
+
+def _engine() -> str:
+    from wasmsr import __version__
+
+    return f"{ENGINE} {__version__}"
+
+
+# ---- capture ----
+
+
+class _Externs:
+    """Renumbers host objects by first appearance, so that only reachable ones are saved."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.kept: list[Any] = []
+        self._number: dict[int, int] = {}
+
+    def number(self, bits: int) -> int:
+        """The saved bits of an externref."""
+        if not bits:
+            return 0
+        if bits not in self._number:
+            self.kept.append(self.store.externs[bits - 1])
+            self._number[bits] = len(self.kept)
+        return self._number[bits]
+
+
+def _little(words: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        words = array("Q", words)
+        words.byteswap()
+    return words.tobytes()
+
+
+def _words(data: bytes | bytearray | memoryview) -> array[int]:
+    words = array("Q")
+    words.frombytes(data)
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words
+
+
+def _table(store: Store, address: int, externs: _Externs) -> state.TableState:
+    view = ffi.new("wsr_table_view *")
+    lib.wsr_table(store.c, address, view)
+    words = array("Q")
+    if view.size:
+        words.frombytes(ffi.buffer(view.elements, view.size * 8))
+    if view.bounds.type == ValType.EXTERNREF:
+        words = array("Q", map(externs.number, words))
+    bounds = view.bounds
+    maximum = bounds.maximum if bounds.has_maximum else None
+    return state.TableState(bounds.type, bounds.minimum, maximum, _little(words))
+
+
+def _memory(store: Store, address: int) -> state.MemoryState:
+    view = ffi.new("wsr_memory_view *")
+    lib.wsr_memory(store.c, address, view)
+    maximum = view.bounds.maximum if view.bounds.has_maximum else None
+    return state.MemoryState(view.bounds.minimum, maximum, store.memory_view(address))
+
+
+def _global(store: Store, address: int, externs: _Externs) -> state.GlobalState:
+    found = Global(store, address)
+    type_, bits = found.type, found.bits
+    if type_.value is ValType.EXTERNREF:
+        bits = externs.number(bits)
+    return state.GlobalState(int(type_.value), type_.mutable, bits)
+
+
+def _instance(store: Store, instance: Instance, module: int) -> state.InstanceState:
+    counts = ffi.new("wsr_counts *")
+    lib.wsr_module_counts(instance.module._c, counts)
+
+    def addresses(kind: int, n: int) -> list[int]:
+        return [lib.wsr_instance_address(store.c, instance.index, kind, i) for i in range(n)]
+
+    index = instance.index
+    base = (
+        lib.wsr_instance_address(store.c, index, lib.WSR_FUNCTION, counts.imported_functions)
+        if counts.functions > counts.imported_functions
+        else 0
+    )
+    return state.InstanceState(
+        module=module,
+        function_base=base,
+        functions=addresses(lib.WSR_FUNCTION, counts.imported_functions),
+        tables=addresses(lib.WSR_TABLE, counts.tables),
+        memories=addresses(lib.WSR_MEMORY_KIND, counts.memories),
+        globals=addresses(lib.WSR_GLOBAL, counts.globals),
+        dropped_elements=[
+            i for i in range(counts.elements) if lib.wsr_element_dropped(store.c, index, i)
+        ],
+        dropped_data=[i for i in range(counts.data) if lib.wsr_data_dropped(store.c, index, i)],
+        name=instance.name,
+    )
+
+
+def _frames(store: Store, externs: _Externs) -> list[state.FrameState]:
+    frames = []
+    for view in store.frames(dead_locals=False):
+        values = [*view.locals, *view.operands]
+        if ValType.EXTERNREF in view.types:
+            for i, code in enumerate(view.types):
+                if code == ValType.EXTERNREF:
+                    values[i] = externs.number(values[i])
+        frames.append(
+            state.FrameState(
+                view.instance, view.index, view.offset, len(view.locals), view.types, values
+            )
+        )
+    return frames
+
+
+def _queue(store: Store, externs: _Externs) -> list[tuple[int, list[int]]]:
+    queue = []
+    for address, slots in store.queue:
+        params = store.function_type(address).params
+        queue.append(
+            (
+                address,
+                [
+                    externs.number(bits) if type_ is ValType.EXTERNREF else bits
+                    for type_, bits in zip(params, slots, strict=True)
+                ],
+            )
+        )
+    return queue
+
+
+def capture(
+    store: Store,
+    *,
+    wasi: Mapping[str, Any] | None = None,
+    fuel: int | None = None,
+    embed: bool = False,
+    parent: bytes | None = None,
+) -> Snapshot:
+    """The state of a paused (or idle) store as a value.
+
+    The value's memories are views of the store's own bytes: encode or copy it before the program
+    runs on.
+
+    Args:
+        wasi: what `Wasi.capture` gave.
+        fuel: instructions that remain, for a program that runs on a budget.
+        embed: put the modules' binaries into the snapshot.
+        parent: id of the snapshot from which this program was restored.
+
+    Raises:
+        UnportableState: a host function that called back into the program is being performed.
+    """
+    if store.nested:
+        raise UnportableState(
+            "a host function that called back into the program is being performed",
+            hint="pause again when it has returned",
+        )
+    modules: list[state.ModuleRef] = []
+    module_index: dict[bytes, int] = {}
+    for instance in store.instances:
+        module = instance.module
+        if module.digest not in module_index:
+            module_index[module.digest] = len(modules)
+            binary = module.binary if embed else None
+            modules.append(state.ModuleRef(module.digest, len(module.binary), module.name, binary))
+    counts = ffi.new("wsr_store_counts *")
+    lib.wsr_store_count(store.c, counts)
+    externs = _Externs(store)
+    limits = store.limits
+    return Snapshot(
+        modules=modules,
+        host_functions=[
+            state.HostFunction(
+                address, module_name, name, bytes(f.type.params), bytes(f.type.results)
+            )
+            for address, (f, module_name, name) in sorted(store.hosts.items())
+        ],
+        instances=[
+            _instance(store, instance, module_index[instance.module.digest])
+            for instance in store.instances
+        ],
+        tables=[_table(store, a, externs) for a in range(counts.tables)],
+        memories=[_memory(store, a) for a in range(counts.memories)],
+        globals=[_global(store, a, externs) for a in range(counts.globals)],
+        thread=state.ThreadState(_frames(store, externs), _queue(store, externs)),
+        limits=state.Limits(
+            limits.memory_pages,
+            limits.table_elements,
+            limits.stack_slots,
+            limits.stack_frames,
+            fuel,
+            store.deterministic,
+            list(FEATURES),
+        ),
+        lineage=state.Lineage(
+            os.urandom(16), parent, time.time_ns(), socket.gethostname(), _engine()
+        ),
+        externs=externs.kept,
+        wasi=dict(wasi) if wasi is not None else None,
+        executed=store.executed,
+    )
+
+
+# ---- restore ----
+
+
+def _bad(what: str) -> FormatError:
+    return FormatError(f"the snapshot says what no machine can be in: {what}")
+
+
+def _check_modules(snapshot: Snapshot, modules: Iterable[Module]) -> list[Module]:
+    given = {module.digest: module for module in modules}
+    found = []
+    for reference in snapshot.modules:
+        module = given.get(reference.digest)
+        if module is None and reference.binary is not None:
+            module = Module(reference.binary, name=reference.name)
+            if module.digest != reference.digest:
+                raise _bad("an embedded module has another digest than its entry")
+        if module is None:
+            name = f" ({reference.name})" if reference.name else ""
+            other = "; another module was given" if given else ""
+            raise ModuleMismatch(
+                f"the snapshot belongs to the module{name} with SHA-256 "
+                f"{reference.digest.hex()}, which was not given{other}",
+                hint="name the same module, or take the snapshot with --embed-module",
+            )
+        found.append(module)
+    return found
+
+
+class _Restoring:
+    """One restore: address spaces are filled in ascending order, host-made things in the gaps."""
+
+    def __init__(self, snapshot: Snapshot, modules: list[Module], imports: Imports) -> None:
+        self.snapshot = snapshot
+        self.modules = modules
+        self.imports = imports
+        limits = snapshot.limits
+        self.store = Store(
+            limits=machine.Limits(
+                limits.memory_pages,
+                limits.table_elements,
+                limits.stack_slots,
+                limits.stack_frames,
+            ),
+            deterministic=limits.deterministic,
+        )
+        self.hosts = {h.address: h for h in snapshot.host_functions}
+        self.next_function = 0
+        self.next = [0, 0, 0]  # tables, memories, globals
+        self.error = ffi.new("wsr_error *")
+
+    def run(self) -> Store:
+        store = self.store
+        owned: list[set[int]] = [set(), set(), set()]
+        defined = []
+        for instance in self.snapshot.instances:
+            if not 0 <= instance.module < len(self.modules):
+                raise _bad("an instance of an unknown module")
+            own = self._defined(instance)
+            defined.append(own)
+            for space, addresses in zip(owned, own, strict=True):
+                space.update(addresses)
+        for instance, own in zip(self.snapshot.instances, defined, strict=True):
+            self._add_instance(instance, own, owned)
+        while self.next_function in self.hosts:
+            self._add_host_function()
+        sizes = (
+            len(self.snapshot.tables),
+            len(self.snapshot.memories),
+            len(self.snapshot.globals),
+        )
+        for space, size in enumerate(sizes):
+            while self.next[space] < size and self.next[space] not in owned[space]:
+                self._add_host_extern(space)
+            if self.next[space] != size:
+                raise _bad("an address space with holes")
+        store.externs = list(self.snapshot.externs)
+        store._extern_index = {id(o): i + 1 for i, o in enumerate(store.externs)}
+        self._fill()
+        self._thread()
+        return store
+
+    def _defined(self, instance: state.InstanceState) -> tuple[list[int], list[int], list[int]]:
+        counts = ffi.new("wsr_counts *")
+        lib.wsr_module_counts(self.modules[instance.module]._c, counts)
+        if (
+            len(instance.functions) != counts.imported_functions
+            or len(instance.tables) != counts.tables
+            or len(instance.memories) != counts.memories
+            or len(instance.globals) != counts.globals
+        ):
+            raise _bad("an instance with other index spaces than its module")
+        return (
+            instance.tables[counts.imported_tables :],
+            instance.memories[counts.imported_memories :],
+            instance.globals[counts.imported_globals :],
+        )
+
+    def _add_instance(
+        self,
+        instance: state.InstanceState,
+        own: tuple[list[int], list[int], list[int]],
+        owned: list[set[int]],
+    ) -> None:
+        store, module = self.store, self.modules[instance.module]
+        has_functions = module.function_count > module.imported_functions
+        lowest = instance.function_base if has_functions else max([-1, *instance.functions]) + 1
+        while self.next_function < lowest and self.next_function in self.hosts:
+            self._add_host_function()
+        used = (instance.tables, instance.memories, instance.globals)
+        for space in range(3):
+            lowest = min(own[space], default=max([-1, *used[space]]) + 1)
+            while self.next[space] < lowest and self.next[space] not in owned[space]:
+                self._add_host_extern(space)
+        imported = (
+            instance.functions,
+            instance.tables[: len(instance.tables) - len(own[0])],
+            instance.memories[: len(instance.memories) - len(own[1])],
+            instance.globals[: len(instance.globals) - len(own[2])],
+        )
+        self._check_imports(module, imported)
+        made = store.allocate(module, imported, instance.name)
+        made.name = instance.name
+        index = made.index
+        if has_functions:
+            base = lib.wsr_instance_address(
+                store.c, index, lib.WSR_FUNCTION, module.imported_functions
+            )
+            if base != instance.function_base:
+                raise _bad("an instance whose functions have other addresses")
+            self.next_function = base + module.function_count - module.imported_functions
+        kinds = (lib.WSR_TABLE, lib.WSR_MEMORY_KIND, lib.WSR_GLOBAL)
+        for space, (kind, addresses) in enumerate(zip(kinds, used, strict=True)):
+            for i, address in enumerate(addresses):
+                if lib.wsr_instance_address(store.c, index, kind, i) != address:
+                    raise _bad("an instance whose parts have other addresses")
+            self.next[space] += len(own[space])
+        self._drop_segments(module, instance, index)
+
+    def _drop_segments(self, module: Module, instance: state.InstanceState, index: int) -> None:
+        counts = ffi.new("wsr_counts *")
+        lib.wsr_module_counts(module._c, counts)
+        for segment in instance.dropped_elements:
+            if not 0 <= segment < counts.elements:
+                raise _bad("an unknown element segment")
+            lib.wsr_drop_element(self.store.c, index, segment)
+        for segment in instance.dropped_data:
+            if not 0 <= segment < counts.data:
+                raise _bad("an unknown data segment")
+            lib.wsr_drop_data(self.store.c, index, segment)
+
+    def _check_imports(self, module: Module, imported: tuple[list[int], ...]) -> None:
+        handles = (Function, Table, Memory, Global)
+        limits = (self.next_function, *self.next)
+        position = [0, 0, 0, 0]
+        for item in module.imports:
+            address = imported[item.kind][position[item.kind]]
+            position[item.kind] += 1
+            if not 0 <= address < limits[item.kind]:
+                raise _bad(f"the import {item.module}.{item.name} of an unknown address")
+            handle = handles[item.kind](self.store, address)
+            if isinstance(item.type, FuncType):
+                right = handle.type == item.type
+            elif isinstance(handle, (Table, Memory)):
+                # Their sizes are restored later; what cannot change is compared here.
+                right = _same_but_size(item.type, self._saved_type(item.kind, address))
+            else:
+                right = handle.type == item.type
+            if not right:
+                raise _bad(f"the import {item.module}.{item.name} of another type")
+
+    def _saved_type(self, kind: int, address: int) -> tuple[int, int, int | None]:
+        if kind == lib.WSR_TABLE:
+            table = self.snapshot.tables[address]
+            return table.type, len(table.elements) // 8, table.maximum
+        memory = self.snapshot.memories[address]
+        return 0, len(memory.data) // PAGE, memory.maximum
+
+    def _add_host_function(self) -> None:
+        wanted = self.hosts[self.next_function]
+        params, results = val_types(wanted.params), val_types(wanted.results)
+        type_ = FuncType(params, results)
+        found = self.imports.get(wanted.module, {}).get(wanted.name)
+        function: HostFunction
+        if isinstance(found, HostFunction):
+            function = found
+        elif callable(found) and not isinstance(found, Function):
+            plain: Callable[..., Any] = found
+            function = HostFunction(type_, lambda _, *values: plain(*values))
+        else:
+            raise SnapshotError(
+                f"the program uses the host function {wanted.module}.{wanted.name}, "
+                "which is not given",
+                hint="give the imports that the program was started with",
+            )
+        if function.type != type_:
+            raise SnapshotError(
+                f"the host function {wanted.module}.{wanted.name} must be {type_}, "
+                f"and {function.type} is given"
+            )
+        address = self.store.add_host_function(function, wanted.module, wanted.name)
+        if address != self.next_function:
+            raise _bad("a host function with two addresses")
+        self.next_function += 1
+
+    def _add_host_extern(self, space: int) -> None:
+        c, address = self.store.c, self.next[space]
+        snapshot = self.snapshot
+        if space == 0 and address < len(snapshot.tables):
+            table = snapshot.tables[address]
+            bounds = c_bounds(Bounds(table.minimum, table.maximum), table.type)
+            made = lib.wsr_add_table(c, bounds, table.minimum, self.error)
+        elif space == 1 and address < len(snapshot.memories):
+            memory = snapshot.memories[address]
+            bounds = c_bounds(Bounds(memory.minimum, memory.maximum))
+            made = lib.wsr_add_memory(c, bounds, memory.minimum, self.error)
+        elif space == 2 and address < len(snapshot.globals):
+            item = snapshot.globals[address]
+            made = lib.wsr_add_global(c, item.type, item.mutable, item.value, self.error)
+        else:
+            raise _bad("an unknown address")
+        if made == 2**32 - 1:
+            raise SnapshotError(ffi.string(self.error.message).decode())
+        self.next[space] += 1
+
+    def _fill(self) -> None:
+        for address, item in enumerate(self.snapshot.globals):
+            found = Global(self.store, address)
+            type_ = found.type
+            if (int(type_.value), type_.mutable) != (item.type, item.mutable):
+                raise _bad(f"global {address} of another type")
+            self._check_reference(type_.value, item.value)
+            lib.wsr_set_global(self.store.c, address, item.value)
+        for address, table in enumerate(self.snapshot.tables):
+            self._fill_table(address, table)
+        for address, memory in enumerate(self.snapshot.memories):
+            self._fill_memory(address, memory)
+
+    def _fill_table(self, address: int, table: state.TableState) -> None:
+        view = ffi.new("wsr_table_view *")
+        lib.wsr_table(self.store.c, address, view)
+        _check_bounds("table", address, view.bounds, table.minimum, table.maximum)
+        size = len(table.elements) // 8
+        if view.bounds.type != table.type or size < view.size or len(table.elements) % 8:
+            raise _bad(f"table {address} of another type or size")
+        if lib.wsr_grow_table(self.store.c, address, size - view.size, 0) == 2**32 - 1:
+            raise SnapshotError(f"table {address} of {size} elements exceeds the limit")
+        words = _words(table.elements)
+        for bits in set(words):
+            self._check_reference(ValType(table.type), bits)
+        lib.wsr_table(self.store.c, address, view)
+        if size:
+            ffi.buffer(view.elements, size * 8)[:] = words.tobytes()
+
+    def _fill_memory(self, address: int, memory: state.MemoryState) -> None:
+        view = ffi.new("wsr_memory_view *")
+        lib.wsr_memory(self.store.c, address, view)
+        _check_bounds("memory", address, view.bounds, memory.minimum, memory.maximum)
+        pages, have = len(memory.data) // PAGE, view.size // PAGE
+        if pages < have or len(memory.data) % PAGE:
+            raise _bad(f"memory {address} of another size")
+        if lib.wsr_grow_memory(self.store.c, address, pages - have) == 2**32 - 1:
+            raise SnapshotError(
+                f"memory {address} of {pages} pages exceeds the limit of "
+                f"{self.store.limits.memory_pages} pages",
+                hint="--max-memory sets the limit anew",
+            )
+        if pages:
+            self.store.memory_view(address)[:] = memory.data
+
+    def _check_reference(self, type_: ValType, bits: int) -> None:
+        if type_ is ValType.EXTERNREF and bits > len(self.snapshot.externs):
+            raise _bad("a reference to an unknown host object")
+        if type_ is ValType.FUNCREF and bits > self.next_function:
+            raise _bad("a reference to an unknown function")
+
+    def _thread(self) -> None:
+        store, thread = self.store, self.snapshot.thread
+        addresses = [self._function_address(frame) for frame in thread.frames]
+        for i, frame in enumerate(thread.frames):
+            innermost = i + 1 == len(thread.frames)
+            operands = len(frame.values) - frame.locals
+            if operands < 0 or len(frame.values) != len(frame.types):
+                raise _bad("a frame with more locals than values")
+            for code, bits in zip(frame.types, frame.values, strict=True):
+                if code == ValType.EXTERNREF:
+                    self._check_reference(ValType.EXTERNREF, bits)
+            good = lib.wsr_restore_frame(
+                store.c,
+                addresses[i],
+                frame.offset,
+                frame.types or b"\0",
+                frame.values or [0],
+                frame.locals,
+                operands,
+                innermost,
+                2**32 - 1 if innermost else addresses[i + 1],
+                self.error,
+            )
+            if not good:
+                raise FormatError(ffi.string(self.error.message).decode())
+        if addresses:
+            store._entry = store.function_type(addresses[0])
+        for address, slots in thread.queue:
+            if not 0 <= address < self.next_function:
+                raise _bad("an invocation of an unknown function")
+            params = store.function_type(address).params
+            if len(params) != len(slots):
+                raise _bad("an invocation with another number of arguments")
+            for type_, bits in zip(params, slots, strict=True):
+                self._check_reference(type_, bits)
+            store.queue.append((address, tuple(slots)))
+        store.executed = self.snapshot.executed
+
+    def _function_address(self, frame: state.FrameState) -> int:
+        if not 0 <= frame.instance < len(self.snapshot.instances):
+            raise _bad("a frame of an unknown instance")
+        instance = self.snapshot.instances[frame.instance]
+        module = self.modules[instance.module]
+        if not module.imported_functions <= frame.function < module.function_count:
+            raise _bad("a frame of a function that its module does not define")
+        return instance.function_base + frame.function - module.imported_functions
+
+
+def _check_bounds(what: str, address: int, bounds: Any, minimum: int, maximum: int | None) -> None:
+    have = (bounds.minimum, bounds.maximum if bounds.has_maximum else None)
+    if have != (minimum, maximum):
+        raise _bad(f"{what} {address} of other bounds")
+
+
+def _same_but_size(wanted: Any, saved: tuple[int, int, int | None]) -> bool:
+    type_, size, maximum = saved
+    element = getattr(wanted, "element", 0)
+    return int(element) == type_ and wanted.bounds.admits(size, maximum)
+
+
+def restore(
+    snapshot: Snapshot, *, modules: Iterable[Module] = (), imports: Imports | None = None
+) -> Store:
+    """A new store in the state of the snapshot, standing where the program stood.
+
+    Args:
+        modules: those that the snapshot names; embedded ones need not be given.
+        imports: the host functions that the program uses, as for `Store.instantiate`.
+
+    Raises:
+        ModuleMismatch: a module is missing.
+        FormatError: the snapshot contradicts its modules or itself.
+        SnapshotError: a host function is missing, or a limit is too low.
+    """
+    found = _check_modules(snapshot, modules)
+    return _Restoring(snapshot, found, imports or {}).run()
