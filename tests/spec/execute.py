@@ -119,6 +119,9 @@ class Runner:
         # By name, and the latest under None.
         self._modules: dict[str | None, Any] = {}
         self._instances: dict[str | None, int | Absent] = {}
+        # Instances whose memory, table or globals a skipped module would have written, and the
+        # feature that it was skipped for.
+        self._unwritten: dict[int, str] = {}
 
     def run(self) -> Tally:
         """Run all commands; failures are collected, not raised.
@@ -167,7 +170,18 @@ class Runner:
             if not oracle.needs(binary, error.feature):
                 message = f"skipped for {error.feature!r}, which the module does not need"
                 raise Wrong(message) from error
+            self._note_unwritten(binary, error.feature)
             raise Skip(error.feature) from error
+
+    def _note_unwritten(self, binary: bytes, feature: str) -> None:
+        named = dict(self._registered)
+        del named["spectest"]
+        if not any(name.encode() in binary for name in named):
+            return
+        for name in oracle.imports_state(binary):
+            instance = named.get(name)
+            if isinstance(instance, int):
+                self._unwritten[instance] = feature
 
     def _instantiate(self, module: Any) -> int:
         registered = {}
@@ -226,6 +240,8 @@ class Runner:
         instance = self._instances[name]
         if isinstance(instance, Absent):
             raise instance.again()
+        if instance in self._unwritten:
+            raise Skip(self._unwritten[instance])
         return instance
 
     def _register(self, command: Register) -> None:

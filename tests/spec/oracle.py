@@ -79,6 +79,21 @@ def needs(binary: bytes, feature: str) -> bool:
     return feature in changing or (anyway is not None and not changing)
 
 
+def imports_state(binary: bytes) -> set[str]:
+    """The first names of a valid module's imports through which it could write another's state:
+    memories, tables and mutable globals. Empty for a module that is not valid."""
+    try:
+        module = wasmtime.Module(_engine(), binary)
+    except wasmtime.WasmtimeError:
+        return set()
+    return {
+        wanted.module
+        for wanted in module.imports
+        if isinstance(wanted.type, (wasmtime.MemoryType, wasmtime.TableType))
+        or (isinstance(wanted.type, wasmtime.GlobalType) and wanted.type.mutable)
+    }
+
+
 # WASMTIME_ANYREF and WASMTIME_EXNREF of wasmtime/val.h; the package has no names for them.
 _ANYREF, _EXNREF = ctypes.c_uint8(7), ctypes.c_uint8(8)
 _KINDS = {

@@ -1,7 +1,7 @@
 """wasmsr in the runner's terms: one `Session` over one `wasmsr.interp.machine.Store`.
 
-Values cross as raw slots, because a signalling NaN does not survive a Python float. Only external
-references cross as Python objects: `Extern(n)` travels as the integer n.
+Values cross as raw slots, because a signalling NaN does not survive a Python float. What a script
+calls `ref.extern n` is the Python integer n to the store.
 """
 
 from __future__ import annotations
@@ -11,21 +11,13 @@ from functools import cache
 from typing import Any
 
 import wasmtime
-from wasmsr.interp.machine import (
-    Exited,
-    Finished,
-    Function,
-    Global,
-    HostFunction,
-    Limits,
-    Paused,
-    Store,
-    Trapped,
-)
-from wasmsr.interp.module import Module
-from wasmsr.interp.types import FuncType, ValType
 
 from wasmsr.errors import UnsupportedError
+from wasmsr.interp.externs import Extern as Handle
+from wasmsr.interp.externs import Function, Global, HostFunction
+from wasmsr.interp.machine import Finished, Imports, Limits, Outcome, Store, Trapped
+from wasmsr.interp.module import Module
+from wasmsr.interp.types import FuncType, ValType
 
 from . import spectest
 from .engine import NoSuchExport, same_trap
@@ -54,25 +46,20 @@ class WasmsrSession:
         self.printed: list[tuple[Value, ...]] = []
         self.modules: dict[bytes, Module] = {}
         self.host = {
-            spectest.HOST: {
-                name: self._print(name, params) for name, params in spectest.PRINTS.items()
-            }
+            spectest.HOST: {name: self._print(params) for name, params in spectest.PRINTS.items()}
         }
-        self.store = self._new_store(limits)
+        self.store = Store(limits=limits)
         module = _spectest()
         self.modules[module.digest] = module
         self.spectest = self._place(module, self.host)
 
-    def _new_store(self, limits: Limits | None) -> Store:
-        return Store() if limits is None else Store(limits=limits)
-
-    def _print(self, name: str, params: Sequence[str]) -> HostFunction:
+    def _print(self, params: Sequence[str]) -> HostFunction:
         types = tuple(ValType[param.upper()] for param in params)
 
-        def call(_caller: Any, *args: float) -> None:
-            self.printed.append(tuple(Number(param, 0) for param in params[: len(args)]))
+        def call(_caller: Any, *slots: int) -> None:
+            self.printed.append(tuple(map(Number, params, slots)))
 
-        return HostFunction(FuncType(types, ()), call)
+        return HostFunction(FuncType(types, ()), call, raw=True)
 
     def decode(self, binary: bytes) -> Module:
         module = Module(binary)
@@ -87,38 +74,22 @@ class WasmsrSession:
         }
         return self._place(module, imports)
 
-    def _place(self, module: Module, imports: Mapping[str, Mapping[str, Any]]) -> int:
-        instance = self.store.instantiate(module, imports, start=False)
-        number = self.store.instances.index(instance)
-        if self.store.queue:
-            self.drive()
-        return number
+    def _place(self, module: Module, imports: Imports) -> int:
+        return self.store.instantiate(module, imports).index
 
     def invoke(self, instance: int, field: str, args: Sequence[Value]) -> list[Value]:
         function = self._exports(instance).get(field)
         if not isinstance(function, Function):
             raise NoSuchExport(field)
-        type_ = function.type
-        self.store.enqueue(function, *map(_object, args))
-        address, slots = self.store.queue[-1]
-        raw = [
-            value.bits if isinstance(value, Number) else slot
-            for value, slot in zip(args, slots, strict=True)
-        ]
-        self.store.queue[-1] = (address, tuple(raw))
-        finished = self.drive()
-        return [
-            self._value(kind, bits, result)
-            for kind, bits, result in zip(
-                type_.results, finished.raw, finished.results, strict=True
-            )
-        ]
+        types = function.type.results
+        self.store.enqueue_raw(function.address, [self._slot(value) for value in args])
+        return [self._value(*one) for one in zip(types, self.drive().raw, strict=True)]
 
     def get(self, instance: int, field: str) -> Value:
         global_ = self._exports(instance).get(field)
         if not isinstance(global_, Global):
             raise NoSuchExport(field)
-        return self._value(global_.type.value, global_.raw, global_.value)
+        return self._value(global_.type.value, global_.bits)
 
     def is_trap(self, code: str, expected: str) -> bool:
         return same_trap(code, expected)
@@ -131,22 +102,31 @@ class WasmsrSession:
         """
         return finished(self.store.run())
 
-    def _exports(self, instance: int) -> Mapping[str, Any]:
-        exports: Mapping[str, Any] = self.store.instances[instance].exports
-        return exports
+    def _exports(self, instance: int) -> Mapping[str, Handle]:
+        return self.store.instances[instance].exports
 
-    def _value(self, kind: ValType, bits: int, result: Any) -> Value:
+    def _slot(self, value: Value) -> int:
+        if isinstance(value, Number):
+            return value.bits
+        if isinstance(value, Null):
+            return 0
+        if isinstance(value, Extern):
+            return self.store.reference_to_object(value.number)
+        raise NoSuchExport(f"no way to pass {value}")
+
+    def _value(self, kind: ValType, bits: int) -> Value:
         if kind in _NAMES:
             return Number(_NAMES[kind], bits)
         heap = "func" if kind is ValType.FUNCREF else "extern"
         if bits == 0:
             return Null(heap)
-        if heap == "extern" and isinstance(result, int):
-            return Extern(result)
-        return Reference(heap)
+        if heap == "func":
+            return Reference(heap)
+        known = self.store.object_of_reference(bits)
+        return Extern(known) if isinstance(known, int) else Reference(heap)
 
 
-def finished(outcome: Finished | Trapped | Paused | Exited) -> Finished:
+def finished(outcome: Outcome) -> Finished:
     """The outcome of a run that must end by itself.
 
     Raises:
@@ -157,14 +137,3 @@ def finished(outcome: Finished | Trapped | Paused | Exited) -> Finished:
         raise outcome.trap
     assert isinstance(outcome, Finished), f"the run ended with {outcome}"
     return outcome
-
-
-def _object(value: Value) -> Any:
-    if isinstance(value, Number):
-        # Only the slot that this leaves matters, and `invoke` puts the true bits there.
-        return 0.0 if value.type.startswith("f") else 0
-    if isinstance(value, Null):
-        return None
-    if isinstance(value, Extern):
-        return value.number
-    raise NoSuchExport(f"no way to pass {value}")
