@@ -40,16 +40,30 @@ def test_saved_half_holds_no_pointers(root: Path) -> None:
             pytest.fail(f"{name}: {word} differs between hosts; the saved half has fixed widths")
 
 
+INDIRECT = "__indirect_call"
+
+
 def call_graph(root: Path, folder: Path) -> dict[str, set[str]]:
-    """Who calls whom in the core, as the compiler sees it without inlining."""
+    """Who calls whom in the core, as the compiler sees it without inlining.
+
+    A call through a pointer may reach every static function of its file that nobody calls by name.
+    """
     graph: dict[str, set[str]] = {}
     for source in sources(root):
         made = folder / f"{source.stem}.o"
         command = ["gcc", "-std=c11", "-O0", "-fcallgraph-info", f"-I{root / 'wasmsr'}", "-c"]
         subprocess.run([*command, str(source), "-o", str(made)], check=True, capture_output=True)
         text = made.with_suffix(".ci").read_text(encoding="utf-8")
+        calls: dict[str, set[str]] = {}
         for caller, callee in re.findall(r'sourcename: "([^"]+)" targetname: "([^"]+)"', text):
-            graph.setdefault(caller, set()).add(callee)
+            calls.setdefault(caller, set()).add(callee)
+        nodes = set(re.findall(r'node: \{ title: "([^"]+)"', text))
+        called = {callee for callees in calls.values() for callee in callees}
+        pointed_to = {node for node in nodes - called if node.startswith(f"{source}:")}
+        for callees in calls.values():
+            if INDIRECT in callees:
+                callees |= pointed_to
+        graph.update(calls)
     return graph
 
 
@@ -85,10 +99,8 @@ def test_no_native_recursion(root: Path, tmp_path: Path) -> None:
     graph = call_graph(root, tmp_path)
     assert "wsr_run" in graph
     assert cycle(graph) is None
-    # A call through a pointer could hide recursion: the core has none.
-    indirect = [caller for caller, callees in graph.items() if "__indirect_call" in callees]
-    assert not indirect, f"calls through pointers in {indirect}"
-    # And leaving is a return value, never a jump.
+    # The loop itself calls nothing through a pointer, and leaving is a return value, never a jump.
+    assert not [c for c in graph if "_core.c" in c and INDIRECT in graph[c]]
     jumps = {"longjmp", "_longjmp", "siglongjmp", "setjmp", "_setjmp", "sigsetjmp", "abort", "exit"}
     assert not jumps & {callee for callees in graph.values() for callee in callees}
 
