@@ -35,6 +35,8 @@ from wasmsr.interp.values import from_slot, to_slot
 Imports = Mapping[str, Mapping[str, "Extern | HostFunction | Callable[..., Any]"]]
 
 _NONE = 2**32 - 1
+_BACKTRACE = 50
+"""Most frames that a backtrace shows: a runaway recursion has tens of thousands."""
 _EXTERNS: tuple[type[Extern], ...] = (Function, Table, Memory, Global)
 
 
@@ -525,10 +527,11 @@ class Store:
     def _nested(self, function: Function, slots: tuple[int, ...]) -> tuple[Any, ...]:
         """A host function calls back: run on top of the frames that wait for it."""
         if function.address in self.hosts:
-            host, last = self.hosts[function.address][0], self._last
-            self._host_entry(function.address, slots)
+            last = self._last
+            outcome = self._host_entry(function.address, slots)
             results, self._last = self._last.results, last
-            del host
+            if isinstance(outcome, Exited):
+                raise Exit(outcome.code)
             return results
         activation = ffi.new("wsr_activation *")
         entry, last = self._entry, self._last
@@ -634,9 +637,11 @@ class Store:
         )
 
     def backtrace(self) -> tuple[Frame, ...]:
-        """The thread's frames for a message, innermost first."""
+        """The innermost frames of the thread for a message, innermost first."""
         lines = []
-        for frame in reversed(self.frames()):
+        count = lib.wsr_frame_count(self.c)
+        for number in range(count - 1, max(-1, count - 1 - _BACKTRACE), -1):
+            frame = self.frame(number)
             instance = self.instances[frame.instance]
             function = instance.module.function_name(frame.index)
             lines.append(Frame(instance.name, function, frame.index, frame.offset))

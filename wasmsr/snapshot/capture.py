@@ -126,6 +126,7 @@ def _instance(store: Store, instance: Instance, module: int) -> state.InstanceSt
     return state.InstanceState(
         module=module,
         function_base=base,
+        defined=counts.functions - counts.imported_functions,
         functions=addresses(lib.WSR_FUNCTION, counts.imported_functions),
         tables=addresses(lib.WSR_TABLE, counts.tables),
         memories=addresses(lib.WSR_MEMORY_KIND, counts.memories),
@@ -232,7 +233,7 @@ def capture(
             limits.stack_frames,
             fuel,
             store.deterministic,
-            list(FEATURES),
+            sorted(FEATURES),
         ),
         lineage=state.Lineage(
             os.urandom(16), parent, time.time_ns(), socket.gethostname(), _engine()
@@ -329,6 +330,7 @@ class _Restoring:
         lib.wsr_module_counts(self.modules[instance.module]._c, counts)
         if (
             len(instance.functions) != counts.imported_functions
+            or instance.defined != counts.functions - counts.imported_functions
             or len(instance.tables) != counts.tables
             or len(instance.memories) != counts.memories
             or len(instance.globals) != counts.globals
