@@ -43,11 +43,14 @@ class Job:
 
     def options(self, folder: Path) -> list[str]:
         """The options that every leg is given; `folder` is what the program writes into."""
-        options = [f"--env={variable}" for variable in self.env]
-        options += [f"--dir={host}::{guest}" for host, guest in self.mounts]
+        options = [f"--dir={host}::{guest}" for host, guest in self.mounts]
         if self.output is not None:
             options.append(f"--dir={folder}::{self.output}")
         return options
+
+    def variables(self) -> list[str]:
+        """The options that only a start is given: a snapshot holds the environment."""
+        return [f"--env={variable}" for variable in self.env]
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class Result:
 def whole(job: Job, folder: Path) -> tuple[Result, int]:
     """Runs `job` at one go in `folder` (made new); also the number of executed instructions."""
     prepare(job, folder)
-    command = ["--json", f"--fuel={METERED}", *job.options(folder), str(job.module), *job.args]
+    command = ["--json", f"--fuel={METERED}", *job.variables(), *job.options(folder)]
+    command += [str(job.module), *job.args]
     done = _wasmsr(command)
     stdout, _, last = done.stdout.removesuffix(b"\n").rpartition(b"\n")
     if not last.startswith(b'{"outcome"'):  # output without a newline at its end runs into it
@@ -91,6 +95,8 @@ def in_legs(job: Job, folder: Path, *, executed: int, seed: int, stops: int = ST
             options += [f"--snapshot-at={cut - start}", f"--snapshot-file={snapshot}"]
         if leg > 0:
             options.append(f"--from-snapshot={snapshot}")
+        else:
+            options += job.variables()
         args = job.args if leg == 0 else ()
         done = _wasmsr([*options, str(job.module), *args])
         stdout += done.stdout
