@@ -71,19 +71,27 @@ static bool read_name(wsr_reader *r, const uint8_t **name, uint32_t *length) {
   return true;
 }
 
-static bool read_bounds(wsr_reader *r, wsr_bounds *out) {
+/* A bound is a 64-bit number in the format; beyond `most` it is well-formed but not valid. */
+static bool read_bound(wsr_reader *r, uint32_t most, const char *what, uint32_t *out) {
+  uint64_t value;
+  READ(wsr_read_unsigned(r, 64, &value));
+  if (value > most) return invalid(r, what);
+  *out = (uint32_t)value;
+  return true;
+}
+
+static bool read_bounds(wsr_reader *r, uint32_t most, const char *what, wsr_bounds *out) {
   uint8_t flags;
   READ(wsr_read_byte(r, &flags));
   if (flags > 1) {
     r->at--;
     if (flags <= 3) return wsr_lack(r->error, wsr_at(r), "threads");
     if (flags <= 7) return wsr_lack(r->error, wsr_at(r), "memory64");
-    if (flags <= 15) return wsr_lack(r->error, wsr_at(r), "custom-page-sizes");
     return malformed(r, "malformed limits flags");
   }
   out->has_maximum = flags;
-  READ(wsr_read_u32(r, &out->minimum));
-  if (flags) READ(wsr_read_u32(r, &out->maximum));
+  READ(read_bound(r, most, what, &out->minimum));
+  if (flags) READ(read_bound(r, most, what, &out->maximum));
   if (flags && out->minimum > out->maximum)
     return invalid(r, "size minimum must not be greater than maximum");
   return true;
@@ -93,14 +101,11 @@ static bool read_table_type(wsr_reader *r, wsr_bounds *out) {
   uint8_t type;
   READ(wsr_read_reference_type(r, &type));
   out->type = type;
-  return read_bounds(r, out);
+  return read_bounds(r, UINT32_MAX, "table size must be at most 2**32 - 1 elements", out);
 }
 
 static bool read_memory_type(wsr_reader *r, wsr_bounds *out) {
-  READ(read_bounds(r, out));
-  if (out->minimum > WSR_MAX_PAGES || (out->has_maximum && out->maximum > WSR_MAX_PAGES))
-    return invalid(r, "memory size must be at most 65536 pages (4 GiB)");
-  return true;
+  return read_bounds(r, WSR_MAX_PAGES, "memory size must be at most 65536 pages (4 GiB)", out);
 }
 
 static bool read_global_type(wsr_reader *r, wsr_global_type *out) {
@@ -242,7 +247,7 @@ static bool memory_section(wsr_module *m, wsr_reader *r) {
 
 static bool global_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
-  READ(read_length(r, 4, &n));
+  READ(read_length(r, 3, &n));
   READ(extend(r, &m->globals, m->n.globals, n, sizeof *m->globals));
   for (uint32_t i = 0; i < n; i++) {
     wsr_global_def *global = &m->globals[m->n.globals];

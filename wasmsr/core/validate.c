@@ -422,7 +422,11 @@ static bool read_memarg(walker *w, uint32_t width, uint32_t *offset) {
   NEED(need_memory(w, 0));
   if (align >= 32 || (1U << align) > width)
     return invalid(w, "alignment must not be larger than natural");
-  return wsr_read_u32(&w->r, offset);
+  uint64_t wide;
+  NEED(wsr_read_unsigned(&w->r, 64, &wide));
+  if (wide > UINT32_MAX) return invalid(w, "offset out of range");
+  *offset = (uint32_t)wide;
+  return true;
 }
 
 /* Instructions whose operands are written in their row. */
