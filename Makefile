@@ -16,7 +16,7 @@ ASAN := build/asan
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-full asan examples ffmpeg lint check fuzz bench clean tools
+.PHONY: help demo test test-full asan examples ffmpeg lint check fuzz clean tools
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -43,8 +43,8 @@ asan: $(VENV)/.test $(VENV)/.built ## the specification scripts and unit tests u
 	    $(BIN)/pytest -p no:cacheprovider -o "pythonpath=. $(ASAN)/lib" -n $(JOBS) --timeout 900 $(wildcard tests/spec tests/unit tests/snapshot) $(ARGS)
 
 examples: ## build the example programs anew from source (needs clang and wasi-libc)
-	@scripts/need clang wasi
-	@$(TIMED) "examples" scripts/build-examples
+	@scripts/need python clang wasi
+	@$(TIMED) "examples" $(PYTHON) examples/snapshot/build.py
 
 ffmpeg: ## build FFmpeg for WASI from Debian's source package; `wasmsr run transcoding` then uses it
 	@scripts/need clang wasi
@@ -62,9 +62,6 @@ check: $(VENV)/.dev $(VENV)/.built ## generated files are what their generators 
 
 fuzz: $(VENV)/.test $(VENV)/.built ## longer random testing (FUZZ=examples for each test)
 	@$(TIMED) "fuzz" env WASMSR_FUZZ=$(or $(FUZZ),2000) $(PYTEST) -n $(JOBS) --timeout 3600 -m "full or not full" tests/fuzz $(ARGS)
-
-bench: $(VENV)/.test $(VENV)/.built ## measurements; see bench/README.md
-	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove what was built (not .cache, which holds downloads)
 	rm -rf build dist *.egg-info wasmsr/*.so $(VENV)/.built
