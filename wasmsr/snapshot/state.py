@@ -8,6 +8,7 @@ reference is an index, a number is its bits. Value types are the binary format's
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,3 +159,30 @@ class Snapshot:
     externs: list[Any] = field(default_factory=list)
     wasi: dict[str, Any] | None = None
     executed: int | None = None
+
+    def save(self, path: str | os.PathLike[str], *, compress: bool = True) -> int:
+        """Write `snapshot.bin`, which appears complete or not at all; the number of bytes.
+
+        Raises:
+            SnapshotError: see `wasmsr.snapshot.format.save`.
+        """
+        from wasmsr.snapshot.format import save
+
+        return save(self, path, compress=compress)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, adopt: bool = False) -> Snapshot:
+        """Read `snapshot.bin`.
+
+        Raises:
+            SnapshotError: see `wasmsr.snapshot.format.load`.
+        """
+        from wasmsr.snapshot.format import load
+
+        return load(path, adopt=adopt)
+
+    def content_digest(self) -> bytes:
+        """A digest (32 bytes) of everything but the lineage: equal exactly if the states are."""
+        from wasmsr.snapshot.format import content_digest
+
+        return content_digest(self)

@@ -1,0 +1,475 @@
+"""Section payloads: from parts of a `Snapshot` to bytes and back.
+
+Above `container` (which frames and protects payloads) and below `format` (which knows their order).
+What has names is msgpack in canonical form, what is long is flat arrays; both are specified in
+docs/snapshot-format.md. Parsing checks form and exact types here; `check` does the ranges.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from struct import Struct
+from typing import Any, TypeAlias
+
+import msgpack
+
+from wasmsr.errors import FormatError, UnportableState
+from wasmsr.snapshot.check import MAX_PAGES, V128
+from wasmsr.snapshot.container import Buffer, Kind, section_title
+from wasmsr.snapshot.state import (
+    PAGE,
+    FrameState,
+    GlobalState,
+    HostFunction,
+    InstanceState,
+    Limits,
+    Lineage,
+    ModuleRef,
+    Snapshot,
+    TableState,
+    ThreadState,
+)
+
+NONE = type(None)
+Shapes: TypeAlias = frozenset[tuple[type, ...]]
+
+# Keys of each msgpack map, in the order in which they stand, and the types that values may have.
+_LINEAGE = ("id", "parent", "created", "host", "engine")
+_LINEAGE_TYPES: Shapes = frozenset({(bytes, bytes, int, str, str), (bytes, NONE, int, str, str)})
+_LIMITS = (
+    "memory_pages",
+    "table_elements",
+    "stack_slots",
+    "stack_frames",
+    "fuel",
+    "deterministic",
+    "features",
+)
+_LIMITS_TYPES: Shapes = frozenset(
+    {(int, int, int, int, int, bool, list), (int, int, int, int, NONE, bool, list)}
+)
+_STORE = ("modules", "host_functions", "instances")
+_STORE_TYPES: Shapes = frozenset({(list, list, list)})
+_MODULE = ("digest", "size", "name", "embedded")
+_MODULE_TYPES: Shapes = frozenset({(bytes, int, str, bool), (bytes, int, NONE, bool)})
+_HOST = ("address", "module", "name", "params", "results")
+_HOST_TYPES: Shapes = frozenset({(int, str, str, bytes, bytes)})
+_INSTANCE = (
+    "module",
+    "function_base",
+    "defined",
+    "functions",
+    "tables",
+    "memories",
+    "globals",
+    "name",
+)
+_INSTANCE_TYPES: Shapes = frozenset(
+    {
+        (int, int, int, list, list, list, list, str),
+        (int, int, int, list, list, list, list, NONE),
+    }
+)
+_COUNTERS = ("executed",)
+_COUNTERS_TYPES: Shapes = frozenset({(int,)})
+
+THREAD_HEAD = Struct("<QQ")
+FRAME = Struct("<IIIIII")
+INVOCATION = Struct("<II")
+GLOBAL = Struct("<IIQQ")
+TABLE_HEAD = Struct("<Q")
+TABLE = Struct("<QQQQQQ")
+MEMORY = Struct("<QQQQ")
+HAS_MAXIMUM = 1
+_LOW = (1 << 64) - 1
+
+
+# msgpack -----------------------------------------------------------------------------------------
+
+
+class _Packer(threading.local):
+    """A packer serves one thread; making a new one each time takes longer than packing."""
+
+    def __init__(self) -> None:
+        self.pack = msgpack.Packer(use_bin_type=True, strict_types=True, autoreset=True).pack
+
+
+_packer = _Packer()
+
+
+def _pack(value: Any, what: str) -> bytes:
+    try:
+        data = _packer.pack(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UnportableState(f"{what} cannot be saved: {error}") from error
+    assert isinstance(data, bytes)
+    return data
+
+
+def _unpack(kind: int, data: Buffer, keys: bool = True) -> Any:
+    """The value of a msgpack section; `keys` asks for strings or bytes as keys of maps.
+
+    The value is packed again and compared, which leaves one way to write each: no duplicate keys,
+    no long forms of short numbers, no extension types.
+    """
+    try:
+        value = msgpack.unpackb(data, strict_map_key=keys, max_ext_len=0)
+        again = _packer.pack(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise _malformed(kind, f"it cannot be unpacked: {error}") from error
+    if again != data:
+        raise _malformed(kind, "it is not in canonical msgpack")
+    return value
+
+
+def _malformed(kind: int, problem: str) -> FormatError:
+    return FormatError(f"the {section_title(kind)} section of the snapshot is malformed: {problem}")
+
+
+def _fields(kind: int, value: Any, keys: tuple[str, ...], types: Shapes) -> tuple[Any, ...]:
+    if type(value) is not dict or tuple(value) != keys:
+        raise _malformed(kind, f"a map does not have just the keys {', '.join(keys)}")
+    fields = tuple(value.values())
+    if tuple(map(type, fields)) not in types:
+        wrong = ", ".join(f"{key} {type(item).__name__}" for key, item in value.items())
+        raise _malformed(kind, f"a value has the wrong type ({wrong})")
+    return fields
+
+
+def _uniform(kind: int, items: list[Any], kept: type) -> list[Any]:
+    if items and set(map(type, items)) != {kept}:
+        raise _malformed(kind, f"a list has items that are not {kept.__name__}")
+    return items
+
+
+def pack_lineage(lineage: Lineage) -> bytes:
+    values = (lineage.id, lineage.parent, lineage.created, lineage.host, lineage.engine)
+    return _pack(dict(zip(_LINEAGE, values, strict=True)), "the lineage")
+
+
+def parse_lineage(data: Buffer) -> Lineage:
+    value = _unpack(Kind.LINEAGE, data)
+    return Lineage(*_fields(Kind.LINEAGE, value, _LINEAGE, _LINEAGE_TYPES))
+
+
+def pack_limits(limits: Limits) -> bytes:
+    return _pack(
+        {
+            "memory_pages": limits.memory_pages,
+            "table_elements": limits.table_elements,
+            "stack_slots": limits.stack_slots,
+            "stack_frames": limits.stack_frames,
+            "fuel": limits.fuel,
+            "deterministic": limits.deterministic,
+            "features": limits.features,
+        },
+        "the limits",
+    )
+
+
+def parse_limits(data: Buffer) -> Limits:
+    limits = Limits(*_fields(Kind.LIMITS, _unpack(Kind.LIMITS, data), _LIMITS, _LIMITS_TYPES))
+    _uniform(Kind.LIMITS, limits.features, str)
+    return limits
+
+
+def pack_store(snapshot: Snapshot) -> bytes:
+    return _pack(
+        {
+            "modules": [
+                {
+                    "digest": module.digest,
+                    "size": module.size,
+                    "name": module.name,
+                    "embedded": module.binary is not None,
+                }
+                for module in snapshot.modules
+            ],
+            "host_functions": [
+                {
+                    "address": function.address,
+                    "module": function.module,
+                    "name": function.name,
+                    "params": function.params,
+                    "results": function.results,
+                }
+                for function in snapshot.host_functions
+            ],
+            "instances": [
+                {
+                    "module": instance.module,
+                    "function_base": instance.function_base,
+                    "defined": instance.defined,
+                    "functions": instance.functions,
+                    "tables": instance.tables,
+                    "memories": instance.memories,
+                    "globals": instance.globals,
+                    "name": instance.name,
+                }
+                for instance in snapshot.instances
+            ],
+        },
+        "the store",
+    )
+
+
+def parse_store(
+    data: Buffer,
+) -> tuple[list[ModuleRef], list[bool], list[HostFunction], list[InstanceState]]:
+    """Modules, which of them are embedded, host functions, and instances without segments."""
+    kind = Kind.STORE
+    modules, hosts, instances = _fields(kind, _unpack(kind, data), _STORE, _STORE_TYPES)
+    refs: list[ModuleRef] = []
+    embedded: list[bool] = []
+    for item in modules:
+        digest, size, name, inside = _fields(kind, item, _MODULE, _MODULE_TYPES)
+        refs.append(ModuleRef(digest, size, name))
+        embedded.append(inside)
+    functions = [HostFunction(*_fields(kind, item, _HOST, _HOST_TYPES)) for item in hosts]
+    states: list[InstanceState] = []
+    for item in instances:
+        fields = _fields(kind, item, _INSTANCE, _INSTANCE_TYPES)
+        module, base, defined, imported, tables, memories, global_list, name = fields
+        for addresses in (imported, tables, memories, global_list):
+            _uniform(kind, addresses, int)
+        states.append(
+            InstanceState(
+                module, base, defined, imported, tables, memories, global_list, [], [], name
+            )
+        )
+    return refs, embedded, functions, states
+
+
+def pack_segments(instances: Sequence[InstanceState]) -> bytes:
+    """Empty where no instance has dropped a segment."""
+    dropped = [[i.dropped_elements, i.dropped_data] for i in instances]
+    return _pack(dropped, "segments") if any(a or b for a, b in dropped) else b""
+
+
+def parse_segments(data: Buffer, instances: Sequence[InstanceState]) -> None:
+    kind = Kind.SEGMENTS
+    value = _unpack(kind, data)
+    if type(value) is not list or len(value) != len(instances):
+        raise _malformed(kind, "it has not one entry for each instance")
+    for instance, item in zip(instances, value, strict=True):
+        if type(item) is not list or len(item) != 2 or {*map(type, item)} != {list}:
+            raise _malformed(kind, "an entry is not two lists")
+        instance.dropped_elements = _uniform(kind, item[0], int)
+        instance.dropped_data = _uniform(kind, item[1], int)
+    if not any(i.dropped_elements or i.dropped_data for i in instances):
+        raise _malformed(kind, "it is empty and should be absent")
+
+
+def pack_externs(externs: list[Any]) -> bytes:
+    if not externs:
+        return b""
+    for number, value in enumerate(externs):
+        _pack(value, f"the host object behind externref {number} ({type(value).__name__})")
+    return _pack(externs, "the host objects behind externrefs")
+
+
+def parse_externs(data: Buffer) -> list[Any]:
+    value = _unpack(Kind.EXTERNS, data, keys=False)
+    if type(value) is not list or not value:
+        raise _malformed(Kind.EXTERNS, "it is not a list of one or more")
+    return value
+
+
+def pack_counters(executed: int | None) -> bytes:
+    return b"" if executed is None else _pack({"executed": executed}, "the counters")
+
+
+def parse_counters(data: Buffer) -> int:
+    kind = Kind.COUNTERS
+    (executed,) = _fields(kind, _unpack(kind, data), _COUNTERS, _COUNTERS_TYPES)
+    assert isinstance(executed, int)
+    return executed
+
+
+def pack_wasi(wasi: dict[str, Any] | None) -> bytes:
+    return b"" if wasi is None else _pack(wasi, "the state of WASI")
+
+
+def parse_wasi(data: Buffer) -> dict[str, Any]:
+    value = _unpack(Kind.WASI, data)
+    if type(value) is not dict or any(type(key) is not str for key in value):
+        raise _malformed(Kind.WASI, "it is not a map with strings as keys")
+    return value
+
+
+# Flat arrays -------------------------------------------------------------------------------------
+
+
+def pack_thread(thread: ThreadState) -> bytes:
+    pieces = [THREAD_HEAD.pack(len(thread.frames), len(thread.queue))]
+    types: list[bytes] = []
+    slots: list[int] = []
+    for frame in thread.frames:
+        pieces.append(
+            FRAME.pack(
+                frame.instance,
+                frame.function,
+                frame.offset,
+                frame.locals,
+                len(frame.types),
+                0,
+            )
+        )
+        types.append(frame.types)
+        if V128 in frame.types:
+            for code, value in zip(frame.types, frame.values, strict=True):
+                slots += (value & _LOW, value >> 64) if code == V128 else (value,)
+        else:
+            slots += frame.values
+    for address, arguments in thread.queue:
+        pieces.append(INVOCATION.pack(address, len(arguments)))
+        slots += arguments
+    pieces += types
+    pieces.append(Struct(f"<{len(slots)}Q").pack(*slots))
+    return b"".join(pieces)
+
+
+def parse_thread(data: Buffer) -> ThreadState:
+    kind = Kind.THREAD
+    if len(data) < THREAD_HEAD.size:
+        raise _malformed(kind, "it is too short")
+    frames, calls = THREAD_HEAD.unpack_from(data)
+    calls_at = THREAD_HEAD.size + frames * FRAME.size
+    types_at = calls_at + calls * INVOCATION.size
+    if types_at > len(data):
+        raise _malformed(kind, f"it is too short for {frames} frames and {calls} invocations")
+    heads = list(FRAME.iter_unpack(data[THREAD_HEAD.size : calls_at]))
+    queue = list(INVOCATION.iter_unpack(data[calls_at:types_at]))
+    slots_at = types_at + sum([head[4] for head in heads])
+    if slots_at > len(data) or (len(data) - slots_at) % 8:
+        raise _malformed(kind, "its length is not that of its frames")
+    types = bytes(data[types_at:slots_at])
+    count = (len(data) - slots_at) // 8
+    if count != len(types) + types.count(V128) + sum([call[1] for call in queue]):
+        raise _malformed(kind, "it has not one value for each type")
+    slots = Struct(f"<{count}Q").unpack(data[slots_at:])
+    thread = ThreadState()
+    start = position = 0
+    for instance, function, offset, local_count, height, reserved in heads:
+        if reserved:
+            raise _malformed(kind, "a reserved field is not zero")
+        codes = types[start : start + height]
+        start += height
+        wide = codes.count(V128)
+        values = list(slots[position : position + height + wide])
+        position += height + wide
+        if wide:
+            values = _join_wide(codes, values)
+        thread.frames.append(FrameState(instance, function, offset, local_count, codes, values))
+    for address, height in queue:
+        thread.queue.append((address, list(slots[position : position + height])))
+        position += height
+    return thread
+
+
+def _join_wide(types: bytes, slots: list[int]) -> list[int]:
+    values: list[int] = []
+    source = iter(slots)
+    for code in types:
+        low = next(source)
+        values.append(low | next(source) << 64 if code == V128 else low)
+    return values
+
+
+def pack_globals(cells: Sequence[GlobalState]) -> bytes:
+    return b"".join([GLOBAL.pack(c.type, c.mutable, c.value & _LOW, c.value >> 64) for c in cells])
+
+
+def parse_globals(data: Buffer) -> list[GlobalState]:
+    if len(data) % GLOBAL.size:
+        raise _malformed(Kind.GLOBALS, "it ends in the middle of a global")
+    cells: list[GlobalState] = []
+    for code, mutable, low, high in GLOBAL.iter_unpack(data):
+        if mutable > 1:
+            raise _malformed(Kind.GLOBALS, f"a mutability is {mutable}")
+        cells.append(GlobalState(code, mutable == 1, low | high << 64 if high else low))
+    return cells
+
+
+def pack_tables(tables: Sequence[TableState]) -> bytes:
+    """Elements are stored up to the last that is not null."""
+    if not tables:
+        return b""
+    pieces = [TABLE_HEAD.pack(len(tables))]
+    elements: list[bytes] = []
+    for table in tables:
+        used = bytes(table.elements).rstrip(b"\0")
+        used += bytes(-len(used) % 8)
+        elements.append(used)
+        size = len(table.elements) // 8
+        pieces.append(
+            TABLE.pack(
+                table.maximum is not None,
+                table.type,
+                table.minimum,
+                table.maximum or 0,
+                size,
+                len(used) // 8,
+            )
+        )
+    return b"".join(pieces + elements)
+
+
+def parse_tables(data: Buffer, room: int) -> list[TableState]:
+    """Tables, which may take `room` bytes in all."""
+    kind = Kind.TABLES
+    if len(data) < TABLE_HEAD.size:
+        raise _malformed(kind, "it is too short")
+    (count,) = TABLE_HEAD.unpack_from(data)
+    position = TABLE_HEAD.size + count * TABLE.size
+    if count == 0 or position > len(data):
+        raise _malformed(kind, f"it is too short for {count} tables")
+    tables: list[TableState] = []
+    for flags, code, minimum, maximum, size, stored in TABLE.iter_unpack(
+        data[TABLE_HEAD.size : position]
+    ):
+        bound = _maximum(kind, flags, maximum)
+        end = position + stored * 8
+        if stored > size or end > len(data):
+            raise _malformed(kind, "a table has more elements than it should")
+        room -= size * 8
+        if room < 0:
+            raise FormatError("the snapshot's tables are larger than what may be read")
+        elements = bytearray(size * 8)
+        elements[: stored * 8] = data[position:end]
+        if stored and not any(elements[stored * 8 - 8 : stored * 8]):
+            raise _malformed(kind, "null elements are stored at the end of a table")
+        tables.append(TableState(code, minimum, bound, elements))
+        position = end
+    if position != len(data):
+        raise _malformed(kind, "bytes follow the last element")
+    return tables
+
+
+def pack_memories(snapshot: Snapshot) -> bytes:
+    return b"".join(
+        [
+            MEMORY.pack(m.maximum is not None, m.minimum, m.maximum or 0, len(m.data) // PAGE)
+            for m in snapshot.memories
+        ]
+    )
+
+
+def parse_memories(data: Buffer) -> list[tuple[int, int | None, int]]:
+    """Minimum, maximum and size of each memory, in pages of 64 KiB."""
+    kind = Kind.MEMORIES
+    if len(data) % MEMORY.size:
+        raise _malformed(kind, "it ends in the middle of a memory")
+    memories: list[tuple[int, int | None, int]] = []
+    for flags, minimum, maximum, size in MEMORY.iter_unpack(data):
+        if size > MAX_PAGES:
+            raise _malformed(kind, f"a memory has {size} pages")
+        memories.append((minimum, _maximum(kind, flags, maximum), size))
+    return memories
+
+
+def _maximum(kind: int, flags: int, maximum: int) -> int | None:
+    if flags & ~HAS_MAXIMUM or (maximum and not flags):
+        raise _malformed(kind, f"flags {flags:#x} with a maximum of {maximum}")
+    return int(maximum) if flags else None
