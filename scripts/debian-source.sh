@@ -154,9 +154,9 @@ already_built() {
 
 # logged LOG COMMAND...: runs the command quietly; shows the end of its words if it fails.
 logged() {
-    log=$1
+    log=$PWD/$1
     shift
     "$@" >"$log" 2>&1 && return 0
     tail -n 30 "$log" >&2
-    fail "that failed: $* (all of it is in $log)"
+    fail "$1 failed; all that it said is in $log"
 }
