@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:  # older releases of click do not take a type argument
+    ParamType = click.ParamType
 
 PAGE = 65536
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-class Size(click.ParamType):
+class Size(ParamType):
     """A number of bytes: `65536`, `64K`, `512M`, `1.5GiB`. Units are powers of 1,024."""
 
     name = "size"
@@ -32,7 +37,7 @@ class Size(click.ParamType):
         return int(number) * scale if "." not in number else int(float(number) * scale)
 
 
-class Seconds(click.ParamType):
+class Seconds(ParamType):
     """A span of time in seconds, more than nothing and less than for ever."""
 
     name = "seconds"
@@ -49,7 +54,7 @@ class Seconds(click.ParamType):
         return seconds
 
 
-class Count(click.ParamType):
+class Count(ParamType):
     """A number of instructions, at least `least`; `1_000_000` and `40G` (powers of 1,000) too."""
 
     name = "count"
@@ -70,7 +75,7 @@ class Count(click.ParamType):
         return number
 
 
-class Lines(click.ParamType):
+class Lines(ParamType):
     """Text of an option that may be given several times; its variable holds one value a line."""
 
     name = "text"

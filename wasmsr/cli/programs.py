@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+SEPARATOR = "::"
+
 
 @dataclass(frozen=True)
 class Named:
@@ -20,8 +22,9 @@ class Named:
         summary: what it does, in a few words.
         invoke: the export that is called.
         args: arguments where none are given.
-        mounts: (host folder, guest path); "{examples}" and "{here}" stand for the packaged folder
-            and the current one.
+        files: arguments behind them, and behind those that are given if they name no files.
+        packaged: the name that the packaged folder has for the program, or None.
+        here: the name that the current folder has for it, or None.
         interactive: keys are read (see `--interactive`) unless told otherwise.
         idle: nothing is called until a key asks for it.
     """
@@ -31,7 +34,9 @@ class Named:
     summary: str
     invoke: str = "_start"
     args: tuple[str, ...] = ()
-    mounts: tuple[tuple[str, str], ...] = ()
+    files: tuple[str, ...] = ()
+    packaged: str | None = None
+    here: str | None = None
     interactive: bool = False
     idle: bool = False
 
@@ -40,10 +45,39 @@ class Named:
         """The module's file."""
         return folder() / self.file
 
-    def mount_texts(self) -> list[str]:
-        """The default mounts as `--dir` takes them, guest paths unique among themselves."""
-        places = {"examples": str(folder()), "here": str(Path.cwd())}
-        return [f"{host.format(**places)}::{guest}" for host, guest in self.mounts]
+    def words(self, given: Sequence[str]) -> list[str]:
+        """Its arguments, of those that the user gave.
+
+        `files` are added where the user named none: what is neither an option nor its value.
+        """
+        if not given:
+            return [*self.args, *self.files]
+        if not self.files:
+            return list(given)
+        named, is_value = False, False
+        for word in given:
+            is_option = not is_value and word.startswith("--")
+            named = named or not (is_option or is_value)
+            is_value = is_option
+        return list(given) if named else [*given, *self.files]
+
+    def mounts(self, given: Sequence[str] = ()) -> list[str]:
+        """Its mounts as `--dir` takes them: the defaults, and what the user gave before them.
+
+        The first folder given without a name of its own takes the place of the current folder; a
+        default whose name is taken gives way.
+        """
+        mine = list(given)
+        if self.here is not None:
+            bare = [at for at, text in enumerate(mine) if SEPARATOR not in text]
+            if bare:
+                mine[bare[0]] += SEPARATOR + self.here
+            elif not mine:
+                mine.append(f"{Path.cwd()}{SEPARATOR}{self.here}")
+        taken = {text.split(SEPARATOR)[1] if SEPARATOR in text else text for text in mine}
+        if self.packaged is not None and self.packaged not in taken:
+            mine.append(f"{folder()}{SEPARATOR}{self.packaged}")
+        return mine
 
 
 PROGRAMS: dict[str, Named] = {
@@ -60,7 +94,7 @@ PROGRAMS: dict[str, Named] = {
             "cat",
             "cat.wasm",
             "copies test.txt, or the file named, from its folder to standard output",
-            mounts=(("{examples}", "."),),
+            packaged=".",
         ),
         Named(
             "server",
@@ -69,6 +103,15 @@ PROGRAMS: dict[str, Named] = {
             invoke="request",
             interactive=True,
             idle=True,
+        ),
+        Named(
+            "transcoding",
+            "transcoding.wasm",
+            "a film to Motion-JPEG: transcoding.avi in the current folder, or in --dir",
+            args=("--frames", "200", "--scale", "2"),
+            files=("film/sample.y4m", "transcoding.avi"),
+            packaged="film",
+            here=".",
         ),
     )
 }

@@ -83,6 +83,11 @@ def error_as_json(kind: str, message: str, hint: str | None, exit_code: int) -> 
     return json.dumps({"outcome": "error", "exit_code": exit_code, "error": error})
 
 
+def interrupted_as_json(name: str, exit_code: int) -> str:
+    """The object of --json for a signal that came before the program ran."""
+    return json.dumps({"outcome": "interrupted", "exit_code": exit_code, "signal": name})
+
+
 def plain(value: object) -> object:
     """A result as JSON has it; what JSON has no number for, as text."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from wasmsr.cli import programs
 from wasmsr.cli.argv import SplitCommand
-from wasmsr.cli.options import Count, Lines, Seconds, Size, Variable
+from wasmsr.cli.options import Count, Lines, ParamType, Seconds, Size, Variable
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -38,7 +38,7 @@ it go on (kill -USR1 PID). Seconds and instructions count from this start or res
 Each option is also a variable, WASMSR_FUEL for --fuel. `wasmsr --help` lists the exit codes."""
 
 
-class Flag(click.ParamType):
+class Flag(ParamType):
     """Marks a row without a value."""
 
     name = "flag"
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
     name: str
     field: str
-    type: click.ParamType
+    type: ParamType
     metavar: str
     help: str
     default: str | None = None

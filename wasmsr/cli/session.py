@@ -1,8 +1,8 @@
 """While a program runs: the main thread's loop over signals, keys, timers and the program itself.
 
-From `launch`, which has made the program, to an `Ending`, which `report` tells. The program computes
-on its worker thread; this loop sleeps until something happens, and decides what is saved and when
-it is over.
+From `launch`, which has made the program, to an `Ending`, which `report` tells. The program
+computes on its worker thread; this loop sleeps until something happens, and decides what is saved
+and when it is over.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Plan:
         save: writes a snapshot of the standing program and returns its size in bytes.
         path: where it writes, for messages.
         keyboard: opens the keys, or None where there are none.
-        export: what the key r calls.
-        idle: nothing is called until a key asks for it.
+        again: adds the call of the key r to the standing program.
+        export: what that calls, for messages.
     """
 
     save: Callable[[], int]
@@ -50,8 +50,8 @@ class Plan:
     keep_running: bool = False
     on_interrupt: bool = False
     keyboard: Callable[[], Keyboard] | None = None
+    again: Callable[[], None] | None = None
     export: str = "_start"
-    idle: bool = False
 
 
 @dataclass
@@ -180,8 +180,8 @@ class Session:
                 self._ending = Ending("quit")
         elif key == "s":
             self._save_and_go_on()
-        elif key == "r":
-            self._standing(self.program.call)
+        elif key == "r" and self.plan.again is not None:
+            self._standing(self.plan.again)
         elif key.isprintable() and not key.isspace():
             say(KEYS.format(export=self.plan.export))
 

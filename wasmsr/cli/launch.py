@@ -1,0 +1,297 @@
+"""`wasmsr run` carried out: options to a program, the session, and the end to an exit code.
+
+Everything heavy is imported here, and on the worker thread: Ctrl-C need not wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wasmsr import errors
+from wasmsr.cli import programs, report
+from wasmsr.cli.app import describe
+from wasmsr.cli.messages import say
+from wasmsr.cli.run import ROWS, Options
+from wasmsr.cli.snapshots import read_snapshot
+from wasmsr.cli.terminal import END_CODES, Ended, Events, Keyboard, end_now
+from wasmsr.cli.values import ArgumentError, format_value, parse_arguments
+
+if TYPE_CHECKING:
+    from wasmsr.cli.session import Ending
+    from wasmsr.interp.module import Module
+    from wasmsr.interp.types import FuncType
+    from wasmsr.program import Program, Surroundings
+
+PAGE = 65536
+
+NAMES = frozenset(row.name for row in ROWS)
+
+
+class Launch:
+    """One `wasmsr run`."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.named = programs.find(options.program) if options.program is not None else None
+        self.results: list[list[object]] = []
+        self.executed: int | None = None
+        self._again: Sequence[int | float | None] = ()
+        self.timings: dict[str, list[float]] = {}
+
+    @property
+    def interactive(self) -> bool:
+        """Whether keys are read: asked for, or a habit of the named program."""
+        return self.options.interactive or (self.named is not None and self.named.interactive)
+
+    def run(self) -> int:
+        """Does it all and returns the exit code. Raises what ends it otherwise."""
+        try:
+            with Events() as events:
+                ending = self._session(events)
+                if ending.abandoned:
+                    self._tell(ending)
+                    end_now(ending.exit_code)
+        except Ended as signal:
+            self._print_json(report.interrupted_as_json(str(signal), END_CODES[signal.number]))
+            end_now(END_CODES[signal.number])
+        except BrokenPipeError:
+            raise
+        except (errors.WasmsrError, click.ClickException, OSError, MemoryError) as error:
+            sentence, hint, code = describe(error)
+            kind = type(error).__name__
+            self._print_json(report.error_as_json(kind, sentence, hint, code))
+            raise
+        self._tell(ending)
+        return ending.exit_code
+
+    # -- before ------------------------------------------------------------------------------------
+
+    def _session(self, events: Events) -> Ending:
+        """Makes the program and runs it."""
+        program = events.call(self._make_program)
+        from wasmsr.cli.session import Plan, Session
+
+        options = self.options
+        self.timings = program.timings.spans
+        program.on_result = self._result
+        plan = Plan(
+            save=lambda: self._save(program),
+            path=options.snapshot_file,
+            after=options.after,
+            every=options.every,
+            keep_running=options.keep_running,
+            on_interrupt=options.on_interrupt,
+            keyboard=Keyboard if self.interactive else None,
+            export=self._export,
+            again=lambda: program.call(self._export, *self._again),
+        )
+        with self._traced(program):
+            try:
+                return Session(program, plan, events).run()
+            finally:
+                self.executed = program.executed
+                if program.stands:
+                    program.close()
+
+    @property
+    def _export(self) -> str:
+        """What is called: as typed, else the named program's, else a command's start."""
+        if self.options.invoke is not None:
+            return self.options.invoke
+        return self.named.invoke if self.named is not None else "_start"
+
+    def _make_program(self) -> Program:
+        """From files to a program that stands."""
+        from wasmsr.interp.module import Module
+        from wasmsr.program import Marks
+
+        options = self.options
+        module = None
+        if options.program is not None:
+            path = self.named.path if self.named is not None else options.program
+            module = Module.from_file(path, name=self.named.name if self.named else None)
+        if options.from_snapshot is not None:
+            program = self._resume(module)
+        else:
+            assert module is not None
+            program = self._start(module)
+        fuel = options.fuel if options.fuel is not None else program.marks.fuel
+        program.marks = Marks(fuel=fuel, stop=options.at, hop=options.hop)
+        return program
+
+    def _surroundings(self) -> Surroundings:
+        """Folders and standard input as given now."""
+        from wasmsr.program import Surroundings
+        from wasmsr.wasi.mounts import Mount
+
+        options = self.options
+        texts = options.dirs if self.named is None else self.named.mounts(options.dirs)
+        stdin = None if self.interactive else 0
+        if options.stdin is not None:
+            stdin = os.open(options.stdin, os.O_RDONLY | os.O_CLOEXEC)
+        return Surroundings(mounts=[Mount.parse(text) for text in texts], stdin=stdin)
+
+    def _start(self, module: Module) -> Program:
+        """A program at its beginning."""
+        from wasmsr.interp.machine import Limits
+        from wasmsr.program import COMMAND, Program
+
+        options, named, export = self.options, self.named, self._export
+        words = list(options.args) if named is None else named.words(options.args)
+        argv = [named.name if named is not None else os.path.basename(str(options.program))]
+        values: Sequence[int | float | None] = ()
+        if export == COMMAND:
+            argv += words
+        else:
+            values = self._values(module, export, words)
+        idle = named is not None and named.idle and options.invoke is None
+        return Program.launch(
+            module,
+            argv=argv,
+            env=options.env,
+            around=self._surroundings(),
+            limits=None if self._max_pages is None else Limits(memory_pages=self._max_pages),
+            deterministic=options.deterministic,
+            invoke=None if idle else export,
+            args=values,
+        )
+
+    def _resume(self, module: Module | None) -> Program:
+        """A program where it was saved; with --invoke an export is called of one that is idle."""
+        from wasmsr.program import Program, Timings
+
+        options, timings = self.options, Timings()
+        assert options.from_snapshot is not None
+        snapshot = read_snapshot(options.from_snapshot, adopt=options.adopt, timings=timings)
+        if options.deterministic and not snapshot.limits.deterministic:
+            say("--deterministic has no effect: the saved run was not deterministic", "warning")
+        if module is None and snapshot.modules[0].binary is None:
+            self._name_the_program(snapshot.modules[0].digest)
+        program = Program.resume(
+            snapshot,
+            module=module,
+            around=self._surroundings(),
+            max_pages=self._max_pages,
+            timings=timings,
+        )
+        if options.invoke is not None:
+            if program.pending:
+                raise click.UsageError("--invoke: the saved program has not returned yet.")
+            values = self._values(program.module, options.invoke, options.args)
+            program.call(options.invoke, *values)
+        return program
+
+    def _values(
+        self, module: Module, export: str, words: Sequence[str]
+    ) -> Sequence[int | float | None]:
+        """The arguments of an export by its signature; the key r gives them again."""
+        from wasmsr.program import exported_function
+
+        params = exported_function(module, export).params
+        try:
+            self._again = parse_arguments(export, params, words)
+        except ArgumentError as error:
+            mine = [word for word in words if word.partition("=")[0] in NAMES]
+            if not mine:
+                raise
+            where = f"Options such as {mine[0]} stand before the arguments."
+            raise ArgumentError(f"{error.message} {where}") from None
+        return self._again
+
+    def _name_the_program(self, digest: bytes) -> None:
+        """Helps who leaves PROGRAM out where it is a packaged one and not in the snapshot."""
+        name = programs.known_digest(digest)
+        if name is not None:
+            raise errors.ModuleMismatch(
+                f"{self.options.from_snapshot} does not embed its module, which is {name}'s",
+                hint=f"wasmsr run {name} --from-snapshot {self.options.from_snapshot}",
+            )
+
+    @property
+    def _max_pages(self) -> int | None:
+        """--max-memory in pages of 64 KiB."""
+        most = self.options.max_memory
+        return None if most is None else min(most // PAGE, PAGE)
+
+    # -- meanwhile ---------------------------------------------------------------------------------
+
+    def _result(self, kind: FuncType, values: tuple[Any, ...]) -> None:
+        """An invocation of an export has returned."""
+        if self.options.json:
+            self.results.append(list(values))
+            return
+        for code, value in zip(kind.results, values, strict=True):
+            print(format_value(code, value))
+        sys.stdout.flush()
+
+    def _save(self, program: Program) -> int:
+        """Writes a snapshot of the standing program; returns its size in bytes."""
+        from wasmsr.snapshot.format import encode, save_pieces
+
+        snapshot = program.snapshot(embed=self.options.embed_module)
+        encoding = 0.0
+
+        def timed(pieces: Iterator[bytes]) -> Iterator[bytes]:
+            nonlocal encoding
+            while True:
+                began = time.perf_counter()
+                piece = next(pieces, None)
+                encoding += time.perf_counter() - began
+                if piece is None:
+                    return
+                yield piece
+
+        began = time.perf_counter()
+        pieces = encode(snapshot)
+        encoding += time.perf_counter() - began
+        size = save_pieces(timed(pieces), self.options.snapshot_file)
+        program.timings.add("encode", encoding)
+        program.timings.add("write", time.perf_counter() - began - encoding)
+        return size
+
+    @contextlib.contextmanager
+    def _traced(self, program: Program) -> Iterator[None]:
+        """Gives the program its tracer, if it is to have one."""
+        options = self.options
+        if not options.trace:
+            yield
+            return
+        from wasmsr.interp.trace import Tracer
+
+        if options.trace_file is None:
+            program.tracer = Tracer(sys.stderr.write, state=options.trace_state)
+            yield
+            return
+        with open(options.trace_file, "w", encoding="utf-8") as file:
+            program.tracer = Tracer(file.write, state=options.trace_state)
+            yield
+
+    # -- after -------------------------------------------------------------------------------------
+
+    def _tell(self, ending: Ending) -> None:
+        """Says how it ended, in the way that was asked for."""
+        options = self.options
+        snapshot = options.snapshot_file if ending.snapshots else None
+        report.tell(ending, executed=self.executed, snapshot=snapshot)
+        if options.timings and not options.json:
+            report.print_timings(self.timings)
+        if options.json:
+            text = report.as_json(
+                ending,
+                results=self.results,
+                executed=self.executed,
+                snapshot=snapshot,
+                timings=self.timings,
+            )
+            self._print_json(text)
+
+    def _print_json(self, text: str) -> None:
+        if self.options.json:
+            print(text, flush=True)

@@ -1,0 +1,45 @@
+"""Reading snapshot files for `run` and `inspect`: marked as handed over or not, and timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wasmsr.errors import HandedOver, SnapshotError
+
+if TYPE_CHECKING:
+    from wasmsr.program import Timings
+    from wasmsr.snapshot.state import Snapshot
+
+
+def read_bytes(path: str) -> bytes:
+    """A file's bytes; SnapshotError where it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SnapshotError(f"cannot read the snapshot {path}: {reason}") from error
+
+
+def read_snapshot(path: str, *, adopt: bool, timings: Timings) -> Snapshot:
+    """The snapshot in a file.
+
+    Raises:
+        HandedOver: another host may own the program now, and `adopt` is not set.
+        SnapshotError: it cannot be read, or is none.
+    """
+    from wasmsr.snapshot.format import Decoder
+
+    with timings.measure("read"):
+        data = read_bytes(path)
+    with timings.measure("decode"):
+        decoder = Decoder()
+        decoder.feed(data)
+        snapshot = decoder.finish()
+    if decoder.header is not None and decoder.header.handed and not adopt:
+        raise HandedOver(
+            f"the program in {path} was handed over to another host, which may own it now",
+            hint="if that host is gone for good, --adopt takes the program over; "
+            "if it is not, the program would then run twice",
+        )
+    return snapshot

@@ -1,0 +1,122 @@
+"""The trace: one line an instruction, in metered single steps, as the specification names things.
+
+Beside `machine`, of which it is a spectator: `Program` (or whoever runs a store) calls
+`Tracer.step` instead of `Store.run`. A line is
+
+    fib 0x46 if i32        locals i32:9  operands i32:1
+
+indented by call depth: function name, byte offset in the module's binary, mnemonic, immediates;
+with `state` the locals and operands before the instruction, and the global that it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from wasmsr._ffi import lib
+from wasmsr.interp.externs import Global
+from wasmsr.interp.instructions import disassemble
+from wasmsr.interp.machine import FrameView, Outcome, Paused, Store
+from wasmsr.interp.types import ValType
+from wasmsr.interp.values import from_slot
+
+STATE_COLUMN = 48
+"""Where locals and operands begin, if the instruction leaves room."""
+
+
+class Tracer:
+    """Writes a line before each instruction that is executed.
+
+    Args:
+        write: gets whole lines, each with its line feed.
+        state: show locals, operands and changed globals too.
+    """
+
+    def __init__(self, write: Callable[[str], object], *, state: bool = False) -> None:
+        self.write = write
+        self.state = state
+        self._names: dict[tuple[int, int], str] = {}
+        self._instructions: dict[tuple[int, int], tuple[str, str]] = {}
+
+    def step(self, store: Store) -> Outcome:
+        """Shows the next instruction and executes it.
+
+        Returns what `Store.run` does; Paused("fuel") is the ordinary case. A host call that gave up
+        for a pause is shown again when it is made again.
+        """
+        if not _depth(store):
+            # No frame yet: pushing that of the next invocation is no instruction.
+            outcome = store.run(fuel=0)
+            if not isinstance(outcome, Paused) or outcome.reason == "requested":
+                return outcome
+        if _depth(store):
+            self.write(self.line(store))
+        return store.run(fuel=1)
+
+    def line(self, store: Store) -> str:
+        """The line of the instruction that comes next; there must be a frame."""
+        frame = store.frame(-1)
+        name = self._name(store, frame)
+        mnemonic, immediates = self._instruction(store, frame)
+        indent = "  " * (_depth(store) - 1)
+        text = f"{indent}{name} {frame.offset:#x} {mnemonic} {immediates}".rstrip()
+        if self.state:
+            text = f"{text:<{STATE_COLUMN}} {self._state(store, frame, mnemonic, immediates)}"
+        return text.rstrip() + "\n"
+
+    def _name(self, store: Store, frame: FrameView) -> str:
+        key = (frame.instance, frame.index)
+        if key not in self._names:
+            module = store.instances[frame.instance].module
+            self._names[key] = module.function_name(frame.index)
+        return self._names[key]
+
+    def _instruction(self, store: Store, frame: FrameView) -> tuple[str, str]:
+        key = (frame.instance, frame.offset)
+        if key not in self._instructions:
+            binary = store.instances[frame.instance].module.binary
+            self._instructions[key] = disassemble(binary, frame.offset)[:2]
+        return self._instructions[key]
+
+    def _state(self, store: Store, frame: FrameView, mnemonic: str, immediates: str) -> str:
+        n = len(frame.locals)
+        parts = []
+        if frame.locals:
+            parts.append(f"locals {_values(store, frame.types[:n], frame.locals)}")
+        if frame.operands:
+            parts.append(f"operands {_values(store, frame.types[n:], frame.operands)}")
+        if mnemonic == "global.set":
+            # The one instruction that changes a global: the new value is the top operand.
+            code = ValType(frame.types[-1])
+            new = _value(store, code, frame.operands[-1])
+            old = _value(store, code, _global(store, frame, int(immediates)))
+            parts.append(f"global {immediates}: {old} -> {new}")
+        return "  ".join(parts)
+
+
+def _depth(store: Store) -> int:
+    """How many frames the thread has."""
+    return int(lib.wsr_frame_count(store.c))
+
+
+def _global(store: Store, frame: FrameView, index: int) -> int:
+    """The bits of a global, by its index in the frame's instance."""
+    address = lib.wsr_instance_address(store.c, frame.instance, lib.WSR_GLOBAL, index)
+    return Global(store, address).bits
+
+
+def _values(store: Store, types: bytes, slots: Sequence[int]) -> str:
+    """Values with their types: "i32:9 f64:0.5"."""
+    texts = (_value(store, ValType(code), bits) for code, bits in zip(types, slots, strict=True))
+    return " ".join(texts)
+
+
+def _value(store: Store, code: ValType, bits: int) -> str:
+    """One value with its type; a reference as the address of its function or host object."""
+    if code in (ValType.FUNCREF, ValType.EXTERNREF):
+        return f"{code}:{'null' if bits == 0 else bits - 1}"
+    if code is ValType.V128:
+        return f"{code}:{bits:#034x}"
+    value: Any = from_slot(store, code, bits)
+    return f"{code}:{value}"

@@ -1,0 +1,503 @@
+"""One command-line program: a module, its store and its WASI, driven on a worker thread.
+
+Above the engine and the snapshot, below migration and the command line, which both steer a program
+through this class: start it, pause it, take a snapshot while it stands, start it again. The thread
+that steers is never the one that computes, so signals and keys are seen while the program runs.
+
+One thread steers; `pause` may also be called from another. All other methods need the program to
+stand: before `start`, after a `pause` that returned True, or after its end.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from wasmsr.errors import EXIT_USAGE, ModuleMismatch, WasmsrError
+from wasmsr.interp.machine import Exited, Finished, Limits, Paused, Store, Trapped
+from wasmsr.interp.module import Module
+from wasmsr.interp.types import FuncType
+
+if TYPE_CHECKING:
+    from wasmsr.interp.trace import Tracer
+    from wasmsr.snapshot.state import Snapshot
+    from wasmsr.wasi.mounts import Mount
+    from wasmsr.wasi.preview1 import Wasi
+
+Outcome = Finished | Trapped | Paused | Exited
+
+COMMAND, REACTOR = "_start", "_initialize"
+"""Exports by which WASI programs begin: a command's is its whole run, a reactor's comes first."""
+
+WASI_MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
+
+
+class ExportError(WasmsrError):
+    """The module has no function export of that name."""
+
+    exit_code = EXIT_USAGE
+
+
+class Timings:
+    """How long each step took, every time it was done: name to seconds, in order of first use."""
+
+    def __init__(self) -> None:
+        self.spans: dict[str, list[float]] = {}
+
+    def add(self, name: str, seconds: float) -> None:
+        """Notes one more span."""
+        self.spans.setdefault(name, []).append(seconds)
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Notes how long the block takes."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - began)
+
+
+@dataclass
+class Marks:
+    """Where to stop or to hop, in instructions from this start or resume; None is never. The run
+    is counted only if one of them is set.
+
+    Attributes:
+        fuel: the end of the program's fuel.
+        stop: where it stands once, to be saved there.
+        hop: every so many instructions the machine is saved and restored in place.
+    """
+
+    fuel: int | None = None
+    stop: int | None = None
+    hop: int | None = None
+
+
+class Stand(Enum):
+    """Whether and why a program stands."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    """Not started yet, or stopped by `Program.pause`."""
+    STOP = "stop"
+    """It has reached `Marks.stop`."""
+    FUEL = "fuel"
+    """It has reached `Marks.fuel`."""
+    IDLE = "idle"
+    """All invocations have returned; `Program.call` makes another."""
+    ENDED = "ended"
+    """It trapped or exited; `Program.wait` says how."""
+    FAILED = "failed"
+    """The host failed; `Program.wait` raises the error."""
+
+
+def exported_function(module: Module, name: str) -> FuncType:
+    """The type of a function that the module exports.
+
+    Raises:
+        ExportError: there is none of that name; the hint names those that there are.
+    """
+    for export in module.exports:
+        if export.name == name and isinstance(export.type, FuncType):
+            return export.type
+    functions = [e.name for e in module.exports if isinstance(e.type, FuncType)]
+    known = ", ".join(functions[:20]) + (", ..." if len(functions) > 20 else "")
+    raise ExportError(
+        f"the module {module.name or ''} exports no function {name!r}".replace("  ", " "),
+        hint=f"it exports {known}; --invoke NAME calls one" if functions else None,
+    )
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What this host gives the program, for each start and resume anew: a snapshot grants nothing.
+
+    Attributes:
+        mounts: folders, by the names that the program has for them.
+        stdin: descriptor of its standard input, or None for an empty one.
+        stdout, stderr: descriptors.
+    """
+
+    mounts: Sequence[Mount] = ()
+    stdin: int | None = 0
+    stdout: int = 1
+    stderr: int = 2
+
+
+class Program:
+    """See the module's docstring; made by `launch` and `resume`.
+
+    Attributes:
+        marks: where to stop; may be changed while the program stands.
+        tracer: is shown each instruction before it is executed, or None.
+        on_stand: called by the worker thread when the program has come to stand, for any reason.
+        on_result: called by the worker thread with type and results of each invocation of an
+            export that returned.
+        timings: of "capture", "encode", "decode" and "restore".
+        parent: id of the snapshot that it was restored from, or None.
+        stand: whether and why it stands.
+    """
+
+    def __init__(self, store: Store, module: Module, wasi: Wasi | None, around: Surroundings):
+        self.module = module
+        self.wasi = wasi
+        self.marks = Marks()
+        self.tracer: Tracer | None = None
+        self.on_stand: Callable[[], None] = _nothing
+        self.on_result: Callable[[FuncType, tuple[Any, ...]], None] = _nothing
+        self.timings = Timings()
+        self.parent: bytes | None = None
+        self._around = around
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._wanted = False
+        self._outcome: Outcome | None = None
+        self._error: BaseException | None = None
+        self._base = store.executed or 0
+        self._next_hop = 0
+        self._take(store)
+        self.stand = Stand.PAUSED if self.pending else Stand.IDLE
+
+    def _take(self, store: Store) -> None:
+        """Goes on with `store`. Invocations are put into its queue one at a time, so that each
+        gives its results; meanwhile they wait here."""
+        self.store = store
+        self._later = deque(store.queue)
+        store.queue.clear()
+        frames = store.frames()
+        self._entry = store.function_type(frames[0].function) if frames else None
+
+    # -- making ------------------------------------------------------------------------------------
+
+    @classmethod
+    def launch(
+        cls,
+        module: Module,
+        *,
+        argv: Sequence[str | bytes] = (),
+        env: Mapping[str, str] | Sequence[str] = (),
+        around: Surroundings | None = None,
+        limits: Limits | None = None,
+        deterministic: bool = False,
+        invoke: str | None = COMMAND,
+        args: Sequence[int | float | None] = (),
+    ) -> Program:
+        """A program that stands before its first instruction.
+
+        Args:
+            argv: what WASI tells it of its arguments, its own name first.
+            env: its environment.
+            invoke: the export to be called, with `args`; None calls nothing yet.
+        Raises:
+            ExportError: there is no such export.
+            LinkError: an import cannot be provided.
+            Trap: an active segment does not fit.
+            WasiConfigError: a mount cannot be used.
+        """
+        around = around or Surroundings()
+        if invoke is not None:
+            exported_function(module, invoke)
+        wasi = None
+        if any(item.module in WASI_MODULES for item in module.imports):
+            from wasmsr.wasi.preview1 import Wasi
+
+            wasi = Wasi(
+                args=argv,
+                env=env,
+                mounts=around.mounts,
+                stdin=around.stdin,
+                stdout=around.stdout,
+                stderr=around.stderr,
+                deterministic=deterministic,
+            )
+        store = Store(limits=limits or Limits(), deterministic=deterministic)
+        instance = store.instantiate(module, wasi.imports if wasi else {}, start=False)
+        if invoke != COMMAND and _is_reactor(module):
+            store.enqueue(instance.function(REACTOR))
+        if invoke is not None:
+            store.enqueue(instance.function(invoke), *args)
+        return cls(store, module, wasi, around)
+
+    @classmethod
+    def resume(
+        cls,
+        snapshot: Snapshot,
+        *,
+        module: Module | None = None,
+        around: Surroundings | None = None,
+        max_pages: int | None = None,
+        live: bool = False,
+        timings: Timings | None = None,
+    ) -> Program:
+        """A program that stands where it was saved.
+
+        Args:
+            module: its module; None takes the one that the snapshot embeds.
+            max_pages: limit of each memory, in pages of 64 KiB, in place of the snapshot's.
+            live: the time since the snapshot counts for the program's monotonic clock.
+        Raises:
+            SnapshotError: it cannot be restored; ModuleMismatch, of another module.
+            WasiConfigError: a mount that it needs is not given, or cannot be used.
+        """
+        around = around or Surroundings()
+        timings = timings or Timings()
+        module = _module_of(snapshot, module)
+        if max_pages is not None:
+            snapshot.limits.memory_pages = max_pages
+        with timings.measure("restore"):
+            store, wasi = _restore(snapshot, module, around, live=live)
+        program = cls(store, module, wasi, around)
+        program.parent = snapshot.lineage.id
+        program.timings = timings
+        program.marks.fuel = snapshot.limits.fuel
+        return program
+
+    # -- steering ----------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something left to execute; while the program stands."""
+        return bool(self._later or self._entry)
+
+    @property
+    def stands(self) -> bool:
+        """Whether no thread is executing it."""
+        return self._thread is None or not self._thread.is_alive()
+
+    @property
+    def executed(self) -> int | None:
+        """Instructions since this start or resume; None if they were not counted."""
+        count = self.store.executed
+        return None if count is None else count - self._base
+
+    def call(self, name: str, *args: int | float | None) -> None:
+        """Adds an invocation of an export, after all those that are still to be made."""
+        exported_function(self.module, name)
+        self.store.enqueue(self.store.instances[0].function(name), *args)
+        self._later.append(self.store.queue.pop())
+        if self.stand is Stand.IDLE:
+            self.stand = Stand.PAUSED
+
+    def start(self) -> None:
+        """Lets it run, for the first time or on, until something of `Stand` happens."""
+        assert self.stands, "the program runs already"
+        self._wanted = False
+        self._outcome = None
+        self.stand = Stand.RUNNING
+        self._thread = threading.Thread(target=self._work, name="wasmsr-program", daemon=True)
+        self._thread.start()
+
+    def pause(self, timeout: float | None = None) -> bool:
+        """Makes it stand.
+
+        Returns:
+            True when it stands (it may have ended meanwhile: see `stand`); False if that was not
+            so within `timeout` seconds, then it runs on.
+        """
+        thread = self._thread
+        if thread is None:
+            return True
+        # In this order: the worker, which may just be changing its store for another one, looks
+        # at `_wanted` after that.
+        self._wanted = True
+        self.store.pause()
+        thread.join(timeout)
+        if not thread.is_alive():
+            return True
+        with self._lock:
+            if self.stand is Stand.RUNNING:
+                self._wanted = False
+                return False
+        thread.join()
+        return True
+
+    def wait(self, timeout: float | None = None) -> Outcome | None:
+        """The outcome when it stands, after at most `timeout` seconds; None while it runs.
+
+        Raises whatever failed in the host.
+        """
+        if self._thread is not None:
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                return None
+        if self._error is not None:
+            raise self._error
+        return self._outcome
+
+    def passed_stop(self) -> None:
+        """The program, which stands at `Marks.stop`, may go on from there."""
+        self.marks.stop = None
+        self.stand = Stand.PAUSED if self.pending else Stand.IDLE
+
+    def close(self) -> None:
+        """Lets go of its files; it cannot run any more."""
+        if self.wasi is not None:
+            self.wasi.close()
+
+    # -- saving ------------------------------------------------------------------------------------
+
+    def snapshot(self, *, embed: bool = False) -> Snapshot:
+        """Its state, which shares memory with the program: use it before the program goes on.
+
+        Raises:
+            UnportableState: it holds something that no snapshot can carry.
+        """
+        from wasmsr.snapshot.capture import capture
+
+        with self.timings.measure("capture"):
+            marks, queue = self.marks, self.store.queue
+            fuel = None if marks.fuel is None else max(0, marks.fuel - (self.executed or 0))
+            kept = list(queue)
+            queue.extend(self._later)
+            try:
+                return capture(
+                    self.store,
+                    wasi=None if self.wasi is None else self.wasi.capture(),
+                    fuel=fuel,
+                    embed=embed,
+                    parent=self.parent,
+                )
+            finally:
+                queue[:] = kept
+
+    def _hop(self) -> None:
+        """Saves and restores in place, through bytes: what goes on is what was decoded."""
+        from wasmsr.snapshot.format import decode, encode
+
+        snapshot = self.snapshot()
+        with self.timings.measure("encode"):
+            data = b"".join(encode(snapshot))
+        with self.timings.measure("decode"):
+            snapshot = decode(data)
+        executed = self.executed
+        if self.wasi is not None:
+            self.wasi.close()
+        with self.timings.measure("restore"):
+            store, self.wasi = _restore(snapshot, self.module, self._around, live=True)
+        self._base = (store.executed or 0) - (executed or 0)
+        self._take(store)
+
+    # -- the worker thread -------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        """Runs the program until it stands, and says why."""
+        stand = Stand.FAILED
+        try:
+            stand, self._outcome = self._run()
+        except BaseException as error:  # noqa: BLE001 (`wait` raises it where somebody steers)
+            self._error = error
+        finally:
+            with self._lock:
+                self.stand = stand
+            self.on_stand()
+
+    def _run(self) -> tuple[Stand, Outcome | None]:
+        outcome: Outcome | None = None
+        while True:
+            if self._entry is None:
+                if not self._later:
+                    return Stand.IDLE, outcome
+                invocation = self._later.popleft()
+                self._entry = self.store.function_type(invocation[0])
+                self.store.queue.append(invocation)
+            with self._lock:
+                if self._wanted:
+                    self.stand = Stand.PAUSED
+                    return Stand.PAUSED, Paused("requested")
+            steps = self._steps()
+            if isinstance(steps, Stand):
+                return steps, Paused("fuel")
+            if self.tracer is not None:
+                outcome = self.tracer.step(self.store)
+            else:
+                outcome = self.store.run(fuel=steps)
+            if isinstance(outcome, Finished):
+                entry, self._entry = self._entry, None
+                self.on_result(entry, outcome.results)
+            elif not isinstance(outcome, Paused):
+                self._entry = None
+                return Stand.ENDED, outcome
+            # A pause is looked at above: the request may be older than this start, or withdrawn.
+
+    def _steps(self) -> int | Stand | None:
+        """Instructions up to the next mark, None if there is none; a Stand if it is reached."""
+        marks = self.marks
+        if self.tracer is None and marks.fuel is marks.stop is marks.hop is None:
+            return None
+        done = self.executed or 0
+        if marks.stop is not None and done >= marks.stop:
+            return Stand.STOP
+        if marks.fuel is not None and done >= marks.fuel:
+            return Stand.FUEL
+        if marks.hop is not None:
+            if self._next_hop == 0:
+                self._next_hop = done + marks.hop
+            if done >= self._next_hop:
+                self._hop()
+                self._next_hop = done + marks.hop
+        ends = (marks.stop, marks.fuel, None if marks.hop is None else self._next_hop)
+        return min((end - done for end in ends if end is not None), default=None)
+
+
+def _nothing(*arguments: object) -> None:
+    """What is called where nobody listens."""
+
+
+def _is_reactor(module: Module) -> bool:
+    return any(export.name == REACTOR and export.type == FuncType() for export in module.exports)
+
+
+def _module_of(snapshot: Snapshot, module: Module | None) -> Module:
+    """The snapshot's one module: the one given, checked, or the one that it embeds."""
+    reference = snapshot.modules[0]
+    if module is not None:
+        if module.digest != reference.digest:
+            raise ModuleMismatch(
+                f"the snapshot is of another module: {_named(reference.name)}SHA-256 "
+                f"{reference.digest.hex()[:16]}..., and {_named(module.name)}given has "
+                f"{module.digest.hex()[:16]}..."
+            )
+        return module
+    if reference.binary is None:
+        raise ModuleMismatch(
+            f"the snapshot does not embed its module ({_named(reference.name)}SHA-256 "
+            f"{reference.digest.hex()[:16]}...), and none is given",
+            hint="name the module: wasmsr run PROGRAM --from-snapshot FILE",
+        )
+    return Module(reference.binary, name=reference.name)
+
+
+def _named(name: str | None) -> str:
+    return f"{name}, " if name else ""
+
+
+def _restore(
+    snapshot: Snapshot, module: Module, around: Surroundings, *, live: bool
+) -> tuple[Store, Wasi | None]:
+    """A store and its WASI in the snapshot's state."""
+    from wasmsr.snapshot.capture import restore
+
+    if snapshot.wasi is None:
+        return restore(snapshot, modules=[module]), None
+    from wasmsr.wasi.preview1 import Wasi
+
+    wasi = Wasi.restore(
+        snapshot.wasi,
+        mounts=around.mounts,
+        stdin=around.stdin,
+        stdout=around.stdout,
+        stderr=around.stderr,
+        live=live,
+    )
+    try:
+        return restore(snapshot, modules=[module], imports=wasi.imports), wasi
+    except BaseException:
+        wasi.close()
+        raise
