@@ -413,10 +413,10 @@ class Store:
             if not lib.wsr_frame_count(self.c):
                 if not self.queue:
                     return self._last
-                if budget is not None and not budget[0]:
-                    return Paused("fuel")
                 address, slots = self.queue[0]
                 if address in self.hosts:
+                    if budget is not None and not budget[0]:
+                        return Paused("fuel")
                     outcome = self._host_entry(address, slots)
                     if outcome is not None:
                         return outcome
