@@ -9,7 +9,6 @@ runs. Called by `wasmsr.rpc.server` from its threads and by `node`.
 from __future__ import annotations
 
 import hashlib
-import mmap
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from wasmsr.migrate.events import Announce, Event, seconds, size
 from wasmsr.migrate.journal import Incoming, Journal, Record, StateFile
 from wasmsr.migrate.modules import LARGEST, Modules
 from wasmsr.migrate.ownership import Verdict
-from wasmsr.migrate.ports import Buffer, Host, Program
+from wasmsr.migrate.ports import Arrival, Buffer, Host, Program
 from wasmsr.migrate.terms import (
     PROTOCOL,
     Answer,
@@ -176,19 +175,17 @@ class Destination:
         reception = self._reception
         return reception is not None and reception.move == move
 
-    def restore(self, program: bytes, incoming: Incoming) -> Program:
-        """Makes a standing program of a state file. Raises WasmsrError."""
+    def restore(self, program: bytes, arrival: Arrival, digests: tuple[bytes, ...]) -> Program:
+        """Makes a standing program of a state that was read. Raises WasmsrError."""
         binaries = {}
-        for digest in incoming.modules:
+        for digest in digests:
             binary = self._module(digest)
             if binary is None:
                 raise ModuleError(
                     f"the module {digest.hex()[:12]} of program {program.hex()[:8]} is gone"
                 )
             binaries[digest] = binary
-        with open(self.journal.path(incoming.file), "rb") as file:
-            view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self.host.restore(program, memoryview(view), binaries)
+        return arrival.restore(program, binaries)
 
     # Deciding.
 
@@ -196,9 +193,13 @@ class Destination:
         """Restores what an earlier process had READY. Raises WasmsrError if that fails."""
         for record in self.journal.records():
             if record.incoming:
-                program = self.restore(record.program, record.incoming)
+                arrival = self.host.arrival()
+                length = 0
+                for piece in self.journal.read(record.incoming.file):
+                    arrival.feed(piece)
+                    length += len(piece)
+                program = self.restore(record.program, arrival, record.incoming.modules)
                 move = record.incoming.move(record.program)
-                length = self.journal.path(record.incoming.file).stat().st_size
                 self.ready = Ready(move, program, length, 0.0, time.monotonic())
 
     def commit(self, move: Move, stopped: float) -> Standing:
@@ -329,6 +330,7 @@ class Reception:
         self._modules = modules
         self._digest = hashlib.sha256()
         self._began = time.monotonic()
+        self._arrival = destination.host.arrival()
         try:
             self._file: StateFile = destination.journal.state(move, "received")
         except JournalError as error:
@@ -343,6 +345,7 @@ class Reception:
         self._check()
         try:
             self._file.write(piece)
+            self._arrival.feed(piece)
         except JournalError as error:
             raise refused(Reason.STORAGE, error.message) from error
         except SnapshotError as error:
@@ -372,7 +375,7 @@ class Reception:
         )
         try:
             self._file.commit()
-            program = destination.restore(move.program, incoming)
+            program = destination.restore(move.program, self._arrival, incoming.modules)
         except JournalError as error:
             raise refused(Reason.STORAGE, error.message) from error
         except (WasmsrError, OSError, MemoryError) as error:

@@ -16,13 +16,14 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from wasmsr.errors import FormatError
 from wasmsr.migrate.ports import Buffer
-from wasmsr.migrate.terms import ID_BYTES, Ending, JournalError, Move, Standing
+from wasmsr.migrate.terms import ID_BYTES, PIECE, Ending, JournalError, Move, Standing
 from wasmsr.snapshot.container import FLAG_HANDED, HEADER, Header
 
 VERSION = 1
@@ -174,6 +175,15 @@ class Journal:
         """Where the state file called `file` is."""
         return self.folder / file
 
+    def read(self, file: str) -> Iterator[bytes]:
+        """The bytes of the state file called `file`, in pieces. Raises JournalError."""
+        try:
+            with open(self.path(file), "rb", buffering=0) as state:
+                while piece := state.read(PIECE):
+                    yield piece
+        except OSError as error:
+            raise _cannot("be read", self.path(file), error) from error
+
     def discard(self, file: str) -> None:
         """Removes a state file that no record names any more; one that stays does no harm."""
         if file:
@@ -225,7 +235,7 @@ class StateFile:
             view = view[lacking:]
             if len(self._head) == HEADER.size:
                 header = Header.decode(self._head)
-                self._write(replace(header, flags=header.flags | FLAG_HANDED).encode())
+                self._write(header._replace(flags=header.flags | FLAG_HANDED).encode())
         self._write(view)
 
     def _write(self, data: Buffer) -> None:

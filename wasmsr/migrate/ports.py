@@ -65,9 +65,19 @@ class Host(Protocol):
     def admit(self, binary: Buffer) -> None:
         """Validates and compiles a module ahead of the program. Raises ModuleError."""
 
-    def restore(self, program: bytes, state: Buffer, modules: Mapping[bytes, Buffer]) -> Program:
-        """Makes a standing program of an encoded snapshot, without any effect outside; that the
-        snapshot is marked as handed is in order here.
+    def arrival(self) -> Arrival:
+        """Begins to take a program in."""
+
+
+class Arrival(Protocol):
+    """An encoded snapshot that becomes a program; that it is marked as handed is in order here."""
+
+    def feed(self, piece: Buffer) -> None:
+        """Reads on. Raises SnapshotError."""
+
+    def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> Program:
+        """Makes a standing program with the id `program` of what was fed, without any effect
+        outside; `modules` are its modules by digest.
 
         Raises SnapshotError, ModuleError or WasiConfigError.
         """

@@ -314,7 +314,8 @@ class Source:
     def _journal_offer(self, move: Move) -> None:
         with self.journal.lock:
             record = self.journal.get(move.program)
-            if record is None or record.standing is not Standing.OWNED:
+            # OFFERED it still says where only the peer's word took the last attempt back.
+            if record is None or record.standing not in (Standing.OWNED, Standing.OFFERED):
                 raise MigrationError(
                     "the journal does not say that this end owns the program",
                     phase="prepare",
