@@ -72,6 +72,20 @@ TITLES = {
 """The names of the section kinds in messages and listings."""
 COMPRESSIBLE = frozenset((Kind.BINARIES, Kind.PAGE_DATA))
 """Elsewhere a few bytes could ask a reader for gigabytes; here sizes are known beforehand."""
+MESSAGES = frozenset(
+    (
+        Kind.LINEAGE,
+        Kind.LIMITS,
+        Kind.STORE,
+        Kind.SEGMENTS,
+        Kind.EXTERNS,
+        Kind.COUNTERS,
+        Kind.WASI,
+    )
+)
+"""The kinds whose payload is msgpack."""
+MESSAGE_LIMIT = 128 << 20
+"""Bytes of all msgpack sections together: WASI carries the content of files without a name."""
 
 
 def section_title(kind: int) -> str:

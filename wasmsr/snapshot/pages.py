@@ -59,7 +59,21 @@ def _page_map(view: memoryview) -> bytes:
 
 
 page_map: Callable[[memoryview], bytes] = _load_page_map() or _page_map
-"""One byte for each page of a memory: 0 where all of it is zero, else not 0."""
+"""One byte for each page of a memory: 0 where all of it is zero, else 1."""
+
+
+def copy_pages(source: Buffer, target: memoryview) -> None:
+    """Copy a memory into one of zeros, of the same length, without touching its zero pages."""
+    view = _bytes_view(source)
+    flags = page_map(view)
+    first = flags.find(1)
+    while first >= 0:
+        end = flags.find(0, first)
+        if end < 0:
+            end = len(flags)
+        part = slice(first * PAGE_SIZE, end * PAGE_SIZE)
+        target[part] = view[part]
+        first = flags.find(1, end)
 
 
 @dataclass(slots=True)

@@ -82,6 +82,8 @@ TABLE_HEAD = Struct("<Q")
 TABLE = Struct("<QQQQQQ")
 MEMORY = Struct("<QQQQ")
 HAS_MAXIMUM = 1
+MAX_CONTAINERS = 1 << 20
+"""Maps and lists in one msgpack section."""
 _LOW = (1 << 64) - 1
 
 
@@ -113,14 +115,27 @@ def _unpack(kind: int, data: Buffer, keys: bool = True) -> Any:
     The value is packed again and compared, which leaves one way to write each: no duplicate keys,
     no long forms of short numbers, no extension types.
     """
+    hooks = {} if len(data) <= MAX_CONTAINERS else _counting_hooks()
     try:
-        value = msgpack.unpackb(data, strict_map_key=keys, max_ext_len=0)
+        value = msgpack.unpackb(data, strict_map_key=keys, max_ext_len=0, **hooks)
         again = _packer.pack(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _malformed(kind, f"it cannot be unpacked: {error}") from error
     if again != data:
         raise _malformed(kind, "it is not in canonical msgpack")
     return value
+
+
+def _counting_hooks() -> dict[str, Any]:
+    """An empty map is one byte in msgpack and sixty-four in memory: bound their number."""
+    room = iter(range(MAX_CONTAINERS))
+
+    def count(value: Any) -> Any:
+        if next(room, None) is None:
+            raise ValueError(f"it has more than {MAX_CONTAINERS} maps and lists")
+        return value
+
+    return {"object_hook": count, "list_hook": count}
 
 
 def _malformed(kind: int, problem: str) -> FormatError:

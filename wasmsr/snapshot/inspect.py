@@ -1,0 +1,486 @@
+"""A snapshot for people: what is in it, as plain data for JSON and as text.
+
+Reads what `format` decodes and changes nothing. Function names come from the modules, where these
+are embedded or given; the snapshot itself has only indices.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Protocol
+
+from wasmsr.errors import ModuleError
+from wasmsr.snapshot.check import EXTERNREF, F32, F64, FUNCREF, I32, I64, V128
+from wasmsr.snapshot.container import VERSION, section_title
+from wasmsr.snapshot.format import Decoder, Path, read_file
+from wasmsr.snapshot.pages import PAGE_SIZE, page_map
+from wasmsr.snapshot.state import PAGE, ModuleRef, Snapshot
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TYPE_NAMES = {
+    I32: "i32",
+    I64: "i64",
+    F32: "f32",
+    F64: "f64",
+    V128: "v128",
+    FUNCREF: "funcref",
+    EXTERNREF: "externref",
+}
+
+
+class NamedModule(Protocol):
+    """What is needed of a module; `wasmsr.interp.module.Module` has it."""
+
+    @property
+    def digest(self) -> bytes: ...
+
+    def function_name(self, index: int) -> str: ...
+
+
+def describe_file(path: Path, modules: Iterable[NamedModule] = ()) -> dict[str, Any]:
+    """Describe a snapshot file, handed over or not; raises what `format.load` raises."""
+    decoder = read_file(path, Decoder())
+    return describe(decoder.finish(), modules, decoder)
+
+
+def describe(
+    snapshot: Snapshot, modules: Iterable[NamedModule] = (), decoder: Decoder | None = None
+) -> dict[str, Any]:
+    """A snapshot as data that `json` can write.
+
+    Args:
+        modules: for function names; embedded modules serve as well.
+        decoder: what read it, for the sizes in the file.
+    """
+    names = _Names(snapshot, modules)
+    description: dict[str, Any] = {}
+    if decoder is not None and decoder.header is not None:
+        description["file"] = _describe_file(decoder)
+    description |= {
+        "lineage": _describe_lineage(snapshot),
+        "executed": snapshot.executed,
+        "limits": {
+            "memory_pages": snapshot.limits.memory_pages,
+            "table_elements": snapshot.limits.table_elements,
+            "stack_slots": snapshot.limits.stack_slots,
+            "stack_frames": snapshot.limits.stack_frames,
+            "fuel": snapshot.limits.fuel,
+            "deterministic": snapshot.limits.deterministic,
+            "features": snapshot.limits.features,
+        },
+        "modules": [
+            {
+                "name": module.name,
+                "sha256": module.digest.hex(),
+                "size": module.size,
+                "embedded": module.binary is not None,
+            }
+            for module in snapshot.modules
+        ],
+        "instances": [
+            {
+                "name": instance.name,
+                "module": instance.module,
+                "imported_functions": instance.functions,
+                "function_base": instance.function_base,
+                "defined_functions": instance.defined,
+                "tables": instance.tables,
+                "memories": instance.memories,
+                "globals": instance.globals,
+                "dropped_elements": instance.dropped_elements,
+                "dropped_data": instance.dropped_data,
+            }
+            for instance in snapshot.instances
+        ],
+        "host_functions": [
+            {
+                "address": function.address,
+                "name": f"{function.module}.{function.name}",
+                "type": f"({_types(function.params)}) -> ({_types(function.results)})",
+            }
+            for function in snapshot.host_functions
+        ],
+        "call_stack": [_describe_frame(snapshot, names, i) for i in _innermost_first(snapshot)],
+        "queue": [
+            {"function": names.of_address(address), "arguments": [f"{slot:#x}" for slot in slots]}
+            for address, slots in snapshot.thread.queue
+        ],
+        "memories": [
+            {
+                "pages": len(memory.data) // PAGE,
+                "minimum": memory.minimum,
+                "maximum": memory.maximum,
+                "bytes": len(memory.data),
+                "nonzero_bytes": sum(page_map(memoryview(memory.data))) * PAGE_SIZE,
+            }
+            for memory in snapshot.memories
+        ],
+        "tables": [_describe_table(table) for table in snapshot.tables],
+        "globals": [
+            {"mutable": cell.mutable, **_value(cell.type, cell.value, names)}
+            for cell in snapshot.globals
+        ],
+        "host_objects": [type(value).__name__ for value in snapshot.externs],
+        "wasi": _plain(snapshot.wasi),
+    }
+    return description
+
+
+class _Names:
+    """Function names, looked up in the modules that are there."""
+
+    def __init__(self, snapshot: Snapshot, modules: Iterable[NamedModule]) -> None:
+        self._snapshot = snapshot
+        self._modules: dict[bytes, NamedModule | None] = {m.digest: m for m in modules}
+
+    def of_index(self, instance: int, index: int) -> str:
+        state = self._snapshot.instances[instance]
+        module = self._module(self._snapshot.modules[state.module])
+        if module is not None:
+            return module.function_name(index)
+        if index < len(state.functions):
+            return self.of_address(state.functions[index])
+        return f"func[{index}]"
+
+    def of_address(self, address: int) -> str:
+        for function in self._snapshot.host_functions:
+            if function.address == address:
+                return f"{function.module}.{function.name}"
+        for number, instance in enumerate(self._snapshot.instances):
+            index = address - instance.function_base
+            if 0 <= index < instance.defined:
+                return self.of_index(number, len(instance.functions) + index)
+        return f"function {address}"
+
+    def _module(self, reference: ModuleRef) -> NamedModule | None:
+        if reference.digest not in self._modules:
+            self._modules[reference.digest] = _load(reference)
+        return self._modules[reference.digest]
+
+
+def _load(reference: ModuleRef) -> NamedModule | None:
+    """The embedded module, unless this engine cannot read it: names are a courtesy."""
+    if reference.binary is None:
+        return None
+    from wasmsr.interp.module import Module
+
+    try:
+        return Module(reference.binary)
+    except ModuleError:
+        return None
+
+
+def _describe_file(decoder: Decoder) -> dict[str, Any]:
+    header = decoder.header
+    assert header is not None
+    stored = 64 + sum(section.stored for section in decoder.sections)
+    return {
+        "version": VERSION,
+        "handed_over": header.handed,
+        "root_digest": header.root.hex(),
+        "content_digest": decoder.content.hex(),
+        "bytes": stored,
+        "sections": [
+            {"kind": section_title(s.kind), "plain": s.plain, "stored": s.stored}
+            for s in decoder.sections
+        ],
+    }
+
+
+def _describe_lineage(snapshot: Snapshot) -> dict[str, Any]:
+    lineage = snapshot.lineage
+    seconds, rest = divmod(lineage.created, 1_000_000_000)
+    try:
+        moment = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        moment = f"{seconds} s after 1970"
+    else:
+        moment += f".{rest:09}Z"
+    return {
+        "id": lineage.id.hex(),
+        "parent": None if lineage.parent is None else lineage.parent.hex(),
+        "created": moment,
+        "host": lineage.host,
+        "engine": lineage.engine,
+    }
+
+
+def _innermost_first(snapshot: Snapshot) -> Iterator[int]:
+    return reversed(range(len(snapshot.thread.frames)))
+
+
+def _describe_frame(snapshot: Snapshot, names: _Names, number: int) -> dict[str, Any]:
+    frame = snapshot.thread.frames[number]
+    values = [_value(t, v, names) for t, v in zip(frame.types, frame.values, strict=True)]
+    return {
+        "frame": number,
+        "instance": frame.instance,
+        "function": frame.function,
+        "name": names.of_index(frame.instance, frame.function),
+        "offset": frame.offset,
+        "locals": values[: frame.locals],
+        "operands": values[frame.locals :],
+    }
+
+
+def _describe_table(table: Any) -> dict[str, Any]:
+    size = len(table.elements) // 8
+    elements = struct.unpack(f"<{size}Q", table.elements)
+    return {
+        "type": TYPE_NAMES[table.type],
+        "size": size,
+        "minimum": table.minimum,
+        "maximum": table.maximum,
+        "null": elements.count(0),
+    }
+
+
+def _types(codes: bytes) -> str:
+    return ", ".join(TYPE_NAMES[code] for code in codes)
+
+
+def _value(code: int, bits: int, names: _Names) -> dict[str, Any]:
+    """A value as a reader expects it: signed numbers, floats, references by name."""
+    value: Any
+    if code in (I32, I64):
+        width = 32 if code == I32 else 64
+        value = bits - (1 << width) if bits >> (width - 1) else bits
+    elif code in (F32, F64):
+        value = _float(code, bits)
+    elif code == V128:
+        value = f"0x{bits:032x}"
+    elif bits == 0:
+        value = None
+    else:
+        value = names.of_address(bits - 1) if code == FUNCREF else f"host object {bits - 1}"
+    return {"type": TYPE_NAMES[code], "value": value}
+
+
+def _float(code: int, bits: int) -> float | str:
+    """A number, or, for what JSON cannot hold, the text format's words for it."""
+    size, fraction = (4, 23) if code == F32 else (8, 52)
+    number: float = struct.unpack("<f" if code == F32 else "<d", bits.to_bytes(size, "little"))[0]
+    if math.isfinite(number):
+        return number
+    sign = "-" if bits >> (size * 8 - 1) else ""
+    payload = bits & ((1 << fraction) - 1)
+    return f"{sign}nan:{payload:#x}" if payload else f"{sign}inf"
+
+
+def _plain(value: Any) -> Any:
+    """WASI's state with its byte strings as text where they are, else in hexadecimal."""
+    if isinstance(value, dict):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        text = value.decode("utf-8", "replace")
+        return text if text.isprintable() and "\ufffd" not in text else f"hex:{value.hex()}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+# Text --------------------------------------------------------------------------------------------
+
+Block = tuple[str, Sequence[str], list[tuple[str, ...]]]
+"""A title, headings of columns (none: names and values), and rows."""
+
+
+def render(description: Mapping[str, Any], *, values: bool = False) -> str:
+    """A description as plain text; with `values`, locals and operands as well."""
+    lines: list[str] = []
+    for title, headings, rows in _blocks(description, values):
+        table = [tuple(headings), *rows] if headings else rows
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines.append(title)
+        for row in table:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            lines.append("  " + "  ".join(cells).rstrip())
+        lines.append("")
+    return "\n".join(lines)
+
+
+def show(description: Mapping[str, Any], console: Console, *, values: bool = False) -> None:
+    """The same on a rich console."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for title, headings, rows in _blocks(description, values):
+        table = Table(title=title, title_justify="left", box=None, show_header=bool(headings))
+        for heading in headings or [""] * len(rows[0]):
+            table.add_column(heading, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+        console.print()
+
+
+def _blocks(description: Mapping[str, Any], values: bool) -> Iterator[Block]:
+    for title, headings, rows in _all_blocks(description, values):
+        if rows:
+            yield title, headings, [tuple(map(_safe, row)) for row in rows]
+
+
+def _safe(cell: str) -> str:
+    """Names come from a file that anybody can have made, and go to a terminal."""
+    return cell if cell.isprintable() else cell.encode("unicode_escape").decode("ascii")
+
+
+def _all_blocks(d: Mapping[str, Any], values: bool) -> Iterator[Block]:
+    if "file" in d:
+        yield from _file_blocks(d["file"])
+    lineage: list[tuple[str, ...]] = [(key, _text(v)) for key, v in d["lineage"].items()]
+    yield "Lineage", (), [*lineage, ("instructions executed", _text(d["executed"]))]
+    yield "Limits", (), [(key.replace("_", " "), _text(item)) for key, item in d["limits"].items()]
+    yield (
+        "Modules",
+        ("", "name", "size", "SHA-256", ""),
+        [
+            (str(n), _text(m["name"]), _size(m["size"]), m["sha256"], "embedded" * m["embedded"])
+            for n, m in enumerate(d["modules"])
+        ],
+    )
+    yield (
+        "Instances",
+        ("", "name", "module", "functions", "tables", "memories", "globals"),
+        [
+            (
+                str(n),
+                _text(i["name"]),
+                str(i["module"]),
+                f"{len(i['imported_functions'])} + {i['defined_functions']}",
+                *(_text(i[key]) for key in ("tables", "memories")),
+                str(len(i["globals"])),
+            )
+            for n, i in enumerate(d["instances"])
+        ],
+    )
+    yield _stack_block(d["call_stack"], values)
+    yield (
+        "Invocations to come",
+        ("function", "arguments"),
+        [(call["function"], ", ".join(call["arguments"])) for call in d["queue"]],
+    )
+    yield (
+        "Memories",
+        ("", "pages", "minimum", "maximum", "bytes", "not zero"),
+        [
+            (
+                str(n),
+                *(_text(m[key]) for key in ("pages", "minimum", "maximum")),
+                _size(m["bytes"]),
+                _size(m["nonzero_bytes"]),
+            )
+            for n, m in enumerate(d["memories"])
+        ],
+    )
+    yield (
+        "Tables",
+        ("", "type", "size", "minimum", "maximum", "null"),
+        [
+            (str(n), *(_text(t[key]) for key in ("type", "size", "minimum", "maximum", "null")))
+            for n, t in enumerate(d["tables"])
+        ],
+    )
+    yield (
+        "Globals",
+        ("", "type", "", "value"),
+        [
+            (str(n), g["type"], "mutable" if g["mutable"] else "", _text(g["value"]))
+            for n, g in enumerate(d["globals"])
+        ],
+    )
+    if d["wasi"] is not None:
+        yield from _wasi_blocks(d["wasi"])
+
+
+def _file_blocks(file: Mapping[str, Any]) -> Iterator[Block]:
+    plain = sum(section["plain"] for section in file["sections"])
+    ratio = f", {plain / file['bytes']:.2f} times smaller than its content"
+    rows: list[tuple[str, ...]] = [
+        ("format version", str(file["version"])),
+        ("size", _size(file["bytes"]) + ratio),
+        ("root digest", file["root_digest"]),
+        ("content digest", file["content_digest"]),
+    ]
+    if file["handed_over"]:
+        rows.append(("owner", "another host: this program was handed over"))
+    yield "Snapshot", (), rows
+    yield (
+        "Sections",
+        ("", "plain", "stored"),
+        [(s["kind"], _size(s["plain"]), _size(s["stored"])) for s in file["sections"]],
+    )
+
+
+def _stack_block(frames: Sequence[Mapping[str, Any]], values: bool) -> Block:
+    rows: list[tuple[str, ...]] = []
+    for frame in frames:
+        rows.append(
+            (
+                str(frame["frame"]),
+                frame["name"],
+                str(frame["function"]),
+                f"{frame['offset']:#x}",
+                str(frame["instance"]),
+                str(len(frame["locals"])),
+                str(len(frame["operands"])),
+            )
+        )
+        if values:
+            for what in ("locals", "operands"):
+                text = " ".join(f"{v['type']}:{_text(v['value'])}" for v in frame[what])
+                if text:
+                    rows.append(("", f"  {what} {text}", "", "", "", "", ""))
+    headings = ("", "function", "index", "byte", "instance", "locals", "operands")
+    return "Call stack, innermost first", headings, rows
+
+
+def _wasi_blocks(wasi: Mapping[str, Any]) -> Iterator[Block]:
+    descriptors = wasi.get("descriptors")
+    rest = [
+        (str(key), _short(value)) for key, value in wasi.items() if key != "descriptors" and value
+    ]
+    yield "WASI", (), rest
+    if isinstance(descriptors, list):
+        rows: list[tuple[str, ...]] = []
+        for item in descriptors:
+            if isinstance(item, dict):
+                fields = [
+                    f"{key}={_short(value)}"
+                    for key, value in item.items()
+                    if key not in ("fd", "kind") and value not in (None, "", [], False)
+                ]
+                rows.append((_text(item.get("fd")), _text(item.get("kind")), " ".join(fields)))
+        yield "Descriptors", ("fd", "kind", ""), rows
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else _text(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)
+
+
+def _size(count: int) -> str:
+    if count < 10_240:
+        return f"{count} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        count_in_unit = count / 1024 ** (("KiB", "MiB", "GiB").index(unit) + 1)
+        if count_in_unit < 10_240:
+            break
+    return f"{count_in_unit:.1f} {unit}"

@@ -1,0 +1,370 @@
+"""From the bytes of snapshot.bin to a `Snapshot`, however they are cut into pieces.
+
+Reading is hostile: every length is checked before anything is allocated, memories are filled while
+pieces arrive, and nothing is handed out before all of it has been verified.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Generator
+from typing import NamedTuple, TypeAlias
+
+from wasmsr.errors import DigestError, FormatError, SnapshotError, VersionError
+from wasmsr.snapshot import sections
+from wasmsr.snapshot.check import check
+from wasmsr.snapshot.container import (
+    BATCH,
+    BATCH_SIZE,
+    FIRST,
+    HEADER,
+    IGNORABLE,
+    MAGIC,
+    MESSAGE_LIMIT,
+    MESSAGES,
+    SECTION,
+    TITLES,
+    Buffer,
+    Header,
+    Kind,
+    Rows,
+    Tree,
+    check_batch,
+    open_batch,
+    section_title,
+    tree_digest,
+)
+from wasmsr.snapshot.pages import PAGE_SIZE, Placement
+from wasmsr.snapshot.state import PAGE, MemoryState, Snapshot
+
+DEFAULT_LIMIT = 8 << 30
+"""Bytes that a snapshot's memories, tables and modules may take together when it is read. Untouched
+memory is not committed, so that this bounds what a file claims more than what it costs."""
+MODULE_LIMIT = 1 << 30
+"""Bytes of all embedded modules together."""
+_LAZY = 1 << 20
+_REQUIRED = (Kind.LINEAGE, Kind.LIMITS, Kind.STORE, Kind.THREAD)
+
+
+class SectionSize(NamedTuple):
+    """A section as it was read: its kind, bytes of payload, bytes in the file with all heads."""
+
+    kind: int
+    plain: int
+    stored: int
+
+
+_Parser: TypeAlias = Generator[int, Buffer, Snapshot]
+Allocate: TypeAlias = Callable[[int], "bytearray | memoryview"]
+
+
+class Decoder:
+    """Reads a snapshot from pieces, in memory bounded by what it holds and one batch.
+
+    Memories are filled while pieces arrive; nothing is handed out before all has been verified.
+
+    Args:
+        limit: bytes that memories, tables and embedded modules may take in all.
+        allocate: gives that many zero bytes for a memory; writable, format "B". By default a
+            bytearray, for large memories fresh pages of the operating system.
+    Attributes:
+        header: the header once 64 bytes are there.
+        plain: bytes of payload read so far, of `header.plain`.
+        content: after `finish`, the content digest.
+    """
+
+    def __init__(self, *, limit: int = DEFAULT_LIMIT, allocate: Allocate | None = None) -> None:
+        self.header: Header | None = None
+        self.plain = 0
+        self.content = b""
+        self._limit = limit
+        self._allocate = allocate or _allocate
+        self._pending = bytearray()
+        self._kind = 0
+        self._sizes: list[tuple[int, int, int]] = []
+        self._rows = Rows()
+        self._snapshot: Snapshot | None = None
+        self._failure: SnapshotError | None = None
+        self._parser = self._parse()
+        self._need = next(self._parser)
+
+    def feed(self, piece: Buffer) -> None:
+        """Take the next bytes.
+
+        Raises:
+            FormatError, VersionError, DigestError: what is wrong with the bytes so far. Every later
+                call raises the same.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._feed(memoryview(piece))
+        except SnapshotError as error:
+            self._failure = error
+            self._parser.close()
+            raise
+
+    def _feed(self, view: memoryview) -> None:
+        start = 0
+        pending = self._pending
+        while start < len(view):
+            if self._snapshot is not None:
+                raise FormatError("bytes follow the end of the snapshot")
+            need = self._need
+            chunk: Buffer
+            if pending:
+                part = view[start : start + need - len(pending)]
+                pending += part
+                start += len(part)
+                if len(pending) < need:
+                    return
+                chunk = bytes(pending)
+                pending.clear()
+            elif len(view) - start >= need:
+                chunk = view[start : start + need]
+                start += need
+            else:
+                pending += view[start:]
+                return
+            try:
+                self._need = self._parser.send(chunk)
+            except StopIteration as done:
+                self._snapshot = done.value
+
+    def finish(self) -> Snapshot:
+        """The snapshot, all of it verified.
+
+        Raises:
+            FormatError: the bytes end too early; or what `feed` raised.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._snapshot is None:
+            begin = bytes(self._pending[: len(MAGIC)])
+            if self.header is None and not MAGIC.startswith(begin):
+                raise FormatError(f"this is not a snapshot: it begins with {begin.hex(' ')}")
+            missing = self._need - len(self._pending)
+            where = f"after its {section_title(self._kind)} section begins"
+            raise FormatError(
+                f"the snapshot is cut off {where if self._kind else 'in its header'}: "
+                f"{missing} or more bytes are missing",
+                hint="it was not written or sent to its end",
+            )
+        return self._snapshot
+
+    def _parse(self) -> _Parser:
+        header = self.header = Header.decode((yield HEADER.size))
+        payloads: dict[int, Buffer] = {}
+        memories: list[MemoryState] = []
+        placement = Placement()
+        last = messages = 0
+        for _ in range(header.sections):
+            head = yield FIRST.size
+            kind, flags, reserved, plain, codec, size, crc = FIRST.unpack(head)
+            self._kind = kind
+            if kind <= last or flags or reserved or not plain or kind not in TITLES:
+                self._check_head(kind, flags or reserved, plain, last)
+            last = kind
+            self.plain += plain
+            if self.plain > header.plain:
+                raise FormatError("the snapshot's sections are larger than its header says")
+            if kind in MESSAGES:
+                messages += plain
+                if messages > MESSAGE_LIMIT:
+                    raise FormatError(f"the {section_title(kind)} section is too large")
+            first = codec, size, crc
+            if kind == Kind.PAGE_DATA:
+                self._check_size(plain, placement.stored * PAGE_SIZE)
+                yield from self._pages(plain, first, placement, memories)
+                continue
+            if kind == Kind.BINARIES:
+                self._check_size(plain, _binaries_size(payloads.get(Kind.STORE)))
+                self._reserve(plain)
+                if plain > MODULE_LIMIT:
+                    raise FormatError("the embedded modules are too large")
+            if plain <= BATCH_SIZE:
+                check_batch(kind, codec, size, plain)
+                payload = open_batch(kind, codec, crc, bytes((yield size)), plain)
+                self._finish(kind, plain, FIRST.size + size, tree_digest(payload))
+            else:
+                payload = yield from self._payload(kind, plain, first)
+            if kind == Kind.MEMORIES:
+                memories = self._memories(payload)
+            elif kind == Kind.PAGE_INDEX:
+                placement = Placement.parse(payload, [len(m.data) for m in memories])
+            else:
+                payloads[kind] = payload
+        return self._assemble(header, payloads, memories, placement)
+
+    def _check_head(self, kind: int, flags: int, plain: int, last: int) -> None:
+        title = section_title(kind)
+        if flags:
+            raise FormatError(f"the head of the {title} section has unknown flags")
+        if kind not in TITLES and not kind & IGNORABLE:
+            raise VersionError(
+                f"the snapshot has a section of {title}, which this wasmsr does not know",
+                hint="read it with the wasmsr that wrote it, or a newer one",
+            )
+        if kind <= last:
+            raise FormatError(f"the {title} section is out of order or there twice")
+        if not plain:
+            raise FormatError(f"the {title} section is empty and should be absent")
+
+    def _check_size(self, plain: int, expected: int) -> None:
+        if plain != expected:
+            raise FormatError(
+                f"the {section_title(self._kind)} section has {plain} bytes in place of {expected}"
+            )
+
+    def _finish(self, kind: int, plain: int, stored: int, digest: bytes) -> None:
+        self._rows.add(kind, plain, digest)
+        self._sizes.append((kind, plain, stored))
+
+    @property
+    def sections(self) -> list[SectionSize]:
+        """The sections read so far."""
+        return [SectionSize(*size) for size in self._sizes]
+
+    def _reserve(self, size: int) -> None:
+        self._limit -= size
+        if self._limit < 0:
+            raise FormatError(
+                f"the {section_title(self._kind)} section asks for {-self._limit} bytes more "
+                "than may be read",
+                hint="a larger limit can be given",
+            )
+
+    def _batch(
+        self, kind: int, length: int, head: tuple[int, int, int] | None
+    ) -> Generator[int, Buffer, tuple[Buffer, int]]:
+        """The plain bytes of the next batch and its stored length; its head, or read it."""
+        codec, size, crc = head or BATCH.unpack((yield BATCH.size))
+        check_batch(kind, codec, size, length)
+        return open_batch(kind, codec, crc, (yield size), length), size
+
+    def _payload(
+        self, kind: int, plain: int, head: tuple[int, int, int]
+    ) -> Generator[int, Buffer, Buffer]:
+        """A payload of more than one batch; empty for a section that is skipped."""
+        stored = SECTION.size
+        payload = bytearray()
+        tree = Tree()
+        for start in range(0, plain, BATCH_SIZE):
+            data, size = yield from self._batch(
+                kind, min(BATCH_SIZE, plain - start), None if start else head
+            )
+            stored += BATCH.size + size
+            tree.update(data)
+            if not kind & IGNORABLE:
+                payload += data
+        self._finish(kind, plain, stored, tree.digest())
+        return payload
+
+    def _pages(
+        self,
+        plain: int,
+        head: tuple[int, int, int],
+        placement: Placement,
+        memories: list[MemoryState],
+    ) -> Generator[int, Buffer, None]:
+        """The page data section, written into the memories."""
+        stored = SECTION.size
+        views = [memoryview(memory.data) for memory in memories]
+        tree = Tree()
+        for start in range(0, plain, BATCH_SIZE):
+            data, size = yield from self._batch(
+                Kind.PAGE_DATA, min(BATCH_SIZE, plain - start), None if start else head
+            )
+            stored += BATCH.size + size
+            tree.update(data)
+            placement.fill(start // PAGE_SIZE, data, views)
+        placement.repeat(views)
+        self._finish(Kind.PAGE_DATA, plain, stored, tree.digest())
+
+    def _memories(self, payload: Buffer) -> list[MemoryState]:
+        shapes = sections.parse_memories(payload)
+        self._reserve(sum(size * PAGE for _, _, size in shapes))
+        memories: list[MemoryState] = []
+        for minimum, maximum, size in shapes:
+            try:
+                data = self._allocate(size * PAGE)
+            except (MemoryError, OSError) as error:
+                raise SnapshotError(
+                    f"there is no room for the snapshot's memory of {size * PAGE} bytes"
+                ) from error
+            memories.append(MemoryState(minimum, maximum, data))
+        return memories
+
+    def _assemble(
+        self,
+        header: Header,
+        payloads: dict[int, Buffer],
+        memories: list[MemoryState],
+        placement: Placement,
+    ) -> Snapshot:
+        if self.plain != header.plain:
+            raise FormatError("the snapshot's sections are smaller than its header says")
+        root, self.content = self._rows.digests()
+        if root != header.root:
+            raise DigestError("the snapshot is damaged: its content is not what its digest names")
+        for kind in _REQUIRED:
+            if kind not in payloads:
+                raise FormatError(f"the snapshot has no {section_title(kind)} section")
+        if placement.stored and all(kind != Kind.PAGE_DATA for kind, _, _ in self._sizes):
+            raise FormatError("the snapshot has no page data section")
+        modules, embedded, hosts, instances = sections.parse_store(payloads[Kind.STORE])
+        position = 0
+        if any(embedded):
+            binaries = memoryview(payloads.get(Kind.BINARIES, b""))
+            for module, inside in zip(modules, embedded, strict=True):
+                if inside:
+                    module.binary = bytes(binaries[position : position + module.size])
+                    position += module.size
+        get = payloads.get
+        segments, cells, tables = get(Kind.SEGMENTS), get(Kind.GLOBALS), get(Kind.TABLES)
+        externs, counters, wasi = get(Kind.EXTERNS), get(Kind.COUNTERS), get(Kind.WASI)
+        if segments is not None:
+            sections.parse_segments(segments, instances)
+        snapshot = Snapshot(
+            modules=modules,
+            host_functions=hosts,
+            instances=instances,
+            tables=[] if tables is None else sections.parse_tables(tables, self._limit),
+            memories=memories,
+            globals=[] if cells is None else sections.parse_globals(cells),
+            thread=sections.parse_thread(payloads[Kind.THREAD]),
+            limits=sections.parse_limits(payloads[Kind.LIMITS]),
+            lineage=sections.parse_lineage(payloads[Kind.LINEAGE]),
+            externs=[] if externs is None else sections.parse_externs(externs),
+            wasi=None if wasi is None else sections.parse_wasi(wasi),
+            executed=None if counters is None else sections.parse_counters(counters),
+        )
+        check(snapshot)
+        return snapshot
+
+
+def _binaries_size(store: Buffer | None) -> int:
+    if store is None:
+        return 0
+    modules, embedded, _, _ = sections.parse_store(store)
+    return sum(m.size for m, inside in zip(modules, embedded, strict=True) if inside)
+
+
+def _allocate(size: int) -> bytearray | memoryview:
+    if size < _LAZY:
+        return bytearray(size)
+    # Not a bytearray, which would write its zeros: most of a large memory may never be touched.
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def decode(data: Buffer | mmap.mmap, *, limit: int = DEFAULT_LIMIT) -> Snapshot:
+    """Read a snapshot that is in memory.
+
+    Args:
+        limit: bytes that its memories, tables and embedded modules may take in all.
+    Raises:
+        FormatError, VersionError, DigestError: what is wrong with it.
+    """
+    decoder = Decoder(limit=limit)
+    decoder.feed(memoryview(data))
+    return decoder.finish()
