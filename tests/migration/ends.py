@@ -9,6 +9,8 @@ the faults are in the ports and the journal that it is given.
 
 from __future__ import annotations
 
+import errno
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,7 +81,7 @@ class Script:
                     raise Killed(end)
                 if fault.kind == "lose":
                     raise PeerLost("lost")
-                raise JournalError("No space left on device")
+                raise OSError(errno.ENOSPC, "No space left on device")
 
 
 class FailingJournal(Journal):
@@ -87,24 +89,23 @@ class FailingJournal(Journal):
 
     def __init__(self, end: End, folder: Path) -> None:
         self.end = end
+        self.name = ""
         super().__init__(folder)
 
     def put(self, record: Record) -> None:
-        name = "READY" if record.incoming else record.standing.name
+        self.name = "READY" if record.incoming else record.standing.name
         if record.confirmed:
-            name = "CONFIRMED"
-        old = self.get(record.program)
-        self.end.script.at(self.end, f"before {name} is on disk")
+            self.name = "CONFIRMED"
         super().put(record)
-        try:
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        name, self.name = self.name, ""
+        if name:
+            self.end.script.at(self.end, f"before {name} is on disk")
+        super()._replace(path, data)
+        if name:
+            # A disk that fails here: the record was renamed, then syncing the folder failed.
             self.end.script.at(self.end, f"after {name} is on disk")
-        except JournalError:
-            # The record was renamed into place, then syncing the folder failed.
-            if old:
-                self._records[record.program] = old
-            else:
-                del self._records[record.program]
-            raise
 
     def forget(self, program: bytes) -> None:
         self.end.script.at(self.end, "before the record is removed")
@@ -273,8 +274,8 @@ class End:
     def kill(self) -> None:
         """As kill -9: what ran here is gone, the lock on the folder is released."""
         assert self.node
-        for record in self.node.journal.records():
-            if record.standing in (Standing.OWNED, Standing.OFFERED):
+        for path in self.node.journal.folder.glob("*.json"):
+            if json.loads(path.read_text())["standing"] in ("OWNED", "OFFERED"):
                 # The only end that may run it is gone, and its memory with it.
                 self.world.excused = True
         self.dead = True

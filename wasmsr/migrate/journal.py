@@ -17,6 +17,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -145,17 +146,26 @@ class Journal:
     def put(self, record: Record) -> None:
         """Puts `record` on disk in place of the one before; returns when it is durable.
 
-        Raises JournalError; `get` then returns what it returned before, and what a new process
-        would find is one of the two.
+        Raises JournalError; `get` then returns what it returned before, and so does the disk, if
+        only the last step failed and going back did not.
         """
         record = replace(record, updated=time.time())
         path = self.folder / f"{record.program.hex()}.json"
         with self.lock:
+            before = self._records.get(record.program)
             try:
-                _replace(path, _encode(record))
+                self._replace(path, _encode(record))
             except OSError as error:
+                with suppress(OSError):
+                    if before:
+                        self._replace(path, _encode(before))
+                    else:
+                        path.unlink(missing_ok=True)
                 raise _cannot("be written", path, error) from error
             self._records[record.program] = record
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        _replace(path, data)
 
     def forget(self, program: bytes) -> None:
         """Removes the record of a program that has ended everywhere, and its states."""

@@ -8,6 +8,7 @@ bounded, texts that reach a terminal have no control characters, and a value tha
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 from wasmsr.migrate import terms
@@ -84,14 +85,17 @@ def offer_in(message: Any) -> terms.Offer:
     _count(message.features, FEATURES, "features")
     _count(message.mounts, MOUNTS, "mounts")
     for mount in message.mounts:
-        if len(mount.guest) > PATH or len(mount.mode) > PATH:
+        if len(mount.guest) > PATH:
             raise Malformed("a mount's path is too long")
     limits = message.limits
     description = terms.Description(
         modules=tuple(module_in(module) for module in message.modules),
         snapshot_format=message.snapshot_format,
         features=tuple(text(feature, 64) for feature in message.features),
-        mounts=tuple(terms.MountName(mount.guest, mount.mode) for mount in message.mounts),
+        mounts=tuple(
+            terms.MountName(os.fsdecode(mount.guest), text(mount.mode, 64))
+            for mount in message.mounts
+        ),
         limits=terms.Bounds(
             limits.memory_pages,
             limits.table_elements,
@@ -115,7 +119,10 @@ def offer_out(offer: terms.Offer) -> Any:
         snapshot_format=wanted.snapshot_format,
         modules=[module_out(module) for module in wanted.modules],
         features=wanted.features,
-        mounts=[messages.MountName(guest=m.guest, mode=m.mode) for m in wanted.mounts],
+        mounts=[
+            messages.MountName(guest=os.fsencode(mount.guest), mode=mount.mode)
+            for mount in wanted.mounts
+        ],
         limits=messages.Limits(
             memory_pages=wanted.limits.memory_pages,
             table_elements=wanted.limits.table_elements,

@@ -1,0 +1,232 @@
+"""This host as a place for programs: `wasmsr.program` behind the ports of this room.
+
+The only file here that knows the engine; the state machines see `ports`. A program that comes gets
+this host's own folders and streams, whatever the other host gave it: a snapshot grants nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_TRAP, ModuleMismatch, WasmsrError
+from wasmsr.interp.machine import Exited, Trapped
+from wasmsr.interp.module import Module
+from wasmsr.migrate.ports import Buffer
+from wasmsr.migrate.terms import (
+    ID_BYTES,
+    Bounds,
+    Description,
+    Ending,
+    ModuleName,
+    MountName,
+    Reason,
+    Refusal,
+)
+from wasmsr.program import Program, Stand, Surroundings
+from wasmsr.snapshot import format as snapshot_format
+from wasmsr.snapshot.capture import FEATURES
+from wasmsr.snapshot.container import VERSION
+from wasmsr.wasi.mounts import MODES
+
+COMPILED = 4
+"""How many modules are kept compiled for a program that may come."""
+
+
+class HostedProgram:
+    """A program of this host (`ports.Program`)."""
+
+    def __init__(self, program: Program, mounts: tuple[MountName, ...], id: bytes = b"") -> None:
+        self.id = id or secrets.token_bytes(ID_BYTES)
+        self._program: Program | None = program
+        self._mounts = mounts
+
+    @property
+    def program(self) -> Program:
+        """The program, until `close`."""
+        assert self._program is not None, "the program was closed"
+        return self._program
+
+    def describe(self) -> Description:
+        module, store = self.program.module, self.program.store
+        limits = store.limits
+        return Description(
+            modules=(ModuleName(module.digest, len(module.binary), module.name or ""),),
+            snapshot_format=VERSION,
+            features=FEATURES,
+            mounts=self._mounts,
+            limits=Bounds(
+                limits.memory_pages,
+                limits.table_elements,
+                limits.stack_slots,
+                limits.stack_frames,
+                store.deterministic,
+            ),
+        )
+
+    def module(self, digest: bytes) -> Buffer:
+        module = self.program.module
+        if module.digest != digest:
+            raise ModuleMismatch(f"the program has no module {digest.hex()[:16]}")
+        return module.binary
+
+    def start(self) -> None:
+        self.program.start()
+
+    def pause(self, timeout: float) -> bool:
+        return self.program.pause(timeout)
+
+    def wait(self, timeout: float | None) -> Ending | None:
+        program = self.program
+        try:
+            outcome = program.wait(timeout)
+        except (WasmsrError, OSError, MemoryError) as error:
+            code = error.exit_code if isinstance(error, WasmsrError) else EXIT_HOST
+            return Ending("failed", code, str(error))
+        if program.stand is Stand.IDLE:
+            return Ending("finished", 0)
+        if program.stand is Stand.FUEL:
+            return Ending("fuel", EXIT_FUEL, "out of fuel")
+        if program.stand is not Stand.ENDED:
+            return None
+        if isinstance(outcome, Trapped):
+            lines = [f"trap: {outcome.trap.code}"]
+            lines += [f"at {frame}" for frame in outcome.trap.backtrace[:8]]
+            return Ending("trapped", EXIT_TRAP, "; ".join(lines))
+        assert isinstance(outcome, Exited)
+        # What a process may give its parent is 8 bits.
+        return Ending("exited", outcome.code & 0xFF)
+
+    def pieces(self) -> Iterator[Buffer]:
+        return snapshot_format.encode(self.program.snapshot())
+
+    def close(self) -> None:
+        if self._program is not None:
+            self._program.close()
+            # Its memory goes with it, which may be most of this host's.
+            self._program = None
+
+
+class Hosting:
+    """This host (`ports.Host`).
+
+    Args:
+        around: gives folders and streams anew for each program that comes.
+        known: modules that are here anyway, by digest.
+        max_pages: limit of each memory of a program that comes, in pages of 64 KiB, in place of
+            the one that it had.
+    """
+
+    def __init__(
+        self,
+        around: Callable[[], Surroundings],
+        *,
+        known: Mapping[bytes, Path],
+        max_pages: int | None = None,
+    ) -> None:
+        self.around = around
+        self.max_pages = max_pages
+        self._known = known
+        self._compiled: dict[bytes, Module] = {}
+
+    def refuse(self, description: Description) -> Refusal | None:
+        if description.snapshot_format != VERSION:
+            return Refusal(
+                Reason.VERSION,
+                f"it reads version {VERSION} of the snapshot format, "
+                f"not {description.snapshot_format}",
+                "install the same version of wasmsr on both ends",
+            )
+        if len(description.modules) != 1:
+            return Refusal(Reason.FEATURE, "it takes programs of one module")
+        for feature in description.features:
+            if feature not in FEATURES:
+                return Refusal(Reason.FEATURE, f"it has no {feature}")
+        given = {mount.guest: mount.mode for mount in self.around_mounts()}
+        for mount in description.mounts:
+            if mount.mode not in MODES:
+                return Refusal(Reason.MOUNT, f"it has no mounts of the mode {mount.mode!r}")
+            if given.get(mount.guest) != mount.mode:
+                return Refusal(
+                    Reason.MOUNT,
+                    f"it was not given the folder that the program knows as {mount.guest}",
+                    f"start it with --dir HOST::{mount.guest}",
+                )
+        return None
+
+    def around_mounts(self) -> tuple[MountName, ...]:
+        """The folders that programs get here, by name."""
+        around = self.around()
+        _close(around)
+        return tuple(MountName(mount.guest, mount.mode) for mount in around.mounts)
+
+    def module(self, digest: bytes) -> Buffer | None:
+        if digest in self._compiled:
+            return self._compiled[digest].binary
+        path = self._known.get(digest)
+        if path is None:
+            return None
+        binary = path.read_bytes()
+        return binary if hashlib.sha256(binary).digest() == digest else None
+
+    def admit(self, binary: Buffer) -> None:
+        data = bytes(binary)
+        digest = hashlib.sha256(data).digest()
+        if digest not in self._compiled:
+            self._compiled[digest] = Module(data)
+            while len(self._compiled) > COMPILED:
+                del self._compiled[next(iter(self._compiled))]
+
+    def compiled(self, digest: bytes, binary: Buffer) -> Module:
+        """A module that was admitted, or is now. Raises ModuleError."""
+        if digest not in self._compiled:
+            self.admit(binary)
+        return self._compiled[digest]
+
+    def host(self, program: Program) -> HostedProgram:
+        """A program that was launched here."""
+        return HostedProgram(program, self.around_mounts())
+
+    def arrival(self) -> HostedArrival:
+        return HostedArrival(self)
+
+
+class HostedArrival:
+    """A program that comes (`ports.Arrival`): it is decoded while its bytes arrive."""
+
+    def __init__(self, hosting: Hosting) -> None:
+        self._hosting = hosting
+        self._decoder = snapshot_format.Decoder()
+
+    def feed(self, piece: Buffer) -> None:
+        self._decoder.feed(piece)
+
+    def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> HostedProgram:
+        snapshot = self._decoder.finish()
+        digest = snapshot.modules[0].digest
+        if digest not in modules:
+            raise ModuleMismatch("the snapshot is of another module than was announced")
+        around = self._hosting.around()
+        try:
+            resumed = Program.resume(
+                snapshot,
+                module=self._hosting.compiled(digest, modules[digest]),
+                around=around,
+                max_pages=self._hosting.max_pages,
+                live=True,
+            )
+        except BaseException:
+            _close(around)
+            raise
+        named = (snapshot.wasi or {}).get("mounts", ())
+        mounts = tuple(MountName(os.fsdecode(m["guest"]), str(m["mode"])) for m in named)
+        return HostedProgram(resumed, mounts, program)
+
+
+def _close(around: Surroundings) -> None:
+    """Gives back the standard input that was opened for a program that does not come."""
+    if around.stdin is not None and around.stdin > 2:
+        os.close(around.stdin)
