@@ -1,0 +1,428 @@
+"""The numbers and memory layouts of WASI preview 1, each in one table.
+
+Bottom of the room: every other file of `wasmsr.wasi` reads it, it reads none. Source: typenames and
+functions of `wasi_snapshot_preview1` (WebAssembly/WASI, legacy/preview1/witx). Flags and rights are
+plain ints because they are tested in every call.
+"""
+
+from __future__ import annotations
+
+import errno as host
+import stat
+from enum import IntEnum
+from struct import Struct
+from typing import Final
+
+U32: Final = 0xFFFFFFFF
+U64: Final = 0xFFFFFFFFFFFFFFFF
+MAX_OFFSET: Final = (1 << 63) - 1
+"""The largest file offset of the host (a signed 64-bit number)."""
+
+
+class Errno(IntEnum):
+    """`errno`: what every call returns."""
+
+    SUCCESS = 0
+    TOOBIG = 1
+    ACCES = 2
+    ADDRINUSE = 3
+    ADDRNOTAVAIL = 4
+    AFNOSUPPORT = 5
+    AGAIN = 6
+    ALREADY = 7
+    BADF = 8
+    BADMSG = 9
+    BUSY = 10
+    CANCELED = 11
+    CHILD = 12
+    CONNABORTED = 13
+    CONNREFUSED = 14
+    CONNRESET = 15
+    DEADLK = 16
+    DESTADDRREQ = 17
+    DOM = 18
+    DQUOT = 19
+    EXIST = 20
+    FAULT = 21
+    FBIG = 22
+    HOSTUNREACH = 23
+    IDRM = 24
+    ILSEQ = 25
+    INPROGRESS = 26
+    INTR = 27
+    INVAL = 28
+    IO = 29
+    ISCONN = 30
+    ISDIR = 31
+    LOOP = 32
+    MFILE = 33
+    MLINK = 34
+    MSGSIZE = 35
+    MULTIHOP = 36
+    NAMETOOLONG = 37
+    NETDOWN = 38
+    NETRESET = 39
+    NETUNREACH = 40
+    NFILE = 41
+    NOBUFS = 42
+    NODEV = 43
+    NOENT = 44
+    NOEXEC = 45
+    NOLCK = 46
+    NOLINK = 47
+    NOMEM = 48
+    NOMSG = 49
+    NOPROTOOPT = 50
+    NOSPC = 51
+    NOSYS = 52
+    NOTCONN = 53
+    NOTDIR = 54
+    NOTEMPTY = 55
+    NOTRECOVERABLE = 56
+    NOTSOCK = 57
+    NOTSUP = 58
+    NOTTY = 59
+    NXIO = 60
+    OVERFLOW = 61
+    OWNERDEAD = 62
+    PERM = 63
+    PIPE = 64
+    PROTO = 65
+    PROTONOSUPPORT = 66
+    PROTOTYPE = 67
+    RANGE = 68
+    ROFS = 69
+    SPIPE = 70
+    SRCH = 71
+    STALE = 72
+    TIMEDOUT = 73
+    TXTBSY = 74
+    XDEV = 75
+    NOTCAPABLE = 76
+
+
+def _host_errnos() -> dict[int, int]:
+    """The host's errno numbers to WASI's: the names agree but for the one that starts with a
+    digit."""
+    table = {host.E2BIG: int(Errno.TOOBIG)}
+    for member in Errno:
+        number = getattr(host, "E" + member.name, None)
+        if number is not None:
+            table[number] = int(member)
+    return table
+
+
+FROM_HOST: Final = _host_errnos()
+
+
+def from_host(error: OSError) -> int:
+    """The WASI errno for an error of the host's system calls; EIO where WASI has no such name."""
+    return FROM_HOST.get(error.errno or 0, int(Errno.IO))
+
+
+class Failure(Exception):
+    """A call ends with this errno. Raised inside the room only; the calls' wrapper returns it."""
+
+    def __init__(self, errno: Errno) -> None:
+        super().__init__(errno)
+        self.errno = int(errno)
+
+
+class Right:
+    """`rights`: what may be done with a descriptor."""
+
+    FD_DATASYNC: Final = 1 << 0
+    FD_READ: Final = 1 << 1
+    FD_SEEK: Final = 1 << 2
+    FD_FDSTAT_SET_FLAGS: Final = 1 << 3
+    FD_SYNC: Final = 1 << 4
+    FD_TELL: Final = 1 << 5
+    FD_WRITE: Final = 1 << 6
+    FD_ADVISE: Final = 1 << 7
+    FD_ALLOCATE: Final = 1 << 8
+    PATH_CREATE_DIRECTORY: Final = 1 << 9
+    PATH_CREATE_FILE: Final = 1 << 10
+    PATH_LINK_SOURCE: Final = 1 << 11
+    PATH_LINK_TARGET: Final = 1 << 12
+    PATH_OPEN: Final = 1 << 13
+    FD_READDIR: Final = 1 << 14
+    PATH_READLINK: Final = 1 << 15
+    PATH_RENAME_SOURCE: Final = 1 << 16
+    PATH_RENAME_TARGET: Final = 1 << 17
+    PATH_FILESTAT_GET: Final = 1 << 18
+    PATH_FILESTAT_SET_SIZE: Final = 1 << 19
+    PATH_FILESTAT_SET_TIMES: Final = 1 << 20
+    FD_FILESTAT_GET: Final = 1 << 21
+    FD_FILESTAT_SET_SIZE: Final = 1 << 22
+    FD_FILESTAT_SET_TIMES: Final = 1 << 23
+    PATH_SYMLINK: Final = 1 << 24
+    PATH_REMOVE_DIRECTORY: Final = 1 << 25
+    PATH_UNLINK_FILE: Final = 1 << 26
+    POLL_FD_READWRITE: Final = 1 << 27
+    SOCK_SHUTDOWN: Final = 1 << 28
+    SOCK_ACCEPT: Final = 1 << 29
+
+
+ALL_RIGHTS: Final = (1 << 30) - 1
+
+FILE_RIGHTS: Final = (
+    Right.FD_DATASYNC
+    | Right.FD_READ
+    | Right.FD_SEEK
+    | Right.FD_FDSTAT_SET_FLAGS
+    | Right.FD_SYNC
+    | Right.FD_TELL
+    | Right.FD_WRITE
+    | Right.FD_ADVISE
+    | Right.FD_ALLOCATE
+    | Right.FD_FILESTAT_GET
+    | Right.FD_FILESTAT_SET_SIZE
+    | Right.FD_FILESTAT_SET_TIMES
+    | Right.POLL_FD_READWRITE
+)
+"""The rights that mean something for a regular file."""
+
+DIRECTORY_RIGHTS: Final = (
+    Right.FD_DATASYNC
+    | Right.FD_FDSTAT_SET_FLAGS
+    | Right.FD_SYNC
+    | Right.PATH_CREATE_DIRECTORY
+    | Right.PATH_CREATE_FILE
+    | Right.PATH_LINK_SOURCE
+    | Right.PATH_LINK_TARGET
+    | Right.PATH_OPEN
+    | Right.FD_READDIR
+    | Right.PATH_READLINK
+    | Right.PATH_RENAME_SOURCE
+    | Right.PATH_RENAME_TARGET
+    | Right.PATH_FILESTAT_GET
+    | Right.PATH_FILESTAT_SET_SIZE
+    | Right.PATH_FILESTAT_SET_TIMES
+    | Right.FD_FILESTAT_GET
+    | Right.FD_FILESTAT_SET_TIMES
+    | Right.PATH_SYMLINK
+    | Right.PATH_REMOVE_DIRECTORY
+    | Right.PATH_UNLINK_FILE
+    | Right.POLL_FD_READWRITE
+)
+"""The rights that mean something for a directory."""
+
+STREAM_RIGHTS: Final = Right.FD_FDSTAT_SET_FLAGS | Right.FD_FILESTAT_GET | Right.POLL_FD_READWRITE
+"""What the standard streams have beside reading or writing. No seeking: a program takes a character
+device that it cannot seek for a terminal (wasi-libc, isatty), and a stream is moved as a stream."""
+
+LISTENER_RIGHTS: Final = (
+    Right.FD_FDSTAT_SET_FLAGS
+    | Right.FD_FILESTAT_GET
+    | Right.POLL_FD_READWRITE
+    | Right.FD_READ
+    | Right.SOCK_ACCEPT
+)
+CONNECTION_RIGHTS: Final = (
+    Right.FD_FDSTAT_SET_FLAGS
+    | Right.FD_FILESTAT_GET
+    | Right.POLL_FD_READWRITE
+    | Right.FD_READ
+    | Right.FD_WRITE
+    | Right.SOCK_SHUTDOWN
+)
+
+
+class FileType(IntEnum):
+    """`filetype`."""
+
+    UNKNOWN = 0
+    BLOCK_DEVICE = 1
+    CHARACTER_DEVICE = 2
+    DIRECTORY = 3
+    REGULAR_FILE = 4
+    SOCKET_DGRAM = 5
+    SOCKET_STREAM = 6
+    SYMBOLIC_LINK = 7
+
+
+FILE_TYPES: Final = {
+    stat.S_IFBLK: int(FileType.BLOCK_DEVICE),
+    stat.S_IFCHR: int(FileType.CHARACTER_DEVICE),
+    stat.S_IFDIR: int(FileType.DIRECTORY),
+    stat.S_IFREG: int(FileType.REGULAR_FILE),
+    stat.S_IFSOCK: int(FileType.SOCKET_STREAM),
+    stat.S_IFLNK: int(FileType.SYMBOLIC_LINK),
+}
+
+
+def file_type(mode: int) -> int:
+    """The `filetype` for a host's `st_mode`; UNKNOWN for what WASI does not name (a FIFO)."""
+    return FILE_TYPES.get(stat.S_IFMT(mode), 0)
+
+
+class FdFlag:
+    """`fdflags`."""
+
+    APPEND: Final = 1
+    DSYNC: Final = 2
+    NONBLOCK: Final = 4
+    RSYNC: Final = 8
+    SYNC: Final = 16
+    ALL: Final = 31
+
+
+class OFlag:
+    """`oflags` of `path_open`."""
+
+    CREAT: Final = 1
+    DIRECTORY: Final = 2
+    EXCL: Final = 4
+    TRUNC: Final = 8
+    ALL: Final = 15
+
+
+SYMLINK_FOLLOW: Final = 1
+"""The one `lookupflags` bit."""
+
+
+class FstFlag:
+    """`fstflags`: which times to set, and from what."""
+
+    ATIM: Final = 1
+    ATIM_NOW: Final = 2
+    MTIM: Final = 4
+    MTIM_NOW: Final = 8
+    ALL: Final = 15
+
+
+class Whence(IntEnum):
+    """`whence` of `fd_seek`; the values are the host's too."""
+
+    SET = 0
+    CUR = 1
+    END = 2
+
+
+class ClockId(IntEnum):
+    """`clockid`."""
+
+    REALTIME = 0
+    MONOTONIC = 1
+    PROCESS_CPUTIME = 2
+    THREAD_CPUTIME = 3
+
+
+class EventType(IntEnum):
+    """`eventtype`."""
+
+    CLOCK = 0
+    FD_READ = 1
+    FD_WRITE = 2
+
+
+SUBSCRIPTION_CLOCK_ABSTIME: Final = 1
+EVENT_HANGUP: Final = 1
+
+
+class RiFlag:
+    """`riflags` of `sock_recv`."""
+
+    PEEK: Final = 1
+    WAITALL: Final = 2
+    ALL: Final = 3
+
+
+RECV_DATA_TRUNCATED: Final = 1
+
+
+class Signal(IntEnum):
+    """`signal` of `proc_raise`."""
+
+    NONE = 0
+    HUP = 1
+    INT = 2
+    QUIT = 3
+    ILL = 4
+    TRAP = 5
+    ABRT = 6
+    BUS = 7
+    FPE = 8
+    KILL = 9
+    USR1 = 10
+    SEGV = 11
+    USR2 = 12
+    PIPE = 13
+    ALRM = 14
+    TERM = 15
+    CHLD = 16
+    CONT = 17
+    STOP = 18
+    TSTP = 19
+    TTIN = 20
+    TTOU = 21
+    URG = 22
+    XCPU = 23
+    XFSZ = 24
+    VTALRM = 25
+    PROF = 26
+    WINCH = 27
+    POLL = 28
+    PWR = 29
+    SYS = 30
+
+
+IGNORED_SIGNALS: Final = frozenset(
+    {Signal.NONE, Signal.PIPE, Signal.CHLD, Signal.CONT, Signal.URG, Signal.WINCH}
+)
+STOPPING_SIGNALS: Final = frozenset({Signal.STOP, Signal.TSTP, Signal.TTIN, Signal.TTOU})
+
+# Layouts in linear memory, little-endian, padding as the witx layout rules give it.
+SIZE: Final = Struct("<I")
+TWO_SIZES: Final = Struct("<II")
+TIMESTAMP: Final = Struct("<Q")
+IOVEC: Final = Struct("<II")
+FDSTAT: Final = Struct("<BxHxxxxQQ")
+FILESTAT: Final = Struct("<QQB7xQQQQQ")
+PRESTAT: Final = Struct("<BxxxI")
+DIRENT: Final = Struct("<QQIBxxx")
+EVENT: Final = Struct("<QHB5xQH6x")
+SUBSCRIPTION: Final = Struct("<QB7x32s")
+SUBSCRIPTION_CLOCK: Final = Struct("<IxxxxQQH6x")
+SUBSCRIPTION_FD: Final = Struct("<I28x")
+MAX_IOVECS: Final = 1024
+"""As many buffers as the host takes in one call (Linux, IOV_MAX); a call with more is cut short,
+which reading and writing may always be."""
+
+
+def span(memory: memoryview, pointer: int, size: int) -> int:
+    """`pointer` as an unsigned address if `size` bytes from there lie in memory, else EFAULT."""
+    pointer &= U32
+    if pointer + size > len(memory):
+        raise Failure(Errno.FAULT)
+    return pointer
+
+
+def text(memory: memoryview, pointer: int, size: int) -> bytes:
+    """The bytes of a string argument; EFAULT when they lie outside of memory."""
+    size &= U32
+    pointer = span(memory, pointer, size)
+    return bytes(memory[pointer : pointer + size])
+
+
+def vectors(memory: memoryview, pointer: int, count: int) -> list[memoryview]:
+    """The buffers that an `iovec_array` names, as slices of linear memory without a copy; EFAULT
+    when the array or one of them lies outside."""
+    size = len(memory)
+    pointer &= U32
+    count &= U32
+    if pointer + 8 * count > size:
+        raise Failure(Errno.FAULT)
+    if count == 1:
+        base, length = IOVEC.unpack_from(memory, pointer)
+        if base + length > size:
+            raise Failure(Errno.FAULT)
+        return [memory[base : base + length]]
+    if count > MAX_IOVECS:
+        count = MAX_IOVECS
+    buffers = []
+    for base, length in IOVEC.iter_unpack(memory[pointer : pointer + 8 * count]):
+        if base + length > size:
+            raise Failure(Errno.FAULT)
+        buffers.append(memory[base : base + length])
+    return buffers

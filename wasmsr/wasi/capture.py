@@ -1,0 +1,255 @@
+"""The state of WASI as plain data that msgpack can hold; `restore` is the way back.
+
+Called while the program is paused. Files are named by mount and path below it, as the program knows
+them; nothing of the host's paths is in the state.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any, Final
+
+from wasmsr.errors import UnportableState
+from wasmsr.wasi.abi import Failure
+from wasmsr.wasi.descriptors import (
+    Descriptor,
+    Device,
+    Directory,
+    File,
+    InputStream,
+    OutputStream,
+    Place,
+)
+from wasmsr.wasi.process import Process
+from wasmsr.wasi.resolve import Location
+
+UNLINKED_LIMIT: Final = 64 << 20
+"""Bytes of content of open files without a name that a snapshot carries, all of them together."""
+WINDOW: Final = 4096
+"""Bytes before the offset by which a regular file on standard input is known again."""
+MEMORY_DEVICES: Final = 1
+"""Linux's major number of /dev/null, zero, full, random, urandom: they are the same everywhere."""
+
+
+def capture(process: Process) -> dict[str, Any]:
+    """Everything of WASI that the program can observe. UnportableState names what cannot go."""
+    monotonic, cpu, stopped_at = process.clocks.reading()
+    carried = _Carried()
+    descriptors = []
+    for fd, descriptor in sorted(process.descriptors.items()):
+        state: dict[str, Any] = {
+            "fd": fd,
+            "kind": descriptor.kind,
+            "flags": descriptor.flags,
+            "rights": descriptor.rights,
+            "inheriting": descriptor.inheriting,
+        }
+        state.update(_particulars(process, fd, descriptor, carried))
+        descriptors.append(state)
+    used = {state["mount"] for state in descriptors if "mount" in state}
+    pending = process.pending
+    seed = process.random.seed
+    return {
+        "args": list(process.args),
+        "environ": list(process.environ),
+        "deterministic": process.clocks.deterministic,
+        "clocks": {"monotonic": monotonic, "cpu": cpu, "stopped_at": stopped_at},
+        "random": None if seed is None else {"seed": seed, "position": process.random.position},
+        "pending": None if pending is None else {"call": pending.call, "started": pending.started},
+        "mounts": [
+            {"guest": name, "mode": mount.mode}
+            for name, mount in process.mounts.items()
+            if name in used
+        ],
+        "descriptors": descriptors,
+        "unlinked": carried.contents,
+    }
+
+
+def _particulars(
+    process: Process, fd: int, descriptor: Descriptor, carried: _Carried
+) -> dict[str, Any]:
+    """What the kind of descriptor adds to its state."""
+    if isinstance(descriptor, InputStream):
+        return {"unread": descriptor.unread, "file": _stdin_file(descriptor)}
+    if isinstance(descriptor, OutputStream):
+        return {"stream": descriptor.name}
+    if isinstance(descriptor, Device):
+        return _device(process, fd, descriptor)
+    if isinstance(descriptor, File):
+        return _file(process, fd, descriptor, carried)
+    if isinstance(descriptor, Directory):
+        return _directory(process, fd, descriptor, carried)
+    raise UnportableState(f"descriptor {fd} is a socket ({descriptor.kind}), which cannot be saved")
+
+
+def _stdin_file(descriptor: InputStream) -> dict[str, Any] | None:
+    """Where a regular file on standard input stands, and how to know it again."""
+    if not descriptor.regular:
+        return None
+    offset = os.lseek(descriptor.host, 0, os.SEEK_CUR)
+    start = max(0, offset - WINDOW)
+    return {
+        "offset": offset,
+        "size": os.fstat(descriptor.host).st_size,
+        "window": os.pread(descriptor.host, offset - start, start),
+    }
+
+
+def _device(process: Process, fd: int, descriptor: Device) -> dict[str, Any]:
+    result = os.fstat(descriptor.host)
+    if not stat.S_ISCHR(result.st_mode) or os.major(result.st_rdev) != MEMORY_DEVICES:
+        raise UnportableState(
+            f"descriptor {fd} is a device or FIFO, {descriptor.place}, which cannot be saved"
+        )
+    return {
+        **_place(descriptor.place, _where(process, fd, descriptor.host, descriptor.place)),
+        "access": descriptor.access,
+    }
+
+
+def _file(process: Process, fd: int, descriptor: File, carried: _Carried) -> dict[str, Any]:
+    result = os.fstat(descriptor.host)
+    path: tuple[bytes, ...] | None = None
+    unlinked: int | None = None
+    if result.st_nlink:
+        path = _where(process, fd, descriptor.host, descriptor.place)
+    else:
+        path = descriptor.place.path
+        unlinked = carried.file(fd, descriptor, result)
+    return {
+        **_place(descriptor.place, path),
+        "access": descriptor.access,
+        "offset": os.lseek(descriptor.host, 0, os.SEEK_CUR),
+        "size": result.st_size,
+        "unlinked": unlinked,
+    }
+
+
+def _directory(
+    process: Process, fd: int, descriptor: Directory, carried: _Carried
+) -> dict[str, Any]:
+    path = descriptor.place.path
+    unlinked: int | None = None
+    if descriptor.preopen is None:
+        result = os.fstat(descriptor.host)
+        if result.st_nlink:
+            path = _where(process, fd, descriptor.host, descriptor.place)
+        else:
+            unlinked = carried.directory(result)
+    entries = descriptor.entries
+    return {
+        **_place(descriptor.place, path),
+        "preopen": descriptor.preopen is not None,
+        "entries": None if entries is None else [list(entry) for entry in entries],
+        "unlinked": unlinked,
+    }
+
+
+def _place(place: Place, path: tuple[bytes, ...]) -> dict[str, Any]:
+    return {"mount": place.mount, "path": b"/".join(path)}
+
+
+def _where(process: Process, fd: int, host: int, place: Place) -> tuple[bytes, ...]:
+    """Where below its mount an open file is now: it or a directory above may have been renamed.
+
+    UnportableState when its name is gone while another link keeps it alive, or it left the mount.
+    """
+    root = process.roots[place.mount]
+    result = os.fstat(host)
+    if _identity(root, place.path) == (result.st_dev, result.st_ino):
+        return place.path
+    now = _path_of(host, root)
+    if now is None or _identity(root, now) != (result.st_dev, result.st_ino):
+        raise UnportableState(
+            f"descriptor {fd} was opened as {place}, which now is another file or none",
+            hint="a file that was removed or moved out of its mount while open can only be saved "
+            "when no other link to it is left",
+        )
+    place.path = now
+    return now
+
+
+def _identity(root: int, path: tuple[bytes, ...]) -> tuple[int, int] | None:
+    """(device, inode) of what is at the path below a mount, followed through no link."""
+    try:
+        with Location(root, b"/".join(path) or b".") as location:
+            if location.path != path:
+                return None
+            result = location.stat(follow=False)
+    except (OSError, Failure):
+        return None
+    return result.st_dev, result.st_ino
+
+
+def _path_of(host: int, root: int) -> tuple[bytes, ...] | None:
+    """The path below `root` by which the host knows an open file now, or None (Linux: /proc)."""
+    try:
+        whole = os.fsencode(os.readlink(f"/proc/self/fd/{host}"))
+        above = os.fsencode(os.readlink(f"/proc/self/fd/{root}"))
+    except OSError:
+        return None
+    if whole == above:
+        return ()
+    above = above.rstrip(b"/") + b"/"
+    return tuple(whole[len(above) :].split(b"/")) if whole.startswith(above) else None
+
+
+class _Carried:
+    """Files and directories that are open but have no name any more: they go with the snapshot."""
+
+    def __init__(self) -> None:
+        self.contents: list[dict[str, Any]] = []
+        self._known: dict[tuple[int, int], int] = {}
+        self._room = UNLINKED_LIMIT
+
+    def file(self, fd: int, descriptor: File, result: os.stat_result) -> int:
+        """The index under which its content is carried; several descriptors may share it."""
+        known = self._known.get((result.st_dev, result.st_ino))
+        if known is not None:
+            return known
+        self._room -= result.st_size
+        if self._room < 0 or not stat.S_ISREG(result.st_mode):
+            raise UnportableState(
+                f"descriptor {fd} ({descriptor.place}) has no name any more and its content, "
+                f"{result.st_size} bytes, is more than a snapshot carries"
+            )
+        return self._add(result, self._content(fd, descriptor, result.st_size))
+
+    @staticmethod
+    def _content(fd: int, descriptor: File, size: int) -> bytes:
+        reader = descriptor.host
+        if descriptor.access == os.O_WRONLY:
+            try:
+                reader = os.open(f"/proc/self/fd/{descriptor.host}", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise UnportableState(
+                    f"descriptor {fd} ({descriptor.place}) has no name any more and cannot be read"
+                ) from error
+        try:
+            pieces = []
+            done = 0
+            while done < size:
+                piece = os.pread(reader, min(size - done, 1 << 20), done)
+                if not piece:
+                    break
+                pieces.append(piece)
+                done += len(piece)
+            return b"".join(pieces)
+        finally:
+            if reader != descriptor.host:
+                os.close(reader)
+
+    def directory(self, result: os.stat_result) -> int:
+        """The index of a removed directory, which can only be empty."""
+        known = self._known.get((result.st_dev, result.st_ino))
+        return self._add(result, None) if known is None else known
+
+    def _add(self, result: os.stat_result, content: bytes | None) -> int:
+        index = len(self.contents)
+        self._known[result.st_dev, result.st_ino] = index
+        self.contents.append(
+            {"content": content, "atim": result.st_atime_ns, "mtim": result.st_mtime_ns}
+        )
+        return index

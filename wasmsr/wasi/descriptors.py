@@ -1,0 +1,449 @@
+"""What a file descriptor of the program is: one class for each kind.
+
+Between the calls, which check rights and pointers, and the host's system calls. Reading and writing
+goes straight between the host and slices of linear memory. Nothing is buffered here but what a
+snapshot brought along, so what a program has written is the host's at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+import struct
+import termios
+from typing import ClassVar, Protocol
+
+from wasmsr.wasi.abi import (
+    CONNECTION_RIGHTS,
+    DIRECTORY_RIGHTS,
+    FILE_RIGHTS,
+    LISTENER_RIGHTS,
+    STREAM_RIGHTS,
+    Errno,
+    Failure,
+    FdFlag,
+    FileType,
+    Right,
+    file_type,
+)
+from wasmsr.wasi.engine import Caller, Retry
+from wasmsr.wasi.waiting import IN, OUT, wait
+
+PIPE_PIECE = 4096
+"""A pipe that is ready takes this much without blocking (POSIX, PIPE_BUF; Linux, pipe(7))."""
+
+
+class Sink(Protocol):
+    """Where a library's user lets output go: anything with `write`, such as io.BytesIO."""
+
+    def write(self, data: memoryview, /) -> int | None: ...
+
+
+class Descriptor:
+    """State that all kinds have.
+
+    `host`: host descriptor, or -1; `flags`: `fdflags`; `rights`, `inheriting`: `rights`;
+    `filetype`: `filetype`. Closing is the owner's: see `owned`.
+    """
+
+    __slots__ = ("filetype", "flags", "host", "inheriting", "owned", "rights")
+    kind: ClassVar[str]
+    applicable: ClassVar[int]
+    """The rights that mean something for this kind."""
+    seekable: ClassVar[bool] = False
+
+    def __init__(self, host: int, filetype: int, rights: int, *, flags: int = 0) -> None:
+        self.host = host
+        self.filetype = filetype
+        self.flags = flags
+        self.rights = rights & self.applicable
+        self.inheriting = 0
+        self.owned = True
+
+    def close(self) -> None:
+        if self.owned and self.host >= 0:
+            host, self.host = self.host, -1
+            os.close(host)
+
+    def read(self, caller: Caller, buffers: list[memoryview]) -> int:
+        raise Failure(Errno.BADF)
+
+    def write(self, caller: Caller, buffers: list[memoryview]) -> int:
+        raise Failure(Errno.BADF)
+
+    def stat(self) -> os.stat_result | None:
+        """The host's view of it; None for what has none worth telling."""
+        return os.fstat(self.host)
+
+    def set_flags(self, flags: int) -> None:
+        """`fd_fdstat_set_flags`, all bits known to be `fdflags`."""
+        self.flags = flags
+
+    def available(self, event: int) -> int | None:
+        """For `poll_oneoff`: the number of bytes that reading (IN) or writing (OUT) can have at
+        once, or None when `host` must be asked."""
+        return None
+
+    @property
+    def nonblocking(self) -> bool:
+        return bool(self.flags & FdFlag.NONBLOCK)
+
+
+class InputStream(Descriptor):
+    """Standard input: bytes that were read but not consumed before a snapshot, then the host's.
+
+    `unread` comes first. `host` is -1 for an input that ends there. A regular file is read at the
+    host's own offset, which `capture` looks up; it never has to be waited for.
+    """
+
+    __slots__ = ("regular", "unread")
+    kind = "stdin"
+    applicable = STREAM_RIGHTS | Right.FD_READ
+
+    def __init__(self, host: int, unread: bytes = b"", *, owned: bool = False) -> None:
+        mode = os.fstat(host).st_mode if host >= 0 else 0
+        terminal = host >= 0 and stat.S_ISCHR(mode) and os.isatty(host)
+        kind = FileType.CHARACTER_DEVICE if terminal else FileType.UNKNOWN
+        super().__init__(host, kind, self.applicable)
+        self.owned = owned
+        self.regular = stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+        self.unread = unread
+
+    def read(self, caller: Caller, buffers: list[memoryview]) -> int:
+        if self.unread:
+            return self._read_unread(buffers)
+        if self.host < 0 or not any(map(len, buffers)):
+            return 0
+        if self.regular:
+            return os.readv(self.host, buffers)
+        while True:
+            wait(caller, self.host, IN, nonblocking=self.nonblocking)
+            try:
+                return os.readv(self.host, buffers)
+            except BlockingIOError:
+                # Somebody else made this descriptor non-blocking and took what was there.
+                if self.nonblocking:
+                    raise
+
+    def _read_unread(self, buffers: list[memoryview]) -> int:
+        done = 0
+        for buffer in buffers:
+            piece = self.unread[done : done + len(buffer)]
+            buffer[: len(piece)] = piece
+            done += len(piece)
+        self.unread = self.unread[done:]
+        return done
+
+    def stat(self) -> os.stat_result | None:
+        return None
+
+    def available(self, event: int) -> int | None:
+        if self.unread or self.host < 0:
+            return len(self.unread)
+        if self.regular:
+            rest = os.fstat(self.host).st_size - os.lseek(self.host, 0, os.SEEK_CUR)
+            return max(0, rest)
+        return None
+
+
+class OutputStream(Descriptor):
+    """Standard output or error: a host descriptor or a `Sink`."""
+
+    __slots__ = ("name", "regular", "sink")
+    kind = "stdout"
+    applicable = STREAM_RIGHTS | Right.FD_WRITE
+
+    def __init__(self, name: str, target: int | Sink) -> None:
+        self.sink = None if isinstance(target, int) else target
+        host = target if isinstance(target, int) else -1
+        mode = os.fstat(host).st_mode if host >= 0 else 0
+        terminal = host >= 0 and stat.S_ISCHR(mode) and os.isatty(host)
+        kind = FileType.CHARACTER_DEVICE if terminal else FileType.UNKNOWN
+        super().__init__(host, kind, self.applicable)
+        self.owned = False
+        self.name = name
+        self.regular = stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+
+    def write(self, caller: Caller, buffers: list[memoryview]) -> int:
+        if self.regular:
+            return os.writev(self.host, buffers)
+        if self.sink is None:
+            return write_waiting(caller, self, buffers)
+        done = 0
+        for buffer in buffers:
+            taken = self.sink.write(buffer)
+            done += len(buffer) if taken is None else taken
+            if taken is not None and taken < len(buffer):
+                break
+        return done
+
+    def stat(self) -> os.stat_result | None:
+        return None
+
+    def available(self, event: int) -> int | None:
+        return PIPE_PIECE if self.host < 0 or self.regular else None
+
+
+def write_waiting(caller: Caller, to: Descriptor, buffers: list[memoryview]) -> int:
+    """Write to something that may block, in pieces that do not, so that a pause never waits.
+
+    All of it if possible; what was written so far when a pause, an error or a full non-blocking
+    descriptor comes in between (a short write, which every program must expect). When nothing was
+    written yet: Retry, or the error.
+    """
+    total = sum(map(len, buffers))
+    if not total:
+        return 0
+    if total <= PIPE_PIECE:
+        return _write_piece(caller, to, buffers)
+    done = 0
+    try:
+        for buffer in buffers:
+            start = 0
+            while start < len(buffer):
+                piece = _write_piece(caller, to, [buffer[start : start + PIPE_PIECE]])
+                start += piece
+                done += piece
+    except (OSError, Failure, Retry):
+        if not done:
+            raise
+    return done
+
+
+def _write_piece(caller: Caller, to: Descriptor, buffers: list[memoryview]) -> int:
+    while True:
+        wait(caller, to.host, OUT, nonblocking=to.nonblocking)
+        try:
+            return os.writev(to.host, buffers)
+        except BlockingIOError:
+            # The host's descriptor is itself non-blocking, and somebody else filled it meanwhile.
+            if to.nonblocking:
+                raise
+
+
+class Place:
+    """Where a file or directory was opened: the mount's guest name, and the components below it.
+
+    The path is free of links and `..`, as the walk found it.
+    """
+
+    __slots__ = ("mount", "path")
+
+    def __init__(self, mount: bytes, path: tuple[bytes, ...]) -> None:
+        self.mount = mount
+        self.path = path
+
+    def __str__(self) -> str:
+        return os.fsdecode(b"/".join((self.mount.rstrip(b"/"), *self.path)) or b"/")
+
+
+class File(Descriptor):
+    """A regular file (or block device). The offset is the host descriptor's own."""
+
+    __slots__ = ("access", "place")
+    kind = "file"
+    applicable = FILE_RIGHTS
+    seekable = True
+
+    def __init__(
+        self, host: int, place: Place, filetype: int, rights: int, flags: int, access: int
+    ) -> None:
+        """`access`: os.O_RDONLY, O_WRONLY or O_RDWR, as `host` was opened."""
+        super().__init__(host, filetype, rights, flags=flags)
+        self.place = place
+        self.access = access
+        if access == os.O_RDONLY:
+            self.rights &= ~(Right.FD_ALLOCATE | Right.FD_FILESTAT_SET_SIZE)
+
+    def read(self, caller: Caller, buffers: list[memoryview]) -> int:
+        return os.readv(self.host, buffers)
+
+    def write(self, caller: Caller, buffers: list[memoryview]) -> int:
+        return os.writev(self.host, buffers)
+
+    def set_flags(self, flags: int) -> None:
+        """Only APPEND and NONBLOCK can change; the host cannot change how it synchronises."""
+        if (flags ^ self.flags) & ~(FdFlag.APPEND | FdFlag.NONBLOCK):
+            raise Failure(Errno.INVAL)
+        if (flags ^ self.flags) & FdFlag.APPEND:
+            of_host = fcntl.fcntl(self.host, fcntl.F_GETFL) & ~os.O_APPEND
+            if flags & FdFlag.APPEND:
+                of_host |= os.O_APPEND
+            fcntl.fcntl(self.host, fcntl.F_SETFL, of_host)
+        self.flags = flags
+
+    def available(self, event: int) -> int | None:
+        if event == OUT:
+            return PIPE_PIECE
+        rest = os.fstat(self.host).st_size - os.lseek(self.host, 0, os.SEEK_CUR)
+        return max(0, rest)
+
+
+class Device(File):
+    """A FIFO or character device opened by path: what may block and cannot be moved, but for the
+    memory devices (/dev/null and its like), which are the same everywhere.
+
+    `host` is non-blocking, so that opening did not wait; waiting is ours.
+    """
+
+    __slots__ = ()
+    kind = "device"
+    seekable = False
+
+    def read(self, caller: Caller, buffers: list[memoryview]) -> int:
+        if not any(map(len, buffers)):
+            return 0
+        while True:
+            wait(caller, self.host, IN, nonblocking=self.nonblocking)
+            try:
+                return os.readv(self.host, buffers)
+            except BlockingIOError:
+                if self.nonblocking:
+                    raise
+
+    def write(self, caller: Caller, buffers: list[memoryview]) -> int:
+        return write_waiting(caller, self, buffers)
+
+    def available(self, event: int) -> int | None:
+        return None
+
+
+class Directory(Descriptor):
+    """A directory. `preopen`: the name it was handed to the program under, or None.
+
+    `entries`: the listing that cookies point into, made when the program last read from cookie 0:
+    (name, inode, filetype). A cookie is a position in it, so it stays good while files come and go.
+    """
+
+    __slots__ = ("entries", "place", "preopen")
+    kind = "directory"
+    applicable = DIRECTORY_RIGHTS
+
+    def __init__(
+        self, host: int, place: Place, rights: int, inheriting: int, flags: int = 0
+    ) -> None:
+        super().__init__(host, FileType.DIRECTORY, rights, flags=flags)
+        self.inheriting = inheriting
+        self.place = place
+        self.preopen: bytes | None = None
+        self.entries: list[tuple[bytes, int, int]] | None = None
+
+    def read(self, caller: Caller, buffers: list[memoryview]) -> int:
+        raise Failure(Errno.ISDIR)
+
+    def write(self, caller: Caller, buffers: list[memoryview]) -> int:
+        raise Failure(Errno.ISDIR)
+
+    def list(self) -> list[tuple[bytes, int, int]]:
+        """List the directory anew: `.` and `..`, then the names in the order of their bytes."""
+        found: list[tuple[bytes, int, int]] = []
+        with os.scandir(self.host) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False):
+                    kind = int(FileType.REGULAR_FILE)
+                elif entry.is_dir(follow_symlinks=False):
+                    kind = int(FileType.DIRECTORY)
+                elif entry.is_symlink():
+                    kind = int(FileType.SYMBOLIC_LINK)
+                else:
+                    try:
+                        kind = file_type(entry.stat(follow_symlinks=False).st_mode)
+                    except FileNotFoundError:
+                        continue
+                found.append((os.fsencode(entry.name), entry.inode(), kind))
+        found.sort()
+        own = os.fstat(self.host).st_ino
+        # The inode above is nobody's business: the directory above may be outside.
+        self.entries = [(b".", own, 3), (b"..", 0, 3), *found]
+        return self.entries
+
+    def available(self, event: int) -> int | None:
+        return 0
+
+
+class Listener(Descriptor):
+    """A listening socket that the program was started with."""
+
+    __slots__ = ("socket",)
+    kind = "listener"
+    applicable = LISTENER_RIGHTS
+
+    def __init__(self, listening: socket.socket) -> None:
+        super().__init__(listening.fileno(), FileType.SOCKET_STREAM, LISTENER_RIGHTS)
+        self.inheriting = CONNECTION_RIGHTS
+        self.owned = False
+        self.socket = listening
+
+    def accept(self, caller: Caller, flags: int) -> Connection:
+        """The next connection; waits for it unless the listener is non-blocking."""
+        while True:
+            wait(caller, self.host, IN, nonblocking=self.nonblocking)
+            try:
+                connected, _ = self.socket.accept()
+            except BlockingIOError:
+                if self.nonblocking:
+                    raise
+                continue
+            connected.setblocking(True)
+            connection = Connection(connected)
+            connection.rights &= self.inheriting
+            connection.flags = flags
+            return connection
+
+    def stat(self) -> os.stat_result | None:
+        return os.fstat(self.host)
+
+
+class Connection(Descriptor):
+    """A connected stream socket."""
+
+    __slots__ = ("socket",)
+    kind = "connection"
+    applicable = CONNECTION_RIGHTS
+
+    def __init__(self, connected: socket.socket) -> None:
+        super().__init__(connected.fileno(), FileType.SOCKET_STREAM, CONNECTION_RIGHTS)
+        self.socket = connected
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def read(self, caller: Caller, buffers: list[memoryview]) -> int:
+        return self.receive(caller, buffers, 0)[0]
+
+    def receive(self, caller: Caller, buffers: list[memoryview], flags: int) -> tuple[int, int]:
+        """(bytes, the host's message flags); `flags`: the host's MSG_PEEK."""
+        if not any(map(len, buffers)):
+            return 0, 0
+        while True:
+            wait(caller, self.host, IN, nonblocking=self.nonblocking)
+            try:
+                count, _, got, _ = self.socket.recvmsg_into(buffers, 0, flags | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if self.nonblocking:
+                    raise
+                continue
+            return count, got
+
+    def write(self, caller: Caller, buffers: list[memoryview]) -> int:
+        """As much as the socket takes at once, at least a byte."""
+        if not any(map(len, buffers)):
+            return 0
+        while True:
+            wait(caller, self.host, OUT, nonblocking=self.nonblocking)
+            try:
+                return self.socket.sendmsg(buffers, [], socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if self.nonblocking:
+                    raise
+
+
+def pending_input(host: int) -> int:
+    """Bytes that can be read from `host` now; 0 where the host cannot say."""
+    try:
+        answer = fcntl.ioctl(host, termios.FIONREAD, b"\0\0\0\0")
+    except OSError:
+        return 0
+    return max(0, int(struct.unpack("i", answer)[0]))

@@ -1,0 +1,333 @@
+"""THE table of WASI preview 1: one row for each of its 46 functions.
+
+From it `preview1` builds the imports that a module is linked with, and
+`python -m wasmsr.wasi.functions > docs/wasi.md` writes the document. Source of names, order and
+types: WebAssembly/WASI, legacy/preview1/witx/wasi_snapshot_preview1.witx.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from wasmsr.wasi import fd_calls, path_calls, poll_calls, process_calls, sock_calls
+from wasmsr.wasi.abi import Errno, Failure, from_host
+from wasmsr.wasi.engine import Caller, FuncType, HostFunction, ValType
+from wasmsr.wasi.process import Process
+
+MODULE = "wasi_snapshot_preview1"
+_TYPES = {"i": ValType.I32, "I": ValType.I64}
+
+
+@dataclass(frozen=True)
+class Function:
+    """One row.
+
+    `params`: a letter for each parameter, `i` for i32 and `I` for i64; `behaviour`: what it does;
+    `snapshot`: what of it a snapshot holds; `unsupported`: the errno that is all it answers, for a
+    function that is not finished; `result`: False for the one function that does not return.
+    """
+
+    call: Callable[..., None]
+    params: str
+    behaviour: str
+    snapshot: str
+    unsupported: Errno | None = None
+    result: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.call.__name__
+
+    @property
+    def type(self) -> FuncType:
+        return FuncType(
+            tuple(_TYPES[letter] for letter in self.params), (ValType.I32,) if self.result else ()
+        )
+
+    def parameters(self) -> list[str]:
+        """Names of the WebAssembly parameters, as the call spells them."""
+        return list(inspect.signature(self.call).parameters)[2 : 2 + len(self.params)]
+
+
+NOTHING = "nothing"
+HOST_FILE = "nothing: the file is the host's"
+OFFSET = "the offset"
+
+FUNCTIONS: tuple[Function, ...] = (
+    Function(process_calls.args_get, "ii", "Copies the arguments.", "the arguments"),
+    Function(process_calls.args_sizes_get, "ii", "Sizes for `args_get`.", "the arguments"),
+    Function(process_calls.environ_get, "ii", "Copies the environment.", "the environment"),
+    Function(process_calls.environ_sizes_get, "ii", "Sizes for `environ_get`.", "the environment"),
+    Function(
+        process_calls.clock_res_get,
+        "ii",
+        "1 ns for each of the four clocks; EINVAL for others.",
+        NOTHING,
+    ),
+    Function(
+        process_calls.clock_time_get,
+        "iIi",
+        "Realtime is the host's. The monotonic clock starts at 1 s and stands still while the "
+        "program is saved; both CPU clocks are the process's. Deterministic: one virtual clock "
+        "that a reading moves by 1 µs and a sleep by its length.",
+        "the monotonic and the CPU-time clock; when they were stopped",
+    ),
+    Function(
+        fd_calls.fd_advise,
+        "iIIi",
+        "posix_fadvise. ESPIPE for a stream, EBADF for a directory.",
+        NOTHING,
+    ),
+    Function(
+        fd_calls.fd_allocate,
+        "iII",
+        "posix_fallocate: makes the file at least that long.",
+        HOST_FILE,
+    ),
+    Function(
+        fd_calls.fd_close,
+        "i",
+        "Frees the number; the lowest free number is given out next. Preopens can be closed.",
+        "which numbers are open",
+    ),
+    Function(fd_calls.fd_datasync, "i", "fdatasync. EINVAL for a stream.", NOTHING),
+    Function(
+        fd_calls.fd_fdstat_get,
+        "ii",
+        "Type, flags and rights. A standard stream is a character device when it is a terminal, "
+        "else of unknown type, and never seekable.",
+        "flags and rights",
+    ),
+    Function(
+        fd_calls.fd_fdstat_set_flags,
+        "ii",
+        "APPEND and NONBLOCK can change; changing DSYNC, RSYNC or SYNC of a file is EINVAL.",
+        "the flags",
+    ),
+    Function(
+        fd_calls.fd_fdstat_set_rights,
+        "iII",
+        "Rights can only be dropped; ENOTCAPABLE otherwise.",
+        "the rights",
+    ),
+    Function(
+        fd_calls.fd_filestat_get,
+        "ii",
+        "fstat. For a standard stream all is 0 but the type.",
+        HOST_FILE,
+    ),
+    Function(fd_calls.fd_filestat_set_size, "iI", "ftruncate.", HOST_FILE),
+    Function(
+        fd_calls.fd_filestat_set_times,
+        "iIIi",
+        "futimens; EINVAL where a time is to be both given and now.",
+        HOST_FILE,
+    ),
+    Function(
+        fd_calls.fd_pread,
+        "iiiIi",
+        "preadv straight into memory. ESPIPE for what has no offset.",
+        NOTHING,
+    ),
+    Function(
+        fd_calls.fd_prestat_get,
+        "ii",
+        "Preopened directories; EBADF ends the search.",
+        "their names",
+    ),
+    Function(
+        fd_calls.fd_prestat_dir_name,
+        "iii",
+        "Their names; ENAMETOOLONG for too small a buffer.",
+        "their names",
+    ),
+    Function(fd_calls.fd_pwrite, "iiiIi", "pwritev straight from memory.", HOST_FILE),
+    Function(
+        fd_calls.fd_read,
+        "iiii",
+        "readv straight into memory, at most 1,024 buffers. Waits for a terminal, pipe or socket, "
+        "and a pause ends the waiting with nothing read. EBADF without the right to read.",
+        "the offset; bytes of standard input that were read but not consumed; the call itself "
+        "while it waits",
+    ),
+    Function(
+        fd_calls.fd_readdir,
+        "iiiIi",
+        "`.`, `..` and the names in the order of their bytes, as they were when cookie 0 was last "
+        "read; a cookie is a position in that list.",
+        "the list",
+    ),
+    Function(
+        fd_calls.fd_renumber,
+        "ii",
+        "Moves a descriptor over another open one, which is closed; EBADF where either is not "
+        "open.",
+        "which numbers are open",
+    ),
+    Function(
+        fd_calls.fd_seek,
+        "iIii",
+        "lseek. ESPIPE for a stream, EBADF for a directory; FD_TELL is enough to ask.",
+        OFFSET,
+    ),
+    Function(fd_calls.fd_sync, "i", "fsync, of directories too. EINVAL for a stream.", NOTHING),
+    Function(fd_calls.fd_tell, "ii", "The offset.", OFFSET),
+    Function(
+        fd_calls.fd_write,
+        "iiii",
+        "writev straight from memory, not buffered. To a pipe or terminal in pieces that do not "
+        "block; a pause ends the waiting, with a short write when something is written already. "
+        "EPIPE when nobody reads any more.",
+        "the offset; the call itself while it waits",
+    ),
+    Function(path_calls.path_create_directory, "iii", "mkdirat.", HOST_FILE),
+    Function(
+        path_calls.path_filestat_get,
+        "iiiii",
+        "fstatat. A final link is followed if asked, or after a trailing slash.",
+        HOST_FILE,
+    ),
+    Function(path_calls.path_filestat_set_times, "iiiiIIi", "utimensat.", HOST_FILE),
+    Function(
+        path_calls.path_link,
+        "iiiiiii",
+        "linkat; a final link of the old path is followed if asked.",
+        HOST_FILE,
+    ),
+    Function(
+        path_calls.path_open,
+        "iiiiiIIii",
+        "openat below the directory. Reading and writing need FD_READ and FD_WRITE; other rights "
+        "are what is asked, can be inherited and means something for the kind of file.",
+        "mount, path below it free of links, flags, rights, access mode, offset and size; the "
+        "content of a file that has no name any more",
+    ),
+    Function(
+        path_calls.path_readlink,
+        "iiiiii",
+        "readlinkat, cut to the buffer.",
+        HOST_FILE,
+    ),
+    Function(path_calls.path_remove_directory, "iii", "unlinkat with AT_REMOVEDIR.", HOST_FILE),
+    Function(path_calls.path_rename, "iiiiii", "renameat.", HOST_FILE),
+    Function(
+        path_calls.path_symlink,
+        "iiiii",
+        "symlinkat; EPERM for an absolute target.",
+        HOST_FILE,
+    ),
+    Function(path_calls.path_unlink_file, "iii", "unlinkat; EISDIR for a directory.", HOST_FILE),
+    Function(
+        poll_calls.poll_oneoff,
+        "iiii",
+        "Waits for descriptors and the realtime and monotonic clocks; files are always ready. "
+        "EINVAL for no subscription; what is wrong with one is its event's error.",
+        "when the call began, on the monotonic clock, so that made again it waits for the rest",
+    ),
+    Function(
+        process_calls.proc_exit,
+        "i",
+        "Ends the program with that code.",
+        NOTHING,
+        result=False,
+    ),
+    Function(
+        process_calls.proc_raise,
+        "i",
+        "Ends the program with 128 + signal, or does nothing for a signal that is ignored; "
+        "ENOTSUP for one that would stop it, EINVAL for none that exists.",
+        NOTHING,
+    ),
+    Function(process_calls.sched_yield, "", "sched_yield.", NOTHING),
+    Function(
+        process_calls.random_get,
+        "ii",
+        "The host's random bytes. Deterministic: the BLAKE2b stream of the seed.",
+        "deterministic: the seed and how much was taken",
+    ),
+    Function(
+        sock_calls.sock_accept,
+        "iii",
+        "Accepts from a listening socket that the program was started with; ENOTSOCK for others.",
+        "refused, naming the descriptor",
+    ),
+    Function(
+        sock_calls.sock_recv,
+        "iiiiii",
+        "recvmsg; PEEK works, WAITALL is ENOTSUP.",
+        "refused, naming the descriptor",
+    ),
+    Function(sock_calls.sock_send, "iiiii", "sendmsg.", "refused, naming the descriptor"),
+    Function(sock_calls.sock_shutdown, "ii", "shutdown.", "refused, naming the descriptor"),
+)
+
+
+def bind(function: Function, process: Process) -> HostFunction:
+    """The row as an import of `process`: what it raises becomes the errno that it returns.
+
+    Arguments come as the bits of their slots, unsigned: the calls make signed what is signed.
+    """
+    body = function.call
+    if not function.result:
+
+        def leave(caller: Caller, *arguments: Any) -> None:
+            body(process, caller, *arguments)
+
+        return HostFunction(function.type, leave, raw=True)
+
+    def call(caller: Caller, *arguments: Any) -> int:
+        try:
+            body(process, caller, *arguments)
+        except Failure as failure:
+            return failure.errno
+        except OSError as error:
+            return from_host(error)
+        return 0
+
+    if function.unsupported is not None:
+        errno = int(function.unsupported)
+
+        def refuse(caller: Caller, *arguments: Any) -> int:
+            return errno
+
+        return HostFunction(function.type, refuse, raw=True)
+    return HostFunction(function.type, call, raw=True)
+
+
+def imports(
+    process: Process, functions: tuple[Function, ...] = FUNCTIONS
+) -> dict[str, HostFunction]:
+    """Every function of the table, bound to `process`."""
+    return {function.name: bind(function, process) for function in functions}
+
+
+def document() -> str:
+    """The table as Markdown: `docs/wasi.md`."""
+    lines = [
+        "# WASI preview 1",
+        "",
+        "<!-- Generated by `python -m wasmsr.wasi.functions`; do not edit. -->",
+        "",
+        f"All {len(FUNCTIONS)} functions of `{MODULE}`: what each does, and what of it is in a "
+        "snapshot. A pointer outside of memory is EFAULT before anything has happened. Paths never "
+        "leave the directory they start from: absolute paths, absolute links and a `..` too many "
+        "are EPERM, more than 40 links ELOOP. `wasi_unstable`, the older ABI, is the same with its "
+        "own layouts and without `sock_accept`.",
+        "",
+        "| function | parameters | behaviour | in the snapshot |",
+        "|---|---|---|---|",
+    ]
+    for row in FUNCTIONS:
+        behaviour = row.behaviour
+        if row.unsupported is not None:
+            behaviour = f"Not supported: E{row.unsupported.name}. {behaviour}"
+        parameters = ", ".join(f"`{name}`" for name in row.parameters())
+        lines.append(f"| `{row.name}` | {parameters} | {behaviour} | {row.snapshot} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(document(), end="")

@@ -1,0 +1,289 @@
+"""The calls that name a file by a directory descriptor and a path below it.
+
+Every path goes through `resolve`; no system call here sees more than one component of it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from struct import Struct
+
+from wasmsr.wasi.abi import (
+    FILESTAT,
+    SIZE,
+    SYMLINK_FOLLOW,
+    U32,
+    U64,
+    Errno,
+    Failure,
+    FdFlag,
+    FileType,
+    OFlag,
+    Right,
+    file_type,
+    span,
+    text,
+)
+from wasmsr.wasi.descriptors import Descriptor, Device, Directory, File, Place
+from wasmsr.wasi.engine import Caller
+from wasmsr.wasi.fd_calls import pack_filestat, times
+from wasmsr.wasi.process import Process
+from wasmsr.wasi.resolve import Location
+
+# What every open has: never the kernel's blocking for a FIFO, never a terminal as our own.
+_ALWAYS = os.O_NONBLOCK | os.O_NOCTTY
+_HOST_FLAGS = (
+    (FdFlag.APPEND, os.O_APPEND),
+    (FdFlag.DSYNC, os.O_DSYNC),
+    (FdFlag.RSYNC, getattr(os, "O_RSYNC", os.O_SYNC)),
+    (FdFlag.SYNC, os.O_SYNC),
+)
+
+
+def _follow(flags: int) -> bool:
+    """The one `lookupflags` bit; EINVAL for others."""
+    if flags & ~SYMLINK_FOLLOW:
+        raise Failure(Errno.INVAL)
+    return bool(flags)
+
+
+def open_flags(access: int, fdflags: int) -> int:
+    """Flags of the host's open for an access mode and `fdflags`."""
+    flags = access | _ALWAYS
+    for flag, of_host in _HOST_FLAGS:
+        if fdflags & flag:
+            flags |= of_host
+    return flags
+
+
+def path_open(
+    process: Process,
+    caller: Caller,
+    fd: int,
+    dirflags: int,
+    path: int,
+    path_len: int,
+    oflags: int,
+    fs_rights_base: int,
+    fs_rights_inheriting: int,
+    fdflags: int,
+    opened: int,
+) -> None:
+    base = process.directory(fd, Right.PATH_OPEN)
+    memory = caller.memory
+    name = text(memory, path, path_len)
+    opened = span(memory, opened, 4)
+    follow = _follow(dirflags)
+    if oflags & ~OFlag.ALL or fdflags & ~FdFlag.ALL:
+        raise Failure(Errno.INVAL)
+    creating = oflags & OFlag.CREAT
+    if oflags & OFlag.DIRECTORY and oflags != OFlag.DIRECTORY:
+        raise Failure(Errno.INVAL)
+    if creating and not base.rights & Right.PATH_CREATE_FILE:
+        raise Failure(Errno.NOTCAPABLE)
+    if oflags & OFlag.TRUNC and not base.rights & Right.PATH_FILESTAT_SET_SIZE:
+        raise Failure(Errno.NOTCAPABLE)
+    asked = fs_rights_base & U64
+    rights = asked & base.inheriting
+    if asked & ~rights & (Right.FD_READ | Right.FD_WRITE):
+        raise Failure(Errno.NOTCAPABLE)
+
+    reading, writing = rights & Right.FD_READ, rights & Right.FD_WRITE
+    access = os.O_RDONLY
+    if writing or oflags & OFlag.TRUNC:
+        access = os.O_RDWR if reading else os.O_WRONLY
+    flags = open_flags(access, fdflags)
+    if creating:
+        flags |= os.O_CREAT
+    if oflags & OFlag.EXCL:
+        flags |= os.O_EXCL
+    if oflags & OFlag.TRUNC:
+        flags |= os.O_TRUNC
+    if oflags & OFlag.DIRECTORY:
+        flags |= os.O_DIRECTORY
+    with Location(base.host, name) as location:
+        host = location.open(flags, follow)
+        place = Place(base.place.mount, (*base.place.path, *location.path))
+    inheriting = fs_rights_inheriting & base.inheriting
+    try:
+        descriptor = descriptor_for(host, place, rights, inheriting, fdflags, access)
+    except BaseException:
+        os.close(host)
+        raise
+    SIZE.pack_into(memory, opened, process.add(descriptor))
+
+
+def descriptor_for(
+    host: int, place: Place, rights: int, inheriting: int, fdflags: int, access: int
+) -> Descriptor:
+    """The descriptor of the right kind for a file that the host has just opened."""
+    kind = file_type(os.fstat(host).st_mode)
+    if kind == FileType.DIRECTORY:
+        return Directory(host, place, rights, inheriting, fdflags)
+    if kind in (FileType.REGULAR_FILE, FileType.BLOCK_DEVICE):
+        return File(host, place, kind, rights, fdflags, access)
+    return Device(host, place, kind, rights, fdflags, access)
+
+
+def path_create_directory(
+    process: Process, caller: Caller, fd: int, path: int, path_len: int
+) -> None:
+    base = process.directory(fd, Right.PATH_CREATE_DIRECTORY)
+    with Location(base.host, text(caller.memory, path, path_len)) as location:
+        os.mkdir(location.name, dir_fd=location.parent)
+
+
+def path_filestat_get(
+    process: Process,
+    caller: Caller,
+    fd: int,
+    flags: int,
+    path: int,
+    path_len: int,
+    filestat: int,
+    layout: Struct = FILESTAT,
+) -> None:
+    base = process.directory(fd, Right.PATH_FILESTAT_GET)
+    memory = caller.memory
+    filestat = span(memory, filestat, layout.size)
+    follow = _follow(flags)
+    with Location(base.host, text(memory, path, path_len)) as location:
+        pack_filestat(memory, filestat, location.stat(follow), layout)
+
+
+def path_filestat_set_times(
+    process: Process,
+    caller: Caller,
+    fd: int,
+    flags: int,
+    path: int,
+    path_len: int,
+    atim: int,
+    mtim: int,
+    fst_flags: int,
+) -> None:
+    base = process.directory(fd, Right.PATH_FILESTAT_SET_TIMES)
+    follow = _follow(flags)
+    with Location(base.host, text(caller.memory, path, path_len)) as location:
+        current = location.stat(follow)
+        os.utime(
+            location.name,
+            ns=times(process, atim, mtim, fst_flags, current),
+            dir_fd=location.parent,
+            follow_symlinks=False,
+        )
+
+
+def path_link(
+    process: Process,
+    caller: Caller,
+    old_fd: int,
+    old_flags: int,
+    old_path: int,
+    old_path_len: int,
+    new_fd: int,
+    new_path: int,
+    new_path_len: int,
+) -> None:
+    source = process.directory(old_fd, Right.PATH_LINK_SOURCE)
+    target = process.directory(new_fd, Right.PATH_LINK_TARGET)
+    memory = caller.memory
+    old, new = text(memory, old_path, old_path_len), text(memory, new_path, new_path_len)
+    follow = _follow(old_flags)
+    with Location(source.host, old) as origin, Location(target.host, new) as link:
+        if follow or origin.slash:
+            origin.stat(follow)
+        os.link(
+            origin.name,
+            link.for_new(),
+            src_dir_fd=origin.parent,
+            dst_dir_fd=link.parent,
+            follow_symlinks=False,
+        )
+
+
+def path_readlink(
+    process: Process,
+    caller: Caller,
+    fd: int,
+    path: int,
+    path_len: int,
+    buf: int,
+    buf_len: int,
+    bufused: int,
+) -> None:
+    base = process.directory(fd, Right.PATH_READLINK)
+    memory = caller.memory
+    buf_len &= U32
+    buf, bufused = span(memory, buf, buf_len), span(memory, bufused, 4)
+    with Location(base.host, text(memory, path, path_len)) as location:
+        if location.slash:
+            location.stat(follow=True)
+        content = os.readlink(location.name, dir_fd=location.parent)[:buf_len]
+    memory[buf : buf + len(content)] = content
+    SIZE.pack_into(memory, bufused, len(content))
+
+
+def path_remove_directory(
+    process: Process, caller: Caller, fd: int, path: int, path_len: int
+) -> None:
+    base = process.directory(fd, Right.PATH_REMOVE_DIRECTORY)
+    with Location(base.host, text(caller.memory, path, path_len)) as location:
+        os.rmdir(location.name, dir_fd=location.parent)
+
+
+def path_rename(
+    process: Process,
+    caller: Caller,
+    fd: int,
+    old_path: int,
+    old_path_len: int,
+    new_fd: int,
+    new_path: int,
+    new_path_len: int,
+) -> None:
+    source = process.directory(fd, Right.PATH_RENAME_SOURCE)
+    target = process.directory(new_fd, Right.PATH_RENAME_TARGET)
+    memory = caller.memory
+    old, new = text(memory, old_path, old_path_len), text(memory, new_path, new_path_len)
+    with Location(source.host, old) as origin, Location(target.host, new) as renamed:
+        if (origin.slash or renamed.slash) and not _is_directory(origin):
+            raise Failure(Errno.NOTDIR)
+        os.rename(origin.name, renamed.name, src_dir_fd=origin.parent, dst_dir_fd=renamed.parent)
+
+
+def _is_directory(location: Location) -> bool:
+    result = os.stat(location.name, dir_fd=location.parent, follow_symlinks=False)
+    return stat.S_ISDIR(result.st_mode)
+
+
+def path_symlink(
+    process: Process,
+    caller: Caller,
+    old_path: int,
+    old_path_len: int,
+    fd: int,
+    new_path: int,
+    new_path_len: int,
+) -> None:
+    base = process.directory(fd, Right.PATH_SYMLINK)
+    memory = caller.memory
+    content = text(memory, old_path, old_path_len)
+    if b"\0" in content:
+        raise Failure(Errno.INVAL)
+    # Such a link leads nowhere for the program, and astray for whoever follows it on the host.
+    if content.startswith(b"/"):
+        raise Failure(Errno.PERM)
+    with Location(base.host, text(memory, new_path, new_path_len)) as location:
+        os.symlink(content, location.for_new(), dir_fd=location.parent)
+
+
+def path_unlink_file(process: Process, caller: Caller, fd: int, path: int, path_len: int) -> None:
+    base = process.directory(fd, Right.PATH_UNLINK_FILE)
+    with Location(base.host, text(caller.memory, path, path_len)) as location:
+        if location.name == b".":
+            raise Failure(Errno.ISDIR)
+        if location.slash:
+            raise Failure(Errno.ISDIR if _is_directory(location) else Errno.NOTDIR)
+        os.unlink(location.name, dir_fd=location.parent)

@@ -1,0 +1,195 @@
+"""The `Wasi` object: one program's WASI, as the rest of the package and library users see it.
+
+    wasi = Wasi(args=["prog"], mounts=[Mount.parse("data")], stdin=b"hello")
+    store.instantiate(module, wasi.imports)
+
+`imports` is what the module is linked with, `capture` and `restore` are what snapshots use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from wasmsr.errors import WasiConfigError
+from wasmsr.wasi import functions, unstable
+from wasmsr.wasi.capture import capture
+from wasmsr.wasi.clocks import Clocks, Random
+from wasmsr.wasi.descriptors import InputStream, Listener, OutputStream, Sink
+from wasmsr.wasi.engine import HostFunction
+from wasmsr.wasi.mounts import Mount
+from wasmsr.wasi.process import Process
+from wasmsr.wasi.restore import OnChanged, Streams, restore
+from wasmsr.wasi.state import read
+
+Stdin = int | bytes | str | os.PathLike[str] | None
+"""A host descriptor, the bytes themselves, a path, or None for an empty input."""
+Stdout = int | Sink
+"""A host descriptor, or anything with `write`."""
+
+
+class Wasi:
+    """WASI preview 1 for one program. Not to be shared between programs.
+
+    Descriptors 0, 1 and 2 are the standard streams, then the mounts in their order, then the
+    listening sockets. Host descriptors given as numbers stay the caller's to close.
+    """
+
+    def __init__(
+        self,
+        *,
+        args: Sequence[str | bytes] = (),
+        env: Mapping[str, str] | Sequence[str | bytes] = (),
+        mounts: Sequence[Mount] = (),
+        stdin: Stdin = None,
+        stdout: Stdout = 1,
+        stderr: Stdout = 2,
+        sockets: Sequence[Any] = (),
+        deterministic: bool = False,
+        seed: int | bytes | str | None = None,
+    ) -> None:
+        """`env`: a mapping, or `KEY=VALUE` strings; `sockets`: listening `socket.socket`s;
+        `deterministic`: virtual clocks and random bytes from `seed` (default 0).
+
+        Raises WasiConfigError for what cannot be used.
+        """
+        if deterministic and seed is None:
+            seed = 0
+        random = Random(None if seed is None else Random.seed_of(seed))
+        process = Process(Clocks(deterministic=deterministic), random)
+        process.args = tuple(_text("argument", argument) for argument in args)
+        process.environ = _environ(env)
+        try:
+            streams = _streams(stdin, stdout, stderr)
+            for stream in (streams.stdin, streams.stdout, streams.stderr):
+                process.add(stream)
+            process.mount(mounts)
+            for name in process.roots:
+                process.add(process.preopen(name))
+            for listening in sockets:
+                process.add(Listener(listening))
+        except BaseException:
+            process.close()
+            raise
+        self._use(process)
+
+    def _use(self, process: Process) -> None:
+        self.process = process
+        self.imports: Mapping[str, Mapping[str, HostFunction]] = {
+            functions.MODULE: functions.imports(process),
+            unstable.MODULE: functions.imports(process, unstable.UNSTABLE),
+        }
+
+    def capture(self) -> dict[str, Any]:
+        """Everything of WASI that the program can observe, as data that msgpack can hold.
+
+        To be called while the program is paused. Raises UnportableState naming what cannot be
+        saved. The format is that of `docs/snapshot-format.md`, section WASI.
+        """
+        return capture(self.process)
+
+    @classmethod
+    def restore(
+        cls,
+        state: Mapping[str, Any],
+        *,
+        mounts: Sequence[Mount] = (),
+        stdin: Stdin = None,
+        stdout: Stdout = 1,
+        stderr: Stdout = 2,
+        live: bool = False,
+        on_changed: OnChanged | None = None,
+    ) -> Wasi:
+        """A program's WASI as `capture` saved it, under these mounts and streams.
+
+        Mounts are matched by guest name; those that the program does not have are left out. Input
+        that was read but not consumed comes before `stdin`; a regular file that is the one it was
+        reading goes on where it was. The clocks stand until `resume_clock`, or until the program
+        asks for the time; with `live` they then count the time in between.
+
+        Raises FormatError for a state that is none, WasiConfigError for a missing mount, with the
+        option to type, SnapshotError for a file that is gone or another one.
+        """
+        checked = read(state)
+        streams = _streams(stdin, stdout, stderr)
+        try:
+            process = restore(checked, mounts, streams, live=live, on_changed=on_changed)
+        except BaseException:
+            streams.stdin.close()
+            raise
+        self = cls.__new__(cls)
+        self._use(process)
+        return self
+
+    def stop_clock(self) -> None:
+        """Make the program's monotonic clock stand still: it is being saved."""
+        self.process.clocks.stop()
+
+    def resume_clock(self, *, live: bool | None = None) -> None:
+        """Let it go on; with `live` the time since it was stopped counts (default: what `restore`
+        was told)."""
+        self.process.clocks.resume(live=live)
+
+    def close(self) -> None:
+        """Close all files. The calls answer EBADF from then on."""
+        self.process.close()
+
+    def __enter__(self) -> Wasi:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _text(what: str, value: str | bytes) -> bytes:
+    raw = value if isinstance(value, bytes) else os.fsencode(value)
+    if b"\0" in raw:
+        raise WasiConfigError(f"a zero byte in the {what} {value!r}")
+    return raw
+
+
+def _environ(env: Mapping[str, str] | Sequence[str | bytes]) -> tuple[bytes, ...]:
+    pairs: Sequence[str | bytes]
+    if isinstance(env, Mapping):
+        for key in env:
+            if "=" in key:
+                raise WasiConfigError(f"an equals sign in the environment variable {key!r}")
+        pairs = [f"{key}={value}" for key, value in env.items()]
+    else:
+        pairs = env
+    found = []
+    for pair in pairs:
+        raw = _text("environment variable", pair)
+        if raw.find(b"=") <= 0:
+            raise WasiConfigError(
+                f"not an environment variable: {os.fsdecode(raw)!r}", hint="write --env KEY=VALUE"
+            )
+        found.append(raw)
+    return tuple(found)
+
+
+def _streams(stdin: Stdin, stdout: Stdout, stderr: Stdout) -> Streams:
+    """The standard streams for what a user gave."""
+    try:
+        out, error = OutputStream("stdout", stdout), OutputStream("stderr", stderr)
+        if stdin is None or isinstance(stdin, bytes):
+            return Streams(InputStream(-1, stdin or b""), out, error)
+        if isinstance(stdin, int):
+            return Streams(InputStream(stdin), out, error)
+    except OSError as problem:
+        raise WasiConfigError(f"a standard stream cannot be used: {problem.strerror}") from problem
+    try:
+        host = os.open(stdin, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise WasiConfigError(
+            f"standard input cannot be read from {os.fspath(stdin)}: {reason}"
+        ) from problem
+    return Streams(InputStream(host, owned=True), out, error)

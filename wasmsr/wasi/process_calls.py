@@ -1,0 +1,97 @@
+"""The calls about the process itself: arguments, environment, clocks, random bytes, its end."""
+
+from __future__ import annotations
+
+import os
+from itertools import accumulate
+
+from wasmsr.errors import Exit
+from wasmsr.wasi.abi import (
+    IGNORED_SIGNALS,
+    SIZE,
+    STOPPING_SIGNALS,
+    TIMESTAMP,
+    U32,
+    ClockId,
+    Errno,
+    Failure,
+    Signal,
+    span,
+)
+from wasmsr.wasi.clocks import RESOLUTION
+from wasmsr.wasi.engine import Caller
+from wasmsr.wasi.process import Process
+
+CLOCKS = frozenset(ClockId)
+
+
+def _strings_sizes(caller: Caller, strings: tuple[bytes, ...], count: int, size: int) -> None:
+    memory = caller.memory
+    count, size = span(memory, count, 4), span(memory, size, 4)
+    SIZE.pack_into(memory, count, len(strings))
+    SIZE.pack_into(memory, size, sum(map(len, strings)) + len(strings))
+
+
+def _strings(caller: Caller, strings: tuple[bytes, ...], pointers: int, buffer: int) -> None:
+    memory = caller.memory
+    lengths = [len(string) + 1 for string in strings]
+    pointers = span(memory, pointers, 4 * len(strings))
+    buffer = span(memory, buffer, sum(lengths))
+    joined = b"".join(string + b"\0" for string in strings)
+    memory[buffer : buffer + len(joined)] = joined
+    for index, start in enumerate(accumulate(lengths[:-1], initial=0) if lengths else ()):
+        SIZE.pack_into(memory, pointers + 4 * index, buffer + start)
+
+
+def args_get(process: Process, caller: Caller, argv: int, argv_buf: int) -> None:
+    _strings(caller, process.args, argv, argv_buf)
+
+
+def args_sizes_get(process: Process, caller: Caller, argc: int, argv_buf_size: int) -> None:
+    _strings_sizes(caller, process.args, argc, argv_buf_size)
+
+
+def environ_get(process: Process, caller: Caller, environ: int, environ_buf: int) -> None:
+    _strings(caller, process.environ, environ, environ_buf)
+
+
+def environ_sizes_get(process: Process, caller: Caller, count: int, environ_buf_size: int) -> None:
+    _strings_sizes(caller, process.environ, count, environ_buf_size)
+
+
+def clock_res_get(process: Process, caller: Caller, id: int, resolution: int) -> None:
+    memory = caller.memory
+    if id not in CLOCKS:
+        raise Failure(Errno.INVAL)
+    TIMESTAMP.pack_into(memory, span(memory, resolution, 8), RESOLUTION)
+
+
+def clock_time_get(process: Process, caller: Caller, id: int, precision: int, time: int) -> None:
+    memory = caller.memory
+    time = span(memory, time, 8)
+    TIMESTAMP.pack_into(memory, time, process.clocks.read(id))
+
+
+def random_get(process: Process, caller: Caller, buf: int, buf_len: int) -> None:
+    memory = caller.memory
+    buf_len &= U32
+    buf = span(memory, buf, buf_len)
+    process.random.fill(memory[buf : buf + buf_len])
+
+
+def proc_exit(process: Process, caller: Caller, rval: int) -> None:
+    raise Exit(rval & U32)
+
+
+def proc_raise(process: Process, caller: Caller, sig: int) -> None:
+    if not 0 <= sig <= max(Signal):
+        raise Failure(Errno.INVAL)
+    if sig in STOPPING_SIGNALS:
+        raise Failure(Errno.NOTSUP)
+    if sig not in IGNORED_SIGNALS:
+        # As a shell reports a process that a signal ended.
+        raise Exit(128 + sig)
+
+
+def sched_yield(process: Process, caller: Caller) -> None:
+    os.sched_yield()

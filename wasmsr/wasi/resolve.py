@@ -1,0 +1,194 @@
+"""Paths that cannot leave a directory.
+
+Between the path calls and the host's `*at` system calls. A path is walked one component at a time,
+each opened relative to the one before and never through a symbolic link by the kernel; links are
+read and walked by us. `..` goes back to the descriptor that we came from, so it cannot pass the
+first one, and a directory that another process swaps for a link meanwhile is refused by
+O_NOFOLLOW.
+
+Absolute paths, absolute links and a `..` too many are EPERM, as wasmtime answers; more than 40
+links in one path are ELOOP (Linux, path_resolution(7)). Names are bytes: not UTF-8 is no error.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Final
+
+from wasmsr.wasi.abi import Errno, Failure
+
+MAX_LINKS: Final = 40
+# O_PATH: passing through a directory needs no right to read it.
+_STEP: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Location:
+    """Where a path leads: the last component, and an open directory that holds it.
+
+    `parent`: host descriptor of that directory, ours until `close`.
+    `name`: the last component; `b"."` where the path ends in a directory already entered.
+    `above`: the components from the first directory to `parent`, free of links and `..`.
+    `slash`: the path ended in a slash, so it must name a directory.
+    Use as a context manager, or call `close`.
+    """
+
+    __slots__ = ("_entered", "_links", "_root", "above", "name", "parent", "slash")
+
+    def __init__(self, root: int, path: bytes) -> None:
+        if not path:
+            raise Failure(Errno.NOENT)
+        if b"\0" in path:
+            raise Failure(Errno.INVAL)
+        self._root = root
+        self._entered: list[int] = []
+        self._links = 0
+        self.parent = root
+        self.above: list[bytes] = []
+        self.name = b"."
+        self.slash = False
+        if b"/" not in path and path != b"." and path != b"..":
+            self.name = path
+            return
+        try:
+            self._walk(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Location:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._entered:
+            self.close()
+
+    def close(self) -> None:
+        """Close the directories that the walk opened."""
+        while self._entered:
+            os.close(self._entered.pop())
+        self.parent = self._root
+
+    @property
+    def path(self) -> tuple[bytes, ...]:
+        """The components from the first directory to what is named."""
+        if self.name == b".":
+            return tuple(self.above)
+        return (*self.above, self.name)
+
+    def _walk(self, path: bytes) -> None:
+        """Go on from `parent` along `path`; afterwards `name` is what is left of it."""
+        if path.startswith(b"/"):
+            raise Failure(Errno.PERM)
+        self.slash = self.slash or path.endswith(b"/")
+        todo = [part for part in reversed(path.split(b"/")) if part]
+        self.name = b"."
+        while todo:
+            part = todo.pop()
+            if part == b".":
+                continue
+            if part == b"..":
+                self._back()
+                continue
+            if not todo:
+                self.name = part
+                return
+            try:
+                self._enter(part)
+            except OSError as error:
+                # A link is ENOTDIR here (O_DIRECTORY comes before O_NOFOLLOW's ELOOP on Linux).
+                if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                    raise
+                target = self._read_link(part)
+                if target is None:
+                    raise Failure(Errno.NOTDIR) from None
+                todo.extend(step for step in reversed(target.split(b"/")) if step)
+
+    def _enter(self, part: bytes) -> None:
+        self._entered.append(os.open(part, _STEP, dir_fd=self.parent))
+        self.parent = self._entered[-1]
+        self.above.append(part)
+
+    def _back(self) -> None:
+        if not self._entered:
+            raise Failure(Errno.PERM)
+        os.close(self._entered.pop())
+        self.parent = self._entered[-1] if self._entered else self._root
+        self.above.pop()
+
+    def _read_link(self, part: bytes) -> bytes | None:
+        """What the link `part` says, or None where it is none."""
+        try:
+            target = os.readlink(part, dir_fd=self.parent)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return None
+            raise
+        self._links += 1
+        if self._links > MAX_LINKS:
+            raise Failure(Errno.LOOP)
+        if target.startswith(b"/"):
+            raise Failure(Errno.PERM)
+        return target
+
+    def expand(self) -> bool:
+        """If `name` is a symbolic link, walk on along it and say True, else False.
+
+        The caller goes round again: what the link names may be a link too. ELOOP ends the game.
+        """
+        if self.name == b".":
+            return False
+        target = self._read_link(self.name)
+        if target is None:
+            return False
+        if not target:
+            raise Failure(Errno.NOENT)
+        self._walk(target)
+        return True
+
+    def stat(self, follow: bool) -> os.stat_result:
+        """What is there; a final link is expanded if `follow` or the path ended in a slash, which
+        must then name a directory (ENOTDIR)."""
+        while True:
+            result = os.stat(self.name, dir_fd=self.parent, follow_symlinks=False)
+            kind = result.st_mode & 0o170000
+            if kind == 0o120000 and (follow or self.slash) and self.expand():
+                continue
+            if self.slash and kind != 0o040000:
+                raise Failure(Errno.NOTDIR)
+            return result
+
+    def open(self, flags: int, follow: bool) -> int:
+        """Open what is there (a host descriptor), never through a link that the kernel follows."""
+        if self.slash:
+            if flags & os.O_CREAT:
+                raise Failure(Errno.ISDIR)
+            flags |= os.O_DIRECTORY
+            follow = True
+        flags |= os.O_NOFOLLOW | os.O_CLOEXEC
+        while True:
+            try:
+                return os.open(self.name, flags, 0o666, dir_fd=self.parent)
+            except OSError as error:
+                # A link: ELOOP, or ENOTDIR when a directory was asked for.
+                if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                    raise
+                if follow:
+                    if not self.expand():
+                        raise
+                elif error.errno == errno.ENOTDIR and self._is_link():
+                    raise Failure(Errno.LOOP) from None
+                else:
+                    raise
+
+    def _is_link(self) -> bool:
+        mode = os.stat(self.name, dir_fd=self.parent, follow_symlinks=False).st_mode
+        return mode & 0o170000 == 0o120000
+
+    def for_new(self) -> bytes:
+        """The name under which something other than a directory is to be made. After a slash that
+        can only fail: EEXIST for a directory, ENOTDIR for a file, ENOENT for nothing."""
+        if self.slash:
+            mode = os.stat(self.name, dir_fd=self.parent, follow_symlinks=False).st_mode
+            raise Failure(Errno.EXIST if mode & 0o170000 == 0o040000 else Errno.NOTDIR)
+        return self.name

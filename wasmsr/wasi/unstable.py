@@ -1,0 +1,69 @@
+"""`wasi_unstable`, the ABI before preview 1, for binaries of 2019.
+
+The same calls with four differences: the order of `whence`, a `filestat` of 56 bytes with a 32-bit
+link count, a clock subscription with one more field, and no `sock_accept`. Source:
+WebAssembly/WASI, legacy/preview0/witx.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from struct import Struct
+from typing import Final
+
+from wasmsr.wasi import fd_calls, path_calls, poll_calls
+from wasmsr.wasi.abi import Errno, Failure, Whence
+from wasmsr.wasi.engine import Caller
+from wasmsr.wasi.functions import FUNCTIONS, Function
+from wasmsr.wasi.process import Process
+
+MODULE: Final = "wasi_unstable"
+FILESTAT: Final = Struct("<QQBxxxIQQQQ")
+LAYOUT: Final = poll_calls.Layout(Struct("<QB7x40s"), Struct("<8xIxxxxQQH6x"), Struct("<I36x"))
+_WHENCE: Final = (Whence.CUR, Whence.END, Whence.SET)
+
+
+def fd_seek(
+    process: Process, caller: Caller, fd: int, offset: int, whence: int, newoffset: int
+) -> None:
+    if not 0 <= whence < len(_WHENCE):
+        raise Failure(Errno.INVAL)
+    fd_calls.fd_seek(process, caller, fd, offset, int(_WHENCE[whence]), newoffset)
+
+
+def fd_filestat_get(process: Process, caller: Caller, fd: int, stat: int) -> None:
+    fd_calls.fd_filestat_get(process, caller, fd, stat, FILESTAT)
+
+
+def path_filestat_get(
+    process: Process, caller: Caller, fd: int, flags: int, path: int, path_len: int, filestat: int
+) -> None:
+    path_calls.path_filestat_get(process, caller, fd, flags, path, path_len, filestat, FILESTAT)
+
+
+def poll_oneoff(
+    process: Process,
+    caller: Caller,
+    subscriptions: int,
+    events: int,
+    nsubscriptions: int,
+    nevents: int,
+) -> None:
+    poll_calls.poll_oneoff(process, caller, subscriptions, events, nsubscriptions, nevents, LAYOUT)
+
+
+_CHANGED = {
+    call.__name__: call for call in (fd_seek, fd_filestat_get, path_filestat_get, poll_oneoff)
+}
+
+
+def _table() -> tuple[Function, ...]:
+    """The rows of preview 1 with the changed calls in their places."""
+    return tuple(
+        replace(row, call=_CHANGED.get(row.name, row.call))
+        for row in FUNCTIONS
+        if row.name != "sock_accept"
+    )
+
+
+UNSTABLE: Final = _table()
