@@ -50,7 +50,9 @@ VALUED = st.tuples(st.sampled_from(["--fuel", "--dir"]), st.text(max_size=5)).ma
 JOINED = st.tuples(st.sampled_from(["--fuel", "--dir"]), st.text(max_size=5)).map(
     lambda pair: ["=".join(pair)]
 )
-OURS = st.lists(st.one_of(FLAGS, VALUED, JOINED), max_size=4).map(lambda many: sum(many, []))
+OURS = st.lists(st.one_of(FLAGS, VALUED, JOINED), max_size=4).map(
+    lambda many: [word for words in many for word in words]
+)
 WORD = st.text(min_size=1, max_size=6)
 FOREIGN = WORD.filter(lambda word: word != "--" and word.partition("=")[0] not in OPTIONS)
 

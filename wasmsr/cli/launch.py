@@ -18,6 +18,7 @@ from wasmsr import errors
 from wasmsr.cli import programs, report
 from wasmsr.cli.app import describe
 from wasmsr.cli.messages import say
+from wasmsr.cli.progress import Advance, shown
 from wasmsr.cli.run import ROWS, Options
 from wasmsr.cli.snapshots import read_snapshot
 from wasmsr.cli.terminal import END_CODES, Ended, Events, Keyboard, end_now
@@ -235,11 +236,10 @@ class Launch:
         """Writes a snapshot of the standing program; returns its size in bytes."""
         from wasmsr.snapshot.format import encode, save_pieces
 
-        snapshot = program.snapshot(embed=self.options.embed_module)
-        encoding = 0.0
+        path, encoding, written = self.options.snapshot_file, 0.0, 0
 
-        def timed(pieces: Iterator[bytes]) -> Iterator[bytes]:
-            nonlocal encoding
+        def timed(pieces: Iterator[bytes], advance: Advance) -> Iterator[bytes]:
+            nonlocal encoding, written
             while True:
                 began = time.perf_counter()
                 piece = next(pieces, None)
@@ -247,11 +247,15 @@ class Launch:
                 if piece is None:
                     return
                 yield piece
+                written += len(piece)
+                advance(written, None)
 
-        began = time.perf_counter()
-        pieces = encode(snapshot)
-        encoding += time.perf_counter() - began
-        size = save_pieces(timed(pieces), self.options.snapshot_file)
+        with shown(f"saving {path}") as advance:
+            snapshot = program.snapshot(embed=self.options.embed_module)
+            began = time.perf_counter()
+            pieces = encode(snapshot)
+            encoding += time.perf_counter() - began
+            size = save_pieces(timed(pieces, advance), path)
         program.timings.add("encode", encoding)
         program.timings.add("write", time.perf_counter() - began - encoding)
         return size

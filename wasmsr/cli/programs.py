@@ -119,12 +119,9 @@ PROGRAMS: dict[str, Named] = {
 
 def folder() -> Path:
     """The folder with the named programs: in the installed package, else in the source tree."""
-    from importlib import resources
-
-    packaged = Path(str(resources.files("wasmsr") / "examples"))
-    if packaged.is_dir():
-        return packaged
-    return Path(__file__).resolve().parents[2] / "examples" / "snapshot"
+    here = Path(__file__).resolve()
+    packaged = here.parents[1] / "examples"
+    return packaged if packaged.is_dir() else here.parents[2] / "examples" / "snapshot"
 
 
 def find(name: str) -> Named | None:

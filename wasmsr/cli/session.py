@@ -11,16 +11,13 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from wasmsr import errors
 from wasmsr.cli.messages import say
 from wasmsr.cli.options import human_size, human_time
-from wasmsr.cli.terminal import END_CODES, Ended, Events, Keyboard
+from wasmsr.cli.terminal import END_CODES, Events, Keyboard
+from wasmsr.interp.machine import Exited, Trapped
 from wasmsr.program import Program, Stand
-
-if TYPE_CHECKING:
-    from wasmsr.interp.machine import Exited, Trapped
 
 PATIENCE = 0.05
 """Seconds that an interrupted program gets to stand; a host call that does not yield is left."""
@@ -240,12 +237,9 @@ class Session:
 
 def ending_of(program: Program) -> Ending:
     """The end of a program that trapped, exited or failed; raises its error in the last case."""
-    outcome: Trapped | Exited | object = program.wait(0)
-    if hasattr(outcome, "trap"):
+    outcome = program.wait()
+    if isinstance(outcome, Trapped):
         return Ending("trapped", errors.EXIT_TRAP, trap=outcome.trap)
-    code = int(getattr(outcome, "code"))  # noqa: B009
+    assert isinstance(outcome, Exited)
     # What a process may give its parent is 8 bits; the whole number is in --json.
-    return Ending("exited", code & 0xFF, guest_code=code)
-
-
-__all__ = ["Ended", "Ending", "Plan", "Session", "Timer"]
+    return Ending("exited", outcome.code & 0xFF, guest_code=outcome.code)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wasmsr.cli.progress import shown
 from wasmsr.errors import HandedOver, SnapshotError
 
 if TYPE_CHECKING:
     from wasmsr.program import Timings
     from wasmsr.snapshot.state import Snapshot
+
+PIECE = 4 << 20
+"""Bytes between two looks at the progress."""
 
 
 def read_bytes(path: str) -> bytes:
@@ -34,8 +38,11 @@ def read_snapshot(path: str, *, adopt: bool, timings: Timings) -> Snapshot:
         data = read_bytes(path)
     with timings.measure("decode"):
         decoder = Decoder()
-        decoder.feed(data)
-        snapshot = decoder.finish()
+        with shown(f"reading {path}") as advance:
+            for start in range(0, len(data), PIECE):
+                decoder.feed(memoryview(data)[start : start + PIECE])
+                advance(start, len(data))
+            snapshot = decoder.finish()
     if decoder.header is not None and decoder.header.handed and not adopt:
         raise HandedOver(
             f"the program in {path} was handed over to another host, which may own it now",

@@ -180,7 +180,7 @@ class Keyboard:
         self.is_terminal = os.isatty(descriptor)
         self.take()
         atexit.register(self.put_back)
-        _KEYBOARDS.append(self)
+        at_end_now(self.put_back)
 
     def take(self) -> None:
         """Sets the terminal to single keys; nothing for a pipe."""
@@ -224,17 +224,27 @@ class Keyboard:
         """Puts the terminal back for good."""
         self.put_back()
         atexit.unregister(self.put_back)
-        if self in _KEYBOARDS:
-            _KEYBOARDS.remove(self)
+        forget_at_end_now(self.put_back)
 
 
-_KEYBOARDS: list[Keyboard] = []
+_LAST_ACTS: list[Callable[[], object]] = []
+
+
+def at_end_now(act: Callable[[], object]) -> None:
+    """Has `end_now` call `act`, which puts the terminal back in some way."""
+    _LAST_ACTS.append(act)
+
+
+def forget_at_end_now(act: Callable[[], object]) -> None:
+    """Takes `at_end_now` back, if it was called."""
+    with contextlib.suppress(ValueError):
+        _LAST_ACTS.remove(act)
 
 
 def end_now(code: int) -> None:
     """Ends the process without waiting for any thread; the terminal is put back first."""
-    for keyboard in _KEYBOARDS:
-        keyboard.put_back()
+    for act in list(_LAST_ACTS):
+        act()
     for stream in (sys.stdout, sys.stderr):
         # A closed pipe must not keep us; nor a thread that ended within a write to this stream.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
