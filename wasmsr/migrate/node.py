@@ -51,16 +51,21 @@ SETTLE_SECONDS = 1.0
 LOOK_SECONDS = 5.0
 """Seconds between two questions to the end that has the program."""
 
+PATIENCE = 0.05
+"""Seconds that an interrupted program gets to stand; a host call that does not yield is left."""
+
 FAREWELL_SECONDS = 5.0
 """How long the end of a program is told to a peer that does not answer."""
 
 
 @dataclass(frozen=True)
 class Finish:
-    """How it all ended, and whether the program ended on this end."""
+    """How it all ended, whether that was on this end, and whether the interrupted program did not
+    stand still in time, so that the process must not wait for it."""
 
     ending: Ending
     here: bool
+    abandoned: bool = False
 
 
 class Node:
@@ -204,16 +209,16 @@ class Node:
         return None
 
     def _finish(self, program: Program, ending: Ending) -> Finish:
-        if ending is self._interrupted:
-            program.pause(1.0)
+        abandoned = ending is self._interrupted and not program.pause(PATIENCE)
         record = self.journal.get(program.id)
         if record:
             self._tell_end(record, ending)
-        program.close()
+        if not abandoned:
+            program.close()
         values: dict[str, object] = {"code": ending.code, "kind": ending.kind, "here": True}
         text = ending.sentence or f"ended here with code {ending.code}"
         self.announce(Event("ended", text, values))
-        return Finish(ending, here=True)
+        return Finish(ending, here=True, abandoned=abandoned)
 
     def _tell_end(self, record: Record, ending: Ending) -> None:
         try:
