@@ -34,7 +34,7 @@ bool wsr_read_byte(wsr_reader *r, uint8_t *out) {
 bool wsr_read_unsigned(wsr_reader *r, unsigned bits, uint64_t *out) {
   uint64_t value = 0;
   for (unsigned shift = 0;; shift += 7) {
-    uint8_t byte;
+    uint8_t byte = 0;
     if (!wsr_read_byte(r, &byte)) return false;
     const unsigned left = bits - shift; /* at least 1: ceil(bits / 7) bytes are all we read */
     if (left <= 7) {
@@ -55,7 +55,7 @@ bool wsr_read_unsigned(wsr_reader *r, unsigned bits, uint64_t *out) {
 bool wsr_read_signed(wsr_reader *r, unsigned bits, int64_t *out) {
   uint64_t value = 0;
   for (unsigned shift = 0;; shift += 7) {
-    uint8_t byte;
+    uint8_t byte = 0;
     if (!wsr_read_byte(r, &byte)) return false;
     const unsigned left = bits - shift;
     if (left <= 7) {
@@ -112,7 +112,7 @@ static const char *feature_of_type(uint8_t code) {
 }
 
 bool wsr_read_value_type(wsr_reader *r, uint8_t *out) {
-  uint8_t code;
+  uint8_t code = 0;
   if (!wsr_read_byte(r, &code)) return false;
   switch (code) {
     case WSR_I32:
@@ -129,7 +129,7 @@ bool wsr_read_value_type(wsr_reader *r, uint8_t *out) {
 }
 
 bool wsr_read_reference_type(wsr_reader *r, uint8_t *out) {
-  uint8_t code;
+  uint8_t code = 0;
   if (!wsr_read_byte(r, &code)) return false;
   if (wsr_is_reference(code)) {
     *out = code;
@@ -143,7 +143,7 @@ bool wsr_read_reference_type(wsr_reader *r, uint8_t *out) {
 
 bool wsr_read_opcode(wsr_reader *r, uint32_t *op) {
   const uint64_t start = wsr_at(r);
-  uint8_t byte;
+  uint8_t byte = 0;
   if (!wsr_read_byte(r, &byte)) return false;
   uint32_t code = byte;
   uint32_t row = wsr_row_of[byte];
