@@ -48,12 +48,12 @@ class BuildExt(build_ext):
             mine = [*flags, *(warnings if ours else []), *extra, *last]
             compile_one(obj, src, ext, cc_args, mine, pp_opts)
 
-        self.compiler._compile = compile_ours  # type: ignore[method-assign]
+        self.compiler._compile = compile_ours
         ext.extra_link_args = [*ext.extra_link_args, *link]
         try:
             super().build_extension(ext)
         finally:
-            self.compiler._compile = compile_one  # type: ignore[method-assign]
+            self.compiler._compile = compile_one
 
 
 setup(
