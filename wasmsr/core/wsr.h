@@ -148,6 +148,9 @@ void wsr_set_global(wsr_store *store, uint32_t address, uint64_t value);
 /* Both return the old size, or UINT32_MAX where the limits do not allow it. */
 uint32_t wsr_grow_memory(wsr_store *store, uint32_t address, uint32_t pages);
 uint32_t wsr_grow_table(wsr_store *store, uint32_t address, uint32_t elements, uint64_t value);
+/* Write the bytes to the start of a memory that nothing was written to yet: zero pages are skipped,
+ * so that they stay uncommitted. */
+void wsr_fill_memory(wsr_store *store, uint32_t address, const uint8_t *data, size_t length);
 /* The address of an instance's thing of that kind and index. */
 uint32_t wsr_instance_address(const wsr_store *store, uint32_t instance, uint32_t kind,
                               uint32_t index);

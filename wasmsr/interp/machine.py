@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from wasmsr._ffi import ffi, lib
@@ -130,7 +131,6 @@ class Instance:
 
     Attributes:
         store, index: where it lives; module: of which it is an instance; name: for messages.
-        exports: functions, tables, memories and globals, by name.
     """
 
     def __init__(self, store: Store, index: int, module: Module, name: str | None) -> None:
@@ -138,19 +138,23 @@ class Instance:
         self.index = index
         self.module = module
         self.name = name
-        self.exports: Mapping[str, Extern] = {
-            item.name: _EXTERNS[item.kind](
-                store, lib.wsr_instance_address(store.c, index, item.kind, item.index)
-            )
-            for item in module.exports
+
+    @cached_property
+    def exports(self) -> Mapping[str, Extern]:
+        """Functions, tables, memories and globals by name."""
+        return {
+            item.name: _EXTERNS[item.kind](self.store, self.address(item.kind, item.index))
+            for item in self.module.exports
         }
-        counts = ffi.new("wsr_counts *")
-        lib.wsr_module_counts(module._c, counts)
-        self.memory_address: int | None = (
-            lib.wsr_instance_address(store.c, index, lib.WSR_MEMORY_KIND, 0)
-            if counts.memories
-            else None
-        )
+
+    @cached_property
+    def memory_address(self) -> int | None:
+        """Address of the memory with index 0, or None."""
+        return self.address(lib.WSR_MEMORY_KIND, 0) if self.module.counts.memories else None
+
+    def address(self, kind: int, index: int) -> int:
+        """Store address of the thing of that kind and index."""
+        return int(lib.wsr_instance_address(self.store.c, self.index, kind, index))
 
     def function(self, name: str) -> Function:
         """The exported function of that name; LinkError where there is none."""

@@ -93,6 +93,7 @@ class Module:
     Attributes:
         binary: the bytes.
         imports, exports: what it asks for and offers, in the binary's order.
+        counts: the sizes of its index spaces (`wsr_counts` of the core).
 
     Raises:
         MalformedError: the bytes are no module.
@@ -109,14 +110,14 @@ class Module:
         if pointer == ffi.NULL:
             raise core_error(error)
         self._c = ffi.gc(pointer, lib.wsr_module_free, size=len(self.binary))
-        self._counts = ffi.new("wsr_counts *")
-        lib.wsr_module_counts(self._c, self._counts)
+        self.counts = ffi.new("wsr_counts *")
+        lib.wsr_module_counts(self._c, self.counts)
         self._given_name = name
         self.imports: tuple[Import, ...] = tuple(
-            self._import(i) for i in range(self._counts.imports)
+            self._import(i) for i in range(self.counts.imports)
         )
         self.exports: tuple[Export, ...] = tuple(
-            self._export(i) for i in range(self._counts.exports)
+            self._export(i) for i in range(self.counts.exports)
         )
 
     @classmethod
@@ -147,21 +148,21 @@ class Module:
     @property
     def function_count(self) -> int:
         """Functions in the index space, imports included."""
-        return int(self._counts.functions)
+        return int(self.counts.functions)
 
     @property
     def imported_functions(self) -> int:
         """How many functions are imports; they come first in the index space."""
-        return int(self._counts.imported_functions)
+        return int(self.counts.imported_functions)
 
     @property
     def start(self) -> int | None:
         """Index of the start function, or None."""
-        return None if self._counts.start == 2**32 - 1 else int(self._counts.start)
+        return None if self.counts.start == 2**32 - 1 else int(self.counts.start)
 
     def function_type(self, index: int) -> FuncType:
         """Type of the function with that index."""
-        if not 0 <= index < self._counts.functions:
+        if not 0 <= index < self.counts.functions:
             raise IndexError(f"the module has no function {index}")
         view = ffi.new("wsr_function_type *")
         lib.wsr_module_function_type(self._c, index, view)
@@ -170,7 +171,7 @@ class Module:
     def body_range(self, index: int) -> tuple[int, int]:
         """Byte range of a defined function's body in the binary, locals included."""
         begin, end = ffi.new("uint32_t *"), ffi.new("uint32_t *")
-        if not self._counts.imported_functions <= index < self._counts.functions:
+        if not self.counts.imported_functions <= index < self.counts.functions:
             raise IndexError(f"the module defines no function {index}")
         lib.wsr_module_body(self._c, index, begin, end)
         return begin[0], end[0]

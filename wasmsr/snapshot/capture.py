@@ -111,8 +111,7 @@ def _global(store: Store, address: int, externs: _Externs) -> state.GlobalState:
 
 
 def _instance(store: Store, instance: Instance, module: int) -> state.InstanceState:
-    counts = ffi.new("wsr_counts *")
-    lib.wsr_module_counts(instance.module._c, counts)
+    counts = instance.module.counts
 
     def addresses(kind: int, n: int) -> list[int]:
         return [lib.wsr_instance_address(store.c, instance.index, kind, i) for i in range(n)]
@@ -326,8 +325,7 @@ class _Restoring:
         return store
 
     def _defined(self, instance: state.InstanceState) -> tuple[list[int], list[int], list[int]]:
-        counts = ffi.new("wsr_counts *")
-        lib.wsr_module_counts(self.modules[instance.module]._c, counts)
+        counts = self.modules[instance.module].counts
         if (
             len(instance.functions) != counts.imported_functions
             or instance.defined != counts.functions - counts.imported_functions
@@ -384,8 +382,7 @@ class _Restoring:
         self._drop_segments(module, instance, index)
 
     def _drop_segments(self, module: Module, instance: state.InstanceState, index: int) -> None:
-        counts = ffi.new("wsr_counts *")
-        lib.wsr_module_counts(module._c, counts)
+        counts = module.counts
         for segment in instance.dropped_elements:
             if not 0 <= segment < counts.elements:
                 raise _bad("an unknown element segment")
@@ -512,7 +509,8 @@ class _Restoring:
                 hint="--max-memory sets the limit anew",
             )
         if pages:
-            self.store.memory_view(address)[:] = memory.data
+            data = ffi.from_buffer("uint8_t[]", memory.data)
+            lib.wsr_fill_memory(self.store.c, address, data, len(data))
 
     def _check_reference(self, type_: ValType, bits: int) -> None:
         if type_ is ValType.EXTERNREF and bits > len(self.snapshot.externs):
