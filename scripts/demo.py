@@ -25,9 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-WORK_SECONDS = 28.0
+WORK_SECONDS = 22.0
 """How long the transcoding should take here when nothing moves."""
-EVERY_SECONDS = 2.5
+EVERY_SECONDS = 2.0
 """How long it stays on one side."""
 LEAST_MOVES = 6
 LIMIT_SECONDS = 110.0
