@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.real.legs import Job, in_legs, whole
 from tests.real.oracle import wasmtime_run
 
 SCRIPT = """\
-import hashlib, json, random, re, sys
+import hashlib, json, math, random, re, sys
 random.seed(7)
 words = ["".join(random.choices("abcdefgh", k=random.randint(2, 6))) for _ in range(1500)]
 counts = {}
@@ -29,7 +30,7 @@ with open("/w/log.txt", "w") as log:
         log.write(f"{turn} {digest}\\n")
         matches = sum(1 for word in back if re.fullmatch("a.*b", word))
         print(turn, digest[:16], matches, flush=turn % 2 == 0)
-print(2**521 % 10**40, sum(1 / n for n in range(1, 20000)))
+print(2**521 % 10**40, math.fsum(1 / n for n in range(1, 20000)))
 sys.exit(7)
 """
 
@@ -63,7 +64,7 @@ def test_script_in_legs(module: Path, tmp_path: Path) -> None:
     assert result.code == 7
     lines = result.stdout.decode().splitlines()
     assert [line.split()[0] for line in lines[:-1]] == ["0", "1", "2", "3", "4", "5"]
-    assert lines[-1] == f"{2**521 % 10**40} {sum(1 / n for n in range(1, 20000))}"
+    assert lines[-1] == f"{2**521 % 10**40} {math.fsum(1 / n for n in range(1, 20000))}"
     counts = json.loads(result.files["words.json"])
     assert sum(counts.values()) == 1500
     digest = hashlib.sha256(repr((5, sorted(counts.items()))).encode()).hexdigest()
