@@ -444,7 +444,7 @@ def _stack_block(frames: Sequence[Mapping[str, Any]], values: bool) -> Block:
 
 def _wasi_blocks(wasi: Mapping[str, Any]) -> Iterator[Block]:
     descriptors = wasi.get("descriptors")
-    rest = [
+    rest: list[tuple[str, ...]] = [
         (str(key), _short(value)) for key, value in wasi.items() if key != "descriptors" and value
     ]
     yield "WASI", (), rest

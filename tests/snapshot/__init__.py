@@ -1,0 +1,1 @@
+"""Tests of the snapshot as a value and as bytes."""

@@ -1,0 +1,181 @@
+"""Snapshots made by hand, and snapshots with a defect made on purpose.
+
+`small` and `full` are what the tests take apart; `parts` and `seal` open and close the container,
+so that a test can change a payload and still have all checksums and digests right.
+"""
+
+from __future__ import annotations
+
+import random
+from hashlib import sha256
+
+from wasmsr.snapshot.container import (
+    BATCH,
+    BATCH_SIZE,
+    HEADER,
+    SECTION,
+    Header,
+    Rows,
+    check_batch,
+    open_batch,
+    section_bytes,
+    tree_digest,
+)
+from wasmsr.snapshot.format import encode
+from wasmsr.snapshot.state import (
+    FrameState,
+    GlobalState,
+    HostFunction,
+    InstanceState,
+    Limits,
+    Lineage,
+    MemoryState,
+    ModuleRef,
+    Snapshot,
+    TableState,
+    ThreadState,
+)
+
+BINARY = b"\0asm\1\0\0\0" + bytes(range(92))
+"""Stands for a module's binary, whose content the format does not look into."""
+
+
+def lineage() -> Lineage:
+    return Lineage(bytes(range(16)), None, 1_700_000_000_123_456_789, "host.example", "wasmsr 0.1")
+
+
+def limits() -> Limits:
+    return Limits(65536, 10_000_000, 1 << 20, 1 << 16)
+
+
+def small() -> Snapshot:
+    """The least that a snapshot can be: a store with nothing in it."""
+    return Snapshot(
+        modules=[],
+        host_functions=[],
+        instances=[],
+        tables=[],
+        memories=[],
+        globals=[],
+        thread=ThreadState(),
+        limits=limits(),
+        lineage=lineage(),
+    )
+
+
+def full() -> Snapshot:
+    """Something of everything: two instances, three frames, repeated pages, an embedded module."""
+    source = random.Random(7)
+    page = source.randbytes(600) + bytes(3496)
+    memory = bytearray(3 * 65536)
+    memory[4096:8192] = page
+    memory[8192:8200] = b"\1\2\3\4\5\6\7\x80"
+    memory[20 * 4096 : 21 * 4096] = page
+    memory[47 * 4096 :] = source.randbytes(4096)
+    other = bytearray(65536)
+    other[:4096] = page
+    table = bytearray(8 * 12)
+    table[8:16] = (3).to_bytes(8, "little")
+    table[24:32] = (9).to_bytes(8, "little")
+    return Snapshot(
+        modules=[
+            ModuleRef(sha256(BINARY).digest(), len(BINARY), "main", BINARY),
+            ModuleRef(sha256(b"other").digest(), 5000, None),
+        ],
+        host_functions=[
+            HostFunction(0, "wasi_snapshot_preview1", "fd_write", b"\x7f\x7f\x7f\x7f", b"\x7f"),
+            HostFunction(1, "env", "now", b"", b"\x7e"),
+        ],
+        instances=[
+            InstanceState(0, 2, 4, [0, 1], [0], [0], [0, 1], [0, 2], [1], "lib"),
+            InstanceState(1, 6, 3, [2, 0], [0, 1], [1], [1, 2, 3, 4, 5], [], [0, 1, 7]),
+        ],
+        tables=[
+            TableState(0x70, 12, None, table),
+            TableState(0x6F, 1, 20, (2).to_bytes(8, "little") + bytes(16)),
+        ],
+        memories=[MemoryState(1, 10, memory), MemoryState(1, None, other)],
+        globals=[
+            GlobalState(0x7F, True, 0xFFFFFFFF),
+            GlobalState(0x7E, False, 1 << 63),
+            GlobalState(0x7D, True, 0x7FC00001),
+            GlobalState(0x7C, True, 0x7FF0000000000001),
+            GlobalState(0x70, False, 9),
+            GlobalState(0x7B, True, 0x0123456789ABCDEF_FEDCBA9876543210),
+        ],
+        thread=ThreadState(
+            [
+                FrameState(1, 2, 4000, 2, b"\x7f\x7e\x7c", [7, 1 << 40, 0x3FF0000000000000]),
+                FrameState(0, 3, 77, 1, b"\x70", [3]),
+                FrameState(0, 5, 90, 0, b"\x7b\x7f\x6f", [1 << 127, 5, 0]),
+            ],
+            [(6, [1, 2]), (0, [])],
+        ),
+        limits=Limits(100, 1000, 5000, 500, 123456, True, ["bulk-memory", "tail-calls"]),
+        lineage=Lineage(bytes(16), b"parent's 16 byte", 1, "h\u00f6st", "wasmsr 0.1"),
+        externs=["text", {"key": [1, None, 2.5]}],
+        wasi={"args": [b"prog", b"\xff"], "clocks": {"monotonic": 1 << 62}},
+        executed=1_000_000_007,
+    )
+
+
+def large() -> Snapshot:
+    """More than one batch of everything that can have one."""
+    source = random.Random(3)
+    memory = bytearray(40 * 65536)
+    for page in range(640):
+        if page % 7:
+            memory[page * 4096 : page * 4096 + 300] = source.randbytes(300)
+    memory[300 * 4096 : 420 * 4096] = memory[100 * 4096 : 220 * 4096]
+    memory[500 * 4096 : 600 * 4096] = source.randbytes(100 * 4096)
+    binaries = [source.randbytes(200_000) + bytes(150_000), BINARY, source.randbytes(BATCH_SIZE)]
+    snapshot = small()
+    snapshot.memories = [MemoryState(0, None, memory)]
+    snapshot.modules = [ModuleRef(sha256(b).digest(), len(b), None, b) for b in binaries]
+    snapshot.externs = [source.randbytes(600_000)]
+    elements = b"".join(source.choice((0, 1)).to_bytes(8, "little") for _ in range(50_000))
+    snapshot.tables = [TableState(0x6F, 0, None, elements)]
+    return snapshot
+
+
+def to_bytes(snapshot: Snapshot, compress: bool = True) -> bytes:
+    return b"".join(encode(snapshot, compress=compress))
+
+
+def parts(data: bytes) -> list[tuple[int, bytes]]:
+    """The sections of a snapshot as kinds and plain payloads."""
+    found = []
+    position = HEADER.size
+    while position < len(data):
+        kind, _, _, plain = SECTION.unpack_from(data, position)
+        position += SECTION.size
+        payload = b""
+        while len(payload) < plain:
+            codec, stored, crc = BATCH.unpack_from(data, position)
+            position += BATCH.size
+            length = min(BATCH_SIZE, plain - len(payload))
+            check_batch(kind, codec, stored, length)
+            payload += open_batch(kind, codec, crc, data[position : position + stored], length)
+            position += stored
+        found.append((kind, payload))
+    return found
+
+
+def seal(sections: list[tuple[int, bytes]]) -> bytes:
+    """A snapshot of these payloads, raw, with the right checksums and digests."""
+    rows = Rows()
+    for kind, payload in sections:
+        rows.add(kind, len(payload), tree_digest(payload))
+    header = Header(0, len(rows), rows.plain, rows.digests()[0])
+    pieces = [header.encode()]
+    for kind, payload in sections:
+        pieces += section_bytes(kind, payload)
+    return b"".join(pieces)
+
+
+def changed(snapshot: Snapshot, kind: int, payload: bytes | None) -> bytes:
+    """A snapshot with one section replaced, or left out."""
+    sections = [item for item in parts(to_bytes(snapshot)) if item[0] != kind]
+    if payload is not None:
+        sections.append((kind, payload))
+    return seal(sorted(sections))

@@ -1,0 +1,131 @@
+"""What people are told about a snapshot."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.snapshot.samples import full, small, to_bytes
+from wasmsr.errors import FormatError
+from wasmsr.interp.module import Module
+from wasmsr.snapshot.format import save
+from wasmsr.snapshot.inspect import describe, describe_file, render, show
+from wasmsr.snapshot.state import (
+    FrameState,
+    InstanceState,
+    ModuleRef,
+    Snapshot,
+    ThreadState,
+)
+
+# One function without parameters, exported as "spin": loop, branch to it.
+SPIN = bytes.fromhex(
+    "0061736d01000000 01040160 0000 03020100 0708 01 04 7370696e 00 00 0a090107 00 0340 0c00 0b 0b"
+)
+
+
+class Named:
+    """Stands for a module that knows its functions' names."""
+
+    def __init__(self, digest: bytes) -> None:
+        self.digest = digest
+
+    def function_name(self, index: int) -> str:
+        return f"named_{index}"
+
+
+def test_description(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot.bin"
+    save(full(), path, handed=True)
+    found = describe_file(path, [Named(full().modules[1].digest)])
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    file = found["file"]
+    assert file["bytes"] == path.stat().st_size
+    assert file["handed_over"] is True
+    assert file["content_digest"] == full().content_digest().hex()
+    assert [s["kind"] for s in file["sections"]][:3] == ["lineage", "limits", "store"]
+    assert sum(s["stored"] for s in file["sections"]) + 64 == file["bytes"]
+    stack = found["call_stack"]
+    assert [frame["frame"] for frame in stack] == [2, 1, 0]
+    assert stack[0] == {
+        "frame": 2,
+        "instance": 0,
+        "function": 5,
+        "name": "func[5]",
+        "offset": 90,
+        "locals": [],
+        "operands": [
+            {"type": "v128", "value": "0x80000000000000000000000000000000"},
+            {"type": "i32", "value": 5},
+            {"type": "externref", "value": None},
+        ],
+    }
+    assert stack[2]["name"] == "named_2"
+    assert stack[2]["locals"][1] == {"type": "i64", "value": 1 << 40}
+    assert stack[2]["operands"] == [{"type": "f64", "value": 1.0}]
+    assert [g["value"] for g in found["globals"]] == [
+        -1,
+        -(1 << 63),
+        "nan:0x400001",
+        "nan:0x1",
+        "named_4",
+        "0x0123456789abcdeffedcba9876543210",
+    ]
+    assert found["queue"][1]["function"] == "wasi_snapshot_preview1.fd_write"
+    assert found["memories"][0]["nonzero_bytes"] == 4 * 4096
+    assert found["tables"][0]["null"] == 10
+    assert found["wasi"]["args"] == ["prog", "hex:ff"]
+    assert found["host_objects"] == ["str", "dict"]
+    assert found["lineage"]["created"] == "1970-01-01T00:00:00.000000001Z"
+
+
+def test_names_from_an_embedded_module() -> None:
+    module = Module(SPIN)
+    snapshot = small()
+    snapshot.modules = [ModuleRef(module.digest, len(SPIN), None, SPIN)]
+    snapshot.instances = [InstanceState(0, 0, 1)]
+    snapshot.thread = ThreadState([FrameState(0, 0, len(SPIN) - 4, 0, b"", [])])
+    assert describe(snapshot)["call_stack"][0]["name"] == "spin"
+    snapshot.modules[0].binary = None
+    assert describe(snapshot)["call_stack"][0]["name"] == "func[0]"
+    assert describe(snapshot, [module])["call_stack"][0]["name"] == "spin"
+
+
+@pytest.mark.parametrize("make", [small, full])
+def test_text(make: object, tmp_path: Path) -> None:
+    snapshot = make()  # type: ignore[operator]
+    path = tmp_path / "snapshot.bin"
+    save(snapshot, path)
+    description = describe_file(path)
+    text = render(description, values=True)
+    output = StringIO()
+    show(description, Console(file=output, width=200), values=True)
+    for shown in (text, output.getvalue()):
+        assert "host.example" in shown or "h\u00f6st" in shown
+        assert snapshot.content_digest().hex() in shown
+        if isinstance(snapshot, Snapshot) and snapshot.thread.frames:
+            assert "Call stack, innermost first" in shown
+            assert "i64:1099511627776" in shown
+
+
+def test_names_cannot_write_to_the_terminal() -> None:
+    snapshot = full()
+    snapshot.lineage.host = "\x1b[2Jgone\n"
+    snapshot.wasi = {"args": [b"\x1b]0;title\x07"], "descriptors": [{"fd": 3, "kind": "\x1b[1m"}]}
+    description = describe(snapshot)
+    output = StringIO()
+    show(description, Console(file=output, force_terminal=False, width=200))
+    for shown in (render(description), output.getvalue()):
+        assert "\x1b" not in shown and "\x07" not in shown
+        assert "\\x1b[2Jgone\\n" in shown
+
+
+def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot.bin"
+    path.write_bytes(to_bytes(full())[:-1])
+    with pytest.raises(FormatError):
+        describe_file(path)
