@@ -43,11 +43,9 @@ asan: $(VENV)/.test $(VENV)/.built ## the specification scripts and unit tests u
 	    $(BIN)/pytest -p no:cacheprovider -o "pythonpath=. $(ASAN)/lib" -n $(JOBS) --timeout 900 $(wildcard tests/spec tests/unit tests/snapshot) $(ARGS)
 
 examples: ## build the example programs anew from source (needs clang and wasi-libc)
-	@scripts/need python clang wasi
 	@$(TIMED) "examples" $(PYTHON) examples/snapshot/build.py
 
 ffmpeg: ## build FFmpeg for WASI from Debian's source package; `wasmsr run transcoding` then uses it
-	@scripts/need clang wasi
 	@$(TIMED) "ffmpeg" scripts/build-ffmpeg
 
 lint: $(VENV)/.dev ## style, types, and our C with warnings as errors
