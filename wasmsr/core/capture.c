@@ -23,7 +23,52 @@ static bool is_call(const wsr_cell *cell) {
 
 /* How many operands a call takes off the stack before the callee runs. */
 static uint32_t call_operands(const wsr_cell *cell) {
-  return cell->n + (cell->op == WSR_OP_CALL_INDIRECT);
+  return cell->n +
+         (cell->op == WSR_OP_CALL_INDIRECT || cell->op == WSR_OP_RETURN_CALL_INDIRECT);
+}
+
+static wsr_position *make_position(const wsr_module *m, wsr_code *code, uint32_t cell) {
+  const uint32_t room = code->frame_slots - code->n_locals;
+  wsr_position *p = malloc(sizeof *p + room + code->n_locals);
+  if (!p) return NULL;
+  p->next = NULL;
+  p->cell = cell;
+  p->types = (uint8_t *)(p + 1);
+  p->live = p->types + room;
+  p->n_operands = wsr_types_before(m, code->function, code->offsets[cell], p->types, room);
+  if (p->n_operands != WSR_NONE) return p;
+  free(p);
+  return NULL;
+}
+
+enum { MAX_POSITIONS = 64 }; /* kept for each function; beyond that they are found each time */
+
+/* What holds before `cell` (operands) and at `resume`, where the frame goes on (live locals). `kept`
+ * says whether the code keeps it; if not, the caller frees it. NULL without memory. */
+static wsr_position *position_at(const wsr_module *m, const wsr_code *shared, uint32_t cell,
+                                 uint32_t resume, bool *kept) {
+  wsr_code *code = (wsr_code *)(uintptr_t)shared; /* the list is a cache */
+  *kept = true;
+  const uint32_t key = 2 * cell + (resume != cell);
+  wsr_position *head = atomic_load(&code->positions);
+  for (wsr_position *p = head; p; p = p->next)
+    if (p->cell == key) return p;
+  wsr_position *made = make_position(m, code, cell);
+  if (!made) return NULL;
+  if (code->n_locals && !wsr_live_locals(code, resume, made->live)) {
+    free(made);
+    return NULL;
+  }
+  made->cell = key;
+  *kept = atomic_fetch_add(&code->n_positions, 1) < MAX_POSITIONS;
+  if (!*kept) {
+    atomic_fetch_sub(&code->n_positions, 1);
+    return made;
+  }
+  made->next = head;
+  while (!atomic_compare_exchange_weak(&code->positions, &made->next, made)) {
+  }
+  return made;
 }
 
 uint32_t wsr_frame_count(const wsr_store *store) { return store->n_frames; }
@@ -35,29 +80,25 @@ int wsr_view_frame(wsr_store *store, uint32_t number, int all, wsr_frame_view *o
   const wsr_module *m = store->instances[f->instance]->module;
   const bool innermost = number + 1 == store->n_frames;
   /* A waiting frame stands behind its call; the types are known before it. */
-  const wsr_cell *cell = &code->cells[frame->cell - !innermost];
-  const uint32_t offset = code->offsets[frame->cell - !innermost];
+  const uint32_t at = frame->cell - !innermost;
   if (!scratch(store, code->frame_slots + 1)) return 0;
-  wsr_local_types(m, f->index, store->scratch_types, code->n_locals);
-  uint32_t operands = wsr_types_before(m, f->index, offset, store->scratch_types + code->n_locals,
-                                       code->frame_slots - code->n_locals);
-  if (operands == WSR_NONE) return 0;
-  if (!innermost) operands -= call_operands(cell);
+  bool kept;
+  wsr_position *position = position_at(m, code, at, frame->cell, &kept);
+  if (!position) return 0;
+  uint32_t operands = position->n_operands;
+  if (!innermost) operands -= call_operands(&code->cells[at]);
+  if (code->n_locals) memcpy(store->scratch_types, code->local_types, code->n_locals);
+  memcpy(store->scratch_types + code->n_locals, position->types, operands);
   const uint64_t *fp = store->stack + frame->slot;
   memcpy(store->scratch_values, fp, (code->n_locals + operands) * sizeof *fp);
-  if (!all && code->n_locals) {
-    uint8_t *live = malloc(code->n_locals);
-    const bool known = live && wsr_live_locals(code, frame->cell, live);
-    for (uint32_t i = 0; known && i < code->n_locals; i++)
-      if (!live[i]) store->scratch_values[i] = 0;
-    free(live);
-    if (!known) return 0;
-  }
+  for (uint32_t i = 0; !all && i < code->n_locals; i++)
+    if (!position->live[i]) store->scratch_values[i] = 0;
+  if (!kept) free(position);
   *out = (wsr_frame_view){
       .function = frame->function,
       .instance = f->instance,
       .index = f->index,
-      .offset = innermost ? offset : wsr_instruction_end(m, offset),
+      .offset = innermost ? code->offsets[at] : wsr_instruction_end(m, code->offsets[at]),
       .n_locals = code->n_locals,
       .n_operands = operands,
       .types = store->scratch_types,
@@ -115,11 +156,13 @@ int wsr_restore_frame(wsr_store *store, uint32_t function, uint32_t offset, cons
     return wrong(error, offset, "a frame has another number of locals or operands than its code");
   if (!scratch(store, code->frame_slots + 1))
     return wsr_fail(error, WSR_MEMORY, offset, "no memory left to check a frame");
-  wsr_local_types(m, f->index, store->scratch_types, n_locals);
-  uint32_t expected = wsr_types_before(m, f->index, code->offsets[cell],
-                                       store->scratch_types + n_locals,
-                                       code->frame_slots - n_locals);
-  if (expected == WSR_NONE) return wrong(error, offset, "a frame stands in unreachable code");
+  bool kept;
+  wsr_position *position = position_at(m, code, cell, cell + !innermost, &kept);
+  if (!position) return wrong(error, offset, "a frame stands in unreachable code");
+  uint32_t expected = position->n_operands;
+  if (n_locals) memcpy(store->scratch_types, code->local_types, n_locals);
+  memcpy(store->scratch_types + n_locals, position->types, expected);
+  if (!kept) free(position);
   if (!innermost) {
     const wsr_cell *call = &code->cells[cell];
     expected -= call_operands(call);
@@ -171,8 +214,7 @@ static const char *check_frame(wsr_store *store, uint32_t number) {
   if (frame->slot > store->limits.stack_slots ||
       f->code->frame_slots > store->limits.stack_slots - frame->slot)
     return "a frame lies outside the stack";
-  if (!innermost && number + 1 != store->now.base_frame &&
-      (frame->cell == 0 || !is_call(&f->code->cells[frame->cell - 1])))
+  if (!innermost && (frame->cell == 0 || !is_call(&f->code->cells[frame->cell - 1])))
     return "a waiting frame does not stand behind a call";
   if (number == store->now.base_frame && frame->slot != store->now.entry_slot)
     return "the outermost frame does not begin where its results go";
@@ -183,7 +225,6 @@ static const char *check_frame(wsr_store *store, uint32_t number) {
       return "a frame does not begin at its arguments";
   }
   wsr_frame_view view;
-  if (number + 1 == store->now.base_frame) return NULL; /* it waits for its host call */
   if (!wsr_view_frame(store, number, 1, &view)) return "a frame cannot be viewed";
   for (uint32_t i = 0; i < view.n_locals + view.n_operands; i++)
     if (!value_fits(store, view.types[i], view.values[i]))
@@ -194,7 +235,7 @@ static const char *check_frame(wsr_store *store, uint32_t number) {
 const char *wsr_check(wsr_store *store) {
   if (store->n_frames > store->limits.stack_frames) return "there are more frames than allowed";
   if (store->now.base_frame > store->n_frames) return "the invocation begins above its frames";
-  for (uint32_t i = 0; i < store->n_frames; i++) {
+  for (uint32_t i = store->now.base_frame; i < store->n_frames; i++) {
     const char *broken = check_frame(store, i);
     if (broken) return broken;
   }

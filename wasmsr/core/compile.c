@@ -60,7 +60,10 @@ static wsr_code *make(const wsr_module *m, uint32_t function, bool deterministic
   wsr_walk walk = {.module = m, .function = function, .emitter = &e, .stop = WSR_NONE};
   wsr_walker *walker = wsr_walker_new();
   wsr_code *code = malloc(sizeof *code);
-  const bool good = walker && code && wsr_walk_body(walker, &walk, NULL) && !e.failed;
+  bool good = walker && code && wsr_walk_body(walker, &walk, NULL) && !e.failed;
+  uint8_t *local_types = good ? malloc((size_t)walk.n_locals + 1) : NULL;
+  if (local_types && walk.n_locals) memcpy(local_types, walk.locals, walk.n_locals);
+  good = good && local_types;
   wsr_walker_free(walker);
   free(e.fixups);
   if (!good) {
@@ -82,6 +85,7 @@ static wsr_code *make(const wsr_module *m, uint32_t function, bool deterministic
       .cells = e.cells,
       .offsets = e.offsets,
       .targets = e.targets,
+      .local_types = local_types,
   };
   return code;
 }
@@ -104,7 +108,12 @@ void wsr_code_free(wsr_code *code) {
   free(code->cells);
   free(code->offsets);
   free(code->targets);
+  free(code->local_types);
   free(atomic_load(&code->live));
+  for (wsr_position *p = atomic_load(&code->positions), *next; p; p = next) {
+    next = p->next;
+    free(p);
+  }
   free(code);
 }
 

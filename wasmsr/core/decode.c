@@ -31,6 +31,15 @@ static bool read_length(wsr_reader *r, uint32_t least, uint32_t *out) {
   return true;
 }
 
+/* The length of a section's vector, which is limited beside. */
+static bool read_count(wsr_reader *r, uint32_t least, uint32_t *out) {
+  READ(read_length(r, least, out));
+  if (*out > WSR_MAX_ITEMS)
+    return wsr_fail(r->error, WSR_LIMIT, wsr_at(r), "a section has %u items; %u is the limit", *out,
+                    WSR_MAX_ITEMS);
+  return true;
+}
+
 /* Grow an array by `more` zeroed items of `size` bytes behind the `have` it holds. */
 static bool extend(wsr_reader *r, void *array, uint32_t have, uint32_t more, size_t size) {
   void **pointer = array;
@@ -139,7 +148,7 @@ static bool read_type_vector(wsr_reader *r, const uint8_t **types, uint32_t *n) 
 
 static bool type_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
-  READ(read_length(r, 2, &n));
+  READ(read_count(r, 2, &n));
   READ(extend(r, &m->types, 0, n, sizeof *m->types));
   m->n.types = n;
   for (uint32_t i = 0; i < n; i++) {
@@ -165,7 +174,7 @@ static bool add_function(wsr_module *m, wsr_reader *r, uint32_t type) {
 
 static bool import_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
-  READ(read_length(r, 4, &n));
+  READ(read_count(r, 4, &n));
   READ(extend(r, &m->imports, 0, n, sizeof *m->imports));
   /* Each kind gets room for all; what is too much is small and given back with the module. */
   READ(extend(r, &m->functions, 0, n, sizeof *m->functions));
@@ -213,7 +222,7 @@ static bool import_section(wsr_module *m, wsr_reader *r) {
 
 static bool function_section(wsr_module *m, wsr_reader *r) {
   uint32_t n, type;
-  READ(read_length(r, 1, &n));
+  READ(read_count(r, 1, &n));
   READ(extend(r, &m->functions, m->n.functions, n, sizeof *m->functions));
   for (uint32_t i = 0; i < n; i++) {
     READ(wsr_read_u32(r, &type));
@@ -224,7 +233,7 @@ static bool function_section(wsr_module *m, wsr_reader *r) {
 
 static bool table_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
-  READ(read_length(r, 3, &n));
+  READ(read_count(r, 3, &n));
   READ(extend(r, &m->tables, m->n.tables, n, sizeof *m->tables));
   for (uint32_t i = 0; i < n; i++) {
     if (r->at < r->end && *r->at == 0x40)
@@ -236,7 +245,7 @@ static bool table_section(wsr_module *m, wsr_reader *r) {
 
 static bool memory_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
-  READ(read_length(r, 2, &n));
+  READ(read_count(r, 2, &n));
   READ(extend(r, &m->memories, m->n.memories, n, sizeof *m->memories));
   for (uint32_t i = 0; i < n; i++) {
     READ(read_memory_type(r, &m->memories[m->n.memories++]));
@@ -247,7 +256,7 @@ static bool memory_section(wsr_module *m, wsr_reader *r) {
 
 static bool global_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
-  READ(read_length(r, 3, &n));
+  READ(read_count(r, 3, &n));
   READ(extend(r, &m->globals, m->n.globals, n, sizeof *m->globals));
   for (uint32_t i = 0; i < n; i++) {
     wsr_global_def *global = &m->globals[m->n.globals];
@@ -261,7 +270,7 @@ static bool global_section(wsr_module *m, wsr_reader *r) {
 
 static bool export_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
-  READ(read_length(r, 3, &n));
+  READ(read_count(r, 3, &n));
   READ(extend(r, &m->exports, 0, n, sizeof *m->exports));
   m->n.exports = n;
   for (uint32_t i = 0; i < n; i++) {
@@ -284,7 +293,7 @@ static bool export_section(wsr_module *m, wsr_reader *r) {
 
 static bool element_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
-  READ(read_length(r, 2, &n));
+  READ(read_count(r, 2, &n));
   READ(extend(r, &m->elements, 0, n, sizeof *m->elements));
   m->n.elements = n;
   for (uint32_t i = 0; i < n; i++) {
@@ -333,7 +342,7 @@ static bool element_section(wsr_module *m, wsr_reader *r) {
 
 static bool code_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
-  READ(read_length(r, 1, &n));
+  READ(read_count(r, 1, &n));
   if (n != m->n.functions - m->n.imported_functions)
     return malformed(r, "function and code section have inconsistent lengths");
   for (uint32_t i = 0; i < n; i++) {
@@ -350,7 +359,7 @@ static bool code_section(wsr_module *m, wsr_reader *r) {
 
 static bool data_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
-  READ(read_length(r, 2, &n));
+  READ(read_count(r, 2, &n));
   READ(extend(r, &m->data, 0, n, sizeof *m->data));
   m->n.data = n;
   for (uint32_t i = 0; i < n; i++) {

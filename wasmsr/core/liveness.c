@@ -10,20 +10,22 @@
 
 #include "module.h"
 
+/* The locals that one analysis is about: `words` times 64 of them, from word `base` on. All at once
+ * as a rule; a function of very many blocks and locals is done in parts, in bounded memory. */
 typedef struct {
   const wsr_code *code;
-  uint32_t words; /* of 64 locals */
+  uint32_t base, words;
 } flow;
+
+enum { MOST_WORDS = 4 << 20 }; /* 32 MiB of sets */
 
 /* Layout of code->live: leader bitmap of n_cells bits, then one set of locals for each leader. */
 static uint64_t bitmap_words(const wsr_code *code) { return (code->n_cells + 63) / 64; }
 
 static bool is_leader(const uint64_t *live, uint32_t cell) { return live[cell / 64] >> cell % 64 & 1; }
 
-static uint32_t rank(const wsr_code *code, const uint64_t *live, const uint32_t *before,
-                     uint32_t cell) {
+static uint32_t rank(const uint64_t *live, const uint32_t *before, uint32_t cell) {
   uint64_t word = live[cell / 64] & ((UINT64_C(1) << cell % 64) - 1);
-  (void)code;
   uint32_t n = before[cell / 64];
   for (; word; word &= word - 1) n++;
   return n;
@@ -67,16 +69,20 @@ typedef struct {
 
 static void join(void *argument, uint32_t cell) {
   const joining *j = argument;
-  const uint64_t *set =
-      j->sets + (size_t)rank(j->f->code, j->live, j->before, cell) * j->f->words;
+  const uint64_t *set = j->sets + (size_t)rank(j->live, j->before, cell) * j->f->words;
   for (uint32_t w = 0; w < j->f->words; w++) j->out[w] |= set[w];
 }
 
 /* Take one cell's effect into the set: backward, a write kills and a read makes live. */
-static void transfer(const wsr_cell *c, uint64_t *set) {
+static void transfer(const flow *f, const wsr_cell *c, uint64_t *set) {
+  if (c->op != WSR_OP_LOCAL_GET && c->op != WSR_OP_LOCAL_SET && c->op != WSR_OP_LOCAL_TEE) return;
+  const uint32_t word = c->u.p.a / 64 - f->base; /* beyond `words` also where it lies below */
+  if (word >= f->words) return;
   const uint64_t bit = UINT64_C(1) << c->u.p.a % 64;
-  if (c->op == WSR_OP_LOCAL_GET) set[c->u.p.a / 64] |= bit;
-  if (c->op == WSR_OP_LOCAL_SET || c->op == WSR_OP_LOCAL_TEE) set[c->u.p.a / 64] &= ~bit;
+  if (c->op == WSR_OP_LOCAL_GET)
+    set[word] |= bit;
+  else
+    set[word] &= ~bit;
 }
 
 /* The set before cell `from`, whose block ends before the next leader. */
@@ -87,7 +93,7 @@ static void walk_back(const flow *f, const joining *j, uint32_t from) {
   memset(j->out, 0, f->words * sizeof *j->out);
   if (successors(code, last, join, (void *)(uintptr_t)j) && last + 1 < code->n_cells)
     join((void *)(uintptr_t)j, last + 1);
-  for (uint32_t at = last + 1; at-- > from;) transfer(&code->cells[at], j->out);
+  for (uint32_t at = last + 1; at-- > from;) transfer(f, &code->cells[at], j->out);
 }
 
 static uint32_t *ranks(const wsr_code *code, const uint64_t *live, uint32_t *n_leaders) {
@@ -103,9 +109,9 @@ static uint32_t *ranks(const wsr_code *code, const uint64_t *live, uint32_t *n_l
   return before;
 }
 
-static uint64_t *analyse(const wsr_code *code, uint32_t words) {
-  const uint64_t map = bitmap_words(code);
-  uint64_t *live = calloc(map, sizeof *live);
+/* The leader bitmap alone. */
+static uint64_t *find_leaders(const wsr_code *code) {
+  uint64_t *live = calloc(bitmap_words(code), sizeof *live);
   if (!live) return NULL;
   mark_leader(live, 0);
   for (uint32_t at = 0; at < code->n_cells; at++) {
@@ -114,64 +120,85 @@ static uint64_t *analyse(const wsr_code *code, uint32_t words) {
     const bool branches = op == WSR_OP_BR_IF || op == WSR_OP_BR_IF_BACK || op == WSR_OP_IF;
     if ((!next || branches) && at + 1 < code->n_cells) mark_leader(live, at + 1);
   }
-  uint32_t n_leaders;
-  uint32_t *before = ranks(code, live, &n_leaders);
-  uint64_t *grown = realloc(live, (map + (size_t)n_leaders * words) * sizeof *live);
+  return live;
+}
+
+/* The sets at all leaders, to the least fixed point. */
+static uint64_t *solve(const flow *f, const uint64_t *live, const uint32_t *before,
+                       uint32_t n_leaders) {
+  const uint32_t words = f->words;
+  uint64_t *sets = calloc((size_t)n_leaders * words, sizeof *sets);
   uint64_t *out = calloc(words, sizeof *out);
-  if (!before || !grown || !out) {
-    free(before);
-    free(grown ? grown : live);
+  if (!sets || !out) {
+    free(sets);
     free(out);
     return NULL;
   }
-  live = grown;
-  uint64_t *sets = live + map;
-  memset(sets, 0, (size_t)n_leaders * words * sizeof *sets);
-  const flow f = {code, words};
-  const joining j = {&f, live, before, sets, out};
+  const joining j = {f, live, before, sets, out};
   for (bool changed = true; changed;) {
     changed = false;
     uint32_t number = n_leaders;
-    for (uint32_t at = code->n_cells; at-- > 0;) { /* backward: few rounds, one for each loop depth */
+    for (uint32_t at = f->code->n_cells; at-- > 0;) { /* backward, so that few rounds suffice */
       if (!is_leader(live, at)) continue;
-      number--;
-      walk_back(&f, &j, at);
-      uint64_t *set = sets + (size_t)number * words;
+      uint64_t *set = sets + (size_t)--number * words;
+      walk_back(f, &j, at);
       if (memcmp(set, out, words * sizeof *out) == 0) continue;
       memcpy(set, out, words * sizeof *out);
       changed = true;
     }
   }
-  free(before);
   free(out);
-  return live;
+  return sets;
 }
 
-bool wsr_live_locals(const wsr_code *code, uint32_t cell, uint8_t *result) {
+/* Answer for the locals of one flow. */
+static bool answer(const flow *f, const uint64_t *live, const uint32_t *before,
+                   const uint64_t *sets, uint32_t cell, uint8_t *result) {
+  uint64_t *out = calloc(f->words, sizeof *out);
+  if (!out) return false;
+  const joining j = {f, live, before, sets, out};
+  walk_back(f, &j, cell);
+  const uint32_t first = f->base * 64;
+  for (uint32_t i = 0; i < f->words * 64 && first + i < f->code->n_locals; i++)
+    result[first + i] = out[i / 64] >> i % 64 & 1;
+  free(out);
+  return true;
+}
+
+/* Keep what was found with the code, for the next question: bitmap and sets in one block. */
+static void keep(wsr_code *code, const uint64_t *live, const uint64_t *sets, size_t n_sets) {
+  const uint64_t map = bitmap_words(code);
+  uint64_t *both = malloc((map + n_sets) * sizeof *both), *none = NULL;
+  if (!both) return;
+  memcpy(both, live, map * sizeof *both);
+  memcpy(both + map, sets, n_sets * sizeof *both);
+  if (!atomic_compare_exchange_strong(&code->live, &none, both)) free(both);
+}
+
+bool wsr_live_locals(wsr_code *code, uint32_t cell, uint8_t *result) {
   if (code->n_locals == 0) return true;
   const uint32_t words = (code->n_locals + 63) / 64;
-  wsr_code *owner = (wsr_code *)(uintptr_t)code; /* `live` is a cache, set once */
-  uint64_t *live = atomic_load(&owner->live);
-  if (!live) {
-    live = analyse(code, words);
-    uint64_t *first = NULL;
-    if (live && !atomic_compare_exchange_strong(&owner->live, &first, live)) {
-      free(live);
-      live = first;
+  const uint64_t *kept = atomic_load(&code->live);
+  uint64_t *found = kept ? NULL : find_leaders(code);
+  const uint64_t *live = kept ? kept : found;
+  uint32_t n_leaders = 0;
+  uint32_t *before = live ? ranks(code, live, &n_leaders) : NULL;
+  bool good = before != NULL;
+  if (good && kept) {
+    const flow all = {code, 0, words};
+    good = answer(&all, live, before, live + bitmap_words(code), cell, result);
+  } else if (good) {
+    const uint32_t fit = MOST_WORDS / n_leaders;
+    const uint32_t part = fit >= words ? words : fit ? fit : 1;
+    for (uint32_t base = 0; good && base < words; base += part) {
+      const flow f = {code, base, words - base < part ? words - base : part};
+      uint64_t *sets = solve(&f, live, before, n_leaders);
+      good = sets && answer(&f, live, before, sets, cell, result);
+      if (good && part == words) keep(code, live, sets, (size_t)n_leaders * words);
+      free(sets);
     }
-    if (!live) return false;
   }
-  uint32_t n_leaders;
-  uint32_t *before = ranks(code, live, &n_leaders);
-  uint64_t *out = calloc(words, sizeof *out);
-  if (before && out) {
-    const flow f = {code, words};
-    const joining j = {&f, live, before, live + bitmap_words(code), out};
-    walk_back(&f, &j, cell);
-    for (uint32_t i = 0; i < code->n_locals; i++) result[i] = out[i / 64] >> i % 64 & 1;
-  }
-  const bool good = before && out;
   free(before);
-  free(out);
+  free(found);
   return good;
 }

@@ -24,6 +24,7 @@ enum {
 #define WSR_MAX_LOCALS 50000U
 #define WSR_MAX_ARITY 1000U
 #define WSR_MAX_PAGES 65536U
+#define WSR_MAX_ITEMS 1000000U /* of one section */
 
 /* One Wasm instruction in precise code. `s` is the slot of the first operand (and of the result),
  * from the frame's start; what n, a, b and imm mean is said at each handler in loop.h. */
@@ -43,6 +44,15 @@ typedef struct {
   uint32_t cell, slot; /* where a label of br_table leads, and where its operands go */
 } wsr_target;
 
+/* What holds at one cell for every frame that stands there: found by a walk over the body, so it is
+ * kept with the code. The first `n_operands` of `types` are the operands before the instruction;
+ * `live` has one byte for each local. */
+typedef struct wsr_position {
+  struct wsr_position *next;
+  uint32_t cell, n_operands;
+  uint8_t *types, *live;
+} wsr_position;
+
 /* A compiled function body. */
 typedef struct {
   uint32_t function; /* index in its module */
@@ -52,7 +62,10 @@ typedef struct {
   wsr_cell *cells;
   uint32_t *offsets; /* of each cell's instruction in the module */
   wsr_target *targets;
+  uint8_t *local_types;
   _Atomic(uint64_t *) live; /* see liveness.c; made on demand */
+  _Atomic(wsr_position *) positions;
+  _Atomic uint32_t n_positions;
 } wsr_code;
 
 typedef struct {
@@ -150,15 +163,12 @@ void wsr_code_free(wsr_code *code);
  * returns their number, or WSR_NONE where no reachable instruction starts there. */
 uint32_t wsr_types_before(const wsr_module *module, uint32_t function, uint32_t offset,
                           uint8_t *types, uint32_t room);
-/* Write the types of a function's locals, parameters first; returns their number. */
-uint32_t wsr_local_types(const wsr_module *module, uint32_t function, uint8_t *types,
-                         uint32_t room);
 /* The end of the instruction at `offset` of a validated body. */
 uint32_t wsr_instruction_end(const wsr_module *module, uint32_t offset);
 
 /* ---- liveness.c ---- */
 /* Mark with 1 the locals that are live before cell `cell`. False without memory. */
-bool wsr_live_locals(const wsr_code *code, uint32_t cell, uint8_t *live);
+bool wsr_live_locals(wsr_code *code, uint32_t cell, uint8_t *live);
 
 /* ---- decode.c ---- */
 /* Check a constant expression of that type and move behind it; globals below `n_globals` are

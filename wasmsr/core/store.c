@@ -69,6 +69,7 @@ void wsr_store_free(wsr_store *store) {
     free((void *)(uintptr_t)store->types[i].results);
   }
   free(store->types);
+  free(store->type_slots);
   free(store->functions);
   free(store->instances);
   free(store->tables);
@@ -91,14 +92,44 @@ static uint8_t *copy_types(const uint8_t *types, uint32_t n) {
   return copy;
 }
 
-/* The store's number of a function type: equal types have equal numbers. */
-static uint32_t type_number(wsr_store *store, const wsr_function_type *type) {
-  for (uint32_t i = 0; i < store->n_types; i++) {
-    const wsr_function_type *t = &store->types[i];
+/* FNV-1a over both lists and the place where they meet. */
+static uint32_t type_hash(const wsr_function_type *type) {
+  uint32_t hash = 2166136261U;
+  for (uint32_t i = 0; i < type->n_params; i++) hash = (hash ^ type->params[i]) * 16777619U;
+  hash = (hash ^ 0xFFU) * 16777619U;
+  for (uint32_t i = 0; i < type->n_results; i++) hash = (hash ^ type->results[i]) * 16777619U;
+  return hash;
+}
+
+/* Where the type stands in the hash table, or the free place where it belongs. */
+static uint32_t type_slot(const wsr_store *store, const wsr_function_type *type) {
+  uint32_t at = type_hash(type) & (store->n_type_slots - 1);
+  for (; store->type_slots[at]; at = (at + 1) & (store->n_type_slots - 1)) {
+    const wsr_function_type *t = &store->types[store->type_slots[at] - 1];
     if (same_types(t->params, t->n_params, type->params, type->n_params) &&
         same_types(t->results, t->n_results, type->results, type->n_results))
-      return i;
+      break;
   }
+  return at;
+}
+
+static bool grow_type_slots(wsr_store *store) {
+  if (2 * (store->n_types + 1) <= store->n_type_slots) return true;
+  const uint32_t n = store->n_type_slots ? 2 * store->n_type_slots : 64;
+  uint32_t *slots = calloc(n, sizeof *slots);
+  if (!slots) return false;
+  free(store->type_slots);
+  store->type_slots = slots;
+  store->n_type_slots = n;
+  for (uint32_t i = 0; i < store->n_types; i++) slots[type_slot(store, &store->types[i])] = i + 1;
+  return true;
+}
+
+/* The store's number of a function type: equal types have equal numbers. */
+static uint32_t type_number(wsr_store *store, const wsr_function_type *type) {
+  if (!grow_type_slots(store)) return WSR_NONE;
+  const uint32_t slot = type_slot(store, type);
+  if (store->type_slots[slot]) return store->type_slots[slot] - 1;
   if (!room(&store->types, &store->room_types, store->n_types + 1, sizeof *store->types))
     return WSR_NONE;
   const wsr_function_type own = {.params = copy_types(type->params, type->n_params),
@@ -111,7 +142,8 @@ static uint32_t type_number(wsr_store *store, const wsr_function_type *type) {
     return WSR_NONE;
   }
   store->types[store->n_types] = own;
-  return store->n_types++;
+  store->type_slots[slot] = ++store->n_types;
+  return store->n_types - 1;
 }
 
 uint32_t wsr_add_host_function(wsr_store *store, const uint8_t *params, uint32_t n_params,
@@ -429,16 +461,16 @@ uint32_t wsr_begin(wsr_store *store, uint32_t function, const uint64_t *argument
   const wsr_code *code = wsr_function_code(store, function);
   if (!code) return WSR_TRAP_NO_MEMORY;
   uint32_t slot = 0;
-  if (store->n_frames) { /* above all that the innermost frame may use */
-    const wsr_frame *top = &store->frames[store->n_frames - 1];
-    slot = top->slot + store->functions[top->function].code->frame_slots;
-  }
+  wsr_frame *waiting = store->n_frames ? &store->frames[store->n_frames - 1] : NULL;
+  if (waiting) /* above all that the innermost frame may use */
+    slot = waiting->slot + store->functions[waiting->function].code->frame_slots;
   if (code->frame_slots > store->limits.stack_slots - slot ||
       store->n_frames == store->limits.stack_frames)
     return WSR_TRAP_EXHAUSTION;
   uint64_t *fp = store->stack + slot;
   if (code->n_params) memcpy(fp, arguments, code->n_params * sizeof *fp);
   memset(fp + code->n_params, 0, (code->n_locals - code->n_params) * sizeof *fp);
+  if (waiting) waiting->cell++; /* like every frame that waits, it stands behind its call */
   store->now = (wsr_activation){store->n_frames, slot};
   store->frames[store->n_frames++] = (wsr_frame){function, 0, slot};
   return WSR_TRAP_NONE;
@@ -447,6 +479,7 @@ uint32_t wsr_begin(wsr_store *store, uint32_t function, const uint64_t *argument
 void wsr_end(wsr_store *store, const wsr_activation *outer) {
   store->n_frames = store->now.base_frame;
   store->now = *outer;
+  if (store->n_frames) store->frames[store->n_frames - 1].cell--; /* its host call is in hand again */
 }
 
 void wsr_host_return(wsr_store *store) {

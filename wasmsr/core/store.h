@@ -57,6 +57,8 @@ struct wsr_store {
   wsr_limits limits;
   wsr_function_type *types; /* canonical function types; their arrays are owned */
   uint32_t n_types;
+  uint32_t *type_slots; /* hash table: type number plus one, 0 is free */
+  uint32_t n_type_slots; /* a power of two */
   wsr_function_instance *functions;
   wsr_instance **instances;
   wsr_table_instance **tables;

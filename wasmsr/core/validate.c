@@ -257,6 +257,7 @@ static bool do_br_table(walker *w) {
   const uint32_t cell =
       emit(w, WSR_OP_BR_TABLE, 0, top(w), emitting ? e->n_targets : 0, n + 1);
   uint32_t arity = WSR_NONE;
+  type_list first = {NULL, 0};
   for (uint32_t i = 0; i <= n; i++) {
     label *l = NULL;
     NEED(wsr_read_u32(&w->r, &index));
@@ -264,10 +265,14 @@ static bool do_br_table(walker *w) {
     const type_list types = label_types(l);
     if (arity == WSR_NONE) arity = types.n;
     if (types.n != arity) return invalid(w, "type mismatch: labels of br_table differ in arity");
-    /* Check without consuming: pop what the label takes, put it back as it was. */
-    const uint32_t before = w->n;
-    for (uint32_t k = types.n; k-- > 0;) NEED(pop(w, types.types[k]));
-    w->n = before;
+    /* Check without consuming: pop what the label takes, put it back as it was. Equal labels are
+     * checked once, or a hostile table of long types would take minutes. */
+    if (i == 0 || !same(types, first)) {
+      const uint32_t before = w->n;
+      for (uint32_t k = types.n; k-- > 0;) NEED(pop(w, types.types[k]));
+      w->n = before;
+    }
+    if (i == 0) first = types;
     if (!emitting) continue;
     const uint32_t target = wsr_emit_target(e, w->n_locals + l->height);
     if (l->op != WSR_OP_LOOP) {
@@ -629,6 +634,7 @@ bool wsr_walk_body(wsr_walker *w, wsr_walk *walk, wsr_error *error) {
   walk->n_types = WSR_NONE;
   NEED(read_locals(w, type));
   walk->n_locals = w->n_locals;
+  walk->locals = w->locals;
   if (walk->emitter) walk->emitter->highest = w->n_locals;
   NEED(push_label(w, WSR_OP_CALL, (type_list){NULL, 0}, (type_list){type->results, type->n_results},
                   WSR_NONE));
@@ -673,17 +679,4 @@ uint32_t wsr_types_before(const wsr_module *m, uint32_t function, uint32_t offse
   const bool good = wsr_walk_body(w, &walk, NULL);
   wsr_walker_free(w);
   return good ? walk.n_types : WSR_NONE;
-}
-
-uint32_t wsr_local_types(const wsr_module *m, uint32_t function, uint8_t *types, uint32_t room) {
-  wsr_walker w = {0};
-  const wsr_function_def *f = &m->functions[function];
-  w.r = (wsr_reader){m->bytes, m->bytes + f->body, m->bytes + f->end, NULL};
-  uint32_t n = WSR_NONE;
-  if (read_locals(&w, &m->types[f->type])) {
-    n = w.n_locals;
-    if (n) memcpy(types, w.locals, n < room ? n : room);
-  }
-  free(w.locals);
-  return n;
 }
