@@ -83,19 +83,20 @@ class WasmsrSession:
             raise NoSuchExport(field)
         types = function.type.results
         self.store.enqueue_raw(function.address, [self._slot(value) for value in args])
-        return [self._value(*one) for one in zip(types, self.drive().raw, strict=True)]
+        done = self.drive(types)
+        return [self._value(*one) for one in zip(types, done.raw, done.results, strict=True)]
 
     def get(self, instance: int, field: str) -> Value:
         global_ = self._exports(instance).get(field)
         if not isinstance(global_, Global):
             raise NoSuchExport(field)
-        return self._value(global_.type.value, global_.bits)
+        return self._value(global_.type.value, global_.bits, global_.value)
 
     def is_trap(self, code: str, expected: str) -> bool:
         return same_trap(code, expected)
 
-    def drive(self) -> Finished:
-        """Run what is queued to its end.
+    def drive(self, types: Sequence[ValType]) -> Finished:
+        """Run what is queued to its end; `types` are those of the results.
 
         Raises:
             Trap: as the specification says.
@@ -114,7 +115,7 @@ class WasmsrSession:
             return self.store.reference_to_object(value.number)
         raise NoSuchExport(f"no way to pass {value}")
 
-    def _value(self, kind: ValType, bits: int) -> Value:
+    def _value(self, kind: ValType, bits: int, result: Any) -> Value:
         if kind in _NAMES:
             return Number(_NAMES[kind], bits)
         heap = "func" if kind is ValType.FUNCREF else "extern"
@@ -122,8 +123,7 @@ class WasmsrSession:
             return Null(heap)
         if heap == "func":
             return Reference(heap)
-        known = self.store.object_of_reference(bits)
-        return Extern(known) if isinstance(known, int) else Reference(heap)
+        return Extern(result) if isinstance(result, int) else Reference(heap)
 
 
 def finished(outcome: Outcome) -> Finished:

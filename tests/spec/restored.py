@@ -11,12 +11,14 @@ that it was restored from.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from wasmsr.interp.machine import Finished, Limits, Paused, Store, Trapped
-
+from wasmsr.interp.machine import Finished, Imports, Limits, Outcome, Paused, Store, Trapped
+from wasmsr.interp.module import Module
+from wasmsr.interp.types import ValType
 from wasmsr.snapshot import capture, format
 from wasmsr.snapshot.state import Lineage
 
@@ -60,7 +62,13 @@ class RestoredSession(WasmsrSession):
         self.numbers = Numbers()
         super().__init__(Limits(stack_frames=FRAMES, stack_slots=SLOTS))
 
-    def drive(self) -> Finished:
+    def _place(self, module: Module, imports: Imports) -> int:
+        number = self.store.instantiate(module, imports, start=False).index
+        if self.store.queue:
+            self.drive(())
+        return number
+
+    def drive(self, types: Sequence[ValType]) -> Finished:
         self.numbers.invocations += 1
         start, printed = self._encoded(self.store), len(self.printed)
         before = self.store.executed or 0
@@ -75,24 +83,31 @@ class RestoredSession(WasmsrSession):
         self.store = self._restore(start)
         again = self._run_with_hops(length)
         self.numbers.instructions += length
-        if _summary(again) != _summary(outcome):
-            raise Differs(f"straight {_summary(outcome)}, restored {_summary(again)}")
+        straight, restored = _summary(outcome, types), _summary(again, types)
+        if straight != restored:
+            raise Differs(f"straight {straight}, restored {restored}")
         if self.printed[printed:] != calls:
             raise Differs(f"the host was called {len(calls)} times straight, otherwise restored")
         if self._encoded(self.store) != end:
             raise Differs("the state at the end is not that of the straight run")
         return finished(again)
 
-    def _run_with_hops(self, length: int) -> Any:
-        at, outcome = 0, None
+    def _run_with_hops(self, length: int) -> Outcome:
+        at = 0
+        outcome: Outcome | None = None
         for stop in stops(length):
             if stop > at:
+                if isinstance(outcome, (Finished, Trapped)):
+                    raise Differs(f"ended after {at} instructions, not {length}: {outcome}")
                 outcome = self.store.run(fuel=stop - at)
                 at = stop
             self._hop()
-        # The last instruction has been executed; what is left is to return from the function.
         if outcome is None or isinstance(outcome, Paused):
-            outcome = self.store.run(fuel=0)
+            # The last instruction has been executed; what is left is to return from the function.
+            before = self.store.executed or 0
+            outcome = self.store.run(fuel=1)
+            if self.store.executed != before:
+                raise Differs(f"not at an end after {length} instructions")
             self._hop()
         return outcome
 
@@ -106,7 +121,7 @@ class RestoredSession(WasmsrSession):
 
     def _restore(self, encoded: bytes) -> Store:
         snapshot = format.decode(encoded)
-        store = capture.restore(snapshot, modules=self.modules, imports=self.host)
+        store = capture.restore(snapshot, modules=self.modules.values(), imports=self.host)
         self.numbers.restores += 1
         if self._encoded(store) != encoded:
             raise Differs("a restored store does not capture to what it was restored from")
@@ -116,8 +131,13 @@ class RestoredSession(WasmsrSession):
 _LINEAGE = Lineage(id=bytes(16), parent=None, created=0, host="spec", engine="spec")
 
 
-def _summary(outcome: Any) -> Any:
-    """What must be equal of two outcomes: results bit for bit, or the trap and where it struck."""
+def _summary(outcome: Outcome, types: Sequence[ValType]) -> Any:
+    """What must be equal of two outcomes: results bit for bit, or the trap and where it struck.
+    External references are objects here, since a snapshot numbers them anew."""
     if isinstance(outcome, Trapped):
         return outcome.trap.code, outcome.trap.backtrace
-    return outcome.raw if isinstance(outcome, Finished) else outcome
+    assert isinstance(outcome, Finished), f"the run ended with {outcome}"
+    return [
+        result if kind is ValType.EXTERNREF else bits
+        for kind, bits, result in zip(types, outcome.raw, outcome.results, strict=True)
+    ]

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
@@ -18,7 +18,10 @@ from .engine import Numbers, Session
 from .execute import Runner, Tally
 
 
-def run_script(name: str, mode: str = "straight") -> tuple[Tally, Numbers]:
+Result = tuple[Tally, Numbers]
+
+
+def run_script(name: str, mode: str = "straight") -> Result:
     """Run one script in one of the modes "straight", "restored" and "oracle" (Wasmtime instead
     of our engine); the numbers are zero but in restored mode."""
     began = time.perf_counter()
@@ -74,6 +77,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def _watched(results: Iterable[Result]) -> Iterator[Result]:
+    """Pass results on, and name on standard error each script that took long."""
+    for tally, numbers in results:
+        if tally.seconds > 2:
+            print(f"{tally.script}: {tally.seconds:.1f} s", file=sys.stderr, flush=True)
+        yield tally, numbers
+
+
 def main(argv: Sequence[str]) -> int:
     """The command line; returns the exit code: 0, 1 where something failed."""
     if (absence := suite.absence()) is not None:
@@ -85,9 +96,9 @@ def main(argv: Sequence[str]) -> int:
     run = partial(run_script, mode=mode)
     if options.jobs > 1:
         with ProcessPoolExecutor(options.jobs) as pool:
-            results = list(pool.map(run, chosen))
+            results = list(_watched(pool.map(run, chosen)))
     else:
-        results = list(map(run, chosen))
+        results = list(_watched(map(run, chosen)))
     tallies = [tally for tally, _ in results]
     numbers = Numbers()
     for _, some in results:
