@@ -1,0 +1,1 @@
+"""Random testing; `make fuzz` runs it for longer."""

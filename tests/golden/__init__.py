@@ -1,0 +1,1 @@
+"""Frozen samples of every version of the snapshot format."""

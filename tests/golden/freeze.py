@@ -1,0 +1,57 @@
+"""Freezes the samples of a format version: `python -m tests.golden.freeze`, once for each version.
+
+It refuses to touch a file that is there. What has been released must be read for ever, so a sample
+is never made anew; a new version gets new samples beside the old ones.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from tests.golden.plain import plain
+from tests.snapshot.samples import full, small
+from wasmsr.snapshot.container import VERSION
+from wasmsr.snapshot.format import encode
+from wasmsr.snapshot.state import MemoryState, ModuleRef, Snapshot
+
+FOLDER = Path(__file__).parent
+
+
+def samples() -> dict[str, tuple[Snapshot, bool, bool]]:
+    """Name: snapshot, compressed, handed over."""
+    memory = bytearray(65536 * 8)
+    for page in range(100):
+        memory[page * 4096 : page * 4096 + 4] = (page * 2654435761 % 2**32).to_bytes(4, "little")
+    batches = replace(small(), memories=[MemoryState(2, 8, memory)])
+    binary = b"\0asm\1\0\0\0" + bytes(300_000)
+    large = replace(
+        small(), modules=[ModuleRef(sha256(binary).digest(), len(binary), None, binary)]
+    )
+    return {
+        "empty": (small(), True, False),
+        "everything": (full(), True, False),
+        "everything-raw": (full(), False, False),
+        "handed": (full(), True, True),
+        "batches": (batches, True, False),
+        "module": (large, True, False),
+    }
+
+
+def main() -> None:
+    """Write all samples of the current version that are not there yet."""
+    for name, (snapshot, compress, handed) in samples().items():
+        path = FOLDER / f"v{VERSION}-{name}.bin"
+        if path.exists():
+            print(f"{path.name} is frozen")
+            continue
+        path.write_bytes(b"".join(encode(snapshot, compress=compress, handed=handed)))
+        text = json.dumps(plain(snapshot), indent=1, ensure_ascii=True)
+        path.with_suffix(".json").write_text(text + "\n")
+        print(f"{path.name} written, {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()
