@@ -32,7 +32,8 @@ test-full: $(VENV)/.test $(VENV)/.built ## the long tests: all scripts restored,
 	@$(MAKE) --no-print-directory asan
 
 # The package is laid into build/asan with its own extension; PYTHONPATH puts it before the one in
-# the tree, and tests/conftest.py refuses to run if it did not. Python itself leaks by design.
+# the tree, and tests/conftest.py refuses to run if it did not (versions of pytest differ in which end
+# of `pythonpath` comes first, so it stands at both). Python itself leaks by design.
 asan: $(VENV)/.test $(VENV)/.built ## the specification scripts and unit tests under Address- and UndefinedBehaviorSanitizer
 	@$(TIMED) "asan: build" env WASMSR_SANITIZE=address,undefined $(BIN)/python setup.py -q build \
 	    --build-base $(ASAN) --build-lib $(ASAN)/lib
@@ -40,7 +41,7 @@ asan: $(VENV)/.test $(VENV)/.built ## the specification scripts and unit tests u
 	    LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 \
 	    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-	    $(BIN)/pytest -p no:cacheprovider -o "pythonpath=. $(ASAN)/lib" -n $(JOBS) --timeout 900 $(wildcard tests/spec tests/unit tests/snapshot) $(ARGS)
+	    $(BIN)/pytest -p no:cacheprovider -o "pythonpath=$(ASAN)/lib . $(ASAN)/lib" -n $(JOBS) --timeout 900 $(wildcard tests/spec tests/unit tests/snapshot) $(ARGS)
 
 examples: ## build the example programs anew from source (needs clang and wasi-libc)
 	@$(TIMED) "examples" $(PYTHON) examples/snapshot/build.py
