@@ -33,7 +33,7 @@ INSTALL = "apt-get install clang lld wasi-libc libclang-rt-dev-wasm32   (or: pip
 # Wasm 1.0 and the few later features that the programs use; a compiler's default set grows with
 # each release, so it is named rather than taken.
 FEATURES = ("mutable-globals", "sign-ext", "bulk-memory")
-COMMON = ("-O2", "-g0", "-Wall", "-Wextra", "-Werror", "-Wl,--strip-debug")
+COMMON = ("-O2", "-g0", "-Wall", "-Wextra", "-Werror", "-Qunused-arguments")
 FREESTANDING = ("-nostdlib", "-ffreestanding", "-Wl,--no-entry")
 
 
@@ -101,10 +101,44 @@ class Compiler:
         )
         if done.returncode != 0:
             raise SystemExit(f"build.py: {' '.join(command)}\n{done.stderr.strip()}")
+        output.write_bytes(without_debug_data(output.read_bytes()))
+        output.chmod(0o644)
 
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def read_u32(data: bytes, at: int) -> tuple[int, int]:
+    """An unsigned LEB128 number at offset `at`, and the offset after it."""
+    number = shift = 0
+    while True:
+        number |= (data[at] & 0x7F) << shift
+        shift += 7
+        at += 1
+        if data[at - 1] < 0x80:
+            return number, at
+
+
+def without_debug_data(binary: bytes) -> bytes:
+    """The module without its custom sections `.debug_...`, which a C library may bring along.
+
+    The linkers can do that too, but zig's takes the functions' names away with it.
+    """
+    kept = [binary[:8]]
+    at = 8
+    while at < len(binary):
+        size, content = read_u32(binary, at + 1)
+        end = content + size
+        if binary[at] == 0:  # a custom section: its content begins with its name
+            length, name = read_u32(binary, content)
+            is_debug = binary[name : name + length].startswith(b".debug_")
+        else:
+            is_debug = False
+        if not is_debug:
+            kept.append(binary[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def output_of(command: Sequence[str]) -> str | None:
@@ -176,16 +210,15 @@ def build(names: Sequence[str]) -> None:
     for name in names:
         output = HERE / f"{name}.wasm"
         compiler.build(PROGRAMS[name], output)
-        output.chmod(0o644)
         binary = output.read_bytes()
         record[name] = {
             "binary": sha256(binary),
             "sources": digests(PROGRAMS[name]),
             "tools": compiler.identity,
         }
+        ordered = {name: record[name] for name in PROGRAMS if name in record}
+        RECORD.write_text(json.dumps(ordered, indent=2) + "\n")
         print(f"{output.name}: {len(binary)} bytes")
-    ordered = {name: record[name] for name in PROGRAMS if name in record}
-    RECORD.write_text(json.dumps(ordered, indent=2) + "\n")
 
 
 def check(names: Sequence[str]) -> int:
