@@ -646,7 +646,7 @@ bool wsr_walk_body(wsr_walker *w, wsr_walk *walk, wsr_error *error) {
       const label *l = &w->labels[w->depth - 1];
       if (w->start == walk->stop && !l->unreachable && !l->dead) {
         walk->n_types = w->n;
-        memcpy(walk->types_out, w->types, w->n < walk->room ? w->n : walk->room);
+        if (w->n) memcpy(walk->types_out, w->types, w->n < walk->room ? w->n : walk->room);
       }
       return true;
     }
