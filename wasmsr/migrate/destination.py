@@ -76,6 +76,7 @@ class Destination:
         self.ready: Ready | None = None
         self._offer: Offer | None = None
         self._reception: Reception | None = None
+        self._retired = False
         self._lock = threading.RLock()
 
     # Preparing.
@@ -103,6 +104,8 @@ class Destination:
     def _admit(self, offer: Offer) -> None:
         """Refuses an offer that comes at a wrong moment or contradicts the journal."""
         move = offer.move
+        if self._retired:
+            raise refused(Reason.BUSY, "it is about to end")
         if self.ready:
             raise refused(Reason.BUSY, "it waits for the decision on an earlier attempt")
         if self._reception:
@@ -155,7 +158,8 @@ class Destination:
     def upload(self, module: ModuleName) -> Upload:
         """Begins to receive a module that `prepare` named as missing."""
         with self._lock:
-            if self._offer is None or module not in self._offer.description.modules:
+            offered = self._offer.description.modules if self._offer else ()
+            if (module.digest, module.size) not in [(one.digest, one.size) for one in offered]:
                 raise refused(Reason.MODULE, "this module was not asked for")
             return Upload(self, module)
 
@@ -276,6 +280,19 @@ class Destination:
                     )
                 )
             return ownership.report(self.journal.get(move.program), move).standing
+
+    def retire(self, ended: bytes = b"") -> bool:
+        """Takes no programs any more, so that this end may end; False if one is here already that
+        it owns or may own, `ended` apart."""
+        with self._lock:
+            owned = [r.program for r in self.journal.records() if r.standing is Standing.OWNED]
+            if self.ready or any(program != ended for program in owned):
+                return False
+            self._retired = True
+            self._offer = None
+            if self._reception:
+                self._reception.cancel()
+            return True
 
     def settle(self, answer: Report) -> None:
         """Does what the source's answer about the READY attempt allows. Raises PeerRefused."""

@@ -95,7 +95,8 @@ class Node:
         self._arrived: Program | None = None
         self._failure: Exception | None = None
         self._told: Ending | None = None
-        self._stranger: str | None = None
+        self._stranger: MigrationError | None = None
+        self._lost: MigrationError | None = None
         self._interrupted = Ending("interrupted", EXIT_INTERRUPTED)
 
     # What the user does.
@@ -125,9 +126,16 @@ class Node:
 
         Raises MigrationError: HandedAway and InDoubt say what an interrupt left open.
         """
+        try:
+            return self._run(launch)
+        finally:
+            self.destination.retire()
+
+    def _run(self, launch: Callable[[], Program] | None) -> Finish:
         self._settle_old()
         program: Program | None = None
-        if launch and not self._elsewhere() and not self.destination.ready:
+        # What an earlier session began comes first, even if all that is left of it is its end.
+        if launch and not self._elsewhere() and not self._told and not self.destination.ready:
             program = self._begin(launch())
             if program is None:
                 return Finish(self._interrupted, here=True)
@@ -210,6 +218,7 @@ class Node:
 
     def _finish(self, program: Program, ending: Ending) -> Finish:
         abandoned = ending is self._interrupted and not program.pause(PATIENCE)
+        self.destination.retire(program.id)
         record = self.journal.get(program.id)
         if record:
             self._tell_end(record, ending)
@@ -254,23 +263,23 @@ class Node:
                 if self._arrived:
                     program, self._arrived = self._arrived, None
                     return program
-                if self._told:
-                    return self._ended_there(self._told)
-            if self.stop.is_set():
-                return self._leave()
+                told = self._told
             ready = self.destination.ready
+            if self.stop.is_set() or told:
+                if self.destination.retire():
+                    return self._ended_there(told) if told else Finish(self._interrupted, here=True)
+                if self.stop.is_set() and ready:
+                    raise self._in_doubt()
+                # Otherwise a program has come at this very moment.
             if ready and time.monotonic() - ready.since > SETTLE_SECONDS:
                 self._ask_about(ready.move)
                 ready.since = time.monotonic()
                 continue
             outstanding = self._outstanding()
-            if self._stranger and not ready and not outstanding:
-                raise MigrationError(
-                    self._stranger,
-                    phase="prepare",
-                    owner="source",
-                    hint="install the same version of wasmsr on both ends",
-                )
+            if self._stranger and not outstanding and self.destination.retire():
+                raise self._stranger
+            if self._lost and self.destination.retire():
+                raise self._lost
             if outstanding and time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
                 silent = self._look(outstanding, silent)
@@ -302,7 +311,7 @@ class Node:
         if answer.standing is Standing.ENDED and answer.ending:
             self.ended(record.program, answer.epoch, answer.ending)
         elif self._write_off(record, answer):
-            raise MigrationError(
+            self._lost = MigrationError(
                 f"the program was lost with the process on {self.peer.address}; the last state "
                 f"that left here is in {self.journal.path(record.file)}",
                 phase="commit",
@@ -327,8 +336,8 @@ class Node:
                 answer = self._contact(partial(self.peer.status, move))
                 if answer is None:
                     return True
-                if answer.standing is Standing.ENDED:
-                    self.journal.forget(record.program)
+                if answer.standing is Standing.ENDED and answer.ending:
+                    self.ended(record.program, answer.epoch, answer.ending)
                 elif self._write_off(record, answer):
                     self._announce_lost(record)
                 else:
@@ -342,15 +351,11 @@ class Node:
         self.announce(Event("ended", text, values))
         return Finish(ending, here=False)
 
-    def _leave(self) -> Finish:
-        """Interrupted while no program runs here."""
-        if self.destination.ready:
-            raise InDoubt(
-                f"interrupted while holding a program that {self.peer.address} may have handed "
-                "over",
-                hint="start the same command again: it asks the other end and goes on",
-            )
-        return Finish(self._interrupted, here=True)
+    def _in_doubt(self) -> InDoubt:
+        return InDoubt(
+            f"interrupted while holding a program that {self.peer.address} may have handed over",
+            hint="start the same command again: it asks the other end and goes on",
+        )
 
     def _outstanding(self) -> Record | None:
         """The program that this end handed away last and that may still run."""
@@ -402,8 +407,16 @@ class Node:
     def stranger(self, version: str, software: str) -> None:
         """A peer of another version was here; ends a node that has nothing to lose."""
         whose = f" (wasmsr {software})" if software else ""
-        self._stranger = f"a peer of another version asked to send a program: {version}{whose}"
-        self.announce(Event("refused", self._stranger, {"reason": "version"}))
+        self._stranger = MigrationError(
+            f"a peer of another version asked to send a program: {version}{whose}",
+            phase="prepare",
+            owner="source",
+            hint="install the same version of wasmsr on both ends",
+        )
+        # Where this ends the node it is said as the error that ended it.
+        busy = any(r.standing is not Standing.LOST for r in self.journal.records())
+        text = self._stranger.message if busy else ""
+        self.announce(Event("refused", text, {"reason": "version"}))
         with self._news:
             self._news.notify_all()
 
