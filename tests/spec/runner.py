@@ -17,7 +17,6 @@ from . import report, suite
 from .engine import Numbers, Session
 from .execute import Runner, Tally
 
-
 Result = tuple[Tally, Numbers]
 
 
