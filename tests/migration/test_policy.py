@@ -1,0 +1,335 @@
+"""One end's decisions, with the other end called directly: refusals, full disks, interrupts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.migration.counter import CODE, DIGEST, MODULE, Counter, World
+from tests.migration.ends import Direct, End, FailingCounter, Script
+from wasmsr.errors import EXIT_HANDED, MigrationError
+from wasmsr.migrate.node import Node
+from wasmsr.migrate.terms import (
+    Description,
+    Ending,
+    HandedAway,
+    InDoubt,
+    ModuleName,
+    MountName,
+    Move,
+    Offer,
+    PeerLost,
+    PeerRefused,
+    Reason,
+    Refusal,
+    Standing,
+)
+from wasmsr.snapshot.container import Header
+
+
+class Two:
+    """Two ends and a program that runs on a."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world, self.script = World(), Script()
+        self.a = End("a", "b", folder / "a", self.world, self.script)
+        self.b = End("b", "a", folder / "b", self.world, self.script)
+        self.nodes: dict[str, Node] = {}
+        for end in (self.a, self.b):
+            end.others = {"a": self.a, "b": self.b}
+            self.nodes[end.name] = end.open()
+        self.program = FailingCounter(self.world, "a")
+        self.program.owner = self.a
+        self.source.own(self.program)
+        self.program.start()
+
+    @property
+    def source(self) -> Any:
+        return self.nodes["a"].source
+
+    def kinds(self, end: End) -> list[str]:
+        return [event.kind for event in end.events if event.kind != "progress"]
+
+    def standing(self, end: str) -> Standing | None:
+        record = self.nodes[end].journal.get(self.program.id)
+        return record.standing if record else None
+
+    def receive(self) -> Counter:
+        counter = self.b.arrived
+        assert counter
+        return counter
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Two]:
+    made = Two(tmp_path)
+    yield made
+    for end in (made.a, made.b):
+        if end.node:
+            end.node.journal.close()
+
+
+def test_a_move(two: Two) -> None:
+    two.program.wait(0)
+    moved = two.source.move(two.program)
+    assert moved.move.epoch == 2
+    assert two.standing("a") is Standing.HANDED
+    assert two.standing("b") is Standing.OWNED
+    counter = two.receive()
+    assert counter.number == 1
+    assert counter.id == two.program.id
+    assert two.kinds(two.a) == ["prepared", "moved"]
+    assert two.kinds(two.b) == ["arrived"]
+    # The module was sent once, and is compiled before the program stops.
+    host = two.nodes["b"].destination.host
+    assert host.admitted  # type: ignore[attr-defined]
+    assert two.nodes["b"].destination.modules.get(DIGEST) == MODULE
+    record = two.nodes["a"].journal.get(two.program.id)
+    assert record
+    assert Header.decode(two.nodes["a"].journal.path(record.file).read_bytes()[:64]).handed
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_a_refusal_leaves_it_running(two: Two, reason: Reason) -> None:
+    host = two.nodes["b"].destination.host
+    host.refusal = Refusal(reason, "no such thing here")  # type: ignore[attr-defined]
+    assert two.source.move(two.program) is None
+    assert two.world.running == {two.program.id: "a"}
+    assert two.standing("a") is Standing.OWNED
+    assert "no such thing here" in two.a.events[-1].text
+
+
+def test_a_mount_that_is_missing(two: Two) -> None:
+    wanted = Description((ModuleName(DIGEST, len(MODULE)),), mounts=(MountName("/film"),))
+    move = two.source.next_move(two.program.id)
+    with pytest.raises(PeerRefused, match="/film") as caught:
+        two.nodes["b"].prepare(Offer(b"n" * 16, move, wanted))
+    assert caught.value.reason is Reason.MOUNT
+    assert caught.value.hint == "--dir it"
+
+
+def test_a_state_that_cannot_be_restored(two: Two) -> None:
+    host = two.nodes["b"].destination.host
+    host.broken = "its frames are wrong"  # type: ignore[attr-defined]
+    assert two.source.move(two.program) is None
+    assert "its frames are wrong" in two.a.events[-1].text
+    assert two.world.running == {two.program.id: "a"}
+    host.broken = ""  # type: ignore[attr-defined]
+    assert two.source.move(two.program)
+
+
+def test_other_bytes_than_were_sent(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Direct._call
+
+    def altered(self: Direct, name: str, act: Any) -> Any:
+        if name == "a piece":
+            return send(self, name, lambda node: node.destination._reception.write(b"\0" * 64))
+        return send(self, name, act)
+
+    monkeypatch.setattr(Direct, "_call", altered)
+    assert two.source.move(two.program) is None
+    assert two.world.running == {two.program.id: "a"}
+    assert two.standing("b") is None
+
+
+def test_a_program_that_does_not_stand_still(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FailingCounter, "pause", lambda self, timeout: False)
+    # It runs on by itself; starting it again would be a fault of ours.
+    monkeypatch.setattr(FailingCounter, "start", lambda self: None)
+    assert two.source.move(two.program) is None
+    assert "stand still" in two.a.events[-1].text
+    assert two.standing("a") is Standing.OWNED
+
+
+def test_a_program_that_ends_while_it_is_stopped(two: Two) -> None:
+    two.program.limit = 1
+    two.program.wait(0)
+    assert two.source.move(two.program) is None
+    assert two.standing("a") is Standing.OWNED
+    assert two.standing("b") is None
+    assert not two.world.running
+
+
+def test_interrupted_after_the_decision(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = threading.Event()
+    two.source.stop = stop
+
+    def lost(self: Direct, move: Move, stopped: float) -> Standing:
+        stop.set()
+        raise PeerLost("nobody there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Direct, "commit", lost)
+        with pytest.raises(HandedAway) as caught:
+            two.source.move(two.program)
+    assert caught.value.exit_code == EXIT_HANDED
+    assert caught.value.owner == "destination"
+    assert Header.decode(Path(caught.value.file).read_bytes()[:64]).handed
+    assert caught.value.file in str(caught.value)
+    assert two.standing("a") is Standing.HANDED
+    assert two.program.id not in two.world.running
+    # The receiver has not heard the decision, so it waits; when it asks it runs.
+    node = two.nodes["b"]
+    assert node.destination.ready
+    assert two.standing("b") is Standing.UNKNOWN
+    node._ask_about(node.destination.ready.move)
+    assert two.world.running == {two.program.id: "b"}
+
+
+def test_a_ready_end_does_not_run_while_its_source_is_away(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(self: Direct, *arguments: object) -> None:
+        raise PeerLost("nobody there")
+
+    stop = threading.Event()
+    stop.set()
+    for name in ("commit", "status", "abort"):
+        monkeypatch.setattr(Direct, name, lost)
+    two.source.stop = stop
+    monkeypatch.setattr(two.source, "_stream", _unstoppable(two.source._stream, stop))
+    with pytest.raises(HandedAway):
+        two.source.move(two.program)
+    node = two.nodes["b"]
+    assert node.destination.ready
+    node._ask_about(node.destination.ready.move)
+    assert not two.world.running
+    assert not node.destination.retire()
+    node.stop = stop
+    with pytest.raises(InDoubt) as caught:
+        node._await()
+    assert caught.value.exit_code == EXIT_HANDED
+    # It refuses whatever else is offered meanwhile.
+    with pytest.raises(PeerRefused) as refusal:
+        node.prepare(Offer(b"n" * 16, Move(b"q" * 16, 2, b"t" * 16), two.program.describe()))
+    assert refusal.value.reason is Reason.BUSY
+
+
+def _unstoppable(stream: Any, stop: threading.Event) -> Any:
+    """A stream during which the user has not interrupted yet."""
+
+    def streamed(*arguments: Any) -> Any:
+        stop.clear()
+        try:
+            return stream(*arguments)
+        finally:
+            stop.set()
+
+    return streamed
+
+
+def test_commit_may_be_repeated(two: Two) -> None:
+    moved = two.source.move(two.program)
+    starts = two.world.starts
+    for _ in range(3):
+        assert two.nodes["b"].commit(moved.move, 0.0) is Standing.OWNED
+    assert two.world.starts == starts
+
+
+def test_commit_of_another_attempt_starts_nothing(two: Two) -> None:
+    other = Move(two.program.id, 2, b"x" * 16)
+    assert two.nodes["b"].commit(other, 0.0) is Standing.UNKNOWN
+    assert two.world.running == {two.program.id: "a"}
+
+
+def test_abort_of_what_is_owned_takes_nothing_back(two: Two) -> None:
+    moved = two.source.move(two.program)
+    assert two.nodes["b"].abort(moved.move) is Standing.OWNED
+    assert two.world.running == {two.program.id: "b"}
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_who_was_deposed_cannot_hand_it_over(two: Two, epoch: int) -> None:
+    """b owned the program in epoch 2 and handed it on in 3; an owner of 1 or 2 is none any more."""
+    assert two.source.move(two.program)
+    counter = two.receive()
+    two.nodes["b"]._arrived = None
+    assert two.nodes["b"].source.move(counter)
+    offer = Offer(b"n" * 16, Move(two.program.id, epoch + 1, b"t" * 16), counter.describe())
+    with pytest.raises(PeerRefused) as caught:
+        two.nodes["b"].prepare(offer)
+    assert caught.value.reason is Reason.OWNERSHIP
+
+
+def test_an_end_with_a_program_takes_no_other(two: Two) -> None:
+    offer = Offer(b"n" * 16, Move(b"q" * 16, 2, b"t" * 16), two.program.describe())
+    with pytest.raises(PeerRefused) as caught:
+        two.nodes["a"].prepare(offer)
+    assert caught.value.reason is Reason.BUSY
+
+
+def test_the_peer_is_this_very_end(two: Two) -> None:
+    node = two.nodes["b"]
+    offer = Offer(node.journal.node, Move(b"q" * 16, 2, b"t" * 16), two.program.describe())
+    with pytest.raises(PeerRefused) as caught:
+        node.prepare(offer)
+    assert caught.value.reason is Reason.SELF
+
+
+def test_a_transfer_needs_its_offer(two: Two) -> None:
+    with pytest.raises(PeerRefused):
+        two.nodes["b"].begin(Move(two.program.id, 2, b"t" * 16))
+
+
+def test_an_end_that_ends_takes_nothing(two: Two) -> None:
+    assert two.nodes["b"].destination.retire()
+    assert two.source.move(two.program) is None
+    assert "about to end" in two.a.events[-1].text
+
+
+def test_a_module_that_is_not_what_it_should_be(two: Two) -> None:
+    node = two.nodes["b"]
+    move = Move(two.program.id, 2, b"t" * 16)
+    offer = Offer(b"n" * 16, move, two.program.describe())
+    assert node.prepare(offer).missing == (DIGEST,)
+    upload = node.upload(ModuleName(DIGEST, len(MODULE)))
+    upload.write(MODULE[:-1] + b"x")
+    with pytest.raises(PeerRefused, match="digest"):
+        upload.finish()
+    with pytest.raises(PeerRefused, match="longer"):
+        node.upload(ModuleName(DIGEST, len(MODULE))).write(MODULE + b"x")
+    with pytest.raises(PeerRefused, match="not asked for"):
+        node.upload(ModuleName(b"d" * 32, 5))
+    assert node.prepare(offer).missing == (DIGEST,)
+
+
+def test_the_end_is_told(two: Two) -> None:
+    two.source.move(two.program)
+    counter = two.receive()
+    counter.limit = 1
+    ending = counter.wait(0)
+    assert ending
+    finish = two.nodes["b"]._finish(counter, ending)
+    assert finish.here
+    assert finish.ending.code == CODE
+    assert two.nodes["a"]._told == ending
+    assert two.standing("a") is two.standing("b") is None
+
+
+def test_nobody_ends_a_program_that_is_owned_here(two: Two) -> None:
+    with pytest.raises(PeerRefused) as caught:
+        two.nodes["a"].ended(two.program.id, 1, Ending("exited", 0))
+    assert caught.value.reason is Reason.OWNERSHIP
+    two.nodes["a"].ended(b"unknown program.", 1, Ending("exited", 0))
+
+
+def test_a_peer_that_stays_away(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wasmsr.migrate.node.CONTACT_SECONDS", 0.0)
+    two.b.kill()
+    with pytest.raises(MigrationError, match="gave up") as caught:
+        two.nodes["a"]._begin(FailingCounter(two.world, "a"))
+    assert caught.value.exit_code == 124
+
+
+def test_a_peer_of_another_version_ends_an_idle_end(two: Two) -> None:
+    offer = Offer(b"", Move(b"q" * 16, 2, b"t" * 16), Description(()), 99, "9.9")
+    for node in two.nodes.values():
+        with pytest.raises(PeerRefused) as caught:
+            node.prepare(offer)
+        assert caught.value.reason is Reason.VERSION
+    with pytest.raises(MigrationError, match=r"version 99 \(wasmsr 9.9\)"):
+        two.nodes["b"]._await()
