@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from tests.snapshot.samples import changed, full, parts, seal, small, to_bytes
-from wasmsr.errors import DigestError, FormatError, SnapshotError, VersionError
+from wasmsr.errors import DigestError, FormatError, SnapshotError, UnportableState, VersionError
 from wasmsr.snapshot.check import check
 from wasmsr.snapshot.container import (
     BATCH,
@@ -520,6 +520,8 @@ def test_too_many_maps_and_lists() -> None:
     """An empty map is one byte there and sixty-four here."""
     many = b"\x81\xa1x\xdd" + (1 << 21).to_bytes(4, "big") + b"\x80" * (1 << 21)
     _refused(changed(small(), Kind.WASI, many), "more than 1048576 maps and lists")
+    with pytest.raises(UnportableState, match="more than 1048576 maps and lists"):
+        encode(replace(small(), wasi={"x": [{}] * (1 << 20)}))
 
 
 def test_root_is_over_heads_and_payloads() -> None:

@@ -6,13 +6,16 @@ swapped field) cannot hide in a round trip.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from hashlib import sha256
+from pathlib import Path
 
 import msgpack
 import zstandard
 
+from wasmsr.snapshot.container import TITLES
 from wasmsr.snapshot.format import content_digest, decode, encode
 from wasmsr.snapshot.state import (
     FrameState,
@@ -204,9 +207,6 @@ def test_digest_tree_of_three_levels() -> None:
 
 def test_nothing_depends_on_the_byte_order_of_the_host() -> None:
     """Every `struct` format in the package says little-endian; none is native."""
-    import re
-    from pathlib import Path
-
     import wasmsr.snapshot as package
 
     formats = []
@@ -216,3 +216,10 @@ def test_nothing_depends_on_the_byte_order_of_the_host() -> None:
         assert not re.findall(r"sys\.byteorder|\"big\"|\barray\(|\.cast\(\"[^B]\"\)", text)
     assert len(formats) > 12
     assert all(text.startswith("<") for text in formats)
+
+
+def test_the_specification_lists_these_kinds(root: Path) -> None:
+    text = (root / "docs" / "snapshot-format.md").read_text()
+    table = text.split("## 5 Sections")[1].split("### 5.1")[0]
+    rows = re.findall(r"^\| (\d+) \| ([A-Za-z ]+) \|", table, re.MULTILINE)
+    assert {int(kind): name.lower() for kind, name in rows} == TITLES

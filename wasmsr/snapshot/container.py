@@ -86,6 +86,8 @@ MESSAGES = frozenset(
 """The kinds whose payload is msgpack."""
 MESSAGE_LIMIT = 128 << 20
 """Bytes of all msgpack sections together: WASI carries the content of files without a name."""
+MODULE_LIMIT = 1 << 30
+"""Bytes of all embedded modules together."""
 
 
 def section_title(kind: int) -> str:

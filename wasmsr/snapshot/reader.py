@@ -22,6 +22,7 @@ from wasmsr.snapshot.container import (
     MAGIC,
     MESSAGE_LIMIT,
     MESSAGES,
+    MODULE_LIMIT,
     SECTION,
     TITLES,
     Buffer,
@@ -40,8 +41,6 @@ from wasmsr.snapshot.state import PAGE, MemoryState, Snapshot
 DEFAULT_LIMIT = 8 << 30
 """Bytes that a snapshot's memories, tables and modules may take together when it is read. Untouched
 memory is not committed, so that this bounds what a file claims more than what it costs."""
-MODULE_LIMIT = 1 << 30
-"""Bytes of all embedded modules together."""
 _LAZY = 1 << 20
 _REQUIRED = (Kind.LINEAGE, Kind.LIMITS, Kind.STORE, Kind.THREAD)
 

@@ -106,6 +106,11 @@ def _pack(value: Any, what: str) -> bytes:
     except (TypeError, ValueError, OverflowError) as error:
         raise UnportableState(f"{what} cannot be saved: {error}") from error
     assert isinstance(data, bytes)
+    if len(data) > MAX_CONTAINERS:
+        try:
+            msgpack.unpackb(data, strict_map_key=False, **_counting_hooks())
+        except ValueError as error:
+            raise UnportableState(f"{what} cannot be saved: {error}") from error
     return data
 
 

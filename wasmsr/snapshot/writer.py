@@ -18,6 +18,7 @@ from wasmsr.snapshot.container import (
     FLAG_HANDED,
     MESSAGE_LIMIT,
     MESSAGES,
+    MODULE_LIMIT,
     SECTION,
     Buffer,
     Header,
@@ -80,6 +81,8 @@ def _plan(snapshot: Snapshot) -> _Plan:
         )
     binaries = [module.binary for module in snapshot.modules if module.binary]
     if binaries:
+        if sum(map(len, binaries)) > MODULE_LIMIT:
+            raise UnportableState("the modules are too large to be embedded")
         tree = Tree()
         for binary in binaries:
             tree.update(binary)
