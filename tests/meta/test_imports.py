@@ -20,7 +20,7 @@ ONLY_IN = {
     "zstandard": {"snapshot"},
     "wasmtime": {"interp"},
     "click": {"cli"},
-    "rich": {"cli"},
+    "rich": {"cli", "snapshot"},
     "cffi": set(),
 }
 """Third-party packages, and the rooms that may import them."""
