@@ -90,8 +90,9 @@ def test_a_right_restore_passes_and_is_counted() -> None:
     numbers = session.numbers
     # outer 23 (14 of them in inc), inc 14, deep 3, nothing 0, same 1, and the start function's 0.
     assert (numbers.invocations, numbers.instructions) == (6, 41)
-    # Before the first instruction, after each, and at the end; the trap of deep is its last.
-    assert numbers.restores == 6 * 3 + 41 - 1
+    # Before the straight run, before the first instruction, after each; and once more where there
+    # is none, after the return.
+    assert numbers.restores == 6 * 2 + 41 + 2
 
 
 def test_a_long_invocation_is_counted() -> None:
@@ -100,7 +101,7 @@ def test_a_long_invocation_is_counted() -> None:
     # `loop` once, the 8 of its body a thousand times, and local.get.
     length = 1 + 8 * 1000 + 1
     assert session.numbers.instructions == length
-    assert session.numbers.restores == len(stops(length)) + 2
+    assert session.numbers.restores == len(stops(length)) + 1
 
 
 Alter = Callable[[Snapshot], None]
