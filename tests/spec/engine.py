@@ -51,17 +51,18 @@ class Numbers:
 
 
 class Session(Protocol):
-    """One store, into which the modules of one script are instantiated. It begins with an
-    instance of `spectest`."""
-
-    spectest: int
-    """The number of the instance of `spectest`."""
+    """One store, into which the modules of one script are instantiated."""
 
     printed: list[tuple[Value, ...]]
     """The arguments of every call of a host function so far."""
 
     tells_malformed: bool
     """Whether MalformedError and InvalidError are told apart; a foreign engine may not."""
+
+    @property
+    def spectest(self) -> int:
+        """The number of the instance of `spectest`, which is made when first asked for."""
+        ...
 
     def decode(self, binary: bytes) -> Any:
         """Decode and validate; what comes back is only ever given to the other methods."""

@@ -115,7 +115,7 @@ class Runner:
         self.script = script
         self.session = session
         self.tally = Tally(script.name)
-        self._registered: dict[str, int | Absent] = {"spectest": session.spectest}
+        self._registered: dict[str, int | Absent] = {}
         # By name, and the latest under None.
         self._modules: dict[str | None, Any] = {}
         self._instances: dict[str | None, int | Absent] = {}
@@ -174,18 +174,19 @@ class Runner:
             raise Skip(error.feature) from error
 
     def _note_unwritten(self, binary: bytes, feature: str) -> None:
-        named = dict(self._registered)
-        del named["spectest"]
-        if not any(name.encode() in binary for name in named):
+        if not any(name.encode() in binary for name in self._registered):
             return
         for name in oracle.imports_state(binary):
-            instance = named.get(name)
+            instance = self._registered.get(name)
             if isinstance(instance, int):
                 self._unwritten[instance] = feature
 
     def _instantiate(self, module: Any) -> int:
         registered = {}
         for name in self.session.import_names(module):
+            if name == "spectest":
+                registered[name] = self.session.spectest
+                continue
             instance = self._registered.get(name)
             if isinstance(instance, Absent):
                 raise instance.again()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import wasmtime
@@ -122,10 +122,12 @@ class WasmtimeSession:
         self.store = wasmtime.Store(_engine())
         self.instances: list[wasmtime.Instance] = []
         self.printed: list[tuple[Value, ...]] = []
-        self._host = {name: self._print(params) for name, params in spectest.PRINTS.items()}
+
+    @cached_property
+    def spectest(self) -> int:
         binary = wasmtime.wat2wasm(spectest.text(table64=True))
         module = wasmtime.Module(self.store.engine, bytes(binary))
-        self.spectest = self._new(module, list(self._host.values()))
+        return self._new(module, [self._print(params) for params in spectest.PRINTS.values()])
 
     def _print(self, params: Sequence[str]) -> wasmtime.Func:
         types = [getattr(wasmtime.ValType, name)() for name in params]

@@ -7,7 +7,7 @@ calls `ref.extern n` is the Python integer n to the store.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import wasmtime
@@ -49,9 +49,12 @@ class WasmsrSession:
             spectest.HOST: {name: self._print(params) for name, params in spectest.PRINTS.items()}
         }
         self.store = Store(limits=limits)
+
+    @cached_property
+    def spectest(self) -> int:
         module = _spectest()
         self.modules[module.digest] = module
-        self.spectest = self._place(module, self.host)
+        return self._place(module, self.host)
 
     def _print(self, params: Sequence[str]) -> HostFunction:
         types = tuple(ValType[param.upper()] for param in params)
