@@ -15,7 +15,6 @@ from wasmsr.snapshot.state import (
     PAGE,
     FrameState,
     InstanceState,
-    Lineage,
     MemoryState,
     ModuleRef,
     Snapshot,
@@ -63,7 +62,9 @@ def check(snapshot: Snapshot) -> None:
         raise fail("a limit, the instruction count or the time of creation is out of range")
     if any(a >= b for a, b in pairwise(limits.features)):
         raise fail("the features are not in ascending order")
-    _check_lineage(snapshot.lineage)
+    lineage = snapshot.lineage
+    if len(lineage.id) != 16 or (lineage.parent is not None and len(lineage.parent) != 16):
+        raise fail("an id in the lineage has not 16 bytes")
     for number, module in enumerate(snapshot.modules):
         _check_module(number, module)
     functions = _count_functions(snapshot)
@@ -87,11 +88,6 @@ def check(snapshot: Snapshot) -> None:
             raise fail(f"an invocation names function address {address} of {functions}")
 
 
-def _check_lineage(lineage: Lineage) -> None:
-    if len(lineage.id) != 16 or (lineage.parent is not None and len(lineage.parent) != 16):
-        raise fail("an id in the lineage has not 16 bytes")
-
-
 def _check_module(number: int, module: ModuleRef) -> None:
     if len(module.digest) != 32:
         raise fail(f"the digest of module {number} has not 32 bytes")
@@ -109,8 +105,9 @@ def _check_module(number: int, module: ModuleRef) -> None:
 def _count_functions(snapshot: Snapshot) -> int:
     """The number of function instances. Their addresses are dense: a store gives them out in order
     and takes none back."""
-    blocks = [(function.address, 1) for function in snapshot.host_functions]
-    if blocks != sorted(blocks):
+    hosts = snapshot.host_functions
+    blocks = [(function.address, 1) for function in hosts]
+    if any(first >= second for first, second in pairwise(blocks)):
         raise fail("the host functions are not in ascending order")
     blocks += [(i.function_base, i.defined) for i in snapshot.instances if i.defined]
     blocks.sort()
@@ -121,9 +118,12 @@ def _count_functions(snapshot: Snapshot) -> int:
         total += count
     if total >= _U32:
         raise fail(f"it has {total} functions")
-    for function in snapshot.host_functions:
-        if (function.params + function.results).translate(None, VALUE_TYPES):
-            raise fail(f"the type of host function {function.address} has an unknown value type")
+    types = [function.params + function.results for function in hosts]
+    if b"".join(types).translate(None, VALUE_TYPES):
+        for function, codes in zip(hosts, types, strict=True):
+            if codes.translate(None, VALUE_TYPES):
+                address = function.address
+                raise fail(f"the type of host function {address} has an unknown value type")
     return total
 
 
