@@ -52,7 +52,7 @@ DEFECTS: list[tuple[str, Callable[[Snapshot], Any]]] = [
     ("overlap or have a gap", lambda s: setattr(s.instances[1], "function_base", 7)),
     ("overlap or have a gap", lambda s: setattr(s.instances[0], "defined", 3)),
     ("ascending order", lambda s: s.host_functions.reverse()),
-    ("overlap or have a gap", lambda s: s.host_functions.append(s.host_functions[1])),
+    ("ascending order", lambda s: s.host_functions.append(s.host_functions[1])),
     ("host function 1 has an unknown", lambda s: setattr(s.host_functions[1], "params", b"\x40")),
     ("function address", lambda s: s.instances[1].functions.append(9)),
     ("table address", lambda s: s.instances[1].tables.append(2)),
