@@ -1,3 +1,153 @@
-"""wasmsr: a WebAssembly runtime in which every running program can be paused, saved and resumed."""
+"""wasmsr: a WebAssembly runtime in which every running program can be paused, saved and resumed.
+
+The library's public names, gathered from the rooms; `docs/library.md` shows them at work. Each is
+imported when it is first used, so that `import wasmsr` costs next to nothing.
+
+Threads. A `Module` and a `Snapshot` may be used by any number of threads. A `Store`, with all that
+was taken from it (instances, functions, memories, its `Wasi`), is used by one thread at a time,
+which may be another one each time. `Store.pause`, `Store.wait`, `Store.running` and `pause` may be
+called from any thread, `Store.pause` from signal handlers too. While a program computes, the GIL is
+released; Python's own signal handlers wait for the end of the call on the main thread, so that a
+program that should be interruptible runs on another one, as `run` arranges it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Bounds",
+    "Caller",
+    "DigestError",
+    "Exit",
+    "Exited",
+    "Export",
+    "Extern",
+    "Finished",
+    "FormatError",
+    "Frame",
+    "FuncType",
+    "Function",
+    "Global",
+    "GlobalType",
+    "HandedOver",
+    "HostError",
+    "HostFunction",
+    "Import",
+    "Imports",
+    "Instance",
+    "Interrupted",
+    "InvalidError",
+    "Limits",
+    "LinkError",
+    "MalformedError",
+    "Memory",
+    "MemoryType",
+    "MigrationError",
+    "Module",
+    "ModuleError",
+    "ModuleMismatch",
+    "Mount",
+    "Outcome",
+    "Paused",
+    "Retry",
+    "Snapshot",
+    "SnapshotError",
+    "Store",
+    "Table",
+    "TableType",
+    "Trap",
+    "Trapped",
+    "UnportableState",
+    "UnsupportedError",
+    "ValType",
+    "VersionError",
+    "Wasi",
+    "WasiConfigError",
+    "WasmsrError",
+    "__version__",
+    "pause",
+    "run",
+    "snapshot",
+]
+
+if TYPE_CHECKING:
+    from wasmsr.errors import (
+        DigestError,
+        Exit,
+        FormatError,
+        Frame,
+        HandedOver,
+        HostError,
+        Interrupted,
+        InvalidError,
+        LinkError,
+        MalformedError,
+        MigrationError,
+        ModuleError,
+        ModuleMismatch,
+        SnapshotError,
+        Trap,
+        UnportableState,
+        UnsupportedError,
+        VersionError,
+        WasiConfigError,
+        WasmsrError,
+    )
+    from wasmsr.interp.externs import (
+        Caller,
+        Extern,
+        Function,
+        Global,
+        HostFunction,
+        Memory,
+        Retry,
+        Table,
+    )
+    from wasmsr.interp.machine import Imports, Instance, Store
+    from wasmsr.interp.module import Export, Import, Module
+    from wasmsr.interp.outcomes import Exited, Finished, Limits, Outcome, Paused, Trapped
+    from wasmsr.interp.types import (
+        Bounds,
+        FuncType,
+        GlobalType,
+        MemoryType,
+        TableType,
+        ValType,
+    )
+    from wasmsr.library import pause, run
+    from wasmsr.snapshot import snapshot
+    from wasmsr.snapshot.state import Snapshot
+    from wasmsr.wasi.mounts import Mount
+    from wasmsr.wasi.preview1 import Wasi
+
+_ROOMS = {
+    "interp.externs": "Caller Extern Function Global HostFunction Memory Retry Table",
+    "interp.machine": "Imports Instance Store",
+    "interp.module": "Export Import Module",
+    "interp.outcomes": "Exited Finished Limits Outcome Paused Trapped",
+    "interp.types": "Bounds FuncType GlobalType MemoryType TableType ValType",
+    "library": "pause run",
+    "snapshot.state": "Snapshot",
+    "wasi.mounts": "Mount",
+    "wasi.preview1": "Wasi",
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "snapshot":
+        return import_module("wasmsr.snapshot")  # the room, which can be called
+    found: object = getattr(import_module(f"wasmsr.{_HOME.get(name, 'errors')}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

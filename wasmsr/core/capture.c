@@ -81,9 +81,10 @@ int wsr_view_frame(wsr_store *store, uint32_t number, int all, wsr_frame_view *o
   const bool innermost = number + 1 == store->n_frames;
   /* A waiting frame stands behind its call; the types are known before it. */
   const uint32_t at = frame->cell - !innermost;
+  const uint32_t resume = is_call(&code->cells[at]) ? frame->cell : at; /* after a tail call: none */
   if (!scratch(store, code->frame_slots + 1)) return 0;
   bool kept;
-  wsr_position *position = position_at(m, code, at, frame->cell, &kept);
+  wsr_position *position = position_at(m, code, at, resume, &kept);
   if (!position) return 0;
   uint32_t operands = position->n_operands;
   if (!innermost) operands -= call_operands(&code->cells[at]);

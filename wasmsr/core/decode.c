@@ -488,6 +488,7 @@ wsr_module *wsr_module_new(const uint8_t *bytes, size_t size, wsr_error *error) 
   }
   m->bytes = bytes;
   m->size = (uint32_t)size;
+  atomic_init(&m->uses, 1);
   m->n.start = WSR_NONE;
   m->n_data_declared = WSR_NONE;
   wsr_reader r = {bytes, bytes, bytes + size, error};
@@ -502,7 +503,7 @@ wsr_module *wsr_module_new(const uint8_t *bytes, size_t size, wsr_error *error) 
 }
 
 void wsr_module_free(wsr_module *m) {
-  if (!m) return;
+  if (!m || atomic_fetch_sub(&m->uses, 1) > 1) return;
   for (int i = 0; i < 2; i++) {
     for (uint32_t f = 0; m->code[i] && f < m->n.functions - m->n.imported_functions; f++)
       wsr_code_free(atomic_load(&m->code[i][f]));

@@ -109,6 +109,7 @@ struct wsr_module {
   uint8_t *declared;        /* functions that ref.func may name, one byte each */
   /* Compiled bodies by [deterministic][defined function]; published once, by compare and swap. */
   _Atomic(wsr_code *) * code[2];
+  _Atomic uint32_t uses; /* by its owner and by the stores that hold instances of it */
 };
 
 /* ---- reading ---- */

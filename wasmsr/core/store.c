@@ -50,20 +50,28 @@ static void free_instance(wsr_instance *i) {
   free(i->types);
   free(i->dropped_elements);
   free(i->dropped_data);
+  wsr_module_free(i->module);
   free(i);
+}
+
+/* Free all but the first so many tables and memories. */
+static void drop_parts(wsr_store *store, uint32_t tables, uint32_t memories) {
+  while (store->n_tables > tables) {
+    wsr_table_instance *table = store->tables[--store->n_tables];
+    free(table->elements);
+    free(table);
+  }
+  while (store->n_memories > memories) {
+    wsr_memory_instance *memory = store->memories[--store->n_memories];
+    wsr_release(memory->data, memory->reserved);
+    free(memory);
+  }
 }
 
 void wsr_store_free(wsr_store *store) {
   if (!store) return;
   for (uint32_t i = 0; i < store->n_instances; i++) free_instance(store->instances[i]);
-  for (uint32_t i = 0; i < store->n_tables; i++) {
-    free(store->tables[i]->elements);
-    free(store->tables[i]);
-  }
-  for (uint32_t i = 0; i < store->n_memories; i++) {
-    wsr_release(store->memories[i]->data, store->memories[i]->reserved);
-    free(store->memories[i]);
-  }
+  drop_parts(store, 0, 0);
   for (uint32_t i = 0; i < store->n_types; i++) {
     free((void *)(uintptr_t)store->types[i].params);
     free((void *)(uintptr_t)store->types[i].results);
@@ -307,13 +315,14 @@ static void copy_indices(uint32_t *to, const uint32_t *from, uint32_t n) {
   if (n) memcpy(to, from, n * sizeof *to);
 }
 
-uint32_t wsr_add_instance(wsr_store *store, wsr_module *m, const uint32_t *functions,
-                          const uint32_t *tables, const uint32_t *memories,
-                          const uint32_t *globals, wsr_error *error) {
+static uint32_t allocate(wsr_store *store, wsr_module *m, const uint32_t *functions,
+                         const uint32_t *tables, const uint32_t *memories,
+                         const uint32_t *globals, wsr_error *error) {
   *error = (wsr_error){.kind = WSR_OK, .offset = UINT64_MAX};
   wsr_instance *i = calloc(1, sizeof *i);
   if (!i) return no_memory(error);
   i->module = m;
+  atomic_fetch_add(&m->uses, 1); /* whatever Python's collector frees first */
   const uint32_t number = store->n_instances;
   const uint32_t own = m->n.functions - m->n.imported_functions;
   if (!allocate_arrays(i) ||
@@ -351,6 +360,22 @@ uint32_t wsr_add_instance(wsr_store *store, wsr_module *m, const uint32_t *funct
   }
   if (!evaluate_elements(store, i)) return no_memory(error);
   return number;
+}
+
+uint32_t wsr_add_instance(wsr_store *store, wsr_module *m, const uint32_t *functions,
+                          const uint32_t *tables, const uint32_t *memories,
+                          const uint32_t *globals, wsr_error *error) {
+  wsr_store_counts before;
+  wsr_store_count(store, &before);
+  const uint32_t number = allocate(store, m, functions, tables, memories, globals, error);
+  if (number != WSR_NONE) return number;
+  /* Nothing refers to it yet: the store is again what it was, and the host's numbers agree. */
+  while (store->n_instances > before.instances)
+    free_instance(store->instances[--store->n_instances]);
+  drop_parts(store, before.tables, before.memories);
+  store->n_functions = before.functions;
+  store->n_globals = before.globals;
+  return WSR_NONE;
 }
 
 uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance) {

@@ -71,6 +71,7 @@ typedef struct {
 
 /* Decode `size` bytes, which must outlive the module, and validate them whole. */
 wsr_module *wsr_module_new(const uint8_t *bytes, size_t size, wsr_error *error);
+/* Give the module up; it goes when no store holds an instance of it either. */
 void wsr_module_free(wsr_module *module);
 void wsr_module_counts(const wsr_module *module, wsr_counts *counts);
 void wsr_module_function_type(const wsr_module *module, uint32_t function, wsr_function_type *out);
@@ -108,7 +109,7 @@ uint32_t wsr_add_global(wsr_store *store, uint32_t type, uint32_t mutability, ui
 
 /* Allocate an instance; the imports' addresses are given for each kind in index order and have been
  * checked against the module's types. Defined functions, tables, memories and globals get the next
- * free addresses; segments are evaluated, not applied. The module must outlive the store. */
+ * free addresses; segments are evaluated, not applied. The module's bytes must stay as long as the store runs it. */
 uint32_t wsr_add_instance(wsr_store *store, wsr_module *module, const uint32_t *functions,
                           const uint32_t *tables, const uint32_t *memories,
                           const uint32_t *globals, wsr_error *error);

@@ -6,13 +6,14 @@ right when the program behind it runs, and names the same thing for as long as i
 
 from __future__ import annotations
 
+import inspect
 import select
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wasmsr._ffi import ffi, lib
-from wasmsr.errors import HostError, ModuleError
+from wasmsr.errors import HostError, LinkError, ModuleError
 from wasmsr.interp.module import core_error, function_type
 from wasmsr.interp.types import Bounds, FuncType, GlobalType, MemoryType, TableType, ValType
 from wasmsr.interp.values import from_slot, readers, to_slot
@@ -44,6 +45,31 @@ class HostFunction:
         self.call = call
         self.raw = raw
         self._read = readers(type.params)
+
+    @classmethod
+    def of(cls, type: FuncType, call: Callable[..., Any], name: str) -> HostFunction:
+        """A host function of a plain callable, which is called with the arguments alone, or, if
+        its first parameter is annotated as a `Caller`, with the caller before them.
+
+        Raises:
+            LinkError: it does not take as many arguments as the type has; `name` says which.
+        """
+        try:
+            signature = inspect.signature(call)
+        except (TypeError, ValueError):  # some builtins do not tell
+            return cls(type, lambda _, *values: call(*values))
+        first = next(iter(signature.parameters.values()), None)
+        annotation = None if first is None else first.annotation
+        wants = annotation is Caller or (
+            isinstance(annotation, str) and annotation.rpartition(".")[2].strip("\"'") == "Caller"
+        )
+        try:
+            signature.bind(*range(wants + len(type.params)))
+        except TypeError:
+            raise LinkError(
+                f"{name} is of type {type}, and the Python function given for it takes {signature}"
+            ) from None
+        return cls(type, call if wants else lambda _, *values: call(*values))
 
     def perform(self, caller: Caller, slots: Any) -> None:
         """Call it with the arguments in the slots, and put the results in their place."""
@@ -103,15 +129,17 @@ class Caller:
         """Wait for a descriptor; False when `timeout` seconds have passed.
 
         Raises:
-            Retry: a pause was requested first.
+            Retry: a pause was requested first. Let it through, and the call is made again later.
         """
         poll = select.poll()
         poll.register(fd, events)
         poll.register(self.wake_fd, select.POLLIN)
         ready = poll.poll(None if timeout is None else timeout * 1000)
-        if any(found == self.wake_fd for found, _ in ready) and self.pause_requested:
+        if any(found == fd for found, _ in ready):
+            return True
+        if ready:
             raise Retry
-        return bool(ready)
+        return False
 
 
 class _Handle:
@@ -182,8 +210,24 @@ class Memory(_Handle):
 
     @property
     def data(self) -> memoryview:
-        """Its bytes, writable; valid until the program runs on and while the store lives."""
+        """Its bytes, writable: the memory itself, which the running program changes too. After it
+        has grown, ask again: a view keeps its length."""
         return self.store.memory_view(self.address)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """A copy of `size` bytes; IndexError where they are not all within the memory."""
+        return bytes(self.data[self._range(offset, size)])
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write bytes; IndexError, and nothing written, where they do not fit the memory."""
+        given = memoryview(data).cast("B")
+        self.data[self._range(offset, len(given))] = given
+
+    def _range(self, offset: int, size: int) -> slice:
+        have = len(self.data)
+        if offset < 0 or size < 0 or offset + size > have:
+            raise IndexError(f"{size} bytes at {offset} are not within the memory of {have} bytes")
+        return slice(offset, offset + size)
 
     @property
     def pages(self) -> int:

@@ -1,8 +1,8 @@
 """The machine: a store of instances and one thread, run to outcomes.
 
 The C core runs until it finishes, traps, pauses or needs a host function; `Store.run` performs the
-host functions in between. A store is used by one thread at a time; only `pause` may be called from
-any thread or signal handler.
+host functions in between. A store is used by one thread at a time; `pause` may be called from any
+thread or signal handler, `wait` and `running` from any thread.
 
 Source: WebAssembly specification, section 4.2 (Runtime Structure) and 4.5.4 (Instantiation).
 """
@@ -10,10 +10,10 @@ Source: WebAssembly specification, section 4.2 (Runtime Structure) and 4.5.4 (In
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import Exit, Frame, HostError, Interrupted, LinkError, Trap, WasmsrError
@@ -29,6 +29,15 @@ from wasmsr.interp.externs import (
     view_function,
 )
 from wasmsr.interp.module import Import, Module, core_error
+from wasmsr.interp.outcomes import (
+    Exited,
+    Finished,
+    FrameView,
+    Limits,
+    Outcome,
+    Paused,
+    Trapped,
+)
 from wasmsr.interp.traps import MESSAGES
 from wasmsr.interp.types import FuncType, GlobalType, MemoryType, TableType, ValType
 from wasmsr.interp.values import from_slot, to_slot
@@ -38,92 +47,11 @@ Imports = Mapping[str, Mapping[str, "Extern | HostFunction | Callable[..., Any]"
 _NONE = 2**32 - 1
 _BACKTRACE = 50
 """Most frames that a backtrace shows: a runaway recursion has tens of thousands."""
+_LOAN = 1 << 62
+"""Fuel with which a call-back goes on that has used up all there was: it cannot pause."""
+_E = TypeVar("_E", Function, Table, Memory, Global)
+_entering = threading.Lock()
 _EXTERNS: tuple[type[Extern], ...] = (Function, Table, Memory, Global)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of a store, in the model's units, so that they mean the same in every build.
-
-    Attributes:
-        memory_pages: pages of 64 KiB of each memory.
-        table_elements: elements of each table.
-        stack_slots: 64-bit slots of the value stack.
-        stack_frames: frames; one more is the trap "call stack exhausted".
-    """
-
-    memory_pages: int = 65536
-    table_elements: int = 10_000_000
-    stack_slots: int = 1 << 20
-    stack_frames: int = 1 << 16
-
-    def __post_init__(self) -> None:
-        highest = {
-            "memory_pages": 65536,
-            "table_elements": 1 << 28,
-            "stack_slots": 1 << 28,
-            "stack_frames": 1 << 26,
-        }
-        for name, most in highest.items():
-            if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must lie between 0 and {most}")
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Everything that was to be invoked has returned.
-
-    Attributes:
-        results: of the last invocation, as Python values; `raw` are their bits.
-    """
-
-    results: tuple[Any, ...] = ()
-    raw: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Trapped:
-    """The program trapped; its frames are gone, the store remains."""
-
-    trap: Trap
-
-
-@dataclass(frozen=True)
-class Paused:
-    """The program stands before an instruction and can be captured or run on."""
-
-    reason: Literal["requested", "fuel"]
-
-
-@dataclass(frozen=True)
-class Exited:
-    """A host function ended the program (WASI `proc_exit`)."""
-
-    code: int
-
-
-Outcome = Finished | Trapped | Paused | Exited
-
-
-@dataclass(frozen=True)
-class FrameView:
-    """An activation as `Store.frames` shows it.
-
-    Attributes:
-        function: address; `instance` and `index` say the same within a module.
-        offset: of the next instruction, in the module's binary; of a frame that waits for a
-            callee, the byte after its call.
-        types: of locals, then operands.
-        locals, operands: bits, bottom first.
-    """
-
-    function: int
-    instance: int
-    index: int
-    offset: int
-    types: bytes
-    locals: tuple[int, ...]
-    operands: tuple[int, ...]
 
 
 class Instance:
@@ -158,11 +86,26 @@ class Instance:
 
     def function(self, name: str) -> Function:
         """The exported function of that name; LinkError where there is none."""
+        return self._export(Function, name)
+
+    def memory(self, name: str = "memory") -> Memory:
+        """The exported memory of that name; LinkError where there is none."""
+        return self._export(Memory, name)
+
+    def table(self, name: str) -> Table:
+        """The exported table of that name; LinkError where there is none."""
+        return self._export(Table, name)
+
+    def global_(self, name: str) -> Global:
+        """The exported global of that name; LinkError where there is none."""
+        return self._export(Global, name)
+
+    def _export(self, kind: type[_E], name: str) -> _E:
         found = self.exports.get(name)
-        if not isinstance(found, Function):
-            offered = [n for n, e in self.exports.items() if isinstance(e, Function)]
+        if not isinstance(found, kind):
+            offered = [n for n, e in self.exports.items() if isinstance(e, kind)]
             raise LinkError(
-                f"the module exports no function {name!r}",
+                f"the module exports no {kind.__name__.lower()} {name!r}",
                 hint=f"it exports {', '.join(offered)}" if offered else None,
             )
         return found
@@ -182,6 +125,11 @@ class Store:
     Attributes:
         queue: invocations to make when the thread's frames have returned: (address, slots).
         executed: instructions executed in metered runs.
+        wasi: the `Wasi` that serves the program, if any, for whoever takes a snapshot of it; the
+            machine itself does not use it.
+
+    The memory of a store is given back when nothing refers to it any more, or by `close`, also at
+    the end of a `with` block.
     """
 
     def __init__(self, *, limits: Limits | None = None, deterministic: bool = False) -> None:
@@ -190,6 +138,7 @@ class Store:
         self.instances: list[Instance] = []
         self.queue: list[tuple[int, tuple[int, ...]]] = []
         self.executed: int | None = None
+        self.wasi: Any = None
         self.hosts: dict[int, tuple[HostFunction, str, str]] = {}
         """Host functions by address, each with the names of the import that it answers."""
         self.externs: list[Any] = []
@@ -200,6 +149,11 @@ class Store:
         self._views: dict[int, memoryview] = {}
         self._wake: tuple[int, int] | None = None
         self._running = False
+        self._thread = 0
+        self._stands = threading.Event()
+        self._stands.set()
+        self._budget: Any = None
+        self._lent = self._overdraft = 0
         self._last: Finished = Finished()
         self._entry: FuncType | None = None
         error = ffi.new("wsr_error *")
@@ -223,9 +177,39 @@ class Store:
         self._memory = ffi.new("wsr_memory_view *")
         self._outer: list[Any] = []
 
+    def close(self) -> None:
+        """Give back its memory now, and close its `wasi`; neither it nor what was taken from it can
+        be used any more. Views of its memories stay valid: with them the memory is kept.
+
+        Raises:
+            WasmsrError: it is running.
+        """
+        if self._running:
+            raise WasmsrError("the store is running", hint="pause it first")
+        if self.wasi is not None:
+            self.wasi.close()
+        self.__dict__.pop("c", None)
+        for held in (self.instances, self.queue, self.hosts, self.externs, self._extern_index):
+            held.clear()
+        self._views.clear()
+        self._host_address.clear()
+        self.__del__()
+
     def __del__(self) -> None:
-        for fd in getattr(self, "_wake", None) or ():
+        wake, self._wake = self.__dict__.get("_wake"), None
+        for fd in wake or ():
             os.close(fd)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "c":
+            raise WasmsrError("the store is closed")
+        raise AttributeError(f"a Store has no attribute {name!r}")
 
     # ---- building ----
 
@@ -241,7 +225,7 @@ class Store:
 
         Args:
             imports: by module name and item name: externs of this store, host functions, or plain
-                callables, which are called without a `Caller`.
+                callables, which get a `Caller` if their first parameter is annotated with it.
             start: False puts the start function into the queue instead of running it.
 
         Raises:
@@ -295,8 +279,7 @@ class Store:
                 if isinstance(found, HostFunction):
                     return self.add_host_function(found, item.module, item.name)
             elif callable(found):
-                plain = found
-                function = HostFunction(item.type, lambda _, *values: plain(*values))
+                function = HostFunction.of(item.type, found, wanted)
                 return self.add_host_function(function, item.module, item.name)
         if isinstance(found, _Handles) and found.store is not self:
             raise LinkError(f"{wanted} belongs to another store")
@@ -358,12 +341,15 @@ class Store:
         return type_
 
     def memory_view(self, address: int) -> memoryview:
-        """The bytes of a memory; valid until it grows and while the store lives."""
+        """The bytes of a memory, of its present size: after it has grown, a view is too short."""
         lib.wsr_memory(self.c, address, self._memory)
         view = self._views.get(address)
         if view is None or len(view) != self._memory.size:
             size = self._memory.size
-            view = memoryview(ffi.buffer(self._memory.data, size)).cast("B")
+            # The view keeps the core's store, so that it never shows memory that was given back.
+            c = self.c
+            data = ffi.gc(self._memory.data, lambda _: c)
+            view = memoryview(ffi.buffer(data, size)).cast("B")
             self._views[address] = view
         return view
 
@@ -391,16 +377,22 @@ class Store:
         """Run the thread, then the queue, to the end, a trap, an exit or a pause.
 
         Args:
-            fuel: at most so many instructions; then the outcome is Paused("fuel").
+            fuel: at most so many instructions; then the outcome is Paused("fuel"). What a host
+                function executes by calling back counts too, but pauses only behind it.
 
         Raises:
             HostError: a host function raised; the thread's frames are gone.
+            WasmsrError: the store is running already.
         """
-        if self._running:
-            raise WasmsrError("the store is running already; it is used by one thread at a time")
+        if fuel is not None and not 0 <= fuel < _LOAN:
+            raise ValueError("fuel must be a number of instructions, 0 or more")
         budget = None if fuel is None else ffi.new("uint64_t *", fuel)
-        self._running = True
+        self._enter()
+        self._budget, self._overdraft = budget, 0
         try:
+            if lib.wsr_pause_requested(self.c) and (lib.wsr_frame_count(self.c) or self.queue):
+                self._clear_pause()
+                return Paused("requested")
             return self._run(budget)
         except BaseException:
             self.queue.clear()
@@ -408,9 +400,29 @@ class Store:
                 lib.wsr_end(self.c, ffi.new("wsr_activation *"))
             raise
         finally:
-            self._running = False
             if budget is not None and fuel is not None:
-                self.executed = (self.executed or 0) + fuel - budget[0]
+                self._settle()
+                self.executed = (self.executed or 0) + fuel - budget[0] + self._overdraft
+            self._budget = None
+            self._running = False
+            self._stands.set()
+
+    def _enter(self) -> None:
+        """From here on the store is this thread's."""
+        with _entering:
+            if self._running:
+                raise WasmsrError(
+                    "the store is running already; it is used by one thread at a time"
+                )
+            self._running = True
+            self._thread = threading.get_ident()
+            self._stands.clear()
+
+    def _settle(self) -> None:
+        """Take back what was lent to a call-back, and note what it has used."""
+        if self._lent:
+            self._overdraft += self._lent - self._budget[0]
+            self._budget[0] = self._lent = 0
 
     def _run(self, budget: Any) -> Outcome:
         while True:
@@ -463,6 +475,8 @@ class Store:
             if code == lib.WSR_HOST_CALL:
                 function = self.hosts[exit_.host_function][0]
                 outcome = self._perform(function, exit_.host_instance, exit_.slots)
+                if not self._outer:
+                    self._settle()
                 if outcome is None:
                     lib.wsr_host_return(c)
                     continue
@@ -479,11 +493,15 @@ class Store:
             if code == lib.WSR_PAUSED:
                 if lib.wsr_pause_requested(c):
                     if self._outer:  # a host function waits for this call: pause behind it
-                        lib.wsr_clear_pause(c)
+                        self._clear_pause()
                         self._outer[-1][1] = True
                         continue
                     self._clear_pause()
                     return Paused("requested")
+                if self._outer:
+                    budget[0] = _LOAN
+                    self._lent += _LOAN
+                    continue
                 return Paused("fuel")
             trap = Trap(MESSAGES[exit_.trap], self.backtrace())
             if not self._outer:
@@ -494,12 +512,19 @@ class Store:
         try:
             function.perform(Caller(self, instance), slots)
         except Retry:
-            if self._outer:
-                raise HostError("a host call within a host call cannot be paused") from None
+            if not self._outer:
+                self._clear_pause()
+                return Paused("requested")
+            if not lib.wsr_pause_requested(self.c):
+                raise HostError("a host call gave up though nobody asked for a pause") from None
+            # The host function that called back must end first: put the pause off, wait again.
             self._clear_pause()
-            return Paused("requested")
+            self._outer[-1][1] = True
+            return self._perform(function, instance, slots)
         except Exit as exit_:
             return Exited(exit_.code)
+        except Trap as trap:  # of a call-back, or of the host function's own making
+            return Trapped(trap if trap.backtrace else Trap(trap.code, self.backtrace()))
         except WasmsrError:
             raise
         except Exception as error:
@@ -514,11 +539,12 @@ class Store:
     def call(self, function: Function, arguments: Sequence[Any]) -> tuple[Any, ...]:
         """Run a function to its end and return its results; see `Function.__call__`."""
         slots = self._slots(function, arguments)
-        if self._running:
+        if self._running and self._thread == threading.get_ident():
             return self._nested(function, slots)
-        if lib.wsr_frame_count(self.c) or self.queue:
-            raise WasmsrError("the store's thread is paused", hint="run() it to its end first")
-        self.queue.append((function.address, slots))
+        if not self._running:  # on another thread, that is; `run` says so
+            if lib.wsr_frame_count(self.c) or self.queue:
+                raise WasmsrError("the store's thread is paused", hint="run() it to its end first")
+            self.queue.append((function.address, slots))
         outcome = self.run()
         if isinstance(outcome, Trapped):
             raise outcome.trap
@@ -534,6 +560,8 @@ class Store:
             last = self._last
             outcome = self._host_entry(function.address, slots)
             results, self._last = self._last.results, last
+            if isinstance(outcome, Trapped):
+                raise outcome.trap
             if isinstance(outcome, Exited):
                 raise Exit(outcome.code)
             return results
@@ -547,7 +575,7 @@ class Store:
         level = [activation, False]
         self._outer.append(level)
         try:
-            outcome = self._advance(None)
+            outcome = self._advance(self._budget)
             results = self._last.results
         finally:
             self._outer.pop()
@@ -570,10 +598,11 @@ class Store:
     # ---- pausing ----
 
     def pause(self) -> None:
-        """Ask the running machine to pause: from any thread or signal handler.
+        """Ask the machine to pause: from any thread or signal handler.
 
         `run` returns Paused("requested") at the next canonical point, within microseconds, or when
-        the host function in hand has returned or given up. The request stands until then.
+        the host function in hand has returned or given up. The request stands until then; if the
+        store is not running, its next `run` returns so at once. `wait` waits for it.
         """
         lib.wsr_pause(self.c)
         if self._wake is not None:
@@ -581,6 +610,18 @@ class Store:
                 os.write(self._wake[1], b"\0")
             except BlockingIOError:
                 pass  # enough bytes lie there to wake everybody
+
+    @property
+    def running(self) -> bool:
+        """Whether some thread is in `run`, or in a call of a function."""
+        return self._running
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until no thread runs it any more; False if one still does after `timeout` seconds.
+
+        To be called from another thread than the one that runs.
+        """
+        return self._stands.wait(timeout)
 
     @property
     def wake_fd(self) -> int:
@@ -602,6 +643,8 @@ class Store:
                     pass
             except BlockingIOError:
                 pass
+            if lib.wsr_pause_requested(self.c):  # a request came meanwhile: its byte may be gone
+                self.pause()
 
     # ---- looking in ----
 

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from wasmsr._ffi import ffi, lib
@@ -190,12 +190,17 @@ def capture(
         parent: id of the snapshot from which this program was restored.
 
     Raises:
-        UnportableState: a host function that called back into the program is being performed.
+        UnportableState: the store is running, or a host function that called back into the program
+            is being performed.
     """
     if store.nested:
         raise UnportableState(
             "a host function that called back into the program is being performed",
             hint="pause again when it has returned",
+        )
+    if store.running:
+        raise UnportableState(
+            "the program is running", hint="pause it and wait until it stands, or capture it later"
         )
     modules: list[state.ModuleRef] = []
     module_index: dict[bytes, int] = {}
@@ -313,10 +318,10 @@ class _Restoring:
             len(self.snapshot.memories),
             len(self.snapshot.globals),
         )
-        for space, size in enumerate(sizes):
-            while self.next[space] < size and self.next[space] not in owned[space]:
-                self._add_host_extern(space)
-            if self.next[space] != size:
+        for kind, size in enumerate(sizes):
+            while self.next[kind] < size and self.next[kind] not in owned[kind]:
+                self._add_host_extern(kind)
+            if self.next[kind] != size:
                 raise _bad("an address space with holes")
         store.externs = list(self.snapshot.externs)
         store._extern_index = {id(o): i + 1 for i, o in enumerate(store.externs)}
@@ -428,8 +433,7 @@ class _Restoring:
         if isinstance(found, HostFunction):
             function = found
         elif callable(found) and not isinstance(found, Function):
-            plain: Callable[..., Any] = found
-            function = HostFunction(type_, lambda _, *values: plain(*values))
+            function = HostFunction.of(type_, found, f"{wanted.module}.{wanted.name}")
         else:
             raise SnapshotError(
                 f"the program uses the host function {wanted.module}.{wanted.name}, "
@@ -441,6 +445,9 @@ class _Restoring:
                 f"the host function {wanted.module}.{wanted.name} must be {type_}, "
                 f"and {function.type} is given"
             )
+        if (id(function), wanted.module, wanted.name) in self.store._host_address:
+            # One import, two addresses: it was given as two functions then.
+            function = HostFunction(function.type, function.call, raw=function.raw)
         address = self.store.add_host_function(function, wanted.module, wanted.name)
         if address != self.next_function:
             raise _bad("a host function with two addresses")

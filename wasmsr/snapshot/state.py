@@ -9,8 +9,16 @@ reference is an index, a number is its bits. Value types are the binary format's
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wasmsr.interp.machine import Imports, Store
+    from wasmsr.interp.module import Module
+    from wasmsr.interp.outcomes import Limits as MachineLimits
+    from wasmsr.wasi.mounts import Mount
+    from wasmsr.wasi.preview1 import Stdin, Stdout
 
 PAGE = 65536
 """Bytes in a WebAssembly page (specification, section 2.3.10)."""
@@ -180,6 +188,57 @@ class Snapshot:
         from wasmsr.snapshot.format import load
 
         return load(path, adopt=adopt)
+
+    def restore(
+        self,
+        *,
+        modules: Iterable[Module] = (),
+        imports: Imports | None = None,
+        mounts: Sequence[Mount] = (),
+        stdin: Stdin = None,
+        stdout: Stdout = 1,
+        stderr: Stdout = 2,
+        limits: MachineLimits | None = None,
+        live: bool = False,
+    ) -> Store:
+        """A new store in this state, standing where the program stood; `run` goes on with it.
+
+        The snapshot can be restored any number of times, each a fork with a life of its own. What
+        the program may touch is given anew: a snapshot grants nothing.
+
+        Args:
+            modules: those that the snapshot names; embedded ones need not be given.
+            imports: the host functions that the program uses, as for `Store.instantiate`.
+            mounts, stdin, stdout, stderr, live: for a program that uses WASI, as for
+                `Wasi.restore`; the store's `wasi` is its new `Wasi`, which `Store.close` closes.
+            limits: in place of those of the snapshot.
+
+        Raises:
+            ModuleMismatch: a module is missing, or another one was given.
+            FormatError: the snapshot contradicts its modules or itself.
+            WasiConfigError: a mount is missing; the hint says which option names it.
+            SnapshotError: a host function is missing, a file is gone, or a limit is too low.
+        """
+        from wasmsr.snapshot.capture import restore
+
+        wanted = self
+        if limits is not None:
+            given = {f.name: getattr(limits, f.name) for f in fields(limits)}
+            wanted = replace(self, limits=replace(self.limits, **given))
+        if self.wasi is None:
+            return restore(wanted, modules=modules, imports=imports)
+        from wasmsr.wasi.preview1 import Wasi
+
+        wasi = Wasi.restore(
+            self.wasi, mounts=mounts, stdin=stdin, stdout=stdout, stderr=stderr, live=live
+        )
+        try:
+            store = restore(wanted, modules=modules, imports={**wasi.imports, **(imports or {})})
+        except BaseException:
+            wasi.close()
+            raise
+        store.wasi = wasi
+        return store
 
     def content_digest(self) -> bytes:
         """A digest (32 bytes) of everything but the lineage: equal exactly if the states are."""

@@ -1,0 +1,127 @@
+"""Whole tasks in one call, for programs that embed wasmsr: run a command; pause a store and wait.
+
+On top of engine, WASI and snapshot, beside `program` (which serves the command line). The third of
+the kind, `wasmsr.snapshot(store)`, is in the room `snapshot`.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+from collections.abc import Mapping, Sequence
+
+from wasmsr.interp.machine import Imports, Store
+from wasmsr.interp.module import MAGIC, Module, assemble
+from wasmsr.interp.outcomes import Limits, Outcome
+from wasmsr.wasi.mounts import Mount
+from wasmsr.wasi.preview1 import Stdin, Stdout, Wasi
+
+
+def run(
+    program: Module | bytes | str | os.PathLike[str],
+    *,
+    args: Sequence[str | bytes] = (),
+    env: Mapping[str, str] | Sequence[str] = (),
+    mounts: Sequence[Mount | str] = (),
+    stdin: Stdin = None,
+    stdout: Stdout = 1,
+    stderr: Stdout = 2,
+    imports: Imports | None = None,
+    limits: Limits | None = None,
+    fuel: int | None = None,
+    deterministic: bool = False,
+    seed: int | bytes | str | None = None,
+) -> Outcome:
+    """Run a WASI command (a module that exports `_start`) to its end.
+
+    Called on the main thread, it has another one run the program, so that Ctrl-C ends it; so host
+    functions must not rely on being called on the main thread.
+
+    Args:
+        program: a module, the bytes of one (binary or text), or the path of a file.
+        args: its arguments, without its own name, which goes before them.
+        env: its environment; nothing of this process's is passed on by itself.
+        mounts: the folders that it sees, as `Mount` or as "HOST::GUEST".
+        stdin: a path, bytes or a descriptor; None is an empty input.
+        stdout, stderr: a descriptor, or anything with `write(bytes)`, such as `io.BytesIO`.
+        imports: further imports, as for `Store.instantiate`.
+        limits, deterministic: as for `Store`; `deterministic` makes clocks and random bytes virtual
+            too, these from `seed`.
+        fuel: at most so many instructions.
+
+    Returns:
+        Exited, with the code, if it called `proc_exit`; Finished if `_start` returned, which means
+        code 0; Trapped; or Paused("fuel").
+
+    Raises:
+        OSError: the file cannot be read.
+        ModuleError, WasiConfigError: what is wrong with the module, or with what it was given.
+        HostError: a host function raised.
+    """
+    module = _module(program)
+    wasi = Wasi(
+        args=[module.name or "program", *args],
+        env=env,
+        mounts=[Mount.parse(m) if isinstance(m, str) else m for m in mounts],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        deterministic=deterministic,
+        seed=seed,
+    )
+    with wasi, Store(limits=limits, deterministic=deterministic) as store:
+        store.wasi = wasi
+        given = {**wasi.imports, **(imports or {})}
+        instance = store.instantiate(module, given, start=False)
+        store.enqueue(instance.function("_start"))
+        return _interruptible(store, fuel)
+
+
+def pause(store: Store, timeout: float | None = None) -> bool:
+    """Ask a store that another thread runs to pause, and wait until it stands.
+
+    A host function of yours delays the pause until it returns, and a call-back until the host
+    function that made it returns: `timeout` is for that.
+
+    Returns:
+        True when it stands: it can be captured, and goes on with `Store.run`. It may have come to
+        its end instead. False if it did not stand within `timeout` seconds; the request remains.
+    """
+    store.pause()
+    return store.wait(timeout)
+
+
+def _module(program: Module | bytes | str | os.PathLike[str]) -> Module:
+    if isinstance(program, Module):
+        return program
+    if isinstance(program, bytes):
+        return Module(program if program.startswith(MAGIC) else assemble(program))
+    return Module.from_file(program)
+
+
+def _interruptible(store: Store, fuel: int | None) -> Outcome:
+    """Run on another thread if this is the main one, which must stay free to handle signals."""
+    if threading.current_thread() is not threading.main_thread():
+        return store.run(fuel=fuel)
+    found: list[Outcome] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            found.append(store.run(fuel=fuel))
+        except BaseException as error:  # noqa: BLE001 (raised below, on the thread that called)
+            failed.append(error)
+
+    surroundings = contextvars.copy_context()
+    thread = threading.Thread(target=surroundings.run, args=(work,), name="wasmsr.run", daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        store.pause()
+        thread.join()
+        raise
+    if failed:
+        raise failed[0]
+    return found[0]
