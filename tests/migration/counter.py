@@ -169,7 +169,10 @@ class CounterArrival:
             raise FormatError(self.host.broken)
         assert bytes(modules[DIGEST]) == MODULE
         assert Header.decode(self.state[: HEADER.size]).flags in (0, FLAG_HANDED)
-        values = json.loads(bytes(self.state[HEADER.size : HEADER.size + 256]))
+        try:
+            values = json.loads(bytes(self.state[HEADER.size : HEADER.size + 256]))
+        except ValueError as error:
+            raise FormatError("no counter") from error
         if len(self.state) != HEADER.size + 256 + values["size"]:
             raise FormatError("cut off")
         return self.host.make(program=program, **values)

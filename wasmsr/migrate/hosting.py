@@ -145,22 +145,28 @@ class Hosting:
         for feature in description.features:
             if feature not in FEATURES:
                 return Refusal(Reason.FEATURE, f"it has no {feature}")
-        given = {mount.guest: mount.mode for mount in self.around_mounts()}
+        given = {mount.guest for mount in self.around_mounts()}
         for mount in description.mounts:
             if mount.mode not in MODES:
                 return Refusal(Reason.MOUNT, f"it has no mounts of the mode {mount.mode!r}")
-            if given.get(mount.guest) != mount.mode:
-                return Refusal(
-                    Reason.MOUNT,
-                    f"it was not given the folder that the program knows as {mount.guest}",
-                    f"start it with --dir HOST::{mount.guest}",
-                )
+        lacking = [mount.guest for mount in description.mounts if mount.guest not in given]
+        if lacking:
+            return Refusal(
+                Reason.MOUNT,
+                f"it was not given what the program knows as {', '.join(lacking)}",
+                "start it with " + " ".join(f"--dir HOST::{guest}" for guest in lacking),
+            )
         return None
 
     def around_mounts(self) -> tuple[MountName, ...]:
-        """The folders that programs get here, by name."""
+        """The folders that programs get here, by name.
+
+        Raises WasiConfigError for one that is not there.
+        """
         around = self.around()
         _close(around)
+        for mount in around.mounts:
+            os.close(mount.open())
         return tuple(MountName(mount.guest, mount.mode) for mount in around.mounts)
 
     def module(self, digest: bytes) -> Buffer | None:

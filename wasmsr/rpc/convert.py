@@ -72,7 +72,8 @@ def module_in(message: Any) -> terms.ModuleName:
 
 
 def module_out(module: terms.ModuleName) -> Any:
-    return messages.ModuleName(digest=module.digest, size=module.size, name=module.name[:256])
+    name = text(module.name, 256)
+    return messages.ModuleName(digest=module.digest, size=module.size, name=name)
 
 
 def offer_in(message: Any) -> terms.Offer:
@@ -152,7 +153,7 @@ def refusal_in(message: Any) -> terms.Refusal:
 
 def refusal_out(error: terms.PeerRefused) -> Any:
     return messages.Refusal(
-        reason=int(error.reason), sentence=error.message[:TEXT], hint=(error.hint or "")[:TEXT]
+        reason=int(error.reason), sentence=text(error.message), hint=text(error.hint or "")
     )
 
 
@@ -170,7 +171,7 @@ def ending_in(message: Any) -> terms.Ending:
 
 def ending_out(ending: terms.Ending) -> Any:
     return messages.Ending(
-        kind=ending.kind, code=ending.code & 0xFFFFFFFF, sentence=ending.sentence[:TEXT]
+        kind=ending.kind, code=ending.code & 0xFFFFFFFF, sentence=text(ending.sentence)
     )
 
 

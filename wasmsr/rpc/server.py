@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 WORKERS = 8
 """Calls served at once; two ends need three: a transfer, a question, an answer."""
 
+JUNK = object()
+"""In place of a message that could not be parsed."""
+
 OTHER_VERSION = re.compile(r"/wasmsr\.v(\d{1,9})\.Migration/")
 
 
@@ -114,14 +117,14 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 def _parser(kind: Any) -> Callable[[bytes], Any]:
-    """Bytes to a message, or None where they are none: a handler answers that, gRPC would log."""
+    """Bytes to a message, or `JUNK` where they are none: a handler answers that, gRPC would log."""
     from google.protobuf.message import DecodeError
 
     def parse(data: bytes) -> Any:
         try:
             return kind.FromString(data)
         except DecodeError:
-            return None
+            return JUNK
 
     return parse
 
@@ -131,7 +134,7 @@ def _checked(call: Callable[..., Any]) -> Callable[..., Any]:
 
     def checked(self: _Calls, request: Any, wire: Any) -> Any:
         try:
-            if request is None:
+            if request is JUNK:
                 raise Malformed("not a message")
             return call(self, request)
         except Malformed as error:
@@ -163,8 +166,8 @@ class _Calls:
 
     def Upload(self, requests: Iterator[Any], wire: Any) -> Any:
         try:
-            first = next(requests, None)
-            if first is None or first.WhichOneof("part") != "module":
+            first: Any = next(requests, None)
+            if _part(first) != "module":
                 raise Malformed("an upload begins with the module's name")
             upload = self._node.upload(convert.module_in(first.module))
             for request in requests:
@@ -180,12 +183,12 @@ class _Calls:
     def Transfer(self, requests: Iterator[Any], wire: Any) -> Iterator[Any]:
         reception = None
         try:
-            first = next(requests, None)
-            if first is None or first.WhichOneof("part") != "move":
+            first: Any = next(requests, None)
+            if _part(first) != "move":
                 raise Malformed("a transfer begins with its move")
             reception = self._node.begin(convert.move_in(first.move))
             for request in requests:
-                if request is not None and request.WhichOneof("part") == "end":
+                if _part(request) == "end":
                     held = reception.finish(convert.receipt_in(request.end))
                     ready = messages.Ready(size=held.size, digest=held.digest)
                     yield messages.TransferReply(ready=ready)
@@ -245,8 +248,14 @@ class _Calls:
         return messages.EndedReply()
 
 
+def _part(request: Any) -> str | None:
+    """Which part of a stream a message is; None if it is none, or the stream is over."""
+    part: str | None = None if request in (None, JUNK) else request.WhichOneof("part")
+    return part
+
+
 def _piece(request: Any) -> bytes:
-    if request is None or request.WhichOneof("part") != "piece":
+    if _part(request) != "piece":
         raise Malformed("a piece was expected")
     if not 1 <= len(request.piece) <= PIECE:
         raise Malformed(f"a piece of {len(request.piece)} bytes")

@@ -1,0 +1,242 @@
+"""`wasmsr remote` as it is typed: two processes, a real program, real folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.migration.test_killing import free_ports
+
+FRAMES = ("--frames", "60", "--scale", "2", "--progress", "0")
+"""About a billion instructions."""
+
+
+class Ends:
+    """Two ends, by the names a and b, in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.work = folder / "work"
+        self.work.mkdir()
+        self.ports = dict(zip("ab", free_ports(), strict=True))
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+
+    def start(self, end: str, *more: str) -> subprocess.Popen[str]:
+        other = "b" if end == "a" else "a"
+        command = [sys.executable, "-m", "wasmsr", "remote", "--json"]
+        command += ["--port", str(self.ports[end]), "--peer", str(self.ports[other])]
+        command += ["--state-dir", str(self.state), *more]
+        process = subprocess.Popen(
+            command,
+            cwd=self.work,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.processes[end] = process
+        return process
+
+    def events(self, end: str, seconds: float = 90) -> tuple[list[dict[str, object]], str]:
+        """Waits for the end of an end; its events and what it said."""
+        out, err = self.processes[end].communicate(timeout=seconds)
+        return [json.loads(line) for line in out.splitlines() if line.startswith("{")], err
+
+    def until(self, end: str, kind: str) -> dict[str, object]:
+        """Reads the events of an end up to the first of a kind."""
+        stream = self.processes[end].stdout
+        assert stream
+        for line in stream:
+            event: dict[str, object] = json.loads(line)
+            if event["event"] == kind:
+                return event
+        raise AssertionError(f"no {kind} of {end}")
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def ends(tmp_path: Path):  # type: ignore[no-untyped-def]
+    made = Ends(tmp_path)
+    yield made
+    made.stop()
+
+
+def wasmsr(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "wasmsr", *words],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def film(folder: Path) -> str:
+    return hashlib.sha256((folder / "transcoding.avi").read_bytes()).hexdigest()
+
+
+def kinds(events: list[dict[str, object]]) -> list[object]:
+    return [event["event"] for event in events]
+
+
+def unmoved(folder: Path) -> str:
+    """The digest of what a run that is not moved makes."""
+    folder.mkdir()
+    run = wasmsr(folder, "run", "transcoding", *FRAMES)
+    assert run.returncode == 0, run.stderr
+    return film(folder)
+
+
+def test_a_real_program_moves(ends: Ends, tmp_path: Path) -> None:
+    ends.start("b", "--every", "0.3")
+    ends.start("a", "--every", "0.3", "--send", "--", *FRAMES)
+    sent, _ = ends.events("a")
+    received, _ = ends.events("b")
+    assert [ends.processes[end].returncode for end in "ab"] == [0, 0]
+    assert kinds(sent)[:3] == ["prepared", "started", "prepared"] or "retry" in kinds(sent)
+    moves = [event for event in sent + received if event["event"] == "moved"]
+    arrivals = [event for event in sent + received if event["event"] == "arrived"]
+    assert len(moves) == len(arrivals) >= 2
+    assert {event["epoch"] for event in moves} == set(range(2, 2 + len(moves)))
+    for event in moves:
+        assert isinstance(event["bytes"], int)
+        assert event["bytes"] > 1000
+        assert 0 < float(str(event["downtime"])) < 10
+    assert kinds(sent)[-1] == kinds(received)[-1] == "ended"
+    assert sorted(bool(events[-1]["here"]) for events in (sent, received)) == [False, True]
+    # Nothing is left over of a program that has ended.
+    left = {path.name for path in ends.state.glob("remote/*/*")}
+    assert left == {"lock", "node"}
+    assert film(ends.work) == unmoved(tmp_path / "unmoved")
+
+
+def test_the_receiver_is_killed_and_its_program_taken_over(ends: Ends, tmp_path: Path) -> None:
+    ends.start("b", "--every", "60")
+    ends.start("a", "--every", "0.3", "--send", "--", *FRAMES)
+    ends.until("a", "moved")
+    ends.processes["b"].kill()
+    ends.processes["a"].send_signal(signal.SIGINT)
+    _, said = ends.events("a")
+    assert ends.processes["a"].returncode == 130, said
+    (state,) = ends.state.glob("remote/*/*.handed")
+    refused = wasmsr(ends.work, "run", "transcoding", "--from-snapshot", str(state))
+    assert refused.returncode == 123
+    assert "--adopt" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    adopted = wasmsr(ends.work, "run", "transcoding", "--adopt", "--from-snapshot", str(state))
+    assert adopted.returncode == 0, adopted.stderr
+    assert film(ends.work) == unmoved(tmp_path / "unmoved")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted(ends: Ends, number: signal.Signals, code: int) -> None:
+    ends.start("b", "--every", "60")
+    ends.start("a", "--every", "0.3", "--send")
+    ends.until("b", "arrived")
+    ends.processes["b"].send_signal(number)
+    began = time.monotonic()
+    events, said = ends.events("b")
+    assert ends.processes["b"].returncode == code, said
+    assert time.monotonic() - began < 5
+    assert events[-1] == {"event": "ended", "code": code, "kind": "interrupted", "here": True}
+    events, _ = ends.events("a")
+    assert ends.processes["a"].returncode == 0
+    assert events[-1] == {"event": "ended", "code": code, "kind": "interrupted", "here": False}
+    assert {path.name for path in ends.state.glob("remote/*/*")} == {"lock", "node"}
+
+
+def test_nobody_is_there(ends: Ends) -> None:
+    began = time.monotonic()
+    ends.start("a", "--send")
+    events, said = ends.events("a")
+    assert ends.processes["a"].returncode == 124
+    assert 9 < time.monotonic() - began < 30
+    assert "retry" in kinds(events)
+    assert events[-1]["event"] == "error"
+    assert "cannot be reached" in said
+    assert "hint:" in said
+    assert "Traceback" not in said
+    assert not (ends.work / "transcoding.avi").exists()
+
+
+def test_a_folder_that_the_receiver_lacks(ends: Ends) -> None:
+    ends.start("b", "--program", "fib")
+    ends.start("a", "--send")
+    _, said = ends.events("a")
+    assert ends.processes["a"].returncode == 124
+    assert "refuses: it was not given what the program knows as ., film" in said
+    assert "--dir HOST::film" in said
+
+
+def test_a_port_in_use(ends: Ends) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", ends.ports["a"]))
+        other.listen()
+        ends.start("a")
+        _, said = ends.events("a")
+    assert ends.processes["a"].returncode == 124
+    assert f"cannot listen on 127.0.0.1:{ends.ports['a']}: another process listens there" in said
+
+
+def test_the_same_end_twice(ends: Ends) -> None:
+    ends.start("a")
+    ends.until("a", "listening")
+    first = ends.processes["a"]
+    ends.start("a")
+    _, said = ends.events("a")
+    assert ends.processes["a"].returncode == 124
+    assert "in use" in said
+    first.terminate()
+    first.communicate(timeout=20)
+    assert first.returncode == 143
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--port", "1", "--peer", "x"], "not of the form [HOST:]PORT"),
+        (["--port", "0", "--peer", "1"], "--port"),
+        (["--port", "1"], "--peer"),
+        (["--port", "7", "--peer", "8", "--listen", "0.0.0.0"], "--insecure"),
+        (["--port", "7", "--peer", "10.0.0.1:8"], "--insecure"),
+        (["--port", "7", "--peer", "8", "argument"], "--send"),
+        (["--port", "7", "--peer", "8", "--every", "0"], "--every"),
+        (["--port", "7", "--peer", "8", "--dir", "nowhere"], "nowhere"),
+        (["--port", "7", "--peer", "8", "--dir", "a::b::mem"], "mem"),
+    ],
+)
+def test_wrong_usage(tmp_path: Path, words: list[str], said: str) -> None:
+    run = wasmsr(tmp_path, "remote", "--state-dir", "state", *words)
+    assert run.returncode == 2, run.stderr
+    assert said in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_program_that_is_not_there(ends: Ends) -> None:
+    ends.start("b")
+    ends.start("a", "--send", "--program", "nothing.wasm")
+    _, said = ends.events("a")
+    assert ends.processes["a"].returncode == 2
+    assert "nothing.wasm" in said
+
+
+def test_help() -> None:
+    run = wasmsr(Path.cwd(), "remote", "--help")
+    assert run.returncode == 0
+    assert "--send" in run.stdout
+    assert os.environ.get("HOME", "?") not in run.stdout
