@@ -330,12 +330,6 @@ class Directory(Descriptor):
         self.preopen: bytes | None = None
         self.entries: list[tuple[bytes, int, int]] | None = None
 
-    def read(self, caller: Caller, buffers: list[memoryview]) -> int:
-        raise Failure(Errno.ISDIR)
-
-    def write(self, caller: Caller, buffers: list[memoryview]) -> int:
-        raise Failure(Errno.ISDIR)
-
     def list(self) -> list[tuple[bytes, int, int]]:
         """List the directory anew: `.` and `..`, then the names in the order of their bytes."""
         found: list[tuple[bytes, int, int]] = []

@@ -107,10 +107,12 @@ class Process:
 
 
 def require(descriptor: Descriptor, right: int) -> None:
-    """ENOTCAPABLE unless the descriptor has the right. For reading and writing the answer is EBADF
-    (EISDIR for a directory): that is what POSIX programs know a descriptor of the wrong mode by."""
+    """ENOTCAPABLE unless the descriptor has the right. For reading and writing the answer is EBADF,
+    for reading a directory EISDIR: what POSIX programs know a descriptor of the wrong mode by."""
     if descriptor.rights & right == right:
         return
+    if right == Right.FD_READ and type(descriptor) is Directory:
+        raise Failure(Errno.ISDIR)
     if right & (Right.FD_READ | Right.FD_WRITE):
-        raise Failure(Errno.ISDIR if type(descriptor) is Directory else Errno.BADF)
+        raise Failure(Errno.BADF)
     raise Failure(Errno.NOTCAPABLE)

@@ -1,0 +1,1 @@
+"""Tests of `wasmsr.wasi`: the calls, the sandbox, waiting, capture and restore."""

@@ -1,0 +1,36 @@
+"""Guests for the tests: on a directory of their own, with and without snapshots between calls."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.wasi.guest import Guest, on
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The mounted directory. What lies beside it is out of bounds."""
+    directory = tmp_path / "outer" / "data"
+    directory.mkdir(parents=True)
+    (tmp_path / "outer" / "secret").write_text("secret")
+    return directory
+
+
+@pytest.fixture
+def output() -> io.BytesIO:
+    return io.BytesIO()
+
+
+@pytest.fixture(params=[False, True], ids=["straight", "hops"])
+def guest(request: pytest.FixtureRequest, data: Path, output: io.BytesIO) -> Iterator[Guest]:
+    """A guest on `data`; the second time its state goes through a snapshot before every call."""
+    made = on(
+        data, args=["prog", "a b", "ü"], env={"A": "1", "B": "x=y"}, stdout=output, stdin=b"input"
+    )
+    made.hops = request.param
+    yield made
+    made.close()

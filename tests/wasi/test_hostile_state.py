@@ -1,0 +1,197 @@
+"""A state that no `capture` made: refused with one clear error, before anything is opened."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.wasi.guest import CREAT, ROOT, Guest, on
+from wasmsr.errors import FormatError, SnapshotError, WasiConfigError
+from wasmsr.wasi.mounts import Mount
+from wasmsr.wasi.preview1 import Wasi
+
+State = dict[str, Any]
+
+
+@pytest.fixture
+def state(data: Path) -> State:
+    """A state with one descriptor of each kind."""
+    (data / "d").mkdir()
+    guest = on(data, args=["p"], env=["K=V"], stdin=b"rest", deterministic=True)
+    guest.write(guest.opened("f", CREAT), b"content")
+    guest.open_directory("d")
+    guest.readdir(ROOT)
+    guest.opened("gone", CREAT)
+    os.unlink(data / "gone")
+    made = guest.state()
+    made["pending"] = {"call": bytes(16), "started": 5}
+    guest.close()
+    return made
+
+
+def descriptor(state: State, kind: str, /, **changes: object) -> None:
+    next(d for d in state["descriptors"] if d["kind"] == kind).update(changes)
+
+
+def drop(state: State, kind: str, key: str) -> None:
+    del next(d for d in state["descriptors"] if d["kind"] == kind)[key]
+
+
+LIES: dict[str, Callable[[State], object]] = {
+    "args no list": lambda s: s.update(args="p"),
+    "args of text": lambda s: s.update(args=["p"]),
+    "args with zero": lambda s: s.update(args=[b"a\0b"]),
+    "environ without =": lambda s: s.update(environ=[b"K"]),
+    "no clocks": lambda s: s.pop("clocks"),
+    "clocks no map": lambda s: s.update(clocks=[]),
+    "clock negative": lambda s: s["clocks"].update(monotonic=-1),
+    "clock huge": lambda s: s["clocks"].update(monotonic=1 << 63),
+    "clock a bool": lambda s: s["clocks"].update(cpu=True),
+    "clock a float": lambda s: s["clocks"].update(stopped_at=1.5),
+    "deterministic a number": lambda s: s.update(deterministic=1),
+    "seed short": lambda s: s["random"].update(seed=b"x"),
+    "position huge": lambda s: s["random"].update(position=1 << 70),
+    "pending in the future": lambda s: s["pending"].update(started=1 << 61),
+    "pending call short": lambda s: s["pending"].update(call=b""),
+    "mounts no list": lambda s: s.update(mounts={}),
+    "mount twice": lambda s: s["mounts"].append(dict(s["mounts"][0])),
+    "mount mode": lambda s: s["mounts"][0].update(mode="carry"),
+    "mount without name": lambda s: s["mounts"][0].update(guest=b""),
+    "mount name text": lambda s: s["mounts"][0].update(guest="/data"),
+    "descriptors a map": lambda s: s.update(descriptors={}),
+    "descriptor a number": lambda s: s["descriptors"].append(1),
+    "descriptor twice": lambda s: s["descriptors"].append(dict(s["descriptors"][3])),
+    "stdin twice": lambda s: s["descriptors"].append({**s["descriptors"][0], "fd": 50}),
+    "stdout twice": lambda s: s["descriptors"].append({**s["descriptors"][1], "fd": 50}),
+    "too many": lambda s: s.update(descriptors=[{}] * 70000),
+    "kind unknown": lambda s: descriptor(s, "file", kind="listener"),
+    "kind a list": lambda s: descriptor(s, "file", kind=["file"]),
+    "fd negative": lambda s: descriptor(s, "file", fd=-1),
+    "fd huge": lambda s: descriptor(s, "file", fd=1 << 31),
+    "flags unknown": lambda s: descriptor(s, "file", flags=32),
+    "rights unknown": lambda s: descriptor(s, "file", rights=1 << 30),
+    "rights negative": lambda s: descriptor(s, "file", rights=-1),
+    "inheriting unknown": lambda s: descriptor(s, "directory", inheriting=1 << 40),
+    "mount unknown": lambda s: descriptor(s, "file", mount=b"/etc"),
+    "path up": lambda s: descriptor(s, "file", path=b"../secret"),
+    "path up inside": lambda s: descriptor(s, "file", path=b"d/../../secret"),
+    "path absolute": lambda s: descriptor(s, "file", path=b"/etc/passwd"),
+    "path empty": lambda s: descriptor(s, "file", path=b""),
+    "path dot": lambda s: descriptor(s, "file", path=b"./f"),
+    "path with zero": lambda s: descriptor(s, "file", path=b"f\0"),
+    "path with slash at its end": lambda s: descriptor(s, "file", path=b"f/"),
+    "path long": lambda s: descriptor(s, "file", path=b"a" * 5000),
+    "access unknown": lambda s: descriptor(s, "file", access=3),
+    "rights beyond access": lambda s: descriptor(s, "file", access=os.O_RDONLY),
+    "offset negative": lambda s: descriptor(s, "file", offset=-1),
+    "offset huge": lambda s: descriptor(s, "file", offset=1 << 63),
+    "offset missing": lambda s: drop(s, "file", "offset"),
+    "size huge": lambda s: descriptor(s, "file", size=1 << 64),
+    "unlinked out of range": lambda s: descriptor(s, "file", unlinked=9),
+    "unlinked a bool": lambda s: descriptor(s, "file", unlinked=False),
+    "directory of content": lambda s: s["descriptors"][5].update(unlinked=0),
+    "content no bytes": lambda s: s["unlinked"][0].update(content="text"),
+    "times huge": lambda s: s["unlinked"][0].update(mtim=1 << 64),
+    "preopen below": lambda s: descriptor(s, "directory", path=b"d"),
+    "preopen a number": lambda s: descriptor(s, "directory", preopen=1),
+    "entries no list": lambda s: descriptor(s, "directory", entries=b"x"),
+    "entry short": lambda s: descriptor(s, "directory", entries=[[b"a", 1]]),
+    "entry name long": lambda s: descriptor(s, "directory", entries=[[b"a" * 256, 1, 4]]),
+    "entry inode": lambda s: descriptor(s, "directory", entries=[[b"a", 1 << 64, 4]]),
+    "entry type": lambda s: descriptor(s, "directory", entries=[[b"a", 1, 8]]),
+    "unread text": lambda s: descriptor(s, "stdin", unread="x"),
+    "stream unknown": lambda s: descriptor(s, "stdout", stream="stdin"),
+    "stdin window longer than offset": lambda s: descriptor(
+        s, "stdin", file={"offset": 1, "size": 9, "window": b"abc"}
+    ),
+    "stdin window long": lambda s: descriptor(
+        s, "stdin", file={"offset": 10**6, "size": 10**7, "window": b"a" * 5000}
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_lies_are_format_errors(state: State, data: Path, lie: str) -> None:
+    LIES[lie](state)
+    before = sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else []
+    with pytest.raises(FormatError, match="WASI state"):
+        Wasi.restore(state, mounts=[Mount(data, "/data")])
+    if before:
+        assert sorted(os.listdir("/proc/self/fd")) == before
+    assert (data / "f").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("value", [None, 0, b"", "x", [], {}, [[]]])
+def test_no_state_at_all(value: Any) -> None:
+    with pytest.raises(FormatError):
+        Wasi.restore(value)
+
+
+def test_the_state_itself_is_fine(state: State, data: Path) -> None:
+    Wasi.restore(state, mounts=[Mount(data, "/data")]).close()
+
+
+def test_a_path_through_a_link_out_of_the_mount(state: State, data: Path) -> None:
+    os.symlink("..", data / "up")
+    descriptor(state, "file", path=b"up/secret", size=0, offset=0)
+    with pytest.raises(SnapshotError):
+        Wasi.restore(state, mounts=[Mount(data, "/data")])
+    os.symlink("../secret", data / "link")
+    descriptor(state, "file", path=b"link")
+    with pytest.raises(SnapshotError):
+        Wasi.restore(state, mounts=[Mount(data, "/data")])
+    assert (data.parent / "secret").read_text() == "secret"
+
+
+def test_a_device_where_none_was(state: State, data: Path) -> None:
+    descriptor(state, "file", kind="device")
+    with pytest.raises(SnapshotError, match="another kind"):
+        Wasi.restore(state, mounts=[Mount(data, "/data")])
+
+
+@given(st.data())
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_value_anywhere(state: State, data: Path, draw: st.DataObject) -> None:
+    """Put any value anywhere: it is refused as it should be, or it is a state."""
+    changed = copy.deepcopy(state)
+    place: Any = changed
+    while True:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        if not keys:
+            return
+        key = draw.draw(st.sampled_from(keys))
+        if not isinstance(place[key], (dict, list)) or draw.draw(st.booleans()):
+            break
+        place = place[key]
+    place[key] = draw.draw(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**65), 2**65)
+        | st.binary(max_size=40)
+        | st.text(max_size=5)
+        | st.floats()
+        | st.just([])
+        | st.just({})
+        | st.just([[b"a", 1, 2]])
+    )
+    try:
+        restored = Wasi.restore(changed, mounts=[Mount(data, "/data")])
+    except (SnapshotError, WasiConfigError):
+        return
+    guest = Guest()
+    guest.wasi.close()
+    guest.wasi = restored
+    for fd in range(8):
+        guest.read(fd)
+        guest.fdstat(fd)
+        guest.call("fd_readdir", fd, 4096, 100, 1, 64)
+    guest.close()

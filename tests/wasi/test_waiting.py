@@ -1,0 +1,349 @@
+"""Calls that wait, and pauses that end the waiting: at once, with nothing lost."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.wasi.guest import (
+    DATA,
+    IOVS,
+    OUT,
+    OUT2,
+    ROOT,
+    Guest,
+    clock,
+    on,
+    readable,
+    writable,
+)
+from wasmsr.wasi.abi import Errno, FdFlag, FileType
+from wasmsr.wasi.engine import Retry
+
+MS = 1_000_000
+PROMPT = 0.05
+"""Seconds within which a pause must end a wait; it takes well under one millisecond, but the
+machine that runs the tests is shared."""
+
+
+def paused(guest: Guest, call: Callable[[], object], after: float = 0.03) -> float:
+    """Make a call that must end in Retry when a pause comes; how long that took after it."""
+    asked: list[float] = []
+
+    def ask() -> None:
+        time.sleep(after)
+        asked.append(time.monotonic())
+        guest.caller.pause()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        with pytest.raises(Retry):
+            call()
+        ended = time.monotonic()
+    finally:
+        thread.join()
+        guest.caller.go_on()
+    return ended - asked[0]
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    read, write = os.pipe()
+    yield read, write
+    for fd in (read, write):
+        try:
+            os.close(fd)
+        except OSError:
+            continue
+
+
+def test_read_of_a_pipe_waits_and_is_paused(pipe: tuple[int, int]) -> None:
+    guest = Guest(stdin=pipe[0])
+    assert paused(guest, lambda: guest.read(0)) < PROMPT
+    os.write(pipe[1], b"abcdef")
+    assert guest.read(0, 4) == (0, b"abcd")
+    assert guest.read(0) == (0, b"ef")
+    os.close(pipe[1])
+    assert guest.read(0) == (0, b"")
+    guest.close()
+
+
+def test_read_of_a_terminal_waits_and_is_paused() -> None:
+    master, terminal = os.openpty()
+    guest = Guest(stdin=terminal, stdout=terminal)
+    assert guest.fdstat(0)[1][0] == FileType.CHARACTER_DEVICE
+    assert guest.fdstat(1)[1][0] == FileType.CHARACTER_DEVICE
+    assert paused(guest, lambda: guest.read(0)) < PROMPT
+    os.write(master, b"line\n")
+    assert guest.read(0) == (0, b"line\n")
+    assert guest.write(1, b"out") == (0, 3)
+    guest.close()
+    os.close(master)
+    os.close(terminal)
+
+
+def test_a_pause_before_the_call_ends_it_too(pipe: tuple[int, int]) -> None:
+    guest = Guest(stdin=pipe[0])
+    guest.caller.pause()
+    with pytest.raises(Retry):
+        guest.read(0)
+    os.write(pipe[1], b"x")
+    assert guest.read(0) == (0, b"x"), "what is there is read even so"
+    guest.close()
+
+
+def test_reading_nothing_does_not_wait(pipe: tuple[int, int]) -> None:
+    guest = Guest(stdin=pipe[0])
+    assert guest.call("fd_read", 0, *guest.iovecs([0]), OUT) == 0
+    assert guest.call("fd_read", 0, IOVS, 0, OUT) == 0
+    guest.close()
+
+
+def test_nonblocking_is_ours_not_the_hosts(pipe: tuple[int, int]) -> None:
+    guest = Guest(stdin=pipe[0])
+    assert guest.call("fd_fdstat_set_flags", 0, FdFlag.NONBLOCK) == 0
+    assert guest.read(0)[0] == Errno.AGAIN
+    assert os.get_blocking(pipe[0])
+    os.write(pipe[1], b"x")
+    assert guest.read(0) == (0, b"x")
+    guest.close()
+
+
+def test_a_host_descriptor_that_does_not_block_still_waits(pipe: tuple[int, int]) -> None:
+    os.set_blocking(pipe[0], False)
+    guest = Guest(stdin=pipe[0])
+    assert paused(guest, lambda: guest.read(0)) < PROMPT
+    guest.close()
+
+
+def test_closed_output_is_epipe(pipe: tuple[int, int]) -> None:
+    guest = Guest(stdout=pipe[1])
+    assert guest.write(1, b"x") == (0, 1)
+    os.close(pipe[0])
+    assert guest.write(1, b"x")[0] == Errno.PIPE
+    assert guest.write(1, b"x" * 10000)[0] == Errno.PIPE
+    guest.close()
+
+
+def test_write_to_a_full_pipe_is_short_then_waits(pipe: tuple[int, int]) -> None:
+    guest = Guest(stdout=pipe[1])
+    timer = threading.Timer(0.05, guest.caller.pause)
+    timer.start()
+    errno, written = guest.write(1, b"x" * 100_000)
+    timer.join()
+    guest.caller.go_on()
+    assert errno == 0
+    assert 4096 <= written < 100_000
+    assert paused(guest, lambda: guest.write(1, b"more")) < PROMPT
+    assert len(os.read(pipe[0], 1 << 20)) == written
+    assert guest.write(1, b"more") == (0, 4)
+    assert os.read(pipe[0], 100) == b"more"
+    guest.close()
+
+
+def test_a_reader_gets_all_of_a_long_write(pipe: tuple[int, int]) -> None:
+    guest = Guest(stdout=pipe[1])
+    got = bytearray()
+
+    def reader() -> None:
+        while len(got) < 200_000:
+            got.extend(os.read(pipe[0], 65536))
+
+    thread = threading.Thread(target=reader)
+    thread.start()
+    data = bytes(range(250)) * 800
+    assert guest.write(1, data[:100_000], data[100_000:]) == (0, 200_000)
+    thread.join()
+    assert got == data
+    guest.close()
+
+
+def test_full_output_without_blocking(pipe: tuple[int, int]) -> None:
+    guest = Guest(stdout=pipe[1])
+    guest.call("fd_fdstat_set_flags", 1, FdFlag.NONBLOCK)
+    errno, written = guest.write(1, b"x" * 200_000)
+    assert errno == 0 and written < 200_000
+    assert guest.write(1, b"x")[0] == Errno.AGAIN
+    guest.close()
+
+
+# poll_oneoff
+
+
+def test_sleep(guest: Guest) -> None:
+    start = time.monotonic_ns()
+    assert guest.poll(clock(7, 20 * MS)) == (0, [(7, 0, 0, 0, 0)])
+    assert 20 * MS <= time.monotonic_ns() - start < 500 * MS
+    start = time.monotonic_ns()
+    assert guest.poll(clock(7, MS // 5)) == (0, [(7, 0, 0, 0, 0)])
+    assert time.monotonic_ns() - start >= MS // 5
+
+
+@pytest.mark.parametrize("id", [0, 1])
+def test_absolute_deadlines(guest: Guest, id: int) -> None:
+    assert guest.poll(clock(1, guest.time(id) - MS, id, 1))[1] == [(1, 0, 0, 0, 0)]
+    start = time.monotonic_ns()
+    assert guest.poll(clock(1, guest.time(id) + 20 * MS, id, 1))[1] == [(1, 0, 0, 0, 0)]
+    assert time.monotonic_ns() - start >= 18 * MS
+
+
+def test_the_earlier_of_two_clocks(guest: Guest) -> None:
+    assert guest.poll(clock(1, 3600 * 10**9), clock(2, MS))[1] == [(2, 0, 0, 0, 0)]
+    assert guest.poll(clock(1, 0), clock(2, 0, id=0))[1] == [(1, 0, 0, 0, 0), (2, 0, 0, 0, 0)]
+
+
+def test_a_sleep_without_end_is_paused() -> None:
+    guest = Guest()
+    assert paused(guest, lambda: guest.poll(clock(1, 2**64 - 1))) < PROMPT
+    guest.close()
+
+
+def test_an_interrupted_sleep_waits_only_for_the_rest() -> None:
+    guest = Guest()
+    start = time.monotonic()
+    assert paused(guest, lambda: guest.poll(clock(1, 200 * MS)), after=0.1) < PROMPT
+    assert guest.poll(clock(1, 200 * MS))[0] == 0
+    assert 0.2 <= time.monotonic() - start < 0.29
+    start = time.monotonic()
+    assert guest.poll(clock(1, 50 * MS))[0] == 0
+    assert time.monotonic() - start >= 0.05, "the next one begins anew"
+    guest.close()
+
+
+def test_another_poll_after_the_interrupted_one_begins_anew() -> None:
+    guest = Guest()
+    paused(guest, lambda: guest.poll(clock(1, 100 * MS)), after=0.08)
+    start = time.monotonic()
+    assert guest.poll(clock(2, 100 * MS))[0] == 0
+    assert time.monotonic() - start >= 0.1
+    guest.close()
+
+
+def test_a_saved_sleep_goes_on_where_it_was() -> None:
+    guest = Guest()
+    paused(guest, lambda: guest.poll(clock(1, 150 * MS)), after=0.1)
+    state = guest.state()
+    time.sleep(0.3)
+    guest.resume(state)
+    start = time.monotonic()
+    assert guest.poll(clock(1, 150 * MS))[1] == [(1, 0, 0, 0, 0)]
+    assert 0.02 <= time.monotonic() - start < 0.1
+    guest.close()
+
+
+def test_poll_of_pipes(pipe: tuple[int, int]) -> None:
+    guest = Guest(stdin=pipe[0], stdout=pipe[1])
+    assert guest.poll(readable(1, 0), clock(2, MS))[1] == [(2, 0, 0, 0, 0)]
+    assert guest.poll(readable(1, 0), writable(3, 1))[1] == [(3, 0, 2, 0, 0)]
+    assert paused(guest, lambda: guest.poll(readable(1, 0), clock(2, 10**10))) < PROMPT
+    os.write(pipe[1], b"abc")
+    assert guest.poll(readable(1, 0), clock(2, 10**12))[1] == [(1, 0, 1, 3, 0)]
+    assert guest.poll(readable(1, 0), readable(2, 0))[1] == [(1, 0, 1, 3, 0), (2, 0, 1, 3, 0)]
+    os.read(pipe[0], 3)
+    os.close(pipe[1])
+    assert guest.poll(readable(1, 0))[1] == [(1, 0, 1, 0, 1)]
+    guest.close()
+
+
+def test_poll_of_what_is_always_ready(guest: Guest) -> None:
+    fd = guest.opened("f", 1)
+    guest.write(fd, b"12345")
+    guest.seek(fd, 2)
+    assert guest.poll(readable(1, fd))[1] == [(1, 0, 1, 3, 0)]
+    assert guest.poll(writable(1, fd))[1][0][:3] == (1, 0, 2)
+    assert guest.poll(writable(1, 1))[1][0][:3] == (1, 0, 2)
+    assert guest.poll(readable(1, 0))[1] == [(1, 0, 1, 5, 0)]
+    later = clock(2, 10**12)
+    assert guest.poll(later, readable(1, fd))[1] == [(1, 0, 1, 3, 0)]
+
+
+def test_poll_errors(guest: Guest) -> None:
+    assert guest.call("poll_oneoff", DATA, DATA + 100, 0, OUT) == Errno.INVAL
+    assert guest.poll(readable(1, 77))[1] == [(1, Errno.BADF, 1, 0, 0)]
+    assert guest.poll(readable(1, ROOT))[1] == [(1, Errno.NOTCAPABLE, 1, 0, 0)]
+    assert guest.poll(writable(1, 0))[1] == [(1, Errno.NOTCAPABLE, 2, 0, 0)]
+    assert guest.poll(clock(1, 0, id=4))[1] == [(1, Errno.INVAL, 0, 0, 0)]
+    assert guest.poll(clock(1, 0, id=2))[1] == [(1, Errno.NOTSUP, 0, 0, 0)]
+    assert guest.poll(clock(1, 0, flags=2))[1] == [(1, Errno.INVAL, 0, 0, 0)]
+    bad = bytearray(clock(1, 0))
+    bad[8] = 3
+    assert guest.poll(bytes(bad))[0] == Errno.INVAL
+
+
+# Sockets
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+def test_sockets(server: socket.socket) -> None:
+    guest = Guest(sockets=[server])
+    assert guest.fdstat(3)[1][0] == FileType.SOCKET_STREAM
+    assert guest.call("fd_prestat_get", 3, OUT) == Errno.BADF
+    assert paused(guest, lambda: guest.call("sock_accept", 3, 0, OUT)) < PROMPT
+    assert guest.call("fd_fdstat_set_flags", 3, FdFlag.NONBLOCK) == 0
+    assert guest.call("sock_accept", 3, 0, OUT) == Errno.AGAIN
+    client = socket.create_connection(server.getsockname())
+    assert guest.poll(readable(1, 3))[1][0][:3] == (1, 0, 1)
+    assert guest.call("sock_accept", 3, FdFlag.SYNC, OUT) == Errno.INVAL
+    assert guest.call("sock_accept", 3, 0, OUT) == 0
+    fd = guest.u32()
+    assert fd == 4
+    receive = (fd, *guest.iovecs([2, 100]), 0, OUT, OUT2)
+    assert paused(guest, lambda: guest.call("sock_recv", *receive)) < PROMPT
+    client.sendall(b"hello")
+    assert guest.poll(readable(1, fd))[1] == [(1, 0, 1, 5, 0)]
+    assert guest.call("sock_recv", fd, *guest.iovecs([3]), 1, OUT, OUT2) == 0
+    assert guest.get(DATA, 3) == b"hel"
+    guest.iovecs([2, 100])
+    assert guest.call("sock_recv", *receive) == 0
+    assert (guest.u32(OUT), guest.get(OUT2, 2), guest.get(DATA, 5)) == (5, b"\0\0", b"hello")
+    guest.put(DATA, b"answer")
+    assert guest.call("sock_send", fd, *guest.iovecs([2, 4]), 0, OUT) == 0
+    assert client.recv(100) == b"answer"
+    assert guest.write(fd, b"written") == (0, 7)
+    assert client.recv(100) == b"written"
+    client.sendall(b"read")
+    assert guest.read(fd) == (0, b"read")
+    assert guest.call("sock_recv", fd, *guest.iovecs([3]), 4, OUT, OUT2) == Errno.INVAL
+    assert guest.call("sock_recv", fd, *guest.iovecs([3]), 2, OUT, OUT2) == Errno.NOTSUP
+    assert guest.call("sock_send", fd, *guest.iovecs([3]), 1, OUT) == Errno.INVAL
+    assert guest.call("sock_shutdown", fd, 0) == Errno.INVAL
+    assert guest.call("sock_shutdown", fd, 2) == 0
+    assert client.recv(100) == b""
+    client.close()
+    assert guest.call("sock_recv", *receive) == 0
+    assert guest.u32(OUT) == 0
+    assert guest.call("fd_close", fd) == 0
+    guest.close()
+
+
+def test_what_is_no_socket(guest: Guest, server: socket.socket) -> None:
+    for fd in (0, 1, ROOT, guest.opened("f", 1)):
+        assert guest.call("sock_accept", fd, 0, OUT) == Errno.NOTSOCK
+        assert guest.call("sock_recv", fd, IOVS, 1, 0, OUT, OUT2) == Errno.NOTSOCK
+        assert guest.call("sock_send", fd, IOVS, 1, 0, OUT) == Errno.NOTSOCK
+        assert guest.call("sock_shutdown", fd, 1) == Errno.NOTSOCK
+    listening = Guest(sockets=[server])
+    assert listening.call("sock_recv", 3, IOVS, 1, 0, OUT, OUT2) == Errno.NOTCONN
+    assert listening.call("sock_shutdown", 3, 1) == Errno.NOTCONN
+    listening.close()
+
+
+def test_a_fifo_by_path_waits_and_is_paused(data) -> None:
+    os.mkfifo(data / "fifo")
+    guest = on(data)
+    fd = guest.opened("fifo")
+    assert paused(guest, lambda: guest.read(fd)) < PROMPT
+    assert guest.write(fd, b"x") == (0, 1)
+    assert guest.read(fd) == (0, b"x")
+    guest.close()
