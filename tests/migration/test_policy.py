@@ -12,12 +12,14 @@ import pytest
 from tests.migration.counter import CODE, DIGEST, MODULE, Counter, World
 from tests.migration.ends import Direct, End, FailingCounter, Script
 from wasmsr.errors import EXIT_HANDED, MigrationError
+from wasmsr.migrate.journal import StateFile
 from wasmsr.migrate.node import Node
 from wasmsr.migrate.terms import (
     Description,
     Ending,
     HandedAway,
     InDoubt,
+    JournalError,
     ModuleName,
     MountName,
     Move,
@@ -303,11 +305,58 @@ def test_the_end_is_told(two: Two) -> None:
     counter.limit = 1
     ending = counter.wait(0)
     assert ending
+    two.nodes["a"]._session.add(counter.id)
     finish = two.nodes["b"]._finish(counter, ending)
     assert finish.here
     assert finish.ending.code == CODE
     assert two.nodes["a"]._told == ending
     assert two.standing("a") is two.standing("b") is None
+
+
+def test_what_an_older_session_left_ends_nothing(two: Two) -> None:
+    """a handed a program away and was started anew; that this one ended clears its record only."""
+    two.source.move(two.program)
+    two.a.kill()
+    node = two.a.open()
+    assert two.a.node
+    node.recover()
+    assert node.journal.get(two.program.id)
+    node.ended(two.program.id, 2, Ending("exited", 0))
+    assert node.journal.get(two.program.id) is None
+    assert node._told is None
+
+
+def test_what_an_older_session_lost_ends_nothing(two: Two) -> None:
+    two.source.move(two.program)
+    two.b.kill()
+    two.b.open().recover()
+    record = two.nodes["a"].journal.get(two.program.id)
+    assert record
+    assert not two.nodes["a"]._look(record, False)
+    assert two.nodes["a"]._lost is None
+    assert two.a.events[-1].kind == "lost"
+    assert record.file in two.a.events[-1].text
+    assert two.standing("a") is Standing.LOST
+
+
+def test_a_full_disk_at_either_end(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = StateFile._write
+    for role in ("handed", "received"):
+
+        def full(self: StateFile, data: Any, role: str = role) -> None:
+            if self.name.endswith(role):
+                raise JournalError("No space left on device")
+            write(self, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StateFile, "_write", full)
+            assert two.source.move(two.program) is None
+        assert "No space left" in two.a.events[-1].text
+        assert two.world.running == {two.program.id: "a"}
+        for end in (two.a, two.b):
+            assert not list(end.folder.glob("journal/*.part"))
+            assert not list(end.folder.glob("journal/*-*"))
+    assert two.source.move(two.program)
 
 
 def test_nobody_ends_a_program_that_is_owned_here(two: Two) -> None:

@@ -98,6 +98,9 @@ class Node:
         self._stranger: MigrationError | None = None
         self._lost: MigrationError | None = None
         self._interrupted = Ending("interrupted", EXIT_INTERRUPTED)
+        self._session: set[bytes] = set()
+        """Programs whose end is this node's end. Others are what older sessions left in the journal;
+        it is cleared away when the peer says what became of them."""
 
     # What the user does.
 
@@ -145,6 +148,7 @@ class Node:
                 if isinstance(news, Finish):
                     return news
                 program = news
+            self._session.add(program.id)
             ending = self._watch(program)
             if ending is None and not self.stop.is_set():
                 if self.source.move(program):
@@ -310,7 +314,11 @@ class Node:
             return True
         if answer.standing is Standing.ENDED and answer.ending:
             self.ended(record.program, answer.epoch, answer.ending)
-        elif self._write_off(record, answer):
+        elif not self._write_off(record, answer):
+            self._session.add(record.program)
+        elif record.program not in self._session:
+            self._announce_lost(record)
+        else:
             self._lost = MigrationError(
                 f"the program was lost with the process on {self.peer.address}; the last state "
                 f"that left here is in {self.journal.path(record.file)}",
@@ -341,6 +349,7 @@ class Node:
                 elif self._write_off(record, answer):
                     self._announce_lost(record)
                 else:
+                    self._session.add(record.program)
                     return True
         return False
 
@@ -367,6 +376,7 @@ class Node:
         for record in self.journal.records():
             unheard = record.standing is Standing.HANDED and not record.confirmed
             if record.standing is Standing.OFFERED or unheard:
+                self._session.add(record.program)
                 self.source.settle(record)
                 after = self.journal.get(record.program)
                 if after and after.standing is Standing.LOST:
@@ -455,6 +465,7 @@ class Node:
             self.journal.forget(program)
         except JournalError as error:
             raise refused(Reason.STORAGE, error.message) from error
-        with self._news:
-            self._told = ending
-            self._news.notify_all()
+        if program in self._session:
+            with self._news:
+                self._told = ending
+                self._news.notify_all()
