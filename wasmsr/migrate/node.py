@@ -99,8 +99,8 @@ class Node:
         self._lost: MigrationError | None = None
         self._interrupted = Ending("interrupted", EXIT_INTERRUPTED)
         self._session: set[bytes] = set()
-        """Programs whose end is this node's end. Others are what older sessions left in the journal;
-        it is cleared away when the peer says what became of them."""
+        """Programs whose end is this node's end. Others are what older sessions left in the
+        journal, cleared away when the peer says what became of them."""
 
     # What the user does.
 
