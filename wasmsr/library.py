@@ -106,22 +106,26 @@ def _interruptible(store: Store, fuel: int | None) -> Outcome:
         return store.run(fuel=fuel)
     found: list[Outcome] = []
     failed: list[BaseException] = []
+    done = threading.Event()  # an interrupted `Thread.join` takes the thread for dead
 
     def work() -> None:
         try:
             found.append(store.run(fuel=fuel))
         except BaseException as error:  # noqa: BLE001 (raised below, on the thread that called)
             failed.append(error)
+        finally:
+            done.set()
 
     surroundings = contextvars.copy_context()
     thread = threading.Thread(target=surroundings.run, args=(work,), name="wasmsr.run", daemon=True)
     thread.start()
     try:
-        thread.join()
+        done.wait()
     except BaseException:
         store.pause()
-        thread.join()
+        done.wait()
         raise
+    thread.join()
     if failed:
         raise failed[0]
     return found[0]

@@ -135,6 +135,15 @@ class Module:
             data = assemble(data, os.fspath(path))
         return cls(data, name=name)
 
+    @classmethod
+    def from_text(cls, text: str, *, name: str | None = None) -> Module:
+        """A module written in the text format.
+
+        Raises:
+            ModuleError: as the class says; text that is no module is a MalformedError.
+        """
+        return cls(assemble(text.encode()), name=name)
+
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of the binary, 32 bytes: the module's identity in snapshots and on the wire."""

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from wasmsr._ffi import ffi, lib
-from wasmsr.errors import FormatError, ModuleMismatch, SnapshotError, UnportableState
+from wasmsr.errors import FormatError, ModuleError, ModuleMismatch, SnapshotError, UnportableState
 from wasmsr.interp import machine
 from wasmsr.interp.externs import Function, Global, HostFunction, Memory, Table, c_bounds
 from wasmsr.interp.machine import Imports, Instance, Store
@@ -368,7 +368,11 @@ class _Restoring:
             instance.globals[: len(instance.globals) - len(own[2])],
         )
         self._check_imports(module, imported)
-        made = store.allocate(module, imported, instance.name)
+        try:
+            made = store.allocate(module, imported, instance.name)
+        except ModuleError as error:
+            hint = "--max-memory sets the limit anew" if "memory" in error.message else None
+            raise SnapshotError(error.message, hint=hint) from None
         made.name = instance.name
         index = made.index
         if has_functions:
