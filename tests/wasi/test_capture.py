@@ -338,12 +338,15 @@ def test_the_same_file_goes_on_where_it_was(tmp_path: Path) -> None:
     copy.write_bytes(b"short")
     guest.resume(state, stdin=copy)
     assert guest.read(0) == (0, b"short")
+    other.write_bytes(b"\0" + b"x" * 20000)
+    guest.resume(Guest(stdin=text).state(), stdin=other)
+    assert guest.read(0, 2) == (0, b"\0x")
     guest.resume(state, stdin=None)
     assert guest.read(0) == (0, b"")
     guest.close()
 
 
-@pytest.mark.parametrize("stdin", [Path("/no/such/file"), 987654])
+@pytest.mark.parametrize("stdin", [Path("/no/such/file"), Path("/"), 987654])
 def test_unusable_input(stdin: object) -> None:
     with pytest.raises(WasiConfigError, match="standard"):
         Wasi(stdin=stdin)  # type: ignore[arg-type]

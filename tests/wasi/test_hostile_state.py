@@ -108,11 +108,11 @@ LIES: dict[str, Callable[[State], object]] = {
     "entry type": lambda s: descriptor(s, "directory", entries=[[b"a", 1, 8]]),
     "unread text": lambda s: descriptor(s, "stdin", unread="x"),
     "stream unknown": lambda s: descriptor(s, "stdout", stream="stdin"),
-    "stdin window longer than offset": lambda s: descriptor(
-        s, "stdin", file={"offset": 1, "size": 9, "window": b"abc"}
+    "stdin before longer than offset": lambda s: descriptor(
+        s, "stdin", file={"offset": 1, "size": 9, "before": b"abc", "after": b""}
     ),
-    "stdin window long": lambda s: descriptor(
-        s, "stdin", file={"offset": 10**6, "size": 10**7, "window": b"a" * 5000}
+    "stdin after long": lambda s: descriptor(
+        s, "stdin", file={"offset": 10**6, "size": 10**7, "before": b"", "after": b"a" * 5000}
     ),
 }
 

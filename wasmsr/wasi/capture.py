@@ -27,7 +27,7 @@ from wasmsr.wasi.resolve import Location
 UNLINKED_LIMIT: Final = 64 << 20
 """Bytes of content of open files without a name that a snapshot carries, all of them together."""
 WINDOW: Final = 4096
-"""Bytes before the offset by which a regular file on standard input is known again."""
+"""Bytes before and after the offset by which a regular file on standard input is known again."""
 MEMORY_DEVICES: Final = 1
 """Linux's major number of /dev/null, zero, full, random, urandom: they are the same everywhere."""
 
@@ -93,7 +93,8 @@ def _stdin_file(descriptor: InputStream) -> dict[str, Any] | None:
     return {
         "offset": offset,
         "size": os.fstat(descriptor.host).st_size,
-        "window": os.pread(descriptor.host, offset - start, start),
+        "before": os.pread(descriptor.host, offset - start, start),
+        "after": os.pread(descriptor.host, WINDOW, offset),
     }
 
 
@@ -161,6 +162,9 @@ def _where(process: Process, fd: int, host: int, place: Place) -> tuple[bytes, .
     if _identity(root, place.path) == (result.st_dev, result.st_ino):
         return place.path
     now = _path_of(host, root)
+    if now == place.path:
+        # Not every file system gives one file one inode number for ever.
+        return now
     if now is None or _identity(root, now) != (result.st_dev, result.st_ino):
         raise UnportableState(
             f"descriptor {fd} was opened as {place}, which now is another file or none",

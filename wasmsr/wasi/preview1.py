@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -192,4 +193,9 @@ def _streams(stdin: Stdin, stdout: Stdout, stderr: Stdout) -> Streams:
         raise WasiConfigError(
             f"standard input cannot be read from {os.fspath(stdin)}: {reason}"
         ) from problem
+    if stat.S_ISDIR(os.fstat(host).st_mode):
+        os.close(host)
+        raise WasiConfigError(
+            f"standard input cannot be read from {os.fspath(stdin)}: it is a directory"
+        )
     return Streams(InputStream(host, owned=True), out, error)

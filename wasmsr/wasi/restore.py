@@ -228,8 +228,8 @@ class _Opener:
 
 def _same(host: int, saved: StdinFile) -> bool:
     """Whether a regular file on standard input is the one that the program was reading: not
-    shorter, and the same up to the offset as far as the snapshot can tell."""
+    shorter, and the same around the offset, which is all of a small file."""
     if os.fstat(host).st_size < saved.size:
         return False
-    start = saved.offset - len(saved.window)
-    return os.pread(host, len(saved.window), start) == saved.window
+    around = saved.before + saved.after
+    return os.pread(host, len(around), saved.offset - len(saved.before)) == around

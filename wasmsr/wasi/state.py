@@ -32,11 +32,12 @@ _ACCESS: Final = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR)
 
 @dataclass(frozen=True)
 class StdinFile:
-    """A regular file on standard input: offset, size, and the bytes before the offset."""
+    """A regular file on standard input: offset, size, and the bytes around the offset."""
 
     offset: int
     size: int
-    window: bytes
+    before: bytes
+    after: bytes
 
 
 @dataclass(frozen=True)
@@ -321,8 +322,9 @@ def _stdin_file(fields: _Fields) -> StdinFile | None:
     found = StdinFile(
         offset=file.number("offset", MAX_OFFSET),
         size=file.number("size", MAX_OFFSET),
-        window=file.raw("window", WINDOW),
+        before=file.raw("before", WINDOW),
+        after=file.raw("after", WINDOW),
     )
-    if len(found.window) > found.offset:
-        raise file.wrong("window", "is longer than the offset")
+    if len(found.before) > found.offset:
+        raise file.wrong("before", "is longer than the offset")
     return found
