@@ -11,7 +11,8 @@ that it was restored from.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -24,6 +25,7 @@ from wasmsr.snapshot.state import Lineage
 
 from .engine import Numbers
 from .ours import WasmsrSession, finished
+from .values import Value
 
 EVERY = 1000
 """So many instructions at the beginning of an invocation are all followed by a hop."""
@@ -56,17 +58,56 @@ def stops(length: int) -> list[int]:
 
 
 class RestoredSession(WasmsrSession):
-    """A store of ours that is replaced by a restored one at every stop."""
+    """Stores of ours, each of which is replaced by a restored one at every stop.
 
-    def __init__(self) -> None:
+    There is one store, but with `apart` for those modules that import nothing: each has its own. A
+    script holds up to a hundred unrelated modules, and every snapshot would hold them all.
+    """
+
+    def __init__(self, *, apart: bool = False) -> None:
         self.numbers = Numbers()
+        self._apart = apart
         super().__init__(Limits(stack_frames=FRAMES, stack_slots=SLOTS))
+        self._stores = [self.store]
+        # By the number that the runner knows: which store, and which instance of it.
+        self._places: list[tuple[int, int]] = []
 
-    def _place(self, module: Module, imports: Imports) -> int:
-        number = self.store.instantiate(module, imports, start=False).index
-        if self.store.queue:
-            self.drive(())
-        return number
+    @contextmanager
+    def _in_store(self, number: int) -> Iterator[None]:
+        self.store = self._stores[number]
+        try:
+            yield
+        finally:
+            self._stores[number] = self.store
+
+    def instantiate(self, module: Module, registered: Mapping[str, int]) -> int:
+        places = {name: self._places[number] for name, number in registered.items()}
+        imports = {
+            name: self._stores[store].instances[index].exports
+            for name, (store, index) in places.items()
+        }
+        if self._apart and not module.imports:
+            self._stores.append(Store(limits=self.store.limits))
+            return self._place(module, imports, len(self._stores) - 1)
+        return self._place(module, imports)
+
+    def _place(self, module: Module, imports: Imports, number: int = 0) -> int:
+        with self._in_store(number):
+            index = self.store.instantiate(module, imports, start=False).index
+            if self.store.queue:
+                self.drive(())
+        self._places.append((number, index))
+        return len(self._places) - 1
+
+    def invoke(self, instance: int, field: str, args: Sequence[Value]) -> list[Value]:
+        number, index = self._places[instance]
+        with self._in_store(number):
+            return super().invoke(index, field, args)
+
+    def get(self, instance: int, field: str) -> Value:
+        number, index = self._places[instance]
+        with self._in_store(number):
+            return super().get(index, field)
 
     def drive(self, types: Sequence[ValType]) -> Finished:
         self.numbers.invocations += 1
