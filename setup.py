@@ -22,6 +22,7 @@ from setuptools.command.build_ext import build_ext
 # -std=c11 mode), never -ffast-math. What we ship must run on every CPU of its kind: never
 # -march=native. -O2 comes after Python's own flags, whatever they are.
 FLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+TAIL_CALLS = ["-foptimize-sibling-calls"]  # the fast loop is made of them: after all other flags
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wno-sign-conversion"]
 SANITIZED = ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
 
@@ -45,7 +46,7 @@ class BuildExt(build_ext):
             obj: str, src: str, ext: str, cc_args: Any, extra: Any, pp_opts: Any
         ) -> None:
             ours = Path(src).parts[0] == "wasmsr"
-            mine = [*flags, *(warnings if ours else []), *extra, *last]
+            mine = [*flags, *(warnings if ours else []), *extra, *last, *TAIL_CALLS]
             compile_one(obj, src, ext, cc_args, mine, pp_opts)
 
         self.compiler._compile = compile_ours

@@ -199,6 +199,7 @@ int wsr_restore_frame(wsr_store *store, uint32_t function, uint32_t offset, cons
     return wsr_fail(error, WSR_LIMIT, offset, "the frames do not fit the stack's limits");
   if (n) memcpy(store->stack + slot, values, n * sizeof *values);
   if (store->n_frames == 0) store->now = (wsr_activation){0, 0};
+  store->returns[store->n_frames].pc = NULL;
   store->frames[store->n_frames++] = (wsr_frame){function, cell, slot};
   return 1;
 }

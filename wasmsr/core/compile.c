@@ -110,6 +110,7 @@ void wsr_code_free(wsr_code *code) {
   free(code->targets);
   free(code->local_types);
   free(atomic_load(&code->live));
+  wsr_fast_free(atomic_load(&code->fast));
   for (wsr_position *p = atomic_load(&code->positions), *next; p; p = next) {
     next = p->next;
     free(p);

@@ -2,6 +2,7 @@
  *
  *   RUN      the function's name
  *   METERED  1 counts instructions and stops where the fuel is used up, 0 does neither
+ *   BRIDGE   1 leaves with WSR_SWITCH at the next canonical point, where fast code can go on
  *
  * One handler for each row of the instruction table, the regular ones generated (handlers.h). What
  * the fields of a cell mean is said at each handler: s is a slot, fp + s the operand's place. No
@@ -29,8 +30,7 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
 
 #define LOAD_MEMORY()                                                             \
   do {                                                                            \
-    const wsr_memory_instance *m =                                                \
-        instance->memories ? store->memories[instance->memories[0]] : &no_memory; \
+    const wsr_memory_instance *m = wsr_memory_of(store, instance);                \
     memory = m->data;                                                             \
     memory_size = m->size;                                                        \
   } while (0)
@@ -62,6 +62,12 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
 #define SPEND() ((void)0)
 #define KEEP_FUEL() ((void)0)
 #define GIVE_BACK() ((void)0)
+#endif
+
+#if BRIDGE
+#define CANONICAL() goto change_code
+#else
+#define CANONICAL() ((void)0)
 #endif
 
 /* A handler of a counted instruction, and one of a cell that the compiler added. */
@@ -121,6 +127,7 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
       move(fp + pc->u.p.b, fp + pc->s - pc->n, pc->n);
       pc = code->cells + pc->u.p.a;
       if (PAUSE_REQUESTED()) goto pause_after;
+      CANONICAL();
       GO;
     }
     /* as br; s: the test */
@@ -137,6 +144,7 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
       move(fp + pc->u.p.b, s - pc->n, pc->n);
       pc = code->cells + pc->u.p.a;
       if (PAUSE_REQUESTED()) goto pause_after;
+      CANONICAL();
       GO;
     }
     /* s: index; a: first target; b: number of targets, the default last; n values below s */
@@ -148,7 +156,10 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
       move(fp + target->slot, s - pc->n, pc->n);
       const wsr_cell *from = pc;
       pc = code->cells + target->cell;
-      if (pc <= from && PAUSE_REQUESTED()) goto pause_after;
+      if (pc <= from) {
+        if (PAUSE_REQUESTED()) goto pause_after;
+        CANONICAL();
+      }
       GO;
     }
     /* n values from slot s */
@@ -226,85 +237,26 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
       NEXT;
     }
 
-    /* ---- table; a: table (or destination), b: segment or source table ---- */
+    /* ---- tables, memories, segments: bulk.c ---- */
 
-    OP(TABLE_GET) {
-      SLOTS;
-      const wsr_table_instance *t = store->tables[instance->tables[pc->u.p.a]];
-      if ((uint32_t)s[0] >= t->size) TRAP(TABLE_BOUNDS);
-      s[0] = t->elements[(uint32_t)s[0]];
-      NEXT;
-    }
-    OP(TABLE_SET) {
-      SLOTS;
-      const wsr_table_instance *t = store->tables[instance->tables[pc->u.p.a]];
-      if ((uint32_t)s[0] >= t->size) TRAP(TABLE_BOUNDS);
-      t->elements[(uint32_t)s[0]] = s[1];
-      NEXT;
-    }
-    OP(TABLE_SIZE) {
-      SLOTS;
-      s[0] = store->tables[instance->tables[pc->u.p.a]]->size;
-      NEXT;
-    }
-    OP(TABLE_GROW) {
-      SLOTS;
-      s[0] = wsr_table_grow(store->tables[instance->tables[pc->u.p.a]], (uint32_t)s[1], s[0]);
-      NEXT;
-    }
-    OP(TABLE_FILL) {
-      SLOTS;
-      trap = wsr_table_fill(store, instance, pc, s);
-      goto after_bulk;
-    }
-    OP(TABLE_COPY) {
-      SLOTS;
-      trap = wsr_table_copy(store, instance, pc, s);
-      goto after_bulk;
-    }
-    OP(TABLE_INIT) {
-      SLOTS;
-      trap = wsr_table_init(store, instance, pc, s);
-      goto after_bulk;
-    }
-    OP(ELEM_DROP) {
-      instance->dropped_elements[pc->u.p.a] = 1;
-      NEXT;
-    }
-
-    /* ---- memory ---- */
-
+    OP(TABLE_GET) { goto perform; }
+    OP(TABLE_SET) { goto perform; }
+    OP(TABLE_SIZE) { goto perform; }
+    OP(TABLE_GROW) { goto perform; }
+    OP(TABLE_FILL) { goto perform; }
+    OP(TABLE_COPY) { goto perform; }
+    OP(TABLE_INIT) { goto perform; }
+    OP(ELEM_DROP) { goto perform; }
     OP(MEMORY_SIZE) {
       SLOTS;
       s[0] = memory_size / PAGE;
       NEXT;
     }
-    OP(MEMORY_GROW) {
-      SLOTS;
-      s[0] = wsr_memory_grow(store->memories[instance->memories[0]], (uint32_t)s[0]);
-      LOAD_MEMORY();
-      NEXT;
-    }
-    OP(MEMORY_FILL) {
-      SLOTS;
-      trap = wsr_memory_fill(store, memory, memory_size, s);
-      goto after_bulk;
-    }
-    OP(MEMORY_COPY) {
-      SLOTS;
-      trap = wsr_memory_copy(store, memory, memory_size, s);
-      goto after_bulk;
-    }
-    /* imm: segment */
-    OP(MEMORY_INIT) {
-      SLOTS;
-      trap = wsr_memory_write(store, instance, (uint32_t)pc->u.imm, memory, memory_size, s);
-      goto after_bulk;
-    }
-    OP(DATA_DROP) {
-      instance->dropped_data[pc->u.p.a] = 1;
-      NEXT;
-    }
+    OP(MEMORY_GROW) { goto perform; }
+    OP(MEMORY_FILL) { goto perform; }
+    OP(MEMORY_COPY) { goto perform; }
+    OP(MEMORY_INIT) { goto perform; }
+    OP(DATA_DROP) { goto perform; }
 
     /* ---- numeric, loads and stores, constants ---- */
 #include "handlers.h"
@@ -337,6 +289,7 @@ call: {
   store->n_frames++;
   frame->function = address;
   frame->slot = (uint32_t)(callee_fp - store->stack);
+  store->returns[store->n_frames - 1].pc = NULL; /* fast code cannot return here */
   fp = callee_fp;
   code = callee;
   pc = callee->cells;
@@ -345,6 +298,7 @@ call: {
     instance = store->instances[f->instance];
     LOAD_MEMORY();
   }
+  CANONICAL();
   GO;
 }
 
@@ -363,6 +317,7 @@ tail_call: {
     instance = store->instances[f->instance];
     LOAD_MEMORY();
   }
+  CANONICAL();
   GO;
 }
 
@@ -370,17 +325,26 @@ give_results:
   move(fp, fp + pc->s, pc->n);
   if (--store->n_frames == store->now.base_frame) goto finished;
   LOAD_FRAME();
+  CANONICAL();
   GO;
 
-after_bulk:
+perform:
+  trap = wsr_perform(store, instance, pc, fp);
+  LOAD_MEMORY();
   if (!trap) NEXT;
-  if (trap != BULK_PAUSED) goto trapped;
+  if (trap != WSR_BULK_PAUSED) goto trapped;
 pause_here:
   GIVE_BACK();
 pause_after:
   SAVE();
   KEEP_FUEL();
   return WSR_PAUSED;
+
+#if BRIDGE
+change_code:
+  SAVE();
+  return WSR_SWITCH;
+#endif
 
 #if METERED
 fuel_out:
@@ -425,3 +389,5 @@ finished:
 #undef POLL
 #undef RUN
 #undef METERED
+#undef BRIDGE
+#undef CANONICAL

@@ -53,6 +53,9 @@ typedef struct wsr_position {
   uint8_t *types, *live;
 } wsr_position;
 
+typedef struct wsr_fast wsr_fast;
+void wsr_fast_free(wsr_fast *fast);
+
 /* A compiled function body. */
 typedef struct {
   uint32_t function; /* index in its module */
@@ -64,6 +67,7 @@ typedef struct {
   wsr_target *targets;
   uint8_t *local_types;
   _Atomic(uint64_t *) live; /* see liveness.c; made on demand */
+  _Atomic(wsr_fast *) fast; /* see fold.c; made on demand */
   _Atomic(wsr_position *) positions;
   _Atomic uint32_t n_positions;
 } wsr_code;

@@ -29,9 +29,12 @@ wsr_store *wsr_store_new(const wsr_limits *limits, wsr_error *error) {
   const size_t stack = limits->stack_slots * sizeof *store->stack;
   const size_t frames = limits->stack_frames * sizeof *store->frames;
   store->stack = wsr_reserve(stack);
+  const size_t returns = limits->stack_frames * sizeof *store->returns;
   store->frames = wsr_reserve(frames);
-  if (!store->stack || !store->frames || !wsr_commit(store->stack, stack) ||
-      !wsr_commit(store->frames, frames)) {
+  store->returns = wsr_reserve(returns);
+  store->stack_end = store->stack + limits->stack_slots;
+  if (!store->stack || !store->frames || !store->returns || !wsr_commit(store->stack, stack) ||
+      !wsr_commit(store->frames, frames) || !wsr_commit(store->returns, returns)) {
     wsr_store_free(store);
     no_memory(error);
     return NULL;
@@ -85,6 +88,7 @@ void wsr_store_free(wsr_store *store) {
   free(store->globals);
   wsr_release(store->stack, store->limits.stack_slots * sizeof *store->stack);
   wsr_release(store->frames, store->limits.stack_frames * sizeof *store->frames);
+  wsr_release(store->returns, store->limits.stack_frames * sizeof *store->returns);
   free(store->scratch_types);
   free(store->scratch_values);
   free(store);
@@ -341,7 +345,7 @@ static uint32_t allocate(wsr_store *store, wsr_module *m, const uint32_t *functi
   copy_indices(i->globals, globals, m->n.imported_globals);
   for (uint32_t f = m->n.imported_functions; f < m->n.functions; f++) {
     store->functions[store->n_functions] = (wsr_function_instance){
-        .instance = number, .index = f, .type = i->types[m->functions[f].type]};
+        .owner = i, .instance = number, .index = f, .type = i->types[m->functions[f].type]};
     i->functions[f] = store->n_functions++;
   }
   for (uint32_t t = m->n.imported_tables; t < m->n.tables; t++)
@@ -497,6 +501,7 @@ uint32_t wsr_begin(wsr_store *store, uint32_t function, const uint64_t *argument
   memset(fp + code->n_params, 0, (code->n_locals - code->n_params) * sizeof *fp);
   if (waiting) waiting->cell++; /* like every frame that waits, it stands behind its call */
   store->now = (wsr_activation){store->n_frames, slot};
+  store->returns[store->n_frames].pc = NULL;
   store->frames[store->n_frames++] = (wsr_frame){function, 0, slot};
   return WSR_TRAP_NONE;
 }

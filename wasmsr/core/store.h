@@ -6,21 +6,32 @@
 
 /* ---- derived: rebuilt from modules and snapshot, never saved ---- */
 
+typedef struct wsr_instance wsr_instance;
+
 typedef struct {
   const wsr_code *code; /* NULL until first called, and for host functions */
+  const wsr_fast *fast; /* likewise; fast.h */
+  wsr_instance *owner;
   uint32_t instance;    /* WSR_NONE for a host function */
   uint32_t index;
   uint32_t type; /* canonical in the store: equal numbers are equal types */
 } wsr_function_instance;
 
-typedef struct {
+struct wsr_instance {
   wsr_module *module;
   uint32_t *functions, *tables, *memories, *globals; /* index to address */
   uint32_t *types;                                   /* type index to the store's type number */
   uint64_t **elements;                               /* evaluated segments */
   /* saved half of an instance */
   uint8_t *dropped_elements, *dropped_data;
-} wsr_instance;
+};
+
+/* How fast code goes on when a frame returns; pc is NULL where the caller ran in precise code. */
+typedef struct {
+  const uint64_t *pc;
+  uint64_t *fp;
+  wsr_instance *instance;
+} wsr_return;
 
 /* ---- state: exactly what a snapshot holds ---- */
 /* saved: begin */
@@ -74,6 +85,12 @@ struct wsr_store {
   wsr_activation now; /* the invocation that runs */
   _Atomic uint32_t pause;
 
+  /* derived from the thread while it runs in fast code */
+  wsr_return *returns; /* by frame */
+  uint64_t *stack_end;
+  wsr_instance *instance;
+  wsr_exit *out;
+
   uint8_t *scratch_types; /* for wsr_view_frame */
   uint64_t *scratch_values;
   uint32_t scratch_room;
@@ -86,6 +103,12 @@ void wsr_release(void *start, size_t size);
 bool wsr_memory_init(wsr_memory_instance *memory, uint32_t pages);
 uint32_t wsr_memory_grow(wsr_memory_instance *memory, uint32_t pages);
 uint32_t wsr_table_grow(wsr_table_instance *table, uint32_t count, uint64_t value);
+
+static inline const wsr_memory_instance *wsr_memory_of(const wsr_store *store,
+                                                      const wsr_instance *instance) {
+  static const wsr_memory_instance none = {0};
+  return instance->memories ? store->memories[instance->memories[0]] : &none;
+}
 
 /* ---- store.c ---- */
 /* The code of a module's function, compiled now if need be; NULL without memory. */

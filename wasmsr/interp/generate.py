@@ -100,9 +100,7 @@ def rows_source() -> str:
             if i.code is not None and 0 <= i.code - prefix < size:
                 table[i.code - prefix] = index + 1
         out.append(f"const uint8_t {symbol}[{size}] = {{")
-        out += [
-            "  " + " ".join(f"{v}," for v in table[at : at + 16]) for at in range(0, size, 16)
-        ]
+        out += ["  " + " ".join(f"{v}," for v in table[at : at + 16]) for at in range(0, size, 16)]
         out.append("};\n")
     out.append("const wsr_unsupported_row wsr_unsupported[] = {")
     out += [f'  {{0x{a:X}, 0x{b:X}, "{feature}"}},' for a, b, feature in UNSUPPORTED]
@@ -161,6 +159,65 @@ def handlers() -> str:
     return "\n".join(out) + "\n"
 
 
+_INVERSE = {"eq": "ne", "lt_s": "ge_s", "lt_u": "ge_u", "gt_s": "le_s", "gt_u": "le_u"}
+_COMMUTES = ("add", "mul", "and", "or", "xor", "eq", "ne")
+
+
+def _fast_type(name: str, bits: bool) -> str:
+    return name.replace("f", "b") if bits else name
+
+
+def _is_compare(i: Instruction) -> bool:
+    """Two operands to a truth value: it can be fused with the branch that tests it."""
+    return (
+        i.kind == "numeric"
+        and i.results == "i32"
+        and (i.name.split(".")[1].rsplit("_", 1)[0] in ("eq", "ne", "lt", "gt", "le", "ge"))
+    )
+
+
+def fast_rows() -> str:
+    """The regular instructions as rows for the macros of core/fast.c and core/fold.c."""
+    out = [
+        _MARK,
+        "/* UNARY, BINARY, COMPARE: name, operand type, result type, traps, expression */",
+    ]
+    for i in INSTRUCTIONS:
+        if i.kind == "numeric":
+            params = i.params.split()
+            checks = " ".join(f"if ({condition}) TRAP({trap});" for condition, trap in i.traps)
+            kind = "UNARY" if len(params) == 1 else "COMPARE" if _is_compare(i) else "BINARY"
+            operand = _fast_type(params[0], i.bits)
+            result = _fast_type(i.results, i.bits)
+            out.append(f"{kind}({i.symbol}, {operand}, {result}, {{{checks}}}, {i.body})")
+        elif i.kind == "load":
+            c_type, _, signed = (part.strip() for part in i.body.partition(","))
+            value = f"wsr_get{_width(i) * 8}(at)"
+            if signed:
+                wide = "32" if i.results == "i32" else "64"
+                value = f"(uint{wide}_t)(int{wide}_t)({signed}){value}"
+            out.append(f"LOAD({i.symbol}, {_fast_type(i.results, True)}, {_width(i)}, {value})")
+        elif i.kind == "store":
+            c_type = i.body
+            operand = _fast_type(i.params.split()[1], True)
+            put = f"wsr_put{_width(i) * 8}"
+            out.append(f"STORE({i.symbol}, {operand}, {_width(i)}, {put}(at, ({c_type})b))")
+    out.append("/* INVERSE: the integer comparison that is true where this one is false */")
+    by_name = {i.name: i for i in INSTRUCTIONS}
+    for i in INSTRUCTIONS:
+        type_, _, operation = i.name.partition(".")
+        if i.kind == "numeric" and type_ in ("i32", "i64") and operation in _INVERSE:
+            other = by_name[f"{type_}.{_INVERSE[operation]}"]
+            out.append(f"INVERSE({i.symbol}, {other.symbol})")
+            out.append(f"INVERSE({other.symbol}, {i.symbol})")
+    out.append("/* COMMUTES: operands may be exchanged */")
+    for i in INSTRUCTIONS:
+        type_, _, operation = i.name.partition(".")
+        if i.kind == "numeric" and type_ in ("i32", "i64") and operation in _COMMUTES:
+            out.append(f"COMMUTES({i.symbol})")
+    return "\n".join(out) + "\n"
+
+
 def documentation() -> str:
     """docs/instructions.md: what this engine executes."""
     out = [
@@ -183,9 +240,7 @@ def documentation() -> str:
         if i.kind in ("load", "store"):
             traps = messages["MEMORY_BOUNDS"]
         name = i.name.removesuffix(" t")
-        out.append(
-            f"| `{code}` | `{name}` | {i.immediates} | {i.params} | {i.results} | {traps} |"
-        )
+        out.append(f"| `{code}` | `{name}` | {i.immediates} | {i.params} | {i.results} | {traps} |")
     out += ["", "Opcodes that are refused by the name of the feature they need:", ""]
     out += [f"- `{a:02X}`–`{b:02X}`: {feature}" for a, b, feature in UNSUPPORTED]
     return "\n".join(out) + "\n"
@@ -195,6 +250,7 @@ FILES = {
     CORE / "rows.h": rows_header,
     CORE / "rows.c": rows_source,
     CORE / "handlers.h": handlers,
+    CORE / "fast_rows.h": fast_rows,
     DOCS / "instructions.md": documentation,
 }
 

@@ -1,0 +1,156 @@
+"""Fast and precise code stand in the same state at every canonical point, byte for byte.
+
+Both poll for a pause at loop headers and before calls. With a request always pending, each stops at
+every such point; a metered run is precise code, a run without fuel is fast code where it was built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import wasmtime
+
+from wasmsr.interp.instructions import disassemble
+from wasmsr.interp.machine import Finished, Outcome, Paused, Store, Trapped
+from wasmsr.interp.module import Module
+from wasmsr.snapshot.capture import capture
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "snapshot"
+PLENTY = 1 << 60
+CALLS = ("call", "call_indirect", "return_call", "return_call_indirect")
+
+
+def stops(store: Store, *, fast: bool, most: int) -> Iterator[bytes | Outcome]:
+    """The state at each canonical point, then the outcome."""
+    store.run(fuel=1)  # a request that is there before the first frame is answered before it
+    store.executed = None
+    for _ in range(most):
+        store.pause()
+        outcome = store.run(fuel=None if fast else PLENTY)
+        store.executed = None  # only metered runs count
+        if outcome != Paused("requested"):
+            yield outcome
+            return
+        yield capture(store).content_digest()
+        frame = store.frame(-1)
+        binary = store.instances[frame.instance].module.binary
+        if disassemble(binary, frame.offset)[0] in CALLS:
+            store.run(fuel=1)  # into the function: a call is polled for before it is made
+            store.executed = None
+
+
+def lockstep(module: Module, export: str, *args: int | float, most: int = 3000) -> int:
+    """Run an export in both codes and compare; returns the number of points compared."""
+    runs = []
+    for fast in (True, False):
+        store = Store(deterministic=True)
+        instance = store.instantiate(module)
+        store.enqueue(instance.function(export), *args)
+        runs.append(stops(store, fast=fast, most=most))
+    count = 0
+    for one, other in zip(*runs, strict=True):
+        if isinstance(one, Trapped) and isinstance(other, Trapped):
+            assert (one.trap.code, one.trap.backtrace) == (other.trap.code, other.trap.backtrace)
+        else:
+            assert one == other, f"the codes differ at point {count}"
+        count += 1
+    return count
+
+
+def module(text: str) -> Module:
+    """A module from the text format."""
+    return Module(bytes(wasmtime.wat2wasm(text)))
+
+
+MIXED = module("""(module (memory 1) (global $g (mut f64) (f64.const 1)) (table funcref (elem $f $f))
+  (func $f (param i32 i32) (result i32)
+    (select (local.get 0) (local.get 1) (i32.lt_s (local.get 0) (local.get 1))))
+  (func (export "run") (param $n i32) (result i32)
+    (local $i i32) (local $sum i32) (local $x f32) (local $y f64) (local $wide i64)
+    (loop $next
+      (local.set $sum (i32.add (local.get $sum)
+        (call $f (i32.mul (local.get $i) (i32.const 3)) (i32.sub (local.get $n) (local.get $i)))))
+      (local.set $x (f32.add (local.get $x) (f32.convert_i32_s (local.get $sum))))
+      (local.set $y (f64.div (f64.promote_f32 (local.get $x)) (global.get $g)))
+      (global.set $g (f64.add (local.get $y) (f64.const 0.5)))
+      (local.set $wide (i64.xor (i64.reinterpret_f64 (local.get $y)) (i64.rotl (local.get $wide)
+        (i64.const 7))))
+      (i32.store offset=8 (i32.and (i32.mul (local.get $i) (i32.const 4)) (i32.const 0xfff))
+        (local.get $sum))
+      (i64.store (i32.const 5000) (local.get $wide))
+      (if (i32.and (local.get $i) (i32.const 1))
+        (then (local.set $sum (i32.load16_s offset=2 (local.get $i))))
+        (else (local.set $sum (call_indirect (param i32 i32) (result i32)
+          (local.get $sum) (i32.load (i32.const 5004)) (i32.and (local.get $i) (i32.const 1))))))
+      (br_if $next (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1)))
+        (local.get $n))))
+    (local.get $sum)))""")
+
+SWITCH = module(
+    """(module
+  (func (export "run") (param $n i32) (result i64) (local $sum i64)
+    (loop $next (result i64)
+      (block $a (block $b (block $c (block $d
+        (br_table $a $b $c $d (i32.rem_u (local.get $n) (i32.const 5))))
+        (local.set $sum (i64.add (local.get $sum) (i64.const 1))))
+        (local.set $sum (i64.mul (local.get $sum) (i64.const 3))))
+        (local.set $sum (i64.sub (i64.const 9) (local.get $sum))))
+      (block $out (result i64)
+        (local.get $sum)
+        (drop (br_if $out (i64.const 4) (i64.eqz (local.get $sum))))
+        (i64.extend_i32_u (local.get $n))
+        (i64.add))
+      (local.set $sum)
+      (local.set $n (i32.sub (local.get $n) (i32.const 1)))
+      (br_if $next (i32.eqz (i32.eqz (i32.ne (local.get $n) (i32.const 0)))))
+      (local.get $sum)
+      (br_if 0 (i64.const 5) (i32.const 0))
+      (drop))))""".replace("      (br_if 0 (i64.const 5) (i32.const 0))\n      (drop)", "")
+)
+
+TAIL = module("""(module
+  (func $even (param i32) (result i32)
+    (if (result i32) (i32.eqz (local.get 0)) (then (i32.const 1))
+      (else (return_call $odd (i32.sub (local.get 0) (i32.const 1))))))
+  (func $odd (param i32) (result i32)
+    (if (result i32) (i32.eqz (local.get 0)) (then (i32.const 0))
+      (else (return_call $even (i32.sub (local.get 0) (i32.const 1))))))
+  (func (export "run") (param i32) (result i32) (call $even (local.get 0))))""")
+
+TRAPS = module("""(module (memory 1)
+  (func $deep (param i32) (result i32)
+    (i32.div_u (i32.load (i32.const 65532)) (i32.sub (local.get 0) (i32.const 7))))
+  (func (export "run") (param $n i32) (result i32) (local $s i32)
+    (loop $l (local.set $s (i32.add (local.get $s) (call $deep (local.get $n))))
+      (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+    (local.get $s)))""")
+
+
+@pytest.mark.parametrize(
+    ("code", "argument"),
+    [(MIXED, 100), (SWITCH, 200), (TAIL, 500), (TRAPS, 40)],
+    ids=["mixed", "switch", "tail", "traps"],
+)
+def test_small_programs(code: Module, argument: int) -> None:
+    assert lockstep(code, "run", argument) > 30
+
+
+def test_fib() -> None:
+    assert lockstep(Module.from_file(EXAMPLES / "fib.wasm"), "fib", 13) > 300
+
+
+def test_a_program_restored_in_precise_code_changes_to_fast_code_and_ends_alike() -> None:
+    for n in (1, 7, 50, 333, 1234):
+        store = Store(deterministic=True)
+        store.enqueue(store.instantiate(MIXED).function("run"), 60)
+        store.run(fuel=n)
+        whole = Store(deterministic=True)
+        whole.enqueue(whole.instantiate(MIXED).function("run"), 60)
+        expected = whole.run(fuel=PLENTY)
+        assert isinstance(expected, Finished)
+        outcome = store.run()
+        assert isinstance(outcome, Finished)
+        assert outcome.raw == expected.raw
+        assert store.memory_view(0) == whole.memory_view(0)

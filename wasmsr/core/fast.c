@@ -1,0 +1,602 @@
+/* The handlers of fast code: one small function each, which ends in a jump to the next.
+ *
+ * What all of them need stands in argument registers: the next cell, the frame, memory 0 and its
+ * size, the store, and three accumulators (integers, f64, f32). Handlers are leaves; what is slow or
+ * rare is in functions of its own. Regular handlers are made from core/fast_rows.h, one for each
+ * combination of operand classes. Leaving is a return value, as everywhere.
+ */
+#include "fast.h"
+
+#if WSR_FAST
+#include "bulk.h"
+#include "numeric.h"
+
+#define ARGUMENTS                                                                               \
+  const uint64_t *pc, uint64_t *fp, uint8_t *memory, uint64_t size, wsr_store *store, uint64_t acc, \
+      double fd, float fs
+#define SAME pc, fp, memory, size, store, acc, fd, fs
+#define GO(to)                                                                                \
+  do {                                                                                        \
+    const uint64_t *const next_ = (to);                                                       \
+    WSR_TAIL((wsr_handler *)(uintptr_t)next_[0])(next_, fp, memory, size, store, acc, fd, fs); \
+  } while (0)
+#define NEXT(words) GO(pc + (words))
+
+/* Field k of the second word; the compiler makes one load of it. */
+static inline uint32_t field(const uint64_t *pc, unsigned k) {
+  uint16_t value;
+  memcpy(&value, (const char *)(pc + 1) + 2 * k, sizeof value);
+  return value;
+}
+static inline int32_t distance(const uint64_t *pc) {
+  int32_t value;
+  memcpy(&value, (const char *)(pc + 1) + 4, sizeof value);
+  return value;
+}
+static inline uint32_t offset_of(const uint64_t *pc) { return (uint32_t)distance(pc); }
+static inline uint32_t low(uint64_t word) { return (uint32_t)word; }
+static inline uint32_t high(uint64_t word) { return (uint32_t)(word >> 32); }
+
+static inline bool pausing(const wsr_store *store) {
+  return atomic_load_explicit(&store->pause, memory_order_relaxed) != 0;
+}
+
+/* ---- ways out ---- */
+
+static uint32_t leave(wsr_store *store, uint32_t cell, uint32_t outcome) {
+  store->frames[store->n_frames - 1].cell = cell;
+  return outcome;
+}
+
+/* Where the cell that a trapping handler belongs to stands in precise code. */
+__attribute__((noinline, cold)) static uint32_t cell_of(const wsr_store *store,
+                                                        const uint64_t *pc) {
+  const wsr_fast *fast =
+      store->functions[store->frames[store->n_frames - 1].function].fast;
+  const uint32_t word = (uint32_t)(pc - fast->words);
+  uint32_t first = 0, last = fast->n_map;
+  while (first < last) {
+    const uint32_t middle = first + (last - first) / 2;
+    if (fast->map[middle].word < word)
+      first = middle + 1;
+    else
+      last = middle;
+  }
+  return fast->map[first].cell;
+}
+
+/* `acc` is the trap's code. */
+__attribute__((noinline, cold)) static uint32_t trapped(ARGUMENTS) {
+  (void)fp, (void)memory, (void)size, (void)fd, (void)fs;
+  store->out->trap = (uint32_t)acc;
+  return leave(store, cell_of(store, pc), WSR_TRAPPED);
+}
+
+#define TRAP(name)                 \
+  do {                             \
+    acc = WSR_TRAP_##name;         \
+    return trapped(SAME);          \
+  } while (0)
+
+/* ---- operands by type and class ---- */
+
+typedef uint32_t i32_t;
+typedef uint64_t i64_t;
+typedef float f32_t;
+typedef double f64_t;
+typedef uint32_t b32_t; /* the bits of an f32 */
+typedef uint64_t b64_t;
+
+#define GET_i32_S(k) ((uint32_t)fp[field(pc, k)])
+#define GET_i64_S(k) (fp[field(pc, k)])
+#define GET_f32_S(k) (wsr_f32(fp[field(pc, k)]))
+#define GET_f64_S(k) (wsr_f64(fp[field(pc, k)]))
+#define GET_b32_S(k) ((uint32_t)fp[field(pc, k)])
+#define GET_b64_S(k) (fp[field(pc, k)])
+#define GET_i32_A(k) ((uint32_t)acc)
+#define GET_i64_A(k) (acc)
+#define GET_f32_A(k) (fs)
+#define GET_f64_A(k) (fd)
+#define GET_b32_A(k) ((uint32_t)wsr_bits_f32(fs))
+#define GET_b64_A(k) (wsr_bits_f64(fd))
+#define GET_i32_C(k) ((uint32_t)pc[2])
+#define GET_i64_C(k) (pc[2])
+#define GET_f32_C(k) (wsr_f32(pc[2]))
+#define GET_f64_C(k) (wsr_f64(pc[2]))
+#define GET_b32_C(k) ((uint32_t)pc[2])
+#define GET_b64_C(k) (pc[2])
+
+/* Results go to the accumulator (A), or there and to slot d (W). */
+#define SET_i32_A(x) (acc = (uint32_t)(x))
+#define SET_i64_A(x) (acc = (uint64_t)(x))
+#define SET_f32_A(x) (fs = (x))
+#define SET_f64_A(x) (fd = (x))
+#define SET_b32_A(x) (fs = wsr_f32((uint32_t)(x)))
+#define SET_b64_A(x) (fd = wsr_f64(x))
+#define SET_i32_W(x) (acc = (uint32_t)(x), fp[field(pc, 3)] = acc)
+#define SET_i64_W(x) (acc = (uint64_t)(x), fp[field(pc, 3)] = acc)
+#define SET_f32_W(x) (fs = (x), fp[field(pc, 3)] = wsr_bits_f32(fs))
+#define SET_f64_W(x) (fd = (x), fp[field(pc, 3)] = wsr_bits_f64(fd))
+#define SET_b32_W(x) SET_f32_W(wsr_f32((uint32_t)(x)))
+#define SET_b64_W(x) SET_f64_W(wsr_f64(x))
+
+#define LENGTH_S 2
+#define LENGTH_A 2
+#define LENGTH_C 3
+
+#define UNUSED_OPERANDS (void)acc, (void)fd, (void)fs
+
+/* ---- regular handlers ---- */
+
+#define ONE_UNARY(NAME, P, R, CHECKS, X, L, W)             \
+  static uint32_t NAME##_##L##W(ARGUMENTS) {               \
+    const P##_t a = GET_##P##_##L(0);                      \
+    CHECKS SET_##R##_##W(X);                               \
+    NEXT(2);                                               \
+  }
+#define UNARY(NAME, P, R, CHECKS, X) \
+  ONE_UNARY(NAME, P, R, CHECKS, X, S, A) ONE_UNARY(NAME, P, R, CHECKS, X, S, W) \
+  ONE_UNARY(NAME, P, R, CHECKS, X, A, A) ONE_UNARY(NAME, P, R, CHECKS, X, A, W)
+
+#define ONE_BINARY(NAME, P, R, CHECKS, X, L, M, W)         \
+  static uint32_t NAME##_##L##M##W(ARGUMENTS) {            \
+    const P##_t a = GET_##P##_##L(0), b = GET_##P##_##M(1); \
+    CHECKS SET_##R##_##W(X);                               \
+    NEXT(LENGTH_##M);                                      \
+  }
+#define BINARY(NAME, P, R, CHECKS, X) \
+  ONE_BINARY(NAME, P, R, CHECKS, X, S, S, A) ONE_BINARY(NAME, P, R, CHECKS, X, S, S, W) \
+  ONE_BINARY(NAME, P, R, CHECKS, X, S, A, A) ONE_BINARY(NAME, P, R, CHECKS, X, S, A, W) \
+  ONE_BINARY(NAME, P, R, CHECKS, X, S, C, A) ONE_BINARY(NAME, P, R, CHECKS, X, S, C, W) \
+  ONE_BINARY(NAME, P, R, CHECKS, X, A, S, A) ONE_BINARY(NAME, P, R, CHECKS, X, A, S, W) \
+  ONE_BINARY(NAME, P, R, CHECKS, X, A, C, A) ONE_BINARY(NAME, P, R, CHECKS, X, A, C, W)
+
+/* The comparison and the branch on it in one; T is the truth that branches. */
+#define ONE_BRANCH(NAME, P, X, L, M, T)                     \
+  static uint32_t NAME##_##L##M##_##T(ARGUMENTS) {          \
+    const P##_t a = GET_##P##_##L(0), b = GET_##P##_##M(1); \
+    if ((X) == T) NEXT(distance(pc));                       \
+    NEXT(LENGTH_##M);                                       \
+  }                                                         \
+  static uint32_t NAME##_##L##M##_##T##_back(ARGUMENTS) {   \
+    const P##_t a = GET_##P##_##L(0), b = GET_##P##_##M(1); \
+    if ((X) == T) {                                         \
+      if (pausing(store)) return leave(store, low(pc[LENGTH_##M]), WSR_PAUSED); \
+      NEXT(distance(pc));                                   \
+    }                                                       \
+    NEXT(LENGTH_##M + 1);                                   \
+  }
+#define BRANCHES(NAME, P, X, L, M) ONE_BRANCH(NAME, P, X, L, M, 1) ONE_BRANCH(NAME, P, X, L, M, 0)
+#define COMPARE(NAME, P, R, CHECKS, X)                                         \
+  BINARY(NAME, P, R, CHECKS, X)                                                \
+  BRANCHES(NAME, P, X, S, S) BRANCHES(NAME, P, X, S, A) BRANCHES(NAME, P, X, S, C) \
+  BRANCHES(NAME, P, X, A, S) BRANCHES(NAME, P, X, A, C)
+
+#define BOUNDS(width)                                             \
+  if (address + (width) > size) TRAP(MEMORY_BOUNDS);              \
+  const uint8_t *const at = memory + address;
+#define ADDRESS_S ((uint64_t)(uint32_t)fp[field(pc, 0)] + offset_of(pc))
+#define ADDRESS_A ((uint64_t)(uint32_t)acc + offset_of(pc))
+#define ADDRESS_C (pc[2])
+
+/* a, or the third word: address; b: destination; then the offset */
+#define SET_LOAD_i32_A(x) (acc = (uint32_t)(x))
+#define SET_LOAD_i64_A(x) (acc = (uint64_t)(x))
+#define SET_LOAD_b32_A(x) (fs = wsr_f32(x))
+#define SET_LOAD_b64_A(x) (fd = wsr_f64(x))
+#define SET_LOAD_i32_W(x) (acc = (uint32_t)(x), fp[field(pc, 1)] = acc)
+#define SET_LOAD_i64_W(x) (acc = (uint64_t)(x), fp[field(pc, 1)] = acc)
+#define SET_LOAD_b32_W(x) (fs = wsr_f32(x), fp[field(pc, 1)] = wsr_bits_f32(fs))
+#define SET_LOAD_b64_W(x) (fd = wsr_f64(x), fp[field(pc, 1)] = wsr_bits_f64(fd))
+#define ONE_LOAD(NAME, R, WIDTH, X, L, W)          \
+  static uint32_t NAME##_##L##W(ARGUMENTS) {       \
+    const uint64_t address = ADDRESS_##L;          \
+    BOUNDS(WIDTH)                                  \
+    SET_LOAD_##R##_##W(X);                         \
+    NEXT(LENGTH_##L);                              \
+  }
+#define LOAD(NAME, R, WIDTH, X)                                              \
+  ONE_LOAD(NAME, R, WIDTH, X, S, A) ONE_LOAD(NAME, R, WIDTH, X, S, W)        \
+  ONE_LOAD(NAME, R, WIDTH, X, A, A) ONE_LOAD(NAME, R, WIDTH, X, A, W)        \
+  ONE_LOAD(NAME, R, WIDTH, X, C, A) ONE_LOAD(NAME, R, WIDTH, X, C, W)
+
+/* A constant address stands in the third word, a constant value in the last. */
+#define VALUE_S(P, L) GET_##P##_S(1)
+#define VALUE_A(P, L) GET_##P##_A(1)
+#define VALUE_C(P, L) ((P##_t)pc[LENGTH_##L])
+#define STORE_LENGTH_S(L) LENGTH_##L
+#define STORE_LENGTH_A(L) LENGTH_##L
+#define STORE_LENGTH_C(L) (LENGTH_##L + 1)
+#define ONE_STORE(NAME, P, WIDTH, X, L, M)                  \
+  static uint32_t NAME##_##L##M(ARGUMENTS) {                \
+    const uint64_t address = ADDRESS_##L;                   \
+    if (address + (WIDTH) > size) TRAP(MEMORY_BOUNDS);      \
+    uint8_t *const at = memory + address;                   \
+    const P##_t b = VALUE_##M(P, L);                        \
+    X;                                                      \
+    NEXT(STORE_LENGTH_##M(L));                              \
+  }
+#define STORE(NAME, P, WIDTH, X)                                                        \
+  ONE_STORE(NAME, P, WIDTH, X, S, S) ONE_STORE(NAME, P, WIDTH, X, S, A)                 \
+  ONE_STORE(NAME, P, WIDTH, X, S, C) ONE_STORE(NAME, P, WIDTH, X, A, S)                 \
+  ONE_STORE(NAME, P, WIDTH, X, A, A) ONE_STORE(NAME, P, WIDTH, X, A, C)                 \
+  ONE_STORE(NAME, P, WIDTH, X, C, S) ONE_STORE(NAME, P, WIDTH, X, C, A)                 \
+  ONE_STORE(NAME, P, WIDTH, X, C, C)
+#define INVERSE(A, B)
+#define COMMUTES(A)
+
+#include "fast_rows.h"
+
+#undef UNARY
+#undef BINARY
+#undef COMPARE
+#undef LOAD
+#undef STORE
+#undef INVERSE
+#undef COMMUTES
+
+/* The canonical NaN of deterministic mode, as two more unary rows. */
+ONE_UNARY(CANONICAL_F32, b32, b32, {}, ((a & 0x7FFFFFFFU) > 0x7F800000U ? 0x7FC00000U : a), S, A)
+ONE_UNARY(CANONICAL_F32, b32, b32, {}, ((a & 0x7FFFFFFFU) > 0x7F800000U ? 0x7FC00000U : a), S, W)
+ONE_UNARY(CANONICAL_F32, b32, b32, {}, ((a & 0x7FFFFFFFU) > 0x7F800000U ? 0x7FC00000U : a), A, A)
+ONE_UNARY(CANONICAL_F32, b32, b32, {}, ((a & 0x7FFFFFFFU) > 0x7F800000U ? 0x7FC00000U : a), A, W)
+#define CANONICAL64 \
+  ((a & 0x7FFFFFFFFFFFFFFFU) > 0x7FF0000000000000U ? UINT64_C(0x7FF8000000000000) : a)
+ONE_UNARY(CANONICAL_F64, b64, b64, {}, CANONICAL64, S, A)
+ONE_UNARY(CANONICAL_F64, b64, b64, {}, CANONICAL64, S, W)
+ONE_UNARY(CANONICAL_F64, b64, b64, {}, CANONICAL64, A, A)
+ONE_UNARY(CANONICAL_F64, b64, b64, {}, CANONICAL64, A, W)
+
+/* ---- moves ---- */
+
+static uint32_t move(ARGUMENTS) { /* a to d */
+  fp[field(pc, 3)] = fp[field(pc, 0)];
+  NEXT(2);
+}
+static uint32_t constant(ARGUMENTS) { /* third word to d */
+  fp[field(pc, 3)] = pc[2];
+  NEXT(3);
+}
+static uint32_t move_acc_i(ARGUMENTS) {
+  fp[field(pc, 3)] = acc;
+  NEXT(2);
+}
+static uint32_t move_acc_f(ARGUMENTS) {
+  fp[field(pc, 3)] = wsr_bits_f32(fs);
+  NEXT(2);
+}
+static uint32_t move_acc_d(ARGUMENTS) {
+  fp[field(pc, 3)] = wsr_bits_f64(fd);
+  NEXT(2);
+}
+static uint32_t select_s(ARGUMENTS) { /* d = c ? a : b */
+  fp[field(pc, 3)] = fp[field(pc, (uint32_t)fp[field(pc, 2)] ? 0 : 1)];
+  NEXT(2);
+}
+static uint32_t select_a(ARGUMENTS) {
+  fp[field(pc, 3)] = fp[field(pc, (uint32_t)acc ? 0 : 1)];
+  NEXT(2);
+}
+
+/* ---- globals: the offset is the index, b the destination, a the source ---- */
+
+#define GLOBAL (store->globals[store->instance->globals[offset_of(pc)]].value)
+static uint32_t get_i_a(ARGUMENTS) {
+  acc = GLOBAL;
+  NEXT(2);
+}
+static uint32_t get_i_w(ARGUMENTS) {
+  acc = fp[field(pc, 1)] = GLOBAL;
+  NEXT(2);
+}
+static uint32_t get_f_a(ARGUMENTS) {
+  fs = wsr_f32(GLOBAL);
+  NEXT(2);
+}
+static uint32_t get_f_w(ARGUMENTS) {
+  fs = wsr_f32(fp[field(pc, 1)] = GLOBAL);
+  NEXT(2);
+}
+static uint32_t get_d_a(ARGUMENTS) {
+  fd = wsr_f64(GLOBAL);
+  NEXT(2);
+}
+static uint32_t get_d_w(ARGUMENTS) {
+  fd = wsr_f64(fp[field(pc, 1)] = GLOBAL);
+  NEXT(2);
+}
+static uint32_t set_s(ARGUMENTS) {
+  GLOBAL = fp[field(pc, 0)];
+  NEXT(2);
+}
+static uint32_t set_i(ARGUMENTS) {
+  GLOBAL = acc;
+  NEXT(2);
+}
+static uint32_t set_f(ARGUMENTS) {
+  GLOBAL = wsr_bits_f32(fs);
+  NEXT(2);
+}
+static uint32_t set_d(ARGUMENTS) {
+  GLOBAL = wsr_bits_f64(fd);
+  NEXT(2);
+}
+
+/* ---- branches: a is the test; the distance is in words; back: the third word is the cell ---- */
+
+static uint32_t branch(ARGUMENTS) { NEXT(distance(pc)); }
+static uint32_t branch_back(ARGUMENTS) {
+  if (pausing(store)) return leave(store, low(pc[2]), WSR_PAUSED);
+  NEXT(distance(pc));
+}
+#define TEST(NAME, CONDITION)                                               \
+  static uint32_t NAME(ARGUMENTS) {                                         \
+    if (CONDITION) NEXT(distance(pc));                                      \
+    NEXT(2);                                                                \
+  }
+#define TEST_BACK(NAME, CONDITION)                                          \
+  static uint32_t NAME(ARGUMENTS) {                                         \
+    if (CONDITION) {                                                        \
+      if (pausing(store)) return leave(store, low(pc[2]), WSR_PAUSED);      \
+      NEXT(distance(pc));                                                   \
+    }                                                                       \
+    NEXT(3);                                                                \
+  }
+TEST(true_s, (uint32_t)fp[field(pc, 0)])
+TEST(true_a, (uint32_t)acc)
+TEST(false_s, !(uint32_t)fp[field(pc, 0)])
+TEST(false_a, !(uint32_t)acc)
+TEST_BACK(true_back_s, (uint32_t)fp[field(pc, 0)])
+TEST_BACK(true_back_a, (uint32_t)acc)
+TEST_BACK(false_back_s, !(uint32_t)fp[field(pc, 0)])
+TEST_BACK(false_back_a, !(uint32_t)acc)
+
+/* Third word: number of labels, the default last; then for each two words: distance and slot, cell.
+ * Fields: a index, b arity, c first operand. */
+#define TABLE(NAME, INDEX)                                                                 \
+  static uint32_t NAME(ARGUMENTS) {                                                        \
+    const uint32_t index = (INDEX), last = low(pc[2]) - 1, n = field(pc, 1);               \
+    const uint64_t *const entry = pc + 3 + 2 * (size_t)(index < last ? index : last);      \
+    const uint64_t *const from = fp + field(pc, 2);                                        \
+    uint64_t *const to = fp + high(entry[0]);                                              \
+    for (uint32_t i = 0; i < n; i++) to[i] = from[i];                                      \
+    const int32_t by = (int32_t)low(entry[0]);                                             \
+    if (by <= 0 && pausing(store)) return leave(store, low(entry[1]), WSR_PAUSED);         \
+    NEXT(by);                                                                              \
+  }
+TABLE(table_s, (uint32_t)fp[field(pc, 0)])
+TABLE(table_a, (uint32_t)acc)
+
+/* ---- calls: a first argument, d length of the cell; third word: index and cell ---- */
+
+static uint32_t host_call(ARGUMENTS) { /* acc: address */
+  (void)memory, (void)size, (void)fd, (void)fs;
+  store->out->host_function = (uint32_t)acc;
+  store->out->host_instance = store->functions[store->frames[store->n_frames - 1].function].instance;
+  store->out->slots = fp + field(pc, 0);
+  return leave(store, high(pc[2]), WSR_HOST_CALL);
+}
+
+/* Make the fast code of the function at address acc; then try the call again. */
+__attribute__((noinline, cold)) static uint32_t first_call(ARGUMENTS) {
+  if (!wsr_function_code(store, (uint32_t)acc) || !wsr_function_fast(store, (uint32_t)acc))
+    TRAP(NO_MEMORY);
+  GO(pc);
+}
+
+/* Enter a function that has no fast code: its frame is pushed, precise code goes on. */
+__attribute__((noinline, cold)) static uint32_t enter_precise(wsr_store *store) {
+  return leave(store, 0, WSR_SWITCH);
+}
+
+static inline void zero_locals(uint64_t *fp, const wsr_fast *callee) {
+  for (uint32_t i = callee->n_params; i < callee->n_locals; i++) fp[i] = 0;
+}
+
+#define OTHER_INSTANCE(f)                                            \
+  do {                                                               \
+    if (store->instance != (f)) {                                    \
+      store->instance = (f);                                         \
+      const wsr_memory_instance *const m = wsr_memory_of(store, (f)); \
+      memory = m->data;                                              \
+      size = m->size;                                                \
+    }                                                                \
+  } while (0)
+
+static uint32_t enter(ARGUMENTS) { /* acc: address */
+  const wsr_function_instance *const f = &store->functions[acc];
+  const wsr_fast *const callee = f->fast;
+  if (!callee) {
+    if (f->instance == WSR_NONE) return host_call(SAME);
+    WSR_TAIL first_call(SAME);
+  }
+  uint64_t *const own = fp + field(pc, 0);
+  const uint32_t n = store->n_frames;
+  if ((uint64_t)(store->stack_end - own) < callee->frame_slots || n == store->limits.stack_frames)
+    TRAP(EXHAUSTION);
+  wsr_frame *const frame = &store->frames[n];
+  frame[-1].cell = high(pc[2]) + 1;
+  frame->function = (uint32_t)acc;
+  frame->slot = (uint32_t)(own - store->stack);
+  store->returns[n] = (wsr_return){pc + field(pc, 3), fp, store->instance};
+  store->n_frames = n + 1;
+  zero_locals(own, callee);
+  fp = own;
+  OTHER_INSTANCE(f->owner);
+  if (!callee->words) return enter_precise(store);
+  GO(callee->words);
+}
+
+static uint32_t enter_tail(ARGUMENTS) { /* acc: address; b: number of arguments */
+  const wsr_function_instance *const f = &store->functions[acc];
+  const wsr_fast *const callee = f->fast;
+  if (!callee) {
+    if (f->instance == WSR_NONE) return host_call(SAME);
+    WSR_TAIL first_call(SAME);
+  }
+  if ((uint64_t)(store->stack_end - fp) < callee->frame_slots) TRAP(EXHAUSTION);
+  const uint64_t *const from = fp + field(pc, 0);
+  const uint32_t n = field(pc, 1);
+  for (uint32_t i = 0; i < n; i++) fp[i] = from[i];
+  store->frames[store->n_frames - 1].function = (uint32_t)acc;
+  zero_locals(fp, callee);
+  OTHER_INSTANCE(f->owner);
+  if (!callee->words) return enter_precise(store);
+  GO(callee->words);
+}
+
+#define POLL_CALL() \
+  if (pausing(store)) return leave(store, high(pc[2]), WSR_PAUSED)
+
+static uint32_t call(ARGUMENTS) {
+  POLL_CALL();
+  acc = store->instance->functions[low(pc[2])];
+  WSR_TAIL enter(SAME);
+}
+static uint32_t tail_call(ARGUMENTS) {
+  POLL_CALL();
+  acc = store->instance->functions[low(pc[2])];
+  WSR_TAIL enter_tail(SAME);
+}
+
+/* c: the element's index; third word: type and cell; fourth: table */
+#define INDIRECT()                                                                              \
+  POLL_CALL();                                                                                  \
+  const wsr_table_instance *const table = store->tables[store->instance->tables[low(pc[3])]];   \
+  const uint32_t element = (uint32_t)fp[field(pc, 2)];                                          \
+  if (element >= table->size) TRAP(UNDEFINED_ELEMENT);                                          \
+  acc = table->elements[element];                                                               \
+  if (!acc) TRAP(UNINITIALIZED_ELEMENT);                                                        \
+  acc--;                                                                                        \
+  if (store->functions[acc].type != store->instance->types[low(pc[2])]) TRAP(INDIRECT_TYPE)
+
+static uint32_t call_indirect(ARGUMENTS) {
+  INDIRECT();
+  WSR_TAIL enter(SAME);
+}
+static uint32_t tail_call_indirect(ARGUMENTS) {
+  INDIRECT();
+  WSR_TAIL enter_tail(SAME);
+}
+
+__attribute__((noinline, cold)) static uint32_t finished(wsr_store *store) {
+  store->out->slots = store->stack + store->now.entry_slot;
+  return WSR_FINISHED;
+}
+
+#define RETURN()                                               \
+  const uint32_t n_ = --store->n_frames;                       \
+  if (n_ == store->now.base_frame) return finished(store);     \
+  const wsr_return *const to_ = &store->returns[n_];           \
+  if (!to_->pc) return WSR_SWITCH;                             \
+  pc = to_->pc;                                                \
+  fp = to_->fp;                                                \
+  OTHER_INSTANCE(to_->instance);                               \
+  GO(pc)
+
+static uint32_t give_0(ARGUMENTS) { RETURN(); }
+static uint32_t give_1(ARGUMENTS) { /* a: the result */
+  fp[0] = fp[field(pc, 0)];
+  RETURN();
+}
+static uint32_t give(ARGUMENTS) { /* a: first result, b: their number */
+  const uint32_t n = field(pc, 1);
+  const uint64_t *const from = fp + field(pc, 0);
+  for (uint32_t i = 0; i < n; i++) fp[i] = from[i];
+  RETURN();
+}
+
+static uint32_t unreachable(ARGUMENTS) { TRAP(UNREACHABLE); }
+
+/* Everything rare; third word: the precise cell, fourth: its index. */
+static uint32_t slow(ARGUMENTS) {
+  const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
+  const uint32_t trap = wsr_perform(store, store->instance, cell, fp);
+  const wsr_memory_instance *const m = wsr_memory_of(store, store->instance);
+  memory = m->data;
+  size = m->size;
+  if (trap == WSR_BULK_PAUSED) return leave(store, low(pc[3]), WSR_PAUSED);
+  if (trap) {
+    acc = trap;
+    return trapped(SAME);
+  }
+  NEXT(4);
+}
+
+/* ---- tables of handlers ---- */
+
+#define UNARY(N, P, R, K, X) [WSR_OP_##N] = {N##_SA, N##_SW, N##_AA, N##_AW},
+#define BINARY(N, P, R, K, X)
+#define COMPARE(N, P, R, K, X)
+#define LOAD(N, R, W, X)
+#define STORE(N, P, W, X)
+#define INVERSE(A, B)
+#define COMMUTES(A)
+wsr_handler *const wsr_fast_unary[WSR_OP_COUNT][4] = {
+#include "fast_rows.h"
+    UNARY(CANONICAL_F32, , , , ) UNARY(CANONICAL_F64, , , , )};
+#undef UNARY
+#define UNARY(N, P, R, K, X)
+#undef BINARY
+#undef COMPARE
+#define BINARY(N, P, R, K, X)                                                                 \
+  [WSR_OP_##N] = {N##_SSA, N##_SSW, N##_SAA, N##_SAW, N##_SCA, N##_SCW, N##_ASA, N##_ASW, NULL, \
+                  NULL,    N##_ACA, N##_ACW},
+#define COMPARE BINARY
+wsr_handler *const wsr_fast_binary[WSR_OP_COUNT][12] = {
+#include "fast_rows.h"
+};
+#undef BINARY
+#undef COMPARE
+#define BINARY(N, P, R, K, X)
+#define FOUR(N, LM) N##_##LM##_1, N##_##LM##_1_back, N##_##LM##_0, N##_##LM##_0_back
+#define COMPARE(N, P, R, K, X)                                                             \
+  [WSR_OP_##N] = {FOUR(N, SS), FOUR(N, SA), FOUR(N, SC), FOUR(N, AS), NULL, NULL, NULL, NULL, \
+                  FOUR(N, AC)},
+wsr_handler *const wsr_fast_branch[WSR_OP_COUNT][24] = {
+#include "fast_rows.h"
+};
+#undef COMPARE
+#define COMPARE(N, P, R, K, X)
+#undef LOAD
+#define LOAD(N, R, W, X) [WSR_OP_##N] = {N##_SA, N##_SW, N##_AA, N##_AW, N##_CA, N##_CW},
+wsr_handler *const wsr_fast_load[WSR_OP_COUNT][6] = {
+#include "fast_rows.h"
+};
+#undef LOAD
+#define LOAD(N, R, W, X)
+#undef STORE
+#define STORE(N, P, W, X) \
+  [WSR_OP_##N] = {N##_SS, N##_SA, N##_SC, N##_AS, N##_AA, N##_AC, N##_CS, N##_CA, N##_CC},
+wsr_handler *const wsr_fast_store[WSR_OP_COUNT][9] = {
+#include "fast_rows.h"
+};
+#undef STORE
+#define STORE(N, P, W, X)
+#undef INVERSE
+#define INVERSE(A, B) [WSR_OP_##A] = WSR_OP_##B + 1,
+const uint16_t wsr_fast_inverse[WSR_OP_COUNT] = {
+#include "fast_rows.h"
+};
+#undef INVERSE
+#define INVERSE(A, B)
+#undef COMMUTES
+#define COMMUTES(A) [WSR_OP_##A] = 1,
+const uint8_t wsr_fast_commutes[WSR_OP_COUNT] = {
+#include "fast_rows.h"
+};
+
+#define SPECIAL(name) [WSR_FAST_##name] = name,
+wsr_handler *const wsr_fast_special[WSR_FAST_SPECIALS] = {WSR_EACH_SPECIAL(SPECIAL)};
+
+uint32_t wsr_run_fast(wsr_store *store, const wsr_fast *fast, uint32_t word, wsr_exit *out) {
+  const wsr_frame *frame = &store->frames[store->n_frames - 1];
+  const wsr_function_instance *f = &store->functions[frame->function];
+  store->instance = f->owner;
+  store->out = out;
+  const wsr_memory_instance *m = wsr_memory_of(store, f->owner);
+  const uint64_t *pc = fast->words + word;
+  return ((wsr_handler *)(uintptr_t)pc[0])(pc, store->stack + frame->slot, m->data, m->size, store,
+                                           0, 0, 0);
+}
+#endif

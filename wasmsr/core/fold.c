@@ -1,0 +1,735 @@
+/* Fold precise code into fast code: operands that are locals or constants emit nothing, results stay
+ * in accumulators where the next instruction takes them, comparisons become part of branches.
+ *
+ * One pass over the cells of precise code, whose operands have known slots. For each operand slot the
+ * pass knows where its value is: in the slot, in a local, in a constant, or in an accumulator. At every
+ * label, branch and call all of them are put into their slots, so that canonical points have the same
+ * frame as precise code. A value leaves the accumulator by exchanging its producer's handler for the
+ * one that writes the slot too, which costs no cell.
+ */
+#include "fast.h"
+
+#if WSR_FAST
+#include <stdlib.h>
+
+enum { IN_SLOT, IN_LOCAL, IN_CONSTANT, IN_ACC };
+enum { KIND_I, KIND_F, KIND_D, KINDS }; /* accumulators: integers and references, f32, f64 */
+enum { MOST_SLOTS = 60000 };            /* a field has 16 bits */
+
+typedef struct {
+  uint8_t where, kind;
+  uint64_t value; /* local or constant */
+} operand;
+
+typedef struct {
+  uint8_t class; /* WSR_S, WSR_A, WSR_C */
+  uint32_t slot;
+  uint64_t value;
+} source;
+
+typedef struct {
+  uint32_t slot;        /* operand whose value is only here, or WSR_NONE */
+  uint32_t mirror;      /* slot that holds the same value, or WSR_NONE */
+  uint32_t producer;    /* with slot: the word of the cell that made it, */
+  wsr_handler *writing; /* its handler that writes a slot too, */
+  uint8_t field;        /* and the field that names this slot */
+} accumulator;
+
+typedef struct {
+  uint32_t from, at; /* the branch's cell, and the word that holds the distance */
+  uint32_t cell;     /* where it leads */
+  bool entry;        /* of a branch table: the distance is the word's low half */
+} fixup;
+
+typedef struct {
+  const wsr_module *m;
+  const wsr_code *code;
+  uint64_t *words;
+  wsr_place *map, *canonical;
+  fixup *fixups;
+  uint32_t n, n_map, n_canonical, n_fixups;
+  uint32_t room, room_map, room_canonical, room_fixups;
+  uint32_t *word_of;  /* by cell */
+  uint8_t *leader;    /* by cell: 1 a label, 2 a loop's body */
+  operand *operands;  /* by slot */
+  uint32_t *pending;  /* slots whose operand is not IN_SLOT, ascending */
+  uint32_t n_pending;
+  accumulator acc[KINDS];
+  uint32_t at;        /* precise cell in hand */
+  uint32_t last;      /* word of the last cell while it may still be changed, or WSR_NONE */
+  uint32_t compared;  /* = last when that is a comparison: its row and operands, */
+  uint32_t compare_op;
+  source a, b;
+  accumulator before; /* and the integer accumulator before it */
+  bool failed;
+} folder;
+
+static bool room_for(folder *f, void *array, uint32_t *room, uint32_t need, size_t size) {
+  void **pointer = array;
+  if (f->failed) return false;
+  if (need <= *room) return true;
+  const uint32_t wanted = need < 64 ? 64 : need + need / 2;
+  void *grown = realloc(*pointer, wanted * size);
+  if (!grown) {
+    f->failed = true;
+    return false;
+  }
+  *pointer = grown;
+  *room = wanted;
+  return true;
+}
+
+static void word(folder *f, uint64_t value) {
+  if (room_for(f, &f->words, &f->room, f->n + 1, sizeof *f->words)) f->words[f->n++] = value;
+}
+
+static uint64_t fields(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  const uint16_t parts[4] = {(uint16_t)a, (uint16_t)b, (uint16_t)c, (uint16_t)d};
+  uint64_t value;
+  memcpy(&value, parts, sizeof value);
+  return value;
+}
+
+/* a, b and a 32-bit number, as the handlers read them. */
+static uint64_t wide(uint32_t a, uint32_t b, uint32_t number) {
+  uint64_t value = fields(a, b, 0, 0);
+  memcpy((char *)&value + 4, &number, sizeof number);
+  return value;
+}
+
+static uint64_t pair(uint32_t low, uint32_t high) { return low | (uint64_t)high << 32; }
+
+static uint32_t begin(folder *f, wsr_handler *handler, uint64_t second) {
+  const uint32_t start = f->n;
+  if (room_for(f, &f->map, &f->room_map, f->n_map + 1, sizeof *f->map))
+    f->map[f->n_map++] = (wsr_place){f->at, start};
+  if (!handler) f->failed = true;
+  word(f, (uint64_t)(uintptr_t)handler);
+  word(f, second);
+  f->last = f->compared = WSR_NONE;
+  return start;
+}
+
+static uint32_t special(folder *f, uint32_t which, uint64_t second) {
+  return begin(f, wsr_fast_special[which], second);
+}
+
+static void add_canonical(folder *f, uint32_t cell) {
+  if (room_for(f, &f->canonical, &f->room_canonical, f->n_canonical + 1, sizeof *f->canonical))
+    f->canonical[f->n_canonical++] = (wsr_place){cell, f->n};
+}
+
+static void add_fixup(folder *f, uint32_t from, uint32_t at, uint32_t cell, bool entry) {
+  if (room_for(f, &f->fixups, &f->room_fixups, f->n_fixups + 1, sizeof *f->fixups))
+    f->fixups[f->n_fixups++] = (fixup){from, at, cell, entry};
+}
+
+static int kind_of(uint8_t type) {
+  return type == WSR_F32 ? KIND_F : type == WSR_F64 ? KIND_D : KIND_I;
+}
+
+/* ---- where operands are ---- */
+
+static void set_operand(folder *f, uint32_t slot, uint8_t where, int kind, uint64_t value) {
+  f->operands[slot] = (operand){where, (uint8_t)kind, value};
+  if (where != IN_SLOT) f->pending[f->n_pending++] = slot;
+}
+
+/* The operands from `slot` on are taken off the stack. */
+static void taken(folder *f, uint32_t slot) {
+  while (f->n_pending && f->pending[f->n_pending - 1] >= slot) {
+    operand *o = &f->operands[f->pending[--f->n_pending]];
+    if (o->where == IN_ACC) f->acc[o->kind].slot = WSR_NONE;
+    o->where = IN_SLOT;
+  }
+}
+
+/* A slot gets another value: no accumulator mirrors it any more. */
+static void overwritten(folder *f, uint32_t slot) {
+  for (int k = 0; k < KINDS; k++)
+    if (f->acc[k].mirror == slot) f->acc[k].mirror = WSR_NONE;
+}
+
+/* Behind a label or a call nothing is known of the accumulators. */
+static void forget(folder *f) {
+  for (int k = 0; k < KINDS; k++)
+    f->acc[k] = (accumulator){.slot = WSR_NONE, .mirror = WSR_NONE};
+  f->last = f->compared = WSR_NONE;
+}
+
+/* Let the cell that made the accumulator's value write it to `slot` too. */
+static void write_through(folder *f, int kind, uint32_t slot) {
+  accumulator *acc = &f->acc[kind];
+  overwritten(f, slot);
+  acc->slot = WSR_NONE;
+  acc->mirror = slot;
+  if (f->failed) return;
+  f->words[acc->producer] = (uint64_t)(uintptr_t)acc->writing;
+  const uint16_t destination = (uint16_t)slot;
+  memcpy((char *)&f->words[acc->producer + 1] + 2 * acc->field, &destination, sizeof destination);
+  if (f->last == acc->producer) f->last = f->compared = WSR_NONE;
+}
+
+/* Put an operand into its slot. It stays in the list of those pending: the caller takes it out. */
+static void settle(folder *f, uint32_t slot) {
+  operand *o = &f->operands[slot];
+  switch (o->where) {
+    case IN_LOCAL:
+      special(f, WSR_FAST_move, fields((uint32_t)o->value, 0, 0, slot));
+      overwritten(f, slot);
+      break;
+    case IN_CONSTANT:
+      special(f, WSR_FAST_constant, fields(0, 0, 0, slot));
+      word(f, o->value);
+      overwritten(f, slot);
+      break;
+    case IN_ACC: write_through(f, o->kind, slot); break;
+    default: break;
+  }
+  o->where = IN_SLOT;
+}
+
+static void drop_settled(folder *f) {
+  uint32_t kept = 0;
+  for (uint32_t i = 0; i < f->n_pending; i++)
+    if (f->operands[f->pending[i]].where != IN_SLOT) f->pending[kept++] = f->pending[i];
+  f->n_pending = kept;
+}
+
+/* Settle all operands below `slot`. */
+static void flush(folder *f, uint32_t slot) {
+  for (uint32_t i = 0; i < f->n_pending && f->pending[i] < slot; i++) settle(f, f->pending[i]);
+  drop_settled(f);
+}
+
+static void flush_all(folder *f) { flush(f, WSR_NONE); }
+
+/* Where an instruction finds the operand. */
+static source find(folder *f, uint32_t slot, int kind, bool constants) {
+  operand *o = &f->operands[slot];
+  if (o->where == IN_CONSTANT && !constants) {
+    settle(f, slot);
+    drop_settled(f);
+  }
+  if (o->where == IN_CONSTANT) return (source){WSR_C, 0, o->value};
+  if (o->where == IN_ACC) return (source){WSR_A, WSR_NONE, 0};
+  const uint32_t place = o->where == IN_LOCAL ? (uint32_t)o->value : slot;
+  return (source){f->acc[kind].mirror == place ? WSR_A : WSR_S, place, 0};
+}
+
+/* Two operands of one kind cannot both come from its accumulator: then one has a slot as well. */
+static void separate(source *a, source *b) {
+  if (a->class != WSR_A || b->class != WSR_A) return;
+  if (b->slot != WSR_NONE)
+    b->class = WSR_S;
+  else
+    a->class = WSR_S;
+}
+
+/* Emit a cell whose result is operand `slot`, in the accumulator. */
+static uint32_t produce(folder *f, uint32_t slot, int kind, wsr_handler *const pair_[2],
+                        uint8_t field, uint64_t second) {
+  accumulator *acc = &f->acc[kind];
+  if (acc->slot != WSR_NONE) {
+    const uint32_t other = acc->slot;
+    settle(f, other);
+    drop_settled(f);
+  }
+  if (kind == KIND_I) f->before = *acc;
+  const uint32_t start = begin(f, pair_[0], second);
+  *acc = (accumulator){slot, WSR_NONE, start, pair_[1], field};
+  set_operand(f, slot, IN_ACC, kind, 0);
+  f->last = start;
+  return start;
+}
+
+/* ---- instructions ---- */
+
+static void unary(folder *f, uint32_t op, uint32_t s) {
+  const wsr_row *row = &wsr_rows[op];
+  const uint8_t type = op == WSR_OP_CANONICAL_F32 ? WSR_F32
+                       : op == WSR_OP_CANONICAL_F64 ? WSR_F64
+                                                    : row->params[0];
+  const source a = find(f, s, kind_of(type), false);
+  taken(f, s);
+  const int result = kind_of(row->result ? row->result : type);
+  produce(f, s, result, &wsr_fast_unary[op][a.class * 2], 3, fields(a.slot, 0, 0, 0));
+}
+
+static void emit_binary(folder *f, uint32_t op, uint32_t s, source a, source b) {
+  const wsr_row *row = &wsr_rows[op];
+  const uint32_t start =
+      produce(f, s, kind_of(row->result), &wsr_fast_binary[op][(a.class * 3 + b.class) * 2], 3,
+              fields(a.slot, b.slot, 0, 0));
+  if (b.class == WSR_C) word(f, b.value);
+  if (wsr_fast_branch[op][0]) {
+    f->compared = start;
+    f->compare_op = op;
+    f->a = a;
+    f->b = b;
+  }
+}
+
+static void binary(folder *f, uint32_t op, uint32_t s) {
+  const int kind = kind_of(wsr_rows[op].params[0]);
+  if (f->operands[s].where == IN_CONSTANT && wsr_fast_commutes[op] &&
+      f->operands[s + 1].where != IN_CONSTANT) {
+    const source b = find(f, s, kind, true), a = find(f, s + 1, kind, false);
+    taken(f, s);
+    emit_binary(f, op, s, a, b);
+    return;
+  }
+  source a = find(f, s, kind, false), b = find(f, s + 1, kind, true);
+  separate(&a, &b);
+  taken(f, s);
+  emit_binary(f, op, s, a, b);
+}
+
+/* Take the comparison just emitted back: a branch or its inverse takes its place. */
+static void take_back(folder *f) {
+  f->n = f->compared;
+  f->n_map--;
+  f->acc[KIND_I] = f->before;
+  f->acc[KIND_I].slot = WSR_NONE;
+  f->last = f->compared = WSR_NONE;
+}
+
+/* Whether operand `slot` is the result of a comparison that can still be taken back. */
+static bool just_compared(const folder *f, uint32_t slot) {
+  return !f->failed && f->compared != WSR_NONE && f->operands[slot].where == IN_ACC &&
+         f->acc[KIND_I].slot == slot && f->acc[KIND_I].producer == f->compared;
+}
+
+/* x == 0, of an integer or a reference. */
+static void is_zero(folder *f, uint32_t equal, uint32_t s) {
+  if (just_compared(f, s) && wsr_fast_inverse[f->compare_op]) {
+    const source a = f->a, b = f->b;
+    const uint32_t op = wsr_fast_inverse[f->compare_op] - 1U;
+    taken(f, s);
+    take_back(f);
+    emit_binary(f, op, s, a, b);
+    return;
+  }
+  const source a = find(f, s, KIND_I, false), b = {WSR_C, 0, 0};
+  taken(f, s);
+  emit_binary(f, equal, s, a, b);
+}
+
+static void load(folder *f, uint32_t op, const wsr_cell *c) {
+  const wsr_row *row = &wsr_rows[op];
+  const source a = find(f, c->s, KIND_I, true);
+  taken(f, c->s);
+  produce(f, c->s, kind_of(row->result), &wsr_fast_load[op][a.class * 2], 1,
+          wide(a.slot, 0, (uint32_t)c->u.imm));
+  if (a.class == WSR_C) word(f, (uint32_t)a.value + c->u.imm);
+}
+
+static void store(folder *f, uint32_t op, const wsr_cell *c) {
+  const int kind = kind_of(wsr_rows[op].params[1]);
+  source a = find(f, c->s, KIND_I, true), b = find(f, c->s + 1, kind, true);
+  if (kind == KIND_I) separate(&a, &b);
+  taken(f, c->s);
+  begin(f, wsr_fast_store[op][a.class * 3 + b.class], wide(a.slot, b.slot, (uint32_t)c->u.imm));
+  if (a.class == WSR_C) word(f, (uint32_t)a.value + c->u.imm);
+  if (b.class == WSR_C) word(f, b.value);
+}
+
+/* A local is about to change: operands that are this local keep its old value. */
+static void settle_aliases(folder *f, uint32_t local) {
+  bool any = false;
+  for (uint32_t i = 0; i < f->n_pending; i++) {
+    const operand *o = &f->operands[f->pending[i]];
+    if (o->where != IN_LOCAL || o->value != local) continue;
+    settle(f, f->pending[i]);
+    any = true;
+  }
+  if (any) drop_settled(f);
+}
+
+static void local_set(folder *f, uint32_t local, uint32_t s, bool tee) {
+  const operand o = f->operands[s];
+  if (o.where != IN_SLOT) f->n_pending--; /* it is the topmost: out of the way of the aliases */
+  settle_aliases(f, local);
+  if (o.where != IN_SLOT) f->n_pending++;
+  switch (o.where) {
+    case IN_ACC:
+      if (f->acc[o.kind].producer == f->last) {
+        write_through(f, o.kind, local);
+      } else {
+        special(f, WSR_FAST_move_acc_i + (uint32_t)o.kind, fields(0, 0, 0, local));
+        overwritten(f, local);
+        f->acc[o.kind].mirror = local;
+      }
+      break;
+    case IN_CONSTANT:
+      special(f, WSR_FAST_constant, fields(0, 0, 0, local));
+      word(f, o.value);
+      overwritten(f, local);
+      break;
+    default:
+      if (o.where == IN_LOCAL && o.value == local) break;
+      special(f, WSR_FAST_move,
+              fields(o.where == IN_LOCAL ? (uint32_t)o.value : s, 0, 0, local));
+      overwritten(f, local);
+  }
+  taken(f, s);
+  if (tee) set_operand(f, s, IN_LOCAL, 0, local);
+}
+
+static void global(folder *f, const wsr_cell *c, bool get) {
+  const uint32_t index = c->u.p.a;
+  const int kind = kind_of((uint8_t)f->m->globals[index].type.type);
+  if (get) {
+    static const uint8_t rows[KINDS] = {WSR_FAST_get_i_a, WSR_FAST_get_f_a, WSR_FAST_get_d_a};
+    produce(f, c->s, kind, &wsr_fast_special[rows[kind]], 1, wide(0, 0, index));
+    return;
+  }
+  const source a = find(f, c->s, kind, false);
+  taken(f, c->s);
+  const uint32_t from_acc = WSR_FAST_set_i + (uint32_t)kind;
+  special(f, a.class == WSR_A ? from_acc : WSR_FAST_set_s, wide(a.slot, 0, index));
+}
+
+static uint32_t any_slot(folder *f, uint32_t slot) {
+  const operand *o = &f->operands[slot];
+  if (o->where == IN_LOCAL) return (uint32_t)o->value;
+  settle(f, slot);
+  drop_settled(f);
+  return slot;
+}
+
+static void select_one(folder *f, uint32_t s) {
+  const uint32_t a = any_slot(f, s), b = any_slot(f, s + 1);
+  const source test = find(f, s + 2, KIND_I, false);
+  taken(f, s);
+  special(f, test.class == WSR_A ? WSR_FAST_select_a : WSR_FAST_select_s,
+          fields(a, b, test.slot, s));
+  overwritten(f, s);
+}
+
+/* ---- control ---- */
+
+static bool is_back(const folder *f, uint32_t target) { return target <= f->at; }
+
+/* Emit a branch on operand `s` being true (or false), fused with its comparison where that is the
+ * last cell and all else is in its slots. */
+static void branch_if(folder *f, uint32_t s, bool truth, uint32_t target) {
+  const bool back = is_back(f, target);
+  uint32_t start;
+  if (just_compared(f, s) && f->n_pending == 1) {
+    const source a = f->a, b = f->b;
+    const uint32_t op = f->compare_op;
+    taken(f, s);
+    take_back(f);
+    start = begin(f, wsr_fast_branch[op][((a.class * 3 + b.class) * 2 + !truth) * 2 + back],
+                  wide(a.slot, b.slot, 0));
+    if (b.class == WSR_C) word(f, b.value);
+  } else {
+    flush(f, s);
+    const source a = find(f, s, KIND_I, false);
+    taken(f, s);
+    const uint32_t first = truth ? (back ? WSR_FAST_true_back_s : WSR_FAST_true_s)
+                                 : (back ? WSR_FAST_false_back_s : WSR_FAST_false_s);
+    start = special(f, first + (a.class == WSR_A), wide(a.slot, 0, 0));
+  }
+  if (back) word(f, target);
+  add_fixup(f, start, start + 1, target, false);
+}
+
+static void branch(folder *f, uint32_t target) {
+  const bool back = is_back(f, target);
+  const uint32_t start = special(f, back ? WSR_FAST_branch_back : WSR_FAST_branch, 0);
+  if (back) word(f, target);
+  add_fixup(f, start, start + 1, target, false);
+}
+
+/* The label's operands, all in slots that end at `top`, go to where the label expects them. */
+static void move_results(folder *f, uint32_t top, uint32_t n, uint32_t to) {
+  for (uint32_t i = 0; i < n && to != top - n; i++) {
+    special(f, WSR_FAST_move, fields(top - n + i, 0, 0, to + i));
+    overwritten(f, to + i);
+  }
+}
+
+static void set_distance(folder *f, uint32_t start, uint32_t to) {
+  if (f->failed) return;
+  const int32_t by = (int32_t)(to - start);
+  memcpy((char *)&f->words[start + 1] + 4, &by, sizeof by);
+}
+
+static void br_if(folder *f, const wsr_cell *c) {
+  if (c->n == 0 || c->u.p.b == c->s - c->n) {
+    branch_if(f, c->s, true, c->u.p.a);
+    return;
+  }
+  flush(f, c->s);
+  const source a = find(f, c->s, KIND_I, false);
+  taken(f, c->s);
+  const uint32_t over = special(f, WSR_FAST_false_s + (a.class == WSR_A), wide(a.slot, 0, 0));
+  move_results(f, c->s, c->n, c->u.p.b);
+  branch(f, c->u.p.a);
+  set_distance(f, over, f->n);
+  forget(f); /* the moves happen on one way only */
+}
+
+static void br_table(folder *f, const wsr_cell *c) {
+  flush(f, c->s);
+  const source a = find(f, c->s, KIND_I, false);
+  taken(f, c->s);
+  const uint32_t start = special(f, a.class == WSR_A ? WSR_FAST_table_a : WSR_FAST_table_s,
+                                 fields(a.slot, c->n, c->s - c->n, 0));
+  word(f, c->u.p.b);
+  for (uint32_t i = 0; i < c->u.p.b; i++) {
+    const wsr_target *t = &f->code->targets[c->u.p.a + i];
+    add_fixup(f, start, f->n, t->cell, true);
+    word(f, pair(0, t->slot));
+    word(f, t->cell);
+  }
+}
+
+static void give(folder *f, uint32_t s, uint32_t n) {
+  if (n == 0) {
+    flush_all(f); /* nothing is left on the stack that matters, but the pass expects slots */
+    special(f, WSR_FAST_give_0, 0);
+    return;
+  }
+  const operand o = f->operands[s];
+  if (n == 1 && o.where == IN_ACC && f->acc[o.kind].producer == f->last) {
+    write_through(f, o.kind, 0); /* the last cell writes the result where the caller expects it */
+    f->operands[s].where = IN_SLOT;
+    drop_settled(f);
+    special(f, WSR_FAST_give_0, 0);
+  } else if (n == 1 && o.where == IN_LOCAL) {
+    special(f, WSR_FAST_give_1, fields((uint32_t)o.value, 0, 0, 0));
+  } else {
+    flush_all(f);
+    special(f, n == 1 ? WSR_FAST_give_1 : WSR_FAST_give, fields(s, n, 0, 0));
+  }
+  taken(f, 0);
+}
+
+static void call(folder *f, const wsr_cell *c) {
+  flush_all(f);
+  add_canonical(f, f->at);
+  switch (c->op) {
+    case WSR_OP_CALL: special(f, WSR_FAST_call, fields(c->s, c->n, 0, 3)); break;
+    case WSR_OP_RETURN_CALL: special(f, WSR_FAST_tail_call, fields(c->s, c->n, 0, 3)); break;
+    case WSR_OP_CALL_INDIRECT:
+      special(f, WSR_FAST_call_indirect, fields(c->s, c->n, c->s + c->n, 4));
+      break;
+    default:
+      special(f, WSR_FAST_tail_call_indirect, fields(c->s, c->n, c->s + c->n, 4));
+  }
+  word(f, pair(c->u.p.a, f->at));
+  if (c->op == WSR_OP_CALL_INDIRECT || c->op == WSR_OP_RETURN_CALL_INDIRECT) word(f, c->u.p.b);
+  forget(f);
+  if (c->op == WSR_OP_CALL || c->op == WSR_OP_CALL_INDIRECT) {
+    f->at++;
+    add_canonical(f, f->at);
+    f->at--;
+  }
+}
+
+static void slow(folder *f, const wsr_cell *c) {
+  flush_all(f);
+  add_canonical(f, f->at);
+  special(f, WSR_FAST_slow, 0);
+  word(f, (uint64_t)(uintptr_t)c);
+  word(f, f->at);
+  forget(f);
+}
+
+static void fold_cell(folder *f, const wsr_cell *c) {
+  switch (c->op) {
+    case WSR_OP_NOP:
+    case WSR_OP_BLOCK:
+    case WSR_OP_LOOP: return;
+    case WSR_OP_UNREACHABLE:
+      flush_all(f);
+      special(f, WSR_FAST_unreachable, 0);
+      return;
+    case WSR_OP_IF: branch_if(f, c->s, false, c->u.p.a); return;
+    case WSR_OP_JUMP:
+      flush_all(f);
+      branch(f, c->u.p.a);
+      return;
+    case WSR_OP_BR:
+    case WSR_OP_BR_BACK:
+      flush_all(f);
+      move_results(f, c->s, c->n, c->u.p.b);
+      branch(f, c->u.p.a);
+      return;
+    case WSR_OP_BR_IF:
+    case WSR_OP_BR_IF_BACK: br_if(f, c); return;
+    case WSR_OP_BR_TABLE: br_table(f, c); return;
+    case WSR_OP_RETURN:
+    case WSR_OP_RETURN_AT_END: give(f, c->s, c->n); return;
+    case WSR_OP_CALL:
+    case WSR_OP_CALL_INDIRECT:
+    case WSR_OP_RETURN_CALL:
+    case WSR_OP_RETURN_CALL_INDIRECT: call(f, c); return;
+    case WSR_OP_REF_NULL: set_operand(f, c->s, IN_CONSTANT, 0, 0); return;
+    case WSR_OP_REF_IS_NULL: is_zero(f, WSR_OP_I64_EQ, c->s); return;
+    case WSR_OP_I32_EQZ: is_zero(f, WSR_OP_I32_EQ, c->s); return;
+    case WSR_OP_I64_EQZ: is_zero(f, WSR_OP_I64_EQ, c->s); return;
+    case WSR_OP_DROP: taken(f, c->s); return;
+    case WSR_OP_SELECT: select_one(f, c->s); return;
+    case WSR_OP_LOCAL_GET: set_operand(f, c->s, IN_LOCAL, 0, c->u.p.a); return;
+    case WSR_OP_LOCAL_SET: local_set(f, c->u.p.a, c->s, false); return;
+    case WSR_OP_LOCAL_TEE: local_set(f, c->u.p.a, c->s, true); return;
+    case WSR_OP_GLOBAL_GET: global(f, c, true); return;
+    case WSR_OP_GLOBAL_SET: global(f, c, false); return;
+    case WSR_OP_CANONICAL_F32:
+    case WSR_OP_CANONICAL_F64: unary(f, c->op, c->s); return;
+    default: break;
+  }
+  const wsr_row *row = &wsr_rows[c->op];
+  switch (row->kind) {
+    case WSR_KIND_CONST: set_operand(f, c->s, IN_CONSTANT, 0, c->u.imm); return;
+    case WSR_KIND_LOAD: load(f, c->op, c); return;
+    case WSR_KIND_STORE: store(f, c->op, c); return;
+    case WSR_KIND_NUMERIC:
+      if (row->n_params == 1)
+        unary(f, c->op, c->s);
+      else
+        binary(f, c->op, c->s);
+      return;
+    default: slow(f, c);
+  }
+}
+
+static void mark_leaders(folder *f) {
+  const wsr_code *code = f->code;
+  for (uint32_t i = 0; i < code->n_cells; i++) {
+    const wsr_cell *c = &code->cells[i];
+    switch (c->op) {
+      case WSR_OP_BR_BACK:
+      case WSR_OP_BR_IF_BACK: f->leader[c->u.p.a] = 2; break;
+      case WSR_OP_IF:
+      case WSR_OP_JUMP:
+      case WSR_OP_BR:
+      case WSR_OP_BR_IF: f->leader[c->u.p.a] |= 1; break;
+      case WSR_OP_BR_TABLE:
+        for (uint32_t k = 0; k < c->u.p.b; k++) {
+          const uint32_t to = code->targets[c->u.p.a + k].cell;
+          f->leader[to] |= to <= i ? 2 : 1;
+        }
+        break;
+      default: break;
+    }
+  }
+}
+
+static void resolve(folder *f) {
+  for (uint32_t i = 0; i < f->n_fixups && !f->failed; i++) {
+    const fixup *x = &f->fixups[i];
+    const uint32_t to = f->word_of[x->cell];
+    if (x->entry)
+      f->words[x->at] |= (uint32_t)(to - x->from);
+    else
+      set_distance(f, x->from, to);
+  }
+}
+
+static void fold_all(folder *f) {
+  const wsr_code *code = f->code;
+  mark_leaders(f);
+  forget(f);
+  add_canonical(f, 0);
+  for (f->at = 0; f->at < code->n_cells && !f->failed; f->at++) {
+    if (f->leader[f->at]) {
+      flush_all(f);
+      forget(f);
+      if (f->leader[f->at] & 2 && f->at) add_canonical(f, f->at);
+    }
+    f->word_of[f->at] = f->n;
+    fold_cell(f, &code->cells[f->at]);
+  }
+  resolve(f);
+}
+
+static int by_cell(const void *a, const void *b) {
+  const wsr_place *x = a, *y = b;
+  return (x->cell > y->cell) - (x->cell < y->cell);
+}
+
+static wsr_fast *make(const wsr_module *m, const wsr_code *code) {
+  wsr_fast *fast = calloc(1, sizeof *fast);
+  if (!fast) return NULL;
+  fast->n_params = code->n_params;
+  fast->n_locals = code->n_locals;
+  fast->frame_slots = code->frame_slots;
+  if (code->frame_slots > MOST_SLOTS) return fast; /* without words: precise code runs it */
+  folder f = {.m = m, .code = code};
+  f.word_of = calloc(code->n_cells, sizeof *f.word_of);
+  f.leader = calloc(code->n_cells, 1);
+  f.operands = calloc((size_t)code->frame_slots + 4, sizeof *f.operands);
+  f.pending = calloc((size_t)code->frame_slots + 4, sizeof *f.pending);
+  f.failed = !f.word_of || !f.leader || !f.operands || !f.pending;
+  if (!f.failed) fold_all(&f);
+  free(f.word_of);
+  free(f.leader);
+  free(f.operands);
+  free(f.pending);
+  free(f.fixups);
+  if (f.failed) {
+    free(f.words);
+    free(f.map);
+    free(f.canonical);
+    free(fast);
+    return NULL;
+  }
+  if (f.n_canonical) qsort(f.canonical, f.n_canonical, sizeof *f.canonical, by_cell);
+  fast->words = f.words;
+  fast->n_words = f.n;
+  fast->map = f.map;
+  fast->n_map = f.n_map;
+  fast->canonical = f.canonical;
+  fast->n_canonical = f.n_canonical;
+  return fast;
+}
+
+const wsr_fast *wsr_fold(const wsr_module *m, const wsr_code *code) {
+  _Atomic(wsr_fast *) *place = &((wsr_code *)(uintptr_t)code)->fast; /* made once, on demand */
+  wsr_fast *fast = atomic_load_explicit(place, memory_order_acquire);
+  if (fast) return fast;
+  fast = make(m, code);
+  wsr_fast *first = NULL;
+  if (fast && !atomic_compare_exchange_strong(place, &first, fast)) {
+    wsr_fast_free(fast);
+    fast = first;
+  }
+  return fast;
+}
+
+const wsr_fast *wsr_function_fast(wsr_store *store, uint32_t address) {
+  wsr_function_instance *f = &store->functions[address];
+  if (!f->fast && f->instance != WSR_NONE && wsr_function_code(store, address))
+    f->fast = wsr_fold(store->instances[f->instance]->module, f->code);
+  return f->fast;
+}
+
+uint32_t wsr_fast_entry(const wsr_fast *fast, uint32_t cell) {
+  uint32_t first = 0, last = fast->n_canonical;
+  while (first < last) {
+    const uint32_t middle = first + (last - first) / 2;
+    if (fast->canonical[middle].cell < cell)
+      first = middle + 1;
+    else
+      last = middle;
+  }
+  return first < fast->n_canonical && fast->canonical[first].cell == cell
+             ? fast->canonical[first].word
+             : WSR_NONE;
+}
+#endif
+
+void wsr_fast_free(wsr_fast *fast) {
+  if (!fast) return;
+#if WSR_FAST
+  free(fast->words);
+  free(fast->map);
+  free(fast->canonical);
+  free(fast);
+#endif
+}
