@@ -77,3 +77,5 @@ uint32_t wsr_run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
   return WSR_FINISHED;
 }
 #endif
+
+const char *wsr_variant(void) { return WSR_FAST ? "tail calls" : "portable"; }

@@ -64,7 +64,8 @@ def module(text: str) -> Module:
     return Module(bytes(wasmtime.wat2wasm(text)))
 
 
-MIXED = module("""(module (memory 1) (global $g (mut f64) (f64.const 1)) (table funcref (elem $f $f))
+MIXED = module("""(module (memory 1) (global $g (mut f64) (f64.const 1))
+  (table funcref (elem $f $f))
   (func $f (param i32 i32) (result i32)
     (select (local.get 0) (local.get 1) (i32.lt_s (local.get 0) (local.get 1))))
   (func (export "run") (param $n i32) (result i32)

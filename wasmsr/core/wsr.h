@@ -192,6 +192,9 @@ void wsr_pause(wsr_store *store);
 int wsr_pause_requested(const wsr_store *store);
 void wsr_clear_pause(wsr_store *store);
 
+/* Which loop was built: "tail calls" or "portable". */
+const char *wsr_variant(void);
+
 /* ---- capture and restore --------------------------------------------------------------------- */
 
 typedef struct {

@@ -1,1 +1,4 @@
-"""From bytes to a running machine; in reading order: instructions, types, module, machine, trace."""
+"""From bytes to a running machine.
+
+In reading order: instructions, types, module, values, externs, machine, trace.
+"""

@@ -1,4 +1,4 @@
-"""What instances export and import: functions, tables, memories, globals, and functions of the host.
+"""What instances export and import: functions, tables, memories, globals, host functions.
 
 An extern is a handle: a store and an address in it. It holds no state of its own, so that it stays
 right when the program behind it runs, and names the same thing for as long as its store lives.

@@ -1,7 +1,7 @@
-"""Make what is generated from the tables: core/rows.h, core/rows.c, core/handlers.h, docs/instructions.md.
+"""Make what is generated from the tables: headers and rows in core/, and docs/instructions.md.
 
-Run `python -m wasmsr.interp.generate` after a change to `instructions` or `traps`; with `--check` it
-writes nothing and exits 1 when a file is out of date (continuous integration does that).
+Run `python -m wasmsr.interp.generate` after a change to `instructions` or `traps`; with `--check`
+it writes nothing and exits 1 when a file is out of date (continuous integration does that).
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def rows_header() -> str:
         _MARK,
         "#ifndef WSR_ROWS_H\n#define WSR_ROWS_H\n#include <stdint.h>\n",
         _enum("WSR_OP_", (i.symbol for i in INSTRUCTIONS), "COUNT"),
-        "/* Every instruction, in the order of the enumeration. */\n#define WSR_EACH_OP(X) \\\n"
+        "/* Every instruction, in the order of the enumeration. */\n"
+        "#define WSR_EACH_OP(X) \\\n"
         + " \\\n".join(f"  X({i.symbol})" for i in INSTRUCTIONS)
         + "\n",
         _enum("WSR_IMM_", (_immediate_symbol(k) for k in IMMEDIATES), "COUNT"),

@@ -147,6 +147,7 @@ class Store:
         self._host_address: dict[tuple[int, str, str], int] = {}
         self._types: dict[int, FuncType] = {}
         self._views: dict[int, memoryview] = {}
+        self._callers: dict[int | None, Caller] = {}
         self._wake: tuple[int, int] | None = None
         self._running = False
         self._thread = 0
@@ -270,7 +271,8 @@ class Store:
             found = imports[item.module][item.name]
         except KeyError:
             raise LinkError(
-                f"unknown import: the module needs {wanted} of type {item.type}, and it is not given"
+                f"unknown import: the module needs {wanted} of type {item.type}, "
+                "and it is not given"
             ) from None
         if isinstance(item.type, FuncType):
             if isinstance(found, (Function, HostFunction)):
@@ -510,7 +512,10 @@ class Store:
 
     def _perform(self, function: HostFunction, instance: int | None, slots: Any) -> Outcome | None:
         try:
-            function.perform(Caller(self, instance), slots)
+            caller = self._callers.get(instance)
+            if caller is None:
+                caller = self._callers[instance] = Caller(self, instance)
+            function.perform(caller, slots)
         except Retry:
             if not self._outer:
                 self._clear_pause()
@@ -606,10 +611,8 @@ class Store:
         """
         lib.wsr_pause(self.c)
         if self._wake is not None:
-            try:
+            with suppress(BlockingIOError):  # then enough bytes lie there to wake everybody
                 os.write(self._wake[1], b"\0")
-            except BlockingIOError:
-                pass  # enough bytes lie there to wake everybody
 
     @property
     def running(self) -> bool:

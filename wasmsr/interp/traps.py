@@ -1,4 +1,4 @@
-"""The trap codes: one row each. `generate` makes core/traps.h of this table; errors are raised by it.
+"""The trap codes: one row each. `generate` makes an enumeration of it; errors are raised by it.
 
 The messages are those of the official test scripts, so that a runner can compare them.
 """

@@ -66,7 +66,7 @@ def from_slot(store: Store, type_: ValType, bits: int) -> Any:
 
 
 def readers(types: tuple[ValType, ...]) -> Callable[[Store, list[int]], list[Any]]:
-    """A function from slots to Python values for these types; the way of every host call's arguments."""
+    """A function from slots to Python values of these types, for the arguments of host calls."""
     if all(t is ValType.I32 for t in types):
         return lambda store, slots: [v - (1 << 32) if v & _TOP32 else v for v in slots]
     return lambda store, slots: [

@@ -1,4 +1,4 @@
-"""Between the machine and the snapshot as a value: `capture` reads a paused store, `restore` builds one.
+"""Between the machine and the snapshot as a value: `capture` reads a store, `restore` builds one.
 
 Restoring trusts nothing: modules are checked by digest, imports and bounds by type, positions and
 operands against the validated code, references against the address spaces, before an instruction
