@@ -81,7 +81,10 @@ def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> Non
         return
     from importlib.metadata import version
 
-    click.echo(f"wasmsr {version('wasmsr')}")
+    from wasmsr._ffi import ffi, lib
+
+    loop = ffi.string(lib.wsr_variant()).decode()
+    click.echo(f"wasmsr {version('wasmsr')} ({loop} loop)")
     ctx.exit()
 
 
