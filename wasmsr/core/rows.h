@@ -472,7 +472,16 @@ enum {
   WSR_TRAP_COUNT
 };
 
-enum { WSR_KIND_SPECIAL, WSR_KIND_NUMERIC, WSR_KIND_LOAD, WSR_KIND_STORE, WSR_KIND_CONST };
+enum {
+  WSR_KIND_SPECIAL,
+  WSR_KIND_NUMERIC,
+  WSR_KIND_LOAD,
+  WSR_KIND_STORE,
+  WSR_KIND_CONST,
+  WSR_KIND_COUNT
+};
+
+
 
 /* One row of the instruction table: what decoder, validator and compiler need to know. */
 typedef struct {

@@ -43,7 +43,8 @@ def rows_header() -> str:
         + "\n",
         _enum("WSR_IMM_", (_immediate_symbol(k) for k in IMMEDIATES), "COUNT"),
         _enum("WSR_TRAP_", (name for name, _ in TRAPS), "COUNT"),
-        """enum { WSR_KIND_SPECIAL, WSR_KIND_NUMERIC, WSR_KIND_LOAD, WSR_KIND_STORE, WSR_KIND_CONST };
+        _enum("WSR_KIND_", iter(("SPECIAL", "NUMERIC", "LOAD", "STORE", "CONST")), "COUNT"),
+        """
 
 /* One row of the instruction table: what decoder, validator and compiler need to know. */
 typedef struct {
