@@ -53,7 +53,7 @@ static uint32_t wsr_resolve_indirect(const wsr_store *store, const wsr_instance 
 #define BRIDGE 0
 #include "core/loop.h"
 
-uint32_t wsr_run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
+static uint32_t run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
   return fuel ? run_metered(store, fuel, out) : run_plain(store, fuel, out);
 }
 #else
@@ -63,7 +63,7 @@ uint32_t wsr_run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
 #include "core/loop.h"
 
 /* Fast code from every canonical point; precise code on the way to the next one. */
-uint32_t wsr_run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
+static uint32_t run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
   if (fuel) return run_metered(store, fuel, out);
   while (store->n_frames != store->now.base_frame) {
     const wsr_frame *frame = &store->frames[store->n_frames - 1];
@@ -79,3 +79,48 @@ uint32_t wsr_run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
 #endif
 
 const char *wsr_variant(void) { return WSR_FAST ? "tail calls" : "portable"; }
+
+/* ---- stopping at the nth canonical point, for tests ---- */
+
+static bool at_call(const wsr_store *store) {
+  if (store->n_frames == store->now.base_frame) return false;
+  const wsr_frame *frame = &store->frames[store->n_frames - 1];
+  const wsr_code *code = store->functions[frame->function].code;
+  if (!code) return false;
+  const uint32_t op = code->cells[frame->cell].op;
+  return op == WSR_OP_CALL || op == WSR_OP_CALL_INDIRECT || op == WSR_OP_RETURN_CALL ||
+         op == WSR_OP_RETURN_CALL_INDIRECT;
+}
+
+/* A request always stands, so every point that polls stops; a call that has been stopped at is
+ * made by a step of precise code. */
+static uint32_t run_points(wsr_store *store, wsr_exit *out) {
+  const bool through_calls = store->points_how & WSR_THROUGH_CALLS;
+  for (;;) {
+    uint64_t plenty = UINT64_MAX, one = 1;
+    uint32_t outcome = WSR_PAUSED;
+    if (!through_calls && at_call(store)) {
+      atomic_store(&store->pause, 0);
+      outcome = run_metered(store, &one, out);
+    }
+    if (outcome == WSR_PAUSED) {
+      atomic_store(&store->pause, through_calls ? WSR_PAUSE_IN_LOOPS : 1);
+      outcome = run(store, store->points_how & WSR_PRECISE ? &plenty : NULL, out);
+    }
+    atomic_store(&store->pause, 0);
+    if (outcome != WSR_PAUSED) return outcome;
+    if (--store->points == 0) {
+      atomic_store(&store->pause, 1);
+      return WSR_PAUSED;
+    }
+  }
+}
+
+void wsr_pause_after(wsr_store *store, uint64_t points, uint32_t how) {
+  store->points = points;
+  store->points_how = how;
+}
+
+uint32_t wsr_run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
+  return store->points ? run_points(store, out) : run(store, fuel, out);
+}

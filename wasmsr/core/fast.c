@@ -446,7 +446,7 @@ static uint32_t enter_tail(ARGUMENTS) { /* acc: address; b: number of arguments 
 }
 
 #define POLL_CALL() \
-  if (pausing(store)) return leave(store, high(pc[2]), WSR_PAUSED)
+  if (atomic_load_explicit(&store->pause, memory_order_relaxed) & 1) return leave(store, high(pc[2]), WSR_PAUSED)
 
 static uint32_t call(ARGUMENTS) {
   POLL_CALL();

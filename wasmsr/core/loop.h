@@ -89,10 +89,10 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
     if ((at) + (width) > memory_size) TRAP(MEMORY_BOUNDS);   \
   } while (0)
 #define PAUSE_REQUESTED() (atomic_load_explicit(&store->pause, memory_order_relaxed) != 0)
-/* Stop before the instruction in hand; it will be executed, and counted, when the run goes on. */
-#define POLL()                              \
-  do {                                      \
-    if (PAUSE_REQUESTED()) goto pause_here; \
+/* Stop before the call in hand; it will be executed, and counted, when the run goes on. */
+#define POLL()                                                                              \
+  do {                                                                                      \
+    if (atomic_load_explicit(&store->pause, memory_order_relaxed) & 1) goto pause_here;     \
   } while (0)
 
   instance = NULL;

@@ -33,6 +33,8 @@ typedef struct {
   wsr_instance *instance;
 } wsr_return;
 
+enum { WSR_PAUSE_IN_LOOPS = 2 }; /* for tests: even, so that the poll of calls does not see it */
+
 /* ---- state: exactly what a snapshot holds ---- */
 /* saved: begin */
 
@@ -83,13 +85,16 @@ struct wsr_store {
   wsr_frame *frames;
   uint32_t n_frames;
   wsr_activation now; /* the invocation that runs */
-  _Atomic uint32_t pause;
+  _Atomic uint32_t pause; /* not 0: requested; WSR_PAUSE_IN_LOOPS: calls take no notice */
 
   /* derived from the thread while it runs in fast code */
   wsr_return *returns; /* by frame */
   uint64_t *stack_end;
   wsr_instance *instance;
   wsr_exit *out;
+
+  uint64_t points; /* wsr_pause_after: how many are left, 0 for off */
+  uint32_t points_how;
 
   uint8_t *scratch_types; /* for wsr_view_frame */
   uint64_t *scratch_values;
