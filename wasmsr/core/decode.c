@@ -392,7 +392,10 @@ static bool start_section(wsr_module *m, wsr_reader *r) {
 }
 
 static bool data_count_section(wsr_module *m, wsr_reader *r) {
-  return wsr_read_u32(r, &m->n_data_declared);
+  if (!wsr_read_u32(r, &m->n_data_declared)) return false;
+  if (m->n_data_declared == WSR_NONE) /* means here: not declared; and so many cannot follow */
+    return malformed(r, "data count and data section have inconsistent lengths");
+  return true;
 }
 
 typedef bool (*section_reader)(wsr_module *, wsr_reader *);
