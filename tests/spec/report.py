@@ -98,15 +98,23 @@ def table(tallies: list[Tally]) -> str:
     )
 
 
+def _line(row: tuple[str, ...]) -> str:
+    return "| " + " | ".join(row).rstrip() + " |"
+
+
+def markdown_row(tally: Tally) -> str:
+    """One script's line in docs/conformance.md."""
+    return _line(_row(f"`{tally.script}`", tally))
+
+
 def markdown(tallies: list[Tally]) -> str:
     """The text of docs/conformance.md."""
     whole = total(tallies)
     lines = [_INTRODUCTION, summary(tallies), "", "| skipped for | assertions |", "|---|---:|"]
     lines += [f"| {name} | {count:,} |" for name, count in whole.skipped.most_common()]
     lines += ["", "| " + " | ".join(_HEADINGS) + " |", "|---|---:|---:|---:|---:|---:|---|"]
-    rows = [_row(f"`{tally.script}`", tally) for tally in tallies]
-    rows.append(_row("**total**", whole))
-    lines += ["| " + " | ".join(row).rstrip() + " |" for row in rows]
+    lines += map(markdown_row, tallies)
+    lines.append(_line(_row("**total**", whole)))
     return "\n".join(lines) + "\n"
 
 

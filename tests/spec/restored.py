@@ -4,8 +4,8 @@ A hop captures the store, encodes the snapshot, decodes it and restores a new st
 goes on. Every invocation (start functions too) is run twice: once straight, to learn how long it
 is and what comes of it; once with hops before its first instruction, after every one of the first
 1,000, after 200 or more spread over the rest, and at its end. Results, traps, calls of the host and
-the whole final state must be the same; and every restored store must capture to the very bytes
-that it was restored from.
+the whole final state must be the same; every restored store must capture to the very bytes that it
+was restored from; and the invariants of the machine are checked on both sides of a hop.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SPREAD = 200
 LONGEST = 200_000_000
 """An invocation that runs for more instructions than this is taken to be endless."""
 
-FRAMES, SLOTS = 1_000, 60_000
+FRAMES, SLOTS = 400, 60_000
 """Limits of the stack here: endless recursion must end while a snapshot of it is still small."""
 
 
@@ -153,6 +153,7 @@ class RestoredSession(WasmsrSession):
         return outcome
 
     def _hop(self) -> None:
+        self.store.check()
         self.store = self._restore(self._encoded(self.store))
 
     def _encoded(self, store: Store) -> bytes:
@@ -164,6 +165,7 @@ class RestoredSession(WasmsrSession):
         snapshot = format.decode(encoded)
         store = capture.restore(snapshot, modules=self.modules.values(), imports=self.host)
         self.numbers.restores += 1
+        store.check()
         if self._encoded(store) != encoded:
             raise Differs("a restored store does not capture to what it was restored from")
         return store

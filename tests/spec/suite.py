@@ -33,6 +33,11 @@ def names() -> list[str]:
     return sorted(path.with_suffix("").as_posix() for path in found)
 
 
+def size(name: str) -> int:
+    """Size of a script's file in bytes: a guess at how long it takes."""
+    return (folder() / f"{name}.wast").stat().st_size
+
+
 def load(name: str) -> Script:
     """Read one script by name."""
     return Script.read(folder() / f"{name}.wast", name)
