@@ -1,4 +1,4 @@
-"""Reading snapshot files for `run` and `inspect`: marked as handed over or not, and timed."""
+"""Reading snapshot files for `run` and `inspect`, with progress, and timed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from wasmsr.errors import HandedOver, SnapshotError
 
 if TYPE_CHECKING:
     from wasmsr.program import Timings
+    from wasmsr.snapshot.format import Decoder
     from wasmsr.snapshot.state import Snapshot
 
 PIECE = 4 << 20
@@ -25,6 +26,18 @@ def read_bytes(path: str) -> bytes:
         raise SnapshotError(f"cannot read the snapshot {path}: {reason}") from error
 
 
+def decode(data: bytes, path: str) -> tuple[Snapshot, Decoder]:
+    """A file's snapshot and what read it; `path` is for people. Raises SnapshotError."""
+    from wasmsr.snapshot.format import Decoder
+
+    decoder = Decoder()
+    with shown(f"reading {path}") as advance:
+        for start in range(0, len(data), PIECE):
+            decoder.feed(memoryview(data)[start : start + PIECE])
+            advance(start, len(data))
+        return decoder.finish(), decoder
+
+
 def read_snapshot(path: str, *, adopt: bool, timings: Timings) -> Snapshot:
     """The snapshot in a file.
 
@@ -32,17 +45,10 @@ def read_snapshot(path: str, *, adopt: bool, timings: Timings) -> Snapshot:
         HandedOver: another host may own the program now, and `adopt` is not set.
         SnapshotError: it cannot be read, or is none.
     """
-    from wasmsr.snapshot.format import Decoder
-
     with timings.measure("read"):
         data = read_bytes(path)
     with timings.measure("decode"):
-        decoder = Decoder()
-        with shown(f"reading {path}") as advance:
-            for start in range(0, len(data), PIECE):
-                decoder.feed(memoryview(data)[start : start + PIECE])
-                advance(start, len(data))
-            snapshot = decoder.finish()
+        snapshot, decoder = decode(data, path)
     if decoder.header is not None and decoder.header.handed and not adopt:
         raise HandedOver(
             f"the program in {path} was handed over to another host, which may own it now",
