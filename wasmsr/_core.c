@@ -68,7 +68,7 @@ static uint32_t run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
   while (store->n_frames != store->now.base_frame) {
     const wsr_frame *frame = &store->frames[store->n_frames - 1];
     const wsr_fast *fast = wsr_function_fast(store, frame->function);
-    const uint32_t word = fast && fast->words ? wsr_fast_entry(fast, frame->cell) : WSR_NONE;
+    const uint32_t word = fast ? wsr_fast_entry(fast, frame->cell) : WSR_NONE;
     const uint32_t outcome = word == WSR_NONE ? run_bridge(store, NULL, out)
                                               : wsr_run_fast(store, fast, word, out);
     if (outcome != WSR_SWITCH) return outcome;

@@ -11,6 +11,13 @@
 #include "bulk.h"
 #include "numeric.h"
 
+#ifdef WSR_COUNT /* see bench/dispatches.py */
+#include "count.h"
+#define COUNT(handler) wsr_count(handler)
+#else
+#define COUNT(handler) ((void)0)
+#endif
+
 #define ARGUMENTS                                                                               \
   const uint64_t *pc, uint64_t *fp, uint8_t *memory, uint64_t size, wsr_store *store, uint64_t acc, \
       double fd, float fs
@@ -18,6 +25,7 @@
 #define GO(to)                                                                                \
   do {                                                                                        \
     const uint64_t *const next_ = (to);                                                       \
+    COUNT(next_[0]);                                                                          \
     WSR_TAIL((wsr_handler *)(uintptr_t)next_[0])(next_, fp, memory, size, store, acc, fd, fs); \
   } while (0)
 #define NEXT(words) GO(pc + (words))
@@ -43,16 +51,21 @@ static inline bool pausing(const wsr_store *store) {
 
 /* ---- ways out ---- */
 
+/* While fast code runs, the frames are counted by the place of the innermost. */
+static inline void count_frames(wsr_store *store) {
+  store->n_frames = (uint32_t)(store->frame - store->frames) + 1;
+}
+
 static uint32_t leave(wsr_store *store, uint32_t cell, uint32_t outcome) {
-  store->frames[store->n_frames - 1].cell = cell;
+  store->frame->cell = cell;
+  count_frames(store);
   return outcome;
 }
 
 /* Where the cell that a trapping handler belongs to stands in precise code. */
 __attribute__((noinline, cold)) static uint32_t cell_of(const wsr_store *store,
                                                         const uint64_t *pc) {
-  const wsr_fast *fast =
-      store->functions[store->frames[store->n_frames - 1].function].fast;
+  const wsr_fast *fast = store->functions[store->frame->function].fast;
   const uint32_t word = (uint32_t)(pc - fast->words);
   uint32_t first = 0, last = fast->n_map;
   while (first < last) {
@@ -369,10 +382,10 @@ TABLE(table_a, (uint32_t)acc)
 
 /* ---- calls: a first argument, d length of the cell; third word: index and cell ---- */
 
-static uint32_t host_call(ARGUMENTS) { /* acc: address */
+__attribute__((noinline)) static uint32_t host_call(ARGUMENTS) { /* acc: address */
   (void)memory, (void)size, (void)fd, (void)fs;
   store->out->host_function = (uint32_t)acc;
-  store->out->host_instance = store->functions[store->frames[store->n_frames - 1].function].instance;
+  store->out->host_instance = store->functions[store->frame->function].instance;
   store->out->slots = fp + field(pc, 0);
   return leave(store, high(pc[2]), WSR_HOST_CALL);
 }
@@ -384,65 +397,78 @@ __attribute__((noinline, cold)) static uint32_t first_call(ARGUMENTS) {
   GO(pc);
 }
 
-/* Enter a function that has no fast code: its frame is pushed, precise code goes on. */
-__attribute__((noinline, cold)) static uint32_t enter_precise(wsr_store *store) {
-  return leave(store, 0, WSR_SWITCH);
-}
-
+/* Two at a time: one operand slot behind the locals may be written too, it holds nothing yet. The
+ * barrier keeps the compiler from calling memset, which would cost every call a prologue. */
 static inline void zero_locals(uint64_t *fp, const wsr_fast *callee) {
-  for (uint32_t i = callee->n_params; i < callee->n_locals; i++) fp[i] = 0;
+  uint64_t *const end = fp + callee->n_locals;
+  for (uint64_t *p = fp + callee->n_params; p < end; p += 2) {
+    p[0] = p[1] = 0;
+    __asm__ volatile("" : : : "memory");
+  }
 }
 
-#define OTHER_INSTANCE(f)                                            \
-  do {                                                               \
-    if (store->instance != (f)) {                                    \
-      store->instance = (f);                                         \
-      const wsr_memory_instance *const m = wsr_memory_of(store, (f)); \
-      memory = m->data;                                              \
-      size = m->size;                                                \
-    }                                                                \
+static inline uint64_t room_above(const wsr_store *store, const uint64_t *slot) {
+  return (uintptr_t)store->stack_end - (uintptr_t)slot;
+}
+
+/* Go on at `pc` in another instance, which stands in `acc`: it has another memory. */
+__attribute__((noinline)) static uint32_t change_instance(ARGUMENTS) {
+  store->instance = (wsr_instance *)(uintptr_t)acc;
+  const wsr_memory_instance *const m = wsr_memory_of(store, store->instance);
+  memory = m->data;
+  size = m->size;
+  GO(pc);
+}
+
+/* Go to `pc`, code of `owner`. */
+#define GO_IN(owner)                                \
+  do {                                              \
+    wsr_instance *const instance_ = (owner);        \
+    if (store->instance == instance_) GO(pc);       \
+    acc = (uint64_t)(uintptr_t)instance_;           \
+    WSR_TAIL change_instance(SAME);                 \
   } while (0)
 
-static uint32_t enter(ARGUMENTS) { /* acc: address */
+__attribute__((always_inline)) static inline uint32_t enter(ARGUMENTS) { /* acc: address */
   const wsr_function_instance *const f = &store->functions[acc];
   const wsr_fast *const callee = f->fast;
   if (!callee) {
-    if (f->instance == WSR_NONE) return host_call(SAME);
+    if (f->instance == WSR_NONE) WSR_TAIL host_call(SAME);
     WSR_TAIL first_call(SAME);
   }
   uint64_t *const own = fp + field(pc, 0);
-  const uint32_t n = store->n_frames;
-  if ((uint64_t)(store->stack_end - own) < callee->frame_slots || n == store->limits.stack_frames)
+  wsr_frame *const frame = store->frame;
+  if (room_above(store, own) < callee->frame_bytes || frame == store->last_frame)
     TRAP(EXHAUSTION);
-  wsr_frame *const frame = &store->frames[n];
-  frame[-1].cell = high(pc[2]) + 1;
-  frame->function = (uint32_t)acc;
-  frame->slot = (uint32_t)(own - store->stack);
-  store->returns[n] = (wsr_return){pc + field(pc, 3), fp, store->instance};
-  store->n_frames = n + 1;
-  zero_locals(own, callee);
+  frame->cell = high(pc[2]) + 1;
+  frame[1].function = (uint32_t)acc;
+  frame[1].slot = frame->slot + field(pc, 0);
+  store->frame = frame + 1;
+  wsr_return *const back = ++store->back;
+  back->pc = pc + field(pc, 3);
+  back->fp = fp;
+  back->instance = store->instance;
   fp = own;
-  OTHER_INSTANCE(f->owner);
-  if (!callee->words) return enter_precise(store);
-  GO(callee->words);
+  zero_locals(fp, callee);
+  pc = callee->words;
+  GO_IN(f->owner);
 }
 
-static uint32_t enter_tail(ARGUMENTS) { /* acc: address; b: number of arguments */
+__attribute__((always_inline)) static inline uint32_t enter_tail(ARGUMENTS) { /* acc: address; b: number of arguments */
   const wsr_function_instance *const f = &store->functions[acc];
   const wsr_fast *const callee = f->fast;
   if (!callee) {
-    if (f->instance == WSR_NONE) return host_call(SAME);
+    if (f->instance == WSR_NONE) WSR_TAIL host_call(SAME);
     WSR_TAIL first_call(SAME);
   }
-  if ((uint64_t)(store->stack_end - fp) < callee->frame_slots) TRAP(EXHAUSTION);
+  if (room_above(store, fp) < callee->frame_bytes) TRAP(EXHAUSTION);
   const uint64_t *const from = fp + field(pc, 0);
   const uint32_t n = field(pc, 1);
   for (uint32_t i = 0; i < n; i++) fp[i] = from[i];
-  store->frames[store->n_frames - 1].function = (uint32_t)acc;
+  store->frame->function = (uint32_t)acc;
   zero_locals(fp, callee);
-  OTHER_INSTANCE(f->owner);
-  if (!callee->words) return enter_precise(store);
-  GO(callee->words);
+  pc = callee->words;
+  GO_IN(f->owner);
 }
 
 #define POLL_CALL() \
@@ -451,12 +477,12 @@ static uint32_t enter_tail(ARGUMENTS) { /* acc: address; b: number of arguments 
 static uint32_t call(ARGUMENTS) {
   POLL_CALL();
   acc = store->instance->functions[low(pc[2])];
-  WSR_TAIL enter(SAME);
+  return enter(SAME);
 }
 static uint32_t tail_call(ARGUMENTS) {
   POLL_CALL();
   acc = store->instance->functions[low(pc[2])];
-  WSR_TAIL enter_tail(SAME);
+  return enter_tail(SAME);
 }
 
 /* c: the element's index; third word: type and cell; fourth: table */
@@ -472,27 +498,28 @@ static uint32_t tail_call(ARGUMENTS) {
 
 static uint32_t call_indirect(ARGUMENTS) {
   INDIRECT();
-  WSR_TAIL enter(SAME);
+  return enter(SAME);
 }
 static uint32_t tail_call_indirect(ARGUMENTS) {
   INDIRECT();
-  WSR_TAIL enter_tail(SAME);
+  return enter_tail(SAME);
 }
 
-__attribute__((noinline, cold)) static uint32_t finished(wsr_store *store) {
+/* The caller did not run in fast code, or there is none. */
+__attribute__((noinline, cold)) static uint32_t return_out(wsr_store *store) {
+  count_frames(store);
+  if (store->n_frames != store->now.base_frame) return WSR_SWITCH;
   store->out->slots = store->stack + store->now.entry_slot;
   return WSR_FINISHED;
 }
 
-#define RETURN()                                               \
-  const uint32_t n_ = --store->n_frames;                       \
-  if (n_ == store->now.base_frame) return finished(store);     \
-  const wsr_return *const to_ = &store->returns[n_];           \
-  if (!to_->pc) return WSR_SWITCH;                             \
-  pc = to_->pc;                                                \
-  fp = to_->fp;                                                \
-  OTHER_INSTANCE(to_->instance);                               \
-  GO(pc)
+#define RETURN()                                 \
+  const wsr_return *const back = store->back--;  \
+  store->frame--;                                \
+  pc = back->pc;                                 \
+  if (!pc) return return_out(store);             \
+  fp = back->fp;                                 \
+  GO_IN(back->instance)
 
 static uint32_t give_0(ARGUMENTS) { RETURN(); }
 static uint32_t give_1(ARGUMENTS) { /* a: the result */
@@ -521,6 +548,12 @@ static uint32_t slow(ARGUMENTS) {
     return trapped(SAME);
   }
   NEXT(4);
+}
+
+/* The whole code of a function that runs in precise code only. */
+static uint32_t not_here(ARGUMENTS) {
+  (void)pc, (void)fp, (void)memory, (void)size, (void)acc, (void)fd, (void)fs;
+  return leave(store, 0, WSR_SWITCH);
 }
 
 /* ---- tables of handlers ---- */
@@ -590,8 +623,11 @@ const uint8_t wsr_fast_commutes[WSR_OP_COUNT] = {
 wsr_handler *const wsr_fast_special[WSR_FAST_SPECIALS] = {WSR_EACH_SPECIAL(SPECIAL)};
 
 uint32_t wsr_run_fast(wsr_store *store, const wsr_fast *fast, uint32_t word, wsr_exit *out) {
-  const wsr_frame *frame = &store->frames[store->n_frames - 1];
+  wsr_frame *frame = &store->frames[store->n_frames - 1];
   const wsr_function_instance *f = &store->functions[frame->function];
+  store->frame = frame;
+  store->last_frame = &store->frames[store->limits.stack_frames - 1];
+  store->back = &store->returns[store->n_frames - 1];
   store->instance = f->owner;
   store->out = out;
   const wsr_memory_instance *m = wsr_memory_of(store, f->owner);

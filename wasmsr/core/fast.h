@@ -53,7 +53,7 @@ extern const uint8_t wsr_fast_commutes[WSR_OP_COUNT];
   X(false_back_a) X(table_s) X(table_a) X(select_s) X(select_a) X(call) X(call_indirect)        \
   X(tail_call) X(tail_call_indirect) X(give) X(give_0) X(give_1) X(unreachable) X(slow)         \
   X(get_i_a) X(get_i_w) X(get_f_a) X(get_f_w) X(get_d_a) X(get_d_w) X(set_s) X(set_i) X(set_f)  \
-  X(set_d)
+  X(set_d) X(not_here)
 
 #define WSR_SPECIAL_NAME(name) WSR_FAST_##name,
 enum { WSR_EACH_SPECIAL(WSR_SPECIAL_NAME) WSR_FAST_SPECIALS };
@@ -65,9 +65,10 @@ typedef struct {
 } wsr_place;
 
 struct wsr_fast {
-  uint64_t *words; /* NULL: this function runs in precise code only */
+  uint64_t *words; /* where n_canonical is 0, this function runs in precise code only */
   uint32_t n_words;
-  uint32_t n_params, n_locals, frame_slots;
+  uint32_t n_params, n_locals;
+  uint64_t frame_bytes; /* of locals and operands */
   uint32_t n_map, n_canonical;
   wsr_place *map;       /* of every fast cell, ascending: for the place of a trap */
   wsr_place *canonical; /* ascending by cell: where the codes can be changed */

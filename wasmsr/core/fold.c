@@ -658,9 +658,17 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code) {
   if (!fast) return NULL;
   fast->n_params = code->n_params;
   fast->n_locals = code->n_locals;
-  fast->frame_slots = code->frame_slots;
-  if (code->frame_slots > MOST_SLOTS) return fast; /* without words: precise code runs it */
+  fast->frame_bytes = code->frame_slots * sizeof(uint64_t);
   folder f = {.m = m, .code = code};
+  if (code->frame_slots > MOST_SLOTS) {
+    special(&f, WSR_FAST_not_here, 0);
+    fast->words = f.words;
+    free(f.map);
+    if (!f.failed) return fast;
+    free(f.words);
+    free(fast);
+    return NULL;
+  }
   f.word_of = calloc(code->n_cells, sizeof *f.word_of);
   f.leader = calloc(code->n_cells, 1);
   f.operands = calloc((size_t)code->frame_slots + 4, sizeof *f.operands);

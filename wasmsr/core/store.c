@@ -21,12 +21,17 @@ static bool room(void *array, uint32_t *have, uint32_t need, size_t size) {
   return true;
 }
 
+/* One slot more than the limit: fast code zeroes locals in pairs. */
+static size_t stack_bytes(const wsr_limits *limits) {
+  return ((size_t)limits->stack_slots + 1) * sizeof(uint64_t);
+}
+
 wsr_store *wsr_store_new(const wsr_limits *limits, wsr_error *error) {
   *error = (wsr_error){.kind = WSR_OK, .offset = UINT64_MAX};
   wsr_store *store = calloc(1, sizeof *store);
   if (!store) return no_memory(error), NULL;
   store->limits = *limits;
-  const size_t stack = limits->stack_slots * sizeof *store->stack;
+  const size_t stack = stack_bytes(limits);
   const size_t frames = limits->stack_frames * sizeof *store->frames;
   store->stack = wsr_reserve(stack);
   const size_t returns = limits->stack_frames * sizeof *store->returns;
@@ -86,7 +91,7 @@ void wsr_store_free(wsr_store *store) {
   free(store->tables);
   free(store->memories);
   free(store->globals);
-  wsr_release(store->stack, store->limits.stack_slots * sizeof *store->stack);
+  wsr_release(store->stack, stack_bytes(&store->limits));
   wsr_release(store->frames, store->limits.stack_frames * sizeof *store->frames);
   wsr_release(store->returns, store->limits.stack_frames * sizeof *store->returns);
   free(store->scratch_types);

@@ -89,6 +89,8 @@ struct wsr_store {
 
   /* derived from the thread while it runs in fast code */
   wsr_return *returns; /* by frame */
+  wsr_frame *frame, *last_frame;
+  wsr_return *back; /* of the innermost frame */
   uint64_t *stack_end;
   wsr_instance *instance;
   wsr_exit *out;
