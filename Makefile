@@ -25,10 +25,10 @@ demo: $(VENV)/.built ## a real transcoding that moves between two processes whil
 	@$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.test $(VENV)/.built ## the quick tests (10 minutes at most)
-	@$(TIMED) "test" $(PYTEST) -n $(JOBS) --durations=10 $(ARGS)
+	@$(TIMED) "test" $(PYTEST) -n $(JOBS) --dist worksteal --durations=10 $(ARGS)
 
 test-full: $(VENV)/.test $(VENV)/.built ## the long tests: all scripts restored, real programs, sanitizers
-	@$(TIMED) "test-full" $(PYTEST) -n $(JOBS) -m full --durations=20 $(ARGS)
+	@$(TIMED) "test-full" $(PYTEST) -n $(JOBS) --dist worksteal -m full --durations=20 $(ARGS)
 	@$(MAKE) --no-print-directory asan
 
 # The package is laid into build/asan with its own extension; PYTHONPATH puts it before the one in
@@ -41,7 +41,7 @@ asan: $(VENV)/.test $(VENV)/.built ## the specification scripts and unit tests u
 	    LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 \
 	    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-	    $(BIN)/pytest -p no:cacheprovider -o "pythonpath=$(ASAN)/lib . $(ASAN)/lib" -n $(JOBS) --timeout 900 $(wildcard tests/spec tests/unit tests/snapshot) $(ARGS)
+	    $(BIN)/pytest -p no:cacheprovider -o "pythonpath=$(ASAN)/lib . $(ASAN)/lib" -n $(JOBS) --dist worksteal --timeout 900 $(wildcard tests/spec tests/unit tests/snapshot) $(ARGS)
 
 examples: ## build the example programs anew from source (needs clang and wasi-libc)
 	@$(TIMED) "examples" $(PYTHON) examples/snapshot/build.py
@@ -60,7 +60,7 @@ check: $(VENV)/.dev $(VENV)/.built ## generated files are what their generators 
 	@$(TIMED) "check" $(PYTEST) -q tests/meta/test_generated.py
 
 fuzz: $(VENV)/.test $(VENV)/.built ## longer random testing (FUZZ=examples for each test)
-	@$(TIMED) "fuzz" env WASMSR_FUZZ=$(or $(FUZZ),2000) $(PYTEST) -n $(JOBS) --timeout 3600 -m "full or not full" tests/fuzz $(ARGS)
+	@$(TIMED) "fuzz" env WASMSR_FUZZ=$(or $(FUZZ),2000) $(PYTEST) -n $(JOBS) --dist worksteal --timeout 3600 -m "full or not full" tests/fuzz $(ARGS)
 
 clean: ## remove what was built (not .cache, which holds downloads)
 	rm -rf build dist *.egg-info wasmsr/*.so $(VENV)/.built
