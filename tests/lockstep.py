@@ -94,7 +94,10 @@ class Pair:
         """Demand equal states: quickly, and every hundredth time through whole snapshots."""
         self.compared += 1
         if self.fast.frames(dead_locals=False) != self.precise.frames(dead_locals=False):
-            here, there = self.fast.frames(dead_locals=False), self.precise.frames(dead_locals=False)
+            here, there = (
+                self.fast.frames(dead_locals=False),
+                self.precise.frames(dead_locals=False),
+            )
             raise Differ(f"{where}: frames: fast {here[-3:]}, precise {there[-3:]}")
         for one, other in zip(_memories(self.fast), _memories(self.precise), strict=True):
             if one != other:
