@@ -197,6 +197,10 @@ def test_each_fault(tmp_path: Path) -> None:
             raise AssertionError(f"{fault}: {error!r}") from error
 
 
+PARTS = 8
+"""The pairs are tested in so many parts, for several processes at once."""
+
+
 def pairs(folder: Path) -> Iterator[tuple[Fault, Fault]]:
     """Every pair of faults where the second is at a point passed after the first."""
     for first in faults_of(attempt(folder)):
@@ -219,8 +223,9 @@ def test_some_pairs_of_faults(tmp_path: Path) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_all_pairs_of_faults(tmp_path: Path) -> None:
-    for first, second in pairs(tmp_path):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_all_pairs_of_faults(tmp_path: Path, part: int) -> None:
+    for first, second in list(pairs(tmp_path))[part::PARTS]:
         try:
             attempt(tmp_path, first, second)
         except BaseException as error:
