@@ -62,15 +62,30 @@ static uint32_t run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
 #define BRIDGE 1
 #include "core/loop.h"
 
-/* Fast code from every canonical point; precise code on the way to the next one. */
+#define RUN run_metered_bridge
+#define METERED 1
+#define BRIDGE 1
+#include "core/loop.h"
+
+enum { WORTHWHILE = 1000 }; /* instructions of fuel: below, fast code is not made */
+
+/* Fast code from every canonical point; precise code on the way to the next one, and for the last
+ * instructions of the fuel. */
 static uint32_t run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
-  if (fuel) return run_metered(store, fuel, out);
+  if (fuel && *fuel < WORTHWHILE) return run_metered(store, fuel, out);
   while (store->n_frames != store->now.base_frame) {
     const wsr_frame *frame = &store->frames[store->n_frames - 1];
-    const wsr_fast *fast = wsr_function_fast(store, frame->function);
+    const wsr_fast *fast = wsr_function_fast(store, frame->function, fuel != NULL);
     const uint32_t word = fast ? wsr_fast_entry(fast, frame->cell) : WSR_NONE;
-    const uint32_t outcome = word == WSR_NONE ? run_bridge(store, NULL, out)
-                                              : wsr_run_fast(store, fast, word, out);
+    uint32_t outcome;
+    if (word == WSR_NONE) {
+      outcome = fuel ? run_metered_bridge(store, fuel, out) : run_bridge(store, NULL, out);
+    } else {
+      store->left = fuel ? *fuel : 0;
+      outcome = wsr_run_fast(store, fast, word, out);
+      if (fuel) *fuel = store->left;
+      if (outcome == WSR_SHORT) return run_metered(store, fuel, out);
+    }
     if (outcome != WSR_SWITCH) return outcome;
   }
   out->slots = store->stack + store->now.entry_slot;
@@ -105,7 +120,8 @@ static uint32_t run_points(wsr_store *store, wsr_exit *out) {
     }
     if (outcome == WSR_PAUSED) {
       atomic_store(&store->pause, through_calls ? WSR_PAUSE_IN_LOOPS : 1);
-      outcome = run(store, store->points_how & WSR_PRECISE ? &plenty : NULL, out);
+      outcome = store->points_how & WSR_PRECISE ? run_metered(store, &plenty, out)
+                                                : run(store, NULL, out);
     }
     atomic_store(&store->pause, 0);
     if (outcome != WSR_PAUSED) return outcome;

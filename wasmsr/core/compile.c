@@ -110,7 +110,8 @@ void wsr_code_free(wsr_code *code) {
   free(code->targets);
   free(code->local_types);
   free(atomic_load(&code->live));
-  wsr_fast_free(atomic_load(&code->fast));
+  wsr_fast_free(atomic_load(&code->fast[0]));
+  wsr_fast_free(atomic_load(&code->fast[1]));
   for (wsr_position *p = atomic_load(&code->positions), *next; p; p = next) {
     next = p->next;
     free(p);

@@ -65,7 +65,7 @@ static uint32_t leave(wsr_store *store, uint32_t cell, uint32_t outcome) {
 /* Where the cell that a trapping handler belongs to stands in precise code. */
 __attribute__((noinline, cold)) static uint32_t cell_of(const wsr_store *store,
                                                         const uint64_t *pc) {
-  const wsr_fast *fast = store->functions[store->frame->function].fast;
+  const wsr_fast *fast = store->codes[store->frame->function];
   const uint32_t word = (uint32_t)(pc - fast->words);
   uint32_t first = 0, last = fast->n_map;
   while (first < last) {
@@ -82,7 +82,10 @@ __attribute__((noinline, cold)) static uint32_t cell_of(const wsr_store *store,
 __attribute__((noinline, cold)) static uint32_t trapped(ARGUMENTS) {
   (void)fp, (void)memory, (void)size, (void)fd, (void)fs;
   store->out->trap = (uint32_t)acc;
-  return leave(store, cell_of(store, pc), WSR_TRAPPED);
+  const uint32_t cell = cell_of(store, pc);
+  const wsr_fast *const fast = store->codes[store->frame->function];
+  if (fast->metered) store->left += wsr_left_in_block(fast->code, cell);
+  return leave(store, cell, WSR_TRAPPED);
 }
 
 #define TRAP(name)                 \
@@ -390,10 +393,12 @@ __attribute__((noinline)) static uint32_t host_call(ARGUMENTS) { /* acc: address
   return leave(store, high(pc[2]), WSR_HOST_CALL);
 }
 
-/* Make the fast code of the function at address acc; then try the call again. */
+/* Make the fast code of the function at address acc, then try the call again; or leave for a host
+ * function, which never has any. */
 __attribute__((noinline, cold)) static uint32_t first_call(ARGUMENTS) {
-  if (!wsr_function_code(store, (uint32_t)acc) || !wsr_function_fast(store, (uint32_t)acc))
-    TRAP(NO_MEMORY);
+  if (store->functions[acc].instance == WSR_NONE) WSR_TAIL host_call(SAME);
+  const bool metered = store->codes == store->fast[1];
+  if (!wsr_function_fast(store, (uint32_t)acc, metered)) TRAP(NO_MEMORY);
   GO(pc);
 }
 
@@ -430,12 +435,8 @@ __attribute__((noinline)) static uint32_t change_instance(ARGUMENTS) {
   } while (0)
 
 __attribute__((always_inline)) static inline uint32_t enter(ARGUMENTS) { /* acc: address */
-  const wsr_function_instance *const f = &store->functions[acc];
-  const wsr_fast *const callee = f->fast;
-  if (!callee) {
-    if (f->instance == WSR_NONE) WSR_TAIL host_call(SAME);
-    WSR_TAIL first_call(SAME);
-  }
+  const wsr_fast *const callee = store->codes[acc];
+  if (!callee) WSR_TAIL first_call(SAME);
   uint64_t *const own = fp + field(pc, 0);
   wsr_frame *const frame = store->frame;
   if (room_above(store, own) < callee->frame_bytes || frame == store->last_frame)
@@ -451,16 +452,13 @@ __attribute__((always_inline)) static inline uint32_t enter(ARGUMENTS) { /* acc:
   fp = own;
   zero_locals(fp, callee);
   pc = callee->words;
-  GO_IN(f->owner);
+  wsr_instance *const owner = store->functions[acc].owner;
+  GO_IN(owner);
 }
 
 __attribute__((always_inline)) static inline uint32_t enter_tail(ARGUMENTS) { /* acc: address; b: number of arguments */
-  const wsr_function_instance *const f = &store->functions[acc];
-  const wsr_fast *const callee = f->fast;
-  if (!callee) {
-    if (f->instance == WSR_NONE) WSR_TAIL host_call(SAME);
-    WSR_TAIL first_call(SAME);
-  }
+  const wsr_fast *const callee = store->codes[acc];
+  if (!callee) WSR_TAIL first_call(SAME);
   if (room_above(store, fp) < callee->frame_bytes) TRAP(EXHAUSTION);
   const uint64_t *const from = fp + field(pc, 0);
   const uint32_t n = field(pc, 1);
@@ -468,7 +466,8 @@ __attribute__((always_inline)) static inline uint32_t enter_tail(ARGUMENTS) { /*
   store->frame->function = (uint32_t)acc;
   zero_locals(fp, callee);
   pc = callee->words;
-  GO_IN(f->owner);
+  wsr_instance *const owner = store->functions[acc].owner;
+  GO_IN(owner);
 }
 
 #define POLL_CALL() \
@@ -542,12 +541,29 @@ static uint32_t slow(ARGUMENTS) {
   const wsr_memory_instance *const m = wsr_memory_of(store, store->instance);
   memory = m->data;
   size = m->size;
-  if (trap == WSR_BULK_PAUSED) return leave(store, low(pc[3]), WSR_PAUSED);
+  if (trap == WSR_BULK_PAUSED) {
+    store->left++; /* likewise */
+    return leave(store, low(pc[3]), WSR_PAUSED);
+  }
   if (trap) {
     acc = trap;
     return trapped(SAME);
   }
   NEXT(4);
+}
+
+/* ---- metered code: the offset is the block's number of instructions ---- */
+
+static uint32_t spend(ARGUMENTS) {
+  store->left -= offset_of(pc);
+  NEXT(2);
+}
+/* third word: the longest way to the next canonical point, and the cell */
+static uint32_t decide(ARGUMENTS) {
+  const uint64_t left = store->left;
+  if (left < low(pc[2])) return leave(store, high(pc[2]), WSR_SHORT);
+  store->left = left - offset_of(pc);
+  NEXT(3);
 }
 
 /* The whole code of a function that runs in precise code only. */
@@ -629,6 +645,7 @@ uint32_t wsr_run_fast(wsr_store *store, const wsr_fast *fast, uint32_t word, wsr
   store->last_frame = &store->frames[store->limits.stack_frames - 1];
   store->back = &store->returns[store->n_frames - 1];
   store->instance = f->owner;
+  store->codes = store->fast[fast->metered];
   store->out = out;
   const wsr_memory_instance *m = wsr_memory_of(store, f->owner);
   const uint64_t *pc = fast->words + word;

@@ -30,7 +30,8 @@
 #define WSR_FAST 0
 #endif
 
-enum { WSR_SWITCH = 100 }; /* an outcome between the two codes: go on in the other one */
+/* Outcomes between the codes: go on in the other one; too little fuel is left for fast code. */
+enum { WSR_SWITCH = 100, WSR_SHORT };
 
 typedef uint32_t wsr_handler(const uint64_t *pc, uint64_t *fp, uint8_t *memory, uint64_t size,
                              wsr_store *store, uint64_t acc, double fd, float fs);
@@ -53,7 +54,7 @@ extern const uint8_t wsr_fast_commutes[WSR_OP_COUNT];
   X(false_back_a) X(table_s) X(table_a) X(select_s) X(select_a) X(call) X(call_indirect)        \
   X(tail_call) X(tail_call_indirect) X(give) X(give_0) X(give_1) X(unreachable) X(slow)         \
   X(get_i_a) X(get_i_w) X(get_f_a) X(get_f_w) X(get_d_a) X(get_d_w) X(set_s) X(set_i) X(set_f)  \
-  X(set_d) X(not_here)
+  X(set_d) X(not_here) X(spend) X(decide)
 
 #define WSR_SPECIAL_NAME(name) WSR_FAST_##name,
 enum { WSR_EACH_SPECIAL(WSR_SPECIAL_NAME) WSR_FAST_SPECIALS };
@@ -70,17 +71,24 @@ struct wsr_fast {
   uint32_t n_params, n_locals;
   uint64_t frame_bytes; /* of locals and operands */
   uint32_t n_map, n_canonical;
+  bool metered;
+  const wsr_code *code;
   wsr_place *map;       /* of every fast cell, ascending: for the place of a trap */
   wsr_place *canonical; /* ascending by cell: where the codes can be changed */
 };
 
-/* Fold a function's precise code; kept with it. NULL without memory. */
-const wsr_fast *wsr_fold(const wsr_module *module, const wsr_code *code);
+/* Fold a function's precise code; kept with it. Metered code counts: the first cell of each block
+ * spends the block's instructions, and at canonical points it first decides whether what is left
+ * suffices for the longest way to the next one. NULL without memory. */
+const wsr_fast *wsr_fold(const wsr_module *module, const wsr_code *code, bool metered);
 /* The fast code of a function by address, made now if need be. */
-const wsr_fast *wsr_function_fast(wsr_store *store, uint32_t address);
+const wsr_fast *wsr_function_fast(wsr_store *store, uint32_t address, bool metered);
+/* Counted instructions behind `cell` in its block: what a trap there gives back. */
+uint64_t wsr_left_in_block(const wsr_code *code, uint32_t cell);
 /* The word where fast code can be entered at `cell`, or WSR_NONE. */
 uint32_t wsr_fast_entry(const wsr_fast *fast, uint32_t cell);
-/* Run fast code from that word of the innermost frame's function. */
+/* Run fast code from that word of the innermost frame's function; `store->left` is the fuel of
+ * metered code. */
 uint32_t wsr_run_fast(wsr_store *store, const wsr_fast *fast, uint32_t word, wsr_exit *out);
 
 #endif

@@ -62,6 +62,7 @@ typedef struct {
   source a, b;
   accumulator before; /* and the integer accumulator before it */
   bool failed;
+  uint32_t *longest; /* metered: by first cell of a block, instructions on the longest way on */
 } folder;
 
 static bool room_for(folder *f, void *array, uint32_t *room, uint32_t need, size_t size) {
@@ -510,7 +511,7 @@ static void give(folder *f, uint32_t s, uint32_t n) {
 
 static void call(folder *f, const wsr_cell *c) {
   flush_all(f);
-  add_canonical(f, f->at);
+  if (!f->longest) add_canonical(f, f->at); /* metered, the block that holds it has been counted */
   switch (c->op) {
     case WSR_OP_CALL: special(f, WSR_FAST_call, fields(c->s, c->n, 0, 3)); break;
     case WSR_OP_RETURN_CALL: special(f, WSR_FAST_tail_call, fields(c->s, c->n, 0, 3)); break;
@@ -532,7 +533,7 @@ static void call(folder *f, const wsr_cell *c) {
 
 static void slow(folder *f, const wsr_cell *c) {
   flush_all(f);
-  add_canonical(f, f->at);
+  if (!f->longest) add_canonical(f, f->at);
   special(f, WSR_FAST_slow, 0);
   word(f, (uint64_t)(uintptr_t)c);
   word(f, f->at);
@@ -631,10 +632,129 @@ static void resolve(folder *f) {
   }
 }
 
+/* ---- metered code: blocks and what they count ---- */
+
+static bool is_slow(const wsr_cell *c) {
+  switch (c->op) {
+    case WSR_OP_REF_FUNC:
+    case WSR_OP_TABLE_GET:
+    case WSR_OP_TABLE_SET:
+    case WSR_OP_TABLE_INIT:
+    case WSR_OP_ELEM_DROP:
+    case WSR_OP_TABLE_COPY:
+    case WSR_OP_TABLE_GROW:
+    case WSR_OP_TABLE_SIZE:
+    case WSR_OP_TABLE_FILL: return true;
+    default: return wsr_rows[c->op].immediate == WSR_IMM_MEMORY ||
+                    wsr_rows[c->op].immediate == WSR_IMM_DATA ||
+                    wsr_rows[c->op].immediate == WSR_IMM_DATA_MEMORY ||
+                    wsr_rows[c->op].immediate == WSR_IMM_MEMORY_MEMORY;
+  }
+}
+
+static bool is_call(const wsr_cell *c) {
+  return c->op == WSR_OP_CALL || c->op == WSR_OP_CALL_INDIRECT;
+}
+
+/* Whether a block ends with this cell: control may leave, or a pause may stop at it. */
+static bool ends_block(const wsr_cell *c) {
+  switch (c->op) {
+    case WSR_OP_UNREACHABLE:
+    case WSR_OP_IF:
+    case WSR_OP_JUMP:
+    case WSR_OP_BR:
+    case WSR_OP_BR_BACK:
+    case WSR_OP_BR_IF:
+    case WSR_OP_BR_IF_BACK:
+    case WSR_OP_BR_TABLE:
+    case WSR_OP_RETURN:
+    case WSR_OP_RETURN_AT_END:
+    case WSR_OP_RETURN_CALL:
+    case WSR_OP_RETURN_CALL_INDIRECT: return true;
+    default: return is_call(c) || is_slow(c);
+  }
+}
+
+uint64_t wsr_left_in_block(const wsr_code *code, uint32_t cell) {
+  uint64_t n = 0;
+  /* Blocks are cut at labels too; a trap is rare, so where they are is found anew. */
+  uint8_t *leader = calloc(code->n_cells, 1);
+  if (!leader) return 0;
+  folder f = {.code = code, .leader = leader};
+  mark_leaders(&f);
+  while (!ends_block(&code->cells[cell]) && ++cell < code->n_cells && !leader[cell])
+    n += wsr_rows[code->cells[cell].op].counted;
+  free(leader);
+  return n;
+}
+
+/* Where fuel is decided upon: canonical points at which a block begins. */
+static bool decides(const folder *f, uint32_t cell) {
+  return cell == 0 || f->leader[cell] & 2 || is_call(&f->code->cells[cell - 1]);
+}
+
+static bool begins_block(const folder *f, uint32_t cell) {
+  return cell == 0 || f->leader[cell] || ends_block(&f->code->cells[cell - 1]);
+}
+
+static void longer(const folder *f, uint32_t from, uint32_t to, uint32_t *most) {
+  if (to <= from || to >= f->code->n_cells || decides(f, to)) return;
+  if (f->longest[to] > *most) *most = f->longest[to];
+}
+
+/* Backward over the blocks: ways forward have no cycle, loops begin at points that decide. */
+static void find_longest(folder *f) {
+  const wsr_code *code = f->code;
+  uint32_t n = 0, most = 0; /* of the block in hand: its instructions, the longest way behind it */
+  for (uint32_t at = code->n_cells; at-- > 0;) {
+    const wsr_cell *c = &code->cells[at];
+    if (at + 1 == code->n_cells || begins_block(f, at + 1)) {
+      n = most = 0;
+      switch (c->op) {
+        case WSR_OP_JUMP:
+        case WSR_OP_BR:
+        case WSR_OP_BR_BACK: longer(f, at, c->u.p.a, &most); break;
+        case WSR_OP_BR_TABLE:
+          for (uint32_t i = 0; i < c->u.p.b; i++)
+            longer(f, at, code->targets[c->u.p.a + i].cell, &most);
+          break;
+        case WSR_OP_UNREACHABLE:
+        case WSR_OP_RETURN:
+        case WSR_OP_RETURN_AT_END:
+        case WSR_OP_RETURN_CALL:
+        case WSR_OP_RETURN_CALL_INDIRECT: break;
+        default:
+          if (c->op == WSR_OP_IF || c->op == WSR_OP_BR_IF || c->op == WSR_OP_BR_IF_BACK)
+            longer(f, at, c->u.p.a, &most);
+          longer(f, at, at + 1, &most);
+      }
+    }
+    n += wsr_rows[c->op].counted;
+    f->longest[at] = n + most;
+  }
+}
+
+/* The first cell of a block in metered code. */
+static void meter(folder *f) {
+  const wsr_code *code = f->code;
+  uint32_t n = 0;
+  for (uint32_t at = f->at;; at++) {
+    n += wsr_rows[code->cells[at].op].counted;
+    if (at + 1 == code->n_cells || begins_block(f, at + 1)) break;
+  }
+  if (decides(f, f->at)) {
+    special(f, WSR_FAST_decide, wide(0, 0, n));
+    word(f, pair(f->longest[f->at], f->at));
+  } else if (n) {
+    special(f, WSR_FAST_spend, wide(0, 0, n));
+  }
+}
+
 static void fold_all(folder *f) {
   const wsr_code *code = f->code;
   mark_leaders(f);
   forget(f);
+  if (f->longest) find_longest(f);
   add_canonical(f, 0);
   for (f->at = 0; f->at < code->n_cells && !f->failed; f->at++) {
     if (f->leader[f->at]) {
@@ -643,6 +763,7 @@ static void fold_all(folder *f) {
       if (f->leader[f->at] & 2 && f->at) add_canonical(f, f->at);
     }
     f->word_of[f->at] = f->n;
+    if (f->longest && begins_block(f, f->at)) meter(f);
     fold_cell(f, &code->cells[f->at]);
   }
   resolve(f);
@@ -653,9 +774,11 @@ static int by_cell(const void *a, const void *b) {
   return (x->cell > y->cell) - (x->cell < y->cell);
 }
 
-static wsr_fast *make(const wsr_module *m, const wsr_code *code) {
+static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered) {
   wsr_fast *fast = calloc(1, sizeof *fast);
   if (!fast) return NULL;
+  fast->code = code;
+  fast->metered = metered;
   fast->n_params = code->n_params;
   fast->n_locals = code->n_locals;
   fast->frame_bytes = code->frame_slots * sizeof(uint64_t);
@@ -673,13 +796,15 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code) {
   f.leader = calloc(code->n_cells, 1);
   f.operands = calloc((size_t)code->frame_slots + 4, sizeof *f.operands);
   f.pending = calloc((size_t)code->frame_slots + 4, sizeof *f.pending);
-  f.failed = !f.word_of || !f.leader || !f.operands || !f.pending;
+  if (metered) f.longest = calloc(code->n_cells, sizeof *f.longest);
+  f.failed = !f.word_of || !f.leader || !f.operands || !f.pending || (metered && !f.longest);
   if (!f.failed) fold_all(&f);
   free(f.word_of);
   free(f.leader);
   free(f.operands);
   free(f.pending);
   free(f.fixups);
+  free(f.longest);
   if (f.failed) {
     free(f.words);
     free(f.map);
@@ -697,11 +822,12 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code) {
   return fast;
 }
 
-const wsr_fast *wsr_fold(const wsr_module *m, const wsr_code *code) {
-  _Atomic(wsr_fast *) *place = &((wsr_code *)(uintptr_t)code)->fast; /* made once, on demand */
+const wsr_fast *wsr_fold(const wsr_module *m, const wsr_code *code, bool metered) {
+  /* made once, on demand */
+  _Atomic(wsr_fast *) *place = &((wsr_code *)(uintptr_t)code)->fast[metered];
   wsr_fast *fast = atomic_load_explicit(place, memory_order_acquire);
   if (fast) return fast;
-  fast = make(m, code);
+  fast = make(m, code, metered);
   wsr_fast *first = NULL;
   if (fast && !atomic_compare_exchange_strong(place, &first, fast)) {
     wsr_fast_free(fast);
@@ -710,11 +836,12 @@ const wsr_fast *wsr_fold(const wsr_module *m, const wsr_code *code) {
   return fast;
 }
 
-const wsr_fast *wsr_function_fast(wsr_store *store, uint32_t address) {
-  wsr_function_instance *f = &store->functions[address];
-  if (!f->fast && f->instance != WSR_NONE && wsr_function_code(store, address))
-    f->fast = wsr_fold(store->instances[f->instance]->module, f->code);
-  return f->fast;
+const wsr_fast *wsr_function_fast(wsr_store *store, uint32_t address, bool metered) {
+  const wsr_fast **place = &store->fast[metered][address];
+  const wsr_function_instance *f = &store->functions[address];
+  if (!*place && f->instance != WSR_NONE && wsr_function_code(store, address))
+    *place = wsr_fold(store->instances[f->instance]->module, f->code, metered);
+  return *place;
 }
 
 uint32_t wsr_fast_entry(const wsr_fast *fast, uint32_t cell) {

@@ -343,6 +343,7 @@ pause_after:
 #if BRIDGE
 change_code:
   SAVE();
+  KEEP_FUEL();
   return WSR_SWITCH;
 #endif
 

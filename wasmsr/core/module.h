@@ -67,7 +67,7 @@ typedef struct {
   wsr_target *targets;
   uint8_t *local_types;
   _Atomic(uint64_t *) live; /* see liveness.c; made on demand */
-  _Atomic(wsr_fast *) fast; /* see fold.c; made on demand */
+  _Atomic(wsr_fast *) fast[2]; /* plain and metered, see fold.c; made on demand */
   _Atomic(wsr_position *) positions;
   _Atomic uint32_t n_positions;
 } wsr_code;

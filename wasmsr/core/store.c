@@ -87,6 +87,8 @@ void wsr_store_free(wsr_store *store) {
   free(store->types);
   free(store->type_slots);
   free(store->functions);
+  free(store->fast[0]);
+  free(store->fast[1]);
   free(store->instances);
   free(store->tables);
   free(store->memories);
@@ -163,12 +165,23 @@ static uint32_t type_number(wsr_store *store, const wsr_function_type *type) {
   return store->n_types - 1;
 }
 
+/* Room for functions up to `need`, in all arrays that go by their address. */
+static bool room_for_functions(wsr_store *store, uint32_t need) {
+  const uint32_t had = store->room_functions;
+  uint32_t have = had;
+  for (int i = 0; i < 2; i++, have = had) {
+    if (!room(&store->fast[i], &have, need, sizeof *store->fast[i])) return false;
+    if (have > had)
+      memset(store->fast[i] + had, 0, ((size_t)have - had) * sizeof *store->fast[i]);
+  }
+  return room(&store->functions, &store->room_functions, need, sizeof *store->functions);
+}
+
 uint32_t wsr_add_host_function(wsr_store *store, const uint8_t *params, uint32_t n_params,
                                const uint8_t *results, uint32_t n_results, wsr_error *error) {
   const wsr_function_type type = {params, results, n_params, n_results};
   const uint32_t number = type_number(store, &type);
-  if (number == WSR_NONE || !room(&store->functions, &store->room_functions,
-                                  store->n_functions + 1, sizeof *store->functions))
+  if (number == WSR_NONE || !room_for_functions(store, store->n_functions + 1))
     return no_memory(error);
   store->functions[store->n_functions] =
       (wsr_function_instance){.instance = WSR_NONE, .index = store->n_functions, .type = number};
@@ -336,8 +349,7 @@ static uint32_t allocate(wsr_store *store, wsr_module *m, const uint32_t *functi
   const uint32_t own = m->n.functions - m->n.imported_functions;
   if (!allocate_arrays(i) ||
       !room(&store->instances, &store->room_instances, number + 1, sizeof *store->instances) ||
-      !room(&store->functions, &store->room_functions, store->n_functions + own,
-            sizeof *store->functions)) {
+      !room_for_functions(store, store->n_functions + own)) {
     free_instance(i);
     return no_memory(error);
   }

@@ -10,7 +10,6 @@ typedef struct wsr_instance wsr_instance;
 
 typedef struct {
   const wsr_code *code; /* NULL until first called, and for host functions */
-  const wsr_fast *fast; /* likewise; fast.h */
   wsr_instance *owner;
   uint32_t instance;    /* WSR_NONE for a host function */
   uint32_t index;
@@ -73,6 +72,7 @@ struct wsr_store {
   uint32_t *type_slots; /* hash table: type number plus one, 0 is free */
   uint32_t n_type_slots; /* a power of two */
   wsr_function_instance *functions;
+  const wsr_fast **fast[2]; /* by address: plain and metered fast code, NULL until first called */
   wsr_instance **instances;
   wsr_table_instance **tables;
   wsr_memory_instance **memories;
@@ -94,6 +94,8 @@ struct wsr_store {
   uint64_t *stack_end;
   wsr_instance *instance;
   wsr_exit *out;
+  const wsr_fast **codes; /* = fast[metered] */
+  uint64_t left;          /* fuel of a metered run */
 
   uint64_t points; /* wsr_pause_after: how many are left, 0 for off */
   uint32_t points_how;
