@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -198,11 +199,13 @@ def test_memory_is_kept_by_views_and_modules_by_stores() -> None:
         view = instance.memory().data
         view[0] = number
         views.append(view)
-        module_cycle = [module, store]
-        module_cycle.append(module_cycle)
-        del store, module, instance, module_cycle
-    gc.collect()
+        gone = weakref.ref(module)
+        del store, module, instance, view
+        gc.collect()
+        assert gone() is None
     assert [view[0] for view in views] == list(range(20))
+    views.clear()  # only now the stores go, after their modules
+    gc.collect()
 
 
 def test_exports_by_kind() -> None:

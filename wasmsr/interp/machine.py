@@ -414,9 +414,7 @@ class Store:
         """From here on the store is this thread's."""
         with _entering:
             if self._running:
-                raise WasmsrError(
-                    "the store is running already; it is used by one thread at a time"
-                )
+                raise WasmsrError("the store is running; one thread at a time may use it")
             self._running = True
             self._thread = threading.get_ident()
             self._stands.clear()
