@@ -1,0 +1,88 @@
+"""Counting in fast code is exact: any budget ends where precise code, step by step, ends.
+
+A budget below a thousand instructions is spent in precise code, so that a run in small portions is
+the reference. Compared are the count, the whole state, and the place of a trap.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_codes import EXAMPLES, MIXED, SWITCH, TAIL, TRAPS
+from wasmsr.interp.machine import Finished, Outcome, Paused, Store, Trapped
+from wasmsr.interp.module import Module
+from wasmsr.snapshot.capture import capture
+
+PORTION = 900
+PLENTY = 1 << 40
+
+PROGRAMS = {
+    "mixed": (MIXED, "run", 300),
+    "switch": (SWITCH, "run", 600),
+    "tail": (TAIL, "run", 3000),
+    "traps": (TRAPS, "run", 40),
+    "fib": (Path("fib.wasm"), "fib", 16),
+}
+
+
+def begin(name: str) -> Store:
+    """A store that is about to run the program."""
+    module, export, argument = PROGRAMS[name]
+    if isinstance(module, Path):
+        module = Module.from_file(EXAMPLES / module)
+    store = Store(deterministic=True)
+    store.enqueue(store.instantiate(module).function(export), argument)
+    return store
+
+
+def in_portions(store: Store, fuel: int) -> Outcome:
+    """Run in precise code."""
+    while fuel > PORTION:
+        outcome = store.run(fuel=PORTION)
+        if outcome != Paused("fuel"):
+            return outcome
+        fuel -= PORTION
+    return store.run(fuel=fuel)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_whole_run_counts_alike(name: str) -> None:
+    one, other = begin(name), begin(name)
+    outcome, expected = one.run(fuel=PLENTY), in_portions(other, PLENTY)
+    assert one.executed == other.executed
+    if isinstance(expected, Trapped):
+        assert isinstance(outcome, Trapped)
+        assert outcome.trap.backtrace == expected.trap.backtrace
+    else:
+        assert isinstance(outcome, Finished)
+        assert outcome == expected
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_any_budget_ends_in_the_same_state(name: str) -> None:
+    whole = begin(name)
+    whole.run(fuel=PLENTY)
+    assert whole.executed
+    chosen = random.Random(name)
+    for _ in range(25):
+        fuel = chosen.randrange(min(PORTION, whole.executed - 1), whole.executed)
+        one, other = begin(name), begin(name)
+        assert one.run(fuel=fuel) == Paused("fuel")
+        assert in_portions(other, fuel) == Paused("fuel")
+        assert one.executed == other.executed == fuel
+        assert capture(one).content_digest() == capture(other).content_digest()
+
+
+@pytest.mark.parametrize("name", ["mixed", "switch", "fib"])
+def test_budgets_add_up(name: str) -> None:
+    whole = begin(name)
+    expected = whole.run(fuel=PLENTY)
+    store, chosen = begin(name), random.Random(1)
+    outcome: Outcome = Paused("fuel")
+    while outcome == Paused("fuel"):
+        outcome = store.run(fuel=chosen.choice((1, 7, 999, 1000, 1001, 2500)))
+    assert outcome == expected
+    assert store.executed == whole.executed
