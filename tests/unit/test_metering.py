@@ -19,7 +19,7 @@ from wasmsr.snapshot.capture import capture
 PORTION = 900
 PLENTY = 1 << 40
 
-PROGRAMS = {
+PROGRAMS: dict[str, tuple[Module | Path, str, int]] = {
     "mixed": (MIXED, "run", 300),
     "switch": (SWITCH, "run", 600),
     "tail": (TAIL, "run", 3000),
