@@ -103,8 +103,8 @@ def unmoved(folder: Path) -> str:
 
 
 def test_a_real_program_moves(ends: Ends, tmp_path: Path) -> None:
-    ends.start("b", "--every", "0.3")
-    ends.start("a", "--every", "0.3", "--send", "--", *FRAMES)
+    ends.start("b", "--every", "0.1")
+    ends.start("a", "--every", "0.1", "--send", "--", *FRAMES)
     sent, _ = ends.events("a")
     received, _ = ends.events("b")
     assert [ends.processes[end].returncode for end in "ab"] == [0, 0]
