@@ -14,27 +14,27 @@ from typing import Any
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.interp.externs import Function
-from wasmsr.interp.machine import Exited, Finished, HostError, Outcome, Paused, Store, Trapped
+from wasmsr.interp.machine import Finished, Outcome, Paused, Store, Trapped
 from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.state import Snapshot
 
 THROUGH_CALLS: int = lib.WSR_THROUGH_CALLS
 PRECISE: int = lib.WSR_PRECISE
+COUNTED: int = lib.WSR_COUNTED
 
 
 class Differ(AssertionError):
     """The codes stand in different states; the text says where."""
 
 
-def advance(store: Store, points: int, *, precise: bool, through_calls: bool = False) -> Outcome:
+def advance(store: Store, points: int, how: int, *, through_calls: bool = False) -> Outcome:
     """Run to the `points`-th canonical point from here, or to the end.
 
     Args:
-        precise: in precise code, otherwise in fast code where that was built.
+        how: PRECISE; 0, in fast code where that was built; COUNTED, likewise, with counts.
         through_calls: only loop headers count, so that fast code makes its calls itself.
     """
-    how = PRECISE * precise | THROUGH_CALLS * through_calls
-    lib.wsr_pause_after(store.c, points, how)
+    lib.wsr_pause_after(store.c, points, how | THROUGH_CALLS * through_calls)
     try:
         return store.run()
     finally:
@@ -65,11 +65,14 @@ def _content(snapshot: Snapshot) -> bytes:
 class Pair:
     """Two stores that were made alike: one to be run in fast code, one in precise code.
 
+    With `counted` the fast code counts instructions, and the counts are compared too.
+
     Attributes:
         points: how many canonical points have been passed; compared: at how many the states were.
     """
 
-    def __init__(self, fast: Store, precise: Store) -> None:
+    def __init__(self, fast: Store, precise: Store, *, counted: bool = False) -> None:
+        self.counted = counted
         self.fast = fast
         self.precise = precise
         self.points = 0
@@ -81,8 +84,8 @@ class Pair:
         Raises:
             Differ: something that a snapshot holds is not equal.
         """
-        outcome = advance(self.fast, points, precise=False, through_calls=through_calls)
-        other = advance(self.precise, points, precise=True, through_calls=through_calls)
+        outcome = advance(self.fast, points, COUNTED * self.counted, through_calls=through_calls)
+        other = advance(self.precise, points, PRECISE, through_calls=through_calls)
         self.points += points
         where = f"after {self.points} points"
         if _summary(outcome) != _summary(other):
@@ -93,6 +96,10 @@ class Pair:
     def compare(self, where: str) -> None:
         """Demand equal states: quickly, and every hundredth time through whole snapshots."""
         self.compared += 1
+        if self.counted:
+            counts = [lib.wsr_points_executed(store.c) for store in (self.fast, self.precise)]
+            if counts[0] != counts[1]:
+                raise Differ(f"{where}: counted {counts[0]} instructions, precise {counts[1]}")
         if self.fast.frames(dead_locals=False) != self.precise.frames(dead_locals=False):
             here, there = (
                 self.fast.frames(dead_locals=False),
@@ -103,9 +110,9 @@ class Pair:
             if one != other:
                 at = next(i for i in range(min(len(one), len(other))) if one[i] != other[i])
                 raise Differ(f"{where}: memory differs at {at:#x}")
-        counts = ffi.new("wsr_store_counts *")
-        lib.wsr_store_count(self.fast.c, counts)
-        for address in range(counts.globals):
+        sizes = ffi.new("wsr_store_counts *")
+        lib.wsr_store_count(self.fast.c, sizes)
+        for address in range(sizes.globals):
             if _global(self.fast, address) != _global(self.precise, address):
                 raise Differ(f"{where}: global {address} differs")
         if self.compared % 100 == 1 and not self.same_snapshots():
@@ -152,5 +159,3 @@ def enqueue(pair: Pair, name: str, *args: int | float) -> None:
         assert isinstance(function, Function)
         store.enqueue(function, *args)
 
-
-__all__ = ["Differ", "Exited", "HostError", "Pair", "advance", "enqueue"]

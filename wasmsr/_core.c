@@ -110,20 +110,22 @@ static bool at_call(const wsr_store *store) {
 /* A request always stands, so every point that polls stops; a call that has been stopped at is
  * made by a step of precise code. */
 static uint32_t run_points(wsr_store *store, wsr_exit *out) {
-  const bool through_calls = store->points_how & WSR_THROUGH_CALLS;
+  const uint32_t how = store->points_how;
   for (;;) {
-    uint64_t plenty = UINT64_MAX, one = 1;
+    const uint64_t most = UINT64_MAX / 2;
+    uint64_t left = most, one = 1;
     uint32_t outcome = WSR_PAUSED;
-    if (!through_calls && at_call(store)) {
+    if (!(how & WSR_THROUGH_CALLS) && at_call(store)) {
       atomic_store(&store->pause, 0);
       outcome = run_metered(store, &one, out);
     }
     if (outcome == WSR_PAUSED) {
-      atomic_store(&store->pause, through_calls ? WSR_PAUSE_IN_LOOPS : 1);
-      outcome = store->points_how & WSR_PRECISE ? run_metered(store, &plenty, out)
-                                                : run(store, NULL, out);
+      atomic_store(&store->pause, how & WSR_THROUGH_CALLS ? WSR_PAUSE_IN_LOOPS : 1);
+      outcome = how & WSR_PRECISE ? run_metered(store, &left, out)
+                                  : run(store, how & WSR_COUNTED ? &left : NULL, out);
     }
     atomic_store(&store->pause, 0);
+    store->points_executed += most - left + 1 - one;
     if (outcome != WSR_PAUSED) return outcome;
     if (--store->points == 0) {
       atomic_store(&store->pause, 1);
@@ -131,6 +133,8 @@ static uint32_t run_points(wsr_store *store, wsr_exit *out) {
     }
   }
 }
+
+uint64_t wsr_points_executed(const wsr_store *store) { return store->points_executed; }
 
 void wsr_pause_after(wsr_store *store, uint64_t points, uint32_t how) {
   store->points = points;

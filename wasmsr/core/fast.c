@@ -470,8 +470,15 @@ __attribute__((always_inline)) static inline uint32_t enter_tail(ARGUMENTS) { /*
   GO_IN(owner);
 }
 
-#define POLL_CALL() \
-  if (atomic_load_explicit(&store->pause, memory_order_relaxed) & 1) return leave(store, high(pc[2]), WSR_PAUSED)
+/* Stop before the call; its block has been counted with it (of use to metered code only). */
+__attribute__((noinline, cold)) static uint32_t pause_at_call(wsr_store *store, uint32_t cell) {
+  store->left++;
+  return leave(store, cell, WSR_PAUSED);
+}
+
+#define POLL_CALL()                                                  \
+  if (atomic_load_explicit(&store->pause, memory_order_relaxed) & 1) \
+    return pause_at_call(store, high(pc[2]))
 
 static uint32_t call(ARGUMENTS) {
   POLL_CALL();

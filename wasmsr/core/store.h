@@ -98,6 +98,7 @@ struct wsr_store {
   uint64_t left;          /* fuel of a metered run */
 
   uint64_t points; /* wsr_pause_after: how many are left, 0 for off */
+  uint64_t points_executed;
   uint32_t points_how;
 
   uint8_t *scratch_types; /* for wsr_view_frame */

@@ -192,12 +192,14 @@ void wsr_pause(wsr_store *store);
 int wsr_pause_requested(const wsr_store *store);
 void wsr_clear_pause(wsr_store *store);
 
-enum { WSR_THROUGH_CALLS = 1, WSR_PRECISE = 2 };
+enum { WSR_THROUGH_CALLS = 1, WSR_PRECISE = 2, WSR_COUNTED = 4 };
 /* For tests that compare the codes: let the next runs pause, as if requested, at the `points`th
- * canonical point, in fast code where it was built or in precise code. Points are loop headers
- * reached by a branch and calls; with WSR_THROUGH_CALLS loop headers only. They come in the same
- * order in both codes. 0 switches it off. */
+ * canonical point, in fast code where it was built, in precise code, or in fast code that counts.
+ * Points are loop headers reached by a branch and calls; with WSR_THROUGH_CALLS loop headers only.
+ * They come in the same order in all codes. 0 switches it off. */
 void wsr_pause_after(wsr_store *store, uint64_t points, uint32_t how);
+/* Instructions executed in such runs, where they were counted or precise. */
+uint64_t wsr_points_executed(const wsr_store *store);
 
 /* Which loop was built: "tail calls" or "portable". */
 const char *wsr_variant(void);
