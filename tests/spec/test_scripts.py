@@ -17,6 +17,7 @@ from .runner import run_script
 absence = suite.absence()
 needs_scripts = pytest.mark.skipif(absence is not None, reason=absence or "")
 NAMES = suite.names()
+LARGEST_FIRST = sorted(NAMES, key=suite.size, reverse=True)
 LEAST = 22_900
 """Assertions of Wasm 2.0 without SIMD, of tail calls and of extended constant expressions."""
 
@@ -46,7 +47,7 @@ def test_straight(name: str, record_property: Callable[[str, object], None]) -> 
 @needs_scripts
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", sorted(NAMES, key=suite.size, reverse=True))
+@pytest.mark.parametrize("name", LARGEST_FIRST)
 def test_restored(name: str, record_property: Callable[[str, object], None]) -> None:
     run(name, "restored", record_property)
 
@@ -68,5 +69,5 @@ def test_the_table_adds_up() -> None:
     names = [name for name, _ in rows]
     assert names == [f"`{name}`" for name in sorted(suite.floor())] + ["**total**"]
     assert [sum(column) for column in zip(*numbers[:-1], strict=True)] == numbers[-1]
-    for assertions, passed, failed, skipped, text in numbers:
-        assert (passed + failed + skipped + text, failed) == (assertions, 0)
+    for assertions, passed, failed, skipped, texts in numbers:
+        assert (passed + failed + skipped + texts, failed) == (assertions, 0)
