@@ -431,6 +431,8 @@ class Program:
         marks = self.marks
         if self.tracer is None and marks.fuel is marks.stop is marks.hop is None:
             return None
+        if self.store.executed is None:
+            self.store.executed = 0  # it is counted from here on
         done = self.executed or 0
         if marks.stop is not None and done >= marks.stop:
             return Stand.STOP

@@ -79,12 +79,11 @@ def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     """Prints the version and ends; it is looked up only then."""
     if not value or ctx.resilient_parsing:
         return
-    from importlib.metadata import version
-
+    from wasmsr import __version__
     from wasmsr._ffi import ffi, lib
 
     loop = ffi.string(lib.wsr_variant()).decode()
-    click.echo(f"wasmsr {version('wasmsr')} ({loop} loop)")
+    click.echo(f"wasmsr {__version__} ({loop} loop)")
     ctx.exit()
 
 

@@ -43,8 +43,7 @@ def inspect(file: str, program: str | None, values: bool, as_json: bool) -> int:
     wanted = {reference.digest for reference in snapshot.modules}
     modules = []
     if program is not None:
-        named = programs.find(program)
-        modules = [Module.from_file(named.path if named is not None else program)]
+        modules = [programs.load(program)]
         if modules[0].digest not in wanted:
             raise ModuleMismatch(f"{file} is a snapshot of another module than {program}")
     else:

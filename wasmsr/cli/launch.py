@@ -110,14 +110,10 @@ class Launch:
 
     def _make_program(self) -> Program:
         """From files to a program that stands."""
-        from wasmsr.interp.module import Module
         from wasmsr.program import Marks
 
         options = self.options
-        module = None
-        if options.program is not None:
-            path = self.named.path if self.named is not None else options.program
-            module = Module.from_file(path, name=self.named.name if self.named else None)
+        module = None if options.program is None else programs.load(options.program)
         if options.from_snapshot is not None:
             program = self._resume(module)
         else:
@@ -130,14 +126,18 @@ class Launch:
     def _surroundings(self) -> Surroundings:
         """Folders and standard input as given now."""
         from wasmsr.program import Surroundings
-        from wasmsr.wasi.mounts import Mount
 
         options = self.options
         texts = options.dirs if self.named is None else self.named.mounts(options.dirs)
+        mounts: list[Mount] = []
+        if texts:
+            from wasmsr.wasi.mounts import Mount
+
+            mounts = [Mount.parse(text) for text in texts]
         stdin = None if self.interactive else 0
         if options.stdin is not None:
             stdin = os.open(options.stdin, os.O_RDONLY | os.O_CLOEXEC)
-        return Surroundings(mounts=[Mount.parse(text) for text in texts], stdin=stdin)
+        return Surroundings(mounts=mounts, stdin=stdin)
 
     def _start(self, module: Module) -> Program:
         """A program at its beginning."""

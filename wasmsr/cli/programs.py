@@ -6,9 +6,14 @@ look for a file of that name.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wasmsr.interp.module import Module
 
 SEPARATOR = "::"
 
@@ -117,6 +122,43 @@ PROGRAMS: dict[str, Named] = {
 }
 
 
+FFMPEG = Path(__file__).resolve().parents[2] / ".cache" / "ffmpeg" / "ffmpeg.wasm"
+"""Where `make ffmpeg` puts its result, in a source tree."""
+
+
+class FFmpeg(Named):
+    """`transcoding` done by FFmpeg: its own arguments, or those of the example translated."""
+
+    def words(self, given: Sequence[str]) -> list[str]:
+        return ffmpeg_words(super().words(given))
+
+
+def ffmpeg_words(words: Sequence[str]) -> list[str]:
+    """FFmpeg's arguments for the example's `[--frames N] [--scale N] [--quality Q] INPUT OUTPUT`;
+    what is not of that form is taken for FFmpeg's own, and returned as it is."""
+    options = {"--scale": "1", "--quality": "75", "--progress": "25"}
+    files: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word.startswith("-"):
+            value = next(rest, "")
+            if word not in ("--frames", *options) or not value.isdecimal():
+                return list(words)
+            options[word] = value
+        else:
+            files.append(word)
+    if len(files) != 2:
+        return list(words)
+    frames, scale = options.get("--frames"), options["--scale"]
+    # The example's 1 to 100, FFmpeg's 31 (smallest) to 2 (best).
+    quality = 31 - round((int(options["--quality"]) - 1) * 29 / 99)
+    repeated = [] if frames is None else ["-stream_loop", "-1"]
+    limited = [] if frames is None else ["-frames:v", frames]
+    picture = ["-vf", f"scale=iw*{scale}:ih*{scale}:flags=lanczos", "-c:v", "mjpeg"]
+    head = ["-nostdin", "-hide_banner", "-loglevel", "error", "-y", *repeated, "-i", files[0]]
+    return [*head, *limited, *picture, "-q:v", str(quality), "-bitexact", files[1]]
+
+
 def folder() -> Path:
     """The folder with the named programs: in the installed package, else in the source tree."""
     here = Path(__file__).resolve()
@@ -125,8 +167,35 @@ def folder() -> Path:
 
 
 def find(name: str) -> Named | None:
-    """The named program `name`, or None: then it is a file's name."""
-    return PROGRAMS.get(name)
+    """The named program `name`, or None: then it is a file's name. The transcoding is FFmpeg's
+    where that was built."""
+    program = PROGRAMS.get(name)
+    if program is not None and program.files and FFMPEG.is_file():
+        fields = {field.name: getattr(program, field.name) for field in dataclasses.fields(program)}
+        return FFmpeg(**(fields | {"file": str(FFMPEG)}))
+    return program
+
+
+def load(name: str) -> Module:
+    """The module of a named program, or of a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ModuleError: it is no module; the message begins with the file.
+    """
+    from wasmsr.errors import ModuleError
+    from wasmsr.interp.module import Module
+
+    named = find(name)
+    try:
+        if named is not None:
+            return Module.from_file(named.path, name=named.name)
+        return Module.from_file(name)
+    except ModuleError as error:
+        if name not in error.message:
+            error.message = f"{name}: {error.message}"
+            error.args = (error.message,)
+        raise
 
 
 def known_digest(digest: bytes) -> str | None:
