@@ -73,6 +73,10 @@ enum { WORTHWHILE = 1000 }; /* instructions of fuel: below, fast code is not mad
  * instructions of the fuel. */
 static uint32_t run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
   if (fuel && *fuel < WORTHWHILE) return run_metered(store, fuel, out);
+  if (store->metered != (fuel != NULL)) { /* plain code must not return to metered code, nor back */
+    for (uint32_t i = 0; i < store->n_frames; i++) store->returns[i].pc = NULL;
+    store->metered = fuel != NULL;
+  }
   while (store->n_frames != store->now.base_frame) {
     const wsr_frame *frame = &store->frames[store->n_frames - 1];
     const wsr_fast *fast = wsr_function_fast(store, frame->function, fuel != NULL);

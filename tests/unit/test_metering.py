@@ -86,3 +86,22 @@ def test_budgets_add_up(name: str) -> None:
         outcome = store.run(fuel=chosen.choice((1, 7, 999, 1000, 1001, 2500)))
     assert outcome == expected
     assert store.executed == whole.executed
+
+
+@pytest.mark.parametrize("name", ["mixed", "fib"])
+def test_runs_with_and_without_fuel_may_alternate(name: str) -> None:
+    """What waits in one kind of fast code is not returned to from the other."""
+    whole = begin(name)
+    expected = whole.run(fuel=PLENTY)
+    for fuel in (1000, 1001, 1500, 2000, 5000):
+        store = begin(name)
+        assert store.run(fuel=fuel) == Paused("fuel")
+        assert store.run() == expected
+        assert store.executed == fuel
+        store = begin(name)
+        store.pause()
+        store.run(fuel=1)
+        while store.run() == Paused("requested"):
+            store.run(fuel=2000)
+            store.pause()
+        assert store._last == expected

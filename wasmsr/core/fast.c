@@ -78,14 +78,17 @@ __attribute__((noinline, cold)) static uint32_t cell_of(const wsr_store *store,
   return fast->map[first].cell;
 }
 
+static uint32_t trapped_in(wsr_store *store, uint32_t cell, uint32_t trap) {
+  const wsr_fast *const fast = store->codes[store->frame->function];
+  store->out->trap = trap;
+  if (fast->metered) store->left += wsr_left_in_block(fast->code, cell);
+  return leave(store, cell, WSR_TRAPPED);
+}
+
 /* `acc` is the trap's code. */
 __attribute__((noinline, cold)) static uint32_t trapped(ARGUMENTS) {
   (void)fp, (void)memory, (void)size, (void)fd, (void)fs;
-  store->out->trap = (uint32_t)acc;
-  const uint32_t cell = cell_of(store, pc);
-  const wsr_fast *const fast = store->codes[store->frame->function];
-  if (fast->metered) store->left += wsr_left_in_block(fast->code, cell);
-  return leave(store, cell, WSR_TRAPPED);
+  return trapped_in(store, cell_of(store, pc), (uint32_t)acc);
 }
 
 #define TRAP(name)                 \
@@ -211,10 +214,26 @@ typedef uint64_t b64_t;
     SET_LOAD_##R##_##W(X);                         \
     NEXT(LENGTH_##L);                              \
   }
+/* a, c, or the third word's lower half: what is added up; its upper half: the offset */
+#define SUM_SC ((uint32_t)fp[field(pc, 0)] + low(pc[2]))
+#define SUM_AC ((uint32_t)acc + low(pc[2]))
+#define SUM_SS ((uint32_t)fp[field(pc, 0)] + (uint32_t)fp[field(pc, 2)])
+#define SUM_SA ((uint32_t)fp[field(pc, 0)] + (uint32_t)acc)
+#define ONE_SUM(NAME, R, WIDTH, X, L, W)                                 \
+  static uint32_t NAME##_##L##_##W(ARGUMENTS) {                          \
+    const uint64_t address = (uint64_t)(uint32_t)(SUM_##L) + high(pc[2]); \
+    BOUNDS(WIDTH)                                                        \
+    SET_LOAD_##R##_##W(X);                                               \
+    NEXT(3);                                                             \
+  }
 #define LOAD(NAME, R, WIDTH, X)                                              \
   ONE_LOAD(NAME, R, WIDTH, X, S, A) ONE_LOAD(NAME, R, WIDTH, X, S, W)        \
   ONE_LOAD(NAME, R, WIDTH, X, A, A) ONE_LOAD(NAME, R, WIDTH, X, A, W)        \
-  ONE_LOAD(NAME, R, WIDTH, X, C, A) ONE_LOAD(NAME, R, WIDTH, X, C, W)
+  ONE_LOAD(NAME, R, WIDTH, X, C, A) ONE_LOAD(NAME, R, WIDTH, X, C, W)        \
+  ONE_SUM(NAME, R, WIDTH, X, SC, A) ONE_SUM(NAME, R, WIDTH, X, SC, W)        \
+  ONE_SUM(NAME, R, WIDTH, X, AC, A) ONE_SUM(NAME, R, WIDTH, X, AC, W)        \
+  ONE_SUM(NAME, R, WIDTH, X, SS, A) ONE_SUM(NAME, R, WIDTH, X, SS, W)        \
+  ONE_SUM(NAME, R, WIDTH, X, SA, A) ONE_SUM(NAME, R, WIDTH, X, SA, W)
 
 /* A constant address stands in the third word, a constant value in the last. */
 #define VALUE_S(P, L) GET_##P##_S(1)
@@ -263,10 +282,41 @@ ONE_UNARY(CANONICAL_F64, b64, b64, {}, CANONICAL64, S, W)
 ONE_UNARY(CANONICAL_F64, b64, b64, {}, CANONICAL64, A, A)
 ONE_UNARY(CANONICAL_F64, b64, b64, {}, CANONICAL64, A, W)
 
+/* ---- two i32 loads: from a to b, from c to the accumulator (and d); third word: offsets; fourth: the
+ * cell of the first, where it may trap ---- */
+
+__attribute__((noinline, cold)) static uint32_t trapped_first(ARGUMENTS) {
+  (void)fp, (void)memory, (void)size, (void)acc, (void)fd, (void)fs;
+  return trapped_in(store, low(pc[3]), WSR_TRAP_MEMORY_BOUNDS);
+}
+
+#define TWO_LOADS()                                                                  \
+  const uint64_t first = (uint64_t)(uint32_t)fp[field(pc, 0)] + low(pc[2]);          \
+  if (first + 4 > size) WSR_TAIL trapped_first(SAME);                                \
+  fp[field(pc, 1)] = wsr_get32(memory + first);                                      \
+  const uint64_t second = (uint64_t)(uint32_t)fp[field(pc, 2)] + high(pc[2]);        \
+  if (second + 4 > size) TRAP(MEMORY_BOUNDS);                                        \
+  acc = wsr_get32(memory + second)
+
+static uint32_t load_2_a(ARGUMENTS) {
+  TWO_LOADS();
+  NEXT(4);
+}
+static uint32_t load_2_w(ARGUMENTS) {
+  TWO_LOADS();
+  fp[field(pc, 3)] = acc;
+  NEXT(4);
+}
+
 /* ---- moves ---- */
 
 static uint32_t move(ARGUMENTS) { /* a to d */
   fp[field(pc, 3)] = fp[field(pc, 0)];
+  NEXT(2);
+}
+static uint32_t move_2(ARGUMENTS) { /* a to b, then c to d */
+  fp[field(pc, 1)] = fp[field(pc, 0)];
+  fp[field(pc, 3)] = fp[field(pc, 2)];
   NEXT(2);
 }
 static uint32_t constant(ARGUMENTS) { /* third word to d */
@@ -321,6 +371,18 @@ static uint32_t get_d_w(ARGUMENTS) {
   fd = wsr_f64(fp[field(pc, 1)] = GLOBAL);
   NEXT(2);
 }
+static uint32_t get_add_a(ARGUMENTS) { /* the global and the third word */
+  acc = (uint32_t)(GLOBAL + pc[2]);
+  NEXT(3);
+}
+static uint32_t get_add_w(ARGUMENTS) {
+  acc = fp[field(pc, 1)] = (uint32_t)(GLOBAL + pc[2]);
+  NEXT(3);
+}
+static uint32_t set_add(ARGUMENTS) { /* a and the third word */
+  GLOBAL = (uint32_t)(fp[field(pc, 0)] + pc[2]);
+  NEXT(3);
+}
 static uint32_t set_s(ARGUMENTS) {
   GLOBAL = fp[field(pc, 0)];
   NEXT(2);
@@ -367,11 +429,11 @@ TEST_BACK(true_back_a, (uint32_t)acc)
 TEST_BACK(false_back_s, !(uint32_t)fp[field(pc, 0)])
 TEST_BACK(false_back_a, !(uint32_t)acc)
 
-/* Third word: number of labels, the default last; then for each two words: distance and slot, cell.
+/* Third word: number of labels, the default last, and what is added to the index; then for each two words: distance and slot, cell.
  * Fields: a index, b arity, c first operand. */
 #define TABLE(NAME, INDEX)                                                                 \
   static uint32_t NAME(ARGUMENTS) {                                                        \
-    const uint32_t index = (INDEX), last = low(pc[2]) - 1, n = field(pc, 1);               \
+    const uint32_t index = (INDEX) + high(pc[2]), last = low(pc[2]) - 1, n = field(pc, 1); \
     const uint64_t *const entry = pc + 3 + 2 * (size_t)(index < last ? index : last);      \
     const uint64_t *const from = fp + field(pc, 2);                                        \
     uint64_t *const to = fp + high(entry[0]);                                              \
@@ -617,6 +679,15 @@ wsr_handler *const wsr_fast_branch[WSR_OP_COUNT][24] = {
 #undef LOAD
 #define LOAD(N, R, W, X) [WSR_OP_##N] = {N##_SA, N##_SW, N##_AA, N##_AW, N##_CA, N##_CW},
 wsr_handler *const wsr_fast_load[WSR_OP_COUNT][6] = {
+#include "fast_rows.h"
+};
+#undef LOAD
+#define LOAD(N, R, W, X)
+#define LOAD_SUM(N, L) N##_##L##_A, N##_##L##_W
+#undef LOAD
+#define LOAD(N, R, W, X) \
+  [WSR_OP_##N] = {LOAD_SUM(N, SC), LOAD_SUM(N, AC), LOAD_SUM(N, SS), LOAD_SUM(N, SA)},
+wsr_handler *const wsr_fast_load_sum[WSR_OP_COUNT][8] = {
 #include "fast_rows.h"
 };
 #undef LOAD

@@ -42,6 +42,8 @@ enum { WSR_S, WSR_A, WSR_C }; /* operand classes */
 extern wsr_handler *const wsr_fast_unary[WSR_OP_COUNT][4];    /* a * 2 + write */
 extern wsr_handler *const wsr_fast_binary[WSR_OP_COUNT][12];  /* (a * 3 + b) * 2 + write */
 extern wsr_handler *const wsr_fast_load[WSR_OP_COUNT][6];     /* a * 2 + write */
+/* The address is a sum: slot and constant, accumulator and constant, two slots, slot and accumulator. */
+extern wsr_handler *const wsr_fast_load_sum[WSR_OP_COUNT][8]; /* sum * 2 + write */
 extern wsr_handler *const wsr_fast_store[WSR_OP_COUNT][9];    /* a * 3 + b */
 extern wsr_handler *const wsr_fast_branch[WSR_OP_COUNT][24];  /* ((a * 3 + b) * 2 + if false) * 2
                                                                  + back */
@@ -54,7 +56,8 @@ extern const uint8_t wsr_fast_commutes[WSR_OP_COUNT];
   X(false_back_a) X(table_s) X(table_a) X(select_s) X(select_a) X(call) X(call_indirect)        \
   X(tail_call) X(tail_call_indirect) X(give) X(give_0) X(give_1) X(unreachable) X(slow)         \
   X(get_i_a) X(get_i_w) X(get_f_a) X(get_f_w) X(get_d_a) X(get_d_w) X(set_s) X(set_i) X(set_f)  \
-  X(set_d) X(not_here) X(spend) X(decide)
+  X(set_d) X(not_here) X(spend) X(decide) X(move_2) X(get_add_a) X(get_add_w) X(set_add)        \
+  X(load_2_a) X(load_2_w)
 
 #define WSR_SPECIAL_NAME(name) WSR_FAST_##name,
 enum { WSR_EACH_SPECIAL(WSR_SPECIAL_NAME) WSR_FAST_SPECIALS };

@@ -57,10 +57,17 @@ typedef struct {
   accumulator acc[KINDS];
   uint32_t at;        /* precise cell in hand */
   uint32_t last;      /* word of the last cell while it may still be changed, or WSR_NONE */
-  uint32_t compared;  /* = last when that is a comparison: its row and operands, */
-  uint32_t compare_op;
+  uint32_t binary;    /* = last when that has two operands and gives an integer: its row and */
+  uint32_t binary_op; /* operands */
   source a, b;
-  accumulator before; /* and the integer accumulator before it */
+  accumulator before; /* the integer accumulator before the last cell that gives an integer */
+  uint32_t got;       /* = last when that is a global.get of an integer: which global */
+  uint32_t got_index;
+  uint32_t moved;     /* word of the last cell when that is a single move, or WSR_NONE */
+  struct {            /* the last i32.load from an address in a slot */
+    uint32_t start, slot, offset, cell;
+    uint32_t to; /* once it writes a slot and is still the last cell, or WSR_NONE */
+  } loaded;
   bool failed;
   uint32_t *longest; /* metered: by first cell of a block, instructions on the longest way on */
 } folder;
@@ -107,12 +114,25 @@ static uint32_t begin(folder *f, wsr_handler *handler, uint64_t second) {
   if (!handler) f->failed = true;
   word(f, (uint64_t)(uintptr_t)handler);
   word(f, second);
-  f->last = f->compared = WSR_NONE;
+  f->last = f->binary = f->got = f->moved = f->loaded.to = WSR_NONE;
   return start;
 }
 
 static uint32_t special(folder *f, uint32_t which, uint64_t second) {
   return begin(f, wsr_fast_special[which], second);
+}
+
+static void move(folder *f, uint32_t from, uint32_t to) {
+  if (f->moved == WSR_NONE || f->failed) {
+    const uint32_t start = special(f, WSR_FAST_move, fields(from, 0, 0, to));
+    f->moved = start;
+    return;
+  }
+  uint16_t first[4]; /* make one cell of two */
+  memcpy(first, &f->words[f->moved + 1], sizeof first);
+  f->words[f->moved] = (uint64_t)(uintptr_t)wsr_fast_special[WSR_FAST_move_2];
+  f->words[f->moved + 1] = fields(first[0], first[3], from, to);
+  f->moved = WSR_NONE;
 }
 
 static void add_canonical(folder *f, uint32_t cell) {
@@ -155,7 +175,7 @@ static void overwritten(folder *f, uint32_t slot) {
 static void forget(folder *f) {
   for (int k = 0; k < KINDS; k++)
     f->acc[k] = (accumulator){.slot = WSR_NONE, .mirror = WSR_NONE};
-  f->last = f->compared = WSR_NONE;
+  f->last = f->binary = f->got = f->moved = f->loaded.to = WSR_NONE;
 }
 
 /* Let the cell that made the accumulator's value write it to `slot` too. */
@@ -168,7 +188,9 @@ static void write_through(folder *f, int kind, uint32_t slot) {
   f->words[acc->producer] = (uint64_t)(uintptr_t)acc->writing;
   const uint16_t destination = (uint16_t)slot;
   memcpy((char *)&f->words[acc->producer + 1] + 2 * acc->field, &destination, sizeof destination);
-  if (f->last == acc->producer) f->last = f->compared = WSR_NONE;
+  if (f->last != acc->producer) return;
+  f->last = f->binary = f->got = WSR_NONE;
+  if (f->loaded.start == acc->producer) f->loaded.to = slot;
 }
 
 /* Put an operand into its slot. It stays in the list of those pending: the caller takes it out. */
@@ -176,7 +198,7 @@ static void settle(folder *f, uint32_t slot) {
   operand *o = &f->operands[slot];
   switch (o->where) {
     case IN_LOCAL:
-      special(f, WSR_FAST_move, fields((uint32_t)o->value, 0, 0, slot));
+      move(f, (uint32_t)o->value, slot);
       overwritten(f, slot);
       break;
     case IN_CONSTANT:
@@ -263,15 +285,55 @@ static void emit_binary(folder *f, uint32_t op, uint32_t s, source a, source b) 
       produce(f, s, kind_of(row->result), &wsr_fast_binary[op][(a.class * 3 + b.class) * 2], 3,
               fields(a.slot, b.slot, 0, 0));
   if (b.class == WSR_C) word(f, b.value);
-  if (wsr_fast_branch[op][0]) {
-    f->compared = start;
-    f->compare_op = op;
-    f->a = a;
-    f->b = b;
-  }
+  if (kind_of(row->result) != KIND_I) return;
+  f->binary = start;
+  f->binary_op = op;
+  f->a = a;
+  f->b = b;
+}
+
+/* Take the last cell back, which gave an integer: another cell does its work too. */
+static void take_back(folder *f) {
+  f->n = f->last;
+  f->n_map--;
+  f->acc[KIND_I] = f->before;
+  f->acc[KIND_I].slot = WSR_NONE;
+  f->last = f->binary = f->got = f->moved = f->loaded.to = WSR_NONE;
+}
+
+/* Whether operand `slot` is the result of the last cell, and this has two operands. */
+static bool just_made(const folder *f, uint32_t slot) {
+  return !f->failed && f->binary != WSR_NONE && f->operands[slot].where == IN_ACC &&
+         f->acc[KIND_I].slot == slot && f->acc[KIND_I].producer == f->binary;
+}
+
+static bool just_compared(const folder *f, uint32_t slot) {
+  return just_made(f, slot) && wsr_fast_branch[f->binary_op][0];
+}
+
+/* Whether operand `slot` is the sum, just made, of something and a constant. */
+static bool just_added(folder *f, uint32_t slot, uint32_t *constant) {
+  if (!just_made(f, slot) || f->b.class != WSR_C) return false;
+  *constant = (uint32_t)(f->binary_op == WSR_OP_I32_SUB ? -f->b.value : f->b.value);
+  return f->binary_op == WSR_OP_I32_ADD || f->binary_op == WSR_OP_I32_SUB;
+}
+
+/* The shadow stack pointer of C: a global less or more a constant, in one cell. */
+static bool global_and_constant(folder *f, uint32_t op, uint32_t s) {
+  if ((op != WSR_OP_I32_ADD && op != WSR_OP_I32_SUB) || f->got == WSR_NONE || f->failed ||
+      f->operands[s].where != IN_ACC || f->acc[KIND_I].producer != f->got ||
+      f->operands[s + 1].where != IN_CONSTANT)
+    return false;
+  const uint64_t by = f->operands[s + 1].value;
+  taken(f, s);
+  take_back(f);
+  produce(f, s, KIND_I, &wsr_fast_special[WSR_FAST_get_add_a], 1, wide(0, 0, f->got_index));
+  word(f, (uint32_t)(op == WSR_OP_I32_SUB ? -by : by));
+  return true;
 }
 
 static void binary(folder *f, uint32_t op, uint32_t s) {
+  if (global_and_constant(f, op, s)) return;
   const int kind = kind_of(wsr_rows[op].params[0]);
   if (f->operands[s].where == IN_CONSTANT && wsr_fast_commutes[op] &&
       f->operands[s + 1].where != IN_CONSTANT) {
@@ -286,26 +348,11 @@ static void binary(folder *f, uint32_t op, uint32_t s) {
   emit_binary(f, op, s, a, b);
 }
 
-/* Take the comparison just emitted back: a branch or its inverse takes its place. */
-static void take_back(folder *f) {
-  f->n = f->compared;
-  f->n_map--;
-  f->acc[KIND_I] = f->before;
-  f->acc[KIND_I].slot = WSR_NONE;
-  f->last = f->compared = WSR_NONE;
-}
-
-/* Whether operand `slot` is the result of a comparison that can still be taken back. */
-static bool just_compared(const folder *f, uint32_t slot) {
-  return !f->failed && f->compared != WSR_NONE && f->operands[slot].where == IN_ACC &&
-         f->acc[KIND_I].slot == slot && f->acc[KIND_I].producer == f->compared;
-}
-
 /* x == 0, of an integer or a reference. */
 static void is_zero(folder *f, uint32_t equal, uint32_t s) {
-  if (just_compared(f, s) && wsr_fast_inverse[f->compare_op]) {
+  if (just_compared(f, s) && wsr_fast_inverse[f->binary_op]) {
     const source a = f->a, b = f->b;
-    const uint32_t op = wsr_fast_inverse[f->compare_op] - 1U;
+    const uint32_t op = wsr_fast_inverse[f->binary_op] - 1U;
     taken(f, s);
     take_back(f);
     emit_binary(f, op, s, a, b);
@@ -316,13 +363,59 @@ static void is_zero(folder *f, uint32_t equal, uint32_t s) {
   emit_binary(f, equal, s, a, b);
 }
 
+/* A load whose address is a sum that was just made: both in one cell. */
+static bool load_sum(folder *f, uint32_t op, const wsr_cell *c) {
+  enum { SLOT_CONSTANT, ACC_CONSTANT, SLOT_SLOT, SLOT_ACC };
+  source a = f->a, b = f->b;
+  uint32_t by = 0, shape;
+  if (just_added(f, c->s, &by)) {
+    shape = a.class == WSR_A ? ACC_CONSTANT : SLOT_CONSTANT;
+  } else if (just_made(f, c->s) && f->binary_op == WSR_OP_I32_ADD) {
+    if (a.class == WSR_A) {
+      const source other = a;
+      a = b;
+      b = other;
+    }
+    shape = b.class == WSR_A ? SLOT_ACC : SLOT_SLOT;
+  } else {
+    return false;
+  }
+  taken(f, c->s);
+  take_back(f);
+  produce(f, c->s, kind_of(wsr_rows[op].result), &wsr_fast_load_sum[op][shape * 2], 1,
+          fields(a.slot, 0, b.slot, 0));
+  word(f, pair(by, (uint32_t)c->u.imm));
+  return true;
+}
+
 static void load(folder *f, uint32_t op, const wsr_cell *c) {
   const wsr_row *row = &wsr_rows[op];
+  if (load_sum(f, op, c)) return;
   const source a = find(f, c->s, KIND_I, true);
+  const uint32_t offset = (uint32_t)c->u.imm;
   taken(f, c->s);
-  produce(f, c->s, kind_of(row->result), &wsr_fast_load[op][a.class * 2], 1,
-          wide(a.slot, 0, (uint32_t)c->u.imm));
+  if (op == WSR_OP_I32_LOAD && f->loaded.to != WSR_NONE && a.class != WSR_C &&
+      a.slot != WSR_NONE && !f->failed) { /* the second of two: one cell does both */
+    const uint32_t to = f->loaded.to, slot = f->loaded.slot, first = f->loaded.offset;
+    f->n = f->loaded.start;
+    f->n_map--;
+    produce(f, c->s, KIND_I, &wsr_fast_special[WSR_FAST_load_2_a], 3,
+            fields(slot, to, a.slot, 0));
+    word(f, pair(first, offset));
+    word(f, f->loaded.cell);
+    f->loaded.start = WSR_NONE;
+    return;
+  }
+  const uint32_t start = produce(f, c->s, kind_of(row->result), &wsr_fast_load[op][a.class * 2],
+                                 1, wide(a.slot, 0, offset));
   if (a.class == WSR_C) word(f, (uint32_t)a.value + c->u.imm);
+  f->loaded.start = WSR_NONE;
+  if (op == WSR_OP_I32_LOAD && a.class == WSR_S) {
+    f->loaded.start = start;
+    f->loaded.slot = a.slot;
+    f->loaded.offset = offset;
+    f->loaded.cell = f->at;
+  }
 }
 
 static void store(folder *f, uint32_t op, const wsr_cell *c) {
@@ -347,10 +440,41 @@ static void settle_aliases(folder *f, uint32_t local) {
   if (any) drop_settled(f);
 }
 
+static bool has_alias(const folder *f, uint32_t local) {
+  for (uint32_t i = 0; i < f->n_pending; i++) {
+    const operand *o = &f->operands[f->pending[i]];
+    if (o->where == IN_LOCAL && o->value == local) return true;
+  }
+  return false;
+}
+
+/* The aliases are settled before the last cell, which makes the local's new value: so this cell can
+ * still write it to the local itself. */
+static void settle_aliases_before(folder *f, uint32_t local, accumulator *acc) {
+  uint64_t cell[8];
+  const uint32_t start = f->last, size = f->n - start;
+  const wsr_place place = f->map[f->n_map - 1];
+  memcpy(cell, f->words + start, size * sizeof *cell);
+  f->n = start;
+  f->n_map--;
+  f->moved = WSR_NONE;
+  settle_aliases(f, local);
+  if (f->failed) return;
+  if (!room_for(f, &f->map, &f->room_map, f->n_map + 1, sizeof *f->map)) return;
+  acc->producer = f->n;
+  f->map[f->n_map++] = (wsr_place){place.cell, f->n};
+  for (uint32_t i = 0; i < size; i++) word(f, cell[i]);
+  f->last = acc->producer;
+  f->binary = f->got = f->moved = f->loaded.to = f->loaded.start = WSR_NONE;
+}
+
 static void local_set(folder *f, uint32_t local, uint32_t s, bool tee) {
   const operand o = f->operands[s];
   if (o.where != IN_SLOT) f->n_pending--; /* it is the topmost: out of the way of the aliases */
-  settle_aliases(f, local);
+  if (o.where == IN_ACC && f->acc[o.kind].producer == f->last && !f->failed && has_alias(f, local))
+    settle_aliases_before(f, local, &f->acc[o.kind]);
+  else
+    settle_aliases(f, local);
   if (o.where != IN_SLOT) f->n_pending++;
   switch (o.where) {
     case IN_ACC:
@@ -369,8 +493,7 @@ static void local_set(folder *f, uint32_t local, uint32_t s, bool tee) {
       break;
     default:
       if (o.where == IN_LOCAL && o.value == local) break;
-      special(f, WSR_FAST_move,
-              fields(o.where == IN_LOCAL ? (uint32_t)o.value : s, 0, 0, local));
+      move(f, o.where == IN_LOCAL ? (uint32_t)o.value : s, local);
       overwritten(f, local);
   }
   taken(f, s);
@@ -382,7 +505,21 @@ static void global(folder *f, const wsr_cell *c, bool get) {
   const int kind = kind_of((uint8_t)f->m->globals[index].type.type);
   if (get) {
     static const uint8_t rows[KINDS] = {WSR_FAST_get_i_a, WSR_FAST_get_f_a, WSR_FAST_get_d_a};
-    produce(f, c->s, kind, &wsr_fast_special[rows[kind]], 1, wide(0, 0, index));
+    const uint32_t start =
+        produce(f, c->s, kind, &wsr_fast_special[rows[kind]], 1, wide(0, 0, index));
+    if (kind == KIND_I) {
+      f->got = start;
+      f->got_index = index;
+    }
+    return;
+  }
+  uint32_t by;
+  if (kind == KIND_I && just_added(f, c->s, &by) && f->a.class == WSR_S) {
+    const uint32_t slot = f->a.slot;
+    taken(f, c->s);
+    take_back(f);
+    special(f, WSR_FAST_set_add, wide(slot, 0, index));
+    word(f, by);
     return;
   }
   const source a = find(f, c->s, kind, false);
@@ -419,7 +556,7 @@ static void branch_if(folder *f, uint32_t s, bool truth, uint32_t target) {
   uint32_t start;
   if (just_compared(f, s) && f->n_pending == 1) {
     const source a = f->a, b = f->b;
-    const uint32_t op = f->compare_op;
+    const uint32_t op = f->binary_op;
     taken(f, s);
     take_back(f);
     start = begin(f, wsr_fast_branch[op][((a.class * 3 + b.class) * 2 + !truth) * 2 + back],
@@ -447,7 +584,7 @@ static void branch(folder *f, uint32_t target) {
 /* The label's operands, all in slots that end at `top`, go to where the label expects them. */
 static void move_results(folder *f, uint32_t top, uint32_t n, uint32_t to) {
   for (uint32_t i = 0; i < n && to != top - n; i++) {
-    special(f, WSR_FAST_move, fields(top - n + i, 0, 0, to + i));
+    move(f, top - n + i, to + i);
     overwritten(f, to + i);
   }
 }
@@ -474,12 +611,21 @@ static void br_if(folder *f, const wsr_cell *c) {
 }
 
 static void br_table(folder *f, const wsr_cell *c) {
-  flush(f, c->s);
-  const source a = find(f, c->s, KIND_I, false);
-  taken(f, c->s);
+  source a;
+  uint32_t by = 0;
+  if (f->n_pending == 1 && just_added(f, c->s, &by)) { /* index less the lowest case */
+    a = f->a;
+    taken(f, c->s);
+    take_back(f);
+  } else {
+    by = 0;
+    flush(f, c->s);
+    a = find(f, c->s, KIND_I, false);
+    taken(f, c->s);
+  }
   const uint32_t start = special(f, a.class == WSR_A ? WSR_FAST_table_a : WSR_FAST_table_s,
                                  fields(a.slot, c->n, c->s - c->n, 0));
-  word(f, c->u.p.b);
+  word(f, pair(c->u.p.b, by));
   for (uint32_t i = 0; i < c->u.p.b; i++) {
     const wsr_target *t = &f->code->targets[c->u.p.a + i];
     add_fixup(f, start, f->n, t->cell, true);

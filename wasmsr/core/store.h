@@ -96,6 +96,7 @@ struct wsr_store {
   wsr_exit *out;
   const wsr_fast **codes; /* = fast[metered] */
   uint64_t left;          /* fuel of a metered run */
+  bool metered;           /* which of the two `returns` leads to */
 
   uint64_t points; /* wsr_pause_after: how many are left, 0 for off */
   uint64_t points_executed;
