@@ -50,9 +50,7 @@ class ModuleError(WasmsrError):
 
     exit_code = EXIT_MODULE
 
-    def __init__(
-        self, message: str, *, offset: int | None = None, hint: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, offset: int | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.offset = offset
 

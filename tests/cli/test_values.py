@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from typing import Any
 
 import click
 import pytest
@@ -149,7 +150,7 @@ def test_sizes(text: str, size: int) -> None:
         (Variable(), "a=\0"),
     ],
 )
-def test_wrong_options(kind: click.ParamType, text: str) -> None:
+def test_wrong_options(kind: click.ParamType[Any], text: str) -> None:
     with pytest.raises(click.BadParameter):
         kind.convert(text, None, None)
 

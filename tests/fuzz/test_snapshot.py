@@ -31,7 +31,9 @@ class Mutator:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.seeds = [to_bytes(make(), compress) for make in (small, full) for compress in (0, 1)]
+        self.seeds = [
+            to_bytes(make(), compress) for make in (small, full) for compress in (False, True)
+        ]
         self.large = to_bytes(large())
 
     def next(self) -> bytes:
@@ -140,7 +142,7 @@ def trial(data: bytes, source: random.Random) -> bool:
         found = decode(data, limit=LIMIT)
     except (FormatError, VersionError, DigestError) as error:
         assert 10 < len(error.message) < 400, error.message
-        outcome = (type(error), error.message)
+        outcome: tuple[type, str] = (type(error), error.message)
     else:
         again = to_bytes(found)
         assert decode(again) == found

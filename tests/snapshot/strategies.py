@@ -80,7 +80,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         return sorted(draw(st.sets(U32, max_size=4)))
 
     for _ in range(draw(st.integers(0, 4))):
-        if modules and draw(st.booleans()):
+        if draw(st.booleans()) and modules:
             defined = draw(st.integers(0, 5))
             instances.append(
                 InstanceState(
@@ -152,7 +152,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         tables=tables,
         memories=memories,
         globals=cells,
-        thread=ThreadState(frames, draw(st.lists(calls, max_size=3)) if functions else []),
+        thread=ThreadState(frames, draw(st.lists(calls, max_size=3)) if calls is not None else []),
         limits=Limits(
             draw(st.integers(4, 65536)),
             draw(st.integers(8, 2**64 - 1)),
