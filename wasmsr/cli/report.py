@@ -22,6 +22,22 @@ SHOWN = 24
 """Lines of a backtrace that are shown: of a longer one the innermost and the outermost."""
 
 
+FIELDS: dict[str, Any] = {
+    "outcome": None,
+    "exit_code": None,
+    "guest_exit_code": None,
+    "results": [],
+    "executed": None,
+    "snapshot": None,
+    "snapshots": 0,
+    "signal": None,
+    "trap": None,
+    "error": None,
+    "timings": {},
+}
+"""The object of --json with nothing in it; every one has all of these."""
+
+
 def tell(ending: Ending, *, executed: int | None, snapshot: str | None) -> None:
     """Says what is worth saying: nothing of a program that ended well."""
     count = "" if executed is None else f" after {executed:,} instructions"
@@ -55,7 +71,7 @@ def as_json(
     timings: Mapping[str, Sequence[float]],
 ) -> str:
     """The object of --json for an end that is not an error."""
-    fields: dict[str, Any] = {
+    fields = FIELDS | {
         "outcome": ending.outcome,
         "exit_code": ending.exit_code,
         "guest_exit_code": ending.guest_code,
@@ -64,8 +80,6 @@ def as_json(
         "snapshot": snapshot,
         "snapshots": ending.snapshots,
         "signal": ending.signal,
-        "trap": None,
-        "error": None,
         "timings": timings_table(timings),
     }
     if ending.trap is not None:
@@ -80,12 +94,13 @@ def as_json(
 def error_as_json(kind: str, message: str, hint: str | None, exit_code: int) -> str:
     """The object of --json for an end by an error."""
     error = {"kind": kind, "message": message, "hint": hint}
-    return json.dumps({"outcome": "error", "exit_code": exit_code, "error": error})
+    return json.dumps(FIELDS | {"outcome": "error", "exit_code": exit_code, "error": error})
 
 
 def interrupted_as_json(name: str, exit_code: int) -> str:
     """The object of --json for a signal that came before the program ran."""
-    return json.dumps({"outcome": "interrupted", "exit_code": exit_code, "signal": name})
+    fields = {"outcome": "interrupted", "exit_code": exit_code, "signal": name}
+    return json.dumps(FIELDS | fields)
 
 
 def plain(value: object) -> object:
