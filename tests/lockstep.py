@@ -158,4 +158,3 @@ def enqueue(pair: Pair, name: str, *args: int | float) -> None:
         function = store.instances[-1].exports[name]
         assert isinstance(function, Function)
         store.enqueue(function, *args)
-

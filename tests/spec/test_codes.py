@@ -1,0 +1,37 @@
+"""The official scripts in fast and precise code side by side (`lockstep`)."""
+
+from __future__ import annotations
+
+import pytest
+
+from . import suite
+from .convert import has_wabt
+from .lockstep import run_script
+
+absence = suite.absence()
+needs_scripts = pytest.mark.skipif(absence is not None, reason=absence or "")
+QUICK = ("br_table", "call_indirect", "fac", "local_tee", "loop", "memory_copy", "return_call")
+
+
+def run(name: str, *, counted: bool) -> None:
+    if name.startswith("legacy/") and not has_wabt():
+        pytest.skip("wabt's wat2wasm, which takes the old exception instructions, is not installed")
+    tally, session = run_script(name, counted=counted)
+    assert not tally.failures, "\n".join(map(str, tally.failures))
+    assert tally.assertions["passed"] >= suite.floor().get(name, 0)
+    assert session.pair.compared >= session.invocations
+
+
+@needs_scripts
+@pytest.mark.parametrize("name", [name for name in QUICK if name in suite.names()])
+def test_some_in_lockstep(name: str) -> None:
+    run(name, counted=True)
+
+
+@needs_scripts
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("counted", [False, True], ids=["plain", "counted"])
+@pytest.mark.parametrize("name", suite.names())
+def test_in_lockstep(name: str, counted: bool) -> None:
+    run(name, counted=counted)

@@ -1,0 +1,220 @@
+"""What the compiler made of the handlers of fast code: jumps, no calls, nothing on the stack.
+
+The tail-called loop is right only if every handler ends in a jump to the next (otherwise the native
+stack grows with each instruction), and fast only if the accumulators and the rest stay in their
+registers. Reads the built extension with objdump; a build without symbols or without fast code
+skips. EXCEPTIONS names the handlers that may do more, and why.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+import threading
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from wasmsr import Module, Store, _ffi
+from wasmsr._ffi import ffi, lib
+from wasmsr.interp.machine import Finished
+
+MACHINE = platform.machine()
+JUMP = {"x86_64": r"^(notrack )?jmp\s+\*", "aarch64": r"^br\s"}.get(MACHINE, "")
+CALL = {"x86_64": r"^call", "aarch64": r"^blr?\s"}.get(MACHINE, "")
+STACK = {"x86_64": r"^(push|pop|leave|enter)|%[er]sp", "aarch64": r"\bsp\b"}.get(MACHINE, "")
+
+ROUNDING = [f"F{n}_{name}" for n in (32, 64) for name in ("CEIL", "FLOOR", "TRUNC", "NEAREST")]
+EXCEPTIONS = {
+    "slow": "calls what does the work: memories, tables, segments",
+    **dict.fromkeys(ROUNDING, "calls the C library where the CPU need not have SSE 4.1"),
+    **dict.fromkeys(("I32_POPCNT", "I64_POPCNT"), "as above"),
+}
+"""Handlers that are rare or long in themselves."""
+
+DIVISION = [f"I{n}_{name}" for n in (32, 64) for name in ("DIV_S", "DIV_U", "REM_S", "REM_U")]
+STACK_ONLY = {
+    **dict.fromkeys(DIVISION, "x86 divides in two fixed registers, both of them taken"),
+    **dict.fromkeys(("I32_SHR_S", "F64_COPYSIGN"), "gcc 12 runs out of registers in some classes"),
+    **dict.fromkeys(("F32_LOAD", "F64_LOAD"), "likewise: one push and pop, to be got rid of"),
+    "call": "entering a function needs more registers than there are",
+    "call_indirect": "likewise",
+    "tail_call": "likewise",
+    "tail_call_indirect": "likewise",
+    "table_s": "copies the label's operands",
+    "table_a": "likewise",
+}
+"""Handlers that save registers, but call nothing."""
+
+
+@dataclass(frozen=True)
+class Handler:
+    """One handler: its name in fast.c, and the instructions of its hot part."""
+
+    name: str
+    code: tuple[str, ...]
+
+    @property
+    def row(self) -> str:
+        """The name without operand classes."""
+        return re.sub(r"_[SAC]{1,2}([AW]|_[01](_back)?)?$", "", self.name)
+
+
+def names(root: Path) -> set[str]:
+    """The names of all handlers, from what they are made of."""
+    rows = (root / "wasmsr" / "core" / "fast_rows.h").read_text(encoding="utf-8")
+    header = (root / "wasmsr" / "core" / "fast.h").read_text(encoding="utf-8")
+    listed = re.search(r"#define WSR_EACH_SPECIAL\(X\)(.*?)\n\n", header, re.DOTALL)
+    assert listed
+    found = set(re.findall(r"X\((\w+)\)", listed[1]))
+    two = ["".join(x) for x in product("SA", "SAC") if x != ("A", "A")]
+    for kind, name in re.findall(r"^(\w+)\((\w+), ", rows, re.MULTILINE):
+        if kind == "UNARY":
+            found |= {f"{name}_{a}{w}" for a, w in product("SA", "AW")}
+        elif kind in ("BINARY", "COMPARE"):
+            found |= {f"{name}_{ab}{w}" for ab, w in product(two, "AW")}
+            if kind == "COMPARE":
+                ends = ("0", "1", "0_back", "1_back")
+                found |= {f"{name}_{ab}_{end}" for ab, end in product(two, ends)}
+        elif kind == "LOAD":
+            found |= {f"{name}_{a}{w}" for a, w in product("SAC", "AW")}
+        elif kind == "STORE":
+            found |= {f"{name}_{a}{b}" for a, b in product("SAC", "SAC")}
+    return found
+
+
+def _lines(*command: str) -> list[str]:
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
+def functions_of(library: Path, source: str) -> dict[str, tuple[int, int]]:
+    """Address and size of the functions of one source file: names are static, so not unique."""
+    found, file = {}, ""
+    for line in _lines("readelf", "-s", "-W", str(library)):
+        words = line.split()
+        if len(words) < 8:
+            continue
+        if words[3] == "FILE":
+            file = words[7]
+        elif words[3] == "FUNC" and file == source:
+            found[words[7]] = (int(words[1], 16), int(words[2], 0))
+    return found
+
+
+def disassembled(library: Path) -> dict[int, str]:
+    """Every instruction by address."""
+    found = {}
+    for line in _lines("objdump", "-d", "--no-show-raw-insn", "-w", str(library)):
+        if match := re.match(r"\s+([0-9a-f]+):\s+(.*)", line):
+            found[int(match[1], 16)] = match[2].strip()
+    return found
+
+
+@pytest.fixture(scope="module")
+def handlers(root: Path) -> list[Handler]:
+    if ffi.string(lib.wsr_variant()) != b"tail calls":
+        pytest.skip("fast code is not built here: this compiler or CPU has the portable loop")
+    if not JUMP:
+        pytest.skip(f"not known for {MACHINE}: what a jump looks like")
+    for tool in ("readelf", "objdump"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool}, of binutils")
+    library = Path(_ffi.__file__)
+    functions = functions_of(library, "fast.c")
+    if not functions:
+        pytest.skip("the extension has no symbols: it was stripped")
+    instructions = disassembled(library)
+    wanted = names(root)
+    missing = sorted(wanted - set(functions))
+    assert not missing, f"not in the extension: {missing[:10]} ({len(missing)} in all)"
+    found = []
+    for name in sorted(wanted):
+        start, size = functions[name]
+        addresses = (at for at in range(start, start + size) if at in instructions)
+        found.append(Handler(name, tuple(instructions[at] for at in addresses)))
+    return found
+
+
+def broken(handlers: list[Handler], pattern: str, allowed: dict[str, str]) -> list[str]:
+    """The handlers that hold such an instruction and may not."""
+    return [
+        f"{handler.name}: {line}"
+        for handler in handlers
+        if handler.name not in allowed and handler.row not in allowed
+        for line in handler.code
+        if re.search(pattern, line)
+    ]
+
+
+def test_there_are_many(handlers: list[Handler]) -> None:
+    assert len(handlers) > 1000
+    assert all(handler.code for handler in handlers)
+
+
+def test_every_handler_ends_in_a_jump(handlers: list[Handler]) -> None:
+    # What leaves the loop for good returns; `unreachable` goes to the common way out of a trap.
+    leaving = {"unreachable", "not_here"}
+    # Where two handlers are the same, the compiler may make one of them a jump to the other.
+    same = re.compile(r"^(jmp|b)\s+[0-9a-f]+ <([A-Z]\w+)>$")
+    wrong = [
+        handler.name
+        for handler in handlers
+        if handler.name not in leaving
+        and not any(re.search(JUMP, line) for line in handler.code)
+        and not same.match(handler.code[0])
+    ]
+    assert not wrong, wrong
+
+
+def test_no_handler_calls(handlers: list[Handler]) -> None:
+    assert not broken(handlers, CALL, EXCEPTIONS)
+
+
+def test_no_handler_uses_the_stack(handlers: list[Handler]) -> None:
+    assert not broken(handlers, STACK, EXCEPTIONS | STACK_ONLY)
+
+
+def test_exceptions_are_handlers(handlers: list[Handler]) -> None:
+    rows = {handler.row for handler in handlers} | {handler.name for handler in handlers}
+    assert set(EXCEPTIONS) | set(STACK_ONLY) <= rows
+
+
+LOOP = """(module (memory 1) (table funcref (elem $g))
+  (func $g (param i64) (result i64)
+    (i64.add (local.get 0) (i64.extend_i32_s (i32.trunc_sat_f64_s (f64.floor (f64.const 1.5))))))
+  (func (export "run") (param $n i64) (result i64) (local $sum i64)
+    (loop $next
+      (local.set $sum (i64.add (local.get $sum) (call $g (local.get $n))))
+      (local.set $sum (call_indirect (param i64) (result i64) (local.get $sum) (i32.const 0)))
+      (i64.store (i32.const 8) (local.get $sum))
+      (block $a (block $b (br_table $a $b (i32.wrap_i64 (local.get $n)))))
+      (br_if $next (i64.ne (local.tee $n (i64.sub (local.get $n) (i64.const 1))) (i64.const 0))))
+    (i64.add (local.get $sum) (i64.load (i32.const 8)))))"""
+
+
+def test_a_million_operations_in_a_small_stack() -> None:
+    """Where handlers called each other, this would need a hundred megabytes of stack."""
+    store = Store()
+    function = store.instantiate(Module.from_text(LOOP)).function("run")
+    ended: list[object] = []
+
+    def run() -> None:
+        store.enqueue(function, 1_000_000)
+        ended.append(store.run())
+
+    before = threading.stack_size(256 * 1024)
+    try:
+        thread = threading.Thread(target=run)
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    (outcome,) = ended
+    assert isinstance(outcome, Finished)
+    # The sum of 1 to a million, and twice one for each turn; `i64.load` reads it once more.
+    assert outcome.results == (2 * (500_000_500_000 + 2 * 1_000_000),)
