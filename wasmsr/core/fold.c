@@ -448,6 +448,12 @@ static bool has_alias(const folder *f, uint32_t local) {
   return false;
 }
 
+/* A pair of loads has also set a slot, perhaps the local, before the value in question. */
+static bool makes_one_value(const folder *f) {
+  const uint64_t pair_of_loads = (uint64_t)(uintptr_t)wsr_fast_special[WSR_FAST_load_2_a];
+  return !f->failed && f->words[f->last] != pair_of_loads;
+}
+
 /* The aliases are settled before the last cell, which makes the local's new value: so this cell can
  * still write it to the local itself. */
 static void settle_aliases_before(folder *f, uint32_t local, accumulator *acc) {
@@ -471,11 +477,12 @@ static void settle_aliases_before(folder *f, uint32_t local, accumulator *acc) {
 static void local_set(folder *f, uint32_t local, uint32_t s, bool tee) {
   const operand o = f->operands[s];
   if (o.where != IN_SLOT) f->n_pending--; /* it is the topmost: out of the way of the aliases */
-  if (o.where == IN_ACC && f->acc[o.kind].producer == f->last && !f->failed && has_alias(f, local))
+  if (o.where == IN_ACC && f->acc[o.kind].producer == f->last && has_alias(f, local) &&
+      makes_one_value(f))
     settle_aliases_before(f, local, &f->acc[o.kind]);
   else
     settle_aliases(f, local);
-  if (o.where != IN_SLOT) f->n_pending++;
+  if (o.where != IN_SLOT) f->pending[f->n_pending++] = s;
   switch (o.where) {
     case IN_ACC:
       if (f->acc[o.kind].producer == f->last) {
@@ -928,7 +935,7 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered) {
   fast->n_params = code->n_params;
   fast->n_locals = code->n_locals;
   fast->frame_bytes = code->frame_slots * sizeof(uint64_t);
-  folder f = {.m = m, .code = code};
+  folder f = {.m = m, .code = code, .loaded.start = WSR_NONE};
   if (code->frame_slots > MOST_SLOTS) {
     special(&f, WSR_FAST_not_here, 0);
     fast->words = f.words;
