@@ -85,7 +85,8 @@ def one(module: Module, job: Job, folder: Path) -> Store:
     return store
 
 
-def twins(job: Job, folder: Path) -> Pair:
-    """The program twice, in `fast` and `precise` below `folder`."""
+def twins(job: Job, folder: Path, *, counted: bool = False) -> Pair:
+    """The program twice, in `fast` and `precise` below `folder`; `counted` as for a Pair."""
     module = Module.from_file(job.module)
-    return Pair(one(module, job, folder / "fast"), one(module, job, folder / "precise"))
+    stores = [one(module, job, folder / name) for name in ("fast", "precise")]
+    return Pair(*stores, counted=counted)
