@@ -98,7 +98,7 @@ class Stacks:
         self.labels, self.results = [Label(f.results, 0)], [f.results]
         self._body()
         name = f'$f{self.number} (export "f")' if self.number == 0 else f"$f{self.number}"
-        local = _types("local", f.locals[len(f.params) :])
+        local = _types("local", f.locals[len(f.params) :]) + " (local $p i32) (local $q i32)"
         return f"(func {name}{f.signature()}{local}\n" + "\n".join(self.code) + ")"
 
     def emit(self, text: str, takes: int = 0, gives: Sequence[str] = ()) -> None:
@@ -232,6 +232,7 @@ class Stacks:
             *[self._operate] * 10,
             self._select,
             *[self._memory] * 3,
+            *[self._pointer] * 5,
             self._global,
             *[self._block] * 3,
             *[self._branch_if] * 3,
@@ -314,6 +315,32 @@ class Stacks:
             self.emit("drop", 1)
             return
         self.emit(f"{t}.{self.pick(_STORES[t])} offset={offset}", 2)
+
+    def _pointer(self) -> None:
+        """Loads and stores at addresses that stand in locals, as compilers write them."""
+        pointer = self.pick(("$p", "$q"))
+        offset = self.choose(4) * 4
+        kind = self.choose(8)
+        if kind < 5:
+            self.emit(f"local.get {pointer} i32.load offset={offset}", 0, ["i32"])
+            target: int | str | None = self._local("i32")
+            if kind == 4:  # a chain: what is not stored is zero, all else may well be no address
+                target = self.pick(("$p", "$q"))
+            if kind > 1:
+                if self.choose(3) == 0:
+                    self.code.append(f"local.tee {target}")
+                else:
+                    self.emit(f"local.set {target}", 1)
+        elif kind == 5:
+            self._push("i32")
+            self.emit("i32.const 4095 i32.and")
+            self.emit(f"local.set {pointer}", 1)
+        elif kind == 6:
+            self.emit(f"local.get {pointer}", 0, ["i32"])
+        else:
+            self.code.append(f"local.get {pointer}")
+            self._push("i32")
+            self.emit(f"i32.const 1023 i32.and i32.store offset={offset}", 1)
 
     def _global(self) -> None:
         if not self.own:

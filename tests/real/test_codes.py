@@ -65,8 +65,8 @@ def program(name: str) -> tuple[Job, int]:
             module = built("sqlite", "sqlite3.wasm")
             words = ("-bail", "/w/job.db", ".read /w/job.sql")
             return Job(module, words, output="/w", inputs={"job.sql": SMALL_SQL}), 200_000
-        words = (*FILM.split(), "-bitexact", "-y", "/w/out.avi")
-        return Job(built("ffmpeg", "ffmpeg.wasm"), words, output="/w"), 900_000
+        film = (*FILM.split(), "-bitexact", "-y", "/w/out.avi")
+        return Job(built("ffmpeg", "ffmpeg.wasm"), film, output="/w"), 900_000
     except Unavailable as reason:
         pytest.skip(str(reason))
 
