@@ -155,3 +155,23 @@ def test_a_program_restored_in_precise_code_changes_to_fast_code_and_ends_alike(
         assert isinstance(outcome, Finished)
         assert outcome.raw == expected.raw
         assert store.memory_view(0) == whole.memory_view(0)
+
+
+PAIRS = module("""(module (memory 1)
+  (data (i32.const 0) "\\08\\00\\00\\00\\10\\00\\00\\00\\18\\00\\00\\00\\20\\00\\00\\00\\28\\00\\00\\00\\30")
+  (func (export "run") (param $n i32) (result i32) (local $x i32) (local $y i32) (local $sum i32)
+    (loop $l
+      (local.set $x (i32.load (local.get $y)))
+      (local.get $x) ;; keeps what the first load of the pair has set
+      (local.set $x (i32.load offset=4 (local.get $y)))
+      (local.set $sum (i32.add (local.get $sum)))
+      (local.set $sum (i32.xor (local.get $sum) (local.get $x)))
+      (local.set $y (i32.and (i32.add (local.get $y) (i32.const 4)) (i32.const 12)))
+      (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+    (local.get $sum)))""")
+
+
+def test_pairs_of_loads_keep_what_is_pending() -> None:
+    assert lockstep(PAIRS, "run", 9) > 5
+    store = Store()
+    assert store.instantiate(PAIRS).function("run")(1) == 8 ^ 16
