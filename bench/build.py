@@ -1,0 +1,106 @@
+"""Builds the kernels: bench/kernels/*.c to Wasm by clang and to shared libraries by gcc.
+
+First in the flow; `peers` runs what comes back. The flags are fixed. Results lie in .cache/bench,
+and are made again when a source is newer. The Wasm is version 1 only, so that every peer takes it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SOURCES = HERE / "kernels"
+BUILT = HERE.parent / ".cache" / "bench"
+
+WASM = (
+    *("--target=wasm32", "-mcpu=mvp", "-O2", "-nostdlib", "-ffreestanding"),
+    *("-Wl,--no-entry", "-Wl,--strip-all", "-Wl,--compress-relocations"),
+)
+NATIVE = ("-O2", "-shared", "-fPIC", "-ffp-contract=off")
+
+REPEATS = {
+    "recursion": 1000,
+    "sieve": 120,
+    "matrix": 220,
+    "nbody": 500_000,
+    "mandelbrot": 11_000,
+    "sha256": 100_000,
+    "crc": 10_000,
+    "sorting": 68,
+    "hashmap": 7_000_000,
+    "indirect": 8_900_000,
+    "interpreter": 1_400_000,
+    "streaming": 680,
+    "formatting": 360_000,
+    "stencil": 2500,
+    "large": 750_000,
+    "calls": 390,
+}
+"""run(n) of every kernel: a few tenths of a second in this interpreter."""
+
+
+class Missing(Exception):
+    """A tool is not there; the message says which."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel as built: the Wasm module, the shared library, and the argument of `run`."""
+
+    name: str
+    wasm: Path
+    native: Path
+    n: int
+
+    def library(self) -> ctypes.CDLL:
+        """The native code, with `run` typed."""
+        library = ctypes.CDLL(str(self.native))
+        library.run.argtypes = [ctypes.c_uint32]
+        library.run.restype = ctypes.c_uint32
+        return library
+
+
+def clang() -> str:
+    """The newest clang on PATH.
+
+    Raises:
+        Missing: there is none.
+    """
+    for name in ("clang", *(f"clang-{version}" for version in range(25, 13, -1))):
+        if path := shutil.which(name):
+            return path
+    raise Missing("the kernels need clang and wasm-ld: apt-get install clang lld")
+
+
+def _make(target: Path, source: Path, command: list[str]) -> None:
+    newest = max(source.stat().st_mtime, (SOURCES / "kernel.h").stat().st_mtime)
+    if not target.exists() or target.stat().st_mtime < newest:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = target.with_name(target.name + ".new")
+        subprocess.run([*command, "-o", str(fresh), str(source)], check=True)
+        fresh.rename(target)
+
+
+def kernel(name: str, *, quick: bool = False) -> Kernel:
+    """Build one kernel; `quick` runs a tenth of it.
+
+    Raises:
+        Missing: a compiler is not there.
+    """
+    source = SOURCES / f"{name}.c"
+    made = Kernel(
+        name,
+        BUILT / f"{name}.wasm",
+        BUILT / f"{name}.so",
+        max(1, REPEATS[name] // (10 if quick else 1)),
+    )
+    _make(made.wasm, source, [clang(), *WASM])
+    gcc = shutil.which("gcc")
+    if gcc is None:
+        raise Missing("native code needs gcc")
+    _make(made.native, source, [gcc, *NATIVE])
+    return made
