@@ -1,62 +1,36 @@
 """Fast and precise code stand in the same state at every canonical point, byte for byte.
 
-Both poll for a pause at loop headers and before calls. With a request always pending, each stops at
-every such point; a metered run is precise code, a run without fuel is fast code where it was built.
+Small programs here, each also a sentence about folding that was wrong once or could be; official
+scripts in tests/spec/test_codes.py, random modules in tests/fuzz, real programs in tests/real.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import wasmtime
 
-from wasmsr.interp.instructions import disassemble
-from wasmsr.interp.machine import Finished, Outcome, Paused, Store, Trapped
+from tests.lockstep import Pair, enqueue
+from wasmsr.interp.machine import Finished, Store
 from wasmsr.interp.module import Module
-from wasmsr.snapshot.capture import capture
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "snapshot"
 PLENTY = 1 << 60
-CALLS = ("call", "call_indirect", "return_call", "return_call_indirect")
-
-
-def stops(store: Store, *, fast: bool, most: int) -> Iterator[bytes | Outcome]:
-    """The state at each canonical point, then the outcome."""
-    store.run(fuel=1)  # a request that is there before the first frame is answered before it
-    store.executed = None
-    for _ in range(most):
-        store.pause()
-        outcome = store.run(fuel=None if fast else PLENTY)
-        store.executed = None  # only metered runs count
-        if outcome != Paused("requested"):
-            yield outcome
-            return
-        yield capture(store).content_digest()
-        frame = store.frame(-1)
-        binary = store.instances[frame.instance].module.binary
-        if disassemble(binary, frame.offset)[0] in CALLS:
-            store.run(fuel=1)  # into the function: a call is polled for before it is made
-            store.executed = None
 
 
 def lockstep(module: Module, export: str, *args: int | float, most: int = 3000) -> int:
-    """Run an export in both codes and compare; returns the number of points compared."""
-    runs = []
-    for fast in (True, False):
-        store = Store(deterministic=True)
-        instance = store.instantiate(module)
-        store.enqueue(instance.function(export), *args)
-        runs.append(stops(store, fast=fast, most=most))
-    count = 0
-    for one, other in zip(*runs, strict=True):
-        if isinstance(one, Trapped) and isinstance(other, Trapped):
-            assert (one.trap.code, one.trap.backtrace) == (other.trap.code, other.trap.backtrace)
-        else:
-            assert one == other, f"the codes differ at point {count}"
-        count += 1
-    return count
+    """Run an export in both codes and compare: with stops at all points, at loop headers only, and
+    by turns with fast code that counts. Returns the number of states compared."""
+    compared = 0
+    for through_calls, counted in ((False, False), (True, False), (None, True)):
+        pair = Pair(*(Store(deterministic=True) for _ in range(2)), counted=counted)
+        for store in (pair.fast, pair.precise):
+            store.instantiate(module)
+        enqueue(pair, export, *args)
+        pair.run(most=most, seed=len(args), through_calls=through_calls)
+        compared += pair.compared
+    return compared
 
 
 def module(text: str) -> Module:
@@ -138,6 +112,78 @@ def test_small_programs(code: Module, argument: int) -> None:
     assert lockstep(code, "run", argument) > 30
 
 
+FOLDS = {
+    "a first cell that sets a local is no load": """(func (export "run") (param $n i32) (result i64)
+        (local $a i64) (local $b i32)
+        (local.set $a (i64.add (i64.extend_i32_u (local.get $n)) (i64.const -1)))
+        (local.set $b (i32.load offset=8 (local.get $n)))
+        (i64.add (local.get $a) (i64.extend_i32_u (local.get $b))))""",
+    "an addition stands first": """(func (export "run") (param $n i32) (result i32) (local $b i32)
+        (local.set $n (i32.add (local.get $n) (i32.const 4)))
+        (local.set $b (i32.load offset=8 (local.get $n)))
+        (i32.add (local.get $n) (local.get $b)))""",
+    "a local changes under a value of it; a call's result comes where the new one was": """
+        (func $seven (result i32) (i32.const 7))
+        (func (export "run") (param $n i32) (result i32)
+        local.get $n
+        (local.set $n (i32.mul (local.get $n) (i32.const 3)))
+        call $seven
+        i32.sub
+        local.get $n
+        i32.xor)""",
+    "a pair of loads sets a local under a value taken from it": """
+        (func (export "run") (param $n i32) (result i32) (local $p i32)
+        (i32.store (i32.const 16) (i32.const 32)) (i32.store (i32.const 32) (i32.const 48))
+        (i32.store (i32.const 48) (local.get $n))
+        (local.set $p (i32.const 8))
+        (local.set $p (i32.load offset=8 (local.get $p)))
+        local.get $p
+        (local.set $p (i32.load (local.get $p)))
+        local.get $p
+        (local.set $p (i32.load (local.get $p)))
+        i32.sub
+        local.get $p
+        i32.mul)""",
+    "a comparison waits below another": """(func (export "run") (param $n i32) (result i32)
+        (i32.lt_s (local.get $n) (i32.const 5))
+        (i32.eqz (i32.gt_u (local.get $n) (i32.const 2)))
+        (if (result i32) (then (i32.const 10)) (else (local.get $n)))
+        i32.add)""",
+    "a branch carries a value past others": """(func (export "run") (param $n i32) (result i32)
+        (block $out (result i32)
+          local.get $n
+          (i32.add (local.get $n) (i32.const 1))
+          (br_if $out (i32.mul (local.get $n) (i32.const 2)) (i32.and (local.get $n) (i32.const 1)))
+          i32.add
+          i32.add))""",
+    "a loop has parameters that change places": """
+        (func (export "run") (param $n i32) (result i64) (local $t i64)
+        (i64.const 1) (i64.const 2)
+        (loop $next (param i64 i64) (result i64)
+          local.set $t
+          (i64.add (local.get $t))
+          local.get $t
+          i64.xor
+          local.get $t
+          (br_if $next (local.tee $n (i32.sub (local.get $n) (i32.const 1))))
+          i64.sub))""",
+}
+
+
+@pytest.mark.parametrize("body", FOLDS.values(), ids=FOLDS)
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+def test_folding(body: str, n: int) -> None:
+    code = module(f"(module (memory 1) {body})")
+    assert lockstep(code, "run", n) >= 3
+    engine = wasmtime.Engine()
+    store = wasmtime.Store(engine)
+    instance = wasmtime.Instance(store, wasmtime.Module(engine, code.binary), [])
+    run = instance.exports(store)["run"]
+    assert isinstance(run, wasmtime.Func)
+    ours = Store()
+    assert ours.instantiate(code).function("run")(n) == run(store, n)
+
+
 def test_fib() -> None:
     assert lockstep(Module.from_file(EXAMPLES / "fib.wasm"), "fib", 13) > 300
 
@@ -158,7 +204,8 @@ def test_a_program_restored_in_precise_code_changes_to_fast_code_and_ends_alike(
 
 
 PAIRS = module("""(module (memory 1)
-  (data (i32.const 0) "\\08\\00\\00\\00\\10\\00\\00\\00\\18\\00\\00\\00\\20\\00\\00\\00\\28\\00\\00\\00\\30")
+  (data (i32.const 0) "\\08\\00\\00\\00\\10\\00\\00\\00\\18\\00\\00\\00"
+    "\\20\\00\\00\\00\\28\\00\\00\\00\\30")
   (func (export "run") (param $n i32) (result i32) (local $x i32) (local $y i32) (local $sum i32)
     (loop $l
       (local.set $x (i32.load (local.get $y)))
