@@ -3,7 +3,7 @@
  *     request() -> i64    1,000,000 * (counter in memory) + 1,000 * (in the global) + (in the table)
  *
  * There is no _start: the host instantiates the module and calls `request` as often as it likes.
- * A request takes some seconds in an interpreter (2 G instructions), in three parts, and one counter
+ * A request takes some seconds in an interpreter (8 G instructions), in three parts, and one counter
  * goes up before each part. So a snapshot in the middle holds counters that disagree, and only a
  * program that resumed exactly where it was brings them together again:
  *
@@ -23,7 +23,7 @@
 #include <stdint.h>
 
 #define DIGITS 3
-#define DEFAULT_ROUNDS 50000000u
+#define DEFAULT_ROUNDS 200000000u
 
 /* The work: Knuth's 64-bit linear congruential generator, x -> A x + C. */
 #define A 6364136223846793005u

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Path_ = Callable[[str], str]
 
 SHORT = ("--env", "ROUNDS=1000")
-LONG = ("--env", "ROUNDS=10000000")
+LONG = ("--env", "ROUNDS=100000000")
 
 
 def requests(stdout: str) -> list[str]:
@@ -49,7 +49,7 @@ def begin_request(cli: Cli, *words: str) -> subprocess.Popen[bytes]:
     """A server in the middle of its first request."""
     process = cli.begin("run", "server", *words)
     press(process, b"r")
-    wait_for_instructions(process, 0.05)
+    wait_for_instructions(process, 0.25)
     return process
 
 
@@ -123,10 +123,18 @@ def test_busy_server_at_a_terminal(terminal: Callable[..., Terminal], cli: Cli) 
     tty = terminal("run", "server", *LONG)
     tty.read_until("q quits")
     tty.type("r")
-    wait_for_instructions(tty.process, 0.05)
+    wait_for_instructions(tty.process, 0.25)
     tty.type("s")
     tty.read_until("snapshot.bin: ")
     tty.read_until("1001001")
     tty.type("q")
     assert tty.end() == 0
     assert os.path.exists(cli.folder / "snapshot.bin")
+
+
+def test_time_runs_while_idle(cli: Cli) -> None:
+    """--snapshot-after saves an idle server too, and ends it."""
+    process = cli.begin("run", "server", "--snapshot-after", "0.2")
+    assert process.wait(PATIENCE) == 120
+    outcome = cli("run", "server", "--from-snapshot", "snapshot.bin")
+    assert (outcome.stdout, outcome.returncode) == ("", 0)

@@ -229,6 +229,35 @@ def test_json_is_strict(cli: Cli, module: Path_) -> None:
     assert json.loads(outcome.stdout, parse_constant=pytest.fail)["results"] == [["nan", 1]]
 
 
+def test_json_has_a_line_of_its_own(cli: Cli, module: Path_) -> None:
+    text = """(module (import "wasi_snapshot_preview1" "fd_write"
+          (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 0) "\\08\\00\\00\\00\\04\\00\\00\\00text")
+        (func (export "_start")
+          (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))))"""
+    (cli.folder / "text.wat").write_text(text)
+    assert cli("run", "text.wat").stdout == "text"
+    assert cli.json("text.wat")["outcome"] == "finished"
+    # Every object has all fields.
+    shapes = [
+        cli.json("text.wat"),
+        cli.json("nothing.wasm"),
+        cli.json(module("loop"), "--fuel", "1"),
+    ]
+    assert shapes[0].keys() == shapes[1].keys() == shapes[2].keys()
+
+
+def test_without_standard_streams(cli: Cli, module: Path_) -> None:
+    """Started with all three closed; nothing of what the guest writes goes astray."""
+    line = f"{sys.executable} -m wasmsr run {module('read')} --snapshot-at 4 <&- >&- 2>&-"
+    outcome = subprocess.run(["sh", "-c", line], cwd=cli.folder, timeout=60, check=False)
+    assert outcome.returncode == 120
+    line = f"{sys.executable} -m wasmsr run fib --invoke fib 9 <&- >&-"
+    outcome = subprocess.run(["sh", "-c", line], cwd=cli.folder, timeout=60, check=False)
+    assert outcome.returncode == 0
+
+
 def test_exit_codes_beyond_a_byte(cli: Cli) -> None:
     text = """(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
         (memory (export "memory") 1)

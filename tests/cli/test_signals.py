@@ -104,7 +104,7 @@ def test_ignored_in_the_background(cli: Cli, module: Path_) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_snapshot_on_interrupt(cli: Cli, module: Path_, number: int, code: int) -> None:
-    process = cli.begin("run", "fib", "--snapshot-on-interrupt", "--json", "35")
+    process = cli.begin("run", "fib", "--snapshot-on-interrupt", "--json", "39")
     wait_for_instructions(process, 0.05)
     until_end(process, number)
     assert process.returncode == code
@@ -112,7 +112,7 @@ def test_snapshot_on_interrupt(cli: Cli, module: Path_, number: int, code: int) 
     found = json.loads(process.stdout.read())
     assert (found["outcome"], found["snapshot"]) == ("interrupted", "snapshot.bin")
     assert found["signal"] == signal.Signals(number).name
-    assert cli("run", "fib", "--from-snapshot", "snapshot.bin").stdout == "9227465\n"
+    assert cli("run", "fib", "--from-snapshot", "snapshot.bin").stdout == "63245986\n"
 
 
 def test_blocked_read_is_saved_and_goes_on(cli: Cli, module: Path_) -> None:
@@ -125,13 +125,13 @@ def test_blocked_read_is_saved_and_goes_on(cli: Cli, module: Path_) -> None:
 
 
 def test_usr1_saves_and_goes_on(cli: Cli) -> None:
-    process = cli.begin("run", "fib", "35")
+    process = cli.begin("run", "fib", "39")
     wait_for_instructions(process, 0.05)
     process.send_signal(signal.SIGUSR1)
     stdout, stderr = process.communicate(timeout=PATIENCE)
-    assert (stdout, process.returncode) == (b"9227465\n", 0)
+    assert (stdout, process.returncode) == (b"63245986\n", 0)
     assert b"snapshot.bin: " in stderr
-    assert cli("run", "fib", "--from-snapshot", "snapshot.bin").stdout == "9227465\n"
+    assert cli("run", "fib", "--from-snapshot", "snapshot.bin").stdout == "63245986\n"
 
 
 def test_usr1_in_a_blocked_read(cli: Cli, module: Path_) -> None:

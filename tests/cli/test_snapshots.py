@@ -64,16 +64,16 @@ def test_keep_running(cli: Cli) -> None:
     outcome = cli("run", "fib", "--snapshot-at", "5000", "--keep-running", "15")
     assert (outcome.stdout, outcome.returncode) == ("610\n", 0)
     assert cli("run", "fib", "--from-snapshot", "snapshot.bin").stdout == "610\n"
-    outcome = cli("run", "fib", "--snapshot-after", "0.05", "--keep-running", "32")
-    assert (outcome.stdout, outcome.returncode) == ("2178309\n", 0)
+    outcome = cli("run", "fib", "--snapshot-after", "0.05", "--keep-running", "37")
+    assert (outcome.stdout, outcome.returncode) == ("24157817\n", 0)
 
 
 def test_every(cli: Cli) -> None:
-    found = cli.json("fib", "--snapshot-every", "0.05", "33")
-    assert (found["outcome"], found["results"]) == ("finished", [[3524578]])
+    found = cli.json("fib", "--snapshot-every", "0.05", "38")
+    assert (found["outcome"], found["results"]) == ("finished", [[39088169]])
     assert found["snapshots"] >= 2
     assert found["timings"]["capture"]["count"] == found["snapshots"]
-    assert cli("run", "fib", "--from-snapshot", "snapshot.bin").stdout == "3524578\n"
+    assert cli("run", "fib", "--from-snapshot", "snapshot.bin").stdout == "39088169\n"
 
 
 def test_snapshot_file(cli: Cli) -> None:
@@ -367,7 +367,7 @@ def test_kill_while_saving(cli: Cli) -> None:
         process.kill()
         process.wait(PATIENCE)
         described: dict[str, Any] = json.loads(cli("inspect", "--json", "snapshot.bin").stdout)
-        assert described["call_stack"]
+        assert described["modules"]  # the first may have been taken before the first frame
         (cli.folder / "snapshot.bin").unlink()
 
 
@@ -383,8 +383,8 @@ def test_standard_input_comes_along(cli: Cli) -> None:
 
 def test_usr1_and_stop(cli: Cli) -> None:
     """SIGUSR1 lets the program go on even where --stop was typed: that is for the others."""
-    process = cli.begin("run", "fib", "--snapshot-after", "100", "--stop", "34")
+    process = cli.begin("run", "fib", "--snapshot-after", "100", "--stop", "38")
     wait_for_instructions(process, 0.05)
     process.send_signal(signal.SIGUSR1)
     stdout, _ = process.communicate(timeout=PATIENCE)
-    assert (stdout, process.returncode) == (b"5702887\n", 0)
+    assert (stdout, process.returncode) == (b"39088169\n", 0)

@@ -137,6 +137,7 @@ def wasmsr(ctx: click.Context, /, verbose: int, quiet: int, log_level: str | Non
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code; `argv` without the program's name."""
+    open_standard_streams()
     try:
         code = wasmsr.main(
             args=None if argv is None else list(argv), prog_name="wasmsr", standalone_mode=False
@@ -145,6 +146,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except BaseException as error:  # noqa: BLE001 (the last word on every error)
         return explain(error)
+
+
+def open_standard_streams() -> None:
+    """Puts /dev/null where we were started without a standard stream: the next file that is opened
+    would become it, and the program would write there."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def explain(error: BaseException) -> int:

@@ -43,6 +43,7 @@ class Launch:
         self.named = programs.find(options.program) if options.program is not None else None
         self.results: list[list[object]] = []
         self.executed: int | None = None
+        self._has_streams = False
         self._again: Sequence[int | float | None] = ()
         self.timings: dict[str, list[float]] = {}
 
@@ -81,6 +82,7 @@ class Launch:
 
         options = self.options
         self.timings = program.timings.spans
+        self._has_streams = program.wasi is not None
         program.on_result = self._result
         plan = Plan(
             save=lambda: self._save(program),
@@ -297,5 +299,6 @@ class Launch:
             self._print_json(text)
 
     def _print_json(self, text: str) -> None:
+        """The object, on a line of its own: nobody knows whether a program's output ended one."""
         if self.options.json:
-            print(text, flush=True)
+            print(f"\n{text}" if self._has_streams else text, flush=True)

@@ -208,7 +208,8 @@ class Session:
     def _save_and_stop(self) -> None:
         """The snapshot that ends this process's part; if the program ended first, that counts."""
         self.program.pause()
-        if self.program.stand in (Stand.PAUSED, Stand.STOP):
+        stand = self.program.stand
+        if stand in (Stand.PAUSED, Stand.STOP) or (stand is Stand.IDLE and self._keys is not None):
             self._save()
             self._ending = Ending("stopped", errors.EXIT_STOPPED)
 
