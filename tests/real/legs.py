@@ -68,12 +68,8 @@ def whole(job: Job, folder: Path) -> tuple[Result, int]:
     command = ["--json", f"--fuel={METERED}", *job.variables(), *job.options(folder)]
     command += [str(job.module), *job.args]
     done = _wasmsr(command)
+    # The object has a line of its own, begun anew: what stands before that is the program's.
     stdout, _, last = done.stdout.removesuffix(b"\n").rpartition(b"\n")
-    if not last.startswith(b'{"outcome"'):  # output without a newline at its end runs into it
-        stdout, brace, tail = done.stdout.rpartition(b'{"outcome"')
-        last = brace + tail
-    else:
-        stdout += b"\n" if stdout else b""
     executed = json.loads(last)["executed"]
     assert isinstance(executed, int) and executed > 0, last
     return Result(done.returncode, stdout, files_of(folder)), executed
