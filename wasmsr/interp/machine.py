@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import Exit, Frame, HostError, Interrupted, LinkError, Trap, WasmsrError
@@ -29,6 +28,7 @@ from wasmsr.interp.externs import (
     Table,
     view_function,
 )
+from wasmsr.interp.instance import HANDLES, Imports, Instance, incompatible, matches
 from wasmsr.interp.module import Import, Module, core_error
 from wasmsr.interp.outcomes import (
     Exited,
@@ -40,79 +40,15 @@ from wasmsr.interp.outcomes import (
     Trapped,
 )
 from wasmsr.interp.traps import MESSAGES
-from wasmsr.interp.types import FuncType, GlobalType, MemoryType, TableType, ValType
+from wasmsr.interp.types import FuncType, ValType
 from wasmsr.interp.values import from_slot, to_slot
-
-Imports = Mapping[str, Mapping[str, "Extern | HostFunction | Callable[..., Any]"]]
 
 _NONE = 2**32 - 1
 _BACKTRACE = 50
 """Most frames that a backtrace shows: a runaway recursion has tens of thousands."""
 _LOAN = 1 << 62
 """Fuel with which a call-back goes on that has used up all there was: it cannot pause."""
-_E = TypeVar("_E", Function, Table, Memory, Global)
 _entering = threading.Lock()
-_EXTERNS: tuple[type[Extern], ...] = (Function, Table, Memory, Global)
-
-
-class Instance:
-    """A module instance: exports by name.
-
-    Attributes:
-        store, index: where it lives; module: of which it is an instance; name: for messages.
-    """
-
-    def __init__(self, store: Store, index: int, module: Module, name: str | None) -> None:
-        self.store = store
-        self.index = index
-        self.module = module
-        self.name = name
-
-    @cached_property
-    def exports(self) -> Mapping[str, Extern]:
-        """Functions, tables, memories and globals by name."""
-        return {
-            item.name: _EXTERNS[item.kind](self.store, self.address(item.kind, item.index))
-            for item in self.module.exports
-        }
-
-    @cached_property
-    def memory_address(self) -> int | None:
-        """Address of the memory with index 0, or None."""
-        return self.address(lib.WSR_MEMORY_KIND, 0) if self.module.counts.memories else None
-
-    def address(self, kind: int, index: int) -> int:
-        """Store address of the thing of that kind and index."""
-        return int(lib.wsr_instance_address(self.store.c, self.index, kind, index))
-
-    def function(self, name: str) -> Function:
-        """The exported function of that name; LinkError where there is none."""
-        return self._export(Function, name)
-
-    def memory(self, name: str = "memory") -> Memory:
-        """The exported memory of that name; LinkError where there is none."""
-        return self._export(Memory, name)
-
-    def table(self, name: str) -> Table:
-        """The exported table of that name; LinkError where there is none."""
-        return self._export(Table, name)
-
-    def global_(self, name: str) -> Global:
-        """The exported global of that name; LinkError where there is none."""
-        return self._export(Global, name)
-
-    def _export(self, kind: type[_E], name: str) -> _E:
-        found = self.exports.get(name)
-        if not isinstance(found, kind):
-            offered = [n for n, e in self.exports.items() if isinstance(e, kind)]
-            raise LinkError(
-                f"the module exports no {kind.__name__.lower()} {name!r}",
-                hint=f"it exports {', '.join(offered)}" if offered else None,
-            )
-        return found
-
-    def __repr__(self) -> str:
-        return f"<Instance {self.index} of {self.name or self.module.name or 'a module'}>"
 
 
 class Store:
@@ -278,19 +214,19 @@ class Store:
         if isinstance(item.type, FuncType):
             if isinstance(found, (Function, HostFunction)):
                 if found.type != item.type:
-                    raise _incompatible(wanted, item.type, found.type)
+                    raise incompatible(wanted, item.type, found.type)
                 if isinstance(found, HostFunction):
                     return self.add_host_function(found, item.module, item.name)
             elif callable(found):
                 function = HostFunction.of(item.type, found, wanted)
                 return self.add_host_function(function, item.module, item.name)
-        if isinstance(found, _Handles) and found.store is not self:
+        if isinstance(found, HANDLES) and found.store is not self:
             raise LinkError(f"{wanted} belongs to another store")
         if isinstance(found, Function) and isinstance(item.type, FuncType):
             return found.address
-        if not isinstance(found, _Handles) or not _matches(item.type, found):
-            kind = found.type if isinstance(found, (*_Handles, HostFunction)) else type(found)
-            raise _incompatible(wanted, item.type, kind)
+        if not isinstance(found, HANDLES) or not matches(item.type, found):
+            kind = found.type if isinstance(found, (*HANDLES, HostFunction)) else type(found)
+            raise incompatible(wanted, item.type, kind)
         return found.address
 
     def add_host_function(self, function: HostFunction, module: str, name: str) -> int:
@@ -701,29 +637,6 @@ class Store:
         broken = lib.wsr_check(self.c)
         if broken != ffi.NULL:
             raise AssertionError(ffi.string(broken).decode())
-
-
-_Handles = (Function, Table, Memory, Global)
-
-
-def _incompatible(wanted: str, type_: object, given: object) -> LinkError:
-    return LinkError(f"incompatible import type: {wanted} must be {type_}, and {given} is given")
-
-
-def _matches(wanted: object, found: Extern) -> bool:
-    """Import matching for tables, memories and globals (specification, section 4.5.1)."""
-    if isinstance(wanted, GlobalType):
-        return isinstance(found, Global) and found.type == wanted
-    if isinstance(wanted, MemoryType) and isinstance(found, Memory):
-        bounds = found.type.bounds
-        return wanted.bounds.admits(bounds.minimum, bounds.maximum)
-    if isinstance(wanted, TableType) and isinstance(found, Table):
-        type_ = found.type
-        bounds = type_.bounds
-        return type_.element == wanted.element and wanted.bounds.admits(
-            bounds.minimum, bounds.maximum
-        )
-    return False
 
 
 __all__ = [

@@ -1,0 +1,109 @@
+"""A module instance: its exports by name; and which extern may be given for which import.
+
+Between the module, which says what it asks for and offers, and the store, where the things are.
+
+Source: WebAssembly specification, sections 4.2.5 (Module Instances) and 4.5.1 (External Typing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from wasmsr._ffi import lib
+from wasmsr.errors import LinkError
+from wasmsr.interp.externs import Extern, Function, Global, HostFunction, Memory, Table
+from wasmsr.interp.module import Module
+from wasmsr.interp.types import GlobalType, MemoryType, TableType
+
+if TYPE_CHECKING:
+    from wasmsr.interp.machine import Store
+
+Imports = Mapping[str, Mapping[str, "Extern | HostFunction | Callable[..., Any]"]]
+
+HANDLES = (Function, Table, Memory, Global)
+"""The classes of externs, by their kinds in the binary format."""
+
+_E = TypeVar("_E", Function, Table, Memory, Global)
+
+
+class Instance:
+    """A module instance: exports by name.
+
+    Attributes:
+        store, index: where it lives; module: of which it is an instance; name: for messages.
+    """
+
+    def __init__(self, store: Store, index: int, module: Module, name: str | None) -> None:
+        self.store = store
+        self.index = index
+        self.module = module
+        self.name = name
+
+    @cached_property
+    def exports(self) -> Mapping[str, Extern]:
+        """Functions, tables, memories and globals by name."""
+        return {
+            item.name: HANDLES[item.kind](self.store, self.address(item.kind, item.index))
+            for item in self.module.exports
+        }
+
+    @cached_property
+    def memory_address(self) -> int | None:
+        """Address of the memory with index 0, or None."""
+        return self.address(lib.WSR_MEMORY_KIND, 0) if self.module.counts.memories else None
+
+    def address(self, kind: int, index: int) -> int:
+        """Store address of the thing of that kind and index."""
+        return int(lib.wsr_instance_address(self.store.c, self.index, kind, index))
+
+    def function(self, name: str) -> Function:
+        """The exported function of that name; LinkError where there is none."""
+        return self._export(Function, name)
+
+    def memory(self, name: str = "memory") -> Memory:
+        """The exported memory of that name; LinkError where there is none."""
+        return self._export(Memory, name)
+
+    def table(self, name: str) -> Table:
+        """The exported table of that name; LinkError where there is none."""
+        return self._export(Table, name)
+
+    def global_(self, name: str) -> Global:
+        """The exported global of that name; LinkError where there is none."""
+        return self._export(Global, name)
+
+    def _export(self, kind: type[_E], name: str) -> _E:
+        found = self.exports.get(name)
+        if not isinstance(found, kind):
+            offered = [n for n, e in self.exports.items() if isinstance(e, kind)]
+            raise LinkError(
+                f"the module exports no {kind.__name__.lower()} {name!r}",
+                hint=f"it exports {', '.join(offered)}" if offered else None,
+            )
+        return found
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.index} of {self.name or self.module.name or 'a module'}>"
+
+
+def incompatible(wanted: str, type_: object, given: object) -> LinkError:
+    """The error for an import, `wanted`, for which something else was given."""
+    return LinkError(f"incompatible import type: {wanted} must be {type_}, and {given} is given")
+
+
+def matches(wanted: object, found: Extern) -> bool:
+    """Import matching for tables, memories and globals (specification, section 4.5.1)."""
+    if isinstance(wanted, GlobalType):
+        return isinstance(found, Global) and found.type == wanted
+    if isinstance(wanted, MemoryType) and isinstance(found, Memory):
+        bounds = found.type.bounds
+        return wanted.bounds.admits(bounds.minimum, bounds.maximum)
+    if isinstance(wanted, TableType) and isinstance(found, Table):
+        type_ = found.type
+        bounds = type_.bounds
+        return type_.element == wanted.element and wanted.bounds.admits(
+            bounds.minimum, bounds.maximum
+        )
+    return False
