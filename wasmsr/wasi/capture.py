@@ -22,7 +22,7 @@ from wasmsr.wasi.descriptors import (
     Place,
 )
 from wasmsr.wasi.process import Process
-from wasmsr.wasi.resolve import Location
+from wasmsr.wasi.trees import Tree
 
 UNLINKED_LIMIT: Final = 64 << 20
 """Bytes of content of open files without a name that a snapshot carries, all of them together."""
@@ -157,15 +157,15 @@ def _where(process: Process, fd: int, host: int, place: Place) -> tuple[bytes, .
 
     UnportableState when its name is gone while another link keeps it alive, or it left the mount.
     """
-    root = process.roots[place.mount]
+    tree = process.trees[place.mount]
     result = os.fstat(host)
-    if _identity(root, place.path) == (result.st_dev, result.st_ino):
+    if _identity(tree, place.path) == (result.st_dev, result.st_ino):
         return place.path
-    now = _path_of(host, root)
+    now = _path_of(host, tree.root)
     if now == place.path:
         # Not every file system gives one file one inode number for ever.
         return now
-    if now is None or _identity(root, now) != (result.st_dev, result.st_ino):
+    if now is None or _identity(tree, now) != (result.st_dev, result.st_ino):
         raise UnportableState(
             f"descriptor {fd} was opened as {place}, which now is another file or none",
             hint="a file that was removed or moved out of its mount while open can only be saved "
@@ -175,10 +175,10 @@ def _where(process: Process, fd: int, host: int, place: Place) -> tuple[bytes, .
     return now
 
 
-def _identity(root: int, path: tuple[bytes, ...]) -> tuple[int, int] | None:
+def _identity(tree: Tree, path: tuple[bytes, ...]) -> tuple[int, int] | None:
     """(device, inode) of what is at the path below a mount, followed through no link."""
     try:
-        with Location(root, b"/".join(path) or b".") as location:
+        with tree.locate(tree.root, b"/".join(path) or b".") as location:
             if location.path != path:
                 return None
             result = location.stat(follow=False)

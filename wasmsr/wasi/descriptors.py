@@ -26,7 +26,6 @@ from wasmsr.wasi.abi import (
     FdFlag,
     FileType,
     Right,
-    file_type,
 )
 from wasmsr.wasi.engine import Caller, Retry
 from wasmsr.wasi.waiting import IN, OUT, wait
@@ -329,29 +328,6 @@ class Directory(Descriptor):
         self.place = place
         self.preopen: bytes | None = None
         self.entries: list[tuple[bytes, int, int]] | None = None
-
-    def list(self) -> list[tuple[bytes, int, int]]:
-        """List the directory anew: `.` and `..`, then the names in the order of their bytes."""
-        found: list[tuple[bytes, int, int]] = []
-        with os.scandir(self.host) as entries:
-            for entry in entries:
-                if entry.is_file(follow_symlinks=False):
-                    kind = int(FileType.REGULAR_FILE)
-                elif entry.is_dir(follow_symlinks=False):
-                    kind = int(FileType.DIRECTORY)
-                elif entry.is_symlink():
-                    kind = int(FileType.SYMBOLIC_LINK)
-                else:
-                    try:
-                        kind = file_type(entry.stat(follow_symlinks=False).st_mode)
-                    except FileNotFoundError:
-                        continue
-                found.append((os.fsencode(entry.name), entry.inode(), kind))
-        found.sort()
-        own = os.fstat(self.host).st_ino
-        # The inode above is nobody's business: the directory above may be outside.
-        self.entries = [(b".", own, 3), (b"..", 0, 3), *found]
-        return self.entries
 
     def available(self, event: int) -> int | None:
         return 0

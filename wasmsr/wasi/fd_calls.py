@@ -330,7 +330,7 @@ def fd_readdir(
     cookie &= U64
     entries = directory.entries
     if entries is None or not cookie:
-        entries = directory.list()
+        directory.entries = entries = process.trees[directory.place.mount].list(directory.host)
     used = 0
     for position in range(cookie, len(entries)):
         name, inode, kind = entries[position]

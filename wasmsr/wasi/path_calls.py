@@ -1,12 +1,12 @@
 """The calls that name a file by a directory descriptor and a path below it.
 
-Every path goes through `resolve`; no system call here sees more than one component of it.
+Every path goes through the mount's tree (`trees`), which finds the place by the rules of `resolve`
+and does what is to be done there; no system call here sees a path.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from struct import Struct
 
 from wasmsr.wasi.abi import (
@@ -29,7 +29,6 @@ from wasmsr.wasi.descriptors import Descriptor, Device, Directory, File, Place
 from wasmsr.wasi.engine import Caller
 from wasmsr.wasi.fd_calls import pack_filestat, times
 from wasmsr.wasi.process import Process
-from wasmsr.wasi.resolve import Location
 
 # What every open has: never the kernel's blocking for a FIFO, never a terminal as our own.
 _ALWAYS = os.O_NONBLOCK | os.O_NOCTTY
@@ -102,7 +101,7 @@ def path_open(
         flags |= os.O_TRUNC
     if oflags & OFlag.DIRECTORY:
         flags |= os.O_DIRECTORY
-    with Location(base.host, name) as location:
+    with process.locate(base, name) as location:
         host = location.open(flags, follow)
         place = Place(base.place.mount, (*base.place.path, *location.path))
     inheriting = fs_rights_inheriting & base.inheriting
@@ -130,8 +129,8 @@ def path_create_directory(
     process: Process, caller: Caller, fd: int, path: int, path_len: int
 ) -> None:
     base = process.directory(fd, Right.PATH_CREATE_DIRECTORY)
-    with Location(base.host, text(caller.memory, path, path_len)) as location:
-        os.mkdir(location.name, dir_fd=location.parent)
+    with process.locate(base, text(caller.memory, path, path_len)) as location:
+        location.mkdir()
 
 
 def path_filestat_get(
@@ -148,7 +147,7 @@ def path_filestat_get(
     memory = caller.memory
     filestat = span(memory, filestat, layout.size)
     follow = _follow(flags)
-    with Location(base.host, text(memory, path, path_len)) as location:
+    with process.locate(base, text(memory, path, path_len)) as location:
         pack_filestat(memory, filestat, location.stat(follow), layout)
 
 
@@ -165,14 +164,9 @@ def path_filestat_set_times(
 ) -> None:
     base = process.directory(fd, Right.PATH_FILESTAT_SET_TIMES)
     follow = _follow(flags)
-    with Location(base.host, text(caller.memory, path, path_len)) as location:
+    with process.locate(base, text(caller.memory, path, path_len)) as location:
         current = location.stat(follow)
-        os.utime(
-            location.name,
-            ns=times(process, atim, mtim, fst_flags, current),
-            dir_fd=location.parent,
-            follow_symlinks=False,
-        )
+        location.set_times(*times(process, atim, mtim, fst_flags, current))
 
 
 def path_link(
@@ -191,16 +185,10 @@ def path_link(
     memory = caller.memory
     old, new = text(memory, old_path, old_path_len), text(memory, new_path, new_path_len)
     follow = _follow(old_flags)
-    with Location(source.host, old) as origin, Location(target.host, new) as link:
+    with process.locate(source, old) as origin, process.locate(target, new) as link:
         if follow or origin.slash:
             origin.stat(follow)
-        os.link(
-            origin.name,
-            link.for_new(),
-            src_dir_fd=origin.parent,
-            dst_dir_fd=link.parent,
-            follow_symlinks=False,
-        )
+        origin.link_to(link)
 
 
 def path_readlink(
@@ -217,10 +205,8 @@ def path_readlink(
     memory = caller.memory
     buf_len &= U32
     buf, bufused = span(memory, buf, buf_len), span(memory, bufused, 4)
-    with Location(base.host, text(memory, path, path_len)) as location:
-        if location.slash:
-            location.stat(follow=True)
-        content = os.readlink(location.name, dir_fd=location.parent)[:buf_len]
+    with process.locate(base, text(memory, path, path_len)) as location:
+        content = location.readlink()[:buf_len]
     memory[buf : buf + len(content)] = content
     SIZE.pack_into(memory, bufused, len(content))
 
@@ -229,8 +215,8 @@ def path_remove_directory(
     process: Process, caller: Caller, fd: int, path: int, path_len: int
 ) -> None:
     base = process.directory(fd, Right.PATH_REMOVE_DIRECTORY)
-    with Location(base.host, text(caller.memory, path, path_len)) as location:
-        os.rmdir(location.name, dir_fd=location.parent)
+    with process.locate(base, text(caller.memory, path, path_len)) as location:
+        location.rmdir()
 
 
 def path_rename(
@@ -247,15 +233,8 @@ def path_rename(
     target = process.directory(new_fd, Right.PATH_RENAME_TARGET)
     memory = caller.memory
     old, new = text(memory, old_path, old_path_len), text(memory, new_path, new_path_len)
-    with Location(source.host, old) as origin, Location(target.host, new) as renamed:
-        if (origin.slash or renamed.slash) and not _is_directory(origin):
-            raise Failure(Errno.NOTDIR)
-        os.rename(origin.name, renamed.name, src_dir_fd=origin.parent, dst_dir_fd=renamed.parent)
-
-
-def _is_directory(location: Location) -> bool:
-    result = os.stat(location.name, dir_fd=location.parent, follow_symlinks=False)
-    return stat.S_ISDIR(result.st_mode)
+    with process.locate(source, old) as origin, process.locate(target, new) as renamed:
+        origin.rename_to(renamed)
 
 
 def path_symlink(
@@ -275,15 +254,11 @@ def path_symlink(
     # Such a link leads nowhere for the program, and astray for whoever follows it on the host.
     if content.startswith(b"/"):
         raise Failure(Errno.PERM)
-    with Location(base.host, text(memory, new_path, new_path_len)) as location:
-        os.symlink(content, location.for_new(), dir_fd=location.parent)
+    with process.locate(base, text(memory, new_path, new_path_len)) as location:
+        location.symlink(content)
 
 
 def path_unlink_file(process: Process, caller: Caller, fd: int, path: int, path_len: int) -> None:
     base = process.directory(fd, Right.PATH_UNLINK_FILE)
-    with Location(base.host, text(caller.memory, path, path_len)) as location:
-        if location.name == b".":
-            raise Failure(Errno.ISDIR)
-        if location.slash:
-            raise Failure(Errno.ISDIR if _is_directory(location) else Errno.NOTDIR)
-        os.unlink(location.name, dir_fd=location.parent)
+    with process.locate(base, text(caller.memory, path, path_len)) as location:
+        location.unlink()

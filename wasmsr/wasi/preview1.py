@@ -67,7 +67,7 @@ class Wasi:
             for stream in (streams.stdin, streams.stdout, streams.stderr):
                 process.add(stream)
             process.mount(mounts)
-            for name in process.roots:
+            for name in process.trees:
                 process.add(process.preopen(name))
             for listening in sockets:
                 process.add(Listener(listening))

@@ -15,6 +15,8 @@ from wasmsr.wasi.abi import ALL_RIGHTS, DIRECTORY_RIGHTS, Errno, Failure, Right
 from wasmsr.wasi.clocks import Clocks, Random
 from wasmsr.wasi.descriptors import Descriptor, Directory, Place
 from wasmsr.wasi.mounts import Mount
+from wasmsr.wasi.resolve import Location
+from wasmsr.wasi.trees import Tree, open_tree
 
 MAX_DESCRIPTORS = 1 << 16
 
@@ -39,8 +41,8 @@ class Process:
         self.args: tuple[bytes, ...] = ()
         self.environ: tuple[bytes, ...] = ()
         self.mounts: dict[bytes, Mount] = {}
-        self.roots: dict[bytes, int] = {}
-        """Guest name to the mount's host descriptor; open as long as the process."""
+        self.trees: dict[bytes, Tree] = {}
+        """Guest name to the files of that mount; open as long as the process."""
         self.descriptors: dict[int, Descriptor] = {}
         self.clocks = clocks
         self.random = random
@@ -51,17 +53,21 @@ class Process:
         """Open the mounts' directories; WasiConfigError where that fails or a name is taken."""
         for mount in mounts:
             name = os.fsencode(mount.guest)
-            if name in self.roots:
+            if name in self.trees:
                 raise WasiConfigError(f"two mounts have the name {mount.guest!r}")
-            self.roots[name] = mount.open()
+            self.trees[name] = open_tree(mount)
             self.mounts[name] = mount
 
     def preopen(self, name: bytes) -> Directory:
         """A descriptor, not yet in the table, for the mount of that name."""
-        directory = Directory(self.roots[name], Place(name, ()), DIRECTORY_RIGHTS, ALL_RIGHTS)
+        directory = Directory(self.trees[name].root, Place(name, ()), DIRECTORY_RIGHTS, ALL_RIGHTS)
         directory.preopen = name
         directory.owned = False
         return directory
+
+    def locate(self, base: Directory, path: bytes) -> Location:
+        """Where `path` leads from that directory, by the rules of its mount's tree."""
+        return self.trees[base.place.mount].locate(base.host, path)
 
     def get(self, fd: int) -> Descriptor:
         """The descriptor of that number; EBADF."""
@@ -102,8 +108,8 @@ class Process:
         """Close every host descriptor that is ours."""
         while self.descriptors:
             self.descriptors.popitem()[1].close()
-        while self.roots:
-            os.close(self.roots.popitem()[1])
+        while self.trees:
+            self.trees.popitem()[1].close()
 
 
 def require(descriptor: Descriptor, right: int) -> None:

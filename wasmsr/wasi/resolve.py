@@ -185,6 +185,55 @@ class Location:
         mode = os.stat(self.name, dir_fd=self.parent, follow_symlinks=False).st_mode
         return mode & 0o170000 == 0o120000
 
+    # What is done with the place that was found. Another kind of tree (`trees`) has its own way.
+
+    def mkdir(self) -> None:
+        os.mkdir(self.name, dir_fd=self.parent)
+
+    def rmdir(self) -> None:
+        os.rmdir(self.name, dir_fd=self.parent)
+
+    def unlink(self) -> None:
+        """Remove the name of something that is no directory (EISDIR)."""
+        if self.name == b".":
+            raise Failure(Errno.ISDIR)
+        if self.slash:
+            raise Failure(Errno.ISDIR if self.is_directory() else Errno.NOTDIR)
+        os.unlink(self.name, dir_fd=self.parent)
+
+    def symlink(self, content: bytes) -> None:
+        os.symlink(content, self.for_new(), dir_fd=self.parent)
+
+    def readlink(self) -> bytes:
+        """What the link says; EINVAL where there is none."""
+        if self.slash:
+            self.stat(follow=True)
+        return os.readlink(self.name, dir_fd=self.parent)
+
+    def set_times(self, access: int, modification: int) -> None:
+        """ns since 1970; of a link itself, since `stat` has gone along those to be followed."""
+        os.utime(self.name, ns=(access, modification), dir_fd=self.parent, follow_symlinks=False)
+
+    def link_to(self, new: Location) -> None:
+        """Make `new` another name of what is here, which is not followed if it is a link."""
+        os.link(
+            self.name,
+            new.for_new(),
+            src_dir_fd=self.parent,
+            dst_dir_fd=new.parent,
+            follow_symlinks=False,
+        )
+
+    def rename_to(self, new: Location) -> None:
+        if (self.slash or new.slash) and not self.is_directory():
+            raise Failure(Errno.NOTDIR)
+        os.rename(self.name, new.name, src_dir_fd=self.parent, dst_dir_fd=new.parent)
+
+    def is_directory(self) -> bool:
+        """Whether a directory is here, not a link to one."""
+        mode = os.stat(self.name, dir_fd=self.parent, follow_symlinks=False).st_mode
+        return mode & 0o170000 == 0o040000
+
     def for_new(self) -> bytes:
         """The name under which something other than a directory is to be made. After a slash that
         can only fail: EEXIST for a directory, ENOTDIR for a file, ENOENT for nothing."""

@@ -31,7 +31,6 @@ from wasmsr.wasi.descriptors import (
 from wasmsr.wasi.mounts import Mount
 from wasmsr.wasi.path_calls import open_flags
 from wasmsr.wasi.process import Pending, Process
-from wasmsr.wasi.resolve import Location
 from wasmsr.wasi.state import DescriptorState, StdinFile, WasiState
 
 OnChanged = Literal["error", "keep", "truncate"]
@@ -175,9 +174,9 @@ class _Opener:
                 self.grown.append((host, wanted.size))
 
     def _reopen(self, place: Place, flags: int) -> int:
-        path = b"/".join(place.path)
+        tree, path = self.process.trees[place.mount], b"/".join(place.path)
         try:
-            with Location(self.process.roots[place.mount], path or b".") as location:
+            with tree.locate(tree.root, path or b".") as location:
                 host = location.open(flags, follow=False)
                 if location.path != place.path:
                     os.close(host)
