@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from wasmsr.interp.machine import Imports, Store
 from wasmsr.interp.module import MAGIC, Module, assemble
@@ -31,6 +31,7 @@ def run(
     limits: Limits | None = None,
     fuel: int | None = None,
     deterministic: bool = False,
+    features: str | Iterable[str] | None = None,
     seed: int | bytes | str | None = None,
 ) -> Outcome:
     """Run a WASI command (a module that exports `_start`) to its end.
@@ -48,6 +49,8 @@ def run(
         imports: further imports, as for `Store.instantiate`.
         limits, deterministic: as for `Store`; `deterministic` makes clocks and random bytes virtual
             too, these from `seed`.
+        features: what of WebAssembly it may need, as for `Module`; without effect on one that is
+            given as a `Module`.
         fuel: at most so many instructions.
 
     Returns:
@@ -59,7 +62,7 @@ def run(
         ModuleError, WasiConfigError: what is wrong with the module, or with what it was given.
         HostError: a host function raised.
     """
-    module = _module(program)
+    module = _module(program, features)
     wasi = Wasi(
         args=[module.name or "program", *args],
         env=env,
@@ -70,7 +73,7 @@ def run(
         deterministic=deterministic,
         seed=seed,
     )
-    with wasi, Store(limits=limits, deterministic=deterministic) as store:
+    with wasi, Store(limits=limits, deterministic=deterministic, features=module.features) as store:
         store.wasi = wasi
         given = {**wasi.imports, **(imports or {})}
         instance = store.instantiate(module, given, start=False)
@@ -92,12 +95,15 @@ def pause(store: Store, timeout: float | None = None) -> bool:
     return store.wait(timeout)
 
 
-def _module(program: Module | bytes | str | os.PathLike[str]) -> Module:
+def _module(
+    program: Module | bytes | str | os.PathLike[str], features: str | Iterable[str] | None
+) -> Module:
     if isinstance(program, Module):
         return program
     if isinstance(program, bytes):
-        return Module(program if program.startswith(MAGIC) else assemble(program))
-    return Module.from_file(program)
+        binary = program if program.startswith(MAGIC) else assemble(program)
+        return Module(binary, features=features)
+    return Module.from_file(program, features=features)
 
 
 def _interruptible(store: Store, fuel: int | None) -> Outcome:

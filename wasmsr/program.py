@@ -217,7 +217,11 @@ class Program:
                 stderr=around.stderr,
                 deterministic=deterministic,
             )
-        store = Store(limits=limits or Limits(), deterministic=deterministic)
+        store = Store(
+            limits=limits or Limits(),
+            deterministic=deterministic,
+            features=module.features,
+        )
         instance = store.instantiate(module, wasi.imports if wasi else {}, start=False)
         if invoke != COMMAND and _is_reactor(module):
             store.enqueue(instance.function(REACTOR))
@@ -233,6 +237,7 @@ class Program:
         module: Module | None = None,
         around: Surroundings | None = None,
         max_pages: int | None = None,
+        features: str | None = None,
         live: bool = False,
         timings: Timings | None = None,
     ) -> Program:
@@ -240,6 +245,7 @@ class Program:
 
         Args:
             module: its module; None takes the one that the snapshot embeds.
+            features: what that one may need, as for `Module`.
             max_pages: limit of each memory, in pages of 64 KiB, in place of the snapshot's.
             live: the time since the snapshot counts for the program's monotonic clock.
         Raises:
@@ -248,7 +254,7 @@ class Program:
         """
         around = around or Surroundings()
         timings = timings or Timings()
-        module = _module_of(snapshot, module)
+        module = _module_of(snapshot, module, features)
         if max_pages is not None:
             snapshot.limits.memory_pages = max_pages
         with timings.measure("restore"):
@@ -456,7 +462,7 @@ def _is_reactor(module: Module) -> bool:
     return any(export.name == REACTOR and export.type == FuncType() for export in module.exports)
 
 
-def _module_of(snapshot: Snapshot, module: Module | None) -> Module:
+def _module_of(snapshot: Snapshot, module: Module | None, features: str | None) -> Module:
     """The snapshot's one module: the one given, checked, or the one that it embeds."""
     reference = snapshot.modules[0]
     if module is not None:
@@ -473,7 +479,7 @@ def _module_of(snapshot: Snapshot, module: Module | None) -> Module:
             f"{reference.digest.hex()[:16]}...), and none is given",
             hint="name the module: wasmsr run PROGRAM --from-snapshot FILE",
         )
-    return Module(reference.binary, name=reference.name)
+    return Module(reference.binary, name=reference.name, features=features)
 
 
 def _named(name: str | None) -> str:

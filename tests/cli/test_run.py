@@ -195,6 +195,23 @@ def test_max_memory(cli: Cli, module: Path_) -> None:
     assert cli("run", module("calc"), "--max-memory", "983040", *grow).stdout == "-1\n"
 
 
+def test_features(cli: Cli) -> None:
+    source = '(module (global i32 (i32.add (i32.const 1) (i32.const 2))) (func (export "_start")))'
+    (cli.folder / "sum.wat").write_text(source)
+    assert cli("run", "sum.wat").returncode == 0
+    assert cli("run", "--features", "-tail-calls", "sum.wat").returncode == 0
+    refused = cli("run", "--features", "-extended-constants", "sum.wat")
+    assert refused.returncode == 122
+    assert 'needs the feature "extended-constants", which is switched off' in refused.stderr
+    refused = cli("run", "sum.wat", WASMSR_FEATURES="-extended-constants")
+    assert refused.returncode == 122
+    saved = cli("run", "sum.wat", "--snapshot-at", "0", "--embed-module")
+    assert saved.returncode == 120
+    resume = ("run", "--from-snapshot", "snapshot.bin")
+    assert cli(*resume).returncode == 0
+    assert cli(*resume, "--features", "-extended-constants").returncode == 122
+
+
 @pytest.mark.parametrize(
     ("words", "outcome", "exit_code"),
     [

@@ -34,6 +34,8 @@ def write(cli: Cli, name: str, data: bytes) -> str:
         (["run", "fib", "--fuel"], 2, "requires an argument"),
         (["run", "fib", "--fuel", "-1"], 2, "--fuel"),
         (["run", "fib", "--max-memory", "much"], 2, "--max-memory"),
+        (["run", "fib", "--features", "-tails"], 2, "there is no feature 'tails'"),
+        (["run", "fib", "--features", "+gc"], 2, "does not have the feature 'gc'"),
         (["run", "fib", "--snapshot-after", "soon"], 2, "--snapshot-after"),
         (["run", "fib", "--env", "NAME"], 2, "NAME=VALUE"),
         (["run", "fib", "nine"], 2, "must be an i32"),

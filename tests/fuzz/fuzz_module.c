@@ -12,6 +12,7 @@
 #include "core/wsr.h"
 
 enum { MOST_FRAMES = 64, FUEL = 2000 };
+#define ALL (~(uint64_t)0) /* features */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -67,7 +68,7 @@ static void run(wsr_module *module, const wsr_counts *counts) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   wsr_error error;
-  wsr_module *module = wsr_module_new(data, size, &error);
+  wsr_module *module = wsr_module_new(data, size, ALL, &error);
   if (!module) {
     ensure(error.kind != WSR_OK && memchr(error.message, 0, sizeof error.message) != NULL);
     return 0;

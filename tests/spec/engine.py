@@ -20,7 +20,8 @@ FEATURES = (
     "multi-memory",
     "memory64",
     "exceptions",
-    "typed-function-references",
+    "legacy-exceptions",
+    "function-references",
     "gc",
     "threads",
 )

@@ -26,7 +26,8 @@ _SWITCHES: dict[str, tuple[str, ...]] = {
     "multi-memory": ("wasm_multi_memory",),
     "memory64": ("wasm_memory64",),
     "exceptions": ("wasm_exceptions",),
-    "typed-function-references": ("wasm_function_references", "wasm_gc"),
+    "legacy-exceptions": (),
+    "function-references": ("wasm_function_references", "wasm_gc"),
     "gc": ("wasm_gc",),
     "threads": ("wasm_threads",),
 }
@@ -74,7 +75,7 @@ def needs(binary: bytes, feature: str) -> bool:
     anyway = refusal(binary)
     if anyway is not None and "legacy_exceptions" in anyway:
         # The old exception instructions, which this Wasmtime cannot switch on.
-        return feature == "exceptions"
+        return feature in ("exceptions", "legacy-exceptions")
     changing = [name for name in FEATURES if refusal(binary, without=name) != anyway]
     return feature in changing or (anyway is not None and not changing)
 

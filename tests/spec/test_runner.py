@@ -311,7 +311,7 @@ def test_a_skip_for_another_feature_is_a_failure() -> None:
         ("multi-memory", "(module (memory 1) (memory 1))"),
         ("memory64", "(module (memory i64 1))"),
         ("exceptions", "(module (tag))"),
-        ("typed-function-references", "(module (type $t (func)) (func (param (ref $t))))"),
+        ("function-references", "(module (type $t (func)) (func (param (ref $t))))"),
         ("gc", "(module (type (struct)))"),
         ("threads", "(module (memory 1 1 shared))"),
     ],

@@ -115,7 +115,9 @@ class Launch:
         from wasmsr.program import Marks
 
         options = self.options
-        module = None if options.program is None else programs.load(options.program)
+        module = (
+            None if options.program is None else programs.load(options.program, options.features)
+        )
         if options.from_snapshot is not None:
             program = self._resume(module)
         else:
@@ -182,6 +184,7 @@ class Launch:
             module=module,
             around=self._surroundings(),
             max_pages=self._max_pages,
+            features=options.features,
             timings=timings,
         )
         if options.invoke is not None:

@@ -75,6 +75,21 @@ class Count(ParamType):
         return number
 
 
+class Features(ParamType):
+    """Switches of features of WebAssembly: `-simd,+wide-arithmetic`."""
+
+    name = "features"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from wasmsr.interp.features import chosen
+
+        try:
+            chosen(str(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+        return str(value)
+
+
 class Lines(ParamType):
     """Text of an option that may be given several times; its variable holds one value a line."""
 

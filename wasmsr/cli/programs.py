@@ -176,8 +176,8 @@ def find(name: str) -> Named | None:
     return program
 
 
-def load(name: str) -> Module:
-    """The module of a named program, or of a file.
+def load(name: str, features: str | None = None) -> Module:
+    """The module of a named program, or of a file; `features` as for `Module`.
 
     Raises:
         OSError: the file cannot be read.
@@ -189,8 +189,8 @@ def load(name: str) -> Module:
     named = find(name)
     try:
         if named is not None:
-            return Module.from_file(named.path, name=named.name)
-        return Module.from_file(name)
+            return Module.from_file(named.path, name=named.name, features=features)
+        return Module.from_file(name, features=features)
     except ModuleError as error:
         if name not in error.message:
             error.message = f"{name}: {error.message}"

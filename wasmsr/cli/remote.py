@@ -21,7 +21,7 @@ import click
 from wasmsr import errors
 from wasmsr.cli import programs
 from wasmsr.cli.messages import say
-from wasmsr.cli.options import Lines, Seconds, Size, Variable
+from wasmsr.cli.options import Features, Lines, Seconds, Size, Variable
 from wasmsr.cli.progress import Advance, shown
 from wasmsr.cli.terminal import END_CODES, Ended, Events, end_now
 
@@ -69,6 +69,7 @@ class Options:
     env: tuple[str, ...]
     stdin: str | None
     max_memory: int | None
+    features: str | None
     state_dir: str | None
     listen: str | None
     insecure: bool
@@ -103,6 +104,8 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("--stdin", type=click.Path(dir_okay=False, exists=True), metavar="FILE",
          help="Standard input of the program while it is here. Default: empty.")  # fmt: skip
 @_option("--max-memory", type=Size(), metavar="SIZE", help="Limit of each memory while it is here.")
+@_option("--features", type=Features(), metavar="-NAME,+NAME",
+         help="Refuse programs that need these features of WebAssembly, or take them.")  # fmt: skip
 @_option("--state-dir", type=click.Path(file_okay=False), metavar="FOLDER",
          help="Where decisions and states survive this process. Default: the user's state folder."
          )  # fmt: skip
@@ -182,7 +185,9 @@ class _Remote:
         listen, peer = self._addresses()
         most = options.max_memory
         max_pages = None if most is None else min(most // PAGE, PAGE)
-        hosting = Hosting(self._around, known=_packaged(), max_pages=max_pages)
+        hosting = Hosting(
+            self._around, known=_packaged(), max_pages=max_pages, features=options.features
+        )
         hosting.around_mounts()  # a folder that is not there is to be known now
         end = End(
             listen=listen,
@@ -237,7 +242,9 @@ class _Remote:
 
         options, named = self.options, self.named
         path = named.path if named is not None else Path(options.program)
-        module = Module.from_file(path, name=named.name if named is not None else None)
+        module = Module.from_file(
+            path, name=named.name if named is not None else None, features=options.features
+        )
         words: Sequence[str] = options.args
         if named is not None:
             words = named.words(options.args or LONG.get(named.name, ()))

@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from wasmsr.cli import programs
 from wasmsr.cli.argv import SplitCommand
-from wasmsr.cli.options import Count, Lines, ParamType, Seconds, Size, Variable
+from wasmsr.cli.options import Count, Features, Lines, ParamType, Seconds, Size, Variable
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -70,6 +70,8 @@ ROWS = (
         "The program's standard input. Default: ours; with --interactive an empty one."),
     Row("--max-memory", "max_memory", Size(), "SIZE", "Limit of each memory: 65536, 512M, 1GiB."),
     Row("--fuel", "fuel", Count(0), "N", "After N instructions end with exit code 121."),
+    Row("--features", "features", Features(), "-NAME,+NAME",
+        "Refuse modules that need these features of WebAssembly, or take them."),
     Row("--deterministic", "deterministic", FLAG, "",
         "Canonical NaNs, and clocks and random numbers that repeat."),
     Row("--trace", "trace", FLAG, "", "Print every instruction, on standard error."),
@@ -114,6 +116,7 @@ class Options:
     stdin: str | None
     max_memory: int | None
     fuel: int | None
+    features: str | None
     deterministic: bool
     trace: bool
     trace_state: bool

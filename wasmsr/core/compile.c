@@ -120,7 +120,7 @@ void wsr_code_free(wsr_code *code) {
 }
 
 uint32_t wsr_instruction_end(const wsr_module *m, uint32_t offset) {
-  wsr_reader r = {m->bytes, m->bytes + offset, m->bytes + m->size, NULL};
+  wsr_reader r = {m->bytes, m->bytes + offset, m->bytes + m->size, NULL, 0, NULL};
   uint32_t op, index;
   /* Only calls are asked about: opcode, one index, and with a table a second one. */
   if (!wsr_read_opcode(&r, &op) || !wsr_read_u32(&r, &index)) return WSR_NONE;

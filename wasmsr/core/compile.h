@@ -41,6 +41,7 @@ typedef struct {
   uint32_t room, n_types; /* n_types: WSR_NONE until `stop` was met in reachable code */
   uint32_t n_locals;
   const uint8_t *locals; /* their types, valid until the walker's next body */
+  uint64_t *used;        /* validating: features that were met */
 } wsr_walk;
 
 typedef struct wsr_walker wsr_walker; /* the buffers, kept from one body to the next */

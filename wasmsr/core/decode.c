@@ -94,8 +94,8 @@ static bool read_bounds(wsr_reader *r, uint32_t most, const char *what, wsr_boun
   READ(wsr_read_byte(r, &flags));
   if (flags > 1) {
     r->at--;
-    if (flags <= 3) return wsr_lack(r->error, wsr_at(r), "threads");
-    if (flags <= 7) return wsr_lack(r->error, wsr_at(r), "memory64");
+    if (flags <= 3) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_THREADS);
+    if (flags <= 7) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_MEMORY64);
     return malformed(r, "malformed limits flags");
   }
   out->has_maximum = flags;
@@ -157,7 +157,7 @@ static bool type_section(wsr_module *m, wsr_reader *r) {
     if (form != 0x60) {
       r->at--;
       if (form == 0x4E || form == 0x4F || form == 0x50 || form == 0x5E || form == 0x5F)
-        return wsr_lack(r->error, wsr_at(r), "gc");
+        return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_GC);
       return malformed(r, "malformed type form");
     }
     READ(read_type_vector(r, &m->types[i].params, &m->types[i].n_params));
@@ -203,13 +203,13 @@ static bool import_section(wsr_module *m, wsr_reader *r) {
       case WSR_MEMORY_KIND:
         import->index = m->n.memories;
         READ(read_memory_type(r, &m->memories[m->n.memories++]));
-        if (m->n.memories > 1) return wsr_lack(r->error, wsr_at(r), "multi-memory");
+        if (m->n.memories > 1) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_MULTI_MEMORY);
         break;
       case WSR_GLOBAL:
         import->index = m->n.globals;
         READ(read_global_type(r, &m->globals[m->n.globals++].type));
         break;
-      case 4: return wsr_lack(r->error, wsr_at(r) - 1, "exceptions");
+      case 4: return wsr_lack(r->error, wsr_at(r) - 1, WSR_FEATURE_EXCEPTIONS);
       default: r->at--; return malformed(r, "malformed import kind");
     }
   }
@@ -237,7 +237,7 @@ static bool table_section(wsr_module *m, wsr_reader *r) {
   READ(extend(r, &m->tables, m->n.tables, n, sizeof *m->tables));
   for (uint32_t i = 0; i < n; i++) {
     if (r->at < r->end && *r->at == 0x40)
-      return wsr_lack(r->error, wsr_at(r), "typed-function-references");
+      return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_FUNCTION_REFERENCES);
     READ(read_table_type(r, &m->tables[m->n.tables++]));
   }
   return true;
@@ -249,7 +249,7 @@ static bool memory_section(wsr_module *m, wsr_reader *r) {
   READ(extend(r, &m->memories, m->n.memories, n, sizeof *m->memories));
   for (uint32_t i = 0; i < n; i++) {
     READ(read_memory_type(r, &m->memories[m->n.memories++]));
-    if (m->n.memories > 1) return wsr_lack(r->error, wsr_at(r), "multi-memory");
+    if (m->n.memories > 1) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_MULTI_MEMORY);
   }
   return true;
 }
@@ -283,7 +283,7 @@ static bool export_section(wsr_module *m, wsr_reader *r) {
     const uint32_t counts[] = {m->n.functions, m->n.tables, m->n.memories, m->n.globals};
     static const char *const unknown[] = {"unknown function", "unknown table", "unknown memory",
                                           "unknown global"};
-    if (kind == 4) return wsr_lack(r->error, wsr_at(r), "exceptions");
+    if (kind == 4) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_EXCEPTIONS);
     if (kind > 4) return malformed(r, "malformed export kind");
     if (item->index >= counts[kind]) return invalid(r, unknown[kind]);
     if (kind == WSR_FUNCTION) m->declared[item->index] = 1;
@@ -442,13 +442,13 @@ static bool decode(wsr_module *m, wsr_reader *r) {
     uint8_t id;
     uint32_t size;
     READ(wsr_read_byte(r, &id));
-    if (id == SECTION_TAG) return wsr_lack(r->error, wsr_at(r) - 1, "exceptions");
+    if (id == SECTION_TAG) return wsr_lack(r->error, wsr_at(r) - 1, WSR_FEATURE_EXCEPTIONS);
     if (id >= sizeof place) {
       r->at--;
       return malformed(r, "malformed section id");
     }
     READ(read_length(r, 1, &size));
-    wsr_reader section = {r->base, r->at, r->at + size, r->error};
+    wsr_reader section = {r->base, r->at, r->at + size, r->error, r->off, r->used};
     r->at += size;
     if (id == 0) {
       const uint8_t *name;
@@ -478,7 +478,8 @@ static bool decode(wsr_module *m, wsr_reader *r) {
   return exports_differ(m, r);
 }
 
-wsr_module *wsr_module_new(const uint8_t *bytes, size_t size, wsr_error *error) {
+wsr_module *wsr_module_new(const uint8_t *bytes, size_t size, uint64_t features,
+                           wsr_error *error) {
   *error = (wsr_error){.kind = WSR_OK, .offset = UINT64_MAX};
   if (size > UINT32_MAX - 1) {
     wsr_fail(error, WSR_LIMIT, UINT64_MAX, "a module may have at most 4 GiB");
@@ -494,12 +495,13 @@ wsr_module *wsr_module_new(const uint8_t *bytes, size_t size, wsr_error *error) 
   atomic_init(&m->uses, 1);
   m->n.start = WSR_NONE;
   m->n_data_declared = WSR_NONE;
-  wsr_reader r = {bytes, bytes, bytes + size, error};
+  m->off = ~(features & wsr_features_built);
+  wsr_reader r = {bytes, bytes, bytes + size, error, m->off, &m->n.features};
   const uint32_t own = decode(m, &r) ? m->n.functions - m->n.imported_functions : WSR_NONE;
   bool good = own != WSR_NONE;
   for (int i = 0; good && i < 2; i++)
     if (!(m->code[i] = calloc((size_t)own + 1, sizeof *m->code[i]))) good = no_memory(&r);
-  if (good) good = wsr_validate(m, error);
+  if (good) good = wsr_validate(m, &m->n.features, error);
   if (good) return m;
   wsr_module_free(m);
   return NULL;
@@ -578,6 +580,7 @@ bool wsr_check_constant(const wsr_module *m, wsr_reader *r, uint8_t type, uint32
       case WSR_OP_I64_ADD:
       case WSR_OP_I64_SUB:
       case WSR_OP_I64_MUL:
+        READ(wsr_use(r, start, WSR_FEATURE_EXTENDED_CONSTANTS));
         if (n < 2 || types[n - 1] != row->params[0] || types[n - 2] != row->params[0])
           return wsr_fail(r->error, WSR_INVALID, start, "type mismatch in a constant expression");
         n -= 2;

@@ -111,6 +111,7 @@ struct wsr_module {
   wsr_counts n;
   uint32_t n_data_declared; /* data count section, or WSR_NONE */
   uint8_t *declared;        /* functions that ref.func may name, one byte each */
+  uint64_t off;             /* features that are off */
   /* Compiled bodies by [deterministic][defined function]; published once, by compare and swap. */
   _Atomic(wsr_code *) * code[2];
   _Atomic uint32_t uses; /* by its owner and by the stores that hold instances of it */
@@ -121,6 +122,8 @@ struct wsr_module {
 typedef struct {
   const uint8_t *base, *at, *end;
   wsr_error *error;
+  uint64_t off;   /* features that are off; none where the bytes have been validated before */
+  uint64_t *used; /* features that were met, or NULL */
 } wsr_reader;
 
 bool wsr_fail(wsr_error *error, uint32_t kind, uint64_t offset, const char *format, ...)
@@ -128,7 +131,10 @@ bool wsr_fail(wsr_error *error, uint32_t kind, uint64_t offset, const char *form
     __attribute__((format(printf, 4, 5), cold))
 #endif
     ;
-bool wsr_lack(wsr_error *error, uint64_t offset, const char *feature);
+bool wsr_lack(wsr_error *error, uint64_t offset, uint32_t feature);
+/* What stands at `offset` belongs to that feature (WSR_FEATURE_): false with the error set where it
+ * is off. */
+bool wsr_use(wsr_reader *r, uint64_t offset, uint32_t feature);
 
 static inline uint64_t wsr_at(const wsr_reader *r) { return (uint64_t)(r->at - r->base); }
 
@@ -159,8 +165,8 @@ const char *wsr_type_name(uint8_t type);
 
 /* ---- validate.c and compile.c ---- */
 
-/* Validate all bodies. */
-bool wsr_validate(const wsr_module *module, wsr_error *error);
+/* Validate all bodies, and note the features that they use. */
+bool wsr_validate(const wsr_module *module, uint64_t *used, wsr_error *error);
 /* The compiled body of a defined function, made now if need be; NULL without memory. */
 const wsr_code *wsr_compile(wsr_module *module, uint32_t function, bool deterministic);
 void wsr_code_free(wsr_code *code);

@@ -17,11 +17,19 @@ bool wsr_fail(wsr_error *error, uint32_t kind, uint64_t offset, const char *form
   return false;
 }
 
-bool wsr_lack(wsr_error *error, uint64_t offset, const char *feature) {
+bool wsr_lack(wsr_error *error, uint64_t offset, uint32_t feature) {
   if (!error) return false;
-  error->feature = feature;
-  return wsr_fail(error, WSR_UNSUPPORTED, offset,
-                  "the module needs the feature \"%s\", which this engine does not have", feature);
+  error->feature = wsr_feature_names[feature];
+  return wsr_fail(error, WSR_UNSUPPORTED, offset, "the module needs the feature \"%s\", which %s",
+                  error->feature,
+                  wsr_features_built & WSR_FEATURE_BIT(feature) ? "is switched off"
+                                                                : "this engine does not have");
+}
+
+bool wsr_use(wsr_reader *r, uint64_t offset, uint32_t feature) {
+  if (r->off & WSR_FEATURE_BIT(feature)) return wsr_lack(r->error, offset, feature);
+  if (r->used) *r->used |= WSR_FEATURE_BIT(feature);
+  return true;
 }
 
 bool wsr_read_byte(wsr_reader *r, uint8_t *out) {
@@ -89,10 +97,10 @@ const char *wsr_type_name(uint8_t type) {
   }
 }
 
-/* The feature that a type code of later versions belongs to, or NULL. */
-static const char *feature_of_type(uint8_t code) {
+/* The feature that a type code of later versions belongs to, or 0. */
+static uint32_t feature_of_type(uint8_t code) {
   switch (code) {
-    case 0x7B: return "simd";
+    case 0x7B: return WSR_FEATURE_SIMD;
     case 0x78: /* packed i8 and i16 */
     case 0x77:
     case 0x6A: /* array, struct, i31, eq, any, none, noextern, nofunc */
@@ -102,12 +110,12 @@ static const char *feature_of_type(uint8_t code) {
     case 0x6E:
     case 0x71:
     case 0x72:
-    case 0x73: return "gc";
+    case 0x73: return WSR_FEATURE_GC;
     case 0x63:
-    case 0x64: return "typed-function-references";
+    case 0x64: return WSR_FEATURE_FUNCTION_REFERENCES;
     case 0x69:
-    case 0x74: return "exceptions";
-    default: return NULL;
+    case 0x74: return WSR_FEATURE_EXCEPTIONS;
+    default: return WSR_FEATURE_NONE;
   }
 }
 
@@ -123,7 +131,7 @@ bool wsr_read_value_type(wsr_reader *r, uint8_t *out) {
     case WSR_EXTERNREF: *out = code; return true;
     default: break;
   }
-  const char *feature = feature_of_type(code);
+  const uint32_t feature = feature_of_type(code);
   if (feature) return wsr_lack(r->error, wsr_at(r) - 1, feature);
   return wsr_fail(r->error, WSR_MALFORMED, wsr_at(r) - 1, "malformed value type 0x%02x", code);
 }
@@ -135,7 +143,7 @@ bool wsr_read_reference_type(wsr_reader *r, uint8_t *out) {
     *out = code;
     return true;
   }
-  const char *feature = feature_of_type(code);
+  const uint32_t feature = feature_of_type(code);
   if (feature && code != 0x7B && code != 0x77 && code != 0x78)
     return wsr_lack(r->error, wsr_at(r) - 1, feature);
   return wsr_fail(r->error, WSR_MALFORMED, wsr_at(r) - 1, "malformed reference type 0x%02x", code);
@@ -155,7 +163,8 @@ bool wsr_read_opcode(wsr_reader *r, uint32_t *op) {
   }
   if (row) {
     *op = row - 1;
-    return true;
+    const uint32_t feature = wsr_rows[row - 1].feature;
+    return feature ? wsr_use(r, start, feature) : true;
   }
   for (uint32_t i = 0; i < wsr_n_unsupported; i++)
     if (code >= wsr_unsupported[i].first && code <= wsr_unsupported[i].last)

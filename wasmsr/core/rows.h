@@ -473,6 +473,32 @@ enum {
 };
 
 enum {
+  WSR_FEATURE_NONE,
+  WSR_FEATURE_MUTABLE_GLOBALS,
+  WSR_FEATURE_SIGN_EXTENSION,
+  WSR_FEATURE_SATURATING_CONVERSIONS,
+  WSR_FEATURE_MULTI_VALUE,
+  WSR_FEATURE_BULK_MEMORY,
+  WSR_FEATURE_REFERENCE_TYPES,
+  WSR_FEATURE_SIMD,
+  WSR_FEATURE_RELAXED_SIMD,
+  WSR_FEATURE_MULTI_MEMORY,
+  WSR_FEATURE_MEMORY64,
+  WSR_FEATURE_EXCEPTIONS,
+  WSR_FEATURE_FUNCTION_REFERENCES,
+  WSR_FEATURE_TAIL_CALLS,
+  WSR_FEATURE_EXTENDED_CONSTANTS,
+  WSR_FEATURE_GC,
+  WSR_FEATURE_LEGACY_EXCEPTIONS,
+  WSR_FEATURE_CUSTOM_PAGE_SIZES,
+  WSR_FEATURE_WIDE_ARITHMETIC,
+  WSR_FEATURE_THREADS,
+  WSR_FEATURE_COUNT
+};
+
+#define WSR_FEATURE_BIT(feature) ((uint64_t)1 << (feature))
+
+enum {
   WSR_KIND_SPECIAL,
   WSR_KIND_NUMERIC,
   WSR_KIND_LOAD,
@@ -494,6 +520,7 @@ typedef struct {
   uint8_t width;     /* bytes that a load or store touches */
   uint8_t nan;       /* result may be a NaN of open bits */
   uint8_t counted;
+  uint8_t feature; /* WSR_FEATURE_, where it can be off */
 } wsr_row;
 
 extern const wsr_row wsr_rows[WSR_OP_COUNT];
@@ -501,9 +528,12 @@ extern const wsr_row wsr_rows[WSR_OP_COUNT];
 extern const uint8_t wsr_row_of[256];
 extern const uint8_t wsr_row_of_fc[32];
 
+/* The names of the features, and which are built. */
+extern const char *const wsr_feature_names[WSR_FEATURE_COUNT];
+extern const uint64_t wsr_features_built;
+
 typedef struct {
-  uint32_t first, last;
-  const char *feature;
+  uint32_t first, last, feature;
 } wsr_unsupported_row;
 extern const wsr_unsupported_row wsr_unsupported[];
 extern const uint32_t wsr_n_unsupported;

@@ -243,7 +243,7 @@ uint32_t wsr_add_global(wsr_store *store, uint32_t type, uint32_t mutability, ui
 static uint64_t evaluate(const wsr_store *store, const wsr_instance *instance, uint32_t offset,
                          uint32_t *end) {
   const wsr_module *m = instance->module;
-  wsr_reader r = {m->bytes, m->bytes + offset, m->bytes + m->size, NULL};
+  wsr_reader r = {m->bytes, m->bytes + offset, m->bytes + m->size, NULL, 0, NULL};
   uint64_t stack[64] = {0};
   uint32_t n = 0;
   for (;;) {
@@ -305,7 +305,7 @@ static bool evaluate_elements(const wsr_store *store, wsr_instance *instance) {
     uint64_t *items = malloc(((size_t)e->n_items + 1) * sizeof *items);
     if (!items) return false;
     instance->elements[i] = items;
-    wsr_reader r = {m->bytes, m->bytes + e->items, m->bytes + m->size, NULL};
+    wsr_reader r = {m->bytes, m->bytes + e->items, m->bytes + m->size, NULL, 0, NULL};
     uint32_t at = e->items, index = 0;
     for (uint32_t k = 0; k < e->n_items; k++) {
       if (e->expressions) {

@@ -423,7 +423,7 @@ static bool read_memarg(walker *w, uint32_t width, uint32_t *offset) {
   uint32_t align;
   NEED(wsr_read_u32(&w->r, &align));
   if (align >= 128) return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "malformed memop flags");
-  if (align >= 64) return wsr_lack(w->r.error, w->start, "multi-memory");
+  if (align >= 64) return wsr_lack(w->r.error, w->start, WSR_FEATURE_MULTI_MEMORY);
   NEED(need_memory(w, 0));
   if (align >= 32 || (1U << align) > width)
     return invalid(w, "alignment must not be larger than natural");
@@ -628,7 +628,7 @@ bool wsr_walk_body(wsr_walker *w, wsr_walk *walk, wsr_error *error) {
   const wsr_function_type *type = &m->types[f->type];
   w->m = m;
   w->walk = walk;
-  w->r = (wsr_reader){m->bytes, m->bytes + f->body, m->bytes + f->end, error};
+  w->r = (wsr_reader){m->bytes, m->bytes + f->body, m->bytes + f->end, error, m->off, walk->used};
   w->n = w->depth = 0;
   w->start = f->body;
   walk->n_types = WSR_NONE;
@@ -658,12 +658,12 @@ bool wsr_walk_body(wsr_walker *w, wsr_walk *walk, wsr_error *error) {
   return true;
 }
 
-bool wsr_validate(const wsr_module *m, wsr_error *error) {
+bool wsr_validate(const wsr_module *m, uint64_t *used, wsr_error *error) {
   wsr_walker *w = wsr_walker_new();
   if (!w) return wsr_fail(error, WSR_MEMORY, UINT64_MAX, "no memory left to validate the module");
   bool good = true;
   for (uint32_t f = m->n.imported_functions; good && f < m->n.functions; f++) {
-    wsr_walk walk = {.module = m, .function = f, .stop = WSR_NONE};
+    wsr_walk walk = {.module = m, .function = f, .stop = WSR_NONE, .used = used};
     good = wsr_walk_body(w, &walk, error);
   }
   wsr_walker_free(w);

@@ -18,7 +18,7 @@ enum {
   WSR_OK,
   WSR_MALFORMED,   /* the bytes are no module */
   WSR_INVALID,     /* the module does not validate */
-  WSR_UNSUPPORTED, /* `feature` names what is lacking */
+  WSR_UNSUPPORTED, /* `feature` names what is lacking or off */
   WSR_LIMIT,       /* a limit of the store or of the implementation */
   WSR_STATE,       /* a state to be restored that no machine can be in */
   WSR_MEMORY       /* the host has no memory left */
@@ -67,10 +67,12 @@ typedef struct {
   uint32_t elements, data;
   uint32_t start;     /* function index, or UINT32_MAX */
   uint64_t code_size; /* bytes of function bodies */
+  uint64_t features;  /* what can be off and the module needs: a bit each, see interp/features.py */
 } wsr_counts;
 
-/* Decode `size` bytes, which must outlive the module, and validate them whole. */
-wsr_module *wsr_module_new(const uint8_t *bytes, size_t size, wsr_error *error);
+/* Decode `size` bytes, which must outlive the module, and validate them whole; `features` has a bit
+ * for each feature that is on. */
+wsr_module *wsr_module_new(const uint8_t *bytes, size_t size, uint64_t features, wsr_error *error);
 /* Give the module up; it goes when no store holds an instance of it either. */
 void wsr_module_free(wsr_module *module);
 void wsr_module_counts(const wsr_module *module, wsr_counts *counts);

@@ -35,6 +35,7 @@ class Instruction:
         bits: operands and result of floats are taken as bit patterns.
         nan: the result may be a NaN whose bits the specification leaves open.
         counted: counts as one instruction for fuel, traces and `--snapshot-at`.
+        feature: the one of `features` that it came with; "" for the first version of WebAssembly.
     """
 
     code: int | None
@@ -48,6 +49,7 @@ class Instruction:
     bits: bool = False
     nan: bool = False
     counted: bool = True
+    feature: str = ""
 
     @property
     def symbol(self) -> str:
@@ -91,8 +93,9 @@ def _special(
     results: str = "",
     *,
     counted: bool = True,
+    feature: str = "",
 ) -> Instruction:
-    return Instruction(code, name, immediates, params, results, counted=counted)
+    return Instruction(code, name, immediates, params, results, counted=counted, feature=feature)
 
 
 def _numeric(
@@ -103,6 +106,7 @@ def _numeric(
     *traps: tuple[str, str],
     bits: bool = False,
     nan: bool = False,
+    feature: str = "",
 ) -> Instruction:
     params, _, results = signature.partition("->")
     return Instruction(
@@ -116,6 +120,7 @@ def _numeric(
         "numeric",
         bits=bits,
         nan=nan,
+        feature=feature,
     )
 
 
@@ -131,6 +136,8 @@ def _const(code: int, name: str) -> Instruction:
     return Instruction(code, name, name[:3], "", name[:3], kind="const")
 
 
+_REFERENCES, _BULK = "reference-types", "bulk-memory"
+_SIGN, _SATURATING = "sign-extension", "saturating-conversions"
 _DIV0 = ("b == 0", "DIVIDE_BY_ZERO")
 _NAN = ("a != a", "CONVERSION")
 
@@ -154,16 +161,16 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     _special(0x0F, "return"),
     _special(0x10, "call", "function"),
     _special(0x11, "call_indirect", "type table"),
-    _special(0x12, "return_call", "function"),
-    _special(0x13, "return_call_indirect", "type table"),
+    _special(0x12, "return_call", "function", feature="tail-calls"),
+    _special(0x13, "return_call_indirect", "type table", feature="tail-calls"),
     # Reference (5.4.2)
-    _special(0xD0, "ref.null", "reftype"),
-    _special(0xD1, "ref.is_null"),
-    _special(0xD2, "ref.func", "function"),
+    _special(0xD0, "ref.null", "reftype", feature=_REFERENCES),
+    _special(0xD1, "ref.is_null", feature=_REFERENCES),
+    _special(0xD2, "ref.func", "function", feature=_REFERENCES),
     # Parametric (5.4.3)
     _special(0x1A, "drop"),
     _special(0x1B, "select"),
-    _special(0x1C, "select t", "types"),
+    _special(0x1C, "select t", "types", feature=_REFERENCES),
     # Variable (5.4.4)
     _special(0x20, "local.get", "local"),
     _special(0x21, "local.set", "local"),
@@ -171,14 +178,14 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     _special(0x23, "global.get", "global"),
     _special(0x24, "global.set", "global"),
     # Table (5.4.5)
-    _special(0x25, "table.get", "table"),
-    _special(0x26, "table.set", "table"),
-    _special(0xFC0C, "table.init", "element table"),
-    _special(0xFC0D, "elem.drop", "element"),
-    _special(0xFC0E, "table.copy", "table table"),
-    _special(0xFC0F, "table.grow", "table"),
-    _special(0xFC10, "table.size", "table"),
-    _special(0xFC11, "table.fill", "table"),
+    _special(0x25, "table.get", "table", feature=_REFERENCES),
+    _special(0x26, "table.set", "table", feature=_REFERENCES),
+    _special(0xFC0C, "table.init", "element table", feature=_BULK),
+    _special(0xFC0D, "elem.drop", "element", feature=_BULK),
+    _special(0xFC0E, "table.copy", "table table", feature=_BULK),
+    _special(0xFC0F, "table.grow", "table", feature=_REFERENCES),
+    _special(0xFC10, "table.size", "table", feature=_REFERENCES),
+    _special(0xFC11, "table.fill", "table", feature=_REFERENCES),
     # Memory (5.4.6)
     _load(0x28, "i32.load", "uint32_t"),
     _load(0x29, "i64.load", "uint64_t"),
@@ -205,10 +212,10 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     _store(0x3E, "i64.store32", "uint32_t"),
     _special(0x3F, "memory.size", "memory", "", "i32"),
     _special(0x40, "memory.grow", "memory", "i32", "i32"),
-    _special(0xFC08, "memory.init", "data memory", "i32 i32 i32"),
-    _special(0xFC09, "data.drop", "data"),
-    _special(0xFC0A, "memory.copy", "memory memory", "i32 i32 i32"),
-    _special(0xFC0B, "memory.fill", "memory", "i32 i32 i32"),
+    _special(0xFC08, "memory.init", "data memory", "i32 i32 i32", feature=_BULK),
+    _special(0xFC09, "data.drop", "data", feature=_BULK),
+    _special(0xFC0A, "memory.copy", "memory memory", "i32 i32 i32", feature=_BULK),
+    _special(0xFC0B, "memory.fill", "memory", "i32 i32 i32", feature=_BULK),
     # Numeric (5.4.7)
     _const(0x41, "i32.const"),
     _const(0x42, "i64.const"),
@@ -411,19 +418,27 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     _numeric(0xBD, "i64.reinterpret_f64", "f64 -> i64", "a", bits=True),
     _numeric(0xBE, "f32.reinterpret_i32", "i32 -> f32", "a", bits=True),
     _numeric(0xBF, "f64.reinterpret_i64", "i64 -> f64", "a", bits=True),
-    _numeric(0xC0, "i32.extend8_s", "i32 -> i32", "(uint32_t)(int32_t)(int8_t)a"),
-    _numeric(0xC1, "i32.extend16_s", "i32 -> i32", "(uint32_t)(int32_t)(int16_t)a"),
-    _numeric(0xC2, "i64.extend8_s", "i64 -> i64", "(uint64_t)(int64_t)(int8_t)a"),
-    _numeric(0xC3, "i64.extend16_s", "i64 -> i64", "(uint64_t)(int64_t)(int16_t)a"),
-    _numeric(0xC4, "i64.extend32_s", "i64 -> i64", "(uint64_t)(int64_t)(int32_t)a"),
-    _numeric(0xFC00, "i32.trunc_sat_f32_s", "f32 -> i32", "wsr_sat_i32((double)a)"),
-    _numeric(0xFC01, "i32.trunc_sat_f32_u", "f32 -> i32", "wsr_sat_u32((double)a)"),
-    _numeric(0xFC02, "i32.trunc_sat_f64_s", "f64 -> i32", "wsr_sat_i32(a)"),
-    _numeric(0xFC03, "i32.trunc_sat_f64_u", "f64 -> i32", "wsr_sat_u32(a)"),
-    _numeric(0xFC04, "i64.trunc_sat_f32_s", "f32 -> i64", "wsr_sat_i64((double)a)"),
-    _numeric(0xFC05, "i64.trunc_sat_f32_u", "f32 -> i64", "wsr_sat_u64((double)a)"),
-    _numeric(0xFC06, "i64.trunc_sat_f64_s", "f64 -> i64", "wsr_sat_i64(a)"),
-    _numeric(0xFC07, "i64.trunc_sat_f64_u", "f64 -> i64", "wsr_sat_u64(a)"),
+    _numeric(0xC0, "i32.extend8_s", "i32 -> i32", "(uint32_t)(int32_t)(int8_t)a", feature=_SIGN),
+    _numeric(0xC1, "i32.extend16_s", "i32 -> i32", "(uint32_t)(int32_t)(int16_t)a", feature=_SIGN),
+    _numeric(0xC2, "i64.extend8_s", "i64 -> i64", "(uint64_t)(int64_t)(int8_t)a", feature=_SIGN),
+    _numeric(0xC3, "i64.extend16_s", "i64 -> i64", "(uint64_t)(int64_t)(int16_t)a", feature=_SIGN),
+    _numeric(0xC4, "i64.extend32_s", "i64 -> i64", "(uint64_t)(int64_t)(int32_t)a", feature=_SIGN),
+    _numeric(
+        0xFC00, "i32.trunc_sat_f32_s", "f32 -> i32", "wsr_sat_i32((double)a)", feature=_SATURATING
+    ),
+    _numeric(
+        0xFC01, "i32.trunc_sat_f32_u", "f32 -> i32", "wsr_sat_u32((double)a)", feature=_SATURATING
+    ),
+    _numeric(0xFC02, "i32.trunc_sat_f64_s", "f64 -> i32", "wsr_sat_i32(a)", feature=_SATURATING),
+    _numeric(0xFC03, "i32.trunc_sat_f64_u", "f64 -> i32", "wsr_sat_u32(a)", feature=_SATURATING),
+    _numeric(
+        0xFC04, "i64.trunc_sat_f32_s", "f32 -> i64", "wsr_sat_i64((double)a)", feature=_SATURATING
+    ),
+    _numeric(
+        0xFC05, "i64.trunc_sat_f32_u", "f32 -> i64", "wsr_sat_u64((double)a)", feature=_SATURATING
+    ),
+    _numeric(0xFC06, "i64.trunc_sat_f64_s", "f64 -> i64", "wsr_sat_i64(a)", feature=_SATURATING),
+    _numeric(0xFC07, "i64.trunc_sat_f64_u", "f64 -> i64", "wsr_sat_u64(a)", feature=_SATURATING),
     # Cells that only the compiler makes
     _special(None, "jump", counted=False),  # end of a then-branch, over the else-branch
     _special(None, "return at end", counted=False),  # falling off the function's last `end`
@@ -436,18 +451,21 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
 BY_CODE: dict[int, Instruction] = {i.code: i for i in INSTRUCTIONS if i.code is not None}
 
 UNSUPPORTED: tuple[tuple[int, int, str], ...] = (
-    (0x06, 0x0A, "exceptions"),
-    (0x14, 0x15, "typed-function-references"),
-    (0x18, 0x19, "exceptions"),
+    (0x06, 0x07, "legacy-exceptions"),
+    (0x08, 0x08, "exceptions"),
+    (0x09, 0x09, "legacy-exceptions"),
+    (0x0A, 0x0A, "exceptions"),
+    (0x14, 0x15, "function-references"),
+    (0x18, 0x19, "legacy-exceptions"),
     (0x1F, 0x1F, "exceptions"),
     (0xD3, 0xD3, "gc"),
-    (0xD4, 0xD6, "typed-function-references"),
+    (0xD4, 0xD6, "function-references"),
     (0xFB, 0xFB, "gc"),
     (0xFD, 0xFD, "simd"),
     (0xFE, 0xFE, "threads"),
     (0xFC13, 0xFC16, "wide-arithmetic"),
 )
-"""(first opcode, last opcode, feature): opcodes of features that this engine lacks, by name."""
+"""(first opcode, last opcode, feature): opcodes that have no row, by the feature that they need."""
 
 _VALUE_TYPES = {
     0x7F: "i32",

@@ -11,12 +11,21 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from wasmsr._ffi import ffi, lib
-from wasmsr.errors import Exit, Frame, HostError, Interrupted, LinkError, Trap, WasmsrError
+from wasmsr.errors import (
+    Exit,
+    Frame,
+    HostError,
+    Interrupted,
+    LinkError,
+    Trap,
+    UnsupportedError,
+    WasmsrError,
+)
 from wasmsr.interp.externs import (
     Caller,
     Extern,
@@ -28,6 +37,7 @@ from wasmsr.interp.externs import (
     Table,
     view_function,
 )
+from wasmsr.interp.features import chosen
 from wasmsr.interp.instance import HANDLES, Imports, Instance, incompatible, matches
 from wasmsr.interp.module import Import, Module, core_error
 from wasmsr.interp.outcomes import (
@@ -58,8 +68,10 @@ class Store:
         limits: sizes that must not be exceeded.
         deterministic: NaN results whose bits the specification leaves open become the positive
             canonical NaN, so that all machines compute the same bits.
+        features: what of WebAssembly its modules may need, as for `Module`.
 
     Attributes:
+        features: names of the features in force; of a restored store, those of its snapshot.
         queue: invocations to make when the thread's frames have returned: (address, slots).
         executed: instructions executed in metered runs.
         wasi: the `Wasi` that serves the program, if any, for whoever takes a snapshot of it; the
@@ -69,8 +81,15 @@ class Store:
     the end of a `with` block.
     """
 
-    def __init__(self, *, limits: Limits | None = None, deterministic: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        deterministic: bool = False,
+        features: str | Iterable[str] | None = None,
+    ) -> None:
         self.limits = limits or Limits()
+        self.features = chosen(features)
         self.deterministic = deterministic
         self.instances: list[Instance] = []
         self.queue: list[tuple[int, tuple[int, ...]]] = []
@@ -168,8 +187,12 @@ class Store:
 
         Raises:
             LinkError: an import is missing or has another type.
+            UnsupportedError: the module needs a feature that is off in this store.
             Trap: a segment does not fit, or the start function trapped; what was written remains.
         """
+        for feature in sorted(module.needs - self.features):
+            message = f'the module needs the feature "{feature}", which is switched off'
+            raise UnsupportedError(message, feature=feature)
         addresses: tuple[list[int], ...] = ([], [], [], [])
         for item in module.imports:
             addresses[item.kind].append(self._resolve(item, imports or {}))

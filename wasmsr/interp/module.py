@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import InvalidError, MalformedError, ModuleError, UnsupportedError
+from wasmsr.interp import features as table
 from wasmsr.interp.types import (
     Bounds,
     ExternType,
@@ -89,24 +91,38 @@ class Module:
     Args:
         binary: the module in the binary format.
         name: what to call it in messages and backtraces; default is its name section's.
+        features: what it may need of WebAssembly: None for all that this engine has by default,
+            switches such as "-simd", or the names of all that are on (`interp.features`).
 
     Attributes:
         binary: the bytes.
+        features: names of the features that were on.
         imports, exports: what it asks for and offers, in the binary's order.
         counts: the sizes of its index spaces (`wsr_counts` of the core).
 
     Raises:
         MalformedError: the bytes are no module.
         InvalidError: the module does not validate.
-        UnsupportedError: it needs a feature that this engine lacks; `feature` names it.
+        UnsupportedError: it needs a feature that this engine lacks, or that is off; `feature`
+            names it.
         ModuleError: it exceeds a limit of this implementation.
+        ValueError: `features` names one that there is not, or that cannot be switched so.
     """
 
-    def __init__(self, binary: bytes, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        binary: bytes,
+        *,
+        name: str | None = None,
+        features: str | Iterable[str] | None = None,
+    ) -> None:
         self.binary = bytes(binary)
+        self.features = table.chosen(features)
         error = ffi.new("wsr_error *")
         self._bytes = ffi.from_buffer("uint8_t[]", self.binary)
-        pointer = lib.wsr_module_new(self._bytes, len(self.binary), error)
+        pointer = lib.wsr_module_new(
+            self._bytes, len(self.binary), table.bits(self.features), error
+        )
         if pointer == ffi.NULL:
             raise core_error(error)
         self._c = ffi.gc(pointer, lib.wsr_module_free, size=len(self.binary))
@@ -121,7 +137,13 @@ class Module:
         )
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], *, name: str | None = None) -> Module:
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        features: str | Iterable[str] | None = None,
+    ) -> Module:
         """Read a module from a file in the binary or the text format, told apart by content.
 
         Raises:
@@ -133,21 +155,28 @@ class Module:
             name = Path(path).stem
         if not data.startswith(MAGIC):
             data = assemble(data, os.fspath(path))
-        return cls(data, name=name)
+        return cls(data, name=name, features=features)
 
     @classmethod
-    def from_text(cls, text: str, *, name: str | None = None) -> Module:
+    def from_text(
+        cls, text: str, *, name: str | None = None, features: str | Iterable[str] | None = None
+    ) -> Module:
         """A module written in the text format.
 
         Raises:
             ModuleError: as the class says; text that is no module is a MalformedError.
         """
-        return cls(assemble(text.encode()), name=name)
+        return cls(assemble(text.encode()), name=name, features=features)
 
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of the binary, 32 bytes: the module's identity in snapshots and on the wire."""
         return hashlib.sha256(self.binary).digest()
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """Names of the features that can be off and that its bytes use."""
+        return table.names(self.counts.features)
 
     @property
     def name(self) -> str | None:

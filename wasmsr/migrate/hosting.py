@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_TRAP, ModuleMismatch, WasmsrError
+from wasmsr.interp.features import BY_NAME, State, chosen
 from wasmsr.interp.machine import Exited, Trapped
 from wasmsr.interp.module import Module
 from wasmsr.migrate.ports import Buffer
@@ -28,7 +29,6 @@ from wasmsr.migrate.terms import (
 )
 from wasmsr.program import Program, Stand, Surroundings
 from wasmsr.snapshot import format as snapshot_format
-from wasmsr.snapshot.capture import FEATURES
 from wasmsr.snapshot.container import VERSION
 from wasmsr.wasi.mounts import MODES
 
@@ -56,7 +56,7 @@ class HostedProgram:
         return Description(
             modules=(ModuleName(module.digest, len(module.binary), module.name or ""),),
             snapshot_format=VERSION,
-            features=FEATURES,
+            features=tuple(sorted(module.needs)),
             mounts=self._mounts,
             limits=Bounds(
                 limits.memory_pages,
@@ -118,6 +118,7 @@ class Hosting:
         known: modules that are here anyway, by digest.
         max_pages: limit of each memory of a program that comes, in pages of 64 KiB, in place of
             the one that it had.
+        features: what of WebAssembly a program may need here, as for `Module`.
     """
 
     def __init__(
@@ -126,8 +127,10 @@ class Hosting:
         *,
         known: Mapping[bytes, Path],
         max_pages: int | None = None,
+        features: str | Iterable[str] | None = None,
     ) -> None:
         self.around = around
+        self.features = chosen(features)
         self.max_pages = max_pages
         self._known = known
         self._compiled: dict[bytes, Module] = {}
@@ -143,8 +146,8 @@ class Hosting:
         if len(description.modules) != 1:
             return Refusal(Reason.FEATURE, "it takes programs of one module")
         for feature in description.features:
-            if feature not in FEATURES:
-                return Refusal(Reason.FEATURE, f"it has no {feature}")
+            if feature not in self.features:
+                return _lacks(feature)
         given = {mount.guest for mount in self.around_mounts()}
         for mount in description.mounts:
             if mount.mode not in MODES:
@@ -182,7 +185,7 @@ class Hosting:
         data = bytes(binary)
         digest = hashlib.sha256(data).digest()
         if digest not in self._compiled:
-            self._compiled[digest] = Module(data)
+            self._compiled[digest] = Module(data, features=self.features)
             while len(self._compiled) > COMPILED:
                 del self._compiled[next(iter(self._compiled))]
 
@@ -230,6 +233,21 @@ class HostedArrival:
         named = (snapshot.wasi or {}).get("mounts", ())
         mounts = tuple(MountName(os.fsdecode(m["guest"]), str(m["mode"])) for m in named)
         return HostedProgram(resumed, mounts, program)
+
+
+def _lacks(feature: str) -> Refusal:
+    known = BY_NAME.get(feature)
+    if known is not None and known.state in (State.ON, State.OFF, State.ALWAYS):
+        return Refusal(
+            Reason.FEATURE,
+            f"the program needs the feature {feature}, which is switched off there",
+            f"it can be switched on there by --features +{feature}",
+        )
+    return Refusal(
+        Reason.FEATURE,
+        f"the program needs the feature {feature}, which it does not have",
+        "install the same version of wasmsr on both ends",
+    )
 
 
 def _close(around: Surroundings) -> None:

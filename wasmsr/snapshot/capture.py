@@ -25,18 +25,6 @@ from wasmsr.interp.types import Bounds, FuncType, ValType, val_types
 from wasmsr.snapshot import state
 from wasmsr.snapshot.state import PAGE, Snapshot
 
-FEATURES = (
-    "mutable-globals",
-    "sign-extension",
-    "saturating-conversions",
-    "multi-value",
-    "bulk-memory",
-    "reference-types",
-    "tail-calls",
-    "extended-constants",
-)
-"""What of WebAssembly a program in this engine may use, by the names of the proposals."""
-
 ENGINE = "wasmsr"
 
 
@@ -237,7 +225,7 @@ def capture(
             limits.stack_frames,
             fuel,
             store.deterministic,
-            sorted(FEATURES),
+            sorted(store.features),
         ),
         lineage=state.Lineage(
             os.urandom(16), parent, time.time_ns(), socket.gethostname(), _engine()
@@ -293,6 +281,12 @@ class _Restoring:
             ),
             deterministic=limits.deterministic,
         )
+        # Kept as they are, with names that this engine may not know: what counts is what modules
+        # need, and that was looked at when they were read.
+        self.store.features = frozenset(limits.features)
+        for module in modules:
+            for feature in sorted(module.needs - self.store.features):
+                raise _bad(f"a module that needs the feature {feature}, which was not in force")
         self.hosts = {h.address: h for h in snapshot.host_functions}
         self.next_function = 0
         self.next = [0, 0, 0]  # tables, memories, globals

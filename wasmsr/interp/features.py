@@ -1,0 +1,130 @@
+"""THE table of features: what WebAssembly has beyond its first version, one row each.
+
+`generate` makes of it the numbers that the C core knows; a row of `instructions` names the feature
+that it belongs to, and where a type, a section or an immediate needs one the core asks by number. A
+feature that is off is one whose modules are refused, with its name. It changes nothing else: of two
+engines that both take a module, both do the same with it.
+
+Names are those of the proposals (github.com/WebAssembly/proposals).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+
+class State(Enum):
+    """What this engine makes of a feature."""
+
+    ALWAYS = "always on"
+    ON = "on, can be switched off"
+    OFF = "off, can be switched on"
+    PLANNED = "not built yet"
+    NEVER = "known by name only"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature: its name, its state, and the features that it cannot be without."""
+
+    name: str
+    state: State
+    builds_on: tuple[str, ...] = ()
+
+    @property
+    def symbol(self) -> str:
+        """The name in C, without prefix: `MULTI_MEMORY`."""
+        return self.name.replace("-", "_").upper()
+
+
+FEATURES: tuple[Feature, ...] = (
+    # WebAssembly 2.0 without vectors: what every toolchain takes for granted
+    Feature("mutable-globals", State.ALWAYS),
+    Feature("sign-extension", State.ALWAYS),
+    Feature("saturating-conversions", State.ALWAYS),
+    Feature("multi-value", State.ALWAYS),
+    Feature("bulk-memory", State.ALWAYS),
+    Feature("reference-types", State.ALWAYS),
+    # the rest of 2.0, and 3.0
+    Feature("simd", State.PLANNED),
+    Feature("relaxed-simd", State.PLANNED, ("simd",)),
+    Feature("multi-memory", State.PLANNED),
+    Feature("memory64", State.PLANNED),
+    Feature("exceptions", State.PLANNED),
+    Feature("function-references", State.PLANNED),
+    Feature("tail-calls", State.ON),
+    Feature("extended-constants", State.ON),
+    Feature("gc", State.NEVER, ("function-references",)),
+    # proposals beside the standard
+    Feature("legacy-exceptions", State.PLANNED, ("exceptions",)),
+    Feature("custom-page-sizes", State.PLANNED),
+    Feature("wide-arithmetic", State.PLANNED),
+    Feature("threads", State.NEVER),
+)
+"""To land a feature, set its state here to ON (or OFF: built, and only for who asks for it), and
+run the generator. The order gives the numbers in C; it is no part of any format."""
+
+BY_NAME = {feature.name: feature for feature in FEATURES}
+SWITCHABLE = tuple(f.name for f in FEATURES if f.state in (State.ON, State.OFF))
+DEFAULT = frozenset(f.name for f in FEATURES if f.state in (State.ALWAYS, State.ON))
+"""What is on unless somebody says otherwise."""
+
+
+def number(name: str) -> int:
+    """The feature's number in C, from 1 on; its bit in a set is `1 << number`."""
+    return FEATURES.index(BY_NAME[name]) + 1
+
+
+def bits(names: Iterable[str]) -> int:
+    """A set of features as the core takes it; names that this engine does not know are left out."""
+    return sum(1 << number(name) for name in set(names) if name in BY_NAME)
+
+
+def names(bits: int) -> frozenset[str]:
+    """The features of such a set."""
+    return frozenset(f.name for f in FEATURES if bits >> number(f.name) & 1)
+
+
+def chosen(wanted: str | Iterable[str] | None) -> frozenset[str]:
+    """The features that are on.
+
+    Args:
+        wanted: None for the default; switches as text, `"-simd,+wide-arithmetic"`, which change the
+            default (what builds on a feature goes with it); or the names of all that are on.
+
+    Raises:
+        ValueError: a name is not known, or the feature cannot be switched so.
+    """
+    if wanted is None:
+        return DEFAULT
+    if not isinstance(wanted, str):
+        on = frozenset(wanted)
+        for name in on - DEFAULT:
+            _check(name, on=True)
+        for name in DEFAULT - on:
+            _check(name, on=False)
+        return on
+    result = set(DEFAULT)
+    for switch in filter(None, (word.strip() for word in wanted.split(","))):
+        name = switch[1:]
+        if switch[0] not in "+-":
+            raise ValueError(f"{switch!r} says neither + nor -: write +{switch} or -{switch}")
+        _check(name, on=switch[0] == "+")
+        if switch[0] == "+":
+            result.update((name, *BY_NAME[name].builds_on))
+        else:
+            gone = {f.name for f in FEATURES if name in (f.name, *f.builds_on)}
+            result -= gone
+    return frozenset(result)
+
+
+def _check(name: str, *, on: bool) -> None:
+    feature = BY_NAME.get(name)
+    if feature is None:
+        raise ValueError(f"there is no feature {name!r}; there are {', '.join(SWITCHABLE)}")
+    if on and feature.state in (State.PLANNED, State.NEVER):
+        raise ValueError(f"this engine does not have the feature {name!r}")
+    if not on and feature.state is State.ALWAYS:
+        raise ValueError(f"the feature {name!r} cannot be switched off")
