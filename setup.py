@@ -1,4 +1,5 @@
-"""Builds the one extension, `wasmsr._ffi`: the C core (wasmsr/_core.c, wasmsr/core/) and its glue.
+"""Builds the one extension, `wasmsr._ffi`: the C core (wasmsr/_core.c, wasmsr/core/), the system
+calls that Python lacks (wasmsr/_sys.c), and the glue.
 
 All metadata is in pyproject.toml; the C declarations come from wasmsr/_ffi_build.py. This file
 holds the compiler flags and why they are these. Three environment variables change them:
@@ -32,7 +33,7 @@ class BuildExt(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         core = Path("wasmsr")
-        ext.depends += [str(p) for p in sorted(core.glob("core/*.[ch]"))]
+        ext.depends += [str(p) for p in [*sorted(core.glob("core/*.[ch]")), core / "_sys.h"]]
         flags, link = list(FLAGS), []
         if sanitizers := os.environ.get("WASMSR_SANITIZE"):
             flags += [*SANITIZED, f"-fsanitize={sanitizers}"]

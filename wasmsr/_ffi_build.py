@@ -1,6 +1,7 @@
 """Makes the glue between Python and the C core: the extension `wasmsr._ffi`, cffi API mode, abi3.
 
-The declarations are read from core/wsr.h, between its two marks, so that they stand in one place.
+The declarations are read from core/wsr.h and _sys.h, between their marks, so that they stand in one
+place.
 Every call releases the GIL. setup.py runs this; it is not imported at run time.
 """
 
@@ -10,23 +11,27 @@ from pathlib import Path
 
 from cffi import FFI
 
-CORE = Path(__file__).resolve().parent / "core"
-SOURCES = ("_core.c", *(f"core/{path.name}" for path in sorted(CORE.glob("*.c"))))
+HERE = Path(__file__).resolve().parent
+CORE = HERE / "core"
+HEADERS = ("core/wsr.h", "_sys.h")
+SOURCES = ("_core.c", "_sys.c", *(f"core/{path.name}" for path in sorted(CORE.glob("*.c"))))
 
 
 def declarations() -> str:
-    """The part of core/wsr.h that cffi reads."""
-    text = (CORE / "wsr.h").read_text(encoding="utf-8")
-    _, _, rest = text.partition("/* cffi: begin */")
-    body, _, _ = rest.partition("/* cffi: end */")
-    return body
+    """The parts of the headers that cffi reads."""
+    bodies = []
+    for name in HEADERS:
+        text = (HERE / name).read_text(encoding="utf-8")
+        _, _, rest = text.partition("/* cffi: begin */")
+        bodies.append(rest.partition("/* cffi: end */")[0])
+    return "".join(bodies)
 
 
 builder = FFI()
 builder.cdef(declarations())
 builder.set_source(
     "wasmsr._ffi",
-    '#include "core/wsr.h"',
+    "".join(f'#include "{name}"\n' for name in HEADERS),
     sources=[f"wasmsr/{name}" for name in SOURCES],
     include_dirs=["wasmsr"],
     libraries=["m"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from struct import Struct
 
+from wasmsr.wasi import syscalls
 from wasmsr.wasi.abi import (
     DIRENT,
     FDSTAT,
@@ -213,10 +214,8 @@ def _regular(descriptor: Descriptor) -> File:
     return descriptor
 
 
-def times(
-    process: Process, atim: int, mtim: int, flags: int, current: os.stat_result
-) -> tuple[int, int]:
-    """(access time, modification time) in ns that `fst_flags` ask for, the unasked from `current`.
+def times(process: Process, atim: int, mtim: int, flags: int) -> tuple[int | None, int | None]:
+    """(access time, modification time) in ns that `fst_flags` ask for, None for what is to stay.
 
     EINVAL where a time is to be both given and now.
     """
@@ -224,7 +223,7 @@ def times(
     if flags & ~FstFlag.ALL or flags & both_atim == both_atim or flags & both_mtim == both_mtim:
         raise Failure(Errno.INVAL)
     now = process.clocks.realtime()
-    access, modification = current.st_atime_ns, current.st_mtime_ns
+    access = modification = None
     if flags & both_atim:
         access = now if flags & FstFlag.ATIM_NOW else _position(atim)
     if flags & both_mtim:
@@ -237,10 +236,9 @@ def fd_filestat_set_times(
 ) -> None:
     descriptor = process.get(fd)
     require(descriptor, Right.FD_FILESTAT_SET_TIMES)
-    current = descriptor.stat()
-    if current is None:
+    if descriptor.stat() is None:
         raise Failure(Errno.INVAL)
-    os.utime(descriptor.host, ns=times(process, atim, mtim, fst_flags, current))
+    syscalls.set_times(descriptor.host, None, *times(process, atim, mtim, fst_flags))
 
 
 def fd_advise(

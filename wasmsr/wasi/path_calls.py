@@ -165,8 +165,8 @@ def path_filestat_set_times(
     base = process.directory(fd, Right.PATH_FILESTAT_SET_TIMES)
     follow = _follow(flags)
     with process.locate(base, text(caller.memory, path, path_len)) as location:
-        current = location.stat(follow)
-        location.set_times(*times(process, atim, mtim, fst_flags, current))
+        location.stat(follow)
+        location.set_times(*times(process, atim, mtim, fst_flags))
 
 
 def path_link(

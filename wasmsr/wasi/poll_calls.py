@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from struct import Struct
 
+from wasmsr.wasi import syscalls
 from wasmsr.wasi.abi import (
     EVENT,
     EVENT_HANGUP,
@@ -103,9 +104,7 @@ class _Poll:
     def wait(self, caller: Caller) -> None:
         """Until there is an event. Raises Retry if a pause is wanted first."""
         clocks = self.process.clocks
-        poll = select.poll()
-        for host, waiters in self.waited.items():
-            poll.register(host, waiters[0][2] if len(waiters) == 1 else self._union(waiters))
+        waited = [(host, self._union(waiters)) for host, waiters in self.waited.items()]
         while True:
             now = clocks.monotonic()
             remaining = min((end for end, _ in self.deadlines), default=None)
@@ -115,10 +114,13 @@ class _Poll:
                 remaining = 0
             elif clocks.deterministic and remaining is not None:
                 # Nothing happens in virtual time but what is ready already.
-                if not poll.poll(0):
+                if not syscalls.wait_many(waited, 0):
                     clocks.skip_to(now + remaining)
                 remaining = 0
-            found = poll.poll(0) if remaining == 0 else poll_until(caller, poll, remaining)
+            if remaining == 0:
+                found = syscalls.wait_many(waited, 0) if waited else []
+            else:
+                found = poll_until(caller, waited, remaining)
             for host, state in found:
                 self._ready(host, state)
             now = clocks.monotonic()

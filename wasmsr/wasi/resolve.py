@@ -1,10 +1,12 @@
 """Paths that cannot leave a directory.
 
-Between the path calls and the host's `*at` system calls. A path is walked one component at a time,
-each opened relative to the one before and never through a symbolic link by the kernel; links are
-read and walked by us. `..` goes back to the descriptor that we came from, so it cannot pass the
-first one, and a directory that another process swaps for a link meanwhile is refused by
-O_NOFOLLOW.
+Between the path calls and the host's `*at` system calls. On Linux the kernel finds the directory
+that holds the last component in one call (openat2), which passes no link and cannot leave the first
+directory. Where it meets a link, or there is no such call, the path is walked one component at a
+time, each opened relative to the one before and never through a symbolic link by the kernel; links
+are read and walked by us. `..` goes back to the descriptor that we came from, so it cannot pass the
+first one, and a directory that another process swaps for a link meanwhile is refused by O_NOFOLLOW.
+Both ways lead to the same places and errors.
 
 Absolute paths, absolute links and a `..` too many are EPERM, as wasmtime answers; more than 40
 links in one path are ELOOP (Linux, path_resolution(7)). Names are bytes: not UTF-8 is no error.
@@ -16,11 +18,14 @@ import errno
 import os
 from typing import Final
 
+from wasmsr.wasi import syscalls
 from wasmsr.wasi.abi import Errno, Failure
 
 MAX_LINKS: Final = 40
 # O_PATH: passing through a directory needs no right to read it.
 _STEP: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+BY_KERNEL: bool = syscalls.can_open_beneath()
+"""Whether the kernel is asked to resolve paths."""
 
 
 class Location:
@@ -77,12 +82,15 @@ class Location:
         return (*self.above, self.name)
 
     def _walk(self, path: bytes) -> None:
-        """Go on from `parent` along `path`; afterwards `name` is what is left of it."""
+        """Go from the first directory along `path`; afterwards `name` is what is left of it."""
         if path.startswith(b"/"):
             raise Failure(Errno.PERM)
         self.slash = self.slash or path.endswith(b"/")
-        todo = [part for part in reversed(path.split(b"/")) if part]
+        parts = [part for part in path.split(b"/") if part]
         self.name = b"."
+        if BY_KERNEL and len(parts) > 1 and self._jump(parts):
+            return
+        todo = parts[::-1]
         while todo:
             part = todo.pop()
             if part == b".":
@@ -103,6 +111,33 @@ class Location:
                 if target is None:
                     raise Failure(Errno.NOTDIR) from None
                 todo.extend(step for step in reversed(target.split(b"/")) if step)
+
+    def _jump(self, parts: list[bytes]) -> bool:
+        """Let the kernel open the directory that holds the last of `parts`. False, with nothing
+        done, if it cannot, be it that there is a link: the walk finds out what is to be said."""
+        above: list[bytes] = []
+        for part in parts:
+            if part == b"..":
+                if not above:
+                    return False
+                above.pop()
+            elif part != b".":
+                above.append(part)
+        through = parts
+        if parts[-1] not in (b".", b".."):
+            through = parts[:-1]
+            self.name = above.pop()
+        try:
+            directory = syscalls.open_beneath(self._root, b"/".join(through), _STEP)
+        except OSError as error:
+            self.name = b"."
+            if error.errno == errno.ENOENT:
+                raise
+            return False
+        self._entered.append(directory)
+        self.parent = directory
+        self.above = above
+        return True
 
     def _enter(self, part: bytes) -> None:
         self._entered.append(os.open(part, _STEP, dir_fd=self.parent))
@@ -143,7 +178,11 @@ class Location:
             return False
         if not target:
             raise Failure(Errno.NOENT)
-        self._walk(target)
+        # From the first directory again: `above` is free of links, and has no descriptor each.
+        path = b"/".join((*self.above, target))
+        self.close()
+        self.above = []
+        self._walk(path)
         return True
 
     def stat(self, follow: bool) -> os.stat_result:
@@ -210,9 +249,10 @@ class Location:
             self.stat(follow=True)
         return os.readlink(self.name, dir_fd=self.parent)
 
-    def set_times(self, access: int, modification: int) -> None:
-        """ns since 1970; of a link itself, since `stat` has gone along those to be followed."""
-        os.utime(self.name, ns=(access, modification), dir_fd=self.parent, follow_symlinks=False)
+    def set_times(self, access: int | None, modification: int | None) -> None:
+        """ns since 1970, None for what is to stay; of a link itself, since `stat` has gone along
+        those to be followed."""
+        syscalls.set_times(self.parent, self.name, access, modification)
 
     def link_to(self, new: Location) -> None:
         """Make `new` another name of what is here, which is not followed if it is a link."""

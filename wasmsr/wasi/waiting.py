@@ -8,18 +8,16 @@ and the call is made again after the pause, or after the snapshot was restored.
 from __future__ import annotations
 
 import select
-import time
 from typing import Final
 
+from wasmsr.wasi import syscalls
 from wasmsr.wasi.abi import Errno, Failure
 from wasmsr.wasi.engine import Caller, Retry
 
 IN: Final = select.POLLIN
 OUT: Final = select.POLLOUT
-FINE: Final = 1_000_000
-"""ns. poll(2) counts in milliseconds; what is left below one is slept. No pause waits longer."""
 LONGEST: Final = 3_600_000_000_000
-"""ns, of one wait: poll(2) takes no more than 2**31 ms."""
+"""ns, of one wait: some hosts count in milliseconds below 2**31."""
 
 
 def wait(caller: Caller, host: int, event: int, *, nonblocking: bool) -> None:
@@ -27,37 +25,24 @@ def wait(caller: Caller, host: int, event: int, *, nonblocking: bool) -> None:
 
     Raises Failure(AGAIN) if it is not and `nonblocking`, Retry if a pause is wanted first.
     """
-    poll = select.poll()
-    poll.register(host, event)
     if nonblocking:
-        if not poll.poll(0):
+        if not syscalls.wait_many([(host, event)], 0):
             raise Failure(Errno.AGAIN)
-        return
-    poll.register(caller.wake_fd, IN)
-    for ready, _ in poll.poll():
-        if ready == host:
-            return
-    raise Retry
+    elif not syscalls.wait_one(host, event, caller.wake_fd):
+        raise Retry
 
 
-def poll_until(caller: Caller, poll: select.poll, remaining: int | None) -> list[tuple[int, int]]:
-    """The (descriptor, events) that are ready within `remaining` ns (None: ever), without the
-    wake-up descriptor; none when the time, or an hour of it, is over.
+def poll_until(
+    caller: Caller, waited: list[tuple[int, int]], remaining: int | None
+) -> list[tuple[int, int]]:
+    """Those of (descriptor, events) that are ready within `remaining` ns (None: ever); none when
+    the time, or an hour of it, is over, or a signal came.
 
     Raises Retry if a pause is wanted first.
     """
     wake = caller.wake_fd
-    poll.register(wake, IN)
-    if remaining is not None:
-        remaining = min(remaining, LONGEST)
-    if remaining is None:
-        found = poll.poll()
-    else:
-        end = time.monotonic_ns() + remaining
-        found = poll.poll(remaining // FINE) if remaining >= FINE else poll.poll(0)
-        if not found:
-            time.sleep(max(0, end - time.monotonic_ns()) / 1e9)
-            found = poll.poll(0)
+    timeout = -1 if remaining is None else min(remaining, LONGEST)
+    found = syscalls.wait_many([*waited, (wake, IN)], timeout)
     ready = [pair for pair in found if pair[0] != wake]
     if found and not ready:
         raise Retry

@@ -1,0 +1,72 @@
+"""System calls that Python lacks, with types and exceptions; the calls themselves are `_sys.c`.
+
+Between `resolve`, `waiting` and the calls that set times, and the host. Every function raises
+OSError as those of `os` do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from wasmsr._ffi import ffi, lib
+
+_NULL: Final = ffi.NULL
+
+
+def _answer(result: int) -> int:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result
+
+
+def open_beneath(directory: int, path: bytes, flags: int) -> int:
+    """A host descriptor for what `path` names below `directory`, passing not one link.
+
+    The kernel resolves the whole path at once (Linux, openat2). ELOOP: a link is on the way; EXDEV:
+    `..` leads out; EAGAIN: directories are being renamed, so the kernel cannot tell; ENOSYS: there
+    is no such call, see `can_open_beneath`.
+    """
+    return _answer(lib.wsys_open_beneath(directory, path, flags | os.O_CLOEXEC))
+
+
+def can_open_beneath() -> bool:
+    """Whether this host has `open_beneath`: not before Linux 5.6, nor where it is forbidden."""
+    root = os.open(os.sep, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(open_beneath(root, b".", os.O_RDONLY))
+    except OSError as error:
+        # Sandboxes answer EPERM to calls that they do not know.
+        return error.errno not in (errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG)
+    finally:
+        os.close(root)
+    return True
+
+
+def set_times(directory: int, name: bytes | None, atim: int | None, mtim: int | None) -> None:
+    """Set the access and modification times (ns since 1970) of what `name` is in `directory`, never
+    through a link, or of `directory` itself for None. A time that is None stays as it is."""
+    which = (atim is not None) | (mtim is not None) << 1
+    path = _NULL if name is None else name
+    _answer(lib.wsys_set_times(directory, path, which, atim or 0, mtim or 0))
+
+
+def wait_one(host: int, event: int, wake: int) -> int:
+    """Wait for `event` (select.POLLIN or POLLOUT) of `host`, or until `wake` can be read: what is
+    ready of `host`, 0 for nothing."""
+    while True:
+        result: int = lib.wsys_wait_one(host, event, wake)
+        if result != -errno.EINTR:
+            return _answer(result)
+
+
+def wait_many(waited: Sequence[tuple[int, int]], timeout: int) -> list[tuple[int, int]]:
+    """Wait for (host descriptor, select events) until one is ready or `timeout` ns are over; for
+    ever if it is negative. The (descriptor, events) that are ready; none also after a signal."""
+    array = ffi.new("wsys_waited[]", [(host, events, 0) for host, events in waited])
+    result = lib.wsys_wait(array, len(waited), timeout)
+    if result == -errno.EINTR or not _answer(result):
+        return []
+    return [(entry.fd, entry.revents & 0xFFFF) for entry in array if entry.revents]
