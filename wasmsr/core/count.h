@@ -20,7 +20,7 @@ static wsr_counted *wsr_counts_;
 static int32_t wsr_before_[2];
 void wsr_count_anchor(void);
 
-static void __attribute__((noinline)) wsr_count(uint64_t handler) {
+void __attribute__((noinline)) wsr_count(uint64_t handler) {
   const int32_t at = (int32_t)((intptr_t)handler - (intptr_t)&wsr_count_anchor);
   if (!wsr_counts_ && !(wsr_counts_ = calloc(WSR_COUNT_ROOM, sizeof *wsr_counts_))) return;
   const uint32_t a = (uint32_t)wsr_before_[0], b = (uint32_t)wsr_before_[1];

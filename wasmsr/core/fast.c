@@ -1,49 +1,17 @@
 /* The handlers of fast code: one small function each, which ends in a jump to the next.
  *
- * What all of them need stands in argument registers: the next cell, the frame, memory 0 and its
- * size, the store, and three accumulators (integers, f64, f32). Handlers are leaves; what is slow or
+ * Their arguments and operands are described in handler.h. Handlers are leaves; what is slow or
  * rare is in functions of its own. Regular handlers are made from core/fast_rows.h, one for each
  * combination of operand classes. Leaving is a return value, as everywhere.
  */
-#include "fast.h"
+#include "handler.h"
 
 #if WSR_FAST
 #include "bulk.h"
-#include "numeric.h"
 
-#ifdef WSR_COUNT /* see bench/dispatches.py */
+#ifdef WSR_COUNT
 #include "count.h"
-#define COUNT(handler) wsr_count(handler)
-#else
-#define COUNT(handler) ((void)0)
 #endif
-
-#define ARGUMENTS                                                                               \
-  const uint64_t *pc, uint64_t *fp, uint8_t *memory, uint64_t size, wsr_store *store, uint64_t acc, \
-      double fd, float fs
-#define SAME pc, fp, memory, size, store, acc, fd, fs
-#define GO(to)                                                                                \
-  do {                                                                                        \
-    const uint64_t *const next_ = (to);                                                       \
-    COUNT(next_[0]);                                                                          \
-    WSR_TAIL((wsr_handler *)(uintptr_t)next_[0])(next_, fp, memory, size, store, acc, fd, fs); \
-  } while (0)
-#define NEXT(words) GO(pc + (words))
-
-/* Field k of the second word; the compiler makes one load of it. */
-static inline uint32_t field(const uint64_t *pc, unsigned k) {
-  uint16_t value;
-  memcpy(&value, (const char *)(pc + 1) + 2 * k, sizeof value);
-  return value;
-}
-static inline int32_t distance(const uint64_t *pc) {
-  int32_t value;
-  memcpy(&value, (const char *)(pc + 1) + 4, sizeof value);
-  return value;
-}
-static inline uint32_t offset_of(const uint64_t *pc) { return (uint32_t)distance(pc); }
-static inline uint32_t low(uint64_t word) { return (uint32_t)word; }
-static inline uint32_t high(uint64_t word) { return (uint32_t)(word >> 32); }
 
 static inline bool pausing(const wsr_store *store) {
   return atomic_load_explicit(&store->pause, memory_order_relaxed) != 0;
@@ -86,62 +54,10 @@ static uint32_t trapped_in(wsr_store *store, uint32_t cell, uint32_t trap) {
 }
 
 /* `acc` is the trap's code. */
-__attribute__((noinline, cold)) static uint32_t trapped(ARGUMENTS) {
-  (void)fp, (void)memory, (void)size, (void)fd, (void)fs;
+__attribute__((noinline, cold)) uint32_t wsr_trapped(ARGUMENTS) {
+  (void)fp, (void)memory, (void)size, (void)fd, (void)fs, (void)va;
   return trapped_in(store, cell_of(store, pc), (uint32_t)acc);
 }
-
-#define TRAP(name)                 \
-  do {                             \
-    acc = WSR_TRAP_##name;         \
-    return trapped(SAME);          \
-  } while (0)
-
-/* ---- operands by type and class ---- */
-
-typedef uint32_t i32_t;
-typedef uint64_t i64_t;
-typedef float f32_t;
-typedef double f64_t;
-typedef uint32_t b32_t; /* the bits of an f32 */
-typedef uint64_t b64_t;
-
-#define GET_i32_S(k) ((uint32_t)fp[field(pc, k)])
-#define GET_i64_S(k) (fp[field(pc, k)])
-#define GET_f32_S(k) (wsr_f32(fp[field(pc, k)]))
-#define GET_f64_S(k) (wsr_f64(fp[field(pc, k)]))
-#define GET_b32_S(k) ((uint32_t)fp[field(pc, k)])
-#define GET_b64_S(k) (fp[field(pc, k)])
-#define GET_i32_A(k) ((uint32_t)acc)
-#define GET_i64_A(k) (acc)
-#define GET_f32_A(k) (fs)
-#define GET_f64_A(k) (fd)
-#define GET_b32_A(k) ((uint32_t)wsr_bits_f32(fs))
-#define GET_b64_A(k) (wsr_bits_f64(fd))
-#define GET_i32_C(k) ((uint32_t)pc[2])
-#define GET_i64_C(k) (pc[2])
-#define GET_f32_C(k) (wsr_f32(pc[2]))
-#define GET_f64_C(k) (wsr_f64(pc[2]))
-#define GET_b32_C(k) ((uint32_t)pc[2])
-#define GET_b64_C(k) (pc[2])
-
-/* Results go to the accumulator (A), or there and to slot d (W). */
-#define SET_i32_A(x) (acc = (uint32_t)(x))
-#define SET_i64_A(x) (acc = (uint64_t)(x))
-#define SET_f32_A(x) (fs = (x))
-#define SET_f64_A(x) (fd = (x))
-#define SET_b32_A(x) (fs = wsr_f32((uint32_t)(x)))
-#define SET_b64_A(x) (fd = wsr_f64(x))
-#define SET_i32_W(x) (acc = (uint32_t)(x), fp[field(pc, 3)] = acc)
-#define SET_i64_W(x) (acc = (uint64_t)(x), fp[field(pc, 3)] = acc)
-#define SET_f32_W(x) (fs = (x), fp[field(pc, 3)] = wsr_bits_f32(fs))
-#define SET_f64_W(x) (fd = (x), fp[field(pc, 3)] = wsr_bits_f64(fd))
-#define SET_b32_W(x) SET_f32_W(wsr_f32((uint32_t)(x)))
-#define SET_b64_W(x) SET_f64_W(wsr_f64(x))
-
-#define LENGTH_S 2
-#define LENGTH_A 2
-#define LENGTH_C 3
 
 #define UNUSED_OPERANDS (void)acc, (void)fd, (void)fs
 
@@ -286,7 +202,7 @@ ONE_UNARY(CANONICAL_F64, b64, b64, {}, CANONICAL64, A, W)
  * cell of the first, where it may trap ---- */
 
 __attribute__((noinline, cold)) static uint32_t trapped_first(ARGUMENTS) {
-  (void)fp, (void)memory, (void)size, (void)acc, (void)fd, (void)fs;
+  (void)fp, (void)memory, (void)size, (void)acc, (void)fd, (void)fs, (void)va;
   return trapped_in(store, low(pc[3]), WSR_TRAP_MEMORY_BOUNDS);
 }
 
@@ -448,7 +364,7 @@ TABLE(table_a, (uint32_t)acc)
 /* ---- calls: a first argument, d length of the cell; third word: index and cell ---- */
 
 __attribute__((noinline)) static uint32_t host_call(ARGUMENTS) { /* acc: address */
-  (void)memory, (void)size, (void)fd, (void)fs;
+  (void)memory, (void)size, (void)fd, (void)fs, (void)va;
   store->out->host_function = (uint32_t)acc;
   store->out->host_instance = store->functions[store->frame->function].instance;
   store->out->slots = fp + field(pc, 0);
@@ -616,7 +532,7 @@ static uint32_t slow(ARGUMENTS) {
   }
   if (trap) {
     acc = trap;
-    return trapped(SAME);
+    return wsr_trapped(SAME);
   }
   NEXT(4);
 }
@@ -637,7 +553,7 @@ static uint32_t decide(ARGUMENTS) {
 
 /* The whole code of a function that runs in precise code only. */
 static uint32_t not_here(ARGUMENTS) {
-  (void)pc, (void)fp, (void)memory, (void)size, (void)acc, (void)fd, (void)fs;
+  (void)pc, (void)fp, (void)memory, (void)size, (void)acc, (void)fd, (void)fs, (void)va;
   return leave(store, 0, WSR_SWITCH);
 }
 
@@ -728,6 +644,6 @@ uint32_t wsr_run_fast(wsr_store *store, const wsr_fast *fast, uint32_t word, wsr
   const wsr_memory_instance *m = wsr_memory_of(store, f->owner);
   const uint64_t *pc = fast->words + word;
   return ((wsr_handler *)(uintptr_t)pc[0])(pc, store->stack + frame->slot, m->data, m->size, store,
-                                           0, 0, 0);
+                                           0, 0, 0, (wsr_vector){0, 0});
 }
 #endif

@@ -14,7 +14,7 @@
  * gcc makes them so when it optimises and neither sanitizers nor coverage are on (setup.py passes
  * -foptimize-sibling-calls last, a test reads the object file). Elsewhere precise code does all the
  * work. */
-#if defined(WSR_NO_FAST) || !(defined(__x86_64__) || defined(__aarch64__))
+#if defined(WSR_NO_FAST) || !(defined(__x86_64__) || defined(__AARCH64EL__))
 #define WSR_FAST 0
 #elif defined(__clang__)
 #if __has_attribute(musttail)
@@ -33,8 +33,11 @@
 /* Outcomes between the codes: go on in the other one; too little fuel is left for fast code. */
 enum { WSR_SWITCH = 100, WSR_SHORT };
 
+#if WSR_FAST
+/* A v128 in a register: the lower half first, whatever the shape of its lanes. */
+typedef uint64_t wsr_vector __attribute__((vector_size(16)));
 typedef uint32_t wsr_handler(const uint64_t *pc, uint64_t *fp, uint8_t *memory, uint64_t size,
-                             wsr_store *store, uint64_t acc, double fd, float fs);
+                             wsr_store *store, uint64_t acc, double fd, float fs, wsr_vector va);
 
 enum { WSR_S, WSR_A, WSR_C }; /* operand classes */
 
@@ -62,6 +65,7 @@ extern const uint8_t wsr_fast_commutes[WSR_OP_COUNT];
 #define WSR_SPECIAL_NAME(name) WSR_FAST_##name,
 enum { WSR_EACH_SPECIAL(WSR_SPECIAL_NAME) WSR_FAST_SPECIALS };
 extern wsr_handler *const wsr_fast_special[WSR_FAST_SPECIALS];
+#endif
 
 typedef struct {
   uint32_t cell; /* of precise code */
