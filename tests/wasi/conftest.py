@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.wasi.guest import Guest, on
+from wasmsr.wasi import resolve, syscalls
 
 
 @pytest.fixture
@@ -23,6 +24,15 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def output() -> io.BytesIO:
     return io.BytesIO()
+
+
+@pytest.fixture(params=[True, False], ids=["kernel", "walk"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """How paths are resolved: True by the kernel, False by the walk."""
+    if request.param and not syscalls.can_open_beneath():
+        pytest.skip("this kernel has no openat2, or a sandbox forbids it")
+    monkeypatch.setattr(resolve, "BY_KERNEL", request.param)
+    return bool(request.param)
 
 
 @pytest.fixture(params=[False, True], ids=["straight", "hops"])

@@ -13,6 +13,8 @@ import pytest
 from tests.wasi.guest import CREAT, DATA, DIRECTORY, OUT, PATH2, ROOT, TRUNC, Guest
 from wasmsr.wasi.abi import Errno, Right
 
+pytestmark = pytest.mark.usefixtures("way")
+
 REFUSED = {Errno.PERM, Errno.NOTCAPABLE, Errno.LOOP, Errno.NOENT, Errno.NOTDIR, Errno.INVAL}
 
 
