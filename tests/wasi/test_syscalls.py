@@ -103,7 +103,7 @@ def test_set_times(data: Path, by_name: bool) -> None:
     path = data / "file"
     path.write_text("")
     directory, file = os.open(data, os.O_RDONLY), os.open(path, os.O_RDONLY)
-    place = (directory, b"file") if by_name else (file, None)
+    place: tuple[int, bytes | None] = (directory, b"file") if by_name else (file, None)
     syscalls.set_times(*place, 1_234_567_890_123_456_789, -1)
     assert path.stat().st_atime_ns == 1_234_567_890_123_456_789
     assert path.stat().st_mtime_ns == -1
