@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from wasmsr._ffi import ffi, lib
-from wasmsr.interp.externs import Function
+from wasmsr.interp.externs import Function, Global
 from wasmsr.interp.machine import Finished, Outcome, Paused, Store, Trapped
 from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.state import Snapshot
@@ -147,9 +147,7 @@ class Pair:
 
 
 def _global(store: Store, address: int) -> int:
-    type_, value = ffi.new("wsr_global_type *"), ffi.new("uint64_t *")
-    lib.wsr_global(store.c, address, type_, value)
-    return int(value[0])
+    return Global(store, address).bits
 
 
 def enqueue(pair: Pair, name: str, *args: int | float) -> None:

@@ -121,7 +121,7 @@ class WasmsrSession:
     def _value(self, kind: ValType, bits: int, result: Any) -> Value:
         if kind in _NAMES:
             return Number(_NAMES[kind], bits)
-        heap = "func" if kind is ValType.FUNCREF else "extern"
+        heap = "func" if kind.code is ValType.FUNCREF else "extern"
         if bits == 0:
             return Null(heap)
         if heap == "func":

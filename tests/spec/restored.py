@@ -198,6 +198,6 @@ def _summary(outcome: Outcome, types: Sequence[ValType]) -> Any:
         return outcome.trap.code, outcome.trap.backtrace
     assert isinstance(outcome, Finished), f"the run ended with {outcome}"
     return [
-        result if kind is ValType.EXTERNREF else bits
+        result if kind.code is ValType.EXTERNREF else bits
         for kind, bits, result in zip(types, outcome.raw, outcome.results, strict=True)
     ]

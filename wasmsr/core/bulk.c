@@ -130,6 +130,14 @@ uint32_t wsr_perform(wsr_store *store, const wsr_instance *instance, const wsr_c
   }
   switch (cell->op) {
     case WSR_OP_REF_FUNC: s[0] = (uint64_t)instance->functions[a] + 1; break;
+    case WSR_OP_GLOBAL_GET_V128:
+      s[0] = store->globals[instance->globals[a]].value;
+      s[1] = store->globals[instance->globals[a]].high;
+      break;
+    case WSR_OP_GLOBAL_SET_V128:
+      store->globals[instance->globals[a]].value = s[0];
+      store->globals[instance->globals[a]].high = s[1];
+      break;
     case WSR_OP_TABLE_GET:
       if ((uint32_t)s[0] >= t->size) return WSR_TRAP_TABLE_BOUNDS;
       s[0] = t->elements[(uint32_t)s[0]];

@@ -21,20 +21,26 @@ static bool is_call(const wsr_cell *cell) {
   return cell->op == WSR_OP_CALL || cell->op == WSR_OP_CALL_INDIRECT;
 }
 
+/* The type that a call's callee has, or is a subtype of. */
+static const wsr_function_type *call_type(const wsr_module *m, const wsr_cell *cell) {
+  const bool direct = cell->op == WSR_OP_CALL || cell->op == WSR_OP_RETURN_CALL;
+  return &m->types[direct ? m->functions[cell->u.p.a].type : cell->u.p.a];
+}
+
 /* How many operands a call takes off the stack before the callee runs. */
-static uint32_t call_operands(const wsr_cell *cell) {
-  return cell->n +
+static uint32_t call_operands(const wsr_module *m, const wsr_cell *cell) {
+  return call_type(m, cell)->n_params +
          (cell->op == WSR_OP_CALL_INDIRECT || cell->op == WSR_OP_RETURN_CALL_INDIRECT);
 }
 
 static wsr_position *make_position(const wsr_module *m, wsr_code *code, uint32_t cell) {
   const uint32_t room = code->frame_slots - code->n_locals;
-  wsr_position *p = malloc(sizeof *p + room + code->n_locals);
+  wsr_position *p = malloc(sizeof *p + room * sizeof *p->types + code->n_locals);
   if (!p) return NULL;
   p->next = NULL;
   p->cell = cell;
-  p->types = (uint8_t *)(p + 1);
-  p->live = p->types + room;
+  p->types = (wsr_type *)(p + 1);
+  p->live = (uint8_t *)(p->types + room);
   p->n_operands = wsr_types_before(m, code->function, code->offsets[cell], p->types, room);
   if (p->n_operands != WSR_NONE) return p;
   free(p);
@@ -87,21 +93,28 @@ int wsr_view_frame(wsr_store *store, uint32_t number, int all, wsr_frame_view *o
   wsr_position *position = position_at(m, code, at, resume, &kept);
   if (!position) return 0;
   uint32_t operands = position->n_operands;
-  if (!innermost) operands -= call_operands(&code->cells[at]);
-  if (code->n_locals) memcpy(store->scratch_types, code->local_types, code->n_locals);
-  memcpy(store->scratch_types + code->n_locals, position->types, operands);
-  const uint64_t *fp = store->stack + frame->slot;
-  memcpy(store->scratch_values, fp, (code->n_locals + operands) * sizeof *fp);
-  for (uint32_t i = 0; !all && i < code->n_locals; i++)
-    if (!position->live[i]) store->scratch_values[i] = 0;
+  if (!innermost) operands -= call_operands(m, &code->cells[at]);
+  const uint32_t slots = code->n_locals + wsr_slots_of(position->types, operands);
+  memcpy(store->scratch_values, store->stack + frame->slot, slots * sizeof *store->stack);
+  for (uint32_t i = 0, slot = 0; i < code->n_local_types; i++) {
+    const wsr_type type = code->local_types[i];
+    const uint32_t width = wsr_slots(type);
+    store->scratch_types[i] = (uint8_t)wsr_type_code(type);
+    if (!all && !position->live[slot])
+      memset(store->scratch_values + slot, 0, width * sizeof *store->scratch_values);
+    slot += width;
+  }
+  for (uint32_t i = 0; i < operands; i++)
+    store->scratch_types[code->n_local_types + i] = (uint8_t)wsr_type_code(position->types[i]);
   if (!kept) free(position);
   *out = (wsr_frame_view){
       .function = frame->function,
       .instance = f->instance,
       .index = f->index,
       .offset = innermost ? code->offsets[at] : wsr_instruction_end(m, code->offsets[at]),
-      .n_locals = code->n_locals,
+      .n_locals = code->n_local_types,
       .n_operands = operands,
+      .n_slots = slots,
       .types = store->scratch_types,
       .values = store->scratch_values,
   };
@@ -132,15 +145,62 @@ static uint32_t find_cell(const wsr_code *code, const wsr_module *m, uint32_t of
   return wsr_instruction_end(m, code->offsets[low - 1]) == offset ? low - 1 : WSR_NONE;
 }
 
-static bool value_fits(const wsr_store *store, uint8_t type, uint64_t value) {
-  if (type == WSR_I32 || type == WSR_F32) return value <= UINT32_MAX;
-  if (type == WSR_FUNCREF) return value <= store->n_functions;
-  return true;
+/* Whether a frame's values are of the types that its code has at the position: dead locals are zero,
+ * whatever their types say. */
+static const char *check_values(const wsr_store *store, const wsr_instance *instance,
+                                const wsr_code *code, const wsr_position *position,
+                                uint32_t operands, const uint64_t *values) {
+  for (uint32_t i = 0; i < code->n_local_types; i++) {
+    const wsr_type type = code->local_types[i];
+    const bool fits = wsr_value_fits(store, wsr_store_type(instance->types, type), *values);
+    if (!fits && *values) return "a frame holds a value that its type does not have";
+    values += wsr_slots(type);
+  }
+  for (uint32_t i = 0; i < operands; i++) {
+    const wsr_type type = position->types[i];
+    if (!wsr_value_fits(store, wsr_store_type(instance->types, type), *values))
+      return "a frame holds a value that its type does not have";
+    values += wsr_slots(type);
+  }
+  return NULL;
 }
 
-int wsr_restore_frame(wsr_store *store, uint32_t function, uint32_t offset, const uint8_t *types,
-                      const uint64_t *values, uint32_t n_locals, uint32_t n_operands,
-                      int innermost, uint32_t callee, wsr_error *error) {
+static const char *check_types(const wsr_code *code, const wsr_position *position,
+                               uint32_t operands, const uint8_t *types) {
+  bool good = true;
+  for (uint32_t i = 0; i < code->n_local_types; i++)
+    good &= *types++ == wsr_type_code(code->local_types[i]);
+  for (uint32_t i = 0; i < operands; i++) good &= *types++ == wsr_type_code(position->types[i]);
+  return good ? NULL : "a frame's values are not of the types that its code has there";
+}
+
+/* Live locals whose type has no null must not be null: check_values passed them. */
+static const char *check_live(const wsr_code *code, const wsr_position *position,
+                              const uint64_t *values) {
+  for (uint32_t i = 0, slot = 0; i < code->n_local_types; i++) {
+    const wsr_type type = code->local_types[i];
+    if (type & WSR_NOT_NULL && position->live[slot] && !values[slot])
+      return "a frame holds a value that its type does not have";
+    slot += wsr_slots(type);
+  }
+  return NULL;
+}
+
+/* What is wrong with the frame's values at the position, or NULL. */
+static const char *check_view(const wsr_store *store, const wsr_instance *instance,
+                              const wsr_code *code, const wsr_position *position,
+                              uint32_t operands, const wsr_frame_view *view) {
+  if (view->n_operands != operands) return "a frame has another number of operands than its code";
+  const char *bad = check_types(code, position, operands, view->types);
+  if (!bad && view->n_slots != code->n_locals + wsr_slots_of(position->types, operands))
+    bad = "a frame has another number of slots than its types";
+  if (!bad) bad = check_values(store, instance, code, position, operands, view->values);
+  return bad ? bad : check_live(code, position, view->values);
+}
+
+int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermost, uint32_t callee,
+                      wsr_error *error) {
+  const uint32_t function = view->function, offset = view->offset;
   *error = (wsr_error){.kind = WSR_OK, .offset = UINT64_MAX};
   if (function >= store->n_functions || store->functions[function].instance == WSR_NONE)
     return wrong(error, offset, "a frame's function is none of a module");
@@ -153,40 +213,27 @@ int wsr_restore_frame(wsr_store *store, uint32_t function, uint32_t offset, cons
   if (cell == WSR_NONE)
     return wrong(error, offset, innermost ? "no instruction starts at a frame's position"
                                           : "a waiting frame does not stand behind a call");
-  if (n_locals != code->n_locals || n_operands > code->frame_slots - code->n_locals)
+  if (view->n_locals != code->n_local_types)
     return wrong(error, offset, "a frame has another number of locals or operands than its code");
-  if (!scratch(store, code->frame_slots + 1))
-    return wsr_fail(error, WSR_MEMORY, offset, "no memory left to check a frame");
   bool kept;
   wsr_position *position = position_at(m, code, cell, cell + !innermost, &kept);
   if (!position) return wrong(error, offset, "a frame stands in unreachable code");
   uint32_t expected = position->n_operands;
-  if (n_locals) memcpy(store->scratch_types, code->local_types, n_locals);
-  memcpy(store->scratch_types + n_locals, position->types, expected);
+  if (!innermost) expected -= call_operands(m, &code->cells[cell]);
+  const char *bad = check_view(store, instance, code, position, expected, view);
   if (!kept) free(position);
+  if (bad) return wrong(error, offset, bad);
   if (!innermost) {
-    const wsr_cell *call = &code->cells[cell];
-    expected -= call_operands(call);
     if (callee >= store->n_functions) return wrong(error, offset, "a frame's callee is unknown");
     /* Tail calls may have put another function in the callee's place: the results still agree. */
     const wsr_function_type *is = &store->types[store->functions[callee].type];
-    const wsr_function_type *was =
-        &store->types[call->op == WSR_OP_CALL
-                          ? store->functions[instance->functions[call->u.p.a]].type
-                          : instance->types[call->u.p.a]];
-    if (is->n_results != was->n_results ||
-        (is->n_results && memcmp(is->results, was->results, is->n_results) != 0))
+    const wsr_function_type *call = call_type(m, &code->cells[cell]);
+    const wsr_function_type *was = &store->types[instance->types[call - m->types]];
+    if (!wsr_are_subtypes(store->subtypes, is->results, is->n_results, was->results,
+                          was->n_results))
       return wrong(error, offset, "a frame's callee does not return what its caller expects");
     cell++;
   }
-  if (n_operands != expected)
-    return wrong(error, offset, "a frame has another number of operands than its code");
-  const uint32_t n = n_locals + n_operands;
-  if (n && memcmp(types, store->scratch_types, n) != 0)
-    return wrong(error, offset, "a frame's values are not of the types that its code has there");
-  for (uint32_t i = 0; i < n; i++)
-    if (!value_fits(store, types[i], values[i]))
-      return wrong(error, offset, "a frame holds a value that its type does not have");
   uint32_t slot = 0;
   if (store->n_frames) {
     /* The callee's frame begins at the arguments, on top of what its caller keeps. */
@@ -197,7 +244,7 @@ int wsr_restore_frame(wsr_store *store, uint32_t function, uint32_t offset, cons
   if (code->frame_slots > store->limits.stack_slots - slot ||
       store->n_frames == store->limits.stack_frames)
     return wsr_fail(error, WSR_LIMIT, offset, "the frames do not fit the stack's limits");
-  if (n) memcpy(store->stack + slot, values, n * sizeof *values);
+  if (view->n_slots) memcpy(store->stack + slot, view->values, view->n_slots * sizeof *view->values);
   if (store->n_frames == 0) store->now = (wsr_activation){0, 0};
   store->returns[store->n_frames].pc = NULL;
   store->frames[store->n_frames++] = (wsr_frame){function, cell, slot};
@@ -226,12 +273,18 @@ static const char *check_frame(wsr_store *store, uint32_t number) {
     if (frame->slot != caller->slot + above->cells[caller->cell - 1].s)
       return "a frame does not begin at its arguments";
   }
-  wsr_frame_view view;
-  if (!wsr_view_frame(store, number, 1, &view)) return "a frame cannot be viewed";
-  for (uint32_t i = 0; i < view.n_locals + view.n_operands; i++)
-    if (!value_fits(store, view.types[i], view.values[i]))
-      return "a frame holds a value that its type does not have";
-  return NULL;
+  const wsr_instance *instance = store->instances[f->instance];
+  const uint32_t at = frame->cell - !innermost;
+  const uint32_t resume = is_call(&f->code->cells[at]) ? frame->cell : at;
+  bool kept;
+  wsr_position *position = position_at(instance->module, f->code, at, resume, &kept);
+  if (!position) return "a frame cannot be viewed";
+  uint32_t operands = position->n_operands;
+  if (!innermost) operands -= call_operands(instance->module, &f->code->cells[at]);
+  const char *broken = check_values(store, instance, f->code, position, operands,
+                                    store->stack + frame->slot);
+  if (!kept) free(position);
+  return broken;
 }
 
 const char *wsr_check(wsr_store *store) {
@@ -242,14 +295,14 @@ const char *wsr_check(wsr_store *store) {
     if (broken) return broken;
   }
   for (uint32_t i = 0; i < store->n_globals; i++)
-    if (!value_fits(store, (uint8_t)store->globals[i].type, store->globals[i].value))
+    if (!wsr_value_fits(store, store->globals[i].type, store->globals[i].value))
       return "a global holds a value that its type does not have";
   for (uint32_t i = 0; i < store->n_tables; i++) {
     const wsr_table_instance *t = store->tables[i];
     if (t->size > t->room || (t->bounds.has_maximum && t->size > t->bounds.maximum))
       return "a table is larger than its bounds";
     for (uint32_t k = 0; k < t->size; k++)
-      if (!value_fits(store, (uint8_t)t->bounds.type, t->elements[k]))
+      if (!wsr_value_fits(store, t->bounds.type, t->elements[k]))
         return "a table holds a reference to no function";
   }
   for (uint32_t i = 0; i < store->n_memories; i++) {

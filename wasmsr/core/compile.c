@@ -61,8 +61,9 @@ static wsr_code *make(const wsr_module *m, uint32_t function, bool deterministic
   wsr_walker *walker = wsr_walker_new();
   wsr_code *code = malloc(sizeof *code);
   bool good = walker && code && wsr_walk_body(walker, &walk, NULL) && !e.failed;
-  uint8_t *local_types = good ? malloc((size_t)walk.n_locals + 1) : NULL;
-  if (local_types && walk.n_locals) memcpy(local_types, walk.locals, walk.n_locals);
+  wsr_type *local_types = good ? malloc(((size_t)walk.n_locals + 1) * sizeof *local_types) : NULL;
+  if (local_types && walk.n_locals)
+    memcpy(local_types, walk.locals, walk.n_locals * sizeof *local_types);
   good = good && local_types;
   wsr_walker_free(walker);
   free(e.fixups);
@@ -76,9 +77,10 @@ static wsr_code *make(const wsr_module *m, uint32_t function, bool deterministic
   const wsr_function_type *type = &m->types[m->functions[function].type];
   *code = (wsr_code){
       .function = function,
-      .n_params = type->n_params,
-      .n_results = type->n_results,
-      .n_locals = walk.n_locals,
+      .n_params = wsr_slots_of(type->params, type->n_params),
+      .n_results = wsr_slots_of(type->results, type->n_results),
+      .n_locals = walk.local_slots,
+      .n_local_types = walk.n_locals,
       .frame_slots = e.highest,
       .n_cells = e.n_cells,
       .n_targets = e.n_targets,

@@ -37,10 +37,10 @@ typedef struct {
   uint32_t function;
   wsr_emitter *emitter;
   uint32_t stop;
-  uint8_t *types_out;
+  wsr_type *types_out;
   uint32_t room, n_types; /* n_types: WSR_NONE until `stop` was met in reachable code */
-  uint32_t n_locals;
-  const uint8_t *locals; /* their types, valid until the walker's next body */
+  uint32_t n_locals, local_slots;
+  const wsr_type *locals; /* their types, valid until the walker's next body */
   uint64_t *used;        /* validating: features that were met */
 } wsr_walk;
 

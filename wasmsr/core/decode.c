@@ -106,10 +106,8 @@ static bool read_bounds(wsr_reader *r, uint32_t most, const char *what, wsr_boun
   return true;
 }
 
-static bool read_table_type(wsr_reader *r, wsr_bounds *out) {
-  uint8_t type;
-  READ(wsr_read_reference_type(r, &type));
-  out->type = type;
+static bool read_table_type(const wsr_module *m, wsr_reader *r, wsr_bounds *out) {
+  READ(wsr_read_reference_type(m, r, &out->type));
   return read_bounds(r, UINT32_MAX, "table size must be at most 2**32 - 1 elements", out);
 }
 
@@ -117,28 +115,26 @@ static bool read_memory_type(wsr_reader *r, wsr_bounds *out) {
   return read_bounds(r, WSR_MAX_PAGES, "memory size must be at most 65536 pages (4 GiB)", out);
 }
 
-static bool read_global_type(wsr_reader *r, wsr_global_type *out) {
-  uint8_t type, mutability;
-  READ(wsr_read_value_type(r, &type));
+static bool read_global_type(const wsr_module *m, wsr_reader *r, wsr_global_type *out) {
+  uint8_t mutability;
+  READ(wsr_read_value_type(m, r, &out->type));
   READ(wsr_read_byte(r, &mutability));
   if (mutability > 1) {
     r->at--;
     return malformed(r, "malformed mutability");
   }
-  out->type = type;
   out->mutability = mutability;
   return true;
 }
 
 /* ---- sections ---- */
 
-static bool read_type_vector(wsr_reader *r, const uint8_t **types, uint32_t *n) {
+/* A vector of value types, appended to the pool. */
+static bool read_type_vector(wsr_module *m, wsr_reader *r, wsr_type **pool, const wsr_type **types,
+                             uint32_t *n) {
   READ(read_length(r, 1, n));
-  *types = r->at;
-  for (uint32_t i = 0; i < *n; i++) {
-    uint8_t type;
-    READ(wsr_read_value_type(r, &type));
-  }
+  *types = *pool;
+  for (uint32_t i = 0; i < *n; i++) READ(wsr_read_value_type(m, r, (*pool)++));
   if (*n > WSR_MAX_ARITY)
     return wsr_fail(r->error, WSR_LIMIT, wsr_at(r),
                     "a function type has %u parameters or results; %u is the limit", *n,
@@ -146,24 +142,108 @@ static bool read_type_vector(wsr_reader *r, const uint8_t **types, uint32_t *n) 
   return true;
 }
 
-static bool type_section(wsr_module *m, wsr_reader *r) {
-  uint32_t n;
-  READ(read_count(r, 2, &n));
-  READ(extend(r, &m->types, 0, n, sizeof *m->types));
-  m->n.types = n;
-  for (uint32_t i = 0; i < n; i++) {
-    uint8_t form;
-    READ(wsr_read_byte(r, &form));
-    if (form != 0x60) {
-      r->at--;
-      if (form == 0x4E || form == 0x4F || form == 0x50 || form == 0x5E || form == 0x5F)
-        return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_GC);
-      return malformed(r, "malformed type form");
+/* One type of a group whose types have their indices already (5.3.6 to 5.3.8). */
+static bool read_sub_type(wsr_module *m, wsr_reader *r, uint32_t index, wsr_type **pool) {
+  wsr_subtype *sub = &m->subtypes[index];
+  uint8_t form;
+  READ(wsr_read_byte(r, &form));
+  sub->final = form != 0x50;
+  if (form == 0x50 || form == 0x4F) {
+    READ(wsr_use(r, wsr_at(r) - 1, WSR_FEATURE_FUNCTION_REFERENCES));
+    uint32_t supers, super = 0;
+    READ(wsr_read_u32(r, &supers));
+    if (supers > 1) return invalid(r, "a type may have one supertype at most");
+    if (supers) {
+      READ(wsr_read_u32(r, &super));
+      if (super >= index) return wsr_fail(r->error, WSR_INVALID, wsr_at(r), "unknown type %u", super);
+      sub->super = m->subtypes[super].canonical;
     }
-    READ(read_type_vector(r, &m->types[i].params, &m->types[i].n_params));
-    READ(read_type_vector(r, &m->types[i].results, &m->types[i].n_results));
+    READ(wsr_read_byte(r, &form));
+  }
+  if (form != 0x60) {
+    r->at--;
+    if (form == 0x5E || form == 0x5F) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_GC);
+    return malformed(r, "malformed type form");
+  }
+  wsr_function_type *type = &m->types[index];
+  READ(read_type_vector(m, r, pool, &type->params, &type->n_params));
+  return read_type_vector(m, r, pool, &type->results, &type->n_results);
+}
+
+/* A type must fit the supertype that it declares (3.1.3). */
+static bool check_super(wsr_module *m, wsr_reader *r, uint32_t index) {
+  wsr_subtype *sub = &m->subtypes[index];
+  if (sub->super == WSR_NONE) return true;
+  const wsr_subtype *super = &m->subtypes[sub->super];
+  if (super->depth >= WSR_MAX_SUPERTYPES)
+    return wsr_fail(r->error, WSR_LIMIT, wsr_at(r), "a type has more than %u supertypes",
+                    WSR_MAX_SUPERTYPES);
+  sub->depth = (uint8_t)(super->depth + 1);
+  const wsr_function_type *a = &m->types[index], *b = &m->types[sub->super];
+  if (super->final ||
+      !wsr_are_subtypes(m->subtypes, b->params, b->n_params, a->params, a->n_params) ||
+      !wsr_are_subtypes(m->subtypes, a->results, a->n_results, b->results, b->n_results))
+    return wsr_fail(r->error, WSR_INVALID, wsr_at(r), "sub type %u does not match super type", index);
+  return true;
+}
+
+/* Types `start` and up are a whole group: name them by the lowest equal ones. */
+static bool close_group(wsr_module *m, wsr_reader *r, wsr_groups *groups, uint32_t start) {
+  for (uint32_t i = start; i < m->n.types; i++) READ(check_super(m, r, i));
+  if (start == m->n.types) return true;
+  const uint32_t found = wsr_find_group(groups, m->types, m->subtypes, start);
+  if (found == WSR_NONE) return no_memory(r);
+  for (uint32_t i = start; found != start && i < m->n.types; i++) {
+    m->types[i] = m->types[found + (i - start)];
+    m->subtypes[i] = m->subtypes[found + (i - start)];
   }
   return true;
+}
+
+/* Room for `more` types behind those that there are, as one group. */
+static bool open_group(wsr_module *m, wsr_reader *r, uint32_t *room, uint32_t more) {
+  const uint32_t start = m->n.types;
+  if (more > WSR_MAX_ITEMS - start)
+    return wsr_fail(r->error, WSR_LIMIT, wsr_at(r), "there are more than %u types", WSR_MAX_ITEMS);
+  if (start + more > *room) {
+    const uint32_t wanted = start + more + start / 2 + 16;
+    READ(extend(r, &m->types, *room, wanted - *room, sizeof *m->types));
+    READ(extend(r, &m->subtypes, *room, wanted - *room, sizeof *m->subtypes));
+    *room = wanted;
+  }
+  for (uint32_t i = start; i < start + more; i++)
+    m->subtypes[i] = (wsr_subtype){.canonical = i, .super = WSR_NONE, .group = start, .size = more};
+  m->n.types += more;
+  return true;
+}
+
+static bool read_groups(wsr_module *m, wsr_reader *r, wsr_groups *groups) {
+  uint32_t n, room = 0;
+  READ(read_count(r, 2, &n));
+  /* Each type in a vector has a byte at least: so much room is enough, and never moves. */
+  m->type_pool = malloc(((size_t)(r->end - r->at) + 1) * sizeof *m->type_pool);
+  if (!m->type_pool) return no_memory(r);
+  wsr_type *pool = m->type_pool;
+  for (uint32_t i = 0; i < n; i++) {
+    const uint32_t start = m->n.types;
+    uint32_t size = 1;
+    if (r->at < r->end && *r->at == 0x4E) {
+      READ(wsr_use(r, wsr_at(r), WSR_FEATURE_FUNCTION_REFERENCES));
+      r->at++;
+      READ(read_length(r, 2, &size));
+    }
+    READ(open_group(m, r, &room, size));
+    for (uint32_t k = start; k < start + size; k++) READ(read_sub_type(m, r, k, &pool));
+    READ(close_group(m, r, groups, start));
+  }
+  return true;
+}
+
+static bool type_section(wsr_module *m, wsr_reader *r) {
+  wsr_groups groups = {0};
+  const bool good = read_groups(m, r, &groups);
+  free(groups.slots);
+  return good;
 }
 
 static bool add_function(wsr_module *m, wsr_reader *r, uint32_t type) {
@@ -179,6 +259,7 @@ static bool import_section(wsr_module *m, wsr_reader *r) {
   /* Each kind gets room for all; what is too much is small and given back with the module. */
   READ(extend(r, &m->functions, 0, n, sizeof *m->functions));
   READ(extend(r, &m->tables, 0, n, sizeof *m->tables));
+  READ(extend(r, &m->table_inits, 0, n, sizeof *m->table_inits));
   READ(extend(r, &m->memories, 0, n, sizeof *m->memories));
   READ(extend(r, &m->globals, 0, n, sizeof *m->globals));
   m->n.imports = n;
@@ -198,7 +279,7 @@ static bool import_section(wsr_module *m, wsr_reader *r) {
         break;
       case WSR_TABLE:
         import->index = m->n.tables;
-        READ(read_table_type(r, &m->tables[m->n.tables++]));
+        READ(read_table_type(m, r, &m->tables[m->n.tables++]));
         break;
       case WSR_MEMORY_KIND:
         import->index = m->n.memories;
@@ -207,7 +288,7 @@ static bool import_section(wsr_module *m, wsr_reader *r) {
         break;
       case WSR_GLOBAL:
         import->index = m->n.globals;
-        READ(read_global_type(r, &m->globals[m->n.globals++].type));
+        READ(read_global_type(m, r, &m->globals[m->n.globals++].type));
         break;
       case 4: return wsr_lack(r->error, wsr_at(r) - 1, WSR_FEATURE_EXCEPTIONS);
       default: r->at--; return malformed(r, "malformed import kind");
@@ -235,10 +316,25 @@ static bool table_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
   READ(read_count(r, 3, &n));
   READ(extend(r, &m->tables, m->n.tables, n, sizeof *m->tables));
+  READ(extend(r, &m->table_inits, m->n.tables, n, sizeof *m->table_inits));
   for (uint32_t i = 0; i < n; i++) {
-    if (r->at < r->end && *r->at == 0x40)
-      return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_FUNCTION_REFERENCES);
-    READ(read_table_type(r, &m->tables[m->n.tables++]));
+    wsr_bounds *table = &m->tables[m->n.tables];
+    uint8_t form = 0;
+    const bool given = r->at < r->end && *r->at == 0x40;
+    if (given) {
+      READ(wsr_use(r, wsr_at(r), WSR_FEATURE_FUNCTION_REFERENCES));
+      r->at++;
+      READ(wsr_read_byte(r, &form));
+      if (form) return malformed(r, "malformed table");
+    }
+    READ(read_table_type(m, r, table));
+    if (given) {
+      m->table_inits[m->n.tables] = (uint32_t)wsr_at(r);
+      READ(wsr_check_constant(m, r, table->type, m->n.imported_globals, m->declared));
+    } else if (table->type & WSR_NOT_NULL) {
+      return invalid(r, "type mismatch: a table of references that are not null needs a first value");
+    }
+    m->n.tables++;
   }
   return true;
 }
@@ -260,9 +356,9 @@ static bool global_section(wsr_module *m, wsr_reader *r) {
   READ(extend(r, &m->globals, m->n.globals, n, sizeof *m->globals));
   for (uint32_t i = 0; i < n; i++) {
     wsr_global_def *global = &m->globals[m->n.globals];
-    READ(read_global_type(r, &global->type));
+    READ(read_global_type(m, r, &global->type));
     global->init = (uint32_t)wsr_at(r);
-    READ(wsr_check_constant(m, r, (uint8_t)global->type.type, m->n.globals, m->declared));
+    READ(wsr_check_constant(m, r, global->type.type, m->n.globals, m->declared));
     m->n.globals++;
   }
   return true;
@@ -302,8 +398,8 @@ static bool element_section(wsr_module *m, wsr_reader *r) {
     READ(wsr_read_u32(r, &flags));
     if (flags > 7) return malformed(r, "malformed elements segment kind");
     e->mode = flags & 1 ? (flags & 2 ? WSR_DECLARATIVE : WSR_PASSIVE) : WSR_ACTIVE;
-    e->type = WSR_FUNCREF;
     e->expressions = flags & 4;
+    e->type = e->expressions ? WSR_FUNCREF : WSR_FUNCREF | WSR_NOT_NULL;
     if (e->mode == WSR_ACTIVE) {
       if (flags & 2) READ(wsr_read_u32(r, &e->table));
       if (e->table >= m->n.tables) return invalid(r, "unknown table");
@@ -312,7 +408,7 @@ static bool element_section(wsr_module *m, wsr_reader *r) {
     }
     if (flags & 3) {
       if (e->expressions) {
-        READ(wsr_read_reference_type(r, &e->type));
+        READ(wsr_read_reference_type(m, r, &e->type));
       } else {
         uint8_t kind;
         READ(wsr_read_byte(r, &kind));
@@ -322,7 +418,8 @@ static bool element_section(wsr_module *m, wsr_reader *r) {
         }
       }
     }
-    if (e->mode == WSR_ACTIVE && m->tables[e->table].type != e->type)
+    if (e->mode == WSR_ACTIVE &&
+        !wsr_is_subtype(m->subtypes, e->type, m->tables[e->table].type))
       return invalid(r, "type mismatch: the segment's type is not the table's");
     READ(read_length(r, 1, &e->n_items));
     e->items = (uint32_t)wsr_at(r);
@@ -515,6 +612,9 @@ void wsr_module_free(wsr_module *m) {
     free(m->code[i]);
   }
   free(m->types);
+  free(m->subtypes);
+  free(m->type_pool);
+  free(m->table_inits);
   free(m->imports);
   free(m->exports);
   free(m->functions);
@@ -529,21 +629,21 @@ void wsr_module_free(wsr_module *m) {
 
 /* ---- constant expressions (3.3.10), with the arithmetic of extended constants ---- */
 
-bool wsr_check_constant(const wsr_module *m, wsr_reader *r, uint8_t type, uint32_t n_globals,
+bool wsr_check_constant(const wsr_module *m, wsr_reader *r, wsr_type type, uint32_t n_globals,
                         uint8_t *declared) {
   enum { ROOM = 64 };
-  uint8_t types[ROOM];
+  wsr_type types[ROOM];
   uint32_t n = 0;
   for (;;) {
     const uint64_t start = wsr_at(r);
     uint32_t op, index = 0;
     int64_t number;
-    uint8_t result = 0, reference;
+    wsr_type result = 0;
     READ(wsr_read_opcode(r, &op));
     const wsr_row *row = &wsr_rows[op];
     switch (op) {
       case WSR_OP_END:
-        if (n != 1 || types[0] != type)
+        if (n != 1 || !wsr_is_subtype(m->subtypes, types[0], type))
           return wsr_fail(r->error, WSR_INVALID, start,
                           "type mismatch: the constant expression must give one %s",
                           wsr_type_name(type));
@@ -558,21 +658,20 @@ bool wsr_check_constant(const wsr_module *m, wsr_reader *r, uint8_t type, uint32
         break;
       }
       case WSR_OP_REF_NULL:
-        READ(wsr_read_reference_type(r, &reference));
-        result = reference;
+        READ(wsr_read_heap_type(m, r, &result));
         break;
       case WSR_OP_REF_FUNC:
         READ(wsr_read_u32(r, &index));
         if (index >= m->n.functions || !declared) return invalid(r, "unknown function");
         declared[index] = 1;
-        result = WSR_FUNCREF;
+        result = wsr_reference_to(m->subtypes[m->functions[index].type].canonical, false);
         break;
       case WSR_OP_GLOBAL_GET:
         READ(wsr_read_u32(r, &index));
         if (index >= n_globals) return wsr_fail(r->error, WSR_INVALID, start, "unknown global %u", index);
         if (m->globals[index].type.mutability)
           return wsr_fail(r->error, WSR_INVALID, start, "constant expression required");
-        result = (uint8_t)m->globals[index].type.type;
+        result = m->globals[index].type.type;
         break;
       case WSR_OP_I32_ADD:
       case WSR_OP_I32_SUB:

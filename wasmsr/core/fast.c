@@ -260,6 +260,14 @@ static uint32_t select_a(ARGUMENTS) {
   NEXT(2);
 }
 
+static uint32_t select_v128(ARGUMENTS) { /* likewise, of two slots */
+  const uint64_t *const from = fp + field(pc, (uint32_t)fp[field(pc, 2)] ? 0 : 1);
+  const uint64_t low_ = from[0], high_ = from[1];
+  fp[field(pc, 3)] = low_;
+  fp[field(pc, 3) + 1] = high_;
+  NEXT(2);
+}
+
 /* ---- globals: the offset is the index, b the destination, a the source ---- */
 
 #define GLOBAL (store->globals[store->instance->globals[offset_of(pc)]].value)
@@ -469,8 +477,22 @@ static uint32_t tail_call(ARGUMENTS) {
   return enter_tail(SAME);
 }
 
+/* The function's type is not the one that the call names: it may be a subtype. */
+#define DESCENDS()                                                                         \
+  if (!wsr_descends(store->subtypes, store->functions[acc].type,                           \
+                    store->instance->types[low(pc[2])]))                                   \
+  TRAP(INDIRECT_TYPE)
+__attribute__((noinline, cold)) static uint32_t call_subtype(ARGUMENTS) {
+  DESCENDS();
+  return enter(SAME);
+}
+__attribute__((noinline, cold)) static uint32_t tail_call_subtype(ARGUMENTS) {
+  DESCENDS();
+  return enter_tail(SAME);
+}
+
 /* c: the element's index; third word: type and cell; fourth: table */
-#define INDIRECT()                                                                              \
+#define INDIRECT(SUBTYPE)                                                                       \
   POLL_CALL();                                                                                  \
   const wsr_table_instance *const table = store->tables[store->instance->tables[low(pc[3])]];   \
   const uint32_t element = (uint32_t)fp[field(pc, 2)];                                          \
@@ -478,14 +500,15 @@ static uint32_t tail_call(ARGUMENTS) {
   acc = table->elements[element];                                                               \
   if (!acc) TRAP(UNINITIALIZED_ELEMENT);                                                        \
   acc--;                                                                                        \
-  if (store->functions[acc].type != store->instance->types[low(pc[2])]) TRAP(INDIRECT_TYPE)
+  if (store->functions[acc].type != store->instance->types[low(pc[2])])                         \
+    WSR_TAIL SUBTYPE(SAME)
 
 static uint32_t call_indirect(ARGUMENTS) {
-  INDIRECT();
+  INDIRECT(call_subtype);
   return enter(SAME);
 }
 static uint32_t tail_call_indirect(ARGUMENTS) {
-  INDIRECT();
+  INDIRECT(tail_call_subtype);
   return enter_tail(SAME);
 }
 

@@ -14,6 +14,7 @@
 
 enum { IN_SLOT, IN_LOCAL, IN_CONSTANT, IN_ACC };
 enum { KIND_I, KIND_F, KIND_D, KINDS }; /* accumulators: integers and references, f32, f64 */
+enum { KIND_V = KINDS };                /* a v128: two slots, no accumulator */
 enum { MOST_SLOTS = 60000 };            /* a field has 16 bits */
 
 typedef struct {
@@ -145,7 +146,7 @@ static void add_fixup(folder *f, uint32_t from, uint32_t at, uint32_t cell, bool
     f->fixups[f->n_fixups++] = (fixup){from, at, cell, entry};
 }
 
-static int kind_of(uint8_t type) {
+static int kind_of(wsr_type type) {
   return type == WSR_F32 ? KIND_F : type == WSR_F64 ? KIND_D : KIND_I;
 }
 
@@ -200,6 +201,9 @@ static void settle(folder *f, uint32_t slot) {
     case IN_LOCAL:
       move(f, (uint32_t)o->value, slot);
       overwritten(f, slot);
+      if (o->kind != KIND_V) break;
+      move(f, (uint32_t)o->value + 1, slot + 1);
+      overwritten(f, slot + 1);
       break;
     case IN_CONSTANT:
       special(f, WSR_FAST_constant, fields(0, 0, 0, slot));
@@ -509,7 +513,7 @@ static void local_set(folder *f, uint32_t local, uint32_t s, bool tee) {
 
 static void global(folder *f, const wsr_cell *c, bool get) {
   const uint32_t index = c->u.p.a;
-  const int kind = kind_of((uint8_t)f->m->globals[index].type.type);
+  const int kind = kind_of(f->m->globals[index].type.type);
   if (get) {
     static const uint8_t rows[KINDS] = {WSR_FAST_get_i_a, WSR_FAST_get_f_a, WSR_FAST_get_d_a};
     const uint32_t start =
@@ -550,6 +554,31 @@ static void select_one(folder *f, uint32_t s) {
   special(f, test.class == WSR_A ? WSR_FAST_select_a : WSR_FAST_select_s,
           fields(a, b, test.slot, s));
   overwritten(f, s);
+}
+
+/* ---- v128: in two slots, or aliases of a local's two ---- */
+
+static void local_set_v128(folder *f, uint32_t local, uint32_t s, bool tee) {
+  const operand o = f->operands[s];
+  taken(f, s);
+  settle_aliases(f, local);
+  const uint32_t from = o.where == IN_LOCAL ? (uint32_t)o.value : s;
+  if (from != local) {
+    move(f, from, local);
+    move(f, from + 1, local + 1);
+    overwritten(f, local);
+    overwritten(f, local + 1);
+  }
+  if (tee) set_operand(f, s, IN_LOCAL, KIND_V, local);
+}
+
+static void select_v128(folder *f, uint32_t s) {
+  const uint32_t a = any_slot(f, s), b = any_slot(f, s + 2);
+  const uint32_t test = any_slot(f, s + 4);
+  taken(f, s);
+  special(f, WSR_FAST_select_v128, fields(a, b, test, s));
+  overwritten(f, s);
+  overwritten(f, s + 1);
 }
 
 /* ---- control ---- */
@@ -731,6 +760,10 @@ static void fold_cell(folder *f, const wsr_cell *c) {
     case WSR_OP_LOCAL_GET: set_operand(f, c->s, IN_LOCAL, 0, c->u.p.a); return;
     case WSR_OP_LOCAL_SET: local_set(f, c->u.p.a, c->s, false); return;
     case WSR_OP_LOCAL_TEE: local_set(f, c->u.p.a, c->s, true); return;
+    case WSR_OP_LOCAL_GET_V128: set_operand(f, c->s, IN_LOCAL, KIND_V, c->u.p.a); return;
+    case WSR_OP_LOCAL_SET_V128: local_set_v128(f, c->u.p.a, c->s, false); return;
+    case WSR_OP_LOCAL_TEE_V128: local_set_v128(f, c->u.p.a, c->s, true); return;
+    case WSR_OP_SELECT_V128: select_v128(f, c->s); return;
     case WSR_OP_GLOBAL_GET: global(f, c, true); return;
     case WSR_OP_GLOBAL_SET: global(f, c, false); return;
     case WSR_OP_CANONICAL_F32:
@@ -790,6 +823,8 @@ static void resolve(folder *f) {
 static bool is_slow(const wsr_cell *c) {
   switch (c->op) {
     case WSR_OP_REF_FUNC:
+    case WSR_OP_GLOBAL_GET_V128:
+    case WSR_OP_GLOBAL_SET_V128:
     case WSR_OP_TABLE_GET:
     case WSR_OP_TABLE_SET:
     case WSR_OP_TABLE_INIT:

@@ -2,10 +2,10 @@
  * A snapshot stores the others as zero, so that precise code, fast code and compiled code write the
  * same bytes; the rule is part of the format (docs/snapshot-format.md).
  *
- * Backward data flow over the cells of precise code, which are exactly the reachable instructions.
- * What holds at the start of each basic block is found once per function and kept with its code;
- * a query walks back from the end of its block. Source: the textbook equation,
- * live-in = uses or (live-out without definitions), iterated to the least fixed point. */
+ * Backward data flow over the cells of precise code, which are exactly the reachable instructions; a
+ * local is known by its first slot. What holds at the start of each basic block is found once per
+ * function and kept with its code; a query walks back from the end of its block. Source: the textbook
+ * equation, live-in = uses or (live-out without definitions), iterated to the least fixed point. */
 #include <stdlib.h>
 
 #include "module.h"
@@ -75,11 +75,14 @@ static void join(void *argument, uint32_t cell) {
 
 /* Take one cell's effect into the set: backward, a write kills and a read makes live. */
 static void transfer(const flow *f, const wsr_cell *c, uint64_t *set) {
-  if (c->op != WSR_OP_LOCAL_GET && c->op != WSR_OP_LOCAL_SET && c->op != WSR_OP_LOCAL_TEE) return;
+  const bool get = c->op == WSR_OP_LOCAL_GET || c->op == WSR_OP_LOCAL_GET_V128;
+  if (!get && c->op != WSR_OP_LOCAL_SET && c->op != WSR_OP_LOCAL_TEE &&
+      c->op != WSR_OP_LOCAL_SET_V128 && c->op != WSR_OP_LOCAL_TEE_V128)
+    return;
   const uint32_t word = c->u.p.a / 64 - f->base; /* beyond `words` also where it lies below */
   if (word >= f->words) return;
   const uint64_t bit = UINT64_C(1) << c->u.p.a % 64;
-  if (c->op == WSR_OP_LOCAL_GET)
+  if (get)
     set[word] |= bit;
   else
     set[word] &= ~bit;

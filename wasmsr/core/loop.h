@@ -237,6 +237,36 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
       NEXT;
     }
 
+    OP(SELECT_V128) {
+      SLOTS;
+      if (!(uint32_t)s[4]) move(s, s + 2, 2);
+      NEXT;
+    }
+    OP(LOCAL_GET_V128) {
+      move(fp + pc->s, fp + pc->u.p.a, 2);
+      NEXT;
+    }
+    OP(LOCAL_SET_V128) {
+      move(fp + pc->u.p.a, fp + pc->s, 2);
+      NEXT;
+    }
+    OP(LOCAL_TEE_V128) {
+      move(fp + pc->u.p.a, fp + pc->s, 2);
+      NEXT;
+    }
+    OP(GLOBAL_GET_V128) {
+      const wsr_global_instance *g = &store->globals[instance->globals[pc->u.p.a]];
+      fp[pc->s] = g->value;
+      fp[pc->s + 1] = g->high;
+      NEXT;
+    }
+    OP(GLOBAL_SET_V128) {
+      wsr_global_instance *g = &store->globals[instance->globals[pc->u.p.a]];
+      g->value = fp[pc->s];
+      g->high = fp[pc->s + 1];
+      NEXT;
+    }
+
     /* ---- tables, memories, segments: bulk.c ---- */
 
     OP(TABLE_GET) { goto perform; }

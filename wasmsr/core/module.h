@@ -14,9 +14,18 @@ enum {
   WSR_I64 = 0x7E,
   WSR_F32 = 0x7D,
   WSR_F64 = 0x7C,
-  WSR_FUNCREF = 0x70,
+  WSR_V128 = 0x7B,
+  WSR_FUNCREF = 0x70, /* heap types: alone, the nullable references to them */
   WSR_EXTERNREF = 0x6F,
-  WSR_ANY = 0 /* the validator's unknown type in unreachable code */
+  WSR_EXNREF = 0x69,
+  WSR_NOFUNC = 0x73,
+  WSR_NOEXTERN = 0x72,
+  WSR_NOEXN = 0x74,
+  WSR_ANY = 0, /* the validator's unknown type in unreachable code */
+  /* what wsr.h says of a wsr_type's other bits */
+  WSR_NOT_NULL = 0x100,
+  WSR_INDEXED = 0x200,
+  WSR_INDEX_SHIFT = 10
 };
 
 #define WSR_NONE UINT32_MAX
@@ -25,6 +34,8 @@ enum {
 #define WSR_MAX_ARITY 1000U
 #define WSR_MAX_PAGES 65536U
 #define WSR_MAX_ITEMS 1000000U /* of one section */
+#define WSR_MAX_TYPES (1U << 22) /* of a store: a wsr_type has no room for more */
+#define WSR_MAX_SUPERTYPES 63U   /* of one type, in a chain */
 
 /* One Wasm instruction in precise code. `s` is the slot of the first operand (and of the result),
  * from the frame's start; what n, a, b and imm mean is said at each handler in loop.h. */
@@ -46,11 +57,12 @@ typedef struct {
 
 /* What holds at one cell for every frame that stands there: found by a walk over the body, so it is
  * kept with the code. The first `n_operands` of `types` are the operands before the instruction;
- * `live` has one byte for each local. */
+ * `live` has one byte for each slot of locals. */
 typedef struct wsr_position {
   struct wsr_position *next;
   uint32_t cell, n_operands;
-  uint8_t *types, *live;
+  wsr_type *types;
+  uint8_t *live;
 } wsr_position;
 
 typedef struct wsr_fast wsr_fast;
@@ -59,13 +71,14 @@ void wsr_fast_free(wsr_fast *fast);
 /* A compiled function body. */
 typedef struct {
   uint32_t function; /* index in its module */
-  uint32_t n_params, n_results, n_locals;
+  uint32_t n_params, n_results, n_locals; /* in slots: a v128 has two */
+  uint32_t n_local_types;                 /* their number as the module counts */
   uint32_t frame_slots; /* locals and the greatest number of operands */
   uint32_t n_cells, n_targets;
   wsr_cell *cells;
   uint32_t *offsets; /* of each cell's instruction in the module */
   wsr_target *targets;
-  uint8_t *local_types;
+  wsr_type *local_types;
   _Atomic(uint64_t *) live; /* see liveness.c; made on demand */
   _Atomic(wsr_fast *) fast[2]; /* plain and metered, see fold.c; made on demand */
   _Atomic(wsr_position *) positions;
@@ -82,10 +95,26 @@ typedef struct {
   uint32_t init; /* offset of the constant expression */
 } wsr_global_def;
 
+/* What the type section says of a type beside its parameters and results. */
+typedef struct {
+  uint32_t canonical;   /* in a module: the lowest index of an equal type */
+  uint32_t super;       /* canonical, or WSR_NONE */
+  uint32_t group, size; /* the recursive group that it stands in: its first type, and how many */
+  uint8_t depth;        /* supertypes above it */
+  bool final;
+} wsr_subtype;
+
+/* Recursive groups by content: a hash table, and how many it holds. */
+typedef struct {
+  uint32_t *slots; /* a group's first type plus one, 0 is free */
+  uint32_t n_slots, n; /* n_slots is a power of two */
+} wsr_groups;
+
 enum { WSR_ACTIVE, WSR_PASSIVE, WSR_DECLARATIVE };
 
 typedef struct {
-  uint8_t mode, type;
+  uint8_t mode;
+  wsr_type type;
   bool expressions;   /* items are constant expressions, not function indices */
   uint32_t table;     /* active: which, and the offset's constant expression */
   uint32_t at, items; /* offsets in the module */
@@ -102,9 +131,12 @@ struct wsr_module {
   const uint8_t *bytes;
   uint32_t size;
   wsr_function_type *types;
+  wsr_subtype *subtypes;
+  wsr_type *type_pool; /* all parameters and results */
   wsr_extern *imports, *exports;
   wsr_function_def *functions;
   wsr_bounds *tables, *memories;
+  uint32_t *table_inits; /* by table: offset of the constant expression for its elements, or 0 */
   wsr_global_def *globals;
   wsr_element_def *elements;
   wsr_data_def *data;
@@ -153,15 +185,44 @@ static inline bool wsr_read_u32(wsr_reader *r, uint32_t *out) {
   return true;
 }
 bool wsr_read_byte(wsr_reader *r, uint8_t *out);
-bool wsr_read_value_type(wsr_reader *r, uint8_t *out);
-bool wsr_read_reference_type(wsr_reader *r, uint8_t *out);
 /* The row index of the next instruction; refuses what is no opcode or needs a lacking feature. */
 bool wsr_read_opcode(wsr_reader *r, uint32_t *op);
 
-static inline bool wsr_is_reference(uint8_t type) {
-  return type == WSR_FUNCREF || type == WSR_EXTERNREF;
+/* ---- types.c ---- */
+
+static inline bool wsr_is_reference(wsr_type type) {
+  const uint32_t code = type & 0xFF;
+  return code >= WSR_EXNREF && code <= WSR_NOEXN;
 }
-const char *wsr_type_name(uint8_t type);
+/* Slots that a value takes, of one or of many. */
+static inline uint32_t wsr_slots(wsr_type type) { return type == WSR_V128 ? 2 : 1; }
+static inline uint32_t wsr_slots_of(const wsr_type *types, uint32_t n) {
+  uint32_t slots = n;
+  for (uint32_t i = 0; i < n; i++) slots += types[i] == WSR_V128;
+  return slots;
+}
+static inline wsr_type wsr_reference_to(uint32_t type_index, bool null) {
+  return type_index << WSR_INDEX_SHIFT | WSR_INDEXED | (null ? 0 : WSR_NOT_NULL) | WSR_FUNCREF;
+}
+const char *wsr_type_name(wsr_type type);
+/* Read a type; the module knows which type indices there are. */
+bool wsr_read_value_type(const wsr_module *module, wsr_reader *r, wsr_type *out);
+bool wsr_read_reference_type(const wsr_module *module, wsr_reader *r, wsr_type *out);
+/* A heap type, as the reference to it that may be null. */
+bool wsr_read_heap_type(const wsr_module *module, wsr_reader *r, wsr_type *out);
+/* Whether every value of type `a` is one of type `b` (3.3). */
+bool wsr_is_subtype(const wsr_subtype *subtypes, wsr_type a, wsr_type b);
+bool wsr_are_subtypes(const wsr_subtype *subtypes, const wsr_type *a, uint32_t n,
+                      const wsr_type *b, uint32_t m);
+/* Whether function type `a` is `b` or declared a subtype of it; both canonical. */
+static inline bool wsr_descends(const wsr_subtype *subtypes, uint32_t a, uint32_t b) {
+  while (a != b && a != WSR_NONE) a = subtypes[a].super;
+  return a == b;
+}
+/* The first type of the group that equals the one at `start`, entered before; if there is none, enter
+ * this one and return `start`. WSR_NONE without memory. */
+uint32_t wsr_find_group(wsr_groups *groups, const wsr_function_type *types,
+                        const wsr_subtype *subtypes, uint32_t start);
 
 /* ---- validate.c and compile.c ---- */
 
@@ -173,18 +234,19 @@ void wsr_code_free(wsr_code *code);
 /* The operand types before the instruction at `offset`. Writes up to `room` codes, bottom first;
  * returns their number, or WSR_NONE where no reachable instruction starts there. */
 uint32_t wsr_types_before(const wsr_module *module, uint32_t function, uint32_t offset,
-                          uint8_t *types, uint32_t room);
+                          wsr_type *types, uint32_t room);
 /* The end of the instruction at `offset` of a validated body. */
 uint32_t wsr_instruction_end(const wsr_module *module, uint32_t offset);
 
 /* ---- liveness.c ---- */
-/* Mark with 1 the locals that are live before cell `cell`. False without memory. */
+/* Mark with 1 the slots of locals that are live before cell `cell` (of a v128 the first). False
+ * without memory. */
 bool wsr_live_locals(wsr_code *code, uint32_t cell, uint8_t *live);
 
 /* ---- decode.c ---- */
 /* Check a constant expression of that type and move behind it; globals below `n_globals` are
  * visible. */
-bool wsr_check_constant(const wsr_module *module, wsr_reader *r, uint8_t type, uint32_t n_globals,
+bool wsr_check_constant(const wsr_module *module, wsr_reader *r, wsr_type type, uint32_t n_globals,
                         uint8_t *declared);
 
 #endif

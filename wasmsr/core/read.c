@@ -1,6 +1,6 @@
-/* Reading LEB128 numbers, types and opcodes, and saying what is wrong with them.
+/* Reading LEB128 numbers and opcodes, and saying what is wrong with them.
  * The lowest floor of the way from bytes to code: decode.c, validate.c and compile.c stand on it.
- * Source: WebAssembly specification, section 5.2 (Values) and 5.3 (Types). */
+ * Source: WebAssembly specification, section 5.2 (Values). */
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -82,71 +82,6 @@ bool wsr_read_signed(wsr_reader *r, unsigned bits, int64_t *out) {
       return true;
     }
   }
-}
-
-const char *wsr_type_name(uint8_t type) {
-  switch (type) {
-    case WSR_I32: return "i32";
-    case WSR_I64: return "i64";
-    case WSR_F32: return "f32";
-    case WSR_F64: return "f64";
-    case WSR_FUNCREF: return "funcref";
-    case WSR_EXTERNREF: return "externref";
-    case 0x7B: return "v128";
-    default: return "a value";
-  }
-}
-
-/* The feature that a type code of later versions belongs to, or 0. */
-static uint32_t feature_of_type(uint8_t code) {
-  switch (code) {
-    case 0x7B: return WSR_FEATURE_SIMD;
-    case 0x78: /* packed i8 and i16 */
-    case 0x77:
-    case 0x6A: /* array, struct, i31, eq, any, none, noextern, nofunc */
-    case 0x6B:
-    case 0x6C:
-    case 0x6D:
-    case 0x6E:
-    case 0x71:
-    case 0x72:
-    case 0x73: return WSR_FEATURE_GC;
-    case 0x63:
-    case 0x64: return WSR_FEATURE_FUNCTION_REFERENCES;
-    case 0x69:
-    case 0x74: return WSR_FEATURE_EXCEPTIONS;
-    default: return WSR_FEATURE_NONE;
-  }
-}
-
-bool wsr_read_value_type(wsr_reader *r, uint8_t *out) {
-  uint8_t code = 0;
-  if (!wsr_read_byte(r, &code)) return false;
-  switch (code) {
-    case WSR_I32:
-    case WSR_I64:
-    case WSR_F32:
-    case WSR_F64:
-    case WSR_FUNCREF:
-    case WSR_EXTERNREF: *out = code; return true;
-    default: break;
-  }
-  const uint32_t feature = feature_of_type(code);
-  if (feature) return wsr_lack(r->error, wsr_at(r) - 1, feature);
-  return wsr_fail(r->error, WSR_MALFORMED, wsr_at(r) - 1, "malformed value type 0x%02x", code);
-}
-
-bool wsr_read_reference_type(wsr_reader *r, uint8_t *out) {
-  uint8_t code = 0;
-  if (!wsr_read_byte(r, &code)) return false;
-  if (wsr_is_reference(code)) {
-    *out = code;
-    return true;
-  }
-  const uint32_t feature = feature_of_type(code);
-  if (feature && code != 0x7B && code != 0x77 && code != 0x78)
-    return wsr_lack(r->error, wsr_at(r) - 1, feature);
-  return wsr_fail(r->error, WSR_MALFORMED, wsr_at(r) - 1, "malformed reference type 0x%02x", code);
 }
 
 bool wsr_read_opcode(wsr_reader *r, uint32_t *op) {

@@ -210,6 +210,12 @@ const wsr_row wsr_rows[WSR_OP_COUNT] = {
   {"return at end", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 0, WSR_FEATURE_NONE},
   {"br back", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
   {"br_if back", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
+  {"local.get v128", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
+  {"local.set v128", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
+  {"local.tee v128", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
+  {"global.get v128", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
+  {"global.set v128", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
+  {"select v128", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
   {"canonical f32", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 0, WSR_FEATURE_NONE},
   {"canonical f64", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 0, WSR_FEATURE_NONE},
 };

@@ -47,6 +47,8 @@ wsr_store *wsr_store_new(const wsr_limits *limits, wsr_error *error) {
   return store;
 }
 
+static void drop_types(wsr_store *store, uint32_t down_to);
+
 static void free_instance(wsr_instance *i) {
   if (!i) return;
   for (uint32_t k = 0; i->elements && k < i->module->n.elements; k++) free(i->elements[k]);
@@ -80,12 +82,12 @@ void wsr_store_free(wsr_store *store) {
   if (!store) return;
   for (uint32_t i = 0; i < store->n_instances; i++) free_instance(store->instances[i]);
   drop_parts(store, 0, 0);
-  for (uint32_t i = 0; i < store->n_types; i++) {
-    free((void *)(uintptr_t)store->types[i].params);
-    free((void *)(uintptr_t)store->types[i].results);
-  }
+  drop_types(store, 0);
   free(store->types);
-  free(store->type_slots);
+  free(store->subtypes);
+  free(store->groups.slots);
+  wsr_module_free(store->linking);
+  free(store->link_types);
   free(store->functions);
   free(store->fast[0]);
   free(store->fast[1]);
@@ -101,68 +103,98 @@ void wsr_store_free(wsr_store *store) {
   free(store);
 }
 
-static bool same_types(const uint8_t *a, uint32_t n, const uint8_t *b, uint32_t m) {
-  return n == m && (n == 0 || memcmp(a, b, n) == 0);
-}
+/* ---- types ---- */
 
-static uint8_t *copy_types(const uint8_t *types, uint32_t n) {
-  uint8_t *copy = malloc((size_t)n + 1);
-  if (copy && n) memcpy(copy, types, n);
+/* A copy in the store's numbers. */
+static wsr_type *copy_types(const wsr_type *types, uint32_t n, const uint32_t *numbers) {
+  wsr_type *copy = malloc(((size_t)n + 1) * sizeof *copy);
+  for (uint32_t i = 0; copy && i < n; i++) copy[i] = wsr_store_type(numbers, types[i]);
   return copy;
 }
 
-/* FNV-1a over both lists and the place where they meet. */
-static uint32_t type_hash(const wsr_function_type *type) {
-  uint32_t hash = 2166136261U;
-  for (uint32_t i = 0; i < type->n_params; i++) hash = (hash ^ type->params[i]) * 16777619U;
-  hash = (hash ^ 0xFFU) * 16777619U;
-  for (uint32_t i = 0; i < type->n_results; i++) hash = (hash ^ type->results[i]) * 16777619U;
-  return hash;
-}
-
-/* Where the type stands in the hash table, or the free place where it belongs. */
-static uint32_t type_slot(const wsr_store *store, const wsr_function_type *type) {
-  uint32_t at = type_hash(type) & (store->n_type_slots - 1);
-  for (; store->type_slots[at]; at = (at + 1) & (store->n_type_slots - 1)) {
-    const wsr_function_type *t = &store->types[store->type_slots[at] - 1];
-    if (same_types(t->params, t->n_params, type->params, type->n_params) &&
-        same_types(t->results, t->n_results, type->results, type->n_results))
-      break;
+static void drop_types(wsr_store *store, uint32_t down_to) {
+  while (store->n_types > down_to) {
+    const wsr_function_type *type = &store->types[--store->n_types];
+    free((void *)(uintptr_t)type->params);
+    free((void *)(uintptr_t)type->results);
   }
-  return at;
 }
 
-static bool grow_type_slots(wsr_store *store) {
-  if (2 * (store->n_types + 1) <= store->n_type_slots) return true;
-  const uint32_t n = store->n_type_slots ? 2 * store->n_type_slots : 64;
-  uint32_t *slots = calloc(n, sizeof *slots);
-  if (!slots) return false;
-  free(store->type_slots);
-  store->type_slots = slots;
-  store->n_type_slots = n;
-  for (uint32_t i = 0; i < store->n_types; i++) slots[type_slot(store, &store->types[i])] = i + 1;
-  return true;
+/* Append one type, which stands in a group that begins at `group`. */
+static bool append_type(wsr_store *store, const wsr_function_type *type, const uint32_t *numbers,
+                        uint32_t group, uint32_t size, uint32_t super, bool final) {
+  if (!room(&store->types, &store->room_types, store->n_types + 1, sizeof *store->types) ||
+      !room(&store->subtypes, &store->room_subtypes, store->n_types + 1, sizeof *store->subtypes))
+    return false;
+  store->subtypes[store->n_types] = (wsr_subtype){
+      .canonical = store->n_types, .super = super, .group = group, .size = size, .final = final};
+  wsr_function_type *own = &store->types[store->n_types++];
+  *own = *type;
+  own->params = copy_types(type->params, type->n_params, numbers);
+  own->results = copy_types(type->results, type->n_results, numbers);
+  return own->params && own->results;
 }
 
-/* The store's number of a function type: equal types have equal numbers. */
+/* The types from `start` on are a group: its number is that of an equal one, if there was one. */
+static uint32_t close_group(wsr_store *store, uint32_t start) {
+  const uint32_t found = wsr_find_group(&store->groups, store->types, store->subtypes, start);
+  if (found != start) drop_types(store, start);
+  return found;
+}
+
+/* The store's number of a function type that refers to no other: equal types have equal numbers. */
 static uint32_t type_number(wsr_store *store, const wsr_function_type *type) {
-  if (!grow_type_slots(store)) return WSR_NONE;
-  const uint32_t slot = type_slot(store, type);
-  if (store->type_slots[slot]) return store->type_slots[slot] - 1;
-  if (!room(&store->types, &store->room_types, store->n_types + 1, sizeof *store->types))
-    return WSR_NONE;
-  const wsr_function_type own = {.params = copy_types(type->params, type->n_params),
-                                 .results = copy_types(type->results, type->n_results),
-                                 .n_params = type->n_params,
-                                 .n_results = type->n_results};
-  if (!own.params || !own.results) {
-    free((void *)(uintptr_t)own.params);
-    free((void *)(uintptr_t)own.results);
-    return WSR_NONE;
+  const uint32_t start = store->n_types;
+  if (start >= WSR_MAX_TYPES) return WSR_NONE;
+  if (append_type(store, type, NULL, start, 1, WSR_NONE, true)) return close_group(store, start);
+  drop_types(store, start);
+  return WSR_NONE;
+}
+
+/* The store's number of the group at `start` of a module, whose earlier ones are in `numbers`. */
+static uint32_t group_number(wsr_store *store, const wsr_module *m, uint32_t start,
+                             uint32_t *numbers) {
+  const uint32_t base = store->n_types, size = m->subtypes[start].size;
+  if (size > WSR_MAX_TYPES || base > WSR_MAX_TYPES - size) return WSR_NONE;
+  for (uint32_t i = 0; i < size; i++) numbers[start + i] = base + i;
+  for (uint32_t i = start; i < start + size; i++) {
+    const wsr_subtype *sub = &m->subtypes[i];
+    const uint32_t super = sub->super == WSR_NONE ? WSR_NONE : numbers[sub->super];
+    if (!append_type(store, &m->types[i], numbers, base, size, super, sub->final)) {
+      drop_types(store, base);
+      return WSR_NONE;
+    }
   }
-  store->types[store->n_types] = own;
-  store->type_slots[slot] = ++store->n_types;
-  return store->n_types - 1;
+  return close_group(store, base);
+}
+
+/* The store's numbers of a module's types, by index; NULL without memory. Kept until another module
+ * asks: imports are matched before the instance is allocated. */
+static const uint32_t *numbers_of(wsr_store *store, wsr_module *m) {
+  if (store->linking == m) return store->link_types;
+  uint32_t *numbers = malloc(((size_t)m->n.types + 1) * sizeof *numbers);
+  if (!numbers) return NULL;
+  for (uint32_t t = 0; t < m->n.types;) {
+    const wsr_subtype *sub = &m->subtypes[t];
+    if (sub->canonical != t) {
+      numbers[t] = numbers[sub->canonical];
+      t++;
+      continue;
+    }
+    const uint32_t size = sub->size, first = group_number(store, m, t, numbers);
+    if (first == WSR_NONE) {
+      free(numbers);
+      return NULL;
+    }
+    for (uint32_t i = 0; i < size; i++) numbers[t + i] = first + i;
+    t += size;
+  }
+  atomic_fetch_add(&m->uses, 1);
+  if (store->linking) wsr_module_free(store->linking);
+  free(store->link_types);
+  store->linking = m;
+  store->link_types = numbers;
+  return numbers;
 }
 
 /* Room for functions up to `need`, in all arrays that go by their address. */
@@ -177,15 +209,23 @@ static bool room_for_functions(wsr_store *store, uint32_t need) {
   return room(&store->functions, &store->room_functions, need, sizeof *store->functions);
 }
 
-uint32_t wsr_add_host_function(wsr_store *store, const uint8_t *params, uint32_t n_params,
-                               const uint8_t *results, uint32_t n_results, wsr_error *error) {
-  const wsr_function_type type = {params, results, n_params, n_results};
-  const uint32_t number = type_number(store, &type);
+static uint32_t add_host(wsr_store *store, uint32_t number, wsr_error *error) {
   if (number == WSR_NONE || !room_for_functions(store, store->n_functions + 1))
     return no_memory(error);
   store->functions[store->n_functions] =
       (wsr_function_instance){.instance = WSR_NONE, .index = store->n_functions, .type = number};
   return store->n_functions++;
+}
+
+uint32_t wsr_add_host_function(wsr_store *store, const wsr_type *params, uint32_t n_params,
+                               const wsr_type *results, uint32_t n_results, wsr_error *error) {
+  const wsr_function_type type = {params, results, n_params, n_results};
+  return add_host(store, type_number(store, &type), error);
+}
+
+uint32_t wsr_add_host_import(wsr_store *store, wsr_module *m, uint32_t function, wsr_error *error) {
+  const uint32_t *numbers = numbers_of(store, m);
+  return add_host(store, numbers ? numbers[m->functions[function].type] : WSR_NONE, error);
 }
 
 uint32_t wsr_add_table(wsr_store *store, const wsr_bounds *bounds, uint32_t size,
@@ -231,20 +271,25 @@ uint32_t wsr_add_memory(wsr_store *store, const wsr_bounds *bounds, uint32_t pag
   return store->n_memories++;
 }
 
-uint32_t wsr_add_global(wsr_store *store, uint32_t type, uint32_t mutability, uint64_t value,
-                        wsr_error *error) {
+uint32_t wsr_add_global(wsr_store *store, wsr_type type, uint32_t mutability,
+                        const uint64_t *value, wsr_error *error) {
   if (!room(&store->globals, &store->room_globals, store->n_globals + 1, sizeof *store->globals))
     return no_memory(error);
-  store->globals[store->n_globals] = (wsr_global_instance){type, mutability, value};
+  store->globals[store->n_globals] = (wsr_global_instance){
+      .type = type,
+      .mutability = mutability,
+      .value = value[0],
+      .high = type == WSR_V128 ? value[1] : 0,
+  };
   return store->n_globals++;
 }
 
-/* Evaluate a validated constant expression. */
-static uint64_t evaluate(const wsr_store *store, const wsr_instance *instance, uint32_t offset,
-                         uint32_t *end) {
+/* Evaluate a validated constant expression; a v128 gives two slots. */
+static void evaluate(const wsr_store *store, const wsr_instance *instance, uint32_t offset,
+                     uint32_t *end, uint64_t value[2]) {
   const wsr_module *m = instance->module;
   wsr_reader r = {m->bytes, m->bytes + offset, m->bytes + m->size, NULL, 0, NULL};
-  uint64_t stack[64] = {0};
+  uint64_t stack[2 * 64] = {0};
   uint32_t n = 0;
   for (;;) {
     uint32_t op, index = 0;
@@ -269,7 +314,7 @@ static uint64_t evaluate(const wsr_store *store, const wsr_instance *instance, u
         break;
       }
       case WSR_OP_REF_NULL:
-        r.at++;
+        wsr_read_signed(&r, 33, &number);
         stack[n++] = 0;
         break;
       case WSR_OP_REF_FUNC:
@@ -279,6 +324,8 @@ static uint64_t evaluate(const wsr_store *store, const wsr_instance *instance, u
       case WSR_OP_GLOBAL_GET:
         wsr_read_u32(&r, &index);
         stack[n++] = store->globals[instance->globals[index]].value;
+        if (instance->module->globals[index].type.type == WSR_V128)
+          stack[n++] = store->globals[instance->globals[index]].high;
         break;
       default: {
         const uint64_t b = stack[--n], a = stack[n - 1];
@@ -295,7 +342,15 @@ static uint64_t evaluate(const wsr_store *store, const wsr_instance *instance, u
     }
   }
   if (end) *end = (uint32_t)wsr_at(&r);
-  return stack[0];
+  memcpy(value, stack, 2 * sizeof *value);
+}
+
+/* A constant expression that gives one slot. */
+static uint64_t evaluate_one(const wsr_store *store, const wsr_instance *instance, uint32_t offset,
+                             uint32_t *end) {
+  uint64_t value[2];
+  evaluate(store, instance, offset, end, value);
+  return value[0];
 }
 
 static bool evaluate_elements(const wsr_store *store, wsr_instance *instance) {
@@ -309,7 +364,7 @@ static bool evaluate_elements(const wsr_store *store, wsr_instance *instance) {
     uint32_t at = e->items, index = 0;
     for (uint32_t k = 0; k < e->n_items; k++) {
       if (e->expressions) {
-        items[k] = evaluate(store, instance, at, &at);
+        items[k] = evaluate_one(store, instance, at, &at);
       } else {
         wsr_read_u32(&r, &index);
         items[k] = (uint64_t)instance->functions[index] + 1;
@@ -354,8 +409,9 @@ static uint32_t allocate(wsr_store *store, wsr_module *m, const uint32_t *functi
     return no_memory(error);
   }
   store->instances[store->n_instances++] = i; /* from here on the store owns it */
-  for (uint32_t t = 0; t < m->n.types; t++)
-    if ((i->types[t] = type_number(store, &m->types[t])) == WSR_NONE) return no_memory(error);
+  const uint32_t *numbers = numbers_of(store, m);
+  if (!numbers) return no_memory(error);
+  copy_indices(i->types, numbers, m->n.types);
   copy_indices(i->functions, functions, m->n.imported_functions);
   copy_indices(i->tables, tables, m->n.imported_tables);
   copy_indices(i->memories, memories, m->n.imported_memories);
@@ -365,18 +421,26 @@ static uint32_t allocate(wsr_store *store, wsr_module *m, const uint32_t *functi
         .owner = i, .instance = number, .index = f, .type = i->types[m->functions[f].type]};
     i->functions[f] = store->n_functions++;
   }
-  for (uint32_t t = m->n.imported_tables; t < m->n.tables; t++)
-    if ((i->tables[t] = wsr_add_table(store, &m->tables[t], m->tables[t].minimum, error)) ==
-        WSR_NONE)
+  for (uint32_t t = m->n.imported_tables; t < m->n.tables; t++) {
+    wsr_bounds bounds = m->tables[t];
+    bounds.type = wsr_store_type(i->types, bounds.type);
+    if ((i->tables[t] = wsr_add_table(store, &bounds, bounds.minimum, error)) == WSR_NONE)
       return WSR_NONE;
+    if (!m->table_inits[t]) continue;
+    const uint64_t value = evaluate_one(store, i, m->table_inits[t], NULL);
+    const wsr_table_instance *table = store->tables[i->tables[t]];
+    for (uint32_t k = 0; k < table->size; k++) table->elements[k] = value;
+  }
   for (uint32_t k = m->n.imported_memories; k < m->n.memories; k++)
     if ((i->memories[k] = wsr_add_memory(store, &m->memories[k], m->memories[k].minimum, error)) ==
         WSR_NONE)
       return WSR_NONE;
   for (uint32_t g = m->n.imported_globals; g < m->n.globals; g++) {
     const wsr_global_def *def = &m->globals[g];
-    const uint64_t value = evaluate(store, i, def->init, NULL);
-    i->globals[g] = wsr_add_global(store, def->type.type, def->type.mutability, value, error);
+    uint64_t value[2];
+    evaluate(store, i, def->init, NULL, value);
+    const wsr_type type = wsr_store_type(i->types, def->type.type);
+    i->globals[g] = wsr_add_global(store, type, def->type.mutability, value, error);
     if (i->globals[g] == WSR_NONE) return WSR_NONE;
   }
   if (!evaluate_elements(store, i)) return no_memory(error);
@@ -406,7 +470,7 @@ uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance) {
     const wsr_element_def *e = &m->elements[k];
     if (e->mode == WSR_ACTIVE) {
       const wsr_table_instance *t = store->tables[i->tables[e->table]];
-      const uint64_t at = evaluate(store, i, e->at, NULL);
+      const uint64_t at = evaluate_one(store, i, e->at, NULL);
       if (at + e->n_items > t->size) return WSR_TRAP_TABLE_BOUNDS;
       if (e->n_items) memcpy(t->elements + at, i->elements[k], e->n_items * sizeof *t->elements);
     }
@@ -416,7 +480,7 @@ uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance) {
     const wsr_data_def *d = &m->data[k];
     if (d->mode != WSR_ACTIVE) continue;
     const wsr_memory_instance *memory = store->memories[i->memories[d->memory]];
-    const uint64_t at = evaluate(store, i, d->at, NULL);
+    const uint64_t at = evaluate_one(store, i, d->at, NULL);
     if (at + d->size > memory->size) return WSR_TRAP_MEMORY_BOUNDS;
     if (d->size) memcpy(memory->data + at, m->bytes + d->bytes, d->size);
     i->dropped_data[k] = 1;
@@ -449,11 +513,13 @@ void wsr_memory(const wsr_store *store, uint32_t address, wsr_memory_view *out) 
 void wsr_global(const wsr_store *store, uint32_t address, wsr_global_type *type, uint64_t *value) {
   const wsr_global_instance *g = &store->globals[address];
   *type = (wsr_global_type){g->type, g->mutability};
-  *value = g->value;
+  value[0] = g->value;
+  value[1] = g->high;
 }
 
-void wsr_set_global(wsr_store *store, uint32_t address, uint64_t value) {
-  store->globals[address].value = value;
+void wsr_set_global(wsr_store *store, uint32_t address, const uint64_t *value) {
+  store->globals[address].value = value[0];
+  if (store->globals[address].type == WSR_V128) store->globals[address].high = value[1];
 }
 
 uint32_t wsr_grow_memory(wsr_store *store, uint32_t address, uint32_t pages) {
@@ -489,6 +555,46 @@ void wsr_drop_element(wsr_store *store, uint32_t instance, uint32_t segment) {
 
 void wsr_drop_data(wsr_store *store, uint32_t instance, uint32_t segment) {
   store->instances[instance]->dropped_data[segment] = 1;
+}
+
+/* ---- types of what is there ---- */
+
+int wsr_value_fits(const wsr_store *store, wsr_type type, uint64_t value) {
+  if (type == WSR_I32 || type == WSR_F32) return value <= UINT32_MAX;
+  if (!wsr_is_reference(type)) return 1;
+  if (!value) return !(type & WSR_NOT_NULL);
+  switch (type & 0xFF) {
+    case WSR_NOFUNC:
+    case WSR_NOEXTERN:
+    case WSR_NOEXN: return 0;
+    case WSR_FUNCREF: break;
+    default: return 1;
+  }
+  if (value > store->n_functions) return 0;
+  return !(type & WSR_INDEXED) ||
+         wsr_descends(store->subtypes, store->functions[value - 1].type, type >> WSR_INDEX_SHIFT);
+}
+
+int wsr_import_matches(wsr_store *store, wsr_module *m, uint32_t import, uint32_t address) {
+  const wsr_extern *item = &m->imports[import];
+  const uint32_t *numbers = numbers_of(store, m);
+  if (!numbers) return 0;
+  switch (item->kind) {
+    case WSR_FUNCTION:
+      return wsr_descends(store->subtypes, store->functions[address].type,
+                          numbers[m->functions[item->index].type]);
+    case WSR_TABLE:
+      return store->tables[address]->bounds.type ==
+             wsr_store_type(numbers, m->tables[item->index].type);
+    case WSR_GLOBAL: {
+      const wsr_global_instance *g = &store->globals[address];
+      const wsr_global_type *wanted = &m->globals[item->index].type;
+      const wsr_type type = wsr_store_type(numbers, wanted->type);
+      if (g->mutability != wanted->mutability) return 0;
+      return g->mutability ? g->type == type : wsr_is_subtype(store->subtypes, g->type, type);
+    }
+    default: return 1;
+  }
 }
 
 /* ---- invocations ---- */

@@ -44,8 +44,9 @@ typedef struct {
 } wsr_frame;
 
 typedef struct {
-  uint32_t type, mutability;
-  uint64_t value;
+  uint64_t value, high; /* high: of a v128 */
+  wsr_type type;
+  uint32_t mutability;
 } wsr_global_instance;
 
 /* saved: end */
@@ -68,9 +69,11 @@ typedef struct {
 struct wsr_store {
   wsr_limits limits;
   wsr_function_type *types; /* canonical function types; their arrays are owned */
+  wsr_subtype *subtypes;
   uint32_t n_types;
-  uint32_t *type_slots; /* hash table: type number plus one, 0 is free */
-  uint32_t n_type_slots; /* a power of two */
+  wsr_groups groups;
+  wsr_module *linking;   /* whose types were entered last, */
+  uint32_t *link_types;  /* and their numbers */
   wsr_function_instance *functions;
   const wsr_fast **fast[2]; /* by address: plain and metered fast code, NULL until first called */
   wsr_instance **instances;
@@ -78,7 +81,7 @@ struct wsr_store {
   wsr_memory_instance **memories;
   wsr_global_instance *globals;
   uint32_t n_functions, n_instances, n_tables, n_memories, n_globals;
-  uint32_t room_types, room_functions, room_instances, room_tables, room_memories, room_globals;
+  uint32_t room_types, room_subtypes, room_functions, room_instances, room_tables, room_memories, room_globals;
 
   /* the thread */
   uint64_t *stack; /* limits.stack_slots of address space, committed by use */
@@ -104,7 +107,7 @@ struct wsr_store {
 
   uint8_t *scratch_types; /* for wsr_view_frame */
   uint64_t *scratch_values;
-  uint32_t scratch_room;
+  uint32_t scratch_room; /* slots; there are at most as many types */
 };
 
 /* ---- memory.c ---- */
@@ -122,6 +125,12 @@ static inline const wsr_memory_instance *wsr_memory_of(const wsr_store *store,
 }
 
 /* ---- store.c ---- */
+/* A type of the instance's module in the store's numbers. */
+static inline wsr_type wsr_store_type(const uint32_t *numbers, wsr_type type) {
+  if (!(type & WSR_INDEXED)) return type;
+  return numbers[type >> WSR_INDEX_SHIFT] << WSR_INDEX_SHIFT |
+         (type & ((1U << WSR_INDEX_SHIFT) - 1));
+}
 /* The code of a module's function, compiled now if need be; NULL without memory. */
 const wsr_code *wsr_function_code(wsr_store *store, uint32_t address);
 uint64_t wsr_element(const wsr_instance *instance, uint32_t segment, uint32_t item);

@@ -6,15 +6,19 @@
 
 #include "compile.h"
 
+/* A list of types, or the one type of a block that gives a value. */
 typedef struct {
-  const uint8_t *types;
+  const wsr_type *types; /* NULL: `one` */
   uint32_t n;
+  wsr_type one;
 } type_list;
 
 typedef struct {
   uint32_t op; /* WSR_OP_BLOCK, LOOP, IF, ELSE; WSR_OP_CALL for the function itself */
   type_list params, results;
-  uint32_t height;  /* operands below the parameters */
+  uint32_t height;  /* operands below the parameters, */
+  uint32_t slots;   /* and the slots that they take */
+  uint32_t n_set;   /* locals known to be set where the block begins */
   bool unreachable; /* the rest of this block */
   bool dead;        /* the block stands in unreachable code: it emits nothing */
   uint32_t first;   /* loop: its body's first cell */
@@ -23,12 +27,17 @@ typedef struct {
 } label;
 
 struct wsr_walker {
-  uint8_t *types; /* of the operands */
+  wsr_type *types; /* of the operands */
   uint32_t n, room;
+  uint32_t slots; /* that the operands take */
   label *labels;
   uint32_t depth, label_room;
-  uint8_t *locals;
-  uint32_t n_locals, local_room;
+  wsr_type *locals;
+  uint32_t *local_slot; /* where each begins */
+  uint8_t *unset;       /* locals without a default value that may not have been set: 1 */
+  uint32_t *set;        /* such locals that were set, in this order */
+  uint32_t n_set, set_room;
+  uint32_t n_locals, local_slots, local_room, slot_room, unset_room;
   wsr_reader r;
   const wsr_module *m;
   wsr_walk *walk;
@@ -67,40 +76,60 @@ static bool make_room(void *array, uint32_t *room, uint32_t need, size_t size) {
 
 /* ---- operands ---- */
 
-static bool push(walker *w, uint8_t type) {
-  if (w->n >= w->room && !make_room(&w->types, &w->room, w->n + 1, 1)) return no_memory(w);
+static bool push(walker *w, wsr_type type) {
+  if (w->n >= w->room && !make_room(&w->types, &w->room, w->n + 1, sizeof *w->types))
+    return no_memory(w);
   w->types[w->n++] = type;
+  w->slots += wsr_slots(type);
   wsr_emitter *e = w->walk->emitter;
-  if (e && w->n_locals + w->n > e->highest) e->highest = w->n_locals + w->n;
+  if (e && w->local_slots + w->slots > e->highest) e->highest = w->local_slots + w->slots;
   return true;
 }
 
-static bool pop_any(walker *w, uint8_t *type) {
+static bool pop_any(walker *w, wsr_type *type) {
   const label *l = &w->labels[w->depth - 1];
   if (w->n == l->height) {
     *type = WSR_ANY;
     return l->unreachable ? true : invalid(w, "type mismatch: the operand stack is empty");
   }
   *type = w->types[--w->n];
+  w->slots -= wsr_slots(*type);
   return true;
 }
 
-static bool pop(walker *w, uint8_t expected) {
-  uint8_t type;
+static bool pop(walker *w, wsr_type expected) {
+  wsr_type type;
   NEED(pop_any(w, &type));
-  if (type == expected || type == WSR_ANY || expected == WSR_ANY) return true;
+  if (type == expected || expected == WSR_ANY || wsr_is_subtype(w->m->subtypes, type, expected))
+    return true;
   return wsr_fail(w->r.error, WSR_INVALID, w->start, "type mismatch: expected %s, found %s",
                   wsr_type_name(expected), wsr_type_name(type));
 }
 
+static wsr_type type_at(const type_list *list, uint32_t i) {
+  return list->types ? list->types[i] : list->one;
+}
+
+static uint32_t slots_of(type_list list) {
+  return list.types ? wsr_slots_of(list.types, list.n) : list.n ? wsr_slots(list.one) : 0;
+}
+
 static bool push_all(walker *w, type_list list) {
-  for (uint32_t i = 0; i < list.n; i++) NEED(push(w, list.types[i]));
+  for (uint32_t i = 0; i < list.n; i++) NEED(push(w, type_at(&list, i)));
   return true;
 }
 
 static bool pop_all(walker *w, type_list list) {
-  for (uint32_t i = list.n; i-- > 0;) NEED(pop(w, list.types[i]));
+  for (uint32_t i = list.n; i-- > 0;) NEED(pop(w, type_at(&list, i)));
   return true;
+}
+
+static type_list params_of(const wsr_function_type *type) {
+  return (type_list){.types = type->params, .n = type->n_params};
+}
+
+static type_list results_of(const wsr_function_type *type) {
+  return (type_list){.types = type->results, .n = type->n_results};
 }
 
 /* ---- emitting ---- */
@@ -111,7 +140,7 @@ static bool live(const walker *w) {
 }
 
 /* The slot of the operand that would be pushed next. */
-static uint32_t top(const walker *w) { return w->n_locals + w->n; }
+static uint32_t top(const walker *w) { return w->local_slots + w->slots; }
 
 static uint32_t emit(walker *w, uint32_t op, uint32_t n, uint32_t s, uint32_t a, uint32_t b) {
   return live(w) ? wsr_emit(w->walk->emitter, op, (uint32_t)w->start, n, s, a, b) : WSR_NONE;
@@ -122,6 +151,7 @@ static uint32_t emit(walker *w, uint32_t op, uint32_t n, uint32_t s, uint32_t a,
 static void set_unreachable(walker *w) {
   label *l = &w->labels[w->depth - 1];
   w->n = l->height;
+  w->slots = l->slots;
   l->unreachable = true;
 }
 
@@ -133,6 +163,8 @@ static bool push_label(walker *w, uint32_t op, type_list params, type_list resul
       .params = params,
       .results = results,
       .height = w->n,
+      .slots = w->slots,
+      .n_set = w->n_set,
       .dead = outer && (outer->dead || outer->unreachable),
       .first = w->walk->emitter ? w->walk->emitter->n_cells : 0,
       .fixups = WSR_NONE,
@@ -156,7 +188,7 @@ static void aim(walker *w, uint32_t cell, label *l) {
   wsr_emitter *e = w->walk->emitter;
   if (cell == WSR_NONE || e->failed) return;
   wsr_cell *c = &e->cells[cell];
-  c->u.p.b = w->n_locals + l->height;
+  c->u.p.b = w->local_slots + l->slots;
   if (l->op == WSR_OP_LOOP) {
     c->u.p.a = l->first;
     if (c->op == WSR_OP_BR) c->op = WSR_OP_BR_BACK;
@@ -173,13 +205,29 @@ static bool end_of_block(walker *w, label *l) {
 }
 
 static bool same(type_list a, type_list b) {
-  return a.n == b.n && (a.n == 0 || memcmp(a.types, b.types, a.n) == 0);
+  if (a.n != b.n) return false;
+  for (uint32_t i = 0; i < a.n; i++)
+    if (type_at(&a, i) != type_at(&b, i)) return false;
+  return true;
+}
+
+static bool are_subtypes(const walker *w, type_list a, type_list b) {
+  if (a.n != b.n) return false;
+  for (uint32_t i = 0; i < a.n; i++)
+    if (!wsr_is_subtype(w->m->subtypes, type_at(&a, i), type_at(&b, i))) return false;
+  return true;
+}
+
+/* At the end of a block, what was set in it counts as unset again. */
+static void forget_set(walker *w, const label *l) {
+  while (w->n_set > l->n_set) w->unset[w->set[--w->n_set]] = 1;
 }
 
 static bool do_else(walker *w) {
   label *l = &w->labels[w->depth - 1];
   if (l->op != WSR_OP_IF) return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "else without if");
   NEED(end_of_block(w, l));
+  forget_set(w, l);
   const uint32_t jump = emit(w, WSR_OP_JUMP, 0, 0, 0, 0);
   if (jump != WSR_NONE) wsr_add_fixup(w->walk->emitter, &l->fixups, jump, false);
   wsr_emitter *e = w->walk->emitter;
@@ -194,8 +242,9 @@ static bool do_end(walker *w, bool *more) {
   label *l = &w->labels[w->depth - 1];
   wsr_emitter *e = w->walk->emitter;
   NEED(end_of_block(w, l));
+  forget_set(w, l);
   if (l->op == WSR_OP_IF) {
-    if (!same(l->params, l->results))
+    if (!are_subtypes(w, l->params, l->results))
       return invalid(w, "type mismatch: an if without else must give what it takes");
     if (l->test != WSR_NONE && !e->failed) e->cells[l->test].u.p.a = e->n_cells;
   }
@@ -203,32 +252,30 @@ static bool do_end(walker *w, bool *more) {
   const type_list results = l->results;
   if (--w->depth) return push_all(w, results);
   if (e)
-    wsr_emit(e, WSR_OP_RETURN_AT_END, (uint32_t)w->start, results.n, w->n_locals, 0, 0);
-  if (e && w->n_locals + results.n > e->highest) e->highest = w->n_locals + results.n;
+    wsr_emit(e, WSR_OP_RETURN_AT_END, (uint32_t)w->start, slots_of(results), w->local_slots, 0, 0);
+  if (e && w->local_slots + slots_of(results) > e->highest)
+    e->highest = w->local_slots + slots_of(results);
   *more = false;
   return true;
 }
 
 static bool read_block_type(walker *w, type_list *params, type_list *results) {
-  *params = *results = (type_list){NULL, 0};
+  *params = *results = (type_list){NULL, 0, WSR_ANY};
   const uint8_t *at = w->r.at;
   if (at < w->r.end && *at == 0x40) {
     w->r.at++;
     return true;
   }
   if (at < w->r.end && *at > 0x40 && *at < 0x80) { /* a negative one-byte number: a value type */
-    uint8_t type;
-    NEED(wsr_read_value_type(&w->r, &type));
-    *results = (type_list){at, 1};
-    return true;
+    results->n = 1;
+    return wsr_read_value_type(w->m, &w->r, &results->one);
   }
   int64_t index;
   NEED(wsr_read_signed(&w->r, 33, &index));
   if (index < 0) return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "malformed block type");
   if (index >= w->m->n.types) return unknown(w, "type", (uint32_t)index);
-  const wsr_function_type *type = &w->m->types[index];
-  *params = (type_list){type->params, type->n_params};
-  *results = (type_list){type->results, type->n_results};
+  *params = params_of(&w->m->types[index]);
+  *results = results_of(&w->m->types[index]);
   return true;
 }
 
@@ -257,7 +304,7 @@ static bool do_br_table(walker *w) {
   const uint32_t cell =
       emit(w, WSR_OP_BR_TABLE, 0, top(w), emitting ? e->n_targets : 0, n + 1);
   uint32_t arity = WSR_NONE;
-  type_list first = {NULL, 0};
+  type_list first = {NULL, 0, WSR_ANY};
   for (uint32_t i = 0; i <= n; i++) {
     label *l = NULL;
     NEED(wsr_read_u32(&w->r, &index));
@@ -268,27 +315,28 @@ static bool do_br_table(walker *w) {
     /* Check without consuming: pop what the label takes, put it back as it was. Equal labels are
      * checked once, or a hostile table of long types would take minutes. */
     if (i == 0 || !same(types, first)) {
-      const uint32_t before = w->n;
-      for (uint32_t k = types.n; k-- > 0;) NEED(pop(w, types.types[k]));
+      const uint32_t before = w->n, slots = w->slots;
+      NEED(pop_all(w, types));
       w->n = before;
+      w->slots = slots;
     }
     if (i == 0) first = types;
     if (!emitting) continue;
-    const uint32_t target = wsr_emit_target(e, w->n_locals + l->height);
+    const uint32_t target = wsr_emit_target(e, w->local_slots + l->slots);
     if (l->op != WSR_OP_LOOP) {
       wsr_add_fixup(e, &l->fixups, target, true);
     } else if (!e->failed) {
       e->targets[target].cell = l->first;
     }
   }
-  if (emitting && !e->failed) e->cells[cell].n = (uint16_t)arity;
+  if (emitting && !e->failed) e->cells[cell].n = (uint16_t)slots_of(first);
   set_unreachable(w);
   return true;
 }
 
 static bool do_return(walker *w) {
   const label *function = &w->labels[0];
-  const uint32_t n = function->results.n;
+  const uint32_t n = slots_of(function->results);
   emit(w, WSR_OP_RETURN, n, top(w) - n, 0, 0);
   NEED(pop_all(w, function->results));
   set_unreachable(w);
@@ -303,7 +351,7 @@ static bool do_call(walker *w, uint32_t op) {
   if (indirect) {
     NEED(wsr_read_u32(&w->r, &table));
     if (table >= w->m->n.tables) return unknown(w, "table", table);
-    if (w->m->tables[table].type != WSR_FUNCREF)
+    if (!wsr_is_subtype(w->m->subtypes, w->m->tables[table].type, WSR_FUNCREF))
       return invalid(w, "type mismatch: call_indirect needs a table of funcref");
     if (index >= w->m->n.types) return unknown(w, "type", index);
     NEED(pop(w, WSR_I32));
@@ -312,26 +360,27 @@ static bool do_call(walker *w, uint32_t op) {
     if (index >= w->m->n.functions) return unknown(w, "function", index);
     type = w->m->functions[index].type;
   }
-  const type_list params = {w->m->types[type].params, w->m->types[type].n_params};
-  const type_list results = {w->m->types[type].results, w->m->types[type].n_results};
-  if (tail && !same(results, w->labels[0].results))
+  const type_list params = params_of(&w->m->types[type]);
+  const type_list results = results_of(&w->m->types[type]);
+  if (tail && !are_subtypes(w, results, w->labels[0].results))
     return invalid(w, "type mismatch: a tail call must return what its function returns");
-  emit(w, op, params.n, top(w) - params.n, index, table);
+  const uint32_t n = slots_of(params);
+  emit(w, op, n, top(w) - n, index, table);
   NEED(pop_all(w, params));
   if (!tail) return push_all(w, results);
   wsr_emitter *e = w->walk->emitter; /* a host function's results stand where its arguments did */
-  if (e && top(w) + results.n > e->highest) e->highest = top(w) + results.n;
+  if (e && top(w) + slots_of(results) > e->highest) e->highest = top(w) + slots_of(results);
   set_unreachable(w);
   return true;
 }
 
 static bool do_select(walker *w, bool typed) {
-  uint8_t type = WSR_ANY, other;
+  wsr_type type = WSR_ANY, other;
   if (typed) {
     uint32_t n;
     NEED(wsr_read_u32(&w->r, &n));
     if (n != 1) return invalid(w, "invalid result arity: select gives one value");
-    NEED(wsr_read_value_type(&w->r, &type));
+    NEED(wsr_read_value_type(w->m, &w->r, &type));
   }
   NEED(pop(w, WSR_I32));
   if (typed) {
@@ -344,7 +393,7 @@ static bool do_select(walker *w, bool typed) {
     if (other != WSR_ANY && other != type)
       return invalid(w, "type mismatch: the operands of select differ");
   }
-  emit(w, WSR_OP_SELECT, 0, top(w), 0, 0);
+  emit(w, type == WSR_V128 ? WSR_OP_SELECT_V128 : WSR_OP_SELECT, 0, top(w), 0, 0);
   return push(w, type);
 }
 
@@ -352,9 +401,22 @@ static bool do_local(walker *w, uint32_t op) {
   uint32_t index;
   NEED(wsr_read_u32(&w->r, &index));
   if (index >= w->n_locals) return unknown(w, "local", index);
-  const uint8_t type = w->locals[index];
-  if (op != WSR_OP_LOCAL_GET) NEED(pop(w, type));
-  emit(w, op, 0, top(w), index, 0);
+  const wsr_type type = w->locals[index];
+  if (op != WSR_OP_LOCAL_GET) {
+    NEED(pop(w, type));
+    if (w->unset[index]) {
+      if (!make_room(&w->set, &w->set_room, w->n_set + 1, sizeof *w->set)) return no_memory(w);
+      w->set[w->n_set++] = index;
+      w->unset[index] = 0;
+    }
+  } else if (w->unset[index]) {
+    return wsr_fail(w->r.error, WSR_INVALID, w->start, "uninitialized local %u", index);
+  }
+  const uint32_t row = type != WSR_V128         ? op
+                       : op == WSR_OP_LOCAL_GET ? WSR_OP_LOCAL_GET_V128
+                       : op == WSR_OP_LOCAL_SET ? WSR_OP_LOCAL_SET_V128
+                                                : WSR_OP_LOCAL_TEE_V128;
+  emit(w, row, 0, top(w), w->local_slot[index], 0);
   return op == WSR_OP_LOCAL_SET ? true : push(w, type);
 }
 
@@ -365,22 +427,25 @@ static bool do_global(walker *w, uint32_t op) {
   const wsr_global_type *type = &w->m->globals[index].type;
   if (op == WSR_OP_GLOBAL_SET) {
     if (!type->mutability) return invalid(w, "immutable global");
-    NEED(pop(w, (uint8_t)type->type));
+    NEED(pop(w, type->type));
   }
-  emit(w, op, 0, top(w), index, 0);
-  return op == WSR_OP_GLOBAL_SET ? true : push(w, (uint8_t)type->type);
+  const uint32_t row = type->type != WSR_V128    ? op
+                       : op == WSR_OP_GLOBAL_GET ? WSR_OP_GLOBAL_GET_V128
+                                                 : WSR_OP_GLOBAL_SET_V128;
+  emit(w, row, 0, top(w), index, 0);
+  return op == WSR_OP_GLOBAL_SET ? true : push(w, type->type);
 }
 
-static bool read_table(walker *w, uint32_t *index, uint8_t *type) {
+static bool read_table(walker *w, uint32_t *index, wsr_type *type) {
   NEED(wsr_read_u32(&w->r, index));
   if (*index >= w->m->n.tables) return unknown(w, "table", *index);
-  *type = (uint8_t)w->m->tables[*index].type;
+  *type = w->m->tables[*index].type;
   return true;
 }
 
 static bool do_table(walker *w, uint32_t op) {
   uint32_t index, other = 0;
-  uint8_t type, from;
+  wsr_type type, from;
   if (op == WSR_OP_TABLE_INIT) {
     NEED(wsr_read_u32(&w->r, &other));
     if (other >= w->m->n.elements) return unknown(w, "elem segment", other);
@@ -394,11 +459,12 @@ static bool do_table(walker *w, uint32_t op) {
     case WSR_OP_TABLE_FILL: NEED(pop(w, WSR_I32) && pop(w, type) && pop(w, WSR_I32)); break;
     case WSR_OP_TABLE_COPY:
       NEED(read_table(w, &other, &from));
-      if (from != type) return invalid(w, "type mismatch: the tables differ in type");
+      if (!wsr_is_subtype(w->m->subtypes, from, type))
+        return invalid(w, "type mismatch: the tables differ in type");
       NEED(pop(w, WSR_I32) && pop(w, WSR_I32) && pop(w, WSR_I32));
       break;
     default: /* table.init */
-      if (w->m->elements[other].type != type)
+      if (!wsr_is_subtype(w->m->subtypes, w->m->elements[other].type, type))
         return invalid(w, "type mismatch: the segment's type is not the table's");
       NEED(pop(w, WSR_I32) && pop(w, WSR_I32) && pop(w, WSR_I32));
       break;
@@ -485,14 +551,14 @@ static bool do_row(walker *w, uint32_t op) {
 
 static bool do_reference(walker *w, uint32_t op) {
   uint32_t index = 0;
-  uint8_t type;
+  wsr_type type;
   switch (op) {
-    case WSR_OP_REF_NULL: NEED(wsr_read_reference_type(&w->r, &type)); break;
+    case WSR_OP_REF_NULL: NEED(wsr_read_heap_type(w->m, &w->r, &type)); break;
     case WSR_OP_REF_FUNC:
       NEED(wsr_read_u32(&w->r, &index));
       if (index >= w->m->n.functions) return unknown(w, "function", index);
       if (!w->m->declared[index]) return invalid(w, "undeclared function reference");
-      type = WSR_FUNCREF;
+      type = wsr_reference_to(w->m->subtypes[w->m->functions[index].type].canonical, false);
       break;
     default: /* ref.is_null */
       NEED(pop_any(w, &type));
@@ -512,7 +578,7 @@ static bool do_branch(walker *w, uint32_t op) {
   if (op == WSR_OP_BR_IF) NEED(pop(w, WSR_I32));
   NEED(find_label(w, index, &l));
   const type_list types = label_types(l);
-  const uint32_t cell = emit(w, op, types.n, top(w), 0, 0);
+  const uint32_t cell = emit(w, op, slots_of(types), top(w), 0, 0);
   NEED(pop_all(w, types));
   aim(w, cell, l);
   if (op == WSR_OP_BR_IF) return push_all(w, types);
@@ -533,7 +599,7 @@ static bool do_segment_drop(walker *w, uint32_t op) {
 }
 
 static bool step(walker *w, uint32_t op, bool *more) {
-  uint8_t type;
+  wsr_type type;
   switch (op) {
     case WSR_OP_UNREACHABLE:
       emit(w, op, 0, top(w), 0, 0);
@@ -579,11 +645,28 @@ static bool step(walker *w, uint32_t op, bool *more) {
   }
 }
 
+/* Enter `count` locals of a type; their number is within the limit. */
+static bool add_locals(walker *w, const wsr_type *types, wsr_type type, uint32_t count,
+                       bool parameters) {
+  const uint32_t n = w->n_locals + count;
+  if (!make_room(&w->locals, &w->local_room, n, sizeof *w->locals) ||
+      !make_room(&w->local_slot, &w->slot_room, n, sizeof *w->local_slot) ||
+      !make_room(&w->unset, &w->unset_room, n, 1))
+    return no_memory(w);
+  for (; w->n_locals < n; w->n_locals++) {
+    if (types) type = *types++;
+    w->locals[w->n_locals] = type;
+    w->local_slot[w->n_locals] = w->local_slots;
+    w->unset[w->n_locals] = !parameters && type & WSR_NOT_NULL;
+    w->local_slots += wsr_slots(type);
+  }
+  return true;
+}
+
 /* Read the declarations of locals behind the parameters. */
 static bool read_locals(walker *w, const wsr_function_type *type) {
-  w->n_locals = type->n_params;
-  if (!make_room(&w->locals, &w->local_room, type->n_params, 1)) return no_memory(w);
-  if (type->n_params) memcpy(w->locals, type->params, type->n_params);
+  w->n_locals = w->local_slots = w->n_set = 0;
+  NEED(add_locals(w, type->params, WSR_ANY, type->n_params, true));
   uint32_t groups;
   uint64_t total = type->n_params;
   NEED(wsr_read_u32(&w->r, &groups));
@@ -592,22 +675,19 @@ static bool read_locals(walker *w, const wsr_function_type *type) {
     w->r.at = first;
     for (uint32_t i = 0; i < groups; i++) {
       uint32_t count;
-      uint8_t code;
-      NEED(wsr_read_u32(&w->r, &count) && wsr_read_value_type(&w->r, &code));
+      wsr_type local;
+      NEED(wsr_read_u32(&w->r, &count) && wsr_read_value_type(w->m, &w->r, &local));
       if (pass == 0) {
         total += count;
         if (total > UINT32_MAX)
           return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "too many locals");
-      } else if (count) {
-        memset(w->locals + w->n_locals, code, count);
-        w->n_locals += count;
+      } else {
+        NEED(add_locals(w, NULL, local, count, false));
       }
     }
     if (pass == 0 && total > WSR_MAX_LOCALS)
       return wsr_fail(w->r.error, WSR_LIMIT, w->start, "a function has %llu locals; %u is the limit",
                       (unsigned long long)total, WSR_MAX_LOCALS);
-    if (pass == 0 && !make_room(&w->locals, &w->local_room, (uint32_t)total, 1))
-      return no_memory(w);
   }
   return true;
 }
@@ -619,6 +699,9 @@ void wsr_walker_free(wsr_walker *w) {
   free(w->types);
   free(w->labels);
   free(w->locals);
+  free(w->local_slot);
+  free(w->unset);
+  free(w->set);
   free(w);
 }
 
@@ -629,15 +712,15 @@ bool wsr_walk_body(wsr_walker *w, wsr_walk *walk, wsr_error *error) {
   w->m = m;
   w->walk = walk;
   w->r = (wsr_reader){m->bytes, m->bytes + f->body, m->bytes + f->end, error, m->off, walk->used};
-  w->n = w->depth = 0;
+  w->n = w->depth = w->slots = 0;
   w->start = f->body;
   walk->n_types = WSR_NONE;
   NEED(read_locals(w, type));
   walk->n_locals = w->n_locals;
+  walk->local_slots = w->local_slots;
   walk->locals = w->locals;
-  if (walk->emitter) walk->emitter->highest = w->n_locals;
-  NEED(push_label(w, WSR_OP_CALL, (type_list){NULL, 0}, (type_list){type->results, type->n_results},
-                  WSR_NONE));
+  if (walk->emitter) walk->emitter->highest = w->local_slots;
+  NEED(push_label(w, WSR_OP_CALL, (type_list){NULL, 0, WSR_ANY}, results_of(type), WSR_NONE));
   bool more = true;
   while (more) {
     uint32_t op;
@@ -646,7 +729,9 @@ bool wsr_walk_body(wsr_walker *w, wsr_walk *walk, wsr_error *error) {
       const label *l = &w->labels[w->depth - 1];
       if (w->start == walk->stop && !l->unreachable && !l->dead) {
         walk->n_types = w->n;
-        if (w->n) memcpy(walk->types_out, w->types, w->n < walk->room ? w->n : walk->room);
+        if (w->n)
+          memcpy(walk->types_out, w->types,
+                 (w->n < walk->room ? w->n : walk->room) * sizeof *w->types);
       }
       return true;
     }
@@ -670,8 +755,8 @@ bool wsr_validate(const wsr_module *m, uint64_t *used, wsr_error *error) {
   return good;
 }
 
-uint32_t wsr_types_before(const wsr_module *m, uint32_t function, uint32_t offset, uint8_t *types,
-                          uint32_t room) {
+uint32_t wsr_types_before(const wsr_module *m, uint32_t function, uint32_t offset,
+                          wsr_type *types, uint32_t room) {
   wsr_walker *w = wsr_walker_new();
   if (!w) return WSR_NONE;
   wsr_walk walk = {

@@ -37,9 +37,15 @@ typedef struct wsr_module wsr_module;
 
 enum { WSR_FUNCTION, WSR_TABLE, WSR_MEMORY_KIND, WSR_GLOBAL };
 
+/* A value type. Bits 0 to 7: the binary format's code, of a numeric or vector type, or of a heap type;
+ * bit 8: a reference that is never null; bit 9: the heap type is the concrete function type whose
+ * number stands in bits 10 and up (then the code is that of func): in a module its index, the lowest
+ * of those that are equal; in a store the store's number. */
+typedef uint32_t wsr_type;
+
 typedef struct {
-  const uint8_t *params; /* value type codes */
-  const uint8_t *results;
+  const wsr_type *params;
+  const wsr_type *results;
   uint32_t n_params, n_results;
 } wsr_function_type;
 
@@ -53,11 +59,12 @@ typedef struct {
 typedef struct {
   uint32_t minimum, maximum;
   uint32_t has_maximum;
-  uint32_t type; /* element type of a table */
+  wsr_type type; /* element type of a table */
 } wsr_bounds;
 
 typedef struct {
-  uint32_t type, mutability;
+  wsr_type type;
+  uint32_t mutability;
 } wsr_global_type;
 
 typedef struct {
@@ -101,13 +108,22 @@ wsr_store *wsr_store_new(const wsr_limits *limits, wsr_error *error);
 void wsr_store_free(wsr_store *store);
 
 /* Each returns the new address, or UINT32_MAX with `error` set. */
-uint32_t wsr_add_host_function(wsr_store *store, const uint8_t *params, uint32_t n_params,
-                               const uint8_t *results, uint32_t n_results, wsr_error *error);
+uint32_t wsr_add_host_function(wsr_store *store, const wsr_type *params, uint32_t n_params,
+                               const wsr_type *results, uint32_t n_results, wsr_error *error);
+/* The same, with the type of an imported function of that index in the module. */
+uint32_t wsr_add_host_import(wsr_store *store, wsr_module *module, uint32_t function,
+                             wsr_error *error);
 uint32_t wsr_add_table(wsr_store *store, const wsr_bounds *bounds, uint32_t size, wsr_error *error);
 uint32_t wsr_add_memory(wsr_store *store, const wsr_bounds *bounds, uint32_t pages,
                         wsr_error *error);
-uint32_t wsr_add_global(wsr_store *store, uint32_t type, uint32_t mutability, uint64_t value,
-                        wsr_error *error);
+/* `value` is one slot, of a v128 two. */
+uint32_t wsr_add_global(wsr_store *store, wsr_type type, uint32_t mutability,
+                        const uint64_t *value, wsr_error *error);
+/* Whether the thing at that address has the type that the module's import asks for (specification,
+ * 3.3, subtypes included); sizes of tables and memories are not compared. */
+int wsr_import_matches(wsr_store *store, wsr_module *module, uint32_t import, uint32_t address);
+/* Whether a slot's value is one of that type in the store. Of an externref only null is looked at. */
+int wsr_value_fits(const wsr_store *store, wsr_type type, uint64_t value);
 
 /* Allocate an instance; the imports' addresses are given for each kind in index order and have been
  * checked against the module's types. Defined functions, tables, memories and globals get the next
@@ -136,6 +152,9 @@ typedef struct {
   wsr_bounds bounds;
 } wsr_memory_view;
 
+/* The code that a snapshot has for a type: of a reference, that of its nullable top type. */
+uint32_t wsr_type_code(wsr_type type);
+
 typedef struct {
   uint64_t *elements; /* 0 is null, otherwise address plus one */
   uint32_t size;
@@ -146,8 +165,9 @@ void wsr_store_count(const wsr_store *store, wsr_store_counts *counts);
 void wsr_function(const wsr_store *store, uint32_t address, wsr_function_view *out);
 void wsr_table(const wsr_store *store, uint32_t address, wsr_table_view *out);
 void wsr_memory(const wsr_store *store, uint32_t address, wsr_memory_view *out);
+/* A global's value is two slots; the second is of use to a v128 only. */
 void wsr_global(const wsr_store *store, uint32_t address, wsr_global_type *type, uint64_t *value);
-void wsr_set_global(wsr_store *store, uint32_t address, uint64_t value);
+void wsr_set_global(wsr_store *store, uint32_t address, const uint64_t *value);
 /* Both return the old size, or UINT32_MAX where the limits do not allow it. */
 uint32_t wsr_grow_memory(wsr_store *store, uint32_t address, uint32_t pages);
 uint32_t wsr_grow_table(wsr_store *store, uint32_t address, uint32_t elements, uint64_t value);
@@ -212,20 +232,20 @@ typedef struct {
   uint32_t function; /* address */
   uint32_t instance, index;
   uint32_t offset; /* of the next instruction in the module; of a waiting frame, after its call */
-  uint32_t n_locals, n_operands;
-  const uint8_t *types;   /* of locals, then operands; valid until the next call */
-  const uint64_t *values; /* likewise */
+  uint32_t n_locals, n_operands, n_slots;
+  const uint8_t *types;   /* of locals, then operands, a code each; valid until the next call */
+  const uint64_t *values; /* likewise: `n_slots` slots, a v128 has two */
 } wsr_frame_view;
 
 uint32_t wsr_frame_count(const wsr_store *store);
 /* View frame `frame` (0 is outermost); dead locals read as zero unless `all`. The host call of the
  * innermost frame is not performed. Returns 0 where the host has no memory left. */
 int wsr_view_frame(wsr_store *store, uint32_t frame, int all, wsr_frame_view *out);
-/* Push a frame on a thread that is being restored; `innermost` says that none follows, otherwise
- * `callee` is the address of the function of the frame that will. Checks all there is to check. */
-int wsr_restore_frame(wsr_store *store, uint32_t function, uint32_t offset, const uint8_t *types,
-                      const uint64_t *values, uint32_t n_locals, uint32_t n_operands,
-                      int innermost, uint32_t callee, wsr_error *error);
+/* Push a frame on a thread that is being restored, which is seen like `view` (without instance and
+ * index); `innermost` says that none follows, otherwise `callee` is the address of the function of
+ * the frame that will. Checks all there is to check. */
+int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermost, uint32_t callee,
+                      wsr_error *error);
 /* Test every invariant of the machine; NULL, or a sentence about the first that does not hold. */
 const char *wsr_check(wsr_store *store);
 /* Mark with 1 the pages that hold a byte other than zero; returns how many. */

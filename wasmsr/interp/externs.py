@@ -16,7 +16,7 @@ from wasmsr._ffi import ffi, lib
 from wasmsr.errors import HostError, LinkError, ModuleError
 from wasmsr.interp.module import core_error, function_type
 from wasmsr.interp.types import Bounds, FuncType, GlobalType, MemoryType, TableType, ValType
-from wasmsr.interp.values import from_slot, readers, to_slot
+from wasmsr.interp.values import from_slot, gather, readers, slot_count, spread, to_slot
 
 if TYPE_CHECKING:
     from wasmsr.interp.machine import Store
@@ -36,7 +36,7 @@ class HostFunction:
     Args:
         type: its type.
         call: called as `call(caller, *arguments)`; gives None, one value, or a tuple, as the type's
-            results say. With `raw`, arguments and results are the slots' bits (unsigned), which
+            results say. With `raw`, arguments and results are the values' bits (unsigned), which
             is faster.
     """
 
@@ -45,6 +45,7 @@ class HostFunction:
         self.call = call
         self.raw = raw
         self._read = readers(type.params)
+        self._taken = slot_count(type.params)
 
     @classmethod
     def of(cls, type: FuncType, call: Callable[..., Any], name: str) -> HostFunction:
@@ -73,19 +74,25 @@ class HostFunction:
 
     def perform(self, caller: Caller, slots: Any) -> None:
         """Call it with the arguments in the slots, and put the results in their place."""
-        arguments = ffi.unpack(slots, len(self.type.params)) if self.type.params else []
+        params = self.type.params
+        arguments = gather(params, ffi.unpack(slots, self._taken)) if params else []
         if self.raw:
             result = self.call(caller, *arguments)
         else:
             result = self.call(caller, *self._read(caller.store, arguments))
         types = self.type.results
-        if len(types) == 1:
+        if len(types) == 1 and types[0] is not ValType.V128:
             slots[0] = result if self.raw else to_slot(caller.store, types[0], result)
         elif types:
+            if len(types) == 1:
+                result = (result,)
             if not isinstance(result, (tuple, list)) or len(result) != len(types):
                 raise TypeError(f"a host function must give {len(types)} results, not {result!r}")
-            for i, (type_, value) in enumerate(zip(types, result, strict=True)):
-                slots[i] = value if self.raw else to_slot(caller.store, type_, value)
+            if not self.raw:
+                store = caller.store
+                result = [to_slot(store, t, v) for t, v in zip(types, result, strict=True)]
+            for i, bits in enumerate(spread(types, result)):
+                slots[i] = bits
         elif result is not None:
             raise TypeError(f"a host function without results gave {result!r}")
 
@@ -250,6 +257,8 @@ class Table(_Handle):
         """Allocate one of null references, for modules to import."""
         error = ffi.new("wsr_error *")
         bounds = c_bounds(type_.bounds, type_.element)
+        if not type_.element.nullable:
+            raise TypeError(f"a table of {type_.element} cannot be made of null references")
         address = lib.wsr_add_table(store.c, bounds, type_.bounds.minimum, error)
         return cls(store, _allocated(address, error))
 
@@ -301,13 +310,15 @@ class Global(_Handle):
     def from_bits(cls, store: Store, type_: GlobalType, bits: int) -> Global:
         """Allocate one from the bits of its value."""
         error = ffi.new("wsr_error *")
-        address = lib.wsr_add_global(store.c, type_.value, type_.mutable, bits, error)
+        slots = spread((type_.value,), (bits,))
+        address = lib.wsr_add_global(store.c, type_.value, type_.mutable, slots, error)
         return cls(store, _allocated(address, error))
 
     def _read(self) -> tuple[GlobalType, int]:
-        type_, value = ffi.new("wsr_global_type *"), ffi.new("uint64_t *")
+        type_, value = ffi.new("wsr_global_type *"), ffi.new("uint64_t[2]")
         lib.wsr_global(self.store.c, self.address, type_, value)
-        return GlobalType(ValType(type_.type), bool(type_.mutability)), value[0]
+        kind = ValType(type_.type)
+        return GlobalType(kind, bool(type_.mutability)), gather((kind,), value)[0]
 
     @property
     def type(self) -> GlobalType:
@@ -330,7 +341,12 @@ class Global(_Handle):
         type_, _ = self._read()
         if not type_.mutable:
             raise TypeError("the global is immutable")
-        lib.wsr_set_global(self.store.c, self.address, to_slot(self.store, type_.value, value))
+        self.write(to_slot(self.store, type_.value, value))
+
+    def write(self, bits: int) -> None:
+        """Give it these bits, which must fit its type, also where it is immutable."""
+        slots = spread((self.type.value,), (bits,))
+        lib.wsr_set_global(self.store.c, self.address, slots)
 
 
 Extern = Function | Memory | Table | Global

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from wasmsr._ffi import lib
 from wasmsr.errors import LinkError
 from wasmsr.interp.externs import Extern, Function, Global, HostFunction, Memory, Table
-from wasmsr.interp.module import Module
-from wasmsr.interp.types import GlobalType, MemoryType, TableType
+from wasmsr.interp.module import Import, Module
+from wasmsr.interp.types import MemoryType, TableType
 
 if TYPE_CHECKING:
     from wasmsr.interp.machine import Store
@@ -93,17 +93,13 @@ def incompatible(wanted: str, type_: object, given: object) -> LinkError:
     return LinkError(f"incompatible import type: {wanted} must be {type_}, and {given} is given")
 
 
-def matches(wanted: object, found: Extern) -> bool:
-    """Import matching for tables, memories and globals (specification, section 4.5.1)."""
-    if isinstance(wanted, GlobalType):
-        return isinstance(found, Global) and found.type == wanted
-    if isinstance(wanted, MemoryType) and isinstance(found, Memory):
+def matches(store: Store, module: Module, item: Import, found: Extern) -> bool:
+    """Whether an extern of the store has the type that the import asks for (section 3.3)."""
+    if type(found) is not HANDLES[item.kind]:
+        return False
+    wanted = item.type
+    if isinstance(wanted, (MemoryType, TableType)) and isinstance(found, (Memory, Table)):
         bounds = found.type.bounds
-        return wanted.bounds.admits(bounds.minimum, bounds.maximum)
-    if isinstance(wanted, TableType) and isinstance(found, Table):
-        type_ = found.type
-        bounds = type_.bounds
-        return type_.element == wanted.element and wanted.bounds.admits(
-            bounds.minimum, bounds.maximum
-        )
-    return False
+        if not wanted.bounds.admits(bounds.minimum, bounds.maximum):
+            return False
+    return bool(lib.wsr_import_matches(store.c, module._c, item.number, found.address))

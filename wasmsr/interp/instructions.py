@@ -444,6 +444,12 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     _special(None, "return at end", counted=False),  # falling off the function's last `end`
     _special(None, "br back"),  # br to a loop: may pause there
     _special(None, "br_if back"),
+    _special(None, "local.get v128"),  # moves of two slots
+    _special(None, "local.set v128"),
+    _special(None, "local.tee v128"),
+    _special(None, "global.get v128"),
+    _special(None, "global.set v128"),
+    _special(None, "select v128"),
     _special(None, "canonical f32", counted=False),  # deterministic mode, after `nan` rows
     _special(None, "canonical f64", counted=False),
 )

@@ -50,8 +50,8 @@ from wasmsr.interp.outcomes import (
     Trapped,
 )
 from wasmsr.interp.traps import MESSAGES
-from wasmsr.interp.types import FuncType, ValType
-from wasmsr.interp.values import from_slot, to_slot
+from wasmsr.interp.types import FuncType, ValType, val_types
+from wasmsr.interp.values import from_slot, gather, slot_count, spread, to_slot
 
 _NONE = 2**32 - 1
 _BACKTRACE = 50
@@ -101,6 +101,8 @@ class Store:
         """Host objects behind externrefs: reference minus one is the index."""
         self._extern_index: dict[int, int] = {}
         self._host_address: dict[tuple[int, str, str], int] = {}
+        self._given: list[HostFunction] = []
+        """Host functions as they were given: what `_host_address` knows them by."""
         self._types: dict[int, FuncType] = {}
         self._views: dict[int, memoryview] = {}
         self._callers: dict[int | None, Caller] = {}
@@ -195,7 +197,7 @@ class Store:
             raise UnsupportedError(message, feature=feature)
         addresses: tuple[list[int], ...] = ([], [], [], [])
         for item in module.imports:
-            addresses[item.kind].append(self._resolve(item, imports or {}))
+            addresses[item.kind].append(self._resolve(module, item, imports or {}))
         instance = self.allocate(module, addresses, name)
         trap = lib.wsr_apply_segments(self.c, instance.index)
         if trap:
@@ -225,7 +227,7 @@ class Store:
         self.instances.append(instance)
         return instance
 
-    def _resolve(self, item: Import, imports: Imports) -> int:
+    def _resolve(self, module: Module, item: Import, imports: Imports) -> int:
         wanted = f"{item.module}.{item.name}"
         try:
             found = imports[item.module][item.name]
@@ -236,34 +238,49 @@ class Store:
             ) from None
         if isinstance(item.type, FuncType):
             if isinstance(found, (Function, HostFunction)):
-                if found.type != item.type:
-                    raise incompatible(wanted, item.type, found.type)
                 if isinstance(found, HostFunction):
-                    return self.add_host_function(found, item.module, item.name)
+                    if found.type != item.type:
+                        raise incompatible(wanted, item.type, found.type)
+                    return self.add_host_function(found, item.module, item.name, (module, item))
             elif callable(found):
                 function = HostFunction.of(item.type, found, wanted)
-                return self.add_host_function(function, item.module, item.name)
+                return self.add_host_function(function, item.module, item.name, (module, item))
         if isinstance(found, HANDLES) and found.store is not self:
             raise LinkError(f"{wanted} belongs to another store")
-        if isinstance(found, Function) and isinstance(item.type, FuncType):
-            return found.address
-        if not isinstance(found, HANDLES) or not matches(item.type, found):
+        if not isinstance(found, HANDLES) or not matches(self, module, item, found):
             kind = found.type if isinstance(found, (*HANDLES, HostFunction)) else type(found)
             raise incompatible(wanted, item.type, kind)
         return found.address
 
-    def add_host_function(self, function: HostFunction, module: str, name: str) -> int:
-        """Give a host function an address; the same one always gets the same."""
+    def add_host_function(
+        self,
+        function: HostFunction,
+        module: str,
+        name: str,
+        importer: tuple[Module, Import] | None = None,
+    ) -> int:
+        """Give a host function an address; the same one always gets the same. A type that refers to
+        other types is that of the `importer`'s import."""
         key = (id(function), module, name)
         if key not in self._host_address:
-            params, results = bytes(function.type.params), bytes(function.type.results)
+            type_ = function.type
             error = ffi.new("wsr_error *")
-            address = lib.wsr_add_host_function(
-                self.c, params, len(params), results, len(results), error
-            )
+            if type_.concrete and importer is not None:
+                address = lib.wsr_add_host_import(self.c, importer[0]._c, importer[1].index, error)
+            elif type_.concrete:
+                raise LinkError(f"the type of the host function {module}.{name} is of no module")
+            else:
+                params, results = list(type_.params), list(type_.results)
+                address = lib.wsr_add_host_function(
+                    self.c, params, len(params), results, len(results), error
+                )
             if address == _NONE:
                 raise core_error(error)
+            self._given.append(function)
             self._host_address[key] = address
+            if type_.concrete:  # from here on in the store's numbers
+                type_ = self.function_type(address)
+                function = HostFunction(type_, function.call, raw=function.raw)
             self.hosts[address] = (function, module, name)
         return self._host_address[key]
 
@@ -325,15 +342,17 @@ class Store:
         """
         self.queue.append((function.address, self._slots(function, arguments)))
 
-    def enqueue_raw(self, address: int, slots: Sequence[int]) -> None:
-        """Add an invocation by address and argument bits."""
-        self.queue.append((address, tuple(slots)))
+    def enqueue_raw(self, address: int, bits: Sequence[int]) -> None:
+        """Add an invocation by address and the bits of each argument."""
+        params = self.function_type(address).params
+        self.queue.append((address, tuple(spread(params, bits))))
 
     def _slots(self, function: Function, arguments: Sequence[Any]) -> tuple[int, ...]:
         params = function.type.params
         if len(params) != len(arguments):
             raise TypeError(f"the function takes {len(params)} arguments, not {len(arguments)}")
-        return tuple(to_slot(self, t, a) for t, a in zip(params, arguments, strict=True))
+        bits = [to_slot(self, t, a) for t, a in zip(params, arguments, strict=True)]
+        return tuple(spread(params, bits))
 
     def run(self, *, fuel: int | None = None) -> Outcome:
         """Run the thread, then the queue, to the end, a trap, an exit or a pause.
@@ -414,7 +433,7 @@ class Store:
         """Invoke a host function that was enqueued itself."""
         function = self.hosts[address][0]
         type_ = function.type
-        array = ffi.new("uint64_t[]", max(1, len(type_.params), len(type_.results)))
+        array = ffi.new("uint64_t[]", max(1, slot_count(type_.params), slot_count(type_.results)))
         array[0 : len(slots)] = list(slots)
         outcome = self._perform(function, None, array)
         if outcome is None:
@@ -422,7 +441,8 @@ class Store:
         return outcome
 
     def _finished(self, type_: FuncType, slots: Any) -> Finished:
-        raw = tuple(ffi.unpack(slots, len(type_.results))) if type_.results else ()
+        results = type_.results
+        raw = tuple(gather(results, ffi.unpack(slots, slot_count(results)))) if results else ()
         values = tuple(from_slot(self, t, v) for t, v in zip(type_.results, raw, strict=True))
         return Finished(values, raw)
 
@@ -633,13 +653,16 @@ class Store:
         if not lib.wsr_view_frame(self.c, number, dead_locals, view):
             raise MemoryError("no memory left to view a frame")
         n, m = view.n_locals, view.n_operands
-        values = ffi.unpack(view.values, n + m) if n + m else []
+        types = bytes(ffi.buffer(view.types, n + m)) if n + m else b""
+        values: Sequence[int] = ffi.unpack(view.values, view.n_slots) if n + m else []
+        if ValType.V128 in types:
+            values = gather(val_types(types), values)
         return FrameView(
             view.function,
             view.instance,
             view.index,
             view.offset,
-            bytes(ffi.buffer(view.types, n + m)) if n + m else b"",
+            types,
             tuple(values[:n]),
             tuple(values[n:]),
         )

@@ -34,13 +34,15 @@ _NO_OFFSET = 2**64 - 1
 
 @dataclass(frozen=True)
 class Import:
-    """One import: names of module and item, and the type that it must have."""
+    """One import: names of module and item, the type that it must have, kind and index in the
+    kind's index space, and its number among the imports."""
 
     module: str
     name: str
     type: ExternType
     kind: int
     index: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ def _text(pointer: Any, length: int) -> str:
 def function_type(view: Any) -> FuncType:
     """A FuncType from the core's view of one."""
     return FuncType(
-        val_types(bytes(ffi.buffer(view.params, view.n_params)) if view.n_params else b""),
-        val_types(bytes(ffi.buffer(view.results, view.n_results)) if view.n_results else b""),
+        val_types(ffi.unpack(view.params, view.n_params) if view.n_params else ()),
+        val_types(ffi.unpack(view.results, view.n_results) if view.n_results else ()),
     )
 
 
@@ -257,6 +259,7 @@ class Module:
             self._extern_type(view.kind, view.index),
             view.kind,
             view.index,
+            index,
         )
 
     def _export(self, index: int) -> Export:

@@ -114,7 +114,7 @@ def _values(store: Store, types: bytes, slots: Sequence[int]) -> str:
 
 def _value(store: Store, code: ValType, bits: int) -> str:
     """One value with its type; a reference as the address of its function or host object."""
-    if code in (ValType.FUNCREF, ValType.EXTERNREF):
+    if code.reference:
         return f"{code}:{'null' if bits == 0 else bits - 1}"
     if code is ValType.V128:
         return f"{code}:{bits:#034x}"

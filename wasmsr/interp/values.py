@@ -1,15 +1,17 @@
 """Values between Python and the machine's 64-bit slots.
 
 A slot holds bits: an i32 or f32 in the low half with the high half zero; a reference is 0 for null,
-otherwise an address (funcref) or an index of the store's host objects (externref) plus one.
+otherwise an address (funcref) or an index of the store's host objects (externref) plus one. A v128
+is an unsigned number of 128 bits and takes two slots, the low half first.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from wasmsr._ffi import lib
 from wasmsr.interp.types import ValType
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _F32, _F64 = struct.Struct("<f"), struct.Struct("<d")
 _TOP32, _TOP64 = 1 << 31, 1 << 63
+_LOW64, _ALL128 = (1 << 64) - 1, (1 << 128) - 1
 
 
 def to_slot(store: Store, type_: ValType, value: Any) -> int:
@@ -45,9 +48,19 @@ def to_slot(store: Store, type_: ValType, value: Any) -> int:
             return int(_U32.unpack(_F32.pack(value))[0])
         except OverflowError:
             return 0x7F800000 if value > 0 else 0xFF800000  # rounding to nearest gives infinity
-    if type_ is ValType.FUNCREF:
-        return store.reference_to_function(value)
-    return store.reference_to_object(value)
+    if type_ is ValType.V128:
+        if not isinstance(value, int):
+            raise TypeError(f"v128 takes an integer, not {type(value).__name__}")
+        if not 0 <= value <= _ALL128:
+            raise OverflowError(f"{value} is no unsigned number of 128 bits")
+        return value
+    if type_.code is ValType.FUNCREF:
+        bits = store.reference_to_function(value)
+    else:
+        bits = store.reference_to_object(value)
+    if type_ is not type_.code and not lib.wsr_value_fits(store.c, type_, bits):
+        raise TypeError(f"{value!r} is no {type_}")
+    return bits
 
 
 def from_slot(store: Store, type_: ValType, bits: int) -> Any:
@@ -60,13 +73,42 @@ def from_slot(store: Store, type_: ValType, bits: int) -> Any:
         return _F32.unpack(_U32.pack(bits))[0]
     if type_ is ValType.F64:
         return _F64.unpack(_U64.pack(bits))[0]
-    if type_ is ValType.FUNCREF:
+    if type_ is ValType.V128:
+        return bits
+    if type_.code is ValType.FUNCREF:
         return store.function_of_reference(bits)
     return store.object_of_reference(bits)
 
 
-def readers(types: tuple[ValType, ...]) -> Callable[[Store, list[int]], list[Any]]:
-    """A function from slots to Python values of these types, for the arguments of host calls."""
+def slot_count(types: Sequence[ValType]) -> int:
+    """How many slots values of these types take."""
+    return len(types) + types.count(ValType.V128)
+
+
+def spread(types: Sequence[ValType], bits: Sequence[int]) -> Sequence[int]:
+    """The slots of values whose bits are given."""
+    if ValType.V128 not in types:
+        return bits
+    slots: list[int] = []
+    for type_, value in zip(types, bits, strict=True):
+        slots += (value & _LOW64, value >> 64) if type_ is ValType.V128 else (value,)
+    return slots
+
+
+def gather(types: Sequence[ValType], slots: Sequence[int]) -> Sequence[int]:
+    """The bits of values whose slots are given: the way back from `spread`."""
+    if ValType.V128 not in types:
+        return slots
+    source = iter(slots)
+    bits: list[int] = []
+    for type_ in types:
+        low = next(source)
+        bits.append(low | next(source) << 64 if type_ is ValType.V128 else low)
+    return bits
+
+
+def readers(types: tuple[ValType, ...]) -> Callable[[Store, Sequence[int]], list[Any]]:
+    """A function from bits to Python values of these types, for the arguments of host calls."""
     if all(t is ValType.I32 for t in types):
         return lambda store, slots: [v - (1 << 32) if v & _TOP32 else v for v in slots]
     return lambda store, slots: [

@@ -18,10 +18,11 @@ from typing import Any
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import FormatError, ModuleError, ModuleMismatch, SnapshotError, UnportableState
 from wasmsr.interp import machine
-from wasmsr.interp.externs import Function, Global, HostFunction, Memory, Table, c_bounds
+from wasmsr.interp.externs import Function, Global, HostFunction, c_bounds
 from wasmsr.interp.machine import Imports, Instance, Store
-from wasmsr.interp.module import Module
-from wasmsr.interp.types import Bounds, FuncType, ValType, val_types
+from wasmsr.interp.module import Import, Module
+from wasmsr.interp.types import Bounds, FuncType, ValType, codes_of, val_types
+from wasmsr.interp.values import gather, slot_count, spread
 from wasmsr.snapshot import state
 from wasmsr.snapshot.state import PAGE, Snapshot
 
@@ -76,11 +77,11 @@ def _table(store: Store, address: int, externs: _Externs) -> state.TableState:
     words = array("Q")
     if view.size:
         words.frombytes(ffi.buffer(view.elements, view.size * 8))
-    if view.bounds.type == ValType.EXTERNREF:
+    bounds, code = view.bounds, ValType(view.bounds.type).code
+    if code is ValType.EXTERNREF:
         words = array("Q", map(externs.number, words))
-    bounds = view.bounds
     maximum = bounds.maximum if bounds.has_maximum else None
-    return state.TableState(bounds.type, bounds.minimum, maximum, _little(words))
+    return state.TableState(int(code), bounds.minimum, maximum, _little(words))
 
 
 def _memory(store: Store, address: int) -> state.MemoryState:
@@ -93,9 +94,10 @@ def _memory(store: Store, address: int) -> state.MemoryState:
 def _global(store: Store, address: int, externs: _Externs) -> state.GlobalState:
     found = Global(store, address)
     type_, bits = found.type, found.bits
-    if type_.value is ValType.EXTERNREF:
+    code = type_.value.code
+    if code is ValType.EXTERNREF:
         bits = externs.number(bits)
-    return state.GlobalState(int(type_.value), type_.mutable, bits)
+    return state.GlobalState(int(code), type_.mutable, bits)
 
 
 def _instance(store: Store, instance: Instance, module: int) -> state.InstanceState:
@@ -146,15 +148,11 @@ def _queue(store: Store, externs: _Externs) -> list[tuple[int, list[int]]]:
     queue = []
     for address, slots in store.queue:
         params = store.function_type(address).params
-        queue.append(
-            (
-                address,
-                [
-                    externs.number(bits) if type_ is ValType.EXTERNREF else bits
-                    for type_, bits in zip(params, slots, strict=True)
-                ],
-            )
-        )
+        bits = [
+            externs.number(value) if type_.code is ValType.EXTERNREF else value
+            for type_, value in zip(params, gather(params, slots), strict=True)
+        ]
+        queue.append((address, list(spread(params, bits))))
     return queue
 
 
@@ -206,7 +204,7 @@ def capture(
         modules=modules,
         host_functions=[
             state.HostFunction(
-                address, module_name, name, bytes(f.type.params), bytes(f.type.results)
+                address, module_name, name, codes_of(f.type.params), codes_of(f.type.results)
             )
             for address, (f, module_name, name) in sorted(store.hosts.items())
         ],
@@ -396,7 +394,6 @@ class _Restoring:
             lib.wsr_drop_data(self.store.c, index, segment)
 
     def _check_imports(self, module: Module, imported: tuple[list[int], ...]) -> None:
-        handles = (Function, Table, Memory, Global)
         limits = (self.next_function, *self.next)
         position = [0, 0, 0, 0]
         for item in module.imports:
@@ -404,14 +401,10 @@ class _Restoring:
             position[item.kind] += 1
             if not 0 <= address < limits[item.kind]:
                 raise _bad(f"the import {item.module}.{item.name} of an unknown address")
-            handle = handles[item.kind](self.store, address)
-            if isinstance(item.type, FuncType):
-                right = handle.type == item.type
-            elif isinstance(handle, (Table, Memory)):
+            right = lib.wsr_import_matches(self.store.c, module._c, item.number, address)
+            if right and item.kind in (lib.WSR_TABLE, lib.WSR_MEMORY_KIND):
                 # Their sizes are restored later; what cannot change is compared here.
                 right = _same_but_size(item.type, self._saved_type(item.kind, address))
-            else:
-                right = handle.type == item.type
             if not right:
                 raise _bad(f"the import {item.module}.{item.name} of another type")
 
@@ -424,8 +417,7 @@ class _Restoring:
 
     def _add_host_function(self) -> None:
         wanted = self.hosts[self.next_function]
-        params, results = val_types(wanted.params), val_types(wanted.results)
-        type_ = FuncType(params, results)
+        type_, importer = self._host_type(wanted)
         found = self.imports.get(wanted.module, {}).get(wanted.name)
         function: HostFunction
         if isinstance(found, HostFunction):
@@ -446,10 +438,31 @@ class _Restoring:
         if (id(function), wanted.module, wanted.name) in self.store._host_address:
             # One import, two addresses: it was given as two functions then.
             function = HostFunction(function.type, function.call, raw=function.raw)
-        address = self.store.add_host_function(function, wanted.module, wanted.name)
+        address = self.store.add_host_function(function, wanted.module, wanted.name, importer)
         if address != self.next_function:
             raise _bad("a host function with two addresses")
         self.next_function += 1
+
+    def _host_type(
+        self, wanted: state.HostFunction
+    ) -> tuple[FuncType, tuple[Module, Import] | None]:
+        """A host function's type: as it is saved, or, as exact as it was, from who imports it."""
+        saved = FuncType(val_types(wanted.params), val_types(wanted.results))
+        if not any(t.reference for t in (*saved.params, *saved.results)):
+            return saved, None
+        for instance in self.snapshot.instances:
+            if wanted.address not in instance.functions:
+                continue
+            module = self.modules[instance.module]
+            imports = [item for item in module.imports if item.kind == lib.WSR_FUNCTION]
+            item = imports[instance.functions.index(wanted.address)]
+            type_ = item.type
+            if isinstance(type_, FuncType) and (wanted.params, wanted.results) == (
+                codes_of(type_.params),
+                codes_of(type_.results),
+            ):
+                return type_, (module, item)
+        return saved, None
 
     def _add_host_extern(self, space: int) -> None:
         c, address = self.store.c, self.next[space]
@@ -464,7 +477,8 @@ class _Restoring:
             made = lib.wsr_add_memory(c, bounds, memory.minimum, self.error)
         elif space == 2 and address < len(snapshot.globals):
             item = snapshot.globals[address]
-            made = lib.wsr_add_global(c, item.type, item.mutable, item.value, self.error)
+            value = spread((ValType(item.type),), (item.value,))
+            made = lib.wsr_add_global(c, item.type, item.mutable, value, self.error)
         else:
             raise _bad("an unknown address")
         if made == 2**32 - 1:
@@ -475,10 +489,10 @@ class _Restoring:
         for address, item in enumerate(self.snapshot.globals):
             found = Global(self.store, address)
             type_ = found.type
-            if (int(type_.value), type_.mutable) != (item.type, item.mutable):
+            if (type_.value.code, type_.mutable) != (item.type, item.mutable):
                 raise _bad(f"global {address} of another type")
             self._check_reference(type_.value, item.value)
-            lib.wsr_set_global(self.store.c, address, item.value)
+            found.write(item.value)
         for address, table in enumerate(self.snapshot.tables):
             self._fill_table(address, table)
         for address, memory in enumerate(self.snapshot.memories):
@@ -489,13 +503,14 @@ class _Restoring:
         lib.wsr_table(self.store.c, address, view)
         _check_bounds("table", address, view.bounds, table.minimum, table.maximum)
         size = len(table.elements) // 8
-        if view.bounds.type != table.type or size < view.size or len(table.elements) % 8:
+        element = ValType(view.bounds.type)
+        if element.code != table.type or size < view.size or len(table.elements) % 8:
             raise _bad(f"table {address} of another type or size")
         if lib.wsr_grow_table(self.store.c, address, size - view.size, 0) == 2**32 - 1:
             raise SnapshotError(f"table {address} of {size} elements exceeds the limit")
         words = _words(table.elements)
         for bits in set(words):
-            self._check_reference(ValType(table.type), bits)
+            self._check_reference(element, bits)
         lib.wsr_table(self.store.c, address, view)
         if size:
             ffi.buffer(view.elements, size * 8)[:] = words.tobytes()
@@ -518,10 +533,12 @@ class _Restoring:
             lib.wsr_fill_memory(self.store.c, address, data, len(data))
 
     def _check_reference(self, type_: ValType, bits: int) -> None:
-        if type_ is ValType.EXTERNREF and bits > len(self.snapshot.externs):
+        if type_.code is ValType.EXTERNREF and bits > len(self.snapshot.externs):
             raise _bad("a reference to an unknown host object")
-        if type_ is ValType.FUNCREF and bits > self.next_function:
+        if type_.code is ValType.FUNCREF and bits > self.next_function:
             raise _bad("a reference to an unknown function")
+        if type_.reference and not lib.wsr_value_fits(self.store.c, type_, bits):
+            raise _bad(f"a reference that is no {type_}")
 
     def _thread(self) -> None:
         store, thread = self.store, self.snapshot.thread
@@ -534,18 +551,23 @@ class _Restoring:
             for code, bits in zip(frame.types, frame.values, strict=True):
                 if code == ValType.EXTERNREF:
                     self._check_reference(ValType.EXTERNREF, bits)
-            good = lib.wsr_restore_frame(
-                store.c,
-                addresses[i],
-                frame.offset,
-                frame.types or b"\0",
-                frame.values or [0],
-                frame.locals,
-                operands,
-                innermost,
-                2**32 - 1 if innermost else addresses[i + 1],
-                self.error,
+            slots = spread(val_types(frame.types), frame.values)
+            types = ffi.from_buffer("uint8_t[]", frame.types or b"\0")
+            values = ffi.new("uint64_t[]", list(slots) or [0])
+            view = ffi.new(
+                "wsr_frame_view *",
+                {
+                    "function": addresses[i],
+                    "offset": frame.offset,
+                    "n_locals": frame.locals,
+                    "n_operands": operands,
+                    "n_slots": len(slots),
+                    "types": types,
+                    "values": values,
+                },
             )
+            callee = 2**32 - 1 if innermost else addresses[i + 1]
+            good = lib.wsr_restore_frame(store.c, view, innermost, callee, self.error)
             if not good:
                 raise FormatError(ffi.string(self.error.message).decode())
         if addresses:
@@ -554,9 +576,9 @@ class _Restoring:
             if not 0 <= address < self.next_function:
                 raise _bad("an invocation of an unknown function")
             params = store.function_type(address).params
-            if len(params) != len(slots):
+            if slot_count(params) != len(slots):
                 raise _bad("an invocation with another number of arguments")
-            for type_, bits in zip(params, slots, strict=True):
+            for type_, bits in zip(params, gather(params, slots), strict=True):
                 self._check_reference(type_, bits)
             store.queue.append((address, tuple(slots)))
         store.executed = self.snapshot.executed
@@ -579,8 +601,8 @@ def _check_bounds(what: str, address: int, bounds: Any, minimum: int, maximum: i
 
 def _same_but_size(wanted: Any, saved: tuple[int, int, int | None]) -> bool:
     type_, size, maximum = saved
-    element = getattr(wanted, "element", 0)
-    return int(element) == type_ and wanted.bounds.admits(size, maximum)
+    element = getattr(wanted, "element", None)
+    return (0 if element is None else element.code) == type_ and wanted.bounds.admits(size, maximum)
 
 
 def restore(
