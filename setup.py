@@ -28,38 +28,45 @@ WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wno-
 SANITIZED = ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
 
 
+def flags_for(source: str) -> list[str]:
+    """The flags that one C file is compiled with, behind those of the compiler or of Python.
+
+    Also for builds without setuptools (scripts/cross.py). The glue that cffi writes is spared our
+    warnings.
+    """
+    flags = [*FLAGS]
+    if sanitizers := os.environ.get("WASMSR_SANITIZE"):
+        flags += [*SANITIZED, f"-fsanitize={sanitizers}"]
+    if Path(source).parts[0] == "wasmsr":
+        flags += [*WARNINGS, *(["-Werror"] if os.environ.get("WASMSR_WERROR") == "1" else [])]
+    return [*flags, *shlex.split(os.environ.get("WASMSR_CFLAGS", "")), *TAIL_CALLS]
+
+
 class BuildExt(build_ext):
-    """`build_ext` with our flags; the glue that cffi writes is spared our warnings."""
+    """`build_ext` with our flags."""
 
     def build_extension(self, ext: Extension) -> None:
         core = Path("wasmsr")
         ext.depends += [str(p) for p in [*sorted(core.glob("core/*.[ch]")), core / "_sys.h"]]
-        flags, link = list(FLAGS), []
-        if sanitizers := os.environ.get("WASMSR_SANITIZE"):
-            flags += [*SANITIZED, f"-fsanitize={sanitizers}"]
-            link += [f"-fsanitize={sanitizers}"]
-        last = shlex.split(os.environ.get("WASMSR_CFLAGS", ""))
-        warnings = [*WARNINGS, *(["-Werror"] if os.environ.get("WASMSR_WERROR") == "1" else [])]
-
         compile_one = self.compiler._compile
 
         def compile_ours(
             obj: str, src: str, ext: str, cc_args: Any, extra: Any, pp_opts: Any
         ) -> None:
-            ours = Path(src).parts[0] == "wasmsr"
-            mine = [*flags, *(warnings if ours else []), *extra, *last, *TAIL_CALLS]
-            compile_one(obj, src, ext, cc_args, mine, pp_opts)
+            compile_one(obj, src, ext, cc_args, [*extra, *flags_for(src)], pp_opts)
 
         self.compiler._compile = compile_ours
-        ext.extra_link_args = [*ext.extra_link_args, *link]
+        if sanitizers := os.environ.get("WASMSR_SANITIZE"):
+            ext.extra_link_args = [*ext.extra_link_args, f"-fsanitize={sanitizers}"]
         try:
             super().build_extension(ext)
         finally:
             self.compiler._compile = compile_one
 
 
-setup(
-    cffi_modules=["wasmsr/_ffi_build.py:builder"],
-    cmdclass={"build_ext": BuildExt},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
-)
+if __name__ == "__main__":
+    setup(
+        cffi_modules=["wasmsr/_ffi_build.py:builder"],
+        cmdclass={"build_ext": BuildExt},
+        options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    )

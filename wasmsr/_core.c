@@ -139,6 +139,18 @@ static uint32_t run_points(wsr_store *store, wsr_exit *out) {
   }
 }
 
+int wsr_enters_fast(wsr_store *store) {
+#if WSR_FAST
+  if (store->n_frames == store->now.base_frame) return 0;
+  const wsr_frame *frame = &store->frames[store->n_frames - 1];
+  const wsr_fast *fast = wsr_function_fast(store, frame->function, false);
+  return fast && wsr_fast_entry(fast, frame->cell) != WSR_NONE;
+#else
+  (void)store;
+  return 0;
+#endif
+}
+
 uint64_t wsr_points_executed(const wsr_store *store) { return store->points_executed; }
 
 void wsr_pause_after(wsr_store *store, uint64_t points, uint32_t how) {

@@ -38,17 +38,30 @@ class NoSuchExport(Exception):
 
 @dataclass
 class Numbers:
-    """What the restored mode did: invocations run, hops made, instructions executed in between."""
+    """What the modes with restores did.
+
+    Attributes:
+        invocations, restores, instructions: how many were run, made, executed in between.
+        stops: stops at canonical points, in hopped mode; entered: those after which the restored
+            program went on in fast code at once.
+        states: the digests of all states that were restored in hopped mode, added up modulo 2**64.
+    """
 
     invocations: int = 0
     restores: int = 0
     instructions: int = 0
+    stops: int = 0
+    entered: int = 0
+    states: int = 0
 
     def add(self, other: Numbers) -> None:
         """Add what another session did."""
         self.invocations += other.invocations
         self.restores += other.restores
         self.instructions += other.instructions
+        self.stops += other.stops
+        self.entered += other.entered
+        self.states = (self.states + other.states) % (1 << 64)
 
 
 class Session(Protocol):

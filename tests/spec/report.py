@@ -76,7 +76,13 @@ def summary(tallies: list[Tally]) -> str:
 
 
 def numbers_sentence(numbers: Numbers) -> str:
-    """One sentence with what the restored mode did."""
+    """One sentence with what the restored or the hopped mode did."""
+    if numbers.stops:
+        return (
+            f"{numbers.invocations:,} invocations, {numbers.stops:,} stops at canonical points, "
+            f"{numbers.entered:,} left in fast code at once, {numbers.restores:,} restores; "
+            f"states {numbers.states:016x}"
+        )
     return (
         f"{numbers.invocations:,} invocations, {numbers.instructions:,} instructions, "
         f"{numbers.restores:,} restores"

@@ -67,13 +67,20 @@ class RestoredSession(WasmsrSession):
     script holds up to a hundred unrelated modules, and every snapshot would hold them all.
     """
 
+    deterministic = False
+
     def __init__(self, *, apart: bool = False) -> None:
         self.numbers = Numbers()
         self._apart = apart
         super().__init__(Limits(stack_frames=FRAMES, stack_slots=SLOTS))
+        self.store = self._fresh()
         self._stores = [self.store]
         # By the number that the runner knows: which store, and which instance of it.
         self._places: list[tuple[int, int]] = []
+
+    def _fresh(self) -> Store:
+        limits = Limits(stack_frames=FRAMES, stack_slots=SLOTS)
+        return Store(limits=limits, deterministic=self.deterministic)
 
     @contextmanager
     def _in_store(self, number: int) -> Iterator[None]:
@@ -90,7 +97,7 @@ class RestoredSession(WasmsrSession):
             for name, (store, index) in places.items()
         }
         if self._apart and not module.imports:
-            self._stores.append(Store(limits=self.store.limits))
+            self._stores.append(self._fresh())
             return self._place(module, imports, len(self._stores) - 1)
         return self._place(module, imports)
 

@@ -21,21 +21,23 @@ Result = tuple[Tally, Numbers]
 
 
 def run_script(name: str, mode: str = "straight") -> Result:
-    """Run one script in one of the modes "straight", "restored" and "oracle" (Wasmtime instead
-    of our engine); the numbers are zero but in restored mode."""
+    """Run one script in one of the modes "straight", "restored", "hopped" and "oracle" (Wasmtime
+    instead of our engine); the numbers are zero but in restored and hopped mode."""
     began = time.perf_counter()
     script, numbers = suite.load(name), Numbers()
     session: Session
     # Imported here, so that Wasmtime alone can be run where our engine is not built.
     if mode == "oracle":
-        from .oracle import WasmtimeSession
+        from .wasmtime_session import WasmtimeSession
 
         session = WasmtimeSession()
-    elif mode == "restored":
+    elif mode in ("restored", "hopped"):
+        from .hopped import HoppedSession
         from .restored import RestoredSession
 
+        kind = HoppedSession if mode == "hopped" else RestoredSession
         # Modules of a script that registers none cannot reach each other's state.
-        restored = RestoredSession(apart="(register" not in script.text)
+        restored = kind(apart="(register" not in script.text)
         session, numbers = restored, restored.numbers
     else:
         from .ours import WasmsrSession
@@ -62,13 +64,19 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     how.add_argument(
         "--restored", action="store_true", help="put the state away between instructions"
     )
+    how.add_argument(
+        "--hopped", action="store_true", help="likewise at canonical points, in fast code"
+    )
     how.add_argument("--oracle", action="store_true", help="run Wasmtime instead of wasmsr")
     parser.add_argument("--json", action="store_true", help="print tallies as JSON")
     parser.add_argument("-j", "--jobs", type=int, default=1, help="processes")
     parser.add_argument("--write", action="store_true", help="write docs/conformance.md")
     parser.add_argument("--check", action="store_true", help="compare docs/conformance.md")
     options = parser.parse_args(argv)
-    partly = options.scripts or options.restored or options.oracle
+    options.mode = next(
+        (mode for mode in ("restored", "hopped", "oracle") if getattr(options, mode)), "straight"
+    )
+    partly = options.scripts or options.mode != "straight"
     if partly and (options.write or options.check):
         parser.error("--write and --check are for all scripts in straight mode")
     unknown = sorted(set(options.scripts) - set(suite.names()))
@@ -91,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
         print(absence, file=sys.stderr)
         return 1
     options = _parse(argv)
-    mode = "restored" if options.restored else "oracle" if options.oracle else "straight"
+    mode = options.mode
     chosen = options.scripts or suite.names()
     run = partial(run_script, mode=mode)
     if options.jobs > 1:
@@ -111,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
         print(report.table(tallies))
         print(*failures, sep="\n")
         print(report.summary(tallies))
-        if mode == "restored":
+        if numbers.invocations:
             print(report.numbers_sentence(numbers))
     if options.write and not failures:
         _write(tallies)

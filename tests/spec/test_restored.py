@@ -12,8 +12,9 @@ from wasmsr.interp.machine import Store
 from wasmsr.snapshot import capture as capturing
 from wasmsr.snapshot.state import Snapshot
 
-from . import restored
+from . import hopped, restored
 from .execute import Runner, Tally
+from .hopped import FAST, HoppedSession
 from .restored import EVERY, SPREAD, RestoredSession, stops
 from .script import Script
 
@@ -76,8 +77,10 @@ LONG = """
 """
 
 
-def run(text: str = SCRIPT) -> tuple[Tally, RestoredSession]:
-    session = RestoredSession()
+def run(
+    text: str = SCRIPT, kind: type[RestoredSession] = RestoredSession
+) -> tuple[Tally, RestoredSession]:
+    session = kind()
     return Runner(Script("test", text), session).run(), session
 
 
@@ -132,9 +135,10 @@ def _queue(snapshot: Snapshot) -> None:
     snapshot.thread.queue.clear()
 
 
+@pytest.mark.parametrize("kind", [RestoredSession, HoppedSession])
 @pytest.mark.parametrize("alter", [_operands, _locals, _globals, _memories, _queue])
 def test_a_capture_that_loses_something_is_noticed(
-    alter: Alter, monkeypatch: pytest.MonkeyPatch
+    alter: Alter, kind: type[RestoredSession], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = capturing.capture
 
@@ -145,14 +149,15 @@ def test_a_capture_that_loses_something_is_noticed(
 
     # Such a capture agrees with itself, so only the comparison with the straight run can tell.
     monkeypatch.setattr(capturing, "capture", wrong)
-    tally, _ = run()
+    tally, _ = run(kind=kind)
     assert tally.failures
     assert any("straight" in failure.message for failure in tally.failures)
 
 
+@pytest.mark.parametrize("kind", [RestoredSession, HoppedSession])
 @pytest.mark.parametrize("alter", [_locals, _globals, _memories, _queue])
 def test_a_restore_that_loses_something_is_noticed(
-    alter: Alter, monkeypatch: pytest.MonkeyPatch
+    alter: Alter, kind: type[RestoredSession], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = capturing.restore
 
@@ -161,7 +166,7 @@ def test_a_restore_that_loses_something_is_noticed(
         return right(snapshot, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(capturing, "restore", wrong)
-    tally, _ = run()
+    tally, _ = run(kind=kind)
     assert any("does not capture to" in failure.message for failure in tally.failures)
 
 
@@ -171,3 +176,24 @@ def test_an_invocation_that_is_longer_than_the_straight_run_is_noticed(
     monkeypatch.setattr(restored, "stops", lambda length: list(range(length)))
     tally, _ = run()
     assert any("not at an end" in failure.message for failure in tally.failures)
+
+
+def test_hops_in_fast_code_stop_at_calls_and_loops() -> None:
+    tally, session = run(LONG, HoppedSession)
+    assert tally.failures == []
+    numbers = session.numbers
+    # The loop's header is met by a branch 999 times: at each of the first EVERY, then less often.
+    assert hopped.EVERY < numbers.stops < 250
+    assert numbers.entered == numbers.stops * FAST
+    tally, session = run(kind=HoppedSession)
+    assert tally.failures == []
+    # Before the first call in "outer"; the second follows at once on the return from the host,
+    # where no run begins anew. Nothing else calls or turns back.
+    assert session.numbers.stops == 1
+    assert len(session.printed) == 2
+
+
+def test_the_states_of_hops_are_told_apart() -> None:
+    states = {run(LONG.replace("1000", n), HoppedSession)[1].numbers.states for n in ("4", "5")}
+    assert len(states) == 2
+    assert run(LONG, HoppedSession)[1].numbers.states == run(LONG, HoppedSession)[1].numbers.states

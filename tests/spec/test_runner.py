@@ -23,10 +23,11 @@ from . import report, suite
 from .convert import has_wabt
 from .engine import Session, UncaughtException, same_trap
 from .execute import Runner, Tally
-from .oracle import WasmtimeSession, needs
+from .oracle import needs
 from .runner import run_script
 from .script import Script
 from .values import Extern, Null, Number, Value
+from .wasmtime_session import WasmtimeSession
 
 pytestmark = pytest.mark.skipif(
     "WASMSR_SANITIZED" in os.environ,

@@ -1,4 +1,5 @@
-"""The official scripts against wasmsr: straight, and restored between instructions."""
+"""The official scripts against wasmsr: straight, restored between instructions, and hopped:
+restored at canonical points in fast code."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from . import report, suite
+from . import hopped, report, suite
 from .conftest import PROPERTY
 from .convert import has_wabt
 from .execute import Tally
@@ -21,6 +22,9 @@ LARGEST_FIRST = sorted(NAMES, key=suite.size, reverse=True)
 LEAST = 22_900
 """Assertions of Wasm 2.0 without SIMD, of tail calls and of extended constant expressions."""
 
+QUICK = ("br_table", "call_indirect", "fac", "if", "loop", "memory_grow", "return_call")
+"""Scripts that are hopped in the quick tests."""
+
 
 def run(name: str, mode: str, record_property: Callable[[str, object], None]) -> Tally:
     if name.startswith("legacy/") and not has_wabt():
@@ -31,6 +35,8 @@ def run(name: str, mode: str, record_property: Callable[[str, object], None]) ->
     assert not tally.failures, "\n".join(map(str, tally.failures))
     # What does not fail may still have been skipped: the floor is what must have passed.
     assert tally.assertions["passed"] >= suite.floor().get(name, 0)
+    # Wherever it stopped in fast code it goes on in fast code.
+    assert numbers.entered == numbers.stops * hopped.FAST
     return tally
 
 
@@ -50,6 +56,20 @@ def test_straight(name: str, record_property: Callable[[str, object], None]) -> 
 @pytest.mark.parametrize("name", LARGEST_FIRST)
 def test_restored(name: str, record_property: Callable[[str, object], None]) -> None:
     run(name, "restored", record_property)
+
+
+@needs_scripts
+@pytest.mark.parametrize("name", [name for name in QUICK if name in NAMES])
+def test_some_hopped(name: str, record_property: Callable[[str, object], None]) -> None:
+    run(name, "hopped", record_property)
+
+
+@needs_scripts
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", LARGEST_FIRST)
+def test_hopped(name: str, record_property: Callable[[str, object], None]) -> None:
+    run(name, "hopped", record_property)
 
 
 def test_the_floor_is_high_enough() -> None:

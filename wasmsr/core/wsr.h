@@ -222,6 +222,9 @@ enum { WSR_THROUGH_CALLS = 1, WSR_PRECISE = 2, WSR_COUNTED = 4 };
 void wsr_pause_after(wsr_store *store, uint64_t points, uint32_t how);
 /* Instructions executed in such runs, where they were counted or precise. */
 uint64_t wsr_points_executed(const wsr_store *store);
+/* Whether the paused program goes on in fast code at once: it stands at a canonical point, and its
+ * function has fast code. */
+int wsr_enters_fast(wsr_store *store);
 
 /* Which loop was built: "tail calls" or "portable". */
 const char *wsr_variant(void);
