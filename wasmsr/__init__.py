@@ -13,9 +13,6 @@ program that should be interruptible runs on another one, as `run` arranges it.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
 
 __all__ = [
@@ -74,6 +71,7 @@ __all__ = [
     "snapshot",
 ]
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wasmsr.errors import (
         DigestError,
@@ -142,6 +140,8 @@ def __getattr__(name: str) -> object:
     """Import a public name on first use (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     if name == "snapshot":
         return import_module("wasmsr.snapshot")  # the room, which can be called
     found: object = getattr(import_module(f"wasmsr.{_HOME.get(name, 'errors')}"), name)

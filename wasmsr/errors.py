@@ -1,13 +1,13 @@
 """Every exception of wasmsr, and the exit code that the command line gives for each.
 
-This file stands at the bottom of the package: every other room imports it and it imports none.
-Outcomes that are not errors (a pause, an empty fuel tank, a program's own exit code) are values of
-`wasmsr.interp.machine`, not exceptions; see RATIONALE.md.
+This file stands at the bottom of the package: every other room imports it, and it imports only
+`record`. Outcomes that are not errors (a pause, an empty fuel tank, a program's own exit code) are
+values of `wasmsr.interp.machine`, not exceptions; see RATIONALE.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from wasmsr.record import record
 
 # Exit codes of the command line. 0 and the guest's own code apart, these are all there are.
 EXIT_USAGE = 2
@@ -84,7 +84,7 @@ class LinkError(ModuleError):
     """An import is missing or has another type (specification, section 4.5.4, Instantiation)."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Frame:
     """One line of a backtrace: function name and index, and byte offset in the module's binary."""
 

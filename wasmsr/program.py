@@ -15,16 +15,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
 
 from wasmsr.errors import EXIT_USAGE, ModuleMismatch, WasmsrError
 from wasmsr.interp.machine import Exited, Finished, Limits, Paused, Store, Trapped
 from wasmsr.interp.module import Module
 from wasmsr.interp.types import FuncType
+from wasmsr.record import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from wasmsr.interp.trace import Tracer
     from wasmsr.snapshot.state import Snapshot
     from wasmsr.wasi.mounts import Mount
@@ -64,7 +66,7 @@ class Timings:
             self.add(name, time.perf_counter() - began)
 
 
-@dataclass
+@record
 class Marks:
     """Where to stop or to hop, in instructions from this start or resume; None is never. The run
     is counted only if one of them is set.
@@ -115,7 +117,7 @@ def exported_function(module: Module, name: str) -> FuncType:
     )
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Surroundings:
     """What this host gives the program, for each start and resume anew: a snapshot grants nothing.
 

@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wasmsr.cli.argv import Split, SplitCommand, split
+from wasmsr.cli.argv import Split, split
+from wasmsr.cli.command import SplitCommand
 
 OPTIONS = {"--trace": False, "--fuel": True, "--dir": True, "--help": False}
 

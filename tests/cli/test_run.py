@@ -119,7 +119,7 @@ def test_options_as_variables(
 
 def test_every_option_has_its_variable() -> None:
     from wasmsr.cli.app import wasmsr
-    from wasmsr.cli.run import run
+    from wasmsr.cli.command import run
 
     for command in (wasmsr, run):
         for parameter in command.params:
@@ -130,7 +130,7 @@ def test_every_option_has_its_variable() -> None:
 
 
 def test_run_has_no_one_letter_options() -> None:
-    from wasmsr.cli.run import run
+    from wasmsr.cli.command import run
 
     for parameter in run.params:
         if parameter.param_type_name == "option":

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import Any
 
 import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wasmsr.cli.options import Count, Seconds, Size, Variable, human_size, human_time
+from wasmsr.cli.options import Count, Kind, Seconds, Size, Variable, human_size, human_time
+from wasmsr.cli.typed import Typed
 from wasmsr.cli.values import (
     EXTERNREF,
     F32,
@@ -76,7 +76,7 @@ def test_wrong_arguments(code: int, text: str) -> None:
     with pytest.raises(ArgumentError, match="Argument 1 of f") as caught:
         parse_arguments("f", [code], [text])
     assert caught.value.exit_code == 2
-    assert "\n" not in caught.value.format_message()
+    assert "\n" not in caught.value.message
 
 
 @pytest.mark.parametrize("texts", [[], ["1", "2", "3"]])
@@ -128,7 +128,7 @@ def test_f32_is_short() -> None:
     ],
 )
 def test_sizes(text: str, size: int) -> None:
-    assert Size().convert(text, None, None) == size
+    assert Size().read(text) == size
 
 
 @pytest.mark.parametrize(
@@ -150,15 +150,17 @@ def test_sizes(text: str, size: int) -> None:
         (Variable(), "a=\0"),
     ],
 )
-def test_wrong_options(kind: click.ParamType[Any], text: str) -> None:
-    with pytest.raises(click.BadParameter):
-        kind.convert(text, None, None)
+def test_wrong_options(kind: Kind, text: str) -> None:
+    with pytest.raises(ValueError, match=r"\.$"):
+        kind.read(text)
+    with pytest.raises(click.BadParameter, match=r"\.$"):
+        Typed(kind).convert(text, None, None)
 
 
 def test_counts() -> None:
-    assert Count(0).convert("1_000_000", None, None) == 10**6
-    assert Count(0).convert("40G", None, None) == 40 * 10**9
-    assert Count(0).convert("123456789", None, None) == 123456789
+    assert Count(0).read("1_000_000") == 10**6
+    assert Count(0).read("40G") == 40 * 10**9
+    assert Count(0).read("123456789") == 123456789
 
 
 def test_words() -> None:

@@ -123,7 +123,8 @@ def fib() -> bytes:
 
 def in_process(path: str, *words: str) -> tuple[int, str]:
     """Runs a command line in this process, many times faster: (exit code, standard error)."""
-    from wasmsr.cli.app import explain, wasmsr
+    from wasmsr.cli.app import wasmsr
+    from wasmsr.cli.entry import explain
 
     runner = CliRunner()
     with runner.isolation() as streams:

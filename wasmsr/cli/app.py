@@ -1,15 +1,7 @@
-"""The command `wasmsr`: its subcommands, loaded when called, logging, and the error layer.
-
-Whatever goes wrong below ends here as one sentence on standard error, a hint where there is one,
-and an exit code of `wasmsr.errors`; the traceback is for -vv.
-"""
+"""The command `wasmsr` as click has it: its options, and its subcommands, loaded when called."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-from collections.abc import Sequence
 from importlib import import_module
 
 import click
@@ -18,7 +10,10 @@ from wasmsr import errors
 from wasmsr.cli import messages
 
 COMMANDS = {
-    "run": ("wasmsr.cli.run", "run a program; save it while it runs, or go on with a saved one"),
+    "run": (
+        "wasmsr.cli.command",
+        "run a program; save it while it runs, or go on from that",
+    ),
     "inspect": ("wasmsr.cli.inspect", "show what is in a snapshot"),
     "remote": ("wasmsr.cli.remote", "move a running program to and fro between two hosts"),
 }
@@ -79,11 +74,9 @@ def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     """Prints the version and ends; it is looked up only then."""
     if not value or ctx.resilient_parsing:
         return
-    from wasmsr import __version__
-    from wasmsr._ffi import ffi, lib
+    from wasmsr.cli.quick import version
 
-    loop = ffi.string(lib.wsr_variant()).decode()
-    click.echo(f"wasmsr {__version__} ({loop} loop)")
+    click.echo(version())
     ctx.exit()
 
 
@@ -133,83 +126,3 @@ def wasmsr(ctx: click.Context, /, verbose: int, quiet: int, log_level: str | Non
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(errors.EXIT_USAGE)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code; `argv` without the program's name."""
-    open_standard_streams()
-    try:
-        code = wasmsr.main(
-            args=None if argv is None else list(argv), prog_name="wasmsr", standalone_mode=False
-        )
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except BaseException as error:  # noqa: BLE001 (the last word on every error)
-        return explain(error)
-
-
-def open_standard_streams() -> None:
-    """Puts /dev/null where we were started without a standard stream: the next file that is opened
-    would become it, and the program would write there."""
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(1, "w", closefd=False)
-    if sys.stderr is None:
-        sys.stderr = os.fdopen(2, "w", closefd=False)
-
-
-def explain(error: BaseException) -> int:
-    """Says on standard error what went wrong, and returns the exit code for it."""
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 0
-    if isinstance(error, BrokenPipeError):
-        # Whoever read our standard output has gone; Python would complain once more at its end.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return errors.EXIT_HOST
-    sentence, hint, code = describe(error)
-    if wants_traceback():
-        import traceback
-
-        traceback.print_exception(type(error), error, error.__traceback__)
-    if sentence:
-        click.echo(f"wasmsr: {sentence}", err=True)
-    if hint:
-        click.echo(f"hint: {hint}", err=True)
-    return code
-
-
-def describe(error: BaseException) -> tuple[str, str | None, int]:
-    """(sentence, hint, exit code) of any error."""
-    if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return "", None, errors.EXIT_INTERRUPTED
-    if isinstance(error, errors.WasmsrError):
-        return str(error), error.hint, error.exit_code
-    if isinstance(error, click.UsageError):
-        path = error.ctx.command_path if error.ctx else "wasmsr"
-        return error.format_message(), f"{path} --help", errors.EXIT_USAGE
-    if isinstance(error, click.ClickException):
-        return error.format_message(), None, errors.EXIT_USAGE
-    if isinstance(error, OSError):
-        return describe_os_error(error), None, errors.EXIT_USAGE
-    if isinstance(error, MemoryError):
-        return "there is not enough memory on this host.", None, errors.EXIT_HOST
-    kind = type(error).__name__
-    hint = None if wants_traceback() else "this is a fault of wasmsr; -vv shows where"
-    return f"{kind}: {error}", hint, errors.EXIT_HOST
-
-
-def describe_os_error(error: OSError) -> str:
-    """The system's answer in one sentence, the file first."""
-    reason = error.strerror or str(error)
-    reason = reason[:1].lower() + reason[1:]
-    return f"{os.fsdecode(error.filename)}: {reason}." if error.filename else f"{reason}."
-
-
-def wants_traceback() -> bool:
-    """Whether -vv (or its like) was given; errors before that was read have none."""
-    return messages.wanted("debug")

@@ -3,18 +3,18 @@
 The rule: our options stand before or after PROGRAM, up to the first argument that is not ours or
 `--`; everything from there on belongs to the program. click cannot say this (with interspersed
 arguments it takes options from behind the program's first argument, without them none from behind
-PROGRAM), so `SplitCommand` divides the line first and gives click the parts.
+PROGRAM), so the line is divided first, and click, if it is needed at all, gets the parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
-import click
+from wasmsr.record import record
 
 
-class Split(NamedTuple):
+@record(frozen=True)
+class Split:
     """A command line divided: our options with their values, PROGRAM, and the program's own;
     `waiting` is an option at the very end whose value is missing."""
 
@@ -56,21 +56,3 @@ def split(argv: Sequence[str], options: Mapping[str, bool]) -> Split:
         else:
             return Split(ours, program, list(argv[at:]))
     return Split(ours, program, [])
-
-
-class SplitCommand(click.Command):
-    """A click command with options, one optional argument PROGRAM, and ARGS, divided by `split`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        options: dict[str, bool] = {}
-        for parameter in self.get_params(ctx):
-            if isinstance(parameter, click.Option):
-                takes_value = not (parameter.is_flag or parameter.count)
-                for name in (*parameter.opts, *parameter.secondary_opts):
-                    options[name] = takes_value
-        parts = split(args, options)
-        program = [] if parts.program is None else [parts.program]
-        if parts.waiting is not None and not ctx.resilient_parsing:
-            message = f"Option {parts.waiting!r} requires an argument."
-            raise click.BadOptionUsage(parts.waiting, message, ctx)
-        return super().parse_args(ctx, [*parts.ours, "--", *program, *parts.rest])

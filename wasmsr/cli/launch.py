@@ -10,21 +10,22 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
-
-import click
 
 from wasmsr import errors
 from wasmsr.cli import programs, report
-from wasmsr.cli.app import describe
+from wasmsr.cli.entry import describe
 from wasmsr.cli.messages import say
+from wasmsr.cli.options import UsageError
 from wasmsr.cli.progress import Advance, shown
 from wasmsr.cli.run import ROWS, Options
 from wasmsr.cli.snapshots import read_snapshot
 from wasmsr.cli.terminal import END_CODES, Ended, Events, Keyboard, end_now
 from wasmsr.cli.values import ArgumentError, format_value, parse_arguments
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from wasmsr.cli.session import Ending
     from wasmsr.interp.module import Module
     from wasmsr.interp.types import FuncType
@@ -65,7 +66,7 @@ class Launch:
             end_now(END_CODES[signal.number])
         except BrokenPipeError:
             raise
-        except (errors.WasmsrError, click.ClickException, OSError, MemoryError) as error:
+        except (errors.WasmsrError, OSError, MemoryError) as error:
             sentence, hint, code = describe(error)
             kind = type(error).__name__
             self._print_json(report.error_as_json(kind, sentence, hint, code))
@@ -189,7 +190,7 @@ class Launch:
         )
         if options.invoke is not None:
             if program.pending:
-                raise click.UsageError("--invoke: the saved program has not returned yet.")
+                raise UsageError("--invoke: the saved program has not returned yet.")
             values = self._values(program.module, options.invoke, options.args)
             program.call(options.invoke, *values)
         return program

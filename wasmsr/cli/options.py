@@ -1,60 +1,102 @@
-"""From the text of an option to its value: sizes, seconds, lists; one sentence if it is wrong."""
+"""From the text of an option to its value: sizes, seconds, lists; one sentence if it is wrong.
+
+Without click, so that `quick` can use it; `typed` makes types of click of these.
+"""
 
 from __future__ import annotations
 
-import math
-import re
-from typing import TYPE_CHECKING, Any
+import os
 
-import click
+from wasmsr import errors
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    ParamType = click.ParamType[Any]
-else:  # older releases of click do not take a type argument
-    ParamType = click.ParamType
+    from typing import Any
 
 PAGE = 65536
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-class Size(ParamType):
+class UsageError(errors.WasmsrError):
+    """What was typed contradicts itself, or the program."""
+
+    exit_code = errors.EXIT_USAGE
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="wasmsr run --help")
+
+
+class Kind:
+    """What the text of an option means.
+
+    Attributes:
+        name: of the kind, as click has names for its types.
+        repeated: the option may be given several times; its variable holds one value a line.
+    """
+
+    name = "text"
+    repeated = False
+
+    def read(self, text: str) -> Any:
+        """The value; ValueError, with a sentence, for what is none."""
+        return text
+
+
+class Flag(Kind):
+    """Marks an option without a value."""
+
+    name = "flag"
+
+
+class File(Kind):
+    """A file's name; the file need not exist yet."""
+
+    name = "file"
+
+    def read(self, text: str) -> str:
+        if os.path.isdir(text):
+            raise ValueError(f"File {text!r} is a directory.")
+        if os.path.exists(text) and not os.access(text, os.R_OK):
+            raise ValueError(f"File {text!r} is not readable.")
+        return text
+
+
+class Size(Kind):
     """A number of bytes: `65536`, `64K`, `512M`, `1.5GiB`. Units are powers of 1,024."""
 
     name = "size"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
+    def read(self, text: str) -> int:
+        import re
+
         match = re.fullmatch(
-            r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", value, re.IGNORECASE | re.ASCII
+            r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE | re.ASCII
         )
         if not match:
-            self.fail(f"{value!r} is not a size such as 65536, 512M or 1GiB.", param, ctx)
+            raise ValueError(f"{text!r} is not a size such as 65536, 512M or 1GiB.")
         number, unit = match.groups()
         # Not through a float where there is no fraction: sizes are exact.
         scale = UNITS[unit.upper()]
         return int(number) * scale if "." not in number else int(float(number) * scale)
 
 
-class Seconds(ParamType):
+class Seconds(Kind):
     """A span of time in seconds, more than nothing and less than for ever."""
 
     name = "seconds"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
+    def read(self, text: str) -> float:
         try:
-            seconds = float(value)
+            seconds = float(text)
         except ValueError:
-            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
-        if not (math.isfinite(seconds) and seconds > 0):
-            self.fail(f"{value!r} is not a positive number of seconds.", param, ctx)
+            raise ValueError(f"{text!r} is not a number of seconds.") from None
+        if not 0 < seconds < float("inf"):
+            raise ValueError(f"{text!r} is not a positive number of seconds.")
         return seconds
 
 
-class Count(ParamType):
+class Count(Kind):
     """A number of instructions, at least `least`; `1_000_000` and `40G` (powers of 1,000) too."""
 
     name = "count"
@@ -62,41 +104,38 @@ class Count(ParamType):
     def __init__(self, least: int) -> None:
         self.least = least
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"\s*(\d+(?:_\d+)*)([kMG]?)\s*", value, re.ASCII)
+    def read(self, text: str) -> int:
+        import re
+
+        match = re.fullmatch(r"\s*(\d+(?:_\d+)*)([kMG]?)\s*", text, re.ASCII)
         if not match:
-            self.fail(f"{value!r} is not a whole number of instructions.", param, ctx)
+            raise ValueError(f"{text!r} is not a whole number of instructions.")
         digits, unit = match.groups()
         number = int(digits.replace("_", "")) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}[unit]
         if number < self.least:
-            self.fail(f"{value!r} is less than {self.least}.", param, ctx)
+            raise ValueError(f"{text!r} is less than {self.least}.")
         return number
 
 
-class Features(ParamType):
+class Features(Kind):
     """Switches of features of WebAssembly: `-simd,+wide-arithmetic`."""
 
     name = "features"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def read(self, text: str) -> str:
         from wasmsr.interp.features import chosen
 
         try:
-            chosen(str(value))
+            chosen(text)
         except ValueError as error:
-            self.fail(f"{error}.", param, ctx)
-        return str(value)
+            raise ValueError(f"{error}.") from None
+        return text
 
 
-class Lines(ParamType):
+class Lines(Kind):
     """Text of an option that may be given several times; its variable holds one value a line."""
 
-    name = "text"
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        return [line for line in rv.splitlines() if line]
+    repeated = True
 
 
 class Variable(Lines):
@@ -104,12 +143,11 @@ class Variable(Lines):
 
     name = "variable"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = str(value)
+    def read(self, text: str) -> str:
         if not text.partition("=")[0] or "=" not in text:
-            self.fail(f"{text!r} is not of the form NAME=VALUE.", param, ctx)
+            raise ValueError(f"{text!r} is not of the form NAME=VALUE.")
         if "\0" in text:
-            self.fail("a variable cannot hold a zero byte.", param, ctx)
+            raise ValueError("a variable cannot hold a zero byte.")
         return text
 
 

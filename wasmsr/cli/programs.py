@@ -6,19 +6,21 @@ look for a file of that name.
 
 from __future__ import annotations
 
-import dataclasses
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from wasmsr.record import record
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from wasmsr.interp.module import Module
 
 SEPARATOR = "::"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Named:
     """A program with its defaults.
 
@@ -48,7 +50,14 @@ class Named:
     @property
     def path(self) -> Path:
         """The module's file."""
-        return folder() / self.file
+        from pathlib import Path  # only here: it takes as long as to run fib
+
+        return Path(self.location)
+
+    @property
+    def location(self) -> str:
+        """The same as text."""
+        return os.path.join(folder(), self.file)
 
     def words(self, given: Sequence[str]) -> list[str]:
         """Its arguments, of those that the user gave.
@@ -78,7 +87,7 @@ class Named:
             if bare:
                 mine[bare[0]] += SEPARATOR + self.here
             elif not mine:
-                mine.append(f"{Path.cwd()}{SEPARATOR}{self.here}")
+                mine.append(f"{os.getcwd()}{SEPARATOR}{self.here}")
         taken = {text.split(SEPARATOR)[1] if SEPARATOR in text else text for text in mine}
         if self.packaged is not None and self.packaged not in taken:
             mine.append(f"{folder()}{SEPARATOR}{self.packaged}")
@@ -122,7 +131,9 @@ PROGRAMS: dict[str, Named] = {
 }
 
 
-FFMPEG = Path(__file__).resolve().parents[2] / ".cache" / "ffmpeg" / "ffmpeg.wasm"
+PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+
+FFMPEG = os.path.join(os.path.dirname(PACKAGE), ".cache", "ffmpeg", "ffmpeg.wasm")
 """Where `make ffmpeg` puts its result, in a source tree."""
 
 
@@ -159,20 +170,20 @@ def ffmpeg_words(words: Sequence[str]) -> list[str]:
     return [*head, *limited, *picture, "-q:v", str(quality), "-bitexact", files[1]]
 
 
-def folder() -> Path:
+def folder() -> str:
     """The folder with the named programs: in the installed package, else in the source tree."""
-    here = Path(__file__).resolve()
-    packaged = here.parents[1] / "examples"
-    return packaged if packaged.is_dir() else here.parents[2] / "examples" / "snapshot"
+    packaged = os.path.join(PACKAGE, "examples")
+    if os.path.isdir(packaged):
+        return packaged
+    return os.path.join(os.path.dirname(PACKAGE), "examples", "snapshot")
 
 
 def find(name: str) -> Named | None:
     """The named program `name`, or None: then it is a file's name. The transcoding is FFmpeg's
     where that was built."""
     program = PROGRAMS.get(name)
-    if program is not None and program.files and FFMPEG.is_file():
-        fields = {field.name: getattr(program, field.name) for field in dataclasses.fields(program)}
-        return FFmpeg(**(fields | {"file": str(FFMPEG)}))
+    if program is not None and program.files and os.path.isfile(FFMPEG):
+        return FFmpeg(**vars(program) | {"file": FFMPEG})
     return program
 
 
@@ -189,7 +200,7 @@ def load(name: str, features: str | None = None) -> Module:
     named = find(name)
     try:
         if named is not None:
-            return Module.from_file(named.path, name=named.name, features=features)
+            return Module.from_file(named.location, name=named.name, features=features)
         return Module.from_file(name, features=features)
     except ModuleError as error:
         if name not in error.message:

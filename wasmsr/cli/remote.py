@@ -24,6 +24,7 @@ from wasmsr.cli.messages import say
 from wasmsr.cli.options import Features, Lines, Seconds, Size, Variable
 from wasmsr.cli.progress import Advance, shown
 from wasmsr.cli.terminal import END_CODES, Ended, Events, end_now
+from wasmsr.cli.typed import Typed
 
 if TYPE_CHECKING:
     from wasmsr.migrate.events import Event
@@ -94,17 +95,22 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     help="What to start: a .wasm or .wat file, or a packaged program; at the receiving end, whose "
     "folders to give.",
 )
-@_option("--every", type=Seconds(), default="2", show_default=True, metavar="SECONDS",
+@_option("--every", type=Typed(Seconds()), default="2", show_default=True, metavar="SECONDS",
          help="How long it runs here before it is sent on.")  # fmt: skip
-@_option("--dir", "dirs", type=Lines(), multiple=True, metavar="HOST[::GUEST[::MODE]]",
+@_option("--dir", "dirs", type=Typed(Lines()), multiple=True, metavar="HOST[::GUEST[::MODE]]",
          help="Let programs use the folder HOST, by the name GUEST (default: HOST). Repeatable."
          )  # fmt: skip
-@_option("--env", type=Variable(), multiple=True, metavar="K=V",
+@_option("--env", type=Typed(Variable()), multiple=True, metavar="K=V",
          help="Set an environment variable of the program. Repeatable.")  # fmt: skip
 @_option("--stdin", type=click.Path(dir_okay=False, exists=True), metavar="FILE",
          help="Standard input of the program while it is here. Default: empty.")  # fmt: skip
-@_option("--max-memory", type=Size(), metavar="SIZE", help="Limit of each memory while it is here.")
-@_option("--features", type=Features(), metavar="-NAME,+NAME",
+@_option(
+    "--max-memory",
+    type=Typed(Size()),
+    metavar="SIZE",
+    help="Limit of each memory while it is here.",
+)
+@_option("--features", type=Typed(Features()), metavar="-NAME,+NAME",
          help="Refuse programs that need these features of WebAssembly, or take them.")  # fmt: skip
 @_option("--state-dir", type=click.Path(file_okay=False), metavar="FOLDER",
          help="Where decisions and states survive this process. Default: the user's state folder."

@@ -5,16 +5,17 @@ The object is the last line of standard output; results and timings are in it in
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from wasmsr.cli.messages import say
 from wasmsr.cli.options import human_time
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from wasmsr import errors
     from wasmsr.cli.session import Ending
 
@@ -88,19 +89,25 @@ def as_json(
             for f in ending.trap.backtrace
         ]
         fields["trap"] = {"code": ending.trap.code, "backtrace": frames}
-    return json.dumps(fields)
+    return _dumps(fields)
 
 
 def error_as_json(kind: str, message: str, hint: str | None, exit_code: int) -> str:
     """The object of --json for an end by an error."""
     error = {"kind": kind, "message": message, "hint": hint}
-    return json.dumps(FIELDS | {"outcome": "error", "exit_code": exit_code, "error": error})
+    return _dumps(FIELDS | {"outcome": "error", "exit_code": exit_code, "error": error})
 
 
 def interrupted_as_json(name: str, exit_code: int) -> str:
     """The object of --json for a signal that came before the program ran."""
     fields = {"outcome": "interrupted", "exit_code": exit_code, "signal": name}
-    return json.dumps(FIELDS | fields)
+    return _dumps(FIELDS | fields)
+
+
+def _dumps(fields: Mapping[str, object]) -> str:
+    import json
+
+    return json.dumps(fields)
 
 
 def plain(value: object) -> object:

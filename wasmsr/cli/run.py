@@ -1,20 +1,26 @@
-"""`wasmsr run`: its options, one row each, and what they mean together; `launch` does it."""
+"""`wasmsr run`: its options, one row each, and what they mean together.
+
+`quick` or `command` read a command line by these rows; `launch` carries it out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
-
-import click
-from click.core import ParameterSource
-from click.shell_completion import CompletionItem
+from collections.abc import Collection, Sequence
 
 from wasmsr.cli import programs
-from wasmsr.cli.argv import SplitCommand
-from wasmsr.cli.options import Count, Features, Lines, ParamType, Seconds, Size, Variable
-
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+from wasmsr.cli.options import (
+    Count,
+    Features,
+    File,
+    Flag,
+    Kind,
+    Lines,
+    Seconds,
+    Size,
+    UsageError,
+    Variable,
+)
+from wasmsr.record import record
 
 HELP = """Runs PROGRAM: a .wasm or .wat file, or one of the packaged programs
 
@@ -38,26 +44,26 @@ it go on (kill -USR1 PID). Seconds and instructions count from this start or res
 Each option is also a variable, WASMSR_FUEL for --fuel. `wasmsr --help` lists the exit codes."""
 
 
-class Flag(ParamType):
-    """Marks a row without a value."""
-
-    name = "flag"
-
-
-class Row(NamedTuple):
+@record(frozen=True)
+class Row:
     """One option: name, field of `Options`, type of its value, the value's name, help, default."""
 
     name: str
     field: str
-    type: ParamType
+    type: Kind
     metavar: str
     help: str
     default: str | None = None
 
 
+def variable(name: str) -> str:
+    """The environment variable that is the same as an option: WASMSR_FUEL for --fuel."""
+    return "WASMSR_" + name.removeprefix("--").replace("-", "_").upper()
+
+
 FLAG = Flag()
-FILE = click.Path(dir_okay=False)
-TEXT = click.STRING
+FILE = File()
+TEXT = Kind()
 
 ROWS = (
     Row("--invoke", "invoke", TEXT, "NAME", "Call this export; ARGS are typed by its signature. "
@@ -104,7 +110,7 @@ ROWS = (
 )  # fmt: skip
 
 
-@dataclass
+@record
 class Options:
     """The values of `ROWS`, PROGRAM and ARGS."""
 
@@ -136,90 +142,34 @@ class Options:
     timings: bool
     json: bool
 
-    def settle(self, ctx: click.Context) -> None:
-        """Resolves what options mean together. Raises click.UsageError where they contradict."""
-        self._only_one(ctx, ("after", "at", "every"))
-        self._only_one(ctx, ("keep_running", "stop"))
+    def settle(self, typed: Collection[str]) -> None:
+        """Resolves what options mean together; `typed` names the fields that were typed and not
+        set by variables. Raises UsageError where they contradict."""
+        self._only_one(typed, ("after", "at", "every"))
+        self._only_one(typed, ("keep_running", "stop"))
         if self.program is None and self.from_snapshot is None:
             names = " | ".join(programs.PROGRAMS)
-            raise click.UsageError(f"PROGRAM is missing: a .wasm or .wat file, or {names}.", ctx)
+            raise UsageError(f"PROGRAM is missing: a .wasm or .wat file, or {names}.")
         if self.stop and self.every is not None:
-            raise click.UsageError("--snapshot-every goes on; --snapshot-after stops.", ctx)
+            raise UsageError("--snapshot-every goes on; --snapshot-after stops.")
         if self.adopt and self.from_snapshot is None:
-            raise click.UsageError("--adopt belongs to --from-snapshot.", ctx)
+            raise UsageError("--adopt belongs to --from-snapshot.")
         if self.from_snapshot is not None:
             if self.args and self.invoke is None:
-                raise click.UsageError("A saved program has its arguments already.", ctx)
-            if self.env and _typed(ctx, "env"):
-                raise click.UsageError("A saved program has its environment already.", ctx)
+                raise UsageError("A saved program has its arguments already.")
+            if self.env and "env" in typed:
+                raise UsageError("A saved program has its environment already.")
         self.trace = self.trace or self.trace_state or self.trace_file is not None
 
-    def _only_one(self, ctx: click.Context, fields: Sequence[str]) -> None:
+    def _only_one(self, typed: Collection[str], fields: Sequence[str]) -> None:
         """Of options that exclude each other, what is typed wins over what a variable says."""
         given = [name for name in fields if getattr(self, name) not in (None, False)]
-        typed = [name for name in given if _typed(ctx, name)]
+        mine = [name for name in given if name in typed]
         if len(given) < 2:
             return
-        if len(typed) != 1:
-            names = [row.name for row in ROWS if row.field in (typed or given)]
-            raise click.UsageError(f"{' and '.join(names)} exclude each other.", ctx)
+        if len(mine) != 1:
+            names = [row.name for row in ROWS if row.field in (mine or given)]
+            raise UsageError(f"{' and '.join(names)} exclude each other.")
         for name in given:
-            if name not in typed:
+            if name not in mine:
                 setattr(self, name, False if name in ("keep_running", "stop") else None)
-
-
-def _typed(ctx: click.Context, field: str) -> bool:
-    return ctx.get_parameter_source(field) is ParameterSource.COMMANDLINE
-
-
-def add_options(command: Decorated) -> Decorated:
-    """Gives a click command all of `ROWS`, each also as a variable."""
-    for row in reversed(ROWS):
-        attributes: dict[str, Any] = {
-            "envvar": "WASMSR_" + row.name.removeprefix("--").replace("-", "_").upper(),
-            "help": row.help,
-        }
-        if isinstance(row.type, Flag):
-            attributes |= {"is_flag": True}
-        else:
-            attributes |= {
-                "type": row.type,
-                "metavar": row.metavar,
-                "multiple": isinstance(row.type, Lines),
-            }
-            if row.default is not None:
-                attributes |= {"default": row.default, "show_default": True}
-        command = click.option(row.name, row.field, **attributes)(command)
-    return command
-
-
-def complete_program(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """The packaged programs, then files (for which the shell looks)."""
-    names = [
-        CompletionItem(name, help=summary)
-        for name, summary in programs.summaries()
-        if name.startswith(incomplete)
-    ]
-    return [*names, CompletionItem(incomplete, type="file")]
-
-
-@click.command(
-    cls=SplitCommand,
-    help=HELP.format(
-        programs="\n".join(f"  {name:<13}{text}" for name, text in programs.summaries())
-    ),
-    context_settings={"max_content_width": 100},
-)
-@click.argument("program", required=False, shell_complete=complete_program)
-@click.argument("args", nargs=-1, type=click.UNPROCESSED)
-@add_options
-@click.pass_context
-def run(ctx: click.Context, /, **values: Any) -> int:
-    """The command; HELP is its help."""
-    options = Options(**values)
-    options.settle(ctx)
-    from wasmsr.cli.launch import Launch
-
-    return Launch(options).run()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from wasmsr import errors
 from wasmsr.cli.messages import say
@@ -18,6 +17,7 @@ from wasmsr.cli.options import human_size, human_time
 from wasmsr.cli.terminal import END_CODES, Events, Keyboard
 from wasmsr.interp.machine import Exited, Trapped
 from wasmsr.program import Program, Stand
+from wasmsr.record import record
 
 PATIENCE = 0.05
 """Seconds that an interrupted program gets to stand; a host call that does not yield is left."""
@@ -25,7 +25,7 @@ PATIENCE = 0.05
 KEYS = "keys: r calls {export}, s saves a snapshot, q quits"
 
 
-@dataclass
+@record
 class Plan:
     """What to do while the program runs; times in seconds from the start.
 
@@ -51,7 +51,7 @@ class Plan:
     export: str = "_start"
 
 
-@dataclass
+@record
 class Ending:
     """How it ended.
 
@@ -74,7 +74,7 @@ class Ending:
     abandoned: bool = False
 
 
-@dataclass
+@record
 class Timer:
     """A moment to save at: absolute (monotonic seconds), and again every `every` seconds."""
 
@@ -103,16 +103,16 @@ class Timer:
         return True
 
 
-@dataclass
 class Session:
     """One run of one program. `run` may be called once, in the main thread."""
 
-    program: Program
-    plan: Plan
-    events: Events
-    snapshots: int = 0
-    _ending: Ending | None = None
-    _keys: Keyboard | None = field(default=None, repr=False)
+    def __init__(self, program: Program, plan: Plan, events: Events) -> None:
+        self.program = program
+        self.plan = plan
+        self.events = events
+        self.snapshots = 0
+        self._ending: Ending | None = None
+        self._keys: Keyboard | None = None
 
     def run(self) -> Ending:
         """Runs the program to an end of this process's part in it.

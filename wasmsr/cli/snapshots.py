@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from wasmsr.cli.progress import shown
 from wasmsr.errors import HandedOver, SnapshotError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wasmsr.program import Timings
     from wasmsr.snapshot.format import Decoder
@@ -20,7 +18,8 @@ PIECE = 4 << 20
 def read_bytes(path: str) -> bytes:
     """A file's bytes; SnapshotError where it cannot be read."""
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
     except OSError as error:
         reason = error.strerror or str(error)
         raise SnapshotError(f"cannot read the snapshot {path}: {reason}") from error

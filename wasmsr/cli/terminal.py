@@ -15,12 +15,15 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import Any, TypeVar
 
 from wasmsr import errors
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 WAKE = 0
 """The byte that a worker thread writes to the pipe; signals write their numbers."""

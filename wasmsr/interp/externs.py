@@ -6,19 +6,20 @@ right when the program behind it runs, and names the same thing for as long as i
 
 from __future__ import annotations
 
-import inspect
 import select
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import HostError, LinkError, ModuleError
 from wasmsr.interp.module import core_error, function_type
 from wasmsr.interp.types import Bounds, FuncType, GlobalType, MemoryType, TableType, ValType
 from wasmsr.interp.values import from_slot, gather, readers, slot_count, spread, to_slot
+from wasmsr.record import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from wasmsr.interp.machine import Store
 
 
@@ -55,6 +56,8 @@ class HostFunction:
         Raises:
             LinkError: it does not take as many arguments as the type has; `name` says which.
         """
+        import inspect  # only here: it is large, and WASI does not need it
+
         try:
             signature = inspect.signature(call)
         except (TypeError, ValueError):  # some builtins do not tell
@@ -97,7 +100,7 @@ class HostFunction:
             raise TypeError(f"a host function without results gave {result!r}")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Caller:
     """What a host function may know of the call: first argument of every host function.
 

@@ -11,8 +11,9 @@ Names are those of the proposals (github.com/WebAssembly/proposals).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
+
+from wasmsr.record import record
 
 
 class State(Enum):
@@ -25,7 +26,7 @@ class State(Enum):
     NEVER = "known by name only"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Feature:
     """One feature: its name, its state, and the features that it cannot be without."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from wasmsr._ffi import lib
 from wasmsr.errors import LinkError
@@ -17,15 +16,18 @@ from wasmsr.interp.externs import Extern, Function, Global, HostFunction, Memory
 from wasmsr.interp.module import Import, Module
 from wasmsr.interp.types import MemoryType, TableType
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
     from wasmsr.interp.machine import Store
+
+    _E = TypeVar("_E", Function, Table, Memory, Global)
 
 Imports = Mapping[str, Mapping[str, "Extern | HostFunction | Callable[..., Any]"]]
 
 HANDLES = (Function, Table, Memory, Global)
 """The classes of externs, by their kinds in the binary format."""
-
-_E = TypeVar("_E", Function, Table, Memory, Global)
 
 
 class Instance:

@@ -13,7 +13,6 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import (
@@ -52,6 +51,10 @@ from wasmsr.interp.outcomes import (
 from wasmsr.interp.traps import MESSAGES
 from wasmsr.interp.types import FuncType, ValType, val_types
 from wasmsr.interp.values import from_slot, gather, slot_count, spread, to_slot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _NONE = 2**32 - 1
 _BACKTRACE = 50

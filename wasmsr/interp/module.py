@@ -6,13 +6,9 @@ number of stores, on any threads.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import InvalidError, MalformedError, ModuleError, UnsupportedError
@@ -27,12 +23,17 @@ from wasmsr.interp.types import (
     ValType,
     val_types,
 )
+from wasmsr.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MAGIC = b"\0asm"
 _NO_OFFSET = 2**64 - 1
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Import:
     """One import: names of module and item, the type that it must have, kind and index in the
     kind's index space, and its number among the imports."""
@@ -45,7 +46,7 @@ class Import:
     number: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Export:
     """One export: its name, type, kind and index in the kind's index space."""
 
@@ -152,9 +153,10 @@ class Module:
             OSError: the file cannot be read.
             ModuleError: as the class says; text that is no module is a MalformedError.
         """
-        data = Path(path).read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
         if name is None:
-            name = Path(path).stem
+            name = os.path.splitext(os.path.basename(os.fspath(path)))[0]
         if not data.startswith(MAGIC):
             data = assemble(data, os.fspath(path))
         return cls(data, name=name, features=features)
@@ -173,6 +175,8 @@ class Module:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of the binary, 32 bytes: the module's identity in snapshots and on the wire."""
+        import hashlib  # only here: it brings OpenSSL
+
         return hashlib.sha256(self.binary).digest()
 
     @cached_property

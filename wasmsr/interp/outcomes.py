@@ -5,13 +5,15 @@ Beside `machine`, which makes them; everybody above takes them from there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
-
 from wasmsr.errors import Trap
+from wasmsr.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Limits:
     """Limits of a store, in the model's units, so that they mean the same in every build.
 
@@ -39,7 +41,7 @@ class Limits:
                 raise ValueError(f"{name} must lie between 0 and {most}")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Finished:
     """Everything that was to be invoked has returned.
 
@@ -51,21 +53,21 @@ class Finished:
     raw: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Trapped:
     """The program trapped; its frames are gone, the store remains."""
 
     trap: Trap
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Paused:
     """The program stands before an instruction and can be captured or run on."""
 
     reason: Literal["requested", "fuel"]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Exited:
     """A host function ended the program (WASI `proc_exit`)."""
 
@@ -75,7 +77,7 @@ class Exited:
 Outcome = Finished | Trapped | Paused | Exited
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class FrameView:
     """An activation as `Store.frames` shows it.
 

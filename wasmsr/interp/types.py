@@ -6,8 +6,12 @@ Between the module, which declares them, and the store, which checks imports aga
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import ClassVar
+
+from wasmsr.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 _NOT_NULL, _INDEXED, _INDEX_SHIFT = 0x100, 0x200, 10
 _NAMES = {
@@ -116,7 +120,7 @@ def codes_of(types: Iterable[ValType]) -> bytes:
     return bytes(type_.code for type_ in types)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class FuncType:
     """Types of parameters and results."""
 
@@ -134,7 +138,7 @@ class FuncType:
         return f"func({params})->({results})"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Bounds:
     """Size limits of a table (elements) or memory (pages of 64 KiB)."""
 
@@ -151,7 +155,7 @@ class Bounds:
         return self.maximum is None or (maximum is not None and maximum <= self.maximum)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TableType:
     """Element type and size limits of a table."""
 
@@ -162,7 +166,7 @@ class TableType:
         return f"table {self.element} {self.bounds}"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class MemoryType:
     """Size limits of a memory, in pages of 64 KiB."""
 
@@ -172,7 +176,7 @@ class MemoryType:
         return f"memory {self.bounds}"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class GlobalType:
     """Value type and mutability of a global."""
 

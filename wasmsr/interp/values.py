@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from wasmsr._ffi import lib
 from wasmsr.interp.types import ValType
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from wasmsr.interp.machine import Store
 
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")

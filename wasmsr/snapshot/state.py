@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -223,8 +223,7 @@ class Snapshot:
 
         wanted = self
         if limits is not None:
-            given = {f.name: getattr(limits, f.name) for f in fields(limits)}
-            wanted = replace(self, limits=replace(self.limits, **given))
+            wanted = replace(self, limits=replace(self.limits, **vars(limits)))
         if self.wasi is None:
             return restore(wanted, modules=modules, imports=imports)
         from wasmsr.wasi.preview1 import Wasi

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from wasmsr.record import record
 from wasmsr.wasi import fd_calls, path_calls, poll_calls, process_calls, sock_calls
 from wasmsr.wasi.abi import Errno, Failure, from_host
 from wasmsr.wasi.engine import Caller, FuncType, HostFunction, ValType
@@ -21,7 +21,7 @@ MODULE = "wasi_snapshot_preview1"
 _TYPES = {"i": ValType.I32, "I": ValType.I64}
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Function:
     """One row.
 

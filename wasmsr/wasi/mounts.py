@@ -7,10 +7,10 @@ way in which a program, or a snapshot, comes to any file.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from wasmsr.errors import WasiConfigError
+from wasmsr.record import record
 
 SEPARATOR = "::"
 MODES = ("host",)
@@ -18,7 +18,7 @@ MODES = ("host",)
 PLANNED_MODES = ("carry", "overlay", "mem", "ro")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Mount:
     """One preopened directory: `host` is where it is, `guest` the name that the program sees."""
 

@@ -8,10 +8,10 @@ call made again waits only for what is left of its time-outs.
 from __future__ import annotations
 
 import select
-from dataclasses import dataclass
 from hashlib import blake2b
 from struct import Struct
 
+from wasmsr.record import record
 from wasmsr.wasi import syscalls
 from wasmsr.wasi.abi import (
     EVENT,
@@ -36,7 +36,7 @@ from wasmsr.wasi.process import Pending, Process
 from wasmsr.wasi.waiting import IN, OUT, poll_until
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Layout:
     """How an ABI lays out subscriptions: the whole, and its two contents."""
 

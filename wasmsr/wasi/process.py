@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from wasmsr.errors import WasiConfigError
+from wasmsr.record import record
 from wasmsr.wasi.abi import ALL_RIGHTS, DIRECTORY_RIGHTS, Errno, Failure, Right
 from wasmsr.wasi.clocks import Clocks, Random
 from wasmsr.wasi.descriptors import Descriptor, Directory, Place
@@ -21,7 +21,7 @@ from wasmsr.wasi.trees import Tree, open_tree
 MAX_DESCRIPTORS = 1 << 16
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Pending:
     """A `poll_oneoff` that a pause ended before it had an effect.
 

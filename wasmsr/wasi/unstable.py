@@ -7,10 +7,10 @@ WebAssembly/WASI, legacy/preview0/witx.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from struct import Struct
 from typing import Final
 
+from wasmsr.record import replaced
 from wasmsr.wasi import fd_calls, path_calls, poll_calls
 from wasmsr.wasi.abi import Errno, Failure, Whence
 from wasmsr.wasi.engine import Caller
@@ -60,7 +60,7 @@ _CHANGED = {
 def _table() -> tuple[Function, ...]:
     """The rows of preview 1 with the changed calls in their places."""
     return tuple(
-        replace(row, call=_CHANGED.get(row.name, row.call))
+        replaced(row, call=_CHANGED.get(row.name, row.call))
         for row in FUNCTIONS
         if row.name != "sock_accept"
     )

@@ -1,0 +1,107 @@
+"""Where the command line begins and ends: its streams, the way to its command, and the error layer.
+
+Whatever goes wrong below ends here as one sentence on standard error, a hint where there is one,
+and an exit code of `wasmsr.errors`; the traceback is for -vv.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+from wasmsr import errors
+from wasmsr.cli import messages, quick
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code; `argv` without the program's name."""
+    open_standard_streams()
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        code = quick.attempt(words)
+        if code is None:
+            from wasmsr.cli.app import wasmsr
+
+            code = wasmsr.main(args=words, prog_name="wasmsr", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BaseException as error:  # noqa: BLE001 (the last word on every error)
+        return explain(error)
+
+
+def open_standard_streams() -> None:
+    """Puts /dev/null where we were started without a standard stream: the next file that is opened
+    would become it, and the program would write there."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def explain(error: BaseException) -> int:
+    """Says on standard error what went wrong, and returns the exit code for it."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 0
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our standard output has gone; Python would complain once more at its end.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return errors.EXIT_HOST
+    sentence, hint, code = describe(error)
+    if wants_traceback():
+        import traceback
+
+        traceback.print_exception(type(error), error, error.__traceback__)
+    if sentence:
+        print(f"wasmsr: {sentence}", file=sys.stderr, flush=True)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr, flush=True)
+    return code
+
+
+def describe(error: BaseException) -> tuple[str, str | None, int]:
+    """(sentence, hint, exit code) of any error."""
+    if isinstance(error, KeyboardInterrupt):
+        return "", None, errors.EXIT_INTERRUPTED
+    if isinstance(error, errors.WasmsrError):
+        return str(error), error.hint, error.exit_code
+    if type(error).__module__.startswith("click."):
+        return describe_click_error(error)
+    if isinstance(error, OSError):
+        return describe_os_error(error), None, errors.EXIT_USAGE
+    if isinstance(error, MemoryError):
+        return "there is not enough memory on this host.", None, errors.EXIT_HOST
+    kind = type(error).__name__
+    hint = None if wants_traceback() else "this is a fault of wasmsr; -vv shows where"
+    return f"{kind}: {error}", hint, errors.EXIT_HOST
+
+
+def describe_click_error(error: BaseException) -> tuple[str, str | None, int]:
+    """The same of an error that click raised: only then is it there to ask."""
+    import click
+
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else "wasmsr"
+        return error.format_message(), f"{path} --help", errors.EXIT_USAGE
+    if isinstance(error, click.ClickException):
+        return error.format_message(), None, errors.EXIT_USAGE
+    return "", None, errors.EXIT_INTERRUPTED  # click.Abort
+
+
+def describe_os_error(error: OSError) -> str:
+    """The system's answer in one sentence, the file first."""
+    reason = error.strerror or str(error)
+    reason = reason[:1].lower() + reason[1:]
+    return f"{os.fsdecode(error.filename)}: {reason}." if error.filename else f"{reason}."
+
+
+def wants_traceback() -> bool:
+    """Whether -vv (or its like) was given; errors before that was read have none."""
+    return messages.wanted("debug")

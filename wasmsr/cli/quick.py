@@ -1,0 +1,90 @@
+"""The short way of a command line: `wasmsr run` without click, and `wasmsr --version`.
+
+To import click takes three times as long as to start Python, and a line that is right does not need
+it. So `attempt` reads what it understands wholly, by the same rows (`run.ROWS`), the same division
+(`argv.split`) and the same kinds of values (`options`). Whatever else there is (another subcommand,
+options before it, help, completion, an option that is wrong or set by a variable) it leaves to
+click, which begins anew: no error is worded twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wasmsr.cli.run import Options
+
+VARIABLES = ("WASMSR_VERBOSE", "WASMSR_QUIET", "WASMSR_LOG_LEVEL", "_WASMSR_COMPLETE")
+"""Options of `wasmsr` itself, and what shells set to ask for completions."""
+
+
+def attempt(words: Sequence[str]) -> int | None:
+    """Carries the command line out, and returns its exit code; None leaves it to click."""
+    if any(name in os.environ for name in VARIABLES):
+        return None
+    if list(words) == ["--version"]:
+        print(version())
+        return 0
+    if not words or words[0] != "run":
+        return None
+    options = read(words[1:])
+    if options is None:
+        return None
+    from wasmsr.cli.launch import Launch
+
+    return Launch(options).run()
+
+
+def read(words: Sequence[str]) -> Options | None:
+    """The options of `run`, settled; None where they are better read by click.
+
+    Raises:
+        UsageError: they contradict each other.
+    """
+    from wasmsr.cli.argv import split
+    from wasmsr.cli.options import Flag
+    from wasmsr.cli.run import ROWS, Options, variable
+
+    if any(variable(row.name) in os.environ for row in ROWS):
+        return None
+    by_name = {row.name: row for row in ROWS}
+    takes_value = {row.name: not isinstance(row.type, Flag) for row in ROWS}
+    parts = split(words, takes_value | {"--help": False})
+    if parts.waiting is not None:
+        return None
+    values: dict[str, Any] = {row.field: row.default for row in ROWS}
+    values.update({row.field: False for row in ROWS if isinstance(row.type, Flag)})
+    values.update({row.field: () for row in ROWS if row.type.repeated})
+    typed = set()
+    ours = iter(parts.ours)
+    for word in ours:
+        name, equals, text = word.partition("=")
+        row = by_name.get(name)
+        if row is None:
+            return None
+        typed.add(row.field)
+        if isinstance(row.type, Flag):
+            if equals:
+                return None
+            values[row.field] = True
+            continue
+        try:
+            value = row.type.read(text if equals else next(ours))
+        except ValueError:
+            return None
+        values[row.field] = (*values[row.field], value) if row.type.repeated else value
+    options = Options(program=parts.program, args=tuple(parts.rest), **values)
+    options.settle(typed)
+    return options
+
+
+def version() -> str:
+    """The version, and which loop was built."""
+    from wasmsr import __version__
+    from wasmsr._ffi import ffi, lib
+
+    return f"wasmsr {__version__} ({ffi.string(lib.wsr_variant()).decode()} loop)"
