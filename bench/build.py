@@ -14,6 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "kernels"
+COMMAND = HERE / "command.c"
 BUILT = HERE.parent / ".cache" / "bench"
 
 WASM = (
@@ -77,7 +78,8 @@ def clang() -> str:
 
 
 def _make(target: Path, source: Path, command: list[str]) -> None:
-    newest = max(source.stat().st_mtime, (SOURCES / "kernel.h").stat().st_mtime)
+    shared = (SOURCES / "kernel.h", COMMAND)
+    newest = max(path.stat().st_mtime for path in (source, *shared))
     if not target.exists() or target.stat().st_mtime < newest:
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = target.with_name(target.name + ".new")
@@ -104,3 +106,25 @@ def kernel(name: str, *, quick: bool = False) -> Kernel:
         raise Missing("native code needs gcc")
     _make(made.native, source, [gcc, *NATIVE])
     return made
+
+
+def command(name: str, n: int) -> Path:
+    """Build one kernel as a command for WASI that runs `run(n)` and prints the result.
+
+    Raises:
+        Missing: a compiler is not there.
+    """
+    target = BUILT / f"{name}-{n}.wasm"
+    _make(target, SOURCES / f"{name}.c", [clang(), *WASM, f"-DREPEAT={n}", str(COMMAND)])
+    return target
+
+
+def nothing() -> Path:
+    """Build the command that does nothing.
+
+    Raises:
+        Missing: a compiler is not there.
+    """
+    target = BUILT / "nothing.wasm"
+    _make(target, COMMAND, [clang(), *WASM, "-DNOTHING"])
+    return target
