@@ -53,32 +53,34 @@ static uint32_t trapped_in(wsr_store *store, uint32_t cell, uint32_t trap) {
   return leave(store, cell, WSR_TRAPPED);
 }
 
-/* `acc` is the trap's code. */
+/* `acc` is the trap's code, or one of the above. */
 __attribute__((noinline, cold)) uint32_t wsr_trapped(ARGUMENTS) {
   (void)fp, (void)memory, (void)size, (void)fd, (void)fs, (void)va;
-  return trapped_in(store, cell_of(store, pc), (uint32_t)acc);
+  if (acc == WSR_TOO_SHORT) return leave(store, high(pc[2]), WSR_SHORT);
+  const uint32_t cell = acc & WSR_EARLIER ? low(pc[3]) : cell_of(store, pc);
+  return trapped_in(store, cell, (uint32_t)acc & (WSR_EARLIER - 1U));
 }
-
-#define UNUSED_OPERANDS (void)acc, (void)fd, (void)fs
 
 /* ---- regular handlers ---- */
 
-#define ONE_UNARY(NAME, P, R, CHECKS, X, L, W)             \
-  static uint32_t NAME##_##L##W(ARGUMENTS) {               \
-    const P##_t a = GET_##P##_##L(0);                      \
-    CHECKS SET_##R##_##W(X);                               \
-    NEXT(2);                                               \
-  }
+#define ONE_UNARY(NAME, P, R, CHECKS, X, L, W) \
+  STEP(NAME##_##L##W, 2) {                     \
+    const P##_t a = GET_##P##_##L(0);          \
+    CHECKS SET_##R##_##W(X);                   \
+    DONE;                                      \
+  }                                            \
+  HANDLER(NAME##_##L##W)
 #define UNARY(NAME, P, R, CHECKS, X) \
   ONE_UNARY(NAME, P, R, CHECKS, X, S, A) ONE_UNARY(NAME, P, R, CHECKS, X, S, W) \
   ONE_UNARY(NAME, P, R, CHECKS, X, A, A) ONE_UNARY(NAME, P, R, CHECKS, X, A, W)
 
-#define ONE_BINARY(NAME, P, R, CHECKS, X, L, M, W)         \
-  static uint32_t NAME##_##L##M##W(ARGUMENTS) {            \
+#define ONE_BINARY(NAME, P, R, CHECKS, X, L, M, W)          \
+  STEP(NAME##_##L##M##W, LENGTH_##M) {                      \
     const P##_t a = GET_##P##_##L(0), b = GET_##P##_##M(1); \
-    CHECKS SET_##R##_##W(X);                               \
-    NEXT(LENGTH_##M);                                      \
-  }
+    CHECKS SET_##R##_##W(X);                                \
+    DONE;                                                   \
+  }                                                         \
+  HANDLER(NAME##_##L##M##W)
 #define BINARY(NAME, P, R, CHECKS, X) \
   ONE_BINARY(NAME, P, R, CHECKS, X, S, S, A) ONE_BINARY(NAME, P, R, CHECKS, X, S, S, W) \
   ONE_BINARY(NAME, P, R, CHECKS, X, S, A, A) ONE_BINARY(NAME, P, R, CHECKS, X, S, A, W) \
@@ -87,14 +89,18 @@ __attribute__((noinline, cold)) uint32_t wsr_trapped(ARGUMENTS) {
   ONE_BINARY(NAME, P, R, CHECKS, X, A, C, A) ONE_BINARY(NAME, P, R, CHECKS, X, A, C, W)
 
 /* The comparison and the branch on it in one; T is the truth that branches. */
+#define COMPARED(P, X, L, M)                                \
+  const wsr_accumulators held_ = {acc, fd, fs, va}, *const r = &held_; \
+  const P##_t a = GET_##P##_##L(0), b = GET_##P##_##M(1);   \
+  (void)r
 #define ONE_BRANCH(NAME, P, X, L, M, T)                     \
-  static uint32_t NAME##_##L##M##_##T(ARGUMENTS) {          \
-    const P##_t a = GET_##P##_##L(0), b = GET_##P##_##M(1); \
+  END(NAME##_##L##M##_##T) {                                \
+    COMPARED(P, X, L, M);                                   \
     if ((X) == T) NEXT(distance(pc));                       \
     NEXT(LENGTH_##M);                                       \
   }                                                         \
-  static uint32_t NAME##_##L##M##_##T##_back(ARGUMENTS) {   \
-    const P##_t a = GET_##P##_##L(0), b = GET_##P##_##M(1); \
+  END(NAME##_##L##M##_##T##_back) {                         \
+    COMPARED(P, X, L, M);                                   \
     if ((X) == T) {                                         \
       if (pausing(store)) return leave(store, low(pc[LENGTH_##M]), WSR_PAUSED); \
       NEXT(distance(pc));                                   \
@@ -111,37 +117,39 @@ __attribute__((noinline, cold)) uint32_t wsr_trapped(ARGUMENTS) {
   if (address + (width) > size) TRAP(MEMORY_BOUNDS);              \
   const uint8_t *const at = memory + address;
 #define ADDRESS_S ((uint64_t)(uint32_t)fp[field(pc, 0)] + offset_of(pc))
-#define ADDRESS_A ((uint64_t)(uint32_t)acc + offset_of(pc))
+#define ADDRESS_A ((uint64_t)(uint32_t)r->acc + offset_of(pc))
 #define ADDRESS_C (pc[2])
 
 /* a, or the third word: address; b: destination; then the offset */
-#define SET_LOAD_i32_A(x) (acc = (uint32_t)(x))
-#define SET_LOAD_i64_A(x) (acc = (uint64_t)(x))
-#define SET_LOAD_b32_A(x) (fs = wsr_f32(x))
-#define SET_LOAD_b64_A(x) (fd = wsr_f64(x))
-#define SET_LOAD_i32_W(x) (acc = (uint32_t)(x), fp[field(pc, 1)] = acc)
-#define SET_LOAD_i64_W(x) (acc = (uint64_t)(x), fp[field(pc, 1)] = acc)
-#define SET_LOAD_b32_W(x) (fs = wsr_f32(x), fp[field(pc, 1)] = wsr_bits_f32(fs))
-#define SET_LOAD_b64_W(x) (fd = wsr_f64(x), fp[field(pc, 1)] = wsr_bits_f64(fd))
-#define ONE_LOAD(NAME, R, WIDTH, X, L, W)          \
-  static uint32_t NAME##_##L##W(ARGUMENTS) {       \
-    const uint64_t address = ADDRESS_##L;          \
-    BOUNDS(WIDTH)                                  \
-    SET_LOAD_##R##_##W(X);                         \
-    NEXT(LENGTH_##L);                              \
-  }
+#define SET_LOAD_i32_A(x) (r->acc = (uint32_t)(x))
+#define SET_LOAD_i64_A(x) (r->acc = (uint64_t)(x))
+#define SET_LOAD_b32_A(x) (r->fs = wsr_f32(x))
+#define SET_LOAD_b64_A(x) (r->fd = wsr_f64(x))
+#define SET_LOAD_i32_W(x) (r->acc = (uint32_t)(x), fp[field(pc, 1)] = r->acc)
+#define SET_LOAD_i64_W(x) (r->acc = (uint64_t)(x), fp[field(pc, 1)] = r->acc)
+#define SET_LOAD_b32_W(x) (r->fs = wsr_f32(x), fp[field(pc, 1)] = wsr_bits_f32(r->fs))
+#define SET_LOAD_b64_W(x) (r->fd = wsr_f64(x), fp[field(pc, 1)] = wsr_bits_f64(r->fd))
+#define ONE_LOAD(NAME, R, WIDTH, X, L, W) \
+  STEP(NAME##_##L##W, LENGTH_##L) {       \
+    const uint64_t address = ADDRESS_##L; \
+    BOUNDS(WIDTH)                         \
+    SET_LOAD_##R##_##W(X);                \
+    DONE;                                 \
+  }                                       \
+  HANDLER(NAME##_##L##W)
 /* a, c, or the third word's lower half: what is added up; its upper half: the offset */
 #define SUM_SC ((uint32_t)fp[field(pc, 0)] + low(pc[2]))
-#define SUM_AC ((uint32_t)acc + low(pc[2]))
+#define SUM_AC ((uint32_t)r->acc + low(pc[2]))
 #define SUM_SS ((uint32_t)fp[field(pc, 0)] + (uint32_t)fp[field(pc, 2)])
-#define SUM_SA ((uint32_t)fp[field(pc, 0)] + (uint32_t)acc)
-#define ONE_SUM(NAME, R, WIDTH, X, L, W)                                 \
-  static uint32_t NAME##_##L##_##W(ARGUMENTS) {                          \
+#define SUM_SA ((uint32_t)fp[field(pc, 0)] + (uint32_t)r->acc)
+#define ONE_SUM(NAME, R, WIDTH, X, L, W)                                  \
+  STEP(NAME##_##L##_##W, 3) {                                             \
     const uint64_t address = (uint64_t)(uint32_t)(SUM_##L) + high(pc[2]); \
-    BOUNDS(WIDTH)                                                        \
-    SET_LOAD_##R##_##W(X);                                               \
-    NEXT(3);                                                             \
-  }
+    BOUNDS(WIDTH)                                                         \
+    SET_LOAD_##R##_##W(X);                                                \
+    DONE;                                                                 \
+  }                                                                       \
+  HANDLER(NAME##_##L##_##W)
 #define LOAD(NAME, R, WIDTH, X)                                              \
   ONE_LOAD(NAME, R, WIDTH, X, S, A) ONE_LOAD(NAME, R, WIDTH, X, S, W)        \
   ONE_LOAD(NAME, R, WIDTH, X, A, A) ONE_LOAD(NAME, R, WIDTH, X, A, W)        \
@@ -158,15 +166,16 @@ __attribute__((noinline, cold)) uint32_t wsr_trapped(ARGUMENTS) {
 #define STORE_LENGTH_S(L) LENGTH_##L
 #define STORE_LENGTH_A(L) LENGTH_##L
 #define STORE_LENGTH_C(L) (LENGTH_##L + 1)
-#define ONE_STORE(NAME, P, WIDTH, X, L, M)                  \
-  static uint32_t NAME##_##L##M(ARGUMENTS) {                \
-    const uint64_t address = ADDRESS_##L;                   \
-    if (address + (WIDTH) > size) TRAP(MEMORY_BOUNDS);      \
-    uint8_t *const at = memory + address;                   \
-    const P##_t b = VALUE_##M(P, L);                        \
-    X;                                                      \
-    NEXT(STORE_LENGTH_##M(L));                              \
-  }
+#define ONE_STORE(NAME, P, WIDTH, X, L, M)             \
+  STEP(NAME##_##L##M, STORE_LENGTH_##M(L)) {           \
+    const uint64_t address = ADDRESS_##L;              \
+    if (address + (WIDTH) > size) TRAP(MEMORY_BOUNDS); \
+    uint8_t *const at = memory + address;              \
+    const P##_t b = VALUE_##M(P, L);                   \
+    X;                                                 \
+    DONE;                                              \
+  }                                                    \
+  HANDLER(NAME##_##L##M)
 #define STORE(NAME, P, WIDTH, X)                                                        \
   ONE_STORE(NAME, P, WIDTH, X, S, S) ONE_STORE(NAME, P, WIDTH, X, S, A)                 \
   ONE_STORE(NAME, P, WIDTH, X, S, C) ONE_STORE(NAME, P, WIDTH, X, A, S)                 \
@@ -201,64 +210,64 @@ ONE_UNARY(CANONICAL_F64, b64, b64, {}, CANONICAL64, A, W)
 /* ---- two i32 loads: from a to b, from c to the accumulator (and d); third word: offsets; fourth: the
  * cell of the first, where it may trap ---- */
 
-__attribute__((noinline, cold)) static uint32_t trapped_first(ARGUMENTS) {
-  (void)fp, (void)memory, (void)size, (void)acc, (void)fd, (void)fs, (void)va;
-  return trapped_in(store, low(pc[3]), WSR_TRAP_MEMORY_BOUNDS);
-}
-
-#define TWO_LOADS()                                                                  \
-  const uint64_t first = (uint64_t)(uint32_t)fp[field(pc, 0)] + low(pc[2]);          \
-  if (first + 4 > size) WSR_TAIL trapped_first(SAME);                                \
-  fp[field(pc, 1)] = wsr_get32(memory + first);                                      \
-  const uint64_t second = (uint64_t)(uint32_t)fp[field(pc, 2)] + high(pc[2]);        \
-  if (second + 4 > size) TRAP(MEMORY_BOUNDS);                                        \
-  acc = wsr_get32(memory + second)
-
-static uint32_t load_2_a(ARGUMENTS) {
-  TWO_LOADS();
-  NEXT(4);
-}
-static uint32_t load_2_w(ARGUMENTS) {
-  TWO_LOADS();
-  fp[field(pc, 3)] = acc;
-  NEXT(4);
-}
+#define LOAD_2(NAME, AND_SLOT)                                                       \
+  STEP(NAME, 4) {                                                                    \
+    const uint64_t first = (uint64_t)(uint32_t)fp[field(pc, 0)] + low(pc[2]);        \
+    if (first + 4 > size) return WSR_TRAP_MEMORY_BOUNDS | WSR_EARLIER;                   \
+    fp[field(pc, 1)] = wsr_get32(memory + first);                                    \
+    const uint64_t second = (uint64_t)(uint32_t)fp[field(pc, 2)] + high(pc[2]);      \
+    if (second + 4 > size) TRAP(MEMORY_BOUNDS);                                      \
+    r->acc = wsr_get32(memory + second);                                             \
+    if (AND_SLOT) fp[field(pc, 3)] = r->acc;                                         \
+    DONE;                                                                            \
+  }                                                                                  \
+  HANDLER(NAME)
+LOAD_2(load_2_a, false)
+LOAD_2(load_2_w, true)
 
 /* ---- moves ---- */
 
-static uint32_t move(ARGUMENTS) { /* a to d */
+STEP(move, 2) { /* a to d */
   fp[field(pc, 3)] = fp[field(pc, 0)];
-  NEXT(2);
+  DONE;
 }
-static uint32_t move_2(ARGUMENTS) { /* a to b, then c to d */
+HANDLER(move)
+STEP(move_2, 2) { /* a to b, then c to d */
   fp[field(pc, 1)] = fp[field(pc, 0)];
   fp[field(pc, 3)] = fp[field(pc, 2)];
-  NEXT(2);
+  DONE;
 }
-static uint32_t constant(ARGUMENTS) { /* third word to d */
+HANDLER(move_2)
+STEP(constant, 3) { /* third word to d */
   fp[field(pc, 3)] = pc[2];
-  NEXT(3);
+  DONE;
 }
-static uint32_t move_acc_i(ARGUMENTS) {
-  fp[field(pc, 3)] = acc;
-  NEXT(2);
+HANDLER(constant)
+STEP(move_acc_i, 2) {
+  fp[field(pc, 3)] = r->acc;
+  DONE;
 }
-static uint32_t move_acc_f(ARGUMENTS) {
-  fp[field(pc, 3)] = wsr_bits_f32(fs);
-  NEXT(2);
+HANDLER(move_acc_i)
+STEP(move_acc_f, 2) {
+  fp[field(pc, 3)] = wsr_bits_f32(r->fs);
+  DONE;
 }
-static uint32_t move_acc_d(ARGUMENTS) {
-  fp[field(pc, 3)] = wsr_bits_f64(fd);
-  NEXT(2);
+HANDLER(move_acc_f)
+STEP(move_acc_d, 2) {
+  fp[field(pc, 3)] = wsr_bits_f64(r->fd);
+  DONE;
 }
-static uint32_t select_s(ARGUMENTS) { /* d = c ? a : b */
+HANDLER(move_acc_d)
+STEP(select_s, 2) { /* d = c ? a : b */
   fp[field(pc, 3)] = fp[field(pc, (uint32_t)fp[field(pc, 2)] ? 0 : 1)];
-  NEXT(2);
+  DONE;
 }
-static uint32_t select_a(ARGUMENTS) {
-  fp[field(pc, 3)] = fp[field(pc, (uint32_t)acc ? 0 : 1)];
-  NEXT(2);
+HANDLER(select_s)
+STEP(select_a, 2) {
+  fp[field(pc, 3)] = fp[field(pc, (uint32_t)r->acc ? 0 : 1)];
+  DONE;
 }
+HANDLER(select_a)
 
 static uint32_t select_v128(ARGUMENTS) { /* likewise, of two slots */
   const uint64_t *const from = fp + field(pc, (uint32_t)fp[field(pc, 2)] ? 0 : 1);
@@ -271,73 +280,86 @@ static uint32_t select_v128(ARGUMENTS) { /* likewise, of two slots */
 /* ---- globals: the offset is the index, b the destination, a the source ---- */
 
 #define GLOBAL (store->globals[store->instance->globals[offset_of(pc)]].value)
-static uint32_t get_i_a(ARGUMENTS) {
-  acc = GLOBAL;
-  NEXT(2);
+STEP(get_i_a, 2) {
+  r->acc = GLOBAL;
+  DONE;
 }
-static uint32_t get_i_w(ARGUMENTS) {
-  acc = fp[field(pc, 1)] = GLOBAL;
-  NEXT(2);
+HANDLER(get_i_a)
+STEP(get_i_w, 2) {
+  r->acc = fp[field(pc, 1)] = GLOBAL;
+  DONE;
 }
-static uint32_t get_f_a(ARGUMENTS) {
-  fs = wsr_f32(GLOBAL);
-  NEXT(2);
+HANDLER(get_i_w)
+STEP(get_f_a, 2) {
+  r->fs = wsr_f32(GLOBAL);
+  DONE;
 }
-static uint32_t get_f_w(ARGUMENTS) {
-  fs = wsr_f32(fp[field(pc, 1)] = GLOBAL);
-  NEXT(2);
+HANDLER(get_f_a)
+STEP(get_f_w, 2) {
+  r->fs = wsr_f32(fp[field(pc, 1)] = GLOBAL);
+  DONE;
 }
-static uint32_t get_d_a(ARGUMENTS) {
-  fd = wsr_f64(GLOBAL);
-  NEXT(2);
+HANDLER(get_f_w)
+STEP(get_d_a, 2) {
+  r->fd = wsr_f64(GLOBAL);
+  DONE;
 }
-static uint32_t get_d_w(ARGUMENTS) {
-  fd = wsr_f64(fp[field(pc, 1)] = GLOBAL);
-  NEXT(2);
+HANDLER(get_d_a)
+STEP(get_d_w, 2) {
+  r->fd = wsr_f64(fp[field(pc, 1)] = GLOBAL);
+  DONE;
 }
-static uint32_t get_add_a(ARGUMENTS) { /* the global and the third word */
-  acc = (uint32_t)(GLOBAL + pc[2]);
-  NEXT(3);
+HANDLER(get_d_w)
+STEP(get_add_a, 3) { /* the global and the third word */
+  r->acc = (uint32_t)(GLOBAL + pc[2]);
+  DONE;
 }
-static uint32_t get_add_w(ARGUMENTS) {
-  acc = fp[field(pc, 1)] = (uint32_t)(GLOBAL + pc[2]);
-  NEXT(3);
+HANDLER(get_add_a)
+STEP(get_add_w, 3) {
+  r->acc = fp[field(pc, 1)] = (uint32_t)(GLOBAL + pc[2]);
+  DONE;
 }
-static uint32_t set_add(ARGUMENTS) { /* a and the third word */
+HANDLER(get_add_w)
+STEP(set_add, 3) { /* a and the third word */
   GLOBAL = (uint32_t)(fp[field(pc, 0)] + pc[2]);
-  NEXT(3);
+  DONE;
 }
-static uint32_t set_s(ARGUMENTS) {
+HANDLER(set_add)
+STEP(set_s, 2) {
   GLOBAL = fp[field(pc, 0)];
-  NEXT(2);
+  DONE;
 }
-static uint32_t set_i(ARGUMENTS) {
-  GLOBAL = acc;
-  NEXT(2);
+HANDLER(set_s)
+STEP(set_i, 2) {
+  GLOBAL = r->acc;
+  DONE;
 }
-static uint32_t set_f(ARGUMENTS) {
-  GLOBAL = wsr_bits_f32(fs);
-  NEXT(2);
+HANDLER(set_i)
+STEP(set_f, 2) {
+  GLOBAL = wsr_bits_f32(r->fs);
+  DONE;
 }
-static uint32_t set_d(ARGUMENTS) {
-  GLOBAL = wsr_bits_f64(fd);
-  NEXT(2);
+HANDLER(set_f)
+STEP(set_d, 2) {
+  GLOBAL = wsr_bits_f64(r->fd);
+  DONE;
 }
+HANDLER(set_d)
 
 /* ---- branches: a is the test; the distance is in words; back: the third word is the cell ---- */
 
-static uint32_t branch(ARGUMENTS) { NEXT(distance(pc)); }
-static uint32_t branch_back(ARGUMENTS) {
+END(branch) { NEXT(distance(pc)); }
+END(branch_back) {
   if (pausing(store)) return leave(store, low(pc[2]), WSR_PAUSED);
   NEXT(distance(pc));
 }
 #define TEST(NAME, CONDITION)                                               \
-  static uint32_t NAME(ARGUMENTS) {                                         \
+  END(NAME) {                                                               \
     if (CONDITION) NEXT(distance(pc));                                      \
     NEXT(2);                                                                \
   }
 #define TEST_BACK(NAME, CONDITION)                                          \
-  static uint32_t NAME(ARGUMENTS) {                                         \
+  END(NAME) {                                                               \
     if (CONDITION) {                                                        \
       if (pausing(store)) return leave(store, low(pc[2]), WSR_PAUSED);      \
       NEXT(distance(pc));                                                   \
@@ -356,7 +378,7 @@ TEST_BACK(false_back_a, !(uint32_t)acc)
 /* Third word: number of labels, the default last, and what is added to the index; then for each two words: distance and slot, cell.
  * Fields: a index, b arity, c first operand. */
 #define TABLE(NAME, INDEX)                                                                 \
-  static uint32_t NAME(ARGUMENTS) {                                                        \
+  END(NAME) {                                                                              \
     const uint32_t index = (INDEX) + high(pc[2]), last = low(pc[2]) - 1, n = field(pc, 1); \
     const uint64_t *const entry = pc + 3 + 2 * (size_t)(index < last ? index : last);      \
     const uint64_t *const from = fp + field(pc, 2);                                        \
@@ -384,7 +406,7 @@ __attribute__((noinline)) static uint32_t host_call(ARGUMENTS) { /* acc: address
 __attribute__((noinline, cold)) static uint32_t first_call(ARGUMENTS) {
   if (store->functions[acc].instance == WSR_NONE) WSR_TAIL host_call(SAME);
   const bool metered = store->codes == store->fast[1];
-  if (!wsr_function_fast(store, (uint32_t)acc, metered)) TRAP(NO_MEMORY);
+  if (!wsr_function_fast(store, (uint32_t)acc, metered)) TRAP_HERE(NO_MEMORY);
   GO(pc);
 }
 
@@ -426,7 +448,7 @@ __attribute__((always_inline)) static inline uint32_t enter(ARGUMENTS) { /* acc:
   uint64_t *const own = fp + field(pc, 0);
   wsr_frame *const frame = store->frame;
   if (room_above(store, own) < callee->frame_bytes || frame == store->last_frame)
-    TRAP(EXHAUSTION);
+    TRAP_HERE(EXHAUSTION);
   frame->cell = high(pc[2]) + 1;
   frame[1].function = (uint32_t)acc;
   frame[1].slot = frame->slot + field(pc, 0);
@@ -445,7 +467,7 @@ __attribute__((always_inline)) static inline uint32_t enter(ARGUMENTS) { /* acc:
 __attribute__((always_inline)) static inline uint32_t enter_tail(ARGUMENTS) { /* acc: address; b: number of arguments */
   const wsr_fast *const callee = store->codes[acc];
   if (!callee) WSR_TAIL first_call(SAME);
-  if (room_above(store, fp) < callee->frame_bytes) TRAP(EXHAUSTION);
+  if (room_above(store, fp) < callee->frame_bytes) TRAP_HERE(EXHAUSTION);
   const uint64_t *const from = fp + field(pc, 0);
   const uint32_t n = field(pc, 1);
   for (uint32_t i = 0; i < n; i++) fp[i] = from[i];
@@ -466,12 +488,12 @@ __attribute__((noinline, cold)) static uint32_t pause_at_call(wsr_store *store, 
   if (atomic_load_explicit(&store->pause, memory_order_relaxed) & 1) \
     return pause_at_call(store, high(pc[2]))
 
-static uint32_t call(ARGUMENTS) {
+END(call) {
   POLL_CALL();
   acc = store->instance->functions[low(pc[2])];
   return enter(SAME);
 }
-static uint32_t tail_call(ARGUMENTS) {
+END(tail_call) {
   POLL_CALL();
   acc = store->instance->functions[low(pc[2])];
   return enter_tail(SAME);
@@ -481,7 +503,7 @@ static uint32_t tail_call(ARGUMENTS) {
 #define DESCENDS()                                                                         \
   if (!wsr_descends(store->subtypes, store->functions[acc].type,                           \
                     store->instance->types[low(pc[2])]))                                   \
-  TRAP(INDIRECT_TYPE)
+  TRAP_HERE(INDIRECT_TYPE)
 __attribute__((noinline, cold)) static uint32_t call_subtype(ARGUMENTS) {
   DESCENDS();
   return enter(SAME);
@@ -496,18 +518,18 @@ __attribute__((noinline, cold)) static uint32_t tail_call_subtype(ARGUMENTS) {
   POLL_CALL();                                                                                  \
   const wsr_table_instance *const table = store->tables[store->instance->tables[low(pc[3])]];   \
   const uint32_t element = (uint32_t)fp[field(pc, 2)];                                          \
-  if (element >= table->size) TRAP(UNDEFINED_ELEMENT);                                          \
+  if (element >= table->size) TRAP_HERE(UNDEFINED_ELEMENT);                                          \
   acc = table->elements[element];                                                               \
-  if (!acc) TRAP(UNINITIALIZED_ELEMENT);                                                        \
+  if (!acc) TRAP_HERE(UNINITIALIZED_ELEMENT);                                                        \
   acc--;                                                                                        \
   if (store->functions[acc].type != store->instance->types[low(pc[2])])                         \
     WSR_TAIL SUBTYPE(SAME)
 
-static uint32_t call_indirect(ARGUMENTS) {
+END(call_indirect) {
   INDIRECT(call_subtype);
   return enter(SAME);
 }
-static uint32_t tail_call_indirect(ARGUMENTS) {
+END(tail_call_indirect) {
   INDIRECT(tail_call_subtype);
   return enter_tail(SAME);
 }
@@ -528,19 +550,19 @@ __attribute__((noinline, cold)) static uint32_t return_out(wsr_store *store) {
   fp = back->fp;                                 \
   GO_IN(back->instance)
 
-static uint32_t give_0(ARGUMENTS) { RETURN(); }
-static uint32_t give_1(ARGUMENTS) { /* a: the result */
+END(give_0) { RETURN(); }
+END(give_1) { /* a: the result */
   fp[0] = fp[field(pc, 0)];
   RETURN();
 }
-static uint32_t give(ARGUMENTS) { /* a: first result, b: their number */
+END(give) { /* a: first result, b: their number */
   const uint32_t n = field(pc, 1);
   const uint64_t *const from = fp + field(pc, 0);
   for (uint32_t i = 0; i < n; i++) fp[i] = from[i];
   RETURN();
 }
 
-static uint32_t unreachable(ARGUMENTS) { TRAP(UNREACHABLE); }
+END(unreachable) { TRAP_HERE(UNREACHABLE); }
 
 /* Everything rare; third word: the precise cell, fourth: its index. */
 static uint32_t slow(ARGUMENTS) {
@@ -562,23 +584,66 @@ static uint32_t slow(ARGUMENTS) {
 
 /* ---- metered code: the offset is the block's number of instructions ---- */
 
-static uint32_t spend(ARGUMENTS) {
+STEP(spend, 2) {
   store->left -= offset_of(pc);
-  NEXT(2);
+  DONE;
 }
+HANDLER(spend)
 /* third word: the longest way to the next canonical point, and the cell */
-static uint32_t decide(ARGUMENTS) {
+STEP(decide, 3) {
   const uint64_t left = store->left;
-  if (left < low(pc[2])) return leave(store, high(pc[2]), WSR_SHORT);
+  if (left < low(pc[2])) return WSR_TOO_SHORT;
   store->left = left - offset_of(pc);
-  NEXT(3);
+  DONE;
 }
+HANDLER(decide)
 
 /* The whole code of a function that runs in precise code only. */
 static uint32_t not_here(ARGUMENTS) {
   (void)pc, (void)fp, (void)memory, (void)size, (void)acc, (void)fd, (void)fs, (void)va;
   return leave(store, 0, WSR_SWITCH);
 }
+
+/* ---- sequences: several cells in one handler ---- */
+
+#define THEN(NAME)       \
+  do {                   \
+    DO(NAME);            \
+    pc += WORDS_##NAME;  \
+  } while (0)
+#define SEQUENCE_2(A, B)                           \
+  SEPARATE static uint32_t A##__##B(ARGUMENTS) {            \
+    THEN(A);                                       \
+    WSR_TAIL end_##B(SAME);                        \
+  }
+#define SEQUENCE_3(A, B, C)                        \
+  SEPARATE static uint32_t A##__##B##__##C(ARGUMENTS) {     \
+    THEN(A);                                       \
+    THEN(B);                                       \
+    WSR_TAIL end_##C(SAME);                        \
+  }
+#define SEQUENCE_4(A, B, C, D)                     \
+  SEPARATE static uint32_t A##__##B##__##C##__##D(ARGUMENTS) { \
+    THEN(A);                                       \
+    THEN(B);                                       \
+    THEN(C);                                       \
+    WSR_TAIL end_##D(SAME);                        \
+  }
+#ifndef WSR_NO_SEQUENCES
+#include "sequences.h"
+#endif
+#undef SEQUENCE_2
+#undef SEQUENCE_3
+#undef SEQUENCE_4
+#define SEQUENCE_2(A, B) {{A, B}, A##__##B},
+#define SEQUENCE_3(A, B, C) {{A, B, C}, A##__##B##__##C},
+#define SEQUENCE_4(A, B, C, D) {{A, B, C, D}, A##__##B##__##C##__##D},
+const wsr_sequence wsr_sequences[] = {
+#ifndef WSR_NO_SEQUENCES
+#include "sequences.h"
+#endif
+    {{NULL}, NULL}};
+const uint32_t wsr_n_sequences = sizeof wsr_sequences / sizeof *wsr_sequences - 1;
 
 /* ---- tables of handlers ---- */
 

@@ -67,6 +67,15 @@ enum { WSR_EACH_SPECIAL(WSR_SPECIAL_NAME) WSR_FAST_SPECIALS };
 extern wsr_handler *const wsr_fast_special[WSR_FAST_SPECIALS];
 #endif
 
+/* Cells that often follow each other without a branch between them: one handler does the work of all. */
+enum { WSR_LONGEST_SEQUENCE = 4 };
+typedef struct {
+  wsr_handler *cells[WSR_LONGEST_SEQUENCE]; /* NULL behind the last */
+  wsr_handler *all;
+} wsr_sequence;
+extern const wsr_sequence wsr_sequences[];
+extern const uint32_t wsr_n_sequences;
+
 typedef struct {
   uint32_t cell; /* of precise code */
   uint32_t word; /* of fast code */
@@ -88,6 +97,8 @@ struct wsr_fast {
  * spends the block's instructions, and at canonical points it first decides whether what is left
  * suffices for the longest way to the next one. NULL without memory. */
 const wsr_fast *wsr_fold(const wsr_module *module, const wsr_code *code, bool metered);
+/* Join the `n` cells that the map names into sequences; false without memory. */
+bool wsr_join(uint64_t *words, const wsr_place *map, uint32_t n);
 /* The fast code of a function by address, made now if need be. */
 const wsr_fast *wsr_function_fast(wsr_store *store, uint32_t address, bool metered);
 /* Counted instructions behind `cell` in its block: what a trap there gives back. */

@@ -955,6 +955,7 @@ static void fold_all(folder *f) {
     fold_cell(f, &code->cells[f->at]);
   }
   resolve(f);
+  if (!f->failed) f->failed = !wsr_join(f->words, f->map, f->n_map);
 }
 
 static int by_cell(const void *a, const void *b) {
