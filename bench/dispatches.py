@@ -1,12 +1,13 @@
 """Which cells of fast code run, and in which order: from this the next fusions are chosen.
 
-    python -m bench.dispatches [--top N] [--json] -- PROGRAM [ARGS of `wasmsr run`…]
+    python -m bench.dispatches [--top N] [--single] [--json] -- PROGRAM [ARGS of `wasmsr run`…]
 
 Builds the extension once more below build/count with -DWSR_COUNT, where every dispatch is counted
 (core/count.h), runs the program in it, and prints how many dispatches there were, how many Wasm
-instructions they stand for (counted by a second, metered run), and the most frequent handlers,
-pairs and triples, in percent of all dispatches. A pair of p percent that becomes one cell saves p
-percent of the dispatches.
+instructions they stand for (counted by a second, metered run), and the most frequent handlers, and
+sequences of two and three that follow each other without a branch between them, in percent of all
+dispatches. With --single no cells are joined into sequences: the build in which `sequences` looks
+for those worth joining.
 """
 
 from __future__ import annotations
@@ -19,68 +20,129 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILD = ROOT / "build" / "count"
-EXTENSION = BUILD / "lib" / "wasmsr"
 PLENTY = 10**15
+WORD = 8
+"""Bytes of a word of fast code."""
+LONGEST = 6
+"""Words of the longest cell that goes on with the one behind it."""
 
-Names = tuple[str, ...]
+ENDS = re.compile(
+    r"_[01](_back)?$|^(branch|branch_back|true_.*|false_.*|table_.*|call|call_indirect|tail_.*|give.*"
+    r"|unreachable)$"
+)
+"""Handlers that choose where to go on: the last of a sequence."""
+ALONE = frozenset({"slow", "not_here", "host_call", "first_call", "change_instance", "?"})
+"""What cannot be part of a sequence."""
 
 
-def build() -> None:
+@dataclass(frozen=True)
+class Line:
+    """Cells that lie behind each other, up to one that chooses where to go on.
+
+    Attributes:
+        names: their handlers.
+        counts: how often each was dispatched to.
+    """
+
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+
+
+def folder(single: bool) -> Path:
+    """Where that build lies."""
+    return ROOT / "build" / ("count-single" if single else "count")
+
+
+def build(*, single: bool) -> None:
     """Build, or bring up to date, the extension that counts."""
+    base = folder(single)
     command = [sys.executable, "setup.py", "-q", "build"]
-    command += ["--build-base", str(BUILD), "--build-lib", str(BUILD / "lib")]
-    environment = {**os.environ, "WASMSR_CFLAGS": "-DWSR_COUNT"}
+    command += ["--build-base", str(base), "--build-lib", str(base / "lib")]
+    flags = "-DWSR_COUNT" + (" -DWSR_NO_SEQUENCES" if single else "")
+    environment = {**os.environ, "WASMSR_CFLAGS": flags}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stderr=subprocess.DEVNULL)
 
 
-def handlers() -> dict[int, str]:
+def handlers(single: bool) -> dict[int, str]:
     """The name of each handler by its distance from `wsr_count_anchor`."""
-    (library,) = EXTENSION.glob("_ffi*.so")
+    (library,) = (folder(single) / "lib" / "wasmsr").glob("_ffi*.so")
     listing = subprocess.run(["nm", str(library)], check=True, capture_output=True, text=True)
     symbols = re.findall(r"^([0-9a-f]+) [tT] (\S+)$", listing.stdout, re.MULTILINE)
     anchor = next(int(address, 16) for address, name in symbols if name == "wsr_count_anchor")
     return {int(address, 16) - anchor: name for address, name in symbols}
 
 
-def run(arguments: Sequence[str]) -> tuple[Counter[Names], int]:
-    """Run the program twice: how often each triple of handlers ran, and the instructions executed.
+def run(arguments: Sequence[str], *, single: bool) -> list[Line]:
+    """Run the program once, as `wasmsr run` would, and tell how often its cells ran.
 
     Raises:
         SystemExit: the program could not be run.
     """
     words = [sys.executable, "-m", "wasmsr", "run"]
-    with tempfile.TemporaryDirectory() as folder:
-        counts = Path(folder) / "counts"
+    with tempfile.TemporaryDirectory() as temporary:
+        counts = Path(temporary) / "counts"
         environment = {**os.environ, "WSR_COUNT_FILE": str(counts), "PYTHONSAFEPATH": "1"}
-        environment["PYTHONPATH"] = str(BUILD / "lib")
+        environment["PYTHONPATH"] = str(folder(single) / "lib")
         subprocess.run([*words, *arguments], env=environment, stdout=subprocess.DEVNULL)
         if not counts.exists():
             raise SystemExit("nothing was counted: is fast code built here?")
-        lines = counts.read_text().splitlines()
-    metered = [*words, "--json", f"--fuel={PLENTY}", *arguments]
+        rows = [tuple(map(int, line.split())) for line in counts.read_text().splitlines()]
+    names = handlers(single)
+    cells = sorted((address, names.get(distance, "?"), count) for address, distance, count in rows)
+    return list(lines(cells))
+
+
+def executed(arguments: Sequence[str]) -> int:
+    """The Wasm instructions that the program executes.
+
+    Raises:
+        SystemExit: the metered run gave no count.
+    """
+    metered = [sys.executable, "-m", "wasmsr", "run", "--json", f"--fuel={PLENTY}", *arguments]
     output = subprocess.run(metered, stdout=subprocess.PIPE).stdout
     found = re.findall(rb'"executed": ?(\d+)', output)
     if not found:
         raise SystemExit("the metered run gave no count")
-    names = handlers()
-    triples: Counter[Names] = Counter()
-    for line in lines:
-        *distances, count = map(int, line.split())
-        triples[tuple(names.get(distance, "?") for distance in distances)] += count
-    return triples, int(found[-1])
+    return int(found[-1])
 
 
-def last(triples: Counter[Names], length: int) -> Counter[Names]:
-    """The frequencies of sequences of `length` handlers, 1 to 3."""
-    shorter: Counter[Names] = Counter()
-    for names, count in triples.items():
-        shorter[names[3 - length :]] += count
-    return shorter
+def lines(cells: Sequence[tuple[int, str, int]]) -> Iterator[Line]:
+    """Cut cells (address, handler, count), ascending, into lines.
+
+    The length of a cell is the least distance to a next one seen for its handler.
+    """
+    lengths: dict[str, int] = {}
+    for (address, name, _), (behind, _, _) in pairwise(cells):
+        length = (behind - address) // WORD
+        if 0 < length <= LONGEST:
+            lengths[name] = min(lengths.get(name, LONGEST), length)
+    names: list[str] = []
+    counts: list[int] = []
+    expected = 0
+    for address, name, count in cells:
+        if names and (address != expected or ENDS.search(names[-1]) or names[-1] in ALONE):
+            yield Line(tuple(names), tuple(counts))
+            names, counts = [], []
+        names.append(name)
+        counts.append(count)
+        expected = address + WORD * lengths.get(name, 0)
+    if names:
+        yield Line(tuple(names), tuple(counts))
+
+
+def sequences(found: Iterable[Line], length: int) -> Counter[tuple[str, ...]]:
+    """How often sequences of `length` handlers were run through."""
+    counted: Counter[tuple[str, ...]] = Counter()
+    for line in found:
+        for start in range(len(line.names) - length + 1):
+            counted[line.names[start : start + length]] += min(line.counts[start : start + length])
+    return counted
 
 
 def classes(name: str) -> str:
@@ -88,7 +150,7 @@ def classes(name: str) -> str:
     return re.sub(r"_[SAC]{1,2}[AW]?(_[01](_back)?)?$", lambda m: m[1] or "", name)
 
 
-def table(counts: Counter[Names], total: int, top: int) -> Iterable[str]:
+def table(counts: Counter[tuple[str, ...]], total: int, top: int) -> Iterable[str]:
     for names, count in counts.most_common(top):
         yield f"  {100 * count / total:6.2f} %  {' '.join(names)}"
 
@@ -97,30 +159,32 @@ def main(argv: Sequence[str]) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.dispatches", description=__doc__)
     parser.add_argument("--top", type=int, default=40)
+    parser.add_argument("--single", action="store_true", help="without sequences")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--no-build", action="store_true", help="the counting extension is there")
     parser.add_argument("program", nargs=argparse.REMAINDER)
     options = parser.parse_args(argv)
     arguments = [word for word in options.program if word != "--"] or parser.error("no program")
-    if not options.no_build:
-        build()
-    triples, executed = run(arguments)
-    total = sum(triples.values())
+    build(single=options.single)
+    found = run(arguments, single=options.single)
+    instructions = executed(arguments)
+    total = sum(sum(line.counts) for line in found)
     if options.json:
         content = {
             "dispatches": total,
-            "instructions": executed,
-            "triples": [[*names, count] for names, count in triples.most_common()],
+            "instructions": instructions,
+            "lines": [[*line.names, *line.counts] for line in found],
         }
         print(json.dumps(content))
         return 0
-    print(f"{total:,} dispatches for {executed:,} instructions: {total / executed:.3f} each")
-    grouped: Counter[Names] = Counter()
-    for names, count in last(triples, 1).items():
+    print(
+        f"{total:,} dispatches for {instructions:,} instructions: {total / instructions:.3f} each"
+    )
+    grouped: Counter[tuple[str, ...]] = Counter()
+    for names, count in sequences(found, 1).items():
         grouped[(classes(names[0]),)] += count
     for title, counts in (
         ("instructions, all operand classes together", grouped),
-        *((f"sequences of {n}", last(triples, n)) for n in (1, 2, 3)),
+        *((f"sequences of {n}", sequences(found, n)) for n in (1, 2, 3)),
     ):
         print(f"\n{title}")
         print(*table(counts, total, options.top), sep="\n")

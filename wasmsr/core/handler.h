@@ -11,10 +11,10 @@
 #include "numeric.h"
 
 #ifdef WSR_COUNT /* see bench/dispatches.py */
-void wsr_count(uint64_t handler);
-#define COUNT(handler) wsr_count(handler)
+void wsr_count(const uint64_t *cell);
+#define COUNT(cell) wsr_count(cell)
 #else
-#define COUNT(handler) ((void)0)
+#define COUNT(cell) ((void)0)
 #endif
 
 #define ARGUMENTS                                                                               \
@@ -24,7 +24,7 @@ void wsr_count(uint64_t handler);
 #define GO(to)                                                                                \
   do {                                                                                        \
     const uint64_t *const next_ = (to);                                                       \
-    COUNT(next_[0]);                                                                          \
+    COUNT(next_);                                                                             \
     WSR_TAIL((wsr_handler *)(uintptr_t)next_[0])(next_, fp, memory, size, store, acc, fd, fs, \
                                                  va);                                         \
   } while (0)
