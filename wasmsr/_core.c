@@ -108,8 +108,7 @@ static bool at_call(const wsr_store *store) {
   const wsr_code *code = store->functions[frame->function].code;
   if (!code) return false;
   const uint32_t op = code->cells[frame->cell].op;
-  return op == WSR_OP_CALL || op == WSR_OP_CALL_INDIRECT || op == WSR_OP_RETURN_CALL ||
-         op == WSR_OP_RETURN_CALL_INDIRECT;
+  return wsr_is_call(op) || wsr_is_tail_call(op);
 }
 
 /* A request always stands, so every point that polls stops; a call that has been stopped at is

@@ -18,7 +18,7 @@ static bool scratch(wsr_store *store, uint32_t need) {
 }
 
 static bool is_call(const wsr_cell *cell) {
-  return cell->op == WSR_OP_CALL || cell->op == WSR_OP_CALL_INDIRECT;
+  return wsr_is_call(cell->op);
 }
 
 /* The type that a call's callee has, or is a subtype of. */
@@ -29,8 +29,8 @@ static const wsr_function_type *call_type(const wsr_module *m, const wsr_cell *c
 
 /* How many operands a call takes off the stack before the callee runs. */
 static uint32_t call_operands(const wsr_module *m, const wsr_cell *cell) {
-  return call_type(m, cell)->n_params +
-         (cell->op == WSR_OP_CALL_INDIRECT || cell->op == WSR_OP_RETURN_CALL_INDIRECT);
+  const bool direct = cell->op == WSR_OP_CALL || cell->op == WSR_OP_RETURN_CALL;
+  return call_type(m, cell)->n_params + !direct; /* the table's index, or the reference */
 }
 
 static wsr_position *make_position(const wsr_module *m, wsr_code *code, uint32_t cell) {

@@ -534,6 +534,26 @@ END(tail_call_indirect) {
   return enter_tail(SAME);
 }
 
+/* c: the reference; third word: type and cell */
+static uint32_t call_ref(ARGUMENTS) {
+  POLL_CALL();
+  acc = fp[field(pc, 2)];
+  if (!acc) TRAP(NULL_FUNCTION);
+  acc--;
+  return enter(SAME);
+}
+static uint32_t tail_call_ref(ARGUMENTS) {
+  POLL_CALL();
+  acc = fp[field(pc, 2)];
+  if (!acc) TRAP(NULL_FUNCTION);
+  acc--;
+  return enter_tail(SAME);
+}
+static uint32_t non_null(ARGUMENTS) { /* a: the reference, which stays where it is */
+  if (!fp[field(pc, 0)]) TRAP(NULL_REFERENCE);
+  NEXT(2);
+}
+
 /* The caller did not run in fast code, or there is none. */
 __attribute__((noinline, cold)) static uint32_t return_out(wsr_store *store) {
   count_frames(store);

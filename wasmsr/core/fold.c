@@ -646,6 +646,28 @@ static void br_if(folder *f, const wsr_cell *c) {
   forget(f); /* the moves happen on one way only */
 }
 
+/* The reference in slot s is null, or not: branch with the operands below it, or with it. */
+static void br_on(folder *f, const wsr_cell *c) {
+  const bool null = c->op == WSR_OP_BR_ON_NULL || c->op == WSR_OP_BR_ON_NULL_BACK;
+  const uint32_t end = null ? c->s : c->s + 1;
+  flush_all(f);
+  if (c->n && c->u.p.b != end - c->n) {
+    const uint32_t over =
+        special(f, null ? WSR_FAST_true_s : WSR_FAST_false_s, wide(c->s, 0, 0));
+    move_results(f, end, c->n, c->u.p.b);
+    branch(f, c->u.p.a);
+    set_distance(f, over, f->n);
+    forget(f);
+    return;
+  }
+  const bool back = is_back(f, c->u.p.a);
+  const uint32_t first = null ? (back ? WSR_FAST_false_back_s : WSR_FAST_false_s)
+                              : (back ? WSR_FAST_true_back_s : WSR_FAST_true_s);
+  const uint32_t start = special(f, first, wide(c->s, 0, 0));
+  if (back) word(f, c->u.p.a);
+  add_fixup(f, start, start + 1, c->u.p.a, false);
+}
+
 static void br_table(folder *f, const wsr_cell *c) {
   source a;
   uint32_t by = 0;
@@ -700,13 +722,19 @@ static void call(folder *f, const wsr_cell *c) {
     case WSR_OP_CALL_INDIRECT:
       special(f, WSR_FAST_call_indirect, fields(c->s, c->n, c->s + c->n, 4));
       break;
+    case WSR_OP_CALL_REF:
+      special(f, WSR_FAST_call_ref, fields(c->s, c->n, c->s + c->n, 3));
+      break;
+    case WSR_OP_RETURN_CALL_REF:
+      special(f, WSR_FAST_tail_call_ref, fields(c->s, c->n, c->s + c->n, 3));
+      break;
     default:
       special(f, WSR_FAST_tail_call_indirect, fields(c->s, c->n, c->s + c->n, 4));
   }
   word(f, pair(c->u.p.a, f->at));
   if (c->op == WSR_OP_CALL_INDIRECT || c->op == WSR_OP_RETURN_CALL_INDIRECT) word(f, c->u.p.b);
   forget(f);
-  if (c->op == WSR_OP_CALL || c->op == WSR_OP_CALL_INDIRECT) {
+  if (wsr_is_call(c->op)) {
     f->at++;
     add_canonical(f, f->at);
     f->at--;
@@ -749,8 +777,17 @@ static void fold_cell(folder *f, const wsr_cell *c) {
     case WSR_OP_RETURN_AT_END: give(f, c->s, c->n); return;
     case WSR_OP_CALL:
     case WSR_OP_CALL_INDIRECT:
+    case WSR_OP_CALL_REF:
     case WSR_OP_RETURN_CALL:
-    case WSR_OP_RETURN_CALL_INDIRECT: call(f, c); return;
+    case WSR_OP_RETURN_CALL_INDIRECT:
+    case WSR_OP_RETURN_CALL_REF: call(f, c); return;
+    case WSR_OP_BR_ON_NULL:
+    case WSR_OP_BR_ON_NULL_BACK:
+    case WSR_OP_BR_ON_NON_NULL:
+    case WSR_OP_BR_ON_NON_NULL_BACK: br_on(f, c); return;
+    case WSR_OP_REF_AS_NON_NULL:
+      special(f, WSR_FAST_non_null, fields(any_slot(f, c->s), 0, 0, 0));
+      return;
     case WSR_OP_REF_NULL: set_operand(f, c->s, IN_CONSTANT, 0, 0); return;
     case WSR_OP_REF_IS_NULL: is_zero(f, WSR_OP_I64_EQ, c->s); return;
     case WSR_OP_I32_EQZ: is_zero(f, WSR_OP_I32_EQ, c->s); return;
@@ -791,11 +828,15 @@ static void mark_leaders(folder *f) {
     const wsr_cell *c = &code->cells[i];
     switch (c->op) {
       case WSR_OP_BR_BACK:
-      case WSR_OP_BR_IF_BACK: f->leader[c->u.p.a] = 2; break;
+      case WSR_OP_BR_IF_BACK:
+      case WSR_OP_BR_ON_NULL_BACK:
+      case WSR_OP_BR_ON_NON_NULL_BACK: f->leader[c->u.p.a] = 2; break;
       case WSR_OP_IF:
       case WSR_OP_JUMP:
       case WSR_OP_BR:
-      case WSR_OP_BR_IF: f->leader[c->u.p.a] |= 1; break;
+      case WSR_OP_BR_IF:
+      case WSR_OP_BR_ON_NULL:
+      case WSR_OP_BR_ON_NON_NULL: f->leader[c->u.p.a] |= 1; break;
       case WSR_OP_BR_TABLE:
         for (uint32_t k = 0; k < c->u.p.b; k++) {
           const uint32_t to = code->targets[c->u.p.a + k].cell;
@@ -840,26 +881,20 @@ static bool is_slow(const wsr_cell *c) {
   }
 }
 
-static bool is_call(const wsr_cell *c) {
-  return c->op == WSR_OP_CALL || c->op == WSR_OP_CALL_INDIRECT;
-}
+static bool is_call(const wsr_cell *c) { return wsr_is_call(c->op); }
 
 /* Whether a block ends with this cell: control may leave, or a pause may stop at it. */
 static bool ends_block(const wsr_cell *c) {
   switch (c->op) {
     case WSR_OP_UNREACHABLE:
-    case WSR_OP_IF:
     case WSR_OP_JUMP:
     case WSR_OP_BR:
     case WSR_OP_BR_BACK:
-    case WSR_OP_BR_IF:
-    case WSR_OP_BR_IF_BACK:
     case WSR_OP_BR_TABLE:
     case WSR_OP_RETURN:
-    case WSR_OP_RETURN_AT_END:
-    case WSR_OP_RETURN_CALL:
-    case WSR_OP_RETURN_CALL_INDIRECT: return true;
-    default: return is_call(c) || is_slow(c);
+    case WSR_OP_RETURN_AT_END: return true;
+    default:
+      return wsr_may_branch(c->op) || wsr_is_tail_call(c->op) || is_call(c) || is_slow(c);
   }
 }
 
@@ -910,9 +945,10 @@ static void find_longest(folder *f) {
         case WSR_OP_RETURN:
         case WSR_OP_RETURN_AT_END:
         case WSR_OP_RETURN_CALL:
-        case WSR_OP_RETURN_CALL_INDIRECT: break;
+        case WSR_OP_RETURN_CALL_INDIRECT:
+        case WSR_OP_RETURN_CALL_REF: break;
         default:
-          if (c->op == WSR_OP_IF || c->op == WSR_OP_BR_IF || c->op == WSR_OP_BR_IF_BACK)
+          if (wsr_may_branch(c->op))
             longer(f, at, c->u.p.a, &most);
           longer(f, at, at + 1, &most);
       }

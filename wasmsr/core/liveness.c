@@ -40,9 +40,6 @@ static bool successors(const wsr_code *code, uint32_t at, visitor *visit, void *
     case WSR_OP_BR:
     case WSR_OP_BR_BACK:
     case WSR_OP_JUMP: visit(argument, c->u.p.a); return false;
-    case WSR_OP_BR_IF:
-    case WSR_OP_BR_IF_BACK:
-    case WSR_OP_IF: visit(argument, c->u.p.a); return true;
     case WSR_OP_BR_TABLE:
       for (uint32_t i = 0; i < c->u.p.b; i++) visit(argument, code->targets[c->u.p.a + i].cell);
       return false;
@@ -50,8 +47,11 @@ static bool successors(const wsr_code *code, uint32_t at, visitor *visit, void *
     case WSR_OP_RETURN_AT_END:
     case WSR_OP_RETURN_CALL:
     case WSR_OP_RETURN_CALL_INDIRECT:
+    case WSR_OP_RETURN_CALL_REF:
     case WSR_OP_UNREACHABLE: return false;
-    default: return true;
+    default:
+      if (wsr_may_branch(c->op)) visit(argument, c->u.p.a);
+      return true;
   }
 }
 
@@ -120,8 +120,7 @@ static uint64_t *find_leaders(const wsr_code *code) {
   for (uint32_t at = 0; at < code->n_cells; at++) {
     const uint16_t op = code->cells[at].op;
     const bool next = successors(code, at, mark_leader, live);
-    const bool branches = op == WSR_OP_BR_IF || op == WSR_OP_BR_IF_BACK || op == WSR_OP_IF;
-    if ((!next || branches) && at + 1 < code->n_cells) mark_leader(live, at + 1);
+    if ((!next || wsr_may_branch(op)) && at + 1 < code->n_cells) mark_leader(live, at + 1);
   }
   return live;
 }

@@ -193,7 +193,63 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
       goto tail_call;
     }
 
+    /* n arguments from slot s, the reference behind them; a: type */
+    OP(CALL_REF) {
+      POLL();
+      SLOTS;
+      if (!s[pc->n]) TRAP(NULL_FUNCTION);
+      address = (uint32_t)(s[pc->n] - 1);
+      goto call;
+    }
+    OP(RETURN_CALL_REF) {
+      POLL();
+      SLOTS;
+      if (!s[pc->n]) TRAP(NULL_FUNCTION);
+      address = (uint32_t)(s[pc->n] - 1);
+      goto tail_call;
+    }
+    /* as br_if, of n values below the reference in slot s */
+    OP(BR_ON_NULL) {
+      SLOTS;
+      if (s[0]) NEXT;
+      move(fp + pc->u.p.b, s - pc->n, pc->n);
+      pc = code->cells + pc->u.p.a;
+      GO;
+    }
+    OP(BR_ON_NULL_BACK) {
+      SLOTS;
+      if (s[0]) NEXT;
+      move(fp + pc->u.p.b, s - pc->n, pc->n);
+      pc = code->cells + pc->u.p.a;
+      if (PAUSE_REQUESTED()) goto pause_after;
+      CANONICAL();
+      GO;
+    }
+    /* as br_if, of n values of which the last is the reference in slot s */
+    OP(BR_ON_NON_NULL) {
+      SLOTS;
+      if (!s[0]) NEXT;
+      move(fp + pc->u.p.b, s + 1 - pc->n, pc->n);
+      pc = code->cells + pc->u.p.a;
+      GO;
+    }
+    OP(BR_ON_NON_NULL_BACK) {
+      SLOTS;
+      if (!s[0]) NEXT;
+      move(fp + pc->u.p.b, s + 1 - pc->n, pc->n);
+      pc = code->cells + pc->u.p.a;
+      if (PAUSE_REQUESTED()) goto pause_after;
+      CANONICAL();
+      GO;
+    }
+
     /* ---- reference, parametric, variable ---- */
+
+    OP(REF_AS_NON_NULL) {
+      SLOTS;
+      if (!s[0]) TRAP(NULL_REFERENCE);
+      NEXT;
+    }
 
     OP(REF_NULL) {
       SLOTS;

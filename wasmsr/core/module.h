@@ -21,7 +21,8 @@ enum {
   WSR_NOFUNC = 0x73,
   WSR_NOEXTERN = 0x72,
   WSR_NOEXN = 0x74,
-  WSR_ANY = 0, /* the validator's unknown type in unreachable code */
+  WSR_ANY = 0, /* the validator's unknown type in unreachable code, */
+  WSR_ANY_REFERENCE = 0x100, /* and its unknown reference that is not null */
   /* what wsr.h says of a wsr_type's other bits */
   WSR_NOT_NULL = 0x100,
   WSR_INDEXED = 0x200,
@@ -148,6 +149,28 @@ struct wsr_module {
   _Atomic(wsr_code *) * code[2];
   _Atomic uint32_t uses; /* by its owner and by the stores that hold instances of it */
 };
+
+/* What a cell does, where it matters in several places. */
+static inline bool wsr_is_call(uint32_t op) {
+  return op == WSR_OP_CALL || op == WSR_OP_CALL_INDIRECT || op == WSR_OP_CALL_REF;
+}
+static inline bool wsr_is_tail_call(uint32_t op) {
+  return op == WSR_OP_RETURN_CALL || op == WSR_OP_RETURN_CALL_INDIRECT ||
+         op == WSR_OP_RETURN_CALL_REF;
+}
+/* A branch to `a`, or on to the next cell. */
+static inline bool wsr_may_branch(uint32_t op) {
+  switch (op) {
+    case WSR_OP_IF:
+    case WSR_OP_BR_IF:
+    case WSR_OP_BR_IF_BACK:
+    case WSR_OP_BR_ON_NULL:
+    case WSR_OP_BR_ON_NULL_BACK:
+    case WSR_OP_BR_ON_NON_NULL:
+    case WSR_OP_BR_ON_NON_NULL_BACK: return true;
+    default: return false;
+  }
+}
 
 /* ---- reading ---- */
 

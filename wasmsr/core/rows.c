@@ -18,9 +18,14 @@ const wsr_row wsr_rows[WSR_OP_COUNT] = {
   {"call_indirect", WSR_IMM_TYPE_TABLE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
   {"return_call", WSR_IMM_FUNCTION, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_TAIL_CALLS},
   {"return_call_indirect", WSR_IMM_TYPE_TABLE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_TAIL_CALLS},
+  {"call_ref", WSR_IMM_TYPE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_FUNCTION_REFERENCES},
+  {"return_call_ref", WSR_IMM_TYPE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_FUNCTION_REFERENCES},
+  {"br_on_null", WSR_IMM_LABEL, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_FUNCTION_REFERENCES},
+  {"br_on_non_null", WSR_IMM_LABEL, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_FUNCTION_REFERENCES},
   {"ref.null", WSR_IMM_REFTYPE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
   {"ref.is_null", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
   {"ref.func", WSR_IMM_FUNCTION, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
+  {"ref.as_non_null", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_FUNCTION_REFERENCES},
   {"drop", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
   {"select", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
   {"select", WSR_IMM_TYPES, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
@@ -210,6 +215,8 @@ const wsr_row wsr_rows[WSR_OP_COUNT] = {
   {"return at end", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 0, WSR_FEATURE_NONE},
   {"br back", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
   {"br_if back", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
+  {"br_on_null back", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
+  {"br_on_non_null back", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
   {"local.get v128", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
   {"local.set v128", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
   {"local.tee v128", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, 1, WSR_FEATURE_NONE},
@@ -222,26 +229,26 @@ const wsr_row wsr_rows[WSR_OP_COUNT] = {
 
 const uint8_t wsr_row_of[256] = {
   1, 2, 3, 4, 5, 6, 0, 0, 0, 0, 0, 7, 8, 9, 10, 11,
-  12, 13, 14, 15, 0, 0, 0, 0, 0, 0, 19, 20, 21, 0, 0, 0,
-  22, 23, 24, 25, 26, 27, 28, 0, 35, 36, 37, 38, 39, 40, 41, 42,
-  43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58,
-  59, 64, 65, 66, 67, 68, 69, 70, 71, 72, 73, 74, 75, 76, 77, 78,
-  79, 80, 81, 82, 83, 84, 85, 86, 87, 88, 89, 90, 91, 92, 93, 94,
-  95, 96, 97, 98, 99, 100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110,
-  111, 112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 122, 123, 124, 125, 126,
-  127, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137, 138, 139, 140, 141, 142,
-  143, 144, 145, 146, 147, 148, 149, 150, 151, 152, 153, 154, 155, 156, 157, 158,
-  159, 160, 161, 162, 163, 164, 165, 166, 167, 168, 169, 170, 171, 172, 173, 174,
-  175, 176, 177, 178, 179, 180, 181, 182, 183, 184, 185, 186, 187, 188, 189, 190,
-  191, 192, 193, 194, 195, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-  16, 17, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+  12, 13, 14, 15, 16, 17, 0, 0, 0, 0, 24, 25, 26, 0, 0, 0,
+  27, 28, 29, 30, 31, 32, 33, 0, 40, 41, 42, 43, 44, 45, 46, 47,
+  48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63,
+  64, 69, 70, 71, 72, 73, 74, 75, 76, 77, 78, 79, 80, 81, 82, 83,
+  84, 85, 86, 87, 88, 89, 90, 91, 92, 93, 94, 95, 96, 97, 98, 99,
+  100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111, 112, 113, 114, 115,
+  116, 117, 118, 119, 120, 121, 122, 123, 124, 125, 126, 127, 128, 129, 130, 131,
+  132, 133, 134, 135, 136, 137, 138, 139, 140, 141, 142, 143, 144, 145, 146, 147,
+  148, 149, 150, 151, 152, 153, 154, 155, 156, 157, 158, 159, 160, 161, 162, 163,
+  164, 165, 166, 167, 168, 169, 170, 171, 172, 173, 174, 175, 176, 177, 178, 179,
+  180, 181, 182, 183, 184, 185, 186, 187, 188, 189, 190, 191, 192, 193, 194, 195,
+  196, 197, 198, 199, 200, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+  20, 21, 22, 0, 23, 18, 19, 0, 0, 0, 0, 0, 0, 0, 0, 0,
   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 };
 
 const uint8_t wsr_row_of_fc[32] = {
-  196, 197, 198, 199, 200, 201, 202, 203, 60, 61, 62, 63, 29, 30, 31, 32,
-  33, 34, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+  201, 202, 203, 204, 205, 206, 207, 208, 65, 66, 67, 68, 34, 35, 36, 37,
+  38, 39, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 };
 
 const wsr_unsupported_row wsr_unsupported[] = {
@@ -249,17 +256,15 @@ const wsr_unsupported_row wsr_unsupported[] = {
   {0x8, 0x8, WSR_FEATURE_EXCEPTIONS},
   {0x9, 0x9, WSR_FEATURE_LEGACY_EXCEPTIONS},
   {0xA, 0xA, WSR_FEATURE_EXCEPTIONS},
-  {0x14, 0x15, WSR_FEATURE_FUNCTION_REFERENCES},
   {0x18, 0x19, WSR_FEATURE_LEGACY_EXCEPTIONS},
   {0x1F, 0x1F, WSR_FEATURE_EXCEPTIONS},
   {0xD3, 0xD3, WSR_FEATURE_GC},
-  {0xD4, 0xD6, WSR_FEATURE_FUNCTION_REFERENCES},
   {0xFB, 0xFB, WSR_FEATURE_GC},
   {0xFD, 0xFD, WSR_FEATURE_SIMD},
   {0xFE, 0xFE, WSR_FEATURE_THREADS},
   {0xFC13, 0xFC16, WSR_FEATURE_WIDE_ARITHMETIC},
 };
-const uint32_t wsr_n_unsupported = 13;
+const uint32_t wsr_n_unsupported = 11;
 
 const char *const wsr_feature_names[WSR_FEATURE_COUNT] = {
   "none",
@@ -283,4 +288,4 @@ const char *const wsr_feature_names[WSR_FEATURE_COUNT] = {
   "wide-arithmetic",
   "threads",
 };
-const uint64_t wsr_features_built = 0x607EU;
+const uint64_t wsr_features_built = 0x707EU;

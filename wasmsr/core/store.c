@@ -639,7 +639,7 @@ void wsr_host_return(wsr_store *store) {
   wsr_frame *frame = &store->frames[store->n_frames - 1];
   const wsr_code *code = store->functions[frame->function].code;
   const wsr_cell *cell = &code->cells[frame->cell];
-  if (cell->op == WSR_OP_RETURN_CALL || cell->op == WSR_OP_RETURN_CALL_INDIRECT) {
+  if (wsr_is_tail_call(cell->op)) {
     uint64_t *fp = store->stack + frame->slot;
     memmove(fp, fp + cell->s, code->n_results * sizeof *fp);
     store->n_frames--;

@@ -26,6 +26,7 @@ const char *wsr_type_name(wsr_type type) {
     case WSR_FUNCREF | WSR_NOT_NULL: return "(ref func)";
     case WSR_EXTERNREF | WSR_NOT_NULL: return "(ref extern)";
     case WSR_EXNREF | WSR_NOT_NULL: return "(ref exn)";
+    case WSR_ANY_REFERENCE: return "a reference";
     default: return "a value";
   }
 }
@@ -129,6 +130,7 @@ bool wsr_read_reference_type(const wsr_module *m, wsr_reader *r, wsr_type *out) 
 
 bool wsr_is_subtype(const wsr_subtype *subtypes, wsr_type a, wsr_type b) {
   if (a == b || a == WSR_ANY) return true;
+  if (a == WSR_ANY_REFERENCE) return wsr_is_reference(b);
   if (!wsr_is_reference(a) || !wsr_is_reference(b) || top_of(a) != top_of(b)) return false;
   if (b & WSR_NOT_NULL && !(a & WSR_NOT_NULL)) return false;
   const uint32_t heap = b & 0xFF;

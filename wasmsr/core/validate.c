@@ -193,6 +193,8 @@ static void aim(walker *w, uint32_t cell, label *l) {
     c->u.p.a = l->first;
     if (c->op == WSR_OP_BR) c->op = WSR_OP_BR_BACK;
     if (c->op == WSR_OP_BR_IF) c->op = WSR_OP_BR_IF_BACK;
+    if (c->op == WSR_OP_BR_ON_NULL) c->op = WSR_OP_BR_ON_NULL_BACK;
+    if (c->op == WSR_OP_BR_ON_NON_NULL) c->op = WSR_OP_BR_ON_NON_NULL_BACK;
   } else {
     wsr_add_fixup(e, &l->fixups, cell, false);
   }
@@ -345,7 +347,7 @@ static bool do_return(walker *w) {
 
 static bool do_call(walker *w, uint32_t op) {
   const bool indirect = op == WSR_OP_CALL_INDIRECT || op == WSR_OP_RETURN_CALL_INDIRECT;
-  const bool tail = op == WSR_OP_RETURN_CALL || op == WSR_OP_RETURN_CALL_INDIRECT;
+  const bool tail = wsr_is_tail_call(op);
   uint32_t index, table = 0, type;
   NEED(wsr_read_u32(&w->r, &index));
   if (indirect) {
@@ -355,6 +357,10 @@ static bool do_call(walker *w, uint32_t op) {
       return invalid(w, "type mismatch: call_indirect needs a table of funcref");
     if (index >= w->m->n.types) return unknown(w, "type", index);
     NEED(pop(w, WSR_I32));
+    type = index;
+  } else if (op == WSR_OP_CALL_REF || op == WSR_OP_RETURN_CALL_REF) {
+    if (index >= w->m->n.types) return unknown(w, "type", index);
+    NEED(pop(w, wsr_reference_to(w->m->subtypes[index].canonical, true)));
     type = index;
   } else {
     if (index >= w->m->n.functions) return unknown(w, "function", index);
@@ -374,6 +380,10 @@ static bool do_call(walker *w, uint32_t op) {
   return true;
 }
 
+static bool is_reference(wsr_type type) {
+  return type == WSR_ANY_REFERENCE || wsr_is_reference(type);
+}
+
 static bool do_select(walker *w, bool typed) {
   wsr_type type = WSR_ANY, other;
   if (typed) {
@@ -387,7 +397,7 @@ static bool do_select(walker *w, bool typed) {
     NEED(pop(w, type) && pop(w, type));
   } else {
     NEED(pop_any(w, &type) && pop_any(w, &other));
-    if (wsr_is_reference(type) || wsr_is_reference(other))
+    if (is_reference(type) || is_reference(other))
       return invalid(w, "type mismatch: select of references needs a type");
     if (type == WSR_ANY) type = other;
     if (other != WSR_ANY && other != type)
@@ -560,11 +570,11 @@ static bool do_reference(walker *w, uint32_t op) {
       if (!w->m->declared[index]) return invalid(w, "undeclared function reference");
       type = wsr_reference_to(w->m->subtypes[w->m->functions[index].type].canonical, false);
       break;
-    default: /* ref.is_null */
+    default: /* ref.is_null and ref.as_non_null */
       NEED(pop_any(w, &type));
-      if (type != WSR_ANY && !wsr_is_reference(type))
-        return invalid(w, "type mismatch: ref.is_null takes a reference");
-      type = WSR_I32;
+      if (type != WSR_ANY && !is_reference(type))
+        return invalid(w, "type mismatch: the instruction takes a reference");
+      type = op == WSR_OP_REF_IS_NULL ? WSR_I32 : type | WSR_NOT_NULL;
       break;
   }
   emit(w, op, 0, top(w), index, 0);
@@ -584,6 +594,32 @@ static bool do_branch(walker *w, uint32_t op) {
   if (op == WSR_OP_BR_IF) return push_all(w, types);
   set_unreachable(w);
   return true;
+}
+
+/* br_on_null and br_on_non_null: the reference is under no other operand; the label of the second
+ * takes it. */
+static bool do_branch_on(walker *w, uint32_t op) {
+  uint32_t index;
+  label *l = NULL;
+  wsr_type type;
+  NEED(wsr_read_u32(&w->r, &index) && find_label(w, index, &l));
+  type_list types = label_types(l);
+  const bool taken = op == WSR_OP_BR_ON_NON_NULL;
+  const wsr_type last = types.n ? type_at(&types, types.n - 1) : WSR_ANY;
+  if (taken && !is_reference(last))
+    return invalid(w, "type mismatch: the label of br_on_non_null takes no reference");
+  NEED(pop_any(w, &type));
+  if (type != WSR_ANY && !is_reference(type))
+    return invalid(w, "type mismatch: the instruction takes a reference");
+  type |= WSR_NOT_NULL;
+  if (taken && !wsr_is_subtype(w->m->subtypes, type, last))
+    return invalid(w, "type mismatch: the label takes another reference");
+  const uint32_t cell = emit(w, op, slots_of(types), top(w), 0, 0);
+  if (taken) types.n--;
+  NEED(pop_all(w, types));
+  aim(w, cell, l);
+  NEED(push_all(w, types));
+  return taken ? true : push(w, type);
 }
 
 static bool do_segment_drop(walker *w, uint32_t op) {
@@ -616,10 +652,15 @@ static bool step(walker *w, uint32_t op, bool *more) {
     case WSR_OP_RETURN: return do_return(w);
     case WSR_OP_CALL:
     case WSR_OP_CALL_INDIRECT:
+    case WSR_OP_CALL_REF:
     case WSR_OP_RETURN_CALL:
-    case WSR_OP_RETURN_CALL_INDIRECT: return do_call(w, op);
+    case WSR_OP_RETURN_CALL_INDIRECT:
+    case WSR_OP_RETURN_CALL_REF: return do_call(w, op);
+    case WSR_OP_BR_ON_NULL:
+    case WSR_OP_BR_ON_NON_NULL: return do_branch_on(w, op);
     case WSR_OP_REF_NULL:
     case WSR_OP_REF_IS_NULL:
+    case WSR_OP_REF_AS_NON_NULL:
     case WSR_OP_REF_FUNC: return do_reference(w, op);
     case WSR_OP_DROP:
       NEED(pop_any(w, &type));

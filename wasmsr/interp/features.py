@@ -54,7 +54,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("multi-memory", State.PLANNED),
     Feature("memory64", State.PLANNED),
     Feature("exceptions", State.PLANNED),
-    Feature("function-references", State.PLANNED),
+    Feature("function-references", State.ON),
     Feature("tail-calls", State.ON),
     Feature("extended-constants", State.ON),
     Feature("gc", State.NEVER, ("function-references",)),

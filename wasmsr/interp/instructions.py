@@ -63,6 +63,7 @@ IMMEDIATES: tuple[str, ...] = (
     "label",
     "labels",  # vector of labels, default label
     "function",
+    "type",
     "type table",
     "types",  # vector of value types
     "local",
@@ -137,6 +138,7 @@ def _const(code: int, name: str) -> Instruction:
 
 
 _REFERENCES, _BULK = "reference-types", "bulk-memory"
+_FUNCTION_REFERENCES = "function-references"
 _SIGN, _SATURATING = "sign-extension", "saturating-conversions"
 _DIV0 = ("b == 0", "DIVIDE_BY_ZERO")
 _NAN = ("a != a", "CONVERSION")
@@ -163,10 +165,15 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     _special(0x11, "call_indirect", "type table"),
     _special(0x12, "return_call", "function", feature="tail-calls"),
     _special(0x13, "return_call_indirect", "type table", feature="tail-calls"),
+    _special(0x14, "call_ref", "type", feature=_FUNCTION_REFERENCES),
+    _special(0x15, "return_call_ref", "type", feature=_FUNCTION_REFERENCES),
+    _special(0xD5, "br_on_null", "label", feature=_FUNCTION_REFERENCES),
+    _special(0xD6, "br_on_non_null", "label", feature=_FUNCTION_REFERENCES),
     # Reference (5.4.2)
     _special(0xD0, "ref.null", "reftype", feature=_REFERENCES),
     _special(0xD1, "ref.is_null", feature=_REFERENCES),
     _special(0xD2, "ref.func", "function", feature=_REFERENCES),
+    _special(0xD4, "ref.as_non_null", feature=_FUNCTION_REFERENCES),
     # Parametric (5.4.3)
     _special(0x1A, "drop"),
     _special(0x1B, "select"),
@@ -444,6 +451,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     _special(None, "return at end", counted=False),  # falling off the function's last `end`
     _special(None, "br back"),  # br to a loop: may pause there
     _special(None, "br_if back"),
+    _special(None, "br_on_null back"),
+    _special(None, "br_on_non_null back"),
     _special(None, "local.get v128"),  # moves of two slots
     _special(None, "local.set v128"),
     _special(None, "local.tee v128"),
@@ -461,11 +470,9 @@ UNSUPPORTED: tuple[tuple[int, int, str], ...] = (
     (0x08, 0x08, "exceptions"),
     (0x09, 0x09, "legacy-exceptions"),
     (0x0A, 0x0A, "exceptions"),
-    (0x14, 0x15, "function-references"),
     (0x18, 0x19, "legacy-exceptions"),
     (0x1F, 0x1F, "exceptions"),
     (0xD3, 0xD3, "gc"),
-    (0xD4, 0xD6, "function-references"),
     (0xFB, 0xFB, "gc"),
     (0xFD, 0xFD, "simd"),
     (0xFE, 0xFE, "threads"),
@@ -481,6 +488,18 @@ _VALUE_TYPES = {
     0x7B: "v128",
     0x70: "funcref",
     0x6F: "externref",
+    0x69: "exnref",
+    0x73: "nullfuncref",
+    0x72: "nullexternref",
+    0x74: "nullexnref",
+}
+_HEAP_TYPES = {
+    0x70: "func",
+    0x6F: "extern",
+    0x69: "exn",
+    0x73: "nofunc",
+    0x72: "noextern",
+    0x74: "noexn",
 }
 
 
@@ -511,22 +530,35 @@ class _Reader:
                 return result - (1 << shift) if byte & 0x40 else result
 
 
+def _heap_type(read: _Reader) -> str:
+    value = read.s()
+    return str(value) if value >= 0 else _HEAP_TYPES.get(value & 0x7F, hex(value & 0x7F))
+
+
+def _value_type(read: _Reader) -> str:
+    code = read.byte()
+    if code in (0x63, 0x64):
+        return f"(ref {'null ' if code == 0x63 else ''}{_heap_type(read)})"
+    return _VALUE_TYPES.get(code, hex(code))
+
+
 def _immediate_texts(kind: str, read: _Reader) -> Iterator[str]:
     if kind == "block":
-        value = read.s()
-        if value == -64:
-            return
-        yield f"type={value}" if value >= 0 else _VALUE_TYPES.get(value & 0x7F, hex(value & 0x7F))
+        first = read.binary[read.at]
+        if first == 0x40:
+            read.byte()
+        elif 0x40 < first < 0x80:
+            yield _value_type(read)
+        else:
+            yield f"type={read.s()}"
     elif kind == "labels":
         for _ in range(read.u() + 1):
             yield str(read.u())
     elif kind == "types":
         for _ in range(read.u()):
-            byte = read.byte()
-            yield _VALUE_TYPES.get(byte, hex(byte))
+            yield _value_type(read)
     elif kind == "reftype":
-        byte = read.byte()
-        yield {0x70: "func", 0x6F: "extern"}.get(byte, hex(byte))
+        yield _heap_type(read)
     elif kind == "memarg":
         align, offset = read.u(), read.u()
         yield f"offset={offset}"

@@ -16,6 +16,8 @@ TRAPS: tuple[tuple[str, str], ...] = (
     ("UNDEFINED_ELEMENT", "undefined element"),
     ("UNINITIALIZED_ELEMENT", "uninitialized element"),
     ("INDIRECT_TYPE", "indirect call type mismatch"),
+    ("NULL_FUNCTION", "null function reference"),
+    ("NULL_REFERENCE", "null reference"),
     ("EXHAUSTION", "call stack exhausted"),
     ("NO_MEMORY", "the host has no memory left for the engine"),
 )
