@@ -65,7 +65,6 @@ extern const uint8_t wsr_fast_commutes[WSR_OP_COUNT];
 #define WSR_SPECIAL_NAME(name) WSR_FAST_##name,
 enum { WSR_EACH_SPECIAL(WSR_SPECIAL_NAME) WSR_FAST_SPECIALS };
 extern wsr_handler *const wsr_fast_special[WSR_FAST_SPECIALS];
-#endif
 
 /* Cells that often follow each other without a branch between them: one handler does the work of all. */
 enum { WSR_LONGEST_SEQUENCE = 4 };
@@ -75,6 +74,7 @@ typedef struct {
 } wsr_sequence;
 extern const wsr_sequence wsr_sequences[];
 extern const uint32_t wsr_n_sequences;
+#endif
 
 typedef struct {
   uint32_t cell; /* of precise code */
