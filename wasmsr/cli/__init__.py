@@ -9,6 +9,6 @@ ended, in words and as JSON), `inspect` (what is in a snapshot).
 
 from __future__ import annotations
 
-from wasmsr.cli.entry import main
+from wasmsr.cli.entry import command, main
 
-__all__ = ["main"]
+__all__ = ["command", "main"]

@@ -13,6 +13,11 @@ from collections.abc import Sequence
 
 from wasmsr import errors
 from wasmsr.cli import messages, quick
+from wasmsr.cli.terminal import end_now
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except BaseException as error:  # noqa: BLE001 (the last word on every error)
         return explain(error)
+
+
+def command() -> NoReturn:
+    """The command `wasmsr`: `main`, and then the process ends at once.
+
+    Python's own end would take every module and object apart first, longer than a small program
+    runs. Nothing waits for that: standard output and error are flushed, files are closed when
+    `main` returns, the terminal is put back by `end_now`, and memory is the system's.
+    """
+    end_now(main())
 
 
 def open_standard_streams() -> None:

@@ -21,7 +21,7 @@ from wasmsr import errors
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
-    from typing import Any, TypeVar
+    from typing import Any, NoReturn, TypeVar
 
     T = TypeVar("T")
 
@@ -244,7 +244,7 @@ def forget_at_end_now(act: Callable[[], object]) -> None:
         _LAST_ACTS.remove(act)
 
 
-def end_now(code: int) -> None:
+def end_now(code: int) -> NoReturn:
     """Ends the process without waiting for any thread; the terminal is put back first."""
     for act in list(_LAST_ACTS):
         act()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Any, Final
 
 from wasmsr.errors import UnportableState
 from wasmsr.wasi.abi import Failure
@@ -23,6 +22,10 @@ from wasmsr.wasi.descriptors import (
 )
 from wasmsr.wasi.process import Process
 from wasmsr.wasi.trees import Tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 UNLINKED_LIMIT: Final = 64 << 20
 """Bytes of content of open files without a name that a snapshot carries, all of them together."""

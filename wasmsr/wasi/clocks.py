@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import time
-from hashlib import blake2b
-from typing import Final
 
 from wasmsr.wasi.abi import ClockId, Errno, Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 FIRST_INSTANT: Final = 1_000_000_000
 """Where the monotonic clock begins, in ns: not at 0, which Go takes for a broken clock."""
@@ -136,6 +138,8 @@ class Random:
     @staticmethod
     def seed_of(value: int | bytes | str) -> bytes:
         """32 bytes of seed from what a user gave."""
+        from hashlib import blake2b  # only where it is used: it brings OpenSSL
+
         raw = value if isinstance(value, bytes) else str(value).encode()
         return blake2b(raw, digest_size=32).digest()
 
@@ -148,6 +152,8 @@ class Random:
     def _take(self, size: int) -> bytes:
         if self.seed is None:
             return os.urandom(size)
+        from hashlib import blake2b
+
         first, skip = divmod(self.position, self.BLOCK)
         last = (self.position + size + self.BLOCK - 1) // self.BLOCK
         self.position += size

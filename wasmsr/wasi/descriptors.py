@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import stat
 import struct
 import termios
-from typing import ClassVar, Protocol
 
 from wasmsr.wasi.abi import (
     CONNECTION_RIGHTS,
@@ -29,6 +27,13 @@ from wasmsr.wasi.abi import (
 )
 from wasmsr.wasi.engine import Caller, Retry
 from wasmsr.wasi.waiting import IN, OUT, wait
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import ClassVar, Protocol
+else:
+    Protocol = object
 
 PIPE_PIECE = 4096
 """A pipe that is ready takes this much without blocking (POSIX, PIPE_BUF; Linux, pipe(7))."""
@@ -385,6 +390,8 @@ class Connection(Descriptor):
 
     def receive(self, caller: Caller, buffers: list[memoryview], flags: int) -> tuple[int, int]:
         """(bytes, the host's message flags); `flags`: the host's MSG_PEEK."""
+        import socket  # only where there is one: it takes long
+
         if not any(map(len, buffers)):
             return 0, 0
         while True:
@@ -399,6 +406,8 @@ class Connection(Descriptor):
 
     def write(self, caller: Caller, buffers: list[memoryview]) -> int:
         """As much as the socket takes at once, at least a byte."""
+        import socket
+
         if not any(map(len, buffers)):
             return 0
         while True:

@@ -7,15 +7,17 @@ types: WebAssembly/WASI, legacy/preview1/witx/wasi_snapshot_preview1.witx.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from typing import Any
 
 from wasmsr.record import record
 from wasmsr.wasi import fd_calls, path_calls, poll_calls, process_calls, sock_calls
 from wasmsr.wasi.abi import Errno, Failure, from_host
 from wasmsr.wasi.engine import Caller, FuncType, HostFunction, ValType
 from wasmsr.wasi.process import Process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MODULE = "wasi_snapshot_preview1"
 _TYPES = {"i": ValType.I32, "I": ValType.I64}
@@ -49,6 +51,8 @@ class Function:
 
     def parameters(self) -> list[str]:
         """Names of the WebAssembly parameters, as the call spells them."""
+        import inspect  # only here: it is large, and for the document
+
         return list(inspect.signature(self.call).parameters)[2 : 2 + len(self.params)]
 
 

@@ -7,10 +7,13 @@ way in which a program, or a snapshot, comes to any file.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from wasmsr.errors import WasiConfigError
 from wasmsr.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SEPARATOR = "::"
 MODES = ("host",)
@@ -45,6 +48,8 @@ class Mount:
 
         Raises WasiConfigError for any other form.
         """
+        from pathlib import Path  # only here: it takes as long as to run a small program
+
         parts = text.split(SEPARATOR)
         if len(parts) > 3 or not all(parts):
             raise WasiConfigError(

@@ -8,7 +8,6 @@ call made again waits only for what is left of its time-outs.
 from __future__ import annotations
 
 import select
-from hashlib import blake2b
 from struct import Struct
 
 from wasmsr.record import record
@@ -189,6 +188,8 @@ def poll_oneoff(
 
 
 def _digest(described: memoryview, *pointers: int) -> bytes:
+    from hashlib import blake2b  # only where it is used: it brings OpenSSL
+
     digest = blake2b(described, digest_size=16)
     for pointer in pointers:
         digest.update(SIZE.pack(pointer))

@@ -11,19 +11,21 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any
 
 from wasmsr.errors import WasiConfigError
 from wasmsr.wasi import functions, unstable
-from wasmsr.wasi.capture import capture
 from wasmsr.wasi.clocks import Clocks, Random
 from wasmsr.wasi.descriptors import InputStream, Listener, OutputStream, Sink
 from wasmsr.wasi.engine import HostFunction
 from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.process import Process
-from wasmsr.wasi.restore import OnChanged, Streams, restore
-from wasmsr.wasi.state import read
+from wasmsr.wasi.process import Process, Streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any
+
+    from wasmsr.wasi.restore import OnChanged
 
 Stdin = int | bytes | str | os.PathLike[str] | None
 """A host descriptor, the bytes themselves, a path, or None for an empty input."""
@@ -89,6 +91,8 @@ class Wasi:
         To be called while the program is paused. Raises UnportableState naming what cannot be
         saved. The format is that of `docs/snapshot-format.md`, section WASI.
         """
+        from wasmsr.wasi.capture import capture  # only where something is saved
+
         return capture(self.process)
 
     @classmethod
@@ -113,6 +117,9 @@ class Wasi:
         Raises FormatError for a state that is none, WasiConfigError for a missing mount, with the
         option to type, SnapshotError for a file that is gone or another one.
         """
+        from wasmsr.wasi.restore import restore  # only where something was saved
+        from wasmsr.wasi.state import read
+
         checked = read(state)
         streams = _streams(stdin, stdout, stderr)
         try:

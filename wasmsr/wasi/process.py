@@ -13,7 +13,7 @@ from wasmsr.errors import WasiConfigError
 from wasmsr.record import record
 from wasmsr.wasi.abi import ALL_RIGHTS, DIRECTORY_RIGHTS, Errno, Failure, Right
 from wasmsr.wasi.clocks import Clocks, Random
-from wasmsr.wasi.descriptors import Descriptor, Directory, Place
+from wasmsr.wasi.descriptors import Descriptor, Directory, InputStream, OutputStream, Place
 from wasmsr.wasi.mounts import Mount
 from wasmsr.wasi.resolve import Location
 from wasmsr.wasi.trees import Tree, open_tree
@@ -32,6 +32,15 @@ class Pending:
 
     call: bytes
     started: int
+
+
+@record
+class Streams:
+    """The standard streams of the new process."""
+
+    stdin: InputStream
+    stdout: OutputStream
+    stderr: OutputStream
 
 
 class Process:

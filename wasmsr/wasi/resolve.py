@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Final
 
 from wasmsr.wasi import syscalls
 from wasmsr.wasi.abi import Errno, Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 MAX_LINKS: Final = 40
 # O_PATH: passing through a directory needs no right to read it.

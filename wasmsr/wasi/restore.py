@@ -25,25 +25,15 @@ from wasmsr.wasi.descriptors import (
     Directory,
     File,
     InputStream,
-    OutputStream,
     Place,
 )
 from wasmsr.wasi.mounts import Mount
 from wasmsr.wasi.path_calls import open_flags
-from wasmsr.wasi.process import Pending, Process
+from wasmsr.wasi.process import Pending, Process, Streams
 from wasmsr.wasi.state import DescriptorState, StdinFile, WasiState
 
 OnChanged = Literal["error", "keep", "truncate"]
 """What to do with a file open for writing that has grown since it was saved."""
-
-
-@dataclass
-class Streams:
-    """The standard streams of the new process."""
-
-    stdin: InputStream
-    stdout: OutputStream
-    stderr: OutputStream
 
 
 def restore(

@@ -3,8 +3,6 @@ any. None of them can be saved yet: `capture` refuses and names the descriptor."
 
 from __future__ import annotations
 
-import socket
-
 from wasmsr.wasi.abi import (
     RECV_DATA_TRUNCATED,
     SIZE,
@@ -20,7 +18,7 @@ from wasmsr.wasi.descriptors import Connection, Listener
 from wasmsr.wasi.engine import Caller
 from wasmsr.wasi.process import Process, require
 
-_SHUTDOWN = {1: socket.SHUT_RD, 2: socket.SHUT_WR, 3: socket.SHUT_RDWR}
+_SHUTDOWN = {1: "SHUT_RD", 2: "SHUT_WR", 3: "SHUT_RDWR"}
 
 
 def _connection(process: Process, fd: int) -> Connection:
@@ -64,6 +62,8 @@ def sock_recv(
     memory = caller.memory
     buffers = vectors(memory, ri_data, ri_data_len)
     ro_datalen, ro_flags = span(memory, ro_datalen, 4), span(memory, ro_flags, 2)
+    import socket  # only where there is one: it takes long
+
     peek = socket.MSG_PEEK if ri_flags & RiFlag.PEEK else 0
     count, got = connection.receive(caller, buffers, peek)
     SIZE.pack_into(memory, ro_datalen, count)
@@ -95,4 +95,6 @@ def sock_shutdown(process: Process, caller: Caller, fd: int, how: int) -> None:
     require(connection, Right.SOCK_SHUTDOWN)
     if how not in _SHUTDOWN:
         raise Failure(Errno.INVAL)
-    connection.socket.shutdown(_SHUTDOWN[how])
+    import socket
+
+    connection.socket.shutdown(getattr(socket, _SHUTDOWN[how]))

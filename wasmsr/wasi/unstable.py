@@ -8,7 +8,6 @@ WebAssembly/WASI, legacy/preview0/witx.
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
 
 from wasmsr.record import replaced
 from wasmsr.wasi import fd_calls, path_calls, poll_calls
@@ -16,6 +15,10 @@ from wasmsr.wasi.abi import Errno, Failure, Whence
 from wasmsr.wasi.engine import Caller
 from wasmsr.wasi.functions import FUNCTIONS, Function
 from wasmsr.wasi.process import Process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 MODULE: Final = "wasi_unstable"
 FILESTAT: Final = Struct("<QQBxxxIQQQQ")

@@ -8,11 +8,14 @@ and the call is made again after the pause, or after the snapshot was restored.
 from __future__ import annotations
 
 import select
-from typing import Final
 
 from wasmsr.wasi import syscalls
 from wasmsr.wasi.abi import Errno, Failure
 from wasmsr.wasi.engine import Caller, Retry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 IN: Final = select.POLLIN
 OUT: Final = select.POLLOUT
