@@ -269,13 +269,14 @@ STEP(select_a, 2) {
 }
 HANDLER(select_a)
 
-static uint32_t select_v128(ARGUMENTS) { /* likewise, of two slots */
+STEP(select_v128, 2) { /* likewise, of two slots */
   const uint64_t *const from = fp + field(pc, (uint32_t)fp[field(pc, 2)] ? 0 : 1);
   const uint64_t low_ = from[0], high_ = from[1];
   fp[field(pc, 3)] = low_;
   fp[field(pc, 3) + 1] = high_;
-  NEXT(2);
+  DONE;
 }
+HANDLER(select_v128)
 
 /* ---- globals: the offset is the index, b the destination, a the source ---- */
 
@@ -538,21 +539,22 @@ END(tail_call_indirect) {
 static uint32_t call_ref(ARGUMENTS) {
   POLL_CALL();
   acc = fp[field(pc, 2)];
-  if (!acc) TRAP(NULL_FUNCTION);
+  if (!acc) TRAP_HERE(NULL_FUNCTION);
   acc--;
   return enter(SAME);
 }
 static uint32_t tail_call_ref(ARGUMENTS) {
   POLL_CALL();
   acc = fp[field(pc, 2)];
-  if (!acc) TRAP(NULL_FUNCTION);
+  if (!acc) TRAP_HERE(NULL_FUNCTION);
   acc--;
   return enter_tail(SAME);
 }
-static uint32_t non_null(ARGUMENTS) { /* a: the reference, which stays where it is */
+STEP(non_null, 2) { /* a: the reference, which stays where it is */
   if (!fp[field(pc, 0)]) TRAP(NULL_REFERENCE);
-  NEXT(2);
+  DONE;
 }
+HANDLER(non_null)
 
 /* The caller did not run in fast code, or there is none. */
 __attribute__((noinline, cold)) static uint32_t return_out(wsr_store *store) {
