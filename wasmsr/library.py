@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -27,6 +28,7 @@ def run(
     stdin: Stdin = None,
     stdout: Stdout = 1,
     stderr: Stdout = 2,
+    sockets: Sequence[socket.socket] = (),
     imports: Imports | None = None,
     limits: Limits | None = None,
     fuel: int | None = None,
@@ -46,6 +48,8 @@ def run(
         mounts: the folders that it sees, as `Mount` or as "HOST::GUEST".
         stdin: a path, bytes or a descriptor; None is an empty input.
         stdout, stderr: a descriptor, or anything with `write(bytes)`, such as `io.BytesIO`.
+        sockets: listening ones, from which it may accept connections; they follow the mounts as
+            descriptors and are made non-blocking.
         imports: further imports, as for `Store.instantiate`.
         limits, deterministic: as for `Store`; `deterministic` makes clocks and random bytes virtual
             too, these from `seed`.
@@ -70,6 +74,7 @@ def run(
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
+        sockets=sockets,
         deterministic=deterministic,
         seed=seed,
     )

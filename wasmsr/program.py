@@ -25,10 +25,12 @@ from wasmsr.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Any
 
     from wasmsr.interp.trace import Tracer
     from wasmsr.snapshot.state import Snapshot
+    from wasmsr.wasi.listeners import TcpListen
     from wasmsr.wasi.mounts import Mount
     from wasmsr.wasi.preview1 import Wasi
 
@@ -123,14 +125,33 @@ class Surroundings:
 
     Attributes:
         mounts: folders, by the names that the program has for them.
+        listen: where it listens, for each of its listening sockets.
         stdin: descriptor of its standard input, or None for an empty one.
         stdout, stderr: descriptors.
     """
 
     mounts: Sequence[Mount] = ()
+    listen: Sequence[TcpListen] = ()
     stdin: int | None = 0
     stdout: int = 1
     stderr: int = 2
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """Its listening sockets, opened when first asked for. Raises WasiConfigError."""
+        opened: list[socket.socket] = self.__dict__.setdefault("opened", [])
+        try:
+            for address in self.listen[len(opened) :]:
+                opened.append(address.open())
+        except BaseException:
+            self.close()
+            raise
+        return opened
+
+    def close(self) -> None:
+        """Closes the listening sockets."""
+        for listening in self.__dict__.pop("opened", ()):
+            listening.close()
 
 
 class Program:
@@ -217,6 +238,7 @@ class Program:
                 stdin=around.stdin,
                 stdout=around.stdout,
                 stderr=around.stderr,
+                sockets=around.sockets,
                 deterministic=deterministic,
             )
         store = Store(
@@ -259,8 +281,12 @@ class Program:
         module = _module_of(snapshot, module, features)
         if max_pages is not None:
             snapshot.limits.memory_pages = max_pages
-        with timings.measure("restore"):
-            store, wasi = _restore(snapshot, module, around, live=live)
+        try:
+            with timings.measure("restore"):
+                store, wasi = _restore(snapshot, module, around, live=live)
+        except BaseException:
+            around.close()
+            raise
         program = cls(store, module, wasi, around)
         program.parent = snapshot.lineage.id
         program.timings = timings
@@ -278,6 +304,15 @@ class Program:
     def stands(self) -> bool:
         """Whether no thread is executing it."""
         return self._thread is None or not self._thread.is_alive()
+
+    @property
+    def listens(self) -> list[str]:
+        """The addresses of the listening sockets that it was given."""
+        if not self._around.listen:
+            return []
+        from wasmsr.wasi.listeners import address_of
+
+        return [address_of(listening) for listening in self._around.sockets]
 
     @property
     def executed(self) -> int | None:
@@ -348,6 +383,7 @@ class Program:
         """Lets go of its files; it cannot run any more."""
         if self.wasi is not None:
             self.wasi.close()
+        self._around.close()
 
     # -- saving ------------------------------------------------------------------------------------
 
@@ -504,6 +540,7 @@ def _restore(
         stdin=around.stdin,
         stdout=around.stdout,
         stderr=around.stderr,
+        sockets=around.sockets,
         live=live,
     )
     try:

@@ -44,7 +44,20 @@ def drop(state: State, kind: str, key: str) -> None:
     del next(d for d in state["descriptors"] if d["kind"] == kind)[key]
 
 
+def listener(state: State, **changes: object) -> None:
+    state["descriptors"].append(
+        {"fd": 99, "kind": "listener", "flags": 0, "rights": 0, "inheriting": 0}
+        | {"socket": 0, "address": "localhost:80"}
+        | changes
+    )
+
+
 LIES: dict[str, Callable[[State], object]] = {
+    "listener negative": lambda s: listener(s, socket=-1),
+    "listener without address": lambda s: listener(s, address=None),
+    "listener with controls": lambda s: listener(s, address="\x1b[2J"),
+    "listener far too long": lambda s: listener(s, address="x" * 1000),
+    "one listener twice": lambda s: (listener(s), listener(s, fd=100)),
     "args no list": lambda s: s.update(args="p"),
     "args of text": lambda s: s.update(args=["p"]),
     "args with zero": lambda s: s.update(args=[b"a\0b"]),

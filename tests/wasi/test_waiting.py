@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,6 @@ from tests.wasi.guest import (
     DATA,
     IOVS,
     OUT,
-    OUT2,
     ROOT,
     Guest,
     clock,
@@ -276,67 +274,7 @@ def test_poll_errors(guest: Guest) -> None:
     assert guest.poll(bytes(bad))[0] == Errno.INVAL
 
 
-# Sockets
-
-
-@pytest.fixture
-def server() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        yield listening
-
-
-def test_sockets(server: socket.socket) -> None:
-    guest = Guest(sockets=[server])
-    assert guest.fdstat(3)[1][0] == FileType.SOCKET_STREAM
-    assert guest.call("fd_prestat_get", 3, OUT) == Errno.BADF
-    assert paused(guest, lambda: guest.call("sock_accept", 3, 0, OUT)) < PROMPT
-    assert guest.call("fd_fdstat_set_flags", 3, FdFlag.NONBLOCK) == 0
-    assert guest.call("sock_accept", 3, 0, OUT) == Errno.AGAIN
-    client = socket.create_connection(server.getsockname())
-    assert guest.poll(readable(1, 3))[1][0][:3] == (1, 0, 1)
-    assert guest.call("sock_accept", 3, FdFlag.SYNC, OUT) == Errno.INVAL
-    assert guest.call("sock_accept", 3, 0, OUT) == 0
-    fd = guest.u32()
-    assert fd == 4
-    receive = (fd, *guest.iovecs([2, 100]), 0, OUT, OUT2)
-    assert paused(guest, lambda: guest.call("sock_recv", *receive)) < PROMPT
-    client.sendall(b"hello")
-    assert guest.poll(readable(1, fd))[1] == [(1, 0, 1, 5, 0)]
-    assert guest.call("sock_recv", fd, *guest.iovecs([3]), 1, OUT, OUT2) == 0
-    assert guest.get(DATA, 3) == b"hel"
-    guest.iovecs([2, 100])
-    assert guest.call("sock_recv", *receive) == 0
-    assert (guest.u32(OUT), guest.get(OUT2, 2), guest.get(DATA, 5)) == (5, b"\0\0", b"hello")
-    guest.put(DATA, b"answer")
-    assert guest.call("sock_send", fd, *guest.iovecs([2, 4]), 0, OUT) == 0
-    assert client.recv(100) == b"answer"
-    assert guest.write(fd, b"written") == (0, 7)
-    assert client.recv(100) == b"written"
-    client.sendall(b"read")
-    assert guest.read(fd) == (0, b"read")
-    assert guest.call("sock_recv", fd, *guest.iovecs([3]), 4, OUT, OUT2) == Errno.INVAL
-    assert guest.call("sock_recv", fd, *guest.iovecs([3]), 2, OUT, OUT2) == Errno.NOTSUP
-    assert guest.call("sock_send", fd, *guest.iovecs([3]), 1, OUT) == Errno.INVAL
-    assert guest.call("sock_shutdown", fd, 0) == Errno.INVAL
-    assert guest.call("sock_shutdown", fd, 2) == 0
-    assert client.recv(100) == b""
-    client.close()
-    assert guest.call("sock_recv", *receive) == 0
-    assert guest.u32(OUT) == 0
-    assert guest.call("fd_close", fd) == 0
-    guest.close()
-
-
-def test_what_is_no_socket(guest: Guest, server: socket.socket) -> None:
-    for fd in (0, 1, ROOT, guest.opened("f", 1)):
-        assert guest.call("sock_accept", fd, 0, OUT) == Errno.NOTSOCK
-        assert guest.call("sock_recv", fd, IOVS, 1, 0, OUT, OUT2) == Errno.NOTSOCK
-        assert guest.call("sock_send", fd, IOVS, 1, 0, OUT) == Errno.NOTSOCK
-        assert guest.call("sock_shutdown", fd, 1) == Errno.NOTSOCK
-    listening = Guest(sockets=[server])
-    assert listening.call("sock_recv", 3, IOVS, 1, 0, OUT, OUT2) == Errno.NOTCONN
-    assert listening.call("sock_shutdown", 3, 1) == Errno.NOTCONN
-    listening.close()
+# Devices
 
 
 def test_a_fifo_by_path_waits_and_is_paused(data) -> None:

@@ -15,7 +15,7 @@ from wasmsr import errors
 from wasmsr.cli import programs, report
 from wasmsr.cli.entry import describe
 from wasmsr.cli.messages import say
-from wasmsr.cli.options import UsageError
+from wasmsr.cli.options import UsageError, listening
 from wasmsr.cli.progress import Advance, shown
 from wasmsr.cli.run import ROWS, Options
 from wasmsr.cli.snapshots import read_snapshot
@@ -126,6 +126,8 @@ class Launch:
             program = self._start(module)
         fuel = options.fuel if options.fuel is not None else program.marks.fuel
         program.marks = Marks(fuel=fuel, stop=options.at, hop=options.hop)
+        for address in program.listens:
+            say(f"the program listens on {address}")
         return program
 
     def _surroundings(self) -> Surroundings:
@@ -142,7 +144,7 @@ class Launch:
         stdin = None if self.interactive else 0
         if options.stdin is not None:
             stdin = os.open(options.stdin, os.O_RDONLY | os.O_CLOEXEC)
-        return Surroundings(mounts=mounts, stdin=stdin)
+        return Surroundings(mounts=mounts, listen=listening(options.tcp_listen), stdin=stdin)
 
     def _start(self, module: Module) -> Program:
         """A program at its beginning."""

@@ -11,7 +11,10 @@ from wasmsr import errors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
+
+    from wasmsr.wasi.listeners import TcpListen
 
 PAGE = 65536
 
@@ -149,6 +152,15 @@ class Variable(Lines):
         if "\0" in text:
             raise ValueError("a variable cannot hold a zero byte.")
         return text
+
+
+def listening(texts: Sequence[str]) -> list[TcpListen]:
+    """The values of `--tcp-listen`. Raises WasiConfigError."""
+    if not texts:
+        return []
+    from wasmsr.wasi.listeners import TcpListen
+
+    return [TcpListen.parse(text) for text in texts]
 
 
 def human_size(count: float) -> str:

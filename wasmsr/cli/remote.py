@@ -21,7 +21,7 @@ import click
 from wasmsr import errors
 from wasmsr.cli import programs
 from wasmsr.cli.messages import say
-from wasmsr.cli.options import Features, Lines, Seconds, Size, Variable
+from wasmsr.cli.options import Features, Lines, Seconds, Size, Variable, listening
 from wasmsr.cli.progress import Advance, shown
 from wasmsr.cli.terminal import END_CODES, Ended, Events, end_now
 from wasmsr.cli.typed import Typed
@@ -69,6 +69,7 @@ class Options:
     dirs: tuple[str, ...]
     env: tuple[str, ...]
     stdin: str | None
+    tcp_listen: tuple[str, ...]
     max_memory: int | None
     features: str | None
     state_dir: str | None
@@ -104,6 +105,9 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
          help="Set an environment variable of the program. Repeatable.")  # fmt: skip
 @_option("--stdin", type=click.Path(dir_okay=False, exists=True), metavar="FILE",
          help="Standard input of the program while it is here. Default: empty.")  # fmt: skip
+@_option("--tcp-listen", type=Typed(Lines()), multiple=True, metavar="ADDR:PORT",
+         help="Let the program accept connections there while it is here. Repeatable."
+         )  # fmt: skip
 @_option(
     "--max-memory",
     type=Typed(Size()),
@@ -238,7 +242,11 @@ class _Remote:
         stdin = None
         if self.options.stdin is not None:
             stdin = os.open(self.options.stdin, os.O_RDONLY | os.O_CLOEXEC)
-        return Surroundings(mounts=[Mount.parse(text) for text in texts], stdin=stdin)
+        return Surroundings(
+            mounts=[Mount.parse(text) for text in texts],
+            listen=listening(self.options.tcp_listen),
+            stdin=stdin,
+        )
 
     def _launch(self, hosting: Hosting, max_pages: int | None) -> HostedProgram:
         """The program at its beginning."""

@@ -74,6 +74,8 @@ ROWS = (
         "Set an environment variable of the program; it has no others. Repeatable."),
     Row("--stdin", "stdin", FILE, "FILE",
         "The program's standard input. Default: ours; with --interactive an empty one."),
+    Row("--tcp-listen", "tcp_listen", Lines(), "ADDR:PORT",
+        "Let the program accept connections there; PORT 0: any. Repeatable."),
     Row("--max-memory", "max_memory", Size(), "SIZE", "Limit of each memory: 65536, 512M, 1GiB."),
     Row("--fuel", "fuel", Count(0), "N", "After N instructions end with exit code 121."),
     Row("--features", "features", Features(), "-NAME,+NAME",
@@ -120,6 +122,7 @@ class Options:
     dirs: tuple[str, ...]
     env: tuple[str, ...]
     stdin: str | None
+    tcp_listen: tuple[str, ...]
     max_memory: int | None
     fuel: int | None
     features: str | None

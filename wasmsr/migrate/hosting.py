@@ -252,5 +252,6 @@ def _lacks(feature: str) -> Refusal:
 
 def _close(around: Surroundings) -> None:
     """Gives back the standard input that was opened for a program that does not come."""
+    around.close()
     if around.stdin is not None and around.stdin > 2:
         os.close(around.stdin)

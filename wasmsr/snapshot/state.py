@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import socket
+
     from wasmsr.interp.machine import Imports, Store
     from wasmsr.interp.module import Module
     from wasmsr.interp.outcomes import Limits as MachineLimits
@@ -198,6 +200,7 @@ class Snapshot:
         stdin: Stdin = None,
         stdout: Stdout = 1,
         stderr: Stdout = 2,
+        sockets: Sequence[socket.socket] = (),
         limits: MachineLimits | None = None,
         live: bool = False,
     ) -> Store:
@@ -209,7 +212,7 @@ class Snapshot:
         Args:
             modules: those that the snapshot names; embedded ones need not be given.
             imports: the host functions that the program uses, as for `Store.instantiate`.
-            mounts, stdin, stdout, stderr, live: for a program that uses WASI, as for
+            mounts, stdin, stdout, stderr, sockets, live: for a program that uses WASI, as for
                 `Wasi.restore`; the store's `wasi` is its new `Wasi`, which `Store.close` closes.
             limits: in place of those of the snapshot.
 
@@ -229,7 +232,13 @@ class Snapshot:
         from wasmsr.wasi.preview1 import Wasi
 
         wasi = Wasi.restore(
-            self.wasi, mounts=mounts, stdin=stdin, stdout=stdout, stderr=stderr, live=live
+            self.wasi,
+            mounts=mounts,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            sockets=sockets,
+            live=live,
         )
         try:
             store = restore(wanted, modules=modules, imports={**wasi.imports, **(imports or {})})

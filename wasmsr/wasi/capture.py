@@ -17,6 +17,7 @@ from wasmsr.wasi.descriptors import (
     Directory,
     File,
     InputStream,
+    Listener,
     OutputStream,
     Place,
 )
@@ -84,7 +85,14 @@ def _particulars(
         return _file(process, fd, descriptor, carried)
     if isinstance(descriptor, Directory):
         return _directory(process, fd, descriptor, carried)
-    raise UnportableState(f"descriptor {fd} is a socket ({descriptor.kind}), which cannot be saved")
+    if isinstance(descriptor, Listener):
+        from wasmsr.wasi.listeners import address_of
+
+        return {"socket": descriptor.index, "address": address_of(descriptor.socket)}
+    raise UnportableState(
+        f"descriptor {fd} is an open connection, which cannot be saved",
+        hint="the program can be saved when it has closed its connections",
+    )
 
 
 def _stdin_file(descriptor: InputStream) -> dict[str, Any] | None:

@@ -339,17 +339,23 @@ class Directory(Descriptor):
 
 
 class Listener(Descriptor):
-    """A listening socket that the program was started with."""
+    """A listening socket that the program was started with, the one of number `index`.
 
-    __slots__ = ("socket",)
+    The host's socket does not block, since a connection that made it ready may be gone before it is
+    accepted; waiting is ours.
+    """
+
+    __slots__ = ("index", "socket")
     kind = "listener"
     applicable = LISTENER_RIGHTS
 
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(self, listening: socket.socket, index: int) -> None:
         super().__init__(listening.fileno(), FileType.SOCKET_STREAM, LISTENER_RIGHTS)
         self.inheriting = CONNECTION_RIGHTS
         self.owned = False
+        self.index = index
         self.socket = listening
+        listening.setblocking(False)
 
     def accept(self, caller: Caller, flags: int) -> Connection:
         """The next connection; waits for it unless the listener is non-blocking."""

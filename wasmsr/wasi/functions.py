@@ -59,6 +59,7 @@ class Function:
 NOTHING = "nothing"
 HOST_FILE = "nothing: the file is the host's"
 OFFSET = "the offset"
+CONNECTION = "refused, naming the descriptor, while a connection is open"
 
 FUNCTIONS: tuple[Function, ...] = (
     Function(process_calls.args_get, "ii", "Copies the arguments.", "the arguments"),
@@ -255,17 +256,19 @@ FUNCTIONS: tuple[Function, ...] = (
     Function(
         sock_calls.sock_accept,
         "iii",
-        "Accepts from a listening socket that the program was started with; ENOTSOCK for others.",
-        "refused, naming the descriptor",
+        "Accepts from a listening socket that the program was started with; ENOTSOCK for others. "
+        "Waits, and a pause ends the waiting.",
+        "which of the sockets given at the start it is: another must be given on resume; the call "
+        "itself while it waits",
     ),
     Function(
         sock_calls.sock_recv,
         "iiiiii",
         "recvmsg; PEEK works, WAITALL is ENOTSUP.",
-        "refused, naming the descriptor",
+        CONNECTION,
     ),
-    Function(sock_calls.sock_send, "iiiii", "sendmsg.", "refused, naming the descriptor"),
-    Function(sock_calls.sock_shutdown, "ii", "shutdown.", "refused, naming the descriptor"),
+    Function(sock_calls.sock_send, "iiiii", "sendmsg.", CONNECTION),
+    Function(sock_calls.sock_shutdown, "ii", "shutdown.", CONNECTION),
 )
 
 

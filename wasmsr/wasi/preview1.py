@@ -22,6 +22,7 @@ from wasmsr.wasi.process import Process, Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from types import TracebackType
     from typing import Any
 
@@ -49,7 +50,7 @@ class Wasi:
         stdin: Stdin = None,
         stdout: Stdout = 1,
         stderr: Stdout = 2,
-        sockets: Sequence[Any] = (),
+        sockets: Sequence[socket.socket] = (),
         deterministic: bool = False,
         seed: int | bytes | str | None = None,
     ) -> None:
@@ -71,8 +72,8 @@ class Wasi:
             process.mount(mounts)
             for name in process.trees:
                 process.add(process.preopen(name))
-            for listening in sockets:
-                process.add(Listener(listening))
+            for index, listening in enumerate(sockets):
+                process.add(Listener(listening, index))
         except BaseException:
             process.close()
             raise
@@ -104,6 +105,7 @@ class Wasi:
         stdin: Stdin = None,
         stdout: Stdout = 1,
         stderr: Stdout = 2,
+        sockets: Sequence[socket.socket] = (),
         live: bool = False,
         on_changed: OnChanged | None = None,
     ) -> Wasi:
@@ -111,8 +113,9 @@ class Wasi:
 
         Mounts are matched by guest name; those that the program does not have are left out. Input
         that was read but not consumed comes before `stdin`; a regular file that is the one it was
-        reading goes on where it was. The clocks stand until `resume_clock`, or until the program
-        asks for the time; with `live` they then count the time in between.
+        reading goes on where it was. `sockets` stand for those that the program was started with,
+        in the same order. The clocks stand until `resume_clock`, or until the program asks for the
+        time; with `live` they then count the time in between.
 
         Raises FormatError for a state that is none, WasiConfigError for a missing mount, with the
         option to type, SnapshotError for a file that is gone or another one.
@@ -123,7 +126,9 @@ class Wasi:
         checked = read(state)
         streams = _streams(stdin, stdout, stderr)
         try:
-            process = restore(checked, mounts, streams, live=live, on_changed=on_changed)
+            process = restore(
+                checked, mounts, streams, sockets=sockets, live=live, on_changed=on_changed
+            )
         except BaseException:
             streams.stdin.close()
             raise

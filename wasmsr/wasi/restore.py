@@ -11,9 +11,9 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from wasmsr.errors import SnapshotError, WasiConfigError
 from wasmsr.wasi.abi import Failure, FileType, file_type
@@ -25,12 +25,16 @@ from wasmsr.wasi.descriptors import (
     Directory,
     File,
     InputStream,
+    Listener,
     Place,
 )
 from wasmsr.wasi.mounts import Mount
 from wasmsr.wasi.path_calls import open_flags
 from wasmsr.wasi.process import Pending, Process, Streams
 from wasmsr.wasi.state import DescriptorState, StdinFile, WasiState
+
+if TYPE_CHECKING:
+    import socket
 
 OnChanged = Literal["error", "keep", "truncate"]
 """What to do with a file open for writing that has grown since it was saved."""
@@ -41,6 +45,7 @@ def restore(
     mounts: Iterable[Mount],
     streams: Streams,
     *,
+    sockets: Sequence[socket.socket] = (),
     live: bool = False,
     on_changed: OnChanged | None = None,
 ) -> Process:
@@ -48,7 +53,7 @@ def restore(
 
     `live`: the monotonic clock counts the time since it was stopped. `on_changed` defaults to
     "error" when live, else to "truncate": what a program wrote after a checkpoint did not happen.
-    Raises WasiConfigError for a mount that is missing, SnapshotError for a file that is.
+    Raises WasiConfigError for a mount or socket that is missing, SnapshotError for a file that is.
     """
     given = {os.fsencode(mount.guest): mount for mount in mounts}
     missing = [name for name in state.mounts if name not in given]
@@ -70,7 +75,9 @@ def restore(
     process.args, process.environ = state.args, state.environ
     if state.call is not None:
         process.pending = Pending(state.call, state.started)
-    opener = _Opener(process, streams, on_changed or ("error" if live else "truncate"))
+    opener = _Opener(
+        process, streams, on_changed or ("error" if live else "truncate"), tuple(sockets)
+    )
     try:
         process.mount(given[name] for name in state.mounts)
         opener.nameless(state)
@@ -96,6 +103,7 @@ class _Opener:
     process: Process
     streams: Streams
     on_changed: OnChanged
+    sockets: tuple[socket.socket, ...]
     names: list[str] = field(default_factory=list)
     """Temporary names of what has none in the program's eyes, until all is open."""
     grown: list[tuple[int, int]] = field(default_factory=list)
@@ -107,6 +115,8 @@ class _Opener:
         if wanted.kind == "stdout":
             stream = self.streams.stdout if wanted.stream == "stdout" else self.streams.stderr
             return stream
+        if wanted.kind == "listener":
+            return self._listener(wanted)
         if wanted.preopen:
             directory = self.process.preopen(wanted.mount)
             directory.entries = wanted.entries
@@ -122,6 +132,15 @@ class _Opener:
         except BaseException:
             os.close(host)
             raise
+
+    def _listener(self, wanted: DescriptorState) -> Listener:
+        if wanted.socket >= len(self.sockets):
+            raise WasiConfigError(
+                f"the program listens by descriptor {wanted.fd} (it was {wanted.address}), and no "
+                "socket was given for it",
+                hint="add --tcp-listen ADDR:PORT for each that it was started with",
+            )
+        return Listener(self.sockets[wanted.socket], wanted.socket)
 
     @staticmethod
     def _flags(wanted: DescriptorState) -> int:

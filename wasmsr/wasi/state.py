@@ -27,6 +27,9 @@ NAME_MAX: Final = 255
 MAX_FD: Final = (1 << 31) - 1
 SEED_BYTES: Final = 32
 CALL_BYTES: Final = 16
+MAX_ADDRESS: Final = 300
+"""Characters of the address that a socket listened on: a host name and a port."""
+KINDS: Final = ("stdin", "stdout", "file", "device", "directory", "listener")
 _ACCESS: Final = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR)
 
 
@@ -69,6 +72,8 @@ class DescriptorState:
     unread: bytes = b""
     file: StdinFile | None = None
     stream: str = ""
+    socket: int = 0
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -219,6 +224,8 @@ def _descriptors(
         marks: list[object] = [descriptor.fd]
         if descriptor.kind in ("stdin", "stdout"):
             marks.append(descriptor.stream or descriptor.kind)
+        if descriptor.kind == "listener":
+            marks.append((descriptor.kind, descriptor.socket))
         for mark in marks:
             if mark in taken:
                 raise fields.wrong("fd", "is a descriptor or stream that is there twice")
@@ -230,7 +237,7 @@ def _descriptors(
 def _descriptor(
     fields: _Fields, mounts: list[bytes], unlinked: tuple[Nameless, ...]
 ) -> DescriptorState:
-    kind = fields.word("kind", ("stdin", "stdout", "file", "device", "directory"))
+    kind = fields.word("kind", KINDS)
     common: dict[str, Any] = {
         "fd": fields.number("fd", MAX_FD),
         "kind": kind,
@@ -242,6 +249,8 @@ def _descriptor(
         return DescriptorState(**common, unread=fields.raw("unread"), file=_stdin_file(fields))
     if kind == "stdout":
         return DescriptorState(**common, stream=fields.word("stream", ("stdout", "stderr")))
+    if kind == "listener":
+        return _listener(fields, common)
     common["mount"] = fields.raw("mount", PATH_MAX)
     if common["mount"] not in mounts:
         raise fields.wrong("mount", "is none of the mounts")
@@ -262,6 +271,15 @@ def _descriptor(
         offset=fields.number("offset", MAX_OFFSET),
         size=fields.number("size", MAX_OFFSET),
         unlinked=_index(fields, unlinked, directory=False),
+    )
+
+
+def _listener(fields: _Fields, common: dict[str, Any]) -> DescriptorState:
+    address = fields.take("address")
+    if type(address) is not str or len(address) > MAX_ADDRESS or not address.isprintable():
+        raise fields.wrong("address", "is no address")
+    return DescriptorState(
+        **common, socket=fields.number("socket", MAX_DESCRIPTORS), address=address
     )
 
 
