@@ -536,14 +536,14 @@ END(tail_call_indirect) {
 }
 
 /* c: the reference; third word: type and cell */
-static uint32_t call_ref(ARGUMENTS) {
+END(call_ref) {
   POLL_CALL();
   acc = fp[field(pc, 2)];
   if (!acc) TRAP_HERE(NULL_FUNCTION);
   acc--;
   return enter(SAME);
 }
-static uint32_t tail_call_ref(ARGUMENTS) {
+END(tail_call_ref) {
   POLL_CALL();
   acc = fp[field(pc, 2)];
   if (!acc) TRAP_HERE(NULL_FUNCTION);
