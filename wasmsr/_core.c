@@ -15,7 +15,7 @@ static inline void move(uint64_t *to, const uint64_t *from, uint32_t n) {
 }
 
 static uint32_t wsr_resolve_indirect(const wsr_store *store, const wsr_instance *instance,
-                                     const wsr_cell *pc, uint32_t index, uint32_t *address) {
+                                     const wsr_cell *pc, uint64_t index, uint32_t *address) {
   const wsr_table_instance *t = store->tables[instance->tables[pc->u.p.b]];
   if (index >= t->size) return WSR_TRAP_UNDEFINED_ELEMENT;
   const uint64_t reference = t->elements[index];

@@ -81,38 +81,54 @@ static bool read_name(wsr_reader *r, const uint8_t **name, uint32_t *length) {
 }
 
 /* A bound is a 64-bit number in the format; beyond `most` it is well-formed but not valid. */
-static bool read_bound(wsr_reader *r, uint32_t most, const char *what, uint32_t *out) {
-  uint64_t value;
-  READ(wsr_read_unsigned(r, 64, &value));
-  if (value > most) return invalid(r, what);
-  *out = (uint32_t)value;
+static bool read_bound(wsr_reader *r, uint64_t most, const char *what, uint64_t *out) {
+  READ(wsr_read_unsigned(r, 64, out));
+  return *out <= most ? true : invalid(r, what);
+}
+
+enum { HAS_MAXIMUM = 1, SHARED = 2, ADDRESS_64 = 4 };
+
+/* Section 5.3.9 of the specification: a byte of flags, the minimum and, if so flagged, the maximum. */
+static bool read_limits_flags(wsr_reader *r, wsr_bounds *out) {
+  const uint64_t start = wsr_at(r);
+  uint8_t flags;
+  READ(wsr_read_byte(r, &flags));
+  if (flags > (HAS_MAXIMUM | SHARED | ADDRESS_64))
+    return wsr_fail(r->error, WSR_MALFORMED, start, "malformed limits flags");
+  if (flags & SHARED) return wsr_lack(r->error, start, WSR_FEATURE_THREADS);
+  if (flags & ADDRESS_64) READ(wsr_use(r, start, WSR_FEATURE_MEMORY64));
+  out->has_maximum = flags & HAS_MAXIMUM;
+  out->address64 = (flags & ADDRESS_64) != 0;
   return true;
 }
 
-static bool read_bounds(wsr_reader *r, uint32_t most, const char *what, wsr_bounds *out) {
-  uint8_t flags;
-  READ(wsr_read_byte(r, &flags));
-  if (flags > 1) {
-    r->at--;
-    if (flags <= 3) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_THREADS);
-    if (flags <= 7) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_MEMORY64);
-    return malformed(r, "malformed limits flags");
-  }
-  out->has_maximum = flags;
+static bool read_limits(wsr_reader *r, uint64_t most, const char *what, wsr_bounds *out) {
   READ(read_bound(r, most, what, &out->minimum));
-  if (flags) READ(read_bound(r, most, what, &out->maximum));
-  if (flags && out->minimum > out->maximum)
+  if (out->has_maximum) READ(read_bound(r, most, what, &out->maximum));
+  if (out->has_maximum && out->minimum > out->maximum)
     return invalid(r, "size minimum must not be greater than maximum");
   return true;
 }
 
 static bool read_table_type(const wsr_module *m, wsr_reader *r, wsr_bounds *out) {
   READ(wsr_read_reference_type(m, r, &out->type));
-  return read_bounds(r, UINT32_MAX, "table size must be at most 2**32 - 1 elements", out);
+  READ(read_limits_flags(r, out));
+  return read_limits(r, out->address64 ? UINT64_MAX : UINT32_MAX,
+                     "table size must be at most 2**32 - 1 elements", out);
 }
 
-static bool read_memory_type(wsr_reader *r, wsr_bounds *out) {
-  return read_bounds(r, WSR_MAX_PAGES, "memory size must be at most 65536 pages (4 GiB)", out);
+static bool add_memory(wsr_module *m, wsr_reader *r) {
+  const uint64_t start = wsr_at(r);
+  wsr_bounds *out = &m->memories[m->n.memories++];
+  READ(read_limits_flags(r, out));
+  if (out->address64)
+    READ(read_limits(r, WSR_MAX_PAGES64, "memory size must be at most 2**48 pages", out));
+  else
+    READ(read_limits(r, WSR_MAX_PAGES, "memory size must be at most 65536 pages (4 GiB)", out));
+  if (m->n.memories > WSR_MAX_MEMORIES)
+    return wsr_fail(r->error, WSR_LIMIT, start, "a module has more than %u memories",
+                    WSR_MAX_MEMORIES);
+  return m->n.memories > 1 ? wsr_use(r, start, WSR_FEATURE_MULTI_MEMORY) : true;
 }
 
 static bool read_global_type(const wsr_module *m, wsr_reader *r, wsr_global_type *out) {
@@ -283,8 +299,7 @@ static bool import_section(wsr_module *m, wsr_reader *r) {
         break;
       case WSR_MEMORY_KIND:
         import->index = m->n.memories;
-        READ(read_memory_type(r, &m->memories[m->n.memories++]));
-        if (m->n.memories > 1) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_MULTI_MEMORY);
+        READ(add_memory(m, r));
         break;
       case WSR_GLOBAL:
         import->index = m->n.globals;
@@ -343,10 +358,7 @@ static bool memory_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
   READ(read_count(r, 2, &n));
   READ(extend(r, &m->memories, m->n.memories, n, sizeof *m->memories));
-  for (uint32_t i = 0; i < n; i++) {
-    READ(read_memory_type(r, &m->memories[m->n.memories++]));
-    if (m->n.memories > 1) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_MULTI_MEMORY);
-  }
+  for (uint32_t i = 0; i < n; i++) READ(add_memory(m, r));
   return true;
 }
 
@@ -404,7 +416,8 @@ static bool element_section(wsr_module *m, wsr_reader *r) {
       if (flags & 2) READ(wsr_read_u32(r, &e->table));
       if (e->table >= m->n.tables) return invalid(r, "unknown table");
       e->at = (uint32_t)wsr_at(r);
-      READ(wsr_check_constant(m, r, WSR_I32, m->n.globals, m->declared));
+      READ(wsr_check_constant(m, r, wsr_address_type(&m->tables[e->table]), m->n.globals,
+                              m->declared));
     }
     if (flags & 3) {
       if (e->expressions) {
@@ -470,7 +483,8 @@ static bool data_section(wsr_module *m, wsr_reader *r) {
       if (d->memory >= m->n.memories)
         return wsr_fail(r->error, WSR_INVALID, wsr_at(r), "unknown memory %u", d->memory);
       d->at = (uint32_t)wsr_at(r);
-      READ(wsr_check_constant(m, r, WSR_I32, m->n.globals, m->declared));
+      READ(wsr_check_constant(m, r, wsr_address_type(&m->memories[d->memory]), m->n.globals,
+                              m->declared));
     }
     READ(read_length(r, 1, &d->size));
     d->bytes = (uint32_t)wsr_at(r);

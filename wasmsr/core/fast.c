@@ -121,14 +121,6 @@ __attribute__((noinline, cold)) uint32_t wsr_trapped(ARGUMENTS) {
 #define ADDRESS_C (pc[2])
 
 /* a, or the third word: address; b: destination; then the offset */
-#define SET_LOAD_i32_A(x) (r->acc = (uint32_t)(x))
-#define SET_LOAD_i64_A(x) (r->acc = (uint64_t)(x))
-#define SET_LOAD_b32_A(x) (r->fs = wsr_f32(x))
-#define SET_LOAD_b64_A(x) (r->fd = wsr_f64(x))
-#define SET_LOAD_i32_W(x) (r->acc = (uint32_t)(x), fp[field(pc, 1)] = r->acc)
-#define SET_LOAD_i64_W(x) (r->acc = (uint64_t)(x), fp[field(pc, 1)] = r->acc)
-#define SET_LOAD_b32_W(x) (r->fs = wsr_f32(x), fp[field(pc, 1)] = wsr_bits_f32(r->fs))
-#define SET_LOAD_b64_W(x) (r->fd = wsr_f64(x), fp[field(pc, 1)] = wsr_bits_f64(r->fd))
 #define ONE_LOAD(NAME, R, WIDTH, X, L, W) \
   STEP(NAME##_##L##W, LENGTH_##L) {       \
     const uint64_t address = ADDRESS_##L; \
@@ -518,8 +510,8 @@ __attribute__((noinline, cold)) static uint32_t tail_call_subtype(ARGUMENTS) {
 #define INDIRECT(SUBTYPE)                                                                       \
   POLL_CALL();                                                                                  \
   const wsr_table_instance *const table = store->tables[store->instance->tables[low(pc[3])]];   \
-  const uint32_t element = (uint32_t)fp[field(pc, 2)];                                          \
-  if (element >= table->size) TRAP_HERE(UNDEFINED_ELEMENT);                                          \
+  const uint64_t element = fp[field(pc, 2)];                                                    \
+  if (element >= table->size) TRAP_HERE(UNDEFINED_ELEMENT);                                     \
   acc = table->elements[element];                                                               \
   if (!acc) TRAP_HERE(UNINITIALIZED_ELEMENT);                                                        \
   acc--;                                                                                        \

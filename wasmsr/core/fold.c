@@ -392,8 +392,64 @@ static bool load_sum(folder *f, uint32_t op, const wsr_cell *c) {
   return true;
 }
 
+/* The slot that holds the operand, made now if it has none. */
+static uint32_t any_slot(folder *f, uint32_t slot) {
+  const operand *o = &f->operands[slot];
+  if (o->where == IN_LOCAL) return (uint32_t)o->value;
+  settle(f, slot);
+  drop_settled(f);
+  return slot;
+}
+
+/* Memory 0 with 64-bit addresses, and an offset that fits its cell. */
+static bool is_wide(const wsr_cell *c) { return c->n == 1 && c->u.imm <= UINT32_MAX; }
+
+static uint64_t far_memory(const folder *f, const wsr_cell *c) {
+  const uint32_t index = c->n - 1U;
+  return pair(index, f->m->memories[index].address64);
+}
+
+/* A load from another memory than memory 0 with 32-bit addresses (core/fast_far.c). */
+static void load_far(folder *f, uint32_t op, const wsr_cell *c) {
+  const int kind = kind_of(wsr_rows[op].result);
+  f->loaded.start = WSR_NONE;
+  if (is_wide(c)) {
+    const source a = find(f, c->s, KIND_I, false);
+    taken(f, c->s);
+    produce(f, c->s, kind, &wsr_wide_load[op][a.class * 2], 1,
+            wide(a.slot, 0, (uint32_t)c->u.imm));
+    return;
+  }
+  const uint32_t slot = any_slot(f, c->s);
+  taken(f, c->s);
+  produce(f, c->s, kind, wsr_far_load[op], 1, fields(slot, 0, 0, 0));
+  word(f, c->u.imm);
+  word(f, far_memory(f, c));
+}
+
+static void store_far(folder *f, uint32_t op, const wsr_cell *c) {
+  if (is_wide(c)) {
+    const int kind = kind_of(wsr_rows[op].params[1]);
+    source a = find(f, c->s, KIND_I, false), b = find(f, c->s + 1, kind, true);
+    if (kind == KIND_I) separate(&a, &b);
+    taken(f, c->s);
+    begin(f, wsr_wide_store[op][a.class * 3 + b.class], wide(a.slot, b.slot, (uint32_t)c->u.imm));
+    if (b.class == WSR_C) word(f, b.value);
+    return;
+  }
+  const uint32_t a = any_slot(f, c->s), b = any_slot(f, c->s + 1);
+  taken(f, c->s);
+  begin(f, wsr_far_store[op], fields(a, b, 0, 0));
+  word(f, c->u.imm);
+  word(f, far_memory(f, c));
+}
+
 static void load(folder *f, uint32_t op, const wsr_cell *c) {
   const wsr_row *row = &wsr_rows[op];
+  if (c->n) {
+    load_far(f, op, c);
+    return;
+  }
   if (load_sum(f, op, c)) return;
   const source a = find(f, c->s, KIND_I, true);
   const uint32_t offset = (uint32_t)c->u.imm;
@@ -423,6 +479,10 @@ static void load(folder *f, uint32_t op, const wsr_cell *c) {
 }
 
 static void store(folder *f, uint32_t op, const wsr_cell *c) {
+  if (c->n) {
+    store_far(f, op, c);
+    return;
+  }
   const int kind = kind_of(wsr_rows[op].params[1]);
   source a = find(f, c->s, KIND_I, true), b = find(f, c->s + 1, kind, true);
   if (kind == KIND_I) separate(&a, &b);
@@ -537,14 +597,6 @@ static void global(folder *f, const wsr_cell *c, bool get) {
   taken(f, c->s);
   const uint32_t from_acc = WSR_FAST_set_i + (uint32_t)kind;
   special(f, a.class == WSR_A ? from_acc : WSR_FAST_set_s, wide(a.slot, 0, index));
-}
-
-static uint32_t any_slot(folder *f, uint32_t slot) {
-  const operand *o = &f->operands[slot];
-  if (o->where == IN_LOCAL) return (uint32_t)o->value;
-  settle(f, slot);
-  drop_settled(f);
-  return slot;
 }
 
 static void select_one(folder *f, uint32_t s) {

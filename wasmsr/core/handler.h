@@ -1,5 +1,5 @@
-/* What the handlers of fast code share, in fast.c and fast_simd.c: their arguments, the jump from one
- * to the next, the fields of a cell, and operands by type and class.
+/* What the handlers of fast code share, in fast.c, fast_far.c and fast_simd.c: their arguments, the
+ * jump from one to the next, the fields of a cell, and operands by type and class.
  *
  * What all handlers need stands in argument registers: the next cell, the frame, memory 0 and its
  * size, the store, and four accumulators (integers, f64, f32, v128). */
@@ -152,6 +152,16 @@ typedef uint64_t b64_t;
 #define SET_f64_W(x) (r->fd = (x), fp[field(pc, 3)] = wsr_bits_f64(r->fd))
 #define SET_b32_W(x) SET_f32_W(wsr_f32((uint32_t)(x)))
 #define SET_b64_W(x) SET_f64_W(wsr_f64(x))
+
+/* Loads: to the accumulator, or there and to slot b. */
+#define SET_LOAD_i32_A(x) (r->acc = (uint32_t)(x))
+#define SET_LOAD_i64_A(x) (r->acc = (uint64_t)(x))
+#define SET_LOAD_b32_A(x) (r->fs = wsr_f32(x))
+#define SET_LOAD_b64_A(x) (r->fd = wsr_f64(x))
+#define SET_LOAD_i32_W(x) (r->acc = (uint32_t)(x), fp[field(pc, 1)] = r->acc)
+#define SET_LOAD_i64_W(x) (r->acc = (uint64_t)(x), fp[field(pc, 1)] = r->acc)
+#define SET_LOAD_b32_W(x) (r->fs = wsr_f32(x), fp[field(pc, 1)] = wsr_bits_f32(r->fs))
+#define SET_LOAD_b64_W(x) (r->fd = wsr_f64(x), fp[field(pc, 1)] = wsr_bits_f64(r->fd))
 
 #define LENGTH_S 2
 #define LENGTH_A 2

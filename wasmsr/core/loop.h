@@ -84,10 +84,17 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
     trap = WSR_TRAP_##name;     \
     goto trapped;               \
   } while (0)
-#define BOUNDS(at, width)                                    \
-  do {                                                       \
-    if ((at) + (width) > memory_size) TRAP(MEMORY_BOUNDS);   \
-  } while (0)
+/* `at`: where the bytes stand that the load or store in hand is about. */
+#define LOCATE(width)                                                        \
+  uint8_t *at;                                                               \
+  if (pc->n) {                                                               \
+    at = wsr_locate(store, instance, pc, s[0], width);                       \
+    if (!at) TRAP(MEMORY_BOUNDS);                                            \
+  } else {                                                                   \
+    const uint64_t address_ = (uint32_t)s[0] + pc->u.imm;                    \
+    if (address_ + (width) > memory_size) TRAP(MEMORY_BOUNDS);               \
+    at = memory + address_;                                                  \
+  }
 #define PAUSE_REQUESTED() (atomic_load_explicit(&store->pause, memory_order_relaxed) != 0)
 /* Stop before the call in hand; it will be executed, and counted, when the run goes on. */
 #define POLL()                                                                              \
@@ -176,7 +183,7 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
     OP(CALL_INDIRECT) {
       POLL();
       SLOTS;
-      trap = wsr_resolve_indirect(store, instance, pc, (uint32_t)s[pc->n], &address);
+      trap = wsr_resolve_indirect(store, instance, pc, s[pc->n], &address);
       if (trap) goto trapped;
       goto call;
     }
@@ -188,7 +195,7 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
     OP(RETURN_CALL_INDIRECT) {
       POLL();
       SLOTS;
-      trap = wsr_resolve_indirect(store, instance, pc, (uint32_t)s[pc->n], &address);
+      trap = wsr_resolve_indirect(store, instance, pc, s[pc->n], &address);
       if (trap) goto trapped;
       goto tail_call;
     }
@@ -335,7 +342,7 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
     OP(ELEM_DROP) { goto perform; }
     OP(MEMORY_SIZE) {
       SLOTS;
-      s[0] = memory_size / PAGE;
+      s[0] = store->memories[instance->memories[pc->u.p.a]]->size / PAGE;
       NEXT;
     }
     OP(MEMORY_GROW) { goto perform; }
@@ -471,7 +478,7 @@ finished:
 #undef SLOTS
 #undef NEXT
 #undef TRAP
-#undef BOUNDS
+#undef LOCATE
 #undef PAUSE_REQUESTED
 #undef POLL
 #undef RUN

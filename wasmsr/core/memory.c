@@ -28,43 +28,43 @@ void wsr_release(void *start, size_t size) {
   if (start) munmap(start, size ? size : 1);
 }
 
-bool wsr_memory_init(wsr_memory_instance *memory, uint32_t pages) {
-  uint32_t most = memory->limit;
-  if (memory->bounds.has_maximum && memory->bounds.maximum < most) most = memory->bounds.maximum;
-  if (pages > most) return false;
-  memory->reserved = (uint64_t)most * PAGE;
-  memory->size = (uint64_t)pages * PAGE;
-  memory->data = wsr_reserve(memory->reserved);
-  if (!memory->data && pages < most) { /* little address space: this memory will not grow */
-    memory->reserved = memory->size;
-    memory->data = wsr_reserve(memory->reserved);
+bool wsr_memory_init(wsr_memory_instance *memory, uint64_t pages) {
+  const wsr_bounds *bounds = &memory->bounds;
+  uint64_t most = memory->limit;
+  if (!bounds->address64 && most > WSR_MAX_PAGES) most = WSR_MAX_PAGES;
+  if (bounds->has_maximum && bounds->maximum < most) most = bounds->maximum;
+  if (pages > most || most > SIZE_MAX / PAGE) return false;
+  memory->size = pages * PAGE;
+  while (!(memory->data = wsr_reserve(most * PAGE)) && most > pages) {
+    /* Less address space than the limit: this memory can grow less far. */
+    most = most / 2 > pages ? most / 2 : pages;
   }
+  memory->reserved = most * PAGE;
   return memory->data && wsr_commit(memory->data, memory->size);
 }
 
-uint32_t wsr_memory_grow(wsr_memory_instance *memory, uint32_t pages) {
-  const uint64_t more = (uint64_t)pages * PAGE;
-  const uint32_t old = (uint32_t)(memory->size / PAGE);
-  if (more > memory->reserved - memory->size) return UINT32_MAX;
-  if (!wsr_commit(memory->data + memory->size, more)) return UINT32_MAX;
-  memory->size += more;
+uint64_t wsr_memory_grow(wsr_memory_instance *memory, uint64_t pages) {
+  const uint64_t old = memory->size / PAGE;
+  if (pages > (memory->reserved - memory->size) / PAGE) return UINT64_MAX;
+  if (!wsr_commit(memory->data + memory->size, pages * PAGE)) return UINT64_MAX;
+  memory->size += pages * PAGE;
   return old;
 }
 
-uint32_t wsr_table_grow(wsr_table_instance *table, uint32_t count, uint64_t value) {
+uint64_t wsr_table_grow(wsr_table_instance *table, uint64_t count, uint64_t value) {
   const uint32_t old = table->size;
-  uint32_t most = table->limit;
+  uint64_t most = table->limit;
   if (table->bounds.has_maximum && table->bounds.maximum < most) most = table->bounds.maximum;
-  if (count > most - old) return UINT32_MAX;
+  if (count > most - old) return UINT64_MAX;
   if (old + count > table->room) {
-    uint64_t room = (uint64_t)old + count + old / 2;
+    uint64_t room = old + count + old / 2;
     if (room > most) room = most;
     uint64_t *grown = realloc(table->elements, room * sizeof *grown);
-    if (!grown) return UINT32_MAX;
+    if (!grown) return UINT64_MAX;
     table->elements = grown;
     table->room = (uint32_t)room;
   }
-  for (uint32_t i = 0; i < count; i++) table->elements[old + i] = value;
-  table->size = old + count;
+  for (uint64_t i = 0; i < count; i++) table->elements[old + i] = value;
+  table->size = (uint32_t)(old + count);
   return old;
 }

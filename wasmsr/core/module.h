@@ -33,13 +33,17 @@ enum {
 /* Limits of the implementation (specification, appendix A.3). */
 #define WSR_MAX_LOCALS 50000U
 #define WSR_MAX_ARITY 1000U
-#define WSR_MAX_PAGES 65536U
+#define WSR_MAX_PAGES 65536U                  /* with 32-bit addresses */
+#define WSR_MAX_PAGES64 ((uint64_t)1 << 48) /* with 64-bit addresses */
+#define WSR_MAX_MEMORIES 1000U
 #define WSR_MAX_ITEMS 1000000U /* of one section */
 #define WSR_MAX_TYPES (1U << 22) /* of a store: a wsr_type has no room for more */
 #define WSR_MAX_SUPERTYPES 63U   /* of one type, in a chain */
 
 /* One Wasm instruction in precise code. `s` is the slot of the first operand (and of the result),
- * from the frame's start; what n, a, b and imm mean is said at each handler in loop.h. */
+ * from the frame's start; what n, a, b and imm mean is said at each handler in loop.h. Of a load or
+ * store imm is the offset; n is 0 for memory 0 with 32-bit addresses, which is what programs use, and
+ * otherwise the memory's index plus one. */
 typedef struct {
   uint16_t op;
   uint16_t n;
@@ -211,6 +215,11 @@ bool wsr_read_byte(wsr_reader *r, uint8_t *out);
 /* The row index of the next instruction; refuses what is no opcode or needs a lacking feature. */
 bool wsr_read_opcode(wsr_reader *r, uint32_t *op);
 
+/* Whether the n bytes (or elements) from `at` lie within `size`. */
+static inline bool wsr_within(uint64_t at, uint64_t n, uint64_t size) {
+  return n <= size && at <= size - n;
+}
+
 /* ---- types.c ---- */
 
 static inline bool wsr_is_reference(wsr_type type) {
@@ -246,6 +255,11 @@ static inline bool wsr_descends(const wsr_subtype *subtypes, uint32_t a, uint32_
  * this one and return `start`. WSR_NONE without memory. */
 uint32_t wsr_find_group(wsr_groups *groups, const wsr_function_type *types,
                         const wsr_subtype *subtypes, uint32_t start);
+
+/* The type of addresses in a memory or table. */
+static inline wsr_type wsr_address_type(const wsr_bounds *bounds) {
+  return bounds->address64 ? WSR_I64 : WSR_I32;
+}
 
 /* ---- validate.c and compile.c ---- */
 

@@ -288,4 +288,4 @@ const char *const wsr_feature_names[WSR_FEATURE_COUNT] = {
   "wide-arithmetic",
   "threads",
 };
-const uint64_t wsr_features_built = 0x707EU;
+const uint64_t wsr_features_built = 0x767EU;

@@ -228,18 +228,18 @@ uint32_t wsr_add_host_import(wsr_store *store, wsr_module *m, uint32_t function,
   return add_host(store, numbers ? numbers[m->functions[function].type] : WSR_NONE, error);
 }
 
-uint32_t wsr_add_table(wsr_store *store, const wsr_bounds *bounds, uint32_t size,
+uint32_t wsr_add_table(wsr_store *store, const wsr_bounds *bounds, uint64_t size,
                        wsr_error *error) {
   if (size > store->limits.table_elements || (bounds->has_maximum && size > bounds->maximum)) {
-    wsr_fail(error, WSR_LIMIT, UINT64_MAX, "a table of %u elements exceeds the limit of %u", size,
-             store->limits.table_elements);
+    wsr_fail(error, WSR_LIMIT, UINT64_MAX, "a table of %llu elements exceeds the limit of %u",
+             (unsigned long long)size, store->limits.table_elements);
     return WSR_NONE;
   }
   wsr_table_instance *table = calloc(1, sizeof *table);
   if (!table) return no_memory(error);
   table->bounds = *bounds;
   table->limit = store->limits.table_elements;
-  if (wsr_table_grow(table, size, 0) == UINT32_MAX ||
+  if (wsr_table_grow(table, size, 0) == UINT64_MAX ||
       !room(&store->tables, &store->room_tables, store->n_tables + 1, sizeof *store->tables)) {
     free(table->elements);
     free(table);
@@ -249,11 +249,11 @@ uint32_t wsr_add_table(wsr_store *store, const wsr_bounds *bounds, uint32_t size
   return store->n_tables++;
 }
 
-uint32_t wsr_add_memory(wsr_store *store, const wsr_bounds *bounds, uint32_t pages,
+uint32_t wsr_add_memory(wsr_store *store, const wsr_bounds *bounds, uint64_t pages,
                         wsr_error *error) {
   if (pages > store->limits.memory_pages || (bounds->has_maximum && pages > bounds->maximum)) {
-    wsr_fail(error, WSR_LIMIT, UINT64_MAX, "a memory of %u pages exceeds the limit of %u pages",
-             pages, store->limits.memory_pages);
+    wsr_fail(error, WSR_LIMIT, UINT64_MAX, "a memory of %llu pages exceeds the limit of %u pages",
+             (unsigned long long)pages, store->limits.memory_pages);
     return WSR_NONE;
   }
   wsr_memory_instance *memory = calloc(1, sizeof *memory);
@@ -471,7 +471,7 @@ uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance) {
     if (e->mode == WSR_ACTIVE) {
       const wsr_table_instance *t = store->tables[i->tables[e->table]];
       const uint64_t at = evaluate_one(store, i, e->at, NULL);
-      if (at + e->n_items > t->size) return WSR_TRAP_TABLE_BOUNDS;
+      if (!wsr_within(at, e->n_items, t->size)) return WSR_TRAP_TABLE_BOUNDS;
       if (e->n_items) memcpy(t->elements + at, i->elements[k], e->n_items * sizeof *t->elements);
     }
     if (e->mode != WSR_PASSIVE) i->dropped_elements[k] = 1;
@@ -481,7 +481,7 @@ uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance) {
     if (d->mode != WSR_ACTIVE) continue;
     const wsr_memory_instance *memory = store->memories[i->memories[d->memory]];
     const uint64_t at = evaluate_one(store, i, d->at, NULL);
-    if (at + d->size > memory->size) return WSR_TRAP_MEMORY_BOUNDS;
+    if (!wsr_within(at, d->size, memory->size)) return WSR_TRAP_MEMORY_BOUNDS;
     if (d->size) memcpy(memory->data + at, m->bytes + d->bytes, d->size);
     i->dropped_data[k] = 1;
   }
@@ -522,11 +522,11 @@ void wsr_set_global(wsr_store *store, uint32_t address, const uint64_t *value) {
   if (store->globals[address].type == WSR_V128) store->globals[address].high = value[1];
 }
 
-uint32_t wsr_grow_memory(wsr_store *store, uint32_t address, uint32_t pages) {
+uint64_t wsr_grow_memory(wsr_store *store, uint32_t address, uint64_t pages) {
   return wsr_memory_grow(store->memories[address], pages);
 }
 
-uint32_t wsr_grow_table(wsr_store *store, uint32_t address, uint32_t elements, uint64_t value) {
+uint64_t wsr_grow_table(wsr_store *store, uint32_t address, uint64_t elements, uint64_t value) {
   return wsr_table_grow(store->tables[address], elements, value);
 }
 
@@ -584,8 +584,11 @@ int wsr_import_matches(wsr_store *store, wsr_module *m, uint32_t import, uint32_
       return wsr_descends(store->subtypes, store->functions[address].type,
                           numbers[m->functions[item->index].type]);
     case WSR_TABLE:
-      return store->tables[address]->bounds.type ==
-             wsr_store_type(numbers, m->tables[item->index].type);
+      return store->tables[address]->bounds.address64 == m->tables[item->index].address64 &&
+             store->tables[address]->bounds.type ==
+                 wsr_store_type(numbers, m->tables[item->index].type);
+    case WSR_MEMORY_KIND:
+      return store->memories[address]->bounds.address64 == m->memories[item->index].address64;
     case WSR_GLOBAL: {
       const wsr_global_instance *g = &store->globals[address];
       const wsr_global_type *wanted = &m->globals[item->index].type;

@@ -54,7 +54,7 @@ typedef struct {
 typedef struct {
   uint8_t *data;
   uint64_t size;     /* bytes in use */
-  uint64_t reserved; /* bytes of address space */
+  uint64_t reserved; /* bytes of address space, beyond which it cannot grow */
   wsr_bounds bounds;
   uint32_t limit; /* pages */
 } wsr_memory_instance;
@@ -114,14 +114,23 @@ struct wsr_store {
 void *wsr_reserve(size_t size);              /* address space; NULL where there is none */
 bool wsr_commit(void *start, size_t size);   /* make zeroed pages of it usable */
 void wsr_release(void *start, size_t size);
-bool wsr_memory_init(wsr_memory_instance *memory, uint32_t pages);
-uint32_t wsr_memory_grow(wsr_memory_instance *memory, uint32_t pages);
-uint32_t wsr_table_grow(wsr_table_instance *table, uint32_t count, uint64_t value);
+bool wsr_memory_init(wsr_memory_instance *memory, uint64_t pages);
+uint64_t wsr_memory_grow(wsr_memory_instance *memory, uint64_t pages);
+uint64_t wsr_table_grow(wsr_table_instance *table, uint64_t count, uint64_t value);
 
 static inline const wsr_memory_instance *wsr_memory_of(const wsr_store *store,
                                                       const wsr_instance *instance) {
   static const wsr_memory_instance none = {0};
   return instance->memories ? store->memories[instance->memories[0]] : &none;
+}
+
+/* Where the load or store in hand, of `width` bytes at address `address`, finds its bytes, in any
+ * memory; NULL where they are out of bounds. */
+static inline uint8_t *wsr_locate(const wsr_store *store, const wsr_instance *instance,
+                                  const wsr_cell *cell, uint64_t address, uint32_t width) {
+  const wsr_memory_instance *m = store->memories[instance->memories[cell->n - 1]];
+  const uint64_t at = address + cell->u.imm;
+  return at >= address && wsr_within(at, width, m->size) ? m->data + at : NULL;
 }
 
 /* ---- store.c ---- */

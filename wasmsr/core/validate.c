@@ -345,6 +345,11 @@ static bool do_return(walker *w) {
   return true;
 }
 
+/* The type of a length for a copy between the two. */
+static wsr_type length_type(const wsr_bounds *a, const wsr_bounds *b) {
+  return a->address64 && b->address64 ? WSR_I64 : WSR_I32;
+}
+
 static bool do_call(walker *w, uint32_t op) {
   const bool indirect = op == WSR_OP_CALL_INDIRECT || op == WSR_OP_RETURN_CALL_INDIRECT;
   const bool tail = wsr_is_tail_call(op);
@@ -356,7 +361,7 @@ static bool do_call(walker *w, uint32_t op) {
     if (!wsr_is_subtype(w->m->subtypes, w->m->tables[table].type, WSR_FUNCREF))
       return invalid(w, "type mismatch: call_indirect needs a table of funcref");
     if (index >= w->m->n.types) return unknown(w, "type", index);
-    NEED(pop(w, WSR_I32));
+    NEED(pop(w, wsr_address_type(&w->m->tables[table])));
     type = index;
   } else if (op == WSR_OP_CALL_REF || op == WSR_OP_RETURN_CALL_REF) {
     if (index >= w->m->n.types) return unknown(w, "type", index);
@@ -461,31 +466,37 @@ static bool do_table(walker *w, uint32_t op) {
     if (other >= w->m->n.elements) return unknown(w, "elem segment", other);
   }
   NEED(read_table(w, &index, &type));
+  const wsr_bounds *table = &w->m->tables[index], *source;
+  const wsr_type at = wsr_address_type(table);
   switch (op) {
-    case WSR_OP_TABLE_GET: NEED(pop(w, WSR_I32)); break;
-    case WSR_OP_TABLE_SET: NEED(pop(w, type) && pop(w, WSR_I32)); break;
+    case WSR_OP_TABLE_GET: NEED(pop(w, at)); break;
+    case WSR_OP_TABLE_SET: NEED(pop(w, type) && pop(w, at)); break;
     case WSR_OP_TABLE_SIZE: break;
-    case WSR_OP_TABLE_GROW: NEED(pop(w, WSR_I32) && pop(w, type)); break;
-    case WSR_OP_TABLE_FILL: NEED(pop(w, WSR_I32) && pop(w, type) && pop(w, WSR_I32)); break;
+    case WSR_OP_TABLE_GROW: NEED(pop(w, at) && pop(w, type)); break;
+    case WSR_OP_TABLE_FILL: NEED(pop(w, at) && pop(w, type) && pop(w, at)); break;
     case WSR_OP_TABLE_COPY:
       NEED(read_table(w, &other, &from));
       if (!wsr_is_subtype(w->m->subtypes, from, type))
         return invalid(w, "type mismatch: the tables differ in type");
-      NEED(pop(w, WSR_I32) && pop(w, WSR_I32) && pop(w, WSR_I32));
+      source = &w->m->tables[other];
+      NEED(pop(w, length_type(table, source)) && pop(w, wsr_address_type(source)) && pop(w, at));
       break;
     default: /* table.init */
       if (!wsr_is_subtype(w->m->subtypes, w->m->elements[other].type, type))
         return invalid(w, "type mismatch: the segment's type is not the table's");
-      NEED(pop(w, WSR_I32) && pop(w, WSR_I32) && pop(w, WSR_I32));
+      NEED(pop(w, WSR_I32) && pop(w, WSR_I32) && pop(w, at));
       break;
   }
   emit(w, op, 0, top(w), index, other);
   if (op == WSR_OP_TABLE_GET) return push(w, type);
-  return op == WSR_OP_TABLE_SIZE || op == WSR_OP_TABLE_GROW ? push(w, WSR_I32) : true;
+  return op == WSR_OP_TABLE_SIZE || op == WSR_OP_TABLE_GROW ? push(w, at) : true;
 }
 
-static bool need_memory(walker *w, uint32_t index) {
-  return index < w->m->n.memories ? true : unknown(w, "memory", index);
+/* The memory's bounds, NULL with the error set where there is none. */
+static const wsr_bounds *need_memory(walker *w, uint32_t index) {
+  if (index < w->m->n.memories) return &w->m->memories[index];
+  unknown(w, "memory", index);
+  return NULL;
 }
 
 static bool read_data_index(walker *w, uint32_t *index) {
@@ -495,26 +506,57 @@ static bool read_data_index(walker *w, uint32_t *index) {
   return *index < w->m->n_data_declared ? true : unknown(w, "data segment", *index);
 }
 
-static bool read_memarg(walker *w, uint32_t width, uint32_t *offset) {
-  uint32_t align;
+/* Section 5.4.6: alignment, memory index if bit 6 says so, offset. `memory` is what a cell has in n. */
+static bool read_memarg(walker *w, uint32_t width, uint64_t *offset, uint32_t *memory,
+                        wsr_type *address) {
+  enum { HAS_MEMORY = 64, END = 128 };
+  uint32_t align, index = 0;
   NEED(wsr_read_u32(&w->r, &align));
-  if (align >= 128) return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "malformed memop flags");
-  if (align >= 64) return wsr_lack(w->r.error, w->start, WSR_FEATURE_MULTI_MEMORY);
-  NEED(need_memory(w, 0));
+  if (align >= END) return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "malformed memop flags");
+  if (align & HAS_MEMORY) {
+    NEED(wsr_use(&w->r, w->start, WSR_FEATURE_MULTI_MEMORY));
+    NEED(wsr_read_u32(&w->r, &index));
+    align &= ~(uint32_t)HAS_MEMORY;
+  }
+  const wsr_bounds *bounds = need_memory(w, index);
+  NEED(bounds);
   if (align >= 32 || (1U << align) > width)
     return invalid(w, "alignment must not be larger than natural");
-  uint64_t wide;
-  NEED(wsr_read_unsigned(&w->r, 64, &wide));
-  if (wide > UINT32_MAX) return invalid(w, "offset out of range");
-  *offset = (uint32_t)wide;
+  NEED(wsr_read_unsigned(&w->r, 64, offset));
+  if (!bounds->address64 && *offset > UINT32_MAX) return invalid(w, "offset out of range");
+  *memory = index || bounds->address64 ? index + 1 : 0;
+  *address = wsr_address_type(bounds);
   return true;
+}
+
+static bool do_memory(walker *w, uint32_t op) {
+  uint32_t index, other = 0;
+  if (op == WSR_OP_MEMORY_INIT) NEED(read_data_index(w, &other));
+  NEED(wsr_read_u32(&w->r, &index));
+  const wsr_bounds *memory = need_memory(w, index), *source;
+  NEED(memory);
+  const wsr_type at = wsr_address_type(memory);
+  switch (op) {
+    case WSR_OP_MEMORY_SIZE: break;
+    case WSR_OP_MEMORY_GROW: NEED(pop(w, at)); break;
+    case WSR_OP_MEMORY_FILL: NEED(pop(w, at) && pop(w, WSR_I32) && pop(w, at)); break;
+    case WSR_OP_MEMORY_COPY:
+      NEED(wsr_read_u32(&w->r, &other));
+      NEED(source = need_memory(w, other));
+      NEED(pop(w, length_type(memory, source)) && pop(w, wsr_address_type(source)) && pop(w, at));
+      break;
+    default: NEED(pop(w, WSR_I32) && pop(w, WSR_I32) && pop(w, at)); break; /* memory.init */
+  }
+  emit(w, op, 0, top(w), index, other);
+  return op == WSR_OP_MEMORY_SIZE || op == WSR_OP_MEMORY_GROW ? push(w, at) : true;
 }
 
 /* Instructions whose operands are written in their row. */
 static bool do_row(walker *w, uint32_t op) {
   const wsr_row *row = &wsr_rows[op];
   uint64_t imm = 0;
-  uint32_t index = 0;
+  uint32_t n = 0;
+  wsr_type address = WSR_I32;
   int64_t number;
   switch (row->immediate) {
     case WSR_IMM_I32:
@@ -534,24 +576,12 @@ static bool do_row(walker *w, uint32_t op) {
       w->r.at += width;
       break;
     }
-    case WSR_IMM_MEMARG:
-      NEED(read_memarg(w, row->width, &index));
-      imm = index;
-      break;
-    case WSR_IMM_DATA_MEMORY:
-      NEED(read_data_index(w, &index));
-      imm = index;
-      NEED(wsr_read_u32(&w->r, &index) && need_memory(w, index));
-      break;
-    case WSR_IMM_MEMORY_MEMORY:
-      NEED(wsr_read_u32(&w->r, &index) && need_memory(w, index));
-      NEED(wsr_read_u32(&w->r, &index) && need_memory(w, index));
-      break;
-    case WSR_IMM_MEMORY: NEED(wsr_read_u32(&w->r, &index) && need_memory(w, index)); break;
+    case WSR_IMM_MEMARG: NEED(read_memarg(w, row->width, &imm, &n, &address)); break;
     default: break;
   }
-  for (uint32_t i = row->n_params; i-- > 0;) NEED(pop(w, row->params[i]));
-  const uint32_t cell = emit(w, op, 0, top(w), 0, 0);
+  for (uint32_t i = row->n_params; i-- > 1;) NEED(pop(w, row->params[i]));
+  if (row->n_params) NEED(pop(w, row->immediate == WSR_IMM_MEMARG ? address : row->params[0]));
+  const uint32_t cell = emit(w, op, n, top(w), 0, 0);
   wsr_emitter *e = w->walk->emitter;
   if (cell != WSR_NONE && !e->failed) e->cells[cell].u.imm = imm;
   if (row->nan && e && e->deterministic)
@@ -680,6 +710,11 @@ static bool step(walker *w, uint32_t op, bool *more) {
     case WSR_OP_TABLE_GROW:
     case WSR_OP_TABLE_SIZE:
     case WSR_OP_TABLE_FILL: return do_table(w, op);
+    case WSR_OP_MEMORY_SIZE:
+    case WSR_OP_MEMORY_GROW:
+    case WSR_OP_MEMORY_FILL:
+    case WSR_OP_MEMORY_COPY:
+    case WSR_OP_MEMORY_INIT: return do_memory(w, op);
     case WSR_OP_DATA_DROP:
     case WSR_OP_ELEM_DROP: return do_segment_drop(w, op);
     default: return do_row(w, op);

@@ -57,9 +57,10 @@ typedef struct {
 } wsr_extern;
 
 typedef struct {
-  uint32_t minimum, maximum;
+  uint64_t minimum, maximum;
   uint32_t has_maximum;
-  wsr_type type; /* element type of a table */
+  wsr_type type;      /* element type of a table */
+  uint32_t address64; /* addresses in it are i64, else i32 */
 } wsr_bounds;
 
 typedef struct {
@@ -97,7 +98,7 @@ void wsr_module_body(const wsr_module *module, uint32_t function, uint32_t *begi
 typedef struct wsr_store wsr_store;
 
 typedef struct {
-  uint32_t memory_pages;   /* of each memory */
+  uint32_t memory_pages;   /* of 64 KiB, of each memory */
   uint32_t table_elements; /* of each table */
   uint32_t stack_slots;    /* of 64 bits */
   uint32_t stack_frames;
@@ -113,8 +114,8 @@ uint32_t wsr_add_host_function(wsr_store *store, const wsr_type *params, uint32_
 /* The same, with the type of an imported function of that index in the module. */
 uint32_t wsr_add_host_import(wsr_store *store, wsr_module *module, uint32_t function,
                              wsr_error *error);
-uint32_t wsr_add_table(wsr_store *store, const wsr_bounds *bounds, uint32_t size, wsr_error *error);
-uint32_t wsr_add_memory(wsr_store *store, const wsr_bounds *bounds, uint32_t pages,
+uint32_t wsr_add_table(wsr_store *store, const wsr_bounds *bounds, uint64_t size, wsr_error *error);
+uint32_t wsr_add_memory(wsr_store *store, const wsr_bounds *bounds, uint64_t pages,
                         wsr_error *error);
 /* `value` is one slot, of a v128 two. */
 uint32_t wsr_add_global(wsr_store *store, wsr_type type, uint32_t mutability,
@@ -168,9 +169,9 @@ void wsr_memory(const wsr_store *store, uint32_t address, wsr_memory_view *out);
 /* A global's value is two slots; the second is of use to a v128 only. */
 void wsr_global(const wsr_store *store, uint32_t address, wsr_global_type *type, uint64_t *value);
 void wsr_set_global(wsr_store *store, uint32_t address, const uint64_t *value);
-/* Both return the old size, or UINT32_MAX where the limits do not allow it. */
-uint32_t wsr_grow_memory(wsr_store *store, uint32_t address, uint32_t pages);
-uint32_t wsr_grow_table(wsr_store *store, uint32_t address, uint32_t elements, uint64_t value);
+/* Both return the old size, or UINT64_MAX where the limits do not allow it. */
+uint64_t wsr_grow_memory(wsr_store *store, uint32_t address, uint64_t pages);
+uint64_t wsr_grow_table(wsr_store *store, uint32_t address, uint64_t elements, uint64_t value);
 /* Write the bytes to the start of a memory that nothing was written to yet: zero pages are skipped,
  * so that they stay uncommitted. */
 void wsr_fill_memory(wsr_store *store, uint32_t address, const uint8_t *data, size_t length);

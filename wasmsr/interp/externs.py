@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import HostError, LinkError, ModuleError
-from wasmsr.interp.module import core_error, function_type
+from wasmsr.interp.module import address_type, core_error, function_type
 from wasmsr.interp.types import Bounds, FuncType, GlobalType, MemoryType, TableType, ValType
 from wasmsr.interp.values import from_slot, gather, readers, slot_count, spread, to_slot
 from wasmsr.record import record
@@ -203,7 +203,7 @@ class Memory(_Handle):
         """Allocate one, for modules to import."""
         error = ffi.new("wsr_error *")
         minimum = type_.bounds.minimum
-        address = lib.wsr_add_memory(store.c, c_bounds(type_.bounds), minimum, error)
+        address = lib.wsr_add_memory(store.c, c_bounds(type_), minimum, error)
         return cls(store, _allocated(address, error))
 
     @property
@@ -211,7 +211,7 @@ class Memory(_Handle):
         """Its type, with the current size as minimum."""
         view = self._view()
         maximum = view.bounds.maximum if view.bounds.has_maximum else None
-        return MemoryType(Bounds(self.pages, maximum))
+        return MemoryType(Bounds(self.pages, maximum), address_type(view.bounds))
 
     def _view(self) -> Any:
         view = ffi.new("wsr_memory_view *")
@@ -246,10 +246,10 @@ class Memory(_Handle):
 
     def grow(self, pages: int) -> int:
         """Grow it; returns the old size in pages, or -1 where the limits do not allow it."""
-        if not 0 <= pages < 1 << 32:
+        if not 0 <= pages < 1 << 64:
             return -1
         old = lib.wsr_grow_memory(self.store.c, self.address, pages)
-        return -1 if old == 2**32 - 1 else int(old)
+        return -1 if old == 2**64 - 1 else int(old)
 
 
 class Table(_Handle):
@@ -259,10 +259,9 @@ class Table(_Handle):
     def new(cls, store: Store, type_: TableType) -> Table:
         """Allocate one of null references, for modules to import."""
         error = ffi.new("wsr_error *")
-        bounds = c_bounds(type_.bounds, type_.element)
         if not type_.element.nullable:
             raise TypeError(f"a table of {type_.element} cannot be made of null references")
-        address = lib.wsr_add_table(store.c, bounds, type_.bounds.minimum, error)
+        address = lib.wsr_add_table(store.c, c_bounds(type_), type_.bounds.minimum, error)
         return cls(store, _allocated(address, error))
 
     def _view(self) -> Any:
@@ -275,7 +274,8 @@ class Table(_Handle):
         """Its type, with the current size as minimum."""
         view = self._view()
         maximum = view.bounds.maximum if view.bounds.has_maximum else None
-        return TableType(ValType(view.bounds.type), Bounds(view.size, maximum))
+        bounds = Bounds(view.size, maximum)
+        return TableType(ValType(view.bounds.type), bounds, address_type(view.bounds))
 
     def __len__(self) -> int:
         return int(self._view().size)
@@ -294,11 +294,11 @@ class Table(_Handle):
 
     def grow(self, count: int, value: Any = None) -> int:
         """Grow it; returns the old size in elements, or -1 where the limits do not allow it."""
-        if not 0 <= count < 1 << 32:
+        if not 0 <= count < 1 << 64:
             return -1
         bits = to_slot(self.store, self.type.element, value)
         old = lib.wsr_grow_table(self.store.c, self.address, count, bits)
-        return -1 if old == 2**32 - 1 else int(old)
+        return -1 if old == 2**64 - 1 else int(old)
 
 
 class Global(_Handle):
@@ -355,15 +355,17 @@ class Global(_Handle):
 Extern = Function | Memory | Table | Global
 
 
-def c_bounds(bounds: Bounds, element: int = 0) -> Any:
-    """The core's struct for size limits and, for a table, the element type."""
+def c_bounds(type_: MemoryType | TableType) -> Any:
+    """The core's struct for size limits, the type of addresses and, for a table, of elements."""
+    bounds = type_.bounds
     return ffi.new(
         "wsr_bounds *",
         {
             "minimum": bounds.minimum,
             "maximum": bounds.maximum or 0,
             "has_maximum": bounds.maximum is not None,
-            "type": int(element),
+            "type": int(type_.element) if isinstance(type_, TableType) else 0,
+            "address64": type_.address is ValType.I64,
         },
     )
 

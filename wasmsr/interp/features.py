@@ -51,8 +51,8 @@ FEATURES: tuple[Feature, ...] = (
     # the rest of 2.0, and 3.0
     Feature("simd", State.PLANNED),
     Feature("relaxed-simd", State.PLANNED, ("simd",)),
-    Feature("multi-memory", State.PLANNED),
-    Feature("memory64", State.PLANNED),
+    Feature("multi-memory", State.ON),
+    Feature("memory64", State.ON),
     Feature("exceptions", State.PLANNED),
     Feature("function-references", State.ON),
     Feature("tail-calls", State.ON),

@@ -156,10 +156,10 @@ def _numeric_handler(i: Instruction) -> str:
 def _memory_handler(i: Instruction) -> str:
     c_type, _, signed = (part.strip() for part in i.body.partition(","))
     bits = _width(i) * 8
-    address = f"SLOTS; const uint64_t at = (uint32_t)s[0] + pc->u.imm; BOUNDS(at, {_width(i)});"
+    address = f"SLOTS; LOCATE({_width(i)});"
     if i.kind == "store":
-        return f"{address} wsr_put{bits}(memory + at, ({c_type})s[1]); NEXT;"
-    value = f"wsr_get{bits}(memory + at)"
+        return f"{address} wsr_put{bits}(at, ({c_type})s[1]); NEXT;"
+    value = f"wsr_get{bits}(at)"
     if signed:
         wide = "32" if i.results == "i32" else "64"
         value = f"(uint{wide}_t)(int{wide}_t)({signed}){value}"

@@ -88,6 +88,11 @@ def _bounds(view: Any) -> Bounds:
     return Bounds(view.minimum, view.maximum if view.has_maximum else None)
 
 
+def address_type(view: Any) -> ValType:
+    """The type of addresses, from the core's `wsr_bounds`."""
+    return ValType.I64 if view.address64 else ValType.I32
+
+
 class Module:
     """A decoded and validated module.
 
@@ -250,9 +255,9 @@ class Module:
         bounds = ffi.new("wsr_bounds *")
         if kind == lib.WSR_TABLE:
             lib.wsr_module_table(self._c, index, bounds)
-            return TableType(ValType(bounds.type), _bounds(bounds))
+            return TableType(ValType(bounds.type), _bounds(bounds), address_type(bounds))
         lib.wsr_module_memory(self._c, index, bounds)
-        return MemoryType(_bounds(bounds))
+        return MemoryType(_bounds(bounds), address_type(bounds))
 
     def _import(self, index: int) -> Import:
         view = ffi.new("wsr_extern *")

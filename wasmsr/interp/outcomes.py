@@ -18,7 +18,8 @@ class Limits:
     """Limits of a store, in the model's units, so that they mean the same in every build.
 
     Attributes:
-        memory_pages: pages of 64 KiB of each memory.
+        memory_pages: pages of 64 KiB of each memory; more than 65,536 are of use to memories with
+            64-bit addresses only.
         table_elements: elements of each table.
         stack_slots: 64-bit slots of the value stack.
         stack_frames: frames; one more is the trap "call stack exhausted".
@@ -31,7 +32,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         highest = {
-            "memory_pages": 65536,
+            "memory_pages": 1 << 28,
             "table_elements": 1 << 28,
             "stack_slots": 1 << 28,
             "stack_frames": 1 << 26,

@@ -155,25 +155,32 @@ class Bounds:
         return self.maximum is None or (maximum is not None and maximum <= self.maximum)
 
 
+def _address(type_: ValType) -> str:
+    """As the text format writes it: i32 is left out."""
+    return "" if type_ is ValType.I32 else f"{type_} "
+
+
 @record(frozen=True)
 class TableType:
-    """Element type and size limits of a table."""
+    """Element type and size limits of a table, and the type of indices into it: i32 or i64."""
 
     element: ValType
     bounds: Bounds
+    address: ValType = ValType.I32
 
     def __str__(self) -> str:
-        return f"table {self.element} {self.bounds}"
+        return f"table {_address(self.address)}{self.element} {self.bounds}"
 
 
 @record(frozen=True)
 class MemoryType:
-    """Size limits of a memory, in pages of 64 KiB."""
+    """Size limits of a memory, in pages of 64 KiB, and the type of addresses in it: i32 or i64."""
 
     bounds: Bounds
+    address: ValType = ValType.I32
 
     def __str__(self) -> str:
-        return f"memory {self.bounds}"
+        return f"memory {_address(self.address)}{self.bounds}"
 
 
 @record(frozen=True)

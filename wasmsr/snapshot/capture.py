@@ -21,7 +21,15 @@ from wasmsr.interp import machine
 from wasmsr.interp.externs import Function, Global, HostFunction, c_bounds
 from wasmsr.interp.machine import Imports, Instance, Store
 from wasmsr.interp.module import Import, Module
-from wasmsr.interp.types import Bounds, FuncType, ValType, codes_of, val_types
+from wasmsr.interp.types import (
+    Bounds,
+    FuncType,
+    MemoryType,
+    TableType,
+    ValType,
+    codes_of,
+    val_types,
+)
 from wasmsr.interp.values import gather, slot_count, spread
 from wasmsr.snapshot import state
 from wasmsr.snapshot.state import PAGE, Snapshot
@@ -81,14 +89,17 @@ def _table(store: Store, address: int, externs: _Externs) -> state.TableState:
     if code is ValType.EXTERNREF:
         words = array("Q", map(externs.number, words))
     maximum = bounds.maximum if bounds.has_maximum else None
-    return state.TableState(int(code), bounds.minimum, maximum, _little(words))
+    elements = _little(words)
+    return state.TableState(int(code), bounds.minimum, maximum, elements, bool(bounds.address64))
 
 
 def _memory(store: Store, address: int) -> state.MemoryState:
     view = ffi.new("wsr_memory_view *")
     lib.wsr_memory(store.c, address, view)
-    maximum = view.bounds.maximum if view.bounds.has_maximum else None
-    return state.MemoryState(view.bounds.minimum, maximum, store.memory_view(address))
+    bounds = view.bounds
+    maximum = bounds.maximum if bounds.has_maximum else None
+    data = store.memory_view(address)
+    return state.MemoryState(bounds.minimum, maximum, data, bool(bounds.address64))
 
 
 def _global(store: Store, address: int, externs: _Externs) -> state.GlobalState:
@@ -469,11 +480,11 @@ class _Restoring:
         snapshot = self.snapshot
         if space == 0 and address < len(snapshot.tables):
             table = snapshot.tables[address]
-            bounds = c_bounds(Bounds(table.minimum, table.maximum), table.type)
+            bounds = c_bounds(_table_type(table))
             made = lib.wsr_add_table(c, bounds, table.minimum, self.error)
         elif space == 1 and address < len(snapshot.memories):
             memory = snapshot.memories[address]
-            bounds = c_bounds(Bounds(memory.minimum, memory.maximum))
+            bounds = c_bounds(_memory_type(memory))
             made = lib.wsr_add_memory(c, bounds, memory.minimum, self.error)
         elif space == 2 and address < len(snapshot.globals):
             item = snapshot.globals[address]
@@ -501,12 +512,12 @@ class _Restoring:
     def _fill_table(self, address: int, table: state.TableState) -> None:
         view = ffi.new("wsr_table_view *")
         lib.wsr_table(self.store.c, address, view)
-        _check_bounds("table", address, view.bounds, table.minimum, table.maximum)
+        _check_bounds("table", address, view.bounds, table)
         size = len(table.elements) // 8
         element = ValType(view.bounds.type)
         if element.code != table.type or size < view.size or len(table.elements) % 8:
             raise _bad(f"table {address} of another type or size")
-        if lib.wsr_grow_table(self.store.c, address, size - view.size, 0) == 2**32 - 1:
+        if lib.wsr_grow_table(self.store.c, address, size - view.size, 0) == 2**64 - 1:
             raise SnapshotError(f"table {address} of {size} elements exceeds the limit")
         words = _words(table.elements)
         for bits in set(words):
@@ -518,11 +529,11 @@ class _Restoring:
     def _fill_memory(self, address: int, memory: state.MemoryState) -> None:
         view = ffi.new("wsr_memory_view *")
         lib.wsr_memory(self.store.c, address, view)
-        _check_bounds("memory", address, view.bounds, memory.minimum, memory.maximum)
+        _check_bounds("memory", address, view.bounds, memory)
         pages, have = len(memory.data) // PAGE, view.size // PAGE
         if pages < have or len(memory.data) % PAGE:
             raise _bad(f"memory {address} of another size")
-        if lib.wsr_grow_memory(self.store.c, address, pages - have) == 2**32 - 1:
+        if lib.wsr_grow_memory(self.store.c, address, pages - have) == 2**64 - 1:
             raise SnapshotError(
                 f"memory {address} of {pages} pages exceeds the limit of "
                 f"{self.store.limits.memory_pages} pages",
@@ -593,9 +604,11 @@ class _Restoring:
         return instance.function_base + frame.function - module.imported_functions
 
 
-def _check_bounds(what: str, address: int, bounds: Any, minimum: int, maximum: int | None) -> None:
-    have = (bounds.minimum, bounds.maximum if bounds.has_maximum else None)
-    if have != (minimum, maximum):
+def _check_bounds(
+    what: str, address: int, bounds: Any, saved: state.TableState | state.MemoryState
+) -> None:
+    have = (bounds.minimum, bounds.maximum if bounds.has_maximum else None, bounds.address64)
+    if have != (saved.minimum, saved.maximum, saved.address64):
         raise _bad(f"{what} {address} of other bounds")
 
 
@@ -603,6 +616,19 @@ def _same_but_size(wanted: Any, saved: tuple[int, int, int | None]) -> bool:
     type_, size, maximum = saved
     element = getattr(wanted, "element", None)
     return (0 if element is None else element.code) == type_ and wanted.bounds.admits(size, maximum)
+
+
+def _address(saved: state.TableState | state.MemoryState) -> ValType:
+    return ValType.I64 if saved.address64 else ValType.I32
+
+
+def _table_type(table: state.TableState) -> TableType:
+    bounds = Bounds(table.minimum, table.maximum)
+    return TableType(ValType(table.type), bounds, _address(table))
+
+
+def _memory_type(memory: state.MemoryState) -> MemoryType:
+    return MemoryType(Bounds(memory.minimum, memory.maximum), _address(memory))
 
 
 def restore(

@@ -28,6 +28,11 @@ VALUE_TYPES = bytes((I32, I64, F32, F64, V128, FUNCREF, EXTERNREF))
 REFERENCES = bytes((FUNCREF, EXTERNREF))
 MAX_PAGES = 65536
 """Pages of 64 KiB in a memory with 32-bit addresses."""
+MAX_PAGES64 = 1 << 48
+"""Likewise with 64-bit addresses, as bounds may declare; no more than `MAX_SIZE64` are there."""
+MAX_SIZE64 = 1 << 28
+
+MEMORY64 = "memory64"
 
 _U32 = 1 << 32
 _U64 = 1 << 64
@@ -72,8 +77,10 @@ def check(snapshot: Snapshot) -> None:
         _check_instance(number, instance, snapshot, functions)
     references = {FUNCREF: functions, EXTERNREF: len(snapshot.externs)}
     for number, table in enumerate(snapshot.tables):
+        _check_address("table", number, table, limits.features)
         _check_table(number, table, references, limits.table_elements)
     for number, memory in enumerate(snapshot.memories):
+        _check_address("memory", number, memory, limits.features)
         _check_memory(number, memory, limits.memory_pages)
     bounds = _BOUNDS | {code: count + 1 for code, count in references.items()}
     for number, cell in enumerate(snapshot.globals):
@@ -149,13 +156,21 @@ def _check_instance(
             raise fail(f"the dropped segments of instance {number} are not in ascending order")
 
 
+def _check_address(
+    what: str, number: int, state: TableState | MemoryState, features: list[str]
+) -> None:
+    if state.address64 and MEMORY64 not in features:
+        raise fail(f"{what} {number} has 64-bit addresses and the feature {MEMORY64} was off")
+
+
 def _check_table(number: int, table: TableState, references: dict[int, int], limit: int) -> None:
     if table.type not in references:
         raise fail(f"table {number} has the unknown type {table.type:#x}")
     if len(table.elements) % 8:
         raise fail(f"table {number} ends in the middle of an element")
     size = len(table.elements) // 8
-    _check_bounds("table", number, size, table.minimum, table.maximum, _U32 - 1, limit)
+    most = _U64 - 1 if table.address64 else _U32 - 1
+    _check_bounds("table", number, size, table.minimum, table.maximum, most, limit)
     if max_slot(table.elements) > references[table.type]:
         raise fail(f"an element of table {number} is no {_NAMES[table.type]} of this store")
 
@@ -174,7 +189,8 @@ def _check_memory(number: int, memory: MemoryState, limit: int) -> None:
     if len(memory.data) % PAGE:
         raise fail(f"memory {number} is not made of whole pages")
     size = len(memory.data) // PAGE
-    _check_bounds("memory", number, size, memory.minimum, memory.maximum, MAX_PAGES, limit)
+    most = MAX_PAGES64 if memory.address64 else MAX_PAGES
+    _check_bounds("memory", number, size, memory.minimum, memory.maximum, most, limit)
 
 
 def _check_bounds(

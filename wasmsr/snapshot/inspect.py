@@ -31,6 +31,7 @@ TYPE_NAMES = {
     FUNCREF: "funcref",
     EXTERNREF: "externref",
 }
+TABLE_KEYS = ("type", "size", "minimum", "maximum", "address", "null")
 
 
 class NamedModule(Protocol):
@@ -115,6 +116,7 @@ def describe(
                 "pages": len(memory.data) // PAGE,
                 "minimum": memory.minimum,
                 "maximum": memory.maximum,
+                "address": "i64" if memory.address64 else "i32",
                 "bytes": len(memory.data),
                 "nonzero_bytes": sum(page_map(memoryview(memory.data))) * PAGE_SIZE,
             }
@@ -236,6 +238,7 @@ def _describe_table(table: Any) -> dict[str, Any]:
         "size": size,
         "minimum": table.minimum,
         "maximum": table.maximum,
+        "address": "i64" if table.address64 else "i32",
         "null": elements.count(0),
     }
 
@@ -369,11 +372,11 @@ def _all_blocks(d: Mapping[str, Any], values: bool) -> Iterator[Block]:
     )
     yield (
         "Memories",
-        ("", "pages", "minimum", "maximum", "bytes", "not zero"),
+        ("", "pages", "minimum", "maximum", "address", "bytes", "not zero"),
         [
             (
                 str(n),
-                *(_text(m[key]) for key in ("pages", "minimum", "maximum")),
+                *(_text(m[key]) for key in ("pages", "minimum", "maximum", "address")),
                 _size(m["bytes"]),
                 _size(m["nonzero_bytes"]),
             )
@@ -382,11 +385,8 @@ def _all_blocks(d: Mapping[str, Any], values: bool) -> Iterator[Block]:
     )
     yield (
         "Tables",
-        ("", "type", "size", "minimum", "maximum", "null"),
-        [
-            (str(n), *(_text(t[key]) for key in ("type", "size", "minimum", "maximum", "null")))
-            for n, t in enumerate(d["tables"])
-        ],
+        ("", *TABLE_KEYS),
+        [(str(n), *(_text(t[key]) for key in TABLE_KEYS)) for n, t in enumerate(d["tables"])],
     )
     yield (
         "Globals",

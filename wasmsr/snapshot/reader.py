@@ -282,16 +282,16 @@ class Decoder:
 
     def _memories(self, payload: Buffer) -> list[MemoryState]:
         shapes = sections.parse_memories(payload)
-        self._reserve(sum(size * PAGE for _, _, size in shapes))
+        self._reserve(sum(size * PAGE for _, _, size, _ in shapes))
         memories: list[MemoryState] = []
-        for minimum, maximum, size in shapes:
+        for minimum, maximum, size, address64 in shapes:
             try:
                 data = self._allocate(size * PAGE)
             except (MemoryError, OSError) as error:
                 raise SnapshotError(
                     f"there is no room for the snapshot's memory of {size * PAGE} bytes"
                 ) from error
-            memories.append(MemoryState(minimum, maximum, data))
+            memories.append(MemoryState(minimum, maximum, data, address64))
         return memories
 
     def _assemble(

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import msgpack
 
 from wasmsr.errors import FormatError, UnportableState
-from wasmsr.snapshot.check import MAX_PAGES, V128
+from wasmsr.snapshot.check import MAX_PAGES, MAX_SIZE64, V128
 from wasmsr.snapshot.container import Buffer, Kind, section_title
 from wasmsr.snapshot.state import (
     PAGE,
@@ -25,6 +25,7 @@ from wasmsr.snapshot.state import (
     InstanceState,
     Limits,
     Lineage,
+    MemoryState,
     ModuleRef,
     Snapshot,
     TableState,
@@ -81,7 +82,7 @@ GLOBAL = Struct("<IIQQ")
 TABLE_HEAD = Struct("<Q")
 TABLE = Struct("<QQQQQQ")
 MEMORY = Struct("<QQQQ")
-HAS_MAXIMUM = 1
+HAS_MAXIMUM, ADDRESS_64 = 1, 2
 MAX_CONTAINERS = 1 << 20
 """Maps and lists in one msgpack section."""
 _LOW = (1 << 64) - 1
@@ -425,7 +426,7 @@ def pack_tables(tables: Sequence[TableState]) -> bytes:
         size = len(table.elements) // 8
         pieces.append(
             TABLE.pack(
-                table.maximum is not None,
+                _flags(table),
                 table.type,
                 table.minimum,
                 table.maximum or 0,
@@ -449,7 +450,7 @@ def parse_tables(data: Buffer, room: int) -> list[TableState]:
     for flags, code, minimum, maximum, size, stored in TABLE.iter_unpack(
         data[TABLE_HEAD.size : position]
     ):
-        bound = _maximum(kind, flags, maximum)
+        bound, address64 = _bound(kind, flags, maximum)
         end = position + stored * 8
         if stored > size or end > len(data):
             raise _malformed(kind, "a table has more elements than it should")
@@ -460,7 +461,7 @@ def parse_tables(data: Buffer, room: int) -> list[TableState]:
         elements[: stored * 8] = data[position:end]
         if stored and not any(elements[stored * 8 - 8 : stored * 8]):
             raise _malformed(kind, "null elements are stored at the end of a table")
-        tables.append(TableState(code, minimum, bound, elements))
+        tables.append(TableState(code, minimum, bound, elements, address64))
         position = end
     if position != len(data):
         raise _malformed(kind, "bytes follow the last element")
@@ -470,26 +471,33 @@ def parse_tables(data: Buffer, room: int) -> list[TableState]:
 def pack_memories(snapshot: Snapshot) -> bytes:
     return b"".join(
         [
-            MEMORY.pack(m.maximum is not None, m.minimum, m.maximum or 0, len(m.data) // PAGE)
+            MEMORY.pack(_flags(m), m.minimum, m.maximum or 0, len(m.data) // PAGE)
             for m in snapshot.memories
         ]
     )
 
 
-def parse_memories(data: Buffer) -> list[tuple[int, int | None, int]]:
-    """Minimum, maximum and size of each memory, in pages of 64 KiB."""
+def parse_memories(data: Buffer) -> list[tuple[int, int | None, int, bool]]:
+    """Minimum, maximum and size of each memory, in pages of 64 KiB, and whether its addresses have
+    64 bits."""
     kind = Kind.MEMORIES
     if len(data) % MEMORY.size:
         raise _malformed(kind, "it ends in the middle of a memory")
-    memories: list[tuple[int, int | None, int]] = []
+    memories: list[tuple[int, int | None, int, bool]] = []
     for flags, minimum, maximum, size in MEMORY.iter_unpack(data):
-        if size > MAX_PAGES:
+        bound, address64 = _bound(kind, flags, maximum)
+        if size > (MAX_SIZE64 if address64 else MAX_PAGES):
             raise _malformed(kind, f"a memory has {size} pages")
-        memories.append((minimum, _maximum(kind, flags, maximum), size))
+        memories.append((minimum, bound, size, address64))
     return memories
 
 
-def _maximum(kind: int, flags: int, maximum: int) -> int | None:
-    if flags & ~HAS_MAXIMUM or (maximum and not flags):
+def _flags(state: TableState | MemoryState) -> int:
+    return HAS_MAXIMUM * (state.maximum is not None) | ADDRESS_64 * state.address64
+
+
+def _bound(kind: int, flags: int, maximum: int) -> tuple[int | None, bool]:
+    """The declared maximum, and whether addresses have 64 bits."""
+    if flags & ~(HAS_MAXIMUM | ADDRESS_64) or (maximum and not flags & HAS_MAXIMUM):
         raise _malformed(kind, f"flags {flags:#x} with a maximum of {maximum}")
-    return int(maximum) if flags else None
+    return int(maximum) if flags & HAS_MAXIMUM else None, flags & ADDRESS_64 != 0

@@ -74,21 +74,25 @@ class InstanceState:
 @dataclass(slots=True)
 class TableState:
     """A table instance; `elements` is one little-endian 64-bit reference each: 0 is null, for
-    funcref otherwise a function address plus 1, for externref an index into `externs` plus 1."""
+    funcref otherwise a function address plus 1, for externref an index into `externs` plus 1.
+    `address64`: indices into it are i64, else i32."""
 
     type: int
     minimum: int
     maximum: int | None
     elements: bytes | bytearray | memoryview
+    address64: bool = False
 
 
 @dataclass(slots=True)
 class MemoryState:
-    """A memory instance: declared bounds in pages of 64 KiB and its bytes (whole pages)."""
+    """A memory instance: declared bounds in pages of 64 KiB and its bytes (whole pages).
+    `address64`: addresses in it are i64, else i32."""
 
     minimum: int
     maximum: int | None
     data: bytes | bytearray | memoryview
+    address64: bool = False
 
 
 @dataclass(slots=True)
