@@ -26,6 +26,7 @@ from wasmsr.record import record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from pathlib import Path
     from typing import Any
 
     from wasmsr.interp.trace import Tracer
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from wasmsr.wasi.listeners import TcpListen
     from wasmsr.wasi.mounts import Mount
     from wasmsr.wasi.preview1 import Wasi
+    from wasmsr.wasi.restore import Base
+    from wasmsr.wasi.unpack import OnChanged
 
 Outcome = Finished | Trapped | Paused | Exited
 
@@ -128,6 +131,12 @@ class Surroundings:
         listen: where it listens, for each of its listening sockets.
         stdin: descriptor of its standard input, or None for an empty one.
         stdout, stderr: descriptors.
+        carry_limit: bytes that trees of the program's own may hold; None is the default.
+        on_changed: what to do with files that were changed since they were saved: "error", "keep",
+            "truncate", or None for what `Wasi.restore` takes.
+        folder: gives the place of a carried tree for which no folder is among the mounts; None:
+            one that vanishes with the program.
+        bases: carried trees as they were when the program left this host.
     """
 
     mounts: Sequence[Mount] = ()
@@ -135,6 +144,10 @@ class Surroundings:
     stdin: int | None = 0
     stdout: int = 1
     stderr: int = 2
+    carry_limit: int | None = None
+    on_changed: OnChanged | None = None
+    folder: Callable[[str], Path] | None = None
+    bases: Mapping[str, Base] | None = None
 
     @property
     def sockets(self) -> Sequence[socket.socket]:
@@ -240,6 +253,7 @@ class Program:
                 stderr=around.stderr,
                 sockets=around.sockets,
                 deterministic=deterministic,
+                carry_limit=around.carry_limit,
             )
         store = Store(
             limits=limits or Limits(),
@@ -263,6 +277,7 @@ class Program:
         max_pages: int | None = None,
         features: str | None = None,
         live: bool = False,
+        deferred: bool = False,
         timings: Timings | None = None,
     ) -> Program:
         """A program that stands where it was saved.
@@ -272,6 +287,7 @@ class Program:
             features: what that one may need, as for `Module`.
             max_pages: limit of each memory, in pages of 64 KiB, in place of the snapshot's.
             live: the time since the snapshot counts for the program's monotonic clock.
+            deferred: carried files are put in their place when it starts, not before.
         Raises:
             SnapshotError: it cannot be restored; ModuleMismatch, of another module.
             WasiConfigError: a mount that it needs is not given, or cannot be used.
@@ -283,7 +299,7 @@ class Program:
             snapshot.limits.memory_pages = max_pages
         try:
             with timings.measure("restore"):
-                store, wasi = _restore(snapshot, module, around, live=live)
+                store, wasi = _restore(snapshot, module, around, live=live, deferred=deferred)
         except BaseException:
             around.close()
             raise
@@ -331,6 +347,8 @@ class Program:
     def start(self) -> None:
         """Lets it run, for the first time or on, until something of `Stand` happens."""
         assert self.stands, "the program runs already"
+        if self.wasi is not None:
+            self.wasi.settle()
         self._wanted = False
         self._outcome = None
         self.stand = Stand.RUNNING
@@ -394,6 +412,7 @@ class Program:
             UnportableState: it holds something that no snapshot can carry.
         """
         from wasmsr.snapshot.capture import capture
+        from wasmsr.wasi.contents import Contents
 
         with self.timings.measure("capture"):
             marks, queue = self.marks, self.store.queue
@@ -401,9 +420,11 @@ class Program:
             kept = list(queue)
             queue.extend(self._later)
             try:
+                files = Contents()
                 return capture(
                     self.store,
-                    wasi=None if self.wasi is None else self.wasi.capture(),
+                    wasi=None if self.wasi is None else self.wasi.capture(files),
+                    files=files,
                     fuel=fuel,
                     embed=embed,
                     parent=self.parent,
@@ -525,14 +546,22 @@ def _named(name: str | None) -> str:
 
 
 def _restore(
-    snapshot: Snapshot, module: Module, around: Surroundings, *, live: bool
+    snapshot: Snapshot,
+    module: Module,
+    around: Surroundings,
+    *,
+    live: bool,
+    deferred: bool = False,
 ) -> tuple[Store, Wasi | None]:
     """A store and its WASI in the snapshot's state."""
     from wasmsr.snapshot.capture import restore
 
     if snapshot.wasi is None:
         return restore(snapshot, modules=[module]), None
+    from wasmsr.wasi.contents import Contents
+    from wasmsr.wasi.mounts import CARRY_LIMIT
     from wasmsr.wasi.preview1 import Wasi
+    from wasmsr.wasi.restore import Carried
 
     wasi = Wasi.restore(
         snapshot.wasi,
@@ -542,6 +571,15 @@ def _restore(
         stderr=around.stderr,
         sockets=around.sockets,
         live=live,
+        on_changed=around.on_changed,
+        carried=Carried(
+            snapshot.files or Contents(),
+            CARRY_LIMIT if around.carry_limit is None else around.carry_limit,
+            since=snapshot.lineage.created,
+            folder=around.folder,
+            bases=around.bases or {},
+            deferred=deferred,
+        ),
     )
     try:
         return restore(snapshot, modules=[module], imports=wasi.imports), wasi

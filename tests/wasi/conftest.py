@@ -35,12 +35,18 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool
     return bool(request.param)
 
 
-@pytest.fixture(params=[False, True], ids=["straight", "hops"])
+@pytest.fixture(params=["straight", "hops", "carried"])
 def guest(request: pytest.FixtureRequest, data: Path, output: io.BytesIO) -> Iterator[Guest]:
-    """A guest on `data`; the second time its state goes through a snapshot before every call."""
+    """A guest on `data`; the second time its state goes through a snapshot before every call, the
+    third time its files do too."""
     made = on(
-        data, args=["prog", "a b", "ü"], env={"A": "1", "B": "x=y"}, stdout=output, stdin=b"input"
+        data,
+        "carry" if request.param == "carried" else "host",
+        args=["prog", "a b", "ü"],
+        env={"A": "1", "B": "x=y"},
+        stdout=output,
+        stdin=b"input",
     )
-    made.hops = request.param
+    made.hops = request.param != "straight"
     yield made
     made.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -17,9 +18,11 @@ import msgpack
 import wasmtime
 
 from wasmsr.wasi.abi import ALL_RIGHTS, DIRECTORY_RIGHTS, FILE_RIGHTS, Right
+from wasmsr.wasi.contents import Contents
 from wasmsr.wasi.functions import FUNCTIONS, MODULE
 from wasmsr.wasi.mounts import Mount
 from wasmsr.wasi.preview1 import Wasi
+from wasmsr.wasi.restore import Carried
 
 PAGES = 4
 SIZE = PAGES * 65536
@@ -207,6 +210,7 @@ class Guest(Calls):
         self.caller = FakeCaller()
         self.module = module
         self.hops = hops
+        self.contents = Contents()
 
     @property
     def memory(self) -> memoryview:
@@ -215,7 +219,8 @@ class Guest(Calls):
     def state(self) -> dict[str, Any]:
         """What a snapshot would hold now, as it comes out of a file."""
         self.wasi.stop_clock()
-        packed = msgpack.packb(self.wasi.capture(), use_bin_type=True)
+        self.contents = Contents()
+        packed = msgpack.packb(self.wasi.capture(self.contents), use_bin_type=True)
         state: dict[str, Any] = msgpack.unpackb(packed, raw=False)
         return state
 
@@ -227,7 +232,8 @@ class Guest(Calls):
         if isinstance(kept.get("stdin"), bytes):
             # It is in the state.
             del kept["stdin"]
-        restored = Wasi.restore(state, **{**kept, **changes})
+        carried = Carried(self.contents, since=time.time_ns())
+        restored = Wasi.restore(state, **{"carried": carried, **kept, **changes})
         self.wasi.close()
         self.wasi = restored
 
@@ -250,9 +256,9 @@ class Guest(Calls):
         self.caller.close()
 
 
-def on(directory: Path, **settings: Any) -> Guest:
+def on(directory: Path, mode: str = "host", **settings: Any) -> Guest:
     """A guest with one mount."""
-    return Guest(mounts=[Mount(directory, "/data")], **settings)
+    return Guest(mounts=[Mount(directory, "/data", mode)], **settings)
 
 
 def wat() -> str:

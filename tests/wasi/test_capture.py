@@ -130,7 +130,8 @@ def test_an_unlinked_file_travels(program: Guest, data: Path) -> None:
 def test_an_unlinked_file_too_large_is_refused(
     program: Guest, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capturing, "UNLINKED_LIMIT", 10)
+    monkeypatch.setattr(capturing, "SHORT", 5)
+    program.wasi.process.carry_limit = 10
     fd = program.opened("big", CREAT)
     program.write(fd, b"x" * 11)
     os.unlink(data / "big")

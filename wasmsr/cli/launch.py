@@ -47,6 +47,7 @@ class Launch:
         self._has_streams = False
         self._again: Sequence[int | float | None] = ()
         self.timings: dict[str, list[float]] = {}
+        self._outputs: dict[str, int] = {}
 
     @property
     def interactive(self) -> bool:
@@ -144,7 +145,26 @@ class Launch:
         stdin = None if self.interactive else 0
         if options.stdin is not None:
             stdin = os.open(options.stdin, os.O_RDONLY | os.O_CLOEXEC)
-        return Surroundings(mounts=mounts, listen=listening(options.tcp_listen), stdin=stdin)
+        return Surroundings(
+            mounts=mounts,
+            listen=listening(options.tcp_listen),
+            stdin=stdin,
+            stdout=self._output(options.stdout, 1),
+            stderr=self._output(options.stderr, 2),
+            carry_limit=options.carry_limit,
+            on_changed=options.on_changed,
+        )
+
+    def _output(self, path: str | None, ours: int) -> int:
+        """A descriptor to write to: of the file, where one is named. It is begun anew by a program
+        that begins, and gone on with by one that was saved."""
+        if path is None:
+            return ours
+        if path not in self._outputs:
+            how = os.O_TRUNC if self.options.from_snapshot is None else 0
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | how
+            self._outputs[path] = os.open(path, flags, 0o666)
+        return self._outputs[path]
 
     def _start(self, module: Module) -> Program:
         """A program at its beginning."""
@@ -177,7 +197,12 @@ class Launch:
 
         options, timings = self.options, Timings()
         assert options.from_snapshot is not None
-        snapshot = read_snapshot(options.from_snapshot, adopt=options.adopt, timings=timings)
+        snapshot = read_snapshot(
+            options.from_snapshot,
+            adopt=options.adopt,
+            timings=timings,
+            carry_limit=options.carry_limit,
+        )
         if options.deterministic and not snapshot.limits.deterministic:
             say("--deterministic has no effect: the saved run was not deterministic", "warning")
         if module is None and snapshot.modules[0].binary is None:

@@ -52,6 +52,20 @@ class Flag(Kind):
     name = "flag"
 
 
+class Choice(Kind):
+    """One of a few words."""
+
+    name = "choice"
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def read(self, text: str) -> str:
+        if text not in self.words:
+            raise ValueError(f"{text!r} is none of {', '.join(self.words)}.")
+        return text
+
+
 class File(Kind):
     """A file's name; the file need not exist yet."""
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 
 from wasmsr.cli import programs
 from wasmsr.cli.options import (
+    Choice,
     Count,
     Features,
     File,
@@ -21,6 +22,10 @@ from wasmsr.cli.options import (
     Variable,
 )
 from wasmsr.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wasmsr.wasi.unpack import OnChanged
 
 HELP = """Runs PROGRAM: a .wasm or .wat file, or one of the packaged programs
 
@@ -69,13 +74,19 @@ ROWS = (
     Row("--invoke", "invoke", TEXT, "NAME", "Call this export; ARGS are typed by its signature. "
         "Default: _start, which has them as text."),
     Row("--dir", "dirs", Lines(), "HOST[::GUEST[::MODE]]",
-        "Let the program use the folder HOST, by the name GUEST (default: HOST). Repeatable."),
+        "Let the program use the folder HOST, by the name GUEST (default: HOST). MODE says what "
+        "becomes of its files: host (default), ro, carry, overlay, or mem without HOST; a .zip or "
+        ".tar file is a folder to be read. Repeatable."),
+    Row("--carry-limit", "carry_limit", Size(), "SIZE",
+        "Most that folders in memory, and files in snapshots, may hold. Default: 1GiB."),
     Row("--env", "env", Variable(), "K=V",
         "Set an environment variable of the program; it has no others. Repeatable."),
     Row("--stdin", "stdin", FILE, "FILE",
         "The program's standard input. Default: ours; with --interactive an empty one."),
     Row("--tcp-listen", "tcp_listen", Lines(), "ADDR:PORT",
         "Let the program accept connections there; PORT 0: any. Repeatable."),
+    Row("--stdout", "stdout", FILE, "FILE", "Where its standard output goes. Default: ours."),
+    Row("--stderr", "stderr", FILE, "FILE", "Where its standard error goes. Default: ours."),
     Row("--max-memory", "max_memory", Size(), "SIZE", "Limit of each memory: 65536, 512M, 1GiB."),
     Row("--fuel", "fuel", Count(0), "N", "After N instructions end with exit code 121."),
     Row("--features", "features", Features(), "-NAME,+NAME",
@@ -101,6 +112,9 @@ ROWS = (
         "Read keys: s saves, r calls the export again, q quits. Through a pipe too."),
     Row("--from-snapshot", "from_snapshot", FILE, "FILE",
         "Go on with a saved program. It gets folders anew, by --dir."),
+    Row("--on-changed", "on_changed", Choice("error", "keep", "truncate"), "WHAT",
+        "On resume, what to do with files that were written since: refuse (error), leave them "
+        "(keep), or undo it (truncate, the default)."),
     Row("--adopt", "adopt", FLAG, "",
         "Take over a program whose state was handed to a host that is gone for good."),
     Row("--hop", "hop", Count(1), "N",
@@ -120,9 +134,12 @@ class Options:
     args: tuple[str, ...]
     invoke: str | None
     dirs: tuple[str, ...]
+    carry_limit: int | None
     env: tuple[str, ...]
     stdin: str | None
     tcp_listen: tuple[str, ...]
+    stdout: str | None
+    stderr: str | None
     max_memory: int | None
     fuel: int | None
     features: str | None
@@ -140,6 +157,7 @@ class Options:
     on_interrupt: bool
     interactive: bool
     from_snapshot: str | None
+    on_changed: OnChanged | None
     adopt: bool
     hop: int | None
     timings: bool

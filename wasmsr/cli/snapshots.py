@@ -25,11 +25,11 @@ def read_bytes(path: str) -> bytes:
         raise SnapshotError(f"cannot read the snapshot {path}: {reason}") from error
 
 
-def decode(data: bytes, path: str) -> tuple[Snapshot, Decoder]:
+def decode(data: bytes, path: str, *, carry_limit: int | None = None) -> tuple[Snapshot, Decoder]:
     """A file's snapshot and what read it; `path` is for people. Raises SnapshotError."""
-    from wasmsr.snapshot.format import Decoder
+    from wasmsr.snapshot.format import FILES_LIMIT, Decoder
 
-    decoder = Decoder()
+    decoder = Decoder(files=FILES_LIMIT if carry_limit is None else carry_limit)
     with shown(f"reading {path}") as advance:
         for start in range(0, len(data), PIECE):
             decoder.feed(memoryview(data)[start : start + PIECE])
@@ -37,8 +37,10 @@ def decode(data: bytes, path: str) -> tuple[Snapshot, Decoder]:
         return decoder.finish(), decoder
 
 
-def read_snapshot(path: str, *, adopt: bool, timings: Timings) -> Snapshot:
-    """The snapshot in a file.
+def read_snapshot(
+    path: str, *, adopt: bool, timings: Timings, carry_limit: int | None = None
+) -> Snapshot:
+    """The snapshot in a file, with at most `carry_limit` bytes of carried files (default 1 GiB).
 
     Raises:
         HandedOver: another host may own the program now, and `adopt` is not set.
@@ -47,7 +49,7 @@ def read_snapshot(path: str, *, adopt: bool, timings: Timings) -> Snapshot:
     with timings.measure("read"):
         data = read_bytes(path)
     with timings.measure("decode"):
-        snapshot, decoder = decode(data, path)
+        snapshot, decoder = decode(data, path, carry_limit=carry_limit)
     if decoder.header is not None and decoder.header.handed and not adopt:
         raise HandedOver(
             f"the program in {path} was handed over to another host, which may own it now",

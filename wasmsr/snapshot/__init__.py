@@ -45,6 +45,7 @@ def snapshot(
     """
     from wasmsr.errors import UnportableState
     from wasmsr.snapshot.capture import capture
+    from wasmsr.wasi.contents import Contents
 
     wasi = wasi or store.wasi
     if wasi is None and any(module in _WASI for _, module, _ in store.hosts.values()):
@@ -52,9 +53,11 @@ def snapshot(
             "the program uses WASI, and its Wasi is not given",
             hint="say `store.wasi = wasi` when it is made, or snapshot(store, wasi=wasi)",
         )
+    files = Contents()
     found = capture(
         store,
-        wasi=None if wasi is None else wasi.capture(),
+        wasi=None if wasi is None else wasi.capture(files),
+        files=files,
         fuel=fuel,
         embed=embed,
         parent=None if parent is None else parent.lineage.id,

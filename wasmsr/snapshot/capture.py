@@ -13,7 +13,7 @@ import sys
 import time
 from array import array
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import FormatError, ModuleError, ModuleMismatch, SnapshotError, UnportableState
@@ -33,6 +33,9 @@ from wasmsr.interp.types import (
 from wasmsr.interp.values import gather, slot_count, spread
 from wasmsr.snapshot import state
 from wasmsr.snapshot.state import PAGE, Snapshot
+
+if TYPE_CHECKING:
+    from wasmsr.wasi.contents import Contents
 
 ENGINE = "wasmsr"
 
@@ -171,6 +174,7 @@ def capture(
     store: Store,
     *,
     wasi: Mapping[str, Any] | None = None,
+    files: Contents | None = None,
     fuel: int | None = None,
     embed: bool = False,
     parent: bytes | None = None,
@@ -181,7 +185,7 @@ def capture(
     runs on.
 
     Args:
-        wasi: what `Wasi.capture` gave.
+        wasi: what `Wasi.capture` gave; files: what it put there.
         fuel: instructions that remain, for a program that runs on a budget.
         embed: put the modules' binaries into the snapshot.
         parent: id of the snapshot from which this program was restored.
@@ -241,6 +245,7 @@ def capture(
         ),
         externs=externs.kept,
         wasi=dict(wasi) if wasi is not None else None,
+        files=files if files else None,
         executed=store.executed,
     )
 

@@ -62,6 +62,8 @@ class Kind:
     MEMORIES = 12
     PAGE_INDEX = 13
     PAGE_DATA = 14
+    FILE_INDEX = 24
+    FILE_DATA = 25
 
 
 TITLES = {
@@ -70,7 +72,7 @@ TITLES = {
     if isinstance(number, int)
 }
 """The names of the section kinds in messages and listings."""
-COMPRESSIBLE = frozenset((Kind.BINARIES, Kind.PAGE_DATA))
+COMPRESSIBLE = frozenset((Kind.BINARIES, Kind.PAGE_DATA, Kind.FILE_DATA))
 """Elsewhere a few bytes could ask a reader for gigabytes; here sizes are known beforehand."""
 MESSAGES = frozenset(
     (

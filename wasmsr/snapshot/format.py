@@ -16,12 +16,13 @@ from typing import TypeAlias
 
 from wasmsr.errors import FormatError, HandedOver, SnapshotError
 from wasmsr.snapshot.container import FLAG_HANDED, HEADER, Header
-from wasmsr.snapshot.reader import DEFAULT_LIMIT, Decoder, SectionSize, decode
+from wasmsr.snapshot.reader import DEFAULT_LIMIT, FILES_LIMIT, Decoder, SectionSize, decode
 from wasmsr.snapshot.state import Snapshot
 from wasmsr.snapshot.writer import content_digest, encode
 
 __all__ = [
     "DEFAULT_LIMIT",
+    "FILES_LIMIT",
     "Decoder",
     "SectionSize",
     "content_digest",
@@ -101,18 +102,21 @@ def _sync_folder(folder: str) -> None:
             os.close(number)
 
 
-def load(path: Path, *, adopt: bool = False, limit: int = DEFAULT_LIMIT) -> Snapshot:
+def load(
+    path: Path, *, adopt: bool = False, limit: int = DEFAULT_LIMIT, files: int = FILES_LIMIT
+) -> Snapshot:
     """Read a snapshot from a file.
 
     Args:
         adopt: read it even if it was handed over to another host.
         limit: bytes that its memories, tables and embedded modules may take in all.
+        files: bytes of content of carried files.
     Raises:
         SnapshotError: the file cannot be read.
         HandedOver: another host owns the program now.
         FormatError, VersionError, DigestError: what is wrong with it.
     """
-    decoder = read_file(path, Decoder(limit=limit))
+    decoder = read_file(path, Decoder(limit=limit, files=files))
     snapshot = decoder.finish()
     if decoder.header is not None and decoder.header.handed and not adopt:
         raise HandedOver(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Generator
-from typing import NamedTuple, TypeAlias
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias
 
 from wasmsr.errors import DigestError, FormatError, SnapshotError, VersionError
 from wasmsr.snapshot import sections
@@ -38,6 +38,11 @@ from wasmsr.snapshot.container import (
 from wasmsr.snapshot.pages import PAGE_SIZE, Placement
 from wasmsr.snapshot.state import PAGE, MemoryState, Snapshot
 
+if TYPE_CHECKING:
+    from wasmsr.wasi.contents import Contents
+
+FILES_LIMIT = 1 << 30
+"""Bytes of content of files that are read unless somebody allows more (`--carry-limit`)."""
 DEFAULT_LIMIT = 8 << 30
 """Bytes that a snapshot's memories, tables and modules may take together when it is read. Untouched
 memory is not committed, so that this bounds what a file claims more than what it costs."""
@@ -64,6 +69,7 @@ class Decoder:
 
     Args:
         limit: bytes that memories, tables and embedded modules may take in all.
+        files: bytes of content of files, which wait in a temporary file if they are many.
         allocate: gives that many zero bytes for a memory; writable, format "B". By default a
             bytearray, for large memories fresh pages of the operating system.
     Attributes:
@@ -72,11 +78,19 @@ class Decoder:
         content: after `finish`, the content digest.
     """
 
-    def __init__(self, *, limit: int = DEFAULT_LIMIT, allocate: Allocate | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        limit: int = DEFAULT_LIMIT,
+        files: int = FILES_LIMIT,
+        allocate: Allocate | None = None,
+    ) -> None:
         self.header: Header | None = None
         self.plain = 0
         self.content = b""
         self._limit = limit
+        self._files_limit = files
+        self._files: Contents | None = None
         self._allocate = allocate or _allocate
         self._pending = bytearray()
         self._kind = 0
@@ -175,6 +189,9 @@ class Decoder:
             if kind == Kind.PAGE_DATA:
                 self._check_size(plain, placement.stored * PAGE_SIZE)
                 yield from self._pages(plain, first, placement, memories)
+                continue
+            if kind == Kind.FILE_DATA:
+                yield from self._file_data(plain, first, payloads.get(Kind.FILE_INDEX))
                 continue
             if kind == Kind.BINARIES:
                 self._check_size(plain, _binaries_size(payloads.get(Kind.STORE)))
@@ -280,6 +297,46 @@ class Decoder:
         placement.repeat(views)
         self._finish(Kind.PAGE_DATA, plain, stored, tree.digest())
 
+    def _file_data(
+        self, plain: int, head: tuple[int, int, int], index: Buffer | None
+    ) -> Generator[int, Buffer, None]:
+        """The file data section, each chunk verified on its way into a temporary file."""
+        from wasmsr.wasi.contents import Contents, digest_of
+
+        chunks = sections.parse_file_index(index or b"")
+        self._check_size(plain, sum(length for _, length in chunks))
+        if plain > self._files_limit:
+            raise FormatError(
+                f"the snapshot carries {plain} bytes of files, more than the {self._files_limit} "
+                "that may be read",
+                hint="--carry-limit SIZE allows more",
+            )
+        stored, position = SECTION.size, 0
+        tree, rest, spool, files = Tree(), bytearray(), _spool(), Contents()
+        waiting = iter(chunks)
+        wanted = next(waiting, None)
+        for start in range(0, plain, BATCH_SIZE):
+            data, size = yield from self._batch(
+                Kind.FILE_DATA, min(BATCH_SIZE, plain - start), None if start else head
+            )
+            stored += BATCH.size + size
+            tree.update(data)
+            rest += data
+            used = 0
+            while wanted is not None and len(rest) - used >= wanted[1]:
+                digest, length = wanted
+                piece = bytes(rest[used : used + length])
+                if digest_of(piece) != digest:
+                    raise DigestError("a piece of a file in the snapshot is not what it should be")
+                _write(spool, piece)
+                files.add_spooled(digest, length, spool, position)
+                position += length
+                used += length
+                wanted = next(waiting, None)
+            del rest[:used]
+        self._finish(Kind.FILE_DATA, plain, stored, tree.digest())
+        self._files = files
+
     def _memories(self, payload: Buffer) -> list[MemoryState]:
         shapes = sections.parse_memories(payload)
         self._reserve(sum(size * PAGE for _, _, size, _ in shapes))
@@ -311,6 +368,8 @@ class Decoder:
                 raise FormatError(f"the snapshot has no {section_title(kind)} section")
         if placement.stored and all(kind != Kind.PAGE_DATA for kind, _, _ in self._sizes):
             raise FormatError("the snapshot has no page data section")
+        if Kind.FILE_INDEX in payloads and self._files is None:
+            raise FormatError("the snapshot has no file data section")
         modules, embedded, hosts, instances = sections.parse_store(payloads[Kind.STORE])
         position = 0
         if any(embedded):
@@ -337,9 +396,26 @@ class Decoder:
             externs=[] if externs is None else sections.parse_externs(externs),
             wasi=None if wasi is None else sections.parse_wasi(wasi),
             executed=None if counters is None else sections.parse_counters(counters),
+            files=self._files,
         )
         check(snapshot)
         return snapshot
+
+
+def _spool() -> IO[bytes]:
+    """A file without a name; small ones stay in memory."""
+    import tempfile
+
+    return tempfile.SpooledTemporaryFile(max_size=MODULE_LIMIT >> 4)
+
+
+def _write(spool: IO[bytes], piece: bytes) -> None:
+    try:
+        spool.write(piece)
+    except OSError as error:
+        raise SnapshotError(
+            f"there is no room for the snapshot's files: {error.strerror or error}"
+        ) from error
 
 
 def _binaries_size(store: Buffer | None) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from struct import Struct
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgpack
 
@@ -31,6 +31,9 @@ from wasmsr.snapshot.state import (
     TableState,
     ThreadState,
 )
+
+if TYPE_CHECKING:
+    from wasmsr.wasi.contents import Contents
 
 NONE = type(None)
 Shapes: TypeAlias = frozenset[tuple[type, ...]]
@@ -82,6 +85,8 @@ GLOBAL = Struct("<IIQQ")
 TABLE_HEAD = Struct("<Q")
 TABLE = Struct("<QQQQQQ")
 MEMORY = Struct("<QQQQ")
+CHUNK = Struct("<32sI")
+CHUNK_SIZE = 65536
 HAS_MAXIMUM, ADDRESS_64 = 1, 2
 MAX_CONTAINERS = 1 << 20
 """Maps and lists in one msgpack section."""
@@ -501,3 +506,21 @@ def _bound(kind: int, flags: int, maximum: int) -> tuple[int | None, bool]:
     if flags & ~(HAS_MAXIMUM | ADDRESS_64) or (maximum and not flags & HAS_MAXIMUM):
         raise _malformed(kind, f"flags {flags:#x} with a maximum of {maximum}")
     return int(maximum) if flags & HAS_MAXIMUM else None, flags & ADDRESS_64 != 0
+
+
+def pack_file_index(files: Contents | None) -> bytes:
+    """Digest and length of each chunk."""
+    return b"".join([CHUNK.pack(digest, length) for digest, length in files or ()])
+
+
+def parse_file_index(data: Buffer) -> list[tuple[bytes, int]]:
+    """Digest and length of each chunk."""
+    kind = Kind.FILE_INDEX
+    if len(data) % CHUNK.size:
+        raise _malformed(kind, "it ends in the middle of a chunk")
+    chunks = list(CHUNK.iter_unpack(data))
+    if len({digest for digest, _ in chunks}) != len(chunks):
+        raise _malformed(kind, "a chunk is there twice")
+    if not all(0 < length <= CHUNK_SIZE for _, length in chunks):
+        raise _malformed(kind, "a chunk is empty or too long")
+    return chunks

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from wasmsr.interp.machine import Imports, Store
     from wasmsr.interp.module import Module
     from wasmsr.interp.outcomes import Limits as MachineLimits
+    from wasmsr.wasi.contents import Contents
     from wasmsr.wasi.mounts import Mount
     from wasmsr.wasi.preview1 import Stdin, Stdout
+    from wasmsr.wasi.unpack import OnChanged
 
 PAGE = 65536
 """Bytes in a WebAssembly page (specification, section 2.3.10)."""
@@ -159,7 +161,8 @@ class Lineage:
 @dataclass(slots=True)
 class Snapshot:
     """A paused machine as a value. `wasi` is what `wasmsr.wasi` captured, `executed` the count of
-    instructions where the run was metered, `externs` the host objects behind externrefs."""
+    instructions where the run was metered, `externs` the host objects behind externrefs, `files`
+    what carried files consist of."""
 
     modules: list[ModuleRef]
     host_functions: list[HostFunction]
@@ -173,6 +176,7 @@ class Snapshot:
     externs: list[Any] = field(default_factory=list)
     wasi: dict[str, Any] | None = None
     executed: int | None = None
+    files: Contents | None = None
 
     def save(self, path: str | os.PathLike[str], *, compress: bool = True) -> int:
         """Write `snapshot.bin`, which appears complete or not at all; the number of bytes.
@@ -207,6 +211,8 @@ class Snapshot:
         sockets: Sequence[socket.socket] = (),
         limits: MachineLimits | None = None,
         live: bool = False,
+        on_changed: OnChanged | None = None,
+        carry_limit: int | None = None,
     ) -> Store:
         """A new store in this state, standing where the program stood; `run` goes on with it.
 
@@ -216,9 +222,11 @@ class Snapshot:
         Args:
             modules: those that the snapshot names; embedded ones need not be given.
             imports: the host functions that the program uses, as for `Store.instantiate`.
-            mounts, stdin, stdout, stderr, sockets, live: for a program that uses WASI, as for
-                `Wasi.restore`; the store's `wasi` is its new `Wasi`, which `Store.close` closes.
+            mounts, stdin, stdout, stderr, sockets, live, on_changed: as for `Wasi.restore`, for a
+                program that uses WASI; the store's `wasi` is its new `Wasi`, which `Store.close`
+                closes.
             limits: in place of those of the snapshot.
+            carry_limit: bytes that each tree of carried files may hold; default 1 GiB.
 
         Raises:
             ModuleMismatch: a module is missing, or another one was given.
@@ -233,7 +241,10 @@ class Snapshot:
             wanted = replace(self, limits=replace(self.limits, **vars(limits)))
         if self.wasi is None:
             return restore(wanted, modules=modules, imports=imports)
+        from wasmsr.wasi.contents import Contents
+        from wasmsr.wasi.mounts import CARRY_LIMIT
         from wasmsr.wasi.preview1 import Wasi
+        from wasmsr.wasi.restore import Carried
 
         wasi = Wasi.restore(
             self.wasi,
@@ -243,6 +254,10 @@ class Snapshot:
             stderr=stderr,
             sockets=sockets,
             live=live,
+            on_changed=on_changed,
+            carried=Carried(
+                self.files or Contents(), carry_limit or CARRY_LIMIT, self.lineage.created
+            ),
         )
         try:
             store = restore(wanted, modules=modules, imports={**wasi.imports, **(imports or {})})

@@ -6,9 +6,10 @@ store of memories, `container` makes the bytes around both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from struct import error as StructError
+from typing import TYPE_CHECKING
 
 from wasmsr.errors import FormatError, UnportableState
 from wasmsr.snapshot import sections
@@ -32,6 +33,9 @@ from wasmsr.snapshot.container import (
 from wasmsr.snapshot.pages import PAGE_SIZE, PageMap, scan
 from wasmsr.snapshot.state import Snapshot
 
+if TYPE_CHECKING:
+    from wasmsr.wasi.contents import Contents
+
 
 @dataclass(slots=True)
 class _Plan:
@@ -42,6 +46,8 @@ class _Plan:
     binaries: list[bytes]
     after: list[tuple[int, bytes]]
     pages: PageMap
+    file_index: bytes
+    files: Contents | None
     rows: Rows
 
 
@@ -92,7 +98,15 @@ def _plan(snapshot: Snapshot) -> _Plan:
             rows.add(kind, len(payload), tree_digest(payload))
     if pages.stored:
         rows.add(Kind.PAGE_DATA, pages.stored * PAGE_SIZE, pages.digest())
-    return _Plan(before, binaries, after, pages, rows)
+    files = snapshot.files if snapshot.files else None
+    index = sections.pack_file_index(files)
+    if files:
+        rows.add(Kind.FILE_INDEX, len(index), tree_digest(index))
+        tree = Tree()
+        for digest, _ in files:
+            tree.update(files.read(digest))
+        rows.add(Kind.FILE_DATA, files.size, tree.digest())
+    return _Plan(before, binaries, after, pages, index, files, rows)
 
 
 def encode(snapshot: Snapshot, *, compress: bool = True, handed: bool = False) -> Iterator[bytes]:
@@ -127,6 +141,11 @@ def _pieces(plan: _Plan, header: Header, compress: bool) -> Iterator[bytes]:
     if plan.pages.stored:
         yield SECTION.pack(Kind.PAGE_DATA, 0, 0, plan.pages.stored * PAGE_SIZE)
         yield from store_batches(plan.pages.batches(), compress)
+    files = plan.files
+    if files:
+        yield from section_bytes(Kind.FILE_INDEX, plan.file_index)
+        yield SECTION.pack(Kind.FILE_DATA, 0, 0, files.size)
+        yield from store_batches(_cut(files.read(digest) for digest, _ in files), compress)
 
 
 def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -143,8 +162,8 @@ def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield b"".join(parts)
 
 
-def _cut(binaries: list[bytes]) -> Iterator[Buffer]:
-    """Modules one after the other, in batches."""
+def _cut(binaries: Iterable[bytes]) -> Iterator[Buffer]:
+    """Modules, or pieces of files, one after the other, in batches."""
     rest = b""
     for binary in binaries:
         view = memoryview(binary)

@@ -11,6 +11,7 @@ import stat
 
 from wasmsr.errors import UnportableState
 from wasmsr.wasi.abi import Failure
+from wasmsr.wasi.contents import Contents
 from wasmsr.wasi.descriptors import (
     Descriptor,
     Device,
@@ -21,25 +22,33 @@ from wasmsr.wasi.descriptors import (
     OutputStream,
     Place,
 )
+from wasmsr.wasi.manifest import chunks_of, scan
+from wasmsr.wasi.mounts import CARRYING
 from wasmsr.wasi.process import Process
-from wasmsr.wasi.trees import Tree
+from wasmsr.wasi.trees import ReadOnlyTree, Tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
 UNLINKED_LIMIT: Final = 64 << 20
-"""Bytes of content of open files without a name that a snapshot carries, all of them together."""
+"""Bytes of open files without a name whose content stands in the state itself, together."""
+SHORT: Final = 1 << 20
+"""Bytes up to which the content of a file without a name stands in the state itself."""
 WINDOW: Final = 4096
 """Bytes before and after the offset by which a regular file on standard input is known again."""
 MEMORY_DEVICES: Final = 1
 """Linux's major number of /dev/null, zero, full, random, urandom: they are the same everywhere."""
 
 
-def capture(process: Process) -> dict[str, Any]:
-    """Everything of WASI that the program can observe. UnportableState names what cannot go."""
+def capture(process: Process, contents: Contents) -> dict[str, Any]:
+    """Everything of WASI that the program can observe; what its files consist of goes into
+    `contents`. UnportableState names what cannot go."""
+    process.settle()
     monotonic, cpu, stopped_at = process.clocks.reading()
-    carried = _Carried()
+    used = {d.place.mount for d in process.descriptors.values() if isinstance(d, (File, Directory))}
+    mounts = [_mount(process, name, contents) for name in process.trees if name in used]
+    carried = _Carried(contents, process.carry_limit - contents.size)
     descriptors = []
     for fd, descriptor in sorted(process.descriptors.items()):
         state: dict[str, Any] = {
@@ -51,7 +60,6 @@ def capture(process: Process) -> dict[str, Any]:
         }
         state.update(_particulars(process, fd, descriptor, carried))
         descriptors.append(state)
-    used = {state["mount"] for state in descriptors if "mount" in state}
     pending = process.pending
     seed = process.random.seed
     return {
@@ -61,14 +69,23 @@ def capture(process: Process) -> dict[str, Any]:
         "clocks": {"monotonic": monotonic, "cpu": cpu, "stopped_at": stopped_at},
         "random": None if seed is None else {"seed": seed, "position": process.random.position},
         "pending": None if pending is None else {"call": pending.call, "started": pending.started},
-        "mounts": [
-            {"guest": name, "mode": mount.mode}
-            for name, mount in process.mounts.items()
-            if name in used
-        ],
+        "mounts": mounts,
         "descriptors": descriptors,
         "unlinked": carried.contents,
     }
+
+
+def _mount(process: Process, name: bytes, contents: Contents) -> dict[str, Any]:
+    tree = process.trees[name]
+    state: dict[str, Any] = {"guest": name, "mode": tree.mode}
+    if isinstance(tree, ReadOnlyTree) and tree.digest is not None:
+        state["digest"] = tree.digest
+    if tree.mode in CARRYING:
+        room = process.carry_limit
+        found = scan(tree.root, os.fsdecode(name), contents, room, tree.known)
+        tree.known, tree.inodes = found.known, found.inodes
+        state["tree"] = [entry.plain() for entry in found.entries]
+    return state
 
 
 def _particulars(
@@ -177,6 +194,10 @@ def _where(process: Process, fd: int, host: int, place: Place) -> tuple[bytes, .
         # Not every file system gives one file one inode number for ever.
         return now
     if now is None or _identity(tree, now) != (result.st_dev, result.st_ino):
+        # Another of its names will do, where all names are known.
+        other = tree.inodes.get((result.st_dev, result.st_ino))
+        now = None if other is None else tuple(other.split(b"/"))
+    if now is None or _identity(tree, now) != (result.st_dev, result.st_ino):
         raise UnportableState(
             f"descriptor {fd} was opened as {place}, which now is another file or none",
             hint="a file that was removed or moved out of its mount while open can only be saved "
@@ -214,9 +235,11 @@ def _path_of(host: int, root: int) -> tuple[bytes, ...] | None:
 class _Carried:
     """Files and directories that are open but have no name any more: they go with the snapshot."""
 
-    def __init__(self) -> None:
+    def __init__(self, chunks: Contents, limit: int) -> None:
         self.contents: list[dict[str, Any]] = []
+        self._chunks = chunks
         self._known: dict[tuple[int, int], int] = {}
+        self._limit = limit
         self._room = UNLINKED_LIMIT
 
     def file(self, fd: int, descriptor: File, result: os.stat_result) -> int:
@@ -224,34 +247,23 @@ class _Carried:
         known = self._known.get((result.st_dev, result.st_ino))
         if known is not None:
             return known
-        self._room -= result.st_size
-        if self._room < 0 or not stat.S_ISREG(result.st_mode):
-            raise UnportableState(
-                f"descriptor {fd} ({descriptor.place}) has no name any more and its content, "
-                f"{result.st_size} bytes, is more than a snapshot carries"
-            )
-        return self._add(result, self._content(fd, descriptor, result.st_size))
-
-    @staticmethod
-    def _content(fd: int, descriptor: File, size: int) -> bytes:
-        reader = descriptor.host
-        if descriptor.access == os.O_WRONLY:
-            try:
-                reader = os.open(f"/proc/self/fd/{descriptor.host}", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise UnportableState(
-                    f"descriptor {fd} ({descriptor.place}) has no name any more and cannot be read"
-                ) from error
+        if not stat.S_ISREG(result.st_mode):
+            raise UnportableState(f"descriptor {fd} ({descriptor.place}) has no name any more")
+        reader = _reader(fd, descriptor)
         try:
-            pieces = []
-            done = 0
-            while done < size:
-                piece = os.pread(reader, min(size - done, 1 << 20), done)
-                if not piece:
-                    break
-                pieces.append(piece)
-                done += len(piece)
-            return b"".join(pieces)
+            if result.st_size <= min(SHORT, self._room):
+                self._room -= result.st_size
+                return self._add(result, os.pread(reader, result.st_size, 0))
+            before = self._chunks.size
+            chunks = chunks_of(reader, result.st_size, self._chunks, None, self._limit)
+            self._limit -= self._chunks.size - before
+            if self._limit < 0:
+                raise UnportableState(
+                    f"descriptor {fd} ({descriptor.place}) has no name any more and its content, "
+                    f"{result.st_size} bytes, is more than a snapshot carries",
+                    hint="--carry-limit SIZE allows more",
+                )
+            return self._add(result, b"", {"size": result.st_size, "chunks": chunks})
         finally:
             if reader != descriptor.host:
                 os.close(reader)
@@ -261,10 +273,23 @@ class _Carried:
         known = self._known.get((result.st_dev, result.st_ino))
         return self._add(result, None) if known is None else known
 
-    def _add(self, result: os.stat_result, content: bytes | None) -> int:
+    def _add(
+        self, result: os.stat_result, content: bytes | None, more: dict[str, Any] | None = None
+    ) -> int:
         index = len(self.contents)
         self._known[result.st_dev, result.st_ino] = index
-        self.contents.append(
-            {"content": content, "atim": result.st_atime_ns, "mtim": result.st_mtime_ns}
-        )
+        times = {"atim": result.st_atime_ns, "mtim": result.st_mtime_ns}
+        self.contents.append({"content": content, **times, **(more or {})})
         return index
+
+
+def _reader(fd: int, descriptor: File) -> int:
+    """A host descriptor to read the file with: its own, or another where it is only written."""
+    if descriptor.access != os.O_WRONLY:
+        return descriptor.host
+    try:
+        return os.open(f"/proc/self/fd/{descriptor.host}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnportableState(
+            f"descriptor {fd} ({descriptor.place}) has no name any more and cannot be read"
+        ) from error

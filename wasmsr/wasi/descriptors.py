@@ -45,6 +45,13 @@ class Sink(Protocol):
     def write(self, data: memoryview, /) -> int | None: ...
 
 
+class Charged(Protocol):
+    """A tree with a limit."""
+
+    def charge(self, size: int) -> None:
+        """At most so many bytes are about to be written; Failure(NOSPC) if that is too much."""
+
+
 class Descriptor:
     """State that all kinds have.
 
@@ -246,7 +253,7 @@ class Place:
 class File(Descriptor):
     """A regular file (or block device). The offset is the host descriptor's own."""
 
-    __slots__ = ("access", "place")
+    __slots__ = ("__weakref__", "access", "charged", "place")
     kind = "file"
     applicable = FILE_RIGHTS
     seekable = True
@@ -256,6 +263,8 @@ class File(Descriptor):
     ) -> None:
         """`access`: os.O_RDONLY, O_WRONLY or O_RDWR, as `host` was opened."""
         super().__init__(host, filetype, rights, flags=flags)
+        self.charged: Charged | None = None
+        """The tree whose limit what is written counts against, where it has one."""
         self.place = place
         self.access = access
         if access == os.O_RDONLY:
@@ -265,6 +274,8 @@ class File(Descriptor):
         return os.readv(self.host, buffers)
 
     def write(self, caller: Caller, buffers: list[memoryview]) -> int:
+        if self.charged is not None:
+            self.charged.charge(sum(map(len, buffers)))
         return os.writev(self.host, buffers)
 
     def set_flags(self, flags: int) -> None:

@@ -99,6 +99,8 @@ def fd_pwrite(
     memory = caller.memory
     buffers = vectors(memory, iovs, iovs_len)
     nwritten = span(memory, nwritten, 4)
+    if file.charged is not None:
+        file.charged.charge(sum(map(len, buffers)))
     SIZE.pack_into(memory, nwritten, os.pwritev(file.host, buffers, _position(offset)))
 
 
@@ -238,6 +240,8 @@ def fd_filestat_set_times(
     require(descriptor, Right.FD_FILESTAT_SET_TIMES)
     if descriptor.stat() is None:
         raise Failure(Errno.INVAL)
+    if isinstance(descriptor, (File, Directory)):
+        process.tree_of(descriptor).touched(descriptor)
     syscalls.set_times(descriptor.host, None, *times(process, atim, mtim, fst_flags))
 
 
@@ -272,6 +276,8 @@ def fd_allocate(process: Process, caller: Caller, fd: int, offset: int, len: int
     allocate = getattr(os, "posix_fallocate", None)
     if allocate is None:
         raise Failure(Errno.NOTSUP)
+    if file.charged is not None:
+        file.charged.charge(size)
     allocate(file.host, position, size)
 
 

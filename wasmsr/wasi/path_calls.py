@@ -110,6 +110,8 @@ def path_open(
     except BaseException:
         os.close(host)
         raise
+    if isinstance(descriptor, File):
+        process.tree_of(descriptor).opened(descriptor)
     SIZE.pack_into(memory, opened, process.add(descriptor))
 
 
@@ -185,7 +187,8 @@ def path_link(
     memory = caller.memory
     old, new = text(memory, old_path, old_path_len), text(memory, new_path, new_path_len)
     follow = _follow(old_flags)
-    with process.locate(source, old) as origin, process.locate(target, new) as link:
+    origin, link = process.locate_two(source, old, target, new)
+    with origin, link:
         if follow or origin.slash:
             origin.stat(follow)
         origin.link_to(link)
@@ -233,7 +236,8 @@ def path_rename(
     target = process.directory(new_fd, Right.PATH_RENAME_TARGET)
     memory = caller.memory
     old, new = text(memory, old_path, old_path_len), text(memory, new_path, new_path_len)
-    with process.locate(source, old) as origin, process.locate(target, new) as renamed:
+    origin, renamed = process.locate_two(source, old, target, new)
+    with origin, renamed:
         origin.rename_to(renamed)
 
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from wasmsr.wasi.restore import OnChanged
+    from wasmsr.wasi.contents import Contents
+    from wasmsr.wasi.restore import Carried
+    from wasmsr.wasi.unpack import OnChanged
 
 Stdin = int | bytes | str | os.PathLike[str] | None
 """A host descriptor, the bytes themselves, a path, or None for an empty input."""
@@ -53,9 +55,11 @@ class Wasi:
         sockets: Sequence[socket.socket] = (),
         deterministic: bool = False,
         seed: int | bytes | str | None = None,
+        carry_limit: int | None = None,
     ) -> None:
         """`env`: a mapping, or `KEY=VALUE` strings; `sockets`: listening `socket.socket`s;
-        `deterministic`: virtual clocks and random bytes from `seed` (default 0).
+        `deterministic`: virtual clocks and random bytes from `seed` (default 0); `carry_limit`:
+        bytes that a tree in memory may hold, and that snapshots carry (default 1 GiB).
 
         Raises WasiConfigError for what cannot be used.
         """
@@ -65,6 +69,8 @@ class Wasi:
         process = Process(Clocks(deterministic=deterministic), random)
         process.args = tuple(_text("argument", argument) for argument in args)
         process.environ = _environ(env)
+        if carry_limit is not None:
+            process.carry_limit = carry_limit
         try:
             streams = _streams(stdin, stdout, stderr)
             for stream in (streams.stdin, streams.stdout, streams.stderr):
@@ -86,15 +92,17 @@ class Wasi:
             unstable.MODULE: functions.imports(process, unstable.UNSTABLE),
         }
 
-    def capture(self) -> dict[str, Any]:
-        """Everything of WASI that the program can observe, as data that msgpack can hold.
+    def capture(self, contents: Contents | None = None) -> dict[str, Any]:
+        """Everything of WASI that the program can observe, as data that msgpack can hold, and into
+        `contents` what carried files consist of.
 
         To be called while the program is paused. Raises UnportableState naming what cannot be
         saved. The format is that of `docs/snapshot-format.md`, section WASI.
         """
         from wasmsr.wasi.capture import capture  # only where something is saved
+        from wasmsr.wasi.contents import Contents
 
-        return capture(self.process)
+        return capture(self.process, Contents() if contents is None else contents)
 
     @classmethod
     def restore(
@@ -108,6 +116,7 @@ class Wasi:
         sockets: Sequence[socket.socket] = (),
         live: bool = False,
         on_changed: OnChanged | None = None,
+        carried: Carried | None = None,
     ) -> Wasi:
         """A program's WASI as `capture` saved it, under these mounts and streams.
 
@@ -127,7 +136,13 @@ class Wasi:
         streams = _streams(stdin, stdout, stderr)
         try:
             process = restore(
-                checked, mounts, streams, sockets=sockets, live=live, on_changed=on_changed
+                checked,
+                mounts,
+                streams,
+                sockets=sockets,
+                live=live,
+                on_changed=on_changed,
+                carried=carried,
             )
         except BaseException:
             streams.stdin.close()
@@ -135,6 +150,10 @@ class Wasi:
         self = cls.__new__(cls)
         self._use(process)
         return self
+
+    def settle(self) -> None:
+        """Do what a restore with `Carried.deferred` left undone. Raises SnapshotError."""
+        self.process.settle()
 
     def stop_clock(self) -> None:
         """Make the program's monotonic clock stand still: it is being saved."""

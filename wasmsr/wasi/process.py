@@ -7,14 +7,14 @@ anybody's while it is paused.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from wasmsr.errors import WasiConfigError
 from wasmsr.record import record
 from wasmsr.wasi.abi import ALL_RIGHTS, DIRECTORY_RIGHTS, Errno, Failure, Right
 from wasmsr.wasi.clocks import Clocks, Random
-from wasmsr.wasi.descriptors import Descriptor, Directory, InputStream, OutputStream, Place
-from wasmsr.wasi.mounts import Mount
+from wasmsr.wasi.descriptors import Descriptor, Directory, File, InputStream, OutputStream, Place
+from wasmsr.wasi.mounts import CARRY_LIMIT, Mount
 from wasmsr.wasi.resolve import Location
 from wasmsr.wasi.trees import Tree, open_tree
 
@@ -49,23 +49,25 @@ class Process:
     def __init__(self, clocks: Clocks, random: Random) -> None:
         self.args: tuple[bytes, ...] = ()
         self.environ: tuple[bytes, ...] = ()
-        self.mounts: dict[bytes, Mount] = {}
         self.trees: dict[bytes, Tree] = {}
         """Guest name to the files of that mount; open as long as the process."""
         self.descriptors: dict[int, Descriptor] = {}
         self.clocks = clocks
         self.random = random
+        self.carry_limit = CARRY_LIMIT
+        """Bytes that each tree of ours may hold, and that a snapshot carries."""
+        self.unsettled: Callable[[], None] | None = None
+        """What is left to do of a restore that must not touch the host's files yet."""
         self.pending: Pending | None = None
         self._lowest = 0
 
     def mount(self, mounts: Iterable[Mount]) -> None:
-        """Open the mounts' directories; WasiConfigError where that fails or a name is taken."""
+        """Open the mounts' trees; WasiConfigError where that fails or a name is taken."""
         for mount in mounts:
             name = os.fsencode(mount.guest)
             if name in self.trees:
                 raise WasiConfigError(f"two mounts have the name {mount.guest!r}")
-            self.trees[name] = open_tree(mount)
-            self.mounts[name] = mount
+            self.trees[name] = open_tree(mount, self.carry_limit)
 
     def preopen(self, name: bytes) -> Directory:
         """A descriptor, not yet in the table, for the mount of that name."""
@@ -77,6 +79,25 @@ class Process:
     def locate(self, base: Directory, path: bytes) -> Location:
         """Where `path` leads from that directory, by the rules of its mount's tree."""
         return self.trees[base.place.mount].locate(base.host, path)
+
+    def locate_two(
+        self, source: Directory, old: bytes, target: Directory, new: bytes
+    ) -> tuple[Location, Location]:
+        """Two places, of which the first is to be linked or renamed to the second; EXDEV where
+        they are in trees that cannot share a file."""
+        one, other = self.trees[source.place.mount], self.trees[target.place.mount]
+        if one is not other and not (type(one) is type(other) is Tree and one.mode == other.mode):
+            raise Failure(Errno.XDEV)
+        origin = one.locate(source.host, old)
+        try:
+            return origin, other.locate(target.host, new)
+        except BaseException:
+            origin.close()
+            raise
+
+    def tree_of(self, descriptor: File | Directory) -> Tree:
+        """The tree that an open file or directory is in."""
+        return self.trees[descriptor.place.mount]
 
     def get(self, fd: int) -> Descriptor:
         """The descriptor of that number; EBADF."""
@@ -113,8 +134,16 @@ class Process:
         self._lowest = min(self._lowest, fd)
         return found
 
+    def settle(self) -> None:
+        """Put carried files in their place and open them, where that was left for later. Raises
+        SnapshotError."""
+        if self.unsettled is not None:
+            unsettled, self.unsettled = self.unsettled, None
+            unsettled()
+
     def close(self) -> None:
         """Close every host descriptor that is ours."""
+        self.unsettled = None
         while self.descriptors:
             self.descriptors.popitem()[1].close()
         while self.trees:

@@ -11,14 +11,16 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wasmsr.errors import SnapshotError, WasiConfigError
 from wasmsr.wasi.abi import Failure, FileType, file_type
 from wasmsr.wasi.capture import MEMORY_DEVICES
 from wasmsr.wasi.clocks import Clocks, Random
+from wasmsr.wasi.contents import Contents
 from wasmsr.wasi.descriptors import (
     Descriptor,
     Device,
@@ -28,16 +30,43 @@ from wasmsr.wasi.descriptors import (
     Listener,
     Place,
 )
-from wasmsr.wasi.mounts import Mount
+from wasmsr.wasi.manifest import Entry, Known
+from wasmsr.wasi.mounts import CARRY_LIMIT, PORTABLE, Mount
 from wasmsr.wasi.path_calls import open_flags
+from wasmsr.wasi.private import Private
 from wasmsr.wasi.process import Pending, Process, Streams
-from wasmsr.wasi.state import DescriptorState, StdinFile, WasiState
+from wasmsr.wasi.state import DescriptorState, MountState, StdinFile, WasiState
+from wasmsr.wasi.trees import MemoryTree, ReadOnlyTree, Tree
+from wasmsr.wasi.unpack import OnChanged, Settlement, write_chunks
 
 if TYPE_CHECKING:
     import socket
 
-OnChanged = Literal["error", "keep", "truncate"]
-"""What to do with a file open for writing that has grown since it was saved."""
+
+@dataclass
+class Base:
+    """A tree as it was when the program left this host, and what need not be read again of it."""
+
+    entries: list[Entry]
+    known: Known
+
+
+@dataclass
+class Carried:
+    """What restoring has to do with the files of a snapshot.
+
+    `contents`: their chunks; `limit`: bytes that a tree may hold; `since`: when the snapshot was
+    taken, realtime ns; `folder`: gives the place of a carried tree for which none was given, by
+    guest name (None: one that vanishes with the program); `bases`: trees that were here before;
+    `deferred`: touch no file that stays before `Process.settle`.
+    """
+
+    contents: Contents = field(default_factory=Contents)
+    limit: int = CARRY_LIMIT
+    since: int | None = None
+    folder: Callable[[str], Path] | None = None
+    bases: Mapping[str, Base] = field(default_factory=dict)
+    deferred: bool = False
 
 
 def restore(
@@ -48,6 +77,7 @@ def restore(
     sockets: Sequence[socket.socket] = (),
     live: bool = False,
     on_changed: OnChanged | None = None,
+    carried: Carried | None = None,
 ) -> Process:
     """A process in that state.
 
@@ -56,14 +86,7 @@ def restore(
     Raises WasiConfigError for a mount or socket that is missing, SnapshotError for a file that is.
     """
     given = {os.fsencode(mount.guest): mount for mount in mounts}
-    missing = [name for name in state.mounts if name not in given]
-    if missing:
-        names = ", ".join(map(os.fsdecode, missing))
-        options = " ".join(f"--dir HOST::{os.fsdecode(name)}" for name in missing)
-        raise WasiConfigError(
-            f"the program has mounts that were not given: {names}",
-            hint=f"add {options}, where HOST is the directory that stands for it here",
-        )
+    _check_mounts(state, given)
     clocks = Clocks(
         deterministic=state.deterministic,
         monotonic=state.monotonic,
@@ -71,29 +94,56 @@ def restore(
         stopped_at=state.stopped_at,
         live=live,
     )
+    carried = carried or Carried()
     process = Process(clocks, Random(state.seed, state.position))
     process.args, process.environ = state.args, state.environ
+    process.carry_limit = carried.limit
     if state.call is not None:
         process.pending = Pending(state.call, state.started)
-    opener = _Opener(
-        process, streams, on_changed or ("error" if live else "truncate"), tuple(sockets)
-    )
+    policy = on_changed or ("error" if live else "truncate")
+    opener = _Opener(process, streams, policy, tuple(sockets), carried)
     try:
-        process.mount(given[name] for name in state.mounts)
+        for mount in state.mounts:
+            opener.mount(mount, given.get(mount.guest))
         opener.nameless(state)
-        for wanted in state.descriptors:
-            descriptor = opener.open(wanted)
-            process.descriptors[wanted.fd] = descriptor
-            descriptor.flags = wanted.flags
-            descriptor.rights = wanted.rights & descriptor.applicable
-            descriptor.inheriting = wanted.inheriting
+        opener.open_all(state.descriptors)
         opener.commit()
+        if opener.settlements:
+            process.unsettled = opener.settle
     except BaseException:
         process.close()
         raise
     finally:
-        opener.close()
+        if process.unsettled is None:
+            opener.close()
     return process
+
+
+def _check_mounts(state: WasiState, given: Mapping[bytes, Mount]) -> None:
+    missing = [m for m in state.mounts if m.guest not in given and m.mode not in PORTABLE]
+    if missing:
+        names = ", ".join(os.fsdecode(mount.guest) for mount in missing)
+        options = " ".join(_option(mount) for mount in missing)
+        raise WasiConfigError(
+            f"the program has mounts that were not given: {names}",
+            hint=f"add {options}, where HOST is the directory that stands for it here",
+        )
+    for mount in state.mounts:
+        have = given.get(mount.guest)
+        if have is not None and have.mode != mount.mode and have.settled != mount.mode:
+            raise WasiConfigError(
+                f"the program has {have.guest} in mode {mount.mode}, not {have.settled}",
+                hint=f"write {_option(mount)}",
+            )
+
+
+def _option(mount: MountState) -> str:
+    name = os.fsdecode(mount.guest)
+    if mount.mode == "archive":
+        return f"--dir ARCHIVE::{name}"
+    host = "" if mount.mode == "mem" else "HOST"
+    mode = "" if mount.mode == "host" else f"::{mount.mode}"
+    return f"--dir {host}::{name}{mode}"
 
 
 @dataclass
@@ -104,10 +154,88 @@ class _Opener:
     streams: Streams
     on_changed: OnChanged
     sockets: tuple[socket.socket, ...]
+    carried: Carried
+    settlements: dict[bytes, Settlement] = field(default_factory=dict)
+    """Carried trees that are still to be put in their place."""
+    waiting: list[DescriptorState] = field(default_factory=list)
+    """Descriptors in them."""
     names: list[str] = field(default_factory=list)
     """Temporary names of what has none in the program's eyes, until all is open."""
     grown: list[tuple[int, int]] = field(default_factory=list)
     """(host descriptor, size) to truncate once everything is there."""
+
+    def mount(self, wanted: MountState, given: Mount | None) -> None:
+        """Open a mount's tree; one that is in the snapshot is made, or prepared to be made."""
+        guest = os.fsdecode(wanted.guest)
+        tree: Tree
+        if wanted.mode == "mem":
+            tree = MemoryTree(self.carried.limit)
+        elif wanted.mode == "carry":
+            tree = self._carry_tree(guest, given)
+        else:
+            assert given is not None
+            self.process.mount([given])
+            opened = self.process.trees[wanted.guest]
+            if isinstance(opened, ReadOnlyTree) and opened.digest != wanted.digest:
+                raise SnapshotError(f"{given.host} is another archive than the program had")
+            return
+        self.process.trees[wanted.guest] = tree
+        base = self.carried.bases.get(guest) if wanted.mode == "carry" else None
+        settlement = Settlement(
+            tree.root,
+            guest,
+            wanted.entries,
+            self.carried.contents,
+            on_changed=self.on_changed,
+            since=self.carried.since,
+            limit=self.carried.limit,
+            base=None if base is None else base.entries,
+            known=None if base is None else base.known,
+        )
+        if self.carried.deferred and wanted.mode == "carry":
+            self.settlements[wanted.guest] = settlement
+        else:
+            settlement.apply()
+
+    def _carry_tree(self, guest: str, given: Mount | None) -> Tree:
+        """The folder of a carried tree: the one given, one that stays, or one that vanishes."""
+        host = None if given is None else given.host
+        if host is None and self.carried.folder is not None:
+            host = self.carried.folder(guest)
+        try:
+            if host is None:
+                private = Private()
+                return Tree(private.root, "carry", private)
+            os.makedirs(host, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise SnapshotError(
+                f"there is no room for the files of {guest}: {error.strerror or error}"
+            ) from error
+        return Tree(Mount(host, guest, "carry").open(), "carry")
+
+    def settle(self) -> None:
+        """Put the carried trees in their place and open what the program has open in them."""
+        try:
+            for settlement in self.settlements.values():
+                settlement.apply()
+            self.settlements.clear()
+            self.open_all(self.waiting)
+        finally:
+            self.close()
+
+    def open_all(self, wanted: Iterable[DescriptorState]) -> None:
+        """Open descriptors, but for those in trees that are not in their place yet."""
+        for one in wanted:
+            if one.mount in self.settlements and not one.preopen:
+                self.waiting.append(one)
+                continue
+            descriptor = self.open(one)
+            if isinstance(descriptor, File):
+                self.process.tree_of(descriptor).opened(descriptor)
+            self.process.descriptors[one.fd] = descriptor
+            descriptor.flags = one.flags
+            descriptor.rights = one.rights & descriptor.applicable
+            descriptor.inheriting = one.inheriting
 
     def open(self, wanted: DescriptorState) -> Descriptor:
         if wanted.kind == "stdin":
@@ -211,15 +339,17 @@ class _Opener:
 
     def nameless(self, state: WasiState) -> None:
         """Make again what has no name any more; it gets one until everything is open."""
-        for carried in state.unlinked:
-            if carried.content is None:
+        for one in state.unlinked:
+            if one.content is None:
                 self.names.append(tempfile.mkdtemp(prefix="wasmsr-"))
             else:
                 host, name = tempfile.mkstemp(prefix="wasmsr-")
                 self.names.append(name)
                 with open(host, "wb") as file:
-                    file.write(carried.content)
-            os.utime(self.names[-1], ns=(carried.atim, carried.mtim))
+                    file.write(one.content)
+                    if one.chunks is not None:
+                        write_chunks(host, one.size, one.chunks, self.carried.contents.read)
+            os.utime(self.names[-1], ns=(one.atim, one.mtim))
 
     def commit(self) -> None:
         """Everything is there: undo what was written after the snapshot."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from wasmsr.errors import FormatError
 from wasmsr.wasi.abi import ALL_RIGHTS, MAX_OFFSET, U64, FdFlag, FileType, Right
 from wasmsr.wasi.capture import UNLINKED_LIMIT, WINDOW
 from wasmsr.wasi.clocks import LAST_INSTANT
-from wasmsr.wasi.mounts import MODES
+from wasmsr.wasi.contents import DIGEST
+from wasmsr.wasi.manifest import Entry, check_chunks, parse
+from wasmsr.wasi.mounts import CARRYING, MODES
 from wasmsr.wasi.process import MAX_DESCRIPTORS
 
 MAX_STRINGS: Final = 1 << 20
@@ -50,6 +52,20 @@ class Nameless:
     content: bytes | None
     atim: int
     mtim: int
+    size: int = 0
+    chunks: bytes | None = None
+    """Where the content is too long to stand here: its size and `Entry.chunks`."""
+
+
+@dataclass(frozen=True)
+class MountState:
+    """A mount: guest name, mode, for an archive the digest of its file, for a mode with a tree in
+    the snapshot that tree."""
+
+    guest: bytes
+    mode: str
+    digest: bytes | None = None
+    entries: list[Entry] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -90,7 +106,7 @@ class WasiState:
     position: int
     call: bytes | None
     started: int
-    mounts: tuple[bytes, ...]
+    mounts: tuple[MountState, ...]
     descriptors: tuple[DescriptorState, ...]
     unlinked: tuple[Nameless, ...]
 
@@ -168,15 +184,9 @@ def read(value: object) -> WasiState:
     clocks = state.map("clocks")
     monotonic = clocks.number("monotonic", LAST_INSTANT)
     random, pending = state.maybe("random"), state.maybe("pending")
-    mounts: list[bytes] = []
-    for mount in state.maps("mounts", MAX_DESCRIPTORS):
-        mount.word("mode", MODES)
-        name = mount.raw("guest", PATH_MAX)
-        if not name or b"\0" in name or name in mounts:
-            raise mount.wrong("guest", "is no name for a mount, or there twice")
-        mounts.append(name)
+    mounts = _mounts(state)
     unlinked = _unlinked(state)
-    descriptors = _descriptors(state, mounts, unlinked)
+    descriptors = _descriptors(state, [mount.guest for mount in mounts], unlinked)
     return WasiState(
         args=state.strings("args"),
         environ=state.strings("environ", need=b"="),
@@ -194,6 +204,19 @@ def read(value: object) -> WasiState:
     )
 
 
+def _mounts(state: _Fields) -> list[MountState]:
+    found: dict[bytes, MountState] = {}
+    for mount in state.maps("mounts", MAX_DESCRIPTORS):
+        mode = mount.word("mode", tuple(MODES))
+        name = mount.raw("guest", PATH_MAX)
+        if not name or b"\0" in name or name in found:
+            raise mount.wrong("guest", "is no name for a mount, or there twice")
+        digest = _exactly(mount, "digest", DIGEST) if mode == "archive" else None
+        entries = parse(mount.take("tree")) if mode in CARRYING else []
+        found[name] = MountState(name, mode, digest, entries)
+    return list(found.values())
+
+
 def _exactly(fields: _Fields, key: str, size: int) -> bytes:
     value = fields.raw(key, size)
     if len(value) != size:
@@ -209,8 +232,15 @@ def _unlinked(state: _Fields) -> tuple[Nameless, ...]:
         if carried.take("content") is not None:
             content = carried.raw("content", room)
             room -= len(content)
-        times = [carried.number(key, MAX_OFFSET, -MAX_OFFSET) for key in ("atim", "mtim")]
-        found.append(Nameless(content, *times))
+        atim, mtim = (carried.number(key, MAX_OFFSET, -MAX_OFFSET) for key in ("atim", "mtim"))
+        size = 0
+        chunks: bytes | None = None
+        if "chunks" in carried.values:
+            size, chunks = carried.number("size", MAX_OFFSET), carried.raw("chunks")
+            if content != b"":
+                raise carried.wrong("content", "is there twice")
+            check_chunks(size, chunks)
+        found.append(Nameless(content, atim, mtim, size, chunks))
     return tuple(found)
 
 

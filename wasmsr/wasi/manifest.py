@@ -1,0 +1,359 @@
+"""A directory tree as a manifest: what is where, with digests of the content.
+
+From a tree on the host to plain data (`scan`), and from the plain data of a snapshot, which is
+hostile, to the same values (`parse`). `unpack` makes a tree of it again. The form is that of
+docs/snapshot-format.md, section 12.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from wasmsr.errors import FormatError, UnportableState
+from wasmsr.wasi.abi import MAX_OFFSET
+from wasmsr.wasi.contents import CHUNK, DIGEST, PLACE, ZEROS, Contents, Folder, digest_of
+
+DIRECTORY, FILE, LINK, SAME = range(4)
+"""Kinds of entries. LINK: a symbolic link; SAME: another name of a file named before."""
+PERMISSIONS: Final = 0o777
+PATH_MAX: Final = 4096
+MAX_ENTRIES: Final = 1 << 20
+COARSE: Final = 100_000_000
+"""ns: no file system's change times are coarser, but for those that count whole seconds."""
+STAGING: Final = b".wasmsr-staging-"
+"""What `unpack` works in begins so, and is no part of any tree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something in a tree: path below its root (empty: the root), permissions, times in ns.
+
+    A FILE has `size` and `chunks` (`PLACE` each, ascending; what they leave out is zero); a LINK
+    leads to `target`; a SAME is another name of the file at `target`.
+    """
+
+    path: bytes
+    kind: int
+    mode: int
+    atim: int
+    mtim: int
+    size: int = 0
+    chunks: bytes = b""
+    target: bytes = b""
+
+    @property
+    def content(self) -> tuple[int, int, bytes, bytes]:
+        """What two entries are compared by."""
+        return self.kind, self.size, self.chunks, self.target
+
+    @property
+    def places(self) -> Iterator[tuple[int, bytes, int]]:
+        """(offset, digest, length) of each chunk."""
+        for number, digest in PLACE.iter_unpack(self.chunks):
+            offset = number * CHUNK
+            yield offset, digest, min(CHUNK, self.size - offset)
+
+    def plain(self) -> list[Any]:
+        """As the snapshot has it."""
+        return [
+            self.path,
+            self.kind,
+            self.mode,
+            self.atim,
+            self.mtim,
+            self.size,
+            self.chunks,
+            self.target,
+        ]
+
+
+Signature = tuple[int, int, int, int]
+"""Inode, size, modification and change time in ns, by which an unchanged file is known."""
+
+
+@dataclass
+class Scan:
+    """What was found in a tree: entries in the order of their paths, where each inode is, change
+    time and signature of each path."""
+
+    entries: list[Entry] = field(default_factory=list)
+    inodes: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    changed: dict[bytes, int] = field(default_factory=dict)
+    signatures: dict[bytes, Signature] = field(default_factory=dict)
+    began: int = field(default_factory=time.time_ns)
+
+    @property
+    def known(self) -> Known:
+        """What the next scan need not read again, if it still looks the same. Without what was
+        changed just before: the host's clock may be too coarse to show the next change."""
+        return {
+            entry.path: (self.signatures[entry.path], entry.chunks)
+            for entry in self.entries
+            if entry.kind == FILE and self.signatures[entry.path][3] < self.began - COARSE
+        }
+
+
+Known = dict[bytes, tuple[Signature, bytes]]
+"""Path of a file: its signature when it was read last, and its chunks."""
+
+
+def scan(root: int, guest: str, contents: Contents, limit: int, known: Known | None = None) -> Scan:
+    """All of a directory tree; its chunks go into `contents`.
+
+    Raises UnportableState for what is neither file, directory nor link, what cannot be read, and
+    where the content of files is more than `limit` bytes.
+    """
+    found = Scan()
+    folder = Folder(root)
+    room = limit
+    for path, result in sorted(_walk(root, guest)):
+        mode, times = result.st_mode & PERMISSIONS, (result.st_atime_ns, result.st_mtime_ns)
+        identity = result.st_dev, result.st_ino
+        found.changed[path] = result.st_ctime_ns
+        if stat.S_ISDIR(result.st_mode):
+            entry = Entry(path, DIRECTORY, mode, *times)
+        elif stat.S_ISLNK(result.st_mode):
+            target = os.readlink(path, dir_fd=root)
+            entry = Entry(path, LINK, PERMISSIONS, *times, target=target)
+        elif not stat.S_ISREG(result.st_mode):
+            raise UnportableState(
+                f"{_name(guest, path)} is a device, FIFO or socket, which cannot be carried"
+            )
+        elif identity in found.inodes:
+            entry = Entry(path, SAME, mode, *times, target=found.inodes[identity])
+        else:
+            signature = (result.st_ino, result.st_size, result.st_mtime_ns, result.st_ctime_ns)
+            found.signatures[path] = signature
+            before = known.get(path) if known else None
+            if before is not None and before[0] == signature:
+                chunks = before[1]
+                _add_known(contents, folder, path, result.st_size, chunks)
+            else:
+                chunks = _read(root, guest, path, result.st_size, contents, folder, room)
+            entry = Entry(path, FILE, mode, *times, result.st_size, chunks)
+            room -= sum(length for _, _, length in entry.places)
+            if room < 0:
+                raise _too_much(guest, path, limit)
+        found.inodes.setdefault(identity, path)
+        found.entries.append(entry)
+    return found
+
+
+def _name(guest: str, path: bytes) -> str:
+    return f"{guest.rstrip('/')}/{os.fsdecode(path)}"
+
+
+def _too_much(guest: str, path: bytes, limit: int) -> UnportableState:
+    return UnportableState(
+        f"the files of {guest} hold more than the {limit} bytes that a program may carry: "
+        f"with {_name(guest, path)} it is too much",
+        hint="--carry-limit SIZE allows more",
+    )
+
+
+def _walk(root: int, guest: str) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Path and attributes of everything, no link followed."""
+    yield b"", os.fstat(root)
+    todo = [b""]
+    count = 0
+    while todo:
+        above = todo.pop()
+        try:
+            directory = open_to_read(root, above or b".", os.O_DIRECTORY)
+        except OSError as error:
+            raise _unreadable(guest, above, error) from error
+        try:
+            with os.scandir(directory) as entries:
+                for item in entries:
+                    name = os.fsencode(item.name)
+                    if not above and name.startswith(STAGING):
+                        continue
+                    path = above + b"/" + name if above else name
+                    count += 1
+                    if len(path) > PATH_MAX or count > MAX_ENTRIES:
+                        raise UnportableState(f"the tree of {guest} is too deep or too large")
+                    try:
+                        result = item.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    if stat.S_ISDIR(result.st_mode):
+                        todo.append(path)
+                    yield path, result
+        finally:
+            os.close(directory)
+
+
+def open_to_read(root: int, path: bytes, flags: int = 0) -> int:
+    """Open what is below `root`, leaving its access time alone where the host allows that. Raises
+    OSError."""
+    flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | _NO_ATIME, dir_fd=root)
+    except PermissionError:
+        # Only a file's owner may do that.
+        return os.open(path, flags, dir_fd=root)
+
+
+_NO_ATIME: Final = getattr(os, "O_NOATIME", 0)
+
+
+def names(root: int) -> list[bytes]:
+    """What is in a directory. Raises OSError."""
+    directory = open_to_read(root, b".", os.O_DIRECTORY)
+    try:
+        return [os.fsencode(name) for name in os.listdir(directory)]
+    finally:
+        os.close(directory)
+
+
+def _unreadable(guest: str, path: bytes, error: OSError) -> UnportableState:
+    return UnportableState(f"{_name(guest, path)} cannot be read: {error.strerror or error}")
+
+
+def _read(
+    root: int,
+    guest: str,
+    path: bytes,
+    size: int,
+    contents: Contents,
+    folder: Folder,
+    room: int,
+) -> bytes:
+    try:
+        file = open_to_read(root, path)
+    except OSError as error:
+        raise _unreadable(guest, path, error) from error
+    try:
+        return chunks_of(file, size, contents, (folder, path), room)
+    except OSError as error:
+        raise _unreadable(guest, path, error) from error
+    finally:
+        os.close(file)
+
+
+def chunks_of(
+    file: int,
+    size: int,
+    contents: Contents,
+    source: tuple[Folder, bytes] | None,
+    room: int = MAX_OFFSET,
+) -> bytes:
+    """The chunks of an open file, as `Entry.chunks`; holes and zeros are left out, and the rest is
+    where more than `room` bytes are found. Raises OSError."""
+    found: list[tuple[int, bytes]] = []
+    for start, end in _extents(file, size):
+        for offset in range(start - start % CHUNK, end, CHUNK):
+            number = offset // CHUNK
+            if found and found[-1][0] == number:
+                continue
+            data = os.pread(file, min(CHUNK, size - offset), offset)
+            if data == ZEROS[: len(data)]:
+                continue
+            digest = digest_of(data)
+            contents.add(digest, data, source and (*source, offset))
+            found.append((number, digest))
+            room -= len(data)
+            if room < 0:
+                return b"".join(PLACE.pack(*place) for place in found)
+    return b"".join(PLACE.pack(*place) for place in found)
+
+
+def _extents(file: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where there is data, as (start, end)."""
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(file, position, os.SEEK_DATA)
+            end = os.lseek(file, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # a hole is all that is left
+            start, end = position, size  # a file system that does not know holes
+        yield start, min(end, size)
+        position = end
+
+
+def _add_known(contents: Contents, folder: Folder, path: bytes, size: int, chunks: bytes) -> None:
+    for number, digest in PLACE.iter_unpack(chunks):
+        offset = number * CHUNK
+        contents.add_file(digest, min(CHUNK, size - offset), (folder, path, offset))
+
+
+# The way back ------------------------------------------------------------------------------------
+
+
+def parse(value: object) -> list[Entry]:
+    """The entries of a tree out of a snapshot; FormatError where they are not what `scan` makes."""
+    if not isinstance(value, (list, tuple)) or not 0 < len(value) <= MAX_ENTRIES:
+        raise _wrong("is no list of entries")
+    found: list[Entry] = []
+    kinds: dict[bytes, int] = {}
+    for item in value:
+        entry = _entry(item)
+        if found and entry.path <= found[-1].path:
+            raise _wrong("is not in the order of its paths")
+        if not found and entry.path:
+            raise _wrong("has no root")
+        above = entry.path.rpartition(b"/")[0]
+        if found and kinds.get(above) != DIRECTORY:
+            raise _wrong("has an entry below what is no directory")
+        if entry.kind == SAME and kinds.get(entry.target) != FILE:
+            raise _wrong("has another name for what is no file")
+        kinds[entry.path] = entry.kind
+        found.append(entry)
+    if found[0].kind != DIRECTORY:
+        raise _wrong("has a root that is no directory")
+    return found
+
+
+def _wrong(why: str) -> FormatError:
+    return FormatError(f"WASI state: the tree of a mount {why}")
+
+
+_TYPES = [bytes, int, int, int, int, int, bytes, bytes]
+
+
+def _entry(item: object) -> Entry:
+    if not isinstance(item, (list, tuple)) or [type(part) for part in item] != _TYPES:
+        raise _wrong("has an entry that is none")
+    entry = Entry(*item)
+    path = entry.path
+    if path and (
+        len(path) > PATH_MAX
+        or b"\0" in path
+        or any(part in (b"", b".", b"..") or len(part) > 255 for part in path.split(b"/"))
+        or path.startswith(STAGING)
+    ):
+        raise _wrong("has a path that is none")
+    if (
+        not DIRECTORY <= entry.kind <= SAME
+        or not 0 <= entry.mode <= PERMISSIONS
+        or not 0 <= entry.size <= MAX_OFFSET
+        or not -MAX_OFFSET <= entry.atim <= MAX_OFFSET
+        or not -MAX_OFFSET <= entry.mtim <= MAX_OFFSET
+    ):
+        raise _wrong("has a number that is out of range")
+    if entry.kind != FILE and (entry.size or entry.chunks):
+        raise _wrong("has content for what is no file")
+    linked = entry.kind in (LINK, SAME)
+    if linked != bool(entry.target) or b"\0" in entry.target or len(entry.target) > PATH_MAX:
+        raise _wrong("has a link that leads nowhere")
+    check_chunks(entry.size, entry.chunks)
+    return entry
+
+
+def check_chunks(size: int, chunks: bytes) -> None:
+    """FormatError unless these can be the chunks of a file of that size."""
+    if len(chunks) % PLACE.size:
+        raise _wrong("has half a chunk")
+    last = -1
+    for number, digest in PLACE.iter_unpack(chunks):
+        if number <= last or number * CHUNK >= size or len(digest) != DIGEST:
+            raise _wrong("has chunks that are out of order or outside of their file")
+        last = number
