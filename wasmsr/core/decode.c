@@ -671,6 +671,10 @@ bool wsr_check_constant(const wsr_module *m, wsr_reader *r, wsr_type type, uint3
         r->at += width;
         break;
       }
+      case WSR_OP_V128_CONST:
+        if (r->end - r->at < 16) return malformed(r, "unexpected end");
+        r->at += 16;
+        break;
       case WSR_OP_REF_NULL:
         READ(wsr_read_heap_type(m, r, &result));
         break;

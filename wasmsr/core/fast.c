@@ -596,6 +596,21 @@ static uint32_t slow(ARGUMENTS) {
   NEXT(4);
 }
 
+/* Vector instructions without a handler of their own; third word: the precise cell. */
+static uint32_t vector(ARGUMENTS) {
+  const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
+  wsr_vector_step(cell, fp + cell->s, store->instance->module->bytes);
+  NEXT(3);
+}
+static uint32_t vector_memory(ARGUMENTS) {
+  const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
+  uint64_t *const s = fp + cell->s;
+  uint8_t *const at = wsr_locate_vector(store, store->instance, cell, s[0]);
+  if (!at) TRAP_HERE(MEMORY_BOUNDS);
+  wsr_vector_access(cell, s, at);
+  NEXT(3);
+}
+
 /* ---- metered code: the offset is the block's number of instructions ---- */
 
 STEP(spend, 2) {

@@ -65,7 +65,8 @@ extern const uint8_t wsr_fast_commutes[WSR_OP_COUNT];
   X(tail_call) X(tail_call_indirect) X(give) X(give_0) X(give_1) X(unreachable) X(slow)         \
   X(get_i_a) X(get_i_w) X(get_f_a) X(get_f_w) X(get_d_a) X(get_d_w) X(set_s) X(set_i) X(set_f)  \
   X(set_d) X(not_here) X(spend) X(decide) X(move_2) X(get_add_a) X(get_add_w) X(set_add)        \
-  X(load_2_a) X(load_2_w) X(select_v128) X(call_ref) X(tail_call_ref) X(non_null)
+  X(load_2_a) X(load_2_w) X(select_v128) X(call_ref) X(tail_call_ref) X(non_null) X(vector)      \
+  X(vector_memory)
 
 #define WSR_SPECIAL_NAME(name) WSR_FAST_##name,
 enum { WSR_EACH_SPECIAL(WSR_SPECIAL_NAME) WSR_FAST_SPECIALS };

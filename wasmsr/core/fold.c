@@ -633,6 +633,23 @@ static void select_v128(folder *f, uint32_t s) {
   overwritten(f, s + 1);
 }
 
+static bool is_access(const wsr_cell *c) {
+  const uint8_t immediate = wsr_rows[c->op].immediate;
+  return immediate == WSR_IMM_MEMARG || immediate == WSR_IMM_MEMARG_LANE;
+}
+
+/* A vector instruction, as precise code does it. */
+static void vector(folder *f, const wsr_cell *c) {
+  uint32_t first = f->n_pending;
+  while (first && f->pending[first - 1] >= c->s) first--;
+  for (uint32_t i = first; i < f->n_pending; i++) settle(f, f->pending[i]);
+  taken(f, c->s);
+  special(f, is_access(c) ? WSR_FAST_vector_memory : WSR_FAST_vector, 0);
+  word(f, (uint64_t)(uintptr_t)c);
+  overwritten(f, c->s);
+  overwritten(f, c->s + 1);
+}
+
 /* ---- control ---- */
 
 static bool is_back(const folder *f, uint32_t target) { return target <= f->at; }
@@ -857,6 +874,8 @@ static void fold_cell(folder *f, const wsr_cell *c) {
     case WSR_OP_GLOBAL_SET: global(f, c, false); return;
     case WSR_OP_CANONICAL_F32:
     case WSR_OP_CANONICAL_F64: unary(f, c->op, c->s); return;
+    case WSR_OP_CANONICAL_F32X4:
+    case WSR_OP_CANONICAL_F64X2: vector(f, c); return;
     default: break;
   }
   const wsr_row *row = &wsr_rows[c->op];
@@ -864,6 +883,7 @@ static void fold_cell(folder *f, const wsr_cell *c) {
     case WSR_KIND_CONST: set_operand(f, c->s, IN_CONSTANT, 0, c->u.imm); return;
     case WSR_KIND_LOAD: load(f, c->op, c); return;
     case WSR_KIND_STORE: store(f, c->op, c); return;
+    case WSR_KIND_VECTOR: vector(f, c); return;
     case WSR_KIND_NUMERIC:
       if (row->n_params == 1)
         unary(f, c->op, c->s);

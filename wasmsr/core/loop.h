@@ -368,6 +368,20 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
     AT(ELSE) AT(END) AT(SELECT_T) { TRAP(UNREACHABLE); }
   }
 
+vector:
+  wsr_vector_step(pc, fp + pc->s, instance->module->bytes);
+  pc++;
+  GO;
+
+vector_memory: {
+  uint64_t *const s = fp + pc->s;
+  uint8_t *const at = wsr_locate_vector(store, instance, pc, s[0]);
+  if (!at) TRAP(MEMORY_BOUNDS);
+  wsr_vector_access(pc, s, at);
+  pc++;
+  GO;
+}
+
 call: {
   const wsr_function_instance *f = &store->functions[address];
   if (f->instance == WSR_NONE) goto host_call;

@@ -56,6 +56,17 @@ typedef struct {
   } u;
 } wsr_cell;
 
+/* A load or store of one lane has both in `imm`; offsets so great are out of bounds everywhere. */
+static inline uint64_t wsr_offset_and_lane(uint64_t offset, uint32_t lane) {
+  const uint64_t most = ((uint64_t)1 << 60) - 1;
+  return (offset < most ? offset : most) | (uint64_t)lane << 60;
+}
+static inline uint64_t wsr_offset_of(const wsr_cell *cell) {
+  const bool lane = wsr_rows[cell->op].immediate == WSR_IMM_MEMARG_LANE;
+  return lane ? cell->u.imm & (((uint64_t)1 << 60) - 1) : cell->u.imm;
+}
+static inline uint32_t wsr_lane_of(const wsr_cell *cell) { return (uint32_t)(cell->u.imm >> 60); }
+
 typedef struct {
   uint32_t cell, slot; /* where a label of br_table leads, and where its operands go */
 } wsr_target;

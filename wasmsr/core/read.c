@@ -95,6 +95,11 @@ bool wsr_read_opcode(wsr_reader *r, uint32_t *op) {
     if (!wsr_read_u32(r, &second)) return false;
     row = second < 32 ? wsr_row_of_fc[second] : 0;
     code = 0xFC00 | (second < 0x100 ? second : 0xFF);
+  } else if (byte == 0xFD) {
+    uint32_t second;
+    if (!wsr_read_u32(r, &second)) return false;
+    row = second < sizeof wsr_row_of_fd / sizeof *wsr_row_of_fd ? wsr_row_of_fd[second] : 0;
+    code = 0xFD0000 | (second < 0x10000 ? second : 0xFFFF);
   }
   if (row) {
     *op = row - 1;

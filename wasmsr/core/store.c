@@ -313,6 +313,11 @@ static void evaluate(const wsr_store *store, const wsr_instance *instance, uint3
         stack[n++] = bits;
         break;
       }
+      case WSR_OP_V128_CONST:
+        for (uint32_t i = 0; i < 16; i++) stack[n + i / 8] |= (uint64_t)r.at[i] << i % 8 * 8;
+        r.at += 16;
+        n += 2;
+        break;
       case WSR_OP_REF_NULL:
         wsr_read_signed(&r, 33, &number);
         stack[n++] = 0;

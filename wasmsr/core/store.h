@@ -144,4 +144,20 @@ static inline wsr_type wsr_store_type(const uint32_t *numbers, wsr_type type) {
 const wsr_code *wsr_function_code(wsr_store *store, uint32_t address);
 uint64_t wsr_element(const wsr_instance *instance, uint32_t segment, uint32_t item);
 
+/* ---- simd.c: vector instructions of precise code ---- */
+
+/* Where a vector's load or store finds its bytes; NULL where they are out of bounds. */
+static inline uint8_t *wsr_locate_vector(const wsr_store *store, const wsr_instance *instance,
+                                         const wsr_cell *cell, uint64_t address) {
+  const uint32_t index = instance->memories[cell->n ? cell->n - 1 : 0];
+  const wsr_memory_instance *m = store->memories[index];
+  const uint64_t at = address + wsr_offset_of(cell);
+  return at >= address && wsr_within(at, wsr_rows[cell->op].width, m->size) ? m->data + at : NULL;
+}
+
+/* Operands and result at `s`; the module's bytes hold the 16 behind the opcode of those that have them. */
+void wsr_vector_step(const wsr_cell *cell, uint64_t *s, const uint8_t *bytes);
+/* A load or store, the address at `s` and the vector behind it; what it is about stands at `p`. */
+void wsr_vector_access(const wsr_cell *cell, uint64_t *s, uint8_t *p);
+
 #endif

@@ -551,12 +551,30 @@ static bool do_memory(walker *w, uint32_t op) {
   return op == WSR_OP_MEMORY_SIZE || op == WSR_OP_MEMORY_GROW ? push(w, at) : true;
 }
 
+static bool read_lane(walker *w, uint32_t n, uint64_t *lane) {
+  uint8_t byte = 0;
+  NEED(wsr_read_byte(&w->r, &byte));
+  *lane = byte;
+  return byte < n ? true : invalid(w, "invalid lane index");
+}
+
+/* 16 bytes behind the opcode; the cell knows where they stand in the module. */
+static bool read_bytes(walker *w, uint32_t op, uint64_t *at) {
+  *at = wsr_at(&w->r);
+  for (int i = 0; i < 16; i++) {
+    uint8_t byte = 0;
+    NEED(wsr_read_byte(&w->r, &byte));
+    if (op == WSR_OP_I8X16_SHUFFLE && byte >= 32) return invalid(w, "invalid lane index");
+  }
+  return true;
+}
+
 /* Instructions whose operands are written in their row. */
 static bool do_row(walker *w, uint32_t op) {
   const wsr_row *row = &wsr_rows[op];
   uint64_t imm = 0;
   uint32_t n = 0;
-  wsr_type address = WSR_I32;
+  wsr_type first = row->params[0]; /* of a load or store: as its memory says */
   int64_t number;
   switch (row->immediate) {
     case WSR_IMM_I32:
@@ -576,16 +594,25 @@ static bool do_row(walker *w, uint32_t op) {
       w->r.at += width;
       break;
     }
-    case WSR_IMM_MEMARG: NEED(read_memarg(w, row->width, &imm, &n, &address)); break;
+    case WSR_IMM_MEMARG: NEED(read_memarg(w, row->width, &imm, &n, &first)); break;
+    case WSR_IMM_MEMARG_LANE: {
+      uint64_t lane = 0;
+      NEED(read_memarg(w, row->width, &imm, &n, &first));
+      NEED(read_lane(w, 16 / row->width, &lane));
+      imm = wsr_offset_and_lane(imm, (uint32_t)lane);
+      break;
+    }
+    case WSR_IMM_LANE: NEED(read_lane(w, 16 / row->width, &imm)); break;
+    case WSR_IMM_V128:
+    case WSR_IMM_LANES: NEED(read_bytes(w, op, &imm)); break;
     default: break;
   }
   for (uint32_t i = row->n_params; i-- > 1;) NEED(pop(w, row->params[i]));
-  if (row->n_params) NEED(pop(w, row->immediate == WSR_IMM_MEMARG ? address : row->params[0]));
+  if (row->n_params) NEED(pop(w, first));
   const uint32_t cell = emit(w, op, n, top(w), 0, 0);
   wsr_emitter *e = w->walk->emitter;
   if (cell != WSR_NONE && !e->failed) e->cells[cell].u.imm = imm;
-  if (row->nan && e && e->deterministic)
-    emit(w, row->result == WSR_F32 ? WSR_OP_CANONICAL_F32 : WSR_OP_CANONICAL_F64, 0, top(w), 0, 0);
+  if (row->nan && e && e->deterministic) emit(w, row->nan, 0, top(w), 0, 0);
   return row->result ? push(w, row->result) : true;
 }
 

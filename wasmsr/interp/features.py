@@ -49,8 +49,8 @@ FEATURES: tuple[Feature, ...] = (
     Feature("bulk-memory", State.ALWAYS),
     Feature("reference-types", State.ALWAYS),
     # the rest of 2.0, and 3.0
-    Feature("simd", State.PLANNED),
-    Feature("relaxed-simd", State.PLANNED, ("simd",)),
+    Feature("simd", State.ON),
+    Feature("relaxed-simd", State.ON, ("simd",)),
     Feature("multi-memory", State.ON),
     Feature("memory64", State.ON),
     Feature("exceptions", State.PLANNED),

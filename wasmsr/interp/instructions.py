@@ -14,8 +14,11 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from wasmsr.interp import simd
+from wasmsr.interp.simd_row import Vector
+
 PREFIX = 0xFC
-"""First byte of the two-part opcodes that this engine has (bulk memory, saturating truncation)."""
+"""First byte of the two-part opcodes that are not SIMD (bulk memory, saturating truncation)."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +26,20 @@ class Instruction:
     """One instruction.
 
     Attributes:
-        code: opcode; `PREFIX << 8 | second part` for two-part opcodes; None for a cell that the
-            compiler adds and that no binary holds.
+        code: opcode; `PREFIX << 8 | second part` for two-part opcodes, for those of SIMD
+            `simd.PREFIX << 16 | second part`; None for a cell that the compiler adds and that no
+            binary holds.
         name: mnemonic of the text format.
         immediates: what follows the opcode, as named in `IMMEDIATES`.
         params, results: operand types, space separated; "" where a rule in validate.c decides.
         body: C expression of the result over operands a, b of the parameters' C types; for a load
             or store the C type in memory (and, after a comma, the type it extends through).
         traps: (condition in C, trap name in `traps`), tested in order before `body`.
-        kind: "numeric", "load", "store", "const" (handlers are generated), or "special".
+        kind: "numeric", "load", "store", "const" (handlers are generated), "vector" (a row of
+            `simd`), or "special".
         bits: operands and result of floats are taken as bit patterns.
-        nan: the result may be a NaN whose bits the specification leaves open.
+        nan: the result, or a lane of it, may be a NaN whose bits the specification leaves open:
+            the cell that the deterministic mode puts behind it.
         counted: counts as one instruction for fuel, traces and `--snapshot-at`.
         feature: the one of `features` that it came with; "" for the first version of WebAssembly.
     """
@@ -47,7 +53,7 @@ class Instruction:
     traps: tuple[tuple[str, str], ...] = ()
     kind: str = "special"
     bits: bool = False
-    nan: bool = False
+    nan: str = ""
     counted: bool = True
     feature: str = ""
 
@@ -82,6 +88,10 @@ IMMEDIATES: tuple[str, ...] = (
     "element table",
     "element",
     "table table",
+    "v128",  # 16 bytes
+    "lanes",  # 16 lanes of two vectors
+    "lane",
+    "memarg lane",
 )
 """The kinds of immediates, in the order of their C codes."""
 
@@ -120,7 +130,7 @@ def _numeric(
         traps,
         "numeric",
         bits=bits,
-        nan=nan,
+        nan=f"canonical {results.strip()}" if nan else "",
         feature=feature,
     )
 
@@ -135,6 +145,21 @@ def _store(code: int, name: str, body: str) -> Instruction:
 
 def _const(code: int, name: str) -> Instruction:
     return Instruction(code, name, name[:3], "", name[:3], kind="const")
+
+
+def _vector(row: Vector) -> Instruction:
+    assert row.code is not None
+    return Instruction(
+        simd.PREFIX << 16 | row.code,
+        row.name,
+        row.immediates,
+        row.params,
+        row.results,
+        row.body,
+        kind="vector",
+        nan={"": "", "f32": "canonical f32x4", "f64": "canonical f64x2"}[row.nan],
+        feature=row.feature,
+    )
 
 
 _REFERENCES, _BULK = "reference-types", "bulk-memory"
@@ -446,6 +471,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     ),
     _numeric(0xFC06, "i64.trunc_sat_f64_s", "f64 -> i64", "wsr_sat_i64(a)", feature=_SATURATING),
     _numeric(0xFC07, "i64.trunc_sat_f64_u", "f64 -> i64", "wsr_sat_u64(a)", feature=_SATURATING),
+    # Vector (5.4.9)
+    *map(_vector, simd.VECTORS),
     # Cells that only the compiler makes
     _special(None, "jump", counted=False),  # end of a then-branch, over the else-branch
     _special(None, "return at end", counted=False),  # falling off the function's last `end`
@@ -461,6 +488,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     _special(None, "select v128"),
     _special(None, "canonical f32", counted=False),  # deterministic mode, after `nan` rows
     _special(None, "canonical f64", counted=False),
+    _special(None, "canonical f32x4", counted=False),
+    _special(None, "canonical f64x2", counted=False),
 )
 
 BY_CODE: dict[int, Instruction] = {i.code: i for i in INSTRUCTIONS if i.code is not None}
@@ -474,7 +503,6 @@ UNSUPPORTED: tuple[tuple[int, int, str], ...] = (
     (0x1F, 0x1F, "exceptions"),
     (0xD3, 0xD3, "gc"),
     (0xFB, 0xFB, "gc"),
-    (0xFD, 0xFD, "simd"),
     (0xFE, 0xFE, "threads"),
     (0xFC13, 0xFC16, "wide-arithmetic"),
 )
@@ -559,10 +587,14 @@ def _immediate_texts(kind: str, read: _Reader) -> Iterator[str]:
             yield _value_type(read)
     elif kind == "reftype":
         yield _heap_type(read)
-    elif kind == "memarg":
-        align, offset = read.u(), read.u()
-        yield f"offset={offset}"
-        yield f"align={1 << align}"
+    elif kind in ("memarg", "memarg lane"):
+        align = read.u()
+        if align & 64:  # a memory other than the first
+            yield str(read.u())
+        yield f"offset={read.u()}"
+        yield f"align={1 << (align & 63)}"
+        if kind == "memarg lane":
+            yield str(read.byte())
     elif kind in ("i32", "i64"):
         yield str(read.s())
     elif kind in ("f32", "f64"):
@@ -571,6 +603,13 @@ def _immediate_texts(kind: str, read: _Reader) -> Iterator[str]:
         read.at += size
         value = struct.unpack("<f" if size == 4 else "<d", raw)[0]
         yield repr(value) if value == value else f"nan:0x{int.from_bytes(raw, 'little'):x}"
+    elif kind == "v128":
+        yield "i32x4"
+        for _ in range(4):
+            yield f"0x{sum(read.byte() << shift for shift in (0, 8, 16, 24)):08x}"
+    elif kind == "lanes":
+        for _ in range(16):
+            yield str(read.byte())
     else:
         for _ in kind.split():
             yield str(read.u())
@@ -589,6 +628,8 @@ def disassemble(binary: bytes, offset: int) -> tuple[str, str, int]:
     code = read.byte()
     if code == PREFIX:
         code = PREFIX << 8 | read.u()
+    elif code == simd.PREFIX:
+        code = simd.PREFIX << 16 | read.u()
     row = BY_CODE[code]
     texts = " ".join(_immediate_texts(row.immediates, read))
     return row.name.removesuffix(" t"), texts, read.at - offset
