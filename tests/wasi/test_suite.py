@@ -1,89 +1,60 @@
 """The official tests: WebAssembly/wasi-testsuite, branch prod/testsuite-base, wasm32-wasip1.
 
-`WASMSR_WASI_TESTSUITE` names a checkout; without it they are skipped. Each program runs twice, the
-second time with all of WASI captured and restored before every call.
+`WASMSR_WASI_TESTSUITE` names a checkout; without it they are skipped. Each program runs at one go,
+then stopped before every host call and resumed in place, and (among the long tests) by a new
+process each time.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import msgpack
 import pytest
 
-from wasmsr.interp.machine import Caller, Exited, Finished, HostFunction, Store
-from wasmsr.interp.module import Module
-from wasmsr.wasi.functions import FUNCTIONS, MODULE
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.preview1 import Wasi
+from tests.wasi.legs import Job, in_place, in_processes, straight
 
 FOLDER = os.environ.get("WASMSR_WASI_TESTSUITE")
 PROGRAMS = (
     sorted(Path(FOLDER).glob("tests/*/testsuite/wasm32-wasip1/*.wasm")) if FOLDER else [Path("-")]
 )
-
-
-class Hopping:
-    """Imports that go through a snapshot of WASI before every call."""
-
-    def __init__(self, wasi: Wasi, **settings: Any) -> None:
-        self.wasi = wasi
-        self.settings = settings
-        self.hops = 0
-
-    def imports(self) -> dict[str, dict[str, HostFunction]]:
-        return {MODULE: {row.name: self._function(row.name, row.type) for row in FUNCTIONS}}
-
-    def _function(self, name: str, type_: Any) -> HostFunction:
-        def call(caller: Caller, *arguments: int) -> Any:
-            state = msgpack.unpackb(msgpack.packb(self.wasi.capture()))
-            restored = Wasi.restore(state, **self.settings)
-            self.wasi.close()
-            self.wasi = restored
-            self.hops += 1
-            function: Callable[..., Any] = self.wasi.imports[MODULE][name].call
-            return function(caller, *arguments)
-
-        return HostFunction(type_, call, raw=True)
+WAYS: dict[str, Callable[[Job], tuple[int, int]]] = {
+    "straight": lambda job: (straight(job), 0),
+    "in place": in_place,
+    "new processes": in_processes,
+}
+CALLS_NOTHING = ("proc_exit", "proc_raise")
 
 
 @pytest.mark.skipif(FOLDER is None, reason="WASMSR_WASI_TESTSUITE is not set")
-@pytest.mark.parametrize("hops", [False, True], ids=["straight", "hops"])
+@pytest.mark.parametrize(
+    "way",
+    ["straight", "in place", pytest.param("new processes", marks=pytest.mark.full)],
+)
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
-def test_program(program: Path, hops: bool, tmp_path: Path) -> None:
+def test_program(program: Path, way: str, tmp_path: Path) -> None:
     described = program.with_suffix(".json")
     expected = json.loads(described.read_text()) if described.exists() else {}
-    mounts = []
+    out, err = tmp_path / "out", tmp_path / "err"
+    job = Job(
+        module=str(program),
+        stdout=str(out),
+        stderr=str(err),
+        args=expected.get("args", []),
+        env=expected.get("env", {}),
+    )
     if "root" in expected:
         folder = tmp_path / "root"
         if (program.parent / expected["root"]).exists():
             shutil.copytree(program.parent / expected["root"], folder)
         else:
             folder.mkdir()
-        mounts = [Mount(folder, "/")]
-    out, err = io.BytesIO(), io.BytesIO()
-    streams: dict[str, Any] = {"mounts": mounts, "stdout": out, "stderr": err}
-    wasi = Wasi(
-        args=[program.name, *expected.get("args", [])], env=expected.get("env", {}), **streams
-    )
-    store = Store()
-    hopping = Hopping(wasi, **streams)
-    instance = store.instantiate(
-        Module.from_file(program), hopping.imports() if hops else wasi.imports
-    )
-    store.enqueue(instance.function("_start"))
-    outcome = store.run()
-    hopping.wasi.close()
-    code = outcome.code if isinstance(outcome, Exited) else 0
-    assert isinstance(outcome, (Exited, Finished)), outcome
-    assert code == expected.get("exit_code", 0), err.getvalue().decode()
+        job.mounts = [(str(folder), "/")]
+    code, legs = WAYS[way](job)
+    assert code == expected.get("exit_code", 0), err.read_text()
     if "stdout" in expected:
-        assert out.getvalue().decode() == expected["stdout"]
-    if hops and "proc_exit" not in program.stem:
-        assert hopping.hops
+        assert out.read_text() == expected["stdout"]
+    assert legs >= 2 or way == "straight" or program.stem.startswith(CALLS_NOTHING)

@@ -1,0 +1,176 @@
+"""Runs a WASI program in legs: stopped before every host call and resumed, in place or by a new
+process each time.
+
+    python -m tests.wasi.legs JOB        JOB as JSON; prints the exit code and the number of legs
+
+Between the tests and the library. A leg makes one host call. The machine and its WASI go through
+the bytes of a snapshot in between, and nothing else does: in a new process even the host's
+descriptors are new. Such a process is forked from one that knows the module but has run nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wasmsr import Module, Mount, Store, snapshot
+from wasmsr.interp.externs import HostFunction, Retry
+from wasmsr.interp.outcomes import Exited, Finished, Paused
+from wasmsr.snapshot.capture import restore
+from wasmsr.snapshot.format import decode, encode
+from wasmsr.wasi.listeners import TcpListen
+from wasmsr.wasi.preview1 import Wasi
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 280
+
+
+@dataclass
+class Job:
+    """A program and what it gets; all plain, to be sent to another process.
+
+    Attributes:
+        mounts: (host folder, guest name).
+        stdin, stdout, stderr: files; output is appended.
+        listen: addresses of listening sockets.
+    """
+
+    module: str
+    stdout: str
+    stderr: str
+    args: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    mounts: list[tuple[str, str]] = field(default_factory=list)
+    stdin: str | None = None
+    listen: list[str] = field(default_factory=list)
+
+    def surroundings(self) -> dict[str, Any]:
+        """What every leg is given anew."""
+        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        return {
+            "mounts": [Mount(Path(host), guest) for host, guest in self.mounts],
+            "stdin": self.stdin,
+            "stdout": os.open(self.stdout, append, 0o666),
+            "stderr": os.open(self.stderr, append, 0o666),
+            "sockets": [TcpListen.parse(text).open() for text in self.listen],
+        }
+
+
+def gated(
+    imports: Mapping[str, Mapping[str, HostFunction]], calls: int | None
+) -> dict[str, dict[str, HostFunction]]:
+    """The same imports, of which so many can be called (None: any number); the next one pauses."""
+    left = calls
+
+    def gate(function: HostFunction) -> HostFunction:
+        def call(caller: Any, *arguments: int) -> Any:
+            nonlocal left
+            if left is not None:
+                if not left:
+                    raise Retry
+                left -= 1
+            return function.call(caller, *arguments)
+
+        return HostFunction(function.type, call, raw=True)
+
+    return {
+        module: {name: gate(function) for name, function in functions.items()}
+        for module, functions in imports.items()
+    }
+
+
+def leg(job: Job, module: Module, before: bytes | None, calls: int | None) -> bytes | int:
+    """From a snapshot (None: the start), over so many host calls, to the next snapshot or the exit
+    code."""
+    around = job.surroundings()
+    if before is None:
+        wasi = Wasi(args=[Path(job.module).name, *job.args], env=job.env, **around)
+        store = Store(features=module.features)
+        instance = store.instantiate(module, gated(wasi.imports, calls))
+        store.enqueue(instance.function("_start"))
+    else:
+        value = decode(before)
+        assert value.wasi is not None
+        wasi = Wasi.restore(value.wasi, **around)
+        store = restore(value, modules=[module], imports=gated(wasi.imports, calls))
+    with wasi, store:
+        outcome = store.run()
+        if isinstance(outcome, Paused):
+            return b"".join(encode(snapshot(store, wasi=wasi)))
+        for name in ("stdout", "stderr"):
+            os.close(around[name])
+        if isinstance(outcome, Exited):
+            return outcome.code
+        assert isinstance(outcome, Finished), outcome
+        return 0
+
+
+def straight(job: Job) -> int:
+    """The exit code of a run without stops."""
+    code = leg(job, Module.from_file(job.module), None, None)
+    assert isinstance(code, int)
+    return code
+
+
+def _all(one: Callable[[bytes | None, int], bytes | int]) -> tuple[int, int]:
+    state, legs = one(None, 0), 1
+    while isinstance(state, bytes):
+        state, legs = one(state, 1), legs + 1
+    return state, legs
+
+
+def in_place(job: Job) -> tuple[int, int]:
+    """(exit code, legs), all in this process."""
+    module = Module.from_file(job.module)
+    return _all(lambda state, calls: leg(job, module, state, calls))
+
+
+def in_processes(job: Job) -> tuple[int, int]:
+    """(exit code, legs), each leg in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.wasi.legs", json.dumps(asdict(job))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    code, legs = map(int, done.stdout.split())
+    return code, legs
+
+
+def _forked(job: Job, module: Module, folder: Path) -> tuple[int, int]:
+    def one(before: bytes | None, calls: int) -> bytes | int:
+        after = folder / "after"
+        child = os.fork()
+        if not child:
+            try:
+                if before is not None:
+                    before = (folder / "before").read_bytes()
+                state = leg(job, module, before, calls)
+                after.write_bytes(state if isinstance(state, bytes) else b"%d" % state)
+                os._exit(0 if isinstance(state, bytes) else 1)
+            except BaseException:  # noqa: BLE001 (this process must end here, whatever it is)
+                sys.excepthook(*sys.exc_info())
+                os._exit(2)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, 1), f"a leg ended with {status}"
+        if status:
+            return int(after.read_bytes())
+        os.replace(after, folder / "before")
+        return b"in the file"
+
+    return _all(one)
+
+
+if __name__ == "__main__":
+    given = Job(**json.loads(sys.argv[1]))
+    with tempfile.TemporaryDirectory() as scratch:
+        print(*_forked(given, Module.from_file(given.module), Path(scratch)))
