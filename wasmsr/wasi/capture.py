@@ -25,7 +25,7 @@ from wasmsr.wasi.descriptors import (
 from wasmsr.wasi.manifest import chunks_of, scan
 from wasmsr.wasi.mounts import CARRYING
 from wasmsr.wasi.process import Process
-from wasmsr.wasi.trees import ReadOnlyTree, Tree
+from wasmsr.wasi.trees import Tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,13 +78,15 @@ def capture(process: Process, contents: Contents) -> dict[str, Any]:
 def _mount(process: Process, name: bytes, contents: Contents) -> dict[str, Any]:
     tree = process.trees[name]
     state: dict[str, Any] = {"guest": name, "mode": tree.mode}
-    if isinstance(tree, ReadOnlyTree) and tree.digest is not None:
+    if tree.digest is not None:
         state["digest"] = tree.digest
     if tree.mode in CARRYING:
         room = process.carry_limit
         found = scan(tree.root, os.fsdecode(name), contents, room, tree.known)
         tree.known, tree.inodes = found.known, found.inodes
         state["tree"] = [entry.plain() for entry in found.entries]
+    if tree.mode == "overlay":
+        state["layers"] = [list(layer) for layer in tree.layers_at(tree.inodes)]
     return state
 
 
@@ -140,12 +142,18 @@ def _device(process: Process, fd: int, descriptor: Device) -> dict[str, Any]:
 
 def _file(process: Process, fd: int, descriptor: File, carried: _Carried) -> dict[str, Any]:
     result = os.fstat(descriptor.host)
-    path: tuple[bytes, ...] | None = None
+    path = descriptor.place.path
     unlinked: int | None = None
-    if result.st_nlink:
-        path = _where(process, fd, descriptor.host, descriptor.place)
-    else:
-        path = descriptor.place.path
+    named = result.st_nlink > 0
+    if named:
+        try:
+            path = _where(process, fd, descriptor.host, descriptor.place)
+        except UnportableState:
+            # In an overlay it may be what the base had before a copy-up: as good as without a name.
+            if process.tree_of(descriptor).mode != "overlay":
+                raise
+            named = False
+    if not named:
         unlinked = carried.file(fd, descriptor, result)
     return {
         **_place(descriptor.place, path),

@@ -247,7 +247,7 @@ def chunks_of(
     """The chunks of an open file, as `Entry.chunks`; holes and zeros are left out, and the rest is
     where more than `room` bytes are found. Raises OSError."""
     found: list[tuple[int, bytes]] = []
-    for start, end in _extents(file, size):
+    for start, end in extents(file, size):
         for offset in range(start - start % CHUNK, end, CHUNK):
             number = offset // CHUNK
             if found and found[-1][0] == number:
@@ -264,7 +264,7 @@ def chunks_of(
     return b"".join(PLACE.pack(*place) for place in found)
 
 
-def _extents(file: int, size: int) -> Iterator[tuple[int, int]]:
+def extents(file: int, size: int) -> Iterator[tuple[int, int]]:
     """Where there is data, as (start, end)."""
     position = 0
     while position < size:
@@ -324,12 +324,7 @@ def _entry(item: object) -> Entry:
         raise _wrong("has an entry that is none")
     entry = Entry(*item)
     path = entry.path
-    if path and (
-        len(path) > PATH_MAX
-        or b"\0" in path
-        or any(part in (b"", b".", b"..") or len(part) > 255 for part in path.split(b"/"))
-        or path.startswith(STAGING)
-    ):
+    if path and (not is_path(path) or path.startswith(STAGING)):
         raise _wrong("has a path that is none")
     if (
         not DIRECTORY <= entry.kind <= SAME
@@ -346,6 +341,13 @@ def _entry(item: object) -> Entry:
         raise _wrong("has a link that leads nowhere")
     check_chunks(entry.size, entry.chunks)
     return entry
+
+
+def is_path(path: bytes) -> bool:
+    """Whether this is a path below a mount: no way up, nothing empty, no slash at an end."""
+    if len(path) > PATH_MAX or b"\0" in path:
+        return False
+    return not any(part in (b"", b".", b"..") or len(part) > 255 for part in path.split(b"/"))
 
 
 def check_chunks(size: int, chunks: bytes) -> None:

@@ -192,13 +192,21 @@ class Location:
         """What is there; a final link is expanded if `follow` or the path ended in a slash, which
         must then name a directory (ENOTDIR)."""
         while True:
-            result = os.stat(self.name, dir_fd=self.parent, follow_symlinks=False)
+            result = self.look()
             kind = result.st_mode & 0o170000
             if kind == 0o120000 and (follow or self.slash) and self.expand():
                 continue
             if self.slash and kind != 0o040000:
                 raise Failure(Errno.NOTDIR)
             return result
+
+    def look(self) -> os.stat_result:
+        """What is there, a link itself."""
+        return os.stat(self.name, dir_fd=self.parent, follow_symlinks=False)
+
+    def _open_here(self, flags: int) -> int:
+        """Open what is there; `flags` have O_NOFOLLOW. Raises OSError as the host does."""
+        return os.open(self.name, flags, 0o666, dir_fd=self.parent)
 
     def open(self, flags: int, follow: bool) -> int:
         """Open what is there (a host descriptor), never through a link that the kernel follows."""
@@ -210,7 +218,7 @@ class Location:
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC
         while True:
             try:
-                return os.open(self.name, flags, 0o666, dir_fd=self.parent)
+                return self._open_here(flags)
             except OSError as error:
                 # A link: ELOOP, or ENOTDIR when a directory was asked for.
                 if error.errno not in (errno.ELOOP, errno.ENOTDIR):
@@ -224,7 +232,7 @@ class Location:
                     raise
 
     def _is_link(self) -> bool:
-        mode = os.stat(self.name, dir_fd=self.parent, follow_symlinks=False).st_mode
+        mode = self.look().st_mode
         return mode & 0o170000 == 0o120000
 
     # What is done with the place that was found. Another kind of tree (`trees`) has its own way.
@@ -274,13 +282,13 @@ class Location:
 
     def is_directory(self) -> bool:
         """Whether a directory is here, not a link to one."""
-        mode = os.stat(self.name, dir_fd=self.parent, follow_symlinks=False).st_mode
+        mode = self.look().st_mode
         return mode & 0o170000 == 0o040000
 
     def for_new(self) -> bytes:
         """The name under which something other than a directory is to be made. After a slash that
         can only fail: EEXIST for a directory, ENOTDIR for a file, ENOENT for nothing."""
         if self.slash:
-            mode = os.stat(self.name, dir_fd=self.parent, follow_symlinks=False).st_mode
+            mode = self.look().st_mode
             raise Failure(Errno.EXIST if mode & 0o170000 == 0o040000 else Errno.NOTDIR)
         return self.name

@@ -36,7 +36,7 @@ from wasmsr.wasi.path_calls import open_flags
 from wasmsr.wasi.private import Private
 from wasmsr.wasi.process import Pending, Process, Streams
 from wasmsr.wasi.state import DescriptorState, MountState, StdinFile, WasiState
-from wasmsr.wasi.trees import MemoryTree, ReadOnlyTree, Tree
+from wasmsr.wasi.trees import MemoryTree, Tree
 from wasmsr.wasi.unpack import OnChanged, Settlement, write_chunks
 
 if TYPE_CHECKING:
@@ -175,10 +175,11 @@ class _Opener:
         else:
             assert given is not None
             self.process.mount([given])
-            opened = self.process.trees[wanted.guest]
-            if isinstance(opened, ReadOnlyTree) and opened.digest != wanted.digest:
+            tree = self.process.trees[wanted.guest]
+            if tree.digest != wanted.digest:
                 raise SnapshotError(f"{given.host} is another archive than the program had")
-            return
+            if wanted.mode != "overlay":
+                return
         self.process.trees[wanted.guest] = tree
         base = self.carried.bases.get(guest) if wanted.mode == "carry" else None
         settlement = Settlement(
@@ -196,6 +197,7 @@ class _Opener:
             self.settlements[wanted.guest] = settlement
         else:
             settlement.apply()
+            tree.put_layers(wanted.layers)
 
     def _carry_tree(self, guest: str, given: Mount | None) -> Tree:
         """The folder of a carried tree: the one given, one that stays, or one that vanishes."""

@@ -17,9 +17,10 @@ from wasmsr.wasi.abi import ALL_RIGHTS, MAX_OFFSET, U64, FdFlag, FileType, Right
 from wasmsr.wasi.capture import UNLINKED_LIMIT, WINDOW
 from wasmsr.wasi.clocks import LAST_INSTANT
 from wasmsr.wasi.contents import DIGEST
-from wasmsr.wasi.manifest import Entry, check_chunks, parse
+from wasmsr.wasi.manifest import DIRECTORY, Entry, check_chunks, is_path, parse
 from wasmsr.wasi.mounts import CARRYING, MODES
 from wasmsr.wasi.process import MAX_DESCRIPTORS
+from wasmsr.wasi.trees import Layers
 
 MAX_STRINGS: Final = 1 << 20
 MAX_ENTRIES: Final = 1 << 24
@@ -66,6 +67,7 @@ class MountState:
     mode: str
     digest: bytes | None = None
     entries: list[Entry] = field(default_factory=list)
+    layers: Layers = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -211,10 +213,33 @@ def _mounts(state: _Fields) -> list[MountState]:
         name = mount.raw("guest", PATH_MAX)
         if not name or b"\0" in name or name in found:
             raise mount.wrong("guest", "is no name for a mount, or there twice")
-        digest = _exactly(mount, "digest", DIGEST) if mode == "archive" else None
+        # An overlay may have an archive for its base, or a directory.
+        from_archive = mode == "archive" or (mode == "overlay" and "digest" in mount.values)
+        digest = _exactly(mount, "digest", DIGEST) if from_archive else None
         entries = parse(mount.take("tree")) if mode in CARRYING else []
-        found[name] = MountState(name, mode, digest, entries)
+        layers = _layers(mount, entries) if mode == "overlay" else []
+        found[name] = MountState(name, mode, digest, entries, layers)
     return list(found.values())
+
+
+def _layers(mount: _Fields, entries: list[Entry]) -> Layers:
+    directories = {entry.path for entry in entries if entry.kind == DIRECTORY}
+    found: Layers = []
+    for item in mount.items("layers", MAX_ENTRIES):
+        if isinstance(item, (list, tuple)) and len(item) == 3:
+            path, origin, hidden = item
+            if (
+                type(path) is bytes
+                and path in directories
+                and type(origin) is bytes
+                and (not origin or is_path(origin))
+                and isinstance(hidden, (list, tuple))
+                and all(type(n) is bytes and is_path(n) and b"/" not in n for n in hidden)
+            ):
+                found.append((path, origin, list(hidden)))
+                continue
+        raise mount.wrong("layers", "has one that is none")
+    return found
 
 
 def _exactly(fields: _Fields, key: str, size: int) -> bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from wasmsr.errors import WasiConfigError
 from wasmsr.wasi.abi import Errno, Failure, FileType, file_type
@@ -28,12 +28,18 @@ if TYPE_CHECKING:
 
 Entries = list[tuple[bytes, int, int]]
 """A listing: name, inode and `filetype` of each entry."""
+Layers = list[tuple[bytes, bytes, list[bytes]]]
+"""Of an overlay: path of a directory in the upper layer, path below the base of what it covers, and
+the names there that are not to be seen."""
 ENTRY_COST: Final = 4096
 """Bytes that a name counts for in a tree in memory."""
 
 
 class Tree:
     """A directory of the host. `root` is its descriptor, open until `close`; `mode` the mount's."""
+
+    digest: bytes | None = None
+    """Of the archive that it was unpacked from."""
 
     def __init__(self, root: int, mode: str = "host", private: Private | None = None) -> None:
         """`private`: the folder of which `root` is the descriptor, to vanish on `close`."""
@@ -61,6 +67,13 @@ class Tree:
 
     def touched(self, descriptor: File | Directory) -> None:
         """The attributes of something open are about to be changed."""
+
+    def layers_at(self, inodes: Mapping[tuple[int, int], bytes]) -> Layers:
+        """What ties an overlay to its base; `inodes`: where each directory is."""
+        return []
+
+    def put_layers(self, layers: Layers) -> None:
+        """Tie an overlay to its base again, when its upper layer is in its place."""
 
     def close(self) -> None:
         if self.private is not None:
@@ -148,9 +161,7 @@ class ReadOnlyLocation(Location):
 
 
 class ReadOnlyTree(Tree):
-    """A directory of the host, or an unpacked archive, to be read only. `digest`: the archive's."""
-
-    digest: bytes | None = None
+    """A directory of the host, or an unpacked archive, to be read only."""
 
     def touched(self, descriptor: File | Directory) -> None:
         raise Failure(Errno.ROFS)
@@ -255,7 +266,16 @@ def open_tree(mount: Mount, limit: int = CARRY_LIMIT) -> Tree:
             f"there is no room for the files of {mount.guest}: {error.strerror or error}"
         ) from error
     if mode == "overlay":
-        raise WasiConfigError("the mount mode 'overlay' is not supported in this version")
+        from wasmsr.wasi.overlay import OverlayTree
+
+        below = open_archive(mount, limit) if mount.is_archive else Tree(mount.open())
+        try:
+            return OverlayTree(below)
+        except OSError as error:
+            below.close()
+            raise WasiConfigError(
+                f"there is no room for the changes of {mount.guest}: {error.strerror or error}"
+            ) from error
     if mode == "carry" and mount.is_archive:
         raise WasiConfigError(
             f"an archive cannot be carried: {mount.host}",
