@@ -1,6 +1,6 @@
 """Runs a WASI program under Wasmtime, for `programs`, or a kernel under pywasm3, for `suite`.
 
-python -m bench.foreign HOST::GUEST MODULE [ARGS…]
+python -m bench.foreign HOST::GUEST,… MODULE [ARGS…]
 python -m bench.foreign pywasm3 KERNEL
 """
 
@@ -41,11 +41,12 @@ def main(argv: Sequence[str]) -> int:
         return pywasm3(argv[1])
     import wasmtime
 
-    mount, module, *args = argv
-    host, _, guest = mount.partition("::")
+    mounts, module, *args = argv
     wasi = wasmtime.WasiConfig()
     wasi.argv = [Path(module).name, *args]
-    wasi.preopen_dir(host, guest)
+    for mount in mounts.split(","):
+        host, _, guest = mount.partition("::")
+        wasi.preopen_dir(host, guest)
     wasi.inherit_stdout()
     wasi.inherit_stderr()
     engine = wasmtime.Engine()

