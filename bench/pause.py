@@ -75,7 +75,7 @@ def launcher(name: str, folder: Path, null: int) -> Callable[[], Program]:
         stdout=null,
         stderr=null,
     )
-    return lambda: Program.launch(module, argv=(module.name, *chosen.args), around=around)
+    return lambda: Program.launch(module, argv=(name, *chosen.args), around=around)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

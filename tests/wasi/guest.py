@@ -42,6 +42,8 @@ class FakeCaller:
         self.buffer = bytearray(SIZE)
         self.memory = memoryview(self.buffer)
         self.pause_requested = False
+        self.store = self
+        self.invocations = 0
         self.wake_fd, self._wake = os.pipe()
 
     def pause(self) -> None:

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from tests.wasi.guest import (
     readable,
     writable,
 )
+from wasmsr.wasi import descriptors, waiting
 from wasmsr.wasi.abi import Errno, FdFlag, FileType
 from wasmsr.wasi.engine import Retry
 
@@ -285,3 +287,74 @@ def test_a_fifo_by_path_waits_and_is_paused(data) -> None:
     assert guest.write(fd, b"x") == (0, 1)
     assert guest.read(fd) == (0, b"x")
     guest.close()
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Files are read by so many bytes."""
+    for module in (waiting, descriptors):
+        monkeypatch.setattr(module, "PIECE", 1000)
+    return 1000
+
+
+@pytest.mark.parametrize("sizes", [(20_000,), (1, 2500, 999, 16_500)], ids=["whole", "scattered"])
+@pytest.mark.parametrize("length", [20_000, 12_345, 900], ids=["full", "short", "less"])
+def test_a_long_read_of_a_file_is_that_of_one_piece(
+    guest: Guest, data: Path, small_pieces: int, sizes: tuple[int, ...], length: int
+) -> None:
+    content = bytes(i * 7 % 251 for i in range(length + 3))
+    (data / "long").write_bytes(content)
+    fd = guest.opened("long")
+    assert guest.seek(fd, 3) == (0, 3)
+    assert guest.read(fd, *sizes) == (0, content[3:])
+    assert guest.seek(fd, 0, 1) == (0, length + 3)
+    assert guest.call("fd_pread", fd, *guest.iovecs(sizes), 0, OUT) == 0
+    assert guest.get(DATA, guest.u32()) == content[:20_000]
+    assert guest.seek(fd, 0, 1) == (0, length + 3)
+
+
+@pytest.mark.parametrize("sizes", [(20_000,), (1, 2500, 999, 16_500)], ids=["whole", "scattered"])
+def test_a_pause_ends_a_long_read_as_if_it_had_not_been_made(
+    guest: Guest, data: Path, small_pieces: int, sizes: tuple[int, ...]
+) -> None:
+    content = os.urandom(20_000)
+    (data / "long").write_bytes(content)
+    fd = guest.opened("long")
+    hops, guest.hops = guest.hops, False
+    guest.caller.pause()
+    for call in ("fd_read", "fd_pread"):
+        gave_up = 0
+        while True:
+            position = (0,) if call == "fd_pread" else ()
+            try:
+                errno = guest.call(call, fd, *guest.iovecs(sizes), *position, OUT)
+            except Retry:
+                assert guest.seek(fd, 0, 1) == (0, 0)
+                gave_up += 1
+                if hops and gave_up == 10:  # how far it had come is no part of a snapshot
+                    guest.hop()
+            else:
+                break
+        assert errno == 0 and guest.get(DATA, guest.u32()) == content
+        once = 19 if len(sizes) == 1 else 21  # a piece ends where a buffer ends
+        assert gave_up == once + 10 * hops
+        assert guest.seek(fd, 0) == (0, 0)
+
+
+@pytest.mark.parametrize("change", ["invocation", "offset", "size"])
+def test_another_read_does_not_go_on_with_one_that_gave_up(
+    guest: Guest, data: Path, small_pieces: int, change: str
+) -> None:
+    (data / "long").write_bytes(b"a" * 20_000)
+    fd = guest.opened("long")
+    guest.hops = False
+    guest.caller.pause()
+    for _ in range(3):
+        with pytest.raises(Retry):
+            guest.read(fd, 20_000)
+    guest.caller.go_on()
+    guest.put(DATA, bytes(20_000))
+    offset, size = int(change == "offset"), 20_000 - (change == "size")
+    guest.caller.invocations += change == "invocation"
+    assert guest.seek(fd, offset) == (0, offset)
+    assert guest.read(fd, size) == (0, b"a" * (size - offset))

@@ -110,6 +110,8 @@ class Store:
         self._views: dict[int, memoryview] = {}
         self._callers: dict[int | None, Caller] = {}
         self._wake: tuple[int, int] | None = None
+        self.invocations = 0
+        """How many have begun; the same when a host call is made again after a pause."""
         self._running = False
         self._thread = 0
         self._stands = threading.Event()
@@ -421,6 +423,7 @@ class Store:
                     self.queue.pop(0)
                     continue
                 self.queue.pop(0)
+                self.invocations += 1
                 trap = lib.wsr_begin(
                     self.c, address, list(slots) or [0], ffi.new("wsr_activation *")
                 )
@@ -434,6 +437,7 @@ class Store:
 
     def _host_entry(self, address: int, slots: Sequence[int]) -> Outcome | None:
         """Invoke a host function that was enqueued itself."""
+        self.invocations += 1
         function = self.hosts[address][0]
         type_ = function.type
         array = ffi.new("uint64_t[]", max(1, slot_count(type_.params), slot_count(type_.results)))
@@ -554,6 +558,7 @@ class Store:
         activation = ffi.new("wsr_activation *")
         entry, last = self._entry, self._last
         outer_exit = (self._exit.host_function, self._exit.host_instance, self._exit.slots)
+        self.invocations += 1
         trap = lib.wsr_begin(self.c, function.address, list(slots) or [0], activation)
         if trap:
             raise Trap(MESSAGES[trap])

@@ -26,7 +26,7 @@ from wasmsr.wasi.abi import (
     Right,
 )
 from wasmsr.wasi.engine import Caller, Retry
-from wasmsr.wasi.waiting import IN, OUT, wait
+from wasmsr.wasi.waiting import IN, OUT, PIECE, read_file, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,10 +56,11 @@ class Descriptor:
     """State that all kinds have.
 
     `host`: host descriptor, or -1; `flags`: `fdflags`; `rights`, `inheriting`: `rights`;
-    `filetype`: `filetype`. Closing is the owner's: see `owned`.
+    `filetype`: `filetype`; `begun`: which read made way for a pause, and how far it had come, no
+    part of the program's state (see `read_file`). Closing is the owner's: see `owned`.
     """
 
-    __slots__ = ("filetype", "flags", "host", "inheriting", "owned", "rights")
+    __slots__ = ("begun", "filetype", "flags", "host", "inheriting", "owned", "rights")
     kind: ClassVar[str]
     applicable: ClassVar[int]
     """The rights that mean something for this kind."""
@@ -72,6 +73,7 @@ class Descriptor:
         self.rights = rights & self.applicable
         self.inheriting = 0
         self.owned = True
+        self.begun: tuple[tuple[int, int, int], int] | None = None
 
     def close(self) -> None:
         if self.owned and self.host >= 0:
@@ -102,6 +104,16 @@ class Descriptor:
         return bool(self.flags & FdFlag.NONBLOCK)
 
 
+def _read_on(caller: Caller, file: Descriptor, buffers: list[memoryview]) -> int:
+    """Read a regular file at its offset, and move that on."""
+    if sum(map(len, buffers)) <= PIECE:
+        return os.readv(file.host, buffers)
+    start = os.lseek(file.host, 0, os.SEEK_CUR)
+    done = read_file(caller, file, buffers, start)
+    os.lseek(file.host, start + done, os.SEEK_SET)
+    return done
+
+
 class InputStream(Descriptor):
     """Standard input: bytes that were read but not consumed before a snapshot, then the host's.
 
@@ -128,7 +140,7 @@ class InputStream(Descriptor):
         if self.host < 0 or not any(map(len, buffers)):
             return 0
         if self.regular:
-            return os.readv(self.host, buffers)
+            return _read_on(caller, self, buffers)
         while True:
             wait(caller, self.host, IN, nonblocking=self.nonblocking)
             try:
@@ -271,7 +283,7 @@ class File(Descriptor):
             self.rights &= ~(Right.FD_ALLOCATE | Right.FD_FILESTAT_SET_SIZE)
 
     def read(self, caller: Caller, buffers: list[memoryview]) -> int:
-        return os.readv(self.host, buffers)
+        return _read_on(caller, self, buffers)
 
     def write(self, caller: Caller, buffers: list[memoryview]) -> int:
         if self.charged is not None:

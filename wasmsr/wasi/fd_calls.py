@@ -29,6 +29,7 @@ from wasmsr.wasi.abi import (
 from wasmsr.wasi.descriptors import Descriptor, Directory, File
 from wasmsr.wasi.engine import Caller
 from wasmsr.wasi.process import Process, require
+from wasmsr.wasi.waiting import read_file
 
 
 def fd_read(
@@ -86,7 +87,7 @@ def fd_pread(
     memory = caller.memory
     buffers = vectors(memory, iovs, iovs_len)
     nread = span(memory, nread, 4)
-    SIZE.pack_into(memory, nread, os.preadv(file.host, buffers, _position(offset)))
+    SIZE.pack_into(memory, nread, read_file(caller, file, buffers, _position(offset)))
 
 
 def fd_pwrite(

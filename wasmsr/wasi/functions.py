@@ -134,7 +134,8 @@ FUNCTIONS: tuple[Function, ...] = (
     Function(
         fd_calls.fd_pread,
         "iiiIi",
-        "preadv straight into memory. ESPIPE for what has no offset.",
+        "preadv straight into memory, much of it in pieces: a pause in between ends the call with "
+        "nothing read. ESPIPE for what has no offset.",
         NOTHING,
     ),
     Function(
@@ -154,7 +155,8 @@ FUNCTIONS: tuple[Function, ...] = (
         fd_calls.fd_read,
         "iiii",
         "readv straight into memory, at most 1,024 buffers. Waits for a terminal, pipe or socket, "
-        "and a pause ends the waiting with nothing read. EBADF without the right to read.",
+        "reads much of a file in pieces, and a pause ends either with nothing read. EBADF without "
+        "the right to read.",
         "the offset; bytes of standard input that were read but not consumed; the call itself "
         "while it waits",
     ),

@@ -7,6 +7,7 @@ and the call is made again after the pause, or after the snapshot was restored.
 
 from __future__ import annotations
 
+import os
 import select
 
 from wasmsr.wasi import syscalls
@@ -17,8 +18,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    from wasmsr.wasi.descriptors import Descriptor
+
 IN: Final = select.POLLIN
 OUT: Final = select.POLLOUT
+PIECE: Final = 1 << 18
+"""Bytes of a file that are read between two looks at whether a pause is wanted."""
 LONGEST: Final = 3_600_000_000_000
 """ns, of one wait: some hosts count in milliseconds below 2**31."""
 
@@ -50,3 +55,37 @@ def poll_until(
     if found and not ready:
         raise Retry
     return ready
+
+
+def read_file(caller: Caller, file: Descriptor, buffers: list[memoryview], offset: int) -> int:
+    """Read a regular file from `offset` on; the number of bytes.
+
+    A program may read a hundred megabytes in one call, which takes tens of milliseconds. So it is
+    read in pieces, and a pause that comes in between ends the call as if it had not been made: the
+    program's offset stands where it stood. Made again, the call goes on where it was, if this is
+    still the same store in the same invocation, where nothing else can have come between; after a
+    restore all is read anew.
+
+    Raises Retry if a pause is wanted first.
+    """
+    total = sum(map(len, buffers))
+    if total <= PIECE:
+        return os.preadv(file.host, buffers, offset)
+    call = (caller.store.invocations, offset, total)
+    done, skip = 0, 0
+    if file.begun is not None and file.begun[0] == call:
+        skip = file.begun[1]
+    file.begun = None
+    for buffer in buffers:
+        start = min(len(buffer), max(0, skip - done))
+        done += start
+        while start < len(buffer):
+            piece = os.preadv(file.host, [buffer[start : start + PIECE]], offset + done)
+            start += piece
+            done += piece
+            if not piece or done == total:
+                return done
+            if caller.pause_requested:
+                file.begun = (call, done)
+                raise Retry
+    return done
