@@ -23,6 +23,19 @@ WASM = (
 )
 NATIVE = ("-O2", "-shared", "-fPIC", "-ffp-contract=off")
 
+TRAINING = HERE / "training"
+TRAINED = {
+    "fourier": 20,
+    "grids": 20,
+    "integers": 600,
+    "linear": 10,
+    "machines": 500,
+    "packing": 10,
+    "structures": 60,
+    "text": 500,
+}
+"""run(n) of the programs from which `sequences` learns, beside real ones."""
+
 REPEATS = {
     "recursion": 1000,
     "sieve": 120,
@@ -85,6 +98,17 @@ def _make(target: Path, source: Path, command: list[str]) -> None:
         fresh = target.with_name(target.name + ".new")
         subprocess.run([*command, "-o", str(fresh), str(source)], check=True)
         fresh.rename(target)
+
+
+def training(name: str) -> tuple[Path, int]:
+    """The Wasm module of one of `TRAINED`, and the argument of `run`.
+
+    Raises:
+        Missing: a compiler is not there.
+    """
+    target = BUILT / "training" / f"{name}.wasm"
+    _make(target, TRAINING / f"{name}.c", [clang(), *WASM])
+    return target, TRAINED[name]
 
 
 def kernel(name: str, *, quick: bool = False) -> Kernel:

@@ -1,13 +1,13 @@
 """Chooses the sequences of cells that share a handler, and writes core/sequences.h.
 
-    python -m bench.sequences [--most N]
+    python -m bench.sequences [--pairs N] [--longer N]
 
-Runs the kernels and the real programs of `programs` in a build that counts dispatches and joins no
-cells (`dispatches`), each weighted alike within its kind. All sequences up to four cells long that
-would save a ten-thousandth of the dispatches are candidates; then, again and again, every line of
-code is cut in the best way (as core/join.c does) and the tenth that saves least is dropped, until
-`--most` are left. What is chosen depends on the programs measured, so they are named: the suite
-that the speed is judged by (`suite`) is not among them.
+Runs real programs (`programs`) and those of bench/training in a build that counts dispatches and
+joins no cells (`dispatches`), with and without counting of instructions. First pairs are chosen, then
+longer sequences beside them: again and again every line of code is cut in the best way (as
+core/join.c does) and those that save least are dropped. Pairs are what helps programs that were not
+measured; longer sequences help those that were. So the programs by which the speed is judged (the
+kernels, `suite`) are not among the measured ones: they would only show how well they were learnt.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.build import REPEATS, kernel
+from bench.build import TRAINED, training
 from bench.dispatches import ALONE, ROOT, Line, build, run
 from bench.programs import CACHE, PROGRAMS
 
 TARGET = ROOT / "wasmsr" / "core" / "sequences.h"
-MOST = 1000
+PAIRS, LONGER = 1300, 700
 LONGEST = 4
 """WSR_LONGEST_SEQUENCE in core/fast.h."""
-WORTH = 1e-4
+WORTH = 2e-5
 """Share of the dispatches that a candidate saves at least."""
-SHARES = {"kernels": 0.45, "programs": 0.55}
+SHARES = {"training": 0.5, "programs": 0.5}
+COUNTED = 0.25
+"""Share of a program's run that counts instructions, with cells of its own (`spend`, `decide`)."""
+PLENTY = 10**15
 
 HEADER = """\
 /* Sequences of cells that share one handler. Written by `python -m bench.sequences`, which chose
- * them by how often they run in the kernels and in real programs. */
+ * them by how often they run in real programs and in those of bench/training. */
 """
 
 Names = tuple[str, ...]
@@ -62,24 +65,28 @@ def weigh(found: Sequence[Line], share: float) -> Iterator[Weighed]:
 
 def profiles() -> Iterator[tuple[str, list[str]]]:
     """Kind and arguments of `wasmsr run` of everything that is measured."""
-    for name in REPEATS:
-        made = kernel(name, quick=True)
-        yield "kernels", ["--invoke", "run", str(made.wasm), str(max(1, made.n // 3))]
+    for name in TRAINED:
+        module, n = training(name)
+        yield "training", ["--invoke", "run", str(module), str(n)]
     for program in PROGRAMS.values():
         with tempfile.TemporaryDirectory() as folder:
             for file, content in program.inputs:
                 (Path(folder) / file).write_text(content)
-            yield "programs", [f"--dir={folder}::/w", str(CACHE / program.module), *program.args]
+            mounts = [f"--dir={mount}" for mount in program.mounts(folder)]
+            yield "programs", [*mounts, str(CACHE / program.module), *program.args]
 
 
 def measured() -> list[Weighed]:
     """All lines of all programs, weighed."""
     build(single=True)
-    numbers = {"kernels": len(REPEATS), "programs": len(PROGRAMS)}
+    numbers = {"training": len(TRAINED), "programs": len(PROGRAMS)}
     found: list[Weighed] = []
     for kind, arguments in profiles():
+        share = SHARES[kind] / numbers[kind]
         print(" ".join(arguments), file=sys.stderr)
-        found += weigh(run(arguments, single=True), SHARES[kind] / numbers[kind])
+        found += weigh(run(arguments, single=True), share * (1 - COUNTED))
+        metered = [f"--fuel={PLENTY}", *arguments]
+        found += weigh(run(metered, single=True), share * COUNTED)
     return found
 
 
@@ -125,26 +132,33 @@ def cut(code: Sequence[Weighed], chosen: set[Names], used: defaultdict[Names, fl
     return left
 
 
-def choose(code: Sequence[Weighed], most: int) -> set[Names]:
-    """The sequences to build, at most that many."""
-    chosen = candidates(code)
+def choose(code: Sequence[Weighed], pairs: int, longer: int) -> set[Names]:
+    """The sequences to build: at most so many pairs, and so many longer ones beside them."""
+    every = candidates(code)
+    kept = thin(code, {names for names in every if len(names) == 2}, set(), pairs)
+    return kept | thin(code, {names for names in every if len(names) > 2}, kept, longer)
+
+
+def thin(code: Sequence[Weighed], chosen: set[Names], beside: set[Names], most: int) -> set[Names]:
+    """Drop those of `chosen` that save least, `beside` others that stay, until `most` are left."""
     before = cut(code, set(), defaultdict(float))
     while True:
         used: defaultdict[Names, float] = defaultdict(float)
-        left = cut(code, chosen, used)
-        print(f"{len(used)} sequences leave {left / before:.3f} of the dispatches", file=sys.stderr)
-        if len(used) <= most:
-            return set(used)
-        best = sorted(used, key=lambda names: used[names], reverse=True)
-        chosen = set(best[: max(most, len(used) * 9 // 10)])
+        left = cut(code, chosen | beside, used)
+        best = sorted(chosen & used.keys(), key=lambda names: used[names], reverse=True)
+        print(f"{len(best)} leave {left / before:.3f} of the dispatches", file=sys.stderr)
+        if len(best) <= most:
+            return set(best)
+        chosen = set(best[: max(most, len(best) * 17 // 20)])
 
 
 def main(argv: Sequence[str]) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.sequences", description=__doc__)
-    parser.add_argument("--most", type=int, default=MOST)
+    parser.add_argument("--pairs", type=int, default=PAIRS)
+    parser.add_argument("--longer", type=int, default=LONGER)
     options = parser.parse_args(argv)
-    chosen = choose(measured(), options.most)
+    chosen = choose(measured(), options.pairs, options.longer)
     rows = [f"SEQUENCE_{len(names)}({', '.join(names)})\n" for names in sorted(chosen)]
     TARGET.write_text(HEADER + "".join(rows))
     return 0
