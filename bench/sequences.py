@@ -3,8 +3,8 @@
     python -m bench.sequences [--pairs N] [--longer N]
 
 Runs real programs (`programs`) and those of bench/training in a build that counts dispatches and
-joins no cells (`dispatches`), with and without counting of instructions. First pairs are chosen, then
-longer sequences beside them: again and again every line of code is cut in the best way (as
+joins no cells (`dispatches`), with and without counting of instructions. First pairs are chosen,
+then longer sequences beside them: again and again every line of code is cut in the best way (as
 core/join.c does) and those that save least are dropped. Pairs are what helps programs that were not
 measured; longer sequences help those that were. So the programs by which the speed is judged (the
 kernels, `suite`) are not among the measured ones: they would only show how well they were learnt.
