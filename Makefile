@@ -43,8 +43,9 @@ asan: $(VENV)/.test $(VENV)/.built ## the specification scripts and unit tests u
 	    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	    $(BIN)/pytest -p no:cacheprovider -o "pythonpath=$(ASAN)/lib . $(ASAN)/lib" -n $(JOBS) --dist worksteal --timeout 900 $(wildcard tests/spec tests/unit tests/snapshot) $(ARGS)
 
-examples: ## build the example programs anew from source (needs clang and wasi-libc)
+examples: ## build the example programs, and those of the tests, anew from source (needs clang and wasi-libc)
 	@$(TIMED) "examples" $(PYTHON) examples/snapshot/build.py
+	@$(TIMED) "examples: tests" $(PYTHON) tests/wasi/programs/build.py
 
 ffmpeg: ## build FFmpeg for WASI from Debian's source package; `wasmsr run transcoding` then uses it
 	@$(TIMED) "ffmpeg" scripts/build-ffmpeg

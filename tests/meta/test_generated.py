@@ -13,6 +13,8 @@ GENERATORS = {
     "instruction table": ["-m", "wasmsr.interp.generate", "--check"],
     "protocol": ["proto/generate.py", "--check"],
     "examples": ["examples/snapshot/build.py", "--check"],
+    "WASI programs": ["tests/wasi/programs/build.py", "--check"],
+    "WASI document": ["-m", "wasmsr.wasi.functions", "--check", "docs/wasi.md"],
 }
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from wasmsr import Module, Mount, Store, snapshot
+from wasmsr.errors import UnportableState
 from wasmsr.interp.externs import HostFunction, Retry
 from wasmsr.interp.outcomes import Exited, Finished, Paused
 from wasmsr.snapshot.capture import restore
@@ -63,53 +64,67 @@ class Job:
         }
 
 
-def gated(
-    imports: Mapping[str, Mapping[str, HostFunction]], calls: int | None
-) -> dict[str, dict[str, HostFunction]]:
-    """The same imports, of which so many can be called (None: any number); the next one pauses."""
-    left = calls
+class Gate:
+    """Lets so many host calls through (None: any number); the next one pauses."""
 
-    def gate(function: HostFunction) -> HostFunction:
+    def __init__(self, calls: int | None) -> None:
+        self.left = calls
+
+    def of(
+        self, imports: Mapping[str, Mapping[str, HostFunction]]
+    ) -> dict[str, dict[str, HostFunction]]:
+        """The same imports behind the gate."""
+        return {
+            module: {name: self._gated(function) for name, function in functions.items()}
+            for module, functions in imports.items()
+        }
+
+    def _gated(self, function: HostFunction) -> HostFunction:
         def call(caller: Any, *arguments: int) -> Any:
-            nonlocal left
-            if left is not None:
-                if not left:
+            if self.left is not None:
+                if not self.left:
                     raise Retry
-                left -= 1
+                self.left -= 1
             return function.call(caller, *arguments)
 
         return HostFunction(function.type, call, raw=True)
 
-    return {
-        module: {name: gate(function) for name, function in functions.items()}
-        for module, functions in imports.items()
-    }
-
 
 def leg(job: Job, module: Module, before: bytes | None, calls: int | None) -> bytes | int:
     """From a snapshot (None: the start), over so many host calls, to the next snapshot or the exit
-    code."""
+    code. While the program has a connection open, which cannot be saved, it goes on."""
     around = job.surroundings()
+    gate = Gate(calls)
     if before is None:
         wasi = Wasi(args=[Path(job.module).name, *job.args], env=job.env, **around)
         store = Store(features=module.features)
-        instance = store.instantiate(module, gated(wasi.imports, calls))
+        instance = store.instantiate(module, gate.of(wasi.imports))
         store.enqueue(instance.function("_start"))
     else:
         value = decode(before)
         assert value.wasi is not None
         wasi = Wasi.restore(value.wasi, **around)
-        store = restore(value, modules=[module], imports=gated(wasi.imports, calls))
-    with wasi, store:
-        outcome = store.run()
-        if isinstance(outcome, Paused):
-            return b"".join(encode(snapshot(store, wasi=wasi)))
-        for name in ("stdout", "stderr"):
-            os.close(around[name])
-        if isinstance(outcome, Exited):
-            return outcome.code
-        assert isinstance(outcome, Finished), outcome
-        return 0
+        store = restore(value, modules=[module], imports=gate.of(wasi.imports))
+    try:
+        with wasi, store:
+            while True:
+                outcome = store.run()
+                if isinstance(outcome, Exited):
+                    return outcome.code
+                if isinstance(outcome, Finished):
+                    return 0
+                assert isinstance(outcome, Paused), outcome
+                try:
+                    return b"".join(encode(snapshot(store, wasi=wasi)))
+                except UnportableState as error:
+                    assert "connection" in error.message
+                    gate.left = 1
+    finally:
+        for listening in around["sockets"]:
+            listening.close()
+        for name in ("stdin", "stdout", "stderr"):
+            if isinstance(around[name], int):
+                os.close(around[name])
 
 
 def straight(job: Job) -> int:

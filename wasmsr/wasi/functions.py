@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from wasmsr.record import record
 from wasmsr.wasi import fd_calls, path_calls, poll_calls, process_calls, sock_calls
-from wasmsr.wasi.abi import Errno, Failure, from_host
+from wasmsr.wasi.abi import Failure, from_host
 from wasmsr.wasi.engine import Caller, FuncType, HostFunction, ValType
 from wasmsr.wasi.process import Process
 
@@ -28,15 +28,13 @@ class Function:
     """One row.
 
     `params`: a letter for each parameter, `i` for i32 and `I` for i64; `behaviour`: what it does;
-    `snapshot`: what of it a snapshot holds; `unsupported`: the errno that is all it answers, for a
-    function that is not finished; `result`: False for the one function that does not return.
+    `snapshot`: what of it a snapshot holds; `result`: False for the one that does not return.
     """
 
     call: Callable[..., None]
     params: str
     behaviour: str
     snapshot: str
-    unsupported: Errno | None = None
     result: bool = True
 
     @property
@@ -273,6 +271,43 @@ FUNCTIONS: tuple[Function, ...] = (
     Function(sock_calls.sock_shutdown, "ii", "shutdown.", CONNECTION),
 )
 
+UNSUPPORTED = (
+    (
+        "`path_open` of a FIFO or device",
+        "works; saving is refused with an error that names it, but for `/dev/null` and its like",
+        "it is this host's",
+    ),
+    (
+        "changing DSYNC, RSYNC or SYNC of an open file (`fd_fdstat_set_flags`)",
+        "EINVAL",
+        "no host can",
+    ),
+    ("`fd_allocate` where the host has no such call (macOS)", "ENOTSUP", ""),
+    (
+        "waiting for the CPU-time clocks (`poll_oneoff`)",
+        "the event's error is ENOTSUP",
+        "they stand still while the program waits",
+    ),
+    ("`proc_raise` of a signal that stops", "ENOTSUP", "nobody could let the program go on"),
+    (
+        "`sock_recv` with WAITALL",
+        "ENOTSUP",
+        "it could not be given up for a pause without losing what came already",
+    ),
+    (
+        "saving while a connection is open",
+        "an error that names the descriptor",
+        "the other side has no part in it; close it first",
+    ),
+    ("making sockets, connecting", "no such call", "preview 1 has none"),
+    (
+        "absolute symbolic links (`path_symlink`)",
+        "EPERM",
+        "they lead nowhere for the program, and astray for who follows them on the host",
+    ),
+)
+"""What does not work, or only in part: what, what the answer is, and why."""
+
 
 def bind(function: Function, process: Process) -> HostFunction:
     """The row as an import of `process`: what it raises becomes the errno that it returns.
@@ -296,13 +331,6 @@ def bind(function: Function, process: Process) -> HostFunction:
             return from_host(error)
         return 0
 
-    if function.unsupported is not None:
-        errno = int(function.unsupported)
-
-        def refuse(caller: Caller, *arguments: Any) -> int:
-            return errno
-
-        return HostFunction(function.type, refuse, raw=True)
     return HostFunction(function.type, call, raw=True)
 
 
@@ -330,13 +358,26 @@ def document() -> str:
         "|---|---|---|---|",
     ]
     for row in FUNCTIONS:
-        behaviour = row.behaviour
-        if row.unsupported is not None:
-            behaviour = f"Not supported: E{row.unsupported.name}. {behaviour}"
         parameters = ", ".join(f"`{name}`" for name in row.parameters())
-        lines.append(f"| `{row.name}` | {parameters} | {behaviour} | {row.snapshot} |")
+        lines.append(f"| `{row.name}` | {parameters} | {row.behaviour} | {row.snapshot} |")
+    lines += ["", "## What is not supported", "", "| what | answer | why |", "|---|---|---|"]
+    lines += [f"| {what} | {answer} | {why} |" for what, answer, why in UNSUPPORTED]
     return "\n".join(lines) + "\n"
 
 
+def main(words: list[str]) -> int:
+    """The generator: no words print the document, `--check FILE` compares it."""
+    if words[:1] != ["--check"]:
+        print(document(), end="")
+        return 0
+    with open(words[1], encoding="utf-8") as file:
+        if file.read() == document():
+            return 0
+    print(f"{words[1]} is not what `python -m wasmsr.wasi.functions` prints")
+    return 1
+
+
 if __name__ == "__main__":
-    print(document(), end="")
+    import sys
+
+    sys.exit(main(sys.argv[1:]))
