@@ -15,8 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TOOL = HERE.parents[2] / "examples" / "snapshot" / "build.py"
-NAMES = ("process", "clocks", "files", "descriptors", "paths", "listing", "polling", "ending")
-NAMES += ("serving", "library")
+NAMES = "process clocks files descriptors paths listing polling ending serving library".split()
 
 
 def main() -> int:
