@@ -15,7 +15,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TOOL = HERE.parents[2] / "examples" / "snapshot" / "build.py"
-NAMES = "process clocks files descriptors paths listing polling ending serving library".split()
+FIRST = ["process", "clocks", "files", "descriptors", "paths", "listing", "polling"]
+NAMES = [*FIRST, "ending", "serving", "library"]
 
 
 def main() -> int:
