@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from wasmsr.errors import FormatError, ModuleError
 from wasmsr.migrate.ports import Buffer
@@ -110,7 +110,7 @@ class Counter:
                 self._stand()
         return Ending("exited", CODE) if self.number >= self.limit else None
 
-    def pieces(self) -> Iterator[Buffer]:
+    def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:
         assert not self.running
         state = json.dumps({"number": self.number, "limit": self.limit, "size": self.size})
         header = Header(0, 0, 0, bytes(32)).encode()
@@ -149,6 +149,12 @@ class CounterHost:
 
     def make(self, **values: object) -> Counter:
         return Counter(self.world, self.end, **values)  # type: ignore[arg-type]
+
+    def held(self, program: bytes) -> tuple[bytes, ...]:
+        return ()
+
+    def forget(self, program: bytes, *, here: bool) -> None:
+        pass
 
     def arrival(self) -> CounterArrival:
         return CounterArrival(self)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,8 +129,8 @@ class FailingCounter(Counter):
         self.owner.script.at(self.owner, "after pause")
         return stands
 
-    def pieces(self) -> Iterator[Buffer]:
-        for piece in super().pieces():
+    def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:
+        for piece in super().pieces(held):
             self.owner.script.at(self.owner, "before a piece")
             yield piece
 

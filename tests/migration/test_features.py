@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from wasmsr import Module
 from wasmsr.interp.features import DEFAULT
 from wasmsr.migrate.hosting import Hosting
@@ -14,7 +16,7 @@ TEXT = """(module (memory (export "memory") 1)
 
 def described(features: str | None = None) -> Description:
     """What a host says of a program that needs tail calls."""
-    source = Hosting(lambda: Surroundings(stdin=None), known={}, features=features)
+    source = Hosting(lambda: Surroundings(stdin=None), known={}, files=Path(), features=features)
     return source.host(Program.launch(Module.from_text(TEXT, features=features))).describe()
 
 
@@ -24,12 +26,16 @@ def test_what_a_program_needs_is_told() -> None:
 
 
 def test_a_destination_with_the_feature_takes_it() -> None:
-    there = Hosting(lambda: Surroundings(stdin=None), known={}, features="-extended-constants")
+    there = Hosting(
+        lambda: Surroundings(stdin=None), known={}, files=Path(), features="-extended-constants"
+    )
     assert there.refuse(described()) is None
 
 
 def test_a_destination_without_the_feature_refuses() -> None:
-    there = Hosting(lambda: Surroundings(stdin=None), known={}, features="-tail-calls")
+    there = Hosting(
+        lambda: Surroundings(stdin=None), known={}, files=Path(), features="-tail-calls"
+    )
     refusal = there.refuse(described())
     assert refusal is not None
     assert refusal.reason is Reason.FEATURE
@@ -40,7 +46,7 @@ def test_a_destination_without_the_feature_refuses() -> None:
 def test_a_feature_that_nobody_here_knows() -> None:
     module = ModuleName(b"d" * 32, 8)
     for name in ("gc", "zeta"):
-        refusal = Hosting(lambda: Surroundings(stdin=None), known={}).refuse(
+        refusal = Hosting(lambda: Surroundings(stdin=None), known={}, files=Path()).refuse(
             Description((module,), features=(name,))
         )
         assert refusal is not None

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from wasmsr.migrate.node import Finish
     from wasmsr.program import Surroundings
     from wasmsr.rpc.address import Address
+    from wasmsr.wasi.unpack import OnChanged
 
 PAGE = 65536
 
@@ -67,6 +68,8 @@ class Options:
     args: tuple[str, ...]
     every: float
     dirs: tuple[str, ...]
+    carry_limit: int | None
+    on_changed: OnChanged | None
     env: tuple[str, ...]
     stdin: str | None
     tcp_listen: tuple[str, ...]
@@ -101,6 +104,12 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("--dir", "dirs", type=Typed(Lines()), multiple=True, metavar="HOST[::GUEST[::MODE]]",
          help="Let programs use the folder HOST, by the name GUEST (default: HOST). Repeatable."
          )  # fmt: skip
+@_option("--carry-limit", type=Typed(Size()), metavar="SIZE",
+         help="Most that a program's own files may hold that it brings along. Default: 1GiB."
+         )  # fmt: skip
+@_option("--on-changed", type=click.Choice(["error", "keep", "truncate"]), metavar="WHAT",
+         help="What to do with files that others have written since the program left them: refuse "
+         "the program (error, the default), leave them (keep), or undo it (truncate).")  # fmt: skip
 @_option("--env", type=Typed(Variable()), multiple=True, metavar="K=V",
          help="Set an environment variable of the program. Repeatable.")  # fmt: skip
 @_option("--stdin", type=click.Path(dir_okay=False, exists=True), metavar="FILE",
@@ -195,14 +204,19 @@ class _Remote:
         listen, peer = self._addresses()
         most = options.max_memory
         max_pages = None if most is None else min(most // PAGE, PAGE)
+        state = _state_folder(options.state_dir)
         hosting = Hosting(
-            self._around, known=_packaged(), max_pages=max_pages, features=options.features
+            self._around,
+            known=_packaged(),
+            files=state / "remote" / str(listen.port) / "files",
+            max_pages=max_pages,
+            features=options.features,
         )
         hosting.around_mounts()  # a folder that is not there is to be known now
         end = End(
             listen=listen,
             peer=peer,
-            state=_state_folder(options.state_dir),
+            state=state,
             host=hosting,
             announce=self.show,
             every=options.every,
@@ -246,6 +260,8 @@ class _Remote:
             mounts=[Mount.parse(text) for text in texts],
             listen=listening(self.options.tcp_listen),
             stdin=stdin,
+            carry_limit=self.options.carry_limit,
+            on_changed=self.options.on_changed,
         )
 
     def _launch(self, hosting: Hosting, max_pages: int | None) -> HostedProgram:

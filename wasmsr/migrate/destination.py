@@ -99,7 +99,7 @@ class Destination:
                 module.digest for module in offer.description.modules if not self._has(module)
             ]
             self._offer = offer
-            return Answer(self.journal.node, tuple(missing))
+            return Answer(self.journal.node, tuple(missing), self.host.held(offer.move.program))
 
     def _admit(self, offer: Offer) -> None:
         """Refuses an offer that comes at a wrong moment or contradicts the journal."""

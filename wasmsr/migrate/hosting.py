@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_TRAP, ModuleMismatch, WasmsrError
 from wasmsr.interp.features import BY_NAME, State, chosen
 from wasmsr.interp.machine import Exited, Trapped
 from wasmsr.interp.module import Module
+from wasmsr.migrate.belongings import Belongings
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.terms import (
     ID_BYTES,
@@ -28,9 +30,10 @@ from wasmsr.migrate.terms import (
     Refusal,
 )
 from wasmsr.program import Program, Stand, Surroundings
+from wasmsr.record import replaced
 from wasmsr.snapshot import format as snapshot_format
 from wasmsr.snapshot.container import VERSION
-from wasmsr.wasi.mounts import MODES
+from wasmsr.wasi.mounts import CARRY_LIMIT, MODES, PORTABLE
 
 COMPILED = 4
 """How many modules are kept compiled for a program that may come."""
@@ -39,10 +42,20 @@ COMPILED = 4
 class HostedProgram:
     """A program of this host (`ports.Program`)."""
 
-    def __init__(self, program: Program, mounts: tuple[MountName, ...], id: bytes = b"") -> None:
+    def __init__(
+        self,
+        program: Program,
+        mounts: tuple[MountName, ...],
+        belongings: Belongings,
+        id: bytes = b"",
+        places: Mapping[str, Path] | None = None,
+    ) -> None:
+        """`places`: carried trees that are in folders of `belongings`, by the guest's names."""
         self.id = id or secrets.token_bytes(ID_BYTES)
         self._program: Program | None = program
         self._mounts = mounts
+        self._belongings = belongings
+        self._places = places or {}
 
     @property
     def program(self) -> Program:
@@ -87,7 +100,7 @@ class HostedProgram:
             code = error.exit_code if isinstance(error, WasmsrError) else EXIT_HOST
             return Ending("failed", code, str(error))
         if program.stand is Stand.IDLE:
-            return Ending("finished", 0)
+            return Ending("finished", 0, self._left("ended with code 0"))
         if program.stand is Stand.FUEL:
             return Ending("fuel", EXIT_FUEL, "out of fuel")
         if program.stand is not Stand.ENDED:
@@ -98,10 +111,26 @@ class HostedProgram:
             return Ending("trapped", EXIT_TRAP, "; ".join(lines))
         assert isinstance(outcome, Exited)
         # What a process may give its parent is 8 bits.
-        return Ending("exited", outcome.code & 0xFF)
+        code = outcome.code & 0xFF
+        return Ending("exited", code, self._left(f"ended with code {code}"))
 
-    def pieces(self) -> Iterator[Buffer]:
-        return snapshot_format.encode(self.program.snapshot())
+    def _left(self, sentence: str) -> str:
+        """Where the files of a program that has ended are, if its user has not said where."""
+        if not self._places:
+            return ""
+        where = ", ".join(f"{guest} in {path}" for guest, path in self._places.items())
+        return f"{sentence}; its files are here: {where}"
+
+    def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:
+        snapshot = self.program.snapshot()
+        wasi = self.program.wasi
+        if wasi is not None:
+            trees = wasi.process.trees.items()
+            known = {os.fsdecode(guest): tree.known for guest, tree in trees}
+            self._belongings.note(self.id, snapshot, known)
+        if held and snapshot.files:
+            snapshot = replace(snapshot, files=snapshot.files.without(held))
+        return snapshot_format.encode(snapshot)
 
     def close(self) -> None:
         if self._program is not None:
@@ -116,6 +145,7 @@ class Hosting:
     Args:
         around: gives folders and streams anew for each program that comes.
         known: modules that are here anyway, by digest.
+        files: a folder for the files of programs that bring some along.
         max_pages: limit of each memory of a program that comes, in pages of 64 KiB, in place of
             the one that it had.
         features: what of WebAssembly a program may need here, as for `Module`.
@@ -126,12 +156,14 @@ class Hosting:
         around: Callable[[], Surroundings],
         *,
         known: Mapping[bytes, Path],
+        files: Path,
         max_pages: int | None = None,
         features: str | Iterable[str] | None = None,
     ) -> None:
         self.around = around
         self.features = chosen(features)
         self.max_pages = max_pages
+        self.belongings = Belongings(files)
         self._known = known
         self._compiled: dict[bytes, Module] = {}
 
@@ -148,18 +180,38 @@ class Hosting:
         for feature in description.features:
             if feature not in self.features:
                 return _lacks(feature)
-        given = {mount.guest for mount in self.around_mounts()}
-        for mount in description.mounts:
+        return self._refuse_mounts(description.mounts)
+
+    def _refuse_mounts(self, mounts: Sequence[MountName]) -> Refusal | None:
+        given = {mount.guest: mount.mode for mount in self.around_mounts()}
+        lacking = []
+        for mount in mounts:
             if mount.mode not in MODES:
                 return Refusal(Reason.MOUNT, f"it has no mounts of the mode {mount.mode!r}")
-        lacking = [mount.guest for mount in description.mounts if mount.guest not in given]
+            if mount.guest not in given:
+                if mount.mode not in PORTABLE:
+                    lacking.append(mount)
+            elif given[mount.guest] != mount.mode:
+                return Refusal(
+                    Reason.MOUNT,
+                    f"it was given {mount.guest} in mode {given[mount.guest]}, and the program has "
+                    f"it in mode {mount.mode}",
+                    f"start it with {_option(mount)}",
+                )
         if lacking:
             return Refusal(
                 Reason.MOUNT,
-                f"it was not given what the program knows as {', '.join(lacking)}",
-                "start it with " + " ".join(f"--dir HOST::{guest}" for guest in lacking),
+                "it was not given what the program knows as "
+                + ", ".join(mount.guest for mount in lacking),
+                "start it with " + " ".join(map(_option, lacking)),
             )
         return None
+
+    def held(self, program: bytes) -> tuple[bytes, ...]:
+        return self.belongings.held(program)
+
+    def forget(self, program: bytes, *, here: bool) -> None:
+        self.belongings.forget(program, here=here)
 
     def around_mounts(self) -> tuple[MountName, ...]:
         """The folders that programs get here, by name.
@@ -169,8 +221,14 @@ class Hosting:
         around = self.around()
         _close(around)
         for mount in around.mounts:
-            os.close(mount.open())
-        return tuple(MountName(mount.guest, mount.mode) for mount in around.mounts)
+            mount.check()
+        return tuple(MountName(mount.guest, mount.settled) for mount in around.mounts)
+
+    def around_limit(self) -> int:
+        """Bytes of files that a program may bring along."""
+        around = self.around()
+        _close(around)
+        return CARRY_LIMIT if around.carry_limit is None else around.carry_limit
 
     def module(self, digest: bytes) -> Buffer | None:
         if digest in self._compiled:
@@ -197,7 +255,7 @@ class Hosting:
 
     def host(self, program: Program) -> HostedProgram:
         """A program that was launched here."""
-        return HostedProgram(program, self.around_mounts())
+        return HostedProgram(program, self.around_mounts(), self.belongings)
 
     def arrival(self) -> HostedArrival:
         return HostedArrival(self)
@@ -208,7 +266,8 @@ class HostedArrival:
 
     def __init__(self, hosting: Hosting) -> None:
         self._hosting = hosting
-        self._decoder = snapshot_format.Decoder()
+        limit = hosting.around_limit()
+        self._decoder = snapshot_format.Decoder(files=limit)
 
     def feed(self, piece: Buffer) -> None:
         self._decoder.feed(piece)
@@ -218,7 +277,15 @@ class HostedArrival:
         digest = snapshot.modules[0].digest
         if digest not in modules:
             raise ModuleMismatch("the snapshot is of another module than was announced")
+        belongings = self._hosting.belongings
+        places: dict[str, Path] = {}
+
+        def folder(guest: str) -> Path:
+            places[guest] = belongings.place(program, guest)
+            return places[guest]
+
         around = self._hosting.around()
+        around = replaced(around, folder=folder, bases=belongings.bases(program))
         try:
             resumed = Program.resume(
                 snapshot,
@@ -226,13 +293,22 @@ class HostedArrival:
                 around=around,
                 max_pages=self._hosting.max_pages,
                 live=True,
+                deferred=True,
             )
         except BaseException:
             _close(around)
             raise
         named = (snapshot.wasi or {}).get("mounts", ())
         mounts = tuple(MountName(os.fsdecode(m["guest"]), str(m["mode"])) for m in named)
-        return HostedProgram(resumed, mounts, program)
+        return HostedProgram(resumed, mounts, belongings, program, places)
+
+
+def _option(mount: MountName) -> str:
+    """What the command line must have for a mount."""
+    if mount.mode == "archive":
+        return f"--dir ARCHIVE::{mount.guest}"
+    host = "" if mount.mode == "mem" else "HOST"
+    return f"--dir {host}::{mount.guest}" + ("" if mount.mode == "host" else f"::{mount.mode}")
 
 
 def _lacks(feature: str) -> Refusal:

@@ -228,6 +228,7 @@ class Node:
             self._tell_end(record, ending)
         if not abandoned:
             program.close()
+            self.destination.host.forget(program.id, here=True)
         values: dict[str, object] = {"code": ending.code, "kind": ending.kind, "here": True}
         text = ending.sentence or f"ended here with code {ending.code}"
         self.announce(Event("ended", text, values))
@@ -465,6 +466,7 @@ class Node:
             self.journal.forget(program)
         except JournalError as error:
             raise refused(Reason.STORAGE, error.message) from error
+        self.destination.host.forget(program, here=False)
         if program in self._session:
             with self._news:
                 self._told = ending

@@ -6,7 +6,7 @@ third of gRPC; tests put their own in, with faults.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 from wasmsr.migrate.terms import (
@@ -46,8 +46,9 @@ class Program(Protocol):
     def wait(self, timeout: float | None) -> Ending | None:
         """How it ended, waiting at most `timeout` seconds for that; None while it has not."""
 
-    def pieces(self) -> Iterator[Buffer]:
-        """Its encoded snapshot, while it stands. Raises SnapshotError if it cannot be saved."""
+    def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:
+        """Its encoded snapshot, while it stands, without the pieces of files that the destination
+        holds, by digest. Raises SnapshotError if it cannot be saved."""
 
     def close(self) -> None:
         """Ends it where it stands and lets go of its files and memory."""
@@ -67,6 +68,12 @@ class Host(Protocol):
 
     def arrival(self) -> Arrival:
         """Begins to take a program in."""
+
+    def held(self, program: bytes) -> tuple[bytes, ...]:
+        """Digests of the pieces of files that are here since the program was."""
+
+    def forget(self, program: bytes, *, here: bool) -> None:
+        """The program has ended, here or elsewhere: lets go of what is not needed any more."""
 
 
 class Arrival(Protocol):

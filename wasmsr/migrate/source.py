@@ -80,10 +80,11 @@ class Source:
         """Journals that a program which begins here is owned here. Raises JournalError."""
         self.journal.put(Record(program.id, Standing.OWNED, epoch=1, peer=self.peer.address))
 
-    def prepare(self, program: Program, move: Move) -> None:
+    def prepare(self, program: Program, move: Move) -> tuple[bytes, ...]:
         """Asks the peer to take `program`, and gives it the modules that it lacks.
 
-        Nothing is journaled. Raises PeerLost or PeerRefused.
+        Returns the digests of the pieces of files that it has. Nothing is journaled. Raises
+        PeerLost or PeerRefused.
         """
         if self._unheard:
             # It may still be READY for the attempt before; see `_give_up`.
@@ -106,6 +107,7 @@ class Source:
                 {"peer": self.peer.address, "program": move.program.hex(), "epoch": move.epoch},
             )
         )
+        return answer.held
 
     def next_move(self, program: bytes) -> Move:
         """A new attempt at moving `program`, in the epoch after the journal's."""
@@ -121,7 +123,7 @@ class Source:
         """
         move = self.next_move(program.id)
         try:
-            self.prepare(program, move)
+            held = self.prepare(program, move)
             self._journal_offer(move)
         except MigrationError as error:
             self._not_moved(move, error)
@@ -138,7 +140,7 @@ class Source:
             if program.wait(0) is not None:
                 self._give_up(move, program, None)
                 return None
-            receipt, name, duration = self._stream(program, move)
+            receipt, name, duration = self._stream(program, move, held)
             self._journal_handed(move, name)
         except (WasmsrError, OSError, MemoryError) as error:
             self._give_up(move, program, error)
@@ -164,7 +166,9 @@ class Source:
         )
         return Moved(move, receipt.size, duration, downtime)
 
-    def _stream(self, program: Program, move: Move) -> tuple[Receipt, str, float]:
+    def _stream(
+        self, program: Program, move: Move, held: tuple[bytes, ...]
+    ) -> tuple[Receipt, str, float]:
         """Sends the state to the peer and the disk; returns when both have all of it."""
         began = time.monotonic()
         digest = hashlib.sha256()
@@ -172,7 +176,7 @@ class Source:
         file: StateFile | None = None
         try:
             file = self.journal.state(move, "handed")
-            for piece in regroup(program.pieces()):
+            for piece in regroup(program.pieces(frozenset(held))):
                 sending.send(piece)
                 digest.update(piece)
                 file.write(piece)

@@ -121,10 +121,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Answer:
-    """A destination's yes: the digests of the modules that it lacks."""
+    """A destination's yes: the digests of the modules that it lacks, and of the pieces of carried
+    files that it has since the program was there, which need not be sent."""
 
     node: bytes
     missing: tuple[bytes, ...] = ()
+    held: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,11 @@ class RemotePeer:
             )
         self._refused(reply)
         try:
-            return Answer(convert.node_in(reply.node), convert.missing_in(reply.missing))
+            return Answer(
+                convert.node_in(reply.node),
+                convert.missing_in(reply.missing),
+                convert.held_in(reply.held),
+            )
         except Malformed as error:
             raise self._nonsense(error) from error
 

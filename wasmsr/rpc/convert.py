@@ -18,6 +18,8 @@ MODULES, FEATURES, MOUNTS = 64, 256, 256
 """Most entries of each list in an offer."""
 TEXT = 1000
 PATH = 4096
+HELD = terms.PIECE // terms.DIGEST_BYTES
+"""Digests of pieces of files in one answer, of 64 KiB each; what is above is sent again."""
 
 
 class Malformed(ValueError):
@@ -138,6 +140,14 @@ def missing_in(values: Any) -> tuple[bytes, ...]:
     """Raises Malformed."""
     _count(values, MODULES, "modules")
     return tuple(_digest(value) for value in values)
+
+
+def held_in(value: bytes) -> tuple[bytes, ...]:
+    """Raises Malformed."""
+    if len(value) % terms.DIGEST_BYTES:
+        raise Malformed("half a digest")
+    size = terms.DIGEST_BYTES
+    return tuple(value[start : start + size] for start in range(0, len(value), size))
 
 
 def receipt_in(message: Any) -> terms.Receipt:

@@ -160,6 +160,7 @@ class _Calls:
         try:
             answer = self._node.prepare(convert.offer_in(request))
             reply.missing.extend(answer.missing)
+            reply.held = b"".join(answer.held[: convert.HELD])
         except PeerRefused as error:
             reply.refusal.CopyFrom(convert.refusal_out(error))
         return reply

@@ -9,7 +9,7 @@ kept in memory as they are found, so that most snapshots do not depend on the fi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from hashlib import sha256
 from struct import Struct
 from typing import IO, Final
@@ -91,6 +91,15 @@ class Contents:
         """Add a chunk that lies in a file of our own."""
         if self._new(digest, length):
             self._spool[digest] = spool, offset
+
+    def without(self, held: Collection[bytes]) -> Contents:
+        """The same but for chunks that somebody has already."""
+        rest = Contents()
+        rest._memory, rest._files, rest._spool = self._memory, self._files, self._spool
+        for digest, length in self:
+            if digest not in held:
+                rest._new(digest, length)
+        return rest
 
     def _new(self, digest: bytes, length: int) -> bool:
         if digest in self._lengths:

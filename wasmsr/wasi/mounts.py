@@ -129,7 +129,9 @@ class Mount:
     def check(self) -> None:
         """Whether it can be opened, as far as that can be told without doing it. Raises
         WasiConfigError."""
-        if self.host is not None and not self.is_archive:
+        if self.host is None or (self.mode == "carry" and not os.path.exists(self.host)):
+            return  # it is made where a program brings it along
+        if not self.is_archive:
             os.close(self.open())
 
     def _unusable(self, error: OSError | ValueError) -> WasiConfigError:

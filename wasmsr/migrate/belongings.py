@@ -1,0 +1,118 @@
+"""What stays on this host of the files of programs that came and went.
+
+Beside `hosting`. A carried tree for which no folder was given gets one here, and when a program
+leaves, what each of its trees was like then is noted: so its return needs only what has changed,
+and notices what somebody else has changed meanwhile. The content of the trees is where it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgpack
+
+from wasmsr.errors import FormatError
+from wasmsr.snapshot.state import Snapshot
+from wasmsr.wasi.manifest import FILE, Known, check_chunks, parse
+from wasmsr.wasi.private import remove
+from wasmsr.wasi.restore import Base
+
+NAME_MAX = 100
+
+
+class Belongings:
+    """The files of programs, below one folder, which is made when it is needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _of(self, program: bytes) -> Path:
+        return self._folder / program.hex()
+
+    def place(self, program: bytes, guest: str) -> Path:
+        """The folder for a carried tree of a program. What a program had there that has not left
+        it for another host is put aside."""
+        name = quote(guest, safe="")
+        if len(name) > NAME_MAX:
+            name = sha256(os.fsencode(guest)).hexdigest()
+        path = self._of(program) / name
+        if guest not in self.bases(program) and path.exists() and any(path.iterdir()):
+            number = 1
+            while (aside := path.with_name(f"{name}.old-{number}")).exists():
+                number += 1
+            path.rename(aside)
+        return path
+
+    def owns(self, program: bytes, path: Path) -> bool:
+        """Whether that is a folder of ours."""
+        return self._of(program) in path.parents
+
+    def note(self, program: bytes, snapshot: Snapshot, known: Mapping[str, Known]) -> None:
+        """Notes what the carried trees of a program are like, which is about to leave; `known`:
+        what need not be read again of them. Raises OSError."""
+        trees = {}
+        for mount in (snapshot.wasi or {}).get("mounts", ()):
+            if mount["mode"] == "carry":
+                guest = os.fsdecode(mount["guest"])
+                marks = [
+                    [path, list(mark), chunks] for path, (mark, chunks) in known[guest].items()
+                ]
+                trees[os.fsencode(guest)] = [mount["tree"], marks]
+        if not trees:
+            return
+        path = self._of(program) / "base"
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = path.with_suffix(".part")
+        with open(part, "wb") as file:
+            file.write(msgpack.packb(trees, use_bin_type=True))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+
+    def bases(self, program: bytes) -> dict[str, Base]:
+        """The trees of a program as they were when it left; none if it was not here, or nobody can
+        tell any more."""
+        try:
+            raw = (self._of(program) / "base").read_bytes()
+            trees: Any = msgpack.unpackb(raw, strict_map_key=False)
+            return {os.fsdecode(guest): _base(*found) for guest, found in trees.items()}
+        except (OSError, ValueError, TypeError, AttributeError, FormatError):
+            return {}
+
+    def held(self, program: bytes) -> tuple[bytes, ...]:
+        """Digests of what those trees consist of."""
+        found = {
+            digest
+            for base in self.bases(program).values()
+            for entry in base.entries
+            if entry.kind == FILE
+            for _, digest, _ in entry.places
+        }
+        return tuple(sorted(found))
+
+    def forget(self, program: bytes, *, here: bool) -> None:
+        """The program has ended. If that was here, its files are its user's now; if elsewhere,
+        nothing of it is needed here."""
+        folder = self._of(program)
+        if not folder.is_dir():
+            return
+        if here:
+            (folder / "base").unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
+        else:
+            remove(folder)
+
+
+def _base(entries: object, marks: list[Any]) -> Base:
+    known: Known = {}
+    for path, (inode, size, modified, changed), chunks in marks:
+        check_chunks(size, chunks)
+        known[path] = (inode, size, modified, changed), chunks
+    return Base(parse(entries), known)
