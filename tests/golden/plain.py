@@ -80,7 +80,17 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
         "externs": _tagged(snapshot.externs),
         "wasi": _tagged(snapshot.wasi),
         "executed": snapshot.executed,
+        **_files(snapshot),
     }
+
+
+def _files(snapshot: Snapshot) -> dict[str, Any]:
+    """What carried files consist of, where there are any."""
+    files = snapshot.files
+    if not files:
+        return {}
+    digests = [[digest.hex(), n, sha256(files.read(digest)).hexdigest()] for digest, n in files]
+    return {"files": digests}
 
 
 def _pages(data: bytes) -> dict[str, str]:

@@ -7,7 +7,9 @@ so that a test can change a payload and still have all checksums and digests rig
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 from wasmsr.snapshot.container import (
     BATCH,
@@ -35,6 +37,7 @@ from wasmsr.snapshot.state import (
     TableState,
     ThreadState,
 )
+from wasmsr.wasi.contents import CHUNK, PLACE, Contents, digest_of
 
 BINARY = b"\0asm\1\0\0\0" + bytes(range(92))
 """Stands for a module's binary, whose content the format does not look into."""
@@ -179,3 +182,64 @@ def changed(snapshot: Snapshot, kind: int, payload: bytes | None) -> bytes:
     if payload is not None:
         sections.append((kind, payload))
     return seal(sorted(sections))
+
+
+def carrying() -> Snapshot:
+    """A program with files: a mount of each mode, trees with an entry of each kind, a file without
+    a name."""
+    source = random.Random(11)
+    whole, tail, upper, lost = (source.randbytes(size) for size in (CHUNK, 1000, 70, 5))
+    files = Contents()
+    for piece in (whole, tail, upper, lost):
+        files.add(digest_of(piece), piece, None)
+
+    def chunks(*places: tuple[int, bytes]) -> bytes:
+        return b"".join(PLACE.pack(number, digest_of(piece)) for number, piece in places)
+
+    root = [b"", 0, 0o755, 10, 20, 0, b"", b""]
+    tree = [
+        root,
+        [b"a", 1, 0o644, -5, 10**18, CHUNK * 3 + 1000, chunks((0, whole), (3, tail)), b""],
+        [b"b", 3, 0o644, -5, 10**18, 0, b"", b"a"],
+        [b"d", 0, 0o700, 1, 2, 0, b"", b""],
+        [b"d/zeros", 1, 0o600, 5, 6, 10**12, b"", b""],
+        [b"d/\xff", 2, 0o777, 3, 4, 0, b"", b"../a"],
+    ]
+    changed = [root, [b"new", 0, 0o755, 7, 8, 0, b"", b""]]
+    changed += [[b"new/f", 1, 0o644, 9, 9, 70, chunks((0, upper)), b""]]
+    mounts: list[dict[str, Any]] = [
+        {"guest": b"/host", "mode": "host"},
+        {"guest": b"/ro", "mode": "ro"},
+        {"guest": b"/archive", "mode": "archive", "digest": bytes(range(32))},
+        {"guest": b"/carry", "mode": "carry", "tree": tree},
+        {"guest": b"/mem", "mode": "mem", "tree": tree},
+        {
+            "guest": b"/overlay",
+            "mode": "overlay",
+            "tree": changed,
+            "layers": [[b"", b"", [b"old", b"removed"]], [b"new", b"old", []]],
+        },
+    ]
+    common = {"flags": 0, "rights": 0, "inheriting": 0}
+    descriptors: list[dict[str, Any]] = [
+        {"fd": 3 + number, "kind": "directory", **common, "mount": mount["guest"], "path": b""}
+        | {"preopen": True, "entries": None, "unlinked": None}
+        for number, mount in enumerate(mounts)
+    ]
+    descriptors.append(
+        {"fd": 20, "kind": "file", **common, "mount": b"/carry", "path": b"gone", "access": 2}
+        | {"offset": 3, "size": CHUNK + 5, "unlinked": 0}
+    )
+    long = {"content": b"", "atim": 1, "mtim": 2, "size": CHUNK + 5, "chunks": chunks((1, lost))}
+    wasi = {
+        "args": [b"p"],
+        "environ": [],
+        "deterministic": False,
+        "clocks": {"monotonic": 5, "cpu": 6, "stopped_at": 7},
+        "random": None,
+        "pending": None,
+        "mounts": mounts,
+        "descriptors": descriptors,
+        "unlinked": [long],
+    }
+    return replace(small(), wasi=wasi, files=files)
