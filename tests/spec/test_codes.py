@@ -10,7 +10,7 @@ from .lockstep import run_script
 
 absence = suite.absence()
 needs_scripts = pytest.mark.skipif(absence is not None, reason=absence or "")
-QUICK = ("br_table", "call_indirect", "fac", "local_tee", "loop", "memory_copy", "return_call")
+QUICK = ("address1", "address64", "br_table", "call_indirect", "fac", "local_tee", "loop", "memory_copy", "return_call")
 
 
 def run(name: str, *, counted: bool) -> None:

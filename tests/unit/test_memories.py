@@ -57,6 +57,15 @@ def every_access(memory: str, address: str) -> str:
     lines = []
     here = "(local.get $p)"
     moved = f"({address}.add (local.get $p) ({address}.const 3))"
+    double = f"({address}.shl (local.get $p) ({address}.const 1))"
+    sums = (
+        f"({address}.sub (local.get $p) ({address}.const 3))",
+        f"({address}.add (local.get $p) (local.get $q))",
+        f"({address}.add (local.get $p) {double})",
+        f"({address}.add {double} (local.get $p))",
+        f"({address}.add {double} ({address}.const 5))",
+        f"({address}.const 77)",
+    )
     for type_, kinds in STORES.items():
         value = {
             "i32": "(local.get $v)",
@@ -65,13 +74,18 @@ def every_access(memory: str, address: str) -> str:
             "f64": "(f64.const -1.5)",
         }[type_]
         for kind in kinds:
-            for at, one in ((here, value), (moved, f"({type_}.const 77)"), (here, moved)):
-                if one is moved:
-                    one = f"(local.get ${type_})"
+            fixed, kept = f"({type_}.const 77)", f"(local.get ${type_})"
+            for at, one in (
+                (here, value),
+                (moved, fixed),
+                (here, kept),
+                (f"({address}.const 60)", fixed),
+                (f"({address}.const 70)", value),
+            ):
                 lines.append(f"({type_}.{kind} {memory} offset=5 {at} {one})")
     for type_, kinds in KINDS.items():
         for kind in kinds:
-            for at in (here, moved):
+            for at in (here, moved, *sums):
                 read = WHOLE[type_].format(f"({type_}.{kind} {memory} offset=2 {at})")
                 if type_ in ("i32", "f32"):
                     read = f"(i64.extend_i32_u {read})"
@@ -80,9 +94,10 @@ def every_access(memory: str, address: str) -> str:
                 )
                 lines.append(f"(local.set ${type_} ({type_}.{kind} {memory} offset=2 {at}))")
     return f"""
-      (local $p {address}) (local $sum i64) (local $i32 i32) (local $i64 i64)
+      (local $p {address}) (local $q {address}) (local $sum i64) (local $i32 i32) (local $i64 i64)
       (local $f32 f32) (local $f64 f64)
       (local.set $p ({address}.const 40))
+      (local.set $q ({address}.const -7))
       (loop $again
         {" ".join(lines)}
         (local.set $p ({address}.add (local.get $p) ({address}.const 5)))
@@ -114,14 +129,13 @@ def test_every_access_gives_what_it_gives_in_memory_0(
     for value in (0, 1, -1, 123456789):
         results = []
         for one in (plain, module):
+            results.append(Store().instantiate(one).function("f")(value))
             store = Store()
-            function = store.instantiate(one).function("f")
-            results.append(function(value))
-            store.enqueue(function, value)  # counted, in precise code and back
-            outcome = store.run(fuel=100)
+            store.enqueue(store.instantiate(one).function("f"), value)
+            outcome = store.run(fuel=100)  # counted, in precise code and back
             while isinstance(outcome, Paused):
                 store = hop(store)
-                outcome = store.run(fuel=377)
+                outcome = store.run(fuel=5000)
             assert isinstance(outcome, Finished)
             results.append(outcome.results[0])
         assert len(set(results)) == 1

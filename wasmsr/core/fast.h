@@ -52,6 +52,7 @@ extern wsr_handler *const wsr_fast_branch[WSR_OP_COUNT][24];  /* ((a * 3 + b) * 
                                                                  + back */
 /* As the rows of fast_far.c say. */
 extern wsr_handler *const wsr_wide_load[WSR_OP_COUNT][4];  /* a * 2 + write */
+extern wsr_handler *const wsr_wide_load_sum[WSR_OP_COUNT][8]; /* sum * 2 + write */
 extern wsr_handler *const wsr_wide_store[WSR_OP_COUNT][6]; /* a * 3 + b */
 extern wsr_handler *const wsr_far_load[WSR_OP_COUNT][2];   /* write */
 extern wsr_handler *const wsr_far_store[WSR_OP_COUNT];

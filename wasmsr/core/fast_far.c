@@ -2,7 +2,8 @@
  * which are in fast.c.
  *
  * Wide: memory 0 with 64-bit addresses. Like the handlers of memory 0, with the address a 64-bit
- * slot or the accumulator, and a check that address, offset and width together stay below 2^64.
+ * slot, the accumulator or a sum, and a check that address, offset and width together stay below
+ * 2^64. (Constant addresses are those of memory 0 already.)
  * Far: any memory. The address, and the value to be stored, are in slots; third word: the offset;
  * fourth: the memory's index, with bit 32 set where its addresses have 64 bits. */
 
@@ -11,9 +12,9 @@
 #if WSR_FAST
 
 /* The first byte after the access, or out. `at` is where it begins. */
-#define WIDE(base, width)                                            \
-  uint64_t end_ = (base), past_ = (uint64_t)offset_of(pc) + (width); \
-  if ((end_ += past_) < past_ || end_ > size) TRAP(MEMORY_BOUNDS);   \
+#define WIDE(base, offset, width)                                   \
+  uint64_t end_ = (base), past_ = (uint64_t)(offset) + (width);     \
+  if ((end_ += past_) < past_ || end_ > size) TRAP(MEMORY_BOUNDS);  \
   uint8_t *const at = memory + (end_ - (width));
 
 #define FAR(width)                                                                              \
@@ -32,11 +33,27 @@
 /* a: address; b: destination */
 #define ONE_WIDE_LOAD(NAME, R, WIDTH, X, L, D) \
   STEP(NAME##_wide_##L##D, 2) {                \
-    WIDE(GET_i64_##L(0), WIDTH)                \
+    WIDE(GET_i64_##L(0), offset_of(pc), WIDTH) \
     SET_LOAD_##R##_##D(X);                     \
     DONE;                                      \
   }                                            \
   HANDLER(NAME##_wide_##L##D)
+/* a, c, or the fourth word: what is added up; third word: the offset */
+#define WIDE_SC (fp[field(pc, 0)] + pc[3])
+#define WIDE_AC (r->acc + pc[3])
+#define WIDE_SS (fp[field(pc, 0)] + fp[field(pc, 2)])
+#define WIDE_SA (fp[field(pc, 0)] + r->acc)
+#define WIDE_LENGTH_SC 4
+#define WIDE_LENGTH_AC 4
+#define WIDE_LENGTH_SS 3
+#define WIDE_LENGTH_SA 3
+#define ONE_WIDE_SUM(NAME, R, WIDTH, X, L, D)      \
+  STEP(NAME##_wide_##L##_##D, WIDE_LENGTH_##L) {   \
+    WIDE(WIDE_##L, low(pc[2]), WIDTH)              \
+    SET_LOAD_##R##_##D(X);                         \
+    DONE;                                          \
+  }                                                \
+  HANDLER(NAME##_wide_##L##_##D)
 #define ONE_FAR_LOAD(NAME, R, WIDTH, X, D) \
   STEP(NAME##_far_##D, 4) {                \
     FAR(WIDTH)                             \
@@ -47,12 +64,16 @@
 #define LOAD(NAME, R, WIDTH, X)                                                 \
   ONE_WIDE_LOAD(NAME, R, WIDTH, X, S, A) ONE_WIDE_LOAD(NAME, R, WIDTH, X, S, W) \
   ONE_WIDE_LOAD(NAME, R, WIDTH, X, A, A) ONE_WIDE_LOAD(NAME, R, WIDTH, X, A, W) \
+  ONE_WIDE_SUM(NAME, R, WIDTH, X, SC, A) ONE_WIDE_SUM(NAME, R, WIDTH, X, SC, W) \
+  ONE_WIDE_SUM(NAME, R, WIDTH, X, AC, A) ONE_WIDE_SUM(NAME, R, WIDTH, X, AC, W) \
+  ONE_WIDE_SUM(NAME, R, WIDTH, X, SS, A) ONE_WIDE_SUM(NAME, R, WIDTH, X, SS, W) \
+  ONE_WIDE_SUM(NAME, R, WIDTH, X, SA, A) ONE_WIDE_SUM(NAME, R, WIDTH, X, SA, W) \
   ONE_FAR_LOAD(NAME, R, WIDTH, X, A) ONE_FAR_LOAD(NAME, R, WIDTH, X, W)
 /* a: address; b, or the third word of a wide one: value */
 #define ONE_WIDE_STORE(NAME, P, WIDTH, X, L, M) \
   STEP(NAME##_wide_##L##M, LENGTH_##M) {        \
     const P##_t b = GET_##P##_##M(1);           \
-    WIDE(GET_i64_##L(0), WIDTH)                 \
+    WIDE(GET_i64_##L(0), offset_of(pc), WIDTH)  \
     X;                                          \
     DONE;                                       \
   }                                             \
@@ -75,6 +96,13 @@
 #define LOAD(N, R, W, X) [WSR_OP_##N] = {N##_wide_SA, N##_wide_SW, N##_wide_AA, N##_wide_AW},
 #define STORE(N, P, W, X)
 wsr_handler *const wsr_wide_load[WSR_OP_COUNT][4] = {
+#include "fast_rows.h"
+};
+#undef LOAD
+#define WIDE_SUM(N, L) N##_wide_##L##_A, N##_wide_##L##_W
+#define LOAD(N, R, W, X) \
+  [WSR_OP_##N] = {WIDE_SUM(N, SC), WIDE_SUM(N, AC), WIDE_SUM(N, SS), WIDE_SUM(N, SA)},
+wsr_handler *const wsr_wide_load_sum[WSR_OP_COUNT][8] = {
 #include "fast_rows.h"
 };
 #undef LOAD

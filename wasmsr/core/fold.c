@@ -409,11 +409,46 @@ static uint64_t far_memory(const folder *f, const wsr_cell *c) {
   return pair(index, f->m->memories[index].address64);
 }
 
+/* As load_sum, in 64 bits. */
+static bool load_wide_sum(folder *f, uint32_t op, const wsr_cell *c) {
+  enum { SLOT_CONSTANT, ACC_CONSTANT, SLOT_SLOT, SLOT_ACC };
+  if (!just_made(f, c->s) || (f->binary_op != WSR_OP_I64_ADD && f->binary_op != WSR_OP_I64_SUB))
+    return false;
+  const bool sum = f->binary_op == WSR_OP_I64_ADD, constant = f->b.class == WSR_C;
+  if (!sum && !constant) return false;
+  const bool exchange = !constant && f->a.class == WSR_A;
+  const source a = exchange ? f->b : f->a, b = exchange ? f->a : f->b;
+  const uint32_t shape = constant ? (a.class == WSR_A ? ACC_CONSTANT : SLOT_CONSTANT)
+                                  : (b.class == WSR_A ? SLOT_ACC : SLOT_SLOT);
+  taken(f, c->s);
+  take_back(f);
+  produce(f, c->s, kind_of(wsr_rows[op].result), &wsr_wide_load_sum[op][shape * 2], 1,
+          fields(a.slot, 0, b.slot, 0));
+  word(f, c->u.imm);
+  if (constant) word(f, sum ? b.value : -b.value);
+  return true;
+}
+
+/* Whether the operand is a constant address of memory 0 with 64-bit addresses, which then is as in any
+ * memory 0: no sum of it and its offset, which are below 2**62, wraps. */
+static bool is_plain(const folder *f, const wsr_cell *c) {
+  const operand *o = &f->operands[c->s];
+  return c->n == 1 && o->where == IN_CONSTANT && (o->value | c->u.imm) >> 62 == 0;
+}
+
 /* A load from another memory than memory 0 with 32-bit addresses (core/fast_far.c). */
 static void load_far(folder *f, uint32_t op, const wsr_cell *c) {
   const int kind = kind_of(wsr_rows[op].result);
   f->loaded.start = WSR_NONE;
+  if (is_plain(f, c)) {
+    const uint64_t at = f->operands[c->s].value + c->u.imm;
+    taken(f, c->s);
+    produce(f, c->s, kind, &wsr_fast_load[op][WSR_C * 2], 1, 0);
+    word(f, at);
+    return;
+  }
   if (is_wide(c)) {
+    if (load_wide_sum(f, op, c)) return;
     const source a = find(f, c->s, KIND_I, false);
     taken(f, c->s);
     produce(f, c->s, kind, &wsr_wide_load[op][a.class * 2], 1,
@@ -428,6 +463,15 @@ static void load_far(folder *f, uint32_t op, const wsr_cell *c) {
 }
 
 static void store_far(folder *f, uint32_t op, const wsr_cell *c) {
+  if (is_plain(f, c)) {
+    const uint64_t at = f->operands[c->s].value + c->u.imm;
+    const source b = find(f, c->s + 1, kind_of(wsr_rows[op].params[1]), true);
+    taken(f, c->s);
+    begin(f, wsr_fast_store[op][WSR_C * 3 + b.class], wide(0, b.slot, 0));
+    word(f, at);
+    if (b.class == WSR_C) word(f, b.value);
+    return;
+  }
   if (is_wide(c)) {
     const int kind = kind_of(wsr_rows[op].params[1]);
     source a = find(f, c->s, KIND_I, false), b = find(f, c->s + 1, kind, true);
