@@ -177,7 +177,7 @@ def main(argv: Sequence[str]) -> int:
             try:
                 for _ in range(options.rounds):  # in turns
                     for engine, words in commands(program, folder).items():
-                        found[engine] = min(found.get(engine, 1e9), process(words))
+                        found[engine] = min(found.get(engine, 1e9), process(words, folder))
             except subprocess.CalledProcessError as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 return 1

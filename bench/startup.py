@@ -1,12 +1,14 @@
-"""Where the time goes from a module's file to a program's end.
+"""Where the time goes from a command line to its program's end, and from a module's file to it.
 
-    python -m bench.startup [--rounds N] [--dir HOST::GUEST] MODULE [ARGS…]
+    python -m bench.startup [--rounds N] [--dir HOST::GUEST] [MODULE [ARGS…]]
 
-Each step is timed by itself, in CPU time of the process, with the least of several rounds: reading
-the file, its SHA-256, decoding and validating (in C, all bodies), making the Python view of it,
-instantiating, and running; running is split further by a second run in the same process, for which
-all functions have been compiled. What the interpreter of Python needs to start and to import
-wasmsr is measured by processes of their own.
+All times are CPU time, user and system, the least of several rounds. First whole processes: what
+Python alone needs, and what the command line adds for its help and for the smallest program. Then,
+with a MODULE, its steps one by one in this process: reading the file, its SHA-256, decoding,
+validating (in C, all bodies), the same by way of the module cache, instantiating, and running,
+which is split further by a second run for which all functions have been compiled; and the whole
+process, without the cache and with it. Python's bytecode is cached, as it is where a package was
+installed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,12 +28,22 @@ from pathlib import Path
 from typing import TypeVar
 
 from wasmsr import Limits, Module, Store
-from wasmsr._ffi import ffi, lib
+from wasmsr.interp.cache import ModuleCache
 from wasmsr.wasi.mounts import Mount
 from wasmsr.wasi.preview1 import Wasi
 
 _T = TypeVar("_T")
 Steps = dict[str, float]
+
+PROCESSES: dict[str, Sequence[str]] = {
+    "python -c pass": ["-c", "pass"],
+    "python -c 'import click'": ["-c", "import click"],
+    "wasmsr --version": ["-m", "wasmsr", "--version"],
+    "wasmsr --help": ["-m", "wasmsr", "--help"],
+    "wasmsr run --help": ["-m", "wasmsr", "run", "--help"],
+    "wasmsr run fib": ["-m", "wasmsr", "run", "fib"],
+    "wasmsr run cat": ["-m", "wasmsr", "run", "cat"],
+}
 
 
 def timed(steps: Steps, name: str, do: Callable[[], _T]) -> _T:
@@ -41,20 +54,18 @@ def timed(steps: Steps, name: str, do: Callable[[], _T]) -> _T:
     return result
 
 
-def validated(data: bytes) -> object:
-    """Decode and validate in C alone."""
-    error = ffi.new("wsr_error *")
-    module = lib.wsr_module_new(ffi.from_buffer(data), len(data), error)
-    assert module != ffi.NULL
-    return ffi.gc(module, lib.wsr_module_free)
-
-
-def round_of(steps: Steps, path: Path, argv: Sequence[str], mounts: Sequence[Mount]) -> None:
+def round_of(
+    steps: Steps, path: Path, argv: Sequence[str], mounts: Sequence[Mount], folder: str
+) -> None:
     """One round of all steps; the program's output goes nowhere."""
     data = timed(steps, "read the file", path.read_bytes)
     timed(steps, "SHA-256", lambda: hashlib.sha256(data).digest())
-    timed(steps, "decode and validate", lambda: validated(data))
-    module = timed(steps, "`Module`, with its Python view", lambda: Module.from_file(path))
+    module = timed(steps, "decode all but bodies", lambda: Module(data, lazy=True))
+    timed(steps, "validate bodies", module.validate)
+    cache = ModuleCache(folder)
+    cache.clear()
+    timed(steps, "file to module, first sight", lambda: cache.load(path))
+    timed(steps, "file to module, known file", lambda: cache.load(path))
     with open(os.devnull, "r+b") as null:
         for name in ("run, compiling what is called", "run again, compiled"):
             wasi = Wasi(args=argv, mounts=mounts, stdout=null.fileno(), deterministic=True)
@@ -68,10 +79,14 @@ def round_of(steps: Steps, path: Path, argv: Sequence[str], mounts: Sequence[Mou
             store.close()
 
 
-def process(words: Sequence[str]) -> float:
-    """CPU time of a process, user and system, in seconds."""
+def process(words: Sequence[str], folder: str) -> float:
+    """CPU time of a process, user and system, in seconds; its bytecode is kept in `folder`."""
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    variables |= {"PYTHONPYCACHEPREFIX": os.path.join(folder, "bytecode")}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    subprocess.run(
+        words, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=variables
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -81,25 +96,31 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.startup", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dir", action="append", default=[], metavar="HOST::GUEST")
-    parser.add_argument("module", type=Path)
+    parser.add_argument("module", type=Path, nargs="?")
     parser.add_argument("args", nargs=argparse.REMAINDER)
     options = parser.parse_args(argv)
     mounts = [Mount.parse(text) for text in options.dir]
     steps: Steps = {}
-    for _ in range(options.rounds):
-        round_of(steps, options.module, [options.module.name, *options.args], mounts)
-        gc.collect()
-    folders = [f"--dir={text}" for text in options.dir]
-    whole = ["-m", "wasmsr", "run", *folders, str(options.module), *options.args]
-    for name, words in (
-        ("process: python -c pass", ["-c", "pass"]),
-        ("process: wasmsr --version", ["-m", "wasmsr", "--version"]),
-        ("process: wasmsr run MODULE", whole),
-    ):
-        seconds = [process([sys.executable, *words]) for _ in range(options.rounds)]
-        steps[name] = min(seconds)
+    processes = dict(PROCESSES)
+    with tempfile.TemporaryDirectory() as folder:
+        notes = os.path.join(folder, "notes")
+        if options.module is not None:
+            for _ in range(options.rounds):
+                guest = [options.module.name, *options.args]
+                round_of(steps, options.module, guest, mounts, notes)
+                gc.collect()
+            folders = [f"--dir={text}" for text in options.dir]
+            for name, place in (("no cache", "off"), ("known file", notes)):
+                processes[f"wasmsr run MODULE, {name}"] = [
+                    *("-m", "wasmsr", "run", "--module-cache", place),
+                    *(*folders, str(options.module), *options.args),
+                ]
+        for name, words in processes.items():
+            process([sys.executable, *words], folder)
+            times = [process([sys.executable, *words], folder) for _ in range(options.rounds)]
+            steps[f"process: {name}"] = min(times)
     for name, least in steps.items():
-        print(f"{name:32} {1000 * least:9.1f} ms")
+        print(f"{name:40} {1000 * least:9.1f} ms")
     return 0
 
 

@@ -45,7 +45,7 @@ def write(cli: Cli, name: str, data: bytes) -> str:
         (["run", "fib", "--invoke", "fob"], 2, "exports no function 'fob'"),
         (["run", "cat", "--dir", "not-there"], 2, "not-there"),
         (["run", "cat", "--dir", "a::b::c::d"], 2, "a::b::c::d"),
-        (["run", "cat", "--dir", ".::x::carry"], 2, "carry"),
+        (["run", "cat", "--dir", ".::x::nowhere"], 2, "nowhere"),
         (["run", "cat", "--stdin", "not-there"], 2, "not-there"),
         (["run", "fib", "--trace-file", "no/folder"], 2, "no/folder"),
         (["run", "fib", "--from-snapshot", "not-there"], 123, "not-there"),

@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tests.fuzz.generate import Generator
-from tests.unit.machines import hop
+from tests.unit.machines import hop, uncompilable
 from wasmsr import (
     FuncType,
     GlobalType,
@@ -32,6 +33,7 @@ from wasmsr import (
     ValType,
 )
 from wasmsr.interp.externs import Global
+from wasmsr.interp.machine import Instance
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "snapshot"
 SLOW = 5.0
@@ -88,6 +90,7 @@ def trial(data: bytes) -> bool:
         assert 5 < len(error.message) < 300, error.message
         assert error.offset is None or 0 <= error.offset <= len(data)
         valid = False
+        _invalid_late(data, error)
     else:
         valid = True
         for export in module.exports:
@@ -98,16 +101,28 @@ def trial(data: bytes) -> bool:
     return valid
 
 
+def _invalid_late(data: bytes, error: ModuleError) -> None:
+    """What is wrong with a body is found when it is compiled, if it was not looked for before: the
+    same is said, and what else the module holds does no harm."""
+    try:
+        module = Module(data, lazy=True)
+    except ModuleError as same:
+        assert (type(same), same.message) == (type(error), error.message)
+        return
+    _, instance, _ = _instance(module)
+    if instance is None:
+        return
+    found = uncompilable(instance)
+    assert (type(found), found.offset) == (type(error), error.offset)  # type: ignore[union-attr]
+    assert found.message.endswith(error.message)  # type: ignore[union-attr]
+    with suppress(ModuleError):
+        _run(module)
+
+
 def _run(module: Module) -> None:
     """Run the start function and each export for a while, with a journey in between."""
-    store = Store(limits=Limits(256, 100_000, 100_000, 1000))
-    imports = {(i.module, i.name): _given(store, i.type) for i in module.imports}
-    nested: dict[str, dict[str, object]] = {}
-    for (outer, name), item in imports.items():
-        nested.setdefault(outer, {})[name] = item
-    try:
-        instance = store.instantiate(module, nested, start=False)  # type: ignore[arg-type]
-    except (ModuleError, Trap):
+    store, instance, nested = _instance(module)
+    if instance is None:
         return
     for export in module.exports:
         if isinstance(export.type, FuncType):
@@ -127,6 +142,19 @@ def _run(module: Module) -> None:
             store = hop(store, nested)  # type: ignore[arg-type]
         except UnportableState:
             return
+
+
+def _instance(module: Module) -> tuple[Store, Instance | None, dict[str, dict[str, object]]]:
+    """A store, an instance with whatever it imports, if it can be had, and what that is."""
+    store = Store(limits=Limits(256, 100_000, 100_000, 1000))
+    imports = {(i.module, i.name): _given(store, i.type) for i in module.imports}
+    nested: dict[str, dict[str, object]] = {}
+    for (outer, name), item in imports.items():
+        nested.setdefault(outer, {})[name] = item
+    try:
+        return store, store.instantiate(module, nested, start=False), nested  # type: ignore[arg-type]
+    except (ModuleError, Trap):
+        return store, None, nested
 
 
 def _given(store: Store, type_: object) -> object:

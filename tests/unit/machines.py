@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from wasmsr import Module, Outcome, Paused, Store
-from wasmsr._ffi import lib
+from wasmsr._ffi import ffi, lib
 from wasmsr.interp.instructions import disassemble
-from wasmsr.interp.machine import Imports
+from wasmsr.interp.machine import Imports, Instance
+from wasmsr.interp.traps import MESSAGES, NO_CODE
 from wasmsr.snapshot.capture import capture, restore
 from wasmsr.snapshot.format import decode, encode
 from wasmsr.snapshot.state import Lineage
@@ -19,6 +20,23 @@ _LINEAGE = Lineage(bytes(16), None, 0, "host", "engine")
 def text(source: str, *, name: str | None = None) -> Module:
     """A module in the text format."""
     return Module.from_text(source, name=name)
+
+
+def uncompilable(instance: Instance) -> Exception | None:
+    """Compile all functions that its module defines, as their first calls do: the error of the
+    first whose body is invalid, or None."""
+    store, module = instance.store, instance.module
+    zeros = ffi.new("uint64_t[]", 1 << 16)
+    first: Exception | None = None
+    for function in range(module.imported_functions, module.function_count):
+        outer = ffi.new("wsr_activation *")
+        address = instance.address(lib.WSR_FUNCTION, function)
+        trap = lib.wsr_begin(store.c, address, zeros, outer)
+        if trap == 0:
+            lib.wsr_end(store.c, outer)
+        elif MESSAGES[trap] == NO_CODE and first is None:
+            first = module.invalid()
+    return first
 
 
 def encoded(store: Store) -> bytes:

@@ -15,6 +15,7 @@ COMMANDS = {
         "run a program; save it while it runs, or go on from that",
     ),
     "inspect": ("wasmsr.cli.inspect", "show what is in a snapshot"),
+    "cache": ("wasmsr.cli.cache", "show or clear what is noted of modules"),
     "remote": ("wasmsr.cli.remote", "move a running program to and fro between two hosts"),
 }
 """Name: (module whose attribute of that name is the command, summary). Nothing is imported for

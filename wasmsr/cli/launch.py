@@ -27,11 +27,22 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wasmsr.cli.session import Ending
+    from wasmsr.interp.cache import ModuleCache
     from wasmsr.interp.module import Module
     from wasmsr.interp.types import FuncType
     from wasmsr.program import Program, Surroundings
 
 PAGE = 65536
+
+
+def module_cache(folder: str | None) -> ModuleCache | None:
+    """The cache that --module-cache names: None for the user's own, "off" for none."""
+    if folder == "off":
+        return None
+    from wasmsr.interp.cache import ModuleCache, default_folder
+
+    return ModuleCache(folder or default_folder())
+
 
 NAMES = frozenset(row.name for row in ROWS)
 
@@ -117,9 +128,7 @@ class Launch:
         from wasmsr.program import Marks
 
         options = self.options
-        module = (
-            None if options.program is None else programs.load(options.program, options.features)
-        )
+        module = None if options.program is None else self._load(options.program)
         if options.from_snapshot is not None:
             program = self._resume(module)
         else:
@@ -130,6 +139,16 @@ class Launch:
         for address in program.listens:
             say(f"the program listens on {address}")
         return program
+
+    def _load(self, program: str) -> Module:
+        """The module, by way of the cache."""
+        cache = module_cache(self.options.module_cache)
+        module = programs.load(program, self.options.features, cache)
+        if cache is not None:
+            say(f"module cache: {cache.found}", "info")
+            if cache.trouble is not None:
+                say(f"module cache: {cache.trouble}", "debug")
+        return module
 
     def _surroundings(self) -> Surroundings:
         """Folders and standard input as given now."""

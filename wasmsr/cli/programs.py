@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from wasmsr.interp.cache import ModuleCache
     from wasmsr.interp.module import Module
 
 SEPARATOR = "::"
@@ -187,8 +188,8 @@ def find(name: str) -> Named | None:
     return program
 
 
-def load(name: str, features: str | None = None) -> Module:
-    """The module of a named program, or of a file; `features` as for `Module`.
+def load(name: str, features: str | None = None, cache: ModuleCache | None = None) -> Module:
+    """The module of a named program, or of a file, by way of the cache; `features` as for `Module`.
 
     Raises:
         OSError: the file cannot be read.
@@ -198,10 +199,11 @@ def load(name: str, features: str | None = None) -> Module:
     from wasmsr.interp.module import Module
 
     named = find(name)
+    read = Module.from_file if cache is None else cache.load
     try:
         if named is not None:
-            return Module.from_file(named.location, name=named.name, features=features)
-        return Module.from_file(name, features=features)
+            return read(named.location, name=named.name, features=features)
+        return read(name, features=features)
     except ModuleError as error:
         if name not in error.message:
             error.message = f"{name}: {error.message}"

@@ -3,7 +3,7 @@
 To import click takes three times as long as to start Python, and a line that is right does not need
 it. So `attempt` reads what it understands wholly, by the same rows (`run.ROWS`), the same division
 (`argv.split`) and the same kinds of values (`options`). Whatever else there is (another subcommand,
-options before it, help, completion, an option that is wrong or set by a variable) it leaves to
+options before it, help, completion, an option that is wrong, a flag set by a variable) it leaves to
 click, which begins anew: no error is worded twice.
 """
 
@@ -49,8 +49,6 @@ def read(words: Sequence[str]) -> Options | None:
     from wasmsr.cli.options import Flag
     from wasmsr.cli.run import ROWS, Options, variable
 
-    if any(variable(row.name) in os.environ for row in ROWS):
-        return None
     by_name = {row.name: row for row in ROWS}
     takes_value = {row.name: not isinstance(row.type, Flag) for row in ROWS}
     parts = split(words, takes_value | {"--help": False})
@@ -59,13 +57,28 @@ def read(words: Sequence[str]) -> Options | None:
     values: dict[str, Any] = {row.field: row.default for row in ROWS}
     values.update({row.field: False for row in ROWS if isinstance(row.type, Flag)})
     values.update({row.field: () for row in ROWS if row.type.repeated})
+    for row in ROWS:
+        said = os.environ.get(variable(row.name))
+        if not said:
+            continue
+        if isinstance(row.type, Flag):
+            return None
+        try:
+            if row.type.repeated:
+                values[row.field] = tuple(map(row.type.read, filter(None, said.splitlines())))
+            else:
+                values[row.field] = row.type.read(said)
+        except ValueError:
+            return None
     typed = set()
     ours = iter(parts.ours)
     for word in ours:
         name, equals, text = word.partition("=")
-        row = by_name.get(name)
-        if row is None:
+        if name not in by_name:
             return None
+        row = by_name[name]
+        if row.type.repeated and row.field not in typed:
+            values[row.field] = ()  # what is typed comes in place of what a variable says
         typed.add(row.field)
         if isinstance(row.type, Flag):
             if equals:

@@ -91,6 +91,8 @@ ROWS = (
     Row("--fuel", "fuel", Count(0), "N", "After N instructions end with exit code 121."),
     Row("--features", "features", Features(), "-NAME,+NAME",
         "Refuse modules that need these features of WebAssembly, or take them."),
+    Row("--module-cache", "module_cache", TEXT, "FOLDER|off",
+        "Where it is noted which modules are valid, so that large ones start sooner."),
     Row("--deterministic", "deterministic", FLAG, "",
         "Canonical NaNs, and clocks and random numbers that repeat."),
     Row("--trace", "trace", FLAG, "", "Print every instruction, on standard error."),
@@ -143,6 +145,7 @@ class Options:
     max_memory: int | None
     fuel: int | None
     features: str | None
+    module_cache: str | None
     deterministic: bool
     trace: bool
     trace_state: bool

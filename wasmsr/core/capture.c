@@ -205,7 +205,11 @@ int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermos
   if (function >= store->n_functions || store->functions[function].instance == WSR_NONE)
     return wrong(error, offset, "a frame's function is none of a module");
   const wsr_code *code = wsr_function_code(store, function);
-  if (!code) return wsr_fail(error, WSR_MEMORY, offset, "no memory left to compile a function");
+  if (!code) {
+    const wsr_module *own = store->instances[store->functions[function].instance]->module;
+    if (wsr_module_invalid(own, error) != WSR_NONE) return 0;
+    return wsr_fail(error, WSR_MEMORY, offset, "no memory left to compile a function");
+  }
   const wsr_function_instance *f = &store->functions[function];
   const wsr_instance *instance = store->instances[f->instance];
   const wsr_module *m = instance->module;

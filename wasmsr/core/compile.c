@@ -55,12 +55,17 @@ void wsr_resolve(wsr_emitter *e, uint32_t chain) {
   }
 }
 
-static wsr_code *make(const wsr_module *m, uint32_t function, bool deterministic) {
+static wsr_code *make(wsr_module *m, uint32_t function, bool deterministic) {
   wsr_emitter e = {.deterministic = deterministic};
   wsr_walk walk = {.module = m, .function = function, .emitter = &e, .stop = WSR_NONE};
+  wsr_error error = {.kind = WSR_OK};
   wsr_walker *walker = wsr_walker_new();
   wsr_code *code = malloc(sizeof *code);
-  bool good = walker && code && wsr_walk_body(walker, &walk, NULL) && !e.failed;
+  bool good = walker && code && wsr_walk_body(walker, &walk, &error) && !e.failed;
+  uint32_t none = WSR_NONE;
+  /* Not every body has been validated before (wsr_module_new): who asks why can be told. */
+  if (error.kind != WSR_OK && error.kind != WSR_MEMORY)
+    atomic_compare_exchange_strong(&m->invalid, &none, function);
   wsr_type *local_types = good ? malloc(((size_t)walk.n_locals + 1) * sizeof *local_types) : NULL;
   if (local_types && walk.n_locals)
     memcpy(local_types, walk.locals, walk.n_locals * sizeof *local_types);

@@ -605,6 +605,7 @@ wsr_module *wsr_module_new(const uint8_t *bytes, size_t size, uint64_t features,
   m->size = (uint32_t)size;
   atomic_init(&m->uses, 1);
   m->n.start = WSR_NONE;
+  atomic_init(&m->invalid, WSR_NONE);
   m->n_data_declared = WSR_NONE;
   m->off = ~(features & wsr_features_built);
   wsr_reader r = {bytes, bytes, bytes + size, error, m->off, &m->n.features};
@@ -612,10 +613,20 @@ wsr_module *wsr_module_new(const uint8_t *bytes, size_t size, uint64_t features,
   bool good = own != WSR_NONE;
   for (int i = 0; good && i < 2; i++)
     if (!(m->code[i] = calloc((size_t)own + 1, sizeof *m->code[i]))) good = no_memory(&r);
-  if (good) good = wsr_validate(m, &m->n.features, error);
   if (good) return m;
   wsr_module_free(m);
   return NULL;
+}
+
+int wsr_module_validate(wsr_module *m, uint64_t bytes, wsr_error *error) {
+  return wsr_validate(m, bytes, &m->n.features, error);
+}
+
+uint32_t wsr_module_invalid(const wsr_module *m, wsr_error *error) {
+  const uint32_t function = atomic_load(&m->invalid);
+  uint64_t used;
+  if (function != WSR_NONE) wsr_validate_function(m, function, &used, error);
+  return function;
 }
 
 void wsr_module_free(wsr_module *m) {

@@ -162,6 +162,8 @@ struct wsr_module {
   uint64_t off;             /* features that are off */
   /* Compiled bodies by [deterministic][defined function]; published once, by compare and swap. */
   _Atomic(wsr_code *) * code[2];
+  uint32_t n_validated;     /* own functions, from the first */
+  _Atomic uint32_t invalid; /* one that could not be compiled for its body, or WSR_NONE */
   _Atomic uint32_t uses; /* by its owner and by the stores that hold instances of it */
 };
 
@@ -275,7 +277,10 @@ static inline wsr_type wsr_address_type(const wsr_bounds *bounds) {
 /* ---- validate.c and compile.c ---- */
 
 /* Validate all bodies, and note the features that they use. */
-bool wsr_validate(const wsr_module *module, uint64_t *used, wsr_error *error);
+/* The next `bytes` bytes of bodies or a little more: 1 all are valid, 0 there are more, -1 error. */
+int wsr_validate(wsr_module *module, uint64_t bytes, uint64_t *used, wsr_error *error);
+bool wsr_validate_function(const wsr_module *module, uint32_t function, uint64_t *used,
+                           wsr_error *error);
 /* The compiled body of a defined function, made now if need be; NULL without memory. */
 const wsr_code *wsr_compile(wsr_module *module, uint32_t function, bool deterministic);
 void wsr_code_free(wsr_code *code);

@@ -846,16 +846,35 @@ bool wsr_walk_body(wsr_walker *w, wsr_walk *walk, wsr_error *error) {
   return true;
 }
 
-bool wsr_validate(const wsr_module *m, uint64_t *used, wsr_error *error) {
+static const char NO_MEMORY[] = "no memory left to validate the module";
+
+bool wsr_validate_function(const wsr_module *m, uint32_t function, uint64_t *used,
+                           wsr_error *error) {
   wsr_walker *w = wsr_walker_new();
-  if (!w) return wsr_fail(error, WSR_MEMORY, UINT64_MAX, "no memory left to validate the module");
-  bool good = true;
-  for (uint32_t f = m->n.imported_functions; good && f < m->n.functions; f++) {
-    wsr_walk walk = {.module = m, .function = f, .stop = WSR_NONE, .used = used};
-    good = wsr_walk_body(w, &walk, error);
-  }
+  if (!w) return wsr_fail(error, WSR_MEMORY, UINT64_MAX, NO_MEMORY);
+  wsr_walk walk = {.module = m, .function = function, .stop = WSR_NONE, .used = used};
+  const bool good = wsr_walk_body(w, &walk, error);
   wsr_walker_free(w);
   return good;
+}
+
+int wsr_validate(wsr_module *m, uint64_t bytes, uint64_t *used, wsr_error *error) {
+  wsr_walker *w = wsr_walker_new();
+  if (!w) {
+    wsr_fail(error, WSR_MEMORY, UINT64_MAX, NO_MEMORY);
+    return -1;
+  }
+  bool good = true;
+  const uint32_t own = m->n.functions - m->n.imported_functions;
+  for (uint64_t done = 0; good && m->n_validated < own && done < bytes;) {
+    const uint32_t f = m->n.imported_functions + m->n_validated;
+    wsr_walk walk = {.module = m, .function = f, .stop = WSR_NONE, .used = used};
+    good = wsr_walk_body(w, &walk, error);
+    if (good) m->n_validated++;
+    done += m->functions[f].end - m->functions[f].body;
+  }
+  wsr_walker_free(w);
+  return good ? m->n_validated == own : -1;
 }
 
 uint32_t wsr_types_before(const wsr_module *m, uint32_t function, uint32_t offset,

@@ -78,9 +78,16 @@ typedef struct {
   uint64_t features;  /* what can be off and the module needs: a bit each, see interp/features.py */
 } wsr_counts;
 
-/* Decode `size` bytes, which must outlive the module, and validate them whole; `features` has a bit
- * for each feature that is on. */
+/* Decode `size` bytes, which must outlive the module, and validate all but the bodies of functions;
+ * `features` has a bit for each feature that is on. A body is validated when it is compiled, at the
+ * latest. */
 wsr_module *wsr_module_new(const uint8_t *bytes, size_t size, uint64_t features, wsr_error *error);
+/* Validate bodies: the next `bytes` bytes of them or a little more, from where the last call
+ * stopped, in one thread at a time. 1 when all are valid, 0 when there are more, -1 on an error. */
+int wsr_module_validate(wsr_module *module, uint64_t bytes, wsr_error *error);
+/* Whether a function could not be compiled because its body is invalid: its index, with the error,
+ * or UINT32_MAX. */
+uint32_t wsr_module_invalid(const wsr_module *module, wsr_error *error);
 /* Give the module up; it goes when no store holds an instance of it either. */
 void wsr_module_free(wsr_module *module);
 void wsr_module_counts(const wsr_module *module, wsr_counts *counts);

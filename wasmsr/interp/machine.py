@@ -48,7 +48,7 @@ from wasmsr.interp.outcomes import (
     Paused,
     Trapped,
 )
-from wasmsr.interp.traps import MESSAGES
+from wasmsr.interp.traps import MESSAGES, NO_CODE
 from wasmsr.interp.types import FuncType, ValType, val_types
 from wasmsr.interp.values import from_slot, gather, slot_count, spread, to_slot
 
@@ -197,7 +197,8 @@ class Store:
             UnsupportedError: the module needs a feature that is off in this store.
             Trap: a segment does not fit, or the start function trapped; what was written remains.
         """
-        for feature in sorted(module.needs - self.features):
+        off = () if module.features <= self.features else module.needs - self.features
+        for feature in sorted(off):
             message = f'the module needs the feature "{feature}", which is switched off'
             raise UnsupportedError(message, feature=feature)
         addresses: tuple[list[int], ...] = ([], [], [], [])
@@ -429,7 +430,7 @@ class Store:
                 )
                 if trap:
                     self.queue.clear()
-                    return Trapped(Trap(MESSAGES[trap]))
+                    return Trapped(self._trap(trap, ()))
                 self._entry = self.function_type(address)
             outcome = self._advance(budget)
             if outcome is not None:
@@ -490,10 +491,20 @@ class Store:
                     self._lent += _LOAN
                     continue
                 return Paused("fuel")
-            trap = Trap(MESSAGES[exit_.trap], self.backtrace())
+            trap = self._trap(exit_.trap)
             if not self._outer:
                 self._clear()
             return Trapped(trap)
+
+    def _trap(self, code: int, backtrace: tuple[Frame, ...] | None = None) -> Trap:
+        """The trap of that code; raises what is wrong with a function that has no code, if its
+        body was not validated before and is invalid."""
+        if MESSAGES[code] == NO_CODE:
+            for instance in self.instances:
+                error = instance.module.invalid()
+                if error is not None:
+                    raise error
+        return Trap(MESSAGES[code], self.backtrace() if backtrace is None else backtrace)
 
     def _perform(self, function: HostFunction, instance: int | None, slots: Any) -> Outcome | None:
         try:
@@ -561,7 +572,7 @@ class Store:
         self.invocations += 1
         trap = lib.wsr_begin(self.c, function.address, list(slots) or [0], activation)
         if trap:
-            raise Trap(MESSAGES[trap])
+            raise self._trap(trap, ())
         self._entry = self.function_type(function.address)
         level = [activation, False]
         self._outer.append(level)

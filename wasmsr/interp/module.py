@@ -1,13 +1,14 @@
 """A module: bytes decoded and validated by the C core, described for Python.
 
-First step of the way: bytes, module, machine. A module is immutable and may be instantiated in any
-number of stores, on any threads.
+First step of the way: bytes (or `cache`), module, machine. A module is immutable and may be
+instantiated in any number of stores, on any threads.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from functools import cached_property
 
 from wasmsr._ffi import ffi, lib
@@ -101,9 +102,13 @@ class Module:
         name: what to call it in messages and backtraces; default is its name section's.
         features: what it may need of WebAssembly: None for all that this engine has by default,
             switches such as "-simd", or the names of all that are on (`interp.features`).
+        lazy: the bodies of functions are validated when they are compiled, at their first call,
+            and not now. What is wrong with one is an InvalidError then, which ends the program.
 
     Attributes:
         binary: the bytes.
+        validated: all bodies have been validated; always so unless `lazy`.
+        on_invalid: called when a body turned out to be invalid, or None.
         features: names of the features that were on.
         imports, exports: what it asks for and offers, in the binary's order.
         counts: the sizes of its index spaces (`wsr_counts` of the core).
@@ -123,6 +128,7 @@ class Module:
         *,
         name: str | None = None,
         features: str | Iterable[str] | None = None,
+        lazy: bool = False,
     ) -> None:
         self.binary = bytes(binary)
         self.features = table.chosen(features)
@@ -134,15 +140,51 @@ class Module:
         if pointer == ffi.NULL:
             raise core_error(error)
         self._c = ffi.gc(pointer, lib.wsr_module_free, size=len(self.binary))
+        self._validating = threading.Lock()
+        self.validated = False
         self.counts = ffi.new("wsr_counts *")
         lib.wsr_module_counts(self._c, self.counts)
+        if not lazy:
+            self.validate()
         self._given_name = name
+        self.on_invalid: Callable[[], object] | None = None
         self.imports: tuple[Import, ...] = tuple(
             self._import(i) for i in range(self.counts.imports)
         )
         self.exports: tuple[Export, ...] = tuple(
             self._export(i) for i in range(self.counts.exports)
         )
+
+    def validate(self, size: int | None = None) -> bool:
+        """Validate the bodies of functions: all, or of those that have not been yet about `size`
+        bytes; returns whether all have been now.
+
+        Raises:
+            MalformedError, InvalidError, UnsupportedError: as the class says.
+        """
+        with self._validating:
+            if not self.validated:
+                error = ffi.new("wsr_error *")
+                most = 2**64 - 1 if size is None else size
+                state = lib.wsr_module_validate(self._c, most, error)
+                if state < 0:
+                    raise core_error(error)
+                self.validated = state == 1
+                lib.wsr_module_counts(self._c, self.counts)
+        return self.validated
+
+    def invalid(self) -> Exception | None:
+        """What is wrong with a function that was called and could not be compiled, if so it was."""
+        error = ffi.new("wsr_error *")
+        function = lib.wsr_module_invalid(self._c, error)
+        if function == 2**32 - 1:
+            return None
+        if self.on_invalid is not None:
+            self.on_invalid()
+        found = core_error(error)
+        if isinstance(found, ModuleError):
+            found.message = f"{self.function_name(function)} is invalid: {found.message}"
+        return found
 
     @classmethod
     def from_file(
@@ -187,6 +229,7 @@ class Module:
     @cached_property
     def needs(self) -> frozenset[str]:
         """Names of the features that can be off and that its bytes use."""
+        self.validate()  # what bodies use is known then
         return table.names(self.counts.features)
 
     @property

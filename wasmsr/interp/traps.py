@@ -5,6 +5,9 @@ The messages are those of the official test scripts, so that a runner can compar
 
 from __future__ import annotations
 
+NO_CODE = "the host has no memory left for the engine"
+"""Why a function could not be compiled, unless its body is invalid."""
+
 TRAPS: tuple[tuple[str, str], ...] = (
     ("NONE", "no trap"),
     ("UNREACHABLE", "unreachable"),
@@ -19,7 +22,7 @@ TRAPS: tuple[tuple[str, str], ...] = (
     ("NULL_FUNCTION", "null function reference"),
     ("NULL_REFERENCE", "null reference"),
     ("EXHAUSTION", "call stack exhausted"),
-    ("NO_MEMORY", "the host has no memory left for the engine"),
+    ("NO_MEMORY", NO_CODE),
 )
 """(name in C, message), in the order of the C codes."""
 

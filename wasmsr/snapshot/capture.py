@@ -299,7 +299,9 @@ class _Restoring:
         # need, and that was looked at when they were read.
         self.store.features = frozenset(limits.features)
         for module in modules:
-            for feature in sorted(module.needs - self.store.features):
+            features = self.store.features
+            off = () if module.features <= features else module.needs - features
+            for feature in sorted(off):
                 raise _bad(f"a module that needs the feature {feature}, which was not in force")
         self.hosts = {h.address: h for h in snapshot.host_functions}
         self.next_function = 0
@@ -585,6 +587,9 @@ class _Restoring:
             callee = 2**32 - 1 if innermost else addresses[i + 1]
             good = lib.wsr_restore_frame(store.c, view, innermost, callee, self.error)
             if not good:
+                for module in self.modules:
+                    if (invalid := module.invalid()) is not None:
+                        raise invalid
                 raise FormatError(ffi.string(self.error.message).decode())
         if addresses:
             store._entry = store.function_type(addresses[0])

@@ -1,0 +1,294 @@
+"""The module cache: what is known of a file's bytes from an earlier start.
+
+Between a file and `Module`. It holds no code and no bytes of modules, only two kinds of small
+notes, so that nothing has to be believed that could do harm:
+
+- `ID.file`: which SHA-256 the file with this device, inode, size and times of last change had, so
+  that the next start need not hash it again;
+- `DIGEST-ENGINE.valid`: that this build of the engine has validated the module with this digest
+  whole, so that the next start need not either.
+
+A note that is wrong (damaged, forged, or of a file that was changed without a trace in its times)
+can only delay an error: every body is validated when it is compiled, notes or not, and what is
+saved in or compared with a snapshot is a digest of the bytes in memory, never one from here.
+
+Notes appear by rename, and reading one looks at it as a whole, so any number of processes may use a
+folder. The oldest go when there are more than `KEPT`. A folder that cannot be read or written is as
+good as an empty one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+from wasmsr import _ffi
+from wasmsr.interp.module import MAGIC, Module
+from wasmsr.record import record
+
+KEPT = 512
+"""How many notes a folder holds at most; those used longest ago go first."""
+
+SMALLEST = 1 << 18
+"""Bytes of a module that is worth a note; smaller ones are validated in less than a millisecond."""
+
+RACY = 2 * 10**9
+"""Nanoseconds for which a file must have been left alone before its times say which it is: clocks
+of file systems tick, and two changes within a tick look the same."""
+
+STEP = 1 << 19
+"""Bytes of bodies that are validated before it is looked again whether the digest is known."""
+
+
+@record(frozen=True)
+class Note:
+    """A note as `wasmsr cache` shows it.
+
+    Attributes:
+        name: of its file; kind: "file" or "valid"; digest: SHA-256 in hexadecimal, or None if
+            the note is damaged; used: seconds since the epoch when it was last of use.
+    """
+
+    name: str
+    kind: str
+    digest: str | None
+    used: float
+
+
+class ModuleCache:
+    """A folder of notes.
+
+    Attributes:
+        found: what came of the last `load`: "known file", "known module", "validated", or, where no
+            note was looked for, "small", "text" or "no regular file".
+        trouble: the last error of the folder, or None; it has been of no consequence.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.found = ""
+        self.trouble: OSError | ValueError | None = None
+
+    def load(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        features: str | Iterable[str] | None = None,
+    ) -> Module:
+        """What `Module.from_file` gives, sooner where the file is known.
+
+        Raises:
+            OSError: the file cannot be read.
+            ModuleError: as `Module`. Of a module that is known, what is wrong with the body of a
+                function is said when it is called.
+        """
+        with open(path, "rb", buffering=0) as file:
+            before = os.fstat(file.fileno())
+            # A copy, never a mapping: a file that another process cuts short or writes to must
+            # neither end us (SIGBUS) nor change under a function that is being compiled.
+            data = file.read()
+            after = os.fstat(file.fileno())
+        if name is None:
+            name = os.path.splitext(os.path.basename(os.fspath(path)))[0]
+        if not data.startswith(MAGIC):
+            self.found = "text"
+            return Module.from_file(path, name=name, features=features)
+        if len(data) < SMALLEST:
+            self.found = "small"
+            return Module(data, name=name, features=features)
+        module = Module(data, name=name, features=features, lazy=True)
+        known = _identity(before)
+        steady = known == _identity(after) and len(data) == before.st_size
+        digest = self._read_file_note(known) if steady else None
+        if digest is not None and self._is_valid(module, digest):
+            self.found = "known file"
+            self._use(f"{known}.file")
+            return module
+        changed = max(before.st_mtime_ns, before.st_ctime_ns)
+        steady = steady and 0 < changed < time.time_ns() - RACY
+        self._validate(module, known if steady else None)
+        return module
+
+    def _validate(self, module: Module, known: str | None) -> None:
+        """Validates and hashes at the same time; stops when the digest turns out to be known."""
+        answer: list[str] = []
+
+        def work() -> None:
+            answer.append(module.digest.hex())
+
+        hashing = threading.Thread(target=work, name="wasmsr-digest", daemon=True)
+        hashing.start()
+        asked = valid = False
+        while not valid and not module.validate(STEP):
+            if answer and not asked:
+                asked, valid = True, self._is_valid(module, answer[0])
+        hashing.join()
+        if known is not None:
+            self._write(f"{known}.file", _file_note(known, answer[0]))
+        if valid:
+            self.found = "known module"
+        else:
+            self.found = "validated"
+            self._write(_valid_name(module, answer[0]), _valid_note(answer[0]))
+        self._evict()
+
+    # ---- notes ----
+
+    def _read_file_note(self, known: str) -> str | None:
+        text = self._read(f"{known}.file")
+        digest = text.partition("\n")[0]
+        return digest if text == _file_note(known, digest) and _is_digest(digest) else None
+
+    def _is_valid(self, module: Module, digest: str) -> bool:
+        """Whether there is a note that the module was validated; should that turn out to be wrong,
+        the note goes."""
+        name = _valid_name(module, digest)
+        if self._read(name) != _valid_note(digest):
+            return False
+        self._use(name)
+        module.on_invalid = lambda: self._remove(name)
+        return True
+
+    def _read(self, name: str) -> str:
+        """A note's text; an empty one for a note that is not there."""
+        try:
+            descriptor = os.open(os.path.join(self.folder, name), os.O_RDONLY | os.O_NONBLOCK)
+            with open(descriptor, "rb", buffering=0) as file:
+                return file.read(1024).decode("ascii", "replace")
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError) as error:
+            self.trouble = error
+            return ""
+
+    def _write(self, name: str, text: str) -> None:
+        part = os.path.join(self.folder, f"{os.getpid()}-{threading.get_ident()}.part")
+        try:
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+                descriptor = os.open(part, flags, 0o600)
+                with open(descriptor, "wb", buffering=0) as file:
+                    file.write(text.encode())
+                os.replace(part, os.path.join(self.folder, name))
+            except BaseException:
+                self._remove(os.path.basename(part))
+                raise
+        except (OSError, ValueError) as error:
+            self.trouble = error
+
+    def _use(self, name: str) -> None:
+        """Notes that a note was of use."""
+        try:
+            os.utime(os.path.join(self.folder, name))
+        except (OSError, ValueError) as error:
+            self.trouble = error
+
+    def _remove(self, name: str) -> bool:
+        try:
+            os.unlink(os.path.join(self.folder, name))
+        except (OSError, ValueError) as error:
+            self.trouble = error
+            return False
+        return True
+
+    def _entries(self) -> list[tuple[float, str]]:
+        """(last use, name) of all that is ours in the folder, the oldest first."""
+        found = []
+        try:
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    if entry.name.endswith((".file", ".valid", ".part")):
+                        found.append((entry.stat(follow_symlinks=False).st_mtime, entry.name))
+        except (OSError, ValueError) as error:
+            self.trouble = error
+        return sorted(found)
+
+    def _evict(self) -> None:
+        for _, name in self._entries()[:-KEPT]:
+            self._remove(name)
+
+    def notes(self) -> Iterator[Note]:
+        """All notes, those used last first."""
+        for used, name in reversed(self._entries()):
+            stem, _, kind = name.rpartition(".")
+            if kind == "part":
+                continue
+            text = self._read(name)
+            digest = text.partition("\n")[0]
+            wanted = _file_note(stem, digest) if kind == "file" else _valid_note(digest)
+            good = text == wanted and _is_digest(digest)
+            yield Note(name, kind, digest if good else None, used)
+
+    def clear(self) -> int:
+        """Removes all notes; returns how many there were."""
+        self.trouble = None
+        removed = sum(self._remove(name) for _, name in self._entries())
+        self._raise_trouble()
+        return removed
+
+    def _raise_trouble(self) -> None:
+        if self.trouble is not None and not isinstance(self.trouble, FileNotFoundError):
+            raise self.trouble
+
+
+def _identity(status: os.stat_result) -> str:
+    """Which file it is, and since when it is as it is."""
+    values = (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+    return "-".join(f"{value:x}" for value in values)
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and not text.strip("0123456789abcdef")
+
+
+def _file_note(known: str, digest: str) -> str:
+    return f"{digest}\nwasmsr 1: of the file {known}\n"
+
+
+def _valid_name(module: Module, digest: str) -> str:
+    return f"{digest}-{_engine(module.features):016x}.valid"
+
+
+def _valid_note(digest: str) -> str:
+    return f"{digest}\nwasmsr 1: has been validated whole\n"
+
+
+def _engine(features: Iterable[str]) -> int:
+    """A number for this build of the engine and the features that are on: another build may judge
+    otherwise."""
+    from wasmsr import __version__
+
+    built = os.stat(_ffi.__file__)
+    said = [__version__, str(built.st_size), str(built.st_mtime_ns), *sorted(features)]
+    number = 0xCBF29CE484222325  # FNV-1a: it need only tell builds apart, and hashlib takes long
+    for byte in "\0".join(said).encode():
+        number = (number ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return number
+
+
+def default_folder() -> str:
+    """The user's cache folder: the one that platformdirs names, which is not asked on Linux because
+    to import it takes as long as to hash a module."""
+    import sys
+
+    if sys.platform != "linux":
+        import platformdirs
+
+        return platformdirs.user_cache_dir("wasmsr")
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/.cache")
+    return os.path.join(base, "wasmsr")
+
+
+__all__ = ["ModuleCache", "Note", "default_folder"]
