@@ -160,3 +160,8 @@ void wsr_pause_after(wsr_store *store, uint64_t points, uint32_t how) {
 uint32_t wsr_run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
   return store->points ? run_points(store, out) : run(store, fuel, out);
 }
+
+uint32_t wsr_host_return_run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
+  wsr_host_return(store);
+  return wsr_run(store, fuel, out);
+}

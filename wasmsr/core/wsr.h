@@ -215,6 +215,8 @@ uint32_t wsr_begin(wsr_store *store, uint32_t function, const uint64_t *argument
 uint32_t wsr_run(wsr_store *store, uint64_t *fuel, wsr_exit *exit);
 /* The results of the host call stand in the slots: let the program go on behind its call. */
 void wsr_host_return(wsr_store *store);
+/* Both at once: `wsr_host_return`, then `wsr_run`. */
+uint32_t wsr_host_return_run(wsr_store *store, uint64_t *fuel, wsr_exit *exit);
 /* Drop the frames of the innermost invocation (after a trap) and return to the outer one. */
 void wsr_end(wsr_store *store, const wsr_activation *outer);
 /* Ask the running machine to pause; from any thread or signal handler. */

@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import HostError, LinkError, ModuleError
+from wasmsr.interp.hostcalls import performer
 from wasmsr.interp.module import address_type, core_error, function_type
 from wasmsr.interp.types import Bounds, FuncType, GlobalType, MemoryType, TableType, ValType
-from wasmsr.interp.values import from_slot, gather, readers, slot_count, spread, to_slot
+from wasmsr.interp.values import from_slot, gather, spread, to_slot
 from wasmsr.record import record
 
 TYPE_CHECKING = False
@@ -39,14 +40,17 @@ class HostFunction:
         call: called as `call(caller, *arguments)`; gives None, one value, or a tuple, as the type's
             results say. With `raw`, arguments and results are the values' bits (unsigned), which
             is faster.
+
+    Attributes:
+        perform: calls it with a caller and the slots of the arguments, and puts the results in
+            their place.
     """
 
     def __init__(self, type: FuncType, call: Callable[..., Any], *, raw: bool = False) -> None:
         self.type = type
         self.call = call
         self.raw = raw
-        self._read = readers(type.params)
-        self._taken = slot_count(type.params)
+        self.perform = performer(type, call, raw=raw)
 
     @classmethod
     def of(cls, type: FuncType, call: Callable[..., Any], name: str) -> HostFunction:
@@ -74,30 +78,6 @@ class HostFunction:
                 f"{name} is of type {type}, and the Python function given for it takes {signature}"
             ) from None
         return cls(type, call if wants else lambda _, *values: call(*values))
-
-    def perform(self, caller: Caller, slots: Any) -> None:
-        """Call it with the arguments in the slots, and put the results in their place."""
-        params = self.type.params
-        arguments = gather(params, ffi.unpack(slots, self._taken)) if params else []
-        if self.raw:
-            result = self.call(caller, *arguments)
-        else:
-            result = self.call(caller, *self._read(caller.store, arguments))
-        types = self.type.results
-        if len(types) == 1 and types[0] is not ValType.V128:
-            slots[0] = result if self.raw else to_slot(caller.store, types[0], result)
-        elif types:
-            if len(types) == 1:
-                result = (result,)
-            if not isinstance(result, (tuple, list)) or len(result) != len(types):
-                raise TypeError(f"a host function must give {len(types)} results, not {result!r}")
-            if not self.raw:
-                store = caller.store
-                result = [to_slot(store, t, v) for t, v in zip(types, result, strict=True)]
-            for i, bits in enumerate(spread(types, result)):
-                slots[i] = bits
-        elif result is not None:
-            raise TypeError(f"a host function without results gave {result!r}")
 
 
 @record(frozen=True)
@@ -150,6 +130,17 @@ class Caller:
         if ready:
             raise Retry
         return False
+
+
+class Callers(dict["int | None", Caller]):
+    """A `Caller` for each instance of a store, made when it is first asked for."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def __missing__(self, instance: int | None) -> Caller:
+        made = self[instance] = Caller(self.store, instance)
+        return made
 
 
 class _Handle:
@@ -385,6 +376,7 @@ def view_function(store: Store, address: int) -> tuple[FuncType, bool, int, int]
 
 __all__ = [
     "Caller",
+    "Callers",
     "Extern",
     "Function",
     "Global",

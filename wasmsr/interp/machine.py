@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from wasmsr._ffi import ffi, lib
@@ -27,6 +27,7 @@ from wasmsr.errors import (
 )
 from wasmsr.interp.externs import (
     Caller,
+    Callers,
     Extern,
     Function,
     Global,
@@ -61,6 +62,7 @@ _BACKTRACE = 50
 """Most frames that a backtrace shows: a runaway recursion has tens of thousands."""
 _LOAN = 1 << 62
 """Fuel with which a call-back goes on that has used up all there was: it cannot pause."""
+_HOST_CALL = lib.WSR_HOST_CALL
 _entering = threading.Lock()
 
 
@@ -108,7 +110,8 @@ class Store:
         """Host functions as they were given: what `_host_address` knows them by."""
         self._types: dict[int, FuncType] = {}
         self._views: dict[int, memoryview] = {}
-        self._callers: dict[int | None, Caller] = {}
+        self._perform_at: dict[int, Callable[[Caller, Any], None]] = {}
+        self._callers = Callers(self)
         self._wake: tuple[int, int] | None = None
         self.invocations = 0
         """How many have begun; the same when a host call is made again after a pause."""
@@ -155,8 +158,8 @@ class Store:
         self.__dict__.pop("c", None)
         for held in (self.instances, self.queue, self.hosts, self.externs, self._extern_index):
             held.clear()
-        self._views.clear()
-        self._host_address.clear()
+        for cleared in (self._views, self._host_address, self._perform_at, self._callers):
+            cleared.clear()
         self.__del__()
 
     def __del__(self) -> None:
@@ -288,6 +291,7 @@ class Store:
                 type_ = self.function_type(address)
                 function = HostFunction(type_, function.call, raw=function.raw)
             self.hosts[address] = (function, module, name)
+            self._perform_at[address] = function.perform
         return self._host_address[key]
 
     # ---- references ----
@@ -443,10 +447,16 @@ class Store:
         type_ = function.type
         array = ffi.new("uint64_t[]", max(1, slot_count(type_.params), slot_count(type_.results)))
         array[0 : len(slots)] = list(slots)
-        outcome = self._perform(function, None, array)
-        if outcome is None:
-            self._last = self._finished(type_, array)
-        return outcome
+        while True:
+            try:
+                function.perform(self._callers[None], array)
+            except BaseException as error:  # noqa: BLE001 (what follows is decided there)
+                outcome = self._not_performed(error)
+                if outcome is not None:
+                    return outcome
+            else:
+                self._last = self._finished(type_, array)
+                return None
 
     def _finished(self, type_: FuncType, slots: Any) -> Finished:
         results = type_.results
@@ -458,22 +468,30 @@ class Store:
         """Run the frames that are there; None when they have returned."""
         c, exit_ = self.c, self._exit
         null = ffi.NULL if budget is None else budget
+        functions, callers, outer = self._perform_at, self._callers, self._outer
+        again = lib.wsr_host_return_run
+        code = lib.wsr_run(c, null, exit_)
         while True:
-            code = lib.wsr_run(c, null, exit_)
-            if code == lib.WSR_HOST_CALL:
-                function = self.hosts[exit_.host_function][0]
-                outcome = self._perform(function, exit_.host_instance, exit_.slots)
-                if not self._outer:
+            # The commonest first, and nothing in it that could be done once: a program may make
+            # a million of these calls a second.
+            while code == _HOST_CALL:
+                try:
+                    functions[exit_.host_function](callers[exit_.host_instance], exit_.slots)
+                except BaseException as error:  # noqa: BLE001 (what follows is decided there)
+                    outcome = self._not_performed(error)
+                    if self._lent and not outer:
+                        self._settle()
+                    if outcome is None:
+                        continue  # once more
+                    if isinstance(outcome, Paused):
+                        if budget is not None:
+                            budget[0] += 1  # the call has not been executed
+                    elif not outer:
+                        self._clear()
+                    return outcome
+                if self._lent and not outer:
                     self._settle()
-                if outcome is None:
-                    lib.wsr_host_return(c)
-                    continue
-                if isinstance(outcome, Paused):
-                    if budget is not None:
-                        budget[0] += 1  # the call has not been executed
-                elif not self._outer:
-                    self._clear()
-                return outcome
+                code = again(c, null, exit_)
             if code == lib.WSR_FINISHED:
                 assert self._entry is not None
                 self._last = self._finished(self._entry, exit_.slots)
@@ -483,12 +501,14 @@ class Store:
                     if self._outer:  # a host function waits for this call: pause behind it
                         self._clear_pause()
                         self._outer[-1][1] = True
+                        code = lib.wsr_run(c, null, exit_)
                         continue
                     self._clear_pause()
                     return Paused("requested")
                 if self._outer:
                     budget[0] = _LOAN
                     self._lent += _LOAN
+                    code = lib.wsr_run(c, null, exit_)
                     continue
                 return Paused("fuel")
             trap = self._trap(exit_.trap)
@@ -506,13 +526,10 @@ class Store:
                     raise error
         return Trap(MESSAGES[code], self.backtrace() if backtrace is None else backtrace)
 
-    def _perform(self, function: HostFunction, instance: int | None, slots: Any) -> Outcome | None:
-        try:
-            caller = self._callers.get(instance)
-            if caller is None:
-                caller = self._callers[instance] = Caller(self, instance)
-            function.perform(caller, slots)
-        except Retry:
+    def _not_performed(self, error: BaseException) -> Outcome | None:
+        """What follows when a host function raised; None: it is to be called once more. Raises what
+        is the host's fault."""
+        if isinstance(error, Retry):
             if not self._outer:
                 self._clear_pause()
                 return Paused("requested")
@@ -521,16 +538,14 @@ class Store:
             # The host function that called back must end first: put the pause off, wait again.
             self._clear_pause()
             self._outer[-1][1] = True
-            return self._perform(function, instance, slots)
-        except Exit as exit_:
-            return Exited(exit_.code)
-        except Trap as trap:  # of a call-back, or of the host function's own making
-            return Trapped(trap if trap.backtrace else Trap(trap.code, self.backtrace()))
-        except WasmsrError:
-            raise
-        except Exception as error:
-            raise HostError(f"a host function raised {type(error).__name__}: {error}") from error
-        return None
+            return None
+        if isinstance(error, Exit):
+            return Exited(error.code)
+        if isinstance(error, Trap):  # of a call-back, or of the host function's own making
+            return Trapped(error if error.backtrace else Trap(error.code, self.backtrace()))
+        if isinstance(error, WasmsrError) or not isinstance(error, Exception):
+            raise error
+        raise HostError(f"a host function raised {type(error).__name__}: {error}") from error
 
     def _clear(self) -> None:
         """Drop the frames: the program has ended."""

@@ -1,0 +1,86 @@
+"""Calls of host functions: from slots to Python values and back, as fast as the signature allows.
+
+Between the machine, whose core stops at a call and shows its slots, and a function of the host.
+What is called a million times a second has few arguments that need a look: so the way is chosen
+once, by the signature, when the function is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from wasmsr._ffi import ffi
+from wasmsr.interp.types import FuncType, ValType
+from wasmsr.interp.values import gather, readers, slot_count, spread, to_slot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Perform = Callable[[Any, Any], None]
+
+_unpack = ffi.unpack
+_TOP, _ALL = 1 << 31, (1 << 32) - 1
+
+
+def performer(type_: FuncType, call: Callable[..., Any], *, raw: bool) -> Perform:
+    """A function that calls `call` with a caller and the values in the slots, and puts what it
+    gives in their place; `raw`: values are their bits."""
+    if raw and ValType.V128 not in type_.params and type_.results == (ValType.I32,):
+        return _raw_to_number(call, len(type_.params))
+    if not raw and type_ == FuncType((ValType.I32,) * len(type_.params), (ValType.I32,)):
+        return _numbers_to_number(call, len(type_.params))
+    return _general(type_, call, raw=raw)
+
+
+def _raw_to_number(call: Callable[..., Any], count: int) -> Perform:
+    """Of the form of all functions of WASI that return."""
+
+    def without_arguments(caller: Any, slots: Any) -> None:
+        slots[0] = call(caller)
+
+    def perform(caller: Any, slots: Any) -> None:
+        slots[0] = call(caller, *_unpack(slots, count))
+
+    return perform if count else without_arguments
+
+
+def _numbers_to_number(call: Callable[..., Any], count: int) -> Perform:
+    """From any number of i32 to one."""
+
+    def perform(caller: Any, slots: Any) -> None:
+        given = _unpack(slots, count) if count else ()
+        result = call(caller, *[v - _ALL - 1 if v & _TOP else v for v in given])
+        if type(result) is int and -_TOP <= result <= _ALL:
+            slots[0] = result & _ALL
+        else:
+            slots[0] = to_slot(caller.store, ValType.I32, result)
+
+    return perform
+
+
+def _general(type_: FuncType, call: Callable[..., Any], *, raw: bool) -> Perform:
+    params, results = type_.params, type_.results
+    taken, read = slot_count(params), readers(params)
+
+    def perform(caller: Any, slots: Any) -> None:
+        arguments = gather(params, _unpack(slots, taken)) if params else ()
+        if raw or not params:
+            result = call(caller, *arguments)
+        else:
+            result = call(caller, *read(caller.store, arguments))
+        if not results:
+            if result is not None:
+                raise TypeError(f"a host function without results gave {result!r}")
+            return
+        if len(results) == 1:
+            result = (result,)
+        elif not isinstance(result, (tuple, list)) or len(result) != len(results):
+            raise TypeError(f"a host function must give {len(results)} results, not {result!r}")
+        if not raw:
+            store = caller.store
+            result = [to_slot(store, t, v) for t, v in zip(results, result, strict=True)]
+        for i, bits in enumerate(spread(results, result)):
+            slots[i] = bits
+
+    return perform
