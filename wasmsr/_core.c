@@ -2,7 +2,7 @@
  *
  * Leaving is a return value; nothing of the program lives on the native stack. The loop's body is
  * core/loop.h, built here twice: plain and metered. It dispatches by computed goto where the
- * compiler has it, otherwise by a switch. Fast code (see ARCHITECTURE.md) will be a third variant.
+ * compiler has it, otherwise by a switch. Fast code (core/fast.c) stands beside it.
  */
 #include "core/bulk.h"
 #include "core/fast.h"
@@ -28,7 +28,7 @@ static uint32_t wsr_resolve_indirect(const wsr_store *store, const wsr_instance 
 
 /* ---- dispatch ---- */
 
-#if defined(__GNUC__) && !defined(WSR_SWITCH)
+#if defined(__GNUC__) && !defined(WSR_NO_GOTO)
 /* Addresses of labels are no ISO C; this file alone is exempt, the switch below is the standard way. */
 #pragma GCC diagnostic ignored "-Wpedantic"
 #define LABEL(name) [WSR_OP_##name] = &&op_##name,
@@ -99,6 +99,16 @@ static uint32_t run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
 #endif
 
 const char *wsr_variant(void) { return WSR_FAST ? "tail calls" : "portable"; }
+
+const char *wsr_compiler(void) {
+#if defined(__clang__)
+  return "clang " __clang_version__;
+#elif defined(__GNUC__)
+  return "gcc " __VERSION__;
+#else
+  return "another compiler";
+#endif
+}
 
 /* ---- stopping at the nth canonical point, for tests ---- */
 

@@ -49,6 +49,7 @@ STACK_ONLY = {
     "tail_call": "likewise",
     "tail_call_ref": "likewise",
     "tail_call_indirect": "likewise",
+    "give": "copies the results, in a loop of its own by clang",
     "table_s": "copies the label's operands",
     "table_a": "likewise",
 }

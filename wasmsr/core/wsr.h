@@ -238,6 +238,8 @@ int wsr_enters_fast(wsr_store *store);
 
 /* Which loop was built: "tail calls" or "portable". */
 const char *wsr_variant(void);
+/* The compiler that built it, with its version. */
+const char *wsr_compiler(void);
 
 /* ---- capture and restore --------------------------------------------------------------------- */
 
