@@ -1,1 +1,1 @@
-"""wasmsr as other compilers build it, and with the portable loop: the same program, the same states."""
+"""wasmsr as other compilers build it, and with the portable loop: the same states of programs."""

@@ -2,10 +2,10 @@
 
     python -m tests.builds.states [--stops N] [--modules N] [KERNEL.wasm=ARGUMENT…]
 
-Whatever CPU, compiler and loop the wasmsr is that runs this, the output must be the same. Programs are
-the kernels named (run(ARGUMENT) of each), and random modules made from fixed seeds. The stops lie ever
-further apart; every fourth stop passes calls, so that fast code makes them itself. Beside the digests
-stand the outcome and the state at the end.
+Whatever CPU, compiler and loop the wasmsr is that runs this, the output must be the same. Programs
+are the kernels named (run(ARGUMENT) of each), and random modules made from fixed seeds. The stops
+lie ever further apart; every fourth stop passes calls, so that fast code makes them itself. Beside
+the digests stand the outcome and the state at the end.
 
 Run by test_builds here and by tests/cross in guests.
 """
