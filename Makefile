@@ -16,7 +16,7 @@ ASAN := build/asan
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-full asan examples ffmpeg lint check fuzz clean tools
+.PHONY: help demo test test-full asan cross examples ffmpeg lint check fuzz clean tools
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -42,6 +42,12 @@ asan: $(VENV)/.test $(VENV)/.built ## the specification scripts and unit tests u
 	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 \
 	    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	    $(BIN)/pytest -p no:cacheprovider -o "pythonpath=$(ASAN)/lib . $(ASAN)/lib" -n $(JOBS) --dist worksteal --timeout 900 $(wildcard tests/spec tests/unit tests/snapshot) $(ARGS)
+
+# Guests run under qemu-user, from Debian's packages, without chroot or binfmt (scripts/cross.py).
+cross: $(VENV)/.test $(VENV)/.built ## the same on aarch64 and s390x (big-endian), and snapshots that cross between CPUs
+	@scripts/need cross
+	@$(TIMED) "cross: build" $(BIN)/python scripts/cross.py
+	@$(TIMED) "cross: test" $(PYTEST) -n $(JOBS) --dist worksteal -m full --durations=10 tests/cross $(ARGS)
 
 examples: ## build the example programs, and those of the tests, anew from source (needs clang and wasi-libc)
 	@$(TIMED) "examples" $(PYTHON) examples/snapshot/build.py

@@ -135,8 +135,8 @@ def compile_extension(target: Target, root: Path) -> None:
     generated = objects / "_ffi.c"
     glue["builder"].emit_c_code(str(generated))
     (python,) = (root / "usr" / "include").glob("python3.*")
-    include = ["-I", root / "usr" / "include", "-I", python, "-I", "wasmsr"]
-    include += ["-I", root / "usr" / "include" / target.triplet]
+    # The compiler has its own C library's headers; Debian's Python looks for more of its own.
+    include = ["-I", "wasmsr", "-isystem", python, "-idirafter", root / "usr" / "include"]
     headers = b"".join(path.read_bytes() for path in sorted(ROOT.glob("wasmsr/core/*.h")))
     for source in (*(f"wasmsr/{name}" for name in glue["SOURCES"]), str(generated)):
         command = [target.compiler, "-g", "-DNDEBUG", "-fPIC", *map(str, include)]

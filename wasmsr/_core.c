@@ -100,11 +100,14 @@ static uint32_t run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
 
 const char *wsr_variant(void) { return WSR_FAST ? "tail calls" : "portable"; }
 
+#define SPELLED_(token) #token
+#define SPELLED(macro) SPELLED_(macro)
+
 const char *wsr_compiler(void) {
 #if defined(__clang__)
-  return "clang " __clang_version__;
+  return "clang " SPELLED(__clang_major__) "." SPELLED(__clang_minor__);
 #elif defined(__GNUC__)
-  return "gcc " __VERSION__;
+  return "gcc " SPELLED(__GNUC__) "." SPELLED(__GNUC_MINOR__);
 #else
   return "another compiler";
 #endif

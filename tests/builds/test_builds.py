@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.build import REPEATS, Missing, kernel
-from tests.builds.variants import CLANG, CLANG_PORTABLE, PORTABLE, SWITCH, Unbuilt, Variant
+from tests.builds.variants import CLANG, PORTABLE, SWITCH, Unbuilt, Variant
 from tests.spec import suite
 
 HOPPED = (
@@ -75,7 +75,7 @@ def built(variant: Variant) -> Variant:
 
 
 VARIANTS = pytest.mark.parametrize(
-    "variant", [PORTABLE, CLANG, SWITCH, CLANG_PORTABLE], ids=lambda variant: variant.name
+    "variant", [PORTABLE, CLANG, SWITCH], ids=lambda variant: variant.name
 )
 
 

@@ -76,5 +76,4 @@ class Variant:
 
 PORTABLE = Variant("portable", flags="-DWSR_NO_FAST")
 CLANG = Variant("clang", compiler="clang-19")
-CLANG_PORTABLE = Variant("clang-portable", compiler="clang-19", flags="-DWSR_NO_FAST")
 SWITCH = Variant("switch", flags="-DWSR_NO_FAST -DWSR_NO_GOTO")

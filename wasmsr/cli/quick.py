@@ -96,8 +96,9 @@ def read(words: Sequence[str]) -> Options | None:
 
 
 def version() -> str:
-    """The version, and which loop was built."""
+    """The version, which loop was built, and by which compiler."""
     from wasmsr import __version__
     from wasmsr._ffi import ffi, lib
 
-    return f"wasmsr {__version__} ({ffi.string(lib.wsr_variant()).decode()} loop)"
+    loop, compiler = (ffi.string(text()).decode() for text in (lib.wsr_variant, lib.wsr_compiler))
+    return f"wasmsr {__version__} ({loop} loop, {compiler})"
