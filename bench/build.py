@@ -132,6 +132,18 @@ def kernel(name: str, *, quick: bool = False) -> Kernel:
     return made
 
 
+def vectors(name: str, *, simd: bool) -> Path:
+    """Build one of the kernels of `bench.simd`, with or without vector instructions.
+
+    Raises:
+        Missing: a compiler is not there.
+    """
+    target = BUILT / f"{name}-{'simd' if simd else 'scalar'}.wasm"
+    extra = ["-msimd128"] if simd else []
+    _make(target, SOURCES / "simd" / f"{name}.c", [clang(), *WASM, *extra])
+    return target
+
+
 def command(name: str, n: int) -> Path:
     """Build one kernel as a command for WASI that runs `run(n)` and prints the result.
 

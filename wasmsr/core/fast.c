@@ -250,6 +250,17 @@ STEP(move_acc_d, 2) {
   DONE;
 }
 HANDLER(move_acc_d)
+STEP(move_acc_v, 2) {
+  wsr_slots_put(fp + field(pc, 3), r->va);
+  DONE;
+}
+HANDLER(move_acc_v)
+STEP(constant_v, 4) { /* third and fourth word to d and behind it */
+  fp[field(pc, 3)] = pc[2];
+  fp[field(pc, 3) + 1] = pc[3];
+  DONE;
+}
+HANDLER(constant_v)
 STEP(select_s, 2) { /* d = c ? a : b */
   fp[field(pc, 3)] = fp[field(pc, (uint32_t)fp[field(pc, 2)] ? 0 : 1)];
   DONE;
@@ -261,14 +272,19 @@ STEP(select_a, 2) {
 }
 HANDLER(select_a)
 
-STEP(select_v128, 2) { /* likewise, of two slots */
-  const uint64_t *const from = fp + field(pc, (uint32_t)fp[field(pc, 2)] ? 0 : 1);
-  const uint64_t low_ = from[0], high_ = from[1];
-  fp[field(pc, 3)] = low_;
-  fp[field(pc, 3) + 1] = high_;
+/* likewise, of two slots */
+#define EITHER() wsr_slots_get(fp + field(pc, (uint32_t)fp[field(pc, 2)] ? 0 : 1))
+STEP(select_v_a, 2) {
+  r->va = EITHER();
   DONE;
 }
-HANDLER(select_v128)
+HANDLER(select_v_a)
+STEP(select_v_w, 2) {
+  r->va = EITHER();
+  wsr_slots_put(fp + field(pc, 3), r->va);
+  DONE;
+}
+HANDLER(select_v_w)
 
 /* ---- globals: the offset is the index, b the destination, a the source ---- */
 
@@ -338,6 +354,30 @@ STEP(set_d, 2) {
   DONE;
 }
 HANDLER(set_d)
+
+/* a v128 */
+#define GLOBAL_V (&store->globals[store->instance->globals[offset_of(pc)]])
+STEP(get_v_a, 2) {
+  r->va = wsr_slots_get(&GLOBAL_V->value);
+  DONE;
+}
+HANDLER(get_v_a)
+STEP(get_v_w, 2) {
+  r->va = wsr_slots_get(&GLOBAL_V->value);
+  wsr_slots_put(fp + field(pc, 1), r->va);
+  DONE;
+}
+HANDLER(get_v_w)
+STEP(set_v, 2) {
+  wsr_slots_put(&GLOBAL_V->value, r->va);
+  DONE;
+}
+HANDLER(set_v)
+STEP(set_v_s, 2) {
+  wsr_slots_put(&GLOBAL_V->value, wsr_slots_get(fp + field(pc, 0)));
+  DONE;
+}
+HANDLER(set_v_s)
 
 /* ---- branches: a is the test; the distance is in words; back: the third word is the cell ---- */
 
@@ -596,12 +636,7 @@ static uint32_t slow(ARGUMENTS) {
   NEXT(4);
 }
 
-/* Vector instructions without a handler of their own; third word: the precise cell. */
-static uint32_t vector(ARGUMENTS) {
-  const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
-  wsr_vector_step(cell, fp + cell->s, store->instance->module->bytes);
-  NEXT(3);
-}
+/* A vector load or store of another memory; third word: the precise cell. */
 static uint32_t vector_memory(ARGUMENTS) {
   const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
   uint64_t *const s = fp + cell->s;

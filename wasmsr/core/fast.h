@@ -8,6 +8,7 @@
  * its slot. */
 #ifndef WSR_FAST_H
 #define WSR_FAST_H
+#include "numeric.h"
 #include "store.h"
 
 /* The tail-called loop needs calls in tail position to be jumps. clang promises it by an attribute;
@@ -34,8 +35,6 @@
 enum { WSR_SWITCH = 100, WSR_SHORT };
 
 #if WSR_FAST
-/* A v128 in a register: the lower half first, whatever the shape of its lanes. */
-typedef uint64_t wsr_vector __attribute__((vector_size(16)));
 typedef uint32_t wsr_handler(const uint64_t *pc, uint64_t *fp, uint8_t *memory, uint64_t size,
                              wsr_store *store, uint64_t acc, double fd, float fs, wsr_vector va);
 
@@ -56,17 +55,20 @@ extern wsr_handler *const wsr_wide_load_sum[WSR_OP_COUNT][8]; /* sum * 2 + write
 extern wsr_handler *const wsr_wide_store[WSR_OP_COUNT][6]; /* a * 3 + b */
 extern wsr_handler *const wsr_far_load[WSR_OP_COUNT][2];   /* write */
 extern wsr_handler *const wsr_far_store[WSR_OP_COUNT];
+/* The handlers of a vector instruction that suit this CPU best, in the order of fast_simd.c. */
+wsr_handler *const *wsr_vector_handlers(uint32_t op);
 extern const uint16_t wsr_fast_inverse[WSR_OP_COUNT]; /* row plus one, 0 for none */
 extern const uint8_t wsr_fast_commutes[WSR_OP_COUNT];
 
 #define WSR_EACH_SPECIAL(X)                                                                     \
-  X(move) X(constant) X(move_acc_i) X(move_acc_f) X(move_acc_d) X(branch) X(branch_back)        \
-  X(true_s) X(true_a) X(true_back_s) X(true_back_a) X(false_s) X(false_a) X(false_back_s)       \
-  X(false_back_a) X(table_s) X(table_a) X(select_s) X(select_a) X(call) X(call_indirect)        \
-  X(tail_call) X(tail_call_indirect) X(give) X(give_0) X(give_1) X(unreachable) X(slow)         \
-  X(get_i_a) X(get_i_w) X(get_f_a) X(get_f_w) X(get_d_a) X(get_d_w) X(set_s) X(set_i) X(set_f)  \
-  X(set_d) X(not_here) X(spend) X(decide) X(move_2) X(get_add_a) X(get_add_w) X(set_add)        \
-  X(load_2_a) X(load_2_w) X(select_v128) X(call_ref) X(tail_call_ref) X(non_null) X(vector)      \
+  X(move) X(constant) X(move_acc_i) X(move_acc_f) X(move_acc_d) X(move_acc_v) X(branch) \
+  X(branch_back) X(true_s) X(true_a) X(true_back_s) X(true_back_a) X(false_s) X(false_a) \
+  X(false_back_s) X(false_back_a) X(table_s) X(table_a) X(select_s) X(select_a) X(call) \
+  X(call_indirect) X(tail_call) X(tail_call_indirect) X(give) X(give_0) X(give_1) \
+  X(unreachable) X(slow) X(get_i_a) X(get_i_w) X(get_f_a) X(get_f_w) X(get_d_a) X(get_d_w) \
+  X(set_s) X(set_i) X(set_f) X(set_d) X(not_here) X(spend) X(decide) X(move_2) X(get_add_a) \
+  X(get_add_w) X(set_add) X(load_2_a) X(load_2_w) X(constant_v) X(select_v_a) X(select_v_w) \
+  X(get_v_a) X(get_v_w) X(set_v) X(set_v_s) X(call_ref) X(tail_call_ref) X(non_null) \
   X(vector_memory)
 
 #define WSR_SPECIAL_NAME(name) WSR_FAST_##name,

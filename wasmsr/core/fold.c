@@ -13,8 +13,8 @@
 #include <stdlib.h>
 
 enum { IN_SLOT, IN_LOCAL, IN_CONSTANT, IN_ACC };
-enum { KIND_I, KIND_F, KIND_D, KINDS }; /* accumulators: integers and references, f32, f64 */
-enum { KIND_V = KINDS };                /* a v128: two slots, no accumulator */
+/* accumulators: integers and references, f32, f64, v128 (which takes two slots) */
+enum { KIND_I, KIND_F, KIND_D, KIND_V, KINDS };
 enum { MOST_SLOTS = 60000 };            /* a field has 16 bits */
 
 typedef struct {
@@ -92,6 +92,15 @@ static void word(folder *f, uint64_t value) {
   if (room_for(f, &f->words, &f->room, f->n + 1, sizeof *f->words)) f->words[f->n++] = value;
 }
 
+/* The 16 bytes at `offset` of the module. */
+static void word_16(folder *f, uint64_t offset) {
+  const uint8_t *const bytes = f->m->bytes + offset;
+  uint64_t halves[2];
+  memcpy(halves, bytes, sizeof halves);
+  word(f, halves[0]);
+  word(f, halves[1]);
+}
+
 static uint64_t fields(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
   const uint16_t parts[4] = {(uint16_t)a, (uint16_t)b, (uint16_t)c, (uint16_t)d};
   uint64_t value;
@@ -147,7 +156,12 @@ static void add_fixup(folder *f, uint32_t from, uint32_t at, uint32_t cell, bool
 }
 
 static int kind_of(wsr_type type) {
-  return type == WSR_F32 ? KIND_F : type == WSR_F64 ? KIND_D : KIND_I;
+  switch (type) {
+    case WSR_F32: return KIND_F;
+    case WSR_F64: return KIND_D;
+    case WSR_V128: return KIND_V;
+    default: return KIND_I;
+  }
 }
 
 /* ---- where operands are ---- */
@@ -170,6 +184,7 @@ static void taken(folder *f, uint32_t slot) {
 static void overwritten(folder *f, uint32_t slot) {
   for (int k = 0; k < KINDS; k++)
     if (f->acc[k].mirror == slot) f->acc[k].mirror = WSR_NONE;
+  if (slot && f->acc[KIND_V].mirror == slot - 1) f->acc[KIND_V].mirror = WSR_NONE;
 }
 
 /* Behind a label or a call nothing is known of the accumulators. */
@@ -183,6 +198,7 @@ static void forget(folder *f) {
 static void write_through(folder *f, int kind, uint32_t slot) {
   accumulator *acc = &f->acc[kind];
   overwritten(f, slot);
+  if (kind == KIND_V) overwritten(f, slot + 1);
   acc->slot = WSR_NONE;
   acc->mirror = slot;
   if (f->failed) return;
@@ -194,22 +210,29 @@ static void write_through(folder *f, int kind, uint32_t slot) {
   if (f->loaded.start == acc->producer) f->loaded.to = slot;
 }
 
+/* Write the value of a local or a constant to a slot. */
+static void copy(folder *f, const operand *o, uint32_t to) {
+  const bool vector = o->kind == KIND_V;
+  if (o->where == IN_LOCAL) {
+    move(f, (uint32_t)o->value, to);
+    if (vector) move(f, (uint32_t)o->value + 1, to + 1);
+  } else {
+    special(f, vector ? WSR_FAST_constant_v : WSR_FAST_constant, fields(0, 0, 0, to));
+    if (vector)
+      word_16(f, o->value);
+    else
+      word(f, o->value);
+  }
+  overwritten(f, to);
+  if (vector) overwritten(f, to + 1);
+}
+
 /* Put an operand into its slot. It stays in the list of those pending: the caller takes it out. */
 static void settle(folder *f, uint32_t slot) {
   operand *o = &f->operands[slot];
   switch (o->where) {
     case IN_LOCAL:
-      move(f, (uint32_t)o->value, slot);
-      overwritten(f, slot);
-      if (o->kind != KIND_V) break;
-      move(f, (uint32_t)o->value + 1, slot + 1);
-      overwritten(f, slot + 1);
-      break;
-    case IN_CONSTANT:
-      special(f, WSR_FAST_constant, fields(0, 0, 0, slot));
-      word(f, o->value);
-      overwritten(f, slot);
-      break;
+    case IN_CONSTANT: copy(f, o, slot); break;
     case IN_ACC: write_through(f, o->kind, slot); break;
     default: break;
   }
@@ -368,7 +391,7 @@ static void is_zero(folder *f, uint32_t equal, uint32_t s) {
 }
 
 /* A load whose address is a sum that was just made: both in one cell. */
-static bool load_sum(folder *f, uint32_t op, const wsr_cell *c) {
+static bool load_sum(folder *f, wsr_handler *const *handlers, int kind, const wsr_cell *c) {
   enum { SLOT_CONSTANT, ACC_CONSTANT, SLOT_SLOT, SLOT_ACC };
   source a = f->a, b = f->b;
   uint32_t by = 0, shape;
@@ -386,8 +409,7 @@ static bool load_sum(folder *f, uint32_t op, const wsr_cell *c) {
   }
   taken(f, c->s);
   take_back(f);
-  produce(f, c->s, kind_of(wsr_rows[op].result), &wsr_fast_load_sum[op][shape * 2], 1,
-          fields(a.slot, 0, b.slot, 0));
+  produce(f, c->s, kind, handlers + shape * 2, 1, fields(a.slot, 0, b.slot, 0));
   word(f, pair(by, (uint32_t)c->u.imm));
   return true;
 }
@@ -494,7 +516,7 @@ static void load(folder *f, uint32_t op, const wsr_cell *c) {
     load_far(f, op, c);
     return;
   }
-  if (load_sum(f, op, c)) return;
+  if (load_sum(f, wsr_fast_load_sum[op], kind_of(row->result), c)) return;
   const source a = find(f, c->s, KIND_I, true);
   const uint32_t offset = (uint32_t)c->u.imm;
   taken(f, c->s);
@@ -582,8 +604,8 @@ static void settle_aliases_before(folder *f, uint32_t local, accumulator *acc) {
   f->binary = f->got = f->moved = f->loaded.to = f->loaded.start = WSR_NONE;
 }
 
-static void local_set(folder *f, uint32_t local, uint32_t s, bool tee) {
-  const operand o = f->operands[s];
+static void local_set(folder *f, uint32_t local, uint32_t s, bool vector, bool tee) {
+  operand o = f->operands[s];
   if (o.where != IN_SLOT) f->n_pending--; /* it is the topmost: out of the way of the aliases */
   if (o.where == IN_ACC && f->acc[o.kind].producer == f->last && has_alias(f, local) &&
       makes_one_value(f))
@@ -598,21 +620,18 @@ static void local_set(folder *f, uint32_t local, uint32_t s, bool tee) {
       } else {
         special(f, WSR_FAST_move_acc_i + (uint32_t)o.kind, fields(0, 0, 0, local));
         overwritten(f, local);
+        if (vector) overwritten(f, local + 1);
         f->acc[o.kind].mirror = local;
       }
       break;
-    case IN_CONSTANT:
-      special(f, WSR_FAST_constant, fields(0, 0, 0, local));
-      word(f, o.value);
-      overwritten(f, local);
-      break;
+    case IN_CONSTANT: copy(f, &o, local); break;
     default:
       if (o.where == IN_LOCAL && o.value == local) break;
-      move(f, o.where == IN_LOCAL ? (uint32_t)o.value : s, local);
-      overwritten(f, local);
+      if (o.where == IN_SLOT) o = (operand){IN_LOCAL, vector ? KIND_V : KIND_I, s};
+      copy(f, &o, local);
   }
   taken(f, s);
-  if (tee) set_operand(f, s, IN_LOCAL, 0, local);
+  if (tee) set_operand(f, s, IN_LOCAL, vector ? KIND_V : KIND_I, local);
 }
 
 static void global(folder *f, const wsr_cell *c, bool get) {
@@ -652,47 +671,7 @@ static void select_one(folder *f, uint32_t s) {
   overwritten(f, s);
 }
 
-/* ---- v128: in two slots, or aliases of a local's two ---- */
-
-static void local_set_v128(folder *f, uint32_t local, uint32_t s, bool tee) {
-  const operand o = f->operands[s];
-  taken(f, s);
-  settle_aliases(f, local);
-  const uint32_t from = o.where == IN_LOCAL ? (uint32_t)o.value : s;
-  if (from != local) {
-    move(f, from, local);
-    move(f, from + 1, local + 1);
-    overwritten(f, local);
-    overwritten(f, local + 1);
-  }
-  if (tee) set_operand(f, s, IN_LOCAL, KIND_V, local);
-}
-
-static void select_v128(folder *f, uint32_t s) {
-  const uint32_t a = any_slot(f, s), b = any_slot(f, s + 2);
-  const uint32_t test = any_slot(f, s + 4);
-  taken(f, s);
-  special(f, WSR_FAST_select_v128, fields(a, b, test, s));
-  overwritten(f, s);
-  overwritten(f, s + 1);
-}
-
-static bool is_access(const wsr_cell *c) {
-  const uint8_t immediate = wsr_rows[c->op].immediate;
-  return immediate == WSR_IMM_MEMARG || immediate == WSR_IMM_MEMARG_LANE;
-}
-
-/* A vector instruction, as precise code does it. */
-static void vector(folder *f, const wsr_cell *c) {
-  uint32_t first = f->n_pending;
-  while (first && f->pending[first - 1] >= c->s) first--;
-  for (uint32_t i = first; i < f->n_pending; i++) settle(f, f->pending[i]);
-  taken(f, c->s);
-  special(f, is_access(c) ? WSR_FAST_vector_memory : WSR_FAST_vector, 0);
-  word(f, (uint64_t)(uintptr_t)c);
-  overwritten(f, c->s);
-  overwritten(f, c->s + 1);
-}
+#include "fold_simd.h"
 
 /* ---- control ---- */
 
@@ -812,7 +791,8 @@ static void give(folder *f, uint32_t s, uint32_t n) {
     return;
   }
   const operand o = f->operands[s];
-  if (n == 1 && o.where == IN_ACC && f->acc[o.kind].producer == f->last) {
+  const bool one = n == 1 || (n == 2 && o.where == IN_ACC && o.kind == KIND_V);
+  if (one && o.where == IN_ACC && f->acc[o.kind].producer == f->last) {
     write_through(f, o.kind, 0); /* the last cell writes the result where the caller expects it */
     f->operands[s].where = IN_SLOT;
     drop_settled(f);
@@ -908,12 +888,14 @@ static void fold_cell(folder *f, const wsr_cell *c) {
     case WSR_OP_DROP: taken(f, c->s); return;
     case WSR_OP_SELECT: select_one(f, c->s); return;
     case WSR_OP_LOCAL_GET: set_operand(f, c->s, IN_LOCAL, 0, c->u.p.a); return;
-    case WSR_OP_LOCAL_SET: local_set(f, c->u.p.a, c->s, false); return;
-    case WSR_OP_LOCAL_TEE: local_set(f, c->u.p.a, c->s, true); return;
+    case WSR_OP_LOCAL_SET: local_set(f, c->u.p.a, c->s, false, false); return;
+    case WSR_OP_LOCAL_TEE: local_set(f, c->u.p.a, c->s, false, true); return;
     case WSR_OP_LOCAL_GET_V128: set_operand(f, c->s, IN_LOCAL, KIND_V, c->u.p.a); return;
-    case WSR_OP_LOCAL_SET_V128: local_set_v128(f, c->u.p.a, c->s, false); return;
-    case WSR_OP_LOCAL_TEE_V128: local_set_v128(f, c->u.p.a, c->s, true); return;
+    case WSR_OP_LOCAL_SET_V128: local_set(f, c->u.p.a, c->s, true, false); return;
+    case WSR_OP_LOCAL_TEE_V128: local_set(f, c->u.p.a, c->s, true, true); return;
     case WSR_OP_SELECT_V128: select_v128(f, c->s); return;
+    case WSR_OP_GLOBAL_GET_V128: global_v128(f, c, true); return;
+    case WSR_OP_GLOBAL_SET_V128: global_v128(f, c, false); return;
     case WSR_OP_GLOBAL_GET: global(f, c, true); return;
     case WSR_OP_GLOBAL_SET: global(f, c, false); return;
     case WSR_OP_CANONICAL_F32:
@@ -980,8 +962,6 @@ static void resolve(folder *f) {
 static bool is_slow(const wsr_cell *c) {
   switch (c->op) {
     case WSR_OP_REF_FUNC:
-    case WSR_OP_GLOBAL_GET_V128:
-    case WSR_OP_GLOBAL_SET_V128:
     case WSR_OP_TABLE_GET:
     case WSR_OP_TABLE_SET:
     case WSR_OP_TABLE_INIT:

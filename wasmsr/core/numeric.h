@@ -8,6 +8,15 @@
 #include <stdint.h>
 #include <string.h>
 
+/* A v128: the lower half first, whatever the shape of its lanes (see simd.h). */
+#if defined(__GNUC__)
+typedef uint64_t wsr_vector __attribute__((vector_size(16)));
+#else
+typedef struct {
+  uint64_t half[2];
+} wsr_vector;
+#endif
+
 static inline float wsr_f32(uint64_t slot) {
   const uint32_t bits = (uint32_t)slot;
   float value;
@@ -32,6 +41,14 @@ static inline uint64_t wsr_bits_f64(double value) {
   memcpy(&bits, &value, sizeof bits);
   return bits;
 }
+
+/* Between a vector and two slots. */
+static inline wsr_vector wsr_slots_get(const uint64_t *slots) {
+  wsr_vector v;
+  memcpy(&v, slots, sizeof v);
+  return v;
+}
+static inline void wsr_slots_put(uint64_t *slots, wsr_vector v) { memcpy(slots, &v, sizeof v); }
 
 /* Linear memory is little-endian on every machine; the shifts compile to one load or store. */
 static inline uint8_t wsr_get8(const uint8_t *p) { return p[0]; }

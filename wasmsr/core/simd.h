@@ -25,14 +25,6 @@
 #define WSR_X86 0
 #endif
 
-#if defined(__GNUC__)
-typedef uint64_t wsr_vector __attribute__((vector_size(16)));
-#else
-typedef struct {
-  uint64_t half[2];
-} wsr_vector;
-#endif
-
 typedef union {
   wsr_vector v;
   uint64_t u64[2];
@@ -72,14 +64,6 @@ static inline wsr_vector wsr_halves(uint64_t low, uint64_t high) {
 #endif
 }
 static inline wsr_vector wsr_low_half(uint64_t low) { return wsr_halves(low, 0); }
-
-/* Between a vector and two slots. */
-static inline wsr_vector wsr_slots_get(const uint64_t *slots) {
-  wsr_vector v;
-  memcpy(&v, slots, sizeof v);
-  return v;
-}
-static inline void wsr_slots_put(uint64_t *slots, wsr_vector v) { memcpy(slots, &v, sizeof v); }
 
 /* Between a vector and 16 bytes of linear memory. */
 static inline wsr_vector wsr_get128(const uint8_t *p) {

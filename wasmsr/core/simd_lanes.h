@@ -10,7 +10,11 @@ static inline wsr_vector wsr_i8x16_swizzle(wsr_vector va, wsr_vector vb) { const
 #if WSR_X86
 WSR_V2 static inline wsr_vector wsr_i8x16_swizzle_v2(wsr_vector va, wsr_vector vb) { return (wsr_vector)(_mm_shuffle_epi8(I(va), _mm_adds_epu8(I(vb), _mm_set1_epi8(0x70)))); }
 #endif
+#if WSR_X86
+static inline wsr_vector wsr_i8x16_splat(uint32_t x) { return (wsr_vector)(_mm_set1_epi8((char)x)); }
+#else
 static inline wsr_vector wsr_i8x16_splat(uint32_t x) { wsr_lanes r_; for (uint32_t i = 0; i < 16; i++) { WSR_LANE(u8, r_, i) = (uint8_t)(x); } return r_.v; }
+#endif
 static inline wsr_vector wsr_i16x8_splat(uint32_t x) { wsr_lanes r_; for (uint32_t i = 0; i < 8; i++) { WSR_LANE(u16, r_, i) = (uint16_t)(x); } return r_.v; }
 static inline wsr_vector wsr_i32x4_splat(uint32_t x) { wsr_lanes r_; for (uint32_t i = 0; i < 4; i++) { WSR_LANE(u32, r_, i) = (uint32_t)(x); } return r_.v; }
 static inline wsr_vector wsr_i64x2_splat(uint64_t x) { wsr_lanes r_; for (uint32_t i = 0; i < 2; i++) { WSR_LANE(u64, r_, i) = (uint64_t)(x); } return r_.v; }

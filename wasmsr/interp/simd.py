@@ -108,7 +108,16 @@ def _moving() -> Iterator[Vector]:
     for index, shape in enumerate(SHAPES):
         bits, scalar = SHAPES[shape], scalars.get(shape, shape[:3])
         yield Vector(
-            0x0F + index, f"{shape}.splat", "", scalar, "v128", "lanes", f"u{bits}", (), "x"
+            0x0F + index,
+            f"{shape}.splat",
+            "",
+            scalar,
+            "v128",
+            "lanes",
+            f"u{bits}",
+            (),
+            "x",
+            sse2="_mm_set1_epi8((char)x)" if bits == 8 else "",
         )
     code = 0x15
     for shape, bits in SHAPES.items():
