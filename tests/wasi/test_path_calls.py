@@ -275,3 +275,10 @@ def test_below_another_directory(guest: Guest, data: Path) -> None:
     assert guest.open("../d/e/f", fd=d)[0] == Errno.PERM
     assert guest.call("path_rename", d, *guest.path("e/f"), ROOT, *guest.path("g", PATH2)) == 0
     assert (data / "g").read_text() == "deep"
+
+
+def test_what_is_asked_is_checked_before_the_path(guest: Guest) -> None:
+    """As wasmtime does: found by tests/wasi/test_against.py."""
+    call = ("path_filestat_set_times", ROOT, 0, *guest.path("none/f"))
+    assert guest.call(*call, 1, 1, 3) == Errno.INVAL
+    assert guest.call(*call, 1, 1, 1) == Errno.NOENT

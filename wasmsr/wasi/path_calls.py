@@ -166,9 +166,11 @@ def path_filestat_set_times(
 ) -> None:
     base = process.directory(fd, Right.PATH_FILESTAT_SET_TIMES)
     follow = _follow(flags)
-    with process.locate(base, text(caller.memory, path, path_len)) as location:
+    name = text(caller.memory, path, path_len)
+    wanted = times(process, atim, mtim, fst_flags)
+    with process.locate(base, name) as location:
         location.stat(follow)
-        location.set_times(*times(process, atim, mtim, fst_flags))
+        location.set_times(*wanted)
 
 
 def path_link(
