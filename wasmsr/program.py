@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from wasmsr.snapshot.state import Snapshot
     from wasmsr.wasi.listeners import TcpListen
     from wasmsr.wasi.mounts import Mount
-    from wasmsr.wasi.preview1 import Wasi
+    from wasmsr.wasi.preview1 import Stdout, Wasi
     from wasmsr.wasi.restore import Base
     from wasmsr.wasi.unpack import OnChanged
 
@@ -130,7 +130,7 @@ class Surroundings:
         mounts: folders, by the names that the program has for them.
         listen: where it listens, for each of its listening sockets.
         stdin: descriptor of its standard input, or None for an empty one.
-        stdout, stderr: descriptors.
+        stdout, stderr: descriptors, or anything with `write`.
         carry_limit: bytes that trees of the program's own may hold; None is the default.
         on_changed: what to do with files that were changed since they were saved: "error", "keep",
             "truncate", or None for what `Wasi.restore` takes.
@@ -142,8 +142,8 @@ class Surroundings:
     mounts: Sequence[Mount] = ()
     listen: Sequence[TcpListen] = ()
     stdin: int | None = 0
-    stdout: int = 1
-    stderr: int = 2
+    stdout: Stdout = 1
+    stderr: Stdout = 2
     carry_limit: int | None = None
     on_changed: OnChanged | None = None
     folder: Callable[[str], Path] | None = None

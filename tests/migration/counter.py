@@ -13,8 +13,8 @@ import secrets
 from collections.abc import Collection, Iterator, Mapping
 
 from wasmsr.errors import FormatError, ModuleError
-from wasmsr.migrate.ports import Buffer
-from wasmsr.migrate.terms import Description, Ending, ModuleName, MountName, Reason, Refusal
+from wasmsr.migrate.ports import Buffer, Shows
+from wasmsr.migrate.terms import Description, Ending, ModuleName, MountName, Move, Reason, Refusal
 from wasmsr.snapshot.container import FLAG_HANDED, HEADER, Header
 
 MODULE = b"\0asm\1\0\0\0" + b"counter" * 300
@@ -156,7 +156,10 @@ class CounterHost:
     def forget(self, program: bytes, *, here: bool) -> None:
         pass
 
-    def arrival(self) -> CounterArrival:
+    def show(self, move: Move, stream: str, offset: int, data: bytes) -> None:
+        pass
+
+    def arrival(self, relay: Shows | None = None) -> CounterArrival:
         return CounterArrival(self)
 
 

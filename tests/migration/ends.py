@@ -205,6 +205,9 @@ class Direct:
     def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
         self._call("Ended", lambda node: node.ended(program, epoch, ending))
 
+    def output(self, move: Move, stream: str, offset: int, data: bytes) -> None:
+        self._call("Output", lambda node: node.output(move, stream, offset, data))
+
     def interrupt(self) -> None:
         raise AssertionError("one thread only")
 

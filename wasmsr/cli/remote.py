@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wasmsr.migrate.events import Event
     from wasmsr.migrate.hosting import HostedProgram, Hosting
     from wasmsr.migrate.node import Finish
+    from wasmsr.migrate.streams import StdinAfterMove
     from wasmsr.program import Surroundings
     from wasmsr.rpc.address import Address
     from wasmsr.wasi.unpack import OnChanged
@@ -72,6 +73,8 @@ class Options:
     on_changed: OnChanged | None
     env: tuple[str, ...]
     stdin: str | None
+    stdin_after_move: StdinAfterMove
+    stdout_after_move: str
     tcp_listen: tuple[str, ...]
     max_memory: int | None
     features: str | None
@@ -114,6 +117,14 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
          help="Set an environment variable of the program. Repeatable.")  # fmt: skip
 @_option("--stdin", type=click.Path(dir_okay=False, exists=True), metavar="FILE",
          help="Standard input of the program while it is here. Default: empty.")  # fmt: skip
+@_option("--stdin-after-move", type=click.Choice(["relay", "eof"]), default="relay",
+         show_default=True, metavar="WHAT",
+         help="What the program reads after it has left: the rest of its input, which goes along "
+         "(relay), or its end (eof).")  # fmt: skip
+@_option("--stdout-after-move", type=click.Choice(["here", "relay"]), default="here",
+         show_default=True, metavar="WHERE",
+         help="Where the output of a program that starts at this end appears: wherever it runs "
+         "(here), or always at this end (relay).")  # fmt: skip
 @_option("--tcp-listen", type=Typed(Lines()), multiple=True, metavar="ADDR:PORT",
          help="Let the program accept connections there while it is here. Repeatable."
          )  # fmt: skip
@@ -222,6 +233,9 @@ class _Remote:
             every=options.every,
             software=__version__,
         )
+        hosting.after = options.stdin_after_move
+        if options.stdout_after_move == "relay":
+            hosting.node = end.node.journal.node
         if not options.send:
             self.show.say("listening", f"listening on {listen}, waiting for {peer}")
         return end, lambda: self._launch(hosting, max_pages)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from wasmsr.errors import ModuleError, SnapshotError, WasmsrError
 from wasmsr.migrate import ownership
@@ -20,10 +21,11 @@ from wasmsr.migrate.events import Announce, Event, seconds, size
 from wasmsr.migrate.journal import Incoming, Journal, Record, StateFile
 from wasmsr.migrate.modules import LARGEST, Modules
 from wasmsr.migrate.ownership import Verdict
-from wasmsr.migrate.ports import Arrival, Buffer, Host, Program
+from wasmsr.migrate.ports import Arrival, Buffer, Host, Program, Shows
 from wasmsr.migrate.terms import (
     PROTOCOL,
     Answer,
+    Description,
     JournalError,
     ModuleName,
     Move,
@@ -62,6 +64,7 @@ class Destination:
         modules: Modules,
         announce: Announce,
         arrived: Callable[[Program], None],
+        output: Callable[[Move, str, int, bytes], None],
         *,
         peer: str,
         software: str = "",
@@ -71,6 +74,7 @@ class Destination:
         self.modules = modules
         self.announce = announce
         self.arrived = arrived
+        self.output = output
         self.peer = peer
         self.software = software
         self.ready: Ready | None = None
@@ -95,6 +99,12 @@ class Destination:
             self._admit(offer)
             if refusal := self.host.refuse(offer.description):
                 raise PeerRefused(refusal)
+            if offer.description.shown not in (b"", offer.node, self.journal.node):
+                raise refused(
+                    Reason.FEATURE,
+                    "the program's output is shown by a third end, to which it does not speak",
+                    "start the program with --stdout-after-move here",
+                )
             missing = [
                 module.digest for module in offer.description.modules if not self._has(module)
             ]
@@ -170,7 +180,7 @@ class Destination:
         with self._lock:
             if self._offer is None or self._offer.move != move:
                 raise refused(Reason.OWNERSHIP, "it was not prepared for this attempt")
-            self._reception = Reception(self, move, self._offer.description.modules)
+            self._reception = Reception(self, move, self._offer.description)
             self._offer = None
             return self._reception
 
@@ -178,6 +188,12 @@ class Destination:
         """Whether this attempt's state is on its way in."""
         reception = self._reception
         return reception is not None and reception.move == move
+
+    def shows(self, move: Move, node: bytes) -> Shows | None:
+        """Who shows the output of a program that comes by this move."""
+        if not node:
+            return None
+        return Shows(node, None if node == self.journal.node else partial(self.output, move))
 
     def restore(self, program: bytes, arrival: Arrival, digests: tuple[bytes, ...]) -> Program:
         """Makes a standing program of a state that was read. Raises WasmsrError."""
@@ -339,15 +355,13 @@ class Reception:
         received: bytes written so far.
     """
 
-    def __init__(
-        self, destination: Destination, move: Move, modules: tuple[ModuleName, ...]
-    ) -> None:
+    def __init__(self, destination: Destination, move: Move, description: Description) -> None:
         self.move = move
         self._destination = destination
-        self._modules = modules
+        self._modules = description.modules
         self._digest = hashlib.sha256()
         self._began = time.monotonic()
-        self._arrival = destination.host.arrival()
+        self._arrival = destination.host.arrival(destination.shows(move, description.shown))
         try:
             self._file: StateFile = destination.journal.state(move, "received")
         except JournalError as error:

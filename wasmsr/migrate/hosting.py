@@ -18,7 +18,8 @@ from wasmsr.interp.features import BY_NAME, State, chosen
 from wasmsr.interp.machine import Exited, Trapped
 from wasmsr.interp.module import Module
 from wasmsr.migrate.belongings import Belongings
-from wasmsr.migrate.ports import Buffer
+from wasmsr.migrate.ports import Buffer, Shows
+from wasmsr.migrate.streams import STREAMS, Relay, Shown, StdinAfterMove, input_along
 from wasmsr.migrate.terms import (
     ID_BYTES,
     Bounds,
@@ -26,6 +27,7 @@ from wasmsr.migrate.terms import (
     Ending,
     ModuleName,
     MountName,
+    Move,
     Reason,
     Refusal,
 )
@@ -49,13 +51,21 @@ class HostedProgram:
         belongings: Belongings,
         id: bytes = b"",
         places: Mapping[str, Path] | None = None,
+        shown: bytes = b"",
+        relays: Sequence[Relay] = (),
+        after: StdinAfterMove = "relay",
     ) -> None:
-        """`places`: carried trees that are in folders of `belongings`, by the guest's names."""
+        """`places`: carried trees that are in folders of `belongings`, by the guest's names;
+        `shown`, `relays`: node id of the end that shows its output, and its streams there;
+        `after`: what becomes of its input when it leaves."""
         self.id = id or secrets.token_bytes(ID_BYTES)
         self._program: Program | None = program
         self._mounts = mounts
         self._belongings = belongings
         self._places = places or {}
+        self._shown = shown
+        self._relays = relays
+        self._after = after
 
     @property
     def program(self) -> Program:
@@ -71,6 +81,7 @@ class HostedProgram:
             snapshot_format=VERSION,
             features=tuple(sorted(module.needs)),
             mounts=self._mounts,
+            shown=self._shown,
             limits=Bounds(
                 limits.memory_pages,
                 limits.table_elements,
@@ -128,11 +139,15 @@ class HostedProgram:
             trees = wasi.process.trees.items()
             known = {os.fsdecode(guest): tree.known for guest, tree in trees}
             self._belongings.note(self.id, snapshot, known)
+            assert snapshot.wasi is not None
+            snapshot = replace(snapshot, wasi=input_along(self.program, snapshot.wasi, self._after))
         if held and snapshot.files:
             snapshot = replace(snapshot, files=snapshot.files.without(held))
         return snapshot_format.encode(snapshot)
 
     def close(self) -> None:
+        for relay in self._relays:
+            relay.close()
         if self._program is not None:
             self._program.close()
             # Its memory goes with it, which may be most of this host's.
@@ -164,6 +179,10 @@ class Hosting:
         self.features = chosen(features)
         self.max_pages = max_pages
         self.belongings = Belongings(files)
+        self.shown = Shown()
+        self.node = b""
+        """This end's node id, if it shows the output of programs that start here."""
+        self.after: StdinAfterMove = "relay"
         self._known = known
         self._compiled: dict[bytes, Module] = {}
 
@@ -255,17 +274,23 @@ class Hosting:
 
     def host(self, program: Program) -> HostedProgram:
         """A program that was launched here."""
-        return HostedProgram(program, self.around_mounts(), self.belongings)
+        return HostedProgram(
+            program, self.around_mounts(), self.belongings, shown=self.node, after=self.after
+        )
 
-    def arrival(self) -> HostedArrival:
-        return HostedArrival(self)
+    def arrival(self, relay: Shows | None = None) -> HostedArrival:
+        return HostedArrival(self, relay)
+
+    def show(self, move: Move, stream: str, offset: int, data: bytes) -> None:
+        self.shown.show(move.attempt, stream, offset, data)
 
 
 class HostedArrival:
     """A program that comes (`ports.Arrival`): it is decoded while its bytes arrive."""
 
-    def __init__(self, hosting: Hosting) -> None:
+    def __init__(self, hosting: Hosting, shows: Shows | None) -> None:
         self._hosting = hosting
+        self._shows = shows
         limit = hosting.around_limit()
         self._decoder = snapshot_format.Decoder(files=limit)
 
@@ -286,6 +311,10 @@ class HostedArrival:
 
         around = self._hosting.around()
         around = replaced(around, folder=folder, bases=belongings.bases(program))
+        shows, relays = self._shows, []
+        if shows is not None and shows.send is not None:
+            relays = [Relay(stream, shows.send) for stream in STREAMS]
+            around = replaced(around, stdout=relays[0], stderr=relays[1])
         try:
             resumed = Program.resume(
                 snapshot,
@@ -300,7 +329,16 @@ class HostedArrival:
             raise
         named = (snapshot.wasi or {}).get("mounts", ())
         mounts = tuple(MountName(os.fsdecode(m["guest"]), str(m["mode"])) for m in named)
-        return HostedProgram(resumed, mounts, belongings, program, places)
+        return HostedProgram(
+            resumed,
+            mounts,
+            belongings,
+            program,
+            places,
+            shown=b"" if shows is None else shows.node,
+            relays=relays,
+            after=self._hosting.after,
+        )
 
 
 def _option(mount: MountName) -> str:

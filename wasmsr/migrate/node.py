@@ -89,7 +89,14 @@ class Node:
         self.stop = threading.Event()
         self.source = Source(journal, peer, announce, self.stop, software=software)
         self.destination = Destination(
-            journal, host, modules, announce, self._arrive, peer=peer.address, software=software
+            journal,
+            host,
+            modules,
+            announce,
+            self._arrive,
+            peer.output,
+            peer=peer.address,
+            software=software,
         )
         self._news = threading.Condition()
         self._arrived: Program | None = None
@@ -449,6 +456,16 @@ class Node:
         if answer.standing is not Standing.READY and self.destination.receiving(move):
             return Report(Standing.RECEIVING, move.epoch, move.attempt)
         return answer
+
+    def output(self, move: Move, stream: str, offset: int, data: bytes) -> None:
+        """Shows a piece of output of a program that started here."""
+        record = self.journal.get(move.program)
+        if record is None or record.attempt != move.attempt:
+            raise refused(Reason.OWNERSHIP, "no program of that move is shown here")
+        try:
+            self.destination.host.show(move, stream, offset, data)
+        except (OSError, ValueError) as error:
+            raise refused(Reason.STORAGE, f"its output cannot be shown there: {error}") from error
 
     def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
         """The program has ended on the other end, which owned it in `epoch`."""

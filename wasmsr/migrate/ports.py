@@ -6,7 +6,8 @@ third of gRPC; tests put their own in, with faults.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from wasmsr.migrate.terms import (
@@ -66,14 +67,27 @@ class Host(Protocol):
     def admit(self, binary: Buffer) -> None:
         """Validates and compiles a module ahead of the program. Raises ModuleError."""
 
-    def arrival(self) -> Arrival:
-        """Begins to take a program in."""
+    def arrival(self, relay: Shows | None = None) -> Arrival:
+        """Begins to take a program in; `relay`: its output is shown by another end."""
 
     def held(self, program: bytes) -> tuple[bytes, ...]:
         """Digests of the pieces of files that are here since the program was."""
 
+    def show(self, move: Move, stream: str, offset: int, data: bytes) -> None:
+        """Shows a piece of output of a program that is elsewhere, once. Raises OSError,
+        ValueError."""
+
     def forget(self, program: bytes, *, here: bool) -> None:
         """The program has ended, here or elsewhere: lets go of what is not needed any more."""
+
+
+@dataclass(frozen=True)
+class Shows:
+    """The end that shows a program's output: its node id, and how a piece of a stream is sent to
+    it (None: it is this end)."""
+
+    node: bytes
+    send: Callable[[str, int, bytes], None] | None
 
 
 class Arrival(Protocol):
@@ -125,6 +139,10 @@ class Peer(Protocol):
     def abort(self, move: Move) -> Standing: ...
 
     def ended(self, program: bytes, epoch: int, ending: Ending) -> None: ...
+
+    def output(self, move: Move, stream: str, offset: int, data: bytes) -> None:
+        """Has a piece of output shown there, that stands at `offset` of the stream since `move`.
+        May be called by any thread beside the others."""
 
     def interrupt(self) -> None:
         """From any thread: makes the call under way raise PeerLost at once."""

@@ -96,6 +96,8 @@ class Description:
     snapshot_format: int = 1
     features: tuple[str, ...] = ()
     mounts: tuple[MountName, ...] = ()
+    shown: bytes = b""
+    """Node id of the end that shows the program's output wherever it runs; b"": where it runs."""
     limits: Bounds = field(default_factory=Bounds)
 
 

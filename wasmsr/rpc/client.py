@@ -150,6 +150,22 @@ class RemotePeer:
         )
         return self._standing(self._ask("Abort", request, QUESTION_SECONDS))
 
+    def output(self, move: Move, stream: str, offset: int, data: bytes) -> None:
+        request = messages.OutputRequest(
+            protocol=PROTOCOL,
+            node=self._node,
+            move=convert.move_out(move),
+            stream=stream,
+            offset=offset,
+            data=data,
+        )
+        # Not by `_ask`: it is the program's thread that asks, beside the one of the end.
+        try:
+            reply = self._methods["Output"](request, timeout=QUESTION_SECONDS)
+        except grpc.RpcError as error:
+            raise self.failed(error) from error
+        self._refused(reply)
+
     def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
         request = messages.EndedRequest(
             protocol=PROTOCOL,

@@ -99,6 +99,7 @@ def offer_in(message: Any) -> terms.Offer:
             terms.MountName(os.fsdecode(mount.guest), text(mount.mode, 64))
             for mount in message.mounts
         ),
+        shown=node_in(message.shown) if message.shown else b"",
         limits=terms.Bounds(
             limits.memory_pages,
             limits.table_elements,
@@ -110,6 +111,16 @@ def offer_in(message: Any) -> terms.Offer:
     return terms.Offer(
         node_in(message.node), move_in(message.move), description, message.protocol, software
     )
+
+
+PIECE_OF_OUTPUT = 65536
+
+
+def output_in(message: Any) -> tuple[terms.Move, str, int, bytes]:
+    """Move, stream, offset and bytes. Raises Malformed."""
+    if len(message.data) > PIECE_OF_OUTPUT or message.offset >= 1 << 62:
+        raise Malformed("a piece of output is too large")
+    return move_in(message.move), text(message.stream, 16), message.offset, bytes(message.data)
 
 
 def offer_out(offer: terms.Offer) -> Any:
@@ -126,6 +137,7 @@ def offer_out(offer: terms.Offer) -> Any:
             messages.MountName(guest=os.fsencode(mount.guest), mode=mount.mode)
             for mount in wanted.mounts
         ],
+        shown=wanted.shown,
         limits=messages.Limits(
             memory_pages=wanted.limits.memory_pages,
             table_elements=wanted.limits.table_elements,

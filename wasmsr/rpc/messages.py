@@ -56,6 +56,8 @@ StatusReply = _message("StatusReply")
 AbortRequest = _message("AbortRequest")
 AbortReply = _message("AbortReply")
 Ending = _message("Ending")
+OutputRequest = _message("OutputRequest")
+OutputReply = _message("OutputReply")
 EndedRequest = _message("EndedRequest")
 EndedReply = _message("EndedReply")
 

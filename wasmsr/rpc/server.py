@@ -239,6 +239,15 @@ class _Calls:
         return messages.AbortReply(standing=int(standing))
 
     @_checked
+    def Output(self, request: Any) -> Any:
+        try:
+            _same_protocol(request)
+            self._node.output(*convert.output_in(request))
+        except PeerRefused as error:
+            return messages.OutputReply(refusal=convert.refusal_out(error))
+        return messages.OutputReply()
+
+    @_checked
     def Ended(self, request: Any) -> Any:
         try:
             _same_protocol(request)

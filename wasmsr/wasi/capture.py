@@ -95,7 +95,8 @@ def _particulars(
 ) -> dict[str, Any]:
     """What the kind of descriptor adds to its state."""
     if isinstance(descriptor, InputStream):
-        return {"unread": descriptor.unread, "file": _stdin_file(descriptor)}
+        state = {"unread": descriptor.unread, "file": _stdin_file(descriptor)}
+        return {**state, "ended": True} if descriptor.ended else state
     if isinstance(descriptor, OutputStream):
         return {"stream": descriptor.name}
     if isinstance(descriptor, Device):

@@ -45,6 +45,12 @@ class Sink(Protocol):
     def write(self, data: memoryview, /) -> int | None: ...
 
 
+class Source(Protocol):
+    """Where a library's user lets input come from: anything with `read`, such as io.BytesIO."""
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+
 class Charged(Protocol):
     """A tree with a limit."""
 
@@ -117,15 +123,23 @@ def _read_on(caller: Caller, file: Descriptor, buffers: list[memoryview]) -> int
 class InputStream(Descriptor):
     """Standard input: bytes that were read but not consumed before a snapshot, then the host's.
 
-    `unread` comes first. `host` is -1 for an input that ends there. A regular file is read at the
-    host's own offset, which `capture` looks up; it never has to be waited for.
+    `unread` comes first. `host` is -1 for an input that ends there, or comes from `source` then. A
+    regular file is read at the host's own offset, which `capture` looks up; it never has to be
+    waited for. `ended`: nothing follows `unread`, wherever the program goes.
     """
 
-    __slots__ = ("regular", "unread")
+    __slots__ = ("ended", "regular", "source", "unread")
     kind = "stdin"
     applicable = STREAM_RIGHTS | Right.FD_READ
 
-    def __init__(self, host: int, unread: bytes = b"", *, owned: bool = False) -> None:
+    def __init__(
+        self,
+        host: int,
+        unread: bytes = b"",
+        *,
+        owned: bool = False,
+        source: Source | None = None,
+    ) -> None:
         mode = os.fstat(host).st_mode if host >= 0 else 0
         terminal = host >= 0 and stat.S_ISCHR(mode) and os.isatty(host)
         kind = FileType.CHARACTER_DEVICE if terminal else FileType.UNKNOWN
@@ -133,9 +147,22 @@ class InputStream(Descriptor):
         self.owned = owned
         self.regular = stat.S_ISREG(mode) or stat.S_ISBLK(mode)
         self.unread = unread
+        self.source = source
+        self.ended = False
+
+    def end(self) -> None:
+        """Nothing follows what is `unread`."""
+        self.close()
+        self.host = -1
+        self.source = None
+        self.ended = True
 
     def read(self, caller: Caller, buffers: list[memoryview]) -> int:
         if self.unread:
+            return self._read_unread(buffers)
+        if self.source is not None and any(map(len, buffers)):
+            # What a caller cannot take at once is unread, as after a snapshot.
+            self.unread = self.source.read(sum(map(len, buffers))) or b""
             return self._read_unread(buffers)
         if self.host < 0 or not any(map(len, buffers)):
             return 0

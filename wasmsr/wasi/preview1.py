@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from wasmsr.errors import WasiConfigError
 from wasmsr.wasi import functions, unstable
 from wasmsr.wasi.clocks import Clocks, Random
-from wasmsr.wasi.descriptors import InputStream, Listener, OutputStream, Sink
+from wasmsr.wasi.descriptors import InputStream, Listener, OutputStream, Sink, Source
 from wasmsr.wasi.engine import HostFunction
 from wasmsr.wasi.mounts import Mount
 from wasmsr.wasi.process import Process, Streams
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from wasmsr.wasi.restore import Carried
     from wasmsr.wasi.unpack import OnChanged
 
-Stdin = int | bytes | str | os.PathLike[str] | None
-"""A host descriptor, the bytes themselves, a path, or None for an empty input."""
+Stdin = int | bytes | str | os.PathLike[str] | Source | None
+"""A host descriptor, the bytes themselves, a path, anything with `read`, or None for an empty
+input."""
 Stdout = int | Sink
 """A host descriptor, or anything with `write`."""
 
@@ -215,6 +216,8 @@ def _streams(stdin: Stdin, stdout: Stdout, stderr: Stdout) -> Streams:
             return Streams(InputStream(-1, stdin or b""), out, error)
         if isinstance(stdin, int):
             return Streams(InputStream(stdin), out, error)
+        if not isinstance(stdin, (str, os.PathLike)):
+            return Streams(InputStream(-1, source=stdin), out, error)
     except OSError as problem:
         raise WasiConfigError(f"a standard stream cannot be used: {problem.strerror}") from problem
     try:

@@ -334,6 +334,9 @@ class _Opener:
 
     def _stdin(self, wanted: DescriptorState) -> InputStream:
         stream = self.streams.stdin
+        if wanted.ended:
+            stream.end()
+            stream.unread = b""
         stream.unread = wanted.unread + stream.unread
         if wanted.file is not None and stream.regular and _same(stream.host, wanted.file):
             os.lseek(stream.host, wanted.file.offset, os.SEEK_SET)

@@ -88,6 +88,7 @@ class DescriptorState:
     entries: list[tuple[bytes, int, int]] | None = None
     unlinked: int | None = None
     unread: bytes = b""
+    ended: bool = False
     file: StdinFile | None = None
     stream: str = ""
     socket: int = 0
@@ -301,7 +302,10 @@ def _descriptor(
         "inheriting": fields.number("inheriting", ALL_RIGHTS),
     }
     if kind == "stdin":
-        return DescriptorState(**common, unread=fields.raw("unread"), file=_stdin_file(fields))
+        ended = "ended" in fields.values and fields.flag("ended")
+        return DescriptorState(
+            **common, unread=fields.raw("unread"), file=_stdin_file(fields), ended=ended
+        )
     if kind == "stdout":
         return DescriptorState(**common, stream=fields.word("stream", ("stdout", "stderr")))
     if kind == "listener":

@@ -1,0 +1,153 @@
+"""Standard streams of a program that moves: where its output appears, and what it reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.migration.test_remote import Ends
+from wasmsr.errors import UnportableState
+from wasmsr.interp.module import Module
+from wasmsr.migrate.streams import Relay, Shown, input_along
+from wasmsr.migrate.terms import PeerLost, PeerRefused, Reason, Refusal
+from wasmsr.program import Program, Surroundings
+from wasmsr.wasi.preview1 import Wasi
+
+ECHO = Path(__file__).with_name("echo.wat")
+LINES = b"".join(b"line %04d\n" % number for number in range(100))
+TEXT = LINES.replace(b"\n", b"")
+
+
+@pytest.fixture
+def ends(tmp_path: Path) -> Iterator[Ends]:
+    made = Ends(tmp_path)
+    yield made
+    made.stop()
+
+
+def output(ends: Ends, end: str) -> tuple[bytes, list[str]]:
+    """What an end wrote: the program's output without line ends, which events bring too, and its
+    own events."""
+    out, err = ends.processes[end].communicate(timeout=90)
+    assert ends.processes[end].returncode == 0, err
+    event = r'\{"event"[^}]*\}'
+    return re.sub(event, "", out).replace("\n", "").encode(), re.findall(event, out)
+
+
+def begin(ends: Ends, *more: str) -> None:
+    (ends.work / "input").write_bytes(LINES)
+    ends.start("b", "--every", "0.7")
+    ends.until("b", "listening")
+    words = ("--send", "--program", str(ECHO), "--stdin", "input", "--every", "0.7", *more)
+    ends.start("a", *words)
+
+
+def test_output_appears_where_the_program_runs(ends: Ends) -> None:
+    begin(ends)
+    (first, _), (second, events) = output(ends, "a"), output(ends, "b")
+    assert first and second and len(first) + len(second) == len(TEXT)
+    assert sum('"arrived"' in event for event in events) >= 1
+    # All of the input went along: every byte was written once, here or there.
+    assert sorted(first + second) == sorted(TEXT)
+    assert TEXT.startswith(first[:35])
+
+
+def test_output_is_relayed_to_where_it_started(ends: Ends) -> None:
+    begin(ends, "--stdout-after-move", "relay")
+    (first, _), (second, _) = output(ends, "a"), output(ends, "b")
+    assert (first, second) == (TEXT, b"")
+
+
+def test_input_ends_with_the_move_if_that_is_wished(ends: Ends) -> None:
+    begin(ends, "--stdin-after-move", "eof")
+    (first, _), (second, _) = output(ends, "a"), output(ends, "b")
+    assert second == b"" and TEXT.startswith(first) and 0 < len(first) < len(TEXT)
+
+
+def test_an_input_that_cannot_go_along_keeps_the_program_here() -> None:
+    reader, writer = os.pipe()
+    text = """(module (import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))
+      (memory (export "memory") 1) (func (export "_start")))"""
+    program = Program.launch(Module.from_text(text), around=Surroundings(stdin=reader))
+    state = program.snapshot().wasi
+    assert state is not None
+    with pytest.raises(UnportableState, match="standard input is a pipe"):
+        input_along(program, state, "relay")
+    ended = input_along(program, state, "eof")["descriptors"][0]
+    assert ended["ended"] is True and ended["unread"] == b""
+    program.close()
+    os.close(reader)
+    os.close(writer)
+
+
+# The pieces of it --------------------------------------------------------------------------------
+
+
+class Line:
+    """A connection that fails before a piece arrives, or before its answer does."""
+
+    def __init__(self, troubles: str) -> None:
+        self.troubles = list(troubles)
+        self.seen = b""
+        self.shown = Shown(self.write)
+
+    def write(self, number: int, data: bytes) -> int:
+        self.seen += data[:3]
+        return len(data[:3])
+
+    def send(self, stream: str, offset: int, data: bytes) -> None:
+        trouble = self.troubles.pop(0) if self.troubles else ""
+        if trouble == "-":
+            raise PeerLost("the message was lost")
+        self.shown.show(b"attempt", stream, offset, data)
+        if trouble == "+":
+            raise PeerLost("the answer was lost")
+
+
+@pytest.mark.parametrize("troubles", ["", "-", "+", "+-+", "++ +"])
+def test_every_byte_is_shown_once(troubles: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wasmsr.migrate.streams.AGAIN", 0.001)
+    line = Line(troubles)
+    relay = Relay("stdout", line.send)
+    for piece in (b"one ", b"two ", b"three " * 100):
+        assert relay.write(memoryview(piece)) == len(piece)
+    assert line.seen == b"one two " + b"three " * 100
+
+
+def test_a_relay_that_nobody_answers_waits_until_it_is_closed() -> None:
+    relay = Relay("stdout", Line("-" * 100).send)
+    threading.Timer(0.3, relay.close).start()
+    with pytest.raises(OSError, match="Input/output"):
+        relay.write(memoryview(b"x"))
+
+
+def test_a_refused_piece_is_an_error_of_the_program() -> None:
+    def refuse(stream: str, offset: int, data: bytes) -> None:
+        raise PeerRefused(Refusal(Reason.STORAGE, "its terminal is gone"))
+
+    with pytest.raises(OSError, match="terminal is gone"):
+        Relay("stdout", refuse).write(memoryview(b"x"))
+
+
+def test_a_piece_that_does_not_follow_is_refused() -> None:
+    shown = Shown(lambda number, data: len(data))
+    with pytest.raises(ValueError, match="does not follow"):
+        shown.show(b"attempt", "stdout", 5, b"data")
+    with pytest.raises(ValueError, match="does not follow"):
+        shown.show(b"attempt", "stdin", 0, b"data")
+
+
+def test_an_input_that_has_ended_stays_ended() -> None:
+    assert Module.from_file(ECHO).imports
+    with Wasi(stdin=b"rest") as wasi:
+        state = wasi.capture()
+    state["descriptors"][0]["ended"] = True
+    with Wasi.restore(state, stdin=b"more") as wasi:
+        again = wasi.capture()
+        assert again["descriptors"][0]["unread"] == b"rest"
+        assert again["descriptors"][0]["ended"] is True

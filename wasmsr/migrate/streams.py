@@ -1,0 +1,131 @@
+"""Where a program's standard streams are while it is away from where it started.
+
+Between `hosting` and the two ends. Output goes to the new host, or is sent back as it is written
+(`Relay`): each piece waits for the answer that it was taken, so nothing is buffered and nothing can
+be lost or come twice. Input goes along: what the program has not read of a file yet is part of the
+move.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+from wasmsr.errors import SnapshotError, UnportableState
+from wasmsr.migrate.terms import PeerLost, PeerRefused
+from wasmsr.program import Program
+from wasmsr.wasi.capture import UNLINKED_LIMIT
+from wasmsr.wasi.descriptors import InputStream
+
+PIECE: Final = 65536
+AGAIN: Final = 0.2
+"""Seconds until a peer that did not answer is asked again."""
+STREAMS: Final = {"stdout": 1, "stderr": 2}
+
+StdinAfterMove = Literal["relay", "eof"]
+"""What follows after a move: the rest of the input, or its end."""
+Send = Callable[[str, int, bytes], None]
+"""Shows a piece of a stream (its name, bytes sent before, bytes) where the program started. Raises
+PeerLost or PeerRefused."""
+
+
+class Relay:
+    """An output stream (`wasi.descriptors.Sink`) that is shown where the program started. A peer
+    that does not answer makes the program wait, as a full pipe does."""
+
+    def __init__(self, stream: str, send: Send) -> None:
+        self._stream = stream
+        self._send = send
+        self._sent = 0
+        self._closed = threading.Event()
+
+    def write(self, data: memoryview, /) -> int:
+        """Raises OSError when the other end cannot show it, or `close` was called."""
+        piece = bytes(data[:PIECE])
+        while piece:
+            try:
+                self._send(self._stream, self._sent, piece)
+                break
+            except PeerLost:
+                # It may have been shown: the same piece at the same place is shown once.
+                if self._closed.wait(AGAIN):
+                    raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
+            except PeerRefused as error:
+                raise OSError(errno.EPIPE, error.message) from error
+        self._sent += len(piece)
+        return len(piece)
+
+    def close(self) -> None:
+        """Give up waiting."""
+        self._closed.set()
+
+
+class Shown:
+    """What this end has shown of the streams of programs that started here and are elsewhere."""
+
+    def __init__(self, write: Callable[[int, bytes], int] = os.write) -> None:
+        self._write = write
+        self._lock = threading.Lock()
+        self._offsets: dict[tuple[bytes, str], int] = {}
+
+    def show(self, attempt: bytes, stream: str, offset: int, data: bytes) -> None:
+        """Shows what has not been shown yet of a piece that stands at `offset` of the stream since
+        that move. Raises OSError, and ValueError for a piece that does not follow."""
+        with self._lock:
+            done = self._offsets.get((attempt, stream), 0)
+            if offset > done or stream not in STREAMS:
+                raise ValueError("a piece of output does not follow what was shown")
+            rest = data[done - offset :]
+            while rest:
+                taken = self._write(STREAMS[stream], rest)
+                rest = rest[taken:]
+                done += taken
+                self._offsets[attempt, stream] = done
+
+
+def input_along(program: Program, wasi: dict[str, Any], after: StdinAfterMove) -> dict[str, Any]:
+    """The state of WASI with all of the input that is still to come.
+
+    Raises:
+        UnportableState: the input cannot be known before it comes (a pipe, a terminal), or is too
+            much.
+    """
+    streams = program.wasi.process.descriptors if program.wasi is not None else {}
+    for fd, stream in streams.items():
+        if isinstance(stream, InputStream) and stream.host >= 0:
+            rest = b"" if after == "eof" else _rest(stream)
+            descriptors = [
+                {**d, "unread": d["unread"] + rest, "file": None, "ended": True}
+                if d["fd"] == fd
+                else d
+                for d in wasi["descriptors"]
+            ]
+            return {**wasi, "descriptors": descriptors}
+    return wasi
+
+
+def _rest(stream: InputStream) -> bytes:
+    if not stream.regular:
+        raise UnportableState(
+            "the program's standard input is a pipe, socket or terminal, which stays here",
+            hint="--stdin FILE goes along; --stdin-after-move eof ends the input with the move",
+        )
+    offset = os.lseek(stream.host, 0, os.SEEK_CUR)
+    size = os.fstat(stream.host).st_size - offset
+    if size > UNLINKED_LIMIT:
+        raise UnportableState(
+            f"{size} bytes of standard input are still to be read, more than the "
+            f"{UNLINKED_LIMIT} that go along",
+            hint="put the file into a folder that is carried, --dir HOST::GUEST::carry",
+        )
+    pieces = []
+    while size > 0 and (piece := os.pread(stream.host, size, offset)):
+        pieces.append(piece)
+        offset += len(piece)
+        size -= len(piece)
+    if size > 0:
+        raise SnapshotError("the file on standard input became shorter while it was read")
+    return b"".join(pieces)
