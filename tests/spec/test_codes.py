@@ -10,7 +10,20 @@ from .lockstep import run_script
 
 absence = suite.absence()
 needs_scripts = pytest.mark.skipif(absence is not None, reason=absence or "")
-QUICK = ("address1", "address64", "br_table", "call_indirect", "fac", "local_tee", "loop", "memory_copy", "return_call")
+QUICK = (
+    "address1",
+    "address64",
+    "br_table",
+    "call_indirect",
+    "fac",
+    "local_tee",
+    "loop",
+    "memory_copy",
+    "relaxed_min_max",
+    "return_call",
+    "simd_lane",
+    "simd_load",
+)
 
 
 def run(name: str, *, counted: bool) -> None:
