@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -41,11 +42,11 @@ class Job:
     env: tuple[str, ...] = ()
     inputs: dict[str, str] = field(default_factory=dict)
 
-    def options(self, folder: Path) -> list[str]:
+    def options(self, folder: Path, mode: str = "host") -> list[str]:
         """The options that every leg is given; `folder` is what the program writes into."""
         options = [f"--dir={host}::{guest}" for host, guest in self.mounts]
         if self.output is not None:
-            options.append(f"--dir={folder}::{self.output}")
+            options.append(f"--dir={folder}::{self.output}::{mode}")
         return options
 
     def variables(self) -> list[str]:
@@ -75,18 +76,26 @@ def whole(job: Job, folder: Path) -> tuple[Result, int]:
     return Result(done.returncode, stdout, files_of(folder)), executed
 
 
-def in_legs(job: Job, folder: Path, *, executed: int, seed: int, stops: int = STOPS) -> Result:
+def in_legs(
+    job: Job, folder: Path, *, executed: int, seed: int, stops: int = STOPS, carry: bool = False
+) -> Result:
     """Runs `job` in `folder` (made new), stopped at `stops` instructions drawn from `executed`.
 
     Each leg is a process of its own and has nothing of the one before but the snapshot file and
-    the folder.
+    the folder. With `carry` it has not even that: the files come out of the snapshot into a folder
+    that was not there, and the one of the leg before is removed.
     """
+    mode = "carry" if carry else "host"
     prepare(job, folder)
     snapshot = folder.with_name(f"{folder.name}.snapshot")
+    first = folder.name
     cuts = sorted(random.Random(seed).sample(range(1, executed), stops))
     stdout = b""
     for leg, (start, cut) in enumerate(zip([0, *cuts], [*cuts, None], strict=False)):
-        options = job.options(folder)
+        if carry and leg > 0:
+            shutil.rmtree(folder)
+            folder = folder.with_name(f"{first}-{leg}")
+        options = job.options(folder, mode)
         if cut is not None:
             options += [f"--snapshot-at={cut - start}", f"--snapshot-file={snapshot}"]
         if leg > 0:

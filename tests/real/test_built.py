@@ -106,10 +106,53 @@ def test_sqlite(tmp_path: Path) -> None:
         assert database.execute("SELECT count(*) FROM number").fetchone() == (2000,)
 
 
-def test_ffmpeg(tmp_path: Path) -> None:
+MANY = """PRAGMA journal_mode = DELETE;
+PRAGMA temp_store = MEMORY;
+CREATE TABLE number (n INTEGER PRIMARY KEY, word TEXT);
+BEGIN;
+WITH RECURSIVE count(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM count WHERE n < 200000)
+INSERT INTO number SELECT n, hex(n * 7919 % 65536) FROM count;
+CREATE INDEX by_word ON number (word);
+COMMIT;
+PRAGMA integrity_check;
+SELECT count(*), sum(n), count(DISTINCT word) FROM number;
+"""
+
+
+def test_sqlite_moves_in_the_middle_of_a_transaction(tmp_path: Path) -> None:
+    """200,000 rows in one transaction; its database and journal travel, each time to a folder that
+    was not there before."""
+    job = Job(
+        module("sqlite", "sqlite3.wasm"),
+        ("-bail", "/w/job.db", ".read /w/job.sql"),
+        output="/w",
+        inputs={"job.sql": MANY},
+    )
+    result, executed = whole(job, tmp_path / "whole")
+    lines = result.stdout.decode().splitlines()
+    words = len({n * 7919 % 65536 for n in range(1, 200001)})
+    assert lines == ["delete", "ok", f"200000|20000100000|{words}"]
+    moved = in_legs(job, tmp_path / "moved", executed=executed, seed=6, stops=5, carry=True)
+    assert moved == result
+
+
+def test_ffmpeg_moves_and_rewrites_its_header_at_the_end(tmp_path: Path) -> None:
+    """The header of an AVI file has the number of frames, which is known only at the end."""
+    job = a_film()
+    result, executed = whole(job, tmp_path / "whole")
+    moved = in_legs(job, tmp_path / "moved", executed=executed, seed=7, stops=5, carry=True)
+    assert moved == result
+    assert result.files["out.avi"][48:52] == (50).to_bytes(4, "little")
+
+
+def a_film() -> Job:
     words = "-nostdin -v error -f lavfi -i testsrc2=size=160x120:rate=25:duration=2"
     words += " -c:v mpeg4 -q:v 5 -bitexact -y /w/out.avi"
-    job = Job(module("ffmpeg", "ffmpeg.wasm"), tuple(words.split()), output="/w")
+    return Job(module("ffmpeg", "ffmpeg.wasm"), tuple(words.split()), output="/w")
+
+
+def test_ffmpeg(tmp_path: Path) -> None:
+    job = a_film()
     result = thrice(job, tmp_path, seed=5)
     assert (result.code, result.stdout) == (0, b"")
     film = result.files["out.avi"]
