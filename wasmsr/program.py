@@ -191,7 +191,10 @@ class Program:
         self.timings = Timings()
         self.parent: bytes | None = None
         self._around = around
-        self._thread: threading.Thread | None = None
+        # Not the thread itself: where a signal handler interrupts `Thread.join` with an exception,
+        # Python before 3.13 takes a running thread for one that has ended.
+        self._idle = threading.Event()
+        self._idle.set()
         self._lock = threading.Lock()
         self._wanted = False
         self._outcome: Outcome | None = None
@@ -319,7 +322,7 @@ class Program:
     @property
     def stands(self) -> bool:
         """Whether no thread is executing it."""
-        return self._thread is None or not self._thread.is_alive()
+        return self._idle.is_set()
 
     @property
     def listens(self) -> list[str]:
@@ -352,8 +355,13 @@ class Program:
         self._wanted = False
         self._outcome = None
         self.stand = Stand.RUNNING
-        self._thread = threading.Thread(target=self._work, name="wasmsr-program", daemon=True)
-        self._thread.start()
+        self._idle.clear()
+        try:
+            threading.Thread(target=self._work, name="wasmsr-program", daemon=True).start()
+        except BaseException:  # no thread can be had
+            self.stand = Stand.PAUSED
+            self._idle.set()
+            raise
 
     def pause(self, timeout: float | None = None) -> bool:
         """Makes it stand.
@@ -362,21 +370,19 @@ class Program:
             True when it stands (it may have ended meanwhile: see `stand`); False if that was not
             so within `timeout` seconds, then it runs on.
         """
-        thread = self._thread
-        if thread is None:
+        if self._idle.is_set():
             return True
         # In this order: the worker, which may just be changing its store for another one, looks
         # at `_wanted` after that.
         self._wanted = True
         self.store.pause()
-        thread.join(timeout)
-        if not thread.is_alive():
+        if self._idle.wait(timeout):
             return True
         with self._lock:
             if self.stand is Stand.RUNNING:
                 self._wanted = False
                 return False
-        thread.join()
+        self._idle.wait()
         return True
 
     def wait(self, timeout: float | None = None) -> Outcome | None:
@@ -384,10 +390,8 @@ class Program:
 
         Raises whatever failed in the host.
         """
-        if self._thread is not None:
-            self._thread.join(timeout)
-            if self._thread.is_alive():
-                return None
+        if not self._idle.wait(timeout):
+            return None
         if self._error is not None:
             raise self._error
         return self._outcome
@@ -461,7 +465,10 @@ class Program:
         finally:
             with self._lock:
                 self.stand = stand
-            self.on_stand()
+            try:
+                self.on_stand()
+            finally:
+                self._idle.set()
 
     def _run(self) -> tuple[Stand, Outcome | None]:
         outcome: Outcome | None = None

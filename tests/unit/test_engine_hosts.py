@@ -3,6 +3,7 @@ calls into the host, calls across instances, host objects."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from wasmsr import (
     HostError,
     HostFunction,
     Instance,
+    Interrupted,
     LinkError,
     Memory,
     MemoryType,
@@ -503,3 +505,71 @@ def test_functions_are_references_too() -> None:
     assert hop(store).instances[0].function("call")() == 7
     with pytest.raises(TypeError, match="function of this store"):
         instance.table("t")[0] = Function(Store(), 0)
+
+
+# ---- ends that cannot be pauses ----
+
+ENDLESS = """(module
+  (import "host" "back" (func $back (param i32)))
+  (memory (export "memory") 1)
+  (func (export "spin") (loop $again (i32.store (i32.const 0) (i32.const 7)) (br $again)))
+  (func (export "outer") (call $back (i32.const 1)) (loop $again (br $again)))
+  (func (export "seven") (result i32) (i32.load (i32.const 0))))"""
+
+
+@pytest.mark.parametrize("fuel", [None, 1000])
+@pytest.mark.parametrize("swallows", [False, True])
+def test_an_endless_call_back_can_be_interrupted(fuel: int | None, swallows: bool) -> None:
+    """Neither a pause nor empty fuel ends it: the host function stands in between."""
+
+    def back(caller: Caller, _: int) -> None:
+        entered.set()
+        try:
+            caller.store.instances[0].function("spin")()
+        except Interrupted:
+            if not swallows:
+                raise
+
+    entered = threading.Event()
+    store = Store()
+    instance = store.instantiate(text(ENDLESS), {"host": {"back": back}})
+    store.enqueue(instance.function("outer"))
+    caught: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            store.run(fuel=fuel)
+        except Interrupted as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    assert entered.wait(60)
+    store.pause()
+    assert not store.wait(0.2)
+    store.interrupt()
+    assert store.wait(60)
+    thread.join(60)
+    assert [str(error) for error in caught] == ["the program was interrupted"]
+    store.check()
+    # Nothing of it is left, and the store is good for more.
+    assert store.frames() == [] and not store.nested
+    assert instance.function("seven")() == 7
+    store.enqueue(instance.function("seven"))
+    store.interrupt()
+    with pytest.raises(Interrupted):
+        store.run()
+    assert instance.function("seven")() == 7
+
+
+def test_a_closed_store_keeps_nothing() -> None:
+    """Callers and host functions refer to it and to the host's objects."""
+    store = Store()
+    instance = store.instantiate(
+        text('(module (import "h" "f" (func $f)) (func (export "g") call $f))'),
+        {"h": {"f": lambda: None}},
+    )
+    instance.function("g")()
+    assert store._callers and store._perform_at
+    store.close()
+    assert not store._callers and not store._perform_at and not store.hosts

@@ -38,6 +38,7 @@ from wasmsr.interp.externs import (
     view_function,
 )
 from wasmsr.interp.features import chosen
+from wasmsr.interp.frames import backtrace, view_frame
 from wasmsr.interp.instance import HANDLES, Imports, Instance, incompatible, matches
 from wasmsr.interp.module import Import, Module, core_error
 from wasmsr.interp.outcomes import (
@@ -50,7 +51,7 @@ from wasmsr.interp.outcomes import (
     Trapped,
 )
 from wasmsr.interp.traps import MESSAGES, NO_CODE
-from wasmsr.interp.types import FuncType, ValType, val_types
+from wasmsr.interp.types import FuncType, ValType
 from wasmsr.interp.values import from_slot, gather, slot_count, spread, to_slot
 
 TYPE_CHECKING = False
@@ -58,8 +59,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 _NONE = 2**32 - 1
-_BACKTRACE = 50
-"""Most frames that a backtrace shows: a runaway recursion has tens of thousands."""
 _LOAN = 1 << 62
 """Fuel with which a call-back goes on that has used up all there was: it cannot pause."""
 _HOST_CALL = lib.WSR_HOST_CALL
@@ -115,7 +114,7 @@ class Store:
         self._wake: tuple[int, int] | None = None
         self.invocations = 0
         """How many have begun; the same when a host call is made again after a pause."""
-        self._running = False
+        self._running = self._interrupted = False
         self._thread = 0
         self._stands = threading.Event()
         self._stands.set()
@@ -373,6 +372,7 @@ class Store:
 
         Raises:
             HostError: a host function raised; the thread's frames are gone.
+            Interrupted: `interrupt` was called; they are gone too.
             WasmsrError: the store is running already.
         """
         if fuel is not None and not 0 <= fuel < _LOAN:
@@ -382,10 +382,14 @@ class Store:
         self._budget, self._overdraft = budget, 0
         try:
             if lib.wsr_pause_requested(self.c) and (lib.wsr_frame_count(self.c) or self.queue):
+                self._end_if_interrupted()
                 self._clear_pause()
                 return Paused("requested")
             return self._run(budget)
         except BaseException:
+            if self._interrupted:
+                self._interrupted = False
+                self._clear_pause()
             self.queue.clear()
             while lib.wsr_frame_count(self.c):
                 lib.wsr_end(self.c, ffi.new("wsr_activation *"))
@@ -498,6 +502,7 @@ class Store:
                 return None
             if code == lib.WSR_PAUSED:
                 if lib.wsr_pause_requested(c):
+                    self._end_if_interrupted()
                     if self._outer:  # a host function waits for this call: pause behind it
                         self._clear_pause()
                         self._outer[-1][1] = True
@@ -530,6 +535,7 @@ class Store:
         """What follows when a host function raised; None: it is to be called once more. Raises what
         is the host's fault."""
         if isinstance(error, Retry):
+            self._end_if_interrupted()
             if not self._outer:
                 self._clear_pause()
                 return Paused("requested")
@@ -626,6 +632,20 @@ class Store:
             with suppress(BlockingIOError):  # then enough bytes lie there to wake everybody
                 os.write(self._wake[1], b"\0")
 
+    def interrupt(self) -> None:
+        """Ask for an end of what runs: from any thread or signal handler.
+
+        `run` raises Interrupted where it would pause, and also where it would not: in WebAssembly
+        that a host function called back. The thread's frames and the queue are gone then; memories
+        and the like remain as they are. For what can be paused, `pause` is better.
+        """
+        self._interrupted = True
+        self.pause()
+
+    def _end_if_interrupted(self) -> None:
+        if self._interrupted:
+            raise Interrupted("the program was interrupted")
+
     @property
     def running(self) -> bool:
         """Whether some thread is in `run`, or in a call of a function."""
@@ -678,39 +698,11 @@ class Store:
 
     def frame(self, number: int, *, dead_locals: bool = True, view: Any = None) -> FrameView:
         """One frame by number, 0 the outermost, -1 the innermost."""
-        if view is None:
-            view = ffi.new("wsr_frame_view *")
-        if number < 0:
-            number += lib.wsr_frame_count(self.c)
-        if not 0 <= number < lib.wsr_frame_count(self.c):
-            raise IndexError(f"the thread has no frame {number}")
-        if not lib.wsr_view_frame(self.c, number, dead_locals, view):
-            raise MemoryError("no memory left to view a frame")
-        n, m = view.n_locals, view.n_operands
-        types = bytes(ffi.buffer(view.types, n + m)) if n + m else b""
-        values: Sequence[int] = ffi.unpack(view.values, view.n_slots) if n + m else []
-        if ValType.V128 in types:
-            values = gather(val_types(types), values)
-        return FrameView(
-            view.function,
-            view.instance,
-            view.index,
-            view.offset,
-            types,
-            tuple(values[:n]),
-            tuple(values[n:]),
-        )
+        return view_frame(self, number, dead_locals=dead_locals, view=view)
 
     def backtrace(self) -> tuple[Frame, ...]:
         """The innermost frames of the thread for a message, innermost first."""
-        lines = []
-        count = lib.wsr_frame_count(self.c)
-        for number in range(count - 1, max(-1, count - 1 - _BACKTRACE), -1):
-            frame = self.frame(number)
-            instance = self.instances[frame.instance]
-            function = instance.module.function_name(frame.index)
-            lines.append(Frame(instance.name, function, frame.index, frame.offset))
-        return tuple(lines)
+        return backtrace(self)
 
     def check(self) -> None:
         """Test every invariant of the machine; AssertionError names the first that is broken."""
