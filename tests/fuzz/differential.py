@@ -1,0 +1,212 @@
+"""Random modules with everything (`everything`), here and under Wasmtime: the ends must be equal.
+
+Compared are traps, results, globals, memories and tables, bit for bit; NaNs are canonical in both.
+Here each module runs straight in fast code, in counted fast code, with a journey through bytes at
+random instructions, and in fast and precise code side by side. `test_differential` runs some seeds;
+for longer, `python -m tests.fuzz.differential --seconds N [--seed S]`, which keeps what differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import wasmtime
+
+from tests.fuzz.everything import source
+from tests.lockstep import Pair
+from tests.unit.machines import hop
+from wasmsr import Finished, Memory, Module, Outcome, Paused, Store, Table, Trapped
+
+MASK = (1 << 64) - 1
+
+
+@dataclass
+class End:
+    """What must be equal: the trap; and then bits of results and globals, digests of memories, and
+    which elements of each table are null."""
+
+    trap: str | None
+    values: dict[str, int]
+    memories: dict[str, bytes]
+    tables: dict[str, str]
+
+
+def _names(module: Module, letter: str) -> list[str]:
+    return [e.name for e in module.exports if e.name[0] == letter and e.name[1:].isdigit()]
+
+
+def _pattern(elements: Any) -> str:
+    return "".join("f" if found else "-" for found in elements)
+
+
+# ---- here
+
+
+def _fresh(module: Module) -> Store:
+    store = Store(deterministic=True)
+    store.enqueue(store.instantiate(module).function("run"))
+    return store
+
+
+def _end(store: Store, outcome: Outcome) -> End:
+    assert isinstance(outcome, (Finished, Trapped)), outcome
+    store.check()
+    instance = store.instances[0]
+    instance.function("peek")()
+    memories, tables = {}, {}
+    for name, item in instance.exports.items():
+        if isinstance(item, Memory):
+            memories[name] = hashlib.sha256(item.data).digest()
+        elif isinstance(item, Table):
+            tables[name] = _pattern(item[i] is not None for i in range(len(item)))
+    names = _names(instance.module, "r") + _names(instance.module, "p")
+    values = {name: instance.global_(name).bits for name in names}
+    trap = outcome.trap.code if isinstance(outcome, Trapped) else None
+    return End(_SAME.get(trap, trap) if trap else None, values, memories, tables)
+
+
+def straight(module: Module) -> tuple[End, int]:
+    """In fast code and in counted fast code; the end and the number of instructions."""
+    store = _fresh(module)
+    plain = _end(store, store.run())
+    store = _fresh(module)
+    outcome = store.run(fuel=1 << 40)
+    count = store.executed or 0
+    assert _end(store, outcome) == plain, "counted fast code ends otherwise"
+    return plain, count
+
+
+def restored(module: Module, draw: random.Random, count: int) -> tuple[End, int]:
+    """With a journey through bytes after some random numbers of instructions."""
+    store = _fresh(module)
+    mean = max(1, count // 20)
+    while isinstance(outcome := store.run(fuel=draw.randint(1, 2 * mean)), Paused):
+        store = hop(store)
+    executed = store.executed or 0
+    return _end(store, outcome), executed
+
+
+# ---- under Wasmtime
+
+
+@cache
+def _engine() -> Any:
+    config = wasmtime.Config()
+    config.cranelift_nan_canonicalization = True
+    config.cranelift_opt_level = "none"
+    config.memory_reservation = 1 << 20
+    config.memory_guard_size = 1 << 16
+    for feature in ("memory64", "multi_memory", "tail_call", "function_references", "exceptions"):
+        setattr(config, f"wasm_{feature}", True)
+    config.wasm_relaxed_simd = True
+    config.wasm_relaxed_simd_deterministic = True
+    return wasmtime.Engine(config)
+
+
+_TRAPS = (
+    "unreachable",
+    "integer divide by zero",
+    "integer overflow",
+    "invalid conversion to integer",
+    "out of bounds memory access",
+    "out of bounds table access",
+    "uninitialized element",
+    "indirect call type mismatch",
+    "call stack exhausted",
+    "null reference",
+)
+_SAME = {
+    "undefined element": "out of bounds table access",
+    "null function reference": "null reference",
+}
+"""Traps of ours that are one with others in Wasmtime."""
+
+
+def _trap(message: str) -> str:
+    return next(known for known in _TRAPS if known in message)
+
+
+def oracle(module: Module) -> End:
+    """The same under Wasmtime."""
+    store = wasmtime.Store(_engine())
+    instance = wasmtime.Instance(store, wasmtime.Module(_engine(), module.binary), [])
+    exports: Any = instance.exports(store)
+    trap: str | None = None
+    try:
+        exports["run"](store)
+    except wasmtime.Trap as error:
+        trap = _trap(str(error))
+    exports["peek"](store)
+    memories, tables = {}, {}
+    for item in module.exports:
+        found = exports[item.name]
+        if isinstance(found, wasmtime.Memory):
+            data = bytes(found.read(store, 0, found.data_len(store)))
+            memories[item.name] = hashlib.sha256(data).digest()
+        elif isinstance(found, wasmtime.Table):
+            # A null funcref comes back as a Val, not as None.
+            elements = [found.get(store, i) for i in range(found.size(store))]
+            tables[item.name] = _pattern(isinstance(e, wasmtime.Func) for e in elements)
+    names = _names(module, "r") + _names(module, "p")
+    values = {name: exports[name].value(store) & MASK for name in names}
+    return End(trap, values, memories, tables)
+
+
+# ---- together
+
+
+def trial(text: str, seed: int) -> End:
+    """Run one module in all ways; the end of all.
+
+    Raises:
+        AssertionError: two ways differ.
+    """
+    module = Module.from_text(text)
+    plain, count = straight(module)
+    assert oracle(module) == plain, "Wasmtime ends otherwise"
+    again, executed = restored(module, random.Random(seed), count)
+    assert again == plain, "with journeys it ends otherwise"
+    assert executed == count
+    pair = Pair(_fresh(module), _fresh(module), counted=seed % 2 == 0)
+    outcome = pair.run(most=200, seed=seed)
+    if outcome == Paused("requested"):
+        outcome = pair.run(most=100_000, every=1000, seed=seed)
+    assert _end(pair.fast, outcome) == plain, "in steps it ends otherwise"
+    return plain
+
+
+def main() -> None:
+    """Run for as many seconds as asked; modules that differ are kept in the folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--folder", type=Path, default=Path("build/differential"))
+    options = parser.parse_args()
+    end = time.monotonic() + options.seconds
+    count = trapped = wrong = 0
+    seed = options.seed
+    print(f"seed {seed}", flush=True)
+    while time.monotonic() < end:
+        text = source(random.Random(seed).randrange)
+        try:
+            trapped += trial(text, seed).trap is not None
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is a finding)
+            wrong += 1
+            options.folder.mkdir(parents=True, exist_ok=True)
+            (options.folder / f"{seed}.wat").write_text(text)
+            print(f"seed {seed}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+        count += 1
+        seed += 1
+    print(f"{count} modules, {trapped} trapped, {wrong} differ", flush=True)
+    raise SystemExit(wrong != 0)
+
+
+if __name__ == "__main__":
+    main()
