@@ -66,7 +66,8 @@ lint: $(VENV)/.dev ## style, types, and our C with warnings as errors
 check: $(VENV)/.dev $(VENV)/.built ## generated files are what their generators make
 	@$(TIMED) "check" $(PYTEST) -q tests/meta/test_generated.py
 
-fuzz: $(VENV)/.test $(VENV)/.built ## longer random testing (FUZZ=examples for each test)
+fuzz: $(VENV)/.test $(VENV)/.built ## longer random testing (FUZZ=examples for each test, SECONDS of libFuzzer)
+	@$(TIMED) "fuzz: libFuzzer" scripts/fuzz-module $(or $(SECONDS),300)
 	@$(TIMED) "fuzz" env WASMSR_FUZZ=$(or $(FUZZ),2000) $(PYTEST) -n $(JOBS) --dist worksteal --timeout 3600 -m "full or not full" tests/fuzz tests/wasi/test_against.py $(ARGS)
 
 clean: ## remove what was built (not .cache, which holds downloads)

@@ -1,10 +1,7 @@
 /* A libFuzzer target for the core alone: decode, validate and compile whatever bytes come, run what
  * is valid for a while, with every invariant checked and each frame taken out and put in again.
  *
- *   clang -g -O1 -std=c11 -fsanitize=fuzzer,address,undefined -Iwasmsr wasmsr/_core.c \
- *       wasmsr/core/[a-z]*.c tests/fuzz/fuzz_module.c -lm -o build/fuzz_module
- *   build/fuzz_module -max_total_time=60 CORPUS examples/snapshot
- */
+ * scripts/fuzz-module builds and runs it; so does `make fuzz`. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
