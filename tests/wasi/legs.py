@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,7 @@ class Job:
         mounts: (host folder, guest name).
         stdin, stdout, stderr: files; output is appended.
         listen: addresses of listening sockets.
+        stride: a leg makes so many host calls at most, drawn by its number.
     """
 
     module: str
@@ -51,6 +53,7 @@ class Job:
     mounts: list[tuple[str, str]] = field(default_factory=list)
     stdin: str | None = None
     listen: list[str] = field(default_factory=list)
+    stride: int = 1
 
     def surroundings(self) -> dict[str, Any]:
         """What every leg is given anew."""
@@ -134,17 +137,18 @@ def straight(job: Job) -> int:
     return code
 
 
-def _all(one: Callable[[bytes | None, int], bytes | int]) -> tuple[int, int]:
+def _all(job: Job, one: Callable[[bytes | None, int], bytes | int]) -> tuple[int, int]:
     state, legs = one(None, 0), 1
     while isinstance(state, bytes):
-        state, legs = one(state, 1), legs + 1
+        calls = random.Random(legs).randint(1, job.stride)
+        state, legs = one(state, calls), legs + 1
     return state, legs
 
 
 def in_place(job: Job) -> tuple[int, int]:
     """(exit code, legs), all in this process."""
     module = Module.from_file(job.module)
-    return _all(lambda state, calls: leg(job, module, state, calls))
+    return _all(job, lambda state, calls: leg(job, module, state, calls))
 
 
 def in_processes(job: Job) -> tuple[int, int]:
@@ -182,7 +186,7 @@ def _forked(job: Job, module: Module, folder: Path) -> tuple[int, int]:
         os.replace(after, folder / "before")
         return b"in the file"
 
-    return _all(one)
+    return _all(job, one)
 
 
 if __name__ == "__main__":
