@@ -208,7 +208,7 @@ def test_esbuild(tmp_path: Path) -> None:
             )
 
     words = ["--bundle", "--minify", "--sourcemap", "--outfile=/out.js", "/src/m0.ts"]
-    code, _, files = twice(job_of(module, *words, guest="/", stride=12), tmp_path, fill)
+    code, _, files = twice(job_of(module, *words, guest="/", stride=30), tmp_path, fill)
     assert code == 0
     bundle = files["out.js"]
     assert isinstance(bundle, bytes) and bundle.count(b"console.log(") == 40
