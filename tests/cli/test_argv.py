@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wasmsr.cli.argv import Split, split
-from wasmsr.cli.command import SplitCommand
+from wasmsr.cli.run_command import SplitCommand
 
 OPTIONS = {"--trace": False, "--fuel": True, "--dir": True, "--help": False}
 

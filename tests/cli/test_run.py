@@ -123,7 +123,7 @@ def test_options_as_variables(
 
 def test_every_option_has_its_variable() -> None:
     from wasmsr.cli.app import wasmsr
-    from wasmsr.cli.command import run
+    from wasmsr.cli.run_command import run
 
     for command in (wasmsr, run):
         for parameter in command.params:
@@ -134,7 +134,7 @@ def test_every_option_has_its_variable() -> None:
 
 
 def test_run_has_no_one_letter_options() -> None:
-    from wasmsr.cli.command import run
+    from wasmsr.cli.run_command import run
 
     for parameter in run.params:
         if parameter.param_type_name == "option":

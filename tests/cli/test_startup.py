@@ -16,6 +16,20 @@ if TYPE_CHECKING:
 HEAVY = ("grpc", "google.protobuf", "wasmtime", "zstandard", "msgpack", "rich", "platformdirs")
 
 
+SLOW = (
+    "click",
+    "typing",
+    "dataclasses",
+    "inspect",
+    "re",
+    "hashlib",
+    "_hashlib",
+    "socket",
+    "tempfile",
+)
+"""What takes longer to import than a small program takes to run, and `run` has no need of."""
+
+
 def imported(cli: Cli, *words: str, **variables: str) -> set[str]:
     """The modules that a command line imports, from Python's own report."""
     outcome = subprocess.run(
@@ -49,8 +63,12 @@ def test_help_is_light(cli: Cli, words: list[str]) -> None:
 def test_run_fib_is_light(cli: Cli) -> None:
     names = imported(cli, "run", "fib")
     assert "wasmsr._ffi" in names
+    assert len(names) < 110, sorted(names)
     unwanted = (
         *HEAVY,
+        *SLOW,
+        "pathlib",
+        "json",
         "wasmsr.wasi",
         "wasmsr.snapshot",
         "asyncio",
@@ -61,7 +79,62 @@ def test_run_fib_is_light(cli: Cli) -> None:
 
 
 def test_run_cat_needs_no_snapshot(cli: Cli) -> None:
-    assert found(imported(cli, "run", "cat"), (*HEAVY, "wasmsr.snapshot")) == []
+    # A mount's folder is a Path, which brings `re`.
+    slow = tuple(name for name in SLOW if name != "re")
+    unwanted = (*HEAVY, *slow, "wasmsr.snapshot", "wasmsr.wasi.state", "wasmsr.wasi.restore")
+    names = imported(cli, "run", "cat")
+    assert found(names, unwanted) == []
+    assert len(names) < 145, sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "quick"),
+    [
+        (["run", "fib", "--", "5"], {}, True),
+        (["run", "--fuel", "1k", "fib"], {"WASMSR_INVOKE": "fib"}, True),
+        (["run", "fib", "--dir=.", "--env", "A=1", "--env", "B=2"], {"WASMSR_ENV": "C=3"}, True),
+        (["--version"], {}, True),
+        (["run", "fib"], {"WASMSR_TRACE": "0"}, False),
+        (["-v", "run", "fib"], {}, False),
+        (["run", "fib", "--help"], {}, False),
+        (["run", "--fuel", "lots", "fib"], {}, False),
+        (["run", "fib", "--fuel"], {}, False),
+    ],
+)
+def test_click_is_only_for_what_needs_it(
+    cli: Cli, words: list[str], variables: dict[str, str], quick: bool
+) -> None:
+    names = imported(cli, *words, **variables)
+    assert ("click" in names) != quick
+
+
+def test_both_ways_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options by the short way and by click, for lines that both understand."""
+    from wasmsr.cli import launch, quick, run_command
+
+    seen: list[dict[str, object]] = []
+
+    class Fake:
+        def __init__(self, options: object) -> None:
+            seen.append(vars(options))
+
+        def run(self) -> int:
+            return 0
+
+    monkeypatch.setattr(launch, "Launch", Fake)
+    monkeypatch.setenv("WASMSR_DIR", "one\ntwo")
+    monkeypatch.setenv("WASMSR_MAX_MEMORY", "2M")
+    for line in (
+        "fib 9",
+        "fib --env A=1 --dir x --dir=y::z --json -- --json",
+        "--fuel 40M --snapshot-after 2.5 fib --max-memory=1G -3 x",
+        "--from-snapshot file --snapshot-file other --keep-running --snapshot-at 1_000",
+        "app.wasm --features -tail-calls --stdin f --module-cache off --invoke g",
+    ):
+        assert quick.attempt(["run", *line.split()]) == 0
+        run_command.run.main(line.split(), prog_name="run", standalone_mode=False)
+        assert seen[-1] == seen[-2], line
+    assert len(seen) == 10
 
 
 def test_help_teaches(cli: Cli) -> None:

@@ -11,7 +11,7 @@ from wasmsr.cli import messages
 
 COMMANDS = {
     "run": (
-        "wasmsr.cli.command",
+        "wasmsr.cli.run_command",
         "run a program; save it while it runs, or go on from that",
     ),
     "inspect": ("wasmsr.cli.inspect", "show what is in a snapshot"),

@@ -1,6 +1,6 @@
 """`wasmsr run`: its options, one row each, and what they mean together.
 
-`quick` or `command` read a command line by these rows; `launch` carries it out.
+`quick` or `run_command` read a command line by these rows; `launch` carries it out.
 """
 
 from __future__ import annotations
