@@ -2,7 +2,7 @@
 
 A program that calls every function of core/simd_lanes.h on vectors of special and random lanes is
 built with and without x86's instructions; what the two print must be equal, NaNs apart that the
-specification leaves open, which are made canonical.
+specification leaves open, which are made canonical. So must be what other CPUs print, under qemu.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from wasmsr.interp.simd import VECTORS
 from wasmsr.interp.simd_row import SHAPES, Vector
 
 FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-fno-math-errno"]
+CPUS = ("aarch64", "s390x")
 PROGRAM = r"""
 #include <stdio.h>
 #include "simd.h"
@@ -92,15 +93,18 @@ def _printed(row: Vector, call: str) -> str:
     return f'vector_out("{row.name}", {call})'
 
 
-def _lines(folder: Path, root: Path, *flags: str) -> list[str]:
+def _lines(folder: Path, root: Path, *flags: str, cpu: str = "") -> list[str]:
     source, program = folder / "lanes.c", folder / "lanes"
     source.write_text(PROGRAM.replace("CALLS", "\n".join(_calls())))
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("needs a C compiler")
+    names = (f"{cpu}-linux-gnu-gcc",) if cpu else ("gcc", "cc")
+    compiler = next(filter(None, map(shutil.which, names)), None)
+    emulator = [f"qemu-{cpu}"] if cpu else []
+    flags += ("-static",) if cpu else ()
+    if compiler is None or (cpu and shutil.which(*emulator) is None):
+        pytest.skip(f"needs {' '.join([*names, *emulator])}")
     command = [compiler, *FLAGS, *flags, f"-I{root / 'wasmsr' / 'core'}"]
     subprocess.run([*command, str(source), "-o", str(program), "-lm"], check=True)
-    done = subprocess.run([str(program)], check=True, capture_output=True, text=True)
+    done = subprocess.run([*emulator, str(program)], check=True, capture_output=True, text=True)
     return done.stdout.splitlines()
 
 
@@ -126,3 +130,10 @@ def test_every_way_gives_the_same(root: Path, tmp_path: Path) -> None:
     assert len(plain) > 3000 * 200
     differ = [(one, other) for one, other in zip(plain, machine, strict=True) if one != other]
     assert not differ, differ[:5]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("cpu", CPUS)
+def test_every_cpu_gives_the_same(cpu: str, root: Path, tmp_path: Path) -> None:
+    """Other vector instructions, and bytes that run the other way."""
+    assert _lines(tmp_path, root, cpu=cpu) == _lines(tmp_path, root, "-DWSR_NO_SSE")

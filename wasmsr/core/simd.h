@@ -105,7 +105,7 @@ static inline uint8_t wsr_popcnt8(uint8_t a) {
   static inline T wsr_nearest##N(T a) {                                                     \
     const T size = FABS(a);                                                                 \
     if (!(size < (T)MOST)) return a + (T)0; /* whole already; NaNs become quiet */          \
-    return COPYSIGN(size + (T)MOST - (T)MOST, a);                                           \
+    return COPYSIGN((T)(size + (T)MOST) - (T)MOST, a); /* without excess precision */       \
   }                                                                                         \
   static inline T wsr_floor##N(T a) {                                                       \
     const T near = wsr_nearest##N(a);                                                       \
