@@ -100,7 +100,7 @@ def _lines(folder: Path, root: Path, *flags: str, cpu: str = "") -> list[str]:
     compiler = next(filter(None, map(shutil.which, names)), None)
     emulator = [f"qemu-{cpu}"] if cpu else []
     flags += ("-static",) if cpu else ()
-    if compiler is None or (cpu and shutil.which(*emulator) is None):
+    if compiler is None or (cpu and shutil.which(emulator[0]) is None):
         pytest.skip(f"needs {' '.join([*names, *emulator])}")
     command = [compiler, *FLAGS, *flags, f"-I{root / 'wasmsr' / 'core'}"]
     subprocess.run([*command, str(source), "-o", str(program), "-lm"], check=True)
