@@ -314,3 +314,45 @@ def test_quiet_and_verbose(cli: Cli, module: Path_) -> None:
     assert "Traceback" in cli("-vv", "run", "nothing.wasm").stderr
     assert "Traceback" not in cli("-v", "run", "nothing.wasm").stderr
     assert "Traceback" in cli("--log-level", "debug", "run", "nothing.wasm").stderr
+
+
+DIARY = Path(__file__).parents[1] / "migration" / "diary.wat"
+
+
+def a_diary(cli: Cli) -> Path:
+    """A folder for the program of tests/migration, which writes 150 lines in 3 seconds."""
+    home = cli.folder / "home"
+    home.mkdir()
+    (home / "old").write_bytes(b"old")
+    (home / "gone").write_bytes(b"gone")
+    return home
+
+
+def test_carried_files_come_out_of_the_snapshot(cli: Cli) -> None:
+    home = a_diary(cli)
+    save = ("--snapshot-after", "0.5", "--snapshot-file", "s.bin")
+    assert cli("run", str(DIARY), "--dir", "home::data::carry", *save).returncode == 120
+    lines = len((home / "diary").read_bytes().splitlines())
+    assert 0 < lines < 60
+    cli("run", str(DIARY), "--from-snapshot", "s.bin", "--dir", "there::data::carry")
+    assert len((cli.folder / "there" / "diary").read_bytes().splitlines()) == 150
+    assert sorted(path.name for path in (cli.folder / "there").iterdir()) == ["diary", "older"]
+    assert len((home / "diary").read_bytes().splitlines()) == lines
+    # A folder of somebody else's.
+    (cli.folder / "mine").mkdir()
+    (cli.folder / "mine" / "letter").write_bytes(b"dear")
+    words = ("run", str(DIARY), "--from-snapshot", "s.bin", "--dir", "mine::data::carry")
+    outcome = cli(*words, "--on-changed", "error")
+    assert "data/letter is not the program's" in outcome.stderr
+    outcome = cli(*words, "--carry-limit", "10")
+    assert "--carry-limit SIZE allows more" in outcome.stderr
+    assert (cli.folder / "mine" / "letter").read_bytes() == b"dear"
+
+
+def test_output_to_files(cli: Cli) -> None:
+    a_diary(cli)
+    words = ("run", str(DIARY), "--dir", "home::data", "--stdout", "out", "--stderr", "out")
+    outcome = cli(*words, "--snapshot-after", "0.5", "--snapshot-file", "s.bin")
+    assert "done" not in outcome.stdout and outcome.returncode == 120
+    cli(*words, "--from-snapshot", "s.bin")
+    assert (cli.folder / "out").read_bytes() == b"done\n"

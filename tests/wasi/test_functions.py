@@ -74,15 +74,15 @@ def test_no_mounts(text: str) -> None:
         Mount.parse(text)
 
 
-@pytest.mark.parametrize("mode", ["carry", "overlay", "mem", "ro", "rw"])
+@pytest.mark.parametrize("mode", ["mem", "rw", "HOST"])
 def test_other_modes_are_refused_by_name(mode: str) -> None:
-    with pytest.raises(WasiConfigError, match=mode):
+    with pytest.raises(WasiConfigError, match=f"{mode}|has no folder of the host"):
         Mount.parse(f"a::b::{mode}")
 
 
 def test_a_mount_must_be_a_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for name, why in (("none", "does not exist"), ("file", "is not a directory")):
+    for name, why in (("none", "does not exist"), ("file", "is neither a directory nor")):
         with pytest.raises(WasiConfigError, match=why):
             Wasi(mounts=[Mount(tmp_path / name, "/x")])
     with pytest.raises(WasiConfigError):
