@@ -56,8 +56,12 @@ __all__ = [
     "Store",
     "Table",
     "TableType",
+    "Tag",
+    "TagType",
+    "ThrownException",
     "Trap",
     "Trapped",
+    "UncaughtException",
     "UnportableState",
     "UnsupportedError",
     "ValType",
@@ -89,12 +93,14 @@ if TYPE_CHECKING:
         ModuleMismatch,
         SnapshotError,
         Trap,
+        UncaughtException,
         UnportableState,
         UnsupportedError,
         VersionError,
         WasiConfigError,
         WasmsrError,
     )
+    from wasmsr.interp.exceptions import ThrownException
     from wasmsr.interp.externs import (
         Caller,
         Extern,
@@ -104,6 +110,7 @@ if TYPE_CHECKING:
         Memory,
         Retry,
         Table,
+        Tag,
     )
     from wasmsr.interp.machine import Imports, Instance, Store
     from wasmsr.interp.module import Export, Import, Module
@@ -114,6 +121,7 @@ if TYPE_CHECKING:
         GlobalType,
         MemoryType,
         TableType,
+        TagType,
         ValType,
     )
     from wasmsr.library import pause, run
@@ -123,11 +131,12 @@ if TYPE_CHECKING:
     from wasmsr.wasi.preview1 import Wasi
 
 _ROOMS = {
-    "interp.externs": "Caller Extern Function Global HostFunction Memory Retry Table",
+    "interp.exceptions": "ThrownException",
+    "interp.externs": "Caller Extern Function Global HostFunction Memory Retry Table Tag",
     "interp.machine": "Imports Instance Store",
     "interp.module": "Export Import Module",
     "interp.outcomes": "Exited Finished Limits Outcome Paused Trapped",
-    "interp.types": "Bounds FuncType GlobalType MemoryType TableType ValType",
+    "interp.types": "Bounds FuncType GlobalType MemoryType TableType TagType ValType",
     "library": "pause run",
     "snapshot.state": "Snapshot",
     "wasi.mounts": "Mount",

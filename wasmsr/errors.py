@@ -7,6 +7,8 @@ values of `wasmsr.interp.machine`, not exceptions; see RATIONALE.md.
 
 from __future__ import annotations
 
+from typing import Any
+
 from wasmsr.record import record
 
 # Exit codes of the command line. 0 and the guest's own code apart, these are all there are.
@@ -112,6 +114,26 @@ class Trap(WasmsrError):
         super().__init__(code)
         self.code = code
         self.backtrace = backtrace
+
+
+class UncaughtException(Trap):
+    """The program threw an exception that nothing in it caught.
+
+    Raised by a host function (see `Tag.throw`), or let through by one that called back, it goes to
+    the program that called the function, which may catch it.
+
+    Attributes:
+        exception: the `wasmsr.ThrownException`; its tag and its fields as Python values are
+            `tag` and `fields`.
+    """
+
+    def __init__(
+        self, exception: Any, tag: Any, fields: tuple[Any, ...], backtrace: tuple[Frame, ...] = ()
+    ) -> None:
+        super().__init__("uncaught exception", backtrace)
+        self.exception = exception
+        self.tag = tag
+        self.fields = fields
 
 
 class Exit(WasmsrError):

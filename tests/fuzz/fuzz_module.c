@@ -24,7 +24,7 @@ static void restore(wsr_store *from, wsr_module *module, const wsr_limits *limit
   const uint32_t n = wsr_frame_count(from);
   wsr_store *to = wsr_store_new(limits, &error);
   if (!to) return;
-  if (n <= MOST_FRAMES && wsr_add_instance(to, module, none, none, none, none, &error) == 0) {
+  if (n <= MOST_FRAMES && wsr_add_instance(to, module, none, none, none, none, none, &error) == 0) {
     for (uint32_t i = 0; i < n; i++) {
       wsr_frame_view next = {0}, view;
       if (i + 1 < n) ensure(wsr_view_frame(from, i + 1, 1, &next));
@@ -51,7 +51,7 @@ static void run(wsr_module *module, const wsr_counts *counts) {
   wsr_error error;
   wsr_store *store = wsr_store_new(&limits, &error);
   if (!store) return;
-  if (wsr_add_instance(store, module, none, none, none, none, &error) == 0 &&
+  if (wsr_add_instance(store, module, none, none, none, none, none, &error) == 0 &&
       wsr_apply_segments(store, 0) == 0) {
     for (uint32_t f = 0; f < counts->functions && f < 20; f++) {
       wsr_function_type type;

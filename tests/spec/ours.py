@@ -12,6 +12,7 @@ from typing import Any
 
 import wasmtime
 
+from wasmsr import errors
 from wasmsr.errors import UnsupportedError
 from wasmsr.interp.externs import Extern as Handle
 from wasmsr.interp.externs import Function, Global, HostFunction
@@ -20,7 +21,7 @@ from wasmsr.interp.module import Module
 from wasmsr.interp.types import FuncType, ValType
 
 from . import spectest
-from .engine import NoSuchExport, same_trap
+from .engine import NoSuchExport, UncaughtException, same_trap
 from .values import WIDTH, Extern, Null, Number, Reference, Value
 
 _NAMES = {ValType[name.upper()]: name for name in WIDTH}
@@ -121,10 +122,11 @@ class WasmsrSession:
     def _value(self, kind: ValType, bits: int, result: Any) -> Value:
         if kind in _NAMES:
             return Number(_NAMES[kind], bits)
-        heap = "func" if kind.code is ValType.FUNCREF else "extern"
+        heaps = {ValType.FUNCREF: "func", ValType.EXNREF: "exn"}
+        heap = heaps.get(kind.code, "extern")
         if bits == 0:
             return Null(heap)
-        if heap == "func":
+        if heap != "extern":
             return Reference(heap)
         return Extern(result) if isinstance(result, int) else Reference(heap)
 
@@ -137,6 +139,8 @@ def finished(outcome: Outcome) -> Finished:
         AssertionError: it stopped or exited, which no script makes it do.
     """
     if isinstance(outcome, Trapped):
+        if isinstance(outcome.trap, errors.UncaughtException):
+            raise UncaughtException(str(outcome.trap))
         raise outcome.trap
     assert isinstance(outcome, Finished), f"the run ended with {outcome}"
     return outcome

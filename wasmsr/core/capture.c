@@ -61,7 +61,8 @@ static wsr_position *position_at(const wsr_module *m, const wsr_code *shared, ui
     if (p->cell == key) return p;
   wsr_position *made = make_position(m, code, cell);
   if (!made) return NULL;
-  if (code->n_locals && !wsr_live_locals(code, resume, made->live)) {
+  if (code->n_locals && !(resume == cell ? wsr_live_locals(code, cell, made->live)
+                                         : wsr_live_behind(code, cell, made->live))) {
     free(made);
     return NULL;
   }

@@ -38,6 +38,23 @@ uint32_t wsr_emit_target(wsr_emitter *e, uint32_t slot) {
   return e->n_targets++;
 }
 
+uint32_t wsr_open_try(wsr_emitter *e, uint32_t outer) {
+  if (!room_for(e, &e->tries, &e->room_tries, e->n_tries + 1, sizeof *e->tries)) return 0;
+  e->tries[e->n_tries] = (wsr_try){e->n_cells, WSR_NONE, outer, outer, WSR_NONE};
+  return e->n_tries++;
+}
+
+void wsr_emit_catch(wsr_emitter *e, uint32_t try_, uint32_t *last, uint32_t what, uint32_t tag,
+                    uint32_t target) {
+  if (!room_for(e, &e->catches, &e->room_catches, e->n_catches + 1, sizeof *e->catches)) return;
+  e->catches[e->n_catches] = (wsr_catch){WSR_NONE, what, tag, target};
+  if (*last == WSR_NONE)
+    e->tries[try_].first = e->n_catches;
+  else
+    e->catches[*last].next = e->n_catches;
+  *last = e->n_catches++;
+}
+
 void wsr_add_fixup(wsr_emitter *e, uint32_t *chain, uint32_t at, bool target) {
   if (!room_for(e, &e->fixups, &e->room_fixups, e->n_fixups + 1, sizeof *e->fixups)) return;
   e->fixups[e->n_fixups] = (wsr_fixup){*chain, at, target};
@@ -76,6 +93,8 @@ static wsr_code *make(wsr_module *m, uint32_t function, bool deterministic) {
     free(e.cells);
     free(e.offsets);
     free(e.targets);
+    free(e.tries);
+    free(e.catches);
     free(code);
     return NULL;
   }
@@ -89,6 +108,10 @@ static wsr_code *make(wsr_module *m, uint32_t function, bool deterministic) {
       .frame_slots = e.highest,
       .n_cells = e.n_cells,
       .n_targets = e.n_targets,
+      .n_tries = e.n_tries,
+      .n_catches = e.n_catches,
+      .tries = e.tries,
+      .catches = e.catches,
       .cells = e.cells,
       .offsets = e.offsets,
       .targets = e.targets,
@@ -115,6 +138,8 @@ void wsr_code_free(wsr_code *code) {
   free(code->cells);
   free(code->offsets);
   free(code->targets);
+  free(code->tries);
+  free(code->catches);
   free(code->local_types);
   free(atomic_load(&code->live));
   wsr_fast_free(atomic_load(&code->fast[0]));

@@ -16,8 +16,10 @@ typedef struct {
   uint32_t *offsets;
   wsr_target *targets;
   wsr_fixup *fixups;
-  uint32_t n_cells, n_targets, n_fixups;
-  uint32_t room_cells, room_targets, room_fixups;
+  wsr_try *tries;
+  wsr_catch *catches;
+  uint32_t n_cells, n_targets, n_fixups, n_tries, n_catches;
+  uint32_t room_cells, room_targets, room_fixups, room_tries, room_catches;
   uint32_t highest; /* most slots in use, locals included */
   bool failed, deterministic;
 } wsr_emitter;
@@ -26,6 +28,11 @@ typedef struct {
 uint32_t wsr_emit(wsr_emitter *e, uint32_t op, uint32_t offset, uint32_t n, uint32_t s, uint32_t a,
                   uint32_t b);
 uint32_t wsr_emit_target(wsr_emitter *e, uint32_t slot);
+/* A try that begins at the next cell, in the one around it; returns its index. */
+uint32_t wsr_open_try(wsr_emitter *e, uint32_t outer);
+/* Append a catch behind `*last` of the try (WSR_NONE: its first), which becomes the new last. */
+void wsr_emit_catch(wsr_emitter *e, uint32_t try_, uint32_t *last, uint32_t what, uint32_t tag,
+                    uint32_t target);
 void wsr_add_fixup(wsr_emitter *e, uint32_t *chain, uint32_t at, bool target);
 /* Let everything in the chain lead to the next cell. */
 void wsr_resolve(wsr_emitter *e, uint32_t chain);

@@ -268,6 +268,20 @@ static bool add_function(wsr_module *m, wsr_reader *r, uint32_t type) {
   return true;
 }
 
+/* A tag's attribute, and its type, which gives nothing (3.1.9). */
+static bool read_tag_type(const wsr_module *m, wsr_reader *r, uint32_t *type) {
+  uint8_t attribute;
+  READ(wsr_read_byte(r, &attribute));
+  if (attribute) {
+    r->at--;
+    return malformed(r, "malformed tag attribute");
+  }
+  READ(wsr_read_u32(r, type));
+  if (*type >= m->n.types) return invalid(r, "unknown type");
+  if (m->types[*type].n_results) return invalid(r, "non-empty tag result type");
+  return true;
+}
+
 static bool import_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
   READ(read_count(r, 4, &n));
@@ -278,6 +292,7 @@ static bool import_section(wsr_module *m, wsr_reader *r) {
   READ(extend(r, &m->table_inits, 0, n, sizeof *m->table_inits));
   READ(extend(r, &m->memories, 0, n, sizeof *m->memories));
   READ(extend(r, &m->globals, 0, n, sizeof *m->globals));
+  READ(extend(r, &m->tags, 0, n, sizeof *m->tags));
   m->n.imports = n;
   for (uint32_t i = 0; i < n; i++) {
     wsr_extern *import = &m->imports[i];
@@ -305,7 +320,11 @@ static bool import_section(wsr_module *m, wsr_reader *r) {
         import->index = m->n.globals;
         READ(read_global_type(m, r, &m->globals[m->n.globals++].type));
         break;
-      case 4: return wsr_lack(r->error, wsr_at(r) - 1, WSR_FEATURE_EXCEPTIONS);
+      case WSR_TAG:
+        import->index = m->n.tags;
+        READ(wsr_use(r, wsr_at(r) - 1, WSR_FEATURE_EXCEPTIONS));
+        READ(read_tag_type(m, r, &m->tags[m->n.tags++]));
+        break;
       default: r->at--; return malformed(r, "malformed import kind");
     }
   }
@@ -313,6 +332,7 @@ static bool import_section(wsr_module *m, wsr_reader *r) {
   m->n.imported_tables = m->n.tables;
   m->n.imported_memories = m->n.memories;
   m->n.imported_globals = m->n.globals;
+  m->n.imported_tags = m->n.tags;
   return true;
 }
 
@@ -362,6 +382,15 @@ static bool memory_section(wsr_module *m, wsr_reader *r) {
   return true;
 }
 
+static bool tag_section(wsr_module *m, wsr_reader *r) {
+  uint32_t n;
+  READ(wsr_use(r, wsr_at(r), WSR_FEATURE_EXCEPTIONS));
+  READ(read_count(r, 2, &n));
+  READ(extend(r, &m->tags, m->n.tags, n, sizeof *m->tags));
+  for (uint32_t i = 0; i < n; i++) READ(read_tag_type(m, r, &m->tags[m->n.tags++]));
+  return true;
+}
+
 static bool global_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
   READ(read_count(r, 3, &n));
@@ -388,11 +417,10 @@ static bool export_section(wsr_module *m, wsr_reader *r) {
     READ(wsr_read_byte(r, &kind));
     READ(wsr_read_u32(r, &item->index));
     item->kind = kind;
-    const uint32_t counts[] = {m->n.functions, m->n.tables, m->n.memories, m->n.globals};
+    const uint32_t counts[] = {m->n.functions, m->n.tables, m->n.memories, m->n.globals, m->n.tags};
     static const char *const unknown[] = {"unknown function", "unknown table", "unknown memory",
-                                          "unknown global"};
-    if (kind == 4) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_EXCEPTIONS);
-    if (kind > 4) return malformed(r, "malformed export kind");
+                                          "unknown global", "unknown tag"};
+    if (kind > WSR_TAG) return malformed(r, "malformed export kind");
     if (item->index >= counts[kind]) return invalid(r, unknown[kind]);
     if (kind == WSR_FUNCTION) m->declared[item->index] = 1;
   }
@@ -515,9 +543,9 @@ typedef bool (*section_reader)(wsr_module *, wsr_reader *);
 static const section_reader readers[] = {
     NULL,           type_section,   import_section, function_section, table_section,
     memory_section, global_section, export_section, start_section,    element_section,
-    code_section,   data_section,   data_count_section};
-static const uint8_t place[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 10};
-enum { SECTION_FUNCTION = 3, SECTION_CODE = 10, SECTION_DATA = 11, SECTION_TAG = 13 };
+    code_section,   data_section,   data_count_section, tag_section};
+static const uint8_t place[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 11, 6};
+enum { SECTION_FUNCTION = 3, SECTION_CODE = 10, SECTION_DATA = 11 };
 
 static int compare_names(const void *a, const void *b) {
   const wsr_extern *x = *(const wsr_extern *const *)a, *y = *(const wsr_extern *const *)b;
@@ -553,7 +581,6 @@ static bool decode(wsr_module *m, wsr_reader *r) {
     uint8_t id;
     uint32_t size;
     READ(wsr_read_byte(r, &id));
-    if (id == SECTION_TAG) return wsr_lack(r->error, wsr_at(r) - 1, WSR_FEATURE_EXCEPTIONS);
     if (id >= sizeof place) {
       r->at--;
       return malformed(r, "malformed section id");
@@ -646,6 +673,7 @@ void wsr_module_free(wsr_module *m) {
   free(m->tables);
   free(m->memories);
   free(m->globals);
+  free(m->tags);
   free(m->elements);
   free(m->data);
   free(m->declared);
@@ -748,6 +776,10 @@ void wsr_module_memory(const wsr_module *m, uint32_t index, wsr_bounds *out) {
 
 void wsr_module_global(const wsr_module *m, uint32_t index, wsr_global_type *out) {
   *out = m->globals[index].type;
+}
+
+void wsr_module_tag(const wsr_module *m, uint32_t index, wsr_function_type *out) {
+  *out = m->types[m->tags[index]];
 }
 
 void wsr_module_body(const wsr_module *m, uint32_t function, uint32_t *begin, uint32_t *end) {

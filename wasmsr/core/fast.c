@@ -646,6 +646,14 @@ static uint32_t vector_memory(ARGUMENTS) {
   NEXT(3);
 }
 
+/* Throwing: third and fourth word as above. Who catches goes on in code that is entered anew. */
+static uint32_t raise(ARGUMENTS) {
+  (void)memory, (void)size, (void)acc, (void)fd, (void)fs, (void)va;
+  const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
+  leave(store, low(pc[3]), 0);
+  return wsr_throw_cell(store, store->instance, cell, fp, store->out);
+}
+
 /* ---- metered code: the offset is the block's number of instructions ---- */
 
 STEP(spend, 2) {

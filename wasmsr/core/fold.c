@@ -847,7 +847,17 @@ static void fold_cell(folder *f, const wsr_cell *c) {
   switch (c->op) {
     case WSR_OP_NOP:
     case WSR_OP_BLOCK:
-    case WSR_OP_LOOP: return;
+    case WSR_OP_LOOP:
+    case WSR_OP_TRY_TABLE:
+    case WSR_OP_TRY: return;
+    case WSR_OP_THROW:
+    case WSR_OP_THROW_REF:
+    case WSR_OP_RETHROW:
+      flush_all(f);
+      special(f, WSR_FAST_raise, 0);
+      word(f, (uint64_t)(uintptr_t)c);
+      word(f, f->at);
+      return;
     case WSR_OP_UNREACHABLE:
       flush_all(f);
       special(f, WSR_FAST_unreachable, 0);
@@ -859,6 +869,7 @@ static void fold_cell(folder *f, const wsr_cell *c) {
       return;
     case WSR_OP_BR:
     case WSR_OP_BR_BACK:
+    case WSR_OP_LEAVE_CATCH:
       flush_all(f);
       move_results(f, c->s, c->n, c->u.p.b);
       branch(f, c->u.p.a);
@@ -922,6 +933,8 @@ static void fold_cell(folder *f, const wsr_cell *c) {
 
 static void mark_leaders(folder *f) {
   const wsr_code *code = f->code;
+  for (uint32_t i = 0; i < code->n_catches; i++) /* canonical: what throws leaves for them */
+    f->leader[code->targets[code->catches[i].target].cell] = 2;
   for (uint32_t i = 0; i < code->n_cells; i++) {
     const wsr_cell *c = &code->cells[i];
     switch (c->op) {
@@ -932,6 +945,7 @@ static void mark_leaders(folder *f) {
       case WSR_OP_IF:
       case WSR_OP_JUMP:
       case WSR_OP_BR:
+      case WSR_OP_LEAVE_CATCH:
       case WSR_OP_BR_IF:
       case WSR_OP_BR_ON_NULL:
       case WSR_OP_BR_ON_NON_NULL: f->leader[c->u.p.a] |= 1; break;
@@ -987,10 +1001,11 @@ static bool ends_block(const wsr_cell *c) {
     case WSR_OP_BR:
     case WSR_OP_BR_BACK:
     case WSR_OP_BR_TABLE:
+    case WSR_OP_LEAVE_CATCH:
     case WSR_OP_RETURN:
     case WSR_OP_RETURN_AT_END: return true;
     default:
-      return wsr_may_branch(c->op) || wsr_is_tail_call(c->op) || is_call(c) || is_slow(c);
+      return wsr_may_throw(c->op) || wsr_may_branch(c->op) || wsr_is_tail_call(c->op) || is_call(c) || is_slow(c);
   }
 }
 
@@ -1032,6 +1047,7 @@ static void find_longest(folder *f) {
       switch (c->op) {
         case WSR_OP_JUMP:
         case WSR_OP_BR:
+        case WSR_OP_LEAVE_CATCH:
         case WSR_OP_BR_BACK: longer(f, at, c->u.p.a, &most); break;
         case WSR_OP_BR_TABLE:
           for (uint32_t i = 0; i < c->u.p.b; i++)
@@ -1042,7 +1058,10 @@ static void find_longest(folder *f) {
         case WSR_OP_RETURN_AT_END:
         case WSR_OP_RETURN_CALL:
         case WSR_OP_RETURN_CALL_INDIRECT:
-        case WSR_OP_RETURN_CALL_REF: break;
+        case WSR_OP_RETURN_CALL_REF:
+        case WSR_OP_THROW:
+        case WSR_OP_THROW_REF:
+        case WSR_OP_RETHROW: break;
         default:
           if (wsr_may_branch(c->op))
             longer(f, at, c->u.p.a, &most);

@@ -39,6 +39,7 @@ static bool successors(const wsr_code *code, uint32_t at, visitor *visit, void *
   switch (c->op) {
     case WSR_OP_BR:
     case WSR_OP_BR_BACK:
+    case WSR_OP_LEAVE_CATCH:
     case WSR_OP_JUMP: visit(argument, c->u.p.a); return false;
     case WSR_OP_BR_TABLE:
       for (uint32_t i = 0; i < c->u.p.b; i++) visit(argument, code->targets[c->u.p.a + i].cell);
@@ -48,11 +49,22 @@ static bool successors(const wsr_code *code, uint32_t at, visitor *visit, void *
     case WSR_OP_RETURN_CALL:
     case WSR_OP_RETURN_CALL_INDIRECT:
     case WSR_OP_RETURN_CALL_REF:
+    case WSR_OP_THROW:
+    case WSR_OP_THROW_REF:
+    case WSR_OP_RETHROW:
     case WSR_OP_UNREACHABLE: return false;
     default:
       if (wsr_may_branch(c->op)) visit(argument, c->u.p.a);
       return true;
   }
+}
+
+/* Where an exception that is thrown at the cell may be caught. */
+static void catches(const wsr_code *code, uint32_t at, visitor *visit, void *argument) {
+  if (!code->n_tries || !wsr_may_throw(code->cells[at].op)) return;
+  for (uint32_t t = wsr_try_at(code, at); t != WSR_NONE; t = code->tries[t].parent)
+    for (uint32_t c = code->tries[t].first; c != WSR_NONE; c = code->catches[c].next)
+      visit(argument, code->targets[code->catches[c].target].cell);
 }
 
 static void mark_leader(void *live, uint32_t cell) {
@@ -96,7 +108,10 @@ static void walk_back(const flow *f, const joining *j, uint32_t from) {
   memset(j->out, 0, f->words * sizeof *j->out);
   if (successors(code, last, join, (void *)(uintptr_t)j) && last + 1 < code->n_cells)
     join((void *)(uintptr_t)j, last + 1);
-  for (uint32_t at = last + 1; at-- > from;) transfer(f, &code->cells[at], j->out);
+  for (uint32_t at = last + 1; at-- > from;) {
+    catches(code, at, join, (void *)(uintptr_t)j);
+    transfer(f, &code->cells[at], j->out);
+  }
 }
 
 static uint32_t *ranks(const wsr_code *code, const uint64_t *live, uint32_t *n_leaders) {
@@ -117,6 +132,8 @@ static uint64_t *find_leaders(const wsr_code *code) {
   uint64_t *live = calloc(bitmap_words(code), sizeof *live);
   if (!live) return NULL;
   mark_leader(live, 0);
+  for (uint32_t c = 0; c < code->n_catches; c++)
+    mark_leader(live, code->targets[code->catches[c].target].cell);
   for (uint32_t at = 0; at < code->n_cells; at++) {
     const uint16_t op = code->cells[at].op;
     const bool next = successors(code, at, mark_leader, live);
@@ -203,4 +220,27 @@ bool wsr_live_locals(wsr_code *code, uint32_t cell, uint8_t *result) {
   free(before);
   free(found);
   return good;
+}
+
+/* One target after the other, each into `more`. */
+typedef struct {
+  wsr_code *code;
+  uint8_t *live, *more;
+  bool good;
+} adding;
+
+static void add_target(void *argument, uint32_t cell) {
+  adding *a = argument;
+  a->good = a->good && wsr_live_locals(a->code, cell, a->more);
+  for (uint32_t i = 0; a->good && i < a->code->n_locals; i++) a->live[i] |= a->more[i];
+}
+
+bool wsr_live_behind(wsr_code *code, uint32_t cell, uint8_t *live) {
+  if (!wsr_live_locals(code, cell + 1, live)) return false;
+  if (!code->n_tries) return true;
+  adding a = {code, live, malloc((size_t)code->n_locals + 1), true};
+  a.good = a.more != NULL;
+  if (a.good) catches(code, cell, add_target, &a);
+  free(a.more);
+  return a.good;
 }

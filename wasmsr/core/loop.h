@@ -250,6 +250,22 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
       GO;
     }
 
+    /* ---- exceptions ---- */
+
+    OP(TRY_TABLE) { NEXT; }
+    OP(TRY) { NEXT; }
+    /* the fields from slot s; a: tag */
+    OP(THROW) { goto raise; }
+    /* s: the reference */
+    OP(THROW_REF) { goto raise; }
+    OP(RETHROW) { goto raise; }
+    /* as br */
+    SILENT(LEAVE_CATCH) {
+      move(fp + pc->u.p.b, fp + pc->s - pc->n, pc->n);
+      pc = code->cells + pc->u.p.a;
+      GO;
+    }
+
     /* ---- reference, parametric, variable ---- */
 
     OP(REF_AS_NON_NULL) {
@@ -365,7 +381,7 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
       NEXT;
     }
     /* No cell has these: `else` and `end` emit none, `select t` emits `select`. */
-    AT(ELSE) AT(END) AT(SELECT_T) { TRAP(UNREACHABLE); }
+    AT(ELSE) AT(END) AT(SELECT_T) AT(CATCH) AT(CATCH_ALL) AT(DELEGATE) { TRAP(UNREACHABLE); }
   }
 
 vector:
@@ -424,6 +440,18 @@ tail_call: {
     instance = store->instances[f->instance];
     LOAD_MEMORY();
   }
+  CANONICAL();
+  GO;
+}
+
+raise: {
+  SAVE();
+  const uint32_t outcome = wsr_throw_cell(store, instance, pc, fp, out);
+  if (outcome != WSR_SWITCH) {
+    KEEP_FUEL();
+    return outcome;
+  }
+  LOAD_FRAME();
   CANONICAL();
   GO;
 }

@@ -84,13 +84,31 @@ typedef struct wsr_position {
 typedef struct wsr_fast wsr_fast;
 void wsr_fast_free(wsr_fast *fast);
 
+/* A try: its cells, and who catches. Ascending by `begin`; `outer` is the next around it in the code,
+ * `parent` the one that an exception goes on to, which `delegate` chooses. */
+typedef struct {
+  uint32_t begin, end, outer, parent;
+  uint32_t first; /* catch, WSR_NONE for none */
+} wsr_try;
+
+enum { WSR_CATCH, WSR_CATCH_REF, WSR_CATCH_LEGACY };
+
+typedef struct {
+  uint32_t next; /* of the same try */
+  uint32_t what; /* WSR_CATCH_: what goes to the target beside the fields */
+  uint32_t tag;  /* index, or WSR_NONE for all */
+  uint32_t target;
+} wsr_catch;
+
 /* A compiled function body. */
 typedef struct {
   uint32_t function; /* index in its module */
   uint32_t n_params, n_results, n_locals; /* in slots: a v128 has two */
   uint32_t n_local_types;                 /* their number as the module counts */
   uint32_t frame_slots; /* locals and the greatest number of operands */
-  uint32_t n_cells, n_targets;
+  uint32_t n_cells, n_targets, n_tries, n_catches;
+  wsr_try *tries;
+  wsr_catch *catches;
   wsr_cell *cells;
   uint32_t *offsets; /* of each cell's instruction in the module */
   wsr_target *targets;
@@ -154,6 +172,7 @@ struct wsr_module {
   wsr_bounds *tables, *memories;
   uint32_t *table_inits; /* by table: offset of the constant expression for its elements, or 0 */
   wsr_global_def *globals;
+  uint32_t *tags; /* type indices */
   wsr_element_def *elements;
   wsr_data_def *data;
   wsr_counts n;
@@ -174,6 +193,10 @@ static inline bool wsr_is_call(uint32_t op) {
 static inline bool wsr_is_tail_call(uint32_t op) {
   return op == WSR_OP_RETURN_CALL || op == WSR_OP_RETURN_CALL_INDIRECT ||
          op == WSR_OP_RETURN_CALL_REF;
+}
+/* A frame that stands at such a cell, or waits behind it, may be left by an exception. */
+static inline bool wsr_may_throw(uint32_t op) {
+  return wsr_is_call(op) || op == WSR_OP_THROW || op == WSR_OP_THROW_REF || op == WSR_OP_RETHROW;
 }
 /* A branch to `a`, or on to the next cell. */
 static inline bool wsr_may_branch(uint32_t op) {
@@ -291,7 +314,13 @@ uint32_t wsr_types_before(const wsr_module *module, uint32_t function, uint32_t 
 /* The end of the instruction at `offset` of a validated body. */
 uint32_t wsr_instruction_end(const wsr_module *module, uint32_t offset);
 
+/* ---- exceptions.c ---- */
+/* The innermost try around the cell, or WSR_NONE. */
+uint32_t wsr_try_at(const wsr_code *code, uint32_t cell);
+
 /* ---- liveness.c ---- */
+/* Mark the slots of locals that are live when the call at `cell` has returned or thrown. */
+bool wsr_live_behind(wsr_code *code, uint32_t cell, uint8_t *live);
 /* Mark with 1 the slots of locals that are live before cell `cell` (of a v128 the first). False
  * without memory. */
 bool wsr_live_locals(wsr_code *code, uint32_t cell, uint8_t *live);

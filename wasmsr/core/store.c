@@ -57,6 +57,7 @@ static void free_instance(wsr_instance *i) {
   free(i->tables);
   free(i->memories);
   free(i->globals);
+  free(i->tags);
   free(i->types);
   free(i->dropped_elements);
   free(i->dropped_data);
@@ -95,6 +96,8 @@ void wsr_store_free(wsr_store *store) {
   free(store->tables);
   free(store->memories);
   free(store->globals);
+  free(store->tags);
+  wsr_free_exceptions(store);
   wsr_release(store->stack, stack_bytes(&store->limits));
   wsr_release(store->frames, store->limits.stack_frames * sizeof *store->frames);
   wsr_release(store->returns, store->limits.stack_frames * sizeof *store->returns);
@@ -207,6 +210,29 @@ static bool room_for_functions(wsr_store *store, uint32_t need) {
       memset(store->fast[i] + had, 0, ((size_t)have - had) * sizeof *store->fast[i]);
   }
   return room(&store->functions, &store->room_functions, need, sizeof *store->functions);
+}
+
+static uint32_t add_tag(wsr_store *store, uint32_t type, wsr_error *error) {
+  if (type == WSR_NONE ||
+      !room(&store->tags, &store->room_tags, store->n_tags + 1, sizeof *store->tags))
+    return no_memory(error);
+  store->tags[store->n_tags] = type;
+  return store->n_tags++;
+}
+
+uint32_t wsr_add_tag(wsr_store *store, const wsr_type *params, uint32_t n_params,
+                     wsr_error *error) {
+  const wsr_function_type type = {.params = params, .n_params = n_params};
+  return add_tag(store, type_number(store, &type), error);
+}
+
+uint32_t wsr_add_tag_import(wsr_store *store, wsr_module *m, uint32_t tag, wsr_error *error) {
+  const uint32_t *numbers = numbers_of(store, m);
+  return add_tag(store, numbers ? numbers[m->tags[tag]] : WSR_NONE, error);
+}
+
+void wsr_tag_type(const wsr_store *store, uint32_t address, wsr_function_type *out) {
+  *out = store->types[store->tags[address]];
 }
 
 static uint32_t add_host(wsr_store *store, uint32_t number, wsr_error *error) {
@@ -385,11 +411,12 @@ static bool allocate_arrays(wsr_instance *i) {
   i->tables = malloc(((size_t)n->tables + 1) * sizeof *i->tables);
   i->memories = n->memories ? malloc(n->memories * sizeof *i->memories) : NULL;
   i->globals = malloc(((size_t)n->globals + 1) * sizeof *i->globals);
+  i->tags = malloc(((size_t)n->tags + 1) * sizeof *i->tags);
   i->types = malloc(((size_t)n->types + 1) * sizeof *i->types);
   i->elements = calloc((size_t)n->elements + 1, sizeof *i->elements);
   i->dropped_elements = calloc((size_t)n->elements + 1, 1);
   i->dropped_data = calloc((size_t)n->data + 1, 1);
-  return i->functions && i->tables && (i->memories || !n->memories) && i->globals && i->types &&
+  return i->functions && i->tables && (i->memories || !n->memories) && i->globals && i->tags && i->types &&
          i->elements && i->dropped_elements && i->dropped_data;
 }
 
@@ -399,7 +426,7 @@ static void copy_indices(uint32_t *to, const uint32_t *from, uint32_t n) {
 
 static uint32_t allocate(wsr_store *store, wsr_module *m, const uint32_t *functions,
                          const uint32_t *tables, const uint32_t *memories,
-                         const uint32_t *globals, wsr_error *error) {
+                         const uint32_t *globals, const uint32_t *tags, wsr_error *error) {
   *error = (wsr_error){.kind = WSR_OK, .offset = UINT64_MAX};
   wsr_instance *i = calloc(1, sizeof *i);
   if (!i) return no_memory(error);
@@ -421,6 +448,9 @@ static uint32_t allocate(wsr_store *store, wsr_module *m, const uint32_t *functi
   copy_indices(i->tables, tables, m->n.imported_tables);
   copy_indices(i->memories, memories, m->n.imported_memories);
   copy_indices(i->globals, globals, m->n.imported_globals);
+  copy_indices(i->tags, tags, m->n.imported_tags);
+  for (uint32_t t = m->n.imported_tags; t < m->n.tags; t++)
+    if ((i->tags[t] = add_tag(store, numbers[m->tags[t]], error)) == WSR_NONE) return WSR_NONE;
   for (uint32_t f = m->n.imported_functions; f < m->n.functions; f++) {
     store->functions[store->n_functions] = (wsr_function_instance){
         .owner = i, .instance = number, .index = f, .type = i->types[m->functions[f].type]};
@@ -454,10 +484,10 @@ static uint32_t allocate(wsr_store *store, wsr_module *m, const uint32_t *functi
 
 uint32_t wsr_add_instance(wsr_store *store, wsr_module *m, const uint32_t *functions,
                           const uint32_t *tables, const uint32_t *memories,
-                          const uint32_t *globals, wsr_error *error) {
+                          const uint32_t *globals, const uint32_t *tags, wsr_error *error) {
   wsr_store_counts before;
   wsr_store_count(store, &before);
-  const uint32_t number = allocate(store, m, functions, tables, memories, globals, error);
+  const uint32_t number = allocate(store, m, functions, tables, memories, globals, tags, error);
   if (number != WSR_NONE) return number;
   /* Nothing refers to it yet: the store is again what it was, and the host's numbers agree. */
   while (store->n_instances > before.instances)
@@ -465,6 +495,7 @@ uint32_t wsr_add_instance(wsr_store *store, wsr_module *m, const uint32_t *funct
   drop_parts(store, before.tables, before.memories);
   store->n_functions = before.functions;
   store->n_globals = before.globals;
+  store->n_tags = before.tags;
   return WSR_NONE;
 }
 
@@ -497,7 +528,7 @@ uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance) {
 
 void wsr_store_count(const wsr_store *store, wsr_store_counts *out) {
   *out = (wsr_store_counts){store->n_functions, store->n_tables, store->n_memories,
-                            store->n_globals, store->n_instances};
+                            store->n_globals, store->n_instances, store->n_tags};
 }
 
 void wsr_function(const wsr_store *store, uint32_t address, wsr_function_view *out) {
@@ -542,6 +573,7 @@ uint32_t wsr_instance_address(const wsr_store *store, uint32_t instance, uint32_
     case WSR_FUNCTION: return i->functions[index];
     case WSR_TABLE: return i->tables[index];
     case WSR_MEMORY_KIND: return i->memories[index];
+    case WSR_TAG: return i->tags[index];
     default: return i->globals[index];
   }
 }
@@ -573,6 +605,7 @@ int wsr_value_fits(const wsr_store *store, wsr_type type, uint64_t value) {
     case WSR_NOEXTERN:
     case WSR_NOEXN: return 0;
     case WSR_FUNCREF: break;
+    case WSR_EXNREF: return wsr_is_exception(store, value);
     default: return 1;
   }
   if (value > store->n_functions) return 0;
@@ -601,6 +634,7 @@ int wsr_import_matches(wsr_store *store, wsr_module *m, uint32_t import, uint32_
       if (g->mutability != wanted->mutability) return 0;
       return g->mutability ? g->type == type : wsr_is_subtype(store->subtypes, g->type, type);
     }
+    case WSR_TAG: return store->tags[address] == numbers[m->tags[item->index]];
     default: return 1;
   }
 }

@@ -18,8 +18,8 @@ typedef struct {
 
 struct wsr_instance {
   wsr_module *module;
-  uint32_t *functions, *tables, *memories, *globals; /* index to address */
-  uint32_t *types;                                   /* type index to the store's type number */
+  uint32_t *functions, *tables, *memories, *globals, *tags; /* index to address */
+  uint32_t *types; /* type index to the store's type number */
   uint64_t **elements;                               /* evaluated segments */
   /* saved half of an instance */
   uint8_t *dropped_elements, *dropped_data;
@@ -66,6 +66,8 @@ typedef struct {
   uint32_t limit;
 } wsr_table_instance;
 
+typedef struct wsr_exception wsr_exception;
+
 struct wsr_store {
   wsr_limits limits;
   wsr_function_type *types; /* canonical function types; their arrays are owned */
@@ -80,8 +82,16 @@ struct wsr_store {
   wsr_table_instance **tables;
   wsr_memory_instance **memories;
   wsr_global_instance *globals;
+  uint32_t *tags; /* type numbers */
+  uint32_t n_tags, room_tags;
   uint32_t n_functions, n_instances, n_tables, n_memories, n_globals;
   uint32_t room_types, room_subtypes, room_functions, room_instances, room_tables, room_memories, room_globals;
+
+  /* the heap of exceptions, see exceptions.c: a free place is NULL */
+  wsr_exception **exceptions;
+  uint32_t *free_exceptions; /* places */
+  uint32_t n_exceptions, n_free_exceptions, room_exceptions;
+  size_t exception_bytes, collect_at;
 
   /* the thread */
   uint64_t *stack; /* limits.stack_slots of address space, committed by use */
@@ -132,6 +142,20 @@ static inline uint8_t *wsr_locate(const wsr_store *store, const wsr_instance *in
   const uint64_t at = address + cell->u.imm;
   return at >= address && wsr_within(at, width, m->size) ? m->data + at : NULL;
 }
+
+/* ---- exceptions.c ---- */
+enum { WSR_NOT_CAUGHT, WSR_CAUGHT, WSR_CAUGHT_BACK /* by the label of a loop */ };
+/* Throw an exception where the innermost frame stands (its `cell`): makes the frame that catches it
+ * the innermost, standing at the label. Where none of the invocation does, nothing is changed. */
+uint32_t wsr_throw(wsr_store *store, uint64_t reference);
+/* Do what the cell of throw, throw_ref or rethrow says, at which the innermost frame stands; the
+ * outcome is WSR_SWITCH where the program goes on. */
+uint32_t wsr_throw_cell(wsr_store *store, const wsr_instance *instance, const wsr_cell *cell,
+                        const uint64_t *fp, wsr_exit *out);
+void wsr_free_exceptions(wsr_store *store);
+
+/* Outcomes between the codes: go on in the other one; too little fuel is left for fast code. */
+enum { WSR_SWITCH = 100, WSR_SHORT };
 
 /* ---- store.c ---- */
 /* A type of the instance's module in the store's numbers. */

@@ -19,6 +19,10 @@ typedef struct {
   uint32_t height;  /* operands below the parameters, */
   uint32_t slots;   /* and the slots that they take */
   uint32_t n_set;   /* locals known to be set where the block begins */
+  uint32_t hidden;  /* 1 in a legacy catch: the exception lies under its operands */
+  uint32_t handler; /* the try that catches what is thrown here, or WSR_NONE */
+  uint32_t own;     /* the try that this block is, or WSR_NONE, */
+  uint32_t last;    /* and its last catch so far */
   bool unreachable; /* the rest of this block */
   bool dead;        /* the block stands in unreachable code: it emits nothing */
   uint32_t first;   /* loop: its body's first cell */
@@ -88,7 +92,7 @@ static bool push(walker *w, wsr_type type) {
 
 static bool pop_any(walker *w, wsr_type *type) {
   const label *l = &w->labels[w->depth - 1];
-  if (w->n == l->height) {
+  if (w->n == l->height + l->hidden) {
     *type = WSR_ANY;
     return l->unreachable ? true : invalid(w, "type mismatch: the operand stack is empty");
   }
@@ -150,8 +154,8 @@ static uint32_t emit(walker *w, uint32_t op, uint32_t n, uint32_t s, uint32_t a,
 
 static void set_unreachable(walker *w) {
   label *l = &w->labels[w->depth - 1];
-  w->n = l->height;
-  w->slots = l->slots;
+  w->n = l->height + l->hidden;
+  w->slots = l->slots + l->hidden;
   l->unreachable = true;
 }
 
@@ -169,6 +173,9 @@ static bool push_label(walker *w, uint32_t op, type_list params, type_list resul
       .first = w->walk->emitter ? w->walk->emitter->n_cells : 0,
       .fixups = WSR_NONE,
       .test = test,
+      .handler = outer ? outer->handler : WSR_NONE,
+      .own = WSR_NONE,
+      .last = WSR_NONE,
   };
   return push_all(w, params);
 }
@@ -202,7 +209,10 @@ static void aim(walker *w, uint32_t cell, label *l) {
 
 static bool end_of_block(walker *w, label *l) {
   NEED(pop_all(w, l->results));
-  if (w->n != l->height) return invalid(w, "type mismatch: operands are left at the block's end");
+  if (w->n != l->height + l->hidden)
+    return invalid(w, "type mismatch: operands are left at the block's end");
+  w->n = l->height; /* without the exception of a catch */
+  w->slots = l->slots;
   return true;
 }
 
@@ -239,28 +249,6 @@ static bool do_else(walker *w) {
   return push_all(w, l->params);
 }
 
-/* False in *more when this was the function's own end. */
-static bool do_end(walker *w, bool *more) {
-  label *l = &w->labels[w->depth - 1];
-  wsr_emitter *e = w->walk->emitter;
-  NEED(end_of_block(w, l));
-  forget_set(w, l);
-  if (l->op == WSR_OP_IF) {
-    if (!are_subtypes(w, l->params, l->results))
-      return invalid(w, "type mismatch: an if without else must give what it takes");
-    if (l->test != WSR_NONE && !e->failed) e->cells[l->test].u.p.a = e->n_cells;
-  }
-  if (e && !l->dead) wsr_resolve(e, l->fixups);
-  const type_list results = l->results;
-  if (--w->depth) return push_all(w, results);
-  if (e)
-    wsr_emit(e, WSR_OP_RETURN_AT_END, (uint32_t)w->start, slots_of(results), w->local_slots, 0, 0);
-  if (e && w->local_slots + slots_of(results) > e->highest)
-    e->highest = w->local_slots + slots_of(results);
-  *more = false;
-  return true;
-}
-
 static bool read_block_type(walker *w, type_list *params, type_list *results) {
   *params = *results = (type_list){NULL, 0, WSR_ANY};
   const uint8_t *at = w->r.at;
@@ -278,6 +266,181 @@ static bool read_block_type(walker *w, type_list *params, type_list *results) {
   if (index >= w->m->n.types) return unknown(w, "type", (uint32_t)index);
   *params = params_of(&w->m->types[index]);
   *results = results_of(&w->m->types[index]);
+  return true;
+}
+
+/* ---- exceptions ---- */
+
+/* The cells of a try end here. */
+static void close_try(walker *w, const label *l) {
+  wsr_emitter *e = w->walk->emitter;
+  if (l->own != WSR_NONE && !e->failed) e->tries[l->own].end = e->n_cells;
+}
+
+/* Falling off a legacy catch: the results move down over the exception, and on behind the block. */
+static void leave_catch(walker *w, label *l) {
+  const uint32_t n = slots_of(l->results);
+  const uint32_t cell = emit(w, WSR_OP_LEAVE_CATCH, n, top(w), 0, 0);
+  if (cell == WSR_NONE || w->walk->emitter->failed) return;
+  w->walk->emitter->cells[cell].u.p.b = w->local_slots + l->slots;
+  wsr_add_fixup(w->walk->emitter, &l->fixups, cell, false);
+}
+
+static bool read_tag(walker *w, uint32_t *index, type_list *params) {
+  NEED(wsr_read_u32(&w->r, index));
+  if (*index >= w->m->n.tags) return unknown(w, "tag", *index);
+  *params = params_of(&w->m->types[w->m->tags[*index]]);
+  return true;
+}
+
+static bool do_throw(walker *w, uint32_t op) {
+  uint32_t index = 0;
+  label *l = NULL;
+  type_list params = {NULL, 0, WSR_ANY};
+  switch (op) {
+    case WSR_OP_THROW:
+      NEED(read_tag(w, &index, &params));
+      emit(w, op, slots_of(params), top(w) - slots_of(params), index, 0);
+      NEED(pop_all(w, params));
+      break;
+    case WSR_OP_THROW_REF:
+      NEED(pop(w, WSR_EXNREF));
+      emit(w, op, 0, top(w), 0, 0);
+      break;
+    default: /* rethrow */
+      NEED(wsr_read_u32(&w->r, &index) && find_label(w, index, &l));
+      if (!l->hidden) return invalid(w, "invalid rethrow label");
+      emit(w, op, 0, w->local_slots + l->slots, 0, 0);
+      break;
+  }
+  set_unreachable(w);
+  return true;
+}
+
+/* One catch of a try_table: 3.4.9, catch clauses. */
+static bool read_catch(walker *w, uint32_t try_, uint32_t *last) {
+  uint8_t kind;
+  uint32_t tag = WSR_NONE, index;
+  label *l = NULL;
+  type_list given = {NULL, 0, WSR_ANY};
+  NEED(wsr_read_byte(&w->r, &kind));
+  if (kind > 3) return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "malformed catch clause");
+  if (kind < 2) NEED(read_tag(w, &tag, &given));
+  NEED(wsr_read_u32(&w->r, &index) && find_label(w, index, &l));
+  const type_list types = label_types(l);
+  const uint32_t reference = kind & 1;
+  bool fits = types.n == given.n + reference;
+  for (uint32_t i = 0; fits && i < given.n; i++)
+    fits = wsr_is_subtype(w->m->subtypes, type_at(&given, i), type_at(&types, i));
+  if (fits && reference)
+    fits = wsr_is_subtype(w->m->subtypes, WSR_EXNREF | WSR_NOT_NULL, type_at(&types, given.n));
+  if (!fits) return invalid(w, "type mismatch: a catch gives its label other values");
+  if (try_ == WSR_NONE) return true;
+  wsr_emitter *e = w->walk->emitter;
+  const uint32_t target = wsr_emit_target(e, w->local_slots + l->slots);
+  wsr_emit_catch(e, try_, last, reference ? WSR_CATCH_REF : WSR_CATCH, tag, target);
+  if (e->failed) return true;
+  if (l->op == WSR_OP_LOOP)
+    e->targets[target].cell = l->first;
+  else
+    wsr_add_fixup(e, &l->fixups, target, true);
+  return true;
+}
+
+/* try_table, and legacy try. */
+static bool do_try(walker *w, uint32_t op) {
+  type_list params, results;
+  uint32_t n = 0, last = WSR_NONE, try_ = WSR_NONE;
+  NEED(read_block_type(w, &params, &results));
+  if (live(w)) {
+    emit(w, op, 0, top(w), 0, 0);
+    try_ = wsr_open_try(w->walk->emitter, w->labels[w->depth - 1].handler);
+  }
+  if (op == WSR_OP_TRY_TABLE) NEED(wsr_read_u32(&w->r, &n));
+  for (uint32_t i = 0; i < n; i++) NEED(read_catch(w, try_, &last));
+  NEED(pop_all(w, params));
+  NEED(push_label(w, op, params, results, WSR_NONE));
+  label *l = &w->labels[w->depth - 1];
+  l->own = try_;
+  if (try_ != WSR_NONE) l->handler = try_;
+  return true;
+}
+
+/* The label around the innermost. */
+static const label *outer_label(const walker *w) { return &w->labels[w->depth - 2]; }
+
+/* A legacy catch or catch_all: what was before it ends, it begins. */
+static bool do_catch(walker *w, uint32_t op) {
+  label *l = &w->labels[w->depth - 1];
+  if (l->op != WSR_OP_TRY && l->op != WSR_OP_CATCH)
+    return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "catch without try");
+  uint32_t tag = WSR_NONE;
+  type_list params = {NULL, 0, WSR_ANY};
+  if (op == WSR_OP_CATCH) NEED(read_tag(w, &tag, &params));
+  wsr_emitter *e = w->walk->emitter;
+  if (l->op == WSR_OP_CATCH) leave_catch(w, l);
+  NEED(end_of_block(w, l));
+  if (l->op == WSR_OP_TRY) {
+    close_try(w, l);
+    const uint32_t jump = emit(w, WSR_OP_JUMP, 0, 0, 0, 0);
+    if (jump != WSR_NONE) wsr_add_fixup(e, &l->fixups, jump, false);
+  }
+  forget_set(w, l);
+  l->op = op;
+  l->unreachable = false;
+  l->hidden = 1;
+  l->handler = outer_label(w)->handler;
+  if (l->own != WSR_NONE) {
+    const uint32_t target = wsr_emit_target(e, w->local_slots + l->slots);
+    if (!e->failed) e->targets[target].cell = e->n_cells;
+    wsr_emit_catch(e, l->own, &l->last, WSR_CATCH_LEGACY, tag, target);
+  }
+  NEED(push(w, WSR_EXNREF | WSR_NOT_NULL));
+  return push_all(w, params);
+}
+
+/* The end of a legacy try without catches: another one around it catches instead. */
+static bool do_delegate(walker *w) {
+  label *l = &w->labels[w->depth - 1], *to = NULL;
+  uint32_t index;
+  if (l->op != WSR_OP_TRY)
+    return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "delegate without try");
+  NEED(wsr_read_u32(&w->r, &index));
+  NEED(end_of_block(w, l));
+  forget_set(w, l);
+  close_try(w, l);
+  const uint32_t own = l->own, fixups = l->fixups;
+  const bool dead = l->dead;
+  const type_list results = l->results;
+  w->depth--;
+  NEED(find_label(w, index, &to));
+  wsr_emitter *e = w->walk->emitter;
+  if (own != WSR_NONE && !e->failed) e->tries[own].parent = to->handler;
+  if (e && !dead) wsr_resolve(e, fixups);
+  return push_all(w, results);
+}
+
+/* False in *more when this was the function's own end. */
+static bool do_end(walker *w, bool *more) {
+  label *l = &w->labels[w->depth - 1];
+  wsr_emitter *e = w->walk->emitter;
+  if (l->hidden) leave_catch(w, l);
+  NEED(end_of_block(w, l));
+  if (l->op == WSR_OP_TRY_TABLE || l->op == WSR_OP_TRY) close_try(w, l);
+  forget_set(w, l);
+  if (l->op == WSR_OP_IF) {
+    if (!are_subtypes(w, l->params, l->results))
+      return invalid(w, "type mismatch: an if without else must give what it takes");
+    if (l->test != WSR_NONE && !e->failed) e->cells[l->test].u.p.a = e->n_cells;
+  }
+  if (e && !l->dead) wsr_resolve(e, l->fixups);
+  const type_list results = l->results;
+  if (--w->depth) return push_all(w, results);
+  if (e)
+    wsr_emit(e, WSR_OP_RETURN_AT_END, (uint32_t)w->start, slots_of(results), w->local_slots, 0, 0);
+  if (e && w->local_slots + slots_of(results) > e->highest)
+    e->highest = w->local_slots + slots_of(results);
+  *more = false;
   return true;
 }
 
@@ -701,6 +864,14 @@ static bool step(walker *w, uint32_t op, bool *more) {
     case WSR_OP_BLOCK:
     case WSR_OP_LOOP:
     case WSR_OP_IF: return do_block(w, op);
+    case WSR_OP_TRY_TABLE:
+    case WSR_OP_TRY: return do_try(w, op);
+    case WSR_OP_CATCH:
+    case WSR_OP_CATCH_ALL: return do_catch(w, op);
+    case WSR_OP_DELEGATE: return do_delegate(w);
+    case WSR_OP_THROW:
+    case WSR_OP_THROW_REF:
+    case WSR_OP_RETHROW: return do_throw(w, op);
     case WSR_OP_ELSE: return do_else(w);
     case WSR_OP_END: return do_end(w, more);
     case WSR_OP_BR:

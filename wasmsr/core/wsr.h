@@ -35,7 +35,7 @@ typedef struct {
 
 typedef struct wsr_module wsr_module;
 
-enum { WSR_FUNCTION, WSR_TABLE, WSR_MEMORY_KIND, WSR_GLOBAL };
+enum { WSR_FUNCTION, WSR_TABLE, WSR_MEMORY_KIND, WSR_GLOBAL, WSR_TAG };
 
 /* A value type. Bits 0 to 7: the binary format's code, of a numeric or vector type, or of a heap type;
  * bit 8: a reference that is never null; bit 9: the heap type is the concrete function type whose
@@ -72,6 +72,7 @@ typedef struct {
   uint32_t types, imports, exports;
   uint32_t functions, tables, memories, globals; /* whole index spaces */
   uint32_t imported_functions, imported_tables, imported_memories, imported_globals;
+  uint32_t tags, imported_tags;
   uint32_t elements, data;
   uint32_t start;     /* function index, or UINT32_MAX */
   uint64_t code_size; /* bytes of function bodies */
@@ -96,6 +97,7 @@ void wsr_module_import(const wsr_module *module, uint32_t index, wsr_extern *out
 void wsr_module_export(const wsr_module *module, uint32_t index, wsr_extern *out);
 void wsr_module_table(const wsr_module *module, uint32_t index, wsr_bounds *out);
 void wsr_module_memory(const wsr_module *module, uint32_t index, wsr_bounds *out);
+void wsr_module_tag(const wsr_module *module, uint32_t index, wsr_function_type *out);
 void wsr_module_global(const wsr_module *module, uint32_t index, wsr_global_type *out);
 /* Byte range of a defined function's body in the module, locals included. */
 void wsr_module_body(const wsr_module *module, uint32_t function, uint32_t *begin, uint32_t *end);
@@ -127,6 +129,10 @@ uint32_t wsr_add_memory(wsr_store *store, const wsr_bounds *bounds, uint64_t pag
 /* `value` is one slot, of a v128 two. */
 uint32_t wsr_add_global(wsr_store *store, wsr_type type, uint32_t mutability,
                         const uint64_t *value, wsr_error *error);
+uint32_t wsr_add_tag(wsr_store *store, const wsr_type *params, uint32_t n_params,
+                     wsr_error *error);
+/* The same, with the type of an imported tag of that index in the module. */
+uint32_t wsr_add_tag_import(wsr_store *store, wsr_module *module, uint32_t tag, wsr_error *error);
 /* Whether the thing at that address has the type that the module's import asks for (specification,
  * 3.3, subtypes included); sizes of tables and memories are not compared. */
 int wsr_import_matches(wsr_store *store, wsr_module *module, uint32_t import, uint32_t address);
@@ -138,14 +144,14 @@ int wsr_value_fits(const wsr_store *store, wsr_type type, uint64_t value);
  * free addresses; segments are evaluated, not applied. The module's bytes must stay as long as the store runs it. */
 uint32_t wsr_add_instance(wsr_store *store, wsr_module *module, const uint32_t *functions,
                           const uint32_t *tables, const uint32_t *memories,
-                          const uint32_t *globals, wsr_error *error);
+                          const uint32_t *globals, const uint32_t *tags, wsr_error *error);
 /* Apply active segments and drop those that are active or declarative; returns a trap code. */
 uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance);
 
 /* ---- stores: looking in and writing ---------------------------------------------------------- */
 
 typedef struct {
-  uint32_t functions, tables, memories, globals, instances;
+  uint32_t functions, tables, memories, globals, instances, tags;
 } wsr_store_counts;
 
 typedef struct {
@@ -190,9 +196,29 @@ int wsr_data_dropped(const wsr_store *store, uint32_t instance, uint32_t segment
 void wsr_drop_element(wsr_store *store, uint32_t instance, uint32_t segment);
 void wsr_drop_data(wsr_store *store, uint32_t instance, uint32_t segment);
 
+/* ---- exceptions ------------------------------------------------------------------------------ */
+
+typedef struct {
+  uint32_t tag; /* address */
+  uint32_t n_slots;
+  const uint64_t *slots; /* of its fields; valid until the program runs again */
+} wsr_exception_fields;
+
+/* The type of the tag at that address: the fields are its parameters. */
+void wsr_tag_type(const wsr_store *store, uint32_t address, wsr_function_type *out);
+/* A new exception, or 0 without memory. Unless it is kept, or stored where a program can find it, it
+ * goes when one is thrown. */
+uint64_t wsr_add_exception(wsr_store *store, uint32_t tag, const uint64_t *fields);
+int wsr_is_exception(const wsr_store *store, uint64_t reference);
+void wsr_exception_view(const wsr_store *store, uint64_t reference, wsr_exception_fields *out);
+/* The host holds the exception (by = 1) or no longer (by = -1); not while the store runs. */
+void wsr_keep_exception(wsr_store *store, uint64_t reference, int by);
+/* Free the exceptions that nothing refers to, and count the others. */
+uint64_t wsr_exception_count(wsr_store *store);
+
 /* ---- running --------------------------------------------------------------------------------- */
 
-enum { WSR_FINISHED, WSR_TRAPPED, WSR_PAUSED, WSR_HOST_CALL };
+enum { WSR_FINISHED, WSR_TRAPPED, WSR_PAUSED, WSR_HOST_CALL, WSR_UNCAUGHT };
 
 /* What `wsr_run` ended with, beside the outcome itself. */
 typedef struct {
@@ -201,6 +227,7 @@ typedef struct {
   uint32_t host_instance; /* WSR_HOST_CALL: the calling instance */
   uint64_t *slots;        /* WSR_HOST_CALL: arguments, to be overwritten by the results;
                              WSR_FINISHED: results of the outermost frame */
+  uint64_t exception;     /* WSR_UNCAUGHT: a reference; the frames stand as they were */
 } wsr_exit;
 
 /* An invocation within an invocation (a host function calls back): what must be put back. */
@@ -217,6 +244,9 @@ uint32_t wsr_run(wsr_store *store, uint64_t *fuel, wsr_exit *exit);
 void wsr_host_return(wsr_store *store);
 /* Both at once: `wsr_host_return`, then `wsr_run`. */
 uint32_t wsr_host_return_run(wsr_store *store, uint64_t *fuel, wsr_exit *exit);
+/* The host call throws: 1 where a frame of the innermost invocation catches it, which then is the
+ * innermost frame; 0 where none does, and nothing has changed. */
+int wsr_host_throw(wsr_store *store, uint64_t exception);
 /* Drop the frames of the innermost invocation (after a trap) and return to the outer one. */
 void wsr_end(wsr_store *store, const wsr_activation *outer);
 /* Ask the running machine to pause; from any thread or signal handler. */

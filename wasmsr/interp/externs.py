@@ -13,13 +13,21 @@ from wasmsr._ffi import ffi, lib
 from wasmsr.errors import HostError, LinkError, ModuleError
 from wasmsr.interp.hostcalls import performer
 from wasmsr.interp.module import address_type, core_error, function_type
-from wasmsr.interp.types import Bounds, FuncType, GlobalType, MemoryType, TableType, ValType
+from wasmsr.interp.types import (
+    Bounds,
+    FuncType,
+    GlobalType,
+    MemoryType,
+    TableType,
+    TagType,
+    ValType,
+)
 from wasmsr.interp.values import from_slot, gather, spread, to_slot
 from wasmsr.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from wasmsr.interp.machine import Store
 
@@ -143,14 +151,16 @@ class Callers(dict["int | None", Caller]):
         return made
 
 
-class _Handle:
+class Handle:
+    """A place in a store, by address."""
+
     def __init__(self, store: Store, address: int) -> None:
         self.store = store
         self.address = address
 
     def __eq__(self, other: object) -> bool:
         return (
-            isinstance(other, _Handle)
+            isinstance(other, Handle)
             and type(other) is type(self)
             and other.store is self.store
             and other.address == self.address
@@ -163,7 +173,7 @@ class _Handle:
         return f"<{type(self).__name__} {self.address}>"
 
 
-class Function(_Handle):
+class Function(Handle):
     """A function in a store; call it with Python values."""
 
     @property
@@ -186,7 +196,7 @@ class Function(_Handle):
         return results[0] if len(results) == 1 else results or None
 
 
-class Memory(_Handle):
+class Memory(Handle):
     """A linear memory in a store."""
 
     @classmethod
@@ -243,7 +253,7 @@ class Memory(_Handle):
         return -1 if old == 2**64 - 1 else int(old)
 
 
-class Table(_Handle):
+class Table(Handle):
     """A table in a store: a sequence of references."""
 
     @classmethod
@@ -292,7 +302,7 @@ class Table(_Handle):
         return -1 if old == 2**64 - 1 else int(old)
 
 
-class Global(_Handle):
+class Global(Handle):
     """A global in a store."""
 
     @classmethod
@@ -343,7 +353,44 @@ class Global(_Handle):
         lib.wsr_set_global(self.store.c, self.address, slots)
 
 
-Extern = Function | Memory | Table | Global
+class Tag(Handle):
+    """A tag in a store: what exceptions are known by, and the types of their fields."""
+
+    @classmethod
+    def new(cls, store: Store, type_: TagType) -> Tag:
+        """Allocate one, for modules to import."""
+        error = ffi.new("wsr_error *")
+        params = list(type_.params)
+        return cls(store, _allocated(lib.wsr_add_tag(store.c, params, len(params), error), error))
+
+    @property
+    def type(self) -> TagType:
+        """Its type."""
+        view = ffi.new("wsr_function_type *")
+        lib.wsr_tag_type(self.store.c, self.address, view)
+        return TagType(function_type(view).params)
+
+    def throw(self, *fields: Any) -> NoReturn:
+        """Throw an exception out of a host function, to be caught by the program that called it.
+
+        Raises:
+            UncaughtException: always; whoever catches it in Python keeps it from the program.
+            TypeError, OverflowError: the fields do not fit the type.
+        """
+        from wasmsr.interp.exceptions import ThrownException
+
+        params = self.type.params
+        if len(params) != len(fields):
+            raise TypeError(f"the tag takes {len(params)} fields, not {len(fields)}")
+        bits = [to_slot(self.store, t, f) for t, f in zip(params, fields, strict=True)]
+        slots = list(spread(params, bits)) or [0]
+        reference = lib.wsr_add_exception(self.store.c, self.address, slots)
+        if not reference:
+            raise MemoryError("no memory left for an exception")
+        raise ThrownException(self.store, reference).error()
+
+
+Extern = Function | Memory | Table | Global | Tag
 
 
 def c_bounds(type_: MemoryType | TableType) -> Any:
@@ -385,6 +432,7 @@ __all__ = [
     "ModuleError",
     "Retry",
     "Table",
+    "Tag",
     "c_bounds",
     "view_function",
 ]

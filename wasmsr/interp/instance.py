@@ -12,7 +12,7 @@ from functools import cached_property
 
 from wasmsr._ffi import lib
 from wasmsr.errors import LinkError
-from wasmsr.interp.externs import Extern, Function, Global, HostFunction, Memory, Table
+from wasmsr.interp.externs import Extern, Function, Global, HostFunction, Memory, Table, Tag
 from wasmsr.interp.module import Import, Module
 from wasmsr.interp.types import MemoryType, TableType
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from wasmsr.interp.machine import Store
 
-    _E = TypeVar("_E", Function, Table, Memory, Global)
+    _E = TypeVar("_E", Function, Table, Memory, Global, Tag)
 
 Imports = Mapping[str, Mapping[str, "Extern | HostFunction | Callable[..., Any]"]]
 
-HANDLES = (Function, Table, Memory, Global)
+HANDLES = (Function, Table, Memory, Global, Tag)
 """The classes of externs, by their kinds in the binary format."""
 
 
@@ -45,7 +45,7 @@ class Instance:
 
     @cached_property
     def exports(self) -> Mapping[str, Extern]:
-        """Functions, tables, memories and globals by name."""
+        """Functions, tables, memories, globals and tags by name."""
         return {
             item.name: HANDLES[item.kind](self.store, self.address(item.kind, item.index))
             for item in self.module.exports
@@ -75,6 +75,10 @@ class Instance:
     def global_(self, name: str) -> Global:
         """The exported global of that name; LinkError where there is none."""
         return self._export(Global, name)
+
+    def tag(self, name: str) -> Tag:
+        """The exported tag of that name; LinkError where there is none."""
+        return self._export(Tag, name)
 
     def _export(self, kind: type[_E], name: str) -> _E:
         found = self.exports.get(name)

@@ -66,6 +66,8 @@ class Instruction:
 IMMEDIATES: tuple[str, ...] = (
     "",
     "block",  # block type, s33
+    "block catches",  # block type, vector of catch clauses
+    "tag",
     "label",
     "labels",  # vector of labels, default label
     "function",
@@ -164,6 +166,7 @@ def _vector(row: Vector) -> Instruction:
 
 _REFERENCES, _BULK = "reference-types", "bulk-memory"
 _FUNCTION_REFERENCES = "function-references"
+_EXCEPTIONS, _LEGACY = "exceptions", "legacy-exceptions"
 _SIGN, _SATURATING = "sign-extension", "saturating-conversions"
 _DIV0 = ("b == 0", "DIVIDE_BY_ZERO")
 _NAN = ("a != a", "CONVERSION")
@@ -194,6 +197,14 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     _special(0x15, "return_call_ref", "type", feature=_FUNCTION_REFERENCES),
     _special(0xD5, "br_on_null", "label", feature=_FUNCTION_REFERENCES),
     _special(0xD6, "br_on_non_null", "label", feature=_FUNCTION_REFERENCES),
+    _special(0x08, "throw", "tag", feature=_EXCEPTIONS),
+    _special(0x0A, "throw_ref", feature=_EXCEPTIONS),
+    _special(0x1F, "try_table", "block catches", feature=_EXCEPTIONS),
+    _special(0x06, "try", "block", feature=_LEGACY),
+    _special(0x07, "catch", "tag", counted=False, feature=_LEGACY),
+    _special(0x19, "catch_all", counted=False, feature=_LEGACY),
+    _special(0x18, "delegate", "label", counted=False, feature=_LEGACY),
+    _special(0x09, "rethrow", "label", feature=_LEGACY),
     # Reference (5.4.2)
     _special(0xD0, "ref.null", "reftype", feature=_REFERENCES),
     _special(0xD1, "ref.is_null", feature=_REFERENCES),
@@ -476,6 +487,7 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     # Cells that only the compiler makes
     _special(None, "jump", counted=False),  # end of a then-branch, over the else-branch
     _special(None, "return at end", counted=False),  # falling off the function's last `end`
+    _special(None, "leave catch", counted=False),  # its results go to their place behind the block
     _special(None, "br back"),  # br to a loop: may pause there
     _special(None, "br_if back"),
     _special(None, "br_on_null back"),
@@ -495,12 +507,6 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
 BY_CODE: dict[int, Instruction] = {i.code: i for i in INSTRUCTIONS if i.code is not None}
 
 UNSUPPORTED: tuple[tuple[int, int, str], ...] = (
-    (0x06, 0x07, "legacy-exceptions"),
-    (0x08, 0x08, "exceptions"),
-    (0x09, 0x09, "legacy-exceptions"),
-    (0x0A, 0x0A, "exceptions"),
-    (0x18, 0x19, "legacy-exceptions"),
-    (0x1F, 0x1F, "exceptions"),
     (0xD3, 0xD3, "gc"),
     (0xFB, 0xFB, "gc"),
     (0xFE, 0xFE, "threads"),
@@ -571,7 +577,7 @@ def _value_type(read: _Reader) -> str:
 
 
 def _immediate_texts(kind: str, read: _Reader) -> Iterator[str]:
-    if kind == "block":
+    if kind.startswith("block"):
         first = read.binary[read.at]
         if first == 0x40:
             read.byte()
@@ -579,6 +585,10 @@ def _immediate_texts(kind: str, read: _Reader) -> Iterator[str]:
             yield _value_type(read)
         else:
             yield f"type={read.s()}"
+        for _ in range(read.u() if kind == "block catches" else 0):
+            clause = read.byte()
+            operands = " ".join(str(read.u()) for _ in range(2 if clause < 2 else 1))
+            yield f"({('catch', 'catch_ref', 'catch_all', 'catch_all_ref')[clause]} {operands})"
     elif kind == "labels":
         for _ in range(read.u() + 1):
             yield str(read.u())

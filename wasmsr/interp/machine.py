@@ -22,9 +22,11 @@ from wasmsr.errors import (
     Interrupted,
     LinkError,
     Trap,
+    UncaughtException,
     UnsupportedError,
     WasmsrError,
 )
+from wasmsr.interp.exceptions import ThrownException, is_exception
 from wasmsr.interp.externs import (
     Caller,
     Callers,
@@ -50,6 +52,7 @@ from wasmsr.interp.outcomes import (
     Paused,
     Trapped,
 )
+from wasmsr.interp.references import References
 from wasmsr.interp.traps import MESSAGES, NO_CODE
 from wasmsr.interp.types import FuncType, ValType
 from wasmsr.interp.values import from_slot, gather, slot_count, spread, to_slot
@@ -65,7 +68,7 @@ _HOST_CALL = lib.WSR_HOST_CALL
 _entering = threading.Lock()
 
 
-class Store:
+class Store(References):
     """The machine: memories, tables, globals, instances, and one thread.
 
     Args:
@@ -92,6 +95,7 @@ class Store:
         deterministic: bool = False,
         features: str | Iterable[str] | None = None,
     ) -> None:
+        super().__init__()
         self.limits = limits or Limits()
         self.features = chosen(features)
         self.deterministic = deterministic
@@ -101,9 +105,6 @@ class Store:
         self.wasi: Any = None
         self.hosts: dict[int, tuple[HostFunction, str, str]] = {}
         """Host functions by address, each with the names of the import that it answers."""
-        self.externs: list[Any] = []
-        """Host objects behind externrefs: reference minus one is the index."""
-        self._extern_index: dict[int, int] = {}
         self._host_address: dict[tuple[int, str, str], int] = {}
         self._given: list[HostFunction] = []
         """Host functions as they were given: what `_host_address` knows them by."""
@@ -203,7 +204,7 @@ class Store:
         for feature in sorted(off):
             message = f'the module needs the feature "{feature}", which is switched off'
             raise UnsupportedError(message, feature=feature)
-        addresses: tuple[list[int], ...] = ([], [], [], [])
+        addresses: tuple[list[int], ...] = ([], [], [], [], [])
         for item in module.imports:
             addresses[item.kind].append(self._resolve(module, item, imports or {}))
         instance = self.allocate(module, addresses, name)
@@ -225,7 +226,7 @@ class Store:
         self, module: Module, addresses: Sequence[Sequence[int]], name: str | None
     ) -> Instance:
         """Allocate an instance whose imports have these addresses (functions, tables, memories,
-        globals); segments are not applied and nothing runs. `instantiate` and restoring use it."""
+        globals, tags). No segment is applied and nothing runs: for `instantiate` and restoring."""
         arrays = [ffi.new("uint32_t[]", list(a) or [0]) for a in addresses]
         error = ffi.new("wsr_error *")
         index = lib.wsr_add_instance(self.c, module._c, *arrays, error)
@@ -293,34 +294,6 @@ class Store:
             self._perform_at[address] = function.perform
         return self._host_address[key]
 
-    # ---- references ----
-
-    def reference_to_function(self, value: Any) -> int:
-        """Bits of a funcref: 0 for None, else the function's address plus one."""
-        if value is None:
-            return 0
-        if not isinstance(value, Function) or value.store is not self:
-            raise TypeError(f"funcref takes a function of this store or None, not {value!r}")
-        return value.address + 1
-
-    def function_of_reference(self, bits: int) -> Function | None:
-        """The function behind a funcref, None for null."""
-        return Function(self, bits - 1) if bits else None
-
-    def reference_to_object(self, value: Any) -> int:
-        """Bits of an externref: 0 for None, else the object's index in `externs` plus one."""
-        if value is None:
-            return 0
-        known = self._extern_index.get(id(value))
-        if known is None:
-            self.externs.append(value)
-            known = self._extern_index[id(value)] = len(self.externs)
-        return known
-
-    def object_of_reference(self, bits: int) -> Any:
-        """The object behind an externref, None for null."""
-        return self.externs[bits - 1] if bits else None
-
     def function_type(self, address: int) -> FuncType:
         """Type of the function at that address."""
         type_ = self._types.get(address)
@@ -361,6 +334,8 @@ class Store:
         if len(params) != len(arguments):
             raise TypeError(f"the function takes {len(params)} arguments, not {len(arguments)}")
         bits = [to_slot(self, t, a) for t, a in zip(params, arguments, strict=True)]
+        if any(map(is_exception, params)):
+            self._held.append(arguments)
         return tuple(spread(params, bits))
 
     def run(self, *, fuel: int | None = None) -> Outcome:
@@ -391,6 +366,7 @@ class Store:
                 self._interrupted = False
                 self._clear_pause()
             self.queue.clear()
+            self._held.clear()
             while lib.wsr_frame_count(self.c):
                 lib.wsr_end(self.c, ffi.new("wsr_activation *"))
             raise
@@ -410,6 +386,7 @@ class Store:
             self._running = True
             self._thread = threading.get_ident()
             self._stands.clear()
+        self.release()
 
     def _settle(self) -> None:
         """Take back what was lent to a call-back, and note what it has used."""
@@ -421,6 +398,7 @@ class Store:
         while True:
             if not lib.wsr_frame_count(self.c):
                 if not self.queue:
+                    self._held.clear()
                     return self._last
                 address, slots = self.queue[0]
                 if address in self.hosts:
@@ -487,6 +465,9 @@ class Store:
                         self._settle()
                     if outcome is None:
                         continue  # once more
+                    if isinstance(outcome, Trapped) and self._caught(outcome.trap):
+                        code = lib.wsr_run(c, null, exit_)
+                        continue
                     if isinstance(outcome, Paused):
                         if budget is not None:
                             budget[0] += 1  # the call has not been executed
@@ -516,7 +497,11 @@ class Store:
                     code = lib.wsr_run(c, null, exit_)
                     continue
                 return Paused("fuel")
-            trap = self._trap(exit_.trap)
+            if code == lib.WSR_UNCAUGHT:
+                trap: Trap = ThrownException(self, exit_.exception).error()
+                trap.backtrace = self.backtrace()
+            else:
+                trap = self._trap(exit_.trap)
             if not self._outer:
                 self._clear()
             return Trapped(trap)
@@ -547,15 +532,27 @@ class Store:
             return None
         if isinstance(error, Exit):
             return Exited(error.code)
+        if isinstance(error, UncaughtException):
+            error.backtrace = error.backtrace or self.backtrace()
+            return Trapped(error)
         if isinstance(error, Trap):  # of a call-back, or of the host function's own making
             return Trapped(error if error.backtrace else Trap(error.code, self.backtrace()))
         if isinstance(error, WasmsrError) or not isinstance(error, Exception):
             raise error
         raise HostError(f"a host function raised {type(error).__name__}: {error}") from error
 
+    def _caught(self, trap: Trap) -> bool:
+        """Whether the program catches what the host function has thrown: then it goes on."""
+        return (
+            isinstance(trap, UncaughtException)
+            and trap.exception.store is self
+            and bool(lib.wsr_host_throw(self.c, trap.exception.bits))
+        )
+
     def _clear(self) -> None:
         """Drop the frames: the program has ended."""
         self.queue.clear()
+        self._held.clear()
         lib.wsr_end(self.c, ffi.new("wsr_activation *"))
 
     def call(self, function: Function, arguments: Sequence[Any]) -> tuple[Any, ...]:

@@ -21,6 +21,7 @@ from wasmsr.interp.types import (
     GlobalType,
     MemoryType,
     TableType,
+    TagType,
     ValType,
     val_types,
 )
@@ -291,6 +292,10 @@ class Module:
     def _extern_type(self, kind: int, index: int) -> ExternType:
         if kind == lib.WSR_FUNCTION:
             return self.function_type(index)
+        if kind == lib.WSR_TAG:
+            view = ffi.new("wsr_function_type *")
+            lib.wsr_module_tag(self._c, index, view)
+            return TagType(function_type(view).params)
         if kind == lib.WSR_GLOBAL:
             view = ffi.new("wsr_global_type *")
             lib.wsr_module_global(self._c, index, view)

@@ -115,7 +115,7 @@ def _values(store: Store, types: bytes, slots: Sequence[int]) -> str:
 def _value(store: Store, code: ValType, bits: int) -> str:
     """One value with its type; a reference as the address of its function or host object."""
     if code.reference:
-        return f"{code}:{'null' if bits == 0 else bits - 1}"
+        return f"{code}:{'null' if bits == 0 else (bits & 0xFFFFFFFF) - 1}"
     if code is ValType.V128:
         return f"{code}:{bits:#034x}"
     value: Any = from_slot(store, code, bits)

@@ -21,6 +21,7 @@ TRAPS: tuple[tuple[str, str], ...] = (
     ("INDIRECT_TYPE", "indirect call type mismatch"),
     ("NULL_FUNCTION", "null function reference"),
     ("NULL_REFERENCE", "null reference"),
+    ("NULL_EXCEPTION", "null exception reference"),
     ("EXHAUSTION", "call stack exhausted"),
     ("NO_MEMORY", NO_CODE),
 )

@@ -194,4 +194,14 @@ class GlobalType:
         return f"global {'mut ' if self.mutable else ''}{self.value}"
 
 
-ExternType = FuncType | TableType | MemoryType | GlobalType
+@record(frozen=True)
+class TagType:
+    """Types of the fields of the exceptions that have the tag."""
+
+    params: tuple[ValType, ...] = ()
+
+    def __str__(self) -> str:
+        return f"tag({' '.join(map(str, self.params))})"
+
+
+ExternType = FuncType | TableType | MemoryType | GlobalType | TagType

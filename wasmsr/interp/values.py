@@ -58,6 +58,8 @@ def to_slot(store: Store, type_: ValType, value: Any) -> int:
         return value
     if type_.code is ValType.FUNCREF:
         bits = store.reference_to_function(value)
+    elif type_.code is ValType.EXNREF:
+        bits = store.reference_to_exception(value)
     else:
         bits = store.reference_to_object(value)
     if type_ is not type_.code and not lib.wsr_value_fits(store.c, type_, bits):
@@ -79,6 +81,8 @@ def from_slot(store: Store, type_: ValType, bits: int) -> Any:
         return bits
     if type_.code is ValType.FUNCREF:
         return store.function_of_reference(bits)
+    if type_.code is ValType.EXNREF:
+        return store.exception_of_reference(bits)
     return store.object_of_reference(bits)
 
 

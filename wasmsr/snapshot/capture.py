@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import FormatError, ModuleError, ModuleMismatch, SnapshotError, UnportableState
 from wasmsr.interp import machine
-from wasmsr.interp.externs import Function, Global, HostFunction, c_bounds
+from wasmsr.interp.externs import Function, Global, HostFunction, Tag, c_bounds
 from wasmsr.interp.machine import Imports, Instance, Store
 from wasmsr.interp.module import Import, Module
 from wasmsr.interp.types import (
@@ -26,12 +26,14 @@ from wasmsr.interp.types import (
     FuncType,
     MemoryType,
     TableType,
+    TagType,
     ValType,
     codes_of,
     val_types,
 )
 from wasmsr.interp.values import gather, slot_count, spread
 from wasmsr.snapshot import state
+from wasmsr.snapshot.references import References, Restored
 from wasmsr.snapshot.state import PAGE, Snapshot
 
 if TYPE_CHECKING:
@@ -49,24 +51,6 @@ def _engine() -> str:
 # ---- capture ----
 
 
-class _Externs:
-    """Renumbers host objects by first appearance, so that only reachable ones are saved."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.kept: list[Any] = []
-        self._number: dict[int, int] = {}
-
-    def number(self, bits: int) -> int:
-        """The saved bits of an externref."""
-        if not bits:
-            return 0
-        if bits not in self._number:
-            self.kept.append(self.store.externs[bits - 1])
-            self._number[bits] = len(self.kept)
-        return self._number[bits]
-
-
 def _little(words: array[int]) -> bytes:
     if sys.byteorder == "big":
         words = array("Q", words)
@@ -82,15 +66,15 @@ def _words(data: bytes | bytearray | memoryview) -> array[int]:
     return words
 
 
-def _table(store: Store, address: int, externs: _Externs) -> state.TableState:
+def _table(store: Store, address: int, references: References) -> state.TableState:
     view = ffi.new("wsr_table_view *")
     lib.wsr_table(store.c, address, view)
     words = array("Q")
     if view.size:
         words.frombytes(ffi.buffer(view.elements, view.size * 8))
     bounds, code = view.bounds, ValType(view.bounds.type).code
-    if code is ValType.EXTERNREF:
-        words = array("Q", map(externs.number, words))
+    if code in (ValType.EXTERNREF, ValType.EXNREF):
+        words = array("Q", [references.saved(code, bits) for bits in words])
     maximum = bounds.maximum if bounds.has_maximum else None
     elements = _little(words)
     return state.TableState(int(code), bounds.minimum, maximum, elements, bool(bounds.address64))
@@ -105,12 +89,11 @@ def _memory(store: Store, address: int) -> state.MemoryState:
     return state.MemoryState(bounds.minimum, maximum, data, bool(bounds.address64))
 
 
-def _global(store: Store, address: int, externs: _Externs) -> state.GlobalState:
+def _global(store: Store, address: int, references: References) -> state.GlobalState:
     found = Global(store, address)
     type_, bits = found.type, found.bits
     code = type_.value.code
-    if code is ValType.EXTERNREF:
-        bits = externs.number(bits)
+    bits = references.saved(code, bits)
     return state.GlobalState(int(code), type_.mutable, bits)
 
 
@@ -139,17 +122,18 @@ def _instance(store: Store, instance: Instance, module: int) -> state.InstanceSt
         ],
         dropped_data=[i for i in range(counts.data) if lib.wsr_data_dropped(store.c, index, i)],
         name=instance.name,
+        tags=addresses(lib.WSR_TAG, counts.tags),
     )
 
 
-def _frames(store: Store, externs: _Externs) -> list[state.FrameState]:
+def _frames(store: Store, references: References) -> list[state.FrameState]:
     frames = []
     for view in store.frames(dead_locals=False):
         values = [*view.locals, *view.operands]
-        if ValType.EXTERNREF in view.types:
-            for i, code in enumerate(view.types):
-                if code == ValType.EXTERNREF:
-                    values[i] = externs.number(values[i])
+        if ValType.EXTERNREF in view.types or ValType.EXNREF in view.types:
+            values = [
+                references.saved(code, bits) for code, bits in zip(view.types, values, strict=True)
+            ]
         frames.append(
             state.FrameState(
                 view.instance, view.index, view.offset, len(view.locals), view.types, values
@@ -158,12 +142,12 @@ def _frames(store: Store, externs: _Externs) -> list[state.FrameState]:
     return frames
 
 
-def _queue(store: Store, externs: _Externs) -> list[tuple[int, list[int]]]:
+def _queue(store: Store, references: References) -> list[tuple[int, list[int]]]:
     queue = []
     for address, slots in store.queue:
         params = store.function_type(address).params
         bits = [
-            externs.number(value) if type_.code is ValType.EXTERNREF else value
+            references.saved(type_.code, value)
             for type_, value in zip(params, gather(params, slots), strict=True)
         ]
         queue.append((address, list(spread(params, bits))))
@@ -213,7 +197,7 @@ def capture(
             modules.append(state.ModuleRef(module.digest, len(module.binary), module.name, binary))
     counts = ffi.new("wsr_store_counts *")
     lib.wsr_store_count(store.c, counts)
-    externs = _Externs(store)
+    references = References(store)
     limits = store.limits
     return Snapshot(
         modules=modules,
@@ -227,10 +211,10 @@ def capture(
             _instance(store, instance, module_index[instance.module.digest])
             for instance in store.instances
         ],
-        tables=[_table(store, a, externs) for a in range(counts.tables)],
+        tables=[_table(store, a, references) for a in range(counts.tables)],
         memories=[_memory(store, a) for a in range(counts.memories)],
-        globals=[_global(store, a, externs) for a in range(counts.globals)],
-        thread=state.ThreadState(_frames(store, externs), _queue(store, externs)),
+        globals=[_global(store, a, references) for a in range(counts.globals)],
+        thread=state.ThreadState(_frames(store, references), _queue(store, references)),
         limits=state.Limits(
             limits.memory_pages,
             limits.table_elements,
@@ -243,10 +227,12 @@ def capture(
         lineage=state.Lineage(
             os.urandom(16), parent, time.time_ns(), socket.gethostname(), _engine()
         ),
-        externs=externs.kept,
+        externs=references.externs,
         wasi=dict(wasi) if wasi is not None else None,
         files=files if files else None,
         executed=store.executed,
+        tags=references.tags,
+        exceptions=references.finish(),
     )
 
 
@@ -305,12 +291,12 @@ class _Restoring:
                 raise _bad(f"a module that needs the feature {feature}, which was not in force")
         self.hosts = {h.address: h for h in snapshot.host_functions}
         self.next_function = 0
-        self.next = [0, 0, 0]  # tables, memories, globals
+        self.next = [0, 0, 0, 0]  # tables, memories, globals, tags
         self.error = ffi.new("wsr_error *")
 
     def run(self) -> Store:
         store = self.store
-        owned: list[set[int]] = [set(), set(), set()]
+        owned: list[set[int]] = [set(), set(), set(), set()]
         defined = []
         for instance in self.snapshot.instances:
             if not 0 <= instance.module < len(self.modules):
@@ -327,6 +313,7 @@ class _Restoring:
             len(self.snapshot.tables),
             len(self.snapshot.memories),
             len(self.snapshot.globals),
+            len(self.snapshot.tags),
         )
         for kind, size in enumerate(sizes):
             while self.next[kind] < size and self.next[kind] not in owned[kind]:
@@ -339,7 +326,7 @@ class _Restoring:
         self._thread()
         return store
 
-    def _defined(self, instance: state.InstanceState) -> tuple[list[int], list[int], list[int]]:
+    def _defined(self, instance: state.InstanceState) -> tuple[list[int], ...]:
         counts = self.modules[instance.module].counts
         if (
             len(instance.functions) != counts.imported_functions
@@ -347,18 +334,20 @@ class _Restoring:
             or len(instance.tables) != counts.tables
             or len(instance.memories) != counts.memories
             or len(instance.globals) != counts.globals
+            or len(instance.tags) != counts.tags
         ):
             raise _bad("an instance with other index spaces than its module")
         return (
             instance.tables[counts.imported_tables :],
             instance.memories[counts.imported_memories :],
             instance.globals[counts.imported_globals :],
+            instance.tags[counts.imported_tags :],
         )
 
     def _add_instance(
         self,
         instance: state.InstanceState,
-        own: tuple[list[int], list[int], list[int]],
+        own: tuple[list[int], ...],
         owned: list[set[int]],
     ) -> None:
         store, module = self.store, self.modules[instance.module]
@@ -366,8 +355,8 @@ class _Restoring:
         lowest = instance.function_base if has_functions else max([-1, *instance.functions]) + 1
         while self.next_function < lowest and self.next_function in self.hosts:
             self._add_host_function()
-        used = (instance.tables, instance.memories, instance.globals)
-        for space in range(3):
+        used = (instance.tables, instance.memories, instance.globals, instance.tags)
+        for space in range(len(used)):
             lowest = min(own[space], default=max([-1, *used[space]]) + 1)
             while self.next[space] < lowest and self.next[space] not in owned[space]:
                 self._add_host_extern(space)
@@ -376,6 +365,7 @@ class _Restoring:
             instance.tables[: len(instance.tables) - len(own[0])],
             instance.memories[: len(instance.memories) - len(own[1])],
             instance.globals[: len(instance.globals) - len(own[2])],
+            instance.tags[: len(instance.tags) - len(own[3])],
         )
         self._check_imports(module, imported)
         try:
@@ -392,7 +382,7 @@ class _Restoring:
             if base != instance.function_base:
                 raise _bad("an instance whose functions have other addresses")
             self.next_function = base + module.function_count - module.imported_functions
-        kinds = (lib.WSR_TABLE, lib.WSR_MEMORY_KIND, lib.WSR_GLOBAL)
+        kinds = (lib.WSR_TABLE, lib.WSR_MEMORY_KIND, lib.WSR_GLOBAL, lib.WSR_TAG)
         for space, (kind, addresses) in enumerate(zip(kinds, used, strict=True)):
             for i, address in enumerate(addresses):
                 if lib.wsr_instance_address(store.c, index, kind, i) != address:
@@ -413,7 +403,7 @@ class _Restoring:
 
     def _check_imports(self, module: Module, imported: tuple[list[int], ...]) -> None:
         limits = (self.next_function, *self.next)
-        position = [0, 0, 0, 0]
+        position = [0, 0, 0, 0, 0]
         for item in module.imports:
             address = imported[item.kind][position[item.kind]]
             position[item.kind] += 1
@@ -497,20 +487,41 @@ class _Restoring:
             item = snapshot.globals[address]
             value = spread((ValType(item.type),), (item.value,))
             made = lib.wsr_add_global(c, item.type, item.mutable, value, self.error)
+        elif space == 3 and address < len(snapshot.tags):
+            made = self._add_tag(address)
         else:
             raise _bad("an unknown address")
         if made == 2**32 - 1:
             raise SnapshotError(ffi.string(self.error.message).decode())
         self.next[space] += 1
 
+    def _add_tag(self, address: int) -> Any:
+        """A tag of the host's, of the type that it had: who imports it knows it exactly."""
+        c, codes = self.store.c, self.snapshot.tags[address]
+        for instance in self.snapshot.instances:
+            module = self.modules[instance.module]
+            imports = [item for item in module.imports if item.kind == lib.WSR_TAG]
+            for item in imports:
+                type_ = item.type
+                right = isinstance(type_, TagType) and codes_of(type_.params) == codes
+                if right and instance.tags[item.index] == address:
+                    return lib.wsr_add_tag_import(c, module._c, item.index, self.error)
+        return lib.wsr_add_tag(c, list(codes), len(codes), self.error)
+
     def _fill(self) -> None:
+        for address, codes in enumerate(self.snapshot.tags):
+            if codes_of(Tag(self.store, address).type.params) != codes:
+                raise _bad(f"tag {address} of another type")
+        try:
+            self.exceptions = Restored(self.store, self.snapshot.exceptions).bits
+        except ValueError as error:
+            raise _bad(str(error)) from None
         for address, item in enumerate(self.snapshot.globals):
             found = Global(self.store, address)
             type_ = found.type
             if (type_.value.code, type_.mutable) != (item.type, item.mutable):
                 raise _bad(f"global {address} of another type")
-            self._check_reference(type_.value, item.value)
-            found.write(item.value)
+            found.write(self._restored(type_.value, item.value))
         for address, table in enumerate(self.snapshot.tables):
             self._fill_table(address, table)
         for address, memory in enumerate(self.snapshot.memories):
@@ -527,8 +538,9 @@ class _Restoring:
         if lib.wsr_grow_table(self.store.c, address, size - view.size, 0) == 2**64 - 1:
             raise SnapshotError(f"table {address} of {size} elements exceeds the limit")
         words = _words(table.elements)
-        for bits in set(words):
-            self._check_reference(element, bits)
+        restored = {bits: self._restored(element, bits) for bits in set(words)}
+        if element.code is ValType.EXNREF:
+            words = array("Q", [restored[bits] for bits in words])
         lib.wsr_table(self.store.c, address, view)
         if size:
             ffi.buffer(view.elements, size * 8)[:] = words.tobytes()
@@ -550,13 +562,19 @@ class _Restoring:
             data = ffi.from_buffer("uint8_t[]", memory.data)
             lib.wsr_fill_memory(self.store.c, address, data, len(data))
 
-    def _check_reference(self, type_: ValType, bits: int) -> None:
+    def _restored(self, type_: ValType, bits: int) -> int:
+        """The bits in the store of a value that was saved as `bits`."""
         if type_.code is ValType.EXTERNREF and bits > len(self.snapshot.externs):
             raise _bad("a reference to an unknown host object")
         if type_.code is ValType.FUNCREF and bits > self.next_function:
             raise _bad("a reference to an unknown function")
+        if type_.code is ValType.EXNREF:
+            if bits >= len(self.exceptions):
+                raise _bad("a reference to an unknown exception")
+            bits = self.exceptions[bits]
         if type_.reference and not lib.wsr_value_fits(self.store.c, type_, bits):
             raise _bad(f"a reference that is no {type_}")
+        return bits
 
     def _thread(self) -> None:
         store, thread = self.store, self.snapshot.thread
@@ -566,10 +584,13 @@ class _Restoring:
             operands = len(frame.values) - frame.locals
             if operands < 0 or len(frame.values) != len(frame.types):
                 raise _bad("a frame with more locals than values")
-            for code, bits in zip(frame.types, frame.values, strict=True):
-                if code == ValType.EXTERNREF:
-                    self._check_reference(ValType.EXTERNREF, bits)
-            slots = spread(val_types(frame.types), frame.values)
+            bits = [
+                self._restored(ValType(code), value)
+                if code in (ValType.EXTERNREF, ValType.EXNREF)
+                else value
+                for code, value in zip(frame.types, frame.values, strict=True)
+            ]
+            slots = spread(val_types(frame.types), bits)
             types = ffi.from_buffer("uint8_t[]", frame.types or b"\0")
             values = ffi.new("uint64_t[]", list(slots) or [0])
             view = ffi.new(
@@ -599,10 +620,19 @@ class _Restoring:
             params = store.function_type(address).params
             if slot_count(params) != len(slots):
                 raise _bad("an invocation with another number of arguments")
-            for type_, bits in zip(params, gather(params, slots), strict=True):
-                self._check_reference(type_, bits)
-            store.queue.append((address, tuple(slots)))
+            bits = [
+                self._restored(type_, value)
+                for type_, value in zip(params, gather(params, slots), strict=True)
+            ]
+            self._keep(params, bits)
+            store.queue.append((address, tuple(spread(params, bits))))
         store.executed = self.snapshot.executed
+
+    def _keep(self, params: tuple[ValType, ...], bits: list[int]) -> None:
+        """Until an invocation begins, the store must know of the exceptions among its arguments."""
+        for type_, value in zip(params, bits, strict=True):
+            if type_.code is ValType.EXNREF:
+                self.store._held.append((self.store.exception_of_reference(value),))
 
     def _function_address(self, frame: state.FrameState) -> int:
         if not 0 <= frame.instance < len(self.snapshot.instances):

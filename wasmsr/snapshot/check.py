@@ -22,10 +22,10 @@ from wasmsr.snapshot.state import (
 )
 
 I32, I64, F32, F64, V128 = 0x7F, 0x7E, 0x7D, 0x7C, 0x7B
-FUNCREF, EXTERNREF = 0x70, 0x6F
-VALUE_TYPES = bytes((I32, I64, F32, F64, V128, FUNCREF, EXTERNREF))
+FUNCREF, EXTERNREF, EXNREF = 0x70, 0x6F, 0x69
+VALUE_TYPES = bytes((I32, I64, F32, F64, V128, FUNCREF, EXTERNREF, EXNREF))
 """All value types of format version 1, by their codes in the binary format (section 5.3)."""
-REFERENCES = bytes((FUNCREF, EXTERNREF))
+REFERENCES = bytes((FUNCREF, EXTERNREF, EXNREF))
 MAX_PAGES = 65536
 """Pages of 64 KiB in a memory with 32-bit addresses."""
 MAX_PAGES64 = 1 << 48
@@ -37,7 +37,7 @@ MEMORY64 = "memory64"
 _U32 = 1 << 32
 _U64 = 1 << 64
 _BOUNDS = {I32: _U32, I64: _U64, F32: _U32, F64: _U64, V128: 1 << 128}
-_NAMES = {FUNCREF: "funcref", EXTERNREF: "externref"}
+_NAMES = {FUNCREF: "funcref", EXTERNREF: "externref", EXNREF: "exnref"}
 _CHUNK = 65536
 
 
@@ -75,7 +75,11 @@ def check(snapshot: Snapshot) -> None:
     functions = _count_functions(snapshot)
     for number, instance in enumerate(snapshot.instances):
         _check_instance(number, instance, snapshot, functions)
-    references = {FUNCREF: functions, EXTERNREF: len(snapshot.externs)}
+    references = {
+        FUNCREF: functions,
+        EXTERNREF: len(snapshot.externs),
+        EXNREF: len(snapshot.exceptions),
+    }
     for number, table in enumerate(snapshot.tables):
         _check_address("table", number, table, limits.features)
         _check_table(number, table, references, limits.table_elements)
@@ -88,6 +92,7 @@ def check(snapshot: Snapshot) -> None:
             raise fail(f"global {number} has the unknown type {cell.type:#x}")
         if not 0 <= cell.value < bounds[cell.type]:
             raise fail(f"the value of global {number} does not fit its type")
+    _check_exceptions(snapshot, bounds)
     for number, frame in enumerate(snapshot.thread.frames):
         _check_frame(number, frame, snapshot, bounds)
     for address, _ in snapshot.thread.queue:
@@ -146,6 +151,7 @@ def _check_instance(
         ("table", instance.tables, len(snapshot.tables)),
         ("memory", instance.memories, len(snapshot.memories)),
         ("global", instance.globals, len(snapshot.globals)),
+        ("tag", instance.tags, len(snapshot.tags)),
     ):
         if addresses and (min(addresses) < 0 or max(addresses) >= count):
             raise fail(f"instance {number} names a {what} address that is not one of {count}")
@@ -161,6 +167,22 @@ def _check_address(
 ) -> None:
     if state.address64 and MEMORY64 not in features:
         raise fail(f"{what} {number} has 64-bit addresses and the feature {MEMORY64} was off")
+
+
+def _check_exceptions(snapshot: Snapshot, bounds: dict[int, int]) -> None:
+    for number, codes in enumerate(snapshot.tags):
+        if codes.translate(None, VALUE_TYPES):
+            raise fail(f"tag {number} has an unknown value type")
+    for number, exception in enumerate(snapshot.exceptions):
+        if not 0 <= exception.tag < len(snapshot.tags):
+            raise fail(f"exception {number} has tag {exception.tag} of {len(snapshot.tags)}")
+        codes = snapshot.tags[exception.tag]
+        if len(codes) != len(exception.fields):
+            raise fail(f"exception {number} has another number of fields than its tag")
+        for code, value in zip(codes, exception.fields, strict=True):
+            most = number + 1 if code == EXNREF else bounds[code]  # a reference to an earlier one
+            if not 0 <= value < most:
+                raise fail(f"a field of exception {number} does not fit its type")
 
 
 def _check_table(number: int, table: TableState, references: dict[int, int], limit: int) -> None:

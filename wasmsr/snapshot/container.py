@@ -62,6 +62,8 @@ class Kind:
     MEMORIES = 12
     PAGE_INDEX = 13
     PAGE_DATA = 14
+    TAGS = 15
+    EXCEPTIONS = 16
     FILE_INDEX = 24
     FILE_DATA = 25
 
@@ -83,6 +85,7 @@ MESSAGES = frozenset(
         Kind.EXTERNS,
         Kind.COUNTERS,
         Kind.WASI,
+        Kind.TAGS,
     )
 )
 """The kinds whose payload is msgpack."""

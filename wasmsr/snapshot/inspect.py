@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wasmsr.errors import ModuleError
-from wasmsr.snapshot.check import EXTERNREF, F32, F64, FUNCREF, I32, I64, V128
+from wasmsr.snapshot.check import EXNREF, EXTERNREF, F32, F64, FUNCREF, I32, I64, V128
 from wasmsr.snapshot.container import VERSION, section_title
 from wasmsr.snapshot.format import Decoder, Path, read_file
 from wasmsr.snapshot.pages import PAGE_SIZE, page_map
@@ -30,6 +30,7 @@ TYPE_NAMES = {
     V128: "v128",
     FUNCREF: "funcref",
     EXTERNREF: "externref",
+    EXNREF: "exnref",
 }
 TABLE_KEYS = ("type", "size", "minimum", "maximum", "address", "null")
 
@@ -128,6 +129,18 @@ def describe(
             for cell in snapshot.globals
         ],
         "host_objects": [type(value).__name__ for value in snapshot.externs],
+        "exceptions": [
+            {
+                "tag": exception.tag,
+                "fields": [
+                    _value(code, bits, names)
+                    for code, bits in zip(
+                        snapshot.tags[exception.tag], exception.fields, strict=True
+                    )
+                ],
+            }
+            for exception in snapshot.exceptions
+        ],
         "wasi": _plain(snapshot.wasi),
     }
     return description
@@ -260,7 +273,8 @@ def _value(code: int, bits: int, names: _Names) -> dict[str, Any]:
     elif bits == 0:
         value = None
     else:
-        value = names.of_address(bits - 1) if code == FUNCREF else f"host object {bits - 1}"
+        kind = "exception" if code == EXNREF else "host object"
+        value = names.of_address(bits - 1) if code == FUNCREF else f"{kind} {bits - 1}"
     return {"type": TYPE_NAMES[code], "value": value}
 
 

@@ -383,6 +383,8 @@ class Decoder:
         externs, counters, wasi = get(Kind.EXTERNS), get(Kind.COUNTERS), get(Kind.WASI)
         if segments is not None:
             sections.parse_segments(segments, instances)
+        names, thrown = get(Kind.TAGS), get(Kind.EXCEPTIONS)
+        tags = [] if names is None else sections.parse_tags(names, instances)
         snapshot = Snapshot(
             modules=modules,
             host_functions=hosts,
@@ -397,6 +399,8 @@ class Decoder:
             wasi=None if wasi is None else sections.parse_wasi(wasi),
             executed=None if counters is None else sections.parse_counters(counters),
             files=self._files,
+            tags=tags,
+            exceptions=[] if thrown is None else sections.parse_exceptions(thrown, tags),
         )
         check(snapshot)
         return snapshot

@@ -19,6 +19,7 @@ from wasmsr.snapshot.check import MAX_PAGES, MAX_SIZE64, V128
 from wasmsr.snapshot.container import Buffer, Kind, section_title
 from wasmsr.snapshot.state import (
     PAGE,
+    ExceptionState,
     FrameState,
     GlobalState,
     HostFunction,
@@ -82,6 +83,7 @@ THREAD_HEAD = Struct("<QQ")
 FRAME = Struct("<IIIIII")
 INVOCATION = Struct("<II")
 GLOBAL = Struct("<IIQQ")
+EXCEPTION = Struct("<Q")
 TABLE_HEAD = Struct("<Q")
 TABLE = Struct("<QQQQQQ")
 MEMORY = Struct("<QQQQ")
@@ -302,6 +304,29 @@ def parse_externs(data: Buffer) -> list[Any]:
     return value
 
 
+def pack_tags(snapshot: Snapshot) -> bytes:
+    """Empty where the store has no tags."""
+    if not snapshot.tags:
+        return b""
+    return _pack([snapshot.tags, [i.tags for i in snapshot.instances]], "the tags")
+
+
+def parse_tags(data: Buffer, instances: Sequence[InstanceState]) -> list[bytes]:
+    """The codes of each tag's fields, by address; the instances get their addresses."""
+    kind = Kind.TAGS
+    value = _unpack(kind, data)
+    if type(value) is not list or len(value) != 2 or {*map(type, value)} != {list}:
+        raise _malformed(kind, "it is not two lists")
+    tags, spaces = value
+    if not tags or len(spaces) != len(instances):
+        raise _malformed(kind, "it has no tag, or not one entry for each instance")
+    for instance, addresses in zip(instances, spaces, strict=True):
+        if type(addresses) is not list:
+            raise _malformed(kind, "an instance's tags are no list")
+        instance.tags = _uniform(kind, addresses, int)
+    return _uniform(kind, tags, bytes)
+
+
 def pack_counters(executed: int | None) -> bytes:
     return b"" if executed is None else _pack({"executed": executed}, "the counters")
 
@@ -401,6 +426,47 @@ def _join_wide(types: bytes, slots: list[int]) -> list[int]:
         low = next(source)
         values.append(low | next(source) << 64 if code == V128 else low)
     return values
+
+
+def pack_exceptions(snapshot: Snapshot) -> bytes:
+    """Empty where there are none."""
+    if not snapshot.exceptions:
+        return b""
+    heads: list[bytes] = []
+    slots: list[int] = []
+    for exception in snapshot.exceptions:
+        codes = snapshot.tags[exception.tag]
+        heads.append(EXCEPTION.pack(exception.tag))
+        for code, value in zip(codes, exception.fields, strict=True):
+            slots += (value & _LOW, value >> 64) if code == V128 else (value,)
+    count = TABLE_HEAD.pack(len(heads))
+    return b"".join([count, *heads, Struct(f"<{len(slots)}Q").pack(*slots)])
+
+
+def parse_exceptions(data: Buffer, tags: list[bytes]) -> list[ExceptionState]:
+    kind = Kind.EXCEPTIONS
+    if len(data) < TABLE_HEAD.size:
+        raise _malformed(kind, "it is too short")
+    (count,) = TABLE_HEAD.unpack_from(data)
+    slots_at = TABLE_HEAD.size + count * EXCEPTION.size
+    if not count or slots_at > len(data) or (len(data) - slots_at) % 8:
+        raise _malformed(kind, f"its length is not that of {count} exceptions")
+    slots = Struct(f"<{(len(data) - slots_at) // 8}Q").unpack(data[slots_at:])
+    found: list[ExceptionState] = []
+    at = 0
+    for (tag,) in EXCEPTION.iter_unpack(data[TABLE_HEAD.size : slots_at]):
+        if tag >= len(tags):
+            raise _malformed(kind, f"an exception has tag {tag} of {len(tags)}")
+        codes = tags[tag]
+        wide = codes.count(V128)
+        values = list(slots[at : at + len(codes) + wide])
+        at += len(codes) + wide
+        if len(values) < len(codes) + wide:
+            break
+        found.append(ExceptionState(tag, _join_wide(codes, values) if wide else values))
+    if at != len(slots) or len(found) != count:
+        raise _malformed(kind, "it has not one value for each field")
+    return found
 
 
 def pack_globals(cells: Sequence[GlobalState]) -> bytes:

@@ -71,6 +71,16 @@ class InstanceState:
     dropped_elements: list[int] = field(default_factory=list)
     dropped_data: list[int] = field(default_factory=list)
     name: str | None = None
+    tags: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ExceptionState:
+    """An exception that something refers to: the address of its tag, and the bits of its fields; a
+    reference to another exception is its number plus 1, and that number is lower than its own."""
+
+    tag: int
+    fields: list[int]
 
 
 @dataclass(slots=True)
@@ -176,6 +186,8 @@ class Snapshot:
     externs: list[Any] = field(default_factory=list)
     wasi: dict[str, Any] | None = None
     executed: int | None = None
+    tags: list[bytes] = field(default_factory=list)
+    exceptions: list[ExceptionState] = field(default_factory=list)
     files: Contents | None = None
 
     def save(self, path: str | os.PathLike[str], *, compress: bool = True) -> int:

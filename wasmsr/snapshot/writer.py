@@ -46,6 +46,7 @@ class _Plan:
     binaries: list[bytes]
     after: list[tuple[int, bytes]]
     pages: PageMap
+    last: list[tuple[int, bytes]]
     file_index: bytes
     files: Contents | None
     rows: Rows
@@ -71,6 +72,10 @@ def _plan(snapshot: Snapshot) -> _Plan:
             (Kind.MEMORIES, sections.pack_memories(snapshot)),
             (Kind.PAGE_INDEX, pages.index()),
         ]
+        last = [
+            (Kind.TAGS, sections.pack_tags(snapshot)),
+            (Kind.EXCEPTIONS, sections.pack_exceptions(snapshot)),
+        ]
     except (StructError, TypeError, AttributeError) as error:
         raise FormatError(f"the snapshot has a value of the wrong type: {error}") from error
     rows = Rows()
@@ -80,6 +85,7 @@ def _plan(snapshot: Snapshot) -> _Plan:
             rows.add(kind, len(payload), tree_digest(payload))
             if kind in MESSAGES:
                 messages += len(payload)
+    messages += len(last[0][1])
     if messages > MESSAGE_LIMIT:
         raise UnportableState(
             f"the program's state besides memory is larger than {MESSAGE_LIMIT >> 20} MiB",
@@ -98,6 +104,9 @@ def _plan(snapshot: Snapshot) -> _Plan:
             rows.add(kind, len(payload), tree_digest(payload))
     if pages.stored:
         rows.add(Kind.PAGE_DATA, pages.stored * PAGE_SIZE, pages.digest())
+    for kind, payload in last:
+        if payload:
+            rows.add(kind, len(payload), tree_digest(payload))
     files = snapshot.files if snapshot.files else None
     index = sections.pack_file_index(files)
     if files:
@@ -106,7 +115,7 @@ def _plan(snapshot: Snapshot) -> _Plan:
         for digest, _ in files:
             tree.update(files.read(digest))
         rows.add(Kind.FILE_DATA, files.size, tree.digest())
-    return _Plan(before, binaries, after, pages, index, files, rows)
+    return _Plan(before, binaries, after, pages, last, index, files, rows)
 
 
 def encode(snapshot: Snapshot, *, compress: bool = True, handed: bool = False) -> Iterator[bytes]:
@@ -141,6 +150,8 @@ def _pieces(plan: _Plan, header: Header, compress: bool) -> Iterator[bytes]:
     if plan.pages.stored:
         yield SECTION.pack(Kind.PAGE_DATA, 0, 0, plan.pages.stored * PAGE_SIZE)
         yield from store_batches(plan.pages.batches(), compress)
+    for kind, payload in plan.last:
+        yield from section_bytes(kind, payload)
     files = plan.files
     if files:
         yield from section_bytes(Kind.FILE_INDEX, plan.file_index)

@@ -1,0 +1,81 @@
+"""Exceptions as the host sees them: those that a program threw, and those of its own.
+
+Beside `externs`, for `machine`, which meets them where calls end. Source: WebAssembly
+specification, section 4.2.13 (Exception Instances).
+"""
+
+from __future__ import annotations
+
+from wasmsr._ffi import ffi, lib
+from wasmsr.errors import UncaughtException
+from wasmsr.interp.externs import Tag
+from wasmsr.interp.types import ValType
+from wasmsr.interp.values import from_slot, gather
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wasmsr.interp.machine import Store
+
+
+class ThrownException:
+    """An exception in a store, which lives for as long as this object does.
+
+    Attributes:
+        store, bits: where it is, and the reference to it.
+    """
+
+    def __init__(self, store: Store, bits: int) -> None:
+        self.store = store
+        self.bits = bits
+        store.release()
+        lib.wsr_keep_exception(store.c, bits, 1)
+
+    def __del__(self) -> None:
+        # The collector may call this on any thread, while the core runs: the store does the rest.
+        self.store.released.append(self.bits)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, ThrownException)
+            and other.store is self.store
+            and other.bits == self.bits
+        )
+
+    def __hash__(self) -> int:
+        return hash((id(self.store), self.bits))
+
+    @property
+    def tag(self) -> Tag:
+        """Its tag."""
+        view = ffi.new("wsr_exception_fields *")
+        lib.wsr_exception_view(self.store.c, self.bits, view)
+        return Tag(self.store, view.tag)
+
+    @property
+    def fields(self) -> tuple[Any, ...]:
+        """The values that it carries."""
+        tag, slots = view_exception(self.store, self.bits)
+        params = Tag(self.store, tag).type.params
+        values = gather(params, slots)
+        return tuple(from_slot(self.store, t, v) for t, v in zip(params, values, strict=True))
+
+    def error(self) -> UncaughtException:
+        """It as a Python exception, without a backtrace yet."""
+        return UncaughtException(self, self.tag, self.fields)
+
+
+def view_exception(store: Store, bits: int) -> tuple[int, list[int]]:
+    """The address of an exception's tag, and the slots of its fields."""
+    view = ffi.new("wsr_exception_fields *")
+    lib.wsr_exception_view(store.c, bits, view)
+    return view.tag, ffi.unpack(view.slots, view.n_slots) if view.n_slots else []
+
+
+def is_exception(type_: ValType) -> bool:
+    """Whether a type's values are references to exceptions."""
+    return type_.code is ValType.EXNREF
+
+
+__all__ = ["ThrownException", "is_exception", "view_exception"]

@@ -1,0 +1,122 @@
+"""References in a snapshot: host objects and exceptions by number, only those that are reachable.
+
+Beside `capture`, which meets references in tables, globals, frames and invocations, in this order,
+and asks here what to save for each. An exception's number is given behind those of the exceptions
+that its fields refer to, so that a reader can make them one after the other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wasmsr._ffi import ffi, lib
+from wasmsr.interp.exceptions import view_exception
+from wasmsr.interp.externs import Tag
+from wasmsr.interp.types import ValType, codes_of
+from wasmsr.interp.values import gather, spread
+from wasmsr.snapshot.state import ExceptionState
+
+if TYPE_CHECKING:
+    from wasmsr.interp.machine import Store
+
+EXTERNREF, EXNREF = int(ValType.EXTERNREF), int(ValType.EXNREF)
+
+
+class References:
+    """Renumbers references by first appearance.
+
+    Attributes:
+        externs: the host objects met so far; exceptions: likewise, complete after `finish`.
+        tags: by address, the codes of their fields.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.externs: list[Any] = []
+        self.exceptions: list[ExceptionState] = []
+        counts = ffi.new("wsr_store_counts *")
+        lib.wsr_store_count(store.c, counts)
+        self._params = [Tag(store, address).type.params for address in range(counts.tags)]
+        self.tags = [codes_of(params) for params in self._params]
+        self._extern: dict[int, int] = {}
+        self._exception: dict[int, int] = {}
+
+    def saved(self, code: int, bits: int) -> int:
+        """The saved bits of a value of that type code."""
+        if code == EXTERNREF:
+            return self._extern_number(bits)
+        if code == EXNREF:
+            return self._exception_number(bits)
+        return bits
+
+    def finish(self) -> list[ExceptionState]:
+        """The exceptions, when all has been met: the host objects in their fields come last."""
+        for exception in self.exceptions:
+            codes = self.tags[exception.tag]
+            for i, code in enumerate(codes):
+                if code == EXTERNREF:
+                    exception.fields[i] = self._extern_number(exception.fields[i])
+        return self.exceptions
+
+    def _extern_number(self, bits: int) -> int:
+        if not bits:
+            return 0
+        if bits not in self._extern:
+            self.externs.append(self.store.externs[bits - 1])
+            self._extern[bits] = len(self.externs)
+        return self._extern[bits]
+
+    def _exception_number(self, bits: int) -> int:
+        if not bits:
+            return 0
+        waiting = [] if bits in self._exception else [bits]
+        while waiting:
+            one = waiting[-1]
+            tag, slots = view_exception(self.store, one)
+            params = self._params[tag]
+            fields = list(gather(params, slots))
+            inner = [
+                value
+                for type_, value in zip(params, fields, strict=True)
+                if type_.code is ValType.EXNREF and value and value not in self._exception
+            ]
+            if inner:
+                waiting += reversed(inner)
+                continue
+            waiting.pop()
+            if one in self._exception:
+                continue
+            for i, type_ in enumerate(params):
+                if type_.code is ValType.EXNREF and fields[i]:
+                    fields[i] = self._exception[fields[i]]
+            self.exceptions.append(ExceptionState(tag, fields))
+            self._exception[one] = len(self.exceptions)
+        return self._exception[bits]
+
+
+class Restored:
+    """The exceptions of a snapshot, made anew in a store whose tags are there already.
+
+    Attributes:
+        bits: what a saved reference is now, by the saved one: `bits[0]` is null.
+    """
+
+    def __init__(self, store: Store, exceptions: list[ExceptionState]) -> None:
+        self.bits = [0]
+        for exception in exceptions:
+            params = Tag(store, exception.tag).type.params
+            fields = [
+                self.bits[value] if type_.code is ValType.EXNREF else value
+                for type_, value in zip(params, exception.fields, strict=True)
+            ]
+            for type_, value in zip(params, fields, strict=True):
+                if not lib.wsr_value_fits(store.c, type_, spread((type_,), (value,))[0]):
+                    raise ValueError(f"a field of an exception is no {type_}")
+            slots = list(spread(params, fields)) or [0]
+            made = lib.wsr_add_exception(store.c, exception.tag, slots)
+            if not made:
+                raise MemoryError("no memory left for the snapshot's exceptions")
+            self.bits.append(made)
+
+
+__all__ = ["References", "Restored"]
