@@ -222,25 +222,16 @@ bool wsr_live_locals(wsr_code *code, uint32_t cell, uint8_t *result) {
   return good;
 }
 
-/* One target after the other, each into `more`. */
-typedef struct {
-  wsr_code *code;
-  uint8_t *live, *more;
-  bool good;
-} adding;
-
-static void add_target(void *argument, uint32_t cell) {
-  adding *a = argument;
-  a->good = a->good && wsr_live_locals(a->code, cell, a->more);
-  for (uint32_t i = 0; a->good && i < a->code->n_locals; i++) a->live[i] |= a->more[i];
-}
-
 bool wsr_live_behind(wsr_code *code, uint32_t cell, uint8_t *live) {
   if (!wsr_live_locals(code, cell + 1, live)) return false;
   if (!code->n_tries) return true;
-  adding a = {code, live, malloc((size_t)code->n_locals + 1), true};
-  a.good = a.more != NULL;
-  if (a.good) catches(code, cell, add_target, &a);
-  free(a.more);
-  return a.good;
+  uint8_t *more = malloc((size_t)code->n_locals + 1);
+  bool good = more != NULL;
+  for (uint32_t t = wsr_try_at(code, cell); good && t != WSR_NONE; t = code->tries[t].parent)
+    for (uint32_t c = code->tries[t].first; good && c != WSR_NONE; c = code->catches[c].next) {
+      good = wsr_live_locals(code, code->targets[code->catches[c].target].cell, more);
+      for (uint32_t i = 0; good && i < code->n_locals; i++) live[i] |= more[i];
+    }
+  free(more);
+  return good;
 }
