@@ -72,7 +72,7 @@ DEFECTS: list[tuple[str, Callable[[Snapshot], Any]]] = [
     ("size of memory 0", lambda s: setattr(s.memories[0], "minimum", 4)),
     ("size of memory 0", lambda s: setattr(s.memories[0], "maximum", 2)),
     ("above the limit", lambda s: setattr(s.limits, "memory_pages", 2)),
-    ("global 0 has the unknown type", lambda s: setattr(s.globals[0], "type", 0x69)),
+    ("global 0 has the unknown type", lambda s: setattr(s.globals[0], "type", 0x6A)),
     ("value of global 0", lambda s: setattr(s.globals[0], "value", 1 << 32)),
     ("value of global 1", lambda s: setattr(s.globals[1], "value", 1 << 64)),
     ("value of global 2", lambda s: setattr(s.globals[2], "value", 1 << 32)),

@@ -40,9 +40,10 @@ class References:
             raise TypeError(f"funcref takes a function of this store or None, not {value!r}")
         return value.address + 1
 
-    def function_of_reference(self: Store, bits: int) -> Function | None:
+    def function_of_reference(self, bits: int) -> Function | None:
         """The function behind a funcref, None for null."""
-        return Function(self, bits - 1) if bits else None
+        store: Any = self  # which it is the half of
+        return Function(store, bits - 1) if bits else None
 
     def reference_to_object(self, value: Any) -> int:
         """Bits of an externref: 0 for None, else the object's index in `externs` plus one."""
@@ -66,9 +67,10 @@ class References:
             raise TypeError(f"exnref takes an exception of this store or None, not {value!r}")
         return value.bits
 
-    def exception_of_reference(self: Store, bits: int) -> ThrownException | None:
+    def exception_of_reference(self, bits: int) -> ThrownException | None:
         """The exception behind an exnref, None for null."""
-        return ThrownException(self, bits) if bits else None
+        store: Any = self
+        return ThrownException(store, bits) if bits else None
 
     def release(self) -> None:
         """Let go of the exceptions that no Python object stands for any more."""
