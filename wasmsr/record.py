@@ -1,7 +1,7 @@
 """`@record`: a class of named fields, written as a dataclass is, that costs nothing to define.
 
 A dataclass compiles its methods when its module is imported: half a millisecond a class, which was
-a fifth of the time of `wasmsr run fib`. The methods of a record are written once, here, and look
+a sixth of the time of `wasmsr run fib`. The methods of a record are written once, here, and look
 the fields up when they are called. To type checkers it is a dataclass. What dataclasses can do
 besides (`field`, order, slots) is left to them, in modules that a start does not need.
 

@@ -293,7 +293,11 @@ _codec = _Codec()
 
 
 def section_bytes(kind: int, payload: bytes) -> Iterator[bytes]:
-    """A whole section, head and raw batches, as pieces."""
+    """A whole section, head and raw batches, as pieces; none for an empty one."""
+    size = len(payload)
+    if 0 < size <= BATCH_SIZE:  # nearly always
+        yield FIRST.pack(kind, 0, 0, size, RAW, size, zlib.crc32(payload)) + payload
+        return
     head = SECTION.pack(kind, 0, 0, len(payload))
     for start in range(0, len(payload), BATCH_SIZE):
         part = payload[start : start + BATCH_SIZE]

@@ -141,7 +141,8 @@ def encode(snapshot: Snapshot, *, compress: bool = True, handed: bool = False) -
 def _pieces(plan: _Plan, header: Header, compress: bool) -> Iterator[bytes]:
     yield header.encode()
     for kind, payload in plan.before:
-        yield from section_bytes(kind, payload)
+        if payload:
+            yield from section_bytes(kind, payload)
     if plan.binaries:
         yield SECTION.pack(Kind.BINARIES, 0, 0, sum(map(len, plan.binaries)))
         yield from store_batches(_cut(plan.binaries), compress)
