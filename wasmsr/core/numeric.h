@@ -4,6 +4,7 @@
  * specification allows; see RATIONALE.md for why the deterministic mode has cells of its own. */
 #ifndef WSR_NUMERIC_H
 #define WSR_NUMERIC_H
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -16,6 +17,9 @@ typedef struct {
   uint64_t half[2];
 } wsr_vector;
 #endif
+
+/* What is computed of floats must be rounded to float at every step, the same on every CPU. */
+_Static_assert(FLT_EVAL_METHOD == 0, "floats are computed in a wider type: -fexcess-precision=fast");
 
 static inline float wsr_f32(uint64_t slot) {
   const uint32_t bits = (uint32_t)slot;
