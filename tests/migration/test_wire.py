@@ -517,3 +517,31 @@ def test_nothing_heavy_below_the_server() -> None:
         "assert 'grpc' not in sys.modules and 'google.protobuf' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_who_tells_the_end_is_answered_though_the_told_end_stops_at_once(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The news wakes the node's loop, which takes the end apart while the answer is still to be
+    written; it was broken off then, and who told the end asked for five seconds more."""
+    stopping: list[threading.Thread] = []
+
+    def ended(program: bytes, epoch: int, ending: Ending) -> None:
+        stopping.append(threading.Thread(target=served.server.stop))
+        stopping[0].start()
+        time.sleep(0.3)  # what a loaded machine does to this thread
+
+    monkeypatch.setattr(served.node, "ended", ended)
+    served.peer.ended(MOVE.program, 2, Ending("exited", 0))
+    stopping[0].join()
+    with pytest.raises(PeerLost):
+        served.peer.ended(MOVE.program, 2, Ending("exited", 0))
+
+
+def test_stopping_waits_for_no_stream_for_long(served: Served) -> None:
+    sending = served.send(Counter(World(), "here", program=MOVE.program, size=20 * PIECE))
+    began = time.monotonic()
+    served.server.stop()
+    assert time.monotonic() - began < 3
+    with pytest.raises(PeerLost):
+        sending.ready()

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 WORKERS = 8
 """Calls served at once; two ends need three: a transfer, a question, an answer."""
 
+ANSWER_SECONDS = 1.0
+"""How long a server that stops gives to the calls that it is answering."""
+
 JUNK = object()
 """In place of a message that could not be parsed."""
 
@@ -57,8 +60,13 @@ class Server:
             raise _unusable(address, "it cannot be listened on")
         self._server.start()
 
-    def stop(self, grace: float = 0.0) -> None:
-        """Breaks calls off after `grace` seconds and lets go of the port."""
+    def stop(self, grace: float = ANSWER_SECONDS) -> None:
+        """Takes no more calls, lets those under way be answered, breaks them off after `grace`
+        seconds, and lets go of the port.
+
+        What a call told the node may be the very reason to stop: it is answered first, or the peer
+        would think that it was not heard.
+        """
         self._server.stop(grace).wait(grace + 1.0)
 
 
