@@ -456,10 +456,24 @@ def _stack_block(frames: Sequence[Mapping[str, Any]], values: bool) -> Block:
     return "Call stack, innermost first", headings, rows
 
 
+def _mounts(value: Any) -> str:
+    """The mounts without their trees, of which the number of entries is told."""
+    if not isinstance(value, list) or not all(isinstance(mount, dict) for mount in value):
+        return _short(value)
+    found = []
+    for mount in value:
+        text = f"{_short(mount.get('guest'))} {_short(mount.get('mode'))}"
+        tree = mount.get("tree")
+        found.append(f"{text} ({len(tree)} entries)" if isinstance(tree, list) else text)
+    return ", ".join(found)
+
+
 def _wasi_blocks(wasi: Mapping[str, Any]) -> Iterator[Block]:
     descriptors = wasi.get("descriptors")
     rest: list[tuple[str, ...]] = [
-        (str(key), _short(value)) for key, value in wasi.items() if key != "descriptors" and value
+        (str(key), _mounts(value) if key == "mounts" else _short(value))
+        for key, value in wasi.items()
+        if key != "descriptors" and value
     ]
     yield "WASI", (), rest
     if isinstance(descriptors, list):
