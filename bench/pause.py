@@ -4,7 +4,8 @@
 
 The program runs on its worker thread, as under the command line; this thread lets it run for a
 random time, asks it to pause, and waits until it stands. That span is one sample. Then it goes on.
-A program that has ended is launched again; one that waits for its first instruction is no sample.
+A program that has ended is launched again, its module decoded anew, so that the compilation of
+functions when they are first called is met as often as in a process of its own.
 `fill` fills 1 GiB again and again: `memory.fill` stops between pieces. Wall-clock time is what is
 wanted here, so other load on the machine shows: a thread that waits for its turn on a processor is
 late by the scheduler's slice. `--realtime` (needs the privilege) takes precedence over such load.
@@ -28,10 +29,11 @@ from wasmsr.interp.module import Module, assemble
 from wasmsr.program import Program, Stand, Surroundings
 from wasmsr.wasi.mounts import Mount
 
-LONGEST = 0.02
+LONGEST = 0.1
 """The program runs on for at most so many seconds between two requests."""
-REST = 0.002
-"""Then nothing runs: Linux takes the processor from real-time threads that never rest."""
+REST = 0.15
+"""Then nothing runs for this part of that time: Linux takes the processor from real-time threads
+that never rest."""
 
 GIB = """\
 (module (memory 16384) (func (export "_start")
@@ -48,13 +50,14 @@ def samples(launch: Callable[[], Program], wanted: int, seed: int) -> list[float
         with closing(launch()) as program:
             while len(found) < wanted and program.stand in (Stand.PAUSED, Stand.RUNNING):
                 program.start()
-                time.sleep(draw.uniform(0, LONGEST))
+                span = draw.uniform(0, LONGEST)
+                time.sleep(span)
                 asked = time.perf_counter()
                 program.pause()
                 latency = time.perf_counter() - asked
                 if program.stand is Stand.PAUSED:
                     found.append(latency)
-                time.sleep(REST)
+                time.sleep(REST * span)
             program.wait()  # raises what failed
     return found
 
@@ -63,10 +66,10 @@ def launcher(name: str, folder: Path, null: int) -> Callable[[], Program]:
     """What makes the program anew, before its first instruction."""
     around = Surroundings(stdin=null, stdout=null, stderr=null)
     if name == FILL:
-        module = Module(assemble(GIB.encode()))
-        return lambda: Program.launch(module, around=around)
+        text = assemble(GIB.encode())
+        return lambda: Program.launch(Module(text), around=around)
     chosen = PROGRAMS[name]
-    module = Module.from_file(CACHE / chosen.module)
+    binary = (CACHE / chosen.module).read_bytes()
     for file, content in chosen.inputs:
         (folder / file).write_text(content)
     around = Surroundings(
@@ -75,7 +78,7 @@ def launcher(name: str, folder: Path, null: int) -> Callable[[], Program]:
         stdout=null,
         stderr=null,
     )
-    return lambda: Program.launch(module, argv=(name, *chosen.args), around=around)
+    return lambda: Program.launch(Module(binary), argv=(name, *chosen.args), around=around)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -72,8 +72,9 @@ void wsr_resolve(wsr_emitter *e, uint32_t chain) {
   }
 }
 
-static wsr_code *make(wsr_module *m, uint32_t function, bool deterministic) {
-  wsr_emitter e = {.deterministic = deterministic};
+static wsr_code *make(wsr_module *m, uint32_t function, bool deterministic,
+                      const wsr_request *hurry) {
+  wsr_emitter e = {.deterministic = deterministic, .hurry = hurry};
   wsr_walk walk = {.module = m, .function = function, .emitter = &e, .stop = WSR_NONE};
   wsr_error error = {.kind = WSR_OK};
   wsr_walker *walker = wsr_walker_new();
@@ -120,11 +121,12 @@ static wsr_code *make(wsr_module *m, uint32_t function, bool deterministic) {
   return code;
 }
 
-const wsr_code *wsr_compile(wsr_module *m, uint32_t function, bool deterministic) {
+const wsr_code *wsr_compile(wsr_module *m, uint32_t function, bool deterministic,
+                            const wsr_request *hurry) {
   _Atomic(wsr_code *) *place = &m->code[deterministic][function - m->n.imported_functions];
   wsr_code *code = atomic_load_explicit(place, memory_order_acquire);
   if (code) return code;
-  code = make(m, function, deterministic);
+  code = make(m, function, deterministic, hurry);
   wsr_code *first = NULL;
   if (code && !atomic_compare_exchange_strong(place, &first, code)) {
     wsr_code_free(code); /* another thread was faster: use its code */

@@ -434,14 +434,8 @@ __attribute__((noinline)) static uint32_t host_call(ARGUMENTS) { /* acc: address
   return leave(store, high(pc[2]), WSR_HOST_CALL);
 }
 
-/* Make the fast code of the function at address acc, then try the call again; or leave for a host
- * function, which never has any. */
-__attribute__((noinline, cold)) static uint32_t first_call(ARGUMENTS) {
-  if (store->functions[acc].instance == WSR_NONE) WSR_TAIL host_call(SAME);
-  const bool metered = store->codes == store->fast[1];
-  if (!wsr_function_fast(store, (uint32_t)acc, metered)) TRAP_HERE(NO_MEMORY);
-  GO(pc);
-}
+
+static uint32_t first_call(ARGUMENTS);
 
 /* Two at a time: one operand slot behind the locals may be written too, it holds nothing yet. The
  * barrier keeps the compiler from calling memset, which would cost every call a prologue. */
@@ -515,6 +509,24 @@ __attribute__((always_inline)) static inline uint32_t enter_tail(ARGUMENTS) { /*
 __attribute__((noinline, cold)) static uint32_t pause_at_call(wsr_store *store, uint32_t cell) {
   store->left++;
   return leave(store, cell, WSR_PAUSED);
+}
+
+/* Make the fast code of the function at address acc, then try the call again; or leave for a host
+ * function, which never has any. To compile a function of 200 KB takes 10 ms: so it makes way for a
+ * pause, but only once, or frequent pauses could keep the program from ever getting on. */
+__attribute__((noinline, cold)) static uint32_t first_call(ARGUMENTS) {
+  if (store->functions[acc].instance == WSR_NONE) WSR_TAIL host_call(SAME);
+  const bool metered = store->codes == store->fast[1];
+  const bool hurry = store->gave_up != acc + 1;
+  store->hurry = hurry;
+  const bool made = wsr_function_fast(store, (uint32_t)acc, metered) != NULL;
+  store->hurry = false;
+  if (!made) {
+    if (!hurry || !pausing(store)) TRAP_HERE(NO_MEMORY);
+    store->gave_up = (uint32_t)acc + 1;
+    return pause_at_call(store, high(pc[2]));
+  }
+  GO(pc);
 }
 
 #define POLL_CALL()                                                  \

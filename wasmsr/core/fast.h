@@ -102,7 +102,8 @@ struct wsr_fast {
 /* Fold a function's precise code; kept with it. Metered code counts: the first cell of each block
  * spends the block's instructions, and at canonical points it first decides whether what is left
  * suffices for the longest way to the next one. NULL without memory. */
-const wsr_fast *wsr_fold(const wsr_module *module, const wsr_code *code, bool metered);
+const wsr_fast *wsr_fold(const wsr_module *module, const wsr_code *code, bool metered,
+                         const wsr_request *hurry);
 /* Join the `n` cells that the map names into sequences; false without memory. */
 bool wsr_join(uint64_t *words, const wsr_place *map, uint32_t n);
 /* The fast code of a function by address, made now if need be. */

@@ -70,6 +70,7 @@ typedef struct {
     uint32_t to; /* once it writes a slot and is still the last cell, or WSR_NONE */
   } loaded;
   bool failed;
+  const wsr_request *hurry; /* give up (`failed`) when it is requested; or NULL */
   uint32_t *longest; /* metered: by first cell of a block, instructions on the longest way on */
 } folder;
 
@@ -1096,6 +1097,7 @@ static void fold_all(folder *f) {
   if (f->longest) find_longest(f);
   add_canonical(f, 0);
   for (f->at = 0; f->at < code->n_cells && !f->failed; f->at++) {
+    if (wsr_hurries(f->hurry, f->at)) f->failed = true;
     if (f->leader[f->at]) {
       flush_all(f);
       forget(f);
@@ -1114,7 +1116,8 @@ static int by_cell(const void *a, const void *b) {
   return (x->cell > y->cell) - (x->cell < y->cell);
 }
 
-static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered) {
+static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered,
+                      const wsr_request *hurry) {
   wsr_fast *fast = calloc(1, sizeof *fast);
   if (!fast) return NULL;
   fast->code = code;
@@ -1122,7 +1125,7 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered) {
   fast->n_params = code->n_params;
   fast->n_locals = code->n_locals;
   fast->frame_bytes = code->frame_slots * sizeof(uint64_t);
-  folder f = {.m = m, .code = code, .loaded.start = WSR_NONE};
+  folder f = {.m = m, .code = code, .hurry = hurry, .loaded.start = WSR_NONE};
   if (code->frame_slots > MOST_SLOTS) {
     special(&f, WSR_FAST_not_here, 0);
     fast->words = f.words;
@@ -1162,12 +1165,13 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered) {
   return fast;
 }
 
-const wsr_fast *wsr_fold(const wsr_module *m, const wsr_code *code, bool metered) {
+const wsr_fast *wsr_fold(const wsr_module *m, const wsr_code *code, bool metered,
+                         const wsr_request *hurry) {
   /* made once, on demand */
   _Atomic(wsr_fast *) *place = &((wsr_code *)(uintptr_t)code)->fast[metered];
   wsr_fast *fast = atomic_load_explicit(place, memory_order_acquire);
   if (fast) return fast;
-  fast = make(m, code, metered);
+  fast = make(m, code, metered, hurry);
   wsr_fast *first = NULL;
   if (fast && !atomic_compare_exchange_strong(place, &first, fast)) {
     wsr_fast_free(fast);
@@ -1180,7 +1184,8 @@ const wsr_fast *wsr_function_fast(wsr_store *store, uint32_t address, bool meter
   const wsr_fast **place = &store->fast[metered][address];
   const wsr_function_instance *f = &store->functions[address];
   if (!*place && f->instance != WSR_NONE && wsr_function_code(store, address))
-    *place = wsr_fold(store->instances[f->instance]->module, f->code, metered);
+    *place = wsr_fold(store->instances[f->instance]->module, f->code, metered,
+                      store->hurry ? &store->pause : NULL);
   return *place;
 }
 

@@ -304,8 +304,19 @@ static inline wsr_type wsr_address_type(const wsr_bounds *bounds) {
 int wsr_validate(wsr_module *module, uint64_t bytes, uint64_t *used, wsr_error *error);
 bool wsr_validate_function(const wsr_module *module, uint32_t function, uint64_t *used,
                            wsr_error *error);
-/* The compiled body of a defined function, made now if need be; NULL without memory. */
-const wsr_code *wsr_compile(wsr_module *module, uint32_t function, bool deterministic);
+
+/* A store's request to pause. What takes long and can be begun again gives up for it: such work asks
+ * at each of its `turns`, and is answered at every 1,024th. */
+typedef _Atomic uint32_t wsr_request;
+static inline bool wsr_hurries(const wsr_request *request, uint32_t turn) {
+  return request && (turn & 1023) == 1023 &&
+         (atomic_load_explicit(request, memory_order_relaxed) & 1) != 0;
+}
+
+/* The compiled body of a defined function, made now if need be; NULL without memory, or when `hurry`
+ * (or NULL) is requested first. */
+const wsr_code *wsr_compile(wsr_module *module, uint32_t function, bool deterministic,
+                            const wsr_request *hurry);
 void wsr_code_free(wsr_code *code);
 /* The operand types before the instruction at `offset`. Writes up to `room` codes, bottom first;
  * returns their number, or WSR_NONE where no reachable instruction starts there. */

@@ -645,7 +645,7 @@ const wsr_code *wsr_function_code(wsr_store *store, uint32_t address) {
   wsr_function_instance *f = &store->functions[address];
   if (!f->code)
     f->code = wsr_compile(store->instances[f->instance]->module, f->index,
-                          store->limits.deterministic != 0);
+                          store->limits.deterministic != 0, store->hurry ? &store->pause : NULL);
   return f->code;
 }
 

@@ -98,7 +98,9 @@ struct wsr_store {
   wsr_frame *frames;
   uint32_t n_frames;
   wsr_activation now; /* the invocation that runs */
-  _Atomic uint32_t pause; /* not 0: requested; WSR_PAUSE_IN_LOOPS: calls take no notice */
+  wsr_request pause; /* not 0: requested; WSR_PAUSE_IN_LOOPS: calls take no notice */
+  bool hurry;      /* what is compiled now makes way for a pause */
+  uint32_t gave_up; /* one more than the function that did so last: next time it is finished */
 
   /* derived from the thread while it runs in fast code */
   wsr_return *returns; /* by frame */

@@ -996,9 +996,10 @@ bool wsr_walk_body(wsr_walker *w, wsr_walk *walk, wsr_error *error) {
   if (walk->emitter) walk->emitter->highest = w->local_slots;
   NEED(push_label(w, WSR_OP_CALL, (type_list){NULL, 0, WSR_ANY}, results_of(type), WSR_NONE));
   bool more = true;
-  while (more) {
+  for (uint32_t turn = 0; more; turn++) {
     uint32_t op;
     w->start = wsr_at(&w->r);
+    if (walk->emitter && wsr_hurries(walk->emitter->hurry, turn)) return false;
     if (w->start >= walk->stop) {
       const label *l = &w->labels[w->depth - 1];
       if (w->start == walk->stop && !l->unreachable && !l->dead) {
