@@ -165,8 +165,10 @@ def main(argv: Sequence[str]) -> int:
         engines, absent = present(wanted)
         for name, why in absent.items():
             print(f"without {name}: {why}", file=sys.stderr)
-        if BASE not in engines or not chosen:
-            raise Missing(f"nothing to compare: {BASE} or the programs are not in {folder()}")
+        for name in {BASE, wanted[0]} & absent.keys():
+            raise Missing(f"nothing to compare without {name}")
+        if not chosen:
+            raise Missing(f"nothing to compare: no program is in {folder()}")
         times = measure(chosen, engines, options.rounds)
     except (Missing, Failed) as error:
         print(error, file=sys.stderr)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 from wasmsr import Finished, Module, Paused, Store
 from wasmsr.interp.externs import Global, HostFunction
 from wasmsr.interp.module import assemble
@@ -70,16 +72,22 @@ def test_a_pause_does_not_wait_for_a_large_function_to_be_compiled() -> None:
     assert undisturbed.pause() == 1 + 3 * TERMS
     compiling = undisturbed.passed["there"] - undisturbed.passed["here"]
 
-    run = Run(binary)
-    while time.process_time() < run.passed["here"] + compiling / 4:
-        time.sleep(0.001)
-    asked = time.process_time()
-    assert run.pause() == 0
-    spent = time.process_time() - asked
-    assert spent < compiling / 3, f"{spent:.4f} s, the whole takes {compiling:.4f} s of CPU time"
-    assert not run.there.is_set()
-    go = run.store.instances[-1].exports["go"]
-    assert isinstance(go, Global)
-    go.value = 1
-    result = 1 + 3 * TERMS
-    assert run.store.run() == Finished((result,), (result,))
+    for _ in range(20):
+        run = Run(binary)
+        while time.process_time() < run.passed["here"] + compiling / 4:
+            time.sleep(0.001)
+        asked = time.process_time()
+        in_time = asked < run.passed["here"] + compiling / 2
+        value = run.pause()
+        spent = time.process_time() - asked
+        go = run.store.instances[-1].exports["go"]
+        assert isinstance(go, Global)
+        go.value = 1
+        result = 1 + 3 * TERMS
+        if in_time:
+            assert value == 0 and not run.there.is_set()
+            assert spent < compiling / 3, f"{spent:.4f} s; all takes {compiling:.4f} s of CPU time"
+        assert run.store.run() == Finished((result,), (result,))
+        if in_time:
+            return
+    pytest.skip("the machine is too busy: this thread never had its turn while it compiled")
