@@ -16,7 +16,7 @@ ASAN := build/asan
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-full asan cross examples ffmpeg lint check fuzz clean tools
+.PHONY: help demo test test-full asan cross cross-quick examples ffmpeg lint check fuzz clean tools
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ cross: $(VENV)/.test $(VENV)/.built ## the same on aarch64 and s390x (big-endian
 	@scripts/need cross
 	@$(TIMED) "cross: build" $(BIN)/python scripts/cross.py
 	@$(TIMED) "cross: test" $(PYTEST) -n $(JOBS) --dist worksteal -m full --durations=10 tests/cross $(ARGS)
+
+cross-quick: ARGS = -k "cpu or cpus or kernels or assembly or pause"
+cross-quick: cross ## of that only the states of kernels, and the programs that cross (4 minutes)
 
 examples: ## build the example programs, and those of the tests, anew from source (needs clang and wasi-libc)
 	@$(TIMED) "examples" $(PYTHON) examples/snapshot/build.py
