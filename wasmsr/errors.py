@@ -7,9 +7,11 @@ values of `wasmsr.interp.machine`, not exceptions; see RATIONALE.md.
 
 from __future__ import annotations
 
-from typing import Any
-
 from wasmsr.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # Exit codes of the command line. 0 and the guest's own code apart, these are all there are.
 EXIT_USAGE = 2

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from tests.golden.plain import plain
-from tests.snapshot.samples import carrying, full, small
+from tests.snapshot.samples import carrying, full, small, thrown
 from wasmsr.snapshot.container import VERSION
 from wasmsr.snapshot.format import encode
 from wasmsr.snapshot.state import MemoryState, ModuleRef, Snapshot
@@ -37,6 +37,7 @@ def samples() -> dict[str, tuple[Snapshot, bool, bool]]:
         "handed": (full(), True, True),
         "batches": (batches, True, False),
         "module": (large, True, False),
+        "exceptions": (thrown(), True, False),
         "files": (carrying(), True, False),
     }
 

@@ -81,6 +81,18 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
         "wasi": _tagged(snapshot.wasi),
         "executed": snapshot.executed,
         **_files(snapshot),
+        **_thrown(snapshot),
+    }
+
+
+def _thrown(snapshot: Snapshot) -> dict[str, Any]:
+    """Tags and exceptions, where there are any."""
+    if not snapshot.tags:
+        return {}
+    return {
+        "tags": [codes.hex() for codes in snapshot.tags],
+        "instance_tags": [i.tags for i in snapshot.instances],
+        "exceptions": [[e.tag, [f"{v:#x}" for v in e.fields]] for e in snapshot.exceptions],
     }
 
 

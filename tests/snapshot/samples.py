@@ -25,6 +25,7 @@ from wasmsr.snapshot.container import (
 )
 from wasmsr.snapshot.format import encode
 from wasmsr.snapshot.state import (
+    ExceptionState,
     FrameState,
     GlobalState,
     HostFunction,
@@ -138,6 +139,26 @@ def large() -> Snapshot:
     snapshot.externs = [source.randbytes(600_000)]
     elements = b"".join(source.choice((0, 1)).to_bytes(8, "little") for _ in range(50_000))
     snapshot.tables = [TableState(0x6F, 0, None, elements)]
+    return snapshot
+
+
+def thrown() -> Snapshot:
+    """A handler that holds an exception, which refers to another and to a host object."""
+    snapshot = full()
+    snapshot.limits.features = ["exceptions", "simd"]
+    snapshot.tags = [b"", b"\x7f\x69\x7b\x6f"]
+    snapshot.instances[0].tags = [0, 1]
+    snapshot.instances[1].tags = [1]
+    snapshot.exceptions = [
+        ExceptionState(0, []),
+        ExceptionState(1, [7, 1, 1 << 100, 2]),
+        ExceptionState(1, [8, 0, 3, 0]),
+    ]
+    snapshot.globals.append(GlobalState(0x69, True, 3))
+    snapshot.tables.append(TableState(0x69, 2, None, (2).to_bytes(8, "little") + bytes(8)))
+    frame = snapshot.thread.frames[-1]
+    frame.types += b"\x69"
+    frame.values.append(2)
     return snapshot
 
 

@@ -13,7 +13,7 @@ import msgpack
 import pytest
 import zstandard
 
-from tests.snapshot.samples import changed, full, parts, seal, small, to_bytes
+from tests.snapshot.samples import changed, full, parts, seal, small, thrown, to_bytes
 from wasmsr.errors import DigestError, FormatError, SnapshotError, UnportableState, VersionError
 from wasmsr.snapshot.check import check
 from wasmsr.snapshot.container import (
@@ -114,6 +114,55 @@ def test_what_no_machine_can_be_in(number: int, monkeypatch: pytest.MonkeyPatch)
         assert "wrong type" in error.message
         return
     _refused(data, words)
+
+
+THROWN_DEFECTS: list[tuple[str, Callable[[Snapshot], Any]]] = [
+    ("tag address", lambda s: s.instances[0].tags.append(2)),
+    ("tag 1 has an unknown", lambda s: s.tags.__setitem__(1, b"\x7f\x69\x7b\x40")),
+    ("field of exception 1", lambda s: s.exceptions[1].fields.__setitem__(1, 2)),  # itself
+    ("field of exception 1", lambda s: s.exceptions[1].fields.__setitem__(1, 3)),  # a later one
+    ("field of exception 2", lambda s: s.exceptions[2].fields.__setitem__(0, 1 << 32)),
+    ("field of exception 2", lambda s: s.exceptions[2].fields.__setitem__(3, 3)),
+    ("global 6 does not fit", lambda s: setattr(s.globals[6], "value", 4)),
+    ("element of table 2 is no exnref", lambda s: s.exceptions.clear()),
+]
+
+
+@pytest.mark.parametrize("number", range(len(THROWN_DEFECTS)))
+def test_exceptions_that_no_machine_can_hold(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, spoil = THROWN_DEFECTS[number]
+    snapshot = thrown()
+    check(snapshot)
+    spoil(snapshot)
+    with pytest.raises(FormatError, match=words):
+        check(snapshot)
+    monkeypatch.setattr("wasmsr.snapshot.writer.check", lambda _: None)
+    _refused(to_bytes(snapshot), words)
+
+
+def test_sections_of_exceptions_that_lie() -> None:
+    snapshot = thrown()
+    tags, exceptions = _payload(snapshot, Kind.TAGS), _payload(snapshot, Kind.EXCEPTIONS)
+    assert decode(to_bytes(snapshot)).exceptions == snapshot.exceptions
+    for payload in (
+        exceptions[:7],
+        struct.pack("<Q", 1 << 60) + exceptions[8:],
+        struct.pack("<Q", 4) + exceptions[8:],
+        exceptions[:8] + struct.pack("<Q", 2) + exceptions[16:],
+        exceptions + bytes(8),
+        exceptions[:-8],
+    ):
+        _refused(changed(snapshot, Kind.EXCEPTIONS, payload), "exceptions section")
+    for value in (
+        [],
+        [[], []],
+        [snapshot.tags, [[0, 1]]],
+        [snapshot.tags, [[0], ["1"]]],
+        [[1], []],
+    ):
+        payload = msgpack.packb(value, use_bin_type=True)
+        _refused(changed(snapshot, Kind.TAGS, payload), "tags section")
+    assert tags != exceptions
 
 
 def test_types_and_values_must_be_as_many() -> None:
