@@ -15,7 +15,7 @@ from tests.golden.plain import plain
 from tests.snapshot.samples import carrying, full, small, thrown
 from wasmsr.snapshot.container import VERSION
 from wasmsr.snapshot.format import encode
-from wasmsr.snapshot.state import MemoryState, ModuleRef, Snapshot
+from wasmsr.snapshot.state import MemoryState, ModuleRef, Snapshot, TableState
 
 FOLDER = Path(__file__).parent
 
@@ -30,6 +30,19 @@ def samples() -> dict[str, tuple[Snapshot, bool, bool]]:
     large = replace(
         small(), modules=[ModuleRef(sha256(binary).digest(), len(binary), None, binary)]
     )
+    wide = replace(
+        small(),
+        memories=[
+            MemoryState(1, 1 << 48, bytearray(memory), True),
+            MemoryState(0, None, memory[:65536], True),
+            MemoryState(1, 2, memory[65536 : 2 * 65536]),
+        ],
+        tables=[
+            TableState(0x70, 1, (1 << 64) - 1, bytes(24), True),
+            TableState(0x6F, 0, None, b"", True),
+        ],
+    )
+    wide.limits.features = ["memory64", "multi-memory"]
     return {
         "empty": (small(), True, False),
         "everything": (full(), True, False),
@@ -39,6 +52,7 @@ def samples() -> dict[str, tuple[Snapshot, bool, bool]]:
         "module": (large, True, False),
         "exceptions": (thrown(), True, False),
         "files": (carrying(), True, False),
+        "wide": (wide, True, False),
     }
 
 

@@ -41,10 +41,12 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
             for i in snapshot.instances
         ],
         "tables": [
-            [t.type, t.minimum, t.maximum, bytes(t.elements).hex()] for t in snapshot.tables
+            [t.type, t.minimum, t.maximum, bytes(t.elements).hex(), *["i64"] * t.address64]
+            for t in snapshot.tables
         ],
         "memories": [
-            [m.minimum, m.maximum, len(m.data), _pages(bytes(m.data))] for m in snapshot.memories
+            [m.minimum, m.maximum, len(m.data), _pages(bytes(m.data)), *["i64"] * m.address64]
+            for m in snapshot.memories
         ],
         "globals": [[g.type, g.mutable, f"{g.value:#x}"] for g in snapshot.globals],
         "frames": [
