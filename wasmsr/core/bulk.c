@@ -172,6 +172,32 @@ static uint32_t perform_on_memory(wsr_store *store, const wsr_instance *instance
   }
 }
 
+/* The upper half of a product of unsigned numbers. */
+static uint64_t high_product(uint64_t a, uint64_t b) {
+  const uint64_t low = (uint32_t)a, high = a >> 32, other = (uint32_t)b, upper = b >> 32;
+  const uint64_t middle = (low * other >> 32) + (uint32_t)(low * upper) + (uint32_t)(high * other);
+  return high * upper + (low * upper >> 32) + (high * other >> 32) + (middle >> 32);
+}
+
+/* Numbers of 128 bits, low half first. */
+static void perform_wide(uint32_t op, uint64_t *s) {
+  const uint64_t a = s[0], b = s[1];
+  switch (op) {
+    case WSR_OP_I64_ADD128:
+      s[0] = a + s[2];
+      s[1] = b + s[3] + (s[0] < a);
+      return;
+    case WSR_OP_I64_SUB128:
+      s[0] = a - s[2];
+      s[1] = b - s[3] - (a < s[2]);
+      return;
+    default:
+      s[0] = a * b;
+      s[1] = high_product(a, b);
+      if (op == WSR_OP_I64_MUL_WIDE_S) s[1] -= (a >> 63 ? b : 0) + (b >> 63 ? a : 0);
+  }
+}
+
 uint32_t wsr_perform(wsr_store *store, const wsr_instance *instance, const wsr_cell *cell,
                      uint64_t *fp) {
   uint64_t *s = fp + cell->s;
@@ -186,6 +212,10 @@ uint32_t wsr_perform(wsr_store *store, const wsr_instance *instance, const wsr_c
       store->globals[instance->globals[a]].value = s[0];
       store->globals[instance->globals[a]].high = s[1];
       return WSR_TRAP_NONE;
+    case WSR_OP_I64_ADD128:
+    case WSR_OP_I64_SUB128:
+    case WSR_OP_I64_MUL_WIDE_S:
+    case WSR_OP_I64_MUL_WIDE_U: perform_wide(cell->op, s); return WSR_TRAP_NONE;
     case WSR_OP_ELEM_DROP: instance->dropped_elements[a] = 1; return WSR_TRAP_NONE;
     case WSR_OP_DATA_DROP: instance->dropped_data[a] = 1; return WSR_TRAP_NONE;
     case WSR_OP_MEMORY_SIZE:

@@ -977,6 +977,10 @@ static void resolve(folder *f) {
 static bool is_slow(const wsr_cell *c) {
   switch (c->op) {
     case WSR_OP_REF_FUNC:
+    case WSR_OP_I64_ADD128:
+    case WSR_OP_I64_SUB128:
+    case WSR_OP_I64_MUL_WIDE_S:
+    case WSR_OP_I64_MUL_WIDE_U:
     case WSR_OP_TABLE_GET:
     case WSR_OP_TABLE_SET:
     case WSR_OP_TABLE_INIT:

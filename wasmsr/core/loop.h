@@ -362,6 +362,10 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
       NEXT;
     }
     OP(MEMORY_GROW) { goto perform; }
+    OP(I64_ADD128) { goto perform; }
+    OP(I64_SUB128) { goto perform; }
+    OP(I64_MUL_WIDE_S) { goto perform; }
+    OP(I64_MUL_WIDE_U) { goto perform; }
     OP(MEMORY_FILL) { goto perform; }
     OP(MEMORY_COPY) { goto perform; }
     OP(MEMORY_INIT) { goto perform; }

@@ -475,6 +475,10 @@ const wsr_row wsr_rows[WSR_OP_COUNT] = {
   {"i16x8.relaxed_q15mulr_s", WSR_IMM_NONE, WSR_KIND_VECTOR, 2, {0x7B, 0x7B}, 0x7B, 0, 1, WSR_FEATURE_RELAXED_SIMD, 0},
   {"i16x8.relaxed_dot_i8x16_i7x16_s", WSR_IMM_NONE, WSR_KIND_VECTOR, 2, {0x7B, 0x7B}, 0x7B, 0, 1, WSR_FEATURE_RELAXED_SIMD, 0},
   {"i32x4.relaxed_dot_i8x16_i7x16_add_s", WSR_IMM_NONE, WSR_KIND_VECTOR, 3, {0x7B, 0x7B, 0x7B}, 0x7B, 0, 1, WSR_FEATURE_RELAXED_SIMD, 0},
+  {"i64.add128", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 1, WSR_FEATURE_WIDE_ARITHMETIC, 0},
+  {"i64.sub128", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 1, WSR_FEATURE_WIDE_ARITHMETIC, 0},
+  {"i64.mul_wide_s", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 1, WSR_FEATURE_WIDE_ARITHMETIC, 0},
+  {"i64.mul_wide_u", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 1, WSR_FEATURE_WIDE_ARITHMETIC, 0},
   {"jump", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, WSR_FEATURE_NONE, 0},
   {"return at end", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, WSR_FEATURE_NONE, 0},
   {"leave catch", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 0, WSR_FEATURE_NONE, 0},
@@ -515,7 +519,7 @@ const uint16_t wsr_row_of[256] = {
 
 const uint16_t wsr_row_of_fc[32] = {
   209, 210, 211, 212, 213, 214, 215, 216, 73, 74, 75, 76, 42, 43, 44, 45,
-  46, 47, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+  46, 47, 0, 473, 474, 475, 476, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 };
 
 const uint16_t wsr_row_of_fd[288] = {
@@ -543,9 +547,8 @@ const wsr_unsupported_row wsr_unsupported[] = {
   {0xD3, 0xD3, WSR_FEATURE_GC},
   {0xFB, 0xFB, WSR_FEATURE_GC},
   {0xFE, 0xFE, WSR_FEATURE_THREADS},
-  {0xFC13, 0xFC16, WSR_FEATURE_WIDE_ARITHMETIC},
 };
-const uint32_t wsr_n_unsupported = 4;
+const uint32_t wsr_n_unsupported = 3;
 
 const char *const wsr_feature_names[WSR_FEATURE_COUNT] = {
   "none",
@@ -569,4 +572,4 @@ const char *const wsr_feature_names[WSR_FEATURE_COUNT] = {
   "wide-arithmetic",
   "threads",
 };
-const uint64_t wsr_features_built = 0x17FFEU;
+const uint64_t wsr_features_built = 0x57FFEU;

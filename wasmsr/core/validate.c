@@ -732,6 +732,14 @@ static bool read_bytes(walker *w, uint32_t op, uint64_t *at) {
   return true;
 }
 
+/* Of four halves or two factors, low half first, two halves. */
+static bool do_wide(walker *w, uint32_t op) {
+  const bool factors = op == WSR_OP_I64_MUL_WIDE_S || op == WSR_OP_I64_MUL_WIDE_U;
+  for (int i = factors ? 2 : 4; i > 0; i--) NEED(pop(w, WSR_I64));
+  emit(w, op, 0, top(w), 0, 0);
+  return push(w, WSR_I64) && push(w, WSR_I64);
+}
+
 /* Instructions whose operands are written in their row. */
 static bool do_row(walker *w, uint32_t op) {
   const wsr_row *row = &wsr_rows[op];
@@ -913,6 +921,10 @@ static bool step(walker *w, uint32_t op, bool *more) {
     case WSR_OP_MEMORY_FILL:
     case WSR_OP_MEMORY_COPY:
     case WSR_OP_MEMORY_INIT: return do_memory(w, op);
+    case WSR_OP_I64_ADD128:
+    case WSR_OP_I64_SUB128:
+    case WSR_OP_I64_MUL_WIDE_S:
+    case WSR_OP_I64_MUL_WIDE_U: return do_wide(w, op);
     case WSR_OP_DATA_DROP:
     case WSR_OP_ELEM_DROP: return do_segment_drop(w, op);
     default: return do_row(w, op);

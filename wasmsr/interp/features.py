@@ -61,7 +61,7 @@ FEATURES: tuple[Feature, ...] = (
     # proposals beside the standard
     Feature("legacy-exceptions", State.ON, ("exceptions",)),
     Feature("custom-page-sizes", State.PLANNED),
-    Feature("wide-arithmetic", State.PLANNED),
+    Feature("wide-arithmetic", State.OFF),
     Feature("threads", State.NEVER),
 )
 """To land a feature, set its state here to ON (or OFF: built, and only for who asks for it), and

@@ -484,6 +484,11 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     _numeric(0xFC07, "i64.trunc_sat_f64_u", "f64 -> i64", "wsr_sat_u64(a)", feature=_SATURATING),
     # Vector (5.4.9)
     *map(_vector, simd.VECTORS),
+    # Wide arithmetic: two results, low half first
+    _special(0xFC13, "i64.add128", feature="wide-arithmetic"),
+    _special(0xFC14, "i64.sub128", feature="wide-arithmetic"),
+    _special(0xFC15, "i64.mul_wide_s", feature="wide-arithmetic"),
+    _special(0xFC16, "i64.mul_wide_u", feature="wide-arithmetic"),
     # Cells that only the compiler makes
     _special(None, "jump", counted=False),  # end of a then-branch, over the else-branch
     _special(None, "return at end", counted=False),  # falling off the function's last `end`
@@ -510,7 +515,6 @@ UNSUPPORTED: tuple[tuple[int, int, str], ...] = (
     (0xD3, 0xD3, "gc"),
     (0xFB, 0xFB, "gc"),
     (0xFE, 0xFE, "threads"),
-    (0xFC13, 0xFC16, "wide-arithmetic"),
 )
 """(first opcode, last opcode, feature): opcodes that have no row, by the feature that they need."""
 
