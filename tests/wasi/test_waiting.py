@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
+import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -83,6 +85,52 @@ def test_read_of_a_terminal_waits_and_is_paused() -> None:
     os.write(master, b"line\n")
     assert guest.read(0) == (0, b"line\n")
     assert guest.write(1, b"out") == (0, 3)
+    guest.close()
+    os.close(master)
+    os.close(terminal)
+
+
+@pytest.mark.parametrize("size", [1000, 4000, 4096, 20_000, 100_000])
+@pytest.mark.parametrize("raw", [False, True], ids=["cooked", "raw"])
+def test_write_to_a_terminal_that_takes_no_more(size: int, raw: bool) -> None:
+    """As after Ctrl-S: the pause ends the waiting; what was said to be written arrives once."""
+    master, terminal = os.openpty()
+    if raw:
+        tty.setraw(terminal)
+    guest = Guest(stdout=terminal)
+    written = 0
+    timer = threading.Timer(0.2, guest.caller.pause)
+    timer.start()
+    begun = time.monotonic()
+    try:
+        while not guest.caller.pause_requested:
+            errno, count = guest.write(1, b"x" * min(size, 32_000))
+            assert errno == 0 and count > 0
+            written += count
+    except Retry:
+        pass
+    assert time.monotonic() - begun < 0.2 + PROMPT * 4
+    timer.join()
+    guest.caller.go_on()
+    full = 0
+    assert guest.call("fd_fdstat_set_flags", 1, FdFlag.NONBLOCK) == 0
+    while full < 3:
+        errno, count = guest.write(1, b"x")
+        assert errno in (0, Errno.AGAIN)
+        full = full + 1 if errno else 0
+        written += 0 if errno else count
+        time.sleep(0.02 if errno else 0)
+    assert guest.call("fd_fdstat_set_flags", 1, 0) == 0
+    assert paused(guest, lambda: guest.write(1, b"y" * min(size, 32_000))) < PROMPT
+    os.set_blocking(master, False)
+    got = b""
+    while len(got) < written:
+        ready, _, _ = select.select([master], [], [], 5)
+        assert ready, (len(got), written)
+        got += os.read(master, 65536)
+    assert got == b"x" * written
+    assert guest.write(1, b"then") == (0, 4)
+    assert os.get_blocking(terminal)
     guest.close()
     os.close(master)
     os.close(terminal)

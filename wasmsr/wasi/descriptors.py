@@ -26,7 +26,7 @@ from wasmsr.wasi.abi import (
     Right,
 )
 from wasmsr.wasi.engine import Caller, Retry
-from wasmsr.wasi.waiting import IN, OUT, PIECE, read_file, wait
+from wasmsr.wasi.waiting import IN, MOMENT, OUT, PIECE, poll_until, read_file, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -211,8 +211,10 @@ class OutputStream(Descriptor):
         mode = os.fstat(host).st_mode if host >= 0 else 0
         terminal = host >= 0 and stat.S_ISCHR(mode) and os.isatty(host)
         kind = FileType.CHARACTER_DEVICE if terminal else FileType.UNKNOWN
-        super().__init__(host, kind, self.applicable)
-        self.owned = False
+        # A terminal that is ready may still not take all of a write, and block (Ctrl-S, Ctrl-Q).
+        opened = _opened_again(host) if terminal else -1
+        super().__init__(host if opened < 0 else opened, kind, self.applicable)
+        self.owned = opened >= 0
         self.name = name
         self.regular = stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
@@ -246,7 +248,7 @@ def write_waiting(caller: Caller, to: Descriptor, buffers: list[memoryview]) -> 
     total = sum(map(len, buffers))
     if not total:
         return 0
-    if total <= PIPE_PIECE:
+    if total <= PIPE_PIECE and to.filetype != FileType.CHARACTER_DEVICE:
         return _write_piece(caller, to, buffers)
     done = 0
     try:
@@ -268,9 +270,23 @@ def _write_piece(caller: Caller, to: Descriptor, buffers: list[memoryview]) -> i
         try:
             return os.writev(to.host, buffers)
         except BlockingIOError:
-            # The host's descriptor is itself non-blocking, and somebody else filled it meanwhile.
+            # The host's descriptor is itself non-blocking, and somebody else filled it meanwhile;
+            # or it is a terminal that has room, but too little.
             if to.nonblocking:
                 raise
+            poll_until(caller, [], MOMENT)
+
+
+def _opened_again(terminal: int) -> int:
+    """A descriptor of the same terminal that does not block, and shares no flags; -1 if there can
+    be none."""
+    for name in (f"/proc/self/fd/{terminal}", None):
+        try:
+            name = name or os.ttyname(terminal)
+            return os.open(name, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            continue
+    return -1
 
 
 class Place:

@@ -24,6 +24,8 @@ IN: Final = select.POLLIN
 OUT: Final = select.POLLOUT
 PIECE: Final = 1 << 18
 """Bytes of a file that are read between two looks at whether a pause is wanted."""
+MOMENT: Final = 1_000_000
+"""ns, after which something is tried again that the host takes for possible, and then is not."""
 LONGEST: Final = 3_600_000_000_000
 """ns, of one wait: some hosts count in milliseconds below 2**31."""
 
