@@ -105,7 +105,7 @@ def tree(folder: Path) -> dict[str, object]:
 
 
 def twice(
-    job: Job, folder: Path, fill: Callable[[Path], None]
+    job: Job, folder: Path, fill: Callable[[Path], object]
 ) -> tuple[int, str, dict[str, object]]:
     """Runs it both ways, each in a folder of its own; what both gave."""
     results = []
@@ -115,8 +115,8 @@ def twice(
         fill(here / "files")
         (here / "out").touch()
         mounts = [(str(here / "files"), guest) for _, guest in job.mounts]
-        output = {"stdout": str(here / "out"), "stderr": str(here / "err")}
-        code, legs = run(replace(job, mounts=mounts, **output))
+        out, err = str(here / "out"), str(here / "err")
+        code, legs = run(replace(job, mounts=mounts, stdout=out, stderr=err))
         assert legs > 8 or name == "whole"
         text = (here / "out").read_text()
         results.append((code, text, tree(here / "files")))
@@ -138,7 +138,7 @@ def test_python_files(tmp_path: Path) -> None:
         pytest.skip(str(reason))
     job = job_of(module, "/w/job.py", stride=100)
     job.env = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-    code, output, files = twice(job, tmp_path, lambda f: (f / "job.py").write_text(SCRIPT) and None)
+    code, output, files = twice(job, tmp_path, lambda f: (f / "job.py").write_text(SCRIPT))
     lines = output.splitlines()
     assert code == 9, output
     assert [line.split()[0] for line in lines[2:11]] == [
