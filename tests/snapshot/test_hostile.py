@@ -153,13 +153,14 @@ def test_sections_of_exceptions_that_lie() -> None:
         exceptions[:-8],
     ):
         _refused(changed(snapshot, Kind.EXCEPTIONS, payload), "exceptions section")
-    for value in (
+    values: tuple[list[object], ...] = (
         [],
         [[], []],
         [snapshot.tags, [[0, 1]]],
         [snapshot.tags, [[0], ["1"]]],
         [[1], []],
-    ):
+    )
+    for value in values:
         payload = msgpack.packb(value, use_bin_type=True)
         _refused(changed(snapshot, Kind.TAGS, payload), "tags section")
     assert tags != exceptions
