@@ -26,7 +26,7 @@ from setuptools.command.build_ext import build_ext
 # whatever they are.
 FLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-fexcess-precision=fast"]
 FLAGS += ["-fno-math-errno", "-fvisibility=hidden"]
-FLAGS += ["-g0"]  # Python's own flags ask for debug data: ten times the size, half the time to build
+FLAGS += ["-g0"]  # debug data is ten times the size, and half the time to build
 TAIL_CALLS = ["-foptimize-sibling-calls"]  # the fast loop is made of them: after all other flags
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wno-sign-conversion"]
 SANITIZED = ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
