@@ -118,8 +118,15 @@ def _interruptible(store: Store, fuel: int | None) -> Outcome:
     found: list[Outcome] = []
     failed: list[BaseException] = []
     done = threading.Event()  # an interrupted `Thread.join` takes the thread for dead
+    turn = threading.Lock()  # who is first: the thread that begins, or the signal that ends it
+    begun = ended = False
 
     def work() -> None:
+        nonlocal begun
+        with turn:
+            begun = not ended
+        if not begun:
+            return
         try:
             found.append(store.run(fuel=fuel))
         except BaseException as error:  # noqa: BLE001 (raised below, on the thread that called)
@@ -129,12 +136,15 @@ def _interruptible(store: Store, fuel: int | None) -> Outcome:
 
     surroundings = contextvars.copy_context()
     thread = threading.Thread(target=surroundings.run, args=(work,), name="wasmsr.run", daemon=True)
-    thread.start()
     try:
+        thread.start()
         done.wait()
     except BaseException:
-        store.pause()
-        done.wait()
+        with turn:
+            ended = True
+        if begun:
+            store.pause()
+            done.wait()
         raise
     thread.join()
     if failed:
