@@ -51,6 +51,7 @@ STACK_ONLY = {
     "give": "copies the results, in a loop of its own by clang",
     "table_s": "copies the label's operands",
     "table_a": "likewise",
+    **dict.fromkeys(("set_s", "set_f", "set_add"), "one register, by clang only"),
 }
 """Handlers that save registers, but call nothing."""
 
@@ -74,6 +75,8 @@ VECTOR_STACK = {
     **{f"V128_LOAD{name}": "gcc 12 runs out of registers in some classes" for name in LOADS},
 }
 """Handlers of vectors that use the stack, but call nothing."""
+VECTOR_CALLS = {"I8X16_SHUFFLE": "clang leaves the lanes out of line where the CPU cannot shuffle"}
+"""Handlers of vectors that call."""
 
 
 @dataclass(frozen=True)
@@ -226,9 +229,9 @@ def test_no_handler_uses_the_stack(handlers: list[Handler]) -> None:
 def test_vectors_are_leaves_too(vectors: list[Handler]) -> None:
     assert len(vectors) > 1500
     assert not [v.name for v in vectors if not any(re.search(JUMP, line) for line in v.code)]
-    assert not broken(vectors, CALL, {})
+    assert not broken(vectors, CALL, VECTOR_CALLS)
     if MACHINE == "x86_64":  # elsewhere the compiler has the lanes alone, and some need the stack
-        assert not broken(vectors, STACK, VECTOR_STACK)
+        assert not broken(vectors, STACK, VECTOR_STACK | VECTOR_CALLS)
 
 
 def test_exceptions_are_handlers(handlers: list[Handler]) -> None:
