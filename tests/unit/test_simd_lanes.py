@@ -19,7 +19,7 @@ from wasmsr.interp.generate_simd import parameters
 from wasmsr.interp.simd import VECTORS
 from wasmsr.interp.simd_row import SHAPES, Vector
 
-FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-fno-math-errno"]
+FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-fexcess-precision=fast", "-fno-math-errno"]
 CPUS = ("aarch64", "s390x")
 PROGRAM = r"""
 #include <stdio.h>
