@@ -168,6 +168,8 @@ static inline wsr_type wsr_store_type(const uint32_t *numbers, wsr_type type) {
 }
 /* The code of a module's function, compiled now if need be; NULL without memory. */
 const wsr_code *wsr_function_code(wsr_store *store, uint32_t address);
+/* The same for a call: compiling makes way for a pause, for the first time (*gave_up). */
+const wsr_code *wsr_called_code(wsr_store *store, uint32_t address, bool *gave_up);
 uint64_t wsr_element(const wsr_instance *instance, uint32_t segment, uint32_t item);
 
 /* ---- simd.c: vector instructions of precise code ---- */
