@@ -14,20 +14,25 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.golden.running import EVERYTHING, EXECUTED, RESULTS, alive
 from tests.lockstep import advance
 from wasmsr import Finished, Module, Paused, Snapshot, Store
 from wasmsr.snapshot.capture import capture
 
 from .guests import ARM64, GUESTS, ROOT, S390X, Guest
+from .leg import go_on
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 EXAMPLES = ROOT / "examples" / "snapshot"
 HERE = None
 ROUTE: tuple[Guest | None, ...] = (HERE, S390X, ARM64, HERE, ARM64, S390X, HERE)
 """Each way between two of the three once."""
+ROUND = (ARM64, S390X, HERE, S390X, ARM64, HERE)
+"""The same, for legs that begin with a snapshot from here."""
 STOPPED = 120
 
 NUMBERS = """(module
@@ -174,6 +179,51 @@ def test_around_three_cpus(name: str, journeys: dict[str, Journey], tmp_path: Pa
     assert {name: (abroad / name).read_bytes() for name in files} == {
         name: (at_home / name).read_bytes() for name in files
     }
+
+
+def _leg(where: Guest | None, source: Path, target: Path, fuel: int | None) -> Any:
+    """A leg here or in a guest; as `go_on`."""
+    if where is None:
+        return go_on(source, target, fuel)
+    words = [str(source), str(target), *([] if fuel is None else [str(fuel)])]
+    found = json.loads(where.run("-m", "tests.cross.leg", *words))
+    return found if found is None else tuple(found)
+
+
+def moments(sample: Path, first: int) -> list[int]:
+    """The counts of instructions, from `first` on, at which every kind of state is alive."""
+    found, executed = [], first
+    with Snapshot.load(sample).restore() as store:
+        while isinstance(store.run(fuel=1), Paused):
+            executed += 1
+            if alive(capture(store)) == EVERYTHING:
+                found.append(executed)
+    assert executed + 1 == EXECUTED
+    return found
+
+
+@pytest.mark.parametrize("how", ["everything alive", "anywhere"])
+def test_every_kind_of_state_goes_around(how: str, tmp_path: Path) -> None:
+    """The frozen program, twice around: vectors and exceptions as operands, a handler of the older
+    kind with its exception, memories and tables of both widths, and references to functions."""
+    sample, route = ROOT / "tests" / "golden" / "v1-running.bin", ROUND * 2
+    first = Snapshot.load(sample).executed
+    assert first is not None
+    together = how == "everything alive"
+    among = moments(sample, first) if together else range(first + 1, EXECUTED)
+    cuts = sorted(random.Random(how).sample(among, len(route) - 1))
+    found, stands = None, {"home": sample, "abroad": sample}
+    for n, where in enumerate(route):
+        assert found is None
+        fuel = cuts[n] - (cuts[n - 1] if n else first) if n < len(cuts) else None
+        after = {name: tmp_path / f"{n}-{name}.bin" for name in stands}
+        go_on(stands["home"], after["home"], fuel)
+        found = _leg(where, stands["abroad"], after["abroad"], fuel)
+        abroad, home = (Snapshot.load(after[name]) for name in ("abroad", "home"))
+        assert abroad.content_digest() == home.content_digest(), f"after leg {n} of {route}"
+        assert fuel is None or not together or alive(abroad) == EVERYTHING
+        stands = after
+    assert found == RESULTS
 
 
 @pytest.mark.parametrize("guest", GUESTS, ids=lambda guest: guest.name)

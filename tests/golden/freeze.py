@@ -12,12 +12,23 @@ from hashlib import sha256
 from pathlib import Path
 
 from tests.golden.plain import plain
-from tests.snapshot.samples import carrying, full, small, thrown
+from tests.golden.running import EVERYTHING, alive, begun
+from tests.snapshot.samples import carrying, full, lineage, small, thrown
+from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.container import VERSION
 from wasmsr.snapshot.format import encode
 from wasmsr.snapshot.state import MemoryState, ModuleRef, Snapshot, TableState
 
 FOLDER = Path(__file__).parent
+
+
+def running() -> Snapshot:
+    """A program in its run, with its modules: it must be possible to go on with it for ever."""
+    store = begun()
+    store.run(fuel=4200)
+    snapshot = capture(store, embed=True)
+    assert alive(snapshot) == EVERYTHING
+    return replace(snapshot, lineage=lineage())
 
 
 def samples() -> dict[str, tuple[Snapshot, bool, bool]]:
@@ -53,6 +64,7 @@ def samples() -> dict[str, tuple[Snapshot, bool, bool]]:
         "exceptions": (thrown(), True, False),
         "files": (carrying(), True, False),
         "wide": (wide, True, False),
+        "running": (running(), True, False),
     }
 
 

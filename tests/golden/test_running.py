@@ -1,0 +1,45 @@
+"""A program frozen in its run, with every kind of state alive, goes on to the same answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.golden.running import EVERYTHING, EXECUTED, RESULTS, alive
+from wasmsr import Finished, Paused, Snapshot, Store
+from wasmsr.snapshot.capture import capture, restore
+
+SAMPLE = Path(__file__).parent / "v1-running.bin"
+
+
+def test_everything_is_alive_in_it() -> None:
+    assert alive(Snapshot.load(SAMPLE)) == EVERYTHING
+
+
+def test_it_is_restored_to_the_very_state() -> None:
+    saved = Snapshot.load(SAMPLE)
+    store = restore(saved)
+    store.check()
+    again = capture(store, embed=True)
+    assert replace(again, lineage=saved.lineage).content_digest() == saved.content_digest()
+
+
+@pytest.mark.parametrize("fuel", [None, 10**6])
+def test_it_goes_on_to_its_answer(fuel: int | None) -> None:
+    """In fast code, and counted."""
+    store = Snapshot.load(SAMPLE).restore()
+    outcome = store.run(fuel=fuel)
+    assert isinstance(outcome, Finished) and outcome.raw == RESULTS
+    assert fuel is None or store.executed == EXECUTED
+
+
+def test_it_goes_on_by_hops() -> None:
+    """Saved and restored a hundred times on its way."""
+    store: Store = Snapshot.load(SAMPLE).restore()
+    while isinstance(outcome := store.run(fuel=139), Paused):
+        store = capture(store).restore(modules=[i.module for i in store.instances])
+        store.check()
+    assert isinstance(outcome, Finished) and outcome.raw == RESULTS
+    assert store.executed == EXECUTED
