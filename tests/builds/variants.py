@@ -1,12 +1,14 @@
 """Builds wasmsr again in other ways, into build/NAME, and runs Python with one of these builds.
 
-`setup.py build` does it, as for `make asan`; what is current is kept. Used by test_builds.
+`setup.py build` does it, as for `make asan`; what is current is kept. Used by test_builds. Tests
+that compile C themselves ask here for the flags that it would have.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def core_flags() -> list[str]:
+    """What setup.py compiles our C with, but for warnings and experiments: what becomes of floats
+    depends on it."""
+    return [*runpy.run_path(str(ROOT / "setup.py"), run_name="flags")["FLAGS"]]
 
 
 class Unbuilt(Exception):

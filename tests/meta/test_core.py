@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.builds.variants import core_flags
+
 SOURCES = ("_core.c", "core/*.c")
 
 
@@ -51,7 +53,7 @@ def call_graph(root: Path, folder: Path) -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for source in sources(root):
         made = folder / f"{source.stem}.o"
-        command = ["gcc", "-std=c11", "-O0", "-fcallgraph-info", f"-I{root / 'wasmsr'}", "-c"]
+        command = ["gcc", *core_flags(), "-O0", "-fcallgraph-info", f"-I{root / 'wasmsr'}", "-c"]
         subprocess.run([*command, str(source), "-o", str(made)], check=True, capture_output=True)
         text = made.with_suffix(".ci").read_text(encoding="utf-8")
         calls: dict[str, set[str]] = {}
@@ -103,6 +105,14 @@ def test_no_native_recursion(root: Path, tmp_path: Path) -> None:
     assert not [c for c in graph if "_core.c" in c and INDIRECT in graph[c]]
     jumps = {"longjmp", "_longjmp", "siglongjmp", "setjmp", "_setjmp", "sigsetjmp", "abort", "exit"}
     assert not jumps & {callee for callees in graph.values() for callee in callees}
+
+
+def test_flags_stand_in_one_place(root: Path) -> None:
+    """A copy of them lacks, one day, what a new CPU or compiler needed."""
+    wanted = re.compile(r"-(ffp|fexcess)-\w|-std=c\d")
+    places = [root / "setup.py", *root.glob("tests/**/*.py"), *root.glob("scripts/*.py")]
+    found = [str(p.relative_to(root)) for p in places if wanted.search(p.read_text("utf-8"))]
+    assert found == ["setup.py"]
 
 
 def test_core_knows_no_python(root: Path) -> None:

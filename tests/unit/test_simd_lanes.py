@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.builds.variants import core_flags
 from wasmsr.interp.generate_simd import parameters
 from wasmsr.interp.simd import VECTORS
 from wasmsr.interp.simd_row import SHAPES, Vector
 
-FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-fexcess-precision=fast", "-fno-math-errno"]
 CPUS = ("aarch64", "s390x")
 PROGRAM = r"""
 #include <stdio.h>
@@ -102,7 +102,7 @@ def _lines(folder: Path, root: Path, *flags: str, cpu: str = "") -> list[str]:
     flags += ("-static",) if cpu else ()
     if compiler is None or (cpu and shutil.which(emulator[0]) is None):
         pytest.skip(f"needs {' '.join([*names, *emulator])}")
-    command = [compiler, *FLAGS, *flags, f"-I{root / 'wasmsr' / 'core'}"]
+    command = [compiler, *core_flags(), "-O1", *flags, f"-I{root / 'wasmsr' / 'core'}"]
     subprocess.run([*command, str(source), "-o", str(program), "-lm"], check=True)
     done = subprocess.run([*emulator, str(program)], check=True, capture_output=True, text=True)
     return done.stdout.splitlines()
