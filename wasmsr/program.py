@@ -118,7 +118,7 @@ def exported_function(module: Module, name: str) -> FuncType:
     known = ", ".join(functions[:20]) + (", ..." if len(functions) > 20 else "")
     raise ExportError(
         f"the module {module.name or ''} exports no function {name!r}".replace("  ", " "),
-        hint=f"it exports {known}; --invoke NAME calls one" if functions else None,
+        hint=f"it exports {known}; `wasmsr run --invoke NAME` calls one" if functions else None,
     )
 
 

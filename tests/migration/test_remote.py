@@ -174,6 +174,16 @@ def test_nobody_is_there(ends: Ends) -> None:
     assert not (ends.work / "transcoding.avi").exists()
 
 
+def test_a_program_that_ends_before_it_moves(ends: Ends) -> None:
+    ends.start("b", "--program", "cat")
+    ends.start("a", "--send", "--program", "cat")
+    for end, here in (("a", True), ("b", False)):
+        events, said = ends.events(end)
+        assert ends.processes[end].returncode == 0, said
+        assert events[-1]["event"] == "ended"
+        assert (events[-1]["code"], events[-1]["here"]) == (0, here)
+
+
 def test_a_folder_that_the_receiver_lacks(ends: Ends) -> None:
     ends.start("b", "--program", "fib")
     ends.start("a", "--send")

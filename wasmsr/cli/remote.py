@@ -99,8 +99,8 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     metavar="PROGRAM",
     default="transcoding",
     show_default=True,
-    help="What to start: a .wasm or .wat file, or a packaged program; at the receiving end, whose "
-    "folders to give.",
+    help="What to start: a .wasm or .wat file that is a command (it exports _start), or cat or "
+    "transcoding; at the receiving end, whose folders to give.",
 )
 @_option("--every", type=Typed(Seconds()), default="2", show_default=True, metavar="SECONDS",
          help="How long it runs here before it is sent on.")  # fmt: skip

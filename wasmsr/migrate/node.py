@@ -106,8 +106,9 @@ class Node:
         self._lost: MigrationError | None = None
         self._interrupted = Ending("interrupted", EXIT_INTERRUPTED)
         self._session: set[bytes] = set()
-        """Programs whose end is this node's end. Others are what older sessions left in the
-        journal, cleared away when the peer says what became of them."""
+        """Programs whose end is this node's end: that ran here, or that the peer has prepared to
+        send. Others are what older sessions left in the journal, cleared away when the peer says
+        what became of them."""
 
     # What the user does.
 
@@ -149,6 +150,7 @@ class Node:
             program = self._begin(launch())
             if program is None:
                 return Finish(self._interrupted, here=True)
+            self._told = None  # while it was not begun, only another's end can have been told
         while True:
             if program is None:
                 news = self._await()
@@ -416,11 +418,13 @@ class Node:
 
     def prepare(self, offer: Offer) -> Answer:
         try:
-            return self.destination.prepare(offer)
+            answer = self.destination.prepare(offer)
         except PeerRefused as error:
             if error.reason is Reason.VERSION:
                 self.stranger(f"version {offer.protocol}", offer.software)
             raise
+        self._session.add(offer.move.program)
+        return answer
 
     def stranger(self, version: str, software: str) -> None:
         """A peer of another version was here; ends a node that has nothing to lose."""
@@ -468,22 +472,22 @@ class Node:
             raise refused(Reason.STORAGE, f"its output cannot be shown there: {error}") from error
 
     def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
-        """The program has ended on the other end, which owned it in `epoch`."""
+        """The program has ended on the other end, which owned it in `epoch`; it may have ended
+        before it was ever sent."""
         record = self.journal.get(program)
-        if record is None:
-            return
-        if record.incoming:
+        if record and record.incoming:
             self.destination.abort(record.incoming.move(program))
             record = self.journal.get(program)
         if record and record.standing is Standing.HANDED and record.epoch > epoch:
             return
         if record and record.standing in (Standing.OWNED, Standing.OFFERED):
             raise refused(Reason.OWNERSHIP, "the program is owned by this end")
-        try:
-            self.journal.forget(program)
-        except JournalError as error:
-            raise refused(Reason.STORAGE, error.message) from error
-        self.destination.host.forget(program, here=False)
+        if record:
+            try:
+                self.journal.forget(program)
+            except JournalError as error:
+                raise refused(Reason.STORAGE, error.message) from error
+            self.destination.host.forget(program, here=False)
         if program in self._session:
             with self._news:
                 self._told = ending
