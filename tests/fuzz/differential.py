@@ -1,9 +1,11 @@
-"""Random modules with everything (`everything`), here and under Wasmtime: the ends must be equal.
+"""Random modules with everything (`throwing`), here and under Wasmtime: the ends must be equal.
 
 Compared are traps, results, globals, memories and tables, bit for bit; NaNs are canonical in both.
 Here each module runs straight in fast code, in counted fast code, with a journey through bytes at
-random instructions, and in fast and precise code side by side. `test_differential` runs some seeds;
-for longer, `python -m tests.fuzz.differential --seconds N [--seed S]`, which keeps what differs.
+random instructions, and in fast and precise code side by side. Every fourth is a program with the
+old exception instructions (`legacy`), which Wasmtime gets in other words. `test_differential` runs
+some seeds; for longer, `python -m tests.fuzz.differential --seconds N [--seed S]`, which keeps what
+differs.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import random
+import shutil
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +22,8 @@ from typing import Any
 
 import wasmtime
 
-from tests.fuzz.everything import source
+from tests.fuzz.legacy import assemble, pair
+from tests.fuzz.throwing import FEATURES, source
 from tests.lockstep import Pair
 from tests.unit.machines import hop
 from wasmsr import Finished, Memory, Module, Outcome, Paused, Store, Table, Trapped
@@ -50,7 +54,7 @@ def _pattern(elements: Any) -> str:
 
 
 def _fresh(module: Module) -> Store:
-    store = Store(deterministic=True)
+    store = Store(deterministic=True, features=FEATURES)
     store.enqueue(store.instantiate(module).function("run"))
     return store
 
@@ -83,14 +87,16 @@ def straight(module: Module) -> tuple[End, int]:
     return plain, count
 
 
-def restored(module: Module, draw: random.Random, count: int) -> tuple[End, int]:
-    """With a journey through bytes after some random numbers of instructions."""
+def restored(module: Module, draw: random.Random, count: int) -> tuple[End, int, int]:
+    """With a journey through bytes after some random numbers of instructions: the end, how many
+    instructions, how many journeys."""
     store = _fresh(module)
-    mean = max(1, count // 20)
+    mean, journeys = max(1, count // 20), 0
     while isinstance(outcome := store.run(fuel=draw.randint(1, 2 * mean)), Paused):
         store = hop(store)
+        journeys += 1
     executed = store.executed or 0
-    return _end(store, outcome), executed
+    return _end(store, outcome), executed, journeys
 
 
 # ---- under Wasmtime
@@ -105,6 +111,7 @@ def _engine() -> Any:
     config.memory_guard_size = 1 << 16
     for feature in ("memory64", "multi_memory", "tail_call", "function_references", "exceptions"):
         setattr(config, f"wasm_{feature}", True)
+    config.wasm_wide_arithmetic = True
     config.wasm_relaxed_simd = True
     config.wasm_relaxed_simd_deterministic = True
     return wasmtime.Engine(config)
@@ -125,6 +132,7 @@ _TRAPS = (
 _SAME = {
     "undefined element": "out of bounds table access",
     "null function reference": "null reference",
+    "null exception reference": "null reference",
 }
 """Traps of ours that are one with others in Wasmtime."""
 
@@ -162,16 +170,25 @@ def oracle(module: Module) -> End:
 # ---- together
 
 
-def trial(text: str, seed: int) -> End:
-    """Run one module in all ways; the end of all.
+@dataclass
+class Trial:
+    """How a module ended, and what that took: journeys through bytes, states compared in steps."""
+
+    end: End
+    instructions: int
+    journeys: int
+    states: int
+
+
+def compare(module: Module, seed: int, *, other: Module | None = None) -> Trial:
+    """Run one module in all ways; `other` is for Wasmtime, if that cannot take it.
 
     Raises:
         AssertionError: two ways differ.
     """
-    module = Module.from_text(text)
     plain, count = straight(module)
-    assert oracle(module) == plain, "Wasmtime ends otherwise"
-    again, executed = restored(module, random.Random(seed), count)
+    assert oracle(other or module) == plain, "Wasmtime ends otherwise"
+    again, executed, journeys = restored(module, random.Random(seed), count)
     assert again == plain, "with journeys it ends otherwise"
     assert executed == count
     pair = Pair(_fresh(module), _fresh(module), counted=seed % 2 == 0)
@@ -179,7 +196,43 @@ def trial(text: str, seed: int) -> End:
     if outcome == Paused("requested"):
         outcome = pair.run(most=100_000, every=1000, seed=seed)
     assert _end(pair.fast, outcome) == plain, "in steps it ends otherwise"
-    return plain
+    return Trial(plain, count, journeys, pair.compared)
+
+
+def trial(text: str, seed: int) -> Trial:
+    """Compare one module in the text format.
+
+    Raises:
+        AssertionError: two ways differ.
+    """
+    return compare(Module.from_text(text, features=FEATURES), seed)
+
+
+def legacy_trial(old: str, new: str, seed: int) -> Trial:
+    """Compare one program with the old exception instructions; needs wabt.
+
+    Raises:
+        AssertionError: two ways differ.
+    """
+    binary, other = assemble(old), Module.from_text(new)
+    assert binary is not None, "wabt's wat2wasm is not installed"
+    assert straight(other)[0] == oracle(other), "Wasmtime ends otherwise with the new instructions"
+    return compare(Module(binary), seed, other=other)
+
+
+def one(seed: int, folder: Path | None = None) -> Trial | Exception:
+    """The trial that belongs to a number, or what went wrong; what differs is kept in `folder`."""
+    draw = random.Random(seed).randrange
+    old = seed % 4 == 3 and shutil.which("wat2wasm") is not None
+    texts = list(pair(draw)) if old else [source(draw)]
+    try:
+        return legacy_trial(texts[0], texts[1], seed) if old else trial(texts[0], seed)
+    except Exception as error:  # noqa: BLE001 (whatever it is, it is a finding)
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            for number, text in enumerate(texts):
+                (folder / f"{seed}-{number}.wat").write_text(text)
+        return error
 
 
 def main() -> None:
@@ -190,21 +243,23 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/differential"))
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
-    count = trapped = wrong = 0
-    seed = options.seed
+    seed, done = options.seed, []
+    wrong = 0
     print(f"seed {seed}", flush=True)
     while time.monotonic() < end:
-        text = source(random.Random(seed).randrange)
-        try:
-            trapped += trial(text, seed).trap is not None
-        except Exception as error:  # noqa: BLE001 (whatever it is, it is a finding)
+        found = one(seed, options.folder)
+        if isinstance(found, Trial):
+            done.append(found)
+        else:
             wrong += 1
-            options.folder.mkdir(parents=True, exist_ok=True)
-            (options.folder / f"{seed}.wat").write_text(text)
-            print(f"seed {seed}: {type(error).__name__}: {str(error)[:300]}", flush=True)
-        count += 1
+            print(f"seed {seed}: {type(found).__name__}: {str(found)[:300]}", flush=True)
         seed += 1
-    print(f"{count} modules, {trapped} trapped, {wrong} differ", flush=True)
+    print(
+        f"{options.seconds:.0f} s: {len(done) + wrong} modules, {wrong} differ; "
+        f"{sum(t.end.trap is not None for t in done)} trapped, "
+        f"{sum(t.instructions for t in done)} instructions, "
+        f"{sum(t.journeys for t in done)} journeys, {sum(t.states for t in done)} states compared"
+    )
     raise SystemExit(wrong != 0)
 
 

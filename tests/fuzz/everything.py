@@ -9,7 +9,7 @@ a trap); all memories `m0`… and tables `t0`… .
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.fuzz.generate import TYPES, Choose
@@ -48,19 +48,37 @@ class Place:
 class Everything(Stacks):
     """One module after another from a source of choices."""
 
+    types: Sequence[str] = ALL
+    """What values may be of."""
+    TO_BITS: Mapping[str, str] = {
+        "i32": "i64.extend_i32_u",
+        "i64": "",
+        "f32": "i32.reinterpret_f32 i64.extend_i32_u",
+        "f64": "i64.reinterpret_f64",
+    }
+    """Code that makes an i64 of a value, except a v128."""
+
     def __init__(self, choose: Choose) -> None:
         super().__init__(choose)
         self.memories: list[Place] = []
         self.tables: list[Place] = []
 
     def some(self, most: int) -> list[str]:
-        return [self.pick(ALL) for _ in range(self.choose(most + 1))]
+        return [self.pick(self.types) for _ in range(self.choose(most + 1))]
+
+    def _first(self) -> list[str]:
+        """Definitions that the others build on."""
+        return []
+
+    def _last(self) -> list[str]:
+        """Definitions that need to know of all functions."""
+        return []
 
     # -- the module --------------------------------------------------------------------------------
 
     def module(self) -> str:
         """The next module, in the text format."""
-        self.functions = [Function([], [self.pick(ALL), *self.some(2)])]
+        self.functions = [Function([], [self.pick(self.types), *self.some(2)])]
         self.functions += [Function(self.some(4), self.some(3)) for _ in range(self.choose(4))]
         addresses = ("i32", "i32", "i64")
         self.memories = [Place(f"$m{i}", self.pick(addresses)) for i in range(1 + self.choose(3))]
@@ -68,7 +86,7 @@ class Everything(Stacks):
         self.tables = [Place("$t0", "i32"), Place("$t1", "i64"), Place("$t2", self.pick(addresses))]
         count = len(self.functions)
         names = " ".join(f"$f{i}" for i in range(count))
-        lines = ["(module"]
+        lines = ["(module", *self._first()]
         lines += [
             f"(type $s{i} (func{function.signature()}))"
             for i, function in enumerate(self.functions)
@@ -91,19 +109,21 @@ class Everything(Stacks):
         lines.append("(global $g4 (mut v128) (v128.const i32x4 4 4 4 4))")
         for self.number in range(count):
             lines.append(self._function())
+        lines += self._last()
         lines.append(self._observer("run", "r", "call $f0", self.functions[0].results))
-        getters = " ".join(f"global.get $g{i}" for i in range(5))
-        lines.append(self._observer("peek", "p", getters, ALL))
+        getters = " ".join(f"global.get {self._global_of(t)}" for t in self._kept())
+        lines.append(self._observer("peek", "p", getters, self._kept()))
         return "\n".join((*lines, ")"))
+
+    def _kept(self) -> Sequence[str]:
+        """The types of which there is a global."""
+        return ALL
+
+    def _global_of(self, t: str) -> str:
+        return f"$g{ALL.index(t)}"
 
     def _observer(self, name: str, letter: str, code: str, types: Sequence[str]) -> str:
         """An export that makes values and keeps their bits in globals of its own."""
-        to_bits = {
-            "i32": "i64.extend_i32_u",
-            "i64": "",
-            "f32": "i32.reinterpret_f32 i64.extend_i32_u",
-            "f64": "i64.reinterpret_f64",
-        }
         out, places = [], 0
         for t in reversed(types):
             if t == "v128":
@@ -113,7 +133,7 @@ class Everything(Stacks):
                 )
                 places += 2
             else:
-                out.append(f"{to_bits[t]} global.set ${letter}{places}")
+                out.append(f"{self.TO_BITS[t]} global.set ${letter}{places}")
                 places += 1
         globals_ = "".join(
             f'(global ${letter}{i} (export "{letter}{i}") (mut i64) (i64.const 0))\n'
@@ -123,7 +143,7 @@ class Everything(Stacks):
 
     def _function(self) -> str:
         f = self.functions[self.number]
-        f.locals = [*f.params, *ALL, *self.some(4)]
+        f.locals = [*f.params, *self._locals()]
         self.budget = 20 + self.choose(120)
         self.code, self.stack = [], []
         self.labels, self.results = [Label(f.results, 0)], [f.results]
@@ -131,10 +151,14 @@ class Everything(Stacks):
         local = _types("local", f.locals[len(f.params) :])
         return f"(func $f{self.number}{f.signature()}{local}\n" + "\n".join(self.code) + ")"
 
+    def _locals(self) -> list[str]:
+        """Types of the locals that a function declares."""
+        return [*ALL, *self.some(4)]
+
     # -- steps -------------------------------------------------------------------------------------
 
-    def _step(self) -> None:
-        steps: list[Callable[[], None]] = [
+    def _steps(self) -> list[Callable[[], None]]:
+        return [
             *[self._any] * 5,
             *[self._set] * 6,
             *[self._operate] * 6,
@@ -150,10 +174,9 @@ class Everything(Stacks):
             self._table,
             self._reference,
         ]
-        steps[self.choose(len(steps))]()
 
     def _any(self) -> None:
-        self._push(self.pick(ALL))
+        self._push(self.pick(self.types))
 
     def _push(self, t: str) -> None:
         if t != "v128":
@@ -179,7 +202,8 @@ class Everything(Stacks):
     def _global(self) -> None:
         if not self.own:
             self._any()
-        self.emit(f"global.set $g{ALL.index(self.own[-1])}", 1)
+        if self.own[-1] in self._kept():
+            self.emit(f"global.set {self._global_of(self.own[-1])}", 1)
 
     def _row(self) -> None:
         self._apply(OPERATIONS[self.choose(len(OPERATIONS))])
@@ -206,8 +230,9 @@ class Everything(Stacks):
             self.code.append(f"{t}.const {(1 << (3 + self.choose(13))) - 1} {t}.and")
         kind = self.choose(6)
         if kind == 0:
-            self.code.append(f"{t}.const {self.choose(99) - 20} {t}.add")
-        elif kind == 1:
+            lowest = 0 if self.choose(8) else -20
+            self.code.append(f"{t}.const {self.choose(99) + lowest} {t}.add")
+        elif kind == 1 and self.choose(4) == 0:
             self.code.append(f"{t}.const {self.choose(9)} {t}.sub")
         elif kind == 2:
             self._push(t)

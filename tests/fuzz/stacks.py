@@ -30,11 +30,13 @@ FUEL = 150
 
 @dataclass
 class Label:
-    """What a branch needs: `types` on the stack; `base` is the stack's height at the block."""
+    """What a branch needs: `types` on the stack; `base` is the stack's height at the block, `name`
+    what branches call it (those to a function's own label count blocks)."""
 
     types: list[str]
     base: int
     loop: bool = False
+    name: str = ""
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Stacks:
         self.code: list[str] = []
         self.stack: list[str] = []
         self.labels: list[Label] = []
+        self.names = 0
         self.results: list[list[str]] = []
 
     def pick(self, choices: Sequence[str]) -> str:
@@ -176,6 +179,18 @@ class Stacks:
         """Some label, counted from within."""
         return self.choose(len(self.labels))
 
+    def _to(self, number: int) -> str:
+        """The label so many blocks outward, as a branch names it."""
+        return self.labels[-1 - number].name or str(number)
+
+    def _name(self) -> str:
+        """A label's name that the module does not have yet."""
+        self.names += 1
+        return f"$l{self.names}"
+
+    def _header(self, label: Label) -> None:
+        """Right behind a loop's head."""
+
     def _leave(self) -> bool:
         """An instruction behind which nothing is reached; some code follows all the same."""
         kind = self.choose(5)
@@ -192,7 +207,7 @@ class Stacks:
             if label.loop:
                 return False
             self._need(label.types)
-            self.code.append(f"br {number}")
+            self.code.append(f"br {self._to(number)}")
         elif kind == 3:
             targets = [i for i, x in enumerate(reversed(self.labels)) if x.types == label.types]
             last = [i for i in targets if not self.labels[-1 - i].loop]
@@ -205,7 +220,7 @@ class Stacks:
                 self.emit("i32.const 99", 0, ["i32"])
                 self._spend()
                 self.emit("select", 2)
-            self.code.append(" ".join(["br_table", *map(str, chosen), str(last[0])]))
+            self.code.append(" ".join(["br_table", *map(self._to, [*chosen, last[0]])]))
         else:
             above = [
                 i
@@ -226,7 +241,12 @@ class Stacks:
         return True
 
     def _step(self) -> None:
-        steps: list[Callable[[], None]] = [
+        steps = self._steps()
+        steps[self.choose(len(steps))]()
+
+    def _steps(self) -> list[Callable[[], None]]:
+        """What may come next; some more often."""
+        return [
             *[self._any] * 6,
             *[self._set] * 6,
             *[self._operate] * 10,
@@ -239,7 +259,6 @@ class Stacks:
             *[self._call] * 2,
             self._rare,
         ]
-        steps[self.choose(len(steps))]()
 
     def _any(self) -> None:
         self._push(self.pick(TYPES))
@@ -356,10 +375,13 @@ class Stacks:
             self.stack.pop()
         n = self.choose(min(3, len(self.own)) + 1)
         params, results = self.own[len(self.own) - n :], self.some(2)
-        self.code.append(f"{kind}{_types('param', params)}{_types('result', results)}")
+        name, loop = self._name(), kind == "loop"
+        self.code.append(f"{kind} {name}{_types('param', params)}{_types('result', results)}")
         base = len(self.stack) - n
-        self.labels.append(Label(params if kind == "loop" else results, base, kind == "loop"))
+        self.labels.append(Label(params if loop else results, base, loop, name))
         self.results.append(results)
+        if loop:
+            self._header(self.labels[-1])
         self._body()
         if kind == "if" and (self.choose(2) or params != results):
             self.code.append("else")
@@ -388,7 +410,7 @@ class Stacks:
             self.emit(f"{t}.{self.pick(_COMPARE[t])}", 2, ["i32"])
             if self.choose(3) == 0:
                 self.code.append("i32.eqz")
-        self.emit(f"br_if {number}", 1)
+        self.emit(f"br_if {self._to(number)}", 1)
 
     def _call(self) -> None:
         above = range(self.number + 1, len(self.functions))
