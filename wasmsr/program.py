@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from wasmsr.interp.trace import Tracer
     from wasmsr.snapshot.state import Snapshot
+    from wasmsr.wasi.descriptors import InputStream
     from wasmsr.wasi.listeners import TcpListen
     from wasmsr.wasi.mounts import Mount
     from wasmsr.wasi.preview1 import Stdout, Wasi
@@ -129,7 +130,7 @@ class Surroundings:
     Attributes:
         mounts: folders, by the names that the program has for them.
         listen: where it listens, for each of its listening sockets.
-        stdin: descriptor of its standard input, or None for an empty one.
+        stdin: descriptor of its standard input, None for an empty one, or a stream for one run.
         stdout, stderr: descriptors, or anything with `write`.
         carry_limit: bytes that trees of the program's own may hold; None is the default.
         on_changed: what to do with files that were changed since they were saved: "error", "keep",
@@ -141,7 +142,7 @@ class Surroundings:
 
     mounts: Sequence[Mount] = ()
     listen: Sequence[TcpListen] = ()
-    stdin: int | None = 0
+    stdin: int | InputStream | None = 0
     stdout: Stdout = 1
     stderr: Stdout = 2
     carry_limit: int | None = None

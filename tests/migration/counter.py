@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Collection, Iterator, Mapping
 
 from wasmsr.errors import FormatError, ModuleError
-from wasmsr.migrate.ports import Buffer, Shows
+from wasmsr.migrate.ports import Buffer, Relays
 from wasmsr.migrate.terms import Description, Ending, ModuleName, MountName, Move, Reason, Refusal
 from wasmsr.snapshot.container import FLAG_HANDED, HEADER, Header
 
@@ -159,7 +159,13 @@ class CounterHost:
     def show(self, move: Move, stream: str, offset: int, data: bytes) -> None:
         pass
 
-    def arrival(self, relay: Shows | None = None) -> CounterArrival:
+    def feed(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        return b"", True
+
+    def close(self) -> None:
+        pass
+
+    def arrival(self, relays: Relays | None = None) -> CounterArrival:
         return CounterArrival(self)
 
 

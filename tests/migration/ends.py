@@ -208,6 +208,12 @@ class Direct:
     def output(self, move: Move, stream: str, offset: int, data: bytes) -> None:
         self._call("Output", lambda node: node.output(move, stream, offset, data))
 
+    def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        given: tuple[bytes, bool] = self._call(
+            "Input", lambda node: node.input(move, position, most)
+        )
+        return given
+
     def interrupt(self) -> None:
         raise AssertionError("one thread only")
 

@@ -17,7 +17,8 @@ TEXT = """(module (memory (export "memory") 1)
 def described(features: str | None = None) -> Description:
     """What a host says of a program that needs tail calls."""
     source = Hosting(lambda: Surroundings(stdin=None), known={}, files=Path(), features=features)
-    return source.host(Program.launch(Module.from_text(TEXT, features=features))).describe()
+    module = Module.from_text(TEXT, features=features)
+    return source.launch(lambda around: Program.launch(module, around=around)).describe()
 
 
 def test_what_a_program_needs_is_told() -> None:

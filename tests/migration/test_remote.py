@@ -31,7 +31,7 @@ class Ends:
         self.ports = dict(zip("ab", free_ports(), strict=True))
         self.processes: dict[str, subprocess.Popen[str]] = {}
 
-    def start(self, end: str, *more: str) -> subprocess.Popen[str]:
+    def start(self, end: str, *more: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         other = "b" if end == "a" else "a"
         command = [sys.executable, "-m", "wasmsr", "remote", "--json"]
         command += ["--port", str(self.ports[end]), "--peer", str(self.ports[other])]
@@ -39,7 +39,7 @@ class Ends:
         process = subprocess.Popen(
             command,
             cwd=self.work,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

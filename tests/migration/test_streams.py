@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import pty
+import random
 import re
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,3 +155,100 @@ def test_an_input_that_has_ended_stays_ended() -> None:
         again = wasi.capture()
         assert again["descriptors"][0]["unread"] == b"rest"
         assert again["descriptors"][0]["ended"] is True
+
+
+# Input that stays --------------------------------------------------------------------------------
+
+
+def fed(ends: Ends, stdin: int, *more: str, every: str = "0.4") -> None:
+    """Two ends, the first with an input of its own that the program reads wherever it is."""
+    ends.start("b", "--every", every)
+    ends.until("b", "listening")
+    words = ("--send", "--program", str(ECHO), "--stdin", "-", "--every", every, *more)
+    ends.start("a", *words, stdin=stdin)
+
+
+def test_a_pipe_is_read_wherever_the_program_is(ends: Ends) -> None:
+    """Bytes come before, during and after moves, in pieces of all sizes, then the end."""
+    reader, writer = os.pipe()
+    fed(ends, reader, "--stdout-after-move", "relay")
+    os.close(reader)
+    written = 0
+    chance = random.Random(1)
+    deadline = time.monotonic() + 4
+    while written < len(TEXT):
+        size = chance.choice([1, 3, 10, 100])
+        written += os.write(writer, TEXT[written : written + size])
+        time.sleep(min(0.2, max(0.0, deadline - time.monotonic())) * chance.random())
+    time.sleep(0.5)
+    os.close(writer)
+    (first, sent), (second, received) = output(ends, "a"), output(ends, "b")
+    assert (first, second) == (TEXT, b"")
+    assert sum('"moved"' in event for event in sent + received) >= 4
+
+
+def test_what_is_typed_follows_the_program(ends: Ends) -> None:
+    """A terminal: lines are seen at once, Ctrl-D is an end."""
+    master, slave = pty.openpty()
+    fed(ends, slave, "--stdout-after-move", "relay", every="1")
+    ends.until("a", "moved")
+    os.write(master, b"first line\n")
+    shown = ends.processes["a"].stdout
+    assert shown
+    assert shown.readline() == "first line\n"
+    os.write(master, b"second ")
+    ends.until("a", "arrived")
+    os.write(master, b"line\n")
+    assert shown.readline() == "second line\n"
+    ends.until("a", "moved")
+    os.write(master, b"\x04")
+    (first, _), (second, _) = output(ends, "a"), output(ends, "b")
+    assert (first, second) == (b"", b"")
+    os.close(master)
+    os.close(slave)
+
+
+def test_an_input_whose_end_was_killed(ends: Ends) -> None:
+    """The program gets EIO (29) once that end, started again, says that it has it no more."""
+    reader, writer = os.pipe()
+    fed(ends, reader)
+    ends.until("b", "arrived")
+    ends.processes["a"].kill()
+    ends.processes["a"].communicate()
+    ends.start("a", "--program", str(ECHO), "--stdin", "-", stdin=reader)
+    os.write(writer, b"for nobody")
+    _, said = ends.events("b")
+    assert 29 in [ends.processes[end].wait(90) for end in "ab"], said
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_fifo_that_nobody_writes_to(ends: Ends) -> None:
+    """It does not keep an end from starting, moving the program, or ending."""
+    os.mkfifo(ends.work / "fifo")
+    ends.start("b", "--every", "60")
+    ends.until("b", "listening")
+    words = ("--send", "--program", str(ECHO), "--stdin", "fifo", "--stdout-after-move", "relay")
+    ends.start("a", *words, "--every", "0.4")
+    ends.until("a", "moved")
+    with open(ends.work / "fifo", "wb", buffering=0) as writer:
+        writer.write(b"at last\n")
+        shown = ends.processes["a"].stdout
+        assert shown and shown.readline() == "at last\n"
+    (first, _), (second, _) = output(ends, "a"), output(ends, "b")
+    assert (first, second) == (b"", b"")
+
+
+def test_an_interrupt_while_a_fifo_is_waited_for(ends: Ends) -> None:
+    os.mkfifo(ends.work / "fifo")
+    ends.start("b", "--every", "60")
+    ends.until("b", "listening")
+    words = ("--send", "--program", str(ECHO), "--stdin", "fifo", "--every", "60")
+    a = ends.start("a", *words)
+    ends.until("a", "started")
+    time.sleep(0.2)
+    began = time.monotonic()
+    a.send_signal(signal.SIGINT)
+    _, said = ends.events("a")
+    assert a.returncode == 130, said
+    assert time.monotonic() - began < 2

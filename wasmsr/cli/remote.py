@@ -115,12 +115,13 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
          "the program (error, the default), leave them (keep), or undo it (truncate).")  # fmt: skip
 @_option("--env", type=Typed(Variable()), multiple=True, metavar="K=V",
          help="Set an environment variable of the program. Repeatable.")  # fmt: skip
-@_option("--stdin", type=click.Path(dir_okay=False, exists=True), metavar="FILE",
-         help="Standard input of the program while it is here. Default: empty.")  # fmt: skip
+@_option("--stdin", type=click.Path(dir_okay=False, exists=True, allow_dash=True), metavar="FILE",
+         help="Standard input of the program; - is the one of this command. Default: empty."
+         )  # fmt: skip
 @_option("--stdin-after-move", type=click.Choice(["relay", "eof"]), default="relay",
          show_default=True, metavar="WHAT",
-         help="What the program reads after it has left: the rest of its input, which goes along "
-         "(relay), or its end (eof).")  # fmt: skip
+         help="What the program reads after it has left: the rest of its input (relay: a file goes "
+         "along, what a terminal or pipe gives is sent after it), or its end (eof).")  # fmt: skip
 @_option("--stdout-after-move", type=click.Choice(["here", "relay"]), default="here",
          show_default=True, metavar="WHERE",
          help="Where the output of a program that starts at this end appears: wherever it runs "
@@ -222,7 +223,10 @@ class _Remote:
             files=state / "remote" / str(listen.port) / "files",
             max_pages=max_pages,
             features=options.features,
+            stdin=self._stdin,
         )
+        hosting.after = options.stdin_after_move
+        hosting.shows = options.stdout_after_move == "relay"
         hosting.around_mounts()  # a folder that is not there is to be known now
         end = End(
             listen=listen,
@@ -233,9 +237,7 @@ class _Remote:
             every=options.every,
             software=__version__,
         )
-        hosting.after = options.stdin_after_move
-        if options.stdout_after_move == "relay":
-            hosting.node = end.node.journal.node
+        hosting.node = end.node.journal.node
         if not options.send:
             self.show.say("listening", f"listening on {listen}, waiting for {peer}")
         return end, lambda: self._launch(hosting, max_pages)
@@ -267,16 +269,28 @@ class _Remote:
         from wasmsr.wasi.mounts import Mount
 
         texts = self.options.dirs if self.named is None else self.named.mounts(self.options.dirs)
-        stdin = None
-        if self.options.stdin is not None:
-            stdin = os.open(self.options.stdin, os.O_RDONLY | os.O_CLOEXEC)
         return Surroundings(
             mounts=[Mount.parse(text) for text in texts],
             listen=listening(self.options.tcp_listen),
-            stdin=stdin,
+            stdin=None,
             carry_limit=self.options.carry_limit,
             on_changed=self.options.on_changed,
         )
+
+    def _stdin(self) -> int | None:
+        """The input that is given here, opened anew, or None. A FIFO is open before anybody writes
+        to it: waiting is the program's. Raises WasiConfigError."""
+        name = self.options.stdin
+        if name is None:
+            return None
+        try:
+            if name == "-":
+                return os.dup(0)
+            return os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError as error:
+            raise errors.WasiConfigError(
+                f"standard input cannot be read from {name}: {error.strerror}"
+            ) from error
 
     def _launch(self, hosting: Hosting, max_pages: int | None) -> HostedProgram:
         """The program at its beginning."""
@@ -292,14 +306,15 @@ class _Remote:
         words: Sequence[str] = options.args
         if named is not None:
             words = named.words(options.args or LONG.get(named.name, ()))
-        program = Program.launch(
-            module,
-            argv=[named.name if named is not None else path.name, *words],
-            env=options.env,
-            around=self._around(),
-            limits=None if max_pages is None else Limits(memory_pages=max_pages),
+        return hosting.launch(
+            lambda around: Program.launch(
+                module,
+                argv=[named.name if named is not None else path.name, *words],
+                env=options.env,
+                around=around,
+                limits=None if max_pages is None else Limits(memory_pages=max_pages),
+            )
         )
-        return hosting.host(program)
 
 
 class _Show:

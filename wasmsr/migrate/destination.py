@@ -21,8 +21,9 @@ from wasmsr.migrate.events import Announce, Event, seconds, size
 from wasmsr.migrate.journal import Incoming, Journal, Record, StateFile
 from wasmsr.migrate.modules import LARGEST, Modules
 from wasmsr.migrate.ownership import Verdict
-from wasmsr.migrate.ports import Arrival, Buffer, Host, Program, Shows
+from wasmsr.migrate.ports import Arrival, Buffer, Host, Peer, Program, Relays
 from wasmsr.migrate.terms import (
+    ABILITIES,
     PROTOCOL,
     Answer,
     Description,
@@ -64,9 +65,8 @@ class Destination:
         modules: Modules,
         announce: Announce,
         arrived: Callable[[Program], None],
-        output: Callable[[Move, str, int, bytes], None],
         *,
-        peer: str,
+        peer: Peer,
         software: str = "",
     ) -> None:
         self.journal = journal
@@ -74,10 +74,10 @@ class Destination:
         self.modules = modules
         self.announce = announce
         self.arrived = arrived
-        self.output = output
-        self.peer = peer
+        self.peer = peer.address
         self.software = software
         self.ready: Ready | None = None
+        self._wire = peer
         self._offer: Offer | None = None
         self._reception: Reception | None = None
         self._retired = False
@@ -99,17 +99,28 @@ class Destination:
             self._admit(offer)
             if refusal := self.host.refuse(offer.description):
                 raise PeerRefused(refusal)
-            if offer.description.shown not in (b"", offer.node, self.journal.node):
-                raise refused(
-                    Reason.FEATURE,
-                    "the program's output is shown by a third end, to which it does not speak",
-                    "start the program with --stdout-after-move here",
-                )
+            self._check_relays(offer)
             missing = [
                 module.digest for module in offer.description.modules if not self._has(module)
             ]
             self._offer = offer
-            return Answer(self.journal.node, tuple(missing), self.host.held(offer.move.program))
+            held = self.host.held(offer.move.program)
+            return Answer(self.journal.node, tuple(missing), held, ABILITIES)
+
+    def _check_relays(self, offer: Offer) -> None:
+        ends = (b"", offer.node, self.journal.node)
+        if offer.description.shown not in ends:
+            raise refused(
+                Reason.FEATURE,
+                "the program's output is shown by a third end, to which it does not speak",
+                "start the program with --stdout-after-move here",
+            )
+        if offer.description.fed not in ends:
+            raise refused(
+                Reason.FEATURE,
+                "the program's input is at a third end, to which it does not speak",
+                "start the program with --stdin-after-move eof",
+            )
 
     def _admit(self, offer: Offer) -> None:
         """Refuses an offer that comes at a wrong moment or contradicts the journal."""
@@ -189,11 +200,16 @@ class Destination:
         reception = self._reception
         return reception is not None and reception.move == move
 
-    def shows(self, move: Move, node: bytes) -> Shows | None:
-        """Who shows the output of a program that comes by this move."""
-        if not node:
-            return None
-        return Shows(node, None if node == self.journal.node else partial(self.output, move))
+    def relays(self, move: Move, shown: bytes, fed: bytes) -> Relays:
+        """Where the streams of a program are that comes by this move."""
+        here = (b"", self.journal.node)
+        return Relays(
+            shown,
+            fed,
+            move.epoch,
+            None if shown in here else partial(self._wire.output, move),
+            None if fed in here else partial(self._wire.input, move),
+        )
 
     def restore(self, program: bytes, arrival: Arrival, digests: tuple[bytes, ...]) -> Program:
         """Makes a standing program of a state that was read. Raises WasmsrError."""
@@ -213,13 +229,14 @@ class Destination:
         """Restores what an earlier process had READY. Raises WasmsrError if that fails."""
         for record in self.journal.records():
             if record.incoming:
-                arrival = self.host.arrival()
+                move = record.incoming.move(record.program)
+                relays = self.relays(move, record.incoming.shown, record.incoming.fed)
+                arrival = self.host.arrival(relays)
                 length = 0
                 for piece in self.journal.read(record.incoming.file):
                     arrival.feed(piece)
                     length += len(piece)
                 program = self.restore(record.program, arrival, record.incoming.modules)
-                move = record.incoming.move(record.program)
                 self.ready = Ready(move, program, length, 0.0, time.monotonic())
 
     def commit(self, move: Move, stopped: float) -> Standing:
@@ -358,10 +375,11 @@ class Reception:
     def __init__(self, destination: Destination, move: Move, description: Description) -> None:
         self.move = move
         self._destination = destination
-        self._modules = description.modules
+        self._description = description
         self._digest = hashlib.sha256()
         self._began = time.monotonic()
-        self._arrival = destination.host.arrival(destination.shows(move, description.shown))
+        relays = destination.relays(move, description.shown, description.fed)
+        self._arrival = destination.host.arrival(relays)
         try:
             self._file: StateFile = destination.journal.state(move, "received")
         except JournalError as error:
@@ -402,7 +420,9 @@ class Reception:
             attempt=move.attempt,
             source=destination.peer,
             file=self._file.name,
-            modules=tuple(module.digest for module in self._modules),
+            modules=tuple(module.digest for module in self._description.modules),
+            shown=self._description.shown,
+            fed=self._description.fed,
         )
         try:
             self._file.commit()

@@ -18,7 +18,8 @@ from wasmsr.interp.features import BY_NAME, State, chosen
 from wasmsr.interp.machine import Exited, Trapped
 from wasmsr.interp.module import Module
 from wasmsr.migrate.belongings import Belongings
-from wasmsr.migrate.ports import Buffer, Shows
+from wasmsr.migrate.inputs import HOLD_SECONDS, Feed, Gone, Local, Remote
+from wasmsr.migrate.ports import Buffer, Relays
 from wasmsr.migrate.streams import STREAMS, Relay, Shown, StdinAfterMove, input_along
 from wasmsr.migrate.terms import (
     ID_BYTES,
@@ -35,10 +36,14 @@ from wasmsr.program import Program, Stand, Surroundings
 from wasmsr.record import replaced
 from wasmsr.snapshot import format as snapshot_format
 from wasmsr.snapshot.container import VERSION
+from wasmsr.wasi.descriptors import InputStream
 from wasmsr.wasi.mounts import CARRY_LIMIT, MODES, PORTABLE
+from wasmsr.wasi.relayed import RelayedInput
 
 COMPILED = 4
 """How many modules are kept compiled for a program that may come."""
+FEEDS = 8
+"""How many programs may have an input of this end at a time; one more takes the oldest's."""
 
 
 class HostedProgram:
@@ -52,18 +57,20 @@ class HostedProgram:
         id: bytes = b"",
         places: Mapping[str, Path] | None = None,
         shown: bytes = b"",
-        relays: Sequence[Relay] = (),
+        fed: bytes = b"",
+        relays: Sequence[Relay | InputStream] = (),
         after: StdinAfterMove = "relay",
     ) -> None:
         """`places`: carried trees that are in folders of `belongings`, by the guest's names;
-        `shown`, `relays`: node id of the end that shows its output, and its streams there;
-        `after`: what becomes of its input when it leaves."""
+        `shown`, `fed`, `relays`: node ids of the ends that show its output and have its input, and
+        its streams there; `after`: what becomes of its input when it leaves."""
         self.id = id or secrets.token_bytes(ID_BYTES)
         self._program: Program | None = program
         self._mounts = mounts
         self._belongings = belongings
         self._places = places or {}
         self._shown = shown
+        self._fed = fed
         self._relays = relays
         self._after = after
 
@@ -82,6 +89,7 @@ class HostedProgram:
             features=tuple(sorted(module.needs)),
             mounts=self._mounts,
             shown=self._shown,
+            fed=self._fed if self._reads_elsewhere() else b"",
             limits=Bounds(
                 limits.memory_pages,
                 limits.table_elements,
@@ -90,6 +98,12 @@ class HostedProgram:
                 store.deterministic,
             ),
         )
+
+    def _reads_elsewhere(self) -> bool:
+        """Whether it still has an input that does not go along. It may be running."""
+        wasi = self.program.wasi
+        streams = list(wasi.process.descriptors.values()) if wasi is not None else []
+        return any(isinstance(one, RelayedInput) and not one.ended for one in streams)
 
     def module(self, digest: bytes) -> Buffer:
         module = self.program.module
@@ -158,7 +172,8 @@ class Hosting:
     """This host (`ports.Host`).
 
     Args:
-        around: gives folders and streams anew for each program that comes.
+        around: gives folders and outputs anew for each program that comes.
+        stdin: opens the input of a program that is to have the one of this end; None: empty.
         known: modules that are here anyway, by digest.
         files: a folder for the files of programs that bring some along.
         max_pages: limit of each memory of a program that comes, in pages of 64 KiB, in place of
@@ -174,14 +189,20 @@ class Hosting:
         files: Path,
         max_pages: int | None = None,
         features: str | Iterable[str] | None = None,
+        stdin: Callable[[], int | None] | None = None,
     ) -> None:
         self.around = around
+        self.stdin = stdin
         self.features = chosen(features)
         self.max_pages = max_pages
         self.belongings = Belongings(files)
         self.shown = Shown()
         self.node = b""
-        """This end's node id, if it shows the output of programs that start here."""
+        """This end's node id."""
+        self.shows = False
+        """Whether programs that start here show their output here, wherever they are."""
+        self._feeds: dict[bytes, Feed] = {}
+        """The inputs of this end that programs read, also from elsewhere, by the program."""
         self.after: StdinAfterMove = "relay"
         self._known = known
         self._compiled: dict[bytes, Module] = {}
@@ -231,6 +252,43 @@ class Hosting:
 
     def forget(self, program: bytes, *, here: bool) -> None:
         self.belongings.forget(program, here=here)
+        feed = self._feeds.pop(program, None)
+        if feed is not None:
+            feed.close()
+
+    def close(self) -> None:
+        for feed in self._feeds.values():
+            feed.close()
+
+    def feed(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        feed = self._feeds.get(move.program)
+        if feed is None:
+            raise ValueError("that end was started again since")
+        return feed.fetch(move.epoch, position, most, HOLD_SECONDS)
+
+    def own_input(self, program: bytes, epoch: int) -> tuple[InputStream | None, bytes]:
+        """This end's input for a program, which stays here when that goes on, if it has to: then
+        with this end's node id. Raises OSError."""
+        feed = self._feeds.get(program)
+        if feed is None:
+            host = None if self.stdin is None else self.stdin()
+            if host is None:
+                return None, b""
+            stream = InputStream(host, owned=True)
+            if stream.regular or self.after == "eof":
+                return stream, b""
+            while len(self._feeds) >= FEEDS:
+                self._feeds.pop(next(iter(self._feeds))).close()
+            feed = self._feeds[program] = Feed(host)
+        return RelayedInput(Local(feed, epoch)), self.node
+
+    def input_of(self, program: bytes, relays: Relays) -> tuple[InputStream | None, bytes]:
+        """The input of a program that comes, and the node id of the end that keeps it, or b""."""
+        if relays.fetch is not None:
+            return RelayedInput(Remote(relays.fetch)), relays.fed
+        if relays.fed and program not in self._feeds:
+            return RelayedInput(Gone()), relays.fed
+        return self.own_input(program, relays.epoch)
 
     def around_mounts(self) -> tuple[MountName, ...]:
         """The folders that programs get here, by name.
@@ -238,7 +296,6 @@ class Hosting:
         Raises WasiConfigError for one that is not there.
         """
         around = self.around()
-        _close(around)
         for mount in around.mounts:
             mount.check()
         return tuple(MountName(mount.guest, mount.settled) for mount in around.mounts)
@@ -246,7 +303,6 @@ class Hosting:
     def around_limit(self) -> int:
         """Bytes of files that a program may bring along."""
         around = self.around()
-        _close(around)
         return CARRY_LIMIT if around.carry_limit is None else around.carry_limit
 
     def module(self, digest: bytes) -> Buffer | None:
@@ -272,14 +328,29 @@ class Hosting:
             self.admit(binary)
         return self._compiled[digest]
 
-    def host(self, program: Program) -> HostedProgram:
-        """A program that was launched here."""
+    def launch(self, make: Callable[[Surroundings], Program]) -> HostedProgram:
+        """A program that begins here; `make` makes it. Raises OSError, and what `make` does."""
+        id = secrets.token_bytes(ID_BYTES)
+        stdin, fed = self.own_input(id, epoch=1)
+        try:
+            program = make(replaced(self.around(), stdin=stdin))
+        except BaseException:
+            if stdin is not None:
+                stdin.close()
+            raise
         return HostedProgram(
-            program, self.around_mounts(), self.belongings, shown=self.node, after=self.after
+            program,
+            self.around_mounts(),
+            self.belongings,
+            id,
+            shown=self.node if self.shows else b"",
+            fed=fed,
+            relays=[] if stdin is None else [stdin],
+            after=self.after,
         )
 
-    def arrival(self, relay: Shows | None = None) -> HostedArrival:
-        return HostedArrival(self, relay)
+    def arrival(self, relays: Relays | None = None) -> HostedArrival:
+        return HostedArrival(self, relays or Relays(b"", b"", 0, None, None))
 
     def show(self, move: Move, stream: str, offset: int, data: bytes) -> None:
         self.shown.show(move.attempt, stream, offset, data)
@@ -288,9 +359,9 @@ class Hosting:
 class HostedArrival:
     """A program that comes (`ports.Arrival`): it is decoded while its bytes arrive."""
 
-    def __init__(self, hosting: Hosting, shows: Shows | None) -> None:
+    def __init__(self, hosting: Hosting, relays: Relays) -> None:
         self._hosting = hosting
-        self._shows = shows
+        self._relays = relays
         limit = hosting.around_limit()
         self._decoder = snapshot_format.Decoder(files=limit)
 
@@ -309,12 +380,15 @@ class HostedArrival:
             places[guest] = belongings.place(program, guest)
             return places[guest]
 
-        around = self._hosting.around()
-        around = replaced(around, folder=folder, bases=belongings.bases(program))
-        shows, relays = self._shows, []
-        if shows is not None and shows.send is not None:
-            relays = [Relay(stream, shows.send) for stream in STREAMS]
-            around = replaced(around, stdout=relays[0], stderr=relays[1])
+        stdin, fed = self._hosting.input_of(program, self._relays)
+        around = replaced(
+            self._hosting.around(), folder=folder, bases=belongings.bases(program), stdin=stdin
+        )
+        relays: list[Relay | InputStream] = [] if stdin is None else [stdin]
+        if self._relays.send is not None:
+            outputs = [Relay(stream, self._relays.send) for stream in STREAMS]
+            around = replaced(around, stdout=outputs[0], stderr=outputs[1])
+            relays += outputs
         try:
             resumed = Program.resume(
                 snapshot,
@@ -325,7 +399,8 @@ class HostedArrival:
                 deferred=True,
             )
         except BaseException:
-            _close(around)
+            if stdin is not None:
+                stdin.close()
             raise
         named = (snapshot.wasi or {}).get("mounts", ())
         mounts = tuple(MountName(os.fsdecode(m["guest"]), str(m["mode"])) for m in named)
@@ -335,7 +410,8 @@ class HostedArrival:
             belongings,
             program,
             places,
-            shown=b"" if shows is None else shows.node,
+            shown=self._relays.shown,
+            fed=fed,
             relays=relays,
             after=self._hosting.after,
         )
@@ -362,10 +438,3 @@ def _lacks(feature: str) -> Refusal:
         f"the program needs the feature {feature}, which it does not have",
         "install the same version of wasmsr on both ends",
     )
-
-
-def _close(around: Surroundings) -> None:
-    """Gives back the standard input that was opened for a program that does not come."""
-    around.close()
-    if around.stdin is not None and around.stdin > 2:
-        os.close(around.stdin)

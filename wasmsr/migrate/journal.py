@@ -39,6 +39,7 @@ class Incoming:
         source: the other end's address, for people.
         file: name of the state file in the journal's folder.
         modules: digests of the program's modules.
+        shown, fed: node ids of the ends that show its output and have its input, or b"".
     """
 
     epoch: int
@@ -46,6 +47,8 @@ class Incoming:
     source: str
     file: str
     modules: tuple[bytes, ...]
+    shown: bytes = b""
+    fed: bytes = b""
 
     def move(self, program: bytes) -> Move:
         return Move(program, self.epoch, self.attempt)
@@ -329,6 +332,8 @@ def _encode(record: Record) -> bytes:
             "source": record.incoming.source,
             "file": record.incoming.file,
             "modules": [digest.hex() for digest in record.incoming.modules],
+            "shown": record.incoming.shown.hex(),
+            "fed": record.incoming.fed.hex(),
         }
     return json.dumps(values, indent=1).encode()
 
@@ -359,6 +364,8 @@ def _read(path: Path) -> Record:
                 source=str(incoming["source"]),
                 file=_name(incoming["file"]),
                 modules=tuple(map(bytes.fromhex, incoming["modules"])),
+                shown=bytes.fromhex(incoming.get("shown", "")),
+                fed=bytes.fromhex(incoming.get("fed", "")),
             )
             if incoming
             else None,

@@ -94,8 +94,7 @@ class Node:
             modules,
             announce,
             self._arrive,
-            peer.output,
-            peer=peer.address,
+            peer=peer,
             software=software,
         )
         self._news = threading.Condition()
@@ -470,6 +469,20 @@ class Node:
             self.destination.host.show(move, stream, offset, data)
         except (OSError, ValueError) as error:
             raise refused(Reason.STORAGE, f"its output cannot be shown there: {error}") from error
+
+    def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        """Input of this end for a program that went by `move`; waits a while for some."""
+        record = self.journal.get(move.program)
+        if (
+            record is None
+            or record.standing is not Standing.HANDED
+            or (record.epoch, record.attempt) != (move.epoch, move.attempt)
+        ):
+            raise refused(Reason.OWNERSHIP, "no program of that move has its input there")
+        try:
+            return self.destination.host.feed(move, position, most)
+        except (OSError, ValueError) as error:
+            raise refused(Reason.STORAGE, f"its input cannot be had there: {error}") from error
 
     def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
         """The program has ended on the other end, which owned it in `epoch`; it may have ended

@@ -67,8 +67,8 @@ class Host(Protocol):
     def admit(self, binary: Buffer) -> None:
         """Validates and compiles a module ahead of the program. Raises ModuleError."""
 
-    def arrival(self, relay: Shows | None = None) -> Arrival:
-        """Begins to take a program in; `relay`: its output is shown by another end."""
+    def arrival(self, relays: Relays | None = None) -> Arrival:
+        """Begins to take a program in; `relays`: which ends show its output and have its input."""
 
     def held(self, program: bytes) -> tuple[bytes, ...]:
         """Digests of the pieces of files that are here since the program was."""
@@ -77,17 +77,33 @@ class Host(Protocol):
         """Shows a piece of output of a program that is elsewhere, once. Raises OSError,
         ValueError."""
 
+    def feed(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        """Input for a program that is elsewhere, and whether it ends there; nothing if nothing
+        comes in a while. Raises OSError, ValueError."""
+
     def forget(self, program: bytes, *, here: bool) -> None:
         """The program has ended, here or elsewhere: lets go of what is not needed any more."""
 
+    def close(self) -> None:
+        """This end ends: lets go of everything, and nobody waits here for input any more."""
+
 
 @dataclass(frozen=True)
-class Shows:
-    """The end that shows a program's output: its node id, and how a piece of a stream is sent to
-    it (None: it is this end)."""
+class Relays:
+    """The ends where a program's streams are while it is here: node ids, b"" for none.
 
-    node: bytes
+    Attributes:
+        shown, fed: the end that shows its output, and the one that has its input.
+        epoch: in which the program is owned here.
+        send: sends a piece of output there; None: it is this end, or none.
+        fetch: asks for input there; the same.
+    """
+
+    shown: bytes
+    fed: bytes
+    epoch: int
     send: Callable[[str, int, bytes], None] | None
+    fetch: Callable[[int, int], tuple[bytes, bool]] | None
 
 
 class Arrival(Protocol):
@@ -143,6 +159,10 @@ class Peer(Protocol):
     def output(self, move: Move, stream: str, offset: int, data: bytes) -> None:
         """Has a piece of output shown there, that stands at `offset` of the stream since `move`.
         May be called by any thread beside the others."""
+
+    def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        """Input of a program that came here by `move`, from its place in the stream on, at most so
+        many bytes, and whether it ends there; nothing if nothing comes in a while. As `output`."""
 
     def interrupt(self) -> None:
         """From any thread: makes the call under way raise PeerLost at once."""

@@ -23,6 +23,7 @@ from wasmsr.migrate.ownership import Verdict
 from wasmsr.migrate.ports import Buffer, Peer, Program
 from wasmsr.migrate.terms import (
     ID_BYTES,
+    INPUT,
     PIECE,
     HandedAway,
     InDoubt,
@@ -33,6 +34,7 @@ from wasmsr.migrate.terms import (
     PeerRefused,
     Reason,
     Receipt,
+    Refusal,
     Report,
     Standing,
 )
@@ -93,6 +95,16 @@ class Source:
         description = program.describe()
         offer = Offer(self.journal.node, move, description, software=self.software)
         answer = self.peer.prepare(offer)
+        if description.fed not in (b"", answer.node) and INPUT not in answer.abilities:
+            raise PeerRefused(
+                Refusal(
+                    Reason.VERSION,
+                    f"{self.peer.address} cannot have the program's input relayed to it: it runs "
+                    "an older version",
+                    "install the same version of wasmsr on both ends, or start the program with "
+                    "--stdin-after-move eof",
+                )
+            )
         if answer.missing:
             for module in description.modules:
                 if module.digest in answer.missing:

@@ -2,8 +2,8 @@
 
 Between `hosting` and the two ends. Output goes to the new host, or is sent back as it is written
 (`Relay`): each piece waits for the answer that it was taken, so nothing is buffered and nothing can
-be lost or come twice. Input goes along: what the program has not read of a file yet is part of the
-move.
+be lost or come twice. Of an input that is a file, what the program has not read yet is part of the
+move; all other input stays where it is, see `inputs`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from wasmsr.migrate.terms import PeerLost, PeerRefused
 from wasmsr.program import Program
 from wasmsr.wasi.capture import UNLINKED_LIMIT
 from wasmsr.wasi.descriptors import InputStream
+from wasmsr.wasi.relayed import RelayedInput
 
 PIECE: Final = 65536
 AGAIN: Final = 0.2
@@ -87,7 +88,7 @@ class Shown:
 
 
 def input_along(program: Program, wasi: dict[str, Any], after: StdinAfterMove) -> dict[str, Any]:
-    """The state of WASI with all of the input that is still to come.
+    """The state of WASI with all of the input that is still to come, but for what is relayed.
 
     Raises:
         UnportableState: the input cannot be known before it comes (a pipe, a terminal), or is too
@@ -95,6 +96,8 @@ def input_along(program: Program, wasi: dict[str, Any], after: StdinAfterMove) -
     """
     streams = program.wasi.process.descriptors if program.wasi is not None else {}
     for fd, stream in streams.items():
+        if isinstance(stream, RelayedInput):
+            return wasi
         if isinstance(stream, InputStream) and stream.host >= 0:
             rest = b"" if after == "eof" else _rest(stream)
             descriptors = [
@@ -111,7 +114,7 @@ def _rest(stream: InputStream) -> bytes:
     if not stream.regular:
         raise UnportableState(
             "the program's standard input is a pipe, socket or terminal, which stays here",
-            hint="--stdin FILE goes along; --stdin-after-move eof ends the input with the move",
+            hint="a file goes along; --stdin-after-move eof ends the input with the move",
         )
     offset = os.lseek(stream.host, 0, os.SEEK_CUR)
     size = os.fstat(stream.host).st_size - offset

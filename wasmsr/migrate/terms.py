@@ -17,6 +17,11 @@ PROTOCOL = 1
 PIECE = 1 << 20
 """Most bytes in one piece of a stream."""
 
+INPUT = "input"
+"""The ability to have a program's input from another end, and to give it one."""
+ABILITIES = (INPUT,)
+"""What this end can do that the first form of the protocol's version could not."""
+
 ID_BYTES = 16
 DIGEST_BYTES = 32
 
@@ -98,6 +103,8 @@ class Description:
     mounts: tuple[MountName, ...] = ()
     shown: bytes = b""
     """Node id of the end that shows the program's output wherever it runs; b"": where it runs."""
+    fed: bytes = b""
+    """Node id of the end that has the program's input wherever it runs; b"": it goes along."""
     limits: Bounds = field(default_factory=Bounds)
 
 
@@ -124,11 +131,12 @@ class Refusal:
 @dataclass(frozen=True)
 class Answer:
     """A destination's yes: the digests of the modules that it lacks, and of the pieces of carried
-    files that it has since the program was there, which need not be sent."""
+    files that it has since the program was there, which need not be sent; its abilities."""
 
     node: bytes
     missing: tuple[bytes, ...] = ()
     held: tuple[bytes, ...] = ()
+    abilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from wasmsr.migrate.inputs import HOLD_SECONDS
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.terms import (
     PIECE,
@@ -104,6 +105,7 @@ class RemotePeer:
                 convert.node_in(reply.node),
                 convert.missing_in(reply.missing),
                 convert.held_in(reply.held),
+                convert.abilities_in(reply.abilities),
             )
         except Malformed as error:
             raise self._nonsense(error) from error
@@ -165,6 +167,25 @@ class RemotePeer:
         except grpc.RpcError as error:
             raise self.failed(error) from error
         self._refused(reply)
+
+    def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        request = messages.InputRequest(
+            protocol=PROTOCOL,
+            node=self._node,
+            move=convert.move_out(move),
+            position=position,
+            most=most,
+        )
+        # As `output`; it is held until there is input, or for a while.
+        try:
+            reply = self._methods["Input"](request, timeout=HOLD_SECONDS + QUESTION_SECONDS)
+        except grpc.RpcError as error:
+            raise self.failed(error) from error
+        self._refused(reply)
+        try:
+            return convert.input_in(reply, most)
+        except Malformed as error:
+            raise self._nonsense(error) from error
 
     def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
         request = messages.EndedRequest(

@@ -100,6 +100,7 @@ def offer_in(message: Any) -> terms.Offer:
             for mount in message.mounts
         ),
         shown=node_in(message.shown) if message.shown else b"",
+        fed=node_in(message.fed) if message.fed else b"",
         limits=terms.Bounds(
             limits.memory_pages,
             limits.table_elements,
@@ -114,6 +115,7 @@ def offer_in(message: Any) -> terms.Offer:
 
 
 PIECE_OF_OUTPUT = 65536
+PIECE_OF_INPUT = 65536
 
 
 def output_in(message: Any) -> tuple[terms.Move, str, int, bytes]:
@@ -121,6 +123,26 @@ def output_in(message: Any) -> tuple[terms.Move, str, int, bytes]:
     if len(message.data) > PIECE_OF_OUTPUT or message.offset >= 1 << 62:
         raise Malformed("a piece of output is too large")
     return move_in(message.move), text(message.stream, 16), message.offset, bytes(message.data)
+
+
+def question_in(message: Any) -> tuple[terms.Move, int, int]:
+    """Move, place in the input and most bytes. Raises Malformed."""
+    if not 1 <= message.most <= PIECE_OF_INPUT or message.position >= 1 << 62:
+        raise Malformed("a question for input that cannot be")
+    return move_in(message.move), message.position, message.most
+
+
+def input_in(message: Any, most: int) -> tuple[bytes, bool]:
+    """Bytes, and whether the input ends there. Raises Malformed."""
+    if len(message.data) > most:
+        raise Malformed("more input than was asked for")
+    return bytes(message.data), message.end
+
+
+def abilities_in(values: Any) -> tuple[str, ...]:
+    """Raises Malformed."""
+    _count(values, FEATURES, "abilities")
+    return tuple(text(value, 64) for value in values)
 
 
 def offer_out(offer: terms.Offer) -> Any:
@@ -138,6 +160,7 @@ def offer_out(offer: terms.Offer) -> Any:
             for mount in wanted.mounts
         ],
         shown=wanted.shown,
+        fed=wanted.fed,
         limits=messages.Limits(
             memory_pages=wanted.limits.memory_pages,
             table_elements=wanted.limits.table_elements,

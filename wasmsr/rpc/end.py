@@ -59,10 +59,12 @@ class End:
         except BaseException:
             journal.close()
             raise
+        self._host = host
         self._journal = journal
 
     def close(self) -> None:
         """Stops serving and lets go of the journal."""
+        self._host.close()
         self._server.stop()
         self._peer.close()
         self._journal.close()

@@ -58,6 +58,8 @@ AbortReply = _message("AbortReply")
 Ending = _message("Ending")
 OutputRequest = _message("OutputRequest")
 OutputReply = _message("OutputReply")
+InputRequest = _message("InputRequest")
+InputReply = _message("InputReply")
 EndedRequest = _message("EndedRequest")
 EndedReply = _message("EndedReply")
 

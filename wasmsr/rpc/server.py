@@ -28,7 +28,8 @@ import grpc  # type: ignore[import-untyped]  # isort: skip
 log = logging.getLogger(__name__)
 
 WORKERS = 8
-"""Calls served at once; two ends need three: a transfer, a question, an answer."""
+"""Calls served at once; two ends need five: a transfer, a question, an answer, a piece of output,
+and a question for input, which waits."""
 
 ANSWER_SECONDS = 1.0
 """How long a server that stops gives to the calls that it is answering."""
@@ -169,6 +170,7 @@ class _Calls:
             answer = self._node.prepare(convert.offer_in(request))
             reply.missing.extend(answer.missing)
             reply.held = b"".join(answer.held[: convert.HELD])
+            reply.abilities.extend(answer.abilities)
         except PeerRefused as error:
             reply.refusal.CopyFrom(convert.refusal_out(error))
         return reply
@@ -254,6 +256,15 @@ class _Calls:
         except PeerRefused as error:
             return messages.OutputReply(refusal=convert.refusal_out(error))
         return messages.OutputReply()
+
+    @_checked
+    def Input(self, request: Any) -> Any:
+        try:
+            _same_protocol(request)
+            data, end = self._node.input(*convert.question_in(request))
+        except PeerRefused as error:
+            return messages.InputReply(refusal=convert.refusal_out(error))
+        return messages.InputReply(data=data, end=end)
 
     @_checked
     def Ended(self, request: Any) -> Any:

@@ -95,8 +95,7 @@ def _particulars(
 ) -> dict[str, Any]:
     """What the kind of descriptor adds to its state."""
     if isinstance(descriptor, InputStream):
-        state = {"unread": descriptor.unread, "file": _stdin_file(descriptor)}
-        return {**state, "ended": True} if descriptor.ended else state
+        return _input(descriptor)
     if isinstance(descriptor, OutputStream):
         return {"stream": descriptor.name}
     if isinstance(descriptor, Device):
@@ -113,6 +112,16 @@ def _particulars(
         f"descriptor {fd} is an open connection, which cannot be saved",
         hint="the program can be saved when it has closed its connections",
     )
+
+
+def _input(descriptor: InputStream) -> dict[str, Any]:
+    relayed = descriptor.relayed()
+    state: dict[str, Any] = {"unread": descriptor.unread, "file": _stdin_file(descriptor)}
+    if descriptor.ended:
+        state["ended"] = True
+    if relayed is not None:
+        state["relayed"] = {"position": relayed.position, "terminal": relayed.terminal}
+    return state
 
 
 def _stdin_file(descriptor: InputStream) -> dict[str, Any] | None:

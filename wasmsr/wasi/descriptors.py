@@ -26,12 +26,15 @@ from wasmsr.wasi.abi import (
     Right,
 )
 from wasmsr.wasi.engine import Caller, Retry
+from wasmsr.wasi.nowait import Nowait, opened_again
 from wasmsr.wasi.waiting import IN, MOMENT, OUT, PIECE, poll_until, read_file, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from typing import ClassVar, Protocol
+
+    from wasmsr.wasi.relayed import Relayed
 else:
     Protocol = object
 
@@ -105,6 +108,10 @@ class Descriptor:
         once, or None when `host` must be asked."""
         return None
 
+    def pending(self) -> int:
+        """... that reading can have when `host` is ready."""
+        return pending_input(self.host)
+
     @property
     def nonblocking(self) -> bool:
         return bool(self.flags & FdFlag.NONBLOCK)
@@ -128,7 +135,7 @@ class InputStream(Descriptor):
     waited for. `ended`: nothing follows `unread`, wherever the program goes.
     """
 
-    __slots__ = ("ended", "regular", "source", "unread")
+    __slots__ = ("ended", "nowait", "regular", "source", "unread")
     kind = "stdin"
     applicable = STREAM_RIGHTS | Right.FD_READ
 
@@ -148,6 +155,7 @@ class InputStream(Descriptor):
         self.regular = stat.S_ISREG(mode) or stat.S_ISBLK(mode)
         self.unread = unread
         self.source = source
+        self.nowait: Nowait | None = None
         self.ended = False
 
     def end(self) -> None:
@@ -168,14 +176,21 @@ class InputStream(Descriptor):
             return 0
         if self.regular:
             return _read_on(caller, self, buffers)
+        if self.nowait is None:
+            self.nowait = Nowait(self.host, os.O_RDONLY)
         while True:
             wait(caller, self.host, IN, nonblocking=self.nonblocking)
             try:
-                return os.readv(self.host, buffers)
+                return self.nowait.read(buffers)
             except BlockingIOError:
-                # Somebody else made this descriptor non-blocking and took what was there.
+                # Somebody else took what was there.
                 if self.nonblocking:
                     raise
+
+    def close(self) -> None:
+        if self.nowait is not None:
+            self.nowait.close()
+        super().close()
 
     def _read_unread(self, buffers: list[memoryview]) -> int:
         done = 0
@@ -185,6 +200,14 @@ class InputStream(Descriptor):
             done += len(piece)
         self.unread = self.unread[done:]
         return done
+
+    def relayed(self) -> Relayed | None:
+        """Where the program stands in an input that is relayed, for a snapshot; what of it is here
+        is `unread` from then on."""
+        return None
+
+    def go_on(self, state: Relayed) -> None:
+        """The input is that one, if it can be: see `relayed.RelayedInput`."""
 
     def stat(self) -> os.stat_result | None:
         return None
@@ -212,7 +235,7 @@ class OutputStream(Descriptor):
         terminal = host >= 0 and stat.S_ISCHR(mode) and os.isatty(host)
         kind = FileType.CHARACTER_DEVICE if terminal else FileType.UNKNOWN
         # A terminal that is ready may still not take all of a write, and block (Ctrl-S, Ctrl-Q).
-        opened = _opened_again(host) if terminal else -1
+        opened = opened_again(host, os.O_WRONLY) if terminal else -1
         super().__init__(host if opened < 0 else opened, kind, self.applicable)
         self.owned = opened >= 0
         self.name = name
@@ -275,18 +298,6 @@ def _write_piece(caller: Caller, to: Descriptor, buffers: list[memoryview]) -> i
             if to.nonblocking:
                 raise
             poll_until(caller, [], MOMENT)
-
-
-def _opened_again(terminal: int) -> int:
-    """A descriptor of the same terminal that does not block, and shares no flags; -1 if there can
-    be none."""
-    for name in (f"/proc/self/fd/{terminal}", None):
-        try:
-            name = name or os.ttyname(terminal)
-            return os.open(name, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        except OSError:
-            continue
-    return -1
 
 
 class Place:

@@ -29,7 +29,7 @@ from wasmsr.wasi.abi import (
     span,
 )
 from wasmsr.wasi.clocks import LAST_INSTANT
-from wasmsr.wasi.descriptors import Listener, pending_input
+from wasmsr.wasi.descriptors import Descriptor, Listener
 from wasmsr.wasi.engine import Caller, Retry
 from wasmsr.wasi.process import Pending, Process
 from wasmsr.wasi.waiting import IN, OUT, poll_until
@@ -56,8 +56,8 @@ class _Poll:
         self.events: list[bytes] = []
         self.deadlines: list[tuple[int, int]] = []
         """(deadline on the monotonic clock, userdata)"""
-        self.waited: dict[int, list[tuple[int, int, int]]] = {}
-        """Host descriptor to the (userdata, eventtype, poll event) that wait for it."""
+        self.waited: dict[int, list[tuple[int, int, int, Descriptor]]] = {}
+        """Host descriptor to the (userdata, eventtype, poll event, descriptor) that wait for it."""
 
     def event(
         self, userdata: int, kind: int, errno: int = 0, nbytes: int = 0, flags: int = 0
@@ -96,7 +96,7 @@ class _Poll:
         event = IN if reading else OUT
         nbytes = descriptor.available(event)
         if nbytes is None:
-            self.waited.setdefault(descriptor.host, []).append((userdata, kind, event))
+            self.waited.setdefault(descriptor.host, []).append((userdata, kind, event, descriptor))
         else:
             self.event(userdata, kind, 0, nbytes)
 
@@ -130,19 +130,19 @@ class _Poll:
                 return
 
     @staticmethod
-    def _union(waiters: list[tuple[int, int, int]]) -> int:
+    def _union(waiters: list[tuple[int, int, int, Descriptor]]) -> int:
         events = 0
-        for _, _, event in waiters:
+        for _, _, event, _ in waiters:
             events |= event
         return events
 
     def _ready(self, host: int, state: int) -> None:
         hangup = EVENT_HANGUP if state & (select.POLLHUP | select.POLLERR) else 0
-        for userdata, kind, event in self.waited[host]:
+        for userdata, kind, event, descriptor in self.waited[host]:
             if state & select.POLLNVAL:
                 self.event(userdata, kind, Errno.BADF)
             elif state & event or hangup:
-                nbytes = pending_input(host) if event == IN else 0
+                nbytes = descriptor.pending() if event == IN else 0
                 self.event(userdata, kind, 0, nbytes, hangup)
 
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from wasmsr.wasi.restore import Carried
     from wasmsr.wasi.unpack import OnChanged
 
-Stdin = int | bytes | str | os.PathLike[str] | Source | None
-"""A host descriptor, the bytes themselves, a path, anything with `read`, or None for an empty
-input."""
+Stdin = int | bytes | str | os.PathLike[str] | Source | InputStream | None
+"""A host descriptor, the bytes themselves, a path, anything with `read`, None for an empty input,
+or what is made of any of these."""
 Stdout = int | Sink
 """A host descriptor, or anything with `write`."""
 
@@ -216,6 +216,8 @@ def _streams(stdin: Stdin, stdout: Stdout, stderr: Stdout) -> Streams:
             return Streams(InputStream(-1, stdin or b""), out, error)
         if isinstance(stdin, int):
             return Streams(InputStream(stdin), out, error)
+        if isinstance(stdin, InputStream):
+            return Streams(stdin, out, error)
         if not isinstance(stdin, (str, os.PathLike)):
             return Streams(InputStream(-1, source=stdin), out, error)
     except OSError as problem:

@@ -337,6 +337,8 @@ class _Opener:
         if wanted.ended:
             stream.end()
             stream.unread = b""
+        elif wanted.relayed is not None:
+            stream.go_on(wanted.relayed)
         stream.unread = wanted.unread + stream.unread
         if wanted.file is not None and stream.regular and _same(stream.host, wanted.file):
             os.lseek(stream.host, wanted.file.offset, os.SEEK_SET)

@@ -20,6 +20,7 @@ from wasmsr.wasi.contents import DIGEST
 from wasmsr.wasi.manifest import DIRECTORY, Entry, check_chunks, is_path, parse
 from wasmsr.wasi.mounts import CARRYING, MODES
 from wasmsr.wasi.process import MAX_DESCRIPTORS
+from wasmsr.wasi.relayed import Relayed
 from wasmsr.wasi.trees import Layers
 
 MAX_STRINGS: Final = 1 << 20
@@ -90,6 +91,7 @@ class DescriptorState:
     unread: bytes = b""
     ended: bool = False
     file: StdinFile | None = None
+    relayed: Relayed | None = None
     stream: str = ""
     socket: int = 0
     address: str = ""
@@ -304,7 +306,11 @@ def _descriptor(
     if kind == "stdin":
         ended = "ended" in fields.values and fields.flag("ended")
         return DescriptorState(
-            **common, unread=fields.raw("unread"), file=_stdin_file(fields), ended=ended
+            **common,
+            unread=fields.raw("unread"),
+            file=_stdin_file(fields),
+            ended=ended,
+            relayed=_relayed(fields),
         )
     if kind == "stdout":
         return DescriptorState(**common, stream=fields.word("stream", ("stdout", "stderr")))
@@ -390,6 +396,13 @@ def _index(fields: _Fields, unlinked: tuple[Nameless, ...], *, directory: bool) 
     if (unlinked[index].content is None) != directory:
         raise fields.wrong("unlinked", "is another kind of file")
     return index
+
+
+def _relayed(fields: _Fields) -> Relayed | None:
+    relayed = fields.map("relayed") if "relayed" in fields.values else None
+    if relayed is None:
+        return None
+    return Relayed(relayed.number("position", LAST_INSTANT), relayed.flag("terminal"))
 
 
 def _stdin_file(fields: _Fields) -> StdinFile | None:

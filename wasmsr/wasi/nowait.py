@@ -1,0 +1,86 @@
+"""Reading and writing a host's stream without ever waiting, whatever flags its descriptor has.
+
+Under the standard streams. That `poll` calls a pipe ready says nothing of a moment later, when
+another process may have taken what was there; a call that then blocks cannot be ended by a pause.
+The flag O_NONBLOCK belongs to all who share the open file, so it is not ours to set. Linux has a
+flag for a single call (RWF_NOWAIT, preadv2(2)), for anonymous pipes and sockets; FIFOs and
+terminals can be opened again without sharing flags.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
+CURRENT: Final = -1
+"""The offset of preadv2 and pwritev2 that stands for none."""
+
+
+def opened_again(host: int, access: int) -> int:
+    """A descriptor of the same pipe or terminal that does not block, and shares no flags; -1 if
+    there can be none."""
+    for name in (f"/proc/self/fd/{host}", None):
+        try:
+            name = name or os.ttyname(host)
+            return os.open(name, access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            continue
+    return -1
+
+
+class Nowait:
+    """A stream, `host`, which stays the caller's to close; `access`: os.O_RDONLY or O_WRONLY.
+
+    Attributes:
+        sure: whether calls are known to return at once; where not, they may wait once in a while.
+    """
+
+    __slots__ = ("_access", "_again", "_flag", "host", "sure")
+
+    def __init__(self, host: int, access: int) -> None:
+        self.host = host
+        self.sure = True
+        self._access = access
+        self._flag = NOWAIT
+        self._again = -1
+
+    def read(self, buffers: list[memoryview]) -> int:
+        """As os.readv; BlockingIOError if nothing is there."""
+        if self._flag:
+            try:
+                return os.preadv(self.host, buffers, CURRENT, self._flag)
+            except OSError as error:
+                self._do_without(error)
+        return os.readv(self._other(), buffers)
+
+    def write(self, buffers: list[memoryview]) -> int:
+        """As os.writev, as much as there is room for; BlockingIOError if there is none."""
+        if self._flag:
+            try:
+                return os.pwritev(self.host, buffers, CURRENT, self._flag)
+            except OSError as error:
+                self._do_without(error)
+        return os.writev(self._other(), buffers)
+
+    def _do_without(self, error: OSError) -> None:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ESPIPE):
+            raise error
+        self._flag = 0
+
+    def _other(self) -> int:
+        if self._again < 0 and self.sure:
+            self._again = opened_again(self.host, self._access)
+            self.sure = self._again >= 0
+        return self._again if self.sure else self.host
+
+    def close(self) -> None:
+        """Close what was opened for it."""
+        if self._again >= 0:
+            os.close(self._again)
+            self._again = -1
+            self.sure = False
