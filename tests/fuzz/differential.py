@@ -109,7 +109,14 @@ def _engine() -> Any:
     config.cranelift_opt_level = "none"
     config.memory_reservation = 1 << 20
     config.memory_guard_size = 1 << 16
-    for feature in ("memory64", "multi_memory", "tail_call", "function_references", "exceptions"):
+    for feature in (
+        "memory64",
+        "multi_memory",
+        "tail_call",
+        "function_references",
+        "exceptions",
+        "threads",
+    ):
         setattr(config, f"wasm_{feature}", True)
     config.wasm_wide_arithmetic = True
     config.wasm_relaxed_simd = True
@@ -128,11 +135,14 @@ _TRAPS = (
     "indirect call type mismatch",
     "call stack exhausted",
     "null reference",
+    "unaligned atomic",
+    "atomic wait on non-shared memory",
 )
 _SAME = {
     "undefined element": "out of bounds table access",
     "null function reference": "null reference",
     "null exception reference": "null reference",
+    "expected shared memory": "atomic wait on non-shared memory",
 }
 """Traps of ours that are one with others in Wasmtime."""
 

@@ -21,7 +21,8 @@ ALL = (*TYPES, "v128")
 _ON = [i for i in INSTRUCTIONS if not i.feature or i.feature in DEFAULT]
 OPERATIONS = [i for i in _ON if i.kind == "numeric"]
 VECTORS = [i for i in _ON if i.kind == "vector" and i.immediates in ("", "lane", "lanes")]
-ACCESSES = [i for i in _ON if i.immediates in ("memarg", "memarg lane")]
+ATOMICS = [i for i in _ON if i.kind == "atomic"]
+ACCESSES = [i for i in _ON if i.immediates in ("memarg", "memarg lane") and i.kind != "atomic"]
 LANES = {"i8x16": 16, "i16x8": 8, "i32x4": 4, "f32x4": 4, "i64x2": 2, "f64x2": 2}
 VECTOR_NUMBERS = (
     "i32x4 0 0 0 0",
@@ -166,6 +167,7 @@ class Everything(Stacks):
             *[self._vector] * 4,
             self._select,
             *[self._access] * 7,
+            self._atomic,
             self._global,
             *[self._block] * 3,
             *[self._branch_if] * 3,
@@ -270,6 +272,29 @@ class Everything(Stacks):
             if self.own[-2:] != params:
                 return
         self.emit(f"{row.name} {self._memarg(memory)}{lane}", len(params), row.results.split())
+
+    def _atomic(self) -> None:
+        row = ATOMICS[self.choose(len(ATOMICS))]
+        memory = self.memories[self.choose(len(self.memories))]
+        if not row.width:
+            self.code.append(row.name)
+            return
+        t = memory.address
+        self._address(memory)
+        if self.choose(20) == 0 or (".wait" in row.name and self.choose(9) == 0):
+            # Traps; not one of two traps in an order that engines are free to choose.
+            self.code.append(f"drop {t}.const {1000 + self.choose(8)}")
+        elif ".wait" in row.name:
+            self.code.append("drop")
+            self.stack.pop()
+            return
+        else:
+            self.code.append(f"{t}.const {-row.width} {t}.and")
+        params = [t, *row.params.split()[1:]]
+        for needed in params[1:]:
+            self._push(needed)
+        offset = 8 * self.choose(9)
+        self.emit(f"{row.name} {memory.name} offset={offset}", len(params), row.results.split())
 
     def _length(self, t: str) -> None:
         self.emit(f"{t}.const {self.choose(40)}", 0, [t])

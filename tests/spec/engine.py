@@ -24,6 +24,7 @@ FEATURES = (
     "function-references",
     "gc",
     "threads",
+    "shared-memory",
 )
 """Features for which a module may be skipped; the names are those of the proposals."""
 

@@ -22,6 +22,7 @@ _SWITCHES: dict[str, tuple[str, ...]] = {
     "function-references": ("wasm_function_references", "wasm_gc"),
     "gc": ("wasm_gc",),
     "threads": ("wasm_threads",),
+    "shared-memory": ("wasm_threads",),
 }
 _ALL = (
     "wasm_simd",

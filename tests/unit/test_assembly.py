@@ -31,6 +31,7 @@ STACK = {"x86_64": r"^(push|pop|leave|enter)|%[er]sp", "aarch64": r"\bsp\b"}.get
 ROUNDING = [f"F{n}_{name}" for n in (32, 64) for name in ("CEIL", "FLOOR", "TRUNC", "NEAREST")]
 EXCEPTIONS = {
     "slow": "calls what does the work: memories, tables, segments",
+    "atomic": "likewise: atomic instructions",
     "vector_memory": "likewise: vectors in other memories than the first",
     **dict.fromkeys(ROUNDING, "calls the C library where the CPU need not have SSE 4.1"),
     **dict.fromkeys(("I32_POPCNT", "I64_POPCNT"), "as above"),

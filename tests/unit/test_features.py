@@ -44,7 +44,7 @@ def test_switches_change_the_default() -> None:
         ("tail-calls", "neither"),
         ("-tails", "there is no feature 'tails'"),
         ("+gc", "does not have"),
-        ("+threads", "does not have"),
+        ("+shared-memory", "does not have"),
         ("-multi-value", "cannot be switched off"),
         (["tail-calls"], "cannot be switched off"),
         ([*DEFAULT, "gc"], "does not have"),

@@ -95,7 +95,7 @@ static bool read_limits_flags(wsr_reader *r, wsr_bounds *out) {
   READ(wsr_read_byte(r, &flags));
   if (flags > (HAS_MAXIMUM | SHARED | ADDRESS_64))
     return wsr_fail(r->error, WSR_MALFORMED, start, "malformed limits flags");
-  if (flags & SHARED) return wsr_lack(r->error, start, WSR_FEATURE_THREADS);
+  if (flags & SHARED) return wsr_lack(r->error, start, WSR_FEATURE_SHARED_MEMORY);
   if (flags & ADDRESS_64) READ(wsr_use(r, start, WSR_FEATURE_MEMORY64));
   out->has_maximum = flags & HAS_MAXIMUM;
   out->address64 = (flags & ADDRESS_64) != 0;

@@ -664,6 +664,17 @@ static uint32_t vector_memory(ARGUMENTS) {
   NEXT(3);
 }
 
+/* An atomic access; third word: the precise cell. */
+static uint32_t atomic(ARGUMENTS) {
+  const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
+  const uint32_t trap = wsr_atomic(store, store->instance, cell, fp + cell->s);
+  if (trap) {
+    acc = trap;
+    return wsr_trapped(SAME);
+  }
+  NEXT(3);
+}
+
 /* Throwing: third and fourth word as above. Who catches goes on in code that is entered anew. */
 static uint32_t raise(ARGUMENTS) {
   (void)memory, (void)size, (void)acc, (void)fd, (void)fs, (void)va;

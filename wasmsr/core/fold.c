@@ -672,6 +672,19 @@ static void select_one(folder *f, uint32_t s) {
   overwritten(f, s);
 }
 
+/* As precise code does it, with operands and result in their slots: atomic instructions, and vectors
+ * of other memories than memory 0 with 32-bit addresses. */
+static void as_precise(folder *f, uint32_t which, const wsr_cell *c) {
+  uint32_t first = f->n_pending;
+  while (first && f->pending[first - 1] >= c->s) first--;
+  for (uint32_t i = first; i < f->n_pending; i++) settle(f, f->pending[i]);
+  taken(f, c->s);
+  special(f, which, 0);
+  word(f, (uint64_t)(uintptr_t)c);
+  overwritten(f, c->s);
+  overwritten(f, c->s + 1);
+}
+
 #include "fold_simd.h"
 
 /* ---- control ---- */
@@ -847,6 +860,7 @@ static void slow(folder *f, const wsr_cell *c) {
 static void fold_cell(folder *f, const wsr_cell *c) {
   switch (c->op) {
     case WSR_OP_NOP:
+    case WSR_OP_ATOMIC_FENCE:
     case WSR_OP_BLOCK:
     case WSR_OP_LOOP:
     case WSR_OP_TRY_TABLE:
@@ -922,6 +936,7 @@ static void fold_cell(folder *f, const wsr_cell *c) {
     case WSR_KIND_LOAD: load(f, c->op, c); return;
     case WSR_KIND_STORE: store(f, c->op, c); return;
     case WSR_KIND_VECTOR: vector(f, c); return;
+    case WSR_KIND_ATOMIC: as_precise(f, WSR_FAST_atomic, c); return;
     case WSR_KIND_NUMERIC:
       if (row->n_params == 1)
         unary(f, c->op, c->s);

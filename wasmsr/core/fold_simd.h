@@ -2,18 +2,6 @@
  * slots, in a local's two, in the vector accumulator, or are a constant of the module's bytes. The
  * order of an instruction's handlers is that of fast_simd.c. */
 
-/* As precise code does it: loads and stores of other memories than memory 0 with 32-bit addresses. */
-static void access_vector(folder *f, const wsr_cell *c) {
-  uint32_t first = f->n_pending;
-  while (first && f->pending[first - 1] >= c->s) first--;
-  for (uint32_t i = first; i < f->n_pending; i++) settle(f, f->pending[i]);
-  taken(f, c->s);
-  special(f, WSR_FAST_vector_memory, 0);
-  word(f, (uint64_t)(uintptr_t)c);
-  overwritten(f, c->s);
-  overwritten(f, c->s + 1);
-}
-
 static void load_vector(folder *f, wsr_handler *const *handlers, const wsr_cell *c) {
   enum { SUMS = 6 };
   if (load_sum(f, handlers + SUMS, KIND_V, c)) return;
@@ -116,7 +104,7 @@ static void vector(folder *f, const wsr_cell *c) {
     case WSR_IMM_MEMARG:
     case WSR_IMM_MEMARG_LANE:
       if (c->n)
-        access_vector(f, c);
+        as_precise(f, WSR_FAST_vector_memory, c);
       else if (row->immediate == WSR_IMM_MEMARG_LANE)
         access_lane(f, handlers, c);
       else if (row->result)

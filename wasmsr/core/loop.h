@@ -111,6 +111,7 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
 
     OP(UNREACHABLE) { TRAP(UNREACHABLE); }
     OP(NOP) { NEXT; }
+    OP(ATOMIC_FENCE) { NEXT; }
     OP(BLOCK) { NEXT; }
     OP(LOOP) { NEXT; }
 
@@ -402,6 +403,12 @@ vector_memory: {
   pc++;
   GO;
 }
+
+atomic:
+  trap = wsr_atomic(store, instance, pc, fp + pc->s);
+  if (trap) goto trapped;
+  pc++;
+  GO;
 
 call: {
   const wsr_function_instance *f = &store->functions[address];

@@ -100,6 +100,11 @@ bool wsr_read_opcode(wsr_reader *r, uint32_t *op) {
     if (!wsr_read_u32(r, &second)) return false;
     row = second < sizeof wsr_row_of_fd / sizeof *wsr_row_of_fd ? wsr_row_of_fd[second] : 0;
     code = 0xFD0000 | (second < 0x10000 ? second : 0xFFFF);
+  } else if (byte == 0xFE) {
+    uint32_t second;
+    if (!wsr_read_u32(r, &second)) return false;
+    row = second < sizeof wsr_row_of_fe / sizeof *wsr_row_of_fe ? wsr_row_of_fe[second] : 0;
+    code = 0xFE00 | (second < 0x100 ? second : 0xFF);
   }
   if (row) {
     *op = row - 1;

@@ -475,6 +475,73 @@ const wsr_row wsr_rows[WSR_OP_COUNT] = {
   {"i16x8.relaxed_q15mulr_s", WSR_IMM_NONE, WSR_KIND_VECTOR, 2, {0x7B, 0x7B}, 0x7B, 0, 1, WSR_FEATURE_RELAXED_SIMD, 0},
   {"i16x8.relaxed_dot_i8x16_i7x16_s", WSR_IMM_NONE, WSR_KIND_VECTOR, 2, {0x7B, 0x7B}, 0x7B, 0, 1, WSR_FEATURE_RELAXED_SIMD, 0},
   {"i32x4.relaxed_dot_i8x16_i7x16_add_s", WSR_IMM_NONE, WSR_KIND_VECTOR, 3, {0x7B, 0x7B, 0x7B}, 0x7B, 0, 1, WSR_FEATURE_RELAXED_SIMD, 0},
+  {"memory.atomic.notify", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"memory.atomic.wait32", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 3, {0x7F, 0x7F, 0x7E}, 0x7F, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"memory.atomic.wait64", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 3, {0x7F, 0x7E, 0x7E}, 0x7F, 8, 1, WSR_FEATURE_THREADS, 0},
+  {"atomic.fence", WSR_IMM_ZERO, WSR_KIND_ATOMIC, 0, {0}, 0, 0, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.load", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 1, {0x7F}, 0x7F, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.load", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 1, {0x7F}, 0x7E, 8, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.load8_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 1, {0x7F}, 0x7F, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.load16_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 1, {0x7F}, 0x7F, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.load8_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 1, {0x7F}, 0x7E, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.load16_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 1, {0x7F}, 0x7E, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.load32_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 1, {0x7F}, 0x7E, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.store", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.store", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0, 8, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.store8", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.store16", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.store8", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.store16", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.store32", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw.add", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw.add", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 8, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw8.add_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw16.add_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw8.add_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw16.add_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw32.add_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw.sub", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw.sub", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 8, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw8.sub_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw16.sub_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw8.sub_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw16.sub_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw32.sub_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw.and", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw.and", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 8, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw8.and_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw16.and_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw8.and_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw16.and_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw32.and_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw.or", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw.or", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 8, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw8.or_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw16.or_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw8.or_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw16.or_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw32.or_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw.xor", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw.xor", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 8, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw8.xor_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw16.xor_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw8.xor_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw16.xor_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw32.xor_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw.xchg", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw.xchg", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 8, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw8.xchg_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw16.xchg_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7F}, 0x7F, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw8.xchg_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw16.xchg_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw32.xchg_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 2, {0x7F, 0x7E}, 0x7E, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw.cmpxchg", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 3, {0x7F, 0x7F, 0x7F}, 0x7F, 4, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw.cmpxchg", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 3, {0x7F, 0x7E, 0x7E}, 0x7E, 8, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw8.cmpxchg_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 3, {0x7F, 0x7F, 0x7F}, 0x7F, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i32.atomic.rmw16.cmpxchg_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 3, {0x7F, 0x7F, 0x7F}, 0x7F, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw8.cmpxchg_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 3, {0x7F, 0x7E, 0x7E}, 0x7E, 1, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw16.cmpxchg_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 3, {0x7F, 0x7E, 0x7E}, 0x7E, 2, 1, WSR_FEATURE_THREADS, 0},
+  {"i64.atomic.rmw32.cmpxchg_u", WSR_IMM_MEMARG, WSR_KIND_ATOMIC, 3, {0x7F, 0x7E, 0x7E}, 0x7E, 4, 1, WSR_FEATURE_THREADS, 0},
   {"i64.add128", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 1, WSR_FEATURE_WIDE_ARITHMETIC, 0},
   {"i64.sub128", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 1, WSR_FEATURE_WIDE_ARITHMETIC, 0},
   {"i64.mul_wide_s", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 1, WSR_FEATURE_WIDE_ARITHMETIC, 0},
@@ -519,7 +586,7 @@ const uint16_t wsr_row_of[256] = {
 
 const uint16_t wsr_row_of_fc[32] = {
   209, 210, 211, 212, 213, 214, 215, 216, 73, 74, 75, 76, 42, 43, 44, 45,
-  46, 47, 0, 473, 474, 475, 476, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+  46, 47, 0, 540, 541, 542, 543, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 };
 
 const uint16_t wsr_row_of_fd[288] = {
@@ -543,12 +610,22 @@ const uint16_t wsr_row_of_fd[288] = {
   469, 470, 471, 472, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 };
 
+const uint16_t wsr_row_of_fe[128] = {
+  473, 474, 475, 476, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+  477, 478, 479, 480, 481, 482, 483, 484, 485, 486, 487, 488, 489, 490, 491, 492,
+  493, 494, 495, 496, 497, 498, 499, 500, 501, 502, 503, 504, 505, 506, 507, 508,
+  509, 510, 511, 512, 513, 514, 515, 516, 517, 518, 519, 520, 521, 522, 523, 524,
+  525, 526, 527, 528, 529, 530, 531, 532, 533, 534, 535, 536, 537, 538, 539, 0,
+  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+};
+
 const wsr_unsupported_row wsr_unsupported[] = {
   {0xD3, 0xD3, WSR_FEATURE_GC},
   {0xFB, 0xFB, WSR_FEATURE_GC},
-  {0xFE, 0xFE, WSR_FEATURE_THREADS},
 };
-const uint32_t wsr_n_unsupported = 3;
+const uint32_t wsr_n_unsupported = 2;
 
 const char *const wsr_feature_names[WSR_FEATURE_COUNT] = {
   "none",
@@ -571,5 +648,6 @@ const char *const wsr_feature_names[WSR_FEATURE_COUNT] = {
   "custom-page-sizes",
   "wide-arithmetic",
   "threads",
+  "shared-memory",
 };
-const uint64_t wsr_features_built = 0x57FFEU;
+const uint64_t wsr_features_built = 0xD7FFEU;

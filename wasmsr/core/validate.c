@@ -670,7 +670,7 @@ static bool read_data_index(walker *w, uint32_t *index) {
 }
 
 /* Section 5.4.6: alignment, memory index if bit 6 says so, offset. `memory` is what a cell has in n. */
-static bool read_memarg(walker *w, uint32_t width, uint64_t *offset, uint32_t *memory,
+static bool read_memarg(walker *w, const wsr_row *row, uint64_t *offset, uint32_t *memory,
                         wsr_type *address) {
   enum { HAS_MEMORY = 64, END = 128 };
   uint32_t align, index = 0;
@@ -683,8 +683,10 @@ static bool read_memarg(walker *w, uint32_t width, uint64_t *offset, uint32_t *m
   }
   const wsr_bounds *bounds = need_memory(w, index);
   NEED(bounds);
-  if (align >= 32 || (1U << align) > width)
+  if (align >= 32 || (1U << align) > row->width)
     return invalid(w, "alignment must not be larger than natural");
+  if (row->kind == WSR_KIND_ATOMIC && (1U << align) != row->width)
+    return invalid(w, "atomic alignment must be natural");
   NEED(wsr_read_unsigned(&w->r, 64, offset));
   if (!bounds->address64 && *offset > UINT32_MAX) return invalid(w, "offset out of range");
   *memory = index || bounds->address64 ? index + 1 : 0;
@@ -732,6 +734,12 @@ static bool read_bytes(walker *w, uint32_t op, uint64_t *at) {
   return true;
 }
 
+static bool read_zero(walker *w) {
+  uint8_t byte = 0;
+  NEED(wsr_read_byte(&w->r, &byte));
+  return byte ? wsr_fail(w->r.error, WSR_MALFORMED, w->start, "zero byte expected") : true;
+}
+
 /* Of four halves or two factors, low half first, two halves. */
 static bool do_wide(walker *w, uint32_t op) {
   const bool factors = op == WSR_OP_I64_MUL_WIDE_S || op == WSR_OP_I64_MUL_WIDE_U;
@@ -765,10 +773,10 @@ static bool do_row(walker *w, uint32_t op) {
       w->r.at += width;
       break;
     }
-    case WSR_IMM_MEMARG: NEED(read_memarg(w, row->width, &imm, &n, &first)); break;
+    case WSR_IMM_MEMARG: NEED(read_memarg(w, row, &imm, &n, &first)); break;
     case WSR_IMM_MEMARG_LANE: {
       uint64_t lane = 0;
-      NEED(read_memarg(w, row->width, &imm, &n, &first));
+      NEED(read_memarg(w, row, &imm, &n, &first));
       NEED(read_lane(w, 16 / row->width, &lane));
       imm = wsr_offset_and_lane(imm, (uint32_t)lane);
       break;
@@ -776,6 +784,7 @@ static bool do_row(walker *w, uint32_t op) {
     case WSR_IMM_LANE: NEED(read_lane(w, 16 / row->width, &imm)); break;
     case WSR_IMM_V128:
     case WSR_IMM_LANES: NEED(read_bytes(w, op, &imm)); break;
+    case WSR_IMM_ZERO: NEED(read_zero(w)); break;
     default: break;
   }
   for (uint32_t i = row->n_params; i-- > 1;) NEED(pop(w, row->params[i]));

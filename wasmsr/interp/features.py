@@ -62,7 +62,8 @@ FEATURES: tuple[Feature, ...] = (
     Feature("legacy-exceptions", State.ON, ("exceptions",)),
     Feature("custom-page-sizes", State.PLANNED),
     Feature("wide-arithmetic", State.OFF),
-    Feature("threads", State.NEVER),
+    Feature("threads", State.ON),  # atomic instructions, on the memories of one thread
+    Feature("shared-memory", State.NEVER, ("threads",)),  # the other half of that proposal
 )
 """To land a feature, set its state here to ON (or OFF: built, and only for who asks for it), and
 run the generator. The order gives the numbers in C; it is no part of any format."""

@@ -14,11 +14,12 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wasmsr.interp import simd
+from wasmsr.interp import atomics, simd
+from wasmsr.interp.atomics import Atomic
 from wasmsr.interp.simd_row import Vector
 
 PREFIX = 0xFC
-"""First byte of the two-part opcodes that are not SIMD (bulk memory, saturating truncation)."""
+"""First byte of the other two-part opcodes (bulk memory, saturating truncation)."""
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,24 @@ class Instruction:
     """One instruction.
 
     Attributes:
-        code: opcode; `PREFIX << 8 | second part` for two-part opcodes, for those of SIMD
-            `simd.PREFIX << 16 | second part`; None for a cell that the compiler adds and that no
-            binary holds.
+        code: opcode; `PREFIX << 8 | second part` for two-part opcodes (`atomics.PREFIX` likewise),
+            for those of SIMD `simd.PREFIX << 16 | second part`; None for a cell that the compiler
+            adds and that no binary holds.
         name: mnemonic of the text format.
         immediates: what follows the opcode, as named in `IMMEDIATES`.
         params, results: operand types, space separated; "" where a rule in validate.c decides.
         body: C expression of the result over operands a, b of the parameters' C types; for a load
-            or store the C type in memory (and, after a comma, the type it extends through).
+            or store the C type in memory (and, after a comma, the type it extends through); of an
+            atomic instruction as in `atomics`.
         traps: (condition in C, trap name in `traps`), tested in order before `body`.
         kind: "numeric", "load", "store", "const" (handlers are generated), "vector" (a row of
-            `simd`), or "special".
+            `simd`), "atomic" (a row of `atomics`), or "special".
         bits: operands and result of floats are taken as bit patterns.
         nan: the result, or a lane of it, may be a NaN whose bits the specification leaves open:
             the cell that the deterministic mode puts behind it.
         counted: counts as one instruction for fuel, traces and `--snapshot-at`.
         feature: the one of `features` that it came with; "" for the first version of WebAssembly.
+        width: bytes that a vector's or atomic access touches.
     """
 
     code: int | None
@@ -56,6 +59,7 @@ class Instruction:
     nan: str = ""
     counted: bool = True
     feature: str = ""
+    width: int = 0
 
     @property
     def symbol(self) -> str:
@@ -94,6 +98,7 @@ IMMEDIATES: tuple[str, ...] = (
     "lanes",  # 16 lanes of two vectors
     "lane",
     "memarg lane",
+    "zero",  # a byte that is zero
 )
 """The kinds of immediates, in the order of their C codes."""
 
@@ -161,6 +166,21 @@ def _vector(row: Vector) -> Instruction:
         kind="vector",
         nan={"": "", "f32": "canonical f32x4", "f64": "canonical f64x2"}[row.nan],
         feature=row.feature,
+        width=row.width,
+    )
+
+
+def _atomic(row: Atomic) -> Instruction:
+    return Instruction(
+        atomics.PREFIX << 8 | row.code,
+        row.name,
+        "memarg" if row.bits else "zero",
+        row.params,
+        row.results,
+        row.body,
+        kind="atomic",
+        feature="threads",
+        width=row.bits // 8,
     )
 
 
@@ -484,6 +504,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     _numeric(0xFC07, "i64.trunc_sat_f64_u", "f64 -> i64", "wsr_sat_u64(a)", feature=_SATURATING),
     # Vector (5.4.9)
     *map(_vector, simd.VECTORS),
+    # Atomic memory (threads proposal)
+    *map(_atomic, atomics.ATOMICS),
     # Wide arithmetic: two results, low half first
     _special(0xFC13, "i64.add128", feature="wide-arithmetic"),
     _special(0xFC14, "i64.sub128", feature="wide-arithmetic"),
@@ -514,7 +536,6 @@ BY_CODE: dict[int, Instruction] = {i.code: i for i in INSTRUCTIONS if i.code is 
 UNSUPPORTED: tuple[tuple[int, int, str], ...] = (
     (0xD3, 0xD3, "gc"),
     (0xFB, 0xFB, "gc"),
-    (0xFE, 0xFE, "threads"),
 )
 """(first opcode, last opcode, feature): opcodes that have no row, by the feature that they need."""
 
@@ -624,6 +645,8 @@ def _immediate_texts(kind: str, read: _Reader) -> Iterator[str]:
     elif kind == "lanes":
         for _ in range(16):
             yield str(read.byte())
+    elif kind == "zero":
+        read.byte()
     else:
         for _ in kind.split():
             yield str(read.u())
@@ -640,8 +663,8 @@ def disassemble(binary: bytes, offset: int) -> tuple[str, str, int]:
     """
     read = _Reader(binary, offset)
     code = read.byte()
-    if code == PREFIX:
-        code = PREFIX << 8 | read.u()
+    if code in (PREFIX, atomics.PREFIX):
+        code = code << 8 | read.u()
     elif code == simd.PREFIX:
         code = simd.PREFIX << 16 | read.u()
     row = BY_CODE[code]

@@ -15,6 +15,8 @@ TRAPS: tuple[tuple[str, str], ...] = (
     ("OVERFLOW", "integer overflow"),
     ("CONVERSION", "invalid conversion to integer"),
     ("MEMORY_BOUNDS", "out of bounds memory access"),
+    ("UNALIGNED", "unaligned atomic"),
+    ("NOT_SHARED", "expected shared memory"),
     ("TABLE_BOUNDS", "out of bounds table access"),
     ("UNDEFINED_ELEMENT", "undefined element"),
     ("UNINITIALIZED_ELEMENT", "uninitialized element"),
