@@ -1,5 +1,5 @@
-"""Atomic memory instructions on the memories of one thread: every row in both codes and in every kind
-of memory, against Wasmtime and Python's integers; alignment, bounds, waiting; what is refused."""
+"""Atomic memory instructions on the memories of one thread: every row in both codes and in every
+kind of memory, against Wasmtime and Python's integers; alignment, bounds, waiting; refusals."""
 
 from __future__ import annotations
 

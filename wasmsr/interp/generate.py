@@ -319,8 +319,8 @@ def documentation() -> str:
         out.append(f"| {' | '.join(cells)} |")
     out += ["", "Features and their states (`--features` switches them):", ""]
     out += [f"- {feature.name}: {feature.state.value}" for feature in FEATURES]
-    out += ["", "`threads` is atomic instructions, on the memories of one thread; a memory declared"]
-    out += ["`shared` is refused as `shared-memory`."]
+    out += ["", "`threads` is atomic instructions, on the memories of one thread; a memory that is"]
+    out += ["declared as shared is refused as `shared-memory`."]
     out += ["", "Opcodes that are refused by the name of the feature they need:", ""]
     out += [f"- `{a:02X}`–`{b:02X}`: {feature}" for a, b, feature in UNSUPPORTED]
     return "\n".join(out) + "\n"
