@@ -4,7 +4,6 @@ kind of memory, against Wasmtime and Python's integers; alignment, bounds, waiti
 from __future__ import annotations
 
 import random
-from functools import cache
 from typing import Any
 
 import pytest
@@ -63,7 +62,7 @@ def source(memories: str, memory: str, address: str, offset: int = 0) -> str:
     return f'(module {memories} (export "memory" (memory {memory})) {" ".join(functions)})'
 
 
-@cache
+@pytest.fixture(scope="module")
 def engine() -> Any:
     config = wasmtime.Config()
     config.wasm_threads = config.wasm_memory64 = config.wasm_multi_memory = True
@@ -75,9 +74,9 @@ def engine() -> Any:
 class Peer:
     """The same module in Wasmtime."""
 
-    def __init__(self, module: Module) -> None:
-        self.store = wasmtime.Store(engine())
-        peer = wasmtime.Module(engine(), module.binary)
+    def __init__(self, module: Module, engine: Any) -> None:
+        self.store = wasmtime.Store(engine)
+        peer = wasmtime.Module(engine, module.binary)
         self.exports: Any = wasmtime.Instance(self.store, peer, []).exports(self.store)
 
     def call(self, name: str, *arguments: int) -> Any:
@@ -148,10 +147,10 @@ def test_row_is_what_the_assembler_says(row: Atomic) -> None:
 
 
 @pytest.mark.parametrize("kind", MEMORIES)
-def test_results(kind: str) -> None:
+def test_results(kind: str, engine: Any) -> None:
     module = Module.from_text(source(*MEMORIES[kind], offset=24))
     instance = Store().instantiate(module)
-    memory, peer = instance.memory("memory"), Peer(module)
+    memory, peer = instance.memory("memory"), Peer(module, engine)
     draw = random.Random(kind)
     for row in ACCESSES:
         function = instance.function(row.name)
@@ -225,7 +224,7 @@ def test_both_codes_agree_at_every_point(kind: str) -> None:
         assert pair.compared >= 40
 
 
-def test_all_memories_and_a_journey_through_bytes_give_the_same() -> None:
+def test_all_memories_and_a_journey_through_bytes_give_the_same(engine: Any) -> None:
     results = set()
     for kind in MEMORIES.values():
         module = everything(*kind)
@@ -236,10 +235,7 @@ def test_all_memories_and_a_journey_through_bytes_give_the_same() -> None:
             store = hop(store)
         assert isinstance(outcome, Finished)
         results.add(outcome.results[0])
-        peer = wasmtime.Store(engine())
-        linked = wasmtime.Instance(peer, wasmtime.Module(engine(), module.binary), [])
-        function: Any = linked.exports(peer)["f"]
-        results.add(function(peer, 30))
+        results.add(Peer(module, engine).call("f", 30))
     assert len(results) == 1
 
 
@@ -261,9 +257,9 @@ def ends(module: Module, name: str, *arguments: int) -> str | None:
 
 @pytest.mark.parametrize("kind", MEMORIES)
 @pytest.mark.parametrize("offset", [0, 1, 8, 65528])
-def test_alignment_comes_before_bounds(kind: str, offset: int) -> None:
+def test_alignment_comes_before_bounds(kind: str, offset: int, engine: Any) -> None:
     module = Module.from_text(source(*MEMORIES[kind], offset=offset))
-    instance, peer = Store().instantiate(module), Peer(module)
+    instance, peer = Store().instantiate(module), Peer(module, engine)
     top = -1 if MEMORIES[kind][2] == "i32" else -(1 << 32)
     for row in PLACED:
         width = row.bits // 8
