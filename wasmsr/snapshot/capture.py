@@ -264,6 +264,16 @@ def _check_modules(snapshot: Snapshot, modules: Iterable[Module]) -> list[Module
     return found
 
 
+def _limits(saved: state.Limits) -> machine.Limits:
+    """The limits of the store that is made; no store has ever had larger ones."""
+    try:
+        return machine.Limits(
+            saved.memory_pages, saved.table_elements, saved.stack_slots, saved.stack_frames
+        )
+    except ValueError as error:
+        raise _bad(f"the limit {error}") from None
+
+
 class _Restoring:
     """One restore: address spaces are filled in ascending order, host-made things in the gaps."""
 
@@ -271,19 +281,12 @@ class _Restoring:
         self.snapshot = snapshot
         self.modules = modules
         self.imports = imports
-        limits = snapshot.limits
         self.store = Store(
-            limits=machine.Limits(
-                limits.memory_pages,
-                limits.table_elements,
-                limits.stack_slots,
-                limits.stack_frames,
-            ),
-            deterministic=limits.deterministic,
+            limits=_limits(snapshot.limits), deterministic=snapshot.limits.deterministic
         )
         # Kept as they are, with names that this engine may not know: what counts is what modules
         # need, and that was looked at when they were read.
-        self.store.features = frozenset(limits.features)
+        self.store.features = frozenset(snapshot.limits.features)
         for module in modules:
             features = self.store.features
             off = () if module.features <= features else module.needs - features
@@ -572,8 +575,9 @@ class _Restoring:
             if bits >= len(self.exceptions):
                 raise _bad("a reference to an unknown exception")
             bits = self.exceptions[bits]
-        if type_.reference and not lib.wsr_value_fits(self.store.c, type_, bits):
-            raise _bad(f"a reference that is no {type_}")
+        if type_ is not ValType.V128 and not lib.wsr_value_fits(self.store.c, type_, bits):
+            what = "reference" if type_.reference else "value"
+            raise _bad(f"a {what} that is no {type_}")
         return bits
 
     def _thread(self) -> None:

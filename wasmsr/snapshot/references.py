@@ -69,23 +69,24 @@ class References:
     def _exception_number(self, bits: int) -> int:
         if not bits:
             return 0
-        waiting = [] if bits in self._exception else [bits]
+        waiting = [bits]  # some more than once, where several refer to one
         while waiting:
             one = waiting[-1]
+            if one in self._exception:
+                waiting.pop()
+                continue
             tag, slots = view_exception(self.store, one)
             params = self._params[tag]
             fields = list(gather(params, slots))
-            inner = [
-                value
+            inner = {
+                value: None
                 for type_, value in zip(params, fields, strict=True)
                 if type_.code is ValType.EXNREF and value and value not in self._exception
-            ]
+            }
             if inner:
                 waiting += reversed(inner)
                 continue
             waiting.pop()
-            if one in self._exception:
-                continue
             for i, type_ in enumerate(params):
                 if type_.code is ValType.EXNREF and fields[i]:
                     fields[i] = self._exception[fields[i]]
