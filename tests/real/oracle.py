@@ -24,7 +24,9 @@ def wasmtime_run(job: Job, folder: Path) -> Result:
         wasi.preopen_dir(str(host), guest)
     if job.output is not None:
         wasi.preopen_dir(str(folder), job.output)
-    engine = wasmtime.Engine()
+    config = wasmtime.Config()
+    config.wasm_exceptions = config.wasm_threads = True
+    engine = wasmtime.Engine(config)
     linker = wasmtime.Linker(engine)
     linker.define_wasi()
     store = wasmtime.Store(engine)

@@ -1,9 +1,10 @@
 """nextpnr for iCE40 FPGAs, unmodified, 223 MiB of memory: places and routes a design, whole and in
-legs."""
+legs. An older one that needs little of its engine, and a newer one with exceptions and atomics."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,22 +13,27 @@ from tests.real import fetch
 from tests.real.legs import Job, in_legs, whole
 from tests.real.netlist import feedback_register
 from tests.real.oracle import wasmtime_run
+from wasmsr import Module
 
 WIDTH = 48
 
 
-@pytest.fixture(scope="module")
-def package() -> tuple[Path, Path]:
-    try:
-        return fetch.nextpnr()
-    except fetch.Unavailable as reason:
-        pytest.skip(str(reason))
+NEEDS: dict[Callable[[], tuple[Path, Path]], set[str]] = {
+    fetch.nextpnr: set(),
+    fetch.newer_nextpnr: {"exceptions", "threads"},
+}
+"""The features that each version needs."""
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3000)
-def test_place_and_route_in_legs(package: tuple[Path, Path], tmp_path: Path) -> None:
-    module, share = package
+@pytest.mark.parametrize("version", NEEDS, ids=["older", "newer"])
+def test_place_and_route_in_legs(version: Callable[[], tuple[Path, Path]], tmp_path: Path) -> None:
+    try:
+        module, share = version()
+    except fetch.Unavailable as reason:
+        pytest.skip(str(reason))
+    assert Module.from_file(module).needs == NEEDS[version]
     # Quiet, for what it says otherwise holds times.
     words = "--hx8k --package ct256 --json /w/design.json --asc /w/out.asc --report /w/report.json"
     job = Job(
