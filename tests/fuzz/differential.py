@@ -29,6 +29,8 @@ from tests.unit.machines import hop
 from wasmsr import Finished, Memory, Module, Outcome, Paused, Store, Table, Trapped
 
 MASK = (1 << 64) - 1
+LONG = 50_000_000
+"""Instructions that no module needs."""
 
 
 @dataclass
@@ -73,17 +75,19 @@ def _end(store: Store, outcome: Outcome) -> End:
     names = _names(instance.module, "r") + _names(instance.module, "p")
     values = {name: instance.global_(name).bits for name in names}
     trap = outcome.trap.code if isinstance(outcome, Trapped) else None
-    return End(_SAME.get(trap, trap) if trap else None, values, memories, tables)
+    return End(SAME.get(trap, trap) if trap else None, values, memories, tables)
 
 
 def straight(module: Module) -> tuple[End, int]:
     """In fast code and in counted fast code; the end and the number of instructions."""
     store = _fresh(module)
-    plain = _end(store, store.run())
-    store = _fresh(module)
-    outcome = store.run(fuel=1 << 40)
+    outcome = store.run(fuel=LONG)
+    assert not isinstance(outcome, Paused), "it does not end"
     count = store.executed or 0
-    assert _end(store, outcome) == plain, "counted fast code ends otherwise"
+    counted = _end(store, outcome)
+    store = _fresh(module)
+    plain = _end(store, store.run())
+    assert counted == plain, "counted fast code ends otherwise"
     return plain, count
 
 
@@ -103,7 +107,8 @@ def restored(module: Module, draw: random.Random, count: int) -> tuple[End, int,
 
 
 @cache
-def _engine() -> Any:
+def engine() -> Any:
+    """Wasmtime as it is compared with: all that both have is on, NaNs are canonical."""
     config = wasmtime.Config()
     config.cranelift_nan_canonicalization = True
     config.cranelift_opt_level = "none"
@@ -138,7 +143,7 @@ _TRAPS = (
     "unaligned atomic",
     "atomic wait on non-shared memory",
 )
-_SAME = {
+SAME = {
     "undefined element": "out of bounds table access",
     "null function reference": "null reference",
     "null exception reference": "null reference",
@@ -147,20 +152,21 @@ _SAME = {
 """Traps of ours that are one with others in Wasmtime."""
 
 
-def _trap(message: str) -> str:
+def trap_of(message: str) -> str:
+    """Which trap Wasmtime's message is about."""
     return next(known for known in _TRAPS if known in message)
 
 
 def oracle(module: Module) -> End:
     """The same under Wasmtime."""
-    store = wasmtime.Store(_engine())
-    instance = wasmtime.Instance(store, wasmtime.Module(_engine(), module.binary), [])
+    store = wasmtime.Store(engine())
+    instance = wasmtime.Instance(store, wasmtime.Module(engine(), module.binary), [])
     exports: Any = instance.exports(store)
     trap: str | None = None
     try:
         exports["run"](store)
     except wasmtime.Trap as error:
-        trap = _trap(str(error))
+        trap = trap_of(str(error))
     exports["peek"](store)
     memories, tables = {}, {}
     for item in module.exports:

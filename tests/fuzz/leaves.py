@@ -19,8 +19,8 @@ LEAVES: dict[str, tuple[list[str], list[str], list[str]]] = {
             " end return end i32.const -1 i32.xor",
             "block $h try_table (catch_all $h) local.get 0 return_call $k0_1 end unreachable end"
             " i32.const 5",
-            "local.get 0 local.get 0 i32.const 7 i32.and i32.const 3 i32.rem_u"
-            " return_call_indirect $tk (type $k0)",
+            "local.get 0 i32.eqz if i32.const 9 return end local.get 0 i32.const 1 i32.shr_u"
+            " local.get 0 i32.const 3 i32.and return_call_indirect $tk (type $k0)",
         ],
     ),
     "k1": (
