@@ -5,7 +5,8 @@ Two `wasmsr remote` processes, left and right, each with a folder for its own st
 output goes to one folder that both see. The same work runs unmoved beside them. In the end the two
 results are compared; the exit code is 0 only if they are equal and the program moved often enough.
 
-How much work it is depends on this machine: a short run first tells how fast it is here.
+How much work it is, and how often it moves, depends on this machine and on what else it does: a
+short run first tells how fast it is here.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from typing import IO, Any
 WORK_SECONDS = 22.0
 """How long the transcoding should take here when nothing moves."""
 EVERY_SECONDS = 2.0
-"""How long it stays on one side."""
+"""How long it stays on one side, at most."""
 LEAST_MOVES = 6
+PLANNED_MOVES = 10
+"""As many at least, even if the machine has nothing else to do any more after the short run."""
 LIMIT_SECONDS = 110.0
 """Then something is wrong, and the demo ends."""
 
@@ -135,20 +138,21 @@ def arguments(frames: int) -> list[str]:
     return ["--frames", str(frames), "--scale", SCALE, "--progress", str(max(frames // 16, 1))]
 
 
-def frames_for(folder: Path, screen: Screen) -> int:
-    """The frames that take about WORK_SECONDS here."""
+def plan(folder: Path, screen: Screen) -> tuple[int, float]:
+    """The frames that take about WORK_SECONDS here, and how many seconds the program stays on one
+    side: fewer where a busy machine leaves little work for that time."""
     frames = TRIAL_FRAMES
     while True:
-        began = computed()
+        began, computed_before = time.monotonic(), computed()
         quiet = subprocess.DEVNULL
         subprocess.run(transcode(folder, frames), check=True, stdin=quiet, stderr=quiet)
-        took = computed() - began
+        took, computing = time.monotonic() - began, computed() - computed_before
         if took > 1.5:
             break
         frames *= 3
     wanted = max(int(frames * WORK_SECONDS / took), TRIAL_FRAMES)
     screen.say("demo", f"{frames} frames take {took:.1f} s here; the work will be {wanted} frames")
-    return wanted
+    return wanted, min(EVERY_SECONDS, computing * wanted / frames / PLANNED_MOVES)
 
 
 def computed() -> float:
@@ -175,7 +179,7 @@ def demo(folder: Path, screen: Screen) -> int:
     deadline = time.monotonic() + LIMIT_SECONDS
     for name in ("trial", "alone", "moved", "left", "right"):
         (folder / name).mkdir()
-    frames = frames_for(folder / "trial", screen)
+    frames, every = plan(folder / "trial", screen)
 
     alone = subprocess.Popen(
         transcode(folder / "alone", frames), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -184,7 +188,7 @@ def demo(folder: Path, screen: Screen) -> int:
     sides: dict[str, Side] = {}
     try:
         for name, other in (("right", "left"), ("left", "right")):
-            command = wasmsr("remote", "--json", "--every", str(EVERY_SECONDS))
+            command = wasmsr("remote", "--json", "--every", f"{every:.2f}")
             command += ["--port", str(ports[name]), "--peer", str(ports[other])]
             command += ["--dir", str(folder / "moved"), "--state-dir", str(folder / name)]
             command += ["--program", "transcoding"]

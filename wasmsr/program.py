@@ -535,22 +535,21 @@ def _module_of(snapshot: Snapshot, module: Module | None, features: str | None) 
     if module is not None:
         if module.digest != reference.digest:
             raise ModuleMismatch(
-                f"the snapshot is of another module: {_named(reference.name)}SHA-256 "
-                f"{reference.digest.hex()[:16]}..., and {_named(module.name)}given has "
-                f"{module.digest.hex()[:16]}..."
+                f"the snapshot is of another module: of {_named(reference.name, reference.digest)}, "
+                f"and {_named(module.name, module.digest)} was given"
             )
         return module
     if reference.binary is None:
         raise ModuleMismatch(
-            f"the snapshot does not embed its module ({_named(reference.name)}SHA-256 "
-            f"{reference.digest.hex()[:16]}...), and none is given",
+            f"the snapshot does not embed its module, {_named(reference.name, reference.digest)}, "
+            "and none was given",
             hint="name the module: wasmsr run PROGRAM --from-snapshot FILE",
         )
     return Module(reference.binary, name=reference.name, features=features)
 
 
-def _named(name: str | None) -> str:
-    return f"{name}, " if name else ""
+def _named(name: str | None, digest: bytes) -> str:
+    return f"{name or 'one'} (SHA-256 {digest.hex()[:16]}...)"
 
 
 def _restore(

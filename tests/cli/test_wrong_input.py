@@ -39,6 +39,7 @@ def write(cli: Cli, name: str, data: bytes) -> str:
         (["run", "fib", "--snapshot-after", "soon"], 2, "--snapshot-after"),
         (["run", "fib", "--env", "NAME"], 2, "NAME=VALUE"),
         (["run", "fib", "nine"], 2, "must be an i32"),
+        (["run", "fib", "--nonsense"], 2, "There is no option --nonsense"),
         (["run", "fib", "4294967296"], 2, "must fit an i32"),
         (["run", "fib", "1", "2"], 2, "fib takes 1 argument (i32), and 2 were given"),
         (["run", "fib", "9", "--trace"], 2, "--trace stand before"),

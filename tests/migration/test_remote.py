@@ -222,6 +222,8 @@ def test_the_same_end_twice(ends: Ends) -> None:
         (["--port", "1", "--peer", "x"], "not of the form [HOST:]PORT"),
         (["--port", "0", "--peer", "1"], "--port"),
         (["--port", "1"], "--peer"),
+        (["--port", "7000", "--peer", "7000"], "--peer 7000 is this very end"),
+        (["--port", "7000", "--peer", "localhost:7000", "--send"], "this very end"),
         (["--port", "7", "--peer", "8", "--listen", "0.0.0.0"], "--insecure"),
         (["--port", "7", "--peer", "10.0.0.1:8"], "--insecure"),
         (["--port", "7", "--peer", "8", "argument"], "--send"),

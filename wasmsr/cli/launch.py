@@ -252,10 +252,13 @@ class Launch:
             self._again = parse_arguments(export, params, words)
         except ArgumentError as error:
             mine = [word for word in words if word.partition("=")[0] in NAMES]
-            if not mine:
+            if mine:
+                more = f"Options such as {mine[0]} stand before the arguments."
+            elif words and words[0].startswith("--"):
+                more = f"There is no option {words[0]}."
+            else:
                 raise
-            where = f"Options such as {mine[0]} stand before the arguments."
-            raise ArgumentError(f"{error.message} {where}") from None
+            raise ArgumentError(f"{error.message} {more}") from None
         return self._again
 
     def _name_the_program(self, digest: bytes) -> None:

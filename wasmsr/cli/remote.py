@@ -252,6 +252,11 @@ class _Remote:
         except ValueError as error:
             raise click.BadParameter(f"{error}.", param_hint="--peer") from None
         listen = Address(options.listen or LOOPBACK, options.port)
+        if peer.port == listen.port and {peer.host, listen.host} <= {LOOPBACK, "localhost"}:
+            raise click.UsageError(
+                f"--peer {options.peer} is this very end: --port and --peer of two ends on one "
+                "machine differ."
+            )
         if options.insecure:
             return listen, peer
         for name, address in (("--listen", listen), ("--peer", peer)):
