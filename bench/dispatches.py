@@ -33,7 +33,7 @@ LONGEST = 6
 """Words of the longest cell that goes on with the one behind it."""
 
 ENDS = re.compile(
-    r"_[01](_back)?$|^(branch|branch_back|true_.*|false_.*|table_.*|call|call_indirect|tail_.*|give.*"
+    r"_[01](_back)?$|^(branch|branch_back|true_.*|false_.*|table_.*|call|call_own|call_ref|call_indirect|tail_.*|give.*"
     r"|unreachable)$"
 )
 """Handlers that choose where to go on: the last of a sequence."""

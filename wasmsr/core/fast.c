@@ -475,24 +475,57 @@ __attribute__((noinline)) static uint32_t change_instance(ARGUMENTS) {
     WSR_TAIL change_instance(SAME);                 \
   } while (0)
 
+/* How fast code goes on when the frame returns. The two arrays run side by side, so one pointer into
+ * the first serves both. */
+static inline wsr_return *back_of(const wsr_store *store, const wsr_frame *frame) {
+  return (wsr_return *)(store->returns_from + sizeof(wsr_return) / sizeof(wsr_frame) * (uintptr_t)frame);
+}
+_Static_assert(sizeof(wsr_return) % sizeof(wsr_frame) == 0, "returns_from");
+
+/* What was read before is read again behind this: it keeps values from living in registers that a call
+ * does not have (there are three beside the arguments). */
+#define FORGET() __asm__ volatile("" : : : "memory")
+/* Likewise of what was computed from x. */
+#define FORGET_WHENCE(x) __asm__("" : "+r"(x))
+/* Halves of the third word, each a load of its own (the CPUs of fast code are little-endian). */
+static inline uint32_t low_third(const uint64_t *pc) {
+  uint32_t value;
+  memcpy(&value, pc + 2, sizeof value);
+  return value;
+}
+static inline uint32_t high_third(const uint64_t *pc) {
+  uint32_t value;
+  memcpy(&value, (const char *)(pc + 2) + 4, sizeof value);
+  return value;
+}
+
+/* Push a frame of `callee`, the function at address acc, over the operands. */
+#define PUSH_FRAME()                                                                  \
+  FORGET_WHENCE(acc);                                                                 \
+  if (room_above(store, fp + field(pc, 0)) < callee->frame_bytes) TRAP_HERE(EXHAUSTION); \
+  FORGET();                                                                           \
+  wsr_frame *const frame = store->frame;                                              \
+  if (frame == store->last_frame) TRAP_HERE(EXHAUSTION);                              \
+  frame[1].function = (uint32_t)acc;                                                  \
+  frame->cell = high_third(pc) + 1;                                                   \
+  FORGET();                                                                           \
+  frame[1].slot = frame->slot + field(pc, 0);                                         \
+  store->frame = frame + 1;                                                           \
+  wsr_return *const back = back_of(store, frame + 1);                                 \
+  back->pc = pc + field(pc, 3);                                                       \
+  back->fp = fp;                                                                      \
+  FORGET();                                                                           \
+  back->instance = store->instance;                                                   \
+  fp += field(pc, 0);                                                                 \
+  zero_locals(fp, callee);                                                            \
+  pc = callee->words
+
 __attribute__((always_inline)) static inline uint32_t enter(ARGUMENTS) { /* acc: address */
   const wsr_fast *const callee = store->codes[acc];
   if (!callee) WSR_TAIL first_call(SAME);
-  uint64_t *const own = fp + field(pc, 0);
-  wsr_frame *const frame = store->frame;
-  if (room_above(store, own) < callee->frame_bytes || frame == store->last_frame)
-    TRAP_HERE(EXHAUSTION);
-  frame->cell = high(pc[2]) + 1;
-  frame[1].function = (uint32_t)acc;
-  frame[1].slot = frame->slot + field(pc, 0);
-  store->frame = frame + 1;
-  wsr_return *const back = ++store->back;
-  back->pc = pc + field(pc, 3);
-  back->fp = fp;
-  back->instance = store->instance;
-  fp = own;
-  zero_locals(fp, callee);
-  pc = callee->words;
+  PUSH_FRAME();
+  FORGET();
+  FORGET_WHENCE(acc);
   wsr_instance *const owner = store->functions[acc].owner;
   GO_IN(owner);
 }
@@ -543,6 +576,16 @@ END(call) {
   POLL_CALL();
   acc = store->instance->functions[low(pc[2])];
   return enter(SAME);
+}
+/* A function that the module defines itself: it belongs to the same instance. */
+END(call_own) {
+  POLL_CALL();
+  acc = store->instance->own + low_third(pc);
+  FORGET_WHENCE(acc);
+  const wsr_fast *const callee = store->codes[acc];
+  if (!callee) WSR_TAIL first_call(SAME);
+  PUSH_FRAME();
+  GO(pc);
 }
 END(tail_call) {
   POLL_CALL();
@@ -615,8 +658,8 @@ __attribute__((noinline, cold)) static uint32_t return_out(wsr_store *store) {
 }
 
 #define RETURN()                                 \
-  const wsr_return *const back = store->back--;  \
-  store->frame--;                                \
+  const wsr_frame *const frame = store->frame--; \
+  const wsr_return *const back = back_of(store, frame); \
   pc = back->pc;                                 \
   if (!pc) return return_out(store);             \
   fp = back->fp;                                 \
@@ -826,7 +869,8 @@ uint32_t wsr_run_fast(wsr_store *store, const wsr_fast *fast, uint32_t word, wsr
   const wsr_function_instance *f = &store->functions[frame->function];
   store->frame = frame;
   store->last_frame = &store->frames[store->limits.stack_frames - 1];
-  store->back = &store->returns[store->n_frames - 1];
+  store->returns_from = (uintptr_t)store->returns -
+                        sizeof(wsr_return) / sizeof(wsr_frame) * (uintptr_t)store->frames;
   store->instance = f->owner;
   store->codes = store->fast[fast->metered];
   store->out = out;

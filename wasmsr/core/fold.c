@@ -824,7 +824,11 @@ static void call(folder *f, const wsr_cell *c) {
   flush_all(f);
   if (!f->longest) add_canonical(f, f->at); /* metered, the block that holds it has been counted */
   switch (c->op) {
-    case WSR_OP_CALL: special(f, WSR_FAST_call, fields(c->s, c->n, 0, 3)); break;
+    case WSR_OP_CALL: {
+      const bool own = c->u.p.a >= f->m->n.imported_functions;
+      special(f, own ? WSR_FAST_call_own : WSR_FAST_call, fields(c->s, c->n, 0, 3));
+      break;
+    }
     case WSR_OP_RETURN_CALL: special(f, WSR_FAST_tail_call, fields(c->s, c->n, 0, 3)); break;
     case WSR_OP_CALL_INDIRECT:
       special(f, WSR_FAST_call_indirect, fields(c->s, c->n, c->s + c->n, 4));

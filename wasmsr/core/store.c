@@ -452,6 +452,7 @@ static uint32_t allocate(wsr_store *store, wsr_module *m, const uint32_t *functi
   for (uint32_t t = m->n.imported_tags; t < m->n.tags; t++)
     if ((i->tags[t] = add_tag(store, numbers[m->tags[t]], error)) == WSR_NONE) return WSR_NONE;
   for (uint32_t f = m->n.imported_functions; f < m->n.functions; f++) {
+    i->own = store->n_functions - f;
     store->functions[store->n_functions] = (wsr_function_instance){
         .owner = i, .instance = number, .index = f, .type = i->types[m->functions[f].type]};
     i->functions[f] = store->n_functions++;

@@ -19,7 +19,8 @@ typedef struct {
 struct wsr_instance {
   wsr_module *module;
   uint32_t *functions, *tables, *memories, *globals, *tags; /* index to address */
-  uint32_t *types; /* type index to the store's type number */
+  uint32_t own; /* a defined function's address is its index and this, modulo 2^32 */
+  uint32_t *types;                                   /* type index to the store's type number */
   uint64_t **elements;                               /* evaluated segments */
   /* saved half of an instance */
   uint8_t *dropped_elements, *dropped_data;
@@ -105,7 +106,7 @@ struct wsr_store {
   /* derived from the thread while it runs in fast code */
   wsr_return *returns; /* by frame */
   wsr_frame *frame, *last_frame;
-  wsr_return *back; /* of the innermost frame */
+  uintptr_t returns_from; /* the return of a frame lies here and twice its address */
   uint64_t *stack_end;
   wsr_instance *instance;
   wsr_exit *out;
