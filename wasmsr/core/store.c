@@ -614,6 +614,12 @@ int wsr_value_fits(const wsr_store *store, wsr_type type, uint64_t value) {
          wsr_descends(store->subtypes, store->functions[value - 1].type, type >> WSR_INDEX_SHIFT);
 }
 
+uint64_t wsr_values_fit(const wsr_store *store, wsr_type type, const uint64_t *values, uint64_t n) {
+  uint64_t i = 0;
+  while (i < n && wsr_value_fits(store, type, values[i])) i++;
+  return i;
+}
+
 int wsr_import_matches(wsr_store *store, wsr_module *m, uint32_t import, uint32_t address) {
   const wsr_extern *item = &m->imports[import];
   const uint32_t *numbers = numbers_of(store, m);

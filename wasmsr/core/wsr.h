@@ -138,6 +138,8 @@ uint32_t wsr_add_tag_import(wsr_store *store, wsr_module *module, uint32_t tag, 
 int wsr_import_matches(wsr_store *store, wsr_module *module, uint32_t import, uint32_t address);
 /* Whether a slot's value is one of that type in the store. Of an externref only null is looked at. */
 int wsr_value_fits(const wsr_store *store, wsr_type type, uint64_t value);
+/* Of many: the place of the first that is none, or `n`. */
+uint64_t wsr_values_fit(const wsr_store *store, wsr_type type, const uint64_t *values, uint64_t n);
 
 /* Allocate an instance; the imports' addresses are given for each kind in index order and have been
  * checked against the module's types. Defined functions, tables, memories and globals get the next

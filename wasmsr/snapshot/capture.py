@@ -541,9 +541,16 @@ class _Restoring:
         if lib.wsr_grow_table(self.store.c, address, size - view.size, 0) == 2**64 - 1:
             raise SnapshotError(f"table {address} of {size} elements exceeds the limit")
         words = _words(table.elements)
-        restored = {bits: self._restored(element, bits) for bits in set(words)}
-        if element.code is ValType.EXNREF:
-            words = array("Q", [restored[bits] for bits in words])
+        if element.code is ValType.FUNCREF:  # half a million in a Haskell program
+            wrong = lib.wsr_values_fit(
+                self.store.c, element, ffi.from_buffer("uint64_t[]", words), len(words)
+            )
+            if wrong < len(words):
+                self._restored(element, words[wrong])  # raises
+        else:
+            restored = {bits: self._restored(element, bits) for bits in set(words)}
+            if element.code is ValType.EXNREF:
+                words = array("Q", [restored[bits] for bits in words])
         lib.wsr_table(self.store.c, address, view)
         if size:
             ffi.buffer(view.elements, size * 8)[:] = words.tobytes()
