@@ -79,8 +79,8 @@ def esbuild() -> Path:
 
 
 def pandoc() -> Path:
-    """Pandoc, written in Haskell, with old exceptions and SIMD: the path of pandoc.wasm, which is no
-    command (see `tests.real.pandoc`).
+    """Pandoc, written in Haskell, with old exceptions and SIMD: the path of pandoc.wasm, which is
+    no command (see `tests.real.pandoc`).
 
     Raises:
         Unavailable: neither npm nor a registry can be reached.
