@@ -535,7 +535,8 @@ def _module_of(snapshot: Snapshot, module: Module | None, features: str | None) 
     if module is not None:
         if module.digest != reference.digest:
             raise ModuleMismatch(
-                f"the snapshot is of another module: of {_named(reference.name, reference.digest)}, "
+                f"the snapshot is of another module: it is of "
+                f"{_named(reference.name, reference.digest)}, "
                 f"and {_named(module.name, module.digest)} was given"
             )
         return module

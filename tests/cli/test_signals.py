@@ -70,6 +70,15 @@ def test_blocked_write(cli: Cli, module: Path_) -> None:
     assert process.returncode == 130
 
 
+def test_nobody_reads_the_last_words(cli: Cli, module: Path_) -> None:
+    """Output and errors go to one pipe or terminal, which is full: no word of ours waits for it."""
+    for words in (["run"], ["run", "--json"]):
+        process = cli.begin(*words, module("write"), stderr=subprocess.STDOUT)
+        wait_for_sleep(process)
+        assert until_end(process, signal.SIGTERM) < SURELY
+        assert process.returncode == 143
+
+
 def test_metered_and_traced_loops_end_too(cli: Cli, module: Path_) -> None:
     for words in (["--hop", "5000"], ["--trace-file", os.devnull], ["--fuel", "1000G"]):
         process = cli.begin("run", *words, module("loop"))

@@ -19,7 +19,7 @@ from wasmsr.cli.options import UsageError, listening
 from wasmsr.cli.progress import Advance, shown
 from wasmsr.cli.run import ROWS, Options
 from wasmsr.cli.snapshots import read_snapshot
-from wasmsr.cli.terminal import END_CODES, Ended, Events, Keyboard, end_now
+from wasmsr.cli.terminal import END_CODES, Ended, Events, Keyboard, end_now, last_words
 from wasmsr.cli.values import ArgumentError, format_value, parse_arguments
 
 TYPE_CHECKING = False
@@ -70,12 +70,15 @@ class Launch:
         try:
             with Events() as events:
                 ending = self._session(events)
-                if ending.abandoned:
-                    self._tell(ending)
-                    end_now(ending.exit_code)
+                if ending.abandoned or ending.outcome == "interrupted":
+                    said = last_words(lambda: self._tell(ending))
+                    if ending.abandoned or not said:
+                        end_now(ending.exit_code, flush=said)
+                    return ending.exit_code
         except Ended as signal:
-            self._print_json(report.interrupted_as_json(str(signal), END_CODES[signal.number]))
-            end_now(END_CODES[signal.number])
+            code = END_CODES[signal.number]
+            text = report.interrupted_as_json(str(signal), code)
+            end_now(code, flush=last_words(lambda: self._print_json(text)))
         except BrokenPipeError:
             raise
         except (errors.WasmsrError, OSError, MemoryError) as error:

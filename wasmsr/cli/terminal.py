@@ -244,11 +244,26 @@ def forget_at_end_now(act: Callable[[], object]) -> None:
         _LAST_ACTS.remove(act)
 
 
-def end_now(code: int) -> NoReturn:
+LAST_WORDS = 0.03
+"""Seconds that somebody who does not read what we write keeps us at the end, twice."""
+
+
+def last_words(say: Callable[[], object]) -> bool:
+    """Says something on the standard streams before the end; False if it was not said because they
+    take nothing (Ctrl-S, a full pipe). Whoever interrupted waits for no reader."""
+    thread = threading.Thread(target=say, name="wasmsr-last-words", daemon=True)
+    # What takes something now is only slow, not stopped, unless it has room for a few bytes.
+    takes = len(select.select([], [1, 2], [], LAST_WORDS)[1]) == 2
+    thread.start()
+    thread.join(1.0 if takes else LAST_WORDS)
+    return not thread.is_alive()
+
+
+def end_now(code: int, *, flush: bool = True) -> NoReturn:
     """Ends the process without waiting for any thread; the terminal is put back first."""
     for act in list(_LAST_ACTS):
         act()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr) if flush else ():
         # A closed pipe must not keep us; nor a thread that ended within a write to this stream.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             stream.flush()
