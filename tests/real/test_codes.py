@@ -14,6 +14,7 @@ from tests.real import fetch
 from tests.real.build import built
 from tests.real.fetch import Unavailable
 from tests.real.legs import Job, files_of
+from tests.real.netlist import feedback_register
 from tests.real.test_built import LUA, SQL
 from tests.real.twins import twins
 from wasmsr.interp.machine import Exited, Finished
@@ -25,9 +26,9 @@ SMALL_LUA = LUA.replace("for n = 4, 8 do", "for n = 4, 6 do")
 SMALL_SQL = SQL.replace("n < 3000", "n < 600")
 
 
-def lockstep(job: Job, folder: Path, *, points: int, counted: bool) -> int:
+def lockstep(job: Job, folder: Path, *, points: int, counted: bool, memories: int = 1) -> int:
     """Run a program of about so many canonical points to its end; how many states were equal."""
-    pair = twins(job, folder, counted=counted)
+    pair = twins(job, folder, counted=counted, memories=memories)
     outcome = pair.run(most=4 * COMPARED, every=max(1, points // COMPARED), seed=points)
     assert isinstance(outcome, (Exited, Finished)), outcome
     assert pair.same_snapshots()
@@ -78,3 +79,42 @@ def program(name: str) -> tuple[Job, int]:
 def test_real_programs(name: str, counted: bool, tmp_path: Path) -> None:
     job, points = program(name)
     assert lockstep(job, tmp_path, points=points, counted=counted) > COMPARED // 4
+
+
+SOURCE = "export const f = (x: number): string => `${x * 2}`; console.log(f(21));\n"
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_esbuild(tmp_path: Path) -> None:
+    """Written in Go: 60 MB of memory and functions of 200 KB."""
+    try:
+        module = fetch.esbuild()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    words = ("--minify", "--outfile=/out.js", "/in.ts")
+    job = Job(module, words, output="/", inputs={"in.ts": SOURCE})
+    compared = lockstep(job, tmp_path, points=800_000, counted=False, memories=100)
+    assert compared > COMPARED // 4
+    assert (tmp_path / "fast" / "out.js").read_bytes().startswith(b"export const f=")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_nextpnr(tmp_path: Path) -> None:
+    """C++ with exceptions and atomics, and 223 MiB of memory."""
+    try:
+        module, share = fetch.newer_nextpnr()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    words = "--hx8k --package ct256 --json /w/design.json --asc /w/out.asc --seed 1 -q"
+    job = Job(
+        module,
+        tuple(words.split()),
+        mounts=((share, "/share"),),
+        output="/w",
+        inputs={"design.json": feedback_register(4)},
+    )
+    compared = lockstep(job, tmp_path, points=5_600_000, counted=False, memories=200)
+    assert compared > COMPARED // 4
+    assert (tmp_path / "fast" / "out.asc").read_bytes().startswith(b".comment")

@@ -85,8 +85,8 @@ def one(module: Module, job: Job, folder: Path) -> Store:
     return store
 
 
-def twins(job: Job, folder: Path, *, counted: bool = False) -> Pair:
-    """The program twice, in `fast` and `precise` below `folder`; `counted` as for a Pair."""
+def twins(job: Job, folder: Path, *, counted: bool = False, memories: int = 1) -> Pair:
+    """The program twice, in `fast` and `precise` below `folder`; the rest as for a Pair."""
     module = Module.from_file(job.module)
     stores = [one(module, job, folder / name) for name in ("fast", "precise")]
-    return Pair(*stores, counted=counted)
+    return Pair(*stores, counted=counted, memories=memories)
