@@ -26,7 +26,7 @@ from wasmsr.wasi.abi import (
     Right,
 )
 from wasmsr.wasi.engine import Caller, Retry
-from wasmsr.wasi.nowait import Nowait, opened_again
+from wasmsr.wasi.nowait import Nowait
 from wasmsr.wasi.waiting import IN, MOMENT, OUT, PIECE, poll_until, read_file, wait
 
 TYPE_CHECKING = False
@@ -224,7 +224,7 @@ class InputStream(Descriptor):
 class OutputStream(Descriptor):
     """Standard output or error: a host descriptor or a `Sink`."""
 
-    __slots__ = ("name", "regular", "sink")
+    __slots__ = ("name", "nowait", "regular", "sink")
     kind = "stdout"
     applicable = STREAM_RIGHTS | Right.FD_WRITE
 
@@ -234,18 +234,21 @@ class OutputStream(Descriptor):
         mode = os.fstat(host).st_mode if host >= 0 else 0
         terminal = host >= 0 and stat.S_ISCHR(mode) and os.isatty(host)
         kind = FileType.CHARACTER_DEVICE if terminal else FileType.UNKNOWN
-        # A terminal that is ready may still not take all of a write, and block (Ctrl-S, Ctrl-Q).
-        opened = opened_again(host, os.O_WRONLY) if terminal else -1
-        super().__init__(host if opened < 0 else opened, kind, self.applicable)
-        self.owned = opened >= 0
+        super().__init__(host, kind, self.applicable)
+        self.owned = False
         self.name = name
         self.regular = stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+        # A terminal that is ready may still not take all of a write, and block (Ctrl-S, Ctrl-Q).
+        self.nowait = Nowait(host, os.O_WRONLY)
+
+    def close(self) -> None:
+        self.nowait.close()
 
     def write(self, caller: Caller, buffers: list[memoryview]) -> int:
         if self.regular:
             return os.writev(self.host, buffers)
         if self.sink is None:
-            return write_waiting(caller, self, buffers)
+            return write_waiting(caller, self, buffers, self.nowait)
         done = 0
         for buffer in buffers:
             taken = self.sink.write(buffer)
@@ -261,8 +264,11 @@ class OutputStream(Descriptor):
         return PIPE_PIECE if self.host < 0 or self.regular else None
 
 
-def write_waiting(caller: Caller, to: Descriptor, buffers: list[memoryview]) -> int:
-    """Write to something that may block, in pieces that do not, so that a pause never waits.
+def write_waiting(
+    caller: Caller, to: Descriptor, buffers: list[memoryview], nowait: Nowait | None = None
+) -> int:
+    """Write to something that may block, without blocking, so that a pause never waits. `nowait`:
+    how, where the descriptor itself is not non-blocking.
 
     All of it if possible; what was written so far when a pause, an error or a full non-blocking
     descriptor comes in between (a short write, which every program must expect). When nothing was
@@ -271,33 +277,61 @@ def write_waiting(caller: Caller, to: Descriptor, buffers: list[memoryview]) -> 
     total = sum(map(len, buffers))
     if not total:
         return 0
-    if total <= PIPE_PIECE and to.filetype != FileType.CHARACTER_DEVICE:
-        return _write_piece(caller, to, buffers)
     done = 0
+    ready = False
     try:
-        for buffer in buffers:
-            start = 0
-            while start < len(buffer):
-                piece = _write_piece(caller, to, [buffer[start : start + PIPE_PIECE]])
-                start += piece
-                done += piece
+        while True:
+            try:
+                if nowait is None:
+                    piece = os.writev(to.host, buffers)
+                elif nowait.sure:
+                    piece = nowait.write(buffers)
+                elif ready:
+                    piece = nowait.write(_first(buffers, PIPE_PIECE))
+                else:
+                    piece = 0
+            except BlockingIOError:
+                if to.nonblocking and (nowait is None or nowait.sure):
+                    raise
+                if ready:
+                    # It has room, but too little, as a terminal may.
+                    poll_until(caller, [], MOMENT)
+                piece = 0
+            done += piece
+            if done == total:
+                return done
+            if piece:
+                buffers = _after(buffers, piece)
+                if caller.pause_requested:
+                    return done
+            ready = not piece
+            if ready or (nowait is not None and not nowait.sure):
+                wait(caller, to.host, OUT, nonblocking=to.nonblocking)
+                ready = True
     except (OSError, Failure, Retry):
         if not done:
             raise
     return done
 
 
-def _write_piece(caller: Caller, to: Descriptor, buffers: list[memoryview]) -> int:
-    while True:
-        wait(caller, to.host, OUT, nonblocking=to.nonblocking)
-        try:
-            return os.writev(to.host, buffers)
-        except BlockingIOError:
-            # The host's descriptor is itself non-blocking, and somebody else filled it meanwhile;
-            # or it is a terminal that has room, but too little.
-            if to.nonblocking:
-                raise
-            poll_until(caller, [], MOMENT)
+def _first(buffers: list[memoryview], size: int) -> list[memoryview]:
+    """The first `size` bytes at most of the buffers, at least one."""
+    found = []
+    for buffer in buffers:
+        found.append(buffer[:size])
+        size -= len(buffer)
+        if size <= 0:
+            break
+    return found
+
+
+def _after(buffers: list[memoryview], done: int) -> list[memoryview]:
+    """The buffers without their first `done` bytes."""
+    for index, buffer in enumerate(buffers):
+        if done < len(buffer):
+            return [buffer[done:], *buffers[index + 1 :]]
+        done -= len(buffer)
+    return []
 
 
 class Place:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from typing import Final
 
 NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
+PTMX: Final = os.makedev(5, 2)
+"""Linux's device whose every open file is the other side of another terminal."""
 CURRENT: Final = -1
 """The offset of preadv2 and pwritev2 that stands for none."""
 
@@ -24,6 +26,9 @@ CURRENT: Final = -1
 def opened_again(host: int, access: int) -> int:
     """A descriptor of the same pipe or terminal that does not block, and shares no flags; -1 if
     there can be none."""
+    if os.fstat(host).st_rdev == PTMX:
+        # Opening that makes a new terminal.
+        return -1
     for name in (f"/proc/self/fd/{host}", None):
         try:
             name = name or os.ttyname(host)
@@ -59,12 +64,15 @@ class Nowait:
         return os.readv(self._other(), buffers)
 
     def write(self, buffers: list[memoryview]) -> int:
-        """As os.writev, as much as there is room for; BlockingIOError if there is none."""
+        """As os.writev, as much as there is room for; BlockingIOError if there is none, and when it
+        is found out that it is not `sure`."""
         if self._flag:
             try:
                 return os.pwritev(self.host, buffers, CURRENT, self._flag)
             except OSError as error:
                 self._do_without(error)
+        if self.sure and self._other() == self.host:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return os.writev(self._other(), buffers)
 
     def _do_without(self, error: OSError) -> None:
