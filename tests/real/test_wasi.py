@@ -1,6 +1,7 @@
 """Programs of three languages that live on WASI: CPython, Go (also esbuild, which is written in it)
 and Rust. Each runs at one go, then stopped at random host calls and resumed by a new process each
-time, and leaves the same output, files and times."""
+time, once in one folder and once with its files moved to another, and leaves the same output and
+files."""
 
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ from tests.wasi.legs import Job, in_processes, straight
 
 HERE = Path(__file__).resolve().parent
 BUILD_SECONDS = 400
+SPARSER = 3
+"""How much longer legs are where the files move too."""
 
 SCRIPT = """\
 import errno, os, stat, sys, time
@@ -104,12 +107,18 @@ def tree(folder: Path) -> dict[str, object]:
     return found
 
 
-def twice(
+def thrice(
     job: Job, folder: Path, fill: Callable[[Path], object]
 ) -> tuple[int, str, dict[str, object]]:
-    """Runs it both ways, each in a folder of its own; what both gave."""
+    """Runs it whole, in legs in one folder, and in legs whose files are each time moved to another
+    folder; what all three gave."""
     results = []
-    for name, run in (("whole", lambda job: (straight(job), 0)), ("legs", in_processes)):
+    ways: dict[str, Callable[[Job], tuple[int, int]]] = {
+        "whole": lambda job: (straight(job), 0),
+        "legs": in_processes,
+        "moved": lambda job: in_processes(replace(job, carry=True, stride=job.stride * SPARSER)),
+    }
+    for name, run in ways.items():
         here = folder / name
         (here / "files").mkdir(parents=True)
         fill(here / "files")
@@ -119,9 +128,13 @@ def twice(
         code, legs = run(replace(job, mounts=mounts, stdout=out, stderr=err))
         assert legs > 8 or name == "whole"
         text = (here / "out").read_text()
-        results.append((code, text, tree(here / "files")))
+        # Of the places where the files were only the last one is there.
+        (files,) = here.glob("files*")
+        assert (files.name != "files") == (name == "moved")
+        results.append((code, text, tree(files)))
         assert code < 128, (here / "err").read_text()
     assert results[0] == results[1]
+    assert results[0] == results[2]
     return results[0]
 
 
@@ -138,7 +151,7 @@ def test_python_files(tmp_path: Path) -> None:
         pytest.skip(str(reason))
     job = job_of(module, "/w/job.py", stride=100)
     job.env = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-    code, output, files = twice(job, tmp_path, lambda f: (f / "job.py").write_text(SCRIPT))
+    code, output, files = thrice(job, tmp_path, lambda f: (f / "job.py").write_text(SCRIPT))
     lines = output.splitlines()
     assert code == 9, output
     assert [line.split()[0] for line in lines[2:11]] == [
@@ -166,7 +179,7 @@ def test_go(tmp_path: Path) -> None:
         module = built("wasip1.go", ["go", "build", "-trimpath", "-ldflags=-s -w"], env)
     except fetch.Unavailable as reason:
         pytest.skip(str(reason))
-    code, output, files = twice(job_of(module, "/w", stride=150), tmp_path, lambda f: None)
+    code, output, files = thrice(job_of(module, "/w", stride=150), tmp_path, lambda f: None)
     assert code == 3, output
     assert output.startswith("true\ntrue\n")
     assert f"3528 {2 * 10**18 + 7}" in output.splitlines()
@@ -182,7 +195,7 @@ def test_rust(tmp_path: Path) -> None:
         module = built("wasip1.rs", command, {})
     except fetch.Unavailable as reason:
         pytest.skip(str(reason))
-    code, output, files = twice(job_of(module, "/w", stride=30), tmp_path, lambda f: None)
+    code, output, files = thrice(job_of(module, "/w", stride=30), tmp_path, lambda f: None)
     assert code == 5, output
     assert output.startswith("NotFound\nAlreadyExists\n")
     assert files["copy"] == files["hard"] and "d1" not in files
@@ -208,7 +221,7 @@ def test_esbuild(tmp_path: Path) -> None:
             )
 
     words = ["--bundle", "--minify", "--sourcemap", "--outfile=/out.js", "/src/m0.ts"]
-    code, _, files = twice(job_of(module, *words, guest="/", stride=30), tmp_path, fill)
+    code, _, files = thrice(job_of(module, *words, guest="/", stride=30), tmp_path, fill)
     assert code == 0
     bundle = files["out.js"]
     assert isinstance(bundle, bytes) and bundle.count(b"console.log(") == 40

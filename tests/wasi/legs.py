@@ -10,14 +10,16 @@ descriptors are new. Such a process is forked from one that knows the module but
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,10 @@ from wasmsr.interp.externs import HostFunction, Retry
 from wasmsr.interp.outcomes import Exited, Finished, Paused
 from wasmsr.snapshot.capture import restore
 from wasmsr.snapshot.format import decode, encode
+from wasmsr.wasi.contents import Contents
 from wasmsr.wasi.listeners import TcpListen
 from wasmsr.wasi.preview1 import Wasi
+from wasmsr.wasi.restore import Carried
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 280
@@ -43,6 +47,8 @@ class Job:
         stdin, stdout, stderr: files; output is appended.
         listen: addresses of listening sockets.
         stride: a leg makes so many host calls at most, drawn by its number.
+        carry: the folders travel with the program: each leg has them at another place, where there
+            was nothing, and those of the leg before are gone.
     """
 
     module: str
@@ -54,12 +60,22 @@ class Job:
     stdin: str | None = None
     listen: list[str] = field(default_factory=list)
     stride: int = 1
+    carry: bool = False
+
+    def at(self, leg: int) -> Job:
+        """The job as that leg sees it."""
+        if not self.carry or not leg:
+            return self
+        return replace(self, mounts=[(f"{host}-{leg}", guest) for host, guest in self.mounts])
 
     def surroundings(self) -> dict[str, Any]:
         """What every leg is given anew."""
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         return {
-            "mounts": [Mount(Path(host), guest) for host, guest in self.mounts],
+            "mounts": [
+                Mount(Path(host), guest, "carry" if self.carry else "host")
+                for host, guest in self.mounts
+            ],
             "stdin": self.stdin,
             "stdout": os.open(self.stdout, append, 0o666),
             "stderr": os.open(self.stderr, append, 0o666),
@@ -106,7 +122,8 @@ def leg(job: Job, module: Module, before: bytes | None, calls: int | None) -> by
     else:
         value = decode(before)
         assert value.wasi is not None
-        wasi = Wasi.restore(value.wasi, **around)
+        carried = Carried(value.files or Contents(), since=value.lineage.created)
+        wasi = Wasi.restore(value.wasi, carried=carried, **around)
         store = restore(value, modules=[module], imports=gate.of(wasi.imports))
     try:
         with wasi, store:
@@ -166,14 +183,17 @@ def in_processes(job: Job) -> tuple[int, int]:
 
 
 def _forked(job: Job, module: Module, folder: Path) -> tuple[int, int]:
+    legs = itertools.count()
+
     def one(before: bytes | None, calls: int) -> bytes | int:
-        after = folder / "after"
+        after, number = folder / "after", next(legs)
+        here = job.at(number)
         child = os.fork()
         if not child:
             try:
                 if before is not None:
                     before = (folder / "before").read_bytes()
-                state = leg(job, module, before, calls)
+                state = leg(here, module, before, calls)
                 after.write_bytes(state if isinstance(state, bytes) else b"%d" % state)
                 os._exit(0 if isinstance(state, bytes) else 1)
             except BaseException:  # noqa: BLE001 (this process must end here, whatever it is)
@@ -183,6 +203,8 @@ def _forked(job: Job, module: Module, folder: Path) -> tuple[int, int]:
         assert status in (0, 1), f"a leg ended with {status}"
         if status:
             return int(after.read_bytes())
+        for host, _ in here.mounts if job.carry else ():
+            shutil.rmtree(host)
         os.replace(after, folder / "before")
         return b"in the file"
 
