@@ -5,22 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.migration.test_remote import Ends
+from tests.migration.remote import Ends
 
 DIARY = Path(__file__).with_name("diary.wat")
 LINES = [b"%03d dear diary" % number for number in range(150)]
-
-
-@pytest.fixture
-def ends(tmp_path: Path) -> Iterator[Ends]:
-    made = Ends(tmp_path)
-    yield made
-    made.stop()
 
 
 def begin(folder: Path) -> Path:
@@ -46,8 +36,7 @@ def values(events: list[dict[str, object]], kind: str) -> list[dict[str, object]
 
 def test_there_and_back(ends: Ends) -> None:
     home = begin(ends.work / "home")
-    ends.start("b", "--every", "0.6")
-    ends.until("b", "listening")
+    ends.listen("b", "--every", "0.6")
     folder = f"{home}::data::carry"
     ends.start("a", "--send", "--program", str(DIARY), "--dir", folder, "--every", "0.6")
     events, err = ends.events("a")
@@ -69,8 +58,7 @@ def test_there_and_back(ends: Ends) -> None:
 
 def test_a_foreign_edit_is_refused_on_return(ends: Ends) -> None:
     home = begin(ends.work / "home")
-    ends.start("b", "--every", "1.5")
-    ends.until("b", "listening")
+    ends.listen("b", "--every", "1.5")
     folder = f"{home}::data::carry"
     ends.start("a", "--send", "--program", str(DIARY), "--dir", folder, "--every", "0.3")
     ends.until("a", "moved")
@@ -91,8 +79,7 @@ def test_an_overlay_leaves_both_bases_alone(ends: Ends) -> None:
     one = begin(ends.work / "one")
     two = ends.work / "two"
     shutil.copytree(one, two)
-    ends.start("b", "--every", "9", "--dir", f"{two}::data::overlay")
-    ends.until("b", "listening")
+    ends.listen("b", "--every", "9", "--dir", f"{two}::data::overlay")
     words = ("--dir", f"{one}::data::overlay", "--every", "0.3")
     ends.start("a", "--send", "--program", str(DIARY), *words)
     began = time.monotonic()
@@ -106,8 +93,7 @@ def test_an_overlay_leaves_both_bases_alone(ends: Ends) -> None:
 
 def test_a_mount_of_another_mode_is_refused_before_the_stop(ends: Ends) -> None:
     home = begin(ends.work / "home")
-    ends.start("b", "--dir", f"{home}::data")
-    ends.until("b", "listening")
+    ends.listen("b", "--dir", f"{home}::data")
     folder = f"{home}::data::carry"
     ends.start("a", "--send", "--program", str(DIARY), "--dir", folder)
     _, err = ends.events("a")

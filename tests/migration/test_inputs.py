@@ -44,6 +44,8 @@ from wasmsr.wasi.preview1 import Wasi
 from wasmsr.wasi.relayed import Inflow, Relayed, RelayedInput
 
 PATIENCE = 20.0
+PROMPT = 0.05
+"""Seconds of a pause; it takes well under one millisecond where nobody else computes."""
 
 
 def calling() -> Any:
@@ -416,7 +418,7 @@ def test_a_pause_ends_the_waiting_at_once(line: Line) -> None:
             assert program.pause(PATIENCE)
             took.append(time.monotonic() - began)
             program.start()
-        assert sorted(took)[5] < 0.01
+        assert sorted(took)[5] < PROMPT
         assert program.pause(PATIENCE)
         snapshot = program.snapshot()
         stream.close()

@@ -84,7 +84,7 @@ class Pair:
         lines = (self.folder / "log").read_text().splitlines()
         return [f"{names[line.split(' ')[0]]} {line.split(' ', 1)[1]}" for line in lines]
 
-    def wait(self, end: str, seconds: float = 40) -> int:
+    def wait(self, end: str, seconds: float = 90) -> int:
         try:
             return self.processes[end].wait(seconds)
         except subprocess.TimeoutExpired:

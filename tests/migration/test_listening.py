@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
+from tests.migration.remote import Ends
 from tests.migration.test_killing import free_ports
-from tests.migration.test_remote import Ends
 
 GREETER = str(Path(__file__).with_name("greeter.wat"))
 PATIENCE = 30.0
-
-
-@pytest.fixture
-def ends(tmp_path: Path) -> Iterator[Ends]:
-    made = Ends(tmp_path)
-    yield made
-    made.stop()
 
 
 def connected(port: int) -> socket.socket:
@@ -60,8 +49,7 @@ def refused(port: int) -> None:
 def test_a_program_that_listens_moves(ends: Ends) -> None:
     here, there = free_ports()
     listen = [f"--tcp-listen=127.0.0.1:{port}" for port in (here, there)]
-    ends.start("b", "--every", "2", listen[1])
-    ends.until("b", "listening")
+    ends.listen("b", "--every", "2", listen[1])
     ends.start("a", "--send", "--program", GREETER, "--every", "0.5", listen[0])
     first = connected(here)
     # A connection cannot be saved; the program goes on with it where it is.
@@ -83,14 +71,13 @@ def test_a_program_that_listens_moves(ends: Ends) -> None:
 def test_an_end_without_a_socket_for_it(ends: Ends) -> None:
     """The program is not stopped for long, and listens where it was."""
     here, _ = free_ports()
-    ends.start("b")
-    ends.until("b", "listening")
+    ends.listen("b")
     listen = f"--tcp-listen=127.0.0.1:{here}"
     ends.start("a", "--send", "--program", GREETER, "--every", "0.5", listen)
     event = ends.until("a", "not-moved")
     assert "no socket was given for it" in str(event["message"])
     for answer in (b"1", b"2", b"3"):
         assert greeted(connected(here)) == answer
-    out, err = ends.processes["a"].communicate(timeout=90)
+    events, err = ends.events("a")
     assert ends.processes["a"].returncode == 0, err
-    assert json.loads(out.splitlines()[-1])["event"] == "ended"
+    assert events[-1]["event"] == "ended"

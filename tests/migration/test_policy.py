@@ -12,6 +12,7 @@ import pytest
 from tests.migration.counter import CODE, DIGEST, MODULE, Counter, World
 from tests.migration.ends import Direct, End, FailingCounter, Script
 from wasmsr.errors import EXIT_HANDED, MigrationError
+from wasmsr.migrate.events import Event
 from wasmsr.migrate.journal import StateFile
 from wasmsr.migrate.node import Node
 from wasmsr.migrate.terms import (
@@ -397,3 +398,26 @@ def test_a_peer_of_another_version_ends_an_idle_end(two: Two) -> None:
         assert caught.value.reason is Reason.VERSION
     with pytest.raises(MigrationError, match=r"version 99 \(wasmsr 9.9\)"):
         two.nodes["b"]._await()
+
+
+def test_an_arrival_is_announced_before_the_end_can_be(two: Two) -> None:
+    """The thread that hears of the end asks to retire first, which waits."""
+    destination = two.nodes["b"].destination
+    said: list[str] = []
+
+    def retire() -> None:
+        destination.retire()
+        said.append("retired")
+
+    def announce(event: Event) -> None:
+        if event.kind == "arrived":
+            threads.append(threading.Thread(target=retire))
+            threads[0].start()
+            threads[0].join(0.1)
+            said.append("arrived")
+
+    threads: list[threading.Thread] = []
+    destination.announce = announce
+    two.source.move(two.program)
+    threads[0].join(20)
+    assert said == ["arrived", "retired"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import socket
@@ -14,65 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.migration.test_killing import free_ports
+from tests.migration.remote import Ends
 
 FRAMES = ("--frames", "60", "--scale", "2", "--progress", "0")
 """About a billion instructions."""
-
-
-class Ends:
-    """Two ends, by the names a and b, in one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.state = folder / "state"
-        self.work = folder / "work"
-        self.work.mkdir()
-        self.ports = dict(zip("ab", free_ports(), strict=True))
-        self.processes: dict[str, subprocess.Popen[str]] = {}
-
-    def start(self, end: str, *more: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
-        other = "b" if end == "a" else "a"
-        command = [sys.executable, "-m", "wasmsr", "remote", "--json"]
-        command += ["--port", str(self.ports[end]), "--peer", str(self.ports[other])]
-        command += ["--state-dir", str(self.state), *more]
-        process = subprocess.Popen(
-            command,
-            cwd=self.work,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.processes[end] = process
-        return process
-
-    def events(self, end: str, seconds: float = 90) -> tuple[list[dict[str, object]], str]:
-        """Waits for the end of an end; its events and what it said."""
-        out, err = self.processes[end].communicate(timeout=seconds)
-        return [json.loads(line) for line in out.splitlines() if line.startswith("{")], err
-
-    def until(self, end: str, kind: str) -> dict[str, object]:
-        """Reads the events of an end up to the first of a kind."""
-        stream = self.processes[end].stdout
-        assert stream
-        for line in stream:
-            event: dict[str, object] = json.loads(line)
-            if event["event"] == kind:
-                return event
-        raise AssertionError(f"no {kind} of {end}")
-
-    def stop(self) -> None:
-        for process in self.processes.values():
-            process.kill()
-            process.communicate()
-
-
-@pytest.fixture
-def ends(tmp_path: Path):  # type: ignore[no-untyped-def]
-    made = Ends(tmp_path)
-    yield made
-    made.stop()
 
 
 def wasmsr(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -103,12 +47,12 @@ def unmoved(folder: Path) -> str:
 
 
 def test_a_real_program_moves(ends: Ends, tmp_path: Path) -> None:
-    ends.start("b", "--every", "0.1")
+    ends.listen("b", "--every", "0.1")
     ends.start("a", "--every", "0.1", "--send", "--", *FRAMES)
     sent, _ = ends.events("a")
     received, _ = ends.events("b")
     assert [ends.processes[end].returncode for end in "ab"] == [0, 0]
-    assert kinds(sent)[:3] == ["prepared", "started", "prepared"] or "retry" in kinds(sent)
+    assert kinds(sent)[:3] == ["prepared", "started", "prepared"]
     moves = [event for event in sent + received if event["event"] == "moved"]
     arrivals = [event for event in sent + received if event["event"] == "arrived"]
     assert len(moves) == len(arrivals) >= 2
@@ -126,7 +70,7 @@ def test_a_real_program_moves(ends: Ends, tmp_path: Path) -> None:
 
 
 def test_the_receiver_is_killed_and_its_program_taken_over(ends: Ends, tmp_path: Path) -> None:
-    ends.start("b", "--every", "60")
+    ends.listen("b", "--every", "60")
     ends.start("a", "--every", "0.3", "--send", "--", *FRAMES)
     ends.until("a", "moved")
     ends.processes["b"].kill()
@@ -145,14 +89,14 @@ def test_the_receiver_is_killed_and_its_program_taken_over(ends: Ends, tmp_path:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(ends: Ends, number: signal.Signals, code: int) -> None:
-    ends.start("b", "--every", "60")
+    ends.listen("b", "--every", "60")
     ends.start("a", "--every", "0.3", "--send")
     ends.until("b", "arrived")
     ends.processes["b"].send_signal(number)
     began = time.monotonic()
     events, said = ends.events("b")
     assert ends.processes["b"].returncode == code, said
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     assert events[-1] == {"event": "ended", "code": code, "kind": "interrupted", "here": True}
     events, _ = ends.events("a")
     assert ends.processes["a"].returncode == 0
@@ -165,7 +109,7 @@ def test_nobody_is_there(ends: Ends) -> None:
     ends.start("a", "--send")
     events, said = ends.events("a")
     assert ends.processes["a"].returncode == 124
-    assert 9 < time.monotonic() - began < 30
+    assert 9 < time.monotonic() - began < 60
     assert "retry" in kinds(events)
     assert events[-1]["event"] == "error"
     assert "cannot be reached" in said
@@ -175,7 +119,7 @@ def test_nobody_is_there(ends: Ends) -> None:
 
 
 def test_a_program_that_ends_before_it_moves(ends: Ends) -> None:
-    ends.start("b", "--program", "cat")
+    ends.listen("b", "--program", "cat")
     ends.start("a", "--send", "--program", "cat")
     for end, here in (("a", True), ("b", False)):
         events, said = ends.events(end)
@@ -185,7 +129,7 @@ def test_a_program_that_ends_before_it_moves(ends: Ends) -> None:
 
 
 def test_a_folder_that_the_receiver_lacks(ends: Ends) -> None:
-    ends.start("b", "--program", "fib")
+    ends.listen("b", "--program", "fib")
     ends.start("a", "--send")
     _, said = ends.events("a")
     assert ends.processes["a"].returncode == 124
@@ -212,7 +156,7 @@ def test_the_same_end_twice(ends: Ends) -> None:
     assert ends.processes["a"].returncode == 124
     assert "in use" in said
     first.terminate()
-    first.communicate(timeout=20)
+    first.wait(20)
     assert first.returncode == 143
 
 
@@ -240,7 +184,7 @@ def test_wrong_usage(tmp_path: Path, words: list[str], said: str) -> None:
 
 
 def test_a_program_that_is_not_there(ends: Ends) -> None:
-    ends.start("b")
+    ends.listen("b")
     ends.start("a", "--send", "--program", "nothing.wasm")
     _, said = ends.events("a")
     assert ends.processes["a"].returncode == 2

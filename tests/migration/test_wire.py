@@ -89,10 +89,10 @@ class Served:
         with grpc.insecure_channel(str(self.address)) as channel:
             path = f"/{service}/{name}"
             if isinstance(request, bytes):
-                return channel.unary_unary(path)(request, timeout=5)
+                return channel.unary_unary(path)(request, timeout=30)
             if name == "Transfer":
-                return list(channel.stream_stream(path)(iter(request), timeout=5))
-            return channel.stream_unary(path)(iter(request), timeout=5)
+                return list(channel.stream_stream(path)(iter(request), timeout=30))
+            return channel.stream_unary(path)(iter(request), timeout=30)
 
     def close(self) -> None:
         self.server.stop()

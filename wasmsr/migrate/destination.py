@@ -264,9 +264,14 @@ class Destination:
             began = time.monotonic()
             self.ready = None
             self.arrived(ready.program)
-            downtime = stopped + time.monotonic() - began
+            self._announce_arrival(ready, stopped + time.monotonic() - began)
         # What this end handed away earlier is older than what it has now.
         self.journal.discard(record.file)
+        return Standing.OWNED
+
+    def _announce_arrival(self, ready: Ready, downtime: float) -> None:
+        # Under the lock, which `retire` takes: a program that ends at once is said to have come
+        # before it is said to have ended.
         self.announce(
             Event(
                 "arrived",
@@ -274,15 +279,14 @@ class Destination:
                 f"downtime {seconds(downtime)}",
                 {
                     "peer": self.peer,
-                    "program": move.program.hex(),
-                    "epoch": move.epoch,
+                    "program": ready.move.program.hex(),
+                    "epoch": ready.move.epoch,
                     "bytes": ready.size,
                     "seconds": ready.duration,
                     "downtime": downtime,
                 },
             )
         )
-        return Standing.OWNED
 
     def abort(self, move: Move) -> Standing:
         """The source has given this attempt up: forgets all of it."""
