@@ -29,16 +29,16 @@ TEXT = """(module
     (func (export "trap") (drop (ref.null func)) unreachable))"""
 
 STATES = """\
-outer i64.const -7 | locals i64:0
-outer local.set 0 | locals i64:0  operands i64:-7
-outer i32.const 1 | locals i64:-7
-outer if f64 | locals i64:-7  operands i32:1
-outer i32.const 2 | locals i64:-7
-outer call 0 | locals i64:-7  operands i32:2
+outer i64.const -7 | locals l=i64:0
+outer local.set 0 | locals l=i64:0  operands i64:-7
+outer i32.const 1 | locals l=i64:-7
+outer if f64 | locals l=i64:-7  operands i32:1
+outer i32.const 2 | locals l=i64:-7
+outer call 0 | locals l=i64:-7  operands i32:2
   inner global.get 0 | locals i32:2
   inner local.get 0 | locals i32:2  operands i32:40
   inner i32.add | locals i32:2  operands i32:40 i32:2
-  inner global.set 0 | locals i32:2  operands i32:42  global 0: i32:40 -> i32:42
+  inner global.set 0 | locals i32:2  operands i32:42  global g: i32:40 -> i32:42
   inner f64.const 0.5 | locals i32:2"""
 
 

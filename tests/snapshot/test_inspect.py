@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from tests.snapshot.samples import full, small, to_bytes
+from wasmsr import Paused, Store, snapshot
 from wasmsr.errors import FormatError
+from wasmsr.interp.custom import Names
 from wasmsr.interp.module import Module
 from wasmsr.snapshot.format import save
 from wasmsr.snapshot.inspect import describe, describe_file, render, show
@@ -33,6 +35,7 @@ class Named:
 
     def __init__(self, digest: bytes) -> None:
         self.digest = digest
+        self.names = Names(None)
 
     def function_name(self, index: int) -> str:
         return f"named_{index}"
@@ -93,6 +96,38 @@ def test_names_from_an_embedded_module() -> None:
     snapshot.modules[0].binary = None
     assert describe(snapshot)["call_stack"][0]["name"] == "func[0]"
     assert describe(snapshot, [module])["call_stack"][0]["name"] == "spin"
+
+
+NAMED = """(module
+  (memory $heap 1) (memory 1) (table $calls 3 funcref)
+  (global $zero i32 (i32.const 0)) (global $depth (mut i32) (i32.const 4))
+  (global i64 (i64.const 9))
+  (tag $oops (param i32)) (global $caught (mut exnref) (ref.null exn))
+  (func $down (export "down") (param $n i32) (result i32) (local i64) (local $half f64)
+    (global.set $caught (block $h (result exnref)
+      (try_table (catch_all_ref $h) (throw $oops (i32.const 5))) unreachable))
+    (loop $more (br $more))
+    (i32.const 3)))"""
+
+
+def test_names_of_all_kinds() -> None:
+    module = Module.from_text(NAMED)
+    store = Store()
+    store.enqueue(store.instantiate(module).function("down"), 7)
+    assert store.run(fuel=50) == Paused("fuel")
+    found = describe(snapshot(store), [module])
+    assert [memory["name"] for memory in found["memories"]] == ["heap", None]
+    assert [table["name"] for table in found["tables"]] == ["calls"]
+    assert [cell["name"] for cell in found["globals"]] == ["zero", "depth", None, "caught"]
+    assert [exception["name"] for exception in found["exceptions"]] == ["oops"]
+    (frame,) = found["call_stack"]
+    assert frame["name"] == "down"
+    assert [local.get("name") for local in frame["locals"]] == ["n", None, "half"]
+    text = render(found, values=True)
+    assert "locals n=i32:0 i64:0 half=f64:0.0" in text  # dead, so saved as zero
+    assert "heap" in text and "calls" in text and "depth" in text
+    without = describe(snapshot(store))
+    assert [cell["name"] for cell in without["globals"]] == [None] * 4
 
 
 @pytest.mark.parametrize("make", [small, full])

@@ -31,6 +31,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from wasmsr.interp.custom import Names
+
 MAGIC = b"\0asm"
 _NO_OFFSET = 2**64 - 1
 
@@ -236,7 +238,22 @@ class Module:
     @property
     def name(self) -> str | None:
         """The given name, else the one in the name section, else None."""
-        return self._given_name or self._names[0]
+        return self._given_name or self.names.module
+
+    @cached_property
+    def names(self) -> Names:
+        """What its name section calls its functions, locals, globals and so on."""
+        from wasmsr.interp.custom import Names  # only here: few ask
+
+        return Names(self.custom_section("name"))
+
+    @cached_property
+    def branch_hints(self) -> dict[int, bool]:
+        """By byte offset of an `if` or `br_if` in the module: whether its condition is said to be
+        likely true, or likely false. This engine makes no use of it."""
+        from wasmsr.interp.custom import branch_hints  # only here: few ask
+
+        return branch_hints(self)
 
     @property
     def function_count(self) -> int:
@@ -271,7 +288,7 @@ class Module:
 
     def function_name(self, index: int) -> str:
         """A name for messages: from the name section, else an export or import, else func[i]."""
-        name = self._names[1].get(index)
+        name = self.names.functions.get(index)
         if name is not None:
             return name
         for export in self.exports:
@@ -331,60 +348,20 @@ class Module:
 
     @cached_property
     def _custom_sections(self) -> list[tuple[str, int, int]]:
+        from wasmsr.interp.custom import unsigned  # only here: few ask
+
         found = []
         at = 8
         while at < len(self.binary):
             identity = self.binary[at]
-            size, at = _unsigned(self.binary, at + 1)
+            size, at = unsigned(self.binary, at + 1)
             end = at + size
             if identity == 0:
-                length, start = _unsigned(self.binary, at)
+                length, start = unsigned(self.binary, at)
                 name = self.binary[start : start + length].decode("utf-8")
                 found.append((name, start + length, end))
             at = end
         return found
-
-    @cached_property
-    def _names(self) -> tuple[str | None, dict[int, str]]:
-        section = self.custom_section("name")
-        try:
-            return _name_section(section) if section else (None, {})
-        except (IndexError, UnicodeDecodeError):
-            return None, {}  # a damaged name section is no error (appendix A.7.3)
-
-
-def _unsigned(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return value, at
-
-
-def _name_section(data: bytes) -> tuple[str | None, dict[int, str]]:
-    """Module name and function names of a name section (specification, appendix A.7.4)."""
-    module: str | None = None
-    functions: dict[int, str] = {}
-    at = 0
-    while at < len(data):
-        kind = data[at]
-        size, at = _unsigned(data, at + 1)
-        end = at + size
-        if kind == 0:
-            length, start = _unsigned(data, at)
-            module = data[start : start + length].decode("utf-8")
-        elif kind == 1:
-            count, at = _unsigned(data, at)
-            for _ in range(count):
-                index, at = _unsigned(data, at)
-                length, at = _unsigned(data, at)
-                functions[index] = data[at : at + length].decode("utf-8")
-                at += length
-        at = end
-    return module, functions
 
 
 def assemble(text: bytes, what: str = "the text") -> bytes:

@@ -3,15 +3,16 @@
 Beside `machine`, of which it is a spectator: `Program` (or whoever runs a store) calls
 `Tracer.step` instead of `Store.run`. A line is
 
-    fib 0x46 if i32        locals i32:9  operands i32:1
+    fib 0x46 if i32        locals n=i32:9  operands i32:1
 
 indented by call depth: function name, byte offset in the module's binary, mnemonic, immediates;
-with `state` the locals and operands before the instruction, and the global that it changes.
+with `state` the locals and operands before the instruction, and the global that it changes. Locals
+and globals have their names where the module gives them some.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from wasmsr._ffi import lib
@@ -81,17 +82,20 @@ class Tracer:
 
     def _state(self, store: Store, frame: FrameView, mnemonic: str, immediates: str) -> str:
         n = len(frame.locals)
+        names = store.instances[frame.instance].module.names
         parts = []
         if frame.locals:
-            parts.append(f"locals {_values(store, frame.types[:n], frame.locals)}")
+            called = names.locals.get(frame.index, {})
+            parts.append(f"locals {_values(store, frame.types[:n], frame.locals, called)}")
         if frame.operands:
-            parts.append(f"operands {_values(store, frame.types[n:], frame.operands)}")
+            parts.append(f"operands {_values(store, frame.types[n:], frame.operands, {})}")
         if mnemonic == "global.set":
             # The one instruction that changes a global: the new value is the top operand.
             code = ValType(frame.types[-1])
             new = _value(store, code, frame.operands[-1])
-            old = _value(store, code, _global(store, frame, int(immediates)))
-            parts.append(f"global {immediates}: {old} -> {new}")
+            index = int(immediates)
+            old = _value(store, code, _global(store, frame, index))
+            parts.append(f"global {names.globals.get(index, immediates)}: {old} -> {new}")
         return "  ".join(parts)
 
 
@@ -106,9 +110,12 @@ def _global(store: Store, frame: FrameView, index: int) -> int:
     return Global(store, address).bits
 
 
-def _values(store: Store, types: bytes, slots: Sequence[int]) -> str:
-    """Values with their types: "i32:9 f64:0.5"."""
-    texts = (_value(store, ValType(code), bits) for code, bits in zip(types, slots, strict=True))
+def _values(store: Store, types: bytes, slots: Sequence[int], names: Mapping[int, str]) -> str:
+    """Values with their types, and with their names if they have some: "n=i32:9 f64:0.5"."""
+    texts = []
+    for index, (code, bits) in enumerate(zip(types, slots, strict=True)):
+        name = f"{names[index]}=" if index in names else ""
+        texts.append(name + _value(store, ValType(code), bits))
     return " ".join(texts)
 
 

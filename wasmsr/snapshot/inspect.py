@@ -1,7 +1,6 @@
 """A snapshot for people: what is in it, as plain data for JSON and as text.
 
-Reads what `format` decodes and changes nothing. Function names come from the modules, where these
-are embedded or given; the snapshot itself has only indices.
+Reads what `format` decodes and changes nothing; names come from `names`.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from wasmsr.errors import ModuleError
 from wasmsr.snapshot.check import EXNREF, EXTERNREF, F32, F64, FUNCREF, I32, I64, V128
 from wasmsr.snapshot.container import VERSION, section_title
 from wasmsr.snapshot.format import Decoder, Path, read_file
+from wasmsr.snapshot.names import NamedModule, SnapshotNames
 from wasmsr.snapshot.pages import PAGE_SIZE, page_map
-from wasmsr.snapshot.state import PAGE, ModuleRef, Snapshot
+from wasmsr.snapshot.state import PAGE, Snapshot
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,16 +31,7 @@ TYPE_NAMES = {
     EXTERNREF: "externref",
     EXNREF: "exnref",
 }
-TABLE_KEYS = ("type", "size", "minimum", "maximum", "address", "null")
-
-
-class NamedModule(Protocol):
-    """What is needed of a module; `wasmsr.interp.module.Module` has it."""
-
-    @property
-    def digest(self) -> bytes: ...
-
-    def function_name(self, index: int) -> str: ...
+TABLE_KEYS = ("name", "type", "size", "minimum", "maximum", "address", "null")
 
 
 def describe_file(path: Path, modules: Iterable[NamedModule] = ()) -> dict[str, Any]:
@@ -56,10 +46,10 @@ def describe(
     """A snapshot as data that `json` can write.
 
     Args:
-        modules: for function names; embedded modules serve as well.
+        modules: for names; embedded modules serve as well.
         decoder: what read it, for the sizes in the file.
     """
-    names = _Names(snapshot, modules)
+    names = SnapshotNames(snapshot, modules)
     description: dict[str, Any] = {}
     if decoder is not None and decoder.header is not None:
         description["file"] = _describe_file(decoder)
@@ -114,6 +104,7 @@ def describe(
         ],
         "memories": [
             {
+                "name": names.memories.get(address),
                 "pages": len(memory.data) // PAGE,
                 "minimum": memory.minimum,
                 "maximum": memory.maximum,
@@ -121,17 +112,25 @@ def describe(
                 "bytes": len(memory.data),
                 "nonzero_bytes": sum(page_map(memoryview(memory.data))) * PAGE_SIZE,
             }
-            for memory in snapshot.memories
+            for address, memory in enumerate(snapshot.memories)
         ],
-        "tables": [_describe_table(table) for table in snapshot.tables],
+        "tables": [
+            {"name": names.tables.get(address), **_describe_table(table)}
+            for address, table in enumerate(snapshot.tables)
+        ],
         "globals": [
-            {"mutable": cell.mutable, **_value(cell.type, cell.value, names)}
-            for cell in snapshot.globals
+            {
+                "name": names.globals.get(address),
+                "mutable": cell.mutable,
+                **_value(cell.type, cell.value, names),
+            }
+            for address, cell in enumerate(snapshot.globals)
         ],
         "host_objects": [type(value).__name__ for value in snapshot.externs],
         "exceptions": [
             {
                 "tag": exception.tag,
+                "name": names.tags.get(exception.tag),
                 "fields": [
                     _value(code, bits, names)
                     for code, bits in zip(
@@ -144,50 +143,6 @@ def describe(
         "wasi": _plain(snapshot.wasi),
     }
     return description
-
-
-class _Names:
-    """Function names, looked up in the modules that are there."""
-
-    def __init__(self, snapshot: Snapshot, modules: Iterable[NamedModule]) -> None:
-        self._snapshot = snapshot
-        self._modules: dict[bytes, NamedModule | None] = {m.digest: m for m in modules}
-
-    def of_index(self, instance: int, index: int) -> str:
-        state = self._snapshot.instances[instance]
-        module = self._module(self._snapshot.modules[state.module])
-        if module is not None:
-            return module.function_name(index)
-        if index < len(state.functions):
-            return self.of_address(state.functions[index])
-        return f"func[{index}]"
-
-    def of_address(self, address: int) -> str:
-        for function in self._snapshot.host_functions:
-            if function.address == address:
-                return f"{function.module}.{function.name}"
-        for number, instance in enumerate(self._snapshot.instances):
-            index = address - instance.function_base
-            if 0 <= index < instance.defined:
-                return self.of_index(number, len(instance.functions) + index)
-        return f"function {address}"
-
-    def _module(self, reference: ModuleRef) -> NamedModule | None:
-        if reference.digest not in self._modules:
-            self._modules[reference.digest] = _load(reference)
-        return self._modules[reference.digest]
-
-
-def _load(reference: ModuleRef) -> NamedModule | None:
-    """The embedded module, unless this engine cannot read it: names are a courtesy."""
-    if reference.binary is None:
-        return None
-    from wasmsr.interp.module import Module
-
-    try:
-        return Module(reference.binary)
-    except ModuleError:
-        return None
 
 
 def _describe_file(decoder: Decoder) -> dict[str, Any]:
@@ -229,9 +184,12 @@ def _innermost_first(snapshot: Snapshot) -> Iterator[int]:
     return reversed(range(len(snapshot.thread.frames)))
 
 
-def _describe_frame(snapshot: Snapshot, names: _Names, number: int) -> dict[str, Any]:
+def _describe_frame(snapshot: Snapshot, names: SnapshotNames, number: int) -> dict[str, Any]:
     frame = snapshot.thread.frames[number]
     values = [_value(t, v, names) for t, v in zip(frame.types, frame.values, strict=True)]
+    for index, name in names.of_locals(frame.instance, frame.function).items():
+        if index < frame.locals:
+            values[index]["name"] = name
     return {
         "frame": number,
         "instance": frame.instance,
@@ -260,7 +218,7 @@ def _types(codes: bytes) -> str:
     return ", ".join(TYPE_NAMES[code] for code in codes)
 
 
-def _value(code: int, bits: int, names: _Names) -> dict[str, Any]:
+def _value(code: int, bits: int, names: SnapshotNames) -> dict[str, Any]:
     """A value as a reader expects it: signed numbers, floats, references by name."""
     value: Any
     if code in (I32, I64):
@@ -386,11 +344,11 @@ def _all_blocks(d: Mapping[str, Any], values: bool) -> Iterator[Block]:
     )
     yield (
         "Memories",
-        ("", "pages", "minimum", "maximum", "address", "bytes", "not zero"),
+        ("", "name", "pages", "minimum", "maximum", "address", "bytes", "not zero"),
         [
             (
                 str(n),
-                *(_text(m[key]) for key in ("pages", "minimum", "maximum", "address")),
+                *(_text(m[key]) for key in ("name", "pages", "minimum", "maximum", "address")),
                 _size(m["bytes"]),
                 _size(m["nonzero_bytes"]),
             )
@@ -404,9 +362,15 @@ def _all_blocks(d: Mapping[str, Any], values: bool) -> Iterator[Block]:
     )
     yield (
         "Globals",
-        ("", "type", "", "value"),
+        ("", "name", "type", "", "value"),
         [
-            (str(n), g["type"], "mutable" if g["mutable"] else "", _text(g["value"]))
+            (
+                str(n),
+                _text(g["name"]),
+                g["type"],
+                "mutable" if g["mutable"] else "",
+                _text(g["value"]),
+            )
             for n, g in enumerate(d["globals"])
         ],
     )
@@ -449,11 +413,16 @@ def _stack_block(frames: Sequence[Mapping[str, Any]], values: bool) -> Block:
         )
         if values:
             for what in ("locals", "operands"):
-                text = " ".join(f"{v['type']}:{_text(v['value'])}" for v in frame[what])
+                text = " ".join(map(_typed, frame[what]))
                 if text:
                     rows.append(("", f"  {what} {text}", "", "", "", "", ""))
     headings = ("", "function", "index", "byte", "instance", "locals", "operands")
     return "Call stack, innermost first", headings, rows
+
+
+def _typed(value: Mapping[str, Any]) -> str:
+    name = f"{value['name']}=" if "name" in value else ""
+    return f"{name}{value['type']}:{_text(value['value'])}"
 
 
 def _mounts(value: Any) -> str:

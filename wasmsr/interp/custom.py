@@ -1,0 +1,224 @@
+"""What custom sections say: the names of a module's things, and hints at which way branches go.
+
+Beside `module`, which finds the sections and reads them when they are first asked for. Nothing that
+stands in a custom section changes what a program does, and nothing in it is an error: of what is
+damaged there is nothing (specification, appendix "Custom Sections").
+
+Source: appendix "Name Section", its extension for all index spaces
+(github.com/WebAssembly/extended-name-section), and github.com/WebAssembly/branch-hinting.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from wasmsr.interp.module import Module
+
+    Content = TypeVar("Content")
+
+Map = dict[int, str]
+"""Names by index."""
+
+_DAMAGED = (IndexError, ValueError)  # UnicodeDecodeError is a ValueError
+
+
+def unsigned(data: bytes, at: int) -> tuple[int, int]:
+    """The LEB128 number at `at`, of 32 bits, and where it ends.
+
+    Raises:
+        IndexError: it is cut off; ValueError: it is too long.
+    """
+    value = shift = 0
+    while shift < 35:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number has more than 32 bits")
+
+
+def _name(data: bytes, at: int) -> tuple[str, int]:
+    length, at = unsigned(data, at)
+    if length > len(data) - at:
+        raise IndexError("a name is cut off")
+    return data[at : at + length].decode("utf-8"), at + length
+
+
+def _direct(data: bytes, at: int = 0) -> tuple[Map, int]:
+    found: Map = {}
+    count, at = unsigned(data, at)
+    for _ in range(count):
+        index, at = unsigned(data, at)
+        found[index], at = _name(data, at)
+    return found, at
+
+
+def _indirect(data: bytes) -> dict[int, Map]:
+    found = {}
+    count, at = unsigned(data, 0)
+    for _ in range(count):
+        index, at = unsigned(data, at)
+        found[index], at = _direct(data, at)
+    return found
+
+
+class Names:
+    """The names that a module gives its things; each kind is read when it is first asked for.
+
+    Attributes:
+        module: of the module itself, or None.
+        functions, types, tables, memories, globals, elements, data, tags: by index.
+        locals: by function, then by index, parameters first; labels: by function, then in the
+            order in which its blocks begin; fields: by type, then by index.
+    """
+
+    def __init__(self, section: bytes | None) -> None:
+        self._parts: dict[int, bytes] = {}
+        at = 0
+        try:
+            while section is not None and at < len(section):
+                kind = section[at]
+                size, at = unsigned(section, at + 1)
+                if size > len(section) - at:
+                    break
+                self._parts.setdefault(kind, section[at : at + size])
+                at += size
+        except _DAMAGED:
+            pass
+
+    def _read(self, kind: int, read: Callable[[bytes], Content], nothing: Content) -> Content:
+        part = self._parts.get(kind)
+        if part is None:
+            return nothing
+        try:
+            return read(part)
+        except _DAMAGED:
+            return nothing
+
+    def _map(self, kind: int) -> Map:
+        return self._read(kind, lambda part: _direct(part)[0], {})
+
+    def _maps(self, kind: int) -> dict[int, Map]:
+        return self._read(kind, _indirect, {})
+
+    @cached_property
+    def module(self) -> str | None:
+        return self._read(0, lambda part: _name(part, 0)[0], None)
+
+    @cached_property
+    def functions(self) -> Map:
+        return self._map(1)
+
+    @cached_property
+    def locals(self) -> dict[int, Map]:
+        return self._maps(2)
+
+    @cached_property
+    def labels(self) -> dict[int, Map]:
+        return self._maps(3)
+
+    @cached_property
+    def types(self) -> Map:
+        return self._map(4)
+
+    @cached_property
+    def tables(self) -> Map:
+        return self._map(5)
+
+    @cached_property
+    def memories(self) -> Map:
+        return self._map(6)
+
+    @cached_property
+    def globals(self) -> Map:
+        return self._map(7)
+
+    @cached_property
+    def elements(self) -> Map:
+        return self._map(8)
+
+    @cached_property
+    def data(self) -> Map:
+        return self._map(9)
+
+    @cached_property
+    def fields(self) -> dict[int, Map]:
+        return self._maps(10)
+
+    @cached_property
+    def tags(self) -> Map:
+        return self._map(11)
+
+
+HINTS = "metadata.code.branch_hint"
+"""The name of the custom section with hints."""
+
+
+def branch_hints(module: Module) -> dict[int, bool]:
+    """Which conditions of `if` and `br_if` are said to be likely true, or likely false: by byte
+    offset of the instruction in the module. Empty where there is no such section, or one that is
+    not as the proposal says: functions and offsets ascending, each hint of one byte, 0 or 1, at
+    such an instruction.
+
+    Raises:
+        ModuleError: the module was not validated before, and is not valid.
+    """
+    module.validate()
+    section = module.custom_section(HINTS)
+    try:
+        return _hints(module, section) if section else {}
+    except _DAMAGED:
+        return {}
+
+
+def _hints(module: Module, data: bytes) -> dict[int, bool]:
+    from wasmsr.interp.instructions import disassemble
+
+    found: dict[int, bool] = {}
+    functions, at = unsigned(data, 0)
+    last_function = -1
+    for _ in range(functions):
+        function, at = unsigned(data, at)
+        begin, end = module.body_range(function)  # IndexError where there is none
+        if function <= last_function:
+            raise ValueError("functions out of order")
+        last_function, place, hints = function, _code_start(module.binary, begin), {}
+        count, at = unsigned(data, at)
+        for _ in range(count):
+            offset, at = unsigned(data, at)
+            size, at = unsigned(data, at)
+            value, at = data[at], at + 1
+            if size != 1 or value > 1 or begin + offset in hints:
+                raise ValueError("no hint")
+            hints[begin + offset] = value == 1
+        if list(hints) != sorted(hints):
+            raise ValueError("hints out of order")
+        for wanted in hints:
+            while place < min(wanted, end):
+                place += disassemble(module.binary, place)[2]
+            if place != wanted or module.binary[place] not in (0x04, 0x0D):
+                raise ValueError("a hint at another instruction")
+        found |= hints
+    if at != len(data):
+        raise ValueError("more than hints")
+    return found
+
+
+def _code_start(binary: bytes, at: int) -> int:
+    """The first instruction of a body that has been validated: behind its locals."""
+    groups, at = unsigned(binary, at)
+    for _ in range(groups):
+        _, at = unsigned(binary, at)
+        at += 1
+        if binary[at - 1] in (0x63, 0x64):  # (ref null? HEAP): its heap type follows
+            while binary[at] >= 0x80:
+                at += 1
+            at += 1
+    return at

@@ -1,0 +1,99 @@
+"""Names for what a snapshot has by number, from the modules that are there.
+
+Below `inspect`. The snapshot itself has indices and addresses only; names stand in the modules,
+where these are embedded or given. They are a courtesy: without a module there are numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from wasmsr.errors import ModuleError
+from wasmsr.snapshot.state import InstanceState, ModuleRef, Snapshot
+
+if TYPE_CHECKING:
+    from wasmsr.interp.custom import Names
+
+
+class NamedModule(Protocol):
+    """What is needed of a module; `wasmsr.interp.module.Module` has it."""
+
+    @property
+    def digest(self) -> bytes: ...
+
+    @property
+    def names(self) -> Names: ...
+
+    def function_name(self, index: int) -> str: ...
+
+
+class SnapshotNames:
+    """The names of a snapshot's things, looked up in `modules` and in those that it embeds."""
+
+    def __init__(self, snapshot: Snapshot, modules: Iterable[NamedModule]) -> None:
+        self._snapshot = snapshot
+        self._modules: dict[bytes, NamedModule | None] = {m.digest: m for m in modules}
+        self.tables: dict[int, str] = {}
+        self.memories: dict[int, str] = {}
+        self.globals: dict[int, str] = {}
+        self.tags: dict[int, str] = {}
+        for instance, names in self._named_instances():
+            for found, addresses, given in (
+                (self.tables, instance.tables, names.tables),
+                (self.memories, instance.memories, names.memories),
+                (self.globals, instance.globals, names.globals),
+                (self.tags, instance.tags, names.tags),
+            ):
+                for index, address in enumerate(addresses):
+                    if index in given:
+                        found.setdefault(address, given[index])
+
+    def _named_instances(self) -> Iterator[tuple[InstanceState, Names]]:
+        for instance in self._snapshot.instances:
+            module = self._module(self._snapshot.modules[instance.module])
+            if module is not None:
+                yield instance, module.names
+
+    def of_index(self, instance: int, index: int) -> str:
+        """A function, by its index in an instance."""
+        state = self._snapshot.instances[instance]
+        module = self._module(self._snapshot.modules[state.module])
+        if module is not None:
+            return module.function_name(index)
+        if index < len(state.functions):
+            return self.of_address(state.functions[index])
+        return f"func[{index}]"
+
+    def of_address(self, address: int) -> str:
+        """A function, by its address in the store."""
+        for function in self._snapshot.host_functions:
+            if function.address == address:
+                return f"{function.module}.{function.name}"
+        for number, instance in enumerate(self._snapshot.instances):
+            index = address - instance.function_base
+            if 0 <= index < instance.defined:
+                return self.of_index(number, len(instance.functions) + index)
+        return f"function {address}"
+
+    def of_locals(self, instance: int, index: int) -> dict[int, str]:
+        """The locals of a function that have a name."""
+        module = self._module(self._snapshot.modules[self._snapshot.instances[instance].module])
+        return {} if module is None else module.names.locals.get(index, {})
+
+    def _module(self, reference: ModuleRef) -> NamedModule | None:
+        if reference.digest not in self._modules:
+            self._modules[reference.digest] = _load(reference)
+        return self._modules[reference.digest]
+
+
+def _load(reference: ModuleRef) -> NamedModule | None:
+    """The embedded module, unless this engine cannot read it."""
+    if reference.binary is None:
+        return None
+    from wasmsr.interp.module import Module
+
+    try:
+        return Module(reference.binary)
+    except ModuleError:
+        return None
