@@ -21,12 +21,14 @@ from wasmsr import (
     FuncType,
     HostError,
     HostFunction,
+    Limits,
     Module,
     Paused,
     Store,
     Tag,
     TagType,
     ThrownException,
+    Trap,
     Trapped,
     UncaughtException,
     ValType,
@@ -149,6 +151,25 @@ def test_long_chains_are_collected_and_saved_without_recursion() -> None:
     assert len(capture(store).exceptions) == 20_000
 
 
+def test_a_chain_that_would_take_all_memory_is_a_trap() -> None:
+    store = Store(limits=Limits(table_elements=10_000))
+    instance = store.instantiate(text(CHAIN))
+    add = instance.function("add")
+    with pytest.raises(Trap, match="take more than the limit of table elements allows"):
+        for i in range(1_000_000):
+            add(i)
+    # Five slots and two of fields; eight for each element, and a mebibyte.
+    assert 0.8 < lib.wsr_exception_count(store.c) * 7 * 8 / (80_000 * 8 + (1 << 20)) <= 1
+    restored = hop(store)
+    with pytest.raises(Trap, match="take more"):
+        for i in range(10_000):
+            restored.instances[0].function("add")(i)
+    instance.function("forget")()
+    for i in range(1000):
+        add(i)
+    assert instance.function("sum")() == sum(range(1000))
+
+
 def test_shared_exceptions_are_saved_once() -> None:
     source = """(module (tag $e (param i32)) (table $t 3 exnref)
       (global $g (mut exnref) (ref.null exn))
@@ -248,6 +269,26 @@ def test_host_functions_throw_and_let_through() -> None:
     assert isinstance(store.run(fuel=3), Paused)
     with pytest.raises(TypeError, match="fields"):
         tag.throw()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system shows no such figure")
+def test_throws_of_the_host_take_no_memory() -> None:
+    """They are collected too, although the program throws nothing."""
+    store = Store()
+    tag = Tag.new(store, TagType((I32,) * 60))
+    source = f"""(module (import "h" "e" (tag $e (param {"i32 " * 60}))) (import "h" "f" (func $f))
+      (func (export "run") (param $n i32)
+        (loop $next
+          (block $h (try_table (catch_all $h) (call $f)))
+          (br_if $next (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))))"""
+    imports = {
+        "h": {"e": tag, "f": HostFunction(FuncType((), ()), lambda _: tag.throw(*range(60)))}
+    }
+    run = store.instantiate(text(source), imports).function("run")
+    run(2000)
+    before = resident()
+    run(30_000)
+    assert resident() - before < 8 << 20
 
 
 def test_exceptions_in_python_stay_alive_and_go_back() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.machines import text
-from wasmsr import FormatError, Store
+from tests.unit.machines import hop, text
+from wasmsr import Finished, FormatError, Global, GlobalType, Paused, Store, Table
 from wasmsr.snapshot.capture import capture, restore
 
 LIMITS = {
@@ -63,3 +63,35 @@ def test_exceptions_that_refer_to_one_many_times() -> None:
     exceptions = capture(store).exceptions
     assert time.process_time() - began < 3
     assert [set(e.fields) for e in exceptions] == [{i} for i in range(200)]
+
+
+def test_tables_and_globals_of_the_host_keep_their_exact_types() -> None:
+    """They were saved with the code of their types alone, and refused when restored."""
+    types = "(type $f (func (result i32))) (type $g (func (param i32) (result i32)))"
+    library = text(f"""(module {types} (func $five (export "five") (type $f) (i32.const 5))
+      (global (export "const") (ref $f) (ref.func $five)) (table (export "table") 1 (ref null $f))
+      (global (export "var") (mut (ref null $f)) (ref.null $f)))""")
+    user = text(f"""(module {types}
+      (import "h" "const" (global $const (ref func)))
+      (import "h" "const" (global (ref null $f)))
+      (import "h" "var" (global $var (mut (ref null $f))))
+      (import "h" "table" (table $table 1 (ref null $f)))
+      (func (export "run") (result i32)
+        (drop (global.get $const))
+        (i32.add (call_ref $f (table.get $table (i32.const 0))) (call_ref $f (global.get $var)))))""")
+    store = Store()
+    exports = store.instantiate(library).exports
+    five = exports["five"]
+    made: dict[str, Any] = {"table": Table.new(store, exports["table"].type)}
+    for name in ("const", "var"):
+        type_ = exports[name].type
+        assert isinstance(type_, GlobalType)
+        made[name] = Global.new(store, type_, five)
+    made["table"][0] = five
+    store.enqueue(store.instantiate(user, {"h": made}).function("run"))
+    assert isinstance(store.run(fuel=1), Paused)
+    moved = hop(store)
+    for address in range(4):
+        assert Global(moved, address).type == Global(store, address).type
+    for end in (moved.run(), store.run()):
+        assert isinstance(end, Finished) and end.results == (10,)

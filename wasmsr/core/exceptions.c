@@ -136,11 +136,32 @@ uint64_t wsr_add_exception(wsr_store *store, uint32_t tag, const uint64_t *field
   return reference_to(index);
 }
 
-static uint64_t new_exception(wsr_store *store, uint32_t tag, const uint64_t *fields) {
+/* What exceptions may take: eight slots for each element that a table may have, so that no program can
+ * chain up more of them than it could keep in tables. */
+static uint64_t most_bytes(const wsr_store *store) {
+  return LEAST_TO_COLLECT + (uint64_t)store->limits.table_elements * 8 * sizeof(uint64_t);
+}
+
+/* Whether one more has room, after a collection if need be; full is when little was freed by it, or
+ * there would soon be one for every throw. */
+static bool within_limit(wsr_store *store, uint32_t tag) {
+  const wsr_function_type *type = &store->types[store->tags[tag]];
+  const uint64_t most = most_bytes(store);
+  const size_t size = size_of(wsr_slots_of(type->params, type->n_params));
+  if (store->exception_bytes + size <= most) return true;
+  collect(store);
+  return store->exception_bytes + size <= most - most / 8;
+}
+
+uint64_t wsr_new_exception(wsr_store *store, uint32_t tag, const uint64_t *fields,
+                           uint32_t *trap) {
   if (store->exception_bytes >= store->collect_at) {
     if (store->collect_at) collect(store);
     if (!store->collect_at) store->collect_at = LEAST_TO_COLLECT;
   }
+  *trap = WSR_TRAP_EXCEPTIONS;
+  if (!within_limit(store, tag)) return 0;
+  *trap = WSR_TRAP_NO_MEMORY;
   return wsr_add_exception(store, tag, fields);
 }
 
@@ -232,9 +253,10 @@ uint32_t wsr_throw_cell(wsr_store *store, const wsr_instance *instance, const ws
                         const uint64_t *fp, wsr_exit *out) {
   uint64_t reference = fp[cell->s];
   if (cell->op == WSR_OP_THROW) {
-    reference = new_exception(store, instance->tags[cell->u.p.a], fp + cell->s);
+    uint32_t trap = WSR_TRAP_NONE;
+    reference = wsr_new_exception(store, instance->tags[cell->u.p.a], fp + cell->s, &trap);
     if (!reference) {
-      out->trap = WSR_TRAP_NO_MEMORY;
+      out->trap = trap;
       return WSR_TRAPPED;
     }
   } else if (!reference) {

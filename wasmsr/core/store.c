@@ -646,6 +646,21 @@ int wsr_import_matches(wsr_store *store, wsr_module *m, uint32_t import, uint32_
   }
 }
 
+/* The narrower of two types that are both of one value. */
+static wsr_type narrower(const wsr_store *store, wsr_type a, wsr_type b) {
+  const bool first = wsr_is_subtype(store->subtypes, a | WSR_NOT_NULL, b | WSR_NOT_NULL);
+  return (first ? a : b) | ((a | b) & WSR_NOT_NULL);
+}
+
+wsr_type wsr_narrowed(wsr_store *store, wsr_module *m, uint32_t import, wsr_type type) {
+  const wsr_extern *item = &m->imports[import];
+  const uint32_t *numbers = numbers_of(store, m);
+  if (!numbers || !wsr_is_reference(type)) return type;
+  const wsr_type wanted =
+      item->kind == WSR_TABLE ? m->tables[item->index].type : m->globals[item->index].type.type;
+  return wsr_is_reference(wanted) ? narrower(store, type, wsr_store_type(numbers, wanted)) : type;
+}
+
 /* ---- invocations ---- */
 
 const wsr_code *wsr_function_code(wsr_store *store, uint32_t address) {

@@ -136,6 +136,9 @@ uint32_t wsr_add_tag_import(wsr_store *store, wsr_module *module, uint32_t tag, 
 /* Whether the thing at that address has the type that the module's import asks for (specification,
  * 3.3, subtypes included); sizes of tables and memories are not compared. */
 int wsr_import_matches(wsr_store *store, wsr_module *module, uint32_t import, uint32_t address);
+/* The type of a table's elements or a global's value of which is known that it is `type` and what the
+ * module's import takes. */
+wsr_type wsr_narrowed(wsr_store *store, wsr_module *module, uint32_t import, wsr_type type);
 /* Whether a slot's value is one of that type in the store. Of an externref only null is looked at. */
 int wsr_value_fits(const wsr_store *store, wsr_type type, uint64_t value);
 /* Of many: the place of the first that is none, or `n`. */
@@ -211,6 +214,9 @@ void wsr_tag_type(const wsr_store *store, uint32_t address, wsr_function_type *o
 /* A new exception, or 0 without memory. Unless it is kept, or stored where a program can find it, it
  * goes when one is thrown. */
 uint64_t wsr_add_exception(wsr_store *store, uint32_t tag, const uint64_t *fields);
+/* The same for one that is thrown: others may go for it. Zero with the trap that says why, if there can
+ * be none. */
+uint64_t wsr_new_exception(wsr_store *store, uint32_t tag, const uint64_t *fields, uint32_t *trap);
 int wsr_is_exception(const wsr_store *store, uint64_t reference);
 void wsr_exception_view(const wsr_store *store, uint64_t reference, wsr_exception_fields *out);
 /* The host holds the exception (by = 1) or no longer (by = -1); not while the store runs. */

@@ -10,9 +10,10 @@ import select
 from collections.abc import Callable
 
 from wasmsr._ffi import ffi, lib
-from wasmsr.errors import HostError, LinkError, ModuleError
+from wasmsr.errors import HostError, LinkError, ModuleError, Trap
 from wasmsr.interp.hostcalls import performer
 from wasmsr.interp.module import address_type, core_error, function_type
+from wasmsr.interp.traps import MESSAGES
 from wasmsr.interp.types import (
     Bounds,
     FuncType,
@@ -375,6 +376,7 @@ class Tag(Handle):
 
         Raises:
             UncaughtException: always; whoever catches it in Python keeps it from the program.
+            Trap: the exceptions that are alive leave no room for it.
             TypeError, OverflowError: the fields do not fit the type.
         """
         from wasmsr.interp.exceptions import ThrownException
@@ -384,9 +386,11 @@ class Tag(Handle):
             raise TypeError(f"the tag takes {len(params)} fields, not {len(fields)}")
         bits = [to_slot(self.store, t, f) for t, f in zip(params, fields, strict=True)]
         slots = list(spread(params, bits)) or [0]
-        reference = lib.wsr_add_exception(self.store.c, self.address, slots)
+        self.store.release()
+        trap = ffi.new("uint32_t *")
+        reference = lib.wsr_new_exception(self.store.c, self.address, slots, trap)
         if not reference:
-            raise MemoryError("no memory left for an exception")
+            raise Trap(MESSAGES[trap[0]])
         raise ThrownException(self.store, reference).error()
 
 

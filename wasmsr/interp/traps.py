@@ -26,6 +26,10 @@ TRAPS: tuple[tuple[str, str], ...] = (
     ("NULL_EXCEPTION", "null exception reference"),
     ("EXHAUSTION", "call stack exhausted"),
     ("NO_MEMORY", NO_CODE),
+    (
+        "EXCEPTIONS",
+        "the exceptions that are alive take more than the limit of table elements allows",
+    ),
 )
 """(name in C, message), in the order of the C codes."""
 

@@ -481,6 +481,7 @@ class _Restoring:
         if space == 0 and address < len(snapshot.tables):
             table = snapshot.tables[address]
             bounds = c_bounds(_table_type(table))
+            bounds.type = self._narrowed(lib.WSR_TABLE, address, table.type)
             made = lib.wsr_add_table(c, bounds, table.minimum, self.error)
         elif space == 1 and address < len(snapshot.memories):
             memory = snapshot.memories[address]
@@ -489,7 +490,8 @@ class _Restoring:
         elif space == 2 and address < len(snapshot.globals):
             item = snapshot.globals[address]
             value = spread((ValType(item.type),), (item.value,))
-            made = lib.wsr_add_global(c, item.type, item.mutable, value, self.error)
+            type_ = self._narrowed(lib.WSR_GLOBAL, address, item.type)
+            made = lib.wsr_add_global(c, type_, item.mutable, value, self.error)
         elif space == 3 and address < len(snapshot.tags):
             made = self._add_tag(address)
         else:
@@ -497,6 +499,18 @@ class _Restoring:
         if made == 2**32 - 1:
             raise SnapshotError(ffi.string(self.error.message).decode())
         self.next[space] += 1
+
+    def _narrowed(self, kind: int, address: int, code: int) -> int:
+        """The type of the elements or the value of something of the host's: saved is only the code,
+        who imports it knows more."""
+        type_ = code
+        for instance in self.snapshot.instances:
+            module = self.modules[instance.module]
+            addresses = instance.tables if kind == lib.WSR_TABLE else instance.globals
+            for item in module.imports:
+                if item.kind == kind and addresses[item.index] == address:
+                    type_ = lib.wsr_narrowed(self.store.c, module._c, item.number, type_)
+        return type_
 
     def _add_tag(self, address: int) -> Any:
         """A tag of the host's, of the type that it had: who imports it knows it exactly."""
