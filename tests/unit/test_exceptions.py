@@ -281,10 +281,8 @@ def test_throws_of_the_host_take_no_memory() -> None:
         (loop $next
           (block $h (try_table (catch_all $h) (call $f)))
           (br_if $next (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))))"""
-    imports = {
-        "h": {"e": tag, "f": HostFunction(FuncType((), ()), lambda _: tag.throw(*range(60)))}
-    }
-    run = store.instantiate(text(source), imports).function("run")
+    throw = HostFunction(FuncType((), ()), lambda _: tag.throw(*range(60)))
+    run = store.instantiate(text(source), {"h": {"e": tag, "f": throw}}).function("run")
     run(2000)
     before = resident()
     run(30_000)

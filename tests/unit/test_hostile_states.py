@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.unit.machines import hop, text
-from wasmsr import Finished, FormatError, Global, GlobalType, Paused, Store, Table
+from wasmsr import Finished, FormatError, Global, GlobalType, Paused, Store, Table, TableType
 from wasmsr.snapshot.capture import capture, restore
 
 LIMITS = {
@@ -78,11 +78,14 @@ def test_tables_and_globals_of_the_host_keep_their_exact_types() -> None:
       (import "h" "table" (table $table 1 (ref null $f)))
       (func (export "run") (result i32)
         (drop (global.get $const))
-        (i32.add (call_ref $f (table.get $table (i32.const 0))) (call_ref $f (global.get $var)))))""")
+        (i32.add (call_ref $f (global.get $var))
+          (call_ref $f (table.get $table (i32.const 0))))))""")
     store = Store()
     exports = store.instantiate(library).exports
     five = exports["five"]
-    made: dict[str, Any] = {"table": Table.new(store, exports["table"].type)}
+    table = exports["table"].type
+    assert isinstance(table, TableType)
+    made: dict[str, Any] = {"table": Table.new(store, table)}
     for name in ("const", "var"):
         type_ = exports[name].type
         assert isinstance(type_, GlobalType)

@@ -20,8 +20,8 @@ class Limits:
     Attributes:
         memory_pages: pages of 64 KiB of each memory; more than 65,536 are of use to memories with
             64-bit addresses only.
-        table_elements: elements of each table. The exceptions that are alive may take eight slots for
-            each of so many too, and a mebibyte: five slots and those of its fields for each.
+        table_elements: elements of each table. The exceptions that are alive may take eight slots
+            for each of so many too, and a mebibyte: five slots and those of its fields for each.
         stack_slots: 64-bit slots of the value stack.
         stack_frames: frames; one more is the trap "call stack exhausted".
     """

@@ -26,10 +26,7 @@ TRAPS: tuple[tuple[str, str], ...] = (
     ("NULL_EXCEPTION", "null exception reference"),
     ("EXHAUSTION", "call stack exhausted"),
     ("NO_MEMORY", NO_CODE),
-    (
-        "EXCEPTIONS",
-        "the exceptions that are alive take more than the limit of table elements allows",
-    ),
+    ("EXCEPTIONS", "live exceptions take more than the limit of table elements allows"),
 )
 """(name in C, message), in the order of the C codes."""
 
