@@ -20,7 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.fuzz.generate import Generator
-from tests.fuzz.stacks import source
+from tests.fuzz.stacks import source as stacks
+from tests.fuzz.throwing import FEATURES
+from tests.fuzz.throwing import source as everything
 from tests.lockstep import advance
 from wasmsr.interp.machine import Finished, Limits, Outcome, Paused, Store, Trapped
 from wasmsr.interp.module import Module
@@ -30,7 +32,8 @@ GROWTH = 1.12
 
 
 def _store(module: Module) -> Store:
-    store = Store(limits=Limits(stack_slots=60_000, stack_frames=2000), deterministic=True)
+    limits = Limits(stack_slots=60_000, stack_frames=2000)
+    store = Store(limits=limits, deterministic=True, features=module.features)
     store.instantiate(module)
     return store
 
@@ -65,9 +68,13 @@ def programs(kernels: list[str], modules: int) -> Iterator[tuple[str, Store]]:
         yield Path(path).stem, store
     for seed in range(modules):
         choose = random.Random(seed).randrange
-        text = source(choose) if seed % 2 else Generator(choose).module()
-        store = _store(Module.from_text(text))
-        store.enqueue(store.instances[-1].function("f"))
+        if seed % 3 == 2:  # vectors, atomics, several memories, 64-bit addresses, exceptions, …
+            store = _store(Module.from_text(everything(choose), features=FEATURES))
+            store.enqueue(store.instances[-1].function("run"))
+        else:
+            text = stacks(choose) if seed % 3 else Generator(choose).module()
+            store = _store(Module.from_text(text))
+            store.enqueue(store.instances[-1].function("f"))
         yield f"module {seed}", store
 
 
