@@ -518,7 +518,12 @@ class Program:
                 self._hop()
                 self._next_hop = done + marks.hop
         ends = (marks.stop, marks.fuel, None if marks.hop is None else self._next_hop)
-        return min((end - done for end in ends if end is not None), default=None)
+        left = min((end - done for end in ends if end is not None), default=None)
+        return None if left is None else min(left, _AT_ONCE)
+
+
+_AT_ONCE = 1 << 60
+"""Instructions of one run; a mark may be farther away."""
 
 
 def _nothing(*arguments: object) -> None:

@@ -45,6 +45,17 @@ def test_arguments_that_wait_are_of_their_types() -> None:
             restore(snapshot, modules=[module])
 
 
+def test_a_count_that_has_no_room_for_more() -> None:
+    module = text('(module (func (export "f") (loop (br 0))))')
+    store = Store()
+    store.enqueue(store.instantiate(module).function("f"))
+    store.run(fuel=10)
+    snapshot = replace(capture(store), executed=2**64 - 3)
+    restored = restore(snapshot, modules=[module])
+    assert restored.run(fuel=10) == Paused("fuel")
+    assert hop(restored).executed == 2**64 - 1
+
+
 def test_exceptions_that_refer_to_one_many_times() -> None:
     """Each of 200 has 300 references to the one before: once it took half a minute to save them."""
     fields = "exnref " * 300

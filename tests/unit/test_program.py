@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.unit.machines import text
-from wasmsr.program import Program, Stand
+from wasmsr.program import Marks, Program, Stand
 
 SPIN = '(module (func (export "_start") (loop $again (br $again))))'
 
@@ -47,3 +47,17 @@ def test_it_stands_when_whoever_listens_was_told() -> None:
     program.wait(60)
     assert seen == [(Stand.IDLE, False)]
     assert program.stands
+
+
+def test_fuel_for_centuries_is_fuel() -> None:
+    """A snapshot may grant all the fuel that its format has room for."""
+    program = Program.launch(text(SPIN))
+    program.marks = Marks(stop=1000, fuel=(1 << 64) - 1)
+    program.start()
+    program.wait(60)
+    snapshot = program.snapshot()
+    assert snapshot.limits.fuel == (1 << 64) - 1001
+    resumed = Program.resume(snapshot, module=text(SPIN))
+    resumed.start()
+    assert resumed.pause(60)
+    assert resumed.stand is Stand.PAUSED

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from wasmsr.wasi.contents import Contents
 
 ENGINE = "wasmsr"
+_MOST_EXECUTED = 2**64 - 1
+"""The count that a snapshot has room for."""
 
 
 def _engine() -> str:
@@ -230,7 +232,7 @@ def capture(
         externs=references.externs,
         wasi=dict(wasi) if wasi is not None else None,
         files=files if files else None,
-        executed=store.executed,
+        executed=None if store.executed is None else min(store.executed, _MOST_EXECUTED),
         tags=references.tags,
         exceptions=references.finish(),
     )
