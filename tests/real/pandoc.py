@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.real.twins import level
 from wasmsr import Finished, Module, Mount, Outcome, Paused, Snapshot, Store, Wasi, snapshot
 
 RUNTIME = ("pandoc.wasm", "+RTS", "-H64m", "-RTS")
@@ -21,14 +22,29 @@ RUNTIME = ("pandoc.wasm", "+RTS", "-H64m", "-RTS")
 LEG_SECONDS = 600
 
 
-def begin(module: Module, folder: Path, markdown: str, options: dict[str, object]) -> Store:
-    """A store in which everything is ready and the conversion is enqueued."""
+def begin(
+    module: Module,
+    folder: Path,
+    markdown: str,
+    options: dict[str, object],
+    *,
+    deterministic: bool = False,
+) -> Store:
+    """A store in which everything is ready and the conversion is enqueued.
+
+    Args:
+        folder: what Pandoc sees as `/`; made new.
+        options: as Pandoc's defaults files have them.
+        deterministic: the same every time, as `twins` are.
+    """
     folder.mkdir()
     for name in ("stdin", "stdout", "stderr", "warnings"):
         (folder / name).write_text(markdown if name == "stdin" else "")
-    store = Store()
-    store.wasi = Wasi(args=RUNTIME, mounts=[Mount.parse(f"{folder}::/")])
-    instance = store.instantiate(module, store.wasi.imports)
+    store = Store(deterministic=deterministic)
+    mounts = [Mount.parse(f"{folder}::/")]
+    store.wasi = Wasi(args=RUNTIME, mounts=mounts, deterministic=deterministic)
+    imports = level(store.wasi.imports) if deterministic else store.wasi.imports
+    instance = store.instantiate(module, imports)
     instance.function("__wasm_call_ctors")()
 
     def put(data: bytes) -> int:

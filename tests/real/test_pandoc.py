@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.lockstep import Pair
 from tests.real import fetch
+from tests.real.legs import files_of
 from tests.real.pandoc import begin, leg
 from wasmsr import Finished, Module, Paused, snapshot
 
@@ -86,3 +88,20 @@ def test_markdown_to_html_in_legs(file: Path, tmp_path: Path) -> None:
         assert leg(file, folder, saved, cut - start) == "Paused"
     assert leg(file, folder, saved, 0) == "Finished"
     assert {path.name: path.read_text() for path in folder.iterdir()} == result
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("counted", [False, True], ids=["plain", "counted"])
+def test_both_codes_agree(file: Path, counted: bool, tmp_path: Path) -> None:
+    module = Module.from_file(file)
+    stores = [
+        begin(module, tmp_path / name, CHAPTER.format(n=1), OPTIONS, deterministic=True)
+        for name in ("fast", "precise")
+    ]
+    pair = Pair(*stores, counted=counted, memories=200)
+    assert isinstance(pair.run(most=20_000, every=250, seed=5), Finished)
+    assert pair.compared > 3000
+    assert pair.same_snapshots()
+    assert (tmp_path / "fast" / "stdout").read_text() == HTML.format(n=1)
+    assert files_of(tmp_path / "fast") == files_of(tmp_path / "precise")

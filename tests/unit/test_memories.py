@@ -154,6 +154,19 @@ def test_both_codes_agree_at_every_point(memories: str, memory: str, address: st
     assert pair.compared > 10
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(module (memory 1 (pagesize 1)))",
+        "(module (memory 1 2 (pagesize 65536)) (memory 1))",
+        '(module (import "a" "b" (memory i64 5 9 (pagesize 1))))',
+    ],
+)
+def test_page_sizes_are_refused_by_name(text: str) -> None:
+    with pytest.raises(UnsupportedError, match='"custom-page-sizes"'):
+        Module.from_text(text)
+
+
 EDGES = """(module (memory {limits}) (memory {other})
   (func (export "load") (param {a}) (result i64) (i64.load {m} offset={offset} (local.get 0)))
   (func (export "store") (param {a}) (i64.store {m} offset={offset} (local.get 0) (i64.const 7)))

@@ -117,8 +117,24 @@ static bool read_table_type(const wsr_module *m, wsr_reader *r, wsr_bounds *out)
                      "table size must be at most 2**32 - 1 elements", out);
 }
 
+/* Whether a memory type with a page size of its own stands here (custom-page-sizes proposal); to the
+ * standard its flag alone is malformed. */
+static bool has_page_size(const wsr_reader *r) {
+  enum { PAGE_SIZE = 8 };
+  wsr_reader ahead = *r;
+  ahead.error = NULL;
+  uint8_t flags;
+  uint64_t bound;
+  uint32_t size;
+  return wsr_read_byte(&ahead, &flags) && flags & PAGE_SIZE && flags < 2 * PAGE_SIZE &&
+         wsr_read_unsigned(&ahead, 64, &bound) &&
+         (!(flags & HAS_MAXIMUM) || wsr_read_unsigned(&ahead, 64, &bound)) &&
+         wsr_read_u32(&ahead, &size);
+}
+
 static bool add_memory(wsr_module *m, wsr_reader *r) {
   const uint64_t start = wsr_at(r);
+  if (has_page_size(r)) return wsr_lack(r->error, start, WSR_FEATURE_CUSTOM_PAGE_SIZES);
   wsr_bounds *out = &m->memories[m->n.memories++];
   READ(read_limits_flags(r, out));
   if (out->address64)
