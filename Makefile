@@ -49,8 +49,8 @@ cross: $(VENV)/.test $(VENV)/.built ## the same on aarch64 and s390x (big-endian
 	@$(TIMED) "cross: build" $(BIN)/python scripts/cross.py
 	@$(TIMED) "cross: test" $(PYTEST) -n $(JOBS) --dist worksteal -m full --durations=10 tests/cross $(ARGS)
 
-cross-quick: ARGS = -k "cpu or cpus or kernels or assembly or pause"
-cross-quick: cross ## of that only the states of kernels, and the programs that cross (4 minutes)
+cross-quick: ARGS = -k "cpu or cpus or kernels or assembly or pause or kind or golden"
+cross-quick: cross ## of that only frozen samples, the states of kernels, and the programs that cross (4 minutes)
 
 examples: ## build the example programs, and those of the tests, anew from source (needs clang and wasi-libc)
 	@$(TIMED) "examples" $(PYTHON) examples/snapshot/build.py

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes wasmsr for another CPU, to be run here under qemu-user: `python scripts/cross.py ARCH…`
+"""Makes wasmsr for another CPU, to be run here under qemu-user: `python scripts/cross.py [ARCH…]`
 
 For each of Debian's architectures ARCH (arm64, s390x):
 
@@ -9,7 +9,8 @@ For each of Debian's architectures ARCH (arm64, s390x):
 
 Nothing is installed and the host's package lists stay as they are: apt-get works on a state of
 its own, the packages are unpacked, and neither chroot nor binfmt is used. What is there is kept;
-packages are fetched again when PACKAGES below changes. Tests: tests/cross (`make cross`).
+packages are fetched again when PACKAGES below changes. Tests: tests/cross (`make cross`). With
+`--fetch` it only downloads, and says in one line if it cannot: .ci/run then leaves other CPUs out.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,13 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "cross"
 BUILD = ROOT / "build" / "cross"
 GUEST = ROOT / "tests" / "cross" / "guest"
+
+SPACE = 256 << 30
+"""The guest's address space in bytes. qemu-user keeps 25 MB for 4 GiB that ever were reserved, until
+the process ends; with a bound they are used again. A memory with 64-bit addresses gets less."""
+
+PATIENCE = 300
+"""Seconds that an apt-get may take."""
 
 PACKAGES = (
     "python3",
@@ -75,10 +84,17 @@ TARGETS = {
 }
 
 
+class Unfetched(Exception):
+    """The packages cannot be had; the text says why."""
+
+
 def fetch(target: Target) -> Path:
     """Download the packages and all that they depend on, with apt-get's checks of signatures.
 
     Returns the folder with the package files.
+
+    Raises:
+        Unfetched: there is no network, or none of the sources has this architecture.
     """
     folder = CACHE / target.debian
     archives, done = folder / "archives", folder / "fetched"
@@ -100,12 +116,28 @@ def fetch(target: Target) -> Path:
         "APT::Sandbox::User": "",
         "Debug::NoLocking": 1,
         "Acquire::Languages": "none",
+        "Acquire::http::Timeout": 20,
+        "Acquire::https::Timeout": 20,
+        "Acquire::Retries": 2,
     }
     apt = ["apt-get", "-qq", *(f"-o{name}={value}" for name, value in options.items())]
     # Sources that do not have this architecture fail; what counts is whether the packages come.
-    subprocess.run([*apt, "update"], stdin=subprocess.DEVNULL, check=False)
-    install = [*apt, "install", "--yes", "--download-only", "--no-install-recommends", *PACKAGES]
-    subprocess.run(install, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+    install = ["install", "--yes", "--download-only", "--no-install-recommends", *PACKAGES]
+    said = []
+    for words in (["update"], install):
+        try:
+            step = subprocess.run(
+                [*apt, *words],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+            )
+        except subprocess.TimeoutExpired:
+            raise Unfetched(f"{target.debian}: apt-get {words[0]} takes too long") from None
+        said += [line for line in step.stderr.splitlines() if line.startswith("E:")]
+    if step.returncode != 0:
+        raise Unfetched(f"{target.debian}: packages cannot be fetched: {'; '.join(said[-3:])}")
     done.write_text(wanted)
     return archives
 
@@ -125,11 +157,28 @@ def unpack(target: Target, archives: Path) -> Path:
     return root
 
 
+def compile_all(commands: dict[Path, list[str]]) -> None:
+    """Make each of these files by its command, as many at once as there are CPUs.
+
+    Raises:
+        CalledProcessError: the compiler refuses one; it has said why.
+    """
+
+    def make(made: Path, command: list[str]) -> None:
+        new = made.with_suffix(".new")
+        subprocess.run([*command, "-o", str(new)], cwd=ROOT, check=True)
+        new.replace(made)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for job in [pool.submit(make, *item) for item in commands.items()]:
+            job.result()
+
+
 def compile_extension(target: Target, root: Path) -> None:
     """Compile core and glue to build/cross/ARCH/lib, beside a copy of the package's Python."""
     setup = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")
     glue = runpy.run_path(str(ROOT / "wasmsr" / "_ffi_build.py"), run_name="build")
-    linked: list[Path] = []
+    linked: dict[Path, list[str]] = {}
     objects, package = target.folder / "objects", target.folder / "lib" / "wasmsr"
     objects.mkdir(parents=True, exist_ok=True)
     generated = objects / "_ffi.c"
@@ -143,11 +192,8 @@ def compile_extension(target: Target, root: Path) -> None:
         command += [*setup["flags_for"](source), "-c", source]
         content = (ROOT / source).read_bytes() + headers + shlex.join(command).encode()
         name = f"{Path(source).stem}-{hashlib.sha256(content).hexdigest()[:16]}.o"
-        linked.append(objects / name)
-        if not linked[-1].exists():
-            new = linked[-1].with_suffix(".new")
-            subprocess.run([*command, "-o", str(new)], cwd=ROOT, check=True)
-            new.replace(linked[-1])
+        linked[objects / name] = command
+    compile_all({made: command for made, command in linked.items() if not made.exists()})
     for stale in {*objects.glob("*.o")} - {*linked}:
         stale.unlink()
     shutil.rmtree(package, ignore_errors=True)
@@ -169,7 +215,7 @@ def write_python(target: Target, root: Path) -> None:
         f"export PYTHONPATH={shlex.quote(path)} PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=\n"
         f"export WASMSR_GUEST={shlex.quote(str(command))}\n"
         f"export WASMSR_HOST={shlex.quote(sys.executable)}\n"
-        f'exec {target.qemu} -L {shlex.quote(str(root))} {shlex.quote(str(python))} "$@"\n'
+        f'exec {target.qemu} -R {SPACE:#x} -L {shlex.quote(str(root))} {shlex.quote(str(python))} "$@"\n'
     )
     command.chmod(0o755)
 
@@ -177,11 +223,19 @@ def write_python(target: Target, root: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="build for other CPUs, to run under qemu-user")
     parser.add_argument("targets", nargs="*", choices=[*TARGETS, []], metavar="ARCH")
-    names = parser.parse_args().targets or [*TARGETS]
-    for target in (TARGETS[name] for name in names):
+    parser.add_argument("--fetch", action="store_true", help="download what is needed, no more")
+    options = parser.parse_args()
+    for target in (TARGETS[name] for name in options.targets or TARGETS):
         if target.triplet.split("-")[0] == platform.machine():
             continue
-        root = unpack(target, fetch(target))
+        try:
+            archives = fetch(target)
+        except Unfetched as reason:
+            print(reason, file=sys.stderr)
+            return 1
+        if options.fetch:
+            continue
+        root = unpack(target, archives)
         compile_extension(target, root)
         write_python(target, root)
         # Compiled once, Python's own library starts in a third of the time.

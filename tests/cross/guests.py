@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "cross"
+PACKAGE = ROOT / "wasmsr"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,13 @@ class Guest:
 
     def absence(self) -> str | None:
         """Why it cannot be run, or None."""
-        return None if self.command.exists() else f"{self.name} is not built: make cross"
+        if not self.command.exists():
+            return f"{self.name} is not built: make cross"
+        built = self.command.stat().st_mtime
+        sources = (path for kind in ("py", "c", "h") for path in PACKAGE.rglob(f"*.{kind}"))
+        if any(path.stat().st_mtime > built for path in sources):
+            return f"{self.name} is of older sources: make cross"
+        return None
 
     def run(
         self, *words: str, cwd: Path = ROOT, env: dict[str, str] | None = None, code: int = 0
