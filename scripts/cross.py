@@ -34,7 +34,7 @@ BUILD = ROOT / "build" / "cross"
 GUEST = ROOT / "tests" / "cross" / "guest"
 
 SPACE = 256 << 30
-"""The guest's address space in bytes. qemu-user keeps 25 MB for 4 GiB that ever were reserved, until
+"""The guest's address space in bytes. For 4 GiB that ever were reserved qemu-user keeps 25 MB until
 the process ends; with a bound they are used again. A memory with 64-bit addresses gets less."""
 
 PATIENCE = 300
@@ -215,7 +215,8 @@ def write_python(target: Target, root: Path) -> None:
         f"export PYTHONPATH={shlex.quote(path)} PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=\n"
         f"export WASMSR_GUEST={shlex.quote(str(command))}\n"
         f"export WASMSR_HOST={shlex.quote(sys.executable)}\n"
-        f'exec {target.qemu} -R {SPACE:#x} -L {shlex.quote(str(root))} {shlex.quote(str(python))} "$@"\n'
+        f"exec {target.qemu} -R {SPACE:#x} -L {shlex.quote(str(root))}"
+        f' {shlex.quote(str(python))} "$@"\n'
     )
     command.chmod(0o755)
 
