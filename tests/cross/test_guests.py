@@ -33,14 +33,14 @@ RESTORED = (
     "try_table",
     "br_on_null",
     "memory_copy1",
-    "memory_trap64",
+    "memory64",
     "table_fill64",
     "relaxed_madd_nmadd",
     "simd_f32x4_rounding",
     "simd_lane",
-    "simd_load_splat",
 )
-"""Scripts that are put away and taken out again at every instruction, one or two of a feature."""
+"""Scripts that are put away and taken out again at every instruction, some of each feature. Those with
+many accesses to memory take long: to reserve one is a matter of milliseconds under qemu-user."""
 KERNEL_STOPS, MODULES = 40, 60
 ELSEWHERE = (
     "tests/golden",
@@ -105,7 +105,7 @@ def test_scripts_have_the_same_states(guest: Guest) -> None:
 def test_scripts_pass_restored(guest: Guest) -> None:
     found = json.loads(guest.run("-m", "tests.spec.runner", "--restored", "--json", *RESTORED))
     assert [script["failures"] for script in found["scripts"] if script["failures"]] == []
-    assert found["numbers"]["restores"] > 2_000
+    assert found["numbers"]["restores"] > 1_500
 
 
 @EACH
