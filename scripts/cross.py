@@ -135,9 +135,10 @@ def fetch(target: Target) -> Path:
             )
         except subprocess.TimeoutExpired:
             raise Unfetched(f"{target.debian}: apt-get {words[0]} takes too long") from None
-        said += [line for line in step.stderr.splitlines() if line.startswith("E:")]
+        said += [line for line in step.stderr.splitlines() if line.startswith(("E:", "W: Failed"))]
     if step.returncode != 0:
-        raise Unfetched(f"{target.debian}: packages cannot be fetched: {'; '.join(said[-3:])}")
+        why = " … ".join(dict.fromkeys([said[0], said[-1]])) if said else "apt-get does not say why"
+        raise Unfetched(f"{target.debian}: packages cannot be fetched: {why}")
     done.write_text(wanted)
     return archives
 

@@ -39,8 +39,8 @@ RESTORED = (
     "simd_f32x4_rounding",
     "simd_lane",
 )
-"""Scripts that are put away and taken out again at every instruction, some of each feature. Those with
-many accesses to memory take long: to reserve one is a matter of milliseconds under qemu-user."""
+"""Scripts that are put away and taken out again at every instruction, some of each feature. Many
+accesses to memory would take long: to reserve a memory takes qemu-user a tenth of a second."""
 KERNEL_STOPS, MODULES = 40, 60
 ELSEWHERE = (
     "tests/golden",
