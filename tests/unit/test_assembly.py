@@ -57,7 +57,8 @@ STACK_ONLY = {
 """Handlers that save registers, but call nothing."""
 
 if MACHINE == "aarch64":  # which has registers enough, and an instruction for each of the others
-    EXCEPTIONS = {name: EXCEPTIONS[name] for name in ("slow", "vector_memory")}
+    computing = {*ROUNDING, "I32_POPCNT", "I64_POPCNT"}
+    EXCEPTIONS = {name: why for name, why in EXCEPTIONS.items() if name not in computing}
     STACK_ONLY = {}
 
 SPILLING_SEQUENCES = {"x86_64": 0.1}
