@@ -54,6 +54,19 @@ def samples() -> dict[str, tuple[Snapshot, bool, bool]]:
         ],
     )
     wide.limits.features = ["memory64", "multi-memory"]
+    stdin = {"fd": 0, "kind": "stdin", "flags": 0, "rights": 2, "inheriting": 0, "file": None}
+    relayed = {"unread": b"typed", "relayed": {"position": 1 << 40, "terminal": True}}
+    wasi = {
+        "args": [b"prog"],
+        "environ": [],
+        "deterministic": False,
+        "clocks": {"monotonic": 7, "cpu": 5, "stopped_at": 3},
+        "random": None,
+        "pending": None,
+        "mounts": [],
+        "descriptors": [stdin | relayed],
+        "unlinked": [],
+    }
     return {
         "empty": (small(), True, False),
         "everything": (full(), True, False),
@@ -65,6 +78,7 @@ def samples() -> dict[str, tuple[Snapshot, bool, bool]]:
         "files": (carrying(), True, False),
         "wide": (wide, True, False),
         "running": (running(), True, False),
+        "relayed": (replace(small(), wasi=wasi), True, False),
     }
 
 

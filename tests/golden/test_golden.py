@@ -11,6 +11,7 @@ import pytest
 from tests.golden.plain import plain
 from wasmsr.errors import FormatError
 from wasmsr.snapshot.format import Decoder, content_digest, decode, encode
+from wasmsr.wasi.preview1 import Wasi
 
 FOLDER = Path(__file__).parent
 SAMPLES = sorted(FOLDER.glob("v*.bin"))
@@ -25,6 +26,7 @@ FROZEN = {
     "v1-files": "f128980bba8abc093487f36c96e7d9fef1046e504abc54c8275e3f234919e0ff",
     "v1-handed": "e524167a163e02c38edb62b08e5d19c3f4e95d0b71c87406d35d233c701828e8",
     "v1-module": "baf93f429ff19f2c9038b68fe3a81287f8ed1bd4ef5f287a31b3e6b1837ac35a",
+    "v1-relayed": "acca0a1306da05f27d894711e5a5c3dded29f43f99859da440d174ee4602e614",
     "v1-running": "cadf9d6a9023081ad46734202de4e98167df92c49ffb5fbfb9967d76b9b1664e",
     "v1-wide": "57f5c73b145d1875cb0774a617f865386e0f24dceed2d562dd10e4c800a3f497",
 }
@@ -58,6 +60,15 @@ def test_a_frozen_sample_is_what_is_written_today(path: Path) -> None:
 def test_all_samples_are_there() -> None:
     assert {path.stem for path in SAMPLES} == set(FROZEN)
     assert {path.stem for path in FOLDER.glob("v*.json")} == set(FROZEN)
+
+
+def test_a_relayed_input_goes_on_where_it_is_resumed() -> None:
+    """What was taken of it comes first, then the input of whoever resumes the program."""
+    state = decode((FOLDER / "v1-relayed.bin").read_bytes()).wasi
+    assert state is not None
+    with Wasi.restore(state, stdin=b" more") as wasi:
+        (stdin,) = wasi.capture()["descriptors"]
+    assert stdin["unread"] == b"typed more" and "relayed" not in stdin
 
 
 def test_a_cut_sample_is_not_read() -> None:

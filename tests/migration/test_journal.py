@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ RECORD = Record(
     received="y.received",
     confirmed=True,
     ending=Ending("exited", 3, "why"),
-    incoming=Incoming(6, OTHER, "host:1", "z.received", (b"m" * 32,)),
+    incoming=Incoming(6, OTHER, "host:1", "z.received", (b"m" * 32,), b"s" * 16, b"f" * 16),
 )
 
 
@@ -46,6 +47,21 @@ def test_records_survive_the_process(tmp_path: Path) -> None:
     assert Journal.get(again, PROGRAM) is None
     again.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "node"]
+
+
+def test_a_record_from_before_input_was_relayed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.put(RECORD)
+    journal.close()
+    path = tmp_path / f"{PROGRAM.hex()}.json"
+    values = json.loads(path.read_text())
+    del values["incoming"]["shown"], values["incoming"]["fed"]
+    path.write_text(json.dumps(values))
+    again = Journal(tmp_path)
+    record = again.get(PROGRAM)
+    assert record and record.incoming
+    assert (record.incoming.shown, record.incoming.fed) == (b"", b"")
+    again.close()
 
 
 def test_only_one_process_has_the_folder(tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def test_a_sender_of_another_version(served: Served) -> None:
     assert "wasmsr 9.9" in str(served.node._stranger)
 
 
-@pytest.mark.parametrize("name", ["Commit", "Status", "Abort", "Ended"])
+@pytest.mark.parametrize("name", ["Commit", "Status", "Abort", "Output", "Input", "Ended"])
 def test_other_questions_of_another_version(served: Served, name: str) -> None:
     request, reply, _, _ = messages.methods()[name]
     data = served.call(name, request(protocol=PROTOCOL + 1).SerializeToString())
@@ -316,10 +316,12 @@ def valid(name: str) -> bytes:
         return bytes(convert.offer_out(offer).SerializeToString())
     if name == "Ended":
         return bytes(request(**fields, program=b"p" * 16, epoch=1).SerializeToString())
+    if name == "Input":
+        return bytes(request(**fields, move=move, most=1).SerializeToString())
     return bytes(request(**fields, move=move).SerializeToString())
 
 
-UNARY = ["Prepare", "Commit", "Status", "Abort", "Ended"]
+UNARY = ["Prepare", "Commit", "Status", "Abort", "Output", "Input", "Ended"]
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -368,6 +370,38 @@ def test_offers_that_cannot_be(served: Served, changes: dict[str, Any]) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         served.call("Prepare", request.SerializeToString())
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("most, position", [(0, 0), (65537, 0), (1 << 31, 0), (1, 1 << 62)])
+def test_questions_for_input_that_cannot_be(served: Served, most: int, position: int) -> None:
+    request = messages.InputRequest(
+        protocol=PROTOCOL, move=convert.move_out(MOVE), most=most, position=position
+    )
+    with pytest.raises(grpc.RpcError) as caught:
+        served.call("Input", request.SerializeToString())
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_answers_that_cannot_be() -> None:
+    assert convert.input_in(messages.InputReply(data=b"ab", end=True), 2) == (b"ab", True)
+    with pytest.raises(Malformed, match="more input"):
+        convert.input_in(messages.InputReply(data=b"abc"), 2)
+    with pytest.raises(Malformed, match="abilities"):
+        convert.abilities_in(["x"] * (convert.FEATURES + 1))
+    assert convert.abilities_in(["input", "\x1b[2J"]) == ("input", "\ufffd[2J")
+
+
+def test_input_over_the_wire(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [(b"typed", False), (b"", True)]
+    asked = []
+
+    def answer(move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        asked.append((move, position, most))
+        return given[len(asked) - 1]
+
+    monkeypatch.setattr(served.node, "input", answer)
+    assert [served.peer.input(MOVE, 5 * turn, 10 + turn) for turn in range(2)] == given
+    assert asked == [(MOVE, 0, 10), (MOVE, 5, 11)]
 
 
 def test_a_module_that_is_too_large(served: Served) -> None:

@@ -120,6 +120,14 @@ LIES: dict[str, Callable[[State], object]] = {
     "entry inode": lambda s: descriptor(s, "directory", entries=[[b"a", 1 << 64, 4]]),
     "entry type": lambda s: descriptor(s, "directory", entries=[[b"a", 1, 8]]),
     "unread text": lambda s: descriptor(s, "stdin", unread="x"),
+    "relayed is no map": lambda s: descriptor(s, "stdin", relayed=7),
+    "relayed from before the start": lambda s: descriptor(
+        s, "stdin", relayed={"position": -1, "terminal": False}
+    ),
+    "relayed from behind the end of time": lambda s: descriptor(
+        s, "stdin", relayed={"position": 1 << 70, "terminal": False}
+    ),
+    "relayed without a kind": lambda s: descriptor(s, "stdin", relayed={"position": 1}),
     "stream unknown": lambda s: descriptor(s, "stdout", stream="stdin"),
     "stdin before longer than offset": lambda s: descriptor(
         s, "stdin", file={"offset": 1, "size": 9, "before": b"abc", "after": b""}

@@ -17,9 +17,10 @@ import pytest
 from tests.wasi.guest import FakeCaller
 from wasmsr.wasi import nowait
 from wasmsr.wasi.abi import Failure, FdFlag
-from wasmsr.wasi.descriptors import PIPE_PIECE, InputStream, OutputStream
+from wasmsr.wasi.descriptors import InputStream, OutputStream
 from wasmsr.wasi.engine import Retry
 from wasmsr.wasi.nowait import Nowait
+from wasmsr.wasi.waiting import PIPE_PIECE
 
 PATIENCE = 20.0
 Ends = tuple[int, int]

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Final
 
 from wasmsr.migrate.terms import PeerLost, PeerRefused
-from wasmsr.wasi.descriptors import pending_input
+from wasmsr.wasi.descriptors import pending_input, scatter
 from wasmsr.wasi.nowait import Nowait
 
 PIECE: Final = 65536
@@ -163,16 +163,6 @@ class Feed:
                 self._wake()
                 self._nowait.close()
                 os.close(self.host)
-
-
-def scatter(data: bytes, buffers: list[memoryview]) -> int:
-    """Copies as much of `data` as there is room for; the number of bytes."""
-    done = 0
-    for buffer in buffers:
-        piece = data[done : done + len(buffer)]
-        buffer[: len(piece)] = piece
-        done += len(piece)
-    return done
 
 
 class Local:

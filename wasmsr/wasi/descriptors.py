@@ -25,9 +25,9 @@ from wasmsr.wasi.abi import (
     FileType,
     Right,
 )
-from wasmsr.wasi.engine import Caller, Retry
+from wasmsr.wasi.engine import Caller
 from wasmsr.wasi.nowait import Nowait
-from wasmsr.wasi.waiting import IN, MOMENT, OUT, PIECE, poll_until, read_file, wait
+from wasmsr.wasi.waiting import IN, OUT, PIECE, PIPE_PIECE, read_file, wait, write_waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from wasmsr.wasi.relayed import Relayed
 else:
     Protocol = object
-
-PIPE_PIECE = 4096
-"""A pipe that is ready takes this much without blocking (POSIX, PIPE_BUF; Linux, pipe(7))."""
 
 
 class Sink(Protocol):
@@ -193,11 +190,7 @@ class InputStream(Descriptor):
         super().close()
 
     def _read_unread(self, buffers: list[memoryview]) -> int:
-        done = 0
-        for buffer in buffers:
-            piece = self.unread[done : done + len(buffer)]
-            buffer[: len(piece)] = piece
-            done += len(piece)
+        done = scatter(self.unread, buffers)
         self.unread = self.unread[done:]
         return done
 
@@ -262,76 +255,6 @@ class OutputStream(Descriptor):
 
     def available(self, event: int) -> int | None:
         return PIPE_PIECE if self.host < 0 or self.regular else None
-
-
-def write_waiting(
-    caller: Caller, to: Descriptor, buffers: list[memoryview], nowait: Nowait | None = None
-) -> int:
-    """Write to something that may block, without blocking, so that a pause never waits. `nowait`:
-    how, where the descriptor itself is not non-blocking.
-
-    All of it if possible; what was written so far when a pause, an error or a full non-blocking
-    descriptor comes in between (a short write, which every program must expect). When nothing was
-    written yet: Retry, or the error.
-    """
-    total = sum(map(len, buffers))
-    if not total:
-        return 0
-    done = 0
-    ready = False
-    try:
-        while True:
-            try:
-                if nowait is None:
-                    piece = os.writev(to.host, buffers)
-                elif nowait.sure:
-                    piece = nowait.write(buffers)
-                elif ready:
-                    piece = nowait.write(_first(buffers, PIPE_PIECE))
-                else:
-                    piece = 0
-            except BlockingIOError:
-                if to.nonblocking and (nowait is None or nowait.sure):
-                    raise
-                if ready:
-                    # It has room, but too little, as a terminal may.
-                    poll_until(caller, [], MOMENT)
-                piece = 0
-            done += piece
-            if done == total:
-                return done
-            if piece:
-                buffers = _after(buffers, piece)
-                if caller.pause_requested:
-                    return done
-            ready = not piece
-            if ready or (nowait is not None and not nowait.sure):
-                wait(caller, to.host, OUT, nonblocking=to.nonblocking)
-                ready = True
-    except (OSError, Failure, Retry):
-        if not done:
-            raise
-    return done
-
-
-def _first(buffers: list[memoryview], size: int) -> list[memoryview]:
-    """The first `size` bytes at most of the buffers, at least one."""
-    found = []
-    for buffer in buffers:
-        found.append(buffer[:size])
-        size -= len(buffer)
-        if size <= 0:
-            break
-    return found
-
-
-def _after(buffers: list[memoryview], done: int) -> list[memoryview]:
-    """The buffers without their first `done` bytes."""
-    for index, buffer in enumerate(buffers):
-        if done < len(buffer):
-            return [buffer[done:], *buffers[index + 1 :]]
-        done -= len(buffer)
-    return []
 
 
 class Place:
@@ -534,6 +457,16 @@ class Connection(Descriptor):
             except BlockingIOError:
                 if self.nonblocking:
                     raise
+
+
+def scatter(data: bytes, buffers: list[memoryview]) -> int:
+    """Copies as much of `data` as there is room for; the number of bytes."""
+    done = 0
+    for buffer in buffers:
+        piece = data[done : done + len(buffer)]
+        buffer[: len(piece)] = piece
+        done += len(piece)
+    return done
 
 
 def pending_input(host: int) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from wasmsr.wasi.descriptors import Descriptor
+    from wasmsr.wasi.nowait import Nowait
 
 IN: Final = select.POLLIN
 OUT: Final = select.POLLOUT
@@ -26,6 +27,8 @@ PIECE: Final = 1 << 18
 """Bytes of a file that are read between two looks at whether a pause is wanted."""
 MOMENT: Final = 1_000_000
 """ns, after which something is tried again that the host takes for possible, and then is not."""
+PIPE_PIECE: Final = 4096
+"""A pipe that is ready takes this much without blocking (POSIX, PIPE_BUF; Linux, pipe(7))."""
 LONGEST: Final = 3_600_000_000_000
 """ns, of one wait: some hosts count in milliseconds below 2**31."""
 
@@ -91,3 +94,73 @@ def read_file(caller: Caller, file: Descriptor, buffers: list[memoryview], offse
                 file.begun = (call, done)
                 raise Retry
     return done
+
+
+def write_waiting(
+    caller: Caller, to: Descriptor, buffers: list[memoryview], nowait: Nowait | None = None
+) -> int:
+    """Write to something that may block, without blocking, so that a pause never waits. `nowait`:
+    how, where the descriptor itself is not non-blocking.
+
+    All of it if possible; what was written so far when a pause, an error or a full non-blocking
+    descriptor comes in between (a short write, which every program must expect). When nothing was
+    written yet: Retry, or the error.
+    """
+    total = sum(map(len, buffers))
+    if not total:
+        return 0
+    done = 0
+    ready = False
+    try:
+        while True:
+            try:
+                if nowait is None:
+                    piece = os.writev(to.host, buffers)
+                elif nowait.sure:
+                    piece = nowait.write(buffers)
+                elif ready:
+                    piece = nowait.write(_first(buffers, PIPE_PIECE))
+                else:
+                    piece = 0
+            except BlockingIOError:
+                if to.nonblocking and (nowait is None or nowait.sure):
+                    raise
+                if ready:
+                    # It has room, but too little, as a terminal may.
+                    poll_until(caller, [], MOMENT)
+                piece = 0
+            done += piece
+            if done == total:
+                return done
+            if piece:
+                buffers = _after(buffers, piece)
+                if caller.pause_requested:
+                    return done
+            ready = not piece
+            if ready or (nowait is not None and not nowait.sure):
+                wait(caller, to.host, OUT, nonblocking=to.nonblocking)
+                ready = True
+    except (OSError, Failure, Retry):
+        if not done:
+            raise
+    return done
+
+
+def _first(buffers: list[memoryview], size: int) -> list[memoryview]:
+    """The first `size` bytes at most of the buffers, at least one."""
+    found = []
+    for buffer in buffers:
+        found.append(buffer[:size])
+        size -= len(buffer)
+        if size <= 0:
+            break
+    return found
+
+
+def _after(buffers: list[memoryview], done: int) -> list[memoryview]:
+    """The buffers without their first `done` bytes."""
+    for index, buffer in enumerate(buffers):
+        if done < len(buffer):
+            return [buffer[done:], *buffers[index + 1 :]]
+        done -= len(buffer)
+    return []
