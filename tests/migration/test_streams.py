@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.migration.remote import PATIENCE, Ends
+from wasmsr.cli.remote import _Show
 from wasmsr.errors import UnportableState
 from wasmsr.interp.module import Module
+from wasmsr.migrate.events import Event
 from wasmsr.migrate.streams import Relay, Shown, input_along
 from wasmsr.migrate.terms import PeerLost, PeerRefused, Reason, Refusal
 from wasmsr.program import Program, Surroundings
@@ -237,3 +239,20 @@ def test_an_interrupt_while_a_fifo_is_waited_for(ends: Ends) -> None:
     _, said = ends.events("a")
     assert a.returncode == 130, said
     assert time.monotonic() - began < 5
+
+
+def test_an_event_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program writes to the same place, and must not get in between."""
+    pieces: list[str] = []
+
+    class Stream:
+        write = staticmethod(pieces.append)
+
+        def flush(self) -> None:
+            pass
+
+    monkeypatch.setattr("sys.stdout", Stream())
+    show = _Show(json=True)
+    show(Event("ended", "", {"code": 0}))
+    monkeypatch.undo()
+    assert pieces == ['{"event": "ended", "code": 0}\n']

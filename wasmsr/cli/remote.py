@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -356,7 +357,9 @@ class _Show:
             fields = {"event": kind, **values}
             if code is not None:
                 fields["code"] = code
-            print(json.dumps(fields), flush=True)
+            # In one piece, also where Python does not buffer: the program writes there too.
+            sys.stdout.write(json.dumps(fields) + "\n")
+            sys.stdout.flush()
 
     def close(self) -> None:
         """Takes the bar away."""
