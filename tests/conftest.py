@@ -7,6 +7,7 @@ imported all the same, the tests would pass without having tested anything.
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuses to run when the wrong extension is imported."""
+    """Refuses to run when the wrong extension is imported.
+
+    What is started from here gets signals as from a shell, even if the tests were started in the
+    background by one without job control, or by nohup, where they are ignored.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("WASMSR_SANITIZED") != "1":
         return
     from wasmsr import _ffi

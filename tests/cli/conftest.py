@@ -237,6 +237,7 @@ class Terminal:
     def _take_terminal(self) -> None:
         import fcntl
 
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run below nohup
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     def settings(self) -> list[Any]:
