@@ -46,3 +46,18 @@ def test_exit_codes(root: Path) -> None:
     for name, code in vars(errors).items():
         if name.startswith("EXIT_"):
             assert re.search(rf"^\|[^|]*\b{code}\b", table, re.MULTILINE), f"{name} = {code}"
+
+
+def test_figure_of_the_suite(root: Path) -> None:
+    """What README.md says of speed is what docs/performance.md measured."""
+    measured = re.search(
+        r"^\| \*\*mean of the suite \(22\)\*\* \| \*\*([0-9.]+)\*\*",
+        (root / "docs" / "performance.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    said = re.search(
+        r"mean of 22 programs it takes ([0-9.]+) of",
+        (root / "README.md").read_text(encoding="utf-8"),
+    )
+    assert measured and said
+    assert said[1] == f"{float(measured[1]):.2f}"

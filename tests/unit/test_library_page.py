@@ -29,10 +29,8 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("title", WITH_CODE)
 def test_example(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A section's blocks share their names; one marked `process` runs in a process of its own."""
-    for name in ("fib.wasm", "cat.wasm"):
+    for name in ("fib.wasm", "cat.wasm", "test.txt"):
         shutil.copy(EXAMPLES / name, tmp_path)
-    (tmp_path / "shared").mkdir()
-    shutil.copy(EXAMPLES / "test.txt", tmp_path / "shared")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "example"}
     for process, code in SECTIONS[title]:
