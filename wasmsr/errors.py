@@ -99,7 +99,13 @@ class Frame:
 
     def __str__(self) -> str:
         where = f"{self.module}!" if self.module else ""
-        return f"{where}{self.function} (function {self.index}, byte {self.offset:#x})"
+        return printable(f"{where}{self.function} (function {self.index}, byte {self.offset:#x})")
+
+
+def printable(text: str) -> str:
+    """The text, with escapes for what is no text: names come from files that anybody can have made,
+    and go to terminals."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 class Trap(WasmsrError):

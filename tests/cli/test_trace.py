@@ -78,6 +78,20 @@ def test_state_before_each() -> None:
         assert line.partition("locals")[2] == wanted.partition("locals")[2]
 
 
+def test_names_cannot_write_to_the_terminal() -> None:
+    source = '(module (func $ABCD (export "f") (local $EFGH i32) unreachable))'
+    binary = assemble(source.encode()).replace(b"ABCD", b"\x1b[2J").replace(b"EFGH", b"\x1b[1m")
+    store = Store()
+    store.enqueue(store.instantiate(Module(binary)).function("f"))
+    lines: list[str] = []
+    outcome = Tracer(lines.append, state=True).step(store)
+    assert isinstance(outcome, Trapped)
+    (shown,) = lines
+    assert shown.startswith("\\x1b[2J 0x") and shown.endswith("locals \\x1b[1m=i32:0\n")
+    assert outcome.trap.backtrace[0].function == "\x1b[2J"
+    assert str(outcome.trap.backtrace[0]).startswith("\\x1b[2J (function 0")
+
+
 def test_trap_is_shown() -> None:
     lines, outcome, _ = traced("trap", state=True)
     assert isinstance(outcome, Trapped)

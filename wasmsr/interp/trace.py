@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from wasmsr._ffi import lib
+from wasmsr.errors import printable
 from wasmsr.interp.externs import Global
 from wasmsr.interp.instructions import disassemble
 from wasmsr.interp.machine import FrameView, Outcome, Paused, Store
@@ -64,7 +65,7 @@ class Tracer:
         text = f"{indent}{name} {frame.offset:#x} {mnemonic} {immediates}".rstrip()
         if self.state:
             text = f"{text:<{STATE_COLUMN}} {self._state(store, frame, mnemonic, immediates)}"
-        return text.rstrip() + "\n"
+        return printable(text.rstrip()) + "\n"
 
     def _name(self, store: Store, frame: FrameView) -> str:
         key = (frame.instance, frame.index)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from wasmsr.errors import printable
 from wasmsr.snapshot.check import EXNREF, EXTERNREF, F32, F64, FUNCREF, I32, I64, V128
 from wasmsr.snapshot.container import VERSION, section_title
 from wasmsr.snapshot.format import Decoder, Path, read_file
@@ -299,12 +300,7 @@ def show(description: Mapping[str, Any], console: Console, *, values: bool = Fal
 def _blocks(description: Mapping[str, Any], values: bool) -> Iterator[Block]:
     for title, headings, rows in _all_blocks(description, values):
         if rows:
-            yield title, headings, [tuple(map(_safe, row)) for row in rows]
-
-
-def _safe(cell: str) -> str:
-    """Names come from a file that anybody can have made, and go to a terminal."""
-    return cell if cell.isprintable() else cell.encode("unicode_escape").decode("ascii")
+            yield title, headings, [tuple(map(printable, row)) for row in rows]
 
 
 def _all_blocks(d: Mapping[str, Any], values: bool) -> Iterator[Block]:
