@@ -377,7 +377,7 @@ class _Show:
         self._advance = None
 
 
-WARNINGS = frozenset({"asking", "silent", "trouble", "lost", "refused", "not-moved"})
+WARNINGS = frozenset({"asking", "input-cut", "silent", "trouble", "lost", "refused", "not-moved"})
 """Events that -q does not silence."""
 
 

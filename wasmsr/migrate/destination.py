@@ -208,8 +208,16 @@ class Destination:
             fed,
             move.epoch,
             None if shown in here else partial(self._wire.output, move),
-            None if fed in here else partial(self._wire.input, move),
+            None if fed in here else partial(self._input, move),
         )
+
+    def _input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        try:
+            return self._wire.input(move, position, most)
+        except PeerRefused as error:
+            values: dict[str, object] = {"peer": self.peer, "program": move.program.hex()}
+            self.announce(Event("input-cut", f"the program's input is cut: {error}", values))
+            raise
 
     def restore(self, program: bytes, arrival: Arrival, digests: tuple[bytes, ...]) -> Program:
         """Makes a standing program of a state that was read. Raises WasmsrError."""

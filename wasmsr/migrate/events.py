@@ -15,7 +15,7 @@ class Event:
 
     Attributes:
         kind: "prepared", "started", "sending", "progress", "moved", "arrived", "not-moved",
-            "asking", "silent", "settled", "lost", "refused", "retry" or "ended".
+            "asking", "silent", "settled", "lost", "refused", "retry", "input-cut" or "ended".
         text: one line for people, or "" for what people see otherwise (progress).
         values: for programs; numbers are bytes and seconds.
     """
