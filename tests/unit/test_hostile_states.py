@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 
 from tests.unit.machines import hop, text
-from wasmsr import Finished, FormatError, Global, GlobalType, Paused, Store, Table, TableType
+from wasmsr import (
+    Finished,
+    FormatError,
+    Global,
+    GlobalType,
+    Module,
+    Paused,
+    Store,
+    Table,
+    TableType,
+    ValType,
+)
 from wasmsr.snapshot.capture import capture, restore
 
 LIMITS = {
@@ -109,3 +120,55 @@ def test_tables_and_globals_of_the_host_keep_their_exact_types() -> None:
         assert Global(moved, address).type == Global(store, address).type
     for end in (moved.run(), store.run()):
         assert isinstance(end, Finished) and end.results == (10,)
+
+
+OPERANDS = (
+    ("i64.const 1", "i64"),
+    ("v128.const i64x2 1 2", "v128"),
+    ("ref.func $f", "funcref"),
+    ("f32.const 1", "f32"),
+    ("local.get $x", "exnref"),
+)
+
+
+def _deep(calls: int) -> tuple[Module, list[bytes]]:
+    """A function that waits for itself at so many of its calls, then loops; its frames' operands'
+    types. Code that is never reached lies between."""
+    body, types = [], []
+    for k in range(calls):
+        chosen = [OPERANDS[(k * 3 + i) % 5] for i in range(k % 7)]
+        body.append(f"local.get 0 i32.const {k} i32.eq if")
+        body += [code for code, _ in chosen]
+        body.append(
+            "block (result i32) i32.const 3 br 0 i64.add drop i32.const 3 end drop" * (k % 2)
+        )
+        body.append(f"i32.const {k + 1} call $f drop {'drop ' * len(chosen)}")
+        body.append("br 0 i32.add drop" * (k % 3 == 0) + " end")
+        types.append(bytes(ValType[name.upper()] for _, name in chosen))
+    source = f"""(module (func $f (export "f") (param i32) (result i32) (local $x exnref)
+      {" ".join(body)} loop br 0 end i32.const 1))"""
+    return text(source), types
+
+
+@pytest.mark.parametrize("calls", [30, 300])
+def test_frames_at_many_positions_of_one_function(calls: int) -> None:
+    module, types = _deep(calls)
+    store = Store()
+    store.enqueue(store.instantiate(module).function("f"), 0)
+    assert store.run(fuel=100_000 + 10 * calls * calls) == Paused("fuel")
+    moved = hop(hop(store))
+    for found in (store.frames(), moved.frames()):
+        assert [f.types[len(f.locals) :] for f in found[:-1]] == types
+
+
+def test_many_positions_cost_one_walk() -> None:
+    """Of 10,000 frames that wait at as many calls of a function, each once took a walk over it."""
+    module, _ = _deep(10_000)
+    store = Store()
+    store.enqueue(store.instantiate(module).function("f"), 0)
+    store.run(fuel=250_000_000)
+    began = time.process_time()
+    snapshot = capture(store)
+    assert len(snapshot.thread.frames) > 8_000
+    restore(snapshot, modules=[module]).check()
+    assert time.process_time() - began < 8

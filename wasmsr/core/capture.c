@@ -33,6 +33,31 @@ static uint32_t call_operands(const wsr_module *m, const wsr_cell *cell) {
   return call_type(m, cell)->n_params + !direct; /* the table's index, or the reference */
 }
 
+enum { MAX_POSITIONS = 64 }; /* kept for each function; beyond that they are found each time, */
+
+/* by a map that is made then. NULL before, and without memory. */
+static const wsr_operand_map *map_of(const wsr_module *m, wsr_code *code) {
+  wsr_operand_map *map = atomic_load(&code->operands);
+  if (map || atomic_load(&code->n_positions) < MAX_POSITIONS) return map;
+  wsr_operand_map *made = wsr_map_operands(m, code);
+  if (!made || atomic_compare_exchange_strong(&code->operands, &map, made)) return made;
+  wsr_operand_map_free(made); /* another thread was faster */
+  return map;
+}
+
+/* As wsr_types_before, for a cell. */
+static uint32_t types_at(const wsr_operand_map *map, uint32_t cell, wsr_type *types,
+                         uint32_t room) {
+  uint32_t n = 0;
+  if (map->top[cell] == WSR_UNREACHED) return WSR_NONE;
+  for (uint32_t at = map->top[cell]; at != WSR_NONE; at = map->operands[at].below) n++;
+  if (n > room) return WSR_NONE;
+  uint32_t left = n;
+  for (uint32_t at = map->top[cell]; at != WSR_NONE; at = map->operands[at].below)
+    types[--left] = map->operands[at].type;
+  return n;
+}
+
 static wsr_position *make_position(const wsr_module *m, wsr_code *code, uint32_t cell) {
   const uint32_t room = code->frame_slots - code->n_locals;
   wsr_position *p = malloc(sizeof *p + room * sizeof *p->types + code->n_locals);
@@ -41,13 +66,13 @@ static wsr_position *make_position(const wsr_module *m, wsr_code *code, uint32_t
   p->cell = cell;
   p->types = (wsr_type *)(p + 1);
   p->live = (uint8_t *)(p->types + room);
-  p->n_operands = wsr_types_before(m, code->function, code->offsets[cell], p->types, room);
+  const wsr_operand_map *map = map_of(m, code);
+  p->n_operands = map ? types_at(map, cell, p->types, room)
+                      : wsr_types_before(m, code->function, code->offsets[cell], p->types, room);
   if (p->n_operands != WSR_NONE) return p;
   free(p);
   return NULL;
 }
-
-enum { MAX_POSITIONS = 64 }; /* kept for each function; beyond that they are found each time */
 
 /* What holds before `cell` (operands) and at `resume`, where the frame goes on (live locals). `kept`
  * says whether the code keeps it; if not, the caller frees it. NULL without memory. */

@@ -146,6 +146,7 @@ void wsr_code_free(wsr_code *code) {
   free(atomic_load(&code->live));
   wsr_fast_free(atomic_load(&code->fast[0]));
   wsr_fast_free(atomic_load(&code->fast[1]));
+  wsr_operand_map_free(atomic_load(&code->operands));
   for (wsr_position *p = atomic_load(&code->positions), *next; p; p = next) {
     next = p->next;
     free(p);

@@ -50,6 +50,8 @@ typedef struct {
   uint32_t n_locals, local_slots;
   const wsr_type *locals; /* their types, valid until the walker's next body */
   uint64_t *used;        /* validating: features that were met */
+  wsr_operand_map *map;  /* to fill, of */
+  const wsr_code *code;
 } wsr_walk;
 
 typedef struct wsr_walker wsr_walker; /* the buffers, kept from one body to the next */

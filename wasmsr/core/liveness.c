@@ -19,8 +19,10 @@ typedef struct {
 
 enum { MOST_WORDS = 4 << 20 }; /* 32 MiB of sets */
 
-/* Layout of code->live: leader bitmap of n_cells bits, then one set of locals for each leader. */
+/* Layout of code->live: leader bitmap of n_cells bits; for each of its words the number of leaders before
+ * it, two to a word; then one set of locals for each leader. */
 static uint64_t bitmap_words(const wsr_code *code) { return (code->n_cells + 63) / 64; }
+static uint64_t rank_words(const wsr_code *code) { return (bitmap_words(code) + 1) / 2; }
 
 static bool is_leader(const uint64_t *live, uint32_t cell) { return live[cell / 64] >> cell % 64 & 1; }
 
@@ -184,41 +186,44 @@ static bool answer(const flow *f, const uint64_t *live, const uint32_t *before,
   return true;
 }
 
-/* Keep what was found with the code, for the next question: bitmap and sets in one block. */
-static void keep(wsr_code *code, const uint64_t *live, const uint64_t *sets, size_t n_sets) {
-  const uint64_t map = bitmap_words(code);
-  uint64_t *both = malloc((map + n_sets) * sizeof *both), *none = NULL;
-  if (!both) return;
-  memcpy(both, live, map * sizeof *both);
-  memcpy(both + map, sets, n_sets * sizeof *both);
-  if (!atomic_compare_exchange_strong(&code->live, &none, both)) free(both);
+/* Keep what was found with the code, for the next question, in one block. */
+static void keep(wsr_code *code, const uint64_t *live, const uint32_t *before,
+                 const uint64_t *sets, size_t n_sets) {
+  const uint64_t map = bitmap_words(code), n_ranks = rank_words(code);
+  uint64_t *all = malloc((map + n_ranks + n_sets) * sizeof *all), *none = NULL;
+  if (!all) return;
+  memcpy(all, live, map * sizeof *all);
+  memcpy(all + map, before, map * sizeof *before);
+  memcpy(all + map + n_ranks, sets, n_sets * sizeof *all);
+  if (!atomic_compare_exchange_strong(&code->live, &none, all)) free(all);
 }
 
 bool wsr_live_locals(wsr_code *code, uint32_t cell, uint8_t *result) {
   if (code->n_locals == 0) return true;
   const uint32_t words = (code->n_locals + 63) / 64;
   const uint64_t *kept = atomic_load(&code->live);
-  uint64_t *found = kept ? NULL : find_leaders(code);
-  const uint64_t *live = kept ? kept : found;
+  if (kept) {
+    const flow all = {code, 0, words};
+    const uint64_t *behind = kept + bitmap_words(code);
+    return answer(&all, kept, (const uint32_t *)behind, behind + rank_words(code), cell, result);
+  }
+  uint64_t *live = find_leaders(code);
   uint32_t n_leaders = 0;
   uint32_t *before = live ? ranks(code, live, &n_leaders) : NULL;
   bool good = before != NULL;
-  if (good && kept) {
-    const flow all = {code, 0, words};
-    good = answer(&all, live, before, live + bitmap_words(code), cell, result);
-  } else if (good) {
+  if (good) {
     const uint32_t fit = MOST_WORDS / n_leaders;
     const uint32_t part = fit >= words ? words : fit ? fit : 1;
     for (uint32_t base = 0; good && base < words; base += part) {
       const flow f = {code, base, words - base < part ? words - base : part};
       uint64_t *sets = solve(&f, live, before, n_leaders);
       good = sets && answer(&f, live, before, sets, cell, result);
-      if (good && part == words) keep(code, live, sets, (size_t)n_leaders * words);
+      if (good && part == words) keep(code, live, before, sets, (size_t)n_leaders * words);
       free(sets);
     }
   }
   free(before);
-  free(found);
+  free(live);
   return good;
 }
 

@@ -30,6 +30,7 @@ enum {
 };
 
 #define WSR_NONE UINT32_MAX
+#define WSR_UNREACHED (UINT32_MAX - 1)
 /* Limits of the implementation (specification, appendix A.3). */
 #define WSR_MAX_LOCALS 50000U
 #define WSR_MAX_ARITY 1000U
@@ -81,6 +82,20 @@ typedef struct wsr_position {
   uint8_t *live;
 } wsr_position;
 
+/* The operand types before every cell of a function: made when it is asked about at many positions, so
+ * that these take one walk over its body. Each list of types shares with others what they have in
+ * common: one entry for each push of the walk. */
+typedef struct {
+  wsr_type type;
+  uint32_t below; /* the next operand down, or WSR_NONE */
+} wsr_operand;
+
+typedef struct {
+  wsr_operand *operands;
+  uint32_t n, room;
+  uint32_t top[]; /* by cell: the topmost operand, WSR_NONE for none, WSR_UNREACHED */
+} wsr_operand_map;
+
 typedef struct wsr_fast wsr_fast;
 void wsr_fast_free(wsr_fast *fast);
 
@@ -117,6 +132,7 @@ typedef struct {
   _Atomic(wsr_fast *) fast[2]; /* plain and metered, see fold.c; made on demand */
   _Atomic(wsr_position *) positions;
   _Atomic uint32_t n_positions;
+  _Atomic(wsr_operand_map *) operands;
 } wsr_code;
 
 typedef struct {
@@ -322,6 +338,9 @@ void wsr_code_free(wsr_code *code);
  * returns their number, or WSR_NONE where no reachable instruction starts there. */
 uint32_t wsr_types_before(const wsr_module *module, uint32_t function, uint32_t offset,
                           wsr_type *types, uint32_t room);
+/* What that says of every cell; NULL without memory. */
+wsr_operand_map *wsr_map_operands(const wsr_module *module, const wsr_code *code);
+void wsr_operand_map_free(wsr_operand_map *map);
 /* The end of the instruction at `offset` of a validated body. */
 uint32_t wsr_instruction_end(const wsr_module *module, uint32_t offset);
 

@@ -33,6 +33,8 @@ typedef struct {
 struct wsr_walker {
   wsr_type *types; /* of the operands */
   uint32_t n, room;
+  uint32_t *entries; /* with a map: that of each operand */
+  uint32_t entry_room;
   uint32_t slots; /* that the operands take */
   label *labels;
   uint32_t depth, label_room;
@@ -80,9 +82,32 @@ static bool make_room(void *array, uint32_t *room, uint32_t need, size_t size) {
 
 /* ---- operands ---- */
 
+/* Enter the operand that is being pushed into the map. */
+static bool enter(walker *w, wsr_type type) {
+  wsr_operand_map *map = w->walk->map;
+  if (!make_room(&w->entries, &w->entry_room, w->n + 1, sizeof *w->entries) ||
+      !make_room(&map->operands, &map->room, map->n + 1, sizeof *map->operands))
+    return no_memory(w);
+  map->operands[map->n] = (wsr_operand){type, w->n ? w->entries[w->n - 1] : WSR_NONE};
+  w->entries[w->n] = map->n++;
+  return true;
+}
+
+/* Note in the map what the operands are before the instruction in hand, which has this first cell or a
+ * later one; returns the first cell behind it. */
+static uint32_t note_operands(const walker *w, uint32_t cell) {
+  const wsr_code *code = w->walk->code;
+  const label *l = &w->labels[w->depth - 1];
+  for (; cell < code->n_cells && code->offsets[cell] <= w->start; cell++)
+    if (code->offsets[cell] == w->start && !l->unreachable && !l->dead)
+      w->walk->map->top[cell] = w->n ? w->entries[w->n - 1] : WSR_NONE;
+  return cell;
+}
+
 static bool push(walker *w, wsr_type type) {
   if (w->n >= w->room && !make_room(&w->types, &w->room, w->n + 1, sizeof *w->types))
     return no_memory(w);
+  if (w->walk->map) NEED(enter(w, type));
   w->types[w->n++] = type;
   w->slots += wsr_slots(type);
   wsr_emitter *e = w->walk->emitter;
@@ -992,6 +1017,7 @@ wsr_walker *wsr_walker_new(void) { return calloc(1, sizeof(wsr_walker)); }
 void wsr_walker_free(wsr_walker *w) {
   if (!w) return;
   free(w->types);
+  free(w->entries);
   free(w->labels);
   free(w->locals);
   free(w->local_slot);
@@ -1017,9 +1043,11 @@ bool wsr_walk_body(wsr_walker *w, wsr_walk *walk, wsr_error *error) {
   if (walk->emitter) walk->emitter->highest = w->local_slots;
   NEED(push_label(w, WSR_OP_CALL, (type_list){NULL, 0, WSR_ANY}, results_of(type), WSR_NONE));
   bool more = true;
+  uint32_t cell = 0;
   for (uint32_t turn = 0; more; turn++) {
     uint32_t op;
     w->start = wsr_at(&w->r);
+    if (walk->map) cell = note_operands(w, cell);
     if (walk->emitter && wsr_hurries(walk->emitter->hurry, turn)) return false;
     if (w->start >= walk->stop) {
       const label *l = &w->labels[w->depth - 1];
@@ -1079,4 +1107,26 @@ uint32_t wsr_types_before(const wsr_module *m, uint32_t function, uint32_t offse
   const bool good = wsr_walk_body(w, &walk, NULL);
   wsr_walker_free(w);
   return good ? walk.n_types : WSR_NONE;
+}
+
+wsr_operand_map *wsr_map_operands(const wsr_module *m, const wsr_code *code) {
+  wsr_walker *w = wsr_walker_new();
+  wsr_operand_map *map = malloc(sizeof *map + code->n_cells * sizeof *map->top);
+  if (map) {
+    *map = (wsr_operand_map){.operands = NULL};
+    for (uint32_t i = 0; i < code->n_cells; i++) map->top[i] = WSR_UNREACHED;
+  }
+  wsr_walk walk = {
+      .module = m, .function = code->function, .stop = WSR_NONE, .map = map, .code = code};
+  const bool good = w && map && wsr_walk_body(w, &walk, NULL);
+  wsr_walker_free(w);
+  if (good) return map;
+  wsr_operand_map_free(map);
+  return NULL;
+}
+
+void wsr_operand_map_free(wsr_operand_map *map) {
+  if (!map) return;
+  free(map->operands);
+  free(map);
 }
