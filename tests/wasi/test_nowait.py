@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import socket
@@ -111,6 +112,27 @@ def test_writing_where_there_is_no_room(kind: str, tmp_path: Path) -> None:
     stream.close()
     os.close(reader)
     os.close(writer)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+def test_a_host_without_the_call(
+    number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def lacking(*arguments: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "preadv", lacking)
+    monkeypatch.setattr(os, "pwritev", lacking)
+    reader, writer = os.pipe()
+    source, sink = Nowait(reader, os.O_RDONLY), Nowait(writer, os.O_WRONLY)
+    with pytest.raises(BlockingIOError):
+        source.read([memoryview(bytearray(5))])
+    assert sink.write([memoryview(b"abc")]) == 3
+    assert source.read([memoryview(bytearray(5))]) == 3
+    assert source.sure and sink.sure
+    for stream in (source, sink):
+        stream.close()
+        os.close(stream.host)
 
 
 def test_the_other_side_of_a_terminal_is_not_opened_anew(tmp_path: Path) -> None:
