@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from tests.cli.conftest import one_sentence
+from tests.cli.conftest import PATIENCE, one_sentence
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli
@@ -206,6 +206,16 @@ def test_not_a_snapshot(cli: Cli, module: Path_) -> None:
     outcome = cli("inspect", module("calc"))
     assert outcome.returncode == 123
     assert "module" in one_sentence(outcome)
+
+
+@pytest.mark.parametrize("words", [["run", "fib"], ["run", "fib", "--trace-file", "/dev/full"]])
+def test_full_disk(cli: Cli, words: list[str]) -> None:
+    """It is the host that failed, and the sentence says what it failed at."""
+    with open("/dev/full" if len(words) == 2 else os.devnull, "wb") as output:
+        process = cli.begin(*words, stdout=output)
+        assert process.wait(PATIENCE) == 1
+    assert process.stderr is not None
+    assert process.stderr.read() == b"wasmsr: cannot write: no space left on device.\n"
 
 
 def test_errors_as_json(cli: Cli) -> None:

@@ -24,7 +24,7 @@ COMMANDS = {
 EXIT_CODES = """\b
 Exit codes:
   0    the program ended well; otherwise its own exit code
-  1    the host failed (a host function, memory, a closed pipe)
+  1    the host failed (a host function, memory, a full disk, a closed pipe)
   2    usage: an option, an argument, a file or a folder is wrong or not there
   120  stopped on request, the snapshot is written
   121  out of fuel

@@ -7,6 +7,7 @@ and an exit code of `wasmsr.errors`; the traceback is for -vv.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,10 @@ from wasmsr.cli.terminal import end_now
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
+
+
+EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What a file that was open answers when it cannot take more: the host's failure, nobody's usage."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,7 +95,8 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
     if type(error).__module__.startswith("click."):
         return describe_click_error(error)
     if isinstance(error, OSError):
-        return describe_os_error(error), None, errors.EXIT_USAGE
+        code = errors.EXIT_HOST if error.errno in EXHAUSTED else errors.EXIT_USAGE
+        return describe_os_error(error), None, code
     if isinstance(error, MemoryError):
         return "there is not enough memory on this host.", None, errors.EXIT_HOST
     kind = type(error).__name__
@@ -114,7 +120,9 @@ def describe_os_error(error: OSError) -> str:
     """The system's answer in one sentence, the file first."""
     reason = error.strerror or str(error)
     reason = reason[:1].lower() + reason[1:]
-    return f"{os.fsdecode(error.filename)}: {reason}." if error.filename else f"{reason}."
+    if error.filename:
+        return f"{os.fsdecode(error.filename)}: {reason}."
+    return f"cannot write: {reason}." if error.errno in EXHAUSTED else f"{reason}."
 
 
 def wants_traceback() -> bool:
