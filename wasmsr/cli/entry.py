@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What a file that was open answers when it cannot take more: the host's failure, nobody's usage."""
+"""What a file that was open answers when it takes no more: the host fails, the usage was right."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
