@@ -33,9 +33,10 @@ CACHE = ROOT / ".cache" / "cross"
 BUILD = ROOT / "build" / "cross"
 GUEST = ROOT / "tests" / "cross" / "guest"
 
-SPACE = 256 << 30
+SPACE = 1 << 40
 """The guest's address space in bytes. For 4 GiB that ever were reserved qemu-user keeps 25 MB until
-the process ends; with a bound they are used again. A memory with 64-bit addresses gets less."""
+the process ends; with a bound they are used again. It must be room for all memories that Python has
+not collected yet: with a quarter of it the official scripts ran out of it."""
 
 PATIENCE = 300
 """Seconds that an apt-get may take."""
