@@ -552,19 +552,14 @@ __attribute__((noinline, cold)) static uint32_t pause_at_call(wsr_store *store, 
 
 /* Make the fast code of the function at address acc, then try the call again; or leave for a host
  * function, which never has any. To compile a function of 200 KB takes 10 ms: so it makes way for a
- * pause, but only once, or frequent pauses could keep the program from ever getting on. */
+ * pause. */
 __attribute__((noinline, cold)) static uint32_t first_call(ARGUMENTS) {
   if (store->functions[acc].instance == WSR_NONE) WSR_TAIL host_call(SAME);
   const bool metered = store->codes == store->fast[1];
-  const bool hurry = store->gave_up != acc + 1;
-  store->hurry = hurry;
+  wsr_hurry(store, (uint32_t)acc);
   const bool made = wsr_function_fast(store, (uint32_t)acc, metered) != NULL;
-  store->hurry = false;
-  if (!made) {
-    if (!hurry || !pausing(store)) TRAP_HERE(NO_MEMORY);
-    store->gave_up = (uint32_t)acc + 1;
-    return pause_at_call(store, high(pc[2]));
-  }
+  if (wsr_hurried(store, (uint32_t)acc, made)) return pause_at_call(store, high(pc[2]));
+  if (!made) TRAP_HERE(NO_MEMORY);
   GO(pc);
 }
 

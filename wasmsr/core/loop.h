@@ -22,7 +22,6 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
   uint64_t *const stack_end = store->stack + store->limits.stack_slots;
   uint32_t trap;
   uint32_t address; /* of the function that is being called */
-  bool gave_up;     /* its code was not made, for a pause's sake */
 #if METERED
   uint64_t left = *fuel;
 #else
@@ -413,8 +412,13 @@ atomic:
 call: {
   const wsr_function_instance *f = &store->functions[address];
   if (f->instance == WSR_NONE) goto host_call;
-  const wsr_code *callee = f->code ? f->code : wsr_called_code(store, address, &gave_up);
-  if (!callee) goto no_code;
+  if (!f->code) {
+    wsr_hurry(store, address);
+    const bool made = wsr_function_code(store, address) != NULL;
+    if (wsr_hurried(store, address, made)) goto pause_here;
+    if (!made) TRAP(NO_MEMORY);
+  }
+  const wsr_code *callee = f->code;
   uint64_t *const callee_fp = fp + pc->s;
   if ((uint64_t)(stack_end - callee_fp) < callee->frame_slots ||
       store->n_frames == store->limits.stack_frames)
@@ -440,8 +444,13 @@ call: {
 tail_call: {
   const wsr_function_instance *f = &store->functions[address];
   if (f->instance == WSR_NONE) goto host_call;
-  const wsr_code *callee = f->code ? f->code : wsr_called_code(store, address, &gave_up);
-  if (!callee) goto no_code;
+  if (!f->code) {
+    wsr_hurry(store, address);
+    const bool made = wsr_function_code(store, address) != NULL;
+    if (wsr_hurried(store, address, made)) goto pause_here;
+    if (!made) TRAP(NO_MEMORY);
+  }
+  const wsr_code *callee = f->code;
   if ((uint64_t)(stack_end - fp) < callee->frame_slots) TRAP(EXHAUSTION);
   move(fp, fp + pc->s, pc->n);
   frame->function = address;
@@ -474,10 +483,6 @@ give_results:
   LOAD_FRAME();
   CANONICAL();
   GO;
-
-no_code:
-  if (gave_up) goto pause_here;
-  TRAP(NO_MEMORY);
 
 perform:
   trap = wsr_perform(store, instance, pc, fp);

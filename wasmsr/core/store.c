@@ -671,15 +671,6 @@ const wsr_code *wsr_function_code(wsr_store *store, uint32_t address) {
   return f->code;
 }
 
-const wsr_code *wsr_called_code(wsr_store *store, uint32_t address, bool *gave_up) {
-  store->hurry = store->gave_up != address + 1;
-  const wsr_code *code = wsr_function_code(store, address);
-  *gave_up = !code && store->hurry && atomic_load_explicit(&store->pause, memory_order_relaxed);
-  store->hurry = false;
-  if (*gave_up) store->gave_up = address + 1;
-  return code;
-}
-
 uint32_t wsr_begin(wsr_store *store, uint32_t function, const uint64_t *arguments,
                    wsr_activation *outer) {
   *outer = store->now;

@@ -169,8 +169,19 @@ static inline wsr_type wsr_store_type(const uint32_t *numbers, wsr_type type) {
 }
 /* The code of a module's function, compiled now if need be; NULL without memory. */
 const wsr_code *wsr_function_code(wsr_store *store, uint32_t address);
-/* The same for a call: compiling makes way for a pause, for the first time (*gave_up). */
-const wsr_code *wsr_called_code(wsr_store *store, uint32_t address, bool *gave_up);
+/* Around the compiling of what is called: it makes way for a pause, but only once for a function, or
+ * frequent pauses could keep the program from ever getting on. */
+static inline void wsr_hurry(wsr_store *store, uint32_t address) {
+  store->hurry = store->gave_up != address + 1;
+}
+/* Whether it did so, where nothing was made; otherwise memory is short. */
+static inline bool wsr_hurried(wsr_store *store, uint32_t address, bool made) {
+  const bool gave_up =
+      !made && store->hurry && atomic_load_explicit(&store->pause, memory_order_relaxed);
+  store->hurry = false;
+  if (gave_up) store->gave_up = address + 1;
+  return gave_up;
+}
 uint64_t wsr_element(const wsr_instance *instance, uint32_t segment, uint32_t item);
 
 /* ---- simd.c: vector instructions of precise code ---- */
