@@ -16,7 +16,8 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 
 from bench import plot
 from bench.build import REPEATS, Kernel, Missing, kernel
@@ -29,16 +30,33 @@ Times = dict[str, dict[str, list[float]]]
 """Kernel to peer to seconds, one for each round."""
 
 
-def prepared(chosen: Kernel, peers: Sequence[Peer]) -> dict[str, Run]:
-    """What runs the kernel, by peer; all have run it once and agree.
+def outvoted(answers: Mapping[str, Hashable]) -> list[str]:
+    """Who gives another answer than most do; everybody where no answer has the most voices."""
+    ranked = Counter(answers.values()).most_common(2)
+    tie = len(ranked) > 1 and ranked[0][1] == ranked[1][1]
+    return [name for name, answer in answers.items() if tie or answer != ranked[0][0]]
 
-    Raises:
-        AssertionError: results differ.
+
+def prepared(chosen: Kernel, peers: Sequence[Peer]) -> tuple[dict[str, Run], dict[str, str]]:
+    """What runs the kernel, by peer, once each has run it; and why some peers are left out.
+
+    A peer is left out of this kernel if it fails, or if its result is not what most peers give.
     """
-    runs = {peer.name: peer.prepare(chosen) for peer in peers}
-    results = {name: run() for name, run in runs.items()}
-    assert len(set(results.values())) == 1, f"{chosen.name}: results differ: {results}"
-    return runs
+    runs: dict[str, Run] = {}
+    results: dict[str, int] = {}
+    failures: dict[str, str] = {}
+    for peer in peers:
+        try:
+            run = peer.prepare(chosen)
+            results[peer.name] = run()
+        except Exception as error:  # noqa: BLE001 (whatever a peer raises, the others go on)
+            failures[peer.name] = f"{type(error).__name__}: {error}"
+        else:
+            runs[peer.name] = run
+    for name in outvoted(results):
+        failures[name] = f"its result is {results[name]}; all results: {results}"
+        del runs[name]
+    return runs, failures
 
 
 def present() -> tuple[list[Peer], dict[str, str]]:
@@ -60,7 +78,9 @@ def measure(names: Sequence[str], peers: Sequence[Peer], *, quick: bool, rounds:
     """Time every kernel in every peer, in turns."""
     times: Times = {}
     for name in names:
-        runs = prepared(kernel(name, quick=quick), peers)
+        runs, failures = prepared(kernel(name, quick=quick), peers)
+        for peer, why in failures.items():
+            print(f"failed: {name} in {peer}: {why}", file=sys.stderr, flush=True)
         seconds: dict[str, list[float]] = {peer: [] for peer in runs}
         for _ in range(rounds):
             for peer, run in runs.items():
@@ -74,9 +94,14 @@ def measure(names: Sequence[str], peers: Sequence[Peer], *, quick: bool, rounds:
 
 
 def ratios(times: Times, base: str) -> dict[str, dict[str, plot.Spread]]:
-    """Kernel to peer to the ratio of minima, and median, least and greatest ratio of a round."""
+    """Kernel to peer to the ratio of minima, and median, least and greatest ratio of a round.
+
+    A kernel that `base` did not run has no ratios and is left out.
+    """
     found: dict[str, dict[str, plot.Spread]] = {}
     for name, seconds in times.items():
+        if base not in seconds:
+            continue
         found[name] = {}
         for peer, values in seconds.items():
             rounds = [a / b for a, b in zip(values, seconds[base], strict=True)]
@@ -97,14 +122,20 @@ def mean(values: Sequence[float]) -> float:
 def table(times: Times, base: str) -> str:
     """Ratios to `base` by kernel, the spread of this engine's, and the geometric means."""
     found = ratios(times, base)
-    peers = list(next(iter(times.values())))
+    peers = list(dict.fromkeys(peer for seconds in times.values() for peer in seconds))
     lines = [f"{'time / ' + base:14}" + "".join(f"{peer:>17}" for peer in peers) + "   spread"]
     for name, by_peer in found.items():
-        _, median, least, greatest = by_peer[peers[0]]
-        cells = "".join(f"{by_peer[peer][0]:17.3f}" for peer in peers)
-        lines.append(f"{name:14}{cells}   {median:.3f} ({least:.3f}..{greatest:.3f})")
-    means = (mean([by_peer[peer][0] for by_peer in found.values()]) for peer in peers)
-    lines.append(f"{'geometric mean':14}" + "".join(f"{value:17.3f}" for value in means))
+        cells = "".join(f"{by_peer[p][0]:17.3f}" if p in by_peer else " " * 17 for p in peers)
+        spread = ""
+        if peers[0] in by_peer:
+            _, median, least, greatest = by_peer[peers[0]]
+            spread = f"   {median:.3f} ({least:.3f}..{greatest:.3f})"
+        lines.append(f"{name:14}{cells}{spread}")
+    last = f"{'geometric mean':14}"
+    for peer in peers:
+        values = [by_peer[peer][0] for by_peer in found.values() if peer in by_peer]
+        last += f"{mean(values):17.3f}" if len(values) == len(times) else " " * 17
+    lines.append(last)
     return "\n".join(lines)
 
 
@@ -132,13 +163,14 @@ def main(argv: Sequence[str]) -> int:
     names = options.kernels or list(REPEATS)
     times = measure(names, peers, quick=options.quick, rounds=rounds)
     base = BASE if BASE not in absent else peers[0].name
+    complete = all(len(seconds) == len(peers) for seconds in times.values())
     if options.json:
         print(json.dumps({"machine": platform.platform(), "base": base, "seconds": times}))
     else:
         print(table(times, base))
     if options.plot:
         plot.draw(ratios(times, base), base, options.plot)
-    return 0
+    return 0 if complete else 1
 
 
 if __name__ == "__main__":

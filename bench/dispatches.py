@@ -27,6 +27,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PLENTY = 10**15
+COMMAND = "import sys; from wasmsr.cli import main; sys.exit(main())"
+"""The command `wasmsr`, ending as Python programs end. `python -m wasmsr` ends with `os._exit`,
+which runs no destructors, and the counts are written by one."""
 WORD = 8
 """Bytes of a word of fast code."""
 LONGEST = 6
@@ -84,14 +87,17 @@ def run(arguments: Sequence[str], *, single: bool) -> list[Line]:
     Raises:
         SystemExit: the program could not be run.
     """
-    words = [sys.executable, "-m", "wasmsr", "run"]
+    words = [sys.executable, "-c", COMMAND, "run"]
     with tempfile.TemporaryDirectory() as temporary:
         counts = Path(temporary) / "counts"
         environment = {**os.environ, "WSR_COUNT_FILE": str(counts), "PYTHONSAFEPATH": "1"}
         environment["PYTHONPATH"] = str(folder(single) / "lib")
-        subprocess.run([*words, *arguments], env=environment, stdout=subprocess.DEVNULL)
+        ran = subprocess.run([*words, *arguments], env=environment, stdout=subprocess.DEVNULL)
         if not counts.exists():
-            raise SystemExit("nothing was counted: is fast code built here?")
+            raise SystemExit(
+                f"nothing was counted (exit code {ran.returncode}): either the program did not "
+                "run, or this compiler builds no fast code"
+            )
         rows = [tuple(map(int, line.split())) for line in counts.read_text().splitlines()]
     names = handlers(single)
     cells = sorted((address, names.get(distance, "?"), count) for address, distance, count in rows)

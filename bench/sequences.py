@@ -1,6 +1,6 @@
 """Chooses the sequences of cells that share a handler, and writes core/sequences.h.
 
-    python -m bench.sequences [--pairs N] [--longer N]
+    python -m bench.sequences [--pairs N] [--longer N] [--output FILE] [PROGRAM…]
 
 Runs real programs (`programs`) and those of bench/training in a build that counts dispatches and
 joins no cells (`dispatches`), with and without counting of instructions. First pairs are chosen,
@@ -8,6 +8,9 @@ then longer sequences beside them: again and again every line of code is cut in 
 core/join.c does) and those that save least are dropped. Pairs are what helps programs that were not
 measured; longer sequences help those that were. So the programs by which the speed is judged (the
 kernels, `suite`) are not among the measured ones: they would only show how well they were learnt.
+
+Named programs are measured instead of all of them; then --output must say where the result goes,
+because a choice from a part is not what core/sequences.h is for.
 """
 
 from __future__ import annotations
@@ -16,11 +19,11 @@ import argparse
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.build import TRAINED, training
+from bench.build import TRAINED, Missing, training
 from bench.dispatches import ALONE, ROOT, Line, build, run
 from bench.programs import CACHE, PROGRAMS
 
@@ -34,6 +37,8 @@ SHARES = {"training": 0.5, "programs": 0.5}
 COUNTED = 0.25
 """Share of a program's run that counts instructions, with cells of its own (`spend`, `decide`)."""
 PLENTY = 10**15
+EVERY = (*TRAINED, *PROGRAMS)
+"""The programs that are measured, by name."""
 
 HEADER = """\
 /* Sequences of cells that share one handler. Written by `python -m bench.sequences`, which chose
@@ -63,12 +68,12 @@ def weigh(found: Sequence[Line], share: float) -> Iterator[Weighed]:
             yield weighed
 
 
-def profiles() -> Iterator[tuple[str, list[str]]]:
-    """Kind and arguments of `wasmsr run` of everything that is measured."""
-    for name in TRAINED:
+def profiles(names: Collection[str]) -> Iterator[tuple[str, list[str]]]:
+    """Kind and arguments of `wasmsr run` of each named program of TRAINED and PROGRAMS."""
+    for name in [name for name in TRAINED if name in names]:
         module, n = training(name)
         yield "training", ["--invoke", "run", str(module), str(n)]
-    for program in PROGRAMS.values():
+    for program in [program for name, program in PROGRAMS.items() if name in names]:
         with tempfile.TemporaryDirectory() as folder:
             for file, content in program.inputs:
                 (Path(folder) / file).write_text(content)
@@ -76,12 +81,15 @@ def profiles() -> Iterator[tuple[str, list[str]]]:
             yield "programs", [*mounts, str(CACHE / program.module), *program.args]
 
 
-def measured() -> list[Weighed]:
-    """All lines of all programs, weighed."""
+def measured(names: Collection[str]) -> list[Weighed]:
+    """All lines of the named programs, weighed."""
     build(single=True)
-    numbers = {"training": len(TRAINED), "programs": len(PROGRAMS)}
+    numbers = {
+        "training": sum(name in names for name in TRAINED),
+        "programs": sum(name in names for name in PROGRAMS),
+    }
     found: list[Weighed] = []
-    for kind, arguments in profiles():
+    for kind, arguments in profiles(names):
         share = SHARES[kind] / numbers[kind]
         print(" ".join(arguments), file=sys.stderr)
         found += weigh(run(arguments, single=True), share * (1 - COUNTED))
@@ -157,10 +165,20 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.sequences", description=__doc__)
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--longer", type=int, default=LONGER)
+    parser.add_argument("--output", type=Path, default=TARGET, metavar="FILE")
+    parser.add_argument("programs", nargs="*", metavar="PROGRAM", help=", ".join(EVERY))
     options = parser.parse_args(argv)
-    chosen = choose(measured(), options.pairs, options.longer)
+    if unknown := sorted(set(options.programs) - set(EVERY)):
+        parser.error(f"no such program: {', '.join(unknown)}")
+    if options.programs and options.output == TARGET:
+        parser.error("a choice from some of the programs needs --output FILE")
+    try:
+        chosen = choose(measured(options.programs or EVERY), options.pairs, options.longer)
+    except Missing as reason:
+        print(reason, file=sys.stderr)
+        return 1
     rows = [f"SEQUENCE_{len(names)}({', '.join(names)})\n" for names in sorted(chosen)]
-    TARGET.write_text(HEADER + "".join(rows))
+    options.output.write_text(HEADER + "".join(rows))
     return 0
 
 
