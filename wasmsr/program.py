@@ -474,12 +474,8 @@ class Program:
     def _run(self) -> tuple[Stand, Outcome | None]:
         outcome: Outcome | None = None
         while True:
-            if self._entry is None:
-                if not self._later:
-                    return Stand.IDLE, outcome
-                invocation = self._later.popleft()
-                self._entry = self.store.function_type(invocation[0])
-                self.store.queue.append(invocation)
+            if not self.pending:
+                return Stand.IDLE, outcome
             with self._lock:
                 if self._wanted:
                     self.stand = Stand.PAUSED
@@ -487,6 +483,11 @@ class Program:
             steps = self._steps()
             if isinstance(steps, Stand):
                 return steps, Paused("fuel")
+            # Only now: a hop within `_steps` puts all invocations back into `_later`.
+            if self._entry is None:
+                invocation = self._later.popleft()
+                self._entry = self.store.function_type(invocation[0])
+                self.store.queue.append(invocation)
             if self.tracer is not None:
                 outcome = self.tracer.step(self.store)
             else:

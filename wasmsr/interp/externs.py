@@ -103,7 +103,8 @@ class Caller:
 
     @property
     def memory(self) -> memoryview:
-        """The bytes of memory 0 of the calling instance, writable; valid during this call.
+        """The bytes of the memory that the calling instance exports as `memory`, writable; valid
+        during this call. Of an instance that exports none: the bytes of its memory 0.
 
         Raises:
             HostError: the caller has no memory.

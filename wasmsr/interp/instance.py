@@ -53,7 +53,11 @@ class Instance:
 
     @cached_property
     def memory_address(self) -> int | None:
-        """Address of the memory with index 0, or None."""
+        """Address of the memory that host functions work on: the one that the module exports as
+        `memory`, as WASI wants it; where it exports none, the one with index 0; or None."""
+        for item in self.module.exports:
+            if item.kind == lib.WSR_MEMORY_KIND and item.name == "memory":
+                return self.address(item.kind, item.index)
         return self.address(lib.WSR_MEMORY_KIND, 0) if self.module.counts.memories else None
 
     def address(self, kind: int, index: int) -> int:

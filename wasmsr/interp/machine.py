@@ -406,6 +406,8 @@ class Store(References):
                         return Paused("fuel")
                     outcome = self._host_entry(address, slots)
                     if outcome is not None:
+                        if not isinstance(outcome, Paused):
+                            self._clear()
                         return outcome
                     self.queue.pop(0)
                     continue
