@@ -61,9 +61,19 @@ TRY
     "$1" $TARGET try.c -o try.wasm 2>/dev/null
 )
 
+# clang runs the wasm-opt that it finds on PATH (package binaryen) on what it has linked. So that the
+# result does not depend on what else is installed, it finds one that does nothing.
+no_wasm_opt() {
+    mkdir -p "$root/.cache/no-wasm-opt"
+    printf '#!/bin/sh\n' >"$root/.cache/no-wasm-opt/wasm-opt"
+    chmod +x "$root/.cache/no-wasm-opt/wasm-opt"
+    PATH=$root/.cache/no-wasm-opt:$PATH
+}
+
 # Sets CC, AR and RANLIB, or prints the one line that installs what is missing.
 # need_tools [COMMAND=PACKAGE...]: further commands that the caller's program needs.
 need_tools() {
+    no_wasm_opt
     CC=
     for candidate in ${WASI_CC:-} $(versions clang); do
         if command -v "$candidate" >/dev/null 2>&1 && builds_for_wasi "$candidate"; then

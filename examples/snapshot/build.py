@@ -18,11 +18,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,11 +81,13 @@ class Compiler:
         command: what to run, without options.
         identity: what decides the bytes that it makes: versions, and the digest of its libraries.
         zig: whether it is zig's; that one spells targets and features its own way.
+        environment: what it runs in; None for ours.
     """
 
     command: tuple[str, ...]
     identity: dict[str, str]
     zig: bool
+    environment: Mapping[str, str] | None = None
 
     def build(self, recipe: Recipe, output: Path) -> None:
         """Compiles and links `recipe` into `output`; SystemExit with the compiler's words."""
@@ -97,7 +100,12 @@ class Compiler:
         command = [*self.command, *target, *COMMON, *recipe.flags, *recipe.sources]
         # Run where the sources are, so that they have no path that could get into the result.
         done = subprocess.run(
-            [*command, "-o", str(output)], cwd=HERE, capture_output=True, text=True, check=False
+            [*command, "-o", str(output)],
+            cwd=HERE,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             raise SystemExit(f"build.py: {' '.join(command)}\n{done.stderr.strip()}")
@@ -158,16 +166,41 @@ def library_digest(command: str, query: str) -> str | None:
     return sha256(Path(path).read_bytes())
 
 
+def without_wasm_opt(command: str, linker: str) -> tuple[tuple[str, ...], dict[str, str] | None]:
+    """Options and an environment in which clang does not run `wasm-opt` on what it has linked.
+
+    clang runs it by itself where it finds one (the package binaryen has it), so the bytes would
+    depend on what else the machine has. It looks beside itself and on PATH. So PATH is empty, and
+    the linker is named by its own path; or the option does it that versions from 19 on have (with
+    19.1 it leaves out the linking too, which is why the plan is looked at).
+    """
+    empty = {**os.environ, "PATH": ""}
+    choices = ((f"-fuse-ld={linker}",), empty), (("--no-wasm-opt",), None)
+    for options, environment in choices:
+        words = [command, *options, "--target=wasm32-wasi", "-O2", "-###", "-x", "c", os.devnull]
+        plan = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        if Path(linker).name in plan.stderr and '/wasm-opt"' not in plan.stderr:
+            return options, environment
+    return (), None
+
+
 def clang(command: str) -> Compiler | None:
     """The clang called `command`, if it is there with all that it needs to build for WASI."""
-    if shutil.which(command) is None:
+    command = shutil.which(command) or ""
+    if not command:
         return None
     version = output_of([command, "--version"])
     linker = output_of([command, "--target=wasm32-wasi", "-print-prog-name=wasm-ld"])
     linker_version = output_of([linker, "--version"]) if linker else None
     libc = library_digest(command, "-print-file-name=libc.a")
     runtime = library_digest(command, "-print-libgcc-file-name")
-    if version is None or linker_version is None or libc is None or runtime is None:
+    if (
+        version is None
+        or linker is None
+        or linker_version is None
+        or libc is None
+        or runtime is None
+    ):
         return None
     identity = {
         "compiler": version.splitlines()[0],
@@ -175,7 +208,8 @@ def clang(command: str) -> Compiler | None:
         "libc.a": libc,
         "runtime library": runtime,
     }
-    return Compiler((command,), identity, zig=False)
+    options, environment = without_wasm_opt(command, linker)
+    return Compiler((command, *options), identity, False, environment)
 
 
 def zig() -> Compiler | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from types import ModuleType
 
 import pytest
 import wasmtime
+
+from bench import build as bench_build
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "snapshot"
@@ -90,6 +93,36 @@ def test_the_binaries_are_what_the_sources_give() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split(".wasm:")[0] for line in done.stdout.splitlines()] == list(NAMES)
+
+
+def test_a_rebuild_does_not_depend_on_wasm_opt(tmp_path: Path) -> None:
+    """clang runs a `wasm-opt` that it finds on PATH by itself; here it finds one that spoils."""
+    spoiler = tmp_path / "wasm-opt"
+    spoiler.write_text('#!/bin/sh\nprintf spoilt >>"$1"\n')
+    spoiler.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "build.py", "--check", "cat"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_kernel_of_the_bench_does_not_depend_on_wasm_opt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiler = tmp_path / "wasm-opt"
+    spoiler.write_text('#!/bin/sh\nprintf spoilt >>"$1"\n')
+    spoiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(bench_build, "BUILT", tmp_path / "built")
+    try:
+        built = bench_build.nothing()
+    except bench_build.Missing as reason:
+        pytest.skip(str(reason))
+    assert not built.read_bytes().endswith(b"spoilt")
 
 
 def test_the_check_notices_a_changed_source(tmp_path: Path) -> None:
