@@ -201,7 +201,8 @@ class OverlayLocation(Location):
         return False  # every directory on the way may have to be made first
 
     def _enter(self, part: bytes) -> None:
-        self._tree.raised(self.parent, part, False)
+        if self._tree.raised(self.parent, part, False) is not None:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))  # a file there
         super()._enter(part)
 
     def _read_link(self, part: bytes) -> bytes | None:
@@ -277,6 +278,11 @@ class OverlayLocation(Location):
         finally:
             os.close(directory)
 
+    def readlink(self) -> bytes:
+        if not self.slash and self._up(content=False) is not None:
+            raise Failure(Errno.INVAL)  # a file of the base
+        return super().readlink()
+
     def unlink(self) -> None:
         if self.name != b"." and not self.slash and not self.is_directory():
             base = self._base()
@@ -301,6 +307,8 @@ class OverlayLocation(Location):
 
     def rename_to(self, new: Location) -> None:
         assert isinstance(new, OverlayLocation)
+        if self.name == b"." or new.name == b".":
+            raise Failure(Errno.BUSY)
         self._up()
         new._up(content=False)
         if self.is_directory() and self._holds(new):

@@ -37,7 +37,8 @@ class Location:
     `parent`: host descriptor of that directory, ours until `close`.
     `name`: the last component; `b"."` where the path ends in a directory already entered.
     `above`: the components from the first directory to `parent`, free of links and `..`.
-    `slash`: the path ended in a slash, so it must name a directory.
+    `slash`: the path, or a link that was expanded at its end, ended in a slash, so it must name a
+    directory.
     Use as a context manager, or call `close`.
     """
 
@@ -209,14 +210,18 @@ class Location:
         return os.open(self.name, flags, 0o666, dir_fd=self.parent)
 
     def open(self, flags: int, follow: bool) -> int:
-        """Open what is there (a host descriptor), never through a link that the kernel follows."""
-        if self.slash:
-            if flags & os.O_CREAT:
-                raise Failure(Errno.ISDIR)
-            flags |= os.O_DIRECTORY
-            follow = True
+        """Open what is there (a host descriptor), never through a link that the kernel follows.
+
+        After a slash there must be a directory, and nothing is created (EISDIR). The slash may come
+        from a link, so this is decided anew for each link that is expanded, as Linux does.
+        """
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC
         while True:
+            if self.slash and self.name != b".":
+                if flags & os.O_CREAT:
+                    raise Failure(Errno.ISDIR)
+                flags |= os.O_DIRECTORY
+                follow = True
             try:
                 return self._open_here(flags)
             except OSError as error:
@@ -267,6 +272,8 @@ class Location:
 
     def link_to(self, new: Location) -> None:
         """Make `new` another name of what is here, which is not followed if it is a link."""
+        if new.slash:
+            self.look()  # what is wrong here is said first
         os.link(
             self.name,
             new.for_new(),
@@ -276,6 +283,8 @@ class Location:
         )
 
     def rename_to(self, new: Location) -> None:
+        if self.name == b"." or new.name == b".":
+            raise Failure(Errno.BUSY)
         if (self.slash or new.slash) and not self.is_directory():
             raise Failure(Errno.NOTDIR)
         os.rename(self.name, new.name, src_dir_fd=self.parent, dst_dir_fd=new.parent)

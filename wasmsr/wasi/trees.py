@@ -103,28 +103,30 @@ def listing(directory: int) -> Iterator[tuple[bytes, int, int]]:
 class ReadOnlyLocation(Location):
     """A place where nothing can be changed: EROFS, as on a file system mounted read-only."""
 
-    def open(self, flags: int, follow: bool) -> int:
+    def _open_here(self, flags: int) -> int:
         writing = flags & (os.O_ACCMODE | os.O_CREAT | os.O_TRUNC)
         if not writing:
-            return super().open(flags, follow)
-        reading = flags & ~(os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC)
+            return super()._open_here(flags)
+        if flags & os.O_CREAT and flags & os.O_EXCL:
+            self._refuse_new()
         try:
-            host = super().open(reading, follow)
+            host = super()._open_here(
+                flags & ~(os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC)
+            )
         except FileNotFoundError:
             if flags & os.O_CREAT:
                 raise Failure(Errno.ROFS) from None
             raise
         try:
             mode = os.fstat(host).st_mode
-            if flags & os.O_EXCL:
-                raise Failure(Errno.EXIST)
+            if stat.S_ISDIR(mode):
+                raise Failure(Errno.ISDIR)
             if writing != os.O_CREAT:
-                if stat.S_ISDIR(mode):
-                    raise Failure(Errno.ISDIR)
                 if stat.S_ISREG(mode):
                     raise Failure(Errno.ROFS)
                 # A device is written to, not the file system that its name is in.
-                return os.open(f"/proc/self/fd/{host}", flags & ~(os.O_CREAT | os.O_TRUNC))
+                again = flags & ~(os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
+                return os.open(f"/proc/self/fd/{host}", again)
             host, kept = -1, host
             return kept
         finally:
@@ -135,29 +137,31 @@ class ReadOnlyLocation(Location):
         self._refuse_new()
 
     def symlink(self, content: bytes) -> None:
+        self.for_new()
         self._refuse_new()
 
     def _refuse_new(self) -> None:
         try:
-            os.stat(self.name, dir_fd=self.parent, follow_symlinks=False)
+            self.look()
         except FileNotFoundError:
             raise Failure(Errno.ROFS) from None
         raise Failure(Errno.EXIST)
 
     def rmdir(self) -> None:
-        raise Failure(Errno.ROFS)
+        raise Failure(Errno.INVAL if self.name == b"." else Errno.ROFS)
 
     def unlink(self) -> None:
-        raise Failure(Errno.ROFS)
+        raise Failure(Errno.ISDIR if self.name == b"." else Errno.ROFS)
 
     def set_times(self, access: int | None, modification: int | None) -> None:
         raise Failure(Errno.ROFS)
 
     def link_to(self, new: Location) -> None:
-        raise Failure(Errno.ROFS)
+        self.look()
+        new.symlink(b"")
 
     def rename_to(self, new: Location) -> None:
-        raise Failure(Errno.ROFS)
+        raise Failure(Errno.BUSY if b"." in (self.name, new.name) else Errno.ROFS)
 
 
 class ReadOnlyTree(Tree):
