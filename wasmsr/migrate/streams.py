@@ -18,6 +18,7 @@ from wasmsr.errors import SnapshotError, UnportableState
 from wasmsr.migrate.terms import PeerLost, PeerRefused
 from wasmsr.program import Program
 from wasmsr.wasi.capture import UNLINKED_LIMIT
+from wasmsr.wasi.contents import Reader
 from wasmsr.wasi.descriptors import InputStream
 from wasmsr.wasi.relayed import RelayedInput
 
@@ -125,10 +126,11 @@ def _rest(stream: InputStream) -> bytes:
             hint="put the file into a folder that is carried, --dir HOST::GUEST::carry",
         )
     pieces = []
-    while size > 0 and (piece := os.pread(stream.host, size, offset)):
-        pieces.append(piece)
-        offset += len(piece)
-        size -= len(piece)
+    with Reader(stream.host) as reader:
+        while size > 0 and (piece := os.pread(reader.host, size, offset)):
+            pieces.append(piece)
+            offset += len(piece)
+            size -= len(piece)
     if size > 0:
         raise SnapshotError("the file on standard input became shorter while it was read")
     return b"".join(pieces)

@@ -11,7 +11,7 @@ import stat
 
 from wasmsr.errors import UnportableState
 from wasmsr.wasi.abi import Failure
-from wasmsr.wasi.contents import Contents
+from wasmsr.wasi.contents import Contents, Reader
 from wasmsr.wasi.descriptors import (
     Descriptor,
     Device,
@@ -130,12 +130,13 @@ def _stdin_file(descriptor: InputStream) -> dict[str, Any] | None:
         return None
     offset = os.lseek(descriptor.host, 0, os.SEEK_CUR)
     start = max(0, offset - WINDOW)
-    return {
-        "offset": offset,
-        "size": os.fstat(descriptor.host).st_size,
-        "before": os.pread(descriptor.host, offset - start, start),
-        "after": os.pread(descriptor.host, WINDOW, offset),
-    }
+    with Reader(descriptor.host) as reader:
+        return {
+            "offset": offset,
+            "size": os.fstat(descriptor.host).st_size,
+            "before": os.pread(reader.host, offset - start, start),
+            "after": os.pread(reader.host, WINDOW, offset),
+        }
 
 
 def _device(process: Process, fd: int, descriptor: Device) -> dict[str, Any]:
@@ -267,24 +268,31 @@ class _Carried:
             return known
         if not stat.S_ISREG(result.st_mode):
             raise UnportableState(f"descriptor {fd} ({descriptor.place}) has no name any more")
-        reader = _reader(fd, descriptor)
         try:
-            if result.st_size <= min(SHORT, self._room):
-                self._room -= result.st_size
-                return self._add(result, os.pread(reader, result.st_size, 0))
-            before = self._chunks.size
-            chunks = chunks_of(reader, result.st_size, self._chunks, None, self._limit)
-            self._limit -= self._chunks.size - before
-            if self._limit < 0:
-                raise UnportableState(
-                    f"descriptor {fd} ({descriptor.place}) has no name any more and its content, "
-                    f"{result.st_size} bytes, is more than a snapshot carries",
-                    hint="--carry-limit SIZE allows more",
-                )
-            return self._add(result, b"", {"size": result.st_size, "chunks": chunks})
-        finally:
-            if reader != descriptor.host:
-                os.close(reader)
+            reader = Reader(descriptor.host)
+        except OSError as error:
+            raise UnportableState(
+                f"descriptor {fd} ({descriptor.place}) has no name any more and cannot be read"
+            ) from error
+        with reader:
+            return self._content(fd, descriptor, result, reader)
+
+    def _content(self, fd: int, descriptor: File, result: os.stat_result, reader: Reader) -> int:
+        size = result.st_size
+        if size <= min(SHORT, self._room):
+            self._room -= size
+            return self._add(result, os.pread(reader.host, size, 0))
+        before = self._chunks.size
+        data_at = reader.extents(size)
+        chunks = chunks_of(reader.host, size, data_at, self._chunks, None, self._limit)
+        self._limit -= self._chunks.size - before
+        if self._limit < 0:
+            raise UnportableState(
+                f"descriptor {fd} ({descriptor.place}) has no name any more and its content, "
+                f"{size} bytes, is more than a snapshot carries",
+                hint="--carry-limit SIZE allows more",
+            )
+        return self._add(result, b"", {"size": size, "chunks": chunks})
 
     def directory(self, result: os.stat_result) -> int:
         """The index of a removed directory, which can only be empty."""
@@ -299,15 +307,3 @@ class _Carried:
         times = {"atim": result.st_atime_ns, "mtim": result.st_mtime_ns}
         self.contents.append({"content": content, **times, **(more or {})})
         return index
-
-
-def _reader(fd: int, descriptor: File) -> int:
-    """A host descriptor to read the file with: its own, or another where it is only written."""
-    if descriptor.access != os.O_WRONLY:
-        return descriptor.host
-    try:
-        return os.open(f"/proc/self/fd/{descriptor.host}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UnportableState(
-            f"descriptor {fd} ({descriptor.place}) has no name any more and cannot be read"
-        ) from error

@@ -7,17 +7,26 @@ docs/snapshot-format.md, section 12.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from wasmsr.errors import FormatError, UnportableState
 from wasmsr.wasi.abi import MAX_OFFSET
-from wasmsr.wasi.contents import CHUNK, DIGEST, PLACE, ZEROS, Contents, Folder, digest_of
+from wasmsr.wasi.contents import (
+    CHUNK,
+    DIGEST,
+    PLACE,
+    ZEROS,
+    Contents,
+    Folder,
+    digest_of,
+    extents,
+    open_to_read,
+)
 
 DIRECTORY, FILE, LINK, SAME = range(4)
 """Kinds of entries. LINK: a symbolic link; SAME: another name of a file named before."""
@@ -189,20 +198,6 @@ def _walk(root: int, guest: str) -> Iterator[tuple[bytes, os.stat_result]]:
             os.close(directory)
 
 
-def open_to_read(root: int, path: bytes, flags: int = 0) -> int:
-    """Open what is below `root`, leaving its access time alone where the host allows that. Raises
-    OSError."""
-    flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return os.open(path, flags | _NO_ATIME, dir_fd=root)
-    except PermissionError:
-        # Only a file's owner may do that.
-        return os.open(path, flags, dir_fd=root)
-
-
-_NO_ATIME: Final = getattr(os, "O_NOATIME", 0)
-
-
 def names(root: int) -> list[bytes]:
     """What is in a directory. Raises OSError."""
     directory = open_to_read(root, b".", os.O_DIRECTORY)
@@ -230,7 +225,7 @@ def _read(
     except OSError as error:
         raise _unreadable(guest, path, error) from error
     try:
-        return chunks_of(file, size, contents, (folder, path), room)
+        return chunks_of(file, size, extents(file, size), contents, (folder, path), room)
     except OSError as error:
         raise _unreadable(guest, path, error) from error
     finally:
@@ -240,14 +235,16 @@ def _read(
 def chunks_of(
     file: int,
     size: int,
+    data_at: Iterable[tuple[int, int]],
     contents: Contents,
     source: tuple[Folder, bytes] | None,
     room: int = MAX_OFFSET,
 ) -> bytes:
-    """The chunks of an open file, as `Entry.chunks`; holes and zeros are left out, and the rest is
-    where more than `room` bytes are found. Raises OSError."""
+    """The chunks of an open file, as `Entry.chunks`; what lies outside of `data_at` (start, end)
+    and zeros are left out, and the rest is where more than `room` bytes are found. Raises
+    OSError."""
     found: list[tuple[int, bytes]] = []
-    for start, end in extents(file, size):
+    for start, end in data_at:
         for offset in range(start - start % CHUNK, end, CHUNK):
             number = offset // CHUNK
             if found and found[-1][0] == number:
@@ -262,21 +259,6 @@ def chunks_of(
             if room < 0:
                 return b"".join(PLACE.pack(*place) for place in found)
     return b"".join(PLACE.pack(*place) for place in found)
-
-
-def extents(file: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where there is data, as (start, end)."""
-    position = 0
-    while position < size:
-        try:
-            start = os.lseek(file, position, os.SEEK_DATA)
-            end = os.lseek(file, start, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return  # a hole is all that is left
-            start, end = position, size  # a file system that does not know holes
-        yield start, min(end, size)
-        position = end
 
 
 def _add_known(contents: Contents, folder: Folder, path: bytes, size: int, chunks: bytes) -> None:

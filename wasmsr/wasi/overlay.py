@@ -16,8 +16,7 @@ import os
 import stat
 
 from wasmsr.wasi.abi import Errno, Failure
-from wasmsr.wasi.contents import CHUNK
-from wasmsr.wasi.manifest import extents
+from wasmsr.wasi.contents import CHUNK, extents
 from wasmsr.wasi.private import Private
 from wasmsr.wasi.resolve import Location
 from wasmsr.wasi.trees import Entries, Layers, Tree, listing

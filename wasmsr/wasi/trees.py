@@ -110,9 +110,7 @@ class ReadOnlyLocation(Location):
         if flags & os.O_CREAT and flags & os.O_EXCL:
             self._refuse_new()
         try:
-            host = super()._open_here(
-                flags & ~(os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC)
-            )
+            host = super()._open_here(flags & ~(os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC))
         except FileNotFoundError:
             if flags & os.O_CREAT:
                 raise Failure(Errno.ROFS) from None
