@@ -27,7 +27,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
-    from typing import Any
 
     from wasmsr.interp.trace import Tracer
     from wasmsr.snapshot.state import Snapshot
@@ -175,8 +174,8 @@ class Program:
         marks: where to stop; may be changed while the program stands.
         tracer: is shown each instruction before it is executed, or None.
         on_stand: called by the worker thread when the program has come to stand, for any reason.
-        on_result: called by the worker thread with type and results of each invocation of an
-            export that returned.
+        on_result: called by the worker thread with type and results, as bits, of each invocation
+            of an export that returned.
         timings: of "capture", "encode", "decode" and "restore".
         parent: id of the snapshot that it was restored from, or None.
         stand: whether and why it stands.
@@ -188,7 +187,7 @@ class Program:
         self.marks = Marks()
         self.tracer: Tracer | None = None
         self.on_stand: Callable[[], None] = _nothing
-        self.on_result: Callable[[FuncType, tuple[Any, ...]], None] = _nothing
+        self.on_result: Callable[[FuncType, tuple[int, ...]], None] = _nothing
         self.timings = Timings()
         self.parent: bytes | None = None
         self._around = around
@@ -227,14 +226,15 @@ class Program:
         limits: Limits | None = None,
         deterministic: bool = False,
         invoke: str | None = COMMAND,
-        args: Sequence[int | float | None] = (),
+        args: Sequence[int] = (),
     ) -> Program:
         """A program that stands before its first instruction.
 
         Args:
             argv: what WASI tells it of its arguments, its own name first.
             env: its environment.
-            invoke: the export to be called, with `args`; None calls nothing yet.
+            invoke: the export to be called; None calls nothing yet.
+            args: the bits of each of its arguments.
         Raises:
             ExportError: there is no such export.
             LinkError: an import cannot be provided.
@@ -268,7 +268,7 @@ class Program:
         if invoke != COMMAND and _is_reactor(module):
             store.enqueue(instance.function(REACTOR))
         if invoke is not None:
-            store.enqueue(instance.function(invoke), *args)
+            store.enqueue_raw(instance.function(invoke).address, args)
         return cls(store, module, wasi, around)
 
     @classmethod
@@ -340,10 +340,11 @@ class Program:
         count = self.store.executed
         return None if count is None else count - self._base
 
-    def call(self, name: str, *args: int | float | None) -> None:
-        """Adds an invocation of an export, after all those that are still to be made."""
+    def call(self, name: str, *args: int) -> None:
+        """Adds an invocation of an export, after all those that are still to be made; `args` are
+        the bits of its arguments."""
         exported_function(self.module, name)
-        self.store.enqueue(self.store.instances[0].function(name), *args)
+        self.store.enqueue_raw(self.store.instances[0].function(name).address, args)
         self._later.append(self.store.queue.pop())
         if self.stand is Stand.IDLE:
             self.stand = Stand.PAUSED
@@ -494,7 +495,7 @@ class Program:
                 outcome = self.store.run(fuel=steps)
             if isinstance(outcome, Finished):
                 entry, self._entry = self._entry, None
-                self.on_result(entry, outcome.results)
+                self.on_result(entry, outcome.raw)
             elif not isinstance(outcome, Paused):
                 self._entry = None
                 return Stand.ENDED, outcome

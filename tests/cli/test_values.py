@@ -1,53 +1,38 @@
-"""Arguments typed by a signature, results as text, sizes and times: text to values and back."""
+"""Arguments typed by a signature, sizes and times: text to values and back."""
 
 from __future__ import annotations
 
-import math
-import struct
-
 import click
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from wasmsr.cli.options import Count, Kind, Seconds, Size, Variable, human_size, human_time
 from wasmsr.cli.typed import Typed
-from wasmsr.cli.values import (
-    EXTERNREF,
-    F32,
-    F64,
-    FUNCREF,
-    I32,
-    I64,
-    V128,
-    ArgumentError,
-    format_value,
-    parse_arguments,
-    signature,
-)
+from wasmsr.cli.values import ArgumentError, parse_arguments, signature
+
+I32, I64, F32, F64, V128, FUNCREF, EXTERNREF = 0x7F, 0x7E, 0x7D, 0x7C, 0x7B, 0x70, 0x6F
 
 
 @pytest.mark.parametrize(
     ("code", "text", "value"),
     [
         (I32, "9", 9),
-        (I32, "-2147483648", -(2**31)),
+        (I32, "-2147483648", 2**31),
         (I32, "4294967295", 2**32 - 1),
         (I32, "0xff", 255),
-        (I32, "-0x1", -1),
+        (I32, "-0x1", 2**32 - 1),
         (I32, "1_000", 1000),
         (I64, "18446744073709551615", 2**64 - 1),
-        (F32, "0.5", 0.5),
-        (F64, "-1e300", -1e300),
-        (F64, "0x1.8p3", 12.0),
-        (F64, "inf", math.inf),
-        (F64, "-INF", -math.inf),
-        (F64, "3", 3.0),
-        (FUNCREF, "null", None),
-        (EXTERNREF, "null", None),
+        (F32, "0.5", 0x3F000000),
+        (F64, "-1e300", 0xFE37E43C8800759C),
+        (F64, "0x1.8p3", 0x4028000000000000),
+        (F64, "inf", 0x7FF0000000000000),
+        (F64, "-INF", 0xFFF0000000000000),
+        (F64, "3", 0x4008000000000000),
+        (FUNCREF, "null", 0),
+        (EXTERNREF, "null", 0),
     ],
 )
-def test_right_arguments(code: int, text: str, value: object) -> None:
+def test_right_arguments(code: int, text: str, value: int) -> None:
     assert parse_arguments("f", [code], [text]) == [value]
 
 
@@ -69,7 +54,7 @@ def test_right_arguments(code: int, text: str, value: object) -> None:
         (F64, "."),
         (FUNCREF, "0"),
         (EXTERNREF, "x"),
-        (V128, "0"),
+        (V128, "-1"),
     ],
 )
 def test_wrong_arguments(code: int, text: str) -> None:
@@ -88,31 +73,6 @@ def test_wrong_number(texts: list[str]) -> None:
 def test_signature() -> None:
     assert signature([I32, F64], [I64]) == "(i32, f64) -> i64"
     assert signature([], []) == "() -> nothing"
-
-
-@given(st.floats(width=32, allow_nan=False))
-def test_f32_round_trip(value: float) -> None:
-    text = format_value(F32, value)
-    (again,) = parse_arguments("f", [F32], [text])
-    assert struct.pack("<f", again) == struct.pack("<f", value)
-
-
-@given(st.floats(allow_nan=False))
-def test_f64_round_trip(value: float) -> None:
-    (again,) = parse_arguments("f", [F64], [format_value(F64, value)])
-    assert struct.pack("<d", again) == struct.pack("<d", value)
-
-
-@given(st.integers(-(2**63), 2**63 - 1))
-def test_i64_round_trip(value: int) -> None:
-    assert parse_arguments("f", [I64], [format_value(I64, value)]) == [value]
-
-
-def test_f32_is_short() -> None:
-    (tenth,) = struct.unpack("<f", struct.pack("<f", 0.1))
-    assert format_value(F32, tenth) == "0.1"
-    assert format_value(F64, 0.1) == "0.1"
-    assert format_value(FUNCREF, None) == "null"
 
 
 @pytest.mark.parametrize(

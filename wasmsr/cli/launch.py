@@ -20,12 +20,10 @@ from wasmsr.cli.progress import Advance, shown
 from wasmsr.cli.run import ROWS, Options
 from wasmsr.cli.snapshots import read_snapshot
 from wasmsr.cli.terminal import END_CODES, Ended, Events, Keyboard, end_now, last_words
-from wasmsr.cli.values import ArgumentError, format_value, parse_arguments
+from wasmsr.cli.values import ArgumentError, parse_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from wasmsr.cli.session import Ending
     from wasmsr.interp.cache import ModuleCache
     from wasmsr.interp.module import Module
@@ -56,7 +54,7 @@ class Launch:
         self.results: list[list[object]] = []
         self.executed: int | None = None
         self._has_streams = False
-        self._again: Sequence[int | float | None] = ()
+        self._again: Sequence[int] = ()
         self.timings: dict[str, list[float]] = {}
         self._outputs: dict[str, int] = {}
 
@@ -196,7 +194,7 @@ class Launch:
         options, named, export = self.options, self.named, self._export
         words = list(options.args) if named is None else named.words(options.args)
         argv = [named.name if named is not None else os.path.basename(str(options.program))]
-        values: Sequence[int | float | None] = ()
+        values: Sequence[int] = ()
         if export == COMMAND:
             argv += words
         else:
@@ -244,10 +242,8 @@ class Launch:
             program.call(options.invoke, *values)
         return program
 
-    def _values(
-        self, module: Module, export: str, words: Sequence[str]
-    ) -> Sequence[int | float | None]:
-        """The arguments of an export by its signature; the key r gives them again."""
+    def _values(self, module: Module, export: str, words: Sequence[str]) -> Sequence[int]:
+        """The bits of an export's arguments by its signature; the key r gives them again."""
         from wasmsr.program import exported_function
 
         params = exported_function(module, export).params
@@ -281,13 +277,16 @@ class Launch:
 
     # -- meanwhile ---------------------------------------------------------------------------------
 
-    def _result(self, kind: FuncType, values: tuple[Any, ...]) -> None:
-        """An invocation of an export has returned."""
+    def _result(self, kind: FuncType, values: Sequence[int]) -> None:
+        """An invocation of an export has returned, with the bits of its results."""
+        from wasmsr.interp import literals
+
+        pairs = list(zip(kind.results, values, strict=True))
         if self.options.json:
-            self.results.append(list(values))
+            self.results.append([literals.plain(type_, bits) for type_, bits in pairs])
             return
-        for code, value in zip(kind.results, values, strict=True):
-            print(format_value(code, value))
+        for type_, bits in pairs:
+            print(literals.show(type_, bits))
         sys.stdout.flush()
 
     def _save(self, program: Program) -> int:

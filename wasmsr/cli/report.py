@@ -5,7 +5,6 @@ The object is the last line of standard output; results and timings are in it in
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -76,7 +75,7 @@ def as_json(
         "outcome": ending.outcome,
         "exit_code": ending.exit_code,
         "guest_exit_code": ending.guest_code,
-        "results": [[plain(value) for value in values] for values in results],
+        "results": results,
         "executed": executed,
         "snapshot": snapshot,
         "snapshots": ending.snapshots,
@@ -108,13 +107,6 @@ def _dumps(fields: Mapping[str, object]) -> str:
     import json
 
     return json.dumps(fields)
-
-
-def plain(value: object) -> object:
-    """A result as JSON has it; what JSON has no number for, as text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if value is None or isinstance(value, (int, float)) else str(value)
 
 
 def timings_table(timings: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:

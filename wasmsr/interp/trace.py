@@ -13,15 +13,14 @@ and globals have their names where the module gives them some.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from wasmsr._ffi import lib
 from wasmsr.errors import printable
 from wasmsr.interp.externs import Global
 from wasmsr.interp.instructions import disassemble
+from wasmsr.interp.literals import show
 from wasmsr.interp.machine import FrameView, Outcome, Paused, Store
 from wasmsr.interp.types import ValType
-from wasmsr.interp.values import from_slot
 
 STATE_COLUMN = 48
 """Where locals and operands begin, if the instruction leaves room."""
@@ -87,15 +86,15 @@ class Tracer:
         parts = []
         if frame.locals:
             called = names.locals.get(frame.index, {})
-            parts.append(f"locals {_values(store, frame.types[:n], frame.locals, called)}")
+            parts.append(f"locals {_values(frame.types[:n], frame.locals, called)}")
         if frame.operands:
-            parts.append(f"operands {_values(store, frame.types[n:], frame.operands, {})}")
+            parts.append(f"operands {_values(frame.types[n:], frame.operands, {})}")
         if mnemonic == "global.set":
             # The one instruction that changes a global: the new value is the top operand.
             code = ValType(frame.types[-1])
-            new = _value(store, code, frame.operands[-1])
+            new = _value(code, frame.operands[-1])
             index = int(immediates)
-            old = _value(store, code, _global(store, frame, index))
+            old = _value(code, _global(store, frame, index))
             parts.append(f"global {names.globals.get(index, immediates)}: {old} -> {new}")
         return "  ".join(parts)
 
@@ -111,20 +110,17 @@ def _global(store: Store, frame: FrameView, index: int) -> int:
     return Global(store, address).bits
 
 
-def _values(store: Store, types: bytes, slots: Sequence[int], names: Mapping[int, str]) -> str:
+def _values(types: bytes, slots: Sequence[int], names: Mapping[int, str]) -> str:
     """Values with their types, and with their names if they have some: "n=i32:9 f64:0.5"."""
     texts = []
     for index, (code, bits) in enumerate(zip(types, slots, strict=True)):
         name = f"{names[index]}=" if index in names else ""
-        texts.append(name + _value(store, ValType(code), bits))
+        texts.append(name + _value(ValType(code), bits))
     return " ".join(texts)
 
 
-def _value(store: Store, code: ValType, bits: int) -> str:
+def _value(code: ValType, bits: int) -> str:
     """One value with its type; a reference as the address of its function or host object."""
     if code.reference:
         return f"{code}:{'null' if bits == 0 else (bits & 0xFFFFFFFF) - 1}"
-    if code is ValType.V128:
-        return f"{code}:{bits:#034x}"
-    value: Any = from_slot(store, code, bits)
-    return f"{code}:{value}"
+    return f"{code}:{show(code, bits)}"

@@ -28,11 +28,12 @@ _LOW64, _ALL128 = (1 << 64) - 1, (1 << 128) - 1
 def to_slot(store: Store, type_: ValType, value: Any) -> int:
     """The bits of a Python value.
 
-    Integers may be given signed or unsigned; a float is rounded to f32 where that is asked for.
+    Integers may be given signed or unsigned. A number is rounded once to what a float type holds;
+    a Python float that is too large for f32 becomes infinity, as by `f32.demote_f64`.
 
     Raises:
         TypeError: the value is of another kind than the type.
-        OverflowError: an integer does not fit the type.
+        OverflowError: an integer does not fit the type, or is larger than every f64.
     """
     if type_ in (ValType.I32, ValType.I64):
         if not isinstance(value, int):
@@ -45,7 +46,9 @@ def to_slot(store: Store, type_: ValType, value: Any) -> int:
         if not isinstance(value, (int, float)):
             raise TypeError(f"{type_} takes a number, not {type(value).__name__}")
         if type_ is ValType.F64:
-            return int(_U64.unpack(_F64.pack(value))[0])
+            return int(_U64.unpack(_F64.pack(float(value)))[0])
+        if isinstance(value, int):
+            value = _odd(value)
         try:
             return int(_U32.unpack(_F32.pack(value))[0])
         except OverflowError:
@@ -65,6 +68,17 @@ def to_slot(store: Store, type_: ValType, value: Any) -> int:
     if type_ is not type_.code and not lib.wsr_value_fits(store.c, type_, bits):
         raise TypeError(f"{value!r} is no {type_}")
     return bits
+
+
+def _odd(value: int) -> float:
+    """A float that is rounded to f32 as the integer itself is: of what it has no room for, only
+    that it is there is kept, in its last bit. OverflowError: it is larger than every f64."""
+    excess = abs(value).bit_length() - 53
+    if excess > 0:
+        kept = abs(value) >> excess
+        lost = abs(value) != kept << excess
+        value = (kept | lost) << excess if value > 0 else -((kept | lost) << excess)
+    return float(value)
 
 
 def from_slot(store: Store, type_: ValType, bits: int) -> Any:

@@ -12,6 +12,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from wasmsr.errors import printable
+from wasmsr.interp.literals import plain
+from wasmsr.interp.types import ValType
 from wasmsr.snapshot.check import EXNREF, EXTERNREF, F32, F64, FUNCREF, I32, I64, V128
 from wasmsr.snapshot.container import VERSION, section_title
 from wasmsr.snapshot.format import Decoder, Path, read_file
@@ -221,31 +223,9 @@ def _types(codes: bytes) -> str:
 
 def _value(code: int, bits: int, names: SnapshotNames) -> dict[str, Any]:
     """A value as a reader expects it: signed numbers, floats, references by name."""
-    value: Any
-    if code in (I32, I64):
-        width = 32 if code == I32 else 64
-        value = bits - (1 << width) if bits >> (width - 1) else bits
-    elif code in (F32, F64):
-        value = _float(code, bits)
-    elif code == V128:
-        value = f"0x{bits:032x}"
-    elif bits == 0:
-        value = None
-    else:
-        kind = "exception" if code == EXNREF else "host object"
-        value = names.of_address(bits - 1) if code == FUNCREF else f"{kind} {bits - 1}"
+    named = code == FUNCREF and bits
+    value = names.of_address(bits - 1) if named else plain(ValType(code), bits)
     return {"type": TYPE_NAMES[code], "value": value}
-
-
-def _float(code: int, bits: int) -> float | str:
-    """A number, or, for what JSON cannot hold, the text format's words for it."""
-    size, fraction = (4, 23) if code == F32 else (8, 52)
-    number: float = struct.unpack("<f" if code == F32 else "<d", bits.to_bytes(size, "little"))[0]
-    if math.isfinite(number):
-        return number
-    sign = "-" if bits >> (size * 8 - 1) else ""
-    payload = bits & ((1 << fraction) - 1)
-    return f"{sign}nan:{payload:#x}" if payload else f"{sign}inf"
 
 
 def _plain(value: Any) -> Any:
