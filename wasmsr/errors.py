@@ -102,10 +102,34 @@ class Frame:
         return printable(f"{where}{self.function} (function {self.index}, byte {self.offset:#x})")
 
 
-def printable(text: str) -> str:
-    """The text, with escapes for what is no text: names come from files that anybody can have made,
-    and go to terminals."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+def printable(name: object, limit: int | None = 400) -> str:
+    """A name as messages show it: THE function for every name of a module, a file or a peer.
+
+    Names come from files that anybody can have made, and go to terminals. What is no printable
+    text is escaped as in Python (control characters, direction marks, bytes that are no UTF-8, a
+    backslash only where something else is escaped too); what is longer than `limit` characters is
+    cut in its middle, and nothing is cut with None.
+
+    Args:
+        name: text, bytes, or a path.
+    """
+    if isinstance(name, bytes):
+        text = name.decode("utf-8", "surrogateescape")
+    else:
+        text = name if isinstance(name, str) else str(name)
+    if limit is not None and len(text) > limit:
+        text = f"{text[: limit // 2]}...{text[-limit // 2 :]}"
+    if text.isprintable():
+        return text
+    return "".join(_escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() and character != "\\":
+        return character
+    if "\udc80" <= character <= "\udcff":  # a byte that is no UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
 
 
 class Trap(WasmsrError):

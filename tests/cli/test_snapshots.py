@@ -317,7 +317,7 @@ def test_timings(cli: Cli) -> None:
 
 def test_failed_save_in_passing(cli: Cli) -> None:
     """With --keep-running a snapshot that cannot be written is said, and the program goes on."""
-    words = ("--keep-running", "--snapshot-at", "99", "--snapshot-file", "no/such/folder.bin")
+    words = ("--keep-running", "--snapshot-at", "99", "--snapshot-file", "/dev/full")
     outcome = cli("run", "fib", *words, "15")
     assert (outcome.stdout, outcome.returncode) == ("610\n", 0)
     assert "no snapshot was saved" in one_sentence(outcome)

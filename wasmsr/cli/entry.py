@@ -80,9 +80,9 @@ def explain(error: BaseException) -> int:
 
         traceback.print_exception(type(error), error, error.__traceback__)
     if sentence:
-        print(f"wasmsr: {sentence}", file=sys.stderr, flush=True)
+        print(f"wasmsr: {errors.printable(sentence, None)}", file=sys.stderr, flush=True)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr, flush=True)
+        print(f"hint: {errors.printable(hint, None)}", file=sys.stderr, flush=True)
     return code
 
 
@@ -121,7 +121,7 @@ def describe_os_error(error: OSError) -> str:
     reason = error.strerror or str(error)
     reason = reason[:1].lower() + reason[1:]
     if error.filename:
-        return f"{os.fsdecode(error.filename)}: {reason}."
+        return f"{errors.printable(error.filename)}: {reason}."
     return f"cannot write: {reason}." if error.errno in EXHAUSTED else f"{reason}."
 
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from wasmsr import errors
 from wasmsr.cli import programs, report
@@ -24,6 +24,9 @@ from wasmsr.cli.values import ArgumentError, parse_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TextIO
+
+    from wasmsr.cli.outputs import SnapshotFile
     from wasmsr.cli.session import Ending
     from wasmsr.interp.cache import ModuleCache
     from wasmsr.interp.module import Module
@@ -57,6 +60,9 @@ class Launch:
         self._again: Sequence[int] = ()
         self.timings: dict[str, list[float]] = {}
         self._outputs: dict[str, int] = {}
+        self._file: SnapshotFile | None = None
+        self._trace: TextIO | None = None
+        self._json: TextIO | None = None
 
     @property
     def interactive(self) -> bool:
@@ -100,7 +106,7 @@ class Launch:
         program.on_result = self._result
         plan = Plan(
             save=lambda: self._save(program),
-            path=options.snapshot_file,
+            waits=lambda: self._snapshot_file.may_block,
             after=options.after,
             every=options.every,
             keep_running=options.keep_running,
@@ -129,6 +135,7 @@ class Launch:
         from wasmsr.program import Marks
 
         options = self.options
+        self._look_at_files()
         module = None if options.program is None else self._load(options.program)
         if options.from_snapshot is not None:
             program = self._resume(module)
@@ -140,6 +147,44 @@ class Launch:
         for address in program.listens:
             say(f"the program listens on {address}")
         return program
+
+    def _look_at_files(self) -> None:
+        """Refuses to write over what is read, and opens what is written while the program runs:
+        to open a FIFO may take for ever, and here a signal ends that."""
+        options = self.options
+        asked = options.saves or options.snapshot_file != "snapshot.bin"
+        if asked or options.stdout or options.stderr or options.trace_file or options.json_file:
+            from wasmsr.cli.outputs import check, files_of, open_text
+
+            module = options.program if self.named is None else self.named.location
+            check(*files_of(options, module, saves=asked))
+            if options.trace_file is not None:
+                self._trace = open_text(options.trace_file)
+            if options.json_file is not None:
+                self._json = open_text(options.json_file)
+
+    def _look_at_snapshot_file(self, digest: Callable[[], bytes]) -> None:
+        """Looks whether snapshots can go where they should, where some are asked for; `digest` is
+        the module's, which takes a while."""
+        options = self.options
+        if options.saves or options.snapshot_file != "snapshot.bin":
+            self._snapshot_file.check(digest())
+        elif self.interactive and os.path.exists(options.snapshot_file):
+            from wasmsr.cli.outputs import OutputError
+
+            try:
+                self._snapshot_file.check(digest())
+            except (OutputError, errors.SnapshotError) as error:
+                say(f"the key s will save nothing: {error}", "warning")
+
+    @property
+    def _snapshot_file(self) -> SnapshotFile:
+        """Where snapshots go."""
+        if self._file is None:
+            from wasmsr.cli.outputs import SnapshotFile
+
+            self._file = SnapshotFile(self.options.snapshot_file, force=self.options.force)
+        return self._file
 
     def _load(self, program: str) -> Module:
         """The module, by way of the cache."""
@@ -178,13 +223,14 @@ class Launch:
     def _output(self, path: str | None, ours: int) -> int:
         """A descriptor to write to: of the file, where one is named. It is begun anew by a program
         that begins, and gone on with by one that was saved."""
-        if path is None:
-            return ours
-        if path not in self._outputs:
+        if path is None or path == "-":
+            return ours if path is None else 1
+        file = os.path.realpath(path)
+        if file not in self._outputs:
             how = os.O_TRUNC if self.options.from_snapshot is None else 0
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | how
-            self._outputs[path] = os.open(path, flags, 0o666)
-        return self._outputs[path]
+            self._outputs[file] = os.open(path, flags, 0o666)
+        return self._outputs[file]
 
     def _start(self, module: Module) -> Program:
         """A program at its beginning."""
@@ -192,6 +238,7 @@ class Launch:
         from wasmsr.program import COMMAND, Program
 
         options, named, export = self.options, self.named, self._export
+        self._look_at_snapshot_file(lambda: module.digest)
         words = list(options.args) if named is None else named.words(options.args)
         argv = [named.name if named is not None else os.path.basename(str(options.program))]
         values: Sequence[int] = ()
@@ -225,6 +272,7 @@ class Launch:
         )
         if options.deterministic and not snapshot.limits.deterministic:
             say("--deterministic has no effect: the saved run was not deterministic", "warning")
+        self._look_at_snapshot_file(lambda: snapshot.modules[0].digest)
         if module is None and snapshot.modules[0].binary is None:
             self._name_the_program(snapshot.modules[0].digest)
         program = Program.resume(
@@ -282,18 +330,19 @@ class Launch:
         from wasmsr.interp import literals
 
         pairs = list(zip(kind.results, values, strict=True))
-        if self.options.json:
+        if self.options.json or self._json is not None:
             self.results.append([literals.plain(type_, bits) for type_, bits in pairs])
+        if self.options.json:
             return
         for type_, bits in pairs:
             print(literals.show(type_, bits))
         sys.stdout.flush()
 
-    def _save(self, program: Program) -> int:
-        """Writes a snapshot of the standing program; returns its size in bytes."""
-        from wasmsr.snapshot.format import encode, save_pieces
+    def _save(self, program: Program) -> tuple[str, int]:
+        """Writes a snapshot of the standing program; returns the file's name and its size."""
+        from wasmsr.snapshot.format import encode
 
-        path, encoding, written = self.options.snapshot_file, 0.0, 0
+        file, encoding, written = self._snapshot_file, 0.0, 0
 
         def timed(pieces: Iterator[bytes], advance: Advance) -> Iterator[bytes]:
             nonlocal encoding, written
@@ -307,15 +356,17 @@ class Launch:
                 written += len(piece)
                 advance(written, None)
 
-        with shown(f"saving {path}") as advance:
+        if file.descriptor is not None:
+            sys.stdout.flush()
+        with shown(f"saving {file.name}") as advance:
             snapshot = program.snapshot(embed=self.options.embed_module)
             began = time.perf_counter()
             pieces = encode(snapshot)
             encoding += time.perf_counter() - began
-            size = save_pieces(timed(pieces, advance), path)
+            size = file.save(timed(pieces, advance), program.module.digest)
         program.timings.add("encode", encoding)
         program.timings.add("write", time.perf_counter() - began - encoding)
-        return size
+        return file.last, size
 
     @contextlib.contextmanager
     def _traced(self, program: Program) -> Iterator[None]:
@@ -326,11 +377,11 @@ class Launch:
             return
         from wasmsr.interp.trace import Tracer
 
-        if options.trace_file is None:
+        if self._trace is None:
             program.tracer = Tracer(sys.stderr.write, state=options.trace_state)
             yield
             return
-        with open(options.trace_file, "w", encoding="utf-8") as file:
+        with self._trace as file:
             program.tracer = Tracer(file.write, state=options.trace_state)
             yield
 
@@ -339,11 +390,11 @@ class Launch:
     def _tell(self, ending: Ending) -> None:
         """Says how it ended, in the way that was asked for."""
         options = self.options
-        snapshot = options.snapshot_file if ending.snapshots else None
+        snapshot = self._snapshot_file.last if ending.snapshots else None
         report.tell(ending, executed=self.executed, snapshot=snapshot)
         if options.timings and not options.json:
             report.print_timings(self.timings)
-        if options.json:
+        if options.json or self._json is not None:
             text = report.as_json(
                 ending,
                 results=self.results,
@@ -355,5 +406,8 @@ class Launch:
 
     def _print_json(self, text: str) -> None:
         """The object, on a line of its own: nobody knows whether a program's output ended one."""
+        if self._json is not None:
+            self._json.write(text + "\n")
+            self._json.flush()
         if self.options.json:
             print(f"\n{text}" if self._has_streams else text, flush=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import sys
 
+from wasmsr.errors import printable
+
 LEVELS = ("error", "warning", "notice", "info", "debug")
 """From silent to talkative. A notice is what everybody wants to know: a snapshot was written."""
 
@@ -33,7 +35,7 @@ def say(text: str, level: str = "notice") -> None:
     """Writes "wasmsr: text" to standard error, if wanted. Nobody reading is no reason to end."""
     if wanted(level):
         with contextlib.suppress(OSError, ValueError):
-            print(f"wasmsr: {text}", file=sys.stderr, flush=True)
+            print(f"wasmsr: {printable(text, None)}", file=sys.stderr, flush=True)
 
 
 def connect_logging() -> None:

@@ -79,6 +79,17 @@ class File(Kind):
         return text
 
 
+class Written(Kind):
+    """The name of a file that is written; whether it may be is `outputs`' matter."""
+
+    name = "file"
+
+    def read(self, text: str) -> str:
+        if os.path.isdir(text):
+            raise ValueError(f"File {text!r} is a directory.")
+        return text
+
+
 class Size(Kind):
     """A number of bytes: `65536`, `64K`, `512M`, `1.5GiB`. Units are powers of 1,024."""
 

@@ -20,6 +20,7 @@ from wasmsr.cli.options import (
     Size,
     UsageError,
     Variable,
+    Written,
 )
 from wasmsr.record import record
 
@@ -68,6 +69,7 @@ def variable(name: str) -> str:
 
 FLAG = Flag()
 FILE = File()
+WRITTEN = Written()
 TEXT = Kind()
 
 ROWS = (
@@ -85,8 +87,8 @@ ROWS = (
         "The program's standard input. Default: ours; with --interactive an empty one."),
     Row("--tcp-listen", "tcp_listen", Lines(), "ADDR:PORT",
         "Let the program accept connections there; PORT 0: any. Repeatable."),
-    Row("--stdout", "stdout", FILE, "FILE", "Where its standard output goes. Default: ours."),
-    Row("--stderr", "stderr", FILE, "FILE", "Where its standard error goes. Default: ours."),
+    Row("--stdout", "stdout", WRITTEN, "FILE", "Where its standard output goes. Default: ours."),
+    Row("--stderr", "stderr", WRITTEN, "FILE", "Where its standard error goes. Default: ours."),
     Row("--max-memory", "max_memory", Size(), "SIZE", "Limit of each memory: 65536, 512M, 1GiB."),
     Row("--fuel", "fuel", Count(0), "N", "After N instructions end with exit code 121."),
     Row("--features", "features", Features(), "-NAME,+NAME",
@@ -98,11 +100,14 @@ ROWS = (
     Row("--trace", "trace", FLAG, "", "Print every instruction, on standard error."),
     Row("--trace-state", "trace_state", FLAG, "",
         "The same with operands, locals and changed globals."),
-    Row("--trace-file", "trace_file", FILE, "FILE", "Print the trace there."),
+    Row("--trace-file", "trace_file", WRITTEN, "FILE", "Print the trace there."),
     Row("--snapshot-after", "after", Seconds(), "SECONDS", "Save after this time, and stop."),
     Row("--snapshot-at", "at", Count(0), "N", "Save after exactly N instructions, and stop."),
     Row("--snapshot-every", "every", Seconds(), "SECONDS", "Save again and again, and go on."),
-    Row("--snapshot-file", "snapshot_file", FILE, "FILE", "Where snapshots go.", "snapshot.bin"),
+    Row("--snapshot-file", "snapshot_file", WRITTEN, "FILE",
+        "Where snapshots go. {n} in it is the next free number, {time} the moment; - is standard "
+        "output. A file that is no snapshot is never overwritten.", "snapshot.bin"),
+    Row("--force", "force", FLAG, "", "Overwrite a snapshot of another program."),
     Row("--embed-module", "embed_module", FLAG, "",
         "Put the module into snapshots, so that PROGRAM can be left out on resume."),
     Row("--keep-running", "keep_running", FLAG, "",
@@ -125,6 +130,8 @@ ROWS = (
         "Print how long capture, encode, write, read, decode and restore took."),
     Row("--json", "json", FLAG, "",
         "Print one object at the end that says how it ended; results are in it."),
+    Row("--json-file", "json_file", WRITTEN, "FILE",
+        "Write that object there; standard output is the program's alone."),
 )  # fmt: skip
 
 
@@ -154,6 +161,7 @@ class Options:
     at: int | None
     every: float | None
     snapshot_file: str
+    force: bool
     embed_module: bool
     keep_running: bool
     stop: bool
@@ -165,6 +173,7 @@ class Options:
     hop: int | None
     timings: bool
     json: bool
+    json_file: str | None
 
     def settle(self, typed: Collection[str]) -> None:
         """Resolves what options mean together; `typed` names the fields that were typed and not
@@ -183,7 +192,15 @@ class Options:
                 raise UsageError("A saved program has its arguments already.")
             if self.env and "env" in typed:
                 raise UsageError("A saved program has its environment already.")
+        if self.json and self.snapshot_file == "-":
+            raise UsageError("--json and --snapshot-file - would be mixed; take --json-file FILE.")
         self.trace = self.trace or self.trace_state or self.trace_file is not None
+
+    @property
+    def saves(self) -> bool:
+        """Whether a snapshot is asked for, apart from keys and signals."""
+        asked = self.after, self.at, self.every
+        return self.on_interrupt or any(moment is not None for moment in asked)
 
     def _only_one(self, typed: Collection[str], fields: Sequence[str]) -> None:
         """Of options that exclude each other, what is typed wins over what a variable says."""

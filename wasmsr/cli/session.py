@@ -15,6 +15,7 @@ from wasmsr import errors
 from wasmsr.cli.messages import say
 from wasmsr.cli.options import human_size, human_time
 from wasmsr.cli.terminal import END_CODES, Events, Keyboard
+from wasmsr.errors import printable
 from wasmsr.interp.machine import Exited, Trapped
 from wasmsr.program import Program, Stand
 from wasmsr.record import record
@@ -33,15 +34,16 @@ class Plan:
         after, every: when to save; `Program.marks.stop` is the same by instructions.
         keep_running: go on after `after` and `marks.stop`.
         on_interrupt: save before a signal ends the program.
-        save: writes a snapshot of the standing program and returns its size in bytes.
-        path: where it writes, for messages.
+        save: writes a snapshot of the standing program; returns the file's name and its size in
+            bytes.
+        waits: whether that may wait for somebody who reads. A signal then ends the waiting.
         keyboard: opens the keys, or None where there are none.
         again: adds the call of the key r to the standing program.
         export: what that calls, for messages.
     """
 
-    save: Callable[[], int]
-    path: str
+    save: Callable[[], tuple[str, int]]
+    waits: Callable[[], bool] = lambda: False
     after: float | None = None
     every: float | None = None
     keep_running: bool = False
@@ -228,12 +230,13 @@ class Session:
 
     def _save(self) -> None:
         """Writes a snapshot of the standing program. A signal is put off until it is written; the
-        second one ends the process, and what was there before is still there."""
+        second one ends the process, and what was there before is still there. Where nobody may
+        ever read what is written, into a FIFO, the first signal ends it."""
         began = time.perf_counter()
-        size = self.events.call(self.plan.save, keep=True)
+        name, size = self.events.call(self.plan.save, keep=not self.plan.waits())
         self.snapshots += 1
         span = human_time(time.perf_counter() - began)
-        say(f"{self.plan.path}: {human_size(size)} saved in {span}")
+        say(f"{printable(name)}: {human_size(size)} saved in {span}")
 
 
 def ending_of(program: Program) -> Ending:

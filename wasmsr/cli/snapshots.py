@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wasmsr.cli.progress import shown
-from wasmsr.errors import HandedOver, SnapshotError
+from wasmsr.errors import HandedOver, SnapshotError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ PIECE = 4 << 20
 
 
 def read_bytes(path: str) -> bytes:
-    """A file's bytes; SnapshotError where it cannot be read."""
+    """A file's bytes, those of standard input for `-`; SnapshotError where it cannot be read."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(0 if path == "-" else path, "rb", buffering=0, closefd=path != "-") as file:
             return file.read()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise SnapshotError(f"cannot read the snapshot {path}: {reason}") from error
+        raise SnapshotError(f"cannot read the snapshot {printable(path)}: {reason}") from error
 
 
 def decode(data: bytes, path: str, *, carry_limit: int | None = None) -> tuple[Snapshot, Decoder]:

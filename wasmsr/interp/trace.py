@@ -64,7 +64,7 @@ class Tracer:
         text = f"{indent}{name} {frame.offset:#x} {mnemonic} {immediates}".rstrip()
         if self.state:
             text = f"{text:<{STATE_COLUMN}} {self._state(store, frame, mnemonic, immediates)}"
-        return printable(text.rstrip()) + "\n"
+        return printable(text.rstrip(), None) + "\n"
 
     def _name(self, store: Store, frame: FrameView) -> str:
         key = (frame.instance, frame.index)

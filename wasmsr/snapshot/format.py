@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from struct import error as StructError
 from typing import TypeAlias
 
-from wasmsr.errors import FormatError, HandedOver, SnapshotError
-from wasmsr.snapshot.container import FLAG_HANDED, HEADER, Header
+from wasmsr.errors import FormatError, HandedOver, SnapshotError, printable
+from wasmsr.snapshot.container import FIRST, FLAG_HANDED, HEADER, Header, Kind
 from wasmsr.snapshot.reader import DEFAULT_LIMIT, FILES_LIMIT, Decoder, SectionSize, decode
 from wasmsr.snapshot.state import Snapshot
 from wasmsr.snapshot.writer import content_digest, encode
@@ -28,6 +29,7 @@ __all__ = [
     "content_digest",
     "decode",
     "encode",
+    "is_of_module",
     "load",
     "mark_handed",
     "read_file",
@@ -37,6 +39,8 @@ __all__ = [
 
 Path: TypeAlias = str | os.PathLike[str]
 _CHUNK = 1 << 20
+_STORE_READ = 16 << 20
+"""Bytes of a store section that are looked at for a module's digest."""
 
 
 def save(snapshot: Snapshot, path: Path, *, compress: bool = True, handed: bool = False) -> int:
@@ -53,26 +57,43 @@ def save(snapshot: Snapshot, path: Path, *, compress: bool = True, handed: bool 
     return save_pieces(encode(snapshot, compress=compress, handed=handed), path)
 
 
-def save_pieces(pieces: Iterable[bytes], path: Path) -> int:
-    """Write what `encode` gives, or what came over the wire, as `save` does."""
-    target = os.path.realpath(os.fspath(path))
+def save_pieces(
+    pieces: Iterable[bytes], path: Path | int, *, names: Iterator[str] | None = None
+) -> int:
+    """Write what `encode` gives, or what came over the wire, as `save` does.
+
+    Args:
+        path: a file, or an open descriptor, which stays open.
+        names: further names. The file gets the first that no file has; none is replaced.
+    """
     try:
+        if isinstance(path, int):
+            with open(path, "wb", closefd=False) as file:
+                return sum(file.write(piece) for piece in pieces)
+        if names is not None:
+            return _replace(pieces, next(names), names)
+        target = os.path.realpath(os.fspath(path))
         if os.path.exists(target) and not os.path.isfile(target):
             if os.path.isdir(target):
-                raise SnapshotError(f"cannot write the snapshot: {path} is a folder")
+                raise SnapshotError(f"cannot write the snapshot: {printable(path)} is a folder")
             with open(target, "wb") as file:
                 return sum(file.write(piece) for piece in pieces)
         return _replace(pieces, target)
     except OSError as error:
+        where = f"to {printable(path)}" if not isinstance(path, int) else "to where it should go"
         raise SnapshotError(
-            f"cannot write the snapshot to {path}: {error.strerror or error}",
+            f"cannot write the snapshot {where}: {error.strerror or error}",
             hint="nothing was left half-written; free some space or name another folder",
         ) from error
 
 
-def _replace(pieces: Iterable[bytes], target: str) -> int:
+def _replace(pieces: Iterable[bytes], target: str, others: Iterator[str] | None = None) -> int:
+    """Write a file that appears as `target` when it is complete; with `others`, under the first of
+    these names that no file has."""
     folder, name = os.path.split(target)
-    number, temporary = tempfile.mkstemp(prefix=f".{name[:200]}.", suffix=".part", dir=folder)
+    number, temporary = tempfile.mkstemp(
+        prefix=f".{name[:200]}.", suffix=".part", dir=folder or os.curdir
+    )
     try:
         with open(number, "wb", buffering=0) as file:
             written = 0
@@ -83,13 +104,31 @@ def _replace(pieces: Iterable[bytes], target: str) -> int:
                     written += count
                     view = view[count:]
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        if others is None:
+            os.replace(temporary, target)
+        else:
+            _give_free_name(temporary, target, others)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_folder(folder)
+    _sync_folder(folder or os.curdir)
     return written
+
+
+def _give_free_name(temporary: str, target: str, others: Iterator[str]) -> None:
+    """Rename a file to the first name that no file has: a link, unlike a rename, replaces none."""
+    while True:
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            target = next(others)
+        except OSError:  # a file system without hard links
+            os.replace(temporary, target)
+            return
+        else:
+            os.unlink(temporary)
+            return
 
 
 def _sync_folder(folder: str) -> None:
@@ -100,6 +139,27 @@ def _sync_folder(folder: str) -> None:
             os.fsync(number)
         finally:
             os.close(number)
+
+
+def is_of_module(path: Path, digest: bytes) -> bool:
+    """Whether a file is a snapshot of a program with the module of this SHA-256. Little of it is
+    read: its header and its first sections, up to the one that names the modules.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            for _ in range(Header.decode(file.read(HEADER.size)).sections):
+                kind, _, _, plain, _, size, _ = FIRST.unpack(file.read(FIRST.size))
+                if kind == Kind.STORE:  # it is never compressed; digests stand in it as they are
+                    return digest in file.read(min(plain, _STORE_READ))
+                if kind > Kind.STORE or size > _STORE_READ:
+                    return False
+                file.seek(size, os.SEEK_CUR)
+    except (SnapshotError, StructError):
+        pass
+    return False
 
 
 def load(
