@@ -83,7 +83,7 @@ tools:
 # $(call install,EXTRAS,STAMPS)
 define install
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check "setuptools>=77" wheel "cffi>=1.16"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "setuptools>=65" wheel "cffi>=1.16"
 	@$(TIMED) "install wasmsr$(1) into $(VENV)" \
 	    $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".$(1)"
 	@touch $(addprefix $(VENV)/,$(2) .built)

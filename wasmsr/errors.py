@@ -45,6 +45,44 @@ class WasmsrError(Exception):
         self.hint = hint
 
 
+PACKAGES = {
+    "cffi": ("cffi", "python3-cffi"),
+    "click": ("click", "python3-click"),
+    "google": ("protobuf", "python3-protobuf"),
+    "grpc": ("grpcio", "python3-grpcio"),
+    "msgpack": ("msgpack", "python3-msgpack"),
+    "platformdirs": ("platformdirs", "python3-platformdirs"),
+    "rich": ("rich", "python3-rich"),
+    "wasmtime": ("wasmtime", None),
+    "zstandard": ("zstandard", "python3-zstandard"),
+}
+"""What an import name needs: the package's name for pip, and Debian's where it has one."""
+
+
+class MissingPackageError(WasmsrError):
+    """A Python package that this needs is not installed, or does not work on this machine.
+
+    Not every dependency has a wheel for every CPU (gRPC has none for s390x), so wasmsr is installed
+    without those, and says so where one is needed.
+
+    Attributes:
+        package: the package's name for pip.
+    """
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, name: str, why: str, *, instead: str | None = None) -> None:
+        """`name` is what was imported; `why` is what needs it; `instead` a way without it."""
+        self.package, debian = PACKAGES.get(name, (name, None))
+        ways = [f"pip install {self.package}", *([f"apt-get install {debian}"] if debian else [])]
+        ways += [instead] if instead else []
+        super().__init__(
+            f"{why} needs the Python package {self.package}, which is not installed or does not "
+            "work on this machine",
+            hint="; or ".join(ways),
+        )
+
+
 class ModuleError(WasmsrError):
     """A module cannot be used.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -158,7 +159,8 @@ def test_closed_pipe_is_for_the_guest(cli: Cli, module: Path_) -> None:
 
 
 def test_closed_pipe_is_no_traceback(cli: Cli, module: Path_) -> None:
-    line = f"{sys.executable} -m wasmsr run {module('calc')} --invoke count | true; exit 0"
+    command = shlex.join([sys.executable, "-m", "wasmsr", "run", str(module("calc"))])
+    line = f"{command} --invoke count | true; exit 0"
     outcome = subprocess.run(
         ["sh", "-c", line], cwd=cli.folder, capture_output=True, text=True, timeout=60, check=True
     )
@@ -271,10 +273,11 @@ def test_json_has_a_line_of_its_own(cli: Cli, module: Path_) -> None:
 
 def test_without_standard_streams(cli: Cli, module: Path_) -> None:
     """Started with all three closed; nothing of what the guest writes goes astray."""
-    line = f"{sys.executable} -m wasmsr run {module('read')} --snapshot-at 4 <&- >&- 2>&-"
+    wasmsr = shlex.join([sys.executable, "-m", "wasmsr", "run"])
+    line = f"{wasmsr} {shlex.quote(str(module('read')))} --snapshot-at 4 <&- >&- 2>&-"
     outcome = subprocess.run(["sh", "-c", line], cwd=cli.folder, timeout=60, check=False)
     assert outcome.returncode == 120
-    line = f"{sys.executable} -m wasmsr run fib --invoke fib 9 <&- >&-"
+    line = f"{wasmsr} fib --invoke fib 9 <&- >&-"
     outcome = subprocess.run(["sh", "-c", line], cwd=cli.folder, timeout=60, check=False)
     assert outcome.returncode == 0
 

@@ -3,6 +3,7 @@ folder."""
 
 from __future__ import annotations
 
+import ensurepip
 import os
 import subprocess
 import sys
@@ -10,6 +11,28 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+
+def bundled_setuptools() -> Path | None:
+    """The setuptools that `python -m venv` installs, which is old; from Python 3.12 on, none."""
+    places = (Path(ensurepip.__file__).parent / "_bundled", Path("/usr/share/python-wheels"))
+    found = [wheel for place in places for wheel in place.glob("setuptools-*.whl")]
+    return found[0] if found else None
+
+
+def test_the_setuptools_of_a_plain_environment_is_enough(root: Path, tmp_path: Path) -> None:
+    old = bundled_setuptools()
+    if old is None:
+        pytest.skip("this Python's venv brings no setuptools")
+    with zipfile.ZipFile(old) as archive:
+        archive.extractall(tmp_path / "old")
+    words = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "lib")]
+    path = f"{tmp_path / 'old'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        words, cwd=root, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "lib" / "wasmsr" / "examples" / "fib.wasm").is_file()
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +66,10 @@ def test_content(wheel: Path) -> None:
                  "rpc/migration.binpb"):  # fmt: skip
         assert f"wasmsr/{name}" in names
     assert not [name for name in names if "/core/" in name or name.startswith("tests")]
+    (info,) = {name.split("/")[0] for name in names if ".dist-info/" in name}
+    metadata = zipfile.ZipFile(wheel).read(f"{info}/METADATA").decode()
+    assert "License: Apache-2.0" in metadata or "License-Expression: Apache-2.0" in metadata
+    assert [name for name in names if name.startswith(info) and name.endswith("/LICENSE")]
 
 
 @pytest.mark.full

@@ -97,6 +97,9 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
     if isinstance(error, OSError):
         code = errors.EXIT_HOST if error.errno in EXHAUSTED else errors.EXIT_USAGE
         return describe_os_error(error), None, code
+    if isinstance(error, ImportError) and (error.name or "").split(".")[0] in errors.PACKAGES:
+        assert error.name is not None
+        return describe(errors.MissingPackageError(error.name.split(".")[0], "this command"))
     if isinstance(error, MemoryError):
         return "there is not enough memory on this host.", None, errors.EXIT_HOST
     kind = type(error).__name__

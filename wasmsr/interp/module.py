@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 
 from wasmsr._ffi import ffi, lib
-from wasmsr.errors import InvalidError, MalformedError, ModuleError, UnsupportedError
+from wasmsr.errors import (
+    InvalidError,
+    MalformedError,
+    MissingPackageError,
+    ModuleError,
+    UnsupportedError,
+)
 from wasmsr.interp import features as table
 from wasmsr.interp.types import (
     Bounds,
@@ -369,6 +375,7 @@ def assemble(text: bytes, what: str = "the text") -> bytes:
 
     Raises:
         MalformedError: the text is no module.
+        MissingPackageError: there is no wasmtime, which does the work.
     """
     try:
         source = text.decode("utf-8")
@@ -380,8 +387,14 @@ def assemble(text: bytes, what: str = "the text") -> bytes:
             f"{what} is neither a Wasm binary nor a module in the text format",
             hint="a binary begins with the bytes 00 61 73 6d, a text with (module",
         )
-    import wasmtime  # only here: it is large, and the text format is for trying things out
-
+    try:  # only here: it is large, and the text format is for trying things out
+        import wasmtime
+    except (ImportError, OSError, RuntimeError):  # on a CPU without a build: RuntimeError, OSError
+        raise MissingPackageError(
+            "wasmtime",
+            "the text format of WebAssembly",
+            instead="make a binary of it with `wat2wasm` of the package wabt",
+        ) from None
     try:
         return bytes(wasmtime.wat2wasm(source))
     except wasmtime.WasmtimeError as error:
