@@ -391,6 +391,9 @@ SUBSCRIPTION_FD: Final = Struct("<I28x")
 MAX_IOVECS: Final = 1024
 """As many buffers as the host takes in one call (Linux, IOV_MAX); a call with more is cut short,
 which reading and writing may always be."""
+MOST_BYTES: Final = U32 & ~0xFFF
+"""Bytes of one call, in whole pages: the number that a call answers is a u32, and several buffers,
+which may be the same memory, can be more together. Such a call is cut short too."""
 
 
 def span(memory: memoryview, pointer: int, size: int) -> int:
@@ -409,8 +412,8 @@ def text(memory: memoryview, pointer: int, size: int) -> bytes:
 
 
 def vectors(memory: memoryview, pointer: int, count: int) -> list[memoryview]:
-    """The buffers that an `iovec_array` names, as slices of linear memory without a copy; EFAULT
-    when the array or one of them lies outside."""
+    """The buffers that an `iovec_array` names, as slices of linear memory without a copy, at most
+    `MOST_BYTES` together; EFAULT when the array or one of them lies outside."""
     size = len(memory)
     pointer &= U32
     count &= U32
@@ -424,8 +427,12 @@ def vectors(memory: memoryview, pointer: int, count: int) -> list[memoryview]:
     if count > MAX_IOVECS:
         count = MAX_IOVECS
     buffers = []
+    left = MOST_BYTES
     for base, length in IOVEC.iter_unpack(memory[pointer : pointer + 8 * count]):
         if base + length > size:
             raise Failure(Errno.FAULT)
+        if length > left:
+            length = left
+        left -= length
         buffers.append(memory[base : base + length])
     return buffers

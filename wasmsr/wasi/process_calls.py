@@ -28,8 +28,11 @@ CLOCKS = frozenset(ClockId)
 def _strings_sizes(caller: Caller, strings: tuple[bytes, ...], count: int, size: int) -> None:
     memory = caller.memory
     count, size = span(memory, count, 4), span(memory, size, 4)
+    total = sum(map(len, strings)) + len(strings)
+    if total > U32:
+        raise Failure(Errno.OVERFLOW)
     SIZE.pack_into(memory, count, len(strings))
-    SIZE.pack_into(memory, size, sum(map(len, strings)) + len(strings))
+    SIZE.pack_into(memory, size, total)
 
 
 def _strings(caller: Caller, strings: tuple[bytes, ...], pointers: int, buffer: int) -> None:
