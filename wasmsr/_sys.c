@@ -40,19 +40,19 @@ int wsys_open_beneath(int dirfd, const char *path, int flags) {
 #endif
 }
 
-static struct timespec timespec_of(int set, int64_t ns) {
+static struct timespec timespec_of(int set, int64_t seconds, int32_t ns) {
   struct timespec time = {0, UTIME_OMIT};
   if (set) {
-    int64_t rest = ns % 1000000000;
-    if (rest < 0) rest += 1000000000;
-    time.tv_sec = (time_t)((ns - rest) / 1000000000);
-    time.tv_nsec = (long)rest;
+    time.tv_sec = (time_t)seconds;
+    time.tv_nsec = ns;
   }
   return time;
 }
 
-int wsys_set_times(int dirfd, const char *name, int which, int64_t atim, int64_t mtim) {
-  struct timespec times[2] = {timespec_of(which & 1, atim), timespec_of(which & 2, mtim)};
+int wsys_set_times(int dirfd, const char *name, int which, int64_t atim, int32_t atim_ns,
+                   int64_t mtim, int32_t mtim_ns) {
+  struct timespec times[2] = {timespec_of(which & 1, atim, atim_ns),
+                              timespec_of(which & 2, mtim, mtim_ns)};
   if (name == NULL) return answer(futimens(dirfd, times));
   return answer(utimensat(dirfd, name, times, AT_SYMLINK_NOFOLLOW));
 }
@@ -60,7 +60,7 @@ int wsys_set_times(int dirfd, const char *name, int which, int64_t atim, int64_t
 int wsys_wait(wsys_waited *waited, unsigned count, int64_t timeout) {
   struct pollfd *polled = (struct pollfd *)waited;
 #ifdef __linux__
-  struct timespec end = timespec_of(1, timeout);
+  struct timespec end = timespec_of(1, timeout / 1000000000, (int32_t)(timeout % 1000000000));
   return answer(ppoll(polled, count, timeout < 0 ? NULL : &end, NULL));
 #else
   int64_t ms = timeout < 0 ? -1 : timeout / 1000000 + (timeout % 1000000 != 0);

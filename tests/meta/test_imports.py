@@ -13,6 +13,7 @@ import pytest
 ROOMS = (
     "_ffi",
     "record",
+    "realtime",
     "errors",
     "interp",
     "wasi",

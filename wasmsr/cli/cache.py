@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 
 import click
 
+from wasmsr import realtime
 from wasmsr.cli.options import human_time
 from wasmsr.cli.run import variable
 
@@ -43,6 +43,6 @@ def cache(action: str, module_cache: str | None, as_json: bool) -> int:
     print(f"{found.folder}: {len(notes)} notes, {KEPT} at most")
     for note in notes:
         meaning = "is valid" if note.kind == "valid" else f"file {note.name.partition('-')[2]}"
-        ago = human_time(max(0.0, time.time() - note.used))
+        ago = human_time(max(0.0, realtime.now() / 1e9 - note.used))
         print(f"  {(note.digest or 'damaged')[:16]:<16}  {meaning}, used {ago} ago")
     return 0

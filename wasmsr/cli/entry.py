@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What a file that was open answers when it takes no more: the host fails, the usage was right."""
 
+NO_MEMORY = "there is not enough memory on this host."
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code; `argv` without the program's name."""
@@ -95,16 +97,28 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
     if type(error).__module__.startswith("click."):
         return describe_click_error(error)
     if isinstance(error, OSError):
+        if error.errno == errno.ENOMEM:
+            return NO_MEMORY, None, errors.EXIT_HOST
         code = errors.EXIT_HOST if error.errno in EXHAUSTED else errors.EXIT_USAGE
         return describe_os_error(error), None, code
+    if isinstance(error, MemoryError) or _lacks_memory(error):
+        return NO_MEMORY, None, errors.EXIT_HOST
     if isinstance(error, ImportError) and (error.name or "").split(".")[0] in errors.PACKAGES:
         assert error.name is not None
         return describe(errors.MissingPackageError(error.name.split(".")[0], "this command"))
-    if isinstance(error, MemoryError):
-        return "there is not enough memory on this host.", None, errors.EXIT_HOST
     kind = type(error).__name__
     hint = None if wants_traceback() else "this is a fault of wasmsr; -vv shows where"
     return f"{kind}: {error}", hint, errors.EXIT_HOST
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether Python says so in another way: when it starts a thread, or loads a library."""
+    text = str(error)
+    if isinstance(error, RuntimeError):
+        return "can't start new thread" in text
+    return isinstance(error, ImportError) and (
+        "failed to map segment" in text or "cannot allocate memory" in text.lower()
+    )
 
 
 def describe_click_error(error: BaseException) -> tuple[str, str | None, int]:

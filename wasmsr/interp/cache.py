@@ -21,10 +21,9 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator
 
-from wasmsr import _ffi
+from wasmsr import _ffi, realtime
 from wasmsr.interp.module import MAGIC, Module
 from wasmsr.record import record
 
@@ -108,7 +107,7 @@ class ModuleCache:
             self._use(f"{known}.file")
             return module
         changed = max(before.st_mtime_ns, before.st_ctime_ns)
-        steady = steady and 0 < changed < time.time_ns() - RACY
+        steady = steady and 0 < changed < realtime.now() - RACY
         self._validate(module, known if steady else None)
         return module
 

@@ -15,13 +15,13 @@ import json
 import os
 import secrets
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from wasmsr import realtime
 from wasmsr.errors import FormatError
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.terms import ID_BYTES, PIECE, Ending, JournalError, Move, Standing
@@ -152,7 +152,7 @@ class Journal:
         Raises JournalError; `get` then returns what it returned before, and so does the disk, if
         only the last step failed and going back did not.
         """
-        record = replace(record, updated=time.time())
+        record = replace(record, updated=realtime.now() / 1e9)
         path = self.folder / f"{record.program.hex()}.json"
         with self.lock:
             before = self._records.get(record.program)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
 from array import array
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from wasmsr import realtime
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import FormatError, ModuleError, ModuleMismatch, SnapshotError, UnportableState
 from wasmsr.interp import machine
@@ -227,7 +227,7 @@ def capture(
             sorted(store.features),
         ),
         lineage=state.Lineage(
-            os.urandom(16), parent, time.time_ns(), socket.gethostname(), _engine()
+            os.urandom(16), parent, realtime.now(), socket.gethostname(), _engine()
         ),
         externs=references.externs,
         wasi=dict(wasi) if wasi is not None else None,

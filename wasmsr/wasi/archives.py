@@ -12,7 +12,6 @@ import lzma
 import os
 import stat
 import tarfile
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
+from wasmsr import realtime
 from wasmsr.errors import WasiConfigError
 
 PIECE: Final = 1 << 20
@@ -120,7 +120,7 @@ def _time_of_zip(item: zipfile.ZipInfo) -> int:
     try:
         return max(0, calendar.timegm((*item.date_time, 0, 0, 0))) * 1_000_000_000
     except (ValueError, OverflowError):
-        return time.time_ns()
+        return realtime.now()
 
 
 def _of_tar(path: Path, tape: tarfile.TarFile, entry: tarfile.TarInfo) -> Member | None:

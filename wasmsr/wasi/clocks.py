@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 
+from wasmsr import realtime
 from wasmsr.wasi.abi import ClockId, Errno, Failure
 
 TYPE_CHECKING = False
@@ -66,7 +67,7 @@ class Clocks:
         if self._stopped_at is None:
             return
         if (self._live if live is None else live) and not self.deterministic:
-            self._monotonic += max(0, time.time_ns() - self._stopped_at)
+            self._monotonic += max(0, realtime.now() - self._stopped_at)
         self._live = False
         self._monotonic_origin = time.monotonic_ns() - self._monotonic
         self._cpu_origin = time.process_time_ns() - self._cpu
@@ -81,7 +82,7 @@ class Clocks:
         return (
             time.monotonic_ns() - self._monotonic_origin,
             time.process_time_ns() - self._cpu_origin,
-            time.time_ns(),
+            realtime.now(),
         )
 
     def monotonic(self) -> int:
@@ -96,7 +97,7 @@ class Clocks:
         """ns since 1970: the host's, or the virtual one."""
         if self.deterministic:
             return VIRTUAL_EPOCH + self.monotonic() - FIRST_INSTANT
-        return time.time_ns()
+        return realtime.now()
 
     def read(self, clock: int) -> int:
         """What `clock_time_get` answers; EINVAL for a clock that does not exist."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from wasmsr import realtime
 from wasmsr.errors import FormatError, UnportableState
+from wasmsr.realtime import LATEST
 from wasmsr.wasi.abi import MAX_OFFSET
 from wasmsr.wasi.contents import (
     CHUNK,
@@ -95,7 +96,7 @@ class Scan:
     inodes: dict[tuple[int, int], bytes] = field(default_factory=dict)
     changed: dict[bytes, int] = field(default_factory=dict)
     signatures: dict[bytes, Signature] = field(default_factory=dict)
-    began: int = field(default_factory=time.time_ns)
+    began: int = field(default_factory=realtime.now)
 
     @property
     def known(self) -> Known:
@@ -312,8 +313,8 @@ def _entry(item: object) -> Entry:
         not DIRECTORY <= entry.kind <= SAME
         or not 0 <= entry.mode <= PERMISSIONS
         or not 0 <= entry.size <= MAX_OFFSET
-        or not -MAX_OFFSET <= entry.atim <= MAX_OFFSET
-        or not -MAX_OFFSET <= entry.mtim <= MAX_OFFSET
+        or not -MAX_OFFSET <= entry.atim <= LATEST
+        or not -MAX_OFFSET <= entry.mtim <= LATEST
     ):
         raise _wrong("has a number that is out of range")
     if entry.kind != FILE and (entry.size or entry.chunks):

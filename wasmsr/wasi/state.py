@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from wasmsr.errors import FormatError
+from wasmsr.realtime import LATEST
 from wasmsr.wasi.abi import ALL_RIGHTS, MAX_OFFSET, U64, FdFlag, FileType, Right
 from wasmsr.wasi.capture import UNLINKED_LIMIT, WINDOW
 from wasmsr.wasi.clocks import LAST_INSTANT
@@ -198,7 +199,7 @@ def read(value: object) -> WasiState:
         deterministic=state.flag("deterministic"),
         monotonic=monotonic,
         cpu=clocks.number("cpu", LAST_INSTANT),
-        stopped_at=clocks.number("stopped_at", MAX_OFFSET),
+        stopped_at=clocks.number("stopped_at", LATEST),
         seed=None if random is None else _exactly(random, "seed", SEED_BYTES),
         position=0 if random is None else random.number("position", LAST_INSTANT),
         call=None if pending is None else _exactly(pending, "call", CALL_BYTES),
@@ -260,7 +261,7 @@ def _unlinked(state: _Fields) -> tuple[Nameless, ...]:
         if carried.take("content") is not None:
             content = carried.raw("content", room)
             room -= len(content)
-        atim, mtim = (carried.number(key, MAX_OFFSET, -MAX_OFFSET) for key in ("atim", "mtim"))
+        atim, mtim = (carried.number(key, LATEST, -MAX_OFFSET) for key in ("atim", "mtim"))
         size = 0
         chunks: bytes | None = None
         if "chunks" in carried.values:

@@ -53,7 +53,8 @@ def set_times(directory: int, name: bytes | None, atim: int | None, mtim: int | 
     through a link, or of `directory` itself for None. A time that is None stays as it is."""
     which = (atim is not None) | (mtim is not None) << 1
     path = _NULL if name is None else name
-    _answer(lib.wsys_set_times(directory, path, which, atim or 0, mtim or 0))
+    access, modification = divmod(atim or 0, 1_000_000_000), divmod(mtim or 0, 1_000_000_000)
+    _answer(lib.wsys_set_times(directory, path, which, *access, *modification))
 
 
 def wait_one(host: int, event: int, wake: int) -> int:
