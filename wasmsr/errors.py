@@ -7,10 +7,13 @@ values of `wasmsr.interp.machine`, not exceptions; see RATIONALE.md.
 
 from __future__ import annotations
 
+from itertools import islice
+
 from wasmsr.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 # Exit codes of the command line. 0 and the guest's own code apart, these are all there are.
@@ -29,8 +32,13 @@ EXIT_TRAP = 134
 EXIT_HOST = 1
 
 
+LONGEST = 4000
+"""Characters of a message; one that says more was made to fill a terminal."""
+
+
 class WasmsrError(Exception):
-    """Root of all errors that wasmsr raises on purpose.
+    """Root of all errors that wasmsr raises on purpose. Names in messages and hints may be raw:
+    `printable` is applied to both, so that they can be shown wherever they are caught.
 
     Attributes:
         hint: one sentence that says what to do about it, or None.
@@ -40,9 +48,9 @@ class WasmsrError(Exception):
     exit_code: int = EXIT_HOST
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = printable(message, LONGEST)
+        self.hint = None if hint is None else printable(hint, LONGEST)
+        super().__init__(self.message)
 
 
 PACKAGES = {
@@ -160,6 +168,12 @@ def printable(name: object, limit: int | None = 400) -> str:
     if text.isprintable():
         return text
     return "".join(_escaped(character) for character in text)
+
+
+def listed(names: Iterable[object], most: int = 20) -> str:
+    """Names for a message, separated by commas; of many the first ones."""
+    shown = [printable(name, 100) for name in islice(names, most + 1)]
+    return ", ".join([*shown[:most], "..."] if len(shown) > most else shown)
 
 
 def _escaped(character: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 
-from wasmsr.errors import EXIT_USAGE, ModuleMismatch, WasmsrError
+from wasmsr.errors import EXIT_USAGE, ModuleMismatch, WasmsrError, listed, printable
 from wasmsr.interp.machine import Exited, Finished, Limits, Paused, Store, Trapped
 from wasmsr.interp.module import Module
 from wasmsr.interp.types import FuncType
@@ -115,10 +115,11 @@ def exported_function(module: Module, name: str) -> FuncType:
         if export.name == name and isinstance(export.type, FuncType):
             return export.type
     functions = [e.name for e in module.exports if isinstance(e.type, FuncType)]
-    known = ", ".join(functions[:20]) + (", ..." if len(functions) > 20 else "")
+    hint = f"it exports {listed(functions)}; `wasmsr run --invoke NAME` calls one"
     raise ExportError(
-        f"the module {module.name or ''} exports no function {name!r}".replace("  ", " "),
-        hint=f"it exports {known}; `wasmsr run --invoke NAME` calls one" if functions else None,
+        f"the module {printable(module.name or '', 100)} exports no function "
+        f"'{printable(name, 100)}'".replace("  ", " "),
+        hint=hint if functions else None,
     )
 
 

@@ -388,7 +388,7 @@ def test_answers_that_cannot_be() -> None:
         convert.input_in(messages.InputReply(data=b"abc"), 2)
     with pytest.raises(Malformed, match="abilities"):
         convert.abilities_in(["x"] * (convert.FEATURES + 1))
-    assert convert.abilities_in(["input", "\x1b[2J"]) == ("input", "\ufffd[2J")
+    assert convert.abilities_in(["input", "\x1b[2J"]) == ("input", "\\x1b[2J")
 
 
 def test_input_over_the_wire(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

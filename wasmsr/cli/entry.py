@@ -80,7 +80,8 @@ def explain(error: BaseException) -> int:
     if wants_traceback():
         import traceback
 
-        traceback.print_exception(type(error), error, error.__traceback__)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            print(errors.printable(line, None), file=sys.stderr)
     if sentence:
         print(f"wasmsr: {errors.printable(sentence, None)}", file=sys.stderr, flush=True)
     if hint:

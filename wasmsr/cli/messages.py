@@ -48,6 +48,14 @@ def connect_logging() -> None:
     log.setLevel(levels[LEVELS[_level]])
     log.propagate = False
     if not log.handlers:
+
+        class Printable(logging.Formatter):
+            """What is logged, with its names quoted."""
+
+            def format(self, record: logging.LogRecord) -> str:
+                lines = super().format(record).splitlines()
+                return "\n".join(printable(line, None) for line in lines)
+
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("wasmsr: %(message)s"))
+        handler.setFormatter(Printable("wasmsr: %(message)s"))
         log.addHandler(handler)

@@ -195,7 +195,7 @@ def load(name: str, features: str | None = None, cache: ModuleCache | None = Non
         OSError: the file cannot be read.
         ModuleError: it is no module; the message begins with the file.
     """
-    from wasmsr.errors import ModuleError
+    from wasmsr.errors import ModuleError, printable
     from wasmsr.interp.module import Module
 
     named = find(name)
@@ -205,8 +205,8 @@ def load(name: str, features: str | None = None, cache: ModuleCache | None = Non
             return read(named.location, name=named.name, features=features)
         return read(name, features=features)
     except ModuleError as error:
-        if name not in error.message:
-            error.message = f"{name}: {error.message}"
+        if printable(name) not in error.message:
+            error.message = f"{printable(name)}: {error.message}"
             error.args = (error.message,)
         raise
 

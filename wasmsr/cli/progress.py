@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from wasmsr.cli.messages import wanted
 from wasmsr.cli.terminal import at_end_now, forget_at_end_now
+from wasmsr.errors import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class _Line:
     """The line of one piece of work, which appears when a timer says so."""
 
     def __init__(self, what: str) -> None:
-        self.what = what
+        self.what = printable(what)
         self.done = 0
         self.total: int | None = None
         self._lock = threading.Lock()
@@ -40,9 +41,16 @@ class _Line:
 
     def _appear(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
-        columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeElapsedColumn())
+        what = TextColumn("{task.description}", markup=False)
+        columns = (what, BarColumn(), DownloadColumn(), TimeElapsedColumn())
         with self._lock:
             if self._over:
                 return

@@ -195,6 +195,7 @@ static bool read_sub_type(wsr_module *m, wsr_reader *r, uint32_t index, wsr_type
   if (form != 0x60) {
     r->at--;
     if (form == 0x5E || form == 0x5F) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_GC);
+    if (form == 0x5D) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_STACK_SWITCHING);
     return malformed(r, "malformed type form");
   }
   wsr_function_type *type = &m->types[index];

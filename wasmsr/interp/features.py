@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
+from wasmsr.errors import printable
 from wasmsr.record import record
 
 
@@ -64,6 +65,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("wide-arithmetic", State.OFF),
     Feature("threads", State.ON),  # atomic instructions, on the memories of one thread
     Feature("shared-memory", State.NEVER, ("threads",)),  # the other half of that proposal
+    Feature("stack-switching", State.NEVER, ("function-references",)),
 )
 """To land a feature, set its state here to ON (or OFF: built, and only for who asks for it), and
 run the generator. The order gives the numbers in C; it is no part of any format."""
@@ -112,7 +114,8 @@ def chosen(wanted: str | Iterable[str] | None) -> frozenset[str]:
     for switch in filter(None, (word.strip() for word in wanted.split(","))):
         name = switch[1:]
         if switch[0] not in "+-":
-            raise ValueError(f"{switch!r} says neither + nor -: write +{switch} or -{switch}")
+            shown = printable(switch, 40)
+            raise ValueError(f"{switch!r} says neither + nor -: write +{shown} or -{shown}")
         _check(name, on=switch[0] == "+")
         if switch[0] == "+":
             result.update((name, *BY_NAME[name].builds_on))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 
 from wasmsr._ffi import lib
-from wasmsr.errors import LinkError
+from wasmsr.errors import LinkError, listed, printable
 from wasmsr.interp.externs import Extern, Function, Global, HostFunction, Memory, Table, Tag
 from wasmsr.interp.module import Import, Module
 from wasmsr.interp.types import MemoryType, TableType
@@ -89,8 +89,8 @@ class Instance:
         if not isinstance(found, kind):
             offered = [n for n, e in self.exports.items() if isinstance(e, kind)]
             raise LinkError(
-                f"the module exports no {kind.__name__.lower()} {name!r}",
-                hint=f"it exports {', '.join(offered)}" if offered else None,
+                f"the module exports no {kind.__name__.lower()} '{printable(name, 100)}'",
+                hint=f"it exports {listed(offered)}" if offered else None,
             )
         return found
 

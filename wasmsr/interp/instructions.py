@@ -535,6 +535,7 @@ BY_CODE: dict[int, Instruction] = {i.code: i for i in INSTRUCTIONS if i.code is 
 
 UNSUPPORTED: tuple[tuple[int, int, str], ...] = (
     (0xD3, 0xD3, "gc"),
+    (0xE0, 0xE6, "stack-switching"),
     (0xFB, 0xFB, "gc"),
 )
 """(first opcode, last opcode, feature): opcodes that have no row, by the feature that they need."""

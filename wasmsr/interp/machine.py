@@ -25,6 +25,7 @@ from wasmsr.errors import (
     UncaughtException,
     UnsupportedError,
     WasmsrError,
+    printable,
 )
 from wasmsr.interp.exceptions import ThrownException, is_exception
 from wasmsr.interp.externs import (
@@ -237,7 +238,7 @@ class Store(References):
         return instance
 
     def _resolve(self, module: Module, item: Import, imports: Imports) -> int:
-        wanted = f"{item.module}.{item.name}"
+        wanted = f"{printable(item.module, 100)}.{printable(item.name, 100)}"
         try:
             found = imports[item.module][item.name]
         except KeyError:

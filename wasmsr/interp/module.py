@@ -18,6 +18,7 @@ from wasmsr.errors import (
     MissingPackageError,
     ModuleError,
     UnsupportedError,
+    printable,
 )
 from wasmsr.interp import features as table
 from wasmsr.interp.types import (
@@ -192,7 +193,8 @@ class Module:
             self.on_invalid()
         found = core_error(error)
         if isinstance(found, ModuleError):
-            found.message = f"{self.function_name(function)} is invalid: {found.message}"
+            name = printable(self.function_name(function), 100)
+            found.message = f"{name} is invalid: {found.message}"
         return found
 
     @classmethod

@@ -11,6 +11,7 @@ import math
 import os
 from typing import Any
 
+from wasmsr.errors import printable
 from wasmsr.migrate import terms
 from wasmsr.rpc import messages
 
@@ -28,7 +29,7 @@ class Malformed(ValueError):
 
 def text(value: str, limit: int = TEXT) -> str:
     """Text for people: bounded, and only what is printable in one line."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value[:limit])
+    return printable(value[:limit], None)[:limit]
 
 
 def _id(value: bytes, what: str) -> bytes:
