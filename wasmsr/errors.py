@@ -125,8 +125,10 @@ class UnsupportedError(ModuleError):
         feature: the feature's name, as proposals are named: "simd", "exceptions", ...
     """
 
-    def __init__(self, message: str, *, feature: str, offset: int | None = None) -> None:
-        super().__init__(message, offset=offset)
+    def __init__(
+        self, message: str, *, feature: str, offset: int | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, offset=offset, hint=hint)
         self.feature = feature
 
 

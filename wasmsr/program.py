@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 
-from wasmsr.errors import EXIT_USAGE, ModuleMismatch, WasmsrError, listed, printable
+from wasmsr.errors import EXIT_USAGE, LinkError, ModuleMismatch, WasmsrError, listed, printable
 from wasmsr.interp.machine import Exited, Finished, Limits, Paused, Store, Trapped
 from wasmsr.interp.module import Module
 from wasmsr.interp.types import FuncType
@@ -110,10 +110,16 @@ def exported_function(module: Module, name: str) -> FuncType:
 
     Raises:
         ExportError: there is none of that name; the hint names those that there are.
+        LinkError: the module was never linked to a program.
     """
     for export in module.exports:
         if export.name == name and isinstance(export.type, FuncType):
             return export.type
+    from wasmsr.interp.foreign import unlinked
+
+    what = unlinked(module)
+    if what is not None:
+        raise LinkError(f"this is {what}")
     functions = [e.name for e in module.exports if isinstance(e.type, FuncType)]
     hint = f"it exports {listed(functions)}; `wasmsr run --invoke NAME` calls one"
     raise ExportError(
@@ -243,6 +249,12 @@ class Program:
             WasiConfigError: a mount cannot be used.
         """
         around = around or Surroundings()
+        if any(item.module not in WASI_MODULES for item in module.imports):
+            from wasmsr.interp.foreign import refusal
+
+            error = refusal(module)
+            if error is not None:
+                raise error
         if invoke is not None:
             exported_function(module, invoke)
         wasi = None

@@ -189,7 +189,8 @@ class Launch:
     def _load(self, program: str) -> Module:
         """The module, by way of the cache."""
         cache = module_cache(self.options.module_cache)
-        module = programs.load(program, self.options.features, cache)
+        options = self.options
+        module = programs.load(program, options.features, cache, core=options.core)
         if cache is not None:
             say(f"module cache: {cache.found}", "info")
             if cache.trouble is not None:

@@ -188,9 +188,17 @@ def find(name: str) -> Named | None:
     return program
 
 
-def load(name: str, features: str | None = None, cache: ModuleCache | None = None) -> Module:
+def load(
+    name: str,
+    features: str | None = None,
+    cache: ModuleCache | None = None,
+    *,
+    core: bool = False,
+) -> Module:
     """The module of a named program, or of a file, by way of the cache; `features` as for `Module`.
 
+    Args:
+        core: the file is a component, and what is wanted is the core module in it that runs here.
     Raises:
         OSError: the file cannot be read.
         ModuleError: it is no module; the message begins with the file.
@@ -199,6 +207,8 @@ def load(name: str, features: str | None = None, cache: ModuleCache | None = Non
     from wasmsr.interp.module import Module
 
     named = find(name)
+    if core and named is None:
+        return _core_of(name, features)
     read = Module.from_file if cache is None else cache.load
     try:
         if named is not None:
@@ -209,6 +219,29 @@ def load(name: str, features: str | None = None, cache: ModuleCache | None = Non
             error.message = f"{printable(name)}: {error.message}"
             error.args = (error.message,)
         raise
+
+
+def _core_of(name: str, features: str | None) -> Module:
+    """`load` of the core module in a component."""
+    from wasmsr.errors import LinkError, printable
+    from wasmsr.interp.foreign import LAYER, core_of
+    from wasmsr.interp.module import MAGIC, Module, assemble
+
+    with open(name, "rb", buffering=0) as file:
+        data = file.read()
+    if not data.startswith(MAGIC):
+        data = assemble(data, name)
+    if data[6:8] != LAYER:
+        raise LinkError(
+            f"{printable(name)} is no component, so there is no core module in it",
+            hint="leave out --core",
+        )
+    binary = core_of(data)
+    if binary is None:
+        raise LinkError(
+            f"{printable(name)}: no core module in the component runs with WASI preview 1 alone"
+        )
+    return Module(binary, name=os.path.splitext(os.path.basename(name))[0], features=features)
 
 
 def known_digest(digest: bytes) -> str | None:

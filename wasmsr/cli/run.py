@@ -93,6 +93,8 @@ ROWS = (
     Row("--fuel", "fuel", Count(0), "N", "After N instructions end with exit code 121."),
     Row("--features", "features", Features(), "-NAME,+NAME",
         "Refuse modules that need these features of WebAssembly, or take them."),
+    Row("--core", "core", FLAG, "",
+        "PROGRAM is a component: run the core module in it, if that needs WASI preview 1 only."),
     Row("--module-cache", "module_cache", TEXT, "FOLDER|off",
         "Where it is noted which modules are valid, so that large ones start sooner."),
     Row("--deterministic", "deterministic", FLAG, "",
@@ -152,6 +154,7 @@ class Options:
     max_memory: int | None
     fuel: int | None
     features: str | None
+    core: bool
     module_cache: str | None
     deterministic: bool
     trace: bool

@@ -623,9 +623,10 @@ const uint16_t wsr_row_of_fe[128] = {
 
 const wsr_unsupported_row wsr_unsupported[] = {
   {0xD3, 0xD3, WSR_FEATURE_GC},
+  {0xE0, 0xE6, WSR_FEATURE_STACK_SWITCHING},
   {0xFB, 0xFB, WSR_FEATURE_GC},
 };
-const uint32_t wsr_n_unsupported = 2;
+const uint32_t wsr_n_unsupported = 3;
 
 const char *const wsr_feature_names[WSR_FEATURE_COUNT] = {
   "none",
@@ -649,5 +650,6 @@ const char *const wsr_feature_names[WSR_FEATURE_COUNT] = {
   "wide-arithmetic",
   "threads",
   "shared-memory",
+  "stack-switching",
 };
 const uint64_t wsr_features_built = 0xD7FFEU;

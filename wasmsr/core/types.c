@@ -55,6 +55,8 @@ static uint32_t feature_of(uint8_t code) {
     case 0x6D:
     case 0x6E:
     case 0x71: return WSR_FEATURE_GC;
+    case 0x68: /* cont, nocont */
+    case 0x75: return WSR_FEATURE_STACK_SWITCHING;
     case WSR_EXNREF:
     case WSR_NOEXN: return WSR_FEATURE_EXCEPTIONS;
     case WSR_NOFUNC:
@@ -76,7 +78,8 @@ static bool is_reference_type(uint8_t code) {
 /* Use the feature that the code, which has been read, belongs to. */
 static bool use_code(wsr_reader *r, uint8_t code) {
   const uint32_t feature = feature_of(code);
-  if (feature == WSR_FEATURE_GC) return wsr_lack(r->error, wsr_at(r) - 1, feature);
+  if (feature == WSR_FEATURE_GC || feature == WSR_FEATURE_STACK_SWITCHING)
+    return wsr_lack(r->error, wsr_at(r) - 1, feature);
   return feature ? wsr_use(r, wsr_at(r) - 1, feature) : true;
 }
 

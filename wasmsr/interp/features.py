@@ -76,6 +76,15 @@ DEFAULT = frozenset(f.name for f in FEATURES if f.state in (State.ALWAYS, State.
 """What is on unless somebody says otherwise."""
 
 
+ADVICE = {
+    "gc": "build it by a compiler that uses linear memory; this version has no collected types",
+    "custom-page-sizes": "build it with pages of 64 KiB",
+    "shared-memory": "build it without threads: without -pthread, or for wasm32-wasip1",
+    "stack-switching": "build it without stack switching, for example with Asyncify",
+}
+"""What to do with a module that needs a feature which this engine does not have."""
+
+
 def number(name: str) -> int:
     """The feature's number in C, from 1 on; its bit in a set is `1 << number`."""
     return FEATURES.index(BY_NAME[name]) + 1
@@ -89,6 +98,13 @@ def bits(names: Iterable[str]) -> int:
 def names(bits: int) -> frozenset[str]:
     """The features of such a set."""
     return frozenset(f.name for f in FEATURES if bits >> number(f.name) & 1)
+
+
+def advice(name: str) -> str:
+    """What to do with a module that needs a feature which is off or not there."""
+    if name in SWITCHABLE:
+        return f"--features +{name} switches it on"
+    return ADVICE[name]
 
 
 def chosen(wanted: str | Iterable[str] | None) -> frozenset[str]:

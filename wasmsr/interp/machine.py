@@ -244,7 +244,9 @@ class Store(References):
         except KeyError:
             raise LinkError(
                 f"unknown import: the module needs {wanted} of type {item.type}, "
-                "and it is not given"
+                "and it is not given",
+                hint="wasmsr run gives WASI preview 1; a Python program can give functions of its "
+                "own: docs/library.md",
             ) from None
         if isinstance(item.type, FuncType):
             if isinstance(found, (Function, HostFunction)):

@@ -75,7 +75,7 @@ def core_error(error: Any) -> Exception:
         return MalformedError(message, offset=offset)
     if error.kind == lib.WSR_UNSUPPORTED:
         feature = ffi.string(error.feature).decode()
-        return UnsupportedError(message, feature=feature, offset=offset)
+        return UnsupportedError(message, feature=feature, offset=offset, hint=table.advice(feature))
     if error.kind == lib.WSR_MEMORY:
         return MemoryError(message)
     if error.kind == lib.WSR_INVALID:
@@ -148,7 +148,9 @@ class Module:
             self._bytes, len(self.binary), table.bits(self.features), error
         )
         if pointer == ffi.NULL:
-            raise core_error(error)
+            from wasmsr.interp.foreign import better  # only here: most modules are good
+
+            raise better(self.binary, core_error(error))
         self._c = ffi.gc(pointer, lib.wsr_module_free, size=len(self.binary))
         self._validating = threading.Lock()
         self.validated = False
@@ -379,15 +381,15 @@ def assemble(text: bytes, what: str = "the text") -> bytes:
         MalformedError: the text is no module.
         MissingPackageError: there is no wasmtime, which does the work.
     """
-    try:
-        source = text.decode("utf-8")
-    except UnicodeDecodeError:
-        raise MalformedError(f"{what} is neither a Wasm binary nor text") from None
-    stripped = source.lstrip()
-    if not stripped.startswith(("(", ";;")):
+    source = text.decode("utf-8", "replace")
+    if not source.lstrip().startswith(("(", ";;")) or "\ufffd" in source:
+        from wasmsr.interp.foreign import what_text_is
+
+        said, hint = what_text_is(text)
         raise MalformedError(
-            f"{what} is neither a Wasm binary nor a module in the text format",
-            hint="a binary begins with the bytes 00 61 73 6d, a text with (module",
+            f"{what} is neither a Wasm binary nor a module in the text format"
+            + (f": {said}" if said else ""),
+            hint=hint or "a binary begins with the bytes 00 61 73 6d, a text with (module",
         )
     try:  # only here: it is large, and the text format is for trying things out
         import wasmtime
