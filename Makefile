@@ -11,7 +11,7 @@ export PYTHON
 BIN := $(VENV)/bin
 TIMED := scripts/timed
 PYTEST := $(BIN)/python -m pytest
-C_SOURCES := $(wildcard wasmsr/_core.c wasmsr/_sys.[ch] wasmsr/core/*.[ch]) wasmsr/_ffi_build.py
+C_SOURCES := $(wildcard wasmsr/_core.c wasmsr/_sys.[ch] wasmsr/core/*.h wasmsr/core/*/*.[chi]*) wasmsr/_ffi_build.py
 ASAN := build/asan
 
 .DEFAULT_GOAL := help

@@ -44,7 +44,7 @@ def flags_for(source: str) -> list[str]:
     flags = [*FLAGS]
     if sanitizers := os.environ.get("WASMSR_SANITIZE"):
         flags += [*SANITIZED, f"-fsanitize={sanitizers}"]
-    if Path(source).name.startswith("fast"):
+    if Path(source).match("core/fast/*"):
         flags += NO_PROTECTOR
     if Path(source).parts[0] == "wasmsr":
         flags += [*WARNINGS, *(["-Werror"] if os.environ.get("WASMSR_WERROR") == "1" else [])]
@@ -56,7 +56,7 @@ class BuildExt(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         core = Path("wasmsr")
-        ext.depends += [str(p) for p in [*sorted(core.glob("core/*.[ch]")), core / "_sys.h"]]
+        ext.depends += [str(p) for p in [*sorted(core.glob("core/**/*.[chi]*")), core / "_sys.h"]]
         compile_one = self.compiler._compile
 
         def compile_ours(

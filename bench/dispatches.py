@@ -3,11 +3,11 @@
     python -m bench.dispatches [--top N] [--single] [--json] -- PROGRAM [ARGS of `wasmsr run`…]
 
 Builds the extension once more below build/count with -DWSR_COUNT, where every dispatch is counted
-(core/count.h), runs the program in it, and prints how many dispatches there were, how many Wasm
-instructions they stand for (counted by a second, metered run), and the most frequent handlers, and
-sequences of two and three that follow each other without a branch between them, in percent of all
-dispatches. With --single no cells are joined into sequences: the build in which `sequences` looks
-for those worth joining.
+(core/fast/count.h), runs the program in it, and prints how many dispatches there were, how many
+Wasm instructions they stand for (counted by a second, metered run), and the most frequent handlers,
+and sequences of two and three that follow each other without a branch between them, in percent of
+all dispatches. With --single no cells are joined into sequences: the build in which `sequences`
+looks for those worth joining.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
-"""Chooses the sequences of cells that share a handler, and writes core/sequences.h.
+"""Chooses the sequences of cells that share a handler, and writes core/fast/superinstructions.inc.
 
     python -m bench.sequences [--pairs N] [--longer N] [--output FILE] [PROGRAM…]
 
 Runs real programs (`programs`) and those of bench/training in a build that counts dispatches and
 joins no cells (`dispatches`), with and without counting of instructions. First pairs are chosen,
 then longer sequences beside them: again and again every line of code is cut in the best way (as
-core/join.c does) and those that save least are dropped. Pairs are what helps programs that were not
-measured; longer sequences help those that were. So the programs by which the speed is judged (the
-kernels, `suite`) are not among the measured ones: they would only show how well they were learnt.
+core/fast/superinstructions.c does) and those that save least are dropped. Pairs are what helps
+programs that were not measured; longer sequences help those that were. So the programs by which the
+speed is judged (the kernels, `suite`) are not among the measured ones: they would only show how
+well they were learnt.
 
 Named programs are measured instead of all of them; then --output must say where the result goes,
-because a choice from a part is not what core/sequences.h is for.
+because a choice from a part is not what core/fast/superinstructions.inc is for.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from bench.build import TRAINED, Missing, training
 from bench.dispatches import ALONE, ROOT, Line, build, run
 from bench.programs import CACHE, PROGRAMS
 
-TARGET = ROOT / "wasmsr" / "core" / "sequences.h"
+TARGET = ROOT / "wasmsr" / "core" / "fast" / "superinstructions.inc"
 PAIRS, LONGER = 1300, 700
 LONGEST = 4
-"""WSR_LONGEST_SEQUENCE in core/fast.h."""
+"""WSR_LONGEST_SEQUENCE in core/fast/fast.h."""
 WORTH = 2e-5
 """Share of the dispatches that a candidate saves at least."""
 SHARES = {"training": 0.5, "programs": 0.5}

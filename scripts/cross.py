@@ -188,7 +188,7 @@ def compile_extension(target: Target, root: Path) -> None:
     (python,) = (root / "usr" / "include").glob("python3.*")
     # The compiler has its own C library's headers; Debian's Python looks for more of its own.
     include = ["-I", "wasmsr", "-isystem", python, "-idirafter", root / "usr" / "include"]
-    headers = b"".join(path.read_bytes() for path in sorted(ROOT.glob("wasmsr/core/*.h")))
+    headers = b"".join(path.read_bytes() for path in sorted(ROOT.glob("wasmsr/core/**/*.[hi]*")))
     for source in (*(f"wasmsr/{name}" for name in glue["SOURCES"]), str(generated)):
         command = [target.compiler, "-g", "-DNDEBUG", "-fPIC", *map(str, include)]
         command += [*setup["flags_for"](source), "-c", source]

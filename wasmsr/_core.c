@@ -4,9 +4,9 @@
  * core/loop.h, built here twice: plain and metered. It dispatches by computed goto where the
  * compiler has it, otherwise by a switch. Fast code (core/fast.c) stands beside it.
  */
-#include "core/bulk.h"
-#include "core/fast.h"
-#include "core/numeric.h"
+#include "core/fast/fast.h"
+#include "core/numeric/numeric.h"
+#include "core/runtime/bulk.h"
 
 enum { PAGE = 65536 };
 
@@ -29,7 +29,8 @@ static uint32_t wsr_resolve_indirect(const wsr_store *store, const wsr_instance 
 /* ---- dispatch ---- */
 
 #if defined(__GNUC__) && !defined(WSR_NO_GOTO)
-/* Addresses of labels are no ISO C; this file alone is exempt, the switch below is the standard way. */
+/* Addresses of labels are no ISO C; this file alone is exempt, the switch below is the standard
+ * way. */
 #pragma GCC diagnostic ignored "-Wpedantic"
 #define LABEL(name) [WSR_OP_##name] = &&op_##name,
 #define LABELS static const void *const labels[] = {WSR_EACH_OP(LABEL)}
@@ -39,20 +40,22 @@ static uint32_t wsr_resolve_indirect(const wsr_store *store, const wsr_instance 
 #else
 #define LABELS ((void)0)
 #define GO goto dispatch
-#define GO_FIRST dispatch: switch (pc->op)
+#define GO_FIRST  \
+  dispatch:       \
+  switch (pc->op)
 #define AT(name) case WSR_OP_##name:
 #endif
 
 #define RUN run_metered
 #define METERED 1
 #define BRIDGE 0
-#include "core/loop.h"
+#include "core/precise/loop.h"
 
 #if !WSR_FAST
 #define RUN run_plain
 #define METERED 0
 #define BRIDGE 0
-#include "core/loop.h"
+#include "core/precise/loop.h"
 
 static uint32_t run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
   return fuel ? run_metered(store, fuel, out) : run_plain(store, fuel, out);
@@ -61,12 +64,12 @@ static uint32_t run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
 #define RUN run_bridge
 #define METERED 0
 #define BRIDGE 1
-#include "core/loop.h"
+#include "core/precise/loop.h"
 
 #define RUN run_metered_bridge
 #define METERED 1
 #define BRIDGE 1
-#include "core/loop.h"
+#include "core/precise/loop.h"
 
 enum { WORTHWHILE = 1000 }; /* instructions of fuel: below, fast code is not made */
 

@@ -14,7 +14,7 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 CORE = HERE / "core"
 HEADERS = ("core/wsr.h", "_sys.h")
-SOURCES = ("_core.c", "_sys.c", *(f"core/{path.name}" for path in sorted(CORE.glob("*.c"))))
+SOURCES = ("_core.c", "_sys.c", *sorted(str(path.relative_to(HERE)) for path in CORE.glob("*/*.c")))
 
 
 def declarations() -> str:

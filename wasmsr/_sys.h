@@ -23,14 +23,14 @@ typedef struct {
 int wsys_open_beneath(int dirfd, const char *path, int flags);
 
 /* Sets the times, in seconds since 1970 and the rest in ns, of what `name` is in `dirfd`, never
- * through a link, or of `dirfd` itself where `name` is NULL. Bit 0 of `which`: the access time is set;
- * bit 1: the modification time; what is not set stays as it is. */
+ * through a link, or of `dirfd` itself where `name` is NULL. Bit 0 of `which`: the access time is
+ * set; bit 1: the modification time; what is not set stays as it is. */
 int wsys_set_times(int dirfd, const char *name, int which, int64_t atim, int32_t atim_ns,
                    int64_t mtim, int32_t mtim_ns);
 
 /* Waits until one of `count` descriptors is ready or `timeout` ns (negative: for ever) are over, by
- * the nanosecond where the host can (ppoll(2)), else rounded up to milliseconds. Answers how many are
- * ready. */
+ * the nanosecond where the host can (ppoll(2)), else rounded up to milliseconds. Answers how many
+ * are ready. */
 int wsys_wait(wsys_waited *waited, unsigned count, int64_t timeout);
 
 /* Waits for `events` of `fd`, or until `wake` can be read. Answers what is ready of `fd`, or 0. */

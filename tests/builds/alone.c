@@ -1,7 +1,7 @@
-/* The core without Python: `alone FILE FUNCTION ARGUMENT FUEL` calls a function (i32) -> i32 of a module
- * that imports nothing. When FUEL instructions are executed it stands; its frames are taken out and
- * put on the store of a second instance, where it goes on to its end. Prints the frames and the
- * instructions of both runs, and the result.
+/* The core without Python: `alone FILE FUNCTION ARGUMENT FUEL` calls a function (i32) -> i32 of a
+ * module that imports nothing. When FUEL instructions are executed it stands; its frames are taken
+ * out and put on the store of a second instance, where it goes on to its end. Prints the frames and
+ * the instructions of both runs, and the result.
  *
  * test_alone.py builds it with C libraries for which there is no Python here. */
 #include <inttypes.h>

@@ -29,8 +29,8 @@ static void restore(wsr_store *from, wsr_module *module, const wsr_limits *limit
       wsr_frame_view next = {0}, view;
       if (i + 1 < n) ensure(wsr_view_frame(from, i + 1, 1, &next));
       ensure(wsr_view_frame(from, i, 1, &view));
-      ensure(wsr_restore_frame(to, &view, i + 1 == n, i + 1 < n ? next.function : UINT32_MAX,
-                               &error));
+      ensure(
+          wsr_restore_frame(to, &view, i + 1 == n, i + 1 < n ? next.function : UINT32_MAX, &error));
     }
     ensure(wsr_frame_count(to) == n);
   }

@@ -13,7 +13,7 @@ import pytest
 
 from tests.builds.variants import core_flags
 
-SOURCES = ("_core.c", "core/*.c")
+SOURCES = ("_core.c", "core/*/*.c")
 
 
 def sources(root: Path) -> list[Path]:
@@ -26,7 +26,7 @@ def without_comments(text: str) -> str:
 
 def saved_halves(root: Path) -> Iterator[tuple[str, str]]:
     """(file name, text) of each part that stands between the marks `saved: begin` and `end`."""
-    for path in sorted((root / "wasmsr" / "core").glob("*.h")):
+    for path in sorted((root / "wasmsr" / "core").rglob("*.h")):
         text = path.read_text(encoding="utf-8")
         for part in re.findall(r"/\* saved: begin \*/(.*?)/\* saved: end \*/", text, re.DOTALL):
             yield path.name, without_comments(part)
@@ -52,7 +52,7 @@ def call_graph(root: Path, folder: Path) -> dict[str, set[str]]:
     """
     graph: dict[str, set[str]] = {}
     for source in sources(root):
-        made = folder / f"{source.stem}.o"
+        made = folder / f"{source.parent.name}-{source.stem}.o"
         command = ["gcc", *core_flags(), "-O0", "-fcallgraph-info", f"-I{root / 'wasmsr'}", "-c"]
         subprocess.run([*command, str(source), "-o", str(made)], check=True, capture_output=True)
         text = made.with_suffix(".ci").read_text(encoding="utf-8")
@@ -116,5 +116,5 @@ def test_flags_stand_in_one_place(root: Path) -> None:
 
 
 def test_core_knows_no_python(root: Path) -> None:
-    for path in [*sources(root), *sorted((root / "wasmsr" / "core").glob("*.h"))]:
+    for path in [*sources(root), *sorted((root / "wasmsr" / "core").rglob("*.h"))]:
         assert "Python.h" not in path.read_text(encoding="utf-8"), path.name

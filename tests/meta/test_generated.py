@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 GENERATORS = {
-    "instruction table": ["-m", "wasmsr.interp.generate", "--check"],
+    "instruction table": ["-m", "scripts.generate", "--check"],
     "protocol": ["proto/generate.py", "--check"],
     "examples": ["examples/snapshot/build.py", "--check"],
     "WASI programs": ["tests/wasi/programs/build.py", "--check"],

@@ -91,7 +91,7 @@ VECTOR_CALLS = {"I8X16_SHUFFLE": "clang leaves the lanes out of line where the C
 
 @dataclass(frozen=True)
 class Handler:
-    """One handler: its name in fast.c, and the instructions of its hot part."""
+    """One handler: its name in handlers.c, and the instructions of its hot part."""
 
     name: str
     code: tuple[str, ...]
@@ -105,8 +105,8 @@ class Handler:
 
 def names(root: Path) -> set[str]:
     """The names of all handlers, from what they are made of."""
-    rows = (root / "wasmsr" / "core" / "fast_rows.h").read_text(encoding="utf-8")
-    header = (root / "wasmsr" / "core" / "fast.h").read_text(encoding="utf-8")
+    rows = (root / "wasmsr" / "core" / "fast" / "fast_rows.h").read_text(encoding="utf-8")
+    header = (root / "wasmsr" / "core" / "fast" / "fast.h").read_text(encoding="utf-8")
     listed = re.search(r"#define WSR_EACH_SPECIAL\(X\)(.*?)\n\n", header, re.DOTALL)
     assert listed
     found = set(re.findall(r"X\((\w+)\)", listed[1]))
@@ -164,7 +164,7 @@ def built() -> Path:
         if shutil.which(tool) is None:
             pytest.skip(f"needs {tool}, of binutils")
     library = Path(_ffi.__file__)
-    if not functions_of(library, "fast.c"):
+    if not functions_of(library, "handlers.c"):
         pytest.skip("the extension has no symbols: it was stripped")
     return library
 
@@ -176,7 +176,7 @@ def _code(instructions: dict[int, str], start: int, size: int) -> tuple[str, ...
 @pytest.fixture(scope="module")
 def handlers(root: Path) -> list[Handler]:
     library = built()
-    functions, instructions = functions_of(library, "fast.c"), disassembled(library)
+    functions, instructions = functions_of(library, "handlers.c"), disassembled(library)
     wanted = names(root)
     missing = sorted(wanted - set(functions))
     assert not missing, f"not in the extension: {missing[:10]} ({len(missing)} in all)"
@@ -199,20 +199,20 @@ def _all_of(source: str, name: str) -> list[Handler]:
 
 @pytest.fixture(scope="module")
 def sequences() -> list[Handler]:
-    """What is made of core/sequences.h."""
-    return _all_of("fast.c", r"\w+?__\w+")
+    """What is made of core/fast/superinstructions.inc."""
+    return _all_of("handlers.c", r"\w+?__\w+")
 
 
 @pytest.fixture(scope="module")
 def far() -> list[Handler]:
-    """All handlers of fast_far.c."""
-    return _all_of("fast_far.c", r"\w+")
+    """All handlers of handlers_far.c."""
+    return _all_of("handlers_far.c", r"\w+")
 
 
 @pytest.fixture(scope="module")
 def vectors() -> list[Handler]:
-    """All handlers of fast_simd.c: what is all capitals there."""
-    return _all_of("fast_simd.c", r"[A-Z0-9_]+(_v2)?")
+    """All handlers of handlers_simd.c: what is all capitals there."""
+    return _all_of("handlers_simd.c", r"[A-Z0-9_]+(_v2)?")
 
 
 def broken(handlers: list[Handler], pattern: str, allowed: dict[str, str]) -> list[str]:
@@ -263,7 +263,7 @@ def test_far_memories_need_no_calls(far: list[Handler]) -> None:
 
 
 def test_sequences_are_as_their_steps(root: Path, sequences: list[Handler]) -> None:
-    text = (root / "wasmsr" / "core" / "sequences.h").read_text(encoding="utf-8")
+    text = (root / "wasmsr" / "core" / "fast" / "superinstructions.inc").read_text(encoding="utf-8")
     listed = re.findall(r"^SEQUENCE_\d\((.*)\)$", text, re.MULTILINE)
     wanted = {"__".join(names.split(", ")) for names in listed}
     assert {h.name for h in sequences} == wanted and len(wanted) > 500

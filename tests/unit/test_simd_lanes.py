@@ -1,8 +1,9 @@
 """What the table says lane by lane, what it says for x86, and for x86 of level 2: the same bits.
 
-A program that calls every function of core/simd_lanes.h on vectors of special and random lanes is
-built with and without x86's instructions; what the two print must be equal, NaNs apart that the
-specification leaves open, which are made canonical. So must be what other CPUs print, under qemu.
+A program that calls every function of core/numeric/simd_lanes.h on vectors of special and random
+lanes is built with and without x86's instructions; what the two print must be equal, NaNs apart
+that the specification leaves open, which are made canonical. So must be what other CPUs print,
+under qemu.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from scripts.generate_simd import parameters
 from tests.builds.variants import core_flags
-from wasmsr.interp.generate_simd import parameters
 from wasmsr.interp.simd import VECTORS
 from wasmsr.interp.simd_row import SHAPES, Vector
 
 CPUS = ("aarch64", "s390x")
 PROGRAM = r"""
 #include <stdio.h>
-#include "simd.h"
+#include "core/numeric/simd.h"
 
 static uint64_t state = 88172645463325252u;
 static uint64_t next(void) {
@@ -102,7 +103,7 @@ def _lines(folder: Path, root: Path, *flags: str, cpu: str = "") -> list[str]:
     flags += ("-static",) if cpu else ()
     if compiler is None or (cpu and shutil.which(emulator[0]) is None):
         pytest.skip(f"needs {' '.join([*names, *emulator])}")
-    command = [compiler, *core_flags(), "-O1", *flags, f"-I{root / 'wasmsr' / 'core'}"]
+    command = [compiler, *core_flags(), "-O1", *flags, f"-I{root / 'wasmsr'}"]
     subprocess.run([*command, str(source), "-o", str(program), "-lm"], check=True)
     done = subprocess.run([*emulator, str(program)], check=True, capture_output=True, text=True)
     return done.stdout.splitlines()

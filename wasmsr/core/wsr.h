@@ -1,8 +1,8 @@
 /* The core's public interface: modules, stores, running, capturing, restoring.
  *
- * Everything between the two cffi marks is also what Python sees: wasmsr/_ffi_build.py reads it from
- * here. The core knows no Python and does no input or output; it never calls back. Leaving the hot
- * loop is a return value (enum of outcomes). Names are those of the WebAssembly specification:
+ * Everything between the two cffi marks is also what Python sees: wasmsr/_ffi_build.py reads it
+ * from here. The core knows no Python and does no input or output; it never calls back. Leaving the
+ * hot loop is a return value (enum of outcomes). Names are those of the WebAssembly specification:
  * an index is static, an address is in the store.
  */
 #ifndef WSR_H
@@ -37,10 +37,10 @@ typedef struct wsr_module wsr_module;
 
 enum { WSR_FUNCTION, WSR_TABLE, WSR_MEMORY_KIND, WSR_GLOBAL, WSR_TAG };
 
-/* A value type. Bits 0 to 7: the binary format's code, of a numeric or vector type, or of a heap type;
- * bit 8: a reference that is never null; bit 9: the heap type is the concrete function type whose
- * number stands in bits 10 and up (then the code is that of func): in a module its index, the lowest
- * of those that are equal; in a store the store's number. */
+/* A value type. Bits 0 to 7: the binary format's code, of a numeric or vector type, or of a heap
+ * type; bit 8: a reference that is never null; bit 9: the heap type is the concrete function type
+ * whose number stands in bits 10 and up (then the code is that of func): in a module its index, the
+ * lowest of those that are equal; in a store the store's number. */
 typedef uint32_t wsr_type;
 
 typedef struct {
@@ -127,29 +127,30 @@ uint32_t wsr_add_table(wsr_store *store, const wsr_bounds *bounds, uint64_t size
 uint32_t wsr_add_memory(wsr_store *store, const wsr_bounds *bounds, uint64_t pages,
                         wsr_error *error);
 /* `value` is one slot, of a v128 two. */
-uint32_t wsr_add_global(wsr_store *store, wsr_type type, uint32_t mutability,
-                        const uint64_t *value, wsr_error *error);
-uint32_t wsr_add_tag(wsr_store *store, const wsr_type *params, uint32_t n_params,
-                     wsr_error *error);
+uint32_t wsr_add_global(wsr_store *store, wsr_type type, uint32_t mutability, const uint64_t *value,
+                        wsr_error *error);
+uint32_t wsr_add_tag(wsr_store *store, const wsr_type *params, uint32_t n_params, wsr_error *error);
 /* The same, with the type of an imported tag of that index in the module. */
 uint32_t wsr_add_tag_import(wsr_store *store, wsr_module *module, uint32_t tag, wsr_error *error);
 /* Whether the thing at that address has the type that the module's import asks for (specification,
  * 3.3, subtypes included); sizes of tables and memories are not compared. */
 int wsr_import_matches(wsr_store *store, wsr_module *module, uint32_t import, uint32_t address);
-/* The type of a table's elements or a global's value of which is known that it is `type` and what the
- * module's import takes. */
+/* The type of a table's elements or a global's value of which is known that it is `type` and what
+ * the module's import takes. */
 wsr_type wsr_narrowed(wsr_store *store, wsr_module *module, uint32_t import, wsr_type type);
-/* Whether a slot's value is one of that type in the store. Of an externref only null is looked at. */
+/* Whether a slot's value is one of that type in the store. Of an externref only null is looked at.
+ */
 int wsr_value_fits(const wsr_store *store, wsr_type type, uint64_t value);
 /* Of many: the place of the first that is none, or `n`. */
 uint64_t wsr_values_fit(const wsr_store *store, wsr_type type, const uint64_t *values, uint64_t n);
 
 /* Allocate an instance; the imports' addresses are given for each kind in index order and have been
  * checked against the module's types. Defined functions, tables, memories and globals get the next
- * free addresses; segments are evaluated, not applied. The module's bytes must stay as long as the store runs it. */
+ * free addresses; segments are evaluated, not applied. The module's bytes must stay as long as the
+ * store runs it. */
 uint32_t wsr_add_instance(wsr_store *store, wsr_module *module, const uint32_t *functions,
-                          const uint32_t *tables, const uint32_t *memories,
-                          const uint32_t *globals, const uint32_t *tags, wsr_error *error);
+                          const uint32_t *tables, const uint32_t *memories, const uint32_t *globals,
+                          const uint32_t *tags, wsr_error *error);
 /* Apply active segments and drop those that are active or declarative; returns a trap code. */
 uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance);
 
@@ -211,11 +212,11 @@ typedef struct {
 
 /* The type of the tag at that address: the fields are its parameters. */
 void wsr_tag_type(const wsr_store *store, uint32_t address, wsr_function_type *out);
-/* A new exception, or 0 without memory. Unless it is kept, or stored where a program can find it, it
- * goes when one is thrown. */
+/* A new exception, or 0 without memory. Unless it is kept, or stored where a program can find it,
+ * it goes when one is thrown. */
 uint64_t wsr_add_exception(wsr_store *store, uint32_t tag, const uint64_t *fields);
-/* The same for one that is thrown: others may go for it. Zero with the trap that says why, if there can
- * be none. */
+/* The same for one that is thrown: others may go for it. Zero with the trap that says why, if there
+ * can be none. */
 uint64_t wsr_new_exception(wsr_store *store, uint32_t tag, const uint64_t *fields, uint32_t *trap);
 int wsr_is_exception(const wsr_store *store, uint64_t reference);
 void wsr_exception_view(const wsr_store *store, uint64_t reference, wsr_exception_fields *out);

@@ -1,8 +1,9 @@
 """The part of THE table that is atomic memory instructions: 67 rows, made of fewer.
 
-`instructions` takes its rows from here, `generate` makes of them core/atomic_rows.h. A program has
-one thread here, so no other can come between reading and writing: what remains of "atomic" is that
-an address that is no multiple of the access's width traps, and that a program cannot wait.
+`instructions` takes its rows from here, `generate` makes of them core/runtime/atomic_rows.h. A
+program has one thread here, so no other can come between reading and writing: what remains of
+"atomic" is that an address that is no multiple of the access's width traps, and that a program
+cannot wait.
 
 Source: threads proposal (github.com/WebAssembly/threads), whose chapters on validation, execution
 and the binary format extend those of the specification.
@@ -27,7 +28,7 @@ class Atomic:
         params, results: operand types, space separated; an address comes first.
         form: "load"; "store"; "modify": the result is what was there, `body` is what is written;
             "exchange": likewise, but only where the second operand equals what was there the third
-            is written; "notify", "wait" and "fence" are in core/atomics.c.
+            is written; "notify", "wait" and "fence" are in core/runtime/atomics.c.
         bits: of the place in memory; 0 for a fence, which has none.
         body: C expression over `a`, what was there, and `b`, the second operand.
     """

@@ -2,8 +2,8 @@
 
 `generate` makes of it the C rows that decoder and validator read, the handlers of the hot loop and
 docs/instructions.md; `trace` disassembles with it. To add a numeric instruction, add its row. A
-control instruction needs a row, a rule in core/validate.c and a handler in core/loop.h; a test
-notices what is missing.
+control instruction needs a row, a rule in core/compile/validate.c and a handler in
+core/precise/loop.h; a test notices what is missing.
 
 Source: WebAssembly specification, section 5.4 (Binary Format, Instructions) and 4.3 (Numerics).
 """

@@ -1,9 +1,9 @@
 """The part of THE table that is SIMD and relaxed SIMD: 236 and 20 rows, made of fewer.
 
-`instructions` takes its rows from here, `generate_simd` makes of them the C of core/simd_lanes.h. A
-row says what one lane of the result is; the loop over the lanes is the same for all. Where one
-machine instruction of x86 does more than compilers see in that loop, the row names it as well: what
-it gives must be the same, bit for bit, and tests compare the two.
+`instructions` takes its rows from here, `generate_simd` makes of them the C of
+core/numeric/simd_lanes.h. A row says what one lane of the result is; the loop over the lanes is the
+same for all. Where one machine instruction of x86 does more than compilers see in that loop, the
+row names it as well: what it gives must be the same, bit for bit, and tests compare the two.
 
 Relaxed instructions have one deterministic lowering, the same on every CPU: that of the
 deterministic profile (specification, appendix "Profiles", and the relaxed rows below).

@@ -1,0 +1,271 @@
+/* Exceptions: throwing, and the heap in which their instances live until nothing refers to them.
+ *
+ * Both codes throw here. To throw is to search, from the innermost frame of the invocation outward,
+ * the table of tries that each function's code has (compile/precise.c), and to make the frame that
+ * catches the innermost one: frames are data, so nothing is unwound but their number. A try that
+ * nothing is thrown in costs nothing. Source: WebAssembly specification, section 4.6.9 (Exception
+ * Handling); for `try`, `catch`, `delegate` and `rethrow` the legacy part of the exception handling
+ * proposal.
+ */
+#include <stdlib.h>
+
+#include "core/runtime/store.h"
+
+struct wsr_exception {
+  uint32_t tag;  /* address */
+  uint32_t n;    /* slots of fields */
+  uint32_t next; /* while marking: index of the next to look at, plus one */
+  uint32_t kept; /* how often the host holds it */
+  bool marked;
+  uint64_t fields[];
+};
+
+/* A reference is an index plus one under this mark. No number that a program computes with is
+ * likely to look like that, which keeps `collect` from taking one for a reference. */
+#define MARK UINT64_C(0xE8C7000000000000)
+enum { LEAST_TO_COLLECT = 1 << 20 }; /* bytes */
+
+static size_t size_of(uint32_t n) { return sizeof(wsr_exception) + n * sizeof(uint64_t) + 16; }
+
+static uint64_t reference_to(uint32_t index) { return MARK | ((uint64_t)index + 1); }
+
+static uint32_t index_of(const wsr_store *store, uint64_t reference) {
+  const uint64_t index = (reference ^ MARK) - 1;
+  return index < store->n_exceptions && store->exceptions[index] ? (uint32_t)index : WSR_NONE;
+}
+
+int wsr_is_exception(const wsr_store *store, uint64_t reference) {
+  return index_of(store, reference) != WSR_NONE;
+}
+
+/* ---- the heap ---- */
+
+/* Put what is referred to on the list of those to look at. */
+static void mark(wsr_store *store, uint32_t *list, uint64_t reference) {
+  const uint32_t index = index_of(store, reference);
+  if (index == WSR_NONE || store->exceptions[index]->marked) return;
+  store->exceptions[index]->marked = true;
+  store->exceptions[index]->next = *list;
+  *list = index + 1;
+}
+
+static bool refers(wsr_type type) { return wsr_type_code(type) == WSR_EXNREF; }
+
+static void mark_fields(wsr_store *store, uint32_t *list, const wsr_exception *e) {
+  const wsr_function_type *type = &store->types[store->tags[e->tag]];
+  for (uint32_t i = 0, slot = 0; i < type->n_params; i++) {
+    if (refers(type->params[i])) mark(store, list, e->fields[slot]);
+    slot += wsr_slots(type->params[i]);
+  }
+}
+
+/* Free what neither the host, a global, a table nor the stack refers to. The stack is looked at
+ * slot by slot, whatever the slots hold: a number that looks like a reference keeps at most what
+ * was alive once, and who takes a snapshot goes by types (RATIONALE.md). */
+static void collect(wsr_store *store) {
+  uint32_t list = 0;
+  for (uint32_t i = 0; i < store->n_exceptions; i++)
+    if (store->exceptions[i] && store->exceptions[i]->kept) mark(store, &list, reference_to(i));
+  for (uint32_t i = 0; i < store->n_globals; i++)
+    if (refers(store->globals[i].type)) mark(store, &list, store->globals[i].value);
+  for (uint32_t i = 0; i < store->n_tables; i++) {
+    const wsr_table_instance *t = store->tables[i];
+    for (uint64_t k = 0; refers(t->bounds.type) && k < t->size; k++)
+      mark(store, &list, t->elements[k]);
+  }
+  for (uint32_t i = 0; i < store->n_instances; i++) {
+    const wsr_instance *instance = store->instances[i];
+    for (uint32_t k = 0; k < instance->module->n.elements; k++) {
+      const wsr_element_def *e = &instance->module->elements[k];
+      for (uint32_t x = 0; refers(e->type) && x < e->n_items; x++)
+        mark(store, &list, instance->elements[k][x]);
+    }
+  }
+  if (store->n_frames) {
+    const wsr_frame *top = &store->frames[store->n_frames - 1];
+    const uint32_t end = top->slot + store->functions[top->function].code->frame_slots;
+    for (uint32_t i = 0; i < end; i++) mark(store, &list, store->stack[i]);
+  }
+  while (list) {
+    const wsr_exception *e = store->exceptions[list - 1];
+    list = e->next;
+    mark_fields(store, &list, e);
+  }
+  size_t alive = 0;
+  for (uint32_t i = 0; i < store->n_exceptions; i++) {
+    wsr_exception *e = store->exceptions[i];
+    if (!e) continue;
+    if (e->marked) {
+      e->marked = false;
+      alive += size_of(e->n);
+      continue;
+    }
+    free(e);
+    store->exceptions[i] = NULL;
+    store->free_exceptions[store->n_free_exceptions++] = i;
+  }
+  store->exception_bytes = alive;
+  store->collect_at = alive > LEAST_TO_COLLECT / 2 ? 2 * alive : LEAST_TO_COLLECT;
+}
+
+static bool room_for_one(wsr_store *store) {
+  if (store->n_free_exceptions || store->n_exceptions < store->room_exceptions) return true;
+  if (store->room_exceptions > UINT32_MAX / 4) return false;
+  const uint32_t wanted = store->room_exceptions ? 2 * store->room_exceptions : 64;
+  wsr_exception **grown = realloc(store->exceptions, wanted * sizeof *grown);
+  if (!grown) return false;
+  store->exceptions = grown;
+  uint32_t *free_ones = realloc(store->free_exceptions, wanted * sizeof *free_ones);
+  if (!free_ones) return false;
+  store->free_exceptions = free_ones;
+  store->room_exceptions = wanted;
+  return true;
+}
+
+uint64_t wsr_add_exception(wsr_store *store, uint32_t tag, const uint64_t *fields) {
+  const wsr_function_type *type = &store->types[store->tags[tag]];
+  const uint32_t n = wsr_slots_of(type->params, type->n_params);
+  wsr_exception *e = room_for_one(store) ? malloc(sizeof *e + n * sizeof *fields) : NULL;
+  if (!e) return 0;
+  *e = (wsr_exception){.tag = tag, .n = n};
+  if (n) memcpy(e->fields, fields, n * sizeof *fields);
+  const uint32_t index = store->n_free_exceptions
+                             ? store->free_exceptions[--store->n_free_exceptions]
+                             : store->n_exceptions++;
+  store->exceptions[index] = e;
+  store->exception_bytes += size_of(n);
+  return reference_to(index);
+}
+
+/* What exceptions may take: eight slots for each element that a table may have, so that no program
+ * can chain up more of them than it could keep in tables. */
+static uint64_t most_bytes(const wsr_store *store) {
+  return LEAST_TO_COLLECT + (uint64_t)store->limits.table_elements * 8 * sizeof(uint64_t);
+}
+
+/* Whether one more has room, after a collection if need be; full is when little was freed by it, or
+ * there would soon be one for every throw. */
+static bool within_limit(wsr_store *store, uint32_t tag) {
+  const wsr_function_type *type = &store->types[store->tags[tag]];
+  const uint64_t most = most_bytes(store);
+  const size_t size = size_of(wsr_slots_of(type->params, type->n_params));
+  if (store->exception_bytes + size <= most) return true;
+  collect(store);
+  return store->exception_bytes + size <= most - most / 8;
+}
+
+uint64_t wsr_new_exception(wsr_store *store, uint32_t tag, const uint64_t *fields, uint32_t *trap) {
+  if (store->exception_bytes >= store->collect_at) {
+    if (store->collect_at) collect(store);
+    if (!store->collect_at) store->collect_at = LEAST_TO_COLLECT;
+  }
+  *trap = WSR_TRAP_EXCEPTIONS;
+  if (!within_limit(store, tag)) return 0;
+  *trap = WSR_TRAP_NO_MEMORY;
+  return wsr_add_exception(store, tag, fields);
+}
+
+void wsr_exception_view(const wsr_store *store, uint64_t reference, wsr_exception_fields *out) {
+  const wsr_exception *e = store->exceptions[index_of(store, reference)];
+  *out = (wsr_exception_fields){.tag = e->tag, .n_slots = e->n, .slots = e->fields};
+}
+
+void wsr_keep_exception(wsr_store *store, uint64_t reference, int by) {
+  const uint32_t index = index_of(store, reference);
+  if (index != WSR_NONE) store->exceptions[index]->kept += (uint32_t)by;
+}
+
+uint64_t wsr_exception_count(wsr_store *store) {
+  collect(store);
+  return store->n_exceptions - store->n_free_exceptions;
+}
+
+void wsr_free_exceptions(wsr_store *store) {
+  for (uint32_t i = 0; i < store->n_exceptions; i++) free(store->exceptions[i]);
+  free(store->exceptions);
+  free(store->free_exceptions);
+}
+
+/* ---- throwing ---- */
+
+uint32_t wsr_try_at(const wsr_code *code, uint32_t cell) {
+  uint32_t low = 0, high = code->n_tries; /* the first that begins behind the cell */
+  while (low < high) {
+    const uint32_t middle = low + (high - low) / 2;
+    if (code->tries[middle].begin <= cell)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  uint32_t at = low ? low - 1 : WSR_NONE;
+  while (at != WSR_NONE && code->tries[at].end <= cell) at = code->tries[at].outer;
+  return at;
+}
+
+static const wsr_catch *find_catch(const wsr_code *code, const wsr_instance *instance,
+                                   uint32_t cell, uint32_t tag) {
+  for (uint32_t t = wsr_try_at(code, cell); t != WSR_NONE; t = code->tries[t].parent)
+    for (uint32_t c = code->tries[t].first; c != WSR_NONE; c = code->catches[c].next)
+      if (code->catches[c].tag == WSR_NONE || instance->tags[code->catches[c].tag] == tag)
+        return &code->catches[c];
+  return NULL;
+}
+
+/* What the handler expects: the fields, the reference, both, or (legacy) the reference first. */
+static void give(uint64_t *to, const wsr_catch *caught, const wsr_exception *e,
+                 uint64_t reference) {
+  if (caught->what == WSR_CATCH_LEGACY) *to++ = reference;
+  if (caught->tag != WSR_NONE && e->n) {
+    memcpy(to, e->fields, e->n * sizeof *to);
+    to += e->n;
+  }
+  if (caught->what == WSR_CATCH_REF) *to = reference;
+}
+
+uint32_t wsr_throw(wsr_store *store, uint64_t reference) {
+  const wsr_exception *e = store->exceptions[index_of(store, reference)];
+  for (uint32_t n = store->n_frames; n-- > store->now.base_frame;) {
+    wsr_frame *frame = &store->frames[n];
+    const wsr_function_instance *f = &store->functions[frame->function];
+    const uint32_t cell = frame->cell - (n + 1 != store->n_frames); /* behind its call */
+    if (!f->code->n_tries || wsr_is_tail_call(f->code->cells[cell].op)) continue;
+    const wsr_catch *caught = find_catch(f->code, f->owner, cell, e->tag);
+    if (!caught) continue;
+    const wsr_target *target = &f->code->targets[caught->target];
+    give(store->stack + frame->slot + target->slot, caught, e, reference);
+    frame->cell = target->cell;
+    store->n_frames = n + 1;
+    return target->cell <= cell ? WSR_CAUGHT_BACK : WSR_CAUGHT;
+  }
+  return WSR_NOT_CAUGHT;
+}
+
+static uint32_t throw_on(wsr_store *store, uint64_t reference, wsr_exit *out) {
+  switch (wsr_throw(store, reference)) {
+    case WSR_NOT_CAUGHT: out->exception = reference; return WSR_UNCAUGHT;
+    case WSR_CAUGHT_BACK:
+      return atomic_load_explicit(&store->pause, memory_order_relaxed) ? WSR_PAUSED : WSR_SWITCH;
+    default: return WSR_SWITCH;
+  }
+}
+
+uint32_t wsr_throw_cell(wsr_store *store, const wsr_instance *instance, const wsr_cell *cell,
+                        const uint64_t *fp, wsr_exit *out) {
+  uint64_t reference = fp[cell->s];
+  if (cell->op == WSR_OP_THROW) {
+    uint32_t trap = WSR_TRAP_NONE;
+    reference = wsr_new_exception(store, instance->tags[cell->u.p.a], fp + cell->s, &trap);
+    if (!reference) {
+      out->trap = trap;
+      return WSR_TRAPPED;
+    }
+  } else if (!reference) {
+    out->trap = WSR_TRAP_NULL_EXCEPTION;
+    return WSR_TRAPPED;
+  }
+  return throw_on(store, reference, out);
+}
+
+int wsr_host_throw(wsr_store *store, uint64_t exception) {
+  return wsr_throw(store, exception) != WSR_NOT_CAUGHT;
+}

@@ -1,0 +1,70 @@
+/* Linear memories and tables: address space is reserved once, pages become usable on growth, so a
+ * memory never moves while it grows. The one file of the core that asks the operating system. */
+#if !defined(_WIN32)
+#define _DEFAULT_SOURCE 1 /* MAP_ANONYMOUS */
+#include <sys/mman.h>
+#endif
+#include <stdlib.h>
+
+#include "core/runtime/store.h"
+
+enum { PAGE = 65536 };
+
+#ifndef MAP_NORESERVE
+#define MAP_NORESERVE 0
+#endif
+
+void *wsr_reserve(size_t size) {
+  void *start =
+      mmap(NULL, size ? size : 1, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return start == MAP_FAILED ? NULL : start;
+}
+
+bool wsr_commit(void *start, size_t size) {
+  return size == 0 || mprotect(start, size, PROT_READ | PROT_WRITE) == 0;
+}
+
+void wsr_release(void *start, size_t size) {
+  if (start) munmap(start, size ? size : 1);
+}
+
+bool wsr_memory_init(wsr_memory_instance *memory, uint64_t pages) {
+  const wsr_bounds *bounds = &memory->bounds;
+  uint64_t most = memory->limit;
+  if (!bounds->address64 && most > WSR_MAX_PAGES) most = WSR_MAX_PAGES;
+  if (bounds->has_maximum && bounds->maximum < most) most = bounds->maximum;
+  if (pages > most || most > SIZE_MAX / PAGE) return false;
+  memory->size = pages * PAGE;
+  while (!(memory->data = wsr_reserve(most * PAGE)) && most > pages) {
+    /* Less address space than the limit: this memory can grow less far. */
+    most = most / 2 > pages ? most / 2 : pages;
+  }
+  memory->reserved = most * PAGE;
+  return memory->data && wsr_commit(memory->data, memory->size);
+}
+
+uint64_t wsr_memory_grow(wsr_memory_instance *memory, uint64_t pages) {
+  const uint64_t old = memory->size / PAGE;
+  if (pages > (memory->reserved - memory->size) / PAGE) return UINT64_MAX;
+  if (!wsr_commit(memory->data + memory->size, pages * PAGE)) return UINT64_MAX;
+  memory->size += pages * PAGE;
+  return old;
+}
+
+uint64_t wsr_table_grow(wsr_table_instance *table, uint64_t count, uint64_t value) {
+  const uint32_t old = table->size;
+  uint64_t most = table->limit;
+  if (table->bounds.has_maximum && table->bounds.maximum < most) most = table->bounds.maximum;
+  if (count > most - old) return UINT64_MAX;
+  if (old + count > table->room) {
+    uint64_t room = old + count + old / 2;
+    if (room > most) room = most;
+    uint64_t *grown = realloc(table->elements, room * sizeof *grown);
+    if (!grown) return UINT64_MAX;
+    table->elements = grown;
+    table->room = (uint32_t)room;
+  }
+  for (uint64_t i = 0; i < count; i++) table->elements[old + i] = value;
+  table->size = (uint32_t)(old + count);
+  return old;
+}

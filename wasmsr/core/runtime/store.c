@@ -1,0 +1,713 @@
+/* The store: allocating instances, and beginning and ending invocations.
+ * Between the module (derived) and the hot loop (_core.c). Imports have been resolved and checked
+ * by the caller. Source: WebAssembly specification, section 4.5 (Modules). */
+#include "core/runtime/store.h"
+#include "core/array.h"
+
+#include <stdlib.h>
+
+static uint32_t no_memory(wsr_error *error) {
+  wsr_fail(error, WSR_MEMORY, UINT64_MAX, "no memory left for the store");
+  return WSR_NONE;
+}
+
+/* One slot more than the limit: fast code zeroes locals in pairs. */
+static size_t stack_bytes(const wsr_limits *limits) {
+  return ((size_t)limits->stack_slots + 1) * sizeof(uint64_t);
+}
+
+wsr_store *wsr_store_new(const wsr_limits *limits, wsr_error *error) {
+  *error = (wsr_error){.kind = WSR_OK, .offset = UINT64_MAX};
+  wsr_store *store = calloc(1, sizeof *store);
+  if (!store) return no_memory(error), NULL;
+  store->limits = *limits;
+  const size_t stack = stack_bytes(limits);
+  const size_t frames = limits->stack_frames * sizeof *store->frames;
+  store->stack = wsr_reserve(stack);
+  const size_t returns = limits->stack_frames * sizeof *store->returns;
+  store->frames = wsr_reserve(frames);
+  store->returns = wsr_reserve(returns);
+  store->stack_end = store->stack + limits->stack_slots;
+  if (!store->stack || !store->frames || !store->returns || !wsr_commit(store->stack, stack) ||
+      !wsr_commit(store->frames, frames) || !wsr_commit(store->returns, returns)) {
+    wsr_store_free(store);
+    no_memory(error);
+    return NULL;
+  }
+  return store;
+}
+
+static void drop_types(wsr_store *store, uint32_t down_to);
+
+static void free_instance(wsr_instance *i) {
+  if (!i) return;
+  for (uint32_t k = 0; i->elements && k < i->module->n.elements; k++) free(i->elements[k]);
+  free(i->elements);
+  free(i->functions);
+  free(i->tables);
+  free(i->memories);
+  free(i->globals);
+  free(i->tags);
+  free(i->types);
+  free(i->dropped_elements);
+  free(i->dropped_data);
+  wsr_module_free(i->module);
+  free(i);
+}
+
+/* Free all but the first so many tables and memories. */
+static void drop_parts(wsr_store *store, uint32_t tables, uint32_t memories) {
+  while (store->n_tables > tables) {
+    wsr_table_instance *table = store->tables[--store->n_tables];
+    free(table->elements);
+    free(table);
+  }
+  while (store->n_memories > memories) {
+    wsr_memory_instance *memory = store->memories[--store->n_memories];
+    wsr_release(memory->data, memory->reserved);
+    free(memory);
+  }
+}
+
+void wsr_store_free(wsr_store *store) {
+  if (!store) return;
+  for (uint32_t i = 0; i < store->n_instances; i++) free_instance(store->instances[i]);
+  drop_parts(store, 0, 0);
+  drop_types(store, 0);
+  free(store->types);
+  free(store->subtypes);
+  free(store->groups.slots);
+  wsr_module_free(store->linking);
+  free(store->link_types);
+  free(store->functions);
+  free(store->fast[0]);
+  free(store->fast[1]);
+  free(store->instances);
+  free(store->tables);
+  free(store->memories);
+  free(store->globals);
+  free(store->tags);
+  wsr_free_exceptions(store);
+  wsr_release(store->stack, stack_bytes(&store->limits));
+  wsr_release(store->frames, store->limits.stack_frames * sizeof *store->frames);
+  wsr_release(store->returns, store->limits.stack_frames * sizeof *store->returns);
+  free(store->scratch_types);
+  free(store->scratch_values);
+  free(store);
+}
+
+/* ---- types ---- */
+
+/* A copy in the store's numbers. */
+static wsr_type *copy_types(const wsr_type *types, uint32_t n, const uint32_t *numbers) {
+  wsr_type *copy = malloc(((size_t)n + 1) * sizeof *copy);
+  for (uint32_t i = 0; copy && i < n; i++) copy[i] = wsr_store_type(numbers, types[i]);
+  return copy;
+}
+
+static void drop_types(wsr_store *store, uint32_t down_to) {
+  while (store->n_types > down_to) {
+    const wsr_function_type *type = &store->types[--store->n_types];
+    free((void *)(uintptr_t)type->params);
+    free((void *)(uintptr_t)type->results);
+  }
+}
+
+/* Append one type, which stands in a group that begins at `group`. */
+static bool append_type(wsr_store *store, const wsr_function_type *type, const uint32_t *numbers,
+                        uint32_t group, uint32_t size, uint32_t super, bool final) {
+  if (!wsr_array_reserve(&store->types, &store->room_types, store->n_types + 1,
+                         sizeof *store->types) ||
+      !wsr_array_reserve(&store->subtypes, &store->room_subtypes, store->n_types + 1,
+                         sizeof *store->subtypes))
+    return false;
+  store->subtypes[store->n_types] = (wsr_subtype){
+      .canonical = store->n_types, .super = super, .group = group, .size = size, .final = final};
+  wsr_function_type *own = &store->types[store->n_types++];
+  *own = *type;
+  own->params = copy_types(type->params, type->n_params, numbers);
+  own->results = copy_types(type->results, type->n_results, numbers);
+  return own->params && own->results;
+}
+
+/* The types from `start` on are a group: its number is that of an equal one, if there was one. */
+static uint32_t close_group(wsr_store *store, uint32_t start) {
+  const uint32_t found = wsr_find_group(&store->groups, store->types, store->subtypes, start);
+  if (found != start) drop_types(store, start);
+  return found;
+}
+
+/* The store's number of a function type that refers to no other: equal types have equal numbers. */
+static uint32_t type_number(wsr_store *store, const wsr_function_type *type) {
+  const uint32_t start = store->n_types;
+  if (start >= WSR_MAX_TYPES) return WSR_NONE;
+  if (append_type(store, type, NULL, start, 1, WSR_NONE, true)) return close_group(store, start);
+  drop_types(store, start);
+  return WSR_NONE;
+}
+
+/* The store's number of the group at `start` of a module, whose earlier ones are in `numbers`. */
+static uint32_t group_number(wsr_store *store, const wsr_module *m, uint32_t start,
+                             uint32_t *numbers) {
+  const uint32_t base = store->n_types, size = m->subtypes[start].size;
+  if (size > WSR_MAX_TYPES || base > WSR_MAX_TYPES - size) return WSR_NONE;
+  for (uint32_t i = 0; i < size; i++) numbers[start + i] = base + i;
+  for (uint32_t i = start; i < start + size; i++) {
+    const wsr_subtype *sub = &m->subtypes[i];
+    const uint32_t super = sub->super == WSR_NONE ? WSR_NONE : numbers[sub->super];
+    if (!append_type(store, &m->types[i], numbers, base, size, super, sub->final)) {
+      drop_types(store, base);
+      return WSR_NONE;
+    }
+  }
+  return close_group(store, base);
+}
+
+/* The store's numbers of a module's types, by index; NULL without memory. Kept until another module
+ * asks: imports are matched before the instance is allocated. */
+static const uint32_t *numbers_of(wsr_store *store, wsr_module *m) {
+  if (store->linking == m) return store->link_types;
+  uint32_t *numbers = malloc(((size_t)m->n.types + 1) * sizeof *numbers);
+  if (!numbers) return NULL;
+  for (uint32_t t = 0; t < m->n.types;) {
+    const wsr_subtype *sub = &m->subtypes[t];
+    if (sub->canonical != t) {
+      numbers[t] = numbers[sub->canonical];
+      t++;
+      continue;
+    }
+    const uint32_t size = sub->size, first = group_number(store, m, t, numbers);
+    if (first == WSR_NONE) {
+      free(numbers);
+      return NULL;
+    }
+    for (uint32_t i = 0; i < size; i++) numbers[t + i] = first + i;
+    t += size;
+  }
+  atomic_fetch_add(&m->uses, 1);
+  if (store->linking) wsr_module_free(store->linking);
+  free(store->link_types);
+  store->linking = m;
+  store->link_types = numbers;
+  return numbers;
+}
+
+/* Room for functions up to `need`, in all arrays that go by their address. */
+static bool room_for_functions(wsr_store *store, uint32_t need) {
+  const uint32_t had = store->room_functions;
+  uint32_t have = had;
+  for (int i = 0; i < 2; i++, have = had) {
+    if (!wsr_array_reserve(&store->fast[i], &have, need, sizeof *store->fast[i])) return false;
+    if (have > had) memset(store->fast[i] + had, 0, ((size_t)have - had) * sizeof *store->fast[i]);
+  }
+  return wsr_array_reserve(&store->functions, &store->room_functions, need,
+                           sizeof *store->functions);
+}
+
+static uint32_t add_tag(wsr_store *store, uint32_t type, wsr_error *error) {
+  if (type == WSR_NONE ||
+      !wsr_array_reserve(&store->tags, &store->room_tags, store->n_tags + 1, sizeof *store->tags))
+    return no_memory(error);
+  store->tags[store->n_tags] = type;
+  return store->n_tags++;
+}
+
+uint32_t wsr_add_tag(wsr_store *store, const wsr_type *params, uint32_t n_params,
+                     wsr_error *error) {
+  const wsr_function_type type = {.params = params, .n_params = n_params};
+  return add_tag(store, type_number(store, &type), error);
+}
+
+uint32_t wsr_add_tag_import(wsr_store *store, wsr_module *m, uint32_t tag, wsr_error *error) {
+  const uint32_t *numbers = numbers_of(store, m);
+  return add_tag(store, numbers ? numbers[m->tags[tag]] : WSR_NONE, error);
+}
+
+void wsr_tag_type(const wsr_store *store, uint32_t address, wsr_function_type *out) {
+  *out = store->types[store->tags[address]];
+}
+
+static uint32_t add_host(wsr_store *store, uint32_t number, wsr_error *error) {
+  if (number == WSR_NONE || !room_for_functions(store, store->n_functions + 1))
+    return no_memory(error);
+  store->functions[store->n_functions] =
+      (wsr_function_instance){.instance = WSR_NONE, .index = store->n_functions, .type = number};
+  return store->n_functions++;
+}
+
+uint32_t wsr_add_host_function(wsr_store *store, const wsr_type *params, uint32_t n_params,
+                               const wsr_type *results, uint32_t n_results, wsr_error *error) {
+  const wsr_function_type type = {params, results, n_params, n_results};
+  return add_host(store, type_number(store, &type), error);
+}
+
+uint32_t wsr_add_host_import(wsr_store *store, wsr_module *m, uint32_t function, wsr_error *error) {
+  const uint32_t *numbers = numbers_of(store, m);
+  return add_host(store, numbers ? numbers[m->functions[function].type] : WSR_NONE, error);
+}
+
+uint32_t wsr_add_table(wsr_store *store, const wsr_bounds *bounds, uint64_t size,
+                       wsr_error *error) {
+  if (size > store->limits.table_elements || (bounds->has_maximum && size > bounds->maximum)) {
+    wsr_fail(error, WSR_LIMIT, UINT64_MAX, "a table of %llu elements exceeds the limit of %u",
+             (unsigned long long)size, store->limits.table_elements);
+    return WSR_NONE;
+  }
+  wsr_table_instance *table = calloc(1, sizeof *table);
+  if (!table) return no_memory(error);
+  table->bounds = *bounds;
+  table->limit = store->limits.table_elements;
+  if (wsr_table_grow(table, size, 0) == UINT64_MAX ||
+      !wsr_array_reserve(&store->tables, &store->room_tables, store->n_tables + 1,
+                         sizeof *store->tables)) {
+    free(table->elements);
+    free(table);
+    return no_memory(error);
+  }
+  store->tables[store->n_tables] = table;
+  return store->n_tables++;
+}
+
+uint32_t wsr_add_memory(wsr_store *store, const wsr_bounds *bounds, uint64_t pages,
+                        wsr_error *error) {
+  if (pages > store->limits.memory_pages || (bounds->has_maximum && pages > bounds->maximum)) {
+    wsr_fail(error, WSR_LIMIT, UINT64_MAX, "a memory of %llu pages exceeds the limit of %u pages",
+             (unsigned long long)pages, store->limits.memory_pages);
+    return WSR_NONE;
+  }
+  wsr_memory_instance *memory = calloc(1, sizeof *memory);
+  if (!memory) return no_memory(error);
+  memory->bounds = *bounds;
+  memory->limit = store->limits.memory_pages;
+  if (!wsr_memory_init(memory, pages) ||
+      !wsr_array_reserve(&store->memories, &store->room_memories, store->n_memories + 1,
+                         sizeof *store->memories)) {
+    wsr_release(memory->data, memory->reserved);
+    free(memory);
+    return no_memory(error);
+  }
+  store->memories[store->n_memories] = memory;
+  return store->n_memories++;
+}
+
+uint32_t wsr_add_global(wsr_store *store, wsr_type type, uint32_t mutability, const uint64_t *value,
+                        wsr_error *error) {
+  if (!wsr_array_reserve(&store->globals, &store->room_globals, store->n_globals + 1,
+                         sizeof *store->globals))
+    return no_memory(error);
+  store->globals[store->n_globals] = (wsr_global_instance){
+      .type = type,
+      .mutability = mutability,
+      .value = value[0],
+      .high = type == WSR_V128 ? value[1] : 0,
+  };
+  return store->n_globals++;
+}
+
+/* Evaluate a validated constant expression; a v128 gives two slots. */
+static void evaluate(const wsr_store *store, const wsr_instance *instance, uint32_t offset,
+                     uint32_t *end, uint64_t value[2]) {
+  const wsr_module *m = instance->module;
+  wsr_reader r = {m->bytes, m->bytes + offset, m->bytes + m->size, NULL, 0, NULL};
+  uint64_t stack[2 * 64] = {0};
+  uint32_t n = 0;
+  for (;;) {
+    uint32_t op, index = 0;
+    int64_t number = 0;
+    if (!wsr_read_opcode(&r, &op) || op == WSR_OP_END) break;
+    switch (op) {
+      case WSR_OP_I32_CONST:
+        wsr_read_signed(&r, 32, &number);
+        stack[n++] = (uint32_t)number;
+        break;
+      case WSR_OP_I64_CONST:
+        wsr_read_signed(&r, 64, &number);
+        stack[n++] = (uint64_t)number;
+        break;
+      case WSR_OP_F32_CONST:
+      case WSR_OP_F64_CONST: {
+        const uint32_t width = op == WSR_OP_F32_CONST ? 4 : 8;
+        uint64_t bits = 0;
+        for (uint32_t i = 0; i < width; i++) bits |= (uint64_t)r.at[i] << (8 * i);
+        r.at += width;
+        stack[n++] = bits;
+        break;
+      }
+      case WSR_OP_V128_CONST:
+        for (uint32_t i = 0; i < 16; i++) stack[n + i / 8] |= (uint64_t)r.at[i] << i % 8 * 8;
+        r.at += 16;
+        n += 2;
+        break;
+      case WSR_OP_REF_NULL:
+        wsr_read_signed(&r, 33, &number);
+        stack[n++] = 0;
+        break;
+      case WSR_OP_REF_FUNC:
+        wsr_read_u32(&r, &index);
+        stack[n++] = (uint64_t)instance->functions[index] + 1;
+        break;
+      case WSR_OP_GLOBAL_GET:
+        wsr_read_u32(&r, &index);
+        stack[n++] = store->globals[instance->globals[index]].value;
+        if (instance->module->globals[index].type.type == WSR_V128)
+          stack[n++] = store->globals[instance->globals[index]].high;
+        break;
+      default: {
+        const uint64_t b = stack[--n], a = stack[n - 1];
+        uint64_t c = 0;
+        switch (op) {
+          case WSR_OP_I32_ADD:
+          case WSR_OP_I64_ADD: c = a + b; break;
+          case WSR_OP_I32_SUB:
+          case WSR_OP_I64_SUB: c = a - b; break;
+          default: c = a * b; break;
+        }
+        stack[n - 1] = wsr_rows[op].result == WSR_I32 ? (uint32_t)c : c;
+      }
+    }
+  }
+  if (end) *end = (uint32_t)wsr_at(&r);
+  memcpy(value, stack, 2 * sizeof *value);
+}
+
+/* A constant expression that gives one slot. */
+static uint64_t evaluate_one(const wsr_store *store, const wsr_instance *instance, uint32_t offset,
+                             uint32_t *end) {
+  uint64_t value[2];
+  evaluate(store, instance, offset, end, value);
+  return value[0];
+}
+
+static bool evaluate_elements(const wsr_store *store, wsr_instance *instance) {
+  const wsr_module *m = instance->module;
+  for (uint32_t i = 0; i < m->n.elements; i++) {
+    const wsr_element_def *e = &m->elements[i];
+    uint64_t *items = malloc(((size_t)e->n_items + 1) * sizeof *items);
+    if (!items) return false;
+    instance->elements[i] = items;
+    wsr_reader r = {m->bytes, m->bytes + e->items, m->bytes + m->size, NULL, 0, NULL};
+    uint32_t at = e->items, index = 0;
+    for (uint32_t k = 0; k < e->n_items; k++) {
+      if (e->expressions) {
+        items[k] = evaluate_one(store, instance, at, &at);
+      } else {
+        wsr_read_u32(&r, &index);
+        items[k] = (uint64_t)instance->functions[index] + 1;
+      }
+    }
+  }
+  return true;
+}
+
+static bool allocate_arrays(wsr_instance *i) {
+  const wsr_counts *n = &i->module->n;
+  i->functions = malloc(((size_t)n->functions + 1) * sizeof *i->functions);
+  i->tables = malloc(((size_t)n->tables + 1) * sizeof *i->tables);
+  i->memories = n->memories ? malloc(n->memories * sizeof *i->memories) : NULL;
+  i->globals = malloc(((size_t)n->globals + 1) * sizeof *i->globals);
+  i->tags = malloc(((size_t)n->tags + 1) * sizeof *i->tags);
+  i->types = malloc(((size_t)n->types + 1) * sizeof *i->types);
+  i->elements = calloc((size_t)n->elements + 1, sizeof *i->elements);
+  i->dropped_elements = calloc((size_t)n->elements + 1, 1);
+  i->dropped_data = calloc((size_t)n->data + 1, 1);
+  return i->functions && i->tables && (i->memories || !n->memories) && i->globals && i->tags &&
+         i->types && i->elements && i->dropped_elements && i->dropped_data;
+}
+
+static void copy_indices(uint32_t *to, const uint32_t *from, uint32_t n) {
+  if (n) memcpy(to, from, n * sizeof *to);
+}
+
+static uint32_t allocate(wsr_store *store, wsr_module *m, const uint32_t *functions,
+                         const uint32_t *tables, const uint32_t *memories, const uint32_t *globals,
+                         const uint32_t *tags, wsr_error *error) {
+  *error = (wsr_error){.kind = WSR_OK, .offset = UINT64_MAX};
+  wsr_instance *i = calloc(1, sizeof *i);
+  if (!i) return no_memory(error);
+  i->module = m;
+  atomic_fetch_add(&m->uses, 1); /* whatever Python's collector frees first */
+  const uint32_t number = store->n_instances;
+  const uint32_t own = m->n.functions - m->n.imported_functions;
+  if (!allocate_arrays(i) ||
+      !wsr_array_reserve(&store->instances, &store->room_instances, number + 1,
+                         sizeof *store->instances) ||
+      !room_for_functions(store, store->n_functions + own)) {
+    free_instance(i);
+    return no_memory(error);
+  }
+  store->instances[store->n_instances++] = i; /* from here on the store owns it */
+  const uint32_t *numbers = numbers_of(store, m);
+  if (!numbers) return no_memory(error);
+  copy_indices(i->types, numbers, m->n.types);
+  copy_indices(i->functions, functions, m->n.imported_functions);
+  copy_indices(i->tables, tables, m->n.imported_tables);
+  copy_indices(i->memories, memories, m->n.imported_memories);
+  copy_indices(i->globals, globals, m->n.imported_globals);
+  copy_indices(i->tags, tags, m->n.imported_tags);
+  for (uint32_t t = m->n.imported_tags; t < m->n.tags; t++)
+    if ((i->tags[t] = add_tag(store, numbers[m->tags[t]], error)) == WSR_NONE) return WSR_NONE;
+  for (uint32_t f = m->n.imported_functions; f < m->n.functions; f++) {
+    i->own = store->n_functions - f;
+    store->functions[store->n_functions] = (wsr_function_instance){
+        .owner = i, .instance = number, .index = f, .type = i->types[m->functions[f].type]};
+    i->functions[f] = store->n_functions++;
+  }
+  for (uint32_t t = m->n.imported_tables; t < m->n.tables; t++) {
+    wsr_bounds bounds = m->tables[t];
+    bounds.type = wsr_store_type(i->types, bounds.type);
+    if ((i->tables[t] = wsr_add_table(store, &bounds, bounds.minimum, error)) == WSR_NONE)
+      return WSR_NONE;
+    if (!m->table_inits[t]) continue;
+    const uint64_t value = evaluate_one(store, i, m->table_inits[t], NULL);
+    const wsr_table_instance *table = store->tables[i->tables[t]];
+    for (uint32_t k = 0; k < table->size; k++) table->elements[k] = value;
+  }
+  for (uint32_t k = m->n.imported_memories; k < m->n.memories; k++)
+    if ((i->memories[k] = wsr_add_memory(store, &m->memories[k], m->memories[k].minimum, error)) ==
+        WSR_NONE)
+      return WSR_NONE;
+  for (uint32_t g = m->n.imported_globals; g < m->n.globals; g++) {
+    const wsr_global_def *def = &m->globals[g];
+    uint64_t value[2];
+    evaluate(store, i, def->init, NULL, value);
+    const wsr_type type = wsr_store_type(i->types, def->type.type);
+    i->globals[g] = wsr_add_global(store, type, def->type.mutability, value, error);
+    if (i->globals[g] == WSR_NONE) return WSR_NONE;
+  }
+  if (!evaluate_elements(store, i)) return no_memory(error);
+  return number;
+}
+
+uint32_t wsr_add_instance(wsr_store *store, wsr_module *m, const uint32_t *functions,
+                          const uint32_t *tables, const uint32_t *memories, const uint32_t *globals,
+                          const uint32_t *tags, wsr_error *error) {
+  wsr_store_counts before;
+  wsr_store_count(store, &before);
+  const uint32_t number = allocate(store, m, functions, tables, memories, globals, tags, error);
+  if (number != WSR_NONE) return number;
+  /* Nothing refers to it yet: the store is again what it was, and the host's numbers agree. */
+  while (store->n_instances > before.instances)
+    free_instance(store->instances[--store->n_instances]);
+  drop_parts(store, before.tables, before.memories);
+  store->n_functions = before.functions;
+  store->n_globals = before.globals;
+  store->n_tags = before.tags;
+  return WSR_NONE;
+}
+
+uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance) {
+  wsr_instance *i = store->instances[instance];
+  const wsr_module *m = i->module;
+  for (uint32_t k = 0; k < m->n.elements; k++) {
+    const wsr_element_def *e = &m->elements[k];
+    if (e->mode == WSR_ACTIVE) {
+      const wsr_table_instance *t = store->tables[i->tables[e->table]];
+      const uint64_t at = evaluate_one(store, i, e->at, NULL);
+      if (!wsr_within(at, e->n_items, t->size)) return WSR_TRAP_TABLE_BOUNDS;
+      if (e->n_items) memcpy(t->elements + at, i->elements[k], e->n_items * sizeof *t->elements);
+    }
+    if (e->mode != WSR_PASSIVE) i->dropped_elements[k] = 1;
+  }
+  for (uint32_t k = 0; k < m->n.data; k++) {
+    const wsr_data_def *d = &m->data[k];
+    if (d->mode != WSR_ACTIVE) continue;
+    const wsr_memory_instance *memory = store->memories[i->memories[d->memory]];
+    const uint64_t at = evaluate_one(store, i, d->at, NULL);
+    if (!wsr_within(at, d->size, memory->size)) return WSR_TRAP_MEMORY_BOUNDS;
+    if (d->size) memcpy(memory->data + at, m->bytes + d->bytes, d->size);
+    i->dropped_data[k] = 1;
+  }
+  return WSR_TRAP_NONE;
+}
+
+/* ---- looking in and writing ---- */
+
+void wsr_store_count(const wsr_store *store, wsr_store_counts *out) {
+  *out = (wsr_store_counts){store->n_functions, store->n_tables,    store->n_memories,
+                            store->n_globals,   store->n_instances, store->n_tags};
+}
+
+void wsr_function(const wsr_store *store, uint32_t address, wsr_function_view *out) {
+  const wsr_function_instance *f = &store->functions[address];
+  *out = (wsr_function_view){f->instance == WSR_NONE, f->instance, f->index, store->types[f->type]};
+}
+
+void wsr_table(const wsr_store *store, uint32_t address, wsr_table_view *out) {
+  const wsr_table_instance *t = store->tables[address];
+  *out = (wsr_table_view){t->elements, t->size, t->bounds};
+}
+
+void wsr_memory(const wsr_store *store, uint32_t address, wsr_memory_view *out) {
+  const wsr_memory_instance *m = store->memories[address];
+  *out = (wsr_memory_view){m->data, m->size, m->bounds};
+}
+
+void wsr_global(const wsr_store *store, uint32_t address, wsr_global_type *type, uint64_t *value) {
+  const wsr_global_instance *g = &store->globals[address];
+  *type = (wsr_global_type){g->type, g->mutability};
+  value[0] = g->value;
+  value[1] = g->high;
+}
+
+void wsr_set_global(wsr_store *store, uint32_t address, const uint64_t *value) {
+  store->globals[address].value = value[0];
+  if (store->globals[address].type == WSR_V128) store->globals[address].high = value[1];
+}
+
+uint64_t wsr_grow_memory(wsr_store *store, uint32_t address, uint64_t pages) {
+  return wsr_memory_grow(store->memories[address], pages);
+}
+
+uint64_t wsr_grow_table(wsr_store *store, uint32_t address, uint64_t elements, uint64_t value) {
+  return wsr_table_grow(store->tables[address], elements, value);
+}
+
+uint32_t wsr_instance_address(const wsr_store *store, uint32_t instance, uint32_t kind,
+                              uint32_t index) {
+  const wsr_instance *i = store->instances[instance];
+  switch (kind) {
+    case WSR_FUNCTION: return i->functions[index];
+    case WSR_TABLE: return i->tables[index];
+    case WSR_MEMORY_KIND: return i->memories[index];
+    case WSR_TAG: return i->tags[index];
+    default: return i->globals[index];
+  }
+}
+
+int wsr_element_dropped(const wsr_store *store, uint32_t instance, uint32_t segment) {
+  return store->instances[instance]->dropped_elements[segment];
+}
+
+int wsr_data_dropped(const wsr_store *store, uint32_t instance, uint32_t segment) {
+  return store->instances[instance]->dropped_data[segment];
+}
+
+void wsr_drop_element(wsr_store *store, uint32_t instance, uint32_t segment) {
+  store->instances[instance]->dropped_elements[segment] = 1;
+}
+
+void wsr_drop_data(wsr_store *store, uint32_t instance, uint32_t segment) {
+  store->instances[instance]->dropped_data[segment] = 1;
+}
+
+/* ---- types of what is there ---- */
+
+int wsr_value_fits(const wsr_store *store, wsr_type type, uint64_t value) {
+  if (type == WSR_I32 || type == WSR_F32) return value <= UINT32_MAX;
+  if (!wsr_is_reference(type)) return 1;
+  if (!value) return !(type & WSR_NOT_NULL);
+  switch (type & 0xFF) {
+    case WSR_NOFUNC:
+    case WSR_NOEXTERN:
+    case WSR_NOEXN: return 0;
+    case WSR_FUNCREF: break;
+    case WSR_EXNREF: return wsr_is_exception(store, value);
+    default: return 1;
+  }
+  if (value > store->n_functions) return 0;
+  return !(type & WSR_INDEXED) ||
+         wsr_descends(store->subtypes, store->functions[value - 1].type, type >> WSR_INDEX_SHIFT);
+}
+
+uint64_t wsr_values_fit(const wsr_store *store, wsr_type type, const uint64_t *values, uint64_t n) {
+  uint64_t i = 0;
+  while (i < n && wsr_value_fits(store, type, values[i])) i++;
+  return i;
+}
+
+int wsr_import_matches(wsr_store *store, wsr_module *m, uint32_t import, uint32_t address) {
+  const wsr_extern *item = &m->imports[import];
+  const uint32_t *numbers = numbers_of(store, m);
+  if (!numbers) return 0;
+  switch (item->kind) {
+    case WSR_FUNCTION:
+      return wsr_descends(store->subtypes, store->functions[address].type,
+                          numbers[m->functions[item->index].type]);
+    case WSR_TABLE:
+      return store->tables[address]->bounds.address64 == m->tables[item->index].address64 &&
+             store->tables[address]->bounds.type ==
+                 wsr_store_type(numbers, m->tables[item->index].type);
+    case WSR_MEMORY_KIND:
+      return store->memories[address]->bounds.address64 == m->memories[item->index].address64;
+    case WSR_GLOBAL: {
+      const wsr_global_instance *g = &store->globals[address];
+      const wsr_global_type *wanted = &m->globals[item->index].type;
+      const wsr_type type = wsr_store_type(numbers, wanted->type);
+      if (g->mutability != wanted->mutability) return 0;
+      return g->mutability ? g->type == type : wsr_is_subtype(store->subtypes, g->type, type);
+    }
+    case WSR_TAG: return store->tags[address] == numbers[m->tags[item->index]];
+    default: return 1;
+  }
+}
+
+/* The narrower of two types that are both of one value. */
+static wsr_type narrower(const wsr_store *store, wsr_type a, wsr_type b) {
+  const bool first = wsr_is_subtype(store->subtypes, a | WSR_NOT_NULL, b | WSR_NOT_NULL);
+  return (first ? a : b) | ((a | b) & WSR_NOT_NULL);
+}
+
+wsr_type wsr_narrowed(wsr_store *store, wsr_module *m, uint32_t import, wsr_type type) {
+  const wsr_extern *item = &m->imports[import];
+  const uint32_t *numbers = numbers_of(store, m);
+  if (!numbers || !wsr_is_reference(type)) return type;
+  const wsr_type wanted =
+      item->kind == WSR_TABLE ? m->tables[item->index].type : m->globals[item->index].type.type;
+  return wsr_is_reference(wanted) ? narrower(store, type, wsr_store_type(numbers, wanted)) : type;
+}
+
+/* ---- invocations ---- */
+
+const wsr_code *wsr_function_code(wsr_store *store, uint32_t address) {
+  wsr_function_instance *f = &store->functions[address];
+  if (!f->code)
+    f->code = wsr_compile(store->instances[f->instance]->module, f->index,
+                          store->limits.deterministic != 0, store->hurry ? &store->pause : NULL);
+  return f->code;
+}
+
+uint32_t wsr_begin(wsr_store *store, uint32_t function, const uint64_t *arguments,
+                   wsr_activation *outer) {
+  *outer = store->now;
+  const wsr_code *code = wsr_function_code(store, function);
+  if (!code) return WSR_TRAP_NO_MEMORY;
+  uint32_t slot = 0;
+  wsr_frame *waiting = store->n_frames ? &store->frames[store->n_frames - 1] : NULL;
+  if (waiting) /* above all that the innermost frame may use */
+    slot = waiting->slot + store->functions[waiting->function].code->frame_slots;
+  if (code->frame_slots > store->limits.stack_slots - slot ||
+      store->n_frames == store->limits.stack_frames)
+    return WSR_TRAP_EXHAUSTION;
+  uint64_t *fp = store->stack + slot;
+  if (code->n_params) memcpy(fp, arguments, code->n_params * sizeof *fp);
+  memset(fp + code->n_params, 0, (code->n_locals - code->n_params) * sizeof *fp);
+  if (waiting) waiting->cell++; /* like every frame that waits, it stands behind its call */
+  store->now = (wsr_activation){store->n_frames, slot};
+  store->returns[store->n_frames].pc = NULL;
+  store->frames[store->n_frames++] = (wsr_frame){function, 0, slot};
+  return WSR_TRAP_NONE;
+}
+
+void wsr_end(wsr_store *store, const wsr_activation *outer) {
+  store->n_frames = store->now.base_frame;
+  store->now = *outer;
+  if (store->n_frames)
+    store->frames[store->n_frames - 1].cell--; /* its host call is in hand again */
+}
+
+void wsr_host_return(wsr_store *store) {
+  wsr_frame *frame = &store->frames[store->n_frames - 1];
+  const wsr_code *code = store->functions[frame->function].code;
+  const wsr_cell *cell = &code->cells[frame->cell];
+  if (wsr_is_tail_call(cell->op)) {
+    uint64_t *fp = store->stack + frame->slot;
+    memmove(fp, fp + cell->s, code->n_results * sizeof *fp);
+    store->n_frames--;
+  } else {
+    frame->cell++;
+  }
+}
+
+void wsr_pause(wsr_store *store) { atomic_store(&store->pause, 1); }
+int wsr_pause_requested(const wsr_store *store) { return atomic_load(&store->pause) != 0; }
+void wsr_clear_pause(wsr_store *store) { atomic_store(&store->pause, 0); }
