@@ -186,6 +186,11 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def reason(error: BaseException) -> str:
+    """What an error says, to stand behind a colon; of one that says nothing, what it is."""
+    return str(error) or type(error).__name__
+
+
 class Trap(WasmsrError):
     """The program did what the specification answers with a trap.
 

@@ -78,7 +78,12 @@ def run(
         deterministic=deterministic,
         seed=seed,
     )
-    with wasi, Store(limits=limits, deterministic=deterministic, features=module.features) as store:
+    with (
+        wasi,
+        Store(
+            limits=limits, deterministic=deterministic, features=module.allowed_features
+        ) as store,
+    ):
         store.wasi = wasi
         given = {**wasi.imports, **(imports or {})}
         instance = store.instantiate(module, given, start=False)

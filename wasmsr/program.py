@@ -17,7 +17,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 
-from wasmsr.errors import EXIT_USAGE, LinkError, ModuleMismatch, WasmsrError, listed, printable
+from wasmsr.errors import (
+    EXIT_USAGE,
+    FormatError,
+    LinkError,
+    ModuleMismatch,
+    SnapshotError,
+    WasmsrError,
+    listed,
+    printable,
+)
 from wasmsr.interp.machine import Exited, Finished, Limits, Paused, Store, Trapped
 from wasmsr.interp.module import Module
 from wasmsr.interp.types import FuncType
@@ -275,7 +284,7 @@ class Program:
         store = Store(
             limits=limits or Limits(),
             deterministic=deterministic,
-            features=module.features,
+            features=module.allowed_features,
         )
         instance = store.instantiate(module, wasi.imports if wasi else {}, start=False)
         if invoke != COMMAND and _is_reactor(module):
@@ -550,8 +559,17 @@ def _is_reactor(module: Module) -> bool:
 
 
 def _module_of(snapshot: Snapshot, module: Module | None, features: str | None) -> Module:
-    """The snapshot's one module: the one given, checked, or the one that it embeds."""
-    reference = snapshot.modules[0]
+    """The module of the snapshot's first instance, which is the program: the one given, checked,
+    or the one that it embeds."""
+    if not snapshot.modules or not snapshot.instances:
+        raise SnapshotError(
+            "the snapshot holds no program: it is of a store without a module",
+            hint="the library reads it: wasmsr.Snapshot.load(FILE).restore()",
+        )
+    index = snapshot.instances[0].module
+    if not 0 <= index < len(snapshot.modules):
+        raise FormatError(f"the snapshot is not valid: its first instance is of module {index}")
+    reference = snapshot.modules[index]
     if module is not None:
         if module.digest != reference.digest:
             raise ModuleMismatch(
@@ -582,35 +600,33 @@ def _restore(
     deferred: bool = False,
 ) -> tuple[Store, Wasi | None]:
     """A store and its WASI in the snapshot's state."""
-    from wasmsr.snapshot.capture import restore
+    from wasmsr.snapshot.restore import restore
 
-    if snapshot.wasi is None:
-        return restore(snapshot, modules=[module]), None
-    from wasmsr.wasi.contents import Contents
-    from wasmsr.wasi.mounts import CARRY_LIMIT
-    from wasmsr.wasi.preview1 import Wasi
-    from wasmsr.wasi.restore import Carried
+    def serve() -> Wasi:
+        from wasmsr.wasi.contents import Contents
+        from wasmsr.wasi.mounts import CARRY_LIMIT
+        from wasmsr.wasi.preview1 import Wasi
+        from wasmsr.wasi.restore import Carried
 
-    wasi = Wasi.restore(
-        snapshot.wasi,
-        mounts=around.mounts,
-        stdin=around.stdin,
-        stdout=around.stdout,
-        stderr=around.stderr,
-        sockets=around.sockets,
-        live=live,
-        on_changed=around.on_changed,
-        carried=Carried(
-            snapshot.files or Contents(),
-            CARRY_LIMIT if around.carry_limit is None else around.carry_limit,
-            since=snapshot.lineage.created,
-            folder=around.folder,
-            bases=around.bases or {},
-            deferred=deferred,
-        ),
-    )
-    try:
-        return restore(snapshot, modules=[module], imports=wasi.imports), wasi
-    except BaseException:
-        wasi.close()
-        raise
+        assert snapshot.wasi is not None
+        return Wasi.restore(
+            snapshot.wasi,
+            mounts=around.mounts,
+            stdin=around.stdin,
+            stdout=around.stdout,
+            stderr=around.stderr,
+            sockets=around.sockets,
+            live=live,
+            on_changed=around.on_changed,
+            carried=Carried(
+                snapshot.files or Contents(),
+                CARRY_LIMIT if around.carry_limit is None else around.carry_limit,
+                since=snapshot.lineage.created,
+                folder=around.folder,
+                bases=around.bases or {},
+                deferred=deferred,
+            ),
+        )
+
+    store = restore(snapshot, modules=[module], features=module.allowed_features, wasi=serve)
+    return store, store.wasi

@@ -33,7 +33,7 @@ GROWTH = 1.12
 
 def _store(module: Module) -> Store:
     limits = Limits(stack_slots=60_000, stack_frames=2000)
-    store = Store(limits=limits, deterministic=True, features=module.features)
+    store = Store(limits=limits, deterministic=True, features=module.allowed_features)
     store.instantiate(module)
     return store
 

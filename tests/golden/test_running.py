@@ -9,7 +9,8 @@ import pytest
 
 from tests.golden.running import EVERYTHING, EXECUTED, RESULTS, alive
 from wasmsr import Finished, Paused, Snapshot, Store
-from wasmsr.snapshot.capture import capture, restore
+from wasmsr.snapshot.capture import capture
+from wasmsr.snapshot.restore import restore
 
 SAMPLE = Path(__file__).parent / "v1-running.bin"
 

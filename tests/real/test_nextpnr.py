@@ -33,7 +33,7 @@ def test_place_and_route_in_legs(version: Callable[[], tuple[Path, Path]], tmp_p
         module, share = version()
     except fetch.Unavailable as reason:
         pytest.skip(str(reason))
-    assert Module.from_file(module).needs == NEEDS[version]
+    assert Module.from_file(module).needed_features == NEEDS[version]
     # Quiet, for what it says otherwise holds times.
     words = "--hx8k --package ct256 --json /w/design.json --asc /w/out.asc --report /w/report.json"
     job = Job(

@@ -70,7 +70,7 @@ def file() -> Path:
 @pytest.mark.timeout(1500)
 def test_markdown_to_html_in_legs(file: Path, tmp_path: Path) -> None:
     module = Module.from_file(file)
-    assert module.needs == {"exceptions", "legacy-exceptions", "simd"}
+    assert module.needed_features == {"exceptions", "legacy-exceptions", "simd"}
     with begin(module, tmp_path / "whole", MARKDOWN, OPTIONS) as store:
         assert isinstance(store.run(fuel=10**15), Finished)
         executed = store.executed

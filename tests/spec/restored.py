@@ -21,6 +21,7 @@ from wasmsr.interp.machine import Finished, Imports, Limits, Outcome, Paused, St
 from wasmsr.interp.module import Module
 from wasmsr.interp.types import ValType
 from wasmsr.snapshot import capture, format
+from wasmsr.snapshot import restore as restoring
 from wasmsr.snapshot.state import Lineage
 
 from .engine import Numbers
@@ -187,7 +188,7 @@ class RestoredSession(WasmsrSession):
 
     def _restore(self, encoded: bytes) -> Store:
         snapshot = format.decode(encoded)
-        store = capture.restore(snapshot, modules=self.modules.values(), imports=self.host)
+        store = restoring.restore(snapshot, modules=self.modules.values(), imports=self.host)
         self.numbers.restores += 1
         store.check()
         if self._encoded(store) != encoded:

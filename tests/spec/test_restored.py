@@ -10,6 +10,7 @@ import pytest
 
 from wasmsr.interp.machine import Store
 from wasmsr.snapshot import capture as capturing
+from wasmsr.snapshot import restore as restoring
 from wasmsr.snapshot.state import Snapshot
 
 from . import hopped, restored
@@ -159,13 +160,13 @@ def test_a_capture_that_loses_something_is_noticed(
 def test_a_restore_that_loses_something_is_noticed(
     alter: Alter, kind: type[RestoredSession], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = capturing.restore
+    right = restoring.restore
 
     def wrong(snapshot: Snapshot, *args: Any, **options: Mapping[str, Any]) -> Store:
         alter(snapshot)
         return right(snapshot, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(capturing, "restore", wrong)
+    monkeypatch.setattr(restoring, "restore", wrong)
     tally, _ = run(kind=kind)
     assert any("does not capture to" in failure.message for failure in tally.failures)
 

@@ -10,8 +10,9 @@ from wasmsr._ffi import ffi, lib
 from wasmsr.interp.instructions import disassemble
 from wasmsr.interp.machine import Imports, Instance
 from wasmsr.interp.traps import MESSAGES, NO_CODE
-from wasmsr.snapshot.capture import capture, restore
+from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.format import decode, encode
+from wasmsr.snapshot.restore import restore
 from wasmsr.snapshot.state import Lineage
 
 _LINEAGE = Lineage(bytes(16), None, 0, "host", "engine")

@@ -138,7 +138,7 @@ def test_row_is_what_the_assembler_says(row: Atomic) -> None:
     before = b"".join(bytes([0x20, i]) for i in range(len(params)))
     at = binary.index(before + bytes([PREFIX, row.code])) + len(before)
     module = Module(binary)
-    assert module.needs == {"threads"}
+    assert module.needed_features == {"threads"}
     immediates = f"offset=5 align={row.bits // 8}" if row.bits else ""
     assert disassemble(binary, at) == (row.name, immediates, len(binary) - at - 1)
 

@@ -107,10 +107,10 @@ def test_a_copy_is_hashed_and_not_validated(
 def test_needs_are_known_although_bodies_were_not_looked_at(cache: ModuleCache, path: Path) -> None:
     text = '(module (func $f (export "f") (return_call $f)))'
     path.write_bytes(Module.from_text(text).binary)
-    assert "tail-calls" in cache.load(path).needs
+    assert "tail-calls" in cache.load(path).needed_features
     module = cache.load(path)
     assert not module.validated
-    assert "tail-calls" in module.needs and module.validated
+    assert "tail-calls" in module.needed_features and module.validated
 
 
 def test_features_have_notes_of_their_own(cache: ModuleCache, path: Path) -> None:
@@ -167,7 +167,7 @@ def check_late_error(cache: ModuleCache, path: Path) -> None:
     store.check()
     assert instance.function("good")() == 7  # the store is as it was
     with pytest.raises(InvalidError):
-        _ = module.needs
+        _ = module.needed_features
     with pytest.raises(InvalidError):
         cache.load(path)
 
@@ -218,7 +218,8 @@ def test_a_swapped_module_is_never_taken_for_the_one_of_a_snapshot(
 def test_an_invalid_function_on_the_stack_of_a_snapshot(
     cache: ModuleCache, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wasmsr.snapshot.capture import capture, restore
+    from wasmsr.snapshot.capture import capture
+    from wasmsr.snapshot.restore import restore
 
     module = cache.load(path)
     store = Store()

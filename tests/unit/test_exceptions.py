@@ -396,7 +396,7 @@ def test_catching_at_a_loop_can_be_paused() -> None:
 
 def test_needs_the_feature() -> None:
     source = '(module (tag $e) (func (export "run") (throw $e)))'
-    assert text(source).needs >= {"exceptions"}
+    assert text(source).needed_features >= {"exceptions"}
     with pytest.raises(Exception, match="exceptions"):
         Store(features="-exceptions").instantiate(text(source))
     assert Module(text(source).binary).exports[0].name == "run"

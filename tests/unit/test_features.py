@@ -76,8 +76,8 @@ def test_the_numbers_in_c_are_one_for_each() -> None:
 @pytest.mark.parametrize(("text", "feature"), [(TAIL, "tail-calls"), (SUM, "extended-constants")])
 def test_a_module_says_what_it_needs_and_is_refused_without(text: str, feature: str) -> None:
     module = Module.from_text(text)
-    assert module.needs == {feature}
-    assert Module.from_text(text, features=DEFAULT).features == DEFAULT
+    assert module.needed_features == {feature}
+    assert Module.from_text(text, features=DEFAULT).allowed_features == DEFAULT
     with pytest.raises(UnsupportedError, match=f'"{feature}", which is switched off') as caught:
         Module.from_text(text, features=f"-{feature}")
     assert caught.value.feature == feature
@@ -88,7 +88,7 @@ def test_a_module_says_what_it_needs_and_is_refused_without(text: str, feature: 
 
 
 def test_a_module_that_needs_nothing() -> None:
-    assert Module.from_text(PLAIN, features="-tail-calls").needs == frozenset()
+    assert Module.from_text(PLAIN, features="-tail-calls").needed_features == frozenset()
 
 
 def test_a_snapshot_holds_the_features_in_force() -> None:

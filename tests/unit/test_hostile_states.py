@@ -23,7 +23,8 @@ from wasmsr import (
     TableType,
     ValType,
 )
-from wasmsr.snapshot.capture import capture, restore
+from wasmsr.snapshot.capture import capture
+from wasmsr.snapshot.restore import restore
 
 LIMITS = {
     "memory_pages": (1 << 28) + 1,

@@ -241,7 +241,7 @@ def bulk() -> Module:
 
 
 def test_bulk_instructions_of_several_memories(bulk: Module) -> None:
-    assert bulk.needs == {"multi-memory", "memory64"}
+    assert bulk.needed_features == {"multi-memory", "memory64"}
     instance = Store().instantiate(bulk)
     a, b, c = (instance.memory(name) for name in "abc")
     call = {name: instance.function(name) for name in instance.exports if len(name) > 1}
@@ -396,7 +396,7 @@ def test_a_memory_larger_than_4_gib() -> None:
 def test_bounds_of_64_bit_memories() -> None:
     head = b"\0asm\1\0\0\0\5"
     most = b"\4\x80\x80\x80\x80\x80\x80\x40"  # 2**48 pages
-    assert Module(head + b"\x09\1" + most).needs == {"memory64"}
+    assert Module(head + b"\x09\1" + most).needed_features == {"memory64"}
     with pytest.raises(InvalidError, match="at most 2\\*\\*48 pages"):
         Module(head + b"\x09\1" + b"\4\x81" + most[2:])
     with pytest.raises(ModuleError, match="exceeds the limit of 65536 pages"):
@@ -412,7 +412,7 @@ def test_modules_are_refused_without_the_feature() -> None:
         ('(import "a" "b" (memory 1)) (memory 1)', "multi-memory"),
     ):
         module = Module.from_text(f"(module {text})")
-        assert feature in module.needs
+        assert feature in module.needed_features
         with pytest.raises(UnsupportedError) as caught:
             Module.from_text(f"(module {text})", features=f"-{feature}")
         assert caught.value.feature == feature

@@ -58,7 +58,7 @@ def test_results() -> None:
 
 def test_both_codes() -> None:
     module = Module.from_text(TEXT, features=FEATURES)
-    assert module.needs == {"wide-arithmetic"}
+    assert module.needed_features == {"wide-arithmetic"}
     stores = []
     for _ in range(2):
         store = Store(features=FEATURES)

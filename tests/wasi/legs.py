@@ -27,8 +27,8 @@ from wasmsr import Module, Mount, Store, snapshot
 from wasmsr.errors import UnportableState
 from wasmsr.interp.externs import HostFunction, Retry
 from wasmsr.interp.outcomes import Exited, Finished, Paused
-from wasmsr.snapshot.capture import restore
 from wasmsr.snapshot.format import decode, encode
+from wasmsr.snapshot.restore import restore
 from wasmsr.wasi.contents import Contents
 from wasmsr.wasi.listeners import TcpListen
 from wasmsr.wasi.preview1 import Wasi
@@ -116,7 +116,7 @@ def leg(job: Job, module: Module, before: bytes | None, calls: int | None) -> by
     gate = Gate(calls)
     if before is None:
         wasi = Wasi(args=[Path(job.module).name, *job.args], env=job.env, **around)
-        store = Store(features=module.features)
+        store = Store(features=module.allowed_features)
         instance = store.instantiate(module, gate.of(wasi.imports))
         store.enqueue(instance.function("_start"))
     else:

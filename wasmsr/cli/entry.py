@@ -109,7 +109,7 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
         return describe(errors.MissingPackageError(error.name.split(".")[0], "this command"))
     kind = type(error).__name__
     hint = None if wants_traceback() else "this is a fault of wasmsr; -vv shows where"
-    return f"{kind}: {error}", hint, errors.EXIT_HOST
+    return f"{kind}: {error}" if str(error) else kind, hint, errors.EXIT_HOST
 
 
 def _lacks_memory(error: BaseException) -> bool:

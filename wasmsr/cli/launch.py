@@ -273,8 +273,8 @@ class Launch:
         )
         if options.deterministic and not snapshot.limits.deterministic:
             say("--deterministic has no effect: the saved run was not deterministic", "warning")
-        self._look_at_snapshot_file(lambda: snapshot.modules[0].digest)
-        if module is None and snapshot.modules[0].binary is None:
+        self._look_at_snapshot_file(lambda: b"".join([m.digest for m in snapshot.modules[:1]]))
+        if module is None and snapshot.modules and snapshot.modules[0].binary is None:
             self._name_the_program(snapshot.modules[0].digest)
         program = Program.resume(
             snapshot,

@@ -255,7 +255,7 @@ def _file_note(known: str, digest: str) -> str:
 
 
 def _valid_name(module: Module, digest: str) -> str:
-    return f"{digest}-{_engine(module.features):016x}.valid"
+    return f"{digest}-{_engine(module.allowed_features):016x}.valid"
 
 
 def _valid_note(digest: str) -> str:

@@ -49,16 +49,27 @@ class HostFunction:
         call: called as `call(caller, *arguments)`; gives None, one value, or a tuple, as the type's
             results say. With `raw`, arguments and results are the values' bits (unsigned), which
             is faster.
+        identity: what a snapshot knows it by, unique in a store; None: the names of the import
+            that it answers. A store in which one import is answered by different functions can
+            only be restored if these have identities.
 
     Attributes:
         perform: calls it with a caller and the slots of the arguments, and puts the results in
             their place.
     """
 
-    def __init__(self, type: FuncType, call: Callable[..., Any], *, raw: bool = False) -> None:
+    def __init__(
+        self,
+        type: FuncType,
+        call: Callable[..., Any],
+        *,
+        raw: bool = False,
+        identity: str | None = None,
+    ) -> None:
         self.type = type
         self.call = call
         self.raw = raw
+        self.identity = identity
         self.perform = performer(type, call, raw=raw)
 
     @classmethod

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from wasmsr._ffi import ffi, lib
@@ -20,12 +20,10 @@ from wasmsr.errors import (
     Frame,
     HostError,
     Interrupted,
-    LinkError,
     Trap,
     UncaughtException,
     UnsupportedError,
     WasmsrError,
-    printable,
 )
 from wasmsr.interp.exceptions import ThrownException, is_exception
 from wasmsr.interp.externs import (
@@ -42,8 +40,9 @@ from wasmsr.interp.externs import (
 )
 from wasmsr.interp.features import chosen
 from wasmsr.interp.frames import backtrace, view_frame
-from wasmsr.interp.instance import HANDLES, Imports, Instance, incompatible, matches
-from wasmsr.interp.module import Import, Module, core_error
+from wasmsr.interp.instance import Imports, Instance
+from wasmsr.interp.linking import Linking
+from wasmsr.interp.module import Module, core_error
 from wasmsr.interp.outcomes import (
     Exited,
     Finished,
@@ -69,7 +68,7 @@ _HOST_CALL = lib.WSR_HOST_CALL
 _entering = threading.Lock()
 
 
-class Store(References):
+class Store(References, Linking):
     """The machine: memories, tables, globals, instances, and one thread.
 
     Args:
@@ -96,7 +95,8 @@ class Store(References):
         deterministic: bool = False,
         features: str | Iterable[str] | None = None,
     ) -> None:
-        super().__init__()
+        References.__init__(self)
+        Linking.__init__(self)
         self.limits = limits or Limits()
         self.features = chosen(features)
         self.deterministic = deterministic
@@ -104,14 +104,8 @@ class Store(References):
         self.queue: list[tuple[int, tuple[int, ...]]] = []
         self.executed: int | None = None
         self.wasi: Any = None
-        self.hosts: dict[int, tuple[HostFunction, str, str]] = {}
-        """Host functions by address, each with the names of the import that it answers."""
-        self._host_address: dict[tuple[int, str, str], int] = {}
-        self._given: list[HostFunction] = []
-        """Host functions as they were given: what `_host_address` knows them by."""
         self._types: dict[int, FuncType] = {}
         self._views: dict[int, memoryview] = {}
-        self._perform_at: dict[int, Callable[[Caller, Any], None]] = {}
         self._callers = Callers(self)
         self._wake: tuple[int, int] | None = None
         self.invocations = 0
@@ -157,10 +151,11 @@ class Store(References):
         if self.wasi is not None:
             self.wasi.close()
         self.__dict__.pop("c", None)
-        for held in (self.instances, self.queue, self.hosts, self.externs, self._extern_index):
+        for held in (self.instances, self.queue, self.externs, self._extern_index):
             held.clear()
-        for cleared in (self._views, self._host_address, self._perform_at, self._callers):
+        for cleared in (self._views, self._callers):
             cleared.clear()
+        self.forget_hosts()
         self.__del__()
 
     def __del__(self) -> None:
@@ -201,13 +196,17 @@ class Store(References):
             UnsupportedError: the module needs a feature that is off in this store.
             Trap: a segment does not fit, or the start function trapped; what was written remains.
         """
-        off = () if module.features <= self.features else module.needs - self.features
+        off = (
+            ()
+            if module.allowed_features <= self.features
+            else module.needed_features - self.features
+        )
         for feature in sorted(off):
             message = f'the module needs the feature "{feature}", which is switched off'
             raise UnsupportedError(message, feature=feature)
         addresses: tuple[list[int], ...] = ([], [], [], [], [])
         for item in module.imports:
-            addresses[item.kind].append(self._resolve(module, item, imports or {}))
+            addresses[item.kind].append(self.resolve(module, item, imports or {}))
         instance = self.allocate(module, addresses, name)
         trap = lib.wsr_apply_segments(self.c, instance.index)
         if trap:
@@ -236,66 +235,6 @@ class Store(References):
         instance = Instance(self, index, module, name or module.name)
         self.instances.append(instance)
         return instance
-
-    def _resolve(self, module: Module, item: Import, imports: Imports) -> int:
-        wanted = f"{printable(item.module, 100)}.{printable(item.name, 100)}"
-        try:
-            found = imports[item.module][item.name]
-        except KeyError:
-            raise LinkError(
-                f"unknown import: the module needs {wanted} of type {item.type}, "
-                "and it is not given",
-                hint="wasmsr run gives WASI preview 1; a Python program can give functions of its "
-                "own: docs/library.md",
-            ) from None
-        if isinstance(item.type, FuncType):
-            if isinstance(found, (Function, HostFunction)):
-                if isinstance(found, HostFunction):
-                    if found.type != item.type:
-                        raise incompatible(wanted, item.type, found.type)
-                    return self.add_host_function(found, item.module, item.name, (module, item))
-            elif callable(found):
-                function = HostFunction.of(item.type, found, wanted)
-                return self.add_host_function(function, item.module, item.name, (module, item))
-        if isinstance(found, HANDLES) and found.store is not self:
-            raise LinkError(f"{wanted} belongs to another store")
-        if not isinstance(found, HANDLES) or not matches(self, module, item, found):
-            kind = found.type if isinstance(found, (*HANDLES, HostFunction)) else type(found)
-            raise incompatible(wanted, item.type, kind)
-        return found.address
-
-    def add_host_function(
-        self,
-        function: HostFunction,
-        module: str,
-        name: str,
-        importer: tuple[Module, Import] | None = None,
-    ) -> int:
-        """Give a host function an address; the same one always gets the same. A type that refers to
-        other types is that of the `importer`'s import."""
-        key = (id(function), module, name)
-        if key not in self._host_address:
-            type_ = function.type
-            error = ffi.new("wsr_error *")
-            if type_.concrete and importer is not None:
-                address = lib.wsr_add_host_import(self.c, importer[0]._c, importer[1].index, error)
-            elif type_.concrete:
-                raise LinkError(f"the type of the host function {module}.{name} is of no module")
-            else:
-                params, results = list(type_.params), list(type_.results)
-                address = lib.wsr_add_host_function(
-                    self.c, params, len(params), results, len(results), error
-                )
-            if address == _NONE:
-                raise core_error(error)
-            self._given.append(function)
-            self._host_address[key] = address
-            if type_.concrete:  # from here on in the store's numbers
-                type_ = self.function_type(address)
-                function = HostFunction(type_, function.call, raw=function.raw)
-            self.hosts[address] = (function, module, name)
-            self._perform_at[address] = function.perform
-        return self._host_address[key]
 
     def function_type(self, address: int) -> FuncType:
         """Type of the function at that address."""
@@ -544,7 +483,8 @@ class Store(References):
             return Trapped(error if error.backtrace else Trap(error.code, self.backtrace()))
         if isinstance(error, WasmsrError) or not isinstance(error, Exception):
             raise error
-        raise HostError(f"a host function raised {type(error).__name__}: {error}") from error
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise HostError(f"a host function raised {said}") from error
 
     def _caught(self, trap: Trap) -> bool:
         """Whether the program catches what the host function has thrown: then it goes on."""

@@ -119,7 +119,8 @@ class Module:
         binary: the bytes.
         validated: all bodies have been validated; always so unless `lazy`.
         on_invalid: called when a body turned out to be invalid, or None.
-        features: names of the features that were on.
+        allowed_features: names of the features that its bytes might use; `needed_features` are
+            those that they do use.
         imports, exports: what it asks for and offers, in the binary's order.
         counts: the sizes of its index spaces (`wsr_counts` of the core).
 
@@ -141,11 +142,11 @@ class Module:
         lazy: bool = False,
     ) -> None:
         self.binary = bytes(binary)
-        self.features = table.chosen(features)
+        self.allowed_features = table.chosen(features)
         error = ffi.new("wsr_error *")
         self._bytes = ffi.from_buffer("uint8_t[]", self.binary)
         pointer = lib.wsr_module_new(
-            self._bytes, len(self.binary), table.bits(self.features), error
+            self._bytes, len(self.binary), table.bits(self.allowed_features), error
         )
         if pointer == ffi.NULL:
             from wasmsr.interp.foreign import better  # only here: most modules are good
@@ -240,10 +241,16 @@ class Module:
         return hashlib.sha256(self.binary).digest()
 
     @cached_property
-    def needs(self) -> frozenset[str]:
+    def needed_features(self) -> frozenset[str]:
         """Names of the features that can be off and that its bytes use."""
         self.validate()  # what bodies use is known then
         return table.names(self.counts.features)
+
+    def lacking(self, features: frozenset[str]) -> frozenset[str]:
+        """Names of the features that its bytes use and that are not among `features`."""
+        if self.allowed_features <= features:  # most often, and then no body need be validated
+            return frozenset()
+        return self.needed_features - features
 
     @property
     def name(self) -> str | None:

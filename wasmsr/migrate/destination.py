@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from wasmsr.errors import ModuleError, SnapshotError, WasmsrError
+from wasmsr.errors import ModuleError, SnapshotError, WasmsrError, reason
 from wasmsr.migrate import ownership
 from wasmsr.migrate.events import Announce, Event, seconds, size
 from wasmsr.migrate.journal import Incoming, Journal, Record, StateFile
@@ -443,7 +443,9 @@ class Reception:
             raise refused(Reason.STORAGE, error.message) from error
         except (WasmsrError, OSError, MemoryError) as error:
             destination.journal.discard(self._file.name)
-            raise refused(Reason.STATE, f"it cannot restore the program: {error}") from error
+            raise refused(
+                Reason.STATE, f"it cannot restore the program: {reason(error)}"
+            ) from error
         with destination._lock:
             try:
                 self._check()

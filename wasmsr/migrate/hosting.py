@@ -86,7 +86,7 @@ class HostedProgram:
         return Description(
             modules=(ModuleName(module.digest, len(module.binary), module.name or ""),),
             snapshot_format=VERSION,
-            features=tuple(sorted(module.needs)),
+            features=tuple(sorted(module.needed_features)),
             mounts=self._mounts,
             shown=self._shown,
             fed=self._fed if self._reads_elsewhere() else b"",

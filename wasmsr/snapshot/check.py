@@ -11,6 +11,7 @@ from itertools import pairwise
 from struct import unpack
 
 from wasmsr.errors import DigestError, FormatError
+from wasmsr.snapshot.shape import check_shape
 from wasmsr.snapshot.state import (
     PAGE,
     FrameState,
@@ -47,12 +48,14 @@ def fail(message: str) -> FormatError:
 
 
 def check(snapshot: Snapshot) -> None:
-    """Check everything about a snapshot that can be checked without its modules' code.
+    """Check everything about a snapshot that can be checked without its modules' code. It may have
+    come from bytes, or have been built in Python of anything at all.
 
     Raises:
         FormatError: with one sentence that names what cannot be.
         DigestError: an embedded module is not the one that its digest names.
     """
+    check_shape(snapshot)
     limits = snapshot.limits
     counts = (
         limits.memory_pages,
@@ -95,9 +98,11 @@ def check(snapshot: Snapshot) -> None:
     _check_exceptions(snapshot, bounds)
     for number, frame in enumerate(snapshot.thread.frames):
         _check_frame(number, frame, snapshot, bounds)
-    for address, _ in snapshot.thread.queue:
+    for address, slots in snapshot.thread.queue:
         if not 0 <= address < functions:
             raise fail(f"an invocation names function address {address} of {functions}")
+        if slots and (min(slots) < 0 or max(slots) >= _U64):
+            raise fail(f"an argument of an invocation of function address {address} is no slot")
 
 
 def _check_module(number: int, module: ModuleRef) -> None:
@@ -130,6 +135,9 @@ def _count_functions(snapshot: Snapshot) -> int:
         total += count
     if total >= _U32:
         raise fail(f"it has {total} functions")
+    identities = [f.identity for f in hosts if f.identity is not None]
+    if len({*identities}) != len(identities) or "" in identities:
+        raise fail("two host functions have one identity, or one has an empty one")
     types = [function.params + function.results for function in hosts]
     if b"".join(types).translate(None, VALUE_TYPES):
         for function, codes in zip(hosts, types, strict=True):
@@ -246,7 +254,9 @@ def _check_frame(
     if types.translate(None, VALUE_TYPES):
         raise fail(f"frame {number} has an unknown value type")
     # Most values are small numbers; only where one is not are they looked at one by one.
-    if values and (max(values) >= _U32 or types.translate(None, REFERENCES) != types):
+    if values and (
+        min(values) < 0 or max(values) >= _U32 or types.translate(None, REFERENCES) != types
+    ):
         for code, value in zip(types, values, strict=True):
-            if value >= bounds[code]:
+            if not 0 <= value < bounds[code]:
                 raise fail(f"a value of frame {number} does not fit its type")

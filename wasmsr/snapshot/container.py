@@ -64,6 +64,7 @@ class Kind:
     PAGE_DATA = 14
     TAGS = 15
     EXCEPTIONS = 16
+    IDENTITIES = 17
     FILE_INDEX = 24
     FILE_DATA = 25
 
@@ -86,6 +87,7 @@ MESSAGES = frozenset(
         Kind.COUNTERS,
         Kind.WASI,
         Kind.TAGS,
+        Kind.IDENTITIES,
     )
 )
 """The kinds whose payload is msgpack."""

@@ -96,6 +96,7 @@ def describe(
             {
                 "address": function.address,
                 "name": f"{function.module}.{function.name}",
+                "identity": function.identity,
                 "type": f"({_types(function.params)}) -> ({_types(function.results)})",
             }
             for function in snapshot.host_functions

@@ -383,6 +383,8 @@ class Decoder:
         externs, counters, wasi = get(Kind.EXTERNS), get(Kind.COUNTERS), get(Kind.WASI)
         if segments is not None:
             sections.parse_segments(segments, instances)
+        if (identities := get(Kind.IDENTITIES)) is not None:
+            sections.parse_identities(identities, hosts)
         names, thrown = get(Kind.TAGS), get(Kind.EXCEPTIONS)
         tags = [] if names is None else sections.parse_tags(names, instances)
         snapshot = Snapshot(

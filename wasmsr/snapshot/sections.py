@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgpack
 
-from wasmsr.errors import FormatError, UnportableState
+from wasmsr.errors import FormatError, UnportableState, reason
 from wasmsr.snapshot.check import MAX_PAGES, MAX_SIZE64, V128
 from wasmsr.snapshot.container import Buffer, Kind, section_title
 from wasmsr.snapshot.state import (
@@ -93,6 +93,7 @@ HAS_MAXIMUM, ADDRESS_64 = 1, 2
 MAX_CONTAINERS = 1 << 20
 """Maps and lists in one msgpack section."""
 _LOW = (1 << 64) - 1
+_TOO_DEEP = (msgpack.exceptions.StackError, RecursionError)
 
 
 # msgpack -----------------------------------------------------------------------------------------
@@ -111,14 +112,14 @@ _packer = _Packer()
 def _pack(value: Any, what: str) -> bytes:
     try:
         data = _packer.pack(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UnportableState(f"{what} cannot be saved: {error}") from error
+    except (TypeError, ValueError, OverflowError, BufferError) as error:
+        raise UnportableState(f"{what} cannot be saved: {reason(error)}") from error
     assert isinstance(data, bytes)
     if len(data) > MAX_CONTAINERS:
         try:
             msgpack.unpackb(data, strict_map_key=False, **_counting_hooks())
         except ValueError as error:
-            raise UnportableState(f"{what} cannot be saved: {error}") from error
+            raise UnportableState(f"{what} cannot be saved: {reason(error)}") from error
     return data
 
 
@@ -133,7 +134,8 @@ def _unpack(kind: int, data: Buffer, keys: bool = True) -> Any:
         value = msgpack.unpackb(data, strict_map_key=keys, max_ext_len=0, **hooks)
         again = _packer.pack(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise _malformed(kind, f"it cannot be unpacked: {error}") from error
+        why = "it is nested too deeply" if isinstance(error, _TOO_DEEP) else reason(error)
+        raise _malformed(kind, f"it cannot be unpacked: {why}") from error
     if again != data:
         raise _malformed(kind, "it is not in canonical msgpack")
     return value
@@ -325,6 +327,30 @@ def parse_tags(data: Buffer, instances: Sequence[InstanceState]) -> list[bytes]:
             raise _malformed(kind, "an instance's tags are no list")
         instance.tags = _uniform(kind, addresses, int)
     return _uniform(kind, tags, bytes)
+
+
+def pack_identities(functions: Sequence[HostFunction]) -> bytes:
+    """Empty where all host functions are known by the names of their imports."""
+    found = [[f.address, f.identity] for f in functions if f.identity is not None]
+    return _pack(found, "the identities of host functions") if found else b""
+
+
+def parse_identities(data: Buffer, functions: Sequence[HostFunction]) -> None:
+    """Puts identities into the host functions that have one."""
+    kind = Kind.IDENTITIES
+    value = _unpack(kind, data)
+    by_address = {function.address: function for function in functions}
+    last = -1
+    if type(value) is not list or not value:
+        raise _malformed(kind, "it is not a list of one or more")
+    for item in value:
+        if type(item) is not list or [*map(type, item)] != [int, str]:
+            raise _malformed(kind, "an entry is not an address and a string")
+        address, identity = item
+        if address <= last or address not in by_address:
+            raise _malformed(kind, f"no host function is at {address}, or it is out of order")
+        last = address
+        by_address[address].identity = identity
 
 
 def pack_counters(executed: int | None) -> bytes:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wasmsr.interp.outcomes import Limits as MachineLimits
     from wasmsr.wasi.contents import Contents
     from wasmsr.wasi.mounts import Mount
-    from wasmsr.wasi.preview1 import Stdin, Stdout
+    from wasmsr.wasi.preview1 import Stdin, Stdout, Wasi
     from wasmsr.wasi.unpack import OnChanged
 
 PAGE = 65536
@@ -42,13 +42,15 @@ class ModuleRef:
 @dataclass(slots=True)
 class HostFunction:
     """A function instance that the host provides: its store address, the import that it answers
-    and its type (one code byte for each parameter and result)."""
+    and its type (one code byte for each parameter and result). `identity` is what it is known by
+    where that was chosen; None: it is known by the import's names."""
 
     address: int
     module: str
     name: str
     params: bytes
     results: bytes
+    identity: str | None = None
 
 
 @dataclass(slots=True)
@@ -222,6 +224,7 @@ class Snapshot:
         stderr: Stdout = 2,
         sockets: Sequence[socket.socket] = (),
         limits: MachineLimits | None = None,
+        features: str | Iterable[str] | None = None,
         live: bool = False,
         on_changed: OnChanged | None = None,
         carry_limit: int | None = None,
@@ -233,51 +236,51 @@ class Snapshot:
 
         Args:
             modules: those that the snapshot names; embedded ones need not be given.
-            imports: the host functions that the program uses, as for `Store.instantiate`.
+            imports: the host functions that the program uses, as for `Store.instantiate`; those
+                that have an identity are found by it, under whatever names they are given.
             mounts, stdin, stdout, stderr, sockets, live, on_changed: as for `Wasi.restore`, for a
                 program that uses WASI; the store's `wasi` is its new `Wasi`, which `Store.close`
                 closes.
             limits: in place of those of the snapshot.
+            features: what embedded modules may need, as for `Module`.
             carry_limit: bytes that each tree of carried files may hold; default 1 GiB.
 
         Raises:
             ModuleMismatch: a module is missing, or another one was given.
+            ModuleError: an embedded one is invalid, or needs a feature that it may not need.
             FormatError: the snapshot contradicts its modules or itself.
             WasiConfigError: a mount is missing; the hint says which option names it.
-            SnapshotError: a host function is missing, a file is gone, or a limit is too low.
+            SnapshotError: a host function is missing or ambiguous, a file is gone, or a limit is
+                too low.
         """
-        from wasmsr.snapshot.capture import restore
+        from wasmsr.snapshot.restore import restore
 
         wanted = self
         if limits is not None:
             wanted = replace(self, limits=replace(self.limits, **vars(limits)))
-        if self.wasi is None:
-            return restore(wanted, modules=modules, imports=imports)
-        from wasmsr.wasi.contents import Contents
-        from wasmsr.wasi.mounts import CARRY_LIMIT
-        from wasmsr.wasi.preview1 import Wasi
-        from wasmsr.wasi.restore import Carried
 
-        wasi = Wasi.restore(
-            self.wasi,
-            mounts=mounts,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            sockets=sockets,
-            live=live,
-            on_changed=on_changed,
-            carried=Carried(
-                self.files or Contents(), carry_limit or CARRY_LIMIT, self.lineage.created
-            ),
-        )
-        try:
-            store = restore(wanted, modules=modules, imports={**wasi.imports, **(imports or {})})
-        except BaseException:
-            wasi.close()
-            raise
-        store.wasi = wasi
-        return store
+        def serve() -> Wasi:
+            from wasmsr.wasi.contents import Contents
+            from wasmsr.wasi.mounts import CARRY_LIMIT
+            from wasmsr.wasi.preview1 import Wasi
+            from wasmsr.wasi.restore import Carried
+
+            assert self.wasi is not None
+            return Wasi.restore(
+                self.wasi,
+                mounts=mounts,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                sockets=sockets,
+                live=live,
+                on_changed=on_changed,
+                carried=Carried(
+                    self.files or Contents(), carry_limit or CARRY_LIMIT, self.lineage.created
+                ),
+            )
+
+        return restore(wanted, modules=modules, imports=imports, features=features, wasi=serve)
 
     def content_digest(self) -> bytes:
         """A digest (32 bytes) of everything but the lineage: equal exactly if the states are."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from struct import error as StructError
 from typing import TYPE_CHECKING
 
-from wasmsr.errors import FormatError, UnportableState
+from wasmsr.errors import FormatError, UnportableState, reason
 from wasmsr.snapshot import sections
 from wasmsr.snapshot.check import check
 from wasmsr.snapshot.container import (
@@ -75,9 +75,10 @@ def _plan(snapshot: Snapshot) -> _Plan:
         last = [
             (Kind.TAGS, sections.pack_tags(snapshot)),
             (Kind.EXCEPTIONS, sections.pack_exceptions(snapshot)),
+            (Kind.IDENTITIES, sections.pack_identities(snapshot.host_functions)),
         ]
     except (StructError, TypeError, AttributeError) as error:
-        raise FormatError(f"the snapshot has a value of the wrong type: {error}") from error
+        raise FormatError(f"the snapshot has a value of the wrong type: {reason(error)}") from error
     rows = Rows()
     messages = 0
     for kind, payload in before:
@@ -85,7 +86,7 @@ def _plan(snapshot: Snapshot) -> _Plan:
             rows.add(kind, len(payload), tree_digest(payload))
             if kind in MESSAGES:
                 messages += len(payload)
-    messages += len(last[0][1])
+    messages += sum(len(payload) for kind, payload in last if kind in MESSAGES)
     if messages > MESSAGE_LIMIT:
         raise UnportableState(
             f"the program's state besides memory is larger than {MESSAGE_LIMIT >> 20} MiB",

@@ -1,0 +1,144 @@
+"""What a store is linked with: externs for imports, and functions of the host by address.
+
+The half of `machine.Store` that knows which function of the host stands behind an address.
+
+Source: WebAssembly specification, section 4.5.4 (Instantiation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from wasmsr._ffi import ffi, lib
+from wasmsr.errors import LinkError, printable
+from wasmsr.interp.externs import Caller, Function, HostFunction
+from wasmsr.interp.instance import HANDLES, Imports, incompatible, matches
+from wasmsr.interp.module import Import, Module, core_error
+from wasmsr.interp.types import FuncType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_NONE = 2**32 - 1
+
+
+class Linking:
+    """What answers imports.
+
+    Attributes:
+        hosts: host functions by address, each with the names of the import that it answers.
+    """
+
+    c: Any
+    function_type: Any
+
+    def __init__(self) -> None:
+        self.hosts: dict[int, tuple[HostFunction, str, str]] = {}
+        self._host_address: dict[tuple[object, ...], int] = {}
+        self._given: list[HostFunction] = []
+        """Host functions as they were given: what `_host_address` knows them by."""
+        self._wrapped: dict[tuple[object, FuncType], HostFunction] = {}
+        """Plain callables as host functions: the same callable is the same function."""
+        self._perform_at: dict[int, Callable[[Caller, Any], None]] = {}
+
+    def forget_hosts(self) -> None:
+        """Let go of all functions of the host: the store is closed."""
+        for held in (self.hosts, self._host_address, self._perform_at, self._wrapped):
+            held.clear()
+        self._given.clear()
+
+    def resolve(self, module: Module, item: Import, imports: Imports) -> int:
+        """The address of what is given for an import. Raises LinkError."""
+        wanted = f"{printable(item.module, 100)}.{printable(item.name, 100)}"
+        try:
+            found = imports[item.module][item.name]
+        except KeyError:
+            raise LinkError(
+                f"unknown import: the module needs {wanted} of type {item.type}, "
+                "and it is not given",
+                hint="wasmsr run gives WASI preview 1; a Python program can give functions of its "
+                "own: docs/library.md",
+            ) from None
+        if isinstance(item.type, FuncType):
+            if isinstance(found, (Function, HostFunction)):
+                if isinstance(found, HostFunction):
+                    if found.type != item.type:
+                        raise incompatible(wanted, item.type, found.type)
+                    return self.add_host_function(found, item.module, item.name, (module, item))
+            elif callable(found):
+                function = self.wrapped(item.type, found, wanted)
+                return self.add_host_function(function, item.module, item.name, (module, item))
+        if isinstance(found, HANDLES) and found.store is not self:
+            raise LinkError(f"{wanted} belongs to another store")
+        store: Any = self  # which it is the half of
+        if not isinstance(found, HANDLES) or not matches(store, module, item, found):
+            kind = found.type if isinstance(found, (*HANDLES, HostFunction)) else type(found)
+            raise incompatible(wanted, item.type, kind)
+        return found.address
+
+    def wrapped(self, type_: FuncType, call: Callable[..., Any], name: str) -> HostFunction:
+        """A plain callable as a host function, the same whenever it is given. Raises LinkError."""
+        if type_.concrete:  # means something else in another module
+            return HostFunction.of(type_, call, name)
+        try:
+            known = self._wrapped.get((call, type_))
+            if known is None:
+                known = self._wrapped[call, type_] = HostFunction.of(type_, call, name)
+        except TypeError:  # it has no hash
+            known = HostFunction.of(type_, call, name)
+        return known
+
+    def add_host_function(
+        self,
+        function: HostFunction,
+        module: str,
+        name: str,
+        importer: tuple[Module, Import] | None = None,
+    ) -> int:
+        """Give a host function an address; the same one always gets the same. A type that refers to
+        other types is that of the `importer`'s import.
+
+        Raises:
+            LinkError: another function of the store has the same identity.
+        """
+        shown = f"{printable(module, 100)}.{printable(name, 100)}"
+        key: tuple[object, ...] = (id(function), module, name)
+        if function.identity is not None:
+            key = (id(function), function.identity)
+            if any(f.identity == function.identity for f in self._given if f is not function):
+                raise LinkError(
+                    f"two host functions have the identity {function.identity!r}",
+                    hint="an identity is unique in a store",
+                )
+        if key not in self._host_address:
+            type_ = function.type
+            error = ffi.new("wsr_error *")
+            if type_.concrete and importer is not None:
+                address = lib.wsr_add_host_import(self.c, importer[0]._c, importer[1].index, error)
+            elif type_.concrete:
+                raise LinkError(f"the type of the host function {shown} is of no module")
+            else:
+                params, results = list(type_.params), list(type_.results)
+                address = lib.wsr_add_host_function(
+                    self.c, params, len(params), results, len(results), error
+                )
+            if address == _NONE:
+                raise core_error(error)
+            self._given.append(function)
+            self._host_address[key] = address
+            if type_.concrete:  # from here on in the store's numbers
+                type_ = self.function_type(address)
+                function = HostFunction(
+                    type_, function.call, raw=function.raw, identity=function.identity
+                )
+            self.hosts[address] = (function, module, name)
+            self._perform_at[address] = function.perform
+        elif function.type.concrete and importer is not None:
+            number, known = importer[1].number, self._host_address[key]
+            if not lib.wsr_import_matches(self.c, importer[0]._c, number, known):
+                raise LinkError(
+                    f"the host function {shown} was given for an import of another type",
+                    hint="give each module a HostFunction of its own",
+                )
+        return self._host_address[key]
