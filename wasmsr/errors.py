@@ -21,6 +21,7 @@ EXIT_USAGE = 2
 EXIT_STOPPED = 120
 """Stopped on purpose; the snapshot is on disk."""
 EXIT_FUEL = 121
+"""Out of fuel, or of time."""
 EXIT_MODULE = 122
 EXIT_SNAPSHOT = 123
 EXIT_MIGRATION = 124

@@ -8,18 +8,7 @@ import click
 
 from wasmsr import errors
 from wasmsr.cli import messages
-
-COMMANDS = {
-    "run": (
-        "wasmsr.cli.run_command",
-        "run a program; save it while it runs, or go on from that",
-    ),
-    "inspect": ("wasmsr.cli.inspect", "show what is in a snapshot"),
-    "cache": ("wasmsr.cli.cache", "show or clear what is noted of modules"),
-    "remote": ("wasmsr.cli.remote", "move a running program to and fro between two hosts"),
-}
-"""Name: (module whose attribute of that name is the command, summary). Nothing is imported for
-`wasmsr --help`."""
+from wasmsr.cli.commands import COMMANDS, ELSEWHERE
 
 EXIT_CODES = """\b
 Exit codes:
@@ -27,7 +16,7 @@ Exit codes:
   1    the host failed (a host function, memory, a full disk, a closed pipe)
   2    usage: an option, an argument, a file or a folder is wrong or not there
   120  stopped on request, the snapshot is written
-  121  out of fuel
+  121  out of fuel, or of time (--timeout)
   122  the module is malformed, invalid, unsupported or cannot be linked
   123  the snapshot cannot be written, read or restored
   124  a move failed
@@ -60,9 +49,12 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not ctx.resilient_parsing:
             wrong = args[0]
+            if wrong in ELSEWHERE:
+                raise click.UsageError(f"There is no command {wrong!r}. {ELSEWHERE[wrong]}")
             if "." in wrong or "/" in wrong:
                 raise click.UsageError(
-                    f"No such command {wrong!r}; did you mean: wasmsr run {wrong}"
+                    f"No such command and no such file: {wrong!r}. A program is run by: "
+                    f"wasmsr run {wrong}"
                 )
         return super().resolve_command(ctx, args)
 
@@ -85,7 +77,7 @@ def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     cls=LazyGroup,
     invoke_without_command=True,
     epilog=f"{EXIT_CODES}\n\n{COMPLETION}",
-    context_settings={"help_option_names": ["--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
     "-v", "--verbose", count=True, envvar="WASMSR_VERBOSE",
@@ -101,6 +93,7 @@ def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     help="The same by name; before -v and -q.",
 )
 @click.option(
+    "-V",
     "--version",
     is_flag=True,
     is_eager=True,
@@ -115,10 +108,13 @@ def wasmsr(ctx: click.Context, /, verbose: int, quiet: int, log_level: str | Non
     \b
     Try:
       wasmsr run fib                          34: a packaged program
+      wasmsr app.wasm                         a program of your own; `run` may be left out
+      wasmsr help run                         the options of a command
       wasmsr run server                       keys: r request, s snapshot, q quit
       wasmsr run server --from-snapshot snapshot.bin     ... and on it goes
       wasmsr run python.wasm -c 'print(1)'    your own; its arguments are its own
       wasmsr inspect snapshot.bin             call stack, memories, descriptors
+      wasmsr inspect app.wasm                 imports, exports, and whether it runs here
 
     Every option can also be set as a variable: WASMSR_FUEL=1000, WASMSR_TRACE=1; where an option
     may be given several times (WASMSR_DIR, WASMSR_ENV) the variable holds one value a line.

@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     try:
+        if words and words[0] != "run":
+            words = with_command(words)
         code = quick.attempt(words)
         if code is None:
             from wasmsr.cli.app import wasmsr
@@ -41,6 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except BaseException as error:  # noqa: BLE001 (the last word on every error)
         return explain(error)
+
+
+def with_command(words: list[str]) -> list[str]:
+    """The command line with its command, which may be left out before a program."""
+    from wasmsr.cli import argv, programs
+    from wasmsr.cli.commands import COMMANDS
+    from wasmsr.cli.run import ROWS
+
+    def is_program(word: str) -> bool:
+        return word in programs.PROGRAMS or os.path.isfile(word)
+
+    return argv.with_command(words, COMMANDS, {row.name for row in ROWS}, is_program)
 
 
 def command() -> NoReturn:

@@ -12,15 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from wasmsr import errors
-from wasmsr.cli import programs, report
+from wasmsr.cli import arguments, programs, report
 from wasmsr.cli.entry import describe
 from wasmsr.cli.messages import say
 from wasmsr.cli.options import UsageError, listening
 from wasmsr.cli.progress import Advance, shown
-from wasmsr.cli.run import ROWS, Options
+from wasmsr.cli.run import Options
 from wasmsr.cli.snapshots import read_snapshot
 from wasmsr.cli.terminal import END_CODES, Ended, Events, Keyboard, end_now, last_words
-from wasmsr.cli.values import ArgumentError, parse_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,9 +42,6 @@ def module_cache(folder: str | None) -> ModuleCache | None:
     from wasmsr.interp.cache import ModuleCache, default_folder
 
     return ModuleCache(folder or default_folder())
-
-
-NAMES = frozenset(row.name for row in ROWS)
 
 
 class Launch:
@@ -74,7 +70,7 @@ class Launch:
         try:
             with Events() as events:
                 ending = self._session(events)
-                if ending.abandoned or ending.outcome == "interrupted":
+                if ending.abandoned or ending.outcome in ("interrupted", "timed-out"):
                     said = last_words(lambda: self._tell(ending))
                     if ending.abandoned or not said:
                         end_now(ending.exit_code, flush=said)
@@ -109,6 +105,7 @@ class Launch:
             waits=lambda: self._snapshot_file.may_block,
             after=options.after,
             every=options.every,
+            timeout=options.timeout,
             keep_running=options.keep_running,
             on_interrupt=options.on_interrupt,
             keyboard=Keyboard if self.interactive else None,
@@ -240,18 +237,23 @@ class Launch:
 
         options, named, export = self.options, self.named, self._export
         self._look_at_snapshot_file(lambda: module.digest)
-        words = list(options.args) if named is None else named.words(options.args)
         argv = [named.name if named is not None else os.path.basename(str(options.program))]
+        argv += options.arg
         values: Sequence[int] = ()
         if export == COMMAND:
-            argv += words
+            arguments.warn(options)
+            argv += options.args if named is None else named.words(options.args)
         else:
-            values = self._values(module, export, words)
+            if named is not None and not options.args:
+                options.args = tuple(named.words(()))
+            values, own = arguments.values(module, export, options)
+            self._again = values
+            argv += own
         idle = named is not None and named.idle and options.invoke is None
         return Program.launch(
             module,
             argv=argv,
-            env=options.env,
+            env=self._environment,
             around=self._surroundings(),
             limits=None if self._max_pages is None else Limits(memory_pages=self._max_pages),
             deterministic=options.deterministic,
@@ -287,27 +289,12 @@ class Launch:
         if options.invoke is not None:
             if program.pending:
                 raise UsageError("--invoke: the saved program has not returned yet.")
-            values = self._values(program.module, options.invoke, options.args)
+            values, own = arguments.values(program.module, options.invoke, options)
+            if own or options.arg:
+                raise UsageError("A saved program has its arguments already.")
+            self._again = values
             program.call(options.invoke, *values)
         return program
-
-    def _values(self, module: Module, export: str, words: Sequence[str]) -> Sequence[int]:
-        """The bits of an export's arguments by its signature; the key r gives them again."""
-        from wasmsr.program import exported_function
-
-        params = exported_function(module, export).params
-        try:
-            self._again = parse_arguments(export, params, words)
-        except ArgumentError as error:
-            mine = [word for word in words if word.partition("=")[0] in NAMES]
-            if mine:
-                more = f"Options such as {mine[0]} stand before the arguments."
-            elif words and words[0].startswith("--"):
-                more = f"There is no option {words[0]}."
-            else:
-                raise
-            raise ArgumentError(f"{error.message} {more}") from None
-        return self._again
 
     def _name_the_program(self, digest: bytes) -> None:
         """Helps who leaves PROGRAM out where it is a packaged one and not in the snapshot."""
@@ -317,6 +304,15 @@ class Launch:
                 f"{self.options.from_snapshot} does not embed its module, which is {name}'s",
                 hint=f"wasmsr run {name} --from-snapshot {self.options.from_snapshot}",
             )
+
+    @property
+    def _environment(self) -> list[str]:
+        """The program's variables: ours, if it is to have them, and those that were given."""
+        given = {text.partition("=")[0]: text for text in self.options.env}
+        if self.options.inherit_env:
+            ours = {k: f"{k}={v}" for k, v in os.environ.items() if not k.startswith("WASMSR_")}
+            given = ours | given
+        return list(given.values())
 
     @property
     def _max_pages(self) -> int | None:

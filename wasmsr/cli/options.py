@@ -166,6 +166,23 @@ class Lines(Kind):
     repeated = True
 
 
+class Folders(Lines):
+    """Folders for the program: `HOST[::GUEST[::MODE]]`."""
+
+    name = "folder"
+
+
+class Turned(Folders):
+    """The same with the names the other way round, as other runtimes have it: `GUEST::HOST`, or
+    `GUEST:HOST`; the value is of the form HOST::GUEST."""
+
+    def read(self, text: str) -> str:
+        guest, colons, host = text.partition("::" if "::" in text else ":")
+        if not (guest and colons and host):
+            raise ValueError(f"{text!r} is not of the form GUEST::HOST.")
+        return f"{host}::{guest}"
+
+
 class Variable(Lines):
     """An environment variable for the program: `NAME=VALUE`."""
 

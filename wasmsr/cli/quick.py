@@ -26,7 +26,7 @@ def attempt(words: Sequence[str]) -> int | None:
     """Carries the command line out, and returns its exit code; None leaves it to click."""
     if any(name in os.environ for name in VARIABLES):
         return None
-    if list(words) == ["--version"]:
+    if list(words) in (["--version"], ["-V"]):
         print(version())
         return 0
     if not words or words[0] != "run":
@@ -45,7 +45,7 @@ def read(words: Sequence[str]) -> Options | None:
     Raises:
         UsageError: they contradict each other.
     """
-    from wasmsr.cli.argv import split
+    from wasmsr.cli.argv import is_ended, split
     from wasmsr.cli.options import Flag
     from wasmsr.cli.run import ROWS, Options, variable
 
@@ -90,7 +90,8 @@ def read(words: Sequence[str]) -> Options | None:
         except ValueError:
             return None
         values[row.field] = (*values[row.field], value) if row.type.repeated else value
-    options = Options(program=parts.program, args=tuple(parts.rest), **values)
+    dashes = is_ended(words, parts)
+    options = Options(program=parts.program, args=tuple(parts.rest), dashes=dashes, **values)
     options.settle(typed)
     return options
 

@@ -47,6 +47,8 @@ def tell(ending: Ending, *, executed: int | None, snapshot: str | None) -> None:
             print(line, file=sys.stderr)
     elif ending.outcome == "out-of-fuel":
         say(f"out of fuel{count}", "error")
+    elif ending.outcome == "timed-out":
+        say(f"out of time{count}" + (f"; {snapshot} goes on with it" if snapshot else ""), "error")
     elif ending.outcome == "stopped":
         say(f"stopped{count}; {snapshot} goes on with it")
     elif ending.outcome == "interrupted":

@@ -14,10 +14,12 @@ from wasmsr.cli.options import (
     Features,
     File,
     Flag,
+    Folders,
     Kind,
     Lines,
     Seconds,
     Size,
+    Turned,
     UsageError,
     Variable,
     Written,
@@ -73,16 +75,22 @@ WRITTEN = Written()
 TEXT = Kind()
 
 ROWS = (
-    Row("--invoke", "invoke", TEXT, "NAME", "Call this export; ARGS are typed by its signature. "
-        "Default: _start, which has them as text."),
-    Row("--dir", "dirs", Lines(), "HOST[::GUEST[::MODE]]",
+    Row("--invoke", "invoke", TEXT, "NAME", "Call this export; ARGS are typed by its signature, up "
+        "to a --. Default: _start, which has them as text."),
+    Row("--arg", "arg", Lines(), "TEXT",
+        "An argument of the program itself, before those in ARGS; what stands behind a -- is one "
+        "too. Repeatable."),
+    Row("--dir", "dirs", Folders(), "HOST[::GUEST[::MODE]]",
         "Let the program use the folder HOST, by the name GUEST (default: HOST). MODE says what "
         "becomes of its files: host (default), ro, carry, overlay, or mem without HOST; a .zip or "
         ".tar file is a folder to be read. Repeatable."),
+    Row("--mapdir", "mapdirs", Turned(), "GUEST::HOST", "The same as --dir HOST::GUEST."),
     Row("--carry-limit", "carry_limit", Size(), "SIZE",
         "Most that folders in memory, and files in snapshots, may hold. Default: 1GiB."),
     Row("--env", "env", Variable(), "K=V",
         "Set an environment variable of the program; it has no others. Repeatable."),
+    Row("--inherit-env", "inherit_env", FLAG, "",
+        "Give it all variables of ours but those of wasmsr; --env goes before them."),
     Row("--stdin", "stdin", FILE, "FILE",
         "The program's standard input. Default: ours; with --interactive an empty one."),
     Row("--tcp-listen", "tcp_listen", Lines(), "ADDR:PORT",
@@ -91,6 +99,8 @@ ROWS = (
     Row("--stderr", "stderr", WRITTEN, "FILE", "Where its standard error goes. Default: ours."),
     Row("--max-memory", "max_memory", Size(), "SIZE", "Limit of each memory: 65536, 512M, 1GiB."),
     Row("--fuel", "fuel", Count(0), "N", "After N instructions end with exit code 121."),
+    Row("--timeout", "timeout", Seconds(), "SECONDS",
+        "End it after this time, with exit code 121."),
     Row("--features", "features", Features(), "-NAME,+NAME",
         "Refuse modules that need these features of WebAssembly, or take them."),
     Row("--core", "core", FLAG, "",
@@ -116,7 +126,7 @@ ROWS = (
         "Go on after --snapshot-after or --snapshot-at."),
     Row("--stop", "stop", FLAG, "", "Stop after it, with exit code 120: the default."),
     Row("--snapshot-on-interrupt", "on_interrupt", FLAG, "",
-        "Save before Ctrl-C or SIGTERM ends the program."),
+        "Save before Ctrl-C, SIGTERM or --timeout ends the program."),
     Row("--interactive", "interactive", FLAG, "",
         "Read keys: s saves, r calls the export again, q quits. Through a pipe too."),
     Row("--from-snapshot", "from_snapshot", FILE, "FILE",
@@ -128,6 +138,8 @@ ROWS = (
         "Take over a program whose state was handed to a host that is gone for good."),
     Row("--hop", "hop", Count(1), "N",
         "Capture, encode, decode and restore in place every N instructions."),
+    Row("--strict", "strict", FLAG, "",
+        "All that stands behind PROGRAM is the program's, as with other runtimes."),
     Row("--timings", "timings", FLAG, "",
         "Print how long capture, encode, write, read, decode and restore took."),
     Row("--json", "json", FLAG, "",
@@ -139,20 +151,24 @@ ROWS = (
 
 @record
 class Options:
-    """The values of `ROWS`, PROGRAM and ARGS."""
+    """The values of `ROWS`, PROGRAM and ARGS; `dashes`: a `--` stood before ARGS."""
 
     program: str | None
     args: tuple[str, ...]
     invoke: str | None
+    arg: tuple[str, ...]
     dirs: tuple[str, ...]
+    mapdirs: tuple[str, ...]
     carry_limit: int | None
     env: tuple[str, ...]
+    inherit_env: bool
     stdin: str | None
     tcp_listen: tuple[str, ...]
     stdout: str | None
     stderr: str | None
     max_memory: int | None
     fuel: int | None
+    timeout: float | None
     features: str | None
     core: bool
     module_cache: str | None
@@ -174,9 +190,11 @@ class Options:
     on_changed: OnChanged | None
     adopt: bool
     hop: int | None
+    strict: bool
     timings: bool
     json: bool
     json_file: str | None
+    dashes: bool = False
 
     def settle(self, typed: Collection[str]) -> None:
         """Resolves what options mean together; `typed` names the fields that were typed and not
@@ -191,12 +209,13 @@ class Options:
         if self.adopt and self.from_snapshot is None:
             raise UsageError("--adopt belongs to --from-snapshot.")
         if self.from_snapshot is not None:
-            if self.args and self.invoke is None:
+            if (self.args or self.arg) and self.invoke is None:
                 raise UsageError("A saved program has its arguments already.")
-            if self.env and "env" in typed:
+            if (self.env and "env" in typed) or (self.inherit_env and "inherit_env" in typed):
                 raise UsageError("A saved program has its environment already.")
         if self.json and self.snapshot_file == "-":
             raise UsageError("--json and --snapshot-file - would be mixed; take --json-file FILE.")
+        self.dirs = (*self.dirs, *self.mapdirs)
         self.trace = self.trace or self.trace_state or self.trace_file is not None
 
     @property

@@ -5,7 +5,7 @@ A line that is right and has no need of click goes another way, `quick`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -13,7 +13,8 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from wasmsr.cli import programs
-from wasmsr.cli.argv import split
+from wasmsr.cli.argv import is_ended, split, strict_wanted
+from wasmsr.cli.commands import instead_of
 from wasmsr.cli.options import Flag
 from wasmsr.cli.run import HELP, ROWS, Options, variable
 from wasmsr.cli.typed import Typed
@@ -30,13 +31,46 @@ class SplitCommand(click.Command):
             if isinstance(parameter, click.Option):
                 takes_value = not (parameter.is_flag or parameter.count)
                 for name in (*parameter.opts, *parameter.secondary_opts):
-                    options[name] = takes_value
-        parts = split(args, options)
+                    if name.startswith("--"):  # -h before PROGRAM is ours, behind it the program's
+                        options[name] = takes_value
+        parts = split(args, options, strict=strict_wanted())
+        ctx.meta[DASHES] = is_ended(args, parts)
+        ctx.meta[WAITING] = parts.waiting
+        if not ctx.resilient_parsing:
+            _refuse_habits(ctx, parts.ours, options)
         program = [] if parts.program is None else [parts.program]
         if parts.waiting is not None and not ctx.resilient_parsing:
             message = f"Option {parts.waiting!r} requires an argument."
             raise click.BadOptionUsage(parts.waiting, message, ctx)
         return super().parse_args(ctx, [*parts.ours, "--", *program, *parts.rest])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Options; but behind one that has a value its values, also those that begin with a -."""
+        for parameter in self.get_params(ctx):
+            if ctx.meta.get(WAITING) in parameter.opts:
+                return parameter.shell_complete(ctx, incomplete)
+        return super().shell_complete(ctx, incomplete)
+
+
+DASHES = "wasmsr.dashes"
+"""Where a context notes whether a `--` ended our options."""
+
+
+def _refuse_habits(ctx: click.Context, ours: Sequence[str], options: Mapping[str, bool]) -> None:
+    """Options of other runtimes get a sentence that says what is used here."""
+    words = iter(ours)
+    for word in words:
+        if options.get(word):
+            next(words, None)
+        elif word.partition("=")[0] not in options:
+            instead = instead_of(word)
+            if instead is not None:
+                name = word.partition("=")[0]
+                raise click.UsageError(f"There is no option {name}. {instead}", ctx)
+
+
+WAITING = "wasmsr.waiting"
+"""Where a context notes which option at the end of the line has no value yet."""
 
 
 def _typed(ctx: click.Context, field: str) -> bool:
@@ -60,6 +94,8 @@ def add_options(command: Decorated) -> Decorated:
             }
             if row.default is not None:
                 attributes |= {"default": row.default, "show_default": True}
+        if row.name == "--invoke":
+            attributes |= {"shell_complete": complete_export}
         command = click.option(row.name, row.field, **attributes)(command)
     return command
 
@@ -76,6 +112,26 @@ def complete_program(
     return [*names, CompletionItem(incomplete, type="file")]
 
 
+def complete_export(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The functions that PROGRAM exports, if it stands before `--invoke` and can be read."""
+    from wasmsr.errors import WasmsrError
+    from wasmsr.interp.types import FuncType
+
+    try:
+        module = programs.load(str(ctx.params.get("program")), core=bool(ctx.params.get("core")))
+    except (WasmsrError, OSError, ValueError):
+        return []
+    return [
+        CompletionItem(export.name, help=str(export.type))
+        for export in module.exports
+        if isinstance(export.type, FuncType)
+        and export.name.startswith(incomplete)
+        and export.name.isprintable()
+    ]
+
+
 @click.command(
     cls=SplitCommand,
     help=HELP.format(
@@ -89,7 +145,7 @@ def complete_program(
 @click.pass_context
 def run(ctx: click.Context, /, **values: Any) -> int:
     """The command; HELP is its help."""
-    options = Options(**values)
+    options = Options(**values, dashes=ctx.meta[DASHES])
     options.settle({row.field for row in ROWS if _typed(ctx, row.field)})
     from wasmsr.cli.launch import Launch
 

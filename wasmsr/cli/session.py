@@ -31,6 +31,7 @@ class Plan:
     """What to do while the program runs; times in seconds from the start.
 
     Attributes:
+        timeout: when to end.
         after, every: when to save; `Program.marks.stop` is the same by instructions.
         keep_running: go on after `after` and `marks.stop`.
         on_interrupt: save before a signal ends the program.
@@ -46,6 +47,7 @@ class Plan:
     waits: Callable[[], bool] = lambda: False
     after: float | None = None
     every: float | None = None
+    timeout: float | None = None
     keep_running: bool = False
     on_interrupt: bool = False
     keyboard: Callable[[], Keyboard] | None = None
@@ -58,7 +60,8 @@ class Ending:
     """How it ended.
 
     Attributes:
-        outcome: "finished", "exited", "trapped", "stopped", "out-of-fuel", "interrupted" or "quit".
+        outcome: "finished", "exited", "trapped", "stopped", "out-of-fuel", "timed-out",
+            "interrupted" or "quit".
         exit_code: of this process.
         snapshots: how many were written.
         guest_code: what the program gave to `proc_exit`, or None.
@@ -115,6 +118,7 @@ class Session:
         self.snapshots = 0
         self._ending: Ending | None = None
         self._keys: Keyboard | None = None
+        self._end = Timer()
 
     def run(self) -> Ending:
         """Runs the program to an end of this process's part in it.
@@ -129,12 +133,14 @@ class Session:
             self._keys = self.events.keyboard = plan.keyboard()
             say(KEYS.format(export=plan.export))
         timer = Timer.after(plan.after, plan.every)
+        self._end = Timer.after(plan.timeout, None)
         if self.program.pending or not self._keys:
             self.program.start()
         while self._ending is None:
             self._look_at_program()
             if self._ending is None:
-                signals, keys = self.events.wait(timer.left())
+                left = [span for span in (timer.left(), self._end.left()) if span is not None]
+                signals, keys = self.events.wait(min(left, default=None))
                 self._obey(signals, keys, timer)
         self._ending.snapshots = self.snapshots
         return self._ending
@@ -142,7 +148,10 @@ class Session:
     def _obey(self, signals: set[int], keys: bytes, timer: Timer) -> None:
         """Does what signals, keys and the timer ask for, in this order."""
         for number in signals & END_CODES.keys():
-            return self._interrupted(number)
+            name = signal.Signals(number).name
+            return self._end_it(Ending("interrupted", END_CODES[number], signal=name))
+        if self._end.take():
+            return self._end_it(Ending("timed-out", errors.EXIT_FUEL))
         if signal.SIGUSR1 in signals:
             self._save_and_go_on()
         for key in keys.decode("ascii", "replace"):
@@ -215,10 +224,9 @@ class Session:
             self._save()
             self._ending = Ending("stopped", errors.EXIT_STOPPED)
 
-    def _interrupted(self, number: int) -> None:
+    def _end_it(self, ending: Ending) -> None:
         """Ctrl-C and its like: the end, with a snapshot before it if that was asked for."""
-        name = signal.Signals(number).name
-        self._ending = Ending("interrupted", END_CODES[number], signal=name)
+        self._ending = ending
         if self.plan.on_interrupt:
             self.program.pause()
             if self.program.stand in (Stand.ENDED, Stand.FAILED):

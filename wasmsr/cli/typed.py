@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from wasmsr.cli.options import File, Kind
+from wasmsr.cli.options import Choice, Features, File, Folders, Kind, Written
 
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any]
@@ -36,4 +36,21 @@ class Typed(ParamType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        return [CompletionItem(incomplete, type="file")] if isinstance(self.kind, File) else []
+        kind = self.kind
+        if isinstance(kind, (File, Written)):
+            return [CompletionItem(incomplete, type="file")]
+        if isinstance(kind, Folders):
+            return [CompletionItem(incomplete, type="dir")]
+        if isinstance(kind, Choice):
+            return [CompletionItem(word) for word in kind.words if word.startswith(incomplete)]
+        if isinstance(kind, Features):
+            from wasmsr.interp.features import SWITCHABLE
+
+            before, comma, last = incomplete.rpartition(",")
+            return [
+                CompletionItem(f"{before}{comma}{sign}{name}")
+                for sign in "-+"
+                for name in SWITCHABLE
+                if f"{sign}{name}".startswith(last)
+            ]
+        return []
