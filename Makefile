@@ -12,6 +12,10 @@ BIN := $(VENV)/bin
 TIMED := scripts/timed
 PYTEST := $(BIN)/python -m pytest
 C_SOURCES := $(wildcard wasmsr/_core.c wasmsr/_sys.[ch] wasmsr/core/*.h wasmsr/core/*/*.[chi]*) wasmsr/_ffi_build.py
+C_GENERATED := %/opcode_table.h %/opcode_table.c %/precise/handlers.h %/simd_lanes.h %/simd_rows.h \
+    %/atomic_rows.h
+C_FORMATTED := $(filter-out $(C_GENERATED),$(filter %.c %.h,$(C_SOURCES))) \
+    tests/builds/alone.c tests/fuzz/fuzz_module.c
 ASAN := build/asan
 
 .DEFAULT_GOAL := help
@@ -63,6 +67,7 @@ lint: $(VENV)/.dev ## style, types, and our C with warnings as errors
 	@$(TIMED) "lint: ruff" $(BIN)/ruff check .
 	@$(TIMED) "lint: format" $(BIN)/ruff format --check .
 	@$(TIMED) "lint: mypy" $(BIN)/mypy
+	@$(TIMED) "lint: C format" $(BIN)/clang-format --dry-run --Werror $(C_FORMATTED)
 	@$(TIMED) "lint: C" env WASMSR_WERROR=1 $(BIN)/python setup.py -q build_ext --force \
 	    --build-temp build/lint --build-lib build/lint/lib
 

@@ -36,7 +36,7 @@ LONGEST = 6
 """Words of the longest cell that goes on with the one behind it."""
 
 ENDS = re.compile(
-    r"_[01](_back)?$|^(branch|branch_back|true_.*|false_.*|table_.*|call|call_own|call_ref|call_indirect|tail_.*|give.*"
+    r"_[01](_back)?$|^(branch|branch_back|true_.*|false_.*|table_.*|call|call_own|call_ref|call_indirect|tail_.*|return_.*"
     r"|unreachable)$"
 )
 """Handlers that choose where to go on: the last of a sequence."""
@@ -67,7 +67,7 @@ def build(*, single: bool) -> None:
     base = folder(single)
     command = [sys.executable, "setup.py", "-q", "build"]
     command += ["--build-base", str(base), "--build-lib", str(base / "lib")]
-    flags = "-DWSR_COUNT" + (" -DWSR_NO_SEQUENCES" if single else "")
+    flags = "-DWSR_COUNT" + (" -DWSR_NO_SUPERINSTRUCTIONS" if single else "")
     environment = {**os.environ, "WASMSR_CFLAGS": flags}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stderr=subprocess.DEVNULL)
 

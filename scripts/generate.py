@@ -8,10 +8,11 @@ that).
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from scripts import generate_simd
+from scripts import generate_handlers, generate_simd
 from wasmsr.interp import atomics, simd
 from wasmsr.interp.features import BY_NAME, FEATURES, Feature, State, bits
 from wasmsr.interp.instructions import IMMEDIATES, INSTRUCTIONS, PREFIX, UNSUPPORTED, Instruction
@@ -78,9 +79,9 @@ typedef struct {
   uint8_t counted;
   uint8_t feature; /* WSR_FEATURE_, where it can be off */
   uint16_t nan;    /* the cell that makes NaNs of open bits canonical, 0 where there are none */
-} wsr_row;
+} wsr_opcode_row;
 
-extern const wsr_row wsr_rows[WSR_OP_COUNT];
+extern const wsr_opcode_row wsr_opcode_table[WSR_OP_COUNT];
 /* Opcode to row index plus one, 0 where there is none. */
 extern const uint16_t wsr_row_of[256];
 extern const uint16_t wsr_row_of_fc[32];
@@ -112,7 +113,7 @@ def _width(i: Instruction) -> int:
         return i.width or (lane_bytes(i.name) if i.immediates == "lane" else 0)
     if i.kind not in ("load", "store"):
         return 0
-    return int("".join(c for c in i.body.split(",")[0] if c.isdigit())) // 8
+    return generate_handlers.width(i)
 
 
 def rows_source() -> str:
@@ -120,7 +121,7 @@ def rows_source() -> str:
     out = [
         _MARK,
         '#include "core/binary/opcode_table.h"\n',
-        "const wsr_row wsr_rows[WSR_OP_COUNT] = {",
+        "const wsr_opcode_row wsr_opcode_table[WSR_OP_COUNT] = {",
     ]
     for i in INSTRUCTIONS:
         params = [_CODES[p] for p in i.params.split()]
@@ -232,65 +233,6 @@ def atomic_rows() -> str:
     return "\n".join(out) + "\n"
 
 
-_INVERSE = {"eq": "ne", "lt_s": "ge_s", "lt_u": "ge_u", "gt_s": "le_s", "gt_u": "le_u"}
-_COMMUTES = ("add", "mul", "and", "or", "xor", "eq", "ne")
-
-
-def _fast_type(name: str, bits: bool) -> str:
-    return name.replace("f", "b") if bits else name
-
-
-def _is_compare(i: Instruction) -> bool:
-    """Two operands to a truth value: it can be fused with the branch that tests it."""
-    return (
-        i.kind == "numeric"
-        and i.results == "i32"
-        and (i.name.split(".")[1].rsplit("_", 1)[0] in ("eq", "ne", "lt", "gt", "le", "ge"))
-    )
-
-
-def fast_rows() -> str:
-    """The regular instructions as rows for the macros of the files in core/fast."""
-    out = [
-        _MARK,
-        "/* UNARY, BINARY, COMPARE: name, operand type, result type, traps, expression */",
-    ]
-    for i in INSTRUCTIONS:
-        if i.kind == "numeric":
-            params = i.params.split()
-            checks = " ".join(f"if ({condition}) TRAP({trap});" for condition, trap in i.traps)
-            kind = "UNARY" if len(params) == 1 else "COMPARE" if _is_compare(i) else "BINARY"
-            operand = _fast_type(params[0], i.bits)
-            result = _fast_type(i.results, i.bits)
-            out.append(f"{kind}({i.symbol}, {operand}, {result}, {{{checks}}}, {i.body})")
-        elif i.kind == "load":
-            c_type, _, signed = (part.strip() for part in i.body.partition(","))
-            value = f"wsr_get{_width(i) * 8}(at)"
-            if signed:
-                wide = "32" if i.results == "i32" else "64"
-                value = f"(uint{wide}_t)(int{wide}_t)({signed}){value}"
-            out.append(f"LOAD({i.symbol}, {_fast_type(i.results, True)}, {_width(i)}, {value})")
-        elif i.kind == "store":
-            c_type = i.body
-            operand = _fast_type(i.params.split()[1], True)
-            put = f"wsr_put{_width(i) * 8}"
-            out.append(f"STORE({i.symbol}, {operand}, {_width(i)}, {put}(at, ({c_type})b))")
-    out.append("/* INVERSE: the integer comparison that is true where this one is false */")
-    by_name = {i.name: i for i in INSTRUCTIONS}
-    for i in INSTRUCTIONS:
-        type_, _, operation = i.name.partition(".")
-        if i.kind == "numeric" and type_ in ("i32", "i64") and operation in _INVERSE:
-            other = by_name[f"{type_}.{_INVERSE[operation]}"]
-            out.append(f"INVERSE({i.symbol}, {other.symbol})")
-            out.append(f"INVERSE({other.symbol}, {i.symbol})")
-    out.append("/* COMMUTES: operands may be exchanged */")
-    for i in INSTRUCTIONS:
-        type_, _, operation = i.name.partition(".")
-        if i.kind == "numeric" and type_ in ("i32", "i64") and operation in _COMMUTES:
-            out.append(f"COMMUTES({i.symbol})")
-    return "\n".join(out) + "\n"
-
-
 def _code_text(code: int) -> str:
     if code >> 16:
         return f"{code >> 16:02X} {code & 0xFFFF:02X}"
@@ -332,14 +274,18 @@ def documentation() -> str:
     return "\n".join(out) + "\n"
 
 
-FILES = {
+FAST = CORE / "fast"
+FILES: dict[Path, Callable[[], str]] = {
     CORE / "binary" / "opcode_table.h": rows_header,
     CORE / "binary" / "opcode_table.c": rows_source,
     CORE / "precise" / "handlers.h": handlers,
-    CORE / "fast" / "fast_rows.h": fast_rows,
+    FAST / "handlers_regular.inc": partial(generate_handlers.handlers, _MARK),
+    FAST / "handler_tables.inc": partial(generate_handlers.tables, _MARK),
+    FAST / "handlers_other_memories.inc": partial(generate_handlers.other_handlers, _MARK),
+    FAST / "handler_tables_other_memories.inc": partial(generate_handlers.other_tables, _MARK),
     CORE / "runtime" / "atomic_rows.h": atomic_rows,
-    CORE / "numeric" / "simd_lanes.h": lambda: generate_simd.lanes(_MARK),
-    CORE / "numeric" / "simd_rows.h": lambda: generate_simd.rows(_MARK),
+    CORE / "numeric" / "simd_lanes.h": partial(generate_simd.lanes, _MARK),
+    CORE / "numeric" / "simd_rows.h": partial(generate_simd.rows, _MARK),
     DOCS / "instructions.md": documentation,
 }
 

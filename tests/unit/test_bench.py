@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench import __main__ as bench
-from bench import build, outside, peers, plot, sequences, suite
+from bench import build, outside, peers, plot, suite, superinstructions
 from bench.build import Missing
 
 TIMES: bench.Times = {
@@ -181,11 +182,11 @@ def test_dispatches_are_counted_and_sequences_chosen(tmp_path: Path) -> None:
     assert found["instructions"] > found["dispatches"]
 
     output = tmp_path / "sequences.h"
-    words = [sys.executable, "-m", "bench.sequences", "--pairs", "5", "--longer", "5"]
+    words = [sys.executable, "-m", "bench.superinstructions", "--pairs", "5", "--longer", "5"]
     words += ["--output", str(output), "integers"]
     done = subprocess.run(words, cwd=build.HERE.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows = [line for line in output.read_text().splitlines() if line.startswith("SEQUENCE_")]
+    rows = re.findall(r"^SUPERINSTRUCTION_\d\(", output.read_text(), re.MULTILINE)
     assert 5 <= len(rows) <= 10
 
 
@@ -193,7 +194,7 @@ def test_a_choice_from_some_programs_is_not_written_into_the_core(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit):
-        sequences.main(["integers"])
+        superinstructions.main(["integers"])
     assert "needs --output" in capsys.readouterr().err
 
 

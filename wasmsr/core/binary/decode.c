@@ -712,7 +712,7 @@ bool wsr_check_constant(const wsr_module *m, wsr_reader *r, wsr_type type, uint3
     int64_t number;
     wsr_type result = 0;
     READ(wsr_read_opcode(r, &op));
-    const wsr_row *row = &wsr_rows[op];
+    const wsr_opcode_row *row = &wsr_opcode_table[op];
     switch (op) {
       case WSR_OP_END:
         if (n != 1 || !wsr_is_subtype(m->subtypes, types[0], type))

@@ -63,7 +63,7 @@ static inline uint64_t wsr_offset_and_lane(uint64_t offset, uint32_t lane) {
   return (offset < most ? offset : most) | (uint64_t)lane << 60;
 }
 static inline uint64_t wsr_offset_of(const wsr_cell *cell) {
-  const bool lane = wsr_rows[cell->op].immediate == WSR_IMM_MEMARG_LANE;
+  const bool lane = wsr_opcode_table[cell->op].immediate == WSR_IMM_MEMARG_LANE;
   return lane ? cell->u.imm & (((uint64_t)1 << 60) - 1) : cell->u.imm;
 }
 static inline uint32_t wsr_lane_of(const wsr_cell *cell) { return (uint32_t)(cell->u.imm >> 60); }
@@ -325,15 +325,15 @@ bool wsr_validate_function(const wsr_module *module, uint32_t function, uint64_t
 /* A store's request to pause. What takes long and can be begun again gives up for it: such work
  * asks at each of its `turns`, and is answered at every 1,024th. */
 typedef _Atomic uint32_t wsr_request;
-static inline bool wsr_hurries(const wsr_request *request, uint32_t turn) {
+static inline bool wsr_pause_requested_at(const wsr_request *request, uint32_t turn) {
   return request && (turn & 1023) == 1023 &&
          (atomic_load_explicit(request, memory_order_relaxed) & 1) != 0;
 }
 
 /* The compiled body of a defined function, made now if need be; NULL without memory, or when
- * `hurry` (or NULL) is requested first. */
+ * `interrupt` (or NULL) is requested first. */
 const wsr_code *wsr_compile(wsr_module *module, uint32_t function, bool deterministic,
-                            const wsr_request *hurry);
+                            const wsr_request *interrupt);
 void wsr_code_free(wsr_code *code);
 /* The operand types before the instruction at `offset`. Writes up to `room` codes, bottom first;
  * returns their number, or WSR_NONE where no reachable instruction starts there. */

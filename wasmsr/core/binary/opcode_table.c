@@ -2,7 +2,7 @@
 
 #include "core/binary/opcode_table.h"
 
-const wsr_row wsr_rows[WSR_OP_COUNT] = {
+const wsr_opcode_row wsr_opcode_table[WSR_OP_COUNT] = {
   {"unreachable", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 1, WSR_FEATURE_NONE, 0},
   {"nop", WSR_IMM_NONE, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 1, WSR_FEATURE_NONE, 0},
   {"block", WSR_IMM_BLOCK, WSR_KIND_SPECIAL, 0, {0}, 0, 0, 1, WSR_FEATURE_NONE, 0},

@@ -1241,9 +1241,9 @@ typedef struct {
   uint8_t counted;
   uint8_t feature; /* WSR_FEATURE_, where it can be off */
   uint16_t nan;    /* the cell that makes NaNs of open bits canonical, 0 where there are none */
-} wsr_row;
+} wsr_opcode_row;
 
-extern const wsr_row wsr_rows[WSR_OP_COUNT];
+extern const wsr_opcode_row wsr_opcode_table[WSR_OP_COUNT];
 /* Opcode to row index plus one, 0 where there is none. */
 extern const uint16_t wsr_row_of[256];
 extern const uint16_t wsr_row_of_fc[32];

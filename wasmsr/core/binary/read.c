@@ -105,7 +105,7 @@ bool wsr_read_opcode(wsr_reader *r, uint32_t *op) {
   }
   if (row) {
     *op = row - 1;
-    const uint32_t feature = wsr_rows[row - 1].feature;
+    const uint32_t feature = wsr_opcode_table[row - 1].feature;
     return feature ? wsr_use(r, start, feature) : true;
   }
   for (uint32_t i = 0; i < wsr_n_unsupported; i++)

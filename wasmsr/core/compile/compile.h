@@ -23,7 +23,7 @@ typedef struct {
   uint32_t room_cells, room_targets, room_fixups, room_tries, room_catches;
   uint32_t highest; /* most slots in use, locals included */
   bool failed, deterministic;
-  const wsr_request *hurry; /* give up (`failed`) when it is requested; or NULL */
+  const wsr_request *interrupt; /* give up (`failed`) when it is requested; or NULL */
 } wsr_emitter;
 
 /* Append a cell for the instruction at `offset`; returns its index. */

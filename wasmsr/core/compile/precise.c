@@ -64,8 +64,8 @@ void wsr_resolve(wsr_emitter *e, uint32_t chain) {
 }
 
 static wsr_code *make(wsr_module *m, uint32_t function, bool deterministic,
-                      const wsr_request *hurry) {
-  wsr_emitter e = {.deterministic = deterministic, .hurry = hurry};
+                      const wsr_request *interrupt) {
+  wsr_emitter e = {.deterministic = deterministic, .interrupt = interrupt};
   wsr_walk walk = {.module = m, .function = function, .emitter = &e, .stop = WSR_NONE};
   wsr_error error = {.kind = WSR_OK};
   wsr_walker *walker = wsr_walker_new();
@@ -113,11 +113,11 @@ static wsr_code *make(wsr_module *m, uint32_t function, bool deterministic,
 }
 
 const wsr_code *wsr_compile(wsr_module *m, uint32_t function, bool deterministic,
-                            const wsr_request *hurry) {
+                            const wsr_request *interrupt) {
   _Atomic(wsr_code *) *place = &m->code[deterministic][function - m->n.imported_functions];
   wsr_code *code = atomic_load_explicit(place, memory_order_acquire);
   if (code) return code;
-  code = make(m, function, deterministic, hurry);
+  code = make(m, function, deterministic, interrupt);
   wsr_code *first = NULL;
   if (code && !atomic_compare_exchange_strong(place, &first, code)) {
     wsr_code_free(code); /* another thread was faster: use its code */
@@ -150,6 +150,7 @@ uint32_t wsr_instruction_end(const wsr_module *m, uint32_t offset) {
   uint32_t op, index;
   /* Only calls are asked about: opcode, one index, and with a table a second one. */
   if (!wsr_read_opcode(&r, &op) || !wsr_read_u32(&r, &index)) return WSR_NONE;
-  if (wsr_rows[op].immediate == WSR_IMM_TYPE_TABLE && !wsr_read_u32(&r, &index)) return WSR_NONE;
+  if (wsr_opcode_table[op].immediate == WSR_IMM_TYPE_TABLE && !wsr_read_u32(&r, &index))
+    return WSR_NONE;
   return (uint32_t)wsr_at(&r);
 }

@@ -689,7 +689,7 @@ static bool read_data_index(walker *w, uint32_t *index) {
 
 /* Section 5.4.6: alignment, memory index if bit 6 says so, offset. `memory` is what a cell has in
  * n. */
-static bool read_memarg(walker *w, const wsr_row *row, uint64_t *offset, uint32_t *memory,
+static bool read_memarg(walker *w, const wsr_opcode_row *row, uint64_t *offset, uint32_t *memory,
                         wsr_type *address) {
   enum { HAS_MEMORY = 64, END = 128 };
   uint32_t align, index = 0;
@@ -769,7 +769,7 @@ static bool do_wide(walker *w, uint32_t op) {
 
 /* Instructions whose operands are written in their row. */
 static bool do_row(walker *w, uint32_t op) {
-  const wsr_row *row = &wsr_rows[op];
+  const wsr_opcode_row *row = &wsr_opcode_table[op];
   uint64_t imm = 0;
   uint32_t n = 0;
   wsr_type first = row->params[0]; /* of a load or store: as its memory says */
@@ -1043,7 +1043,7 @@ bool wsr_walk_body(wsr_walker *w, wsr_walk *walk, wsr_error *error) {
     uint32_t op;
     w->start = wsr_at(&w->r);
     if (walk->map) cell = note_operands(w, cell);
-    if (walk->emitter && wsr_hurries(walk->emitter->hurry, turn)) return false;
+    if (walk->emitter && wsr_pause_requested_at(walk->emitter->interrupt, turn)) return false;
     if (w->start >= walk->stop) {
       const label *l = &w->labels[w->depth - 1];
       if (w->start == walk->stop && !l->unreachable && !l->dead) {

@@ -47,30 +47,31 @@ extern wsr_handler *const wsr_fast_load_sum[WSR_OP_COUNT][8]; /* sum * 2 + write
 extern wsr_handler *const wsr_fast_store[WSR_OP_COUNT][9];    /* a * 3 + b */
 extern wsr_handler *const wsr_fast_branch[WSR_OP_COUNT][24];  /* ((a * 3 + b) * 2 + if false) * 2
                                                                  + back */
-/* As the rows of fast/handlers_far.c say. */
-extern wsr_handler *const wsr_wide_load[WSR_OP_COUNT][4];     /* a * 2 + write */
-extern wsr_handler *const wsr_wide_load_sum[WSR_OP_COUNT][8]; /* sum * 2 + write */
-extern wsr_handler *const wsr_wide_store[WSR_OP_COUNT][6];    /* a * 3 + b */
-extern wsr_handler *const wsr_far_load[WSR_OP_COUNT][2];      /* write */
-extern wsr_handler *const wsr_far_store[WSR_OP_COUNT];
+/* As the rows of fast/handlers_other_memories.c say. */
+extern wsr_handler *const wsr_memory64_load[WSR_OP_COUNT][4];     /* a * 2 + write */
+extern wsr_handler *const wsr_memory64_load_sum[WSR_OP_COUNT][8]; /* sum * 2 + write */
+extern wsr_handler *const wsr_memory64_store[WSR_OP_COUNT][6];    /* a * 3 + b */
+extern wsr_handler *const wsr_any_memory_load[WSR_OP_COUNT][2];   /* write */
+extern wsr_handler *const wsr_any_memory_store[WSR_OP_COUNT];
 /* The handlers of a vector instruction that suit this CPU best, in the order of
  * fast/handlers_simd.c. */
 wsr_handler *const *wsr_vector_handlers(uint32_t op);
 extern const uint16_t wsr_fast_inverse[WSR_OP_COUNT]; /* row plus one, 0 for none */
 extern const uint8_t wsr_fast_commutes[WSR_OP_COUNT];
 
-#define WSR_EACH_SPECIAL(X)                                                                        \
-  X(move)                                                                                          \
-  X(constant) X(move_acc_i) X(move_acc_f) X(move_acc_d) X(move_acc_v) X(branch) X(branch_back)     \
-      X(true_s) X(true_a) X(true_back_s) X(true_back_a) X(false_s) X(false_a) X(false_back_s)      \
-          X(false_back_a) X(table_s) X(table_a) X(select_s) X(select_a) X(call) X(call_indirect)   \
-              X(tail_call) X(tail_call_indirect) X(give) X(give_0) X(give_1) X(unreachable)        \
-                  X(slow) X(get_i_a) X(get_i_w) X(get_f_a) X(get_f_w) X(get_d_a) X(get_d_w)        \
-                      X(set_s) X(set_i) X(set_f) X(set_d) X(not_here) X(spend) X(decide) X(move_2) \
-                          X(get_add_a) X(get_add_w) X(set_add) X(load_2_a) X(load_2_w)             \
-                              X(constant_v) X(select_v_a) X(select_v_w) X(get_v_a) X(get_v_w)      \
-                                  X(set_v) X(set_v_s) X(call_ref) X(tail_call_ref) X(non_null)     \
-                                      X(vector_memory) X(atomic) X(raise) X(call_own)
+/* clang-format off */
+#define WSR_EACH_SPECIAL(X)                                                               \
+  X(move) X(constant) X(move_acc_i) X(move_acc_f) X(move_acc_d) X(move_acc_v) X(branch)   \
+  X(branch_back) X(true_s) X(true_a) X(true_back_s) X(true_back_a) X(false_s)             \
+  X(false_a) X(false_back_s) X(false_back_a) X(table_s) X(table_a) X(select_s)            \
+  X(select_a) X(call) X(call_indirect) X(tail_call) X(tail_call_indirect) X(return_n)     \
+  X(return_0) X(return_1) X(unreachable) X(slow) X(get_i_a) X(get_i_w) X(get_f_a)         \
+  X(get_f_w) X(get_d_a) X(get_d_w) X(set_s) X(set_i) X(set_f) X(set_d) X(not_here)        \
+  X(spend) X(decide) X(move_2) X(get_add_a) X(get_add_w) X(set_add) X(load_2_a)           \
+  X(load_2_w) X(constant_v) X(select_v_a) X(select_v_w) X(get_v_a) X(get_v_w) X(set_v)    \
+  X(set_v_s) X(call_ref) X(tail_call_ref) X(non_null) X(vector_memory) X(atomic)          \
+  X(raise) X(call_own)
+/* clang-format on */
 
 #define WSR_SPECIAL_NAME(name) WSR_FAST_##name,
 enum { WSR_EACH_SPECIAL(WSR_SPECIAL_NAME) WSR_FAST_SPECIALS };
@@ -78,13 +79,13 @@ extern wsr_handler *const wsr_fast_special[WSR_FAST_SPECIALS];
 
 /* Cells that often follow each other without a branch between them: one handler does the work of
  * all. */
-enum { WSR_LONGEST_SEQUENCE = 4 };
+enum { WSR_LONGEST_SUPERINSTRUCTION = 4 };
 typedef struct {
-  wsr_handler *cells[WSR_LONGEST_SEQUENCE]; /* NULL behind the last */
+  wsr_handler *cells[WSR_LONGEST_SUPERINSTRUCTION]; /* NULL behind the last */
   wsr_handler *all;
-} wsr_sequence;
-extern const wsr_sequence wsr_sequences[];
-extern const uint32_t wsr_n_sequences;
+} wsr_superinstruction;
+extern const wsr_superinstruction wsr_superinstructions[];
+extern const uint32_t wsr_n_superinstructions;
 #endif
 
 typedef struct {
@@ -107,10 +108,10 @@ struct wsr_fast {
 /* Fold a function's precise code; kept with it. Metered code counts: the first cell of each block
  * spends the block's instructions, and at canonical points it first decides whether what is left
  * suffices for the longest way to the next one. NULL without memory. */
-const wsr_fast *wsr_fold(const wsr_module *module, const wsr_code *code, bool metered,
-                         const wsr_request *hurry);
+const wsr_fast *wsr_translate_fast(const wsr_module *module, const wsr_code *code, bool metered,
+                                   const wsr_request *interrupt);
 /* Join the `n` cells that the map names into sequences; false without memory. */
-bool wsr_join(uint64_t *words, const wsr_place *map, uint32_t n);
+bool wsr_join_cells(uint64_t *words, const wsr_place *map, uint32_t n);
 /* The fast code of a function by address, made now if need be. */
 const wsr_fast *wsr_function_fast(wsr_store *store, uint32_t address, bool metered);
 /* Counted instructions behind `cell` in its block: what a trap there gives back. */

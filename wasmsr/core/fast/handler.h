@@ -1,4 +1,4 @@
-/* What the handlers of fast code share, in fast/handlers.c, fast/handlers_far.c and
+/* What the handlers of fast code share, in fast/handlers.c, fast/handlers_other_memories.c and
  * fast/handlers_simd.c: their arguments, the jump from one to the next, the fields of a cell, and
  * operands by type and class.
  *
@@ -18,10 +18,10 @@ void wsr_count(const uint64_t *cell);
 #define COUNT(cell) ((void)0)
 #endif
 
-#define ARGUMENTS                                                                     \
+#define PARAMETERS                                                                    \
   const uint64_t *pc, uint64_t *fp, uint8_t *memory, uint64_t size, wsr_store *store, \
       uint64_t acc, double fd, float fs, wsr_vector va
-#define SAME pc, fp, memory, size, store, acc, fd, fs, va
+#define ARGUMENTS pc, fp, memory, size, store, acc, fd, fs, va
 #define GO(to)                                                                                     \
   do {                                                                                             \
     const uint64_t *const next_ = (to);                                                            \
@@ -47,15 +47,15 @@ static inline uint32_t high(uint64_t word) { return (uint32_t)(word >> 32); }
 
 /* Leave with the trap whose code is in `acc`, or for the reason there; the cell in hand is where.
  */
-uint32_t wsr_trapped(ARGUMENTS);
+uint32_t wsr_trapped(PARAMETERS);
 /* Why a step did not do its work, beside the codes of traps: the trap belongs to an earlier cell,
  * which the fourth word names; the fuel is short, and the third word has the cell. */
 enum { WSR_EARLIER = 0x100, WSR_TOO_SHORT = 0x200 };
 
-#define TRAP_HERE(name)         \
-  do {                          \
-    acc = WSR_TRAP_##name;      \
-    WSR_TAIL wsr_trapped(SAME); \
+#define TRAP_HERE(name)              \
+  do {                               \
+    acc = WSR_TRAP_##name;           \
+    WSR_TAIL wsr_trapped(ARGUMENTS); \
   } while (0)
 
 /* ---- steps and ends ----
@@ -95,17 +95,17 @@ typedef struct {
     const uint32_t why_ = step_##NAME(pc, fp, memory, size, store, &r_); \
     if (why_) {                                                          \
       acc = why_;                                                        \
-      WSR_TAIL wsr_trapped(SAME);                                        \
+      WSR_TAIL wsr_trapped(ARGUMENTS);                                   \
     }                                                                    \
     acc = r_.acc;                                                        \
     fd = r_.fd;                                                          \
     fs = r_.fs;                                                          \
     va = r_.va;                                                          \
   } while (0)
-#define END(NAME)                                                         \
-  INLINE uint32_t end_##NAME(ARGUMENTS);                                  \
-  SEPARATE static uint32_t NAME(ARGUMENTS) { WSR_TAIL end_##NAME(SAME); } \
-  INLINE uint32_t end_##NAME(ARGUMENTS)
+#define END(NAME)                                                               \
+  INLINE uint32_t end_##NAME(PARAMETERS);                                       \
+  SEPARATE static uint32_t NAME(PARAMETERS) { WSR_TAIL end_##NAME(ARGUMENTS); } \
+  INLINE uint32_t end_##NAME(PARAMETERS)
 #define HANDLER(NAME)   \
   END(NAME) {           \
     DO(NAME);           \

@@ -1,7 +1,7 @@
 /* The handlers of fast code: one small function each, which ends in a jump to the next.
  *
- * Their arguments and operands are described in fast/handler.h. Handlers are leaves; what is slow or
- * rare is in functions of its own. Regular handlers are made from core/fast_rows.h, one for each
+ * Their arguments and operands are described in fast/handler.h. Handlers are leaves; what is slow
+ * or rare is in functions of its own. Regular handlers are made from core/fast_rows.h, one for each
  * combination of operand classes. Leaving is a return value, as everywhere.
  */
 #include "core/fast/handler.h"
@@ -13,15 +13,14 @@
 #include "core/fast/count.h"
 #endif
 
-#ifdef WSR_NO_POLL /* a build that cannot be paused, to measure what asking costs: bench/poll.py */
+#ifdef WSR_NO_POLL /* a build that cannot be paused, to measure what asking costs: bench/poll.py \
+                    */
 #define REQUESTED(store) ((void)(store), 0U)
 #else
 #define REQUESTED(store) atomic_load_explicit(&(store)->pause, memory_order_relaxed)
 #endif
 
-static inline bool pausing(const wsr_store *store) {
-  return REQUESTED(store) != 0;
-}
+static inline bool pausing(const wsr_store *store) { return REQUESTED(store) != 0; }
 
 /* ---- ways out ---- */
 
@@ -60,7 +59,7 @@ static uint32_t trapped_in(wsr_store *store, uint32_t cell, uint32_t trap) {
 }
 
 /* `acc` is the trap's code, or one of the above. */
-__attribute__((noinline, cold)) uint32_t wsr_trapped(ARGUMENTS) {
+__attribute__((noinline, cold)) uint32_t wsr_trapped(PARAMETERS) {
   (void)fp, (void)memory, (void)size, (void)fd, (void)fs, (void)va;
   if (acc == WSR_TOO_SHORT) return leave(store, high(pc[2]), WSR_SHORT);
   const uint32_t cell = acc & WSR_EARLIER ? low(pc[3]) : cell_of(store, pc);
@@ -69,156 +68,22 @@ __attribute__((noinline, cold)) uint32_t wsr_trapped(ARGUMENTS) {
 
 /* ---- regular handlers ---- */
 
-#define ONE_UNARY(NAME, P, R, CHECKS, X, L, W) \
-  STEP(NAME##_##L##W, 2) {                     \
-    const P##_t a = GET_##P##_##L(0);          \
-    CHECKS SET_##R##_##W(X);                   \
-    DONE;                                      \
-  }                                            \
-  HANDLER(NAME##_##L##W)
-#define UNARY(NAME, P, R, CHECKS, X) \
-  ONE_UNARY(NAME, P, R, CHECKS, X, S, A) ONE_UNARY(NAME, P, R, CHECKS, X, S, W) \
-  ONE_UNARY(NAME, P, R, CHECKS, X, A, A) ONE_UNARY(NAME, P, R, CHECKS, X, A, W)
+#include "core/fast/handlers_regular.inc"
 
-#define ONE_BINARY(NAME, P, R, CHECKS, X, L, M, W)          \
-  STEP(NAME##_##L##M##W, LENGTH_##M) {                      \
-    const P##_t a = GET_##P##_##L(0), b = GET_##P##_##M(1); \
-    CHECKS SET_##R##_##W(X);                                \
-    DONE;                                                   \
-  }                                                         \
-  HANDLER(NAME##_##L##M##W)
-#define BINARY(NAME, P, R, CHECKS, X) \
-  ONE_BINARY(NAME, P, R, CHECKS, X, S, S, A) ONE_BINARY(NAME, P, R, CHECKS, X, S, S, W) \
-  ONE_BINARY(NAME, P, R, CHECKS, X, S, A, A) ONE_BINARY(NAME, P, R, CHECKS, X, S, A, W) \
-  ONE_BINARY(NAME, P, R, CHECKS, X, S, C, A) ONE_BINARY(NAME, P, R, CHECKS, X, S, C, W) \
-  ONE_BINARY(NAME, P, R, CHECKS, X, A, S, A) ONE_BINARY(NAME, P, R, CHECKS, X, A, S, W) \
-  ONE_BINARY(NAME, P, R, CHECKS, X, A, C, A) ONE_BINARY(NAME, P, R, CHECKS, X, A, C, W)
+/* ---- two i32 loads: from a to b, from c to the accumulator (and d); third word: offsets; fourth:
+ * the cell of the first, where it may trap ---- */
 
-/* The comparison and the branch on it in one; T is the truth that branches. */
-#define COMPARED(P, X, L, M)                                \
-  const wsr_accumulators held_ = {acc, fd, fs, va}, *const r = &held_; \
-  const P##_t a = GET_##P##_##L(0), b = GET_##P##_##M(1);   \
-  (void)r
-#define ONE_BRANCH(NAME, P, X, L, M, T)                     \
-  END(NAME##_##L##M##_##T) {                                \
-    COMPARED(P, X, L, M);                                   \
-    if ((X) == T) NEXT(distance(pc));                       \
-    NEXT(LENGTH_##M);                                       \
-  }                                                         \
-  END(NAME##_##L##M##_##T##_back) {                         \
-    COMPARED(P, X, L, M);                                   \
-    if ((X) == T) {                                         \
-      if (pausing(store)) return leave(store, low(pc[LENGTH_##M]), WSR_PAUSED); \
-      NEXT(distance(pc));                                   \
-    }                                                       \
-    NEXT(LENGTH_##M + 1);                                   \
-  }
-#define BRANCHES(NAME, P, X, L, M) ONE_BRANCH(NAME, P, X, L, M, 1) ONE_BRANCH(NAME, P, X, L, M, 0)
-#define COMPARE(NAME, P, R, CHECKS, X)                                         \
-  BINARY(NAME, P, R, CHECKS, X)                                                \
-  BRANCHES(NAME, P, X, S, S) BRANCHES(NAME, P, X, S, A) BRANCHES(NAME, P, X, S, C) \
-  BRANCHES(NAME, P, X, A, S) BRANCHES(NAME, P, X, A, C)
-
-#define BOUNDS(width)                                             \
-  if (address + (width) > size) TRAP(MEMORY_BOUNDS);              \
-  const uint8_t *const at = memory + address;
-#define ADDRESS_S ((uint64_t)(uint32_t)fp[field(pc, 0)] + offset_of(pc))
-#define ADDRESS_A ((uint64_t)(uint32_t)r->acc + offset_of(pc))
-#define ADDRESS_C (pc[2])
-
-/* a, or the third word: address; b: destination; then the offset */
-#define ONE_LOAD(NAME, R, WIDTH, X, L, W) \
-  STEP(NAME##_##L##W, LENGTH_##L) {       \
-    const uint64_t address = ADDRESS_##L; \
-    BOUNDS(WIDTH)                         \
-    SET_LOAD_##R##_##W(X);                \
-    DONE;                                 \
-  }                                       \
-  HANDLER(NAME##_##L##W)
-/* a, c, or the third word's lower half: what is added up; its upper half: the offset */
-#define SUM_SC ((uint32_t)fp[field(pc, 0)] + low(pc[2]))
-#define SUM_AC ((uint32_t)r->acc + low(pc[2]))
-#define SUM_SS ((uint32_t)fp[field(pc, 0)] + (uint32_t)fp[field(pc, 2)])
-#define SUM_SA ((uint32_t)fp[field(pc, 0)] + (uint32_t)r->acc)
-#define ONE_SUM(NAME, R, WIDTH, X, L, W)                                  \
-  STEP(NAME##_##L##_##W, 3) {                                             \
-    const uint64_t address = (uint64_t)(uint32_t)(SUM_##L) + high(pc[2]); \
-    BOUNDS(WIDTH)                                                         \
-    SET_LOAD_##R##_##W(X);                                                \
-    DONE;                                                                 \
-  }                                                                       \
-  HANDLER(NAME##_##L##_##W)
-#define LOAD(NAME, R, WIDTH, X)                                              \
-  ONE_LOAD(NAME, R, WIDTH, X, S, A) ONE_LOAD(NAME, R, WIDTH, X, S, W)        \
-  ONE_LOAD(NAME, R, WIDTH, X, A, A) ONE_LOAD(NAME, R, WIDTH, X, A, W)        \
-  ONE_LOAD(NAME, R, WIDTH, X, C, A) ONE_LOAD(NAME, R, WIDTH, X, C, W)        \
-  ONE_SUM(NAME, R, WIDTH, X, SC, A) ONE_SUM(NAME, R, WIDTH, X, SC, W)        \
-  ONE_SUM(NAME, R, WIDTH, X, AC, A) ONE_SUM(NAME, R, WIDTH, X, AC, W)        \
-  ONE_SUM(NAME, R, WIDTH, X, SS, A) ONE_SUM(NAME, R, WIDTH, X, SS, W)        \
-  ONE_SUM(NAME, R, WIDTH, X, SA, A) ONE_SUM(NAME, R, WIDTH, X, SA, W)
-
-/* A constant address stands in the third word, a constant value in the last. */
-#define VALUE_S(P, L) GET_##P##_S(1)
-#define VALUE_A(P, L) GET_##P##_A(1)
-#define VALUE_C(P, L) ((P##_t)pc[LENGTH_##L])
-#define STORE_LENGTH_S(L) LENGTH_##L
-#define STORE_LENGTH_A(L) LENGTH_##L
-#define STORE_LENGTH_C(L) (LENGTH_##L + 1)
-#define ONE_STORE(NAME, P, WIDTH, X, L, M)             \
-  STEP(NAME##_##L##M, STORE_LENGTH_##M(L)) {           \
-    const uint64_t address = ADDRESS_##L;              \
-    if (address + (WIDTH) > size) TRAP(MEMORY_BOUNDS); \
-    uint8_t *const at = memory + address;              \
-    const P##_t b = VALUE_##M(P, L);                   \
-    X;                                                 \
-    DONE;                                              \
-  }                                                    \
-  HANDLER(NAME##_##L##M)
-#define STORE(NAME, P, WIDTH, X)                                                        \
-  ONE_STORE(NAME, P, WIDTH, X, S, S) ONE_STORE(NAME, P, WIDTH, X, S, A)                 \
-  ONE_STORE(NAME, P, WIDTH, X, S, C) ONE_STORE(NAME, P, WIDTH, X, A, S)                 \
-  ONE_STORE(NAME, P, WIDTH, X, A, A) ONE_STORE(NAME, P, WIDTH, X, A, C)                 \
-  ONE_STORE(NAME, P, WIDTH, X, C, S) ONE_STORE(NAME, P, WIDTH, X, C, A)                 \
-  ONE_STORE(NAME, P, WIDTH, X, C, C)
-#define INVERSE(A, B)
-#define COMMUTES(A)
-
-#include "core/fast/fast_rows.h"
-
-#undef UNARY
-#undef BINARY
-#undef COMPARE
-#undef LOAD
-#undef STORE
-#undef INVERSE
-#undef COMMUTES
-
-/* The canonical NaN of deterministic mode, as two more unary rows. */
-ONE_UNARY(CANONICAL_F32, b32, b32, {}, ((a & 0x7FFFFFFFU) > 0x7F800000U ? 0x7FC00000U : a), S, A)
-ONE_UNARY(CANONICAL_F32, b32, b32, {}, ((a & 0x7FFFFFFFU) > 0x7F800000U ? 0x7FC00000U : a), S, W)
-ONE_UNARY(CANONICAL_F32, b32, b32, {}, ((a & 0x7FFFFFFFU) > 0x7F800000U ? 0x7FC00000U : a), A, A)
-ONE_UNARY(CANONICAL_F32, b32, b32, {}, ((a & 0x7FFFFFFFU) > 0x7F800000U ? 0x7FC00000U : a), A, W)
-#define CANONICAL64 \
-  ((a & 0x7FFFFFFFFFFFFFFFU) > 0x7FF0000000000000U ? UINT64_C(0x7FF8000000000000) : a)
-ONE_UNARY(CANONICAL_F64, b64, b64, {}, CANONICAL64, S, A)
-ONE_UNARY(CANONICAL_F64, b64, b64, {}, CANONICAL64, S, W)
-ONE_UNARY(CANONICAL_F64, b64, b64, {}, CANONICAL64, A, A)
-ONE_UNARY(CANONICAL_F64, b64, b64, {}, CANONICAL64, A, W)
-
-/* ---- two i32 loads: from a to b, from c to the accumulator (and d); third word: offsets; fourth: the
- * cell of the first, where it may trap ---- */
-
-#define LOAD_2(NAME, AND_SLOT)                                                       \
-  STEP(NAME, 4) {                                                                    \
-    const uint64_t first = (uint64_t)(uint32_t)fp[field(pc, 0)] + low(pc[2]);        \
-    if (first + 4 > size) return WSR_TRAP_MEMORY_BOUNDS | WSR_EARLIER;                   \
-    fp[field(pc, 1)] = wsr_get32(memory + first);                                    \
-    const uint64_t second = (uint64_t)(uint32_t)fp[field(pc, 2)] + high(pc[2]);      \
-    if (second + 4 > size) TRAP(MEMORY_BOUNDS);                                      \
-    r->acc = wsr_get32(memory + second);                                             \
-    if (AND_SLOT) fp[field(pc, 3)] = r->acc;                                         \
-    DONE;                                                                            \
-  }                                                                                  \
+#define LOAD_2(NAME, AND_SLOT)                                                  \
+  STEP(NAME, 4) {                                                               \
+    const uint64_t first = (uint64_t)(uint32_t)fp[field(pc, 0)] + low(pc[2]);   \
+    if (first + 4 > size) return WSR_TRAP_MEMORY_BOUNDS | WSR_EARLIER;          \
+    fp[field(pc, 1)] = wsr_get32(memory + first);                               \
+    const uint64_t second = (uint64_t)(uint32_t)fp[field(pc, 2)] + high(pc[2]); \
+    if (second + 4 > size) TRAP(MEMORY_BOUNDS);                                 \
+    r->acc = wsr_get32(memory + second);                                        \
+    if (AND_SLOT) fp[field(pc, 3)] = r->acc;                                    \
+    DONE;                                                                       \
+  }                                                                             \
   HANDLER(NAME)
 LOAD_2(load_2_a, false)
 LOAD_2(load_2_w, true)
@@ -392,18 +257,18 @@ END(branch_back) {
   if (pausing(store)) return leave(store, low(pc[2]), WSR_PAUSED);
   NEXT(distance(pc));
 }
-#define TEST(NAME, CONDITION)                                               \
-  END(NAME) {                                                               \
-    if (CONDITION) NEXT(distance(pc));                                      \
-    NEXT(2);                                                                \
+#define TEST(NAME, CONDITION)          \
+  END(NAME) {                          \
+    if (CONDITION) NEXT(distance(pc)); \
+    NEXT(2);                           \
   }
-#define TEST_BACK(NAME, CONDITION)                                          \
-  END(NAME) {                                                               \
-    if (CONDITION) {                                                        \
-      if (pausing(store)) return leave(store, low(pc[2]), WSR_PAUSED);      \
-      NEXT(distance(pc));                                                   \
-    }                                                                       \
-    NEXT(3);                                                                \
+#define TEST_BACK(NAME, CONDITION)                                     \
+  END(NAME) {                                                          \
+    if (CONDITION) {                                                   \
+      if (pausing(store)) return leave(store, low(pc[2]), WSR_PAUSED); \
+      NEXT(distance(pc));                                              \
+    }                                                                  \
+    NEXT(3);                                                           \
   }
 TEST(true_s, (uint32_t)fp[field(pc, 0)])
 TEST(true_a, (uint32_t)acc)
@@ -414,8 +279,8 @@ TEST_BACK(true_back_a, (uint32_t)acc)
 TEST_BACK(false_back_s, !(uint32_t)fp[field(pc, 0)])
 TEST_BACK(false_back_a, !(uint32_t)acc)
 
-/* Third word: number of labels, the default last, and what is added to the index; then for each two words: distance and slot, cell.
- * Fields: a index, b arity, c first operand. */
+/* Third word: number of labels, the default last, and what is added to the index; then for each two
+ * words: distance and slot, cell. Fields: a index, b arity, c first operand. */
 #define TABLE(NAME, INDEX)                                                                 \
   END(NAME) {                                                                              \
     const uint32_t index = (INDEX) + high(pc[2]), last = low(pc[2]) - 1, n = field(pc, 1); \
@@ -432,7 +297,7 @@ TABLE(table_a, (uint32_t)acc)
 
 /* ---- calls: a first argument, d length of the cell; third word: index and cell ---- */
 
-__attribute__((noinline)) static uint32_t host_call(ARGUMENTS) { /* acc: address */
+__attribute__((noinline)) static uint32_t host_call(PARAMETERS) { /* acc: address */
   (void)memory, (void)size, (void)fd, (void)fs, (void)va;
   store->out->host_function = (uint32_t)acc;
   store->out->host_instance = store->functions[store->frame->function].instance;
@@ -440,8 +305,7 @@ __attribute__((noinline)) static uint32_t host_call(ARGUMENTS) { /* acc: address
   return leave(store, high(pc[2]), WSR_HOST_CALL);
 }
 
-
-static uint32_t first_call(ARGUMENTS);
+static uint32_t first_call(PARAMETERS);
 
 /* Two at a time: one operand slot behind the locals may be written too, it holds nothing yet. The
  * barrier keeps the compiler from calling memset, which would cost every call a prologue. */
@@ -458,7 +322,7 @@ static inline uint64_t room_above(const wsr_store *store, const uint64_t *slot) 
 }
 
 /* Go on at `pc` in another instance, which stands in `acc`: it has another memory. */
-__attribute__((noinline)) static uint32_t change_instance(ARGUMENTS) {
+__attribute__((noinline)) static uint32_t change_instance(PARAMETERS) {
   store->instance = (wsr_instance *)(uintptr_t)acc;
   const wsr_memory_instance *const m = wsr_memory_of(store, store->instance);
   memory = m->data;
@@ -467,23 +331,24 @@ __attribute__((noinline)) static uint32_t change_instance(ARGUMENTS) {
 }
 
 /* Go to `pc`, code of `owner`. */
-#define GO_IN(owner)                                \
-  do {                                              \
-    wsr_instance *const instance_ = (owner);        \
-    if (store->instance == instance_) GO(pc);       \
-    acc = (uint64_t)(uintptr_t)instance_;           \
-    WSR_TAIL change_instance(SAME);                 \
+#define GO_IN(owner)                          \
+  do {                                        \
+    wsr_instance *const instance_ = (owner);  \
+    if (store->instance == instance_) GO(pc); \
+    acc = (uint64_t)(uintptr_t)instance_;     \
+    WSR_TAIL change_instance(ARGUMENTS);      \
   } while (0)
 
-/* How fast code goes on when the frame returns. The two arrays run side by side, so one pointer into
- * the first serves both. */
+/* How fast code goes on when the frame returns. The two arrays run side by side, so one pointer
+ * into the first serves both. */
 static inline wsr_return *back_of(const wsr_store *store, const wsr_frame *frame) {
-  return (wsr_return *)(store->returns_from + sizeof(wsr_return) / sizeof(wsr_frame) * (uintptr_t)frame);
+  return (wsr_return *)(store->returns_from +
+                        sizeof(wsr_return) / sizeof(wsr_frame) * (uintptr_t)frame);
 }
 _Static_assert(sizeof(wsr_return) % sizeof(wsr_frame) == 0, "returns_from");
 
-/* What was read before is read again behind this: it keeps values from living in registers that a call
- * does not have (there are three beside the arguments). */
+/* What was read before is read again behind this: it keeps values from living in registers that a
+ * call does not have (there are three beside the arguments). */
 #define FORGET() __asm__ volatile("" : : : "memory")
 /* Likewise of what was computed from x. */
 #define FORGET_WHENCE(x) __asm__("" : "+r"(x))
@@ -500,29 +365,29 @@ static inline uint32_t high_third(const uint64_t *pc) {
 }
 
 /* Push a frame of `callee`, the function at address acc, over the operands. */
-#define PUSH_FRAME()                                                                  \
-  FORGET_WHENCE(acc);                                                                 \
+#define PUSH_FRAME()                                                                     \
+  FORGET_WHENCE(acc);                                                                    \
   if (room_above(store, fp + field(pc, 0)) < callee->frame_bytes) TRAP_HERE(EXHAUSTION); \
-  FORGET();                                                                           \
-  wsr_frame *const frame = store->frame;                                              \
-  if (frame == store->last_frame) TRAP_HERE(EXHAUSTION);                              \
-  frame[1].function = (uint32_t)acc;                                                  \
-  frame->cell = high_third(pc) + 1;                                                   \
-  FORGET();                                                                           \
-  frame[1].slot = frame->slot + field(pc, 0);                                         \
-  store->frame = frame + 1;                                                           \
-  wsr_return *const back = back_of(store, frame + 1);                                 \
-  back->pc = pc + field(pc, 3);                                                       \
-  back->fp = fp;                                                                      \
-  FORGET();                                                                           \
-  back->instance = store->instance;                                                   \
-  fp += field(pc, 0);                                                                 \
-  zero_locals(fp, callee);                                                            \
+  FORGET();                                                                              \
+  wsr_frame *const frame = store->frame;                                                 \
+  if (frame == store->last_frame) TRAP_HERE(EXHAUSTION);                                 \
+  frame[1].function = (uint32_t)acc;                                                     \
+  frame->cell = high_third(pc) + 1;                                                      \
+  FORGET();                                                                              \
+  frame[1].slot = frame->slot + field(pc, 0);                                            \
+  store->frame = frame + 1;                                                              \
+  wsr_return *const back = back_of(store, frame + 1);                                    \
+  back->pc = pc + field(pc, 3);                                                          \
+  back->fp = fp;                                                                         \
+  FORGET();                                                                              \
+  back->instance = store->instance;                                                      \
+  fp += field(pc, 0);                                                                    \
+  zero_locals(fp, callee);                                                               \
   pc = callee->words
 
-__attribute__((always_inline)) static inline uint32_t enter(ARGUMENTS) { /* acc: address */
+__attribute__((always_inline)) static inline uint32_t enter(PARAMETERS) { /* acc: address */
   const wsr_fast *const callee = store->codes[acc];
-  if (!callee) WSR_TAIL first_call(SAME);
+  if (!callee) WSR_TAIL first_call(ARGUMENTS);
   PUSH_FRAME();
   FORGET();
   FORGET_WHENCE(acc);
@@ -530,9 +395,10 @@ __attribute__((always_inline)) static inline uint32_t enter(ARGUMENTS) { /* acc:
   GO_IN(owner);
 }
 
-__attribute__((always_inline)) static inline uint32_t enter_tail(ARGUMENTS) { /* acc: address; b: number of arguments */
+__attribute__((always_inline)) static inline uint32_t enter_tail(
+    PARAMETERS) { /* acc: address; b: number of arguments */
   const wsr_fast *const callee = store->codes[acc];
-  if (!callee) WSR_TAIL first_call(SAME);
+  if (!callee) WSR_TAIL first_call(ARGUMENTS);
   if (room_above(store, fp) < callee->frame_bytes) TRAP_HERE(EXHAUSTION);
   const uint64_t *const from = fp + field(pc, 0);
   const uint32_t n = field(pc, 1);
@@ -553,24 +419,23 @@ __attribute__((noinline, cold)) static uint32_t pause_at_call(wsr_store *store, 
 /* Make the fast code of the function at address acc, then try the call again; or leave for a host
  * function, which never has any. To compile a function of 200 KB takes 10 ms: so it makes way for a
  * pause. */
-__attribute__((noinline, cold)) static uint32_t first_call(ARGUMENTS) {
-  if (store->functions[acc].instance == WSR_NONE) WSR_TAIL host_call(SAME);
+__attribute__((noinline, cold)) static uint32_t first_call(PARAMETERS) {
+  if (store->functions[acc].instance == WSR_NONE) WSR_TAIL host_call(ARGUMENTS);
   const bool metered = store->codes == store->fast[1];
-  wsr_hurry(store, (uint32_t)acc);
+  wsr_compile_interruptible(store, (uint32_t)acc);
   const bool made = wsr_function_fast(store, (uint32_t)acc, metered) != NULL;
-  if (wsr_hurried(store, (uint32_t)acc, made)) return pause_at_call(store, high(pc[2]));
+  if (wsr_compile_interrupted(store, (uint32_t)acc, made)) return pause_at_call(store, high(pc[2]));
   if (!made) TRAP_HERE(NO_MEMORY);
   GO(pc);
 }
 
 #define POLL_CALL()                                                  \
-  if (REQUESTED(store) & 1)                                          \
-    return pause_at_call(store, high(pc[2]))
+  if (REQUESTED(store) & 1) return pause_at_call(store, high(pc[2]))
 
 END(call) {
   POLL_CALL();
   acc = store->instance->functions[low(pc[2])];
-  return enter(SAME);
+  return enter(ARGUMENTS);
 }
 /* A function that the module defines itself: it belongs to the same instance. */
 END(call_own) {
@@ -578,49 +443,48 @@ END(call_own) {
   acc = store->instance->own + low_third(pc);
   FORGET_WHENCE(acc);
   const wsr_fast *const callee = store->codes[acc];
-  if (!callee) WSR_TAIL first_call(SAME);
+  if (!callee) WSR_TAIL first_call(ARGUMENTS);
   PUSH_FRAME();
   GO(pc);
 }
 END(tail_call) {
   POLL_CALL();
   acc = store->instance->functions[low(pc[2])];
-  return enter_tail(SAME);
+  return enter_tail(ARGUMENTS);
 }
 
 /* The function's type is not the one that the call names: it may be a subtype. */
-#define DESCENDS()                                                                         \
-  if (!wsr_descends(store->subtypes, store->functions[acc].type,                           \
-                    store->instance->types[low(pc[2])]))                                   \
+#define DESCENDS()                                               \
+  if (!wsr_descends(store->subtypes, store->functions[acc].type, \
+                    store->instance->types[low(pc[2])]))         \
   TRAP_HERE(INDIRECT_TYPE)
-__attribute__((noinline, cold)) static uint32_t call_subtype(ARGUMENTS) {
+__attribute__((noinline, cold)) static uint32_t call_subtype(PARAMETERS) {
   DESCENDS();
-  return enter(SAME);
+  return enter(ARGUMENTS);
 }
-__attribute__((noinline, cold)) static uint32_t tail_call_subtype(ARGUMENTS) {
+__attribute__((noinline, cold)) static uint32_t tail_call_subtype(PARAMETERS) {
   DESCENDS();
-  return enter_tail(SAME);
+  return enter_tail(ARGUMENTS);
 }
 
 /* c: the element's index; third word: type and cell; fourth: table */
-#define INDIRECT(SUBTYPE)                                                                       \
-  POLL_CALL();                                                                                  \
-  const wsr_table_instance *const table = store->tables[store->instance->tables[low(pc[3])]];   \
-  const uint64_t element = fp[field(pc, 2)];                                                    \
-  if (element >= table->size) TRAP_HERE(UNDEFINED_ELEMENT);                                     \
-  acc = table->elements[element];                                                               \
-  if (!acc) TRAP_HERE(UNINITIALIZED_ELEMENT);                                                        \
-  acc--;                                                                                        \
-  if (store->functions[acc].type != store->instance->types[low(pc[2])])                         \
-    WSR_TAIL SUBTYPE(SAME)
+#define INDIRECT(SUBTYPE)                                                                     \
+  POLL_CALL();                                                                                \
+  const wsr_table_instance *const table = store->tables[store->instance->tables[low(pc[3])]]; \
+  const uint64_t element = fp[field(pc, 2)];                                                  \
+  if (element >= table->size) TRAP_HERE(UNDEFINED_ELEMENT);                                   \
+  acc = table->elements[element];                                                             \
+  if (!acc) TRAP_HERE(UNINITIALIZED_ELEMENT);                                                 \
+  acc--;                                                                                      \
+  if (store->functions[acc].type != store->instance->types[low(pc[2])]) WSR_TAIL SUBTYPE(ARGUMENTS)
 
 END(call_indirect) {
   INDIRECT(call_subtype);
-  return enter(SAME);
+  return enter(ARGUMENTS);
 }
 END(tail_call_indirect) {
   INDIRECT(tail_call_subtype);
-  return enter_tail(SAME);
+  return enter_tail(ARGUMENTS);
 }
 
 /* c: the reference; third word: type and cell */
@@ -629,14 +493,14 @@ END(call_ref) {
   acc = fp[field(pc, 2)];
   if (!acc) TRAP_HERE(NULL_FUNCTION);
   acc--;
-  return enter(SAME);
+  return enter(ARGUMENTS);
 }
 END(tail_call_ref) {
   POLL_CALL();
   acc = fp[field(pc, 2)];
   if (!acc) TRAP_HERE(NULL_FUNCTION);
   acc--;
-  return enter_tail(SAME);
+  return enter_tail(ARGUMENTS);
 }
 STEP(non_null, 2) { /* a: the reference, which stays where it is */
   if (!fp[field(pc, 0)]) TRAP(NULL_REFERENCE);
@@ -652,20 +516,20 @@ __attribute__((noinline, cold)) static uint32_t return_out(wsr_store *store) {
   return WSR_FINISHED;
 }
 
-#define RETURN()                                 \
-  const wsr_frame *const frame = store->frame--; \
+#define RETURN()                                        \
+  const wsr_frame *const frame = store->frame--;        \
   const wsr_return *const back = back_of(store, frame); \
-  pc = back->pc;                                 \
-  if (!pc) return return_out(store);             \
-  fp = back->fp;                                 \
+  pc = back->pc;                                        \
+  if (!pc) return return_out(store);                    \
+  fp = back->fp;                                        \
   GO_IN(back->instance)
 
-END(give_0) { RETURN(); }
-END(give_1) { /* a: the result */
+END(return_0) { RETURN(); }
+END(return_1) { /* a: the result */
   fp[0] = fp[field(pc, 0)];
   RETURN();
 }
-END(give) { /* a: first result, b: their number */
+END(return_n) { /* a: first result, b: their number */
   const uint32_t n = field(pc, 1);
   const uint64_t *const from = fp + field(pc, 0);
   for (uint32_t i = 0; i < n; i++) fp[i] = from[i];
@@ -675,7 +539,7 @@ END(give) { /* a: first result, b: their number */
 END(unreachable) { TRAP_HERE(UNREACHABLE); }
 
 /* Everything rare; third word: the precise cell, fourth: its index. */
-static uint32_t slow(ARGUMENTS) {
+static uint32_t slow(PARAMETERS) {
   const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
   const uint32_t trap = wsr_perform(store, store->instance, cell, fp);
   const wsr_memory_instance *const m = wsr_memory_of(store, store->instance);
@@ -687,13 +551,13 @@ static uint32_t slow(ARGUMENTS) {
   }
   if (trap) {
     acc = trap;
-    return wsr_trapped(SAME);
+    return wsr_trapped(ARGUMENTS);
   }
   NEXT(4);
 }
 
 /* A vector load or store of another memory; third word: the precise cell. */
-static uint32_t vector_memory(ARGUMENTS) {
+static uint32_t vector_memory(PARAMETERS) {
   const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
   uint64_t *const s = fp + cell->s;
   uint8_t *const at = wsr_locate_vector(store, store->instance, cell, s[0]);
@@ -703,18 +567,18 @@ static uint32_t vector_memory(ARGUMENTS) {
 }
 
 /* An atomic access; third word: the precise cell. */
-static uint32_t atomic(ARGUMENTS) {
+static uint32_t atomic(PARAMETERS) {
   const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
   const uint32_t trap = wsr_atomic(store, store->instance, cell, fp + cell->s);
   if (trap) {
     acc = trap;
-    return wsr_trapped(SAME);
+    return wsr_trapped(ARGUMENTS);
   }
   NEXT(3);
 }
 
 /* Throwing: third and fourth word as above. Who catches goes on in code that is entered anew. */
-static uint32_t raise(ARGUMENTS) {
+static uint32_t raise(PARAMETERS) {
   (void)memory, (void)size, (void)acc, (void)fd, (void)fs, (void)va;
   const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
   leave(store, low(pc[3]), 0);
@@ -738,123 +602,56 @@ STEP(decide, 3) {
 HANDLER(decide)
 
 /* The whole code of a function that runs in precise code only. */
-static uint32_t not_here(ARGUMENTS) {
+static uint32_t not_here(PARAMETERS) {
   (void)pc, (void)fp, (void)memory, (void)size, (void)acc, (void)fd, (void)fs, (void)va;
   return leave(store, 0, WSR_SWITCH);
 }
 
 /* ---- sequences: several cells in one handler ---- */
 
-#define THEN(NAME)       \
-  do {                   \
-    DO(NAME);            \
-    pc += WORDS_##NAME;  \
+#define THEN(NAME)      \
+  do {                  \
+    DO(NAME);           \
+    pc += WORDS_##NAME; \
   } while (0)
-#define SEQUENCE_2(A, B)                           \
-  SEPARATE static uint32_t A##__##B(ARGUMENTS) {            \
-    THEN(A);                                       \
-    WSR_TAIL end_##B(SAME);                        \
+#define SUPERINSTRUCTION_2(A, B)                  \
+  SEPARATE static uint32_t A##__##B(PARAMETERS) { \
+    THEN(A);                                      \
+    WSR_TAIL end_##B(ARGUMENTS);                  \
   }
-#define SEQUENCE_3(A, B, C)                        \
-  SEPARATE static uint32_t A##__##B##__##C(ARGUMENTS) {     \
-    THEN(A);                                       \
-    THEN(B);                                       \
-    WSR_TAIL end_##C(SAME);                        \
+#define SUPERINSTRUCTION_3(A, B, C)                      \
+  SEPARATE static uint32_t A##__##B##__##C(PARAMETERS) { \
+    THEN(A);                                             \
+    THEN(B);                                             \
+    WSR_TAIL end_##C(ARGUMENTS);                         \
   }
-#define SEQUENCE_4(A, B, C, D)                     \
-  SEPARATE static uint32_t A##__##B##__##C##__##D(ARGUMENTS) { \
-    THEN(A);                                       \
-    THEN(B);                                       \
-    THEN(C);                                       \
-    WSR_TAIL end_##D(SAME);                        \
+#define SUPERINSTRUCTION_4(A, B, C, D)                          \
+  SEPARATE static uint32_t A##__##B##__##C##__##D(PARAMETERS) { \
+    THEN(A);                                                    \
+    THEN(B);                                                    \
+    THEN(C);                                                    \
+    WSR_TAIL end_##D(ARGUMENTS);                                \
   }
-#ifndef WSR_NO_SEQUENCES
+#ifndef WSR_NO_SUPERINSTRUCTIONS
 #include "core/fast/superinstructions.inc"
 #endif
-#undef SEQUENCE_2
-#undef SEQUENCE_3
-#undef SEQUENCE_4
-#define SEQUENCE_2(A, B) {{A, B}, A##__##B},
-#define SEQUENCE_3(A, B, C) {{A, B, C}, A##__##B##__##C},
-#define SEQUENCE_4(A, B, C, D) {{A, B, C, D}, A##__##B##__##C##__##D},
-const wsr_sequence wsr_sequences[] = {
-#ifndef WSR_NO_SEQUENCES
+#undef SUPERINSTRUCTION_2
+#undef SUPERINSTRUCTION_3
+#undef SUPERINSTRUCTION_4
+#define SUPERINSTRUCTION_2(A, B) {{A, B}, A##__##B},
+#define SUPERINSTRUCTION_3(A, B, C) {{A, B, C}, A##__##B##__##C},
+#define SUPERINSTRUCTION_4(A, B, C, D) {{A, B, C, D}, A##__##B##__##C##__##D},
+const wsr_superinstruction wsr_superinstructions[] = {
+#ifndef WSR_NO_SUPERINSTRUCTIONS
 #include "core/fast/superinstructions.inc"
 #endif
     {{NULL}, NULL}};
-const uint32_t wsr_n_sequences = sizeof wsr_sequences / sizeof *wsr_sequences - 1;
+const uint32_t wsr_n_superinstructions =
+    sizeof wsr_superinstructions / sizeof *wsr_superinstructions - 1;
 
 /* ---- tables of handlers ---- */
 
-#define UNARY(N, P, R, K, X) [WSR_OP_##N] = {N##_SA, N##_SW, N##_AA, N##_AW},
-#define BINARY(N, P, R, K, X)
-#define COMPARE(N, P, R, K, X)
-#define LOAD(N, R, W, X)
-#define STORE(N, P, W, X)
-#define INVERSE(A, B)
-#define COMMUTES(A)
-wsr_handler *const wsr_fast_unary[WSR_OP_COUNT][4] = {
-#include "core/fast/fast_rows.h"
-    UNARY(CANONICAL_F32, , , , ) UNARY(CANONICAL_F64, , , , )};
-#undef UNARY
-#define UNARY(N, P, R, K, X)
-#undef BINARY
-#undef COMPARE
-#define BINARY(N, P, R, K, X)                                                                 \
-  [WSR_OP_##N] = {N##_SSA, N##_SSW, N##_SAA, N##_SAW, N##_SCA, N##_SCW, N##_ASA, N##_ASW, NULL, \
-                  NULL,    N##_ACA, N##_ACW},
-#define COMPARE BINARY
-wsr_handler *const wsr_fast_binary[WSR_OP_COUNT][12] = {
-#include "core/fast/fast_rows.h"
-};
-#undef BINARY
-#undef COMPARE
-#define BINARY(N, P, R, K, X)
-#define FOUR(N, LM) N##_##LM##_1, N##_##LM##_1_back, N##_##LM##_0, N##_##LM##_0_back
-#define COMPARE(N, P, R, K, X)                                                             \
-  [WSR_OP_##N] = {FOUR(N, SS), FOUR(N, SA), FOUR(N, SC), FOUR(N, AS), NULL, NULL, NULL, NULL, \
-                  FOUR(N, AC)},
-wsr_handler *const wsr_fast_branch[WSR_OP_COUNT][24] = {
-#include "core/fast/fast_rows.h"
-};
-#undef COMPARE
-#define COMPARE(N, P, R, K, X)
-#undef LOAD
-#define LOAD(N, R, W, X) [WSR_OP_##N] = {N##_SA, N##_SW, N##_AA, N##_AW, N##_CA, N##_CW},
-wsr_handler *const wsr_fast_load[WSR_OP_COUNT][6] = {
-#include "core/fast/fast_rows.h"
-};
-#undef LOAD
-#define LOAD(N, R, W, X)
-#define LOAD_SUM(N, L) N##_##L##_A, N##_##L##_W
-#undef LOAD
-#define LOAD(N, R, W, X) \
-  [WSR_OP_##N] = {LOAD_SUM(N, SC), LOAD_SUM(N, AC), LOAD_SUM(N, SS), LOAD_SUM(N, SA)},
-wsr_handler *const wsr_fast_load_sum[WSR_OP_COUNT][8] = {
-#include "core/fast/fast_rows.h"
-};
-#undef LOAD
-#define LOAD(N, R, W, X)
-#undef STORE
-#define STORE(N, P, W, X) \
-  [WSR_OP_##N] = {N##_SS, N##_SA, N##_SC, N##_AS, N##_AA, N##_AC, N##_CS, N##_CA, N##_CC},
-wsr_handler *const wsr_fast_store[WSR_OP_COUNT][9] = {
-#include "core/fast/fast_rows.h"
-};
-#undef STORE
-#define STORE(N, P, W, X)
-#undef INVERSE
-#define INVERSE(A, B) [WSR_OP_##A] = WSR_OP_##B + 1,
-const uint16_t wsr_fast_inverse[WSR_OP_COUNT] = {
-#include "core/fast/fast_rows.h"
-};
-#undef INVERSE
-#define INVERSE(A, B)
-#undef COMMUTES
-#define COMMUTES(A) [WSR_OP_##A] = 1,
-const uint8_t wsr_fast_commutes[WSR_OP_COUNT] = {
-#include "core/fast/fast_rows.h"
-};
+#include "core/fast/handler_tables.inc"
 
 #define SPECIAL(name) [WSR_FAST_##name] = name,
 wsr_handler *const wsr_fast_special[WSR_FAST_SPECIALS] = {WSR_EACH_SPECIAL(SPECIAL)};
@@ -864,8 +661,8 @@ uint32_t wsr_run_fast(wsr_store *store, const wsr_fast *fast, uint32_t word, wsr
   const wsr_function_instance *f = &store->functions[frame->function];
   store->frame = frame;
   store->last_frame = &store->frames[store->limits.stack_frames - 1];
-  store->returns_from = (uintptr_t)store->returns -
-                        sizeof(wsr_return) / sizeof(wsr_frame) * (uintptr_t)store->frames;
+  store->returns_from =
+      (uintptr_t)store->returns - sizeof(wsr_return) / sizeof(wsr_frame) * (uintptr_t)store->frames;
   store->instance = f->owner;
   store->codes = store->fast[fast->metered];
   store->out = out;

@@ -1,8 +1,8 @@
-/* Handlers of fast code for vectors, made from numeric/simd_rows.h: one for each combination of operand classes
- * as fast/handlers.c has them for numbers, with a vector accumulator in `va`.
+/* Handlers of fast code for vectors, made from numeric/simd_rows.h: one for each combination of
+ * operand classes as fast/handlers.c has them for numbers, with a vector accumulator in `va`.
  *
- * Included by itself once more, with WSR_V2_ROWS, for what CPUs of x86-64 level 2 do better; which of
- * the two a cell gets is decided when it is folded (fast/translate_simd.h).
+ * Included by itself once more, with WSR_V2_ROWS, for what CPUs of x86-64 level 2 do better; which
+ * of the two a cell gets is decided when it is folded (fast/translate_simd.h).
  *
  * Fields: a, b, c: operands; d: the slot that is written too (b of loads). */
 #ifndef WSR_V2_ROWS
@@ -57,13 +57,16 @@
 #define SUM_AC ((uint64_t)((uint32_t)r->acc + low(pc[2])) + high(pc[2]))
 #define SUM_SS ((uint64_t)((uint32_t)fp[field(pc, 0)] + (uint32_t)fp[field(pc, 2)]) + high(pc[2]))
 #define SUM_SA ((uint64_t)((uint32_t)fp[field(pc, 0)] + (uint32_t)r->acc) + high(pc[2]))
-#define IN_BOUNDS(where, width)                        \
-  const uint64_t address = where;                      \
-  if (address + (width) > size) TRAP(MEMORY_BOUNDS);   \
+#define IN_BOUNDS(where, width)                      \
+  const uint64_t address = where;                    \
+  if (address + (width) > size) TRAP(MEMORY_BOUNDS); \
   uint8_t *const at = memory + address
 
 #define BOTH(ONE_OF, ...) ONE_OF(__VA_ARGS__, A) ONE_OF(__VA_ARGS__, W)
 #endif
+
+/* clang-format would stagger rows of macros. */
+/* clang-format off */
 
 /* ---- handlers ---- */
 
@@ -210,6 +213,8 @@ static wsr_handler *const *const vector[WSR_OP_COUNT] = {
 #undef VECTOR_LOAD_LANE
 #undef VECTOR_STORE
 #undef VECTOR_STORE_LANE
+
+/* clang-format on */
 
 #if !defined(WSR_V2_ROWS) && WSR_X86
 #define WSR_V2_ROWS

@@ -31,7 +31,8 @@ static uint64_t longer(uint64_t key, wsr_handler *handler) {
   return key ? key : 1;
 }
 
-static bool begins(const wsr_sequence *with, wsr_handler *const *handlers, uint32_t length) {
+static bool begins(const wsr_superinstruction *with, wsr_handler *const *handlers,
+                   uint32_t length) {
   for (uint32_t i = 0; i < length; i++)
     if (with->cells[i] != handlers[i]) return false;
   return true;
@@ -42,24 +43,26 @@ static const beginning *look_up(const beginnings *all, uint64_t key, wsr_handler
   for (uint32_t i = (uint32_t)(key >> 32);; i++) {
     const beginning *b = &all->places[i & all->mask];
     if (!b->key) return b;
-    if (b->key == key && b->length == length && begins(&wsr_sequences[b->of], handlers, length))
+    if (b->key == key && b->length == length &&
+        begins(&wsr_superinstructions[b->of], handlers, length))
       return b;
   }
 }
 
 static beginnings *gather(void) {
   uint32_t room = 64;
-  while (room < wsr_n_sequences * WSR_LONGEST_SEQUENCE * 2) room *= 2;
+  while (room < wsr_n_superinstructions * WSR_LONGEST_SUPERINSTRUCTION * 2) room *= 2;
   beginnings *all = calloc(1, sizeof *all + room * sizeof *all->places);
   if (!all) return NULL;
   all->mask = room - 1;
-  for (uint32_t i = 0; i < wsr_n_sequences; i++) {
-    const wsr_sequence *s = &wsr_sequences[i];
+  for (uint32_t i = 0; i < wsr_n_superinstructions; i++) {
+    const wsr_superinstruction *s = &wsr_superinstructions[i];
     uint64_t key = longer(0, s->cells[0]);
-    for (uint32_t length = 2; length <= WSR_LONGEST_SEQUENCE && s->cells[length - 1]; length++) {
+    for (uint32_t length = 2; length <= WSR_LONGEST_SUPERINSTRUCTION && s->cells[length - 1];
+         length++) {
       key = longer(key, s->cells[length - 1]);
       beginning *b = &all->places[look_up(all, key, s->cells, length) - all->places];
-      const bool whole = length == WSR_LONGEST_SEQUENCE || !s->cells[length];
+      const bool whole = length == WSR_LONGEST_SUPERINSTRUCTION || !s->cells[length];
       if (!b->key) *b = (beginning){key, i, length, NULL};
       if (whole) b->all = s->all;
     }
@@ -80,10 +83,10 @@ static const beginnings *known(void) {
   return all;
 }
 
-bool wsr_join(uint64_t *words, const wsr_place *map, uint32_t n) {
-  if (n == 0 || wsr_n_sequences == 0) return true;
+bool wsr_join_cells(uint64_t *words, const wsr_place *map, uint32_t n) {
+  if (n == 0 || wsr_n_superinstructions == 0) return true;
   const beginnings *all = known();
-  wsr_handler **single = calloc((size_t)n + WSR_LONGEST_SEQUENCE, sizeof *single);
+  wsr_handler **single = calloc((size_t)n + WSR_LONGEST_SUPERINSTRUCTION, sizeof *single);
   uint32_t *fewest = calloc((size_t)n + 1, sizeof *fewest); /* dispatches from each cell on */
   const bool enough = all && single && fewest;
   for (uint32_t i = 0; enough && i < n; i++)
@@ -91,7 +94,7 @@ bool wsr_join(uint64_t *words, const wsr_place *map, uint32_t n) {
   for (uint32_t i = n; enough && i-- > 0;) {
     fewest[i] = fewest[i + 1] + 1;
     uint64_t key = longer(0, single[i]);
-    for (uint32_t length = 2; length <= WSR_LONGEST_SEQUENCE && i + length <= n; length++) {
+    for (uint32_t length = 2; length <= WSR_LONGEST_SUPERINSTRUCTION && i + length <= n; length++) {
       key = longer(key, single[i + length - 1]);
       const beginning *b = look_up(all, key, single + i, length);
       if (!b->key) break;

@@ -71,21 +71,21 @@ typedef struct {
     uint32_t to; /* once it writes a slot and is still the last cell, or WSR_NONE */
   } loaded;
   bool failed;
-  const wsr_request *hurry; /* give up (`failed`) when it is requested; or NULL */
+  const wsr_request *interrupt; /* give up (`failed`) when it is requested; or NULL */
   uint32_t *longest; /* metered: by first cell of a block, instructions on the longest way on */
-} folder;
+} translator;
 
-static bool room_for(folder *f, void *array, uint32_t *room, uint32_t need, size_t size) {
+static bool room_for(translator *f, void *array, uint32_t *room, uint32_t need, size_t size) {
   if (!f->failed) f->failed = !wsr_array_reserve(array, room, need, size);
   return !f->failed;
 }
 
-static void word(folder *f, uint64_t value) {
+static void word(translator *f, uint64_t value) {
   if (room_for(f, &f->words, &f->room, f->n + 1, sizeof *f->words)) f->words[f->n++] = value;
 }
 
 /* The 16 bytes at `offset` of the module. */
-static void word_16(folder *f, uint64_t offset) {
+static void word_16(translator *f, uint64_t offset) {
   const uint8_t *const bytes = f->m->bytes + offset;
   uint64_t halves[2];
   memcpy(halves, bytes, sizeof halves);
@@ -101,7 +101,7 @@ static uint64_t fields(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
 }
 
 /* a, b and a 32-bit number, as the handlers read them. */
-static uint64_t wide(uint32_t a, uint32_t b, uint32_t number) {
+static uint64_t fields_and_number(uint32_t a, uint32_t b, uint32_t number) {
   uint64_t value = fields(a, b, 0, 0);
   memcpy((char *)&value + 4, &number, sizeof number);
   return value;
@@ -109,7 +109,7 @@ static uint64_t wide(uint32_t a, uint32_t b, uint32_t number) {
 
 static uint64_t pair(uint32_t low, uint32_t high) { return low | (uint64_t)high << 32; }
 
-static uint32_t begin(folder *f, wsr_handler *handler, uint64_t second) {
+static uint32_t begin(translator *f, wsr_handler *handler, uint64_t second) {
   const uint32_t start = f->n;
   if (room_for(f, &f->map, &f->room_map, f->n_map + 1, sizeof *f->map))
     f->map[f->n_map++] = (wsr_place){f->at, start};
@@ -120,11 +120,11 @@ static uint32_t begin(folder *f, wsr_handler *handler, uint64_t second) {
   return start;
 }
 
-static uint32_t special(folder *f, uint32_t which, uint64_t second) {
+static uint32_t special(translator *f, uint32_t which, uint64_t second) {
   return begin(f, wsr_fast_special[which], second);
 }
 
-static void move(folder *f, uint32_t from, uint32_t to) {
+static void move(translator *f, uint32_t from, uint32_t to) {
   if (f->moved == WSR_NONE || f->failed) {
     const uint32_t start = special(f, WSR_FAST_move, fields(from, 0, 0, to));
     f->moved = start;
@@ -137,12 +137,12 @@ static void move(folder *f, uint32_t from, uint32_t to) {
   f->moved = WSR_NONE;
 }
 
-static void add_canonical(folder *f, uint32_t cell) {
+static void add_canonical(translator *f, uint32_t cell) {
   if (room_for(f, &f->canonical, &f->room_canonical, f->n_canonical + 1, sizeof *f->canonical))
     f->canonical[f->n_canonical++] = (wsr_place){cell, f->n};
 }
 
-static void add_fixup(folder *f, uint32_t from, uint32_t at, uint32_t cell, bool entry) {
+static void add_fixup(translator *f, uint32_t from, uint32_t at, uint32_t cell, bool entry) {
   if (room_for(f, &f->fixups, &f->room_fixups, f->n_fixups + 1, sizeof *f->fixups))
     f->fixups[f->n_fixups++] = (fixup){from, at, cell, entry};
 }
@@ -158,13 +158,13 @@ static int kind_of(wsr_type type) {
 
 /* ---- where operands are ---- */
 
-static void set_operand(folder *f, uint32_t slot, uint8_t where, int kind, uint64_t value) {
+static void set_operand(translator *f, uint32_t slot, uint8_t where, int kind, uint64_t value) {
   f->operands[slot] = (operand){where, (uint8_t)kind, value};
   if (where != IN_SLOT) f->pending[f->n_pending++] = slot;
 }
 
 /* The operands from `slot` on are taken off the stack. */
-static void taken(folder *f, uint32_t slot) {
+static void pop_operands(translator *f, uint32_t slot) {
   while (f->n_pending && f->pending[f->n_pending - 1] >= slot) {
     operand *o = &f->operands[f->pending[--f->n_pending]];
     if (o->where == IN_ACC) f->acc[o->kind].slot = WSR_NONE;
@@ -173,20 +173,20 @@ static void taken(folder *f, uint32_t slot) {
 }
 
 /* A slot gets another value: no accumulator mirrors it any more. */
-static void overwritten(folder *f, uint32_t slot) {
+static void overwritten(translator *f, uint32_t slot) {
   for (int k = 0; k < KINDS; k++)
     if (f->acc[k].mirror == slot) f->acc[k].mirror = WSR_NONE;
   if (slot && f->acc[KIND_V].mirror == slot - 1) f->acc[KIND_V].mirror = WSR_NONE;
 }
 
 /* Behind a label or a call nothing is known of the accumulators. */
-static void forget(folder *f) {
+static void forget(translator *f) {
   for (int k = 0; k < KINDS; k++) f->acc[k] = (accumulator){.slot = WSR_NONE, .mirror = WSR_NONE};
   f->last = f->binary = f->got = f->moved = f->loaded.to = WSR_NONE;
 }
 
 /* Let the cell that made the accumulator's value write it to `slot` too. */
-static void write_through(folder *f, int kind, uint32_t slot) {
+static void write_through(translator *f, int kind, uint32_t slot) {
   accumulator *acc = &f->acc[kind];
   overwritten(f, slot);
   if (kind == KIND_V) overwritten(f, slot + 1);
@@ -202,7 +202,7 @@ static void write_through(folder *f, int kind, uint32_t slot) {
 }
 
 /* Write the value of a local or a constant to a slot. */
-static void copy(folder *f, const operand *o, uint32_t to) {
+static void copy(translator *f, const operand *o, uint32_t to) {
   const bool vector = o->kind == KIND_V;
   if (o->where == IN_LOCAL) {
     move(f, (uint32_t)o->value, to);
@@ -219,7 +219,7 @@ static void copy(folder *f, const operand *o, uint32_t to) {
 }
 
 /* Put an operand into its slot. It stays in the list of those pending: the caller takes it out. */
-static void settle(folder *f, uint32_t slot) {
+static void materialize(translator *f, uint32_t slot) {
   operand *o = &f->operands[slot];
   switch (o->where) {
     case IN_LOCAL:
@@ -230,7 +230,7 @@ static void settle(folder *f, uint32_t slot) {
   o->where = IN_SLOT;
 }
 
-static void drop_settled(folder *f) {
+static void drop_materialized(translator *f) {
   uint32_t kept = 0;
   for (uint32_t i = 0; i < f->n_pending; i++)
     if (f->operands[f->pending[i]].where != IN_SLOT) f->pending[kept++] = f->pending[i];
@@ -238,19 +238,19 @@ static void drop_settled(folder *f) {
 }
 
 /* Settle all operands below `slot`. */
-static void flush(folder *f, uint32_t slot) {
-  for (uint32_t i = 0; i < f->n_pending && f->pending[i] < slot; i++) settle(f, f->pending[i]);
-  drop_settled(f);
+static void flush(translator *f, uint32_t slot) {
+  for (uint32_t i = 0; i < f->n_pending && f->pending[i] < slot; i++) materialize(f, f->pending[i]);
+  drop_materialized(f);
 }
 
-static void flush_all(folder *f) { flush(f, WSR_NONE); }
+static void flush_all(translator *f) { flush(f, WSR_NONE); }
 
 /* Where an instruction finds the operand. */
-static source find(folder *f, uint32_t slot, int kind, bool constants) {
+static source find(translator *f, uint32_t slot, int kind, bool constants) {
   operand *o = &f->operands[slot];
   if (o->where == IN_CONSTANT && !constants) {
-    settle(f, slot);
-    drop_settled(f);
+    materialize(f, slot);
+    drop_materialized(f);
   }
   if (o->where == IN_CONSTANT) return (source){WSR_C, 0, o->value};
   if (o->where == IN_ACC) return (source){WSR_A, WSR_NONE, 0};
@@ -268,13 +268,13 @@ static void separate(source *a, source *b) {
 }
 
 /* Emit a cell whose result is operand `slot`, in the accumulator. */
-static uint32_t produce(folder *f, uint32_t slot, int kind, wsr_handler *const pair_[2],
+static uint32_t produce(translator *f, uint32_t slot, int kind, wsr_handler *const pair_[2],
                         uint8_t field, uint64_t second) {
   accumulator *acc = &f->acc[kind];
   if (acc->slot != WSR_NONE) {
     const uint32_t other = acc->slot;
-    settle(f, other);
-    drop_settled(f);
+    materialize(f, other);
+    drop_materialized(f);
   }
   if (kind == KIND_I) f->before = *acc;
   const uint32_t start = begin(f, pair_[0], second);
@@ -286,19 +286,19 @@ static uint32_t produce(folder *f, uint32_t slot, int kind, wsr_handler *const p
 
 /* ---- instructions ---- */
 
-static void unary(folder *f, uint32_t op, uint32_t s) {
-  const wsr_row *row = &wsr_rows[op];
+static void unary(translator *f, uint32_t op, uint32_t s) {
+  const wsr_opcode_row *row = &wsr_opcode_table[op];
   const uint8_t type = op == WSR_OP_CANONICAL_F32   ? WSR_F32
                        : op == WSR_OP_CANONICAL_F64 ? WSR_F64
                                                     : row->params[0];
   const source a = find(f, s, kind_of(type), false);
-  taken(f, s);
+  pop_operands(f, s);
   const int result = kind_of(row->result ? row->result : type);
   produce(f, s, result, &wsr_fast_unary[op][a.class * 2], 3, fields(a.slot, 0, 0, 0));
 }
 
-static void emit_binary(folder *f, uint32_t op, uint32_t s, source a, source b) {
-  const wsr_row *row = &wsr_rows[op];
+static void emit_binary(translator *f, uint32_t op, uint32_t s, source a, source b) {
+  const wsr_opcode_row *row = &wsr_opcode_table[op];
   const uint32_t start =
       produce(f, s, kind_of(row->result), &wsr_fast_binary[op][(a.class * 3 + b.class) * 2], 3,
               fields(a.slot, b.slot, 0, 0));
@@ -311,7 +311,7 @@ static void emit_binary(folder *f, uint32_t op, uint32_t s, source a, source b) 
 }
 
 /* Take the last cell back, which gave an integer: another cell does its work too. */
-static void take_back(folder *f) {
+static void take_back(translator *f) {
   f->n = f->last;
   f->n_map--;
   f->acc[KIND_I] = f->before;
@@ -320,69 +320,70 @@ static void take_back(folder *f) {
 }
 
 /* Whether operand `slot` is the result of the last cell, and this has two operands. */
-static bool just_made(const folder *f, uint32_t slot) {
+static bool just_made(const translator *f, uint32_t slot) {
   return !f->failed && f->binary != WSR_NONE && f->operands[slot].where == IN_ACC &&
          f->acc[KIND_I].slot == slot && f->acc[KIND_I].producer == f->binary;
 }
 
-static bool just_compared(const folder *f, uint32_t slot) {
+static bool just_compared(const translator *f, uint32_t slot) {
   return just_made(f, slot) && wsr_fast_branch[f->binary_op][0];
 }
 
 /* Whether operand `slot` is the sum, just made, of something and a constant. */
-static bool just_added(folder *f, uint32_t slot, uint32_t *constant) {
+static bool just_added(translator *f, uint32_t slot, uint32_t *constant) {
   if (!just_made(f, slot) || f->b.class != WSR_C) return false;
   *constant = (uint32_t)(f->binary_op == WSR_OP_I32_SUB ? -f->b.value : f->b.value);
   return f->binary_op == WSR_OP_I32_ADD || f->binary_op == WSR_OP_I32_SUB;
 }
 
 /* The shadow stack pointer of C: a global less or more a constant, in one cell. */
-static bool global_and_constant(folder *f, uint32_t op, uint32_t s) {
+static bool global_and_constant(translator *f, uint32_t op, uint32_t s) {
   if ((op != WSR_OP_I32_ADD && op != WSR_OP_I32_SUB) || f->got == WSR_NONE || f->failed ||
       f->operands[s].where != IN_ACC || f->acc[KIND_I].producer != f->got ||
       f->operands[s + 1].where != IN_CONSTANT)
     return false;
   const uint64_t by = f->operands[s + 1].value;
-  taken(f, s);
+  pop_operands(f, s);
   take_back(f);
-  produce(f, s, KIND_I, &wsr_fast_special[WSR_FAST_get_add_a], 1, wide(0, 0, f->got_index));
+  produce(f, s, KIND_I, &wsr_fast_special[WSR_FAST_get_add_a], 1,
+          fields_and_number(0, 0, f->got_index));
   word(f, (uint32_t)(op == WSR_OP_I32_SUB ? -by : by));
   return true;
 }
 
-static void binary(folder *f, uint32_t op, uint32_t s) {
+static void binary(translator *f, uint32_t op, uint32_t s) {
   if (global_and_constant(f, op, s)) return;
-  const int kind = kind_of(wsr_rows[op].params[0]);
+  const int kind = kind_of(wsr_opcode_table[op].params[0]);
   if (f->operands[s].where == IN_CONSTANT && wsr_fast_commutes[op] &&
       f->operands[s + 1].where != IN_CONSTANT) {
     const source b = find(f, s, kind, true), a = find(f, s + 1, kind, false);
-    taken(f, s);
+    pop_operands(f, s);
     emit_binary(f, op, s, a, b);
     return;
   }
   source a = find(f, s, kind, false), b = find(f, s + 1, kind, true);
   separate(&a, &b);
-  taken(f, s);
+  pop_operands(f, s);
   emit_binary(f, op, s, a, b);
 }
 
 /* x == 0, of an integer or a reference. */
-static void is_zero(folder *f, uint32_t equal, uint32_t s) {
+static void is_zero(translator *f, uint32_t equal, uint32_t s) {
   if (just_compared(f, s) && wsr_fast_inverse[f->binary_op]) {
     const source a = f->a, b = f->b;
     const uint32_t op = wsr_fast_inverse[f->binary_op] - 1U;
-    taken(f, s);
+    pop_operands(f, s);
     take_back(f);
     emit_binary(f, op, s, a, b);
     return;
   }
   const source a = find(f, s, KIND_I, false), b = {WSR_C, 0, 0};
-  taken(f, s);
+  pop_operands(f, s);
   emit_binary(f, equal, s, a, b);
 }
 
 /* A load whose address is a sum that was just made: both in one cell. */
-static bool load_sum(folder *f, wsr_handler *const *handlers, int kind, const wsr_cell *c) {
+static bool load_sum(translator *f, wsr_handler *const *handlers, int kind, const wsr_cell *c) {
   enum { SLOT_CONSTANT, ACC_CONSTANT, SLOT_SLOT, SLOT_ACC };
   source a = f->a, b = f->b;
   uint32_t by = 0, shape;
@@ -398,7 +399,7 @@ static bool load_sum(folder *f, wsr_handler *const *handlers, int kind, const ws
   } else {
     return false;
   }
-  taken(f, c->s);
+  pop_operands(f, c->s);
   take_back(f);
   produce(f, c->s, kind, handlers + shape * 2, 1, fields(a.slot, 0, b.slot, 0));
   word(f, pair(by, (uint32_t)c->u.imm));
@@ -406,24 +407,24 @@ static bool load_sum(folder *f, wsr_handler *const *handlers, int kind, const ws
 }
 
 /* The slot that holds the operand, made now if it has none. */
-static uint32_t any_slot(folder *f, uint32_t slot) {
+static uint32_t any_slot(translator *f, uint32_t slot) {
   const operand *o = &f->operands[slot];
   if (o->where == IN_LOCAL) return (uint32_t)o->value;
-  settle(f, slot);
-  drop_settled(f);
+  materialize(f, slot);
+  drop_materialized(f);
   return slot;
 }
 
 /* Memory 0 with 64-bit addresses, and an offset that fits its cell. */
-static bool is_wide(const wsr_cell *c) { return c->n == 1 && c->u.imm <= UINT32_MAX; }
+static bool is_memory64(const wsr_cell *c) { return c->n == 1 && c->u.imm <= UINT32_MAX; }
 
-static uint64_t far_memory(const folder *f, const wsr_cell *c) {
+static uint64_t memory_word(const translator *f, const wsr_cell *c) {
   const uint32_t index = c->n - 1U;
   return pair(index, f->m->memories[index].address64);
 }
 
 /* As load_sum, in 64 bits. */
-static bool load_wide_sum(folder *f, uint32_t op, const wsr_cell *c) {
+static bool load_memory64_sum(translator *f, uint32_t op, const wsr_cell *c) {
   enum { SLOT_CONSTANT, ACC_CONSTANT, SLOT_SLOT, SLOT_ACC };
   if (!just_made(f, c->s) || (f->binary_op != WSR_OP_I64_ADD && f->binary_op != WSR_OP_I64_SUB))
     return false;
@@ -433,9 +434,9 @@ static bool load_wide_sum(folder *f, uint32_t op, const wsr_cell *c) {
   const source a = exchange ? f->b : f->a, b = exchange ? f->a : f->b;
   const uint32_t shape = constant ? (a.class == WSR_A ? ACC_CONSTANT : SLOT_CONSTANT)
                                   : (b.class == WSR_A ? SLOT_ACC : SLOT_SLOT);
-  taken(f, c->s);
+  pop_operands(f, c->s);
   take_back(f);
-  produce(f, c->s, kind_of(wsr_rows[op].result), &wsr_wide_load_sum[op][shape * 2], 1,
+  produce(f, c->s, kind_of(wsr_opcode_table[op].result), &wsr_memory64_load_sum[op][shape * 2], 1,
           fields(a.slot, 0, b.slot, 0));
   word(f, c->u.imm);
   if (constant) word(f, sum ? b.value : -b.value);
@@ -444,72 +445,74 @@ static bool load_wide_sum(folder *f, uint32_t op, const wsr_cell *c) {
 
 /* Whether the operand is a constant address of memory 0 with 64-bit addresses, which then is as in
  * any memory 0: no sum of it and its offset, which are below 2**62, wraps. */
-static bool is_plain(const folder *f, const wsr_cell *c) {
+static bool is_plain(const translator *f, const wsr_cell *c) {
   const operand *o = &f->operands[c->s];
   return c->n == 1 && o->where == IN_CONSTANT && (o->value | c->u.imm) >> 62 == 0;
 }
 
 /* A load from another memory than memory 0 with 32-bit addresses (core/fast_far.c). */
-static void load_far(folder *f, uint32_t op, const wsr_cell *c) {
-  const int kind = kind_of(wsr_rows[op].result);
+static void load_other_memory(translator *f, uint32_t op, const wsr_cell *c) {
+  const int kind = kind_of(wsr_opcode_table[op].result);
   f->loaded.start = WSR_NONE;
   if (is_plain(f, c)) {
     const uint64_t at = f->operands[c->s].value + c->u.imm;
-    taken(f, c->s);
+    pop_operands(f, c->s);
     produce(f, c->s, kind, &wsr_fast_load[op][WSR_C * 2], 1, 0);
     word(f, at);
     return;
   }
-  if (is_wide(c)) {
-    if (load_wide_sum(f, op, c)) return;
+  if (is_memory64(c)) {
+    if (load_memory64_sum(f, op, c)) return;
     const source a = find(f, c->s, KIND_I, false);
-    taken(f, c->s);
-    produce(f, c->s, kind, &wsr_wide_load[op][a.class * 2], 1, wide(a.slot, 0, (uint32_t)c->u.imm));
+    pop_operands(f, c->s);
+    produce(f, c->s, kind, &wsr_memory64_load[op][a.class * 2], 1,
+            fields_and_number(a.slot, 0, (uint32_t)c->u.imm));
     return;
   }
   const uint32_t slot = any_slot(f, c->s);
-  taken(f, c->s);
-  produce(f, c->s, kind, wsr_far_load[op], 1, fields(slot, 0, 0, 0));
+  pop_operands(f, c->s);
+  produce(f, c->s, kind, wsr_any_memory_load[op], 1, fields(slot, 0, 0, 0));
   word(f, c->u.imm);
-  word(f, far_memory(f, c));
+  word(f, memory_word(f, c));
 }
 
-static void store_far(folder *f, uint32_t op, const wsr_cell *c) {
+static void store_other_memory(translator *f, uint32_t op, const wsr_cell *c) {
   if (is_plain(f, c)) {
     const uint64_t at = f->operands[c->s].value + c->u.imm;
-    const source b = find(f, c->s + 1, kind_of(wsr_rows[op].params[1]), true);
-    taken(f, c->s);
-    begin(f, wsr_fast_store[op][WSR_C * 3 + b.class], wide(0, b.slot, 0));
+    const source b = find(f, c->s + 1, kind_of(wsr_opcode_table[op].params[1]), true);
+    pop_operands(f, c->s);
+    begin(f, wsr_fast_store[op][WSR_C * 3 + b.class], fields_and_number(0, b.slot, 0));
     word(f, at);
     if (b.class == WSR_C) word(f, b.value);
     return;
   }
-  if (is_wide(c)) {
-    const int kind = kind_of(wsr_rows[op].params[1]);
+  if (is_memory64(c)) {
+    const int kind = kind_of(wsr_opcode_table[op].params[1]);
     source a = find(f, c->s, KIND_I, false), b = find(f, c->s + 1, kind, true);
     if (kind == KIND_I) separate(&a, &b);
-    taken(f, c->s);
-    begin(f, wsr_wide_store[op][a.class * 3 + b.class], wide(a.slot, b.slot, (uint32_t)c->u.imm));
+    pop_operands(f, c->s);
+    begin(f, wsr_memory64_store[op][a.class * 3 + b.class],
+          fields_and_number(a.slot, b.slot, (uint32_t)c->u.imm));
     if (b.class == WSR_C) word(f, b.value);
     return;
   }
   const uint32_t a = any_slot(f, c->s), b = any_slot(f, c->s + 1);
-  taken(f, c->s);
-  begin(f, wsr_far_store[op], fields(a, b, 0, 0));
+  pop_operands(f, c->s);
+  begin(f, wsr_any_memory_store[op], fields(a, b, 0, 0));
   word(f, c->u.imm);
-  word(f, far_memory(f, c));
+  word(f, memory_word(f, c));
 }
 
-static void load(folder *f, uint32_t op, const wsr_cell *c) {
-  const wsr_row *row = &wsr_rows[op];
+static void load(translator *f, uint32_t op, const wsr_cell *c) {
+  const wsr_opcode_row *row = &wsr_opcode_table[op];
   if (c->n) {
-    load_far(f, op, c);
+    load_other_memory(f, op, c);
     return;
   }
   if (load_sum(f, wsr_fast_load_sum[op], kind_of(row->result), c)) return;
   const source a = find(f, c->s, KIND_I, true);
   const uint32_t offset = (uint32_t)c->u.imm;
-  taken(f, c->s);
+  pop_operands(f, c->s);
   if (op == WSR_OP_I32_LOAD && f->loaded.to != WSR_NONE && a.class != WSR_C && a.slot != WSR_NONE &&
       !f->failed) { /* the second of two: one cell does both */
     const uint32_t to = f->loaded.to, slot = f->loaded.slot, first = f->loaded.offset;
@@ -522,7 +525,7 @@ static void load(folder *f, uint32_t op, const wsr_cell *c) {
     return;
   }
   const uint32_t start = produce(f, c->s, kind_of(row->result), &wsr_fast_load[op][a.class * 2], 1,
-                                 wide(a.slot, 0, offset));
+                                 fields_and_number(a.slot, 0, offset));
   if (a.class == WSR_C) word(f, (uint32_t)a.value + c->u.imm);
   f->loaded.start = WSR_NONE;
   if (op == WSR_OP_I32_LOAD && a.class == WSR_S) {
@@ -533,33 +536,34 @@ static void load(folder *f, uint32_t op, const wsr_cell *c) {
   }
 }
 
-static void store(folder *f, uint32_t op, const wsr_cell *c) {
+static void store(translator *f, uint32_t op, const wsr_cell *c) {
   if (c->n) {
-    store_far(f, op, c);
+    store_other_memory(f, op, c);
     return;
   }
-  const int kind = kind_of(wsr_rows[op].params[1]);
+  const int kind = kind_of(wsr_opcode_table[op].params[1]);
   source a = find(f, c->s, KIND_I, true), b = find(f, c->s + 1, kind, true);
   if (kind == KIND_I) separate(&a, &b);
-  taken(f, c->s);
-  begin(f, wsr_fast_store[op][a.class * 3 + b.class], wide(a.slot, b.slot, (uint32_t)c->u.imm));
+  pop_operands(f, c->s);
+  begin(f, wsr_fast_store[op][a.class * 3 + b.class],
+        fields_and_number(a.slot, b.slot, (uint32_t)c->u.imm));
   if (a.class == WSR_C) word(f, (uint32_t)a.value + c->u.imm);
   if (b.class == WSR_C) word(f, b.value);
 }
 
 /* A local is about to change: operands that are this local keep its old value. */
-static void settle_aliases(folder *f, uint32_t local) {
+static void materialize_aliases(translator *f, uint32_t local) {
   bool any = false;
   for (uint32_t i = 0; i < f->n_pending; i++) {
     const operand *o = &f->operands[f->pending[i]];
     if (o->where != IN_LOCAL || o->value != local) continue;
-    settle(f, f->pending[i]);
+    materialize(f, f->pending[i]);
     any = true;
   }
-  if (any) drop_settled(f);
+  if (any) drop_materialized(f);
 }
 
-static bool has_alias(const folder *f, uint32_t local) {
+static bool has_alias(const translator *f, uint32_t local) {
   for (uint32_t i = 0; i < f->n_pending; i++) {
     const operand *o = &f->operands[f->pending[i]];
     if (o->where == IN_LOCAL && o->value == local) return true;
@@ -568,14 +572,14 @@ static bool has_alias(const folder *f, uint32_t local) {
 }
 
 /* A pair of loads has also set a slot, perhaps the local, before the value in question. */
-static bool makes_one_value(const folder *f) {
+static bool makes_one_value(const translator *f) {
   const uint64_t pair_of_loads = (uint64_t)(uintptr_t)wsr_fast_special[WSR_FAST_load_2_a];
   return !f->failed && f->words[f->last] != pair_of_loads;
 }
 
 /* The aliases are settled before the last cell, which makes the local's new value: so this cell can
  * still write it to the local itself. */
-static void settle_aliases_before(folder *f, uint32_t local, accumulator *acc) {
+static void materialize_aliases_before(translator *f, uint32_t local, accumulator *acc) {
   uint64_t cell[8];
   const uint32_t start = f->last, size = f->n - start;
   const wsr_place place = f->map[f->n_map - 1];
@@ -583,7 +587,7 @@ static void settle_aliases_before(folder *f, uint32_t local, accumulator *acc) {
   f->n = start;
   f->n_map--;
   f->moved = WSR_NONE;
-  settle_aliases(f, local);
+  materialize_aliases(f, local);
   if (f->failed) return;
   if (!room_for(f, &f->map, &f->room_map, f->n_map + 1, sizeof *f->map)) return;
   acc->producer = f->n;
@@ -593,14 +597,14 @@ static void settle_aliases_before(folder *f, uint32_t local, accumulator *acc) {
   f->binary = f->got = f->moved = f->loaded.to = f->loaded.start = WSR_NONE;
 }
 
-static void local_set(folder *f, uint32_t local, uint32_t s, bool vector, bool tee) {
+static void local_set(translator *f, uint32_t local, uint32_t s, bool vector, bool tee) {
   operand o = f->operands[s];
   if (o.where != IN_SLOT) f->n_pending--; /* it is the topmost: out of the way of the aliases */
   if (o.where == IN_ACC && f->acc[o.kind].producer == f->last && has_alias(f, local) &&
       makes_one_value(f))
-    settle_aliases_before(f, local, &f->acc[o.kind]);
+    materialize_aliases_before(f, local, &f->acc[o.kind]);
   else
-    settle_aliases(f, local);
+    materialize_aliases(f, local);
   if (o.where != IN_SLOT) f->pending[f->n_pending++] = s;
   switch (o.where) {
     case IN_ACC:
@@ -619,17 +623,17 @@ static void local_set(folder *f, uint32_t local, uint32_t s, bool vector, bool t
       if (o.where == IN_SLOT) o = (operand){IN_LOCAL, vector ? KIND_V : KIND_I, s};
       copy(f, &o, local);
   }
-  taken(f, s);
+  pop_operands(f, s);
   if (tee) set_operand(f, s, IN_LOCAL, vector ? KIND_V : KIND_I, local);
 }
 
-static void global(folder *f, const wsr_cell *c, bool get) {
+static void global(translator *f, const wsr_cell *c, bool get) {
   const uint32_t index = c->u.p.a;
   const int kind = kind_of(f->m->globals[index].type.type);
   if (get) {
     static const uint8_t rows[KINDS] = {WSR_FAST_get_i_a, WSR_FAST_get_f_a, WSR_FAST_get_d_a};
     const uint32_t start =
-        produce(f, c->s, kind, &wsr_fast_special[rows[kind]], 1, wide(0, 0, index));
+        produce(f, c->s, kind, &wsr_fast_special[rows[kind]], 1, fields_and_number(0, 0, index));
     if (kind == KIND_I) {
       f->got = start;
       f->got_index = index;
@@ -639,22 +643,22 @@ static void global(folder *f, const wsr_cell *c, bool get) {
   uint32_t by;
   if (kind == KIND_I && just_added(f, c->s, &by) && f->a.class == WSR_S) {
     const uint32_t slot = f->a.slot;
-    taken(f, c->s);
+    pop_operands(f, c->s);
     take_back(f);
-    special(f, WSR_FAST_set_add, wide(slot, 0, index));
+    special(f, WSR_FAST_set_add, fields_and_number(slot, 0, index));
     word(f, by);
     return;
   }
   const source a = find(f, c->s, kind, false);
-  taken(f, c->s);
+  pop_operands(f, c->s);
   const uint32_t from_acc = WSR_FAST_set_i + (uint32_t)kind;
-  special(f, a.class == WSR_A ? from_acc : WSR_FAST_set_s, wide(a.slot, 0, index));
+  special(f, a.class == WSR_A ? from_acc : WSR_FAST_set_s, fields_and_number(a.slot, 0, index));
 }
 
-static void select_one(folder *f, uint32_t s) {
+static void select_one(translator *f, uint32_t s) {
   const uint32_t a = any_slot(f, s), b = any_slot(f, s + 1);
   const source test = find(f, s + 2, KIND_I, false);
-  taken(f, s);
+  pop_operands(f, s);
   special(f, test.class == WSR_A ? WSR_FAST_select_a : WSR_FAST_select_s,
           fields(a, b, test.slot, s));
   overwritten(f, s);
@@ -662,11 +666,11 @@ static void select_one(folder *f, uint32_t s) {
 
 /* As precise code does it, with operands and result in their slots: atomic instructions, and
  * vectors of other memories than memory 0 with 32-bit addresses. */
-static void as_precise(folder *f, uint32_t which, const wsr_cell *c) {
+static void as_precise(translator *f, uint32_t which, const wsr_cell *c) {
   uint32_t first = f->n_pending;
   while (first && f->pending[first - 1] >= c->s) first--;
-  for (uint32_t i = first; i < f->n_pending; i++) settle(f, f->pending[i]);
-  taken(f, c->s);
+  for (uint32_t i = first; i < f->n_pending; i++) materialize(f, f->pending[i]);
+  pop_operands(f, c->s);
   special(f, which, 0);
   word(f, (uint64_t)(uintptr_t)c);
   overwritten(f, c->s);
@@ -677,34 +681,34 @@ static void as_precise(folder *f, uint32_t which, const wsr_cell *c) {
 
 /* ---- control ---- */
 
-static bool is_back(const folder *f, uint32_t target) { return target <= f->at; }
+static bool is_back(const translator *f, uint32_t target) { return target <= f->at; }
 
 /* Emit a branch on operand `s` being true (or false), fused with its comparison where that is the
  * last cell and all else is in its slots. */
-static void branch_if(folder *f, uint32_t s, bool truth, uint32_t target) {
+static void branch_if(translator *f, uint32_t s, bool truth, uint32_t target) {
   const bool back = is_back(f, target);
   uint32_t start;
   if (just_compared(f, s) && f->n_pending == 1) {
     const source a = f->a, b = f->b;
     const uint32_t op = f->binary_op;
-    taken(f, s);
+    pop_operands(f, s);
     take_back(f);
     start = begin(f, wsr_fast_branch[op][((a.class * 3 + b.class) * 2 + !truth) * 2 + back],
-                  wide(a.slot, b.slot, 0));
+                  fields_and_number(a.slot, b.slot, 0));
     if (b.class == WSR_C) word(f, b.value);
   } else {
     flush(f, s);
     const source a = find(f, s, KIND_I, false);
-    taken(f, s);
+    pop_operands(f, s);
     const uint32_t first = truth ? (back ? WSR_FAST_true_back_s : WSR_FAST_true_s)
                                  : (back ? WSR_FAST_false_back_s : WSR_FAST_false_s);
-    start = special(f, first + (a.class == WSR_A), wide(a.slot, 0, 0));
+    start = special(f, first + (a.class == WSR_A), fields_and_number(a.slot, 0, 0));
   }
   if (back) word(f, target);
   add_fixup(f, start, start + 1, target, false);
 }
 
-static void branch(folder *f, uint32_t target) {
+static void branch(translator *f, uint32_t target) {
   const bool back = is_back(f, target);
   const uint32_t start = special(f, back ? WSR_FAST_branch_back : WSR_FAST_branch, 0);
   if (back) word(f, target);
@@ -712,28 +716,29 @@ static void branch(folder *f, uint32_t target) {
 }
 
 /* The label's operands, all in slots that end at `top`, go to where the label expects them. */
-static void move_results(folder *f, uint32_t top, uint32_t n, uint32_t to) {
+static void move_results(translator *f, uint32_t top, uint32_t n, uint32_t to) {
   for (uint32_t i = 0; i < n && to != top - n; i++) {
     move(f, top - n + i, to + i);
     overwritten(f, to + i);
   }
 }
 
-static void set_distance(folder *f, uint32_t start, uint32_t to) {
+static void set_distance(translator *f, uint32_t start, uint32_t to) {
   if (f->failed) return;
   const int32_t by = (int32_t)(to - start);
   memcpy((char *)&f->words[start + 1] + 4, &by, sizeof by);
 }
 
-static void br_if(folder *f, const wsr_cell *c) {
+static void br_if(translator *f, const wsr_cell *c) {
   if (c->n == 0 || c->u.p.b == c->s - c->n) {
     branch_if(f, c->s, true, c->u.p.a);
     return;
   }
   flush(f, c->s);
   const source a = find(f, c->s, KIND_I, false);
-  taken(f, c->s);
-  const uint32_t over = special(f, WSR_FAST_false_s + (a.class == WSR_A), wide(a.slot, 0, 0));
+  pop_operands(f, c->s);
+  const uint32_t over =
+      special(f, WSR_FAST_false_s + (a.class == WSR_A), fields_and_number(a.slot, 0, 0));
   move_results(f, c->s, c->n, c->u.p.b);
   branch(f, c->u.p.a);
   set_distance(f, over, f->n);
@@ -741,12 +746,13 @@ static void br_if(folder *f, const wsr_cell *c) {
 }
 
 /* The reference in slot s is null, or not: branch with the operands below it, or with it. */
-static void br_on(folder *f, const wsr_cell *c) {
+static void br_on(translator *f, const wsr_cell *c) {
   const bool null = c->op == WSR_OP_BR_ON_NULL || c->op == WSR_OP_BR_ON_NULL_BACK;
   const uint32_t end = null ? c->s : c->s + 1;
   flush_all(f);
   if (c->n && c->u.p.b != end - c->n) {
-    const uint32_t over = special(f, null ? WSR_FAST_true_s : WSR_FAST_false_s, wide(c->s, 0, 0));
+    const uint32_t over =
+        special(f, null ? WSR_FAST_true_s : WSR_FAST_false_s, fields_and_number(c->s, 0, 0));
     move_results(f, end, c->n, c->u.p.b);
     branch(f, c->u.p.a);
     set_distance(f, over, f->n);
@@ -756,23 +762,23 @@ static void br_on(folder *f, const wsr_cell *c) {
   const bool back = is_back(f, c->u.p.a);
   const uint32_t first = null ? (back ? WSR_FAST_false_back_s : WSR_FAST_false_s)
                               : (back ? WSR_FAST_true_back_s : WSR_FAST_true_s);
-  const uint32_t start = special(f, first, wide(c->s, 0, 0));
+  const uint32_t start = special(f, first, fields_and_number(c->s, 0, 0));
   if (back) word(f, c->u.p.a);
   add_fixup(f, start, start + 1, c->u.p.a, false);
 }
 
-static void br_table(folder *f, const wsr_cell *c) {
+static void br_table(translator *f, const wsr_cell *c) {
   source a;
   uint32_t by = 0;
   if (f->n_pending == 1 && just_added(f, c->s, &by)) { /* index less the lowest case */
     a = f->a;
-    taken(f, c->s);
+    pop_operands(f, c->s);
     take_back(f);
   } else {
     by = 0;
     flush(f, c->s);
     a = find(f, c->s, KIND_I, false);
-    taken(f, c->s);
+    pop_operands(f, c->s);
   }
   const uint32_t start = special(f, a.class == WSR_A ? WSR_FAST_table_a : WSR_FAST_table_s,
                                  fields(a.slot, c->n, c->s - c->n, 0));
@@ -785,10 +791,10 @@ static void br_table(folder *f, const wsr_cell *c) {
   }
 }
 
-static void give(folder *f, uint32_t s, uint32_t n) {
+static void give(translator *f, uint32_t s, uint32_t n) {
   if (n == 0) {
     flush_all(f); /* nothing is left on the stack that matters, but the pass expects slots */
-    special(f, WSR_FAST_give_0, 0);
+    special(f, WSR_FAST_return_0, 0);
     return;
   }
   const operand o = f->operands[s];
@@ -796,18 +802,18 @@ static void give(folder *f, uint32_t s, uint32_t n) {
   if (one && o.where == IN_ACC && f->acc[o.kind].producer == f->last) {
     write_through(f, o.kind, 0); /* the last cell writes the result where the caller expects it */
     f->operands[s].where = IN_SLOT;
-    drop_settled(f);
-    special(f, WSR_FAST_give_0, 0);
+    drop_materialized(f);
+    special(f, WSR_FAST_return_0, 0);
   } else if (n == 1 && o.where == IN_LOCAL) {
-    special(f, WSR_FAST_give_1, fields((uint32_t)o.value, 0, 0, 0));
+    special(f, WSR_FAST_return_1, fields((uint32_t)o.value, 0, 0, 0));
   } else {
     flush_all(f);
-    special(f, n == 1 ? WSR_FAST_give_1 : WSR_FAST_give, fields(s, n, 0, 0));
+    special(f, n == 1 ? WSR_FAST_return_1 : WSR_FAST_return_n, fields(s, n, 0, 0));
   }
-  taken(f, 0);
+  pop_operands(f, 0);
 }
 
-static void call(folder *f, const wsr_cell *c) {
+static void call(translator *f, const wsr_cell *c) {
   flush_all(f);
   if (!f->longest) add_canonical(f, f->at); /* metered, the block that holds it has been counted */
   switch (c->op) {
@@ -836,7 +842,7 @@ static void call(folder *f, const wsr_cell *c) {
   }
 }
 
-static void slow(folder *f, const wsr_cell *c) {
+static void slow(translator *f, const wsr_cell *c) {
   flush_all(f);
   if (!f->longest) add_canonical(f, f->at);
   special(f, WSR_FAST_slow, 0);
@@ -845,7 +851,7 @@ static void slow(folder *f, const wsr_cell *c) {
   forget(f);
 }
 
-static void fold_cell(folder *f, const wsr_cell *c) {
+static void fold_cell(translator *f, const wsr_cell *c) {
   switch (c->op) {
     case WSR_OP_NOP:
     case WSR_OP_ATOMIC_FENCE:
@@ -899,7 +905,7 @@ static void fold_cell(folder *f, const wsr_cell *c) {
     case WSR_OP_REF_IS_NULL: is_zero(f, WSR_OP_I64_EQ, c->s); return;
     case WSR_OP_I32_EQZ: is_zero(f, WSR_OP_I32_EQ, c->s); return;
     case WSR_OP_I64_EQZ: is_zero(f, WSR_OP_I64_EQ, c->s); return;
-    case WSR_OP_DROP: taken(f, c->s); return;
+    case WSR_OP_DROP: pop_operands(f, c->s); return;
     case WSR_OP_SELECT: select_one(f, c->s); return;
     case WSR_OP_LOCAL_GET: set_operand(f, c->s, IN_LOCAL, 0, c->u.p.a); return;
     case WSR_OP_LOCAL_SET: local_set(f, c->u.p.a, c->s, false, false); return;
@@ -918,7 +924,7 @@ static void fold_cell(folder *f, const wsr_cell *c) {
     case WSR_OP_CANONICAL_F64X2: vector(f, c); return;
     default: break;
   }
-  const wsr_row *row = &wsr_rows[c->op];
+  const wsr_opcode_row *row = &wsr_opcode_table[c->op];
   switch (row->kind) {
     case WSR_KIND_CONST: set_operand(f, c->s, IN_CONSTANT, 0, c->u.imm); return;
     case WSR_KIND_LOAD: load(f, c->op, c); return;
@@ -935,7 +941,7 @@ static void fold_cell(folder *f, const wsr_cell *c) {
   }
 }
 
-static void mark_leaders(folder *f) {
+static void mark_leaders(translator *f) {
   const wsr_code *code = f->code;
   for (uint32_t i = 0; i < code->n_catches; i++) /* canonical: what throws leaves for them */
     f->leader[code->targets[code->catches[i].target].cell] = 2;
@@ -964,7 +970,7 @@ static void mark_leaders(folder *f) {
   }
 }
 
-static void resolve(folder *f) {
+static void resolve(translator *f) {
   for (uint32_t i = 0; i < f->n_fixups && !f->failed; i++) {
     const fixup *x = &f->fixups[i];
     const uint32_t to = f->word_of[x->cell];
@@ -993,10 +999,10 @@ static bool is_slow(const wsr_cell *c) {
     case WSR_OP_TABLE_SIZE:
     case WSR_OP_TABLE_FILL: return true;
     default:
-      return wsr_rows[c->op].immediate == WSR_IMM_MEMORY ||
-             wsr_rows[c->op].immediate == WSR_IMM_DATA ||
-             wsr_rows[c->op].immediate == WSR_IMM_DATA_MEMORY ||
-             wsr_rows[c->op].immediate == WSR_IMM_MEMORY_MEMORY;
+      return wsr_opcode_table[c->op].immediate == WSR_IMM_MEMORY ||
+             wsr_opcode_table[c->op].immediate == WSR_IMM_DATA ||
+             wsr_opcode_table[c->op].immediate == WSR_IMM_DATA_MEMORY ||
+             wsr_opcode_table[c->op].immediate == WSR_IMM_MEMORY_MEMORY;
   }
 }
 
@@ -1024,30 +1030,30 @@ uint64_t wsr_left_in_block(const wsr_code *code, uint32_t cell) {
   /* Blocks are cut at labels too; a trap is rare, so where they are is found anew. */
   uint8_t *leader = calloc(code->n_cells, 1);
   if (!leader) return 0;
-  folder f = {.code = code, .leader = leader};
+  translator f = {.code = code, .leader = leader};
   mark_leaders(&f);
   while (!ends_block(&code->cells[cell]) && ++cell < code->n_cells && !leader[cell])
-    n += wsr_rows[code->cells[cell].op].counted;
+    n += wsr_opcode_table[code->cells[cell].op].counted;
   free(leader);
   return n;
 }
 
 /* Where fuel is decided upon: canonical points at which a block begins. */
-static bool decides(const folder *f, uint32_t cell) {
+static bool decides(const translator *f, uint32_t cell) {
   return cell == 0 || f->leader[cell] & 2 || is_call(&f->code->cells[cell - 1]);
 }
 
-static bool begins_block(const folder *f, uint32_t cell) {
+static bool begins_block(const translator *f, uint32_t cell) {
   return cell == 0 || f->leader[cell] || ends_block(&f->code->cells[cell - 1]);
 }
 
-static void longer(const folder *f, uint32_t from, uint32_t to, uint32_t *most) {
+static void longer(const translator *f, uint32_t from, uint32_t to, uint32_t *most) {
   if (to <= from || to >= f->code->n_cells || decides(f, to)) return;
   if (f->longest[to] > *most) *most = f->longest[to];
 }
 
 /* Backward over the blocks: ways forward have no cycle, loops begin at points that decide. */
-static void find_longest(folder *f) {
+static void find_longest(translator *f) {
   const wsr_code *code = f->code;
   uint32_t n = 0, most = 0; /* of the block in hand: its instructions, the longest way behind it */
   for (uint32_t at = code->n_cells; at-- > 0;) {
@@ -1077,35 +1083,35 @@ static void find_longest(folder *f) {
           longer(f, at, at + 1, &most);
       }
     }
-    n += wsr_rows[c->op].counted;
+    n += wsr_opcode_table[c->op].counted;
     f->longest[at] = n + most;
   }
 }
 
 /* The first cell of a block in metered code. */
-static void meter(folder *f) {
+static void meter(translator *f) {
   const wsr_code *code = f->code;
   uint32_t n = 0;
   for (uint32_t at = f->at;; at++) {
-    n += wsr_rows[code->cells[at].op].counted;
+    n += wsr_opcode_table[code->cells[at].op].counted;
     if (at + 1 == code->n_cells || begins_block(f, at + 1)) break;
   }
   if (decides(f, f->at)) {
-    special(f, WSR_FAST_decide, wide(0, 0, n));
+    special(f, WSR_FAST_decide, fields_and_number(0, 0, n));
     word(f, pair(f->longest[f->at], f->at));
   } else if (n) {
-    special(f, WSR_FAST_spend, wide(0, 0, n));
+    special(f, WSR_FAST_spend, fields_and_number(0, 0, n));
   }
 }
 
-static void fold_all(folder *f) {
+static void fold_all(translator *f) {
   const wsr_code *code = f->code;
   mark_leaders(f);
   forget(f);
   if (f->longest) find_longest(f);
   add_canonical(f, 0);
   for (f->at = 0; f->at < code->n_cells && !f->failed; f->at++) {
-    if (wsr_hurries(f->hurry, f->at)) f->failed = true;
+    if (wsr_pause_requested_at(f->interrupt, f->at)) f->failed = true;
     if (f->leader[f->at]) {
       flush_all(f);
       forget(f);
@@ -1116,7 +1122,7 @@ static void fold_all(folder *f) {
     fold_cell(f, &code->cells[f->at]);
   }
   resolve(f);
-  if (!f->failed) f->failed = !wsr_join(f->words, f->map, f->n_map);
+  if (!f->failed) f->failed = !wsr_join_cells(f->words, f->map, f->n_map);
 }
 
 static int by_cell(const void *a, const void *b) {
@@ -1125,7 +1131,7 @@ static int by_cell(const void *a, const void *b) {
 }
 
 static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered,
-                      const wsr_request *hurry) {
+                      const wsr_request *interrupt) {
   wsr_fast *fast = calloc(1, sizeof *fast);
   if (!fast) return NULL;
   fast->code = code;
@@ -1133,7 +1139,7 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered,
   fast->n_params = code->n_params;
   fast->n_locals = code->n_locals;
   fast->frame_bytes = code->frame_slots * sizeof(uint64_t);
-  folder f = {.m = m, .code = code, .hurry = hurry, .loaded.start = WSR_NONE};
+  translator f = {.m = m, .code = code, .interrupt = interrupt, .loaded.start = WSR_NONE};
   if (code->frame_slots > MOST_SLOTS) {
     special(&f, WSR_FAST_not_here, 0);
     fast->words = f.words;
@@ -1173,13 +1179,13 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered,
   return fast;
 }
 
-const wsr_fast *wsr_fold(const wsr_module *m, const wsr_code *code, bool metered,
-                         const wsr_request *hurry) {
+const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, bool metered,
+                                   const wsr_request *interrupt) {
   /* made once, on demand */
   _Atomic(wsr_fast *) *place = &((wsr_code *)(uintptr_t)code)->fast[metered];
   wsr_fast *fast = atomic_load_explicit(place, memory_order_acquire);
   if (fast) return fast;
-  fast = make(m, code, metered, hurry);
+  fast = make(m, code, metered, interrupt);
   wsr_fast *first = NULL;
   if (fast && !atomic_compare_exchange_strong(place, &first, fast)) {
     wsr_fast_free(fast);
@@ -1192,8 +1198,8 @@ const wsr_fast *wsr_function_fast(wsr_store *store, uint32_t address, bool meter
   const wsr_fast **place = &store->fast[metered][address];
   const wsr_function_instance *f = &store->functions[address];
   if (!*place && f->instance != WSR_NONE && wsr_function_code(store, address))
-    *place = wsr_fold(store->instances[f->instance]->module, f->code, metered,
-                      store->hurry ? &store->pause : NULL);
+    *place = wsr_translate_fast(store->instances[f->instance]->module, f->code, metered,
+                                store->interrupt ? &store->pause : NULL);
   return *place;
 }
 

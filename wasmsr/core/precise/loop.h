@@ -172,8 +172,8 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
       GO;
     }
     /* n values from slot s */
-    OP(RETURN) { goto give_results; }
-    SILENT(RETURN_AT_END) { goto give_results; }
+    OP(RETURN) { goto return_results; }
+    SILENT(RETURN_AT_END) { goto return_results; }
 
     /* n arguments from slot s; a: function index */
     OP(CALL) {
@@ -414,9 +414,9 @@ call: {
   const wsr_function_instance *f = &store->functions[address];
   if (f->instance == WSR_NONE) goto host_call;
   if (!f->code) {
-    wsr_hurry(store, address);
+    wsr_compile_interruptible(store, address);
     const bool made = wsr_function_code(store, address) != NULL;
-    if (wsr_hurried(store, address, made)) goto pause_here;
+    if (wsr_compile_interrupted(store, address, made)) goto pause_here;
     if (!made) TRAP(NO_MEMORY);
   }
   const wsr_code *callee = f->code;
@@ -446,9 +446,9 @@ tail_call: {
   const wsr_function_instance *f = &store->functions[address];
   if (f->instance == WSR_NONE) goto host_call;
   if (!f->code) {
-    wsr_hurry(store, address);
+    wsr_compile_interruptible(store, address);
     const bool made = wsr_function_code(store, address) != NULL;
-    if (wsr_hurried(store, address, made)) goto pause_here;
+    if (wsr_compile_interrupted(store, address, made)) goto pause_here;
     if (!made) TRAP(NO_MEMORY);
   }
   const wsr_code *callee = f->code;
@@ -478,7 +478,7 @@ raise: {
   GO;
 }
 
-give_results:
+return_results:
   move(fp, fp + pc->s, pc->n);
   if (--store->n_frames == store->now.base_frame) goto finished;
   LOAD_FRAME();

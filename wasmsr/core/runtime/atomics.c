@@ -8,7 +8,7 @@
 uint32_t wsr_atomic(const wsr_store *store, const wsr_instance *instance, const wsr_cell *cell,
                     uint64_t *s) {
   const wsr_memory_instance *m = store->memories[instance->memories[cell->n ? cell->n - 1U : 0]];
-  const uint32_t width = wsr_rows[cell->op].width;
+  const uint32_t width = wsr_opcode_table[cell->op].width;
   const uint64_t address = m->bounds.address64 ? s[0] : (uint32_t)s[0];
   const uint64_t from = address + cell->u.imm;
   if (from & (width - 1)) return WSR_TRAP_UNALIGNED;

@@ -163,7 +163,7 @@ static uint32_t find_cell(const wsr_code *code, const wsr_module *m, uint32_t of
   }
   if (innermost)
     return low < code->n_cells && code->offsets[low] == offset &&
-                   wsr_rows[code->cells[low].op].counted
+                   wsr_opcode_table[code->cells[low].op].counted
                ? low
                : WSR_NONE;
   if (low == 0 || !is_call(&code->cells[low - 1])) return WSR_NONE;

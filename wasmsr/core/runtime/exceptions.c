@@ -212,8 +212,8 @@ static const wsr_catch *find_catch(const wsr_code *code, const wsr_instance *ins
 }
 
 /* What the handler expects: the fields, the reference, both, or (legacy) the reference first. */
-static void give(uint64_t *to, const wsr_catch *caught, const wsr_exception *e,
-                 uint64_t reference) {
+static void put_caught(uint64_t *to, const wsr_catch *caught, const wsr_exception *e,
+                       uint64_t reference) {
   if (caught->what == WSR_CATCH_LEGACY) *to++ = reference;
   if (caught->tag != WSR_NONE && e->n) {
     memcpy(to, e->fields, e->n * sizeof *to);
@@ -232,7 +232,7 @@ uint32_t wsr_throw(wsr_store *store, uint64_t reference) {
     const wsr_catch *caught = find_catch(f->code, f->owner, cell, e->tag);
     if (!caught) continue;
     const wsr_target *target = &f->code->targets[caught->target];
-    give(store->stack + frame->slot + target->slot, caught, e, reference);
+    put_caught(store->stack + frame->slot + target->slot, caught, e, reference);
     frame->cell = target->cell;
     store->n_frames = n + 1;
     return target->cell <= cell ? WSR_CAUGHT_BACK : WSR_CAUGHT;

@@ -362,7 +362,7 @@ static void evaluate(const wsr_store *store, const wsr_instance *instance, uint3
           case WSR_OP_I64_SUB: c = a - b; break;
           default: c = a * b; break;
         }
-        stack[n - 1] = wsr_rows[op].result == WSR_I32 ? (uint32_t)c : c;
+        stack[n - 1] = wsr_opcode_table[op].result == WSR_I32 ? (uint32_t)c : c;
       }
     }
   }
@@ -661,8 +661,9 @@ wsr_type wsr_narrowed(wsr_store *store, wsr_module *m, uint32_t import, wsr_type
 const wsr_code *wsr_function_code(wsr_store *store, uint32_t address) {
   wsr_function_instance *f = &store->functions[address];
   if (!f->code)
-    f->code = wsr_compile(store->instances[f->instance]->module, f->index,
-                          store->limits.deterministic != 0, store->hurry ? &store->pause : NULL);
+    f->code =
+        wsr_compile(store->instances[f->instance]->module, f->index,
+                    store->limits.deterministic != 0, store->interrupt ? &store->pause : NULL);
   return f->code;
 }
 

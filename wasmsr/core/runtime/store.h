@@ -101,7 +101,7 @@ struct wsr_store {
   uint32_t n_frames;
   wsr_activation now; /* the invocation that runs */
   wsr_request pause;  /* not 0: requested; WSR_PAUSE_IN_LOOPS: calls take no notice */
-  bool hurry;         /* what is compiled now makes way for a pause */
+  bool interrupt;     /* what is compiled now makes way for a pause */
   uint32_t gave_up;   /* one more than the function that did so last: next time it is finished */
 
   /* derived from the thread while it runs in fast code */
@@ -172,14 +172,14 @@ static inline wsr_type wsr_store_type(const uint32_t *numbers, wsr_type type) {
 const wsr_code *wsr_function_code(wsr_store *store, uint32_t address);
 /* Around the compiling of what is called: it makes way for a pause, but only once for a function,
  * or frequent pauses could keep the program from ever getting on. */
-static inline void wsr_hurry(wsr_store *store, uint32_t address) {
-  store->hurry = store->gave_up != address + 1;
+static inline void wsr_compile_interruptible(wsr_store *store, uint32_t address) {
+  store->interrupt = store->gave_up != address + 1;
 }
 /* Whether it did so, where nothing was made; otherwise memory is short. */
-static inline bool wsr_hurried(wsr_store *store, uint32_t address, bool made) {
+static inline bool wsr_compile_interrupted(wsr_store *store, uint32_t address, bool made) {
   const bool gave_up =
-      !made && store->hurry && atomic_load_explicit(&store->pause, memory_order_relaxed);
-  store->hurry = false;
+      !made && store->interrupt && atomic_load_explicit(&store->pause, memory_order_relaxed);
+  store->interrupt = false;
   if (gave_up) store->gave_up = address + 1;
   return gave_up;
 }
@@ -193,7 +193,8 @@ static inline uint8_t *wsr_locate_vector(const wsr_store *store, const wsr_insta
   const uint32_t index = instance->memories[cell->n ? cell->n - 1 : 0];
   const wsr_memory_instance *m = store->memories[index];
   const uint64_t at = address + wsr_offset_of(cell);
-  return at >= address && wsr_within(at, wsr_rows[cell->op].width, m->size) ? m->data + at : NULL;
+  return at >= address && wsr_within(at, wsr_opcode_table[cell->op].width, m->size) ? m->data + at
+                                                                                    : NULL;
 }
 
 /* Operands and result at `s`; the module's bytes hold the 16 behind the opcode of those that have

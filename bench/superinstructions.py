@@ -1,6 +1,6 @@
 """Chooses the sequences of cells that share a handler, and writes core/fast/superinstructions.inc.
 
-    python -m bench.sequences [--pairs N] [--longer N] [--output FILE] [PROGRAM…]
+    python -m bench.superinstructions [--pairs N] [--longer N] [--output FILE] [PROGRAM…]
 
 Runs real programs (`programs`) and those of bench/training in a build that counts dispatches and
 joins no cells (`dispatches`), with and without counting of instructions. First pairs are chosen,
@@ -31,7 +31,7 @@ from bench.programs import CACHE, PROGRAMS
 TARGET = ROOT / "wasmsr" / "core" / "fast" / "superinstructions.inc"
 PAIRS, LONGER = 1300, 700
 LONGEST = 4
-"""WSR_LONGEST_SEQUENCE in core/fast/fast.h."""
+"""WSR_LONGEST_SUPERINSTRUCTION in core/fast/fast.h."""
 WORTH = 2e-5
 """Share of the dispatches that a candidate saves at least."""
 SHARES = {"training": 0.5, "programs": 0.5}
@@ -42,8 +42,8 @@ EVERY = (*TRAINED, *PROGRAMS)
 """The programs that are measured, by name."""
 
 HEADER = """\
-/* Sequences of cells that share one handler. Written by `python -m bench.sequences`, which chose
- * them by how often they run in real programs and in those of bench/training. */
+/* Sequences of cells that share one handler. `python -m bench.superinstructions` chose them
+ * by how often they run in real programs and in those of bench/training. */
 """
 
 Names = tuple[str, ...]
@@ -163,7 +163,7 @@ def thin(code: Sequence[Weighed], chosen: set[Names], beside: set[Names], most: 
 
 def main(argv: Sequence[str]) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bench.sequences", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.superinstructions", description=__doc__)
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--longer", type=int, default=LONGER)
     parser.add_argument("--output", type=Path, default=TARGET, metavar="FILE")
@@ -178,7 +178,7 @@ def main(argv: Sequence[str]) -> int:
     except Missing as reason:
         print(reason, file=sys.stderr)
         return 1
-    rows = [f"SEQUENCE_{len(names)}({', '.join(names)})\n" for names in sorted(chosen)]
+    rows = [f"SUPERINSTRUCTION_{len(names)}({', '.join(names)})\n" for names in sorted(chosen)]
     options.output.write_text(HEADER + "".join(rows))
     return 0
 
