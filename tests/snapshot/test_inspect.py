@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -39,6 +40,16 @@ class Named:
 
     def function_name(self, index: int) -> str:
         return f"named_{index}"
+
+
+def test_a_state_that_is_nested_deeper_than_python_recurses(tmp_path: Path) -> None:
+    deep: list[object] = []
+    for _ in range(480):
+        deep = [{"x": deep}] if len(deep) % 2 else [deep]
+    snapshot = full()
+    save(replace(snapshot, wasi={**(snapshot.wasi or {}), "deep": deep}), tmp_path / "deep.bin")
+    found = describe_file(tmp_path / "deep.bin")
+    assert "\u2026" in json.dumps(found, ensure_ascii=False)
 
 
 def test_description(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ import msgpack
 from wasmsr.errors import FormatError
 from wasmsr.snapshot.state import Snapshot
 from wasmsr.wasi.manifest import FILE, Known, check_chunks, parse
-from wasmsr.wasi.private import remove
 from wasmsr.wasi.restore import Base
+from wasmsr.wasi.walks import remove
 
 NAME_MAX = 100
 

@@ -229,12 +229,16 @@ def _value(code: int, bits: int, names: SnapshotNames) -> dict[str, Any]:
     return {"type": TYPE_NAMES[code], "value": value}
 
 
-def _plain(value: Any) -> Any:
-    """WASI's state with its byte strings as text where they are, else in hexadecimal."""
+def _plain(value: Any, depth: int = 0) -> Any:
+    """WASI's state with its byte strings as text where they are, else in hexadecimal; what is
+    nested deeper than any such state is left out."""
+    if isinstance(value, (dict, list)) and depth == DEEPEST:
+        return "\u2026"
     if isinstance(value, dict):
-        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+        below = value.items()
+        return {str(_plain(key, depth + 1)): _plain(item, depth + 1) for key, item in below}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
     if isinstance(value, bytes):
         text = value.decode("utf-8", "replace")
         return text if text.isprintable() and "\ufffd" not in text else f"hex:{value.hex()}"
@@ -242,6 +246,9 @@ def _plain(value: Any) -> Any:
         return str(value)
     return value
 
+
+DEEPEST = 50
+"""Levels of a state that are shown."""
 
 # Text --------------------------------------------------------------------------------------------
 

@@ -11,34 +11,56 @@ import calendar
 import lzma
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple, TypeVar, cast
 
 from wasmsr import realtime
 from wasmsr.errors import WasiConfigError
+from wasmsr.wasi.walks import Cursor
 
 PIECE: Final = 1 << 20
-ENTRIES: Final = 1 << 20
-"""Most entries of an archive."""
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
+ENTRIES: Final = 1 << 16
+"""Most entries of an archive: to make each takes tens of microseconds, and a small archive may
+have a great many."""
+PATH_MAX: Final = 4096
+"""Bytes of the longest path in an archive, as on Linux."""
+OVERHEAD: Final = 4096
+"""Bytes around the content of an entry that a tar file may have on average: headers and padding."""
+ENTRY_COST: Final = 1024
+"""Bytes that an entry takes beside its content, in a file system in memory."""
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    ValueError,
+    OverflowError,
+)
 _HINT = "unpack it, and mount the folder"
 
 
+Item = TypeVar("Item")
+
+
 class Member(NamedTuple):
-    """An entry: parts of its path, mode with the kind of file, time in ns, and what it holds: a
-    stream, or for a symbolic link where it leads, for a hard link the parts of the other name."""
+    """An entry: parts of its path, mode with the kind of file, time in ns, and what it holds: what
+    opens a stream, or for a symbolic link where it leads, for a hard link the parts of the other
+    name."""
 
     path: tuple[bytes, ...]
     mode: int
     mtim: int
     size: int
-    stream: IO[bytes] | None = None
+    stream: Callable[[], IO[bytes] | None] | None = None
     target: bytes = b""
     other: tuple[bytes, ...] = ()
 
@@ -52,26 +74,51 @@ def digest(path: Path) -> bytes:
     return found.digest()
 
 
+def measure(path: Path, limit: int) -> int:
+    """Bytes that the archive takes when it is unpacked, about, before anything of it is.
+
+    Raises WasiConfigError where it is no archive, a damaged one, or has more than `limit` bytes of
+    content or `ENTRIES` entries.
+    """
+    with _explained(path):
+        return sum(member.size + ENTRY_COST for member in _within(path, limit))
+
+
+def _within(path: Path, limit: int) -> Iterator[Member]:
+    """The entries, as long as they are within the limits."""
+    content = 0
+    for member in _members(path, limit):
+        content += member.size
+        if content > limit:
+            raise WasiConfigError(
+                f"the archive {path} holds more than {limit} bytes",
+                hint="--carry-limit SIZE allows more",
+            )
+        yield member
+
+
 def unpack(path: Path, root: int, limit: int) -> None:
     """Unpack the archive into an empty directory, at most `limit` bytes of content.
 
     Raises WasiConfigError where it is no archive, a damaged one, or too large.
     """
     times: list[tuple[tuple[bytes, ...], int]] = []
-    room, entries = limit, ENTRIES
-    try:
-        for member in _members(path):
-            entries -= 1
-            room -= member.size
-            if room < 0 or entries < 0:
-                raise WasiConfigError(
-                    f"the archive {path} holds more than {limit} bytes or {ENTRIES} entries",
-                    hint="--carry-limit SIZE allows more",
-                )
-            _make(root, member)
+    with _explained(path), Cursor(root, make=0o755) as cursor, Cursor(root) as other:
+        for member in _within(path, limit):
+            if member.path:
+                _make(cursor, other, member)
             times.append((member.path, member.mtim))
         for parts, mtim in reversed(times):
-            os.utime(b"/".join(parts) or b".", ns=(mtim, mtim), dir_fd=root, follow_symlinks=False)
+            above = cursor.at(parts[:-1])
+            name = parts[-1] if parts else b"."
+            os.utime(name, ns=(mtim, mtim), dir_fd=above, follow_symlinks=False)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What goes wrong with an archive, in one sentence."""
+    try:
+        yield
     except (*_DAMAGED, RuntimeError) as error:
         # RuntimeError: an encrypted entry, and, as NotImplementedError, a compression unknown here.
         raise WasiConfigError(f"the archive {path} cannot be read: {error}", hint=_HINT) from error
@@ -81,23 +128,79 @@ def unpack(path: Path, root: int, limit: int) -> None:
         ) from error
 
 
-def _members(path: Path) -> Iterator[Member]:
+def _members(path: Path, limit: int) -> Iterator[Member]:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            for item in archive.infolist():
+            for item in _counted(path, archive.infolist()):
                 yield _of_zip(path, archive, item)
         return
-    try:
-        archive_of_tape = tarfile.open(path)  # noqa: SIM115 (closed below)
-    except tarfile.ReadError:
-        raise WasiConfigError(
-            f"{path} is neither a directory nor an archive", hint="archives are .zip and .tar files"
-        ) from None
-    with archive_of_tape as tape:
-        for entry in tape:
-            member = _of_tar(path, tape, entry)
-            if member is not None:
-                yield member
+    with open(path, "rb") as file:
+        stream = _plain(file)
+        try:
+            bounded: Any = _Bounded(stream, limit + ENTRIES * OVERHEAD)
+            tape = tarfile.TarFile(fileobj=bounded)
+        except (*_DAMAGED, OSError):
+            raise WasiConfigError(
+                f"{path} is neither a directory nor an archive",
+                hint="archives are .zip and .tar files",
+            ) from None
+        with tape:
+            for entry in _counted(path, tape):
+                member = _of_tar(path, tape, entry)
+                if member is not None:
+                    yield member
+
+
+def _counted(path: Path, items: Iterable[Item]) -> Iterator[Item]:
+    for number, item in enumerate(items):
+        if number == ENTRIES:
+            raise WasiConfigError(f"the archive {path} has more than {ENTRIES} entries", hint=_HINT)
+        yield item
+
+
+def _plain(file: IO[bytes]) -> IO[bytes]:
+    """What is in a file that may be compressed, by its first bytes."""
+    first = file.read(6)
+    file.seek(0)
+    if first.startswith(b"\x1f\x8b"):
+        import gzip
+
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=file))
+    if first.startswith(b"BZh"):
+        import bz2
+
+        return cast("IO[bytes]", bz2.BZ2File(file))
+    if first.startswith((b"\xfd7zXZ\0", b"\x5d\0\0")):
+        return cast("IO[bytes]", lzma.LZMAFile(file))
+    return file
+
+
+class _Bounded:
+    """A tar file as a stream, of which not more is decompressed than `most` bytes, nor more at once
+    than `PIECE`, whatever its headers announce."""
+
+    mode = "rb"
+
+    def __init__(self, stream: IO[bytes], most: int) -> None:
+        self._stream = stream
+        self._most = most
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= PIECE:
+            raise tarfile.ReadError(f"a header announces {size} bytes of names")
+        self._check(self.tell() + size)
+        return self._stream.read(size)
+
+    def seek(self, offset: int) -> int:
+        self._check(offset)
+        return self._stream.seek(offset)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def _check(self, offset: int) -> None:
+        if offset > self._most:
+            raise tarfile.ReadError(f"it goes on for more than {self._most} bytes")
 
 
 def _of_zip(path: Path, archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> Member:
@@ -109,10 +212,10 @@ def _of_zip(path: Path, archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> Memb
     if item.is_dir():
         return Member(parts, stat.S_IFDIR | (permissions or 0o755), mtim, 0)
     if stat.S_ISLNK(mode):
-        return Member(parts, stat.S_IFLNK, mtim, 0, target=archive.read(item)[:4096])
-    return Member(
-        parts, stat.S_IFREG | (permissions or 0o644), mtim, item.file_size, archive.open(item)
-    )
+        with archive.open(item) as stream:
+            return Member(parts, stat.S_IFLNK, mtim, 0, target=stream.read(PATH_MAX))
+    mode = stat.S_IFREG | (permissions or 0o644)
+    return Member(parts, mode, mtim, item.file_size, lambda: archive.open(item))
 
 
 def _time_of_zip(item: zipfile.ZipInfo) -> int:
@@ -125,7 +228,9 @@ def _time_of_zip(item: zipfile.ZipInfo) -> int:
 
 def _of_tar(path: Path, tape: tarfile.TarFile, entry: tarfile.TarInfo) -> Member | None:
     parts = _parts(path, os.fsencode(entry.name))
-    mode, mtim = entry.mode & 0o777, max(0, int(entry.mtime * 1_000_000_000))
+    mode, mtim = entry.mode & 0o777, _time_of_tar(entry)
+    if entry.size < 0:
+        raise tarfile.ReadError("an entry has a negative size")
     if entry.isdir():
         return Member(parts, stat.S_IFDIR | mode, mtim, 0)
     if entry.issym():
@@ -135,8 +240,17 @@ def _of_tar(path: Path, tape: tarfile.TarFile, entry: tarfile.TarInfo) -> Member
             parts, stat.S_IFREG | mode, mtim, 0, other=_parts(path, os.fsencode(entry.linkname))
         )
     if entry.isreg():
-        return Member(parts, stat.S_IFREG | mode, mtim, entry.size, tape.extractfile(entry))
+        opened = lambda: tape.extractfile(entry)  # noqa: E731
+        return Member(parts, stat.S_IFREG | mode, mtim, entry.size, opened)
     return None
+
+
+def _time_of_tar(entry: tarfile.TarInfo) -> int:
+    """ns, of what may be any number, also none."""
+    seconds = float(entry.mtime)
+    if not 0 <= seconds < realtime.LATEST / 1_000_000_000:
+        return 0
+    return int(seconds * 1_000_000_000)
 
 
 def _parts(path: Path, raw: bytes) -> tuple[bytes, ...]:
@@ -146,68 +260,55 @@ def _parts(path: Path, raw: bytes) -> tuple[bytes, ...]:
             f"the archive {path} has an entry that leads out of it: {os.fsdecode(raw)!r}",
             hint=_HINT,
         )
+    if len(raw) > PATH_MAX:
+        raise WasiConfigError(
+            f"the archive {path} has an entry whose path is longer than {PATH_MAX} bytes: "
+            f"{os.fsdecode(raw[:100])!r} …",
+            hint=_HINT,
+        )
     return parts
 
 
-def _make(root: int, member: Member) -> None:
-    if not member.path:
-        return
-    above = _above(root, member.path)
-    try:
-        name = member.path[-1]
-        kind = stat.S_IFMT(member.mode)
-        if kind == stat.S_IFDIR:
-            try:
-                os.mkdir(name, 0o700 | stat.S_IMODE(member.mode), dir_fd=above)
-            except FileExistsError:
-                if not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
-                    raise
-            return
-        # A later entry takes the place of an earlier one of its name, as for those who append.
-        with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=above)
-        if kind == stat.S_IFLNK:
-            os.symlink(member.target, name, dir_fd=above)
-        elif member.other:
-            near = _above(root, member.other)
-            try:
-                os.link(
-                    member.other[-1], name, src_dir_fd=near, dst_dir_fd=above, follow_symlinks=False
-                )
-            finally:
-                os.close(near)
-        else:
-            _write(above, name, member)
-    finally:
-        os.close(above)
+def _make(cursor: Cursor, other: Cursor, member: Member) -> None:
+    above, name = cursor.at(member.path[:-1]), member.path[-1]
+    kind = stat.S_IFMT(member.mode)
+    if kind == stat.S_IFDIR:
+        try:
+            os.mkdir(name, 0o700 | stat.S_IMODE(member.mode), dir_fd=above)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+                raise
+    elif kind == stat.S_IFLNK:
+        _take_place(above, name)
+        os.symlink(member.target, name, dir_fd=above)
+    elif member.other:
+        _take_place(above, name)
+        near = other.at(member.other[:-1])
+        os.link(member.other[-1], name, src_dir_fd=near, dst_dir_fd=above, follow_symlinks=False)
+    else:
+        _write(above, name, member)
 
 
-def _above(root: int, path: tuple[bytes, ...]) -> int:
-    """The directory that holds the last part, made where it is missing; no link is followed."""
-    here = os.dup(root)
-    try:
-        for part in path[:-1]:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            try:
-                below = os.open(part, flags, dir_fd=here)
-            except FileNotFoundError:
-                os.mkdir(part, 0o755, dir_fd=here)
-                below = os.open(part, flags, dir_fd=here)
-            os.close(here)
-            here = below
-    except BaseException:
-        os.close(here)
-        raise
-    return here
+def _take_place(above: int, name: bytes) -> None:
+    """A later entry takes the place of an earlier one of its name, as for those who append."""
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=above)
 
 
 def _write(above: int, name: bytes, member: Member) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    made = os.open(name, flags, 0o400 | stat.S_IMODE(member.mode), dir_fd=above)
+    mode = 0o400 | stat.S_IMODE(member.mode)
+    try:
+        made = os.open(name, flags, mode, dir_fd=above)
+    except FileExistsError:
+        _take_place(above, name)
+        made = os.open(name, flags, mode, dir_fd=above)
     left = member.size
     with open(made, "wb") as file:
         assert member.stream is not None
-        with member.stream as stream:
+        opened = member.stream()
+        assert opened is not None
+        with opened as stream:
             # Not a byte more than was announced, which the limit has been asked for.
             while left and (piece := stream.read(min(left, PIECE))):
                 file.write(piece)

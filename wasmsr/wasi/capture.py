@@ -22,7 +22,7 @@ from wasmsr.wasi.descriptors import (
     OutputStream,
     Place,
 )
-from wasmsr.wasi.manifest import chunks_of, scan
+from wasmsr.wasi.manifest import PATH_MAX, chunks_of, scan
 from wasmsr.wasi.mounts import CARRYING
 from wasmsr.wasi.process import Process
 from wasmsr.wasi.trees import Tree
@@ -205,6 +205,11 @@ def _where(process: Process, fd: int, host: int, place: Place) -> tuple[bytes, .
     UnportableState when its name is gone while another link keeps it alive, or it left the mount.
     """
     tree = process.trees[place.mount]
+    if len(b"/".join(place.path)) > PATH_MAX:
+        raise UnportableState(
+            f"descriptor {fd} was opened by a path that is too long to be saved, of more than "
+            f"{PATH_MAX} bytes"
+        )
     result = os.fstat(host)
     if _identity(tree, place.path) == (result.st_dev, result.st_ino):
         return place.path

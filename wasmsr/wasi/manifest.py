@@ -37,7 +37,7 @@ MAX_ENTRIES: Final = 1 << 20
 COARSE: Final = 100_000_000
 """ns: no file system's change times are coarser, but for those that count whole seconds."""
 STAGING: Final = b".wasmsr-staging-"
-"""What `unpack` works in begins so, and is no part of any tree."""
+"""What `unpack` works in begins so, and goes on with 16 digits; it is no part of any tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +155,15 @@ def scan(root: int, guest: str, contents: Contents, limit: int, known: Known | N
     return found
 
 
+_HEXADECIMAL: Final = b"0123456789abcdef"
+
+
+def is_staging(name: bytes) -> bool:
+    """Whether something in the root of a tree is what `unpack` works in."""
+    digits = name[len(STAGING) :]
+    return name.startswith(STAGING) and len(digits) == 16 and not digits.strip(_HEXADECIMAL)
+
+
 def _name(guest: str, path: bytes) -> str:
     return f"{guest.rstrip('/')}/{os.fsdecode(path)}"
 
@@ -182,8 +191,12 @@ def _walk(root: int, guest: str) -> Iterator[tuple[bytes, os.stat_result]]:
             with os.scandir(directory) as entries:
                 for item in entries:
                     name = os.fsencode(item.name)
-                    if not above and name.startswith(STAGING):
+                    if not above and is_staging(name):
                         continue
+                    if not above and name.startswith(STAGING):
+                        raise UnportableState(
+                            f"{_name(guest, name)} cannot be carried: names that begin so are ours"
+                        )
                     path = above + b"/" + name if above else name
                     count += 1
                     if len(path) > PATH_MAX or count > MAX_ENTRIES:

@@ -9,30 +9,31 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
-import stat
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from wasmsr.wasi import walks
 
 PREFIX: Final = "wasmsr-tree-"
 MEMORY: Final = "/dev/shm"
 """Where Linux has a file system in memory that everybody may use."""
 WORTHWHILE: Final = 64 << 20
 """Bytes that must be free there; containers often have next to nothing."""
+SWEEP_SECONDS: Final = 0.5
+"""For so long a start removes what dead processes left."""
 
 
 class Private:
     """A folder that vanishes with `close`. `root`: its host descriptor; `path`: where it is."""
 
-    def __init__(self, *, memory: bool = False) -> None:
-        """`memory`: in the host's memory rather than on its disk, where that is possible.
-
-        Raises OSError.
-        """
-        above = _memory() if memory else tempfile.gettempdir()
+    def __init__(self, *, memory: bool = False, room: int = 0) -> None:
+        """`memory`: in the host's memory rather than on its disk, where there are `room` bytes, and
+        as many more for others. Raises OSError."""
+        above = _memory(room) if memory else tempfile.gettempdir()
         _sweep(above)
         # Renamed when it is locked: a name with the prefix and without a lock is a dead one's.
         made = tempfile.mkdtemp(prefix=".wasmsr-", dir=above)
@@ -43,15 +44,21 @@ class Private:
 
     def close(self) -> None:
         if self.root >= 0:
-            remove(self.path)
-            os.close(self.root)
-            self.root = -1
+            root, self.root = self.root, -1
+            try:
+                with suppress(OSError):
+                    walks.clear(root)
+                    walks.forget(self.path, root)
+            finally:
+                os.close(root)
 
 
-def _memory() -> str:
+def _memory(room: int) -> str:
     try:
         free = os.statvfs(MEMORY)
-        if os.access(MEMORY, os.W_OK) and free.f_bavail * free.f_frsize >= WORTHWHILE:
+        if os.access(MEMORY, os.W_OK) and free.f_bavail * free.f_frsize >= max(
+            WORTHWHILE, 2 * room
+        ):
             return MEMORY
     except OSError:
         pass
@@ -59,35 +66,29 @@ def _memory() -> str:
 
 
 def _sweep(above: str) -> None:
-    """Remove what processes left that were killed."""
-    with suppress(OSError):
-        for entry in os.scandir(above):
+    """Remove what processes left that were killed, for a moment: a start must not wait long for
+    it, and the next one goes on."""
+    end = time.monotonic() + SWEEP_SECONDS
+
+    def check() -> None:
+        if time.monotonic() > end:
+            raise TimeoutError
+
+    with suppress(OSError), os.scandir(above) as found:
+        for entry in found:
             if entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False):
                 with suppress(OSError):
+                    check()
                     if entry.stat(follow_symlinks=False).st_uid == os.getuid():
-                        _remove_dead(entry.path)
+                        _remove_dead(Path(entry.path), check)
 
 
-def _remove_dead(path: str) -> None:
+def _remove_dead(path: Path, check: Callable[[], object]) -> None:
+    """Remove a folder of ours that no living process has locked. Raises OSError."""
     found = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove(Path(path))
+        walks.clear(found, check=check)
+        walks.forget(path, found)
     finally:
         os.close(found)
-
-
-def remove(path: Path) -> None:
-    """Remove a folder and all in it, also where the program took away the right to do so."""
-
-    def again(function: Callable[..., Any], name: str, _: object) -> None:
-        with suppress(OSError):
-            above = os.path.dirname(name)
-            os.chmod(above, stat.S_IRWXU)
-            if os.path.isdir(name) and not os.path.islink(name):
-                os.chmod(name, stat.S_IRWXU)
-                shutil.rmtree(name, ignore_errors=True)
-            else:
-                os.unlink(name)
-
-    shutil.rmtree(path, onerror=again)

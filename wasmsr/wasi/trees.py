@@ -31,6 +31,8 @@ Entries = list[tuple[bytes, int, int]]
 Layers = list[tuple[bytes, bytes, list[bytes]]]
 """Of an overlay: path of a directory in the upper layer, path below the base of what it covers, and
 the names there that are not to be seen."""
+SMALL_ARCHIVE: Final = 128 << 20
+"""Bytes up to which an archive is unpacked into the host's memory."""
 ENTRY_COST: Final = 4096
 """Bytes that a name counts for in a tree in memory."""
 
@@ -204,13 +206,24 @@ class MemoryTree(Tree):
 
     def _used(self) -> int:
         """Bytes that the tree takes, files that are open and have no name any more included."""
-        assert self.private is not None
+        from wasmsr.wasi import walks
+
         used = 0
         seen: set[int] = set()
         found = [os.fstat(file.host) for file in self._open if file.host >= 0]
-        for above, directories, names in os.walk(os.fsencode(self.private.path)):
-            used += ENTRY_COST * (len(directories) + len(names))
-            found += [os.lstat(os.path.join(above, name)) for name in names]
+
+        def visit(directory: int) -> list[bytes]:
+            nonlocal used
+            below: list[bytes] = []
+            for entry in walks.entries(directory):
+                used += ENTRY_COST
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(os.fsencode(entry.name))
+                else:
+                    found.append(entry.stat(follow_symlinks=False))
+            return below
+
+        walks.walk(self.root, visit)
         for result in found:
             if result.st_ino not in seen:
                 seen.add(result.st_ino)
@@ -294,7 +307,9 @@ def open_archive(mount: Mount, limit: int) -> ReadOnlyTree:
     from wasmsr.wasi.private import Private
 
     path = mount.host
-    private = Private()
+    room = archives.measure(path, limit)
+    # On a disk it can take a millisecond to make a file, in memory it is microseconds.
+    private = Private(memory=room <= SMALL_ARCHIVE, room=room)
     try:
         archives.unpack(path, private.root, limit)
         tree = ReadOnlyTree(private.root, "archive", private)
@@ -312,16 +327,23 @@ def fill(tree: Tree, files: Content) -> None:
         if not parts or b".." in parts:
             raise WasiConfigError(f"not a path below a mount: {name!r}")
         try:
+            for depth in range(1, len(parts)):
+                with tree.locate(tree.root, b"/".join(parts[:depth])) as location:
+                    if not _is_directory(location):
+                        _put(location, None, tree)
             with tree.locate(tree.root, b"/".join(parts)) as location:
                 _put(location, content, tree)
         except Failure as error:
             raise WasiConfigError(
                 f"{name!r} cannot be made in memory: {Errno(error.errno).name}"
             ) from error
-        except FileNotFoundError:
-            above = "/".join(os.fsdecode(part) for part in parts[:-1])
-            fill(tree, {above: None})
-            fill(tree, {name: content})
+
+
+def _is_directory(location: Location) -> bool:
+    try:
+        return stat.S_ISDIR(location.stat(follow=True).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _put(location: Location, content: bytes | str | None, tree: Tree) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Literal
 
 from wasmsr.errors import SnapshotError
@@ -25,9 +25,11 @@ from wasmsr.wasi.manifest import (
     Entry,
     Known,
     Scan,
+    is_staging,
     names,
     scan,
 )
+from wasmsr.wasi.walks import Cursor, clear
 
 OnChanged = Literal["error", "keep", "truncate"]
 """What to do with a file that was changed since it was saved."""
@@ -66,6 +68,7 @@ class Settlement:
         self.guest = guest
         self.entries = entries
         self.contents = contents
+        self._cursor, self._other = Cursor(root), Cursor(root)
         self._kept: set[bytes] = set()
         held = sum(length for entry in entries for _, _, length in entry.places)
         if held > limit:
@@ -144,10 +147,11 @@ class Settlement:
             os.chmod(self.root, 0o700)
             self._clear_staging()
             staged = self._stage()
-            self._remove()
-            self._build(staged)
-            self._clear_staging()
-            self._finish()
+            with self._cursor, self._other:
+                self._remove()
+                self._build(staged)
+                self._clear_staging()
+                self._finish()
         except BaseException as error:
             with suppress(OSError):
                 self._clear_staging()
@@ -188,10 +192,11 @@ class Settlement:
 
     def _remove(self) -> None:
         """What should not be there, and what is of another kind, the deepest first."""
+        cursor = self._cursor
         for path, found in self._local.items():
             if path and found.kind == DIRECTORY and found.mode & 0o700 != 0o700:
-                with self._above(path) as (above, name):
-                    os.chmod(name, 0o700, dir_fd=above)
+                above, name = self._at(cursor, path)
+                os.chmod(name, 0o700, dir_fd=above)
         for path in sorted(self._local, reverse=True):
             if not path or path in self._kept:
                 continue
@@ -200,39 +205,40 @@ class Settlement:
                 wanted.content == found.content or {wanted.kind, found.kind} == {FILE}
             ):
                 continue
-            with self._above(path) as (above, name):
-                if found.kind == DIRECTORY:
-                    # What "keep" has kept below it stays, and it with that.
-                    with suppress(OSError):
-                        os.rmdir(name, dir_fd=above)
-                else:
-                    os.unlink(name, dir_fd=above)
+            above, name = self._at(cursor, path)
+            if found.kind == DIRECTORY:
+                # What "keep" has kept below it stays, and it with that.
+                with suppress(OSError):
+                    os.rmdir(name, dir_fd=above)
+            else:
+                os.unlink(name, dir_fd=above)
 
     def _build(self, staged: dict[bytes, bytes]) -> None:
         for entry in self.entries:
             if not entry.path or self._same(entry):
                 continue
-            with self._above(entry.path) as (above, name):
-                if entry.kind == DIRECTORY:
-                    os.mkdir(name, 0o700, dir_fd=above)
-                elif entry.kind == FILE:
-                    os.rename(staged[entry.path], name, src_dir_fd=self.root, dst_dir_fd=above)
-                elif entry.kind == LINK:
-                    os.symlink(entry.target, name, dir_fd=above)
+            above, name = self._at(self._cursor, entry.path)
+            if entry.kind == DIRECTORY:
+                os.mkdir(name, 0o700, dir_fd=above)
+            elif entry.kind == FILE:
+                os.rename(staged[entry.path], name, src_dir_fd=self.root, dst_dir_fd=above)
+            elif entry.kind == LINK:
+                os.symlink(entry.target, name, dir_fd=above)
         # Other names of files at last: the file may have been replaced.
         for entry in self.entries:
             if entry.kind == SAME and entry.path not in self._kept:
                 self._link(entry)
 
     def _link(self, entry: Entry) -> None:
-        with self._above(entry.path) as (above, name), self._above(entry.target) as (far, other):
-            target = os.stat(other, dir_fd=far, follow_symlinks=False)
-            with suppress(FileNotFoundError):
-                found = os.stat(name, dir_fd=above, follow_symlinks=False)
-                if (found.st_dev, found.st_ino) == (target.st_dev, target.st_ino):
-                    return
-                os.unlink(name, dir_fd=above)
-            os.link(other, name, src_dir_fd=far, dst_dir_fd=above, follow_symlinks=False)
+        above, name = self._at(self._cursor, entry.path)
+        far, other = self._at(self._other, entry.target)
+        target = os.stat(other, dir_fd=far, follow_symlinks=False)
+        with suppress(FileNotFoundError):
+            found = os.stat(name, dir_fd=above, follow_symlinks=False)
+            if (found.st_dev, found.st_ino) == (target.st_dev, target.st_ino):
+                return
+            os.unlink(name, dir_fd=above)
+        os.link(other, name, src_dir_fd=far, dst_dir_fd=above, follow_symlinks=False)
 
     def _finish(self) -> None:
         """Permissions and times, the deepest first, since a directory's time is that of the last
@@ -243,8 +249,7 @@ class Settlement:
             if not entry.path:
                 self._attributes(self.root, b".", entry)
                 continue
-            with self._above(entry.path) as (above, name):
-                self._attributes(above, name, entry)
+            self._attributes(*self._at(self._cursor, entry.path), entry)
 
     @staticmethod
     def _attributes(above: int, name: bytes, entry: Entry) -> None:
@@ -252,28 +257,22 @@ class Settlement:
             os.chmod(name, entry.mode, dir_fd=above)
         os.utime(name, ns=(entry.atim, entry.mtim), dir_fd=above, follow_symlinks=False)
 
-    @contextmanager
-    def _above(self, path: bytes) -> Iterator[tuple[int, bytes]]:
+    def _at(self, cursor: Cursor, path: bytes) -> tuple[int, bytes]:
         """The directory that holds what `path` names, reached through no link, and its name."""
         parts = path.split(b"/")
-        here = os.dup(self.root)
-        try:
-            for part in parts[:-1]:
-                below = os.open(part, _DIRECTORY, dir_fd=here)
-                os.close(here)
-                here = below
-            yield here, parts[-1]
-        finally:
-            os.close(here)
+        return cursor.at(parts[:-1]), parts[-1]
 
     def _clear_staging(self) -> None:
+        """Remove what this restore, or one that was killed, was working in."""
         for raw in names(self.root):
-            if not raw.startswith(STAGING):
-                continue
-            for inside in os.listdir(folder := os.open(raw, _DIRECTORY, dir_fd=self.root)):
-                os.unlink(inside, dir_fd=folder)
-            os.close(folder)
-            os.rmdir(raw, dir_fd=self.root)
+            if is_staging(raw):
+                with suppress(OSError):
+                    folder = os.open(raw, _DIRECTORY, dir_fd=self.root)
+                    try:
+                        clear(folder)
+                        os.rmdir(raw, dir_fd=self.root)
+                    finally:
+                        os.close(folder)
 
 
 def write_chunks(made: int, size: int, chunks: bytes, piece: Piece) -> None:
