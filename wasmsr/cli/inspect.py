@@ -1,64 +1,127 @@
-"""`wasmsr inspect`: what is in a snapshot, for people and as JSON."""
+"""`wasmsr inspect`: what is in a snapshot or in a module, for people and as JSON."""
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from wasmsr.cli import programs
+from wasmsr.cli.options import Features
+from wasmsr.cli.run import variable
+from wasmsr.cli.typed import Typed
 
-HELP = """Shows what is in the snapshot FILE: where it comes from, the call stack with function
-names, memories, tables, globals, descriptors, and how large each part is.
+if TYPE_CHECKING:
+    from typing import Any
 
-The names of functions are in the module. It is found if the snapshot embeds it or if it is that of
-a packaged program; otherwise name it with --program."""
+HELP = """Shows what is in FILE: a snapshot, or a module (a .wasm or .wat file, or a packaged
+program).
+
+Of a snapshot: where it comes from, the call stack with function names, memories, tables, globals,
+descriptors, and how large each part is. The names of functions are in the module. It is found if
+the snapshot embeds it or if it is that of a packaged program; otherwise name it with --program.
+
+Of a module: whether it runs here, and if not why, its imports and exports with their types, its
+memories, the features of WebAssembly that it needs, and its sections.
+
+\b
+  wasmsr inspect snapshot.bin
+  wasmsr inspect snapshot.bin --values --program app.wasm
+  wasmsr inspect app.wasm
+  wasmsr inspect fib --json"""
+
+TEXT = (b"(", b";;")
+"""How modules in the text format begin."""
 
 
 @click.command(help=HELP, context_settings={"max_content_width": 100})
-@click.argument("file", type=click.Path())
+@click.argument("file", type=click.Path(allow_dash=True))
 @click.option(
     "--program",
     metavar="PROGRAM",
-    envvar="WASMSR_PROGRAM",
+    envvar=variable("--program"),
     help="The program that was saved, for the names of its functions.",
 )
 @click.option(
     "--values",
     is_flag=True,
-    envvar="WASMSR_VALUES",
+    envvar=variable("--values"),
     help="Show locals and operands of each frame; --json always does.",
 )
 @click.option(
-    "--json", "as_json", is_flag=True, envvar="WASMSR_JSON", help="Print all of it as one object."
+    "--features",
+    type=Typed(Features()),
+    metavar="-NAME,+NAME",
+    envvar=variable("--features"),
+    help="Judge a module by these features of WebAssembly.",
 )
-def inspect(file: str, program: str | None, values: bool, as_json: bool) -> int:
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    envvar=variable("--json"),
+    help="Print all of it as one object.",
+)
+def inspect(
+    file: str, program: str | None, values: bool, features: str | None, as_json: bool
+) -> int:
     """The command; HELP is its help."""
-    from wasmsr.cli.snapshots import decode, read_bytes
+    from wasmsr.cli.snapshots import read_bytes
+
+    named = None if os.path.exists(file) else programs.find(file)
+    data = read_bytes(file if named is None else named.location)
+    if data.startswith(b"\0asm") or data.lstrip()[:2].startswith(TEXT):
+        return _inspect_module(data, file, features, as_json)
+    return _inspect_snapshot(data, file, program, values, as_json)
+
+
+def _inspect_module(data: bytes, name: str, features: str | None, as_json: bool) -> int:
+    from wasmsr.cli.overview import blocks, describe, malformed
+    from wasmsr.snapshot.tables import lines
+
+    description = describe(data, name, features)
+    error = malformed(description)
+    if error is not None:
+        raise error
+    _print(description, "".join(f"{line}\n" for line in lines(blocks(description))), as_json)
+    return 0
+
+
+def _inspect_snapshot(
+    data: bytes, name: str, program: str | None, values: bool, as_json: bool
+) -> int:
+    from wasmsr.cli.snapshots import decode
     from wasmsr.errors import ModuleMismatch
     from wasmsr.interp.module import Module
     from wasmsr.snapshot.inspect import describe, render, show
 
-    snapshot, decoder = decode(read_bytes(file), file)
+    snapshot, decoder = decode(data, name)
     wanted = {reference.digest for reference in snapshot.modules}
     modules = []
     if program is not None:
         modules = [programs.load(program)]
         if modules[0].digest not in wanted:
-            raise ModuleMismatch(f"{file} is a snapshot of another module than {program}")
+            raise ModuleMismatch(f"{name} is a snapshot of another module than {program}")
     else:
         names = filter(None, map(programs.known_digest, wanted))
         modules = [Module.from_file(programs.PROGRAMS[name].path) for name in names]
     description = describe(snapshot, modules, decoder)
-    if as_json:
-        import json
-
-        print(json.dumps(description, indent=2))
-    elif sys.stdout.isatty():
+    if sys.stdout.isatty() and not as_json:
         from rich.console import Console
 
         show(description, Console(), values=values)
     else:
-        print(render(description, values=values), end="")
-    sys.stdout.flush()
+        _print(description, render(description, values=values), as_json)
     return 0
+
+
+def _print(description: dict[str, Any], text: str, as_json: bool) -> None:
+    """The description, in one of its forms."""
+    if as_json:
+        import json
+
+        text = json.dumps(description, indent=2) + "\n"
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,10 +1,11 @@
 """The module cache: what is known of a file's bytes from an earlier start.
 
-Between a file and `Module`. It holds no code and no bytes of modules, only two kinds of small
+Between a file and `Module`. It holds no code and no bytes of modules, only small
 notes, so that nothing has to be believed that could do harm:
 
 - `ID.file`: which SHA-256 the file with this device, inode, size and times of last change had, so
   that the next start need not hash it again;
+- `DIGEST.about`: how large the module is and under which path it was last seen, for people;
 - `DIGEST-ENGINE.valid`: that this build of the engine has validated the module with this digest
   whole, so that the next start need not either.
 
@@ -30,6 +31,12 @@ from wasmsr.record import record
 KEPT = 512
 """How many notes a folder holds at most; those used longest ago go first."""
 
+KINDS = (".file", ".valid", ".about", ".part")
+"""How the names of notes end."""
+
+LONGEST = 16384
+"""Bytes of a note that are read."""
+
 SMALLEST = 1 << 18
 """Bytes of a module that is worth a note; smaller ones are validated in less than a millisecond."""
 
@@ -48,12 +55,15 @@ class Note:
     Attributes:
         name: of its file; kind: "file" or "valid"; digest: SHA-256 in hexadecimal, or None if
             the note is damaged; used: seconds since the epoch when it was last of use.
+        path: where the module was last seen; size: its bytes. None where that was not noted.
     """
 
     name: str
     kind: str
     digest: str | None
     used: float
+    path: str | None = None
+    size: int | None = None
 
 
 class ModuleCache:
@@ -108,10 +118,10 @@ class ModuleCache:
             return module
         changed = max(before.st_mtime_ns, before.st_ctime_ns)
         steady = steady and 0 < changed < realtime.now() - RACY
-        self._validate(module, known if steady else None)
+        self._validate(module, known if steady else None, os.path.abspath(path))
         return module
 
-    def _validate(self, module: Module, known: str | None) -> None:
+    def _validate(self, module: Module, known: str | None, path: str) -> None:
         """Validates and hashes at the same time; stops when the digest turns out to be known."""
         answer: list[str] = []
 
@@ -132,6 +142,7 @@ class ModuleCache:
         else:
             self.found = "validated"
             self._write(_valid_name(module, answer[0]), _valid_note(answer[0]))
+        self._write(f"{answer[0]}.about", _about_note(answer[0], len(module.binary), path))
         self._evict()
 
     # ---- notes ----
@@ -156,7 +167,7 @@ class ModuleCache:
         try:
             descriptor = os.open(os.path.join(self.folder, name), os.O_RDONLY | os.O_NONBLOCK)
             with open(descriptor, "rb", buffering=0) as file:
-                return file.read(1024).decode("ascii", "replace")
+                return file.read(LONGEST).decode("ascii", "replace")
         except FileNotFoundError:
             return ""
         except (OSError, ValueError) as error:
@@ -194,13 +205,23 @@ class ModuleCache:
             return False
         return True
 
+    def _about(self, digest: str) -> tuple[str | None, int | None]:
+        """Path and size of the module with this digest, as far as they were noted."""
+        text = self._read(f"{digest}.about").splitlines()
+        if len(text) != 3 or text[0] != digest or not text[1].isdecimal() or len(text[1]) > 12:
+            return None, None
+        try:
+            return text[2].encode("ascii").decode("unicode_escape"), int(text[1])
+        except ValueError:
+            return None, int(text[1])
+
     def _entries(self) -> list[tuple[float, str]]:
         """(last use, name) of all that is ours in the folder, the oldest first."""
         found = []
         try:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
-                    if entry.name.endswith((".file", ".valid", ".part")):
+                    if entry.name.endswith(KINDS):
                         found.append((entry.stat(follow_symlinks=False).st_mtime, entry.name))
         except (OSError, ValueError) as error:
             self.trouble = error
@@ -214,13 +235,14 @@ class ModuleCache:
         """All notes, those used last first."""
         for used, name in reversed(self._entries()):
             stem, _, kind = name.rpartition(".")
-            if kind == "part":
+            if kind in ("part", "about"):
                 continue
             text = self._read(name)
             digest = text.partition("\n")[0]
             wanted = _file_note(stem, digest) if kind == "file" else _valid_note(digest)
             good = text == wanted and _is_digest(digest)
-            yield Note(name, kind, digest if good else None, used)
+            about = self._about(digest) if good else (None, None)
+            yield Note(name, kind, digest if good else None, used, *about)
 
     def clear(self) -> int:
         """Removes all notes; returns how many there were."""
@@ -252,6 +274,10 @@ def _is_digest(text: str) -> bool:
 
 def _file_note(known: str, digest: str) -> str:
     return f"{digest}\nwasmsr 1: of the file {known}\n"
+
+
+def _about_note(digest: str, size: int, path: str) -> str:
+    return f"{digest}\n{size}\n{path.encode('unicode_escape').decode('ascii')}\n"
 
 
 def _valid_name(module: Module, digest: str) -> str:

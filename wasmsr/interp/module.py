@@ -287,6 +287,12 @@ class Module:
         """Index of the start function, or None."""
         return None if self.counts.start == 2**32 - 1 else int(self.counts.start)
 
+    @property
+    def memory_types(self) -> tuple[MemoryType, ...]:
+        """Types of the memories, imported ones first."""
+        found = (self._extern_type(lib.WSR_MEMORY_KIND, i) for i in range(self.counts.memories))
+        return tuple(type_ for type_ in found if isinstance(type_, MemoryType))
+
     def function_type(self, index: int) -> FuncType:
         """Type of the function with that index."""
         if not 0 <= index < self.counts.functions:

@@ -8,18 +8,18 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from wasmsr.errors import printable
 from wasmsr.interp.literals import plain
 from wasmsr.interp.types import ValType
+from wasmsr.snapshot import inspect_wasi
 from wasmsr.snapshot.check import EXNREF, EXTERNREF, F32, F64, FUNCREF, I32, I64, V128
 from wasmsr.snapshot.container import VERSION, section_title
 from wasmsr.snapshot.format import Decoder, Path, read_file
 from wasmsr.snapshot.names import NamedModule, SnapshotNames
 from wasmsr.snapshot.pages import PAGE_SIZE, page_map
 from wasmsr.snapshot.state import PAGE, Snapshot
+from wasmsr.snapshot.tables import Block, lines, moment, size, text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -168,17 +168,10 @@ def _describe_file(decoder: Decoder) -> dict[str, Any]:
 
 def _describe_lineage(snapshot: Snapshot) -> dict[str, Any]:
     lineage = snapshot.lineage
-    seconds, rest = divmod(lineage.created, 1_000_000_000)
-    try:
-        moment = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
-    except (ValueError, OverflowError, OSError):
-        moment = f"{seconds} s after 1970"
-    else:
-        moment += f".{rest:09}Z"
     return {
         "id": lineage.id.hex(),
         "parent": None if lineage.parent is None else lineage.parent.hex(),
-        "created": moment,
+        "created": moment(lineage.created),
         "host": lineage.host,
         "engine": lineage.engine,
     }
@@ -252,56 +245,32 @@ DEEPEST = 50
 
 # Text --------------------------------------------------------------------------------------------
 
-Block = tuple[str, Sequence[str], list[tuple[str, ...]]]
-"""A title, headings of columns (none: names and values), and rows."""
-
 
 def render(description: Mapping[str, Any], *, values: bool = False) -> str:
     """A description as plain text; with `values`, locals and operands as well."""
-    lines: list[str] = []
-    for title, headings, rows in _blocks(description, values):
-        table = [tuple(headings), *rows] if headings else rows
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines.append(title)
-        for row in table:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            lines.append("  " + "  ".join(cells).rstrip())
-        lines.append("")
-    return "\n".join(lines)
+    return "".join(f"{line}\n" for line in lines(_all_blocks(description, values)))
 
 
 def show(description: Mapping[str, Any], console: Console, *, values: bool = False) -> None:
-    """The same on a rich console."""
-    from rich.table import Table
+    """The same on a rich console, with bold titles."""
     from rich.text import Text
 
-    for title, headings, rows in _blocks(description, values):
-        table = Table(title=title, title_justify="left", box=None, show_header=bool(headings))
-        for heading in headings or [""] * len(rows[0]):
-            table.add_column(heading, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        console.print(table)
-        console.print()
-
-
-def _blocks(description: Mapping[str, Any], values: bool) -> Iterator[Block]:
-    for title, headings, rows in _all_blocks(description, values):
-        if rows:
-            yield title, headings, [tuple(map(printable, row)) for row in rows]
+    for line in lines(_all_blocks(description, values)):
+        style = "" if line.startswith(" ") else "bold"
+        console.print(Text(line, style=style), soft_wrap=True)
 
 
 def _all_blocks(d: Mapping[str, Any], values: bool) -> Iterator[Block]:
     if "file" in d:
         yield from _file_blocks(d["file"])
-    lineage: list[tuple[str, ...]] = [(key, _text(v)) for key, v in d["lineage"].items()]
-    yield "Lineage", (), [*lineage, ("instructions executed", _text(d["executed"]))]
-    yield "Limits", (), [(key.replace("_", " "), _text(item)) for key, item in d["limits"].items()]
+    lineage: list[tuple[str, ...]] = [(key, text(v)) for key, v in d["lineage"].items()]
+    yield "Lineage", (), [*lineage, ("instructions executed", text(d["executed"]))]
+    yield "Limits", (), [(key.replace("_", " "), text(item)) for key, item in d["limits"].items()]
     yield (
         "Modules",
         ("", "name", "size", "SHA-256", ""),
         [
-            (str(n), _text(m["name"]), _size(m["size"]), m["sha256"], "embedded" * m["embedded"])
+            (str(n), text(m["name"]), size(m["size"]), m["sha256"], "embedded" * m["embedded"])
             for n, m in enumerate(d["modules"])
         ],
     )
@@ -311,10 +280,10 @@ def _all_blocks(d: Mapping[str, Any], values: bool) -> Iterator[Block]:
         [
             (
                 str(n),
-                _text(i["name"]),
+                text(i["name"]),
                 str(i["module"]),
                 f"{len(i['imported_functions'])} + {i['defined_functions']}",
-                *(_text(i[key]) for key in ("tables", "memories")),
+                *(text(i[key]) for key in ("tables", "memories")),
                 str(len(i["globals"])),
             )
             for n, i in enumerate(d["instances"])
@@ -332,9 +301,9 @@ def _all_blocks(d: Mapping[str, Any], values: bool) -> Iterator[Block]:
         [
             (
                 str(n),
-                *(_text(m[key]) for key in ("name", "pages", "minimum", "maximum", "address")),
-                _size(m["bytes"]),
-                _size(m["nonzero_bytes"]),
+                *(text(m[key]) for key in ("name", "pages", "minimum", "maximum", "address")),
+                size(m["bytes"]),
+                size(m["nonzero_bytes"]),
             )
             for n, m in enumerate(d["memories"])
         ],
@@ -342,7 +311,7 @@ def _all_blocks(d: Mapping[str, Any], values: bool) -> Iterator[Block]:
     yield (
         "Tables",
         ("", *TABLE_KEYS),
-        [(str(n), *(_text(t[key]) for key in TABLE_KEYS)) for n, t in enumerate(d["tables"])],
+        [(str(n), *(text(t[key]) for key in TABLE_KEYS)) for n, t in enumerate(d["tables"])],
     )
     yield (
         "Globals",
@@ -350,16 +319,16 @@ def _all_blocks(d: Mapping[str, Any], values: bool) -> Iterator[Block]:
         [
             (
                 str(n),
-                _text(g["name"]),
+                text(g["name"]),
                 g["type"],
                 "mutable" if g["mutable"] else "",
-                _text(g["value"]),
+                text(g["value"]),
             )
             for n, g in enumerate(d["globals"])
         ],
     )
     if d["wasi"] is not None:
-        yield from _wasi_blocks(d["wasi"])
+        yield from inspect_wasi.blocks(d["wasi"])
 
 
 def _file_blocks(file: Mapping[str, Any]) -> Iterator[Block]:
@@ -367,7 +336,7 @@ def _file_blocks(file: Mapping[str, Any]) -> Iterator[Block]:
     ratio = f", {plain / file['bytes']:.2f} times smaller than its content"
     rows: list[tuple[str, ...]] = [
         ("format version", str(file["version"])),
-        ("size", _size(file["bytes"]) + ratio),
+        ("size", size(file["bytes"]) + ratio),
         ("root digest", file["root_digest"]),
         ("content digest", file["content_digest"]),
     ]
@@ -377,7 +346,7 @@ def _file_blocks(file: Mapping[str, Any]) -> Iterator[Block]:
     yield (
         "Sections",
         ("", "plain", "stored"),
-        [(s["kind"], _size(s["plain"]), _size(s["stored"])) for s in file["sections"]],
+        [(s["kind"], size(s["plain"]), size(s["stored"])) for s in file["sections"]],
     )
 
 
@@ -406,62 +375,4 @@ def _stack_block(frames: Sequence[Mapping[str, Any]], values: bool) -> Block:
 
 def _typed(value: Mapping[str, Any]) -> str:
     name = f"{value['name']}=" if "name" in value else ""
-    return f"{name}{value['type']}:{_text(value['value'])}"
-
-
-def _mounts(value: Any) -> str:
-    """The mounts without their trees, of which the number of entries is told."""
-    if not isinstance(value, list) or not all(isinstance(mount, dict) for mount in value):
-        return _short(value)
-    found = []
-    for mount in value:
-        text = f"{_short(mount.get('guest'))} {_short(mount.get('mode'))}"
-        tree = mount.get("tree")
-        found.append(f"{text} ({len(tree)} entries)" if isinstance(tree, list) else text)
-    return ", ".join(found)
-
-
-def _wasi_blocks(wasi: Mapping[str, Any]) -> Iterator[Block]:
-    descriptors = wasi.get("descriptors")
-    rest: list[tuple[str, ...]] = [
-        (str(key), _mounts(value) if key == "mounts" else _short(value))
-        for key, value in wasi.items()
-        if key != "descriptors" and value
-    ]
-    yield "WASI", (), rest
-    if isinstance(descriptors, list):
-        rows: list[tuple[str, ...]] = []
-        for item in descriptors:
-            if isinstance(item, dict):
-                fields = [
-                    f"{key}={_short(value)}"
-                    for key, value in item.items()
-                    if key not in ("fd", "kind") and value not in (None, "", [], False)
-                ]
-                rows.append((_text(item.get("fd")), _text(item.get("kind")), " ".join(fields)))
-        yield "Descriptors", ("fd", "kind", ""), rows
-
-
-def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else _text(value)
-    return text if len(text) <= 100 else text[:97] + "..."
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "-"
-    return str(value)
-
-
-def _size(count: int) -> str:
-    if count < 10_240:
-        return f"{count} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        count_in_unit = count / 1024 ** (("KiB", "MiB", "GiB").index(unit) + 1)
-        if count_in_unit < 10_240:
-            break
-    return f"{count_in_unit:.1f} {unit}"
+    return f"{name}{value['type']}:{text(value['value'])}"
