@@ -130,7 +130,7 @@ def rows_source() -> str:
         name = i.name.removesuffix(" t")
         canonical = f"WSR_OP_{i.nan.replace(' ', '_').upper()}" if i.nan else "0"
         out.append(
-            f'  {{"{name}", WSR_IMM_{_immediate_symbol(i.immediates)}, '
+            f'  [WSR_OP_{i.symbol}] = {{"{name}", WSR_IMM_{_immediate_symbol(i.immediates)}, '
             f"WSR_KIND_{i.kind.upper()}, {len(params)}, {{{codes}}}, {result}, "
             f"{_width(i)}, {int(i.counted)}, {_feature(i)}, {canonical}}},"
         )
@@ -141,12 +141,12 @@ def rows_source() -> str:
         ("wsr_row_of_fd", 288, simd.PREFIX << 16),
         ("wsr_row_of_fe", 128, atomics.PREFIX << 8),
     ):
-        table = [0] * size
-        for index, i in enumerate(INSTRUCTIONS):
-            if i.code is not None and 0 <= i.code - prefix < size:
-                table[i.code - prefix] = index + 1
         out.append(f"const uint16_t {symbol}[{size}] = {{")
-        out += ["  " + " ".join(f"{v}," for v in table[at : at + 16]) for at in range(0, size, 16)]
+        out += [
+            f"  [0x{i.code - prefix:02X}] = WSR_OP_{i.symbol} + 1,"
+            for i in INSTRUCTIONS
+            if i.code is not None and 0 <= i.code - prefix < size
+        ]
         out.append("};\n")
     out.append("const wsr_unsupported_row wsr_unsupported[] = {")
     out += [
@@ -155,7 +155,7 @@ def rows_source() -> str:
     out.append("};")
     out.append(f"const uint32_t wsr_n_unsupported = {len(UNSUPPORTED)};")
     out.append("\nconst char *const wsr_feature_names[WSR_FEATURE_COUNT] = {")
-    out += [f'  "{feature.name}",' for feature in (_NONE, *FEATURES)]
+    out += [f'  [WSR_FEATURE_{f.symbol}] = "{f.name}",' for f in (_NONE, *FEATURES)]
     out.append("};")
     built = [f for f in FEATURES if f.state in (State.ALWAYS, State.ON, State.OFF)]
     out.append(f"const uint64_t wsr_features_built = 0x{bits(f.name for f in built):X}U;")

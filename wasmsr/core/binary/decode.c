@@ -4,7 +4,7 @@
  * Source: WebAssembly specification, section 5.5 (Modules) and 3.4 (validation of modules). */
 #include <stdlib.h>
 
-#include "core/binary/module.h"
+#include "core/compile/code.h"
 
 #define READ(call)             \
   do {                         \

@@ -4,7 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "core/binary/module.h"
+#include "core/binary/reader.h"
 
 bool wsr_fail(wsr_error *error, uint32_t kind, uint64_t offset, const char *format, ...) {
   if (!error) return false;

@@ -2,7 +2,7 @@
  * cells. */
 #ifndef WSR_COMPILE_H
 #define WSR_COMPILE_H
-#include "core/binary/module.h"
+#include "core/compile/code.h"
 
 /* A place that waits for a label's end: a cell's `a`, or the `cell` of a br_table target. */
 typedef struct {

@@ -9,7 +9,7 @@
  * point. */
 #include <stdlib.h>
 
-#include "core/binary/module.h"
+#include "core/compile/code.h"
 
 /* The locals that one analysis is about: `words` times 64 of them, from word `base` on. All at once
  * as a rule; a function of very many blocks and locals is done in parts, in bounded memory. */

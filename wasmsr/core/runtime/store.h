@@ -2,7 +2,7 @@
  * is state stand apart; the state holds numbers only, no pointer into code or memory. */
 #ifndef WSR_STORE_H
 #define WSR_STORE_H
-#include "core/binary/module.h"
+#include "core/compile/code.h"
 
 /* ---- derived: rebuilt from modules and snapshot, never saved ---- */
 
