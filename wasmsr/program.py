@@ -36,6 +36,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
+    from typing import Any
 
     from wasmsr.interp.trace import Tracer
     from wasmsr.snapshot.state import Snapshot
@@ -322,7 +323,15 @@ class Program:
         timings = timings or Timings()
         module = _module_of(snapshot, module, features)
         if max_pages is not None:
-            snapshot.limits.memory_pages = max_pages
+            from dataclasses import replace  # only here: it is slow to import
+
+            limits = replace(snapshot.limits, memory_pages=max_pages)
+            snapshot = replace(snapshot, limits=limits)
+        if (sentence := excessive(snapshot.limits)) is not None:
+            raise SnapshotError(
+                f"the program was saved {sentence}",
+                hint="the library restores it: Snapshot.restore(limits=...)",
+            )
         try:
             with timings.measure("restore"):
                 store, wasi = _restore(snapshot, module, around, live=live, deferred=deferred)
@@ -548,6 +557,17 @@ class Program:
 
 _AT_ONCE = 1 << 60
 """Instructions of one run; a mark may be farther away."""
+
+
+def excessive(limits: Any) -> str | None:
+    """What a program that comes with these limits (of a snapshot, or of an offer) might use beyond
+    what programs have here; None if all is within that."""
+    ours = Limits()
+    for name in ("memory_pages", "table_elements", "stack_slots", "stack_frames"):
+        most, wanted = getattr(ours, name), getattr(limits, name)
+        if wanted > most:
+            return f"with a limit of {wanted} {name.replace('_', ' ')}, and {most} is the most here"
+    return None
 
 
 def _nothing(*arguments: object) -> None:

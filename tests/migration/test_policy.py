@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,34 @@ def test_a_module_that_is_not_what_it_should_be(two: Two) -> None:
     with pytest.raises(PeerRefused, match="not asked for"):
         node.upload(ModuleName(b"d" * 32, 5))
     assert node.prepare(offer).missing == (DIGEST,)
+
+
+def test_one_upload_at_a_time(two: Two) -> None:
+    """Each is held in memory; a peer that begins seven has room for one."""
+    node = two.nodes["b"]
+    offer = Offer(b"n" * 16, Move(two.program.id, 2, b"t" * 16), two.program.describe())
+    node.prepare(offer)
+    name = ModuleName(DIGEST, len(MODULE))
+    uploads = [node.upload(name) for _ in range(7)]
+    for upload in uploads[:-1]:
+        with pytest.raises(PeerRefused, match="a later upload"):
+            upload.write(MODULE)
+        with pytest.raises(PeerRefused, match="a later upload"):
+            upload.finish()
+    uploads[-1].write(MODULE)
+    uploads[-1].finish()
+    assert node.prepare(offer).missing == ()
+
+
+@pytest.mark.parametrize("size", [1 << 61, (1 << 29) + 1])
+def test_a_module_that_is_announced_too_large(two: Two, size: int) -> None:
+    node = two.nodes["b"]
+    described = replace(two.program.describe(), modules=(ModuleName(b"d" * 32, size),))
+    with pytest.raises(PeerRefused) as caught:
+        node.prepare(Offer(b"n" * 16, Move(two.program.id, 2, b"t" * 16), described))
+    assert caught.value.reason is Reason.LIMIT
+    with pytest.raises(PeerRefused, match="not asked for"):
+        node.upload(ModuleName(b"d" * 32, size))
 
 
 def test_the_end_is_told(two: Two) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
@@ -68,13 +70,14 @@ def inspect(
     file: str, program: str | None, values: bool, features: str | None, as_json: bool
 ) -> int:
     """The command; HELP is its help."""
-    from wasmsr.cli.snapshots import read_bytes
+    from wasmsr.cli.snapshots import pieces
 
     named = None if os.path.exists(file) else programs.find(file)
-    data = read_bytes(file if named is None else named.location)
+    stream = pieces(file if named is None else named.location)
+    data = next(stream, b"")
     if data.startswith(b"\0asm") or data.lstrip()[:2].startswith(TEXT):
-        return _inspect_module(data, file, features, as_json)
-    return _inspect_snapshot(data, file, program, values, as_json)
+        return _inspect_module(data + b"".join(stream), file, features, as_json)
+    return _inspect_snapshot(chain((data,), stream), file, program, values, as_json)
 
 
 def _inspect_module(data: bytes, name: str, features: str | None, as_json: bool) -> int:
@@ -90,7 +93,7 @@ def _inspect_module(data: bytes, name: str, features: str | None, as_json: bool)
 
 
 def _inspect_snapshot(
-    data: bytes, name: str, program: str | None, values: bool, as_json: bool
+    data: Iterable[bytes], name: str, program: str | None, values: bool, as_json: bool
 ) -> int:
     from wasmsr.cli.snapshots import decode
     from wasmsr.errors import ModuleMismatch

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wasmsr.cli.outputs import SnapshotFile
     from wasmsr.cli.session import Ending
     from wasmsr.interp.cache import ModuleCache
+    from wasmsr.interp.machine import Limits as MachineLimits
     from wasmsr.interp.module import Module
     from wasmsr.interp.types import FuncType
     from wasmsr.program import Program, Surroundings
@@ -232,7 +233,6 @@ class Launch:
 
     def _start(self, module: Module) -> Program:
         """A program at its beginning."""
-        from wasmsr.interp.machine import Limits
         from wasmsr.program import COMMAND, Program
 
         options, named, export = self.options, self.named, self._export
@@ -255,7 +255,7 @@ class Launch:
             argv=argv,
             env=self._environment,
             around=self._surroundings(),
-            limits=None if self._max_pages is None else Limits(memory_pages=self._max_pages),
+            limits=self._limits,
             deterministic=options.deterministic,
             invoke=None if idle else export,
             args=values,
@@ -271,6 +271,7 @@ class Launch:
             options.from_snapshot,
             adopt=options.adopt,
             timings=timings,
+            limits=self._limits,
             carry_limit=options.carry_limit,
         )
         if options.deterministic and not snapshot.limits.deterministic:
@@ -313,6 +314,13 @@ class Launch:
             ours = {k: f"{k}={v}" for k, v in os.environ.items() if not k.startswith("WASMSR_")}
             given = ours | given
         return list(given.values())
+
+    @property
+    def _limits(self) -> MachineLimits | None:
+        """What the program may have at most, where that is not the default."""
+        from wasmsr.interp.machine import Limits
+
+        return None if self._max_pages is None else Limits(memory_pages=self._max_pages)
 
     @property
     def _max_pages(self) -> int | None:

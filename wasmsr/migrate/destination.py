@@ -80,6 +80,7 @@ class Destination:
         self._wire = peer
         self._offer: Offer | None = None
         self._reception: Reception | None = None
+        self._upload: Upload | None = None
         self._retired = False
         self._lock = threading.RLock()
 
@@ -182,7 +183,10 @@ class Destination:
             offered = self._offer.description.modules if self._offer else ()
             if (module.digest, module.size) not in [(one.digest, one.size) for one in offered]:
                 raise refused(Reason.MODULE, "this module was not asked for")
-            return Upload(self, module)
+            if self._upload is not None:  # one at a time: they are held in memory
+                self._upload.drop()
+            self._upload = Upload(self, module)
+            return self._upload
 
     # Receiving.
 
@@ -358,21 +362,34 @@ class Upload:
         self._destination = destination
         self._module = module
         self._binary = bytearray()
+        self._dropped = False
+
+    def drop(self) -> None:
+        """Gives up: a later upload takes its place."""
+        self._dropped = True
+        self._binary = bytearray()
+
+    def _check(self) -> None:
+        if self._dropped:
+            raise refused(Reason.BUSY, "a later upload took this one's place")
 
     def write(self, piece: Buffer) -> None:
         """Appends. Raises PeerRefused if that is more than was announced."""
+        self._check()
         if len(self._binary) + len(piece) > self._module.size:
             raise refused(Reason.MODULE, "the module is longer than announced")
         self._binary += piece
 
     def finish(self) -> None:
         """Checks the digest, compiles the module and keeps it. Raises PeerRefused."""
-        if hashlib.sha256(self._binary).digest() != self._module.digest:
+        self._check()
+        binary, self._binary = self._binary, bytearray()
+        if hashlib.sha256(binary).digest() != self._module.digest:
             raise refused(Reason.MODULE, "the module does not have the digest that was announced")
         destination = self._destination
-        destination._compile(self._binary)
+        destination._compile(binary)
         try:
-            destination.modules.put(self._binary, self._module.digest)
+            destination.modules.put(binary, self._module.digest)
         except JournalError as error:
             raise refused(Reason.STORAGE, error.message) from error
 

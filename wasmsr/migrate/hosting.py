@@ -13,9 +13,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from pathlib import Path
 
-from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_TRAP, ModuleMismatch, WasmsrError
+from wasmsr.errors import (
+    EXIT_FUEL,
+    EXIT_HOST,
+    EXIT_TRAP,
+    ModuleMismatch,
+    SnapshotError,
+    WasmsrError,
+)
 from wasmsr.interp.features import BY_NAME, State, chosen
-from wasmsr.interp.machine import Exited, Trapped
+from wasmsr.interp.machine import Exited, Limits, Trapped
 from wasmsr.interp.module import Module
 from wasmsr.migrate.belongings import Belongings
 from wasmsr.migrate.inputs import HOLD_SECONDS, Feed, Gone, Local, Remote
@@ -32,10 +39,12 @@ from wasmsr.migrate.terms import (
     Reason,
     Refusal,
 )
-from wasmsr.program import Program, Stand, Surroundings
+from wasmsr.program import Program, Stand, Surroundings, excessive
 from wasmsr.record import replaced
 from wasmsr.snapshot import format as snapshot_format
 from wasmsr.snapshot.container import VERSION
+from wasmsr.snapshot.state import Snapshot
+from wasmsr.wasi import state as wasi_state
 from wasmsr.wasi.descriptors import InputStream
 from wasmsr.wasi.mounts import CARRY_LIMIT, MODES, PORTABLE
 from wasmsr.wasi.relayed import RelayedInput
@@ -220,6 +229,11 @@ class Hosting:
         for feature in description.features:
             if feature not in self.features:
                 return _lacks(feature)
+        limits = description.limits
+        if self.max_pages is not None:
+            limits = replace(limits, memory_pages=0)  # its own takes that one's place
+        if (sentence := excessive(limits)) is not None:
+            return Refusal(Reason.LIMIT, f"the program runs {sentence}")
         return self._refuse_mounts(description.mounts)
 
     def _refuse_mounts(self, mounts: Sequence[MountName]) -> Refusal | None:
@@ -362,17 +376,21 @@ class HostedArrival:
     def __init__(self, hosting: Hosting, relays: Relays) -> None:
         self._hosting = hosting
         self._relays = relays
-        limit = hosting.around_limit()
-        self._decoder = snapshot_format.Decoder(files=limit)
+        pages = hosting.max_pages
+        self._decoder = snapshot_format.Decoder(
+            files=hosting.around_limit(),
+            limits=None if pages is None else Limits(memory_pages=pages),
+        )
 
     def feed(self, piece: Buffer) -> None:
         self._decoder.feed(piece)
 
     def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> HostedProgram:
         snapshot = self._decoder.finish()
-        digest = snapshot.modules[0].digest
-        if digest not in modules:
-            raise ModuleMismatch("the snapshot is of another module than was announced")
+        if len(modules) != 1 or [m.digest for m in snapshot.modules] != [*modules]:
+            raise ModuleMismatch("the snapshot is of other modules than were announced")
+        (digest,) = modules
+        self._check(snapshot, self._hosting.compiled(digest, modules[digest]))
         belongings = self._hosting.belongings
         places: dict[str, Path] = {}
 
@@ -402,11 +420,9 @@ class HostedArrival:
             if stdin is not None:
                 stdin.close()
             raise
-        named = (snapshot.wasi or {}).get("mounts", ())
-        mounts = tuple(MountName(os.fsdecode(m["guest"]), str(m["mode"])) for m in named)
         return HostedProgram(
             resumed,
-            mounts,
+            _mounts(snapshot),
             belongings,
             program,
             places,
@@ -415,6 +431,35 @@ class HostedArrival:
             relays=relays,
             after=self._hosting.after,
         )
+
+    def _check(self, snapshot: Snapshot, module: Module) -> None:
+        """Hold what has come, and not what was announced, against what may come here. Raises
+        SnapshotError."""
+        limits = snapshot.limits
+        found = Description(
+            modules=(ModuleName(module.digest, len(module.binary)),),
+            snapshot_format=VERSION,
+            features=tuple(sorted(module.needed_features)),
+            mounts=_mounts(snapshot),
+            limits=Bounds(
+                limits.memory_pages,
+                limits.table_elements,
+                limits.stack_slots,
+                limits.stack_frames,
+                limits.deterministic,
+            ),
+        )
+        refusal = self._hosting.refuse(found)
+        if refusal is not None:
+            raise SnapshotError(f"it is not what was announced: {refusal.sentence}")
+
+
+def _mounts(snapshot: Snapshot) -> tuple[MountName, ...]:
+    """The mounts of a snapshot. Raises SnapshotError for a state of WASI that cannot be."""
+    if snapshot.wasi is None:
+        return ()
+    mounts = wasi_state.read(snapshot.wasi).mounts
+    return tuple(MountName(os.fsdecode(mount.guest), mount.mode) for mount in mounts)
 
 
 def _option(mount: MountName) -> str:

@@ -33,6 +33,9 @@ MAX_PAGES64 = 1 << 48
 """Likewise with 64-bit addresses, as bounds may declare; no more than `MAX_SIZE64` are there."""
 MAX_SIZE64 = 1 << 28
 
+MAX_FUNCTIONS = 1 << 24
+"""Functions of a store, and segments: a few bytes say that a module has thousands of instances."""
+
 MEMORY64 = "memory64"
 
 _U32 = 1 << 32
@@ -133,8 +136,8 @@ def _count_functions(snapshot: Snapshot) -> int:
         if address != total or count < 0:
             raise fail(f"the function addresses overlap or have a gap at {min(address, total)}")
         total += count
-    if total >= _U32:
-        raise fail(f"it has {total} functions")
+    if total > MAX_FUNCTIONS:
+        raise fail(f"it has {total} functions, and {MAX_FUNCTIONS} are the most")
     identities = [f.identity for f in hosts if f.identity is not None]
     if len({*identities}) != len(identities) or "" in identities:
         raise fail("two host functions have one identity, or one has an empty one")

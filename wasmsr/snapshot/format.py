@@ -13,13 +13,17 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from struct import error as StructError
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from wasmsr.errors import FormatError, HandedOver, SnapshotError, printable
 from wasmsr.snapshot.container import FIRST, FLAG_HANDED, HEADER, Header, Kind
-from wasmsr.snapshot.reader import DEFAULT_LIMIT, FILES_LIMIT, Decoder, SectionSize, decode
+from wasmsr.snapshot.reader import Decoder, SectionSize, decode
+from wasmsr.snapshot.room import DEFAULT_LIMIT, FILES_LIMIT
 from wasmsr.snapshot.state import Snapshot
 from wasmsr.snapshot.writer import content_digest, encode
+
+if TYPE_CHECKING:
+    from wasmsr.interp.outcomes import Limits
 
 __all__ = [
     "DEFAULT_LIMIT",
@@ -163,20 +167,26 @@ def is_of_module(path: Path, digest: bytes) -> bool:
 
 
 def load(
-    path: Path, *, adopt: bool = False, limit: int = DEFAULT_LIMIT, files: int = FILES_LIMIT
+    path: Path,
+    *,
+    adopt: bool = False,
+    limit: int = DEFAULT_LIMIT,
+    limits: Limits | None = None,
+    files: int = FILES_LIMIT,
 ) -> Snapshot:
     """Read a snapshot from a file.
 
     Args:
         adopt: read it even if it was handed over to another host.
         limit: bytes that its memories, tables and embedded modules may take in all.
+        limits: of the store in which it is to be restored, where these are not the default ones.
         files: bytes of content of carried files.
     Raises:
         SnapshotError: the file cannot be read.
         HandedOver: another host owns the program now.
         FormatError, VersionError, DigestError: what is wrong with it.
     """
-    decoder = read_file(path, Decoder(limit=limit, files=files))
+    decoder = read_file(path, Decoder(limit=limit, limits=limits, files=files))
     snapshot = decoder.finish()
     if decoder.header is not None and decoder.header.handed and not adopt:
         raise HandedOver(

@@ -20,8 +20,6 @@ from wasmsr.snapshot.container import (
     HEADER,
     IGNORABLE,
     MAGIC,
-    MESSAGE_LIMIT,
-    MESSAGES,
     MODULE_LIMIT,
     SECTION,
     TITLES,
@@ -36,16 +34,13 @@ from wasmsr.snapshot.container import (
     tree_digest,
 )
 from wasmsr.snapshot.pages import PAGE_SIZE, Placement
+from wasmsr.snapshot.room import DEFAULT_LIMIT, FILES_LIMIT, Room
 from wasmsr.snapshot.state import PAGE, MemoryState, Snapshot
 
 if TYPE_CHECKING:
+    from wasmsr.interp.outcomes import Limits
     from wasmsr.wasi.contents import Contents
 
-FILES_LIMIT = 1 << 30
-"""Bytes of content of files that are read unless somebody allows more (`--carry-limit`)."""
-DEFAULT_LIMIT = 8 << 30
-"""Bytes that a snapshot's memories, tables and modules may take together when it is read. Untouched
-memory is not committed, so that this bounds what a file claims more than what it costs."""
 _LAZY = 1 << 20
 _REQUIRED = (Kind.LINEAGE, Kind.LIMITS, Kind.STORE, Kind.THREAD)
 
@@ -69,6 +64,7 @@ class Decoder:
 
     Args:
         limit: bytes that memories, tables and embedded modules may take in all.
+        limits: of the store in which the snapshot is to be restored; see `Room`.
         files: bytes of content of files, which wait in a temporary file if they are many.
         allocate: gives that many zero bytes for a memory; writable, format "B". By default a
             bytearray, for large memories fresh pages of the operating system.
@@ -82,14 +78,14 @@ class Decoder:
         self,
         *,
         limit: int = DEFAULT_LIMIT,
+        limits: Limits | None = None,
         files: int = FILES_LIMIT,
         allocate: Allocate | None = None,
     ) -> None:
         self.header: Header | None = None
         self.plain = 0
         self.content = b""
-        self._limit = limit
-        self._files_limit = files
+        self._room = Room(limit, files, limits)
         self._files: Contents | None = None
         self._allocate = allocate or _allocate
         self._pending = bytearray()
@@ -170,7 +166,7 @@ class Decoder:
         payloads: dict[int, Buffer] = {}
         memories: list[MemoryState] = []
         placement = Placement()
-        last = messages = 0
+        last = 0
         for _ in range(header.sections):
             head = yield FIRST.size
             kind, flags, reserved, plain, codec, size, crc = FIRST.unpack(head)
@@ -181,10 +177,7 @@ class Decoder:
             self.plain += plain
             if self.plain > header.plain:
                 raise FormatError("the snapshot's sections are larger than its header says")
-            if kind in MESSAGES:
-                messages += plain
-                if messages > MESSAGE_LIMIT:
-                    raise FormatError(f"the {section_title(kind)} section is too large")
+            self._room.enter(kind, plain)
             first = codec, size, crc
             if kind == Kind.PAGE_DATA:
                 self._check_size(plain, placement.stored * PAGE_SIZE)
@@ -195,9 +188,9 @@ class Decoder:
                 continue
             if kind == Kind.BINARIES:
                 self._check_size(plain, _binaries_size(payloads.get(Kind.STORE)))
-                self._reserve(plain)
-                if plain > MODULE_LIMIT:
-                    raise FormatError("the embedded modules are too large")
+                self._room.take(kind, plain)
+            elif kind == Kind.PAGE_INDEX:
+                self._room.index(plain, [len(m.data) for m in memories])
             if plain <= BATCH_SIZE:
                 check_batch(kind, codec, size, plain)
                 payload = open_batch(kind, codec, crc, bytes((yield size)), plain)
@@ -240,15 +233,6 @@ class Decoder:
     def sections(self) -> list[SectionSize]:
         """The sections read so far."""
         return [SectionSize(*size) for size in self._sizes]
-
-    def _reserve(self, size: int) -> None:
-        self._limit -= size
-        if self._limit < 0:
-            raise FormatError(
-                f"the {section_title(self._kind)} section asks for {-self._limit} bytes more "
-                "than may be read",
-                hint="a larger limit can be given",
-            )
 
     def _batch(
         self, kind: int, length: int, head: tuple[int, int, int] | None
@@ -305,9 +289,9 @@ class Decoder:
 
         chunks = sections.parse_file_index(index or b"")
         self._check_size(plain, sum(length for _, length in chunks))
-        if plain > self._files_limit:
+        if plain > self._room.files:
             raise FormatError(
-                f"the snapshot carries {plain} bytes of files, more than the {self._files_limit} "
+                f"the snapshot carries {plain} bytes of files, more than the {self._room.files} "
                 "that may be read",
                 hint="--carry-limit SIZE allows more",
             )
@@ -339,7 +323,7 @@ class Decoder:
 
     def _memories(self, payload: Buffer) -> list[MemoryState]:
         shapes = sections.parse_memories(payload)
-        self._reserve(sum(size * PAGE for _, _, size, _ in shapes))
+        self._room.memories([size for _, _, size, _ in shapes])
         memories: list[MemoryState] = []
         for minimum, maximum, size, address64 in shapes:
             try:
@@ -391,7 +375,7 @@ class Decoder:
             modules=modules,
             host_functions=hosts,
             instances=instances,
-            tables=[] if tables is None else sections.parse_tables(tables, self._limit),
+            tables=[] if tables is None else sections.parse_tables(tables, self._room),
             memories=memories,
             globals=[] if cells is None else sections.parse_globals(cells),
             thread=sections.parse_thread(payloads[Kind.THREAD]),
@@ -438,14 +422,17 @@ def _allocate(size: int) -> bytearray | memoryview:
     return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
-def decode(data: Buffer | mmap.mmap, *, limit: int = DEFAULT_LIMIT) -> Snapshot:
+def decode(
+    data: Buffer | mmap.mmap, *, limit: int = DEFAULT_LIMIT, limits: Limits | None = None
+) -> Snapshot:
     """Read a snapshot that is in memory.
 
     Args:
         limit: bytes that its memories, tables and embedded modules may take in all.
+        limits: of the store in which it is to be restored.
     Raises:
         FormatError, VersionError, DigestError: what is wrong with it.
     """
-    decoder = Decoder(limit=limit)
+    decoder = Decoder(limit=limit, limits=limits)
     decoder.feed(memoryview(data))
     return decoder.finish()

@@ -30,7 +30,7 @@ from wasmsr.interp.types import (
 )
 from wasmsr.interp.values import gather, slot_count, spread
 from wasmsr.snapshot import state
-from wasmsr.snapshot.check import check
+from wasmsr.snapshot.check import MAX_FUNCTIONS, check
 from wasmsr.snapshot.references import Restored
 from wasmsr.snapshot.state import PAGE, Snapshot
 
@@ -139,10 +139,15 @@ class _Restoring:
         store = self.store
         owned: list[set[int]] = [set(), set(), set(), set()]
         defined = []
+        segments = 0
         for instance in self.snapshot.instances:
             if not 0 <= instance.module < len(self.modules):
                 raise _bad("an instance of an unknown module")
             own = self._defined(instance)
+            counts = self.modules[instance.module].counts
+            segments += counts.elements + counts.data
+            if segments > MAX_FUNCTIONS:
+                raise _bad(f"instances with more than {MAX_FUNCTIONS} segments")
             defined.append(own)
             for space, addresses in zip(owned, own, strict=True):
                 space.update(addresses)

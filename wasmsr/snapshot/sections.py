@@ -34,6 +34,7 @@ from wasmsr.snapshot.state import (
 )
 
 if TYPE_CHECKING:
+    from wasmsr.snapshot.room import Room
     from wasmsr.wasi.contents import Contents
 
 NONE = type(None)
@@ -92,6 +93,8 @@ CHUNK_SIZE = 65536
 HAS_MAXIMUM, ADDRESS_64 = 1, 2
 MAX_CONTAINERS = 1 << 20
 """Maps and lists in one msgpack section."""
+MAX_ITEMS = 1 << 24
+"""Items of all of them together."""
 _LOW = (1 << 64) - 1
 _TOO_DEEP = (msgpack.exceptions.StackError, RecursionError)
 
@@ -142,15 +145,26 @@ def _unpack(kind: int, data: Buffer, keys: bool = True) -> Any:
 
 
 def _counting_hooks() -> dict[str, Any]:
-    """An empty map is one byte in msgpack and sixty-four in memory: bound their number."""
-    room = iter(range(MAX_CONTAINERS))
+    """An empty map is one byte in msgpack and sixty-four in memory, an item is one and eight: bound
+    their numbers."""
+    containers = items = 0
 
     def count(value: Any) -> Any:
-        if next(room, None) is None:
+        nonlocal containers, items
+        containers += 1
+        items += len(value)
+        if containers > MAX_CONTAINERS:
             raise ValueError(f"it has more than {MAX_CONTAINERS} maps and lists")
+        if items > MAX_ITEMS:
+            raise ValueError(f"it has more than {MAX_ITEMS} items")
         return value
 
-    return {"object_hook": count, "list_hook": count}
+    return {
+        "object_hook": count,
+        "list_hook": count,
+        "max_array_len": MAX_ITEMS,
+        "max_map_len": MAX_CONTAINERS,
+    }
 
 
 def _malformed(kind: int, problem: str) -> FormatError:
@@ -534,8 +548,8 @@ def pack_tables(tables: Sequence[TableState]) -> bytes:
     return b"".join(pieces + elements)
 
 
-def parse_tables(data: Buffer, room: int) -> list[TableState]:
-    """Tables, which may take `room` bytes in all."""
+def parse_tables(data: Buffer, room: Room) -> list[TableState]:
+    """Tables, for which there is so much room."""
     kind = Kind.TABLES
     if len(data) < TABLE_HEAD.size:
         raise _malformed(kind, "it is too short")
@@ -544,16 +558,13 @@ def parse_tables(data: Buffer, room: int) -> list[TableState]:
     if count == 0 or position > len(data):
         raise _malformed(kind, f"it is too short for {count} tables")
     tables: list[TableState] = []
-    for flags, code, minimum, maximum, size, stored in TABLE.iter_unpack(
-        data[TABLE_HEAD.size : position]
-    ):
+    heads = list(TABLE.iter_unpack(data[TABLE_HEAD.size : position]))
+    room.tables([(size, min(stored, size)) for _, _, _, _, size, stored in heads])
+    for flags, code, minimum, maximum, size, stored in heads:
         bound, address64 = _bound(kind, flags, maximum)
         end = position + stored * 8
         if stored > size or end > len(data):
             raise _malformed(kind, "a table has more elements than it should")
-        room -= size * 8
-        if room < 0:
-            raise FormatError("the snapshot's tables are larger than what may be read")
         elements = bytearray(size * 8)
         elements[: stored * 8] = data[position:end]
         if stored and not any(elements[stored * 8 - 8 : stored * 8]):

@@ -203,15 +203,26 @@ class Snapshot:
         return save(self, path, compress=compress)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, adopt: bool = False) -> Snapshot:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        adopt: bool = False,
+        limits: MachineLimits | None = None,
+    ) -> Snapshot:
         """Read `snapshot.bin`.
+
+        Args:
+            adopt: also if it was handed over to another host.
+            limits: what its memories, tables and stack may have at most, where the program ran
+                with larger limits than the default ones.
 
         Raises:
             SnapshotError: see `wasmsr.snapshot.format.load`.
         """
         from wasmsr.snapshot.format import load
 
-        return load(path, adopt=adopt)
+        return load(path, adopt=adopt, limits=limits)
 
     def restore(
         self,
