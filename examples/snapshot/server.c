@@ -16,6 +16,9 @@
  * The work is a chain in which every round needs the result of the one before; where it must end is
  * known by a short cut. A local or operand that came back wrong makes the request trap.
  *
+ * A line on standard error says that a request begins, one on standard output that it has ended; both
+ * show the counters.
+ *
  * The environment variable ROUNDS, else the exported global `rounds` (i64) where it is not 0, sets
  * the rounds of each part; each round is 13 instructions.
  */
@@ -163,21 +166,38 @@ static char *put_number(char *at, int number) {
     return at;
 }
 
-static void print(const char *line, const char *end) {
+static void print(int descriptor, const char *line, const char *end) {
     while (line < end) {
         struct piece piece = {line, (uint32_t)(end - line)};
         uint32_t written = 0;
-        if (fd_write(1, &piece, 1, &written) != 0) {
+        if (fd_write(descriptor, &piece, 1, &written) != 0) {
             return; /* nobody reads; the result says the same */
         }
         line += written;
     }
 }
 
+/* A line with all three counters, as they are now. */
+static void report(int descriptor, int number, const char *what) {
+    char line[96];
+    char *at = put_text(line, "request ");
+    at = put_number(at, number);
+    at = put_text(at, what);
+    at = put_text(at, ": memory ");
+    at = put_number(at, requests_in_memory);
+    at = put_text(at, ", global ");
+    at = put_number(at, global_get());
+    at = put_text(at, ", table ");
+    at = put_number(at, table_get());
+    at = put_text(at, "\n");
+    print(descriptor, line, at);
+}
+
 __attribute__((export_name("request"))) int64_t request(void) {
     uint64_t rounds = rounds_wanted();
 
     int number = requests_in_memory + 1;
+    report(2, number, " begins");
     requests_in_memory = number;
     checked_work((uint64_t)number, rounds);
     global_set(global_get() + 1);
@@ -185,19 +205,6 @@ __attribute__((export_name("request"))) int64_t request(void) {
     table_increment();
     checked_work((uint64_t)number + 2, rounds);
 
-    int in_memory = requests_in_memory;
-    int in_global = global_get();
-    int in_table = table_get();
-    char line[96];
-    char *at = put_text(line, "request ");
-    at = put_number(at, number);
-    at = put_text(at, ": memory ");
-    at = put_number(at, in_memory);
-    at = put_text(at, ", global ");
-    at = put_number(at, in_global);
-    at = put_text(at, ", table ");
-    at = put_number(at, in_table);
-    at = put_text(at, "\n");
-    print(line, at);
-    return 1000000 * (int64_t)in_memory + 1000 * (int64_t)in_global + in_table;
+    report(1, number, "");
+    return 1000000 * (int64_t)requests_in_memory + 1000 * (int64_t)global_get() + table_get();
 }

@@ -28,6 +28,10 @@ def test_requests_through_a_pipe(cli: Cli) -> None:
     outcome = cli("run", "server", *SHORT, stdin="r\nr\nr\n")
     assert requests(outcome.stdout) == ["1001001", "2002002", "3003003"]
     assert outcome.returncode == 0
+    begun = [line for line in outcome.stderr.splitlines() if "begins" in line]
+    assert begun[2] == "request 3 begins: memory 2, global 2, table 2"
+    ended = [line for line in outcome.stdout.splitlines() if line.startswith("request")]
+    assert ended[2] == "request 3: memory 3, global 3, table 3"
 
 
 def test_end_waits_for_the_request(cli: Cli) -> None:

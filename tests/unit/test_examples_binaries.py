@@ -199,6 +199,7 @@ class Server:
         module = wasmtime.Module.from_file(self.store.engine, str(EXAMPLES / "server.wasm"))
         config = wasmtime.WasiConfig()
         config.stdout_file = str(scratch / "lines")
+        config.stderr_file = str(scratch / "beginnings")
         config.env = list((environment or {}).items())
         self.store.set_wasi(config)
         linker = wasmtime.Linker(self.store.engine)
@@ -227,6 +228,10 @@ def test_server_counts_in_three_places(tmp_path: Path) -> None:
     lines = server.lines.read_text().splitlines()
     assert lines[2] == "request 3: memory 3, global 3, table 3"
     assert lines[119] == "request 120: memory 120, global 120, table 120"
+    begun = (tmp_path / "beginnings").read_text().splitlines()
+    assert len(begun) == len(lines) == 120
+    assert begun[0] == "request 1 begins: memory 0, global 0, table 0"
+    assert begun[119] == "request 120 begins: memory 119, global 119, table 119"
 
 
 def test_server_takes_rounds_from_the_environment_first(tmp_path: Path) -> None:
