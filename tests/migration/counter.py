@@ -156,8 +156,8 @@ class CounterHost:
     def forget(self, program: bytes, *, here: bool) -> None:
         pass
 
-    def show(self, move: Move, stream: str, offset: int, data: bytes) -> None:
-        pass
+    def show(self, move: Move, stream: str, offset: int, data: bytes) -> int:
+        return 0
 
     def feed(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
         return b"", True

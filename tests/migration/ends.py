@@ -205,8 +205,9 @@ class Direct:
     def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
         self._call("Ended", lambda node: node.ended(program, epoch, ending))
 
-    def output(self, move: Move, stream: str, offset: int, data: bytes) -> None:
-        self._call("Output", lambda node: node.output(move, stream, offset, data))
+    def output(self, move: Move, stream: str, offset: int, data: bytes) -> int:
+        unseen: int = self._call("Output", lambda node: node.output(move, stream, offset, data))
+        return unseen
 
     def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
         given: tuple[bytes, bool] = self._call(

@@ -178,6 +178,7 @@ def main() -> int:
             announce=announce,
             every=options.every,
             software="test",
+            key=b"the key of these tests",
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             ending = Ending("interrupted", 128 + number)

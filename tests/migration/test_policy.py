@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from tests.migration.counter import CODE, DIGEST, MODULE, Counter, World
 from tests.migration.ends import Direct, End, FailingCounter, Script
 from wasmsr.errors import EXIT_HANDED, MigrationError
+from wasmsr.migrate.destination import PARKED
 from wasmsr.migrate.events import Event
-from wasmsr.migrate.journal import StateFile
+from wasmsr.migrate.journal import Incoming, Record, StateFile
 from wasmsr.migrate.node import Node
 from wasmsr.migrate.terms import (
     Description,
@@ -30,6 +32,7 @@ from wasmsr.migrate.terms import (
     PeerRefused,
     Reason,
     Refusal,
+    Report,
     Standing,
 )
 from wasmsr.snapshot.container import Header
@@ -419,14 +422,132 @@ def test_a_peer_that_stays_away(two: Two, monkeypatch: pytest.MonkeyPatch) -> No
     assert caught.value.exit_code == 124
 
 
-def test_a_peer_of_another_version_ends_an_idle_end(two: Two) -> None:
+def test_a_stranger_ends_no_end(two: Two) -> None:
+    """A caller of another version, or without the key, is refused; that is said once in a while."""
     offer = Offer(b"", Move(b"q" * 16, 2, b"t" * 16), Description(()), 99, "9.9")
-    for node in two.nodes.values():
+    node = two.nodes["b"]
+    for _ in range(5):
         with pytest.raises(PeerRefused) as caught:
             node.prepare(offer)
         assert caught.value.reason is Reason.VERSION
-    with pytest.raises(MigrationError, match=r"version 99 \(wasmsr 9.9\)"):
-        two.nodes["b"]._await()
+        node.rebuff("ipv4:127.0.0.1:1")
+        node.ended(b"q" * 16, 3, Ending("exited", 0, "so says a stranger"))
+    said = [event for event in two.b.events if event.kind == "refused"]
+    assert [event.values["reason"] for event in said] == ["version", "key"]
+    assert "version 99 (wasmsr 9.9)" in said[0].text
+    node.stop = threading.Event()
+    waited: list[object] = []
+    thread = threading.Thread(target=lambda: waited.append(node._await()), daemon=True)
+    thread.start()
+    thread.join(1.0)
+    assert thread.is_alive() and not waited
+    with node._news:
+        node._told = Ending("exited", 0)
+        node._news.notify_all()
+    thread.join(20)
+    assert waited
+
+
+def parked(two: Two) -> tuple[Any, Move]:
+    """b holds the program READY, a has decided, and its Commit is lost until b has parked it."""
+    node = two.nodes["b"]
+    move = two.source.next_move(two.program.id)
+    two.source.prepare(two.program, move)
+    two.source._journal_offer(move)
+    two.program.pause(1)
+    receipt, name, _ = two.source._stream(two.program, move, ())
+    assert receipt.size and node.destination.ready
+    node.destination.park()
+    two.source._journal_handed(move, name)
+    return node, move
+
+
+def test_a_ready_state_that_nobody_decides_about_blocks_nobody(two: Two) -> None:
+    node, move = parked(two)
+    assert node.destination.ready is None
+    assert node.destination.parked() == [move]
+    assert node.status(move) == Report(Standing.READY, move.epoch, move.attempt)
+    other = Counter(World(), "a")
+    answer = node.prepare(Offer(b"n" * 16, Move(b"o" * 16, 2, b"t" * 16), other.describe()))
+    assert answer.node == node.journal.node
+    # The same program is not taken twice, and the decision still counts.
+    with pytest.raises(PeerRefused, match="earlier attempt"):
+        node.prepare(Offer(b"n" * 16, Move(move.program, 2, b"t" * 16), other.describe()))
+    assert node.commit(move, 0.1) is Standing.OWNED
+    assert two.world.running == {two.program.id: "b"}
+    assert node.commit(move, 0.1) is Standing.OWNED
+
+
+def test_a_parked_state_waits_while_another_program_is_here(two: Two) -> None:
+    node, move = parked(two)
+    record = Record(b"o" * 16, Standing.OWNED, epoch=2)
+    node.journal.put(record)
+    with pytest.raises(PeerRefused, match="another program") as caught:
+        node.commit(move, 0.1)
+    assert caught.value.reason is Reason.BUSY
+    assert two.world.running == {}
+    node.journal.put(replace(record, standing=Standing.LOST))
+    assert node.commit(move, 0.1) is Standing.OWNED
+
+
+def test_a_parked_state_survives_a_restart_and_can_be_taken_back(two: Two) -> None:
+    _, move = parked(two)
+    two.b.kill()
+    node = two.b.open()
+    node.recover()
+    assert node.destination.ready is None and node.destination.parked() == [move]
+    assert node.abort(move) is Standing.UNKNOWN
+    assert node.destination.parked() == []
+    assert not list(node.journal.folder.glob("*.received"))
+
+
+def test_parked_states_are_few(two: Two) -> None:
+    node = two.nodes["b"]
+    for number in range(PARKED):
+        id = bytes([number]) * 16
+        incoming = Incoming(2, id, "a", "x.received", (DIGEST,), parked=True)
+        node.journal.put(Record(id, incoming=incoming))
+    with pytest.raises(PeerRefused, match="have not decided"):
+        two.source.prepare(two.program, two.source.next_move(two.program.id))
+
+
+def test_a_ready_state_is_parked_after_a_while(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wasmsr.migrate.node.PARK_SECONDS", 0.2)
+    monkeypatch.setattr("wasmsr.migrate.node.SETTLE_SECONDS", 0.05)
+    node, move = two.nodes["b"], two.source.next_move(two.program.id)
+    two.source.prepare(two.program, move)
+    two.source._journal_offer(move)
+    two.program.pause(1)
+    two.source._stream(two.program, move, ())
+    node.stop = threading.Event()
+    thread = threading.Thread(target=node._await, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not node.destination.parked() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert node.destination.parked() == [move]
+    assert "parked" in two.kinds(two.b)
+    node.stop.set()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_a_move_that_is_refused_again_and_again_is_tried_less_often(two: Two) -> None:
+    node = two.nodes["a"]
+    refusal = PeerRefused(Refusal(Reason.STATE, "a file is not there", "start both in one folder"))
+    node.source._not_moved(two.source.next_move(two.program.id), refusal)
+    node.source._not_moved(two.source.next_move(two.program.id), refusal)
+    texts = [event.text for event in two.a.events if event.kind == "not-moved"]
+    assert "a file is not there; hint: start both in one folder" in texts[0]
+    assert texts[1].startswith("not moved, for the same reason")
+    assert node.source.refused
+    waits = []
+    for refused in (0, 1, 3, 5, 1000):
+        node._refused = refused
+        two.program.number = two.program.limit  # it has ended: `_watch` does not wait
+        node._watch(two.program)
+        waits.append(two.a.events[-1].values.get("left", node.every))
+    assert waits == [1.0, 2.0, 8.0, 32.0, 60.0]
 
 
 def test_an_arrival_is_announced_before_the_end_can_be(two: Two) -> None:

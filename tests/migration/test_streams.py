@@ -97,13 +97,14 @@ class Line:
         self.seen += data[:3]
         return len(data[:3])
 
-    def send(self, stream: str, offset: int, data: bytes) -> None:
+    def send(self, stream: str, offset: int, data: bytes) -> int:
         trouble = self.troubles.pop(0) if self.troubles else ""
         if trouble == "-":
             raise PeerLost("the message was lost")
-        self.shown.show(b"attempt", stream, offset, data)
+        unseen = self.shown.show(b"attempt", stream, offset, data)
         if trouble == "+":
             raise PeerLost("the answer was lost")
+        return unseen
 
 
 @pytest.mark.parametrize("troubles", ["", "-", "+", "+-+", "++ +"])
@@ -124,7 +125,7 @@ def test_a_relay_that_nobody_answers_waits_until_it_is_closed() -> None:
 
 
 def test_a_refused_piece_is_an_error_of_the_program() -> None:
-    def refuse(stream: str, offset: int, data: bytes) -> None:
+    def refuse(stream: str, offset: int, data: bytes) -> int:
         raise PeerRefused(Refusal(Reason.STORAGE, "its terminal is gone"))
 
     with pytest.raises(OSError, match="terminal is gone"):
@@ -133,6 +134,7 @@ def test_a_refused_piece_is_an_error_of_the_program() -> None:
 
 def test_a_piece_that_does_not_follow_is_refused() -> None:
     shown = Shown(lambda number, data: len(data))
+    assert shown.show(b"attempt", "stdout", 0, b"data") == 0
     with pytest.raises(ValueError, match="does not follow"):
         shown.show(b"attempt", "stdout", 5, b"data")
     with pytest.raises(ValueError, match="does not follow"):

@@ -41,11 +41,13 @@ from wasmsr.rpc.address import Address
 from wasmsr.rpc.client import RemotePeer
 from wasmsr.rpc.convert import Malformed
 from wasmsr.rpc.server import Server
+from wasmsr.rpc.session import METADATA
 from wasmsr.snapshot.container import Header
 
 import grpc  # isort: skip
 
 MOVE = Move(b"p" * 16, 2, b"a" * 16)
+KEY = b"the key of these tests"
 
 
 def free_port() -> int:
@@ -63,7 +65,7 @@ class Served:
         self.world = World()
         self.host = CounterHost(self.world, "served")
         self.events: list[Event] = []
-        self.peer = RemotePeer(self.address, b"n" * 16)
+        self.peer = RemotePeer(self.address, b"n" * 16, KEY)
         self.node = Node(
             Journal(folder / "journal"),
             Modules(folder / "modules"),
@@ -72,7 +74,7 @@ class Served:
             self.events.append,
             every=1.0,
         )
-        self.server = Server(self.node, self.address, "1.2.3")
+        self.server = Server(self.node, self.address, "1.2.3", KEY)
 
     def offer(self, counter: Counter) -> Offer:
         return Offer(b"n" * 16, MOVE, counter.describe())
@@ -85,14 +87,19 @@ class Served:
         return self.peer.transfer(MOVE)
 
     def call(self, name: str, request: bytes | list[bytes], service: str = messages.SERVICE) -> Any:
-        """Calls a method with raw bytes."""
+        """Calls a method with raw bytes, as one who has the key."""
+        path = f"/{service}/{name}"
+        call = self.peer._meet().call(path)
+        proof = [(METADATA, call.metadata)]
         with grpc.insecure_channel(str(self.address)) as channel:
-            path = f"/{service}/{name}"
             if isinstance(request, bytes):
-                return channel.unary_unary(path)(request, timeout=30)
+                sealed = call.seal(request)
+                return call.open(channel.unary_unary(path)(sealed, timeout=30, metadata=proof))
+            sent = (call.seal(one) for one in request)
             if name == "Transfer":
-                return list(channel.stream_stream(path)(iter(request), timeout=30))
-            return channel.stream_unary(path)(iter(request), timeout=30)
+                replies = channel.stream_stream(path)(sent, timeout=30, metadata=proof)
+                return [call.open(reply) for reply in replies]
+            return call.open(channel.stream_unary(path)(sent, timeout=30, metadata=proof))
 
     def close(self) -> None:
         self.server.stop()
@@ -201,7 +208,7 @@ def test_interrupt_breaks_a_call_off(served: Served, monkeypatch: pytest.MonkeyP
 
 
 def test_nobody_there() -> None:
-    peer = RemotePeer(Address("127.0.0.1", free_port()), b"n" * 16)
+    peer = RemotePeer(Address("127.0.0.1", free_port()), b"n" * 16, KEY)
     began = time.monotonic()
     with pytest.raises(PeerLost, match="cannot be reached"):
         peer.status(MOVE)
@@ -223,7 +230,7 @@ def test_somebody_else_there() -> None:
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
-        peer = RemotePeer(Address("127.0.0.1", other.getsockname()[1]), b"n" * 16)
+        peer = RemotePeer(Address("127.0.0.1", other.getsockname()[1]), b"n" * 16, KEY)
         with pytest.raises(PeerLost):
             peer.status(MOVE)
         peer.close()
@@ -232,14 +239,14 @@ def test_somebody_else_there() -> None:
 
 def test_a_port_in_use(served: Served) -> None:
     with pytest.raises(MigrationError, match="another process listens there") as caught:
-        Server(served.node, served.address, "")
+        Server(served.node, served.address, "", KEY)
     assert caught.value.exit_code == 124
     assert "--port" in str(caught.value.hint)
 
 
 def test_an_address_that_is_not_ours(served: Served) -> None:
     with pytest.raises(MigrationError, match=r"cannot listen on 203\.0\.113\.1:"):
-        Server(served.node, Address("203.0.113.1", free_port()), "")
+        Server(served.node, Address("203.0.113.1", free_port()), "", KEY)
 
 
 # Other versions.
@@ -250,8 +257,7 @@ def test_a_sender_of_another_version(served: Served) -> None:
     with pytest.raises(PeerRefused, match=f"not {PROTOCOL + 1}") as caught:
         served.peer.prepare(offer)
     assert caught.value.reason is Reason.VERSION
-    assert served.node._stranger
-    assert "wasmsr 9.9" in str(served.node._stranger)
+    assert "wasmsr 9.9" in served.events[-1].text
 
 
 @pytest.mark.parametrize("name", ["Commit", "Status", "Abort", "Output", "Input", "Ended"])
@@ -263,38 +269,38 @@ def test_other_questions_of_another_version(served: Served, name: str) -> None:
 
 def test_a_sender_of_another_service_version(served: Served) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        served.call("Prepare", b"", service="wasmsr.v2.Migration")
+        served.call("Prepare", b"", service="wasmsr.v1.Migration")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "version 2" in str(served.node._stranger)
+    assert "version 1" in served.events[-1].text
     with pytest.raises(grpc.RpcError):
         served.call("Prepare", b"", service="somebody.Else")
 
 
 class Other(grpc.GenericRpcHandler):
-    """A receiver of another version: it knows Prepare, or not even that."""
+    """A receiver of another version: it knows Hello, or not even that."""
 
-    def __init__(self, prepare: bool) -> None:
-        self.prepare = prepare
+    def __init__(self, hello: bool) -> None:
+        self.hello = hello
 
     def service(self, details: Any) -> Any:
-        if not self.prepare:
+        if not self.hello:
             return None
-        reply = messages.PrepareReply(protocol=PROTOCOL + 7, software="9.9\x1b[2J")
+        reply = messages.HelloReply(protocol=PROTOCOL + 7, software="9.9\x1b[2J")
         return grpc.unary_unary_rpc_method_handler(lambda request, wire: reply.SerializeToString())
 
 
 @pytest.mark.parametrize(
-    ("prepare", "said"),
+    ("hello", "said"),
     [(True, f"speaks version {PROTOCOL + 7}"), (False, f"does not speak version {PROTOCOL}")],
 )
-def test_a_receiver_of_another_version(prepare: bool, said: str) -> None:
+def test_a_receiver_of_another_version(hello: bool, said: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     address = Address("127.0.0.1", free_port())
-    server = grpc.server(ThreadPoolExecutor(1), handlers=[Other(prepare)])
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Other(hello)])
     server.add_insecure_port(str(address))
     server.start()
-    peer = RemotePeer(address, b"n" * 16)
+    peer = RemotePeer(address, b"n" * 16, KEY)
     with pytest.raises(PeerRefused, match=said) as caught:
         peer.prepare(Offer(b"n" * 16, MOVE, Description(())))
     assert caught.value.reason is Reason.VERSION
@@ -340,7 +346,6 @@ def test_bytes_that_are_no_message(served: Served, name: str) -> None:
             served.call(name, bytes(data))
         except grpc.RpcError as error:
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, (error.details(), data.hex())
-    served.node._stranger = None
     assert served.peer.status(Move(b"z" * 16, 1, b"z" * 16)).standing is Standing.UNKNOWN
     assert not served.world.running
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from wasmsr.interp.module import Module
     from wasmsr.interp.types import FuncType
     from wasmsr.program import Program, Surroundings
+    from wasmsr.snapshot.state import Snapshot
+    from wasmsr.wasi.mounts import Mount
 
 PAGE = 65536
 
@@ -195,12 +197,15 @@ class Launch:
                 say(f"module cache: {cache.trouble}", "debug")
         return module
 
-    def _surroundings(self) -> Surroundings:
-        """Folders and standard input as given now."""
+    def _surroundings(self, snapshot: Snapshot | None = None) -> Surroundings:
+        """Folders and standard input as given now; for a program that goes on, also as it had
+        them."""
         from wasmsr.program import Surroundings
 
         options = self.options
-        texts = options.dirs if self.named is None else self.named.mounts(options.dirs)
+        texts = list(options.dirs)
+        if self.named is not None:
+            texts = self.named.mounts(options.dirs, self._own_folder(snapshot))
         mounts: list[Mount] = []
         if texts:
             from wasmsr.wasi.mounts import Mount
@@ -218,6 +223,15 @@ class Launch:
             carry_limit=options.carry_limit,
             on_changed=options.on_changed,
         )
+
+    def _own_folder(self, snapshot: Snapshot | None) -> str | None:
+        """The current folder for a packaged program whose files came along with it, as they do
+        from `remote`; see `Named.mounts`."""
+        for mount in (snapshot.wasi or {}).get("mounts", ()) if snapshot is not None else ():
+            assert self.named is not None
+            if mount["mode"] == "carry" and os.fsdecode(mount["guest"]) == self.named.here:
+                return os.getcwd() + "::{}::carry"
+        return None
 
     def _output(self, path: str | None, ours: int) -> int:
         """A descriptor to write to: of the file, where one is named. It is begun anew by a program
@@ -282,7 +296,7 @@ class Launch:
         program = Program.resume(
             snapshot,
             module=module,
-            around=self._surroundings(),
+            around=self._surroundings(snapshot),
             max_pages=self._max_pages,
             features=options.features,
             timings=timings,

@@ -76,19 +76,22 @@ class Named:
             is_value = is_option
         return list(given) if named else [*given, *self.files]
 
-    def mounts(self, given: Sequence[str] = ()) -> list[str]:
+    def mounts(self, given: Sequence[str] = (), here: str | None = None) -> list[str]:
         """Its mounts as `--dir` takes them: the defaults, and what the user gave before them.
 
         The first folder given without a name of its own takes the place of the current folder; a
-        default whose name is taken gives way.
+        default whose name is taken gives way. `here`: in place of the current folder as a default,
+        a mount with "{}" for its name; "": none.
         """
         mine = list(given)
         if self.here is not None:
             bare = [at for at, text in enumerate(mine) if SEPARATOR not in text]
             if bare:
                 mine[bare[0]] += SEPARATOR + self.here
-            elif not mine:
+            elif not mine and here is None:
                 mine.append(f"{os.getcwd()}{SEPARATOR}{self.here}")
+            elif here and not any(text.split(SEPARATOR)[1] == self.here for text in mine):
+                mine.append(here.format(self.here))
         taken = {text.split(SEPARATOR)[1] if SEPARATOR in text else text for text in mine}
         if self.packaged is not None and self.packaged not in taken:
             mine.append(f"{folder()}{SEPARATOR}{self.packaged}")

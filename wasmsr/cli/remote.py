@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,14 @@ if TYPE_CHECKING:
 
 PAGE = 65536
 
+DEFAULT = "transcoding"
+"""The program that is moved where none is named."""
+CARRIED = "::{}::carry"
+"""Its files travel with it."""
+SEPARATOR = programs.SEPARATOR
+
+LOST = "lost"
+
 LONG = {"transcoding": ("--frames", "800", "--scale", "4")}
 """Arguments of packaged programs where none are given: long enough to watch them move."""
 
@@ -47,26 +55,41 @@ Both ends run this command. The one with --send starts PROGRAM and sends it afte
 the other resumes it and after its own --every seconds sends it back, until it ends.
 
 \b
-  wasmsr remote --port 50051 --peer 50052 --send      in one terminal
-  wasmsr remote --port 50052 --peer 50051             in another
+  wasmsr remote --port 50051 --peer 50052 --send      # in one terminal
+  wasmsr remote --port 50052 --peer 50051             # in another, in any folder
+
+The files of the packaged transcoding travel with it: transcoding.avi is at last in the folder of
+the end where the program ends. Your own program gets the folders that are given here, by the names
+that it knows: the same folder at both ends, or one whose files travel.
 
 \b
   wasmsr remote --port 7000 --peer 7001 --send --program app.wasm --dir data -- --its arguments
-  wasmsr remote --port 7001 --peer 7000 --dir data
+  wasmsr remote --port 7001 --peer 7000 --dir data    # in the same folder
 
-A program that comes gets the folders that are given here, by the names that it knows. Ctrl-C ends
-the program, wherever it is in a move; if the move was decided and not yet confirmed the exit code
-is 125 and the last state is named: the same command again settles who has the program."""
+\b
+  wasmsr remote --port 7000 --peer 7001 --send --program app.wasm --dir data::data::carry
+  wasmsr remote --port 7001 --peer 7000 --dir data::data::carry
+
+Two ends of one user on one machine know each other by a key that they find by themselves. Between
+hosts both get the same file, which nobody else can read.
+
+\b
+  head -c 32 /dev/urandom | base64 >key; chmod 600 key      # then copy it to the other host
+  wasmsr remote --listen 10.0.0.1 --port 7000 --peer 10.0.0.2:7000 --token-file key --send
+  wasmsr remote --listen 10.0.0.2 --port 7000 --peer 10.0.0.1:7000 --token-file key
+
+Ctrl-C ends the program, wherever it is in a move; if the move was decided and not yet confirmed the
+exit code is 125 and the last state is named: the same command again settles who has the program."""
 
 
 @dataclass
 class Options:
     """The values of the command's options."""
 
-    port: int
-    peer: str
+    port: int | None
+    peer: str | None
     send: bool
-    program: str
+    program: str | None
     args: tuple[str, ...]
     every: float
     dirs: tuple[str, ...]
@@ -81,7 +104,9 @@ class Options:
     features: str | None
     state_dir: str | None
     listen: str | None
+    token_file: str | None
     insecure: bool
+    forget: str | None
     json: bool
 
 
@@ -92,16 +117,14 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 
 
 @click.command(help=HELP, context_settings={"max_content_width": 100})
-@_option("--port", type=click.IntRange(1, 65535), required=True, help="Listen on this port.")
-@_option("--peer", metavar="[HOST:]PORT", required=True, help="Where the other end listens.")
+@_option("--port", type=click.IntRange(1, 65535), help="Listen on this port.")
+@_option("--peer", metavar="[HOST:]PORT", help="Where the other end listens.")
 @_option("--send", is_flag=True, help="Start the program here; the other end waits for it.")
 @_option(
     "--program",
     metavar="PROGRAM",
-    default="transcoding",
-    show_default=True,
     help="What to start: a .wasm or .wat file that is a command (it exports _start), or cat or "
-    "transcoding; at the receiving end, whose folders to give.",
+    "transcoding, the default; at the receiving end, for which of these two to give folders.",
 )
 @_option("--every", type=Typed(Seconds()), default="2", show_default=True, metavar="SECONDS",
          help="How long it runs here before it is sent on.")  # fmt: skip
@@ -142,15 +165,26 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
          help="Where decisions and states survive this process. Default: the user's state folder."
          )  # fmt: skip
 @_option("--listen", metavar="ADDR",
-         help="Listen on this address, not on loopback; needs --insecure.")  # fmt: skip
+         help="Listen on this address, not on loopback; needs --token-file.")  # fmt: skip
+@_option("--token-file", type=click.Path(dir_okay=False), metavar="FILE",
+         help="The key that both ends must have: 16 bytes or more that nobody guesses. Default: "
+         "one that only this user's ends on this machine have.")  # fmt: skip
 @_option("--insecure", is_flag=True,
-         help="Let programs travel in plain text, from and to whoever can reach the port."
+         help="Have no key: whoever reaches the port can run programs here, and end yours."
          )  # fmt: skip
+@_option("--forget", is_flag=False, flag_value=LOST, metavar="[PROGRAM]",
+         help="Remove what is kept here of programs that were lost, or of this one (its id, or how "
+         "that begins), and end. With --port only that end's.")  # fmt: skip
 @_option("--json", is_flag=True, help="Print one object for each event, one a line.")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def remote(**values: Any) -> int:
     """The command; HELP is its help."""
     options = Options(**values)
+    if options.forget is not None:
+        return _forget(options)
+    for name, value in (("--port", options.port), ("--peer", options.peer)):
+        if value is None:
+            raise click.UsageError(f"Missing option '{name}'.")
     if options.args and not options.send:
         raise click.UsageError("ARGS belong to the end with --send, which starts the program.")
     try:
@@ -166,7 +200,8 @@ class _Remote:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.named = programs.find(options.program)
+        self.program = options.program or DEFAULT
+        self.named = programs.find(self.program)
         self.show = _Show(json=options.json)
 
     def run(self, events: Events) -> int:
@@ -210,11 +245,15 @@ class _Remote:
     def _assemble(self) -> tuple[Any, Callable[[], HostedProgram]]:
         """The end, serving, and what makes the program that begins here."""
         from wasmsr import __version__
+        from wasmsr.migrate.events import Event, size
+        from wasmsr.migrate.forget import lost
         from wasmsr.migrate.hosting import Hosting
         from wasmsr.rpc.end import End
 
         options = self.options
+        assert options.port is not None
         listen, peer = self._addresses()
+        key = self._key(listen, peer)
         most = options.max_memory
         max_pages = None if most is None else min(most // PAGE, PAGE)
         state = _state_folder(options.state_dir)
@@ -226,6 +265,7 @@ class _Remote:
             features=options.features,
             stdin=self._stdin,
         )
+        hosting.results = self._results
         hosting.after = options.stdin_after_move
         hosting.shows = options.stdout_after_move == "relay"
         hosting.around_mounts()  # a folder that is not there is to be known now
@@ -237,8 +277,15 @@ class _Remote:
             announce=self.show,
             every=options.every,
             software=__version__,
+            key=key,
         )
         hosting.node = end.node.journal.node
+        count, held = lost(end.node.journal)
+        if count:
+            whose = "a program that is" if count == 1 else f"{count} programs that are"
+            text = f"{size(held)} are kept here of {whose} gone"
+            text += ": `wasmsr remote --forget` removes them"
+            self.show(Event("kept", text, {"programs": count, "bytes": held}))
         if not options.send:
             self.show.say("listening", f"listening on {listen}, waiting for {peer}")
         return end, lambda: self._launch(hosting, max_pages)
@@ -248,6 +295,7 @@ class _Remote:
         from wasmsr.rpc.address import LOOPBACK, Address
 
         options = self.options
+        assert options.peer is not None and options.port is not None
         try:
             peer = Address.parse(options.peer)
         except ValueError as error:
@@ -258,30 +306,84 @@ class _Remote:
                 f"--peer {options.peer} is this very end: --port and --peer of two ends on one "
                 "machine differ."
             )
-        if options.insecure:
+        if options.insecure or options.token_file is not None:
             return listen, peer
         for name, address in (("--listen", listen), ("--peer", peer)):
             if not address.is_loopback:
                 raise click.UsageError(
-                    f"{name} {address.host} leaves this machine: programs would travel in plain "
-                    "text and anybody could send one, since this version has no TLS yet. In a "
-                    "network that you trust add --insecure."
+                    f"{name} {address.host} leaves this machine, and the key of this user's ends "
+                    "does not. Give both ends the same --token-file FILE (programs still travel in "
+                    "plain text), or --insecure, with which anybody can send a program or end one."
                 )
         return listen, peer
+
+    def _key(self, listen: Address, peer: Address) -> bytes:
+        """What the other end must have; and what is given up is said aloud. Raises
+        MigrationError."""
+        from wasmsr.rpc import keys
+
+        options = self.options
+        leaves = not (listen.is_loopback and peer.is_loopback)
+        if options.token_file is not None:
+            key, readable = keys.token(Path(options.token_file))
+            if readable:
+                say(
+                    f"other users of this machine can read the key {options.token_file}; "
+                    "chmod 600 keeps it to yourself",
+                    "warning",
+                )
+            if leaves:
+                say(
+                    "programs travel in plain text: who can listen on the way reads all that they "
+                    "hold; only who has the key can send or alter one",
+                    "warning",
+                )
+            return key
+        if options.insecure:
+            say(
+                f"--insecure: nobody is asked for a key. Whoever can reach {listen} can run any "
+                "program here, with the folders that are given here, read what moves, alter it, "
+                "and end it. --token-file FILE at both ends keeps them out.",
+                "warning",
+            )
+            return b""
+        return keys.own(_state_folder(options.state_dir), _state_folder(None))
 
     def _around(self) -> Surroundings:
         """Folders and streams for a program, as given here."""
         from wasmsr.program import Surroundings
         from wasmsr.wasi.mounts import Mount
 
-        texts = self.options.dirs if self.named is None else self.named.mounts(self.options.dirs)
         return Surroundings(
-            mounts=[Mount.parse(text) for text in texts],
+            mounts=[Mount.parse(text) for text in self._dirs()],
             listen=listening(self.options.tcp_listen),
             stdin=None,
             carry_limit=self.options.carry_limit,
             on_changed=self.options.on_changed,
         )
+
+    def _dirs(self) -> list[str]:
+        """The folders that programs get here, as --dir takes them.
+
+        A packaged program that writes has its files in a folder of its own, which travels with it,
+        unless the user gives one. An end that takes whatever comes has what is given by the names
+        given, and for packaged programs besides.
+        """
+        given = self.options.dirs
+        if self.options.send:
+            return list(given) if self.named is None else self.named.mounts(given, CARRIED)
+        if self.options.program is not None:
+            return list(given) if self.named is None else self.named.mounts(given, "")
+        taken = {text.split(SEPARATOR)[1] if SEPARATOR in text else text for text in given}
+        more = programs.PROGRAMS[DEFAULT].mounts(given, "")
+        return [*given, *(text for text in more if text.split(SEPARATOR)[1] not in taken)]
+
+    def _results(self, digest: bytes) -> Mapping[str, tuple[Path, str]]:
+        """Where the files of a packaged program go that has ended here; see `Hosting.results`."""
+        for program in (programs.find(DEFAULT), programs.PROGRAMS[DEFAULT]):
+            if program is not None and program.here is not None and _digest(program) == digest:
+                return {program.here: (Path.cwd(), program.files[-1])}
+        return {}
 
     def _stdin(self) -> int | None:
         """The input that is given here, opened anew, or None. A FIFO is open before anybody writes
@@ -305,7 +407,7 @@ class _Remote:
         from wasmsr.program import Program
 
         options, named = self.options, self.named
-        path = named.path if named is not None else Path(options.program)
+        path = named.path if named is not None else Path(self.program)
         module = Module.from_file(
             path, name=named.name if named is not None else None, features=options.features
         )
@@ -377,17 +479,25 @@ class _Show:
         self._advance = None
 
 
-WARNINGS = frozenset({"asking", "input-cut", "silent", "trouble", "lost", "refused", "not-moved"})
+WARNINGS = frozenset(
+    {"asking", "input-cut", "silent", "trouble", "lost", "refused", "not-moved", "parked"}
+    | {"output-waits", "output-gap", "output-cut"}
+)
 """Events that -q does not silence."""
 
 
 def _packaged() -> dict[bytes, Path]:
     """The packaged modules by digest: they need not be sent."""
-    found = {}
-    for program in programs.PROGRAMS.values():
-        with contextlib.suppress(OSError):
-            found[hashlib.sha256(program.path.read_bytes()).digest()] = program.path
-    return found
+    found = {_digest(program): program.path for program in programs.PROGRAMS.values()}
+    return {digest: path for digest, path in found.items() if digest is not None}
+
+
+def _digest(program: programs.Named) -> bytes | None:
+    """SHA-256 of a packaged module, or None if it is not there."""
+    try:
+        return hashlib.sha256(program.path.read_bytes()).digest()
+    except OSError:
+        return None
 
 
 def _interrupted(number: int) -> Any:
@@ -403,3 +513,29 @@ def _state_folder(given: str | None) -> Path:
     from platformdirs import user_state_path
 
     return user_state_path("wasmsr", appauthor=False)
+
+
+def _forget(options: Options) -> int:
+    """`--forget`: removes what is kept of programs that are gone, and says what that was."""
+    from wasmsr.migrate.events import size
+    from wasmsr.migrate.forget import forget
+
+    program = "" if options.forget in (None, LOST) else str(options.forget).lower()
+    if program.strip("0123456789abcdef") or 0 < len(program) < 4:
+        raise click.BadParameter(
+            "a program's id, or at least its first four digits.", param_hint="--forget"
+        )
+    removed = forget(
+        _state_folder(options.state_dir), options.port, program, lambda text: say(text, "warning")
+    )
+    for one in removed:
+        what = "which no record names" if one.standing == "nothing" else f"was {one.standing}"
+        say(f"forgot program {one.program[:8]} at port {one.port} ({what}): {size(one.size)}")
+    if options.json:
+        for one in removed:
+            print(json.dumps({"event": "forgotten", **vars(one)}))
+    if not removed:
+        say("there is nothing to forget")
+    elif len(removed) > 1:
+        say(f"{size(sum(one.size for one in removed))} in all")
+    return 0

@@ -39,7 +39,7 @@ class Belongings:
         """The folder for a carried tree of a program. What a program had there that has not left
         it for another host is put aside."""
         name = quote(guest, safe="")
-        if len(name) > NAME_MAX:
+        if len(name) > NAME_MAX or name in (".", "..", "base"):
             name = sha256(os.fsencode(guest)).hexdigest()
         path = self._of(program) / name
         if guest not in self.bases(program) and path.exists() and any(path.iterdir()):
@@ -108,6 +108,8 @@ class Belongings:
                 folder.rmdir()
         else:
             remove(folder)
+        with suppress(OSError):
+            self._folder.rmdir()
 
 
 def _base(entries: object, marks: list[Any]) -> Base:

@@ -39,16 +39,21 @@ from wasmsr.migrate.terms import (
     Standing,
 )
 
+PARKED = 4
+"""Most states of which nobody decides that wait here on disk only."""
+
 
 @dataclass
 class Ready:
-    """A program that stands here, restored on trial, and the move that brought it."""
+    """A program that stands here, restored on trial, and the move that brought it; `came` and
+    `since`: when it came, and when the source was asked last (`time.monotonic`)."""
 
     move: Move
     program: Program
     size: int
     duration: float
     since: float
+    came: float
 
 
 class Destination:
@@ -136,6 +141,14 @@ class Destination:
             # Nothing was promised for it, so a later attempt may take its place.
             self._reception.cancel()
         record = self.journal.get(move.program)
+        if record and record.incoming:
+            raise refused(Reason.BUSY, "it waits for the decision on an earlier attempt")
+        if len(self.parked()) >= PARKED:
+            raise refused(
+                Reason.BUSY,
+                f"it keeps {PARKED} states whose owners have not decided",
+                "`wasmsr remote --forget PROGRAM` there removes one",
+            )
         if record and not _may_follow(record, move):
             raise refused(
                 Reason.OWNERSHIP,
@@ -144,7 +157,7 @@ class Destination:
                 f"in epoch {move.epoch}",
             )
         for other in self.journal.records():
-            if other.standing in (Standing.OWNED, Standing.OFFERED) or other.incoming:
+            if other.standing in (Standing.OWNED, Standing.OFFERED):
                 raise refused(Reason.BUSY, "it has a program of its own")
             unheard = other.standing is Standing.HANDED and not other.confirmed
             if unheard and other.program != move.program:
@@ -213,7 +226,12 @@ class Destination:
             move.epoch,
             None if shown in here else partial(self._wire.output, move),
             None if fed in here else partial(self._input, move),
+            partial(self._say_of_output, move),
         )
+
+    def _say_of_output(self, move: Move, kind: str, text: str, values: dict[str, object]) -> None:
+        program = move.program.hex()
+        self.announce(Event(kind, text, {"peer": self.peer, "program": program, **values}))
 
     def _input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
         try:
@@ -240,24 +258,81 @@ class Destination:
     def recover(self) -> None:
         """Restores what an earlier process had READY. Raises WasmsrError if that fails."""
         for record in self.journal.records():
-            if record.incoming:
-                move = record.incoming.move(record.program)
-                relays = self.relays(move, record.incoming.shown, record.incoming.fed)
-                arrival = self.host.arrival(relays)
-                length = 0
-                for piece in self.journal.read(record.incoming.file):
-                    arrival.feed(piece)
-                    length += len(piece)
-                program = self.restore(record.program, arrival, record.incoming.modules)
-                self.ready = Ready(move, program, length, 0.0, time.monotonic())
+            if record.incoming and not record.incoming.parked:
+                self.ready = self._again(record, record.incoming)
+
+    def _again(self, record: Record, incoming: Incoming) -> Ready:
+        """A READY program from its file. Raises WasmsrError."""
+        move = incoming.move(record.program)
+        arrival = self.host.arrival(self.relays(move, incoming.shown, incoming.fed))
+        length = 0
+        for piece in self.journal.read(incoming.file):
+            arrival.feed(piece)
+            length += len(piece)
+        program = self.restore(record.program, arrival, incoming.modules)
+        now = time.monotonic()
+        return Ready(move, program, length, 0.0, now, now)
+
+    def park(self) -> None:
+        """Keeps what is READY on disk only, so that other programs may come. Nothing is forgotten:
+        when the decision comes it is restored from there."""
+        with self._lock:
+            ready = self.ready
+            record = self.journal.get(ready.move.program) if ready else None
+            if ready is None or record is None or record.incoming is None:
+                return
+            try:
+                parked = replace(record.incoming, parked=True)
+                self.journal.put(replace(record, incoming=parked))
+            except JournalError as error:
+                self.announce(Event("trouble", error.message))
+                return
+            self.ready = None
+            ready.program.close()
+            program = ready.move.program.hex()
+            path = self.journal.path(parked.file)
+            self.announce(
+                Event(
+                    "parked",
+                    f"{self.peer} does not decide who owns program {program[:8]}: its state waits "
+                    f"in {path}, and other programs may come meanwhile",
+                    {"peer": self.peer, "program": program, "file": str(path)},
+                )
+            )
+
+    def parked(self) -> list[Move]:
+        """The moves whose state waits on disk only."""
+        return [
+            record.incoming.move(record.program)
+            for record in self.journal.records()
+            if record.incoming and record.incoming.parked
+        ]
+
+    def _unpark(self, record: Record, incoming: Incoming) -> Ready:
+        """Makes a parked state READY again, whose decision has come. Raises PeerRefused."""
+        owned = any(
+            other.standing in (Standing.OWNED, Standing.OFFERED) for other in self.journal.records()
+        )
+        if self._retired or self.ready or self._reception or owned:
+            raise refused(Reason.BUSY, "it has another program; this one waits on its disk")
+        try:
+            return self._again(record, incoming)
+        except (WasmsrError, OSError, MemoryError) as error:
+            raise refused(Reason.STATE, f"it cannot restore the program: {error}") from error
 
     def commit(self, move: Move, stopped: float) -> Standing:
         """The source has decided: owns the program and lets it run; repeated, says so again."""
         with self._lock:
             ready = self.ready
             record = self.journal.get(move.program)
-            if ready is None or ready.move != move or record is None or record.incoming is None:
+            if (
+                record is None
+                or record.incoming is None
+                or record.incoming.move(record.program) != move
+            ):
                 return ownership.report(record, move).standing
+            if ready is None or ready.move != move:
+                ready = self._unpark(record, record.incoming)
             try:
                 self.journal.put(
                     replace(
@@ -274,7 +349,8 @@ class Destination:
             except JournalError as error:
                 raise refused(Reason.STORAGE, error.message) from error
             began = time.monotonic()
-            self.ready = None
+            if self.ready is ready:
+                self.ready = None
             self.arrived(ready.program)
             self._announce_arrival(ready, stopped + time.monotonic() - began)
         # What this end handed away earlier is older than what it has now.
@@ -343,16 +419,25 @@ class Destination:
                 self._reception.cancel()
             return True
 
-    def settle(self, answer: Report) -> None:
+    def settle(self, move: Move, answer: Report) -> None:
         """Does what the source's answer about the READY attempt allows. Raises PeerRefused."""
         ready = self.ready
-        if ready is None:
-            return
-        verdict = ownership.settle_ready(answer, ready.move)
+        verdict = ownership.settle_ready(answer, move)
         if verdict is Verdict.TAKE:
-            self.commit(ready.move, time.monotonic() - ready.since)
+            self.commit(move, time.monotonic() - ready.since if ready else 0.0)
         elif verdict is Verdict.DROP:
-            self.abort(ready.move)
+            self.abort(move)
+
+    def say_refused(self, error: PeerRefused) -> None:
+        """Says here too why a program was refused."""
+        hint = f"; hint: {error.hint}" if error.hint else ""
+        self.announce(
+            Event(
+                "refused",
+                f"refused a program from {self.peer}: {error}{hint}",
+                {"peer": self.peer, "reason": error.reason.name.lower(), "message": str(error)},
+            )
+        )
 
 
 class Upload:
@@ -460,9 +545,9 @@ class Reception:
             raise refused(Reason.STORAGE, error.message) from error
         except (WasmsrError, OSError, MemoryError) as error:
             destination.journal.discard(self._file.name)
-            raise refused(
-                Reason.STATE, f"it cannot restore the program: {reason(error)}"
-            ) from error
+            hint = getattr(error, "hint", None) or _hint(self._description)
+            sentence = f"it cannot restore the program: {reason(error)}"
+            raise refused(Reason.STATE, sentence, hint) from error
         with destination._lock:
             try:
                 self._check()
@@ -476,9 +561,14 @@ class Reception:
                 raise refused(Reason.STORAGE, error.message) from error
             now = time.monotonic()
             duration = now - self._began
-            destination.ready = Ready(move, program, held.size, duration, now)
+            destination.ready = Ready(move, program, held.size, duration, now, now)
             destination._reception = None
         return held
+
+    def failed(self, error: PeerRefused) -> None:
+        """Says here too why the program was refused, if the source has not taken it back."""
+        if self._destination._reception is self:
+            self._destination.say_refused(error)
 
     def cancel(self) -> None:
         """Forgets what came; does nothing once READY."""
@@ -495,6 +585,18 @@ class Reception:
 def refused(reason: Reason, sentence: str, hint: str = "") -> PeerRefused:
     """The error that makes the server answer with a refusal."""
     return PeerRefused(Refusal(reason, sentence, hint))
+
+
+def _hint(description: Description) -> str:
+    """What may help where a program's files are not as it left them."""
+    stay = [mount.guest for mount in description.mounts if mount.mode in ("host", "ro")]
+    if not stay:
+        return ""
+    options = " ".join(f"--dir HOST::{guest}::carry" for guest in stay)
+    return (
+        "files in folders that stay must be the same at both ends: start both in the same folder, "
+        f"or let them travel along, {options} at both ends"
+    )
 
 
 def _may_follow(record: Record, move: Move) -> bool:

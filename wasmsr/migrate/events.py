@@ -15,7 +15,8 @@ class Event:
 
     Attributes:
         kind: "prepared", "started", "sending", "progress", "moved", "arrived", "not-moved",
-            "asking", "silent", "settled", "lost", "refused", "retry", "input-cut" or "ended".
+            "asking", "silent", "settled", "lost", "refused", "retry", "parked", "input-cut",
+            "output-waits", "output-gap", "output-cut" or "ended".
         text: one line for people, or "" for what people see otherwise (progress).
         values: for programs; numbers are bytes and seconds.
     """

@@ -20,6 +20,7 @@ from wasmsr.errors import (
     ModuleMismatch,
     SnapshotError,
     WasmsrError,
+    printable,
 )
 from wasmsr.interp.features import BY_NAME, State, chosen
 from wasmsr.interp.machine import Exited, Limits, Trapped
@@ -27,6 +28,7 @@ from wasmsr.interp.module import Module
 from wasmsr.migrate.belongings import Belongings
 from wasmsr.migrate.inputs import HOLD_SECONDS, Feed, Gone, Local, Remote
 from wasmsr.migrate.ports import Buffer, Relays
+from wasmsr.migrate.results import deliver
 from wasmsr.migrate.streams import STREAMS, Relay, Shown, StdinAfterMove, input_along
 from wasmsr.migrate.terms import (
     ID_BYTES,
@@ -46,7 +48,7 @@ from wasmsr.snapshot.container import VERSION
 from wasmsr.snapshot.state import Snapshot
 from wasmsr.wasi import state as wasi_state
 from wasmsr.wasi.descriptors import InputStream
-from wasmsr.wasi.mounts import CARRY_LIMIT, MODES, PORTABLE
+from wasmsr.wasi.mounts import CARRY_LIMIT, MODES, PORTABLE, Mount
 from wasmsr.wasi.relayed import RelayedInput
 
 COMPILED = 4
@@ -69,19 +71,23 @@ class HostedProgram:
         fed: bytes = b"",
         relays: Sequence[Relay | InputStream] = (),
         after: StdinAfterMove = "relay",
+        results: Mapping[str, tuple[Path, str]] | None = None,
     ) -> None:
         """`places`: carried trees that are in folders of `belongings`, by the guest's names;
         `shown`, `fed`, `relays`: node ids of the ends that show its output and have its input, and
-        its streams there; `after`: what becomes of its input when it leaves."""
+        its streams there; `after`: what becomes of its input when it leaves; `results`: see
+        `Hosting.results`."""
         self.id = id or secrets.token_bytes(ID_BYTES)
         self._program: Program | None = program
         self._mounts = mounts
         self._belongings = belongings
-        self._places = places or {}
+        self._places = dict(places or {})
         self._shown = shown
         self._fed = fed
         self._relays = relays
         self._after = after
+        self._results = results or {}
+        self._sentence: str | None = None
 
     @property
     def program(self) -> Program:
@@ -150,10 +156,26 @@ class HostedProgram:
 
     def _left(self, sentence: str) -> str:
         """Where the files of a program that has ended are, if its user has not said where."""
-        if not self._places:
-            return ""
-        where = ", ".join(f"{guest} in {path}" for guest, path in self._places.items())
-        return f"{sentence}; its files are here: {where}"
+        if self._sentence is None:
+            self._sentence = self.deliver(sentence) if self._places else ""
+        return self._sentence
+
+    def deliver(self, sentence: str = "") -> str:
+        """Puts the files of a program that has ended here where its user wants them, and adds that
+        to `sentence`."""
+        for guest in self._places.keys() & self._results.keys():
+            folder, replaces = self._results[guest]
+            moved, left = deliver(self._places[guest], folder, replaces)
+            if moved:
+                names = ", ".join(map(printable, moved))
+                sentence = f"{sentence}; {names} is in {printable(folder)}"
+            if not left:
+                del self._places[guest]
+        if self._places:
+            places = self._places.items()
+            where = ", ".join(f"{printable(guest)} in {printable(path)}" for guest, path in places)
+            sentence = f"{sentence}; its files are here: {where}"
+        return sentence
 
     def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:
         snapshot = self.program.snapshot()
@@ -208,11 +230,17 @@ class Hosting:
         self.shown = Shown()
         self.node = b""
         """This end's node id."""
+        self.results: Callable[[bytes], Mapping[str, tuple[Path, str]]] = lambda digest: {}
+        """Of a program of one of these modules, by digest: carried trees, by the guest's names,
+        whose files belong into a folder when it has ended here, and the name of the file that may
+        be replaced there. Only trees that have no folder of the user's."""
         self.shows = False
         """Whether programs that start here show their output here, wherever they are."""
         self._feeds: dict[bytes, Feed] = {}
         """The inputs of this end that programs read, also from elsewhere, by the program."""
         self.after: StdinAfterMove = "relay"
+        self._hosted: dict[bytes, HostedProgram] = {}
+        """The programs that are here, or were last, until they have ended."""
         self._known = known
         self._compiled: dict[bytes, Module] = {}
 
@@ -265,6 +293,9 @@ class Hosting:
         return self.belongings.held(program)
 
     def forget(self, program: bytes, *, here: bool) -> None:
+        hosted = self._hosted.pop(program, None)
+        if hosted is not None and here:
+            hosted.deliver()
         self.belongings.forget(program, here=here)
         feed = self._feeds.pop(program, None)
         if feed is not None:
@@ -346,28 +377,42 @@ class Hosting:
         """A program that begins here; `make` makes it. Raises OSError, and what `make` does."""
         id = secrets.token_bytes(ID_BYTES)
         stdin, fed = self.own_input(id, epoch=1)
+        places: dict[str, Path] = {}
         try:
-            program = make(replaced(self.around(), stdin=stdin))
+            around = self.around()
+            # A carried tree without a folder gets one that is here when the program comes back.
+            mounts = [self._placed(id, mount, places) for mount in around.mounts]
+            program = make(replaced(around, mounts=mounts, stdin=stdin))
         except BaseException:
             if stdin is not None:
                 stdin.close()
             raise
-        return HostedProgram(
+        self._hosted[id] = HostedProgram(
             program,
             self.around_mounts(),
             self.belongings,
             id,
+            places,
             shown=self.node if self.shows else b"",
             fed=fed,
             relays=[] if stdin is None else [stdin],
             after=self.after,
+            results=self.results(program.module.digest),
         )
+        return self._hosted[id]
+
+    def _placed(self, program: bytes, mount: Mount, places: dict[str, Path]) -> Mount:
+        if mount.mode != "carry" or mount.host is not None:
+            return mount
+        place = places[mount.guest] = self.belongings.place(program, mount.guest)
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return replaced(mount, host=place)
 
     def arrival(self, relays: Relays | None = None) -> HostedArrival:
         return HostedArrival(self, relays or Relays(b"", b"", 0, None, None))
 
-    def show(self, move: Move, stream: str, offset: int, data: bytes) -> None:
-        self.shown.show(move.attempt, stream, offset, data)
+    def show(self, move: Move, stream: str, offset: int, data: bytes) -> int:
+        return self.shown.show(move.attempt, stream, offset, data)
 
 
 class HostedArrival:
@@ -404,7 +449,7 @@ class HostedArrival:
         )
         relays: list[Relay | InputStream] = [] if stdin is None else [stdin]
         if self._relays.send is not None:
-            outputs = [Relay(stream, self._relays.send) for stream in STREAMS]
+            outputs = [Relay(stream, self._relays.send, self._relays.say) for stream in STREAMS]
             around = replaced(around, stdout=outputs[0], stderr=outputs[1])
             relays += outputs
         try:
@@ -420,7 +465,7 @@ class HostedArrival:
             if stdin is not None:
                 stdin.close()
             raise
-        return HostedProgram(
+        hosted = self._hosting._hosted[program] = HostedProgram(
             resumed,
             _mounts(snapshot),
             belongings,
@@ -430,7 +475,9 @@ class HostedArrival:
             fed=fed,
             relays=relays,
             after=self._hosting.after,
+            results=self._hosting.results(digest),
         )
+        return hosted
 
     def _check(self, snapshot: Snapshot, module: Module) -> None:
         """Hold what has come, and not what was announced, against what may come here. Raises

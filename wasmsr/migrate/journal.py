@@ -40,6 +40,7 @@ class Incoming:
         file: name of the state file in the journal's folder.
         modules: digests of the program's modules.
         shown, fed: node ids of the ends that show its output and have its input, or b"".
+        parked: whether it waits on disk only, and keeps nobody else away.
     """
 
     epoch: int
@@ -49,6 +50,7 @@ class Incoming:
     modules: tuple[bytes, ...]
     shown: bytes = b""
     fed: bytes = b""
+    parked: bool = False
 
     def move(self, program: bytes) -> Move:
         return Move(program, self.epoch, self.attempt)
@@ -334,6 +336,7 @@ def _encode(record: Record) -> bytes:
             "modules": [digest.hex() for digest in record.incoming.modules],
             "shown": record.incoming.shown.hex(),
             "fed": record.incoming.fed.hex(),
+            "parked": record.incoming.parked,
         }
     return json.dumps(values, indent=1).encode()
 
@@ -366,6 +369,7 @@ def _read(path: Path) -> Record:
                 modules=tuple(map(bytes.fromhex, incoming["modules"])),
                 shown=bytes.fromhex(incoming.get("shown", "")),
                 fed=bytes.fromhex(incoming.get("fed", "")),
+                parked=bool(incoming.get("parked", False)),
             )
             if incoming
             else None,

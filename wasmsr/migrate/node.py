@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -32,6 +33,7 @@ from wasmsr.migrate.terms import (
     Offer,
     PeerLost,
     PeerRefused,
+    PeerUnknown,
     Reason,
     Report,
     Standing,
@@ -50,6 +52,15 @@ SETTLE_SECONDS = 1.0
 
 LOOK_SECONDS = 5.0
 """Seconds between two questions to the end that has the program."""
+
+PARK_SECONDS = 60.0
+"""How long a READY state keeps this end from taking other programs."""
+
+LONGEST_WAIT = 60.0
+"""Seconds between two tries of a move that is refused again and again, at most."""
+
+STRANGER_SECONDS = 60.0
+"""Seconds between two lines about callers who are refused."""
 
 PATIENCE = 0.05
 """Seconds that an interrupted program gets to stand; a host call that does not yield is left."""
@@ -101,7 +112,11 @@ class Node:
         self._arrived: Program | None = None
         self._failure: Exception | None = None
         self._told: Ending | None = None
-        self._stranger: MigrationError | None = None
+        self._refused = 0
+        """How often the program's move was refused in sequence."""
+        self._strangers: dict[str, tuple[float, int]] = {}
+        """What was said last of refused callers, by kind: when, and how many came since."""
+        self._gaps: set[tuple[bytes, str]] = set()
         self._lost: MigrationError | None = None
         self._interrupted = Ending("interrupted", EXIT_INTERRUPTED)
         self._session: set[bytes] = set()
@@ -160,10 +175,12 @@ class Node:
             ending = self._watch(program)
             if ending is None and not self.stop.is_set():
                 if self.source.move(program):
+                    self._refused = 0
                     program.close()
                     program = None
                     continue
                 if not self.stop.is_set():
+                    self._refused = self._refused + 1 if self.source.refused else 0
                     continue
             return self._finish(program, ending or self._interrupted)
 
@@ -197,6 +214,8 @@ class Node:
         while not self.stop.is_set():
             try:
                 return ask()
+            except PeerUnknown:
+                raise
             except PeerLost as error:
                 trouble: MigrationError = error
             except PeerRefused as error:
@@ -219,8 +238,14 @@ class Node:
         return None
 
     def _watch(self, program: Program) -> Ending | None:
-        """Lets it run for `every` seconds; how it ended, or None if it did not."""
-        deadline = time.monotonic() + self.every
+        """Lets it run for `every` seconds, longer where its moves are refused; how it ended, or
+        None if it did not."""
+        wait = self.every
+        if self._refused:
+            wait = max(wait, min(LONGEST_WAIT, wait * 2 ** min(self._refused, 16)))
+            text = f"the next try to move it is in {wait:.0f} s"
+            self.announce(Event("retry", text, {"peer": self.peer.address, "left": wait}))
+        deadline = time.monotonic() + wait
         while not self.stop.is_set():
             left = deadline - time.monotonic()
             ending = program.wait(max(0.0, min(SLICE, left)))
@@ -287,15 +312,19 @@ class Node:
             if ready and time.monotonic() - ready.since > SETTLE_SECONDS:
                 self._ask_about(ready.move)
                 ready.since = time.monotonic()
+                if ready.since - ready.came > PARK_SECONDS:
+                    self.destination.park()
                 continue
             outstanding = self._outstanding()
-            if self._stranger and not outstanding and self.destination.retire():
-                raise self._stranger
             if self._lost and self.destination.retire():
                 raise self._lost
-            if outstanding and time.monotonic() - looked > LOOK_SECONDS:
+            if time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
-                silent = self._look(outstanding, silent)
+                if outstanding:
+                    silent = self._look(outstanding, silent)
+                for move in self.destination.parked():
+                    with suppress(PeerLost, PeerRefused):
+                        self.destination.settle(move, self.peer.status(move))
 
     def _has_news(self) -> bool:
         return bool(self._arrived or self._told or self._failure or self.stop.is_set())
@@ -303,7 +332,7 @@ class Node:
     def _ask_about(self, move: Move) -> None:
         """Asks the source what it has decided, and does it."""
         try:
-            self.destination.settle(self.peer.status(move))
+            self.destination.settle(move, self.peer.status(move))
         except (PeerLost, PeerRefused) as error:
             text = f"holds a program and waits for {self.peer.address} to decide: {error}"
             self.announce(Event("asking", text, {"peer": self.peer.address}))
@@ -363,7 +392,7 @@ class Node:
         return False
 
     def _ended_there(self, ending: Ending) -> Finish:
-        text = ending.sentence or f"the program ended on {self.peer.address}"
+        text = f"at {self.peer.address}: {ending.sentence or 'the program ended'}"
         text = f"{text} (code {ending.code})"
         values: dict[str, object] = {"code": ending.code, "kind": ending.kind, "here": False}
         self.announce(Event("ended", text, values))
@@ -421,25 +450,42 @@ class Node:
         except PeerRefused as error:
             if error.reason is Reason.VERSION:
                 self.stranger(f"version {offer.protocol}", offer.software)
+            elif error.reason is not Reason.BUSY:
+                self.destination.say_refused(error)
             raise
         self._session.add(offer.move.program)
         return answer
 
     def stranger(self, version: str, software: str) -> None:
-        """A peer of another version was here; ends a node that has nothing to lose."""
+        """A caller of another version was here, and was refused."""
         whose = f" (wasmsr {software})" if software else ""
-        self._stranger = MigrationError(
-            f"a peer of another version asked to send a program: {version}{whose}",
-            phase="prepare",
-            owner="source",
-            hint="install the same version of wasmsr on both ends",
+        self._say_refused(
+            "version",
+            f"a peer of another version called and was refused: {version}{whose}; install the same "
+            "version of wasmsr on both ends",
         )
-        # Where this ends the node it is said as the error that ended it.
-        busy = any(r.standing is not Standing.LOST for r in self.journal.records())
-        text = self._stranger.message if busy else ""
-        self.announce(Event("refused", text, {"reason": "version"}))
+
+    def rebuff(self, who: str) -> None:
+        """A caller without this end's key was here, and was refused before anything was read."""
+        self._say_refused(
+            "key",
+            f"a call from {who} was refused: it has not this end's key. If that is the other end: "
+            "two ends of one user have the key by themselves; otherwise give both the same "
+            "--token-file FILE",
+        )
+
+    def _say_refused(self, reason: str, text: str) -> None:
+        """Anybody can make us say this, so it is said once in a while, with the number of calls."""
         with self._news:
-            self._news.notify_all()
+            said, count = self._strangers.get(reason, (-STRANGER_SECONDS, 0))
+            now = time.monotonic()
+            if now - said < STRANGER_SECONDS:
+                self._strangers[reason] = said, count + 1
+                return
+            self._strangers[reason] = now, 0
+        if count:
+            text += f" ({count} more calls were refused since the last such line)"
+        self.announce(Event("refused", text, {"reason": reason, "calls": count + 1}))
 
     def upload(self, module: ModuleName) -> Upload:
         return self.destination.upload(module)
@@ -460,15 +506,43 @@ class Node:
             return Report(Standing.RECEIVING, move.epoch, move.attempt)
         return answer
 
-    def output(self, move: Move, stream: str, offset: int, data: bytes) -> None:
-        """Shows a piece of output of a program that started here."""
+    def output(self, move: Move, stream: str, offset: int, data: bytes) -> int:
+        """Shows a piece of output of a program that started here; bytes before it, since that move,
+        that this process has not shown, because an earlier one was to."""
         record = self.journal.get(move.program)
         if record is None or record.attempt != move.attempt:
-            raise refused(Reason.OWNERSHIP, "no program of that move is shown here")
+            self._say_refused(
+                "output",
+                f"output of a program at {self.peer.address} was refused, of which the journal of "
+                "this end knows nothing (was this end started with another --state-dir?)",
+            )
+            raise refused(Reason.OWNERSHIP, "no program of that move is shown there")
         try:
-            self.destination.host.show(move, stream, offset, data)
+            unseen = self.destination.host.show(move, stream, offset, data)
         except (OSError, ValueError) as error:
+            self._say_refused("output", f"{stream} of the program cannot be shown: {error}")
             raise refused(Reason.STORAGE, f"its output cannot be shown there: {error}") from error
+        if unseen and (move.attempt, stream) not in self._gaps:
+            self._gaps.add((move.attempt, stream))
+            self._say_gap(move, stream, unseen)
+        return unseen
+
+    def _say_gap(self, move: Move, stream: str, unseen: int) -> None:
+        self.announce(
+            Event(
+                "output-gap",
+                f"{stream} of program {move.program.hex()[:8]} is shown here from byte {unseen} "
+                f"on: the {unseen} bytes before, from byte 0 after it left this end, were for the "
+                "process that was killed here, and what that has not shown is lost",
+                {
+                    "program": move.program.hex(),
+                    "stream": stream,
+                    "from": 0,
+                    "bytes": unseen,
+                    "peer": self.peer.address,
+                },
+            )
+        )
 
     def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
         """Input of this end for a program that went by `move`; waits a while for some."""

@@ -24,6 +24,8 @@ from wasmsr.migrate.terms import (
 
 Buffer = bytes | bytearray | memoryview
 
+Say = Callable[[str, str, dict[str, object]], None]
+
 
 class Program(Protocol):
     """A program on this host. It stands until `start`, and after `pause`."""
@@ -73,9 +75,9 @@ class Host(Protocol):
     def held(self, program: bytes) -> tuple[bytes, ...]:
         """Digests of the pieces of files that are here since the program was."""
 
-    def show(self, move: Move, stream: str, offset: int, data: bytes) -> None:
-        """Shows a piece of output of a program that is elsewhere, once. Raises OSError,
-        ValueError."""
+    def show(self, move: Move, stream: str, offset: int, data: bytes) -> int:
+        """Shows a piece of output of a program that is elsewhere, once; the bytes before it since
+        that move that an earlier process was to show. Raises OSError, ValueError."""
 
     def feed(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
         """Input for a program that is elsewhere, and whether it ends there; nothing if nothing
@@ -97,13 +99,15 @@ class Relays:
         epoch: in which the program is owned here.
         send: sends a piece of output there; None: it is this end, or none.
         fetch: asks for input there; the same.
+        say: tells people of this end what becomes of the output: an event's kind, text, values.
     """
 
     shown: bytes
     fed: bytes
     epoch: int
-    send: Callable[[str, int, bytes], None] | None
+    send: Callable[[str, int, bytes], int] | None
     fetch: Callable[[int, int], tuple[bytes, bool]] | None
+    say: Say | None = None
 
 
 class Arrival(Protocol):
@@ -156,9 +160,10 @@ class Peer(Protocol):
 
     def ended(self, program: bytes, epoch: int, ending: Ending) -> None: ...
 
-    def output(self, move: Move, stream: str, offset: int, data: bytes) -> None:
-        """Has a piece of output shown there, that stands at `offset` of the stream since `move`.
-        May be called by any thread beside the others."""
+    def output(self, move: Move, stream: str, offset: int, data: bytes) -> int:
+        """Has a piece of output shown there, that stands at `offset` of the stream since `move`;
+        the bytes before it that the process there has not shown, because it was started later. May
+        be called by any thread beside the others."""
 
     def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
         """Input of a program that came here by `move`, from its place in the stream on, at most so

@@ -76,7 +76,10 @@ class Source:
         self.announce = announce
         self.stop = stop
         self.software = software
+        self.refused = False
+        """Whether the last move came to nothing because the peer will not have the program."""
         self._unheard: Move | None = None
+        self._reason = ""
 
     def own(self, program: Program) -> None:
         """Journals that a program which begins here is owned here. Raises JournalError."""
@@ -134,6 +137,7 @@ class Source:
         `stop` is set, stands. Raises HandedAway if `stop` was set after the decision.
         """
         move = self.next_move(program.id)
+        self.refused = False
         try:
             held = self.prepare(program, move)
             self._journal_offer(move)
@@ -159,6 +163,7 @@ class Source:
             self.journal.discard(name)
             return None
         # The decision is on disk. From here on the program never runs here in this epoch.
+        self._reason = ""
         self.commit(move, stopped)
         downtime = time.monotonic() - stopped
         self.announce(
@@ -407,17 +412,23 @@ class Source:
 
     def _not_moved(self, move: Move, error: Exception) -> None:
         reason = error.reason.name.lower() if isinstance(error, PeerRefused) else "failed"
-        if isinstance(error, PeerRefused) and error.reason is Reason.BUSY:
-            reason = "busy"
+        self.refused = isinstance(error, PeerRefused) and error.reason is not Reason.BUSY
+        message = str(error)
+        hint = getattr(error, "hint", None)
+        text = f"not moved, it runs on here: {message}" + (f"; hint: {hint}" if hint else "")
+        if self.refused and message == self._reason:
+            text = "not moved, for the same reason as before; it runs on here"
+        self._reason = message if self.refused else ""
         self.announce(
             Event(
                 "not-moved",
-                f"not moved, it runs on here: {error}",
+                text,
                 {
                     "peer": self.peer.address,
                     "program": move.program.hex(),
                     "reason": reason,
-                    "message": str(error),
+                    "message": message,
+                    "hint": hint or "",
                 },
             )
         )

@@ -11,7 +11,7 @@ from enum import Enum, IntEnum
 
 from wasmsr.errors import EXIT_HANDED, MigrationError
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the protocol. Two ends with different numbers do not move programs."""
 
 PIECE = 1 << 20
@@ -187,6 +187,10 @@ class PeerLost(MigrationError):
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, phase=Phase.STREAM.value, owner="unknown", hint=hint)
+
+
+class PeerUnknown(PeerLost):
+    """Who answers there has not this end's key: it is not the peer."""
 
 
 class PeerRefused(MigrationError):

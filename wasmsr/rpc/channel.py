@@ -16,6 +16,12 @@ MESSAGE = PIECE + 65536
 KEEPALIVE = 10.0
 """Seconds of silence after which a peer is asked whether it lives, and that it has to answer."""
 
+STALL_SECONDS = 30.0
+"""How long a stream, or a call's only message, may go without progress."""
+
+LEAST_RATE = 16384
+"""Bytes a second that a stream must come to in the mean, after its first `STALL_SECONDS`."""
+
 Options = list[tuple[str, int]]
 
 COMMON: Options = [

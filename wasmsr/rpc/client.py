@@ -1,16 +1,20 @@
 """The other end as `wasmsr.migrate` sees it (`ports.Peer`), over a gRPC channel.
 
 Every failure of the wire becomes `PeerLost`, every refusal `PeerRefused`; nothing of gRPC gets out.
-One thread calls; `interrupt` may come from another.
+Before the first call, and after one that failed, both ends prove to each other that they have the
+same key (`session`). One thread calls; `interrupt`, `output` and `input` may come from others.
 """
 
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from google.protobuf.message import DecodeError
 
 from wasmsr.migrate.inputs import HOLD_SECONDS
 from wasmsr.migrate.ports import Buffer
@@ -24,6 +28,7 @@ from wasmsr.migrate.terms import (
     Offer,
     PeerLost,
     PeerRefused,
+    PeerUnknown,
     Reason,
     Receipt,
     Refusal,
@@ -33,6 +38,7 @@ from wasmsr.migrate.terms import (
 from wasmsr.rpc import channel, convert, messages
 from wasmsr.rpc.address import Address
 from wasmsr.rpc.convert import Malformed
+from wasmsr.rpc.session import METADATA, NONCE, BadSeal, Call, Session, hello
 
 # After `channel`, which sets how loud it is.
 import grpc  # type: ignore[import-untyped]  # isort: skip
@@ -46,7 +52,7 @@ QUESTION_SECONDS = 10.0
 PREPARE_SECONDS = 120.0
 """... that makes it validate and compile modules, or restore a program on trial."""
 
-STALL_SECONDS = 30.0
+STALL_SECONDS = channel.STALL_SECONDS
 """How long a transfer may go without progress."""
 
 HURRY_SECONDS = 0.5
@@ -54,27 +60,29 @@ HURRY_SECONDS = 0.5
 
 
 class RemotePeer:
-    """See the module's docstring. `node` is this end's own id."""
+    """See the module's docstring. `node` is this end's own id, `key` what the peer must have."""
 
-    def __init__(self, address: Address, node: bytes) -> None:
+    def __init__(self, address: Address, node: bytes, key: bytes) -> None:
         self.address = str(address)
         self._node = node
+        self._key = key
         self._channel = grpc.insecure_channel(self.address, options=channel.CLIENT)
         self._methods = {}
-        for name, (request, reply, client_streams, server_streams) in messages.methods().items():
+        self._replies = {}
+        for name, (_, reply, client_streams, server_streams) in messages.methods().items():
             make = {
                 (False, False): self._channel.unary_unary,
                 (True, False): self._channel.stream_unary,
                 (True, True): self._channel.stream_stream,
             }[client_streams, server_streams]
-            self._methods[name] = make(
-                f"/{messages.SERVICE}/{name}",
-                request_serializer=request.SerializeToString,
-                response_deserializer=reply.FromString,
-            )
+            self._methods[name] = make(_path(name))
+            self._replies[name] = reply
         self._lock = threading.Lock()
         self._call: Any = None
+        self._greeting: Any = None
         self._hurry = False
+        self._meeting = threading.Lock()
+        self._session: Session | None = None
 
     def close(self) -> None:
         """Lets go of the connection."""
@@ -84,21 +92,14 @@ class RemotePeer:
         """Breaks the call under way off, and lets later ones wait only `HURRY_SECONDS`."""
         with self._lock:
             self._hurry = True
-            call = self._call
-        if call is not None:
-            call.cancel()
+            calls = [self._call, self._greeting]
+        for call in calls:
+            if call is not None:
+                call.cancel()
 
     def prepare(self, offer: Offer) -> Answer:
         reply = self._ask("Prepare", convert.offer_out(offer), PREPARE_SECONDS)
-        if reply.protocol != PROTOCOL:
-            raise PeerRefused(
-                Refusal(
-                    Reason.VERSION,
-                    f"{self.address} speaks version {reply.protocol} of the migration protocol "
-                    f"(wasmsr {convert.text(reply.software, 64)}), this end version {PROTOCOL}",
-                    "install the same version of wasmsr on both ends",
-                )
-            )
+        self._same_version(reply)
         self._refused(reply)
         try:
             return Answer(
@@ -119,13 +120,17 @@ class RemotePeer:
             for start in range(0, len(view), PIECE):
                 yield messages.UploadRequest(piece=bytes(view[start : start + PIECE]))
 
-        self._refused(self._ask("Upload", requests(), PREPARE_SECONDS))
+        self._refused(self._ask("Upload", requests, PREPARE_SECONDS))
 
     def transfer(self, move: Move) -> _Sending:
         with self._lock:
             if self._hurry:
                 raise PeerLost("interrupted")
-            sending = _Sending(self, self._methods["Transfer"], move)
+        session = self._meet()
+        with self._lock:
+            if self._hurry:
+                raise PeerLost("interrupted")
+            sending = _Sending(self, session.call(_path("Transfer")), move)
             self._call = sending
         return sending
 
@@ -152,7 +157,7 @@ class RemotePeer:
         )
         return self._standing(self._ask("Abort", request, QUESTION_SECONDS))
 
-    def output(self, move: Move, stream: str, offset: int, data: bytes) -> None:
+    def output(self, move: Move, stream: str, offset: int, data: bytes) -> int:
         request = messages.OutputRequest(
             protocol=PROTOCOL,
             node=self._node,
@@ -161,12 +166,9 @@ class RemotePeer:
             offset=offset,
             data=data,
         )
-        # Not by `_ask`: it is the program's thread that asks, beside the one of the end.
-        try:
-            reply = self._methods["Output"](request, timeout=QUESTION_SECONDS)
-        except grpc.RpcError as error:
-            raise self.failed(error) from error
+        reply = self._ask_beside("Output", request, QUESTION_SECONDS)
         self._refused(reply)
+        return int(reply.unseen)
 
     def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
         request = messages.InputRequest(
@@ -176,11 +178,8 @@ class RemotePeer:
             position=position,
             most=most,
         )
-        # As `output`; it is held until there is input, or for a while.
-        try:
-            reply = self._methods["Input"](request, timeout=HOLD_SECONDS + QUESTION_SECONDS)
-        except grpc.RpcError as error:
-            raise self.failed(error) from error
+        # It is held until there is input, or for a while.
+        reply = self._ask_beside("Input", request, HOLD_SECONDS + QUESTION_SECONDS)
         self._refused(reply)
         try:
             return convert.input_in(reply, most)
@@ -198,20 +197,132 @@ class RemotePeer:
         self._refused(self._ask("Ended", request, QUESTION_SECONDS))
 
     def _ask(self, name: str, request: Any, seconds: float) -> Any:
+        """The answer to a message, or to the messages that `request()` gives."""
+        return self._exchange(name, request, self._run, seconds)
+
+    def _ask_beside(self, name: str, request: Any, seconds: float) -> Any:
+        """The same for the program's thread, which asks beside the one of the end. Only what the
+        peer itself refuses is a refusal here: the program's streams must outlive all else."""
+
+        def run(start: Callable[[float], Any], limit: float) -> Any:
+            return start(limit).result()
+
+        try:
+            return self._exchange(name, request, run, seconds)
+        except PeerRefused as error:
+            raise PeerLost(error.message) from error
+
+    def _exchange(
+        self,
+        name: str,
+        request: Any,
+        run: Callable[[Callable[[float], Any], float], Any],
+        seconds: float,
+    ) -> Any:
+        again = False
+        while True:
+            session = self._meet()
+            call = session.call(_path(name))
+
+            def start(limit: float, call: Call = call) -> Any:
+                if callable(request):
+                    sent: Any = (call.seal(one.SerializeToString()) for one in request())
+                else:
+                    sent = call.seal(request.SerializeToString())
+                proof = [(METADATA, call.metadata)]
+                return self._methods[name].future(sent, timeout=limit, metadata=proof)
+
+            try:
+                return self._replies[name].FromString(call.open(run(start, seconds)))
+            except grpc.FutureCancelledError as error:
+                raise PeerLost("interrupted") from error
+            except (BadSeal, DecodeError) as error:
+                self.forget(session)
+                raise PeerUnknown(f"{self.address} answered without this end's key") from error
+            except grpc.RpcError as error:
+                if self.lost(error, session) and not again:
+                    # It was started again, or has forgotten the session: nothing was read there.
+                    again = True
+                    continue
+                raise self.failed(error) from error
+
+    def _run(self, start: Callable[[float], Any], seconds: float) -> Any:
+        """Makes a call that `interrupt` breaks off."""
         with self._lock:
             if self._hurry:
                 seconds = min(seconds, HURRY_SECONDS)
-            call = self._methods[name].future(request, timeout=seconds)
+            call = start(seconds)
             self._call = call
         try:
             return call.result()
-        except grpc.FutureCancelledError as error:
-            raise PeerLost("interrupted") from error
-        except grpc.RpcError as error:
-            raise self.failed(error) from error
         finally:
             with self._lock:
                 self._call = None
+
+    def _meet(self) -> Session:
+        """The session with the peer, begun now if there is none. Raises PeerUnknown for somebody
+        else, PeerLost and PeerRefused."""
+        with self._meeting:
+            if self._session is not None:
+                return self._session
+            nonce = secrets.token_bytes(NONCE)
+            proof = [(METADATA, hello(self._key, nonce))]
+            request = messages.HelloRequest(protocol=PROTOCOL).SerializeToString()
+            with self._lock:
+                seconds = HURRY_SECONDS if self._hurry else QUESTION_SECONDS
+                method = self._methods["Hello"]
+                self._greeting = method.future(request, timeout=seconds, metadata=proof)
+            try:
+                reply = messages.HelloReply.FromString(self._greeting.result())
+            except grpc.FutureCancelledError as error:
+                raise PeerLost("interrupted") from error
+            except DecodeError as error:
+                raise self.unknown() from error
+            except grpc.RpcError as error:
+                raise self.failed(error) from error
+            self._same_version(reply)
+            session = Session.begun(self._key, nonce, reply.nonce, reply.node, reply.proof)
+            if session is None:
+                raise self.unknown()
+            if reply.node == self._node:
+                # Also who passes our own words back to us is not the peer.
+                sentence = f"{self.address} is this very end"
+                raise PeerRefused(Refusal(Reason.SELF, sentence, "--peer names the other end"))
+            self._session = session
+            return session
+
+    def forget(self, session: Session) -> None:
+        """The next call begins another session."""
+        with self._meeting:
+            if self._session is session:
+                self._session = None
+
+    def lost(self, error: Any, session: Session) -> bool:
+        """Whether a call failed because the peer does not know the session; whenever the
+        connection may be another one the session is over."""
+        unknown = error.code() is grpc.StatusCode.UNAUTHENTICATED
+        if unknown or error.code() is grpc.StatusCode.UNAVAILABLE:
+            self.forget(session)
+        return unknown
+
+    def unknown(self) -> PeerUnknown:
+        """The error for somebody who has not the key."""
+        return PeerUnknown(
+            f"{self.address} has not the same key as this end",
+            hint="two ends of one user have it by themselves; otherwise give both the same "
+            "--token-file FILE (and --insecure to both or to neither)",
+        )
+
+    def _same_version(self, reply: Any) -> None:
+        if reply.protocol != PROTOCOL:
+            raise PeerRefused(
+                Refusal(
+                    Reason.VERSION,
+                    f"{self.address} speaks version {reply.protocol} of the migration protocol "
+                    f"(wasmsr {convert.text(reply.software, 64)}), this end version {PROTOCOL}",
+                    "install the same version of wasmsr on both ends",
+                )
+            )
 
     def _standing(self, reply: Any) -> Standing:
         self._refused(reply)
@@ -241,12 +352,14 @@ class RemotePeer:
                     "install the same version of wasmsr on both ends",
                 )
             )
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            return self.unknown()
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             details = convert.text(error.details() or "")
             sentence = f"{self.address} does not understand: {details}"
             return PeerRefused(Refusal(Reason.UNSPECIFIED, sentence))
         if code is grpc.StatusCode.CANCELLED:
-            return PeerLost("interrupted")
+            return PeerLost(f"{self.address} broke the call off")
         if code is grpc.StatusCode.UNAVAILABLE:
             return PeerLost(f"{self.address} cannot be reached")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -258,14 +371,19 @@ class RemotePeer:
         return PeerLost(f"{self.address} answered what cannot be: {error}")
 
 
+def _path(name: str) -> str:
+    return f"/{messages.SERVICE}/{name}"
+
+
 class _Sending:
     """A transfer under way (`ports.Sending`): a bounded number of bytes ahead of the peer.
 
     gRPC pulls the requests from a queue in its thread; a thread of ours reads the replies.
     """
 
-    def __init__(self, peer: RemotePeer, method: Any, move: Move) -> None:
+    def __init__(self, peer: RemotePeer, call: Call, move: Move) -> None:
         self._peer = peer
+        self._sealed = call
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._queue.put(messages.TransferRequest(move=convert.move_out(move)))
         self._news = threading.Condition()
@@ -273,7 +391,11 @@ class _Sending:
         self._receipt: Receipt | None = None
         self._error: PeerLost | PeerRefused | None = None
         self._over = False
-        self._call = method(iter(self._queue.get, None))
+        self._cancelled = False
+        # Sealed by gRPC's thread, beside the one that sends.
+        sealed = (call.seal(one.SerializeToString()) for one in iter(self._queue.get, None))
+        proof = [(METADATA, call.metadata)]
+        self._call = peer._methods["Transfer"](sealed, metadata=proof)
         threading.Thread(target=self._read, name="wasmsr-transfer", daemon=True).start()
 
     def send(self, piece: Buffer) -> None:
@@ -294,6 +416,7 @@ class _Sending:
         return self._receipt
 
     def cancel(self) -> None:
+        self._cancelled = True
         self._queue.put(None)
         self._call.cancel()
 
@@ -316,7 +439,8 @@ class _Sending:
     def _read(self) -> None:
         error: PeerLost | PeerRefused | None = None
         try:
-            for reply in self._call:
+            for sealed in self._call:
+                reply = messages.TransferReply.FromString(self._sealed.open(sealed))
                 part = reply.WhichOneof("part")
                 if part == "refusal":
                     error = self._peer.refusal(reply.refusal)
@@ -326,8 +450,14 @@ class _Sending:
                     with self._news:
                         self._received = max(self._received, min(reply.received, self._sent))
                         self._news.notify_all()
+        except (BadSeal, DecodeError):
+            self._peer.forget(self._sealed.session)
+            error = PeerUnknown(f"{self._peer.address} answered without this end's key")
         except grpc.RpcError as failure:
+            self._peer.lost(failure, self._sealed.session)
             error = error or self._peer.failed(failure)
+            if self._cancelled:
+                error = PeerLost("interrupted")
         except Malformed as failure:
             error = self._peer._nonsense(failure)
         with self._news:

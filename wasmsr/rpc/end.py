@@ -35,16 +35,17 @@ class End:
         announce: Announce,
         every: float,
         software: str,
+        key: bytes,
     ) -> None:
         """Opens the journal, restores what it holds, and serves.
 
         `state` is the folder for all ends of this user on this machine; each port has its own
-        journal in it, so that two ends can share it. Raises MigrationError, and what restoring a
-        program raises.
+        journal in it, so that two ends can share it. `key` is what the peer must have too.
+        Raises MigrationError, and what restoring a program raises.
         """
         journal = Journal(state / "remote" / str(listen.port))
         try:
-            self._peer = RemotePeer(peer, journal.node)
+            self._peer = RemotePeer(peer, journal.node, key)
             self.node = Node(
                 journal,
                 Modules(state / "modules"),
@@ -55,7 +56,7 @@ class End:
                 software=software,
             )
             self.node.recover()
-            self._server = Server(self.node, listen, software)
+            self._server = Server(self.node, listen, software, key)
         except BaseException:
             journal.close()
             raise

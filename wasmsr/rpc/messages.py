@@ -1,4 +1,4 @@
-"""Message classes of `proto/wasmsr/v1/migration.proto`, made at import from `migration.binpb`.
+"""Message classes of `proto/wasmsr/v2/migration.proto`, made at import from `migration.binpb`.
 
 Below `convert`, `server` and `client`. There are no generated stubs: those demand a protobuf at
 least as new as their generator, and the machines that we run on have protobuf from 3.21 (Debian 12)
@@ -12,7 +12,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-PACKAGE = "wasmsr.v1"
+PACKAGE = "wasmsr.v2"
 SERVICE = f"{PACKAGE}.Migration"
 
 
@@ -41,6 +41,8 @@ ModuleName = _message("ModuleName")
 MountName = _message("MountName")
 Limits = _message("Limits")
 Refusal = _message("Refusal")
+HelloRequest = _message("HelloRequest")
+HelloReply = _message("HelloReply")
 PrepareRequest = _message("PrepareRequest")
 PrepareReply = _message("PrepareReply")
 UploadRequest = _message("UploadRequest")

@@ -1,8 +1,9 @@
 """The gRPC server of one end: hands what the peer asks to a `Node`, and its answers back.
 
-Method handlers are made from the committed descriptors. A refusal (`PeerRefused`) travels in the
-reply; a message that cannot be is answered with INVALID_ARGUMENT; a method of another version of
-the service is reported to the node, so that both ends say the same.
+Method handlers are made from the committed descriptors. Who calls is known before anything of a
+call is read (`session`), and what a caller can hold on to is bounded (`gate`). A refusal
+(`PeerRefused`) travels in the reply; a message that cannot be is answered with INVALID_ARGUMENT; a
+caller without the key, or of another version, is reported to the node, which says so and goes on.
 """
 
 from __future__ import annotations
@@ -13,45 +14,58 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
+
+from google.protobuf.message import DecodeError
 
 from wasmsr.errors import MigrationError
 from wasmsr.migrate.node import Node
-from wasmsr.migrate.terms import PIECE, PROTOCOL, PeerRefused, Reason, Refusal, Standing
+from wasmsr.migrate.terms import PIECE, PROTOCOL, PeerRefused, Reason, Refusal
 from wasmsr.rpc import channel, convert, messages
 from wasmsr.rpc.address import Address
 from wasmsr.rpc.convert import Malformed
+from wasmsr.rpc.gate import Gate
+from wasmsr.rpc.session import METADATA, BadSeal, Call, Sessions
 
 # After `channel`, which sets how loud it is.
 import grpc  # type: ignore[import-untyped]  # isort: skip
 
 log = logging.getLogger(__name__)
 
-WORKERS = 8
-"""Calls served at once; two ends need five: a transfer, a question, an answer, a piece of output,
-and a question for input, which waits."""
+AT_ONCE = 2
+"""Calls of each method at once. Two ends need one; another is for a call that the caller has given
+up and that this end does not know of yet."""
+
+REFUSALS = 4
+"""Threads beside those, in which calls are refused."""
+
+CALLS = 100
+"""Calls at once that gRPC lets through to us, refused ones included."""
 
 ANSWER_SECONDS = 1.0
 """How long a server that stops gives to the calls that it is answering."""
 
-JUNK = object()
-"""In place of a message that could not be parsed."""
-
 OTHER_VERSION = re.compile(r"/wasmsr\.v(\d{1,9})\.Migration/")
+
+Requests = Iterator[Any]
 
 
 class Server:
     """Serves a node on one address until `stop`."""
 
-    def __init__(self, node: Node, address: Address, software: str) -> None:
-        """Binds and starts. Raises MigrationError if the address cannot be had."""
+    def __init__(self, node: Node, address: Address, software: str, key: bytes) -> None:
+        """Binds and starts; who calls must have `key`. Raises MigrationError if the address cannot
+        be had."""
         self.address = address
         _check_free(address)
+        methods = messages.methods()
+        self._gate = Gate(methods, AT_ONCE)
         self._server = grpc.server(
-            ThreadPoolExecutor(WORKERS, thread_name_prefix="wasmsr-rpc"),
-            handlers=[_Handlers(node, software)],
+            ThreadPoolExecutor(AT_ONCE * len(methods) + REFUSALS, thread_name_prefix="wasmsr-rpc"),
+            handlers=[_Handlers(node, software, key, self._gate)],
             options=channel.SERVER,
-            maximum_concurrent_rpcs=WORKERS,
+            maximum_concurrent_rpcs=CALLS,
         )
         try:
             bound = self._server.add_insecure_port(str(address))
@@ -69,6 +83,7 @@ class Server:
         would think that it was not heard.
         """
         self._server.stop(grace).wait(grace + 1.0)
+        self._gate.close()
 
 
 def _check_free(address: Address) -> None:
@@ -98,70 +113,113 @@ def _unusable(address: Address, why: str) -> MigrationError:
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Finds the handler of a method."""
+    """Finds the handler of a call, when its metadata is here and nothing else of it."""
 
-    def __init__(self, node: Node, software: str) -> None:
-        calls = _Calls(node, software)
+    def __init__(self, node: Node, software: str, key: bytes, gate: Gate) -> None:
         self._node = node
-        self._handlers = {}
-        for name, (request, reply, client_streams, server_streams) in messages.methods().items():
-            kind = {
-                (False, False): grpc.unary_unary_rpc_method_handler,
-                (True, False): grpc.stream_unary_rpc_method_handler,
-                (True, True): grpc.stream_stream_rpc_method_handler,
-            }[client_streams, server_streams]
-            self._handlers[f"/{messages.SERVICE}/{name}"] = kind(
-                getattr(calls, name),
-                request_deserializer=_parser(request),
-                response_serializer=reply.SerializeToString,
-            )
+        self._software = software
+        self._gate = gate
+        self._sessions = Sessions(key, node.journal.node)
+        calls = _Calls(node, software)
+        self._methods = {
+            f"/{messages.SERVICE}/{name}": (name, kind[0], getattr(calls, name, None))
+            for name, kind in messages.methods().items()
+        }
 
     def service(self, details: Any) -> Any:
-        handler = self._handlers.get(details.method)
-        if handler is None:
+        found = self._methods.get(details.method)
+        if found is None:
             other = OTHER_VERSION.match(details.method)
             if other and int(other[1]) != PROTOCOL:
                 self._node.stranger(f"version {other[1]}", "")
-        return handler
+            return None
+        name, kind, method = found
+        proof = dict(details.invocation_metadata or ()).get(METADATA, b"")
+        if not isinstance(proof, bytes):
+            proof = b""
+        if name == "Hello":
+            met = self._sessions.hello(proof)
+            return self._refuse() if met is None else _served(self._hello(*met))
+        call = self._sessions.admit(details.method, proof)
+        return self._refuse() if call is None else _served(self._answer(name, kind, method, call))
+
+    def _refuse(self) -> Any:
+        def behave(requests: Requests, wire: Any) -> Iterator[bytes]:
+            self._node.rebuff(wire.peer())
+            wire.abort(grpc.StatusCode.UNAUTHENTICATED, "the caller has not this end's key")
+            yield b""
+
+        return _served(behave)
+
+    def _hello(self, nonce: bytes, proof: bytes) -> Callable[..., Iterator[bytes]]:
+        def behave(requests: Requests, wire: Any) -> Iterator[bytes]:
+            reply = messages.HelloReply(
+                protocol=PROTOCOL,
+                software=self._software,
+                node=self._node.journal.node,
+                nonce=nonce,
+                proof=proof,
+            )
+            yield reply.SerializeToString()
+
+        return behave
+
+    def _answer(
+        self, name: str, kind: Any, method: Any, call: Call
+    ) -> Callable[..., Iterator[bytes]]:
+        def parse(data: bytes) -> Any:
+            try:
+                return kind.FromString(call.open(data))
+            except DecodeError:
+                raise Malformed("not a message") from None
+
+        def behave(requests: Requests, wire: Any) -> Iterator[bytes]:
+            with self._gate.enter(name) as entered:
+                if not entered:
+                    wire.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{name} is being answered")
+                incoming = map(parse, self._gate.read(requests, wire))
+                try:
+                    with closing(method(incoming)) as replies:
+                        for reply in replies:
+                            yield call.seal(reply.SerializeToString())
+                except Malformed as error:
+                    log.warning("%s sent what cannot be: %s", wire.peer(), error)
+                    wire.abort(grpc.StatusCode.INVALID_ARGUMENT, convert.text(str(error)))
+                except BadSeal as error:
+                    self._node.rebuff(wire.peer())
+                    wire.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+                except grpc.RpcError:
+                    log.info("%s broke %s off", wire.peer(), name)
+
+        return behave
 
 
-def _parser(kind: Any) -> Callable[[bytes], Any]:
-    """Bytes to a message, or `JUNK` where they are none: a handler answers that, gRPC would log."""
-    from google.protobuf.message import DecodeError
-
-    def parse(data: bytes) -> Any:
-        try:
-            return kind.FromString(data)
-        except DecodeError:
-            return JUNK
-
-    return parse
+def _served(behave: Callable[..., Iterator[bytes]]) -> Any:
+    """All methods are served as streams of bytes: gRPC itself would read a single message before
+    we are asked, and hold a thread until it is there."""
+    return grpc.stream_stream_rpc_method_handler(behave)
 
 
-def _checked(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A unary method that answers a message that cannot be with INVALID_ARGUMENT."""
+def _unary(answer: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+    """A method that answers one message with one."""
 
-    def checked(self: _Calls, request: Any, wire: Any) -> Any:
-        try:
-            if request is JUNK:
-                raise Malformed("not a message")
-            return call(self, request)
-        except Malformed as error:
-            log.warning("%s sent what cannot be: %s", wire.peer(), error)
-            wire.abort(grpc.StatusCode.INVALID_ARGUMENT, convert.text(str(error)))
-            raise
+    def method(self: _Calls, requests: Requests) -> Iterator[Any]:
+        request = next(requests, None)
+        if request is None:
+            raise Malformed("a message was expected")
+        yield answer(self, request)
 
-    return checked
+    return method
 
 
 class _Calls:
-    """The service's methods, under their names in the descriptors."""
+    """The service's methods, under their names in the descriptors: messages to messages."""
 
     def __init__(self, node: Node, software: str) -> None:
         self._node = node
         self._software = software
 
-    @_checked
+    @_unary
     def Prepare(self, request: Any) -> Any:
         reply = messages.PrepareReply(
             protocol=PROTOCOL, software=self._software, node=self._node.journal.node
@@ -175,7 +233,7 @@ class _Calls:
             reply.refusal.CopyFrom(convert.refusal_out(error))
         return reply
 
-    def Upload(self, requests: Iterator[Any], wire: Any) -> Any:
+    def Upload(self, requests: Requests) -> Iterator[Any]:
         try:
             first: Any = next(requests, None)
             if _part(first) != "module":
@@ -185,13 +243,11 @@ class _Calls:
                 upload.write(_piece(request))
             upload.finish()
         except PeerRefused as error:
-            return messages.UploadReply(refusal=convert.refusal_out(error))
-        except Malformed as error:
-            wire.abort(grpc.StatusCode.INVALID_ARGUMENT, convert.text(str(error)))
-            raise
-        return messages.UploadReply()
+            yield messages.UploadReply(refusal=convert.refusal_out(error))
+            return
+        yield messages.UploadReply()
 
-    def Transfer(self, requests: Iterator[Any], wire: Any) -> Iterator[Any]:
+    def Transfer(self, requests: Requests) -> Iterator[Any]:
         reception = None
         try:
             first: Any = next(requests, None)
@@ -208,17 +264,14 @@ class _Calls:
                 yield messages.TransferReply(received=reception.received)
             raise Malformed("a transfer ends with its digest")
         except PeerRefused as error:
+            if reception:
+                reception.failed(error)
             yield messages.TransferReply(refusal=convert.refusal_out(error))
-        except Malformed as error:
-            wire.abort(grpc.StatusCode.INVALID_ARGUMENT, convert.text(str(error)))
-            raise
-        except grpc.RpcError:
-            log.info("%s broke a transfer off", wire.peer())
         finally:
             if reception:
                 reception.cancel()
 
-    @_checked
+    @_unary
     def Commit(self, request: Any) -> Any:
         try:
             _same_protocol(request)
@@ -228,7 +281,7 @@ class _Calls:
             return messages.CommitReply(refusal=convert.refusal_out(error))
         return messages.CommitReply(standing=int(standing))
 
-    @_checked
+    @_unary
     def Status(self, request: Any) -> Any:
         node = self._node.journal.node
         try:
@@ -239,25 +292,25 @@ class _Calls:
                 protocol=PROTOCOL, node=node, refusal=convert.refusal_out(error)
             )
 
-    @_checked
+    @_unary
     def Abort(self, request: Any) -> Any:
         try:
             _same_protocol(request)
-            standing: Standing = self._node.abort(convert.move_in(request.move))
+            standing = self._node.abort(convert.move_in(request.move))
         except PeerRefused as error:
             return messages.AbortReply(refusal=convert.refusal_out(error))
         return messages.AbortReply(standing=int(standing))
 
-    @_checked
+    @_unary
     def Output(self, request: Any) -> Any:
         try:
             _same_protocol(request)
-            self._node.output(*convert.output_in(request))
+            unseen = self._node.output(*convert.output_in(request))
         except PeerRefused as error:
             return messages.OutputReply(refusal=convert.refusal_out(error))
-        return messages.OutputReply()
+        return messages.OutputReply(unseen=unseen)
 
-    @_checked
+    @_unary
     def Input(self, request: Any) -> Any:
         try:
             _same_protocol(request)
@@ -266,7 +319,7 @@ class _Calls:
             return messages.InputReply(refusal=convert.refusal_out(error))
         return messages.InputReply(data=data, end=end)
 
-    @_checked
+    @_unary
     def Ended(self, request: Any) -> Any:
         try:
             _same_protocol(request)
@@ -279,7 +332,7 @@ class _Calls:
 
 def _part(request: Any) -> str | None:
     """Which part of a stream a message is; None if it is none, or the stream is over."""
-    part: str | None = None if request in (None, JUNK) else request.WhichOneof("part")
+    part: str | None = None if request is None else request.WhichOneof("part")
     return part
 
 

@@ -1,0 +1,63 @@
+"""Files that a program brought along and that its user wants in a folder of his, when it has ended.
+
+Beside `hosting`: a packaged program has its files in a folder of `belongings` while it moves, and
+they are put where it would have made them had it stayed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+
+def deliver(tree: Path, folder: Path, replaces: str) -> tuple[list[str], list[str]]:
+    """Moves the files at the top of `tree` into `folder`; `tree` goes when nothing is left in it.
+
+    A file of that name that is there already stays, unless it is called `replaces`. Returns the
+    names of the files that were moved, and of those that were not.
+    """
+    moved: list[str] = []
+    left: list[str] = []
+    try:
+        root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return moved, left
+    try:
+        for name in sorted(os.listdir(root)):
+            try:
+                done = _move(root, name, folder, name == replaces)
+            except OSError:
+                done = False
+            (moved if done else left).append(name)
+    finally:
+        os.close(root)
+    with suppress(OSError):
+        os.rmdir(tree)
+    return moved, left
+
+
+def _move(root: int, name: str, folder: Path, replace: bool) -> bool:
+    if name.startswith(".") or not stat.S_ISREG(os.lstat(name, dir_fd=root).st_mode):
+        return False
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    part = folder / f".{secrets.token_hex(8)}.part"
+    source = os.open(name, flags, dir_fd=root)
+    try:
+        with open(source, "rb", buffering=0, closefd=False) as file, open(part, "xb") as copy:
+            while piece := file.read(1 << 20):
+                copy.write(piece)
+        if replace:
+            os.replace(part, folder / name)
+        else:
+            os.link(part, folder / name)
+    except FileExistsError:
+        return False
+    finally:
+        os.close(source)
+        with suppress(OSError):
+            part.unlink()
+    os.unlink(name, dir_fd=root)
+    return True

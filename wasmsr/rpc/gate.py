@@ -1,0 +1,80 @@
+"""What callers can hold on to: so many calls of each method at once, and none that stays silent.
+
+Under `server`; knows of gRPC only that a call can be cancelled.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from wasmsr.rpc import channel
+
+LOOK_SECONDS = 0.25
+"""Seconds between two looks at the calls that wait for their peer."""
+
+
+class Gate:
+    """Lets calls in, and watches how they go on."""
+
+    def __init__(self, methods: Iterable[str], at_once: int) -> None:
+        self._places = {name: threading.Semaphore(at_once) for name in methods}
+        self._lock = threading.Lock()
+        self._waiting: dict[int, tuple[float, Any]] = {}
+        self._closed = threading.Event()
+        self._watching = False
+
+    @contextmanager
+    def enter(self, method: str) -> Iterator[bool]:
+        """Whether there is a place for one more call of this method; it is kept in the block."""
+        places = self._places[method]
+        entered = places.acquire(blocking=False)
+        try:
+            yield entered
+        finally:
+            if entered:
+                places.release()
+
+    def read(self, requests: Iterator[bytes], wire: Any) -> Iterator[bytes]:
+        """The messages of a call, which is cancelled when it stays silent for `STALL_SECONDS`, or
+        falls behind `LEAST_RATE`. Only the time in which we wait for the peer counts."""
+        waited, size = 0.0, 0
+        while True:
+            began = time.monotonic()
+            allowed = channel.STALL_SECONDS + size / channel.LEAST_RATE - waited
+            self._expect(wire, began + min(channel.STALL_SECONDS, allowed))
+            try:
+                data = next(requests, None)
+            finally:
+                self._heard(wire)
+            if data is None:
+                return
+            waited += time.monotonic() - began
+            size += len(data)
+            yield data
+
+    def close(self) -> None:
+        """Watches no more."""
+        self._closed.set()
+
+    def _expect(self, wire: Any, deadline: float) -> None:
+        with self._lock:
+            self._waiting[id(wire)] = deadline, wire
+            if not self._watching:
+                self._watching = True
+                threading.Thread(target=self._watch, name="wasmsr-gate", daemon=True).start()
+
+    def _heard(self, wire: Any) -> None:
+        with self._lock:
+            self._waiting.pop(id(wire), None)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(LOOK_SECONDS):
+            now = time.monotonic()
+            with self._lock:
+                late = [wire for deadline, wire in self._waiting.values() if deadline < now]
+            for wire in late:
+                wire.cancel()

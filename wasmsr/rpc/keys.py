@@ -1,0 +1,125 @@
+"""The key that the ends of one user share: where it is, and how it comes to be.
+
+From files to bytes, for `session`. Without `--token-file` it is `remote/key` in the state
+directory, which only its user can read; the first end makes it. A state directory given by
+`--state-dir` begins with a copy of the key in the user's own, so that all ends of one user on one
+machine have the same.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from wasmsr.errors import MigrationError
+
+SIZE = 32
+"""Bytes of a key that we make."""
+LEAST, MOST = 16, 4096
+"""Bytes that a token file may have, white space around them apart."""
+NAME = Path("remote") / "key"
+
+
+def own(state: Path, home: Path) -> bytes:
+    """The key of this user for the state directory `state`; `home` is the default one.
+
+    Raises MigrationError if it cannot be made or read, or others could have read or written it.
+    """
+    path = state / NAME
+    if not _there(path):
+        key = secrets.token_bytes(SIZE)
+        if state != home:
+            # Where the user's own folder cannot be had, the ends that share `state` share a key.
+            with suppress(MigrationError, OSError):
+                key = own(home, home)
+        try:
+            _make(path, key)
+        except OSError as error:
+            raise _unusable(path, f"cannot be made: {error.strerror or error}") from error
+    try:
+        key, status = _read(path)
+    except OSError as error:
+        raise _unusable(path, f"cannot be read: {error.strerror or error}") from error
+    if status.st_uid != os.geteuid():
+        raise _unusable(path, "belongs to another user")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise _unusable(path, f"can be used by others (mode {stat.S_IMODE(status.st_mode):04o})")
+    if len(key) != SIZE:
+        raise _unusable(path, f"has {len(key)} bytes in place of {SIZE}")
+    return key
+
+
+def token(path: Path) -> tuple[bytes, bool]:
+    """The key in a file that the user names, and whether other users of this machine can read it.
+
+    Raises MigrationError.
+    """
+    try:
+        content, status = _read(path)
+    except OSError as error:
+        raise _bad_token(path, f"cannot be read: {error.strerror or error}") from error
+    if len(content) > MOST:
+        raise _bad_token(path, f"has more than {MOST} bytes")
+    key = content.strip()
+    if len(key) < LEAST:
+        raise _bad_token(path, f"has {len(key)} bytes, fewer than the {LEAST} that a key needs")
+    # Of another owner it is a secret that a container engine has put there, for us to read.
+    others = bool(status.st_mode & 0o077) and status.st_uid == os.geteuid()
+    return key, others
+
+
+def _there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except OSError:
+        return False
+    return True
+
+
+def _make(path: Path, key: bytes) -> None:
+    """Makes the key's file whole, unless another process was first. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        with open(os.open(part, flags, 0o600), "wb") as file:
+            file.write(key)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[bytes, os.stat_result]:
+    """At most `MOST` + 1 bytes of a regular file, and its status. Raises OSError."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    with open(os.open(path, flags), "rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, "it is not a regular file")
+        return file.read(MOST + 1), status
+
+
+def _unusable(path: Path, why: str) -> MigrationError:
+    return MigrationError(
+        f"the key {path} {why}",
+        phase="prepare",
+        owner="source",
+        hint="if you did not do that, remove it: the next `wasmsr remote` makes a new one "
+        "(then start the other end again too), or give both ends --token-file FILE",
+    )
+
+
+def _bad_token(path: Path, why: str) -> MigrationError:
+    return MigrationError(
+        f"the token file {path} {why}",
+        phase="prepare",
+        owner="source",
+        hint="make one with `head -c 32 /dev/urandom | base64 >FILE; chmod 600 FILE` and give both "
+        "ends the same",
+    )
