@@ -45,7 +45,7 @@ MODULES = {
     "one in one": (f"(component (component {CORE}))", "a component", "--core"),
     "a core for 0.2": (
         imports(("wasi:cli/stdout@0.2.0", "get-stdout"), (WASI, "x")),
-        "a core module for WASI 0.2",
+        "a core module for WASI 0.2.0:",
         "wasip1",
     ),
     "Emscripten": (

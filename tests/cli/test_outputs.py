@@ -141,6 +141,8 @@ def test_a_pattern_counts_past_what_is_there(cli: Cli) -> None:
 
 def test_the_folder_is_looked_at_before(cli: Cli) -> None:
     """Not when it saves, which would be the end of the program's work."""
+    outcome = cli("run", "fib", "--snapshot-at", "9", "--snapshot-file", "new/")
+    assert outcome.returncode == 2 and "is a folder" in one_sentence(outcome)
     for name in ("no/such/x.bin", "no/{n}.bin", "dangling"):
         (cli.folder / "dangling").unlink(missing_ok=True)
         (cli.folder / "dangling").symlink_to("no/where")

@@ -208,8 +208,8 @@ class SnapshotFile:
             return
         name = self.name.replace(NUMBER, "1").replace(TIME, "now")
         target = os.path.realpath(name)
-        if is_special(name):
-            if os.path.isdir(name):
+        if is_special(name) or name.endswith("/"):
+            if os.path.isdir(name) or name.endswith("/"):
                 raise OutputError(f"--snapshot-file {printable(name)} is a folder.")
             return
         folder = os.path.dirname(target)

@@ -7,7 +7,7 @@ refused is described as far as it can be read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wasmsr.cli.programs import PROGRAMS
@@ -216,9 +216,29 @@ def blocks(found: Mapping[str, Any]) -> Iterator[Block]:
                 + (f", {size(row['there'])} of it are there" if "there" in row else ""),
                 row.get("name") or "",
             )
-            for row in found["sections"]
+            for row in _summed(found["sections"])
         ],
     )
+
+
+MANY = 40
+"""Sections that are listed one by one; components have hundreds of small ones."""
+
+
+def _summed(sections: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Sections, or if there are many of them the sums by kind."""
+    if len(sections) <= MANY:
+        return sections
+    sums: dict[str, dict[str, Any]] = {}
+    for row in sections:
+        if "there" in row or row.get("name"):
+            sums[f"{row['kind']} {len(sums)}"] = dict(row)
+            continue
+        mine = sums.setdefault(row["kind"], {"kind": row["kind"], "size": 0, "count": 0})
+        mine["size"] += row["size"]
+        mine["count"] += 1
+        mine["name"] = f"in {mine['count']} sections" if mine["count"] > 1 else ""
+    return list(sums.values())
 
 
 def _content_blocks(found: Mapping[str, Any]) -> Iterator[Block]:

@@ -18,6 +18,8 @@ from wasmsr.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from wasmsr.interp.module import Module
 
 CORE = b"\0asm\1\0\0\0"
@@ -278,8 +280,10 @@ def _begins(*starts: str) -> Callable[[str, str], bool]:
     return lambda module, name: module.startswith(starts)
 
 
+WASI_0_2 = "a core module for WASI 0.2 or later"
+
 FAMILIES = (
-    Family("a core module for WASI 0.2 or later", PREVIEW_1, _begins("wasi:")),
+    Family(WASI_0_2, PREVIEW_1, _begins("wasi:")),
     Family(
         "a module of wasm-bindgen, which needs a JavaScript host",
         "build it without wasm-bindgen: cargo build --target wasm32-wasip1",
@@ -357,6 +361,13 @@ def for_another_host(imports: Iterable[tuple[str, str]]) -> Family | None:
     return None
 
 
+def _version(module: str) -> Any:
+    """A match whose group 1 is the version in the name of an interface: `wasi:io/streams@0.2.3`."""
+    import re
+
+    return re.search(r"^wasi:.*@(\d+\.\d+(\.\d+)?)", module, re.ASCII)
+
+
 def refusal(module: Module) -> LinkError | None:
     """The error for a module with imports that `wasmsr run` does not give, if its toolchain can be
     told; None if it has none, or is of no family known here."""
@@ -366,11 +377,13 @@ def refusal(module: Module) -> LinkError | None:
     family = for_another_host(lacking)
     if family is None:
         return None
+    name = family.name
+    if name == WASI_0_2:
+        found = sorted({m[1] for a, _ in lacking if (m := _version(a))})
+        name = f"a core module for WASI {' and '.join(found) or '0.2 or later'}"
     names = [f"{printable(a, 60)}.{printable(b, 60)}" for a, b in lacking[:COMMON]]
     more = f" and {len(lacking) - COMMON} more" if len(lacking) > COMMON else ""
-    return LinkError(
-        f"this is {family.name}: it imports {', '.join(names)}{more}", hint=family.hint
-    )
+    return LinkError(f"this is {name}: it imports {', '.join(names)}{more}", hint=family.hint)
 
 
 def unlinked(module: Module) -> str | None:
