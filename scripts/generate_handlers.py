@@ -144,7 +144,7 @@ def branches(i: Instruction, taken: str) -> Iterator[str]:
             yield f"END({name}_back) {{"
             yield f"  {compared}"
             yield f"  if ({condition}) {{"
-            yield f"    if (pausing(store)) return leave(store, low(pc[{words(b)}]), WSR_PAUSED);"
+            yield f"    if (pausing(thread)) return leave(thread, low(pc[{words(b)}]), WSR_PAUSED);"
             yield "    NEXT(distance(pc));"
             yield "  }"
             yield f"  NEXT({words(b) + 1});"
@@ -241,7 +241,7 @@ def memory64(base: str, offset: str, bytes_: int) -> list[str]:
 def any_memory(bytes_: int) -> list[str]:
     """Any memory: it is looked up."""
     return [
-        f"uint8_t *const at = locate(store, pc, fp, {bytes_});",
+        f"uint8_t *const at = locate(thread, pc, fp, {bytes_});",
         "if (!at) TRAP(MEMORY_BOUNDS);",
     ]
 

@@ -57,8 +57,8 @@ static uint32_t wsr_resolve_indirect(const wsr_store *store, const wsr_instance 
 #define BRIDGE 0
 #include "core/precise/loop.h"
 
-static uint32_t run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
-  return fuel ? run_metered(store, fuel, out) : run_plain(store, fuel, out);
+static uint32_t run(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
+  return fuel ? run_metered(thread, fuel, out) : run_plain(thread, fuel, out);
 }
 #else
 #define RUN run_bridge
@@ -75,28 +75,29 @@ enum { WORTHWHILE = 1000 }; /* instructions of fuel: below, fast code is not mad
 
 /* Fast code from every canonical point; precise code on the way to the next one, and for the last
  * instructions of the fuel. */
-static uint32_t run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
-  if (fuel && *fuel < WORTHWHILE) return run_metered(store, fuel, out);
-  if (store->metered != (fuel != NULL)) { /* plain code must not return to metered code, nor back */
-    for (uint32_t i = 0; i < store->n_frames; i++) store->returns[i].pc = NULL;
-    store->metered = fuel != NULL;
+static uint32_t run(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
+  if (fuel && *fuel < WORTHWHILE) return run_metered(thread, fuel, out);
+  if (thread->metered !=
+      (fuel != NULL)) { /* plain code must not return to metered code, nor back */
+    for (uint32_t i = 0; i < thread->n_frames; i++) thread->returns[i].pc = NULL;
+    thread->metered = fuel != NULL;
   }
-  while (store->n_frames != store->now.base_frame) {
-    const wsr_frame *frame = &store->frames[store->n_frames - 1];
-    const wsr_fast *fast = wsr_function_fast(store, frame->function, fuel != NULL);
+  while (thread->n_frames != thread->now.base_frame) {
+    const wsr_frame *frame = &thread->frames[thread->n_frames - 1];
+    const wsr_fast *fast = wsr_function_fast(thread, frame->function, fuel != NULL);
     const uint32_t word = fast ? wsr_fast_entry(fast, frame->cell) : WSR_NONE;
     uint32_t outcome;
     if (word == WSR_NONE) {
-      outcome = fuel ? run_metered_bridge(store, fuel, out) : run_bridge(store, NULL, out);
+      outcome = fuel ? run_metered_bridge(thread, fuel, out) : run_bridge(thread, NULL, out);
     } else {
-      store->left = fuel ? *fuel : 0;
-      outcome = wsr_run_fast(store, fast, word, out);
-      if (fuel) *fuel = store->left;
-      if (outcome == WSR_SHORT) return run_metered(store, fuel, out);
+      thread->left = fuel ? *fuel : 0;
+      outcome = wsr_run_fast(thread, fast, word, out);
+      if (fuel) *fuel = thread->left;
+      if (outcome == WSR_SHORT) return run_metered(thread, fuel, out);
     }
     if (outcome != WSR_SWITCH) return outcome;
   }
-  out->slots = store->stack + store->now.entry_slot;
+  out->slots = thread->stack + thread->now.entry_slot;
   return WSR_FINISHED;
 }
 #endif
@@ -118,10 +119,10 @@ const char *wsr_compiler(void) {
 
 /* ---- stopping at the nth canonical point, for tests ---- */
 
-static bool at_call(const wsr_store *store) {
-  if (store->n_frames == store->now.base_frame) return false;
-  const wsr_frame *frame = &store->frames[store->n_frames - 1];
-  const wsr_code *code = store->functions[frame->function].code;
+static bool at_call(const wsr_thread *thread) {
+  if (thread->n_frames == thread->now.base_frame) return false;
+  const wsr_frame *frame = &thread->frames[thread->n_frames - 1];
+  const wsr_code *code = thread->functions[frame->function].code;
   if (!code) return false;
   const uint32_t op = code->cells[frame->cell].op;
   return wsr_is_call(op) || wsr_is_tail_call(op);
@@ -129,26 +130,26 @@ static bool at_call(const wsr_store *store) {
 
 /* A request always stands, so every point that polls stops; a call that has been stopped at is
  * made by a step of precise code. */
-static uint32_t run_points(wsr_store *store, wsr_exit *out) {
-  const uint32_t how = store->points_how;
+static uint32_t run_points(wsr_thread *thread, wsr_exit *out) {
+  const uint32_t how = thread->points_how;
   for (;;) {
     const uint64_t most = UINT64_MAX / 2;
     uint64_t left = most, one = 1;
     uint32_t outcome = WSR_PAUSED;
-    if (!(how & WSR_THROUGH_CALLS) && at_call(store)) {
-      atomic_store(&store->pause, 0);
-      outcome = run_metered(store, &one, out);
+    if (!(how & WSR_THROUGH_CALLS) && at_call(thread)) {
+      atomic_store(&thread->pause, 0);
+      outcome = run_metered(thread, &one, out);
     }
     if (outcome == WSR_PAUSED) {
-      atomic_store(&store->pause, how & WSR_THROUGH_CALLS ? WSR_PAUSE_IN_LOOPS : 1);
-      outcome = how & WSR_PRECISE ? run_metered(store, &left, out)
-                                  : run(store, how & WSR_COUNTED ? &left : NULL, out);
+      atomic_store(&thread->pause, how & WSR_THROUGH_CALLS ? WSR_PAUSE_IN_LOOPS : 1);
+      outcome = how & WSR_PRECISE ? run_metered(thread, &left, out)
+                                  : run(thread, how & WSR_COUNTED ? &left : NULL, out);
     }
-    atomic_store(&store->pause, 0);
-    store->points_executed += most - left + 1 - one;
+    atomic_store(&thread->pause, 0);
+    thread->points_executed += most - left + 1 - one;
     if (outcome != WSR_PAUSED) return outcome;
-    if (--store->points == 0) {
-      atomic_store(&store->pause, 1);
+    if (--thread->points == 0) {
+      atomic_store(&thread->pause, 1);
       return WSR_PAUSED;
     }
   }
@@ -156,9 +157,10 @@ static uint32_t run_points(wsr_store *store, wsr_exit *out) {
 
 int wsr_enters_fast(wsr_store *store) {
 #if WSR_FAST
-  if (store->n_frames == store->now.base_frame) return 0;
-  const wsr_frame *frame = &store->frames[store->n_frames - 1];
-  const wsr_fast *fast = wsr_function_fast(store, frame->function, false);
+  wsr_thread *const thread = store->main;
+  if (thread->n_frames == thread->now.base_frame) return 0;
+  const wsr_frame *frame = &thread->frames[thread->n_frames - 1];
+  const wsr_fast *fast = wsr_function_fast(thread, frame->function, false);
   return fast && wsr_fast_entry(fast, frame->cell) != WSR_NONE;
 #else
   (void)store;
@@ -166,15 +168,16 @@ int wsr_enters_fast(wsr_store *store) {
 #endif
 }
 
-uint64_t wsr_points_executed(const wsr_store *store) { return store->points_executed; }
+uint64_t wsr_points_executed(const wsr_store *store) { return store->main->points_executed; }
 
 void wsr_pause_after(wsr_store *store, uint64_t points, uint32_t how) {
-  store->points = points;
-  store->points_how = how;
+  store->main->points = points;
+  store->main->points_how = how;
 }
 
 uint32_t wsr_run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
-  return store->points ? run_points(store, out) : run(store, fuel, out);
+  wsr_thread *const thread = store->main;
+  return thread->points ? run_points(thread, out) : run(thread, fuel, out);
 }
 
 uint32_t wsr_host_return_run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {

@@ -33,7 +33,7 @@
 
 #if WSR_FAST
 typedef uint32_t wsr_handler(const uint64_t *pc, uint64_t *fp, uint8_t *memory, uint64_t size,
-                             wsr_store *store, uint64_t acc, double fd, float fs, wsr_vector va);
+                             wsr_thread *thread, uint64_t acc, double fd, float fs, wsr_vector va);
 
 enum { WSR_S, WSR_A, WSR_C }; /* operand classes */
 
@@ -113,13 +113,13 @@ const wsr_fast *wsr_translate_fast(const wsr_module *module, const wsr_code *cod
 /* Join the `n` cells that the map names into sequences; false without memory. */
 bool wsr_join_cells(uint64_t *words, const wsr_place *map, uint32_t n);
 /* The fast code of a function by address, made now if need be. */
-const wsr_fast *wsr_function_fast(wsr_store *store, uint32_t address, bool metered);
+const wsr_fast *wsr_function_fast(wsr_thread *thread, uint32_t address, bool metered);
 /* Counted instructions behind `cell` in its block: what a trap there gives back. */
 uint64_t wsr_left_in_block(const wsr_code *code, uint32_t cell);
 /* The word where fast code can be entered at `cell`, or WSR_NONE. */
 uint32_t wsr_fast_entry(const wsr_fast *fast, uint32_t cell);
-/* Run fast code from that word of the innermost frame's function; `store->left` is the fuel of
+/* Run fast code from that word of the innermost frame's function; `thread->left` is the fuel of
  * metered code. */
-uint32_t wsr_run_fast(wsr_store *store, const wsr_fast *fast, uint32_t word, wsr_exit *out);
+uint32_t wsr_run_fast(wsr_thread *thread, const wsr_fast *fast, uint32_t word, wsr_exit *out);
 
 #endif

@@ -3,7 +3,7 @@
  * operands by type and class.
  *
  * What all handlers need stands in argument registers: the next cell, the frame, memory 0 and its
- * size, the store, and four accumulators (integers, f64, f32, v128). */
+ * size, the thread, and four accumulators (integers, f64, f32, v128). */
 #ifndef WSR_HANDLER_H
 #define WSR_HANDLER_H
 #include "core/fast/fast.h"
@@ -18,15 +18,16 @@ void wsr_count(const uint64_t *cell);
 #define COUNT(cell) ((void)0)
 #endif
 
-#define PARAMETERS                                                                    \
-  const uint64_t *pc, uint64_t *fp, uint8_t *memory, uint64_t size, wsr_store *store, \
+#define PARAMETERS                                                                      \
+  const uint64_t *pc, uint64_t *fp, uint8_t *memory, uint64_t size, wsr_thread *thread, \
       uint64_t acc, double fd, float fs, wsr_vector va
-#define ARGUMENTS pc, fp, memory, size, store, acc, fd, fs, va
-#define GO(to)                                                                                     \
-  do {                                                                                             \
-    const uint64_t *const next_ = (to);                                                            \
-    COUNT(next_);                                                                                  \
-    WSR_TAIL((wsr_handler *)(uintptr_t)next_[0])(next_, fp, memory, size, store, acc, fd, fs, va); \
+#define ARGUMENTS pc, fp, memory, size, thread, acc, fd, fs, va
+#define GO(to)                                                                                 \
+  do {                                                                                         \
+    const uint64_t *const next_ = (to);                                                        \
+    COUNT(next_);                                                                              \
+    WSR_TAIL((wsr_handler *)(uintptr_t)next_[0])(next_, fp, memory, size, thread, acc, fd, fs, \
+                                                 va);                                          \
   } while (0)
 #define NEXT(words) GO(pc + (words))
 
@@ -80,27 +81,27 @@ typedef struct {
 #else /* equal handlers stay apart: gcc would make a jump to the other of one */
 #define SEPARATE __attribute__((no_icf))
 #endif
-#define STEP(NAME, WORDS)                                                          \
-  enum { WORDS_##NAME = (WORDS) };                                                 \
-  INLINE uint32_t step_##NAME(const uint64_t *pc UNUSED, uint64_t *fp UNUSED,      \
-                              uint8_t *memory UNUSED, uint64_t size UNUSED,        \
-                              wsr_store *store UNUSED, wsr_accumulators *r UNUSED)
+#define STEP(NAME, WORDS)                                                            \
+  enum { WORDS_##NAME = (WORDS) };                                                   \
+  INLINE uint32_t step_##NAME(const uint64_t *pc UNUSED, uint64_t *fp UNUSED,        \
+                              uint8_t *memory UNUSED, uint64_t size UNUSED,          \
+                              wsr_thread *thread UNUSED, wsr_accumulators *r UNUSED)
 #define DONE return 0
 #define TRAP(name) return WSR_TRAP_##name
 
 /* Do what the cell at pc says. */
-#define DO(NAME)                                                         \
-  do {                                                                   \
-    wsr_accumulators r_ = {acc, fd, fs, va};                             \
-    const uint32_t why_ = step_##NAME(pc, fp, memory, size, store, &r_); \
-    if (why_) {                                                          \
-      acc = why_;                                                        \
-      WSR_TAIL wsr_trapped(ARGUMENTS);                                   \
-    }                                                                    \
-    acc = r_.acc;                                                        \
-    fd = r_.fd;                                                          \
-    fs = r_.fs;                                                          \
-    va = r_.va;                                                          \
+#define DO(NAME)                                                          \
+  do {                                                                    \
+    wsr_accumulators r_ = {acc, fd, fs, va};                              \
+    const uint32_t why_ = step_##NAME(pc, fp, memory, size, thread, &r_); \
+    if (why_) {                                                           \
+      acc = why_;                                                         \
+      WSR_TAIL wsr_trapped(ARGUMENTS);                                    \
+    }                                                                     \
+    acc = r_.acc;                                                         \
+    fd = r_.fd;                                                           \
+    fs = r_.fs;                                                           \
+    va = r_.va;                                                           \
   } while (0)
 #define END(NAME)                                                               \
   INLINE uint32_t end_##NAME(PARAMETERS);                                       \

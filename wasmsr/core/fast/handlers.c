@@ -15,30 +15,30 @@
 
 #ifdef WSR_NO_POLL /* a build that cannot be paused, to measure what asking costs: bench/poll.py \
                     */
-#define REQUESTED(store) ((void)(store), 0U)
+#define REQUESTED(thread) ((void)(thread), 0U)
 #else
-#define REQUESTED(store) atomic_load_explicit(&(store)->pause, memory_order_relaxed)
+#define REQUESTED(thread) atomic_load_explicit(&(thread)->pause, memory_order_relaxed)
 #endif
 
-static inline bool pausing(const wsr_store *store) { return REQUESTED(store) != 0; }
+static inline bool pausing(const wsr_thread *thread) { return REQUESTED(thread) != 0; }
 
 /* ---- ways out ---- */
 
 /* While fast code runs, the frames are counted by the place of the innermost. */
-static inline void count_frames(wsr_store *store) {
-  store->n_frames = (uint32_t)(store->frame - store->frames) + 1;
+static inline void count_frames(wsr_thread *thread) {
+  thread->n_frames = (uint32_t)(thread->frame - thread->frames) + 1;
 }
 
-static uint32_t leave(wsr_store *store, uint32_t cell, uint32_t outcome) {
-  store->frame->cell = cell;
-  count_frames(store);
+static uint32_t leave(wsr_thread *thread, uint32_t cell, uint32_t outcome) {
+  thread->frame->cell = cell;
+  count_frames(thread);
   return outcome;
 }
 
 /* Where the cell that a trapping handler belongs to stands in precise code. */
-__attribute__((noinline, cold)) static uint32_t cell_of(const wsr_store *store,
+__attribute__((noinline, cold)) static uint32_t cell_of(const wsr_thread *thread,
                                                         const uint64_t *pc) {
-  const wsr_fast *fast = store->codes[store->frame->function];
+  const wsr_fast *fast = thread->codes[thread->frame->function];
   const uint32_t word = (uint32_t)(pc - fast->words);
   uint32_t first = 0, last = fast->n_map;
   while (first < last) {
@@ -51,19 +51,19 @@ __attribute__((noinline, cold)) static uint32_t cell_of(const wsr_store *store,
   return fast->map[first].cell;
 }
 
-static uint32_t trapped_in(wsr_store *store, uint32_t cell, uint32_t trap) {
-  const wsr_fast *const fast = store->codes[store->frame->function];
-  store->out->trap = trap;
-  if (fast->metered) store->left += wsr_left_in_block(fast->code, cell);
-  return leave(store, cell, WSR_TRAPPED);
+static uint32_t trapped_in(wsr_thread *thread, uint32_t cell, uint32_t trap) {
+  const wsr_fast *const fast = thread->codes[thread->frame->function];
+  thread->out->trap = trap;
+  if (fast->metered) thread->left += wsr_left_in_block(fast->code, cell);
+  return leave(thread, cell, WSR_TRAPPED);
 }
 
 /* `acc` is the trap's code, or one of the above. */
 __attribute__((noinline, cold)) uint32_t wsr_trapped(PARAMETERS) {
   (void)fp, (void)memory, (void)size, (void)fd, (void)fs, (void)va;
-  if (acc == WSR_TOO_SHORT) return leave(store, high(pc[2]), WSR_SHORT);
-  const uint32_t cell = acc & WSR_EARLIER ? low(pc[3]) : cell_of(store, pc);
-  return trapped_in(store, cell, (uint32_t)acc & (WSR_EARLIER - 1U));
+  if (acc == WSR_TOO_SHORT) return leave(thread, high(pc[2]), WSR_SHORT);
+  const uint32_t cell = acc & WSR_EARLIER ? low(pc[3]) : cell_of(thread, pc);
+  return trapped_in(thread, cell, (uint32_t)acc & (WSR_EARLIER - 1U));
 }
 
 /* ---- regular handlers ---- */
@@ -159,7 +159,7 @@ HANDLER(select_v_w)
 
 /* ---- globals: the offset is the index, b the destination, a the source ---- */
 
-#define GLOBAL (store->globals[store->instance->globals[offset_of(pc)]].value)
+#define GLOBAL (thread->globals[thread->instance->globals[offset_of(pc)]].value)
 STEP(get_i_a, 2) {
   r->acc = GLOBAL;
   DONE;
@@ -227,7 +227,7 @@ STEP(set_d, 2) {
 HANDLER(set_d)
 
 /* a v128 */
-#define GLOBAL_V (&store->globals[store->instance->globals[offset_of(pc)]])
+#define GLOBAL_V (&thread->globals[thread->instance->globals[offset_of(pc)]])
 STEP(get_v_a, 2) {
   r->va = wsr_slots_get(&GLOBAL_V->value);
   DONE;
@@ -254,7 +254,7 @@ HANDLER(set_v_s)
 
 END(branch) { NEXT(distance(pc)); }
 END(branch_back) {
-  if (pausing(store)) return leave(store, low(pc[2]), WSR_PAUSED);
+  if (pausing(thread)) return leave(thread, low(pc[2]), WSR_PAUSED);
   NEXT(distance(pc));
 }
 #define TEST(NAME, CONDITION)          \
@@ -262,13 +262,13 @@ END(branch_back) {
     if (CONDITION) NEXT(distance(pc)); \
     NEXT(2);                           \
   }
-#define TEST_BACK(NAME, CONDITION)                                     \
-  END(NAME) {                                                          \
-    if (CONDITION) {                                                   \
-      if (pausing(store)) return leave(store, low(pc[2]), WSR_PAUSED); \
-      NEXT(distance(pc));                                              \
-    }                                                                  \
-    NEXT(3);                                                           \
+#define TEST_BACK(NAME, CONDITION)                                       \
+  END(NAME) {                                                            \
+    if (CONDITION) {                                                     \
+      if (pausing(thread)) return leave(thread, low(pc[2]), WSR_PAUSED); \
+      NEXT(distance(pc));                                                \
+    }                                                                    \
+    NEXT(3);                                                             \
   }
 TEST(true_s, (uint32_t)fp[field(pc, 0)])
 TEST(true_a, (uint32_t)acc)
@@ -289,7 +289,7 @@ TEST_BACK(false_back_a, !(uint32_t)acc)
     uint64_t *const to = fp + high(entry[0]);                                              \
     for (uint32_t i = 0; i < n; i++) to[i] = from[i];                                      \
     const int32_t by = (int32_t)low(entry[0]);                                             \
-    if (by <= 0 && pausing(store)) return leave(store, low(entry[1]), WSR_PAUSED);         \
+    if (by <= 0 && pausing(thread)) return leave(thread, low(entry[1]), WSR_PAUSED);       \
     NEXT(by);                                                                              \
   }
 TABLE(table_s, (uint32_t)fp[field(pc, 0)])
@@ -299,10 +299,10 @@ TABLE(table_a, (uint32_t)acc)
 
 __attribute__((noinline)) static uint32_t host_call(PARAMETERS) { /* acc: address */
   (void)memory, (void)size, (void)fd, (void)fs, (void)va;
-  store->out->host_function = (uint32_t)acc;
-  store->out->host_instance = store->functions[store->frame->function].instance;
-  store->out->slots = fp + field(pc, 0);
-  return leave(store, high(pc[2]), WSR_HOST_CALL);
+  thread->out->host_function = (uint32_t)acc;
+  thread->out->host_instance = thread->functions[thread->frame->function].instance;
+  thread->out->slots = fp + field(pc, 0);
+  return leave(thread, high(pc[2]), WSR_HOST_CALL);
 }
 
 static uint32_t first_call(PARAMETERS);
@@ -317,32 +317,32 @@ static inline void zero_locals(uint64_t *fp, const wsr_fast *callee) {
   }
 }
 
-static inline uint64_t room_above(const wsr_store *store, const uint64_t *slot) {
-  return (uintptr_t)store->stack_end - (uintptr_t)slot;
+static inline uint64_t room_above(const wsr_thread *thread, const uint64_t *slot) {
+  return (uintptr_t)thread->stack_end - (uintptr_t)slot;
 }
 
 /* Go on at `pc` in another instance, which stands in `acc`: it has another memory. */
 __attribute__((noinline)) static uint32_t change_instance(PARAMETERS) {
-  store->instance = (wsr_instance *)(uintptr_t)acc;
-  const wsr_memory_instance *const m = wsr_memory_of(store, store->instance);
+  thread->instance = (wsr_instance *)(uintptr_t)acc;
+  const wsr_memory_instance *const m = wsr_memory_of(thread->memories, thread->instance);
   memory = m->data;
   size = m->size;
   GO(pc);
 }
 
 /* Go to `pc`, code of `owner`. */
-#define GO_IN(owner)                          \
-  do {                                        \
-    wsr_instance *const instance_ = (owner);  \
-    if (store->instance == instance_) GO(pc); \
-    acc = (uint64_t)(uintptr_t)instance_;     \
-    WSR_TAIL change_instance(ARGUMENTS);      \
+#define GO_IN(owner)                           \
+  do {                                         \
+    wsr_instance *const instance_ = (owner);   \
+    if (thread->instance == instance_) GO(pc); \
+    acc = (uint64_t)(uintptr_t)instance_;      \
+    WSR_TAIL change_instance(ARGUMENTS);       \
   } while (0)
 
 /* How fast code goes on when the frame returns. The two arrays run side by side, so one pointer
  * into the first serves both. */
-static inline wsr_return *back_of(const wsr_store *store, const wsr_frame *frame) {
-  return (wsr_return *)(store->returns_from +
+static inline wsr_return *back_of(const wsr_thread *thread, const wsr_frame *frame) {
+  return (wsr_return *)(thread->returns_from +
                         sizeof(wsr_return) / sizeof(wsr_frame) * (uintptr_t)frame);
 }
 _Static_assert(sizeof(wsr_return) % sizeof(wsr_frame) == 0, "returns_from");
@@ -365,98 +365,99 @@ static inline uint32_t high_third(const uint64_t *pc) {
 }
 
 /* Push a frame of `callee`, the function at address acc, over the operands. */
-#define PUSH_FRAME()                                                                     \
-  FORGET_WHENCE(acc);                                                                    \
-  if (room_above(store, fp + field(pc, 0)) < callee->frame_bytes) TRAP_HERE(EXHAUSTION); \
-  FORGET();                                                                              \
-  wsr_frame *const frame = store->frame;                                                 \
-  if (frame == store->last_frame) TRAP_HERE(EXHAUSTION);                                 \
-  frame[1].function = (uint32_t)acc;                                                     \
-  frame->cell = high_third(pc) + 1;                                                      \
-  FORGET();                                                                              \
-  frame[1].slot = frame->slot + field(pc, 0);                                            \
-  store->frame = frame + 1;                                                              \
-  wsr_return *const back = back_of(store, frame + 1);                                    \
-  back->pc = pc + field(pc, 3);                                                          \
-  back->fp = fp;                                                                         \
-  FORGET();                                                                              \
-  back->instance = store->instance;                                                      \
-  fp += field(pc, 0);                                                                    \
-  zero_locals(fp, callee);                                                               \
+#define PUSH_FRAME()                                                                      \
+  FORGET_WHENCE(acc);                                                                     \
+  if (room_above(thread, fp + field(pc, 0)) < callee->frame_bytes) TRAP_HERE(EXHAUSTION); \
+  FORGET();                                                                               \
+  wsr_frame *const frame = thread->frame;                                                 \
+  if (frame == thread->last_frame) TRAP_HERE(EXHAUSTION);                                 \
+  frame[1].function = (uint32_t)acc;                                                      \
+  frame->cell = high_third(pc) + 1;                                                       \
+  FORGET();                                                                               \
+  frame[1].slot = frame->slot + field(pc, 0);                                             \
+  thread->frame = frame + 1;                                                              \
+  wsr_return *const back = back_of(thread, frame + 1);                                    \
+  back->pc = pc + field(pc, 3);                                                           \
+  back->fp = fp;                                                                          \
+  FORGET();                                                                               \
+  back->instance = thread->instance;                                                      \
+  fp += field(pc, 0);                                                                     \
+  zero_locals(fp, callee);                                                                \
   pc = callee->words
 
 __attribute__((always_inline)) static inline uint32_t enter(PARAMETERS) { /* acc: address */
-  const wsr_fast *const callee = store->codes[acc];
+  const wsr_fast *const callee = thread->codes[acc];
   if (!callee) WSR_TAIL first_call(ARGUMENTS);
   PUSH_FRAME();
   FORGET();
   FORGET_WHENCE(acc);
-  wsr_instance *const owner = store->functions[acc].owner;
+  wsr_instance *const owner = thread->functions[acc].owner;
   GO_IN(owner);
 }
 
 __attribute__((always_inline)) static inline uint32_t enter_tail(
     PARAMETERS) { /* acc: address; b: number of arguments */
-  const wsr_fast *const callee = store->codes[acc];
+  const wsr_fast *const callee = thread->codes[acc];
   if (!callee) WSR_TAIL first_call(ARGUMENTS);
-  if (room_above(store, fp) < callee->frame_bytes) TRAP_HERE(EXHAUSTION);
+  if (room_above(thread, fp) < callee->frame_bytes) TRAP_HERE(EXHAUSTION);
   const uint64_t *const from = fp + field(pc, 0);
   const uint32_t n = field(pc, 1);
   for (uint32_t i = 0; i < n; i++) fp[i] = from[i];
-  store->frame->function = (uint32_t)acc;
+  thread->frame->function = (uint32_t)acc;
   zero_locals(fp, callee);
   pc = callee->words;
-  wsr_instance *const owner = store->functions[acc].owner;
+  wsr_instance *const owner = thread->functions[acc].owner;
   GO_IN(owner);
 }
 
 /* Stop before the call; its block has been counted with it (of use to metered code only). */
-__attribute__((noinline, cold)) static uint32_t pause_at_call(wsr_store *store, uint32_t cell) {
-  store->left++;
-  return leave(store, cell, WSR_PAUSED);
+__attribute__((noinline, cold)) static uint32_t pause_at_call(wsr_thread *thread, uint32_t cell) {
+  thread->left++;
+  return leave(thread, cell, WSR_PAUSED);
 }
 
 /* Make the fast code of the function at address acc, then try the call again; or leave for a host
  * function, which never has any. To compile a function of 200 KB takes 10 ms: so it makes way for a
  * pause. */
 __attribute__((noinline, cold)) static uint32_t first_call(PARAMETERS) {
-  if (store->functions[acc].instance == WSR_NONE) WSR_TAIL host_call(ARGUMENTS);
-  const bool metered = store->codes == store->fast[1];
-  wsr_compile_interruptible(store, (uint32_t)acc);
-  const bool made = wsr_function_fast(store, (uint32_t)acc, metered) != NULL;
-  if (wsr_compile_interrupted(store, (uint32_t)acc, made)) return pause_at_call(store, high(pc[2]));
+  if (thread->functions[acc].instance == WSR_NONE) WSR_TAIL host_call(ARGUMENTS);
+  const bool metered = thread->codes == thread->store->fast[1];
+  wsr_compile_interruptible(thread, (uint32_t)acc);
+  const bool made = wsr_function_fast(thread, (uint32_t)acc, metered) != NULL;
+  if (wsr_compile_interrupted(thread, (uint32_t)acc, made))
+    return pause_at_call(thread, high(pc[2]));
   if (!made) TRAP_HERE(NO_MEMORY);
   GO(pc);
 }
 
-#define POLL_CALL()                                                  \
-  if (REQUESTED(store) & 1) return pause_at_call(store, high(pc[2]))
+#define POLL_CALL()                                                    \
+  if (REQUESTED(thread) & 1) return pause_at_call(thread, high(pc[2]))
 
 END(call) {
   POLL_CALL();
-  acc = store->instance->functions[low(pc[2])];
+  acc = thread->instance->functions[low(pc[2])];
   return enter(ARGUMENTS);
 }
 /* A function that the module defines itself: it belongs to the same instance. */
 END(call_own) {
   POLL_CALL();
-  acc = store->instance->own + low_third(pc);
+  acc = thread->instance->own + low_third(pc);
   FORGET_WHENCE(acc);
-  const wsr_fast *const callee = store->codes[acc];
+  const wsr_fast *const callee = thread->codes[acc];
   if (!callee) WSR_TAIL first_call(ARGUMENTS);
   PUSH_FRAME();
   GO(pc);
 }
 END(tail_call) {
   POLL_CALL();
-  acc = store->instance->functions[low(pc[2])];
+  acc = thread->instance->functions[low(pc[2])];
   return enter_tail(ARGUMENTS);
 }
 
 /* The function's type is not the one that the call names: it may be a subtype. */
-#define DESCENDS()                                               \
-  if (!wsr_descends(store->subtypes, store->functions[acc].type, \
-                    store->instance->types[low(pc[2])]))         \
+#define DESCENDS()                                                        \
+  if (!wsr_descends(thread->store->subtypes, thread->functions[acc].type, \
+                    thread->instance->types[low(pc[2])]))                 \
   TRAP_HERE(INDIRECT_TYPE)
 __attribute__((noinline, cold)) static uint32_t call_subtype(PARAMETERS) {
   DESCENDS();
@@ -468,15 +469,16 @@ __attribute__((noinline, cold)) static uint32_t tail_call_subtype(PARAMETERS) {
 }
 
 /* c: the element's index; third word: type and cell; fourth: table */
-#define INDIRECT(SUBTYPE)                                                                     \
-  POLL_CALL();                                                                                \
-  const wsr_table_instance *const table = store->tables[store->instance->tables[low(pc[3])]]; \
-  const uint64_t element = fp[field(pc, 2)];                                                  \
-  if (element >= table->size) TRAP_HERE(UNDEFINED_ELEMENT);                                   \
-  acc = table->elements[element];                                                             \
-  if (!acc) TRAP_HERE(UNINITIALIZED_ELEMENT);                                                 \
-  acc--;                                                                                      \
-  if (store->functions[acc].type != store->instance->types[low(pc[2])]) WSR_TAIL SUBTYPE(ARGUMENTS)
+#define INDIRECT(SUBTYPE)                                                                       \
+  POLL_CALL();                                                                                  \
+  const wsr_table_instance *const table = thread->tables[thread->instance->tables[low(pc[3])]]; \
+  const uint64_t element = fp[field(pc, 2)];                                                    \
+  if (element >= table->size) TRAP_HERE(UNDEFINED_ELEMENT);                                     \
+  acc = table->elements[element];                                                               \
+  if (!acc) TRAP_HERE(UNINITIALIZED_ELEMENT);                                                   \
+  acc--;                                                                                        \
+  if (thread->functions[acc].type != thread->instance->types[low(pc[2])])                       \
+  WSR_TAIL SUBTYPE(ARGUMENTS)
 
 END(call_indirect) {
   INDIRECT(call_subtype);
@@ -509,19 +511,19 @@ STEP(non_null, 2) { /* a: the reference, which stays where it is */
 HANDLER(non_null)
 
 /* The caller did not run in fast code, or there is none. */
-__attribute__((noinline, cold)) static uint32_t return_out(wsr_store *store) {
-  count_frames(store);
-  if (store->n_frames != store->now.base_frame) return WSR_SWITCH;
-  store->out->slots = store->stack + store->now.entry_slot;
+__attribute__((noinline, cold)) static uint32_t return_out(wsr_thread *thread) {
+  count_frames(thread);
+  if (thread->n_frames != thread->now.base_frame) return WSR_SWITCH;
+  thread->out->slots = thread->stack + thread->now.entry_slot;
   return WSR_FINISHED;
 }
 
-#define RETURN()                                        \
-  const wsr_frame *const frame = store->frame--;        \
-  const wsr_return *const back = back_of(store, frame); \
-  pc = back->pc;                                        \
-  if (!pc) return return_out(store);                    \
-  fp = back->fp;                                        \
+#define RETURN()                                         \
+  const wsr_frame *const frame = thread->frame--;        \
+  const wsr_return *const back = back_of(thread, frame); \
+  pc = back->pc;                                         \
+  if (!pc) return return_out(thread);                    \
+  fp = back->fp;                                         \
   GO_IN(back->instance)
 
 END(return_0) { RETURN(); }
@@ -541,13 +543,13 @@ END(unreachable) { TRAP_HERE(UNREACHABLE); }
 /* Everything rare; third word: the precise cell, fourth: its index. */
 static uint32_t slow(PARAMETERS) {
   const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
-  const uint32_t trap = wsr_perform(store, store->instance, cell, fp);
-  const wsr_memory_instance *const m = wsr_memory_of(store, store->instance);
+  const uint32_t trap = wsr_perform(thread, thread->instance, cell, fp);
+  const wsr_memory_instance *const m = wsr_memory_of(thread->memories, thread->instance);
   memory = m->data;
   size = m->size;
   if (trap == WSR_BULK_PAUSED) {
-    store->left++; /* likewise */
-    return leave(store, low(pc[3]), WSR_PAUSED);
+    thread->left++; /* likewise */
+    return leave(thread, low(pc[3]), WSR_PAUSED);
   }
   if (trap) {
     acc = trap;
@@ -560,7 +562,7 @@ static uint32_t slow(PARAMETERS) {
 static uint32_t vector_memory(PARAMETERS) {
   const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
   uint64_t *const s = fp + cell->s;
-  uint8_t *const at = wsr_locate_vector(store, store->instance, cell, s[0]);
+  uint8_t *const at = wsr_locate_vector(thread->store, thread->instance, cell, s[0]);
   if (!at) TRAP_HERE(MEMORY_BOUNDS);
   wsr_vector_access(cell, s, at);
   NEXT(3);
@@ -569,7 +571,7 @@ static uint32_t vector_memory(PARAMETERS) {
 /* An atomic access; third word: the precise cell. */
 static uint32_t atomic(PARAMETERS) {
   const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
-  const uint32_t trap = wsr_atomic(store, store->instance, cell, fp + cell->s);
+  const uint32_t trap = wsr_atomic(thread->store, thread->instance, cell, fp + cell->s);
   if (trap) {
     acc = trap;
     return wsr_trapped(ARGUMENTS);
@@ -581,22 +583,22 @@ static uint32_t atomic(PARAMETERS) {
 static uint32_t raise(PARAMETERS) {
   (void)memory, (void)size, (void)acc, (void)fd, (void)fs, (void)va;
   const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
-  leave(store, low(pc[3]), 0);
-  return wsr_throw_cell(store, store->instance, cell, fp, store->out);
+  leave(thread, low(pc[3]), 0);
+  return wsr_throw_cell(thread, thread->instance, cell, fp, thread->out);
 }
 
 /* ---- metered code: the offset is the block's number of instructions ---- */
 
 STEP(spend, 2) {
-  store->left -= offset_of(pc);
+  thread->left -= offset_of(pc);
   DONE;
 }
 HANDLER(spend)
 /* third word: the longest way to the next canonical point, and the cell */
 STEP(decide, 3) {
-  const uint64_t left = store->left;
+  const uint64_t left = thread->left;
   if (left < low(pc[2])) return WSR_TOO_SHORT;
-  store->left = left - offset_of(pc);
+  thread->left = left - offset_of(pc);
   DONE;
 }
 HANDLER(decide)
@@ -604,7 +606,7 @@ HANDLER(decide)
 /* The whole code of a function that runs in precise code only. */
 static uint32_t not_here(PARAMETERS) {
   (void)pc, (void)fp, (void)memory, (void)size, (void)acc, (void)fd, (void)fs, (void)va;
-  return leave(store, 0, WSR_SWITCH);
+  return leave(thread, 0, WSR_SWITCH);
 }
 
 /* ---- sequences: several cells in one handler ---- */
@@ -656,19 +658,19 @@ const uint32_t wsr_n_superinstructions =
 #define SPECIAL(name) [WSR_FAST_##name] = name,
 wsr_handler *const wsr_fast_special[WSR_FAST_SPECIALS] = {WSR_EACH_SPECIAL(SPECIAL)};
 
-uint32_t wsr_run_fast(wsr_store *store, const wsr_fast *fast, uint32_t word, wsr_exit *out) {
-  wsr_frame *frame = &store->frames[store->n_frames - 1];
-  const wsr_function_instance *f = &store->functions[frame->function];
-  store->frame = frame;
-  store->last_frame = &store->frames[store->limits.stack_frames - 1];
-  store->returns_from =
-      (uintptr_t)store->returns - sizeof(wsr_return) / sizeof(wsr_frame) * (uintptr_t)store->frames;
-  store->instance = f->owner;
-  store->codes = store->fast[fast->metered];
-  store->out = out;
-  const wsr_memory_instance *m = wsr_memory_of(store, f->owner);
+uint32_t wsr_run_fast(wsr_thread *thread, const wsr_fast *fast, uint32_t word, wsr_exit *out) {
+  wsr_frame *frame = &thread->frames[thread->n_frames - 1];
+  const wsr_function_instance *f = &thread->functions[frame->function];
+  thread->frame = frame;
+  thread->last_frame = &thread->frames[thread->store->limits.stack_frames - 1];
+  thread->returns_from = (uintptr_t)thread->returns -
+                         sizeof(wsr_return) / sizeof(wsr_frame) * (uintptr_t)thread->frames;
+  thread->instance = f->owner;
+  thread->codes = thread->store->fast[fast->metered];
+  thread->out = out;
+  const wsr_memory_instance *m = wsr_memory_of(thread->memories, f->owner);
   const uint64_t *pc = fast->words + word;
-  return ((wsr_handler *)(uintptr_t)pc[0])(pc, store->stack + frame->slot, m->data, m->size, store,
-                                           0, 0, 0, (wsr_vector){0, 0});
+  return ((wsr_handler *)(uintptr_t)pc[0])(pc, thread->stack + frame->slot, m->data, m->size,
+                                           thread, 0, 0, 0, (wsr_vector){0, 0});
 }
 #endif

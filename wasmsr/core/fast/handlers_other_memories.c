@@ -13,9 +13,9 @@
 #if WSR_FAST
 
 /* Where an access of `width` bytes finds its bytes; NULL where they are out of bounds. */
-INLINE uint8_t *locate(const wsr_store *store, const uint64_t *pc, const uint64_t *fp,
+INLINE uint8_t *locate(const wsr_thread *thread, const uint64_t *pc, const uint64_t *fp,
                        uint32_t width) {
-  const wsr_memory_instance *const m = store->memories[store->instance->memories[low(pc[3])]];
+  const wsr_memory_instance *const m = thread->memories[thread->instance->memories[low(pc[3])]];
   const uint64_t base = high(pc[3]) ? fp[field(pc, 0)] : (uint32_t)fp[field(pc, 0)];
   const uint64_t from = base + pc[2];
   return from >= base && wsr_within(from, width, m->size) ? m->data + from : NULL;

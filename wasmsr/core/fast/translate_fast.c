@@ -1194,12 +1194,13 @@ const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, bo
   return fast;
 }
 
-const wsr_fast *wsr_function_fast(wsr_store *store, uint32_t address, bool metered) {
+const wsr_fast *wsr_function_fast(wsr_thread *thread, uint32_t address, bool metered) {
+  wsr_store *const store = thread->store;
   const wsr_fast **place = &store->fast[metered][address];
   const wsr_function_instance *f = &store->functions[address];
-  if (!*place && f->instance != WSR_NONE && wsr_function_code(store, address))
+  if (!*place && f->instance != WSR_NONE && wsr_function_code(thread, address))
     *place = wsr_translate_fast(store->instances[f->instance]->module, f->code, metered,
-                                store->interrupt ? &store->pause : NULL);
+                                thread->interrupt ? &thread->pause : NULL);
   return *place;
 }
 

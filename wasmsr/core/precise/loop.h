@@ -11,8 +11,9 @@
  * specification, section 4.4.
  */
 
-static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
+static uint32_t RUN(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
   LABELS;
+  wsr_store *const store = thread->store;
   wsr_frame *frame;
   const wsr_code *code;
   const wsr_cell *pc;
@@ -20,7 +21,7 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
   const wsr_instance *instance;
   uint8_t *memory = NULL;
   uint64_t memory_size = 0;
-  uint64_t *const stack_end = store->stack + store->limits.stack_slots;
+  uint64_t *const stack_end = thread->stack + store->limits.stack_slots;
   uint32_t trap;
   uint32_t address; /* of the function that is being called */
 #if METERED
@@ -29,20 +30,20 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
   (void)fuel;
 #endif
 
-#define LOAD_MEMORY()                                              \
-  do {                                                             \
-    const wsr_memory_instance *m = wsr_memory_of(store, instance); \
-    memory = m->data;                                              \
-    memory_size = m->size;                                         \
+#define LOAD_MEMORY()                                                        \
+  do {                                                                       \
+    const wsr_memory_instance *m = wsr_memory_of(store->memories, instance); \
+    memory = m->data;                                                        \
+    memory_size = m->size;                                                   \
   } while (0)
 
 #define LOAD_FRAME()                                                       \
   do {                                                                     \
-    frame = &store->frames[store->n_frames - 1];                           \
+    frame = &thread->frames[thread->n_frames - 1];                         \
     const wsr_function_instance *own = &store->functions[frame->function]; \
     code = own->code;                                                      \
     pc = code->cells + frame->cell;                                        \
-    fp = store->stack + frame->slot;                                       \
+    fp = thread->stack + frame->slot;                                      \
     if (instance != store->instances[own->instance]) {                     \
       instance = store->instances[own->instance];                          \
       LOAD_MEMORY();                                                       \
@@ -96,15 +97,15 @@ static uint32_t RUN(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
     if (address_ + (width) > memory_size) TRAP(MEMORY_BOUNDS); \
     at = memory + address_;                                    \
   }
-#define PAUSE_REQUESTED() (atomic_load_explicit(&store->pause, memory_order_relaxed) != 0)
+#define PAUSE_REQUESTED() (atomic_load_explicit(&thread->pause, memory_order_relaxed) != 0)
 /* Stop before the call in hand; it will be executed, and counted, when the run goes on. */
-#define POLL()                                                                          \
-  do {                                                                                  \
-    if (atomic_load_explicit(&store->pause, memory_order_relaxed) & 1) goto pause_here; \
+#define POLL()                                                                           \
+  do {                                                                                   \
+    if (atomic_load_explicit(&thread->pause, memory_order_relaxed) & 1) goto pause_here; \
   } while (0)
 
   instance = NULL;
-  if (store->n_frames == store->now.base_frame) goto finished;
+  if (thread->n_frames == thread->now.base_frame) goto finished;
   LOAD_FRAME();
   GO_FIRST {
     /* ---- control ---- */
@@ -414,22 +415,22 @@ call: {
   const wsr_function_instance *f = &store->functions[address];
   if (f->instance == WSR_NONE) goto host_call;
   if (!f->code) {
-    wsr_compile_interruptible(store, address);
-    const bool made = wsr_function_code(store, address) != NULL;
-    if (wsr_compile_interrupted(store, address, made)) goto pause_here;
+    wsr_compile_interruptible(thread, address);
+    const bool made = wsr_function_code(thread, address) != NULL;
+    if (wsr_compile_interrupted(thread, address, made)) goto pause_here;
     if (!made) TRAP(NO_MEMORY);
   }
   const wsr_code *callee = f->code;
   uint64_t *const callee_fp = fp + pc->s;
   if ((uint64_t)(stack_end - callee_fp) < callee->frame_slots ||
-      store->n_frames == store->limits.stack_frames)
+      thread->n_frames == store->limits.stack_frames)
     TRAP(EXHAUSTION);
   frame->cell = (uint32_t)(pc - code->cells) + 1;
   frame++;
-  store->n_frames++;
+  thread->n_frames++;
   frame->function = address;
-  frame->slot = (uint32_t)(callee_fp - store->stack);
-  store->returns[store->n_frames - 1].pc = NULL; /* fast code cannot return here */
+  frame->slot = (uint32_t)(callee_fp - thread->stack);
+  thread->returns[thread->n_frames - 1].pc = NULL; /* fast code cannot return here */
   fp = callee_fp;
   code = callee;
   pc = callee->cells;
@@ -446,9 +447,9 @@ tail_call: {
   const wsr_function_instance *f = &store->functions[address];
   if (f->instance == WSR_NONE) goto host_call;
   if (!f->code) {
-    wsr_compile_interruptible(store, address);
-    const bool made = wsr_function_code(store, address) != NULL;
-    if (wsr_compile_interrupted(store, address, made)) goto pause_here;
+    wsr_compile_interruptible(thread, address);
+    const bool made = wsr_function_code(thread, address) != NULL;
+    if (wsr_compile_interrupted(thread, address, made)) goto pause_here;
     if (!made) TRAP(NO_MEMORY);
   }
   const wsr_code *callee = f->code;
@@ -468,7 +469,7 @@ tail_call: {
 
 raise: {
   SAVE();
-  const uint32_t outcome = wsr_throw_cell(store, instance, pc, fp, out);
+  const uint32_t outcome = wsr_throw_cell(thread, instance, pc, fp, out);
   if (outcome != WSR_SWITCH) {
     KEEP_FUEL();
     return outcome;
@@ -480,13 +481,13 @@ raise: {
 
 return_results:
   move(fp, fp + pc->s, pc->n);
-  if (--store->n_frames == store->now.base_frame) goto finished;
+  if (--thread->n_frames == thread->now.base_frame) goto finished;
   LOAD_FRAME();
   CANONICAL();
   GO;
 
 perform:
-  trap = wsr_perform(store, instance, pc, fp);
+  trap = wsr_perform(thread, instance, pc, fp);
   LOAD_MEMORY();
   if (!trap) NEXT;
   if (trap != WSR_BULK_PAUSED) goto trapped;
@@ -527,7 +528,7 @@ host_call:
 
 finished:
   KEEP_FUEL();
-  out->slots = store->stack + store->now.entry_slot;
+  out->slots = thread->stack + thread->now.entry_slot;
   return WSR_FINISHED;
 }
 

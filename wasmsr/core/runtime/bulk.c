@@ -8,8 +8,8 @@ enum { PAGE = 65536, PIECE = 65536 };
  * They work in pieces and can stop between two: the operands s[0..2] become what is left, a valid
  * state at the same position. Bounds are checked for the whole before anything is written. */
 
-static bool pausing(const wsr_store *store) {
-  return atomic_load_explicit(&store->pause, memory_order_relaxed) != 0;
+static bool pausing(const wsr_thread *thread) {
+  return atomic_load_explicit(&thread->pause, memory_order_relaxed) != 0;
 }
 
 /* An address moved on, in its type. */
@@ -17,7 +17,7 @@ static uint64_t moved(uint64_t at, uint64_t n, const wsr_bounds *bounds) {
   return bounds->address64 ? at + n : (uint32_t)(at + n);
 }
 
-static uint32_t memory_fill(const wsr_store *store, const wsr_memory_instance *m, uint64_t *s) {
+static uint32_t memory_fill(const wsr_thread *thread, const wsr_memory_instance *m, uint64_t *s) {
   const uint8_t byte = (uint8_t)s[1];
   if (!wsr_within(s[0], s[2], m->size)) return WSR_TRAP_MEMORY_BOUNDS;
   while (s[2]) {
@@ -25,12 +25,12 @@ static uint32_t memory_fill(const wsr_store *store, const wsr_memory_instance *m
     memset(m->data + s[0], byte, n);
     s[2] -= n;
     s[0] = moved(s[0], n, &m->bounds);
-    if (s[2] && pausing(store)) return WSR_BULK_PAUSED;
+    if (s[2] && pausing(thread)) return WSR_BULK_PAUSED;
   }
   return WSR_TRAP_NONE;
 }
 
-static uint32_t memory_copy(const wsr_store *store, const wsr_memory_instance *to,
+static uint32_t memory_copy(const wsr_thread *thread, const wsr_memory_instance *to,
                             const wsr_memory_instance *from, uint64_t *s) {
   if (!wsr_within(s[0], s[2], to->size) || !wsr_within(s[1], s[2], from->size))
     return WSR_TRAP_MEMORY_BOUNDS;
@@ -45,13 +45,13 @@ static uint32_t memory_copy(const wsr_store *store, const wsr_memory_instance *t
     } else { /* from the end, so that what is left is still to be read: only the length changes */
       memmove(to->data + s[0] + s[2], to->data + s[1] + s[2], n);
     }
-    if (s[2] && pausing(store)) return WSR_BULK_PAUSED;
+    if (s[2] && pausing(thread)) return WSR_BULK_PAUSED;
   }
   return WSR_TRAP_NONE;
 }
 
-static uint32_t memory_init(const wsr_store *store, const wsr_instance *instance, uint32_t segment,
-                            const wsr_memory_instance *m, uint64_t *s) {
+static uint32_t memory_init(const wsr_thread *thread, const wsr_instance *instance,
+                            uint32_t segment, const wsr_memory_instance *m, uint64_t *s) {
   const wsr_data_def *d = &instance->module->data[segment];
   const uint64_t available = instance->dropped_data[segment] ? 0 : d->size;
   if (!wsr_within(s[0], s[2], m->size) || !wsr_within(s[1], s[2], available))
@@ -62,26 +62,26 @@ static uint32_t memory_init(const wsr_store *store, const wsr_instance *instance
     s[2] -= n;
     s[0] = moved(s[0], n, &m->bounds);
     s[1] += n;
-    if (s[2] && pausing(store)) return WSR_BULK_PAUSED;
+    if (s[2] && pausing(thread)) return WSR_BULK_PAUSED;
   }
   return WSR_TRAP_NONE;
 }
 
 enum { TABLE_PIECE = PIECE / 8 };
 
-static uint32_t table_fill(const wsr_store *store, const wsr_table_instance *t, uint64_t *s) {
+static uint32_t table_fill(const wsr_thread *thread, const wsr_table_instance *t, uint64_t *s) {
   if (!wsr_within(s[0], s[2], t->size)) return WSR_TRAP_TABLE_BOUNDS;
   while (s[2]) {
     const uint64_t n = s[2] < TABLE_PIECE ? s[2] : TABLE_PIECE;
     for (uint64_t i = 0; i < n; i++) t->elements[s[0] + i] = s[1];
     s[2] -= n;
     s[0] = moved(s[0], n, &t->bounds);
-    if (s[2] && pausing(store)) return WSR_BULK_PAUSED;
+    if (s[2] && pausing(thread)) return WSR_BULK_PAUSED;
   }
   return WSR_TRAP_NONE;
 }
 
-static uint32_t table_copy(const wsr_store *store, const wsr_table_instance *to,
+static uint32_t table_copy(const wsr_thread *thread, const wsr_table_instance *to,
                            const wsr_table_instance *from, uint64_t *s) {
   if (!wsr_within(s[0], s[2], to->size) || !wsr_within(s[1], s[2], from->size))
     return WSR_TRAP_TABLE_BOUNDS;
@@ -95,12 +95,12 @@ static uint32_t table_copy(const wsr_store *store, const wsr_table_instance *to,
       s[0] = moved(s[0], n, &to->bounds);
       s[1] = moved(s[1], n, &from->bounds);
     }
-    if (s[2] && pausing(store)) return WSR_BULK_PAUSED;
+    if (s[2] && pausing(thread)) return WSR_BULK_PAUSED;
   }
   return WSR_TRAP_NONE;
 }
 
-static uint32_t table_init(const wsr_store *store, const wsr_instance *instance, uint32_t segment,
+static uint32_t table_init(const wsr_thread *thread, const wsr_instance *instance, uint32_t segment,
                            const wsr_table_instance *t, uint64_t *s) {
   const uint64_t available =
       instance->dropped_elements[segment] ? 0 : instance->module->elements[segment].n_items;
@@ -112,7 +112,7 @@ static uint32_t table_init(const wsr_store *store, const wsr_instance *instance,
     s[2] -= n;
     s[0] = moved(s[0], n, &t->bounds);
     s[1] += n;
-    if (s[2] && pausing(store)) return WSR_BULK_PAUSED;
+    if (s[2] && pausing(thread)) return WSR_BULK_PAUSED;
   }
   return WSR_TRAP_NONE;
 }
@@ -122,20 +122,20 @@ static uint64_t grown(uint64_t old, const wsr_bounds *bounds) {
   return bounds->address64 ? old : (uint32_t)old;
 }
 
-static wsr_memory_instance *memory_at(const wsr_store *store, const wsr_instance *instance,
+static wsr_memory_instance *memory_at(const wsr_thread *thread, const wsr_instance *instance,
                                       uint32_t index) {
-  return store->memories[instance->memories[index]];
+  return thread->memories[instance->memories[index]];
 }
 
-static wsr_table_instance *table_at(const wsr_store *store, const wsr_instance *instance,
+static wsr_table_instance *table_at(const wsr_thread *thread, const wsr_instance *instance,
                                     uint32_t index) {
-  return store->tables[instance->tables[index]];
+  return thread->tables[instance->tables[index]];
 }
 
 /* a is the table or segment, b the source or the segment. */
-static uint32_t perform_on_table(wsr_store *store, const wsr_instance *instance,
+static uint32_t perform_on_table(const wsr_thread *thread, const wsr_instance *instance,
                                  const wsr_cell *cell, uint64_t *s) {
-  wsr_table_instance *const t = table_at(store, instance, cell->u.p.a);
+  wsr_table_instance *const t = table_at(thread, instance, cell->u.p.a);
   switch (cell->op) {
     case WSR_OP_TABLE_GET:
       if (s[0] >= t->size) return WSR_TRAP_TABLE_BOUNDS;
@@ -149,25 +149,26 @@ static uint32_t perform_on_table(wsr_store *store, const wsr_instance *instance,
     case WSR_OP_TABLE_GROW:
       s[0] = grown(wsr_table_grow(t, s[1], s[0]), &t->bounds);
       return WSR_TRAP_NONE;
-    case WSR_OP_TABLE_FILL: return table_fill(store, t, s);
-    case WSR_OP_TABLE_COPY: return table_copy(store, t, table_at(store, instance, cell->u.p.b), s);
-    default: return table_init(store, instance, cell->u.p.b, t, s);
+    case WSR_OP_TABLE_FILL: return table_fill(thread, t, s);
+    case WSR_OP_TABLE_COPY:
+      return table_copy(thread, t, table_at(thread, instance, cell->u.p.b), s);
+    default: return table_init(thread, instance, cell->u.p.b, t, s);
   }
 }
 
 /* a is the memory, b the source or the segment. */
-static uint32_t perform_on_memory(wsr_store *store, const wsr_instance *instance,
+static uint32_t perform_on_memory(const wsr_thread *thread, const wsr_instance *instance,
                                   const wsr_cell *cell, uint64_t *s) {
-  wsr_memory_instance *const m = memory_at(store, instance, cell->u.p.a);
+  wsr_memory_instance *const m = memory_at(thread, instance, cell->u.p.a);
   switch (cell->op) {
     case WSR_OP_MEMORY_SIZE: s[0] = m->size / PAGE; return WSR_TRAP_NONE;
     case WSR_OP_MEMORY_GROW:
       s[0] = grown(wsr_memory_grow(m, s[0]), &m->bounds);
       return WSR_TRAP_NONE;
-    case WSR_OP_MEMORY_FILL: return memory_fill(store, m, s);
+    case WSR_OP_MEMORY_FILL: return memory_fill(thread, m, s);
     case WSR_OP_MEMORY_COPY:
-      return memory_copy(store, m, memory_at(store, instance, cell->u.p.b), s);
-    default: return memory_init(store, instance, cell->u.p.b, m, s);
+      return memory_copy(thread, m, memory_at(thread, instance, cell->u.p.b), s);
+    default: return memory_init(thread, instance, cell->u.p.b, m, s);
   }
 }
 
@@ -197,19 +198,19 @@ static void perform_wide(uint32_t op, uint64_t *s) {
   }
 }
 
-uint32_t wsr_perform(wsr_store *store, const wsr_instance *instance, const wsr_cell *cell,
+uint32_t wsr_perform(const wsr_thread *thread, const wsr_instance *instance, const wsr_cell *cell,
                      uint64_t *fp) {
   uint64_t *s = fp + cell->s;
   const uint32_t a = cell->u.p.a;
   switch (cell->op) {
     case WSR_OP_REF_FUNC: s[0] = (uint64_t)instance->functions[a] + 1; return WSR_TRAP_NONE;
     case WSR_OP_GLOBAL_GET_V128:
-      s[0] = store->globals[instance->globals[a]].value;
-      s[1] = store->globals[instance->globals[a]].high;
+      s[0] = thread->globals[instance->globals[a]].value;
+      s[1] = thread->globals[instance->globals[a]].high;
       return WSR_TRAP_NONE;
     case WSR_OP_GLOBAL_SET_V128:
-      store->globals[instance->globals[a]].value = s[0];
-      store->globals[instance->globals[a]].high = s[1];
+      thread->globals[instance->globals[a]].value = s[0];
+      thread->globals[instance->globals[a]].high = s[1];
       return WSR_TRAP_NONE;
     case WSR_OP_I64_ADD128:
     case WSR_OP_I64_SUB128:
@@ -221,7 +222,7 @@ uint32_t wsr_perform(wsr_store *store, const wsr_instance *instance, const wsr_c
     case WSR_OP_MEMORY_GROW:
     case WSR_OP_MEMORY_FILL:
     case WSR_OP_MEMORY_COPY:
-    case WSR_OP_MEMORY_INIT: return perform_on_memory(store, instance, cell, s);
-    default: return perform_on_table(store, instance, cell, s);
+    case WSR_OP_MEMORY_INIT: return perform_on_memory(thread, instance, cell, s);
+    default: return perform_on_table(thread, instance, cell, s);
   }
 }

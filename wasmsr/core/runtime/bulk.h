@@ -9,7 +9,7 @@ enum {
 
 /* Perform a rare instruction (tables, memories, segments, ref.func) whose operands are in their
  * slots. Returns a trap code or WSR_BULK_PAUSED. */
-uint32_t wsr_perform(wsr_store *store, const wsr_instance *instance, const wsr_cell *cell,
+uint32_t wsr_perform(const wsr_thread *thread, const wsr_instance *instance, const wsr_cell *cell,
                      uint64_t *fp);
 
 /* runtime/atomics.c: an atomic instruction that has an address, its operands at `s`. Returns a trap

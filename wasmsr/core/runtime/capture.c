@@ -6,14 +6,14 @@
 
 #include "core/runtime/store.h"
 
-static bool scratch(wsr_store *store, uint32_t need) {
-  if (need <= store->scratch_room) return true;
-  uint8_t *types = realloc(store->scratch_types, need);
-  if (types) store->scratch_types = types;
-  uint64_t *values = realloc(store->scratch_values, need * sizeof *values);
-  if (values) store->scratch_values = values;
+static bool scratch(wsr_thread *thread, uint32_t need) {
+  if (need <= thread->scratch_room) return true;
+  uint8_t *types = realloc(thread->scratch_types, need);
+  if (types) thread->scratch_types = types;
+  uint64_t *values = realloc(thread->scratch_values, need * sizeof *values);
+  if (values) thread->scratch_values = values;
   if (!types || !values) return false;
-  store->scratch_room = need;
+  thread->scratch_room = need;
   return true;
 }
 
@@ -101,36 +101,37 @@ static wsr_position *position_at(const wsr_module *m, const wsr_code *shared, ui
   return made;
 }
 
-uint32_t wsr_frame_count(const wsr_store *store) { return store->n_frames; }
+uint32_t wsr_frame_count(const wsr_store *store) { return store->main->n_frames; }
 
 int wsr_view_frame(wsr_store *store, uint32_t number, int all, wsr_frame_view *out) {
-  const wsr_frame *frame = &store->frames[number];
+  wsr_thread *const thread = store->main;
+  const wsr_frame *frame = &thread->frames[number];
   const wsr_function_instance *f = &store->functions[frame->function];
   const wsr_code *code = f->code;
   const wsr_module *m = store->instances[f->instance]->module;
-  const bool innermost = number + 1 == store->n_frames;
+  const bool innermost = number + 1 == thread->n_frames;
   /* A waiting frame stands behind its call; the types are known before it. */
   const uint32_t at = frame->cell - !innermost;
   const uint32_t resume =
       is_call(&code->cells[at]) ? frame->cell : at; /* after a tail call: none */
-  if (!scratch(store, code->frame_slots + 1)) return 0;
+  if (!scratch(thread, code->frame_slots + 1)) return 0;
   bool kept;
   wsr_position *position = position_at(m, code, at, resume, &kept);
   if (!position) return 0;
   uint32_t operands = position->n_operands;
   if (!innermost) operands -= call_operands(m, &code->cells[at]);
   const uint32_t slots = code->n_locals + wsr_slots_of(position->types, operands);
-  memcpy(store->scratch_values, store->stack + frame->slot, slots * sizeof *store->stack);
+  memcpy(thread->scratch_values, thread->stack + frame->slot, slots * sizeof *thread->stack);
   for (uint32_t i = 0, slot = 0; i < code->n_local_types; i++) {
     const wsr_type type = code->local_types[i];
     const uint32_t width = wsr_slots(type);
-    store->scratch_types[i] = (uint8_t)wsr_type_code(type);
+    thread->scratch_types[i] = (uint8_t)wsr_type_code(type);
     if (!all && !position->live[slot])
-      memset(store->scratch_values + slot, 0, width * sizeof *store->scratch_values);
+      memset(thread->scratch_values + slot, 0, width * sizeof *thread->scratch_values);
     slot += width;
   }
   for (uint32_t i = 0; i < operands; i++)
-    store->scratch_types[code->n_local_types + i] = (uint8_t)wsr_type_code(position->types[i]);
+    thread->scratch_types[code->n_local_types + i] = (uint8_t)wsr_type_code(position->types[i]);
   if (!kept) free(position);
   *out = (wsr_frame_view){
       .function = frame->function,
@@ -140,8 +141,8 @@ int wsr_view_frame(wsr_store *store, uint32_t number, int all, wsr_frame_view *o
       .n_locals = code->n_local_types,
       .n_operands = operands,
       .n_slots = slots,
-      .types = store->scratch_types,
-      .values = store->scratch_values,
+      .types = thread->scratch_types,
+      .values = thread->scratch_values,
   };
   return 1;
 }
@@ -225,11 +226,12 @@ static const char *check_view(const wsr_store *store, const wsr_instance *instan
 
 int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermost, uint32_t callee,
                       wsr_error *error) {
+  wsr_thread *const thread = store->main;
   const uint32_t function = view->function, offset = view->offset;
   *error = (wsr_error){.kind = WSR_OK, .offset = UINT64_MAX};
   if (function >= store->n_functions || store->functions[function].instance == WSR_NONE)
     return wrong(error, offset, "a frame's function is none of a module");
-  const wsr_code *code = wsr_function_code(store, function);
+  const wsr_code *code = wsr_function_code(store->main, function);
   if (!code) {
     const wsr_module *own = store->instances[store->functions[function].instance]->module;
     if (wsr_module_invalid(own, error) != WSR_NONE) return 0;
@@ -265,28 +267,29 @@ int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermos
     cell++;
   }
   uint32_t slot = 0;
-  if (store->n_frames) {
+  if (thread->n_frames) {
     /* The callee's frame begins at the arguments, on top of what its caller keeps. */
-    const wsr_frame *caller = &store->frames[store->n_frames - 1];
+    const wsr_frame *caller = &thread->frames[thread->n_frames - 1];
     const wsr_code *above = store->functions[caller->function].code;
     slot = caller->slot + above->cells[caller->cell - 1].s;
   }
   if (code->frame_slots > store->limits.stack_slots - slot ||
-      store->n_frames == store->limits.stack_frames)
+      thread->n_frames == store->limits.stack_frames)
     return wsr_fail(error, WSR_LIMIT, offset, "the frames do not fit the stack's limits");
   if (view->n_slots)
-    memcpy(store->stack + slot, view->values, view->n_slots * sizeof *view->values);
-  if (store->n_frames == 0) store->now = (wsr_activation){0, 0};
-  store->returns[store->n_frames].pc = NULL;
-  store->frames[store->n_frames++] = (wsr_frame){function, cell, slot};
+    memcpy(thread->stack + slot, view->values, view->n_slots * sizeof *view->values);
+  if (thread->n_frames == 0) thread->now = (wsr_activation){0, 0};
+  thread->returns[thread->n_frames].pc = NULL;
+  thread->frames[thread->n_frames++] = (wsr_frame){function, cell, slot};
   return 1;
 }
 
 /* ---- invariants ---- */
 
 static const char *check_frame(wsr_store *store, uint32_t number) {
-  const wsr_frame *frame = &store->frames[number];
-  const bool innermost = number + 1 == store->n_frames;
+  wsr_thread *const thread = store->main;
+  const wsr_frame *frame = &thread->frames[number];
+  const bool innermost = number + 1 == thread->n_frames;
   if (frame->function >= store->n_functions) return "a frame's function has no address";
   const wsr_function_instance *f = &store->functions[frame->function];
   if (f->instance == WSR_NONE || !f->code) return "a frame runs a function without code";
@@ -296,9 +299,9 @@ static const char *check_frame(wsr_store *store, uint32_t number) {
     return "a frame lies outside the stack";
   if (!innermost && (frame->cell == 0 || !is_call(&f->code->cells[frame->cell - 1])))
     return "a waiting frame does not stand behind a call";
-  if (number == store->now.base_frame && frame->slot != store->now.entry_slot)
+  if (number == thread->now.base_frame && frame->slot != thread->now.entry_slot)
     return "the outermost frame does not begin where its results go";
-  if (number > store->now.base_frame) {
+  if (number > thread->now.base_frame) {
     const wsr_frame *caller = frame - 1;
     const wsr_code *above = store->functions[caller->function].code;
     if (frame->slot != caller->slot + above->cells[caller->cell - 1].s)
@@ -313,15 +316,16 @@ static const char *check_frame(wsr_store *store, uint32_t number) {
   uint32_t operands = position->n_operands;
   if (!innermost) operands -= call_operands(instance->module, &f->code->cells[at]);
   const char *broken =
-      check_values(store, instance, f->code, position, operands, store->stack + frame->slot);
+      check_values(store, instance, f->code, position, operands, thread->stack + frame->slot);
   if (!kept) free(position);
   return broken;
 }
 
 const char *wsr_check(wsr_store *store) {
-  if (store->n_frames > store->limits.stack_frames) return "there are more frames than allowed";
-  if (store->now.base_frame > store->n_frames) return "the invocation begins above its frames";
-  for (uint32_t i = store->now.base_frame; i < store->n_frames; i++) {
+  wsr_thread *const thread = store->main;
+  if (thread->n_frames > store->limits.stack_frames) return "there are more frames than allowed";
+  if (thread->now.base_frame > thread->n_frames) return "the invocation begins above its frames";
+  for (uint32_t i = thread->now.base_frame; i < thread->n_frames; i++) {
     const char *broken = check_frame(store, i);
     if (broken) return broken;
   }

@@ -81,10 +81,11 @@ static void collect(wsr_store *store) {
         mark(store, &list, instance->elements[k][x]);
     }
   }
-  if (store->n_frames) {
-    const wsr_frame *top = &store->frames[store->n_frames - 1];
+  for (const wsr_thread *t = store->main; t; t = t->next) {
+    if (!t->n_frames) continue;
+    const wsr_frame *top = &t->frames[t->n_frames - 1];
     const uint32_t end = top->slot + store->functions[top->function].code->frame_slots;
-    for (uint32_t i = 0; i < end; i++) mark(store, &list, store->stack[i]);
+    for (uint32_t i = 0; i < end; i++) mark(store, &list, t->stack[i]);
   }
   while (list) {
     const wsr_exception *e = store->exceptions[list - 1];
@@ -222,39 +223,40 @@ static void put_caught(uint64_t *to, const wsr_catch *caught, const wsr_exceptio
   if (caught->what == WSR_CATCH_REF) *to = reference;
 }
 
-uint32_t wsr_throw(wsr_store *store, uint64_t reference) {
+uint32_t wsr_throw(wsr_thread *thread, uint64_t reference) {
+  const wsr_store *const store = thread->store;
   const wsr_exception *e = store->exceptions[index_of(store, reference)];
-  for (uint32_t n = store->n_frames; n-- > store->now.base_frame;) {
-    wsr_frame *frame = &store->frames[n];
+  for (uint32_t n = thread->n_frames; n-- > thread->now.base_frame;) {
+    wsr_frame *frame = &thread->frames[n];
     const wsr_function_instance *f = &store->functions[frame->function];
-    const uint32_t cell = frame->cell - (n + 1 != store->n_frames); /* behind its call */
+    const uint32_t cell = frame->cell - (n + 1 != thread->n_frames); /* behind its call */
     if (!f->code->n_tries || wsr_is_tail_call(f->code->cells[cell].op)) continue;
     const wsr_catch *caught = find_catch(f->code, f->owner, cell, e->tag);
     if (!caught) continue;
     const wsr_target *target = &f->code->targets[caught->target];
-    put_caught(store->stack + frame->slot + target->slot, caught, e, reference);
+    put_caught(thread->stack + frame->slot + target->slot, caught, e, reference);
     frame->cell = target->cell;
-    store->n_frames = n + 1;
+    thread->n_frames = n + 1;
     return target->cell <= cell ? WSR_CAUGHT_BACK : WSR_CAUGHT;
   }
   return WSR_NOT_CAUGHT;
 }
 
-static uint32_t throw_on(wsr_store *store, uint64_t reference, wsr_exit *out) {
-  switch (wsr_throw(store, reference)) {
+static uint32_t throw_on(wsr_thread *thread, uint64_t reference, wsr_exit *out) {
+  switch (wsr_throw(thread, reference)) {
     case WSR_NOT_CAUGHT: out->exception = reference; return WSR_UNCAUGHT;
     case WSR_CAUGHT_BACK:
-      return atomic_load_explicit(&store->pause, memory_order_relaxed) ? WSR_PAUSED : WSR_SWITCH;
+      return atomic_load_explicit(&thread->pause, memory_order_relaxed) ? WSR_PAUSED : WSR_SWITCH;
     default: return WSR_SWITCH;
   }
 }
 
-uint32_t wsr_throw_cell(wsr_store *store, const wsr_instance *instance, const wsr_cell *cell,
+uint32_t wsr_throw_cell(wsr_thread *thread, const wsr_instance *instance, const wsr_cell *cell,
                         const uint64_t *fp, wsr_exit *out) {
   uint64_t reference = fp[cell->s];
   if (cell->op == WSR_OP_THROW) {
     uint32_t trap = WSR_TRAP_NONE;
-    reference = wsr_new_exception(store, instance->tags[cell->u.p.a], fp + cell->s, &trap);
+    reference = wsr_new_exception(thread->store, instance->tags[cell->u.p.a], fp + cell->s, &trap);
     if (!reference) {
       out->trap = trap;
       return WSR_TRAPPED;
@@ -263,9 +265,9 @@ uint32_t wsr_throw_cell(wsr_store *store, const wsr_instance *instance, const ws
     out->trap = WSR_TRAP_NULL_EXCEPTION;
     return WSR_TRAPPED;
   }
-  return throw_on(store, reference, out);
+  return throw_on(thread, reference, out);
 }
 
 int wsr_host_throw(wsr_store *store, uint64_t exception) {
-  return wsr_throw(store, exception) != WSR_NOT_CAUGHT;
+  return wsr_throw(store->main, exception) != WSR_NOT_CAUGHT;
 }

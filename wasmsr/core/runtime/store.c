@@ -11,9 +11,63 @@ static uint32_t no_memory(wsr_error *error) {
   return WSR_NONE;
 }
 
-/* One slot more than the limit: fast code zeroes locals in pairs. */
-static size_t stack_bytes(const wsr_limits *limits) {
-  return ((size_t)limits->stack_slots + 1) * sizeof(uint64_t);
+/* ---- arrays that never move ---- */
+
+/* The most items that a store can have of each kind. Only address space is taken for them. */
+#if UINTPTR_MAX > UINT32_MAX
+enum { MOST_FUNCTIONS = 1 << 22, MOST_GLOBALS = 1 << 21, MOST_OTHERS = 1 << 18 };
+#else
+enum { MOST_FUNCTIONS = 1 << 15, MOST_GLOBALS = 1 << 13, MOST_OTHERS = 1 << 10 };
+#endif
+enum { GRAIN = 65536, LEAST_SHARE = 10 };
+
+static size_t whole_grains(size_t bytes) { return (bytes + GRAIN - 1) / GRAIN * GRAIN; }
+
+static uint32_t most(const wsr_store *store, uint32_t items) { return items >> store->share; }
+
+/* Lay the arrays out from `base`; returns how many bytes they take. */
+static size_t lay_out(wsr_store *store, uint8_t *base) {
+  size_t at = 0;
+#define ARRAY(FIELD, MOST)                                                \
+  do {                                                                    \
+    store->FIELD = (void *)(base + at);                                   \
+    at += whole_grains((size_t)most(store, MOST) * sizeof *store->FIELD); \
+  } while (0)
+  ARRAY(functions, MOST_FUNCTIONS);
+  ARRAY(fast[0], MOST_FUNCTIONS);
+  ARRAY(fast[1], MOST_FUNCTIONS);
+  ARRAY(globals, MOST_GLOBALS);
+  ARRAY(tables, MOST_OTHERS);
+  ARRAY(memories, MOST_OTHERS);
+  ARRAY(instances, MOST_OTHERS);
+#undef ARRAY
+  return at;
+}
+
+/* Where there is too little address space for all, the store can have fewer items. */
+static bool reserve_arrays(wsr_store *store) {
+  static uint8_t nowhere[1];
+  for (; store->share <= LEAST_SHARE; store->share++) {
+    store->space_bytes = lay_out(store, nowhere);
+    if ((store->space = wsr_reserve(store->space_bytes))) {
+      lay_out(store, store->space);
+      return true;
+    }
+  }
+  return false;
+}
+
+/* Make room for `need` items where the array is. False without memory, or beyond what it can have.
+ */
+static bool reserve(const wsr_store *store, void *array, uint32_t *room, uint32_t need,
+                    uint32_t items, size_t size) {
+  if (need <= *room) return true;
+  if (need > most(store, items)) return false;
+  const size_t have = whole_grains(*room * size), wanted = whole_grains(need * size);
+  if (!wsr_commit((uint8_t *)array + have, wanted - have)) return false;
+  const size_t fit = wanted / size;
+  *room = fit < most(store, items) ? (uint32_t)fit : most(store, items);
+  return true;
 }
 
 wsr_store *wsr_store_new(const wsr_limits *limits, wsr_error *error) {
@@ -21,15 +75,8 @@ wsr_store *wsr_store_new(const wsr_limits *limits, wsr_error *error) {
   wsr_store *store = calloc(1, sizeof *store);
   if (!store) return no_memory(error), NULL;
   store->limits = *limits;
-  const size_t stack = stack_bytes(limits);
-  const size_t frames = limits->stack_frames * sizeof *store->frames;
-  store->stack = wsr_reserve(stack);
-  const size_t returns = limits->stack_frames * sizeof *store->returns;
-  store->frames = wsr_reserve(frames);
-  store->returns = wsr_reserve(returns);
-  store->stack_end = store->stack + limits->stack_slots;
-  if (!store->stack || !store->frames || !store->returns || !wsr_commit(store->stack, stack) ||
-      !wsr_commit(store->frames, frames) || !wsr_commit(store->returns, returns)) {
+  if (reserve_arrays(store)) store->main = wsr_thread_new(store);
+  if (!store->main) {
     wsr_store_free(store);
     no_memory(error);
     return NULL;
@@ -79,20 +126,14 @@ void wsr_store_free(wsr_store *store) {
   free(store->groups.slots);
   wsr_module_free(store->linking);
   free(store->link_types);
-  free(store->functions);
-  free(store->fast[0]);
-  free(store->fast[1]);
-  free(store->instances);
-  free(store->tables);
-  free(store->memories);
-  free(store->globals);
   free(store->tags);
   wsr_free_exceptions(store);
-  wsr_release(store->stack, stack_bytes(&store->limits));
-  wsr_release(store->frames, store->limits.stack_frames * sizeof *store->frames);
-  wsr_release(store->returns, store->limits.stack_frames * sizeof *store->returns);
-  free(store->scratch_types);
-  free(store->scratch_values);
+  while (store->main) {
+    wsr_thread *const next = store->main->next;
+    wsr_thread_free(store->main);
+    store->main = next;
+  }
+  wsr_release(store->space, store->space_bytes);
   free(store);
 }
 
@@ -193,15 +234,17 @@ static const uint32_t *numbers_of(wsr_store *store, wsr_module *m) {
 }
 
 /* Room for functions up to `need`, in all arrays that go by their address. */
+/* Room for one more item, or for `need` items, in the store's array FIELD. */
+#define RESERVE(FIELD, NEED, MOST)                                                     \
+  reserve(store, store->FIELD, &store->room_##FIELD, NEED, MOST, sizeof *store->FIELD)
+
 static bool room_for_functions(wsr_store *store, uint32_t need) {
-  const uint32_t had = store->room_functions;
-  uint32_t have = had;
-  for (int i = 0; i < 2; i++, have = had) {
-    if (!wsr_array_reserve(&store->fast[i], &have, need, sizeof *store->fast[i])) return false;
-    if (have > had) memset(store->fast[i] + had, 0, ((size_t)have - had) * sizeof *store->fast[i]);
-  }
-  return wsr_array_reserve(&store->functions, &store->room_functions, need,
-                           sizeof *store->functions);
+  uint32_t rooms[2] = {store->room_fast, store->room_fast};
+  for (int i = 0; i < 2; i++)
+    if (!reserve(store, store->fast[i], &rooms[i], need, MOST_FUNCTIONS, sizeof *store->fast[i]))
+      return false;
+  store->room_fast = rooms[0];
+  return RESERVE(functions, need, MOST_FUNCTIONS);
 }
 
 static uint32_t add_tag(wsr_store *store, uint32_t type, wsr_error *error) {
@@ -258,8 +301,7 @@ uint32_t wsr_add_table(wsr_store *store, const wsr_bounds *bounds, uint64_t size
   table->bounds = *bounds;
   table->limit = store->limits.table_elements;
   if (wsr_table_grow(table, size, 0) == UINT64_MAX ||
-      !wsr_array_reserve(&store->tables, &store->room_tables, store->n_tables + 1,
-                         sizeof *store->tables)) {
+      !RESERVE(tables, store->n_tables + 1, MOST_OTHERS)) {
     free(table->elements);
     free(table);
     return no_memory(error);
@@ -279,9 +321,7 @@ uint32_t wsr_add_memory(wsr_store *store, const wsr_bounds *bounds, uint64_t pag
   if (!memory) return no_memory(error);
   memory->bounds = *bounds;
   memory->limit = store->limits.memory_pages;
-  if (!wsr_memory_init(memory, pages) ||
-      !wsr_array_reserve(&store->memories, &store->room_memories, store->n_memories + 1,
-                         sizeof *store->memories)) {
+  if (!wsr_memory_init(memory, pages) || !RESERVE(memories, store->n_memories + 1, MOST_OTHERS)) {
     wsr_release(memory->data, memory->reserved);
     free(memory);
     return no_memory(error);
@@ -292,9 +332,7 @@ uint32_t wsr_add_memory(wsr_store *store, const wsr_bounds *bounds, uint64_t pag
 
 uint32_t wsr_add_global(wsr_store *store, wsr_type type, uint32_t mutability, const uint64_t *value,
                         wsr_error *error) {
-  if (!wsr_array_reserve(&store->globals, &store->room_globals, store->n_globals + 1,
-                         sizeof *store->globals))
-    return no_memory(error);
+  if (!RESERVE(globals, store->n_globals + 1, MOST_GLOBALS)) return no_memory(error);
   store->globals[store->n_globals] = (wsr_global_instance){
       .type = type,
       .mutability = mutability,
@@ -428,9 +466,7 @@ static uint32_t allocate(wsr_store *store, wsr_module *m, const uint32_t *functi
   atomic_fetch_add(&m->uses, 1); /* whatever Python's collector frees first */
   const uint32_t number = store->n_instances;
   const uint32_t own = m->n.functions - m->n.imported_functions;
-  if (!allocate_arrays(i) ||
-      !wsr_array_reserve(&store->instances, &store->room_instances, number + 1,
-                         sizeof *store->instances) ||
+  if (!allocate_arrays(i) || !RESERVE(instances, number + 1, MOST_OTHERS) ||
       !room_for_functions(store, store->n_functions + own)) {
     free_instance(i);
     return no_memory(error);
@@ -655,60 +691,3 @@ wsr_type wsr_narrowed(wsr_store *store, wsr_module *m, uint32_t import, wsr_type
       item->kind == WSR_TABLE ? m->tables[item->index].type : m->globals[item->index].type.type;
   return wsr_is_reference(wanted) ? narrower(store, type, wsr_store_type(numbers, wanted)) : type;
 }
-
-/* ---- invocations ---- */
-
-const wsr_code *wsr_function_code(wsr_store *store, uint32_t address) {
-  wsr_function_instance *f = &store->functions[address];
-  if (!f->code)
-    f->code =
-        wsr_compile(store->instances[f->instance]->module, f->index,
-                    store->limits.deterministic != 0, store->interrupt ? &store->pause : NULL);
-  return f->code;
-}
-
-uint32_t wsr_begin(wsr_store *store, uint32_t function, const uint64_t *arguments,
-                   wsr_activation *outer) {
-  *outer = store->now;
-  const wsr_code *code = wsr_function_code(store, function);
-  if (!code) return WSR_TRAP_NO_MEMORY;
-  uint32_t slot = 0;
-  wsr_frame *waiting = store->n_frames ? &store->frames[store->n_frames - 1] : NULL;
-  if (waiting) /* above all that the innermost frame may use */
-    slot = waiting->slot + store->functions[waiting->function].code->frame_slots;
-  if (code->frame_slots > store->limits.stack_slots - slot ||
-      store->n_frames == store->limits.stack_frames)
-    return WSR_TRAP_EXHAUSTION;
-  uint64_t *fp = store->stack + slot;
-  if (code->n_params) memcpy(fp, arguments, code->n_params * sizeof *fp);
-  memset(fp + code->n_params, 0, (code->n_locals - code->n_params) * sizeof *fp);
-  if (waiting) waiting->cell++; /* like every frame that waits, it stands behind its call */
-  store->now = (wsr_activation){store->n_frames, slot};
-  store->returns[store->n_frames].pc = NULL;
-  store->frames[store->n_frames++] = (wsr_frame){function, 0, slot};
-  return WSR_TRAP_NONE;
-}
-
-void wsr_end(wsr_store *store, const wsr_activation *outer) {
-  store->n_frames = store->now.base_frame;
-  store->now = *outer;
-  if (store->n_frames)
-    store->frames[store->n_frames - 1].cell--; /* its host call is in hand again */
-}
-
-void wsr_host_return(wsr_store *store) {
-  wsr_frame *frame = &store->frames[store->n_frames - 1];
-  const wsr_code *code = store->functions[frame->function].code;
-  const wsr_cell *cell = &code->cells[frame->cell];
-  if (wsr_is_tail_call(cell->op)) {
-    uint64_t *fp = store->stack + frame->slot;
-    memmove(fp, fp + cell->s, code->n_results * sizeof *fp);
-    store->n_frames--;
-  } else {
-    frame->cell++;
-  }
-}
-
-void wsr_pause(wsr_store *store) { atomic_store(&store->pause, 1); }
-int wsr_pause_requested(const wsr_store *store) { return atomic_load(&store->pause) != 0; }
-void wsr_clear_pause(wsr_store *store) { atomic_store(&store->pause, 0); }

@@ -69,6 +69,10 @@ typedef struct {
 
 typedef struct wsr_exception wsr_exception;
 
+typedef struct wsr_thread wsr_thread;
+
+/* The arrays of functions, globals, tables, memories, instances and fast code lie in address space
+ * of their own (`space`), so they never move: a thread keeps pointers to them. */
 struct wsr_store {
   wsr_limits limits;
   wsr_function_type *types; /* canonical function types; their arrays are owned */
@@ -78,7 +82,7 @@ struct wsr_store {
   wsr_module *linking;  /* whose types were entered last, */
   uint32_t *link_types; /* and their numbers */
   wsr_function_instance *functions;
-  const wsr_fast **fast[2]; /* by address: plain and metered fast code, NULL until first called */
+  const wsr_fast **fast[2]; /* by address: plain and metered fast code, NULL until called */
   wsr_instance **instances;
   wsr_table_instance **tables;
   wsr_memory_instance **memories;
@@ -86,8 +90,8 @@ struct wsr_store {
   uint32_t *tags; /* type numbers */
   uint32_t n_tags, room_tags;
   uint32_t n_functions, n_instances, n_tables, n_memories, n_globals;
-  uint32_t room_types, room_subtypes, room_functions, room_instances, room_tables, room_memories,
-      room_globals;
+  uint32_t room_types, room_subtypes, room_functions, room_fast, room_instances, room_tables,
+      room_memories, room_globals;
 
   /* the heap of exceptions, see runtime/exceptions.c: a free place is NULL */
   wsr_exception **exceptions;
@@ -95,25 +99,42 @@ struct wsr_store {
   uint32_t n_exceptions, n_free_exceptions, room_exceptions;
   size_t exception_bytes, collect_at;
 
-  /* the thread */
+  uint8_t *space; /* of those arrays */
+  size_t space_bytes;
+  uint32_t share; /* they have room for 1/2^share of the most items that there can be */
+
+  wsr_thread *main; /* the thread that the host invokes; others would follow it */
+};
+
+/* A thread: the specification's value stack and frames, and what one run of them needs. Handlers of
+ * fast code have it in a register; `store` is for what is rare. */
+struct wsr_thread {
+  /* state: what a snapshot holds of it */
   uint64_t *stack; /* limits.stack_slots of address space, committed by use */
   wsr_frame *frames;
   uint32_t n_frames;
   wsr_activation now; /* the invocation that runs */
-  wsr_request pause;  /* not 0: requested; WSR_PAUSE_IN_LOOPS: calls take no notice */
-  bool interrupt;     /* what is compiled now makes way for a pause */
-  uint32_t gave_up;   /* one more than the function that did so last: next time it is finished */
 
-  /* derived from the thread while it runs in fast code */
+  wsr_request pause; /* not 0: requested; WSR_PAUSE_IN_LOOPS: calls take no notice */
+  bool interrupt;    /* what is compiled now makes way for a pause */
+  uint32_t gave_up;  /* one more than the function that did so last: next time it is finished */
+
+  /* derived while it runs in fast code */
   wsr_return *returns; /* by frame */
   wsr_frame *frame, *last_frame;
-  uintptr_t returns_from; /* the return of a frame lies here and twice its address */
+  uintptr_t returns_from; /* the return of a frame is at returns_from + 2 x the frame's address */
   uint64_t *stack_end;
   wsr_instance *instance;
   wsr_exit *out;
-  const wsr_fast **codes; /* = fast[metered] */
+  const wsr_fast **codes; /* = store->fast[metered] */
   uint64_t left;          /* fuel of a metered run */
   bool metered;           /* which of the two `returns` leads to */
+
+  /* the store's arrays, which never move */
+  wsr_function_instance *functions;
+  wsr_global_instance *globals;
+  wsr_table_instance **tables;
+  wsr_memory_instance **memories;
 
   uint64_t points; /* wsr_pause_after: how many are left, 0 for off */
   uint64_t points_executed;
@@ -122,7 +143,14 @@ struct wsr_store {
   uint8_t *scratch_types; /* for wsr_view_frame */
   uint64_t *scratch_values;
   uint32_t scratch_room; /* slots; there are at most as many types */
+
+  wsr_store *store;
+  wsr_thread *next; /* of the same store */
 };
+
+/* ---- thread.c ---- */
+wsr_thread *wsr_thread_new(wsr_store *store); /* NULL without memory */
+void wsr_thread_free(wsr_thread *thread);
 
 /* ---- runtime/memory.c ---- */
 void *wsr_reserve(size_t size);            /* address space; NULL where there is none */
@@ -132,10 +160,11 @@ bool wsr_memory_init(wsr_memory_instance *memory, uint64_t pages);
 uint64_t wsr_memory_grow(wsr_memory_instance *memory, uint64_t pages);
 uint64_t wsr_table_grow(wsr_table_instance *table, uint64_t count, uint64_t value);
 
-static inline const wsr_memory_instance *wsr_memory_of(const wsr_store *store,
+/* Memory 0 of an instance; without one, a memory of no bytes. */
+static inline const wsr_memory_instance *wsr_memory_of(wsr_memory_instance *const *memories,
                                                        const wsr_instance *instance) {
   static const wsr_memory_instance none = {0};
-  return instance->memories ? store->memories[instance->memories[0]] : &none;
+  return instance->memories ? memories[instance->memories[0]] : &none;
 }
 
 /* Where the load or store in hand, of `width` bytes at address `address`, finds its bytes, in any
@@ -151,10 +180,10 @@ static inline uint8_t *wsr_locate(const wsr_store *store, const wsr_instance *in
 enum { WSR_NOT_CAUGHT, WSR_CAUGHT, WSR_CAUGHT_BACK /* by the label of a loop */ };
 /* Throw an exception where the innermost frame stands (its `cell`): makes the frame that catches it
  * the innermost, standing at the label. Where none of the invocation does, nothing is changed. */
-uint32_t wsr_throw(wsr_store *store, uint64_t reference);
+uint32_t wsr_throw(wsr_thread *thread, uint64_t reference);
 /* Do what the cell of throw, throw_ref or rethrow says, at which the innermost frame stands; the
  * outcome is WSR_SWITCH where the program goes on. */
-uint32_t wsr_throw_cell(wsr_store *store, const wsr_instance *instance, const wsr_cell *cell,
+uint32_t wsr_throw_cell(wsr_thread *thread, const wsr_instance *instance, const wsr_cell *cell,
                         const uint64_t *fp, wsr_exit *out);
 void wsr_free_exceptions(wsr_store *store);
 
@@ -169,18 +198,18 @@ static inline wsr_type wsr_store_type(const uint32_t *numbers, wsr_type type) {
          (type & ((1U << WSR_INDEX_SHIFT) - 1));
 }
 /* The code of a module's function, compiled now if need be; NULL without memory. */
-const wsr_code *wsr_function_code(wsr_store *store, uint32_t address);
+const wsr_code *wsr_function_code(wsr_thread *thread, uint32_t address);
 /* Around the compiling of what is called: it makes way for a pause, but only once for a function,
  * or frequent pauses could keep the program from ever getting on. */
-static inline void wsr_compile_interruptible(wsr_store *store, uint32_t address) {
-  store->interrupt = store->gave_up != address + 1;
+static inline void wsr_compile_interruptible(wsr_thread *thread, uint32_t address) {
+  thread->interrupt = thread->gave_up != address + 1;
 }
 /* Whether it did so, where nothing was made; otherwise memory is short. */
-static inline bool wsr_compile_interrupted(wsr_store *store, uint32_t address, bool made) {
+static inline bool wsr_compile_interrupted(wsr_thread *thread, uint32_t address, bool made) {
   const bool gave_up =
-      !made && store->interrupt && atomic_load_explicit(&store->pause, memory_order_relaxed);
-  store->interrupt = false;
-  if (gave_up) store->gave_up = address + 1;
+      !made && thread->interrupt && atomic_load_explicit(&thread->pause, memory_order_relaxed);
+  thread->interrupt = false;
+  if (gave_up) thread->gave_up = address + 1;
   return gave_up;
 }
 uint64_t wsr_element(const wsr_instance *instance, uint32_t segment, uint32_t item);

@@ -1,0 +1,115 @@
+/* The thread: the value stack and the frames, and invocations that begin and end on them.
+ * Between the store and the hot loop (_core.c). Source: WebAssembly specification, sections 4.2.8
+ * (Stack) and 4.6 (Modules, Invocation). */
+#include <stdlib.h>
+
+#include "core/runtime/store.h"
+
+/* One slot more than the limit: fast code zeroes locals in pairs. */
+static size_t stack_bytes(const wsr_limits *limits) {
+  return ((size_t)limits->stack_slots + 1) * sizeof(uint64_t);
+}
+
+/* Stack, frames and returns, one after the other in one piece of address space. */
+static size_t thread_bytes(const wsr_limits *limits) {
+  return stack_bytes(limits) + limits->stack_frames * (sizeof(wsr_frame) + sizeof(wsr_return)) +
+         sizeof(uint64_t);
+}
+
+wsr_thread *wsr_thread_new(wsr_store *store) {
+  wsr_thread *const thread = calloc(1, sizeof *thread);
+  if (!thread) return NULL;
+  const wsr_limits *const limits = &store->limits;
+  uint8_t *const space = wsr_reserve(thread_bytes(limits));
+  if (!space || !wsr_commit(space, thread_bytes(limits))) {
+    wsr_release(space, thread_bytes(limits));
+    free(thread);
+    return NULL;
+  }
+  thread->stack = (uint64_t *)(void *)space;
+  thread->stack_end = thread->stack + limits->stack_slots;
+  thread->returns = (wsr_return *)(void *)(space + stack_bytes(limits));
+  thread->frames = (wsr_frame *)(void *)(thread->returns + limits->stack_frames);
+  thread->functions = store->functions;
+  thread->globals = store->globals;
+  thread->tables = store->tables;
+  thread->memories = store->memories;
+  thread->store = store;
+  return thread;
+}
+
+void wsr_thread_free(wsr_thread *thread) {
+  if (!thread) return;
+  wsr_release(thread->stack, thread_bytes(&thread->store->limits));
+  free(thread->scratch_types);
+  free(thread->scratch_values);
+  free(thread);
+}
+
+const wsr_code *wsr_function_code(wsr_thread *thread, uint32_t address) {
+  const wsr_store *const store = thread->store;
+  wsr_function_instance *f = &store->functions[address];
+  if (!f->code) {
+    const wsr_code *made =
+        wsr_compile(store->instances[f->instance]->module, f->index,
+                    store->limits.deterministic != 0, thread->interrupt ? &thread->pause : NULL);
+    atomic_thread_fence(memory_order_release); /* who sees the pointer sees the code */
+    f->code = made;
+  }
+  return f->code;
+}
+
+uint32_t wsr_begin(wsr_store *store, uint32_t function, const uint64_t *arguments,
+                   wsr_activation *outer) {
+  wsr_thread *const thread = store->main;
+  *outer = thread->now;
+  const wsr_code *code = wsr_function_code(thread, function);
+  if (!code) return WSR_TRAP_NO_MEMORY;
+  uint32_t slot = 0;
+  wsr_frame *waiting = thread->n_frames ? &thread->frames[thread->n_frames - 1] : NULL;
+  if (waiting) /* above all that the innermost frame may use */
+    slot = waiting->slot + store->functions[waiting->function].code->frame_slots;
+  if (code->frame_slots > store->limits.stack_slots - slot ||
+      thread->n_frames == store->limits.stack_frames)
+    return WSR_TRAP_EXHAUSTION;
+  uint64_t *fp = thread->stack + slot;
+  if (code->n_params) memcpy(fp, arguments, code->n_params * sizeof *fp);
+  memset(fp + code->n_params, 0, (code->n_locals - code->n_params) * sizeof *fp);
+  if (waiting) waiting->cell++; /* like every frame that waits, it stands behind its call */
+  thread->now = (wsr_activation){thread->n_frames, slot};
+  thread->returns[thread->n_frames].pc = NULL;
+  thread->frames[thread->n_frames++] = (wsr_frame){function, 0, slot};
+  return WSR_TRAP_NONE;
+}
+
+void wsr_end(wsr_store *store, const wsr_activation *outer) {
+  wsr_thread *const thread = store->main;
+  thread->n_frames = thread->now.base_frame;
+  thread->now = *outer;
+  if (thread->n_frames)
+    thread->frames[thread->n_frames - 1].cell--; /* its host call is in hand again */
+}
+
+void wsr_host_return(wsr_store *store) {
+  wsr_thread *const thread = store->main;
+  wsr_frame *frame = &thread->frames[thread->n_frames - 1];
+  const wsr_code *code = store->functions[frame->function].code;
+  const wsr_cell *cell = &code->cells[frame->cell];
+  if (wsr_is_tail_call(cell->op)) {
+    uint64_t *fp = thread->stack + frame->slot;
+    memmove(fp, fp + cell->s, code->n_results * sizeof *fp);
+    thread->n_frames--;
+  } else {
+    frame->cell++;
+  }
+}
+
+void wsr_pause(wsr_store *store) {
+  for (wsr_thread *t = store->main; t; t = t->next) atomic_store(&t->pause, 1);
+}
+
+int wsr_pause_requested(const wsr_store *store) { return atomic_load(&store->main->pause) != 0; }
+
+void wsr_clear_pause(wsr_store *store) {
+  for (wsr_thread *t = store->main; t; t = t->next) atomic_store(&t->pause, 0);
+}
