@@ -14,9 +14,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 
+from wasmsr import reserve
 from wasmsr.errors import (
     EXIT_USAGE,
     FormatError,
@@ -26,6 +27,7 @@ from wasmsr.errors import (
     WasmsrError,
     listed,
     printable,
+    reason,
 )
 from wasmsr.interp.machine import Exited, Finished, Limits, Paused, Store, Trapped
 from wasmsr.interp.module import Module
@@ -227,6 +229,8 @@ class Program:
         self.store = store
         self._later = deque(store.queue)
         store.queue.clear()
+        if self.wasi is not None:
+            _ = store.wake_fd  # now: a program may leave no descriptor for it
         frames = store.frames()
         self._entry = store.function_type(frames[0].function) if frames else None
 
@@ -389,10 +393,12 @@ class Program:
         self._outcome = None
         self.stand = Stand.RUNNING
         self._idle.clear()
+        reserve.hold()
         try:
             threading.Thread(target=self._work, name="wasmsr-program", daemon=True).start()
         except BaseException:  # no thread can be had
             self.stand = Stand.PAUSED
+            reserve.let_go()
             self._idle.set()
             raise
 
@@ -408,7 +414,8 @@ class Program:
         # In this order: the worker, which may just be changing its store for another one, looks
         # at `_wanted` after that.
         self._wanted = True
-        self.store.pause()
+        with suppress(WasmsrError):  # the store that was changed is closed
+            self.store.pause()
         if self._idle.wait(timeout):
             return True
         with self._lock:
@@ -447,6 +454,7 @@ class Program:
 
         Raises:
             UnportableState: it holds something that no snapshot can carry.
+            SnapshotError: the host cannot read what it has open.
         """
         from wasmsr.snapshot.capture import capture
         from wasmsr.wasi.contents import Contents
@@ -466,6 +474,9 @@ class Program:
                     embed=embed,
                     parent=self.parent,
                 )
+            except OSError as error:
+                sentence = f"the program cannot be saved: {error.strerror or reason(error)}"
+                raise SnapshotError(sentence) from error
             finally:
                 queue[:] = kept
 
@@ -484,7 +495,10 @@ class Program:
         with self.timings.measure("restore"):
             store, self.wasi = _restore(snapshot, self.module, self._around, live=True)
         self._base = (store.executed or 0) - (executed or 0)
+        old = self.store
         self._take(store)
+        old.wasi = None  # it is closed
+        old.close()
 
     # -- the worker thread -------------------------------------------------------------------------
 
@@ -498,6 +512,7 @@ class Program:
         finally:
             with self._lock:
                 self.stand = stand
+            reserve.let_go()
             try:
                 self.on_stand()
             finally:
@@ -548,7 +563,9 @@ class Program:
             if self._next_hop == 0:
                 self._next_hop = done + marks.hop
             if done >= self._next_hop:
+                reserve.let_go()
                 self._hop()
+                reserve.hold()
                 self._next_hop = done + marks.hop
         ends = (marks.stop, marks.fuel, None if marks.hop is None else self._next_hop)
         left = min((end - done for end in ends if end is not None), default=None)

@@ -14,6 +14,7 @@ ROOMS = (
     "_ffi",
     "record",
     "realtime",
+    "reserve",
     "errors",
     "interp",
     "wasi",

@@ -106,6 +106,7 @@ class Launch:
         plan = Plan(
             save=lambda: self._save(program),
             waits=lambda: self._snapshot_file.may_block,
+            saves=options.saves or self.interactive,
             after=options.after,
             every=options.every,
             timeout=options.timeout,
@@ -380,9 +381,15 @@ class Launch:
         with shown(f"saving {file.name}") as advance:
             snapshot = program.snapshot(embed=self.options.embed_module)
             began = time.perf_counter()
-            pieces = encode(snapshot)
-            encoding += time.perf_counter() - began
-            size = file.save(timed(pieces, advance), program.module.digest)
+            try:
+                pieces = encode(snapshot)
+                encoding += time.perf_counter() - began
+                size = file.save(timed(pieces, advance), program.module.digest)
+            except BrokenPipeError:
+                raise
+            except OSError as error:  # what a file has cannot be read any more
+                sentence = f"the program cannot be saved: {error.strerror or error}"
+                raise errors.SnapshotError(sentence) from error
         program.timings.add("encode", encoding)
         program.timings.add("write", time.perf_counter() - began - encoding)
         return file.last, size

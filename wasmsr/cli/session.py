@@ -31,6 +31,7 @@ class Plan:
     """What to do while the program runs; times in seconds from the start.
 
     Attributes:
+        saves: whether it is to be saved, as far as is known now.
         timeout: when to end.
         after, every: when to save; `Program.marks.stop` is the same by instructions.
         keep_running: go on after `after` and `marks.stop`.
@@ -45,6 +46,7 @@ class Plan:
 
     save: Callable[[], tuple[str, int]]
     waits: Callable[[], bool] = lambda: False
+    saves: bool = False
     after: float | None = None
     every: float | None = None
     timeout: float | None = None
@@ -134,6 +136,10 @@ class Session:
             say(KEYS.format(export=plan.export))
         timer = Timer.after(plan.after, plan.every)
         self._end = Timer.after(plan.timeout, None)
+        if plan.saves:
+            from wasmsr.snapshot import prepare  # only here: it takes a while
+
+            prepare()
         if self.program.pending or not self._keys:
             self.program.start()
         while self._ending is None:

@@ -65,6 +65,20 @@ def snapshot(
     return replace(found, memories=[replace(m, data=bytes(m.data)) for m in found.memories])
 
 
+def prepare() -> None:
+    """Import all that saving needs. It takes longer than to save a small program, which would stand
+    meanwhile: so it is done before a program starts that is to be saved."""
+    import tempfile
+
+    import zstandard
+
+    from wasmsr.snapshot import capture, format
+    from wasmsr.wasi import capture as captured
+    from wasmsr.wasi import contents, listeners
+
+    assert tempfile and zstandard and capture and format and captured and contents and listeners
+
+
 class _CallableRoom(ModuleType):
     """`wasmsr.snapshot` is this package, and by the library's wish also the function above."""
 
