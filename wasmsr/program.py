@@ -642,6 +642,7 @@ def _restore(
     def serve() -> Wasi:
         from wasmsr.wasi.contents import Contents
         from wasmsr.wasi.mounts import CARRY_LIMIT
+        from wasmsr.wasi.origin import trusted_time
         from wasmsr.wasi.preview1 import Wasi
         from wasmsr.wasi.restore import Carried
 
@@ -658,7 +659,7 @@ def _restore(
             carried=Carried(
                 snapshot.files or Contents(),
                 CARRY_LIMIT if around.carry_limit is None else around.carry_limit,
-                since=snapshot.lineage.created,
+                since=None if deferred else trusted_time(snapshot.wasi, snapshot.lineage.created),
                 folder=around.folder,
                 bases=around.bases or {},
                 deferred=deferred,

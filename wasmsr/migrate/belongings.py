@@ -8,12 +8,12 @@ and notices what somebody else has changed meanwhile. The content of the trees i
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import msgpack
 
@@ -24,6 +24,22 @@ from wasmsr.wasi.restore import Base
 from wasmsr.wasi.walks import remove
 
 NAME_MAX = 100
+DIGITS = 32
+BASE = "base"
+"""The file beside the trees in which it stands what they were like."""
+_PLAIN = re.compile(r"(?:[a-z0-9_-]|%2F)+")
+_HASHED = "tree-"
+
+
+def folder_name(guest: str) -> str:
+    """The name on disk of a carried tree, whose own name a peer chose: that name, its slashes
+    quoted, where it is so plain that every file system keeps it apart from all others; else a
+    digest of it."""
+    name = guest.replace("/", "%2F") if "%" not in guest else ""
+    plain = _PLAIN.fullmatch(name) and len(name) <= NAME_MAX
+    if plain and name != BASE and not name.startswith(_HASHED):
+        return name
+    return _HASHED + sha256(os.fsencode(guest)).hexdigest()[:DIGITS]
 
 
 class Belongings:
@@ -38,9 +54,7 @@ class Belongings:
     def place(self, program: bytes, guest: str) -> Path:
         """The folder for a carried tree of a program. What a program had there that has not left
         it for another host is put aside."""
-        name = quote(guest, safe="")
-        if len(name) > NAME_MAX or name in (".", "..", "base"):
-            name = sha256(os.fsencode(guest)).hexdigest()
+        name = folder_name(guest)
         path = self._of(program) / name
         if guest not in self.bases(program) and path.exists() and any(path.iterdir()):
             number = 1
@@ -66,7 +80,7 @@ class Belongings:
                 trees[os.fsencode(guest)] = [mount["tree"], marks]
         if not trees:
             return
-        path = self._of(program) / "base"
+        path = self._of(program) / BASE
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = path.with_suffix(".part")
         with open(part, "wb") as file:
@@ -79,10 +93,10 @@ class Belongings:
         """The trees of a program as they were when it left; none if it was not here, or nobody can
         tell any more."""
         try:
-            raw = (self._of(program) / "base").read_bytes()
+            raw = (self._of(program) / BASE).read_bytes()
             trees: Any = msgpack.unpackb(raw, strict_map_key=False)
             return {os.fsdecode(guest): _base(*found) for guest, found in trees.items()}
-        except (OSError, ValueError, TypeError, AttributeError, FormatError):
+        except (OSError, ValueError, TypeError, AttributeError, FormatError, RecursionError):
             return {}
 
     def held(self, program: bytes) -> tuple[bytes, ...]:
@@ -103,7 +117,7 @@ class Belongings:
         if not folder.is_dir():
             return
         if here:
-            (folder / "base").unlink(missing_ok=True)
+            (folder / BASE).unlink(missing_ok=True)
             with suppress(OSError):
                 folder.rmdir()
         else:

@@ -67,6 +67,7 @@ class Kind:
     IDENTITIES = 17
     FILE_INDEX = 24
     FILE_DATA = 25
+    ORIGIN = IGNORABLE | 16
 
 
 TITLES = {
@@ -88,6 +89,7 @@ MESSAGES = frozenset(
         Kind.WASI,
         Kind.TAGS,
         Kind.IDENTITIES,
+        Kind.ORIGIN,
     )
 )
 """The kinds whose payload is msgpack."""

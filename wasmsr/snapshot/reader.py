@@ -255,7 +255,7 @@ class Decoder:
             )
             stored += BATCH.size + size
             tree.update(data)
-            if not kind & IGNORABLE:
+            if kind in TITLES:
                 payload += data
         self._finish(kind, plain, stored, tree.digest())
         return payload
@@ -382,7 +382,7 @@ class Decoder:
             limits=sections.parse_limits(payloads[Kind.LIMITS]),
             lineage=sections.parse_lineage(payloads[Kind.LINEAGE]),
             externs=[] if externs is None else sections.parse_externs(externs),
-            wasi=None if wasi is None else sections.parse_wasi(wasi),
+            wasi=None if wasi is None else sections.parse_wasi(wasi, get(Kind.ORIGIN)),
             executed=None if counters is None else sections.parse_counters(counters),
             files=self._files,
             tags=tags,

@@ -378,14 +378,36 @@ def parse_counters(data: Buffer) -> int:
     return executed
 
 
+ORIGIN = "origin"
+"""The key of WASI's state that is no part of the program's, and has a section of its own."""
+
+
 def pack_wasi(wasi: dict[str, Any] | None) -> bytes:
-    return b"" if wasi is None else _pack(wasi, "the state of WASI")
+    if wasi is None:
+        return b""
+    if ORIGIN in wasi:
+        wasi = {key: value for key, value in wasi.items() if key != ORIGIN}
+    return _pack(wasi, "the state of WASI")
 
 
-def parse_wasi(data: Buffer) -> dict[str, Any]:
-    value = _unpack(Kind.WASI, data)
+def pack_origin(wasi: dict[str, Any] | None) -> bytes:
+    found = (wasi or {}).get(ORIGIN)
+    return _pack(found, "the origin of the files") if found else b""
+
+
+def parse_wasi(data: Buffer, origin: Buffer | None) -> dict[str, Any]:
+    value = _map(Kind.WASI, data)
+    if ORIGIN in value:
+        raise _malformed(Kind.WASI, "it has what belongs into another section")
+    if origin is not None:
+        value[ORIGIN] = _map(Kind.ORIGIN, origin)
+    return value
+
+
+def _map(kind: int, data: Buffer) -> dict[str, Any]:
+    value = _unpack(kind, data)
     if type(value) is not dict or any(type(key) is not str for key in value):
-        raise _malformed(Kind.WASI, "it is not a map with strings as keys")
+        raise _malformed(kind, "it is not a map with strings as keys")
     return value
 
 

@@ -273,6 +273,7 @@ class Snapshot:
         def serve() -> Wasi:
             from wasmsr.wasi.contents import Contents
             from wasmsr.wasi.mounts import CARRY_LIMIT
+            from wasmsr.wasi.origin import trusted_time
             from wasmsr.wasi.preview1 import Wasi
             from wasmsr.wasi.restore import Carried
 
@@ -287,7 +288,9 @@ class Snapshot:
                 live=live,
                 on_changed=on_changed,
                 carried=Carried(
-                    self.files or Contents(), carry_limit or CARRY_LIMIT, self.lineage.created
+                    self.files or Contents(),
+                    carry_limit or CARRY_LIMIT,
+                    trusted_time(self.wasi, self.lineage.created),
                 ),
             )
 

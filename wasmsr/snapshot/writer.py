@@ -49,6 +49,7 @@ class _Plan:
     last: list[tuple[int, bytes]]
     file_index: bytes
     files: Contents | None
+    origin: bytes
     rows: Rows
 
 
@@ -86,7 +87,8 @@ def _plan(snapshot: Snapshot) -> _Plan:
             rows.add(kind, len(payload), tree_digest(payload))
             if kind in MESSAGES:
                 messages += len(payload)
-    messages += sum(len(payload) for kind, payload in last if kind in MESSAGES)
+    origin = sections.pack_origin(snapshot.wasi)
+    messages += sum(len(payload) for kind, payload in last if kind in MESSAGES) + len(origin)
     if messages > MESSAGE_LIMIT:
         raise UnportableState(
             f"the program's state besides memory is larger than {MESSAGE_LIMIT >> 20} MiB",
@@ -116,7 +118,9 @@ def _plan(snapshot: Snapshot) -> _Plan:
         for digest, _ in files:
             tree.update(files.read(digest))
         rows.add(Kind.FILE_DATA, files.size, tree.digest())
-    return _Plan(before, binaries, after, pages, last, index, files, rows)
+    if origin:
+        rows.add(Kind.ORIGIN, len(origin), tree_digest(origin))
+    return _Plan(before, binaries, after, pages, last, index, files, origin, rows)
 
 
 def encode(snapshot: Snapshot, *, compress: bool = True, handed: bool = False) -> Iterator[bytes]:
@@ -159,6 +163,7 @@ def _pieces(plan: _Plan, header: Header, compress: bool) -> Iterator[bytes]:
         yield from section_bytes(Kind.FILE_INDEX, plan.file_index)
         yield SECTION.pack(Kind.FILE_DATA, 0, 0, files.size)
         yield from store_batches(_cut(files.read(digest) for digest, _ in files), compress)
+    yield from section_bytes(Kind.ORIGIN, plan.origin)
 
 
 def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:

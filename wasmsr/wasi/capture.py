@@ -10,6 +10,7 @@ import os
 import stat
 
 from wasmsr.errors import UnportableState
+from wasmsr.wasi import origin
 from wasmsr.wasi.abi import Failure
 from wasmsr.wasi.contents import Contents, Reader
 from wasmsr.wasi.descriptors import (
@@ -35,8 +36,6 @@ UNLINKED_LIMIT: Final = 64 << 20
 """Bytes of open files without a name whose content stands in the state itself, together."""
 SHORT: Final = 1 << 20
 """Bytes up to which the content of a file without a name stands in the state itself."""
-WINDOW: Final = 4096
-"""Bytes before and after the offset by which a regular file on standard input is known again."""
 MEMORY_DEVICES: Final = 1
 """Linux's major number of /dev/null, zero, full, random, urandom: they are the same everywhere."""
 
@@ -62,7 +61,7 @@ def capture(process: Process, contents: Contents) -> dict[str, Any]:
         descriptors.append(state)
     pending = process.pending
     seed = process.random.seed
-    return {
+    state = {
         "args": list(process.args),
         "environ": list(process.environ),
         "deterministic": process.clocks.deterministic,
@@ -73,6 +72,10 @@ def capture(process: Process, contents: Contents) -> dict[str, Any]:
         "descriptors": descriptors,
         "unlinked": carried.contents,
     }
+    found = origin.capture(process, descriptors)
+    if found:
+        state["origin"] = found
+    return state
 
 
 def _mount(process: Process, name: bytes, contents: Contents) -> dict[str, Any]:
@@ -129,14 +132,9 @@ def _stdin_file(descriptor: InputStream) -> dict[str, Any] | None:
     if not descriptor.regular:
         return None
     offset = os.lseek(descriptor.host, 0, os.SEEK_CUR)
-    start = max(0, offset - WINDOW)
-    with Reader(descriptor.host) as reader:
-        return {
-            "offset": offset,
-            "size": os.fstat(descriptor.host).st_size,
-            "before": os.pread(reader.host, offset - start, start),
-            "after": os.pread(reader.host, WINDOW, offset),
-        }
+    before, after = origin.windows(descriptor.host, offset)
+    size = os.fstat(descriptor.host).st_size
+    return {"offset": offset, "size": size, "before": before, "after": after}
 
 
 def _device(process: Process, fd: int, descriptor: Device) -> dict[str, Any]:

@@ -52,6 +52,10 @@ class OverlayTree(Tree):
         self.layers = {os.fstat(self.root).st_ino: Layer(b"")}
         _attributes(self.root, b".", os.fstat(below.root))
 
+    @property
+    def folder(self) -> int:
+        return self.below.root
+
     def locate(self, directory: int, path: bytes) -> Location:
         return OverlayLocation(self, directory, path)
 

@@ -32,6 +32,7 @@ from wasmsr.wasi.descriptors import (
 )
 from wasmsr.wasi.manifest import Entry, Known
 from wasmsr.wasi.mounts import CARRY_LIMIT, PORTABLE, Mount
+from wasmsr.wasi.origin import Origin, Stood, Verdict
 from wasmsr.wasi.path_calls import open_flags
 from wasmsr.wasi.private import Private
 from wasmsr.wasi.process import Pending, Process, Streams
@@ -101,7 +102,7 @@ def restore(
     if state.call is not None:
         process.pending = Pending(state.call, state.started)
     policy = on_changed or ("error" if live else "truncate")
-    opener = _Opener(process, streams, policy, tuple(sockets), carried)
+    opener = _Opener(process, streams, policy, tuple(sockets), carried, state.origin)
     try:
         for mount in state.mounts:
             opener.mount(mount, given.get(mount.guest))
@@ -155,6 +156,7 @@ class _Opener:
     on_changed: OnChanged
     sockets: tuple[socket.socket, ...]
     carried: Carried
+    origin: Origin
     settlements: dict[bytes, Settlement] = field(default_factory=dict)
     """Carried trees that are still to be put in their place."""
     waiting: list[DescriptorState] = field(default_factory=list)
@@ -188,7 +190,7 @@ class _Opener:
             wanted.entries,
             self.carried.contents,
             on_changed=self.on_changed,
-            since=self.carried.since,
+            since=self._since(wanted, tree),
             limit=self.carried.limit,
             base=None if base is None else base.entries,
             known=None if base is None else base.known,
@@ -198,6 +200,15 @@ class _Opener:
         else:
             settlement.apply()
             tree.put_layers(wanted.layers)
+
+    def _since(self, wanted: MountState, tree: Tree) -> int | None:
+        """The time after which this folder is known to be the program's: that of the snapshot, if
+        it was taken here with this folder, where it says so: anybody can write any time into one.
+        """
+        origin = self.origin
+        if origin.host is None or origin.is_root(wanted.guest, tree.root):
+            return self.carried.since
+        return None
 
     def _carry_tree(self, guest: str, given: Mount | None) -> Tree:
         """The folder of a carried tree: the one given, one that stays, or one that vanishes."""
@@ -303,14 +314,32 @@ class _Opener:
                 f"the file {place} is shorter than when the program was saved: {size} bytes "
                 f"instead of {wanted.size}"
             )
-        if size > wanted.size and wanted.access != os.O_RDONLY:
-            if self.on_changed == "error":
+        reads_only = wanted.access == os.O_RDONLY
+        stood = Stood(wanted.offset, wanted.size, reads_only)
+        folder = self.process.trees[place.mount].folder
+        verdict = self.origin.judge(wanted.fd, host, folder, place.mount, stood)
+        grown = size > wanted.size
+        if self.on_changed == "keep":
+            return
+        if verdict is Verdict.OTHER:
+            raise SnapshotError(
+                f"the file {place} is not the one that the program had open: another file has "
+                "taken its place",
+                hint="put the file back, or let the program go on with this one: --on-changed keep",
+            )
+        if verdict is Verdict.SAME or (reads_only and grown):
+            return
+        if self.on_changed == "error":
+            if not grown:
                 raise SnapshotError(
-                    f"the file {place}, which the program writes, has grown since it was saved: "
-                    f"{size} bytes instead of {wanted.size}"
+                    f"the file {place}, which the program has open, was changed since it was saved"
                 )
-            if self.on_changed == "truncate":
-                self.grown.append((host, wanted.size))
+            raise SnapshotError(
+                f"the file {place}, which the program writes, has grown since it was saved: "
+                f"{size} bytes instead of {wanted.size}"
+            )
+        if grown:
+            self.grown.append((host, wanted.size))
 
     def _reopen(self, place: Place, flags: int) -> int:
         tree, path = self.process.trees[place.mount], b"/".join(place.path)

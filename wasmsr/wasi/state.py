@@ -14,12 +14,14 @@ from typing import Any, Final
 
 from wasmsr.errors import FormatError
 from wasmsr.realtime import LATEST
+from wasmsr.wasi import origin
 from wasmsr.wasi.abi import ALL_RIGHTS, MAX_OFFSET, U64, FdFlag, FileType, Right
-from wasmsr.wasi.capture import UNLINKED_LIMIT, WINDOW
+from wasmsr.wasi.capture import UNLINKED_LIMIT
 from wasmsr.wasi.clocks import LAST_INSTANT
 from wasmsr.wasi.contents import DIGEST
 from wasmsr.wasi.manifest import DIRECTORY, Entry, check_chunks, is_path, parse
 from wasmsr.wasi.mounts import CARRYING, MODES
+from wasmsr.wasi.origin import WINDOW, Origin
 from wasmsr.wasi.process import MAX_DESCRIPTORS
 from wasmsr.wasi.relayed import Relayed
 from wasmsr.wasi.trees import Layers
@@ -115,6 +117,7 @@ class WasiState:
     mounts: tuple[MountState, ...]
     descriptors: tuple[DescriptorState, ...]
     unlinked: tuple[Nameless, ...]
+    origin: Origin
 
 
 class _Fields:
@@ -207,6 +210,7 @@ def read(value: object) -> WasiState:
         mounts=tuple(mounts),
         descriptors=descriptors,
         unlinked=unlinked,
+        origin=origin.parse(state.values.get("origin")),
     )
 
 

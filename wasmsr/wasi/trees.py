@@ -53,6 +53,11 @@ class Tree:
         self.inodes: dict[tuple[int, int], bytes] = {}
         """Where it found each inode."""
 
+    @property
+    def folder(self) -> int:
+        """Host descriptor of the folder of the host that was given for the mount."""
+        return self.root
+
     def locate(self, directory: int, path: bytes) -> Location:
         """Where `path` leads from an open directory of this tree, and what can be done there."""
         return Location(directory, path)

@@ -1,0 +1,263 @@
+"""Where a state comes from: the host that saved it, and marks by which its open files are known.
+
+Between `capture`, which leaves marks, and `restore`, which compares. A path and a size do not make
+a file the one that a program had open. On the host that saved it, in the same folder, device, inode
+and times tell; elsewhere these differ by right, and the size and the content around the offset
+tell. Nothing here is part of the program's state: it is an ignorable section of the snapshot, and
+hostile input like the rest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from hashlib import sha256
+from typing import Any, Final
+
+from wasmsr.errors import FormatError
+from wasmsr.realtime import LATEST
+from wasmsr.wasi.abi import MAX_OFFSET, U64
+from wasmsr.wasi.contents import Reader
+from wasmsr.wasi.descriptors import File
+from wasmsr.wasi.process import MAX_DESCRIPTORS, Process
+
+WINDOW: Final = 4096
+"""Bytes before and after the offset by which a regular file is known again."""
+_GENERATION: Final = 0x80087601
+"""FS_IOC_GETVERSION: what tells two files apart that had one inode number after each other."""
+_DIGEST: Final = 32
+_IN_PLACE: Final = ("host", "ro", "overlay")
+"""Modes with files of the host that are not in the snapshot."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """Digests of the host's own id, and of the id of its run since it was started."""
+
+    machine: bytes
+    boot: bytes
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What an open file was like: device, inode, generation (0: unknown), modification time in ns,
+    and up to `WINDOW` bytes before and after the offset, empty where they could not be read."""
+
+    device: int
+    inode: int
+    generation: int
+    modified: int
+    before: bytes = b""
+    after: bytes = b""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """`host`: None where a snapshot does not say; `files`: marks by descriptor; `roots`: device and
+    inode of the folders of mounts, by guest name."""
+
+    host: Host | None = None
+    files: dict[int, Mark] = field(default_factory=dict)
+    roots: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+
+    def is_root(self, guest: bytes, root: int) -> bool:
+        """Whether the open directory is the folder that the mount had when it was saved. After
+        another start of the host devices have other numbers, so the inode must do."""
+        if self.host is None or guest not in self.roots:
+            return False
+        now, found, then = here(), os.fstat(root), self.roots[guest]
+        if self.host == now:
+            return then == (found.st_dev, found.st_ino)
+        return self.host.machine == now.machine and then[1] == found.st_ino
+
+    def judge(self, fd: int, file: int, root: int, guest: bytes, then: Stood) -> Verdict:
+        """What an open file is to the one that descriptor `fd` had; `root`: the mount's folder."""
+        mark, now = self.files.get(fd), os.fstat(file)
+        same = Verdict.SAME if now.st_size == then.size else Verdict.CHANGED
+        if mark is None:
+            return same
+        if self.host != here() or not self.is_root(guest, root):
+            return same if _around(file, then.offset, mark, both=True) else Verdict.OTHER
+        if (mark.device, mark.inode, mark.generation) != (
+            now.st_dev,
+            now.st_ino,
+            generation(file),
+        ):
+            return Verdict.OTHER
+        if mark.modified == now.st_mtime_ns and same is Verdict.SAME:
+            return same
+        # What the program itself wrote later may differ; what it only reads is as it was.
+        if (then.reads_only or not mark.generation) and not _around(
+            file, then.offset, mark, both=then.reads_only
+        ):
+            return Verdict.OTHER
+        return Verdict.CHANGED
+
+
+def trusted_time(state: Mapping[str, Any] | None, created: int) -> int | None:
+    """When a snapshot was taken, if it says where: `restore` looks whether that was here. None
+    where it does not: any time can be written into one."""
+    return created if state is not None and "origin" in state else None
+
+
+@dataclass(frozen=True)
+class Stood:
+    """How an open file stood when it was saved."""
+
+    offset: int
+    size: int
+    reads_only: bool
+
+
+class Verdict(Enum):
+    """SAME: it is as it was; CHANGED: that file, with other content since; OTHER: another file."""
+
+    SAME = "same"
+    CHANGED = "changed"
+    OTHER = "other"
+
+
+def here() -> Host:
+    """This host. Containers have no id of a machine: they are told apart by their folders."""
+    boot = _line("/proc/sys/kernel/random/boot_id") or socket.gethostname()
+    machine = _line("/etc/machine-id") or boot
+    return Host(_named("machine", machine), _named("boot", boot))
+
+
+def _line(path: str) -> str:
+    with suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+        return file.read(256).strip()
+    return ""
+
+
+def _named(what: str, id: str) -> bytes:
+    # machine-id(5): the id itself is not for others to see.
+    return sha256(f"wasmsr {what} {id}".encode()).digest()
+
+
+def generation(file: int) -> int:
+    """The generation number of an open file, 0 where the file system does not tell."""
+    try:
+        answer = fcntl.ioctl(file, _GENERATION, bytes(8))
+    except OSError:
+        return 0
+    return int(struct.unpack("@L", answer[: struct.calcsize("@L")])[0]) & U64
+
+
+def windows(file: int, offset: int) -> tuple[bytes, bytes]:
+    """What a regular file holds before and after an offset. Raises OSError."""
+    start = max(0, offset - WINDOW)
+    with Reader(file) as reader:
+        return os.pread(reader.host, offset - start, start), os.pread(reader.host, WINDOW, offset)
+
+
+def _around(file: int, offset: int, mark: Mark, *, both: bool) -> bool:
+    """Whether a file has around an offset what it had; True where it cannot be read."""
+    start = max(0, offset - WINDOW)
+    try:
+        with Reader(file) as reader:
+            if os.pread(reader.host, len(mark.before), start) != mark.before:
+                return False
+            return not both or os.pread(reader.host, len(mark.after), offset) == mark.after
+    except OSError:
+        return True
+
+
+def capture(process: Process, captured: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The origin of a process as plain data, whose descriptors were just `captured`; empty where
+    nothing needs it."""
+    files: list[list[Any]] = []
+    roots: dict[bytes, tuple[int, int]] = {}
+    for state in captured:
+        if state["kind"] != "file" or state["unlinked"] is not None:
+            continue
+        descriptor = process.descriptors[state["fd"]]
+        assert isinstance(descriptor, File)
+        tree, status = process.tree_of(descriptor), os.fstat(descriptor.host)
+        own = tree.mode not in _IN_PLACE or (status.st_dev, status.st_ino) in tree.inodes
+        if own or not stat.S_ISREG(status.st_mode):
+            continue
+        try:
+            around = windows(descriptor.host, state["offset"])
+        except OSError:
+            around = b"", b""
+        number = generation(descriptor.host)
+        files.append(
+            [state["fd"], status.st_dev, status.st_ino, number, status.st_mtime_ns, *around]
+        )
+        roots[descriptor.place.mount] = _root(tree.folder)
+    for name, tree in process.trees.items():
+        if tree.mode == "carry" and tree.private is None:
+            roots[name] = _root(tree.root)
+    if not roots:
+        return {}
+    host = here()
+    folders = [[name, *found] for name, found in sorted(roots.items())]
+    return {"machine": host.machine, "boot": host.boot, "files": files, "roots": folders}
+
+
+def _root(folder: int) -> tuple[int, int]:
+    status = os.fstat(folder)
+    return status.st_dev, status.st_ino
+
+
+_MARK: Final = (
+    ("fd", 0, (1 << 31) - 1),
+    ("device", 0, U64),
+    ("inode", 0, U64),
+    ("generation", 0, U64),
+    ("modified", -MAX_OFFSET, LATEST),
+)
+
+
+def parse(value: object) -> Origin:
+    """The origin out of a snapshot, where there is one; FormatError for what `capture` does not
+    make."""
+    if value is None:
+        return Origin()
+    if not isinstance(value, dict):
+        raise _wrong("is no map")
+    host = Host(*(_bytes(value.get(key), _DIGEST, _DIGEST) for key in ("machine", "boot")))
+    files: dict[int, Mark] = {}
+    for item in _rows(value.get("files"), len(_MARK) + 2):
+        fd, *numbers = (
+            _number(part, least, most) for part, (_, least, most) in zip(item, _MARK, strict=False)
+        )
+        before, after = (_bytes(part, 0, WINDOW) for part in item[len(_MARK) :])
+        device, inode, number, modified = numbers
+        files[fd] = Mark(device, inode, number, modified, before, after)
+    roots: dict[bytes, tuple[int, int]] = {}
+    for name, device, inode in _rows(value.get("roots"), 3):
+        roots[_bytes(name, 1, 4096)] = _number(device, 0, U64), _number(inode, 0, U64)
+    return Origin(host, files, roots)
+
+
+def _wrong(why: str) -> FormatError:
+    return FormatError(f"WASI state: the origin {why}")
+
+
+def _rows(value: object, length: int) -> list[Any]:
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_DESCRIPTORS:
+        raise _wrong("has no list, or one that is too long")
+    if not all(isinstance(item, (list, tuple)) and len(item) == length for item in value):
+        raise _wrong("has a row that is none")
+    return list(value)
+
+
+def _number(value: object, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise _wrong("has a number that is out of range")
+    return value
+
+
+def _bytes(value: object, least: int, most: int) -> bytes:
+    if type(value) is not bytes or not least <= len(value) <= most:
+        raise _wrong("has bytes that are too many or too few")
+    return value
