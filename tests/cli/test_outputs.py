@@ -227,3 +227,29 @@ def test_a_pipe_that_nobody_reads(
     wait_for_sleep(process)
     process.send_signal(number)
     assert process.wait(PATIENCE) == code
+
+
+def test_where_snapshots_go_by_default_is_taken(cli: Cli) -> None:
+    outcome = cli("run", "fib", "--json-file", "./snapshot.bin")
+    assert outcome.returncode == 2
+    assert "the place for snapshots" in one_sentence(outcome)
+    assert (
+        cli("run", "fib", "--json-file", "snapshot.bin", "--snapshot-file", "{n}").returncode == 0
+    )
+
+
+def test_clearing_the_cache_removes_nothing_else(cli: Cli) -> None:
+    """The folder is what somebody names: a wrong name must cost no files."""
+    names = ("film.part", "my.file", "a-b.valid", "2024-05.part.txt", "x-1.part", "cafe.about.md")
+    for name in names:
+        (cli.folder / name).write_text("mine")
+    (cli.folder / "12-34.part").write_text("a note that was never finished")
+    assert cli("cache", "clear", "--module-cache", ".").stdout.endswith(" 1 notes removed\n")
+    assert sorted(os.listdir(cli.folder)) == sorted(names)
+
+
+def test_a_typo_when_resuming_is_said(cli: Cli) -> None:
+    cli("run", "fib", "--snapshot-at", "99", "15")
+    outcome = cli("run", "fib", "--from-snapshot", "snapshot.bin", "--fule", "3")
+    assert outcome.returncode == 2
+    assert "no option --fule" in one_sentence(outcome)

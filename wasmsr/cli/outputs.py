@@ -319,7 +319,10 @@ def files_of(options: Options, program: str | None, *, saves: bool) -> tuple[Pai
         ("--trace-file", options.trace_file),
         ("--json-file", options.json_file),
     ]
-    if saves and not (NUMBER in options.snapshot_file or TIME in options.snapshot_file):
+    pattern = NUMBER in options.snapshot_file or TIME in options.snapshot_file
+    if not saves and not pattern:  # by a key or a signal a snapshot may come all the same
+        reads.append(("the place for snapshots", options.snapshot_file))
+    elif not pattern:
         writes.append(("--snapshot-file", options.snapshot_file))
     return (
         [(what, name) for what, name in reads if name],

@@ -210,13 +210,20 @@ class Options:
             raise UsageError("--adopt belongs to --from-snapshot.")
         if self.from_snapshot is not None:
             if (self.args or self.arg) and self.invoke is None:
-                raise UsageError("A saved program has its arguments already.")
+                more = f" There is no option {word}." if (word := self._dashed) else ""
+                raise UsageError(f"A saved program has its arguments already.{more}")
             if (self.env and "env" in typed) or (self.inherit_env and "inherit_env" in typed):
                 raise UsageError("A saved program has its environment already.")
         if self.json and self.snapshot_file == "-":
             raise UsageError("--json and --snapshot-file - would be mixed; take --json-file FILE.")
         self.dirs = (*self.dirs, *self.mapdirs)
         self.trace = self.trace or self.trace_state or self.trace_file is not None
+
+    @property
+    def _dashed(self) -> str:
+        """The first of ARGS, if it looks like an option."""
+        word = self.args[0] if self.args else ""
+        return word if word.startswith("--") and not self.dashes else ""
 
     @property
     def saves(self) -> bool:

@@ -31,8 +31,8 @@ from wasmsr.record import record
 KEPT = 512
 """How many notes a folder holds at most; those used longest ago go first."""
 
-KINDS = (".file", ".valid", ".about", ".part")
-"""How the names of notes end."""
+PARTS = {"file": 5, "valid": 2, "about": 1, "part": 2}
+"""How the names of notes end, and of how many numbers they are made."""
 
 LONGEST = 16384
 """Bytes of a note that are read."""
@@ -221,7 +221,7 @@ class ModuleCache:
         try:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
-                    if entry.name.endswith(KINDS):
+                    if _is_ours(entry.name):
                         found.append((entry.stat(follow_symlinks=False).st_mtime, entry.name))
         except (OSError, ValueError) as error:
             self.trouble = error
@@ -266,6 +266,18 @@ def _identity(status: os.stat_result) -> str:
         status.st_ctime_ns,
     )
     return "-".join(f"{value:x}" for value in values)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file in the folder has the name of a note: the folder is what a user names, and
+    nothing else in it is removed."""
+    stem, _, kind = name.rpartition(".")
+    numbers = stem.split("-")
+    if kind in ("valid", "about") and not _is_digest(numbers[0]):
+        return False
+    return len(numbers) == PARTS.get(kind) and all(
+        number and not number.strip("0123456789abcdef") for number in numbers
+    )
 
 
 def _is_digest(text: str) -> bool:
