@@ -46,6 +46,11 @@ class ThrownException:
     def __hash__(self) -> int:
         return hash((id(self.store), self.bits))
 
+    def __repr__(self) -> str:
+        if "c" not in self.store.__dict__:
+            return "<ThrownException of a closed store>"
+        return f"<ThrownException of tag {self.tag.address}: {self.fields!r}>"
+
     @property
     def tag(self) -> Tag:
         """Its tag."""

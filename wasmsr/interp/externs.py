@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import HostError, LinkError, ModuleError, Trap
+from wasmsr.interp import shown
 from wasmsr.interp.hostcalls import performer
 from wasmsr.interp.module import address_type, core_error, function_type
 from wasmsr.interp.traps import MESSAGES
@@ -72,6 +73,9 @@ class HostFunction:
         self.identity = identity
         self.perform = performer(type, call, raw=raw)
 
+    def __repr__(self) -> str:
+        return shown.host_function(self)
+
     @classmethod
     def of(cls, type: FuncType, call: Callable[..., Any], name: str) -> HostFunction:
         """A host function of a plain callable, which is called with the arguments alone, or, if
@@ -85,7 +89,7 @@ class HostFunction:
         try:
             signature = inspect.signature(call)
         except (TypeError, ValueError):  # some builtins do not tell
-            return cls(type, lambda _, *values: call(*values))
+            return cls(type, _without_caller(call))
         first = next(iter(signature.parameters.values()), None)
         annotation = None if first is None else first.annotation
         wants = annotation is Caller or (
@@ -97,7 +101,17 @@ class HostFunction:
             raise LinkError(
                 f"{name} is of type {type}, and the Python function given for it takes {signature}"
             ) from None
-        return cls(type, call if wants else lambda _, *values: call(*values))
+        return cls(type, call if wants else _without_caller(call))
+
+
+def _without_caller(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The same under its name, called with a caller, which it does not want."""
+
+    def called(_: Caller, *values: Any) -> Any:
+        return call(*values)
+
+    called.__qualname__ = getattr(call, "__qualname__", type(call).__name__)
+    return called
 
 
 @record(frozen=True)
@@ -183,7 +197,7 @@ class Handle:
         return hash((id(self.store), type(self), self.address))
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.address}>"
+        return shown.handle(self)
 
 
 class Function(Handle):

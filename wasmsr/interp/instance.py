@@ -12,6 +12,7 @@ from functools import cached_property
 
 from wasmsr._ffi import lib
 from wasmsr.errors import LinkError, listed, printable
+from wasmsr.interp import shown
 from wasmsr.interp.externs import Extern, Function, Global, HostFunction, Memory, Table, Tag
 from wasmsr.interp.module import Import, Module
 from wasmsr.interp.types import MemoryType, TableType
@@ -95,7 +96,7 @@ class Instance:
         return found
 
     def __repr__(self) -> str:
-        return f"<Instance {self.index} of {self.name or self.module.name or 'a module'}>"
+        return shown.instance(self)
 
 
 def incompatible(wanted: str, type_: object, given: object) -> LinkError:

@@ -25,6 +25,7 @@ from wasmsr.errors import (
     UnsupportedError,
     WasmsrError,
 )
+from wasmsr.interp import shown
 from wasmsr.interp.exceptions import ThrownException, is_exception
 from wasmsr.interp.externs import (
     Caller,
@@ -162,6 +163,9 @@ class Store(References, Linking):
         wake, self._wake = self.__dict__.get("_wake"), None
         for fd in wake or ():
             os.close(fd)
+
+    def __repr__(self) -> str:
+        return shown.store(self)
 
     def __enter__(self) -> Store:
         return self

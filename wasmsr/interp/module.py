@@ -168,6 +168,11 @@ class Module:
             self._export(i) for i in range(self.counts.exports)
         )
 
+    def __repr__(self) -> str:
+        from wasmsr.interp import shown  # only here: few ask
+
+        return shown.module(self)
+
     def validate(self, size: int | None = None) -> bool:
         """Validate the bodies of functions: all, or of those that have not been yet about `size`
         bytes; returns whether all have been now.

@@ -28,8 +28,19 @@ PAGE = 65536
 """Bytes in a WebAssembly page (specification, section 2.3.10)."""
 
 
-@dataclass(slots=True)
-class ModuleRef:
+class _OneLine:
+    """Shows itself in one line, whatever it holds: `shown` says how."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        from wasmsr.snapshot.shown import shown  # only here: few ask
+
+        return shown(self)
+
+
+@dataclass(slots=True, repr=False)
+class ModuleRef(_OneLine):
     """A module by content: SHA-256 digest (32 bytes), size in bytes, name, and, where embedded,
     the binary itself."""
 
@@ -53,8 +64,8 @@ class HostFunction:
     identity: str | None = None
 
 
-@dataclass(slots=True)
-class InstanceState:
+@dataclass(slots=True, repr=False)
+class InstanceState(_OneLine):
     """A module instance: which module, and the store addresses that its index spaces consist of.
 
     `functions` holds the addresses of the imported functions; the `defined` functions of the
@@ -76,8 +87,8 @@ class InstanceState:
     tags: list[int] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class ExceptionState:
+@dataclass(slots=True, repr=False)
+class ExceptionState(_OneLine):
     """An exception that something refers to: the address of its tag, and the bits of its fields; a
     reference to another exception is its number plus 1, and that number is lower than its own."""
 
@@ -85,8 +96,8 @@ class ExceptionState:
     fields: list[int]
 
 
-@dataclass(slots=True)
-class TableState:
+@dataclass(slots=True, repr=False)
+class TableState(_OneLine):
     """A table instance; `elements` is one little-endian 64-bit reference each: 0 is null, for
     funcref otherwise a function address plus 1, for externref an index into `externs` plus 1.
     `address64`: indices into it are i64, else i32."""
@@ -98,8 +109,8 @@ class TableState:
     address64: bool = False
 
 
-@dataclass(slots=True)
-class MemoryState:
+@dataclass(slots=True, repr=False)
+class MemoryState(_OneLine):
     """A memory instance: declared bounds in pages of 64 KiB and its bytes (whole pages).
     `address64`: addresses in it are i64, else i32."""
 
@@ -119,8 +130,8 @@ class GlobalState:
     value: int
 
 
-@dataclass(slots=True)
-class FrameState:
+@dataclass(slots=True, repr=False)
+class FrameState(_OneLine):
     """An activation of function index `function` of instance `instance`. `offset` names the next
     instruction (of a waiting frame: the one after its call) by its byte in the module's binary.
     `types` has one code for each local, then each operand, bottom first; `values` has the bits of
@@ -135,8 +146,8 @@ class FrameState:
     values: list[int]
 
 
-@dataclass(slots=True)
-class ThreadState:
+@dataclass(slots=True, repr=False)
+class ThreadState(_OneLine):
     """Frames, outermost first, and the invocations that follow when they have returned:
     (function address, arguments as raw 64-bit slots, v128 two)."""
 
@@ -170,8 +181,8 @@ class Lineage:
     engine: str
 
 
-@dataclass(slots=True)
-class Snapshot:
+@dataclass(slots=True, repr=False)
+class Snapshot(_OneLine):
     """A paused machine as a value. `wasi` is what `wasmsr.wasi` captured, `executed` the count of
     instructions where the run was metered, `externs` the host objects behind externrefs, `files`
     what carried files consist of."""

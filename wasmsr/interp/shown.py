@@ -1,0 +1,161 @@
+"""What a store and the things in it show of themselves in one line: their `repr`.
+
+Beside `machine`; for people at a prompt, in logs and in tests. Nothing here fails: a closed store,
+or one that another thread runs, is told as such.
+"""
+
+from __future__ import annotations
+
+from wasmsr._ffi import ffi, lib
+from wasmsr.errors import listed, printable
+from wasmsr.interp.literals import show
+from wasmsr.interp.types import FuncType, ValType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from wasmsr.interp.externs import Global, Handle, HostFunction, Memory, Table, Tag
+    from wasmsr.interp.instance import Instance
+    from wasmsr.interp.machine import Store
+    from wasmsr.interp.module import Module
+
+NAMES = 5
+"""Names of exports that are shown."""
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+def size(count: int) -> str:
+    """A number of bytes for people: "266 bytes", "12.5 MiB"."""
+    value, unit = float(count), 0
+    while value >= 1024 and unit + 1 < len(_UNITS):
+        value, unit = value / 1024, unit + 1
+    return f"{value:.4g} {_UNITS[unit]}"
+
+
+def number(count: int, what: str, many: str = "") -> str:
+    """ "1 export", "2 exports"."""
+    return f"{count} {what if count == 1 else many or what + 's'}"
+
+
+def function_type(type_: FuncType) -> str:
+    """A signature: "(i32, i32) -> i32"."""
+    results = ", ".join(map(str, type_.results))
+    if len(type_.results) != 1:
+        results = f"({results})"
+    return f"({', '.join(map(str, type_.params))}) -> {results}"
+
+
+def module(one: Module) -> str:
+    """A module: its name, its size, what it asks for and offers."""
+    name = printable(one.name, 80) if one.name else "without a name"
+    parts = [
+        size(len(one.binary)),
+        number(len(one.imports), "import"),
+        number(len(one.exports), "export"),
+    ]
+    return f"<Module {name}: {', '.join(parts)}, {one.digest.hex()[:12]}>"
+
+
+def instance(one: Instance) -> str:
+    """An instance: of which module, and what it exports."""
+    name = one.name or one.module.name
+    exports = listed([item.name for item in one.module.exports], NAMES)
+    of = printable(name, 80) if name else "a module"
+    return f"<Instance {one.index} of {of}: exports {exports or 'nothing'}>"
+
+
+def store(one: Store) -> str:
+    """A store: what is in it, and whether and where its program stands."""
+    if "c" not in one.__dict__:
+        return "<Store, closed>"
+    counts = ffi.new("wsr_store_counts *")
+    lib.wsr_store_count(one.c, counts)
+    parts = [number(len(one.instances), "instance"), _standing(one)]
+    if not one.running:
+        sizes = [len(one.memory_view(address)) for address in range(counts.memories)]
+        if sizes:
+            parts.append(f"{number(len(sizes), 'memory', 'memories')} of {size(sum(sizes))}")
+    if one.executed is not None:
+        parts.append(number(one.executed, "instruction"))
+    return f"<Store: {', '.join(parts)}>"
+
+
+def _standing(one: Store) -> str:
+    if one.running:
+        return "running"
+    waiting = f"{number(len(one.queue), 'invocation')} to come" if one.queue else ""
+    frames = int(lib.wsr_frame_count(one.c))
+    if not frames:
+        return waiting or "idle"
+    frame = one.frame(-1)
+    name = one.instances[frame.instance].module.function_name(frame.index)
+    text = f"paused in {printable(name, 80)} at {frame.offset:#x} ({number(frames, 'frame')})"
+    return f"{text}, {waiting}" if waiting else text
+
+
+def handle(one: Handle) -> str:
+    """An extern: its address, and what its kind has to say."""
+    what = f"{type(one).__name__} {one.address}"
+    if "c" not in one.store.__dict__:
+        return f"<{what} of a closed store>"
+    return f"<{what}{_OF[type(one).__name__](one)}>"
+
+
+def _function(one: Handle) -> str:
+    from wasmsr.interp.externs import view_function
+
+    type_, host, owner, index = view_function(one.store, one.address)
+    if host:
+        _, module_name, name = one.store.hosts[one.address]
+        text = f"{printable(module_name, 80)}.{printable(name, 80)} of the host"
+    else:
+        text = printable(one.store.instances[owner].module.function_name(index), 80)
+    return f": {text} {function_type(type_)}"
+
+
+def _most(maximum: int | None) -> str:
+    return "" if maximum is None else f" of at most {maximum}"
+
+
+def _memory(one: Memory) -> str:
+    type_ = one.type
+    pages = number(type_.bounds.minimum, "page") + _most(type_.bounds.maximum)
+    wide = ", 64-bit addresses" if type_.address is ValType.I64 else ""
+    return f": {pages} ({size(type_.bounds.minimum << 16)}){wide}"
+
+
+def _table(one: Table) -> str:
+    type_ = one.type
+    elements = number(type_.bounds.minimum, "element") + _most(type_.bounds.maximum)
+    return f": {elements}, {type_.element}"
+
+
+def _global(one: Global) -> str:
+    type_, bits = one._read()
+    return f": {'mut ' if type_.mutable else ''}{type_.value} = {show(type_.value, bits)}"
+
+
+def _tag(one: Tag) -> str:
+    return f": ({', '.join(map(str, one.type.params))})"
+
+
+_OF: dict[str, Callable[[Any], str]] = {
+    "Function": _function,
+    "Memory": _memory,
+    "Table": _table,
+    "Global": _global,
+    "Tag": _tag,
+}
+
+
+def host_function(one: HostFunction) -> str:
+    """A function of the host: what it calls, and what it is known by."""
+    call = getattr(one.call, "__qualname__", type(one.call).__name__)
+    known = "" if one.identity is None else f", known as {printable(one.identity, 80)}"
+    raw = ", raw" if one.raw else ""
+    return f"<HostFunction {printable(call, 80)} {function_type(one.type)}{raw}{known}>"
+
+
+__all__ = ["handle", "host_function", "instance", "module", "number", "size", "store"]
