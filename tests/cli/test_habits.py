@@ -12,8 +12,8 @@ import pytest
 
 from tests.cli.conftest import one_sentence
 from tests.cli.test_startup import complete
-from wasmsr.cli.argv import Split, resembling, split, with_command
-from wasmsr.cli.commands import COMMANDS, instead_of
+from wasmsr.cli.argv import Split, split
+from wasmsr.cli.commands import COMMANDS, instead_of, resembling, with_command
 from wasmsr.cli.run import ROWS
 from wasmsr.interp.module import assemble
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wasmsr.cli.argv import resembling
 from wasmsr.cli.messages import say
 from wasmsr.cli.run import ROWS, Options
 from wasmsr.cli.values import ArgumentError, parse_arguments
@@ -49,6 +48,8 @@ def values(module: Module, export: str, options: Options) -> tuple[Sequence[int]
     try:
         return parse_arguments(printable(export, 100), params, words), own
     except ArgumentError as error:
+        from wasmsr.cli.commands import resembling
+
         mine = [word for word in words if word.partition("=")[0] in NAMES]
         close = resembling(words[:1], NAMES)
         if mine:
@@ -68,6 +69,8 @@ def warn(options: Options) -> None:
     are not, by `--` or `--strict`."""
     if options.dashes or options.strict or not any(word[:1] == "-" for word in options.args):
         return
+    from wasmsr.cli.commands import resembling
+
     found = resembling(options.args, NAMES)[:MOST]
     if found:
         words = ", ".join(printable(word, 60) for word, _ in found)

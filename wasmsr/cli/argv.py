@@ -1,5 +1,4 @@
-"""Whose argument is whose: `run`'s options, PROGRAM, and what the program gets untouched; and which
-command is meant where none is named.
+"""Whose argument is whose: `run`'s options, PROGRAM, and what the program gets untouched.
 
 The rule: our options stand before or after PROGRAM, up to the first argument that is not ours or
 `--`; everything from there on belongs to the program. click cannot say this (with interspersed
@@ -10,7 +9,7 @@ PROGRAM), so the line is divided first, and click, if it is needed at all, gets 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from wasmsr.record import record
 
@@ -75,62 +74,3 @@ def strict_wanted() -> bool:
 def is_ended(argv: Sequence[str], parts: Split) -> bool:
     """Whether it was a `--` that ended our options; it is the one word that is in no part."""
     return len(argv) > len(parts.ours) + (parts.program is not None) + len(parts.rest)
-
-
-def resembling(words: Sequence[str], options: Collection[str]) -> list[tuple[str, str]]:
-    """Words that the program gets and that look like an option of ours: (word, option). They may
-    be meant for us, with a letter missing or too late; a `--` says that what follows is not."""
-    found = []
-    names = {name.lstrip("-"): name for name in options}
-    for word in words:
-        if word == "--":
-            break
-        bare = word.partition("=")[0].lstrip("-").lower().replace("_", "-")
-        if not word.startswith("-") or len(bare) < 3 or not bare[0].isalpha():
-            continue
-        if bare in names:
-            found.append((word, names[bare]))
-            continue
-        from difflib import get_close_matches  # only here: few programs have such arguments
-
-        swapped = [name for name in names if sorted(name) == sorted(bare)]
-        close = swapped or get_close_matches(bare, names, 1, 0.8)
-        if close:
-            found.append((word, names[close[0]]))
-    return found
-
-
-GROUP_VALUED = "--log-level"
-"""The option of `wasmsr` itself that has a value."""
-
-
-def with_command(
-    words: Sequence[str],
-    commands: Collection[str],
-    options: Collection[str],
-    is_program: Callable[[str], bool],
-) -> list[str]:
-    """A command line with its command: `app.wasm` is `run app.wasm`, `help run` is `run --help`.
-
-    Args:
-        options: those of `run`; it is meant by a line that begins with one of them, or by one of
-            wasmtime's, for which `run` has a sentence.
-        is_program: whether a word is a program's name.
-    """
-    words = list(words)
-    at = 0
-    while at < len(words):
-        word = words[at]
-        is_flag = word in ("--verbose", "--quiet") or (len(word) > 1 and word.strip("vq") == "-")
-        if not is_flag and word.partition("=")[0] != GROUP_VALUED:
-            break
-        at += 2 if word == GROUP_VALUED else 1
-    if at >= len(words) or words[at] in commands:
-        return words
-    word = words[at]
-    if word == "help":
-        return [*words[:at], *words[at + 1 : at + 2], "--help"]
-    ours = word.partition("=")[0] in options or word[:2] in ("-S", "-W", "-C", "-O", "-D")
-    if ours or is_program(word):
-        words.insert(at, "run")
-    return words

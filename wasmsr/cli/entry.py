@@ -47,14 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def with_command(words: list[str]) -> list[str]:
     """The command line with its command, which may be left out before a program."""
-    from wasmsr.cli import argv, programs
-    from wasmsr.cli.commands import COMMANDS
+    from wasmsr.cli import commands, programs
     from wasmsr.cli.run import ROWS
 
     def is_program(word: str) -> bool:
         return word in programs.PROGRAMS or os.path.isfile(word)
 
-    return argv.with_command(words, COMMANDS, {row.name for row in ROWS}, is_program)
+    return commands.with_command(words, commands.COMMANDS, {row.name for row in ROWS}, is_program)
 
 
 def command() -> NoReturn:
