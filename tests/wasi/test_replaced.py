@@ -200,6 +200,26 @@ def test_a_file_below_an_overlay(data: Path) -> None:
     guest.close()
 
 
+def test_another_directory_in_the_place_of_one(data: Path) -> None:
+    (data / "d").mkdir()
+    guest = on(data)
+    fd = guest.open_directory("d")
+    state = guest.state()
+    guest.resume(state)
+    (data / "d").rename(data / "old")
+    (data / "d").mkdir()
+    (data / "d/new").touch()
+    for policy in ("error", "truncate"):
+        with pytest.raises(SnapshotError, match="another directory has taken its place"):
+            guest.resume(state, on_changed=policy)
+    guest.resume(state, on_changed="keep")
+    assert guest.names(fd) == [".", "..", "new"]
+    there = data.with_name("there")
+    shutil.copytree(data, there)
+    guest.resume(state, mounts=[Mount(there, "/data")])
+    guest.close()
+
+
 def test_standard_input_is_known_in_the_same_way(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "input"
     path.write_bytes(CONTENT)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import stat
 import struct
 from collections.abc import Iterable, Mapping
@@ -25,7 +24,7 @@ from wasmsr.errors import FormatError
 from wasmsr.realtime import LATEST
 from wasmsr.wasi.abi import MAX_OFFSET, U64
 from wasmsr.wasi.contents import Reader
-from wasmsr.wasi.descriptors import File
+from wasmsr.wasi.descriptors import Directory, File
 from wasmsr.wasi.process import MAX_DESCRIPTORS, Process
 
 WINDOW: Final = 4096
@@ -47,8 +46,9 @@ class Host:
 
 @dataclass(frozen=True)
 class Mark:
-    """What an open file was like: device, inode, generation (0: unknown), modification time in ns,
-    and up to `WINDOW` bytes before and after the offset, empty where they could not be read."""
+    """What an open file or directory was like: device, inode, generation (0: unknown), modification
+    time in ns, and up to `WINDOW` bytes before and after the offset, empty where they could not be
+    read."""
 
     device: int
     inode: int
@@ -56,6 +56,12 @@ class Mark:
     modified: int
     before: bytes = b""
     after: bytes = b""
+
+    def is_of(self, file: int) -> bool:
+        """Whether that is the open file which was marked, on one host."""
+        now = os.fstat(file)
+        mark = self.device, self.inode, self.generation
+        return mark == (now.st_dev, now.st_ino, generation(file))
 
 
 @dataclass(frozen=True)
@@ -77,19 +83,25 @@ class Origin:
             return then == (found.st_dev, found.st_ino)
         return self.host.machine == now.machine and then[1] == found.st_ino
 
+    def _is_here(self, guest: bytes, root: int) -> bool:
+        """Whether inode numbers tell: this host was not started since, and has the same folder."""
+        return self.host == here() and self.is_root(guest, root)
+
+    def is_directory(self, fd: int, directory: int, root: int, guest: bytes) -> bool:
+        """Whether an open directory is the one that descriptor `fd` had, as far as that can be
+        told."""
+        mark = self.files.get(fd)
+        return mark is None or not self._is_here(guest, root) or mark.is_of(directory)
+
     def judge(self, fd: int, file: int, root: int, guest: bytes, then: Stood) -> Verdict:
         """What an open file is to the one that descriptor `fd` had; `root`: the mount's folder."""
         mark, now = self.files.get(fd), os.fstat(file)
         same = Verdict.SAME if now.st_size == then.size else Verdict.CHANGED
         if mark is None:
             return same
-        if self.host != here() or not self.is_root(guest, root):
+        if not self._is_here(guest, root):
             return same if _around(file, then.offset, mark, both=True) else Verdict.OTHER
-        if (mark.device, mark.inode, mark.generation) != (
-            now.st_dev,
-            now.st_ino,
-            generation(file),
-        ):
+        if not mark.is_of(file):
             return Verdict.OTHER
         if mark.modified == now.st_mtime_ns and same is Verdict.SAME:
             return same
@@ -126,7 +138,7 @@ class Verdict(Enum):
 
 def here() -> Host:
     """This host. Containers have no id of a machine: they are told apart by their folders."""
-    boot = _line("/proc/sys/kernel/random/boot_id") or socket.gethostname()
+    boot = _line("/proc/sys/kernel/random/boot_id") or os.uname().nodename
     machine = _line("/etc/machine-id") or boot
     return Host(_named("machine", machine), _named("boot", boot))
 
@@ -176,18 +188,18 @@ def capture(process: Process, captured: Iterable[Mapping[str, Any]]) -> dict[str
     files: list[list[Any]] = []
     roots: dict[bytes, tuple[int, int]] = {}
     for state in captured:
-        if state["kind"] != "file" or state["unlinked"] is not None:
+        if state["kind"] not in ("file", "directory") or state["unlinked"] is not None:
             continue
         descriptor = process.descriptors[state["fd"]]
-        assert isinstance(descriptor, File)
+        assert isinstance(descriptor, (File, Directory))
         tree, status = process.tree_of(descriptor), os.fstat(descriptor.host)
         own = tree.mode not in _IN_PLACE or (status.st_dev, status.st_ino) in tree.inodes
-        if own or not stat.S_ISREG(status.st_mode):
+        if own or stat.S_ISBLK(status.st_mode) or state.get("preopen"):
             continue
-        try:
-            around = windows(descriptor.host, state["offset"])
-        except OSError:
-            around = b"", b""
+        around = b"", b""
+        if isinstance(descriptor, File):
+            with suppress(OSError):
+                around = windows(descriptor.host, state["offset"])
         number = generation(descriptor.host)
         files.append(
             [state["fd"], status.st_dev, status.st_ino, number, status.st_mtime_ns, *around]

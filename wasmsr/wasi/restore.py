@@ -293,6 +293,10 @@ class _Opener:
         result = os.fstat(host)
         kind = file_type(result.st_mode)
         if wanted.kind == "directory":
+            folder = self.process.trees[place.mount].folder
+            same = self.origin.is_directory(wanted.fd, host, folder, place.mount)
+            if not same and self.on_changed != "keep":
+                raise _other("directory", place)
             directory = Directory(host, place, wanted.rights, wanted.inheriting, wanted.flags)
             directory.entries = wanted.entries
             return directory
@@ -322,11 +326,7 @@ class _Opener:
         if self.on_changed == "keep":
             return
         if verdict is Verdict.OTHER:
-            raise SnapshotError(
-                f"the file {place} is not the one that the program had open: another file has "
-                "taken its place",
-                hint="put the file back, or let the program go on with this one: --on-changed keep",
-            )
+            raise _other("file", place)
         if verdict is Verdict.SAME or (reads_only and grown):
             return
         if self.on_changed == "error":
@@ -398,6 +398,14 @@ class _Opener:
                 os.rmdir(name)
             else:
                 os.unlink(name)
+
+
+def _other(what: str, place: Place) -> SnapshotError:
+    return SnapshotError(
+        f"the {what} {place} is not the one that the program had open: another {what} has taken "
+        "its place",
+        hint=f"put the {what} back, or let the program go on with this one: --on-changed keep",
+    )
 
 
 def _same(host: int, saved: StdinFile) -> bool:
