@@ -106,7 +106,7 @@ def lanes(mark: str) -> str:
     """core/numeric/simd_lanes.h."""
     out = [
         mark,
-        "/* a, b, c: operands; k: 16 bytes behind the opcode; p: an address; v2: see simd.h */",
+        "/* a, b, c: operands; k: 16 bytes after the opcode; p: an address; v2: see simd.h */",
     ]
     for row in sorted((*VECTORS, *CELLS), key=_late):
         out += _function(row)

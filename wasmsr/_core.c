@@ -1,8 +1,8 @@
 /* The hot loop: it runs a paused machine until it finishes, traps, pauses or needs the host.
  *
  * Leaving is a return value; nothing of the program lives on the native stack. The loop's body is
- * core/loop.h, built here twice: plain and metered. It dispatches by computed goto where the
- * compiler has it, otherwise by a switch. Fast code (core/fast.c) stands beside it.
+ * core/precise/loop.h, built here once for each variant. It dispatches by computed goto where the
+ * compiler has it, otherwise by a switch. Fast code (core/fast/) is the other way to run.
  */
 #include "core/fast/fast.h"
 #include "core/numeric/numeric.h"
@@ -128,7 +128,7 @@ static bool at_call(const wsr_thread *thread) {
   return wsr_is_call(op) || wsr_is_tail_call(op);
 }
 
-/* A request always stands, so every point that polls stops; a call that has been stopped at is
+/* There is always a request, so every point that polls stops; a call that has been stopped at is
  * made by a step of precise code. */
 static uint32_t run_points(wsr_thread *thread, wsr_exit *out) {
   const uint32_t how = thread->points_how;

@@ -1,7 +1,7 @@
 /* System calls that Python lacks, for WASI. No part of the core: nothing here knows of a machine.
  *
  * Every function answers a number that is not negative, or a host errno negated; -ENOSYS where the
- * host has no such call. What stands between the marks is also what Python sees (_ffi_build.py);
+ * host has no such call. Python sees what is between the marks (_ffi_build.py);
  * wasi/syscalls.py gives it types and exceptions.
  */
 #ifndef WSR_SYS_H

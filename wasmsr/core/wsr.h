@@ -39,7 +39,7 @@ enum { WSR_FUNCTION, WSR_TABLE, WSR_MEMORY_KIND, WSR_GLOBAL, WSR_TAG };
 
 /* A value type. Bits 0 to 7: the binary format's code, of a numeric or vector type, or of a heap
  * type; bit 8: a reference that is never null; bit 9: the heap type is the concrete function type
- * whose number stands in bits 10 and up (then the code is that of func): in a module its index, the
+ * whose number is in bits 10 and up (then the code is that of func): in a module its index, the
  * lowest of those that are equal; in a store the store's number. */
 typedef uint32_t wsr_type;
 
@@ -236,7 +236,7 @@ typedef struct {
   uint32_t host_instance; /* WSR_HOST_CALL: the calling instance */
   uint64_t *slots;        /* WSR_HOST_CALL: arguments, to be overwritten by the results;
                              WSR_FINISHED: results of the outermost frame */
-  uint64_t exception;     /* WSR_UNCAUGHT: a reference; the frames stand as they were */
+  uint64_t exception;     /* WSR_UNCAUGHT: a reference; the frames are unchanged */
 } wsr_exit;
 
 /* An invocation within an invocation (a host function calls back): what must be put back. */
@@ -249,7 +249,7 @@ uint32_t wsr_begin(wsr_store *store, uint32_t function, const uint64_t *argument
                    wsr_activation *outer);
 /* Run to an outcome. `fuel` is NULL, or counts down the instructions executed. */
 uint32_t wsr_run(wsr_store *store, uint64_t *fuel, wsr_exit *exit);
-/* The results of the host call stand in the slots: let the program go on behind its call. */
+/* The results of the host call are in the slots: let the program go on after its call. */
 void wsr_host_return(wsr_store *store);
 /* Both at once: `wsr_host_return`, then `wsr_run`. */
 uint32_t wsr_host_return_run(wsr_store *store, uint64_t *fuel, wsr_exit *exit);
@@ -271,7 +271,7 @@ enum { WSR_THROUGH_CALLS = 1, WSR_PRECISE = 2, WSR_COUNTED = 4 };
 void wsr_pause_after(wsr_store *store, uint64_t points, uint32_t how);
 /* Instructions executed in such runs, where they were counted or precise. */
 uint64_t wsr_points_executed(const wsr_store *store);
-/* Whether the paused program goes on in fast code at once: it stands at a canonical point, and its
+/* Whether the paused program goes on in fast code at once: it is at a canonical point, and its
  * function has fast code. */
 int wsr_enters_fast(wsr_store *store);
 

@@ -1,4 +1,4 @@
-/* Decode the sections of a binary into a module and validate what lies outside function bodies.
+/* Decode the sections of a binary into a module and validate everything outside function bodies.
  * First step of the way: bytes, module, code, machine. Input is hostile: every length is checked
  * against the bytes that are there before anything is allocated for it.
  * Source: WebAssembly specification, section 5.5 (Modules) and 3.4 (validation of modules). */
@@ -40,7 +40,7 @@ static bool read_count(wsr_reader *r, uint32_t least, uint32_t *out) {
   return true;
 }
 
-/* Grow an array by `more` zeroed items of `size` bytes behind the `have` it holds. */
+/* Grow an array by `more` zeroed items of `size` bytes after the `have` it holds. */
 static bool extend(wsr_reader *r, void *array, uint32_t have, uint32_t more, size_t size) {
   void **pointer = array;
   if (!more) return true;
@@ -118,7 +118,7 @@ static bool read_table_type(const wsr_module *m, wsr_reader *r, wsr_bounds *out)
                      "table size must be at most 2**32 - 1 elements", out);
 }
 
-/* Whether a memory type with a page size of its own stands here (custom-page-sizes proposal); to
+/* Whether a memory type with a page size of its own is here (custom-page-sizes proposal); to
  * the standard its flag alone is malformed. */
 static bool has_page_size(const wsr_reader *r) {
   enum { PAGE_SIZE = 8 };
@@ -236,7 +236,7 @@ static bool close_group(wsr_module *m, wsr_reader *r, wsr_groups *groups, uint32
   return true;
 }
 
-/* Room for `more` types behind those that there are, as one group. */
+/* Room for `more` types after those that there are, as one group. */
 static bool open_group(wsr_module *m, wsr_reader *r, uint32_t *room, uint32_t more) {
   const uint32_t start = m->n.types;
   if (more > WSR_MAX_ITEMS - start)
@@ -559,7 +559,7 @@ static bool data_count_section(wsr_module *m, wsr_reader *r) {
 
 typedef bool (*section_reader)(wsr_module *, wsr_reader *);
 
-/* By section id; the order in which sections must stand is `place`. */
+/* By section id; sections must be in the order of `place`. */
 static const section_reader readers[] = {
     NULL,           type_section,   import_section,     function_section, table_section,
     memory_section, global_section, export_section,     start_section,    element_section,

@@ -69,7 +69,7 @@ struct wsr_module {
   _Atomic uint32_t uses;    /* by its owner and by the stores that hold instances of it */
 };
 
-/* Check a constant expression of that type and move behind it; globals below `n_globals` are
+/* Check a constant expression of that type and move past it; globals below `n_globals` are
  * visible. */
 bool wsr_check_constant(const wsr_module *module, wsr_reader *r, wsr_type type, uint32_t n_globals,
                         uint8_t *declared);

@@ -1,6 +1,6 @@
 /* Reading LEB128 numbers and opcodes, and saying what is wrong with them.
  * The lowest floor of the way from bytes to code: binary/decode.c, compile/validate.c and
- * compile/precise.c stand on it. Source: WebAssembly specification, section 5.2 (Values). */
+ * compile/precise.c use it. Source: WebAssembly specification, section 5.2 (Values). */
 #include <stdarg.h>
 #include <stdio.h>
 

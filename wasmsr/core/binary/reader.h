@@ -24,8 +24,8 @@ bool wsr_fail(wsr_error *error, uint32_t kind, uint64_t offset, const char *form
 #endif
     ;
 bool wsr_lack(wsr_error *error, uint64_t offset, uint32_t feature);
-/* What stands at `offset` belongs to that feature (WSR_FEATURE_): false with the error set where it
- * is off. */
+/* Note that the bytes at `offset` need that feature (WSR_FEATURE_): false with the error set where
+ * it is off. */
 bool wsr_use(wsr_reader *r, uint64_t offset, uint32_t feature);
 
 static inline uint64_t wsr_at(const wsr_reader *r) { return (uint64_t)(r->at - r->base); }

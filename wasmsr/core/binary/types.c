@@ -1,7 +1,7 @@
 /* Types: reading them, which is a subtype of which, and which are equal.
  * Between reading numbers (binary/read.c) and all that checks types: binary/decode.c,
  * compile/validate.c, runtime/store.c, runtime/capture.c. Equality goes by recursive groups: two
- * types are the same if their groups are alike and they stand at the same place in them, so each is
+ * types are the same if their groups are alike and they have the same place in them, so each is
  * known by one number, of the lowest equal one. Source: WebAssembly specification, section 3.1
  * to 3.3 (Types, Matching) and 5.3. */
 #include <stdlib.h>
@@ -154,7 +154,7 @@ bool wsr_are_subtypes(const wsr_subtype *subtypes, const wsr_type *a, uint32_t n
 
 /* ---- equality by recursive groups ---- */
 
-/* A type as it stands in its group: references into the group by place. */
+/* A type as its group sees it: references into the group by place. */
 static wsr_type in_group(const wsr_subtype *group, wsr_type type) {
   if (!(type & WSR_INDEXED)) return type;
   const uint32_t index = type >> WSR_INDEX_SHIFT;

@@ -28,7 +28,7 @@ enum {
 typedef struct {
   uint32_t canonical;   /* in a module: the lowest index of an equal type */
   uint32_t super;       /* canonical, or WSR_NONE */
-  uint32_t group, size; /* the recursive group that it stands in: its first type, and how many */
+  uint32_t group, size; /* the recursive group that it belongs to: its first type, and how many */
   uint8_t depth;        /* supertypes above it */
   bool final;
 } wsr_subtype;

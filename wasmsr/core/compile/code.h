@@ -35,7 +35,7 @@ typedef struct {
   uint32_t cell, slot; /* where a label of br_table leads, and where its operands go */
 } wsr_target;
 
-/* What holds at one cell for every frame that stands there: found by a walk over the body, so it is
+/* What holds at one cell for every frame at that position: found by a walk over the body, so it is
  * kept with the code. The first `n_operands` of `types` are the operands before the instruction;
  * `live` has one byte for each slot of locals. */
 typedef struct wsr_position {
@@ -106,7 +106,7 @@ static inline bool wsr_is_tail_call(uint32_t op) {
   return op == WSR_OP_RETURN_CALL || op == WSR_OP_RETURN_CALL_INDIRECT ||
          op == WSR_OP_RETURN_CALL_REF;
 }
-/* A frame that stands at such a cell, or waits behind it, may be left by an exception. */
+/* An exception may leave a frame that is at such a cell, or that waits after it. */
 static inline bool wsr_may_throw(uint32_t op) {
   return wsr_is_call(op) || op == WSR_OP_THROW || op == WSR_OP_THROW_REF || op == WSR_OP_RETHROW;
 }

@@ -32,7 +32,7 @@ uint32_t wsr_emit(wsr_emitter *e, uint32_t op, uint32_t offset, uint32_t n, uint
 uint32_t wsr_emit_target(wsr_emitter *e, uint32_t slot);
 /* A try that begins at the next cell, in the one around it; returns its index. */
 uint32_t wsr_open_try(wsr_emitter *e, uint32_t outer);
-/* Append a catch behind `*last` of the try (WSR_NONE: its first), which becomes the new last. */
+/* Append a catch after `*last` of the try (WSR_NONE: its first), which becomes the new last. */
 void wsr_emit_catch(wsr_emitter *e, uint32_t try_, uint32_t *last, uint32_t what, uint32_t tag,
                     uint32_t target);
 void wsr_add_fixup(wsr_emitter *e, uint32_t *chain, uint32_t at, bool target);

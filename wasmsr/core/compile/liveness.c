@@ -96,7 +96,7 @@ static void transfer(const flow *f, const wsr_cell *c, uint64_t *set) {
   if (!get && c->op != WSR_OP_LOCAL_SET && c->op != WSR_OP_LOCAL_TEE &&
       c->op != WSR_OP_LOCAL_SET_V128 && c->op != WSR_OP_LOCAL_TEE_V128)
     return;
-  const uint32_t word = c->u.p.a / 64 - f->base; /* beyond `words` also where it lies below */
+  const uint32_t word = c->u.p.a / 64 - f->base; /* beyond `words` also where it is below */
   if (word >= f->words) return;
   const uint64_t bit = UINT64_C(1) << c->u.p.a % 64;
   if (get)

@@ -21,12 +21,12 @@ typedef struct {
   uint32_t height;  /* operands below the parameters, */
   uint32_t slots;   /* and the slots that they take */
   uint32_t n_set;   /* locals known to be set where the block begins */
-  uint32_t hidden;  /* 1 in a legacy catch: the exception lies under its operands */
+  uint32_t hidden;  /* 1 in a legacy catch: the exception is under its operands */
   uint32_t handler; /* the try that catches what is thrown here, or WSR_NONE */
   uint32_t own;     /* the try that this block is, or WSR_NONE, */
   uint32_t last;    /* and its last catch so far */
   bool unreachable; /* the rest of this block */
-  bool dead;        /* the block stands in unreachable code: it emits nothing */
+  bool dead;        /* the block is in unreachable code: it emits nothing */
   uint32_t first;   /* loop: its body's first cell */
   uint32_t fixups;  /* chain of branches to the end */
   uint32_t test;    /* if: its cell, or WSR_NONE */
@@ -85,7 +85,7 @@ static bool enter(walker *w, wsr_type type) {
 }
 
 /* Note in the map what the operands are before the instruction in hand, which has this first cell
- * or a later one; returns the first cell behind it. */
+ * or a later one; returns the first cell after it. */
 static uint32_t note_operands(const walker *w, uint32_t cell) {
   const wsr_code *code = w->walk->code;
   const label *l = &w->labels[w->depth - 1];
@@ -207,7 +207,7 @@ static type_list label_types(const label *l) {
   return l->op == WSR_OP_LOOP ? l->params : l->results;
 }
 
-/* The operands of the label stand on top; let the cell, whose `a` and `b` are free, branch there.
+/* The operands of the label are on top; let the cell, whose `a` and `b` are free, branch there.
  */
 static void aim(walker *w, uint32_t cell, label *l) {
   wsr_emitter *e = w->walk->emitter;
@@ -295,7 +295,8 @@ static void close_try(walker *w, const label *l) {
   if (l->own != WSR_NONE && !e->failed) e->tries[l->own].end = e->n_cells;
 }
 
-/* Falling off a legacy catch: the results move down over the exception, and on behind the block. */
+/* Falling off a legacy catch: the results move down over the exception, and the code after the
+ * block follows. */
 static void leave_catch(walker *w, label *l) {
   const uint32_t n = slots_of(l->results);
   const uint32_t cell = emit(w, WSR_OP_LEAVE_CATCH, n, top(w), 0, 0);
@@ -559,7 +560,7 @@ static bool do_call(walker *w, uint32_t op) {
   emit(w, op, n, top(w) - n, index, table);
   NEED(pop_all(w, params));
   if (!tail) return push_all(w, results);
-  wsr_emitter *e = w->walk->emitter; /* a host function's results stand where its arguments did */
+  wsr_emitter *e = w->walk->emitter; /* a host function's results replace its arguments */
   if (e && top(w) + slots_of(results) > e->highest) e->highest = top(w) + slots_of(results);
   set_unreachable(w);
   return true;
@@ -742,7 +743,7 @@ static bool read_lane(walker *w, uint32_t n, uint64_t *lane) {
   return byte < n ? true : invalid(w, "invalid lane index");
 }
 
-/* 16 bytes behind the opcode; the cell knows where they stand in the module. */
+/* 16 bytes follow the opcode; the cell knows where they are in the module. */
 static bool read_bytes(walker *w, uint32_t op, uint64_t *at) {
   *at = wsr_at(&w->r);
   for (int i = 0; i < 16; i++) {
@@ -977,7 +978,7 @@ static bool add_locals(walker *w, const wsr_type *types, wsr_type type, uint32_t
   return true;
 }
 
-/* Read the declarations of locals behind the parameters. */
+/* Read the declarations of the locals that follow the parameters. */
 static bool read_locals(walker *w, const wsr_function_type *type) {
   w->n_locals = w->local_slots = w->n_set = 0;
   NEED(add_locals(w, type->params, WSR_ANY, type->n_params, true));

@@ -81,7 +81,7 @@ extern wsr_handler *const wsr_fast_special[WSR_FAST_SPECIALS];
  * all. */
 enum { WSR_LONGEST_SUPERINSTRUCTION = 4 };
 typedef struct {
-  wsr_handler *cells[WSR_LONGEST_SUPERINSTRUCTION]; /* NULL behind the last */
+  wsr_handler *cells[WSR_LONGEST_SUPERINSTRUCTION]; /* NULL after the last */
   wsr_handler *all;
 } wsr_superinstruction;
 extern const wsr_superinstruction wsr_superinstructions[];
@@ -114,7 +114,7 @@ const wsr_fast *wsr_translate_fast(const wsr_module *module, const wsr_code *cod
 bool wsr_join_cells(uint64_t *words, const wsr_place *map, uint32_t n);
 /* The fast code of a function by address, made now if need be. */
 const wsr_fast *wsr_function_fast(wsr_thread *thread, uint32_t address, bool metered);
-/* Counted instructions behind `cell` in its block: what a trap there gives back. */
+/* Counted instructions after `cell` in its block: what a trap there gives back. */
 uint64_t wsr_left_in_block(const wsr_code *code, uint32_t cell);
 /* The word where fast code can be entered at `cell`, or WSR_NONE. */
 uint32_t wsr_fast_entry(const wsr_fast *fast, uint32_t cell);

@@ -2,7 +2,7 @@
  * fast/handlers_simd.c: their arguments, the jump from one to the next, the fields of a cell, and
  * operands by type and class.
  *
- * What all handlers need stands in argument registers: the next cell, the frame, memory 0 and its
+ * What all handlers need is in argument registers: the next cell, the frame, memory 0 and its
  * size, the thread, and four accumulators (integers, f64, f32, v128). */
 #ifndef WSR_HANDLER_H
 #define WSR_HANDLER_H
@@ -61,7 +61,7 @@ enum { WSR_EARLIER = 0x100, WSR_TOO_SHORT = 0x200 };
 
 /* ---- steps and ends ----
  *
- * What a handler does is an inline function. A *step* goes on with the cell behind it, WORDS_name
+ * What a handler does is an inline function. A *step* goes on with the next cell, WORDS_name
  * words on; an *end* chooses where to go on. A handler of one cell is either; a handler of a
  * sequence (see fast/superinstructions.inc) is steps and, last, a step or an end, with nothing
  * between them: the cells stay as they are, and only the first one's handler is another. */

@@ -35,7 +35,7 @@ static uint32_t leave(wsr_thread *thread, uint32_t cell, uint32_t outcome) {
   return outcome;
 }
 
-/* Where the cell that a trapping handler belongs to stands in precise code. */
+/* The precise cell of the handler that traps. */
 __attribute__((noinline, cold)) static uint32_t cell_of(const wsr_thread *thread,
                                                         const uint64_t *pc) {
   const wsr_fast *fast = thread->codes[thread->frame->function];
@@ -126,7 +126,7 @@ STEP(move_acc_v, 2) {
   DONE;
 }
 HANDLER(move_acc_v)
-STEP(constant_v, 4) { /* third and fourth word to d and behind it */
+STEP(constant_v, 4) { /* third and fourth word to d and the slot after it */
   fp[field(pc, 3)] = pc[2];
   fp[field(pc, 3) + 1] = pc[3];
   DONE;
@@ -307,7 +307,7 @@ __attribute__((noinline)) static uint32_t host_call(PARAMETERS) { /* acc: addres
 
 static uint32_t first_call(PARAMETERS);
 
-/* Two at a time: one operand slot behind the locals may be written too, it holds nothing yet. The
+/* Two at a time: one operand slot after the locals may be written too: it holds nothing yet. The
  * barrier keeps the compiler from calling memset, which would cost every call a prologue. */
 static inline void zero_locals(uint64_t *fp, const wsr_fast *callee) {
   uint64_t *const end = fp + callee->n_locals;
@@ -321,7 +321,7 @@ static inline uint64_t room_above(const wsr_thread *thread, const uint64_t *slot
   return (uintptr_t)thread->stack_end - (uintptr_t)slot;
 }
 
-/* Go on at `pc` in another instance, which stands in `acc`: it has another memory. */
+/* Go on at `pc` in another instance, which is in `acc`: it has another memory. */
 __attribute__((noinline)) static uint32_t change_instance(PARAMETERS) {
   thread->instance = (wsr_instance *)(uintptr_t)acc;
   const wsr_memory_instance *const m = wsr_memory_of(thread->memories, thread->instance);
@@ -347,7 +347,7 @@ static inline wsr_return *back_of(const wsr_thread *thread, const wsr_frame *fra
 }
 _Static_assert(sizeof(wsr_return) % sizeof(wsr_frame) == 0, "returns_from");
 
-/* What was read before is read again behind this: it keeps values from living in registers that a
+/* What was read before is read again after this: it keeps values from living in registers that a
  * call does not have (there are three beside the arguments). */
 #define FORGET() __asm__ volatile("" : : : "memory")
 /* Likewise of what was computed from x. */

@@ -1,11 +1,11 @@
-/* Join cells of fast code into sequences: behind fast/translate_fast.c, which wrote the cells,
+/* Join cells of fast code into sequences: after fast/translate_fast.c, which wrote the cells,
  * before they run.
  *
  * A sequence is a handler that does the work of several cells which follow each other
  * (fast/superinstructions.inc). The cells stay where they are; only the handler of the first is
  * exchanged, so control may still enter at each of them. For every cell the way to the end of the
- * code with the fewest dispatches is chosen, from behind: wherever a jump leads, it goes on in the
- * best way from there.
+ * code with the fewest dispatches is chosen, starting at the end: wherever a jump leads, it goes on
+ * in the best way from there.
  */
 #include "core/fast/fast.h"
 

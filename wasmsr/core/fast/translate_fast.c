@@ -1055,7 +1055,7 @@ static void longer(const translator *f, uint32_t from, uint32_t to, uint32_t *mo
 /* Backward over the blocks: ways forward have no cycle, loops begin at points that decide. */
 static void find_longest(translator *f) {
   const wsr_code *code = f->code;
-  uint32_t n = 0, most = 0; /* of the block in hand: its instructions, the longest way behind it */
+  uint32_t n = 0, most = 0; /* of this block: its instructions, the longest way after it */
   for (uint32_t at = code->n_cells; at-- > 0;) {
     const wsr_cell *c = &code->cells[at];
     if (at + 1 == code->n_cells || begins_block(f, at + 1)) {

@@ -1,9 +1,9 @@
-/* Vectors of 128 bits: how they stand in slots and in registers, and the numerics that one C
+/* Vectors of 128 bits: their form in slots and in registers, and the numerics that one C
  * operator or one machine instruction does not express. numeric/simd_lanes.h, generated, has the
  * instructions.
  *
  * A v128 takes two slots, the lower half first; a `wsr_vector` is those two halves. Lanes are seen
- * through a union: where a machine's bytes run the other way, lane i stands at another place of
+ * through a union: where a machine's bytes run the other way, lane i is at another place of
  * the half, which WSR_AT_… say. The compiler makes vector instructions of the loops over lanes;
  * x86-64 is told where it has one instruction for more.
  * Source: WebAssembly specification, section 4.3.5 (Vector Operations). */

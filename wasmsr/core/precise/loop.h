@@ -86,7 +86,7 @@ static uint32_t RUN(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
     trap = WSR_TRAP_##name; \
     goto trapped;           \
   } while (0)
-/* `at`: where the bytes stand that the load or store in hand is about. */
+/* `at`: where the load or store finds its bytes. */
 #define LOCATE(width)                                          \
   uint8_t *at;                                                 \
   if (pc->n) {                                                 \
@@ -182,7 +182,7 @@ static uint32_t RUN(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
       address = instance->functions[pc->u.p.a];
       goto call;
     }
-    /* n arguments from slot s, the element's index behind them; a: type; b: table */
+    /* n arguments from slot s, then the element's index; a: type; b: table */
     OP(CALL_INDIRECT) {
       POLL();
       SLOTS;
@@ -203,7 +203,7 @@ static uint32_t RUN(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
       goto tail_call;
     }
 
-    /* n arguments from slot s, the reference behind them; a: type */
+    /* n arguments from slot s, then the reference; a: type */
     OP(CALL_REF) {
       POLL();
       SLOTS;

@@ -110,7 +110,7 @@ int wsr_view_frame(wsr_store *store, uint32_t number, int all, wsr_frame_view *o
   const wsr_code *code = f->code;
   const wsr_module *m = store->instances[f->instance]->module;
   const bool innermost = number + 1 == thread->n_frames;
-  /* A waiting frame stands behind its call; the types are known before it. */
+  /* A waiting frame is after its call; the types are known before the call. */
   const uint32_t at = frame->cell - !innermost;
   const uint32_t resume =
       is_call(&code->cells[at]) ? frame->cell : at; /* after a tail call: none */
@@ -151,10 +151,10 @@ static bool wrong(wsr_error *error, uint32_t offset, const char *what) {
   return wsr_fail(error, WSR_STATE, offset, "%s", what);
 }
 
-/* The cell that a frame at `offset` stands at; for a waiting frame, the call that it waits for. */
+/* The cell of a frame at `offset`; for a waiting frame, the call that it waits for. */
 static uint32_t find_cell(const wsr_code *code, const wsr_module *m, uint32_t offset,
                           bool innermost) {
-  uint32_t low = 0, high = code->n_cells; /* the first cell at `offset` or behind */
+  uint32_t low = 0, high = code->n_cells; /* the first cell at `offset` or after it */
   while (low < high) {
     const uint32_t middle = low + (high - low) / 2;
     if (code->offsets[middle] < offset)
@@ -244,12 +244,12 @@ int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermos
   if (cell == WSR_NONE)
     return wrong(error, offset,
                  innermost ? "no instruction starts at a frame's position"
-                           : "a waiting frame does not stand behind a call");
+                           : "a waiting frame is not after a call");
   if (view->n_locals != code->n_local_types)
     return wrong(error, offset, "a frame has another number of locals or operands than its code");
   bool kept;
   wsr_position *position = position_at(m, code, cell, cell + !innermost, &kept);
-  if (!position) return wrong(error, offset, "a frame stands in unreachable code");
+  if (!position) return wrong(error, offset, "a frame is in unreachable code");
   uint32_t expected = position->n_operands;
   if (!innermost) expected -= call_operands(m, &code->cells[cell]);
   const char *bad = check_view(store, instance, code, position, expected, view);
@@ -293,12 +293,12 @@ static const char *check_frame(wsr_store *store, uint32_t number) {
   if (frame->function >= store->n_functions) return "a frame's function has no address";
   const wsr_function_instance *f = &store->functions[frame->function];
   if (f->instance == WSR_NONE || !f->code) return "a frame runs a function without code";
-  if (frame->cell >= f->code->n_cells) return "a frame's position lies outside its code";
+  if (frame->cell >= f->code->n_cells) return "a frame's position is outside its code";
   if (frame->slot > store->limits.stack_slots ||
       f->code->frame_slots > store->limits.stack_slots - frame->slot)
-    return "a frame lies outside the stack";
+    return "a frame is outside the stack";
   if (!innermost && (frame->cell == 0 || !is_call(&f->code->cells[frame->cell - 1])))
-    return "a waiting frame does not stand behind a call";
+    return "a waiting frame is not after a call";
   if (number == thread->now.base_frame && frame->slot != thread->now.entry_slot)
     return "the outermost frame does not begin where its results go";
   if (number > thread->now.base_frame) {
@@ -321,6 +321,10 @@ static const char *check_frame(wsr_store *store, uint32_t number) {
   return broken;
 }
 
+static bool values_fit(void *store, wsr_type type, const uint64_t *values, uint64_t n) {
+  return wsr_values_fit(store, type, values, n) == n;
+}
+
 const char *wsr_check(wsr_store *store) {
   wsr_thread *const thread = store->main;
   if (thread->n_frames > store->limits.stack_frames) return "there are more frames than allowed";
@@ -329,17 +333,13 @@ const char *wsr_check(wsr_store *store) {
     const char *broken = check_frame(store, i);
     if (broken) return broken;
   }
-  for (uint32_t i = 0; i < store->n_globals; i++)
-    if (!wsr_value_fits(store, store->globals[i].type, store->globals[i].value))
-      return "a global holds a value that its type does not have";
   for (uint32_t i = 0; i < store->n_tables; i++) {
     const wsr_table_instance *t = store->tables[i];
     if (t->size > t->room || (t->bounds.has_maximum && t->size > t->bounds.maximum))
       return "a table is larger than its bounds";
-    for (uint32_t k = 0; k < t->size; k++)
-      if (!wsr_value_fits(store, t->bounds.type, t->elements[k]))
-        return "a table holds a reference to no function";
   }
+  if (!wsr_visit_values(store, values_fit, store))
+    return "a global, a table or a segment holds a value that its type does not have";
   for (uint32_t i = 0; i < store->n_memories; i++) {
     const wsr_memory_instance *m = store->memories[i];
     if (m->size > m->reserved || m->size % 65536) return "a memory's size is not one it can have";

@@ -2,10 +2,10 @@
  *
  * Both codes throw here. To throw is to search, from the innermost frame of the invocation outward,
  * the table of tries that each function's code has (compile/precise.c), and to make the frame that
- * catches the innermost one: frames are data, so nothing is unwound but their number. A try that
- * nothing is thrown in costs nothing. Source: WebAssembly specification, section 4.6.9 (Exception
- * Handling); for `try`, `catch`, `delegate` and `rethrow` the legacy part of the exception handling
- * proposal.
+ * catches the innermost one: frames are data, so nothing is unwound but their number. A try in
+ * which nothing is thrown costs nothing. Source: WebAssembly specification, section 4.6.9
+ * (Exception Handling); for `try`, `catch`, `delegate` and `rethrow` the legacy part of the
+ * exception handling proposal.
  */
 #include <stdlib.h>
 
@@ -40,7 +40,7 @@ int wsr_is_exception(const wsr_store *store, uint64_t reference) {
 
 /* ---- the heap ---- */
 
-/* Put what is referred to on the list of those to look at. */
+/* Put the exception that the reference names on the list of those to look at. */
 static void mark(wsr_store *store, uint32_t *list, uint64_t reference) {
   const uint32_t index = index_of(store, reference);
   if (index == WSR_NONE || store->exceptions[index]->marked) return;
@@ -59,6 +59,17 @@ static void mark_fields(wsr_store *store, uint32_t *list, const wsr_exception *e
   }
 }
 
+typedef struct {
+  wsr_store *store;
+  uint32_t *list;
+} marking;
+
+static bool mark_values(void *context, wsr_type type, const uint64_t *values, uint64_t n) {
+  const marking *const m = context;
+  for (uint64_t i = 0; refers(type) && i < n; i++) mark(m->store, m->list, values[i]);
+  return true;
+}
+
 /* Free what neither the host, a global, a table nor the stack refers to. The stack is looked at
  * slot by slot, whatever the slots hold: a number that looks like a reference keeps at most what
  * was alive once, and who takes a snapshot goes by types (RATIONALE.md). */
@@ -66,21 +77,8 @@ static void collect(wsr_store *store) {
   uint32_t list = 0;
   for (uint32_t i = 0; i < store->n_exceptions; i++)
     if (store->exceptions[i] && store->exceptions[i]->kept) mark(store, &list, reference_to(i));
-  for (uint32_t i = 0; i < store->n_globals; i++)
-    if (refers(store->globals[i].type)) mark(store, &list, store->globals[i].value);
-  for (uint32_t i = 0; i < store->n_tables; i++) {
-    const wsr_table_instance *t = store->tables[i];
-    for (uint64_t k = 0; refers(t->bounds.type) && k < t->size; k++)
-      mark(store, &list, t->elements[k]);
-  }
-  for (uint32_t i = 0; i < store->n_instances; i++) {
-    const wsr_instance *instance = store->instances[i];
-    for (uint32_t k = 0; k < instance->module->n.elements; k++) {
-      const wsr_element_def *e = &instance->module->elements[k];
-      for (uint32_t x = 0; refers(e->type) && x < e->n_items; x++)
-        mark(store, &list, instance->elements[k][x]);
-    }
-  }
+  marking context = {store, &list};
+  wsr_visit_values(store, mark_values, &context);
   for (const wsr_thread *t = store->main; t; t = t->next) {
     if (!t->n_frames) continue;
     const wsr_frame *top = &t->frames[t->n_frames - 1];
@@ -190,7 +188,7 @@ void wsr_free_exceptions(wsr_store *store) {
 /* ---- throwing ---- */
 
 uint32_t wsr_try_at(const wsr_code *code, uint32_t cell) {
-  uint32_t low = 0, high = code->n_tries; /* the first that begins behind the cell */
+  uint32_t low = 0, high = code->n_tries; /* the first that begins after the cell */
   while (low < high) {
     const uint32_t middle = low + (high - low) / 2;
     if (code->tries[middle].begin <= cell)
@@ -229,7 +227,7 @@ uint32_t wsr_throw(wsr_thread *thread, uint64_t reference) {
   for (uint32_t n = thread->n_frames; n-- > thread->now.base_frame;) {
     wsr_frame *frame = &thread->frames[n];
     const wsr_function_instance *f = &store->functions[frame->function];
-    const uint32_t cell = frame->cell - (n + 1 != thread->n_frames); /* behind its call */
+    const uint32_t cell = frame->cell - (n + 1 != thread->n_frames); /* after its call */
     if (!f->code->n_tries || wsr_is_tail_call(f->code->cells[cell].op)) continue;
     const wsr_catch *caught = find_catch(f->code, f->owner, cell, e->tag);
     if (!caught) continue;

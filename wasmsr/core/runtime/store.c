@@ -154,7 +154,7 @@ static void drop_types(wsr_store *store, uint32_t down_to) {
   }
 }
 
-/* Append one type, which stands in a group that begins at `group`. */
+/* Append one type, of a group that begins at `group`. */
 static bool append_type(wsr_store *store, const wsr_function_type *type, const uint32_t *numbers,
                         uint32_t group, uint32_t size, uint32_t super, bool final) {
   if (!wsr_array_reserve(&store->types, &store->room_types, store->n_types + 1,
@@ -626,7 +626,27 @@ void wsr_drop_data(wsr_store *store, uint32_t instance, uint32_t segment) {
   store->instances[instance]->dropped_data[segment] = 1;
 }
 
-/* ---- types of what is there ---- */
+/* ---- values ---- */
+
+bool wsr_visit_values(const wsr_store *store, wsr_visitor *visit, void *context) {
+  for (uint32_t i = 0; i < store->n_globals; i++)
+    if (!visit(context, store->globals[i].type, &store->globals[i].value, 1)) return false;
+  for (uint32_t i = 0; i < store->n_tables; i++) {
+    const wsr_table_instance *t = store->tables[i];
+    if (!visit(context, t->bounds.type, t->elements, t->size)) return false;
+  }
+  for (uint32_t i = 0; i < store->n_instances; i++) {
+    const wsr_instance *instance = store->instances[i];
+    for (uint32_t k = 0; k < instance->module->n.elements; k++) {
+      const wsr_element_def *e = &instance->module->elements[k];
+      const wsr_type type = wsr_store_type(instance->types, e->type);
+      if (!visit(context, type, instance->elements[k], e->n_items)) return false;
+    }
+  }
+  return true;
+}
+
+/* ---- types of values and externs ---- */
 
 int wsr_value_fits(const wsr_store *store, wsr_type type, uint64_t value) {
   if (type == WSR_I32 || type == WSR_F32) return value <= UINT32_MAX;

@@ -1,5 +1,5 @@
 /* The store: the specification's configuration as one struct. What is derived from modules and what
- * is state stand apart; the state holds numbers only, no pointer into code or memory. */
+ * is state are apart; the state holds numbers only, no pointer into code or memory. */
 #ifndef WSR_STORE_H
 #define WSR_STORE_H
 #include "core/compile/code.h"
@@ -176,12 +176,19 @@ static inline uint8_t *wsr_locate(const wsr_store *store, const wsr_instance *in
   return at >= address && wsr_within(at, width, m->size) ? m->data + at : NULL;
 }
 
+/* ---- runtime/store.c: values ---- */
+/* Visit all values that have a type in the store, in runs of one type: globals, elements of tables
+ * and evaluated element segments. Stacks and the fields of exceptions are the caller's to visit.
+ * Stops, and returns false, when the visitor does. */
+typedef bool wsr_visitor(void *context, wsr_type type, const uint64_t *values, uint64_t n);
+bool wsr_visit_values(const wsr_store *store, wsr_visitor *visit, void *context);
+
 /* ---- runtime/exceptions.c ---- */
 enum { WSR_NOT_CAUGHT, WSR_CAUGHT, WSR_CAUGHT_BACK /* by the label of a loop */ };
-/* Throw an exception where the innermost frame stands (its `cell`): makes the frame that catches it
+/* Throw an exception at the innermost frame's `cell`: make the frame that catches it
  * the innermost, standing at the label. Where none of the invocation does, nothing is changed. */
 uint32_t wsr_throw(wsr_thread *thread, uint64_t reference);
-/* Do what the cell of throw, throw_ref or rethrow says, at which the innermost frame stands; the
+/* Do what the innermost frame's cell says, a throw, throw_ref or rethrow; the
  * outcome is WSR_SWITCH where the program goes on. */
 uint32_t wsr_throw_cell(wsr_thread *thread, const wsr_instance *instance, const wsr_cell *cell,
                         const uint64_t *fp, wsr_exit *out);
@@ -226,10 +233,10 @@ static inline uint8_t *wsr_locate_vector(const wsr_store *store, const wsr_insta
                                                                                     : NULL;
 }
 
-/* Operands and result at `s`; the module's bytes hold the 16 behind the opcode of those that have
+/* Operands and result at `s`; the module's bytes hold the 16 after the opcode of those that have
  * them. */
 void wsr_vector_step(const wsr_cell *cell, uint64_t *s, const uint8_t *bytes);
-/* A load or store, the address at `s` and the vector behind it; what it is about stands at `p`. */
+/* A load or store, the address at `s`, then the vector; its bytes are at `p`. */
 void wsr_vector_access(const wsr_cell *cell, uint64_t *s, uint8_t *p);
 
 #endif

@@ -75,7 +75,7 @@ uint32_t wsr_begin(wsr_store *store, uint32_t function, const uint64_t *argument
   uint64_t *fp = thread->stack + slot;
   if (code->n_params) memcpy(fp, arguments, code->n_params * sizeof *fp);
   memset(fp + code->n_params, 0, (code->n_locals - code->n_params) * sizeof *fp);
-  if (waiting) waiting->cell++; /* like every frame that waits, it stands behind its call */
+  if (waiting) waiting->cell++; /* like every frame that waits, it is after its call */
   thread->now = (wsr_activation){thread->n_frames, slot};
   thread->returns[thread->n_frames].pc = NULL;
   thread->frames[thread->n_frames++] = (wsr_frame){function, 0, slot};
