@@ -253,3 +253,26 @@ def test_a_typo_when_resuming_is_said(cli: Cli) -> None:
     outcome = cli("run", "fib", "--from-snapshot", "snapshot.bin", "--fule", "3")
     assert outcome.returncode == 2
     assert "no option --fule" in one_sentence(outcome)
+
+
+def test_an_embedded_module_stays(cli: Cli) -> None:
+    """Nobody else may have it: the snapshot that goes in the place of the first has it too."""
+    shutil.copy(PROGRAMS["fib"].path, cli.folder / "mine.wasm")
+    words = ("--embed-module", "--invoke", "fib", "--snapshot-at", "99", "15")
+    assert cli("run", "mine.wasm", *words).returncode == 120
+    (cli.folder / "mine.wasm").unlink()
+    assert cli("run", "--from-snapshot", "snapshot.bin", "--snapshot-at", "99").returncode == 120
+    assert cli("run", "--from-snapshot", "snapshot.bin").stdout == "610\n"
+
+
+def test_a_name_taken_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    """Two programs that save by one pattern at the same time: both snapshots are kept."""
+    from wasmsr.snapshot.format import save_pieces
+
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"mine")
+    names = iter([str(tmp_path / name) for name in "abc"])
+    assert save_pieces([b"one ", b"two"], str(tmp_path / "{n}"), names=names) == 7
+    assert (tmp_path / "c").read_bytes() == b"one two"
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == b"mine"

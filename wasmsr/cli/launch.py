@@ -379,7 +379,9 @@ class Launch:
         if file.descriptor is not None:
             sys.stdout.flush()
         with shown(f"saving {file.name}") as advance:
-            snapshot = program.snapshot(embed=self.options.embed_module)
+            # Where the snapshot itself brought the module, nobody else may have it.
+            embed = self.options.embed_module or self.options.program is None
+            snapshot = program.snapshot(embed=embed)
             began = time.perf_counter()
             try:
                 pieces = encode(snapshot)

@@ -42,6 +42,7 @@ the rest goes to the program untouched.
   wasmsr run fib --trace                        trace it
   wasmsr run python.wasm -c 'print(1)'          -c is python's
   wasmsr run app.wasm --dir data -- --trace     --trace is app's
+  wasmsr run lib.wasm --invoke add 2 3 -- -v    -v is lib's own, add gets 2 and 3
   wasmsr run app.wasm --snapshot-after 2        after 2 seconds save in snapshot.bin, and stop
   wasmsr run app.wasm --from-snapshot snapshot.bin        ... and go on
   wasmsr run fib --hop 1000 20                  saved and restored every 1,000 instructions
@@ -88,7 +89,7 @@ ROWS = (
     Row("--carry-limit", "carry_limit", Size(), "SIZE",
         "Most that folders in memory, and files in snapshots, may hold. Default: 1GiB."),
     Row("--env", "env", Variable(), "K=V",
-        "Set an environment variable of the program; it has no others. Repeatable."),
+        "Set an environment variable of the program; it has no others of itself. Repeatable."),
     Row("--inherit-env", "inherit_env", FLAG, "",
         "Give it all variables of ours but those of wasmsr; --env goes before them."),
     Row("--stdin", "stdin", FILE, "FILE",
@@ -121,7 +122,8 @@ ROWS = (
         "output. A file that is no snapshot is never overwritten.", "snapshot.bin"),
     Row("--force", "force", FLAG, "", "Overwrite a snapshot of another program."),
     Row("--embed-module", "embed_module", FLAG, "",
-        "Put the module into snapshots, so that PROGRAM can be left out on resume."),
+        "Put the module into snapshots, so that PROGRAM can be left out on resume; where it is left "
+        "out the module stays in them."),
     Row("--keep-running", "keep_running", FLAG, "",
         "Go on after --snapshot-after or --snapshot-at."),
     Row("--stop", "stop", FLAG, "", "Stop after it, with exit code 120: the default."),

@@ -193,7 +193,7 @@ def of_component(data: bytes) -> ModuleError:
     versions = wasi_versions(data)
     wanted = f" for WASI {' and '.join(versions)}" if versions else ""
     if core_of(data) is not None:
-        hint = "--core runs the core module in it, which needs WASI preview 1 only"
+        hint = "wasmsr run --core runs the core module in it, which needs WASI preview 1 only"
     else:
         hint = PREVIEW_1
     return MalformedError(
