@@ -44,6 +44,7 @@ from wasmsr.migrate.terms import (
 from wasmsr.program import Program, Stand, Surroundings, excessive
 from wasmsr.record import replaced
 from wasmsr.snapshot import format as snapshot_format
+from wasmsr.snapshot import prepare
 from wasmsr.snapshot.container import VERSION
 from wasmsr.snapshot.state import Snapshot
 from wasmsr.wasi import state as wasi_state
@@ -222,6 +223,7 @@ class Hosting:
         features: str | Iterable[str] | None = None,
         stdin: Callable[[], int | None] | None = None,
     ) -> None:
+        prepare()  # what leaves here should not stand while Python reads its modules
         self.around = around
         self.stdin = stdin
         self.features = chosen(features)
