@@ -12,6 +12,8 @@ import pytest
 
 from tests.wasi.guest import Guest, on
 from wasmsr.errors import FormatError, SnapshotError
+from wasmsr.snapshot import inspect_wasi
+from wasmsr.snapshot.inspect import _plain
 from wasmsr.wasi import origin
 from wasmsr.wasi.abi import FILE_RIGHTS, FdFlag, Right
 from wasmsr.wasi.mounts import Mount
@@ -284,6 +286,17 @@ def test_an_origin_that_lies_is_refused(program: Guest, lie: str) -> None:
     state["origin"] = LIES[lie](state["origin"])
     with pytest.raises(FormatError, match="the origin"):
         read(state)
+
+
+def test_inspect_shows_what_files_are_known_by(program: Guest, data: Path) -> None:
+    state = stand(program, READS)
+    shown = {title: rows for title, _, rows in inspect_wasi.blocks(_plain(state))}
+    ((fd, device, inode, *_),) = shown["Open files of the host, as they were"]
+    found = (data / "f").stat()
+    assert (fd, device, inode) == ("4", str(found.st_dev), str(found.st_ino))
+    assert "{" not in str(shown["WASI"])
+    for lie in LIES.values():
+        list(inspect_wasi.blocks(_plain(state | {"origin": lie(state["origin"])})))
 
 
 def test_an_origin_of_other_files_harms_nothing(program: Guest, data: Path) -> None:

@@ -57,6 +57,29 @@ def blocks(wasi: Mapping[str, Any]) -> Iterator[Block]:
         ("", "content", "", "times"),
         [_unlinked(number, item) for number, item in enumerate(_maps(wasi, "unlinked"))],
     )
+    yield (
+        "Open files of the host, as they were",
+        ("fd", "device", "inode", "generation", "changed"),
+        [_mark(row) for row in _rows(wasi.get("origin"), "files", 7)],
+    )
+    yield (
+        "Folders of the mounts",
+        ("mount", "device", "inode"),
+        [[text(part) for part in row] for row in _rows(wasi.get("origin"), "roots", 3)],
+    )
+
+
+def _rows(value: object, key: str, length: int) -> list[list[Any]]:
+    """The rows of that length below a key of a map, where it is one."""
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, list):
+        return []
+    return [row for row in found if isinstance(row, list) and len(row) == length]
+
+
+def _mark(row: Sequence[Any]) -> list[str]:
+    """How an open file was known: the descriptor, three numbers, and a time."""
+    return [*(text(part) for part in row[:4]), _time("mtim", row[4])]
 
 
 def _maps(wasi: Mapping[str, Any], key: str) -> Iterator[Mapping[str, Any]]:
@@ -70,6 +93,9 @@ def _facts(wasi: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What is said in one line each."""
     for key, value in wasi.items():
         if key in ("mounts", "descriptors", "unlinked") or not value:
+            continue
+        if key == "origin" and isinstance(value, dict):
+            yield "machine", short(value.get("machine"))
             continue
         if key == "clocks" and isinstance(value, dict):
             for name, time in value.items():
