@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import HostError, LinkError, ModuleError, Trap
-from wasmsr.interp import shown
 from wasmsr.interp.hostcalls import performer
 from wasmsr.interp.module import address_type, core_error, function_type
 from wasmsr.interp.traps import MESSAGES
@@ -74,6 +73,8 @@ class HostFunction:
         self.perform = performer(type, call, raw=raw)
 
     def __repr__(self) -> str:
+        from wasmsr.interp import shown  # only here: few ask
+
         return shown.host_function(self)
 
     @classmethod
@@ -197,6 +198,8 @@ class Handle:
         return hash((id(self.store), type(self), self.address))
 
     def __repr__(self) -> str:
+        from wasmsr.interp import shown  # only here: few ask
+
         return shown.handle(self)
 
 

@@ -12,7 +12,6 @@ from functools import cached_property
 
 from wasmsr._ffi import lib
 from wasmsr.errors import LinkError, listed, printable
-from wasmsr.interp import shown
 from wasmsr.interp.externs import Extern, Function, Global, HostFunction, Memory, Table, Tag
 from wasmsr.interp.module import Import, Module
 from wasmsr.interp.types import MemoryType, TableType
@@ -96,6 +95,8 @@ class Instance:
         return found
 
     def __repr__(self) -> str:
+        from wasmsr.interp import shown  # only here: few ask
+
         return shown.instance(self)
 
 

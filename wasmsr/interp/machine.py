@@ -25,7 +25,6 @@ from wasmsr.errors import (
     UnsupportedError,
     WasmsrError,
 )
-from wasmsr.interp import shown
 from wasmsr.interp.exceptions import ThrownException, is_exception
 from wasmsr.interp.externs import (
     Caller,
@@ -165,6 +164,8 @@ class Store(References, Linking):
             os.close(fd)
 
     def __repr__(self) -> str:
+        from wasmsr.interp import shown  # only here: few ask
+
         return shown.store(self)
 
     def __enter__(self) -> Store:
