@@ -205,7 +205,7 @@ def test_not_a_snapshot(cli: Cli, module: Path_) -> None:
     one_sentence(outcome)
     outcome = cli("inspect", write(cli, "letter", b"Dear reader"))
     assert outcome.returncode == 123
-    assert "not a snapshot" in one_sentence(outcome)
+    assert "neither a snapshot nor a module" in one_sentence(outcome)
 
 
 @pytest.mark.parametrize("words", [["run", "fib"], ["run", "fib", "--trace-file", "/dev/full"]])

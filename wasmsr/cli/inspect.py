@@ -18,6 +18,8 @@ from wasmsr.cli.typed import Typed
 if TYPE_CHECKING:
     from typing import Any
 
+    from wasmsr.errors import WasmsrError
+
 HELP = """Shows what is in FILE: a snapshot, or a module (a .wasm or .wat file, or a packaged
 program).
 
@@ -33,6 +35,9 @@ memories, the features of WebAssembly that it needs, and its sections.
   wasmsr inspect snapshot.bin --values --program app.wasm
   wasmsr inspect app.wasm
   wasmsr inspect fib --json"""
+
+SNAPSHOT = b"\x89WSR"
+"""How snapshots begin. What follows may be damaged, which is told of a snapshot."""
 
 TEXT = (b"(", b";;")
 """How modules in the text format begin."""
@@ -77,7 +82,19 @@ def inspect(
     data = next(stream, b"")
     if data.startswith(b"\0asm") or data.lstrip()[:2].startswith(TEXT):
         return _inspect_module(data + b"".join(stream), file, features, as_json)
+    if not data.startswith(SNAPSHOT):
+        raise _neither(data, file)
     return _inspect_snapshot(chain((data,), stream), file, program, values, as_json)
+
+
+def _neither(data: bytes, name: str) -> WasmsrError:
+    """The error for a file that is none of both, with what it is if that can be told."""
+    from wasmsr.errors import FormatError, printable
+    from wasmsr.interp.foreign import what_text_is
+
+    said, hint = what_text_is(data)
+    found = said or f"it begins with {data[:8].hex(' ')}"
+    return FormatError(f"{printable(name)} is neither a snapshot nor a module: {found}", hint=hint)
 
 
 def _inspect_module(data: bytes, name: str, features: str | None, as_json: bool) -> int:

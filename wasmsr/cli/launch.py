@@ -176,7 +176,8 @@ class Launch:
             try:
                 self._snapshot_file.check(digest())
             except (OutputError, errors.SnapshotError) as error:
-                say(f"the key s will save nothing: {error}", "warning")
+                more = f"; {error.hint}" if error.hint else ""
+                say(f"the key s will save nothing: {str(error).rstrip('.')}{more}", "warning")
 
     @property
     def _snapshot_file(self) -> SnapshotFile:

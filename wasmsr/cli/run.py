@@ -122,8 +122,8 @@ ROWS = (
         "output. A file that is no snapshot is never overwritten.", "snapshot.bin"),
     Row("--force", "force", FLAG, "", "Overwrite a snapshot of another program."),
     Row("--embed-module", "embed_module", FLAG, "",
-        "Put the module into snapshots, so that PROGRAM can be left out on resume; where it is left "
-        "out the module stays in them."),
+        "Put the module into snapshots, so that PROGRAM can be left out on resume; where it is "
+        "left out the module stays in them."),
     Row("--keep-running", "keep_running", FLAG, "",
         "Go on after --snapshot-after or --snapshot-at."),
     Row("--stop", "stop", FLAG, "", "Stop after it, with exit code 120: the default."),

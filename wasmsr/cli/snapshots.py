@@ -28,7 +28,7 @@ def pieces(path: str) -> Iterator[bytes]:
                 yield piece
     except OSError as error:
         reason = error.strerror or str(error)
-        raise SnapshotError(f"cannot read the snapshot {printable(path)}: {reason}") from error
+        raise SnapshotError(f"cannot read {printable(path)}: {reason}") from error
 
 
 def decode(
