@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.wasi.guest import CREAT, ROOT, Guest, on
 from wasmsr.errors import FormatError, SnapshotError, WasiConfigError
+from wasmsr.wasi.contents import CHUNK, PLACE
 from wasmsr.wasi.mounts import Mount
 from wasmsr.wasi.preview1 import Wasi
 
@@ -215,4 +217,28 @@ def test_any_value_anywhere(state: State, data: Path, draw: st.DataObject) -> No
         guest.read(fd)
         guest.fdstat(fd)
         guest.call("fd_readdir", fd, 4096, 100, 1, 64)
+    guest.close()
+
+
+def test_one_piece_named_many_times(data: Path) -> None:
+    """40 bytes of a snapshot ask for 64 KiB on the disk."""
+    guest = on(data)
+    fd = guest.opened("f", CREAT)
+    os.pwrite(guest.wasi.process.descriptors[fd].host, b"x" * CHUNK * 20, 0)
+    os.unlink(data / "f")
+    state = guest.state()
+    (one,) = state["unlinked"]
+    digest, pieces = one["chunks"][8:40], 40_000
+    one.update(size=pieces * CHUNK, chunks=b"".join(PLACE.pack(n, digest) for n in range(pieces)))
+    kept = set(os.listdir(tempfile.gettempdir()))
+    with pytest.raises(SnapshotError, match="without a name hold"):
+        guest.resume(state)
+    assert not [n for n in set(os.listdir(tempfile.gettempdir())) - kept if n[:7] == "wasmsr-"]
+    # A hole may be of any size, as far as the file system goes.
+    one.update(size=1 << 62, chunks=PLACE.pack(0, digest))
+    try:
+        guest.resume(state)
+        assert guest.seek(fd, 0, 2) == (0, 1 << 62)
+    except SnapshotError as error:
+        assert "there is no room" in error.message
     guest.close()

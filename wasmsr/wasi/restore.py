@@ -12,13 +12,14 @@ import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wasmsr.errors import SnapshotError, WasiConfigError
 from wasmsr.wasi.abi import Failure, FileType, file_type
-from wasmsr.wasi.capture import MEMORY_DEVICES
+from wasmsr.wasi.capture import MEMORY_DEVICES, UNLINKED_LIMIT
 from wasmsr.wasi.clocks import Clocks, Random
 from wasmsr.wasi.contents import Contents
 from wasmsr.wasi.descriptors import (
@@ -36,7 +37,7 @@ from wasmsr.wasi.origin import Origin, Stood, Verdict
 from wasmsr.wasi.path_calls import open_flags
 from wasmsr.wasi.private import Private
 from wasmsr.wasi.process import Pending, Process, Streams
-from wasmsr.wasi.state import DescriptorState, MountState, StdinFile, WasiState
+from wasmsr.wasi.state import DescriptorState, MountState, Nameless, StdinFile, WasiState
 from wasmsr.wasi.trees import MemoryTree, Tree
 from wasmsr.wasi.unpack import OnChanged, Settlement, write_chunks
 
@@ -374,30 +375,60 @@ class _Opener:
         return stream
 
     def nameless(self, state: WasiState) -> None:
-        """Make again what has no name any more; it gets one until everything is open."""
-        for one in state.unlinked:
-            if one.content is None:
-                self.names.append(tempfile.mkdtemp(prefix="wasmsr-"))
-            else:
-                host, name = tempfile.mkstemp(prefix="wasmsr-")
-                self.names.append(name)
-                with open(host, "wb") as file:
-                    file.write(one.content)
-                    if one.chunks is not None:
-                        write_chunks(host, one.size, one.chunks, self.carried.contents.read)
-            os.utime(self.names[-1], ns=(one.atim, one.mtim))
+        """Make again what has no name any more; it gets one until everything is open.
+
+        Raises SnapshotError where there is no room, or more than may be carried: a snapshot may
+        name one piece of a file any number of times.
+        """
+        held = sum(one.held for one in state.unlinked)
+        limit = self.carried.limit + UNLINKED_LIMIT
+        if held > limit:
+            raise SnapshotError(
+                f"the program's open files without a name hold {held} bytes, more than the {limit} "
+                "that it may carry here",
+                hint="--carry-limit SIZE allows more",
+            )
+        try:
+            for one in state.unlinked:
+                self._nameless(one)
+        except OSError as error:
+            raise SnapshotError(
+                "there is no room for the program's open files without a name: "
+                f"{error.strerror or error}"
+            ) from error
+
+    def _nameless(self, one: Nameless) -> None:
+        if one.content is None:
+            self.names.append(tempfile.mkdtemp(prefix="wasmsr-"))
+        else:
+            host, name = tempfile.mkstemp(prefix="wasmsr-")
+            self.names.append(name)
+            with open(host, "wb") as file:
+                file.write(one.content)
+                if one.chunks is not None:
+                    write_chunks(host, one.size, one.chunks, self.carried.contents.read)
+        os.utime(self.names[-1], ns=(one.atim, one.mtim))
 
     def commit(self) -> None:
         """Everything is there: undo what was written after the snapshot."""
         for host, size in self.grown:
-            os.ftruncate(host, size)
+            try:
+                os.ftruncate(host, size)
+            except OSError as error:
+                raise SnapshotError(
+                    f"a file that the program writes cannot be cut to the {size} bytes that it "
+                    f"had: {error.strerror}"
+                ) from error
 
     def close(self) -> None:
-        for name in self.names:
-            if os.path.isdir(name):
-                os.rmdir(name)
-            else:
-                os.unlink(name)
+        while self.names:
+            name = self.names.pop()
+            # Somebody who tidies up may have been faster.
+            with suppress(OSError):
+                if os.path.isdir(name):
+                    os.rmdir(name)
+                else:
+                    os.unlink(name)
 
 
 def _other(what: str, place: Place) -> SnapshotError:

@@ -18,7 +18,7 @@ from wasmsr.wasi import origin
 from wasmsr.wasi.abi import ALL_RIGHTS, MAX_OFFSET, U64, FdFlag, FileType, Right
 from wasmsr.wasi.capture import UNLINKED_LIMIT
 from wasmsr.wasi.clocks import LAST_INSTANT
-from wasmsr.wasi.contents import DIGEST
+from wasmsr.wasi.contents import CHUNK, DIGEST, PLACE
 from wasmsr.wasi.manifest import DIRECTORY, Entry, check_chunks, is_path, parse
 from wasmsr.wasi.mounts import CARRYING, MODES
 from wasmsr.wasi.origin import WINDOW, Origin
@@ -60,6 +60,12 @@ class Nameless:
     size: int = 0
     chunks: bytes | None = None
     """Where the content is too long to stand here: its size and `Entry.chunks`."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of content, holes left out."""
+        pieces = len(self.chunks or b"") // PLACE.size
+        return len(self.content or b"") + min(pieces * CHUNK, self.size)
 
 
 @dataclass(frozen=True)
