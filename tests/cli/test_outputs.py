@@ -163,6 +163,10 @@ def test_standard_output(cli: Cli, name: str) -> None:
         done = subprocess.run(command, cwd=cli.folder, env=environment({}), stdout=file)
     assert done.returncode == 120
     assert cli("run", "fib", "--from-snapshot", "a file").stdout == "610\n"
+    assert (
+        b"what was written there goes on"
+        in subprocess.run(command, cwd=cli.folder, env=environment({}), capture_output=True).stderr
+    )
     piped = subprocess.run(command, cwd=cli.folder, env=environment({}), capture_output=True)
     resumed = subprocess.run(
         [sys.executable, "-m", "wasmsr", "run", "fib", "--from-snapshot", "-"],

@@ -136,11 +136,15 @@ def test_both_ways_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         "--fuel 40M --snapshot-after 2.5 fib --max-memory=1G -3 x",
         "--from-snapshot file --snapshot-file other --keep-running --snapshot-at 1_000",
         "app.wasm --features -tail-calls --stdin f --module-cache off --invoke g",
+        "--mapdir g::h --arg a --arg=-b --inherit-env --timeout 3 --core app.wasm -- x",
+        "app.wasm --invoke g --force --json-file j -- 1 -- 2",
+        "--strict --invoke g app.wasm --trace -- 1",
+        "app.wasm --strict -h --trace",
     ):
         assert quick.attempt(["run", *line.split()]) == 0
         run_command.run.main(line.split(), prog_name="run", standalone_mode=False)
         assert seen[-1] == seen[-2], line
-    assert len(seen) == 10
+    assert len(seen) == 18
 
 
 def test_help_teaches(cli: Cli) -> None:

@@ -420,7 +420,10 @@ class Launch:
         """Says how it ended, in the way that was asked for."""
         options = self.options
         snapshot = self._snapshot_file.last if ending.snapshots else None
-        report.tell(ending, executed=self.executed, snapshot=snapshot)
+        said = snapshot
+        if snapshot is not None and self._snapshot_file.descriptor is not None:
+            said = "what was written there"
+        report.tell(ending, executed=self.executed, snapshot=said)
         if options.timings and not options.json:
             report.print_timings(self.timings)
         if options.json or self._json is not None:

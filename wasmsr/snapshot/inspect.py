@@ -333,7 +333,8 @@ def _all_blocks(d: Mapping[str, Any], values: bool) -> Iterator[Block]:
 
 def _file_blocks(file: Mapping[str, Any]) -> Iterator[Block]:
     plain = sum(section["plain"] for section in file["sections"])
-    ratio = f", {plain / file['bytes']:.2f} times smaller than its content"
+    smaller = plain / file["bytes"]
+    ratio = f", {smaller:.2f} times smaller than its content" if smaller > 1 else ""
     rows: list[tuple[str, ...]] = [
         ("format version", str(file["version"])),
         ("size", size(file["bytes"]) + ratio),
