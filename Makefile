@@ -20,13 +20,16 @@ ASAN := build/asan
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-full asan cross cross-quick examples ffmpeg lint check fuzz clean tools
+.PHONY: help demo containers test test-full asan cross cross-quick examples ffmpeg lint check fuzz clean tools
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.built ## a real transcoding that moves between two processes while it runs (2 minutes)
 	@$(BIN)/python scripts/demo.py
+
+containers: $(VENV)/.built ## FFmpeg moves between two containers, or two network namespaces (5 minutes)
+	@$(BIN)/python -m scripts.containers $(ARGS)
 
 test: $(VENV)/.test $(VENV)/.built ## the quick tests (10 minutes at most)
 	@$(TIMED) "test" $(PYTEST) -n $(JOBS) --dist worksteal --durations=10 $(ARGS)
