@@ -144,8 +144,8 @@ def here() -> Host:
 
 
 def _line(path: str) -> str:
-    with suppress(OSError, ValueError), open(path, encoding="ascii") as file:
-        return file.read(256).strip()
+    with suppress(OSError, ValueError), open(path, "rb") as file:
+        return file.read(256).decode().strip()
     return ""
 
 
