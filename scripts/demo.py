@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import resource
+import secrets
 import shutil
 import socket
 import subprocess
@@ -185,13 +186,17 @@ def demo(folder: Path, screen: Screen) -> int:
         transcode(folder / "alone", frames), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     ports = dict(zip(("left", "right"), free_ports(2), strict=True))
+    # Each side has a state directory of its own, as on two hosts, so both are given a key.
+    key = folder / "key"
+    key.touch(0o600)
+    key.write_text(secrets.token_hex(32))
     sides: dict[str, Side] = {}
     try:
         for name, other in (("right", "left"), ("left", "right")):
             command = wasmsr("remote", "--json", "--every", f"{every:.2f}")
             command += ["--port", str(ports[name]), "--peer", str(ports[other])]
             command += ["--dir", str(folder / "moved"), "--state-dir", str(folder / name)]
-            command += ["--program", "transcoding"]
+            command += ["--token-file", str(key), "--program", "transcoding"]
             if name == "left":
                 command += ["--send", "--", *arguments(frames)]
             sides[name] = Side(name, screen, command, folder)

@@ -7,6 +7,7 @@ full pipe would stand still, and the other one wait for it.
 from __future__ import annotations
 
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -83,6 +84,8 @@ class Ends:
         process = subprocess.Popen(
             command,
             cwd=self.work,
+            # The user's own folder, where the key is that all state directories begin with.
+            env={**os.environ, "XDG_STATE_HOME": str(self.folder / "home")},
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -23,6 +23,7 @@ def wasmsr(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "wasmsr", *words],
         cwd=folder,
+        env={**os.environ, "XDG_STATE_HOME": str(folder / "home")},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -196,3 +197,97 @@ def test_help() -> None:
     assert run.returncode == 0
     assert "--send" in run.stdout
     assert os.environ.get("HOME", "?") not in run.stdout
+
+
+# Keys --------------------------------------------------------------------------------------------
+
+
+def stranger(port: int, version: int, name: str, request: bytes) -> str:
+    """A call as version 1 of the protocol, or somebody else, makes it; the status."""
+    import grpc
+
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            channel.unary_unary(f"/wasmsr.v{version}.Migration/{name}")(request, timeout=10)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+    return "OK"
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_stranger_can_do_nothing_to_an_end(ends: Ends, version: int) -> None:
+    """`protocol = 1, 2`, and Ended with a sentence: each ended an end of version 0.1."""
+    ends.listen("b")
+    port = ends.ports["b"]
+    for request in (b"\x08\x01", b"\x08\x02", b"\x08\x63", b"", b"\xff" * 50):
+        for name in ("Prepare", "Ended", "Transfer", "Upload", "Status"):
+            status = stranger(port, version, name, request)
+            assert status in ("UNAUTHENTICATED", "UNIMPLEMENTED")
+            assert (status == "UNAUTHENTICATED") == (version == 2)
+    assert ends.processes["b"].poll() is None
+    ends.start("a", "--every", "0.1", "--send", "--", *FRAMES)
+    for end in "ab":
+        events, said = ends.events(end)
+        assert ends.processes[end].returncode == 0, said
+        assert kinds(events)[-1] == "ended"
+        if end == "b":
+            refused = [event for event in events if event["event"] == "refused"]
+            assert [event["reason"] for event in refused] == ["key" if version == 2 else "version"]
+
+
+def key(ends: Ends, name: str, text: str) -> str:
+    path = ends.folder / name
+    path.write_text(text)
+    path.chmod(0o600)
+    return str(path)
+
+
+def test_ends_with_other_keys(ends: Ends) -> None:
+    ends.listen("b", "--token-file", key(ends, "one", "one key of many bytes"))
+    ends.start("a", "--send", "--token-file", key(ends, "two", "another key of bytes"))
+    _, said = ends.events("a")
+    assert ends.processes["a"].returncode == 124
+    assert "has not the same key as this end" in said and "--token-file" in said
+    assert ends.until("b", "refused")["reason"] == "key"
+    # The end goes on, and takes a program from one that has the key.
+    ends.start("a", "--send", "--program", "cat", "--token-file", str(ends.folder / "one"))
+    _, said = ends.events("a")
+    assert ends.processes["a"].returncode in (0, 124), said
+    assert "has not the same key" not in said
+
+
+def test_the_key_is_found_by_itself(ends: Ends, tmp_path: Path) -> None:
+    """Also by two ends with state directories of their own; who is another user has another."""
+    ends.listen("b")
+    path = ends.state / "remote" / "key"
+    assert path.stat().st_mode & 0o777 == 0o600 and path.stat().st_size == 32
+    ends.state = tmp_path / "of its own"
+    ends.start("a", "--every", "0.1", "--send", "--", *FRAMES)
+    _, said = ends.events("a")
+    assert ends.processes["a"].returncode == 0, said
+    assert (ends.state / "remote" / "key").read_bytes() == path.read_bytes()
+
+
+def test_insecure_says_what_it_gives_up(ends: Ends) -> None:
+    ends.listen("b", "--insecure")
+    ends.start("a", "--every", "0.1", "--send", "--insecure", "--", *FRAMES)
+    for end in "ab":
+        _, said = ends.events(end)
+        assert ends.processes[end].returncode == 0, said
+        assert "nobody is asked for a key" in said and "--token-file" in said
+    ends.listen("b", "--insecure")
+    ends.start("a", "--send")
+    _, said = ends.events("a")
+    assert "has not the same key" in said and "--insecure to both or to neither" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("short", "5 bytes, fewer than the 16"), ("x" * 5000, "more than 4096"), (None, "No such")],
+)
+def test_a_token_file_that_is_none(ends: Ends, content: str | None, said: str) -> None:
+    name = str(ends.folder / "none") if content is None else key(ends, "token", content)
+    ends.start("a", "--token-file", name)
+    _, error = ends.events("a")
+    assert ends.processes["a"].returncode == 124
+    assert said in error and "chmod 600" in error
