@@ -103,6 +103,13 @@ def test_exceptions_and_callers() -> None:
     assert one_line(caller) == "Caller(store=<Store: 0 instances, idle>, instance=None)"
 
 
+def test_of_what_is_not_there() -> None:
+    for kind in (wasmsr.Function, wasmsr.Memory, wasmsr.Table, wasmsr.Global, wasmsr.Tag):
+        for address in (0, 5, -1, 1 << 40):
+            shown = one_line(kind(Store(), address))
+            assert shown == f"<{kind.__name__} {address}, which the store does not have>"
+
+
 def test_of_a_closed_store() -> None:
     instance = linked()
     things = [*instance.exports.values(), instance]

@@ -134,12 +134,12 @@ class Session:
         if plan.keyboard is not None:
             self._keys = self.events.keyboard = plan.keyboard()
             say(KEYS.format(export=plan.export))
-        timer = Timer.after(plan.after, plan.every)
-        self._end = Timer.after(plan.timeout, None)
         if plan.saves:
             from wasmsr.snapshot import prepare  # only here: it takes a while
 
             prepare()
+        timer = Timer.after(plan.after, plan.every)
+        self._end = Timer.after(plan.timeout, None)
         if self.program.pending or not self._keys:
             self.program.start()
         while self._ending is None:

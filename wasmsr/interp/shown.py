@@ -97,10 +97,15 @@ def _standing(one: Store) -> str:
 
 def handle(one: Handle) -> str:
     """An extern: its address, and what its kind has to say."""
-    what = f"{type(one).__name__} {one.address}"
+    kind = next(c.__name__ for c in type(one).__mro__ if c.__name__ in _OF)
+    what = f"{kind} {one.address}"
     if "c" not in one.store.__dict__:
         return f"<{what} of a closed store>"
-    return f"<{what}{_OF[type(one).__name__](one)}>"
+    counts = ffi.new("wsr_store_counts *")
+    lib.wsr_store_count(one.store.c, counts)
+    if not 0 <= one.address < getattr(counts, _COUNTS[kind]):
+        return f"<{what}, which the store does not have>"
+    return f"<{what}{_OF[kind](one)}>"
 
 
 def _function(one: Handle) -> str:
@@ -141,6 +146,13 @@ def _tag(one: Tag) -> str:
     return f": ({', '.join(map(str, one.type.params))})"
 
 
+_COUNTS = {
+    "Function": "functions",
+    "Memory": "memories",
+    "Table": "tables",
+    "Global": "globals",
+    "Tag": "tags",
+}
 _OF: dict[str, Callable[[Any], str]] = {
     "Function": _function,
     "Memory": _memory,
