@@ -5,15 +5,23 @@
 
 #include "core/runtime/store.h"
 
+/* Stack, returns and frames follow each other in one piece of address space. Each begins at another
+ * place of a page: a store to one would otherwise look, to the CPU, like one to another. */
+enum { HOST_PAGE = 4096, RETURNS_AT = 2048, FRAMES_AT = 3072 };
+
+static size_t whole_pages(size_t bytes) { return (bytes + HOST_PAGE - 1) / HOST_PAGE * HOST_PAGE; }
+
 /* One slot more than the limit: fast code zeroes locals in pairs. */
-static size_t stack_bytes(const wsr_limits *limits) {
-  return ((size_t)limits->stack_slots + 1) * sizeof(uint64_t);
+static size_t returns_begin(const wsr_limits *limits) {
+  return whole_pages(((size_t)limits->stack_slots + 1) * sizeof(uint64_t)) + RETURNS_AT;
 }
 
-/* Stack, frames and returns, one after the other in one piece of address space. */
+static size_t frames_begin(const wsr_limits *limits) {
+  return whole_pages(returns_begin(limits) + limits->stack_frames * sizeof(wsr_return)) + FRAMES_AT;
+}
+
 static size_t thread_bytes(const wsr_limits *limits) {
-  return stack_bytes(limits) + limits->stack_frames * (sizeof(wsr_frame) + sizeof(wsr_return)) +
-         sizeof(uint64_t);
+  return frames_begin(limits) + limits->stack_frames * sizeof(wsr_frame);
 }
 
 wsr_thread *wsr_thread_new(wsr_store *store) {
@@ -28,8 +36,8 @@ wsr_thread *wsr_thread_new(wsr_store *store) {
   }
   thread->stack = (uint64_t *)(void *)space;
   thread->stack_end = thread->stack + limits->stack_slots;
-  thread->returns = (wsr_return *)(void *)(space + stack_bytes(limits));
-  thread->frames = (wsr_frame *)(void *)(thread->returns + limits->stack_frames);
+  thread->returns = (wsr_return *)(void *)(space + returns_begin(limits));
+  thread->frames = (wsr_frame *)(void *)(space + frames_begin(limits));
   thread->functions = store->functions;
   thread->globals = store->globals;
   thread->tables = store->tables;
