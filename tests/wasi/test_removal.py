@@ -215,7 +215,7 @@ def test_a_walk_notices_that_the_tree_was_moved(tmp_path: Path) -> None:
 
 
 def test_the_files_of_a_program_that_ended_elsewhere(above: Path) -> None:
-    belongings = Belongings(above)
+    belongings = Belongings(above / "files")
     place = belongings.place(bytes(16), "/work")
     place.mkdir(parents=True)
     root = os.open(place, os.O_RDONLY)
