@@ -27,6 +27,7 @@ HOSTS = ("host-1", "host-2")
 LIMITS = ("--ulimit", "nofile=20000:20000")
 """Containers may fail to start with the engine's own, where limits cannot be raised."""
 NOT_COPIED = (".git", ".venv", ".cache", "build", "dist", "*.egg-info", "*.so", "__pycache__")
+VERSION = "import platform; print(platform.python_version())"
 PULL_SECONDS = 120
 STEP_SECONDS = 900
 BEGIN_SECONDS = 60.0
@@ -235,6 +236,7 @@ class Containers(Engine):
 
     name = "docker"
     command: tuple[str, ...] = ("docker",)
+    limits: tuple[str, ...] = LIMITS
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -256,7 +258,17 @@ class Containers(Engine):
         given = ["--build-arg", f"BASE={self.base}", "--build-arg", f"RUN={self.id}"]
         folder = str(self.context.folder)
         step(
-            [*self.command, "build", "-q", "--force-rm", *LIMITS, *given, "-t", self.image, folder]
+            [
+                *self.command,
+                "build",
+                "-q",
+                "--force-rm",
+                *self.limits,
+                *given,
+                "-t",
+                self.image,
+                folder,
+            ]
         )
         self.make_network()
 
@@ -333,9 +345,9 @@ class Containers(Engine):
         (folder / "programs").mkdir(exist_ok=True)
         shutil.copy(self.context.sample, folder / "programs" / "sample.y4m")
         shutil.copy(self.context.program, folder / "programs")
-        version = step([*self.command, "run", "--rm", *LIMITS, "--entrypoint", "python3", self.base,
-                        "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])  # fmt: skip
-        version = version.splitlines()[-1]
+        ask = ["--entrypoint", "python3", self.base, "-c", VERSION]
+        said = step([*self.command, "run", "--rm", *self.limits, *ask])
+        version = ".".join(said.splitlines()[-1].split()[0].split(".")[:2])
         say(f"collecting wheels for Python {version}")
         wheels = folder / "wheels"
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
@@ -361,7 +373,7 @@ class Containers(Engine):
         words = self.words(host, "0.0.0.0", other, "/run/secrets/key", "/data/out", "/data/film")
         key = self.secret()
         create = [*self.command, "create", "--name", name, "--hostname", host]
-        create += [*LIMITS, "-v", f"{key}:/run/secrets/key:ro", *self.network(host)]
+        create += [*self.limits, "-v", f"{key}:/run/secrets/key:ro", *self.network(host)]
         step([*create, self.image, *words])
         self._made.append([*self.command, "rm", "-f", "-v", name])
         return Followed([*self.command, "start", "-a", name], host)
@@ -399,6 +411,7 @@ class Podman(Containers):
 
     name = "podman"
     command: tuple[str, ...] = ("podman",)
+    limits = (*LIMITS, "--ulimit", "nproc=20000:20000")
     SUBNET = "10.213.77"
 
     def missing(self) -> str:
