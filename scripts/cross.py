@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes wasmsr for another CPU, to be run here under qemu-user: `python scripts/cross.py [ARCH…]`
+"""Build wasmsr for another CPU, to run under qemu-user: `python scripts/cross.py [ARCH…]`.
 
 For each of Debian's architectures ARCH (arm64, s390x):
 

@@ -1,8 +1,7 @@
-"""Makes the glue between Python and the C core: the extension `wasmsr._ffi`, cffi API mode, abi3.
+"""Make the glue between Python and the C core: the extension `wasmsr._ffi`, cffi API mode, abi3.
 
-The declarations are read from core/wsr.h and _sys.h, between their marks, so that they stand in one
-place.
-Every call releases the GIL. setup.py runs this; it is not imported at run time.
+The declarations come from core/wsr.h and _sys.h, between their marks, so each is written once.
+Every call releases the GIL. setup.py runs this file; nothing imports it at run time.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ SOURCES = ("_core.c", "_sys.c", *sorted(str(path.relative_to(HERE)) for path in 
 
 
 def declarations() -> str:
-    """The parts of the headers that cffi reads."""
+    """Return the parts of the headers that cffi reads."""
     bodies = []
     for name in HEADERS:
         text = (HERE / name).read_text(encoding="utf-8")

@@ -1,8 +1,7 @@
 """Every exception of wasmsr, and the exit code that the command line gives for each.
 
-This file stands at the bottom of the package: every other room imports it, and it imports only
-`record`. Outcomes that are not errors (a pause, an empty fuel tank, a program's own exit code) are
-values of `wasmsr.interp.machine`, not exceptions; see RATIONALE.md.
+Every other room imports this file; it imports only `record`. A pause, the end of the fuel and a
+program's own exit code are outcomes, not errors (`wasmsr.Outcome`); RATIONALE.md has the reason.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-# Exit codes of the command line. 0 and the guest's own code apart, these are all there are.
+# All exit codes of the command line, beside 0 and the program's own code.
 EXIT_USAGE = 2
 EXIT_STOPPED = 120
 """Stopped on purpose; the snapshot is on disk."""
@@ -34,16 +33,19 @@ EXIT_HOST = 1
 
 
 LONGEST = 4000
-"""Characters of a message; one that says more was made to fill a terminal."""
+"""Largest length of a message in characters; a longer one is cut in its middle."""
 
 
 class WasmsrError(Exception):
-    """Root of all errors that wasmsr raises on purpose. Names in messages and hints may be raw:
-    `printable` is applied to both, so that they can be shown wherever they are caught.
+    """Base class of all errors that wasmsr raises.
+
+    The constructor applies `printable` to message and hint, so they can contain names from
+    untrusted files.
 
     Attributes:
-        hint: one sentence that says what to do about it, or None.
-        exit_code: what the command line exits with when this error ends it.
+        message: What happened, and where.
+        hint: One sentence that says what to do next, or None.
+        exit_code: Exit code of the command line when this error ends it.
     """
 
     exit_code: int = EXIT_HOST
@@ -65,23 +67,29 @@ PACKAGES = {
     "wasmtime": ("wasmtime", None),
     "zstandard": ("zstandard", "python3-zstandard"),
 }
-"""What an import name needs: the package's name for pip, and Debian's where it has one."""
+"""For each import name: the package's name for pip, and Debian's name or None."""
 
 
 class MissingPackageError(WasmsrError):
-    """A Python package that this needs is not installed, or does not work on this machine.
+    """A Python package is not installed, or does not work on this machine.
 
-    Not every dependency has a wheel for every CPU (gRPC has none for s390x), so wasmsr is installed
-    without those, and says so where one is needed.
+    Some dependencies have no wheel for some CPUs (gRPC has none for s390x). There wasmsr is
+    installed without them; a command that needs one raises this error.
 
     Attributes:
-        package: the package's name for pip.
+        package: The package's name for pip.
     """
 
     exit_code = EXIT_USAGE
 
     def __init__(self, name: str, why: str, *, instead: str | None = None) -> None:
-        """`name` is what was imported; `why` is what needs it; `instead` a way without it."""
+        """Make the error.
+
+        Args:
+            name: Name of the import that failed.
+            why: What needs the package.
+            instead: A way without the package, for the hint.
+        """
         self.package, debian = PACKAGES.get(name, (name, None))
         ways = [f"pip install {self.package}", *([f"apt-get install {debian}"] if debian else [])]
         ways += [instead] if instead else []
@@ -96,7 +104,7 @@ class ModuleError(WasmsrError):
     """A module cannot be used.
 
     Attributes:
-        offset: byte offset in the module's binary, or None where no single byte is to blame.
+        offset: Offset in bytes in the module, or None where no single byte is the cause.
     """
 
     exit_code = EXIT_MODULE
@@ -123,7 +131,7 @@ class UnsupportedError(ModuleError):
     """The module needs a feature that this engine lacks.
 
     Attributes:
-        feature: the feature's name, as proposals are named: "simd", "exceptions", ...
+        feature: Name of the proposal, for example "simd" or "exceptions".
     """
 
     def __init__(
@@ -139,7 +147,14 @@ class LinkError(ModuleError):
 
 @record(frozen=True)
 class Frame:
-    """One line of a backtrace: function name and index, and byte offset in the module's binary."""
+    """One line of a backtrace.
+
+    Attributes:
+        module: Name of the module, or None.
+        function: Name of the function, or a name made of its index.
+        index: Index of the function in the module.
+        offset: Position in the function, as an offset in bytes in the module.
+    """
 
     module: str | None
     function: str
@@ -152,15 +167,16 @@ class Frame:
 
 
 def printable(name: object, limit: int | None = 400) -> str:
-    """A name as messages show it: THE function for every name of a module, a file or a peer.
+    """Return a name in the form that messages show.
 
-    Names come from files that anybody can have made, and go to terminals. What is no printable
-    text is escaped as in Python (control characters, direction marks, bytes that are no UTF-8, a
-    backslash only where something else is escaped too); what is longer than `limit` characters is
-    cut in its middle, and nothing is cut with None.
+    Every message must pass names of modules, files and peers through this function, because such
+    names are untrusted and go to terminals. Characters that are not printable are escaped as in
+    Python: control characters, direction marks, bytes that are not UTF-8. A backslash is escaped
+    only if another character is.
 
     Args:
-        name: text, bytes, or a path.
+        name: Text, bytes, or a path.
+        limit: Largest length in characters; a longer name is cut in its middle. None: no limit.
     """
     if isinstance(name, bytes):
         text = name.decode("utf-8", "surrogateescape")
@@ -174,7 +190,12 @@ def printable(name: object, limit: int | None = 400) -> str:
 
 
 def listed(names: Iterable[object], most: int = 20) -> str:
-    """Names for a message, separated by commas; of many the first ones."""
+    """Return names for a message, separated by commas.
+
+    Args:
+        names: The names; `printable` is applied to each.
+        most: Largest number of names; dots stand for the rest.
+    """
     shown = [printable(name, 100) for name in islice(names, most + 1)]
     return ", ".join([*shown[:most], "..."] if len(shown) > most else shown)
 
@@ -188,16 +209,16 @@ def _escaped(character: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, to stand behind a colon; of one that says nothing, what it is."""
+    """Return the text of an error, or its class name if the text is empty."""
     return str(error) or type(error).__name__
 
 
 class Trap(WasmsrError):
-    """The program did what the specification answers with a trap.
+    """The program ended with a trap (specification, section 4.2.1).
 
     Attributes:
-        code: the trap's name in `wasmsr.interp.traps`, for example "integer divide by zero".
-        backtrace: innermost frame first.
+        code: Name of the trap in `wasmsr.interp.traps`, for example "integer divide by zero".
+        backtrace: Frames of the program, innermost first.
     """
 
     exit_code = EXIT_TRAP
@@ -209,14 +230,15 @@ class Trap(WasmsrError):
 
 
 class UncaughtException(Trap):
-    """The program threw an exception that nothing in it caught.
+    """The program threw an exception and did not catch it.
 
-    Raised by a host function (see `Tag.throw`), or let through by one that called back, it goes to
-    the program that called the function, which may catch it.
+    A host function can raise this error (see `Tag.throw`), or pass on one from a call back into the
+    program. The error then continues as an exception in the program, which can catch it.
 
     Attributes:
-        exception: the `wasmsr.ThrownException`; its tag and its fields as Python values are
-            `tag` and `fields`.
+        exception: The `wasmsr.ThrownException`.
+        tag: Tag of the exception.
+        fields: Fields of the exception as Python values.
     """
 
     def __init__(
@@ -232,7 +254,7 @@ class Exit(WasmsrError):
     """The program ended itself (WASI `proc_exit`).
 
     Attributes:
-        code: the guest's exit code, 0 to 2**32 - 1.
+        code: Exit code of the program, 0 to 2**32 - 1.
     """
 
     def __init__(self, code: int) -> None:
@@ -241,7 +263,7 @@ class Exit(WasmsrError):
 
 
 class Interrupted(WasmsrError):
-    """A call through the library was paused before it ended; `Store.run` goes on with it."""
+    """A call through the library was paused before it returned; `Store.run` continues it."""
 
     exit_code = EXIT_INTERRUPTED
 
@@ -253,27 +275,27 @@ class SnapshotError(WasmsrError):
 
 
 class FormatError(SnapshotError):
-    """The bytes are not a well-formed snapshot, or say what no machine can be in."""
+    """The bytes are not a well-formed snapshot, or describe a state that cannot exist."""
 
 
 class VersionError(SnapshotError):
-    """The snapshot's format version is one that this wasmsr does not read."""
+    """This wasmsr does not read the snapshot's format version."""
 
 
 class DigestError(SnapshotError):
-    """The snapshot's bytes are not those that its digest names: it was damaged or altered."""
+    """The snapshot does not match its digest: it was damaged or changed."""
 
 
 class ModuleMismatch(SnapshotError):
-    """The snapshot belongs to a module other than the one given, or none was given."""
+    """The snapshot needs a module that was not given."""
 
 
 class UnportableState(SnapshotError):
-    """The program holds something that no snapshot can carry; the message names it."""
+    """The program has state that a snapshot cannot contain; the message names it."""
 
 
 class HandedOver(SnapshotError):
-    """The snapshot was handed to another host, which owns the program now; see `--adopt`."""
+    """The snapshot was handed over to another host, which owns the program; see `--adopt`."""
 
 
 class MigrationError(WasmsrError):
@@ -281,7 +303,7 @@ class MigrationError(WasmsrError):
 
     Attributes:
         phase: "prepare", "stop", "stream", "hand-over" or "commit".
-        owner: who owns the program now: "source", "destination" or "unknown".
+        owner: Who owns the program: "source", "destination" or "unknown".
     """
 
     exit_code = EXIT_MIGRATION
@@ -293,10 +315,10 @@ class MigrationError(WasmsrError):
 
 
 class HostError(WasmsrError):
-    """A host function raised; the original exception is `__cause__`."""
+    """A host function raised an exception; `__cause__` is that exception."""
 
 
 class WasiConfigError(WasmsrError):
-    """Mounts, arguments or streams given to WASI are not usable."""
+    """WASI cannot use the given mounts, arguments or streams."""
 
     exit_code = EXIT_USAGE

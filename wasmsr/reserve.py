@@ -1,9 +1,8 @@
-"""Descriptors that a running program cannot use up, for what happens when it stands.
+"""Descriptors kept in reserve, so that a program that has used up all others can be saved.
 
-At the bottom of the package. A program may open files until the operating system has no descriptor
-left for this process. To save it then, files must be opened nevertheless: of the program, of the
-snapshot, of modules of Python. So some descriptors are held while it runs, and let go while it
-stands.
+A program can open files until the operating system has no descriptor left for this process. To save
+the program, wasmsr must open files: of the program, of the snapshot, of Python's modules. So it
+holds some descriptors while the program runs, and closes them while the program is paused.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ import os
 import threading
 
 COUNT = 12
-"""What a save needs at a time, and some more: a file that is read, one that is written, its folder,
-a temporary one, a module that is imported and its folder, and two for a pipe."""
+"""Descriptors in reserve. A save needs at most eight at a time: a file to read, a file to write and
+its folder, a temporary file, a module to import and its folder, and two for a pipe."""
 
 _held: list[int] = []
 _lock = threading.Lock()
 
 
 def hold() -> None:
-    """Hold `COUNT` descriptors, or as many as there are."""
+    """Open the reserve: `COUNT` descriptors, or as many as the process can have."""
     with _lock:
         try:
             if not _held:
@@ -32,7 +31,7 @@ def hold() -> None:
 
 
 def let_go() -> None:
-    """Give them back, for whoever opens something next."""
+    """Close the reserve, so that other files can be opened."""
     with _lock:
         while _held:
             os.close(_held.pop())
