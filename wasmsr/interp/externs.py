@@ -23,13 +23,14 @@ from wasmsr.interp.types import (
     TagType,
     ValType,
 )
-from wasmsr.interp.values import from_slot, gather, spread, to_slot
+from wasmsr.interp.values import from_slot, gather, slot_count, spread, to_slot
 from wasmsr.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+    from wasmsr.interp.gate import Writes
     from wasmsr.interp.machine import Store
 
 
@@ -52,6 +53,7 @@ class HostFunction:
         identity: what a snapshot knows it by, unique in a store; None: the names of the import
             that it answers. A store in which one import is answered by different functions can
             only be restored if these have identities.
+        writes: tells which memory a call may write (`gate.Writes`); None: nobody knows.
 
     Attributes:
         perform: calls it with a caller and the slots of the arguments, and puts the results in
@@ -65,12 +67,24 @@ class HostFunction:
         *,
         raw: bool = False,
         identity: str | None = None,
+        writes: Writes | None = None,
     ) -> None:
         self.type = type
         self.call = call
         self.raw = raw
         self.identity = identity
+        self.writes = writes
         self.perform = performer(type, call, raw=raw)
+
+    @property
+    def argument_slots(self) -> int:
+        """Slots of the arguments."""
+        return slot_count(self.type.params)
+
+    @property
+    def result_slots(self) -> int:
+        """Slots of the results."""
+        return slot_count(self.type.results)
 
     def __repr__(self) -> str:
         from wasmsr.interp import shown  # only here: few ask
@@ -263,6 +277,7 @@ class Memory(Handle):
         """Write bytes; IndexError, and nothing written, where they do not fit the memory."""
         given = memoryview(data).cast("B")
         self.data[self._range(offset, len(given))] = given
+        self.store.tell("edit", memory=self.address, offset=offset, data=bytes(given))
 
     def _range(self, offset: int, size: int) -> slice:
         have = len(self.data)
@@ -280,7 +295,9 @@ class Memory(Handle):
         if not 0 <= pages < 1 << 64:
             return -1
         old = lib.wsr_grow_memory(self.store.c, self.address, pages)
-        return -1 if old == 2**64 - 1 else int(old)
+        failed = old == 2**64 - 1
+        self.store.tell("growth failed" if failed else "grow", memory=self.address, units=pages)
+        return -1 if failed else int(old)
 
 
 class Table(Handle):
@@ -321,7 +338,9 @@ class Table(Handle):
         view = self._view()
         if not 0 <= index < view.size:
             raise IndexError(f"the table has no element {index}")
-        view.elements[index] = to_slot(self.store, ValType(view.bounds.type), value)
+        bits = to_slot(self.store, ValType(view.bounds.type), value)
+        view.elements[index] = bits
+        self.store.tell("edit", table=self.address, index=index, bits=bits)
 
     def grow(self, count: int, value: Any = None) -> int:
         """Grow it; returns the old size in elements, or -1 where the limits do not allow it."""
@@ -329,7 +348,10 @@ class Table(Handle):
             return -1
         bits = to_slot(self.store, self.type.element, value)
         old = lib.wsr_grow_table(self.store.c, self.address, count, bits)
-        return -1 if old == 2**64 - 1 else int(old)
+        failed = old == 2**64 - 1
+        kind = "growth failed" if failed else "grow"
+        self.store.tell(kind, table=self.address, units=count, bits=bits)
+        return -1 if failed else int(old)
 
 
 class Global(Handle):
@@ -381,6 +403,7 @@ class Global(Handle):
         """Give it these bits, which must fit its type, also where it is immutable."""
         slots = spread((self.type.value,), (bits,))
         lib.wsr_set_global(self.store.c, self.address, slots)
+        self.store.tell("edit", **{"global": self.address, "bits": bits})
 
 
 class Tag(Handle):

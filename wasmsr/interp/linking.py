@@ -12,6 +12,7 @@ from collections.abc import Callable
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import LinkError, printable
 from wasmsr.interp.externs import Caller, Function, HostFunction
+from wasmsr.interp.gate import HostEvent, HostGate, through
 from wasmsr.interp.instance import HANDLES, Imports, incompatible, matches
 from wasmsr.interp.module import Import, Module, core_error
 from wasmsr.interp.types import FuncType
@@ -32,6 +33,7 @@ class Linking:
 
     c: Any
     function_type: Any
+    instructions: Any
 
     def __init__(self) -> None:
         self.hosts: dict[int, tuple[HostFunction, str, str]] = {}
@@ -41,6 +43,30 @@ class Linking:
         self._wrapped: dict[tuple[object, FuncType], HostFunction] = {}
         """Plain callables as host functions: the same callable is the same function."""
         self._perform_at: dict[int, Callable[[Caller, Any], None]] = {}
+        """What calls the host function at an address, through the gate if there is one."""
+        self._gate: HostGate | None = None
+
+    @property
+    def gate(self) -> HostGate | None:
+        """The gate that all host calls pass, or None. It can be set at any time."""
+        return self._gate
+
+    @gate.setter
+    def gate(self, gate: HostGate | None) -> None:
+        self._gate = gate
+        for address in self.hosts:
+            self._connect(address)
+
+    def _connect(self, address: int) -> None:
+        """Let calls of a host function pass the gate."""
+        known = self.hosts[address]
+        gate = self._gate
+        self._perform_at[address] = known[0].perform if gate is None else through(gate, known)
+
+    def tell(self, kind: str, **detail: Any) -> None:
+        """Tell the gate of an event, if there is a gate."""
+        if self._gate is not None:
+            self._gate.event(HostEvent(kind, self.instructions, detail))
 
     def forget_hosts(self) -> None:
         """Let go of all functions of the host: the store is closed."""
@@ -130,10 +156,14 @@ class Linking:
             if type_.concrete:  # from here on in the store's numbers
                 type_ = self.function_type(address)
                 function = HostFunction(
-                    type_, function.call, raw=function.raw, identity=function.identity
+                    type_,
+                    function.call,
+                    raw=function.raw,
+                    identity=function.identity,
+                    writes=function.writes,
                 )
             self.hosts[address] = (function, module, name)
-            self._perform_at[address] = function.perform
+            self._connect(address)
         elif function.type.concrete and importer is not None:
             number, known = importer[1].number, self._host_address[key]
             if not lib.wsr_import_matches(self.c, importer[0]._c, number, known):

@@ -115,7 +115,7 @@ class Store(References, Linking):
         self._stands = threading.Event()
         self._stands.set()
         self._budget: Any = None
-        self._lent = self._overdraft = 0
+        self._fuel = self._lent = self._overdraft = 0
         self._last: Finished = Finished()
         self._entry: FuncType | None = None
         error = ffi.new("wsr_error *")
@@ -269,12 +269,16 @@ class Store(References, Linking):
         Raises:
             TypeError, OverflowError: the arguments do not fit the function's type.
         """
-        self.queue.append((function.address, self._slots(function, arguments)))
+        slots = self._slots(function, arguments)
+        self.queue.append((function.address, slots))
+        self.tell("enqueue", function=function.address, slots=slots)
 
     def enqueue_raw(self, address: int, bits: Sequence[int]) -> None:
         """Add an invocation by address and the bits of each argument."""
         params = self.function_type(address).params
-        self.queue.append((address, tuple(spread(params, bits))))
+        slots = tuple(spread(params, bits))
+        self.queue.append((address, slots))
+        self.tell("enqueue", function=address, slots=slots)
 
     def _slots(self, function: Function, arguments: Sequence[Any]) -> tuple[int, ...]:
         params = function.type.params
@@ -301,13 +305,17 @@ class Store(References, Linking):
             raise ValueError("fuel must be a number of instructions, 0 or more")
         budget = None if fuel is None else ffi.new("uint64_t *", fuel)
         self._enter()
-        self._budget, self._overdraft = budget, 0
+        self._budget, self._fuel, self._overdraft = budget, fuel or 0, 0
         try:
             if lib.wsr_pause_requested(self.c) and (lib.wsr_frame_count(self.c) or self.queue):
                 self._end_if_interrupted()
                 self._clear_pause()
-                return Paused("requested")
-            return self._run(budget)
+                outcome: Outcome = Paused("requested")
+            else:
+                outcome = self._run(budget)
+            if isinstance(outcome, Paused):
+                self.tell("pause", reason=outcome.reason)
+            return outcome
         except BaseException:
             if self._interrupted:
                 self._interrupted = False
@@ -324,6 +332,14 @@ class Store(References, Linking):
             self._budget = None
             self._running = False
             self._stands.set()
+
+    @property
+    def instructions(self) -> int | None:
+        """Instructions executed so far in metered runs; None if there was none."""
+        if self._budget is None:
+            return self.executed
+        spent = self._fuel - self._budget[0] + self._lent + self._overdraft
+        return (self.executed or 0) + int(spent)
 
     def _enter(self) -> None:
         """From here on the store is this thread's."""
@@ -380,7 +396,7 @@ class Store(References, Linking):
         array[0 : len(slots)] = list(slots)
         while True:
             try:
-                function.perform(self._callers[None], array)
+                self._perform_at[address](self._callers[None], array)
             except BaseException as error:  # noqa: BLE001 (what follows is decided there)
                 outcome = self._not_performed(error)
                 if outcome is not None:
