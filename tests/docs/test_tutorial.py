@@ -1,0 +1,118 @@
+"""docs/tutorial.md is typed, word for word: its files are written and its commands run.
+
+The quick test leaves out the set-up and uses the wasmsr of this tree. The long one does the set-up
+too, in an empty folder. On a bare container, with WASMSR_BARE=1, it also installs the packages.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.console import Block, blocks, commands, shown
+
+PATIENCE = 60.0
+"""Seconds after which a command is given up."""
+
+SOURCE = "git clone … wasmsr"
+"""How the tutorial gets the source; the test takes the tree that it is in."""
+
+
+def environment(*before: Path) -> dict[str, str]:
+    """Return an environment in which commands of these folders come first."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WASMSR_", "PYTHONPATH"))}
+    path = os.pathsep.join([*map(str, before), kept.get("PATH", os.defpath)])
+    return kept | {"PATH": path, "LANG": "C.UTF-8"}
+
+
+def begin(words: str, folder: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["bash", "-c", words], cwd=folder, env=variables, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def in_terminals(found: list[Block], folder: Path, variables: dict[str, str]) -> list[str]:
+    """Run one command in each of several terminals at once, and return what each printed."""
+    running, expected = [], []
+    for block in found:
+        (command,) = commands(block)
+        running.append(begin(command.words, folder, variables))
+        expected.append(command.output)
+    try:
+        printed = [process.communicate(timeout=PATIENCE)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    for block, output, said in zip(found, expected, printed, strict=True):
+        # Who starts second on a busy machine is not sure; the first may have to wait.
+        said = re.sub(r"^wasmsr: waiting for .*\n", "", said, flags=re.MULTILINE)
+        assert shown(output, said), f"{block.title}:\n{said}"
+    return printed
+
+
+def walk(text: str, folder: Path, variables: dict[str, str]) -> None:
+    """Do all that the tutorial says after the set-up."""
+    terminals: list[Block] = []
+    moved = False
+    for block in blocks(text):
+        if block.title.startswith("terminal"):
+            terminals.append(block)
+            if len(terminals) == 2:
+                printed = in_terminals(terminals, folder, variables)
+                counts = sorted(re.findall(r"^count (\d\d)$", "".join(printed), re.MULTILINE))
+                assert counts == [f"{n:02}" for n in range(1, 21)]  # each one once
+                assert all("count" in one for one in printed)
+                moved = True
+        elif block.title in ("bare", "set-up"):
+            continue
+        elif block.title:
+            (folder / block.title).write_text(block.text, encoding="utf-8")
+        else:
+            assert block.language == "console", block
+            for command in commands(block):
+                process = begin(command.words, folder, variables)
+                printed_here, _ = process.communicate(timeout=PATIENCE)
+                assert shown(command.output, printed_here), f"{command.words}\n{printed_here}"
+    assert moved
+
+
+def test_tutorial(root: Path, tmp_path: Path) -> None:
+    text = (root / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    variables = environment(Path(sys.executable).parent) | {"XDG_STATE_HOME": str(tmp_path / "s")}
+    folder = tmp_path / "first-move"
+    folder.mkdir()
+    walk(text, folder, variables)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_tutorial_from_the_set_up_on(root: Path, tmp_path: Path) -> None:
+    text = (root / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    titles = ("bare", "set-up") if os.environ.get("WASMSR_BARE") == "1" else ("set-up",)
+    words = [c.words for block in blocks(text) if block.title in titles for c in commands(block)]
+    assert SOURCE in words
+    take = f"mkdir wasmsr && git -C '{root}' ls-files -z | tar -C '{root}' -c --null -T - | "
+    words[words.index(SOURCE)] = take + "tar -C wasmsr -x"
+    script = "\n".join(["set -e", *words, "pwd"])
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    if "No matching distribution" in done.stderr:
+        pytest.skip("the package registry cannot be reached")
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.splitlines()[-1])
+    assert folder == tmp_path / "first-move"
+    variables = environment(tmp_path / "wasmsr" / ".venv" / "bin")
+    walk(text, folder, variables | {"XDG_STATE_HOME": str(tmp_path / "s")})
+
+
+def test_what_is_shown() -> None:
+    assert shown("a\n…\nb …\n", "a\nx\ny\nb 5 \n") and shown("a\n…\n", "a\n")
+    assert not shown("a\nb\n", "a\nc\n") and not shown("a\n", "a\nb\n")
