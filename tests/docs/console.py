@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 FENCE = re.compile(
     r'^```(?P<language>\w*)(?: title="(?P<title>[^"]*)")?\n(?P<text>.*?)^```$', re.M | re.S
@@ -56,3 +60,51 @@ def shown(expected: str, printed: str) -> bool:
         else:
             pattern += ".*".join(re.escape(part) for part in line.rstrip().split("…")) + r" *\n"
     return re.fullmatch(pattern, printed) is not None
+
+
+PATIENCE = 60.0
+"""Seconds after which a command is given up."""
+
+
+def environment(*before: Path) -> dict[str, str]:
+    """Return an environment in which commands of these folders come first."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WASMSR_", "PYTHON"))}
+    path = os.pathsep.join([*map(str, before), kept.get("PATH", os.defpath)])
+    return kept | {"PATH": path, "LANG": "C.UTF-8"}
+
+
+def begin(words: str, folder: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["bash", "-c", words], cwd=folder, env=variables, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def in_terminals(found: list[Block], folder: Path, variables: dict[str, str]) -> list[str]:
+    """Run one command in each of several terminals at once, and return what each printed."""
+    running, expected = [], []
+    for block in found:
+        (command,) = commands(block)
+        running.append(begin(command.words, folder, variables))
+        expected.append(command.output)
+    try:
+        printed = [process.communicate(timeout=PATIENCE)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    for process, block, output, said in zip(running, found, expected, printed, strict=True):
+        assert process.returncode == 0, f"{block.title}:\n{said}"
+        # Who starts second on a busy machine is not sure; the first may have to wait.
+        said = re.sub(r"^wasmsr: waiting for .*\n", "", said, flags=re.MULTILINE)
+        assert shown(output, said), f"{block.title}:\n{said}"
+    return printed
+
+
+def with_free_ports(document: str) -> str:
+    """Return a document with two ports that are free here, in place of 50051 and 50052."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    for name, one in zip(("50051", "50052"), sockets, strict=True):
+        document = document.replace(name, str(one.getsockname()[1]))
+        one.close()
+    return document

@@ -14,47 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.console import Block, blocks, commands, shown
-
-PATIENCE = 60.0
-"""Seconds after which a command is given up."""
+from tests.docs.console import (
+    PATIENCE,
+    Block,
+    begin,
+    blocks,
+    commands,
+    environment,
+    in_terminals,
+    shown,
+    with_free_ports,
+)
 
 SOURCE = "git clone … wasmsr"
 """How the tutorial gets the source; the test takes the tree that it is in."""
-
-
-def environment(*before: Path) -> dict[str, str]:
-    """Return an environment in which commands of these folders come first."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WASMSR_", "PYTHONPATH"))}
-    path = os.pathsep.join([*map(str, before), kept.get("PATH", os.defpath)])
-    return kept | {"PATH": path, "LANG": "C.UTF-8"}
-
-
-def begin(words: str, folder: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        ["bash", "-c", words], cwd=folder, env=variables, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def in_terminals(found: list[Block], folder: Path, variables: dict[str, str]) -> list[str]:
-    """Run one command in each of several terminals at once, and return what each printed."""
-    running, expected = [], []
-    for block in found:
-        (command,) = commands(block)
-        running.append(begin(command.words, folder, variables))
-        expected.append(command.output)
-    try:
-        printed = [process.communicate(timeout=PATIENCE)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    for block, output, said in zip(found, expected, printed, strict=True):
-        # Who starts second on a busy machine is not sure; the first may have to wait.
-        said = re.sub(r"^wasmsr: waiting for .*\n", "", said, flags=re.MULTILINE)
-        assert shown(output, said), f"{block.title}:\n{said}"
-    return printed
 
 
 def walk(text: str, folder: Path, variables: dict[str, str]) -> None:
@@ -84,7 +57,7 @@ def walk(text: str, folder: Path, variables: dict[str, str]) -> None:
 
 
 def test_tutorial(root: Path, tmp_path: Path) -> None:
-    text = (root / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    text = with_free_ports((root / "docs" / "tutorial.md").read_text(encoding="utf-8"))
     variables = environment(Path(sys.executable).parent) | {"XDG_STATE_HOME": str(tmp_path / "s")}
     folder = tmp_path / "first-move"
     folder.mkdir()
@@ -94,7 +67,7 @@ def test_tutorial(root: Path, tmp_path: Path) -> None:
 @pytest.mark.full
 @pytest.mark.timeout(1200)
 def test_tutorial_from_the_set_up_on(root: Path, tmp_path: Path) -> None:
-    text = (root / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    text = with_free_ports((root / "docs" / "tutorial.md").read_text(encoding="utf-8"))
     titles = ("bare", "set-up") if os.environ.get("WASMSR_BARE") == "1" else ("set-up",)
     words = [c.words for block in blocks(text) if block.title in titles for c in commands(block)]
     assert SOURCE in words
