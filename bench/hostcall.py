@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wasmsr import Module, Store
-from wasmsr.wasi.preview1 import Wasi
+from wasmsr.wasi.facade import Wasi
 
 WASI = "wasi_snapshot_preview1"
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from bench.programs import CACHE, PROGRAMS
 from wasmsr.interp.module import Module, assemble
 from wasmsr.program import Program, Stand, Surroundings
-from wasmsr.wasi.mounts import Mount
+from wasmsr.wasi.filesystem.mounts import Mount
 
 LONGEST = 0.1
 """The program runs on for at most so many seconds between two requests."""

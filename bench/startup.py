@@ -29,8 +29,8 @@ from typing import TypeVar
 
 from wasmsr import Limits, Module, Store
 from wasmsr.interp.cache import ModuleCache
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.preview1 import Wasi
+from wasmsr.wasi.facade import Wasi
+from wasmsr.wasi.filesystem.mounts import Mount
 
 _T = TypeVar("_T")
 Steps = dict[str, float]

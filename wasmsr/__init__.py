@@ -129,8 +129,8 @@ if TYPE_CHECKING:
     from wasmsr.library import pause, run
     from wasmsr.snapshot import snapshot
     from wasmsr.snapshot.state import Snapshot
-    from wasmsr.wasi.mounts import Mount
-    from wasmsr.wasi.preview1 import Wasi
+    from wasmsr.wasi.facade import Wasi
+    from wasmsr.wasi.filesystem.mounts import Mount
 
 _ROOMS = {
     "interp.exceptions": "ThrownException",

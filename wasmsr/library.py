@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from wasmsr.interp.machine import Imports, Store
 from wasmsr.interp.module import MAGIC, Module, assemble
 from wasmsr.interp.outcomes import Limits, Outcome
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.preview1 import Stdin, Stdout, Wasi
+from wasmsr.wasi.facade import Stdin, Stdout, Wasi
+from wasmsr.wasi.filesystem.mounts import Mount
 
 
 def run(

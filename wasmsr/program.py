@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 
     from wasmsr.interp.trace import Tracer
     from wasmsr.snapshot.state import Snapshot
-    from wasmsr.wasi.descriptors import InputStream
-    from wasmsr.wasi.listeners import TcpListen
-    from wasmsr.wasi.mounts import Mount
-    from wasmsr.wasi.preview1 import Stdout, Wasi
-    from wasmsr.wasi.restore import Base
-    from wasmsr.wasi.unpack import OnChanged
+    from wasmsr.wasi.facade import Stdout, Wasi
+    from wasmsr.wasi.filesystem.mounts import Mount
+    from wasmsr.wasi.state.restore import TreeBase
+    from wasmsr.wasi.state.tree_restore import OnChanged
+    from wasmsr.wasi.streams.listen_address import TcpListen
+    from wasmsr.wasi.streams.standard import InputStream
 
 Outcome = Finished | Trapped | Paused | Exited
 
@@ -166,7 +166,7 @@ class Surroundings:
     carry_limit: int | None = None
     on_changed: OnChanged | None = None
     folder: Callable[[str], Path] | None = None
-    bases: Mapping[str, Base] | None = None
+    bases: Mapping[str, TreeBase] | None = None
 
     @property
     def sockets(self) -> Sequence[socket.socket]:
@@ -273,7 +273,7 @@ class Program:
             exported_function(module, invoke)
         wasi = None
         if any(item.module in WASI_MODULES for item in module.imports):
-            from wasmsr.wasi.preview1 import Wasi
+            from wasmsr.wasi.facade import Wasi
 
             wasi = Wasi(
                 args=argv,
@@ -365,7 +365,7 @@ class Program:
         """The addresses of the listening sockets that it was given."""
         if not self._around.listen:
             return []
-        from wasmsr.wasi.listeners import address_of
+        from wasmsr.wasi.streams.listen_address import address_of
 
         return [address_of(listening) for listening in self._around.sockets]
 
@@ -457,7 +457,7 @@ class Program:
             SnapshotError: the host cannot read what it has open.
         """
         from wasmsr.snapshot.capture import capture
-        from wasmsr.wasi.contents import Contents
+        from wasmsr.wasi.state.contents import Contents
 
         with self.timings.measure("capture"):
             marks, queue = self.marks, self.store.queue
@@ -640,11 +640,11 @@ def _restore(
     from wasmsr.snapshot.restore import restore
 
     def serve() -> Wasi:
-        from wasmsr.wasi.contents import Contents
-        from wasmsr.wasi.mounts import CARRY_LIMIT
-        from wasmsr.wasi.origin import trusted_time
-        from wasmsr.wasi.preview1 import Wasi
-        from wasmsr.wasi.restore import Carried
+        from wasmsr.wasi.facade import Wasi
+        from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT
+        from wasmsr.wasi.state.contents import Contents
+        from wasmsr.wasi.state.origin import trusted_time
+        from wasmsr.wasi.state.restore import CarriedFiles
 
         assert snapshot.wasi is not None
         return Wasi.restore(
@@ -656,7 +656,7 @@ def _restore(
             sockets=around.sockets,
             live=live,
             on_changed=around.on_changed,
-            carried=Carried(
+            carried=CarriedFiles(
                 snapshot.files or Contents(),
                 CARRY_LIMIT if around.carry_limit is None else around.carry_limit,
                 since=None if deferred else trusted_time(snapshot.wasi, snapshot.lineage.created),

@@ -18,7 +18,7 @@ from wasmsr.interp.cache import RACY, SMALLEST
 from wasmsr.interp.module import Module, assemble
 from wasmsr.snapshot.inspect_wasi import bits, rights
 from wasmsr.snapshot.tables import lines, moment, seconds, text
-from wasmsr.wasi.abi import ALL_RIGHTS, Right
+from wasmsr.wasi.preview1.abi import ALL_RIGHTS, Right
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli

@@ -11,7 +11,7 @@ import pytest
 from tests.golden.plain import plain
 from wasmsr.errors import FormatError
 from wasmsr.snapshot.format import Decoder, content_digest, decode, encode
-from wasmsr.wasi.preview1 import Wasi
+from wasmsr.wasi.facade import Wasi
 
 FOLDER = Path(__file__).parent
 SAMPLES = sorted(FOLDER.glob("v*.bin"))

@@ -14,7 +14,7 @@ GENERATORS = {
     "protocol": ["proto/generate.py", "--check"],
     "examples": ["examples/snapshot/build.py", "--check"],
     "WASI programs": ["tests/wasi/programs/build.py", "--check"],
-    "WASI document": ["-m", "wasmsr.wasi.functions", "--check", "docs/wasi.md"],
+    "WASI document": ["-m", "wasmsr.wasi.preview1.functions", "--check", "docs/wasi.md"],
 }
 
 

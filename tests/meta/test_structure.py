@@ -21,8 +21,6 @@ CIRCLES = (
     "interp/values",
     "snapshot/check snapshot/format snapshot/reader snapshot/references snapshot/restore "
     "snapshot/room snapshot/sections snapshot/shape snapshot/shown snapshot/state snapshot/writer",
-    "wasi/descriptors wasi/relayed wasi/waiting",
-    "wasi/overlay wasi/trees",
 )
 """Import circles inside rooms that still exist: the files of each, without `wasmsr/` and `.py`.
 
@@ -46,12 +44,17 @@ LONG_FUNCTIONS = {
 ROOM = 12
 """Source files that a room or a wing may have, `__init__.py` not counted."""
 
-LARGE_ROOMS = {f"wasmsr/{room}" for room in ("cli", "interp", "migrate", "snapshot", "wasi")}
+LARGE_ROOMS = {f"wasmsr/{room}" for room in ("cli", "interp", "migrate", "snapshot")}
 """Rooms that still have more files."""
 
 SHARED_NAMES = {
-    *("Bounds", "Ending", "File", "Function", "Host", "HostFunction", "Kind", "Limits", "Named"),
-    *("Options", "Program", "References", "Session", "Source", "Tree", "Verdict"),
+    *("Bounds", "Ending", "HostFunction", "Kind", "Limits", "Named"),
+    *(
+        "Options",
+        "Program",
+        "References",
+        "Session",
+    ),
 }
 """Names that two public classes still share."""
 

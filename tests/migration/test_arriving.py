@@ -15,7 +15,7 @@ from wasmsr.migrate.hosting import Hosting
 from wasmsr.migrate.terms import Bounds, Reason
 from wasmsr.program import Program, Surroundings
 from wasmsr.snapshot.format import encode
-from wasmsr.wasi.mounts import Mount
+from wasmsr.wasi.filesystem.mounts import Mount
 
 PLAIN = Module.from_text('(module (memory 2) (func (export "_start") (loop br 0)))')
 SIMD = Module.from_text('(module (func (export "f") (drop (v128.const i64x2 1 2))))')

@@ -17,10 +17,10 @@ from wasmsr.migrate.hosting import Hosting
 from wasmsr.program import Surroundings
 from wasmsr.record import replaced
 from wasmsr.snapshot.format import encode
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.preview1 import Wasi
-from wasmsr.wasi.restore import Carried
-from wasmsr.wasi.unpack import OnChanged
+from wasmsr.wasi.facade import Wasi
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.state.restore import CarriedFiles
+from wasmsr.wasi.state.tree_restore import OnChanged
 
 PROGRAM = b"\7" * 16
 NAMES = {
@@ -172,6 +172,6 @@ def test_what_was_changed_here_later_is_undone_still(tmp_path: Path) -> None:
     state, then = guest.state(), time.time_ns()
     time.sleep(0.05)  # coarser than any clock of a file system here
     (mine / "later").write_text("after the snapshot")
-    guest.resume(state, carried=Carried(guest.contents, since=then), on_changed="truncate")
+    guest.resume(state, carried=CarriedFiles(guest.contents, since=then), on_changed="truncate")
     assert os.listdir(mine) == ["f"]
     guest.close()

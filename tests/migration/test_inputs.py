@@ -39,9 +39,10 @@ from wasmsr.migrate.terms import (
     Refusal,
 )
 from wasmsr.program import Program, Surroundings
-from wasmsr.wasi.abi import Errno, Failure, FdFlag, FileType
-from wasmsr.wasi.preview1 import Wasi
-from wasmsr.wasi.relayed import Inflow, Relayed, RelayedInput
+from wasmsr.wasi.facade import Wasi
+from wasmsr.wasi.preview1.abi import Errno, Failure, FdFlag, FileType
+from wasmsr.wasi.streams.relayed_input import Inflow, RelayedInput
+from wasmsr.wasi.streams.standard import RelayPosition
 
 PATIENCE = 20.0
 PROMPT = 0.05
@@ -377,11 +378,11 @@ def test_an_input_that_is_cut_is_an_error(
 def test_an_input_that_nobody_has() -> None:
     caller = calling()
     stream = RelayedInput(Gone())
-    stream.go_on(Relayed(7, terminal=False))
+    stream.go_on(RelayPosition(7, terminal=False))
     assert stream.available(0) == 0
     with pytest.raises(OSError, match="is cut"):
         stream.read(caller, [memoryview(bytearray(1))])
-    assert stream.relayed() == Relayed(7, terminal=False)
+    assert stream.relayed() == RelayPosition(7, terminal=False)
     caller.close()
 
 
@@ -492,7 +493,7 @@ def test_an_input_of_this_host_is_for_one_program_each(tmp_path: Path) -> None:
     # Coming back it goes on behind what it has read.
     again, _ = host.input_of(first, Relays(b"", host.node, 5, None, None))
     assert isinstance(again, RelayedInput)
-    again.go_on(Relayed(1, terminal=False))
+    again.go_on(RelayPosition(1, terminal=False))
     assert again.available(0) == 1
     gone, fed = host.input_of(second, Relays(b"", host.node, 5, None, None))
     assert isinstance(gone, RelayedInput) and isinstance(gone.inflow, Gone) and fed == host.node

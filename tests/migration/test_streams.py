@@ -21,7 +21,7 @@ from wasmsr.migrate.events import Event
 from wasmsr.migrate.streams import Relay, Shown, input_along
 from wasmsr.migrate.terms import PeerLost, PeerRefused, Reason, Refusal
 from wasmsr.program import Program, Surroundings
-from wasmsr.wasi.preview1 import Wasi
+from wasmsr.wasi.facade import Wasi
 
 ECHO = Path(__file__).with_name("echo.wat")
 LINES = b"".join(b"line %04d\n" % number for number in range(100))

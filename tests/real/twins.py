@@ -17,8 +17,8 @@ from tests.real.legs import Job, prepare
 from wasmsr.interp.externs import Caller, HostFunction
 from wasmsr.interp.machine import Store
 from wasmsr.interp.module import Module
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.preview1 import Wasi
+from wasmsr.wasi.facade import Wasi
+from wasmsr.wasi.filesystem.mounts import Mount
 
 MASK = 0xFFFFFFFF
 

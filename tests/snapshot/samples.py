@@ -38,7 +38,7 @@ from wasmsr.snapshot.state import (
     TableState,
     ThreadState,
 )
-from wasmsr.wasi.contents import CHUNK, PLACE, Contents, digest_of
+from wasmsr.wasi.state.contents import CHUNK, PLACE, Contents, digest_of
 
 BINARY = b"\0asm\1\0\0\0" + bytes(range(92))
 """Stands for a module's binary, whose content the format does not look into."""

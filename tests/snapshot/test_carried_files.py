@@ -14,10 +14,10 @@ from tests.snapshot.samples import carrying, parts, seal, small
 from wasmsr.errors import FormatError, SnapshotError
 from wasmsr.snapshot.container import Kind
 from wasmsr.snapshot.format import Decoder, decode, encode
-from wasmsr.wasi.contents import CHUNK, Contents, digest_of
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.preview1 import Wasi
-from wasmsr.wasi.restore import Carried
+from wasmsr.wasi.facade import Wasi
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.state.contents import CHUNK, Contents, digest_of
+from wasmsr.wasi.state.restore import CarriedFiles
 
 
 def written() -> bytes:
@@ -47,7 +47,7 @@ def test_what_is_in_the_sample_can_be_restored(tmp_path: Path) -> None:
     (tmp_path / "removed").write_bytes(b"")
     (tmp_path / "seen").write_bytes(b"")
     mounts = [Mount(tmp_path, f"/{mode}", mode) for mode in ("host", "ro", "overlay")]
-    with Wasi.restore(wasi, mounts=mounts, carried=Carried(snapshot.files)) as restored:
+    with Wasi.restore(wasi, mounts=mounts, carried=CarriedFiles(snapshot.files)) as restored:
         process = restored.process
         overlay = process.trees[b"/overlay"]
         names = [name for name, _, _ in overlay.list(overlay.root)]

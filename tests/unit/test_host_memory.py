@@ -9,7 +9,7 @@ import pytest
 import wasmsr
 from wasmsr import Caller, FuncType, HostFunction, Module, Paused, Store
 from wasmsr.snapshot.format import decode, encode
-from wasmsr.wasi.preview1 import Wasi
+from wasmsr.wasi.facade import Wasi
 
 WASI = "wasi_snapshot_preview1"
 WRITE = f'(import "{WASI}" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))'

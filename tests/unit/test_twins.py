@@ -20,7 +20,7 @@ import wasmsr
 from wasmsr import Caller, Finished, FuncType, HostFunction, Module, Paused, Store, Trapped, ValType
 from wasmsr.interp.literals import parse, show
 from wasmsr.snapshot.format import decode, encode
-from wasmsr.wasi.preview1 import Wasi
+from wasmsr.wasi.facade import Wasi
 
 wasmtime: Any = pytest.importorskip("wasmtime")
 WASI = "wasi_snapshot_preview1"

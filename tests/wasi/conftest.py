@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.wasi.guest import Guest, on
-from wasmsr.wasi import resolve, syscalls
+from wasmsr.wasi import syscalls
+from wasmsr.wasi.filesystem import path_resolution
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool
     """How paths are resolved: True by the kernel, False by the walk."""
     if request.param and not syscalls.can_open_beneath():
         pytest.skip("this kernel has no openat2, or a sandbox forbids it")
-    monkeypatch.setattr(resolve, "BY_KERNEL", request.param)
+    monkeypatch.setattr(path_resolution, "BY_KERNEL", request.param)
     return bool(request.param)
 
 

@@ -17,12 +17,12 @@ from typing import Any
 import msgpack
 import wasmtime
 
-from wasmsr.wasi.abi import ALL_RIGHTS, DIRECTORY_RIGHTS, FILE_RIGHTS, Right
-from wasmsr.wasi.contents import Contents
-from wasmsr.wasi.functions import FUNCTIONS, MODULE
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.preview1 import Wasi
-from wasmsr.wasi.restore import Carried
+from wasmsr.wasi.facade import Wasi
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.preview1.abi import ALL_RIGHTS, DIRECTORY_RIGHTS, FILE_RIGHTS, Right
+from wasmsr.wasi.preview1.functions import FUNCTIONS, MODULE
+from wasmsr.wasi.state.contents import Contents
+from wasmsr.wasi.state.restore import CarriedFiles
 
 PAGES = 4
 SIZE = PAGES * 65536
@@ -234,7 +234,7 @@ class Guest(Calls):
         if isinstance(kept.get("stdin"), bytes):
             # It is in the state.
             del kept["stdin"]
-        carried = Carried(self.contents, since=time.time_ns())
+        carried = CarriedFiles(self.contents, since=time.time_ns())
         restored = Wasi.restore(state, **{"carried": carried, **kept, **changes})
         self.wasi.close()
         self.wasi = restored

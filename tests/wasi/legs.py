@@ -29,10 +29,10 @@ from wasmsr.interp.externs import HostFunction, Retry
 from wasmsr.interp.outcomes import Exited, Finished, Paused
 from wasmsr.snapshot.format import decode, encode
 from wasmsr.snapshot.restore import restore
-from wasmsr.wasi.contents import Contents
-from wasmsr.wasi.listeners import TcpListen
-from wasmsr.wasi.preview1 import Wasi
-from wasmsr.wasi.restore import Carried
+from wasmsr.wasi.facade import Wasi
+from wasmsr.wasi.state.contents import Contents
+from wasmsr.wasi.state.restore import CarriedFiles
+from wasmsr.wasi.streams.listen_address import TcpListen
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 280
@@ -122,7 +122,7 @@ def leg(job: Job, module: Module, before: bytes | None, calls: int | None) -> by
     else:
         value = decode(before)
         assert value.wasi is not None
-        carried = Carried(value.files or Contents(), since=value.lineage.created)
+        carried = CarriedFiles(value.files or Contents(), since=value.lineage.created)
         wasi = Wasi.restore(value.wasi, carried=carried, **around)
         store = restore(value, modules=[module], imports=gate.of(wasi.imports))
     try:

@@ -30,7 +30,7 @@ from tests.wasi.guest import (
     Peer,
     on,
 )
-from wasmsr.wasi.abi import ALL_RIGHTS, Errno, FdFlag, Right
+from wasmsr.wasi.preview1.abi import ALL_RIGHTS, Errno, FdFlag, Right
 
 SEQUENCES = int(os.environ.get("WASMSR_FUZZ", "25"))
 

@@ -20,9 +20,9 @@ import pytest
 
 from tests.wasi.guest import Guest
 from wasmsr.errors import WasiConfigError
-from wasmsr.wasi import archives, private, walks
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.trees import open_tree
+from wasmsr.wasi.filesystem import archives, private_folders, tree_walk
+from wasmsr.wasi.filesystem.mount_trees import open_tree
+from wasmsr.wasi.filesystem.mounts import Mount
 
 LIMIT = 1 << 26
 
@@ -30,13 +30,13 @@ LIMIT = 1 << 26
 @pytest.fixture(autouse=True)
 def above(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where archives are unpacked: nothing stays there."""
-    memory = private.MEMORY if os.access(private.MEMORY, os.W_OK) else None
+    memory = private_folders.MEMORY if os.access(private_folders.MEMORY, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(dir=memory))  # on a disk many files take long
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr(private, "MEMORY", str(folder))
+    monkeypatch.setattr(private_folders, "MEMORY", str(folder))
     yield folder
     left = os.listdir(folder)
-    walks.remove(folder)
+    tree_walk.remove(folder)
     assert left == []
 
 
@@ -116,11 +116,11 @@ def test_a_small_archive_of_many_files_is_unpacked_into_memory(
 ) -> None:
     memory = above / "memory"
     memory.mkdir()
-    monkeypatch.setattr(private, "MEMORY", str(memory))
-    monkeypatch.setattr(private, "WORTHWHILE", 0)
+    monkeypatch.setattr(private_folders, "MEMORY", str(memory))
+    monkeypatch.setattr(private_folders, "WORTHWHILE", 0)
     many_in_tar(tmp_path / "a.tar.gz", tarfile.REGTYPE, 1000)
     tree = open_tree(Mount(tmp_path / "a.tar.gz", "/data"))
-    assert [p.name.startswith(private.PREFIX) for p in memory.iterdir()] == [True]
+    assert [p.name.startswith(private_folders.PREFIX) for p in memory.iterdir()] == [True]
     tree.close()
     memory.rmdir()
 

@@ -12,10 +12,10 @@ import pytest
 
 from tests.wasi.guest import CREAT, ROOT, Guest, on
 from wasmsr.errors import SnapshotError, UnportableState, WasiConfigError
-from wasmsr.wasi import capture as capturing
-from wasmsr.wasi.abi import FILE_RIGHTS, Errno, FdFlag, Right
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.preview1 import Wasi
+from wasmsr.wasi.facade import Wasi
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.preview1.abi import FILE_RIGHTS, Errno, FdFlag, Right
+from wasmsr.wasi.state import capture as capturing
 
 
 @pytest.fixture

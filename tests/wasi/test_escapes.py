@@ -28,7 +28,7 @@ from tests.wasi.guest import (
     Guest,
     on,
 )
-from wasmsr.wasi.abi import Errno, Right
+from wasmsr.wasi.preview1.abi import Errno, Right
 
 READ, WRITE = Right.FD_READ, Right.FD_WRITE
 
@@ -279,7 +279,7 @@ def test_a_chain_of_links_that_ends_outside(data: Path, outer: Path) -> None:
 
 def test_links_between_mounts_lead_nowhere(data: Path, outer: Path) -> None:
     """Two mounts beside each other: neither is a way into the other."""
-    from wasmsr.wasi.mounts import Mount
+    from wasmsr.wasi.filesystem.mounts import Mount
 
     guest = Guest(mounts=[Mount(data, "/data"), Mount(outer / "other", "/other")])
     assert guest.open("victim", 0, READ, fd=ROOT + 1)[0] == 0

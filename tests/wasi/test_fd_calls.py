@@ -18,7 +18,7 @@ from tests.wasi.guest import (
     Guest,
     on,
 )
-from wasmsr.wasi.abi import (
+from wasmsr.wasi.preview1.abi import (
     ALL_RIGHTS,
     DIRECTORY_RIGHTS,
     FILE_RIGHTS,

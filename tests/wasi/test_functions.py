@@ -11,11 +11,11 @@ import wasmtime
 
 from tests.wasi.guest import OUT, Guest, on, readable, wat
 from wasmsr.errors import WasiConfigError
-from wasmsr.wasi import unstable
-from wasmsr.wasi.abi import Errno
-from wasmsr.wasi.functions import FUNCTIONS, MODULE, document
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.preview1 import Wasi
+from wasmsr.wasi.facade import Wasi
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.preview1 import unstable
+from wasmsr.wasi.preview1.abi import Errno
+from wasmsr.wasi.preview1.functions import FUNCTIONS, MODULE, document
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,13 +46,13 @@ def test_calls_take_what_their_types_say() -> None:
 
 def test_the_document_is_made_from_the_table() -> None:
     assert (ROOT / "docs/wasi.md").read_text() == document(), (
-        "run: python -m wasmsr.wasi.functions > docs/wasi.md"
+        "run: python -m wasmsr.wasi.preview1.functions > docs/wasi.md"
     )
 
 
 def test_importing_it_needs_neither_grpc_nor_wasmtime() -> None:
     code = (
-        "import sys, wasmsr.wasi.preview1\n"
+        "import sys, wasmsr.wasi.facade\n"
         "print([m for m in ('grpc', 'wasmtime', 'zstandard', 'msgpack') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

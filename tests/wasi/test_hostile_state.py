@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tests.wasi.guest import CREAT, ROOT, Guest, on
 from wasmsr.errors import FormatError, SnapshotError, WasiConfigError
-from wasmsr.wasi.contents import CHUNK, PLACE
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.preview1 import Wasi
+from wasmsr.wasi.facade import Wasi
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.state.contents import CHUNK, PLACE
 
 State = dict[str, Any]
 

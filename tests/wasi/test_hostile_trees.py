@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tests.wasi.guest import Guest
 from tests.wasi.test_mounts import tree
 from wasmsr.errors import FormatError, SnapshotError
-from wasmsr.wasi.contents import CHUNK, PLACE, Contents, digest_of
-from wasmsr.wasi.manifest import SAME, parse
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.restore import Carried
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.state.contents import CHUNK, PLACE, Contents, digest_of
+from wasmsr.wasi.state.manifest import SAME, parse
+from wasmsr.wasi.state.restore import CarriedFiles
 
 DIGEST = digest_of(b"content")
 ROOT: list[Any] = [b"", 0, 0o755, 1, 2, 0, b"", b""]
@@ -104,7 +104,7 @@ def restore(entries: list[Any], target: Path, contents: Contents, **more: Any) -
         state = guest.state()
         state["mounts"][0]["tree"] = entries
         mounts = [Mount(target, "/data", "carry")]
-        guest.resume(state, mounts=mounts, carried=Carried(contents, **more))
+        guest.resume(state, mounts=mounts, carried=CarriedFiles(contents, **more))
     finally:
         guest.close()
 

@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 
 from tests.wasi.guest import IOVS, OUT, OUT2, FakeCaller, Guest
-from wasmsr.wasi.abi import FILE_RIGHTS, MOST_BYTES, U32, Errno, Failure, Right
 from wasmsr.wasi.clocks import Clocks, Random
-from wasmsr.wasi.descriptors import Connection, Device, File, InputStream, OutputStream, Place
-from wasmsr.wasi.mounts import Mount
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.filesystem.open_files import Device, MountPath, RegularFile
+from wasmsr.wasi.preview1.abi import FILE_RIGHTS, MOST_BYTES, U32, Errno, Failure, Right
+from wasmsr.wasi.preview1.process_calls import args_sizes_get, environ_sizes_get
 from wasmsr.wasi.process import Process
-from wasmsr.wasi.process_calls import args_sizes_get, environ_sizes_get
+from wasmsr.wasi.streams.sockets import Connection
+from wasmsr.wasi.streams.standard import InputStream, OutputStream
 
 BUFFER = 64 << 20
 START = 65536
@@ -96,7 +98,7 @@ def test_writing_to_a_stream(guest: Guest) -> None:
 def test_writing_to_a_device(guest: Guest) -> None:
     host = os.open("/dev/null", os.O_WRONLY)
     rights = FILE_RIGHTS & ~Right.FD_READ
-    fd = give(guest, Device(host, Place(b"/data", (b"null",)), 2, rights, 0, os.O_WRONLY))
+    fd = give(guest, Device(host, MountPath(b"/data", (b"null",)), 2, rights, 0, os.O_WRONLY))
     assert guest.call("fd_write", fd, *vector(guest, 1000), OUT) == 0
     assert guest.u32() == MOST_BYTES
 
@@ -157,7 +159,7 @@ def test_writing_a_file_up_to_its_limit(guest: Guest, call: str) -> None:
             charged.append(size)
 
     host = os.open("/dev/null", os.O_RDWR)
-    file = File(host, Place(b"/data", (b"f",)), 4, FILE_RIGHTS, 0, os.O_RDWR)
+    file = RegularFile(host, MountPath(b"/data", (b"f",)), 4, FILE_RIGHTS, 0, os.O_RDWR)
     file.charged = Limit()
     fd = give(guest, file)
     more = (0,) if call == "fd_pwrite" else ()

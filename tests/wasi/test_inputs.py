@@ -34,9 +34,9 @@ from tests.wasi.guest import (
     Peer,
 )
 from tests.wasi.test_against import tree
-from wasmsr.wasi.abi import DIRECTORY_RIGHTS, FILE_RIGHTS, Errno, FdFlag
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.restore import Carried
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.preview1.abi import DIRECTORY_RIGHTS, FILE_RIGHTS, Errno, FdFlag
+from wasmsr.wasi.state.restore import CarriedFiles
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other kernels answer otherwise")
 APPEND = 16
@@ -224,7 +224,7 @@ class Moving(Guest):
         self.resume(
             state,
             mounts=[Mount(self.folder, "/data", "carry")],
-            carried=Carried(self.contents),
+            carried=CarriedFiles(self.contents),
             live=True,
         )
         return super().call(name, *arguments)

@@ -15,12 +15,12 @@ import pytest
 
 from tests.wasi.guest import CREAT, DIRECTORY, EXCL, ROOT, TRUNC, Guest, on
 from wasmsr.errors import SnapshotError, UnportableState, WasiConfigError
-from wasmsr.wasi import manifest
-from wasmsr.wasi.abi import DIRECTORY_RIGHTS, FILE_RIGHTS, Errno, Right
-from wasmsr.wasi.contents import CHUNK, Contents
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.preview1 import Wasi
-from wasmsr.wasi.restore import Base, Carried
+from wasmsr.wasi.facade import Wasi
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.preview1.abi import DIRECTORY_RIGHTS, FILE_RIGHTS, Errno, Right
+from wasmsr.wasi.state import manifest
+from wasmsr.wasi.state.contents import CHUNK, Contents
+from wasmsr.wasi.state.restore import CarriedFiles, TreeBase
 
 READ = FILE_RIGHTS & ~Right.FD_WRITE
 
@@ -330,7 +330,7 @@ def test_deletions_and_renames_travel(carried: Guest, data: Path, tmp_path: Path
     carried.call("path_rename", ROOT, *carried.path("d"), ROOT, *carried.path("dd", 9216))
     state = carried.state()
     # Back to where it came from, as it was when the program left it.
-    now = Carried(carried.contents, bases=base(data), deferred=True)
+    now = CarriedFiles(carried.contents, bases=base(data), deferred=True)
     carried.resume(state, mounts=[Mount(data, "/data", "carry")], carried=now, live=True)
     assert (data / "a").exists() and (data / "d" / "e" / "f").exists()
     carried.wasi.settle()
@@ -338,12 +338,12 @@ def test_deletions_and_renames_travel(carried: Guest, data: Path, tmp_path: Path
     assert tree(data) == tree(there)
 
 
-def base(folder: Path) -> dict[str, Base]:
+def base(folder: Path) -> dict[str, TreeBase]:
     """What a host keeps of the tree of a program that leaves it."""
     root = os.open(folder, os.O_RDONLY)
     found = manifest.scan(root, "/data", Contents(), 1 << 30)
     os.close(root)
-    return {"/data": Base(found.entries, found.known)}
+    return {"/data": TreeBase(found.entries, found.known)}
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_a_foreign_edit_is_met_on_return(
     after = tree(data)
     back = {"mounts": [Mount(data, "/data", "carry")], "live": True}
     with pytest.raises(SnapshotError, match=why):
-        carried.resume(state, carried=Carried(carried.contents, bases=home), **back)
+        carried.resume(state, carried=CarriedFiles(carried.contents, bases=home), **back)
     assert tree(data) == after
 
 
@@ -396,10 +396,10 @@ def test_content_that_the_host_has_need_not_come(
             only_new.add(digest, piece, None)
     assert len(only_new) == 1
     back = Mount(data, "/data", "carry")
-    carried.resume(state, mounts=[back], carried=Carried(only_new, bases=home), live=True)
+    carried.resume(state, mounts=[back], carried=CarriedFiles(only_new, bases=home), live=True)
     assert (data / "f").read_bytes() == written.read_bytes()
     with pytest.raises(SnapshotError, match="neither in the snapshot nor on this host"):
-        carried.resume(state, mounts=(), carried=Carried(only_new))
+        carried.resume(state, mounts=(), carried=CarriedFiles(only_new))
 
 
 def test_a_checkpoint_undoes_what_came_after(carried: Guest, data: Path) -> None:
@@ -409,7 +409,7 @@ def test_a_checkpoint_undoes_what_came_after(carried: Guest, data: Path) -> None
     carried.write(fd, b"before")
     before = tree(data)
     state = carried.state()
-    then = Carried(carried.contents, since=time.time_ns())
+    then = CarriedFiles(carried.contents, since=time.time_ns())
     time.sleep(0.02)
     carried.write(fd, b" after")
     carried.opened("journal", CREAT)
@@ -445,7 +445,7 @@ def test_a_folder_of_others_is_not_touched(carried: Guest, data: Path, tmp_path:
     (other / "f").write_bytes(b"theirs")
     (other / "precious").unlink()
     with pytest.raises(SnapshotError, match="/data/f is another one"):
-        then = Carried(carried.contents, since=time.time_ns() + 10**9)
+        then = CarriedFiles(carried.contents, since=time.time_ns() + 10**9)
         carried.resume(state, mounts=[Mount(other, "/data", "carry")], carried=then)
     assert (other / "f").read_bytes() == b"theirs"
 

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from tests.wasi.guest import FakeCaller
-from wasmsr.wasi import nowait
-from wasmsr.wasi.abi import Failure, FdFlag
-from wasmsr.wasi.descriptors import InputStream, OutputStream
 from wasmsr.wasi.engine import Retry
-from wasmsr.wasi.nowait import Nowait
-from wasmsr.wasi.waiting import PIPE_PIECE
+from wasmsr.wasi.preview1.abi import Failure, FdFlag
+from wasmsr.wasi.streams import nonblocking
+from wasmsr.wasi.streams.nonblocking import NonblockingStream
+from wasmsr.wasi.streams.standard import InputStream, OutputStream
+from wasmsr.wasi.streams.waiting import PIPE_PIECE
 
 PATIENCE = 20.0
 Ends = tuple[int, int]
@@ -79,14 +79,14 @@ def caller() -> Iterator[Any]:
 @pytest.fixture
 def poor(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that has none of it: calls may wait."""
-    monkeypatch.setattr(nowait, "NOWAIT", 0)
-    monkeypatch.setattr(nowait, "opened_again", lambda host, access: -1)
+    monkeypatch.setattr(nonblocking, "NOWAIT", 0)
+    monkeypatch.setattr(nonblocking, "opened_again", lambda host, access: -1)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "fifo", "socket", "terminal"])
 def test_reading_what_is_not_there(kind: str, tmp_path: Path) -> None:
     reader, writer = KINDS[kind](tmp_path)
-    stream = Nowait(reader, os.O_RDONLY)
+    stream = NonblockingStream(reader, os.O_RDONLY)
     buffer = bytearray(10)
     for _ in range(2):
         with pytest.raises(BlockingIOError):
@@ -103,7 +103,7 @@ def test_reading_what_is_not_there(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["pipe", "fifo", "socket", "screen"])
 def test_writing_where_there_is_no_room(kind: str, tmp_path: Path) -> None:
     reader, writer = KINDS[kind](tmp_path)
-    stream = Nowait(writer, os.O_WRONLY)
+    stream = NonblockingStream(writer, os.O_WRONLY)
     piece = memoryview(bytes(1 << 16))
     with pytest.raises(BlockingIOError):
         for _ in range(1000):
@@ -124,7 +124,7 @@ def test_a_host_without_the_call(
     monkeypatch.setattr(os, "preadv", lacking)
     monkeypatch.setattr(os, "pwritev", lacking)
     reader, writer = os.pipe()
-    source, sink = Nowait(reader, os.O_RDONLY), Nowait(writer, os.O_WRONLY)
+    source, sink = NonblockingStream(reader, os.O_RDONLY), NonblockingStream(writer, os.O_WRONLY)
     with pytest.raises(BlockingIOError):
         source.read([memoryview(bytearray(5))])
     assert sink.write([memoryview(b"abc")]) == 3
@@ -137,7 +137,7 @@ def test_a_host_without_the_call(
 
 def test_the_other_side_of_a_terminal_is_not_opened_anew(tmp_path: Path) -> None:
     slave, master = _terminal_ends(tmp_path)
-    stream = Nowait(master, os.O_WRONLY)
+    stream = NonblockingStream(master, os.O_WRONLY)
     with pytest.raises(BlockingIOError):
         stream.write([memoryview(b"x")])
     assert not stream.sure
@@ -147,7 +147,7 @@ def test_the_other_side_of_a_terminal_is_not_opened_anew(tmp_path: Path) -> None
     os.close(master)
 
 
-class Robbed(Nowait):
+class Robbed(NonblockingStream):
     """A stream from which somebody takes what has just made it ready."""
 
     robbed = False

@@ -19,7 +19,14 @@ from tests.wasi.guest import (
     TRUNC,
     Guest,
 )
-from wasmsr.wasi.abi import ALL_RIGHTS, DIRECTORY_RIGHTS, FILE_RIGHTS, Errno, FileType, Right
+from wasmsr.wasi.preview1.abi import (
+    ALL_RIGHTS,
+    DIRECTORY_RIGHTS,
+    FILE_RIGHTS,
+    Errno,
+    FileType,
+    Right,
+)
 
 
 def mkdir(guest: Guest, path: str) -> int:

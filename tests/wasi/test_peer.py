@@ -24,7 +24,7 @@ from tests.wasi.guest import (
     Peer,
     on,
 )
-from wasmsr.wasi.abi import FILE_RIGHTS, Errno, Right
+from wasmsr.wasi.preview1.abi import FILE_RIGHTS, Errno, Right
 
 PATHS = [
     "",

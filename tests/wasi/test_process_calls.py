@@ -9,8 +9,8 @@ import pytest
 
 from tests.wasi.guest import DATA, OUT, OUT2, SIZE, Guest
 from wasmsr.errors import Exit, WasiConfigError
-from wasmsr.wasi.abi import Errno, Signal
-from wasmsr.wasi.preview1 import Wasi
+from wasmsr.wasi.facade import Wasi
+from wasmsr.wasi.preview1.abi import Errno, Signal
 
 
 def strings(guest: Guest, name: str) -> list[bytes]:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.wasi.legs import Job, in_place, in_processes, straight
 from wasmsr import Module
-from wasmsr.wasi.functions import FUNCTIONS, MODULE
+from wasmsr.wasi.preview1.functions import FUNCTIONS, MODULE
 
 FOLDER = Path(__file__).resolve().parent / "programs"
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.wasi.guest import CREAT, DATA, EXCL, OUT, PATH2, ROOT, TRUNC, Guest, on
-from wasmsr.wasi.abi import FILE_RIGHTS, Errno, Failure, FdFlag
 from wasmsr.wasi.clocks import Random
-from wasmsr.wasi.resolve import Location
+from wasmsr.wasi.filesystem.path_resolution import Location
+from wasmsr.wasi.preview1.abi import FILE_RIGHTS, Errno, Failure, FdFlag
 
 NAMES = st.sampled_from(["a", "b", "c"])
 PIECES = st.sampled_from([".", "..", "", "a", "b", "d", "link", "up", "abs", "loop"])
@@ -206,7 +206,7 @@ def test_seeded_bytes_do_not_depend_on_how_they_are_taken(sizes: list[int]) -> N
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_arguments_give_an_errno(data: Path, call: str, arguments: list[int]) -> None:
-    from wasmsr.wasi.functions import FUNCTIONS
+    from wasmsr.wasi.preview1.functions import FUNCTIONS
 
     row = next(row for row in FUNCTIONS if row.name == call)
     masks = [0xFFFFFFFF if letter == "i" else 2**64 - 1 for letter in row.params]

@@ -16,11 +16,11 @@ import pytest
 from tests.wasi.guest import CREAT, DIRECTORY, ROOT, Guest
 from wasmsr.errors import UnportableState
 from wasmsr.migrate.belongings import Belongings
-from wasmsr.wasi import private, walks
-from wasmsr.wasi.abi import DIRECTORY_RIGHTS, Errno
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.private import PREFIX, Private
-from wasmsr.wasi.trees import ENTRY_COST, MemoryTree
+from wasmsr.wasi.filesystem import private_folders, tree_walk
+from wasmsr.wasi.filesystem.memory_tree import ENTRY_COST, MemoryTree
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.filesystem.private_folders import PREFIX, PrivateFolder
+from wasmsr.wasi.preview1.abi import DIRECTORY_RIGHTS, Errno
 
 DEEP = 2 * sys.getrecursionlimit() + 500
 
@@ -28,15 +28,15 @@ DEEP = 2 * sys.getrecursionlimit() + 500
 @pytest.fixture
 def above(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The host's folder for temporary files, of a mode that is easily recognized."""
-    memory = private.MEMORY if os.access(private.MEMORY, os.W_OK) else None
+    memory = private_folders.MEMORY if os.access(private_folders.MEMORY, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(dir=memory))  # deep trees are made fastest there
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr(private, "MEMORY", str(folder))
-    monkeypatch.setattr(private, "WORTHWHILE", 0)
+    monkeypatch.setattr(private_folders, "MEMORY", str(folder))
+    monkeypatch.setattr(private_folders, "WORTHWHILE", 0)
     folder.chmod(0o755)
     yield folder
     mode, left = stat.S_IMODE(folder.stat().st_mode), os.listdir(folder)
-    walks.remove(folder)  # what is left may be too deep for others
+    tree_walk.remove(folder)  # what is left may be too deep for others
     assert (mode, left) == (0o755, [])
 
 
@@ -80,35 +80,35 @@ def test_the_limit_counts_what_is_deep(above: Path) -> None:
 
 @pytest.mark.parametrize("name", [b"d", b"n" * 255])
 def test_a_dead_tree_stops_no_start(above: Path, name: bytes) -> None:
-    dead = Private()
+    dead = PrivateFolder()
     deepen(dead.root, DEEP, name)
     os.close(dead.root)  # as when its process was killed
     assert [entry.name for entry in os.scandir(above)] == [dead.path.name]
-    Private().close()
+    PrivateFolder().close()
 
 
 def test_removing_dead_trees_takes_a_start_a_moment_only(
     above: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3):
-        dead = Private()
+        dead = PrivateFolder()
         deepen(dead.root, 10)
         os.close(dead.root)
-        monkeypatch.setattr(private, "SWEEP_SECONDS", -1)
-    Private().close()
+        monkeypatch.setattr(private_folders, "SWEEP_SECONDS", -1)
+    PrivateFolder().close()
     assert len(os.listdir(above)) == 3
-    monkeypatch.setattr(private, "SWEEP_SECONDS", 100)
-    Private().close()
+    monkeypatch.setattr(private_folders, "SWEEP_SECONDS", 100)
+    PrivateFolder().close()
 
 
 def test_a_tree_that_vanished(above: Path) -> None:
-    tree = Private()
+    tree = PrivateFolder()
     os.rmdir(tree.path)
     tree.close()
 
 
 def test_a_tree_whose_name_another_has_now(above: Path) -> None:
-    tree = Private()
+    tree = PrivateFolder()
     (tree.path / "f").write_text("of the tree")
     tree.path.rename(tree.path.with_name("elsewhere"))
     tree.path.mkdir()
@@ -123,15 +123,15 @@ def test_a_tree_whose_name_another_has_now(above: Path) -> None:
 def test_two_sweeps_race(above: Path) -> None:
     """Removed under the feet of another one, which leaves the folder above as it is."""
     for _ in range(20):
-        dead = [Private() for _ in range(3)]
+        dead = [PrivateFolder() for _ in range(3)]
         for tree in dead:
             deepen(tree.root, 5)
         for tree in dead:
             os.close(tree.root)
-        made: list[Private] = []
+        made: list[PrivateFolder] = []
 
-        def start(made: list[Private] = made) -> None:
-            made.append(Private())
+        def start(made: list[PrivateFolder] = made) -> None:
+            made.append(PrivateFolder())
 
         threads = [threading.Thread(target=start) for _ in range(4)]
         for thread in threads:
@@ -141,11 +141,11 @@ def test_two_sweeps_race(above: Path) -> None:
         for tree in made:
             tree.close()
     for left in above.glob(PREFIX + "*"):
-        walks.remove(left)
+        tree_walk.remove(left)
 
 
 def test_rights_that_were_taken_away(above: Path) -> None:
-    tree = Private()
+    tree = PrivateFolder()
     deepen(tree.root, 3)
     for path in (tree.path / "d/d/d", tree.path / "d/d", tree.path / "d", tree.path):
         path.chmod(0)
@@ -169,7 +169,7 @@ def test_rights_that_were_taken_away_from_another_user(tmp_path: Path) -> None:
             deepen(root, 3)
             for path in ("t/d/d/d", "t/d/d", "t/d", "t"):
                 (folder / path).chmod(0)
-            walks.remove(folder / "t")
+            tree_walk.remove(folder / "t")
             os._exit(len(os.listdir(folder)))
         finally:
             os._exit(99)
@@ -185,12 +185,12 @@ def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:
     os.symlink(outside, tree / "to-directory")
     os.symlink("../../file", tree / "d/to-file")
     os.symlink("..", tree / "d/up")
-    walks.remove(tree)
+    tree_walk.remove(tree)
     assert not tree.exists()
     assert stat.S_IMODE(outside.stat().st_mode) == 0o500
     assert (tmp_path / "file").read_text() == "kept"
     os.symlink(outside, tree)
-    walks.remove(tree)  # the tree itself is a link by now
+    tree_walk.remove(tree)  # the tree itself is a link by now
     assert tree.is_symlink()
     assert outside.exists()
 
@@ -209,7 +209,7 @@ def test_a_walk_notices_that_the_tree_was_moved(tmp_path: Path) -> None:
         return [os.fsencode(name) for name in os.listdir(directory)]
 
     with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
-        walks.walk(root, visit)
+        tree_walk.walk(root, visit)
     assert len(seen) == 3
     os.close(root)
 
@@ -258,4 +258,4 @@ def test_a_tree_deeper_than_a_path_is_refused_by_name(above: Path, mode: str) ->
         guest.state()
     assert guest.write(file, b"x") == (0, 1)
     guest.close()
-    walks.remove(folder)
+    tree_walk.remove(folder)

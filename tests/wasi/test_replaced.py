@@ -14,10 +14,10 @@ from tests.wasi.guest import Guest, on
 from wasmsr.errors import FormatError, SnapshotError
 from wasmsr.snapshot import inspect_wasi
 from wasmsr.snapshot.inspect import _plain
-from wasmsr.wasi import origin
-from wasmsr.wasi.abi import FILE_RIGHTS, FdFlag, Right
-from wasmsr.wasi.mounts import Mount
-from wasmsr.wasi.state import read
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.preview1.abi import FILE_RIGHTS, FdFlag, Right
+from wasmsr.wasi.state import origin
+from wasmsr.wasi.state.checked_state import read
 
 READS = FILE_RIGHTS & ~Right.FD_WRITE
 WRITES = FILE_RIGHTS & ~Right.FD_READ

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.wasi.guest import CREAT, DATA, DIRECTORY, OUT, PATH2, ROOT, TRUNC, Guest
-from wasmsr.wasi.abi import Errno, Right
+from wasmsr.wasi.preview1.abi import Errno, Right
 
 pytestmark = pytest.mark.usefixtures("way")
 

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from tests.wasi.guest import CREAT, DATA, DIRECTORY, EXCL, OUT, PATH2, ROOT, TRUNC, Guest, on
-from wasmsr.wasi.abi import FILE_RIGHTS, Errno, Right
-from wasmsr.wasi.mounts import Mount
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.preview1.abi import FILE_RIGHTS, Errno, Right
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other kernels answer otherwise")
 

@@ -72,8 +72,9 @@ if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(program), 0, 0):
 import os
 from pathlib import Path
 from tests.wasi.guest import on, ROOT
-from wasmsr.wasi import resolve, syscalls
-assert not syscalls.can_open_beneath() and not resolve.BY_KERNEL
+from wasmsr.wasi.filesystem import path_resolution
+from wasmsr.wasi import syscalls
+assert not syscalls.can_open_beneath() and not path_resolution.BY_KERNEL
 guest = on(Path(sys.argv[2]))
 assert guest.read(guest.opened("d/link/../file"))[1] == b"content"
 assert guest.open("d/../../secret")[0] == 63

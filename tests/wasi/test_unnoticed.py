@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from tests.wasi.guest import CREAT, ROOT, Guest, on
-from wasmsr.wasi import contents
-from wasmsr.wasi.abi import FILE_RIGHTS, FdFlag, Right
-from wasmsr.wasi.capture import SHORT
-from wasmsr.wasi.contents import Contents
-from wasmsr.wasi.mounts import Mount
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.preview1.abi import FILE_RIGHTS, FdFlag, Right
+from wasmsr.wasi.state import contents
+from wasmsr.wasi.state.capture import SHORT
+from wasmsr.wasi.state.contents import Contents
 
 LONG = 2 * SHORT
 OLD = 10**18

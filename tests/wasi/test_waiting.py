@@ -23,9 +23,9 @@ from tests.wasi.guest import (
     readable,
     writable,
 )
-from wasmsr.wasi import descriptors, waiting
-from wasmsr.wasi.abi import Errno, FdFlag, FileType
 from wasmsr.wasi.engine import Retry
+from wasmsr.wasi.preview1.abi import Errno, FdFlag, FileType
+from wasmsr.wasi.streams import descriptor, waiting
 
 MS = 1_000_000
 PROMPT = 0.05
@@ -340,7 +340,7 @@ def test_a_fifo_by_path_waits_and_is_paused(data) -> None:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
     """Files are read by so many bytes."""
-    for module in (waiting, descriptors):
+    for module in (waiting, descriptor):
         monkeypatch.setattr(module, "PIECE", 1000)
     return 1000
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from wasmsr.interp.types import FuncType
     from wasmsr.program import Program, Surroundings
     from wasmsr.snapshot.state import Snapshot
-    from wasmsr.wasi.mounts import Mount
+    from wasmsr.wasi.filesystem.mounts import Mount
 
 PAGE = 65536
 
@@ -210,7 +210,7 @@ class Launch:
             texts = self.named.mounts(options.dirs, self._own_folder(snapshot))
         mounts: list[Mount] = []
         if texts:
-            from wasmsr.wasi.mounts import Mount
+            from wasmsr.wasi.filesystem.mounts import Mount
 
             mounts = [Mount.parse(text) for text in texts]
         stdin = None if self.interactive else 0

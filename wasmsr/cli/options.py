@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from wasmsr.wasi.listeners import TcpListen
+    from wasmsr.wasi.streams.listen_address import TcpListen
 
 PAGE = 65536
 
@@ -200,7 +200,7 @@ def listening(texts: Sequence[str]) -> list[TcpListen]:
     """The values of `--tcp-listen`. Raises WasiConfigError."""
     if not texts:
         return []
-    from wasmsr.wasi.listeners import TcpListen
+    from wasmsr.wasi.streams.listen_address import TcpListen
 
     return [TcpListen.parse(text) for text in texts]
 

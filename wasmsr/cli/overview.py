@@ -139,7 +139,7 @@ def _cores(binary: bytes) -> list[dict[str, Any]]:
 def _why_not(binary: bytes, switches: str | None) -> WasmsrError | None:
     """What keeps a module from running by `wasmsr run`; None if nothing does."""
     from wasmsr.interp.machine import Store
-    from wasmsr.wasi.preview1 import Wasi
+    from wasmsr.wasi.facade import Wasi
 
     try:
         module = Module(binary, features=switches)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from wasmsr.migrate.streams import StdinAfterMove
     from wasmsr.program import Surroundings
     from wasmsr.rpc.address import Address
-    from wasmsr.wasi.unpack import OnChanged
+    from wasmsr.wasi.state.tree_restore import OnChanged
 
 PAGE = 65536
 
@@ -352,7 +352,7 @@ class _Remote:
     def _around(self) -> Surroundings:
         """Folders and streams for a program, as given here."""
         from wasmsr.program import Surroundings
-        from wasmsr.wasi.mounts import Mount
+        from wasmsr.wasi.filesystem.mounts import Mount
 
         return Surroundings(
             mounts=[Mount.parse(text) for text in self._dirs()],

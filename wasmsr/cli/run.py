@@ -28,7 +28,7 @@ from wasmsr.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wasmsr.wasi.unpack import OnChanged
+    from wasmsr.wasi.state.tree_restore import OnChanged
 
 HELP = """Runs PROGRAM: a .wasm or .wat file, or one of the packaged programs
 

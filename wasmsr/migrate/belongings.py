@@ -19,9 +19,10 @@ import msgpack
 
 from wasmsr.errors import FormatError
 from wasmsr.snapshot.state import Snapshot
-from wasmsr.wasi.manifest import FILE, Known, check_chunks, parse
-from wasmsr.wasi.restore import Base
-from wasmsr.wasi.walks import remove
+from wasmsr.wasi.filesystem.tree_walk import remove
+from wasmsr.wasi.filesystem.trees import KnownFiles
+from wasmsr.wasi.state.manifest import FILE, check_chunks, parse
+from wasmsr.wasi.state.restore import TreeBase
 
 NAME_MAX = 100
 DIGITS = 32
@@ -67,7 +68,7 @@ class Belongings:
         """Whether that is a folder of ours."""
         return self._of(program) in path.parents
 
-    def note(self, program: bytes, snapshot: Snapshot, known: Mapping[str, Known]) -> None:
+    def note(self, program: bytes, snapshot: Snapshot, known: Mapping[str, KnownFiles]) -> None:
         """Notes what the carried trees of a program are like, which is about to leave; `known`:
         what need not be read again of them. Raises OSError."""
         trees = {}
@@ -89,7 +90,7 @@ class Belongings:
             os.fsync(file.fileno())
         os.replace(part, path)
 
-    def bases(self, program: bytes) -> dict[str, Base]:
+    def bases(self, program: bytes) -> dict[str, TreeBase]:
         """The trees of a program as they were when it left; none if it was not here, or nobody can
         tell any more."""
         try:
@@ -126,9 +127,9 @@ class Belongings:
             self._folder.rmdir()
 
 
-def _base(entries: object, marks: list[Any]) -> Base:
-    known: Known = {}
+def _base(entries: object, marks: list[Any]) -> TreeBase:
+    known: KnownFiles = {}
     for path, (inode, size, modified, changed), chunks in marks:
         check_chunks(size, chunks)
         known[path] = (inode, size, modified, changed), chunks
-    return Base(parse(entries), known)
+    return TreeBase(parse(entries), known)

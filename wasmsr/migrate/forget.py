@@ -14,7 +14,7 @@ from pathlib import Path
 
 from wasmsr.migrate.journal import Journal, Record
 from wasmsr.migrate.terms import JournalError, Standing
-from wasmsr.wasi.walks import remove
+from wasmsr.wasi.filesystem.tree_walk import remove
 
 STATES = ("*.handed", "*.received")
 FILES = "files"

@@ -47,10 +47,10 @@ from wasmsr.snapshot import format as snapshot_format
 from wasmsr.snapshot import prepare
 from wasmsr.snapshot.container import VERSION
 from wasmsr.snapshot.state import Snapshot
-from wasmsr.wasi import state as wasi_state
-from wasmsr.wasi.descriptors import InputStream
-from wasmsr.wasi.mounts import CARRY_LIMIT, MODES, PORTABLE, Mount
-from wasmsr.wasi.relayed import RelayedInput
+from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, MODES, PORTABLE, Mount
+from wasmsr.wasi.state import checked_state as wasi_state
+from wasmsr.wasi.streams.relayed_input import RelayedInput
+from wasmsr.wasi.streams.standard import InputStream
 
 COMPILED = 4
 """How many modules are kept compiled for a program that may come."""

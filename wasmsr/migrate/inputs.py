@@ -19,8 +19,9 @@ from collections.abc import Callable
 from typing import Final
 
 from wasmsr.migrate.terms import PeerLost, PeerRefused
-from wasmsr.wasi.descriptors import pending_input, scatter
-from wasmsr.wasi.nowait import Nowait
+from wasmsr.wasi.streams.descriptor import pending_input
+from wasmsr.wasi.streams.nonblocking import NonblockingStream
+from wasmsr.wasi.streams.standard import scatter
 
 PIECE: Final = 65536
 """Most bytes that are asked for at once."""
@@ -51,7 +52,7 @@ class Feed:
     def __init__(self, host: int) -> None:
         self.host = host
         self.terminal = os.isatty(host)
-        self._nowait = Nowait(host, os.O_RDONLY)
+        self._nowait = NonblockingStream(host, os.O_RDONLY)
         self._lock = threading.Lock()
         self._kept = b""
         """What was taken from the host and may not have been received, from `_base` on."""

@@ -19,10 +19,10 @@ from wasmsr.errors import SnapshotError, UnportableState
 from wasmsr.migrate.ports import Say
 from wasmsr.migrate.terms import PeerLost, PeerRefused
 from wasmsr.program import Program
-from wasmsr.wasi.capture import UNLINKED_LIMIT
-from wasmsr.wasi.contents import Reader
-from wasmsr.wasi.descriptors import InputStream
-from wasmsr.wasi.relayed import RelayedInput
+from wasmsr.wasi.filesystem.unnoticed import UnnoticedReader
+from wasmsr.wasi.state.capture import UNLINKED_LIMIT
+from wasmsr.wasi.streams.relayed_input import RelayedInput
+from wasmsr.wasi.streams.standard import InputStream
 
 PIECE: Final = 65536
 AGAIN: Final = 0.2
@@ -175,7 +175,7 @@ def _rest(stream: InputStream) -> bytes:
             hint="put the file into a folder that is carried, --dir HOST::GUEST::carry",
         )
     pieces = []
-    with Reader(stream.host) as reader:
+    with UnnoticedReader(stream.host) as reader:
         while size > 0 and (piece := os.pread(reader.host, size, offset)):
             pieces.append(piece)
             offset += len(piece)

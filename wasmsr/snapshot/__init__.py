@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wasmsr.interp.machine import Store
     from wasmsr.snapshot.state import Snapshot
-    from wasmsr.wasi.preview1 import Wasi
+    from wasmsr.wasi.facade import Wasi
 
 _WASI = ("wasi_snapshot_preview1", "wasi_unstable")
 
@@ -45,7 +45,7 @@ def snapshot(
     """
     from wasmsr.errors import UnportableState
     from wasmsr.snapshot.capture import capture
-    from wasmsr.wasi.contents import Contents
+    from wasmsr.wasi.state.contents import Contents
 
     wasi = wasi or store.wasi
     if wasi is None and any(module in _WASI for _, module, _ in store.hosts.values()):
@@ -73,10 +73,13 @@ def prepare() -> None:
     import zstandard
 
     from wasmsr.snapshot import capture, format
-    from wasmsr.wasi import capture as captured
-    from wasmsr.wasi import contents, listeners
+    from wasmsr.wasi.state import capture as captured
+    from wasmsr.wasi.state import contents
+    from wasmsr.wasi.streams import listen_address
 
-    assert tempfile and zstandard and capture and format and captured and contents and listeners
+    assert (
+        tempfile and zstandard and capture and format and captured and contents and listen_address
+    )
 
 
 class _CallableRoom(ModuleType):

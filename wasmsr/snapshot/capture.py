@@ -27,7 +27,7 @@ from wasmsr.snapshot.references import References
 from wasmsr.snapshot.state import Snapshot
 
 if TYPE_CHECKING:
-    from wasmsr.wasi.contents import Contents
+    from wasmsr.wasi.state.contents import Contents
 
 ENGINE = "wasmsr"
 _MOST = 2**64 - 1

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wasmsr.snapshot.tables import Block, moment, seconds, short, text
-from wasmsr.wasi.abi import ALL_RIGHTS, FdFlag, Right
+from wasmsr.wasi.preview1.abi import ALL_RIGHTS, FdFlag, Right
 
 RIGHTS = {value: name.lower() for name, value in vars(Right).items() if isinstance(value, int)}
 """Names of rights by their bit."""

@@ -39,7 +39,7 @@ from wasmsr.snapshot.state import PAGE, MemoryState, Snapshot
 
 if TYPE_CHECKING:
     from wasmsr.interp.outcomes import Limits
-    from wasmsr.wasi.contents import Contents
+    from wasmsr.wasi.state.contents import Contents
 
 _LAZY = 1 << 20
 _REQUIRED = (Kind.LINEAGE, Kind.LIMITS, Kind.STORE, Kind.THREAD)
@@ -285,7 +285,7 @@ class Decoder:
         self, plain: int, head: tuple[int, int, int], index: Buffer | None
     ) -> Generator[int, Buffer, None]:
         """The file data section, each chunk verified on its way into a temporary file."""
-        from wasmsr.wasi.contents import Contents, digest_of
+        from wasmsr.wasi.state.contents import Contents, digest_of
 
         chunks = sections.parse_file_index(index or b"")
         self._check_size(plain, sum(length for _, length in chunks))

@@ -35,7 +35,7 @@ from wasmsr.snapshot.references import Restored
 from wasmsr.snapshot.state import PAGE, Snapshot
 
 if TYPE_CHECKING:
-    from wasmsr.wasi.preview1 import Wasi
+    from wasmsr.wasi.facade import Wasi
 
 
 def _words(data: bytes | bytearray | memoryview) -> array[int]:

@@ -35,7 +35,7 @@ from wasmsr.snapshot.state import (
 
 if TYPE_CHECKING:
     from wasmsr.snapshot.room import Room
-    from wasmsr.wasi.contents import Contents
+    from wasmsr.wasi.state.contents import Contents
 
 NONE = type(None)
 Shapes: TypeAlias = frozenset[tuple[type, ...]]

@@ -118,7 +118,7 @@ _FIELDS: dict[type, dict[str, _Test]] = {
 
 
 def _contents(value: Any) -> bool:
-    from wasmsr.wasi.contents import Contents
+    from wasmsr.wasi.state.contents import Contents
 
     return isinstance(value, Contents)
 

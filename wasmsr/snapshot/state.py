@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from wasmsr.interp.machine import Imports, Store
     from wasmsr.interp.module import Module
     from wasmsr.interp.outcomes import Limits as MachineLimits
-    from wasmsr.wasi.contents import Contents
-    from wasmsr.wasi.mounts import Mount
-    from wasmsr.wasi.preview1 import Stdin, Stdout, Wasi
-    from wasmsr.wasi.unpack import OnChanged
+    from wasmsr.wasi.facade import Stdin, Stdout, Wasi
+    from wasmsr.wasi.filesystem.mounts import Mount
+    from wasmsr.wasi.state.contents import Contents
+    from wasmsr.wasi.state.tree_restore import OnChanged
 
 PAGE = 65536
 """Bytes in a WebAssembly page (specification, section 2.3.10)."""
@@ -282,11 +282,11 @@ class Snapshot(_OneLine):
             wanted = replace(self, limits=replace(self.limits, **vars(limits)))
 
         def serve() -> Wasi:
-            from wasmsr.wasi.contents import Contents
-            from wasmsr.wasi.mounts import CARRY_LIMIT
-            from wasmsr.wasi.origin import trusted_time
-            from wasmsr.wasi.preview1 import Wasi
-            from wasmsr.wasi.restore import Carried
+            from wasmsr.wasi.facade import Wasi
+            from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT
+            from wasmsr.wasi.state.contents import Contents
+            from wasmsr.wasi.state.origin import trusted_time
+            from wasmsr.wasi.state.restore import CarriedFiles
 
             assert self.wasi is not None
             return Wasi.restore(
@@ -298,7 +298,7 @@ class Snapshot(_OneLine):
                 sockets=sockets,
                 live=live,
                 on_changed=on_changed,
-                carried=Carried(
+                carried=CarriedFiles(
                     self.files or Contents(),
                     carry_limit or CARRY_LIMIT,
                     trusted_time(self.wasi, self.lineage.created),

@@ -34,7 +34,7 @@ from wasmsr.snapshot.pages import PAGE_SIZE, PageMap, scan
 from wasmsr.snapshot.state import Snapshot
 
 if TYPE_CHECKING:
-    from wasmsr.wasi.contents import Contents
+    from wasmsr.wasi.state.contents import Contents
 
 
 @dataclass(slots=True)

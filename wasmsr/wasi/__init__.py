@@ -1,8 +1,7 @@
-"""WASI preview 1: what a program may see of the host, and all of it that a snapshot must carry.
+"""WASI: what a program may see of the host, and what of it a snapshot must carry.
 
-In reading order: `abi` (numbers and layouts), `mounts`, `resolve` (paths that cannot leave a
-directory), `clocks`, `waiting`, `descriptors`, `process` (everything of WASI one program has), the
-calls (`process_calls`, `fd_calls`, `path_calls`, `poll_calls`, `sock_calls`), `functions` (the
-table of all of them), `unstable` (the older ABI), `capture` (state to plain data and back),
-`preview1` (the `Wasi` object that the rest of the package uses).
+The wings, in the order of their imports: `streams`, `filesystem`, `preview1` (the calls), `state`
+(snapshots). Beside them: `engine` (what WASI uses of the engine), `syscalls`, `clocks`, `process`
+(everything of WASI that one program has) and `facade` (the `Wasi` object that the rest of the
+package uses).
 """

@@ -11,7 +11,7 @@ import os
 import time
 
 from wasmsr import realtime
-from wasmsr.wasi.abi import ClockId, Errno, Failure
+from wasmsr.wasi.preview1.abi import ClockId, Errno, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,18 +11,21 @@ from collections.abc import Callable, Iterable
 
 from wasmsr.errors import WasiConfigError
 from wasmsr.record import record
-from wasmsr.wasi.abi import ALL_RIGHTS, DIRECTORY_RIGHTS, Errno, Failure, Right
 from wasmsr.wasi.clocks import Clocks, Random
-from wasmsr.wasi.descriptors import Descriptor, Directory, File, InputStream, OutputStream, Place
-from wasmsr.wasi.mounts import CARRY_LIMIT, Mount
-from wasmsr.wasi.resolve import Location
-from wasmsr.wasi.trees import Tree, open_tree
+from wasmsr.wasi.filesystem.mount_trees import open_tree
+from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, Mount
+from wasmsr.wasi.filesystem.open_files import Directory, MountPath, RegularFile
+from wasmsr.wasi.filesystem.path_resolution import Location
+from wasmsr.wasi.filesystem.trees import MountTree
+from wasmsr.wasi.preview1.abi import ALL_RIGHTS, DIRECTORY_RIGHTS, Errno, Failure, Right
+from wasmsr.wasi.streams.descriptor import Descriptor
+from wasmsr.wasi.streams.standard import InputStream, OutputStream
 
 MAX_DESCRIPTORS = 1 << 16
 
 
 @record(frozen=True)
-class Pending:
+class PendingPoll:
     """A `poll_oneoff` that a pause ended before it had an effect.
 
     `call`: digest of its arguments and subscriptions, by which the same call is known when it is
@@ -49,7 +52,7 @@ class Process:
     def __init__(self, clocks: Clocks, random: Random) -> None:
         self.args: tuple[bytes, ...] = ()
         self.environ: tuple[bytes, ...] = ()
-        self.trees: dict[bytes, Tree] = {}
+        self.trees: dict[bytes, MountTree] = {}
         """Guest name to the files of that mount; open as long as the process."""
         self.descriptors: dict[int, Descriptor] = {}
         self.clocks = clocks
@@ -58,7 +61,7 @@ class Process:
         """Bytes that each tree of ours may hold, and that a snapshot carries."""
         self.unsettled: Callable[[], None] | None = None
         """What is left to do of a restore that must not touch the host's files yet."""
-        self.pending: Pending | None = None
+        self.pending: PendingPoll | None = None
         self._lowest = 0
 
     def mount(self, mounts: Iterable[Mount]) -> None:
@@ -71,7 +74,9 @@ class Process:
 
     def preopen(self, name: bytes) -> Directory:
         """A descriptor, not yet in the table, for the mount of that name."""
-        directory = Directory(self.trees[name].root, Place(name, ()), DIRECTORY_RIGHTS, ALL_RIGHTS)
+        directory = Directory(
+            self.trees[name].root, MountPath(name, ()), DIRECTORY_RIGHTS, ALL_RIGHTS
+        )
         directory.preopen = name
         directory.owned = False
         return directory
@@ -86,7 +91,9 @@ class Process:
         """Two places, of which the first is to be linked or renamed to the second; EXDEV where
         they are in trees that cannot share a file."""
         one, other = self.trees[source.place.mount], self.trees[target.place.mount]
-        if one is not other and not (type(one) is type(other) is Tree and one.mode == other.mode):
+        if one is not other and not (
+            type(one) is type(other) is MountTree and one.mode == other.mode
+        ):
             raise Failure(Errno.XDEV)
         origin = one.locate(source.host, old)
         try:
@@ -95,7 +102,7 @@ class Process:
             origin.close()
             raise
 
-    def tree_of(self, descriptor: File | Directory) -> Tree:
+    def tree_of(self, descriptor: RegularFile | Directory) -> MountTree:
         """The tree that an open file or directory is in."""
         return self.trees[descriptor.place.mount]
 

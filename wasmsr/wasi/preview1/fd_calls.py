@@ -6,7 +6,9 @@ import os
 from struct import Struct
 
 from wasmsr.wasi import syscalls
-from wasmsr.wasi.abi import (
+from wasmsr.wasi.engine import Caller
+from wasmsr.wasi.filesystem.open_files import Directory, RegularFile
+from wasmsr.wasi.preview1.abi import (
     DIRENT,
     FDSTAT,
     FILESTAT,
@@ -26,10 +28,9 @@ from wasmsr.wasi.abi import (
     span,
     vectors,
 )
-from wasmsr.wasi.descriptors import Descriptor, Directory, File
-from wasmsr.wasi.engine import Caller
 from wasmsr.wasi.process import Process, require
-from wasmsr.wasi.waiting import read_file
+from wasmsr.wasi.streams.descriptor import Descriptor
+from wasmsr.wasi.streams.waiting import read_file
 
 
 def fd_read(
@@ -60,11 +61,11 @@ def fd_write(
     SIZE.pack_into(memory, nwritten, descriptor.write(caller, buffers))
 
 
-def _seekable(descriptor: Descriptor) -> File:
+def _seekable(descriptor: Descriptor) -> RegularFile:
     """The descriptor as one that has an offset; ESPIPE, or EBADF for a directory."""
     if isinstance(descriptor, Directory):
         raise Failure(Errno.BADF)
-    if not isinstance(descriptor, File) or not descriptor.seekable:
+    if not isinstance(descriptor, RegularFile) or not descriptor.seekable:
         raise Failure(Errno.SPIPE)
     return descriptor
 
@@ -208,11 +209,11 @@ def fd_filestat_set_size(process: Process, caller: Caller, fd: int, size: int) -
     os.ftruncate(file.host, _position(size))
 
 
-def _regular(descriptor: Descriptor) -> File:
+def _regular(descriptor: Descriptor) -> RegularFile:
     """The descriptor as a file whose content can be sized; EBADF for a directory, else EINVAL."""
     if isinstance(descriptor, Directory):
         raise Failure(Errno.BADF)
-    if not isinstance(descriptor, File) or not descriptor.seekable:
+    if not isinstance(descriptor, RegularFile) or not descriptor.seekable:
         raise Failure(Errno.INVAL)
     return descriptor
 
@@ -241,7 +242,7 @@ def fd_filestat_set_times(
     require(descriptor, Right.FD_FILESTAT_SET_TIMES)
     if descriptor.stat() is None:
         raise Failure(Errno.INVAL)
-    if isinstance(descriptor, (File, Directory)):
+    if isinstance(descriptor, (RegularFile, Directory)):
         process.tree_of(descriptor).touched(descriptor)
     syscalls.set_times(descriptor.host, None, *times(process, atim, mtim, fst_flags))
 
@@ -284,7 +285,7 @@ def fd_allocate(process: Process, caller: Caller, fd: int, offset: int, len: int
 
 def fd_sync(process: Process, caller: Caller, fd: int) -> None:
     descriptor = process.get(fd)
-    if isinstance(descriptor, (File, Directory)):
+    if isinstance(descriptor, (RegularFile, Directory)):
         require(descriptor, Right.FD_SYNC)
         os.fsync(descriptor.host)
     else:
@@ -293,7 +294,7 @@ def fd_sync(process: Process, caller: Caller, fd: int) -> None:
 
 def fd_datasync(process: Process, caller: Caller, fd: int) -> None:
     descriptor = process.get(fd)
-    if isinstance(descriptor, (File, Directory)):
+    if isinstance(descriptor, (RegularFile, Directory)):
         require(descriptor, Right.FD_DATASYNC)
         getattr(os, "fdatasync", os.fsync)(descriptor.host)
     else:

@@ -38,7 +38,7 @@ def opened_again(host: int, access: int) -> int:
     return -1
 
 
-class Nowait:
+class NonblockingStream:
     """A stream, `host`, which stays the caller's to close; `access`: os.O_RDONLY or O_WRONLY.
 
     Attributes:

@@ -14,17 +14,17 @@ from typing import Any, Final
 
 from wasmsr.errors import FormatError
 from wasmsr.realtime import LATEST
-from wasmsr.wasi import origin
-from wasmsr.wasi.abi import ALL_RIGHTS, MAX_OFFSET, U64, FdFlag, FileType, Right
-from wasmsr.wasi.capture import UNLINKED_LIMIT
 from wasmsr.wasi.clocks import LAST_INSTANT
-from wasmsr.wasi.contents import CHUNK, DIGEST, PLACE
-from wasmsr.wasi.manifest import DIRECTORY, Entry, check_chunks, is_path, parse
-from wasmsr.wasi.mounts import CARRYING, MODES
-from wasmsr.wasi.origin import WINDOW, Origin
+from wasmsr.wasi.filesystem.mounts import CARRYING, MODES
+from wasmsr.wasi.filesystem.trees import OverlayLayers
+from wasmsr.wasi.preview1.abi import ALL_RIGHTS, MAX_OFFSET, U64, FdFlag, FileType, Right
 from wasmsr.wasi.process import MAX_DESCRIPTORS
-from wasmsr.wasi.relayed import Relayed
-from wasmsr.wasi.trees import Layers
+from wasmsr.wasi.state import origin
+from wasmsr.wasi.state.capture import UNLINKED_LIMIT
+from wasmsr.wasi.state.contents import CHUNK, DIGEST, PLACE
+from wasmsr.wasi.state.manifest import DIRECTORY, TreeEntry, check_chunks, is_path, parse
+from wasmsr.wasi.state.origin import WINDOW, Origin
+from wasmsr.wasi.streams.standard import RelayPosition
 
 MAX_STRINGS: Final = 1 << 20
 MAX_ENTRIES: Final = 1 << 24
@@ -51,7 +51,7 @@ class StdinFile:
 
 
 @dataclass(frozen=True)
-class Nameless:
+class UnlinkedFile:
     """Content of an open file without a name (None: a directory) and its times in ns."""
 
     content: bytes | None
@@ -59,7 +59,7 @@ class Nameless:
     mtim: int
     size: int = 0
     chunks: bytes | None = None
-    """Where the content is too long to stand here: its size and `Entry.chunks`."""
+    """Where the content is too long to stand here: its size and `TreeEntry.chunks`."""
 
     @property
     def held(self) -> int:
@@ -76,8 +76,8 @@ class MountState:
     guest: bytes
     mode: str
     digest: bytes | None = None
-    entries: list[Entry] = field(default_factory=list)
-    layers: Layers = field(default_factory=list)
+    entries: list[TreeEntry] = field(default_factory=list)
+    layers: OverlayLayers = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class DescriptorState:
     unread: bytes = b""
     ended: bool = False
     file: StdinFile | None = None
-    relayed: Relayed | None = None
+    relayed: RelayPosition | None = None
     stream: str = ""
     socket: int = 0
     address: str = ""
@@ -122,7 +122,7 @@ class WasiState:
     started: int
     mounts: tuple[MountState, ...]
     descriptors: tuple[DescriptorState, ...]
-    unlinked: tuple[Nameless, ...]
+    unlinked: tuple[UnlinkedFile, ...]
     origin: Origin
 
 
@@ -236,9 +236,9 @@ def _mounts(state: _Fields) -> list[MountState]:
     return list(found.values())
 
 
-def _layers(mount: _Fields, entries: list[Entry]) -> Layers:
+def _layers(mount: _Fields, entries: list[TreeEntry]) -> OverlayLayers:
     directories = {entry.path for entry in entries if entry.kind == DIRECTORY}
-    found: Layers = []
+    found: OverlayLayers = []
     for item in mount.items("layers", MAX_ENTRIES):
         if isinstance(item, (list, tuple)) and len(item) == 3:
             path, origin, hidden = item
@@ -263,8 +263,8 @@ def _exactly(fields: _Fields, key: str, size: int) -> bytes:
     return value
 
 
-def _unlinked(state: _Fields) -> tuple[Nameless, ...]:
-    found: list[Nameless] = []
+def _unlinked(state: _Fields) -> tuple[UnlinkedFile, ...]:
+    found: list[UnlinkedFile] = []
     room = UNLINKED_LIMIT
     for carried in state.maps("unlinked", MAX_DESCRIPTORS):
         content = None
@@ -279,12 +279,12 @@ def _unlinked(state: _Fields) -> tuple[Nameless, ...]:
             if content != b"":
                 raise carried.wrong("content", "is there twice")
             check_chunks(size, chunks)
-        found.append(Nameless(content, atim, mtim, size, chunks))
+        found.append(UnlinkedFile(content, atim, mtim, size, chunks))
     return tuple(found)
 
 
 def _descriptors(
-    state: _Fields, mounts: list[bytes], unlinked: tuple[Nameless, ...]
+    state: _Fields, mounts: list[bytes], unlinked: tuple[UnlinkedFile, ...]
 ) -> tuple[DescriptorState, ...]:
     found: list[DescriptorState] = []
     taken: set[object] = set()
@@ -304,7 +304,7 @@ def _descriptors(
 
 
 def _descriptor(
-    fields: _Fields, mounts: list[bytes], unlinked: tuple[Nameless, ...]
+    fields: _Fields, mounts: list[bytes], unlinked: tuple[UnlinkedFile, ...]
 ) -> DescriptorState:
     kind = fields.word("kind", KINDS)
     common: dict[str, Any] = {
@@ -360,7 +360,7 @@ def _listener(fields: _Fields, common: dict[str, Any]) -> DescriptorState:
 
 
 def _directory(
-    fields: _Fields, common: dict[str, Any], unlinked: tuple[Nameless, ...]
+    fields: _Fields, common: dict[str, Any], unlinked: tuple[UnlinkedFile, ...]
 ) -> DescriptorState:
     preopen = fields.flag("preopen")
     if preopen and common["path"]:
@@ -400,7 +400,7 @@ def _path(fields: _Fields, *, empty: bool) -> tuple[bytes, ...]:
     return tuple(parts)
 
 
-def _index(fields: _Fields, unlinked: tuple[Nameless, ...], *, directory: bool) -> int | None:
+def _index(fields: _Fields, unlinked: tuple[UnlinkedFile, ...], *, directory: bool) -> int | None:
     if fields.take("unlinked") is None:
         return None
     index = fields.number("unlinked", len(unlinked) - 1)
@@ -409,11 +409,11 @@ def _index(fields: _Fields, unlinked: tuple[Nameless, ...], *, directory: bool) 
     return index
 
 
-def _relayed(fields: _Fields) -> Relayed | None:
+def _relayed(fields: _Fields) -> RelayPosition | None:
     relayed = fields.map("relayed") if "relayed" in fields.values else None
     if relayed is None:
         return None
-    return Relayed(relayed.number("position", LAST_INSTANT), relayed.flag("terminal"))
+    return RelayPosition(relayed.number("position", LAST_INSTANT), relayed.flag("terminal"))
 
 
 def _stdin_file(fields: _Fields) -> StdinFile | None:

@@ -1,8 +1,9 @@
 """THE table of WASI preview 1: one row for each of its 46 functions.
 
-From it `preview1` builds the imports that a module is linked with, and
-`python -m wasmsr.wasi.functions > docs/wasi.md` writes the document. Source of names, order and
-types: WebAssembly/WASI, legacy/preview1/witx/wasi_snapshot_preview1.witx.
+From it `imports` builds what a module is linked with, and
+`python -m wasmsr.wasi.preview1.functions > docs/wasi.md` writes the document.
+
+Source: WebAssembly/WASI, legacy/preview1/witx/wasi_snapshot_preview1.witx (names, order, types).
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from wasmsr.record import record
-from wasmsr.wasi import fd_calls, path_calls, poll_calls, process_calls, sock_calls
-from wasmsr.wasi.abi import Failure, from_host
 from wasmsr.wasi.engine import Caller, FuncType, HostFunction, ValType
+from wasmsr.wasi.preview1 import fd_calls, path_calls, poll_calls, process_calls, sock_calls
+from wasmsr.wasi.preview1.abi import Failure, from_host
 from wasmsr.wasi.process import Process
 
 TYPE_CHECKING = False
@@ -24,7 +25,7 @@ _TYPES = {"i": ValType.I32, "I": ValType.I64}
 
 
 @record(frozen=True)
-class Function:
+class CallRow:
     """One row.
 
     `params`: a letter for each parameter, `i` for i32 and `I` for i64; `behaviour`: what it does;
@@ -59,18 +60,18 @@ HOST_FILE = "nothing: the file is the host's"
 OFFSET = "the offset"
 CONNECTION = "refused, naming the descriptor, while a connection is open"
 
-FUNCTIONS: tuple[Function, ...] = (
-    Function(process_calls.args_get, "ii", "Copies the arguments.", "the arguments"),
-    Function(process_calls.args_sizes_get, "ii", "Sizes for `args_get`.", "the arguments"),
-    Function(process_calls.environ_get, "ii", "Copies the environment.", "the environment"),
-    Function(process_calls.environ_sizes_get, "ii", "Sizes for `environ_get`.", "the environment"),
-    Function(
+FUNCTIONS: tuple[CallRow, ...] = (
+    CallRow(process_calls.args_get, "ii", "Copies the arguments.", "the arguments"),
+    CallRow(process_calls.args_sizes_get, "ii", "Sizes for `args_get`.", "the arguments"),
+    CallRow(process_calls.environ_get, "ii", "Copies the environment.", "the environment"),
+    CallRow(process_calls.environ_sizes_get, "ii", "Sizes for `environ_get`.", "the environment"),
+    CallRow(
         process_calls.clock_res_get,
         "ii",
         "1 ns for each of the four clocks; EINVAL for others.",
         NOTHING,
     ),
-    Function(
+    CallRow(
         process_calls.clock_time_get,
         "iIi",
         "Realtime is the host's. The monotonic clock starts at 1 s and stands still while the "
@@ -78,78 +79,78 @@ FUNCTIONS: tuple[Function, ...] = (
         "that a reading moves by 1 µs and a sleep by its length.",
         "the monotonic and the CPU-time clock; when they were stopped",
     ),
-    Function(
+    CallRow(
         fd_calls.fd_advise,
         "iIIi",
         "posix_fadvise. ESPIPE for a stream, EBADF for a directory.",
         NOTHING,
     ),
-    Function(
+    CallRow(
         fd_calls.fd_allocate,
         "iII",
         "posix_fallocate: makes the file at least that long.",
         HOST_FILE,
     ),
-    Function(
+    CallRow(
         fd_calls.fd_close,
         "i",
         "Frees the number; the lowest free number is given out next. Preopens can be closed.",
         "which numbers are open",
     ),
-    Function(fd_calls.fd_datasync, "i", "fdatasync. EINVAL for a stream.", NOTHING),
-    Function(
+    CallRow(fd_calls.fd_datasync, "i", "fdatasync. EINVAL for a stream.", NOTHING),
+    CallRow(
         fd_calls.fd_fdstat_get,
         "ii",
         "Type, flags and rights. A standard stream is a character device when it is a terminal, "
         "else of unknown type, and never seekable.",
         "flags and rights",
     ),
-    Function(
+    CallRow(
         fd_calls.fd_fdstat_set_flags,
         "ii",
         "APPEND and NONBLOCK can change; changing DSYNC, RSYNC or SYNC of a file is EINVAL.",
         "the flags",
     ),
-    Function(
+    CallRow(
         fd_calls.fd_fdstat_set_rights,
         "iII",
         "Rights can only be dropped; ENOTCAPABLE otherwise.",
         "the rights",
     ),
-    Function(
+    CallRow(
         fd_calls.fd_filestat_get,
         "ii",
         "fstat. For a standard stream all is 0 but the type.",
         HOST_FILE,
     ),
-    Function(fd_calls.fd_filestat_set_size, "iI", "ftruncate.", HOST_FILE),
-    Function(
+    CallRow(fd_calls.fd_filestat_set_size, "iI", "ftruncate.", HOST_FILE),
+    CallRow(
         fd_calls.fd_filestat_set_times,
         "iIIi",
         "futimens; EINVAL where a time is to be both given and now.",
         HOST_FILE,
     ),
-    Function(
+    CallRow(
         fd_calls.fd_pread,
         "iiiIi",
         "preadv straight into memory, much of it in pieces: a pause in between ends the call with "
         "nothing read. ESPIPE for what has no offset.",
         NOTHING,
     ),
-    Function(
+    CallRow(
         fd_calls.fd_prestat_get,
         "ii",
         "Preopened directories; EBADF ends the search.",
         "their names",
     ),
-    Function(
+    CallRow(
         fd_calls.fd_prestat_dir_name,
         "iii",
         "Their names; ENAMETOOLONG for too small a buffer.",
         "their names",
     ),
-    Function(fd_calls.fd_pwrite, "iiiIi", "pwritev straight from memory.", HOST_FILE),
-    Function(
+    CallRow(fd_calls.fd_pwrite, "iiiIi", "pwritev straight from memory.", HOST_FILE),
+    CallRow(
         fd_calls.fd_read,
         "iiii",
         "readv straight into memory, at most 1,024 buffers. Waits for a terminal, pipe or socket, "
@@ -158,29 +159,29 @@ FUNCTIONS: tuple[Function, ...] = (
         "the offset; bytes of standard input that were read but not consumed; the call itself "
         "while it waits",
     ),
-    Function(
+    CallRow(
         fd_calls.fd_readdir,
         "iiiIi",
         "`.`, `..` and the names in the order of their bytes, as they were when cookie 0 was last "
         "read; a cookie is a position in that list.",
         "the list",
     ),
-    Function(
+    CallRow(
         fd_calls.fd_renumber,
         "ii",
         "Moves a descriptor over another open one, which is closed; EBADF where either is not "
         "open.",
         "which numbers are open",
     ),
-    Function(
+    CallRow(
         fd_calls.fd_seek,
         "iIii",
         "lseek. ESPIPE for a stream, EBADF for a directory; FD_TELL is enough to ask.",
         OFFSET,
     ),
-    Function(fd_calls.fd_sync, "i", "fsync, of directories too. EINVAL for a stream.", NOTHING),
-    Function(fd_calls.fd_tell, "ii", "The offset.", OFFSET),
-    Function(
+    CallRow(fd_calls.fd_sync, "i", "fsync, of directories too. EINVAL for a stream.", NOTHING),
+    CallRow(fd_calls.fd_tell, "ii", "The offset.", OFFSET),
+    CallRow(
         fd_calls.fd_write,
         "iiii",
         "writev straight from memory, not buffered. To a pipe or terminal in pieces that do not "
@@ -188,21 +189,21 @@ FUNCTIONS: tuple[Function, ...] = (
         "EPIPE when nobody reads any more.",
         "the offset; the call itself while it waits",
     ),
-    Function(path_calls.path_create_directory, "iii", "mkdirat.", HOST_FILE),
-    Function(
+    CallRow(path_calls.path_create_directory, "iii", "mkdirat.", HOST_FILE),
+    CallRow(
         path_calls.path_filestat_get,
         "iiiii",
         "fstatat. A final link is followed if asked, or after a trailing slash.",
         HOST_FILE,
     ),
-    Function(path_calls.path_filestat_set_times, "iiiiIIi", "utimensat.", HOST_FILE),
-    Function(
+    CallRow(path_calls.path_filestat_set_times, "iiiiIIi", "utimensat.", HOST_FILE),
+    CallRow(
         path_calls.path_link,
         "iiiiiii",
         "linkat; a final link of the old path is followed if asked.",
         HOST_FILE,
     ),
-    Function(
+    CallRow(
         path_calls.path_open,
         "iiiiiIIii",
         "openat below the directory. Reading and writing need FD_READ and FD_WRITE; other rights "
@@ -210,50 +211,50 @@ FUNCTIONS: tuple[Function, ...] = (
         "mount, path below it free of links, flags, rights, access mode, offset and size; the "
         "content of a file that has no name any more",
     ),
-    Function(
+    CallRow(
         path_calls.path_readlink,
         "iiiiii",
         "readlinkat, cut to the buffer.",
         HOST_FILE,
     ),
-    Function(path_calls.path_remove_directory, "iii", "unlinkat with AT_REMOVEDIR.", HOST_FILE),
-    Function(path_calls.path_rename, "iiiiii", "renameat.", HOST_FILE),
-    Function(
+    CallRow(path_calls.path_remove_directory, "iii", "unlinkat with AT_REMOVEDIR.", HOST_FILE),
+    CallRow(path_calls.path_rename, "iiiiii", "renameat.", HOST_FILE),
+    CallRow(
         path_calls.path_symlink,
         "iiiii",
         "symlinkat; EPERM for an absolute target.",
         HOST_FILE,
     ),
-    Function(path_calls.path_unlink_file, "iii", "unlinkat; EISDIR for a directory.", HOST_FILE),
-    Function(
+    CallRow(path_calls.path_unlink_file, "iii", "unlinkat; EISDIR for a directory.", HOST_FILE),
+    CallRow(
         poll_calls.poll_oneoff,
         "iiii",
         "Waits for descriptors and the realtime and monotonic clocks; files are always ready. "
         "EINVAL for no subscription; what is wrong with one is its event's error.",
         "when the call began, on the monotonic clock, so that made again it waits for the rest",
     ),
-    Function(
+    CallRow(
         process_calls.proc_exit,
         "i",
         "Ends the program with that code.",
         NOTHING,
         result=False,
     ),
-    Function(
+    CallRow(
         process_calls.proc_raise,
         "i",
         "Ends the program with 128 + signal, or does nothing for a signal that is ignored; "
         "ENOTSUP for one that would stop it, EINVAL for none that exists.",
         NOTHING,
     ),
-    Function(process_calls.sched_yield, "", "sched_yield.", NOTHING),
-    Function(
+    CallRow(process_calls.sched_yield, "", "sched_yield.", NOTHING),
+    CallRow(
         process_calls.random_get,
         "ii",
         "The host's random bytes. Deterministic: the BLAKE2b stream of the seed.",
         "deterministic: the seed and how much was taken",
     ),
-    Function(
+    CallRow(
         sock_calls.sock_accept,
         "iii",
         "Accepts from a listening socket that the program was started with; ENOTSOCK for others. "
@@ -261,14 +262,14 @@ FUNCTIONS: tuple[Function, ...] = (
         "which of the sockets given at the start it is: another must be given on resume; the call "
         "itself while it waits",
     ),
-    Function(
+    CallRow(
         sock_calls.sock_recv,
         "iiiiii",
         "recvmsg; PEEK works, WAITALL is ENOTSUP.",
         CONNECTION,
     ),
-    Function(sock_calls.sock_send, "iiiii", "sendmsg.", CONNECTION),
-    Function(sock_calls.sock_shutdown, "ii", "shutdown.", CONNECTION),
+    CallRow(sock_calls.sock_send, "iiiii", "sendmsg.", CONNECTION),
+    CallRow(sock_calls.sock_shutdown, "ii", "shutdown.", CONNECTION),
 )
 
 UNSUPPORTED = (
@@ -309,7 +310,7 @@ UNSUPPORTED = (
 """What does not work, or only in part: what, what the answer is, and why."""
 
 
-def bind(function: Function, process: Process) -> HostFunction:
+def bind(function: CallRow, process: Process) -> HostFunction:
     """The row as an import of `process`: what it raises becomes the errno that it returns.
 
     Arguments come as the bits of their slots, unsigned: the calls make signed what is signed.
@@ -335,7 +336,7 @@ def bind(function: Function, process: Process) -> HostFunction:
 
 
 def imports(
-    process: Process, functions: tuple[Function, ...] = FUNCTIONS
+    process: Process, functions: tuple[CallRow, ...] = FUNCTIONS
 ) -> dict[str, HostFunction]:
     """Every function of the table, bound to `process`."""
     return {function.name: bind(function, process) for function in functions}
@@ -346,7 +347,7 @@ def document() -> str:
     lines = [
         "# WASI preview 1",
         "",
-        "<!-- Generated by `python -m wasmsr.wasi.functions`; do not edit. -->",
+        "<!-- Generated by `python -m wasmsr.wasi.preview1.functions`; do not edit. -->",
         "",
         f"All {len(FUNCTIONS)} functions of `{MODULE}`: what each does, and what of it is in a "
         "snapshot. A pointer outside of memory is EFAULT before anything has happened. Paths never "
@@ -373,7 +374,7 @@ def main(words: list[str]) -> int:
     with open(words[1], encoding="utf-8") as file:
         if file.read() == document():
             return 0
-    print(f"{words[1]} is not what `python -m wasmsr.wasi.functions` prints")
+    print(f"{words[1]} is not what `python -m wasmsr.wasi.preview1.functions` prints")
     return 1
 
 

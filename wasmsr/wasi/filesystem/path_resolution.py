@@ -18,7 +18,7 @@ import errno
 import os
 
 from wasmsr.wasi import syscalls
-from wasmsr.wasi.abi import Errno, Failure
+from wasmsr.wasi.preview1.abi import Errno, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from typing import IO, Any, Final, NamedTuple, TypeVar, cast
 
 from wasmsr import realtime
 from wasmsr.errors import WasiConfigError
-from wasmsr.wasi.walks import Cursor
+from wasmsr.wasi.filesystem.tree_walk import Cursor
 
 PIECE: Final = 1 << 20
 ENTRIES: Final = 1 << 16
@@ -51,7 +51,7 @@ _HINT = "unpack it, and mount the folder"
 Item = TypeVar("Item")
 
 
-class Member(NamedTuple):
+class ArchiveMember(NamedTuple):
     """An entry: parts of its path, mode with the kind of file, time in ns, and what it holds: what
     opens a stream, or for a symbolic link where it leads, for a hard link the parts of the other
     name."""
@@ -84,7 +84,7 @@ def measure(path: Path, limit: int) -> int:
         return sum(member.size + ENTRY_COST for member in _within(path, limit))
 
 
-def _within(path: Path, limit: int) -> Iterator[Member]:
+def _within(path: Path, limit: int) -> Iterator[ArchiveMember]:
     """The entries, as long as they are within the limits."""
     content = 0
     for member in _members(path, limit):
@@ -128,7 +128,7 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _members(path: Path, limit: int) -> Iterator[Member]:
+def _members(path: Path, limit: int) -> Iterator[ArchiveMember]:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for item in _counted(path, archive.infolist()):
@@ -203,19 +203,19 @@ class _Bounded:
             raise tarfile.ReadError(f"it goes on for more than {self._most} bytes")
 
 
-def _of_zip(path: Path, archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> Member:
+def _of_zip(path: Path, archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> ArchiveMember:
     raw = item.filename.encode("utf-8" if item.flag_bits & 0x800 else "cp437", "surrogateescape")
     parts = _parts(path, raw)
     mode = item.external_attr >> 16 if item.create_system == 3 else 0
     permissions = stat.S_IMODE(mode) & 0o777
     mtim = _time_of_zip(item)
     if item.is_dir():
-        return Member(parts, stat.S_IFDIR | (permissions or 0o755), mtim, 0)
+        return ArchiveMember(parts, stat.S_IFDIR | (permissions or 0o755), mtim, 0)
     if stat.S_ISLNK(mode):
         with archive.open(item) as stream:
-            return Member(parts, stat.S_IFLNK, mtim, 0, target=stream.read(PATH_MAX))
+            return ArchiveMember(parts, stat.S_IFLNK, mtim, 0, target=stream.read(PATH_MAX))
     mode = stat.S_IFREG | (permissions or 0o644)
-    return Member(parts, mode, mtim, item.file_size, lambda: archive.open(item))
+    return ArchiveMember(parts, mode, mtim, item.file_size, lambda: archive.open(item))
 
 
 def _time_of_zip(item: zipfile.ZipInfo) -> int:
@@ -226,22 +226,22 @@ def _time_of_zip(item: zipfile.ZipInfo) -> int:
         return realtime.now()
 
 
-def _of_tar(path: Path, tape: tarfile.TarFile, entry: tarfile.TarInfo) -> Member | None:
+def _of_tar(path: Path, tape: tarfile.TarFile, entry: tarfile.TarInfo) -> ArchiveMember | None:
     parts = _parts(path, os.fsencode(entry.name))
     mode, mtim = entry.mode & 0o777, _time_of_tar(entry)
     if entry.size < 0:
         raise tarfile.ReadError("an entry has a negative size")
     if entry.isdir():
-        return Member(parts, stat.S_IFDIR | mode, mtim, 0)
+        return ArchiveMember(parts, stat.S_IFDIR | mode, mtim, 0)
     if entry.issym():
-        return Member(parts, stat.S_IFLNK, mtim, 0, target=os.fsencode(entry.linkname))
+        return ArchiveMember(parts, stat.S_IFLNK, mtim, 0, target=os.fsencode(entry.linkname))
     if entry.islnk():
-        return Member(
+        return ArchiveMember(
             parts, stat.S_IFREG | mode, mtim, 0, other=_parts(path, os.fsencode(entry.linkname))
         )
     if entry.isreg():
         opened = lambda: tape.extractfile(entry)  # noqa: E731
-        return Member(parts, stat.S_IFREG | mode, mtim, entry.size, opened)
+        return ArchiveMember(parts, stat.S_IFREG | mode, mtim, entry.size, opened)
     return None
 
 
@@ -269,7 +269,7 @@ def _parts(path: Path, raw: bytes) -> tuple[bytes, ...]:
     return parts
 
 
-def _make(cursor: Cursor, other: Cursor, member: Member) -> None:
+def _make(cursor: Cursor, other: Cursor, member: ArchiveMember) -> None:
     above, name = cursor.at(member.path[:-1]), member.path[-1]
     kind = stat.S_IFMT(member.mode)
     if kind == stat.S_IFDIR:
@@ -295,7 +295,7 @@ def _take_place(above: int, name: bytes) -> None:
         os.unlink(name, dir_fd=above)
 
 
-def _write(above: int, name: bytes, member: Member) -> None:
+def _write(above: int, name: bytes, member: ArchiveMember) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     mode = 0o400 | stat.S_IMODE(member.mode)
     try:

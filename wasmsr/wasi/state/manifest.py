@@ -1,7 +1,7 @@
 """A directory tree as a manifest: what is where, with digests of the content.
 
 From a tree on the host to plain data (`scan`), and from the plain data of a snapshot, which is
-hostile, to the same values (`parse`). `unpack` makes a tree of it again. The form is that of
+hostile, to the same values (`parse`). `tree_restore` makes a tree of it again. The form is that of
 docs/snapshot-format.md, section 12.
 """
 
@@ -16,18 +16,10 @@ from typing import Any, Final
 from wasmsr import realtime
 from wasmsr.errors import FormatError, UnportableState
 from wasmsr.realtime import LATEST
-from wasmsr.wasi.abi import MAX_OFFSET
-from wasmsr.wasi.contents import (
-    CHUNK,
-    DIGEST,
-    PLACE,
-    ZEROS,
-    Contents,
-    Folder,
-    digest_of,
-    extents,
-    open_to_read,
-)
+from wasmsr.wasi.filesystem.trees import FileSignature, KnownFiles
+from wasmsr.wasi.filesystem.unnoticed import ChunkFolder, extents, open_to_read
+from wasmsr.wasi.preview1.abi import MAX_OFFSET
+from wasmsr.wasi.state.contents import CHUNK, DIGEST, PLACE, ZEROS, Contents, digest_of
 
 DIRECTORY, FILE, LINK, SAME = range(4)
 """Kinds of entries. LINK: a symbolic link; SAME: another name of a file named before."""
@@ -37,11 +29,11 @@ MAX_ENTRIES: Final = 1 << 20
 COARSE: Final = 100_000_000
 """ns: no file system's change times are coarser, but for those that count whole seconds."""
 STAGING: Final = b".wasmsr-staging-"
-"""What `unpack` works in begins so, and goes on with 16 digits; it is no part of any tree."""
+"""What `tree_restore` works in begins so, and goes on with 16 digits; it is no part of any tree."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TreeEntry:
     """Something in a tree: path below its root (empty: the root), permissions, times in ns.
 
     A FILE has `size` and `chunks` (`PLACE` each, ascending; what they leave out is zero); a LINK
@@ -83,23 +75,19 @@ class Entry:
         ]
 
 
-Signature = tuple[int, int, int, int]
-"""Inode, size, modification and change time in ns, by which an unchanged file is known."""
-
-
 @dataclass
-class Scan:
+class TreeScan:
     """What was found in a tree: entries in the order of their paths, where each inode is, change
     time and signature of each path."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[TreeEntry] = field(default_factory=list)
     inodes: dict[tuple[int, int], bytes] = field(default_factory=dict)
     changed: dict[bytes, int] = field(default_factory=dict)
-    signatures: dict[bytes, Signature] = field(default_factory=dict)
+    signatures: dict[bytes, FileSignature] = field(default_factory=dict)
     began: int = field(default_factory=realtime.now)
 
     @property
-    def known(self) -> Known:
+    def known(self) -> KnownFiles:
         """What the next scan need not read again, if it still looks the same. Without what was
         changed just before: the host's clock may be too coarse to show the next change."""
         return {
@@ -109,34 +97,32 @@ class Scan:
         }
 
 
-Known = dict[bytes, tuple[Signature, bytes]]
-"""Path of a file: its signature when it was read last, and its chunks."""
-
-
-def scan(root: int, guest: str, contents: Contents, limit: int, known: Known | None = None) -> Scan:
+def scan(
+    root: int, guest: str, contents: Contents, limit: int, known: KnownFiles | None = None
+) -> TreeScan:
     """All of a directory tree; its chunks go into `contents`.
 
     Raises UnportableState for what is neither file, directory nor link, what cannot be read, and
     where the content of files is more than `limit` bytes.
     """
-    found = Scan()
-    folder = Folder(root)
+    found = TreeScan()
+    folder = ChunkFolder(root)
     room = limit
     for path, result in sorted(_walk(root, guest)):
         mode, times = result.st_mode & PERMISSIONS, (result.st_atime_ns, result.st_mtime_ns)
         identity = result.st_dev, result.st_ino
         found.changed[path] = result.st_ctime_ns
         if stat.S_ISDIR(result.st_mode):
-            entry = Entry(path, DIRECTORY, mode, *times)
+            entry = TreeEntry(path, DIRECTORY, mode, *times)
         elif stat.S_ISLNK(result.st_mode):
             target = os.readlink(path, dir_fd=root)
-            entry = Entry(path, LINK, PERMISSIONS, *times, target=target)
+            entry = TreeEntry(path, LINK, PERMISSIONS, *times, target=target)
         elif not stat.S_ISREG(result.st_mode):
             raise UnportableState(
                 f"{_name(guest, path)} is a device, FIFO or socket, which cannot be carried"
             )
         elif identity in found.inodes:
-            entry = Entry(path, SAME, mode, *times, target=found.inodes[identity])
+            entry = TreeEntry(path, SAME, mode, *times, target=found.inodes[identity])
         else:
             signature = (result.st_ino, result.st_size, result.st_mtime_ns, result.st_ctime_ns)
             found.signatures[path] = signature
@@ -146,7 +132,7 @@ def scan(root: int, guest: str, contents: Contents, limit: int, known: Known | N
                 _add_known(contents, folder, path, result.st_size, chunks)
             else:
                 chunks = _read(root, guest, path, result.st_size, contents, folder, room)
-            entry = Entry(path, FILE, mode, *times, result.st_size, chunks)
+            entry = TreeEntry(path, FILE, mode, *times, result.st_size, chunks)
             room -= sum(length for _, _, length in entry.places)
             if room < 0:
                 raise _too_much(guest, path, limit)
@@ -231,7 +217,7 @@ def _read(
     path: bytes,
     size: int,
     contents: Contents,
-    folder: Folder,
+    folder: ChunkFolder,
     room: int,
 ) -> bytes:
     try:
@@ -251,11 +237,11 @@ def chunks_of(
     size: int,
     data_at: Iterable[tuple[int, int]],
     contents: Contents,
-    source: tuple[Folder, bytes] | None,
+    source: tuple[ChunkFolder, bytes] | None,
     room: int = MAX_OFFSET,
 ) -> bytes:
-    """The chunks of an open file, as `Entry.chunks`; what lies outside of `data_at` (start, end)
-    and zeros are left out, and the rest is where more than `room` bytes are found. Raises
+    """The chunks of an open file, as `TreeEntry.chunks`; what lies outside of `data_at` (start,
+    end) and zeros are left out, and the rest is where more than `room` bytes are found. Raises
     OSError."""
     found: list[tuple[int, bytes]] = []
     for start, end in data_at:
@@ -275,7 +261,9 @@ def chunks_of(
     return b"".join(PLACE.pack(*place) for place in found)
 
 
-def _add_known(contents: Contents, folder: Folder, path: bytes, size: int, chunks: bytes) -> None:
+def _add_known(
+    contents: Contents, folder: ChunkFolder, path: bytes, size: int, chunks: bytes
+) -> None:
     for number, digest in PLACE.iter_unpack(chunks):
         offset = number * CHUNK
         contents.add_file(digest, min(CHUNK, size - offset), (folder, path, offset))
@@ -284,11 +272,11 @@ def _add_known(contents: Contents, folder: Folder, path: bytes, size: int, chunk
 # The way back ------------------------------------------------------------------------------------
 
 
-def parse(value: object) -> list[Entry]:
+def parse(value: object) -> list[TreeEntry]:
     """The entries of a tree out of a snapshot; FormatError where they are not what `scan` makes."""
     if not isinstance(value, (list, tuple)) or not 0 < len(value) <= MAX_ENTRIES:
         raise _wrong("is no list of entries")
-    found: list[Entry] = []
+    found: list[TreeEntry] = []
     kinds: dict[bytes, int] = {}
     for item in value:
         entry = _entry(item)
@@ -315,10 +303,10 @@ def _wrong(why: str) -> FormatError:
 _TYPES = [bytes, int, int, int, int, int, bytes, bytes]
 
 
-def _entry(item: object) -> Entry:
+def _entry(item: object) -> TreeEntry:
     if not isinstance(item, (list, tuple)) or [type(part) for part in item] != _TYPES:
         raise _wrong("has an entry that is none")
-    entry = Entry(*item)
+    entry = TreeEntry(*item)
     path = entry.path
     if path and (not is_path(path) or path.startswith(STAGING)):
         raise _wrong("has a path that is none")

@@ -12,7 +12,9 @@ from struct import Struct
 
 from wasmsr.record import record
 from wasmsr.wasi import syscalls
-from wasmsr.wasi.abi import (
+from wasmsr.wasi.clocks import LAST_INSTANT
+from wasmsr.wasi.engine import Caller, Retry
+from wasmsr.wasi.preview1.abi import (
     EVENT,
     EVENT_HANGUP,
     SIZE,
@@ -28,15 +30,14 @@ from wasmsr.wasi.abi import (
     Right,
     span,
 )
-from wasmsr.wasi.clocks import LAST_INSTANT
-from wasmsr.wasi.descriptors import Descriptor, Listener
-from wasmsr.wasi.engine import Caller, Retry
-from wasmsr.wasi.process import Pending, Process
-from wasmsr.wasi.waiting import IN, OUT, poll_until
+from wasmsr.wasi.process import PendingPoll, Process
+from wasmsr.wasi.streams.descriptor import Descriptor
+from wasmsr.wasi.streams.sockets import Listener
+from wasmsr.wasi.streams.waiting import IN, OUT, poll_until
 
 
 @record(frozen=True)
-class Layout:
+class PollLayout:
     """How an ABI lays out subscriptions: the whole, and its two contents."""
 
     subscription: Struct
@@ -44,7 +45,7 @@ class Layout:
     fd: Struct
 
 
-PREVIEW1 = Layout(SUBSCRIPTION, SUBSCRIPTION_CLOCK, SUBSCRIPTION_FD)
+PREVIEW1 = PollLayout(SUBSCRIPTION, SUBSCRIPTION_CLOCK, SUBSCRIPTION_FD)
 
 
 class _Poll:
@@ -153,7 +154,7 @@ def poll_oneoff(
     events: int,
     nsubscriptions: int,
     nevents: int,
-    layout: Layout = PREVIEW1,
+    layout: PollLayout = PREVIEW1,
 ) -> None:
     pending, process.pending = process.pending, None
     memory = caller.memory
@@ -167,7 +168,7 @@ def poll_oneoff(
     described = memory[subscriptions : subscriptions + size]
     call = _digest(described, subscriptions, events, nevents)
     if pending is None or pending.call != call:
-        pending = Pending(call, process.clocks.monotonic())
+        pending = PendingPoll(call, process.clocks.monotonic())
     poll = _Poll(process, pending.started)
     for userdata, kind, content in layout.subscription.iter_unpack(described):
         if kind == EventType.CLOCK:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from struct import Struct
 
 from wasmsr.record import replaced
-from wasmsr.wasi import fd_calls, path_calls, poll_calls
-from wasmsr.wasi.abi import Errno, Failure, Whence
 from wasmsr.wasi.engine import Caller
-from wasmsr.wasi.functions import FUNCTIONS, Function
+from wasmsr.wasi.preview1 import fd_calls, path_calls, poll_calls
+from wasmsr.wasi.preview1.abi import Errno, Failure, Whence
+from wasmsr.wasi.preview1.functions import FUNCTIONS, CallRow
 from wasmsr.wasi.process import Process
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MODULE: Final = "wasi_unstable"
 FILESTAT: Final = Struct("<QQBxxxIQQQQ")
-LAYOUT: Final = poll_calls.Layout(Struct("<QB7x40s"), Struct("<8xIxxxxQQH6x"), Struct("<I36x"))
+LAYOUT: Final = poll_calls.PollLayout(Struct("<QB7x40s"), Struct("<8xIxxxxQQH6x"), Struct("<I36x"))
 _WHENCE: Final = (Whence.CUR, Whence.END, Whence.SET)
 
 
@@ -60,7 +60,7 @@ _CHANGED = {
 }
 
 
-def _table() -> tuple[Function, ...]:
+def _table() -> tuple[CallRow, ...]:
     """The rows of preview 1 with the changed calls in their places."""
     return tuple(
         replaced(row, call=_CHANGED.get(row.name, row.call))

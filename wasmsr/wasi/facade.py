@@ -13,12 +13,13 @@ import stat
 from collections.abc import Mapping, Sequence
 
 from wasmsr.errors import WasiConfigError
-from wasmsr.wasi import functions, unstable
 from wasmsr.wasi.clocks import Clocks, Random
-from wasmsr.wasi.descriptors import InputStream, Listener, OutputStream, Sink, Source
 from wasmsr.wasi.engine import HostFunction
-from wasmsr.wasi.mounts import Mount
+from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.preview1 import functions, unstable
 from wasmsr.wasi.process import Process, Streams
+from wasmsr.wasi.streams.sockets import Listener
+from wasmsr.wasi.streams.standard import ByteSink, ByteSource, InputStream, OutputStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from wasmsr.wasi.contents import Contents
-    from wasmsr.wasi.restore import Carried
-    from wasmsr.wasi.unpack import OnChanged
+    from wasmsr.wasi.state.contents import Contents
+    from wasmsr.wasi.state.restore import CarriedFiles
+    from wasmsr.wasi.state.tree_restore import OnChanged
 
-Stdin = int | bytes | str | os.PathLike[str] | Source | InputStream | None
+Stdin = int | bytes | str | os.PathLike[str] | ByteSource | InputStream | None
 """A host descriptor, the bytes themselves, a path, anything with `read`, None for an empty input,
 or what is made of any of these."""
-Stdout = int | Sink
+Stdout = int | ByteSink
 """A host descriptor, or anything with `write`."""
 
 
@@ -100,8 +101,8 @@ class Wasi:
         To be called while the program is paused. Raises UnportableState naming what cannot be
         saved. The format is that of `docs/snapshot-format.md`, section WASI.
         """
-        from wasmsr.wasi.capture import capture  # only where something is saved
-        from wasmsr.wasi.contents import Contents
+        from wasmsr.wasi.state.capture import capture  # only where something is saved
+        from wasmsr.wasi.state.contents import Contents
 
         return capture(self.process, Contents() if contents is None else contents)
 
@@ -117,7 +118,7 @@ class Wasi:
         sockets: Sequence[socket.socket] = (),
         live: bool = False,
         on_changed: OnChanged | None = None,
-        carried: Carried | None = None,
+        carried: CarriedFiles | None = None,
     ) -> Wasi:
         """A program's WASI as `capture` saved it, under these mounts and streams.
 
@@ -130,8 +131,8 @@ class Wasi:
         Raises FormatError for a state that is none, WasiConfigError for a missing mount, with the
         option to type, SnapshotError for a file that is gone or another one.
         """
-        from wasmsr.wasi.restore import restore  # only where something was saved
-        from wasmsr.wasi.state import read
+        from wasmsr.wasi.state.checked_state import read
+        from wasmsr.wasi.state.restore import restore  # only where something was saved
 
         checked = read(state)
         streams = _streams(stdin, stdout, stderr)
@@ -153,7 +154,7 @@ class Wasi:
         return self
 
     def settle(self) -> None:
-        """Do what a restore with `Carried.deferred` left undone. Raises SnapshotError."""
+        """Do what a restore with `CarriedFiles.deferred` left undone. Raises SnapshotError."""
         self.process.settle()
 
     def stop_clock(self) -> None:

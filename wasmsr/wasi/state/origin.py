@@ -22,9 +22,9 @@ from typing import Any, Final
 
 from wasmsr.errors import FormatError
 from wasmsr.realtime import LATEST
-from wasmsr.wasi.abi import MAX_OFFSET, U64
-from wasmsr.wasi.contents import Reader
-from wasmsr.wasi.descriptors import Directory, File
+from wasmsr.wasi.filesystem.open_files import Directory, RegularFile
+from wasmsr.wasi.filesystem.unnoticed import UnnoticedReader
+from wasmsr.wasi.preview1.abi import MAX_OFFSET, U64
 from wasmsr.wasi.process import MAX_DESCRIPTORS, Process
 
 WINDOW: Final = 4096
@@ -37,7 +37,7 @@ _IN_PLACE: Final = ("host", "ro", "overlay")
 
 
 @dataclass(frozen=True)
-class Host:
+class HostIdentity:
     """Digests of the host's own id, and of the id of its run since it was started."""
 
     machine: bytes
@@ -45,7 +45,7 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Mark:
+class FileMark:
     """What an open file or directory was like: device, inode, generation (0: unknown), modification
     time in ns, and up to `WINDOW` bytes before and after the offset, empty where they could not be
     read."""
@@ -69,8 +69,8 @@ class Origin:
     """`host`: None where a snapshot does not say; `files`: marks by descriptor; `roots`: device and
     inode of the folders of mounts, by guest name."""
 
-    host: Host | None = None
-    files: dict[int, Mark] = field(default_factory=dict)
+    host: HostIdentity | None = None
+    files: dict[int, FileMark] = field(default_factory=dict)
     roots: dict[bytes, tuple[int, int]] = field(default_factory=dict)
 
     def is_root(self, guest: bytes, root: int) -> bool:
@@ -93,24 +93,24 @@ class Origin:
         mark = self.files.get(fd)
         return mark is None or not self._is_here(guest, root) or mark.is_of(directory)
 
-    def judge(self, fd: int, file: int, root: int, guest: bytes, then: Stood) -> Verdict:
+    def judge(self, fd: int, file: int, root: int, guest: bytes, then: SavedFile) -> FileVerdict:
         """What an open file is to the one that descriptor `fd` had; `root`: the mount's folder."""
         mark, now = self.files.get(fd), os.fstat(file)
-        same = Verdict.SAME if now.st_size == then.size else Verdict.CHANGED
+        same = FileVerdict.SAME if now.st_size == then.size else FileVerdict.CHANGED
         if mark is None:
             return same
         if not self._is_here(guest, root):
-            return same if _around(file, then.offset, mark, both=True) else Verdict.OTHER
+            return same if _around(file, then.offset, mark, both=True) else FileVerdict.OTHER
         if not mark.is_of(file):
-            return Verdict.OTHER
-        if mark.modified == now.st_mtime_ns and same is Verdict.SAME:
+            return FileVerdict.OTHER
+        if mark.modified == now.st_mtime_ns and same is FileVerdict.SAME:
             return same
         # What the program itself wrote later may differ; what it only reads is as it was.
         if (then.reads_only or not mark.generation) and not _around(
             file, then.offset, mark, both=then.reads_only
         ):
-            return Verdict.OTHER
-        return Verdict.CHANGED
+            return FileVerdict.OTHER
+        return FileVerdict.CHANGED
 
 
 def trusted_time(state: Mapping[str, Any] | None, created: int) -> int | None:
@@ -120,7 +120,7 @@ def trusted_time(state: Mapping[str, Any] | None, created: int) -> int | None:
 
 
 @dataclass(frozen=True)
-class Stood:
+class SavedFile:
     """How an open file stood when it was saved."""
 
     offset: int
@@ -128,7 +128,7 @@ class Stood:
     reads_only: bool
 
 
-class Verdict(Enum):
+class FileVerdict(Enum):
     """SAME: it is as it was; CHANGED: that file, with other content since; OTHER: another file."""
 
     SAME = "same"
@@ -136,11 +136,11 @@ class Verdict(Enum):
     OTHER = "other"
 
 
-def here() -> Host:
+def here() -> HostIdentity:
     """This host. Containers have no id of a machine: they are told apart by their folders."""
     boot = _line("/proc/sys/kernel/random/boot_id") or os.uname().nodename
     machine = _line("/etc/machine-id") or boot
-    return Host(_named("machine", machine), _named("boot", boot))
+    return HostIdentity(_named("machine", machine), _named("boot", boot))
 
 
 def _line(path: str) -> str:
@@ -166,15 +166,15 @@ def generation(file: int) -> int:
 def windows(file: int, offset: int) -> tuple[bytes, bytes]:
     """What a regular file holds before and after an offset. Raises OSError."""
     start = max(0, offset - WINDOW)
-    with Reader(file) as reader:
+    with UnnoticedReader(file) as reader:
         return os.pread(reader.host, offset - start, start), os.pread(reader.host, WINDOW, offset)
 
 
-def _around(file: int, offset: int, mark: Mark, *, both: bool) -> bool:
+def _around(file: int, offset: int, mark: FileMark, *, both: bool) -> bool:
     """Whether a file has around an offset what it had; True where it cannot be read."""
     start = max(0, offset - WINDOW)
     try:
-        with Reader(file) as reader:
+        with UnnoticedReader(file) as reader:
             if os.pread(reader.host, len(mark.before), start) != mark.before:
                 return False
             return not both or os.pread(reader.host, len(mark.after), offset) == mark.after
@@ -191,13 +191,13 @@ def capture(process: Process, captured: Iterable[Mapping[str, Any]]) -> dict[str
         if state["kind"] not in ("file", "directory") or state["unlinked"] is not None:
             continue
         descriptor = process.descriptors[state["fd"]]
-        assert isinstance(descriptor, (File, Directory))
+        assert isinstance(descriptor, (RegularFile, Directory))
         tree, status = process.tree_of(descriptor), os.fstat(descriptor.host)
         own = tree.mode not in _IN_PLACE or (status.st_dev, status.st_ino) in tree.inodes
         if own or stat.S_ISBLK(status.st_mode) or state.get("preopen"):
             continue
         around = b"", b""
-        if isinstance(descriptor, File):
+        if isinstance(descriptor, RegularFile):
             with suppress(OSError):
                 around = windows(descriptor.host, state["offset"])
         number = generation(descriptor.host)
@@ -236,15 +236,15 @@ def parse(value: object) -> Origin:
         return Origin()
     if not isinstance(value, dict):
         raise _wrong("is no map")
-    host = Host(*(_bytes(value.get(key), _DIGEST, _DIGEST) for key in ("machine", "boot")))
-    files: dict[int, Mark] = {}
+    host = HostIdentity(*(_bytes(value.get(key), _DIGEST, _DIGEST) for key in ("machine", "boot")))
+    files: dict[int, FileMark] = {}
     for item in _rows(value.get("files"), len(_MARK) + 2):
         fd, *numbers = (
             _number(part, least, most) for part, (_, least, most) in zip(item, _MARK, strict=False)
         )
         before, after = (_bytes(part, 0, WINDOW) for part in item[len(_MARK) :])
         device, inode, number, modified = numbers
-        files[fd] = Mark(device, inode, number, modified, before, after)
+        files[fd] = FileMark(device, inode, number, modified, before, after)
     roots: dict[bytes, tuple[int, int]] = {}
     for name, device, inode in _rows(value.get("roots"), 3):
         roots[_bytes(name, 1, 4096)] = _number(device, 0, U64), _number(inode, 0, U64)

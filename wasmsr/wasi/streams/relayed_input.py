@@ -10,23 +10,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from wasmsr.record import record
-from wasmsr.wasi.abi import FileType
-from wasmsr.wasi.descriptors import InputStream
 from wasmsr.wasi.engine import Caller
-from wasmsr.wasi.waiting import IN, wait
-
-
-@record(frozen=True)
-class Relayed:
-    """The state of such an input.
-
-    `position`: bytes and ends of input that came before what is not in the snapshot; `terminal`:
-    whether the input is one.
-    """
-
-    position: int
-    terminal: bool
+from wasmsr.wasi.preview1.abi import FileType
+from wasmsr.wasi.streams.standard import InputStream, RelayPosition
+from wasmsr.wasi.streams.waiting import IN, wait
 
 
 class Inflow(Protocol):
@@ -104,13 +91,13 @@ class RelayedInput(InputStream):
     def pending(self) -> int:
         return self.inflow.pending()
 
-    def relayed(self) -> Relayed | None:
+    def relayed(self) -> RelayPosition | None:
         if self.ended:
             return None
         data, position = self.inflow.hold()
         self.unread += data
-        return Relayed(position, self.filetype == FileType.CHARACTER_DEVICE)
+        return RelayPosition(position, self.filetype == FileType.CHARACTER_DEVICE)
 
-    def go_on(self, state: Relayed) -> None:
+    def go_on(self, state: RelayPosition) -> None:
         self.inflow.seek(state.position)
         self._looks(state.terminal)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from wasmsr.wasi import walks
+from wasmsr.wasi.filesystem import tree_walk
 
 PREFIX: Final = "wasmsr-tree-"
 MEMORY: Final = "/dev/shm"
@@ -27,7 +27,7 @@ SWEEP_SECONDS: Final = 0.5
 """For so long a start removes what dead processes left."""
 
 
-class Private:
+class PrivateFolder:
     """A folder that vanishes with `close`. `root`: its host descriptor; `path`: where it is."""
 
     def __init__(self, *, memory: bool = False, room: int = 0) -> None:
@@ -47,8 +47,8 @@ class Private:
             root, self.root = self.root, -1
             try:
                 with suppress(OSError):
-                    walks.clear(root)
-                    walks.forget(self.path, root)
+                    tree_walk.clear(root)
+                    tree_walk.forget(self.path, root)
             finally:
                 os.close(root)
 
@@ -88,7 +88,7 @@ def _remove_dead(path: Path, check: Callable[[], object]) -> None:
     found = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        walks.clear(found, check=check)
-        walks.forget(path, found)
+        tree_walk.clear(found, check=check)
+        tree_walk.forget(path, found)
     finally:
         os.close(found)

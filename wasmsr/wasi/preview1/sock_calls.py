@@ -3,7 +3,8 @@ any. None of them can be saved yet: `capture` refuses and names the descriptor."
 
 from __future__ import annotations
 
-from wasmsr.wasi.abi import (
+from wasmsr.wasi.engine import Caller
+from wasmsr.wasi.preview1.abi import (
     RECV_DATA_TRUNCATED,
     SIZE,
     Errno,
@@ -14,9 +15,8 @@ from wasmsr.wasi.abi import (
     span,
     vectors,
 )
-from wasmsr.wasi.descriptors import Connection, Listener
-from wasmsr.wasi.engine import Caller
 from wasmsr.wasi.process import Process, require
+from wasmsr.wasi.streams.sockets import Connection, Listener
 
 _SHUTDOWN = {1: "SHUT_RD", 2: "SHUT_WR", 3: "SHUT_RDWR"}
 

@@ -18,43 +18,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wasmsr.errors import SnapshotError, WasiConfigError
-from wasmsr.wasi.abi import Failure, FileType, file_type
-from wasmsr.wasi.capture import MEMORY_DEVICES, UNLINKED_LIMIT
 from wasmsr.wasi.clocks import Clocks, Random
-from wasmsr.wasi.contents import Contents
-from wasmsr.wasi.descriptors import (
-    Descriptor,
-    Device,
-    Directory,
-    File,
-    InputStream,
-    Listener,
-    Place,
+from wasmsr.wasi.filesystem.memory_tree import MemoryTree
+from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, PORTABLE, Mount
+from wasmsr.wasi.filesystem.open_files import Device, Directory, MountPath, RegularFile
+from wasmsr.wasi.filesystem.private_folders import PrivateFolder
+from wasmsr.wasi.filesystem.trees import KnownFiles, MountTree
+from wasmsr.wasi.preview1.abi import Failure, FileType, file_type
+from wasmsr.wasi.preview1.path_calls import open_flags
+from wasmsr.wasi.process import PendingPoll, Process, Streams
+from wasmsr.wasi.state.capture import MEMORY_DEVICES, UNLINKED_LIMIT
+from wasmsr.wasi.state.checked_state import (
+    DescriptorState,
+    MountState,
+    StdinFile,
+    UnlinkedFile,
+    WasiState,
 )
-from wasmsr.wasi.manifest import Entry, Known
-from wasmsr.wasi.mounts import CARRY_LIMIT, PORTABLE, Mount
-from wasmsr.wasi.origin import Origin, Stood, Verdict
-from wasmsr.wasi.path_calls import open_flags
-from wasmsr.wasi.private import Private
-from wasmsr.wasi.process import Pending, Process, Streams
-from wasmsr.wasi.state import DescriptorState, MountState, Nameless, StdinFile, WasiState
-from wasmsr.wasi.trees import MemoryTree, Tree
-from wasmsr.wasi.unpack import OnChanged, Settlement, write_chunks
+from wasmsr.wasi.state.contents import Contents
+from wasmsr.wasi.state.manifest import TreeEntry
+from wasmsr.wasi.state.origin import FileVerdict, Origin, SavedFile
+from wasmsr.wasi.state.tree_restore import OnChanged, TreeReconciler, write_chunks
+from wasmsr.wasi.streams.descriptor import Descriptor
+from wasmsr.wasi.streams.sockets import Listener
+from wasmsr.wasi.streams.standard import InputStream
 
 if TYPE_CHECKING:
     import socket
 
 
 @dataclass
-class Base:
+class TreeBase:
     """A tree as it was when the program left this host, and what need not be read again of it."""
 
-    entries: list[Entry]
-    known: Known
+    entries: list[TreeEntry]
+    known: KnownFiles
 
 
 @dataclass
-class Carried:
+class CarriedFiles:
     """What restoring has to do with the files of a snapshot.
 
     `contents`: their chunks; `limit`: bytes that a tree may hold; `since`: when the snapshot was
@@ -67,7 +69,7 @@ class Carried:
     limit: int = CARRY_LIMIT
     since: int | None = None
     folder: Callable[[str], Path] | None = None
-    bases: Mapping[str, Base] = field(default_factory=dict)
+    bases: Mapping[str, TreeBase] = field(default_factory=dict)
     deferred: bool = False
 
 
@@ -79,7 +81,7 @@ def restore(
     sockets: Sequence[socket.socket] = (),
     live: bool = False,
     on_changed: OnChanged | None = None,
-    carried: Carried | None = None,
+    carried: CarriedFiles | None = None,
 ) -> Process:
     """A process in that state.
 
@@ -96,12 +98,12 @@ def restore(
         stopped_at=state.stopped_at,
         live=live,
     )
-    carried = carried or Carried()
+    carried = carried or CarriedFiles()
     process = Process(clocks, Random(state.seed, state.position))
     process.args, process.environ = state.args, state.environ
     process.carry_limit = carried.limit
     if state.call is not None:
-        process.pending = Pending(state.call, state.started)
+        process.pending = PendingPoll(state.call, state.started)
     policy = on_changed or ("error" if live else "truncate")
     opener = _Opener(process, streams, policy, tuple(sockets), carried, state.origin)
     try:
@@ -156,9 +158,9 @@ class _Opener:
     streams: Streams
     on_changed: OnChanged
     sockets: tuple[socket.socket, ...]
-    carried: Carried
+    carried: CarriedFiles
     origin: Origin
-    settlements: dict[bytes, Settlement] = field(default_factory=dict)
+    settlements: dict[bytes, TreeReconciler] = field(default_factory=dict)
     """Carried trees that are still to be put in their place."""
     waiting: list[DescriptorState] = field(default_factory=list)
     """Descriptors in them."""
@@ -170,7 +172,7 @@ class _Opener:
     def mount(self, wanted: MountState, given: Mount | None) -> None:
         """Open a mount's tree; one that is in the snapshot is made, or prepared to be made."""
         guest = os.fsdecode(wanted.guest)
-        tree: Tree
+        tree: MountTree
         if wanted.mode == "mem":
             tree = MemoryTree(self.carried.limit)
         elif wanted.mode == "carry":
@@ -185,7 +187,7 @@ class _Opener:
                 return
         self.process.trees[wanted.guest] = tree
         base = self.carried.bases.get(guest) if wanted.mode == "carry" else None
-        settlement = Settlement(
+        settlement = TreeReconciler(
             tree.root,
             guest,
             wanted.entries,
@@ -202,7 +204,7 @@ class _Opener:
             settlement.apply()
             tree.put_layers(wanted.layers)
 
-    def _since(self, wanted: MountState, tree: Tree) -> int | None:
+    def _since(self, wanted: MountState, tree: MountTree) -> int | None:
         """The time after which this folder is known to be the program's: that of the snapshot, if
         it was taken here with this folder, where it says so: anybody can write any time into one.
         """
@@ -211,21 +213,21 @@ class _Opener:
             return self.carried.since
         return None
 
-    def _carry_tree(self, guest: str, given: Mount | None) -> Tree:
+    def _carry_tree(self, guest: str, given: Mount | None) -> MountTree:
         """The folder of a carried tree: the one given, one that stays, or one that vanishes."""
         host = None if given is None else given.host
         if host is None and self.carried.folder is not None:
             host = self.carried.folder(guest)
         try:
             if host is None:
-                private = Private()
-                return Tree(private.root, "carry", private)
+                private = PrivateFolder()
+                return MountTree(private.root, "carry", private)
             os.makedirs(host, mode=0o700, exist_ok=True)
         except OSError as error:
             raise SnapshotError(
                 f"there is no room for the files of {guest}: {error.strerror or error}"
             ) from error
-        return Tree(Mount(host, guest, "carry").open(), "carry")
+        return MountTree(Mount(host, guest, "carry").open(), "carry")
 
     def settle(self) -> None:
         """Put the carried trees in their place and open what the program has open in them."""
@@ -244,7 +246,7 @@ class _Opener:
                 self.waiting.append(one)
                 continue
             descriptor = self.open(one)
-            if isinstance(descriptor, File):
+            if isinstance(descriptor, RegularFile):
                 self.process.tree_of(descriptor).opened(descriptor)
             self.process.descriptors[one.fd] = descriptor
             descriptor.flags = one.flags
@@ -263,7 +265,7 @@ class _Opener:
             directory = self.process.preopen(wanted.mount)
             directory.entries = wanted.entries
             return directory
-        place = Place(wanted.mount, wanted.path)
+        place = MountPath(wanted.mount, wanted.path)
         if wanted.unlinked is not None:
             name = self.names[wanted.unlinked]
             host = os.open(name, self._flags(wanted) | os.O_CLOEXEC)
@@ -290,7 +292,7 @@ class _Opener:
             return os.O_RDONLY | os.O_DIRECTORY
         return open_flags(wanted.access, wanted.flags)
 
-    def _descriptor(self, wanted: DescriptorState, place: Place, host: int) -> Descriptor:
+    def _descriptor(self, wanted: DescriptorState, place: MountPath, host: int) -> Descriptor:
         result = os.fstat(host)
         kind = file_type(result.st_mode)
         if wanted.kind == "directory":
@@ -310,9 +312,9 @@ class _Opener:
         if wanted.unlinked is None and kind == FileType.REGULAR_FILE:
             self._compare(wanted, place, host, result.st_size)
         os.lseek(host, wanted.offset, os.SEEK_SET)
-        return File(host, place, kind, wanted.rights, wanted.flags, wanted.access)
+        return RegularFile(host, place, kind, wanted.rights, wanted.flags, wanted.access)
 
-    def _compare(self, wanted: DescriptorState, place: Place, host: int, size: int) -> None:
+    def _compare(self, wanted: DescriptorState, place: MountPath, host: int, size: int) -> None:
         """Is a file of that size the one that was saved?"""
         if size < wanted.size:
             raise SnapshotError(
@@ -320,15 +322,15 @@ class _Opener:
                 f"instead of {wanted.size}"
             )
         reads_only = wanted.access == os.O_RDONLY
-        stood = Stood(wanted.offset, wanted.size, reads_only)
+        stood = SavedFile(wanted.offset, wanted.size, reads_only)
         folder = self.process.trees[place.mount].folder
         verdict = self.origin.judge(wanted.fd, host, folder, place.mount, stood)
         grown = size > wanted.size
         if self.on_changed == "keep":
             return
-        if verdict is Verdict.OTHER:
+        if verdict is FileVerdict.OTHER:
             raise _other("file", place)
-        if verdict is Verdict.SAME or (reads_only and grown):
+        if verdict is FileVerdict.SAME or (reads_only and grown):
             return
         if self.on_changed == "error":
             if not grown:
@@ -342,7 +344,7 @@ class _Opener:
         if grown:
             self.grown.append((host, wanted.size))
 
-    def _reopen(self, place: Place, flags: int) -> int:
+    def _reopen(self, place: MountPath, flags: int) -> int:
         tree, path = self.process.trees[place.mount], b"/".join(place.path)
         try:
             with tree.locate(tree.root, path or b".") as location:
@@ -397,7 +399,7 @@ class _Opener:
                 f"{error.strerror or error}"
             ) from error
 
-    def _nameless(self, one: Nameless) -> None:
+    def _nameless(self, one: UnlinkedFile) -> None:
         if one.content is None:
             self.names.append(tempfile.mkdtemp(prefix="wasmsr-"))
         else:
@@ -431,7 +433,7 @@ class _Opener:
                     os.unlink(name)
 
 
-def _other(what: str, place: Place) -> SnapshotError:
+def _other(what: str, place: MountPath) -> SnapshotError:
     return SnapshotError(
         f"the {what} {place} is not the one that the program had open: another {what} has taken "
         "its place",

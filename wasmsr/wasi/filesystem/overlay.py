@@ -1,12 +1,13 @@
 """A directory that is read through and never written: changes go into a tree of their own.
 
 A kind of tree (`trees`). The upper layer is a private directory with everything that the program
-has changed; the base below it is a directory of the host, or an unpacked archive. A directory or
-symbolic link is made in the upper layer when a path first leads over it, a file when it is first
-written (copy-up), so that all that can be changed is in one ordinary directory tree. What ties a
-directory of the upper layer to the base is its `Layer`, kept by inode: a renamed directory takes it
-along. A file that was opened to be read before its copy-up goes on showing the base's content, as
-with the overlay file system of Linux.
+has changed. The base below it is a directory of the host, or an unpacked archive.
+
+A directory or symbolic link is made in the upper layer when a path first leads over it. A file is
+made there when it is first written (copy-up). So all that can be changed is in one ordinary
+directory tree. An `OverlayLayer` ties a directory of the upper layer to the base. It is found by
+inode, so it stays with a directory that is renamed. A file that was opened for reading before its
+copy-up keeps the base's content, as in the overlay file system of Linux.
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ import errno
 import os
 import stat
 
-from wasmsr.wasi.abi import Errno, Failure
-from wasmsr.wasi.contents import CHUNK, extents
-from wasmsr.wasi.private import Private
-from wasmsr.wasi.resolve import Location
-from wasmsr.wasi.trees import Entries, Layers, Tree, listing
+from wasmsr.wasi.filesystem.path_resolution import Location
+from wasmsr.wasi.filesystem.private_folders import PrivateFolder
+from wasmsr.wasi.filesystem.trees import Listing, MountTree, OverlayLayers, listing
+from wasmsr.wasi.filesystem.unnoticed import extents
+from wasmsr.wasi.preview1.abi import Errno, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from wasmsr.wasi.descriptors import Directory, File
+    from wasmsr.wasi.filesystem.open_files import Directory, RegularFile
 
+_PIECE = 1 << 20
+"""Bytes that a copy-up moves at once."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Layer:
+class OverlayLayer:
     """What lies below a directory of the upper layer: `origin`, a path below the base; `hidden`,
     names there that the program has removed, renamed or replaced."""
 
@@ -41,15 +44,15 @@ class Layer:
         self.hidden = hidden or set()
 
 
-class OverlayTree(Tree):
+class OverlayTree(MountTree):
     """`root` is the upper layer, `below` the tree of the base."""
 
-    def __init__(self, below: Tree) -> None:
-        private = Private()
+    def __init__(self, below: MountTree) -> None:
+        private = PrivateFolder()
         super().__init__(private.root, "overlay", private)
         self.below = below
         self.digest = below.digest
-        self.layers = {os.fstat(self.root).st_ino: Layer(b"")}
+        self.layers = {os.fstat(self.root).st_ino: OverlayLayer(b"")}
         _attributes(self.root, b".", os.fstat(below.root))
 
     @property
@@ -59,7 +62,7 @@ class OverlayTree(Tree):
     def locate(self, directory: int, path: bytes) -> Location:
         return OverlayLocation(self, directory, path)
 
-    def list(self, directory: int) -> Entries:
+    def list(self, directory: int) -> Listing:
         found = {entry[0]: entry for entry in listing(directory)}
         layer = self.layer(directory)
         if layer is not None:
@@ -69,7 +72,7 @@ class OverlayTree(Tree):
         own = os.fstat(directory).st_ino
         return [(b".", own, 3), (b"..", 0, 3), *sorted(found.values())]
 
-    def _base_listing(self, layer: Layer) -> Entries:
+    def _base_listing(self, layer: OverlayLayer) -> Listing:
         try:
             with self.below.locate(self.below.root, layer.origin or b".") as location:
                 directory = location.open(os.O_RDONLY | os.O_DIRECTORY, False)
@@ -80,7 +83,7 @@ class OverlayTree(Tree):
         finally:
             os.close(directory)
 
-    def layer(self, directory: int) -> Layer | None:
+    def layer(self, directory: int) -> OverlayLayer | None:
         """What lies below an open directory of the upper layer."""
         return self.layers.get(os.fstat(directory).st_ino)
 
@@ -132,7 +135,7 @@ class OverlayTree(Tree):
         if stat.S_ISDIR(result.st_mode):
             os.mkdir(name, 0o700, dir_fd=directory)
             made = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            self.layers[made.st_ino] = Layer(path)
+            self.layers[made.st_ino] = OverlayLayer(path)
         elif stat.S_ISLNK(result.st_mode):
             with self.below.locate(self.below.root, path) as location:
                 os.symlink(location.readlink(), name, dir_fd=directory)
@@ -155,7 +158,7 @@ class OverlayTree(Tree):
             os.close(made)
             os.close(source)
 
-    def touched(self, descriptor: File | Directory) -> None:
+    def touched(self, descriptor: RegularFile | Directory) -> None:
         """A file of the base that is open to be read is copied up, and the descriptor with it."""
         if not stat.S_ISREG(os.fstat(descriptor.host).st_mode):
             return
@@ -172,7 +175,7 @@ class OverlayTree(Tree):
         finally:
             os.close(above)
 
-    def layers_at(self, inodes: Mapping[tuple[int, int], bytes]) -> Layers:
+    def layers_at(self, inodes: Mapping[tuple[int, int], bytes]) -> OverlayLayers:
         device = os.fstat(self.root).st_dev
         found = []
         for inode, layer in self.layers.items():
@@ -181,12 +184,12 @@ class OverlayTree(Tree):
                 found.append((path, layer.origin, sorted(layer.hidden)))
         return sorted(found)
 
-    def put_layers(self, layers: Layers) -> None:
+    def put_layers(self, layers: OverlayLayers) -> None:
         self.layers.clear()
         for path, origin, hidden in layers:
             # The upper layer was just made of a snapshot, which was checked: no link is on the way.
             result = os.stat(path or b".", dir_fd=self.root, follow_symlinks=False)
-            self.layers[result.st_ino] = Layer(origin, set(hidden))
+            self.layers[result.st_ino] = OverlayLayer(origin, set(hidden))
 
     def close(self) -> None:
         self.below.close()
@@ -358,7 +361,7 @@ def copy(source: int, target: int) -> None:
     os.ftruncate(target, size)
     for start, end in extents(source, size):
         while start < end:
-            data = os.pread(source, min(CHUNK * 16, end - start), start)
+            data = os.pread(source, min(_PIECE, end - start), start)
             if not data:
                 break
             os.pwrite(target, data, start)

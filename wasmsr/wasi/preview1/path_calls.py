@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from struct import Struct
 
-from wasmsr.wasi.abi import (
+from wasmsr.wasi.engine import Caller
+from wasmsr.wasi.filesystem.open_files import Device, Directory, MountPath, RegularFile
+from wasmsr.wasi.preview1.abi import (
     FILESTAT,
     SIZE,
     SYMLINK_FOLLOW,
@@ -25,10 +27,9 @@ from wasmsr.wasi.abi import (
     span,
     text,
 )
-from wasmsr.wasi.descriptors import Descriptor, Device, Directory, File, Place
-from wasmsr.wasi.engine import Caller
-from wasmsr.wasi.fd_calls import pack_filestat, times
+from wasmsr.wasi.preview1.fd_calls import pack_filestat, times
 from wasmsr.wasi.process import Process
+from wasmsr.wasi.streams.descriptor import Descriptor
 
 # What every open has: never the kernel's blocking for a FIFO, never a terminal as our own.
 _ALWAYS = os.O_NONBLOCK | os.O_NOCTTY
@@ -103,27 +104,27 @@ def path_open(
         flags |= os.O_DIRECTORY
     with process.locate(base, name) as location:
         host = location.open(flags, follow)
-        place = Place(base.place.mount, (*base.place.path, *location.path))
+        place = MountPath(base.place.mount, (*base.place.path, *location.path))
     inheriting = fs_rights_inheriting & base.inheriting
     try:
         descriptor = descriptor_for(host, place, rights, inheriting, fdflags, access)
     except BaseException:
         os.close(host)
         raise
-    if isinstance(descriptor, File):
+    if isinstance(descriptor, RegularFile):
         process.tree_of(descriptor).opened(descriptor)
     SIZE.pack_into(memory, opened, process.add(descriptor))
 
 
 def descriptor_for(
-    host: int, place: Place, rights: int, inheriting: int, fdflags: int, access: int
+    host: int, place: MountPath, rights: int, inheriting: int, fdflags: int, access: int
 ) -> Descriptor:
     """The descriptor of the right kind for a file that the host has just opened."""
     kind = file_type(os.fstat(host).st_mode)
     if kind == FileType.DIRECTORY:
         return Directory(host, place, rights, inheriting, fdflags)
     if kind in (FileType.REGULAR_FILE, FileType.BLOCK_DEVICE):
-        return File(host, place, kind, rights, fdflags, access)
+        return RegularFile(host, place, kind, rights, fdflags, access)
     return Device(host, place, kind, rights, fdflags, access)
 
 

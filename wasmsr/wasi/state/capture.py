@@ -10,23 +10,18 @@ import os
 import stat
 
 from wasmsr.errors import UnportableState
-from wasmsr.wasi import origin
-from wasmsr.wasi.abi import Failure
-from wasmsr.wasi.contents import Contents, Reader
-from wasmsr.wasi.descriptors import (
-    Descriptor,
-    Device,
-    Directory,
-    File,
-    InputStream,
-    Listener,
-    OutputStream,
-    Place,
-)
-from wasmsr.wasi.manifest import PATH_MAX, chunks_of, scan
-from wasmsr.wasi.mounts import CARRYING
+from wasmsr.wasi.filesystem.mounts import CARRYING
+from wasmsr.wasi.filesystem.open_files import Device, Directory, MountPath, RegularFile
+from wasmsr.wasi.filesystem.trees import MountTree
+from wasmsr.wasi.filesystem.unnoticed import UnnoticedReader
+from wasmsr.wasi.preview1.abi import Failure
 from wasmsr.wasi.process import Process
-from wasmsr.wasi.trees import Tree
+from wasmsr.wasi.state import origin
+from wasmsr.wasi.state.contents import Contents
+from wasmsr.wasi.state.manifest import PATH_MAX, chunks_of, scan
+from wasmsr.wasi.streams.descriptor import Descriptor
+from wasmsr.wasi.streams.sockets import Listener
+from wasmsr.wasi.streams.standard import InputStream, OutputStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +40,11 @@ def capture(process: Process, contents: Contents) -> dict[str, Any]:
     `contents`. UnportableState names what cannot go."""
     process.settle()
     monotonic, cpu, stopped_at = process.clocks.reading()
-    used = {d.place.mount for d in process.descriptors.values() if isinstance(d, (File, Directory))}
+    used = {
+        d.place.mount
+        for d in process.descriptors.values()
+        if isinstance(d, (RegularFile, Directory))
+    }
     mounts = [_mount(process, name, contents) for name in process.trees if name in used]
     carried = _Carried(contents, process.carry_limit - contents.size)
     descriptors = []
@@ -103,12 +102,12 @@ def _particulars(
         return {"stream": descriptor.name}
     if isinstance(descriptor, Device):
         return _device(process, fd, descriptor)
-    if isinstance(descriptor, File):
+    if isinstance(descriptor, RegularFile):
         return _file(process, fd, descriptor, carried)
     if isinstance(descriptor, Directory):
         return _directory(process, fd, descriptor, carried)
     if isinstance(descriptor, Listener):
-        from wasmsr.wasi.listeners import address_of
+        from wasmsr.wasi.streams.listen_address import address_of
 
         return {"socket": descriptor.index, "address": address_of(descriptor.socket)}
     raise UnportableState(
@@ -149,7 +148,7 @@ def _device(process: Process, fd: int, descriptor: Device) -> dict[str, Any]:
     }
 
 
-def _file(process: Process, fd: int, descriptor: File, carried: _Carried) -> dict[str, Any]:
+def _file(process: Process, fd: int, descriptor: RegularFile, carried: _Carried) -> dict[str, Any]:
     result = os.fstat(descriptor.host)
     path = descriptor.place.path
     unlinked: int | None = None
@@ -193,11 +192,11 @@ def _directory(
     }
 
 
-def _place(place: Place, path: tuple[bytes, ...]) -> dict[str, Any]:
+def _place(place: MountPath, path: tuple[bytes, ...]) -> dict[str, Any]:
     return {"mount": place.mount, "path": b"/".join(path)}
 
 
-def _where(process: Process, fd: int, host: int, place: Place) -> tuple[bytes, ...]:
+def _where(process: Process, fd: int, host: int, place: MountPath) -> tuple[bytes, ...]:
     """Where below its mount an open file is now: it or a directory above may have been renamed.
 
     UnportableState when its name is gone while another link keeps it alive, or it left the mount.
@@ -229,7 +228,7 @@ def _where(process: Process, fd: int, host: int, place: Place) -> tuple[bytes, .
     return now
 
 
-def _identity(tree: Tree, path: tuple[bytes, ...]) -> tuple[int, int] | None:
+def _identity(tree: MountTree, path: tuple[bytes, ...]) -> tuple[int, int] | None:
     """(device, inode) of what is at the path below a mount, followed through no link."""
     try:
         with tree.locate(tree.root, b"/".join(path) or b".") as location:
@@ -264,7 +263,7 @@ class _Carried:
         self._limit = limit
         self._room = UNLINKED_LIMIT
 
-    def file(self, fd: int, descriptor: File, result: os.stat_result) -> int:
+    def file(self, fd: int, descriptor: RegularFile, result: os.stat_result) -> int:
         """The index under which its content is carried; several descriptors may share it."""
         known = self._known.get((result.st_dev, result.st_ino))
         if known is not None:
@@ -272,7 +271,7 @@ class _Carried:
         if not stat.S_ISREG(result.st_mode):
             raise UnportableState(f"descriptor {fd} ({descriptor.place}) has no name any more")
         try:
-            reader = Reader(descriptor.host)
+            reader = UnnoticedReader(descriptor.host)
         except OSError as error:
             raise UnportableState(
                 f"descriptor {fd} ({descriptor.place}) has no name any more and cannot be read"
@@ -280,7 +279,9 @@ class _Carried:
         with reader:
             return self._content(fd, descriptor, result, reader)
 
-    def _content(self, fd: int, descriptor: File, result: os.stat_result, reader: Reader) -> int:
+    def _content(
+        self, fd: int, descriptor: RegularFile, result: os.stat_result, reader: UnnoticedReader
+    ) -> int:
         size = result.st_size
         if size <= min(SHORT, self._room):
             self._room -= size

@@ -6,7 +6,9 @@ import os
 from itertools import accumulate
 
 from wasmsr.errors import Exit
-from wasmsr.wasi.abi import (
+from wasmsr.wasi.clocks import RESOLUTION
+from wasmsr.wasi.engine import Caller
+from wasmsr.wasi.preview1.abi import (
     IGNORED_SIGNALS,
     SIZE,
     STOPPING_SIGNALS,
@@ -18,8 +20,6 @@ from wasmsr.wasi.abi import (
     Signal,
     span,
 )
-from wasmsr.wasi.clocks import RESOLUTION
-from wasmsr.wasi.engine import Caller
 from wasmsr.wasi.process import Process
 
 CLOCKS = frozenset(ClockId)

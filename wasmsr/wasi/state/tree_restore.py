@@ -1,9 +1,9 @@
-"""From a manifest to a directory tree on this host: a new one, or one that the program had before.
+"""From a manifest to a directory tree of this host: a new one, or one that the program had before.
 
-The way back from `manifest`. Two steps, so that a move that comes to nothing leaves the host's
-files alone: `Settlement` compares what is there with what should be, and refuses what it must not
-touch; `apply` does it. Files whose content changes are made beside the tree and then put in their
-place by rename, all of them after the last one was read: a tree may take pieces from itself.
+The way back from `manifest`. It has two steps, so that a move that fails leaves the host's files
+alone. `TreeReconciler` compares what is there with what must be there, and refuses what it must not
+change. `TreeReconciler.apply` changes the tree. Files with new content are made in a folder of the
+tree and renamed to their places after the last one was read: a tree may take chunks from itself.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from contextlib import suppress
 from typing import Final, Literal
 
 from wasmsr.errors import SnapshotError
-from wasmsr.wasi.contents import CHUNK, PLACE, Contents
-from wasmsr.wasi.manifest import (
+from wasmsr.wasi.filesystem.tree_walk import Cursor, clear
+from wasmsr.wasi.filesystem.trees import KnownFiles
+from wasmsr.wasi.state.contents import CHUNK, PLACE, Contents
+from wasmsr.wasi.state.manifest import (
     DIRECTORY,
     FILE,
     LINK,
     SAME,
     STAGING,
-    Entry,
-    Known,
-    Scan,
+    TreeEntry,
+    TreeScan,
     is_staging,
     names,
     scan,
 )
-from wasmsr.wasi.walks import Cursor, clear
 
 OnChanged = Literal["error", "keep", "truncate"]
 """What to do with a file that was changed since it was saved."""
-Piece = Callable[[bytes], bytes]
+ReadChunk = Callable[[bytes], bytes]
 """Gives the chunk of a digest."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Settlement:
+class TreeReconciler:
     """What must be done for a directory to become the tree of a snapshot.
 
     `root`: host descriptor of the directory. `base`: the tree as it was when the program left it,
@@ -50,14 +50,14 @@ class Settlement:
         self,
         root: int,
         guest: str,
-        entries: list[Entry],
+        entries: list[TreeEntry],
         contents: Contents,
         *,
         on_changed: OnChanged,
         since: int | None,
         limit: int,
-        base: list[Entry] | None = None,
-        known: Known | None = None,
+        base: list[TreeEntry] | None = None,
+        known: KnownFiles | None = None,
     ) -> None:
         """`since`: when the snapshot was taken, realtime ns: what was changed on this host after
         that is what "truncate" undoes; nothing older is ever overwritten or removed.
@@ -78,7 +78,7 @@ class Settlement:
                 hint="--carry-limit SIZE allows more",
             )
         local = Contents()
-        self._scan = scan(root, guest, local, limit, known) if names(root) else Scan()
+        self._scan = scan(root, guest, local, limit, known) if names(root) else TreeScan()
         self._local = {entry.path: entry for entry in self._scan.entries}
         self._wanted = {entry.path: entry for entry in entries}
         if base is not None:
@@ -91,7 +91,7 @@ class Settlement:
     def _named(self, path: bytes) -> str:
         return f"{self.guest.rstrip('/')}/{os.fsdecode(path)}"
 
-    def _compare(self, base: list[Entry]) -> None:
+    def _compare(self, base: list[TreeEntry]) -> None:
         """Nobody else may have edited the tree while the program was away."""
         before = {entry.path: entry for entry in base}
         for path in sorted(before.keys() | self._local.keys()):
@@ -161,7 +161,7 @@ class Settlement:
                 f"the files of {self.guest} cannot be restored: {error.strerror or error}"
             ) from error
 
-    def _same(self, entry: Entry) -> bool:
+    def _same(self, entry: TreeEntry) -> bool:
         """Whether it is there already, or stays as it is."""
         found = self._local.get(entry.path)
         return entry.path in self._kept or (found is not None and found.content == entry.content)
@@ -229,7 +229,7 @@ class Settlement:
             if entry.kind == SAME and entry.path not in self._kept:
                 self._link(entry)
 
-    def _link(self, entry: Entry) -> None:
+    def _link(self, entry: TreeEntry) -> None:
         above, name = self._at(self._cursor, entry.path)
         far, other = self._at(self._other, entry.target)
         target = os.stat(other, dir_fd=far, follow_symlinks=False)
@@ -252,7 +252,7 @@ class Settlement:
             self._attributes(*self._at(self._cursor, entry.path), entry)
 
     @staticmethod
-    def _attributes(above: int, name: bytes, entry: Entry) -> None:
+    def _attributes(above: int, name: bytes, entry: TreeEntry) -> None:
         if entry.kind != LINK:
             os.chmod(name, entry.mode, dir_fd=above)
         os.utime(name, ns=(entry.atim, entry.mtim), dir_fd=above, follow_symlinks=False)
@@ -275,7 +275,7 @@ class Settlement:
                         os.close(folder)
 
 
-def write_chunks(made: int, size: int, chunks: bytes, piece: Piece) -> None:
+def write_chunks(made: int, size: int, chunks: bytes, piece: ReadChunk) -> None:
     """Write a file that is empty; what has no chunk becomes a hole. Raises OSError."""
     os.ftruncate(made, size)
     for number, digest in PLACE.iter_unpack(chunks):

@@ -11,15 +11,15 @@ import os
 import select
 
 from wasmsr.wasi import syscalls
-from wasmsr.wasi.abi import Errno, Failure
 from wasmsr.wasi.engine import Caller, Retry
+from wasmsr.wasi.preview1.abi import Errno, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from wasmsr.wasi.descriptors import Descriptor
-    from wasmsr.wasi.nowait import Nowait
+    from wasmsr.wasi.streams.descriptor import Descriptor
+    from wasmsr.wasi.streams.nonblocking import NonblockingStream
 
 IN: Final = select.POLLIN
 OUT: Final = select.POLLOUT
@@ -97,7 +97,10 @@ def read_file(caller: Caller, file: Descriptor, buffers: list[memoryview], offse
 
 
 def write_waiting(
-    caller: Caller, to: Descriptor, buffers: list[memoryview], nowait: Nowait | None = None
+    caller: Caller,
+    to: Descriptor,
+    buffers: list[memoryview],
+    nowait: NonblockingStream | None = None,
 ) -> int:
     """Write to something that may block, without blocking, so that a pause never waits. `nowait`:
     how, where the descriptor itself is not non-blocking.
@@ -164,3 +167,13 @@ def _after(buffers: list[memoryview], done: int) -> list[memoryview]:
             return [buffer[done:], *buffers[index + 1 :]]
         done -= len(buffer)
     return []
+
+
+def read_on(caller: Caller, file: Descriptor, buffers: list[memoryview]) -> int:
+    """Read a regular file at its offset, and move that on."""
+    if sum(map(len, buffers)) <= PIECE:
+        return os.readv(file.host, buffers)
+    start = os.lseek(file.host, 0, os.SEEK_CUR)
+    done = read_file(caller, file, buffers, start)
+    os.lseek(file.host, start + done, os.SEEK_SET)
+    return done

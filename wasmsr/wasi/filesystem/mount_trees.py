@@ -1,0 +1,79 @@
+"""The tree of a mount: which kind it is, opened, and filled where it begins with files."""
+
+from __future__ import annotations
+
+from wasmsr.errors import WasiConfigError
+from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, Mount
+from wasmsr.wasi.filesystem.trees import MountTree, ReadOnlyTree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+SMALL_ARCHIVE: Final = 128 << 20
+"""Bytes up to which an archive is unpacked into the host's memory."""
+
+
+def open_tree(mount: Mount, limit: int = CARRY_LIMIT) -> MountTree:
+    """The tree of a mount at a program's beginning; `limit`: bytes that it may hold, where it is
+    not the host's own folder. Raises WasiConfigError, naming the folder, if it cannot be opened."""
+    mode = mount.settled
+    try:
+        if mode == "archive":
+            return open_archive(mount, limit)
+        if mode == "mem":
+            from wasmsr.wasi.filesystem.memory_tree import MemoryTree, fill
+
+            tree = MemoryTree(limit)
+            try:
+                fill(tree, mount.files or {})
+            except BaseException:
+                tree.close()
+                raise
+            return tree
+        if mode == "carry" and mount.host is None:
+            from wasmsr.wasi.filesystem.private_folders import PrivateFolder
+
+            private = PrivateFolder()
+            return MountTree(private.root, mode, private)
+    except OSError as error:
+        raise WasiConfigError(
+            f"there is no room for the files of {mount.guest}: {error.strerror or error}"
+        ) from error
+    if mode == "overlay":
+        from wasmsr.wasi.filesystem.overlay import OverlayTree
+
+        below = open_archive(mount, limit) if mount.is_archive else MountTree(mount.open())
+        try:
+            return OverlayTree(below)
+        except OSError as error:
+            below.close()
+            raise WasiConfigError(
+                f"there is no room for the changes of {mount.guest}: {error.strerror or error}"
+            ) from error
+    if mode == "carry" and mount.is_archive:
+        raise WasiConfigError(
+            f"an archive cannot be carried: {mount.host}",
+            hint=f"write --dir {mount.host}::{mount.guest}::overlay",
+        )
+    return (ReadOnlyTree if mode == "ro" else MountTree)(mount.open(), mode)
+
+
+def open_archive(mount: Mount, limit: int) -> ReadOnlyTree:
+    """The archive of a mount, unpacked."""
+    from wasmsr.wasi.filesystem import archives
+
+    assert mount.host is not None
+    from wasmsr.wasi.filesystem.private_folders import PrivateFolder
+
+    path = mount.host
+    room = archives.measure(path, limit)
+    # On a disk it can take a millisecond to make a file, in memory it is microseconds.
+    private = PrivateFolder(memory=room <= SMALL_ARCHIVE, room=room)
+    try:
+        archives.unpack(path, private.root, limit)
+        tree = ReadOnlyTree(private.root, "archive", private)
+        tree.digest = archives.digest(path)
+    except BaseException:
+        private.close()
+        raise
+    return tree

@@ -1,0 +1,175 @@
+"""The files of one mount, as the path calls see them: places found by path, and listings.
+
+Between `mounts` (what was granted) and the calls. A tree finds places (`Location`) and lists
+directories; what is open is a host descriptor in every kind of tree, so the calls on descriptors
+know next to nothing of trees. `overlay` has the one kind that is not a directory of the host as it
+is; `manifest` and `unpack` take trees to snapshots and back.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+
+from wasmsr.wasi.filesystem.path_resolution import Location
+from wasmsr.wasi.preview1.abi import Errno, Failure, FileType, file_type
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wasmsr.wasi.filesystem.open_files import Directory, RegularFile
+    from wasmsr.wasi.filesystem.private_folders import PrivateFolder
+
+Listing = list[tuple[bytes, int, int]]
+"""A listing: name, inode and `filetype` of each entry."""
+OverlayLayers = list[tuple[bytes, bytes, list[bytes]]]
+"""Of an overlay: path of a directory in the upper layer, path below the base of what it covers, and
+the names there that are not to be seen."""
+
+
+FileSignature = tuple[int, int, int, int]
+"""Inode, size, modification and change time in ns, by which an unchanged file is known."""
+KnownFiles = dict[bytes, tuple[FileSignature, bytes]]
+"""Path of a file: its signature when it was read last, and its chunks."""
+
+
+class MountTree:
+    """A directory of the host. `root` is its descriptor, open until `close`; `mode` the mount's."""
+
+    digest: bytes | None = None
+    """Of the archive that it was unpacked from."""
+
+    def __init__(self, root: int, mode: str = "host", private: PrivateFolder | None = None) -> None:
+        """`private`: the folder of which `root` is the descriptor, to vanish on `close`."""
+        self.root = root
+        self.mode = mode
+        self.private = private
+        self.known: KnownFiles = {}
+        """What the last capture read of files; those that look the same are not read again."""
+        self.inodes: dict[tuple[int, int], bytes] = {}
+        """Where it found each inode."""
+
+    @property
+    def folder(self) -> int:
+        """Host descriptor of the folder of the host that was given for the mount."""
+        return self.root
+
+    def locate(self, directory: int, path: bytes) -> Location:
+        """Where `path` leads from an open directory of this tree, and what can be done there."""
+        return Location(directory, path)
+
+    def list(self, directory: int) -> Listing:
+        """`.` and `..`, then the names in the order of their bytes."""
+        found = sorted(listing(directory))
+        own = os.fstat(directory).st_ino
+        # The inode above is nobody's business: the directory above may be outside.
+        return [(b".", own, 3), (b"..", 0, 3), *found]
+
+    def opened(self, file: RegularFile) -> None:
+        """The program has this file of the tree open."""
+
+    def touched(self, descriptor: RegularFile | Directory) -> None:
+        """The attributes of something open are about to be changed."""
+
+    def layers_at(self, inodes: Mapping[tuple[int, int], bytes]) -> OverlayLayers:
+        """What ties an overlay to its base; `inodes`: where each directory is."""
+        return []
+
+    def put_layers(self, layers: OverlayLayers) -> None:
+        """Tie an overlay to its base again, when its upper layer is in its place."""
+
+    def close(self) -> None:
+        if self.private is not None:
+            self.private.close()
+        else:
+            os.close(self.root)
+
+
+def listing(directory: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, inode and `filetype` of what is in a directory of the host, in no order."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                kind = int(FileType.REGULAR_FILE)
+            elif entry.is_dir(follow_symlinks=False):
+                kind = int(FileType.DIRECTORY)
+            elif entry.is_symlink():
+                kind = int(FileType.SYMBOLIC_LINK)
+            else:
+                try:
+                    kind = file_type(entry.stat(follow_symlinks=False).st_mode)
+                except FileNotFoundError:
+                    continue
+            yield os.fsencode(entry.name), entry.inode(), kind
+
+
+class ReadOnlyLocation(Location):
+    """A place where nothing can be changed: EROFS, as on a file system mounted read-only."""
+
+    def _open_here(self, flags: int) -> int:
+        writing = flags & (os.O_ACCMODE | os.O_CREAT | os.O_TRUNC)
+        if not writing:
+            return super()._open_here(flags)
+        if flags & os.O_CREAT and flags & os.O_EXCL:
+            self._refuse_new()
+        try:
+            host = super()._open_here(flags & ~(os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC))
+        except FileNotFoundError:
+            if flags & os.O_CREAT:
+                raise Failure(Errno.ROFS) from None
+            raise
+        try:
+            mode = os.fstat(host).st_mode
+            if stat.S_ISDIR(mode):
+                raise Failure(Errno.ISDIR)
+            if writing != os.O_CREAT:
+                if stat.S_ISREG(mode):
+                    raise Failure(Errno.ROFS)
+                # A device is written to, not the file system that its name is in.
+                again = flags & ~(os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
+                return os.open(f"/proc/self/fd/{host}", again)
+            host, kept = -1, host
+            return kept
+        finally:
+            if host >= 0:
+                os.close(host)
+
+    def mkdir(self) -> None:
+        self._refuse_new()
+
+    def symlink(self, content: bytes) -> None:
+        self.for_new()
+        self._refuse_new()
+
+    def _refuse_new(self) -> None:
+        try:
+            self.look()
+        except FileNotFoundError:
+            raise Failure(Errno.ROFS) from None
+        raise Failure(Errno.EXIST)
+
+    def rmdir(self) -> None:
+        raise Failure(Errno.INVAL if self.name == b"." else Errno.ROFS)
+
+    def unlink(self) -> None:
+        raise Failure(Errno.ISDIR if self.name == b"." else Errno.ROFS)
+
+    def set_times(self, access: int | None, modification: int | None) -> None:
+        raise Failure(Errno.ROFS)
+
+    def link_to(self, new: Location) -> None:
+        self.look()
+        new.symlink(b"")
+
+    def rename_to(self, new: Location) -> None:
+        raise Failure(Errno.BUSY if b"." in (self.name, new.name) else Errno.ROFS)
+
+
+class ReadOnlyTree(MountTree):
+    """A directory of the host, or an unpacked archive, to be read only."""
+
+    def touched(self, descriptor: RegularFile | Directory) -> None:
+        raise Failure(Errno.ROFS)
+
+    def locate(self, directory: int, path: bytes) -> Location:
+        return ReadOnlyLocation(directory, path)

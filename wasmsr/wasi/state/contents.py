@@ -1,0 +1,119 @@
+"""What files consist of: chunks of 64 KiB, each known by its digest.
+
+`manifest` cuts files into chunks, `tree_restore` puts them together, and the file sections of a
+snapshot store each chunk once. A chunk is read from its file when it is needed, and is verified
+then: a file that was changed meanwhile is an error, never wrong content. Small files are kept in
+memory as they were found, so most snapshots do not depend on the files any more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from hashlib import sha256
+from struct import Struct
+from typing import IO, Final
+
+from wasmsr.errors import SnapshotError
+from wasmsr.wasi.filesystem.unnoticed import ChunkFolder
+
+CHUNK: Final = 65536
+"""Bytes in a chunk; the last one of a file may be shorter."""
+DIGEST: Final = 32
+PLACE: Final = Struct("<Q32s")
+"""A chunk in a file: its number, and its digest."""
+HELD: Final = 64 << 20
+"""Bytes that are kept in memory; the rest is read again when it is needed."""
+ZEROS: Final = bytes(CHUNK)
+
+
+def digest_of(data: bytes | memoryview) -> bytes:
+    """SHA-256 over a zero byte and the chunk: a leaf of the snapshot's digest trees."""
+    found = sha256(b"\0")
+    found.update(data)
+    return found.digest()
+
+
+class Contents:
+    """Chunks by digest, in the order in which they were added. `size`: bytes of all of them."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._lengths: dict[bytes, int] = {}
+        self._memory: dict[bytes, bytes] = {}
+        self._files: dict[bytes, tuple[ChunkFolder, bytes, int]] = {}
+        self._spool: dict[bytes, tuple[IO[bytes], int]] = {}
+        self._room = HELD
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._lengths
+
+    def __iter__(self) -> Iterator[tuple[bytes, int]]:
+        """(digest, length) of each chunk."""
+        return iter(self._lengths.items())
+
+    def add(
+        self, digest: bytes, data: bytes, source: tuple[ChunkFolder, bytes, int] | None
+    ) -> None:
+        """Add a chunk that was just read; `source`: directory, path and offset where it can be
+        read again, without which it is kept in memory."""
+        if self._new(digest, len(data)):
+            if source is None or self._room >= len(data):
+                self._room -= len(data)
+                self._memory[digest] = data
+            else:
+                self._files[digest] = source
+
+    def add_file(self, digest: bytes, length: int, source: tuple[ChunkFolder, bytes, int]) -> None:
+        """Add a chunk that is known to be there."""
+        if self._new(digest, length):
+            self._files[digest] = source
+
+    def add_spooled(self, digest: bytes, length: int, spool: IO[bytes], offset: int) -> None:
+        """Add a chunk that lies in a file of our own."""
+        if self._new(digest, length):
+            self._spool[digest] = spool, offset
+
+    def without(self, held: Collection[bytes]) -> Contents:
+        """The same but for chunks that somebody has already."""
+        rest = Contents()
+        rest._memory, rest._files, rest._spool = self._memory, self._files, self._spool
+        for digest, length in self:
+            if digest not in held:
+                rest._new(digest, length)
+        return rest
+
+    def _new(self, digest: bytes, length: int) -> bool:
+        if digest in self._lengths:
+            return False
+        self._lengths[digest] = length
+        self.size += length
+        return True
+
+    def read(self, digest: bytes) -> bytes:
+        """The chunk. Raises SnapshotError if it is not there, or not what it was."""
+        if digest in self._memory:
+            return self._memory[digest]
+        length = self._lengths.get(digest)
+        if length is None:
+            raise SnapshotError("a piece of a file is neither in the snapshot nor on this host")
+        if digest in self._spool:
+            spool, offset = self._spool[digest]
+            spool.seek(offset)
+            return spool.read(length)
+        folder, path, offset = self._files[digest]
+        name = os.fsdecode(path)
+        try:
+            data = folder.read(path, offset, length)
+        except OSError as error:
+            raise SnapshotError(
+                f"the file {name} cannot be read any more: {error.strerror}"
+            ) from error
+        if digest_of(data) != digest:
+            raise SnapshotError(
+                f"the file {name} was changed while the program that has it was being saved"
+            )
+        return data

@@ -1,0 +1,101 @@
+"""Sockets: listening ones that a program was started with, and connections that it accepted."""
+
+from __future__ import annotations
+
+import os
+
+from wasmsr.wasi.engine import Caller
+from wasmsr.wasi.preview1.abi import CONNECTION_RIGHTS, LISTENER_RIGHTS, FileType
+from wasmsr.wasi.streams.descriptor import Descriptor
+from wasmsr.wasi.streams.waiting import IN, OUT, wait
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+
+class Listener(Descriptor):
+    """A listening socket that the program was started with, the one of number `index`.
+
+    The host's socket does not block, since a connection that made it ready may be gone before it is
+    accepted; waiting is ours.
+    """
+
+    __slots__ = ("index", "socket")
+    kind = "listener"
+    applicable = LISTENER_RIGHTS
+
+    def __init__(self, listening: socket.socket, index: int) -> None:
+        super().__init__(listening.fileno(), FileType.SOCKET_STREAM, LISTENER_RIGHTS)
+        self.inheriting = CONNECTION_RIGHTS
+        self.owned = False
+        self.index = index
+        self.socket = listening
+        listening.setblocking(False)
+
+    def accept(self, caller: Caller, flags: int) -> Connection:
+        """The next connection; waits for it unless the listener is non-blocking."""
+        while True:
+            wait(caller, self.host, IN, nonblocking=self.nonblocking)
+            try:
+                connected, _ = self.socket.accept()
+            except BlockingIOError:
+                if self.nonblocking:
+                    raise
+                continue
+            connected.setblocking(True)
+            connection = Connection(connected)
+            connection.rights &= self.inheriting
+            connection.flags = flags
+            return connection
+
+    def stat(self) -> os.stat_result | None:
+        return os.fstat(self.host)
+
+
+class Connection(Descriptor):
+    """A connected stream socket."""
+
+    __slots__ = ("socket",)
+    kind = "connection"
+    applicable = CONNECTION_RIGHTS
+
+    def __init__(self, connected: socket.socket) -> None:
+        super().__init__(connected.fileno(), FileType.SOCKET_STREAM, CONNECTION_RIGHTS)
+        self.socket = connected
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def read(self, caller: Caller, buffers: list[memoryview]) -> int:
+        return self.receive(caller, buffers, 0)[0]
+
+    def receive(self, caller: Caller, buffers: list[memoryview], flags: int) -> tuple[int, int]:
+        """(bytes, the host's message flags); `flags`: the host's MSG_PEEK."""
+        import socket  # only where there is one: it takes long
+
+        if not any(map(len, buffers)):
+            return 0, 0
+        while True:
+            wait(caller, self.host, IN, nonblocking=self.nonblocking)
+            try:
+                count, _, got, _ = self.socket.recvmsg_into(buffers, 0, flags | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if self.nonblocking:
+                    raise
+                continue
+            return count, got
+
+    def write(self, caller: Caller, buffers: list[memoryview]) -> int:
+        """As much as the socket takes at once, at least a byte."""
+        import socket
+
+        if not any(map(len, buffers)):
+            return 0
+        while True:
+            wait(caller, self.host, OUT, nonblocking=self.nonblocking)
+            try:
+                return self.socket.sendmsg(buffers, [], socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if self.nonblocking:
+                    raise
