@@ -129,7 +129,7 @@ def _lacks_memory(error: BaseException) -> bool:
     """Whether Python says so in another way: when it starts a thread, or loads a library."""
     text = str(error)
     if isinstance(error, RuntimeError):
-        return "can't start new thread" in text
+        return "can't start new thread" in text or "can't allocate lock" in text
     return isinstance(error, ImportError) and (
         "failed to map segment" in text or "cannot allocate memory" in text.lower()
     )
