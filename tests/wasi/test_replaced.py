@@ -172,7 +172,9 @@ def test_elsewhere_size_and_content_tell(
     file = copied(data, there)
     if elsewhere != "another folder":
         now = origin.here()
-        other = origin.Host(now.machine if elsewhere == "after a start" else bytes(32), bytes(32))
+        other = origin.HostIdentity(
+            now.machine if elsewhere == "after a start" else bytes(32), bytes(32)
+        )
         monkeypatch.setattr(origin, "here", lambda: other)
     mounts = [Mount(there, "/data")]
     program.resume(state, mounts=mounts, on_changed="error")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.wasi.guest import CREAT, ROOT, Guest, on
+from wasmsr.wasi.filesystem import unnoticed
 from wasmsr.wasi.filesystem.mounts import Mount
 from wasmsr.wasi.preview1.abi import FILE_RIGHTS, FdFlag, Right
 from wasmsr.wasi.state import contents
@@ -26,7 +27,7 @@ OLD = 10**18
 def again(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the host can open an open file again."""
     if request.param != "proc":
-        monkeypatch.setattr(contents, "OPEN_FILES", "/nowhere")
+        monkeypatch.setattr(unnoticed, "OPEN_FILES", "/nowhere")
     return bool(request.param == "proc")
 
 

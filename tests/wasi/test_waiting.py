@@ -25,7 +25,7 @@ from tests.wasi.guest import (
 )
 from wasmsr.wasi.engine import Retry
 from wasmsr.wasi.preview1.abi import Errno, FdFlag, FileType
-from wasmsr.wasi.streams import descriptor, waiting
+from wasmsr.wasi.streams import waiting
 
 MS = 1_000_000
 PROMPT = 0.05
@@ -340,8 +340,7 @@ def test_a_fifo_by_path_waits_and_is_paused(data) -> None:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
     """Files are read by so many bytes."""
-    for module in (waiting, descriptor):
-        monkeypatch.setattr(module, "PIECE", 1000)
+    monkeypatch.setattr(waiting, "PIECE", 1000)
     return 1000
 
 
