@@ -20,7 +20,7 @@ ASAN := build/asan
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo containers test test-full asan cross cross-quick examples ffmpeg lint check fuzz clean tools
+.PHONY: help demo docs containers test test-full asan cross cross-quick examples ffmpeg lint check fuzz clean tools
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ lint: $(VENV)/.dev ## style, types, and our C with warnings as errors
 	@$(TIMED) "lint: C" env WASMSR_WERROR=1 $(BIN)/python setup.py -q build_ext --force \
 	    --build-temp build/lint --build-lib build/lint/lib
 
+docs: $(VENV)/.docs ## the site of the documents, in build/site; all links are checked
+	@$(TIMED) "docs" env NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
+
 check: $(VENV)/.dev $(VENV)/.built ## generated files are what their generators make
 	@$(TIMED) "check" $(PYTEST) -q tests/meta/test_generated.py
 
@@ -105,6 +108,9 @@ $(VENV)/.test: pyproject.toml setup.py | tools
 
 $(VENV)/.dev: pyproject.toml setup.py | tools
 	$(call install,[dev],.runtime .test .dev)
+
+$(VENV)/.docs: pyproject.toml setup.py | tools
+	$(call install,[docs],.runtime .docs)
 
 $(VENV)/.built: $(VENV)/.runtime $(C_SOURCES)
 	@$(TIMED) "build" $(BIN)/python setup.py -q build_ext --inplace

@@ -43,7 +43,7 @@ def walk(text: str, folder: Path, variables: dict[str, str]) -> None:
                 assert counts == [f"{n:02}" for n in range(1, 21)]  # each one once
                 assert all("count" in one for one in printed)
                 moved = True
-        elif block.title in ("bare", "set-up"):
+        elif block.title in ("as root", "set-up"):
             continue
         elif block.title:
             (folder / block.title).write_text(block.text, encoding="utf-8")
@@ -68,7 +68,7 @@ def test_tutorial(root: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_tutorial_from_the_set_up_on(root: Path, tmp_path: Path) -> None:
     text = with_free_ports((root / "docs" / "tutorial.md").read_text(encoding="utf-8"))
-    titles = ("bare", "set-up") if os.environ.get("WASMSR_BARE") == "1" else ("set-up",)
+    titles = ("as root", "set-up") if os.environ.get("WASMSR_BARE") == "1" else ("set-up",)
     words = [c.words for block in blocks(text) if block.title in titles for c in commands(block)]
     assert SOURCE in words
     take = f"mkdir wasmsr && git -C '{root}' ls-files -z | tar -C '{root}' -c --null -T - | "

@@ -12,6 +12,7 @@ import pytest
 GENERATORS = {
     "instruction table": ["-m", "scripts.generate", "--check"],
     "protocol": ["proto/generate.py", "--check"],
+    "command line reference": ["-m", "scripts.reference", "--check"],
     "examples": ["examples/snapshot/build.py", "--check"],
     "WASI programs": ["tests/wasi/programs/build.py", "--check"],
     "WASI document": ["-m", "wasmsr.wasi.preview1.functions", "--check", "docs/wasi.md"],

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs import console
+
 
 def blocks(root: Path, kind: str) -> list[str]:
     text = (root / "README.md").read_text(encoding="utf-8")
-    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block.text for block in console.blocks(text) if block.language == kind]
 
 
 def test_python(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
