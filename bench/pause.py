@@ -26,7 +26,7 @@ from pathlib import Path
 
 from bench.programs import CACHE, PROGRAMS
 from wasmsr.interp.module import Module, assemble
-from wasmsr.program import Program, Stand, Surroundings
+from wasmsr.program import HostGrants, Program, ProgramState
 from wasmsr.wasi.filesystem.mounts import Mount
 
 LONGEST = 0.1
@@ -48,14 +48,17 @@ def samples(launch: Callable[[], Program], wanted: int, seed: int) -> list[float
     found: list[float] = []
     while len(found) < wanted:
         with closing(launch()) as program:
-            while len(found) < wanted and program.stand in (Stand.PAUSED, Stand.RUNNING):
+            while len(found) < wanted and program.state in (
+                ProgramState.PAUSED,
+                ProgramState.RUNNING,
+            ):
                 program.start()
                 span = draw.uniform(0, LONGEST)
                 time.sleep(span)
                 asked = time.perf_counter()
                 program.pause()
                 latency = time.perf_counter() - asked
-                if program.stand is Stand.PAUSED:
+                if program.state is ProgramState.PAUSED:
                     found.append(latency)
                 time.sleep(REST * span)
             program.wait()  # raises what failed
@@ -64,21 +67,21 @@ def samples(launch: Callable[[], Program], wanted: int, seed: int) -> list[float
 
 def launcher(name: str, folder: Path, null: int) -> Callable[[], Program]:
     """What makes the program anew, before its first instruction."""
-    around = Surroundings(stdin=null, stdout=null, stderr=null)
+    grants = HostGrants(stdin=null, stdout=null, stderr=null)
     if name == FILL:
         text = assemble(GIB.encode())
-        return lambda: Program.launch(Module(text), around=around)
+        return lambda: Program.launch(Module(text), grants=grants)
     chosen = PROGRAMS[name]
     binary = (CACHE / chosen.module).read_bytes()
     for file, content in chosen.inputs:
         (folder / file).write_text(content)
-    around = Surroundings(
+    grants = HostGrants(
         mounts=[Mount.parse(text) for text in chosen.mounts(folder)],
         stdin=null,
         stdout=null,
         stderr=null,
     )
-    return lambda: Program.launch(Module(binary), argv=(name, *chosen.args), around=around)
+    return lambda: Program.launch(Module(binary), argv=(name, *chosen.args), grants=grants)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

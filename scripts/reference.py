@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from wasmsr.cli.app import COMPLETION, EXIT_CODES, wasmsr
-from wasmsr.cli.commands import COMMANDS
+from wasmsr.cli.subcommands import COMMANDS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 

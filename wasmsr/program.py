@@ -84,7 +84,7 @@ class Timings:
 
 
 @record
-class Marks:
+class StopConditions:
     """Where to stop or to hop, in instructions from this start or resume; None is never. The run
     is counted only if one of them is set.
 
@@ -99,16 +99,16 @@ class Marks:
     hop: int | None = None
 
 
-class Stand(Enum):
+class ProgramState(Enum):
     """Whether and why a program stands."""
 
     RUNNING = "running"
     PAUSED = "paused"
     """Not started yet, or stopped by `Program.pause`."""
     STOP = "stop"
-    """It has reached `Marks.stop`."""
+    """It has reached `StopConditions.stop`."""
     FUEL = "fuel"
-    """It has reached `Marks.fuel`."""
+    """It has reached `StopConditions.fuel`."""
     IDLE = "idle"
     """All invocations have returned; `Program.call` makes another."""
     ENDED = "ended"
@@ -142,7 +142,7 @@ def exported_function(module: Module, name: str) -> FuncType:
 
 
 @record(frozen=True)
-class Surroundings:
+class HostGrants:
     """What this host gives the program, for each start and resume anew: a snapshot grants nothing.
 
     Attributes:
@@ -192,7 +192,7 @@ class Program:
     Attributes:
         marks: where to stop; may be changed while the program stands.
         tracer: is shown each instruction before it is executed, or None.
-        on_stand: called by the worker thread when the program has come to stand, for any reason.
+        on_stopped: called by the worker thread when the program has come to stand, for any reason.
         on_result: called by the worker thread with type and results, as bits, of each invocation
             of an export that returned.
         timings: of "capture", "encode", "decode" and "restore".
@@ -200,16 +200,16 @@ class Program:
         stand: whether and why it stands.
     """
 
-    def __init__(self, store: Store, module: Module, wasi: Wasi | None, around: Surroundings):
+    def __init__(self, store: Store, module: Module, wasi: Wasi | None, grants: HostGrants):
         self.module = module
         self.wasi = wasi
-        self.marks = Marks()
+        self.stop_conditions = StopConditions()
         self.tracer: Tracer | None = None
-        self.on_stand: Callable[[], None] = _nothing
+        self.on_stopped: Callable[[], None] = _nothing
         self.on_result: Callable[[FuncType, tuple[int, ...]], None] = _nothing
         self.timings = Timings()
         self.parent: bytes | None = None
-        self._around = around
+        self._grants = grants
         # Not the thread itself: where a signal handler interrupts `Thread.join` with an exception,
         # Python before 3.13 takes a running thread for one that has ended.
         self._idle = threading.Event()
@@ -221,7 +221,7 @@ class Program:
         self._base = store.executed or 0
         self._next_hop = 0
         self._take(store)
-        self.stand = Stand.PAUSED if self.pending else Stand.IDLE
+        self.state = ProgramState.PAUSED if self.pending else ProgramState.IDLE
 
     def _take(self, store: Store) -> None:
         """Goes on with `store`. Invocations are put into its queue one at a time, so that each
@@ -243,7 +243,7 @@ class Program:
         *,
         argv: Sequence[str | bytes] = (),
         env: Mapping[str, str] | Sequence[str] = (),
-        around: Surroundings | None = None,
+        grants: HostGrants | None = None,
         limits: Limits | None = None,
         deterministic: bool = False,
         invoke: str | None = COMMAND,
@@ -262,7 +262,7 @@ class Program:
             Trap: an active segment does not fit.
             WasiConfigError: a mount cannot be used.
         """
-        around = around or Surroundings()
+        grants = grants or HostGrants()
         if any(item.module not in WASI_MODULES for item in module.imports):
             from wasmsr.interp.foreign import refusal
 
@@ -278,13 +278,13 @@ class Program:
             wasi = Wasi(
                 args=argv,
                 env=env,
-                mounts=around.mounts,
-                stdin=around.stdin,
-                stdout=around.stdout,
-                stderr=around.stderr,
-                sockets=around.sockets,
+                mounts=grants.mounts,
+                stdin=grants.stdin,
+                stdout=grants.stdout,
+                stderr=grants.stderr,
+                sockets=grants.sockets,
                 deterministic=deterministic,
-                carry_limit=around.carry_limit,
+                carry_limit=grants.carry_limit,
             )
         store = Store(
             limits=limits or Limits(),
@@ -296,7 +296,7 @@ class Program:
             store.enqueue(instance.function(REACTOR))
         if invoke is not None:
             store.enqueue_raw(instance.function(invoke).address, args)
-        return cls(store, module, wasi, around)
+        return cls(store, module, wasi, grants)
 
     @classmethod
     def resume(
@@ -304,7 +304,7 @@ class Program:
         snapshot: Snapshot,
         *,
         module: Module | None = None,
-        around: Surroundings | None = None,
+        grants: HostGrants | None = None,
         max_pages: int | None = None,
         features: str | None = None,
         live: bool = False,
@@ -323,7 +323,7 @@ class Program:
             SnapshotError: it cannot be restored; ModuleMismatch, of another module.
             WasiConfigError: a mount that it needs is not given, or cannot be used.
         """
-        around = around or Surroundings()
+        grants = grants or HostGrants()
         timings = timings or Timings()
         module = _module_of(snapshot, module, features)
         if max_pages is not None:
@@ -338,14 +338,14 @@ class Program:
             )
         try:
             with timings.measure("restore"):
-                store, wasi = _restore(snapshot, module, around, live=live, deferred=deferred)
+                store, wasi = _restore(snapshot, module, grants, live=live, deferred=deferred)
         except BaseException:
-            around.close()
+            grants.close()
             raise
-        program = cls(store, module, wasi, around)
+        program = cls(store, module, wasi, grants)
         program.parent = snapshot.lineage.id
         program.timings = timings
-        program.marks.fuel = snapshot.limits.fuel
+        program.stop_conditions.fuel = snapshot.limits.fuel
         return program
 
     # -- steering ----------------------------------------------------------------------------------
@@ -356,18 +356,18 @@ class Program:
         return bool(self._later or self._entry)
 
     @property
-    def stands(self) -> bool:
+    def is_stopped(self) -> bool:
         """Whether no thread is executing it."""
         return self._idle.is_set()
 
     @property
     def listens(self) -> list[str]:
         """The addresses of the listening sockets that it was given."""
-        if not self._around.listen:
+        if not self._grants.listen:
             return []
         from wasmsr.wasi.streams.listen_address import address_of
 
-        return [address_of(listening) for listening in self._around.sockets]
+        return [address_of(listening) for listening in self._grants.sockets]
 
     @property
     def executed(self) -> int | None:
@@ -381,23 +381,23 @@ class Program:
         exported_function(self.module, name)
         self.store.enqueue_raw(self.store.instances[0].function(name).address, args)
         self._later.append(self.store.queue.pop())
-        if self.stand is Stand.IDLE:
-            self.stand = Stand.PAUSED
+        if self.state is ProgramState.IDLE:
+            self.state = ProgramState.PAUSED
 
     def start(self) -> None:
-        """Lets it run, for the first time or on, until something of `Stand` happens."""
-        assert self.stands, "the program runs already"
+        """Lets it run, for the first time or on, until a `ProgramState` is reached."""
+        assert self.is_stopped, "the program runs already"
         if self.wasi is not None:
             self.wasi.settle()
         self._wanted = False
         self._outcome = None
-        self.stand = Stand.RUNNING
+        self.state = ProgramState.RUNNING
         self._idle.clear()
         reserve.hold()
         try:
             threading.Thread(target=self._work, name="wasmsr-program", daemon=True).start()
         except BaseException:  # no thread can be had
-            self.stand = Stand.PAUSED
+            self.state = ProgramState.PAUSED
             reserve.let_go()
             self._idle.set()
             raise
@@ -419,7 +419,7 @@ class Program:
         if self._idle.wait(timeout):
             return True
         with self._lock:
-            if self.stand is Stand.RUNNING:
+            if self.state is ProgramState.RUNNING:
                 self._wanted = False
                 return False
         self._idle.wait()
@@ -437,15 +437,15 @@ class Program:
         return self._outcome
 
     def passed_stop(self) -> None:
-        """The program, which stands at `Marks.stop`, may go on from there."""
-        self.marks.stop = None
-        self.stand = Stand.PAUSED if self.pending else Stand.IDLE
+        """The program, which stands at `StopConditions.stop`, may go on from there."""
+        self.stop_conditions.stop = None
+        self.state = ProgramState.PAUSED if self.pending else ProgramState.IDLE
 
     def close(self) -> None:
         """Lets go of its files; it cannot run any more."""
         if self.wasi is not None:
             self.wasi.close()
-        self._around.close()
+        self._grants.close()
 
     # -- saving ------------------------------------------------------------------------------------
 
@@ -460,7 +460,7 @@ class Program:
         from wasmsr.wasi.state.contents import Contents
 
         with self.timings.measure("capture"):
-            marks, queue = self.marks, self.store.queue
+            marks, queue = self.stop_conditions, self.store.queue
             fuel = None if marks.fuel is None else max(0, marks.fuel - (self.executed or 0))
             kept = list(queue)
             queue.extend(self._later)
@@ -493,7 +493,7 @@ class Program:
         if self.wasi is not None:
             self.wasi.close()
         with self.timings.measure("restore"):
-            store, self.wasi = _restore(snapshot, self.module, self._around, live=True)
+            store, self.wasi = _restore(snapshot, self.module, self._grants, live=True)
         self._base = (store.executed or 0) - (executed or 0)
         old = self.store
         self._take(store)
@@ -504,31 +504,31 @@ class Program:
 
     def _work(self) -> None:
         """Runs the program until it stands, and says why."""
-        stand = Stand.FAILED
+        stand = ProgramState.FAILED
         try:
             stand, self._outcome = self._run()
         except BaseException as error:  # noqa: BLE001 (`wait` raises it where somebody steers)
             self._error = error
         finally:
             with self._lock:
-                self.stand = stand
+                self.state = stand
             reserve.let_go()
             try:
-                self.on_stand()
+                self.on_stopped()
             finally:
                 self._idle.set()
 
-    def _run(self) -> tuple[Stand, Outcome | None]:
+    def _run(self) -> tuple[ProgramState, Outcome | None]:
         outcome: Outcome | None = None
         while True:
             if not self.pending:
-                return Stand.IDLE, outcome
+                return ProgramState.IDLE, outcome
             with self._lock:
                 if self._wanted:
-                    self.stand = Stand.PAUSED
-                    return Stand.PAUSED, Paused("requested")
+                    self.state = ProgramState.PAUSED
+                    return ProgramState.PAUSED, Paused("requested")
             steps = self._steps()
-            if isinstance(steps, Stand):
+            if isinstance(steps, ProgramState):
                 return steps, Paused("fuel")
             # Only now: a hop within `_steps` puts all invocations back into `_later`.
             if self._entry is None:
@@ -544,21 +544,21 @@ class Program:
                 self.on_result(entry, outcome.raw)
             elif not isinstance(outcome, Paused):
                 self._entry = None
-                return Stand.ENDED, outcome
+                return ProgramState.ENDED, outcome
             # A pause is looked at above: the request may be older than this start, or withdrawn.
 
-    def _steps(self) -> int | Stand | None:
-        """Instructions up to the next mark, None if there is none; a Stand if it is reached."""
-        marks = self.marks
+    def _steps(self) -> int | ProgramState | None:
+        """Return the instructions up to the next stop, None without one, or the state reached."""
+        marks = self.stop_conditions
         if self.tracer is None and marks.fuel is marks.stop is marks.hop is None:
             return None
         if self.store.executed is None:
             self.store.executed = 0  # it is counted from here on
         done = self.executed or 0
         if marks.stop is not None and done >= marks.stop:
-            return Stand.STOP
+            return ProgramState.STOP
         if marks.fuel is not None and done >= marks.fuel:
-            return Stand.FUEL
+            return ProgramState.FUEL
         if marks.hop is not None:
             if self._next_hop == 0:
                 self._next_hop = done + marks.hop
@@ -631,7 +631,7 @@ def _named(name: str | None, digest: bytes) -> str:
 def _restore(
     snapshot: Snapshot,
     module: Module,
-    around: Surroundings,
+    grants: HostGrants,
     *,
     live: bool,
     deferred: bool = False,
@@ -649,19 +649,19 @@ def _restore(
         assert snapshot.wasi is not None
         return Wasi.restore(
             snapshot.wasi,
-            mounts=around.mounts,
-            stdin=around.stdin,
-            stdout=around.stdout,
-            stderr=around.stderr,
-            sockets=around.sockets,
+            mounts=grants.mounts,
+            stdin=grants.stdin,
+            stdout=grants.stdout,
+            stderr=grants.stderr,
+            sockets=grants.sockets,
             live=live,
-            on_changed=around.on_changed,
+            on_changed=grants.on_changed,
             carried=CarriedFiles(
                 snapshot.files or Contents(),
-                CARRY_LIMIT if around.carry_limit is None else around.carry_limit,
+                CARRY_LIMIT if grants.carry_limit is None else grants.carry_limit,
                 since=None if deferred else trusted_time(snapshot.wasi, snapshot.lineage.created),
-                folder=around.folder,
-                bases=around.bases or {},
+                folder=grants.folder,
+                bases=grants.bases or {},
                 deferred=deferred,
             ),
         )

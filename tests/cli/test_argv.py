@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wasmsr.cli.argv import Split, split
-from wasmsr.cli.run_command import SplitCommand
+from wasmsr.cli.commands.run import SplitCommand
+from wasmsr.cli.options.argv import Split, split
 
 OPTIONS = {"--trace": False, "--fuel": True, "--dir": True, "--help": False}
 

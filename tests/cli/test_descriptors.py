@@ -121,7 +121,7 @@ def test_all_is_imported_before(tmp_path: Path) -> None:
     (tmp_path / "m.wat").write_text(OPENS.format(name="f", flags=1, spin=2000))
     code = (
         "import sys, json\n"
-        "from wasmsr.cli import session\n"
+        "from wasmsr.cli.running import session\n"
         "from wasmsr.cli.entry import main\n"
         "found, save = [], session.Session._save\n"
         "def watched(self):\n"
@@ -143,7 +143,7 @@ def test_a_program_that_is_not_saved_imports_nothing_for_it(tmp_path: Path) -> N
     (tmp_path / "m.wat").write_text('(module (func (export "_start")))')
     code = (
         "import sys\n"
-        "from wasmsr.cli import session\n"
+        "from wasmsr.cli.running import session\n"
         "run = session.Session.run\n"
         "def watched(self):\n"
         "    ending = run(self)\n"

@@ -12,9 +12,9 @@ import pytest
 
 from tests.cli.conftest import one_sentence
 from tests.cli.test_startup import complete
-from wasmsr.cli.argv import Split, split
-from wasmsr.cli.commands import COMMANDS, instead_of, resembling, with_command
-from wasmsr.cli.run import ROWS
+from wasmsr.cli.options.argv import Split, split
+from wasmsr.cli.options.run_options import ROWS
+from wasmsr.cli.subcommands import COMMANDS, instead_of, resembling, with_command
 from wasmsr.interp.module import assemble
 
 if TYPE_CHECKING:

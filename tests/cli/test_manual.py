@@ -13,10 +13,10 @@ import pytest
 
 from tests.cli.test_habits import ARGV
 from wasmsr.cli import manual, quick
-from wasmsr.cli.commands import COMMANDS
-from wasmsr.cli.options import Flag
+from wasmsr.cli.options.kinds import Flag
+from wasmsr.cli.options.run_options import ROWS
 from wasmsr.cli.programs import PROGRAMS
-from wasmsr.cli.run import ROWS
+from wasmsr.cli.subcommands import COMMANDS
 from wasmsr.interp.module import assemble
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ MISTYPED = {"--snapshot-aftr", "--verbose"}
 
 
 def remote_options() -> set[str]:
-    from wasmsr.cli.remote import remote
+    from wasmsr.cli.commands.remote import remote
 
     return {name for parameter in remote.params for name in parameter.opts}
 

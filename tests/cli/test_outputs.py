@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.conftest import PATIENCE, environment, one_sentence, wait_for_sleep
-from wasmsr.cli.outputs import descriptor_of
 from wasmsr.cli.programs import PROGRAMS
+from wasmsr.cli.running.outputs import descriptor_of
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli

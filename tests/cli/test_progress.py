@@ -16,7 +16,8 @@ HIDDEN, SHOWN = b"\x1b[?25l", b"\x1b[?25h"
 
 WORK = """
 import time
-from wasmsr.cli import progress, terminal
+from wasmsr.cli.words import progress
+from wasmsr.cli.running import terminal
 progress.DELAY = {delay}
 with progress.shown("doing it") as advance:
     for done in range(10):

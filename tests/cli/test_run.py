@@ -124,7 +124,7 @@ def test_options_as_variables(
 
 def test_every_option_has_its_variable() -> None:
     from wasmsr.cli.app import wasmsr
-    from wasmsr.cli.run_command import run
+    from wasmsr.cli.commands.run import run
 
     for command in (wasmsr, run):
         for parameter in command.params:
@@ -135,7 +135,7 @@ def test_every_option_has_its_variable() -> None:
 
 
 def test_run_has_no_one_letter_options() -> None:
-    from wasmsr.cli.run_command import run
+    from wasmsr.cli.commands.run import run
 
     for parameter in run.params:
         if parameter.param_type_name == "option":
@@ -323,7 +323,7 @@ DIARY = Path(__file__).parents[1] / "migration" / "diary.wat"
 
 
 def a_diary(cli: Cli) -> Path:
-    """A folder for the program of tests/migration, which writes 150 lines in 3 seconds."""
+    """A folder for the program of tests/migrate, which writes 150 lines in 3 seconds."""
     home = cli.folder / "home"
     home.mkdir()
     (home / "old").write_bytes(b"old")

@@ -116,7 +116,9 @@ def test_click_is_only_for_what_needs_it(
 
 def test_both_ways_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Options by the short way and by click, for lines that both understand."""
-    from wasmsr.cli import launch, quick, run_command
+    from wasmsr.cli import quick
+    from wasmsr.cli.commands import run as run_command
+    from wasmsr.cli.running import launch
 
     seen: list[dict[str, object]] = []
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 import pytest
 
-from wasmsr.cli.options import Count, Kind, Seconds, Size, Variable, human_size, human_time
-from wasmsr.cli.typed import Typed
-from wasmsr.cli.values import ArgumentError, parse_arguments, signature
+from wasmsr.cli.options.click_types import Typed
+from wasmsr.cli.options.kinds import Count, Kind, Seconds, Size, Variable, human_size, human_time
+from wasmsr.cli.options.values import ArgumentError, parse_arguments, signature
 
 I32, I64, F32, F64, V128, FUNCREF, EXTERNREF = 0x7F, 0x7E, 0x7D, 0x7C, 0x7B, 0x70, 0x6F
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from tests.meta.test_tree import generated, tracked
 
 CIRCLES = (
-    "cli/app cli/entry cli/launch cli/quick",
     "interp/custom interp/exceptions interp/externs interp/foreign interp/frames interp/hostcalls "
     "interp/instance interp/linking interp/machine interp/module interp/references interp/shown "
     "interp/values",
@@ -44,18 +43,10 @@ LONG_FUNCTIONS = {
 ROOM = 12
 """Source files that a room or a wing may have, `__init__.py` not counted."""
 
-LARGE_ROOMS = {f"wasmsr/{room}" for room in ("cli", "interp", "migrate", "snapshot")}
+LARGE_ROOMS = {f"wasmsr/{room}" for room in ("interp", "snapshot")}
 """Rooms that still have more files."""
 
-SHARED_NAMES = {
-    *("Bounds", "Ending", "HostFunction", "Kind", "Limits", "Named"),
-    *(
-        "Options",
-        "Program",
-        "References",
-        "Session",
-    ),
-}
+SHARED_NAMES = {"HostFunction", "Limits", "References"}
 """Names that two public classes still share."""
 
 

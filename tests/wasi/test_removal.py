@@ -15,7 +15,7 @@ import pytest
 
 from tests.wasi.guest import CREAT, DIRECTORY, ROOT, Guest
 from wasmsr.errors import UnportableState
-from wasmsr.migrate.belongings import Belongings
+from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.wasi.filesystem import private_folders, tree_walk
 from wasmsr.wasi.filesystem.memory_tree import ENTRY_COST, MemoryTree
 from wasmsr.wasi.filesystem.mounts import Mount
@@ -215,7 +215,7 @@ def test_a_walk_notices_that_the_tree_was_moved(tmp_path: Path) -> None:
 
 
 def test_the_files_of_a_program_that_ended_elsewhere(above: Path) -> None:
-    belongings = Belongings(above / "files")
+    belongings = CarriedTrees(above / "files")
     place = belongings.place(bytes(16), "/work")
     place.mkdir(parents=True)
     root = os.open(place, os.O_RDONLY)

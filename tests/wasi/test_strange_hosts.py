@@ -14,9 +14,9 @@ import pytest
 import wasmsr
 from tests.wasi.guest import CREAT, ROOT, on
 from wasmsr import realtime
-from wasmsr.cli import entry
+from wasmsr.cli.words import failures
 from wasmsr.errors import EXIT_HOST
-from wasmsr.migrate.journal import Journal, Record, Standing
+from wasmsr.migrate.journal.journal import Journal, OwnershipState, Record
 from wasmsr.snapshot.format import decode, encode
 
 YEAR = 31_556_952 * 1_000_000_000
@@ -79,7 +79,7 @@ def test_a_snapshot_is_written_and_read(shown: int) -> None:
 
 def test_a_decision_is_on_disk(shown: int, tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.put(Record(bytes(16), Standing.OWNED, epoch=1))
+    journal.put(Record(bytes(16), OwnershipState.OWNED, epoch=1))
     journal.close()
     (record,) = Journal(tmp_path).records()
     assert record.updated == pytest.approx(shown / 1e9)
@@ -96,7 +96,7 @@ def test_a_decision_is_on_disk(shown: int, tmp_path: Path) -> None:
     ],
 )
 def test_too_little_memory_is_said_in_one_way(error: BaseException) -> None:
-    assert entry.describe(error) == (entry.NO_MEMORY, None, EXIT_HOST)
+    assert failures.describe(error) == (failures.NO_MEMORY, None, EXIT_HOST)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other hosts have no such limit")

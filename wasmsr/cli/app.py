@@ -7,8 +7,8 @@ from importlib import import_module
 import click
 
 from wasmsr import errors
-from wasmsr.cli import messages
-from wasmsr.cli.commands import COMMANDS, ELSEWHERE
+from wasmsr.cli.subcommands import COMMANDS, ELSEWHERE
+from wasmsr.cli.words import messages
 
 EXIT_CODES = """\b
 Exit codes:
@@ -67,7 +67,7 @@ def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     """Prints the version and ends; it is looked up only then."""
     if not value or ctx.resilient_parsing:
         return
-    from wasmsr.cli.quick import version
+    from wasmsr.cli.words.version import version
 
     click.echo(version())
     ctx.exit()

@@ -1,30 +1,24 @@
-"""Where the command line begins and ends: its streams, the way to its command, and the error layer.
+"""Where a command line begins and ends: its streams, the way to its command, and the last error.
 
-Whatever goes wrong below ends here as one sentence on standard error, a hint where there is one,
-and an exit code of `wasmsr.errors`; the traceback is for -vv.
+An error that nothing else has caught ends here: one sentence on standard error, a hint where there
+is one, and an exit code of `wasmsr.errors`. The traceback is for -vv.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 from collections.abc import Sequence
 
 from wasmsr import errors
-from wasmsr.cli import messages, quick
-from wasmsr.cli.terminal import end_now
+from wasmsr.cli import quick
+from wasmsr.cli.running.terminal import end_now
+from wasmsr.cli.words.failures import describe, wants_traceback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
-
-
-EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What a file that was open answers when it takes no more: the host fails, the usage was right."""
-
-NO_MEMORY = "there is not enough memory on this host."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def with_command(words: list[str]) -> list[str]:
     """The command line with its command, which may be left out before a program."""
-    from wasmsr.cli import commands, programs
-    from wasmsr.cli.run import ROWS
+    from wasmsr.cli import programs
+    from wasmsr.cli import subcommands as commands
+    from wasmsr.cli.options.run_options import ROWS
 
     def is_program(word: str) -> bool:
         return word in programs.PROGRAMS or os.path.isfile(word)
@@ -100,62 +95,3 @@ def explain(error: BaseException) -> int:
     if hint:
         print(f"hint: {errors.printable(hint, None)}", file=sys.stderr, flush=True)
     return code
-
-
-def describe(error: BaseException) -> tuple[str, str | None, int]:
-    """(sentence, hint, exit code) of any error."""
-    if isinstance(error, KeyboardInterrupt):
-        return "", None, errors.EXIT_INTERRUPTED
-    if isinstance(error, errors.WasmsrError):
-        return str(error), error.hint, error.exit_code
-    if type(error).__module__.startswith("click."):
-        return describe_click_error(error)
-    if isinstance(error, OSError):
-        if error.errno == errno.ENOMEM:
-            return NO_MEMORY, None, errors.EXIT_HOST
-        code = errors.EXIT_HOST if error.errno in EXHAUSTED else errors.EXIT_USAGE
-        return describe_os_error(error), None, code
-    if isinstance(error, MemoryError) or _lacks_memory(error):
-        return NO_MEMORY, None, errors.EXIT_HOST
-    if isinstance(error, ImportError) and (error.name or "").split(".")[0] in errors.PACKAGES:
-        assert error.name is not None
-        return describe(errors.MissingPackageError(error.name.split(".")[0], "this command"))
-    kind = type(error).__name__
-    hint = None if wants_traceback() else "this is a fault of wasmsr; -vv shows where"
-    return f"{kind}: {error}" if str(error) else kind, hint, errors.EXIT_HOST
-
-
-def _lacks_memory(error: BaseException) -> bool:
-    """Whether Python says so in another way: when it starts a thread, or loads a library."""
-    text = str(error)
-    if isinstance(error, RuntimeError):
-        return "can't start new thread" in text or "can't allocate lock" in text
-    return isinstance(error, ImportError) and (
-        "failed to map segment" in text or "cannot allocate memory" in text.lower()
-    )
-
-
-def describe_click_error(error: BaseException) -> tuple[str, str | None, int]:
-    """The same of an error that click raised: only then is it there to ask."""
-    import click
-
-    if isinstance(error, click.UsageError):
-        path = error.ctx.command_path if error.ctx else "wasmsr"
-        return error.format_message(), f"{path} --help", errors.EXIT_USAGE
-    if isinstance(error, click.ClickException):
-        return error.format_message(), None, errors.EXIT_USAGE
-    return "", None, errors.EXIT_INTERRUPTED  # click.Abort
-
-
-def describe_os_error(error: OSError) -> str:
-    """The system's answer in one sentence, the file first."""
-    reason = error.strerror or str(error)
-    reason = reason[:1].lower() + reason[1:]
-    if error.filename:
-        return f"{errors.printable(error.filename)}: {reason}."
-    return f"cannot write: {reason}." if error.errno in EXHAUSTED else f"{reason}."
-
-
-def wants_traceback() -> bool:
-    """Whether -vv (or its like) was given; errors before that was read have none."""
-    return messages.wanted("debug")

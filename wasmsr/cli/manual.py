@@ -18,7 +18,7 @@ import click
 
 from wasmsr import __version__
 from wasmsr.cli.app import COMPLETION, EXIT_CODES, wasmsr
-from wasmsr.cli.commands import COMMANDS
+from wasmsr.cli.subcommands import COMMANDS
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "wasmsr.1"
 DATE = "2026-11"

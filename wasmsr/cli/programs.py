@@ -22,7 +22,7 @@ SEPARATOR = "::"
 
 
 @record(frozen=True)
-class Named:
+class NamedProgram:
     """A program with its defaults.
 
     Attributes:
@@ -98,23 +98,23 @@ class Named:
         return mine
 
 
-PROGRAMS: dict[str, Named] = {
+PROGRAMS: dict[str, NamedProgram] = {
     program.name: program
     for program in (
-        Named(
+        NamedProgram(
             "fib",
             "fib.wasm",
             "the 9th Fibonacci number, or that of its argument, recursively",
             invoke="fib",
             args=("9",),
         ),
-        Named(
+        NamedProgram(
             "cat",
             "cat.wasm",
             "copies test.txt, or the file named, from its folder to standard output",
             packaged=".",
         ),
-        Named(
+        NamedProgram(
             "server",
             "server.wasm",
             "answers requests: r makes one, s saves a snapshot, q quits",
@@ -122,7 +122,7 @@ PROGRAMS: dict[str, Named] = {
             interactive=True,
             idle=True,
         ),
-        Named(
+        NamedProgram(
             "transcoding",
             "transcoding.wasm",
             "a film to Motion-JPEG: transcoding.avi in the current folder, or in --dir",
@@ -141,7 +141,7 @@ FFMPEG = os.path.join(os.path.dirname(PACKAGE), ".cache", "ffmpeg", "ffmpeg.wasm
 """Where `make ffmpeg` puts its result, in a source tree."""
 
 
-class FFmpeg(Named):
+class FFmpeg(NamedProgram):
     """`transcoding` done by FFmpeg: its own arguments, or those of the example translated."""
 
     def words(self, given: Sequence[str]) -> list[str]:
@@ -182,7 +182,7 @@ def folder() -> str:
     return os.path.join(os.path.dirname(PACKAGE), "examples", "snapshot")
 
 
-def find(name: str) -> Named | None:
+def find(name: str) -> NamedProgram | None:
     """The named program `name`, or None: then it is a file's name. The transcoding is FFmpeg's
     where that was built."""
     program = PROGRAMS.get(name)

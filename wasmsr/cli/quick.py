@@ -16,10 +16,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wasmsr.cli.run import Options
+    from wasmsr.cli.options.run_options import RunOptions
 
 VARIABLES = ("WASMSR_VERBOSE", "WASMSR_QUIET", "WASMSR_LOG_LEVEL", "_WASMSR_COMPLETE")
-"""Options of `wasmsr` itself, and what shells set to ask for completions."""
+"""RunOptions of `wasmsr` itself, and what shells set to ask for completions."""
 
 
 def attempt(words: Sequence[str]) -> int | None:
@@ -27,6 +27,8 @@ def attempt(words: Sequence[str]) -> int | None:
     if any(name in os.environ for name in VARIABLES):
         return None
     if list(words) in (["--version"], ["-V"]):
+        from wasmsr.cli.words.version import version
+
         print(version())
         return 0
     if not words or words[0] != "run":
@@ -34,20 +36,20 @@ def attempt(words: Sequence[str]) -> int | None:
     options = read(words[1:])
     if options is None:
         return None
-    from wasmsr.cli.launch import Launch
+    from wasmsr.cli.running.launch import Launch
 
     return Launch(options).run()
 
 
-def read(words: Sequence[str]) -> Options | None:
+def read(words: Sequence[str]) -> RunOptions | None:
     """The options of `run`, settled; None where they are better read by click.
 
     Raises:
         UsageError: they contradict each other.
     """
-    from wasmsr.cli.argv import is_ended, split
-    from wasmsr.cli.options import Flag
-    from wasmsr.cli.run import ROWS, Options, variable
+    from wasmsr.cli.options.argv import is_ended, split
+    from wasmsr.cli.options.kinds import Flag
+    from wasmsr.cli.options.run_options import ROWS, RunOptions, variable
 
     by_name = {row.name: row for row in ROWS}
     takes_value = {row.name: not isinstance(row.type, Flag) for row in ROWS}
@@ -91,15 +93,6 @@ def read(words: Sequence[str]) -> Options | None:
             return None
         values[row.field] = (*values[row.field], value) if row.type.repeated else value
     dashes = is_ended(words, parts)
-    options = Options(program=parts.program, args=tuple(parts.rest), dashes=dashes, **values)
+    options = RunOptions(program=parts.program, args=tuple(parts.rest), dashes=dashes, **values)
     options.settle(typed)
     return options
-
-
-def version() -> str:
-    """The version, which loop was built, and by which compiler."""
-    from wasmsr import __version__
-    from wasmsr._ffi import ffi, lib
-
-    loop, compiler = (ffi.string(text()).decode() for text in (lib.wsr_variant, lib.wsr_compiler))
-    return f"wasmsr {__version__} ({loop} loop, {compiler})"

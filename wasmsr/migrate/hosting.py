@@ -25,23 +25,23 @@ from wasmsr.errors import (
 from wasmsr.interp.features import BY_NAME, State, chosen
 from wasmsr.interp.machine import Exited, Limits, Trapped
 from wasmsr.interp.module import Module
-from wasmsr.migrate.belongings import Belongings
-from wasmsr.migrate.inputs import HOLD_SECONDS, Feed, Gone, Local, Remote
+from wasmsr.migrate.files.carried_trees import CarriedTrees
+from wasmsr.migrate.files.results import deliver
 from wasmsr.migrate.ports import Buffer, Relays
-from wasmsr.migrate.results import deliver
-from wasmsr.migrate.streams import STREAMS, Relay, Shown, StdinAfterMove, input_along
-from wasmsr.migrate.terms import (
+from wasmsr.migrate.protocol import (
     ID_BYTES,
-    Bounds,
     Description,
     Ending,
     ModuleName,
     MountName,
     Move,
+    ProgramLimits,
     Reason,
     Refusal,
 )
-from wasmsr.program import Program, Stand, Surroundings, excessive
+from wasmsr.migrate.streams.inputs import HOLD_SECONDS, Feed, Gone, Local, Remote
+from wasmsr.migrate.streams.relays import STREAMS, Relay, Shown, StdinAfterMove, input_along
+from wasmsr.program import HostGrants, Program, ProgramState, excessive
 from wasmsr.record import replaced
 from wasmsr.snapshot import format as snapshot_format
 from wasmsr.snapshot import prepare
@@ -65,7 +65,7 @@ class HostedProgram:
         self,
         program: Program,
         mounts: tuple[MountName, ...],
-        belongings: Belongings,
+        belongings: CarriedTrees,
         id: bytes = b"",
         places: Mapping[str, Path] | None = None,
         shown: bytes = b"",
@@ -106,7 +106,7 @@ class HostedProgram:
             mounts=self._mounts,
             shown=self._shown,
             fed=self._fed if self._reads_elsewhere() else b"",
-            limits=Bounds(
+            limits=ProgramLimits(
                 limits.memory_pages,
                 limits.table_elements,
                 limits.stack_slots,
@@ -140,11 +140,11 @@ class HostedProgram:
         except (WasmsrError, OSError, MemoryError) as error:
             code = error.exit_code if isinstance(error, WasmsrError) else EXIT_HOST
             return Ending("failed", code, str(error))
-        if program.stand is Stand.IDLE:
+        if program.state is ProgramState.IDLE:
             return Ending("finished", 0, self._left("ended with code 0"))
-        if program.stand is Stand.FUEL:
+        if program.state is ProgramState.FUEL:
             return Ending("fuel", EXIT_FUEL, "out of fuel")
-        if program.stand is not Stand.ENDED:
+        if program.state is not ProgramState.ENDED:
             return None
         if isinstance(outcome, Trapped):
             lines = [f"trap: {outcome.trap.code}"]
@@ -204,7 +204,7 @@ class Hosting:
     """This host (`ports.Host`).
 
     Args:
-        around: gives folders and outputs anew for each program that comes.
+        grants: gives folders and outputs anew for each program that comes.
         stdin: opens the input of a program that is to have the one of this end; None: empty.
         known: modules that are here anyway, by digest.
         files: a folder for the files of programs that bring some along.
@@ -215,7 +215,7 @@ class Hosting:
 
     def __init__(
         self,
-        around: Callable[[], Surroundings],
+        grants: Callable[[], HostGrants],
         *,
         known: Mapping[bytes, Path],
         files: Path,
@@ -224,11 +224,11 @@ class Hosting:
         stdin: Callable[[], int | None] | None = None,
     ) -> None:
         prepare()  # what leaves here should not stand while Python reads its modules
-        self.around = around
+        self.grants = grants
         self.stdin = stdin
         self.features = chosen(features)
         self.max_pages = max_pages
-        self.belongings = Belongings(files)
+        self.belongings = CarriedTrees(files)
         self.shown = Shown()
         self.node = b""
         """This end's node id."""
@@ -267,7 +267,7 @@ class Hosting:
         return self._refuse_mounts(description.mounts)
 
     def _refuse_mounts(self, mounts: Sequence[MountName]) -> Refusal | None:
-        given = {mount.guest: mount.mode for mount in self.around_mounts()}
+        given = {mount.guest: mount.mode for mount in self.granted_mounts()}
         lacking = []
         for mount in mounts:
             if mount.mode not in MODES:
@@ -337,20 +337,20 @@ class Hosting:
             return RelayedInput(Gone()), relays.fed
         return self.own_input(program, relays.epoch)
 
-    def around_mounts(self) -> tuple[MountName, ...]:
+    def granted_mounts(self) -> tuple[MountName, ...]:
         """The folders that programs get here, by name.
 
         Raises WasiConfigError for one that is not there.
         """
-        around = self.around()
-        for mount in around.mounts:
+        grants = self.grants()
+        for mount in grants.mounts:
             mount.check()
-        return tuple(MountName(mount.guest, mount.settled) for mount in around.mounts)
+        return tuple(MountName(mount.guest, mount.settled) for mount in grants.mounts)
 
-    def around_limit(self) -> int:
+    def carry_limit(self) -> int:
         """Bytes of files that a program may bring along."""
-        around = self.around()
-        return CARRY_LIMIT if around.carry_limit is None else around.carry_limit
+        grants = self.grants()
+        return CARRY_LIMIT if grants.carry_limit is None else grants.carry_limit
 
     def module(self, digest: bytes) -> Buffer | None:
         if digest in self._compiled:
@@ -375,23 +375,23 @@ class Hosting:
             self.admit(binary)
         return self._compiled[digest]
 
-    def launch(self, make: Callable[[Surroundings], Program]) -> HostedProgram:
+    def launch(self, make: Callable[[HostGrants], Program]) -> HostedProgram:
         """A program that begins here; `make` makes it. Raises OSError, and what `make` does."""
         id = secrets.token_bytes(ID_BYTES)
         stdin, fed = self.own_input(id, epoch=1)
         places: dict[str, Path] = {}
         try:
-            around = self.around()
+            grants = self.grants()
             # A carried tree without a folder gets one that is here when the program comes back.
-            mounts = [self._placed(id, mount, places) for mount in around.mounts]
-            program = make(replaced(around, mounts=mounts, stdin=stdin))
+            mounts = [self._placed(id, mount, places) for mount in grants.mounts]
+            program = make(replaced(grants, mounts=mounts, stdin=stdin))
         except BaseException:
             if stdin is not None:
                 stdin.close()
             raise
         self._hosted[id] = HostedProgram(
             program,
-            self.around_mounts(),
+            self.granted_mounts(),
             self.belongings,
             id,
             places,
@@ -425,7 +425,7 @@ class HostedArrival:
         self._relays = relays
         pages = hosting.max_pages
         self._decoder = snapshot_format.Decoder(
-            files=hosting.around_limit(),
+            files=hosting.carry_limit(),
             limits=None if pages is None else Limits(memory_pages=pages),
         )
 
@@ -446,19 +446,19 @@ class HostedArrival:
             return places[guest]
 
         stdin, fed = self._hosting.input_of(program, self._relays)
-        around = replaced(
-            self._hosting.around(), folder=folder, bases=belongings.bases(program), stdin=stdin
+        grants = replaced(
+            self._hosting.grants(), folder=folder, bases=belongings.bases(program), stdin=stdin
         )
         relays: list[Relay | InputStream] = [] if stdin is None else [stdin]
         if self._relays.send is not None:
             outputs = [Relay(stream, self._relays.send, self._relays.say) for stream in STREAMS]
-            around = replaced(around, stdout=outputs[0], stderr=outputs[1])
+            grants = replaced(grants, stdout=outputs[0], stderr=outputs[1])
             relays += outputs
         try:
             resumed = Program.resume(
                 snapshot,
                 module=self._hosting.compiled(digest, modules[digest]),
-                around=around,
+                grants=grants,
                 max_pages=self._hosting.max_pages,
                 live=True,
                 deferred=True,
@@ -490,7 +490,7 @@ class HostedArrival:
             snapshot_format=VERSION,
             features=tuple(sorted(module.needed_features)),
             mounts=_mounts(snapshot),
-            limits=Bounds(
+            limits=ProgramLimits(
                 limits.memory_pages,
                 limits.table_elements,
                 limits.stack_slots,

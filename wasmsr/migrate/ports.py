@@ -10,16 +10,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from wasmsr.migrate.terms import (
+from wasmsr.migrate.protocol import (
     Answer,
     Description,
     Ending,
     Move,
     Offer,
+    OwnershipState,
     Receipt,
     Refusal,
     Report,
-    Standing,
 )
 
 Buffer = bytes | bytearray | memoryview
@@ -27,7 +27,7 @@ Buffer = bytes | bytearray | memoryview
 Say = Callable[[str, str, dict[str, object]], None]
 
 
-class Program(Protocol):
+class MovableProgram(Protocol):
     """A program on this host. It stands until `start`, and after `pause`."""
 
     id: bytes
@@ -57,7 +57,7 @@ class Program(Protocol):
         """Ends it where it stands and lets go of its files and memory."""
 
 
-class Host(Protocol):
+class ProgramHost(Protocol):
     """This host as a place for programs that come from elsewhere."""
 
     def refuse(self, description: Description) -> Refusal | None:
@@ -116,7 +116,7 @@ class Arrival(Protocol):
     def feed(self, piece: Buffer) -> None:
         """Reads on. Raises SnapshotError."""
 
-    def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> Program:
+    def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> MovableProgram:
         """Makes a standing program with the id `program` of what was fed, without any effect
         outside; `modules` are its modules by digest.
 
@@ -152,11 +152,11 @@ class Peer(Protocol):
 
     def transfer(self, move: Move) -> Sending: ...
 
-    def commit(self, move: Move, stopped: float) -> Standing: ...
+    def commit(self, move: Move, stopped: float) -> OwnershipState: ...
 
     def status(self, move: Move) -> Report: ...
 
-    def abort(self, move: Move) -> Standing: ...
+    def abort(self, move: Move) -> OwnershipState: ...
 
     def ended(self, program: bytes, epoch: int, ending: Ending) -> None: ...
 

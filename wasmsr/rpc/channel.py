@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from wasmsr.migrate.terms import PIECE
+from wasmsr.migrate.protocol import PIECE
 
 # gRPC's core writes its own lines to standard error when a port is in use or a peer goes away; we
 # say the same once, in our words. Read when grpc is first imported.

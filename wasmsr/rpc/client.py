@@ -16,9 +16,8 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from wasmsr.migrate.inputs import HOLD_SECONDS
 from wasmsr.migrate.ports import Buffer
-from wasmsr.migrate.terms import (
+from wasmsr.migrate.protocol import (
     PIECE,
     PROTOCOL,
     Answer,
@@ -26,6 +25,7 @@ from wasmsr.migrate.terms import (
     ModuleName,
     Move,
     Offer,
+    OwnershipState,
     PeerLost,
     PeerRefused,
     PeerUnknown,
@@ -33,12 +33,12 @@ from wasmsr.migrate.terms import (
     Receipt,
     Refusal,
     Report,
-    Standing,
 )
+from wasmsr.migrate.streams.inputs import HOLD_SECONDS
 from wasmsr.rpc import channel, convert, messages
 from wasmsr.rpc.address import Address
 from wasmsr.rpc.convert import Malformed
-from wasmsr.rpc.session import METADATA, NONCE, BadSeal, Call, Session, hello
+from wasmsr.rpc.session import METADATA, NONCE, BadSeal, Call, PeerSession, hello
 
 # After `channel`, which sets how loud it is.
 import grpc  # type: ignore[import-untyped]  # isort: skip
@@ -82,7 +82,7 @@ class RemotePeer:
         self._greeting: Any = None
         self._hurry = False
         self._meeting = threading.Lock()
-        self._session: Session | None = None
+        self._session: PeerSession | None = None
 
     def close(self) -> None:
         """Lets go of the connection."""
@@ -134,7 +134,7 @@ class RemotePeer:
             self._call = sending
         return sending
 
-    def commit(self, move: Move, stopped: float) -> Standing:
+    def commit(self, move: Move, stopped: float) -> OwnershipState:
         request = messages.CommitRequest(
             protocol=PROTOCOL, node=self._node, move=convert.move_out(move), stopped=stopped
         )
@@ -151,7 +151,7 @@ class RemotePeer:
         except Malformed as error:
             raise self._nonsense(error) from error
 
-    def abort(self, move: Move) -> Standing:
+    def abort(self, move: Move) -> OwnershipState:
         request = messages.AbortRequest(
             protocol=PROTOCOL, node=self._node, move=convert.move_out(move)
         )
@@ -259,7 +259,7 @@ class RemotePeer:
             with self._lock:
                 self._call = None
 
-    def _meet(self) -> Session:
+    def _meet(self) -> PeerSession:
         """The session with the peer, begun now if there is none. Raises PeerUnknown for somebody
         else, PeerLost and PeerRefused."""
         with self._meeting:
@@ -281,7 +281,7 @@ class RemotePeer:
             except grpc.RpcError as error:
                 raise self.failed(error) from error
             self._same_version(reply)
-            session = Session.begun(self._key, nonce, reply.nonce, reply.node, reply.proof)
+            session = PeerSession.begun(self._key, nonce, reply.nonce, reply.node, reply.proof)
             if session is None:
                 raise self.unknown()
             if reply.node == self._node:
@@ -291,13 +291,13 @@ class RemotePeer:
             self._session = session
             return session
 
-    def forget(self, session: Session) -> None:
+    def forget(self, session: PeerSession) -> None:
         """The next call begins another session."""
         with self._meeting:
             if self._session is session:
                 self._session = None
 
-    def lost(self, error: Any, session: Session) -> bool:
+    def lost(self, error: Any, session: PeerSession) -> bool:
         """Whether a call failed because the peer does not know the session; whenever the
         connection may be another one the session is over."""
         unknown = error.code() is grpc.StatusCode.UNAUTHENTICATED
@@ -324,7 +324,7 @@ class RemotePeer:
                 )
             )
 
-    def _standing(self, reply: Any) -> Standing:
+    def _standing(self, reply: Any) -> OwnershipState:
         self._refused(reply)
         try:
             return convert.standing_in(reply.standing)

@@ -1,4 +1,4 @@
-"""Between messages and the values of `wasmsr.migrate.terms`; checks every size on the way in.
+"""Between messages and the values of `wasmsr.migrate.protocol`; checks every size on the way in.
 
 What comes from the wire is hostile: ids and digests have exactly their length, texts and lists are
 bounded, texts that reach a terminal have no control characters, and a value that cannot be raises
@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 from wasmsr.errors import printable
-from wasmsr.migrate import terms
+from wasmsr.migrate import protocol as terms
 from wasmsr.rpc import messages
 
 MODULES, FEATURES, MOUNTS = 64, 256, 256
@@ -102,7 +102,7 @@ def offer_in(message: Any) -> terms.Offer:
         ),
         shown=node_in(message.shown) if message.shown else b"",
         fed=node_in(message.fed) if message.fed else b"",
-        limits=terms.Bounds(
+        limits=terms.ProgramLimits(
             limits.memory_pages,
             limits.table_elements,
             limits.stack_slots,
@@ -203,10 +203,10 @@ def refusal_out(error: terms.PeerRefused) -> Any:
     )
 
 
-def standing_in(value: int) -> terms.Standing:
+def standing_in(value: int) -> terms.OwnershipState:
     """Raises Malformed."""
     try:
-        return terms.Standing(value)
+        return terms.OwnershipState(value)
     except ValueError:
         raise Malformed(f"standing {value}") from None
 

@@ -1,6 +1,6 @@
 """One end on the network: journal, client, node and server put together, and taken apart.
 
-What `wasmsr.cli.remote` makes of its options. The order matters: the journal is locked and what it
+`cli.commands.remote` makes it of its options. The order matters: the journal is locked and what it
 holds is restored before the server answers the first question about it.
 """
 
@@ -9,16 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from wasmsr.migrate.events import Announce
-from wasmsr.migrate.journal import Journal
-from wasmsr.migrate.modules import Modules
-from wasmsr.migrate.node import Node
-from wasmsr.migrate.ports import Host
+from wasmsr.migrate.files.modules import Modules
+from wasmsr.migrate.handover.endpoint import Endpoint
+from wasmsr.migrate.journal.journal import Journal
+from wasmsr.migrate.ports import ProgramHost
 from wasmsr.rpc.address import Address
 from wasmsr.rpc.client import RemotePeer
 from wasmsr.rpc.server import Server
 
 
-class End:
+class ServedEndpoint:
     """See the module's docstring.
 
     Attributes:
@@ -31,7 +31,7 @@ class End:
         listen: Address,
         peer: Address,
         state: Path,
-        host: Host,
+        host: ProgramHost,
         announce: Announce,
         every: float,
         software: str,
@@ -46,7 +46,7 @@ class End:
         journal = Journal(state / "remote" / str(listen.port))
         try:
             self._peer = RemotePeer(peer, journal.node, key)
-            self.node = Node(
+            self.node = Endpoint(
                 journal,
                 Modules(state / "modules"),
                 host,

@@ -1,4 +1,4 @@
-"""The gRPC server of one end: hands what the peer asks to a `Node`, and its answers back.
+"""The gRPC server of one end: hands what the peer asks to an `Endpoint`, and its answers back.
 
 Method handlers are made from the committed descriptors. Who calls is known before anything of a
 call is read (`session`), and what a caller can hold on to is bounded (`gate`). A refusal
@@ -20,8 +20,8 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from wasmsr.errors import MigrationError
-from wasmsr.migrate.node import Node
-from wasmsr.migrate.terms import PIECE, PROTOCOL, PeerRefused, Reason, Refusal
+from wasmsr.migrate.handover.endpoint import Endpoint
+from wasmsr.migrate.protocol import PIECE, PROTOCOL, PeerRefused, Reason, Refusal
 from wasmsr.rpc import channel, convert, messages
 from wasmsr.rpc.address import Address
 from wasmsr.rpc.convert import Malformed
@@ -54,7 +54,7 @@ Requests = Iterator[Any]
 class Server:
     """Serves a node on one address until `stop`."""
 
-    def __init__(self, node: Node, address: Address, software: str, key: bytes) -> None:
+    def __init__(self, node: Endpoint, address: Address, software: str, key: bytes) -> None:
         """Binds and starts; who calls must have `key`. Raises MigrationError if the address cannot
         be had."""
         self.address = address
@@ -115,7 +115,7 @@ def _unusable(address: Address, why: str) -> MigrationError:
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Finds the handler of a call, when its metadata is here and nothing else of it."""
 
-    def __init__(self, node: Node, software: str, key: bytes, gate: Gate) -> None:
+    def __init__(self, node: Endpoint, software: str, key: bytes, gate: Gate) -> None:
         self._node = node
         self._software = software
         self._gate = gate
@@ -215,7 +215,7 @@ def _unary(answer: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
 class _Calls:
     """The service's methods, under their names in the descriptors: messages to messages."""
 
-    def __init__(self, node: Node, software: str) -> None:
+    def __init__(self, node: Endpoint, software: str) -> None:
         self._node = node
         self._software = software
 

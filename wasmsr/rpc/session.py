@@ -62,7 +62,7 @@ def hello_in(key: bytes, metadata: bytes) -> bytes | None:
 
 
 @dataclass
-class Session:
+class PeerSession:
     """What both sides know after Hello. One side makes calls (`call`), the other takes them
     (`admit`)."""
 
@@ -73,7 +73,7 @@ class Session:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def of(cls, key: bytes, theirs: bytes, ours: bytes, node: bytes) -> tuple[Session, bytes]:
+    def of(cls, key: bytes, theirs: bytes, ours: bytes, node: bytes) -> tuple[PeerSession, bytes]:
         """The session of two nonces, `theirs` the caller's and `ours` the answerer's, and the proof
         that the answerer, `node`, has the key."""
         secret = mac(key, b"wasmsr session", theirs, ours, node)
@@ -82,7 +82,7 @@ class Session:
     @classmethod
     def begun(
         cls, key: bytes, nonce: bytes, theirs: bytes, node: bytes, proof: bytes
-    ) -> Session | None:
+    ) -> PeerSession | None:
         """The session that an answer to Hello begins, or None if the answerer has not the key."""
         session, expected = cls.of(key, nonce, theirs, node)
         good = hmac.compare_digest(proof, expected) and len(theirs) == NONCE
@@ -120,7 +120,7 @@ class Call:
     """
 
     def __init__(
-        self, session: Session, number: bytes, metadata: bytes, out: bytes, into: bytes
+        self, session: PeerSession, number: bytes, metadata: bytes, out: bytes, into: bytes
     ) -> None:
         self.session = session
         self.metadata = metadata
@@ -153,7 +153,7 @@ class Sessions:
         self._key = key
         self._node = node
         self._lock = threading.Lock()
-        self._sessions: OrderedDict[bytes, Session] = OrderedDict()
+        self._sessions: OrderedDict[bytes, PeerSession] = OrderedDict()
 
     def hello(self, metadata: bytes) -> tuple[bytes, bytes] | None:
         """Begins a session: its nonce and the answerer's proof; None if the caller has not the
@@ -161,7 +161,7 @@ class Sessions:
         theirs = hello_in(self._key, metadata)
         if theirs is None:
             return None
-        session, proof = Session.of(self._key, theirs, secrets.token_bytes(NONCE), self._node)
+        session, proof = PeerSession.of(self._key, theirs, secrets.token_bytes(NONCE), self._node)
         with self._lock:
             self._sessions[session.nonce] = session
             while len(self._sessions) > SESSIONS:

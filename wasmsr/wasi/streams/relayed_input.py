@@ -1,6 +1,6 @@
 """Standard input of a program that may go away from where its input is, and come back.
 
-A kind of `InputStream`, between the calls and an `Inflow`, of which `wasmsr.migrate.inputs` has
+A kind of `InputStream`, between the calls and an `Inflow`. `wasmsr.migrate.streams.inputs` has
 those that matter: one where the input is, one where the program is a guest. What the program has
 taken is known by its place in the stream, which is all that a snapshot needs besides what has been
 taken from the inflow and not by the program.

@@ -1,0 +1,201 @@
+"""A program for the tests of migration: it counts, and knows when it runs twice.
+
+It fills the ports of `wasmsr.migrate` without an engine. Its state is a snapshot header and a
+number; what it is asked for and when it runs is noted in a `World`, which raises the alarm if two
+copies of one program run at a time, or one goes on from a state that is not the last one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Collection, Iterator, Mapping
+
+from wasmsr.errors import FormatError, ModuleError
+from wasmsr.migrate.ports import Buffer, Relays
+from wasmsr.migrate.protocol import (
+    Description,
+    Ending,
+    ModuleName,
+    MountName,
+    Move,
+    Reason,
+    Refusal,
+)
+from wasmsr.snapshot.container import FLAG_HANDED, HEADER, Header
+
+MODULE = b"\0asm\1\0\0\0" + b"counter" * 300
+DIGEST = hashlib.sha256(MODULE).digest()
+CODE = 7
+"""What a counter exits with."""
+
+
+class Violation(AssertionError):
+    """A program ran twice, or from an old state."""
+
+
+class World:
+    """Who runs where: program id to the end that runs it, and the number at which it last stood."""
+
+    def __init__(self) -> None:
+        self.running: dict[bytes, str] = {}
+        self.stood: dict[bytes, int] = {}
+        self.starts = 0
+        self.excused = False
+        """Whether an end was killed that owned a program."""
+
+    def start(self, program: bytes, end: str, number: int) -> None:
+        if program in self.running:
+            raise Violation(f"runs on {self.running[program]} and {end}")
+        if self.stood.get(program, number) != number:
+            raise Violation(f"goes on from {number}, stood at {self.stood[program]}")
+        self.running[program] = end
+        self.starts += 1
+
+    def stand(self, program: bytes, end: str, number: int) -> None:
+        if self.running.get(program) == end:
+            del self.running[program]
+            self.stood[program] = number
+
+    def killed(self, end: str) -> None:
+        """All that ran on `end` is gone."""
+        for program in [p for p, where in self.running.items() if where == end]:
+            del self.running[program]
+            # What it did since it last stood is lost; nobody may go on from there by himself.
+            self.stood[program] = -1
+
+
+class Counter:
+    """Counts one on each `wait` while it runs, and ends at `limit`."""
+
+    def __init__(
+        self,
+        world: World,
+        end: str,
+        *,
+        number: int = 0,
+        limit: int = 1000,
+        program: bytes | None = None,
+        size: int = 3000,
+    ) -> None:
+        self.world = world
+        self.end = end
+        self.number = number
+        self.limit = limit
+        self.size = size
+        self.id = program or secrets.token_bytes(16)
+        self.running = False
+        self.closed = False
+
+    def describe(self) -> Description:
+        return Description(
+            modules=(ModuleName(DIGEST, len(MODULE), "counter"),), mounts=(MountName("/data"),)
+        )
+
+    def module(self, digest: bytes) -> Buffer:
+        assert digest == DIGEST
+        return MODULE
+
+    def start(self) -> None:
+        assert not self.closed
+        self.world.start(self.id, self.end, self.number)
+        self.running = True
+
+    def pause(self, timeout: float) -> bool:
+        self._stand()
+        return True
+
+    def _stand(self) -> None:
+        if self.running:
+            self.running = False
+            self.world.stand(self.id, self.end, self.number)
+
+    def wait(self, timeout: float | None) -> Ending | None:
+        if self.running:
+            self.number += 1
+            if self.number >= self.limit:
+                self._stand()
+        return Ending("exited", CODE) if self.number >= self.limit else None
+
+    def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:
+        assert not self.running
+        state = json.dumps({"number": self.number, "limit": self.limit, "size": self.size})
+        header = Header(0, 0, 0, bytes(32)).encode()
+        yield header[:10]
+        yield header[10:] + state.encode().ljust(256)
+        yield memoryview(bytes(self.size))
+
+    def close(self) -> None:
+        assert not self.running
+        self.closed = True
+
+
+class CounterHost:
+    """A host that knows counters; `refusal` and `broken` make it say no."""
+
+    def __init__(self, world: World, end: str) -> None:
+        self.world = world
+        self.end = end
+        self.refusal: Refusal | None = None
+        self.broken = ""
+        self.admitted: list[bytes] = []
+
+    def refuse(self, description: Description) -> Refusal | None:
+        for mount in description.mounts:
+            if mount.guest != "/data":
+                return Refusal(Reason.MOUNT, f"{mount.guest} is not mounted", "--dir it")
+        return self.refusal
+
+    def module(self, digest: bytes) -> Buffer | None:
+        return None
+
+    def admit(self, binary: Buffer) -> None:
+        if bytes(binary) != MODULE:
+            raise ModuleError("no counter")
+        self.admitted.append(bytes(binary))
+
+    def make(self, **values: object) -> Counter:
+        return Counter(self.world, self.end, **values)  # type: ignore[arg-type]
+
+    def held(self, program: bytes) -> tuple[bytes, ...]:
+        return ()
+
+    def forget(self, program: bytes, *, here: bool) -> None:
+        pass
+
+    def show(self, move: Move, stream: str, offset: int, data: bytes) -> int:
+        return 0
+
+    def feed(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        return b"", True
+
+    def close(self) -> None:
+        pass
+
+    def arrival(self, relays: Relays | None = None) -> CounterArrival:
+        return CounterArrival(self)
+
+
+class CounterArrival:
+    """The bytes of a counter on its way in."""
+
+    def __init__(self, host: CounterHost) -> None:
+        self.host = host
+        self.state = bytearray()
+
+    def feed(self, piece: Buffer) -> None:
+        self.state += piece
+
+    def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> Counter:
+        if self.host.broken:
+            raise FormatError(self.host.broken)
+        assert bytes(modules[DIGEST]) == MODULE
+        assert Header.decode(self.state[: HEADER.size]).flags in (0, FLAG_HANDED)
+        try:
+            values = json.loads(bytes(self.state[HEADER.size : HEADER.size + 256]))
+        except ValueError as error:
+            raise FormatError("no counter") from error
+        if len(self.state) != HEADER.size + 256 + values["size"]:
+            raise FormatError("cut off")
+        return self.host.make(program=program, **values)

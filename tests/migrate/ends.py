@@ -1,0 +1,337 @@
+"""Two ends in one process and one thread, whose wire, disks and lives fail where a test says.
+
+Every step that touches something outside a state machine is a *point*: a message before it is sent
+and after it took effect, a record before and after it is on disk, a program before it stands or
+starts. A `Fault` at a point loses the message or kills the end there, as kill -9 does: nothing
+further happens on that end, and what is on its disk stays. The production code has no part in it;
+the faults are in the ports and the journal that it is given.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.migrate.counter import Counter, CounterHost, World
+from wasmsr.migrate.events import Event
+from wasmsr.migrate.files.modules import Modules
+from wasmsr.migrate.handover.endpoint import Endpoint
+from wasmsr.migrate.journal.journal import Journal, Record
+from wasmsr.migrate.ports import Buffer
+from wasmsr.migrate.protocol import (
+    Answer,
+    Ending,
+    JournalError,
+    Move,
+    Offer,
+    OwnershipState,
+    PeerLost,
+    Receipt,
+    Report,
+)
+
+
+class Killed(BaseException):
+    """An end was killed at a point."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end.name)
+        self.end = end
+
+
+class Stuck(BaseException):
+    """A state machine waits although nothing is wrong any more."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What fails: at the point's n-th time counted from the start of the test, on an end; `kind`
+    is "kill", "lose" (a message) or "disk" (a record)."""
+
+    end: str
+    point: str
+    kind: str
+    time: int = 1
+
+
+@dataclass
+class Script:
+    """The faults to come, and every point that was passed: (end, point)."""
+
+    faults: list[Fault] = field(default_factory=list)
+    passed: list[tuple[str, str]] = field(default_factory=list)
+    quiet: bool = False
+
+    def at(self, end: End, point: str) -> None:
+        """Passes a point; raises what the script has for it."""
+        if self.quiet:
+            return
+        if end.dead:
+            raise Killed(end)
+        self.passed.append((end.name, point))
+        time = self.passed.count((end.name, point))
+        for fault in self.faults:
+            if (fault.end, fault.point, fault.time) == (end.name, point, time):
+                if fault.kind == "kill":
+                    end.kill()
+                    raise Killed(end)
+                if fault.kind == "lose":
+                    raise PeerLost("lost")
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class FailingJournal(Journal):
+    """A journal whose end may be killed, or whose disk may be full, around every record."""
+
+    def __init__(self, end: End, folder: Path) -> None:
+        self.end = end
+        self.name = ""
+        super().__init__(folder)
+
+    def put(self, record: Record) -> None:
+        self.name = "READY" if record.incoming else record.standing.name
+        if record.confirmed:
+            self.name = "CONFIRMED"
+        super().put(record)
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        name, self.name = self.name, ""
+        if name:
+            self.end.script.at(self.end, f"before {name} is on disk")
+        super()._replace(path, data)
+        if name:
+            # A disk that fails here: the record was renamed, then syncing the folder failed.
+            self.end.script.at(self.end, f"after {name} is on disk")
+
+    def forget(self, program: bytes) -> None:
+        self.end.script.at(self.end, "before the record is removed")
+        super().forget(program)
+        self.end.script.at(self.end, "after the record is removed")
+
+
+class FailingCounter(Counter):
+    """A counter whose end may be killed around what is done to it."""
+
+    owner: End
+
+    def start(self) -> None:
+        self.owner.script.at(self.owner, "before start")
+        super().start()
+        self.owner.script.at(self.owner, "after start")
+
+    def pause(self, timeout: float) -> bool:
+        self.owner.script.at(self.owner, "before pause")
+        stands = super().pause(timeout)
+        self.owner.script.at(self.owner, "after pause")
+        return stands
+
+    def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:
+        for piece in super().pieces(held):
+            self.owner.script.at(self.owner, "before a piece")
+            yield piece
+
+
+class FailingHost(CounterHost):
+    """Makes counters of its end."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end.world, end.name)
+        self.owner = end
+
+    def make(self, **values: object) -> Counter:
+        counter = FailingCounter(self.world, self.end, **values)  # type: ignore[arg-type]
+        counter.owner = self.owner
+        return counter
+
+
+class Direct:
+    """A peer that is called directly (`ports.Peer`). Losing a message before it took effect and
+    after it are different points; so is the death of the end at either side of the wire."""
+
+    def __init__(self, here: End) -> None:
+        self.here = here
+        self.address = f"end-{here.other}"
+
+    def _call(self, name: str, act: Callable[[Endpoint], Any]) -> Any:
+        here, there = self.here, self.here.others[self.here.other]
+        kills = here.kills
+        here.script.at(here, f"before {name}")
+        if there.node is None:
+            raise PeerLost(f"{there.name} is dead")
+        try:
+            result = act(there.node)
+        except Killed as killed:
+            if killed.end is there and here.kills == kills:
+                raise PeerLost(f"{there.name} was killed") from killed
+            raise Killed(here) from killed
+        if here.kills != kills:
+            raise Killed(here)
+        here.script.at(here, f"after {name}")
+        return result
+
+    def prepare(self, offer: Offer) -> Answer:
+        answer: Answer = self._call("Prepare", lambda node: node.prepare(offer))
+        return answer
+
+    def upload(self, module: Buffer, digest: bytes) -> None:
+        def act(node: Endpoint) -> None:
+            offer = node.destination._offer
+            assert offer
+            upload = node.upload(offer.description.modules[0])
+            upload.write(module)
+            upload.finish()
+
+        self._call("Upload", act)
+
+    def transfer(self, move: Move) -> DirectSending:
+        return DirectSending(self, self._call("Transfer", lambda node: node.begin(move)))
+
+    def commit(self, move: Move, stopped: float) -> OwnershipState:
+        standing: OwnershipState = self._call("Commit", lambda node: node.commit(move, stopped))
+        return standing
+
+    def status(self, move: Move) -> Report:
+        report: Report = self._call("Status", lambda node: node.status(move))
+        return report
+
+    def abort(self, move: Move) -> OwnershipState:
+        standing: OwnershipState = self._call("Abort", lambda node: node.abort(move))
+        return standing
+
+    def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
+        self._call("Ended", lambda node: node.ended(program, epoch, ending))
+
+    def output(self, move: Move, stream: str, offset: int, data: bytes) -> int:
+        unseen: int = self._call("Output", lambda node: node.output(move, stream, offset, data))
+        return unseen
+
+    def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        given: tuple[bytes, bool] = self._call(
+            "Input", lambda node: node.input(move, position, most)
+        )
+        return given
+
+    def interrupt(self) -> None:
+        raise AssertionError("one thread only")
+
+
+class DirectSending:
+    """A transfer to an end that is called directly (`ports.Sending`)."""
+
+    def __init__(self, peer: Direct, reception: Any) -> None:
+        self._peer = peer
+        self._reception = reception
+        self._receipt: Receipt | None = None
+
+    def send(self, piece: Buffer) -> None:
+        self._peer._call("a piece", lambda node: self._reception.write(bytes(piece)))
+
+    def finish(self, receipt: Receipt) -> None:
+        self._receipt = receipt
+
+    def ready(self) -> Receipt:
+        assert self._receipt
+        receipt = self._receipt
+        held: Receipt = self._peer._call("Ready", lambda node: self._reception.finish(receipt))
+        return held
+
+    def cancel(self) -> None:
+        self._reception.cancel()
+
+
+class Waiting:
+    """In place of the event that ends all waits: while a state machine waits, the rest of the world
+    goes on, which here means that dead ends are started again."""
+
+    def __init__(self, end: End) -> None:
+        self.end = end
+        self.waits = 0
+
+    def is_set(self) -> bool:
+        return False
+
+    def wait(self, timeout: float) -> bool:
+        self.waits += 1
+        if self.waits > 50:
+            raise Stuck(f"{self.end.name} waits for ever")
+        kills = self.end.kills
+        for end in self.end.others.values():
+            end.revive()
+        if self.end.kills != kills:
+            raise Killed(self.end)
+        return False
+
+
+class End:
+    """One end: a folder that outlives it, and a node while it is alive."""
+
+    def __init__(self, name: str, other: str, folder: Path, world: World, script: Script) -> None:
+        self.name = name
+        self.other = other
+        self.folder = folder
+        self.world = world
+        self.script = script
+        self.others: dict[str, End] = {}
+        self.dead = True
+        self.node: Endpoint | None = None
+        self.events: list[Event] = []
+        self.kills = 0
+
+    def kill(self) -> None:
+        """As kill -9: what ran here is gone, the lock on the folder is released."""
+        assert self.node
+        for path in self.node.journal.folder.glob("*.json"):
+            if json.loads(path.read_text())["standing"] in ("OWNED", "OFFERED"):
+                # The only end that may run it is gone, and its memory with it.
+                self.world.excused = True
+        self.dead = True
+        self.kills += 1
+        self.world.killed(self.name)
+        self.node.journal.close()
+        self.node = None
+        for end in self.others.values():
+            # Its transfers break off, as the server sees when a connection does.
+            if end.node and end.node.destination._reception:
+                end.node.destination._reception.cancel()
+
+    def open(self) -> Endpoint:
+        """Starts the end, as a new process does before it serves."""
+        assert self.node is None
+        self.dead = False
+        journal = FailingJournal(self, self.folder / "journal")
+        node = Endpoint(
+            journal,
+            Modules(self.folder / "modules"),
+            FailingHost(self),
+            Direct(self),
+            self.events.append,
+            every=1.0,
+        )
+        node.stop = node.source.stop = Waiting(self)  # type: ignore[assignment]
+        self.node = node
+        return node
+
+    def revive(self) -> None:
+        """Starts the end again if it is dead, and lets it settle what it finds."""
+        if self.dead:
+            node = self.open()
+            try:
+                node.recover()
+                node._settle_old()
+            except Killed as killed:
+                if killed.end is not self:
+                    raise
+            except JournalError:
+                # It says so and exits; the user starts it again.
+                self.kill()
+
+    @property
+    def arrived(self) -> Counter | None:
+        """The program that arrived here and has not been fetched."""
+        program = self.node._arrived if self.node else None
+        assert program is None or isinstance(program, Counter)
+        return program

@@ -1,0 +1,1 @@
+"""Tests of `wasmsr.program` and `wasmsr.library`."""

@@ -1,0 +1,147 @@
+"""`wasmsr inspect`: what is in a snapshot or in a module, for people and as JSON."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import click
+
+from wasmsr.cli import programs
+from wasmsr.cli.options.click_types import ClickType
+from wasmsr.cli.options.kinds import Features
+from wasmsr.cli.options.run_options import variable
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wasmsr.errors import WasmsrError
+
+HELP = """Shows what is in FILE: a snapshot, or a module (a .wasm or .wat file, or a packaged
+program).
+
+Of a snapshot: where it comes from, the call stack with function names, memories, tables, globals,
+descriptors, and how large each part is. The names of functions are in the module. It is found if
+the snapshot embeds it or if it is that of a packaged program; otherwise name it with --program.
+
+Of a module: whether it runs here, and if not why, its imports and exports with their types, its
+memories, the features of WebAssembly that it needs, and its sections.
+
+\b
+  wasmsr inspect snapshot.bin
+  wasmsr inspect snapshot.bin --values --program app.wasm
+  wasmsr inspect app.wasm
+  wasmsr inspect fib --json"""
+
+SNAPSHOT = b"\x89WSR"
+"""How snapshots begin. What follows may be damaged, which is told of a snapshot."""
+
+TEXT = (b"(", b";;")
+"""How modules in the text format begin."""
+
+
+@click.command(help=HELP, context_settings={"max_content_width": 100})
+@click.argument("file", type=click.Path(allow_dash=True))
+@click.option(
+    "--program",
+    metavar="PROGRAM",
+    envvar=variable("--program"),
+    help="The program that was saved, for the names of its functions.",
+)
+@click.option(
+    "--values",
+    is_flag=True,
+    envvar=variable("--values"),
+    help="Show locals and operands of each frame; --json always does.",
+)
+@click.option(
+    "--features",
+    type=ClickType(Features()),
+    metavar="-NAME,+NAME",
+    envvar=variable("--features"),
+    help="Judge a module by these features of WebAssembly.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    envvar=variable("--json"),
+    help="Print all of it as one object.",
+)
+def inspect(
+    file: str, program: str | None, values: bool, features: str | None, as_json: bool
+) -> int:
+    """The command; HELP is its help."""
+    from wasmsr.cli.running.snapshots import pieces
+
+    named = None if os.path.exists(file) else programs.find(file)
+    stream = pieces(file if named is None else named.location)
+    data = next(stream, b"")
+    if data.startswith(b"\0asm") or data.lstrip()[:2].startswith(TEXT):
+        return _inspect_module(data + b"".join(stream), file, features, as_json)
+    if not data.startswith(SNAPSHOT):
+        raise _neither(data, file)
+    return _inspect_snapshot(chain((data,), stream), file, program, values, as_json)
+
+
+def _neither(data: bytes, name: str) -> WasmsrError:
+    """The error for a file that is none of both, with what it is if that can be told."""
+    from wasmsr.errors import FormatError, printable
+    from wasmsr.interp.foreign import what_text_is
+
+    said, hint = what_text_is(data)
+    found = said or f"it begins with {data[:8].hex(' ')}"
+    return FormatError(f"{printable(name)} is neither a snapshot nor a module: {found}", hint=hint)
+
+
+def _inspect_module(data: bytes, name: str, features: str | None, as_json: bool) -> int:
+    from wasmsr.cli.commands.overview import blocks, describe, malformed
+    from wasmsr.snapshot.tables import lines
+
+    description = describe(data, name, features)
+    error = malformed(description)
+    if error is not None:
+        raise error
+    _print(description, "".join(f"{line}\n" for line in lines(blocks(description))), as_json)
+    return 0
+
+
+def _inspect_snapshot(
+    data: Iterable[bytes], name: str, program: str | None, values: bool, as_json: bool
+) -> int:
+    from wasmsr.cli.running.snapshots import decode
+    from wasmsr.errors import ModuleMismatch
+    from wasmsr.interp.module import Module
+    from wasmsr.snapshot.inspect import describe, render, show
+
+    snapshot, decoder = decode(data, name)
+    wanted = {reference.digest for reference in snapshot.modules}
+    modules = []
+    if program is not None:
+        modules = [programs.load(program)]
+        if modules[0].digest not in wanted:
+            raise ModuleMismatch(f"{name} is a snapshot of another module than {program}")
+    else:
+        names = filter(None, map(programs.known_digest, wanted))
+        modules = [Module.from_file(programs.PROGRAMS[name].path) for name in names]
+    description = describe(snapshot, modules, decoder)
+    if sys.stdout.isatty() and not as_json:
+        from rich.console import Console
+
+        show(description, Console(), values=values)
+    else:
+        _print(description, render(description, values=values), as_json)
+    return 0
+
+
+def _print(description: dict[str, Any], text: str, as_json: bool) -> None:
+    """The description, in one of its forms."""
+    if as_json:
+        import json
+
+        text = json.dumps(description, indent=2) + "\n"
+    sys.stdout.write(text)
+    sys.stdout.flush()

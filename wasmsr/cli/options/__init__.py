@@ -1,0 +1,1 @@
+"""RunOptions of the command: kinds of values, rows, and whose argument is whose."""

@@ -1,0 +1,83 @@
+"""What of a command line an export gets, and what the program: `launch` asks.
+
+Behind `argv`, which says where the program's part begins. Without `--invoke` all of it is the
+program's. With it the arguments of the export stand first, and behind a `--` the program's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wasmsr.cli.options.run_options import ROWS, RunOptions
+from wasmsr.cli.options.values import ArgumentError, parse_arguments
+from wasmsr.cli.words.messages import say
+from wasmsr.errors import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wasmsr.interp.module import Module
+
+NAMES = frozenset(row.name for row in ROWS)
+
+MOST = 3
+"""Words that one warning names."""
+
+
+def divided(options: RunOptions, count: int) -> tuple[list[str], list[str]]:
+    """(the arguments of an export with `count` parameters, the program's own)."""
+    words = list(options.args)
+    # `--invoke add -- 2 3`: an export with parameters needs them; one without has no use for them.
+    if options.dashes and count == 0:
+        return [], words
+    if "--" in words:
+        at = words.index("--")
+        return words[:at], words[at + 1 :]
+    return words, []
+
+
+def values(module: Module, export: str, options: RunOptions) -> tuple[Sequence[int], list[str]]:
+    """(the bits of an export's arguments by its signature, the program's own arguments).
+
+    Raises:
+        ExportError: there is no such export; ArgumentError: it takes others.
+    """
+    from wasmsr.program import exported_function
+
+    params = exported_function(module, export).params
+    words, own = divided(options, len(params))
+    try:
+        return parse_arguments(printable(export, 100), params, words), own
+    except ArgumentError as error:
+        from wasmsr.cli.subcommands import resembling
+
+        mine = [word for word in words if word.partition("=")[0] in NAMES]
+        close = resembling(words[:1], NAMES)
+        if mine:
+            more = f"Options such as {mine[0]} stand before the arguments."
+        elif words and words[0].startswith("--"):
+            more = f"There is no option {words[0]}."
+            more += f" Is {close[0][1]} meant?" if close else ""
+        elif len(words) > len(params):
+            more = "The program's own arguments stand behind a --."
+        else:
+            raise
+        raise ArgumentError(f"{error.message} {more}") from None
+
+
+def warn(options: RunOptions) -> None:
+    """Says which of the program's arguments look like options of ours, unless it was said that they
+    are not, by `--` or `--strict`."""
+    if options.dashes or options.strict or not any(word[:1] == "-" for word in options.args):
+        return
+    from wasmsr.cli.subcommands import resembling
+
+    found = resembling(options.args, NAMES)[:MOST]
+    if found:
+        words = ", ".join(printable(word, 60) for word, _ in found)
+        ours = ", ".join(dict.fromkeys(option for _, option in found))
+        verb = "goes" if len(found) == 1 else "go"
+        say(
+            f"{words} {verb} to the program; is {ours} of wasmsr meant? Our options stand before "
+            "the program's arguments, and a -- between them says that all is well.",
+            "warning",
+        )

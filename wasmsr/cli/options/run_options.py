@@ -1,0 +1,253 @@
+"""`wasmsr run`: its options, one row each, and what they mean together.
+
+`quick` or `run_command` read a command line by these rows; `launch` carries it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from wasmsr.cli import programs
+from wasmsr.cli.options.kinds import (
+    Choice,
+    Count,
+    Features,
+    Flag,
+    Folders,
+    OptionKind,
+    ReadableFile,
+    RepeatedText,
+    Seconds,
+    Size,
+    SwappedFolders,
+    UsageError,
+    Variable,
+    WritableFile,
+)
+from wasmsr.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wasmsr.wasi.state.tree_restore import OnChanged
+
+HELP = """Runs PROGRAM: a .wasm or .wat file, or one of the packaged programs
+
+\b
+{programs}
+
+Options stand before or after PROGRAM, up to the first argument that is not one of them, or `--`;
+the rest goes to the program untouched.
+
+\b
+  wasmsr run fib --trace                        trace it
+  wasmsr run python.wasm -c 'print(1)'          -c is python's
+  wasmsr run app.wasm --dir data -- --trace     --trace is app's
+  wasmsr run lib.wasm --invoke add 2 3 -- -v    -v is lib's own, add gets 2 and 3
+  wasmsr run app.wasm --snapshot-after 2        after 2 seconds save in snapshot.bin, and stop
+  wasmsr run app.wasm --from-snapshot snapshot.bin        ... and go on
+  wasmsr run fib --hop 1000 20                  saved and restored every 1,000 instructions
+
+While it runs, Ctrl-C and SIGTERM end it, a second Ctrl-C at once; SIGUSR1 saves a snapshot and lets
+it go on (kill -USR1 PID). Seconds and instructions count from this start or resume.
+
+Each option is also a variable, WASMSR_FUEL for --fuel. `wasmsr --help` lists the exit codes."""
+
+
+@record(frozen=True)
+class OptionRow:
+    """One option: name, field of `RunOptions`, kind and name of its value, help, default."""
+
+    name: str
+    field: str
+    type: OptionKind
+    metavar: str
+    help: str
+    default: str | None = None
+
+
+def variable(name: str) -> str:
+    """The environment variable that is the same as an option: WASMSR_FUEL for --fuel."""
+    return "WASMSR_" + name.removeprefix("--").replace("-", "_").upper()
+
+
+FLAG = Flag()
+FILE = ReadableFile()
+WRITTEN = WritableFile()
+TEXT = OptionKind()
+
+ROWS = (
+    OptionRow("--invoke", "invoke", TEXT, "NAME",
+        "Call this export; ARGS are typed by its signature, up "
+        "to a --. Default: _start, which has them as text."),
+    OptionRow("--arg", "arg", RepeatedText(), "TEXT",
+        "An argument of the program itself, before those in ARGS; what stands behind a -- is one "
+        "too. Repeatable."),
+    OptionRow("--dir", "dirs", Folders(), "HOST[::GUEST[::MODE]]",
+        "Let the program use the folder HOST, by the name GUEST (default: HOST). MODE says what "
+        "becomes of its files: host (default), ro, carry, overlay, or mem without HOST; a .zip or "
+        ".tar file is a folder to be read. Repeatable."),
+    OptionRow("--mapdir", "mapdirs", SwappedFolders(), "GUEST::HOST",
+        "The same as --dir HOST::GUEST."),
+    OptionRow("--carry-limit", "carry_limit", Size(), "SIZE",
+        "Most that folders in memory, and files in snapshots, may hold. Default: 1GiB."),
+    OptionRow("--env", "env", Variable(), "K=V",
+        "Set an environment variable of the program; it has no others of itself. Repeatable."),
+    OptionRow("--inherit-env", "inherit_env", FLAG, "",
+        "Give it all variables of ours but those of wasmsr; --env goes before them."),
+    OptionRow("--stdin", "stdin", FILE, "FILE",
+        "The program's standard input. Default: ours; with --interactive an empty one."),
+    OptionRow("--tcp-listen", "tcp_listen", RepeatedText(), "ADDR:PORT",
+        "Let the program accept connections there; PORT 0: any. Repeatable."),
+    OptionRow("--stdout", "stdout", WRITTEN, "FILE",
+        "Where its standard output goes. Default: ours."),
+    OptionRow("--stderr", "stderr", WRITTEN, "FILE",
+        "Where its standard error goes. Default: ours."),
+    OptionRow("--max-memory", "max_memory", Size(), "SIZE",
+        "Limit of each memory: 65536, 512M, 1GiB."),
+    OptionRow("--fuel", "fuel", Count(0), "N", "After N instructions end with exit code 121."),
+    OptionRow("--timeout", "timeout", Seconds(), "SECONDS",
+        "End it after this time, with exit code 121."),
+    OptionRow("--features", "features", Features(), "-NAME,+NAME",
+        "Refuse modules that need these features of WebAssembly, or take them."),
+    OptionRow("--core", "core", FLAG, "",
+        "PROGRAM is a component: run the core module in it, if that needs WASI preview 1 only."),
+    OptionRow("--module-cache", "module_cache", TEXT, "FOLDER|off",
+        "Where it is noted which modules are valid, so that large ones start sooner."),
+    OptionRow("--deterministic", "deterministic", FLAG, "",
+        "Canonical NaNs, and clocks and random numbers that repeat."),
+    OptionRow("--trace", "trace", FLAG, "", "Print every instruction, on standard error."),
+    OptionRow("--trace-state", "trace_state", FLAG, "",
+        "The same with operands, locals and changed globals."),
+    OptionRow("--trace-file", "trace_file", WRITTEN, "FILE", "Print the trace there."),
+    OptionRow("--snapshot-after", "after", Seconds(), "SECONDS", "Save after this time, and stop."),
+    OptionRow("--snapshot-at", "at", Count(0), "N", "Save after exactly N instructions, and stop."),
+    OptionRow("--snapshot-every", "every", Seconds(), "SECONDS",
+        "Save again and again, and go on."),
+    OptionRow("--snapshot-file", "snapshot_file", WRITTEN, "FILE",
+        "Where snapshots go. {n} in it is the next free number, {time} the moment; - is standard "
+        "output. A file that is no snapshot is never overwritten.", "snapshot.bin"),
+    OptionRow("--force", "force", FLAG, "", "Overwrite a snapshot of another program."),
+    OptionRow("--embed-module", "embed_module", FLAG, "",
+        "Put the module into snapshots, so that PROGRAM can be left out on resume; where it is "
+        "left out the module stays in them."),
+    OptionRow("--keep-running", "keep_running", FLAG, "",
+        "Go on after --snapshot-after or --snapshot-at."),
+    OptionRow("--stop", "stop", FLAG, "", "Stop after it, with exit code 120: the default."),
+    OptionRow("--snapshot-on-interrupt", "on_interrupt", FLAG, "",
+        "Save before Ctrl-C, SIGTERM or --timeout ends the program."),
+    OptionRow("--interactive", "interactive", FLAG, "",
+        "Read keys: s saves, r calls the export again, q quits. Through a pipe too."),
+    OptionRow("--from-snapshot", "from_snapshot", FILE, "FILE",
+        "Go on with a saved program. It gets folders anew, by --dir."),
+    OptionRow("--on-changed", "on_changed", Choice("error", "keep", "truncate"), "WHAT",
+        "On resume, what to do with files that were written since: refuse (error), leave them "
+        "(keep), or undo it (truncate, the default)."),
+    OptionRow("--adopt", "adopt", FLAG, "",
+        "Take over a program whose state was handed to a host that is gone for good."),
+    OptionRow("--hop", "hop", Count(1), "N",
+        "Capture, encode, decode and restore in place every N instructions."),
+    OptionRow("--strict", "strict", FLAG, "",
+        "All that stands behind PROGRAM is the program's, as with other runtimes."),
+    OptionRow("--timings", "timings", FLAG, "",
+        "Print how long capture, encode, write, read, decode and restore took."),
+    OptionRow("--json", "json", FLAG, "",
+        "Print one object at the end that says how it ended; results are in it."),
+    OptionRow("--json-file", "json_file", WRITTEN, "FILE",
+        "Write that object there; standard output is the program's alone."),
+)  # fmt: skip
+
+
+@record
+class RunOptions:
+    """The values of `ROWS`, PROGRAM and ARGS; `dashes`: a `--` stood before ARGS."""
+
+    program: str | None
+    args: tuple[str, ...]
+    invoke: str | None
+    arg: tuple[str, ...]
+    dirs: tuple[str, ...]
+    mapdirs: tuple[str, ...]
+    carry_limit: int | None
+    env: tuple[str, ...]
+    inherit_env: bool
+    stdin: str | None
+    tcp_listen: tuple[str, ...]
+    stdout: str | None
+    stderr: str | None
+    max_memory: int | None
+    fuel: int | None
+    timeout: float | None
+    features: str | None
+    core: bool
+    module_cache: str | None
+    deterministic: bool
+    trace: bool
+    trace_state: bool
+    trace_file: str | None
+    after: float | None
+    at: int | None
+    every: float | None
+    snapshot_file: str
+    force: bool
+    embed_module: bool
+    keep_running: bool
+    stop: bool
+    on_interrupt: bool
+    interactive: bool
+    from_snapshot: str | None
+    on_changed: OnChanged | None
+    adopt: bool
+    hop: int | None
+    strict: bool
+    timings: bool
+    json: bool
+    json_file: str | None
+    dashes: bool = False
+
+    def settle(self, typed: Collection[str]) -> None:
+        """Resolves what options mean together; `typed` names the fields that were typed and not
+        set by variables. Raises UsageError where they contradict."""
+        self._only_one(typed, ("after", "at", "every"))
+        self._only_one(typed, ("keep_running", "stop"))
+        if self.program is None and self.from_snapshot is None:
+            names = " | ".join(programs.PROGRAMS)
+            raise UsageError(f"PROGRAM is missing: a .wasm or .wat file, or {names}.")
+        if self.stop and self.every is not None:
+            raise UsageError("--snapshot-every goes on; --snapshot-after stops.")
+        if self.adopt and self.from_snapshot is None:
+            raise UsageError("--adopt belongs to --from-snapshot.")
+        if self.from_snapshot is not None:
+            if (self.args or self.arg) and self.invoke is None:
+                more = f" There is no option {word}." if (word := self._dashed) else ""
+                raise UsageError(f"A saved program has its arguments already.{more}")
+            if (self.env and "env" in typed) or (self.inherit_env and "inherit_env" in typed):
+                raise UsageError("A saved program has its environment already.")
+        if self.json and self.snapshot_file == "-":
+            raise UsageError("--json and --snapshot-file - would be mixed; take --json-file FILE.")
+        self.dirs = (*self.dirs, *self.mapdirs)
+        self.trace = self.trace or self.trace_state or self.trace_file is not None
+
+    @property
+    def _dashed(self) -> str:
+        """The first of ARGS, if it looks like an option."""
+        word = self.args[0] if self.args else ""
+        return word if word.startswith("--") and not self.dashes else ""
+
+    @property
+    def saves(self) -> bool:
+        """Whether a snapshot is asked for, apart from keys and signals."""
+        asked = self.after, self.at, self.every
+        return self.on_interrupt or any(moment is not None for moment in asked)
+
+    def _only_one(self, typed: Collection[str], fields: Sequence[str]) -> None:
+        """Of options that exclude each other, what is typed wins over what a variable says."""
+        given = [name for name in fields if getattr(self, name) not in (None, False)]
+        mine = [name for name in given if name in typed]
+        if len(given) < 2:
+            return
+        if len(mine) != 1:
+            names = [row.name for row in ROWS if row.field in (mine or given)]
+            raise UsageError(f"{' and '.join(names)} exclude each other.")
+        for name in given:
+            if name not in mine:
+                setattr(self, name, False if name in ("keep_running", "stop") else None)

@@ -1,0 +1,447 @@
+"""`wasmsr run` carried out: options to a program, the session, and the end to an exit code.
+
+Everything heavy is imported here, and on the worker thread: Ctrl-C need not wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from wasmsr import errors
+from wasmsr.cli import programs
+from wasmsr.cli.options import arguments
+from wasmsr.cli.options.kinds import UsageError, listening
+from wasmsr.cli.options.run_options import RunOptions
+from wasmsr.cli.running.snapshots import read_snapshot
+from wasmsr.cli.running.terminal import END_CODES, Ended, Events, Keyboard, end_now, last_words
+from wasmsr.cli.words import report
+from wasmsr.cli.words.failures import describe
+from wasmsr.cli.words.messages import say
+from wasmsr.cli.words.progress import Advance, shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from wasmsr.cli.running.outputs import SnapshotFile
+    from wasmsr.cli.running.session import RunEnding
+    from wasmsr.interp.cache import ModuleCache
+    from wasmsr.interp.machine import Limits as MachineLimits
+    from wasmsr.interp.module import Module
+    from wasmsr.interp.types import FuncType
+    from wasmsr.program import HostGrants, Program
+    from wasmsr.snapshot.state import Snapshot
+    from wasmsr.wasi.filesystem.mounts import Mount
+
+PAGE = 65536
+
+
+def module_cache(folder: str | None) -> ModuleCache | None:
+    """The cache that --module-cache names: None for the user's own, "off" for none."""
+    if folder == "off":
+        return None
+    from wasmsr.interp.cache import ModuleCache, default_folder
+
+    return ModuleCache(folder or default_folder())
+
+
+class Launch:
+    """One `wasmsr run`."""
+
+    def __init__(self, options: RunOptions) -> None:
+        self.options = options
+        self.named = programs.find(options.program) if options.program is not None else None
+        self.results: list[list[object]] = []
+        self.executed: int | None = None
+        self._has_streams = False
+        self._again: Sequence[int] = ()
+        self.timings: dict[str, list[float]] = {}
+        self._outputs: dict[str, int] = {}
+        self._file: SnapshotFile | None = None
+        self._trace: TextIO | None = None
+        self._json: TextIO | None = None
+
+    @property
+    def interactive(self) -> bool:
+        """Whether keys are read: asked for, or a habit of the named program."""
+        return self.options.interactive or (self.named is not None and self.named.interactive)
+
+    def run(self) -> int:
+        """Does it all and returns the exit code. Raises what ends it otherwise."""
+        try:
+            with Events() as events:
+                ending = self._session(events)
+                if ending.abandoned or ending.outcome in ("interrupted", "timed-out"):
+                    said = last_words(lambda: self._tell(ending))
+                    if ending.abandoned or not said:
+                        end_now(ending.exit_code, flush=said)
+                    return ending.exit_code
+        except Ended as signal:
+            code = END_CODES[signal.number]
+            text = report.interrupted_as_json(str(signal), code)
+            end_now(code, flush=last_words(lambda: self._print_json(text)))
+        except BrokenPipeError:
+            raise
+        except (errors.WasmsrError, OSError, MemoryError) as error:
+            sentence, hint, code = describe(error)
+            kind = type(error).__name__
+            self._print_json(report.error_as_json(kind, sentence, hint, code))
+            raise
+        self._tell(ending)
+        return ending.exit_code
+
+    # -- before ------------------------------------------------------------------------------------
+
+    def _session(self, events: Events) -> RunEnding:
+        """Makes the program and runs it."""
+        program = events.call(self._make_program)
+        from wasmsr.cli.running.session import Plan, RunSession
+
+        options = self.options
+        self.timings = program.timings.spans
+        self._has_streams = program.wasi is not None
+        program.on_result = self._result
+        plan = Plan(
+            save=lambda: self._save(program),
+            waits=lambda: self._snapshot_file.may_block,
+            saves=options.saves or self.interactive,
+            after=options.after,
+            every=options.every,
+            timeout=options.timeout,
+            keep_running=options.keep_running,
+            on_interrupt=options.on_interrupt,
+            keyboard=Keyboard if self.interactive else None,
+            export=self._export,
+            again=lambda: program.call(self._export, *self._again),
+        )
+        with self._traced(program):
+            try:
+                return RunSession(program, plan, events).run()
+            finally:
+                self.executed = program.executed
+                if program.is_stopped:
+                    program.close()
+
+    @property
+    def _export(self) -> str:
+        """What is called: as typed, else the named program's, else a command's start."""
+        if self.options.invoke is not None:
+            return self.options.invoke
+        return self.named.invoke if self.named is not None else "_start"
+
+    def _make_program(self) -> Program:
+        """From files to a program that stands."""
+        from wasmsr.program import StopConditions
+
+        options = self.options
+        self._look_at_files()
+        module = None if options.program is None else self._load(options.program)
+        if options.from_snapshot is not None:
+            program = self._resume(module)
+        else:
+            assert module is not None
+            program = self._start(module)
+        fuel = options.fuel if options.fuel is not None else program.stop_conditions.fuel
+        program.stop_conditions = StopConditions(fuel=fuel, stop=options.at, hop=options.hop)
+        for address in program.listens:
+            say(f"the program listens on {address}")
+        return program
+
+    def _look_at_files(self) -> None:
+        """Refuses to write over what is read, and opens what is written while the program runs:
+        to open a FIFO may take for ever, and here a signal ends that."""
+        options = self.options
+        asked = options.saves or options.snapshot_file != "snapshot.bin"
+        if asked or options.stdout or options.stderr or options.trace_file or options.json_file:
+            from wasmsr.cli.running.outputs import check, files_of, open_text
+
+            module = options.program if self.named is None else self.named.location
+            check(*files_of(options, module, saves=asked))
+            if options.trace_file is not None:
+                self._trace = open_text(options.trace_file)
+            if options.json_file is not None:
+                self._json = open_text(options.json_file)
+
+    def _look_at_snapshot_file(self, digest: Callable[[], bytes]) -> None:
+        """Looks whether snapshots can go where they should, where some are asked for; `digest` is
+        the module's, which takes a while."""
+        options = self.options
+        if options.saves or options.snapshot_file != "snapshot.bin":
+            self._snapshot_file.check(digest())
+        elif self.interactive and os.path.exists(options.snapshot_file):
+            from wasmsr.cli.running.outputs import OutputError
+
+            try:
+                self._snapshot_file.check(digest())
+            except (OutputError, errors.SnapshotError) as error:
+                more = f"; {error.hint}" if error.hint else ""
+                say(f"the key s will save nothing: {str(error).rstrip('.')}{more}", "warning")
+
+    @property
+    def _snapshot_file(self) -> SnapshotFile:
+        """Where snapshots go."""
+        if self._file is None:
+            from wasmsr.cli.running.outputs import SnapshotFile
+
+            self._file = SnapshotFile(self.options.snapshot_file, force=self.options.force)
+        return self._file
+
+    def _load(self, program: str) -> Module:
+        """The module, by way of the cache."""
+        cache = module_cache(self.options.module_cache)
+        options = self.options
+        module = programs.load(program, options.features, cache, core=options.core)
+        if cache is not None:
+            say(f"module cache: {cache.found}", "info")
+            if cache.trouble is not None:
+                say(f"module cache: {cache.trouble}", "debug")
+        return module
+
+    def _host_grants(self, snapshot: Snapshot | None = None) -> HostGrants:
+        """Folders and standard input as given now; for a program that goes on, also as it had
+        them."""
+        from wasmsr.program import HostGrants
+
+        options = self.options
+        texts = list(options.dirs)
+        if self.named is not None:
+            texts = self.named.mounts(options.dirs, self._own_folder(snapshot))
+        mounts: list[Mount] = []
+        if texts:
+            from wasmsr.wasi.filesystem.mounts import Mount
+
+            mounts = [Mount.parse(text) for text in texts]
+        stdin = None if self.interactive else 0
+        if options.stdin is not None:
+            stdin = os.open(options.stdin, os.O_RDONLY | os.O_CLOEXEC)
+        return HostGrants(
+            mounts=mounts,
+            listen=listening(options.tcp_listen),
+            stdin=stdin,
+            stdout=self._output(options.stdout, 1),
+            stderr=self._output(options.stderr, 2),
+            carry_limit=options.carry_limit,
+            on_changed=options.on_changed,
+        )
+
+    def _own_folder(self, snapshot: Snapshot | None) -> str | None:
+        """The current folder for a packaged program whose files came along with it, as they do
+        from `remote`; see `NamedProgram.mounts`."""
+        for mount in (snapshot.wasi or {}).get("mounts", ()) if snapshot is not None else ():
+            assert self.named is not None
+            if mount["mode"] == "carry" and os.fsdecode(mount["guest"]) == self.named.here:
+                return os.getcwd() + "::{}::carry"
+        return None
+
+    def _output(self, path: str | None, ours: int) -> int:
+        """A descriptor to write to: of the file, where one is named. It is begun anew by a program
+        that begins, and gone on with by one that was saved."""
+        if path is None or path == "-":
+            return ours if path is None else 1
+        file = os.path.realpath(path)
+        if file not in self._outputs:
+            how = os.O_TRUNC if self.options.from_snapshot is None else 0
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | how
+            self._outputs[file] = os.open(path, flags, 0o666)
+        return self._outputs[file]
+
+    def _start(self, module: Module) -> Program:
+        """A program at its beginning."""
+        from wasmsr.program import COMMAND, Program
+
+        options, named, export = self.options, self.named, self._export
+        self._look_at_snapshot_file(lambda: module.digest)
+        argv = [named.name if named is not None else os.path.basename(str(options.program))]
+        argv += options.arg
+        values: Sequence[int] = ()
+        if export == COMMAND:
+            arguments.warn(options)
+            argv += options.args if named is None else named.words(options.args)
+        else:
+            if named is not None and not options.args:
+                options.args = tuple(named.words(()))
+            values, own = arguments.values(module, export, options)
+            self._again = values
+            argv += own
+        idle = named is not None and named.idle and options.invoke is None
+        return Program.launch(
+            module,
+            argv=argv,
+            env=self._environment,
+            grants=self._host_grants(),
+            limits=self._limits,
+            deterministic=options.deterministic,
+            invoke=None if idle else export,
+            args=values,
+        )
+
+    def _resume(self, module: Module | None) -> Program:
+        """A program where it was saved; with --invoke an export is called of one that is idle."""
+        from wasmsr.program import Program, Timings
+
+        options, timings = self.options, Timings()
+        assert options.from_snapshot is not None
+        snapshot = read_snapshot(
+            options.from_snapshot,
+            adopt=options.adopt,
+            timings=timings,
+            limits=self._limits,
+            carry_limit=options.carry_limit,
+        )
+        if options.deterministic and not snapshot.limits.deterministic:
+            say("--deterministic has no effect: the saved run was not deterministic", "warning")
+        self._look_at_snapshot_file(lambda: b"".join([m.digest for m in snapshot.modules[:1]]))
+        if module is None and snapshot.modules and snapshot.modules[0].binary is None:
+            self._name_the_program(snapshot.modules[0].digest)
+        program = Program.resume(
+            snapshot,
+            module=module,
+            grants=self._host_grants(snapshot),
+            max_pages=self._max_pages,
+            features=options.features,
+            timings=timings,
+        )
+        if options.invoke is not None:
+            if program.pending:
+                raise UsageError("--invoke: the saved program has not returned yet.")
+            values, own = arguments.values(program.module, options.invoke, options)
+            if own or options.arg:
+                raise UsageError("A saved program has its arguments already.")
+            self._again = values
+            program.call(options.invoke, *values)
+        return program
+
+    def _name_the_program(self, digest: bytes) -> None:
+        """Helps who leaves PROGRAM out where it is a packaged one and not in the snapshot."""
+        name = programs.known_digest(digest)
+        if name is not None:
+            raise errors.ModuleMismatch(
+                f"{self.options.from_snapshot} does not embed its module, which is {name}'s",
+                hint=f"wasmsr run {name} --from-snapshot {self.options.from_snapshot}",
+            )
+
+    @property
+    def _environment(self) -> list[str]:
+        """The program's variables: ours, if it is to have them, and those that were given."""
+        given = {text.partition("=")[0]: text for text in self.options.env}
+        if self.options.inherit_env:
+            ours = {k: f"{k}={v}" for k, v in os.environ.items() if not k.startswith("WASMSR_")}
+            given = ours | given
+        return list(given.values())
+
+    @property
+    def _limits(self) -> MachineLimits | None:
+        """What the program may have at most, where that is not the default."""
+        from wasmsr.interp.machine import Limits
+
+        return None if self._max_pages is None else Limits(memory_pages=self._max_pages)
+
+    @property
+    def _max_pages(self) -> int | None:
+        """--max-memory in pages of 64 KiB."""
+        most = self.options.max_memory
+        return None if most is None else min(most // PAGE, PAGE)
+
+    # -- meanwhile ---------------------------------------------------------------------------------
+
+    def _result(self, kind: FuncType, values: Sequence[int]) -> None:
+        """An invocation of an export has returned, with the bits of its results."""
+        from wasmsr.interp import literals
+
+        pairs = list(zip(kind.results, values, strict=True))
+        if self.options.json or self._json is not None:
+            self.results.append([literals.plain(type_, bits) for type_, bits in pairs])
+        if self.options.json:
+            return
+        for type_, bits in pairs:
+            print(literals.show(type_, bits))
+        sys.stdout.flush()
+
+    def _save(self, program: Program) -> tuple[str, int]:
+        """Writes a snapshot of the standing program; returns the file's name and its size."""
+        from wasmsr.snapshot.format import encode
+
+        file, encoding, written = self._snapshot_file, 0.0, 0
+
+        def timed(pieces: Iterator[bytes], advance: Advance) -> Iterator[bytes]:
+            nonlocal encoding, written
+            while True:
+                began = time.perf_counter()
+                piece = next(pieces, None)
+                encoding += time.perf_counter() - began
+                if piece is None:
+                    return
+                yield piece
+                written += len(piece)
+                advance(written, None)
+
+        if file.descriptor is not None:
+            sys.stdout.flush()
+        with shown(f"saving {file.name}") as advance:
+            # Where the snapshot itself brought the module, nobody else may have it.
+            embed = self.options.embed_module or self.options.program is None
+            snapshot = program.snapshot(embed=embed)
+            began = time.perf_counter()
+            try:
+                pieces = encode(snapshot)
+                encoding += time.perf_counter() - began
+                size = file.save(timed(pieces, advance), program.module.digest)
+            except BrokenPipeError:
+                raise
+            except OSError as error:  # what a file has cannot be read any more
+                sentence = f"the program cannot be saved: {error.strerror or error}"
+                raise errors.SnapshotError(sentence) from error
+        program.timings.add("encode", encoding)
+        program.timings.add("write", time.perf_counter() - began - encoding)
+        return file.last, size
+
+    @contextlib.contextmanager
+    def _traced(self, program: Program) -> Iterator[None]:
+        """Gives the program its tracer, if it is to have one."""
+        options = self.options
+        if not options.trace:
+            yield
+            return
+        from wasmsr.interp.trace import Tracer
+
+        if self._trace is None:
+            program.tracer = Tracer(sys.stderr.write, state=options.trace_state)
+            yield
+            return
+        with self._trace as file:
+            program.tracer = Tracer(file.write, state=options.trace_state)
+            yield
+
+    # -- after -------------------------------------------------------------------------------------
+
+    def _tell(self, ending: RunEnding) -> None:
+        """Says how it ended, in the way that was asked for."""
+        options = self.options
+        snapshot = self._snapshot_file.last if ending.snapshots else None
+        said = snapshot
+        if snapshot is not None and self._snapshot_file.descriptor is not None:
+            said = "what was written there"
+        report.tell(ending, executed=self.executed, snapshot=said)
+        if options.timings and not options.json:
+            report.print_timings(self.timings)
+        if options.json or self._json is not None:
+            text = report.as_json(
+                ending,
+                results=self.results,
+                executed=self.executed,
+                snapshot=snapshot,
+                timings=self.timings,
+            )
+            self._print_json(text)
+
+    def _print_json(self, text: str) -> None:
+        """The object, on a line of its own: nobody knows whether a program's output ended one."""
+        if self._json is not None:
+            self._json.write(text + "\n")
+            self._json.flush()
+        if self.options.json:
+            print(f"\n{text}" if self._has_streams else text, flush=True)

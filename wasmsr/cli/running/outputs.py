@@ -1,0 +1,330 @@
+"""The files that a run writes, and what they must not take the place of.
+
+`launch` asks before the program starts, and again when it saves: a file that is neither empty nor a
+snapshot is never written over, another program's snapshot only by --force. Files are told apart by
+device and inode, so that links and other spellings of a name make no difference.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+
+from wasmsr import errors
+from wasmsr.cli.options.kinds import UsageError
+from wasmsr.errors import printable
+from wasmsr.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from wasmsr.cli.options.run_options import RunOptions
+
+    Pairs = list[tuple[str, str]]
+
+WASM = b"\0asm"
+SNAPSHOT = b"\x89WSR\r\n\x1a\n"
+"""How snapshots begin; `snapshot.container` has it too, and takes longer to import."""
+
+NUMBER, TIME = "{n}", "{time}"
+"""What `--snapshot-file` may contain: the next free number, the moment of saving (UTC)."""
+
+
+class OutputError(UsageError):
+    """A file that is to be written is one that must stay, or stands where nothing can be written;
+    exit code 2."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@record(frozen=True)
+class OutputName:
+    """A file as it was named: the option (or what else it is for), the name, and which file it is:
+    device and inode, or None where there is none yet."""
+
+    what: str
+    name: str
+    real: str
+    identity: tuple[int, int] | None
+
+    def same(self, other: OutputName) -> bool:
+        """Whether both names are of one file."""
+        if self.identity is None or other.identity is None:
+            return self.real == other.real
+        return self.identity == other.identity
+
+
+def named(what: str, name: str) -> OutputName:
+    """A file by its name."""
+    try:
+        status = os.stat(name)
+    except OSError:
+        return OutputName(what, name, os.path.realpath(name), None)
+    return OutputName(what, name, os.path.realpath(name), (status.st_dev, status.st_ino))
+
+
+def descriptor_of(name: str) -> int | None:
+    """The descriptor of this process that a name stands for: 1 for `-`, `/dev/stdout`, `/dev/fd/1`
+    and links to them; None for what is a file."""
+    if name == "-":
+        return 1
+    ours = {f"/proc/{os.getpid()}/fd", f"/proc/{os.getpid()}/task/{os.getpid()}/fd", "/dev/fd"}
+    path = os.path.abspath(name)
+    for _ in range(40):  # as many links as Linux follows
+        folder, last = os.path.split(path)
+        folder = os.path.realpath(folder)
+        if folder in ours and last.isascii() and last.isdecimal():
+            return int(last)
+        path = os.path.join(folder, last)
+        if not os.path.islink(path):
+            return None
+        path = os.path.join(folder, os.readlink(path))
+    return None
+
+
+def open_text(name: str) -> TextIO:
+    """A file opened anew for text; a name of a descriptor of ours is that descriptor."""
+    number = descriptor_of(name)
+    return open(name if number is None else os.dup(number), "w", encoding="utf-8")
+
+
+def is_special(name: str) -> bool:
+    """Whether a name is of something that is there and no regular file: a pipe, a device."""
+    try:
+        return not stat.S_ISREG(os.stat(name).st_mode)
+    except OSError:
+        return False
+
+
+def check(reads: Iterable[tuple[str, str]], writes: Iterable[tuple[str, str]]) -> None:
+    """Looks at all files of a run before any is opened.
+
+    Args:
+        reads: what is read, as (what it is, name); writes: what is written, as (option, name).
+    Raises:
+        OutputError: one would be written over, or two are the same.
+    """
+    kept = [named(what, name) for what, name in reads]
+    seen: list[OutputName] = []
+    for option, name in writes:
+        if descriptor_of(name) is not None:
+            continue
+        mine = named(option, name)
+        for other in kept:
+            # A program that goes on may well be saved where it was saved before.
+            goes_on = option == "--snapshot-file" and other.what == "the snapshot to go on from"
+            if mine.same(other) and not goes_on and not is_special(name):
+                raise OutputError(
+                    f"{option} {printable(name)} is {other.what}; nothing is written over it.",
+                    hint=f"name another file by {option}",
+                )
+        for other in seen:
+            streams = {option, other.what} == {"--stdout", "--stderr"}
+            if mine.same(other) and not streams and not is_special(name):
+                raise OutputError(f"{other.what} and {option} name the same file.")
+        seen.append(mine)
+        if option in ("--trace-file", "--json-file"):
+            kind = kind_of(name)
+            if kind in ("a module", "a snapshot"):
+                raise OutputError(
+                    f"{option} {printable(name)} is {kind}; nothing is written over it.",
+                    hint=f"name another file by {option}",
+                )
+
+
+def kind_of(name: str) -> str | None:
+    """What stands in a file: "a module", "a snapshot" or "no snapshot"; None for one that is empty,
+    no regular file, or not there. Raises OutputError for one that cannot be read."""
+    if not os.path.exists(name) or is_special(name):
+        return None
+    try:
+        with open(name, "rb", buffering=0) as file:
+            begin = file.read(len(SNAPSHOT))
+    except OSError as error:
+        raise OutputError(
+            f"{printable(name)} is there and cannot be read to see what it is: {error.strerror}."
+        ) from error
+    if not begin:
+        return None
+    if begin.startswith(WASM):
+        return "a module"
+    return "a snapshot" if begin == SNAPSHOT else "no snapshot"
+
+
+class SnapshotFile:
+    """Where `--snapshot-file` says that snapshots go.
+
+    Attributes:
+        name: as given, patterns and all.
+        descriptor: of ours, where the name stands for one; None for a file.
+        last: the name that the last snapshot got, or `name` before there is one.
+    """
+
+    def __init__(self, name: str, *, force: bool) -> None:
+        self.name = name
+        self.last = name
+        self.descriptor = descriptor_of(name)
+        self._force = force
+        self._number = 0
+        self._written: tuple[int, ...] | None = None
+
+    @property
+    def has_pattern(self) -> bool:
+        """Whether each snapshot gets a name that no file has."""
+        return self.descriptor is None and (NUMBER in self.name or TIME in self.name)
+
+    @property
+    def may_block(self) -> bool:
+        """Whether writing may wait for somebody who reads."""
+        return self.descriptor is not None or is_special(self.name)
+
+    def names(self) -> Iterator[str]:
+        """Names for the next snapshot that no file has, without end."""
+        while True:
+            self._number += 1
+            seconds, rest = divmod(time.time_ns() // 1_000_000, 1000)
+            moment = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{rest:03}Z"
+            name = self.name.replace(NUMBER, str(self._number)).replace(TIME, moment)
+            if not os.path.lexists(name):
+                self.last = name
+                yield name
+            elif NUMBER not in self.name:
+                time.sleep(0.001)
+
+    def check(self, digest: bytes) -> None:
+        """Whether the snapshot of a program whose module has this SHA-256 may go there.
+
+        Raises:
+            SnapshotError: there is no such folder, or nothing can be written there.
+            OutputError: something stands there that must stay.
+        """
+        if self.descriptor is not None:
+            self._check_descriptor()
+            return
+        name = self.name.replace(NUMBER, "1").replace(TIME, "now")
+        target = os.path.realpath(name)
+        if is_special(name) or name.endswith("/"):
+            if os.path.isdir(name) or name.endswith("/"):
+                raise OutputError(f"--snapshot-file {printable(name)} is a folder.")
+            return
+        folder = os.path.dirname(target)
+        if not os.path.isdir(folder):
+            raise errors.SnapshotError(
+                f"--snapshot-file {printable(name)}: there is no folder {printable(folder)}",
+                hint=f"mkdir -p {printable(folder)}",
+            )
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise errors.SnapshotError(
+                f"--snapshot-file {printable(name)}: the folder {printable(folder)} cannot be "
+                "written to",
+                hint="--snapshot-file FILE names another",
+            )
+        if not self.has_pattern:
+            self._check_content(target, digest)
+
+    def _check_descriptor(self) -> None:
+        assert self.descriptor is not None
+        try:
+            terminal = os.isatty(self.descriptor)
+            os.fstat(self.descriptor)
+        except OSError as error:
+            raise OutputError(
+                f"--snapshot-file {printable(self.name)}: {error.strerror}."
+            ) from error
+        if terminal:
+            raise OutputError(
+                f"--snapshot-file {printable(self.name)} is a terminal, and a snapshot is no text.",
+                hint="send it somewhere: wasmsr run ... --snapshot-file - > FILE",
+            )
+
+    def _check_content(self, target: str, digest: bytes) -> None:
+        """Whether what stands there may go."""
+        try:
+            if self._written == _state_of(target):
+                return  # it is ours, and nobody has touched it
+        except OSError:
+            return
+        kind = kind_of(target)
+        if kind is None:
+            return
+        shown = printable(self.name)
+        if kind != "a snapshot":
+            raise OutputError(
+                f"--snapshot-file {shown} is {kind}; it is not overwritten.",
+                hint="--snapshot-file FILE names another file",
+            )
+        if self._force:
+            return
+        from wasmsr.snapshot.format import is_of_module
+
+        if not is_of_module(target, digest):
+            raise OutputError(
+                f"--snapshot-file {shown} is there, and is a snapshot of another program.",
+                hint="--force overwrites it; another name keeps it, also a pattern: "
+                f"--snapshot-file '{NUMBER}.bin'",
+            )
+
+    def save(self, pieces: Iterator[bytes], digest: bytes) -> int:
+        """Writes a snapshot; returns its size in bytes, and sets `last`.
+
+        Raises:
+            SnapshotError: it cannot be written, or something stands there that must stay.
+        """
+        from wasmsr.snapshot.format import save_pieces
+
+        try:
+            self.check(digest)
+        except OutputError as error:
+            raise errors.SnapshotError(error.message.rstrip("."), hint=error.hint) from error
+        if self.descriptor is not None:
+            return save_pieces(pieces, self.descriptor)
+        if self.has_pattern:
+            return save_pieces(pieces, self.name, names=self.names())
+        size = save_pieces(pieces, self.name)
+        try:
+            self._written = _state_of(os.path.realpath(self.name))
+        except OSError:  # somebody has taken it away
+            self._written = None
+        return size
+
+
+def _state_of(path: str) -> tuple[int, ...]:
+    """Which file it is, and since when it is as it is."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def files_of(options: RunOptions, program: str | None, *, saves: bool) -> tuple[Pairs, Pairs]:
+    """What a run reads and writes, for `check`.
+
+    Args:
+        program: the module's file.
+        saves: a snapshot is asked for.
+    """
+    reads = [("the program", program)]
+    reads.append(("the snapshot to go on from", options.from_snapshot))
+    reads.append(("the program's standard input", options.stdin))
+    for text in options.dirs:
+        host = text.partition("::")[0]
+        if os.path.isfile(host):
+            reads.append(("an archive given by --dir", host))
+    writes = [
+        ("--stdout", options.stdout),
+        ("--stderr", options.stderr),
+        ("--trace-file", options.trace_file),
+        ("--json-file", options.json_file),
+    ]
+    pattern = NUMBER in options.snapshot_file or TIME in options.snapshot_file
+    if not saves and not pattern:  # by a key or a signal a snapshot may come all the same
+        reads.append(("the place for snapshots", options.snapshot_file))
+    elif not pattern:
+        writes.append(("--snapshot-file", options.snapshot_file))
+    return (
+        [(what, name) for what, name in reads if name],
+        [(what, name) for what, name in writes if name],
+    )

@@ -1,0 +1,265 @@
+"""While a program runs: the main thread's loop over signals, keys, timers and the program itself.
+
+From `launch`, which has made the program, to a `RunEnding`, which `report` tells. The program
+computes on its worker thread; this loop sleeps until something happens, and decides what is saved
+and when it is over.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+from wasmsr import errors
+from wasmsr.cli.options.kinds import human_size, human_time
+from wasmsr.cli.running.terminal import END_CODES, Events, Keyboard
+from wasmsr.cli.words.messages import say
+from wasmsr.errors import printable
+from wasmsr.interp.machine import Exited, Trapped
+from wasmsr.program import Program, ProgramState
+from wasmsr.record import record
+
+PATIENCE = 0.05
+"""Seconds that an interrupted program gets to stand; a host call that does not yield is left."""
+
+KEYS = "keys: r calls {export}, s saves a snapshot, q quits"
+
+
+@record
+class Plan:
+    """What to do while the program runs; times in seconds from the start.
+
+    Attributes:
+        saves: whether it is to be saved, as far as is known now.
+        timeout: when to end.
+        after, every: when to save; `Program.stop_conditions.stop` is the same by instructions.
+        keep_running: go on after `after` and `marks.stop`.
+        on_interrupt: save before a signal ends the program.
+        save: writes a snapshot of the standing program; returns the file's name and its size in
+            bytes.
+        waits: whether that may wait for somebody who reads. A signal then ends the waiting.
+        keyboard: opens the keys, or None where there are none.
+        again: adds the call of the key r to the standing program.
+        export: what that calls, for messages.
+    """
+
+    save: Callable[[], tuple[str, int]]
+    waits: Callable[[], bool] = lambda: False
+    saves: bool = False
+    after: float | None = None
+    every: float | None = None
+    timeout: float | None = None
+    keep_running: bool = False
+    on_interrupt: bool = False
+    keyboard: Callable[[], Keyboard] | None = None
+    again: Callable[[], None] | None = None
+    export: str = "_start"
+
+
+@record
+class RunEnding:
+    """How it ended.
+
+    Attributes:
+        outcome: "finished", "exited", "trapped", "stopped", "out-of-fuel", "timed-out",
+            "interrupted" or "quit".
+        exit_code: of this process.
+        snapshots: how many were written.
+        guest_code: what the program gave to `proc_exit`, or None.
+        trap: where it trapped, or None.
+        signal: the signal's name where one ended it, or None.
+        abandoned: the worker thread still runs; the process must not wait for it.
+    """
+
+    outcome: str
+    exit_code: int = 0
+    snapshots: int = 0
+    guest_code: int | None = None
+    trap: errors.Trap | None = None
+    signal: str | None = None
+    abandoned: bool = False
+
+
+@record
+class Timer:
+    """A moment to save at: absolute (monotonic seconds), and again every `every` seconds."""
+
+    due: float | None = None
+    every: float | None = None
+
+    @classmethod
+    def after(cls, first: float | None, every: float | None) -> Timer:
+        """Starts now."""
+        wait = first if first is not None else every
+        return cls(None if wait is None else time.monotonic() + wait, every)
+
+    def left(self) -> float | None:
+        """Seconds until it is due, at least 0; None if it never is."""
+        return None if self.due is None else max(0.0, self.due - time.monotonic())
+
+    def take(self) -> bool:
+        """Whether it is due; if so it is set to its next time, one that is still to come."""
+        now = time.monotonic()
+        if self.due is None or now < self.due:
+            return False
+        if self.every is None:
+            self.due = None
+        else:
+            self.due += self.every * (1 + (now - self.due) // self.every)
+        return True
+
+
+class RunSession:
+    """One run of one program. `run` may be called once, in the main thread."""
+
+    def __init__(self, program: Program, plan: Plan, events: Events) -> None:
+        self.program = program
+        self.plan = plan
+        self.events = events
+        self.snapshots = 0
+        self._ending: RunEnding | None = None
+        self._keys: Keyboard | None = None
+        self._end = Timer()
+
+    def run(self) -> RunEnding:
+        """Runs the program to an end of this process's part in it.
+
+        Raises:
+            SnapshotError: a snapshot that was to be the end of it cannot be taken or written.
+            WasmsrError: the host failed.
+        """
+        plan = self.plan
+        self.program.on_stopped = self.events.wake
+        if plan.keyboard is not None:
+            self._keys = self.events.keyboard = plan.keyboard()
+            say(KEYS.format(export=plan.export))
+        if plan.saves:
+            from wasmsr.snapshot import prepare  # only here: it takes a while
+
+            prepare()
+        timer = Timer.after(plan.after, plan.every)
+        self._end = Timer.after(plan.timeout, None)
+        if self.program.pending or not self._keys:
+            self.program.start()
+        while self._ending is None:
+            self._look_at_program()
+            if self._ending is None:
+                left = [span for span in (timer.left(), self._end.left()) if span is not None]
+                signals, keys = self.events.wait(min(left, default=None))
+                self._obey(signals, keys, timer)
+        self._ending.snapshots = self.snapshots
+        return self._ending
+
+    def _obey(self, signals: set[int], keys: bytes, timer: Timer) -> None:
+        """Does what signals, keys and the timer ask for, in this order."""
+        for number in signals & END_CODES.keys():
+            name = signal.Signals(number).name
+            return self._end_it(RunEnding("interrupted", END_CODES[number], signal=name))
+        if self._end.take():
+            return self._end_it(RunEnding("timed-out", errors.EXIT_FUEL))
+        if signal.SIGUSR1 in signals:
+            self._save_and_go_on()
+        for key in keys.decode("ascii", "replace"):
+            if self._ending is None:
+                self._key(key)
+        if self._ending is None and timer.take():
+            if self.plan.every is not None or self.plan.keep_running:
+                self._save_and_go_on()
+            else:
+                self._save_and_stop()
+
+    def _look_at_program(self) -> None:
+        """Decides what follows when the program has come to stand by itself."""
+        match self.program.state:
+            case ProgramState.STOP if self.plan.keep_running:
+                self._save_and_go_on()
+            case ProgramState.STOP:
+                self._save_and_stop()
+            case ProgramState.FUEL:
+                self._ending = RunEnding("out-of-fuel", errors.EXIT_FUEL)
+            case ProgramState.IDLE if self._keys is None or self._keys.ended:
+                self._ending = RunEnding("finished")
+            case ProgramState.ENDED | ProgramState.FAILED:
+                self._ending = ending_of(self.program)
+            case _:
+                pass
+
+    def _key(self, key: str) -> None:
+        """One key of --interactive; others, and the new lines of a pipe, mean nothing."""
+        if key == "q":
+            if not self.program.pause(PATIENCE):
+                self._ending = RunEnding("quit", abandoned=True)
+            else:
+                self._ending = RunEnding("quit")
+        elif key == "s":
+            self._save_and_go_on()
+        elif key == "r" and self.plan.again is not None:
+            self._standing(self.plan.again)
+        elif key.isprintable() and not key.isspace():
+            say(KEYS.format(export=self.plan.export))
+
+    def _standing(self, act: Callable[[], None]) -> None:
+        """Does `act` while the program stands, and lets it go on if it had not ended."""
+        self.program.pause()
+        if self.program.state in (ProgramState.ENDED, ProgramState.FAILED, ProgramState.FUEL):
+            return
+        act()
+        # A stop that was reached at this very moment is still to be seen by the loop.
+        if self.program.pending and self.program.state is not ProgramState.STOP:
+            self.program.start()
+
+    def _save_and_go_on(self) -> None:
+        """A snapshot in passing: that it fails is said, and the program goes on."""
+
+        def save() -> None:
+            try:
+                self._save()
+            except (errors.SnapshotError, OSError) as error:
+                say(f"no snapshot was saved: {error}", "error")
+            if self.program.state is ProgramState.STOP:
+                self.program.passed_stop()
+
+        self._standing(save)
+
+    def _save_and_stop(self) -> None:
+        """The snapshot that ends this process's part; if the program ended first, that counts."""
+        self.program.pause()
+        stand = self.program.state
+        if stand in (ProgramState.PAUSED, ProgramState.STOP) or (
+            stand is ProgramState.IDLE and self._keys is not None
+        ):
+            self._save()
+            self._ending = RunEnding("stopped", errors.EXIT_STOPPED)
+
+    def _end_it(self, ending: RunEnding) -> None:
+        """Ctrl-C and its like: the end, with a snapshot before it if that was asked for."""
+        self._ending = ending
+        if self.plan.on_interrupt:
+            self.program.pause()
+            if self.program.state in (ProgramState.ENDED, ProgramState.FAILED):
+                self._ending = ending_of(self.program)
+            else:
+                self._save()
+        elif not self.program.pause(PATIENCE):
+            self._ending.abandoned = True
+
+    def _save(self) -> None:
+        """Writes a snapshot of the standing program. A signal is put off until it is written; the
+        second one ends the process, and what was there before is still there. Where nobody may
+        ever read what is written, into a FIFO, the first signal ends it."""
+        began = time.perf_counter()
+        name, size = self.events.call(self.plan.save, keep=not self.plan.waits())
+        self.snapshots += 1
+        span = human_time(time.perf_counter() - began)
+        say(f"{printable(name)}: {human_size(size)} saved in {span}")
+
+
+def ending_of(program: Program) -> RunEnding:
+    """The end of a program that trapped, exited or failed; raises its error in the last case."""
+    outcome = program.wait()
+    if isinstance(outcome, Trapped):
+        return RunEnding("trapped", errors.EXIT_TRAP, trap=outcome.trap)
+    assert isinstance(outcome, Exited)
+    # What a process may give its parent is 8 bits; the whole number is in --json.
+    return RunEnding("exited", outcome.code & 0xFF, guest_code=outcome.code)

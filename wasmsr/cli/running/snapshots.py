@@ -1,0 +1,96 @@
+"""Reading snapshot files for `run` and `inspect`, with progress, and timed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+
+from wasmsr.cli.words.progress import shown
+from wasmsr.errors import HandedOver, SnapshotError, printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wasmsr.interp.outcomes import Limits
+    from wasmsr.program import Timings
+    from wasmsr.snapshot.format import Decoder
+    from wasmsr.snapshot.state import Snapshot
+
+PIECE = 4 << 20
+"""Bytes between two looks at the progress."""
+
+
+def pieces(path: str) -> Iterator[bytes]:
+    """The bytes of a file, or of standard input for `-`. Raises SnapshotError."""
+    try:
+        with open(0 if path == "-" else path, "rb", buffering=0, closefd=path != "-") as file:
+            while piece := file.read(PIECE):
+                yield piece
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SnapshotError(f"cannot read {printable(path)}: {reason}") from error
+
+
+def decode(
+    data: Iterable[bytes],
+    path: str,
+    *,
+    timings: Timings | None = None,
+    limits: Limits | None = None,
+    carry_limit: int | None = None,
+) -> tuple[Snapshot, Decoder]:
+    """A file's snapshot, and what read it; `path` is for people.
+
+    It is decoded while it is read, so that what is none is not read to its end, which it may not
+    have. Raises SnapshotError.
+    """
+    from wasmsr.snapshot.format import FILES_LIMIT, Decoder
+
+    decoder = Decoder(limits=limits, files=FILES_LIMIT if carry_limit is None else carry_limit)
+    reading = decoding = 0.0
+    done, size = 0, os.path.getsize(path) if os.path.isfile(path) else 0
+    begun = time.perf_counter()
+    with shown(f"reading {printable(path)}") as advance:
+        for piece in data:
+            read = time.perf_counter()
+            decoder.feed(piece)
+            done += len(piece)
+            advance(done, max(done, size))
+            reading, decoding = reading + read - begun, decoding + time.perf_counter() - read
+            begun = time.perf_counter()
+        snapshot = decoder.finish()
+    if timings is not None:
+        timings.add("read", reading)
+        timings.add("decode", decoding + time.perf_counter() - begun)
+    return snapshot, decoder
+
+
+def read_snapshot(
+    path: str,
+    *,
+    adopt: bool,
+    timings: Timings,
+    limits: Limits | None = None,
+    carry_limit: int | None = None,
+) -> Snapshot:
+    """The snapshot in a file.
+
+    Args:
+        limits: what its memories, tables and stack may have at most.
+        carry_limit: bytes of carried files, 1 GiB by default.
+
+    Raises:
+        HandedOver: another host may own the program now, and `adopt` is not set.
+        SnapshotError: it cannot be read, is none, or needs more.
+    """
+    snapshot, decoder = decode(
+        pieces(path), path, timings=timings, limits=limits, carry_limit=carry_limit
+    )
+    if decoder.header is not None and decoder.header.handed and not adopt:
+        raise HandedOver(
+            f"the program in {printable(path)} was handed over to another host, "
+            "which may own it now",
+            hint="if that host is gone for good, --adopt takes the program over; "
+            "if it is not, the program would then run twice",
+        )
+    return snapshot

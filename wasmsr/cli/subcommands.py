@@ -1,0 +1,123 @@
+"""The subcommands by name, which one is meant, and what is said to typos and to habits that other
+runtimes have taught.
+
+Without click: `entry` asks which command is meant before it is known whether click is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+COMMANDS = {
+    "run": (
+        "wasmsr.cli.commands.run",
+        "run a program; save it while it runs, or go on from that",
+    ),
+    "inspect": ("wasmsr.cli.commands.inspect", "show what is in a snapshot or a module"),
+    "cache": ("wasmsr.cli.commands.cache", "show or clear what is noted of modules"),
+    "remote": ("wasmsr.cli.commands.remote", "move a running program to and fro between two hosts"),
+}
+"""Name: (module whose attribute of that name is the command, summary). Nothing is imported for
+`wasmsr --help`."""
+
+ELSEWHERE = {
+    "compile": "Nothing is compiled ahead of time: wasmsr run app.wasm starts at once, and wasmsr "
+    "cache shows what makes large modules start sooner.",
+    "explore": "wasmsr inspect app.wasm shows what is in a module, and wasmsr run --trace what it "
+    "does.",
+    "objdump": "wasmsr inspect app.wasm shows what is in a module, and wasmsr run --trace what it "
+    "does.",
+    "validate": "wasmsr inspect app.wasm validates a module and says whether it runs here.",
+    "serve": "There is no HTTP server here: wasmsr run --tcp-listen ADDR:PORT gives a program a "
+    "socket on which it accepts connections.",
+    "config": "There is no file of settings: each option is also a variable, as WASMSR_FUEL.",
+    "settings": "There is no file of settings: each option is also a variable, as WASMSR_FUEL.",
+    "wast": "Test scripts are run in the source tree: make test.",
+}
+"""Commands of other runtimes: what is used here instead."""
+
+SWITCHES = {
+    "-S": "What a program gets is said by --dir, --env, --inherit-env, --stdin and --tcp-listen.",
+    "-W": "What a program may use is said by --features, --max-memory, --fuel and --timeout.",
+    "-C": "Nothing is compiled to machine code, so there is nothing to set.",
+    "-O": "Nothing is compiled to machine code, so there is nothing to optimize.",
+    "-D": "What happens is shown by --trace, --trace-state and --timings.",
+    "-mount": "Folders are given by --dir HOST::GUEST.",
+    "-env": "Variables are given by --env NAME=VALUE.",
+    "-env-inherit": "--inherit-env gives the program our environment.",
+    "-timeout": "--timeout SECONDS ends the program.",
+    "-cachedir": "--module-cache FOLDER is that.",
+    "--preload": "A program is one module here; Store.instantiate of the library links several.",
+    "--wasm-features": "--features -NAME,+NAME is that.",
+    "--net": "--tcp-listen ADDR:PORT lets a program accept connections.",
+    "--volume": "Folders are given by --dir HOST::GUEST.",
+}
+"""Options of other runtimes: what is used here instead. Those of wasmtime with one letter may have
+their value attached."""
+
+
+def instead_of(word: str) -> str | None:
+    """The sentence for an option of another runtime, or None."""
+    name = word.partition("=")[0]
+    if name in SWITCHES:
+        return SWITCHES[name]
+    return SWITCHES.get(word[:2]) if word[:1] == "-" and not word.startswith("--") else None
+
+
+def resembling(words: Sequence[str], options: Collection[str]) -> list[tuple[str, str]]:
+    """Words that the program gets and that look like an option of ours: (word, option). They may
+    be meant for us, with a letter missing or too late; a `--` says that what follows is not."""
+    found = []
+    names = {name.lstrip("-"): name for name in options}
+    for word in words:
+        if word == "--":
+            break
+        bare = word.partition("=")[0].lstrip("-").lower().replace("_", "-")
+        if not word.startswith("-") or len(bare) < 3 or not bare[0].isalpha():
+            continue
+        if bare in names:
+            found.append((word, names[bare]))
+            continue
+        from difflib import get_close_matches  # only here: few programs have such arguments
+
+        swapped = [name for name in names if sorted(name) == sorted(bare)]
+        close = swapped or get_close_matches(bare, names, 1, 0.8)
+        if close:
+            found.append((word, names[close[0]]))
+    return found
+
+
+GROUP_VALUED = "--log-level"
+"""The option of `wasmsr` itself that has a value."""
+
+
+def with_command(
+    words: Sequence[str],
+    commands: Collection[str],
+    options: Collection[str],
+    is_program: Callable[[str], bool],
+) -> list[str]:
+    """A command line with its command: `app.wasm` is `run app.wasm`, `help run` is `run --help`.
+
+    Args:
+        options: those of `run`; it is meant by a line that begins with one of them, or by one of
+            wasmtime's, for which `run` has a sentence.
+        is_program: whether a word is a program's name.
+    """
+    words = list(words)
+    at = 0
+    while at < len(words):
+        word = words[at]
+        is_flag = word in ("--verbose", "--quiet") or (len(word) > 1 and word.strip("vq") == "-")
+        if not is_flag and word.partition("=")[0] != GROUP_VALUED:
+            break
+        at += 2 if word == GROUP_VALUED else 1
+    if at >= len(words) or words[at] in commands:
+        return words
+    word = words[at]
+    if word == "help":
+        return [*words[:at], *words[at + 1 : at + 2], "--help"]
+    ours = word.partition("=")[0] in options or word[:2] in ("-S", "-W", "-C", "-O", "-D")
+    if ours or is_program(word):
+        words.insert(at, "run")
+    return words

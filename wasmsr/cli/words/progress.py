@@ -1,0 +1,90 @@
+"""Long work shown on a terminal: nothing for half a second, then a line that goes away again.
+
+In a pipe nothing is shown. rich is imported only when there is something to show.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from wasmsr.cli.running.terminal import at_end_now, forget_at_end_now
+from wasmsr.cli.words.messages import wanted
+from wasmsr.errors import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+DELAY = 0.5
+"""Seconds of work before it is worth a line."""
+
+Advance = Callable[[int, int | None], None]
+"""Says how many bytes are done, and of how many (None: not known)."""
+
+
+class _Line:
+    """The line of one piece of work, which appears when a timer says so."""
+
+    def __init__(self, what: str) -> None:
+        self.what = printable(what)
+        self.done = 0
+        self.total: int | None = None
+        self._lock = threading.Lock()
+        self._over = False
+        self._progress: Progress | None = None
+        self._timer = threading.Timer(DELAY, self._appear)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _appear(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
+        what = TextColumn("{task.description}", markup=False)
+        columns = (what, BarColumn(), DownloadColumn(), TimeElapsedColumn())
+        with self._lock:
+            if self._over:
+                return
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress.add_task(self.what, total=self.total, completed=self.done)
+            at_end_now(self.close)
+            self._progress.start()
+
+    def advance(self, done: int, total: int | None) -> None:
+        """More is done."""
+        self.done, self.total = done, total
+        progress = self._progress
+        if progress is not None:
+            progress.update(progress.task_ids[0], completed=done, total=total)
+
+    def close(self) -> None:
+        """The line goes, and the cursor is back."""
+        self._timer.cancel()
+        with self._lock:
+            self._over = True
+            progress, self._progress = self._progress, None
+        if progress is not None:
+            progress.stop()
+            forget_at_end_now(self.close)
+
+
+@contextmanager
+def shown(what: str) -> Iterator[Advance]:
+    """Shows the work of the block; the value says how far it is."""
+    if not (sys.stderr.isatty() and wanted("notice")):
+        yield lambda done, total: None
+        return
+    line = _Line(what)
+    try:
+        yield line.advance
+    finally:
+        line.close()

@@ -1,0 +1,137 @@
+"""How a program ended, in words on standard error and, with --json, as one object.
+
+The object is the last line of standard output; results and timings are in it instead of beside it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from wasmsr.cli.options.kinds import human_time
+from wasmsr.cli.words.messages import say
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wasmsr import errors
+    from wasmsr.cli.running.session import RunEnding
+
+SHOWN = 24
+"""Lines of a backtrace that are shown: of a longer one the innermost and the outermost."""
+
+
+FIELDS: dict[str, Any] = {
+    "outcome": None,
+    "exit_code": None,
+    "guest_exit_code": None,
+    "results": [],
+    "executed": None,
+    "snapshot": None,
+    "snapshots": 0,
+    "signal": None,
+    "trap": None,
+    "error": None,
+    "timings": {},
+}
+"""The object of --json with nothing in it; every one has all of these."""
+
+
+def tell(ending: RunEnding, *, executed: int | None, snapshot: str | None) -> None:
+    """Says what is worth saying: nothing of a program that ended well."""
+    count = "" if executed is None else f" after {executed:,} instructions"
+    if ending.outcome == "trapped" and ending.trap is not None:
+        say(f"trap: {ending.trap.code}{count}", "error")
+        for line in backtrace(ending.trap):
+            print(line, file=sys.stderr)
+    elif ending.outcome == "out-of-fuel":
+        say(f"out of fuel{count}", "error")
+    elif ending.outcome == "timed-out":
+        say(f"out of time{count}" + (f"; {snapshot} goes on with it" if snapshot else ""), "error")
+    elif ending.outcome == "stopped":
+        say(f"stopped{count}; {snapshot} goes on with it")
+    elif ending.outcome == "interrupted":
+        say(f"interrupted{count}" + (f"; {snapshot} goes on with it" if snapshot else ""))
+
+
+def backtrace(trap: errors.Trap) -> list[str]:
+    """The frames of a trap, innermost first, one line each; the middle of a long one left out."""
+    lines = [f"  at {frame}" for frame in trap.backtrace]
+    if len(lines) <= SHOWN:
+        return lines
+    half = SHOWN // 2
+    return [*lines[:half], f"  ... {len(lines) - 2 * half:,} more ...", *lines[-half:]]
+
+
+def as_json(
+    ending: RunEnding,
+    *,
+    results: Sequence[Sequence[object]],
+    executed: int | None,
+    snapshot: str | None,
+    timings: Mapping[str, Sequence[float]],
+) -> str:
+    """The object of --json for an end that is not an error."""
+    fields = FIELDS | {
+        "outcome": ending.outcome,
+        "exit_code": ending.exit_code,
+        "guest_exit_code": ending.guest_code,
+        "results": results,
+        "executed": executed,
+        "snapshot": snapshot,
+        "snapshots": ending.snapshots,
+        "signal": ending.signal,
+        "timings": timings_table(timings),
+    }
+    if ending.trap is not None:
+        frames = [
+            {"module": f.module, "function": f.function, "index": f.index, "offset": f.offset}
+            for f in ending.trap.backtrace
+        ]
+        fields["trap"] = {"code": ending.trap.code, "backtrace": frames}
+    return _dumps(fields)
+
+
+def error_as_json(kind: str, message: str, hint: str | None, exit_code: int) -> str:
+    """The object of --json for an end by an error."""
+    error = {"kind": kind, "message": message, "hint": hint}
+    return _dumps(FIELDS | {"outcome": "error", "exit_code": exit_code, "error": error})
+
+
+def interrupted_as_json(name: str, exit_code: int) -> str:
+    """The object of --json for a signal that came before the program ran."""
+    fields = {"outcome": "interrupted", "exit_code": exit_code, "signal": name}
+    return _dumps(FIELDS | fields)
+
+
+def _dumps(fields: Mapping[str, object]) -> str:
+    import json
+
+    return json.dumps(fields)
+
+
+def timings_table(timings: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Of each step: how often, and seconds in all, on average and at most."""
+    return {
+        step: {
+            "count": len(spans),
+            "total": sum(spans),
+            "mean": sum(spans) / len(spans),
+            "max": max(spans),
+        }
+        for step, spans in timings.items()
+        if spans
+    }
+
+
+def print_timings(timings: Mapping[str, Sequence[float]]) -> None:
+    """--timings for people, on standard error."""
+    if not timings:
+        say("timings: no snapshot was taken or read")
+        return
+    print(f"{'step':<10}{'times':>7}{'total':>12}{'mean':>12}{'most':>12}", file=sys.stderr)
+    for step, row in timings_table(timings).items():
+        spans = (human_time(row[column]) for column in ("total", "mean", "max"))
+        cells = "".join(f"{span:>12}" for span in spans)
+        print(f"{step:<10}{row['count']:>7.0f}{cells}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""The hand-over: its two halves, and an end that plays both."""

@@ -1,0 +1,462 @@
+"""The source's half of the hand-over: prepare, stop, stream, decide, commit.
+
+The record HANDED is the one decision. Before it is on disk this end owns the program and a failure
+resumes it, after ABORTED (the record OWNED that names the attempt) is on disk; from HANDED on this
+end never runs the program and only repeats Commit. `endpoint` drives it,
+over the ports `MovableProgram` and `Peer` and the journal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from wasmsr.errors import MigrationError, WasmsrError
+from wasmsr.migrate.events import Announce, Event, seconds, size
+from wasmsr.migrate.journal import ownership
+from wasmsr.migrate.journal.journal import Journal, Record, StateFile, state_name
+from wasmsr.migrate.journal.ownership import SettleVerdict
+from wasmsr.migrate.ports import Buffer, MovableProgram, Peer
+from wasmsr.migrate.protocol import (
+    ID_BYTES,
+    INPUT,
+    PIECE,
+    HandedAway,
+    InDoubt,
+    JournalError,
+    Move,
+    Offer,
+    OwnershipState,
+    PeerLost,
+    PeerRefused,
+    Reason,
+    Receipt,
+    Refusal,
+    Report,
+)
+
+PAUSE_SECONDS = 10.0
+"""How long a program may take to stand still; a host call in progress delays it."""
+
+FIRST_DELAY, LAST_DELAY = 0.1, 5.0
+"""Seconds between two questions to a peer that does not answer, at first and at most."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A move that was decided and confirmed: bytes sent, seconds for them, seconds stood still."""
+
+    move: Move
+    size: int
+    duration: float
+    downtime: float
+
+
+class MoveSource:
+    """Moves programs away from this end, one at a time, in the thread that calls.
+
+    `stop` is set from outside when the user interrupts; every wait ends then.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        peer: Peer,
+        announce: Announce,
+        stop: threading.Event,
+        *,
+        software: str = "",
+    ) -> None:
+        self.journal = journal
+        self.peer = peer
+        self.announce = announce
+        self.stop = stop
+        self.software = software
+        self.refused = False
+        """Whether the last move came to nothing because the peer will not have the program."""
+        self._unheard: Move | None = None
+        self._reason = ""
+
+    def own(self, program: MovableProgram) -> None:
+        """Journals that a program which begins here is owned here. Raises JournalError."""
+        self.journal.put(Record(program.id, OwnershipState.OWNED, epoch=1, peer=self.peer.address))
+
+    def prepare(self, program: MovableProgram, move: Move) -> tuple[bytes, ...]:
+        """Asks the peer to take `program`, and gives it the modules that it lacks.
+
+        Returns the digests of the pieces of files that it has. Nothing is journaled. Raises
+        PeerLost or PeerRefused.
+        """
+        if self._unheard:
+            # It may still be READY for the attempt before; see `_give_up`.
+            self.peer.abort(self._unheard)
+            self._unheard = None
+        description = program.describe()
+        offer = Offer(self.journal.node, move, description, software=self.software)
+        answer = self.peer.prepare(offer)
+        if description.fed not in (b"", answer.node) and INPUT not in answer.abilities:
+            raise PeerRefused(
+                Refusal(
+                    Reason.VERSION,
+                    f"{self.peer.address} cannot have the program's input relayed to it: it runs "
+                    "an older version",
+                    "install the same version of wasmsr on both ends, or start the program with "
+                    "--stdin-after-move eof",
+                )
+            )
+        if answer.missing:
+            for module in description.modules:
+                if module.digest in answer.missing:
+                    self.peer.upload(program.module(module.digest), module.digest)
+            answer = self.peer.prepare(offer)
+        if answer.missing:
+            raise PeerLost(f"{self.peer.address} asks again for a module that it was sent")
+        self.announce(
+            Event(
+                "prepared",
+                "",
+                {"peer": self.peer.address, "program": move.program.hex(), "epoch": move.epoch},
+            )
+        )
+        return answer.held
+
+    def next_move(self, program: bytes) -> Move:
+        """A new attempt at moving `program`, in the epoch after the journal's."""
+        record = self.journal.get(program)
+        epoch = record.epoch if record else 1
+        return Move(program, epoch + 1, secrets.token_bytes(ID_BYTES))
+
+    def move(self, program: MovableProgram) -> Moved | None:
+        """Moves `program` to the peer.
+
+        Returns None if that came to nothing: the program then runs on here, or has ended, or, when
+        `stop` is set, stands. Raises HandedAway if `stop` was set after the decision.
+        """
+        move = self.next_move(program.id)
+        self.refused = False
+        try:
+            held = self.prepare(program, move)
+            self._journal_offer(move)
+        except MigrationError as error:
+            self._not_moved(move, error)
+            return None
+        stopped = time.monotonic()
+        name = ""
+        try:
+            if not program.pause(PAUSE_SECONDS):
+                raise MigrationError(
+                    f"the program did not stand still within {PAUSE_SECONDS:.0f} s",
+                    phase="stop",
+                    owner="source",
+                )
+            if program.wait(0) is not None:
+                self._give_up(move, program, None)
+                return None
+            receipt, name, duration = self._stream(program, move, held)
+            self._journal_handed(move, name)
+        except (WasmsrError, OSError, MemoryError) as error:
+            self._give_up(move, program, error)
+            self.journal.discard(name)
+            return None
+        # The decision is on disk. From here on the program never runs here in this epoch.
+        self._reason = ""
+        self.commit(move, stopped)
+        downtime = time.monotonic() - stopped
+        self.announce(
+            Event(
+                "moved",
+                f"moved to {self.peer.address}: {size(receipt.size)} in {seconds(duration)}, "
+                f"downtime {seconds(downtime)}",
+                {
+                    "peer": self.peer.address,
+                    "program": move.program.hex(),
+                    "epoch": move.epoch,
+                    "bytes": receipt.size,
+                    "seconds": duration,
+                    "downtime": downtime,
+                },
+            )
+        )
+        return Moved(move, receipt.size, duration, downtime)
+
+    def _stream(
+        self, program: MovableProgram, move: Move, held: tuple[bytes, ...]
+    ) -> tuple[Receipt, str, float]:
+        """Sends the state to the peer and the disk; returns when both have all of it."""
+        began = time.monotonic()
+        digest = hashlib.sha256()
+        sending = self.peer.transfer(move)
+        file: StateFile | None = None
+        try:
+            file = self.journal.state(move, "handed")
+            for piece in regroup(program.pieces(frozenset(held))):
+                sending.send(piece)
+                digest.update(piece)
+                file.write(piece)
+                self.announce(Event("progress", "", {"bytes": file.size}))
+                if self.stop.is_set():
+                    raise PeerLost("interrupted")
+            receipt = Receipt(file.size, digest.digest())
+            # The peer verifies and tries the state while our copy of it is synced.
+            sending.finish(receipt)
+            file.commit()
+            if sending.ready() != receipt:
+                raise PeerLost(f"{self.peer.address} holds other bytes than it was sent")
+        except BaseException:
+            sending.cancel()
+            if file:
+                file.discard()
+            raise
+        return receipt, file.name, time.monotonic() - began
+
+    def commit(self, move: Move, stopped: float | None = None) -> None:
+        """Tells the peer the decision until it confirms it, then journals that.
+
+        `stopped` is when the program was stopped (`time.monotonic`), or None where that is not
+        known. Raises HandedAway when `stop` is set before the peer has confirmed.
+        """
+        delay = FIRST_DELAY
+        complained = ""
+        while not self._confirmed(move):
+            trouble = self._ask_to_run(move, stopped)
+            if not trouble:
+                break
+            if trouble != complained:
+                complained = trouble
+                self.announce(
+                    Event("asking", f"{trouble}; asking again", {"peer": self.peer.address})
+                )
+            if self.stop.wait(delay):
+                raise self._handed_away(move)
+            delay = min(delay * 2, LAST_DELAY)
+        with self.journal.lock:
+            record = self.journal.get(move.program)
+            if record and record.standing is OwnershipState.HANDED and record.epoch == move.epoch:
+                try:
+                    self.journal.put(replace(record, confirmed=True))
+                except JournalError as error:
+                    # After a restart it asks once more, that is all.
+                    self.announce(Event("trouble", error.message))
+
+    def _ask_to_run(self, move: Move, stopped: float | None) -> str:
+        """One Commit; returns what is wrong, or "" if the peer owns the program."""
+        try:
+            span = time.monotonic() - stopped if stopped is not None else 0.0
+            standing = self.peer.commit(move, span)
+        except (PeerLost, PeerRefused) as error:
+            return f"{self.peer.address} has not confirmed that it runs the program ({error})"
+        if standing in (
+            OwnershipState.OWNED,
+            OwnershipState.OFFERED,
+            OwnershipState.HANDED,
+            OwnershipState.ENDED,
+        ):
+            return ""
+        if standing is OwnershipState.LOST:
+            return ""
+        if standing is OwnershipState.READY:
+            return f"{self.peer.address} is getting the program ready"
+        return (
+            f"{self.peer.address} does not know the program that it was handed "
+            "(was it started again with another --state-dir or --port?)"
+        )
+
+    def settle(self, record: Record) -> None:
+        """Ends what an earlier process began: a record that is OFFERED, or HANDED and unconfirmed.
+
+        Raises InDoubt or HandedAway when `stop` is set first.
+        """
+        move = Move(record.program, record.epoch + 1, record.attempt)
+        if record.standing is OwnershipState.HANDED:
+            self.commit(Move(record.program, record.epoch, record.attempt))
+            return
+        verdict = ownership.settle_offered(self._ask_until_answered(move), move)
+        file = state_name(move, "handed")
+        if not self.journal.path(file).exists():
+            file = ""
+        if verdict is SettleVerdict.GIVE_UP:
+            self.journal.put(replace(record, standing=OwnershipState.LOST, file=file))
+            self._unheard = move
+            return
+        self.journal.put(
+            replace(
+                record,
+                standing=OwnershipState.HANDED,
+                epoch=move.epoch,
+                file=file,
+                received="",
+                confirmed=verdict is SettleVerdict.CONFIRM,
+            )
+        )
+        if verdict is SettleVerdict.DECIDE:
+            self.commit(move)
+
+    def _ask_until_answered(self, move: Move) -> Report:
+        delay = FIRST_DELAY
+        told = False
+        while True:
+            try:
+                answer = self.peer.status(move)
+                if ownership.settle_offered(answer, move) is not SettleVerdict.WAIT:
+                    return answer
+            except (PeerLost, PeerRefused) as error:
+                if not told:
+                    told = True
+                    text = f"{self.peer.address} has to say whether it holds a program: {error}"
+                    self.announce(Event("asking", f"{text}; asking again"))
+            if self.stop.wait(delay):
+                raise InDoubt(
+                    f"program {move.program.hex()[:8]} was being moved when this end was killed, "
+                    f"and {self.peer.address} has not said whether it holds it",
+                    hint="start the same command again when the other end can be reached",
+                )
+            delay = min(delay * 2, LAST_DELAY)
+
+    def _confirmed(self, move: Move) -> bool:
+        """Whether the peer's own messages have shown that the program reached it."""
+        record = self.journal.get(move.program)
+        return (
+            record is None
+            or record.confirmed
+            or record.epoch != move.epoch
+            or record.standing is not OwnershipState.HANDED
+        )
+
+    def _handed_away(self, move: Move) -> HandedAway:
+        record = self.journal.get(move.program)
+        file = self.journal.path(record.file) if record and record.file else "(gone)"
+        return HandedAway(
+            f"the program was handed to {self.peer.address}, which has not confirmed it; "
+            f"its last state is in {file}",
+            file=str(file),
+            hint="start the same command again to go on asking; only if the other end is gone for "
+            "good, take the program over with `wasmsr run --adopt --from-snapshot FILE`",
+        )
+
+    def _journal_offer(self, move: Move) -> None:
+        with self.journal.lock:
+            record = self.journal.get(move.program)
+            # OFFERED it still says where only the peer's word took the last attempt back.
+            if record is None or record.standing not in (
+                OwnershipState.OWNED,
+                OwnershipState.OFFERED,
+            ):
+                raise MigrationError(
+                    "the journal does not say that this end owns the program",
+                    phase="prepare",
+                    owner="unknown",
+                )
+            self.journal.put(
+                replace(
+                    record,
+                    standing=OwnershipState.OFFERED,
+                    attempt=move.attempt,
+                    peer=self.peer.address,
+                )
+            )
+
+    def _journal_handed(self, move: Move, file: str) -> None:
+        with self.journal.lock:
+            record = self.journal.get(move.program)
+            if record is None or record.attempt != move.attempt:
+                raise MigrationError(
+                    "the journal does not know this attempt", phase="hand-over", owner="source"
+                )
+            received = record.received
+            self.journal.put(
+                replace(
+                    record,
+                    standing=OwnershipState.HANDED,
+                    epoch=move.epoch,
+                    file=file,
+                    received="",
+                    confirmed=False,
+                )
+            )
+        self.journal.discard(received)
+
+    def _give_up(self, move: Move, program: MovableProgram, error: Exception | None) -> None:
+        """Takes an undecided attempt back, on disk first, and lets the program run on.
+
+        Where the disk cannot take it back, the peer's word that it has forgotten the attempt is as
+        good; without either the program must stand, since the peer may be READY and this process
+        may be killed.
+        """
+        told = False
+        while not self._journal_given_up(move):
+            try:
+                told = self.peer.abort(move) in (OwnershipState.UNKNOWN, OwnershipState.HANDED)
+            except (PeerLost, PeerRefused):
+                told = False
+            if told or self.stop.is_set():
+                break
+            text = f"neither the journal nor {self.peer.address} can take the move back"
+            self.announce(Event("trouble", f"{text}; the program stands; trying again"))
+            self.stop.wait(1.0)
+        if not self.stop.is_set() and program.wait(0) is None:
+            program.start()
+        if error:
+            self._not_moved(move, error)
+        if not told:
+            try:
+                self.peer.abort(move)
+            except (PeerLost, PeerRefused):
+                self._unheard = move
+
+    def _journal_given_up(self, move: Move) -> bool:
+        with self.journal.lock:
+            record = self.journal.get(move.program)
+            if record is None or record.attempt != move.attempt:
+                return True
+            try:
+                self.journal.put(replace(record, standing=OwnershipState.OWNED))
+            except JournalError:
+                return False
+        return True
+
+    def _not_moved(self, move: Move, error: Exception) -> None:
+        reason = error.reason.name.lower() if isinstance(error, PeerRefused) else "failed"
+        self.refused = isinstance(error, PeerRefused) and error.reason is not Reason.BUSY
+        message = str(error)
+        hint = getattr(error, "hint", None)
+        text = f"not moved, it runs on here: {message}" + (f"; hint: {hint}" if hint else "")
+        if self.refused and message == self._reason:
+            text = "not moved, for the same reason as before; it runs on here"
+        self._reason = message if self.refused else ""
+        self.announce(
+            Event(
+                "not-moved",
+                text,
+                {
+                    "peer": self.peer.address,
+                    "program": move.program.hex(),
+                    "reason": reason,
+                    "message": message,
+                    "hint": hint or "",
+                },
+            )
+        )
+
+
+def regroup(pieces: Iterable[Buffer], limit: int = PIECE) -> Iterator[Buffer]:
+    """The same bytes in pieces of at most `limit`; small ones in sequence are joined."""
+    gathered = bytearray()
+    for piece in pieces:
+        view = memoryview(piece).cast("B")
+        while view:
+            if not gathered and len(view) >= limit:
+                yield view[:limit]
+                view = view[limit:]
+                continue
+            room = limit - len(gathered)
+            gathered += view[:room]
+            view = view[room:]
+            if len(gathered) == limit:
+                yield bytes(gathered)
+                gathered.clear()
+    if gathered:
+        yield bytes(gathered)

@@ -1,0 +1,389 @@
+"""The journal: what this end has decided and promised, on disk before anybody hears of it.
+
+Under the source and the destination. One folder for each end, held by a lock; in it one record a
+program, replaced whole: written beside, synced, renamed, and the folder synced. What `get` returns
+is always what is on disk, so answers to the peer never run ahead of it. The states that records
+name stand next to them: snapshots that are marked as handed, which nobody runs by accident.
+
+    lock  node  PROGRAM.json  PROGRAM-EPOCH.handed  PROGRAM-EPOCH.received
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from wasmsr import realtime
+from wasmsr.errors import FormatError
+from wasmsr.migrate.ports import Buffer
+from wasmsr.migrate.protocol import ID_BYTES, PIECE, Ending, JournalError, Move, OwnershipState
+from wasmsr.snapshot.container import FLAG_HANDED, HEADER, Header
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A state that is here, verified and tried, and whose owner is not decided as far as we know.
+
+    Attributes:
+        epoch, attempt: of the move that brought it.
+        source: the other end's address, for people.
+        file: name of the state file in the journal's folder.
+        modules: digests of the program's modules.
+        shown, fed: node ids of the ends that show its output and have its input, or b"".
+        parked: whether it waits on disk only, and keeps nobody else away.
+    """
+
+    epoch: int
+    attempt: bytes
+    source: str
+    file: str
+    modules: tuple[bytes, ...]
+    shown: bytes = b""
+    fed: bytes = b""
+    parked: bool = False
+
+    def move(self, program: bytes) -> Move:
+        return Move(program, self.epoch, self.attempt)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What this end knows of one program.
+
+    Attributes:
+        standing: UNKNOWN (only `incoming` is known), OWNED, OFFERED, HANDED, ENDED or LOST.
+        epoch: in which this end owns the program; HANDED: in which the other end does.
+        attempt: the move that is offered or decided; OWNED: the one given up last, or b"".
+        peer: address of the other end.
+        file: state file that was offered or handed, or "".
+        received: state file from which the program was started here, or "".
+        confirmed: HANDED: the other end has said that it owns the program.
+        ending: ENDED: how.
+        incoming: a state that is READY, or None.
+        updated: seconds since the Unix epoch.
+    """
+
+    program: bytes
+    standing: OwnershipState = OwnershipState.UNKNOWN
+    epoch: int = 0
+    attempt: bytes = b""
+    peer: str = ""
+    file: str = ""
+    received: str = ""
+    confirmed: bool = False
+    ending: Ending | None = None
+    incoming: Incoming | None = None
+    updated: float = field(default=0.0, compare=False)
+
+
+class Journal:
+    """The records of one end; from several threads at once, each change under `lock`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens `folder`, making it where it is missing.
+
+        Raises JournalError if another process uses it, or it cannot be written or understood.
+        """
+        self.folder = folder
+        self.lock = threading.RLock()
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._held = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _cannot("be opened", folder, error) from error
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._held)
+            raise JournalError(
+                f"the state directory {folder} is in use by another process",
+                hint="give each end its own --state-dir",
+            ) from error
+        try:
+            for part in folder.glob("*.part"):
+                part.unlink()
+            self.node = self._node()
+            self._records = {
+                record.program: record for record in map(_read, sorted(folder.glob("*.json")))
+            }
+        except OSError as error:
+            self.close()
+            raise _cannot("be read", folder, error) from error
+        except JournalError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Lets go of the folder."""
+        os.close(self._held)
+
+    def _node(self) -> bytes:
+        path = self.folder / "node"
+        if not path.exists():
+            _replace(path, secrets.token_bytes(ID_BYTES).hex().encode())
+        try:
+            node = bytes.fromhex(path.read_text("ascii"))
+        except ValueError:
+            node = b""
+        if len(node) != ID_BYTES:
+            raise JournalError(f"{path} is damaged", hint="the name of this end belongs in it")
+        return node
+
+    def get(self, program: bytes) -> Record | None:
+        """The record of `program` as it is on disk, or None."""
+        return self._records.get(program)
+
+    def records(self) -> list[Record]:
+        """All records."""
+        with self.lock:
+            return list(self._records.values())
+
+    def put(self, record: Record) -> None:
+        """Puts `record` on disk in place of the one before; returns when it is durable.
+
+        Raises JournalError; `get` then returns what it returned before, and so does the disk, if
+        only the last step failed and going back did not.
+        """
+        record = replace(record, updated=realtime.now() / 1e9)
+        path = self.folder / f"{record.program.hex()}.json"
+        with self.lock:
+            before = self._records.get(record.program)
+            try:
+                self._replace(path, _encode(record))
+            except OSError as error:
+                with suppress(OSError):
+                    if before:
+                        self._replace(path, _encode(before))
+                    else:
+                        path.unlink(missing_ok=True)
+                raise _cannot("be written", path, error) from error
+            self._records[record.program] = record
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        _replace(path, data)
+
+    def forget(self, program: bytes) -> None:
+        """Removes the record of a program that has ended everywhere, and its states."""
+        with self.lock:
+            record = self._records.pop(program, None)
+            if record is None:
+                return
+            try:
+                (self.folder / f"{program.hex()}.json").unlink(missing_ok=True)
+                _sync_folder(self.folder)
+            except OSError as error:
+                raise _cannot("be written", self.folder, error) from error
+            for file in self.folder.glob(f"{program.hex()}-*"):
+                self.discard(file.name)
+
+    def path(self, file: str) -> Path:
+        """Where the state file called `file` is."""
+        return self.folder / file
+
+    def read(self, file: str) -> Iterator[bytes]:
+        """The bytes of the state file called `file`, in pieces. Raises JournalError."""
+        try:
+            with open(self.path(file), "rb", buffering=0) as state:
+                while piece := state.read(PIECE):
+                    yield piece
+        except OSError as error:
+            raise _cannot("be read", self.path(file), error) from error
+
+    def discard(self, file: str) -> None:
+        """Removes a state file that no record names any more; one that stays does no harm."""
+        if file:
+            try:
+                (self.folder / file).unlink()
+            except OSError:
+                return
+
+    def state(self, move: Move, role: str) -> StateFile:
+        """A new file for the state that `move` moves; `role` is "handed" or "received"."""
+        return StateFile(self.folder, move, role)
+
+
+def state_name(move: Move, role: str) -> str:
+    """What the file of a moving state is called."""
+    return f"{move.program.hex()}-{move.epoch}.{role}"
+
+
+class StateFile:
+    """A snapshot on its way to disk: pieces are written, then the file appears whole.
+
+    Whether it left or arrived, another end may own the program in it; so it is marked as handed in
+    its header from its first byte on, and only the journal, or `--adopt`, lets it run.
+
+    Attributes:
+        name: what it will be called in the journal's folder.
+        size: bytes of the snapshot written so far.
+    """
+
+    def __init__(self, folder: Path, move: Move, role: str) -> None:
+        self.folder = folder
+        self.name = state_name(move, role)
+        self.size = 0
+        self._head = b""
+        self._part = folder / f"{self.name}.{move.attempt.hex()[:8]}.part"
+        try:
+            self._file = open(self._part, "wb", buffering=0, opener=_private)  # noqa: SIM115
+        except OSError as error:
+            raise _cannot("be written", self._part, error) from error
+
+    def write(self, piece: Buffer) -> None:
+        """Appends. Raises JournalError, for example when the disk is full, and SnapshotError if
+        the bytes do not begin as a snapshot does."""
+        view = memoryview(piece)
+        self.size += len(view)
+        if len(self._head) < HEADER.size:
+            lacking = HEADER.size - len(self._head)
+            self._head += view[:lacking]
+            view = view[lacking:]
+            if len(self._head) == HEADER.size:
+                header = Header.decode(self._head)
+                self._write(header._replace(flags=header.flags | FLAG_HANDED).encode())
+        self._write(view)
+
+    def _write(self, data: Buffer) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise _cannot("be written", self._part, error) from error
+
+    def commit(self) -> Path:
+        """Makes the file durable under its name. Raises JournalError or FormatError."""
+        path = self.folder / self.name
+        if len(self._head) < HEADER.size:
+            raise FormatError("the snapshot is cut off in its header")
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._part, path)
+            _sync_folder(self.folder)
+        except OSError as error:
+            raise _cannot("be written", path, error) from error
+        except ValueError as error:
+            raise JournalError(f"{path} was given up before it was whole") from error
+        return path
+
+    def discard(self) -> None:
+        """Gives the file up; after `commit` it does nothing."""
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb", opener=_private) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    _sync_folder(path.parent)
+
+
+def _cannot(verb: str, path: Path, error: OSError) -> JournalError:
+    return JournalError(
+        f"{path} cannot {verb}: {error.strerror or error}",
+        hint="--state-dir names another place for what has to survive a move",
+    )
+
+
+def _encode(record: Record) -> bytes:
+    values: dict[str, Any] = {
+        "version": VERSION,
+        "program": record.program.hex(),
+        "standing": record.standing.name,
+        "epoch": record.epoch,
+        "attempt": record.attempt.hex(),
+        "peer": record.peer,
+        "file": record.file,
+        "received": record.received,
+        "confirmed": record.confirmed,
+        "updated": record.updated,
+    }
+    if record.ending:
+        values["ending"] = vars(record.ending)
+    if record.incoming:
+        values["incoming"] = {
+            "epoch": record.incoming.epoch,
+            "attempt": record.incoming.attempt.hex(),
+            "source": record.incoming.source,
+            "file": record.incoming.file,
+            "modules": [digest.hex() for digest in record.incoming.modules],
+            "shown": record.incoming.shown.hex(),
+            "fed": record.incoming.fed.hex(),
+            "parked": record.incoming.parked,
+        }
+    return json.dumps(values, indent=1).encode()
+
+
+def _read(path: Path) -> Record:
+    try:
+        values = json.loads(path.read_bytes())
+        if values["version"] != VERSION:
+            raise JournalError(
+                f"{path} was written by another version of wasmsr",
+                hint="settle it with that version, or give another --state-dir",
+            )
+        incoming = values.get("incoming")
+        ending = values.get("ending")
+        return Record(
+            program=bytes.fromhex(values["program"]),
+            standing=OwnershipState[values["standing"]],
+            epoch=int(values["epoch"]),
+            attempt=bytes.fromhex(values["attempt"]),
+            peer=str(values["peer"]),
+            file=_name(values["file"]),
+            received=_name(values["received"]),
+            confirmed=bool(values["confirmed"]),
+            ending=Ending(**ending) if ending else None,
+            incoming=Incoming(
+                epoch=int(incoming["epoch"]),
+                attempt=bytes.fromhex(incoming["attempt"]),
+                source=str(incoming["source"]),
+                file=_name(incoming["file"]),
+                modules=tuple(map(bytes.fromhex, incoming["modules"])),
+                shown=bytes.fromhex(incoming.get("shown", "")),
+                fed=bytes.fromhex(incoming.get("fed", "")),
+                parked=bool(incoming.get("parked", False)),
+            )
+            if incoming
+            else None,
+            updated=float(values["updated"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise JournalError(
+            f"{path} is damaged, so nobody can tell from it who owns the program",
+            hint="ask the other end, then remove the file",
+        ) from error
+
+
+def _name(value: Any) -> str:
+    name = str(value)
+    if name != os.path.basename(name):
+        raise ValueError(name)
+    return name

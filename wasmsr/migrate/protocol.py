@@ -1,0 +1,240 @@
+"""What two ends say to each other about a move, as plain values; the bottom of this room.
+
+`wasmsr.rpc` turns them into messages and back and checks sizes on the way in, so that values of
+these types are always well-formed. The terms are those of docs/migration-protocol.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+
+from wasmsr.errors import EXIT_HANDED, MigrationError
+
+PROTOCOL = 2
+"""Version of the protocol. Two ends with different numbers do not move programs."""
+
+PIECE = 1 << 20
+"""Most bytes in one piece of a stream."""
+
+INPUT = "input"
+"""The ability to have a program's input from another end, and to give it one."""
+ABILITIES = (INPUT,)
+"""What this end can do that the first form of the protocol's version could not."""
+
+ID_BYTES = 16
+DIGEST_BYTES = 32
+
+
+class OwnershipState(IntEnum):
+    """What an end's journal says of a program; the numbers are those of the wire."""
+
+    UNKNOWN = 0
+    RECEIVING = 1
+    READY = 2
+    OWNED = 3
+    OFFERED = 4
+    HANDED = 5
+    ENDED = 6
+    LOST = 7
+
+
+class Reason(IntEnum):
+    """Why an end refuses; the numbers are those of the wire."""
+
+    UNSPECIFIED = 0
+    VERSION = 1
+    BUSY = 2
+    MODULE = 3
+    FEATURE = 4
+    MOUNT = 5
+    LIMIT = 6
+    STATE = 7
+    STORAGE = 8
+    OWNERSHIP = 9
+    SELF = 10
+
+
+@dataclass(frozen=True)
+class Move:
+    """One attempt at moving one program: the program's id and the attempt's (16 bytes each), and
+    the epoch in which the destination would own the program."""
+
+    program: bytes
+    epoch: int
+    attempt: bytes
+
+
+@dataclass(frozen=True)
+class ModuleName:
+    """A module by content: SHA-256 (32 bytes), size in bytes, and a name for people."""
+
+    digest: bytes
+    size: int
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class MountName:
+    """A directory of the program: the path that the guest sees, and the mount's mode."""
+
+    guest: str
+    mode: str = "host"
+
+
+@dataclass(frozen=True)
+class ProgramLimits:
+    """What the program may use: pages of 64 KiB, table elements, 64-bit slots, frames."""
+
+    memory_pages: int = 0
+    table_elements: int = 0
+    stack_slots: int = 0
+    stack_frames: int = 0
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a destination must have and allow to take a program."""
+
+    modules: tuple[ModuleName, ...]
+    snapshot_format: int = 1
+    features: tuple[str, ...] = ()
+    mounts: tuple[MountName, ...] = ()
+    shown: bytes = b""
+    """Node id of the end that shows the program's output wherever it runs; b"": where it runs."""
+    fed: bytes = b""
+    """Node id of the end that has the program's input wherever it runs; b"": it goes along."""
+    limits: ProgramLimits = field(default_factory=ProgramLimits)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A source's question: may this program come? `node` is the source's own id."""
+
+    node: bytes
+    move: Move
+    description: Description
+    protocol: int = PROTOCOL
+    software: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A destination's no: the reason, one sentence, and what to do about it or ""."""
+
+    reason: Reason
+    sentence: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A destination's yes: the digests of the modules that it lacks, and of the pieces of carried
+    files that it has since the program was there, which need not be sent; its abilities."""
+
+    node: bytes
+    missing: tuple[bytes, ...] = ()
+    held: tuple[bytes, ...] = ()
+    abilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a READY destination holds: bytes of the stream and their SHA-256."""
+
+    size: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a program ended.
+
+    Attributes:
+        kind: "finished", "exited", "trapped", "fuel", "interrupted" or "failed".
+        code: what the command line exits with.
+        sentence: for people; "" where there is nothing to say.
+    """
+
+    kind: str
+    code: int
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """An end's answer about a move: its record's standing, epoch and attempt."""
+
+    standing: OwnershipState
+    epoch: int = 0
+    attempt: bytes = b""
+    ending: Ending | None = None
+
+
+class Phase(str, Enum):
+    """Where in a move something went wrong (`MigrationError.phase`)."""
+
+    PREPARE = "prepare"
+    STOP = "stop"
+    STREAM = "stream"
+    HAND_OVER = "hand-over"
+    COMMIT = "commit"
+
+
+class PeerLost(MigrationError):
+    """The peer did not answer: it may or may not have done what it was asked."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, phase=Phase.STREAM.value, owner="unknown", hint=hint)
+
+
+class PeerUnknown(PeerLost):
+    """Who answers there has not this end's key: it is not the peer."""
+
+
+class PeerRefused(MigrationError):
+    """The peer said no; it has done nothing.
+
+    Attributes:
+        reason: why.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(
+            refusal.sentence,
+            phase=Phase.PREPARE.value,
+            owner="source",
+            hint=refusal.hint or None,
+        )
+        self.reason = refusal.reason
+
+
+class JournalError(MigrationError):
+    """The journal cannot be written or read; what it said before still holds."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, phase=Phase.HAND_OVER.value, owner="source", hint=hint)
+
+
+class HandedAway(MigrationError):
+    """This end was interrupted after its decision and before the peer confirmed it.
+
+    Attributes:
+        file: the last state, marked as handed.
+    """
+
+    exit_code = EXIT_HANDED
+
+    def __init__(self, message: str, *, file: str, hint: str | None = None) -> None:
+        super().__init__(message, phase=Phase.COMMIT.value, owner="destination", hint=hint)
+        self.file = file
+
+
+class InDoubt(MigrationError):
+    """This end was interrupted while it held all of a program and did not know who owns it."""
+
+    exit_code = EXIT_HANDED
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, phase=Phase.HAND_OVER.value, owner="unknown", hint=hint)

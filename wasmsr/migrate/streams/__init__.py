@@ -1,0 +1,1 @@
+"""Standard streams of programs that are away from where they started."""
