@@ -16,7 +16,8 @@ from wasmsr._ffi import ffi, lib
 from wasmsr.interp.externs import Function, Global
 from wasmsr.interp.machine import Finished, Outcome, Paused, Store, Trapped
 from wasmsr.snapshot.capture import capture
-from wasmsr.snapshot.state import Snapshot
+from wasmsr.snapshot.format import content_digest
+from wasmsr.snapshot.state import SnapshotState
 
 THROUGH_CALLS: int = lib.WSR_THROUGH_CALLS
 PRECISE: int = lib.WSR_PRECISE
@@ -58,8 +59,8 @@ def _summary(outcome: Outcome) -> Any:
     return outcome
 
 
-def _content(snapshot: Snapshot) -> bytes:
-    return bytes(snapshot.content_digest())
+def _content(snapshot: SnapshotState) -> bytes:
+    return bytes(content_digest(snapshot))
 
 
 class Pair:

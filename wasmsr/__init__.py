@@ -73,7 +73,6 @@ __all__ = [
     "__version__",
     "pause",
     "run",
-    "snapshot",
 ]
 
 TYPE_CHECKING = False
@@ -127,8 +126,7 @@ if TYPE_CHECKING:
         ValType,
     )
     from wasmsr.library import pause, run
-    from wasmsr.snapshot import snapshot
-    from wasmsr.snapshot.state import Snapshot
+    from wasmsr.snapshot.snapshot import Snapshot
     from wasmsr.wasi.facade import Wasi
     from wasmsr.wasi.filesystem.mounts import Mount
 
@@ -140,9 +138,9 @@ _ROOMS = {
     "interp.outcomes": "Exited Finished Limits Outcome Paused Trapped",
     "interp.types": "Bounds FuncType GlobalType MemoryType TableType TagType ValType",
     "library": "pause run",
-    "snapshot.state": "Snapshot",
-    "wasi.mounts": "Mount",
-    "wasi.preview1": "Wasi",
+    "snapshot.snapshot": "Snapshot",
+    "wasi.facade": "Wasi",
+    "wasi.filesystem.mounts": "Mount",
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
@@ -153,8 +151,6 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    if name == "snapshot":
-        return import_module("wasmsr.snapshot")  # the room, which can be called
     found: object = getattr(import_module(f"wasmsr.{_HOME.get(name, 'errors')}"), name)
     globals()[name] = found
     return found

@@ -1,7 +1,7 @@
 """Whole tasks in one call, for programs that embed wasmsr: run a command; pause a store and wait.
 
 On top of engine, WASI and snapshot, beside `program` (which serves the command line). The third of
-the kind, `wasmsr.snapshot(store)`, is in the room `snapshot`.
+the kind, `wasmsr.Snapshot.of(store)`, is in the room `snapshot`.
 """
 
 from __future__ import annotations

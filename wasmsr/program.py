@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wasmsr.interp.trace import Tracer
-    from wasmsr.snapshot.state import Snapshot
+    from wasmsr.snapshot.state import SnapshotState
     from wasmsr.wasi.facade import Stdout, Wasi
     from wasmsr.wasi.filesystem.mounts import Mount
     from wasmsr.wasi.state.restore import TreeBase
@@ -301,7 +301,7 @@ class Program:
     @classmethod
     def resume(
         cls,
-        snapshot: Snapshot,
+        snapshot: SnapshotState,
         *,
         module: Module | None = None,
         grants: HostGrants | None = None,
@@ -449,7 +449,7 @@ class Program:
 
     # -- saving ------------------------------------------------------------------------------------
 
-    def snapshot(self, *, embed: bool = False) -> Snapshot:
+    def snapshot(self, *, embed: bool = False) -> SnapshotState:
         """Its state, which shares memory with the program: use it before the program goes on.
 
         Raises:
@@ -595,7 +595,7 @@ def _is_reactor(module: Module) -> bool:
     return any(export.name == REACTOR and export.type == FuncType() for export in module.exports)
 
 
-def _module_of(snapshot: Snapshot, module: Module | None, features: str | None) -> Module:
+def _module_of(snapshot: SnapshotState, module: Module | None, features: str | None) -> Module:
     """The module of the snapshot's first instance, which is the program: the one given, checked,
     or the one that it embeds."""
     if not snapshot.modules or not snapshot.instances:
@@ -629,7 +629,7 @@ def _named(name: str | None, digest: bytes) -> str:
 
 
 def _restore(
-    snapshot: Snapshot,
+    snapshot: SnapshotState,
     module: Module,
     grants: HostGrants,
     *,

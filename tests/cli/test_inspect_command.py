@@ -16,8 +16,8 @@ from wasmsr.cli.commands.cache import ago
 from wasmsr.cli.programs import PROGRAMS
 from wasmsr.interp.cache import RACY, SMALLEST
 from wasmsr.interp.module import Module, assemble
-from wasmsr.snapshot.inspect_wasi import bits, rights
-from wasmsr.snapshot.tables import lines, moment, seconds, text
+from wasmsr.snapshot.inspect.text_tables import lines, moment, seconds, text
+from wasmsr.snapshot.inspect.wasi import bits, rights
 from wasmsr.wasi.preview1.abi import ALL_RIGHTS, Right
 
 if TYPE_CHECKING:

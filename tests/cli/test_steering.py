@@ -15,7 +15,7 @@ from wasmsr.interp.machine import Finished, Paused
 from wasmsr.interp.module import Module, assemble
 from wasmsr.program import ExportError, HostGrants, Program, ProgramState, StopConditions
 from wasmsr.snapshot.format import decode, encode
-from wasmsr.snapshot.state import Snapshot
+from wasmsr.snapshot.state import SnapshotState
 
 Path_ = Callable[[str], str]
 
@@ -27,7 +27,7 @@ def assembled(text: str) -> Module:
     return Module(assemble(f"(module {text})".encode()))
 
 
-def copied(snapshot: Snapshot) -> Snapshot:
+def copied(snapshot: SnapshotState) -> SnapshotState:
     """The same through bytes: it shares nothing with the program."""
     return decode(b"".join(encode(snapshot)))
 

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 from wasmsr import Finished, Paused, Snapshot
-from wasmsr.snapshot.capture import capture
 
 
 def go_on(source: Path, target: Path, fuel: int | None) -> tuple[int, ...] | None:
@@ -24,7 +23,7 @@ def go_on(source: Path, target: Path, fuel: int | None) -> tuple[int, ...] | Non
         store.check()
         outcome = store.run(fuel=fuel)
         assert isinstance(outcome, (Finished, Paused)), outcome
-        capture(store, embed=True).save(target)
+        Snapshot.of(store, embed=True).save(target)
         return outcome.raw if isinstance(outcome, Finished) else None
 
 

@@ -207,7 +207,7 @@ def test_every_kind_of_state_goes_around(how: str, tmp_path: Path) -> None:
     """The frozen program, twice around: vectors and exceptions as operands, a handler of the older
     kind with its exception, memories and tables of both widths, and references to functions."""
     sample, route = ROOT / "tests" / "golden" / "v1-running.bin", ROUND * 2
-    first = Snapshot.load(sample).executed
+    first = Snapshot.load(sample).state.executed
     assert first is not None
     together = how == "everything alive"
     among = moments(sample, first) if together else range(first + 1, EXECUTED)
@@ -221,7 +221,7 @@ def test_every_kind_of_state_goes_around(how: str, tmp_path: Path) -> None:
         found = _leg(where, stands["abroad"], after["abroad"], fuel)
         abroad, home = (Snapshot.load(after[name]) for name in ("abroad", "home"))
         assert abroad.content_digest() == home.content_digest(), f"after leg {n} of {route}"
-        assert fuel is None or not together or alive(abroad) == EVERYTHING
+        assert fuel is None or not together or alive(abroad.state) == EVERYTHING
         stands = after
     assert found == RESULTS
 
@@ -237,7 +237,7 @@ def test_a_pause_in_fast_code_goes_on_there(guest: Guest, tmp_path: Path) -> Non
         function = store.instantiate(module).function("run")
         store.enqueue(function, 700)
         assert isinstance(advance(store, points, 0, through_calls=through_calls), Paused)
-        capture(store).save(tmp_path / "paused.bin")
+        Snapshot.of(store).save(tmp_path / "paused.bin")
         outcome = store.run()
         assert isinstance(outcome, Finished)
         words = ("--deterministic", "--json", f"--from-snapshot={tmp_path / 'paused.bin'}")

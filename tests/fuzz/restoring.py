@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import wasmsr.snapshot.writer
+import wasmsr.snapshot.encoding.writer
 from tests.fuzz.generate import Choose
 from tests.fuzz.throwing import FEATURES, source
 from wasmsr import FuncType, HostError, HostFunction, Limits, Module, Paused, Store, ValType
@@ -30,7 +30,7 @@ from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.check import check
 from wasmsr.snapshot.format import decode, encode
 from wasmsr.snapshot.restore import restore
-from wasmsr.snapshot.state import Snapshot
+from wasmsr.snapshot.state import SnapshotState
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LIMIT = 64 << 20
@@ -123,7 +123,7 @@ def _hosted() -> Store:
     return store
 
 
-def originals(draw: random.Random) -> list[Snapshot]:
+def originals(draw: random.Random) -> list[SnapshotState]:
     """Snapshots of programs at random moments, with their modules."""
     found = [decode((GOLDEN / f"v1-{name}.bin").read_bytes()) for name in ("running",)]
     stores = [_hosted(), _hosted()]
@@ -145,13 +145,13 @@ def originals(draw: random.Random) -> list[Snapshot]:
 class Changes:
     """Changes to snapshots, drawn from a source of choices."""
 
-    def __init__(self, choose: Choose, others: list[Snapshot], *, odd: bool = False) -> None:
+    def __init__(self, choose: Choose, others: list[SnapshotState], *, odd: bool = False) -> None:
         """`odd`: values of wrong types too, which no bytes can have."""
         self.choose = choose
         self.others = others
         self.odd = odd
 
-    def apply(self, snapshot: Snapshot) -> Snapshot:
+    def apply(self, snapshot: SnapshotState) -> SnapshotState:
         """A copy of it with one to three changes."""
         changed = copy.deepcopy(snapshot)
         for _ in range(1 + self.choose(3)):
@@ -169,7 +169,7 @@ class Changes:
                 yield (*path, i)
                 yield from self._places(item, (*path, i))
 
-    def _one(self, snapshot: Snapshot) -> None:
+    def _one(self, snapshot: SnapshotState) -> None:
         left = () if self.odd else ("lineage", "wasi", "files")
         paths = [p for p in self._places(snapshot) if p[0] not in left]
         # A part with thousands of values is no more likely than another.
@@ -265,15 +265,15 @@ class Changes:
 @contextmanager
 def unchecked() -> Iterator[None]:
     """Let the writer write what it is given."""
-    kept = wasmsr.snapshot.writer.check
-    wasmsr.snapshot.writer.check = lambda _: None
+    kept = wasmsr.snapshot.encoding.writer.check
+    wasmsr.snapshot.encoding.writer.check = lambda state: None
     try:
         yield
     finally:
-        wasmsr.snapshot.writer.check = kept
+        wasmsr.snapshot.encoding.writer.check = kept
 
 
-def written(snapshot: Snapshot) -> bytes | None:
+def written(snapshot: SnapshotState) -> bytes | None:
     """Its bytes; None where a value has no room in the format."""
     with unchecked():
         try:
@@ -297,12 +297,12 @@ def trial(data: bytes) -> str:
     return stage
 
 
-def _restored(snapshot: Snapshot) -> Store:
+def _restored(snapshot: SnapshotState) -> Store:
     """As a host does that takes what its programs have begun with."""
     return restore(snapshot, modules=_modules(snapshot), imports=imports())
 
 
-def _modules(snapshot: Snapshot) -> list[Module]:
+def _modules(snapshot: SnapshotState) -> list[Module]:
     try:
         binaries = [reference.binary for reference in snapshot.modules]
     except (TypeError, AttributeError):  # something odd; whoever restores it is to say so
@@ -319,7 +319,7 @@ def _stages(data: bytes) -> str:
     return run(snapshot)
 
 
-def run(snapshot: Snapshot) -> str:
+def run(snapshot: SnapshotState) -> str:
     """Restore and run a value: how far it came."""
     try:
         store = _restored(snapshot)
@@ -351,7 +351,7 @@ def main() -> None:
     peak = 0
     last = Path("restoring-last.bin")  # a crash leaves it behind
     draw = random.Random(seed)
-    found: list[Snapshot] = []
+    found: list[SnapshotState] = []
     number = wrong = 0
     while time.monotonic() < end:
         if number % 500 == 0:

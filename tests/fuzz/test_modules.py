@@ -183,7 +183,7 @@ try:
         if module.function_count:
             store.enqueue(wasmsr.Function(store, 0))
             store.run(fuel=100)
-            wasmsr.snapshot(store)
+            wasmsr.Snapshot.of(store)
     except (wasmsr.ModuleError, wasmsr.Trap):
         pass
 except wasmsr.ModuleError as error:

@@ -17,7 +17,8 @@ import pytest
 
 from tests.snapshot.samples import full, large, parts, seal, small, to_bytes
 from wasmsr.errors import DigestError, FormatError, VersionError
-from wasmsr.snapshot.container import MESSAGES, TITLES
+from wasmsr.snapshot.encoding.registry import BY_KIND
+from wasmsr.snapshot.encoding.section import MSGPACK
 from wasmsr.snapshot.format import Decoder, content_digest, decode
 
 ROUNDS = int(os.environ.get("WASMSR_FUZZ", "300")) * 4
@@ -46,7 +47,7 @@ class Mutator:
         for _ in range(source.randint(1, 2)):
             number = source.randrange(len(sections))
             name, payload = sections[number]
-            if kind == 1 and name in MESSAGES:
+            if kind == 1 and name in BY_KIND and BY_KIND[name].payload == MSGPACK:
                 payload = self._message(payload)
             elif kind == 3:
                 self._sections(sections, number)
@@ -128,7 +129,7 @@ class Mutator:
         elif choice == 1:
             sections.insert(number, sections[number])
         elif choice == 2:
-            kind = source.choice((*TITLES, 0x4000, 0x8001, 0xFFFF, 0))
+            kind = source.choice((*BY_KIND, 0x4000, 0x8001, 0xFFFF, 0))
             sections[number] = (kind, sections[number][1])
         else:
             other = source.randrange(len(sections))

@@ -15,14 +15,14 @@ from tests.golden.plain import plain
 from tests.golden.running import EVERYTHING, alive, begun
 from tests.snapshot.samples import carrying, full, lineage, small, thrown
 from wasmsr.snapshot.capture import capture
-from wasmsr.snapshot.container import VERSION
+from wasmsr.snapshot.encoding.container import VERSION
 from wasmsr.snapshot.format import encode
-from wasmsr.snapshot.state import MemoryState, ModuleRef, Snapshot, TableState
+from wasmsr.snapshot.state import MemoryState, ModuleRef, SnapshotState, TableState
 
 FOLDER = Path(__file__).parent
 
 
-def running() -> Snapshot:
+def running() -> SnapshotState:
     """A program in its run, with its modules: it must be possible to go on with it for ever."""
     store = begun()
     store.run(fuel=4200)
@@ -31,7 +31,7 @@ def running() -> Snapshot:
     return replace(snapshot, lineage=lineage())
 
 
-def samples() -> dict[str, tuple[Snapshot, bool, bool]]:
+def samples() -> dict[str, tuple[SnapshotState, bool, bool]]:
     """Name: snapshot, compressed, handed over."""
     memory = bytearray(65536 * 8)
     for page in range(100):

@@ -8,12 +8,12 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Any
 
-from wasmsr.snapshot.state import Snapshot
+from wasmsr.snapshot.state import SnapshotState
 
 PAGE = 4096
 
 
-def plain(snapshot: Snapshot) -> dict[str, Any]:
+def plain(snapshot: SnapshotState) -> dict[str, Any]:
     """All of a snapshot as JSON data; bytes in hexadecimal, memories by their pages."""
     lineage, limits = snapshot.lineage, snapshot.limits
     return {
@@ -87,7 +87,7 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _thrown(snapshot: Snapshot) -> dict[str, Any]:
+def _thrown(snapshot: SnapshotState) -> dict[str, Any]:
     """Tags and exceptions, where there are any."""
     if not snapshot.tags:
         return {}
@@ -98,7 +98,7 @@ def _thrown(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _files(snapshot: Snapshot) -> dict[str, Any]:
+def _files(snapshot: SnapshotState) -> dict[str, Any]:
     """What carried files consist of, where there are any."""
     files = snapshot.files
     if not files:

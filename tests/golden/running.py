@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from wasmsr import Module, Store
-from wasmsr.snapshot.state import Snapshot
+from wasmsr.snapshot.state import SnapshotState
 
 LEGACY = """(module
   (type $step (func (param i32) (result i64)))
@@ -181,7 +181,7 @@ def begun() -> Store:
     return store
 
 
-def alive(snapshot: Snapshot) -> set[str]:
+def alive(snapshot: SnapshotState) -> set[str]:
     """Which of `EVERYTHING` it holds."""
     found = {"tag"} if snapshot.tags else set()
     found |= {f"{64 if m.address64 else 32}-bit memory" for m in snapshot.memories}

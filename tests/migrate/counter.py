@@ -23,7 +23,7 @@ from wasmsr.migrate.protocol import (
     Reason,
     Refusal,
 )
-from wasmsr.snapshot.container import FLAG_HANDED, HEADER, Header
+from wasmsr.snapshot.encoding.container import FLAG_HANDED, HEADER, Header
 
 MODULE = b"\0asm\1\0\0\0" + b"counter" * 300
 DIGEST = hashlib.sha256(MODULE).digest()

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from wasmsr import Module, Snapshot, Store, WasmsrError
-from wasmsr import snapshot as take
 from wasmsr.migrate.hosting import Hosting
 from wasmsr.migrate.protocol import ProgramLimits, Reason
 from wasmsr.program import HostGrants, Program
 from wasmsr.snapshot.format import encode
+from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.filesystem.mounts import Mount
 
 PLAIN = Module.from_text('(module (memory 2) (func (export "_start") (loop br 0)))')
@@ -26,16 +26,16 @@ def hosting(folder: Path, **options: Any) -> Hosting:
     return Hosting(lambda: HostGrants(stdin=None), known={}, files=folder, **options)
 
 
-def paused(*modules: Module) -> Snapshot:
+def paused(*modules: Module) -> SnapshotState:
     store = Store()
     instances = [store.instantiate(module) for module in modules]
     if modules and modules[0] is PLAIN:
         store.enqueue(instances[0].function("_start"))
         store.run(fuel=10)
-    return take(store, embed=True)
+    return Snapshot.of(store, embed=True).state
 
 
-def arrive(there: Hosting, snapshot: Snapshot, announced: Module = PLAIN) -> None:
+def arrive(there: Hosting, snapshot: SnapshotState, announced: Module = PLAIN) -> None:
     arrival = there.arrival()
     for piece in encode(snapshot):
         arrival.feed(piece)
@@ -50,7 +50,7 @@ def test_what_was_announced_arrives(tmp_path: Path) -> None:
     "snapshot",
     [paused(PLAIN, SIMD), paused(SIMD, PLAIN), paused(OTHER), paused(PLAIN, OTHER), paused()],
 )
-def test_other_modules_than_announced(tmp_path: Path, snapshot: Snapshot) -> None:
+def test_other_modules_than_announced(tmp_path: Path, snapshot: SnapshotState) -> None:
     with pytest.raises(WasmsrError, match="other modules than were announced"):
         arrive(hosting(tmp_path, features="-simd"), snapshot)
 
@@ -61,24 +61,24 @@ def test_a_module_that_needs_what_is_off(tmp_path: Path) -> None:
     arrive(hosting(tmp_path), paused(SIMD), SIMD)
 
 
-def _table(s: Snapshot) -> None:
+def _table(s: SnapshotState) -> None:
     s.limits.table_elements = 1 << 28
 
 
-def _stack(s: Snapshot) -> None:
+def _stack(s: SnapshotState) -> None:
     s.limits.stack_slots = 1 << 27
 
 
-def _frames(s: Snapshot) -> None:
+def _frames(s: SnapshotState) -> None:
     s.limits.stack_frames = 1 << 25
 
 
-def _memory(s: Snapshot) -> None:
+def _memory(s: SnapshotState) -> None:
     s.limits.memory_pages = 1 << 20
 
 
 @pytest.mark.parametrize("change", [_table, _stack, _frames, _memory])
-def test_limits_beyond_those_here(tmp_path: Path, change: Callable[[Snapshot], None]) -> None:
+def test_limits_beyond_those_here(tmp_path: Path, change: Callable[[SnapshotState], None]) -> None:
     snapshot = paused(PLAIN)
     change(snapshot)
     with pytest.raises(WasmsrError, match="is the most here"):

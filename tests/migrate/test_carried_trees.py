@@ -88,7 +88,7 @@ def arrival(
     with wasmsr.Store() as store, wasi:
         store.enqueue(store.instantiate(module, wasi.imports).function("_start"))
         store.run(fuel=100)
-        sent = wasmsr.snapshot(store, wasi=wasi)
+        sent = wasmsr.Snapshot.of(store, wasi=wasi).state
         assert sent.wasi is not None
         sent.wasi["mounts"][0]["mode"] = "carry"
         sent.wasi.update(extra)
@@ -150,7 +150,7 @@ def test_a_time_in_a_file_from_elsewhere_removes_nothing(tmp_path: Path) -> None
     with wasmsr.Store() as store, wasi:
         store.enqueue(store.instantiate(module, wasi.imports).function("_start"))
         store.run(fuel=100)
-        sent = wasmsr.snapshot(store, wasi=wasi)
+        sent = wasmsr.Snapshot.of(store, wasi=wasi).state
     sent.lineage.created = 0
     state = sent.wasi
     assert state is not None
@@ -160,7 +160,7 @@ def test_a_time_in_a_file_from_elsewhere_removes_nothing(tmp_path: Path) -> None
         if change is not None:
             sent.wasi["origin"] = change(state["origin"])
         with pytest.raises(SnapshotError, match="precious is not the program's"):
-            sent.restore(modules=[module], mounts=mounts, on_changed="truncate")
+            wasmsr.Snapshot(sent).restore(modules=[module], mounts=mounts, on_changed="truncate")
         assert (mine / "precious").read_text() == "mine"
 
 

@@ -17,7 +17,7 @@ from wasmsr.migrate.handover.source import regroup
 from wasmsr.migrate.journal.journal import Incoming, Journal, Record
 from wasmsr.migrate.journal.ownership import SettleVerdict, owned, settle_offered, settle_ready
 from wasmsr.migrate.protocol import Ending, JournalError, Move, OwnershipState, Report
-from wasmsr.snapshot.container import Header
+from wasmsr.snapshot.encoding.container import Header
 
 PROGRAM, ATTEMPT, OTHER = b"p" * 16, b"a" * 16, b"b" * 16
 MOVE = Move(PROGRAM, 5, ATTEMPT)

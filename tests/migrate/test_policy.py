@@ -35,7 +35,7 @@ from wasmsr.migrate.protocol import (
     Refusal,
     Report,
 )
-from wasmsr.snapshot.container import Header
+from wasmsr.snapshot.encoding.container import Header
 
 
 class Two:

@@ -137,7 +137,7 @@ def test_a_store_with_a_queue_is_saved_between_its_invocations() -> None:
         store.enqueue(r)
     steps = 0
     while isinstance(store.run(fuel=1), Paused):
-        saved = wasmsr.snapshot(store)
+        saved = wasmsr.Snapshot.of(store)
         store = saved.restore(modules=[module])
         steps += 1
     assert store.run() == Finished((21,), (21,))
@@ -164,7 +164,7 @@ def test_host_functions_that_are_invocations_themselves() -> None:
         for name in "fgf":
             store.enqueue(instance.function(name))
         if isinstance(store.run(fuel=fuel), Paused):
-            store = wasmsr.snapshot(store).restore(modules=[module], imports={"e": {"f": f}})
+            store = wasmsr.Snapshot.of(store).restore(modules=[module], imports={"e": {"f": f}})
             assert store.run() == Finished((2,), (2,))
         assert len(calls) == 2
 

@@ -57,7 +57,7 @@ def test_names_are_typed(tmp_path: Path) -> None:
     user.write_text(
         "import wasmsr\n"
         "store = wasmsr.Store(limits=wasmsr.Limits(memory_pages=1))\n"
-        "found = wasmsr.snapshot(store, embed=True)\n"
+        "found = wasmsr.Snapshot.of(store, embed=True)\n"
         "reveal_type(found)\n"
         "reveal_type(found.restore())\n"
         "reveal_type(wasmsr.pause(store, 1.0))\n"
@@ -65,7 +65,7 @@ def test_names_are_typed(tmp_path: Path) -> None:
         "wasmsr.run(1)\n"
     )
     out, _, code = api.run(["--strict", "--cache-dir", str(tmp_path / "cache"), str(user)])
-    assert 'user.py:4: note: Revealed type is "wasmsr.snapshot.state.Snapshot"' in out, out
+    assert 'user.py:4: note: Revealed type is "wasmsr.snapshot.snapshot.Snapshot"' in out, out
     assert 'user.py:5: note: Revealed type is "wasmsr.interp.machine.Store"' in out, out
     assert 'user.py:6: note: Revealed type is "bool"' in out or "builtins.bool" in out, out
     assert "wasmsr.interp.outcomes.Finished" in out, out
@@ -253,7 +253,7 @@ def test_pause_waits_for_host_functions() -> None:
     inside.wait()
     assert not wasmsr.pause(store, timeout=0.05)
     with pytest.raises(wasmsr.UnportableState, match="the program is running"):
-        wasmsr.snapshot(store)
+        wasmsr.Snapshot.of(store)
     with pytest.raises(wasmsr.WasmsrError, match="running"):
         store.run()
     with pytest.raises(wasmsr.WasmsrError, match="running"):
@@ -277,7 +277,7 @@ def test_a_pause_before_the_run_is_not_lost() -> None:
     with pytest.raises(wasmsr.Interrupted):
         instance.function("f")()
     assert instance.global_("g").value == 0
-    restored = wasmsr.snapshot(store, embed=True).restore()
+    restored = wasmsr.Snapshot.of(store, embed=True).restore()
     for each in (store, restored):
         assert each.run() == wasmsr.Finished()
         assert each.instances[0].global_("g").value == 1
@@ -304,7 +304,7 @@ def test_waiting_host_functions_retry() -> None:
     assert wasmsr.pause(store, timeout=30)
     thread.join()
     assert outcomes == [wasmsr.Paused("requested")]
-    snapshot = wasmsr.snapshot(store)
+    snapshot = wasmsr.Snapshot.of(store)
     os.write(write, b"AB")
     assert store.run().results == (65,)  # type: ignore[union-attr]
     restored = snapshot.restore(modules=[module], imports={"e": {"f": get}})
@@ -320,7 +320,7 @@ def test_a_snapshot_is_a_value() -> None:
     store = wasmsr.Store()
     memory = store.instantiate(text('(module (memory (export "memory") 1))')).memory()
     memory.write(0, b"then")
-    snapshot = wasmsr.snapshot(store, embed=True)
+    snapshot = wasmsr.Snapshot.of(store, embed=True)
     memory.write(0, b"now!")
     store.close()
     assert snapshot.restore().instances[0].memory().read(0, 4) == b"then"
@@ -336,20 +336,21 @@ def test_wasi_is_not_forgotten() -> None:
     instance = store.instantiate(module, wasi.imports)
     store.enqueue(instance.function("_start"))
     with pytest.raises(wasmsr.UnportableState, match="its Wasi is not given"):
-        wasmsr.snapshot(store)
-    snapshot = wasmsr.snapshot(store, wasi=wasi)
-    assert snapshot.wasi is not None
+        wasmsr.Snapshot.of(store)
+    snapshot = wasmsr.Snapshot.of(store, wasi=wasi)
+    assert snapshot.state.wasi is not None
     with snapshot.restore(modules=[module]) as restored:
         assert isinstance(restored.wasi, wasmsr.Wasi)
         assert restored.run() == wasmsr.Finished()
-        assert wasmsr.snapshot(restored, parent=snapshot).lineage.parent == snapshot.lineage.id
+        parent = snapshot.state.lineage.id
+        assert wasmsr.Snapshot.of(restored, parent=snapshot).state.lineage.parent == parent
 
 
 def test_limits_given_anew() -> None:
     store = wasmsr.Store(limits=wasmsr.Limits(memory_pages=1))
     module = text('(module (memory (export "memory") 1))')
     store.instantiate(module)
-    snapshot = wasmsr.snapshot(store)
+    snapshot = wasmsr.Snapshot.of(store)
     again = snapshot.restore(modules=[module], limits=wasmsr.Limits(memory_pages=2))
     assert again.instances[0].memory().grow(1) == 1
     assert snapshot.restore(modules=[module]).instances[0].memory().grow(1) == -1

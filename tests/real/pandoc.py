@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from tests.real.twins import level
-from wasmsr import Finished, Module, Mount, Outcome, Paused, Snapshot, Store, Wasi, snapshot
+from wasmsr import Finished, Module, Mount, Outcome, Paused, Snapshot, Store, Wasi
 
 RUNTIME = ("pandoc.wasm", "+RTS", "-H64m", "-RTS")
 """The arguments of Haskell's run-time system, as the package gives them."""
@@ -70,7 +70,7 @@ def go_on(module: Module, folder: Path, file: Path, fuel: int) -> Outcome:
     with Snapshot.load(file).restore(modules=[module], mounts=mounts) as store:
         outcome = store.run(fuel=fuel or None)
         if isinstance(outcome, Paused):
-            snapshot(store).save(file)
+            Snapshot.of(store).save(file)
     return outcome
 
 

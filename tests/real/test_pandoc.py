@@ -14,7 +14,7 @@ from tests.lockstep import Pair
 from tests.real import fetch
 from tests.real.legs import files_of
 from tests.real.pandoc import begin, leg
-from wasmsr import Finished, Module, Paused, snapshot
+from wasmsr import Finished, Module, Paused, Snapshot
 
 STOPS = 10
 CHAPTERS = 40
@@ -83,7 +83,7 @@ def test_markdown_to_html_in_legs(file: Path, tmp_path: Path) -> None:
     cuts = sorted(random.Random(4).sample(range(1, executed * 99 // 100), STOPS))
     with begin(module, folder, MARKDOWN, OPTIONS) as store:
         assert store.run(fuel=cuts[0]) == Paused("fuel")
-        snapshot(store).save(saved)
+        Snapshot.of(store).save(saved)
     for start, cut in pairwise(cuts):
         assert leg(file, folder, saved, cut - start) == "Paused"
     assert leg(file, folder, saved, 0) == "Finished"

@@ -42,7 +42,7 @@ from wasmsr.rpc.client import RemotePeer
 from wasmsr.rpc.convert import Malformed
 from wasmsr.rpc.server import Server
 from wasmsr.rpc.session import METADATA
-from wasmsr.snapshot.container import Header
+from wasmsr.snapshot.encoding.container import Header
 
 import grpc  # isort: skip
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
 
-from wasmsr.snapshot.container import (
+from wasmsr.snapshot.encoding.container import (
     BATCH,
     BATCH_SIZE,
     HEADER,
@@ -23,22 +24,26 @@ from wasmsr.snapshot.container import (
     section_bytes,
     tree_digest,
 )
+from wasmsr.snapshot.encoding.registry import SECTIONS
 from wasmsr.snapshot.format import encode
 from wasmsr.snapshot.state import (
     ExceptionState,
     FrameState,
     GlobalState,
-    HostFunction,
+    HostFunctionState,
     InstanceState,
-    Limits,
     Lineage,
     MemoryState,
     ModuleRef,
-    Snapshot,
+    ProgramLimits,
+    SnapshotState,
     TableState,
     ThreadState,
 )
 from wasmsr.wasi.state.contents import CHUNK, PLACE, Contents, digest_of
+
+Kind = SimpleNamespace(**{one.name.upper().replace(" ", "_"): one.kind for one in SECTIONS})
+"""The kinds of sections by name."""
 
 BINARY = b"\0asm\1\0\0\0" + bytes(range(92))
 """Stands for a module's binary, whose content the format does not look into."""
@@ -48,13 +53,13 @@ def lineage() -> Lineage:
     return Lineage(bytes(range(16)), None, 1_700_000_000_123_456_789, "host.example", "wasmsr 0.1")
 
 
-def limits() -> Limits:
-    return Limits(65536, 10_000_000, 1 << 20, 1 << 16)
+def limits() -> ProgramLimits:
+    return ProgramLimits(65536, 10_000_000, 1 << 20, 1 << 16)
 
 
-def small() -> Snapshot:
+def small() -> SnapshotState:
     """The least that a snapshot can be: a store with nothing in it."""
-    return Snapshot(
+    return SnapshotState(
         modules=[],
         host_functions=[],
         instances=[],
@@ -67,7 +72,7 @@ def small() -> Snapshot:
     )
 
 
-def full() -> Snapshot:
+def full() -> SnapshotState:
     """Something of everything: two instances, three frames, repeated pages, an embedded module."""
     source = random.Random(7)
     page = source.randbytes(600) + bytes(3496)
@@ -81,14 +86,16 @@ def full() -> Snapshot:
     table = bytearray(8 * 12)
     table[8:16] = (3).to_bytes(8, "little")
     table[24:32] = (9).to_bytes(8, "little")
-    return Snapshot(
+    return SnapshotState(
         modules=[
             ModuleRef(sha256(BINARY).digest(), len(BINARY), "main", BINARY),
             ModuleRef(sha256(b"other").digest(), 5000, None),
         ],
         host_functions=[
-            HostFunction(0, "wasi_snapshot_preview1", "fd_write", b"\x7f\x7f\x7f\x7f", b"\x7f"),
-            HostFunction(1, "env", "now", b"", b"\x7e"),
+            HostFunctionState(
+                0, "wasi_snapshot_preview1", "fd_write", b"\x7f\x7f\x7f\x7f", b"\x7f"
+            ),
+            HostFunctionState(1, "env", "now", b"", b"\x7e"),
         ],
         instances=[
             InstanceState(0, 2, 4, [0, 1], [0], [0], [0, 1], [0, 2], [1], "lib"),
@@ -115,7 +122,7 @@ def full() -> Snapshot:
             ],
             [(6, [1, 2]), (0, [])],
         ),
-        limits=Limits(100, 1000, 5000, 500, 123456, True, ["bulk-memory", "tail-calls"]),
+        limits=ProgramLimits(100, 1000, 5000, 500, 123456, True, ["bulk-memory", "tail-calls"]),
         lineage=Lineage(bytes(16), b"parent's 16 byte", 1, "h\u00f6st", "wasmsr 0.1"),
         externs=["text", {"key": [1, None, 2.5]}],
         wasi={"args": [b"prog", b"\xff"], "clocks": {"monotonic": 1 << 62}},
@@ -123,7 +130,7 @@ def full() -> Snapshot:
     )
 
 
-def large() -> Snapshot:
+def large() -> SnapshotState:
     """More than one batch of everything that can have one."""
     source = random.Random(3)
     memory = bytearray(40 * 65536)
@@ -142,7 +149,7 @@ def large() -> Snapshot:
     return snapshot
 
 
-def thrown() -> Snapshot:
+def thrown() -> SnapshotState:
     """A handler that holds an exception, which refers to another and to a host object."""
     snapshot = full()
     snapshot.limits.features = ["exceptions", "simd"]
@@ -162,7 +169,7 @@ def thrown() -> Snapshot:
     return snapshot
 
 
-def to_bytes(snapshot: Snapshot, compress: bool = True) -> bytes:
+def to_bytes(snapshot: SnapshotState, compress: bool = True) -> bytes:
     return b"".join(encode(snapshot, compress=compress))
 
 
@@ -178,8 +185,8 @@ def parts(data: bytes) -> list[tuple[int, bytes]]:
             codec, stored, crc = BATCH.unpack_from(data, position)
             position += BATCH.size
             length = min(BATCH_SIZE, plain - len(payload))
-            check_batch(kind, codec, stored, length)
-            payload += open_batch(kind, codec, crc, data[position : position + stored], length)
+            check_batch(str(kind), codec, stored, length, True)
+            payload += open_batch(str(kind), codec, crc, data[position : position + stored], length)
             position += stored
         found.append((kind, payload))
     return found
@@ -197,7 +204,7 @@ def seal(sections: list[tuple[int, bytes]]) -> bytes:
     return b"".join(pieces)
 
 
-def changed(snapshot: Snapshot, kind: int, payload: bytes | None) -> bytes:
+def changed(snapshot: SnapshotState, kind: int, payload: bytes | None) -> bytes:
     """A snapshot with one section replaced, or left out."""
     sections = [item for item in parts(to_bytes(snapshot)) if item[0] != kind]
     if payload is not None:
@@ -205,7 +212,7 @@ def changed(snapshot: Snapshot, kind: int, payload: bytes | None) -> bytes:
     return seal(sorted(sections))
 
 
-def carrying() -> Snapshot:
+def carrying() -> SnapshotState:
     """A program with files: a mount of each mode, trees with an entry of each kind, a file without
     a name."""
     source = random.Random(11)

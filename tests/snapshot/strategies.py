@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from wasmsr.snapshot.state import (
     FrameState,
     GlobalState,
-    HostFunction,
+    HostFunctionState,
     InstanceState,
-    Limits,
     Lineage,
     MemoryState,
     ModuleRef,
-    Snapshot,
+    ProgramLimits,
+    SnapshotState,
     TableState,
     ThreadState,
 )
@@ -55,7 +55,7 @@ def _bounds(draw: st.DrawFn, size: int, most: int) -> tuple[int, int | None]:
 
 
 @st.composite
-def snapshots(draw: st.DrawFn) -> Snapshot:
+def snapshots(draw: st.DrawFn) -> SnapshotState:
     """Any snapshot of up to three instances and three memories."""
     modules = []
     for number in range(draw(st.integers(0, 3))):
@@ -99,7 +99,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             functions += defined
         else:
             hosts.append(
-                HostFunction(functions, draw(NAMES), draw(NAMES), draw(TYPES), draw(TYPES))
+                HostFunctionState(functions, draw(NAMES), draw(NAMES), draw(TYPES), draw(TYPES))
             )
             functions += 1
 
@@ -145,7 +145,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     calls = (
         st.tuples(st.integers(0, functions - 1), st.lists(U64, max_size=4)) if functions else None
     )
-    return Snapshot(
+    return SnapshotState(
         modules=modules,
         host_functions=hosts,
         instances=instances,
@@ -153,7 +153,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         memories=memories,
         globals=cells,
         thread=ThreadState(frames, draw(st.lists(calls, max_size=3)) if calls is not None else []),
-        limits=Limits(
+        limits=ProgramLimits(
             draw(st.integers(4, 65536)),
             draw(st.integers(8, 2**64 - 1)),
             draw(U64),

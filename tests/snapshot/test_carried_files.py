@@ -10,9 +10,8 @@ from struct import pack
 
 import pytest
 
-from tests.snapshot.samples import carrying, parts, seal, small
+from tests.snapshot.samples import Kind, carrying, parts, seal, small
 from wasmsr.errors import FormatError, SnapshotError
-from wasmsr.snapshot.container import Kind
 from wasmsr.snapshot.format import Decoder, decode, encode
 from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.filesystem.mounts import Mount

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.snapshot.samples import full, large, to_bytes
+from tests.snapshot.samples import Kind, full, large, to_bytes
 from wasmsr.errors import DigestError, FormatError, SnapshotError, VersionError
-from wasmsr.snapshot.container import BATCH, BATCH_SIZE, FIRST, HEADER, SECTION, Kind
+from wasmsr.snapshot.encoding.container import BATCH, BATCH_SIZE, FIRST, HEADER, SECTION
 from wasmsr.snapshot.format import Decoder, decode
 
 TYPED = (FormatError, VersionError, DigestError)

@@ -13,24 +13,23 @@ import msgpack
 import pytest
 import zstandard
 
-from tests.snapshot.samples import changed, full, parts, seal, small, thrown, to_bytes
+from tests.snapshot.samples import Kind, changed, full, parts, seal, small, thrown, to_bytes
 from wasmsr.errors import DigestError, FormatError, SnapshotError, UnportableState, VersionError
 from wasmsr.snapshot.check import check
-from wasmsr.snapshot.container import (
+from wasmsr.snapshot.encoding.container import (
     BATCH,
     BATCH_SIZE,
     HEADER,
     SECTION,
     ZSTD,
     Header,
-    Kind,
     Rows,
     section_bytes,
-    section_title,
     tree_digest,
 )
-from wasmsr.snapshot.format import Decoder, decode, encode
-from wasmsr.snapshot.state import FrameState, MemoryState, Snapshot, TableState
+from wasmsr.snapshot.encoding.registry import section_name
+from wasmsr.snapshot.format import Decoder, content_digest, decode, encode
+from wasmsr.snapshot.state import FrameState, MemoryState, SnapshotState, TableState
 
 
 def _refused(data: bytes, words: str, kind: type[SnapshotError] = FormatError) -> None:
@@ -40,13 +39,13 @@ def _refused(data: bytes, words: str, kind: type[SnapshotError] = FormatError) -
     assert type(caught.value) is kind
 
 
-def _payload(snapshot: Snapshot, kind: int) -> bytes:
+def _payload(snapshot: SnapshotState, kind: int) -> bytes:
     return dict(parts(to_bytes(snapshot)))[kind]
 
 
 # Values that no machine can be in: each defect is one that `check` must find on both sides. -------
 
-DEFECTS: list[tuple[str, Callable[[Snapshot], Any]]] = [
+DEFECTS: list[tuple[str, Callable[[SnapshotState], Any]]] = [
     ("module 2 of 2", lambda s: setattr(s.instances[0], "module", 2)),
     ("overlap or have a gap", lambda s: setattr(s.instances[1], "function_base", 5)),
     ("overlap or have a gap", lambda s: setattr(s.instances[1], "function_base", 7)),
@@ -106,7 +105,7 @@ def test_what_no_machine_can_be_in(number: int, monkeypatch: pytest.MonkeyPatch)
     assert words in caught.value.message
     with pytest.raises(FormatError):
         encode(snapshot)
-    monkeypatch.setattr("wasmsr.snapshot.writer.check", lambda _: None)
+    monkeypatch.setattr("wasmsr.snapshot.encoding.writer.check", lambda _: None)
     try:
         data = to_bytes(snapshot)
     except FormatError as error:
@@ -116,7 +115,7 @@ def test_what_no_machine_can_be_in(number: int, monkeypatch: pytest.MonkeyPatch)
     _refused(data, words)
 
 
-THROWN_DEFECTS: list[tuple[str, Callable[[Snapshot], Any]]] = [
+THROWN_DEFECTS: list[tuple[str, Callable[[SnapshotState], Any]]] = [
     ("tag address", lambda s: s.instances[0].tags.append(2)),
     ("tag 1 has an unknown", lambda s: s.tags.__setitem__(1, b"\x7f\x69\x7b\x40")),
     ("field of exception 1", lambda s: s.exceptions[1].fields.__setitem__(1, 2)),  # itself
@@ -124,7 +123,8 @@ THROWN_DEFECTS: list[tuple[str, Callable[[Snapshot], Any]]] = [
     ("field of exception 2", lambda s: s.exceptions[2].fields.__setitem__(0, 1 << 32)),
     ("field of exception 2", lambda s: s.exceptions[2].fields.__setitem__(3, 3)),
     ("global 6 does not fit", lambda s: setattr(s.globals[6], "value", 4)),
-    ("element of table 2 is no exnref", lambda s: s.exceptions.clear()),
+    ("value of frame 2 does not fit", lambda s: s.exceptions.clear()),
+    ("element of table 2 is no exnref", lambda s: setattr(s.tables[2], "elements", b"\x09" * 16)),
 ]
 
 
@@ -136,7 +136,7 @@ def test_exceptions_that_no_machine_can_hold(number: int, monkeypatch: pytest.Mo
     spoil(snapshot)
     with pytest.raises(FormatError, match=words):
         check(snapshot)
-    monkeypatch.setattr("wasmsr.snapshot.writer.check", lambda _: None)
+    monkeypatch.setattr("wasmsr.snapshot.encoding.writer.check", lambda _: None)
     _refused(to_bytes(snapshot), words)
 
 
@@ -362,7 +362,7 @@ def test_pages_without_index_and_index_without_pages() -> None:
 
 @pytest.mark.parametrize("kind", [Kind.LINEAGE, Kind.LIMITS, Kind.STORE, Kind.THREAD])
 def test_sections_that_must_be_there(kind: int) -> None:
-    _refused(changed(small(), kind, None), f"no {section_title(kind)} section")
+    _refused(changed(small(), kind, None), f"no {section_name(kind)} section")
 
 
 def test_order_of_sections() -> None:
@@ -384,7 +384,7 @@ def test_unknown_sections() -> None:
         decoder = Decoder()
         decoder.feed(data)
         assert decoder.finish() == full()
-        assert decoder.content == full().content_digest()
+        assert decoder.content == content_digest(full())
         broken = bytearray(data)
         broken[-1] ^= 1
         with pytest.raises(DigestError, match="kind 0x8001"):
@@ -459,7 +459,7 @@ def test_compressed_batches_are_bounded_before_they_are_read() -> None:
         _refused(data, f"has {stored} bytes for 100")
 
 
-def _with_binaries(snapshot: Snapshot, tail: bytes) -> bytes:
+def _with_binaries(snapshot: SnapshotState, tail: bytes) -> bytes:
     """A snapshot that goes on with `tail` after the head of its section of modules."""
     data = to_bytes(snapshot, compress=False)
     head = SECTION.pack(Kind.BINARIES, 0, 0, 100)
@@ -549,7 +549,7 @@ def test_large_untouched_memory_is_not_touched() -> None:
     import resource
 
     payload = struct.pack("<QQQQ", 0, 0, 0, 16384)
-    sections = [*parts(to_bytes(small())), (int(Kind.MEMORIES), payload)]
+    sections = [*parts(to_bytes(small())), ((Kind.MEMORIES), payload)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = decode(seal(sections))
     assert len(found.memories[0].data) == 1 << 30

@@ -11,17 +11,17 @@ import pytest
 from rich.console import Console
 
 from tests.snapshot.samples import full, small, to_bytes
-from wasmsr import Paused, Store, snapshot
+from wasmsr import Paused, Snapshot, Store
 from wasmsr.errors import FormatError
 from wasmsr.interp.custom import Names
 from wasmsr.interp.module import Module
-from wasmsr.snapshot.format import save
-from wasmsr.snapshot.inspect import describe, describe_file, render, show
+from wasmsr.snapshot.format import content_digest, save
+from wasmsr.snapshot.inspect.describe import describe, describe_file, render, show
 from wasmsr.snapshot.state import (
     FrameState,
     InstanceState,
     ModuleRef,
-    Snapshot,
+    SnapshotState,
     ThreadState,
 )
 
@@ -60,7 +60,7 @@ def test_description(tmp_path: Path) -> None:
     file = found["file"]
     assert file["bytes"] == path.stat().st_size
     assert file["handed_over"] is True
-    assert file["content_digest"] == full().content_digest().hex()
+    assert file["content_digest"] == content_digest(full()).hex()
     assert [s["kind"] for s in file["sections"]][:3] == ["lineage", "limits", "store"]
     assert sum(s["stored"] for s in file["sections"]) + 64 == file["bytes"]
     stack = found["call_stack"]
@@ -126,7 +126,7 @@ def test_names_of_all_kinds() -> None:
     store = Store()
     store.enqueue(store.instantiate(module).function("down"), 7)
     assert store.run(fuel=50) == Paused("fuel")
-    found = describe(snapshot(store), [module])
+    found = describe(Snapshot.of(store).state, [module])
     assert [memory["name"] for memory in found["memories"]] == ["heap", None]
     assert [table["name"] for table in found["tables"]] == ["calls"]
     assert [cell["name"] for cell in found["globals"]] == ["zero", "depth", None, "caught"]
@@ -137,7 +137,7 @@ def test_names_of_all_kinds() -> None:
     text = render(found, values=True)
     assert "locals n=i32:0 i64:0 half=f64:0.0" in text  # dead, so saved as zero
     assert "heap" in text and "calls" in text and "depth" in text
-    without = describe(snapshot(store))
+    without = describe(Snapshot.of(store).state)
     assert [cell["name"] for cell in without["globals"]] == [None] * 4
 
 
@@ -152,8 +152,8 @@ def test_text(make: object, tmp_path: Path) -> None:
     show(description, Console(file=output, width=200), values=True)
     for shown in (text, output.getvalue()):
         assert "host.example" in shown or "h\u00f6st" in shown
-        assert snapshot.content_digest().hex() in shown
-        if isinstance(snapshot, Snapshot) and snapshot.thread.frames:
+        assert content_digest(snapshot).hex() in shown
+        if isinstance(snapshot, SnapshotState) and snapshot.thread.frames:
             assert "Call stack, innermost first" in shown
             assert "i64:1099511627776" in shown
 

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from wasmsr.snapshot import pages
-from wasmsr.snapshot.container import BATCH_SIZE, tree_digest
-from wasmsr.snapshot.pages import PAGE_SIZE, Placement, copy_pages, scan
+from wasmsr.snapshot.encoding import pages
+from wasmsr.snapshot.encoding.container import BATCH_SIZE, tree_digest
+from wasmsr.snapshot.encoding.pages import PAGE_SIZE, Placement, copy_pages, scan
 
 
 def _memory(contents: dict[int, int], count: int = 16) -> bytearray:

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 import wasmsr
-from tests.snapshot.samples import changed, full, parts, seal, small, to_bytes
+from tests.snapshot.samples import Kind, changed, full, parts, seal, small, to_bytes
 from wasmsr import FormatError, Limits, Module, SnapshotError, Store
 from wasmsr.program import Program
-from wasmsr.snapshot.container import BATCH, FIRST, HEADER, SECTION, Header, Kind
+from wasmsr.snapshot.encoding.container import BATCH, FIRST, HEADER, SECTION, Header
+from wasmsr.snapshot.encoding.read_limits import FULL_MEMORIES, IGNORABLE_LIMIT
 from wasmsr.snapshot.format import Decoder, decode
-from wasmsr.snapshot.room import FULL_MEMORIES, IGNORABLE_LIMIT
+from wasmsr.snapshot.restore import restore
 from wasmsr.snapshot.state import InstanceState, ModuleRef, TableState
 
 TABLES = Module.from_text("(module (table 0 funcref) (table 0 externref) (table 0 funcref))")
@@ -29,7 +30,7 @@ def tables(*sizes: int) -> bytes:
     """A snapshot of a module with three tables of nulls, embedded."""
     store = Store()
     store.instantiate(TABLES)
-    snapshot = wasmsr.snapshot(store, embed=True)
+    snapshot = wasmsr.Snapshot.of(store, embed=True).state
     snapshot.limits.table_elements = NULLS
     rows = [
         struct.pack("<QQQQQQ", 0, code, 0, 0, size, 0)
@@ -67,7 +68,7 @@ def test_they_cost_the_command_nothing(name: str, tmp_path: Path) -> None:
 def test_a_reader_with_larger_limits_takes_them(tmp_path: Path) -> None:
     (tmp_path / "s").write_bytes(tables(0, 10_000_001, 0))
     limits = Limits(table_elements=10_000_001)
-    snapshot = wasmsr.Snapshot.load(tmp_path / "s", limits=limits)
+    snapshot = wasmsr.Snapshot.load(tmp_path / "s", limits=limits).state
     assert len(snapshot.tables[1].elements) == 8 * 10_000_001
     with pytest.raises(SnapshotError, match="268435456 table elements, and 10000000 is the most"):
         Program.resume(snapshot)
@@ -100,9 +101,9 @@ def memories(count: int, pages: int) -> bytes:
     index = b"".join(struct.pack("<IIII", *run) for run in runs)
     sections = [
         *parts(to_bytes(snapshot)),
-        (int(Kind.MEMORIES), struct.pack("<QQQQ", 0, 0, 0, pages) * count),
-        (int(Kind.PAGE_INDEX), index),
-        (int(Kind.PAGE_DATA), b"x" * 4096),
+        ((Kind.MEMORIES), struct.pack("<QQQQ", 0, 0, 0, pages) * count),
+        ((Kind.PAGE_INDEX), index),
+        ((Kind.PAGE_DATA), b"x" * 4096),
     ]
     return seal(sections)
 
@@ -215,14 +216,14 @@ def test_many_instances_of_a_large_module() -> None:
     functions = Module.from_text("(module " + "(func)" * 100_000 + ")")
     store = Store()
     store.instantiate(functions)
-    snapshot = wasmsr.snapshot(store)
+    snapshot = wasmsr.Snapshot.of(store).state
     one = snapshot.instances[0]
     snapshot.instances = [
         InstanceState(0, number * one.defined, one.defined) for number in range(5000)
     ]
     began = time.monotonic()
     with pytest.raises(FormatError, match="functions, and 16777216 are the most"):
-        snapshot.restore(modules=[functions])
+        restore(snapshot, modules=[functions])
     segments = Module.from_text("(module (memory 1) " + '(data "x")' * 100_000 + ")")
     snapshot = small()
     snapshot.modules = [ModuleRef(segments.digest, len(segments.binary))]
@@ -230,7 +231,7 @@ def test_many_instances_of_a_large_module() -> None:
     snapshot.thread.frames, snapshot.host_functions, snapshot.globals = [], [], []
     snapshot.memories = full().memories[:1]
     with pytest.raises(SnapshotError, match="instances with more than 16777216 segments"):
-        snapshot.restore(modules=[segments])
+        restore(snapshot, modules=[segments])
     assert time.monotonic() - began < 10
 
 

@@ -11,7 +11,7 @@ import pytest
 from wasmsr.interp.machine import Store
 from wasmsr.snapshot import capture as capturing
 from wasmsr.snapshot import restore as restoring
-from wasmsr.snapshot.state import Snapshot
+from wasmsr.snapshot.state import SnapshotState
 
 from . import hopped, restored
 from .execute import Runner, Tally
@@ -108,31 +108,31 @@ def test_a_long_invocation_is_counted() -> None:
     assert session.numbers.restores == len(stops(length)) + 1
 
 
-Alter = Callable[[Snapshot], None]
+Alter = Callable[[SnapshotState], None]
 
 
-def _operands(snapshot: Snapshot) -> None:
+def _operands(snapshot: SnapshotState) -> None:
     for frame in snapshot.thread.frames:
         frame.values[frame.locals :] = [7] * (len(frame.values) - frame.locals)
 
 
-def _locals(snapshot: Snapshot) -> None:
+def _locals(snapshot: SnapshotState) -> None:
     for frame in snapshot.thread.frames:
         frame.values[: frame.locals] = [0] * frame.locals
 
 
-def _globals(snapshot: Snapshot) -> None:
+def _globals(snapshot: SnapshotState) -> None:
     for item in snapshot.globals:
         if item.mutable:
             item.value = 5
 
 
-def _memories(snapshot: Snapshot) -> None:
+def _memories(snapshot: SnapshotState) -> None:
     for memory in snapshot.memories:
         memory.data = bytes(len(memory.data))
 
 
-def _queue(snapshot: Snapshot) -> None:
+def _queue(snapshot: SnapshotState) -> None:
     snapshot.thread.queue.clear()
 
 
@@ -143,7 +143,7 @@ def test_a_capture_that_loses_something_is_noticed(
 ) -> None:
     right = capturing.capture
 
-    def wrong(store: Store, **options: Any) -> Snapshot:
+    def wrong(store: Store, **options: Any) -> SnapshotState:
         snapshot = right(store, **options)
         alter(snapshot)
         return snapshot
@@ -162,7 +162,7 @@ def test_a_restore_that_loses_something_is_noticed(
 ) -> None:
     right = restoring.restore
 
-    def wrong(snapshot: Snapshot, *args: Any, **options: Mapping[str, Any]) -> Store:
+    def wrong(snapshot: SnapshotState, *args: Any, **options: Mapping[str, Any]) -> Store:
         alter(snapshot)
         return right(snapshot, *args, **options)  # type: ignore[arg-type]
 

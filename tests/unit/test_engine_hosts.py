@@ -29,6 +29,7 @@ from wasmsr import (
     MemoryType,
     Paused,
     Retry,
+    Snapshot,
     SnapshotError,
     Store,
     Table,
@@ -37,7 +38,6 @@ from wasmsr import (
     Trapped,
     UnportableState,
     ValType,
-    snapshot,
 )
 from wasmsr.interp.machine import Imports
 
@@ -184,7 +184,7 @@ def test_snapshots_are_refused_while_nested() -> None:
 
     def back(instance: Instance, n: int) -> int:
         with pytest.raises(UnportableState) as caught:
-            snapshot(instance.store)
+            Snapshot.of(instance.store)
         refused.append(str(caught.value))
         return int(instance.function("deeper")(n - 1)) if n > 0 else 0
 

@@ -25,6 +25,7 @@ from wasmsr import (
     Limits,
     Module,
     Paused,
+    Snapshot,
     Store,
     Tag,
     TagType,
@@ -370,7 +371,7 @@ def test_a_live_exception_in_a_handler_goes_to_another_process(tmp_path: Path) -
     store = Store()
     store.enqueue(store.instantiate(module).function("run"))
     assert isinstance(store.run(fuel=50), Paused)
-    capture(store).save(tmp_path / "s.bin")
+    Snapshot.of(store).save(tmp_path / "s.bin")
     (tmp_path / "m.wasm").write_bytes(module.binary)
     done = subprocess.run(
         [sys.executable, "-c", RESUME, tmp_path / "s.bin", tmp_path / "m.wasm"],

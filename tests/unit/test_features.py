@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from wasmsr import FormatError, Module, Store, UnsupportedError, snapshot
+from wasmsr import FormatError, Module, Snapshot, Store, UnsupportedError
 from wasmsr.interp.features import (
     BY_NAME,
     DEFAULT,
@@ -95,18 +95,19 @@ def test_a_snapshot_holds_the_features_in_force() -> None:
     store = Store(features="-extended-constants")
     module = Module.from_text(TAIL)
     store.instantiate(module)
-    taken = snapshot(store)
+    taken = Snapshot.of(store).state
     assert taken.limits.features == sorted(DEFAULT - {"extended-constants"})
-    again = taken.restore(modules=[module])
-    assert snapshot(again).limits.features == taken.limits.features
+    again = Snapshot(taken).restore(modules=[module])
+    assert Snapshot.of(again).state.limits.features == taken.limits.features
     with pytest.raises(UnsupportedError, match="extended-constants"):
         again.instantiate(Module.from_text(SUM))
     # names of a later engine's features are kept
     later = replace(taken, limits=replace(taken.limits, features=["tail-calls", "zeta"]))
-    assert snapshot(later.restore(modules=[module])).limits.features == ["tail-calls", "zeta"]
+    again = Snapshot(later).restore(modules=[module])
+    assert Snapshot.of(again).state.limits.features == ["tail-calls", "zeta"]
     less = replace(taken, limits=replace(taken.limits, features=["multi-value"]))
     with pytest.raises(FormatError, match="tail-calls, which was not in force"):
-        less.restore(modules=[module])
+        Snapshot(less).restore(modules=[module])
 
 
 def test_states_are_what_the_core_has() -> None:

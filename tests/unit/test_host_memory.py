@@ -64,7 +64,7 @@ def test_also_when_saved_before_the_call(name: str) -> None:
             store.enqueue(instance.function("_start"))
             if not isinstance(store.run(fuel=steps), Paused):
                 break
-            saved = decode(b"".join(encode(wasmsr.snapshot(store))))
+            saved = wasmsr.Snapshot(decode(b"".join(encode(wasmsr.Snapshot.of(store).state))))
         with saved.restore(modules=[module], stdout=out) as later:
             assert later.run() == wasmsr.Finished()
         assert out.getvalue() == b"right\n"

@@ -9,8 +9,7 @@ import pytest
 import wasmsr
 from wasmsr import FuncType, HostFunction, Imports, LinkError, Module, SnapshotError, Store, ValType
 from wasmsr.snapshot.format import decode, encode
-from wasmsr.snapshot.inspect import describe
-from wasmsr.snapshot.state import Snapshot
+from wasmsr.snapshot.inspect.describe import describe
 
 KIND = FuncType((), (ValType.I32,))
 MODULE = Module.from_text('(module (import "" "0" (func $f (result i32))) (export "f" (func $f)))')
@@ -20,8 +19,8 @@ def gives(number: int, identity: str | None = None) -> HostFunction:
     return HostFunction(KIND, lambda caller: number, identity=identity)
 
 
-def saved(store: Store) -> Snapshot:
-    return decode(b"".join(encode(wasmsr.snapshot(store))))
+def saved(store: Store) -> wasmsr.Snapshot:
+    return wasmsr.Snapshot(decode(b"".join(encode(wasmsr.Snapshot.of(store).state))))
 
 
 def results(store: Store) -> list[int]:
@@ -72,7 +71,7 @@ def test_identities_tell_them_apart() -> None:
         assert results(restored) == [10, 20, 30]
         assert saved(restored).content_digest() == snapshot.content_digest()
         snapshot = saved(restored)
-    assert [host["identity"] for host in describe(snapshot)["host_functions"]] == [
+    assert [host["identity"] for host in describe(snapshot.state)["host_functions"]] == [
         "one",
         "two",
         "1",
@@ -106,11 +105,11 @@ def test_an_identity_is_unique_in_a_store() -> None:
 
 def test_an_old_snapshot_can_be_given_identities() -> None:
     snapshot = saved(linked(gives(1), gives(2)))
-    for function, identity in zip(snapshot.host_functions, ("one", "two"), strict=True):
+    for function, identity in zip(snapshot.state.host_functions, ("one", "two"), strict=True):
         function.identity = identity
     imports: Imports = {"": {"0": gives(1, "one"), "1": gives(2, "two")}}
     assert results(snapshot.restore(modules=[MODULE], imports=imports)) == [1, 2]
-    snapshot.host_functions[0].identity = "two"
+    snapshot.state.host_functions[0].identity = "two"
     with pytest.raises(wasmsr.FormatError, match="have one identity"):
         snapshot.restore(modules=[MODULE], imports=imports)
 

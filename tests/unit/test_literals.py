@@ -248,6 +248,6 @@ def test_the_queue_of_a_moved_program_keeps_the_bits() -> None:
     store = Store()
     function = store.instantiate(module).function("f32")
     store.enqueue_raw(function.address, [0xFFA00001])
-    store = wasmsr.snapshot(store).restore(modules=[module])
+    store = wasmsr.Snapshot.of(store).restore(modules=[module])
     outcome = store.run()
     assert isinstance(outcome, wasmsr.Finished) and outcome.raw == (0xFFA00001,)

@@ -16,6 +16,7 @@ from wasmsr import (
     Module,
     ModuleError,
     Paused,
+    Snapshot,
     Store,
     Table,
     TableType,
@@ -23,7 +24,6 @@ from wasmsr import (
     Trapped,
     UnsupportedError,
     ValType,
-    snapshot,
 )
 from wasmsr.interp.machine import Finished
 from wasmsr.interp.outcomes import Limits
@@ -329,12 +329,12 @@ def test_all_of_it_is_in_a_snapshot(bulk: Module) -> None:
     instance.memory("b").write(190_000, b"wide")
     instance.function("grow")(1)
     instance.function("t-set")(7)
-    taken = snapshot(store)
-    assert [m.address64 for m in taken.memories] == [False, True, False]
-    assert [t.address64 for t in taken.tables] == [False, True]
-    data = b"".join(encode(taken))
-    again = decode(data).restore(modules=[bulk])
-    assert snapshot(again).content_digest() == taken.content_digest()
+    taken = Snapshot.of(store)
+    assert [m.address64 for m in taken.state.memories] == [False, True, False]
+    assert [t.address64 for t in taken.state.tables] == [False, True]
+    data = b"".join(encode(taken.state))
+    again = Snapshot(decode(data)).restore(modules=[bulk])
+    assert Snapshot.of(again).content_digest() == taken.content_digest()
     b = again.instances[0].memory("b")
     assert b.read(190_000, 4) == b"wide"
     assert b.type == MemoryType(Bounds(4), I64)
@@ -343,7 +343,7 @@ def test_all_of_it_is_in_a_snapshot(bulk: Module) -> None:
         wrong = decode(data)
         getattr(wrong, change)[1].address64 = False
         with pytest.raises(FormatError, match="other bounds"):
-            wrong.restore(modules=[bulk])
+            Snapshot(wrong).restore(modules=[bulk])
     wrong = decode(data)
     wrong.limits.features.remove("memory64")
     with pytest.raises(FormatError, match="64-bit addresses and the feature memory64 was off"):
@@ -435,7 +435,7 @@ def test_imports_match_the_type_of_addresses() -> None:
         with pytest.raises(LinkError, match="incompatible import type"):
             store.instantiate(both, {"m": {**wrong, "t": table}})
     again = hop(store)
-    assert snapshot(again).content_digest() == snapshot(store).content_digest()
+    assert Snapshot.of(again).content_digest() == Snapshot.of(store).content_digest()
 
 
 def test_a_segment_at_a_64_bit_offset_that_does_not_fit() -> None:

@@ -13,12 +13,13 @@ import msgpack
 import pytest
 
 import wasmsr
-from wasmsr import FormatError, Module, ModuleError, Snapshot, SnapshotError, Store
+from tests.snapshot.samples import Kind
+from wasmsr import FormatError, Module, ModuleError, SnapshotError, Store
 from wasmsr.program import Program
-from wasmsr.snapshot.container import Kind
-from wasmsr.snapshot.format import decode, encode
+from wasmsr.snapshot.encoding.registry import BY_KIND
+from wasmsr.snapshot.format import content_digest, decode, encode
 from wasmsr.snapshot.restore import restore
-from wasmsr.snapshot.sections import _malformed, _unpack
+from wasmsr.snapshot.state import SnapshotState
 
 MODULE = Module.from_text("""(module
   (tag $t (param i32 exnref)) (table 3 funcref) (memory 1) (global (mut exnref) (ref.null exn))
@@ -31,53 +32,53 @@ MODULE = Module.from_text("""(module
     global.set 0))""")
 
 
-def made() -> Snapshot:
+def made() -> SnapshotState:
     """One that holds an exception."""
     store = Store()
     store.enqueue(store.instantiate(MODULE).function("f"))
-    while not (value := wasmsr.snapshot(store)).exceptions:
+    while not (value := wasmsr.Snapshot.of(store).state).exceptions:
         store.run(fuel=1)
     value.thread.frames[:] = []
     return value
 
 
-def _tag(s: Snapshot) -> None:
+def _tag(s: SnapshotState) -> None:
     s.exceptions[0].tag = 60000
 
 
-def _shorter(s: Snapshot) -> None:
+def _shorter(s: SnapshotState) -> None:
     s.exceptions[0].fields.pop()
 
 
-def _negative(s: Snapshot) -> None:
+def _negative(s: SnapshotState) -> None:
     s.thread.queue.append((0, [-1]))
 
 
-def _function(s: Snapshot) -> None:
+def _function(s: SnapshotState) -> None:
     s.thread.queue.append((77, []))
 
 
-def _float(s: Snapshot) -> None:
+def _float(s: SnapshotState) -> None:
     s.limits.stack_slots = 3.5  # type: ignore[assignment]
 
 
-def _none(s: Snapshot) -> None:
+def _none(s: SnapshotState) -> None:
     s.instances[0].name = 7  # type: ignore[assignment]
 
 
-def _view(s: Snapshot) -> None:
+def _view(s: SnapshotState) -> None:
     s.memories[0].data = memoryview(bytes(131072))[::2]
 
 
-def _tables(s: Snapshot) -> None:
+def _tables(s: SnapshotState) -> None:
     s.instances[0].tables[0] = 9
 
 
-def _no_tags(s: Snapshot) -> None:
+def _no_tags(s: SnapshotState) -> None:
     s.tags = []
 
 
-def _thread(s: Snapshot) -> None:
+def _thread(s: SnapshotState) -> None:
     s.thread = None  # type: ignore[assignment]
 
 
@@ -85,12 +86,12 @@ LIES = [_tag, _shorter, _negative, _function, _float, _none, _view, _tables, _no
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_lies_are_refused(lie: Callable[[Snapshot], None]) -> None:
+def test_lies_are_refused(lie: Callable[[SnapshotState], None]) -> None:
     value = made()
     restore(value, modules=[MODULE]).check()
     lie(value)
     for door in (
-        lambda: value.restore(modules=[MODULE]),
+        lambda: wasmsr.Snapshot(value).restore(modules=[MODULE]),
         lambda: restore(value, modules=[MODULE]),
         lambda: Program.resume(value, module=MODULE),
         lambda: b"".join(encode(value)),
@@ -103,13 +104,13 @@ def test_wasi_is_not_begun_for_a_lie(tmp_path: Path) -> None:
     """What WASI would do outside comes after the check."""
     value = replace(made(), wasi={"nonsense": 1})
     with pytest.raises(SnapshotError, match="WASI"):
-        value.restore(modules=[MODULE])
+        wasmsr.Snapshot(value).restore(modules=[MODULE])
     _tag(value)
     with pytest.raises(FormatError, match="exception 0 has tag 60000"):
-        value.restore(modules=[MODULE])
+        wasmsr.Snapshot(value).restore(modules=[MODULE])
     value = replace(made(), wasi=[1])  # type: ignore[arg-type]
     with pytest.raises(FormatError, match="wasi of the snapshot is of the wrong type"):
-        value.restore(modules=[MODULE])
+        wasmsr.Snapshot(value).restore(modules=[MODULE])
 
 
 SIMD = '(module (func (export "f") (drop (v128.const i64x2 1 2))))'
@@ -121,10 +122,10 @@ def test_an_embedded_module_may_not_need_what_is_off() -> None:
     plain = Module.from_text("(module)")
     store.instantiate(plain)
     store.instantiate(Module.from_text(SIMD))
-    value = wasmsr.snapshot(store, embed=True)
-    value.restore()
+    value = wasmsr.Snapshot.of(store, embed=True).state
+    wasmsr.Snapshot(value).restore()
     with pytest.raises(ModuleError, match="simd"):
-        value.restore(features="-simd")
+        wasmsr.Snapshot(value).restore(features="-simd")
     with pytest.raises(ModuleError, match="simd"):
         Program.resume(value, module=Module(plain.binary, features="-simd"))
     with pytest.raises(ModuleError, match="simd"):
@@ -138,16 +139,16 @@ def test_an_embedded_module_may_not_need_what_is_off() -> None:
 
 
 def test_a_store_without_a_module_is_no_program(tmp_path: Path) -> None:
-    value = wasmsr.snapshot(Store())
-    assert value.restore().instances == []
+    value = wasmsr.Snapshot.of(Store()).state
+    assert wasmsr.Snapshot(value).restore().instances == []
     for module in (None, MODULE):
         with pytest.raises(SnapshotError, match="holds no program"):
             Program.resume(value, module=module)
-    value.save(tmp_path / "snapshot.bin")
+    wasmsr.Snapshot(value).save(tmp_path / "snapshot.bin")
     line = [sys.executable, "-m", "wasmsr", "run", "--from-snapshot", "snapshot.bin"]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 123 and "holds no program" in done.stderr
-    value = wasmsr.snapshot(Store())
+    value = wasmsr.Snapshot.of(Store()).state
     value.modules = made().modules
     with pytest.raises(SnapshotError, match="holds no program"):
         Program.resume(value, module=MODULE)
@@ -158,7 +159,7 @@ def test_a_store_without_a_module_is_no_program(tmp_path: Path) -> None:
 def test_depth_is_said(depth: int, open_: bytes) -> None:
     """A section that is nested too deeply: the sentence says so, and ends in a word."""
     with pytest.raises(FormatError, match=r"nested too deeply$"):
-        _unpack(Kind.WASI, open_ * depth + b"\xc0")
+        BY_KIND[Kind.WASI].unpack(open_ * depth + b"\xc0")
 
 
 def test_depth_on_the_way_out() -> None:
@@ -169,12 +170,12 @@ def test_depth_on_the_way_out() -> None:
     kind = wasmsr.GlobalType(wasmsr.ValType.EXTERNREF)
     wasmsr.Global.new(store, kind, deep)
     with pytest.raises(wasmsr.UnportableState, match=r"externref 0 \(list\) cannot be saved: \w"):
-        wasmsr.snapshot(store).save("/dev/null")
+        wasmsr.Snapshot.of(store).save("/dev/null")
 
 
 def test_no_sentence_ends_in_a_colon() -> None:
     assert str(msgpack.exceptions.StackError()) == ""
-    assert "malformed" in str(_malformed(Kind.WASI, "x"))
+    assert "malformed" in str(BY_KIND[Kind.WASI].malformed("x"))
 
     def fails() -> None:
         raise KeyError
@@ -189,5 +190,5 @@ def test_bytes_and_values_pass_the_same_check() -> None:
     value = made()
     data = b"".join(encode(value))
     again = decode(data)
-    assert again.content_digest() == value.content_digest()
-    again.restore(modules=[MODULE]).check()
+    assert content_digest(again) == content_digest(value)
+    wasmsr.Snapshot(again).restore(modules=[MODULE]).check()

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import wasmsr
-from wasmsr import FuncType, HostFunction, Module, Snapshot, Store, ValType
+from wasmsr import FuncType, HostFunction, Module, Store, ValType
 from wasmsr.snapshot.format import decode
+from wasmsr.snapshot.state import SnapshotState
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FIB = Module.from_file(Path(__file__).parents[2] / "examples" / "snapshot" / "fib.wasm")
@@ -62,7 +63,7 @@ def test_a_program_in_its_run() -> None:
     assert re.fullmatch(
         r"<Snapshot of fib: 15 frames deep, 1 memory of 64 KiB, 5000 instructions, "
         r"taken 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC on .+>",
-        one_line(wasmsr.snapshot(store)),
+        one_line(wasmsr.Snapshot.of(store)),
     )
 
 
@@ -138,23 +139,23 @@ def test_of_a_store_that_runs() -> None:
 def test_snapshots_and_all_in_them(path: Path) -> None:
     for part in every(decode(path.read_bytes())):
         if type(part).__module__ == "wasmsr.snapshot.state":
-            one_line(part) if type(part).__name__ != "Limits" else repr(part)
+            one_line(part) if type(part).__name__ != "ProgramLimits" else repr(part)
 
 
-def _none(s: Snapshot) -> None:
+def _none(s: SnapshotState) -> None:
     s.thread = None  # type: ignore[assignment]
 
 
-def _number(s: Snapshot) -> None:
+def _number(s: SnapshotState) -> None:
     s.memories = [5]  # type: ignore[list-item]
 
 
-def _far(s: Snapshot) -> None:
+def _far(s: SnapshotState) -> None:
     s.lineage.created = 1 << 100
 
 
 @pytest.mark.parametrize("change", [_none, _number, _far])
-def test_a_value_of_anything_has_a_repr(change: Callable[[Snapshot], None]) -> None:
+def test_a_value_of_anything_has_a_repr(change: Callable[[SnapshotState], None]) -> None:
     snapshot = decode((GOLDEN / "v1-everything.bin").read_bytes())
     change(snapshot)
     assert one_line(snapshot).startswith("<Snapshot")
@@ -165,7 +166,7 @@ def test_large_things_have_small_reprs() -> None:
     memory = wasmsr.Memory.new(store, wasmsr.MemoryType(wasmsr.Bounds(200)))
     memory.write(0, b"secret" * 1000)
     wasmsr.Table.new(store, wasmsr.TableType(ValType.FUNCREF, wasmsr.Bounds(100_000)))
-    snapshot = wasmsr.snapshot(store)
+    snapshot = wasmsr.Snapshot.of(store).state
     assert "200 pages (12.5 MiB)" in one_line(snapshot.memories[0])
     assert "100000 elements" in one_line(snapshot.tables[0])
     assert "secret" not in one_line(snapshot)

@@ -317,7 +317,7 @@ class Ours:
                     given[f"m{known}"] = self.store.instances[known].exports
 
     def _moved(self) -> None:
-        snapshot = decode(b"".join(encode(wasmsr.snapshot(self.store))))
+        snapshot = wasmsr.Snapshot(decode(b"".join(encode(wasmsr.Snapshot.of(self.store).state))))
         old = self.store
         self.store = snapshot.restore(modules=self.modules, imports=self.host, stdout=self.output)
         self.store.check()
@@ -425,7 +425,7 @@ def test_bits_go_through_calls_unchanged(kind: str, step: int | None) -> None:
         store = Store()
         store.enqueue_raw(store.instantiate(module).function("f").address, [bits])
         while isinstance(outcome := store.run(fuel=step), Paused):
-            snapshot = decode(b"".join(encode(wasmsr.snapshot(store))))
+            snapshot = wasmsr.Snapshot(decode(b"".join(encode(wasmsr.Snapshot.of(store).state))))
             store = snapshot.restore(modules=[module])
         assert isinstance(outcome, Finished)
         assert outcome.raw == (bits,) and bits < 1 << (8 * size), literal

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wasmsr import Module, Mount, Store, snapshot
+from wasmsr import Module, Mount, Snapshot, Store
 from wasmsr.errors import UnportableState
 from wasmsr.interp.externs import HostFunction, Retry
 from wasmsr.interp.outcomes import Exited, Finished, Paused
@@ -135,7 +135,7 @@ def leg(job: Job, module: Module, before: bytes | None, calls: int | None) -> by
                     return 0
                 assert isinstance(outcome, Paused), outcome
                 try:
-                    return b"".join(encode(snapshot(store, wasi=wasi)))
+                    return b"".join(encode(Snapshot.of(store, wasi=wasi).state))
                 except UnportableState as error:
                     assert "connection" in error.message
                     gate.left = 1

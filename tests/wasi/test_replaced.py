@@ -12,8 +12,8 @@ import pytest
 
 from tests.wasi.guest import Guest, on
 from wasmsr.errors import FormatError, SnapshotError
-from wasmsr.snapshot import inspect_wasi
-from wasmsr.snapshot.inspect import _plain
+from wasmsr.snapshot.inspect import wasi as inspect_wasi
+from wasmsr.snapshot.inspect.plain import plain_data
 from wasmsr.wasi.filesystem.mounts import Mount
 from wasmsr.wasi.preview1.abi import FILE_RIGHTS, FdFlag, Right
 from wasmsr.wasi.state import origin
@@ -292,13 +292,13 @@ def test_an_origin_that_lies_is_refused(program: Guest, lie: str) -> None:
 
 def test_inspect_shows_what_files_are_known_by(program: Guest, data: Path) -> None:
     state = stand(program, READS)
-    shown = {title: rows for title, _, rows in inspect_wasi.blocks(_plain(state))}
+    shown = {title: rows for title, _, rows in inspect_wasi.blocks(plain_data(state))}
     ((fd, device, inode, *_),) = shown["Open files of the host, as they were"]
     found = (data / "f").stat()
     assert (fd, device, inode) == ("4", str(found.st_dev), str(found.st_ino))
     assert "{" not in str(shown["WASI"])
     for lie in LIES.values():
-        list(inspect_wasi.blocks(_plain(state | {"origin": lie(state["origin"])})))
+        list(inspect_wasi.blocks(plain_data(state | {"origin": lie(state["origin"])})))
 
 
 def test_an_origin_of_other_files_harms_nothing(program: Guest, data: Path) -> None:

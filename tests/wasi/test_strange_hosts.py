@@ -72,9 +72,9 @@ def test_a_snapshot_is_written_and_read(shown: int) -> None:
     with wasmsr.Store() as store:
         store.enqueue(store.instantiate(module).function("f"))
         store.run(fuel=100)
-        raw = b"".join(encode(wasmsr.snapshot(store)))
+        raw = b"".join(encode(wasmsr.Snapshot.of(store).state))
     assert abs(decode(raw).lineage.created - shown) < 1_000_000
-    assert decode(raw).restore(modules=[module]) is not None
+    assert wasmsr.Snapshot(decode(raw)).restore(modules=[module]) is not None
 
 
 def test_a_decision_is_on_disk(shown: int, tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ from wasmsr.migrate.streams.relays import STREAMS, Relay, Shown, StdinAfterMove,
 from wasmsr.program import HostGrants, Program, ProgramState, excessive
 from wasmsr.record import replaced
 from wasmsr.snapshot import format as snapshot_format
-from wasmsr.snapshot import prepare
-from wasmsr.snapshot.container import VERSION
-from wasmsr.snapshot.state import Snapshot
+from wasmsr.snapshot.encoding.container import VERSION
+from wasmsr.snapshot.preload import preload
+from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, MODES, PORTABLE, Mount
 from wasmsr.wasi.state import checked_state as wasi_state
 from wasmsr.wasi.streams.relayed_input import RelayedInput
@@ -223,7 +223,7 @@ class Hosting:
         features: str | Iterable[str] | None = None,
         stdin: Callable[[], int | None] | None = None,
     ) -> None:
-        prepare()  # what leaves here should not stand while Python reads its modules
+        preload()  # what leaves here should not stand while Python reads its modules
         self.grants = grants
         self.stdin = stdin
         self.features = chosen(features)
@@ -481,7 +481,7 @@ class HostedArrival:
         )
         return hosted
 
-    def _check(self, snapshot: Snapshot, module: Module) -> None:
+    def _check(self, snapshot: SnapshotState, module: Module) -> None:
         """Hold what has come, and not what was announced, against what may come here. Raises
         SnapshotError."""
         limits = snapshot.limits
@@ -503,7 +503,7 @@ class HostedArrival:
             raise SnapshotError(f"it is not what was announced: {refusal.sentence}")
 
 
-def _mounts(snapshot: Snapshot) -> tuple[MountName, ...]:
+def _mounts(snapshot: SnapshotState) -> tuple[MountName, ...]:
     """The mounts of a snapshot. Raises SnapshotError for a state of WASI that cannot be."""
     if snapshot.wasi is None:
         return ()

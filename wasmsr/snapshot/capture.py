@@ -21,10 +21,10 @@ from wasmsr.interp.types import (
     ValType,
     codes_of,
 )
-from wasmsr.interp.values import gather, spread
 from wasmsr.snapshot import state
-from wasmsr.snapshot.references import References
-from wasmsr.snapshot.state import Snapshot
+from wasmsr.snapshot.encoding.registry import SECTIONS
+from wasmsr.snapshot.references import ReferenceNumbering
+from wasmsr.snapshot.state import SnapshotState
 
 if TYPE_CHECKING:
     from wasmsr.wasi.state.contents import Contents
@@ -47,15 +47,13 @@ def _little(words: array[int]) -> bytes:
     return words.tobytes()
 
 
-def _table(store: Store, address: int, references: References) -> state.TableState:
+def _table(store: Store, address: int) -> state.TableState:
     view = ffi.new("wsr_table_view *")
     lib.wsr_table(store.c, address, view)
     words = array("Q")
     if view.size:
         words.frombytes(ffi.buffer(view.elements, view.size * 8))
     bounds, code = view.bounds, ValType(view.bounds.type).code
-    if code in (ValType.EXTERNREF, ValType.EXNREF):
-        words = array("Q", [references.saved(code, bits) for bits in words])
     maximum = bounds.maximum if bounds.has_maximum else None
     elements = _little(words)
     return state.TableState(int(code), bounds.minimum, maximum, elements, bool(bounds.address64))
@@ -70,11 +68,10 @@ def _memory(store: Store, address: int) -> state.MemoryState:
     return state.MemoryState(bounds.minimum, maximum, data, bool(bounds.address64))
 
 
-def _global(store: Store, address: int, references: References) -> state.GlobalState:
+def _global(store: Store, address: int) -> state.GlobalState:
     found = Global(store, address)
     type_, bits = found.type, found.bits
     code = type_.value.code
-    bits = references.saved(code, bits)
     return state.GlobalState(int(code), type_.mutable, bits)
 
 
@@ -107,32 +104,18 @@ def _instance(store: Store, instance: Instance, module: int) -> state.InstanceSt
     )
 
 
-def _frames(store: Store, references: References) -> list[state.FrameState]:
-    frames = []
-    for view in store.frames(dead_locals=False):
-        values = [*view.locals, *view.operands]
-        if ValType.EXTERNREF in view.types or ValType.EXNREF in view.types:
-            values = [
-                references.saved(code, bits) for code, bits in zip(view.types, values, strict=True)
-            ]
-        frames.append(
-            state.FrameState(
-                view.instance, view.index, view.offset, len(view.locals), view.types, values
-            )
+def _frames(store: Store) -> list[state.FrameState]:
+    return [
+        state.FrameState(
+            view.instance,
+            view.index,
+            view.offset,
+            len(view.locals),
+            view.types,
+            [*view.locals, *view.operands],
         )
-    return frames
-
-
-def _queue(store: Store, references: References) -> list[tuple[int, list[int]]]:
-    queue = []
-    for address, slots in store.queue:
-        params = store.function_type(address).params
-        bits = [
-            references.saved(type_.code, value)
-            for type_, value in zip(params, gather(params, slots), strict=True)
-        ]
-        queue.append((address, list(spread(params, bits))))
-    return queue
+        for view in store.frames(dead_locals=False)
+    ]
 
 
 def capture(
@@ -143,7 +126,7 @@ def capture(
     fuel: int | None = None,
     embed: bool = False,
     parent: bytes | None = None,
-) -> Snapshot:
+) -> SnapshotState:
     """The state of a paused (or idle) store as a value.
 
     The value's memories are views of the store's own bytes: encode or copy it before the program
@@ -178,12 +161,12 @@ def capture(
             modules.append(state.ModuleRef(module.digest, len(module.binary), module.name, binary))
     counts = ffi.new("wsr_store_counts *")
     lib.wsr_store_count(store.c, counts)
-    references = References(store)
     limits = store.limits
-    return Snapshot(
+    numbers = ReferenceNumbering(store)
+    found = SnapshotState(
         modules=modules,
         host_functions=[
-            state.HostFunction(
+            state.HostFunctionState(
                 address,
                 module_name,
                 name,
@@ -197,11 +180,13 @@ def capture(
             _instance(store, instance, module_index[instance.module.digest])
             for instance in store.instances
         ],
-        tables=[_table(store, a, references) for a in range(counts.tables)],
+        tables=[_table(store, a) for a in range(counts.tables)],
         memories=[_memory(store, a) for a in range(counts.memories)],
-        globals=[_global(store, a, references) for a in range(counts.globals)],
-        thread=state.ThreadState(_frames(store, references), _queue(store, references)),
-        limits=state.Limits(
+        globals=[_global(store, a) for a in range(counts.globals)],
+        thread=state.ThreadState(
+            _frames(store), [(address, list(slots)) for address, slots in store.queue]
+        ),
+        limits=state.ProgramLimits(
             limits.memory_pages,
             limits.table_elements,
             limits.stack_slots,
@@ -213,10 +198,18 @@ def capture(
         lineage=state.Lineage(
             os.urandom(16), parent, realtime.now(), socket.gethostname(), _engine()
         ),
-        externs=references.externs,
+        externs=numbers.externs,
         wasi=dict(wasi) if wasi is not None else None,
         files=files if files else None,
         executed=None if store.executed is None else min(store.executed, _MOST),
-        tags=references.tags,
-        exceptions=references.finish(),
+        tags=numbers.tags,
+        exceptions=numbers.exceptions,
     )
+    for section in SECTIONS:
+        kept = section.capture(store)
+        if kept is not None:
+            found.extra[section.name] = kept
+    for section in sorted(SECTIONS, key=lambda one: one.numbering or 0):
+        if section.numbering is not None:
+            section.renumber(found, numbers)
+    return found

@@ -16,11 +16,12 @@ from struct import error as StructError
 from typing import TYPE_CHECKING, TypeAlias
 
 from wasmsr.errors import FormatError, HandedOver, SnapshotError, printable
-from wasmsr.snapshot.container import FIRST, FLAG_HANDED, HEADER, Header, Kind
-from wasmsr.snapshot.reader import Decoder, SectionSize, decode
-from wasmsr.snapshot.room import DEFAULT_LIMIT, FILES_LIMIT
-from wasmsr.snapshot.state import Snapshot
-from wasmsr.snapshot.writer import content_digest, encode
+from wasmsr.snapshot.encoding.container import FIRST, FLAG_HANDED, HEADER, Header
+from wasmsr.snapshot.encoding.read_limits import DEFAULT_LIMIT, FILES_LIMIT
+from wasmsr.snapshot.encoding.reader import Decoder, SectionSize, decode
+from wasmsr.snapshot.encoding.writer import content_digest, encode
+from wasmsr.snapshot.sections.store import STORE
+from wasmsr.snapshot.state import SnapshotState
 
 if TYPE_CHECKING:
     from wasmsr.interp.outcomes import Limits
@@ -47,7 +48,7 @@ _STORE_READ = 16 << 20
 """Bytes of a store section that are looked at for a module's digest."""
 
 
-def save(snapshot: Snapshot, path: Path, *, compress: bool = True, handed: bool = False) -> int:
+def save(state: SnapshotState, path: Path, *, compress: bool = True, handed: bool = False) -> int:
     """Write a snapshot to a file; the number of bytes written.
 
     The file appears by rename when it is complete and on the disk, so that a full disk or a crash
@@ -58,7 +59,7 @@ def save(snapshot: Snapshot, path: Path, *, compress: bool = True, handed: bool 
         SnapshotError: it could not be written; nothing of it is left.
         UnportableState, FormatError: as `encode`.
     """
-    return save_pieces(encode(snapshot, compress=compress, handed=handed), path)
+    return save_pieces(encode(state, compress=compress, handed=handed), path)
 
 
 def save_pieces(
@@ -156,9 +157,9 @@ def is_of_module(path: Path, digest: bytes) -> bool:
         with open(path, "rb") as file:
             for _ in range(Header.decode(file.read(HEADER.size)).sections):
                 kind, _, _, plain, _, size, _ = FIRST.unpack(file.read(FIRST.size))
-                if kind == Kind.STORE:  # it is never compressed; digests stand in it as they are
+                if kind == STORE.kind:  # it is never compressed; digests stand in it as they are
                     return digest in file.read(min(plain, _STORE_READ))
-                if kind > Kind.STORE or size > _STORE_READ:
+                if kind > STORE.kind or size > _STORE_READ:
                     return False
                 file.seek(size, os.SEEK_CUR)
     except (SnapshotError, StructError):
@@ -173,7 +174,7 @@ def load(
     limit: int = DEFAULT_LIMIT,
     limits: Limits | None = None,
     files: int = FILES_LIMIT,
-) -> Snapshot:
+) -> SnapshotState:
     """Read a snapshot from a file.
 
     Args:

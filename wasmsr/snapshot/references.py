@@ -22,12 +22,17 @@ if TYPE_CHECKING:
 EXTERNREF, EXNREF = int(ValType.EXTERNREF), int(ValType.EXNREF)
 
 
-class References:
-    """Renumbers references by first appearance.
+class ReferenceNumbering:
+    """Numbers host objects and exceptions by first appearance.
+
+    Args:
+        store: The store whose references are numbered.
 
     Attributes:
-        externs: the host objects met so far; exceptions: likewise, complete after `finish`.
-        tags: by address, the codes of their fields.
+        externs: The host objects met so far.
+        exceptions: The exceptions met so far. References to exceptions in their fields have their
+            saved form; references to host objects are still those of the store.
+        tags: By address, the type codes of the tag's fields.
     """
 
     def __init__(self, store: Store) -> None:
@@ -42,21 +47,16 @@ class References:
         self._exception: dict[int, int] = {}
 
     def saved(self, code: int, bits: int) -> int:
-        """The saved bits of a value of that type code."""
+        """Return the saved bits of a value with this type code and these bits in the store."""
         if code == EXTERNREF:
             return self._extern_number(bits)
         if code == EXNREF:
             return self._exception_number(bits)
         return bits
 
-    def finish(self) -> list[ExceptionState]:
-        """The exceptions, when all has been met: the host objects in their fields come last."""
-        for exception in self.exceptions:
-            codes = self.tags[exception.tag]
-            for i, code in enumerate(codes):
-                if code == EXTERNREF:
-                    exception.fields[i] = self._extern_number(exception.fields[i])
-        return self.exceptions
+    def parameters(self, address: int) -> bytes:
+        """Return the type codes of the parameters of the function at an address."""
+        return codes_of(self.store.function_type(address).params)
 
     def _extern_number(self, bits: int) -> int:
         if not bits:
@@ -95,7 +95,7 @@ class References:
         return self._exception[bits]
 
 
-class Restored:
+class RestoredExceptions:
     """The exceptions of a snapshot, made anew in a store whose tags are there already.
 
     Attributes:
@@ -120,4 +120,4 @@ class Restored:
             self.bits.append(made)
 
 
-__all__ = ["References", "Restored"]
+__all__ = ["ReferenceNumbering", "RestoredExceptions"]

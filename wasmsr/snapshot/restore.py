@@ -30,9 +30,11 @@ from wasmsr.interp.types import (
 )
 from wasmsr.interp.values import gather, slot_count, spread
 from wasmsr.snapshot import state
-from wasmsr.snapshot.check import MAX_FUNCTIONS, check
-from wasmsr.snapshot.references import Restored
-from wasmsr.snapshot.state import PAGE, Snapshot
+from wasmsr.snapshot.check import check
+from wasmsr.snapshot.encoding.registry import SECTIONS
+from wasmsr.snapshot.references import RestoredExceptions
+from wasmsr.snapshot.rules import MAX_FUNCTIONS
+from wasmsr.snapshot.state import PAGE, SnapshotState
 
 if TYPE_CHECKING:
     from wasmsr.wasi.facade import Wasi
@@ -51,7 +53,7 @@ def _bad(what: str) -> FormatError:
 
 
 def _check_modules(
-    snapshot: Snapshot, modules: Iterable[Module], features: str | Iterable[str] | None
+    snapshot: SnapshotState, modules: Iterable[Module], features: str | Iterable[str] | None
 ) -> list[Module]:
     given = {module.digest: module for module in modules}
     found = []
@@ -73,7 +75,7 @@ def _check_modules(
     return found
 
 
-def _limits(saved: state.Limits) -> machine.Limits:
+def _limits(saved: state.ProgramLimits) -> machine.Limits:
     """The limits of the store that is made; no store has ever had larger ones."""
     try:
         return machine.Limits(
@@ -88,7 +90,7 @@ def _named(module: str, name: str) -> str:
     return f"{printable(module, 100)}.{printable(name, 100)}"
 
 
-def _check_ambiguous(functions: Iterable[state.HostFunction]) -> None:
+def _check_ambiguous(functions: Iterable[state.HostFunctionState]) -> None:
     """Refuse host functions of which nobody can say which is which: the names of their import and
     the type are all that is known of them, and are the same."""
     seen: dict[tuple[str, str, bytes, bytes], int] = {}
@@ -110,7 +112,7 @@ def _check_ambiguous(functions: Iterable[state.HostFunction]) -> None:
 class _Restoring:
     """One restore: address spaces are filled in ascending order, host-made things in the gaps."""
 
-    def __init__(self, snapshot: Snapshot, modules: list[Module], imports: Imports) -> None:
+    def __init__(self, snapshot: SnapshotState, modules: list[Module], imports: Imports) -> None:
         self.snapshot = snapshot
         self.modules = modules
         self.imports = imports
@@ -170,6 +172,9 @@ class _Restoring:
         store._extern_index = {id(o): i + 1 for i, o in enumerate(store.externs)}
         self._fill()
         self._thread()
+        for section in SECTIONS:
+            if section.name in self.snapshot.extra:
+                section.restore(store, self.snapshot.extra[section.name])
         return store
 
     def _defined(self, instance: state.InstanceState) -> tuple[list[int], ...]:
@@ -298,7 +303,7 @@ class _Restoring:
         self.next_function += 1
 
     def _host_type(
-        self, wanted: state.HostFunction
+        self, wanted: state.HostFunctionState
     ) -> tuple[FuncType, tuple[Module, Import] | None]:
         """A host function's type: as it is saved, or, as exact as it was, from who imports it."""
         saved = FuncType(val_types(wanted.params), val_types(wanted.results))
@@ -373,7 +378,7 @@ class _Restoring:
             if codes_of(Tag(self.store, address).type.params) != codes:
                 raise _bad(f"tag {address} of another type")
         try:
-            self.exceptions = Restored(self.store, self.snapshot.exceptions).bits
+            self.exceptions = RestoredExceptions(self.store, self.snapshot.exceptions).bits
         except ValueError as error:
             raise _bad(str(error)) from None
         for address, item in enumerate(self.snapshot.globals):
@@ -540,7 +545,7 @@ def _memory_type(memory: state.MemoryState) -> MemoryType:
 
 
 def restore(
-    snapshot: Snapshot,
+    snapshot: SnapshotState,
     *,
     modules: Iterable[Module] = (),
     imports: Imports | None = None,

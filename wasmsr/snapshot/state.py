@@ -8,21 +8,11 @@ reference is an index, a number is its bits. Value types are the binary format's
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import socket
-
-    from wasmsr.interp.machine import Imports, Store
-    from wasmsr.interp.module import Module
-    from wasmsr.interp.outcomes import Limits as MachineLimits
-    from wasmsr.wasi.facade import Stdin, Stdout, Wasi
-    from wasmsr.wasi.filesystem.mounts import Mount
     from wasmsr.wasi.state.contents import Contents
-    from wasmsr.wasi.state.tree_restore import OnChanged
 
 PAGE = 65536
 """Bytes in a WebAssembly page (specification, section 2.3.10)."""
@@ -34,7 +24,7 @@ class _OneLine:
     __slots__ = ()
 
     def __repr__(self) -> str:
-        from wasmsr.snapshot.shown import shown  # only here: few ask
+        from wasmsr.snapshot.inspect.one_line import shown  # only here: few ask
 
         return shown(self)
 
@@ -51,7 +41,7 @@ class ModuleRef(_OneLine):
 
 
 @dataclass(slots=True)
-class HostFunction:
+class HostFunctionState:
     """A function instance that the host provides: its store address, the import that it answers
     and its type (one code byte for each parameter and result). `identity` is what it is known by
     where that was chosen; None: it is known by the import's names."""
@@ -156,7 +146,7 @@ class ThreadState(_OneLine):
 
 
 @dataclass(slots=True)
-class Limits:
+class ProgramLimits:
     """Limits in force: pages of 64 KiB (each memory), elements (each table), 64-bit slots, frames;
     remaining fuel in instructions or None for unlimited; names of the features in use."""
 
@@ -182,19 +172,19 @@ class Lineage:
 
 
 @dataclass(slots=True, repr=False)
-class Snapshot(_OneLine):
+class SnapshotState(_OneLine):
     """A paused machine as a value. `wasi` is what `wasmsr.wasi` captured, `executed` the count of
     instructions where the run was metered, `externs` the host objects behind externrefs, `files`
     what carried files consist of."""
 
     modules: list[ModuleRef]
-    host_functions: list[HostFunction]
+    host_functions: list[HostFunctionState]
     instances: list[InstanceState]
     tables: list[TableState]
     memories: list[MemoryState]
     globals: list[GlobalState]
     thread: ThreadState
-    limits: Limits
+    limits: ProgramLimits
     lineage: Lineage
     externs: list[Any] = field(default_factory=list)
     wasi: dict[str, Any] | None = None
@@ -202,113 +192,4 @@ class Snapshot(_OneLine):
     tags: list[bytes] = field(default_factory=list)
     exceptions: list[ExceptionState] = field(default_factory=list)
     files: Contents | None = None
-
-    def save(self, path: str | os.PathLike[str], *, compress: bool = True) -> int:
-        """Write `snapshot.bin`, which appears complete or not at all; the number of bytes.
-
-        Raises:
-            SnapshotError: see `wasmsr.snapshot.format.save`.
-        """
-        from wasmsr.snapshot.format import save
-
-        return save(self, path, compress=compress)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        adopt: bool = False,
-        limits: MachineLimits | None = None,
-    ) -> Snapshot:
-        """Read `snapshot.bin`.
-
-        Args:
-            adopt: also if it was handed over to another host.
-            limits: what its memories, tables and stack may have at most, where the program ran
-                with larger limits than the default ones.
-
-        Raises:
-            SnapshotError: see `wasmsr.snapshot.format.load`.
-        """
-        from wasmsr.snapshot.format import load
-
-        return load(path, adopt=adopt, limits=limits)
-
-    def restore(
-        self,
-        *,
-        modules: Iterable[Module] = (),
-        imports: Imports | None = None,
-        mounts: Sequence[Mount] = (),
-        stdin: Stdin = None,
-        stdout: Stdout = 1,
-        stderr: Stdout = 2,
-        sockets: Sequence[socket.socket] = (),
-        limits: MachineLimits | None = None,
-        features: str | Iterable[str] | None = None,
-        live: bool = False,
-        on_changed: OnChanged | None = None,
-        carry_limit: int | None = None,
-    ) -> Store:
-        """A new store in this state, standing where the program stood; `run` goes on with it.
-
-        The snapshot can be restored any number of times, each a fork with a life of its own. What
-        the program may touch is given anew: a snapshot grants nothing.
-
-        Args:
-            modules: those that the snapshot names; embedded ones need not be given.
-            imports: the host functions that the program uses, as for `Store.instantiate`; those
-                that have an identity are found by it, under whatever names they are given.
-            mounts, stdin, stdout, stderr, sockets, live, on_changed: as for `Wasi.restore`, for a
-                program that uses WASI; the store's `wasi` is its new `Wasi`, which `Store.close`
-                closes.
-            limits: in place of those of the snapshot.
-            features: what embedded modules may need, as for `Module`.
-            carry_limit: bytes that each tree of carried files may hold; default 1 GiB.
-
-        Raises:
-            ModuleMismatch: a module is missing, or another one was given.
-            ModuleError: an embedded one is invalid, or needs a feature that it may not need.
-            FormatError: the snapshot contradicts its modules or itself.
-            WasiConfigError: a mount is missing; the hint says which option names it.
-            SnapshotError: a host function is missing or ambiguous, a file is gone, or a limit is
-                too low.
-        """
-        from wasmsr.snapshot.restore import restore
-
-        wanted = self
-        if limits is not None:
-            wanted = replace(self, limits=replace(self.limits, **vars(limits)))
-
-        def serve() -> Wasi:
-            from wasmsr.wasi.facade import Wasi
-            from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT
-            from wasmsr.wasi.state.contents import Contents
-            from wasmsr.wasi.state.origin import trusted_time
-            from wasmsr.wasi.state.restore import CarriedFiles
-
-            assert self.wasi is not None
-            return Wasi.restore(
-                self.wasi,
-                mounts=mounts,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                sockets=sockets,
-                live=live,
-                on_changed=on_changed,
-                carried=CarriedFiles(
-                    self.files or Contents(),
-                    carry_limit or CARRY_LIMIT,
-                    trusted_time(self.wasi, self.lineage.created),
-                ),
-            )
-
-        return restore(wanted, modules=modules, imports=imports, features=features, wasi=serve)
-
-    def content_digest(self) -> bytes:
-        """A digest (32 bytes) of everything but the lineage: equal exactly if the states are."""
-        from wasmsr.snapshot.format import content_digest
-
-        return content_digest(self)
+    extra: dict[str, Any] = field(default_factory=dict)

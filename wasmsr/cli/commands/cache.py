@@ -39,7 +39,7 @@ def cache(action: str, module_cache: str | None, as_json: bool) -> int:
     """The command; HELP is its help."""
     from wasmsr.errors import printable
     from wasmsr.interp.cache import KEPT, ModuleCache, default_folder
-    from wasmsr.snapshot.tables import lines
+    from wasmsr.snapshot.inspect.text_tables import lines
 
     found = ModuleCache(default_folder() if module_cache in (None, "off") else str(module_cache))
     if action == "clear":
@@ -60,7 +60,7 @@ def cache(action: str, module_cache: str | None, as_json: bool) -> int:
 
 def rows(notes: Sequence[Note]) -> list[tuple[str, ...]]:
     """One row for each module, those used last first."""
-    from wasmsr.snapshot.tables import size
+    from wasmsr.snapshot.inspect.text_tables import size
 
     by_digest: dict[str | None, list[Note]] = {}
     for note in notes:

@@ -99,7 +99,7 @@ def _neither(data: bytes, name: str) -> WasmsrError:
 
 def _inspect_module(data: bytes, name: str, features: str | None, as_json: bool) -> int:
     from wasmsr.cli.commands.overview import blocks, describe, malformed
-    from wasmsr.snapshot.tables import lines
+    from wasmsr.snapshot.inspect.text_tables import lines
 
     description = describe(data, name, features)
     error = malformed(description)
@@ -115,7 +115,7 @@ def _inspect_snapshot(
     from wasmsr.cli.running.snapshots import decode
     from wasmsr.errors import ModuleMismatch
     from wasmsr.interp.module import Module
-    from wasmsr.snapshot.inspect import describe, render, show
+    from wasmsr.snapshot.inspect.describe import describe, render, show
 
     snapshot, decoder = decode(data, name)
     wanted = {reference.digest for reference in snapshot.modules}

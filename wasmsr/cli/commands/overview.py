@@ -17,7 +17,7 @@ from wasmsr.interp.custom import unsigned
 from wasmsr.interp.module import MAGIC, Module, assemble
 from wasmsr.interp.types import FuncType, GlobalType, MemoryType, TableType, TagType
 from wasmsr.program import COMMAND, REACTOR
-from wasmsr.snapshot.tables import Block, size, text
+from wasmsr.snapshot.inspect.text_tables import Block, size, text
 
 KINDS = {
     FuncType: "function",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from wasmsr.interp.module import Module
     from wasmsr.interp.types import FuncType
     from wasmsr.program import HostGrants, Program
-    from wasmsr.snapshot.state import Snapshot
+    from wasmsr.snapshot.state import SnapshotState
     from wasmsr.wasi.filesystem.mounts import Mount
 
 PAGE = 65536
@@ -201,7 +201,7 @@ class Launch:
                 say(f"module cache: {cache.trouble}", "debug")
         return module
 
-    def _host_grants(self, snapshot: Snapshot | None = None) -> HostGrants:
+    def _host_grants(self, snapshot: SnapshotState | None = None) -> HostGrants:
         """Folders and standard input as given now; for a program that goes on, also as it had
         them."""
         from wasmsr.program import HostGrants
@@ -228,7 +228,7 @@ class Launch:
             on_changed=options.on_changed,
         )
 
-    def _own_folder(self, snapshot: Snapshot | None) -> str | None:
+    def _own_folder(self, snapshot: SnapshotState | None) -> str | None:
         """The current folder for a packaged program whose files came along with it, as they do
         from `remote`; see `NamedProgram.mounts`."""
         for mount in (snapshot.wasi or {}).get("mounts", ()) if snapshot is not None else ():

@@ -135,9 +135,9 @@ class RunSession:
             self._keys = self.events.keyboard = plan.keyboard()
             say(KEYS.format(export=plan.export))
         if plan.saves:
-            from wasmsr.snapshot import prepare  # only here: it takes a while
+            from wasmsr.snapshot.preload import preload  # only here: it takes a while
 
-            prepare()
+            preload()
         timer = Timer.after(plan.after, plan.every)
         self._end = Timer.after(plan.timeout, None)
         if self.program.pending or not self._keys:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from wasmsr.interp.outcomes import Limits
     from wasmsr.program import Timings
     from wasmsr.snapshot.format import Decoder
-    from wasmsr.snapshot.state import Snapshot
+    from wasmsr.snapshot.state import SnapshotState
 
 PIECE = 4 << 20
 """Bytes between two looks at the progress."""
@@ -38,7 +38,7 @@ def decode(
     timings: Timings | None = None,
     limits: Limits | None = None,
     carry_limit: int | None = None,
-) -> tuple[Snapshot, Decoder]:
+) -> tuple[SnapshotState, Decoder]:
     """A file's snapshot, and what read it; `path` is for people.
 
     It is decoded while it is read, so that what is none is not read to its end, which it may not
@@ -72,7 +72,7 @@ def read_snapshot(
     timings: Timings,
     limits: Limits | None = None,
     carry_limit: int | None = None,
-) -> Snapshot:
+) -> SnapshotState:
     """The snapshot in a file.
 
     Args:

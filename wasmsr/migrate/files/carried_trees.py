@@ -18,7 +18,7 @@ from typing import Any
 import msgpack
 
 from wasmsr.errors import FormatError
-from wasmsr.snapshot.state import Snapshot
+from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.filesystem.tree_walk import remove
 from wasmsr.wasi.filesystem.trees import KnownFiles
 from wasmsr.wasi.state.manifest import FILE, check_chunks, parse
@@ -68,7 +68,9 @@ class CarriedTrees:
         """Whether that is a folder of ours."""
         return self._of(program) in path.parents
 
-    def note(self, program: bytes, snapshot: Snapshot, known: Mapping[str, KnownFiles]) -> None:
+    def note(
+        self, program: bytes, snapshot: SnapshotState, known: Mapping[str, KnownFiles]
+    ) -> None:
         """Notes what the carried trees of a program are like, which is about to leave; `known`:
         what need not be read again of them. Raises OSError."""
         trees = {}

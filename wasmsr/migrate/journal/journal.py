@@ -25,7 +25,7 @@ from wasmsr import realtime
 from wasmsr.errors import FormatError
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import ID_BYTES, PIECE, Ending, JournalError, Move, OwnershipState
-from wasmsr.snapshot.container import FLAG_HANDED, HEADER, Header
+from wasmsr.snapshot.encoding.container import FLAG_HANDED, HEADER, Header
 
 VERSION = 1
 

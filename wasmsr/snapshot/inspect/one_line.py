@@ -12,7 +12,6 @@ from typing import Any
 
 from wasmsr.errors import listed, printable
 from wasmsr.interp.shown import number, size
-from wasmsr.snapshot import state
 
 NAMES = 3
 """Names of modules that are shown."""
@@ -22,12 +21,12 @@ def shown(part: Any) -> str:
     """A snapshot, or a part of one, in one line."""
     name = type(part).__name__
     try:
-        return f"<{name}{_OF[type(part)](part)}>"
+        return f"<{name}{_OF[name](part)}>"
     except Exception:  # noqa: BLE001 (a value of anything at all, and a repr must not fail)
         return f"<{name}, not valid>"
 
 
-def _snapshot(one: state.Snapshot) -> str:
+def _snapshot(one: Any) -> str:
     names = listed([module.name or "a module" for module in one.modules], NAMES)
     frames = len(one.thread.frames)
     parts = [f"{number(frames, 'frame')} deep" if frames else "idle"]
@@ -45,7 +44,7 @@ def _snapshot(one: state.Snapshot) -> str:
     return f" of {names or 'no module'}: {', '.join(parts)}, {_taken(one.lineage)}"
 
 
-def _taken(lineage: state.Lineage) -> str:
+def _taken(lineage: Any) -> str:
     seconds = lineage.created // 1_000_000_000
     try:
         moment = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -54,13 +53,13 @@ def _taken(lineage: state.Lineage) -> str:
     return f"taken {moment} on {printable(lineage.host, 80)}"
 
 
-def _module(one: state.ModuleRef) -> str:
+def _module(one: Any) -> str:
     embedded = "" if one.binary is None else ", embedded"
     name = printable(one.name, 80) if one.name else "without a name"
     return f" {name}: {size(one.size)}{embedded}, {one.digest.hex()[:12]}"
 
 
-def _instance(one: state.InstanceState) -> str:
+def _instance(one: Any) -> str:
     name = "" if one.name is None else f" {printable(one.name, 80)}"
     parts = [
         number(len(one.functions) + one.defined, "function"),
@@ -75,16 +74,16 @@ def _most(maximum: int | None) -> str:
     return "" if maximum is None else f" of at most {maximum}"
 
 
-def _table(one: state.TableState) -> str:
+def _table(one: Any) -> str:
     return f": {number(len(one.elements) // 8, 'element')}{_most(one.maximum)}, {one.type:#x}"
 
 
-def _memory(one: state.MemoryState) -> str:
-    pages = len(one.data) // state.PAGE
+def _memory(one: Any) -> str:
+    pages = len(one.data) // 65536
     return f": {number(pages, 'page')}{_most(one.maximum)} ({size(len(one.data))})"
 
 
-def _frame(one: state.FrameState) -> str:
+def _frame(one: Any) -> str:
     operands = len(one.values) - one.locals
     return (
         f": function {one.function} of instance {one.instance} at {one.offset:#x}, "
@@ -92,23 +91,24 @@ def _frame(one: state.FrameState) -> str:
     )
 
 
-def _thread(one: state.ThreadState) -> str:
+def _thread(one: Any) -> str:
     return f": {number(len(one.frames), 'frame')}, {number(len(one.queue), 'invocation')} to come"
 
 
-def _exception(one: state.ExceptionState) -> str:
+def _exception(one: Any) -> str:
     return f": of tag {one.tag}, {number(len(one.fields), 'field')}"
 
 
-_OF: dict[type, Callable[[Any], str]] = {
-    state.Snapshot: _snapshot,
-    state.ModuleRef: _module,
-    state.InstanceState: _instance,
-    state.TableState: _table,
-    state.MemoryState: _memory,
-    state.FrameState: _frame,
-    state.ThreadState: _thread,
-    state.ExceptionState: _exception,
+_OF: dict[str, Callable[[Any], str]] = {
+    "SnapshotState": _snapshot,
+    "ModuleRef": _module,
+    "InstanceState": _instance,
+    "TableState": _table,
+    "MemoryState": _memory,
+    "FrameState": _frame,
+    "ThreadState": _thread,
+    "ExceptionState": _exception,
 }
+"""What shows the classes of `wasmsr.snapshot.state`, by their names."""
 
 __all__ = ["shown"]

@@ -44,64 +44,8 @@ GROUP = 32
 """Batches that are compressed together on all cores: 8 MiB, which bounds a writer's memory."""
 
 
-class Kind:
-    """Section kinds, in the order in which they stand in the file. Plain numbers, since a small
-    snapshot is read in less time than an enumeration's members take to look up."""
-
-    LINEAGE = 1
-    LIMITS = 2
-    STORE = 3
-    SEGMENTS = 4
-    THREAD = 5
-    GLOBALS = 6
-    TABLES = 7
-    EXTERNS = 8
-    COUNTERS = 9
-    WASI = 10
-    BINARIES = 11
-    MEMORIES = 12
-    PAGE_INDEX = 13
-    PAGE_DATA = 14
-    TAGS = 15
-    EXCEPTIONS = 16
-    IDENTITIES = 17
-    FILE_INDEX = 24
-    FILE_DATA = 25
-    ORIGIN = IGNORABLE | 16
-
-
-TITLES = {
-    number: name.lower().replace("_", " ")
-    for name, number in vars(Kind).items()
-    if isinstance(number, int)
-}
-"""The names of the section kinds in messages and listings."""
-COMPRESSIBLE = frozenset((Kind.BINARIES, Kind.PAGE_DATA, Kind.FILE_DATA))
-"""Elsewhere a few bytes could ask a reader for gigabytes; here sizes are known beforehand."""
-MESSAGES = frozenset(
-    (
-        Kind.LINEAGE,
-        Kind.LIMITS,
-        Kind.STORE,
-        Kind.SEGMENTS,
-        Kind.EXTERNS,
-        Kind.COUNTERS,
-        Kind.WASI,
-        Kind.TAGS,
-        Kind.IDENTITIES,
-        Kind.ORIGIN,
-    )
-)
-"""The kinds whose payload is msgpack."""
-MESSAGE_LIMIT = 128 << 20
-"""Bytes of all msgpack sections together: WASI carries the content of files without a name."""
-MODULE_LIMIT = 1 << 30
-"""Bytes of all embedded modules together."""
-
-
-def section_title(kind: int) -> str:
-    """The name of any section kind, known or not."""
-    return TITLES.get(kind) or f"kind {kind:#06x}"
+LINEAGE = 1
+"""The kind of section that is no part of the content digest: the lineage."""
 
 
 # Digests -----------------------------------------------------------------------------------------
@@ -177,7 +121,7 @@ class Rows:
 
     def add(self, kind: int, length: int, digest: bytes) -> None:
         """Add a section by its kind, plain length and tree digest, in the order of the file."""
-        rest = kind == Kind.LINEAGE or kind & IGNORABLE
+        rest = kind == LINEAGE or kind & IGNORABLE
         (self._rest if rest else self._content).append(SECTION.pack(kind, 0, 0, length) + digest)
         self.plain += length
 
@@ -339,7 +283,7 @@ def _compress(group: list[Buffer]) -> Iterator[bytes]:
             yield BATCH.pack(RAW, len(batch), zlib.crc32(batch)) + batch
 
 
-def check_batch(kind: int, codec: int, stored: int, length: int) -> None:
+def check_batch(name: str, codec: int, stored: int, length: int, compressible: bool) -> None:
     """Check the head of a batch, of which nothing more need have been read.
 
     Args:
@@ -351,21 +295,20 @@ def check_batch(kind: int, codec: int, stored: int, length: int) -> None:
     if codec == RAW:
         if stored != length:
             raise FormatError(
-                f"a raw batch of the snapshot's {section_title(kind)} section has {stored} bytes "
+                f"a raw batch of the snapshot's {name} section has {stored} bytes "
                 f"in place of {length}"
             )
     elif codec != ZSTD:
-        raise FormatError(f"the {section_title(kind)} section has a batch of unknown codec {codec}")
-    elif kind not in COMPRESSIBLE and not kind & IGNORABLE:
-        raise FormatError(f"the {section_title(kind)} section may not be compressed")
+        raise FormatError(f"the {name} section has a batch of unknown codec {codec}")
+    elif not compressible:
+        raise FormatError(f"the {name} section may not be compressed")
     elif not 0 < stored < length:
         raise FormatError(
-            f"a compressed batch of the {section_title(kind)} section has {stored} bytes for "
-            f"{length}"
+            f"a compressed batch of the {name} section has {stored} bytes for {length}"
         )
 
 
-def open_batch(kind: int, codec: int, crc: int, stored: Buffer, length: int) -> Buffer:
+def open_batch(name: str, codec: int, crc: int, stored: Buffer, length: int) -> Buffer:
     """The plain bytes of a batch; for raw ones `stored` itself.
 
     Raises:
@@ -373,14 +316,12 @@ def open_batch(kind: int, codec: int, crc: int, stored: Buffer, length: int) -> 
         FormatError: the zstd frame is not one frame of exactly `length` bytes.
     """
     if zlib.crc32(stored) != crc:
-        raise DigestError(
-            f"the snapshot is damaged: a checksum in its {section_title(kind)} section differs"
-        )
+        raise DigestError(f"the snapshot is damaged: a checksum in its {name} section differs")
     if codec == RAW:
         return stored
     import zstandard
 
-    what = f"a compressed batch of the {section_title(kind)} section"
+    what = f"a compressed batch of the {name} section"
     try:
         size = zstandard.frame_content_size(stored)
         if size != length:

@@ -14,13 +14,13 @@ from wasmsr.snapshot.state import (
     ExceptionState,
     FrameState,
     GlobalState,
-    HostFunction,
+    HostFunctionState,
     InstanceState,
-    Limits,
     Lineage,
     MemoryState,
     ModuleRef,
-    Snapshot,
+    ProgramLimits,
+    SnapshotState,
     TableState,
     ThreadState,
 )
@@ -61,7 +61,7 @@ _BOUNDS = {"minimum": _INT, "maximum": _MAYBE_INT, "address64": _BOOL}
 
 _FIELDS: dict[type, dict[str, _Test]] = {
     ModuleRef: {"digest": _BYTES, "size": _INT, "name": _MAYBE_STR, "binary": _MAYBE_BYTES},
-    HostFunction: {
+    HostFunctionState: {
         "address": _INT,
         "module": _STR,
         "name": _STR,
@@ -84,7 +84,7 @@ _FIELDS: dict[type, dict[str, _Test]] = {
     },
     ExceptionState: {"tag": _INT, "fields": _INTS},
     ThreadState: {"frames": _all(FrameState), "queue": _queue},
-    Limits: {
+    ProgramLimits: {
         **dict.fromkeys(("memory_pages", "table_elements", "stack_slots", "stack_frames"), _INT),
         "fuel": _MAYBE_INT,
         "deterministic": _BOOL,
@@ -97,15 +97,15 @@ _FIELDS: dict[type, dict[str, _Test]] = {
         "host": _STR,
         "engine": _STR,
     },
-    Snapshot: {
+    SnapshotState: {
         "modules": _all(ModuleRef),
-        "host_functions": _all(HostFunction),
+        "host_functions": _all(HostFunctionState),
         "instances": _all(InstanceState),
         "tables": _all(TableState),
         "memories": _all(MemoryState),
         "globals": _all(GlobalState),
         "thread": _one(ThreadState),
-        "limits": _one(Limits),
+        "limits": _one(ProgramLimits),
         "lineage": _one(Lineage),
         "externs": _LIST,
         "wasi": _one(dict, _NONE),
@@ -113,6 +113,7 @@ _FIELDS: dict[type, dict[str, _Test]] = {
         "tags": _all(bytes),
         "exceptions": _all(ExceptionState),
         "files": lambda value: value is None or _contents(value),
+        "extra": lambda value: type(value) is dict and {*map(type, value)} <= {str},
     },
 }
 
@@ -123,15 +124,16 @@ def _contents(value: Any) -> bool:
     return isinstance(value, Contents)
 
 
-def check_shape(snapshot: Snapshot) -> None:
+def check_field_types(snapshot: SnapshotState) -> None:
     """Check the types of all fields.
 
     Raises:
         FormatError: it names the field.
     """
     _check("the snapshot", snapshot)
-    for part in (snapshot.limits, snapshot.lineage, snapshot.thread):
-        _check(f"its {type(part).__name__.lower()}", part)
+    _check("its limits", snapshot.limits)
+    _check("its lineage", snapshot.lineage)
+    _check("its thread", snapshot.thread)
     for what, items in (
         ("module", snapshot.modules),
         ("host function", snapshot.host_functions),
@@ -156,4 +158,4 @@ def _check(what: str, item: Any) -> None:
             )
 
 
-__all__ = ["check_shape"]
+__all__ = ["check_field_types"]

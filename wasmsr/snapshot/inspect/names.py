@@ -7,10 +7,13 @@ where these are embedded or given. They are a courtesy: without a module there a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wasmsr.errors import ModuleError
-from wasmsr.snapshot.state import InstanceState, ModuleRef, Snapshot
+from wasmsr.interp.literals import plain
+from wasmsr.interp.types import ValType
+from wasmsr.snapshot.rules import FUNCREF, TYPE_NAMES
+from wasmsr.snapshot.state import InstanceState, ModuleRef, SnapshotState
 
 if TYPE_CHECKING:
     from wasmsr.interp.custom import Names
@@ -31,7 +34,7 @@ class NamedModule(Protocol):
 class SnapshotNames:
     """The names of a snapshot's things, looked up in `modules` and in those that it embeds."""
 
-    def __init__(self, snapshot: Snapshot, modules: Iterable[NamedModule]) -> None:
+    def __init__(self, snapshot: SnapshotState, modules: Iterable[NamedModule]) -> None:
         self._snapshot = snapshot
         self._modules: dict[bytes, NamedModule | None] = {m.digest: m for m in modules}
         self.tables: dict[int, str] = {}
@@ -80,6 +83,12 @@ class SnapshotNames:
         """The locals of a function that have a name."""
         module = self._module(self._snapshot.modules[self._snapshot.instances[instance].module])
         return {} if module is None else module.names.locals.get(index, {})
+
+    def value(self, code: int, bits: int) -> dict[str, Any]:
+        """Return type and value: signed numbers, floats, functions by name."""
+        named = code == FUNCREF and bits
+        value = self.of_address(bits - 1) if named else plain(ValType(code), bits)
+        return {"type": TYPE_NAMES[code], "value": value}
 
     def _module(self, reference: ModuleRef) -> NamedModule | None:
         if reference.digest not in self._modules:

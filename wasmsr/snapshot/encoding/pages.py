@@ -15,7 +15,7 @@ from struct import Struct
 from typing import Any
 
 from wasmsr.errors import FormatError
-from wasmsr.snapshot.container import BATCH_SIZE, Buffer, Tree
+from wasmsr.snapshot.encoding.container import BATCH_SIZE, Buffer, Tree
 
 PAGE_SIZE = 4096
 """Bytes in a page of the format; a WebAssembly page has 16 of them."""
@@ -95,6 +95,11 @@ class PageMap:
     def index(self) -> bytes:
         """The page index section."""
         return b"".join([ENTRY.pack(*entry) for entry in self.entries])
+
+    @property
+    def size(self) -> int:
+        """Bytes of the page data section."""
+        return self.stored * PAGE_SIZE
 
     def digest(self) -> bytes:
         """The tree digest of the page data section."""

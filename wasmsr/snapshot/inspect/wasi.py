@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from wasmsr.snapshot.tables import Block, moment, seconds, short, text
+from wasmsr.snapshot.inspect.text_tables import Block, moment, seconds, short, text
 from wasmsr.wasi.preview1.abi import ALL_RIGHTS, FdFlag, Right
 
 RIGHTS = {value: name.lower() for name, value in vars(Right).items() if isinstance(value, int)}

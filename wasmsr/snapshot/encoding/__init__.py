@@ -1,0 +1,1 @@
+"""Snapshots as bytes: the container, its sections, a writer and a reader."""

@@ -1,0 +1,277 @@
+"""From the bytes of snapshot.bin to a `SnapshotState`, however they are cut into pieces.
+
+The bytes are hostile. The reader checks each length before it allocates anything, fills memories
+while pieces arrive, and hands nothing out before all of it is verified. The sections (`registry`)
+read the payloads.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Generator
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from wasmsr.errors import DigestError, FormatError, SnapshotError, VersionError
+from wasmsr.snapshot.check import check
+from wasmsr.snapshot.encoding.container import (
+    BATCH,
+    BATCH_SIZE,
+    FIRST,
+    HEADER,
+    MAGIC,
+    SECTION,
+    Buffer,
+    Header,
+    Rows,
+    Tree,
+    check_batch,
+    open_batch,
+    tree_digest,
+)
+from wasmsr.snapshot.encoding.read_limits import DEFAULT_LIMIT, FILES_LIMIT, ReadLimits
+from wasmsr.snapshot.encoding.registry import BY_KIND, SECTIONS
+from wasmsr.snapshot.encoding.section import Allocate, Draft, Section, UnknownSection
+from wasmsr.snapshot.state import SnapshotState
+
+if TYPE_CHECKING:
+    from wasmsr.interp.outcomes import Limits
+
+_LAZY = 1 << 20
+"""Bytes from which on a memory consists of fresh pages of the operating system."""
+
+
+class SectionSize(NamedTuple):
+    """A section as it was read: its kind, bytes of payload, bytes in the file with all heads."""
+
+    kind: int
+    plain: int
+    stored: int
+
+
+_Parser: TypeAlias = Generator[int, Buffer, SnapshotState]
+
+
+class Decoder:
+    """Reads a snapshot from pieces, in memory bounded by what it holds and one batch.
+
+    Args:
+        limit: Bytes that memories, tables and embedded modules may have together.
+        limits: Limits of the store in which the snapshot is to be restored; see `ReadLimits`.
+        files: Bytes of content of files. They go to a temporary file if they are many.
+        allocate: Gives that many zero bytes for a memory; writable, format "B". By default a
+            bytearray, for large memories fresh pages of the operating system.
+
+    Attributes:
+        header: The header once 64 bytes are there.
+        plain: Bytes of payload read so far, of `header.plain`.
+        content: After `finish`, the content digest.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int = DEFAULT_LIMIT,
+        limits: Limits | None = None,
+        files: int = FILES_LIMIT,
+        allocate: Allocate | None = None,
+    ) -> None:
+        self.header: Header | None = None
+        self.plain = 0
+        self.content = b""
+        self._draft = Draft(ReadLimits(limit, files, limits), allocate or _allocate)
+        self._pending = bytearray()
+        self._section: Section | None = None
+        self._sizes: list[tuple[int, int, int]] = []
+        self._rows = Rows()
+        self._state: SnapshotState | None = None
+        self._failure: SnapshotError | None = None
+        self._parser = self._parse()
+        self._need = next(self._parser)
+
+    def feed(self, piece: Buffer) -> None:
+        """Take the next bytes.
+
+        Raises:
+            FormatError, VersionError, DigestError: What is wrong with the bytes so far. Every later
+                call raises the same.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._feed(memoryview(piece))
+        except SnapshotError as error:
+            self._failure = error
+            self._parser.close()
+            raise
+
+    def _feed(self, view: memoryview) -> None:
+        start = 0
+        pending = self._pending
+        while start < len(view):
+            if self._state is not None:
+                raise FormatError("bytes follow the end of the snapshot")
+            need = self._need
+            chunk: Buffer
+            if pending:
+                part = view[start : start + need - len(pending)]
+                pending += part
+                start += len(part)
+                if len(pending) < need:
+                    return
+                chunk = bytes(pending)
+                pending.clear()
+            elif len(view) - start >= need:
+                chunk = view[start : start + need]
+                start += need
+            else:
+                pending += view[start:]
+                return
+            try:
+                self._need = self._parser.send(chunk)
+            except StopIteration as done:
+                self._state = done.value
+
+    def finish(self) -> SnapshotState:
+        """Return the snapshot, all of it verified.
+
+        Raises:
+            FormatError: The bytes end too early; or what `feed` raised.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._state is None:
+            begin = bytes(self._pending[: len(MAGIC)])
+            if self.header is None and not MAGIC.startswith(begin):
+                raise FormatError(f"this is not a snapshot: it begins with {begin.hex(' ')}")
+            missing = self._need - len(self._pending)
+            where = "in its header"
+            if self._section is not None:
+                where = f"after its {self._section.name} section begins"
+            raise FormatError(
+                f"the snapshot is cut off {where}: {missing} or more bytes are missing",
+                hint="it was not written or sent to its end",
+            )
+        return self._state
+
+    @property
+    def sections(self) -> list[SectionSize]:
+        """The sections read so far."""
+        return [SectionSize(*size) for size in self._sizes]
+
+    def _parse(self) -> _Parser:
+        header = self.header = Header.decode((yield HEADER.size))
+        draft = self._draft
+        last = 0
+        for _ in range(header.sections):
+            kind, flags, reserved, plain, codec, size, crc = FIRST.unpack((yield FIRST.size))
+            section = BY_KIND.get(kind) or UnknownSection(kind)
+            self._section = section
+            if kind <= last or flags or reserved or not plain or kind not in BY_KIND:
+                _check_head(section, flags or reserved, plain, last)
+            last = kind
+            self.plain += plain
+            if self.plain > header.plain:
+                raise FormatError("the snapshot's sections are larger than its header says")
+            section.enter(draft.limits, plain)
+            section.begin(draft, plain)
+            payload = yield from self._payload(section, plain, (codec, size, crc))
+            if section.early:
+                section.parse(payload, draft)
+            else:
+                draft.payloads[kind] = payload
+        return self._assemble(header)
+
+    def _payload(
+        self, section: Section, plain: int, head: tuple[int, int, int]
+    ) -> Generator[int, Buffer, Buffer]:
+        """Read a payload; an empty one is returned for a section whose sink took it."""
+        sink = section.sink(self._draft)
+        if sink is None and plain <= BATCH_SIZE:  # nearly always
+            data, size = yield from self._batch(section, plain, head)
+            self._finish(section, plain, FIRST.size + size, tree_digest(data))
+            return bytes(data)
+        stored = SECTION.size
+        payload = bytearray()
+        tree = Tree()
+        for start in range(0, plain, BATCH_SIZE):
+            length = min(BATCH_SIZE, plain - start)
+            data, size = yield from self._batch(section, length, None if start else head)
+            stored += BATCH.size + size
+            tree.update(data)
+            if sink is None:
+                payload += data
+            else:
+                sink.take(start, data)
+        if sink is not None:
+            sink.close()
+        self._finish(section, plain, stored, tree.digest())
+        return payload
+
+    def _batch(
+        self, section: Section, length: int, head: tuple[int, int, int] | None
+    ) -> Generator[int, Buffer, tuple[Buffer, int]]:
+        """Return the plain bytes of the next batch and its stored length; read its head if None."""
+        codec, size, crc = head or BATCH.unpack((yield BATCH.size))
+        compressible = section.compressible or section.ignorable
+        check_batch(section.name, codec, size, length, compressible)
+        return open_batch(section.name, codec, crc, (yield size), length), size
+
+    def _finish(self, section: Section, plain: int, stored: int, digest: bytes) -> None:
+        self._rows.add(section.kind, plain, digest)
+        self._sizes.append((section.kind, plain, stored))
+
+    def _assemble(self, header: Header) -> SnapshotState:
+        if self.plain != header.plain:
+            raise FormatError("the snapshot's sections are smaller than its header says")
+        root, self.content = self._rows.digests()
+        if root != header.root:
+            raise DigestError("the snapshot is damaged: its content is not what its digest names")
+        draft = self._draft
+        seen = {kind for kind, _, _ in self._sizes}
+        for section in SECTIONS:
+            if section.kind not in seen:
+                section.absent(draft)
+        for section in SECTIONS:
+            if not section.early and section.kind in seen:
+                section.parse(draft.payloads[section.kind], draft)
+        check(draft.state)
+        return draft.state
+
+
+def _check_head(section: Section, flags: int, plain: int, last: int) -> None:
+    if flags:
+        raise FormatError(f"the head of the {section.name} section has unknown flags")
+    if isinstance(section, UnknownSection) and not section.ignorable:
+        raise VersionError(
+            f"the snapshot has a section of {section.name}, which this wasmsr does not know",
+            hint="read it with the wasmsr that wrote it, or a newer one",
+        )
+    if section.kind <= last:
+        raise FormatError(f"the {section.name} section is out of order or there twice")
+    if not plain:
+        raise FormatError(f"the {section.name} section is empty and should be absent")
+
+
+def _allocate(size: int) -> bytearray | memoryview:
+    if size < _LAZY:
+        return bytearray(size)
+    # Not a bytearray, which would write its zeros: most of a large memory may never be touched.
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def decode(
+    data: Buffer | mmap.mmap, *, limit: int = DEFAULT_LIMIT, limits: Limits | None = None
+) -> SnapshotState:
+    """Read a snapshot that is in memory.
+
+    Args:
+        data: The bytes of the whole snapshot.
+        limit: Bytes that its memories, tables and embedded modules may have together.
+        limits: Limits of the store in which it is to be restored.
+
+    Raises:
+        FormatError, VersionError, DigestError: What is wrong with it.
+    """
+    decoder = Decoder(limit=limit, limits=limits)
+    decoder.feed(memoryview(data))
+    return decoder.finish()

@@ -1,0 +1,1 @@
+"""Snapshots for people: as text, as data for JSON, and as one line."""

@@ -1,0 +1,229 @@
+"""`Snapshot`: a paused program as users of the library hold it.
+
+The state itself is plain data (`state.SnapshotState`, the attribute `state`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from wasmsr.errors import UnportableState
+from wasmsr.snapshot.state import SnapshotState
+
+if TYPE_CHECKING:
+    import socket
+
+    from wasmsr.interp.machine import Imports, Store
+    from wasmsr.interp.module import Module
+    from wasmsr.interp.outcomes import Limits
+    from wasmsr.wasi.facade import Stdin, Stdout, Wasi
+    from wasmsr.wasi.filesystem.mounts import Mount
+    from wasmsr.wasi.state.tree_restore import OnChanged
+
+_WASI = ("wasi_snapshot_preview1", "wasi_unstable")
+
+
+class Snapshot:
+    """A paused program.
+
+    Args:
+        state: The program's state.
+
+    Attributes:
+        state: The program's state as plain data: modules, memories, frames and so on.
+    """
+
+    __slots__ = ("state",)
+
+    def __init__(self, state: SnapshotState) -> None:
+        self.state = state
+
+    def __repr__(self) -> str:
+        return repr(self.state).replace("SnapshotState", "Snapshot", 1)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Snapshot) and self.state == other.state
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        *,
+        wasi: Wasi | None = None,
+        fuel: int | None = None,
+        embed: bool = False,
+        parent: Snapshot | None = None,
+    ) -> Snapshot:
+        """Return the state of a paused or idle store.
+
+        The snapshot is a copy: the program can run on, change or be closed, and the snapshot stays
+        the same.
+
+        Args:
+            store: An idle store, or one that is paused in the middle of a call.
+            wasi: The `Wasi` that serves the program; default is `store.wasi`.
+            fuel: Instructions that remain to a program that runs on a budget, noted in the
+                snapshot.
+            embed: Put the modules' binaries into the snapshot.
+            parent: The snapshot that this program was restored from, for the record.
+
+        Raises:
+            UnportableState: The store is running, holds something that no snapshot can carry, or
+                uses a WASI that is not given.
+        """
+        from wasmsr.snapshot.capture import capture
+        from wasmsr.wasi.state.contents import Contents
+
+        wasi = wasi or store.wasi
+        if wasi is None and any(module in _WASI for _, module, _ in store.hosts.values()):
+            raise UnportableState(
+                "the program uses WASI, and its Wasi is not given",
+                hint="say `store.wasi = wasi` when it is made, or Snapshot.of(store, wasi=wasi)",
+            )
+        files = Contents()
+        found = capture(
+            store,
+            wasi=None if wasi is None else wasi.capture(files),
+            files=files,
+            fuel=fuel,
+            embed=embed,
+            parent=None if parent is None else parent.state.lineage.id,
+        )
+        copies = [replace(memory, data=bytes(memory.data)) for memory in found.memories]
+        return cls(replace(found, memories=copies))
+
+    def save(self, path: str | os.PathLike[str], *, compress: bool = True) -> int:
+        """Write `snapshot.bin`, which appears complete or not at all.
+
+        Args:
+            path: Name of the file.
+            compress: Store memory pages in zstd where that is smaller.
+
+        Returns:
+            The number of bytes written.
+
+        Raises:
+            SnapshotError: See `wasmsr.snapshot.format.save`.
+        """
+        from wasmsr.snapshot.format import save
+
+        return save(self.state, path, compress=compress)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        adopt: bool = False,
+        limits: Limits | None = None,
+    ) -> Snapshot:
+        """Read `snapshot.bin`.
+
+        Args:
+            path: Name of the file.
+            adopt: Read it even if it was handed over to another host.
+            limits: What its memories, tables and stack may have at most, where the program ran
+                with larger limits than the default ones.
+
+        Raises:
+            SnapshotError: See `wasmsr.snapshot.format.load`.
+        """
+        from wasmsr.snapshot.format import load
+
+        return cls(load(path, adopt=adopt, limits=limits))
+
+    def restore(
+        self,
+        *,
+        modules: Iterable[Module] = (),
+        imports: Imports | None = None,
+        mounts: Sequence[Mount] = (),
+        stdin: Stdin = None,
+        stdout: Stdout = 1,
+        stderr: Stdout = 2,
+        sockets: Sequence[socket.socket] = (),
+        limits: Limits | None = None,
+        features: str | Iterable[str] | None = None,
+        live: bool = False,
+        on_changed: OnChanged | None = None,
+        carry_limit: int | None = None,
+    ) -> Store:
+        """Return a new store in this state; its `run` continues the program.
+
+        A snapshot can be restored any number of times; each store is a fork with a life of its own.
+        The host grants anew what the program may use: a snapshot grants nothing.
+
+        Args:
+            modules: The modules that the snapshot names; embedded ones need not be given.
+            imports: The host functions that the program uses, as for `Store.instantiate`. One with
+                an identity is found by it, under whatever names it is given.
+            mounts: As for `Wasi.restore`, like the next ones up to `sockets`, `live` and
+                `on_changed`; for a program that uses WASI. The store's `wasi` is the new `Wasi`,
+                which `Store.close` closes.
+            stdin: Standard input.
+            stdout: Standard output.
+            stderr: Standard error.
+            sockets: Listening sockets.
+            limits: Limits in place of those of the snapshot.
+            features: What embedded modules may need, as for `Module`.
+            live: The state comes from a move.
+            on_changed: What to do about files of the host that have changed.
+            carry_limit: Bytes that each tree of carried files may hold; default 1 GiB.
+
+        Raises:
+            ModuleMismatch: A module is missing, or another one was given.
+            ModuleError: An embedded one is invalid, or needs a feature that it may not need.
+            FormatError: The snapshot contradicts its modules or itself.
+            WasiConfigError: A mount is missing; the hint says which option names it.
+            SnapshotError: A host function is missing or ambiguous, a file is gone, or a limit is
+                too low.
+        """
+        from wasmsr.snapshot.restore import restore
+
+        state = self.state
+        wanted = state
+        if limits is not None:
+            wanted = replace(state, limits=replace(state.limits, **vars(limits)))
+
+        def serve() -> Wasi:
+            from wasmsr.wasi.facade import Wasi
+            from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT
+            from wasmsr.wasi.state.contents import Contents
+            from wasmsr.wasi.state.origin import trusted_time
+            from wasmsr.wasi.state.restore import CarriedFiles
+
+            assert state.wasi is not None
+            return Wasi.restore(
+                state.wasi,
+                mounts=mounts,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                sockets=sockets,
+                live=live,
+                on_changed=on_changed,
+                carried=CarriedFiles(
+                    state.files or Contents(),
+                    carry_limit or CARRY_LIMIT,
+                    trusted_time(state.wasi, state.lineage.created),
+                ),
+            )
+
+        return restore(wanted, modules=modules, imports=imports, features=features, wasi=serve)
+
+    def content_digest(self) -> bytes:
+        """Return a digest (32 bytes) of everything but the lineage.
+
+        It is equal for two snapshots exactly if their states are.
+        """
+        from wasmsr.snapshot.format import content_digest
+
+        return content_digest(self.state)
+
+
+__all__ = ["Snapshot"]
