@@ -35,7 +35,7 @@ from wasmsr.snapshot.state import (
     Lineage,
     MemoryState,
     ModuleRef,
-    ProgramLimits,
+    SavedLimits,
     SnapshotState,
     TableState,
     ThreadState,
@@ -53,8 +53,8 @@ def lineage() -> Lineage:
     return Lineage(bytes(range(16)), None, 1_700_000_000_123_456_789, "host.example", "wasmsr 0.1")
 
 
-def limits() -> ProgramLimits:
-    return ProgramLimits(65536, 10_000_000, 1 << 20, 1 << 16)
+def limits() -> SavedLimits:
+    return SavedLimits(65536, 10_000_000, 1 << 20, 1 << 16)
 
 
 def small() -> SnapshotState:
@@ -122,7 +122,7 @@ def full() -> SnapshotState:
             ],
             [(6, [1, 2]), (0, [])],
         ),
-        limits=ProgramLimits(100, 1000, 5000, 500, 123456, True, ["bulk-memory", "tail-calls"]),
+        limits=SavedLimits(100, 1000, 5000, 500, 123456, True, ["bulk-memory", "tail-calls"]),
         lineage=Lineage(bytes(16), b"parent's 16 byte", 1, "h\u00f6st", "wasmsr 0.1"),
         externs=["text", {"key": [1, None, 2.5]}],
         wasi={"args": [b"prog", b"\xff"], "clocks": {"monotonic": 1 << 62}},

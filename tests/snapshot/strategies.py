@@ -14,7 +14,7 @@ from wasmsr.snapshot.state import (
     Lineage,
     MemoryState,
     ModuleRef,
-    ProgramLimits,
+    SavedLimits,
     SnapshotState,
     TableState,
     ThreadState,
@@ -153,7 +153,7 @@ def snapshots(draw: st.DrawFn) -> SnapshotState:
         memories=memories,
         globals=cells,
         thread=ThreadState(frames, draw(st.lists(calls, max_size=3)) if calls is not None else []),
-        limits=ProgramLimits(
+        limits=SavedLimits(
             draw(st.integers(4, 65536)),
             draw(st.integers(8, 2**64 - 1)),
             draw(U64),

@@ -139,7 +139,7 @@ def test_of_a_store_that_runs() -> None:
 def test_snapshots_and_all_in_them(path: Path) -> None:
     for part in every(decode(path.read_bytes())):
         if type(part).__module__ == "wasmsr.snapshot.state":
-            one_line(part) if type(part).__name__ != "ProgramLimits" else repr(part)
+            one_line(part) if type(part).__name__ != "SavedLimits" else repr(part)
 
 
 def _none(s: SnapshotState) -> None:

@@ -75,7 +75,7 @@ DEEPEST = 100
 
 
 @record(frozen=True)
-class Section:
+class BinarySection:
     """A section: its id, where its content begins and ends in the bytes. `end` may lie behind the
     end of the bytes, where these are cut off."""
 
@@ -84,7 +84,7 @@ class Section:
     end: int
 
 
-def sections(data: bytes, at: int = 8, end: int | None = None) -> Iterator[Section]:
+def sections(data: bytes, at: int = 8, end: int | None = None) -> Iterator[BinarySection]:
     """The sections of a module or a component, as far as they can be told apart.
 
     Raises:
@@ -95,7 +95,7 @@ def sections(data: bytes, at: int = 8, end: int | None = None) -> Iterator[Secti
         identity = data[at]
         size, begin = unsigned(data, at + 1)
         at = begin + size
-        yield Section(identity, begin, at)
+        yield BinarySection(identity, begin, at)
 
 
 # ---- bytes that are no module --------------------------------------------------------------------

@@ -186,7 +186,7 @@ def capture(
         thread=state.ThreadState(
             _frames(store), [(address, list(slots)) for address, slots in store.queue]
         ),
-        limits=state.ProgramLimits(
+        limits=state.SavedLimits(
             limits.memory_pages,
             limits.table_elements,
             limits.stack_slots,

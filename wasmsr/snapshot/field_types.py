@@ -19,7 +19,7 @@ from wasmsr.snapshot.state import (
     Lineage,
     MemoryState,
     ModuleRef,
-    ProgramLimits,
+    SavedLimits,
     SnapshotState,
     TableState,
     ThreadState,
@@ -84,7 +84,7 @@ _FIELDS: dict[type, dict[str, _Test]] = {
     },
     ExceptionState: {"tag": _INT, "fields": _INTS},
     ThreadState: {"frames": _all(FrameState), "queue": _queue},
-    ProgramLimits: {
+    SavedLimits: {
         **dict.fromkeys(("memory_pages", "table_elements", "stack_slots", "stack_frames"), _INT),
         "fuel": _MAYBE_INT,
         "deterministic": _BOOL,
@@ -105,7 +105,7 @@ _FIELDS: dict[type, dict[str, _Test]] = {
         "memories": _all(MemoryState),
         "globals": _all(GlobalState),
         "thread": _one(ThreadState),
-        "limits": _one(ProgramLimits),
+        "limits": _one(SavedLimits),
         "lineage": _one(Lineage),
         "externs": _LIST,
         "wasi": _one(dict, _NONE),

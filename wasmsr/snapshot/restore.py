@@ -75,7 +75,7 @@ def _check_modules(
     return found
 
 
-def _limits(saved: state.ProgramLimits) -> machine.Limits:
+def _limits(saved: state.SavedLimits) -> machine.Limits:
     """The limits of the store that is made; no store has ever had larger ones."""
     try:
         return machine.Limits(

@@ -146,7 +146,7 @@ class ThreadState(_OneLine):
 
 
 @dataclass(slots=True)
-class ProgramLimits:
+class SavedLimits:
     """Limits in force: pages of 64 KiB (each memory), elements (each table), 64-bit slots, frames;
     remaining fuel in instructions or None for unlimited; names of the features in use."""
 
@@ -184,7 +184,7 @@ class SnapshotState(_OneLine):
     memories: list[MemoryState]
     globals: list[GlobalState]
     thread: ThreadState
-    limits: ProgramLimits
+    limits: SavedLimits
     lineage: Lineage
     externs: list[Any] = field(default_factory=list)
     wasi: dict[str, Any] | None = None

@@ -18,7 +18,7 @@ from wasmsr.snapshot.encoding.container import BATCH_SIZE, IGNORABLE, Buffer, Tr
 from wasmsr.snapshot.encoding.pages import PageMap, Placement
 from wasmsr.snapshot.encoding.read_limits import ReadLimits
 from wasmsr.snapshot.rules import CheckScope
-from wasmsr.snapshot.state import Lineage, ProgramLimits, SnapshotState, ThreadState
+from wasmsr.snapshot.state import Lineage, SavedLimits, SnapshotState, ThreadState
 
 if TYPE_CHECKING:
     from wasmsr.snapshot.inspect.names import SnapshotNames
@@ -140,7 +140,7 @@ class Draft:
             [],
             [],
             ThreadState(),
-            ProgramLimits(0, 0, 0, 0),
+            SavedLimits(0, 0, 0, 0),
             Lineage(b"", None, 0, "", ""),
         )
     )

@@ -12,13 +12,13 @@ from wasmsr.snapshot.encoding.container import Buffer
 from wasmsr.snapshot.encoding.pages import PageMap
 from wasmsr.snapshot.encoding.section import Draft, FieldTypes, Section
 from wasmsr.snapshot.rules import U64, CheckScope, invalid
-from wasmsr.snapshot.state import ProgramLimits, SnapshotState
+from wasmsr.snapshot.state import SavedLimits, SnapshotState
 
 if TYPE_CHECKING:
     from wasmsr.snapshot.inspect.names import SnapshotNames
     from wasmsr.snapshot.inspect.text_tables import Block
 
-_KEYS = tuple(one.name for one in fields(ProgramLimits))
+_KEYS = tuple(one.name for one in fields(SavedLimits))
 _TYPES: FieldTypes = frozenset(
     {(int, int, int, int, int, bool, list), (int, int, int, int, type(None), bool, list)}
 )
@@ -38,7 +38,7 @@ class LimitsSection(Section):
 
     def parse(self, data: Buffer, draft: Draft) -> None:
         """Set the state's limits."""
-        limits = ProgramLimits(*self.fields(self.unpack(data), _KEYS, _TYPES))
+        limits = SavedLimits(*self.fields(self.unpack(data), _KEYS, _TYPES))
         self.list_of(limits.features, str)
         draft.state.limits = limits
 
