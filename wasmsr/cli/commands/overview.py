@@ -112,7 +112,7 @@ def _sections(binary: bytes, names: tuple[str, ...]) -> Iterator[dict[str, Any]]
         return
 
 
-def _custom_name(binary: bytes, section: foreign.Section) -> str | None:
+def _custom_name(binary: bytes, section: foreign.BinarySection) -> str | None:
     try:
         length, at = unsigned(binary, section.begin)
     except (IndexError, ValueError):
