@@ -39,8 +39,10 @@ from wasmsr.migrate.streams import inputs
 from wasmsr.migrate.streams.inputs import Feed, Gone, Local, Remote, Stale
 from wasmsr.migrate.streams.relays import input_along
 from wasmsr.program import HostGrants, Program
+from wasmsr.wasi.errors import CallError
 from wasmsr.wasi.facade import Wasi
-from wasmsr.wasi.preview1.abi import Errno, Failure, FdFlag, FileType
+from wasmsr.wasi.preview1.abi import FdFlag
+from wasmsr.wasi.streams.descriptor import FileKind
 from wasmsr.wasi.streams.relayed_input import Inflow, RelayedInput
 from wasmsr.wasi.streams.standard import RelayPosition
 
@@ -103,8 +105,8 @@ class Road:
         buffer = bytearray(size)
         try:
             count = self.stream.read(self.caller, [memoryview(buffer)])
-        except Failure as failure:
-            assert failure.args[0] == Errno.AGAIN
+        except CallError as failure:
+            assert failure.errno == errno.EAGAIN
             return None
         return bytes(buffer[:count])
 
@@ -210,7 +212,7 @@ def test_an_end_on_a_terminal_counts_once(trouble: str, moves: int) -> None:
         raise AssertionError("nothing comes")
 
     assert [read(), read(), read()] == [b"one\n", b"", b"two\n"]
-    assert road.stream.filetype == FileType.CHARACTER_DEVICE
+    assert road.stream.filetype == FileKind.CHARACTER_DEVICE
     road.close()
     os.close(master)
 

@@ -19,8 +19,9 @@ import wasmtime
 
 from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
-from wasmsr.wasi.preview1.abi import ALL_RIGHTS, DIRECTORY_RIGHTS, FILE_RIGHTS, Right
+from wasmsr.wasi.preview1.abi import ALL_RIGHTS, Right
 from wasmsr.wasi.preview1.functions import FUNCTIONS, MODULE
+from wasmsr.wasi.preview1.rights import DIRECTORY_RIGHTS, FILE_RIGHTS
 from wasmsr.wasi.state.contents import Contents
 from wasmsr.wasi.state.restore import CarriedFiles
 

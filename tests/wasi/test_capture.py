@@ -14,7 +14,8 @@ from tests.wasi.guest import CREAT, ROOT, Guest, on
 from wasmsr.errors import SnapshotError, UnportableState, WasiConfigError
 from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
-from wasmsr.wasi.preview1.abi import FILE_RIGHTS, Errno, FdFlag, Right
+from wasmsr.wasi.preview1.abi import Errno, FdFlag, Right
+from wasmsr.wasi.preview1.rights import FILE_RIGHTS
 from wasmsr.wasi.state import capture as capturing
 
 

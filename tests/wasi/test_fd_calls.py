@@ -18,15 +18,8 @@ from tests.wasi.guest import (
     Guest,
     on,
 )
-from wasmsr.wasi.preview1.abi import (
-    ALL_RIGHTS,
-    DIRECTORY_RIGHTS,
-    FILE_RIGHTS,
-    Errno,
-    FdFlag,
-    FileType,
-    Right,
-)
+from wasmsr.wasi.preview1.abi import ALL_RIGHTS, Errno, FdFlag, FileType, Right
+from wasmsr.wasi.preview1.rights import DIRECTORY_RIGHTS, FILE_RIGHTS
 
 READ_ONLY = FILE_RIGHTS & ~Right.FD_WRITE
 WRITE_ONLY = FILE_RIGHTS & ~Right.FD_READ

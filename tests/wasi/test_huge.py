@@ -19,9 +19,11 @@ from tests.wasi.guest import IOVS, OUT, OUT2, FakeCaller, Guest
 from wasmsr.wasi.clocks import Clocks, Random
 from wasmsr.wasi.filesystem.mounts import Mount
 from wasmsr.wasi.filesystem.open_files import Device, MountPath, RegularFile
-from wasmsr.wasi.preview1.abi import FILE_RIGHTS, MOST_BYTES, U32, Errno, Failure, Right
+from wasmsr.wasi.preview1.abi import MOST_BYTES, U32, Errno, Failure, Right
 from wasmsr.wasi.preview1.process_calls import args_sizes_get, environ_sizes_get
+from wasmsr.wasi.preview1.rights import FILE_RIGHTS, grant
 from wasmsr.wasi.process import Process
+from wasmsr.wasi.streams.descriptor import FileKind
 from wasmsr.wasi.streams.sockets import Connection
 from wasmsr.wasi.streams.standard import InputStream, OutputStream
 
@@ -54,6 +56,7 @@ def vector(guest: Guest, count: int, length: int = BUFFER) -> tuple[int, int]:
 
 
 def give(guest: Guest, descriptor: Any) -> int:
+    grant(descriptor)
     return guest.wasi.process.add(descriptor)
 
 
@@ -97,8 +100,8 @@ def test_writing_to_a_stream(guest: Guest) -> None:
 
 def test_writing_to_a_device(guest: Guest) -> None:
     host = os.open("/dev/null", os.O_WRONLY)
-    rights = FILE_RIGHTS & ~Right.FD_READ
-    fd = give(guest, Device(host, MountPath(b"/data", (b"null",)), 2, rights, 0, os.O_WRONLY))
+    device = FileKind.CHARACTER_DEVICE
+    fd = give(guest, Device(host, MountPath(b"/data", (b"null",)), device, 0, os.O_WRONLY))
     assert guest.call("fd_write", fd, *vector(guest, 1000), OUT) == 0
     assert guest.u32() == MOST_BYTES
 
@@ -159,7 +162,7 @@ def test_writing_a_file_up_to_its_limit(guest: Guest, call: str) -> None:
             charged.append(size)
 
     host = os.open("/dev/null", os.O_RDWR)
-    file = RegularFile(host, MountPath(b"/data", (b"f",)), 4, FILE_RIGHTS, 0, os.O_RDWR)
+    file = RegularFile(host, MountPath(b"/data", (b"f",)), FileKind.REGULAR_FILE, 0, os.O_RDWR)
     file.charged = Limit()
     fd = give(guest, file)
     more = (0,) if call == "fd_pwrite" else ()

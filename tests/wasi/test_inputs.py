@@ -35,7 +35,8 @@ from tests.wasi.guest import (
 )
 from tests.wasi.test_against import tree
 from wasmsr.wasi.filesystem.mounts import Mount
-from wasmsr.wasi.preview1.abi import DIRECTORY_RIGHTS, FILE_RIGHTS, Errno, FdFlag
+from wasmsr.wasi.preview1.abi import Errno, FdFlag
+from wasmsr.wasi.preview1.rights import DIRECTORY_RIGHTS, FILE_RIGHTS
 from wasmsr.wasi.state.restore import CarriedFiles
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other kernels answer otherwise")

@@ -17,7 +17,8 @@ from tests.wasi.guest import CREAT, DIRECTORY, EXCL, ROOT, TRUNC, Guest, on
 from wasmsr.errors import SnapshotError, UnportableState, WasiConfigError
 from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
-from wasmsr.wasi.preview1.abi import DIRECTORY_RIGHTS, FILE_RIGHTS, Errno, Right
+from wasmsr.wasi.preview1.abi import Errno, Right
+from wasmsr.wasi.preview1.rights import DIRECTORY_RIGHTS, FILE_RIGHTS
 from wasmsr.wasi.state import manifest
 from wasmsr.wasi.state.contents import CHUNK, Contents
 from wasmsr.wasi.state.restore import CarriedFiles, TreeBase

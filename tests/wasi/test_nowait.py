@@ -17,7 +17,8 @@ import pytest
 
 from tests.wasi.guest import FakeCaller
 from wasmsr.wasi.engine import Retry
-from wasmsr.wasi.preview1.abi import Failure, FdFlag
+from wasmsr.wasi.errors import CallError
+from wasmsr.wasi.preview1.abi import FdFlag
 from wasmsr.wasi.streams import nonblocking
 from wasmsr.wasi.streams.nonblocking import NonblockingStream
 from wasmsr.wasi.streams.standard import InputStream, OutputStream
@@ -259,7 +260,7 @@ def _full(caller: Any, size: int) -> None:
     assert stream.write(caller, [memoryview(bytes(size))]) == first
     os.read(reader, 1 << 17)
     os.write(writer, bytes(65536))
-    with pytest.raises((BlockingIOError, Failure)):
+    with pytest.raises((BlockingIOError, CallError)):
         stream.write(caller, [memoryview(bytes(size))])
     stream.flags = 0
     threading.Timer(0.05, caller.pause).start()

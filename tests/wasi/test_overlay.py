@@ -14,7 +14,8 @@ from tests.wasi.guest import CREAT, DIRECTORY, EXCL, ROOT, TRUNC, Guest, on
 from tests.wasi.test_mounts import tree
 from wasmsr.errors import SnapshotError, WasiConfigError
 from wasmsr.wasi.filesystem.mounts import Mount
-from wasmsr.wasi.preview1.abi import DIRECTORY_RIGHTS, FILE_RIGHTS, Errno, Right
+from wasmsr.wasi.preview1.abi import Errno, Right
+from wasmsr.wasi.preview1.rights import DIRECTORY_RIGHTS, FILE_RIGHTS
 
 READ = FILE_RIGHTS & ~Right.FD_WRITE
 

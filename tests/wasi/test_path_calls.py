@@ -19,14 +19,8 @@ from tests.wasi.guest import (
     TRUNC,
     Guest,
 )
-from wasmsr.wasi.preview1.abi import (
-    ALL_RIGHTS,
-    DIRECTORY_RIGHTS,
-    FILE_RIGHTS,
-    Errno,
-    FileType,
-    Right,
-)
+from wasmsr.wasi.preview1.abi import ALL_RIGHTS, Errno, FileType, Right
+from wasmsr.wasi.preview1.rights import DIRECTORY_RIGHTS, FILE_RIGHTS
 
 
 def mkdir(guest: Guest, path: str) -> int:

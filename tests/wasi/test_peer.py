@@ -24,7 +24,8 @@ from tests.wasi.guest import (
     Peer,
     on,
 )
-from wasmsr.wasi.preview1.abi import FILE_RIGHTS, Errno, Right
+from wasmsr.wasi.preview1.abi import Errno, Right
+from wasmsr.wasi.preview1.rights import FILE_RIGHTS
 
 PATHS = [
     "",

@@ -20,7 +20,8 @@ from wasmsr.wasi.filesystem import private_folders, tree_walk
 from wasmsr.wasi.filesystem.memory_tree import ENTRY_COST, MemoryTree
 from wasmsr.wasi.filesystem.mounts import Mount
 from wasmsr.wasi.filesystem.private_folders import PREFIX, PrivateFolder
-from wasmsr.wasi.preview1.abi import DIRECTORY_RIGHTS, Errno
+from wasmsr.wasi.preview1.abi import Errno
+from wasmsr.wasi.preview1.rights import DIRECTORY_RIGHTS
 
 DEEP = 2 * sys.getrecursionlimit() + 500
 

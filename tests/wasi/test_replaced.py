@@ -15,7 +15,8 @@ from wasmsr.errors import FormatError, SnapshotError
 from wasmsr.snapshot.inspect import wasi as inspect_wasi
 from wasmsr.snapshot.inspect.plain import plain_data
 from wasmsr.wasi.filesystem.mounts import Mount
-from wasmsr.wasi.preview1.abi import FILE_RIGHTS, FdFlag, Right
+from wasmsr.wasi.preview1.abi import FdFlag, Right
+from wasmsr.wasi.preview1.rights import FILE_RIGHTS
 from wasmsr.wasi.state import origin
 from wasmsr.wasi.state.checked_state import read
 

@@ -20,7 +20,8 @@ import pytest
 
 from tests.wasi.guest import CREAT, DATA, DIRECTORY, EXCL, OUT, PATH2, ROOT, TRUNC, Guest, on
 from wasmsr.wasi.filesystem.mounts import Mount
-from wasmsr.wasi.preview1.abi import FILE_RIGHTS, Errno, Right
+from wasmsr.wasi.preview1.abi import Errno, Right
+from wasmsr.wasi.preview1.rights import FILE_RIGHTS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other kernels answer otherwise")
 

@@ -13,7 +13,8 @@ import pytest
 from tests.wasi.guest import CREAT, ROOT, Guest, on
 from wasmsr.wasi.filesystem import unnoticed
 from wasmsr.wasi.filesystem.mounts import Mount
-from wasmsr.wasi.preview1.abi import FILE_RIGHTS, FdFlag, Right
+from wasmsr.wasi.preview1.abi import FdFlag, Right
+from wasmsr.wasi.preview1.rights import FILE_RIGHTS
 from wasmsr.wasi.state import contents
 from wasmsr.wasi.state.capture import SHORT
 from wasmsr.wasi.state.contents import Contents

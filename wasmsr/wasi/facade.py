@@ -16,8 +16,9 @@ from wasmsr.errors import WasiConfigError
 from wasmsr.wasi.clocks import Clocks, Random
 from wasmsr.wasi.engine import HostFunction
 from wasmsr.wasi.filesystem.mounts import Mount
-from wasmsr.wasi.preview1 import functions, unstable
+from wasmsr.wasi.preview1 import functions, rights, unstable
 from wasmsr.wasi.process import Process, Streams
+from wasmsr.wasi.streams.descriptor import Descriptor
 from wasmsr.wasi.streams.sockets import Listener
 from wasmsr.wasi.streams.standard import ByteSink, ByteSource, InputStream, OutputStream
 
@@ -76,16 +77,21 @@ class Wasi:
         try:
             streams = _streams(stdin, stdout, stderr)
             for stream in (streams.stdin, streams.stdout, streams.stderr):
-                process.add(stream)
+                self._add(process, stream)
             process.mount(mounts)
             for name in process.trees:
-                process.add(process.preopen(name))
+                self._add(process, process.preopen(name))
             for index, listening in enumerate(sockets):
-                process.add(Listener(listening, index))
+                self._add(process, Listener(listening, index))
         except BaseException:
             process.close()
             raise
         self._use(process)
+
+    @staticmethod
+    def _add(process: Process, descriptor: Descriptor) -> None:
+        rights.grant(descriptor)
+        process.add(descriptor)
 
     def _use(self, process: Process) -> None:
         self.process = process

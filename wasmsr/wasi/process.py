@@ -6,18 +6,19 @@ anybody's while it is paused.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 
 from wasmsr.errors import WasiConfigError
 from wasmsr.record import record
 from wasmsr.wasi.clocks import Clocks, Random
+from wasmsr.wasi.errors import CallError
 from wasmsr.wasi.filesystem.mount_trees import open_tree
 from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, Mount
 from wasmsr.wasi.filesystem.open_files import Directory, MountPath, RegularFile
 from wasmsr.wasi.filesystem.path_resolution import Location
 from wasmsr.wasi.filesystem.trees import MountTree
-from wasmsr.wasi.preview1.abi import ALL_RIGHTS, DIRECTORY_RIGHTS, Errno, Failure, Right
 from wasmsr.wasi.streams.descriptor import Descriptor
 from wasmsr.wasi.streams.standard import InputStream, OutputStream
 
@@ -74,9 +75,7 @@ class Process:
 
     def preopen(self, name: bytes) -> Directory:
         """A descriptor, not yet in the table, for the mount of that name."""
-        directory = Directory(
-            self.trees[name].root, MountPath(name, ()), DIRECTORY_RIGHTS, ALL_RIGHTS
-        )
+        directory = Directory(self.trees[name].root, MountPath(name, ()))
         directory.preopen = name
         directory.owned = False
         return directory
@@ -94,7 +93,7 @@ class Process:
         if one is not other and not (
             type(one) is type(other) is MountTree and one.mode == other.mode
         ):
-            raise Failure(Errno.XDEV)
+            raise CallError(errno.EXDEV)
         origin = one.locate(source.host, old)
         try:
             return origin, other.locate(target.host, new)
@@ -110,16 +109,7 @@ class Process:
         """The descriptor of that number; EBADF."""
         found = self.descriptors.get(fd)
         if found is None:
-            raise Failure(Errno.BADF)
-        return found
-
-    def directory(self, fd: int, rights: int) -> Directory:
-        """The directory of that number, which must have `rights`; EBADF, ENOTDIR, ENOTCAPABLE."""
-        found = self.descriptors.get(fd)
-        if type(found) is not Directory:
-            raise Failure(Errno.BADF if found is None else Errno.NOTDIR)
-        if rights & ~found.rights:
-            raise Failure(Errno.NOTCAPABLE)
+            raise CallError(errno.EBADF)
         return found
 
     def add(self, descriptor: Descriptor) -> int:
@@ -129,7 +119,7 @@ class Process:
             number += 1
         if len(self.descriptors) >= MAX_DESCRIPTORS:
             descriptor.close()
-            raise Failure(Errno.MFILE)
+            raise CallError(errno.EMFILE)
         self.descriptors[number] = descriptor
         self._lowest = number + 1
         return number
@@ -155,15 +145,3 @@ class Process:
             self.descriptors.popitem()[1].close()
         while self.trees:
             self.trees.popitem()[1].close()
-
-
-def require(descriptor: Descriptor, right: int) -> None:
-    """ENOTCAPABLE unless the descriptor has the right. For reading and writing the answer is EBADF,
-    for reading a directory EISDIR: what POSIX programs know a descriptor of the wrong mode by."""
-    if descriptor.rights & right == right:
-        return
-    if right == Right.FD_READ and type(descriptor) is Directory:
-        raise Failure(Errno.ISDIR)
-    if right & (Right.FD_READ | Right.FD_WRITE):
-        raise Failure(Errno.BADF)
-    raise Failure(Errno.NOTCAPABLE)

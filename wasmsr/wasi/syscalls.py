@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from typing import Final
 
 _NULL: Final = ffi.NULL
+MAX_OFFSET: Final = (1 << 63) - 1
+"""The largest file offset of the host (a signed 64-bit number)."""
 
 
 def _answer(result: int) -> int:

@@ -7,12 +7,12 @@ import os
 import stat
 
 from wasmsr.errors import WasiConfigError
+from wasmsr.wasi.errors import CallError
 from wasmsr.wasi.filesystem import tree_walk
 from wasmsr.wasi.filesystem.mounts import Content
 from wasmsr.wasi.filesystem.path_resolution import Location
 from wasmsr.wasi.filesystem.private_folders import PrivateFolder
 from wasmsr.wasi.filesystem.trees import MountTree
-from wasmsr.wasi.preview1.abi import Errno, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class MemoryTree(MountTree):
         self._room = self.limit - self._used() - size
         if self._room < 0:
             self._room += size
-            raise Failure(Errno.NOSPC)
+            raise CallError(errno.ENOSPC)
 
     def _used(self) -> int:
         """Bytes that the tree takes, files that are open and have no name any more included."""
@@ -115,9 +115,9 @@ def fill(tree: MemoryTree, files: Content) -> None:
                         _put(location, None, tree)
             with tree.locate(tree.root, b"/".join(parts)) as location:
                 _put(location, content, tree)
-        except Failure as error:
+        except CallError as error:
             raise WasiConfigError(
-                f"{name!r} cannot be made in memory: {Errno(error.errno).name}"
+                f"{name!r} cannot be made in memory: {errno.errorcode[error.errno][1:]}"
             ) from error
 
 

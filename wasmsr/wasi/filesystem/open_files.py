@@ -5,20 +5,13 @@ Reading and writing goes straight between the host and slices of linear memory.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
 from wasmsr.wasi.engine import Caller
-from wasmsr.wasi.preview1.abi import (
-    DIRECTORY_RIGHTS,
-    FILE_RIGHTS,
-    Errno,
-    Failure,
-    FdFlag,
-    FileType,
-    Right,
-)
-from wasmsr.wasi.streams.descriptor import Descriptor
+from wasmsr.wasi.errors import CallError
+from wasmsr.wasi.streams.descriptor import Descriptor, FileKind, StatusFlag, kind_of
 from wasmsr.wasi.streams.waiting import IN, OUT, PIPE_PIECE, read_on, wait, write_waiting
 
 TYPE_CHECKING = False
@@ -32,7 +25,7 @@ class SizeLimit(Protocol):
     """A tree with a limit."""
 
     def charge(self, size: int) -> None:
-        """At most so many bytes are about to be written; Failure(NOSPC) if that is too much."""
+        """At most so many bytes are about to be written; CallError(NOSPC) if that is too much."""
 
 
 class MountPath:
@@ -56,20 +49,17 @@ class RegularFile(Descriptor):
 
     __slots__ = ("__weakref__", "access", "charged", "place")
     kind = "file"
-    applicable = FILE_RIGHTS
     seekable = True
 
     def __init__(
-        self, host: int, place: MountPath, filetype: int, rights: int, flags: int, access: int
+        self, host: int, place: MountPath, filetype: FileKind, flags: int, access: int
     ) -> None:
         """`access`: os.O_RDONLY, O_WRONLY or O_RDWR, as `host` was opened."""
-        super().__init__(host, filetype, rights, flags=flags)
+        super().__init__(host, filetype, flags=flags)
         self.charged: SizeLimit | None = None
         """The tree whose limit what is written counts against, where it has one."""
         self.place = place
         self.access = access
-        if access == os.O_RDONLY:
-            self.rights &= ~(Right.FD_ALLOCATE | Right.FD_FILESTAT_SET_SIZE)
 
     def read(self, caller: Caller, buffers: list[memoryview]) -> int:
         return read_on(caller, self, buffers)
@@ -81,11 +71,11 @@ class RegularFile(Descriptor):
 
     def set_flags(self, flags: int) -> None:
         """Only APPEND and NONBLOCK can change; the host cannot change how it synchronises."""
-        if (flags ^ self.flags) & ~(FdFlag.APPEND | FdFlag.NONBLOCK):
-            raise Failure(Errno.INVAL)
-        if (flags ^ self.flags) & FdFlag.APPEND:
+        if (flags ^ self.flags) & ~(StatusFlag.APPEND | StatusFlag.NONBLOCK):
+            raise CallError(errno.EINVAL)
+        if (flags ^ self.flags) & StatusFlag.APPEND:
             of_host = fcntl.fcntl(self.host, fcntl.F_GETFL) & ~os.O_APPEND
-            if flags & FdFlag.APPEND:
+            if flags & StatusFlag.APPEND:
                 of_host |= os.O_APPEND
             fcntl.fcntl(self.host, fcntl.F_SETFL, of_host)
         self.flags = flags
@@ -135,16 +125,53 @@ class Directory(Descriptor):
 
     __slots__ = ("entries", "place", "preopen")
     kind = "directory"
-    applicable = DIRECTORY_RIGHTS
 
-    def __init__(
-        self, host: int, place: MountPath, rights: int, inheriting: int, flags: int = 0
-    ) -> None:
-        super().__init__(host, FileType.DIRECTORY, rights, flags=flags)
-        self.inheriting = inheriting
+    def __init__(self, host: int, place: MountPath, flags: int = 0) -> None:
+        super().__init__(host, FileKind.DIRECTORY, flags=flags)
         self.place = place
         self.preopen: bytes | None = None
         self.entries: list[tuple[bytes, int, int]] | None = None
 
     def available(self, event: int) -> int | None:
         return 0
+
+
+# What every open has: never the kernel's blocking for a FIFO, never a terminal as our own.
+_ALWAYS = os.O_NONBLOCK | os.O_NOCTTY
+_HOST_FLAGS = (
+    (StatusFlag.APPEND, os.O_APPEND),
+    (StatusFlag.DSYNC, os.O_DSYNC),
+    (StatusFlag.RSYNC, getattr(os, "O_RSYNC", os.O_SYNC)),
+    (StatusFlag.SYNC, os.O_SYNC),
+)
+
+
+def open_flags(access: int, status: int) -> int:
+    """Return the flags of the host's open.
+
+    Args:
+        access: os.O_RDONLY, O_WRONLY or O_RDWR.
+        status: Bits of `StatusFlag`.
+    """
+    flags = access | _ALWAYS
+    for flag, of_host in _HOST_FLAGS:
+        if status & flag:
+            flags |= of_host
+    return flags
+
+
+def descriptor_for(host: int, place: MountPath, flags: int, access: int) -> RegularFile | Directory:
+    """Return a descriptor of the right kind for a file that the host has just opened.
+
+    Args:
+        host: Descriptor of the host.
+        place: Where it was opened.
+        flags: Bits of `StatusFlag`.
+        access: os.O_RDONLY, O_WRONLY or O_RDWR, as it was opened.
+    """
+    kind = kind_of(os.fstat(host).st_mode)
+    if kind == FileKind.DIRECTORY:
+        return Directory(host, place, flags)
+    if kind in (FileKind.REGULAR_FILE, FileKind.BLOCK_DEVICE):
+        return RegularFile(host, place, kind, flags, access)
+    return Device(host, place, kind, flags, access)

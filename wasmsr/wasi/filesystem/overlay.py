@@ -16,11 +16,11 @@ import errno
 import os
 import stat
 
+from wasmsr.wasi.errors import CallError
 from wasmsr.wasi.filesystem.path_resolution import Location
 from wasmsr.wasi.filesystem.private_folders import PrivateFolder
 from wasmsr.wasi.filesystem.trees import Listing, MountTree, OverlayLayers, listing
 from wasmsr.wasi.filesystem.unnoticed import extents
-from wasmsr.wasi.preview1.abi import Errno, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class OverlayTree(MountTree):
         try:
             with self.below.locate(self.below.root, layer.origin or b".") as location:
                 directory = location.open(os.O_RDONLY | os.O_DIRECTORY, False)
-        except (OSError, Failure):
+        except (OSError, CallError):
             return []  # somebody else has removed it
         try:
             return [*listing(directory)]
@@ -100,7 +100,7 @@ class OverlayTree(MountTree):
             with self.below.locate(self.below.root, path) as location:
                 if b"/".join(location.path) == path:
                     return location.look()
-        except (OSError, Failure):
+        except (OSError, CallError):
             pass
         return None
 
@@ -264,7 +264,7 @@ class OverlayLocation(Location):
 
     def rmdir(self) -> None:
         if self._up(content=False) is not None:
-            raise Failure(Errno.NOTDIR)
+            raise CallError(errno.ENOTDIR)
         self._empty()
         hidden = self._base() is not None
         super().rmdir()
@@ -279,14 +279,14 @@ class OverlayLocation(Location):
         directory = os.open(self.name, flags, dir_fd=self.parent)
         try:
             if len(self._tree.list(directory)) > 2:
-                raise Failure(Errno.NOTEMPTY)
+                raise CallError(errno.ENOTEMPTY)
             self._tree.layers.pop(os.fstat(directory).st_ino, None)
         finally:
             os.close(directory)
 
     def readlink(self) -> bytes:
         if not self.slash and self._up(content=False) is not None:
-            raise Failure(Errno.INVAL)  # a file of the base
+            raise CallError(errno.EINVAL)  # a file of the base
         return super().readlink()
 
     def unlink(self) -> None:
@@ -314,16 +314,16 @@ class OverlayLocation(Location):
     def rename_to(self, new: Location) -> None:
         assert isinstance(new, OverlayLocation)
         if self.name == b"." or new.name == b".":
-            raise Failure(Errno.BUSY)
+            raise CallError(errno.EBUSY)
         self._up()
         new._up(content=False)
         if self.is_directory() and self._holds(new):
-            raise Failure(Errno.INVAL)  # into itself, whatever is there
+            raise CallError(errno.EINVAL)  # into itself, whatever is there
         if new.exists() and new.is_directory() and self.is_directory() and not self._is(new):
             new._empty()
         hidden, covered = self._base() is not None, new._base() is not None
         if new._up(content=False) is not None and self.is_directory():
-            raise Failure(Errno.NOTDIR)
+            raise CallError(errno.ENOTDIR)
         super().rename_to(new)
         if self._is(new):
             return  # two names of one file: POSIX has them stay

@@ -18,7 +18,7 @@ import errno
 import os
 
 from wasmsr.wasi import syscalls
-from wasmsr.wasi.preview1.abi import Errno, Failure
+from wasmsr.wasi.errors import CallError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class Location:
 
     def __init__(self, root: int, path: bytes) -> None:
         if not path:
-            raise Failure(Errno.NOENT)
+            raise CallError(errno.ENOENT)
         if b"\0" in path:
-            raise Failure(Errno.INVAL)
+            raise CallError(errno.EINVAL)
         self._root = root
         self._entered: list[int] = []
         self._links = 0
@@ -88,7 +88,7 @@ class Location:
     def _walk(self, path: bytes) -> None:
         """Go from the first directory along `path`; afterwards `name` is what is left of it."""
         if path.startswith(b"/"):
-            raise Failure(Errno.PERM)
+            raise CallError(errno.EPERM)
         self.slash = self.slash or path.endswith(b"/")
         parts = [part for part in path.split(b"/") if part]
         self.name = b"."
@@ -113,7 +113,7 @@ class Location:
                     raise
                 target = self._read_link(part)
                 if target is None:
-                    raise Failure(Errno.NOTDIR) from None
+                    raise CallError(errno.ENOTDIR) from None
                 todo.extend(step for step in reversed(target.split(b"/")) if step)
 
     def _jump(self, parts: list[bytes]) -> bool:
@@ -150,7 +150,7 @@ class Location:
 
     def _back(self) -> None:
         if not self._entered:
-            raise Failure(Errno.PERM)
+            raise CallError(errno.EPERM)
         os.close(self._entered.pop())
         self.parent = self._entered[-1] if self._entered else self._root
         self.above.pop()
@@ -165,9 +165,9 @@ class Location:
             raise
         self._links += 1
         if self._links > MAX_LINKS:
-            raise Failure(Errno.LOOP)
+            raise CallError(errno.ELOOP)
         if target.startswith(b"/"):
-            raise Failure(Errno.PERM)
+            raise CallError(errno.EPERM)
         return target
 
     def expand(self) -> bool:
@@ -181,7 +181,7 @@ class Location:
         if target is None:
             return False
         if not target:
-            raise Failure(Errno.NOENT)
+            raise CallError(errno.ENOENT)
         # From the first directory again: `above` is free of links, and has no descriptor each.
         path = b"/".join((*self.above, target))
         self.close()
@@ -198,7 +198,7 @@ class Location:
             if kind == 0o120000 and (follow or self.slash) and self.expand():
                 continue
             if self.slash and kind != 0o040000:
-                raise Failure(Errno.NOTDIR)
+                raise CallError(errno.ENOTDIR)
             return result
 
     def look(self) -> os.stat_result:
@@ -219,7 +219,7 @@ class Location:
         while True:
             if self.slash and self.name != b".":
                 if flags & os.O_CREAT:
-                    raise Failure(Errno.ISDIR)
+                    raise CallError(errno.EISDIR)
                 flags |= os.O_DIRECTORY
                 follow = True
             try:
@@ -232,7 +232,7 @@ class Location:
                     if not self.expand():
                         raise
                 elif error.errno == errno.ENOTDIR and self._is_link():
-                    raise Failure(Errno.LOOP) from None
+                    raise CallError(errno.ELOOP) from None
                 else:
                     raise
 
@@ -251,9 +251,9 @@ class Location:
     def unlink(self) -> None:
         """Remove the name of something that is no directory (EISDIR)."""
         if self.name == b".":
-            raise Failure(Errno.ISDIR)
+            raise CallError(errno.EISDIR)
         if self.slash:
-            raise Failure(Errno.ISDIR if self.is_directory() else Errno.NOTDIR)
+            raise CallError(errno.EISDIR if self.is_directory() else errno.ENOTDIR)
         os.unlink(self.name, dir_fd=self.parent)
 
     def symlink(self, content: bytes) -> None:
@@ -284,9 +284,9 @@ class Location:
 
     def rename_to(self, new: Location) -> None:
         if self.name == b"." or new.name == b".":
-            raise Failure(Errno.BUSY)
+            raise CallError(errno.EBUSY)
         if (self.slash or new.slash) and not self.is_directory():
-            raise Failure(Errno.NOTDIR)
+            raise CallError(errno.ENOTDIR)
         os.rename(self.name, new.name, src_dir_fd=self.parent, dst_dir_fd=new.parent)
 
     def is_directory(self) -> bool:
@@ -299,5 +299,5 @@ class Location:
         can only fail: EEXIST for a directory, ENOTDIR for a file, ENOENT for nothing."""
         if self.slash:
             mode = self.look().st_mode
-            raise Failure(Errno.EXIST if mode & 0o170000 == 0o040000 else Errno.NOTDIR)
+            raise CallError(errno.EEXIST if mode & 0o170000 == 0o040000 else errno.ENOTDIR)
         return self.name

@@ -8,12 +8,14 @@ is; `manifest` and `unpack` take trees to snapshots and back.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
 
+from wasmsr.wasi.errors import CallError
 from wasmsr.wasi.filesystem.path_resolution import Location
-from wasmsr.wasi.preview1.abi import Errno, Failure, FileType, file_type
+from wasmsr.wasi.streams.descriptor import FileKind, kind_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from wasmsr.wasi.filesystem.private_folders import PrivateFolder
 
 Listing = list[tuple[bytes, int, int]]
-"""A listing: name, inode and `filetype` of each entry."""
+"""A listing: name, inode and kind of each entry."""
 OverlayLayers = list[tuple[bytes, bytes, list[bytes]]]
 """Of an overlay: path of a directory in the upper layer, path below the base of what it covers, and
 the names there that are not to be seen."""
@@ -86,18 +88,18 @@ class MountTree:
 
 
 def listing(directory: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, inode and `filetype` of what is in a directory of the host, in no order."""
+    """Name, inode and kind of what is in a directory of the host, in no order."""
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_file(follow_symlinks=False):
-                kind = int(FileType.REGULAR_FILE)
+                kind = int(FileKind.REGULAR_FILE)
             elif entry.is_dir(follow_symlinks=False):
-                kind = int(FileType.DIRECTORY)
+                kind = int(FileKind.DIRECTORY)
             elif entry.is_symlink():
-                kind = int(FileType.SYMBOLIC_LINK)
+                kind = int(FileKind.SYMBOLIC_LINK)
             else:
                 try:
-                    kind = file_type(entry.stat(follow_symlinks=False).st_mode)
+                    kind = int(kind_of(entry.stat(follow_symlinks=False).st_mode))
                 except FileNotFoundError:
                     continue
             yield os.fsencode(entry.name), entry.inode(), kind
@@ -116,15 +118,15 @@ class ReadOnlyLocation(Location):
             host = super()._open_here(flags & ~(os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC))
         except FileNotFoundError:
             if flags & os.O_CREAT:
-                raise Failure(Errno.ROFS) from None
+                raise CallError(errno.EROFS) from None
             raise
         try:
             mode = os.fstat(host).st_mode
             if stat.S_ISDIR(mode):
-                raise Failure(Errno.ISDIR)
+                raise CallError(errno.EISDIR)
             if writing != os.O_CREAT:
                 if stat.S_ISREG(mode):
-                    raise Failure(Errno.ROFS)
+                    raise CallError(errno.EROFS)
                 # A device is written to, not the file system that its name is in.
                 again = flags & ~(os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
                 return os.open(f"/proc/self/fd/{host}", again)
@@ -145,31 +147,31 @@ class ReadOnlyLocation(Location):
         try:
             self.look()
         except FileNotFoundError:
-            raise Failure(Errno.ROFS) from None
-        raise Failure(Errno.EXIST)
+            raise CallError(errno.EROFS) from None
+        raise CallError(errno.EEXIST)
 
     def rmdir(self) -> None:
-        raise Failure(Errno.INVAL if self.name == b"." else Errno.ROFS)
+        raise CallError(errno.EINVAL if self.name == b"." else errno.EROFS)
 
     def unlink(self) -> None:
-        raise Failure(Errno.ISDIR if self.name == b"." else Errno.ROFS)
+        raise CallError(errno.EISDIR if self.name == b"." else errno.EROFS)
 
     def set_times(self, access: int | None, modification: int | None) -> None:
-        raise Failure(Errno.ROFS)
+        raise CallError(errno.EROFS)
 
     def link_to(self, new: Location) -> None:
         self.look()
         new.symlink(b"")
 
     def rename_to(self, new: Location) -> None:
-        raise Failure(Errno.BUSY if b"." in (self.name, new.name) else Errno.ROFS)
+        raise CallError(errno.EBUSY if b"." in (self.name, new.name) else errno.EROFS)
 
 
 class ReadOnlyTree(MountTree):
     """A directory of the host, or an unpacked archive, to be read only."""
 
     def touched(self, descriptor: RegularFile | Directory) -> None:
-        raise Failure(Errno.ROFS)
+        raise CallError(errno.EROFS)
 
     def locate(self, directory: int, path: bytes) -> Location:
         return ReadOnlyLocation(directory, path)

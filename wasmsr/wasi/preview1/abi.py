@@ -12,14 +12,15 @@ import stat
 from enum import IntEnum
 from struct import Struct
 
+from wasmsr.wasi.errors import CallError
+from wasmsr.wasi.streams.descriptor import KINDS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
 U32: Final = 0xFFFFFFFF
 U64: Final = 0xFFFFFFFFFFFFFFFF
-MAX_OFFSET: Final = (1 << 63) - 1
-"""The largest file offset of the host (a signed 64-bit number)."""
 
 
 class Errno(IntEnum):
@@ -118,7 +119,7 @@ def _host_errnos() -> dict[int, int]:
 FROM_HOST: Final = _host_errnos()
 
 
-def from_host(error: OSError) -> int:
+def from_host(error: OSError | CallError) -> int:
     """The WASI errno for an error of the host's system calls; EIO where WASI has no such name."""
     return FROM_HOST.get(error.errno or 0, int(Errno.IO))
 
@@ -168,68 +169,6 @@ class Right:
 
 ALL_RIGHTS: Final = (1 << 30) - 1
 
-FILE_RIGHTS: Final = (
-    Right.FD_DATASYNC
-    | Right.FD_READ
-    | Right.FD_SEEK
-    | Right.FD_FDSTAT_SET_FLAGS
-    | Right.FD_SYNC
-    | Right.FD_TELL
-    | Right.FD_WRITE
-    | Right.FD_ADVISE
-    | Right.FD_ALLOCATE
-    | Right.FD_FILESTAT_GET
-    | Right.FD_FILESTAT_SET_SIZE
-    | Right.FD_FILESTAT_SET_TIMES
-    | Right.POLL_FD_READWRITE
-)
-"""The rights that mean something for a regular file."""
-
-DIRECTORY_RIGHTS: Final = (
-    Right.FD_DATASYNC
-    | Right.FD_FDSTAT_SET_FLAGS
-    | Right.FD_SYNC
-    | Right.PATH_CREATE_DIRECTORY
-    | Right.PATH_CREATE_FILE
-    | Right.PATH_LINK_SOURCE
-    | Right.PATH_LINK_TARGET
-    | Right.PATH_OPEN
-    | Right.FD_READDIR
-    | Right.PATH_READLINK
-    | Right.PATH_RENAME_SOURCE
-    | Right.PATH_RENAME_TARGET
-    | Right.PATH_FILESTAT_GET
-    | Right.PATH_FILESTAT_SET_SIZE
-    | Right.PATH_FILESTAT_SET_TIMES
-    | Right.FD_FILESTAT_GET
-    | Right.FD_FILESTAT_SET_TIMES
-    | Right.PATH_SYMLINK
-    | Right.PATH_REMOVE_DIRECTORY
-    | Right.PATH_UNLINK_FILE
-    | Right.POLL_FD_READWRITE
-)
-"""The rights that mean something for a directory."""
-
-STREAM_RIGHTS: Final = Right.FD_FDSTAT_SET_FLAGS | Right.FD_FILESTAT_GET | Right.POLL_FD_READWRITE
-"""What the standard streams have beside reading or writing. No seeking: a program takes a character
-device that it cannot seek for a terminal (wasi-libc, isatty), and a stream is moved as a stream."""
-
-LISTENER_RIGHTS: Final = (
-    Right.FD_FDSTAT_SET_FLAGS
-    | Right.FD_FILESTAT_GET
-    | Right.POLL_FD_READWRITE
-    | Right.FD_READ
-    | Right.SOCK_ACCEPT
-)
-CONNECTION_RIGHTS: Final = (
-    Right.FD_FDSTAT_SET_FLAGS
-    | Right.FD_FILESTAT_GET
-    | Right.POLL_FD_READWRITE
-    | Right.FD_READ
-    | Right.FD_WRITE
-    | Right.SOCK_SHUTDOWN
-)
-
 
 class FileType(IntEnum):
     """`filetype`."""
@@ -244,18 +183,11 @@ class FileType(IntEnum):
     SYMBOLIC_LINK = 7
 
 
-FILE_TYPES: Final = {
-    stat.S_IFBLK: int(FileType.BLOCK_DEVICE),
-    stat.S_IFCHR: int(FileType.CHARACTER_DEVICE),
-    stat.S_IFDIR: int(FileType.DIRECTORY),
-    stat.S_IFREG: int(FileType.REGULAR_FILE),
-    stat.S_IFSOCK: int(FileType.SOCKET_STREAM),
-    stat.S_IFLNK: int(FileType.SYMBOLIC_LINK),
-}
+FILE_TYPES: Final = {mode: int(FileType[kind.name]) for mode, kind in KINDS.items()}
 
 
 def file_type(mode: int) -> int:
-    """The `filetype` for a host's `st_mode`; UNKNOWN for what WASI does not name (a FIFO)."""
+    """Return the `filetype` for a host's `st_mode`; UNKNOWN for a FIFO."""
     return FILE_TYPES.get(stat.S_IFMT(mode), 0)
 
 

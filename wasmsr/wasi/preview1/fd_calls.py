@@ -8,11 +8,11 @@ from struct import Struct
 from wasmsr.wasi import syscalls
 from wasmsr.wasi.engine import Caller
 from wasmsr.wasi.filesystem.open_files import Directory, RegularFile
+from wasmsr.wasi.preview1 import rights
 from wasmsr.wasi.preview1.abi import (
     DIRENT,
     FDSTAT,
     FILESTAT,
-    MAX_OFFSET,
     PRESTAT,
     SIZE,
     TIMESTAMP,
@@ -28,9 +28,11 @@ from wasmsr.wasi.preview1.abi import (
     span,
     vectors,
 )
-from wasmsr.wasi.process import Process, require
+from wasmsr.wasi.preview1.rights import require
+from wasmsr.wasi.process import Process
 from wasmsr.wasi.streams.descriptor import Descriptor
 from wasmsr.wasi.streams.waiting import read_file
+from wasmsr.wasi.syscalls import MAX_OFFSET
 
 
 def fd_read(
@@ -329,7 +331,7 @@ def _preopen(process: Process, fd: int) -> bytes:
 def fd_readdir(
     process: Process, caller: Caller, fd: int, buf: int, buf_len: int, cookie: int, bufused: int
 ) -> None:
-    directory = process.directory(fd, Right.FD_READDIR)
+    directory = rights.directory(process, fd, Right.FD_READDIR)
     memory = caller.memory
     room = buf_len & U32
     buf, bufused = span(memory, buf, room), span(memory, bufused, 4)

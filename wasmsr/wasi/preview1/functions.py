@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from wasmsr.record import record
 from wasmsr.wasi.engine import Caller, FuncType, HostFunction, ValType
+from wasmsr.wasi.errors import CallError
 from wasmsr.wasi.preview1 import fd_calls, path_calls, poll_calls, process_calls, sock_calls
 from wasmsr.wasi.preview1.abi import Failure, from_host
 from wasmsr.wasi.process import Process
@@ -328,7 +329,7 @@ def bind(function: CallRow, process: Process) -> HostFunction:
             body(process, caller, *arguments)
         except Failure as failure:
             return failure.errno
-        except OSError as error:
+        except (CallError, OSError) as error:
             return from_host(error)
         return 0
 

@@ -10,7 +10,7 @@ import os
 from struct import Struct
 
 from wasmsr.wasi.engine import Caller
-from wasmsr.wasi.filesystem.open_files import Device, Directory, MountPath, RegularFile
+from wasmsr.wasi.filesystem.open_files import MountPath, RegularFile, descriptor_for, open_flags
 from wasmsr.wasi.preview1.abi import (
     FILESTAT,
     SIZE,
@@ -20,25 +20,14 @@ from wasmsr.wasi.preview1.abi import (
     Errno,
     Failure,
     FdFlag,
-    FileType,
     OFlag,
     Right,
-    file_type,
     span,
     text,
 )
 from wasmsr.wasi.preview1.fd_calls import pack_filestat, times
+from wasmsr.wasi.preview1.rights import directory, grant
 from wasmsr.wasi.process import Process
-from wasmsr.wasi.streams.descriptor import Descriptor
-
-# What every open has: never the kernel's blocking for a FIFO, never a terminal as our own.
-_ALWAYS = os.O_NONBLOCK | os.O_NOCTTY
-_HOST_FLAGS = (
-    (FdFlag.APPEND, os.O_APPEND),
-    (FdFlag.DSYNC, os.O_DSYNC),
-    (FdFlag.RSYNC, getattr(os, "O_RSYNC", os.O_SYNC)),
-    (FdFlag.SYNC, os.O_SYNC),
-)
 
 
 def _follow(flags: int) -> bool:
@@ -46,15 +35,6 @@ def _follow(flags: int) -> bool:
     if flags & ~SYMLINK_FOLLOW:
         raise Failure(Errno.INVAL)
     return bool(flags)
-
-
-def open_flags(access: int, fdflags: int) -> int:
-    """Flags of the host's open for an access mode and `fdflags`."""
-    flags = access | _ALWAYS
-    for flag, of_host in _HOST_FLAGS:
-        if fdflags & flag:
-            flags |= of_host
-    return flags
 
 
 def path_open(
@@ -70,7 +50,7 @@ def path_open(
     fdflags: int,
     opened: int,
 ) -> None:
-    base = process.directory(fd, Right.PATH_OPEN)
+    base = directory(process, fd, Right.PATH_OPEN)
     memory = caller.memory
     name = text(memory, path, path_len)
     opened = span(memory, opened, 4)
@@ -107,31 +87,20 @@ def path_open(
         place = MountPath(base.place.mount, (*base.place.path, *location.path))
     inheriting = fs_rights_inheriting & base.inheriting
     try:
-        descriptor = descriptor_for(host, place, rights, inheriting, fdflags, access)
+        descriptor = descriptor_for(host, place, fdflags, access)
     except BaseException:
         os.close(host)
         raise
+    grant(descriptor, rights, inheriting)
     if isinstance(descriptor, RegularFile):
         process.tree_of(descriptor).opened(descriptor)
     SIZE.pack_into(memory, opened, process.add(descriptor))
 
 
-def descriptor_for(
-    host: int, place: MountPath, rights: int, inheriting: int, fdflags: int, access: int
-) -> Descriptor:
-    """The descriptor of the right kind for a file that the host has just opened."""
-    kind = file_type(os.fstat(host).st_mode)
-    if kind == FileType.DIRECTORY:
-        return Directory(host, place, rights, inheriting, fdflags)
-    if kind in (FileType.REGULAR_FILE, FileType.BLOCK_DEVICE):
-        return RegularFile(host, place, kind, rights, fdflags, access)
-    return Device(host, place, kind, rights, fdflags, access)
-
-
 def path_create_directory(
     process: Process, caller: Caller, fd: int, path: int, path_len: int
 ) -> None:
-    base = process.directory(fd, Right.PATH_CREATE_DIRECTORY)
+    base = directory(process, fd, Right.PATH_CREATE_DIRECTORY)
     with process.locate(base, text(caller.memory, path, path_len)) as location:
         location.mkdir()
 
@@ -146,7 +115,7 @@ def path_filestat_get(
     filestat: int,
     layout: Struct = FILESTAT,
 ) -> None:
-    base = process.directory(fd, Right.PATH_FILESTAT_GET)
+    base = directory(process, fd, Right.PATH_FILESTAT_GET)
     memory = caller.memory
     filestat = span(memory, filestat, layout.size)
     follow = _follow(flags)
@@ -165,7 +134,7 @@ def path_filestat_set_times(
     mtim: int,
     fst_flags: int,
 ) -> None:
-    base = process.directory(fd, Right.PATH_FILESTAT_SET_TIMES)
+    base = directory(process, fd, Right.PATH_FILESTAT_SET_TIMES)
     follow = _follow(flags)
     name = text(caller.memory, path, path_len)
     wanted = times(process, atim, mtim, fst_flags)
@@ -185,8 +154,8 @@ def path_link(
     new_path: int,
     new_path_len: int,
 ) -> None:
-    source = process.directory(old_fd, Right.PATH_LINK_SOURCE)
-    target = process.directory(new_fd, Right.PATH_LINK_TARGET)
+    source = directory(process, old_fd, Right.PATH_LINK_SOURCE)
+    target = directory(process, new_fd, Right.PATH_LINK_TARGET)
     memory = caller.memory
     old, new = text(memory, old_path, old_path_len), text(memory, new_path, new_path_len)
     follow = _follow(old_flags)
@@ -207,7 +176,7 @@ def path_readlink(
     buf_len: int,
     bufused: int,
 ) -> None:
-    base = process.directory(fd, Right.PATH_READLINK)
+    base = directory(process, fd, Right.PATH_READLINK)
     memory = caller.memory
     buf_len &= U32
     buf, bufused = span(memory, buf, buf_len), span(memory, bufused, 4)
@@ -220,7 +189,7 @@ def path_readlink(
 def path_remove_directory(
     process: Process, caller: Caller, fd: int, path: int, path_len: int
 ) -> None:
-    base = process.directory(fd, Right.PATH_REMOVE_DIRECTORY)
+    base = directory(process, fd, Right.PATH_REMOVE_DIRECTORY)
     with process.locate(base, text(caller.memory, path, path_len)) as location:
         location.rmdir()
 
@@ -235,8 +204,8 @@ def path_rename(
     new_path: int,
     new_path_len: int,
 ) -> None:
-    source = process.directory(fd, Right.PATH_RENAME_SOURCE)
-    target = process.directory(new_fd, Right.PATH_RENAME_TARGET)
+    source = directory(process, fd, Right.PATH_RENAME_SOURCE)
+    target = directory(process, new_fd, Right.PATH_RENAME_TARGET)
     memory = caller.memory
     old, new = text(memory, old_path, old_path_len), text(memory, new_path, new_path_len)
     origin, renamed = process.locate_two(source, old, target, new)
@@ -253,7 +222,7 @@ def path_symlink(
     new_path: int,
     new_path_len: int,
 ) -> None:
-    base = process.directory(fd, Right.PATH_SYMLINK)
+    base = directory(process, fd, Right.PATH_SYMLINK)
     memory = caller.memory
     content = text(memory, old_path, old_path_len)
     if b"\0" in content:
@@ -266,6 +235,6 @@ def path_symlink(
 
 
 def path_unlink_file(process: Process, caller: Caller, fd: int, path: int, path_len: int) -> None:
-    base = process.directory(fd, Right.PATH_UNLINK_FILE)
+    base = directory(process, fd, Right.PATH_UNLINK_FILE)
     with process.locate(base, text(caller.memory, path, path_len)) as location:
         location.unlink()

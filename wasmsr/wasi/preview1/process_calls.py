@@ -6,7 +6,7 @@ import os
 from itertools import accumulate
 
 from wasmsr.errors import Exit
-from wasmsr.wasi.clocks import RESOLUTION
+from wasmsr.wasi.clocks import RESOLUTION, Clocks
 from wasmsr.wasi.engine import Caller
 from wasmsr.wasi.preview1.abi import (
     IGNORED_SIGNALS,
@@ -22,7 +22,12 @@ from wasmsr.wasi.preview1.abi import (
 )
 from wasmsr.wasi.process import Process
 
-CLOCKS = frozenset(ClockId)
+_CLOCKS = {
+    int(ClockId.REALTIME): Clocks.realtime,
+    int(ClockId.MONOTONIC): Clocks.monotonic,
+    int(ClockId.PROCESS_CPUTIME): Clocks.cpu_time,
+    int(ClockId.THREAD_CPUTIME): Clocks.cpu_time,
+}
 
 
 def _strings_sizes(caller: Caller, strings: tuple[bytes, ...], count: int, size: int) -> None:
@@ -64,7 +69,7 @@ def environ_sizes_get(process: Process, caller: Caller, count: int, environ_buf_
 
 def clock_res_get(process: Process, caller: Caller, id: int, resolution: int) -> None:
     memory = caller.memory
-    if id not in CLOCKS:
+    if id not in _CLOCKS:
         raise Failure(Errno.INVAL)
     TIMESTAMP.pack_into(memory, span(memory, resolution, 8), RESOLUTION)
 
@@ -72,7 +77,12 @@ def clock_res_get(process: Process, caller: Caller, id: int, resolution: int) ->
 def clock_time_get(process: Process, caller: Caller, id: int, precision: int, time: int) -> None:
     memory = caller.memory
     time = span(memory, time, 8)
-    TIMESTAMP.pack_into(memory, time, process.clocks.read(id))
+    clocks = process.clocks
+    clocks.tick()
+    reading = _CLOCKS.get(id)
+    if reading is None:
+        raise Failure(Errno.INVAL)
+    TIMESTAMP.pack_into(memory, time, reading(clocks))
 
 
 def random_get(process: Process, caller: Caller, buf: int, buf_len: int) -> None:

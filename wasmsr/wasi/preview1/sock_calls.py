@@ -15,7 +15,8 @@ from wasmsr.wasi.preview1.abi import (
     span,
     vectors,
 )
-from wasmsr.wasi.process import Process, require
+from wasmsr.wasi.preview1.rights import grant, require
+from wasmsr.wasi.process import Process
 from wasmsr.wasi.streams.sockets import Connection, Listener
 
 _SHUTDOWN = {1: "SHUT_RD", 2: "SHUT_WR", 3: "SHUT_RDWR"}
@@ -39,7 +40,9 @@ def sock_accept(process: Process, caller: Caller, fd: int, flags: int, opened: i
         raise Failure(Errno.INVAL)
     memory = caller.memory
     opened = span(memory, opened, 4)
-    SIZE.pack_into(memory, opened, process.add(listener.accept(caller, flags)))
+    connection = listener.accept(caller, flags)
+    grant(connection, listener.inheriting)
+    SIZE.pack_into(memory, opened, process.add(connection))
 
 
 def sock_recv(

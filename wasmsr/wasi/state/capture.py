@@ -10,11 +10,11 @@ import os
 import stat
 
 from wasmsr.errors import UnportableState
+from wasmsr.wasi.errors import CallError
 from wasmsr.wasi.filesystem.mounts import CARRYING
 from wasmsr.wasi.filesystem.open_files import Device, Directory, MountPath, RegularFile
 from wasmsr.wasi.filesystem.trees import MountTree
 from wasmsr.wasi.filesystem.unnoticed import UnnoticedReader
-from wasmsr.wasi.preview1.abi import Failure
 from wasmsr.wasi.process import Process
 from wasmsr.wasi.state import origin
 from wasmsr.wasi.state.contents import Contents
@@ -235,7 +235,7 @@ def _identity(tree: MountTree, path: tuple[bytes, ...]) -> tuple[int, int] | Non
             if location.path != path:
                 return None
             result = location.stat(follow=False)
-    except (OSError, Failure):
+    except (OSError, CallError):
         return None
     return result.st_dev, result.st_ino
 

@@ -17,7 +17,7 @@ from wasmsr.realtime import LATEST
 from wasmsr.wasi.clocks import LAST_INSTANT
 from wasmsr.wasi.filesystem.mounts import CARRYING, MODES
 from wasmsr.wasi.filesystem.trees import OverlayLayers
-from wasmsr.wasi.preview1.abi import ALL_RIGHTS, MAX_OFFSET, U64, FdFlag, FileType, Right
+from wasmsr.wasi.preview1.abi import ALL_RIGHTS, U64, FdFlag, FileType, Right
 from wasmsr.wasi.process import MAX_DESCRIPTORS
 from wasmsr.wasi.state import origin
 from wasmsr.wasi.state.capture import UNLINKED_LIMIT
@@ -25,6 +25,7 @@ from wasmsr.wasi.state.contents import CHUNK, DIGEST, PLACE
 from wasmsr.wasi.state.manifest import DIRECTORY, TreeEntry, check_chunks, is_path, parse
 from wasmsr.wasi.state.origin import WINDOW, Origin
 from wasmsr.wasi.streams.standard import RelayPosition
+from wasmsr.wasi.syscalls import MAX_OFFSET
 
 MAX_STRINGS: Final = 1 << 20
 MAX_ENTRIES: Final = 1 << 24

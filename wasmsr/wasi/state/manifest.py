@@ -18,8 +18,8 @@ from wasmsr.errors import FormatError, UnportableState
 from wasmsr.realtime import LATEST
 from wasmsr.wasi.filesystem.trees import FileSignature, KnownFiles
 from wasmsr.wasi.filesystem.unnoticed import ChunkFolder, extents, open_to_read
-from wasmsr.wasi.preview1.abi import MAX_OFFSET
 from wasmsr.wasi.state.contents import CHUNK, DIGEST, PLACE, ZEROS, Contents, digest_of
+from wasmsr.wasi.syscalls import MAX_OFFSET
 
 DIRECTORY, FILE, LINK, SAME = range(4)
 """Kinds of entries. LINK: a symbolic link; SAME: another name of a file named before."""

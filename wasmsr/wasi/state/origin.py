@@ -24,8 +24,9 @@ from wasmsr.errors import FormatError
 from wasmsr.realtime import LATEST
 from wasmsr.wasi.filesystem.open_files import Directory, RegularFile
 from wasmsr.wasi.filesystem.unnoticed import UnnoticedReader
-from wasmsr.wasi.preview1.abi import MAX_OFFSET, U64
+from wasmsr.wasi.preview1.abi import U64
 from wasmsr.wasi.process import MAX_DESCRIPTORS, Process
+from wasmsr.wasi.syscalls import MAX_OFFSET
 
 WINDOW: Final = 4096
 """Bytes before and after the offset by which a regular file is known again."""

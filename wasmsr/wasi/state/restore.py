@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 from wasmsr.errors import SnapshotError, WasiConfigError
 from wasmsr.wasi.clocks import Clocks, Random
+from wasmsr.wasi.errors import CallError
 from wasmsr.wasi.filesystem.memory_tree import MemoryTree
 from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, PORTABLE, Mount
-from wasmsr.wasi.filesystem.open_files import Device, Directory, MountPath, RegularFile
+from wasmsr.wasi.filesystem.open_files import Device, Directory, MountPath, RegularFile, open_flags
 from wasmsr.wasi.filesystem.private_folders import PrivateFolder
 from wasmsr.wasi.filesystem.trees import KnownFiles, MountTree
-from wasmsr.wasi.preview1.abi import Failure, FileType, file_type
-from wasmsr.wasi.preview1.path_calls import open_flags
+from wasmsr.wasi.preview1.rights import APPLICABLE
 from wasmsr.wasi.process import PendingPoll, Process, Streams
 from wasmsr.wasi.state.capture import MEMORY_DEVICES, UNLINKED_LIMIT
 from wasmsr.wasi.state.checked_state import (
@@ -39,7 +39,7 @@ from wasmsr.wasi.state.contents import Contents
 from wasmsr.wasi.state.manifest import TreeEntry
 from wasmsr.wasi.state.origin import FileVerdict, Origin, SavedFile
 from wasmsr.wasi.state.tree_restore import OnChanged, TreeReconciler, write_chunks
-from wasmsr.wasi.streams.descriptor import Descriptor
+from wasmsr.wasi.streams.descriptor import Descriptor, FileKind, kind_of
 from wasmsr.wasi.streams.sockets import Listener
 from wasmsr.wasi.streams.standard import InputStream
 
@@ -250,7 +250,7 @@ class _Opener:
                 self.process.tree_of(descriptor).opened(descriptor)
             self.process.descriptors[one.fd] = descriptor
             descriptor.flags = one.flags
-            descriptor.rights = one.rights & descriptor.applicable
+            descriptor.rights = one.rights & APPLICABLE[descriptor.kind]
             descriptor.inheriting = one.inheriting
 
     def open(self, wanted: DescriptorState) -> Descriptor:
@@ -294,25 +294,25 @@ class _Opener:
 
     def _descriptor(self, wanted: DescriptorState, place: MountPath, host: int) -> Descriptor:
         result = os.fstat(host)
-        kind = file_type(result.st_mode)
+        kind = kind_of(result.st_mode)
         if wanted.kind == "directory":
             folder = self.process.trees[place.mount].folder
             same = self.origin.is_directory(wanted.fd, host, folder, place.mount)
             if not same and self.on_changed != "keep":
                 raise _other("directory", place)
-            directory = Directory(host, place, wanted.rights, wanted.inheriting, wanted.flags)
+            directory = Directory(host, place, wanted.flags)
             directory.entries = wanted.entries
             return directory
         if wanted.kind == "device":
-            if kind != FileType.CHARACTER_DEVICE or os.major(result.st_rdev) != MEMORY_DEVICES:
+            if kind != FileKind.CHARACTER_DEVICE or os.major(result.st_rdev) != MEMORY_DEVICES:
                 raise SnapshotError(f"the device {place} is another kind of file now")
-            return Device(host, place, kind, wanted.rights, wanted.flags, wanted.access)
-        if kind not in (FileType.REGULAR_FILE, FileType.BLOCK_DEVICE):
+            return Device(host, place, kind, wanted.flags, wanted.access)
+        if kind not in (FileKind.REGULAR_FILE, FileKind.BLOCK_DEVICE):
             raise SnapshotError(f"the file {place} is another kind of file now")
-        if wanted.unlinked is None and kind == FileType.REGULAR_FILE:
+        if wanted.unlinked is None and kind == FileKind.REGULAR_FILE:
             self._compare(wanted, place, host, result.st_size)
         os.lseek(host, wanted.offset, os.SEEK_SET)
-        return RegularFile(host, place, kind, wanted.rights, wanted.flags, wanted.access)
+        return RegularFile(host, place, kind, wanted.flags, wanted.access)
 
     def _compare(self, wanted: DescriptorState, place: MountPath, host: int, size: int) -> None:
         """Is a file of that size the one that was saved?"""
@@ -356,7 +356,7 @@ class _Opener:
         except OSError as error:
             number = error.errno
             reason = error.strerror
-        except Failure:
+        except CallError:
             number, reason = errno.ELOOP, ""
         if number == errno.ENOENT:
             raise SnapshotError(f"{place}, which the program has open, does not exist any more")

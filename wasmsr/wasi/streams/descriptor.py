@@ -1,51 +1,89 @@
-"""What a file descriptor of the program is: one class for each kind.
+"""What all kinds of descriptors have, in terms of our own.
 
-Between the calls, which check rights and pointers, and the host's system calls. Reading and writing
-goes straight between the host and slices of linear memory. Nothing is buffered here but what a
-snapshot brought along, so what a program has written is the host's at once.
+Between the calls, which check rights and pointers, and the host's system calls. A front has numbers
+of its own for kinds of files and status flags, and turns them into these.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 import struct
 import termios
+from enum import IntEnum
 
 from wasmsr.wasi.engine import Caller
-from wasmsr.wasi.preview1.abi import (
-    Errno,
-    Failure,
-    FdFlag,
-)
+from wasmsr.wasi.errors import CallError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import ClassVar, Protocol
+    from typing import ClassVar, Final
 
-else:
-    Protocol = object
+
+class FileKind(IntEnum):
+    """What is behind a descriptor or a name."""
+
+    UNKNOWN = 0
+    BLOCK_DEVICE = 1
+    CHARACTER_DEVICE = 2
+    DIRECTORY = 3
+    REGULAR_FILE = 4
+    SOCKET_DGRAM = 5
+    SOCKET_STREAM = 6
+    SYMBOLIC_LINK = 7
+
+
+KINDS: Final = {
+    stat.S_IFBLK: FileKind.BLOCK_DEVICE,
+    stat.S_IFCHR: FileKind.CHARACTER_DEVICE,
+    stat.S_IFDIR: FileKind.DIRECTORY,
+    stat.S_IFREG: FileKind.REGULAR_FILE,
+    stat.S_IFSOCK: FileKind.SOCKET_STREAM,
+    stat.S_IFLNK: FileKind.SYMBOLIC_LINK,
+}
+"""The host's file type (`stat.S_IFMT`) to ours. A FIFO has none."""
+
+
+def kind_of(mode: int) -> FileKind:
+    """Return the kind of file for a host's `st_mode`."""
+    return KINDS.get(stat.S_IFMT(mode), FileKind.UNKNOWN)
+
+
+class StatusFlag:
+    """Flags of an open descriptor, one bit each."""
+
+    APPEND: Final = 1
+    DSYNC: Final = 2
+    NONBLOCK: Final = 4
+    RSYNC: Final = 8
+    SYNC: Final = 16
 
 
 class Descriptor:
     """State that all kinds have.
 
-    `host`: host descriptor, or -1; `flags`: `fdflags`; `rights`, `inheriting`: `rights`;
-    `filetype`: `filetype`; `begun`: which read made way for a pause, and how far it had come, no
-    part of the program's state (see `read_file`). Closing is the owner's: see `owned`.
+    Attributes:
+        host: Descriptor of the host, or -1.
+        filetype: What the program sees it as.
+        flags: Bits of `StatusFlag`.
+        rights, inheriting: What the program may do with it, and with what it opens by it. Numbers
+            of the front; nothing below a front reads them.
+        owned: Whether `close` closes `host`.
+        begun: Which long read made way for a pause, and how far it had come (see
+            `waiting.read_file`). It is no part of the program's state.
     """
 
     __slots__ = ("begun", "filetype", "flags", "host", "inheriting", "owned", "rights")
     kind: ClassVar[str]
-    applicable: ClassVar[int]
-    """The rights that mean something for this kind."""
     seekable: ClassVar[bool] = False
 
-    def __init__(self, host: int, filetype: int, rights: int, *, flags: int = 0) -> None:
+    def __init__(self, host: int, filetype: FileKind, *, flags: int = 0) -> None:
         self.host = host
         self.filetype = filetype
         self.flags = flags
-        self.rights = rights & self.applicable
+        self.rights = 0
         self.inheriting = 0
         self.owned = True
         self.begun: tuple[tuple[int, int, int], int] | None = None
@@ -56,17 +94,17 @@ class Descriptor:
             os.close(host)
 
     def read(self, caller: Caller, buffers: list[memoryview]) -> int:
-        raise Failure(Errno.BADF)
+        raise CallError(errno.EBADF)
 
     def write(self, caller: Caller, buffers: list[memoryview]) -> int:
-        raise Failure(Errno.BADF)
+        raise CallError(errno.EBADF)
 
     def stat(self) -> os.stat_result | None:
         """The host's view of it; None for what has none worth telling."""
         return os.fstat(self.host)
 
     def set_flags(self, flags: int) -> None:
-        """`fd_fdstat_set_flags`, all bits known to be `fdflags`."""
+        """Set the flags, bits of `StatusFlag`."""
         self.flags = flags
 
     def available(self, event: int) -> int | None:
@@ -80,7 +118,7 @@ class Descriptor:
 
     @property
     def nonblocking(self) -> bool:
-        return bool(self.flags & FdFlag.NONBLOCK)
+        return bool(self.flags & StatusFlag.NONBLOCK)
 
 
 def pending_input(host: int) -> int:

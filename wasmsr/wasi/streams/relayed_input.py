@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from wasmsr.wasi.engine import Caller
-from wasmsr.wasi.preview1.abi import FileType
+from wasmsr.wasi.streams.descriptor import FileKind
 from wasmsr.wasi.streams.standard import InputStream, RelayPosition
 from wasmsr.wasi.streams.waiting import IN, wait
 
@@ -61,7 +61,7 @@ class RelayedInput(InputStream):
         self._looks(inflow.terminal)
 
     def _looks(self, terminal: bool) -> None:
-        self.filetype = FileType.CHARACTER_DEVICE if terminal else FileType.UNKNOWN
+        self.filetype = FileKind.CHARACTER_DEVICE if terminal else FileKind.UNKNOWN
 
     def end(self) -> None:
         self.inflow.close()
@@ -96,7 +96,7 @@ class RelayedInput(InputStream):
             return None
         data, position = self.inflow.hold()
         self.unread += data
-        return RelayPosition(position, self.filetype == FileType.CHARACTER_DEVICE)
+        return RelayPosition(position, self.filetype == FileKind.CHARACTER_DEVICE)
 
     def go_on(self, state: RelayPosition) -> None:
         self.inflow.seek(state.position)

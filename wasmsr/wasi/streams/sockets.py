@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 from wasmsr.wasi.engine import Caller
-from wasmsr.wasi.preview1.abi import CONNECTION_RIGHTS, LISTENER_RIGHTS, FileType
-from wasmsr.wasi.streams.descriptor import Descriptor
+from wasmsr.wasi.streams.descriptor import Descriptor, FileKind
 from wasmsr.wasi.streams.waiting import IN, OUT, wait
 
 TYPE_CHECKING = False
@@ -23,11 +22,9 @@ class Listener(Descriptor):
 
     __slots__ = ("index", "socket")
     kind = "listener"
-    applicable = LISTENER_RIGHTS
 
     def __init__(self, listening: socket.socket, index: int) -> None:
-        super().__init__(listening.fileno(), FileType.SOCKET_STREAM, LISTENER_RIGHTS)
-        self.inheriting = CONNECTION_RIGHTS
+        super().__init__(listening.fileno(), FileKind.SOCKET_STREAM)
         self.owned = False
         self.index = index
         self.socket = listening
@@ -45,7 +42,6 @@ class Listener(Descriptor):
                 continue
             connected.setblocking(True)
             connection = Connection(connected)
-            connection.rights &= self.inheriting
             connection.flags = flags
             return connection
 
@@ -58,10 +54,9 @@ class Connection(Descriptor):
 
     __slots__ = ("socket",)
     kind = "connection"
-    applicable = CONNECTION_RIGHTS
 
     def __init__(self, connected: socket.socket) -> None:
-        super().__init__(connected.fileno(), FileType.SOCKET_STREAM, CONNECTION_RIGHTS)
+        super().__init__(connected.fileno(), FileKind.SOCKET_STREAM)
         self.socket = connected
 
     def close(self) -> None:

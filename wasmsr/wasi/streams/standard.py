@@ -11,8 +11,7 @@ import stat
 
 from wasmsr.record import record
 from wasmsr.wasi.engine import Caller
-from wasmsr.wasi.preview1.abi import STREAM_RIGHTS, FileType, Right
-from wasmsr.wasi.streams.descriptor import Descriptor
+from wasmsr.wasi.streams.descriptor import Descriptor, FileKind
 from wasmsr.wasi.streams.nonblocking import NonblockingStream
 from wasmsr.wasi.streams.waiting import IN, PIPE_PIECE, read_on, wait, write_waiting
 
@@ -45,7 +44,6 @@ class InputStream(Descriptor):
 
     __slots__ = ("ended", "nowait", "regular", "source", "unread")
     kind = "stdin"
-    applicable = STREAM_RIGHTS | Right.FD_READ
 
     def __init__(
         self,
@@ -57,8 +55,8 @@ class InputStream(Descriptor):
     ) -> None:
         mode = os.fstat(host).st_mode if host >= 0 else 0
         terminal = host >= 0 and stat.S_ISCHR(mode) and os.isatty(host)
-        kind = FileType.CHARACTER_DEVICE if terminal else FileType.UNKNOWN
-        super().__init__(host, kind, self.applicable)
+        kind = FileKind.CHARACTER_DEVICE if terminal else FileKind.UNKNOWN
+        super().__init__(host, kind)
         self.owned = owned
         self.regular = stat.S_ISREG(mode) or stat.S_ISBLK(mode)
         self.unread = unread
@@ -130,15 +128,14 @@ class OutputStream(Descriptor):
 
     __slots__ = ("name", "nowait", "regular", "sink")
     kind = "stdout"
-    applicable = STREAM_RIGHTS | Right.FD_WRITE
 
     def __init__(self, name: str, target: int | ByteSink) -> None:
         self.sink = None if isinstance(target, int) else target
         host = target if isinstance(target, int) else -1
         mode = os.fstat(host).st_mode if host >= 0 else 0
         terminal = host >= 0 and stat.S_ISCHR(mode) and os.isatty(host)
-        kind = FileType.CHARACTER_DEVICE if terminal else FileType.UNKNOWN
-        super().__init__(host, kind, self.applicable)
+        kind = FileKind.CHARACTER_DEVICE if terminal else FileKind.UNKNOWN
+        super().__init__(host, kind)
         self.owned = False
         self.name = name
         self.regular = stat.S_ISREG(mode) or stat.S_ISBLK(mode)

@@ -7,12 +7,13 @@ and the call is made again after the pause, or after the snapshot was restored.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 
 from wasmsr.wasi import syscalls
 from wasmsr.wasi.engine import Caller, Retry
-from wasmsr.wasi.preview1.abi import Errno, Failure
+from wasmsr.wasi.errors import CallError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,11 +37,11 @@ LONGEST: Final = 3_600_000_000_000
 def wait(caller: Caller, host: int, event: int, *, nonblocking: bool) -> None:
     """Return when `host` is ready for `event` (IN or OUT), or has an error to report.
 
-    Raises Failure(AGAIN) if it is not and `nonblocking`, Retry if a pause is wanted first.
+    Raises CallError(AGAIN) if it is not and `nonblocking`, Retry if a pause is wanted first.
     """
     if nonblocking:
         if not syscalls.wait_many([(host, event)], 0):
-            raise Failure(Errno.AGAIN)
+            raise CallError(errno.EAGAIN)
     elif not syscalls.wait_one(host, event, caller.wake_fd):
         raise Retry
 
@@ -143,7 +144,7 @@ def write_waiting(
             if ready or (nowait is not None and not nowait.sure):
                 wait(caller, to.host, OUT, nonblocking=to.nonblocking)
                 ready = True
-    except (OSError, Failure, Retry):
+    except (OSError, CallError, Retry):
         if not done:
             raise
     return done
