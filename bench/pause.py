@@ -25,7 +25,7 @@ from contextlib import closing
 from pathlib import Path
 
 from bench.programs import CACHE, PROGRAMS
-from wasmsr.interp.module import Module, assemble
+from wasmsr.interp.modules.module import Module, assemble
 from wasmsr.program import HostGrants, Program, ProgramState
 from wasmsr.wasi.filesystem.mounts import Mount
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from wasmsr import Limits, Module, Store
-from wasmsr.interp.cache import ModuleCache
+from wasmsr.interp.modules.module_cache import ModuleCache
 from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
 

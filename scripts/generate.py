@@ -13,11 +13,17 @@ from functools import partial
 from pathlib import Path
 
 from scripts import generate_handlers, generate_simd
-from wasmsr.interp import atomics, simd
-from wasmsr.interp.features import BY_NAME, FEATURES, Feature, State, bits
-from wasmsr.interp.instructions import IMMEDIATES, INSTRUCTIONS, PREFIX, UNSUPPORTED, Instruction
-from wasmsr.interp.simd_row import SHAPES
-from wasmsr.interp.traps import TRAPS
+from wasmsr.interp.instruction_set import atomics, simd
+from wasmsr.interp.instruction_set.features import BY_NAME, FEATURES, Feature, State, bits
+from wasmsr.interp.instruction_set.instructions import (
+    IMMEDIATES,
+    INSTRUCTIONS,
+    PREFIX,
+    UNSUPPORTED,
+    Instruction,
+)
+from wasmsr.interp.instruction_set.simd_row import SHAPES
+from wasmsr.interp.instruction_set.traps import TRAPS
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "wasmsr" / "core"
@@ -244,7 +250,8 @@ def documentation() -> str:
     out = [
         "# Instructions",
         "",
-        "Generated from `wasmsr/interp/instructions.py` by `python -m scripts.generate`.",
+        "Generated from `wasmsr/interp/instruction_set/instructions.py` by "
+        "`python -m scripts.generate`.",
         "",
         "One row is one instruction as fuel, traces and `--snapshot-at` count them;",
         "`else` and `end` do not count.",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from wasmsr.interp.instructions import INSTRUCTIONS, Instruction
+from wasmsr.interp.instruction_set.instructions import INSTRUCTIONS, Instruction
 
 C_TYPES = {"i32": "uint32_t", "i64": "uint64_t", "f32": "float", "f64": "double"}
 C_TYPES |= {"b32": "uint32_t", "b64": "uint64_t"}  # the bits of an f32 and of an f64

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from wasmsr.interp.simd import CELLS, VECTORS
-from wasmsr.interp.simd_row import Vector
+from wasmsr.interp.instruction_set.simd import CELLS, VECTORS
+from wasmsr.interp.instruction_set.simd_row import Vector
 
 _SCALARS = {"i32": "uint32_t", "i64": "uint64_t", "f32": "uint32_t", "f64": "uint64_t"}
 """C types of operands and results that are no vectors; floats are moved as bits."""

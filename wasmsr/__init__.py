@@ -101,8 +101,10 @@ if TYPE_CHECKING:
         WasiConfigError,
         WasmsrError,
     )
-    from wasmsr.interp.exceptions import ThrownException
-    from wasmsr.interp.externs import (
+    from wasmsr.interp.modules.module import Export, Import, Module
+    from wasmsr.interp.outcomes import Exited, Finished, Limits, Outcome, Paused, Trapped
+    from wasmsr.interp.store.exceptions import ThrownException
+    from wasmsr.interp.store.externs import (
         Caller,
         Extern,
         Function,
@@ -113,9 +115,7 @@ if TYPE_CHECKING:
         Table,
         Tag,
     )
-    from wasmsr.interp.machine import Imports, Instance, Store
-    from wasmsr.interp.module import Export, Import, Module
-    from wasmsr.interp.outcomes import Exited, Finished, Limits, Outcome, Paused, Trapped
+    from wasmsr.interp.store.store import Imports, Instance, Store
     from wasmsr.interp.types import (
         Bounds,
         FuncType,
@@ -131,10 +131,10 @@ if TYPE_CHECKING:
     from wasmsr.wasi.filesystem.mounts import Mount
 
 _ROOMS = {
-    "interp.exceptions": "ThrownException",
-    "interp.externs": "Caller Extern Function Global HostFunction Memory Retry Table Tag",
-    "interp.machine": "Imports Instance Store",
-    "interp.module": "Export Import Module",
+    "interp.store.exceptions": "ThrownException",
+    "interp.store.externs": "Caller Extern Function Global HostFunction Memory Retry Table Tag",
+    "interp.store.store": "Imports Instance Store",
+    "interp.modules.module": "Export Import Module",
     "interp.outcomes": "Exited Finished Limits Outcome Paused Trapped",
     "interp.types": "Bounds FuncType GlobalType MemoryType TableType TagType ValType",
     "library": "pause run",

@@ -217,7 +217,8 @@ class Trap(WasmsrError):
     """The program ended with a trap (specification, section 4.2.1).
 
     Attributes:
-        code: Name of the trap in `wasmsr.interp.traps`, for example "integer divide by zero".
+        code: Name of the trap in `wasmsr.interp.instruction_set.traps`, for example
+            "integer divide by zero".
         backtrace: Frames of the program, innermost first.
     """
 

@@ -12,9 +12,9 @@ import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 
-from wasmsr.interp.machine import Imports, Store
-from wasmsr.interp.module import MAGIC, Module, assemble
+from wasmsr.interp.modules.module import MAGIC, Module, assemble
 from wasmsr.interp.outcomes import Limits, Outcome
+from wasmsr.interp.store.store import Imports, Store
 from wasmsr.wasi.facade import Stdin, Stdout, Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
 

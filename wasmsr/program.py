@@ -29,8 +29,8 @@ from wasmsr.errors import (
     printable,
     reason,
 )
-from wasmsr.interp.machine import Exited, Finished, Limits, Paused, Store, Trapped
-from wasmsr.interp.module import Module
+from wasmsr.interp.modules.module import Module
+from wasmsr.interp.store.store import Exited, Finished, Limits, Paused, Store, Trapped
 from wasmsr.interp.types import FuncType
 from wasmsr.record import record
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from wasmsr.interp.trace import Tracer
+    from wasmsr.interp.tracer import Tracer
     from wasmsr.snapshot.state import SnapshotState
     from wasmsr.wasi.facade import Stdout, Wasi
     from wasmsr.wasi.filesystem.mounts import Mount
@@ -127,7 +127,7 @@ def exported_function(module: Module, name: str) -> FuncType:
     for export in module.exports:
         if export.name == name and isinstance(export.type, FuncType):
             return export.type
-    from wasmsr.interp.foreign import unlinked
+    from wasmsr.interp.modules.foreign_files import unlinked
 
     what = unlinked(module)
     if what is not None:
@@ -264,7 +264,7 @@ class Program:
         """
         grants = grants or HostGrants()
         if any(item.module not in WASI_MODULES for item in module.imports):
-            from wasmsr.interp.foreign import refusal
+            from wasmsr.interp.modules.foreign_files import refusal
 
             error = refusal(module)
             if error is not None:

@@ -24,8 +24,8 @@ from tests.fuzz.stacks import source as stacks
 from tests.fuzz.throwing import FEATURES
 from tests.fuzz.throwing import source as everything
 from tests.lockstep import advance
-from wasmsr.interp.machine import Finished, Limits, Outcome, Paused, Store, Trapped
-from wasmsr.interp.module import Module
+from wasmsr.interp.modules.module import Module
+from wasmsr.interp.store.store import Finished, Limits, Outcome, Paused, Store, Trapped
 from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.format import content_digest
 

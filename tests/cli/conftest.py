@@ -86,7 +86,7 @@ MODULES = {
 @pytest.fixture(scope="session")
 def module(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """The path of one of `MODULES`, in the binary format."""
-    from wasmsr.interp.module import assemble
+    from wasmsr.interp.modules.module import assemble
 
     folder = tmp_path_factory.mktemp("modules")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from wasmsr import Module
-from wasmsr.interp.cache import RACY, SMALLEST
+from wasmsr.interp.modules.module_cache import RACY, SMALLEST
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli

@@ -9,8 +9,8 @@ import pytest
 
 from tests.cli.conftest import one_sentence
 from wasmsr.cli.programs import PROGRAMS
-from wasmsr.interp.foreign import core_modules, core_of, cut_off, wasi_versions
-from wasmsr.interp.module import assemble
+from wasmsr.interp.modules.foreign_files import core_modules, core_of, cut_off, wasi_versions
+from wasmsr.interp.modules.module import assemble
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli

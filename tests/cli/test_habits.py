@@ -15,7 +15,7 @@ from tests.cli.test_startup import complete
 from wasmsr.cli.options.argv import Split, split
 from wasmsr.cli.options.run_options import ROWS
 from wasmsr.cli.subcommands import COMMANDS, instead_of, resembling, with_command
-from wasmsr.interp.module import assemble
+from wasmsr.interp.modules.module import assemble
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli

@@ -14,8 +14,8 @@ from tests.cli.conftest import one_sentence
 from tests.cli.test_foreign import CASES
 from wasmsr.cli.commands.cache import ago
 from wasmsr.cli.programs import PROGRAMS
-from wasmsr.interp.cache import RACY, SMALLEST
-from wasmsr.interp.module import Module, assemble
+from wasmsr.interp.modules.module import Module, assemble
+from wasmsr.interp.modules.module_cache import RACY, SMALLEST
 from wasmsr.snapshot.inspect.text_tables import lines, moment, seconds, text
 from wasmsr.snapshot.inspect.wasi import bits, rights
 from wasmsr.wasi.preview1.abi import ALL_RIGHTS, Right

@@ -17,7 +17,7 @@ from wasmsr.cli.options.kinds import Flag
 from wasmsr.cli.options.run_options import ROWS
 from wasmsr.cli.programs import PROGRAMS
 from wasmsr.cli.subcommands import COMMANDS
-from wasmsr.interp.module import assemble
+from wasmsr.interp.modules.module import assemble
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from wasmsr.errors import LinkError, SnapshotError, listed, printable
-from wasmsr.interp.module import assemble
+from wasmsr.interp.modules.module import assemble
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli

@@ -11,8 +11,8 @@ import pytest
 
 from tests.cli.conftest import PATIENCE
 from wasmsr.errors import ModuleMismatch
-from wasmsr.interp.machine import Finished, Paused
-from wasmsr.interp.module import Module, assemble
+from wasmsr.interp.modules.module import Module, assemble
+from wasmsr.interp.store.store import Finished, Paused
 from wasmsr.program import ExportError, HostGrants, Program, ProgramState, StopConditions
 from wasmsr.snapshot.format import decode, encode
 from wasmsr.snapshot.state import SnapshotState
@@ -91,7 +91,7 @@ def test_a_pause_that_comes_to_nothing_is_withdrawn() -> None:
         entered.set()
         release.wait(PATIENCE)
 
-    from wasmsr.interp.machine import Store
+    from wasmsr.interp.store.store import Store
 
     store = Store()
     instance = store.instantiate(module, {"env": {"slow": slow}})

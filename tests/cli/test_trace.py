@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from wasmsr.interp.instructions import disassemble
-from wasmsr.interp.machine import Finished, Outcome, Store, Trapped
-from wasmsr.interp.module import Module, assemble
-from wasmsr.interp.trace import Tracer
+from wasmsr.interp.instruction_set.instructions import disassemble
+from wasmsr.interp.modules.module import Module, assemble
+from wasmsr.interp.store.store import Finished, Outcome, Store, Trapped
+from wasmsr.interp.tracer import Tracer
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from tests.fuzz.generate import TYPES, Choose
 from tests.fuzz.stacks import FUEL, Function, Label, Stacks, _types
-from wasmsr.interp.features import DEFAULT
-from wasmsr.interp.instructions import INSTRUCTIONS, Instruction
+from wasmsr.interp.instruction_set.features import DEFAULT
+from wasmsr.interp.instruction_set.instructions import INSTRUCTIONS, Instruction
 
 ALL = (*TYPES, "v128")
 _ON = [i for i in INSTRUCTIONS if not i.feature or i.feature in DEFAULT]

@@ -32,8 +32,8 @@ from wasmsr import (
     UnportableState,
     ValType,
 )
-from wasmsr.interp.externs import Global
-from wasmsr.interp.machine import Instance
+from wasmsr.interp.store.externs import Global
+from wasmsr.interp.store.store import Instance
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "snapshot"
 SLOW = 5.0

@@ -169,7 +169,7 @@ BOMBS = _bombs()
 LOAD = """
 import resource, sys, time
 import wasmsr
-from wasmsr.interp.module import Module
+from wasmsr.interp.modules.module import Module
 data = open(sys.argv[1], "rb").read()
 Module(b"\\0asm\\1\\0\\0\\0")
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

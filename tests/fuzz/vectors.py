@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from wasmsr.interp.simd import VECTORS
-from wasmsr.interp.simd_row import SHAPES, Vector
+from wasmsr.interp.instruction_set.simd import VECTORS
+from wasmsr.interp.instruction_set.simd_row import SHAPES, Vector
 
 TYPES = ("i32", "i64", "f32", "f64")
 LOCALS = ("v128", "v128", "v128", "v128", "i32", "i32", "i64", "f32", "f64", "v128")

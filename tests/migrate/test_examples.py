@@ -17,7 +17,7 @@ import pytest
 
 from tests.migrate.test_killing import free_ports
 from wasmsr.cli.commands.remote import HELP
-from wasmsr.interp.module import Module
+from wasmsr.interp.modules.module import Module
 
 DIARY = Path(__file__).with_name("diary.wat")
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wasmsr import Module
-from wasmsr.interp.features import DEFAULT
+from wasmsr.interp.instruction_set.features import DEFAULT
 from wasmsr.migrate.hosting import Hosting
 from wasmsr.migrate.protocol import Description, ModuleName, Reason
 from wasmsr.program import HostGrants, Program

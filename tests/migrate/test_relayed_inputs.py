@@ -20,7 +20,7 @@ from tests.migrate.counter import Counter, CounterArrival, CounterHost, World
 from tests.migrate.ends import Fault
 from tests.migrate.test_faults import Session
 from tests.wasi.guest import FakeCaller
-from wasmsr.interp.module import Module
+from wasmsr.interp.modules.module import Module
 from wasmsr.migrate.handover.source import MoveSource
 from wasmsr.migrate.hosting import FEEDS, HostedProgram, Hosting
 from wasmsr.migrate.journal.journal import Journal

@@ -16,7 +16,7 @@ import pytest
 from tests.migrate.remote import PATIENCE, Ends
 from wasmsr.cli.commands.remote import _Show
 from wasmsr.errors import UnportableState
-from wasmsr.interp.module import Module
+from wasmsr.interp.modules.module import Module
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.protocol import PeerLost, PeerRefused, Reason, Refusal
 from wasmsr.migrate.streams.relays import Relay, Shown, input_along

@@ -11,7 +11,7 @@ import pytest
 
 import wasmsr
 from wasmsr import Finished, Module, Paused, Store
-from wasmsr.interp.trace import Tracer
+from wasmsr.interp.tracer import Tracer
 from wasmsr.program import Program, ProgramState, StopConditions
 from wasmsr.snapshot.format import decode, encode
 

@@ -66,7 +66,7 @@ def test_names_are_typed(tmp_path: Path) -> None:
     )
     out, _, code = api.run(["--strict", "--cache-dir", str(tmp_path / "cache"), str(user)])
     assert 'user.py:4: note: Revealed type is "wasmsr.snapshot.snapshot.Snapshot"' in out, out
-    assert 'user.py:5: note: Revealed type is "wasmsr.interp.machine.Store"' in out, out
+    assert 'user.py:5: note: Revealed type is "wasmsr.interp.store.store.Store"' in out, out
     assert 'user.py:6: note: Revealed type is "bool"' in out or "builtins.bool" in out, out
     assert "wasmsr.interp.outcomes.Finished" in out, out
     assert "user.py:8: error: Argument 1" in out, out

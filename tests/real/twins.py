@@ -14,9 +14,9 @@ from typing import Any
 
 from tests.lockstep import Pair
 from tests.real.legs import Job, prepare
-from wasmsr.interp.externs import Caller, HostFunction
-from wasmsr.interp.machine import Store
-from wasmsr.interp.module import Module
+from wasmsr.interp.modules.module import Module
+from wasmsr.interp.store.externs import Caller, HostFunction
+from wasmsr.interp.store.store import Store
 from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
 

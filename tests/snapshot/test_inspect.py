@@ -13,8 +13,8 @@ from rich.console import Console
 from tests.snapshot.samples import full, small, to_bytes
 from wasmsr import Paused, Snapshot, Store
 from wasmsr.errors import FormatError
-from wasmsr.interp.custom import Names
-from wasmsr.interp.module import Module
+from wasmsr.interp.modules.custom_sections import Names
+from wasmsr.interp.modules.module import Module
 from wasmsr.snapshot.format import content_digest, save
 from wasmsr.snapshot.inspect.describe import describe, describe_file, render, show
 from wasmsr.snapshot.state import (

@@ -18,7 +18,7 @@ from hashlib import blake2b
 
 from tests.lockstep import advance
 from wasmsr._ffi import ffi, lib
-from wasmsr.interp.machine import Finished, Outcome, Paused, Store
+from wasmsr.interp.store.store import Finished, Outcome, Paused, Store
 from wasmsr.interp.types import ValType
 
 from .ours import finished

@@ -17,9 +17,9 @@ from typing import Any
 
 from tests.lockstep import Differ, Pair
 from wasmsr.errors import LinkError, Trap
-from wasmsr.interp.externs import Function, HostFunction
-from wasmsr.interp.machine import Finished, Imports, Limits, Outcome, Paused, Store
-from wasmsr.interp.module import Module
+from wasmsr.interp.modules.module import Module
+from wasmsr.interp.store.externs import Function, HostFunction
+from wasmsr.interp.store.store import Finished, Imports, Limits, Outcome, Paused, Store
 from wasmsr.interp.types import FuncType, ValType
 
 from . import report, spectest, suite

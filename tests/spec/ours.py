@@ -1,4 +1,4 @@
-"""wasmsr in the runner's terms: one `Session` over one `wasmsr.interp.machine.Store`.
+"""wasmsr in the runner's terms: one `Session` over one `wasmsr.interp.store.store.Store`.
 
 Values cross as raw slots, because a signalling NaN does not survive a Python float. What a script
 calls `ref.extern n` is the Python integer n to the store.
@@ -14,10 +14,10 @@ import wasmtime
 
 from wasmsr import errors
 from wasmsr.errors import UnsupportedError
-from wasmsr.interp.externs import Extern as Handle
-from wasmsr.interp.externs import Function, Global, HostFunction
-from wasmsr.interp.machine import Finished, Imports, Limits, Outcome, Store, Trapped
-from wasmsr.interp.module import Module
+from wasmsr.interp.modules.module import Module
+from wasmsr.interp.store.externs import Extern as Handle
+from wasmsr.interp.store.externs import Function, Global, HostFunction
+from wasmsr.interp.store.store import Finished, Imports, Limits, Outcome, Store, Trapped
 from wasmsr.interp.types import FuncType, ValType
 
 from . import spectest

@@ -17,8 +17,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from wasmsr.interp.machine import Finished, Imports, Limits, Outcome, Paused, Store, Trapped
-from wasmsr.interp.module import Module
+from wasmsr.interp.modules.module import Module
+from wasmsr.interp.store.store import Finished, Imports, Limits, Outcome, Paused, Store, Trapped
 from wasmsr.interp.types import ValType
 from wasmsr.snapshot import capture, format
 from wasmsr.snapshot import restore as restoring

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from wasmsr.interp.machine import Store
+from wasmsr.interp.store.store import Store
 from wasmsr.snapshot import capture as capturing
 from wasmsr.snapshot import restore as restoring
 from wasmsr.snapshot.state import SnapshotState

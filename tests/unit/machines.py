@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from wasmsr import Module, Outcome, Paused, Store
 from wasmsr._ffi import ffi, lib
-from wasmsr.interp.instructions import disassemble
-from wasmsr.interp.machine import Imports, Instance
-from wasmsr.interp.traps import MESSAGES, NO_CODE
+from wasmsr.interp.instruction_set.instructions import disassemble
+from wasmsr.interp.instruction_set.traps import MESSAGES, NO_CODE
+from wasmsr.interp.store.store import Imports, Instance
 from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.format import decode, encode
 from wasmsr.snapshot.restore import restore

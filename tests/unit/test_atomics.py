@@ -22,8 +22,8 @@ from wasmsr import (
     Trapped,
     UnsupportedError,
 )
-from wasmsr.interp.atomics import ATOMICS, PREFIX, Atomic
-from wasmsr.interp.instructions import disassemble
+from wasmsr.interp.instruction_set.atomics import ATOMICS, PREFIX, Atomic
+from wasmsr.interp.instruction_set.instructions import disassemble
 
 PLACED = [row for row in ATOMICS if row.bits]
 WAITS = [row for row in PLACED if row.form == "wait"]

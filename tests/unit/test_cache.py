@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from wasmsr import InvalidError, MalformedError, Module, ModuleMismatch, Store
-from wasmsr.interp import cache as cache_module
-from wasmsr.interp.cache import KEPT, ModuleCache, default_folder
+from wasmsr.interp.modules import module_cache as cache_module
+from wasmsr.interp.modules.module_cache import KEPT, ModuleCache, default_folder
 
 GOOD = """(module (func (export "good") (result i32) (i32.const 7))
                   (func (export "bad") (result i32) (i32.const 1234567)))"""

@@ -12,8 +12,8 @@ import pytest
 import wasmtime
 
 from tests.lockstep import Pair, enqueue
-from wasmsr.interp.machine import Finished, Store
-from wasmsr.interp.module import Module
+from wasmsr.interp.modules.module import Module
+from wasmsr.interp.store.store import Finished, Store
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "snapshot"
 PLENTY = 1 << 60

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from wasmsr import Finished, Module, Paused, Store
-from wasmsr.interp.externs import Global, HostFunction
-from wasmsr.interp.module import assemble
+from wasmsr.interp.modules.module import assemble
+from wasmsr.interp.store.externs import Global, HostFunction
 from wasmsr.interp.types import FuncType
 
 TERMS = 600_000

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from wasmsr import Module
-from wasmsr.interp.custom import HINTS, Names, unsigned
+from wasmsr.interp.modules.custom_sections import HINTS, Names, unsigned
 
 TEXT = """(module $whole
   (type $pair (func (param i32) (result i64)))

@@ -39,7 +39,7 @@ from wasmsr import (
     UnportableState,
     ValType,
 )
-from wasmsr.interp.machine import Imports
+from wasmsr.interp.store.store import Imports
 
 I32 = ValType.I32
 

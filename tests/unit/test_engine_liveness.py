@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.machines import hop, text
 from wasmsr import Paused, Store
-from wasmsr.interp.instructions import disassemble
+from wasmsr.interp.instruction_set.instructions import disassemble
 
 LOCALS = 4
 

@@ -30,7 +30,7 @@ from wasmsr import (
     Trap,
     Trapped,
 )
-from wasmsr.interp.machine import Imports
+from wasmsr.interp.store.store import Imports
 
 COUNTED = """
 (module

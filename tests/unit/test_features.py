@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from wasmsr import FormatError, Module, Snapshot, Store, UnsupportedError
-from wasmsr.interp.features import (
+from wasmsr.interp.instruction_set.features import (
     BY_NAME,
     DEFAULT,
     FEATURES,
@@ -17,7 +17,7 @@ from wasmsr.interp.features import (
     chosen,
     names,
 )
-from wasmsr.interp.instructions import INSTRUCTIONS, UNSUPPORTED
+from wasmsr.interp.instruction_set.instructions import INSTRUCTIONS, UNSUPPORTED
 
 TAIL = (
     '(module (func (export "f") (result i32) (return_call $g)) (func $g (result i32) i32.const 7))'

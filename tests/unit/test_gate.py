@@ -8,9 +8,9 @@ import pytest
 
 from wasmsr import Module, Store
 from wasmsr.errors import Exit, Trap
-from wasmsr.interp.externs import HostFunction, Memory, Retry
 from wasmsr.interp.gate import HostCall, HostEvent, HostGate
 from wasmsr.interp.outcomes import Exited, Finished, Paused, Trapped
+from wasmsr.interp.store.externs import HostFunction, Memory, Retry
 from wasmsr.interp.types import FuncType, ValType
 
 I32 = ValType.I32

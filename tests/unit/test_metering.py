@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_codes import EXAMPLES, MIXED, SWITCH, TAIL, TRAPS
-from wasmsr.interp.machine import Finished, Outcome, Paused, Store, Trapped
-from wasmsr.interp.module import Module
+from wasmsr.interp.modules.module import Module
+from wasmsr.interp.store.store import Finished, Outcome, Paused, Store, Trapped
 from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.format import content_digest
 

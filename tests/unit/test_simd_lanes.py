@@ -18,8 +18,8 @@ import pytest
 
 from scripts.generate_simd import parameters
 from tests.builds.variants import core_flags
-from wasmsr.interp.simd import VECTORS
-from wasmsr.interp.simd_row import SHAPES, Vector
+from wasmsr.interp.instruction_set.simd import VECTORS
+from wasmsr.interp.instruction_set.simd_row import SHAPES, Vector
 
 CPUS = ("aarch64", "s390x")
 PROGRAM = r"""

@@ -6,9 +6,9 @@ import pytest
 import wasmtime
 
 from wasmsr import InvalidError, MalformedError, Module
-from wasmsr.interp.instructions import disassemble
-from wasmsr.interp.simd import PREFIX, VECTORS
-from wasmsr.interp.simd_row import Vector
+from wasmsr.interp.instruction_set.instructions import disassemble
+from wasmsr.interp.instruction_set.simd import PREFIX, VECTORS
+from wasmsr.interp.instruction_set.simd_row import Vector
 
 IMMEDIATES = {
     "": "",

@@ -25,8 +25,8 @@ from typing import Any
 
 from wasmsr import Module, Mount, Snapshot, Store
 from wasmsr.errors import UnportableState
-from wasmsr.interp.externs import HostFunction, Retry
 from wasmsr.interp.outcomes import Exited, Finished, Paused
+from wasmsr.interp.store.externs import HostFunction, Retry
 from wasmsr.snapshot.format import decode, encode
 from wasmsr.snapshot.restore import restore
 from wasmsr.wasi.facade import Wasi

@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wasmsr.interp.cache import ModuleCache
-    from wasmsr.interp.module import Module
+    from wasmsr.interp.modules.module import Module
+    from wasmsr.interp.modules.module_cache import ModuleCache
 
 SEPARATOR = "::"
 
@@ -207,7 +207,7 @@ def load(
         ModuleError: it is no module; the message begins with the file.
     """
     from wasmsr.errors import ModuleError, printable
-    from wasmsr.interp.module import Module
+    from wasmsr.interp.modules.module import Module
 
     named = find(name)
     if core and named is None:
@@ -227,8 +227,8 @@ def load(
 def _core_of(name: str, features: str | None) -> Module:
     """`load` of the core module in a component."""
     from wasmsr.errors import LinkError, printable
-    from wasmsr.interp.foreign import LAYER, core_of
-    from wasmsr.interp.module import MAGIC, Module, assemble
+    from wasmsr.interp.modules.foreign_files import LAYER, core_of
+    from wasmsr.interp.modules.module import MAGIC, Module, assemble
 
     with open(name, "rb", buffering=0) as file:
         data = file.read()

@@ -76,7 +76,7 @@ typedef struct {
   uint32_t elements, data;
   uint32_t start;     /* function index, or UINT32_MAX */
   uint64_t code_size; /* bytes of function bodies */
-  uint64_t features;  /* what can be off and the module needs: a bit each, see interp/features.py */
+  uint64_t features;  /* what can be off and the module needs: a bit each, see interp/instruction_set/features.py */
 } wsr_counts;
 
 /* Decode `size` bytes, which must outlive the module, and validate all but the bodies of functions;

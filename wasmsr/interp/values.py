@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wasmsr.interp.machine import Store
+    from wasmsr.interp.store.store import Store
 
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _F32, _F64 = struct.Struct("<f"), struct.Struct("<d")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from wasmsr import realtime
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import UnportableState
-from wasmsr.interp.externs import Global
-from wasmsr.interp.machine import Instance, Store
+from wasmsr.interp.store.externs import Global
+from wasmsr.interp.store.store import Instance, Store
 from wasmsr.interp.types import (
     ValType,
     codes_of,

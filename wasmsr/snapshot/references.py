@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wasmsr._ffi import ffi, lib
-from wasmsr.interp.exceptions import view_exception
-from wasmsr.interp.externs import Tag
+from wasmsr.interp.store.exceptions import view_exception
+from wasmsr.interp.store.externs import Tag
 from wasmsr.interp.types import ValType, codes_of
 from wasmsr.interp.values import gather, spread
 from wasmsr.snapshot.state import ExceptionState
 
 if TYPE_CHECKING:
-    from wasmsr.interp.machine import Store
+    from wasmsr.interp.store.store import Store
 
 EXTERNREF, EXNREF = int(ValType.EXTERNREF), int(ValType.EXNREF)
 

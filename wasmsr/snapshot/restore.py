@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import FormatError, ModuleError, ModuleMismatch, SnapshotError, printable
-from wasmsr.interp import machine
-from wasmsr.interp.externs import Function, Global, HostFunction, Tag, c_bounds
-from wasmsr.interp.machine import Imports, Store
-from wasmsr.interp.module import Import, Module
+from wasmsr.interp.modules.module import Import, Module
+from wasmsr.interp.store import store as machine
+from wasmsr.interp.store.externs import Function, Global, HostFunction, Tag, c_bounds
+from wasmsr.interp.store.store import Imports, Store
 from wasmsr.interp.types import (
     Bounds,
     FuncType,

@@ -16,9 +16,9 @@ from wasmsr.snapshot.state import SnapshotState
 if TYPE_CHECKING:
     import socket
 
-    from wasmsr.interp.machine import Imports, Store
-    from wasmsr.interp.module import Module
+    from wasmsr.interp.modules.module import Module
     from wasmsr.interp.outcomes import Limits
+    from wasmsr.interp.store.store import Imports, Store
     from wasmsr.wasi.facade import Stdin, Stdout, Wasi
     from wasmsr.wasi.filesystem.mounts import Mount
     from wasmsr.wasi.state.tree_restore import OnChanged

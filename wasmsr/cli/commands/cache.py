@@ -12,7 +12,7 @@ from wasmsr import realtime
 from wasmsr.cli.options.run_options import variable
 
 if TYPE_CHECKING:
-    from wasmsr.interp.cache import Note
+    from wasmsr.interp.modules.module_cache import Note
 
 HELP = """Shows what is noted of modules (which they are, how large, when they were last used), or
 removes it.
@@ -38,7 +38,7 @@ time. `wasmsr run --module-cache off` does without."""
 def cache(action: str, module_cache: str | None, as_json: bool) -> int:
     """The command; HELP is its help."""
     from wasmsr.errors import printable
-    from wasmsr.interp.cache import KEPT, ModuleCache, default_folder
+    from wasmsr.interp.modules.module_cache import KEPT, ModuleCache, default_folder
     from wasmsr.snapshot.inspect.text_tables import lines
 
     found = ModuleCache(default_folder() if module_cache in (None, "off") else str(module_cache))

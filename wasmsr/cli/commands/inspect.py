@@ -90,7 +90,7 @@ def inspect(
 def _neither(data: bytes, name: str) -> WasmsrError:
     """The error for a file that is none of both, with what it is if that can be told."""
     from wasmsr.errors import FormatError, printable
-    from wasmsr.interp.foreign import what_text_is
+    from wasmsr.interp.modules.foreign_files import what_text_is
 
     said, hint = what_text_is(data)
     found = said or f"it begins with {data[:8].hex(' ')}"
@@ -114,7 +114,7 @@ def _inspect_snapshot(
 ) -> int:
     from wasmsr.cli.running.snapshots import decode
     from wasmsr.errors import ModuleMismatch
-    from wasmsr.interp.module import Module
+    from wasmsr.interp.modules.module import Module
     from wasmsr.snapshot.inspect.describe import describe, render, show
 
     snapshot, decoder = decode(data, name)

@@ -12,9 +12,10 @@ from typing import Any
 
 from wasmsr.cli.programs import PROGRAMS
 from wasmsr.errors import LinkError, MalformedError, ModuleError, WasmsrError, listed, printable
-from wasmsr.interp import features, foreign
-from wasmsr.interp.custom import unsigned
-from wasmsr.interp.module import MAGIC, Module, assemble
+from wasmsr.interp.instruction_set import features
+from wasmsr.interp.modules import foreign_files as foreign
+from wasmsr.interp.modules.custom_sections import unsigned
+from wasmsr.interp.modules.module import MAGIC, Module, assemble
 from wasmsr.interp.types import FuncType, GlobalType, MemoryType, TableType, TagType
 from wasmsr.program import COMMAND, REACTOR
 from wasmsr.snapshot.inspect.text_tables import Block, size, text
@@ -138,7 +139,7 @@ def _cores(binary: bytes) -> list[dict[str, Any]]:
 
 def _why_not(binary: bytes, switches: str | None) -> WasmsrError | None:
     """What keeps a module from running by `wasmsr run`; None if nothing does."""
-    from wasmsr.interp.machine import Store
+    from wasmsr.interp.store.store import Store
     from wasmsr.wasi.facade import Wasi
 
     try:

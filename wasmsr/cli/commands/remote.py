@@ -403,8 +403,8 @@ class _Remote:
 
     def _launch(self, hosting: Hosting, max_pages: int | None) -> HostedProgram:
         """The program at its beginning."""
-        from wasmsr.interp.machine import Limits
-        from wasmsr.interp.module import Module
+        from wasmsr.interp.modules.module import Module
+        from wasmsr.interp.store.store import Limits
         from wasmsr.program import Program
 
         options, named = self.options, self.named

@@ -15,7 +15,7 @@ from wasmsr.errors import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wasmsr.interp.module import Module
+    from wasmsr.interp.modules.module import Module
 
 NAMES = frozenset(row.name for row in ROWS)
 

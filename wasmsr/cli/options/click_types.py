@@ -51,7 +51,7 @@ class ClickType(ParamType):
         if isinstance(kind, Choice):
             return [CompletionItem(word) for word in kind.words if word.startswith(incomplete)]
         if isinstance(kind, Features):
-            from wasmsr.interp.features import SWITCHABLE
+            from wasmsr.interp.instruction_set.features import SWITCHABLE
 
             before, comma, last = incomplete.rpartition(",")
             return [

@@ -151,7 +151,7 @@ class Features(OptionKind):
     name = "features"
 
     def read(self, text: str) -> str:
-        from wasmsr.interp.features import chosen
+        from wasmsr.interp.instruction_set.features import chosen
 
         try:
             chosen(text)

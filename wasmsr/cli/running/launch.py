@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from wasmsr.cli.running.outputs import SnapshotFile
     from wasmsr.cli.running.session import RunEnding
-    from wasmsr.interp.cache import ModuleCache
-    from wasmsr.interp.machine import Limits as MachineLimits
-    from wasmsr.interp.module import Module
+    from wasmsr.interp.modules.module import Module
+    from wasmsr.interp.modules.module_cache import ModuleCache
+    from wasmsr.interp.store.store import Limits as MachineLimits
     from wasmsr.interp.types import FuncType
     from wasmsr.program import HostGrants, Program
     from wasmsr.snapshot.state import SnapshotState
@@ -44,7 +44,7 @@ def module_cache(folder: str | None) -> ModuleCache | None:
     """The cache that --module-cache names: None for the user's own, "off" for none."""
     if folder == "off":
         return None
-    from wasmsr.interp.cache import ModuleCache, default_folder
+    from wasmsr.interp.modules.module_cache import ModuleCache, default_folder
 
     return ModuleCache(folder or default_folder())
 
@@ -336,7 +336,7 @@ class Launch:
     @property
     def _limits(self) -> MachineLimits | None:
         """What the program may have at most, where that is not the default."""
-        from wasmsr.interp.machine import Limits
+        from wasmsr.interp.store.store import Limits
 
         return None if self._max_pages is None else Limits(memory_pages=self._max_pages)
 
@@ -406,7 +406,7 @@ class Launch:
         if not options.trace:
             yield
             return
-        from wasmsr.interp.trace import Tracer
+        from wasmsr.interp.tracer import Tracer
 
         if self._trace is None:
             program.tracer = Tracer(sys.stderr.write, state=options.trace_state)

@@ -16,11 +16,11 @@ from wasmsr.snapshot.rules import FUNCREF, TYPE_NAMES
 from wasmsr.snapshot.state import InstanceState, ModuleRef, SnapshotState
 
 if TYPE_CHECKING:
-    from wasmsr.interp.custom import Names
+    from wasmsr.interp.modules.custom_sections import Names
 
 
 class NamedModule(Protocol):
-    """What is needed of a module; `wasmsr.interp.module.Module` has it."""
+    """What is needed of a module; `wasmsr.interp.modules.module.Module` has it."""
 
     @property
     def digest(self) -> bytes: ...
@@ -100,7 +100,7 @@ def _load(reference: ModuleRef) -> NamedModule | None:
     """The embedded module, unless this engine cannot read it."""
     if reference.binary is None:
         return None
-    from wasmsr.interp.module import Module
+    from wasmsr.interp.modules.module import Module
 
     try:
         return Module(reference.binary)

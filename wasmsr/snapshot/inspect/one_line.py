@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from wasmsr.errors import listed, printable
-from wasmsr.interp.shown import number, size
+from wasmsr.interp.one_line import number, size
 
 NAMES = 3
 """Names of modules that are shown."""

@@ -12,15 +12,15 @@ from functools import cached_property
 
 from wasmsr._ffi import lib
 from wasmsr.errors import LinkError, listed, printable
-from wasmsr.interp.externs import Extern, Function, Global, HostFunction, Memory, Table, Tag
-from wasmsr.interp.module import Import, Module
+from wasmsr.interp.modules.module import Import, Module
+from wasmsr.interp.store.externs import Extern, Function, Global, HostFunction, Memory, Table, Tag
 from wasmsr.interp.types import MemoryType, TableType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
-    from wasmsr.interp.machine import Store
+    from wasmsr.interp.store.store import Store
 
     _E = TypeVar("_E", Function, Table, Memory, Global, Tag)
 
@@ -95,7 +95,7 @@ class Instance:
         return found
 
     def __repr__(self) -> str:
-        from wasmsr.interp import shown  # only here: few ask
+        from wasmsr.interp import one_line as shown  # only here: few ask
 
         return shown.instance(self)
 

@@ -14,9 +14,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wasmsr.interp import atomics, simd
-from wasmsr.interp.atomics import Atomic
-from wasmsr.interp.simd_row import Vector
+from wasmsr.interp.instruction_set import atomics, simd
+from wasmsr.interp.instruction_set.atomics import Atomic
+from wasmsr.interp.instruction_set.simd_row import Vector
 
 PREFIX = 0xFC
 """First byte of the other two-part opcodes (bulk memory, saturating truncation)."""

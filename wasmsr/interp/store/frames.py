@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wasmsr.interp.machine import Store
+    from wasmsr.interp.store.store import Store
 
 _BACKTRACE = 50
 """Most frames that a backtrace shows: a runaway recursion has tens of thousands."""

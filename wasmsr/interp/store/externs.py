@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import HostError, LinkError, ModuleError, Trap
-from wasmsr.interp.hostcalls import performer
-from wasmsr.interp.module import address_type, core_error, function_type
-from wasmsr.interp.traps import MESSAGES
+from wasmsr.interp.instruction_set.traps import MESSAGES
+from wasmsr.interp.modules.module import address_type, core_error, function_type
+from wasmsr.interp.store.host_calls import performer
 from wasmsr.interp.types import (
     Bounds,
     FuncType,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from wasmsr.interp.gate import Writes
-    from wasmsr.interp.machine import Store
+    from wasmsr.interp.store.store import Store
 
 
 class Retry(BaseException):
@@ -87,7 +87,7 @@ class HostFunction:
         return slot_count(self.type.results)
 
     def __repr__(self) -> str:
-        from wasmsr.interp import shown  # only here: few ask
+        from wasmsr.interp import one_line as shown  # only here: few ask
 
         return shown.host_function(self)
 
@@ -212,7 +212,7 @@ class Handle:
         return hash((id(self.store), type(self), self.address))
 
     def __repr__(self) -> str:
-        from wasmsr.interp import shown  # only here: few ask
+        from wasmsr.interp import one_line as shown  # only here: few ask
 
         return shown.handle(self)
 
@@ -431,7 +431,7 @@ class Tag(Handle):
             Trap: the exceptions that are alive leave no room for it.
             TypeError, OverflowError: the fields do not fit the type.
         """
-        from wasmsr.interp.exceptions import ThrownException
+        from wasmsr.interp.store.exceptions import ThrownException
 
         params = self.type.params
         if len(params) != len(fields):

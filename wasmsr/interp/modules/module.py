@@ -20,7 +20,7 @@ from wasmsr.errors import (
     UnsupportedError,
     printable,
 )
-from wasmsr.interp import features as table
+from wasmsr.interp.instruction_set import features as table
 from wasmsr.interp.types import (
     Bounds,
     ExternType,
@@ -38,7 +38,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wasmsr.interp.custom import Names
+    from wasmsr.interp.modules.custom_sections import Names
 
 MAGIC = b"\0asm"
 _NO_OFFSET = 2**64 - 1
@@ -111,7 +111,8 @@ class Module:
         binary: the module in the binary format.
         name: what to call it in messages and backtraces; default is its name section's.
         features: what it may need of WebAssembly: None for all that this engine has by default,
-            switches such as "-simd", or the names of all that are on (`interp.features`).
+            switches such as "-simd", or the names of all that are on
+                (`instruction_set.features`).
         lazy: the bodies of functions are validated when they are compiled, at their first call,
             and not now. What is wrong with one is an InvalidError then, which ends the program.
 
@@ -149,7 +150,9 @@ class Module:
             self._bytes, len(self.binary), table.bits(self.allowed_features), error
         )
         if pointer == ffi.NULL:
-            from wasmsr.interp.foreign import better  # only here: most modules are good
+            from wasmsr.interp.modules.foreign_files import (
+                better,  # only here: most modules are good
+            )
 
             raise better(self.binary, core_error(error))
         self._c = ffi.gc(pointer, lib.wsr_module_free, size=len(self.binary))
@@ -169,7 +172,7 @@ class Module:
         )
 
     def __repr__(self) -> str:
-        from wasmsr.interp import shown  # only here: few ask
+        from wasmsr.interp import one_line as shown  # only here: few ask
 
         return shown.module(self)
 
@@ -265,7 +268,7 @@ class Module:
     @cached_property
     def names(self) -> Names:
         """What its name section calls its functions, locals, globals and so on."""
-        from wasmsr.interp.custom import Names  # only here: few ask
+        from wasmsr.interp.modules.custom_sections import Names  # only here: few ask
 
         return Names(self.custom_section("name"))
 
@@ -273,7 +276,7 @@ class Module:
     def branch_hints(self) -> dict[int, bool]:
         """By byte offset of an `if` or `br_if` in the module: whether its condition is said to be
         likely true, or likely false. This engine makes no use of it."""
-        from wasmsr.interp.custom import branch_hints  # only here: few ask
+        from wasmsr.interp.modules.custom_sections import branch_hints  # only here: few ask
 
         return branch_hints(self)
 
@@ -376,7 +379,7 @@ class Module:
 
     @cached_property
     def _custom_sections(self) -> list[tuple[str, int, int]]:
-        from wasmsr.interp.custom import unsigned  # only here: few ask
+        from wasmsr.interp.modules.custom_sections import unsigned  # only here: few ask
 
         found = []
         at = 8
@@ -401,7 +404,7 @@ def assemble(text: bytes, what: str = "the text") -> bytes:
     """
     source = text.decode("utf-8", "replace")
     if not source.lstrip().startswith(("(", ";;")) or "\ufffd" in source:
-        from wasmsr.interp.foreign import what_text_is
+        from wasmsr.interp.modules.foreign_files import what_text_is
 
         said, hint = what_text_is(text)
         raise MalformedError(

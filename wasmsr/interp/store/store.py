@@ -25,8 +25,20 @@ from wasmsr.errors import (
     UnsupportedError,
     WasmsrError,
 )
-from wasmsr.interp.exceptions import ThrownException, is_exception
-from wasmsr.interp.externs import (
+from wasmsr.interp.instruction_set.features import chosen
+from wasmsr.interp.instruction_set.traps import MESSAGES, NO_CODE
+from wasmsr.interp.modules.module import Module, core_error
+from wasmsr.interp.outcomes import (
+    Exited,
+    Finished,
+    FrameView,
+    Limits,
+    Outcome,
+    Paused,
+    Trapped,
+)
+from wasmsr.interp.store.exceptions import ThrownException, is_exception
+from wasmsr.interp.store.externs import (
     Caller,
     Callers,
     Extern,
@@ -38,22 +50,10 @@ from wasmsr.interp.externs import (
     Table,
     view_function,
 )
-from wasmsr.interp.features import chosen
-from wasmsr.interp.frames import backtrace, view_frame
-from wasmsr.interp.instance import Imports, Instance
-from wasmsr.interp.linking import Linking
-from wasmsr.interp.module import Module, core_error
-from wasmsr.interp.outcomes import (
-    Exited,
-    Finished,
-    FrameView,
-    Limits,
-    Outcome,
-    Paused,
-    Trapped,
-)
-from wasmsr.interp.references import References
-from wasmsr.interp.traps import MESSAGES, NO_CODE
+from wasmsr.interp.store.frames import backtrace, view_frame
+from wasmsr.interp.store.instance import Imports, Instance
+from wasmsr.interp.store.linking import Linking
+from wasmsr.interp.store.references import References
 from wasmsr.interp.types import FuncType, ValType
 from wasmsr.interp.values import from_slot, gather, slot_count, spread, to_slot
 
@@ -164,7 +164,7 @@ class Store(References, Linking):
             os.close(fd)
 
     def __repr__(self) -> str:
-        from wasmsr.interp import shown  # only here: few ask
+        from wasmsr.interp import one_line as shown  # only here: few ask
 
         return shown.store(self)
 

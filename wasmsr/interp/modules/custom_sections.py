@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from wasmsr.interp.module import Module
+    from wasmsr.interp.modules.module import Module
 
     Content = TypeVar("Content")
 
@@ -179,7 +179,7 @@ def branch_hints(module: Module) -> dict[int, bool]:
 
 
 def _hints(module: Module, data: bytes) -> dict[int, bool]:
-    from wasmsr.interp.instructions import disassemble
+    from wasmsr.interp.instruction_set.instructions import disassemble
 
     found: dict[int, bool] = {}
     functions, at = unsigned(data, 0)

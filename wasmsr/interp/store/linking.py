@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import LinkError, printable
-from wasmsr.interp.externs import Caller, Function, HostFunction
 from wasmsr.interp.gate import HostEvent, HostGate, through
-from wasmsr.interp.instance import HANDLES, Imports, incompatible, matches
-from wasmsr.interp.module import Import, Module, core_error
+from wasmsr.interp.modules.module import Import, Module, core_error
+from wasmsr.interp.store.externs import Caller, Function, HostFunction
+from wasmsr.interp.store.instance import HANDLES, Imports, incompatible, matches
 from wasmsr.interp.types import FuncType
 
 TYPE_CHECKING = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wasmsr.interp.simd_row import SHAPES, Vector, each, lanes
+from wasmsr.interp.instruction_set.simd_row import SHAPES, Vector, each, lanes
 
 # ---- whole numbers
 

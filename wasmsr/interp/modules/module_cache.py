@@ -25,7 +25,7 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from wasmsr import _ffi, realtime
-from wasmsr.interp.module import MAGIC, Module
+from wasmsr.interp.modules.module import MAGIC, Module
 from wasmsr.record import record
 
 KEPT = 512

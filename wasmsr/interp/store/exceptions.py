@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import UncaughtException
-from wasmsr.interp.externs import Tag
+from wasmsr.interp.store.externs import Tag
 from wasmsr.interp.types import ValType
 from wasmsr.interp.values import from_slot, gather
 
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wasmsr.interp.machine import Store
+    from wasmsr.interp.store.store import Store
 
 
 class ThrownException:

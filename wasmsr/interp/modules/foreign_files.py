@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from wasmsr.errors import LinkError, MalformedError, ModuleError, printable
-from wasmsr.interp.custom import unsigned
+from wasmsr.interp.modules.custom_sections import unsigned
 from wasmsr.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wasmsr.interp.module import Module
+    from wasmsr.interp.modules.module import Module
 
 CORE = b"\0asm\1\0\0\0"
 LAYER = b"\1\0"
@@ -241,7 +241,7 @@ def core_modules(data: bytes) -> Iterator[tuple[int, int]]:
 def core_of(data: bytes) -> bytes | None:
     """The core module of a component that runs here: all that it imports is WASI preview 1. One
     that is a command goes first, then the largest; None if there is none."""
-    from wasmsr.interp.module import Module
+    from wasmsr.interp.modules.module import Module
 
     best: tuple[bool, int, bytes] | None = None
     for begin, end in core_modules(data):

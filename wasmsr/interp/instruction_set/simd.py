@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wasmsr.interp.simd_numeric import conversions, floats, integers, widths
-from wasmsr.interp.simd_row import SHAPES, Vector, each, lanes
+from wasmsr.interp.instruction_set.simd_numeric import conversions, floats, integers, widths
+from wasmsr.interp.instruction_set.simd_row import SHAPES, Vector, each, lanes
 
 PREFIX = 0xFD
 """First byte of the two-part opcodes of vectors."""

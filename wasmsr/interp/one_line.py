@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from wasmsr.interp.externs import Global, Handle, HostFunction, Memory, Table, Tag
-    from wasmsr.interp.instance import Instance
-    from wasmsr.interp.machine import Store
-    from wasmsr.interp.module import Module
+    from wasmsr.interp.modules.module import Module
+    from wasmsr.interp.store.externs import Global, Handle, HostFunction, Memory, Table, Tag
+    from wasmsr.interp.store.instance import Instance
+    from wasmsr.interp.store.store import Store
 
 NAMES = 5
 """Names of exports that are shown."""
@@ -109,7 +109,7 @@ def handle(one: Handle) -> str:
 
 
 def _function(one: Handle) -> str:
-    from wasmsr.interp.externs import view_function
+    from wasmsr.interp.store.externs import view_function
 
     type_, host, owner, index = view_function(one.store, one.address)
     if host:

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from wasmsr._ffi import lib
 from wasmsr.errors import printable
-from wasmsr.interp.externs import Global
-from wasmsr.interp.instructions import disassemble
+from wasmsr.interp.instruction_set.instructions import disassemble
 from wasmsr.interp.literals import show
-from wasmsr.interp.machine import FrameView, Outcome, Paused, Store
+from wasmsr.interp.store.externs import Global
+from wasmsr.interp.store.store import FrameView, Outcome, Paused, Store
 from wasmsr.interp.types import ValType
 
 STATE_COLUMN = 48

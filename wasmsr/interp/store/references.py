@@ -6,8 +6,8 @@ The half of `machine.Store` that knows what the bits of a reference stand for.
 from __future__ import annotations
 
 from wasmsr._ffi import lib
-from wasmsr.interp.exceptions import ThrownException
-from wasmsr.interp.externs import Function
+from wasmsr.interp.store.exceptions import ThrownException
+from wasmsr.interp.store.externs import Function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

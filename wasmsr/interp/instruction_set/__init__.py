@@ -1,0 +1,1 @@
+"""The instruction set as tables: instructions, features and traps."""

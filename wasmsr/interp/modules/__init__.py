@@ -1,0 +1,1 @@
+"""Modules: bytes decoded and validated, described for Python."""

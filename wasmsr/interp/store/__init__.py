@@ -1,0 +1,1 @@
+"""The store: instances, host functions and one thread, run to outcomes."""
