@@ -9,7 +9,7 @@
 #ifndef WSR_FAST_H
 #define WSR_FAST_H
 #include "core/numeric/numeric.h"
-#include "core/runtime/store.h"
+#include "core/runtime/thread.h"
 
 /* The tail-called loop needs calls in tail position to be jumps. clang promises it by an attribute;
  * gcc makes them so when it optimises and neither sanitizers nor coverage are on (setup.py passes

@@ -1,11 +1,11 @@
-/* Fold precise code into fast code: operands that are locals or constants emit nothing, results
- * stay in accumulators where the next instruction takes them, comparisons become part of branches.
+/* Translate precise code into fast code. Operands that are locals or constants emit no cell.
+ * Results stay in accumulators for the next instruction. Comparisons become part of branches.
  *
- * One pass over the cells of precise code, whose operands have known slots. For each operand slot
- * the pass knows where its value is: in the slot, in a local, in a constant, or in an accumulator.
- * At every label, branch and call all of them are put into their slots, so that canonical points
- * have the same frame as precise code. A value leaves the accumulator by exchanging its producer's
- * handler for the one that writes the slot too, which costs no cell.
+ * The translator makes one pass over the cells of precise code. For each operand it knows where the
+ * value is: in its slot, in a local, in a constant, or in an accumulator. At every label, branch
+ * and call it puts all operands into their slots. So a frame at a canonical point is the same in
+ * both codes. To put an accumulator into a slot costs no cell: the translator replaces the handler
+ * of the cell that made the value by the handler that writes the slot too.
  */
 #include "core/array.h"
 #include "core/fast/fast.h"
@@ -163,7 +163,7 @@ static void set_operand(translator *f, uint32_t slot, uint8_t where, int kind, u
   if (where != IN_SLOT) f->pending[f->n_pending++] = slot;
 }
 
-/* The operands from `slot` on are taken off the stack. */
+/* Take the operands from `slot` on off the stack. */
 static void pop_operands(translator *f, uint32_t slot) {
   while (f->n_pending && f->pending[f->n_pending - 1] >= slot) {
     operand *o = &f->operands[f->pending[--f->n_pending]];
@@ -172,14 +172,14 @@ static void pop_operands(translator *f, uint32_t slot) {
   }
 }
 
-/* A slot gets another value: no accumulator mirrors it any more. */
+/* A slot gets another value, so no accumulator mirrors it any longer. */
 static void overwritten(translator *f, uint32_t slot) {
   for (int k = 0; k < KINDS; k++)
     if (f->acc[k].mirror == slot) f->acc[k].mirror = WSR_NONE;
   if (slot && f->acc[KIND_V].mirror == slot - 1) f->acc[KIND_V].mirror = WSR_NONE;
 }
 
-/* Behind a label or a call nothing is known of the accumulators. */
+/* After a label or a call nothing is known of the accumulators. */
 static void forget(translator *f) {
   for (int k = 0; k < KINDS; k++) f->acc[k] = (accumulator){.slot = WSR_NONE, .mirror = WSR_NONE};
   f->last = f->binary = f->got = f->moved = f->loaded.to = WSR_NONE;
@@ -218,7 +218,7 @@ static void copy(translator *f, const operand *o, uint32_t to) {
   if (vector) overwritten(f, to + 1);
 }
 
-/* Put an operand into its slot. It stays in the list of those pending: the caller takes it out. */
+/* Put an operand into its slot. The caller removes it from the list of pending operands. */
 static void materialize(translator *f, uint32_t slot) {
   operand *o = &f->operands[slot];
   switch (o->where) {
@@ -237,7 +237,7 @@ static void drop_materialized(translator *f) {
   f->n_pending = kept;
 }
 
-/* Settle all operands below `slot`. */
+/* Put all operands below `slot` into their slots. */
 static void flush(translator *f, uint32_t slot) {
   for (uint32_t i = 0; i < f->n_pending && f->pending[i] < slot; i++) materialize(f, f->pending[i]);
   drop_materialized(f);
@@ -245,7 +245,7 @@ static void flush(translator *f, uint32_t slot) {
 
 static void flush_all(translator *f) { flush(f, WSR_NONE); }
 
-/* Where an instruction finds the operand. */
+/* Where an instruction finds an operand. */
 static source find(translator *f, uint32_t slot, int kind, bool constants) {
   operand *o = &f->operands[slot];
   if (o->where == IN_CONSTANT && !constants) {
@@ -791,7 +791,7 @@ static void br_table(translator *f, const wsr_cell *c) {
   }
 }
 
-static void give(translator *f, uint32_t s, uint32_t n) {
+static void return_results(translator *f, uint32_t s, uint32_t n) {
   if (n == 0) {
     flush_all(f); /* nothing is left on the stack that matters, but the pass expects slots */
     special(f, WSR_FAST_return_0, 0);
@@ -851,14 +851,15 @@ static void slow(translator *f, const wsr_cell *c) {
   forget(f);
 }
 
-static void fold_cell(translator *f, const wsr_cell *c) {
+/* Control instructions. False where the cell is none. */
+static bool translate_control(translator *f, const wsr_cell *c) {
   switch (c->op) {
     case WSR_OP_NOP:
     case WSR_OP_ATOMIC_FENCE:
     case WSR_OP_BLOCK:
     case WSR_OP_LOOP:
     case WSR_OP_TRY_TABLE:
-    case WSR_OP_TRY: return;
+    case WSR_OP_TRY: return true;
     case WSR_OP_THROW:
     case WSR_OP_THROW_REF:
     case WSR_OP_RETHROW:
@@ -866,64 +867,75 @@ static void fold_cell(translator *f, const wsr_cell *c) {
       special(f, WSR_FAST_raise, 0);
       word(f, (uint64_t)(uintptr_t)c);
       word(f, f->at);
-      return;
+      return true;
     case WSR_OP_UNREACHABLE:
       flush_all(f);
       special(f, WSR_FAST_unreachable, 0);
-      return;
-    case WSR_OP_IF: branch_if(f, c->s, false, c->u.p.a); return;
+      return true;
+    case WSR_OP_IF: branch_if(f, c->s, false, c->u.p.a); return true;
     case WSR_OP_JUMP:
       flush_all(f);
       branch(f, c->u.p.a);
-      return;
+      return true;
     case WSR_OP_BR:
     case WSR_OP_BR_BACK:
     case WSR_OP_LEAVE_CATCH:
       flush_all(f);
       move_results(f, c->s, c->n, c->u.p.b);
       branch(f, c->u.p.a);
-      return;
+      return true;
     case WSR_OP_BR_IF:
-    case WSR_OP_BR_IF_BACK: br_if(f, c); return;
-    case WSR_OP_BR_TABLE: br_table(f, c); return;
+    case WSR_OP_BR_IF_BACK: br_if(f, c); return true;
+    case WSR_OP_BR_TABLE: br_table(f, c); return true;
     case WSR_OP_RETURN:
-    case WSR_OP_RETURN_AT_END: give(f, c->s, c->n); return;
+    case WSR_OP_RETURN_AT_END: return_results(f, c->s, c->n); return true;
     case WSR_OP_CALL:
     case WSR_OP_CALL_INDIRECT:
     case WSR_OP_CALL_REF:
     case WSR_OP_RETURN_CALL:
     case WSR_OP_RETURN_CALL_INDIRECT:
-    case WSR_OP_RETURN_CALL_REF: call(f, c); return;
+    case WSR_OP_RETURN_CALL_REF: call(f, c); return true;
     case WSR_OP_BR_ON_NULL:
     case WSR_OP_BR_ON_NULL_BACK:
     case WSR_OP_BR_ON_NON_NULL:
-    case WSR_OP_BR_ON_NON_NULL_BACK: br_on(f, c); return;
+    case WSR_OP_BR_ON_NON_NULL_BACK: br_on(f, c); return true;
+    default: return false;
+  }
+}
+
+/* References, parametric instructions, locals and globals. False where the cell is none. */
+static bool translate_variable(translator *f, const wsr_cell *c) {
+  switch (c->op) {
     case WSR_OP_REF_AS_NON_NULL:
       special(f, WSR_FAST_non_null, fields(any_slot(f, c->s), 0, 0, 0));
-      return;
-    case WSR_OP_REF_NULL: set_operand(f, c->s, IN_CONSTANT, 0, 0); return;
-    case WSR_OP_REF_IS_NULL: is_zero(f, WSR_OP_I64_EQ, c->s); return;
-    case WSR_OP_I32_EQZ: is_zero(f, WSR_OP_I32_EQ, c->s); return;
-    case WSR_OP_I64_EQZ: is_zero(f, WSR_OP_I64_EQ, c->s); return;
-    case WSR_OP_DROP: pop_operands(f, c->s); return;
-    case WSR_OP_SELECT: select_one(f, c->s); return;
-    case WSR_OP_LOCAL_GET: set_operand(f, c->s, IN_LOCAL, 0, c->u.p.a); return;
-    case WSR_OP_LOCAL_SET: local_set(f, c->u.p.a, c->s, false, false); return;
-    case WSR_OP_LOCAL_TEE: local_set(f, c->u.p.a, c->s, false, true); return;
-    case WSR_OP_LOCAL_GET_V128: set_operand(f, c->s, IN_LOCAL, KIND_V, c->u.p.a); return;
-    case WSR_OP_LOCAL_SET_V128: local_set(f, c->u.p.a, c->s, true, false); return;
-    case WSR_OP_LOCAL_TEE_V128: local_set(f, c->u.p.a, c->s, true, true); return;
-    case WSR_OP_SELECT_V128: select_v128(f, c->s); return;
-    case WSR_OP_GLOBAL_GET_V128: global_v128(f, c, true); return;
-    case WSR_OP_GLOBAL_SET_V128: global_v128(f, c, false); return;
-    case WSR_OP_GLOBAL_GET: global(f, c, true); return;
-    case WSR_OP_GLOBAL_SET: global(f, c, false); return;
+      return true;
+    case WSR_OP_REF_NULL: set_operand(f, c->s, IN_CONSTANT, 0, 0); return true;
+    case WSR_OP_REF_IS_NULL: is_zero(f, WSR_OP_I64_EQ, c->s); return true;
+    case WSR_OP_I32_EQZ: is_zero(f, WSR_OP_I32_EQ, c->s); return true;
+    case WSR_OP_I64_EQZ: is_zero(f, WSR_OP_I64_EQ, c->s); return true;
+    case WSR_OP_DROP: pop_operands(f, c->s); return true;
+    case WSR_OP_SELECT: select_one(f, c->s); return true;
+    case WSR_OP_LOCAL_GET: set_operand(f, c->s, IN_LOCAL, 0, c->u.p.a); return true;
+    case WSR_OP_LOCAL_SET: local_set(f, c->u.p.a, c->s, false, false); return true;
+    case WSR_OP_LOCAL_TEE: local_set(f, c->u.p.a, c->s, false, true); return true;
+    case WSR_OP_LOCAL_GET_V128: set_operand(f, c->s, IN_LOCAL, KIND_V, c->u.p.a); return true;
+    case WSR_OP_LOCAL_SET_V128: local_set(f, c->u.p.a, c->s, true, false); return true;
+    case WSR_OP_LOCAL_TEE_V128: local_set(f, c->u.p.a, c->s, true, true); return true;
+    case WSR_OP_SELECT_V128: select_v128(f, c->s); return true;
+    case WSR_OP_GLOBAL_GET_V128: global_v128(f, c, true); return true;
+    case WSR_OP_GLOBAL_SET_V128: global_v128(f, c, false); return true;
+    case WSR_OP_GLOBAL_GET: global(f, c, true); return true;
+    case WSR_OP_GLOBAL_SET: global(f, c, false); return true;
     case WSR_OP_CANONICAL_F32:
-    case WSR_OP_CANONICAL_F64: unary(f, c->op, c->s); return;
+    case WSR_OP_CANONICAL_F64: unary(f, c->op, c->s); return true;
     case WSR_OP_CANONICAL_F32X4:
-    case WSR_OP_CANONICAL_F64X2: vector(f, c); return;
-    default: break;
+    case WSR_OP_CANONICAL_F64X2: vector(f, c); return true;
+    default: return false;
   }
+}
+
+static void translate_cell(translator *f, const wsr_cell *c) {
+  if (translate_control(f, c) || translate_variable(f, c)) return;
   const wsr_opcode_row *row = &wsr_opcode_table[c->op];
   switch (row->kind) {
     case WSR_KIND_CONST: set_operand(f, c->s, IN_CONSTANT, 0, c->u.imm); return;
@@ -1104,7 +1116,7 @@ static void meter(translator *f) {
   }
 }
 
-static void fold_all(translator *f) {
+static void translate_all(translator *f) {
   const wsr_code *code = f->code;
   mark_leaders(f);
   forget(f);
@@ -1119,7 +1131,7 @@ static void fold_all(translator *f) {
     }
     f->word_of[f->at] = f->n;
     if (f->longest && begins_block(f, f->at)) meter(f);
-    fold_cell(f, &code->cells[f->at]);
+    translate_cell(f, &code->cells[f->at]);
   }
   resolve(f);
   if (!f->failed) f->failed = !wsr_join_cells(f->words, f->map, f->n_map);
@@ -1155,7 +1167,7 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered,
   f.pending = calloc((size_t)code->frame_slots + 4, sizeof *f.pending);
   if (metered) f.longest = calloc(code->n_cells, sizeof *f.longest);
   f.failed = !f.word_of || !f.leader || !f.operands || !f.pending || (metered && !f.longest);
-  if (!f.failed) fold_all(&f);
+  if (!f.failed) translate_all(&f);
   free(f.word_of);
   free(f.leader);
   free(f.operands);

@@ -1,7 +1,7 @@
 /* The bulk and the atomic instructions of memories and tables, for both codes. */
 #ifndef WSR_BULK_H
 #define WSR_BULK_H
-#include "core/runtime/store.h"
+#include "core/runtime/thread.h"
 
 enum {
   WSR_BULK_PAUSED = WSR_TRAP_COUNT

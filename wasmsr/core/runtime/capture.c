@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "core/runtime/store.h"
+#include "core/runtime/thread.h"
 
 static bool scratch(wsr_thread *thread, uint32_t need) {
   if (need <= thread->scratch_room) return true;

@@ -9,7 +9,7 @@
  */
 #include <stdlib.h>
 
-#include "core/runtime/store.h"
+#include "core/runtime/thread.h"
 
 struct wsr_exception {
   uint32_t tag;  /* address */

@@ -1,8 +1,8 @@
 /* The store: allocating instances, and beginning and ending invocations.
  * Between the module (derived) and the hot loop (_core.c). Imports have been resolved and checked
  * by the caller. Source: WebAssembly specification, section 4.5 (Modules). */
-#include "core/runtime/store.h"
 #include "core/array.h"
+#include "core/runtime/thread.h"
 
 #include <stdlib.h>
 

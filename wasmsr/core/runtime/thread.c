@@ -3,7 +3,7 @@
  * (Stack) and 4.6 (Modules, Invocation). */
 #include <stdlib.h>
 
-#include "core/runtime/store.h"
+#include "core/runtime/thread.h"
 
 /* Stack, returns and frames follow each other in one piece of address space. Each begins at another
  * place of a page: a store to one would otherwise look, to the CPU, like one to another. */

@@ -1,0 +1,104 @@
+/* The thread of the specification as one struct: value stack, frames, and what a run of them needs.
+ * Source: WebAssembly specification, sections 4.2.8 (Stack) and 4.2.13 (Configurations). */
+#ifndef WSR_THREAD_H
+#define WSR_THREAD_H
+#include "core/runtime/store.h"
+
+/* saved: begin */
+
+typedef struct {
+  uint32_t function; /* address */
+  uint32_t cell;     /* next cell of the function's precise code: the position */
+  uint32_t slot;     /* the frame's start on the value stack */
+} wsr_frame;
+
+/* saved: end */
+
+/* Where fast code goes on when a frame returns. pc is NULL if the caller runs in precise code. */
+typedef struct {
+  const uint64_t *pc;
+  uint64_t *fp;
+  wsr_instance *instance;
+} wsr_return;
+
+enum { WSR_PAUSE_IN_LOOPS = 2 }; /* for tests: even, so that the poll of calls does not see it */
+
+/* Handlers of fast code have the thread in a register. They reach the store through it only for
+ * what is rare. */
+struct wsr_thread {
+  /* state: what a snapshot holds of it */
+  uint64_t *stack; /* limits.stack_slots of address space, committed by use */
+  wsr_frame *frames;
+  uint32_t n_frames;
+  wsr_activation now; /* the invocation that runs */
+
+  wsr_request pause; /* not 0: a pause is requested; WSR_PAUSE_IN_LOOPS: calls do not see it */
+  bool interrupt;    /* the compiler, which runs now, gives up for a pause */
+  uint32_t gave_up;  /* 1 + the function whose compilation gave up last */
+
+  /* derived, while the thread runs fast code */
+  wsr_return *returns; /* by frame */
+  wsr_frame *frame, *last_frame;
+  uintptr_t returns_from; /* the return of a frame is at returns_from + 2 x the frame's address */
+  uint64_t *stack_end;
+  wsr_instance *instance;
+  wsr_exit *out;
+  const wsr_fast **codes; /* = store->fast[metered] */
+  uint64_t left;          /* fuel of a metered run */
+  bool metered;           /* `returns` lead into metered fast code */
+
+  /* the store's arrays, which never move */
+  wsr_function_instance *functions;
+  wsr_global_instance *globals;
+  wsr_table_instance **tables;
+  wsr_memory_instance **memories;
+
+  uint64_t points; /* wsr_pause_after: how many are left, 0 for off */
+  uint64_t points_executed;
+  uint32_t points_how;
+
+  uint8_t *scratch_types; /* for wsr_view_frame */
+  uint64_t *scratch_values;
+  uint32_t scratch_room; /* slots; there are at most as many types */
+
+  wsr_store *store;
+  wsr_thread *next; /* of the same store */
+};
+
+/* NULL without memory. */
+wsr_thread *wsr_thread_new(wsr_store *store);
+void wsr_thread_free(wsr_thread *thread);
+
+/* Outcomes that only the driver sees: go on in the other code; too little fuel for fast code. */
+enum { WSR_SWITCH = 100, WSR_SHORT };
+
+/* The precise code of a module's function. It is compiled now if need be. NULL without memory, or
+ * if the compilation gave up for a pause. */
+const wsr_code *wsr_function_code(wsr_thread *thread, uint32_t address);
+/* Call before the code of a callee is made. Its compilation then gives up for a pause, but only
+ * once for each function: otherwise frequent pauses could stop the program for ever. */
+static inline void wsr_compile_interruptible(wsr_thread *thread, uint32_t address) {
+  thread->interrupt = thread->gave_up != address + 1;
+}
+/* Call afterwards: whether the compilation gave up. If nothing was made and it did not, memory is
+ * short. */
+static inline bool wsr_compile_interrupted(wsr_thread *thread, uint32_t address, bool made) {
+  const bool gave_up =
+      !made && thread->interrupt && atomic_load_explicit(&thread->pause, memory_order_relaxed);
+  thread->interrupt = false;
+  if (gave_up) thread->gave_up = address + 1;
+  return gave_up;
+}
+
+/* ---- runtime/exceptions.c ---- */
+enum { WSR_NOT_CAUGHT, WSR_CAUGHT, WSR_CAUGHT_BACK /* by the label of a loop */ };
+/* Throw an exception at the position of the innermost frame. The frame that catches it becomes the
+ * innermost one, at the label of the catch. If no frame of the invocation catches it, nothing
+ * changes. */
+uint32_t wsr_throw(wsr_thread *thread, uint64_t reference);
+/* Execute the throw, throw_ref or rethrow at the position of the innermost frame. WSR_SWITCH: the
+ * program goes on. */
+uint32_t wsr_throw_cell(wsr_thread *thread, const wsr_instance *instance, const wsr_cell *cell,
+                        const uint64_t *fp, wsr_exit *out);
+
+#endif
