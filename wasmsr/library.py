@@ -1,7 +1,7 @@
-"""Whole tasks in one call, for programs that embed wasmsr: run a command; pause a store and wait.
+"""Whole tasks in one call, for programs that embed wasmsr: run, open, pause.
 
-On top of engine, WASI and snapshot, beside `program` (which serves the command line). The third of
-the kind, `wasmsr.Snapshot.of(store)`, is in the room `snapshot`.
+`run` runs a command to its end. `open_program` makes a `Program` from a `RunSpec`. `pause` pauses a
+store that another thread runs.
 """
 
 from __future__ import annotations
@@ -10,17 +10,25 @@ import contextvars
 import os
 import socket
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from wasmsr.interp.literals import parse
 from wasmsr.interp.modules.module import MAGIC, Module, assemble
-from wasmsr.interp.outcomes import Limits, Outcome
+from wasmsr.interp.outcomes import Limits, Outcome, Paused
 from wasmsr.interp.store.store import Imports, Store
+from wasmsr.program import COMMAND, HostGrants, Program, StopConditions, exported_function
+from wasmsr.runspec.grants import open_streams
+from wasmsr.runspec.run_spec import RunSpec, SpecError
 from wasmsr.wasi.facade import Stdin, Stdout, Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wasmsr.snapshot.state import SnapshotState
+
 
 def run(
-    program: Module | bytes | str | os.PathLike[str],
+    program: Module | bytes | str | os.PathLike[str] | RunSpec,
     *,
     args: Sequence[str | bytes] = (),
     env: Mapping[str, str] | Sequence[str] = (),
@@ -42,7 +50,8 @@ def run(
     functions must not rely on being called on the main thread.
 
     Args:
-        program: a module, the bytes of one (binary or text), or the path of a file.
+        program: a module, the bytes of one (binary or text), or the path of a file. A `RunSpec`
+            says all that the other arguments say, so they are left out then.
         args: its arguments, without its own name, which goes before them.
         env: its environment; nothing of this process's is passed on by itself.
         mounts: the folders that it sees, as `Mount` or as "HOST::GUEST".
@@ -66,6 +75,8 @@ def run(
         ModuleError, WasiConfigError: what is wrong with the module, or with what it was given.
         HostError: a host function raised.
     """
+    if isinstance(program, RunSpec):
+        return _run_spec(program)
     module = _module(program, features)
     wasi = Wasi(
         args=[module.name or "program", *args],
@@ -88,7 +99,111 @@ def run(
         given = {**wasi.imports, **(imports or {})}
         instance = store.instantiate(module, given, start=False)
         store.enqueue(instance.function("_start"))
-        return _interruptible(store, fuel)
+        return _interruptible(lambda: store.run(fuel=fuel), store.pause)
+
+
+def _run_spec(spec: RunSpec) -> Outcome:
+    """Run what a description gives to its end."""
+    policy = spec.snapshots
+    if policy.saves or spec.limits.timeout is not None:
+        raise SpecError(
+            "snapshots, limits.timeout: run() has no timers and saves nothing",
+            hint="open_program gives a Program, which can be paused and saved at any time",
+        )
+    program = open_program(spec)
+
+    def work() -> Outcome:
+        program.start()
+        outcome = program.wait()
+        return Paused("fuel") if outcome is None else outcome
+
+    try:
+        return _interruptible(work, program.pause)
+    finally:
+        program.close()
+
+
+def open_program(
+    spec: RunSpec, *, module: Module | None = None, grants: HostGrants | None = None
+) -> Program:
+    """Return the program that a description gives, before it runs.
+
+    Args:
+        spec: The run. `spec.program` is the name of a file.
+        module: The module, where the caller has it already.
+        grants: What the host gives; None opens what `spec` names.
+
+    Raises:
+        SpecError: The description names no program, or gives wrong arguments.
+        OSError: A file cannot be read.
+        WasmsrError: As for `Program.launch` and `Program.resume`.
+    """
+    owned: list[int] = []
+    try:
+        if grants is None:
+            stdin, stdout, stderr = open_streams(spec, owned)
+            grants = HostGrants.of(spec, stdin=stdin, stdout=stdout, stderr=stderr)
+        if module is None and spec.program is not None:
+            module = Module.from_file(spec.program, features=spec.features)
+        if spec.from_snapshot is not None:
+            program = Program.resume(
+                _snapshot_of(spec),
+                module=module,
+                grants=grants,
+                max_pages=spec.max_pages,
+                features=spec.features,
+            )
+        elif module is not None:
+            program = _launched(spec, module, grants)
+        else:
+            raise SpecError("program: a run needs a program or from_snapshot")
+    except BaseException:
+        for descriptor in owned:
+            os.close(descriptor)
+        raise
+    program.owned = owned
+    program.stop_conditions = StopConditions.of(spec, program.stop_conditions.fuel)
+    return program
+
+
+def _launched(spec: RunSpec, module: Module, grants: HostGrants) -> Program:
+    """Return a program before its first instruction; arguments of an export are typed."""
+    name = module.name or os.path.basename(spec.program or "program")
+    words, bits, invoke = [*spec.own_args], [], spec.invoke or COMMAND
+    if invoke == COMMAND:
+        words += spec.args
+    else:
+        params = exported_function(module, invoke).params
+        if len(params) != len(spec.args):
+            raise SpecError(f"args: {invoke} takes {len(params)}, and {len(spec.args)} were given")
+        try:
+            bits = [parse(kind, text) for kind, text in zip(params, spec.args, strict=True)]
+        except ValueError as error:
+            raise SpecError(f"args: an argument of {invoke} {error}") from None
+    return Program.launch(
+        module,
+        argv=[name, *words],
+        env=spec.environment(os.environ),
+        grants=grants,
+        limits=spec.machine_limits,
+        deterministic=spec.deterministic,
+        invoke=invoke,
+        args=bits,
+    )
+
+
+def _snapshot_of(spec: RunSpec) -> SnapshotState:
+    """Return the snapshot that a run continues; `spec.adopt` takes one that was handed over."""
+    assert spec.from_snapshot is not None
+    from wasmsr.snapshot.format import FILES_LIMIT, load
+
+    most = spec.limits.carried
+    return load(
+        spec.from_snapshot,
+        adopt=spec.adopt,
+        limits=spec.machine_limits,
+        files=FILES_LIMIT if most is None else most,
+    )
 
 
 def pause(store: Store, timeout: float | None = None) -> bool:
@@ -116,10 +231,10 @@ def _module(
     return Module.from_file(program, features=features)
 
 
-def _interruptible(store: Store, fuel: int | None) -> Outcome:
+def _interruptible(run_it: Callable[[], Outcome], pause_it: Callable[[], object]) -> Outcome:
     """Run on another thread if this is the main one, which must stay free to handle signals."""
     if threading.current_thread() is not threading.main_thread():
-        return store.run(fuel=fuel)
+        return run_it()
     found: list[Outcome] = []
     failed: list[BaseException] = []
     done = threading.Event()  # an interrupted `Thread.join` takes the thread for dead
@@ -133,7 +248,7 @@ def _interruptible(store: Store, fuel: int | None) -> Outcome:
         if not begun:
             return
         try:
-            found.append(store.run(fuel=fuel))
+            found.append(run_it())
         except BaseException as error:  # noqa: BLE001 (raised below, on the thread that called)
             failed.append(error)
         finally:
@@ -148,7 +263,7 @@ def _interruptible(store: Store, fuel: int | None) -> Outcome:
         with turn:
             ended = True
         if begun:
-            store.pause()
+            pause_it()
             done.wait()
         raise
     thread.join()

@@ -10,6 +10,7 @@ stand: before `start`, after a `pause` that returned True, or after its end.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -33,21 +34,16 @@ from wasmsr.interp.modules.module import Module
 from wasmsr.interp.store.store import Exited, Finished, Limits, Paused, Store, Trapped
 from wasmsr.interp.types import FuncType
 from wasmsr.record import record
+from wasmsr.runspec.grants import HostGrants as HostGrants
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-    from pathlib import Path
     from typing import Any
 
     from wasmsr.interp.tracer import Tracer
+    from wasmsr.runspec.run_spec import RunSpec
     from wasmsr.snapshot.state import SnapshotState
-    from wasmsr.wasi.facade import Stdout, Wasi
-    from wasmsr.wasi.filesystem.mounts import Mount
-    from wasmsr.wasi.state.restore import TreeBase
-    from wasmsr.wasi.state.tree_restore import OnChanged
-    from wasmsr.wasi.streams.listen_address import TcpListen
-    from wasmsr.wasi.streams.standard import InputStream
+    from wasmsr.wasi.facade import Wasi
 
 Outcome = Finished | Trapped | Paused | Exited
 
@@ -98,6 +94,13 @@ class StopConditions:
     stop: int | None = None
     hop: int | None = None
 
+    @classmethod
+    def of(cls, spec: RunSpec, fuel: int | None = None) -> StopConditions:
+        """Return what a description of a run asks for; `fuel` is what a snapshot has left."""
+        given = spec.limits.fuel
+        policy = spec.snapshots
+        return cls(fuel if given is None else given, stop=policy.at, hop=policy.hop)
+
 
 class ProgramState(Enum):
     """Whether and why a program stands."""
@@ -141,51 +144,6 @@ def exported_function(module: Module, name: str) -> FuncType:
     )
 
 
-@record(frozen=True)
-class HostGrants:
-    """What this host gives the program, for each start and resume anew: a snapshot grants nothing.
-
-    Attributes:
-        mounts: folders, by the names that the program has for them.
-        listen: where it listens, for each of its listening sockets.
-        stdin: descriptor of its standard input, None for an empty one, or a stream for one run.
-        stdout, stderr: descriptors, or anything with `write`.
-        carry_limit: bytes that trees of the program's own may hold; None is the default.
-        on_changed: what to do with files that were changed since they were saved: "error", "keep",
-            "truncate", or None for what `Wasi.restore` takes.
-        folder: gives the place of a carried tree for which no folder is among the mounts; None:
-            one that vanishes with the program.
-        bases: carried trees as they were when the program left this host.
-    """
-
-    mounts: Sequence[Mount] = ()
-    listen: Sequence[TcpListen] = ()
-    stdin: int | InputStream | None = 0
-    stdout: Stdout = 1
-    stderr: Stdout = 2
-    carry_limit: int | None = None
-    on_changed: OnChanged | None = None
-    folder: Callable[[str], Path] | None = None
-    bases: Mapping[str, TreeBase] | None = None
-
-    @property
-    def sockets(self) -> Sequence[socket.socket]:
-        """Its listening sockets, opened when first asked for. Raises WasiConfigError."""
-        opened: list[socket.socket] = self.__dict__.setdefault("opened", [])
-        try:
-            for address in self.listen[len(opened) :]:
-                opened.append(address.open())
-        except BaseException:
-            self.close()
-            raise
-        return opened
-
-    def close(self) -> None:
-        """Closes the listening sockets."""
-        for listening in self.__dict__.pop("opened", ()):
-            listening.close()
-
-
 class Program:
     """See the module's docstring; made by `launch` and `resume`.
 
@@ -197,6 +155,7 @@ class Program:
             of an export that returned.
         timings: of "capture", "encode", "decode" and "restore".
         parent: id of the snapshot that it was restored from, or None.
+        owned: descriptors that `close` closes besides those of WASI.
         stand: whether and why it stands.
     """
 
@@ -209,6 +168,7 @@ class Program:
         self.on_result: Callable[[FuncType, tuple[int, ...]], None] = _nothing
         self.timings = Timings()
         self.parent: bytes | None = None
+        self.owned: list[int] = []
         self._grants = grants
         # Not the thread itself: where a signal handler interrupts `Thread.join` with an exception,
         # Python before 3.13 takes a running thread for one that has ended.
@@ -446,6 +406,8 @@ class Program:
         if self.wasi is not None:
             self.wasi.close()
         self._grants.close()
+        while self.owned:
+            os.close(self.owned.pop())
 
     # -- saving ------------------------------------------------------------------------------------
 

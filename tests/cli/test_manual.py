@@ -13,11 +13,11 @@ import pytest
 
 from tests.cli.test_habits import ARGV
 from wasmsr.cli import manual, quick
-from wasmsr.cli.options.kinds import Flag
 from wasmsr.cli.options.run_options import ROWS
 from wasmsr.cli.programs import PROGRAMS
 from wasmsr.cli.subcommands import COMMANDS
 from wasmsr.interp.modules.module import assemble
+from wasmsr.runspec.kinds import Flag
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli

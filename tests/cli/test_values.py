@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 import pytest
 
-from wasmsr.cli.options.click_types import Typed
-from wasmsr.cli.options.kinds import Count, Kind, Seconds, Size, Variable, human_size, human_time
+from wasmsr.cli.options.click_types import ClickType
 from wasmsr.cli.options.values import ArgumentError, parse_arguments, signature
+from wasmsr.cli.words.units import human_size, human_time
+from wasmsr.runspec.kinds import Count, OptionKind, Seconds, Size, Variable
 
 I32, I64, F32, F64, V128, FUNCREF, EXTERNREF = 0x7F, 0x7E, 0x7D, 0x7C, 0x7B, 0x70, 0x6F
 
@@ -110,11 +111,11 @@ def test_sizes(text: str, size: int) -> None:
         (Variable(), "a=\0"),
     ],
 )
-def test_wrong_options(kind: Kind, text: str) -> None:
+def test_wrong_options(kind: OptionKind, text: str) -> None:
     with pytest.raises(ValueError, match=r"\.$"):
         kind.read(text)
     with pytest.raises(click.BadParameter, match=r"\.$"):
-        Typed(kind).convert(text, None, None)
+        ClickType(kind).convert(text, None, None)
 
 
 def test_counts() -> None:

@@ -21,6 +21,7 @@ LEVELS = (
     ("snapshot",),
     ("snapshot.store",),
     ("tier",),
+    ("runspec",),
     ("program",),
     ("library",),
     ("executor", "debug"),

@@ -48,8 +48,8 @@ def read(words: Sequence[str]) -> RunOptions | None:
         UsageError: they contradict each other.
     """
     from wasmsr.cli.options.argv import is_ended, split
-    from wasmsr.cli.options.kinds import Flag
     from wasmsr.cli.options.run_options import ROWS, RunOptions, variable
+    from wasmsr.runspec.kinds import Flag
 
     by_name = {row.name: row for row in ROWS}
     takes_value = {row.name: not isinstance(row.type, Flag) for row in ROWS}

@@ -12,8 +12,8 @@ import click
 
 from wasmsr.cli import programs
 from wasmsr.cli.options.click_types import ClickType
-from wasmsr.cli.options.kinds import Features
 from wasmsr.cli.options.run_options import variable
+from wasmsr.runspec.kinds import Features
 
 if TYPE_CHECKING:
     from typing import Any

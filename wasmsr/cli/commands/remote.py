@@ -22,10 +22,12 @@ import click
 from wasmsr import errors
 from wasmsr.cli import programs
 from wasmsr.cli.options.click_types import ClickType
-from wasmsr.cli.options.kinds import Features, RepeatedText, Seconds, Size, Variable, listening
 from wasmsr.cli.running.terminal import END_CODES, Ended, Events, end_now
 from wasmsr.cli.words.messages import say
 from wasmsr.cli.words.progress import Advance, shown
+from wasmsr.record import replaced
+from wasmsr.runspec.kinds import Seconds
+from wasmsr.runspec.run_spec import RunSpec, option_kind
 
 if TYPE_CHECKING:
     from wasmsr.migrate.events import Event
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     from wasmsr.program import HostGrants
     from wasmsr.rpc.address import Address
     from wasmsr.wasi.state.tree_restore import OnChanged
-
-PAGE = 65536
 
 DEFAULT = "transcoding"
 """The program that is moved where none is named."""
@@ -109,6 +109,20 @@ class RemoteOptions:
     forget: str | None
     json: bool
 
+    def spec(self) -> RunSpec:
+        """Return the description of the programs that run at this end."""
+        return RunSpec.from_options(
+            {
+                "dir": self.dirs,
+                "carry-limit": self.carry_limit,
+                "on-changed": self.on_changed,
+                "env": self.env,
+                "tcp-listen": self.tcp_listen,
+                "max-memory": self.max_memory,
+                "features": self.features,
+            }
+        )
+
 
 def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     """A click option that is also a variable, WASMSR_EVERY for --every."""
@@ -128,17 +142,17 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 )
 @_option("--every", type=ClickType(Seconds()), default="2", show_default=True, metavar="SECONDS",
          help="How long it runs here before it is sent on.")  # fmt: skip
-@_option("--dir", "dirs", type=ClickType(RepeatedText()), multiple=True,
+@_option("--dir", "dirs", type=ClickType(option_kind("--dir")), multiple=True,
          metavar="HOST[::GUEST[::MODE]]",
          help="Let programs use the folder HOST, by the name GUEST (default: HOST). Repeatable."
          )  # fmt: skip
-@_option("--carry-limit", type=ClickType(Size()), metavar="SIZE",
+@_option("--carry-limit", type=ClickType(option_kind("--carry-limit")), metavar="SIZE",
          help="Most that a program's own files may hold that it brings along. Default: 1GiB."
          )  # fmt: skip
 @_option("--on-changed", type=click.Choice(["error", "keep", "truncate"]), metavar="WHAT",
          help="What to do with files that others have written since the program left them: refuse "
          "the program (error, the default), leave them (keep), or undo it (truncate).")  # fmt: skip
-@_option("--env", type=ClickType(Variable()), multiple=True, metavar="K=V",
+@_option("--env", type=ClickType(option_kind("--env")), multiple=True, metavar="K=V",
          help="Set an environment variable of the program. Repeatable.")  # fmt: skip
 @_option("--stdin", type=click.Path(dir_okay=False, exists=True, allow_dash=True), metavar="FILE",
          help="Standard input of the program; - is the one of this command. Default: empty."
@@ -151,16 +165,17 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
          show_default=True, metavar="WHERE",
          help="Where the output of a program that starts at this end appears: wherever it runs "
          "(here), or always at this end (relay).")  # fmt: skip
-@_option("--tcp-listen", type=ClickType(RepeatedText()), multiple=True, metavar="ADDR:PORT",
+@_option("--tcp-listen", type=ClickType(option_kind("--tcp-listen")), multiple=True,
+         metavar="ADDR:PORT",
          help="Let the program accept connections there while it is here. Repeatable."
          )  # fmt: skip
 @_option(
     "--max-memory",
-    type=ClickType(Size()),
+    type=ClickType(option_kind("--max-memory")),
     metavar="SIZE",
     help="Limit of each memory while it is here.",
 )
-@_option("--features", type=ClickType(Features()), metavar="-NAME,+NAME",
+@_option("--features", type=ClickType(option_kind("--features")), metavar="-NAME,+NAME",
          help="Refuse programs that need these features of WebAssembly, or take them.")  # fmt: skip
 @_option("--state-dir", type=click.Path(file_okay=False), metavar="FOLDER",
          help="Where decisions and states survive this process. Default: the user's state folder."
@@ -201,6 +216,7 @@ class _Remote:
 
     def __init__(self, options: RemoteOptions) -> None:
         self.options = options
+        self.spec = options.spec()
         self.program = options.program or DEFAULT
         self.named = programs.find(self.program)
         self.show = _Show(json=options.json)
@@ -255,15 +271,13 @@ class _Remote:
         assert options.port is not None
         listen, peer = self._addresses()
         key = self._key(listen, peer)
-        most = options.max_memory
-        max_pages = None if most is None else min(most // PAGE, PAGE)
         state = _state_folder(options.state_dir)
         hosting = Hosting(
             self._grants,
             known=_packaged(),
             files=state / "remote" / str(listen.port) / "files",
-            max_pages=max_pages,
-            features=options.features,
+            max_pages=self.spec.max_pages,
+            features=self.spec.features,
             stdin=self._stdin,
         )
         hosting.results = self._results
@@ -289,7 +303,7 @@ class _Remote:
             self.show(Event("kept", text, {"programs": count, "bytes": held}))
         if not options.send:
             self.show.say("listening", f"listening on {listen}, waiting for {peer}")
-        return end, lambda: self._launch(hosting, max_pages)
+        return end, lambda: self._launch(hosting)
 
     def _addresses(self) -> tuple[Address, Address]:
         """Where to listen and whom to ask; plain text leaves this machine only by --insecure."""
@@ -353,15 +367,8 @@ class _Remote:
     def _grants(self) -> HostGrants:
         """Folders and streams for a program, as given here."""
         from wasmsr.program import HostGrants
-        from wasmsr.wasi.filesystem.mounts import Mount
 
-        return HostGrants(
-            mounts=[Mount.parse(text) for text in self._dirs()],
-            listen=listening(self.options.tcp_listen),
-            stdin=None,
-            carry_limit=self.options.carry_limit,
-            on_changed=self.options.on_changed,
-        )
+        return HostGrants.of(replaced(self.spec, mounts=tuple(self._dirs())), stdin=None)
 
     def _dirs(self) -> list[str]:
         """The folders that programs get here, as --dir takes them.
@@ -401,16 +408,15 @@ class _Remote:
                 f"standard input cannot be read from {name}: {error.strerror}"
             ) from error
 
-    def _launch(self, hosting: Hosting, max_pages: int | None) -> HostedProgram:
+    def _launch(self, hosting: Hosting) -> HostedProgram:
         """The program at its beginning."""
         from wasmsr.interp.modules.module import Module
-        from wasmsr.interp.store.store import Limits
         from wasmsr.program import Program
 
         options, named = self.options, self.named
         path = named.path if named is not None else Path(self.program)
         module = Module.from_file(
-            path, name=named.name if named is not None else None, features=options.features
+            path, name=named.name if named is not None else None, features=self.spec.features
         )
         words: Sequence[str] = options.args
         if named is not None:
@@ -419,9 +425,9 @@ class _Remote:
             lambda grants: Program.launch(
                 module,
                 argv=[named.name if named is not None else path.name, *words],
-                env=options.env,
+                env=self.spec.env,
                 grants=grants,
-                limits=None if max_pages is None else Limits(memory_pages=max_pages),
+                limits=self.spec.machine_limits,
             )
         )
 

@@ -15,9 +15,9 @@ from click.shell_completion import CompletionItem
 from wasmsr.cli import programs
 from wasmsr.cli.options.argv import is_ended, split, strict_wanted
 from wasmsr.cli.options.click_types import ClickType
-from wasmsr.cli.options.kinds import Flag
 from wasmsr.cli.options.run_options import HELP, ROWS, RunOptions, variable
 from wasmsr.cli.subcommands import instead_of
+from wasmsr.runspec.kinds import Flag
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 

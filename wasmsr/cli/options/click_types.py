@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from wasmsr.cli.options.kinds import (
-    Choice,
-    Features,
-    Folders,
-    OptionKind,
-    ReadableFile,
-    WritableFile,
-)
+from wasmsr.runspec.kinds import Choice, Features, Folders, OptionKind, ReadableFile, WritableFile
 
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any]

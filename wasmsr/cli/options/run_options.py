@@ -8,23 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from wasmsr.cli import programs
-from wasmsr.cli.options.kinds import (
-    Choice,
-    Count,
-    Features,
-    Flag,
-    Folders,
-    OptionKind,
-    ReadableFile,
-    RepeatedText,
-    Seconds,
-    Size,
-    SwappedFolders,
-    UsageError,
-    Variable,
-    WritableFile,
-)
-from wasmsr.record import record
+from wasmsr.cli.options.usage import UsageError
+from wasmsr.record import record, replaced
+from wasmsr.runspec.kinds import Flag, OptionKind, SwappedFolders, WritableFile
+from wasmsr.runspec.run_spec import RunSpec, option_kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,14 +42,28 @@ Each option is also a variable, WASMSR_FUEL for --fuel. `wasmsr --help` lists th
 
 @record(frozen=True)
 class OptionRow:
-    """One option: name, field of `RunOptions`, kind and name of its value, help, default."""
+    """One option of `run`.
+
+    Attributes:
+        name: The option, with its dashes.
+        field: The field of `RunOptions` that it sets.
+        metavar: The name of its value, for help.
+        help: What it does, for help.
+        default: Its default as text, or None.
+        own: The kind of its value, for an option that is not a field of `RunSpec`.
+    """
 
     name: str
     field: str
-    type: OptionKind
     metavar: str
     help: str
     default: str | None = None
+    own: OptionKind | None = None
+
+    @property
+    def type(self) -> OptionKind:
+        """The kind of the value; the description of a run has the kinds of its fields."""
+        return self.own or option_kind(self.name)
 
 
 def variable(name: str) -> str:
@@ -71,89 +72,88 @@ def variable(name: str) -> str:
 
 
 FLAG = Flag()
-FILE = ReadableFile()
-WRITTEN = WritableFile()
 TEXT = OptionKind()
+WRITTEN = WritableFile()
 
 ROWS = (
-    OptionRow("--invoke", "invoke", TEXT, "NAME",
+    OptionRow("--invoke", "invoke", "NAME",
         "Call this export; ARGS are typed by its signature, up "
         "to a --. Default: _start, which has them as text."),
-    OptionRow("--arg", "arg", RepeatedText(), "TEXT",
+    OptionRow("--arg", "arg", "TEXT",
         "An argument of the program itself, before those in ARGS; what stands behind a -- is one "
         "too. Repeatable."),
-    OptionRow("--dir", "dirs", Folders(), "HOST[::GUEST[::MODE]]",
+    OptionRow("--dir", "dirs", "HOST[::GUEST[::MODE]]",
         "Let the program use the folder HOST, by the name GUEST (default: HOST). MODE says what "
         "becomes of its files: host (default), ro, carry, overlay, or mem without HOST; a .zip or "
         ".tar file is a folder to be read. Repeatable."),
-    OptionRow("--mapdir", "mapdirs", SwappedFolders(), "GUEST::HOST",
-        "The same as --dir HOST::GUEST."),
-    OptionRow("--carry-limit", "carry_limit", Size(), "SIZE",
+    OptionRow("--mapdir", "mapdirs", "GUEST::HOST",
+        "The same as --dir HOST::GUEST.", own=SwappedFolders()),
+    OptionRow("--carry-limit", "carry_limit", "SIZE",
         "Most that folders in memory, and files in snapshots, may hold. Default: 1GiB."),
-    OptionRow("--env", "env", Variable(), "K=V",
+    OptionRow("--env", "env", "K=V",
         "Set an environment variable of the program; it has no others of itself. Repeatable."),
-    OptionRow("--inherit-env", "inherit_env", FLAG, "",
+    OptionRow("--inherit-env", "inherit_env", "",
         "Give it all variables of ours but those of wasmsr; --env goes before them."),
-    OptionRow("--stdin", "stdin", FILE, "FILE",
+    OptionRow("--stdin", "stdin", "FILE",
         "The program's standard input. Default: ours; with --interactive an empty one."),
-    OptionRow("--tcp-listen", "tcp_listen", RepeatedText(), "ADDR:PORT",
+    OptionRow("--tcp-listen", "tcp_listen", "ADDR:PORT",
         "Let the program accept connections there; PORT 0: any. Repeatable."),
-    OptionRow("--stdout", "stdout", WRITTEN, "FILE",
+    OptionRow("--stdout", "stdout", "FILE",
         "Where its standard output goes. Default: ours."),
-    OptionRow("--stderr", "stderr", WRITTEN, "FILE",
+    OptionRow("--stderr", "stderr", "FILE",
         "Where its standard error goes. Default: ours."),
-    OptionRow("--max-memory", "max_memory", Size(), "SIZE",
+    OptionRow("--max-memory", "max_memory", "SIZE",
         "Limit of each memory: 65536, 512M, 1GiB."),
-    OptionRow("--fuel", "fuel", Count(0), "N", "After N instructions end with exit code 121."),
-    OptionRow("--timeout", "timeout", Seconds(), "SECONDS",
+    OptionRow("--fuel", "fuel", "N", "After N instructions end with exit code 121."),
+    OptionRow("--timeout", "timeout", "SECONDS",
         "End it after this time, with exit code 121."),
-    OptionRow("--features", "features", Features(), "-NAME,+NAME",
+    OptionRow("--features", "features", "-NAME,+NAME",
         "Refuse modules that need these features of WebAssembly, or take them."),
-    OptionRow("--core", "core", FLAG, "",
+    OptionRow("--core", "core", "",
         "PROGRAM is a component: run the core module in it, if that needs WASI preview 1 only."),
-    OptionRow("--module-cache", "module_cache", TEXT, "FOLDER|off",
-        "Where it is noted which modules are valid, so that large ones start sooner."),
-    OptionRow("--deterministic", "deterministic", FLAG, "",
+    OptionRow("--module-cache", "module_cache", "FOLDER|off",
+        "Where it is noted which modules are valid, so that large ones start sooner.", own=TEXT),
+    OptionRow("--deterministic", "deterministic", "",
         "Canonical NaNs, and clocks and random numbers that repeat."),
-    OptionRow("--trace", "trace", FLAG, "", "Print every instruction, on standard error."),
-    OptionRow("--trace-state", "trace_state", FLAG, "",
-        "The same with operands, locals and changed globals."),
-    OptionRow("--trace-file", "trace_file", WRITTEN, "FILE", "Print the trace there."),
-    OptionRow("--snapshot-after", "after", Seconds(), "SECONDS", "Save after this time, and stop."),
-    OptionRow("--snapshot-at", "at", Count(0), "N", "Save after exactly N instructions, and stop."),
-    OptionRow("--snapshot-every", "every", Seconds(), "SECONDS",
+    OptionRow("--trace", "trace", "", "Print every instruction, on standard error.", own=FLAG),
+    OptionRow("--trace-state", "trace_state", "",
+        "The same with operands, locals and changed globals.", own=FLAG),
+    OptionRow("--trace-file", "trace_file", "FILE", "Print the trace there.", own=WRITTEN),
+    OptionRow("--snapshot-after", "after", "SECONDS", "Save after this time, and stop."),
+    OptionRow("--snapshot-at", "at", "N", "Save after exactly N instructions, and stop."),
+    OptionRow("--snapshot-every", "every", "SECONDS",
         "Save again and again, and go on."),
-    OptionRow("--snapshot-file", "snapshot_file", WRITTEN, "FILE",
+    OptionRow("--snapshot-file", "snapshot_file", "FILE",
         "Where snapshots go. {n} in it is the next free number, {time} the moment; - is standard "
         "output. A file that is no snapshot is never overwritten.", "snapshot.bin"),
-    OptionRow("--force", "force", FLAG, "", "Overwrite a snapshot of another program."),
-    OptionRow("--embed-module", "embed_module", FLAG, "",
+    OptionRow("--force", "force", "", "Overwrite a snapshot of another program."),
+    OptionRow("--embed-module", "embed_module", "",
         "Put the module into snapshots, so that PROGRAM can be left out on resume; where it is "
         "left out the module stays in them."),
-    OptionRow("--keep-running", "keep_running", FLAG, "",
+    OptionRow("--keep-running", "keep_running", "",
         "Go on after --snapshot-after or --snapshot-at."),
-    OptionRow("--stop", "stop", FLAG, "", "Stop after it, with exit code 120: the default."),
-    OptionRow("--snapshot-on-interrupt", "on_interrupt", FLAG, "",
+    OptionRow("--stop", "stop", "", "Stop after it, with exit code 120: the default.", own=FLAG),
+    OptionRow("--snapshot-on-interrupt", "on_interrupt", "",
         "Save before Ctrl-C, SIGTERM or --timeout ends the program."),
-    OptionRow("--interactive", "interactive", FLAG, "",
-        "Read keys: s saves, r calls the export again, q quits. Through a pipe too."),
-    OptionRow("--from-snapshot", "from_snapshot", FILE, "FILE",
+    OptionRow("--interactive", "interactive", "",
+        "Read keys: s saves, r calls the export again, q quits. Through a pipe too.", own=FLAG),
+    OptionRow("--from-snapshot", "from_snapshot", "FILE",
         "Go on with a saved program. It gets folders anew, by --dir."),
-    OptionRow("--on-changed", "on_changed", Choice("error", "keep", "truncate"), "WHAT",
+    OptionRow("--on-changed", "on_changed", "WHAT",
         "On resume, what to do with files that were written since: refuse (error), leave them "
         "(keep), or undo it (truncate, the default)."),
-    OptionRow("--adopt", "adopt", FLAG, "",
+    OptionRow("--adopt", "adopt", "",
         "Take over a program whose state was handed to a host that is gone for good."),
-    OptionRow("--hop", "hop", Count(1), "N",
+    OptionRow("--hop", "hop", "N",
         "Capture, encode, decode and restore in place every N instructions."),
-    OptionRow("--strict", "strict", FLAG, "",
-        "All that stands behind PROGRAM is the program's, as with other runtimes."),
-    OptionRow("--timings", "timings", FLAG, "",
-        "Print how long capture, encode, write, read, decode and restore took."),
-    OptionRow("--json", "json", FLAG, "",
-        "Print one object at the end that says how it ended; results are in it."),
-    OptionRow("--json-file", "json_file", WRITTEN, "FILE",
-        "Write that object there; standard output is the program's alone."),
+    OptionRow("--strict", "strict", "",
+        "All that stands behind PROGRAM is the program's, as with other runtimes.", own=FLAG),
+    OptionRow("--timings", "timings", "",
+        "Print how long capture, encode, write, read, decode and restore took.", own=FLAG),
+    OptionRow("--json", "json", "",
+        "Print one object at the end that says how it ended; results are in it.", own=FLAG),
+    OptionRow("--json-file", "json_file", "FILE",
+        "Write that object there; standard output is the program's alone.", own=WRITTEN),
 )  # fmt: skip
 
 
@@ -227,17 +227,17 @@ class RunOptions:
         self.dirs = (*self.dirs, *self.mapdirs)
         self.trace = self.trace or self.trace_state or self.trace_file is not None
 
+    def spec(self) -> RunSpec:
+        """Return the description of the run; the rest is what the command does with it."""
+        from_options = {row.name[2:]: getattr(self, row.field) for row in ROWS}
+        spec = RunSpec.from_options(from_options)
+        return replaced(spec, program=self.program, args=tuple(self.args))
+
     @property
     def _dashed(self) -> str:
         """The first of ARGS, if it looks like an option."""
         word = self.args[0] if self.args else ""
         return word if word.startswith("--") and not self.dashes else ""
-
-    @property
-    def saves(self) -> bool:
-        """Whether a snapshot is asked for, apart from keys and signals."""
-        asked = self.after, self.at, self.every
-        return self.on_interrupt or any(moment is not None for moment in asked)
 
     def _only_one(self, typed: Collection[str], fields: Sequence[str]) -> None:
         """Of options that exclude each other, what is typed wins over what a variable says."""

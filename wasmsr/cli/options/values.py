@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wasmsr.cli.options.kinds import UsageError
+from wasmsr.cli.options.usage import UsageError
 from wasmsr.interp.literals import parse
 from wasmsr.interp.types import ValType
 

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from wasmsr import errors
 from wasmsr.cli import programs
 from wasmsr.cli.options import arguments
-from wasmsr.cli.options.kinds import UsageError, listening
 from wasmsr.cli.options.run_options import RunOptions
+from wasmsr.cli.options.usage import UsageError
 from wasmsr.cli.running.snapshots import read_snapshot
 from wasmsr.cli.running.terminal import END_CODES, Ended, Events, Keyboard, end_now, last_words
 from wasmsr.cli.words import report
 from wasmsr.cli.words.failures import describe
 from wasmsr.cli.words.messages import say
 from wasmsr.cli.words.progress import Advance, shown
+from wasmsr.record import replaced
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,13 +32,9 @@ if TYPE_CHECKING:
     from wasmsr.cli.running.session import RunEnding
     from wasmsr.interp.modules.module import Module
     from wasmsr.interp.modules.module_cache import ModuleCache
-    from wasmsr.interp.store.store import Limits as MachineLimits
     from wasmsr.interp.types import FuncType
     from wasmsr.program import HostGrants, Program
     from wasmsr.snapshot.state import SnapshotState
-    from wasmsr.wasi.filesystem.mounts import Mount
-
-PAGE = 65536
 
 
 def module_cache(folder: str | None) -> ModuleCache | None:
@@ -54,6 +51,7 @@ class Launch:
 
     def __init__(self, options: RunOptions) -> None:
         self.options = options
+        self.spec = options.spec()
         self.named = programs.find(options.program) if options.program is not None else None
         self.results: list[list[object]] = []
         self.executed: int | None = None
@@ -101,19 +99,18 @@ class Launch:
         program = events.call(self._make_program)
         from wasmsr.cli.running.session import Plan, RunSession
 
-        options = self.options
         self.timings = program.timings.spans
         self._has_streams = program.wasi is not None
         program.on_result = self._result
         plan = Plan(
             save=lambda: self._save(program),
             waits=lambda: self._snapshot_file.may_block,
-            saves=options.saves or self.interactive,
-            after=options.after,
-            every=options.every,
-            timeout=options.timeout,
-            keep_running=options.keep_running,
-            on_interrupt=options.on_interrupt,
+            saves=self.spec.snapshots.saves or self.interactive,
+            after=self.spec.snapshots.after,
+            every=self.spec.snapshots.every,
+            timeout=self.spec.limits.timeout,
+            keep_running=self.spec.snapshots.keep_running,
+            on_interrupt=self.spec.snapshots.on_interrupt,
             keyboard=Keyboard if self.interactive else None,
             export=self._export,
             again=lambda: program.call(self._export, *self._again),
@@ -145,8 +142,7 @@ class Launch:
         else:
             assert module is not None
             program = self._start(module)
-        fuel = options.fuel if options.fuel is not None else program.stop_conditions.fuel
-        program.stop_conditions = StopConditions(fuel=fuel, stop=options.at, hop=options.hop)
+        program.stop_conditions = StopConditions.of(self.spec, program.stop_conditions.fuel)
         for address in program.listens:
             say(f"the program listens on {address}")
         return program
@@ -155,7 +151,7 @@ class Launch:
         """Refuses to write over what is read, and opens what is written while the program runs:
         to open a FIFO may take for ever, and here a signal ends that."""
         options = self.options
-        asked = options.saves or options.snapshot_file != "snapshot.bin"
+        asked = self.spec.snapshots.saves or options.snapshot_file != "snapshot.bin"
         if asked or options.stdout or options.stderr or options.trace_file or options.json_file:
             from wasmsr.cli.running.outputs import check, files_of, open_text
 
@@ -170,7 +166,7 @@ class Launch:
         """Looks whether snapshots can go where they should, where some are asked for; `digest` is
         the module's, which takes a while."""
         options = self.options
-        if options.saves or options.snapshot_file != "snapshot.bin":
+        if self.spec.snapshots.saves or options.snapshot_file != "snapshot.bin":
             self._snapshot_file.check(digest())
         elif self.interactive and os.path.exists(options.snapshot_file):
             from wasmsr.cli.running.outputs import OutputError
@@ -210,22 +206,14 @@ class Launch:
         texts = list(options.dirs)
         if self.named is not None:
             texts = self.named.mounts(options.dirs, self._own_folder(snapshot))
-        mounts: list[Mount] = []
-        if texts:
-            from wasmsr.wasi.filesystem.mounts import Mount
-
-            mounts = [Mount.parse(text) for text in texts]
         stdin = None if self.interactive else 0
         if options.stdin is not None:
             stdin = os.open(options.stdin, os.O_RDONLY | os.O_CLOEXEC)
-        return HostGrants(
-            mounts=mounts,
-            listen=listening(options.tcp_listen),
+        return HostGrants.of(
+            replaced(self.spec, mounts=tuple(texts)),
             stdin=stdin,
             stdout=self._output(options.stdout, 1),
             stderr=self._output(options.stderr, 2),
-            carry_limit=options.carry_limit,
-            on_changed=options.on_changed,
         )
 
     def _own_folder(self, snapshot: SnapshotState | None) -> str | None:
@@ -271,10 +259,10 @@ class Launch:
         return Program.launch(
             module,
             argv=argv,
-            env=self._environment,
+            env=self.spec.environment(os.environ),
             grants=self._host_grants(),
-            limits=self._limits,
-            deterministic=options.deterministic,
+            limits=self.spec.machine_limits,
+            deterministic=self.spec.deterministic,
             invoke=None if idle else export,
             args=values,
         )
@@ -289,7 +277,7 @@ class Launch:
             options.from_snapshot,
             adopt=options.adopt,
             timings=timings,
-            limits=self._limits,
+            limits=self.spec.machine_limits,
             carry_limit=options.carry_limit,
         )
         if options.deterministic and not snapshot.limits.deterministic:
@@ -301,7 +289,7 @@ class Launch:
             snapshot,
             module=module,
             grants=self._host_grants(snapshot),
-            max_pages=self._max_pages,
+            max_pages=self.spec.max_pages,
             features=options.features,
             timings=timings,
         )
@@ -323,28 +311,6 @@ class Launch:
                 f"{self.options.from_snapshot} does not embed its module, which is {name}'s",
                 hint=f"wasmsr run {name} --from-snapshot {self.options.from_snapshot}",
             )
-
-    @property
-    def _environment(self) -> list[str]:
-        """The program's variables: ours, if it is to have them, and those that were given."""
-        given = {text.partition("=")[0]: text for text in self.options.env}
-        if self.options.inherit_env:
-            ours = {k: f"{k}={v}" for k, v in os.environ.items() if not k.startswith("WASMSR_")}
-            given = ours | given
-        return list(given.values())
-
-    @property
-    def _limits(self) -> MachineLimits | None:
-        """What the program may have at most, where that is not the default."""
-        from wasmsr.interp.store.store import Limits
-
-        return None if self._max_pages is None else Limits(memory_pages=self._max_pages)
-
-    @property
-    def _max_pages(self) -> int | None:
-        """--max-memory in pages of 64 KiB."""
-        most = self.options.max_memory
-        return None if most is None else min(most // PAGE, PAGE)
 
     # -- meanwhile ---------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from wasmsr import errors
-from wasmsr.cli.options.kinds import UsageError
+from wasmsr.cli.options.usage import UsageError
 from wasmsr.errors import printable
 from wasmsr.record import record
 

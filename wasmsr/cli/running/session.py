@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 
 from wasmsr import errors
-from wasmsr.cli.options.kinds import human_size, human_time
 from wasmsr.cli.running.terminal import END_CODES, Events, Keyboard
 from wasmsr.cli.words.messages import say
+from wasmsr.cli.words.units import human_size, human_time
 from wasmsr.errors import printable
 from wasmsr.interp.store.store import Exited, Trapped
 from wasmsr.program import Program, ProgramState

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from wasmsr.cli.options.kinds import human_time
 from wasmsr.cli.words.messages import say
+from wasmsr.cli.words.units import human_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,33 +1,23 @@
-"""From the text of an option to its value: sizes, seconds, lists; one sentence if it is wrong.
+"""Kinds of values: from text to a value, or one sentence that says what is wrong.
 
-Without click, so that `quick` can use it; `typed` makes types of click of these.
+Each kind serves a field of `RunSpec`, an option of the command line, a variable and an entry of a
+dictionary alike. The command line makes types of click of these kinds.
 """
 
 from __future__ import annotations
 
 import os
 
-from wasmsr import errors
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
-    from wasmsr.wasi.streams.listen_address import TcpListen
-
-PAGE = 65536
-
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+"""Factors of the units of sizes, in bytes."""
 
-
-class UsageError(errors.WasmsrError):
-    """What was typed contradicts itself, or the program."""
-
-    exit_code = errors.EXIT_USAGE
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, hint="wasmsr run --help")
+TRUE = frozenset(("1", "true", "t", "yes", "y", "on"))
+FALSE = frozenset(("0", "false", "f", "no", "n", "off"))
+"""Words that switch a flag on or off; click has the same words."""
 
 
 class OptionKind:
@@ -42,14 +32,25 @@ class OptionKind:
     repeated = False
 
     def read(self, text: str) -> Any:
-        """The value; ValueError, with a sentence, for what is none."""
+        """Return the value of a text.
+
+        Raises:
+            ValueError: The text is not of this kind; the message is a sentence.
+        """
         return text
 
 
 class Flag(OptionKind):
-    """StopConditions an option without a value."""
+    """A switch: an option without a value."""
 
     name = "flag"
+
+    def read(self, text: str) -> bool:
+        """Return whether the text switches the flag on."""
+        word = text.strip().lower()
+        if word not in TRUE | FALSE:
+            raise ValueError(f"{text!r} is neither true nor false.")
+        return word in TRUE
 
 
 class Choice(OptionKind):
@@ -61,6 +62,7 @@ class Choice(OptionKind):
         self.words = words
 
     def read(self, text: str) -> str:
+        """Return the text, if it is of this kind."""
         if text not in self.words:
             raise ValueError(f"{text!r} is none of {', '.join(self.words)}.")
         return text
@@ -72,6 +74,7 @@ class ReadableFile(OptionKind):
     name = "file"
 
     def read(self, text: str) -> str:
+        """Return the text, if it is of this kind."""
         if os.path.isdir(text):
             raise ValueError(f"File {text!r} is a directory.")
         if os.path.exists(text) and not os.access(text, os.R_OK):
@@ -85,6 +88,7 @@ class WritableFile(OptionKind):
     name = "file"
 
     def read(self, text: str) -> str:
+        """Return the text, if it is of this kind."""
         if os.path.isdir(text):
             raise ValueError(f"File {text!r} is a directory.")
         return text
@@ -96,6 +100,7 @@ class Size(OptionKind):
     name = "size"
 
     def read(self, text: str) -> int:
+        """Return the number that the text gives."""
         import re
 
         match = re.fullmatch(
@@ -115,6 +120,7 @@ class Seconds(OptionKind):
     name = "seconds"
 
     def read(self, text: str) -> float:
+        """Return the seconds that the text gives."""
         try:
             seconds = float(text)
         except ValueError:
@@ -133,6 +139,7 @@ class Count(OptionKind):
         self.least = least
 
     def read(self, text: str) -> int:
+        """Return the number that the text gives."""
         import re
 
         match = re.fullmatch(r"\s*(\d+(?:_\d+)*)([kMG]?)\s*", text, re.ASCII)
@@ -151,6 +158,7 @@ class Features(OptionKind):
     name = "features"
 
     def read(self, text: str) -> str:
+        """Return the text, if it is of this kind."""
         from wasmsr.interp.instruction_set.features import chosen
 
         try:
@@ -177,6 +185,7 @@ class SwappedFolders(Folders):
     `GUEST:HOST`; the value is of the form HOST::GUEST."""
 
     def read(self, text: str) -> str:
+        """Return the text, if it is of this kind."""
         guest, colons, host = text.partition("::" if "::" in text else ":")
         if not (guest and colons and host):
             raise ValueError(f"{text!r} is not of the form GUEST::HOST.")
@@ -189,33 +198,9 @@ class Variable(RepeatedText):
     name = "variable"
 
     def read(self, text: str) -> str:
+        """Return the text, if it is of this kind."""
         if not text.partition("=")[0] or "=" not in text:
             raise ValueError(f"{text!r} is not of the form NAME=VALUE.")
         if "\0" in text:
             raise ValueError("a variable cannot hold a zero byte.")
         return text
-
-
-def listening(texts: Sequence[str]) -> list[TcpListen]:
-    """The values of `--tcp-listen`. Raises WasiConfigError."""
-    if not texts:
-        return []
-    from wasmsr.wasi.streams.listen_address import TcpListen
-
-    return [TcpListen.parse(text) for text in texts]
-
-
-def human_size(count: float) -> str:
-    """`count` bytes in words: "1.5 MiB"."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError
-
-
-def human_time(seconds: float) -> str:
-    """A span of time in words: "0.42 ms", "3.1 s"."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f} µs"
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"

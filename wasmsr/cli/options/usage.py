@@ -1,0 +1,14 @@
+"""The error of a command line that contradicts itself."""
+
+from __future__ import annotations
+
+from wasmsr import errors
+
+
+class UsageError(errors.WasmsrError):
+    """What was typed contradicts itself, or the program."""
+
+    exit_code = errors.EXIT_USAGE
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="wasmsr run --help")
