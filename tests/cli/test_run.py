@@ -319,7 +319,7 @@ def test_quiet_and_verbose(cli: Cli, module: Path_) -> None:
     assert "Traceback" in cli("--log-level", "debug", "run", "nothing.wasm").stderr
 
 
-DIARY = Path(__file__).parents[1] / "migration" / "diary.wat"
+DIARY = Path(__file__).parents[1] / "migrate" / "diary.wat"
 
 
 def a_diary(cli: Cli) -> Path:
