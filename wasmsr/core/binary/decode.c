@@ -31,7 +31,7 @@ static bool read_length(wsr_reader *r, uint32_t least, uint32_t *out) {
   return true;
 }
 
-/* The length of a section's vector, which is limited beside. */
+/* Read the length of a section's vector and check it against the limit. */
 static bool read_count(wsr_reader *r, uint32_t least, uint32_t *out) {
   READ(read_length(r, least, out));
   if (*out > WSR_MAX_ITEMS)
@@ -175,7 +175,7 @@ static bool read_type_vector(wsr_module *m, wsr_reader *r, wsr_type **pool, cons
   return true;
 }
 
-/* One type of a group whose types have their indices already (5.3.6 to 5.3.8). */
+/* Read one type of a group. The types of the group have indices already (5.3.6 to 5.3.8). */
 static bool read_sub_type(wsr_module *m, wsr_reader *r, uint32_t index, wsr_type **pool) {
   wsr_subtype *sub = &m->subtypes[index];
   uint8_t form;
@@ -256,7 +256,8 @@ static bool open_group(wsr_module *m, wsr_reader *r, uint32_t *room, uint32_t mo
 static bool read_groups(wsr_module *m, wsr_reader *r, wsr_groups *groups) {
   uint32_t n, room = 0;
   READ(read_count(r, 2, &n));
-  /* Each type in a vector has a byte at least: so much room is enough, and never moves. */
+  /* Each type in a vector takes at least one byte. So this room is enough, and the pool never
+   * moves. */
   m->type_pool = malloc(((size_t)(r->end - r->at) + 1) * sizeof *m->type_pool);
   if (!m->type_pool) return no_memory(r);
   wsr_type *pool = m->type_pool;
@@ -288,7 +289,7 @@ static bool add_function(wsr_module *m, wsr_reader *r, uint32_t type) {
   return true;
 }
 
-/* A tag's attribute, and its type, which gives nothing (3.1.9). */
+/* Read a tag: its attribute, and its type, which must have no results (3.1.9). */
 static bool read_tag_type(const wsr_module *m, wsr_reader *r, uint32_t *type) {
   uint8_t attribute;
   READ(wsr_read_byte(r, &attribute));
@@ -306,7 +307,7 @@ static bool import_section(wsr_module *m, wsr_reader *r) {
   uint32_t n;
   READ(read_count(r, 4, &n));
   READ(extend(r, &m->imports, 0, n, sizeof *m->imports));
-  /* Each kind gets room for all; what is too much is small and given back with the module. */
+  /* Each kind gets room for all imports. The surplus is small and lives as long as the module. */
   READ(extend(r, &m->functions, 0, n, sizeof *m->functions));
   READ(extend(r, &m->tables, 0, n, sizeof *m->tables));
   READ(extend(r, &m->table_inits, 0, n, sizeof *m->table_inits));
@@ -552,7 +553,8 @@ static bool start_section(wsr_module *m, wsr_reader *r) {
 
 static bool data_count_section(wsr_module *m, wsr_reader *r) {
   if (!wsr_read_u32(r, &m->n_data_declared)) return false;
-  if (m->n_data_declared == WSR_NONE) /* means here: not declared; and so many cannot follow */
+  if (m->n_data_declared ==
+      WSR_NONE) /* the section declares a count that means "none"; no module can have so many */
     return malformed(r, "data count and data section have inconsistent lengths");
   return true;
 }
@@ -620,7 +622,7 @@ static bool decode(wsr_module *m, wsr_reader *r) {
     }
     last = place[id];
     if (id > SECTION_FUNCTION && !m->declared) {
-      /* from here on functions can be named: their number is known */
+      /* from here on ref.func can name functions: their number is known */
       m->declared = calloc((size_t)m->n.functions + 1, 1);
       if (!m->declared) return no_memory(r);
     }

@@ -20,7 +20,8 @@ typedef struct {
   } u;
 } wsr_cell;
 
-/* A load or store of one lane has both in `imm`; offsets so great are out of bounds everywhere. */
+/* A load or store of one lane has offset and lane in `imm`: 60 and 4 bits. A greater offset is out
+ * of bounds in every memory. */
 static inline uint64_t wsr_offset_and_lane(uint64_t offset, uint32_t lane) {
   const uint64_t most = ((uint64_t)1 << 60) - 1;
   return (offset < most ? offset : most) | (uint64_t)lane << 60;
@@ -32,7 +33,7 @@ static inline uint64_t wsr_offset_of(const wsr_cell *cell) {
 static inline uint32_t wsr_lane_of(const wsr_cell *cell) { return (uint32_t)(cell->u.imm >> 60); }
 
 typedef struct {
-  uint32_t cell, slot; /* where a label of br_table leads, and where its operands go */
+  uint32_t cell, slot; /* the label's cell, and the slot of its first operand */
 } wsr_target;
 
 /* What holds at one cell for every frame at that position: found by a walk over the body, so it is
@@ -50,13 +51,13 @@ typedef struct wsr_position {
  * in common: one entry for each push of the walk. */
 typedef struct {
   wsr_type type;
-  uint32_t below; /* the next operand down, or WSR_NONE */
+  uint32_t below; /* index of the operand below, or WSR_NONE */
 } wsr_operand;
 
 typedef struct {
   wsr_operand *operands;
   uint32_t n, room;
-  uint32_t top[]; /* by cell: the topmost operand, WSR_NONE for none, WSR_UNREACHED */
+  uint32_t top[]; /* by cell: index of the topmost operand, WSR_NONE or WSR_UNREACHED */
 } wsr_operand_map;
 
 typedef struct wsr_fast wsr_fast;
@@ -73,8 +74,8 @@ enum { WSR_CATCH, WSR_CATCH_REF, WSR_CATCH_LEGACY };
 
 typedef struct {
   uint32_t next; /* of the same try */
-  uint32_t what; /* WSR_CATCH_: what goes to the target beside the fields */
-  uint32_t tag;  /* index, or WSR_NONE for all */
+  uint32_t what; /* WSR_CATCH…: what the target gets besides the fields */
+  uint32_t tag;  /* tag index, or WSR_NONE: catches all */
   uint32_t target;
 } wsr_catch;
 
@@ -82,7 +83,7 @@ typedef struct {
 struct wsr_code {
   uint32_t function;                      /* index in its module */
   uint32_t n_params, n_results, n_locals; /* in slots: a v128 has two */
-  uint32_t n_local_types;                 /* their number as the module counts */
+  uint32_t n_local_types;                 /* number of locals, as the module counts */
   uint32_t frame_slots;                   /* locals and the greatest number of operands */
   uint32_t n_cells, n_targets, n_tries, n_catches;
   wsr_try *tries;
@@ -98,7 +99,8 @@ struct wsr_code {
   _Atomic(wsr_operand_map *) operands;
 };
 
-/* What a cell does, where it matters in several places. */
+/* ---- what a cell does ---- */
+
 static inline bool wsr_is_call(uint32_t op) {
   return op == WSR_OP_CALL || op == WSR_OP_CALL_INDIRECT || op == WSR_OP_CALL_REF;
 }
@@ -110,7 +112,7 @@ static inline bool wsr_is_tail_call(uint32_t op) {
 static inline bool wsr_may_throw(uint32_t op) {
   return wsr_is_call(op) || op == WSR_OP_THROW || op == WSR_OP_THROW_REF || op == WSR_OP_RETHROW;
 }
-/* A branch to `a`, or on to the next cell. */
+/* The cell branches to `a` or goes on with the next cell. */
 static inline bool wsr_may_branch(uint32_t op) {
   switch (op) {
     case WSR_OP_IF:
@@ -140,8 +142,8 @@ static inline bool wsr_pause_requested_at(const wsr_request *request, uint32_t t
          (atomic_load_explicit(request, memory_order_relaxed) & 1) != 0;
 }
 
-/* The compiled body of a defined function, made now if need be; NULL without memory, or when
- * `interrupt` (or NULL) is requested first. */
+/* The compiled body of a defined function. It is compiled now if need be. NULL without memory, or
+ * when `interrupt` (or NULL) is requested first. */
 const wsr_code *wsr_compile(wsr_module *module, uint32_t function, bool deterministic,
                             const wsr_request *interrupt);
 void wsr_code_free(wsr_code *code);
@@ -149,14 +151,14 @@ void wsr_code_free(wsr_code *code);
  * returns their number, or WSR_NONE where no reachable instruction starts there. */
 uint32_t wsr_types_before(const wsr_module *module, uint32_t function, uint32_t offset,
                           wsr_type *types, uint32_t room);
-/* What that says of every cell; NULL without memory. */
+/* The operand types before every cell; NULL without memory. */
 wsr_operand_map *wsr_map_operands(const wsr_module *module, const wsr_code *code);
 void wsr_operand_map_free(wsr_operand_map *map);
 /* The end of the instruction at `offset` of a validated body. */
 uint32_t wsr_instruction_end(const wsr_module *module, uint32_t offset);
 
 /* ---- runtime/exceptions.c ---- */
-/* The innermost try around the cell, or WSR_NONE. */
+/* The innermost try that contains the cell, or WSR_NONE. */
 uint32_t wsr_try_at(const wsr_code *code, uint32_t cell);
 
 /* ---- compile/liveness.c ---- */

@@ -4,7 +4,8 @@
 #define WSR_COMPILE_H
 #include "core/compile/code.h"
 
-/* A place that waits for a label's end: a cell's `a`, or the `cell` of a br_table target. */
+/* A forward reference to a label, filled in at the label's end: the `a` of a cell, or the `cell` of
+ * a br_table target. */
 typedef struct {
   uint32_t next; /* in the label's chain, WSR_NONE at its end */
   uint32_t at;
@@ -30,13 +31,13 @@ typedef struct {
 uint32_t wsr_emit(wsr_emitter *e, uint32_t op, uint32_t offset, uint32_t n, uint32_t s, uint32_t a,
                   uint32_t b);
 uint32_t wsr_emit_target(wsr_emitter *e, uint32_t slot);
-/* A try that begins at the next cell, in the one around it; returns its index. */
+/* Begin a try at the next cell, inside the try `outer`; returns its index. */
 uint32_t wsr_open_try(wsr_emitter *e, uint32_t outer);
 /* Append a catch after `*last` of the try (WSR_NONE: its first), which becomes the new last. */
 void wsr_emit_catch(wsr_emitter *e, uint32_t try_, uint32_t *last, uint32_t what, uint32_t tag,
                     uint32_t target);
 void wsr_add_fixup(wsr_emitter *e, uint32_t *chain, uint32_t at, bool target);
-/* Let everything in the chain lead to the next cell. */
+/* Make all forward references in the chain lead to the next cell. */
 void wsr_resolve(wsr_emitter *e, uint32_t chain);
 
 /* Walk the body of a defined function: validate it, with an emitter also compile it; stop before
@@ -51,7 +52,7 @@ typedef struct {
   uint32_t n_locals, local_slots;
   const wsr_type *locals; /* their types, valid until the walker's next body */
   uint64_t *used;         /* validating: features that were met */
-  wsr_operand_map *map;   /* to fill, of */
+  wsr_operand_map *map;   /* to be filled, with */
   const wsr_code *code;
 } wsr_walk;
 

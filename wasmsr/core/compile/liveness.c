@@ -36,7 +36,7 @@ static uint32_t rank(const uint64_t *live, const uint32_t *before, uint32_t cell
   return n;
 }
 
-/* Where the control goes from a cell besides the next: calls `visit` of each with `argument`. */
+/* Call `visit` with each cell to which control can go from this cell, other than the next. */
 typedef void visitor(void *argument, uint32_t cell);
 
 static bool successors(const wsr_code *code, uint32_t at, visitor *visit, void *argument) {
@@ -64,7 +64,7 @@ static bool successors(const wsr_code *code, uint32_t at, visitor *visit, void *
   }
 }
 
-/* Where an exception that is thrown at the cell may be caught. */
+/* Call `visit` with each label at which an exception thrown at the cell can be caught. */
 static void catches(const wsr_code *code, uint32_t at, visitor *visit, void *argument) {
   if (!code->n_tries || !wsr_may_throw(code->cells[at].op)) return;
   for (uint32_t t = wsr_try_at(code, at); t != WSR_NONE; t = code->tries[t].parent)
@@ -90,7 +90,7 @@ static void join(void *argument, uint32_t cell) {
   for (uint32_t w = 0; w < j->f->words; w++) j->out[w] |= set[w];
 }
 
-/* Take one cell's effect into the set: backward, a write kills and a read makes live. */
+/* Apply one cell to the set, backwards: a write kills a local, a read makes it live. */
 static void transfer(const flow *f, const wsr_cell *c, uint64_t *set) {
   const bool get = c->op == WSR_OP_LOCAL_GET || c->op == WSR_OP_LOCAL_GET_V128;
   if (!get && c->op != WSR_OP_LOCAL_SET && c->op != WSR_OP_LOCAL_TEE &&
@@ -189,7 +189,7 @@ static bool answer(const flow *f, const uint64_t *live, const uint32_t *before,
   return true;
 }
 
-/* Keep what was found with the code, for the next question, in one block. */
+/* Keep the result with the code, in one block, for later questions. */
 static void keep(wsr_code *code, const uint64_t *live, const uint32_t *before, const uint64_t *sets,
                  size_t n_sets) {
   const uint64_t map = bitmap_words(code), n_ranks = rank_words(code);

@@ -120,7 +120,7 @@ const wsr_code *wsr_compile(wsr_module *m, uint32_t function, bool deterministic
   code = make(m, function, deterministic, interrupt);
   wsr_code *first = NULL;
   if (code && !atomic_compare_exchange_strong(place, &first, code)) {
-    wsr_code_free(code); /* another thread was faster: use its code */
+    wsr_code_free(code); /* another thread published its code first: use that */
     code = first;
   }
   return code;

@@ -18,14 +18,14 @@ typedef struct {
 typedef struct {
   uint32_t op; /* WSR_OP_BLOCK, LOOP, IF, ELSE; WSR_OP_CALL for the function itself */
   type_list params, results;
-  uint32_t height;  /* operands below the parameters, */
-  uint32_t slots;   /* and the slots that they take */
+  uint32_t height;  /* number of operands below the parameters */
+  uint32_t slots;   /* slots that these operands take */
   uint32_t n_set;   /* locals known to be set where the block begins */
   uint32_t hidden;  /* 1 in a legacy catch: the exception is under its operands */
   uint32_t handler; /* the try that catches what is thrown here, or WSR_NONE */
-  uint32_t own;     /* the try that this block is, or WSR_NONE, */
-  uint32_t last;    /* and its last catch so far */
-  bool unreachable; /* the rest of this block */
+  uint32_t own;     /* the try that this block is, or WSR_NONE */
+  uint32_t last;    /* the last catch of that try so far */
+  bool unreachable; /* the rest of this block is unreachable */
   bool dead;        /* the block is in unreachable code: it emits nothing */
   uint32_t first;   /* loop: its body's first cell */
   uint32_t fixups;  /* chain of branches to the end */
@@ -35,13 +35,13 @@ typedef struct {
 struct wsr_walker {
   wsr_type *types; /* of the operands */
   uint32_t n, room;
-  uint32_t *entries; /* with a map: that of each operand */
+  uint32_t *entries; /* if there is a map: its entry for each operand */
   uint32_t entry_room;
-  uint32_t slots; /* that the operands take */
+  uint32_t slots; /* slots that the operands take */
   label *labels;
   uint32_t depth, label_room;
   wsr_type *locals;
-  uint32_t *local_slot; /* where each begins */
+  uint32_t *local_slot; /* first slot of each local */
   uint8_t *unset;       /* locals without a default value that may not have been set: 1 */
   uint32_t *set;        /* such locals that were set, in this order */
   uint32_t n_set, set_room;
@@ -49,7 +49,7 @@ struct wsr_walker {
   wsr_reader r;
   const wsr_module *m;
   wsr_walk *walk;
-  uint64_t start; /* of the instruction in hand */
+  uint64_t start; /* offset of the current instruction */
 };
 
 typedef wsr_walker walker;
@@ -73,7 +73,7 @@ static bool no_memory(walker *w) {
 
 /* ---- operands ---- */
 
-/* Enter the operand that is being pushed into the map. */
+/* Add the operand that is being pushed to the map. */
 static bool enter(walker *w, wsr_type type) {
   wsr_operand_map *map = w->walk->map;
   if (!wsr_array_reserve(&w->entries, &w->entry_room, w->n + 1, sizeof *w->entries) ||
@@ -289,7 +289,7 @@ static bool read_block_type(walker *w, type_list *params, type_list *results) {
 
 /* ---- exceptions ---- */
 
-/* The cells of a try end here. */
+/* End the cells of a try here. */
 static void close_try(walker *w, const label *l) {
   wsr_emitter *e = w->walk->emitter;
   if (l->own != WSR_NONE && !e->failed) e->tries[l->own].end = e->n_cells;
@@ -385,10 +385,10 @@ static bool do_try(walker *w, uint32_t op) {
   return true;
 }
 
-/* The label around the innermost. */
+/* The label outside the innermost one. */
 static const label *outer_label(const walker *w) { return &w->labels[w->depth - 2]; }
 
-/* A legacy catch or catch_all: what was before it ends, it begins. */
+/* A legacy catch or catch_all: the block before it ends, and a new one begins. */
 static bool do_catch(walker *w, uint32_t op) {
   label *l = &w->labels[w->depth - 1];
   if (l->op != WSR_OP_TRY && l->op != WSR_OP_CATCH)
@@ -418,7 +418,7 @@ static bool do_catch(walker *w, uint32_t op) {
   return push_all(w, params);
 }
 
-/* The end of a legacy try without catches: another one around it catches instead. */
+/* The end of a legacy try without catches: an outer try catches instead. */
 static bool do_delegate(walker *w) {
   label *l = &w->labels[w->depth - 1], *to = NULL;
   uint32_t index;
@@ -439,7 +439,7 @@ static bool do_delegate(walker *w) {
   return push_all(w, results);
 }
 
-/* False in *more when this was the function's own end. */
+/* `*more` becomes false at the end of the function. */
 static bool do_end(walker *w, bool *more) {
   label *l = &w->labels[w->depth - 1];
   wsr_emitter *e = w->walk->emitter;
@@ -526,7 +526,7 @@ static bool do_return(walker *w) {
   return true;
 }
 
-/* The type of a length for a copy between the two. */
+/* The type of the length of a copy between two memories or tables. */
 static wsr_type length_type(const wsr_bounds *a, const wsr_bounds *b) {
   return a->address64 && b->address64 ? WSR_I64 : WSR_I32;
 }
@@ -760,7 +760,7 @@ static bool read_zero(walker *w) {
   return byte ? wsr_fail(w->r.error, WSR_MALFORMED, w->start, "zero byte expected") : true;
 }
 
-/* Of four halves or two factors, low half first, two halves. */
+/* Wide arithmetic: four halves or two factors become two halves, low half first. */
 static bool do_wide(walker *w, uint32_t op) {
   const bool factors = op == WSR_OP_I64_MUL_WIDE_S || op == WSR_OP_I64_MUL_WIDE_U;
   for (int i = factors ? 2 : 4; i > 0; i--) NEED(pop(w, WSR_I64));
@@ -768,12 +768,12 @@ static bool do_wide(walker *w, uint32_t op) {
   return push(w, WSR_I64) && push(w, WSR_I64);
 }
 
-/* Instructions whose operands are written in their row. */
+/* Instructions whose operand types are in the opcode table. */
 static bool do_row(walker *w, uint32_t op) {
   const wsr_opcode_row *row = &wsr_opcode_table[op];
   uint64_t imm = 0;
   uint32_t n = 0;
-  wsr_type first = row->params[0]; /* of a load or store: as its memory says */
+  wsr_type first = row->params[0]; /* the address of a load or store has the type of its memory */
   int64_t number;
   switch (row->immediate) {
     case WSR_IMM_I32:
@@ -960,7 +960,7 @@ static bool step(walker *w, uint32_t op, bool *more) {
   }
 }
 
-/* Enter `count` locals of a type; their number is within the limit. */
+/* Add `count` locals of a type; the caller has checked their number. */
 static bool add_locals(walker *w, const wsr_type *types, wsr_type type, uint32_t count,
                        bool parameters) {
   const uint32_t n = w->n_locals + count;
@@ -986,7 +986,8 @@ static bool read_locals(walker *w, const wsr_function_type *type) {
   uint64_t total = type->n_params;
   NEED(wsr_read_u32(&w->r, &groups));
   const uint8_t *first = w->r.at;
-  for (int pass = 0; pass < 2; pass++) { /* first sum up, so that a hostile count costs nothing */
+  for (int pass = 0; pass < 2;
+       pass++) { /* the first pass only adds up: a hostile count then allocates nothing */
     w->r.at = first;
     for (uint32_t i = 0; i < groups; i++) {
       uint32_t count;

@@ -143,7 +143,7 @@ STEP(select_a, 2) {
 }
 HANDLER(select_a)
 
-/* likewise, of two slots */
+/* The same for v128: two slots. */
 #define EITHER() wsr_slots_get(fp + field(pc, (uint32_t)fp[field(pc, 2)] ? 0 : 1))
 STEP(select_v_a, 2) {
   r->va = EITHER();
@@ -347,12 +347,12 @@ static inline wsr_return *back_of(const wsr_thread *thread, const wsr_frame *fra
 }
 _Static_assert(sizeof(wsr_return) % sizeof(wsr_frame) == 0, "returns_from");
 
-/* What was read before is read again after this: it keeps values from living in registers that a
+/* Force values to be read again after this point. It keeps them out of registers that a
  * call does not have (there are three beside the arguments). */
 #define FORGET() __asm__ volatile("" : : : "memory")
-/* Likewise of what was computed from x. */
+/* Force what was computed from x to be computed again. */
 #define FORGET_WHENCE(x) __asm__("" : "+r"(x))
-/* Halves of the third word, each a load of its own (the CPUs of fast code are little-endian). */
+/* Halves of the third word, one load each. (Fast code runs on little-endian CPUs only.) */
 static inline uint32_t low_third(const uint64_t *pc) {
   uint32_t value;
   memcpy(&value, pc + 2, sizeof value);
@@ -454,7 +454,7 @@ END(tail_call) {
   return enter_tail(ARGUMENTS);
 }
 
-/* The function's type is not the one that the call names: it may be a subtype. */
+/* The function has another type than the call names. It can still be a subtype. */
 #define DESCENDS()                                                        \
   if (!wsr_descends(thread->store->subtypes, thread->functions[acc].type, \
                     thread->instance->types[low(pc[2])]))                 \
@@ -504,13 +504,13 @@ END(tail_call_ref) {
   acc--;
   return enter_tail(ARGUMENTS);
 }
-STEP(non_null, 2) { /* a: the reference, which stays where it is */
+STEP(non_null, 2) { /* a: the reference, which does not move */
   if (!fp[field(pc, 0)]) TRAP(NULL_REFERENCE);
   DONE;
 }
 HANDLER(non_null)
 
-/* The caller did not run in fast code, or there is none. */
+/* Return to a caller that runs in precise code, or to the host. */
 __attribute__((noinline, cold)) static uint32_t return_out(wsr_thread *thread) {
   count_frames(thread);
   if (thread->n_frames != thread->now.base_frame) return WSR_SWITCH;
@@ -540,7 +540,7 @@ END(return_n) { /* a: first result, b: their number */
 
 END(unreachable) { TRAP_HERE(UNREACHABLE); }
 
-/* Everything rare; third word: the precise cell, fourth: its index. */
+/* All rare instructions. Third word: the precise cell; fourth: its index. */
 static uint32_t slow(PARAMETERS) {
   const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
   const uint32_t trap = wsr_perform(thread, thread->instance, cell, fp);
@@ -579,7 +579,7 @@ static uint32_t atomic(PARAMETERS) {
   NEXT(3);
 }
 
-/* Throwing: third and fourth word as above. Who catches goes on in code that is entered anew. */
+/* Throw. Third and fourth word as above. The driver enters the code of the frame that catches. */
 static uint32_t raise(PARAMETERS) {
   (void)memory, (void)size, (void)acc, (void)fd, (void)fs, (void)va;
   const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
@@ -603,7 +603,7 @@ STEP(decide, 3) {
 }
 HANDLER(decide)
 
-/* The whole code of a function that runs in precise code only. */
+/* The only cell of a function that runs in precise code only. */
 static uint32_t not_here(PARAMETERS) {
   (void)pc, (void)fp, (void)memory, (void)size, (void)acc, (void)fd, (void)fs, (void)va;
   return leave(thread, 0, WSR_SWITCH);

@@ -16,8 +16,8 @@
  * then never changes. */
 typedef struct {
   uint64_t key;        /* 0 is free */
-  uint32_t of, length; /* the beginning of which sequence */
-  wsr_handler *all;    /* NULL where it is no sequence itself */
+  uint32_t of, length; /* the sequence, and the length of this beginning */
+  wsr_handler *all;    /* NULL if this beginning is no sequence itself */
 } beginning;
 
 typedef struct {

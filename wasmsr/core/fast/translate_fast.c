@@ -32,15 +32,15 @@ typedef struct {
 typedef struct {
   uint32_t slot;        /* operand whose value is only here, or WSR_NONE */
   uint32_t mirror;      /* slot that holds the same value, or WSR_NONE */
-  uint32_t producer;    /* with slot: the word of the cell that made it, */
-  wsr_handler *writing; /* its handler that writes a slot too, */
-  uint8_t field;        /* and the field that names this slot */
+  uint32_t producer;    /* with slot: the word of the cell that made the value */
+  wsr_handler *writing; /* the handler of that cell that writes a slot too */
+  uint8_t field;        /* the field of that cell for the slot to write */
 } accumulator;
 
 typedef struct {
   uint32_t from, at; /* the branch's cell, and the word that holds the distance */
-  uint32_t cell;     /* where it leads */
-  bool entry;        /* of a branch table: the distance is the word's low half */
+  uint32_t cell;     /* the precise cell to which it branches */
+  bool entry;        /* entry of a branch table: the distance is the low half of the word */
 } fixup;
 
 typedef struct {
@@ -57,22 +57,23 @@ typedef struct {
   uint32_t *pending; /* slots whose operand is not IN_SLOT, ascending */
   uint32_t n_pending;
   accumulator acc[KINDS];
-  uint32_t at;        /* precise cell in hand */
-  uint32_t last;      /* word of the last cell while it may still be changed, or WSR_NONE */
-  uint32_t binary;    /* = last when that has two operands and gives an integer: its row and */
-  uint32_t binary_op; /* operands */
+  uint32_t at;        /* the current precise cell */
+  uint32_t last;      /* word of the last cell if it can still be changed, or WSR_NONE */
+  uint32_t binary;    /* = last if that cell has two operands and an integer result */
+  uint32_t binary_op; /* the instruction of that cell */
   source a, b;
   accumulator before; /* the integer accumulator before the last cell that gives an integer */
-  uint32_t got;       /* = last when that is a global.get of an integer: which global */
+  uint32_t got;       /* = last if that cell is a global.get of an integer */
   uint32_t got_index;
-  uint32_t moved; /* word of the last cell when that is a single move, or WSR_NONE */
+  uint32_t moved; /* word of the last cell if that is a single move, or WSR_NONE */
   struct {        /* the last i32.load from an address in a slot */
     uint32_t start, slot, offset, cell;
-    uint32_t to; /* once it writes a slot and is still the last cell, or WSR_NONE */
+    uint32_t to; /* the slot that it writes, while it is the last cell; or WSR_NONE */
   } loaded;
   bool failed;
   const wsr_request *interrupt; /* give up (`failed`) when it is requested; or NULL */
-  uint32_t *longest; /* metered: by first cell of a block, instructions on the longest way on */
+  uint32_t *longest; /* metered: by first cell of a block, the most instructions up to the next
+                        decision */
 } translator;
 
 static bool room_for(translator *f, void *array, uint32_t *room, uint32_t need, size_t size) {
@@ -258,7 +259,7 @@ static source find(translator *f, uint32_t slot, int kind, bool constants) {
   return (source){f->acc[kind].mirror == place ? WSR_A : WSR_S, place, 0};
 }
 
-/* Two operands of one kind cannot both come from its accumulator: then one has a slot as well. */
+/* Two operands of one kind cannot both come from its accumulator. One of them gets a slot. */
 static void separate(source *a, source *b) {
   if (a->class != WSR_A || b->class != WSR_A) return;
   if (b->slot != WSR_NONE)
@@ -310,7 +311,7 @@ static void emit_binary(translator *f, uint32_t op, uint32_t s, source a, source
   f->b = b;
 }
 
-/* Take the last cell back, which gave an integer: another cell does its work too. */
+/* Remove the last cell, which made an integer: the next cell does its work too. */
 static void take_back(translator *f) {
   f->n = f->last;
   f->n_map--;
@@ -319,7 +320,7 @@ static void take_back(translator *f) {
   f->last = f->binary = f->got = f->moved = f->loaded.to = WSR_NONE;
 }
 
-/* Whether operand `slot` is the result of the last cell, and this has two operands. */
+/* Whether operand `slot` is the result of the last cell, and that cell has two operands. */
 static bool just_made(const translator *f, uint32_t slot) {
   return !f->failed && f->binary != WSR_NONE && f->operands[slot].where == IN_ACC &&
          f->acc[KIND_I].slot == slot && f->acc[KIND_I].producer == f->binary;
@@ -336,7 +337,7 @@ static bool just_added(translator *f, uint32_t slot, uint32_t *constant) {
   return f->binary_op == WSR_OP_I32_ADD || f->binary_op == WSR_OP_I32_SUB;
 }
 
-/* The shadow stack pointer of C: a global less or more a constant, in one cell. */
+/* A global plus or minus a constant in one cell, as C programs move the shadow stack pointer. */
 static bool global_and_constant(translator *f, uint32_t op, uint32_t s) {
   if ((op != WSR_OP_I32_ADD && op != WSR_OP_I32_SUB) || f->got == WSR_NONE || f->failed ||
       f->operands[s].where != IN_ACC || f->acc[KIND_I].producer != f->got ||
@@ -382,7 +383,7 @@ static void is_zero(translator *f, uint32_t equal, uint32_t s) {
   emit_binary(f, equal, s, a, b);
 }
 
-/* A load whose address is a sum that was just made: both in one cell. */
+/* A load whose address is the sum that the last cell made: one cell does both. */
 static bool load_sum(translator *f, wsr_handler *const *handlers, int kind, const wsr_cell *c) {
   enum { SLOT_CONSTANT, ACC_CONSTANT, SLOT_SLOT, SLOT_ACC };
   source a = f->a, b = f->b;
@@ -406,7 +407,7 @@ static bool load_sum(translator *f, wsr_handler *const *handlers, int kind, cons
   return true;
 }
 
-/* The slot that holds the operand, made now if it has none. */
+/* The slot of the operand; the operand is put there now if it is elsewhere. */
 static uint32_t any_slot(translator *f, uint32_t slot) {
   const operand *o = &f->operands[slot];
   if (o->where == IN_LOCAL) return (uint32_t)o->value;
@@ -450,7 +451,7 @@ static bool is_plain(const translator *f, const wsr_cell *c) {
   return c->n == 1 && o->where == IN_CONSTANT && (o->value | c->u.imm) >> 62 == 0;
 }
 
-/* A load from another memory than memory 0 with 32-bit addresses (core/fast_far.c). */
+/* A load from another memory than memory 0 with 32-bit addresses (handlers_other_memories.c). */
 static void load_other_memory(translator *f, uint32_t op, const wsr_cell *c) {
   const int kind = kind_of(wsr_opcode_table[op].result);
   f->loaded.start = WSR_NONE;
@@ -514,7 +515,7 @@ static void load(translator *f, uint32_t op, const wsr_cell *c) {
   const uint32_t offset = (uint32_t)c->u.imm;
   pop_operands(f, c->s);
   if (op == WSR_OP_I32_LOAD && f->loaded.to != WSR_NONE && a.class != WSR_C && a.slot != WSR_NONE &&
-      !f->failed) { /* the second of two: one cell does both */
+      !f->failed) { /* the second of two loads: one cell does both */
     const uint32_t to = f->loaded.to, slot = f->loaded.slot, first = f->loaded.offset;
     f->n = f->loaded.start;
     f->n_map--;
@@ -551,7 +552,7 @@ static void store(translator *f, uint32_t op, const wsr_cell *c) {
   if (b.class == WSR_C) word(f, b.value);
 }
 
-/* A local is about to change: operands that are this local keep its old value. */
+/* A local is about to change. Operands that are aliases of this local keep its old value. */
 static void materialize_aliases(translator *f, uint32_t local) {
   bool any = false;
   for (uint32_t i = 0; i < f->n_pending; i++) {
@@ -577,8 +578,8 @@ static bool makes_one_value(const translator *f) {
   return !f->failed && f->words[f->last] != pair_of_loads;
 }
 
-/* The aliases are settled before the last cell, which makes the local's new value: so this cell can
- * still write it to the local itself. */
+/* The aliases are put into their slots before the last cell, which makes the local's new value: so
+ * this cell can still write it to the local itself. */
 static void materialize_aliases_before(translator *f, uint32_t local, accumulator *acc) {
   uint64_t cell[8];
   const uint32_t start = f->last, size = f->n - start;
@@ -599,7 +600,8 @@ static void materialize_aliases_before(translator *f, uint32_t local, accumulato
 
 static void local_set(translator *f, uint32_t local, uint32_t s, bool vector, bool tee) {
   operand o = f->operands[s];
-  if (o.where != IN_SLOT) f->n_pending--; /* it is the topmost: out of the way of the aliases */
+  if (o.where != IN_SLOT)
+    f->n_pending--; /* the topmost operand; materialize_aliases must not see it */
   if (o.where == IN_ACC && f->acc[o.kind].producer == f->last && has_alias(f, local) &&
       makes_one_value(f))
     materialize_aliases_before(f, local, &f->acc[o.kind]);
@@ -715,7 +717,7 @@ static void branch(translator *f, uint32_t target) {
   add_fixup(f, start, start + 1, target, false);
 }
 
-/* The label's operands, all in slots that end at `top`, go to where the label expects them. */
+/* Move the operands of a label, in the slots up to `top`, to the slots that the label expects. */
 static void move_results(translator *f, uint32_t top, uint32_t n, uint32_t to) {
   for (uint32_t i = 0; i < n && to != top - n; i++) {
     move(f, top - n + i, to + i);
@@ -742,7 +744,7 @@ static void br_if(translator *f, const wsr_cell *c) {
   move_results(f, c->s, c->n, c->u.p.b);
   branch(f, c->u.p.a);
   set_distance(f, over, f->n);
-  forget(f); /* the moves happen on one way only */
+  forget(f); /* the moves happen on one of the two ways only */
 }
 
 /* The reference in slot s is null, or not: branch with the operands below it, or with it. */
@@ -770,7 +772,7 @@ static void br_on(translator *f, const wsr_cell *c) {
 static void br_table(translator *f, const wsr_cell *c) {
   source a;
   uint32_t by = 0;
-  if (f->n_pending == 1 && just_added(f, c->s, &by)) { /* index less the lowest case */
+  if (f->n_pending == 1 && just_added(f, c->s, &by)) { /* index minus the lowest case */
     a = f->a;
     pop_operands(f, c->s);
     take_back(f);
@@ -793,7 +795,7 @@ static void br_table(translator *f, const wsr_cell *c) {
 
 static void return_results(translator *f, uint32_t s, uint32_t n) {
   if (n == 0) {
-    flush_all(f); /* nothing is left on the stack that matters, but the pass expects slots */
+    flush_all(f); /* no operand is used any more, but the translator expects all in slots */
     special(f, WSR_FAST_return_0, 0);
     return;
   }
@@ -851,7 +853,7 @@ static void slow(translator *f, const wsr_cell *c) {
   forget(f);
 }
 
-/* Control instructions. False where the cell is none. */
+/* Translate a control instruction; false if the cell is none. */
 static bool translate_control(translator *f, const wsr_cell *c) {
   switch (c->op) {
     case WSR_OP_NOP:
@@ -903,7 +905,7 @@ static bool translate_control(translator *f, const wsr_cell *c) {
   }
 }
 
-/* References, parametric instructions, locals and globals. False where the cell is none. */
+/* Translate references, parametric instructions, locals and globals; false if the cell is none. */
 static bool translate_variable(translator *f, const wsr_cell *c) {
   switch (c->op) {
     case WSR_OP_REF_AS_NON_NULL:
@@ -1020,7 +1022,7 @@ static bool is_slow(const wsr_cell *c) {
 
 static bool is_call(const wsr_cell *c) { return wsr_is_call(c->op); }
 
-/* Whether a block ends with this cell: control may leave, or a pause may stop at it. */
+/* Whether a block ends with this cell: control can leave there, or a pause can stop. */
 static bool ends_block(const wsr_cell *c) {
   switch (c->op) {
     case WSR_OP_UNREACHABLE:
@@ -1050,7 +1052,7 @@ uint64_t wsr_left_in_block(const wsr_code *code, uint32_t cell) {
   return n;
 }
 
-/* Where fuel is decided upon: canonical points at which a block begins. */
+/* Whether the cell decides if the fuel suffices: a canonical point at which a block begins. */
 static bool decides(const translator *f, uint32_t cell) {
   return cell == 0 || f->leader[cell] & 2 || is_call(&f->code->cells[cell - 1]);
 }
