@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import msgpack
 import wasmtime
 
+from wasmsr.interp.store.externs import HostFunction
 from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
 from wasmsr.wasi.preview1.abi import ALL_RIGHTS, Right
@@ -250,9 +252,28 @@ class Guest(Calls):
         if self.hops:
             self.hop()
         raw = [argument & 0xFFFFFFFFFFFFFFFF for argument in arguments]
-        result = self.wasi.imports[self.module][name].call(self.caller, *raw)
-        assert type(result) is int
-        return result
+        function = self.wasi.imports[self.module][name]
+        with self.declared(function, raw) as result:
+            result.append(function.call(self.caller, *raw))
+        assert type(result[0]) is int
+        return result[0]
+
+    @contextmanager
+    def declared(self, function: HostFunction, arguments: Sequence[int]) -> Iterator[list[int]]:
+        """What a call changes of the memory is what its row declares: all of memory is compared."""
+        result: list[int] = []
+        if len(self.memory) > SIZE:
+            yield result
+            return
+        before = bytearray(self.memory)
+        assert function.writes is not None
+        told = function.writes(self.caller, arguments)
+        try:
+            yield result
+        finally:
+            for start, size in told(result == [0]):
+                before[start : start + size] = self.memory[start : start + size]
+            assert before == self.memory, "the call writes memory that its row does not declare"
 
     def close(self) -> None:
         self.wasi.close()

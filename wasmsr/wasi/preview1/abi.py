@@ -343,28 +343,46 @@ def text(memory: memoryview, pointer: int, size: int) -> bytes:
     return bytes(memory[pointer : pointer + size])
 
 
-def vectors(memory: memoryview, pointer: int, count: int) -> list[memoryview]:
-    """The buffers that an `iovec_array` names, as slices of linear memory without a copy, at most
-    `MOST_BYTES` together; EFAULT when the array or one of them lies outside."""
+def vectors_at(memory: memoryview, pointer: int, count: int) -> list[tuple[int, int]]:
+    """Return address and size of the buffers that an `iovec_array` names.
+
+    Several buffers have at most `MOST_BYTES` together.
+
+    Raises:
+        Failure: FAULT, where the array or a buffer is not within memory.
+    """
     size = len(memory)
     pointer &= U32
     count &= U32
     if pointer + 8 * count > size:
         raise Failure(Errno.FAULT)
-    if count == 1:
-        base, length = IOVEC.unpack_from(memory, pointer)
+    found = []
+    left = size if count == 1 else MOST_BYTES
+    array = memory[pointer : pointer + 8 * min(count, MAX_IOVECS)]
+    for base, length in IOVEC.iter_unpack(array):
         if base + length > size:
             raise Failure(Errno.FAULT)
-        return [memory[base : base + length]]
-    if count > MAX_IOVECS:
-        count = MAX_IOVECS
-    buffers = []
-    left = MOST_BYTES
-    for base, length in IOVEC.iter_unpack(memory[pointer : pointer + 8 * count]):
-        if base + length > size:
-            raise Failure(Errno.FAULT)
-        if length > left:
-            length = left
-        left -= length
-        buffers.append(memory[base : base + length])
-    return buffers
+        taken = min(length, left)
+        left -= taken
+        found.append((base, taken))
+    return found
+
+
+def vectors(memory: memoryview, pointer: int, count: int) -> list[memoryview]:
+    """Return the buffers that an `iovec_array` names, as slices of memory without a copy.
+
+    Raises:
+        Failure: FAULT, where the array or a buffer is not within memory.
+    """
+    if count & U32 != 1:
+        found = vectors_at(memory, pointer, count)
+        return [memory[base : base + length] for base, length in found]
+    # The commonest case by far.
+    pointer &= U32
+    size = len(memory)
+    if pointer + 8 > size:
+        raise Failure(Errno.FAULT)
+    base, length = IOVEC.unpack_from(memory, pointer)
+    if base + length > size:
+        raise Failure(Errno.FAULT)
+    return [memory[base : base + length]]

@@ -8,18 +8,21 @@ Source: WebAssembly/WASI, legacy/preview1/witx/wasi_snapshot_preview1.witx (name
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from wasmsr.record import record
 from wasmsr.wasi.engine import Caller, FuncType, HostFunction, ValType
 from wasmsr.wasi.errors import CallError
 from wasmsr.wasi.preview1 import fd_calls, path_calls, poll_calls, process_calls, sock_calls
-from wasmsr.wasi.preview1.abi import Failure, from_host
+from wasmsr.wasi.preview1.abi import EVENT, FDSTAT, FILESTAT, PRESTAT, Failure, from_host
+from wasmsr.wasi.preview1.writes import Arguments, At, Buffer, Buffers, Strings, spans
 from wasmsr.wasi.process import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from wasmsr.wasi.preview1.writes import Written
 
 MODULE = "wasi_snapshot_preview1"
 _TYPES = {"i": ValType.I32, "I": ValType.I64}
@@ -30,7 +33,8 @@ class CallRow:
     """One row.
 
     `params`: a letter for each parameter, `i` for i32 and `I` for i64; `behaviour`: what it does;
-    `snapshot`: what of it a snapshot holds; `result`: False for the one that does not return.
+    `snapshot`: what of it a snapshot holds; `result`: False for the one that does not return;
+    `writes`: which memory of the program a call may write.
     """
 
     call: Callable[..., None]
@@ -38,6 +42,7 @@ class CallRow:
     behaviour: str
     snapshot: str
     result: bool = True
+    writes: tuple[Written, ...] = ()
 
     @property
     def name(self) -> str:
@@ -49,11 +54,18 @@ class CallRow:
             tuple(_TYPES[letter] for letter in self.params), (ValType.I32,) if self.result else ()
         )
 
-    def parameters(self) -> list[str]:
-        """Names of the WebAssembly parameters, as the call spells them."""
-        import inspect  # only here: it is large, and for the document
+    def parameters(self) -> tuple[str, ...]:
+        """Return the names of the WebAssembly parameters, as the call spells them."""
+        return self.call.__code__.co_varnames[2 : 2 + len(self.params)]
 
-        return list(inspect.signature(self.call).parameters)[2 : 2 + len(self.params)]
+    def spans(
+        self, process: Process, caller: Caller, arguments: Sequence[int]
+    ) -> Callable[[bool], list[tuple[int, int]]]:
+        """Return what tells after a call which memory it may have written; see `writes.spans`."""
+        if not self.writes:
+            return lambda succeeded: []
+        values = dict(zip(self.parameters(), arguments, strict=True))
+        return spans(self.writes, Arguments(process, caller.memory, values))
 
 
 NOTHING = "nothing"
@@ -62,15 +74,40 @@ OFFSET = "the offset"
 CONNECTION = "refused, naming the descriptor, while a connection is open"
 
 FUNCTIONS: tuple[CallRow, ...] = (
-    CallRow(process_calls.args_get, "ii", "Copies the arguments.", "the arguments"),
-    CallRow(process_calls.args_sizes_get, "ii", "Sizes for `args_get`.", "the arguments"),
-    CallRow(process_calls.environ_get, "ii", "Copies the environment.", "the environment"),
-    CallRow(process_calls.environ_sizes_get, "ii", "Sizes for `environ_get`.", "the environment"),
+    CallRow(
+        process_calls.args_get,
+        "ii",
+        "Copies the arguments.",
+        "the arguments",
+        writes=(Strings("argv", "argv_buf", "args"),),
+    ),
+    CallRow(
+        process_calls.args_sizes_get,
+        "ii",
+        "Sizes for `args_get`.",
+        "the arguments",
+        writes=(At("argc", 4), At("argv_buf_size", 4)),
+    ),
+    CallRow(
+        process_calls.environ_get,
+        "ii",
+        "Copies the environment.",
+        "the environment",
+        writes=(Strings("environ", "environ_buf", "environ"),),
+    ),
+    CallRow(
+        process_calls.environ_sizes_get,
+        "ii",
+        "Sizes for `environ_get`.",
+        "the environment",
+        writes=(At("count", 4), At("environ_buf_size", 4)),
+    ),
     CallRow(
         process_calls.clock_res_get,
         "ii",
         "1 ns for each of the four clocks; EINVAL for others.",
         NOTHING,
+        writes=(At("resolution", 8),),
     ),
     CallRow(
         process_calls.clock_time_get,
@@ -79,6 +116,7 @@ FUNCTIONS: tuple[CallRow, ...] = (
         "program is saved; both CPU clocks are the process's. Deterministic: one virtual clock "
         "that a reading moves by 1 µs and a sleep by its length.",
         "the monotonic and the CPU-time clock; when they were stopped",
+        writes=(At("time", 8),),
     ),
     CallRow(
         fd_calls.fd_advise,
@@ -105,6 +143,7 @@ FUNCTIONS: tuple[CallRow, ...] = (
         "Type, flags and rights. A standard stream is a character device when it is a terminal, "
         "else of unknown type, and never seekable.",
         "flags and rights",
+        writes=(At("stat", FDSTAT.size),),
     ),
     CallRow(
         fd_calls.fd_fdstat_set_flags,
@@ -123,6 +162,7 @@ FUNCTIONS: tuple[CallRow, ...] = (
         "ii",
         "fstat. For a standard stream all is 0 but the type.",
         HOST_FILE,
+        writes=(At("stat", FILESTAT.size),),
     ),
     CallRow(fd_calls.fd_filestat_set_size, "iI", "ftruncate.", HOST_FILE),
     CallRow(
@@ -137,20 +177,29 @@ FUNCTIONS: tuple[CallRow, ...] = (
         "preadv straight into memory, much of it in pieces: a pause in between ends the call with "
         "nothing read. ESPIPE for what has no offset.",
         NOTHING,
+        writes=(Buffers("iovs", "iovs_len", "nread"), At("nread", 4)),
     ),
     CallRow(
         fd_calls.fd_prestat_get,
         "ii",
         "Preopened directories; EBADF ends the search.",
         "their names",
+        writes=(At("prestat", PRESTAT.size),),
     ),
     CallRow(
         fd_calls.fd_prestat_dir_name,
         "iii",
         "Their names; ENAMETOOLONG for too small a buffer.",
         "their names",
+        writes=(Buffer("path", "path_len"),),
     ),
-    CallRow(fd_calls.fd_pwrite, "iiiIi", "pwritev straight from memory.", HOST_FILE),
+    CallRow(
+        fd_calls.fd_pwrite,
+        "iiiIi",
+        "pwritev straight from memory.",
+        HOST_FILE,
+        writes=(At("nwritten", 4),),
+    ),
     CallRow(
         fd_calls.fd_read,
         "iiii",
@@ -159,6 +208,7 @@ FUNCTIONS: tuple[CallRow, ...] = (
         "the right to read.",
         "the offset; bytes of standard input that were read but not consumed; the call itself "
         "while it waits",
+        writes=(Buffers("iovs", "iovs_len", "nread"), At("nread", 4)),
     ),
     CallRow(
         fd_calls.fd_readdir,
@@ -166,6 +216,7 @@ FUNCTIONS: tuple[CallRow, ...] = (
         "`.`, `..` and the names in the order of their bytes, as they were when cookie 0 was last "
         "read; a cookie is a position in that list.",
         "the list",
+        writes=(Buffer("buf", "buf_len", "bufused"), At("bufused", 4)),
     ),
     CallRow(
         fd_calls.fd_renumber,
@@ -179,9 +230,10 @@ FUNCTIONS: tuple[CallRow, ...] = (
         "iIii",
         "lseek. ESPIPE for a stream, EBADF for a directory; FD_TELL is enough to ask.",
         OFFSET,
+        writes=(At("newoffset", 8),),
     ),
     CallRow(fd_calls.fd_sync, "i", "fsync, of directories too. EINVAL for a stream.", NOTHING),
-    CallRow(fd_calls.fd_tell, "ii", "The offset.", OFFSET),
+    CallRow(fd_calls.fd_tell, "ii", "The offset.", OFFSET, writes=(At("offset", 8),)),
     CallRow(
         fd_calls.fd_write,
         "iiii",
@@ -189,6 +241,7 @@ FUNCTIONS: tuple[CallRow, ...] = (
         "block; a pause ends the waiting, with a short write when something is written already. "
         "EPIPE when nobody reads any more.",
         "the offset; the call itself while it waits",
+        writes=(At("nwritten", 4),),
     ),
     CallRow(path_calls.path_create_directory, "iii", "mkdirat.", HOST_FILE),
     CallRow(
@@ -196,6 +249,7 @@ FUNCTIONS: tuple[CallRow, ...] = (
         "iiiii",
         "fstatat. A final link is followed if asked, or after a trailing slash.",
         HOST_FILE,
+        writes=(At("filestat", FILESTAT.size),),
     ),
     CallRow(path_calls.path_filestat_set_times, "iiiiIIi", "utimensat.", HOST_FILE),
     CallRow(
@@ -211,12 +265,14 @@ FUNCTIONS: tuple[CallRow, ...] = (
         "are what is asked, can be inherited and means something for the kind of file.",
         "mount, path below it free of links, flags, rights, access mode, offset and size; the "
         "content of a file that has no name any more",
+        writes=(At("opened", 4),),
     ),
     CallRow(
         path_calls.path_readlink,
         "iiiiii",
         "readlinkat, cut to the buffer.",
         HOST_FILE,
+        writes=(Buffer("buf", "buf_len", "bufused"), At("bufused", 4)),
     ),
     CallRow(path_calls.path_remove_directory, "iii", "unlinkat with AT_REMOVEDIR.", HOST_FILE),
     CallRow(path_calls.path_rename, "iiiiii", "renameat.", HOST_FILE),
@@ -233,6 +289,7 @@ FUNCTIONS: tuple[CallRow, ...] = (
         "Waits for descriptors and the realtime and monotonic clocks; files are always ready. "
         "EINVAL for no subscription; what is wrong with one is its event's error.",
         "when the call began, on the monotonic clock, so that made again it waits for the rest",
+        writes=(Buffer("events", "nsubscriptions", "nevents", EVENT.size), At("nevents", 4)),
     ),
     CallRow(
         process_calls.proc_exit,
@@ -254,6 +311,7 @@ FUNCTIONS: tuple[CallRow, ...] = (
         "ii",
         "The host's random bytes. Deterministic: the BLAKE2b stream of the seed.",
         "deterministic: the seed and how much was taken",
+        writes=(Buffer("buf", "buf_len"),),
     ),
     CallRow(
         sock_calls.sock_accept,
@@ -262,14 +320,16 @@ FUNCTIONS: tuple[CallRow, ...] = (
         "Waits, and a pause ends the waiting.",
         "which of the sockets given at the start it is: another must be given on resume; the call "
         "itself while it waits",
+        writes=(At("opened", 4),),
     ),
     CallRow(
         sock_calls.sock_recv,
         "iiiiii",
         "recvmsg; PEEK works, WAITALL is ENOTSUP.",
         CONNECTION,
+        writes=(Buffers("ri_data", "ri_data_len", None), At("ro_datalen", 4), At("ro_flags", 2)),
     ),
-    CallRow(sock_calls.sock_send, "iiiii", "sendmsg.", CONNECTION),
+    CallRow(sock_calls.sock_send, "iiiii", "sendmsg.", CONNECTION, writes=(At("so_datalen", 4),)),
     CallRow(sock_calls.sock_shutdown, "ii", "shutdown.", CONNECTION),
 )
 
@@ -317,12 +377,16 @@ def bind(function: CallRow, process: Process) -> HostFunction:
     Arguments come as the bits of their slots, unsigned: the calls make signed what is signed.
     """
     body = function.call
+
+    def writes(caller: Caller, arguments: Sequence[int]) -> Any:
+        return function.spans(process, caller, arguments)
+
     if not function.result:
 
         def leave(caller: Caller, *arguments: Any) -> None:
             body(process, caller, *arguments)
 
-        return HostFunction(function.type, leave, raw=True)
+        return HostFunction(function.type, leave, raw=True, writes=writes)
 
     def call(caller: Caller, *arguments: Any) -> int:
         try:
@@ -333,7 +397,7 @@ def bind(function: CallRow, process: Process) -> HostFunction:
             return from_host(error)
         return 0
 
-    return HostFunction(function.type, call, raw=True)
+    return HostFunction(function.type, call, raw=True, writes=writes)
 
 
 def imports(
@@ -350,18 +414,22 @@ def document() -> str:
         "",
         "<!-- Generated by `python -m wasmsr.wasi.preview1.functions`; do not edit. -->",
         "",
-        f"All {len(FUNCTIONS)} functions of `{MODULE}`: what each does, and what of it is in a "
-        "snapshot. A pointer outside of memory is EFAULT before anything has happened. Paths never "
-        "leave the directory they start from: absolute paths, absolute links and a `..` too many "
-        "are EPERM, more than 40 links ELOOP. `wasi_unstable`, the older ABI, is the same with its "
-        "own layouts and without `sock_accept`.",
+        f"All {len(FUNCTIONS)} functions of `{MODULE}`: what each does, which memory it may "
+        "write, and what of it is in a snapshot. A pointer outside of memory is EFAULT before "
+        "anything has happened. Paths never leave the directory they start from: absolute paths, "
+        "absolute links and a `..` too many are EPERM, more than 40 links ELOOP. "
+        "`wasi_unstable`, the older ABI, is the same with its own layouts and without "
+        "`sock_accept`.",
         "",
-        "| function | parameters | behaviour | in the snapshot |",
-        "|---|---|---|---|",
+        "| function | parameters | memory written | behaviour | in the snapshot |",
+        "|---|---|---|---|---|",
     ]
     for row in FUNCTIONS:
         parameters = ", ".join(f"`{name}`" for name in row.parameters())
-        lines.append(f"| `{row.name}` | {parameters} | {row.behaviour} | {row.snapshot} |")
+        written = ", ".join(part.described for part in row.writes)
+        lines.append(
+            f"| `{row.name}` | {parameters} | {written} | {row.behaviour} | {row.snapshot} |"
+        )
     lines += ["", "## What is not supported", "", "| what | answer | why |", "|---|---|---|"]
     lines += [f"| {what} | {answer} | {why} |" for what, answer, why in UNSUPPORTED]
     return "\n".join(lines) + "\n"

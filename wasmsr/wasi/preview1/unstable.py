@@ -14,6 +14,7 @@ from wasmsr.wasi.engine import Caller
 from wasmsr.wasi.preview1 import fd_calls, path_calls, poll_calls
 from wasmsr.wasi.preview1.abi import Errno, Failure, Whence
 from wasmsr.wasi.preview1.functions import FUNCTIONS, CallRow
+from wasmsr.wasi.preview1.writes import At
 from wasmsr.wasi.process import Process
 
 TYPE_CHECKING = False
@@ -58,12 +59,20 @@ def poll_oneoff(
 _CHANGED = {
     call.__name__: call for call in (fd_seek, fd_filestat_get, path_filestat_get, poll_oneoff)
 }
+_CHANGED_WRITES = {
+    "fd_filestat_get": (At("stat", FILESTAT.size),),
+    "path_filestat_get": (At("filestat", FILESTAT.size),),
+}
 
 
 def _table() -> tuple[CallRow, ...]:
     """The rows of preview 1 with the changed calls in their places."""
     return tuple(
-        replaced(row, call=_CHANGED.get(row.name, row.call))
+        replaced(
+            row,
+            call=_CHANGED.get(row.name, row.call),
+            writes=_CHANGED_WRITES.get(row.name, row.writes),
+        )
         for row in FUNCTIONS
         if row.name != "sock_accept"
     )
