@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from wasmsr._ffi import ffi, lib
+from wasmsr.interp.outcomes import Finished, Outcome, Paused, Trapped
 from wasmsr.interp.store.externs import Function, Global
-from wasmsr.interp.store.store import Finished, Outcome, Paused, Store, Trapped
+from wasmsr.interp.store.store import Store
 from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.format import content_digest
 from wasmsr.snapshot.state import SnapshotState

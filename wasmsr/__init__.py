@@ -115,7 +115,8 @@ if TYPE_CHECKING:
         Table,
         Tag,
     )
-    from wasmsr.interp.store.store import Imports, Instance, Store
+    from wasmsr.interp.store.instance import Imports, Instance
+    from wasmsr.interp.store.store import Store
     from wasmsr.interp.types import (
         Bounds,
         FuncType,

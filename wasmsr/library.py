@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from wasmsr.interp.literals import parse
 from wasmsr.interp.modules.module import MAGIC, Module, assemble
 from wasmsr.interp.outcomes import Limits, Outcome, Paused
-from wasmsr.interp.store.store import Imports, Store
+from wasmsr.interp.store.instance import Imports
+from wasmsr.interp.store.store import Store
 from wasmsr.program import COMMAND, HostGrants, Program, StopConditions, exported_function
 from wasmsr.runspec.grants import open_streams
 from wasmsr.runspec.run_spec import RunSpec, SpecError
@@ -24,6 +25,7 @@ from wasmsr.wasi.filesystem.mounts import Mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from wasmsr.interp.store.interface import StoreInterface
     from wasmsr.snapshot.state import SnapshotState
 
 
@@ -206,7 +208,7 @@ def _snapshot_of(spec: RunSpec) -> SnapshotState:
     )
 
 
-def pause(store: Store, timeout: float | None = None) -> bool:
+def pause(store: StoreInterface, timeout: float | None = None) -> bool:
     """Ask a store that another thread runs to pause, and wait until it stands.
 
     A host function of yours delays the pause until it returns, and a call-back until the host

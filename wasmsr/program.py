@@ -31,7 +31,8 @@ from wasmsr.errors import (
     reason,
 )
 from wasmsr.interp.modules.module import Module
-from wasmsr.interp.store.store import Exited, Finished, Limits, Paused, Store, Trapped
+from wasmsr.interp.outcomes import Exited, Finished, Limits, Paused, Trapped
+from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import FuncType
 from wasmsr.record import record
 from wasmsr.runspec.grants import HostGrants as HostGrants

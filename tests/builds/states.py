@@ -25,7 +25,8 @@ from tests.fuzz.throwing import FEATURES
 from tests.fuzz.throwing import source as everything
 from tests.lockstep import advance
 from wasmsr.interp.modules.module import Module
-from wasmsr.interp.store.store import Finished, Limits, Outcome, Paused, Store, Trapped
+from wasmsr.interp.outcomes import Finished, Limits, Outcome, Paused, Trapped
+from wasmsr.interp.store.store import Store
 from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.format import content_digest
 

@@ -12,7 +12,7 @@ import pytest
 from tests.cli.conftest import PATIENCE
 from wasmsr.errors import ModuleMismatch
 from wasmsr.interp.modules.module import Module, assemble
-from wasmsr.interp.store.store import Finished, Paused
+from wasmsr.interp.outcomes import Finished, Paused
 from wasmsr.program import ExportError, HostGrants, Program, ProgramState, StopConditions
 from wasmsr.snapshot.format import decode, encode
 from wasmsr.snapshot.state import SnapshotState

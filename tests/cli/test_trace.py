@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from wasmsr.interp.instruction_set.instructions import disassemble
 from wasmsr.interp.modules.module import Module, assemble
-from wasmsr.interp.store.store import Finished, Outcome, Store, Trapped
+from wasmsr.interp.outcomes import Finished, Outcome, Trapped
+from wasmsr.interp.store.store import Store
 from wasmsr.interp.tracer import Tracer
 
 if TYPE_CHECKING:

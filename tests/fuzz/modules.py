@@ -33,7 +33,7 @@ from wasmsr import (
     ValType,
 )
 from wasmsr.interp.store.externs import Global
-from wasmsr.interp.store.store import Instance
+from wasmsr.interp.store.instance import Instance
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "snapshot"
 SLOW = 5.0

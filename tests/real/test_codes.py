@@ -17,7 +17,7 @@ from tests.real.legs import Job, files_of
 from tests.real.netlist import feedback_register
 from tests.real.test_built import LUA, SQL
 from tests.real.twins import twins
-from wasmsr.interp.store.store import Exited, Finished
+from wasmsr.interp.outcomes import Exited, Finished
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "snapshot"
 COMPARED = 10_000

@@ -22,7 +22,7 @@ from tests.real.legs import Job, in_legs, whole
 from tests.real.twins import twins
 from wasmsr import Module, Store
 from wasmsr.errors import UnsupportedError
-from wasmsr.interp.store.store import Exited, Finished
+from wasmsr.interp.outcomes import Exited, Finished
 from wasmsr.interp.types import ValType
 from wasmsr.snapshot.format import load
 

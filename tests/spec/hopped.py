@@ -18,7 +18,8 @@ from hashlib import blake2b
 
 from tests.lockstep import advance
 from wasmsr._ffi import ffi, lib
-from wasmsr.interp.store.store import Finished, Outcome, Paused, Store
+from wasmsr.interp.outcomes import Finished, Outcome, Paused
+from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import ValType
 
 from .ours import finished

@@ -18,8 +18,10 @@ from typing import Any
 from tests.lockstep import Differ, Pair
 from wasmsr.errors import LinkError, Trap
 from wasmsr.interp.modules.module import Module
+from wasmsr.interp.outcomes import Finished, Limits, Outcome, Paused
 from wasmsr.interp.store.externs import Function, HostFunction
-from wasmsr.interp.store.store import Finished, Imports, Limits, Outcome, Paused, Store
+from wasmsr.interp.store.instance import Imports
+from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import FuncType, ValType
 
 from . import report, spectest, suite

@@ -15,9 +15,11 @@ import wasmtime
 from wasmsr import errors
 from wasmsr.errors import UnsupportedError
 from wasmsr.interp.modules.module import Module
+from wasmsr.interp.outcomes import Finished, Limits, Outcome, Trapped
 from wasmsr.interp.store.externs import Extern as Handle
 from wasmsr.interp.store.externs import Function, Global, HostFunction
-from wasmsr.interp.store.store import Finished, Imports, Limits, Outcome, Store, Trapped
+from wasmsr.interp.store.instance import Imports
+from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import FuncType, ValType
 
 from . import spectest
@@ -116,7 +118,7 @@ class WasmsrSession:
         if isinstance(value, Null):
             return 0
         if isinstance(value, Extern):
-            return self.store.reference_to_object(value.number)
+            return self.store.reference_bits(ValType.EXTERNREF, value.number)
         raise NoSuchExport(f"no way to pass {value}")
 
     def _value(self, kind: ValType, bits: int, result: Any) -> Value:

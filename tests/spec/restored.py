@@ -18,7 +18,9 @@ from itertools import pairwise
 from typing import Any
 
 from wasmsr.interp.modules.module import Module
-from wasmsr.interp.store.store import Finished, Imports, Limits, Outcome, Paused, Store, Trapped
+from wasmsr.interp.outcomes import Finished, Limits, Outcome, Paused, Trapped
+from wasmsr.interp.store.instance import Imports
+from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import ValType
 from wasmsr.snapshot import capture, format
 from wasmsr.snapshot import restore as restoring

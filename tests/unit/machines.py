@@ -9,7 +9,7 @@ from wasmsr import Module, Outcome, Paused, Store
 from wasmsr._ffi import ffi, lib
 from wasmsr.interp.instruction_set.instructions import disassemble
 from wasmsr.interp.instruction_set.traps import MESSAGES, NO_CODE
-from wasmsr.interp.store.store import Imports, Instance
+from wasmsr.interp.store.instance import Imports, Instance
 from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.format import decode, encode
 from wasmsr.snapshot.restore import restore
@@ -58,9 +58,9 @@ def hop(store: Store, imports: Imports | None = None, modules: Iterable[Module] 
 def run_with_request(store: Store) -> Outcome:
     """Run with a pause requested from the first instruction on: `run` itself would not begin."""
     lib.wsr_pause(store.c)
-    outcome = store._run(None)
+    outcome = store.invoker.run_queue(None)
     if not isinstance(outcome, Paused):
-        store._clear_pause()
+        store.pauses.clear()
     return outcome
 
 

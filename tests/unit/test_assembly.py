@@ -20,7 +20,7 @@ import pytest
 
 from wasmsr import Module, Store, _ffi
 from wasmsr._ffi import ffi, lib
-from wasmsr.interp.store.store import Finished
+from wasmsr.interp.outcomes import Finished
 
 MACHINE = platform.machine()
 JUMP = {"x86_64": r"^(notrack )?jmp\s+\*", "aarch64": r"^br\s"}.get(MACHINE, "")

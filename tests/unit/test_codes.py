@@ -13,7 +13,8 @@ import wasmtime
 
 from tests.lockstep import Pair, enqueue
 from wasmsr.interp.modules.module import Module
-from wasmsr.interp.store.store import Finished, Store
+from wasmsr.interp.outcomes import Finished
+from wasmsr.interp.store.store import Store
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "snapshot"
 PLENTY = 1 << 60

@@ -39,7 +39,7 @@ from wasmsr import (
     UnportableState,
     ValType,
 )
-from wasmsr.interp.store.store import Imports
+from wasmsr.interp.store.instance import Imports
 
 I32 = ValType.I32
 
@@ -571,6 +571,6 @@ def test_a_closed_store_keeps_nothing() -> None:
         {"h": {"f": lambda: None}},
     )
     instance.function("g")()
-    assert store._callers and store._perform_at
+    assert store.invoker.callers and store.linker.perform_at
     store.close()
-    assert not store._callers and not store._perform_at and not store.hosts
+    assert not store.invoker.callers and not store.linker.perform_at and not store.hosts

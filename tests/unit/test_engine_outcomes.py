@@ -30,7 +30,7 @@ from wasmsr import (
     Trap,
     Trapped,
 )
-from wasmsr.interp.store.store import Imports
+from wasmsr.interp.store.instance import Imports
 
 COUNTED = """
 (module

@@ -324,7 +324,7 @@ def test_exceptions_in_python_stay_alive_and_go_back() -> None:
     assert isinstance(store.run(), Trapped)
     instance.function("nothing")()  # a store remembers its last results
     gc.collect()
-    store.release()
+    store.references.release()
     assert lib.wsr_exception_count(store.c) == 0
 
 
@@ -391,7 +391,7 @@ def test_catching_at_a_loop_can_be_paused() -> None:
     assert isinstance(store.run(), Paused)
     for _ in range(3):  # it throws for ever, and stops when asked
         lib.wsr_pause(store.c)
-        assert isinstance(store._run(None), Paused)
+        assert isinstance(store.invoker.run_queue(None), Paused)
         store = hop(store)
 
 

@@ -25,8 +25,7 @@ from wasmsr import (
     UnsupportedError,
     ValType,
 )
-from wasmsr.interp.outcomes import Limits
-from wasmsr.interp.store.store import Finished
+from wasmsr.interp.outcomes import Finished, Limits
 from wasmsr.snapshot.format import decode, encode
 
 I32, I64 = ValType.I32, ValType.I64

@@ -13,7 +13,8 @@ import pytest
 
 from tests.unit.test_codes import EXAMPLES, MIXED, SWITCH, TAIL, TRAPS
 from wasmsr.interp.modules.module import Module
-from wasmsr.interp.store.store import Finished, Outcome, Paused, Store, Trapped
+from wasmsr.interp.outcomes import Finished, Outcome, Paused, Trapped
+from wasmsr.interp.store.store import Store
 from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.format import content_digest
 
@@ -105,4 +106,4 @@ def test_runs_with_and_without_fuel_may_alternate(name: str) -> None:
         while store.run() == Paused("requested"):
             store.run(fuel=2000)
             store.pause()
-        assert store._last == expected
+        assert store.invoker.last == expected

@@ -8,7 +8,7 @@ import pytest
 
 from tests.lockstep import Pair
 from wasmsr import Module, Store, UnsupportedError
-from wasmsr.interp.store.store import Finished
+from wasmsr.interp.outcomes import Finished
 
 FEATURES = "+wide-arithmetic"
 TEXT = """(module

@@ -228,7 +228,7 @@ def _core_of(name: str, features: str | None) -> Module:
     """`load` of the core module in a component."""
     from wasmsr.errors import LinkError, printable
     from wasmsr.interp.modules.foreign_files import LAYER, core_of
-    from wasmsr.interp.modules.module import MAGIC, Module, assemble
+    from wasmsr.interp.modules.module import MAGIC, Module, assemble, decode_only
 
     with open(name, "rb", buffering=0) as file:
         data = file.read()
@@ -239,7 +239,7 @@ def _core_of(name: str, features: str | None) -> Module:
             f"{printable(name)} is no component, so there is no core module in it",
             hint="leave out --core",
         )
-    binary = core_of(data)
+    binary = core_of(data, decode_only)
     if binary is None:
         raise LinkError(
             f"{printable(name)}: no core module in the component runs with WASI preview 1 alone"

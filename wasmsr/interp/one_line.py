@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from wasmsr.interp.modules.module import Module
-    from wasmsr.interp.store.externs import Global, Handle, HostFunction, Memory, Table, Tag
-    from wasmsr.interp.store.instance import Instance
-    from wasmsr.interp.store.store import Store
-
 NAMES = 5
 """Names of exports that are shown."""
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
@@ -47,7 +42,7 @@ def function_type(type_: FuncType) -> str:
     return f"({', '.join(map(str, type_.params))}) -> {results}"
 
 
-def module(one: Module) -> str:
+def module(one: Any) -> str:
     """A module: its name, its size, what it asks for and offers."""
     name = printable(one.name, 80) if one.name else "without a name"
     parts = [
@@ -58,7 +53,7 @@ def module(one: Module) -> str:
     return f"<Module {name}: {', '.join(parts)}, {one.digest.hex()[:12]}>"
 
 
-def instance(one: Instance) -> str:
+def instance(one: Any) -> str:
     """An instance: of which module, and what it exports."""
     name = one.name or one.module.name
     exports = listed([item.name for item in one.module.exports], NAMES)
@@ -66,9 +61,9 @@ def instance(one: Instance) -> str:
     return f"<Instance {one.index} of {of}: exports {exports or 'nothing'}>"
 
 
-def store(one: Store) -> str:
+def store(one: Any) -> str:
     """A store: what is in it, and whether and where its program stands."""
-    if "c" not in one.__dict__:
+    if one.closed:
         return "<Store, closed>"
     counts = ffi.new("wsr_store_counts *")
     lib.wsr_store_count(one.c, counts)
@@ -82,7 +77,7 @@ def store(one: Store) -> str:
     return f"<Store: {', '.join(parts)}>"
 
 
-def _standing(one: Store) -> str:
+def _standing(one: Any) -> str:
     if one.running:
         return "running"
     waiting = f"{number(len(one.queue), 'invocation')} to come" if one.queue else ""
@@ -95,11 +90,11 @@ def _standing(one: Store) -> str:
     return f"{text}, {waiting}" if waiting else text
 
 
-def handle(one: Handle) -> str:
+def handle(one: Any) -> str:
     """An extern: its address, and what its kind has to say."""
     kind = next(c.__name__ for c in type(one).__mro__ if c.__name__ in _OF)
     what = f"{kind} {one.address}"
-    if "c" not in one.store.__dict__:
+    if one.store.closed:
         return f"<{what} of a closed store>"
     counts = ffi.new("wsr_store_counts *")
     lib.wsr_store_count(one.store.c, counts)
@@ -108,41 +103,40 @@ def handle(one: Handle) -> str:
     return f"<{what}{_OF[kind](one)}>"
 
 
-def _function(one: Handle) -> str:
-    from wasmsr.interp.store.externs import view_function
-
-    type_, host, owner, index = view_function(one.store, one.address)
-    if host:
+def _function(one: Any) -> str:
+    view = ffi.new("wsr_function_view *")
+    lib.wsr_function(one.store.c, one.address, view)
+    if view.host:
         _, module_name, name = one.store.hosts[one.address]
         text = f"{printable(module_name, 80)}.{printable(name, 80)} of the host"
     else:
-        text = printable(one.store.instances[owner].module.function_name(index), 80)
-    return f": {text} {function_type(type_)}"
+        text = printable(one.store.instances[view.instance].module.function_name(view.index), 80)
+    return f": {text} {function_type(one.type)}"
 
 
 def _most(maximum: int | None) -> str:
     return "" if maximum is None else f" of at most {maximum}"
 
 
-def _memory(one: Memory) -> str:
+def _memory(one: Any) -> str:
     type_ = one.type
     pages = number(type_.bounds.minimum, "page") + _most(type_.bounds.maximum)
     wide = ", 64-bit addresses" if type_.address is ValType.I64 else ""
     return f": {pages} ({size(type_.bounds.minimum << 16)}){wide}"
 
 
-def _table(one: Table) -> str:
+def _table(one: Any) -> str:
     type_ = one.type
     elements = number(type_.bounds.minimum, "element") + _most(type_.bounds.maximum)
     return f": {elements}, {type_.element}"
 
 
-def _global(one: Global) -> str:
+def _global(one: Any) -> str:
     type_, bits = one._read()
     return f": {'mut ' if type_.mutable else ''}{type_.value} = {show(type_.value, bits)}"
 
 
-def _tag(one: Tag) -> str:
+def _tag(one: Any) -> str:
     return f": ({', '.join(map(str, one.type.params))})"
 
 
@@ -162,7 +156,7 @@ _OF: dict[str, Callable[[Any], str]] = {
 }
 
 
-def host_function(one: HostFunction) -> str:
+def host_function(one: Any) -> str:
     """A function of the host: what it calls, and what it is known by."""
     call = getattr(one.call, "__qualname__", type(one.call).__name__)
     known = "" if one.identity is None else f", known as {printable(one.identity, 80)}"

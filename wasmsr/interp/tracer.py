@@ -18,8 +18,9 @@ from wasmsr._ffi import lib
 from wasmsr.errors import printable
 from wasmsr.interp.instruction_set.instructions import disassemble
 from wasmsr.interp.literals import show
+from wasmsr.interp.outcomes import FrameView, Outcome, Paused
 from wasmsr.interp.store.externs import Global
-from wasmsr.interp.store.store import FrameView, Outcome, Paused, Store
+from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import ValType
 
 STATE_COLUMN = 48

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wasmsr.interp.store.store import Store
+    from wasmsr.interp.store.interface import StoreInterface
 
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _F32, _F64 = struct.Struct("<f"), struct.Struct("<d")
@@ -25,7 +25,7 @@ _TOP32, _TOP64 = 1 << 31, 1 << 63
 _LOW64, _ALL128 = (1 << 64) - 1, (1 << 128) - 1
 
 
-def to_slot(store: Store, type_: ValType, value: Any) -> int:
+def to_slot(store: StoreInterface, type_: ValType, value: Any) -> int:
     """The bits of a Python value.
 
     Integers may be given signed or unsigned. A number is rounded once to what a float type holds;
@@ -59,12 +59,7 @@ def to_slot(store: Store, type_: ValType, value: Any) -> int:
         if not 0 <= value <= _ALL128:
             raise OverflowError(f"{value} is no unsigned number of 128 bits")
         return value
-    if type_.code is ValType.FUNCREF:
-        bits = store.reference_to_function(value)
-    elif type_.code is ValType.EXNREF:
-        bits = store.reference_to_exception(value)
-    else:
-        bits = store.reference_to_object(value)
+    bits = store.reference_bits(type_, value)
     if type_ is not type_.code and not lib.wsr_value_fits(store.c, type_, bits):
         raise TypeError(f"{value!r} is no {type_}")
     return bits
@@ -81,7 +76,7 @@ def _odd(value: int) -> float:
     return float(value)
 
 
-def from_slot(store: Store, type_: ValType, bits: int) -> Any:
+def from_slot(store: StoreInterface, type_: ValType, bits: int) -> Any:
     """The Python value of a slot's bits; integers are signed."""
     if type_ is ValType.I32:
         return bits - (1 << 32) if bits & _TOP32 else bits
@@ -93,11 +88,7 @@ def from_slot(store: Store, type_: ValType, bits: int) -> Any:
         return _F64.unpack(_U64.pack(bits))[0]
     if type_ is ValType.V128:
         return bits
-    if type_.code is ValType.FUNCREF:
-        return store.function_of_reference(bits)
-    if type_.code is ValType.EXNREF:
-        return store.exception_of_reference(bits)
-    return store.object_of_reference(bits)
+    return store.referenced(type_, bits)
 
 
 def slot_count(types: Sequence[ValType]) -> int:
@@ -105,7 +96,7 @@ def slot_count(types: Sequence[ValType]) -> int:
     return len(types) + types.count(ValType.V128)
 
 
-def spread(types: Sequence[ValType], bits: Sequence[int]) -> Sequence[int]:
+def values_to_slots(types: Sequence[ValType], bits: Sequence[int]) -> Sequence[int]:
     """The slots of values whose bits are given."""
     if ValType.V128 not in types:
         return bits
@@ -115,8 +106,8 @@ def spread(types: Sequence[ValType], bits: Sequence[int]) -> Sequence[int]:
     return slots
 
 
-def gather(types: Sequence[ValType], slots: Sequence[int]) -> Sequence[int]:
-    """The bits of values whose slots are given: the way back from `spread`."""
+def slots_to_values(types: Sequence[ValType], slots: Sequence[int]) -> Sequence[int]:
+    """The bits of values whose slots are given: the way back from `values_to_slots`."""
     if ValType.V128 not in types:
         return slots
     source = iter(slots)
@@ -127,7 +118,7 @@ def gather(types: Sequence[ValType], slots: Sequence[int]) -> Sequence[int]:
     return bits
 
 
-def readers(types: tuple[ValType, ...]) -> Callable[[Store, Sequence[int]], list[Any]]:
+def readers(types: tuple[ValType, ...]) -> Callable[[StoreInterface, Sequence[int]], list[Any]]:
     """A function from bits to Python values of these types, for the arguments of host calls."""
     if all(t is ValType.I32 for t in types):
         return lambda store, slots: [v - (1 << 32) if v & _TOP32 else v for v in slots]

@@ -24,7 +24,7 @@ from wasmsr.errors import (
 )
 from wasmsr.interp.instruction_set.features import BY_NAME, State, chosen
 from wasmsr.interp.modules.module import Module
-from wasmsr.interp.store.store import Exited, Limits, Trapped
+from wasmsr.interp.outcomes import Exited, Limits, Trapped
 from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.files.results import deliver
 from wasmsr.migrate.ports import Buffer, Relays

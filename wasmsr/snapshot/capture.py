@@ -16,7 +16,7 @@ from wasmsr import realtime
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import UnportableState
 from wasmsr.interp.store.externs import Global
-from wasmsr.interp.store.store import Instance, Store
+from wasmsr.interp.store.instance import Instance
 from wasmsr.interp.types import (
     ValType,
     codes_of,
@@ -27,6 +27,7 @@ from wasmsr.snapshot.references import ReferenceNumbering
 from wasmsr.snapshot.state import SnapshotState
 
 if TYPE_CHECKING:
+    from wasmsr.interp.store.interface import StoreInterface
     from wasmsr.wasi.state.contents import Contents
 
 ENGINE = "wasmsr"
@@ -47,7 +48,7 @@ def _little(words: array[int]) -> bytes:
     return words.tobytes()
 
 
-def _table(store: Store, address: int) -> state.TableState:
+def _table(store: StoreInterface, address: int) -> state.TableState:
     view = ffi.new("wsr_table_view *")
     lib.wsr_table(store.c, address, view)
     words = array("Q")
@@ -59,7 +60,7 @@ def _table(store: Store, address: int) -> state.TableState:
     return state.TableState(int(code), bounds.minimum, maximum, elements, bool(bounds.address64))
 
 
-def _memory(store: Store, address: int) -> state.MemoryState:
+def _memory(store: StoreInterface, address: int) -> state.MemoryState:
     view = ffi.new("wsr_memory_view *")
     lib.wsr_memory(store.c, address, view)
     bounds = view.bounds
@@ -68,14 +69,14 @@ def _memory(store: Store, address: int) -> state.MemoryState:
     return state.MemoryState(bounds.minimum, maximum, data, bool(bounds.address64))
 
 
-def _global(store: Store, address: int) -> state.GlobalState:
+def _global(store: StoreInterface, address: int) -> state.GlobalState:
     found = Global(store, address)
     type_, bits = found.type, found.bits
     code = type_.value.code
     return state.GlobalState(int(code), type_.mutable, bits)
 
 
-def _instance(store: Store, instance: Instance, module: int) -> state.InstanceState:
+def _instance(store: StoreInterface, instance: Instance, module: int) -> state.InstanceState:
     counts = instance.module.counts
 
     def addresses(kind: int, n: int) -> list[int]:
@@ -104,7 +105,7 @@ def _instance(store: Store, instance: Instance, module: int) -> state.InstanceSt
     )
 
 
-def _frames(store: Store) -> list[state.FrameState]:
+def _frames(store: StoreInterface) -> list[state.FrameState]:
     return [
         state.FrameState(
             view.instance,
@@ -119,7 +120,7 @@ def _frames(store: Store) -> list[state.FrameState]:
 
 
 def capture(
-    store: Store,
+    store: StoreInterface,
     *,
     wasi: Mapping[str, Any] | None = None,
     files: Contents | None = None,

@@ -13,11 +13,11 @@ from wasmsr._ffi import ffi, lib
 from wasmsr.interp.store.exceptions import view_exception
 from wasmsr.interp.store.externs import Tag
 from wasmsr.interp.types import ValType, codes_of
-from wasmsr.interp.values import gather, spread
+from wasmsr.interp.values import slots_to_values, values_to_slots
 from wasmsr.snapshot.state import ExceptionState
 
 if TYPE_CHECKING:
-    from wasmsr.interp.store.store import Store
+    from wasmsr.interp.store.interface import StoreInterface
 
 EXTERNREF, EXNREF = int(ValType.EXTERNREF), int(ValType.EXNREF)
 
@@ -35,7 +35,7 @@ class ReferenceNumbering:
         tags: By address, the type codes of the tag's fields.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: StoreInterface) -> None:
         self.store = store
         self.externs: list[Any] = []
         self.exceptions: list[ExceptionState] = []
@@ -77,7 +77,7 @@ class ReferenceNumbering:
                 continue
             tag, slots = view_exception(self.store, one)
             params = self._params[tag]
-            fields = list(gather(params, slots))
+            fields = list(slots_to_values(params, slots))
             inner = {
                 value: None
                 for type_, value in zip(params, fields, strict=True)
@@ -102,7 +102,7 @@ class RestoredExceptions:
         bits: what a saved reference is now, by the saved one: `bits[0]` is null.
     """
 
-    def __init__(self, store: Store, exceptions: list[ExceptionState]) -> None:
+    def __init__(self, store: StoreInterface, exceptions: list[ExceptionState]) -> None:
         self.bits = [0]
         for exception in exceptions:
             params = Tag(store, exception.tag).type.params
@@ -111,9 +111,9 @@ class RestoredExceptions:
                 for type_, value in zip(params, exception.fields, strict=True)
             ]
             for type_, value in zip(params, fields, strict=True):
-                if not lib.wsr_value_fits(store.c, type_, spread((type_,), (value,))[0]):
+                if not lib.wsr_value_fits(store.c, type_, values_to_slots((type_,), (value,))[0]):
                     raise ValueError(f"a field of an exception is no {type_}")
-            slots = list(spread(params, fields)) or [0]
+            slots = list(values_to_slots(params, fields)) or [0]
             made = lib.wsr_add_exception(store.c, exception.tag, slots)
             if not made:
                 raise MemoryError("no memory left for the snapshot's exceptions")

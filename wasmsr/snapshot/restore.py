@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import FormatError, ModuleError, ModuleMismatch, SnapshotError, printable
 from wasmsr.interp.modules.module import Import, Module
-from wasmsr.interp.store import store as machine
+from wasmsr.interp.outcomes import Limits
 from wasmsr.interp.store.externs import Function, Global, HostFunction, Tag, c_bounds
-from wasmsr.interp.store.store import Imports, Store
+from wasmsr.interp.store.instance import Imports
+from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import (
     Bounds,
     FuncType,
@@ -28,7 +29,7 @@ from wasmsr.interp.types import (
     codes_of,
     val_types,
 )
-from wasmsr.interp.values import gather, slot_count, spread
+from wasmsr.interp.values import slot_count, slots_to_values, values_to_slots
 from wasmsr.snapshot import state
 from wasmsr.snapshot.check import check
 from wasmsr.snapshot.encoding.registry import SECTIONS
@@ -75,10 +76,10 @@ def _check_modules(
     return found
 
 
-def _limits(saved: state.SavedLimits) -> machine.Limits:
+def _limits(saved: state.SavedLimits) -> Limits:
     """The limits of the store that is made; no store has ever had larger ones."""
     try:
-        return machine.Limits(
+        return Limits(
             saved.memory_pages, saved.table_elements, saved.stack_slots, saved.stack_frames
         )
     except ValueError as error:
@@ -116,12 +117,11 @@ class _Restoring:
         self.snapshot = snapshot
         self.modules = modules
         self.imports = imports
-        self.store = Store(
-            limits=_limits(snapshot.limits), deterministic=snapshot.limits.deterministic
+        self.store = Store.from_state(
+            limits=_limits(snapshot.limits),
+            deterministic=snapshot.limits.deterministic,
+            features=snapshot.limits.features,
         )
-        # Kept as they are, with names that this engine may not know: what counts is what modules
-        # need, and that was looked at when they were read.
-        self.store.features = frozenset(snapshot.limits.features)
         for module in modules:
             for feature in sorted(module.lacking(self.store.features)):
                 raise _bad(f"a module that needs the feature {feature}, which was not in force")
@@ -168,8 +168,7 @@ class _Restoring:
                 self._add_host_extern(kind)
             if self.next[kind] != size:
                 raise _bad("an address space with holes")
-        store.externs = list(self.snapshot.externs)
-        store._extern_index = {id(o): i + 1 for i, o in enumerate(store.externs)}
+        store.references.set_externs(self.snapshot.externs)
         self._fill()
         self._thread()
         for section in SECTIONS:
@@ -287,7 +286,7 @@ class _Restoring:
         if isinstance(found, HostFunction):
             function = found
         elif callable(found) and not isinstance(found, Function):
-            function = self.store.wrapped(type_, found, name)
+            function = self.store.wrap(type_, found, name)
         else:
             raise SnapshotError(
                 f"the program uses the host function {name}, which is not given",
@@ -337,7 +336,7 @@ class _Restoring:
             made = lib.wsr_add_memory(c, bounds, memory.minimum, self.error)
         elif space == 2 and address < len(snapshot.globals):
             item = snapshot.globals[address]
-            value = spread((ValType(item.type),), (item.value,))
+            value = values_to_slots((ValType(item.type),), (item.value,))
             type_ = self._narrowed(lib.WSR_GLOBAL, address, item.type)
             made = lib.wsr_add_global(c, type_, item.mutable, value, self.error)
         elif space == 3 and address < len(snapshot.tags):
@@ -463,7 +462,7 @@ class _Restoring:
                 else value
                 for code, value in zip(frame.types, frame.values, strict=True)
             ]
-            slots = spread(val_types(frame.types), bits)
+            slots = values_to_slots(val_types(frame.types), bits)
             types = ffi.from_buffer("uint8_t[]", frame.types or b"\0")
             values = ffi.new("uint64_t[]", list(slots) or [0])
             view = ffi.new(
@@ -486,7 +485,7 @@ class _Restoring:
                         raise invalid
                 raise FormatError(ffi.string(self.error.message).decode())
         if addresses:
-            store._entry = store.function_type(addresses[0])
+            store.invoker.entry = store.function_type(addresses[0])
         for address, slots in thread.queue:
             if not 0 <= address < self.next_function:
                 raise _bad("an invocation of an unknown function")
@@ -495,17 +494,17 @@ class _Restoring:
                 raise _bad("an invocation with another number of arguments")
             bits = [
                 self._restored(type_, value)
-                for type_, value in zip(params, gather(params, slots), strict=True)
+                for type_, value in zip(params, slots_to_values(params, slots), strict=True)
             ]
             self._keep(params, bits)
-            store.queue.append((address, tuple(spread(params, bits))))
+            store.queue.append((address, tuple(values_to_slots(params, bits))))
         store.executed = self.snapshot.executed
 
     def _keep(self, params: tuple[ValType, ...], bits: list[int]) -> None:
         """Until an invocation begins, the store must know of the exceptions among its arguments."""
         for type_, value in zip(params, bits, strict=True):
             if type_.code is ValType.EXNREF:
-                self.store._held.append((self.store.exception_of_reference(value),))
+                self.store.references.hold((self.store.referenced(type_, value),))
 
     def _function_address(self, frame: state.FrameState) -> int:
         if not 0 <= frame.instance < len(self.snapshot.instances):

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from wasmsr.interp.modules.module import Module
     from wasmsr.interp.outcomes import Limits
-    from wasmsr.interp.store.store import Imports, Store
+    from wasmsr.interp.store.instance import Imports
+    from wasmsr.interp.store.interface import StoreInterface
+    from wasmsr.interp.store.store import Store
     from wasmsr.wasi.facade import Stdin, Stdout, Wasi
     from wasmsr.wasi.filesystem.mounts import Mount
     from wasmsr.wasi.state.tree_restore import OnChanged
@@ -52,7 +54,7 @@ class Snapshot:
     @classmethod
     def of(
         cls,
-        store: Store,
+        store: StoreInterface,
         *,
         wasi: Wasi | None = None,
         fuel: int | None = None,

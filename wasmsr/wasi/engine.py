@@ -6,7 +6,7 @@ wanted) and may raise `Retry`: nothing has happened yet, make this call again af
 
 from __future__ import annotations
 
-from wasmsr.interp.store.store import Caller, HostFunction, Retry
+from wasmsr.interp.store.externs import Caller, HostFunction, Retry
 from wasmsr.interp.types import FuncType, ValType
 
 __all__ = ["Caller", "FuncType", "HostFunction", "Retry", "ValType"]

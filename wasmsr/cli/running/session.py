@@ -16,7 +16,7 @@ from wasmsr.cli.running.terminal import END_CODES, Events, Keyboard
 from wasmsr.cli.words.messages import say
 from wasmsr.cli.words.units import human_size, human_time
 from wasmsr.errors import printable
-from wasmsr.interp.store.store import Exited, Trapped
+from wasmsr.interp.outcomes import Exited, Trapped
 from wasmsr.program import Program, ProgramState
 from wasmsr.record import record
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from wasmsr.interp.modules.module import Module
+    from wasmsr.interp.modules.interface import ModuleInterface
 
     Content = TypeVar("Content")
 
@@ -161,7 +161,7 @@ HINTS = "metadata.code.branch_hint"
 """The name of the custom section with hints."""
 
 
-def branch_hints(module: Module) -> dict[int, bool]:
+def branch_hints(module: ModuleInterface) -> dict[int, bool]:
     """Which conditions of `if` and `br_if` are said to be likely true, or likely false: by byte
     offset of the instruction in the module. Empty where there is no such section, or one that is
     not as the proposal says: functions and offsets ascending, each hint of one byte, 0 or 1, at
@@ -178,7 +178,7 @@ def branch_hints(module: Module) -> dict[int, bool]:
         return {}
 
 
-def _hints(module: Module, data: bytes) -> dict[int, bool]:
+def _hints(module: ModuleInterface, data: bytes) -> dict[int, bool]:
     from wasmsr.interp.instruction_set.instructions import disassemble
 
     found: dict[int, bool] = {}

@@ -20,7 +20,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wasmsr.interp.modules.module import Module
+    from wasmsr.interp.modules.interface import ModuleInterface
+
+    Decode = Callable[[bytes], ModuleInterface]
+    """Decodes a module without validation of its bodies. Raises ModuleError."""
 
 CORE = b"\0asm\1\0\0\0"
 LAYER = b"\1\0"
@@ -133,12 +136,12 @@ def what_text_is(data: bytes) -> tuple[str, str | None]:
     return "", None
 
 
-def better(data: bytes, error: Exception) -> Exception:
-    """The error for bytes that the core refuses: one that says more, or `error`."""
+def better(data: bytes, error: Exception, decode: Decode) -> Exception:
+    """Return the error for bytes that the core refuses: one that says more, or `error`."""
     if not isinstance(error, MalformedError):
         return error
     if len(data) >= 8 and data[6:8] == LAYER:
-        return of_component(data)
+        return of_component(data, decode)
     if len(data) >= 8 and data[:4] == CORE[:4] and data[4:8] != CORE[4:]:
         version = int.from_bytes(data[4:8], "little")
         return MalformedError(
@@ -181,7 +184,7 @@ def cut_off(data: bytes) -> str | None:
 # ---- components ----------------------------------------------------------------------------------
 
 
-def of_component(data: bytes) -> ModuleError:
+def of_component(data: bytes, decode: Decode) -> ModuleError:
     """The error for a component: for which WASI it is, and whether a part of it runs here."""
     where = cut_off(data)
     if where is not None:
@@ -192,7 +195,7 @@ def of_component(data: bytes) -> ModuleError:
         )
     versions = wasi_versions(data)
     wanted = f" for WASI {' and '.join(versions)}" if versions else ""
-    if core_of(data) is not None:
+    if core_of(data, decode) is not None:
         hint = "wasmsr run --core runs the core module in it, which needs WASI preview 1 only"
     else:
         hint = PREVIEW_1
@@ -238,16 +241,14 @@ def core_modules(data: bytes) -> Iterator[tuple[int, int]]:
             continue
 
 
-def core_of(data: bytes) -> bytes | None:
+def core_of(data: bytes, decode: Decode) -> bytes | None:
     """The core module of a component that runs here: all that it imports is WASI preview 1. One
     that is a command goes first, then the largest; None if there is none."""
-    from wasmsr.interp.modules.module import Module
-
     best: tuple[bool, int, bytes] | None = None
     for begin, end in core_modules(data):
         binary = data[begin:end]
         try:
-            module = Module(binary, lazy=True)
+            module = decode(binary)
         except ModuleError:
             continue
         if not module.exports or any(item.module not in GIVEN for item in module.imports):
@@ -368,7 +369,7 @@ def _version(module: str) -> Any:
     return re.search(r"^wasi:.*@(\d+\.\d+(\.\d+)?)", module, re.ASCII)
 
 
-def refusal(module: Module) -> LinkError | None:
+def refusal(module: ModuleInterface) -> LinkError | None:
     """The error for a module with imports that `wasmsr run` does not give, if its toolchain can be
     told; None if it has none, or is of no family known here."""
     lacking = [(i.module, i.name) for i in module.imports if i.module not in GIVEN]
@@ -386,7 +387,7 @@ def refusal(module: Module) -> LinkError | None:
     return LinkError(f"this is {name}: it imports {', '.join(names)}{more}", hint=family.hint)
 
 
-def unlinked(module: Module) -> str | None:
+def unlinked(module: ModuleInterface) -> str | None:
     """What a module is that was not linked to a program: an object file or a library; else None."""
     if module.custom_section("linking") is not None:
         return "an object file, which is not linked yet (wasm-ld, or the compiler without -c)"

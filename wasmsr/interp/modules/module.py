@@ -154,7 +154,7 @@ class Module:
                 better,  # only here: most modules are good
             )
 
-            raise better(self.binary, core_error(error))
+            raise better(self.binary, core_error(error), decode_only)
         self._c = ffi.gc(pointer, lib.wsr_module_free, size=len(self.binary))
         self._validating = threading.Lock()
         self.validated = False
@@ -172,9 +172,9 @@ class Module:
         )
 
     def __repr__(self) -> str:
-        from wasmsr.interp import one_line as shown  # only here: few ask
+        from wasmsr.interp import one_line  # only here: few ask
 
-        return shown.module(self)
+        return one_line.module(self)
 
     def validate(self, size: int | None = None) -> bool:
         """Validate the bodies of functions: all, or of those that have not been yet about `size`
@@ -393,6 +393,11 @@ class Module:
                 found.append((name, start + length, end))
             at = end
         return found
+
+
+def decode_only(binary: bytes) -> Module:
+    """Return a module whose bodies are validated when they are compiled. Raises ModuleError."""
+    return Module(binary, lazy=True)
 
 
 def assemble(text: bytes, what: str = "the text") -> bytes:

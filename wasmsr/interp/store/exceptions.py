@@ -10,13 +10,13 @@ from wasmsr._ffi import ffi, lib
 from wasmsr.errors import UncaughtException
 from wasmsr.interp.store.externs import Tag
 from wasmsr.interp.types import ValType
-from wasmsr.interp.values import from_slot, gather
+from wasmsr.interp.values import from_slot, slots_to_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wasmsr.interp.store.store import Store
+    from wasmsr.interp.store.interface import StoreInterface
 
 
 class ThrownException:
@@ -26,15 +26,14 @@ class ThrownException:
         store, bits: where it is, and the reference to it.
     """
 
-    def __init__(self, store: Store, bits: int) -> None:
+    def __init__(self, store: StoreInterface, bits: int) -> None:
         self.store = store
         self.bits = bits
-        store.release()
-        lib.wsr_keep_exception(store.c, bits, 1)
+        store.keep_exception(bits)
 
     def __del__(self) -> None:
         # The collector may call this on any thread, while the core runs: the store does the rest.
-        self.store.released.append(self.bits)
+        self.store.release_exception(self.bits)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -47,7 +46,7 @@ class ThrownException:
         return hash((id(self.store), self.bits))
 
     def __repr__(self) -> str:
-        if "c" not in self.store.__dict__:
+        if self.store.closed:
             return "<ThrownException of a closed store>"
         return f"<ThrownException of tag {self.tag.address}: {self.fields!r}>"
 
@@ -63,7 +62,7 @@ class ThrownException:
         """The values that it carries."""
         tag, slots = view_exception(self.store, self.bits)
         params = Tag(self.store, tag).type.params
-        values = gather(params, slots)
+        values = slots_to_values(params, slots)
         return tuple(from_slot(self.store, t, v) for t, v in zip(params, values, strict=True))
 
     def error(self) -> UncaughtException:
@@ -71,7 +70,7 @@ class ThrownException:
         return UncaughtException(self, self.tag, self.fields)
 
 
-def view_exception(store: Store, bits: int) -> tuple[int, list[int]]:
+def view_exception(store: StoreInterface, bits: int) -> tuple[int, list[int]]:
     """The address of an exception's tag, and the slots of its fields."""
     view = ffi.new("wsr_exception_fields *")
     lib.wsr_exception_view(store.c, bits, view)

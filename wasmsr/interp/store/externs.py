@@ -10,8 +10,7 @@ import select
 from collections.abc import Callable
 
 from wasmsr._ffi import ffi, lib
-from wasmsr.errors import HostError, LinkError, ModuleError, Trap
-from wasmsr.interp.instruction_set.traps import MESSAGES
+from wasmsr.errors import HostError, LinkError
 from wasmsr.interp.modules.module import address_type, core_error, function_type
 from wasmsr.interp.store.host_calls import performer
 from wasmsr.interp.types import (
@@ -23,7 +22,7 @@ from wasmsr.interp.types import (
     TagType,
     ValType,
 )
-from wasmsr.interp.values import from_slot, gather, slot_count, spread, to_slot
+from wasmsr.interp.values import from_slot, slot_count, slots_to_values, to_slot, values_to_slots
 from wasmsr.record import record
 
 TYPE_CHECKING = False
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from wasmsr.interp.gate import Writes
-    from wasmsr.interp.store.store import Store
+    from wasmsr.interp.store.interface import StoreInterface
 
 
 class Retry(BaseException):
@@ -87,9 +86,9 @@ class HostFunction:
         return slot_count(self.type.results)
 
     def __repr__(self) -> str:
-        from wasmsr.interp import one_line as shown  # only here: few ask
+        from wasmsr.interp import one_line  # only here: few ask
 
-        return shown.host_function(self)
+        return one_line.host_function(self)
 
     @classmethod
     def of(cls, type: FuncType, call: Callable[..., Any], name: str) -> HostFunction:
@@ -138,7 +137,7 @@ class Caller:
         instance: index of the calling instance, or None where the host called.
     """
 
-    store: Store
+    store: StoreInterface
     instance: int | None
 
     @property
@@ -185,7 +184,7 @@ class Caller:
 class Callers(dict["int | None", Caller]):
     """A `Caller` for each instance of a store, made when it is first asked for."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: StoreInterface) -> None:
         self.store = store
 
     def __missing__(self, instance: int | None) -> Caller:
@@ -196,7 +195,7 @@ class Callers(dict["int | None", Caller]):
 class Handle:
     """A place in a store, by address."""
 
-    def __init__(self, store: Store, address: int) -> None:
+    def __init__(self, store: StoreInterface, address: int) -> None:
         self.store = store
         self.address = address
 
@@ -212,9 +211,9 @@ class Handle:
         return hash((id(self.store), type(self), self.address))
 
     def __repr__(self) -> str:
-        from wasmsr.interp import one_line as shown  # only here: few ask
+        from wasmsr.interp import one_line  # only here: few ask
 
-        return shown.handle(self)
+        return one_line.handle(self)
 
 
 class Function(Handle):
@@ -244,7 +243,7 @@ class Memory(Handle):
     """A linear memory in a store."""
 
     @classmethod
-    def new(cls, store: Store, type_: MemoryType) -> Memory:
+    def new(cls, store: StoreInterface, type_: MemoryType) -> Memory:
         """Allocate one, for modules to import."""
         error = ffi.new("wsr_error *")
         minimum = type_.bounds.minimum
@@ -304,7 +303,7 @@ class Table(Handle):
     """A table in a store: a sequence of references."""
 
     @classmethod
-    def new(cls, store: Store, type_: TableType) -> Table:
+    def new(cls, store: StoreInterface, type_: TableType) -> Table:
         """Allocate one of null references, for modules to import."""
         error = ffi.new("wsr_error *")
         if not type_.element.nullable:
@@ -358,15 +357,15 @@ class Global(Handle):
     """A global in a store."""
 
     @classmethod
-    def new(cls, store: Store, type_: GlobalType, value: Any) -> Global:
+    def new(cls, store: StoreInterface, type_: GlobalType, value: Any) -> Global:
         """Allocate one, for modules to import."""
         return cls.from_bits(store, type_, to_slot(store, type_.value, value))
 
     @classmethod
-    def from_bits(cls, store: Store, type_: GlobalType, bits: int) -> Global:
+    def from_bits(cls, store: StoreInterface, type_: GlobalType, bits: int) -> Global:
         """Allocate one from the bits of its value."""
         error = ffi.new("wsr_error *")
-        slots = spread((type_.value,), (bits,))
+        slots = values_to_slots((type_.value,), (bits,))
         address = lib.wsr_add_global(store.c, type_.value, type_.mutable, slots, error)
         return cls(store, _allocated(address, error))
 
@@ -374,7 +373,7 @@ class Global(Handle):
         type_, value = ffi.new("wsr_global_type *"), ffi.new("uint64_t[2]")
         lib.wsr_global(self.store.c, self.address, type_, value)
         kind = ValType(type_.type)
-        return GlobalType(kind, bool(type_.mutability)), gather((kind,), value)[0]
+        return GlobalType(kind, bool(type_.mutability)), slots_to_values((kind,), value)[0]
 
     @property
     def type(self) -> GlobalType:
@@ -401,7 +400,7 @@ class Global(Handle):
 
     def write(self, bits: int) -> None:
         """Give it these bits, which must fit its type, also where it is immutable."""
-        slots = spread((self.type.value,), (bits,))
+        slots = values_to_slots((self.type.value,), (bits,))
         lib.wsr_set_global(self.store.c, self.address, slots)
         self.store.tell("edit", **{"global": self.address, "bits": bits})
 
@@ -410,7 +409,7 @@ class Tag(Handle):
     """A tag in a store: what exceptions are known by, and the types of their fields."""
 
     @classmethod
-    def new(cls, store: Store, type_: TagType) -> Tag:
+    def new(cls, store: StoreInterface, type_: TagType) -> Tag:
         """Allocate one, for modules to import."""
         error = ffi.new("wsr_error *")
         params = list(type_.params)
@@ -431,19 +430,11 @@ class Tag(Handle):
             Trap: the exceptions that are alive leave no room for it.
             TypeError, OverflowError: the fields do not fit the type.
         """
-        from wasmsr.interp.store.exceptions import ThrownException
-
         params = self.type.params
         if len(params) != len(fields):
             raise TypeError(f"the tag takes {len(params)} fields, not {len(fields)}")
         bits = [to_slot(self.store, t, f) for t, f in zip(params, fields, strict=True)]
-        slots = list(spread(params, bits)) or [0]
-        self.store.release()
-        trap = ffi.new("uint32_t *")
-        reference = lib.wsr_new_exception(self.store.c, self.address, slots, trap)
-        if not reference:
-            raise Trap(MESSAGES[trap[0]])
-        raise ThrownException(self.store, reference).error()
+        self.store.throw(self.address, values_to_slots(params, bits))
 
 
 Extern = Function | Memory | Table | Global | Tag
@@ -470,11 +461,11 @@ def _allocated(address: int, error: Any) -> int:
     return address
 
 
-def view_function(store: Store, address: int) -> tuple[FuncType, bool, int, int]:
-    """Type of a function, whether the host provides it, its instance and its index there."""
+def function_type_at(store: StoreInterface, address: int) -> FuncType:
+    """Return the type of the function at an address."""
     view = ffi.new("wsr_function_view *")
     lib.wsr_function(store.c, address, view)
-    return function_type(view.type), bool(view.host), view.instance, view.index
+    return function_type(view.type)
 
 
 __all__ = [
@@ -485,10 +476,9 @@ __all__ = [
     "Global",
     "HostFunction",
     "Memory",
-    "ModuleError",
     "Retry",
     "Table",
     "Tag",
     "c_bounds",
-    "view_function",
+    "function_type_at",
 ]

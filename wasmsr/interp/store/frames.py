@@ -8,19 +8,21 @@ from wasmsr._ffi import ffi, lib
 from wasmsr.errors import Frame
 from wasmsr.interp.outcomes import FrameView
 from wasmsr.interp.types import ValType, val_types
-from wasmsr.interp.values import gather
+from wasmsr.interp.values import slots_to_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wasmsr.interp.store.store import Store
+    from wasmsr.interp.store.interface import StoreInterface
 
 _BACKTRACE = 50
 """Most frames that a backtrace shows: a runaway recursion has tens of thousands."""
 
 
-def view_frame(store: Store, number: int, *, dead_locals: bool, view: Any = None) -> FrameView:
+def view_frame(
+    store: StoreInterface, number: int, *, dead_locals: bool, view: Any = None
+) -> FrameView:
     """One frame by number, 0 the outermost, -1 the innermost; IndexError where there is none.
 
     Args:
@@ -39,7 +41,7 @@ def view_frame(store: Store, number: int, *, dead_locals: bool, view: Any = None
     types = bytes(ffi.buffer(view.types, n + m)) if n + m else b""
     values: Sequence[int] = ffi.unpack(view.values, view.n_slots) if n + m else []
     if ValType.V128 in types:
-        values = gather(val_types(types), values)
+        values = slots_to_values(val_types(types), values)
     return FrameView(
         view.function,
         view.instance,
@@ -51,7 +53,7 @@ def view_frame(store: Store, number: int, *, dead_locals: bool, view: Any = None
     )
 
 
-def backtrace(store: Store) -> tuple[Frame, ...]:
+def backtrace(store: StoreInterface) -> tuple[Frame, ...]:
     """The innermost frames of the thread for a message, innermost first."""
     lines = []
     count = lib.wsr_frame_count(store.c)

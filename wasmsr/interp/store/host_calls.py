@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from wasmsr._ffi import ffi
 from wasmsr.interp.types import FuncType, ValType
-from wasmsr.interp.values import gather, readers, slot_count, spread, to_slot
+from wasmsr.interp.values import readers, slot_count, slots_to_values, to_slot, values_to_slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _general(type_: FuncType, call: Callable[..., Any], *, raw: bool) -> Perform
     taken, read = slot_count(params), readers(params)
 
     def perform(caller: Any, slots: Any) -> None:
-        arguments = gather(params, _unpack(slots, taken)) if params else ()
+        arguments = slots_to_values(params, _unpack(slots, taken)) if params else ()
         if raw or not params:
             result = call(caller, *arguments)
         else:
@@ -80,7 +80,7 @@ def _general(type_: FuncType, call: Callable[..., Any], *, raw: bool) -> Perform
         if not raw:
             store = caller.store
             result = [to_slot(store, t, v) for t, v in zip(results, result, strict=True)]
-        for i, bits in enumerate(spread(results, result)):
+        for i, bits in enumerate(values_to_slots(results, result)):
             slots[i] = bits
 
     return perform

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
-    from wasmsr.interp.store.store import Store
+    from wasmsr.interp.store.interface import StoreInterface
 
     _E = TypeVar("_E", Function, Table, Memory, Global, Tag)
 
@@ -37,7 +37,7 @@ class Instance:
         store, index: where it lives; module: of which it is an instance; name: for messages.
     """
 
-    def __init__(self, store: Store, index: int, module: Module, name: str | None) -> None:
+    def __init__(self, store: StoreInterface, index: int, module: Module, name: str | None) -> None:
         self.store = store
         self.index = index
         self.module = module
@@ -95,9 +95,9 @@ class Instance:
         return found
 
     def __repr__(self) -> str:
-        from wasmsr.interp import one_line as shown  # only here: few ask
+        from wasmsr.interp import one_line  # only here: few ask
 
-        return shown.instance(self)
+        return one_line.instance(self)
 
 
 def incompatible(wanted: str, type_: object, given: object) -> LinkError:
@@ -105,7 +105,7 @@ def incompatible(wanted: str, type_: object, given: object) -> LinkError:
     return LinkError(f"incompatible import type: {wanted} must be {type_}, and {given} is given")
 
 
-def matches(store: Store, module: Module, item: Import, found: Extern) -> bool:
+def matches(store: StoreInterface, module: Module, item: Import, found: Extern) -> bool:
     """Whether an extern of the store has the type that the import asks for (section 3.3)."""
     if type(found) is not HANDLES[item.kind]:
         return False

@@ -1,6 +1,6 @@
 """What a store is linked with: externs for imports, and functions of the host by address.
 
-The half of `machine.Store` that knows which function of the host stands behind an address.
+The part of a store that has its host functions.
 
 Source: WebAssembly specification, section 4.5.4 (Instantiation).
 """
@@ -21,28 +21,30 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from wasmsr.interp.store.interface import StoreInterface
+
 _NONE = 2**32 - 1
 
 
-class Linking:
-    """What answers imports.
+class Linker:
+    """The part of a store that answers imports.
+
+    Args:
+        store: The store.
 
     Attributes:
         hosts: host functions by address, each with the names of the import that it answers.
     """
 
-    c: Any
-    function_type: Any
-    instructions: Any
-
-    def __init__(self) -> None:
+    def __init__(self, store: StoreInterface) -> None:
+        self._store = store
         self.hosts: dict[int, tuple[HostFunction, str, str]] = {}
         self._host_address: dict[tuple[object, ...], int] = {}
         self._given: list[HostFunction] = []
         """Host functions as they were given: what `_host_address` knows them by."""
         self._wrapped: dict[tuple[object, FuncType], HostFunction] = {}
         """Plain callables as host functions: the same callable is the same function."""
-        self._perform_at: dict[int, Callable[[Caller, Any], None]] = {}
+        self.perform_at: dict[int, Callable[[Caller, Any], None]] = {}
         """What calls the host function at an address, through the gate if there is one."""
         self._gate: HostGate | None = None
 
@@ -61,16 +63,16 @@ class Linking:
         """Let calls of a host function pass the gate."""
         known = self.hosts[address]
         gate = self._gate
-        self._perform_at[address] = known[0].perform if gate is None else through(gate, known)
+        self.perform_at[address] = known[0].perform if gate is None else through(gate, known)
 
     def tell(self, kind: str, **detail: Any) -> None:
         """Tell the gate of an event, if there is a gate."""
         if self._gate is not None:
-            self._gate.event(HostEvent(kind, self.instructions, detail))
+            self._gate.event(HostEvent(kind, self._store.instructions, detail))
 
-    def forget_hosts(self) -> None:
+    def clear(self) -> None:
         """Let go of all functions of the host: the store is closed."""
-        for held in (self.hosts, self._host_address, self._perform_at, self._wrapped):
+        for held in (self.hosts, self._host_address, self.perform_at, self._wrapped):
             held.clear()
         self._given.clear()
 
@@ -91,19 +93,18 @@ class Linking:
                 if isinstance(found, HostFunction):
                     if found.type != item.type:
                         raise incompatible(wanted, item.type, found.type)
-                    return self.add_host_function(found, item.module, item.name, (module, item))
+                    return self.add(found, item.module, item.name, (module, item))
             elif callable(found):
-                function = self.wrapped(item.type, found, wanted)
-                return self.add_host_function(function, item.module, item.name, (module, item))
-        if isinstance(found, HANDLES) and found.store is not self:
+                function = self.wrap(item.type, found, wanted)
+                return self.add(function, item.module, item.name, (module, item))
+        if isinstance(found, HANDLES) and found.store is not self._store:
             raise LinkError(f"{wanted} belongs to another store")
-        store: Any = self  # which it is the half of
-        if not isinstance(found, HANDLES) or not matches(store, module, item, found):
+        if not isinstance(found, HANDLES) or not matches(self._store, module, item, found):
             kind = found.type if isinstance(found, (*HANDLES, HostFunction)) else type(found)
             raise incompatible(wanted, item.type, kind)
         return found.address
 
-    def wrapped(self, type_: FuncType, call: Callable[..., Any], name: str) -> HostFunction:
+    def wrap(self, type_: FuncType, call: Callable[..., Any], name: str) -> HostFunction:
         """A plain callable as a host function, the same whenever it is given. Raises LinkError."""
         if type_.concrete:  # means something else in another module
             return HostFunction.of(type_, call, name)
@@ -115,7 +116,7 @@ class Linking:
             known = HostFunction.of(type_, call, name)
         return known
 
-    def add_host_function(
+    def add(
         self,
         function: HostFunction,
         module: str,
@@ -141,20 +142,22 @@ class Linking:
             type_ = function.type
             error = ffi.new("wsr_error *")
             if type_.concrete and importer is not None:
-                address = lib.wsr_add_host_import(self.c, importer[0]._c, importer[1].index, error)
+                address = lib.wsr_add_host_import(
+                    self._store.c, importer[0]._c, importer[1].index, error
+                )
             elif type_.concrete:
                 raise LinkError(f"the type of the host function {shown} is of no module")
             else:
                 params, results = list(type_.params), list(type_.results)
                 address = lib.wsr_add_host_function(
-                    self.c, params, len(params), results, len(results), error
+                    self._store.c, params, len(params), results, len(results), error
                 )
             if address == _NONE:
                 raise core_error(error)
             self._given.append(function)
             self._host_address[key] = address
             if type_.concrete:  # from here on in the store's numbers
-                type_ = self.function_type(address)
+                type_ = self._store.function_type(address)
                 function = HostFunction(
                     type_,
                     function.call,
@@ -166,7 +169,7 @@ class Linking:
             self._connect(address)
         elif function.type.concrete and importer is not None:
             number, known = importer[1].number, self._host_address[key]
-            if not lib.wsr_import_matches(self.c, importer[0]._c, number, known):
+            if not lib.wsr_import_matches(self._store.c, importer[0]._c, number, known):
                 raise LinkError(
                     f"the host function {shown} was given for an import of another type",
                     hint="give each module a HostFunction of its own",

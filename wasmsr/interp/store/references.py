@@ -1,78 +1,91 @@
-"""References between Python and a store: functions, objects of the host, exceptions.
-
-The half of `machine.Store` that knows what the bits of a reference stand for.
-"""
+"""What the references in a store refer to: functions, host objects and exceptions."""
 
 from __future__ import annotations
 
 from wasmsr._ffi import lib
 from wasmsr.interp.store.exceptions import ThrownException
 from wasmsr.interp.store.externs import Function
+from wasmsr.interp.types import ValType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
+    from wasmsr.interp.store.interface import StoreInterface
 
-class References:
-    """What a store's references refer to.
+
+class ReferenceTable:
+    """The part of a store that translates references to Python objects and back.
+
+    Args:
+        store: The store.
 
     Attributes:
-        externs: host objects behind externrefs: reference minus one is the index.
-        released: references to exceptions for which Python objects stood; see `release`.
+        externs: Host objects that externrefs name; the bits of a reference are the index plus one.
+        released: References to exceptions whose Python objects are gone; see `release`.
     """
 
-    c: Any
-
-    def __init__(self) -> None:
+    def __init__(self, store: StoreInterface) -> None:
+        self._store = store
         self.externs: list[Any] = []
-        self._extern_index: dict[int, int] = {}
+        self._extern_bits: dict[int, int] = {}
         self.released: list[int] = []
         self._held: list[Sequence[Any]] = []
-        """Arguments with exceptions, until the program has them."""
 
-    def reference_to_function(self, value: Any) -> int:
-        """Bits of a funcref: 0 for None, else the function's address plus one."""
+    def bits(self, type_: ValType, value: Any) -> int:
+        """Return the bits of a reference; 0 for None.
+
+        A host object that is not yet in `externs` is added.
+
+        Raises:
+            TypeError: The value is no function or exception of this store.
+        """
         if value is None:
             return 0
-        if not isinstance(value, Function) or value.store is not self:
-            raise TypeError(f"funcref takes a function of this store or None, not {value!r}")
-        return value.address + 1
-
-    def function_of_reference(self, bits: int) -> Function | None:
-        """The function behind a funcref, None for null."""
-        store: Any = self  # which it is the half of
-        return Function(store, bits - 1) if bits else None
-
-    def reference_to_object(self, value: Any) -> int:
-        """Bits of an externref: 0 for None, else the object's index in `externs` plus one."""
-        if value is None:
-            return 0
-        known = self._extern_index.get(id(value))
+        if type_.code is ValType.FUNCREF:
+            if not isinstance(value, Function) or value.store is not self._store:
+                raise TypeError(f"funcref takes a function of this store or None, not {value!r}")
+            return value.address + 1
+        if type_.code is ValType.EXNREF:
+            if not isinstance(value, ThrownException) or value.store is not self._store:
+                raise TypeError(f"exnref takes an exception of this store or None, not {value!r}")
+            return value.bits
+        known = self._extern_bits.get(id(value))
         if known is None:
             self.externs.append(value)
-            known = self._extern_index[id(value)] = len(self.externs)
+            known = self._extern_bits[id(value)] = len(self.externs)
         return known
 
-    def object_of_reference(self, bits: int) -> Any:
-        """The object behind an externref, None for null."""
-        return self.externs[bits - 1] if bits else None
+    def referenced(self, type_: ValType, bits: int) -> Any:
+        """Return the function, exception or host object of a reference; None for null."""
+        if not bits:
+            return None
+        if type_.code is ValType.FUNCREF:
+            return Function(self._store, bits - 1)
+        if type_.code is ValType.EXNREF:
+            return ThrownException(self._store, bits)
+        return self.externs[bits - 1]
 
-    def reference_to_exception(self, value: Any) -> int:
-        """Bits of an exnref: 0 for None."""
-        if value is None:
-            return 0
-        if not isinstance(value, ThrownException) or value.store is not self:
-            raise TypeError(f"exnref takes an exception of this store or None, not {value!r}")
-        return value.bits
+    def set_externs(self, objects: Iterable[Any]) -> None:
+        """Set the host objects of a store that is restored, in the order of their numbers."""
+        self.externs = list(objects)
+        self._extern_bits = {id(one): i + 1 for i, one in enumerate(self.externs)}
 
-    def exception_of_reference(self, bits: int) -> ThrownException | None:
-        """The exception behind an exnref, None for null."""
-        store: Any = self
-        return ThrownException(store, bits) if bits else None
+    def hold(self, arguments: Sequence[Any]) -> None:
+        """Keep arguments with exceptions alive until the program has them."""
+        self._held.append(arguments)
+
+    def let_go(self) -> None:
+        """Forget all arguments that were held."""
+        self._held.clear()
 
     def release(self) -> None:
-        """Let go of the exceptions that no Python object stands for any more."""
+        """Tell the core which exceptions no Python object refers to any more."""
         while self.released:
-            lib.wsr_keep_exception(self.c, self.released.pop(), -1)
+            lib.wsr_keep_exception(self._store.c, self.released.pop(), -1)
+
+    def clear(self) -> None:
+        """Forget all host objects: the store is closed."""
+        self.externs.clear()
+        self._extern_bits.clear()
