@@ -28,6 +28,7 @@ MODULE = """(module
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_seek" (func $seek (param i32 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
   (import "host" "nothing" (func $nothing))
   (import "host" "add" (func $add (param i32 i32) (result i32)))
   (memory (export "memory") 4)
@@ -42,6 +43,7 @@ SEEK = "(drop (call $seek (i32.const 1) (i64.const 0) (i32.const 0) (i32.const 0
 CALLS = {
     "a function of its own": "(drop (call $own))",
     "sched_yield": "(drop (call $yield))",
+    "environ_sizes_get": "(drop (call $sizes (i32.const 0) (i32.const 4)))",
     "clock_time_get": "(drop (call $time (i32.const 1) (i64.const 0) (i32.const 0)))",
     "fd_seek, refused": SEEK,
     "fd_write, 13 bytes": VECTORS.format("write", 1, 16),

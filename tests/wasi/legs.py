@@ -18,15 +18,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from wasmsr import Module, Mount, Snapshot, Store
 from wasmsr.errors import UnportableState
+from wasmsr.interp.gate import HostCall, HostGate
 from wasmsr.interp.outcomes import Exited, Finished, Paused
-from wasmsr.interp.store.externs import HostFunction, Retry
+from wasmsr.interp.store.externs import Retry
 from wasmsr.snapshot.format import decode, encode
 from wasmsr.snapshot.restore import restore
 from wasmsr.wasi.facade import Wasi
@@ -83,48 +84,38 @@ class Job:
         }
 
 
-class Gate:
+class CallLimit(HostGate):
     """Lets so many host calls through (None: any number); the next one pauses."""
 
     def __init__(self, calls: int | None) -> None:
         self.left = calls
 
-    def of(
-        self, imports: Mapping[str, Mapping[str, HostFunction]]
-    ) -> dict[str, dict[str, HostFunction]]:
-        """The same imports behind the gate."""
-        return {
-            module: {name: self._gated(function) for name, function in functions.items()}
-            for module, functions in imports.items()
-        }
-
-    def _gated(self, function: HostFunction) -> HostFunction:
-        def call(caller: Any, *arguments: int) -> Any:
-            if self.left is not None:
-                if not self.left:
-                    raise Retry
-                self.left -= 1
-            return function.call(caller, *arguments)
-
-        return HostFunction(function.type, call, raw=True)
+    def host_call(self, call: HostCall) -> None:
+        """Perform the call, or give up as for a pause."""
+        if self.left is not None:
+            if not self.left:
+                raise Retry
+            self.left -= 1
+        call.perform()
 
 
 def leg(job: Job, module: Module, before: bytes | None, calls: int | None) -> bytes | int:
     """From a snapshot (None: the start), over so many host calls, to the next snapshot or the exit
     code. While the program has a connection open, which cannot be saved, it goes on."""
     around = job.surroundings()
-    gate = Gate(calls)
+    gate = CallLimit(calls)
     if before is None:
         wasi = Wasi(args=[Path(job.module).name, *job.args], env=job.env, **around)
         store = Store(features=module.allowed_features)
-        instance = store.instantiate(module, gate.of(wasi.imports))
+        instance = store.instantiate(module, wasi.imports)
         store.enqueue(instance.function("_start"))
     else:
         value = decode(before)
         assert value.wasi is not None
         carried = CarriedFiles(value.files or Contents(), since=value.lineage.created)
         wasi = Wasi.restore(value.wasi, carried=carried, **around)
-        store = restore(value, modules=[module], imports=gate.of(wasi.imports))
+        store = restore(value, modules=[module], imports=wasi.imports)
+    store.gate = gate
     try:
         with wasi, store:
             while True:

@@ -10,6 +10,7 @@ import pytest
 from tests.wasi.guest import DATA, OUT, OUT2, SIZE, Guest
 from wasmsr.errors import Exit, WasiConfigError
 from wasmsr.wasi.facade import Wasi
+from wasmsr.wasi.preview1 import process_calls
 from wasmsr.wasi.preview1.abi import Errno, Signal
 
 
@@ -148,3 +149,19 @@ def test_bad_vectors_are_fault_before_any_effect(guest: Guest) -> None:
     assert guest.call("fd_read", fd, 256, 2, OUT) == Errno.FAULT
     assert guest.seek(fd, 0, 1) == (0, 2)
     assert guest.read(fd) == (0, b"23456789")
+
+
+@pytest.mark.parametrize("pointers", [(OUT, OUT2), (OUT, OUT + 4), (OUT, OUT + 2), (OUT, OUT)])
+@pytest.mark.parametrize("name", ["args_sizes_get", "environ_sizes_get"])
+def test_the_short_way_writes_what_the_long_way_does(name: str, pointers: tuple[int, int]) -> None:
+    guest = Guest(args=["prog", "x" * 300], env={"A": "1"})
+    assert guest.call(name, *pointers) == 0
+    short = bytes(guest.memory)
+    guest.put(0, bytes(len(short)))
+    getattr(process_calls, name)(guest.wasi.process, guest.caller, *pointers)
+    assert bytes(guest.memory) == short and any(short)
+    for outside in ((SIZE - 3, OUT), (OUT, SIZE - 3), ((1 << 32) - 1, OUT)):
+        guest.put(0, bytes(len(short)))
+        assert guest.call(name, *outside) == Errno.FAULT
+        assert not any(guest.memory)
+    guest.close()

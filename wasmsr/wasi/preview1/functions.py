@@ -371,6 +371,10 @@ UNSUPPORTED = (
 """What does not work, or only in part: what, what the answer is, and why."""
 
 
+SIZES = {"args_sizes_get": "args", "environ_sizes_get": "environ"}
+"""Calls that only read constants, and the strings of the process that they are about."""
+
+
 def bind(function: CallRow, process: Process) -> HostFunction:
     """The row as an import of `process`: what it raises becomes the errno that it returns.
 
@@ -396,6 +400,10 @@ def bind(function: CallRow, process: Process) -> HostFunction:
         except (CallError, OSError) as error:
             return from_host(error)
         return 0
+
+    if function.name in SIZES:
+        short = process_calls.sizes_call(getattr(process, SIZES[function.name]), call)
+        return HostFunction(function.type, short, raw=True, writes=writes)
 
     return HostFunction(function.type, call, raw=True, writes=writes)
 
