@@ -48,7 +48,7 @@ asan: $(VENV)/.test $(VENV)/.built ## the specification scripts and unit tests u
 	    LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 \
 	    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-	    $(BIN)/pytest -p no:cacheprovider -o "pythonpath=$(ASAN)/lib . $(ASAN)/lib" -n $(JOBS) --dist worksteal --timeout 900 $(wildcard tests/spec tests/unit tests/snapshot) $(ARGS)
+	    $(BIN)/pytest -p no:cacheprovider -o "pythonpath=$(ASAN)/lib . $(ASAN)/lib" -n $(JOBS) --dist worksteal --timeout 900 $(wildcard tests/spec tests/interp tests/snapshot) $(ARGS)
 
 # Guests run under qemu-user, from Debian's packages, without chroot or binfmt (scripts/cross.py).
 cross: $(VENV)/.test $(VENV)/.built ## the same on aarch64 and s390x (big-endian), and snapshots that cross between CPUs

@@ -2,7 +2,7 @@
 
 Fast and precise code poll for a pause at the same canonical points (loop headers reached by a
 branch, and calls), so `wsr_pause_after` stops both at the n-th. `Pair` holds two stores that were
-made alike; `compare` demands that nothing that a snapshot holds differs. Used by tests/unit for
+made alike; `compare` demands that nothing that a snapshot holds differs. Used by tests/interp for
 small programs, by tests/spec for the official scripts and by tests/real for real programs.
 """
 

@@ -99,8 +99,8 @@ def test_scripts_have_the_same_states(variant: Variant) -> None:
 
 @pytest.mark.full
 def test_assembly_by_clang() -> None:
-    """What tests/unit/test_assembly.py says of gcc's handlers holds of clang's."""
+    """What tests/interp/test_assembly.py says of gcc's handlers holds of clang's."""
     library = built(CLANG).library
     words = ("-p", "no:cacheprovider", "-o", f"pythonpath={library} {suite.ROOT} {library}")
-    output = CLANG.python("-m", "pytest", *words, "-q", "tests/unit/test_assembly.py")
+    output = CLANG.python("-m", "pytest", *words, "-q", "tests/interp/test_assembly.py")
     assert " passed" in output and "skipped" not in output and "failed" not in output

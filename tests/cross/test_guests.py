@@ -45,10 +45,10 @@ KERNEL_STOPS, MODULES = 40, 60
 ELSEWHERE = (
     "tests/golden",
     "tests/snapshot",
-    "tests/unit/test_engine_hosts.py",
-    "tests/unit/test_engine_liveness.py",
-    "tests/unit/test_engine_outcomes.py",
-    "tests/unit/test_metering.py",
+    "tests/interp/test_engine_hosts.py",
+    "tests/interp/test_engine_liveness.py",
+    "tests/interp/test_engine_outcomes.py",
+    "tests/interp/test_metering.py",
 )
 """Tests that run in the guest. Left out are those that compare with Wasmtime, which is not made for
 every CPU, and those of the interpreter's surroundings, which know nothing of CPUs."""
@@ -130,12 +130,12 @@ def test_tests_pass_there(tests: str, guest: Guest) -> None:
 
 
 def test_assembly_for_aarch64(tmp_path: Path) -> None:
-    """No handler of fast code calls, or uses the stack: as tests/unit/test_assembly.py says, with
+    """No handler of fast code calls, or uses the stack: as tests/interp/test_assembly.py says, with
     what the binutils for that CPU read."""
     for tool in ("objdump", "readelf"):
         (tmp_path / tool).symlink_to(str(shutil.which(f"aarch64-linux-gnu-{tool}")))
     library = BUILD / "arm64" / "lib"
     words = ("-p", "no:cacheprovider", "-o", f"pythonpath={library} {ROOT} {library}")
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    done = ARM64.run("-m", "pytest", *words, "-q", "tests/unit/test_assembly.py", env=env)
+    done = ARM64.run("-m", "pytest", *words, "-q", "tests/interp/test_assembly.py", env=env)
     assert " passed" in done and "skipped" not in done.splitlines()[-1], done

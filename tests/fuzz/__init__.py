@@ -13,5 +13,5 @@ what it found; exit code 0 says that there was nothing:
   stays in build/fuzz/corpus.
 
 The first four run under sanitizers too, with the environment that `make asan` sets. A finding
-becomes a small test: of states in tests/unit/test_hostile_states.py, of code in tests/unit.
+becomes a small test: of states in tests/snapshot/test_hostile_states.py, of code in tests/interp.
 """

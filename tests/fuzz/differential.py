@@ -24,8 +24,8 @@ import wasmtime
 
 from tests.fuzz.legacy import assemble, pair
 from tests.fuzz.throwing import FEATURES, source
+from tests.interp.machines import hop
 from tests.lockstep import Pair
-from tests.unit.machines import hop
 from wasmsr import Finished, Memory, Module, Outcome, Paused, Store, Table, Trapped
 
 MASK = (1 << 64) - 1

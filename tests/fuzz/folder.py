@@ -23,7 +23,7 @@ import wasmtime
 
 from tests.fuzz import differential
 from tests.fuzz.throwing import FEATURES
-from tests.unit.machines import hop
+from tests.interp.machines import hop
 from wasmsr import (
     FuncType,
     Limits,

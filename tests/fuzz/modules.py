@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.fuzz.generate import Generator
-from tests.unit.machines import hop, uncompilable
+from tests.interp.machines import hop, uncompilable
 from wasmsr import (
     FuncType,
     GlobalType,

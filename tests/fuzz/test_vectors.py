@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import random
 
-from tests.fuzz.test_codes import trial
-from tests.fuzz.test_generated import restored
+from tests.fuzz.test_generated_programs import restored
+from tests.fuzz.test_random_codes import trial
 from tests.fuzz.vectors import Vectors
 from wasmsr import Module
 

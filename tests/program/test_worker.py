@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.unit.machines import text
+from tests.interp.machines import text
 from wasmsr.program import Program, ProgramState, StopConditions
 
 SPIN = '(module (func (export "_start") (loop $again (br $again))))'

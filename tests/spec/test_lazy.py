@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.machines import uncompilable
+from tests.interp.machines import uncompilable
 from wasmsr import Module, ModuleError, Store, Trap
 
 from . import suite

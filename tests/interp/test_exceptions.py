@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.machines import hop, run_by_steps, text
-from tests.unit.test_codes import lockstep
+from tests.interp.machines import hop, run_by_steps, text
+from tests.interp.test_both_codes import lockstep
 from wasmsr import (
     Caller,
     Finished,

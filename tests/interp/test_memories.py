@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.interp.machines import hop
 from tests.lockstep import Pair
-from tests.unit.machines import hop
 from wasmsr import (
     Bounds,
     FormatError,

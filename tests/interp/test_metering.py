@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_codes import EXAMPLES, MIXED, SWITCH, TAIL, TRAPS
+from tests.interp.test_both_codes import EXAMPLES, MIXED, SWITCH, TAIL, TRAPS
 from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Finished, Outcome, Paused, Trapped
 from wasmsr.interp.store.store import Store

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.machines import encoded, hop, run_by_steps, text
+from tests.interp.machines import encoded, hop, run_by_steps, text
 from wasmsr import (
     Bounds,
     Caller,

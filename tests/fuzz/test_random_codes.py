@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.generate import Generator
 from tests.fuzz.stacks import source
-from tests.fuzz.test_generated import End, _end, _fresh, oracle, straight
+from tests.fuzz.test_generated_programs import End, _end, _fresh, oracle, straight
 from tests.lockstep import Pair
 from wasmsr import Module, Paused
 

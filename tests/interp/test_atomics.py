@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import wasmtime
 
+from tests.interp.machines import hop
 from tests.lockstep import Pair
-from tests.unit.machines import hop
 from wasmsr import (
     Finished,
     InvalidError,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.machines import hop, text
+from tests.interp.machines import hop, text
 from wasmsr import (
     Finished,
     FormatError,

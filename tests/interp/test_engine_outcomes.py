@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.unit.machines import (
+from tests.interp.machines import (
     encoded,
     hop,
     next_instruction,

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.generate import TYPES, Generator
-from tests.unit.machines import hop
+from tests.interp.machines import hop
 from wasmsr import Finished, Module, Outcome, Paused, Store, Trapped
 
 wasmtime = pytest.importorskip("wasmtime", reason="Wasmtime is what the results are compared with")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.unit.machines import hop, text
+from tests.interp.machines import hop, text
 from wasmsr import Paused, Store
 from wasmsr.interp.instruction_set.instructions import disassemble
 
