@@ -5,6 +5,7 @@ Engines are small scripts here that note how they are called; only network names
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -173,15 +175,22 @@ def namespaces() -> set[str]:
 
 
 @pytest.fixture
-def real(tmp_path: Path) -> Path:
-    """A folder for temporary files, where network namespaces can be made."""
+def real(tmp_path: Path) -> Iterator[Path]:
+    """A folder for temporary files, where network namespaces can be made.
+
+    One test at a time: the namespaces of another one would count as left over.
+    """
     (tmp_path / "try").mkdir()
     reason = Namespaces(context(tmp_path / "try")).missing()
     if reason:
         pytest.skip(f"two network namespaces cannot be had: {reason}")
     folder = tmp_path / "temporary"
     folder.mkdir()
-    return folder
+    lock = ROOT / "build" / "namespaces.lock"
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield folder
 
 
 def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
