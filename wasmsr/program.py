@@ -349,7 +349,7 @@ class Program:
         """Lets it run, for the first time or on, until a `ProgramState` is reached."""
         assert self.is_stopped, "the program runs already"
         if self.wasi is not None:
-            self.wasi.settle()
+            self.wasi.place_files()
         self._wanted = False
         self._outcome = None
         self.state = ProgramState.RUNNING

@@ -99,7 +99,7 @@ def arrival(
         coming.feed(piece)
     program = coming.restore(PROGRAM, {module.digest: module.binary})
     try:
-        program.program.wasi.settle()  # type: ignore[union-attr]
+        program.program.wasi.place_files()  # type: ignore[union-attr]
     finally:
         program.close()
 

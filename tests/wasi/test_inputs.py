@@ -375,7 +375,7 @@ def test_as_the_kernel(tmp_path: Path, program: Any, way: str) -> None:
     else:
         guest = Guest(mounts=[Mount(folders[1], "/data")], hops=way != "straight")
     assert run(program, Made(guest)) == expected
-    guest.wasi.settle()
+    guest.wasi.place_files()
     there = guest.folder if isinstance(guest, Moving) else folders[1]
     assert tree(there) == tree(folders[0])
     guest.close()

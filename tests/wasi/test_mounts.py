@@ -334,7 +334,7 @@ def test_deletions_and_renames_travel(carried: Guest, data: Path, tmp_path: Path
     now = CarriedFiles(carried.contents, bases=base(data), deferred=True)
     carried.resume(state, mounts=[Mount(data, "/data", "carry")], carried=now, live=True)
     assert (data / "a").exists() and (data / "d" / "e" / "f").exists()
-    carried.wasi.settle()
+    carried.wasi.place_files()
     assert sorted(tree(data)) == ["bb", "c", "dd", "dd/e", "dd/e/f"]
     assert tree(data) == tree(there)
 

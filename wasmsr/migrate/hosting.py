@@ -345,7 +345,7 @@ class Hosting:
         grants = self.grants()
         for mount in grants.mounts:
             mount.check()
-        return tuple(MountName(mount.guest, mount.settled) for mount in grants.mounts)
+        return tuple(MountName(mount.guest, mount.effective_mode) for mount in grants.mounts)
 
     def carry_limit(self) -> int:
         """Bytes of files that a program may bring along."""

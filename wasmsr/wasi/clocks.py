@@ -1,8 +1,8 @@
-"""Time and chance as the program knows them.
+"""Time and chance, as one program sees them.
 
-Between the calls and the host's clocks. The monotonic clock belongs to the program: it counts on
-the host that runs it, stands still while the program is saved, and never goes back. Deterministic
-programs get a clock that moves only by what they do, and random bytes from a seed.
+The monotonic clock belongs to the program: it counts on the host that runs it, is stopped while the
+program is saved, and never goes back. A deterministic program gets a clock that moves only by what
+the program does, and random bytes from a seed.
 """
 
 from __future__ import annotations
@@ -56,13 +56,17 @@ class Clocks:
         self._cpu_origin = time.process_time_ns() - cpu
 
     def stop(self) -> None:
-        """Make the program's clocks stand still."""
+        """Stop the program's clocks."""
         if self._stopped_at is None:
             self._monotonic, self._cpu, self._stopped_at = self.reading()
 
     def resume(self, *, live: bool | None = None) -> None:
-        """Let them go on from where they stand; with `live` the time since the stop counts, by the
-        realtime clocks of the hosts involved (never less than nothing)."""
+        """Let the clocks go on from where they were stopped.
+
+        Args:
+            live: Whether the time since the stop counts, by the realtime clocks of the hosts
+                involved; never less than nothing. None: what the constructor was told.
+        """
         if self._stopped_at is None:
             return
         if (self._live if live is None else live) and not self.deterministic:
@@ -73,7 +77,7 @@ class Clocks:
         self._stopped_at = None
 
     def reading(self) -> tuple[int, int, int]:
-        """(monotonic, CPU time, host's realtime now or at the stop), without touching anything."""
+        """Return (monotonic, CPU time, realtime now or at the stop) without a side effect."""
         if self._stopped_at is not None:
             return self._monotonic, self._cpu, self._stopped_at
         if self.deterministic:
@@ -85,7 +89,7 @@ class Clocks:
         )
 
     def monotonic(self) -> int:
-        """The program's monotonic clock now."""
+        """Return the program's monotonic clock, ns."""
         if self._stopped_at is not None:
             self.resume()
         if self.deterministic:
@@ -93,7 +97,7 @@ class Clocks:
         return time.monotonic_ns() - self._monotonic_origin
 
     def realtime(self) -> int:
-        """ns since 1970: the host's, or the virtual one."""
+        """Return ns since 1970: the host's, or the virtual ones."""
         if self.deterministic:
             return VIRTUAL_EPOCH + self.monotonic() - FIRST_INSTANT
         return realtime.now()
@@ -114,7 +118,7 @@ class Clocks:
             self._monotonic += VIRTUAL_TICK
 
     def skip_to(self, monotonic: int) -> None:
-        """Deterministic mode: a sleep ends at once, and its time has passed."""
+        """End a sleep at once, in deterministic mode: its time has passed."""
         self._monotonic = max(self.monotonic(), min(monotonic, LAST_INSTANT))
 
 
@@ -134,7 +138,7 @@ class Random:
 
     @staticmethod
     def seed_of(value: int | bytes | str) -> bytes:
-        """32 bytes of seed from what a user gave."""
+        """Return 32 bytes of seed from what a user gave."""
         from hashlib import blake2b  # only where it is used: it brings OpenSSL
 
         raw = value if isinstance(value, bytes) else str(value).encode()

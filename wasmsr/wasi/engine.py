@@ -1,7 +1,8 @@
-"""The door to the engine: all that WASI knows of it.
+"""What WASI uses of the engine.
 
-A host function gets a `Caller` (the calling instance's memory, and what says that a pause is
-wanted) and may raise `Retry`: nothing has happened yet, make this call again after the pause.
+A host function gets a `Caller`: it has the memory of the calling instance and tells whether a pause
+is wanted. A host function may raise `Retry`: nothing has happened yet, and the store makes the call
+again after the pause.
 """
 
 from __future__ import annotations

@@ -101,11 +101,15 @@ class Wasi:
         }
 
     def capture(self, contents: Contents | None = None) -> dict[str, Any]:
-        """Everything of WASI that the program can observe, as data that msgpack can hold, and into
-        `contents` what carried files consist of.
+        """Return everything of WASI that the program can observe, as data that msgpack can hold.
 
-        To be called while the program is paused. Raises UnportableState naming what cannot be
-        saved. The format is that of `docs/snapshot-format.md`, section WASI.
+        The program must be paused. The format is that of `docs/snapshot-format.md`, section WASI.
+
+        Args:
+            contents: Gets the chunks of carried files.
+
+        Raises:
+            UnportableState: Something cannot be saved; the message names it.
         """
         from wasmsr.wasi.state.capture import capture  # only where something is saved
         from wasmsr.wasi.state.contents import Contents
@@ -126,16 +130,26 @@ class Wasi:
         on_changed: OnChanged | None = None,
         carried: CarriedFiles | None = None,
     ) -> Wasi:
-        """A program's WASI as `capture` saved it, under these mounts and streams.
+        """Return a program's WASI as `capture` saved it, under these mounts and streams.
 
         Mounts are matched by guest name; those that the program does not have are left out. Input
-        that was read but not consumed comes before `stdin`; a regular file that is the one it was
-        reading goes on where it was. `sockets` stand for those that the program was started with,
-        in the same order. The clocks stand until `resume_clock`, or until the program asks for the
-        time; with `live` they then count the time in between.
+        that was read but not consumed comes before `stdin`. A regular file that is the one which
+        the program was reading goes on where it was. The clocks are stopped until
+        `resume_clock`, or until the program asks for the time.
 
-        Raises FormatError for a state that is none, WasiConfigError for a missing mount, with the
-        option to type, SnapshotError for a file that is gone or another one.
+        Args:
+            state: What `capture` returned.
+            mounts, stdin, stdout, stderr: As for the constructor.
+            sockets: Sockets in the place of those that the program was started with, in the same
+                order.
+            live: Whether the clocks count the time in between.
+            on_changed: What to do with files that were changed since.
+            carried: What to do with carried files.
+
+        Raises:
+            FormatError: The state is none.
+            WasiConfigError: A mount is missing; the hint has the option to type.
+            SnapshotError: A file is gone, or another one has its place.
         """
         from wasmsr.wasi.state.checked_state import read
         from wasmsr.wasi.state.restore import restore  # only where something was saved
@@ -159,21 +173,24 @@ class Wasi:
         self._use(process)
         return self
 
-    def settle(self) -> None:
+    def place_files(self) -> None:
         """Do what a restore with `CarriedFiles.deferred` left undone. Raises SnapshotError."""
-        self.process.settle()
+        self.process.place_files()
 
     def stop_clock(self) -> None:
-        """Make the program's monotonic clock stand still: it is being saved."""
+        """Stop the program's monotonic clock: the program is being saved."""
         self.process.clocks.stop()
 
     def resume_clock(self, *, live: bool | None = None) -> None:
-        """Let it go on; with `live` the time since it was stopped counts (default: what `restore`
-        was told)."""
+        """Let the clock go on.
+
+        Args:
+            live: Whether the time since the stop counts. None: what `restore` was told.
+        """
         self.process.clocks.resume(live=live)
 
     def close(self) -> None:
-        """Close all files. The calls answer EBADF from then on."""
+        """Close all files. Calls fail with EBADF from then on."""
         self.process.close()
 
     def __enter__(self) -> Wasi:
@@ -216,7 +233,7 @@ def _environ(env: Mapping[str, str] | Sequence[str | bytes]) -> tuple[bytes, ...
 
 
 def _streams(stdin: Stdin, stdout: Stdout, stderr: Stdout) -> Streams:
-    """The standard streams for what a user gave."""
+    """Return the standard streams for what a user gave."""
     try:
         out, error = OutputStream("stdout", stdout), OutputStream("stderr", stderr)
         if stdin is None or isinstance(stdin, bytes):

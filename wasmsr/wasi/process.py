@@ -1,7 +1,7 @@
 """Everything of WASI that one program has: what `capture` saves and `restore` brings back.
 
-The calls get it as their first argument. One thread uses it at a time: the program's while it runs,
-anybody's while it is paused.
+The calls get it as their first argument. One thread uses it at a time: the program's while the
+program runs, any thread while the program is paused.
 """
 
 from __future__ import annotations
@@ -60,13 +60,17 @@ class Process:
         self.random = random
         self.carry_limit = CARRY_LIMIT
         """Bytes that each tree of ours may hold, and that a snapshot carries."""
-        self.unsettled: Callable[[], None] | None = None
+        self.deferred: Callable[[], None] | None = None
         """What is left to do of a restore that must not touch the host's files yet."""
         self.pending: PendingPoll | None = None
         self._lowest = 0
 
     def mount(self, mounts: Iterable[Mount]) -> None:
-        """Open the mounts' trees; WasiConfigError where that fails or a name is taken."""
+        """Open the trees of the mounts.
+
+        Raises:
+            WasiConfigError: A tree cannot be opened, or a name is taken.
+        """
         for mount in mounts:
             name = os.fsencode(mount.guest)
             if name in self.trees:
@@ -74,21 +78,24 @@ class Process:
             self.trees[name] = open_tree(mount, self.carry_limit)
 
     def preopen(self, name: bytes) -> Directory:
-        """A descriptor, not yet in the table, for the mount of that name."""
+        """Return a descriptor for the mount of that name, not yet in the table."""
         directory = Directory(self.trees[name].root, MountPath(name, ()))
         directory.preopen = name
         directory.owned = False
         return directory
 
     def locate(self, base: Directory, path: bytes) -> Location:
-        """Where `path` leads from that directory, by the rules of its mount's tree."""
+        """Return where a path leads from a directory, by the rules of its mount's tree."""
         return self.trees[base.place.mount].locate(base.host, path)
 
     def locate_two(
         self, source: Directory, old: bytes, target: Directory, new: bytes
     ) -> tuple[Location, Location]:
-        """Two places, of which the first is to be linked or renamed to the second; EXDEV where
-        they are in trees that cannot share a file."""
+        """Return two places, of which the first is to be linked or renamed to the second.
+
+        Raises:
+            CallError: EXDEV, where they are in trees that cannot share a file.
+        """
         one, other = self.trees[source.place.mount], self.trees[target.place.mount]
         if one is not other and not (
             type(one) is type(other) is MountTree and one.mode == other.mode
@@ -102,18 +109,26 @@ class Process:
             raise
 
     def tree_of(self, descriptor: RegularFile | Directory) -> MountTree:
-        """The tree that an open file or directory is in."""
+        """Return the tree that an open file or directory is in."""
         return self.trees[descriptor.place.mount]
 
     def get(self, fd: int) -> Descriptor:
-        """The descriptor of that number; EBADF."""
+        """Return the descriptor of a number.
+
+        Raises:
+            CallError: EBADF.
+        """
         found = self.descriptors.get(fd)
         if found is None:
             raise CallError(errno.EBADF)
         return found
 
     def add(self, descriptor: Descriptor) -> int:
-        """Put it under the lowest free number, as POSIX does. On EMFILE it is closed."""
+        """Put a descriptor under the lowest free number, as POSIX does; return the number.
+
+        Raises:
+            CallError: EMFILE; the descriptor is closed.
+        """
         number = self._lowest
         while number in self.descriptors:
             number += 1
@@ -125,22 +140,26 @@ class Process:
         return number
 
     def remove(self, fd: int) -> Descriptor:
-        """Take it out of the table, not yet closed; EBADF."""
+        """Take a descriptor out of the table, not yet closed.
+
+        Raises:
+            CallError: EBADF.
+        """
         found = self.get(fd)
         del self.descriptors[fd]
         self._lowest = min(self._lowest, fd)
         return found
 
-    def settle(self) -> None:
+    def place_files(self) -> None:
         """Put carried files in their place and open them, where that was left for later. Raises
         SnapshotError."""
-        if self.unsettled is not None:
-            unsettled, self.unsettled = self.unsettled, None
-            unsettled()
+        if self.deferred is not None:
+            deferred, self.deferred = self.deferred, None
+            deferred()
 
     def close(self) -> None:
         """Close every host descriptor that is ours."""
-        self.unsettled = None
+        self.deferred = None
         while self.descriptors:
             self.descriptors.popitem()[1].close()
         while self.trees:

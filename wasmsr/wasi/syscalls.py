@@ -1,7 +1,6 @@
-"""System calls that Python lacks, with types and exceptions; the calls themselves are `_sys.c`.
+"""System calls that Python lacks, with types and exceptions; `_sys.c` makes them.
 
-Between `resolve`, `waiting` and the calls that set times, and the host. Every function raises
-OSError as those of `os` do.
+Every function raises OSError, as those of `os` do.
 """
 
 from __future__ import annotations
@@ -28,17 +27,23 @@ def _answer(result: int) -> int:
 
 
 def open_beneath(directory: int, path: bytes, flags: int) -> int:
-    """A host descriptor for what `path` names below `directory`, passing not one link.
+    """Return a host descriptor for what `path` names below `directory`, following no link.
 
-    The kernel resolves the whole path at once (Linux, openat2). ELOOP: a link is on the way; EXDEV:
-    `..` leads out; EAGAIN: directories are being renamed, so the kernel cannot tell; ENOSYS: there
-    is no such call, see `can_open_beneath`.
+    The kernel resolves the whole path at once (Linux, openat2).
+
+    Raises:
+        OSError: ELOOP: a link is on the way. EXDEV: `..` leads out. EAGAIN: directories are being
+            renamed, so the kernel cannot tell. ENOSYS: there is no such call, see
+            `can_open_beneath`.
     """
     return _answer(lib.wsys_open_beneath(directory, path, flags | os.O_CLOEXEC))
 
 
 def can_open_beneath() -> bool:
-    """Whether this host has `open_beneath`: not before Linux 5.6, nor where it is forbidden."""
+    """Return whether this host has `open_beneath`.
+
+    It has not before Linux 5.6, nor where a sandbox forbids it.
+    """
     root = os.open(os.sep, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.close(open_beneath(root, b".", os.O_RDONLY))
@@ -51,8 +56,13 @@ def can_open_beneath() -> bool:
 
 
 def set_times(directory: int, name: bytes | None, atim: int | None, mtim: int | None) -> None:
-    """Set the access and modification times (ns since 1970) of what `name` is in `directory`, never
-    through a link, or of `directory` itself for None. A time that is None stays as it is."""
+    """Set access and modification time of what `name` is in `directory`, never through a link.
+
+    Args:
+        directory: Host descriptor of a directory.
+        name: None sets the times of the directory itself.
+        atim, mtim: ns since 1970; None leaves a time as it is.
+    """
     which = (atim is not None) | (mtim is not None) << 1
     path = _NULL if name is None else name
     access, modification = divmod(atim or 0, 1_000_000_000), divmod(mtim or 0, 1_000_000_000)
@@ -60,8 +70,16 @@ def set_times(directory: int, name: bytes | None, atim: int | None, mtim: int | 
 
 
 def wait_one(host: int, event: int, wake: int) -> int:
-    """Wait for `event` (select.POLLIN or POLLOUT) of `host`, or until `wake` can be read: what is
-    ready of `host`, 0 for nothing."""
+    """Wait for an event of `host`, or until `wake` can be read.
+
+    Args:
+        host: Host descriptor.
+        event: select.POLLIN or POLLOUT.
+        wake: Host descriptor that ends the waiting.
+
+    Returns:
+        What is ready of `host`; 0 for nothing.
+    """
     while True:
         result: int = lib.wsys_wait_one(host, event, wake)
         if result != -errno.EINTR:
@@ -69,8 +87,15 @@ def wait_one(host: int, event: int, wake: int) -> int:
 
 
 def wait_many(waited: Sequence[tuple[int, int]], timeout: int) -> list[tuple[int, int]]:
-    """Wait for (host descriptor, select events) until one is ready or `timeout` ns are over; for
-    ever if it is negative. The (descriptor, events) that are ready; none also after a signal."""
+    """Wait until a descriptor is ready or the time is over.
+
+    Args:
+        waited: (host descriptor, select events) each.
+        timeout: ns; for ever if it is negative.
+
+    Returns:
+        The (descriptor, events) that are ready; none also after a signal.
+    """
     array = ffi.new("wsys_waited[]", [(host, events, 0) for host, events in waited])
     result = lib.wsys_wait(array, len(waited), timeout)
     if result == -errno.EINTR or not _answer(result):

@@ -1,8 +1,8 @@
-"""Archives as directories: .zip and .tar files (compressed too), unpacked to be read.
+"""Archives as directories: .zip and .tar files, compressed or not, unpacked for reading.
 
-Below `trees`, which mounts what was unpacked here. An archive is hostile input: names that lead out
-of it, devices, and more content than the limit are refused or left out before anything is written
-in their place. Links are kept as they are, since no path of a program is followed out of a mount.
+`mount_trees` mounts what is unpacked here. An archive is hostile input. Names that lead out of it,
+devices and more content than the limit are refused or left out before anything is written. Links
+are kept as they are: no path of a program is followed out of a mount.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def measure(path: Path, limit: int) -> int:
 
 
 def _within(path: Path, limit: int) -> Iterator[ArchiveMember]:
-    """The entries, as long as they are within the limits."""
+    """Yield the entries, as long as they are within the limits."""
     content = 0
     for member in _members(path, limit):
         content += member.size
@@ -116,7 +116,7 @@ def unpack(path: Path, root: int, limit: int) -> None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """What goes wrong with an archive, in one sentence."""
+    """Turn what goes wrong with an archive into one sentence."""
     try:
         yield
     except (*_DAMAGED, RuntimeError) as error:
@@ -159,7 +159,7 @@ def _counted(path: Path, items: Iterable[Item]) -> Iterator[Item]:
 
 
 def _plain(file: IO[bytes]) -> IO[bytes]:
-    """What is in a file that may be compressed, by its first bytes."""
+    """Return what is in a file that may be compressed, by its first bytes."""
     first = file.read(6)
     file.seek(0)
     if first.startswith(b"\x1f\x8b"):
@@ -219,7 +219,7 @@ def _of_zip(path: Path, archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> Arch
 
 
 def _time_of_zip(item: zipfile.ZipInfo) -> int:
-    """A zip file's times are local ones of an unknown place; we take them for UTC."""
+    """Return the time of an entry: times of a zip file are local, and we take them for UTC."""
     try:
         return max(0, calendar.timegm((*item.date_time, 0, 0, 0))) * 1_000_000_000
     except (ValueError, OverflowError):
@@ -290,7 +290,7 @@ def _make(cursor: Cursor, other: Cursor, member: ArchiveMember) -> None:
 
 
 def _take_place(above: int, name: bytes) -> None:
-    """A later entry takes the place of an earlier one of its name, as for those who append."""
+    """Remove an earlier entry of that name: a later one takes its place."""
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=above)
 

@@ -35,13 +35,20 @@ class MemoryTree(MountTree):
         self._open: WeakSet[RegularFile] = WeakSet()
 
     def locate(self, directory: int, path: bytes) -> Location:
+        """Return where a path leads; what is made there counts."""
         return _MemoryLocation(self, directory, path)
 
     def opened(self, file: RegularFile) -> None:
+        """Count what is written to the file."""
         file.charged = self
         self._open.add(file)
 
     def charge(self, size: int) -> None:
+        """Count bytes that are about to be written.
+
+        Raises:
+            CallError: ENOSPC, if that is too much.
+        """
         self._room -= size
         if self._room >= 0:
             return
@@ -53,7 +60,6 @@ class MemoryTree(MountTree):
 
     def _used(self) -> int:
         """Bytes that the tree takes, files that are open and have no name any more included."""
-
         used = 0
         seen: set[int] = set()
         found = [os.fstat(file.host) for file in self._open if file.host >= 0]

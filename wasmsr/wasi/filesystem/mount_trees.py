@@ -14,9 +14,16 @@ SMALL_ARCHIVE: Final = 128 << 20
 
 
 def open_tree(mount: Mount, limit: int = CARRY_LIMIT) -> MountTree:
-    """The tree of a mount at a program's beginning; `limit`: bytes that it may hold, where it is
-    not the host's own folder. Raises WasiConfigError, naming the folder, if it cannot be opened."""
-    mode = mount.settled
+    """Open the tree of a mount when a program starts.
+
+    Args:
+        mount: The mount.
+        limit: Bytes that the tree may hold, where it is not the host's own folder.
+
+    Raises:
+        WasiConfigError: It cannot be opened; the message names the folder.
+    """
+    mode = mount.effective_mode
     try:
         if mode == "archive":
             return open_archive(mount, limit)
@@ -59,7 +66,7 @@ def open_tree(mount: Mount, limit: int = CARRY_LIMIT) -> MountTree:
 
 
 def open_archive(mount: Mount, limit: int) -> ReadOnlyTree:
-    """The archive of a mount, unpacked."""
+    """Unpack the archive of a mount."""
     from wasmsr.wasi.filesystem import archives
 
     assert mount.host is not None

@@ -1,7 +1,7 @@
-"""Which directories a program may see, under which names, and what becomes of them when it moves.
+"""Which directories a program sees, under which names, and what a move does with them.
 
-From the command line's `--dir` (or the library) to `trees`, which opens them. A mount is the only
-way in which a program, or a snapshot, comes to any file of the host.
+The command line's `--dir` and the library make mounts, and `mount_trees` opens them. Only a mount
+gives a program, or a snapshot, a file of the host.
 """
 
 from __future__ import annotations
@@ -71,10 +71,13 @@ class Mount:
 
     @classmethod
     def parse(cls, text: str) -> Mount:
-        """`HOST[::GUEST[::MODE]]`, as `--dir` takes it; GUEST defaults to HOST, and HOST is left
-        out for a tree in memory: `::/scratch::mem`.
+        """Read `HOST[::GUEST[::MODE]]`, as `--dir` takes it.
 
-        Raises WasiConfigError for any other form.
+        GUEST is HOST where it is left out. HOST is left out for a tree in memory:
+        `::/scratch::mem`.
+
+        Raises:
+            WasiConfigError: It has another form.
         """
         from pathlib import Path  # only here: it takes as long as to run a small program
 
@@ -91,8 +94,13 @@ class Mount:
 
     @classmethod
     def memory(cls, guest: str, files: Content | None = None) -> Mount:
-        """A tree in memory that begins with `files`: path below the mount to content (text is
-        UTF-8; None makes an empty directory). Directories on the way are made."""
+        """Return a mount in memory that begins with files.
+
+        Args:
+            guest: The name that the program sees.
+            files: Path below the mount to content. Text is UTF-8, None makes an empty directory.
+                Directories on the way are made.
+        """
         return cls(None, guest, "mem", files)
 
     @property
@@ -102,7 +110,7 @@ class Mount:
         return SEPARATOR.join((host, self.guest, self.mode))
 
     @property
-    def settled(self) -> str:
+    def effective_mode(self) -> str:
         """The mode, or `archive` where the host has a regular file there."""
         if self.mode in ("host", "ro") and self.is_archive:
             return "archive"
@@ -119,7 +127,11 @@ class Mount:
             raise self._unusable(error) from error
 
     def open(self) -> int:
-        """A host descriptor of the directory; WasiConfigError names it where there is none."""
+        """Return a host descriptor of the directory.
+
+        Raises:
+            WasiConfigError: There is none; the message names it.
+        """
         assert self.host is not None, "this mount has no folder"
         try:
             return os.open(self.host, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -127,8 +139,11 @@ class Mount:
             raise self._unusable(error) from error
 
     def check(self) -> None:
-        """Whether it can be opened, as far as that can be told without doing it. Raises
-        WasiConfigError."""
+        """Check that the mount can be opened, as far as that shows without opening it.
+
+        Raises:
+            WasiConfigError: It cannot.
+        """
         if self.host is None or (self.mode == "carry" and not os.path.exists(self.host)):
             return  # it is made where a program brings it along
         if not self.is_archive:

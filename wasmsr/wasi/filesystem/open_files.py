@@ -25,7 +25,14 @@ class SizeLimit(Protocol):
     """A tree with a limit."""
 
     def charge(self, size: int) -> None:
-        """At most so many bytes are about to be written; CallError(NOSPC) if that is too much."""
+        """Count bytes that are about to be written.
+
+        Args:
+            size: At most so many bytes.
+
+        Raises:
+            CallError: ENOSPC, if that is too much.
+        """
 
 
 class MountPath:
@@ -62,9 +69,11 @@ class RegularFile(Descriptor):
         self.access = access
 
     def read(self, caller: Caller, buffers: list[memoryview]) -> int:
+        """Read at the offset, and move it on."""
         return read_on(caller, self, buffers)
 
     def write(self, caller: Caller, buffers: list[memoryview]) -> int:
+        """Write at the offset, and move it on."""
         if self.charged is not None:
             self.charged.charge(sum(map(len, buffers)))
         return os.writev(self.host, buffers)
@@ -81,6 +90,7 @@ class RegularFile(Descriptor):
         self.flags = flags
 
     def available(self, event: int) -> int | None:
+        """Return the bytes up to the end of the file; a write is always possible."""
         if event == OUT:
             return PIPE_PIECE
         rest = os.fstat(self.host).st_size - os.lseek(self.host, 0, os.SEEK_CUR)
@@ -99,6 +109,7 @@ class Device(RegularFile):
     seekable = False
 
     def read(self, caller: Caller, buffers: list[memoryview]) -> int:
+        """Read what is there; wait for it unless the device does not block."""
         if not any(map(len, buffers)):
             return 0
         while True:
@@ -110,9 +121,11 @@ class Device(RegularFile):
                     raise
 
     def write(self, caller: Caller, buffers: list[memoryview]) -> int:
+        """Write all of it if possible."""
         return write_waiting(caller, self, buffers)
 
     def available(self, event: int) -> int | None:
+        """Return None: the host must be asked."""
         return None
 
 
@@ -133,6 +146,7 @@ class Directory(Descriptor):
         self.entries: list[tuple[bytes, int, int]] | None = None
 
     def available(self, event: int) -> int | None:
+        """Return 0: a directory is always ready."""
         return 0
 
 

@@ -34,7 +34,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class OverlayLayer:
-    """What lies below a directory of the upper layer: `origin`, a path below the base; `hidden`,
+    """What is below a directory of the upper layer: `origin`, a path below the base; `hidden`,
     names there that the program has removed, renamed or replaced."""
 
     __slots__ = ("hidden", "origin")
@@ -57,12 +57,15 @@ class OverlayTree(MountTree):
 
     @property
     def folder(self) -> int:
+        """Host descriptor of the base."""
         return self.below.root
 
     def locate(self, directory: int, path: bytes) -> Location:
+        """Return where a path leads, in both layers."""
         return OverlayLocation(self, directory, path)
 
     def list(self, directory: int) -> Listing:
+        """Return `.` and `..`, then the names of both layers in the order of their bytes."""
         found = {entry[0]: entry for entry in listing(directory)}
         layer = self.layer(directory)
         if layer is not None:
@@ -84,18 +87,22 @@ class OverlayTree(MountTree):
             os.close(directory)
 
     def layer(self, directory: int) -> OverlayLayer | None:
-        """What lies below an open directory of the upper layer."""
+        """Return what is below an open directory of the upper layer."""
         return self.layers.get(os.fstat(directory).st_ino)
 
     def base_path(self, directory: int, name: bytes) -> bytes | None:
-        """The path below the base of what can be seen there under `name`, if there may be one."""
+        """Return the path below the base of what can be seen there, if there may be one."""
         layer = self.layer(directory)
         if layer is None or name in layer.hidden or name in (b".", b".."):
             return None
         return layer.origin + b"/" + name if layer.origin else name
 
     def base_stat(self, path: bytes) -> os.stat_result | None:
-        """What the base has at a path, no link followed; None if nothing."""
+        """Return the attributes of what the base has at a path, no link followed.
+
+        Returns:
+            None, if there is nothing.
+        """
         try:
             with self.below.locate(self.below.root, path) as location:
                 if b"/".join(location.path) == path:
@@ -105,7 +112,7 @@ class OverlayTree(MountTree):
         return None
 
     def hide(self, directory: int, name: bytes) -> None:
-        """What the base has there is not to be seen any more."""
+        """Hide what the base has there."""
         layer = self.layer(directory)
         if layer is not None:
             layer.hidden.add(name)
@@ -159,7 +166,7 @@ class OverlayTree(MountTree):
             os.close(source)
 
     def touched(self, descriptor: RegularFile | Directory) -> None:
-        """A file of the base that is open to be read is copied up, and the descriptor with it."""
+        """Copy up a file of the base that is open for reading, and move the descriptor."""
         if not stat.S_ISREG(os.fstat(descriptor.host).st_mode):
             return
         before = os.fstat(descriptor.host)
@@ -176,6 +183,7 @@ class OverlayTree(MountTree):
             os.close(above)
 
     def layers_at(self, inodes: Mapping[tuple[int, int], bytes]) -> OverlayLayers:
+        """Return path, origin and hidden names of each layer."""
         device = os.fstat(self.root).st_dev
         found = []
         for inode, layer in self.layers.items():
@@ -185,6 +193,7 @@ class OverlayTree(MountTree):
         return sorted(found)
 
     def put_layers(self, layers: OverlayLayers) -> None:
+        """Tie the upper layer to the base again."""
         self.layers.clear()
         for path, origin, hidden in layers:
             # The upper layer was just made of a snapshot, which was checked: no link is on the way.
@@ -192,6 +201,7 @@ class OverlayTree(MountTree):
             self.layers[result.st_ino] = OverlayLayer(origin, set(hidden))
 
     def close(self) -> None:
+        """Close both layers."""
         self.below.close()
         super().close()
 
@@ -220,14 +230,16 @@ class OverlayLocation(Location):
         return self._tree.raised(self.parent, self.name, content)
 
     def _base(self) -> bytes | None:
-        """The path of what the base has here, if that is anything."""
+        """Return the path of what the base has here, if that is anything."""
         path = self._tree.base_path(self.parent, self.name)
         return path if path is not None and self._tree.base_stat(path) is not None else None
 
     def look(self) -> os.stat_result:
+        """Return the attributes of what is there, of a link itself."""
         return self._up(content=False) or super().look()
 
     def exists(self) -> bool:
+        """Return whether something is there."""
         try:
             self.look()
         except FileNotFoundError:
@@ -254,15 +266,18 @@ class OverlayLocation(Location):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     def mkdir(self) -> None:
+        """Make a directory here, in the upper layer."""
         self._must_be_new()
         super().mkdir()
 
     def symlink(self, content: bytes) -> None:
+        """Make a symbolic link here, in the upper layer."""
         self.for_new()
         self._must_be_new()
         super().symlink(content)
 
     def rmdir(self) -> None:
+        """Remove the directory here, and hide that of the base."""
         if self._up(content=False) is not None:
             raise CallError(errno.ENOTDIR)
         self._empty()
@@ -285,11 +300,13 @@ class OverlayLocation(Location):
             os.close(directory)
 
     def readlink(self) -> bytes:
+        """Return what the link here says."""
         if not self.slash and self._up(content=False) is not None:
             raise CallError(errno.EINVAL)  # a file of the base
         return super().readlink()
 
     def unlink(self) -> None:
+        """Remove the name here, and hide that of the base."""
         if self.name != b"." and not self.slash and not self.is_directory():
             base = self._base()
             if base is not None:
@@ -300,10 +317,12 @@ class OverlayLocation(Location):
         super().unlink()
 
     def set_times(self, access: int | None, modification: int | None) -> None:
+        """Set the times of what is here, after a copy-up."""
         self._up()
         super().set_times(access, modification)
 
     def link_to(self, new: Location) -> None:
+        """Give what is here another name, after a copy-up."""
         assert isinstance(new, OverlayLocation)
         self.look()
         self._up()
@@ -312,6 +331,7 @@ class OverlayLocation(Location):
         super().link_to(new)
 
     def rename_to(self, new: Location) -> None:
+        """Rename what is here, after a copy-up, and hide what the base has."""
         assert isinstance(new, OverlayLocation)
         if self.name == b"." or new.name == b".":
             raise CallError(errno.EBUSY)

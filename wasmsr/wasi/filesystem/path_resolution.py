@@ -1,15 +1,14 @@
 """Paths that cannot leave a directory.
 
-Between the path calls and the host's `*at` system calls. On Linux the kernel finds the directory
-that holds the last component in one call (openat2), which passes no link and cannot leave the first
-directory. Where it meets a link, or there is no such call, the path is walked one component at a
-time, each opened relative to the one before and never through a symbolic link by the kernel; links
-are read and walked by us. `..` goes back to the descriptor that we came from, so it cannot pass the
-first one, and a directory that another process swaps for a link meanwhile is refused by O_NOFOLLOW.
-Both ways lead to the same places and errors.
+On Linux the kernel finds the directory that holds the last component in one call (openat2). The
+call follows no link and cannot leave the first directory. Where it meets a link, or there is no
+such call, the path is walked one component at a time. Each component is opened relative to the one
+before, and the kernel follows no symbolic link: we read links and walk them. `..` goes back to the
+descriptor that the walk came from, so it cannot pass the first one. O_NOFOLLOW refuses a directory
+that another process replaces by a link meanwhile. Both ways lead to the same places and errors.
 
-Absolute paths, absolute links and a `..` too many are EPERM, as wasmtime answers; more than 40
-links in one path are ELOOP (Linux, path_resolution(7)). Names are bytes: not UTF-8 is no error.
+Absolute paths, absolute links and a `..` too many are EPERM, as in wasmtime. More than 40 links in
+one path are ELOOP (Linux, path_resolution(7)). Names are bytes and need not be UTF-8.
 """
 
 from __future__ import annotations
@@ -156,7 +155,7 @@ class Location:
         self.above.pop()
 
     def _read_link(self, part: bytes) -> bytes | None:
-        """What the link `part` says, or None where it is none."""
+        """Return what the link `part` says, or None where it is none."""
         try:
             target = os.readlink(part, dir_fd=self.parent)
         except OSError as error:
@@ -190,8 +189,13 @@ class Location:
         return True
 
     def stat(self, follow: bool) -> os.stat_result:
-        """What is there; a final link is expanded if `follow` or the path ended in a slash, which
-        must then name a directory (ENOTDIR)."""
+        """Return the attributes of what is there.
+
+        A final link is expanded if `follow`, or if the path ended in a slash.
+
+        Raises:
+            CallError: ENOTDIR: the path ended in a slash and names no directory.
+        """
         while True:
             result = self.look()
             kind = result.st_mode & 0o170000
@@ -202,7 +206,7 @@ class Location:
             return result
 
     def look(self) -> os.stat_result:
-        """What is there, a link itself."""
+        """Return the attributes of what is there, of a link itself."""
         return os.stat(self.name, dir_fd=self.parent, follow_symlinks=False)
 
     def _open_here(self, flags: int) -> int:
@@ -243,9 +247,11 @@ class Location:
     # What is done with the place that was found. Another kind of tree (`trees`) has its own way.
 
     def mkdir(self) -> None:
+        """Make a directory here."""
         os.mkdir(self.name, dir_fd=self.parent)
 
     def rmdir(self) -> None:
+        """Remove the empty directory here."""
         os.rmdir(self.name, dir_fd=self.parent)
 
     def unlink(self) -> None:
@@ -257,10 +263,15 @@ class Location:
         os.unlink(self.name, dir_fd=self.parent)
 
     def symlink(self, content: bytes) -> None:
+        """Make a symbolic link here that says `content`."""
         os.symlink(content, self.for_new(), dir_fd=self.parent)
 
     def readlink(self) -> bytes:
-        """What the link says; EINVAL where there is none."""
+        """Return what the link here says.
+
+        Raises:
+            OSError: EINVAL: there is no link.
+        """
         if self.slash:
             self.stat(follow=True)
         return os.readlink(self.name, dir_fd=self.parent)
@@ -283,6 +294,7 @@ class Location:
         )
 
     def rename_to(self, new: Location) -> None:
+        """Rename what is here to `new`."""
         if self.name == b"." or new.name == b".":
             raise CallError(errno.EBUSY)
         if (self.slash or new.slash) and not self.is_directory():
@@ -295,8 +307,12 @@ class Location:
         return mode & 0o170000 == 0o040000
 
     def for_new(self) -> bytes:
-        """The name under which something other than a directory is to be made. After a slash that
-        can only fail: EEXIST for a directory, ENOTDIR for a file, ENOENT for nothing."""
+        """Return the name under which something other than a directory is to be made.
+
+        Raises:
+            CallError: After a slash: EEXIST for a directory, ENOTDIR for a file.
+            OSError: After a slash: ENOENT for nothing.
+        """
         if self.slash:
             mode = self.look().st_mode
             raise CallError(errno.EEXIST if mode & 0o170000 == 0o040000 else errno.ENOTDIR)

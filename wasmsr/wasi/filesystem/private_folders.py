@@ -1,8 +1,8 @@
-"""Folders of the host that are a program's own: trees in memory, upper layers, unpacked archives.
+"""Folders of the host that belong to one program: trees in memory, upper layers, unpacked archives.
 
-Below `trees`. Such a folder is on the host only because the kernel keeps files better than we do;
-nobody else uses it. It has a lock as long as its process lives, so that what a killed process left
-is found, and removed, by the next one that makes such a folder.
+Such a folder is on the host only because the kernel keeps files better than we do. Its process
+holds a lock on it. The next process that makes such a folder removes those whose process was
+killed.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class PrivateFolder:
         os.rename(made, self.path)
 
     def close(self) -> None:
+        """Remove the folder."""
         if self.root >= 0:
             root, self.root = self.root, -1
             try:

@@ -1,9 +1,9 @@
 """Directory trees of any depth, walked with one open directory at a time, and removed.
 
-At the bottom of the room. A program, an archive or a snapshot chooses how deep a tree is: deeper
-than Python recurses, than a path is long, than a process has descriptors. So the walk goes down by
-name and up by `..`, and looks whether that leads back to where it came from. It follows no link and
-sees no path, so nothing outside of the tree is touched, whatever others do to it meanwhile.
+A program, an archive or a snapshot chooses how deep a tree is. It can be deeper than Python's
+recursion, than a path is long and than a process has descriptors. So the walk goes down by name and
+up by `..`, and checks that `..` leads back to where it came from. The walk follows no link and uses
+no path, so it touches nothing outside of the tree, whatever others do to the tree meanwhile.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class Cursor:
         self.close()
 
     def close(self) -> None:
+        """Close the directories that are open."""
         if self._here >= 0:
             os.close(self._here)
         self._here = -1
@@ -102,8 +103,11 @@ class Cursor:
         self._above.clear()
 
     def at(self, parts: Sequence[bytes]) -> int:
-        """A host descriptor of the directory at that path, good until the next call. Raises
-        OSError."""
+        """Return a host descriptor of the directory at that path, good until the next call.
+
+        Raises:
+            OSError: There is none.
+        """
         shared = 0
         for one, other in zip(self._parts, parts, strict=False):
             if one != other:
@@ -145,7 +149,11 @@ class Cursor:
 
 
 def entries(directory: int) -> Iterator[os.DirEntry[str]]:
-    """What is in an open directory. Raises OSError."""
+    """Yield what is in an open directory.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     with os.scandir(directory) as found:
         yield from found
 

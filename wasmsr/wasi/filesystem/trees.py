@@ -1,9 +1,8 @@
 """The files of one mount, as the path calls see them: places found by path, and listings.
 
-Between `mounts` (what was granted) and the calls. A tree finds places (`Location`) and lists
-directories; what is open is a host descriptor in every kind of tree, so the calls on descriptors
-know next to nothing of trees. `overlay` has the one kind that is not a directory of the host as it
-is; `manifest` and `unpack` take trees to snapshots and back.
+A tree finds places (`Location`) and lists directories. An open file is a host descriptor in every
+kind of tree, so the calls on descriptors need no tree. This file has the directories of the host as
+they are; `memory_tree` and `overlay` have the other kinds.
 """
 
 from __future__ import annotations
@@ -61,26 +60,31 @@ class MountTree:
         return Location(directory, path)
 
     def list(self, directory: int) -> Listing:
-        """`.` and `..`, then the names in the order of their bytes."""
+        """Return `.` and `..`, then the names in the order of their bytes."""
         found = sorted(listing(directory))
         own = os.fstat(directory).st_ino
-        # The inode above is nobody's business: the directory above may be outside.
+        # The program gets no inode of the directory above, which may be outside.
         return [(b".", own, 3), (b"..", 0, 3), *found]
 
     def opened(self, file: RegularFile) -> None:
-        """The program has this file of the tree open."""
+        """Note that the program has this file of the tree open."""
 
     def touched(self, descriptor: RegularFile | Directory) -> None:
-        """The attributes of something open are about to be changed."""
+        """Prepare for a change of the attributes of something open."""
 
     def layers_at(self, inodes: Mapping[tuple[int, int], bytes]) -> OverlayLayers:
-        """What ties an overlay to its base; `inodes`: where each directory is."""
+        """Return what ties an overlay to its base.
+
+        Args:
+            inodes: Where each directory is.
+        """
         return []
 
     def put_layers(self, layers: OverlayLayers) -> None:
         """Tie an overlay to its base again, when its upper layer is in its place."""
 
     def close(self) -> None:
+        """Close the tree; a private folder vanishes."""
         if self.private is not None:
             self.private.close()
         else:
@@ -137,9 +141,11 @@ class ReadOnlyLocation(Location):
                 os.close(host)
 
     def mkdir(self) -> None:
+        """Fail: nothing can be made here."""
         self._refuse_new()
 
     def symlink(self, content: bytes) -> None:
+        """Fail: nothing can be made here."""
         self.for_new()
         self._refuse_new()
 
@@ -151,19 +157,24 @@ class ReadOnlyLocation(Location):
         raise CallError(errno.EEXIST)
 
     def rmdir(self) -> None:
+        """Fail: nothing can be removed here."""
         raise CallError(errno.EINVAL if self.name == b"." else errno.EROFS)
 
     def unlink(self) -> None:
+        """Fail: nothing can be removed here."""
         raise CallError(errno.EISDIR if self.name == b"." else errno.EROFS)
 
     def set_times(self, access: int | None, modification: int | None) -> None:
+        """Fail: nothing can be changed here."""
         raise CallError(errno.EROFS)
 
     def link_to(self, new: Location) -> None:
+        """Fail: nothing can be made here."""
         self.look()
         new.symlink(b"")
 
     def rename_to(self, new: Location) -> None:
+        """Fail: nothing can be changed here."""
         raise CallError(errno.EBUSY if b"." in (self.name, new.name) else errno.EROFS)
 
 
@@ -171,7 +182,9 @@ class ReadOnlyTree(MountTree):
     """A directory of the host, or an unpacked archive, to be read only."""
 
     def touched(self, descriptor: RegularFile | Directory) -> None:
+        """Fail: nothing can be changed here."""
         raise CallError(errno.EROFS)
 
     def locate(self, directory: int, path: bytes) -> Location:
+        """Return where a path leads; nothing can be changed there."""
         return ReadOnlyLocation(directory, path)

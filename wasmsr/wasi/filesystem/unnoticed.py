@@ -36,7 +36,11 @@ class UnnoticedReader:
     __slots__ = ("host", "own")
 
     def __init__(self, given: int) -> None:
-        """Raises OSError if it can be read in no way."""
+        """Open the file again.
+
+        Raises:
+            OSError: It can be read in no way.
+        """
         self.host, self.own = given, False
         flags = os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
         for more in (_NO_ATIME, 0):
@@ -86,7 +90,7 @@ def extents(file: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 class ChunkFolder:
-    """A directory, open as long as somebody may read chunks below it."""
+    """A directory that stays open as long as chunks below it may be read."""
 
     def __init__(self, root: int) -> None:
         self.root = os.dup(root)
@@ -95,7 +99,11 @@ class ChunkFolder:
         os.close(self.root)
 
     def read(self, path: bytes, offset: int, size: int) -> bytes:
-        """Raises OSError."""
+        """Return a part of a file below the directory.
+
+        Raises:
+            OSError: It cannot be read.
+        """
         file = open_to_read(self.root, path)
         try:
             return os.pread(file, size, offset)

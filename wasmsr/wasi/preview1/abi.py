@@ -1,8 +1,9 @@
 """The numbers and memory layouts of WASI preview 1, each in one table.
 
-Bottom of the room: every other file of `wasmsr.wasi` reads it, it reads none. Source: typenames and
-functions of `wasi_snapshot_preview1` (WebAssembly/WASI, legacy/preview1/witx). Flags and rights are
-plain ints because they are tested in every call.
+Flags and rights are plain ints because every call tests them.
+
+Source: typenames and functions of `wasi_snapshot_preview1` (WebAssembly/WASI,
+legacy/preview1/witx).
 """
 
 from __future__ import annotations
@@ -106,8 +107,10 @@ class Errno(IntEnum):
 
 
 def _host_errnos() -> dict[int, int]:
-    """The host's errno numbers to WASI's: the names agree but for the one that starts with a
-    digit."""
+    """Return the host's errno numbers with those of WASI.
+
+    The names agree but for the one that starts with a digit.
+    """
     table = {host.E2BIG: int(Errno.TOOBIG)}
     for member in Errno:
         number = getattr(host, "E" + member.name, None)
@@ -120,12 +123,12 @@ FROM_HOST: Final = _host_errnos()
 
 
 def from_host(error: OSError | CallError) -> int:
-    """The WASI errno for an error of the host's system calls; EIO where WASI has no such name."""
+    """Return the WASI errno for an error of the host; IO where WASI has no such name."""
     return FROM_HOST.get(error.errno or 0, int(Errno.IO))
 
 
 class Failure(Exception):
-    """A call ends with this errno. Raised inside the room only; the calls' wrapper returns it."""
+    """A call ends with this errno of preview 1. The wrapper of the calls returns it."""
 
     def __init__(self, errno: Errno) -> None:
         super().__init__(errno)
@@ -329,7 +332,11 @@ which may be the same memory, can be more together. Such a call is cut short too
 
 
 def span(memory: memoryview, pointer: int, size: int) -> int:
-    """`pointer` as an unsigned address if `size` bytes from there lie in memory, else EFAULT."""
+    """Return a pointer as an unsigned address.
+
+    Raises:
+        Failure: FAULT, where `size` bytes from there are not within memory.
+    """
     pointer &= U32
     if pointer + size > len(memory):
         raise Failure(Errno.FAULT)
@@ -337,7 +344,11 @@ def span(memory: memoryview, pointer: int, size: int) -> int:
 
 
 def text(memory: memoryview, pointer: int, size: int) -> bytes:
-    """The bytes of a string argument; EFAULT when they lie outside of memory."""
+    """Return the bytes of a string argument.
+
+    Raises:
+        Failure: FAULT, where they are not within memory.
+    """
     size &= U32
     pointer = span(memory, pointer, size)
     return bytes(memory[pointer : pointer + size])

@@ -38,6 +38,7 @@ from wasmsr.wasi.syscalls import MAX_OFFSET
 def fd_read(
     process: Process, caller: Caller, fd: int, iovs: int, iovs_len: int, nread: int
 ) -> None:
+    """Read into the buffers, from where the descriptor is."""
     descriptor = process.descriptors.get(fd)
     if descriptor is None:
         raise Failure(Errno.BADF)
@@ -52,6 +53,7 @@ def fd_read(
 def fd_write(
     process: Process, caller: Caller, fd: int, iovs: int, iovs_len: int, nwritten: int
 ) -> None:
+    """Write the buffers, to where the descriptor is."""
     descriptor = process.descriptors.get(fd)
     if descriptor is None:
         raise Failure(Errno.BADF)
@@ -64,7 +66,11 @@ def fd_write(
 
 
 def _seekable(descriptor: Descriptor) -> RegularFile:
-    """The descriptor as one that has an offset; ESPIPE, or EBADF for a directory."""
+    """Return the descriptor as one that has an offset.
+
+    Raises:
+        Failure: SPIPE for a stream, BADF for a directory.
+    """
     if isinstance(descriptor, Directory):
         raise Failure(Errno.BADF)
     if not isinstance(descriptor, RegularFile) or not descriptor.seekable:
@@ -73,7 +79,11 @@ def _seekable(descriptor: Descriptor) -> RegularFile:
 
 
 def _position(offset: int) -> int:
-    """A file offset or size argument (i64, unsigned); EINVAL where the host has no such."""
+    """Return a file offset or size argument as an unsigned number.
+
+    Raises:
+        Failure: INVAL, where the host has no such offset.
+    """
     offset &= U64
     if offset > MAX_OFFSET:
         raise Failure(Errno.INVAL)
@@ -83,6 +93,7 @@ def _position(offset: int) -> int:
 def fd_pread(
     process: Process, caller: Caller, fd: int, iovs: int, iovs_len: int, offset: int, nread: int
 ) -> None:
+    """Read into the buffers, from an offset of the file."""
     descriptor = process.get(fd)
     require(descriptor, Right.FD_READ)
     file = _seekable(descriptor)
@@ -96,6 +107,7 @@ def fd_pread(
 def fd_pwrite(
     process: Process, caller: Caller, fd: int, iovs: int, iovs_len: int, offset: int, nwritten: int
 ) -> None:
+    """Write the buffers, to an offset of the file."""
     descriptor = process.get(fd)
     require(descriptor, Right.FD_WRITE)
     file = _seekable(descriptor)
@@ -111,6 +123,7 @@ def fd_pwrite(
 def fd_seek(
     process: Process, caller: Caller, fd: int, offset: int, whence: int, newoffset: int
 ) -> None:
+    """Move the offset, and write the new one."""
     file = _seekable(process.get(fd))
     if not 0 <= whence <= Whence.END:
         raise Failure(Errno.INVAL)
@@ -125,14 +138,17 @@ def fd_seek(
 
 
 def fd_tell(process: Process, caller: Caller, fd: int, offset: int) -> None:
+    """Write the offset."""
     fd_seek(process, caller, fd, 0, int(Whence.CUR), offset)
 
 
 def fd_close(process: Process, caller: Caller, fd: int) -> None:
+    """Close the descriptor and free its number."""
     process.remove(fd).close()
 
 
 def fd_renumber(process: Process, caller: Caller, fd: int, to: int) -> None:
+    """Move a descriptor over another one, which is closed."""
     moved, replaced = process.get(fd), process.get(to)
     if fd == to:
         return
@@ -142,6 +158,7 @@ def fd_renumber(process: Process, caller: Caller, fd: int, to: int) -> None:
 
 
 def fd_fdstat_get(process: Process, caller: Caller, fd: int, stat: int) -> None:
+    """Write type, flags and rights."""
     descriptor = process.get(fd)
     memory = caller.memory
     FDSTAT.pack_into(
@@ -155,6 +172,7 @@ def fd_fdstat_get(process: Process, caller: Caller, fd: int, stat: int) -> None:
 
 
 def fd_fdstat_set_flags(process: Process, caller: Caller, fd: int, flags: int) -> None:
+    """Set the `fdflags`."""
     descriptor = process.get(fd)
     if flags & ~FdFlag.ALL:
         raise Failure(Errno.INVAL)
@@ -165,6 +183,7 @@ def fd_fdstat_set_flags(process: Process, caller: Caller, fd: int, flags: int) -
 def fd_fdstat_set_rights(
     process: Process, caller: Caller, fd: int, fs_rights_base: int, fs_rights_inheriting: int
 ) -> None:
+    """Take rights away."""
     descriptor = process.get(fd)
     base, inheriting = fs_rights_base & U64, fs_rights_inheriting & U64
     if base & ~descriptor.rights or inheriting & ~descriptor.inheriting:
@@ -175,7 +194,7 @@ def fd_fdstat_set_rights(
 def pack_filestat(
     memory: memoryview, pointer: int, result: os.stat_result, layout: Struct = FILESTAT
 ) -> None:
-    """Write a `filestat`. `pointer` was checked."""
+    """Write a `filestat` to an address that was checked."""
     layout.pack_into(
         memory,
         pointer,
@@ -193,6 +212,7 @@ def pack_filestat(
 def fd_filestat_get(
     process: Process, caller: Caller, fd: int, stat: int, layout: Struct = FILESTAT
 ) -> None:
+    """Write the attributes of an open file."""
     descriptor = process.get(fd)
     require(descriptor, Right.FD_FILESTAT_GET)
     memory = caller.memory
@@ -205,6 +225,7 @@ def fd_filestat_get(
 
 
 def fd_filestat_set_size(process: Process, caller: Caller, fd: int, size: int) -> None:
+    """Cut or extend a file."""
     descriptor = process.get(fd)
     file = _regular(descriptor)
     require(file, Right.FD_FILESTAT_SET_SIZE)
@@ -212,7 +233,11 @@ def fd_filestat_set_size(process: Process, caller: Caller, fd: int, size: int) -
 
 
 def _regular(descriptor: Descriptor) -> RegularFile:
-    """The descriptor as a file whose content can be sized; EBADF for a directory, else EINVAL."""
+    """Return the descriptor as a file whose size can be set.
+
+    Raises:
+        Failure: BADF for a directory, INVAL for all else.
+    """
     if isinstance(descriptor, Directory):
         raise Failure(Errno.BADF)
     if not isinstance(descriptor, RegularFile) or not descriptor.seekable:
@@ -221,9 +246,13 @@ def _regular(descriptor: Descriptor) -> RegularFile:
 
 
 def times(process: Process, atim: int, mtim: int, flags: int) -> tuple[int | None, int | None]:
-    """(access time, modification time) in ns that `fst_flags` ask for, None for what is to stay.
+    """Return access time and modification time in ns that `fst_flags` ask for.
 
-    EINVAL where a time is to be both given and now.
+    Returns:
+        The two times; None for one that stays.
+
+    Raises:
+        Failure: INVAL, where a time is to be both given and now.
     """
     both_atim, both_mtim = FstFlag.ATIM | FstFlag.ATIM_NOW, FstFlag.MTIM | FstFlag.MTIM_NOW
     if flags & ~FstFlag.ALL or flags & both_atim == both_atim or flags & both_mtim == both_mtim:
@@ -240,6 +269,7 @@ def times(process: Process, atim: int, mtim: int, flags: int) -> tuple[int | Non
 def fd_filestat_set_times(
     process: Process, caller: Caller, fd: int, atim: int, mtim: int, fst_flags: int
 ) -> None:
+    """Set the times of an open file."""
     descriptor = process.get(fd)
     require(descriptor, Right.FD_FILESTAT_SET_TIMES)
     if descriptor.stat() is None:
@@ -252,6 +282,7 @@ def fd_filestat_set_times(
 def fd_advise(
     process: Process, caller: Caller, fd: int, offset: int, len: int, advice: int
 ) -> None:
+    """Tell the host how the program is going to use a part of a file."""
     file = _seekable(process.get(fd))
     require(file, Right.FD_ADVISE)
     if not 0 <= advice < 6:
@@ -270,6 +301,7 @@ _ADVICE = [
 
 
 def fd_allocate(process: Process, caller: Caller, fd: int, offset: int, len: int) -> None:
+    """Make a file at least so long."""
     file = _seekable(process.get(fd))
     require(file, Right.FD_ALLOCATE)
     position, size = _position(offset), _position(len)
@@ -286,6 +318,7 @@ def fd_allocate(process: Process, caller: Caller, fd: int, offset: int, len: int
 
 
 def fd_sync(process: Process, caller: Caller, fd: int) -> None:
+    """Wait until content and attributes are on the disk."""
     descriptor = process.get(fd)
     if isinstance(descriptor, (RegularFile, Directory)):
         require(descriptor, Right.FD_SYNC)
@@ -295,6 +328,7 @@ def fd_sync(process: Process, caller: Caller, fd: int) -> None:
 
 
 def fd_datasync(process: Process, caller: Caller, fd: int) -> None:
+    """Wait until the content is on the disk."""
     descriptor = process.get(fd)
     if isinstance(descriptor, (RegularFile, Directory)):
         require(descriptor, Right.FD_DATASYNC)
@@ -304,6 +338,7 @@ def fd_datasync(process: Process, caller: Caller, fd: int) -> None:
 
 
 def fd_prestat_get(process: Process, caller: Caller, fd: int, prestat: int) -> None:
+    """Write the length of a preopen's name."""
     name = _preopen(process, fd)
     memory = caller.memory
     PRESTAT.pack_into(memory, span(memory, prestat, PRESTAT.size), 0, len(name))
@@ -312,6 +347,7 @@ def fd_prestat_get(process: Process, caller: Caller, fd: int, prestat: int) -> N
 def fd_prestat_dir_name(
     process: Process, caller: Caller, fd: int, path: int, path_len: int
 ) -> None:
+    """Write a preopen's name."""
     name = _preopen(process, fd)
     if path_len & U32 < len(name):
         raise Failure(Errno.NAMETOOLONG)
@@ -321,7 +357,11 @@ def fd_prestat_dir_name(
 
 
 def _preopen(process: Process, fd: int) -> bytes:
-    """The name of a preopened directory. EBADF for all else: it ends the search of wasi-libc."""
+    """Return the name of a preopen.
+
+    Raises:
+        Failure: BADF for all else; it ends the search of wasi-libc.
+    """
     descriptor = process.get(fd)
     if not isinstance(descriptor, Directory) or descriptor.preopen is None:
         raise Failure(Errno.BADF)
@@ -331,6 +371,7 @@ def _preopen(process: Process, fd: int) -> bytes:
 def fd_readdir(
     process: Process, caller: Caller, fd: int, buf: int, buf_len: int, cookie: int, bufused: int
 ) -> None:
+    """Write entries of a directory, from a cookie on."""
     directory = rights.directory(process, fd, Right.FD_READDIR)
     memory = caller.memory
     room = buf_len & U32

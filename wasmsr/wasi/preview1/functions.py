@@ -46,10 +46,12 @@ class CallRow:
 
     @property
     def name(self) -> str:
+        """The name of the function: that of the call."""
         return self.call.__name__
 
     @property
     def type(self) -> FuncType:
+        """The type of the function."""
         return FuncType(
             tuple(_TYPES[letter] for letter in self.params), (ValType.I32,) if self.result else ()
         )
@@ -376,9 +378,10 @@ SIZES = {"args_sizes_get": "args", "environ_sizes_get": "environ"}
 
 
 def bind(function: CallRow, process: Process) -> HostFunction:
-    """The row as an import of `process`: what it raises becomes the errno that it returns.
+    """Return the row as an import of a process.
 
-    Arguments come as the bits of their slots, unsigned: the calls make signed what is signed.
+    What the call raises becomes the errno that the import returns. Arguments come as the bits of
+    their slots, unsigned: the calls make signed what is signed.
     """
     body = function.call
 
@@ -411,12 +414,12 @@ def bind(function: CallRow, process: Process) -> HostFunction:
 def imports(
     process: Process, functions: tuple[CallRow, ...] = FUNCTIONS
 ) -> dict[str, HostFunction]:
-    """Every function of the table, bound to `process`."""
+    """Return every function of the table as an import of a process."""
     return {function.name: bind(function, process) for function in functions}
 
 
 def document() -> str:
-    """The table as Markdown: `docs/wasi.md`."""
+    """Return the table as Markdown: `docs/wasi.md`."""
     lines = [
         "# WASI preview 1",
         "",
@@ -444,7 +447,7 @@ def document() -> str:
 
 
 def main(words: list[str]) -> int:
-    """The generator: no words print the document, `--check FILE` compares it."""
+    """Print the document, or compare it with a file (`--check FILE`); return the exit code."""
     if words[:1] != ["--check"]:
         print(document(), end="")
         return 0

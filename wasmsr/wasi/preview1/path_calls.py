@@ -1,7 +1,7 @@
 """The calls that name a file by a directory descriptor and a path below it.
 
-Every path goes through the mount's tree (`trees`), which finds the place by the rules of `resolve`
-and does what is to be done there; no system call here sees a path.
+Every path goes through the mount's tree (`filesystem.trees`). The tree finds the place by the rules
+of `path_resolution` and does there what the call asks. No system call here gets a path.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ from wasmsr.wasi.process import Process
 
 
 def _follow(flags: int) -> bool:
-    """The one `lookupflags` bit; EINVAL for others."""
+    """Return the one `lookupflags` bit.
+
+    Raises:
+        Failure: INVAL for other bits.
+    """
     if flags & ~SYMLINK_FOLLOW:
         raise Failure(Errno.INVAL)
     return bool(flags)
@@ -50,6 +54,7 @@ def path_open(
     fdflags: int,
     opened: int,
 ) -> None:
+    """Open a file or directory, and write its descriptor."""
     base = directory(process, fd, Right.PATH_OPEN)
     memory = caller.memory
     name = text(memory, path, path_len)
@@ -100,6 +105,7 @@ def path_open(
 def path_create_directory(
     process: Process, caller: Caller, fd: int, path: int, path_len: int
 ) -> None:
+    """Make a directory."""
     base = directory(process, fd, Right.PATH_CREATE_DIRECTORY)
     with process.locate(base, text(caller.memory, path, path_len)) as location:
         location.mkdir()
@@ -115,6 +121,7 @@ def path_filestat_get(
     filestat: int,
     layout: Struct = FILESTAT,
 ) -> None:
+    """Write the attributes of what a path names."""
     base = directory(process, fd, Right.PATH_FILESTAT_GET)
     memory = caller.memory
     filestat = span(memory, filestat, layout.size)
@@ -134,6 +141,7 @@ def path_filestat_set_times(
     mtim: int,
     fst_flags: int,
 ) -> None:
+    """Set the times of what a path names."""
     base = directory(process, fd, Right.PATH_FILESTAT_SET_TIMES)
     follow = _follow(flags)
     name = text(caller.memory, path, path_len)
@@ -154,6 +162,7 @@ def path_link(
     new_path: int,
     new_path_len: int,
 ) -> None:
+    """Give a file another name."""
     source = directory(process, old_fd, Right.PATH_LINK_SOURCE)
     target = directory(process, new_fd, Right.PATH_LINK_TARGET)
     memory = caller.memory
@@ -176,6 +185,7 @@ def path_readlink(
     buf_len: int,
     bufused: int,
 ) -> None:
+    """Write what a symbolic link says, cut to the buffer."""
     base = directory(process, fd, Right.PATH_READLINK)
     memory = caller.memory
     buf_len &= U32
@@ -189,6 +199,7 @@ def path_readlink(
 def path_remove_directory(
     process: Process, caller: Caller, fd: int, path: int, path_len: int
 ) -> None:
+    """Remove an empty directory."""
     base = directory(process, fd, Right.PATH_REMOVE_DIRECTORY)
     with process.locate(base, text(caller.memory, path, path_len)) as location:
         location.rmdir()
@@ -204,6 +215,7 @@ def path_rename(
     new_path: int,
     new_path_len: int,
 ) -> None:
+    """Rename what a path names."""
     source = directory(process, fd, Right.PATH_RENAME_SOURCE)
     target = directory(process, new_fd, Right.PATH_RENAME_TARGET)
     memory = caller.memory
@@ -222,6 +234,7 @@ def path_symlink(
     new_path: int,
     new_path_len: int,
 ) -> None:
+    """Make a symbolic link."""
     base = directory(process, fd, Right.PATH_SYMLINK)
     memory = caller.memory
     content = text(memory, old_path, old_path_len)
@@ -235,6 +248,7 @@ def path_symlink(
 
 
 def path_unlink_file(process: Process, caller: Caller, fd: int, path: int, path_len: int) -> None:
+    """Remove a name of a file."""
     base = directory(process, fd, Right.PATH_UNLINK_FILE)
     with process.locate(base, text(caller.memory, path, path_len)) as location:
         location.unlink()

@@ -1,8 +1,8 @@
-"""`poll_oneoff`: waiting for descriptors and clocks, sleeping included.
+"""`poll_oneoff`: waiting for descriptors and clocks, and sleeping.
 
-The call may be given up for a pause and made again later, perhaps on another host. What must not be
-lost is when it began: `Process.pending` keeps that on the program's monotonic clock, so that the
-call made again waits only for what is left of its time-outs.
+A pause may end the call, and it is made again later, perhaps on another host. It must keep the time
+at which it began: `Process.pending` has that time on the program's monotonic clock. So the call
+made again waits only for the rest of its time-outs.
 """
 
 from __future__ import annotations
@@ -63,9 +63,11 @@ class _Poll:
     def event(
         self, userdata: int, kind: int, errno: int = 0, nbytes: int = 0, flags: int = 0
     ) -> None:
+        """Note an event."""
         self.events.append(EVENT.pack(userdata, errno, kind, nbytes, flags))
 
     def add_clock(self, userdata: int, clock: int, timeout: int, flags: int) -> None:
+        """Wait for a clock too."""
         clocks = self.process.clocks
         if flags & ~SUBSCRIPTION_CLOCK_ABSTIME or clock not in (
             ClockId.REALTIME,
@@ -83,6 +85,7 @@ class _Poll:
             self.deadlines.append((min(clocks.monotonic() + left, LAST_INSTANT), userdata))
 
     def add_fd(self, userdata: int, kind: int, fd: int) -> None:
+        """Wait for a descriptor too."""
         descriptor = self.process.descriptors.get(fd)
         if descriptor is None:
             self.event(userdata, kind, Errno.BADF)
@@ -102,7 +105,11 @@ class _Poll:
             self.event(userdata, kind, 0, nbytes)
 
     def wait(self, caller: Caller) -> None:
-        """Until there is an event. Raises Retry if a pause is wanted first."""
+        """Wait until there is an event.
+
+        Raises:
+            Retry: A pause is wanted first.
+        """
         clocks = self.process.clocks
         waited = [(host, self._union(waiters)) for host, waiters in self.waited.items()]
         while True:
@@ -156,6 +163,7 @@ def poll_oneoff(
     nevents: int,
     layout: PollLayout = PREVIEW1,
 ) -> None:
+    """Wait until a descriptor is ready or a time has come, and write the events."""
     pending, process.pending = process.pending, None
     memory = caller.memory
     count = nsubscriptions & U32

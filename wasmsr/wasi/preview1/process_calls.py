@@ -85,22 +85,27 @@ def sizes_call(strings: tuple[bytes, ...], otherwise: Call) -> Call:
 
 
 def args_get(process: Process, caller: Caller, argv: int, argv_buf: int) -> None:
+    """Write pointers to the arguments, and the arguments."""
     _strings(caller, process.args, argv, argv_buf)
 
 
 def args_sizes_get(process: Process, caller: Caller, argc: int, argv_buf_size: int) -> None:
+    """Write number and size of the arguments."""
     _strings_sizes(caller, process.args, argc, argv_buf_size)
 
 
 def environ_get(process: Process, caller: Caller, environ: int, environ_buf: int) -> None:
+    """Write pointers to the environment variables, and the variables."""
     _strings(caller, process.environ, environ, environ_buf)
 
 
 def environ_sizes_get(process: Process, caller: Caller, count: int, environ_buf_size: int) -> None:
+    """Write number and size of the environment variables."""
     _strings_sizes(caller, process.environ, count, environ_buf_size)
 
 
 def clock_res_get(process: Process, caller: Caller, id: int, resolution: int) -> None:
+    """Write the resolution of a clock in ns."""
     memory = caller.memory
     if id not in _CLOCKS:
         raise Failure(Errno.INVAL)
@@ -108,6 +113,7 @@ def clock_res_get(process: Process, caller: Caller, id: int, resolution: int) ->
 
 
 def clock_time_get(process: Process, caller: Caller, id: int, precision: int, time: int) -> None:
+    """Write the time of a clock in ns."""
     memory = caller.memory
     time = span(memory, time, 8)
     clocks = process.clocks
@@ -119,6 +125,7 @@ def clock_time_get(process: Process, caller: Caller, id: int, precision: int, ti
 
 
 def random_get(process: Process, caller: Caller, buf: int, buf_len: int) -> None:
+    """Write random bytes."""
     memory = caller.memory
     buf_len &= U32
     buf = span(memory, buf, buf_len)
@@ -126,10 +133,12 @@ def random_get(process: Process, caller: Caller, buf: int, buf_len: int) -> None
 
 
 def proc_exit(process: Process, caller: Caller, rval: int) -> None:
+    """End the program."""
     raise Exit(rval & U32)
 
 
 def proc_raise(process: Process, caller: Caller, sig: int) -> None:
+    """End the program as a signal does, or ignore the signal."""
     if not 0 <= sig <= max(Signal):
         raise Failure(Errno.INVAL)
     if sig in STOPPING_SIGNALS:
@@ -140,4 +149,5 @@ def proc_raise(process: Process, caller: Caller, sig: int) -> None:
 
 
 def sched_yield(process: Process, caller: Caller) -> None:
+    """Let others run."""
     os.sched_yield()

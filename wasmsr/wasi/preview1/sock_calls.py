@@ -1,5 +1,8 @@
-"""The calls on sockets. A program gets listening sockets when it is started; preview 1 cannot make
-any. None of them can be saved yet: `capture` refuses and names the descriptor."""
+"""The calls on sockets.
+
+A program gets listening sockets when it is started; preview 1 cannot make any. A connection cannot
+be saved: `capture` refuses and names the descriptor.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,7 @@ def _connection(process: Process, fd: int) -> Connection:
 
 
 def sock_accept(process: Process, caller: Caller, fd: int, flags: int, opened: int) -> None:
+    """Accept a connection, and write its descriptor."""
     listener = process.get(fd)
     if not isinstance(listener, Listener):
         raise Failure(Errno.INVAL if isinstance(listener, Connection) else Errno.NOTSOCK)
@@ -55,6 +59,7 @@ def sock_recv(
     ro_datalen: int,
     ro_flags: int,
 ) -> None:
+    """Receive into the buffers."""
     connection = _connection(process, fd)
     require(connection, Right.FD_READ)
     if ri_flags & ~RiFlag.ALL:
@@ -83,6 +88,7 @@ def sock_send(
     si_flags: int,
     so_datalen: int,
 ) -> None:
+    """Send the buffers."""
     connection = _connection(process, fd)
     require(connection, Right.FD_WRITE)
     if si_flags:
@@ -94,6 +100,7 @@ def sock_send(
 
 
 def sock_shutdown(process: Process, caller: Caller, fd: int, how: int) -> None:
+    """Shut a connection down, in one direction or both."""
     connection = _connection(process, fd)
     require(connection, Right.SOCK_SHUTDOWN)
     if how not in _SHUTDOWN:

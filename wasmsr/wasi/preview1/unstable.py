@@ -1,8 +1,9 @@
 """`wasi_unstable`, the ABI before preview 1, for binaries of 2019.
 
-The same calls with four differences: the order of `whence`, a `filestat` of 56 bytes with a 32-bit
-link count, a clock subscription with one more field, and no `sock_accept`. Source:
-WebAssembly/WASI, legacy/preview0/witx.
+It has the same calls with four differences: another order of `whence`, a `filestat` of 56 bytes
+with a 32-bit link count, a clock subscription with one more field, and no `sock_accept`.
+
+Source: WebAssembly/WASI, legacy/preview0/witx.
 """
 
 from __future__ import annotations
@@ -30,18 +31,21 @@ _WHENCE: Final = (Whence.CUR, Whence.END, Whence.SET)
 def fd_seek(
     process: Process, caller: Caller, fd: int, offset: int, whence: int, newoffset: int
 ) -> None:
+    """Move the offset, by the older order of `whence`."""
     if not 0 <= whence < len(_WHENCE):
         raise Failure(Errno.INVAL)
     fd_calls.fd_seek(process, caller, fd, offset, int(_WHENCE[whence]), newoffset)
 
 
 def fd_filestat_get(process: Process, caller: Caller, fd: int, stat: int) -> None:
+    """Write the attributes of an open file, in the older layout."""
     fd_calls.fd_filestat_get(process, caller, fd, stat, FILESTAT)
 
 
 def path_filestat_get(
     process: Process, caller: Caller, fd: int, flags: int, path: int, path_len: int, filestat: int
 ) -> None:
+    """Write the attributes of what a path names, in the older layout."""
     path_calls.path_filestat_get(process, caller, fd, flags, path, path_len, filestat, FILESTAT)
 
 
@@ -53,6 +57,7 @@ def poll_oneoff(
     nsubscriptions: int,
     nevents: int,
 ) -> None:
+    """Wait for subscriptions in the older layout."""
     poll_calls.poll_oneoff(process, caller, subscriptions, events, nsubscriptions, nevents, LAYOUT)
 
 
@@ -66,7 +71,7 @@ _CHANGED_WRITES = {
 
 
 def _table() -> tuple[CallRow, ...]:
-    """The rows of preview 1 with the changed calls in their places."""
+    """Return the rows of preview 1 with the changed calls in their places."""
     return tuple(
         replaced(
             row,

@@ -1,7 +1,7 @@
 """The state of WASI as plain data that msgpack can hold; `restore` is the way back.
 
-Called while the program is paused. Files are named by mount and path below it, as the program knows
-them; nothing of the host's paths is in the state.
+The program must be paused. The state names files by mount and path below it, as the program does.
+It has no paths of the host.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 UNLINKED_LIMIT: Final = 64 << 20
-"""Bytes of open files without a name whose content stands in the state itself, together."""
+"""Bytes of open files without a name whose content is in the state itself, together."""
 SHORT: Final = 1 << 20
-"""Bytes up to which the content of a file without a name stands in the state itself."""
+"""Bytes up to which the content of a file without a name is in the state itself."""
 MEMORY_DEVICES: Final = 1
 """Linux's major number of /dev/null, zero, full, random, urandom: they are the same everywhere."""
 
@@ -38,7 +38,7 @@ MEMORY_DEVICES: Final = 1
 def capture(process: Process, contents: Contents) -> dict[str, Any]:
     """Everything of WASI that the program can observe; what its files consist of goes into
     `contents`. UnportableState names what cannot go."""
-    process.settle()
+    process.place_files()
     monotonic, cpu, stopped_at = process.clocks.reading()
     used = {
         d.place.mount
@@ -95,7 +95,7 @@ def _mount(process: Process, name: bytes, contents: Contents) -> dict[str, Any]:
 def _particulars(
     process: Process, fd: int, descriptor: Descriptor, carried: _Carried
 ) -> dict[str, Any]:
-    """What the kind of descriptor adds to its state."""
+    """Return what the kind of descriptor adds to its state."""
     if isinstance(descriptor, InputStream):
         return _input(descriptor)
     if isinstance(descriptor, OutputStream):
@@ -127,7 +127,7 @@ def _input(descriptor: InputStream) -> dict[str, Any]:
 
 
 def _stdin_file(descriptor: InputStream) -> dict[str, Any] | None:
-    """Where a regular file on standard input stands, and how to know it again."""
+    """Return the offset of a regular file on standard input, and what it is known again by."""
     if not descriptor.regular:
         return None
     offset = os.lseek(descriptor.host, 0, os.SEEK_CUR)
@@ -241,7 +241,7 @@ def _identity(tree: MountTree, path: tuple[bytes, ...]) -> tuple[int, int] | Non
 
 
 def _path_of(host: int, root: int) -> tuple[bytes, ...] | None:
-    """The path below `root` by which the host knows an open file now, or None (Linux: /proc)."""
+    """Return the path below `root` by which the host knows an open file now (Linux: /proc)."""
     try:
         whole = os.fsencode(os.readlink(f"/proc/self/fd/{host}"))
         above = os.fsencode(os.readlink(f"/proc/self/fd/{root}"))
@@ -264,7 +264,7 @@ class _Carried:
         self._room = UNLINKED_LIMIT
 
     def file(self, fd: int, descriptor: RegularFile, result: os.stat_result) -> int:
-        """The index under which its content is carried; several descriptors may share it."""
+        """Return the index under which a file's content is carried; descriptors may share it."""
         known = self._known.get((result.st_dev, result.st_ino))
         if known is not None:
             return known
@@ -299,7 +299,7 @@ class _Carried:
         return self._add(result, b"", {"size": size, "chunks": chunks})
 
     def directory(self, result: os.stat_result) -> int:
-        """The index of a removed directory, which can only be empty."""
+        """Return the index of a removed directory, which can only be empty."""
         known = self._known.get((result.st_dev, result.st_ino))
         return self._add(result, None) if known is None else known
 

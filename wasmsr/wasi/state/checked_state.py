@@ -1,8 +1,8 @@
 """The captured state of WASI, read as hostile input.
 
-`read` takes the plain data that `capture` made, which has been through a file or over a wire since,
-and gives dataclasses in which every value has its type and range and what must agree does. Nothing
-is opened here. FormatError says which entry is wrong.
+`read` takes the plain data of `capture`, which came out of a file or over a wire. It returns
+dataclasses in which every value has its type and range, and values that must agree do. It opens
+nothing. FormatError says which entry is wrong.
 """
 
 from __future__ import annotations
@@ -195,7 +195,11 @@ class _Fields:
 
 
 def read(value: object) -> WasiState:
-    """The state as dataclasses; FormatError for anything that `capture` does not make."""
+    """Return the state as dataclasses.
+
+    Raises:
+        FormatError: `capture` does not make such a state.
+    """
     state = _Fields(value, "wasi")
     clocks = state.map("clocks")
     monotonic = clocks.number("monotonic", LAST_INSTANT)
@@ -391,7 +395,7 @@ def _entry(fields: _Fields, entry: object) -> tuple[bytes, int, int]:
 
 
 def _path(fields: _Fields, *, empty: bool) -> tuple[bytes, ...]:
-    """A path below a mount: no way up, nothing empty, no slash at an end."""
+    """Return a path below a mount: no way up, nothing empty, no slash at an end."""
     raw = fields.raw("path", PATH_MAX)
     if not raw and empty:
         return ()

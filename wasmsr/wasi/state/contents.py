@@ -73,12 +73,12 @@ class Contents:
             self._files[digest] = source
 
     def add_spooled(self, digest: bytes, length: int, spool: IO[bytes], offset: int) -> None:
-        """Add a chunk that lies in a file of our own."""
+        """Add a chunk that is in a file of our own."""
         if self._new(digest, length):
             self._spool[digest] = spool, offset
 
     def without(self, held: Collection[bytes]) -> Contents:
-        """The same but for chunks that somebody has already."""
+        """Return the same chunks without those that the reader has already."""
         rest = Contents()
         rest._memory, rest._files, rest._spool = self._memory, self._files, self._spool
         for digest, length in self:
@@ -94,7 +94,11 @@ class Contents:
         return True
 
     def read(self, digest: bytes) -> bytes:
-        """The chunk. Raises SnapshotError if it is not there, or not what it was."""
+        """Return a chunk.
+
+        Raises:
+            SnapshotError: It is not there, or not what it was.
+        """
         if digest in self._memory:
             return self._memory[digest]
         length = self._lengths.get(digest)

@@ -1,8 +1,8 @@
 """A directory tree as a manifest: what is where, with digests of the content.
 
-From a tree on the host to plain data (`scan`), and from the plain data of a snapshot, which is
-hostile, to the same values (`parse`). `tree_restore` makes a tree of it again. The form is that of
-docs/snapshot-format.md, section 12.
+`scan` makes it from a tree of the host. `parse` makes the same values from the plain data of a
+snapshot, which is hostile. `tree_restore` makes a tree from it. docs/snapshot-format.md, section
+12, has the form.
 """
 
 from __future__ import annotations
@@ -199,7 +199,11 @@ def _walk(root: int, guest: str) -> Iterator[tuple[bytes, os.stat_result]]:
 
 
 def names(root: int) -> list[bytes]:
-    """What is in a directory. Raises OSError."""
+    """Return the names in a directory.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     directory = open_to_read(root, b".", os.O_DIRECTORY)
     try:
         return [os.fsencode(name) for name in os.listdir(directory)]
@@ -240,9 +244,14 @@ def chunks_of(
     source: tuple[ChunkFolder, bytes] | None,
     room: int = MAX_OFFSET,
 ) -> bytes:
-    """The chunks of an open file, as `TreeEntry.chunks`; what lies outside of `data_at` (start,
-    end) and zeros are left out, and the rest is where more than `room` bytes are found. Raises
-    OSError."""
+    """Return the chunks of an open file, as `TreeEntry.chunks`.
+
+    What is outside of `data_at` (start, end) and zeros are left out, and so is the rest where more
+    than `room` bytes are found.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     found: list[tuple[int, bytes]] = []
     for start, end in data_at:
         for offset in range(start - start % CHUNK, end, CHUNK):
@@ -273,7 +282,11 @@ def _add_known(
 
 
 def parse(value: object) -> list[TreeEntry]:
-    """The entries of a tree out of a snapshot; FormatError where they are not what `scan` makes."""
+    """Return the entries of a tree out of a snapshot.
+
+    Raises:
+        FormatError: `scan` does not make such entries.
+    """
     if not isinstance(value, (list, tuple)) or not 0 < len(value) <= MAX_ENTRIES:
         raise _wrong("is no list of entries")
     found: list[TreeEntry] = []

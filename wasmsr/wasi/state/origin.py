@@ -1,10 +1,10 @@
 """Where a state comes from: the host that saved it, and marks by which its open files are known.
 
-Between `capture`, which leaves marks, and `restore`, which compares. A path and a size do not make
-a file the one that a program had open. On the host that saved it, in the same folder, device, inode
-and times tell; elsewhere these differ by right, and the size and the content around the offset
-tell. Nothing here is part of the program's state: it is an ignorable section of the snapshot, and
-hostile input like the rest.
+`capture` leaves the marks and `restore` compares them. A path and a size do not prove that a file
+is the one which a program had open. On the host that saved the state, in the same folder, device,
+inode and times prove it. On other hosts these differ, and the size and the content around the
+offset must do. Nothing here is part of the program's state: it is an ignorable section of the
+snapshot, and hostile input like the rest.
 """
 
 from __future__ import annotations
@@ -95,7 +95,15 @@ class Origin:
         return mark is None or not self._is_here(guest, root) or mark.is_of(directory)
 
     def judge(self, fd: int, file: int, root: int, guest: bytes, then: SavedFile) -> FileVerdict:
-        """What an open file is to the one that descriptor `fd` had; `root`: the mount's folder."""
+        """Judge what an open file is to the one that descriptor `fd` had.
+
+        Args:
+            fd: The program's descriptor.
+            file: Host descriptor of the file that is there now.
+            root: Host descriptor of the mount's folder.
+            guest: The mount's name.
+            then: How the file was when it was saved.
+        """
         mark, now = self.files.get(fd), os.fstat(file)
         same = FileVerdict.SAME if now.st_size == then.size else FileVerdict.CHANGED
         if mark is None:
@@ -138,7 +146,7 @@ class FileVerdict(Enum):
 
 
 def here() -> HostIdentity:
-    """This host. Containers have no id of a machine: they are told apart by their folders."""
+    """Return this host. Containers have no id of a machine: their folders tell them apart."""
     boot = _line("/proc/sys/kernel/random/boot_id") or os.uname().nodename
     machine = _line("/etc/machine-id") or boot
     return HostIdentity(_named("machine", machine), _named("boot", boot))
@@ -156,7 +164,7 @@ def _named(what: str, id: str) -> bytes:
 
 
 def generation(file: int) -> int:
-    """The generation number of an open file, 0 where the file system does not tell."""
+    """Return the generation number of an open file; 0 where the file system does not tell."""
     try:
         answer = fcntl.ioctl(file, _GENERATION, bytes(8))
     except OSError:
@@ -165,7 +173,11 @@ def generation(file: int) -> int:
 
 
 def windows(file: int, offset: int) -> tuple[bytes, bytes]:
-    """What a regular file holds before and after an offset. Raises OSError."""
+    """Return what a regular file holds before and after an offset.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     start = max(0, offset - WINDOW)
     with UnnoticedReader(file) as reader:
         return os.pread(reader.host, offset - start, start), os.pread(reader.host, WINDOW, offset)
@@ -184,8 +196,12 @@ def _around(file: int, offset: int, mark: FileMark, *, both: bool) -> bool:
 
 
 def capture(process: Process, captured: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The origin of a process as plain data, whose descriptors were just `captured`; empty where
-    nothing needs it."""
+    """Return the origin of a process as plain data; empty where nothing needs it.
+
+    Args:
+        process: The process.
+        captured: The states of its descriptors, captured just before.
+    """
     files: list[list[Any]] = []
     roots: dict[bytes, tuple[int, int]] = {}
     for state in captured:
@@ -231,8 +247,11 @@ _MARK: Final = (
 
 
 def parse(value: object) -> Origin:
-    """The origin out of a snapshot, where there is one; FormatError for what `capture` does not
-    make."""
+    """Return the origin out of a snapshot, where there is one.
+
+    Raises:
+        FormatError: `capture` does not make such an origin.
+    """
     if value is None:
         return Origin()
     if not isinstance(value, dict):

@@ -1,9 +1,8 @@
 """From plain data to a `Process`: the way back from `capture`.
 
-The state is hostile input and grants nothing. `parse` checks all of it (types, ranges, sizes, what
-must agree) before anything is opened; then the files are opened under the mounts given, through the
-same walk that the program's own paths take, and compared; only when all are there is anything
-changed.
+The state is hostile input and grants nothing. `checked_state.read` checks all of it before anything
+is opened. Then the files are opened under the mounts given, through the same walk that the
+program's own paths take, and are compared. Nothing is changed before all of them are there.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class CarriedFiles:
     `contents`: their chunks; `limit`: bytes that a tree may hold; `since`: when the snapshot was
     taken, realtime ns; `folder`: gives the place of a carried tree for which none was given, by
     guest name (None: one that vanishes with the program); `bases`: trees that were here before;
-    `deferred`: touch no file that stays before `Process.settle`.
+    `deferred`: touch no file that stays before `Process.place_files`.
     """
 
     contents: Contents = field(default_factory=Contents)
@@ -83,11 +82,21 @@ def restore(
     on_changed: OnChanged | None = None,
     carried: CarriedFiles | None = None,
 ) -> Process:
-    """A process in that state.
+    """Return a process in a state.
 
-    `live`: the monotonic clock counts the time since it was stopped. `on_changed` defaults to
-    "error" when live, else to "truncate": what a program wrote after a checkpoint did not happen.
-    Raises WasiConfigError for a mount or socket that is missing, SnapshotError for a file that is.
+    Args:
+        state: The state, checked.
+        mounts: What is granted; matched by guest name.
+        streams: The standard streams.
+        sockets: Listening sockets, in the order in which the program had them.
+        live: Whether the monotonic clock counts the time since it was stopped.
+        on_changed: What to do with changed files. The default is "error" when live, else
+            "truncate": what a program wrote after a checkpoint did not happen.
+        carried: What to do with carried files.
+
+    Raises:
+        WasiConfigError: A mount or a socket is missing.
+        SnapshotError: A file is missing, or another one.
     """
     given = {os.fsencode(mount.guest): mount for mount in mounts}
     _check_mounts(state, given)
@@ -112,13 +121,13 @@ def restore(
         opener.nameless(state)
         opener.open_all(state.descriptors)
         opener.commit()
-        if opener.settlements:
-            process.unsettled = opener.settle
+        if opener.reconcilers:
+            process.deferred = opener.place_files
     except BaseException:
         process.close()
         raise
     finally:
-        if process.unsettled is None:
+        if process.deferred is None:
             opener.close()
     return process
 
@@ -134,9 +143,9 @@ def _check_mounts(state: WasiState, given: Mapping[bytes, Mount]) -> None:
         )
     for mount in state.mounts:
         have = given.get(mount.guest)
-        if have is not None and have.mode != mount.mode and have.settled != mount.mode:
+        if have is not None and have.mode != mount.mode and have.effective_mode != mount.mode:
             raise WasiConfigError(
-                f"the program has {have.guest} in mode {mount.mode}, not {have.settled}",
+                f"the program has {have.guest} in mode {mount.mode}, not {have.effective_mode}",
                 hint=f"write {_option(mount)}",
             )
 
@@ -160,7 +169,7 @@ class _Opener:
     sockets: tuple[socket.socket, ...]
     carried: CarriedFiles
     origin: Origin
-    settlements: dict[bytes, TreeReconciler] = field(default_factory=dict)
+    reconcilers: dict[bytes, TreeReconciler] = field(default_factory=dict)
     """Carried trees that are still to be put in their place."""
     waiting: list[DescriptorState] = field(default_factory=list)
     """Descriptors in them."""
@@ -187,7 +196,7 @@ class _Opener:
                 return
         self.process.trees[wanted.guest] = tree
         base = self.carried.bases.get(guest) if wanted.mode == "carry" else None
-        settlement = TreeReconciler(
+        reconciler = TreeReconciler(
             tree.root,
             guest,
             wanted.entries,
@@ -199,14 +208,16 @@ class _Opener:
             known=None if base is None else base.known,
         )
         if self.carried.deferred and wanted.mode == "carry":
-            self.settlements[wanted.guest] = settlement
+            self.reconcilers[wanted.guest] = reconciler
         else:
-            settlement.apply()
+            reconciler.apply()
             tree.put_layers(wanted.layers)
 
     def _since(self, wanted: MountState, tree: MountTree) -> int | None:
-        """The time after which this folder is known to be the program's: that of the snapshot, if
-        it was taken here with this folder, where it says so: anybody can write any time into one.
+        """Return the time after which this folder is known to be the program's.
+
+        It is that of the snapshot, if the snapshot was taken here with this folder and says so:
+        anybody can write any time into one.
         """
         origin = self.origin
         if origin.host is None or origin.is_root(wanted.guest, tree.root):
@@ -214,7 +225,9 @@ class _Opener:
         return None
 
     def _carry_tree(self, guest: str, given: Mount | None) -> MountTree:
-        """The folder of a carried tree: the one given, one that stays, or one that vanishes."""
+        """Return the tree of a carried mount: the folder given, one that stays, or one
+        that vanishes.
+        """
         host = None if given is None else given.host
         if host is None and self.carried.folder is not None:
             host = self.carried.folder(guest)
@@ -229,12 +242,12 @@ class _Opener:
             ) from error
         return MountTree(Mount(host, guest, "carry").open(), "carry")
 
-    def settle(self) -> None:
+    def place_files(self) -> None:
         """Put the carried trees in their place and open what the program has open in them."""
         try:
-            for settlement in self.settlements.values():
-                settlement.apply()
-            self.settlements.clear()
+            for reconciler in self.reconcilers.values():
+                reconciler.apply()
+            self.reconcilers.clear()
             self.open_all(self.waiting)
         finally:
             self.close()
@@ -242,7 +255,7 @@ class _Opener:
     def open_all(self, wanted: Iterable[DescriptorState]) -> None:
         """Open descriptors, but for those in trees that are not in their place yet."""
         for one in wanted:
-            if one.mount in self.settlements and not one.preopen:
+            if one.mount in self.reconcilers and not one.preopen:
                 self.waiting.append(one)
                 continue
             descriptor = self.open(one)

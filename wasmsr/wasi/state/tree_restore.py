@@ -110,7 +110,7 @@ class TreeReconciler:
             )
 
     def _look(self, on_changed: OnChanged, since: int | None) -> None:
-        """What is there and not the program's, or not any more, must not be touched."""
+        """Refuse to touch what is there and not the program's, or not any more."""
         for path, found in self._local.items():
             wanted = self._wanted.get(path)
             if not path or (wanted is not None and wanted.content == found.content):
@@ -191,7 +191,7 @@ class TreeReconciler:
         return self._pieces.read(digest)
 
     def _remove(self) -> None:
-        """What should not be there, and what is of another kind, the deepest first."""
+        """Remove what is not in the snapshot or is of another kind, the deepest first."""
         cursor = self._cursor
         for path, found in self._local.items():
             if path and found.kind == DIRECTORY and found.mode & 0o700 != 0o700:
@@ -258,7 +258,7 @@ class TreeReconciler:
         os.utime(name, ns=(entry.atim, entry.mtim), dir_fd=above, follow_symlinks=False)
 
     def _at(self, cursor: Cursor, path: bytes) -> tuple[int, bytes]:
-        """The directory that holds what `path` names, reached through no link, and its name."""
+        """Return the directory that holds what `path` names, and the name; follow no link."""
         parts = path.split(b"/")
         return cursor.at(parts[:-1]), parts[-1]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class FileKind(IntEnum):
-    """What is behind a descriptor or a name."""
+    """What a descriptor or a name refers to."""
 
     UNKNOWN = 0
     BLOCK_DEVICE = 1
@@ -89,18 +89,21 @@ class Descriptor:
         self.begun: tuple[tuple[int, int, int], int] | None = None
 
     def close(self) -> None:
+        """Close the descriptor."""
         if self.owned and self.host >= 0:
             host, self.host = self.host, -1
             os.close(host)
 
     def read(self, caller: Caller, buffers: list[memoryview]) -> int:
+        """Read into buffers; return the number of bytes."""
         raise CallError(errno.EBADF)
 
     def write(self, caller: Caller, buffers: list[memoryview]) -> int:
+        """Write buffers; return the number of bytes."""
         raise CallError(errno.EBADF)
 
     def stat(self) -> os.stat_result | None:
-        """The host's view of it; None for what has none worth telling."""
+        """Return the host's attributes; None for what has none worth telling."""
         return os.fstat(self.host)
 
     def set_flags(self, flags: int) -> None:
@@ -108,21 +111,25 @@ class Descriptor:
         self.flags = flags
 
     def available(self, event: int) -> int | None:
-        """For `poll_oneoff`: the number of bytes that reading (IN) or writing (OUT) can have at
-        once, or None when `host` must be asked."""
+        """Return how many bytes reading (IN) or writing (OUT) can have at once.
+
+        Returns:
+            None, where the host must be asked.
+        """
         return None
 
     def pending(self) -> int:
-        """... that reading can have when `host` is ready."""
+        """Return how many bytes reading can have when `host` is ready."""
         return pending_input(self.host)
 
     @property
     def nonblocking(self) -> bool:
+        """Whether calls that would wait fail instead."""
         return bool(self.flags & StatusFlag.NONBLOCK)
 
 
 def pending_input(host: int) -> int:
-    """Bytes that can be read from `host` now; 0 where the host cannot say."""
+    """Return how many bytes can be read from `host` now; 0 where the host cannot say."""
     try:
         answer = fcntl.ioctl(host, termios.FIONREAD, b"\0\0\0\0")
     except OSError:

@@ -1,7 +1,7 @@
-"""Where a program's listening sockets listen: the command line's `--tcp-listen`.
+"""Addresses of a program's listening sockets: the command line's `--tcp-listen`.
 
-From text to sockets, which `preview1` gives the program as descriptors after its mounts. A program
-of preview 1 cannot make sockets: it accepts from those that it was started with.
+The text becomes sockets, which a program gets as descriptors after its mounts. A program of preview
+1 cannot make sockets: it accepts from those that it was started with.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ class TcpListen:
 
     @classmethod
     def parse(cls, text: str) -> TcpListen:
-        """`ADDR:PORT`, `[ADDR]:PORT` for IPv6. WasiConfigError for any other form."""
+        """Read `ADDR:PORT`, or `[ADDR]:PORT` for IPv6.
+
+        Raises:
+            WasiConfigError: It has another form.
+        """
         host, colon, port = text.rpartition(":")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
@@ -35,7 +39,11 @@ class TcpListen:
         return cls(host, int(port))
 
     def open(self) -> socket.socket:
-        """A listening socket; WasiConfigError names the address where that fails."""
+        """Return a listening socket.
+
+        Raises:
+            WasiConfigError: It cannot listen there; the message names the address.
+        """
         try:
             found = socket.getaddrinfo(
                 self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -51,7 +59,7 @@ class TcpListen:
 
 
 def address_of(listening: socket.socket) -> str:
-    """Where a socket listens, as `--tcp-listen` takes it."""
+    """Return where a socket listens, as `--tcp-listen` takes it."""
     name = listening.getsockname()
     if not isinstance(name, tuple):
         return str(name)

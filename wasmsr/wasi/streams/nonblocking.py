@@ -1,10 +1,9 @@
-"""Reading and writing a host's stream without ever waiting, whatever flags its descriptor has.
+"""Reading and writing a host's stream without waiting, whatever flags its descriptor has.
 
-Under the standard streams. That `poll` calls a pipe ready says nothing of a moment later, when
-another process may have taken what was there; a call that then blocks cannot be ended by a pause.
-The flag O_NONBLOCK belongs to all who share the open file, so it is not ours to set. Linux has a
-flag for a single call (RWF_NOWAIT, preadv2(2)), for anonymous pipes and sockets; FIFOs and
-terminals can be opened again without sharing flags.
+`poll` may call a pipe ready, and another process takes what was there a moment later. A call that
+then blocks could not be ended by a pause. The flag O_NONBLOCK belongs to all processes that share
+the open file, so we do not set it. Linux has a flag for a single call (RWF_NOWAIT, preadv2(2)), for
+anonymous pipes and sockets. FIFOs and terminals can be opened again without sharing flags.
 """
 
 from __future__ import annotations
@@ -20,12 +19,14 @@ NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 PTMX: Final = os.makedev(5, 2)
 """Linux's device whose every open file is the other side of another terminal."""
 CURRENT: Final = -1
-"""The offset of preadv2 and pwritev2 that stands for none."""
+"""The offset of preadv2 and pwritev2 that means the file's own."""
 
 
 def opened_again(host: int, access: int) -> int:
-    """A descriptor of the same pipe or terminal that does not block, and shares no flags; -1 if
-    there can be none."""
+    """Return a descriptor of the same pipe or terminal that does not block.
+
+    It shares no flags with `host`. Return -1 if there can be none.
+    """
     if os.fstat(host).st_rdev == PTMX:
         # Opening that makes a new terminal.
         return -1
@@ -55,7 +56,11 @@ class NonblockingStream:
         self._again = -1
 
     def read(self, buffers: list[memoryview]) -> int:
-        """As os.readv; BlockingIOError if nothing is there."""
+        """Read as os.readv does.
+
+        Raises:
+            BlockingIOError: Nothing is there.
+        """
         if self._flag:
             try:
                 return os.preadv(self.host, buffers, CURRENT, self._flag)
@@ -64,8 +69,11 @@ class NonblockingStream:
         return os.readv(self._other(), buffers)
 
     def write(self, buffers: list[memoryview]) -> int:
-        """As os.writev, as much as there is room for; BlockingIOError if there is none, and when it
-        is found out that it is not `sure`."""
+        """Write as os.writev does, as much as there is room for.
+
+        Raises:
+            BlockingIOError: There is no room, or the stream has just turned out not to be `sure`.
+        """
         if self._flag:
             try:
                 return os.pwritev(self.host, buffers, CURRENT, self._flag)

@@ -1,9 +1,8 @@
-"""Standard input of a program that may go away from where its input is, and come back.
+"""Standard input of a program that can leave the host of its input, and come back.
 
-A kind of `InputStream`, between the calls and an `Inflow`. `wasmsr.migrate.streams.inputs` has
-those that matter: one where the input is, one where the program is a guest. What the program has
-taken is known by its place in the stream, which is all that a snapshot needs besides what has been
-taken from the inflow and not by the program.
+A `RelayedInput` reads from an `Inflow`. `wasmsr.migrate` has two kinds of these: one for the host
+of the input, one for the host where the program is a guest. The program's position in the input is
+all that a snapshot needs, besides bytes that were taken from the inflow and not yet by the program.
 """
 
 from __future__ import annotations
@@ -27,25 +26,34 @@ class Inflow(Protocol):
     terminal: bool
 
     def seek(self, position: int) -> None:
-        """What the program is to get next; before anything is read."""
+        """Make what is at `position` the next to be read. Nothing was read before."""
 
     def ask(self) -> int | None:
-        """The bytes that are there, 0 also where reading does not give any, but an end or an error;
-        None if there is nothing yet, and then it is asked for."""
+        """Return how many bytes are there, and ask for more if there are none.
+
+        Returns:
+            0 also where reading gives an end or an error; None if there is nothing yet.
+        """
 
     def read(self, buffers: list[memoryview]) -> int:
-        """Reads what is there, 0 for an end. BlockingIOError if there is nothing yet, another
-        OSError if there will be nothing any more."""
+        """Read what is there; return 0 for an end.
+
+        Raises:
+            BlockingIOError: There is nothing yet.
+            OSError: There will be nothing any more.
+        """
 
     def pending(self) -> int:
-        """Bytes that can be read now, when `host` is ready."""
+        """Return how many bytes can be read now, when `host` is ready."""
 
     def hold(self) -> tuple[bytes, int]:
-        """What was taken from the host and not by the program, which is the caller's from now on,
-        and the place of what follows."""
+        """Return what was taken from the host and not by the program, and the place after it.
+
+        The bytes are the caller's from then on.
+        """
 
     def close(self) -> None:
-        """No more is asked for."""
+        """Ask for no more."""
 
 
 class RelayedInput(InputStream):
@@ -64,13 +72,16 @@ class RelayedInput(InputStream):
         self.filetype = FileKind.CHARACTER_DEVICE if terminal else FileKind.UNKNOWN
 
     def end(self) -> None:
+        """Let nothing follow what is `unread`."""
         self.inflow.close()
         super().end()
 
     def close(self) -> None:
+        """Close the inflow."""
         self.inflow.close()
 
     def read(self, caller: Caller, buffers: list[memoryview]) -> int:
+        """Read what is unread, then from the inflow."""
         if self.unread:
             return self._read_unread(buffers)
         if self.ended or not any(map(len, buffers)):
@@ -86,12 +97,15 @@ class RelayedInput(InputStream):
                     raise
 
     def available(self, event: int) -> int | None:
+        """Return the bytes that are there; None where the inflow must be asked."""
         return len(self.unread) if self.unread or self.ended else self.inflow.ask()
 
     def pending(self) -> int:
+        """Return how many bytes can be read now."""
         return self.inflow.pending()
 
     def relayed(self) -> RelayPosition | None:
+        """Return the program's place in the input; None after its end."""
         if self.ended:
             return None
         data, position = self.inflow.hold()
@@ -99,5 +113,6 @@ class RelayedInput(InputStream):
         return RelayPosition(position, self.filetype == FileKind.CHARACTER_DEVICE)
 
     def go_on(self, state: RelayPosition) -> None:
+        """Go on at the place of a state."""
         self.inflow.seek(state.position)
         self._looks(state.terminal)

@@ -31,7 +31,7 @@ class Listener(Descriptor):
         listening.setblocking(False)
 
     def accept(self, caller: Caller, flags: int) -> Connection:
-        """The next connection; waits for it unless the listener is non-blocking."""
+        """Return the next connection; wait for it unless the listener does not block."""
         while True:
             wait(caller, self.host, IN, nonblocking=self.nonblocking)
             try:
@@ -46,6 +46,7 @@ class Listener(Descriptor):
             return connection
 
     def stat(self) -> os.stat_result | None:
+        """Return the host's attributes."""
         return os.fstat(self.host)
 
 
@@ -60,13 +61,24 @@ class Connection(Descriptor):
         self.socket = connected
 
     def close(self) -> None:
+        """Close the connection."""
         self.socket.close()
 
     def read(self, caller: Caller, buffers: list[memoryview]) -> int:
+        """Receive into buffers; return the number of bytes."""
         return self.receive(caller, buffers, 0)[0]
 
     def receive(self, caller: Caller, buffers: list[memoryview], flags: int) -> tuple[int, int]:
-        """(bytes, the host's message flags); `flags`: the host's MSG_PEEK."""
+        """Receive into buffers.
+
+        Args:
+            caller: Who may wait.
+            buffers: Where to.
+            flags: The host's MSG_PEEK, or 0.
+
+        Returns:
+            The number of bytes, and the host's message flags.
+        """
         import socket  # only where there is one: it takes long
 
         if not any(map(len, buffers)):
@@ -82,7 +94,7 @@ class Connection(Descriptor):
             return count, got
 
     def write(self, caller: Caller, buffers: list[memoryview]) -> int:
-        """As much as the socket takes at once, at least a byte."""
+        """Send as much as the socket takes at once, at least a byte."""
         import socket
 
         if not any(map(len, buffers)):

@@ -25,13 +25,15 @@ else:
 class ByteSink(Protocol):
     """Where a library's user lets output go: anything with `write`, such as io.BytesIO."""
 
-    def write(self, data: memoryview, /) -> int | None: ...
+    def write(self, data: memoryview, /) -> int | None:
+        """Take bytes; return how many were taken, None for all."""
 
 
 class ByteSource(Protocol):
     """Where a library's user lets input come from: anything with `read`, such as io.BytesIO."""
 
-    def read(self, size: int, /) -> bytes | None: ...
+    def read(self, size: int, /) -> bytes | None:
+        """Return at most `size` bytes; none at the end."""
 
 
 class InputStream(Descriptor):
@@ -65,13 +67,14 @@ class InputStream(Descriptor):
         self.ended = False
 
     def end(self) -> None:
-        """Nothing follows what is `unread`."""
+        """Let nothing follow what is `unread`."""
         self.close()
         self.host = -1
         self.source = None
         self.ended = True
 
     def read(self, caller: Caller, buffers: list[memoryview]) -> int:
+        """Read what is unread, then what the host has."""
         if self.unread:
             return self._read_unread(buffers)
         if self.source is not None and any(map(len, buffers)):
@@ -94,6 +97,7 @@ class InputStream(Descriptor):
                     raise
 
     def close(self) -> None:
+        """Close what was opened for the stream."""
         if self.nowait is not None:
             self.nowait.close()
         super().close()
@@ -104,17 +108,21 @@ class InputStream(Descriptor):
         return done
 
     def relayed(self) -> RelayPosition | None:
-        """Where the program stands in an input that is relayed, for a snapshot; what of it is here
-        is `unread` from then on."""
+        """Return how far the program has come in an input that is relayed.
+
+        What of the input is here is `unread` from then on.
+        """
         return None
 
     def go_on(self, state: RelayPosition) -> None:
-        """The input is that one, if it can be: see `relayed.RelayedInput`."""
+        """Make the input the one of that state, if it can be; see `RelayedInput`."""
 
     def stat(self) -> os.stat_result | None:
+        """Return None: attributes of the host's stream are not the program's."""
         return None
 
     def available(self, event: int) -> int | None:
+        """Return the bytes that are there; None where the host must be asked."""
         if self.unread or self.host < 0:
             return len(self.unread)
         if self.regular:
@@ -143,9 +151,11 @@ class OutputStream(Descriptor):
         self.nowait = NonblockingStream(host, os.O_WRONLY)
 
     def close(self) -> None:
+        """Close what was opened for the stream; the host's stream stays open."""
         self.nowait.close()
 
     def write(self, caller: Caller, buffers: list[memoryview]) -> int:
+        """Write to the host, or to the `ByteSink`."""
         if self.regular:
             return os.writev(self.host, buffers)
         if self.sink is None:
@@ -159,14 +169,16 @@ class OutputStream(Descriptor):
         return done
 
     def stat(self) -> os.stat_result | None:
+        """Return None: attributes of the host's stream are not the program's."""
         return None
 
     def available(self, event: int) -> int | None:
+        """Return what a write can have; None where the host must be asked."""
         return PIPE_PIECE if self.host < 0 or self.regular else None
 
 
 def scatter(data: bytes, buffers: list[memoryview]) -> int:
-    """Copies as much of `data` as there is room for; the number of bytes."""
+    """Copy as much of `data` as there is room for; return the number of bytes."""
     done = 0
     for buffer in buffers:
         piece = data[done : done + len(buffer)]

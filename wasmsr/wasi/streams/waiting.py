@@ -1,8 +1,8 @@
 """Waiting that a pause can end.
 
-Between the calls that may block and the host's `poll`. Whatever waits for a descriptor waits for
-the caller's wake-up descriptor too; when that is first, `Retry` says that nothing has happened yet,
-and the call is made again after the pause, or after the snapshot was restored.
+Whatever waits for a descriptor of the host waits for the caller's wake-up descriptor too. If that
+one is first, `Retry` says that nothing has happened yet. The call is then made again after the
+pause, or after the snapshot was restored.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ LONGEST: Final = 3_600_000_000_000
 def wait(caller: Caller, host: int, event: int, *, nonblocking: bool) -> None:
     """Return when `host` is ready for `event` (IN or OUT), or has an error to report.
 
-    Raises CallError(AGAIN) if it is not and `nonblocking`, Retry if a pause is wanted first.
+    Raises:
+        CallError: EAGAIN: it is not ready, and `nonblocking`.
+        Retry: A pause is wanted first.
     """
     if nonblocking:
         if not syscalls.wait_many([(host, event)], 0):
@@ -49,10 +51,18 @@ def wait(caller: Caller, host: int, event: int, *, nonblocking: bool) -> None:
 def poll_until(
     caller: Caller, waited: list[tuple[int, int]], remaining: int | None
 ) -> list[tuple[int, int]]:
-    """Those of (descriptor, events) that are ready within `remaining` ns (None: ever); none when
-    the time, or an hour of it, is over, or a signal came.
+    """Return those of (descriptor, events) that are ready in time.
 
-    Raises Retry if a pause is wanted first.
+    Args:
+        caller: Who waits.
+        waited: (host descriptor, select events) each.
+        remaining: ns; None waits for ever.
+
+    Returns:
+        None also when an hour is over, or a signal came.
+
+    Raises:
+        Retry: A pause is wanted first.
     """
     wake = caller.wake_fd
     timeout = -1 if remaining is None else min(remaining, LONGEST)
@@ -64,15 +74,16 @@ def poll_until(
 
 
 def read_file(caller: Caller, file: Descriptor, buffers: list[memoryview], offset: int) -> int:
-    """Read a regular file from `offset` on; the number of bytes.
+    """Read a regular file from `offset` on; return the number of bytes.
 
-    A program may read a hundred megabytes in one call, which takes tens of milliseconds. So it is
-    read in pieces, and a pause that comes in between ends the call as if it had not been made: the
-    program's offset stands where it stood. Made again, the call goes on where it was, if this is
-    still the same store in the same invocation, where nothing else can have come between; after a
-    restore all is read anew.
+    A program may read a hundred megabytes in one call, which takes tens of milliseconds. So the
+    file is read in pieces. A pause between two pieces ends the call as if it had not been made:
+    the program's offset stays. Made again, the call goes on where it was, if this is still the
+    same store in the same invocation, where nothing else can have come between. After a restore
+    all is read anew.
 
-    Raises Retry if a pause is wanted first.
+    Raises:
+        Retry: A pause is wanted first.
     """
     total = sum(map(len, buffers))
     if total <= PIECE:
@@ -151,7 +162,7 @@ def write_waiting(
 
 
 def _first(buffers: list[memoryview], size: int) -> list[memoryview]:
-    """The first `size` bytes at most of the buffers, at least one."""
+    """Return the first `size` bytes at most of the buffers, at least one."""
     found = []
     for buffer in buffers:
         found.append(buffer[:size])
@@ -162,7 +173,7 @@ def _first(buffers: list[memoryview], size: int) -> list[memoryview]:
 
 
 def _after(buffers: list[memoryview], done: int) -> list[memoryview]:
-    """The buffers without their first `done` bytes."""
+    """Return the buffers without their first `done` bytes."""
     for index, buffer in enumerate(buffers):
         if done < len(buffer):
             return [buffer[done:], *buffers[index + 1 :]]
