@@ -126,7 +126,11 @@ def _run_spec(spec: RunSpec) -> Outcome:
 
 
 def open_program(
-    spec: RunSpec, *, module: Module | None = None, grants: HostGrants | None = None
+    spec: RunSpec,
+    *,
+    module: Module | None = None,
+    grants: HostGrants | None = None,
+    snapshot: SnapshotState | None = None,
 ) -> Program:
     """Return the program that a description gives, before it runs.
 
@@ -134,6 +138,7 @@ def open_program(
         spec: The run. `spec.program` is the name of a file.
         module: The module, where the caller has it already.
         grants: What the host gives; None opens what `spec` names.
+        snapshot: The state that the run continues, in place of `spec.from_snapshot`.
 
     Raises:
         SpecError: The description names no program, or gives wrong arguments.
@@ -147,9 +152,11 @@ def open_program(
             grants = HostGrants.of(spec, stdin=stdin, stdout=stdout, stderr=stderr)
         if module is None and spec.program is not None:
             module = Module.from_file(spec.program, features=spec.features)
-        if spec.from_snapshot is not None:
+        if snapshot is None and spec.from_snapshot is not None:
+            snapshot = _snapshot_of(spec)
+        if snapshot is not None:
             program = Program.resume(
-                _snapshot_of(spec),
+                snapshot,
                 module=module,
                 grants=grants,
                 max_pages=spec.max_pages,

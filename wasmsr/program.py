@@ -34,15 +34,15 @@ from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Exited, Finished, Limits, Paused, Trapped
 from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import FuncType
-from wasmsr.record import record
 from wasmsr.runspec.grants import HostGrants as HostGrants
+from wasmsr.runspec.stop_conditions import StopConditions as StopConditions
+from wasmsr.runspec.stop_conditions import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from wasmsr.interp.tracer import Tracer
-    from wasmsr.runspec.run_spec import RunSpec
     from wasmsr.snapshot.state import SnapshotState
     from wasmsr.wasi.facade import Wasi
 
@@ -80,29 +80,6 @@ class Timings:
             self.add(name, time.perf_counter() - began)
 
 
-@record
-class StopConditions:
-    """Where to stop or to hop, in instructions from this start or resume; None is never. The run
-    is counted only if one of them is set.
-
-    Attributes:
-        fuel: the end of the program's fuel.
-        stop: where it stands once, to be saved there.
-        hop: every so many instructions the machine is saved and restored in place.
-    """
-
-    fuel: int | None = None
-    stop: int | None = None
-    hop: int | None = None
-
-    @classmethod
-    def of(cls, spec: RunSpec, fuel: int | None = None) -> StopConditions:
-        """Return what a description of a run asks for; `fuel` is what a snapshot has left."""
-        given = spec.limits.fuel
-        policy = spec.snapshots
-        return cls(fuel if given is None else given, stop=policy.at, hop=policy.hop)
-
-
 class ProgramState(Enum):
     """Whether and why a program stands."""
 
@@ -111,6 +88,8 @@ class ProgramState(Enum):
     """Not started yet, or stopped by `Program.pause`."""
     STOP = "stop"
     """It has reached `StopConditions.stop`."""
+    HIT = "hit"
+    """It has reached a breakpoint, changed a watched memory, or made a host call of a number."""
     FUEL = "fuel"
     """It has reached `StopConditions.fuel`."""
     IDLE = "idle"
@@ -181,6 +160,7 @@ class Program:
         self._error: BaseException | None = None
         self._base = store.executed or 0
         self._next_hop = 0
+        self._watch: Watch | None = None
         self._take(store)
         self.state = ProgramState.PAUSED if self.pending else ProgramState.IDLE
 
@@ -190,6 +170,8 @@ class Program:
         self.store = store
         self._later = deque(store.queue)
         store.queue.clear()
+        if self._watch is not None:
+            self._watch.attach(store)
         if self.wasi is not None:
             _ = store.wake_fd  # now: a program may leave no descriptor for it
         frames = store.frames()
@@ -352,6 +334,7 @@ class Program:
             self.wasi.place_files()
         self._wanted = False
         self._outcome = None
+        self._watch = Watch(self.store, self.stop_conditions) if self._single else None
         self.state = ProgramState.RUNNING
         self._idle.clear()
         reserve.hold()
@@ -362,6 +345,10 @@ class Program:
             reserve.let_go()
             self._idle.set()
             raise
+
+    @property
+    def _single(self) -> bool:
+        return self.stop_conditions.single
 
     def pause(self, timeout: float | None = None) -> bool:
         """Makes it stand.
@@ -444,7 +431,7 @@ class Program:
                 queue[:] = kept
 
     def _hop(self) -> None:
-        """Saves and restores in place, through bytes: what goes on is what was decoded."""
+        """Save and restore in place, through bytes: what goes on is what was decoded."""
         from wasmsr.snapshot.format import decode, encode
 
         snapshot = self.snapshot()
@@ -452,12 +439,35 @@ class Program:
             data = b"".join(encode(snapshot))
         with self.timings.measure("decode"):
             snapshot = decode(data)
-        executed = self.executed
-        if self.wasi is not None:
-            self.wasi.close()
+        self._replace(snapshot, self.executed or 0)
+
+    def rewind(self, snapshot: SnapshotState, executed: int = 0) -> None:
+        """Put the program, which must not run, back into one of its own states.
+
+        Files of the host and output that is written stay as they are.
+
+        Args:
+            snapshot: The state.
+            executed: Instructions since the start at which the state was captured.
+
+        Raises:
+            ModuleMismatch: The state is of another module.
+            SnapshotError: It cannot be restored; the program is as before.
+        """
+        _module_of(snapshot, self.module, None)
+        self._replace(snapshot, executed)
+        self._outcome = self._error = None
+        self._next_hop = 0
+        self.state = ProgramState.PAUSED if self.pending else ProgramState.IDLE
+
+    def _replace(self, snapshot: SnapshotState, executed: int) -> None:
+        """Go on with the store that a state gives, in place of the present one."""
+        old_wasi = self.wasi
+        if old_wasi is not None:
+            old_wasi.close()
         with self.timings.measure("restore"):
             store, self.wasi = _restore(snapshot, self.module, self._grants, live=True)
-        self._base = (store.executed or 0) - (executed or 0)
+        self._base = (store.executed or 0) - executed
         old = self.store
         self._take(store)
         old.wasi = None  # it is closed
@@ -508,12 +518,15 @@ class Program:
             elif not isinstance(outcome, Paused):
                 self._entry = None
                 return ProgramState.ENDED, outcome
+            if self._watch is not None and self._watch.hit():
+                return ProgramState.HIT, Paused("requested")
             # A pause is looked at above: the request may be older than this start, or withdrawn.
 
     def _steps(self) -> int | ProgramState | None:
         """Return the instructions up to the next stop, None without one, or the state reached."""
         marks = self.stop_conditions
-        if self.tracer is None and marks.fuel is marks.stop is marks.hop is None:
+        uncounted = self.tracer is None and self._watch is None
+        if uncounted and marks.fuel is marks.stop is marks.hop is None:
             return None
         if self.store.executed is None:
             self.store.executed = 0  # it is counted from here on
@@ -532,6 +545,8 @@ class Program:
                 self._next_hop = done + marks.hop
         ends = (marks.stop, marks.fuel, None if marks.hop is None else self._next_hop)
         left = min((end - done for end in ends if end is not None), default=None)
+        if self._watch is not None:
+            return 1
         return None if left is None else min(left, _AT_ONCE)
 
 

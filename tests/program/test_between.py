@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def finish(program: Program) -> list[object]:
     return results
 
 
-def launched(name: str, **marks: int) -> Program:
+def launched(name: str, **marks: Any) -> Program:
     program = Program.launch(Module.from_text(MODULES[name]), invoke="r")
     program.stop_conditions = StopConditions(**marks)
     return program

@@ -14,17 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from wasmsr.errors import (
-    EXIT_FUEL,
-    EXIT_HOST,
-    EXIT_TRAP,
     ModuleMismatch,
     SnapshotError,
-    WasmsrError,
     printable,
 )
+from wasmsr.executor.local import LocalExecutor
 from wasmsr.interp.instruction_set.features import BY_NAME, State, chosen
 from wasmsr.interp.modules.module import Module
-from wasmsr.interp.outcomes import Exited, Limits, Trapped
+from wasmsr.interp.outcomes import Limits
 from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.files.results import deliver
 from wasmsr.migrate.ports import Buffer, Relays
@@ -41,7 +38,7 @@ from wasmsr.migrate.protocol import (
 )
 from wasmsr.migrate.streams.inputs import HOLD_SECONDS, Feed, Gone, Local, Remote
 from wasmsr.migrate.streams.relays import STREAMS, Relay, Shown, StdinAfterMove, input_along
-from wasmsr.program import HostGrants, Program, ProgramState, excessive
+from wasmsr.program import HostGrants, Program, excessive
 from wasmsr.record import replaced
 from wasmsr.snapshot import format as snapshot_format
 from wasmsr.snapshot.encoding.container import VERSION
@@ -73,12 +70,14 @@ class HostedProgram:
         relays: Sequence[Relay | InputStream] = (),
         after: StdinAfterMove = "relay",
         results: Mapping[str, tuple[Path, str]] | None = None,
+        executor: LocalExecutor | None = None,
     ) -> None:
         """`places`: carried trees that are in folders of `belongings`, by the guest's names;
         `shown`, `fed`, `relays`: node ids of the ends that show its output and have its input, and
         its streams there; `after`: what becomes of its input when it leaves; `results`: see
         `Hosting.results`."""
-        self.id = id or secrets.token_bytes(ID_BYTES)
+        self._executor = executor or LocalExecutor()
+        self.id = self._executor.enroll(program, id)
         self._program: Program | None = program
         self._mounts = mounts
         self._belongings = belongings
@@ -128,32 +127,22 @@ class HostedProgram:
         return module.binary
 
     def start(self) -> None:
-        self.program.start()
+        """Let the program run, for the first time or on."""
+        self._executor.resume(self.id)
 
     def pause(self, timeout: float) -> bool:
-        return self.program.pause(timeout)
+        """Pause the program; False if it did not pause within `timeout` seconds."""
+        return self._executor.pause(self.id, timeout)
 
     def wait(self, timeout: float | None) -> Ending | None:
-        program = self.program
-        try:
-            outcome = program.wait(timeout)
-        except (WasmsrError, OSError, MemoryError) as error:
-            code = error.exit_code if isinstance(error, WasmsrError) else EXIT_HOST
-            return Ending("failed", code, str(error))
-        if program.state is ProgramState.IDLE:
-            return Ending("finished", 0, self._left("ended with code 0"))
-        if program.state is ProgramState.FUEL:
-            return Ending("fuel", EXIT_FUEL, "out of fuel")
-        if program.state is not ProgramState.ENDED:
+        """Return how the program ended, or None if it has not after `timeout` seconds."""
+        status = self._executor.wait(self.id, timeout)
+        if not status.ending:
             return None
-        if isinstance(outcome, Trapped):
-            lines = [f"trap: {outcome.trap.code}"]
-            lines += [f"at {frame}" for frame in outcome.trap.backtrace[:8]]
-            return Ending("trapped", EXIT_TRAP, "; ".join(lines))
-        assert isinstance(outcome, Exited)
-        # What a process may give its parent is 8 bits.
-        code = outcome.code & 0xFF
-        return Ending("exited", code, self._left(f"ended with code {code}"))
+        sentence = status.sentence
+        if status.ending in ("finished", "exited"):
+            sentence = self._left(f"ended with code {status.code}")
+        return Ending(status.ending, status.code, sentence)
 
     def _left(self, sentence: str) -> str:
         """Where the files of a program that has ended are, if its user has not said where."""
@@ -195,6 +184,7 @@ class HostedProgram:
         for relay in self._relays:
             relay.close()
         if self._program is not None:
+            self._executor.remove(self.id)
             self._program.close()
             # Its memory goes with it, which may be most of this host's.
             self._program = None
@@ -241,6 +231,7 @@ class Hosting:
         self._feeds: dict[bytes, Feed] = {}
         """The inputs of this end that programs read, also from elsewhere, by the program."""
         self.after: StdinAfterMove = "relay"
+        self.executor = LocalExecutor()
         self._hosted: dict[bytes, HostedProgram] = {}
         """The programs that are here, or were last, until they have ended."""
         self._known = known
@@ -400,6 +391,7 @@ class Hosting:
             relays=[] if stdin is None else [stdin],
             after=self.after,
             results=self.results(program.module.digest),
+            executor=self.executor,
         )
         return self._hosted[id]
 
@@ -478,6 +470,7 @@ class HostedArrival:
             relays=relays,
             after=self._hosting.after,
             results=self._hosting.results(digest),
+            executor=self._hosting.executor,
         )
         return hosted
 

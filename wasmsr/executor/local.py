@@ -1,0 +1,386 @@
+"""An executor whose programs run on threads of this process."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_TRAP, WasmsrError
+from wasmsr.executor.port import (
+    ID_BYTES,
+    LARGEST_READ,
+    LOG_BYTES,
+    ExecutorError,
+    ProgramStatus,
+)
+from wasmsr.interp.outcomes import Exited, Trapped
+from wasmsr.interp.store.store import Store
+from wasmsr.library import open_program
+from wasmsr.program import HostGrants, Program, ProgramState, StopConditions
+from wasmsr.record import replaced
+from wasmsr.runspec.run_spec import RunSpec
+from wasmsr.runspec.stop_conditions import check_ranges, memory_count
+from wasmsr.snapshot.format import Decoder, encode
+from wasmsr.snapshot.state import SnapshotState
+
+PIECE = 1 << 20
+"""Bytes that are read or written at a time."""
+
+MARKS = 16
+"""States that `mark` keeps of a program; one more drops the oldest."""
+
+
+class LogBuffer:
+    """The last `LOG_BYTES` bytes of an output stream. Any thread may call its methods."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._data = bytearray()
+        self._dropped = 0
+
+    def write(self, data: memoryview, /) -> int:
+        """Keep data, drop the oldest, and return how many bytes were taken."""
+        with self._lock:
+            self._data += data
+            over = len(self._data) - LOG_BYTES
+            if over > 0:
+                del self._data[:over]
+                self._dropped += over
+        return len(data)
+
+    def read(self, offset: int) -> tuple[int, bytes]:
+        """Return the first offset, from `offset` on, of which bytes are here, and the bytes."""
+        with self._lock:
+            start = max(offset, self._dropped)
+            at = start - self._dropped
+            return start, bytes(self._data[at : at + LARGEST_READ])
+
+
+class HeldProgram:
+    """One program of an executor.
+
+    Attributes:
+        program: The program.
+        logs: Kept output, by the name of the stream.
+        lock: Held by a call that starts, stops or looks into the program.
+        marks: Kept states, each with the instructions executed before it, by number.
+    """
+
+    def __init__(self, program: Program, logs: Mapping[str, LogBuffer]) -> None:
+        self.program = program
+        self.logs = logs
+        self.lock = threading.RLock()
+        self.marks: dict[int, tuple[SnapshotState, int]] = {}
+        self.next_mark = 1
+
+
+class LocalExecutor:
+    """An executor (`port.Executor`) in this process: a registry of programs by id."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[bytes, HeldProgram] = {}
+
+    # -- the registry ------------------------------------------------------------------------------
+
+    def enroll(
+        self, program: Program, id: bytes = b"", logs: Mapping[str, LogBuffer] | None = None
+    ) -> bytes:
+        """Take a program that was made in this process into the registry and return its id.
+
+        Raises:
+            ExecutorError: The id is taken.
+        """
+        id = id or secrets.token_bytes(ID_BYTES)
+        if len(id) != ID_BYTES:
+            raise ExecutorError(f"an id has {ID_BYTES} bytes, not {len(id)}")
+        with self._lock:
+            if id in self._held:
+                raise ExecutorError(f"there is a program {id.hex()[:8]} already")
+            self._held[id] = HeldProgram(program, logs or {})
+        return id
+
+    def remove(self, program: bytes) -> None:
+        """Take a program out of the registry, whatever it does; nothing else happens to it."""
+        with self._lock:
+            self._held.pop(program, None)
+
+    def programs(self) -> list[bytes]:
+        """Return the ids of all programs."""
+        with self._lock:
+            return list(self._held)
+
+    def _of(self, program: bytes) -> HeldProgram:
+        with self._lock:
+            held = self._held.get(program)
+        if held is None:
+            raise ExecutorError(f"there is no program {program.hex()[:8]}")
+        return held
+
+    def _stopped(self, program: bytes) -> HeldProgram:
+        """Return a program that does not run."""
+        held = self._of(program)
+        if not held.program.is_stopped:
+            raise ExecutorError(f"program {program.hex()[:8]} runs", hint="pause it first")
+        return held
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(
+        self, spec: Mapping[str, Any], *, program: bytes = b"", streams: Sequence[int] = ()
+    ) -> bytes:
+        """Start a program; see `port.Executor.start`."""
+        id = self._open(RunSpec.read(spec), program, streams)
+        self.resume(id)
+        return id
+
+    def adopt(
+        self,
+        snapshot: int,
+        spec: Mapping[str, Any],
+        *,
+        program: bytes = b"",
+        streams: Sequence[int] = (),
+    ) -> bytes:
+        """Take over a program from a snapshot; see `port.Executor.adopt`."""
+        run = RunSpec.read(spec)
+        decoder = Decoder(limits=run.machine_limits)
+        while piece := os.read(snapshot, PIECE):
+            decoder.feed(piece)
+        return self._open(run, program, streams, decoder.finish())
+
+    def _open(
+        self,
+        run: RunSpec,
+        program: bytes,
+        streams: Sequence[int],
+        snapshot: SnapshotState | None = None,
+    ) -> bytes:
+        owned: list[int] = []
+        logs: dict[str, LogBuffer] = {}
+        given: list[Any] = [None, None, None]
+        for at, descriptor in enumerate(streams[:3]):
+            if descriptor >= 0:
+                owned.append(os.dup(descriptor))
+                given[at] = owned[-1]
+        for at, name in ((1, "stdout"), (2, "stderr")):
+            if given[at] is None:
+                given[at] = logs[name] = LogBuffer()
+        made: Program | None = None
+        try:
+            grants = HostGrants.of(run, stdin=given[0], stdout=given[1], stderr=given[2])
+            made = open_program(run, grants=grants, snapshot=snapshot)
+            id = self.enroll(made, program, logs)
+        except BaseException:
+            if made is not None:
+                made.close()
+            for descriptor in owned:
+                os.close(descriptor)
+            raise
+        made.owned += owned
+        return id
+
+    def wait(self, program: bytes, timeout: float | None = None) -> ProgramStatus:
+        """Return what the program does; see `port.Executor.wait`."""
+        return status_of(self._of(program).program, timeout)
+
+    def pause(self, program: bytes, timeout: float | None = None) -> bool:
+        """Pause the program; see `port.Executor.pause`."""
+        return self._of(program).program.pause(timeout)
+
+    def resume(self, program: bytes) -> None:
+        """Let the program run on."""
+        held = self._stopped(program)
+        with held.lock:
+            if held.program.state in (ProgramState.ENDED, ProgramState.FAILED):
+                raise ExecutorError(f"program {program.hex()[:8]} has ended")
+            if held.program.state is ProgramState.STOP:
+                held.program.passed_stop()
+            held.program.start()
+
+    def cancel(self, program: bytes, timeout: float | None = None) -> bool:
+        """End the program; see `port.Executor.cancel`."""
+        held = self._of(program)
+        if not held.program.pause(timeout):
+            return False
+        with held.lock:
+            self.remove(program)
+            held.program.close()
+            held.program.store.close()
+        return True
+
+    # -- looking in --------------------------------------------------------------------------------
+
+    def snapshot(self, program: bytes, file: int) -> int:
+        """Write the snapshot of a program; see `port.Executor.snapshot`."""
+        held, size = self._stopped(program), 0
+        with held.lock:
+            for piece in encode(held.program.snapshot(embed=True)):
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(file, view) :]
+                size += len(piece)
+        return size
+
+    def logs(self, program: bytes, stream: str, offset: int = 0) -> tuple[int, bytes]:
+        """Return output of the program; see `port.Executor.logs`."""
+        held = self._of(program)
+        if stream not in held.logs:
+            raise ExecutorError(f"no {stream} of program {program.hex()[:8]} is kept here")
+        return held.logs[stream].read(max(0, offset))
+
+    def stats(self, program: bytes) -> dict[str, Any]:
+        """Return figures of the program; see `port.Executor.stats`."""
+        held = self._of(program).program
+        memory = None
+        if held.is_stopped:
+            store = held.store
+            memory = sum(len(store.memory_view(a)) for a in range(memory_count(store)))
+        return {
+            "executed": held.executed,
+            "memory": memory,
+            "module": held.module.digest.hex(),
+            "seconds": {name: sum(spans) for name, spans in held.timings.spans.items()},
+        }
+
+    # -- debugging ---------------------------------------------------------------------------------
+
+    def run_to(self, program: bytes, conditions: Mapping[str, Any]) -> None:
+        """Let the program run to a condition; see `port.Executor.run_to`."""
+        held = self._stopped(program)
+        with held.lock:
+            stops = _conditions(held.program.stop_conditions, conditions)
+            _check(held.program.store, stops.memory)
+            if held.program.state is ProgramState.STOP:
+                held.program.passed_stop()
+            held.program.stop_conditions = stops
+            self.resume(program)
+
+    def step(self, program: bytes, count: int = 1) -> ProgramStatus:
+        """Execute instructions one at a time; see `port.Executor.step`."""
+        held = self._stopped(program)
+        with held.lock:
+            done = held.program.executed or 0
+            self.run_to(program, {"stop": done + count})
+            return self.wait(program)
+
+    def frames(self, program: bytes) -> list[dict[str, Any]]:
+        """Return the frames, innermost first; see `port.Executor.frames`."""
+        held = self._stopped(program)
+        with held.lock:
+            return [
+                {
+                    "function": frame.function,
+                    "instance": frame.instance,
+                    "index": frame.index,
+                    "offset": frame.offset,
+                    "types": frame.types,
+                    "locals": list(frame.locals),
+                    "operands": list(frame.operands),
+                }
+                for frame in reversed(held.program.store.frames())
+            ]
+
+    def read_memory(self, program: bytes, memory: int, address: int, size: int) -> bytes:
+        """Return bytes of a memory; see `port.Executor.read_memory`."""
+        if not 0 <= size <= LARGEST_READ:
+            raise ExecutorError(f"{size} bytes at once; {LARGEST_READ} are the most")
+        held = self._stopped(program)
+        with held.lock:
+            store = held.program.store
+            _check(store, [(memory, address, size)])
+            return bytes(store.memory_view(memory)[address : address + size])
+
+    def mark(self, program: bytes) -> int:
+        """Keep the state of the program; see `port.Executor.mark`."""
+        from wasmsr.snapshot.format import decode
+
+        held = self._stopped(program)
+        with held.lock:
+            # Through bytes: a snapshot shares its memories with the program, which goes on.
+            state = decode(b"".join(encode(held.program.snapshot())))
+            number = held.next_mark
+            held.next_mark += 1
+            held.marks[number] = state, held.program.executed or 0
+            while len(held.marks) > MARKS:
+                del held.marks[next(iter(held.marks))]
+            return number
+
+    def rewind(self, program: bytes, mark: int) -> None:
+        """Put the program back into a kept state; see `port.Executor.rewind`."""
+        held = self._stopped(program)
+        with held.lock:
+            if mark not in held.marks:
+                raise ExecutorError(f"program {program.hex()[:8]} has no mark {mark}")
+            held.program.rewind(*held.marks[mark])
+
+
+def _check(store: Store, ranges: Iterable[tuple[int, int, int]]) -> None:
+    """Check ranges of memories.
+
+    Raises:
+        ExecutorError: One is not in the store.
+    """
+    try:
+        check_ranges(store, ranges)
+    except ValueError as error:
+        raise ExecutorError(str(error)) from None
+
+
+def _conditions(present: StopConditions, given: Mapping[str, Any]) -> StopConditions:
+    """Return conditions from plain data; the fuel and the hops of the run stay.
+
+    Raises:
+        ExecutorError: A condition is unknown or of another form.
+    """
+
+    def number(value: Any) -> int:
+        if type(value) is not int or value < 0:
+            raise ExecutorError(f"not a condition: {value!r} is no count or address")
+        return value
+
+    def tuples(values: Any, width: int) -> tuple[Any, ...]:
+        found = tuple(tuple(map(number, one)) for one in values)
+        if any(len(one) != width for one in found):
+            raise ExecutorError(f"not a condition: {width} numbers are expected")
+        return found
+
+    changes: dict[str, Any] = {"stop": None, "breakpoints": (), "memory": (), "call": None}
+    unknown = given.keys() - changes.keys()
+    if unknown:
+        raise ExecutorError(f"there is no condition {', '.join(sorted(unknown))}")
+    try:
+        for name in ("stop", "call"):
+            if given.get(name) is not None:
+                changes[name] = number(given[name])
+        changes["breakpoints"] = tuples(given.get("breakpoints", ()), 2)
+        changes["memory"] = tuples(given.get("memory", ()), 3)
+    except TypeError:
+        raise ExecutorError("not a condition: lists of numbers are expected") from None
+    return replaced(present, **changes)
+
+
+def status_of(program: Program, timeout: float | None) -> ProgramStatus:
+    """Return what a program does as soon as it does not run, or after `timeout` seconds."""
+    try:
+        outcome = program.wait(timeout)
+    except (WasmsrError, OSError, MemoryError) as error:
+        code = error.exit_code if isinstance(error, WasmsrError) else EXIT_HOST
+        return ProgramStatus("failed", "failed", code, str(error))
+    state = program.state
+    if state is ProgramState.IDLE:
+        return ProgramStatus(state.value, "finished")
+    if state is ProgramState.FUEL:
+        return ProgramStatus(state.value, "fuel", EXIT_FUEL, "out of fuel")
+    if state is not ProgramState.ENDED:
+        return ProgramStatus(state.value)
+    if isinstance(outcome, Trapped):
+        lines = [f"trap: {outcome.trap.code}"]
+        lines += [f"at {frame}" for frame in outcome.trap.backtrace[:8]]
+        return ProgramStatus(state.value, "trapped", EXIT_TRAP, "; ".join(lines))
+    assert isinstance(outcome, Exited)
+    # A process gives its parent 8 bits.
+    return ProgramStatus(state.value, "exited", outcome.code & 0xFF)

@@ -1,0 +1,149 @@
+"""The port of an executor: what a host of programs offers, as plain data, bytes and descriptors.
+
+`local.LocalExecutor` has its programs in this process. `process.ProcessExecutor` has them in a
+worker process behind a socket. Callers cannot tell the two apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from wasmsr.errors import WasmsrError
+
+ID_BYTES = 16
+"""Bytes of a program's id."""
+
+LOG_BYTES = 1 << 20
+"""Bytes of each output stream that an executor keeps; older bytes are dropped."""
+
+LARGEST_READ = 1 << 20
+"""Bytes that one call of `logs` or `read_memory` returns at most."""
+
+
+class ExecutorError(WasmsrError):
+    """The executor has no such program, the program is in another state, or the worker is gone."""
+
+
+@dataclass(frozen=True)
+class ProgramStatus:
+    """What a program does now.
+
+    Attributes:
+        state: The value of a `ProgramState`: "running", "paused", "stop", "hit", "fuel", "idle",
+            "ended" or "failed".
+        ending: "finished", "exited", "trapped", "fuel" or "failed" for a program that has ended;
+            "" for one that can run on.
+        code: The exit code of the ending.
+        sentence: The ending for people, or "".
+    """
+
+    state: str
+    ending: str = ""
+    code: int = 0
+    sentence: str = ""
+
+
+class Executor(Protocol):
+    """A host of programs. A program is named by its id, `ID_BYTES` bytes.
+
+    Every method but `programs` raises `ExecutorError` for an id that is not here, and may be called
+    from any thread. Methods that look into a program need one that does not run.
+    """
+
+    def start(
+        self, spec: Mapping[str, Any], *, program: bytes = b"", streams: Sequence[int] = ()
+    ) -> bytes:
+        """Start a program and return its id.
+
+        Args:
+            spec: The run, as `RunSpec.as_dict` gives it.
+            program: The id; b"" makes a random one.
+            streams: Descriptors of standard input, output and errors, -1 for none. The executor
+                duplicates them. Without an output the executor keeps the last bytes for `logs`.
+        """
+
+    def adopt(
+        self,
+        snapshot: int,
+        spec: Mapping[str, Any],
+        *,
+        program: bytes = b"",
+        streams: Sequence[int] = (),
+    ) -> bytes:
+        """Take over a paused program from a snapshot and return its id; `resume` lets it run.
+
+        Args:
+            snapshot: A descriptor from which the snapshot is read to its end.
+            spec: What the program gets here; the rest is in the snapshot.
+            program: The id; b"" makes a random one.
+            streams: As for `start`.
+        """
+
+    def programs(self) -> list[bytes]:
+        """Return the ids of all programs."""
+
+    def wait(self, program: bytes, timeout: float | None = None) -> ProgramStatus:
+        """Return the status as soon as the program does not run, or after `timeout` seconds."""
+
+    def pause(self, program: bytes, timeout: float | None = None) -> bool:
+        """Pause the program.
+
+        Returns:
+            True if the program does not run. False if it did not pause within `timeout` seconds;
+            the program then runs on.
+        """
+
+    def resume(self, program: bytes) -> None:
+        """Let a paused program run on."""
+
+    def snapshot(self, program: bytes, file: int) -> int:
+        """Write the snapshot of a paused program to a descriptor and return its size in bytes."""
+
+    def cancel(self, program: bytes, timeout: float | None = None) -> bool:
+        """End the program and forget it; False if it did not pause within `timeout` seconds."""
+
+    def logs(self, program: bytes, stream: str, offset: int = 0) -> tuple[int, bytes]:
+        """Return output of the program.
+
+        Args:
+            stream: "stdout" or "stderr".
+            offset: Bytes of the stream that the caller has already.
+
+        Returns:
+            The offset of the first byte returned, and at most `LARGEST_READ` bytes. The offset is
+            larger than the one asked for where older bytes were dropped.
+        """
+
+    def stats(self, program: bytes) -> dict[str, Any]:
+        """Return figures of the program.
+
+        Returns:
+            "executed" (instructions, None if not counted), "memory" (bytes of all memories; None
+            while the program runs), "module" (SHA-256 in hex), "seconds" (times of capture,
+            restore and so on, by name).
+        """
+
+    def run_to(self, program: bytes, conditions: Mapping[str, Any]) -> None:
+        """Let a paused program run until one of the conditions holds; `wait` tells when.
+
+        Args:
+            conditions: Fields of `StopConditions`: "stop", "breakpoints", "memory", "call". Counts
+                are from the last start or resume of the program's description.
+        """
+
+    def step(self, program: bytes, count: int = 1) -> ProgramStatus:
+        """Execute `count` instructions of a paused program and return its status."""
+
+    def frames(self, program: bytes) -> list[dict[str, Any]]:
+        """Return the frames of a paused program, innermost first, with bits of their values."""
+
+    def read_memory(self, program: bytes, memory: int, address: int, size: int) -> bytes:
+        """Return bytes of a memory (by its address in the store) of a paused program."""
+
+    def mark(self, program: bytes) -> int:
+        """Keep the state of a paused program in memory and return the number of the state."""
+
+    def rewind(self, program: bytes, mark: int) -> None:
+        """Put a paused program back into a state that `mark` kept; files of the host stay."""

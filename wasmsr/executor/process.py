@@ -1,0 +1,197 @@
+"""An executor whose programs run in a worker process. The methods are those of `port.Executor`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from wasmsr import errors
+from wasmsr.executor.messages import METHODS, receive, send
+from wasmsr.executor.port import ExecutorError, ProgramStatus
+from wasmsr.runspec.run_spec import SpecError
+
+
+class ProcessExecutor:
+    """A worker process with programs. `close` ends the worker and its programs."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "wasmsr.executor.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        self._end = ours
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._open: dict[int, Future[Any]] = {}
+        self._gone = False
+        threading.Thread(target=self._read, name="wasmsr-executor", daemon=True).start()
+
+    def close(self) -> None:
+        """End the worker and its programs."""
+        with self._lock:
+            self._gone = True
+        with suppress(OSError):  # the worker may be gone
+            self._end.shutdown(socket.SHUT_RDWR)
+        self.process.wait()
+        self._end.close()
+
+    def _read(self) -> None:
+        """Hand replies to the calls that wait for them, until the worker ends."""
+        reason = "the worker has ended, and its programs with it"
+        try:
+            while (message := receive(self._end)) is not None:
+                (number, fine, value), descriptors = message
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                with self._lock:
+                    waiting = self._open.pop(number, None)
+                if waiting is not None:
+                    waiting.set_result((fine, value))
+        except (ExecutorError, OSError) as error:
+            reason = f"{reason}: {error}"
+        with self._lock:
+            self._gone = True
+            left, self._open = self._open, {}
+        for waiting in left.values():
+            waiting.set_exception(ExecutorError(reason))
+
+    def _call(self, method: str, **values: Any) -> Any:
+        """Return what a method of the worker's executor returns, or raise what it raises."""
+        descriptors: list[int] = []
+        for name in METHODS[method]:
+            given = values[name]
+            if isinstance(given, int):
+                values[name] = len(descriptors)
+                descriptors.append(given)
+            else:
+                values[name] = [-1] * len(given)
+                for at, descriptor in enumerate(given):
+                    if descriptor >= 0:
+                        values[name][at] = len(descriptors)
+                        descriptors.append(descriptor)
+        reply: Future[Any] = Future()
+        with self._lock:
+            if self._gone:
+                raise ExecutorError("the worker has ended, and its programs with it")
+            number = next(self._numbers)
+            self._open[number] = reply
+            try:
+                send(self._end, [number, method, values], descriptors)
+            except BaseException:
+                self._open.pop(number, None)
+                raise
+        fine, value = reply.result()
+        if fine:
+            return value
+        raise _error(value)
+
+    def start(
+        self, spec: Mapping[str, Any], *, program: bytes = b"", streams: Sequence[int] = ()
+    ) -> bytes:
+        """Start a program; see `port.Executor.start`."""
+        id: bytes = self._call("start", spec=dict(spec), program=program, streams=streams)
+        return id
+
+    def adopt(
+        self,
+        snapshot: int,
+        spec: Mapping[str, Any],
+        *,
+        program: bytes = b"",
+        streams: Sequence[int] = (),
+    ) -> bytes:
+        """Take over a program from a snapshot; see `port.Executor.adopt`."""
+        id: bytes = self._call(
+            "adopt", snapshot=snapshot, spec=dict(spec), program=program, streams=streams
+        )
+        return id
+
+    def programs(self) -> list[bytes]:
+        """Return the ids of all programs."""
+        ids: list[bytes] = self._call("programs")
+        return ids
+
+    def wait(self, program: bytes, timeout: float | None = None) -> ProgramStatus:
+        """Return what the program does; see `port.Executor.wait`."""
+        return ProgramStatus(**self._call("wait", program=program, timeout=timeout))
+
+    def pause(self, program: bytes, timeout: float | None = None) -> bool:
+        """Pause the program; see `port.Executor.pause`."""
+        paused: bool = self._call("pause", program=program, timeout=timeout)
+        return paused
+
+    def resume(self, program: bytes) -> None:
+        """Let the program run on."""
+        self._call("resume", program=program)
+
+    def snapshot(self, program: bytes, file: int) -> int:
+        """Write the snapshot of a program; see `port.Executor.snapshot`."""
+        size: int = self._call("snapshot", program=program, file=file)
+        return size
+
+    def cancel(self, program: bytes, timeout: float | None = None) -> bool:
+        """End the program; see `port.Executor.cancel`."""
+        gone: bool = self._call("cancel", program=program, timeout=timeout)
+        return gone
+
+    def logs(self, program: bytes, stream: str, offset: int = 0) -> tuple[int, bytes]:
+        """Return output of the program; see `port.Executor.logs`."""
+        start, data = self._call("logs", program=program, stream=stream, offset=offset)
+        return start, data
+
+    def stats(self, program: bytes) -> dict[str, Any]:
+        """Return figures of the program; see `port.Executor.stats`."""
+        found: dict[str, Any] = self._call("stats", program=program)
+        return found
+
+    def run_to(self, program: bytes, conditions: Mapping[str, Any]) -> None:
+        """Let the program run to a condition; see `port.Executor.run_to`."""
+        self._call("run_to", program=program, conditions=dict(conditions))
+
+    def step(self, program: bytes, count: int = 1) -> ProgramStatus:
+        """Execute instructions one at a time; see `port.Executor.step`."""
+        return ProgramStatus(**self._call("step", program=program, count=count))
+
+    def frames(self, program: bytes) -> list[dict[str, Any]]:
+        """Return the frames, innermost first; see `port.Executor.frames`."""
+        found: list[dict[str, Any]] = self._call("frames", program=program)
+        return found
+
+    def read_memory(self, program: bytes, memory: int, address: int, size: int) -> bytes:
+        """Return bytes of a memory; see `port.Executor.read_memory`."""
+        data: bytes = self._call(
+            "read_memory", program=program, memory=memory, address=address, size=size
+        )
+        return data
+
+    def mark(self, program: bytes) -> int:
+        """Keep the state of the program; see `port.Executor.mark`."""
+        number: int = self._call("mark", program=program)
+        return number
+
+    def rewind(self, program: bytes, mark: int) -> None:
+        """Put the program back into a kept state; see `port.Executor.rewind`."""
+        self._call("rewind", program=program, mark=mark)
+
+
+def _error(value: Mapping[str, Any]) -> errors.WasmsrError:
+    """Return the error that a worker reports: its own class where that can be made of a text."""
+    kinds = {"ExecutorError": ExecutorError, "SpecError": SpecError}
+    kind = kinds.get(value["kind"], getattr(errors, value["kind"], None))
+    if isinstance(kind, type) and issubclass(kind, errors.WasmsrError):
+        with suppress(TypeError):  # a class that needs more than a text
+            return kind(value["message"], hint=value["hint"])
+    error = ExecutorError(f"{value['kind']}: {value['message']}", hint=value["hint"])
+    error.exit_code = value["code"]
+    return error

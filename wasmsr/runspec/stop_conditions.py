@@ -1,0 +1,159 @@
+"""Where a program stops: counts of instructions, breakpoints, memory ranges, host calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from wasmsr._ffi import ffi, lib
+from wasmsr.interp.gate import HostEvent, HostGate
+from wasmsr.interp.store.externs import Retry
+from wasmsr.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wasmsr.interp.gate import HostCall
+    from wasmsr.interp.store.store import Store
+    from wasmsr.runspec.run_spec import RunSpec
+
+
+@record
+class StopConditions:
+    """Where a program stops or hops. Instructions count from this start or resume; None is never.
+
+    The run is metered only if a condition is set. The last three conditions execute one instruction
+    at a time.
+
+    Attributes:
+        fuel: Instructions after which the fuel is used up.
+        stop: Instructions after which the program stops once, to be saved there.
+        hop: Instructions between two captures that are restored in place.
+        breakpoints: Positions, each (address of a function, offset in the module): the program
+            stops before the instruction there.
+        memory: Ranges, each (address of a memory, offset, bytes): the program stops after an
+            instruction that changes one.
+        call: The program stops after so many host calls since the condition was set.
+    """
+
+    fuel: int | None = None
+    stop: int | None = None
+    hop: int | None = None
+    breakpoints: tuple[tuple[int, int], ...] = ()
+    memory: tuple[tuple[int, int, int], ...] = ()
+    call: int | None = None
+
+    @property
+    def single(self) -> bool:
+        """Whether the conditions need one instruction at a time."""
+        return bool(self.breakpoints or self.memory or self.call is not None)
+
+    @classmethod
+    def of(cls, spec: RunSpec, fuel: int | None = None) -> StopConditions:
+        """Return what a description of a run asks for; `fuel` is what a snapshot has left."""
+        given = spec.limits.fuel
+        policy = spec.snapshots
+        return cls(fuel if given is None else given, stop=policy.at, hop=policy.hop)
+
+
+def memory_count(store: Store) -> int:
+    """Return how many memories a store has; their addresses begin at 0."""
+    counts = ffi.new("wsr_store_counts *")
+    lib.wsr_store_count(store.c, counts)
+    return int(counts.memories)
+
+
+def check_ranges(store: Store, ranges: Iterable[tuple[int, int, int]]) -> None:
+    """Check ranges of memories, each (address of a memory, offset, bytes).
+
+    Raises:
+        ValueError: A store has no such memory, or the memory is smaller.
+    """
+    for memory, offset, size in ranges:
+        if not 0 <= memory < memory_count(store):
+            raise ValueError(f"there is no memory {memory}")
+        has = len(store.memory_view(memory))
+        if not (0 <= offset <= has and 0 <= size <= has - offset):
+            raise ValueError(f"memory {memory} has {has} bytes")
+
+
+class CountingGate(HostGate):
+    """Counts the host calls of a store, and hands each to the gate that was there before.
+
+    Args:
+        before: The gate to which calls and events go on, or None.
+
+    Attributes:
+        calls: Host calls that are done. One that is to be made again after a pause is not counted.
+    """
+
+    def __init__(self, before: HostGate | None) -> None:
+        self.before = before
+        self.calls = 0
+
+    def host_call(self, call: HostCall) -> None:
+        """Carry out a host call and count it."""
+        try:
+            if self.before is None:
+                call.perform()
+            else:
+                self.before.host_call(call)
+        except Retry:
+            raise
+        except BaseException:
+            self.calls += 1
+            raise
+        self.calls += 1
+
+    def event(self, event: HostEvent) -> None:
+        """Hand an event on."""
+        if self.before is not None:
+            self.before.event(event)
+
+
+class Watch:
+    """Conditions that are checked after each instruction.
+
+    Args:
+        store: The store of the program.
+        conditions: The conditions to check.
+
+    Raises:
+        ValueError: A watched range is not in the store.
+    """
+
+    def __init__(self, store: Store, conditions: StopConditions) -> None:
+        self._breakpoints = frozenset(conditions.breakpoints)
+        self._ranges = conditions.memory
+        self._call = conditions.call
+        self._gate: CountingGate | None = None
+        self.attach(store)
+
+    def attach(self, store: Store) -> None:
+        """Check this store from now on."""
+        check_ranges(store, self._ranges)
+        self._store = store
+        self._seen = self._bytes()
+        if self._call is not None:
+            done = 0 if self._gate is None else self._gate.calls
+            self._gate = CountingGate(store.gate)
+            self._gate.calls = done
+            store.gate = self._gate
+
+    def detach(self) -> None:
+        """Take the gate away that counts host calls."""
+        if self._gate is not None and self._store.gate is self._gate:
+            self._store.gate = self._gate.before
+
+    def _bytes(self) -> list[bytes]:
+        """Return the bytes of the watched ranges."""
+        views = [(self._store.memory_view(memory), at, size) for memory, at, size in self._ranges]
+        return [bytes(view[at : at + size]) for view, at, size in views]
+
+    def hit(self) -> bool:
+        """Return whether a condition holds now."""
+        if self._breakpoints:
+            frames = self._store.frames()
+            if frames and (frames[-1].function, frames[-1].offset) in self._breakpoints:
+                return True
+        if self._ranges and self._bytes() != self._seen:
+            return True
+        return self._gate is not None and self._gate.calls >= (self._call or 0)
