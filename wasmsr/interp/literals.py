@@ -1,10 +1,10 @@
-"""Values as text and back: the one place for the command line, its JSON, `inspect` and the trace.
+"""Values as text and back, for the command line, its JSON, `inspect` and the trace.
 
-Numbers are written as the WebAssembly text format writes them (section 6.3, Values), decimal or
-hexadecimal, and are read back as the very same bits, NaNs with sign and payload included. A literal
-is rounded once, to the nearest value of its type; one that would be rounded to infinity is refused,
-for f32 as for f64. Values are bits here, never floats of Python: those have no room for an f32's
-NaN, and a literal that goes through them is rounded twice.
+Numbers have the form of the WebAssembly text format (section 6.3, Values), decimal or hexadecimal.
+Text that `show` writes is read back as the same bits, NaNs with sign and payload included. A
+literal is rounded once, to the nearest value of its type; a literal that would be rounded to
+infinity is refused, for f32 as for f64. A value is a number of bits here, never a Python float: a
+Python float cannot hold every NaN of an f32, and a literal that goes through it is rounded twice.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _REFERENCES = {
 
 
 def parse(type_: ValType, text: str) -> int:
-    """The bits of the value that `text` writes.
+    """Return the bits of the value that `text` writes.
 
     Raises:
         ValueError: it writes none of the type; the message goes on with "must" or "is".
@@ -89,7 +89,7 @@ def _integer(type_: ValType, word: str) -> int:
 
 
 def _float(type_: ValType, word: str) -> int | None:
-    """The bits of a literal in lower case; None if it does not fit the type."""
+    """Return the bits of a literal in lower case; None if it does not fit the type."""
     size, fraction = (4, 23) if type_ is ValType.F32 else (8, 52)
     sign = (1 << (size * 8 - 1)) if word.startswith("-") else 0
     word = word.lstrip("+-")
@@ -104,7 +104,10 @@ def _float(type_: ValType, word: str) -> int | None:
 
 
 def _nearest(type_: ValType, word: str) -> int:
-    """The bits of the value nearest to a literal without sign; of infinity if it is too large."""
+    """Return the bits of the value nearest to a literal without sign.
+
+    For a literal that is too large, return the bits of infinity.
+    """
     try:
         value = float.fromhex(word) if word.startswith("0x") else float(word)
     except OverflowError:
@@ -123,7 +126,7 @@ def _nearest(type_: ValType, word: str) -> int:
 
 
 def _truncated(value: float) -> int:
-    """The bits of the largest f32 that is not above `value`, which is 0 or more."""
+    """Return the bits of the largest f32 that is not above `value`, which is 0 or more."""
     if value >= 2.0**128:
         return 0x7F7FFFFF
     mantissa, exponent = math.frexp(value)
@@ -133,7 +136,7 @@ def _truncated(value: float) -> int:
 
 
 def _value32(bits: int) -> float:
-    """The value of an f32; one past the largest is 2 to the 128th."""
+    """Return the value of an f32; one past the largest is 2 to the 128th."""
     if bits == 0x7F800000:
         return 2.0**128
     value: float = struct.unpack("<f", bits.to_bytes(4, "little"))[0]
@@ -145,8 +148,11 @@ def _bits64(value: float) -> int:
 
 
 def _compare(word: str, value: float) -> int:
-    """Whether a literal is less than (-1), equal to (0) or greater than (1) a value that it is
-    nearly equal to."""
+    """Compare a literal with a value that is nearly equal.
+
+    Returns:
+        -1, 0 or 1: the literal is less than, equal to or greater than the value.
+    """
     if not word.startswith("0x"):
         from decimal import Decimal  # only here: literals between two f32 are rare
 
@@ -169,7 +175,7 @@ def _compare(word: str, value: float) -> int:
 
 
 def show(type_: ValType, bits: int) -> str:
-    """A value as text, which `parse` reads back as the same bits, references apart."""
+    """Return a value as text, which `parse` reads back as the same bits, references apart."""
     if type_.reference:
         # The core counts an exception's uses in the high half.
         return "null" if bits == 0 else f"{_REFERENCES[type_.code]} {(bits & 0xFFFFFFFF) - 1}"
@@ -180,8 +186,11 @@ def show(type_: ValType, bits: int) -> str:
 
 
 def plain(type_: ValType, bits: int) -> int | float | str | None:
-    """A value as JSON has it: a number where JSON has one that gives the same bits again, else the
-    text that `show` gives; None for null."""
+    """Return a value as JSON has it, or None for null.
+
+    The value is a number where JSON has one that gives the same bits again, otherwise the text of
+    `show`.
+    """
     if type_ in (ValType.I32, ValType.I64):
         width = 32 if type_ is ValType.I32 else 64
         return bits - (1 << width) if bits >> (width - 1) else bits
@@ -204,7 +213,7 @@ def _shown(type_: ValType, bits: int) -> float | str:
 
 
 def _shortest(value: float, bits: int) -> float:
-    """The f64 with the fewest digits that gives this f32 again, rounded once or twice."""
+    """Return the f64 with the fewest digits that gives this f32 again, rounded once or twice."""
     for digits in range(1, 10):
         text = f"{value:.{digits}g}"
         if _float(ValType.F32, text) == bits:

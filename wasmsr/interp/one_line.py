@@ -1,7 +1,8 @@
-"""What a store and the things in it show of themselves in one line: their `repr`.
+"""A store and the things in it in one line each: their `repr`.
 
-Beside `machine`; for people at a prompt, in logs and in tests. Nothing here fails: a closed store,
-or one that another thread runs, is told as such.
+The lines are for people at a prompt, in logs and in tests. Nothing here fails: the line says so if
+the store is closed or another thread runs it. The file imports no class that it shows; these
+classes import it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 def size(count: int) -> str:
-    """A number of bytes for people: "266 bytes", "12.5 MiB"."""
+    """Return a number of bytes for people: "266 bytes", "12.5 MiB"."""
     value, unit = float(count), 0
     while value >= 1024 and unit + 1 < len(_UNITS):
         value, unit = value / 1024, unit + 1
@@ -30,12 +31,12 @@ def size(count: int) -> str:
 
 
 def number(count: int, what: str, many: str = "") -> str:
-    """ "1 export", "2 exports"."""
+    """Return a number with a noun: "1 export", "2 exports"."""
     return f"{count} {what if count == 1 else many or what + 's'}"
 
 
 def function_type(type_: FuncType) -> str:
-    """A signature: "(i32, i32) -> i32"."""
+    """Return a signature: "(i32, i32) -> i32"."""
     results = ", ".join(map(str, type_.results))
     if len(type_.results) != 1:
         results = f"({results})"
@@ -43,7 +44,7 @@ def function_type(type_: FuncType) -> str:
 
 
 def module(one: Any) -> str:
-    """A module: its name, its size, what it asks for and offers."""
+    """Return a module: its name, its size, what it asks for and offers."""
     name = printable(one.name, 80) if one.name else "without a name"
     parts = [
         size(len(one.binary)),
@@ -54,7 +55,7 @@ def module(one: Any) -> str:
 
 
 def instance(one: Any) -> str:
-    """An instance: of which module, and what it exports."""
+    """Return an instance: of which module, and what it exports."""
     name = one.name or one.module.name
     exports = listed([item.name for item in one.module.exports], NAMES)
     of = printable(name, 80) if name else "a module"
@@ -62,7 +63,7 @@ def instance(one: Any) -> str:
 
 
 def store(one: Any) -> str:
-    """A store: what is in it, and whether and where its program stands."""
+    """Return a line on a store: what is in it, and where its program is paused."""
     if one.closed:
         return "<Store, closed>"
     counts = ffi.new("wsr_store_counts *")
@@ -91,7 +92,7 @@ def _standing(one: Any) -> str:
 
 
 def handle(one: Any) -> str:
-    """An extern: its address, and what its kind has to say."""
+    """Return an extern: its address, and what its kind has to say."""
     kind = next(c.__name__ for c in type(one).__mro__ if c.__name__ in _OF)
     what = f"{kind} {one.address}"
     if one.store.closed:
@@ -157,7 +158,7 @@ _OF: dict[str, Callable[[Any], str]] = {
 
 
 def host_function(one: Any) -> str:
-    """A function of the host: what it calls, and what it is known by."""
+    """Return a function of the host: what it calls, and what it is known by."""
     call = getattr(one.call, "__qualname__", type(one.call).__name__)
     known = "" if one.identity is None else f", known as {printable(one.identity, 80)}"
     raw = ", raw" if one.raw else ""

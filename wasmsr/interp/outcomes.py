@@ -1,7 +1,4 @@
-"""How a run ends, what limits it, and what a frame looks like from outside: plain values.
-
-Beside `machine`, which makes them; everybody above takes them from there.
-"""
+"""How a run ends, what limits it, and what a frame looks like from outside: plain values."""
 
 from __future__ import annotations
 
@@ -64,7 +61,11 @@ class Trapped:
 
 @record(frozen=True)
 class Paused:
-    """The program stands before an instruction and can be captured or run on."""
+    """The program is before an instruction and can be captured or continued.
+
+    Attributes:
+        reason: "requested" or "fuel".
+    """
 
     reason: Literal["requested", "fuel"]
 

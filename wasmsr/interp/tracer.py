@@ -1,13 +1,12 @@
-"""The trace: one line an instruction, in metered single steps, as the specification names things.
+"""The trace: one line for each instruction, in metered single steps.
 
-Beside `machine`, of which it is a spectator: `Program` (or whoever runs a store) calls
-`Tracer.step` instead of `Store.run`. A line is
+Whoever runs a store calls `Tracer.step` instead of `Store.run`. A line is
 
     fib 0x46 if i32        locals n=i32:9  operands i32:1
 
-indented by call depth: function name, byte offset in the module's binary, mnemonic, immediates;
-with `state` the locals and operands before the instruction, and the global that it changes. Locals
-and globals have their names where the module gives them some.
+indented by call depth: function name, byte offset in the module's binary, mnemonic, immediates.
+With `state` the line also has the locals and operands before the instruction, and the global that
+the instruction changes. Locals and globals have their names where the module gives them some.
 """
 
 from __future__ import annotations
@@ -42,10 +41,12 @@ class Tracer:
         self._instructions: dict[tuple[int, int], tuple[str, str]] = {}
 
     def step(self, store: Store) -> Outcome:
-        """Shows the next instruction and executes it.
+        """Show the next instruction and execute it.
 
-        Returns what `Store.run` does; Paused("fuel") is the ordinary case. A host call that gave up
-        for a pause is shown again when it is made again.
+        A host call that gave up for a pause is shown again when it is made again.
+
+        Returns:
+            What `Store.run` returns; Paused("fuel") is the ordinary case.
         """
         if not _depth(store):
             # No frame yet: pushing that of the next invocation is no instruction.
@@ -57,7 +58,7 @@ class Tracer:
         return store.run(fuel=1)
 
     def line(self, store: Store) -> str:
-        """The line of the instruction that comes next; there must be a frame."""
+        """Return the line of the instruction that comes next; there must be a frame."""
         frame = store.frame(-1)
         name = self._name(store, frame)
         mnemonic, immediates = self._instruction(store, frame)
@@ -106,7 +107,7 @@ def _depth(store: Store) -> int:
 
 
 def _global(store: Store, frame: FrameView, index: int) -> int:
-    """The bits of a global, by its index in the frame's instance."""
+    """Return the bits of a global, by its index in the frame's instance."""
     address = lib.wsr_instance_address(store.c, frame.instance, lib.WSR_GLOBAL, index)
     return Global(store, address).bits
 

@@ -116,7 +116,7 @@ def val_types(codes: Iterable[int]) -> tuple[ValType, ...]:
 
 
 def codes_of(types: Iterable[ValType]) -> bytes:
-    """The types' codes in snapshots, one byte each."""
+    """Return the types' codes in snapshots, one byte each."""
     return bytes(type_.code for type_ in types)
 
 

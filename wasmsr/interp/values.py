@@ -26,7 +26,7 @@ _LOW64, _ALL128 = (1 << 64) - 1, (1 << 128) - 1
 
 
 def to_slot(store: StoreInterface, type_: ValType, value: Any) -> int:
-    """The bits of a Python value.
+    """Return the bits of a Python value.
 
     Integers may be given signed or unsigned. A number is rounded once to what a float type holds;
     a Python float that is too large for f32 becomes infinity, as by `f32.demote_f64`.
@@ -66,8 +66,13 @@ def to_slot(store: StoreInterface, type_: ValType, value: Any) -> int:
 
 
 def _odd(value: int) -> float:
-    """A float that is rounded to f32 as the integer itself is: of what it has no room for, only
-    that it is there is kept, in its last bit. OverflowError: it is larger than every f64."""
+    """Return a float that is rounded to f32 as the integer itself is.
+
+    The last bit of the float tells whether the integer has bits that the float has no room for.
+
+    Raises:
+        OverflowError: The integer is larger than every f64.
+    """
     excess = abs(value).bit_length() - 53
     if excess > 0:
         kept = abs(value) >> excess
@@ -77,7 +82,7 @@ def _odd(value: int) -> float:
 
 
 def from_slot(store: StoreInterface, type_: ValType, bits: int) -> Any:
-    """The Python value of a slot's bits; integers are signed."""
+    """Return the Python value of a slot's bits; integers are signed."""
     if type_ is ValType.I32:
         return bits - (1 << 32) if bits & _TOP32 else bits
     if type_ is ValType.I64:
@@ -97,7 +102,7 @@ def slot_count(types: Sequence[ValType]) -> int:
 
 
 def values_to_slots(types: Sequence[ValType], bits: Sequence[int]) -> Sequence[int]:
-    """The slots of values whose bits are given."""
+    """Return the slots of values whose bits are given."""
     if ValType.V128 not in types:
         return bits
     slots: list[int] = []
@@ -107,7 +112,7 @@ def values_to_slots(types: Sequence[ValType], bits: Sequence[int]) -> Sequence[i
 
 
 def slots_to_values(types: Sequence[ValType], slots: Sequence[int]) -> Sequence[int]:
-    """The bits of values whose slots are given: the way back from `values_to_slots`."""
+    """Return the bits of values whose slots are given; the inverse of `values_to_slots`."""
     if ValType.V128 not in types:
         return slots
     source = iter(slots)
@@ -119,7 +124,7 @@ def slots_to_values(types: Sequence[ValType], slots: Sequence[int]) -> Sequence[
 
 
 def readers(types: tuple[ValType, ...]) -> Callable[[StoreInterface, Sequence[int]], list[Any]]:
-    """A function from bits to Python values of these types, for the arguments of host calls."""
+    """Return a function from bits to Python values, for the arguments of host calls."""
     if all(t is ValType.I32 for t in types):
         return lambda store, slots: [v - (1 << 32) if v & _TOP32 else v for v in slots]
     return lambda store, slots: [

@@ -1,4 +1,4 @@
-"""From the machine to the snapshot as a value; `restore` is the way back.
+"""From a store to the snapshot as a value; `restore` is the way back.
 
 Source: WebAssembly specification, section 4.2 (Runtime Structure).
 """
@@ -128,20 +128,23 @@ def capture(
     embed: bool = False,
     parent: bytes | None = None,
 ) -> SnapshotState:
-    """The state of a paused (or idle) store as a value.
+    """Return the state of a paused or idle store as a value.
 
     The value's memories are views of the store's own bytes: encode or copy it before the program
-    runs on.
+    continues.
 
     Args:
-        wasi: what `Wasi.capture` gave; files: what it put there.
-        fuel: instructions that remain, for a program that runs on a budget.
-        embed: put the modules' binaries into the snapshot.
-        parent: id of the snapshot from which this program was restored.
+        store: The store.
+        wasi: What `Wasi.capture` returned.
+        files: The content of files that `Wasi.capture` collected.
+        fuel: Instructions that remain, for a program that runs on a budget.
+        embed: Put the modules' binaries into the snapshot.
+        parent: Id of the snapshot from which this program was restored.
 
     Raises:
-        UnportableState: the store is running, or a host function that called back into the program
-            is being performed.
+        UnportableState: The store is running, or a host function that called back into the program
+        is
+            being performed.
     """
     if store.nested:
         raise UnportableState(

@@ -1,7 +1,6 @@
-"""Whether a snapshot that somebody made as a value has a value of the right type in each field.
+"""Whether each field of a state has a value of the right type.
 
-First half of `check`: what was read from bytes is so anyhow, what was built in Python may be
-anything.
+A state that was read from bytes always has. A state that Python code built can hold anything.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """snapshot.bin: the front door of the format, and the files around it.
 
-`encode` (in `writer`) gives pieces that may be written or sent as they are, `decode` and `Decoder`
-(in `reader`) take them, however they are cut; `save` and `load` put a file around them. The format
-is specified in docs/snapshot-format.md.
+`encode` (in `writer`) returns pieces that can be written or sent as they are. `decode` and
+`Decoder` (in `reader`) take them, however they are cut. `save` and `load` write and read a file.
+The format is specified in docs/snapshot-format.md.
 """
 
 from __future__ import annotations
@@ -49,15 +49,24 @@ _STORE_READ = 16 << 20
 
 
 def save(state: SnapshotState, path: Path, *, compress: bool = True, handed: bool = False) -> int:
-    """Write a snapshot to a file; the number of bytes written.
+    """Write a snapshot to a file.
 
-    The file appears by rename when it is complete and on the disk, so that a full disk or a crash
-    leaves the old one as it was. Like a core dump it may hold secrets, so only its owner may read
-    it. What is not a regular file (a pipe, a device) is written directly.
+    The file appears by rename when it is complete and on the disk: a full disk or a crash leaves
+    the old file as it was. A snapshot can hold secrets, like a core dump, so only its owner can
+    read the file. A pipe or a device is written directly.
+
+    Args:
+        state: What to write.
+        path: Name of the file.
+        compress: Store pages, modules and files in zstd where that is smaller.
+        handed: Mark the snapshot as handed over.
+
+    Returns:
+        The number of bytes written.
 
     Raises:
-        SnapshotError: it could not be written; nothing of it is left.
-        UnportableState, FormatError: as `encode`.
+        SnapshotError: The file could not be written; nothing of it is left.
+        UnportableState, FormatError: As `encode`.
     """
     return save_pieces(encode(state, compress=compress, handed=handed), path)
 
@@ -93,8 +102,13 @@ def save_pieces(
 
 
 def _replace(pieces: Iterable[bytes], target: str, others: Iterator[str] | None = None) -> int:
-    """Write a file that appears as `target` when it is complete; with `others`, under the first of
-    these names that no file has."""
+    """Write a file that appears as `target` when it is complete.
+
+    Args:
+        pieces: The bytes.
+        target: Name of the file, which is replaced.
+        others: Further names. With them no file is replaced: the file gets the first free name.
+    """
     folder, name = os.path.split(target)
     number, temporary = tempfile.mkstemp(
         prefix=f".{name[:200]}.", suffix=".part", dir=folder or os.curdir
@@ -147,11 +161,12 @@ def _sync_folder(folder: str) -> None:
 
 
 def is_of_module(path: Path, digest: bytes) -> bool:
-    """Whether a file is a snapshot of a program with the module of this SHA-256. Little of it is
-    read: its header and its first sections, up to the one that names the modules.
+    """Return whether a file is a snapshot of a program with the module of this SHA-256.
+
+    Only the header and the first sections are read, up to the one that names the modules.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: The file cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -182,6 +197,7 @@ def load(
         limit: bytes that its memories, tables and embedded modules may take in all.
         limits: of the store in which it is to be restored, where these are not the default ones.
         files: bytes of content of carried files.
+
     Raises:
         SnapshotError: the file cannot be read.
         HandedOver: another host owns the program now.

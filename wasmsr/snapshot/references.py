@@ -1,8 +1,8 @@
-"""References in a snapshot: host objects and exceptions by number, only those that are reachable.
+"""References in a snapshot: reachable host objects and exceptions, by number.
 
-Beside `capture`, which meets references in tables, globals, frames and invocations, in this order,
-and asks here what to save for each. An exception's number is given behind those of the exceptions
-that its fields refer to, so that a reader can make them one after the other.
+Capture meets references in tables, globals, frames and invocations, in this order, and asks here
+what to save for each. An exception's number comes after those of the exceptions that its fields
+refer to, so that a reader can make them one after the other.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ class ReferenceNumbering:
 
 
 class RestoredExceptions:
-    """The exceptions of a snapshot, made anew in a store whose tags are there already.
+    """The exceptions of a snapshot in a store whose tags are restored.
 
     Attributes:
-        bits: what a saved reference is now, by the saved one: `bits[0]` is null.
+        bits: References in the store, by the saved reference; `bits[0]` is null.
     """
 
     def __init__(self, store: StoreInterface, exceptions: list[ExceptionState]) -> None:

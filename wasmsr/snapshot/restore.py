@@ -1,8 +1,8 @@
-"""From the snapshot as a value to the machine: the way back from `capture`.
+"""From the snapshot as a value to a store.
 
-This is the one door into a store. It trusts nothing, whoever made the value: `check` looks at all
-of it first, then modules are checked by digest, imports and bounds by type, positions and operands
-against the validated code, references against the address spaces, before an instruction runs.
+All states enter a store here, and none is trusted: `check` comes first. Then modules are checked by
+digest, imports and bounds by type, positions and operands against the validated code, references
+against the address spaces. All of this is done before an instruction runs.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _check_modules(
 
 
 def _limits(saved: state.SavedLimits) -> Limits:
-    """The limits of the store that is made; no store has ever had larger ones."""
+    """Return the limits of the store that is made; no store has ever had larger ones."""
     try:
         return Limits(
             saved.memory_pages, saved.table_elements, saved.stack_slots, saved.stack_frames
@@ -87,13 +87,18 @@ def _limits(saved: state.SavedLimits) -> Limits:
 
 
 def _named(module: str, name: str) -> str:
-    """An import for a message."""
+    """Return an import for a message."""
     return f"{printable(module, 100)}.{printable(name, 100)}"
 
 
 def _check_ambiguous(functions: Iterable[state.HostFunctionState]) -> None:
-    """Refuse host functions of which nobody can say which is which: the names of their import and
-    the type are all that is known of them, and are the same."""
+    """Refuse host functions that nothing tells apart.
+
+    Without an identity a host function has only the names of its import and its type.
+
+    Raises:
+        SnapshotError: Two host functions have the same.
+    """
     seen: dict[tuple[str, str, bytes, bytes], int] = {}
     for one in functions:
         if one.identity is not None:
@@ -304,7 +309,10 @@ class _Restoring:
     def _host_type(
         self, wanted: state.HostFunctionState
     ) -> tuple[FuncType, tuple[Module, Import] | None]:
-        """A host function's type: as it is saved, or, as exact as it was, from who imports it."""
+        """Return a host function's type, and the module and import that know it exactly.
+
+        The saved type has only top types of references; the import has the exact ones.
+        """
         saved = FuncType(val_types(wanted.params), val_types(wanted.results))
         if not any(t.reference for t in (*saved.params, *saved.results)):
             return saved, None
@@ -348,8 +356,10 @@ class _Restoring:
         self.next[space] += 1
 
     def _narrowed(self, kind: int, address: int, code: int) -> int:
-        """The type of the elements or the value of something of the host's: saved is only the code,
-        who imports it knows more."""
+        """Return the exact type of a table's elements or a global's value that the host made.
+
+        The saved type is only a code; the importing module has the exact type.
+        """
         type_ = code
         for instance in self.snapshot.instances:
             module = self.modules[instance.module]
@@ -360,7 +370,7 @@ class _Restoring:
         return type_
 
     def _add_tag(self, address: int) -> Any:
-        """A tag of the host's, of the type that it had: who imports it knows it exactly."""
+        """Add a tag that the host made, with the exact type that its importer has."""
         c, codes = self.store.c, self.snapshot.tags[address]
         for instance in self.snapshot.instances:
             module = self.modules[instance.module]
@@ -434,7 +444,7 @@ class _Restoring:
             lib.wsr_fill_memory(self.store.c, address, data, len(data))
 
     def _restored(self, type_: ValType, bits: int) -> int:
-        """The bits in the store of a value that was saved as `bits`."""
+        """Return the bits in the store of a value that was saved as `bits`."""
         if type_.code is ValType.EXTERNREF and bits > len(self.snapshot.externs):
             raise _bad("a reference to an unknown host object")
         if type_.code is ValType.FUNCREF and bits > self.next_function:
@@ -551,22 +561,24 @@ def restore(
     features: str | Iterable[str] | None = None,
     wasi: Callable[[], Wasi] | None = None,
 ) -> Store:
-    """A new store in the state of the snapshot, standing where the program stood.
+    """Return a new store in the state of a snapshot.
 
     Args:
-        modules: those that the snapshot names; embedded ones need not be given.
-        imports: the host functions that the program uses, as for `Store.instantiate`; those that
-            have an identity may stand under any names.
-        features: what embedded modules may need, as for `Module`.
-        wasi: makes the WASI that serves a program that has one; it becomes the store's. It is
-            called when all that needs no store has been checked.
+        snapshot: The state.
+        modules: The modules that the snapshot names; embedded ones need not be given.
+        imports: The host functions that the program uses, as for `Store.instantiate`. One with an
+            identity is found by it, under whatever names it is given.
+        features: What embedded modules may need, as for `Module`.
+        wasi: Makes the WASI that serves a program that has one; it becomes the store's. It is
+        called
+            after all checks that need no store.
 
     Raises:
-        ModuleMismatch: a module is missing.
-        ModuleError: an embedded one is invalid, or needs a feature that is not among `features`.
-        FormatError: the snapshot contradicts its modules or itself.
-        SnapshotError: a host function is missing or ambiguous, or a limit is too low.
-        WasiConfigError: as `wasi` raises.
+        ModuleMismatch: A module is missing.
+        ModuleError: An embedded one is invalid, or needs a feature that is not among `features`.
+        FormatError: The snapshot contradicts its modules or itself.
+        SnapshotError: A host function is missing or ambiguous, or a limit is too low.
+        WasiConfigError: As `wasi` raises.
     """
     check(snapshot)
     found = _check_modules(snapshot, modules, features)

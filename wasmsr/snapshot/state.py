@@ -1,8 +1,8 @@
-"""The snapshot as a value: the specification's configuration (store and thread) in plain data.
+"""The snapshot as a value: the specification's configuration (store and thread) as plain data.
 
-Between the machine (`capture` makes this value, `restore` makes a machine of it) and the bytes
-(`format`). Nothing here mentions the engine: a position is a byte offset in a module's binary, a
-reference is an index, a number is its bits. Value types are the binary format's codes
+`capture` makes this value of a store, `restore` makes a store of it, `format` is its bytes. Nothing
+here mentions the engine: a position is a byte offset in a module's binary, a reference is an
+index, a number is its bits. Value types have the binary format's codes
 (`wasmsr.interp.types.ValType`).
 """
 
@@ -19,7 +19,7 @@ PAGE = 65536
 
 
 class _OneLine:
-    """Shows itself in one line, whatever it holds: `shown` says how."""
+    """A base class with a `repr` in one line, whatever the fields hold."""
 
     __slots__ = ()
 
@@ -31,8 +31,14 @@ class _OneLine:
 
 @dataclass(slots=True, repr=False)
 class ModuleRef(_OneLine):
-    """A module by content: SHA-256 digest (32 bytes), size in bytes, name, and, where embedded,
-    the binary itself."""
+    """A module by its content.
+
+    Attributes:
+        digest: SHA-256 of the binary, 32 bytes.
+        size: Bytes of the binary.
+        name: Its name, or None.
+        binary: The binary itself if it is embedded, or None.
+    """
 
     digest: bytes
     size: int
@@ -42,9 +48,16 @@ class ModuleRef(_OneLine):
 
 @dataclass(slots=True)
 class HostFunctionState:
-    """A function instance that the host provides: its store address, the import that it answers
-    and its type (one code byte for each parameter and result). `identity` is what it is known by
-    where that was chosen; None: it is known by the import's names."""
+    """A function instance that the host provides.
+
+    Attributes:
+        address: Its address in the store.
+        module: Name of the module of the import that it answers.
+        name: Name of the item.
+        params: A type code for each parameter.
+        results: A type code for each result.
+        identity: A chosen string that identifies it; None if the names of the import do.
+    """
 
     address: int
     module: str
@@ -56,12 +69,20 @@ class HostFunctionState:
 
 @dataclass(slots=True, repr=False)
 class InstanceState(_OneLine):
-    """A module instance: which module, and the store addresses that its index spaces consist of.
+    """A module instance, and the store addresses in its index spaces.
 
-    `functions` holds the addresses of the imported functions; the `defined` functions of the
-    module itself stand at `function_base` and up. `tables`, `memories` and `globals` are whole
-    index spaces, imports first. `dropped_elements` and `dropped_data` are ascending segment
-    indices. `name` is the name under which later modules may import from it, or None.
+    Attributes:
+        module: Index into the state's modules.
+        function_base: Address of the first function that the module defines.
+        defined: How many functions it defines; their addresses follow one another.
+        functions: Addresses of the imported functions.
+        tables: Addresses of all tables, imports first.
+        memories: Addresses of all memories, imports first.
+        globals: Addresses of all globals, imports first.
+        dropped_elements: Indices of the dropped element segments, ascending.
+        dropped_data: Indices of the dropped data segments, ascending.
+        name: The name under which later modules can import from it, or None.
+        tags: Addresses of all tags, imports first.
     """
 
     module: int
@@ -79,8 +100,14 @@ class InstanceState(_OneLine):
 
 @dataclass(slots=True, repr=False)
 class ExceptionState(_OneLine):
-    """An exception that something refers to: the address of its tag, and the bits of its fields; a
-    reference to another exception is its number plus 1, and that number is lower than its own."""
+    """An exception that something refers to.
+
+    Attributes:
+        tag: Address of its tag.
+        fields: The bits of its fields. A reference to another exception is that one's number plus
+        1,
+            and that number is lower than its own.
+    """
 
     tag: int
     fields: list[int]
@@ -88,9 +115,17 @@ class ExceptionState(_OneLine):
 
 @dataclass(slots=True, repr=False)
 class TableState(_OneLine):
-    """A table instance; `elements` is one little-endian 64-bit reference each: 0 is null, for
-    funcref otherwise a function address plus 1, for externref an index into `externs` plus 1.
-    `address64`: indices into it are i64, else i32."""
+    """A table instance.
+
+    Attributes:
+        type: Type code of the elements.
+        minimum: Declared minimum, in elements.
+        maximum: Declared maximum, or None.
+        elements: A little-endian 64-bit reference for each element: 0 is null, a funcref is a
+        function
+            address plus 1, an externref an index into `externs` plus 1.
+        address64: Whether indices are i64; otherwise they are i32.
+    """
 
     type: int
     minimum: int
@@ -101,8 +136,14 @@ class TableState(_OneLine):
 
 @dataclass(slots=True, repr=False)
 class MemoryState(_OneLine):
-    """A memory instance: declared bounds in pages of 64 KiB and its bytes (whole pages).
-    `address64`: addresses in it are i64, else i32."""
+    """A memory instance.
+
+    Attributes:
+        minimum: Declared minimum, in Wasm pages.
+        maximum: Declared maximum, or None.
+        data: Its bytes, whole Wasm pages.
+        address64: Whether addresses are i64; otherwise they are i32.
+    """
 
     minimum: int
     maximum: int | None
@@ -112,8 +153,13 @@ class MemoryState(_OneLine):
 
 @dataclass(slots=True)
 class GlobalState:
-    """A global instance: type code, mutability, and the value's bits (references as in tables,
-    v128 as a 128-bit number)."""
+    """A global instance.
+
+    Attributes:
+        type: Type code of the value.
+        mutable: Whether code can change it.
+        value: Bits of the value; references as in tables, a v128 as a number of 128 bits.
+    """
 
     type: int
     mutable: bool
@@ -122,11 +168,21 @@ class GlobalState:
 
 @dataclass(slots=True, repr=False)
 class FrameState(_OneLine):
-    """An activation of function index `function` of instance `instance`. `offset` names the next
-    instruction (of a waiting frame: the one after its call) by its byte in the module's binary.
-    `types` has one code for each local, then each operand, bottom first; `values` has the bits of
-    each (128 of them for v128). The first `locals` of both are the locals. Dead locals are zero.
-    While a frame waits, neither the call's arguments nor its results are among its operands."""
+    """An activation of a function.
+
+    While a frame waits for a call, neither the call's arguments nor its results are among its
+    operands.
+
+    Attributes:
+        instance: Index of the instance.
+        function: Index of the function in the instance.
+        offset: Byte offset in the module's binary of the next instruction; in a frame that waits,
+        of
+            the byte after the call.
+        locals: How many of the values are locals.
+        types: A type code for each local, then for each operand, bottom first.
+        values: Bits of each of them; a v128 has 128. Dead locals are zero.
+    """
 
     instance: int
     function: int
@@ -138,8 +194,12 @@ class FrameState(_OneLine):
 
 @dataclass(slots=True, repr=False)
 class ThreadState(_OneLine):
-    """Frames, outermost first, and the invocations that follow when they have returned:
-    (function address, arguments as raw 64-bit slots, v128 two)."""
+    """The frames, and the invocations that follow.
+
+    Attributes:
+        frames: Frames, outermost first.
+        queue: Function address, and slots of the arguments; a v128 has two slots.
+    """
 
     frames: list[FrameState] = field(default_factory=list)
     queue: list[tuple[int, list[int]]] = field(default_factory=list)
@@ -147,8 +207,17 @@ class ThreadState(_OneLine):
 
 @dataclass(slots=True)
 class SavedLimits:
-    """Limits in force: pages of 64 KiB (each memory), elements (each table), 64-bit slots, frames;
-    remaining fuel in instructions or None for unlimited; names of the features in use."""
+    """Limits of the program.
+
+    Attributes:
+        memory_pages: Wasm pages of each memory.
+        table_elements: Elements of each table.
+        stack_slots: Slots of the value stack.
+        stack_frames: Frames.
+        fuel: Instructions that remain, or None for no limit.
+        deterministic: Whether NaN results have one form.
+        features: Names of the features in force, ascending.
+    """
 
     memory_pages: int
     table_elements: int
@@ -161,8 +230,15 @@ class SavedLimits:
 
 @dataclass(slots=True)
 class Lineage:
-    """Where this snapshot comes from: its own id, its parent's (16 bytes each), creation time in
-    nanoseconds since the Unix epoch, the host that took it and the engine's version."""
+    """Where a snapshot comes from.
+
+    Attributes:
+        id: Its own id, 16 random bytes.
+        parent: Id of the snapshot from which the program was restored, or None.
+        created: Nanoseconds since 1970-01-01 UTC.
+        host: Name of the host that took it.
+        engine: Name and version of the engine.
+    """
 
     id: bytes
     parent: bytes | None
@@ -173,9 +249,26 @@ class Lineage:
 
 @dataclass(slots=True, repr=False)
 class SnapshotState(_OneLine):
-    """A paused machine as a value. `wasi` is what `wasmsr.wasi` captured, `executed` the count of
-    instructions where the run was metered, `externs` the host objects behind externrefs, `files`
-    what carried files consist of."""
+    """A paused program as plain data.
+
+    Attributes:
+        modules: The modules of the instances.
+        host_functions: Functions of the host, ascending by address.
+        instances: Module instances, in the order of instantiation.
+        tables: Tables, by address.
+        memories: Memories, by address.
+        globals: Globals, by address.
+        thread: Frames and queue.
+        limits: Limits in force.
+        lineage: Where the snapshot comes from.
+        externs: Host objects that externrefs name.
+        wasi: What `wasmsr.wasi` captured, or None.
+        executed: Instructions executed, if a run was metered.
+        tags: Field types of each tag, by address.
+        exceptions: Exceptions that something refers to.
+        files: Content of carried files, or None.
+        extra: Values of sections that have no field here, by the section's name.
+    """
 
     modules: list[ModuleRef]
     host_functions: list[HostFunctionState]

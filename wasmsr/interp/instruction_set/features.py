@@ -86,29 +86,32 @@ ADVICE = {
 
 
 def number(name: str) -> int:
-    """The feature's number in C, from 1 on; its bit in a set is `1 << number`."""
+    """Return the feature's number in C, from 1 on; its bit in a set is `1 << number`."""
     return FEATURES.index(BY_NAME[name]) + 1
 
 
 def bits(names: Iterable[str]) -> int:
-    """A set of features as the core takes it; names that this engine does not know are left out."""
+    """Return a set of features as the core takes it.
+
+    Names that this engine does not have are left out.
+    """
     return sum(1 << number(name) for name in set(names) if name in BY_NAME)
 
 
 def names(bits: int) -> frozenset[str]:
-    """The features of such a set."""
+    """Return the features of such a set."""
     return frozenset(f.name for f in FEATURES if bits >> number(f.name) & 1)
 
 
 def advice(name: str) -> str:
-    """What to do with a module that needs a feature which is off or not there."""
+    """Return what to do with a module that needs a feature which is off or not there."""
     if name in SWITCHABLE:
         return f"--features +{name} switches it on"
     return ADVICE[name]
 
 
 def chosen(wanted: str | Iterable[str] | None) -> frozenset[str]:
-    """The features that are on.
+    """Return the features that are on.
 
     Args:
         wanted: None for the default; switches as text, `"-simd,+wide-arithmetic"`, which change the

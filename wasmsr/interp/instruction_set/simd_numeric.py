@@ -10,6 +10,7 @@ from wasmsr.interp.instruction_set.simd_row import SHAPES, Vector, each, lanes
 
 
 def integers() -> Iterator[Vector]:
+    """Yield the rows of integer vectors."""
     every = ("i8x16", "i16x8", "i32x4", "i64x2")
     # abs, neg, shl, shr_s, shr_u, add, sub stand at the same place in each shape's row of opcodes
     base = dict(zip(every, (0x60, 0x80, 0xA0, 0xC0), strict=True))
@@ -247,6 +248,7 @@ def widths() -> Iterator[Vector]:
 
 
 def floats() -> Iterator[Vector]:
+    """Yield the rows of floating-point vectors."""
     sign = {"f32x4": "0x80000000U", "f64x2": "0x8000000000000000U"}
     for shape, code in (("f32x4", 0xE0), ("f64x2", 0xEC)):
         bits = f"u{SHAPES[shape]}"
@@ -317,6 +319,7 @@ def floats() -> Iterator[Vector]:
 
 
 def conversions() -> Iterator[Vector]:
+    """Yield the rows that convert between vectors."""
     yield lanes(
         0x5E,
         "f32x4.demote_f64x2_zero",

@@ -1,6 +1,6 @@
-"""One row of the SIMD part of THE table, and how one line makes several: `simd` says what rows are.
+"""Rows of the SIMD part of the instruction table, and how one line makes several.
 
-Below `simd` and `simd_numeric`.
+`simd` says what the fields of a row mean.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def lanes(
     v2: str = "",
     nan: str = "",
 ) -> Vector:
-    """A vector from vectors, lane by lane; `scalar` is the type of a last operand."""
+    """Return a vector from vectors, lane by lane; `scalar` is the type of a last operand."""
     operands = tuple(ins.split())
     params = " ".join(["v128"] * len(operands) + [scalar] * bool(scalar))
     return Vector(

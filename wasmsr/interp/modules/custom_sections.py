@@ -1,8 +1,8 @@
-"""What custom sections say: the names of a module's things, and hints at which way branches go.
+"""Custom sections: the names of a module's things, and hints which way branches go.
 
-Beside `module`, which finds the sections and reads them when they are first asked for. Nothing that
-stands in a custom section changes what a program does, and nothing in it is an error: of what is
-damaged there is nothing (specification, appendix "Custom Sections").
+`module` finds the sections; they are read when they are first asked for. A custom section never
+changes what a program does, and a damaged one is no error: its content counts as absent
+(specification, appendix "Custom Sections").
 
 Source: appendix "Name Section", its extension for all index spaces
 (github.com/WebAssembly/extended-name-section), and github.com/WebAssembly/branch-hinting.
@@ -28,7 +28,7 @@ _DAMAGED = (IndexError, ValueError)  # UnicodeDecodeError is a ValueError
 
 
 def unsigned(data: bytes, at: int) -> tuple[int, int]:
-    """The LEB128 number at `at`, of 32 bits, and where it ends.
+    """Return the LEB128 number at `at`, of 32 bits, and where it ends.
 
     Raises:
         IndexError: it is cut off; ValueError: it is too long.
@@ -110,50 +110,62 @@ class Names:
 
     @cached_property
     def module(self) -> str | None:
+        """The name of the module, or None."""
         return self._read(0, lambda part: _name(part, 0)[0], None)
 
     @cached_property
     def functions(self) -> Map:
+        """Names of functions, by index."""
         return self._map(1)
 
     @cached_property
     def locals(self) -> dict[int, Map]:
+        """Names of locals, by the indices of function and local."""
         return self._maps(2)
 
     @cached_property
     def labels(self) -> dict[int, Map]:
+        """Names of labels, by the indices of function and label."""
         return self._maps(3)
 
     @cached_property
     def types(self) -> Map:
+        """Names of types, by index."""
         return self._map(4)
 
     @cached_property
     def tables(self) -> Map:
+        """Names of tables, by index."""
         return self._map(5)
 
     @cached_property
     def memories(self) -> Map:
+        """Names of memories, by index."""
         return self._map(6)
 
     @cached_property
     def globals(self) -> Map:
+        """Names of globals, by index."""
         return self._map(7)
 
     @cached_property
     def elements(self) -> Map:
+        """Names of element segments, by index."""
         return self._map(8)
 
     @cached_property
     def data(self) -> Map:
+        """Names of data segments, by index."""
         return self._map(9)
 
     @cached_property
     def fields(self) -> dict[int, Map]:
+        """Names of fields of structures, by the indices of type and field."""
         return self._maps(10)
 
     @cached_property
     def tags(self) -> Map:
+        """Names of tags, by index."""
         return self._map(11)
 
 
@@ -162,13 +174,15 @@ HINTS = "metadata.code.branch_hint"
 
 
 def branch_hints(module: ModuleInterface) -> dict[int, bool]:
-    """Which conditions of `if` and `br_if` are said to be likely true, or likely false: by byte
-    offset of the instruction in the module. Empty where there is no such section, or one that is
-    not as the proposal says: functions and offsets ascending, each hint of one byte, 0 or 1, at
-    such an instruction.
+    """Return which conditions of `if` and `br_if` are likely true, or likely false.
+
+    Returns:
+        By the instruction's byte offset in the module: whether its condition is likely true. It is
+        empty without such a section, and for one that breaks the proposal's form: functions and
+        offsets ascend, and each hint is one byte, 0 or 1, for such an instruction.
 
     Raises:
-        ModuleError: the module was not validated before, and is not valid.
+        ModuleError: The module was not validated before, and is not valid.
     """
     module.validate()
     section = module.custom_section(HINTS)
@@ -212,7 +226,7 @@ def _hints(module: ModuleInterface, data: bytes) -> dict[int, bool]:
 
 
 def _code_start(binary: bytes, at: int) -> int:
-    """The first instruction of a body that has been validated: behind its locals."""
+    """Return the offset of the first instruction of a body, after its locals."""
     groups, at = unsigned(binary, at)
     for _ in range(groups):
         _, at = unsigned(binary, at)

@@ -1,8 +1,8 @@
-"""What a file is that is refused here, and what to do about it.
+"""What a refused file is, and what to do about it.
 
-Beside `module`, which asks when the core has refused some bytes, and `program`, which asks when a
-module has imports that nobody gives. Everything here is a courtesy: it never decides what is
-refused, and of what it does not recognise it says nothing.
+`module` asks when the core has refused some bytes; `program` asks when a module has imports that
+the host does not give. Nothing here decides what is refused. A file that is not recognised gets no
+advice.
 
 Source: component-model/design/mvp/Binary.md (sections of components), and what the toolchains
 themselves write.
@@ -79,8 +79,13 @@ DEEPEST = 100
 
 @record(frozen=True)
 class BinarySection:
-    """A section: its id, where its content begins and ends in the bytes. `end` may lie behind the
-    end of the bytes, where these are cut off."""
+    """A section of a module or component.
+
+    Attributes:
+        id: Its number.
+        begin: Where its content begins in the bytes.
+        end: Where its content ends; after the end of the bytes if these are cut off.
+    """
 
     id: int
     begin: int
@@ -88,7 +93,7 @@ class BinarySection:
 
 
 def sections(data: bytes, at: int = 8, end: int | None = None) -> Iterator[BinarySection]:
-    """The sections of a module or a component, as far as they can be told apart.
+    """Yield the sections of a module or a component, as far as they can be told apart.
 
     Raises:
         IndexError: the head of a section is cut off; ValueError: it is no number.
@@ -121,8 +126,11 @@ KINDS: tuple[tuple[bytes, str, str], ...] = (
 
 
 def what_text_is(data: bytes) -> tuple[str, str | None]:
-    """What bytes are that begin neither as a binary nor as text of a module: ("it is ...", hint);
-    ("", None) where that is not known."""
+    """Return what bytes are that are neither a binary module nor text of one.
+
+    Returns:
+        ("it is ...", hint), or ("", None) if the bytes are not recognised.
+    """
     if not data.strip():
         return "it is empty", None
     if CORE.startswith(data[:8]):
@@ -185,7 +193,10 @@ def cut_off(data: bytes) -> str | None:
 
 
 def of_component(data: bytes, decode: Decode) -> ModuleError:
-    """The error for a component: for which WASI it is, and whether a part of it runs here."""
+    """Return the error for a component.
+
+    The error says for which WASI the component is, and whether a part of it runs here.
+    """
     where = cut_off(data)
     if where is not None:
         return MalformedError(
@@ -207,7 +218,7 @@ def of_component(data: bytes, decode: Decode) -> ModuleError:
 
 
 def wasi_versions(data: bytes) -> list[str]:
-    """The versions of WASI that a component's imports name, in order: ["0.2.0", "0.2.3"]."""
+    """Return the versions of WASI that a component's imports name, in order: ["0.2.0", "0.2.3"]."""
     import re
 
     found = set()
@@ -242,8 +253,11 @@ def core_modules(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def core_of(data: bytes, decode: Decode) -> bytes | None:
-    """The core module of a component that runs here: all that it imports is WASI preview 1. One
-    that is a command goes first, then the largest; None if there is none."""
+    """Return the core module of a component that runs here, or None.
+
+    Such a module imports WASI preview 1 only. A command goes before other modules, then the
+    largest goes first.
+    """
     best: tuple[bool, int, bytes] | None = None
     for begin, end in core_modules(data):
         binary = data[begin:end]
@@ -354,7 +368,7 @@ COMMON = 3
 
 
 def for_another_host(imports: Iterable[tuple[str, str]]) -> Family | None:
-    """The family of a module that imports these (module, name), or None."""
+    """Return the family of a module that imports these (module, name), or None."""
     wanted = list(imports)
     for family in FAMILIES:
         if any(family.is_one(module, name) for module, name in wanted):
@@ -363,15 +377,18 @@ def for_another_host(imports: Iterable[tuple[str, str]]) -> Family | None:
 
 
 def _version(module: str) -> Any:
-    """A match whose group 1 is the version in the name of an interface: `wasi:io/streams@0.2.3`."""
+    """Return a match whose group 1 is the version in an interface's name, or None."""
     import re
 
     return re.search(r"^wasi:.*@(\d+\.\d+(\.\d+)?)", module, re.ASCII)
 
 
 def refusal(module: ModuleInterface) -> LinkError | None:
-    """The error for a module with imports that `wasmsr run` does not give, if its toolchain can be
-    told; None if it has none, or is of no family known here."""
+    """Return the error for a module with imports that `wasmsr run` does not give.
+
+    Returns:
+        None if the module has no such imports, or comes from no known toolchain.
+    """
     lacking = [(i.module, i.name) for i in module.imports if i.module not in GIVEN]
     if not lacking:
         return None
@@ -388,7 +405,11 @@ def refusal(module: ModuleInterface) -> LinkError | None:
 
 
 def unlinked(module: ModuleInterface) -> str | None:
-    """What a module is that was not linked to a program: an object file or a library; else None."""
+    """Return what a module is that was not linked to a program.
+
+    Returns:
+        "an object file" or the like, or None.
+    """
     if module.custom_section("linking") is not None:
         return "an object file, which is not linked yet (wasm-ld, or the compiler without -c)"
     if module.custom_section("dylink.0") is not None or module.custom_section("dylink") is not None:

@@ -46,8 +46,16 @@ _NO_OFFSET = 2**64 - 1
 
 @record(frozen=True)
 class Import:
-    """One import: names of module and item, the type that it must have, kind and index in the
-    kind's index space, and its number among the imports."""
+    """One import.
+
+    Attributes:
+        module: Name of the module.
+        name: Name of the item.
+        type: The type that the item must have.
+        kind: Its kind in the binary format.
+        index: Its index in the index space of its kind.
+        number: Its number among the imports.
+    """
 
     module: str
     name: str
@@ -59,7 +67,14 @@ class Import:
 
 @record(frozen=True)
 class Export:
-    """One export: its name, type, kind and index in the kind's index space."""
+    """One export.
+
+    Attributes:
+        name: Its name.
+        type: Its type.
+        kind: Its kind in the binary format.
+        index: Its index in the index space of its kind.
+    """
 
     name: str
     type: ExternType
@@ -68,7 +83,7 @@ class Export:
 
 
 def core_error(error: Any) -> Exception:
-    """The exception for an error that the core reports while reading a module."""
+    """Return the exception for an error that the core reports while reading a module."""
     message = ffi.string(error.message).decode("utf-8", "replace")
     offset = None if error.offset == _NO_OFFSET else int(error.offset)
     if error.kind == lib.WSR_MALFORMED:
@@ -88,7 +103,7 @@ def _text(pointer: Any, length: int) -> str:
 
 
 def function_type(view: Any) -> FuncType:
-    """A FuncType from the core's view of one."""
+    """Return a FuncType from the core's view of one."""
     return FuncType(
         val_types(ffi.unpack(view.params, view.n_params) if view.n_params else ()),
         val_types(ffi.unpack(view.results, view.n_results) if view.n_results else ()),
@@ -100,7 +115,7 @@ def _bounds(view: Any) -> Bounds:
 
 
 def address_type(view: Any) -> ValType:
-    """The type of addresses, from the core's `wsr_bounds`."""
+    """Return the type of addresses, from the core's `wsr_bounds`."""
     return ValType.I64 if view.address64 else ValType.I32
 
 
@@ -177,11 +192,16 @@ class Module:
         return one_line.module(self)
 
     def validate(self, size: int | None = None) -> bool:
-        """Validate the bodies of functions: all, or of those that have not been yet about `size`
-        bytes; returns whether all have been now.
+        """Validate the bodies of functions that have not been validated yet.
+
+        Args:
+            size: About how many bytes of bodies to validate; None validates all.
+
+        Returns:
+            Whether all bodies have been validated.
 
         Raises:
-            MalformedError, InvalidError, UnsupportedError: as the class says.
+            MalformedError, InvalidError, UnsupportedError: As the class says.
         """
         with self._validating:
             if not self.validated:
@@ -195,7 +215,7 @@ class Module:
         return self.validated
 
     def invalid(self) -> Exception | None:
-        """What is wrong with a function that was called and could not be compiled, if so it was."""
+        """Return the error of a called function that could not be compiled, or None."""
         error = ffi.new("wsr_error *")
         function = lib.wsr_module_invalid(self._c, error)
         if function == 2**32 - 1:
@@ -234,7 +254,7 @@ class Module:
     def from_text(
         cls, text: str, *, name: str | None = None, features: str | Iterable[str] | None = None
     ) -> Module:
-        """A module written in the text format.
+        """Return a module written in the text format.
 
         Raises:
             ModuleError: as the class says; text that is no module is a MalformedError.
@@ -274,8 +294,10 @@ class Module:
 
     @cached_property
     def branch_hints(self) -> dict[int, bool]:
-        """By byte offset of an `if` or `br_if` in the module: whether its condition is said to be
-        likely true, or likely false. This engine makes no use of it."""
+        """Whether a condition is likely true, by byte offset of its `if` or `br_if`.
+
+        This engine makes no use of them.
+        """
         from wasmsr.interp.modules.custom_sections import branch_hints  # only here: few ask
 
         return branch_hints(self)
@@ -318,7 +340,7 @@ class Module:
         return begin[0], end[0]
 
     def function_name(self, index: int) -> str:
-        """A name for messages: from the name section, else an export or import, else func[i]."""
+        """Return a name for messages: of the name section, an export or import, or func[i]."""
         name = self.names.functions.get(index)
         if name is not None:
             return name
@@ -331,7 +353,7 @@ class Module:
         return f"func[{index}]"
 
     def custom_section(self, name: str) -> bytes | None:
-        """The contents of the first custom section of that name, or None (section 5.5.3)."""
+        """Return the contents of the first custom section of that name, or None (section 5.5.3)."""
         for found, start, end in self._custom_sections:
             if found == name:
                 return self.binary[start:end]

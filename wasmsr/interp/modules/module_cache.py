@@ -87,7 +87,7 @@ class ModuleCache:
         name: str | None = None,
         features: str | Iterable[str] | None = None,
     ) -> Module:
-        """What `Module.from_file` gives, sooner where the file is known.
+        """Return what `Module.from_file` gives, sooner where the file is known.
 
         Raises:
             OSError: the file cannot be read.
@@ -122,7 +122,7 @@ class ModuleCache:
         return module
 
     def _validate(self, module: Module, known: str | None, path: str) -> None:
-        """Validates and hashes at the same time; stops when the digest turns out to be known."""
+        """Validate and hash at the same time; stop when the digest turns out to be known."""
         answer: list[str] = []
 
         def work() -> None:
@@ -153,8 +153,10 @@ class ModuleCache:
         return digest if text == _file_note(known, digest) and _is_digest(digest) else None
 
     def _is_valid(self, module: Module, digest: str) -> bool:
-        """Whether there is a note that the module was validated; should that turn out to be wrong,
-        the note goes."""
+        """Return whether a note says that the module was validated.
+
+        If the note turns out to be wrong, it is removed.
+        """
         name = _valid_name(module, digest)
         if self._read(name) != _valid_note(digest):
             return False
@@ -163,7 +165,7 @@ class ModuleCache:
         return True
 
     def _read(self, name: str) -> str:
-        """A note's text; an empty one for a note that is not there."""
+        """Return a note's text; an empty one for a note that is not there."""
         try:
             descriptor = os.open(os.path.join(self.folder, name), os.O_RDONLY | os.O_NONBLOCK)
             with open(descriptor, "rb", buffering=0) as file:
@@ -191,7 +193,7 @@ class ModuleCache:
             self.trouble = error
 
     def _use(self, name: str) -> None:
-        """Notes that a note was of use."""
+        """Record that a note was of use."""
         try:
             os.utime(os.path.join(self.folder, name))
         except (OSError, ValueError) as error:
@@ -245,7 +247,7 @@ class ModuleCache:
             yield Note(name, kind, digest if good else None, used, *about)
 
     def clear(self) -> int:
-        """Removes all notes; returns how many there were."""
+        """Remove all notes, and return how many there were."""
         self.trouble = None
         removed = sum(self._remove(name) for _, name in self._entries())
         self._raise_trouble()
@@ -269,8 +271,10 @@ def _identity(status: os.stat_result) -> str:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a file in the folder has the name of a note: the folder is what a user names, and
-    nothing else in it is removed."""
+    """Return whether a file in the folder has the name of a note.
+
+    A user names the folder; no other file in it is removed.
+    """
     stem, _, kind = name.rpartition(".")
     numbers = stem.split("-")
     if kind in ("valid", "about") and not _is_digest(numbers[0]):
@@ -301,8 +305,10 @@ def _valid_note(digest: str) -> str:
 
 
 def _engine(features: Iterable[str]) -> int:
-    """A number for this build of the engine and the features that are on: another build may judge
-    otherwise."""
+    """Return a number for this build of the engine and the features that are on.
+
+    Another build can judge a module otherwise.
+    """
     from wasmsr import __version__
 
     built = os.stat(_ffi.__file__)
@@ -314,8 +320,10 @@ def _engine(features: Iterable[str]) -> int:
 
 
 def default_folder() -> str:
-    """The user's cache folder: the one that platformdirs names, which is not asked on Linux because
-    to import it takes as long as to hash a module."""
+    """Return the user's cache folder, which is that of platformdirs.
+
+    On Linux the path is made here: the import of platformdirs takes as long as to hash a module.
+    """
     import sys
 
     if sys.platform != "linux":

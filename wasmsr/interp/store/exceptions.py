@@ -1,7 +1,6 @@
-"""Exceptions as the host sees them: those that a program threw, and those of its own.
+"""Exceptions as the host sees them: those of a program, and those of the host.
 
-Beside `externs`, for `machine`, which meets them where calls end. Source: WebAssembly
-specification, section 4.2.13 (Exception Instances).
+Source: WebAssembly specification, section 4.2.13 (Exception Instances).
 """
 
 from __future__ import annotations
@@ -66,12 +65,12 @@ class ThrownException:
         return tuple(from_slot(self.store, t, v) for t, v in zip(params, values, strict=True))
 
     def error(self) -> UncaughtException:
-        """It as a Python exception, without a backtrace yet."""
+        """Return it as a Python exception, without a backtrace yet."""
         return UncaughtException(self, self.tag, self.fields)
 
 
 def view_exception(store: StoreInterface, bits: int) -> tuple[int, list[int]]:
-    """The address of an exception's tag, and the slots of its fields."""
+    """Return the address of an exception's tag, and the slots of its fields."""
     view = ffi.new("wsr_exception_fields *")
     lib.wsr_exception_view(store.c, bits, view)
     return view.tag, ffi.unpack(view.slots, view.n_slots) if view.n_slots else []

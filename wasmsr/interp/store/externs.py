@@ -1,7 +1,7 @@
 """What instances export and import: functions, tables, memories, globals, host functions.
 
-An extern is a handle: a store and an address in it. It holds no state of its own, so that it stays
-right when the program behind it runs, and names the same thing for as long as its store lives.
+An extern is a handle: a store and an address in it. It holds no state of its own. So it stays right
+while the program runs, and names the same thing for as long as its store lives.
 """
 
 from __future__ import annotations
@@ -92,11 +92,13 @@ class HostFunction:
 
     @classmethod
     def of(cls, type: FuncType, call: Callable[..., Any], name: str) -> HostFunction:
-        """A host function of a plain callable, which is called with the arguments alone, or, if
-        its first parameter is annotated as a `Caller`, with the caller before them.
+        """Return a host function that calls a plain callable.
+
+        The callable gets the arguments. If its first parameter is annotated as a `Caller`, it gets
+        the caller before them.
 
         Raises:
-            LinkError: it does not take as many arguments as the type has; `name` says which.
+            LinkError: It does not take as many arguments as the type has; `name` says which.
         """
         import inspect  # only here: it is large, and WASI does not need it
 
@@ -119,7 +121,7 @@ class HostFunction:
 
 
 def _without_caller(call: Callable[..., Any]) -> Callable[..., Any]:
-    """The same under its name, called with a caller, which it does not want."""
+    """Return a function that calls `call` without the caller."""
 
     def called(_: Caller, *values: Any) -> Any:
         return call(*values)
@@ -142,11 +144,13 @@ class Caller:
 
     @property
     def memory(self) -> memoryview:
-        """The bytes of the memory that the calling instance exports as `memory`, writable; valid
-        during this call. Of an instance that exports none: the bytes of its memory 0.
+        """The bytes of the calling instance's memory, writable; valid during this call.
+
+        That is the memory that the instance exports as `memory`, or its memory 0 if it exports
+        none.
 
         Raises:
-            HostError: the caller has no memory.
+            HostError: The caller has no memory.
         """
         if self.instance is not None:
             instance = self.store.instances[self.instance]
@@ -264,12 +268,14 @@ class Memory(Handle):
 
     @property
     def data(self) -> memoryview:
-        """Its bytes, writable: the memory itself, which the running program changes too. After it
-        has grown, ask again: a view keeps its length."""
+        """The bytes of the memory, writable; the running program changes them too.
+
+        A view keeps its length: ask again after the memory has grown.
+        """
         return self.store.memory_view(self.address)
 
     def read(self, offset: int, size: int) -> bytes:
-        """A copy of `size` bytes; IndexError where they are not all within the memory."""
+        """Return a copy of `size` bytes; IndexError where they are not all within the memory."""
         return bytes(self.data[self._range(offset, size)])
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
@@ -441,7 +447,7 @@ Extern = Function | Memory | Table | Global | Tag
 
 
 def c_bounds(type_: MemoryType | TableType) -> Any:
-    """The core's struct for size limits, the type of addresses and, for a table, of elements."""
+    """Return the core's struct for bounds, address type and, of a table, element type."""
     bounds = type_.bounds
     return ffi.new(
         "wsr_bounds *",

@@ -54,7 +54,7 @@ def view_frame(
 
 
 def backtrace(store: StoreInterface) -> tuple[Frame, ...]:
-    """The innermost frames of the thread for a message, innermost first."""
+    """Return the innermost frames of the thread for a message, innermost first."""
     lines = []
     count = lib.wsr_frame_count(store.c)
     for number in range(count - 1, max(-1, count - 1 - _BACKTRACE), -1):

@@ -1,8 +1,7 @@
-"""Calls of host functions: from slots to Python values and back, as fast as the signature allows.
+"""Calls of host functions: from slots to Python values and back.
 
-Between the machine, whose core stops at a call and shows its slots, and a function of the host.
-What is called a million times a second has few arguments that need a look: so the way is chosen
-once, by the signature, when the function is made.
+A program can make a million host calls a second, and most have few arguments. So the way from slots
+to values is chosen once, by the signature, when the host function is made.
 """
 
 from __future__ import annotations
@@ -24,8 +23,15 @@ _TOP, _ALL = 1 << 31, (1 << 32) - 1
 
 
 def performer(type_: FuncType, call: Callable[..., Any], *, raw: bool) -> Perform:
-    """A function that calls `call` with a caller and the values in the slots, and puts what it
-    gives in their place; `raw`: values are their bits."""
+    """Return a function that calls `call` with a caller and the values in the slots.
+
+    The results take the arguments' place in the slots.
+
+    Args:
+        type_: The type of the host function.
+        call: The Python function.
+        raw: Values are their bits.
+    """
     if raw and ValType.V128 not in type_.params and type_.results == (ValType.I32,):
         return _raw_to_number(call, len(type_.params))
     if not raw and type_ == FuncType((ValType.I32,) * len(type_.params), (ValType.I32,)):
@@ -34,7 +40,7 @@ def performer(type_: FuncType, call: Callable[..., Any], *, raw: bool) -> Perfor
 
 
 def _raw_to_number(call: Callable[..., Any], count: int) -> Perform:
-    """Of the form of all functions of WASI that return."""
+    """Return a performer for the form that nearly all functions of WASI have."""
 
     def without_arguments(caller: Any, slots: Any) -> None:
         slots[0] = call(caller)
@@ -46,7 +52,7 @@ def _raw_to_number(call: Callable[..., Any], count: int) -> Perform:
 
 
 def _numbers_to_number(call: Callable[..., Any], count: int) -> Perform:
-    """From any number of i32 to one."""
+    """Return a performer from any number of i32 to one."""
 
     def perform(caller: Any, slots: Any) -> None:
         given = _unpack(slots, count) if count else ()

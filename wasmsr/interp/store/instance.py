@@ -53,8 +53,11 @@ class Instance:
 
     @cached_property
     def memory_address(self) -> int | None:
-        """Address of the memory that host functions work on: the one that the module exports as
-        `memory`, as WASI wants it; where it exports none, the one with index 0; or None."""
+        """Address of the memory that host functions work on, or None.
+
+        That is the memory that the module exports as `memory`, as WASI requires. Without such an
+        export it is the memory with index 0.
+        """
         for item in self.module.exports:
             if item.kind == lib.WSR_MEMORY_KIND and item.name == "memory":
                 return self.address(item.kind, item.index)
@@ -65,23 +68,23 @@ class Instance:
         return int(lib.wsr_instance_address(self.store.c, self.index, kind, index))
 
     def function(self, name: str) -> Function:
-        """The exported function of that name; LinkError where there is none."""
+        """Return the exported function of that name; LinkError where there is none."""
         return self._export(Function, name)
 
     def memory(self, name: str = "memory") -> Memory:
-        """The exported memory of that name; LinkError where there is none."""
+        """Return the exported memory of that name; LinkError where there is none."""
         return self._export(Memory, name)
 
     def table(self, name: str) -> Table:
-        """The exported table of that name; LinkError where there is none."""
+        """Return the exported table of that name; LinkError where there is none."""
         return self._export(Table, name)
 
     def global_(self, name: str) -> Global:
-        """The exported global of that name; LinkError where there is none."""
+        """Return the exported global of that name; LinkError where there is none."""
         return self._export(Global, name)
 
     def tag(self, name: str) -> Tag:
-        """The exported tag of that name; LinkError where there is none."""
+        """Return the exported tag of that name; LinkError where there is none."""
         return self._export(Tag, name)
 
     def _export(self, kind: type[_E], name: str) -> _E:
@@ -101,7 +104,7 @@ class Instance:
 
 
 def incompatible(wanted: str, type_: object, given: object) -> LinkError:
-    """The error for an import, `wanted`, for which something else was given."""
+    """Return the error for an import, `wanted`, for which something else was given."""
     return LinkError(f"incompatible import type: {wanted} must be {type_}, and {given} is given")
 
 

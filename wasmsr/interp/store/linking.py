@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import LinkError, printable
-from wasmsr.interp.gate import HostEvent, HostGate, through
 from wasmsr.interp.modules.module import Import, Module, core_error
 from wasmsr.interp.store.externs import Caller, Function, HostFunction
 from wasmsr.interp.store.instance import HANDLES, Imports, incompatible, matches
@@ -21,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from wasmsr.interp.gate import HostGate
     from wasmsr.interp.store.interface import StoreInterface
 
 _NONE = 2**32 - 1
@@ -62,12 +62,18 @@ class Linker:
     def _connect(self, address: int) -> None:
         """Let calls of a host function pass the gate."""
         known = self.hosts[address]
-        gate = self._gate
-        self.perform_at[address] = known[0].perform if gate is None else through(gate, known)
+        perform = known[0].perform
+        if self._gate is not None:
+            from wasmsr.interp.gate import through  # only here: few set a gate
+
+            perform = through(self._gate, known)
+        self.perform_at[address] = perform
 
     def tell(self, kind: str, **detail: Any) -> None:
         """Tell the gate of an event, if there is a gate."""
         if self._gate is not None:
+            from wasmsr.interp.gate import HostEvent
+
             self._gate.event(HostEvent(kind, self._store.instructions, detail))
 
     def clear(self) -> None:
@@ -77,7 +83,7 @@ class Linker:
         self._given.clear()
 
     def resolve(self, module: Module, item: Import, imports: Imports) -> int:
-        """The address of what is given for an import. Raises LinkError."""
+        """Return the address of what is given for an import. Raises LinkError."""
         wanted = f"{printable(item.module, 100)}.{printable(item.name, 100)}"
         try:
             found = imports[item.module][item.name]
@@ -105,7 +111,11 @@ class Linker:
         return found.address
 
     def wrap(self, type_: FuncType, call: Callable[..., Any], name: str) -> HostFunction:
-        """A plain callable as a host function, the same whenever it is given. Raises LinkError."""
+        """Return a plain callable as a host function; the same callable gives the same function.
+
+        Raises:
+            LinkError: The callable does not take as many arguments as the type has.
+        """
         if type_.concrete:  # means something else in another module
             return HostFunction.of(type_, call, name)
         try:
@@ -123,11 +133,17 @@ class Linker:
         name: str,
         importer: tuple[Module, Import] | None = None,
     ) -> int:
-        """Give a host function an address; the same one always gets the same. A type that refers to
-        other types is that of the `importer`'s import.
+        """Give a host function an address; the same function always gets the same address.
+
+        Args:
+            function: The host function.
+            module: Name of the import's module.
+            name: Name of the import's item.
+            importer: The module and its import. A type that refers to other types is that of the
+            import.
 
         Raises:
-            LinkError: another function of the store has the same identity.
+            LinkError: Another function of the store has the same identity.
         """
         shown = f"{printable(module, 100)}.{printable(name, 100)}"
         key: tuple[object, ...] = (id(function), module, name)

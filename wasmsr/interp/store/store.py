@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import Frame, Trap, UnsupportedError, WasmsrError
-from wasmsr.interp.gate import HostGate
 from wasmsr.interp.instruction_set.features import chosen
 from wasmsr.interp.instruction_set.traps import MESSAGES
 from wasmsr.interp.modules.module import Import, Module, core_error
@@ -32,6 +31,8 @@ from wasmsr.interp.values import values_to_slots
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
+
+    from wasmsr.interp.gate import HostGate
 
 _NONE = 2**32 - 1
 

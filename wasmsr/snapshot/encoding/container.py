@@ -1,8 +1,8 @@
 """The container of a snapshot: header, section heads, batches, checksums and digests.
 
-The lowest layer of `format`: it knows how sections stand in bytes, not what they mean. The layout
-is specified in docs/snapshot-format.md; all numbers are little-endian. Whatever is wrong with bytes
-read raises `FormatError`, `VersionError` or `DigestError` before anything large is allocated.
+This layer does not know what a section means. docs/snapshot-format.md specifies the layout; all
+numbers are little-endian. Bytes that are wrong raise `FormatError`, `VersionError` or `DigestError`
+before anything large is allocated.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Tree:
         self._room -= end - start
 
     def digest(self) -> bytes:
-        """The digest (32 bytes) of all that was added."""
+        """Return the digest (32 bytes) of all that was added."""
         return _climb([*self._nodes, self._hash.digest()])
 
 
@@ -98,7 +98,7 @@ def _climb(nodes: list[bytes]) -> bytes:
 
 
 def tree_digest(payload: Buffer) -> bytes:
-    """The digest of a whole payload; what `Tree` gives for it."""
+    """Return the digest of a whole payload; what `Tree` gives for it."""
     if len(payload) <= LEAF:
         return sha256(b"\0" + payload).digest()
     tree = Tree()
@@ -152,9 +152,11 @@ class Header(NamedTuple):
 
     @property
     def handed(self) -> bool:
+        """Whether the program was handed over to another host."""
         return bool(self.flags & FLAG_HANDED)
 
     def encode(self) -> bytes:
+        """Return the 64 bytes of the header."""
         data = HEADER.pack(
             MAGIC,
             VERSION,
@@ -212,8 +214,10 @@ def _describe_magic(magic: bytes) -> str:
 
 
 class _Codec(threading.local):
-    """zstd's objects serve one thread each; they are made at first use, since zstandard takes
-    longer to import than a small snapshot takes to read."""
+    """The zstd objects of one thread.
+
+    They are made at first use: the import of zstandard takes longer than to read a small snapshot.
+    """
 
     _compressor: Any = None
     _decompressor: Any = None
@@ -241,7 +245,7 @@ _codec = _Codec()
 
 
 def section_bytes(kind: int, payload: bytes) -> Iterator[bytes]:
-    """A whole section, head and raw batches, as pieces; none for an empty one."""
+    """Yield a whole section, head and raw batches, as pieces; none for an empty one."""
     size = len(payload)
     if 0 < size <= BATCH_SIZE:  # nearly always
         yield FIRST.pack(kind, 0, 0, size, RAW, size, zlib.crc32(payload)) + payload
@@ -289,6 +293,7 @@ def check_batch(name: str, codec: int, stored: int, length: int, compressible: b
     Args:
         stored: the length that the head gives.
         length: the batch's plain length, which follows from the section's length.
+
     Raises:
         FormatError: a codec or a length that cannot be.
     """
@@ -309,7 +314,7 @@ def check_batch(name: str, codec: int, stored: int, length: int, compressible: b
 
 
 def open_batch(name: str, codec: int, crc: int, stored: Buffer, length: int) -> Buffer:
-    """The plain bytes of a batch; for raw ones `stored` itself.
+    """Return the plain bytes of a batch; for raw ones `stored` itself.
 
     Raises:
         DigestError: the checksum differs.

@@ -1,9 +1,8 @@
 """Memory pages: which are stored, in which order, and where each stored page belongs.
 
-Between the memories of a snapshot (whole, in `state`) and the two sections page index and page
-data of `format`. Zero pages are absent and equal pages are stored once, in order of first use;
-the index holds runs of pages and is flat, so that a gigabyte of memory does not become a million
-objects. Layout: docs/snapshot-format.md, "Memories".
+Zero pages are absent. Equal pages are stored once, in the order of first use. The index holds runs
+of pages, so that a gigabyte of memory does not become a million objects. Layout:
+docs/snapshot-format.md, section 5.13.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _ZERO_PAGE = bytes(PAGE_SIZE)
 
 
 def _load_page_map() -> Callable[[memoryview], bytes] | None:
-    """The core's page scan where it is built; the format alone needs no compiled code."""
+    """Return the core's page scan where it is built; the format alone needs no compiled code."""
     try:
         from wasmsr._ffi import ffi, lib
 
@@ -93,7 +92,7 @@ class PageMap:
     stored: int = 0
 
     def index(self) -> bytes:
-        """The page index section."""
+        """Return the page index section."""
         return b"".join([ENTRY.pack(*entry) for entry in self.entries])
 
     @property
@@ -102,14 +101,14 @@ class PageMap:
         return self.stored * PAGE_SIZE
 
     def digest(self) -> bytes:
-        """The tree digest of the page data section."""
+        """Return the tree digest of the page data section."""
         tree = Tree()
         for memory, first, count in self.sources:
             tree.update(self.views[memory][first * PAGE_SIZE : (first + count) * PAGE_SIZE])
         return tree.digest()
 
     def batches(self) -> Iterator[Buffer]:
-        """The page data section in batches of `BATCH_SIZE`, the last one shorter."""
+        """Yield the page data section in batches of `BATCH_SIZE`, the last one shorter."""
         parts: list[memoryview] = []
         room = BATCH_SIZE
         for memory, first, count in self.sources:
@@ -170,7 +169,7 @@ def scan(memories: Sequence[Buffer]) -> PageMap:
 def _find(
     numbers: list[int] | None, data: bytes, places: list[tuple[int, int]], views: list[memoryview]
 ) -> int | None:
-    """The stored page equal to `data` among those of equal hash."""
+    """Return the stored page equal to `data` among those of equal hash."""
     for number in numbers or ():
         memory, page = places[number]
         if views[memory][page * PAGE_SIZE : (page + 1) * PAGE_SIZE].tobytes() == data:

@@ -1,7 +1,7 @@
-"""Names for what a snapshot has by number, from the modules that are there.
+"""Names of the things in a snapshot, from its modules.
 
-Below `inspect`. The snapshot itself has indices and addresses only; names stand in the modules,
-where these are embedded or given. They are a courtesy: without a module there are numbers.
+A snapshot has indices and addresses only. Names are in the modules; without a module there are
+numbers.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ class NamedModule(Protocol):
     """What is needed of a module; `wasmsr.interp.modules.module.Module` has it."""
 
     @property
-    def digest(self) -> bytes: ...
+    def digest(self) -> bytes:
+        """SHA-256 of the binary, 32 bytes."""
 
     @property
-    def names(self) -> Names: ...
+    def names(self) -> Names:
+        """The names in its name section."""
 
-    def function_name(self, index: int) -> str: ...
+    def function_name(self, index: int) -> str:
+        """Return the name of a function."""
 
 
 class SnapshotNames:
@@ -59,7 +62,7 @@ class SnapshotNames:
                 yield instance, module.names
 
     def of_index(self, instance: int, index: int) -> str:
-        """A function, by its index in an instance."""
+        """Return the name of a function, by its index in an instance."""
         state = self._snapshot.instances[instance]
         module = self._module(self._snapshot.modules[state.module])
         if module is not None:
@@ -69,7 +72,7 @@ class SnapshotNames:
         return f"func[{index}]"
 
     def of_address(self, address: int) -> str:
-        """A function, by its address in the store."""
+        """Return the name of a function, by its address in the store."""
         for function in self._snapshot.host_functions:
             if function.address == address:
                 return f"{function.module}.{function.name}"
@@ -80,7 +83,7 @@ class SnapshotNames:
         return f"function {address}"
 
     def of_locals(self, instance: int, index: int) -> dict[int, str]:
-        """The locals of a function that have a name."""
+        """Return the locals of a function that have a name."""
         module = self._module(self._snapshot.modules[self._snapshot.instances[instance].module])
         return {} if module is None else module.names.locals.get(index, {})
 
@@ -97,7 +100,7 @@ class SnapshotNames:
 
 
 def _load(reference: ModuleRef) -> NamedModule | None:
-    """The embedded module, unless this engine cannot read it."""
+    """Return the embedded module, unless this engine cannot read it."""
     if reference.binary is None:
         return None
     from wasmsr.interp.modules.module import Module

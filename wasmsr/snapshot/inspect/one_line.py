@@ -1,7 +1,7 @@
-"""What a snapshot and its parts show of themselves in one line: their `repr`.
+"""A state and its parts in one line each: their `repr`.
 
-For people at a prompt; all of a snapshot is shown by `inspect`. Nothing here fails, whatever
-somebody has put into a value.
+Nothing here fails, whatever Python code has put into a state. The file imports no class of a state:
+these classes import it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NAMES = 3
 
 
 def shown(part: Any) -> str:
-    """A snapshot, or a part of one, in one line."""
+    """Return a snapshot, or a part of one, in one line."""
     name = type(part).__name__
     try:
         return f"<{name}{_OF[name](part)}>"

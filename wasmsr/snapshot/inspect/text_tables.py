@@ -20,8 +20,11 @@ LONGEST = 4000
 
 
 def lines(blocks: Iterable[Block]) -> Iterator[str]:
-    """Blocks as lines, each with an empty line behind it; one without rows is left out. Columns are
-    as wide as their widest cell; a long text in the last one goes on below."""
+    """Yield blocks as lines, with an empty line after each block.
+
+    A block without rows is left out. A column is as wide as its widest cell; a long text in the
+    last column continues on the next line.
+    """
     for title, headings, rows in blocks:
         if not rows:
             continue
@@ -37,7 +40,7 @@ def lines(blocks: Iterable[Block]) -> Iterator[str]:
 
 
 def _wrapped(row: list[str]) -> Iterator[list[str]]:
-    """A row, as several where its last cell is long and has spaces."""
+    """Yield a row, as several where its last cell is long and has spaces."""
     if not row or len(row[-1]) <= WIDEST or " " not in row[-1]:
         yield row
         return
@@ -49,7 +52,7 @@ def _wrapped(row: list[str]) -> Iterator[list[str]]:
 
 
 def text(value: object) -> str:
-    """A value in a cell."""
+    """Return a value in a cell."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -62,13 +65,13 @@ def text(value: object) -> str:
 
 
 def short(value: object) -> str:
-    """The same of at most 100 characters."""
+    """Return the same of at most 100 characters."""
     found = text(value)
     return found if len(found) <= 100 else found[:97] + "..."
 
 
 def size(count: int) -> str:
-    """A number of bytes in words."""
+    """Return a number of bytes in words."""
     if count < 10_240:
         return f"{count} B"
     in_unit = float(count)
@@ -80,12 +83,12 @@ def size(count: int) -> str:
 
 
 def seconds(nanoseconds: int) -> str:
-    """A span of time in words."""
+    """Return a span of time in words."""
     return f"{nanoseconds / 1e9:.9f}".rstrip("0").rstrip(".") + " s"
 
 
 def moment(nanoseconds: int) -> str:
-    """A point in time, from nanoseconds since 1970, as ISO 8601 has it."""
+    """Return a point in time, from nanoseconds since 1970, as ISO 8601 has it."""
     from datetime import datetime, timezone
 
     whole, rest = divmod(nanoseconds, 1_000_000_000)

@@ -1,7 +1,6 @@
-"""What a snapshot says of a program's files, clocks and streams, as blocks of text.
+"""A program's files, clocks and streams in a snapshot, as blocks of text.
 
-Below `inspect`. It takes the state as plain data and believes nothing: what is not as it should be
-is shown as it is.
+The state is plain data and can hold anything: a value of a wrong type is shown as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ COLUMNS = ("fd", "kind", "mount", "path", "access", "offset", "size", "flags", "
 
 
 def bits(value: object, names: Mapping[int, str]) -> str:
-    """The names of the bits of a number."""
+    """Return the names of the bits of a number."""
     if type(value) is not int:
         return text(value)
     found = [name for bit, name in names.items() if value & bit]
@@ -37,7 +36,7 @@ def rights(value: object) -> str:
 
 
 def blocks(wasi: Mapping[str, Any]) -> Iterator[Block]:
-    """The state of WASI."""
+    """Yield the state of WASI."""
     rows = [(key.replace("_", " "), value) for key, value in _facts(wasi)]
     yield "WASI", (), rows
     yield "Mounts", ("name", "mode", "holds"), [_mount(item) for item in _maps(wasi, "mounts")]
@@ -70,7 +69,7 @@ def blocks(wasi: Mapping[str, Any]) -> Iterator[Block]:
 
 
 def _rows(value: object, key: str, length: int) -> list[list[Any]]:
-    """The rows of that length below a key of a map, where it is one."""
+    """Return the rows of that length below a key of a map, where it is one."""
     found = value.get(key) if isinstance(value, dict) else None
     if not isinstance(found, list):
         return []
@@ -90,7 +89,7 @@ def _maps(wasi: Mapping[str, Any], key: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _facts(wasi: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is said in one line each."""
+    """Yield what takes one line each."""
     for key, value in wasi.items():
         if key in ("mounts", "descriptors", "unlinked") or not value:
             continue
@@ -150,7 +149,7 @@ def _descriptor(item: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _columns(rows: Iterator[tuple[str, ...]]) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Headings and rows without the columns in which nothing stands."""
+    """Return headings and rows without the columns that are empty."""
     found = list(rows)
     kept = [
         at for at in range(len(COLUMNS)) if at < 2 or any(row[at] not in ("-", "") for row in found)
@@ -159,7 +158,7 @@ def _columns(rows: Iterator[tuple[str, ...]]) -> tuple[Sequence[str], list[Seque
 
 
 def _times(value: object) -> object:
-    """A value with the times in it in words."""
+    """Return a value with the times in it in words."""
     if isinstance(value, dict):
         return {k: _time(k, v) if k in TIMES else _times(v) for k, v in value.items()}
     return value
