@@ -36,7 +36,7 @@ SANITIZED = ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", "-fno-sanitize-
 
 
 def flags_for(source: str) -> list[str]:
-    """The flags that one C file is compiled with, behind those of the compiler or of Python.
+    """Return the flags of one C file, to follow those of the compiler or of Python.
 
     Also for builds without setuptools (scripts/cross.py). The glue that cffi writes is spared our
     warnings.
@@ -55,6 +55,7 @@ class BuildExt(build_ext):
     """`build_ext` with our flags."""
 
     def build_extension(self, ext: Extension) -> None:
+        """Build the extension with our flags."""
         core = Path("wasmsr")
         ext.depends += [str(p) for p in [*sorted(core.glob("core/**/*.[chi]*")), core / "_sys.h"]]
         compile_one = self.compiler._compile

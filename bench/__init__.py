@@ -1,0 +1,1 @@
+"""Measurements: README.md in this folder lists the commands."""

@@ -38,7 +38,7 @@ def outvoted(answers: Mapping[str, Hashable]) -> list[str]:
 
 
 def prepared(chosen: Kernel, peers: Sequence[Peer]) -> tuple[dict[str, Run], dict[str, str]]:
-    """What runs the kernel, by peer, once each has run it; and why some peers are left out.
+    """Return what runs the kernel, by peer, after each has run it once; and why peers are missing.
 
     A peer is left out of this kernel if it fails, or if its result is not what most peers give.
     """
@@ -60,7 +60,7 @@ def prepared(chosen: Kernel, peers: Sequence[Peer]) -> tuple[dict[str, Run], dic
 
 
 def present() -> tuple[list[Peer], dict[str, str]]:
-    """The peers that are here, and why the others are not."""
+    """Return the peers that are here, and why the others are not."""
     peers, absent = [], {}
     smallest = kernel("crc", quick=True)
     for kind in PEERS:
@@ -115,7 +115,7 @@ def ratios(times: Times, base: str) -> dict[str, dict[str, plot.Spread]]:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The geometric mean."""
+    """Return the geometric mean."""
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
@@ -140,7 +140,7 @@ def table(times: Times, base: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=", ".join(REPEATS))
     parser.add_argument("--quick", action="store_true", help="a tenth of the work, three rounds")

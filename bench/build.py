@@ -73,7 +73,7 @@ class Kernel:
     n: int
 
     def library(self) -> ctypes.CDLL:
-        """The native code, with `run` typed."""
+        """Load the native code and declare the type of `run`."""
         library = ctypes.CDLL(str(self.native))
         library.run.argtypes = [ctypes.c_uint32]
         library.run.restype = ctypes.c_uint32
@@ -81,7 +81,7 @@ class Kernel:
 
 
 def clang() -> str:
-    """The newest clang on PATH.
+    """Return the newest clang on PATH.
 
     Raises:
         Missing: there is none.
@@ -109,7 +109,7 @@ def _make(target: Path, source: Path, command: list[str]) -> None:
 
 
 def training(name: str) -> tuple[Path, int]:
-    """The Wasm module of one of `TRAINED`, and the argument of `run`.
+    """Return the Wasm module of one of `TRAINED`, and the argument of `run`.
 
     Raises:
         Missing: a compiler is not there.

@@ -73,7 +73,7 @@ def build(*, single: bool) -> None:
 
 
 def handlers(single: bool) -> dict[int, str]:
-    """The name of each handler by its distance from `wsr_count_anchor`."""
+    """Return the name of each handler by its distance from `wsr_count_anchor`."""
     (library,) = (folder(single) / "lib" / "wasmsr").glob("_ffi*.so")
     listing = subprocess.run(["nm", str(library)], check=True, capture_output=True, text=True)
     symbols = re.findall(r"^([0-9a-f]+) [tT] (\S+)$", listing.stdout, re.MULTILINE)
@@ -105,7 +105,7 @@ def run(arguments: Sequence[str], *, single: bool) -> list[Line]:
 
 
 def executed(arguments: Sequence[str]) -> int:
-    """The Wasm instructions that the program executes.
+    """Return the number of Wasm instructions that the program executes.
 
     Raises:
         SystemExit: the metered run gave no count.
@@ -152,17 +152,18 @@ def sequences(found: Iterable[Line], length: int) -> Counter[tuple[str, ...]]:
 
 
 def classes(name: str) -> str:
-    """The instruction of a handler, without operand classes: `I32_ADD_SCW` is `I32_ADD`."""
+    """Return the instruction of a handler: `I32_ADD` for `I32_ADD_SCW`."""
     return re.sub(r"_[SAC]{1,2}[AW]?(_[01](_back)?)?$", lambda m: m[1] or "", name)
 
 
 def table(counts: Counter[tuple[str, ...]], total: int, top: int) -> Iterable[str]:
+    """Yield the lines of a table of the most frequent sequences."""
     for names, count in counts.most_common(top):
         yield f"  {100 * count / total:6.2f} %  {' '.join(names)}"
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.dispatches", description=__doc__)
     parser.add_argument("--top", type=int, default=40)
     parser.add_argument("--single", action="store_true", help="without sequences")

@@ -71,7 +71,7 @@ def programs() -> list[Program]:
 
 
 def empty() -> Program:
-    """The program that does nothing: what an engine needs to start."""
+    """Return the program that does nothing; its time is the start of an engine."""
     return Program("nothing", nothing(), kernel=True)
 
 

@@ -66,7 +66,7 @@ def samples(launch: Callable[[], Program], wanted: int, seed: int) -> list[float
 
 
 def launcher(name: str, folder: Path, null: int) -> Callable[[], Program]:
-    """What makes the program anew, before its first instruction."""
+    """Return a function that makes the program anew, before its first instruction."""
     grants = HostGrants(stdin=null, stdout=null, stderr=null)
     if name == FILL:
         text = assemble(GIB.encode())
@@ -95,7 +95,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.pause", description=__doc__)
     parser.add_argument("programs", nargs="*", metavar="PROGRAM", help=", ".join([*PROGRAMS, FILL]))
     parser.add_argument("--samples", type=int, default=1000)

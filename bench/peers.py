@@ -26,7 +26,7 @@ class Peer:
     name = ""
 
     def prepare(self, kernel: Kernel) -> Run:
-        """What runs the kernel once and gives its result.
+        """Return a function that runs the kernel once and returns its result.
 
         Raises:
             Absent: the engine is not here.
@@ -40,6 +40,7 @@ class Wasmsr(Peer):
     name = "wasmsr"
 
     def prepare(self, kernel: Kernel) -> Run:
+        """Prepare the kernel for this peer."""
         from wasmsr import Module, Store
 
         function = Store().instantiate(Module.from_file(kernel.wasm)).function("run")
@@ -52,12 +53,14 @@ class Counted(Peer):
     name = "wasmsr, counted"
 
     def prepare(self, kernel: Kernel) -> Run:
+        """Prepare the kernel for this peer."""
         from wasmsr import Finished, Module, Store
 
         store = Store()
         function = store.instantiate(Module.from_file(kernel.wasm)).function("run")
 
         def run() -> int:
+            """Run both hosts to the end of the program."""
             store.enqueue(function, kernel.n)
             outcome = store.run(fuel=1 << 60)
             assert isinstance(outcome, Finished)
@@ -72,6 +75,7 @@ class Wasm3(Peer):
     name = "pywasm3"
 
     def prepare(self, kernel: Kernel) -> Run:
+        """Prepare the kernel for this peer."""
         try:
             import wasm3  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
@@ -91,6 +95,7 @@ class Wasmtime(Peer):
     target: str | None = None
 
     def prepare(self, kernel: Kernel) -> Run:
+        """Prepare the kernel for this peer."""
         try:
             import wasmtime
         except ImportError:
@@ -121,6 +126,7 @@ class Native(Peer):
     name = "native"
 
     def prepare(self, kernel: Kernel) -> Run:
+        """Prepare the kernel for this peer."""
         library = kernel.library()
         return lambda: int(library.run(kernel.n))
 

@@ -51,7 +51,7 @@ def seconds(package: Path, module: Path, n: int) -> float:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.poll", description=__doc__)
     parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=", ".join(REPEATS))
     parser.add_argument("--rounds", type=int, default=7)

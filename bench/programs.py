@@ -111,7 +111,7 @@ class Program:
     mount: tuple[str, str] | None = None
 
     def mounts(self, folder: str | Path) -> list[str]:
-        """What it sees of the host, as HOST::GUEST."""
+        """Return the mounts of the program, as HOST::GUEST."""
         found = [f"{folder}::{self.guest}"]
         if self.mount is not None:
             found.append(f"{(CACHE / self.module).parent / self.mount[0]}::{self.mount[1]}")
@@ -156,7 +156,7 @@ def commands(program: Program, folder: str) -> dict[str, list[str]]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.programs", description=__doc__)
     parser.add_argument("programs", nargs="*", metavar="PROGRAM", help=", ".join(PROGRAMS))
     parser.add_argument("--rounds", type=int, default=3)

@@ -56,7 +56,7 @@ def measure(name: str, peers: Sequence[Peer], rounds: int) -> dict[str, tuple[fl
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.simd", description=__doc__)
     parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=", ".join(REPEATS))
     parser.add_argument("--rounds", type=int, default=5)

@@ -92,7 +92,7 @@ def process(words: Sequence[str], folder: str) -> float:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.startup", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dir", action="append", default=[], metavar="HOST::GUEST")

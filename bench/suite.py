@@ -90,7 +90,7 @@ def process(words: Sequence[str], timeout: float = TIMEOUT) -> tuple[float, byte
 
 
 def present(names: Sequence[str], timeout: float = TIMEOUT) -> tuple[list[str], dict[str, str]]:
-    """The engines that are here and run the program that does nothing; why the others are not."""
+    """Return the engines that run the empty program, and why the others are missing."""
     here, absent = [], {}
     for name in names:
         words = ENGINES[name](empty())
@@ -164,7 +164,7 @@ def measure(
 
 
 def shown(times: Mapping[str, Sequence[float]]) -> str:
-    """The least of each engine."""
+    """Return the least time of each engine."""
     return " ".join(f"{engine} {min(values):.3f}" for engine, values in times.items())
 
 
@@ -209,7 +209,7 @@ def table(
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.suite", description=__doc__)
     parser.add_argument("programs", nargs="*", metavar="PROGRAM")
     parser.add_argument("--rounds", type=int, default=7)

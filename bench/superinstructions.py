@@ -59,7 +59,7 @@ class Weighed:
 
 
 def weigh(found: Sequence[Line], share: float) -> Iterator[Weighed]:
-    """The lines of one program, which counts for `share` of the whole."""
+    """Add the lines of one program, which counts for `share` of the whole."""
     total = sum(sum(line.counts) for line in found)
     for line in found:
         before = (0, *line.counts)
@@ -100,7 +100,7 @@ def measured(names: Collection[str]) -> list[Weighed]:
 
 
 def candidates(code: Sequence[Weighed]) -> set[Names]:
-    """What is worth a look."""
+    """Return the sequences that are candidates."""
     saved: defaultdict[Names, float] = defaultdict(float)
     for line in code:
         through = 0.0
@@ -142,7 +142,7 @@ def cut(code: Sequence[Weighed], chosen: set[Names], used: defaultdict[Names, fl
 
 
 def choose(code: Sequence[Weighed], pairs: int, longer: int) -> set[Names]:
-    """The sequences to build: at most so many pairs, and so many longer ones beside them."""
+    """Return the sequences to build: at most so many pairs, and so many longer ones."""
     every = candidates(code)
     kept = thin(code, {names for names in every if len(names) == 2}, set(), pairs)
     return kept | thin(code, {names for names in every if len(names) > 2}, kept, longer)
@@ -162,7 +162,7 @@ def thin(code: Sequence[Weighed], chosen: set[Names], beside: set[Names], most: 
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.superinstructions", description=__doc__)
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--longer", type=int, default=LONGER)

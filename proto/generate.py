@@ -22,7 +22,7 @@ TARGET = ROOT / "wasmsr" / "rpc" / "migration.binpb"
 
 
 def compile_descriptors() -> bytes:
-    """The serialised FileDescriptorSet of `SOURCE`, without JSON names.
+    """Return the serialised FileDescriptorSet of `SOURCE`, without JSON names.
 
     protoc versions differ in whether they write JSON names; we do not use them.
     """
@@ -45,6 +45,7 @@ def compile_descriptors() -> bytes:
 
 
 def main() -> int:
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description="Makes wasmsr/rpc/migration.binpb.")
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     options = parser.parse_args()

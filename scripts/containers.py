@@ -42,6 +42,7 @@ LATE = 8
 
 
 def wasmsr(*words: str) -> list[str]:
+    """Return a command line of wasmsr."""
     return [sys.executable, "-m", "wasmsr", *words]
 
 
@@ -61,7 +62,7 @@ class Work:
         self.program = FFMPEG if ffmpeg else SAMPLE.with_name("transcoding.wasm")
 
     def arguments(self, frames: int) -> list[str]:
-        """The program's arguments. Neither program uses a clock, so the result is one."""
+        """Return the program's arguments. No program uses a clock, so there is one result."""
         if self.ffmpeg:
             head = ["-nostdin", "-hide_banner", "-loglevel", "error", "-y", "-stream_loop", "-1"]
             picture = ["-vf", "scale=512:384", "-c:v", "mpeg4", "-q:v", "4", "-bitexact"]
@@ -72,13 +73,13 @@ class Work:
         return [*head, "film/sample.y4m", RESULT]
 
     def alone(self, folder: Path, frames: int) -> list[str]:
-        """The command that computes it here, in `folder`, without moving."""
+        """Return the command that computes the result here, in `folder`, without moving."""
         film = ["--dir", f"{SAMPLE.parent}::film::ro"]
         words = ["run", str(self.program), "--dir", f"{folder}::.", *film]
         return wasmsr(*words, "--", *self.arguments(frames))
 
     def plan(self, folder: Path, seconds: float) -> int:
-        """The frames that take about `seconds` of processor time here."""
+        """Return the number of frames that take about `seconds` of CPU time here."""
         frames = 8
         while True:
             before = computed()
@@ -96,6 +97,7 @@ class Work:
 
 
 def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -115,7 +117,7 @@ def find_ffmpeg(wanted: str) -> bool:
 
 
 def choose(options: argparse.Namespace, context: Context) -> Engine:
-    """The first engine that answers and can be made ready, or the one that is named."""
+    """Return the first engine that answers and can be made ready, or the named one."""
     for kind in ENGINES:
         if options.engine not in (None, kind.name):
             continue
@@ -139,7 +141,7 @@ def choose(options: argparse.Namespace, context: Context) -> Engine:
 
 
 def run(options: argparse.Namespace, folder: Path) -> int:
-    """Does it all in `folder`; returns the exit code."""
+    """Run everything in `folder` and return the exit code."""
     work = Work(find_ffmpeg(options.program))
     for name in ("trial", "alone", "context"):
         (folder / name).mkdir()
@@ -198,6 +200,7 @@ def compare(options: argparse.Namespace, lines: list[str], moved: Path, alone: P
 
 
 def interrupted(number: int, _: object) -> NoReturn:
+    """End the script on a signal."""
     # What cleans up is not to be interrupted again.
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, signal.SIG_IGN)
@@ -205,6 +208,7 @@ def interrupted(number: int, _: object) -> NoReturn:
 
 
 def main() -> int:
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description="Moves a program between two containers.")
     parser.add_argument("--engine", choices=[kind.name for kind in ENGINES])
     parser.add_argument("--base", help="image to build on (default: python:3-slim, or a Debian)")

@@ -69,10 +69,12 @@ class Target:
 
     @property
     def compiler(self) -> str:
+        """Return the cross compiler."""
         return f"{self.triplet}-gcc"
 
     @property
     def folder(self) -> Path:
+        """Return the folder of what is built."""
         return BUILD / self.debian
 
 
@@ -224,6 +226,7 @@ def write_python(target: Target, root: Path) -> None:
 
 
 def main() -> int:
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description="build for other CPUs, to run under qemu-user")
     parser.add_argument("targets", nargs="*", choices=[*TARGETS, []], metavar="ARCH")
     parser.add_argument("--fetch", action="store_true", help="download what is needed, no more")

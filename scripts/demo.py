@@ -119,7 +119,7 @@ class Side:
             self._screen.say(self.name, line.rstrip())
 
     def finish(self, seconds: float) -> int:
-        """Waits for its end and its last words; returns its exit code."""
+        """Wait for the process and its last lines, and return its exit code."""
         code = self.process.wait(max(seconds, 0))
         for thread in self._threads:
             thread.join(5)
@@ -127,21 +127,25 @@ class Side:
 
 
 def wasmsr(*words: str) -> list[str]:
+    """Return a command line of wasmsr."""
     return [sys.executable, "-m", "wasmsr", *words]
 
 
 def transcode(folder: Path, frames: int) -> list[str]:
-    """The command of an unmoved run."""
+    """Return the command of an unmoved run."""
     return wasmsr("run", "transcoding", "--dir", str(folder), "--", *arguments(frames))
 
 
 def arguments(frames: int) -> list[str]:
+    """Return the program's arguments."""
     return ["--frames", str(frames), "--scale", SCALE, "--progress", str(max(frames // 16, 1))]
 
 
 def plan(folder: Path, screen: Screen) -> tuple[int, float]:
-    """The frames that take about WORK_SECONDS here, and how many seconds the program stays on one
-    side: fewer where a busy machine leaves little work for that time."""
+    """Return the frames that take about WORK_SECONDS here, and the seconds between two moves.
+
+    A busy machine leaves little work for that time; then the seconds are fewer.
+    """
     frames = TRIAL_FRAMES
     while True:
         began, computed_before = time.monotonic(), computed()
@@ -172,11 +176,12 @@ def free_ports(count: int) -> list[int]:
 
 
 def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def demo(folder: Path, screen: Screen) -> int:
-    """Does it all in `folder`; returns the exit code."""
+    """Run everything in `folder` and return the exit code."""
     deadline = time.monotonic() + LIMIT_SECONDS
     for name in ("trial", "alone", "moved", "left", "right"):
         (folder / name).mkdir()
@@ -235,6 +240,7 @@ def compare(folder: Path, screen: Screen, sides: list[Side]) -> int:
 
 
 def main() -> int:
+    """Run the command line and return the exit code."""
     screen = Screen()
     screen.say("demo", "a film is transcoded by a program that moves between two processes")
     folder = Path(tempfile.mkdtemp(prefix="wasmsr-demo-"))

@@ -53,7 +53,7 @@ def _immediate_symbol(kind: str) -> str:
 
 
 def rows_header() -> str:
-    """The enumerations of instructions, kinds of immediates and traps."""
+    """Return the enumerations of instructions, kinds of immediates and traps."""
     parts = [
         _MARK,
         "#ifndef WSR_ROWS_H\n#define WSR_ROWS_H\n#include <stdint.h>\n",
@@ -123,7 +123,7 @@ def _width(i: Instruction) -> int:
 
 
 def rows_source() -> str:
-    """The rows and the maps from opcodes to them."""
+    """Return the rows and the maps from opcodes to rows."""
     out = [
         _MARK,
         '#include "core/binary/opcode_table.h"\n',
@@ -203,7 +203,7 @@ def _memory_handler(i: Instruction) -> str:
 
 
 def handlers() -> str:
-    """The bodies of the regular instructions, in the macros of core/precise/loop.h."""
+    """Return the bodies of the regular instructions, in the macros of core/precise/loop.h."""
     out = [_MARK]
     for i in INSTRUCTIONS:
         if i.kind == "numeric":
@@ -226,7 +226,7 @@ def handlers() -> str:
 
 
 def atomic_rows() -> str:
-    """The atomic instructions as rows for the macros of core/runtime/atomics.c."""
+    """Return the atomic instructions as rows for the macros of core/runtime/atomics.c."""
     out = [
         _MARK,
         "/* name, bits in memory; MODIFY: what is written, of a, which was there, and operand b */",

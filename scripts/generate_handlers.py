@@ -58,7 +58,7 @@ def is_compare(i: Instruction) -> bool:
 
 
 def operand(kind: str, operand_class: str, field: int, held: str = "r->") -> str:
-    """The C expression of an operand; `held` says where the accumulators are."""
+    """Return the C expression of an operand; `held` says where the accumulators are."""
     place = {
         "S": f"fp[field(pc, {field})]",
         "A": {"f32": f"{held}fs", "f64": f"{held}fd", "b32": f"{held}fs", "b64": f"{held}fd"}.get(
@@ -91,12 +91,12 @@ def result(kind: str, value: str, written: str, field: int) -> list[str]:
 
 
 def words(operand_class: str) -> int:
-    """The length of a cell whose last operand is of this class."""
+    """Return the length, in words, of a cell whose last operand is of this class."""
     return 3 if operand_class == "C" else 2
 
 
 def step(name: str, length: int, body: list[str]) -> Iterator[str]:
-    """A handler that goes on with the cell behind it."""
+    """Yield a handler that continues with the next cell."""
     yield f"STEP({name}, {length}) {{"
     yield from (f"  {line}" for line in body)
     yield "  DONE;"
@@ -108,11 +108,13 @@ def step(name: str, length: int, body: list[str]) -> Iterator[str]:
 
 
 def declared(c_type: str, names: str, values: list[str]) -> str:
+    """Return a declaration of C variables with their values."""
     pairs = ", ".join(f"{name} = {value}" for name, value in zip(names, values, strict=True))
     return f"const {c_type} {pairs};"
 
 
 def unary(name: str, taken: str, given: str, value: str, checks: list[str]) -> Iterator[str]:
+    """Yield a handler with one operand."""
     for a in "SA":
         for written in "AW":
             body = [declared(C_TYPES[taken], "a", [operand(taken, a, 0)]), *checks]
@@ -120,6 +122,7 @@ def unary(name: str, taken: str, given: str, value: str, checks: list[str]) -> I
 
 
 def binary(i: Instruction, taken: str, given: str, checks: list[str]) -> Iterator[str]:
+    """Yield a handler with two operands."""
     for a, b in map(tuple, TWO_OPERANDS):
         for written in "AW":
             values = [operand(taken, a, 0), operand(taken, b, 1)]
@@ -129,7 +132,7 @@ def binary(i: Instruction, taken: str, given: str, checks: list[str]) -> Iterato
 
 
 def branches(i: Instruction, taken: str) -> Iterator[str]:
-    """The comparison and the branch on it in one cell."""
+    """Yield the comparison and the branch on it in one cell."""
     for a, b in map(tuple, TWO_OPERANDS):
         values = [operand(taken, a, 0, ""), operand(taken, b, 1, "")]
         compared = declared(C_TYPES[taken], "ab", values)
@@ -167,7 +170,7 @@ SUM = {
 
 
 def loaded(i: Instruction) -> tuple[str, str]:
-    """The kind of the result, and the value that stands at `at`."""
+    """Return the kind of the result, and the value at `at`."""
     value = f"wsr_get{width(i) * 8}(at)"
     if signed := i.body.partition(",")[2].strip():
         wide = "32" if i.results == "i32" else "64"
@@ -176,12 +179,13 @@ def loaded(i: Instruction) -> tuple[str, str]:
 
 
 def stored(i: Instruction) -> tuple[str, str]:
-    """The kind of the value, and the statement that puts `b` to `at`."""
+    """Return the kind of the value, and the statement that stores `b` at `at`."""
     kind = operand_type(i.params.split()[1], True)
     return kind, f"wsr_put{width(i) * 8}(at, ({i.body})b);"
 
 
 def within(address: str, bytes_: int, const: str) -> list[str]:
+    """Return the statements that check an address."""
     return [
         f"const uint64_t address = {address};",
         f"if (address + {bytes_} > size) TRAP(MEMORY_BOUNDS);",
@@ -190,6 +194,7 @@ def within(address: str, bytes_: int, const: str) -> list[str]:
 
 
 def load(i: Instruction) -> Iterator[str]:
+    """Yield the handlers of a load."""
     kind, value = loaded(i)
     for a in "SAC":
         for written in "AW":
@@ -205,10 +210,12 @@ def load(i: Instruction) -> Iterator[str]:
 
 
 def result_of_load(kind: str, value: str, written: str) -> list[str]:
+    """Return the statements that store what was loaded."""
     return result(kind, value, written, 1)
 
 
 def store(i: Instruction) -> Iterator[str]:
+    """Yield the handlers of a store."""
     kind, put = stored(i)
     for a, b in map(tuple, ADDRESS_AND_VALUE):
         value = operand(kind, b, 1)
@@ -247,6 +254,7 @@ def any_memory(bytes_: int) -> list[str]:
 
 
 def load_other(i: Instruction) -> Iterator[str]:
+    """Yield the handlers of a load from another memory."""
     kind, value = loaded(i)
     for a in "SA":
         for written in "AW":
@@ -264,6 +272,7 @@ def load_other(i: Instruction) -> Iterator[str]:
 
 
 def store_other(i: Instruction) -> Iterator[str]:
+    """Yield the handlers of a store to another memory."""
     kind, put = stored(i)
     for a, b in map(tuple, MEMORY64_STORES):
         body = [f"const {C_TYPES[kind]} b = {operand(kind, b, 1)};"]
@@ -317,7 +326,7 @@ def table(
     names: Callable[[str], list[str]],
     more: tuple[str, ...] = (),
 ) -> Iterator[str]:
-    """A table of handlers by row; empty text stands for no handler."""
+    """Yield a table of handlers by row; an empty text means no handler."""
     yield f"{declaration} = {{"
     for symbol in [*(i.symbol for i in INSTRUCTIONS if wanted(i)), *more]:
         yield f"    [WSR_OP_{symbol}] = {{{', '.join(n or 'NULL' for n in names(symbol))}}},"

@@ -44,7 +44,7 @@ def _result(row: Vector) -> str:
 
 
 def _loop(row: Vector) -> str:
-    """The statements over all lanes."""
+    """Return the statements over all lanes."""
     body, lines = row.body, []
     bits = int((row.out or row.ins[0])[1:])
     for index, lane in enumerate(row.ins):
@@ -82,7 +82,7 @@ def _plain(row: Vector) -> str:
 
 
 def _function(row: Vector) -> list[str]:
-    """The function, and where the machine has better, that too."""
+    """Return the function, and the machine instruction if there is a better one."""
     head = f"static inline {_result(row)} {row.function}"
     rest = f"({', '.join(parameters(row))})"
     cast = f"({_result(row)})"
@@ -114,7 +114,7 @@ def lanes(mark: str) -> str:
 
 
 def symbol(row: Vector) -> str:
-    """The name in C, without prefix."""
+    """Return the name in C, without prefix."""
     return row.name.replace(".", "_").replace(" ", "_").upper()
 
 

@@ -76,8 +76,10 @@ class Context:
 def step(
     command: Sequence[str], seconds: float = STEP_SECONDS, env: Mapping[str, str] | None = None
 ) -> str:
-    """What a command prints; raises Failed with its last line if it fails. An interrupt ends it,
-    and what it has started."""
+    """Return what a command prints; raise Failed with its last line if it fails.
+
+    An interrupt ends the command and what it has started.
+    """
     try:
         process = subprocess.Popen(
             command,
@@ -107,7 +109,7 @@ def step(
 
 
 def quietly(command: Sequence[str], env: Mapping[str, str] | None = None) -> bool:
-    """Runs a command of which only the success matters."""
+    """Run a command of which only the success matters."""
     try:
         step(command, 60, env)
     except Failed:
@@ -146,6 +148,7 @@ class Followed:
             say(line.rstrip(), self._who)
 
     def wait(self, deadline: float) -> int:
+        """Wait for the process and return its exit code."""
         try:
             code = self.process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -154,7 +157,7 @@ class Followed:
         return code
 
     def await_line(self, text: str) -> None:
-        """Waits until a line with this text has come."""
+        """Wait until a line with this text has come."""
         deadline = time.monotonic() + BEGIN_SECONDS
         while not any(text in line for line in self.lines):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -162,6 +165,7 @@ class Followed:
             time.sleep(0.05)
 
     def stop(self) -> None:
+        """Stop the process."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -186,14 +190,14 @@ class Engine:
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """Makes all but the hosts. Raises Failed."""
+        """Make everything but the hosts, or raise Failed."""
 
     def begin(self, host: str) -> Followed:
-        """Starts a host, the sender or the other one."""
+        """Start a host, the sender or the other one."""
         raise NotImplementedError
 
     def run(self, deadline: float) -> list[str]:
-        """Runs both hosts to the end of the program; what they said. Raises Failed."""
+        """Run both hosts to the end of the program and return their lines, or raise Failed."""
         receiver = self.begin("host-2")
         self.followed.append(receiver)
         receiver.await_line("listening on")
@@ -204,21 +208,21 @@ class Engine:
         return [line for one in self.followed for line in one.lines]
 
     def fetch(self, folder: Path) -> Path:
-        """The result, copied into `folder` from the host where the program ended."""
+        """Copy the result into `folder` from the host where the program ended."""
         raise NotImplementedError
 
     def remove(self) -> None:
-        """Removes all that was made; says what could not be."""
+        """Remove everything that was made; print what could not be removed."""
 
     def ended(self) -> str:
-        """The host where the program ended."""
+        """Return the host where the program ended."""
         for host, followed in zip(reversed(HOSTS), self.followed, strict=False):
             if any("ended here with" in line for line in followed.lines):
                 return host
         raise Failed("no host says that the program ended there")
 
     def words(self, host: str, address: str, peer: str, key: str, out: str, film: str) -> list[str]:
-        """The arguments of `wasmsr` on a host."""
+        """Return the arguments of `wasmsr` on a host."""
         context = self.context
         words = ["remote", "--listen", address, "--port", str(PORT), "--peer", f"{peer}:{PORT}"]
         words += ["--token-file", key, "--every", f"{context.every:g}"]
@@ -228,6 +232,7 @@ class Engine:
         return words
 
     def program(self) -> str:
+        """Return the name of the program."""
         return str(self.context.program)
 
 
@@ -246,11 +251,13 @@ class Containers(Engine):
         """Commands that remove what was made, in the order of making; an empty one is `sweep`."""
 
     def missing(self) -> str:
+        """Return what is missing for this engine, or an empty text."""
         if shutil.which(self.command[0]) is None:
             return "not installed"
         return "" if quietly([*self.command, "info"]) else "does not answer"
 
     def prepare(self) -> None:
+        """Make everything but the hosts."""
         self.make_base()
         self.make_context()
         say(f"building the image on {self.base}")
@@ -273,12 +280,12 @@ class Containers(Engine):
         self.make_network()
 
     def will_build(self) -> None:
-        """An image is about to be made, or what a build leaves that does not come to an end."""
+        """Note an image that is about to be made, or what an unfinished build leaves."""
         self._made.append([])
         self._made.append([*self.command, "rmi", "-f", self.image])
 
     def sweep(self) -> None:
-        """Removes what an unfinished build has left; the engine may still be at it for a while."""
+        """Remove what an unfinished build has left; the engine may still use it for a while."""
         label = f"label=wasmsr.run={self.id}"
         kinds = ((["ps"], ["rm", "-f", "-v"]), (["images"], ["rmi", "-f"]))
         quiet = 0
@@ -296,11 +303,12 @@ class Containers(Engine):
         say(f"not removed: images with the {label}")
 
     def make_network(self) -> None:
+        """Make the network between the hosts."""
         step([*self.command, "network", "create", self.id])
         self._made.append([*self.command, "network", "rm", self.id])
 
     def make_base(self) -> None:
-        """Pulls an image to build on, or makes one."""
+        """Pull an image to build on, or make one."""
         if self.base:
             return
         here = quietly([*self.command, "image", "inspect", PUBLIC_BASE])
@@ -315,7 +323,7 @@ class Containers(Engine):
         self.base = PUBLIC_BASE if here else self.debian()
 
     def debian(self) -> str:
-        """A base image of Debian's packages. Raises Failed."""
+        """Make a base image of Debian's packages, or raise Failed."""
         if shutil.which("debootstrap") is None or os.geteuid() != 0:
             raise Failed("without images from a registry it needs debootstrap, and root to use it")
         say("making a Debian image by debootstrap, which takes a minute or two")
@@ -339,7 +347,7 @@ class Containers(Engine):
         return tag
 
     def make_context(self) -> None:
-        """The folder to build from: wheels for the base's Python, the program and its film."""
+        """Make the folder to build from: wheels for the base's Python, the program and its film."""
         folder = self.context.folder
         shutil.copy(FILES / "Dockerfile", folder)
         (folder / "programs").mkdir(exist_ok=True)
@@ -368,6 +376,7 @@ class Containers(Engine):
         )
 
     def begin(self, host: str) -> Followed:
+        """Start a host."""
         (other,) = set(HOSTS) - {host}
         name = f"{self.id}-{host}"
         words = self.words(host, "0.0.0.0", other, "/run/secrets/key", "/data/out", "/data/film")
@@ -379,23 +388,27 @@ class Containers(Engine):
         return Followed([*self.command, "start", "-a", name], host)
 
     def secret(self) -> Path:
-        """The key, readable in the container; its folder keeps others away from it here."""
+        """Return the key, readable in the container; its folder protects it here."""
         self.context.key.chmod(0o444)
         return self.context.key
 
     def network(self, host: str) -> list[str]:
+        """Return the options that join a host to the network."""
         return ["--network", self.id, "--network-alias", host]
 
     def program(self) -> str:
+        """Return the name of the program."""
         return f"/programs/{self.context.program.name}"
 
     def fetch(self, folder: Path) -> Path:
+        """Copy the result into a folder and return its path."""
         name = f"{self.id}-{self.ended()}"
         source = f"{name}:/data/out/{self.context.result}"
         step([*self.command, "cp", source, str(folder / "moved")])
         return folder / "moved"
 
     def remove(self) -> None:
+        """Remove everything that was made."""
         for followed in self.followed:
             followed.stop()
         while self._made:
@@ -415,15 +428,18 @@ class Podman(Containers):
     SUBNET = "10.213.77"
 
     def missing(self) -> str:
+        """Return what is missing for this engine, or an empty text."""
         if shutil.which("crun") is None and shutil.which("runc") is not None:
             self.command = ("podman", "--runtime", shutil.which("runc") or "runc")
         return super().missing()
 
     def make_network(self) -> None:
+        """Make the network between the hosts."""
         step([*self.command, "network", "create", "--subnet", f"{self.SUBNET}.0/24", self.id])
         self._made.append([*self.command, "network", "rm", "-f", self.id])
 
     def network(self, host: str) -> list[str]:
+        """Return the options that join a host to the network."""
         numbers = {name: f"{self.SUBNET}.{10 + place}" for place, name in enumerate(HOSTS)}
         known = [word for name in HOSTS for word in ("--add-host", f"{name}:{numbers[name]}")]
         return ["--network", self.id, "--ip", numbers[host], *known]
@@ -436,6 +452,7 @@ class Compose(Containers):
     compose: tuple[str, ...] = ()
 
     def missing(self) -> str:
+        """Return what is missing for this engine, or an empty text."""
         reason = super().missing()
         if reason:
             return reason
@@ -446,6 +463,7 @@ class Compose(Containers):
         return "not installed"
 
     def prepare(self) -> None:
+        """Make everything but the hosts."""
         self.make_base()
         self.make_context()
         shutil.copy(FILES / "docker-compose.yml", self.context.folder)
@@ -455,10 +473,12 @@ class Compose(Containers):
         step([*self.line(), "build", "-q", "--force-rm"], env=self.variables())
 
     def line(self) -> list[str]:
+        """Return the command line of the engine."""
         file = self.context.folder / "docker-compose.yml"
         return [*self.compose, "-p", self.id, "-f", str(file)]
 
     def variables(self) -> dict[str, str]:
+        """Return the environment of the engine."""
         context = self.context
         return {
             **os.environ,
@@ -473,6 +493,7 @@ class Compose(Containers):
         }
 
     def run(self, deadline: float) -> list[str]:
+        """Run both hosts to the end of the program."""
         step([*self.line(), "up", "-d", "--no-build"], env=self.variables())
         for host in reversed(HOSTS):
             log = [*self.command, "logs", "-f", self.container(host)]
@@ -485,7 +506,7 @@ class Compose(Containers):
         return [line for one in self.followed for line in one.lines]
 
     def container(self, host: str) -> str:
-        """The id of a host's container."""
+        """Return the id of a host's container."""
         label = "label=com.docker.compose"
         which = ["--filter", f"{label}.project={self.id}", "--filter", f"{label}.service={host}"]
         found = step([*self.command, "ps", "-aq", *which])
@@ -494,11 +515,13 @@ class Compose(Containers):
         return found
 
     def fetch(self, folder: Path) -> Path:
+        """Copy the result into a folder and return its path."""
         source = f"{self.container(self.ended())}:/data/out/{self.context.result}"
         step([*self.command, "cp", source, str(folder / "moved")])
         return folder / "moved"
 
     def remove(self) -> None:
+        """Remove everything that was made."""
         os.environ.update(self.variables())  # `down` reads the file again
         super().remove()
 
@@ -518,6 +541,7 @@ class Namespaces(Engine):
         self.folders = {host: context.folder / host for host in HOSTS}
 
     def missing(self) -> str:
+        """Return what is missing for this engine, or an empty text."""
         if shutil.which("ip") is None:
             return "ip is not installed (iproute2)"
         if os.geteuid() != 0:
@@ -529,6 +553,7 @@ class Namespaces(Engine):
         return ""
 
     def prepare(self) -> None:
+        """Make everything but the hosts."""
         for host in HOSTS:
             step(["ip", "netns", "add", self.spaces[host]])
         one, two = HOSTS
@@ -546,6 +571,7 @@ class Namespaces(Engine):
             shutil.copy(self.context.sample, self.folders[host] / "film" / "sample.y4m")
 
     def begin(self, host: str) -> Followed:
+        """Start a host."""
         (other,) = set(HOSTS) - {host}
         words = self.words(
             host, self.addresses[host], self.addresses[other], str(self.context.key), "out", "film"
@@ -558,9 +584,11 @@ class Namespaces(Engine):
         return Followed(command, host, self.folders[host], env)
 
     def fetch(self, folder: Path) -> Path:
+        """Copy the result into a folder and return its path."""
         return self.folders[self.ended()] / "out" / self.context.result
 
     def remove(self) -> None:
+        """Remove everything that was made."""
         for followed in self.followed:
             followed.stop()
         known = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
@@ -570,7 +598,7 @@ class Namespaces(Engine):
 
 
 def release() -> str:
-    """The Debian to make an image of: this machine's, or the one that has been tried."""
+    """Return the Debian release for an image: this machine's, or the one that was tried."""
     values = {}
     try:
         for line in Path("/etc/os-release").read_text(encoding="utf-8").splitlines():
