@@ -123,6 +123,7 @@ def _run_spec(spec: RunSpec) -> Outcome:
         return _interruptible(work, program.pause)
     finally:
         program.close()
+        program.store.close()
 
 
 def open_program(

@@ -67,12 +67,12 @@ class Timings:
         self.spans: dict[str, list[float]] = {}
 
     def add(self, name: str, seconds: float) -> None:
-        """Notes one more span."""
+        """Note one more span."""
         self.spans.setdefault(name, []).append(seconds)
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Notes how long the block takes."""
+        """Note how long the block takes."""
         began = time.perf_counter()
         try:
             yield
@@ -101,7 +101,7 @@ class ProgramState(Enum):
 
 
 def exported_function(module: Module, name: str) -> FuncType:
-    """The type of a function that the module exports.
+    """Return the type of a function that the module exports.
 
     Raises:
         ExportError: there is none of that name; the hint names those that there are.
@@ -165,7 +165,7 @@ class Program:
         self.state = ProgramState.PAUSED if self.pending else ProgramState.IDLE
 
     def _take(self, store: Store) -> None:
-        """Goes on with `store`. Invocations are put into its queue one at a time, so that each
+        """Go on with `store`. Invocations are put into its queue one at a time, so that each
         gives its results; meanwhile they wait here."""
         self.store = store
         self._later = deque(store.queue)
@@ -192,13 +192,14 @@ class Program:
         invoke: str | None = COMMAND,
         args: Sequence[int] = (),
     ) -> Program:
-        """A program that stands before its first instruction.
+        """Return a program before its first instruction.
 
         Args:
             argv: what WASI tells it of its arguments, its own name first.
             env: its environment.
             invoke: the export to be called; None calls nothing yet.
             args: the bits of each of its arguments.
+
         Raises:
             ExportError: there is no such export.
             LinkError: an import cannot be provided.
@@ -254,7 +255,7 @@ class Program:
         deferred: bool = False,
         timings: Timings | None = None,
     ) -> Program:
-        """A program that stands where it was saved.
+        """Return a program at the position where it was saved.
 
         Args:
             module: its module; None takes the one that the snapshot embeds.
@@ -262,6 +263,7 @@ class Program:
             max_pages: limit of each memory, in pages of 64 KiB, in place of the snapshot's.
             live: the time since the snapshot counts for the program's monotonic clock.
             deferred: carried files are put in their place when it starts, not before.
+
         Raises:
             SnapshotError: it cannot be restored; ModuleMismatch, of another module.
             WasiConfigError: a mount that it needs is not given, or cannot be used.
@@ -319,7 +321,7 @@ class Program:
         return None if count is None else count - self._base
 
     def call(self, name: str, *args: int) -> None:
-        """Adds an invocation of an export, after all those that are still to be made; `args` are
+        """Add an invocation of an export, after all those that are still to be made; `args` are
         the bits of its arguments."""
         exported_function(self.module, name)
         self.store.enqueue_raw(self.store.instances[0].function(name).address, args)
@@ -328,7 +330,7 @@ class Program:
             self.state = ProgramState.PAUSED
 
     def start(self) -> None:
-        """Lets it run, for the first time or on, until a `ProgramState` is reached."""
+        """Let it run, for the first time or on, until a `ProgramState` is reached."""
         assert self.is_stopped, "the program runs already"
         if self.wasi is not None:
             self.wasi.place_files()
@@ -351,7 +353,7 @@ class Program:
         return self.stop_conditions.single
 
     def pause(self, timeout: float | None = None) -> bool:
-        """Makes it stand.
+        """Pause the program.
 
         Returns:
             True when it stands (it may have ended meanwhile: see `stand`); False if that was not
@@ -374,7 +376,7 @@ class Program:
         return True
 
     def wait(self, timeout: float | None = None) -> Outcome | None:
-        """The outcome when it stands, after at most `timeout` seconds; None while it runs.
+        """Return the outcome, or None if the program still runs after `timeout` seconds.
 
         Raises whatever failed in the host.
         """
@@ -385,12 +387,12 @@ class Program:
         return self._outcome
 
     def passed_stop(self) -> None:
-        """The program, which stands at `StopConditions.stop`, may go on from there."""
+        """Let the program, which is at `StopConditions.stop`, run on from there."""
         self.stop_conditions.stop = None
         self.state = ProgramState.PAUSED if self.pending else ProgramState.IDLE
 
     def close(self) -> None:
-        """Lets go of its files; it cannot run any more."""
+        """Let go of its files; it cannot run any more."""
         if self.wasi is not None:
             self.wasi.close()
         self._grants.close()
@@ -400,7 +402,8 @@ class Program:
     # -- saving ------------------------------------------------------------------------------------
 
     def snapshot(self, *, embed: bool = False) -> SnapshotState:
-        """Its state, which shares memory with the program: use it before the program goes on.
+        """Return its state, which shares memory with the program: use it before the program goes
+        on.
 
         Raises:
             UnportableState: it holds something that no snapshot can carry.
@@ -476,7 +479,7 @@ class Program:
     # -- the worker thread -------------------------------------------------------------------------
 
     def _work(self) -> None:
-        """Runs the program until it stands, and says why."""
+        """Run the program until it stops, and note why."""
         stand = ProgramState.FAILED
         try:
             stand, self._outcome = self._run()
@@ -555,8 +558,8 @@ _AT_ONCE = 1 << 60
 
 
 def excessive(limits: Any) -> str | None:
-    """What a program that comes with these limits (of a snapshot, or of an offer) might use beyond
-    what programs have here; None if all is within that."""
+    """Return what a program that comes with these limits (of a snapshot, or of an offer) might
+    use beyond what programs have here; None if all is within that."""
     ours = Limits()
     for name in ("memory_pages", "table_elements", "stack_slots", "stack_frames"):
         most, wanted = getattr(ours, name), getattr(limits, name)
@@ -566,7 +569,7 @@ def excessive(limits: Any) -> str | None:
 
 
 def _nothing(*arguments: object) -> None:
-    """What is called where nobody listens."""
+    """Do nothing, where nobody listens."""
 
 
 def _is_reactor(module: Module) -> bool:
@@ -574,8 +577,8 @@ def _is_reactor(module: Module) -> bool:
 
 
 def _module_of(snapshot: SnapshotState, module: Module | None, features: str | None) -> Module:
-    """The module of the snapshot's first instance, which is the program: the one given, checked,
-    or the one that it embeds."""
+    """Return the module of the snapshot's first instance, which is the program: the one given,
+    checked, or the one that it embeds."""
     if not snapshot.modules or not snapshot.instances:
         raise SnapshotError(
             "the snapshot holds no program: it is of a store without a module",
@@ -614,7 +617,7 @@ def _restore(
     live: bool,
     deferred: bool = False,
 ) -> tuple[Store, Wasi | None]:
-    """A store and its WASI in the snapshot's state."""
+    """Return a store and its WASI in the snapshot's state."""
     from wasmsr.snapshot.restore import restore
 
     def serve() -> Wasi:

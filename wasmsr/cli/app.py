@@ -31,13 +31,32 @@ Completion in your shell (bash; likewise zsh_source and fish_source):
   eval "$(_WASMSR_COMPLETE=bash_source wasmsr)\""""
 
 
+HELP = """Runs WebAssembly programs that can be saved, moved and resumed while they run.
+
+\b
+Try:
+  wasmsr run fib                          34: a packaged program
+  wasmsr app.wasm                         a program of your own; `run` may be left out
+  wasmsr help run                         the options of a command
+  wasmsr run server                       keys: r request, s snapshot, q quit
+  wasmsr run server --from-snapshot snapshot.bin     ... and on it goes
+  wasmsr run python.wasm -c 'print(1)'    your own; its arguments are its own
+  wasmsr inspect snapshot.bin             call stack, memories, descriptors
+  wasmsr inspect app.wasm                 imports, exports, and whether it runs here
+
+Every option can also be set as a variable: WASMSR_FUEL=1000, WASMSR_TRACE=1; where an option
+may be given several times (WASMSR_DIR, WASMSR_ENV) the variable holds one value a line."""
+
+
 class LazyGroup(click.Group):
     """A group that imports a subcommand when it is called, not to list it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the subcommands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a subcommand and return it, or None."""
         if cmd_name not in COMMANDS:
             return None
         command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
@@ -47,6 +66,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand of a line; a wrong name gets a sentence that helps."""
         if args and args[0] not in COMMANDS and not ctx.resilient_parsing:
             wrong = args[0]
             if wrong in ELSEWHERE:
@@ -59,12 +79,13 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of subcommands for help."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
 def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    """Prints the version and ends; it is looked up only then."""
+    """Print the version and end."""
     if not value or ctx.resilient_parsing:
         return
     from wasmsr.cli.words.version import version
@@ -75,6 +96,7 @@ def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 
 @click.group(
     cls=LazyGroup,
+    help=HELP,
     invoke_without_command=True,
     epilog=f"{EXIT_CODES}\n\n{COMPLETION}",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -103,22 +125,7 @@ def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 )
 @click.pass_context
 def wasmsr(ctx: click.Context, /, verbose: int, quiet: int, log_level: str | None) -> None:
-    """Runs WebAssembly programs that can be saved, moved and resumed while they run.
-
-    \b
-    Try:
-      wasmsr run fib                          34: a packaged program
-      wasmsr app.wasm                         a program of your own; `run` may be left out
-      wasmsr help run                         the options of a command
-      wasmsr run server                       keys: r request, s snapshot, q quit
-      wasmsr run server --from-snapshot snapshot.bin     ... and on it goes
-      wasmsr run python.wasm -c 'print(1)'    your own; its arguments are its own
-      wasmsr inspect snapshot.bin             call stack, memories, descriptors
-      wasmsr inspect app.wasm                 imports, exports, and whether it runs here
-
-    Every option can also be set as a variable: WASMSR_FUEL=1000, WASMSR_TRACE=1; where an option
-    may be given several times (WASMSR_DIR, WASMSR_ENV) the variable holds one value a line.
-    """
+    """Set the level of messages; without a subcommand print the help and end."""
     messages.set_level(log_level, verbose=verbose, quiet=quiet)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)

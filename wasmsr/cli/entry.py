@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code; `argv` without the program's name."""
+    """Run one command line and return its exit code; `argv` has no program name."""
     open_standard_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     try:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def with_command(words: list[str]) -> list[str]:
-    """The command line with its command, which may be left out before a program."""
+    """Return the command line with its command, which may be left out before a program."""
     from wasmsr.cli import programs
     from wasmsr.cli import subcommands as commands
     from wasmsr.cli.options.run_options import ROWS
@@ -52,7 +52,7 @@ def with_command(words: list[str]) -> list[str]:
 
 
 def command() -> NoReturn:
-    """The command `wasmsr`: `main`, and then the process ends at once.
+    """Run the command `wasmsr`: `main`, after which the process ends at once.
 
     Python's own end would take every module and object apart first, longer than a small program
     runs. Nothing waits for that: standard output and error are flushed, files are closed when
@@ -62,7 +62,7 @@ def command() -> NoReturn:
 
 
 def open_standard_streams() -> None:
-    """Puts /dev/null where we were started without a standard stream: the next file that is opened
+    """Put /dev/null where we were started without a standard stream: the next file that is opened
     would become it, and the program would write there."""
     for descriptor in range(3):
         try:
@@ -76,7 +76,7 @@ def open_standard_streams() -> None:
 
 
 def explain(error: BaseException) -> int:
-    """Says on standard error what went wrong, and returns the exit code for it."""
+    """Say on standard error what went wrong, and return the exit code for it."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0
     if isinstance(error, BrokenPipeError):

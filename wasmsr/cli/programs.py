@@ -61,7 +61,7 @@ class NamedProgram:
         return os.path.join(folder(), self.file)
 
     def words(self, given: Sequence[str]) -> list[str]:
-        """Its arguments, of those that the user gave.
+        """Return its arguments, of those that the user gave.
 
         `files` are added where the user named none: what is neither an option nor its value.
         """
@@ -77,7 +77,8 @@ class NamedProgram:
         return list(given) if named else [*given, *self.files]
 
     def mounts(self, given: Sequence[str] = (), here: str | None = None) -> list[str]:
-        """Its mounts as `--dir` takes them: the defaults, and what the user gave before them.
+        """Return its mounts as `--dir` takes them: the defaults, and what the user gave before
+        them.
 
         The first folder given without a name of its own takes the place of the current folder; a
         default whose name is taken gives way. `here`: in place of the current folder as a default,
@@ -145,6 +146,7 @@ class FFmpeg(NamedProgram):
     """`transcoding` done by FFmpeg: its own arguments, or those of the example translated."""
 
     def words(self, given: Sequence[str]) -> list[str]:
+        """Return FFmpeg's arguments for those of the packaged transcoding."""
         return ffmpeg_words(super().words(given))
 
 
@@ -175,7 +177,8 @@ def ffmpeg_words(words: Sequence[str]) -> list[str]:
 
 
 def folder() -> str:
-    """The folder with the named programs: in the installed package, else in the source tree."""
+    """Return the folder with the named programs: in the installed package, else in the source
+    tree."""
     packaged = os.path.join(PACKAGE, "examples")
     if os.path.isdir(packaged):
         return packaged
@@ -183,8 +186,8 @@ def folder() -> str:
 
 
 def find(name: str) -> NamedProgram | None:
-    """The named program `name`, or None: then it is a file's name. The transcoding is FFmpeg's
-    where that was built."""
+    """Return the named program `name`, or None: then it is a file's name. The transcoding is
+    FFmpeg's where that was built."""
     program = PROGRAMS.get(name)
     if program is not None and program.files and os.path.isfile(FFMPEG):
         return FFmpeg(**vars(program) | {"file": FFMPEG})
@@ -198,10 +201,12 @@ def load(
     *,
     core: bool = False,
 ) -> Module:
-    """The module of a named program, or of a file, by way of the cache; `features` as for `Module`.
+    """Return the module of a named program, or of a file, by way of the cache; `features` as for
+    `Module`.
 
     Args:
         core: the file is a component, and what is wanted is the core module in it that runs here.
+
     Raises:
         OSError: the file cannot be read.
         ModuleError: it is no module; the message begins with the file.
@@ -248,7 +253,7 @@ def _core_of(name: str, features: str | None) -> Module:
 
 
 def known_digest(digest: bytes) -> str | None:
-    """The name of the packaged program whose module has this SHA-256, or None."""
+    """Return the name of the packaged program whose module has this SHA-256, or None."""
     import hashlib
 
     for program in PROGRAMS.values():

@@ -23,7 +23,7 @@ VARIABLES = ("WASMSR_VERBOSE", "WASMSR_QUIET", "WASMSR_LOG_LEVEL", "_WASMSR_COMP
 
 
 def attempt(words: Sequence[str]) -> int | None:
-    """Carries the command line out, and returns its exit code; None leaves it to click."""
+    """Carry out the command line and return its exit code; None leaves it to click."""
     if any(name in os.environ for name in VARIABLES):
         return None
     if list(words) in (["--version"], ["-V"]):
@@ -42,7 +42,7 @@ def attempt(words: Sequence[str]) -> int | None:
 
 
 def read(words: Sequence[str]) -> RunOptions | None:
-    """The options of `run`, settled; None where they are better read by click.
+    """Return the options of `run`, settled; None where they are better read by click.
 
     Raises:
         UsageError: they contradict each other.

@@ -57,7 +57,7 @@ their value attached."""
 
 
 def instead_of(word: str) -> str | None:
-    """The sentence for an option of another runtime, or None."""
+    """Return the sentence for an option of another runtime, or None."""
     name = word.partition("=")[0]
     if name in SWITCHES:
         return SWITCHES[name]
@@ -65,8 +65,11 @@ def instead_of(word: str) -> str | None:
 
 
 def resembling(words: Sequence[str], options: Collection[str]) -> list[tuple[str, str]]:
-    """Words that the program gets and that look like an option of ours: (word, option). They may
-    be meant for us, with a letter missing or too late; a `--` says that what follows is not."""
+    """Return words of the program that look like an option of ours: (word, option).
+
+    They may be meant for us, with a letter missing or too late. A `--` says that what follows is
+    not meant for us.
+    """
     found = []
     names = {name.lstrip("-"): name for name in options}
     for word in words:
@@ -97,7 +100,8 @@ def with_command(
     options: Collection[str],
     is_program: Callable[[str], bool],
 ) -> list[str]:
-    """A command line with its command: `app.wasm` is `run app.wasm`, `help run` is `run --help`.
+    """Return a command line with its command: `app.wasm` is `run app.wasm`, `help run` is `run
+    --help`.
 
     Args:
         options: those of `run`; it is meant by a line that begins with one of them, or by one of

@@ -39,5 +39,5 @@ def size(count: float) -> str:
 
 
 def seconds(span: float) -> str:
-    """A span of time in words: "0.31 s"."""
+    """Return a span of time in words: "0.31 s"."""
     return f"{span:.2f} s" if span < 10 else f"{span:.1f} s"

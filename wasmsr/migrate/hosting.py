@@ -96,6 +96,7 @@ class HostedProgram:
         return self._program
 
     def describe(self) -> Description:
+        """Return what a destination must have for the program."""
         module, store = self.program.module, self.program.store
         limits = store.limits
         return Description(
@@ -115,12 +116,13 @@ class HostedProgram:
         )
 
     def _reads_elsewhere(self) -> bool:
-        """Whether it still has an input that does not go along. It may be running."""
+        """Return whether it still has an input that does not go along. It may be running."""
         wasi = self.program.wasi
         streams = list(wasi.process.descriptors.values()) if wasi is not None else []
         return any(isinstance(one, RelayedInput) and not one.ended for one in streams)
 
     def module(self, digest: bytes) -> Buffer:
+        """Return the binary of a module by digest."""
         module = self.program.module
         if module.digest != digest:
             raise ModuleMismatch(f"the program has no module {digest.hex()[:16]}")
@@ -145,13 +147,14 @@ class HostedProgram:
         return Ending(status.ending, status.code, sentence)
 
     def _left(self, sentence: str) -> str:
-        """Where the files of a program that has ended are, if its user has not said where."""
+        """Return where the files of a program that has ended are, if its user has not said
+        where."""
         if self._sentence is None:
             self._sentence = self.deliver(sentence) if self._places else ""
         return self._sentence
 
     def deliver(self, sentence: str = "") -> str:
-        """Puts the files of a program that has ended here where its user wants them, and adds that
+        """Put the files of a program that has ended here where its user wants them, and adds that
         to `sentence`."""
         for guest in self._places.keys() & self._results.keys():
             folder, replaces = self._results[guest]
@@ -168,6 +171,7 @@ class HostedProgram:
         return sentence
 
     def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:
+        """Return the encoded snapshot without pieces of files that the destination holds."""
         snapshot = self.program.snapshot()
         wasi = self.program.wasi
         if wasi is not None:
@@ -181,6 +185,7 @@ class HostedProgram:
         return snapshot_format.encode(snapshot)
 
     def close(self) -> None:
+        """Release everything."""
         for relay in self._relays:
             relay.close()
         if self._program is not None:
@@ -238,6 +243,7 @@ class Hosting:
         self._compiled: dict[bytes, Module] = {}
 
     def refuse(self, description: Description) -> Refusal | None:
+        """Return why a program so described cannot come, or None."""
         if description.snapshot_format != VERSION:
             return Refusal(
                 Reason.VERSION,
@@ -283,9 +289,11 @@ class Hosting:
         return None
 
     def held(self, program: bytes) -> tuple[bytes, ...]:
+        """Return digests of the pieces of files that are here since the program was."""
         return self.belongings.held(program)
 
     def forget(self, program: bytes, *, here: bool) -> None:
+        """Release what is kept of a program that has ended, here or elsewhere."""
         hosted = self._hosted.pop(program, None)
         if hosted is not None and here:
             hosted.deliver()
@@ -295,18 +303,20 @@ class Hosting:
             feed.close()
 
     def close(self) -> None:
+        """Release everything."""
         for feed in self._feeds.values():
             feed.close()
 
     def feed(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        """Read on."""
         feed = self._feeds.get(move.program)
         if feed is None:
             raise ValueError("that end was started again since")
         return feed.fetch(move.epoch, position, most, HOLD_SECONDS)
 
     def own_input(self, program: bytes, epoch: int) -> tuple[InputStream | None, bytes]:
-        """This end's input for a program, which stays here when that goes on, if it has to: then
-        with this end's node id. Raises OSError."""
+        """Return this end's input for a program, which stays here when that goes on, if it has
+        to: then with this end's node id. Raises OSError."""
         feed = self._feeds.get(program)
         if feed is None:
             host = None if self.stdin is None else self.stdin()
@@ -321,7 +331,8 @@ class Hosting:
         return RelayedInput(Local(feed, epoch)), self.node
 
     def input_of(self, program: bytes, relays: Relays) -> tuple[InputStream | None, bytes]:
-        """The input of a program that comes, and the node id of the end that keeps it, or b""."""
+        """Return the input of a program that comes, and the node id of the end that keeps it, or
+        b""."""
         if relays.fetch is not None:
             return RelayedInput(Remote(relays.fetch)), relays.fed
         if relays.fed and program not in self._feeds:
@@ -329,7 +340,7 @@ class Hosting:
         return self.own_input(program, relays.epoch)
 
     def granted_mounts(self) -> tuple[MountName, ...]:
-        """The folders that programs get here, by name.
+        """Return the folders that programs get here, by name.
 
         Raises WasiConfigError for one that is not there.
         """
@@ -339,11 +350,12 @@ class Hosting:
         return tuple(MountName(mount.guest, mount.effective_mode) for mount in grants.mounts)
 
     def carry_limit(self) -> int:
-        """Bytes of files that a program may bring along."""
+        """Return bytes of files that a program may bring along."""
         grants = self.grants()
         return CARRY_LIMIT if grants.carry_limit is None else grants.carry_limit
 
     def module(self, digest: bytes) -> Buffer | None:
+        """Return the binary of a module by digest."""
         if digest in self._compiled:
             return self._compiled[digest].binary
         path = self._known.get(digest)
@@ -353,6 +365,7 @@ class Hosting:
         return binary if hashlib.sha256(binary).digest() == digest else None
 
     def admit(self, binary: Buffer) -> None:
+        """Validate and compile a module before its program comes."""
         data = bytes(binary)
         digest = hashlib.sha256(data).digest()
         if digest not in self._compiled:
@@ -361,13 +374,14 @@ class Hosting:
                 del self._compiled[next(iter(self._compiled))]
 
     def compiled(self, digest: bytes, binary: Buffer) -> Module:
-        """A module that was admitted, or is now. Raises ModuleError."""
+        """Return a module that was admitted, or is now. Raises ModuleError."""
         if digest not in self._compiled:
             self.admit(binary)
         return self._compiled[digest]
 
     def launch(self, make: Callable[[HostGrants], Program]) -> HostedProgram:
-        """A program that begins here; `make` makes it. Raises OSError, and what `make` does."""
+        """Return a program that begins here; `make` makes it. Raises OSError, and what `make`
+        does."""
         id = secrets.token_bytes(ID_BYTES)
         stdin, fed = self.own_input(id, epoch=1)
         places: dict[str, Path] = {}
@@ -403,9 +417,11 @@ class Hosting:
         return replaced(mount, host=place)
 
     def arrival(self, relays: Relays | None = None) -> HostedArrival:
+        """Begin to take a program in."""
         return HostedArrival(self, relays or Relays(b"", b"", 0, None, None))
 
     def show(self, move: Move, stream: str, offset: int, data: bytes) -> int:
+        """Show a piece of output of a program that is elsewhere."""
         return self.shown.show(move.attempt, stream, offset, data)
 
 
@@ -422,9 +438,11 @@ class HostedArrival:
         )
 
     def feed(self, piece: Buffer) -> None:
+        """Read on."""
         self._decoder.feed(piece)
 
     def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> HostedProgram:
+        """Make a program, which does not run yet, of what was read."""
         snapshot = self._decoder.finish()
         if len(modules) != 1 or [m.digest for m in snapshot.modules] != [*modules]:
             raise ModuleMismatch("the snapshot is of other modules than were announced")
@@ -497,7 +515,7 @@ class HostedArrival:
 
 
 def _mounts(snapshot: SnapshotState) -> tuple[MountName, ...]:
-    """The mounts of a snapshot. Raises SnapshotError for a state of WASI that cannot be."""
+    """Return the mounts of a snapshot. Raises SnapshotError for a state of WASI that cannot be."""
     if snapshot.wasi is None:
         return ()
     mounts = wasi_state.read(snapshot.wasi).mounts
@@ -505,7 +523,7 @@ def _mounts(snapshot: SnapshotState) -> tuple[MountName, ...]:
 
 
 def _option(mount: MountName) -> str:
-    """What the command line must have for a mount."""
+    """Return what the command line must have for a mount."""
     if mount.mode == "archive":
         return f"--dir ARCHIVE::{mount.guest}"
     host = "" if mount.mode == "mem" else "HOST"

@@ -34,60 +34,65 @@ class MovableProgram(Protocol):
     """16 random bytes, the same on every host that the program visits."""
 
     def describe(self) -> Description:
-        """What a destination must have; at any time."""
+        """Return what a destination must have; at any time."""
 
     def module(self, digest: bytes) -> Buffer:
-        """The binary of one of its modules."""
+        """Return the binary of one of its modules."""
 
     def start(self) -> None:
-        """Lets it run, for the first time or on."""
+        """Let it run, for the first time or on."""
 
     def pause(self, timeout: float) -> bool:
-        """Stops it; True when it stands or has ended, False if `timeout` seconds were not enough
-        (the request is then withdrawn and the program runs on)."""
+        """Pause the program.
+
+        Returns:
+            True when it is paused or has ended. False if `timeout` seconds were not enough; the
+            request is then withdrawn and the program runs on.
+        """
 
     def wait(self, timeout: float | None) -> Ending | None:
-        """How it ended, waiting at most `timeout` seconds for that; None while it has not."""
+        """Return how it ended, waiting at most `timeout` seconds for that; None while it has
+        not."""
 
     def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:
-        """Its encoded snapshot, while it stands, without the pieces of files that the destination
-        holds, by digest. Raises SnapshotError if it cannot be saved."""
+        """Return its encoded snapshot, while it stands, without the pieces of files that the
+        destination holds, by digest. Raises SnapshotError if it cannot be saved."""
 
     def close(self) -> None:
-        """Ends it where it stands and lets go of its files and memory."""
+        """End the program where it is and release its files and memory."""
 
 
 class ProgramHost(Protocol):
     """This host as a place for programs that come from elsewhere."""
 
     def refuse(self, description: Description) -> Refusal | None:
-        """Why a program so described cannot come, or None if it can."""
+        """Return why a program so described cannot come, or None if it can."""
 
     def module(self, digest: bytes) -> Buffer | None:
-        """A module that this host has anyway, or None."""
+        """Return a module that this host has anyway, or None."""
 
     def admit(self, binary: Buffer) -> None:
-        """Validates and compiles a module ahead of the program. Raises ModuleError."""
+        """Validate and compile a module before the program comes. Raises ModuleError."""
 
     def arrival(self, relays: Relays | None = None) -> Arrival:
-        """Begins to take a program in; `relays`: which ends show its output and have its input."""
+        """Begin to take a program in; `relays`: which ends show its output and have its input."""
 
     def held(self, program: bytes) -> tuple[bytes, ...]:
-        """Digests of the pieces of files that are here since the program was."""
+        """Return digests of the pieces of files that are here since the program was."""
 
     def show(self, move: Move, stream: str, offset: int, data: bytes) -> int:
-        """Shows a piece of output of a program that is elsewhere, once; the bytes before it since
+        """Show a piece of output of a program that is elsewhere, once; the bytes before it since
         that move that an earlier process was to show. Raises OSError, ValueError."""
 
     def feed(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
-        """Input for a program that is elsewhere, and whether it ends there; nothing if nothing
-        comes in a while. Raises OSError, ValueError."""
+        """Return input for a program that is elsewhere, and whether it ends there; nothing if
+        nothing comes in a while. Raises OSError, ValueError."""
 
     def forget(self, program: bytes, *, here: bool) -> None:
-        """The program has ended, here or elsewhere: lets go of what is not needed any more."""
+        """Release what is not needed any more of a program that has ended, here or elsewhere."""
 
     def close(self) -> None:
-        """This end ends: lets go of everything, and nobody waits here for input any more."""
+        """Release everything at the end of this end; wake whoever waits for input."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +119,10 @@ class Arrival(Protocol):
     """An encoded snapshot that becomes a program; that it is marked as handed is in order here."""
 
     def feed(self, piece: Buffer) -> None:
-        """Reads on. Raises SnapshotError."""
+        """Read on. Raises SnapshotError."""
 
     def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> MovableProgram:
-        """Makes a standing program with the id `program` of what was fed, without any effect
+        """Make a standing program with the id `program` of what was fed, without any effect
         outside; `modules` are its modules by digest.
 
         Raises SnapshotError, ModuleError or WasiConfigError.
@@ -128,16 +133,16 @@ class Sending(Protocol):
     """A transfer that has begun. Every method raises PeerLost or PeerRefused."""
 
     def send(self, piece: Buffer) -> None:
-        """Sends 1 byte to 1 MiB; waits while the peer is too far behind."""
+        """Send 1 byte to 1 MiB, and wait while the peer is too far behind."""
 
     def finish(self, receipt: Receipt) -> None:
-        """Says that this was all, without waiting for the answer."""
+        """Say that this was all, without waiting for the answer."""
 
     def ready(self) -> Receipt:
-        """Waits until the peer is READY."""
+        """Wait until the peer is READY."""
 
     def cancel(self) -> None:
-        """Breaks the transfer off; does nothing if it is over."""
+        """Break the transfer off, or do nothing if it is over."""
 
 
 class Peer(Protocol):
@@ -146,28 +151,42 @@ class Peer(Protocol):
     address: str
     """For people: HOST:PORT."""
 
-    def prepare(self, offer: Offer) -> Answer: ...
+    def prepare(self, offer: Offer) -> Answer:
+        """Ask the peer to take a program."""
 
-    def upload(self, module: Buffer, digest: bytes) -> None: ...
+    def upload(self, module: Buffer, digest: bytes) -> None:
+        """Send a module that the peer lacks."""
 
-    def transfer(self, move: Move) -> Sending: ...
+    def transfer(self, move: Move) -> Sending:
+        """Begin to send the program's state."""
 
-    def commit(self, move: Move, stopped: float) -> OwnershipState: ...
+    def commit(self, move: Move, stopped: float) -> OwnershipState:
+        """Tell the peer the decision; return what its journal says then."""
 
-    def status(self, move: Move) -> Report: ...
+    def status(self, move: Move) -> Report:
+        """Ask what the peer has decided about a move."""
 
-    def abort(self, move: Move) -> OwnershipState: ...
+    def abort(self, move: Move) -> OwnershipState:
+        """Take an undecided move back; return what the journal of the peer says then."""
 
-    def ended(self, program: bytes, epoch: int, ending: Ending) -> None: ...
+    def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
+        """Tell the peer that a program has ended."""
 
     def output(self, move: Move, stream: str, offset: int, data: bytes) -> int:
-        """Has a piece of output shown there, that stands at `offset` of the stream since `move`;
+        """Have a piece of output shown there, that stands at `offset` of the stream since `move`;
         the bytes before it that the process there has not shown, because it was started later. May
         be called by any thread beside the others."""
 
     def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
-        """Input of a program that came here by `move`, from its place in the stream on, at most so
-        many bytes, and whether it ends there; nothing if nothing comes in a while. As `output`."""
+        """Return input of a program that came here by `move`, and whether the input ends there.
+
+        Args:
+            move: The move by which the program came here.
+            position: Offset in the stream.
+            most: Bytes at most. There are none if nothing comes in a while.
+
+        As for `output`, any thread may call this beside other calls.
+        """
 
     def interrupt(self) -> None:
-        """From any thread: makes the call under way raise PeerLost at once."""
+        """Make the call in progress raise PeerLost at once. Any thread may call this."""

@@ -18,7 +18,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str, host: str = LOOPBACK) -> Address:
-        """Reads `PORT`, `HOST:PORT` or `[IPV6]:PORT`; `host` stands in for a missing HOST.
+        """Read `PORT`, `HOST:PORT` or `[IPV6]:PORT`; `host` stands in for a missing HOST.
 
         Raises ValueError with a sentence.
         """

@@ -85,11 +85,11 @@ class RemotePeer:
         self._session: PeerSession | None = None
 
     def close(self) -> None:
-        """Lets go of the connection."""
+        """Let go of the connection."""
         self._channel.close()
 
     def interrupt(self) -> None:
-        """Breaks the call under way off, and lets later ones wait only `HURRY_SECONDS`."""
+        """Break off the call in progress; later calls wait only `HURRY_SECONDS`."""
         with self._lock:
             self._hurry = True
             calls = [self._call, self._greeting]
@@ -98,6 +98,7 @@ class RemotePeer:
                 call.cancel()
 
     def prepare(self, offer: Offer) -> Answer:
+        """Ask the peer to take a program."""
         reply = self._ask("Prepare", convert.offer_out(offer), PREPARE_SECONDS)
         self._same_version(reply)
         self._refused(reply)
@@ -112,6 +113,7 @@ class RemotePeer:
             raise self._nonsense(error) from error
 
     def upload(self, module: Buffer, digest: bytes) -> None:
+        """Send a module that the peer lacks."""
         view = memoryview(module)
 
         def requests() -> Iterator[Any]:
@@ -123,6 +125,7 @@ class RemotePeer:
         self._refused(self._ask("Upload", requests, PREPARE_SECONDS))
 
     def transfer(self, move: Move) -> _Sending:
+        """Begin to send the program's state."""
         with self._lock:
             if self._hurry:
                 raise PeerLost("interrupted")
@@ -135,12 +138,14 @@ class RemotePeer:
         return sending
 
     def commit(self, move: Move, stopped: float) -> OwnershipState:
+        """Tell the peer the decision; return what its journal says then."""
         request = messages.CommitRequest(
             protocol=PROTOCOL, node=self._node, move=convert.move_out(move), stopped=stopped
         )
         return self._standing(self._ask("Commit", request, QUESTION_SECONDS))
 
     def status(self, move: Move) -> Report:
+        """Ask what the peer has decided about a move."""
         request = messages.StatusRequest(
             protocol=PROTOCOL, node=self._node, move=convert.move_out(move)
         )
@@ -152,12 +157,14 @@ class RemotePeer:
             raise self._nonsense(error) from error
 
     def abort(self, move: Move) -> OwnershipState:
+        """Take an undecided move back; return what the journal of the peer says then."""
         request = messages.AbortRequest(
             protocol=PROTOCOL, node=self._node, move=convert.move_out(move)
         )
         return self._standing(self._ask("Abort", request, QUESTION_SECONDS))
 
     def output(self, move: Move, stream: str, offset: int, data: bytes) -> int:
+        """Have a piece of output shown at the peer."""
         request = messages.OutputRequest(
             protocol=PROTOCOL,
             node=self._node,
@@ -171,6 +178,7 @@ class RemotePeer:
         return int(reply.unseen)
 
     def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        """Ask for input of a program that is here and whose input is the peer's."""
         request = messages.InputRequest(
             protocol=PROTOCOL,
             node=self._node,
@@ -187,6 +195,7 @@ class RemotePeer:
             raise self._nonsense(error) from error
 
     def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
+        """Tell the peer that a program has ended."""
         request = messages.EndedRequest(
             protocol=PROTOCOL,
             node=self._node,
@@ -197,12 +206,15 @@ class RemotePeer:
         self._refused(self._ask("Ended", request, QUESTION_SECONDS))
 
     def _ask(self, name: str, request: Any, seconds: float) -> Any:
-        """The answer to a message, or to the messages that `request()` gives."""
+        """Return the answer to a message, or to the messages that `request()` gives."""
         return self._exchange(name, request, self._run, seconds)
 
     def _ask_beside(self, name: str, request: Any, seconds: float) -> Any:
-        """The same for the program's thread, which asks beside the one of the end. Only what the
-        peer itself refuses is a refusal here: the program's streams must outlive all else."""
+        """Ask for the program's thread, beside the thread of the end.
+
+        Only a refusal by the peer itself is a refusal here: the program's streams must outlive
+        all other trouble.
+        """
 
         def run(start: Callable[[float], Any], limit: float) -> Any:
             return start(limit).result()
@@ -247,7 +259,7 @@ class RemotePeer:
                 raise self.failed(error) from error
 
     def _run(self, start: Callable[[float], Any], seconds: float) -> Any:
-        """Makes a call that `interrupt` breaks off."""
+        """Make a call that `interrupt` breaks off."""
         with self._lock:
             if self._hurry:
                 seconds = min(seconds, HURRY_SECONDS)
@@ -260,8 +272,8 @@ class RemotePeer:
                 self._call = None
 
     def _meet(self) -> PeerSession:
-        """The session with the peer, begun now if there is none. Raises PeerUnknown for somebody
-        else, PeerLost and PeerRefused."""
+        """Return the session with the peer, begun now if there is none. Raises PeerUnknown for
+        somebody else, PeerLost and PeerRefused."""
         with self._meeting:
             if self._session is not None:
                 return self._session
@@ -292,13 +304,13 @@ class RemotePeer:
             return session
 
     def forget(self, session: PeerSession) -> None:
-        """The next call begins another session."""
+        """Forget the session; the next call begins another one."""
         with self._meeting:
             if self._session is session:
                 self._session = None
 
     def lost(self, error: Any, session: PeerSession) -> bool:
-        """Whether a call failed because the peer does not know the session; whenever the
+        """Return whether a call failed because the peer does not know the session; whenever the
         connection may be another one the session is over."""
         unknown = error.code() is grpc.StatusCode.UNAUTHENTICATED
         if unknown or error.code() is grpc.StatusCode.UNAVAILABLE:
@@ -306,7 +318,7 @@ class RemotePeer:
         return unknown
 
     def unknown(self) -> PeerUnknown:
-        """The error for somebody who has not the key."""
+        """Return the error for somebody who has not the key."""
         return PeerUnknown(
             f"{self.address} has not the same key as this end",
             hint="two ends of one user have it by themselves; otherwise give both the same "
@@ -336,13 +348,13 @@ class RemotePeer:
             raise self.refusal(reply.refusal)
 
     def refusal(self, message: Any) -> PeerRefused:
-        """The error for a refusal that the peer sent."""
+        """Return the error for a refusal that the peer sent."""
         said = convert.refusal_in(message)
         sentence = f"{self.address} refuses: {said.sentence or said.reason.name.lower()}"
         return PeerRefused(Refusal(said.reason, sentence, said.hint))
 
     def failed(self, error: Any) -> PeerLost | PeerRefused:
-        """The error for a call that failed."""
+        """Return the error for a call that failed."""
         code = error.code()
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return PeerRefused(
@@ -421,7 +433,7 @@ class _Sending:
         self._call.cancel()
 
     def _wait(self, done: Any, limit: float) -> None:
-        """Waits for `done()`; an error, or `limit` seconds without progress, raise."""
+        """Wait for `done()`; an error, or `limit` seconds without progress, raise."""
         with self._news:
             received = self._received
             deadline = time.monotonic() + limit

@@ -28,7 +28,7 @@ class Malformed(ValueError):
 
 
 def text(value: str, limit: int = TEXT) -> str:
-    """Text for people: bounded, and only what is printable in one line."""
+    """Return text for people: bounded, and only what is printable in one line."""
     return printable(value[:limit], None)[:limit]
 
 
@@ -50,7 +50,7 @@ def _count(values: Any, limit: int, what: str) -> None:
 
 
 def move_in(message: Any) -> terms.Move:
-    """Raises Malformed."""
+    """Return the value of a message, checked. Raises Malformed."""
     if not 1 <= message.epoch < 1 << 63:
         raise Malformed(f"epoch {message.epoch}")
     return terms.Move(
@@ -61,26 +61,28 @@ def move_in(message: Any) -> terms.Move:
 
 
 def move_out(move: terms.Move) -> Any:
+    """Return the message of a move."""
     return messages.Move(program=move.program, epoch=move.epoch, attempt=move.attempt)
 
 
 def node_in(value: bytes) -> bytes:
-    """Raises Malformed."""
+    """Return the value of a message, checked. Raises Malformed."""
     return _id(value, "a node's id")
 
 
 def module_in(message: Any) -> terms.ModuleName:
-    """Raises Malformed."""
+    """Return the value of a message, checked. Raises Malformed."""
     return terms.ModuleName(_digest(message.digest), message.size, text(message.name, 256))
 
 
 def module_out(module: terms.ModuleName) -> Any:
+    """Return the message of a module's name."""
     name = text(module.name, 256)
     return messages.ModuleName(digest=module.digest, size=module.size, name=name)
 
 
 def offer_in(message: Any) -> terms.Offer:
-    """Raises Malformed. Of another protocol's offer only protocol and software are read."""
+    """Raise Malformed. Of another protocol's offer only protocol and software are read."""
     software = text(message.software, 64)
     if message.protocol != terms.PROTOCOL:
         nothing = terms.Move(bytes(terms.ID_BYTES), 0, bytes(terms.ID_BYTES))
@@ -134,19 +136,20 @@ def question_in(message: Any) -> tuple[terms.Move, int, int]:
 
 
 def input_in(message: Any, most: int) -> tuple[bytes, bool]:
-    """Bytes, and whether the input ends there. Raises Malformed."""
+    """Return bytes, and whether the input ends there. Raises Malformed."""
     if len(message.data) > most:
         raise Malformed("more input than was asked for")
     return bytes(message.data), message.end
 
 
 def abilities_in(values: Any) -> tuple[str, ...]:
-    """Raises Malformed."""
+    """Return the value of a message, checked. Raises Malformed."""
     _count(values, FEATURES, "abilities")
     return tuple(text(value, 64) for value in values)
 
 
 def offer_out(offer: terms.Offer) -> Any:
+    """Return the message of an offer."""
     wanted = offer.description
     return messages.PrepareRequest(
         protocol=offer.protocol,
@@ -173,13 +176,13 @@ def offer_out(offer: terms.Offer) -> Any:
 
 
 def missing_in(values: Any) -> tuple[bytes, ...]:
-    """Raises Malformed."""
+    """Return the value of a message, checked. Raises Malformed."""
     _count(values, MODULES, "modules")
     return tuple(_digest(value) for value in values)
 
 
 def held_in(value: bytes) -> tuple[bytes, ...]:
-    """Raises Malformed."""
+    """Return the value of a message, checked. Raises Malformed."""
     if len(value) % terms.DIGEST_BYTES:
         raise Malformed("half a digest")
     size = terms.DIGEST_BYTES
@@ -187,24 +190,26 @@ def held_in(value: bytes) -> tuple[bytes, ...]:
 
 
 def receipt_in(message: Any) -> terms.Receipt:
-    """Raises Malformed."""
+    """Return the value of a message, checked. Raises Malformed."""
     return terms.Receipt(message.size, _digest(message.digest))
 
 
 def refusal_in(message: Any) -> terms.Refusal:
+    """Return the value of a refusal."""
     reasons = [reason.value for reason in terms.Reason]
     reason = message.reason if message.reason in reasons else 0
     return terms.Refusal(terms.Reason(reason), text(message.sentence), text(message.hint))
 
 
 def refusal_out(error: terms.PeerRefused) -> Any:
+    """Return the message of a refusal."""
     return messages.Refusal(
         reason=int(error.reason), sentence=text(error.message), hint=text(error.hint or "")
     )
 
 
 def standing_in(value: int) -> terms.OwnershipState:
-    """Raises Malformed."""
+    """Return the value of a message, checked. Raises Malformed."""
     try:
         return terms.OwnershipState(value)
     except ValueError:
@@ -212,17 +217,19 @@ def standing_in(value: int) -> terms.OwnershipState:
 
 
 def ending_in(message: Any) -> terms.Ending:
+    """Return the value of an ending."""
     return terms.Ending(text(message.kind, 32), message.code, text(message.sentence))
 
 
 def ending_out(ending: terms.Ending) -> Any:
+    """Return the message of an ending."""
     return messages.Ending(
         kind=ending.kind, code=ending.code & 0xFFFFFFFF, sentence=text(ending.sentence)
     )
 
 
 def report_in(message: Any) -> terms.Report:
-    """Raises Malformed."""
+    """Return the value of a message, checked. Raises Malformed."""
     if message.epoch >= 1 << 63:
         raise Malformed(f"epoch {message.epoch}")
     if message.attempt:
@@ -236,6 +243,7 @@ def report_in(message: Any) -> terms.Report:
 
 
 def report_out(report: terms.Report, node: bytes) -> Any:
+    """Return the message of a report."""
     return messages.StatusReply(
         protocol=terms.PROTOCOL,
         node=node,
@@ -247,5 +255,5 @@ def report_out(report: terms.Report, node: bytes) -> Any:
 
 
 def span_in(value: float) -> float:
-    """Seconds, for people: a number that is none counts as nothing."""
+    """Return seconds, for people: a number that is none counts as nothing."""
     return value if math.isfinite(value) and 0 <= value < 1e9 else 0.0

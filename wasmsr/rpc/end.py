@@ -37,7 +37,7 @@ class ServedEndpoint:
         software: str,
         key: bytes,
     ) -> None:
-        """Opens the journal, restores what it holds, and serves.
+        """Open the journal, restores what it holds, and serves.
 
         `state` is the folder for all ends of this user on this machine; each port has its own
         journal in it, so that two ends can share it. `key` is what the peer must have too.
@@ -64,7 +64,7 @@ class ServedEndpoint:
         self._journal = journal
 
     def close(self) -> None:
-        """Stops serving and lets go of the journal."""
+        """Stop serving and let go of the journal."""
         self._host.close()
         self._server.stop()
         self._peer.close()

@@ -29,7 +29,8 @@ class Gate:
 
     @contextmanager
     def enter(self, method: str) -> Iterator[bool]:
-        """Whether there is a place for one more call of this method; it is kept in the block."""
+        """Return whether there is a place for one more call of this method; it is kept in the
+        block."""
         places = self._places[method]
         entered = places.acquire(blocking=False)
         try:
@@ -39,8 +40,11 @@ class Gate:
                 places.release()
 
     def read(self, requests: Iterator[bytes], wire: Any) -> Iterator[bytes]:
-        """The messages of a call, which is cancelled when it stays silent for `STALL_SECONDS`, or
-        falls behind `LEAST_RATE`. Only the time in which we wait for the peer counts."""
+        """Return the messages of a call.
+
+        A call that is silent for `STALL_SECONDS`, or slower than `LEAST_RATE`, is cancelled. Only
+        the time in which this end waits for the peer counts.
+        """
         waited, size = 0.0, 0
         while True:
             began = time.monotonic()
@@ -57,7 +61,7 @@ class Gate:
             yield data
 
     def close(self) -> None:
-        """Watches no more."""
+        """Watch no more."""
         self._closed.set()
 
     def _expect(self, wire: Any, deadline: float) -> None:

@@ -24,7 +24,7 @@ NAME = Path("remote") / "key"
 
 
 def own(state: Path, home: Path) -> bytes:
-    """The key of this user for the state directory `state`; `home` is the default one.
+    """Return the key of this user for the state directory `state`; `home` is the default one.
 
     Raises MigrationError if it cannot be made or read, or others could have read or written it.
     """
@@ -53,7 +53,8 @@ def own(state: Path, home: Path) -> bytes:
 
 
 def token(path: Path) -> tuple[bytes, bool]:
-    """The key in a file that the user names, and whether other users of this machine can read it.
+    """Return the key in a file that the user names, and whether other users of this machine can
+    read it.
 
     Raises MigrationError.
     """
@@ -80,7 +81,7 @@ def _there(path: Path) -> bool:
 
 
 def _make(path: Path, key: bytes) -> None:
-    """Makes the key's file whole, unless another process was first. Raises OSError."""
+    """Make the key's file whole, unless another process was first. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

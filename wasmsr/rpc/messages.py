@@ -67,7 +67,8 @@ EndedReply = _message("EndedReply")
 
 
 def methods() -> dict[str, tuple[Any, Any, bool, bool]]:
-    """The service's methods: request and reply class, and whether each of them is a stream."""
+    """Return the service's methods: request and reply class, and whether each of them is a
+    stream."""
     service = _POOL.FindServiceByName(SERVICE)
     # Method descriptors tell of streams only in newer versions of protobuf; their protos always.
     file = descriptor_pb2.FileDescriptorProto()

@@ -55,7 +55,7 @@ class Server:
     """Serves a node on one address until `stop`."""
 
     def __init__(self, node: Endpoint, address: Address, software: str, key: bytes) -> None:
-        """Binds and starts; who calls must have `key`. Raises MigrationError if the address cannot
+        """Bind and starts; who calls must have `key`. Raises MigrationError if the address cannot
         be had."""
         self.address = address
         _check_free(address)
@@ -76,7 +76,7 @@ class Server:
         self._server.start()
 
     def stop(self, grace: float = ANSWER_SECONDS) -> None:
-        """Takes no more calls, lets those under way be answered, breaks them off after `grace`
+        """Take no more calls, lets those under way be answered, breaks them off after `grace`
         seconds, and lets go of the port.
 
         What a call told the node may be the very reason to stop: it is answered first, or the peer
@@ -87,7 +87,7 @@ class Server:
 
 
 def _check_free(address: Address) -> None:
-    """Tries to bind as the server will: gRPC itself does not say why it could not."""
+    """Try to bind as the server will: gRPC itself does not say why it could not."""
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -195,13 +195,13 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 def _served(behave: Callable[..., Iterator[bytes]]) -> Any:
-    """All methods are served as streams of bytes: gRPC itself would read a single message before
-    we are asked, and hold a thread until it is there."""
+    """Return all methods are served as streams of bytes: gRPC itself would read a single message
+    before we are asked, and hold a thread until it is there."""
     return grpc.stream_stream_rpc_method_handler(behave)
 
 
 def _unary(answer: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
-    """A method that answers one message with one."""
+    """Return a method that answers one message with one."""
 
     def method(self: _Calls, requests: Requests) -> Iterator[Any]:
         request = next(requests, None)
@@ -331,7 +331,7 @@ class _Calls:
 
 
 def _part(request: Any) -> str | None:
-    """Which part of a stream a message is; None if it is none, or the stream is over."""
+    """Return which part of a stream a message is; None if it is none, or the stream is over."""
     part: str | None = None if request is None else request.WhichOneof("part")
     return part
 

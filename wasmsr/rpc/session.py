@@ -49,12 +49,13 @@ def mac(key: bytes, *parts: bytes | memoryview) -> bytes:
 
 
 def hello(key: bytes, nonce: bytes) -> bytes:
-    """The metadata of Hello: the caller's nonce, and the proof that the caller has the key."""
+    """Return the metadata of Hello: the caller's nonce, and the proof that the caller has the
+    key."""
     return nonce + mac(key, b"wasmsr hello", nonce)
 
 
 def hello_in(key: bytes, metadata: bytes) -> bytes | None:
-    """The nonce in the metadata of a Hello, or None if its sender has not this key."""
+    """Return the nonce in the metadata of a Hello, or None if its sender has not this key."""
     nonce, proof = metadata[:NONCE], metadata[NONCE:]
     if not hmac.compare_digest(proof, mac(key, b"wasmsr hello", nonce)) or len(nonce) != NONCE:
         return None
@@ -74,8 +75,8 @@ class PeerSession:
 
     @classmethod
     def of(cls, key: bytes, theirs: bytes, ours: bytes, node: bytes) -> tuple[PeerSession, bytes]:
-        """The session of two nonces, `theirs` the caller's and `ours` the answerer's, and the proof
-        that the answerer, `node`, has the key."""
+        """Return the session of two nonces, `theirs` the caller's and `ours` the answerer's, and
+        the proof that the answerer, `node`, has the key."""
         secret = mac(key, b"wasmsr session", theirs, ours, node)
         return cls(ours, secret), mac(secret, b"wasmsr answerer")
 
@@ -83,13 +84,14 @@ class PeerSession:
     def begun(
         cls, key: bytes, nonce: bytes, theirs: bytes, node: bytes, proof: bytes
     ) -> PeerSession | None:
-        """The session that an answer to Hello begins, or None if the answerer has not the key."""
+        """Return the session that an answer to Hello begins, or None if the answerer has not the
+        key."""
         session, expected = cls.of(key, nonce, theirs, node)
         good = hmac.compare_digest(proof, expected) and len(theirs) == NONCE
         return session if good else None
 
     def call(self, method: str) -> Call:
-        """The next call; `method` is the path of gRPC."""
+        """Return the next call; `method` is the path of gRPC."""
         with self._lock:
             self._last += 1
             number = self._last.to_bytes(COUNTER, "big")
@@ -97,7 +99,8 @@ class PeerSession:
         return Call(self, number, self.nonce + number + proof, ASK, ANSWER)
 
     def admit(self, method: str, metadata: bytes) -> Call | None:
-        """A call that came, or None if it is not one of this session, or was taken before."""
+        """Return a call that came, or None if it is not one of this session, or was taken
+        before."""
         number, proof = metadata[NONCE : NONCE + COUNTER], metadata[NONCE + COUNTER :]
         if not hmac.compare_digest(proof, mac(self.secret, CALL, method.encode(), number)):
             return None
@@ -136,7 +139,7 @@ class Call:
         return mac(self._secret, self._out, self._number, place, message) + message
 
     def open(self, sealed: bytes) -> bytes:
-        """The message that comes next. Raises BadSeal."""
+        """Return the message that comes next. Raises BadSeal."""
         message = memoryview(sealed)[MAC:]
         place = self._received.to_bytes(8, "big")
         self._received += 1
@@ -156,7 +159,7 @@ class Sessions:
         self._sessions: OrderedDict[bytes, PeerSession] = OrderedDict()
 
     def hello(self, metadata: bytes) -> tuple[bytes, bytes] | None:
-        """Begins a session: its nonce and the answerer's proof; None if the caller has not the
+        """Begin a session: its nonce and the answerer's proof; None if the caller has not the
         key."""
         theirs = hello_in(self._key, metadata)
         if theirs is None:
@@ -169,7 +172,7 @@ class Sessions:
         return session.nonce, proof
 
     def admit(self, method: str, metadata: bytes) -> Call | None:
-        """A call that came with this metadata, or None if it is refused."""
+        """Return a call that came with this metadata, or None if it is refused."""
         with self._lock:
             session = self._sessions.get(metadata[:NONCE])
             if session is None:

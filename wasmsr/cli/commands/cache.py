@@ -36,7 +36,7 @@ time. `wasmsr run --module-cache off` does without."""
 )
 @click.option("--json", "as_json", is_flag=True, envvar=variable("--json"), help="Print an object.")
 def cache(action: str, module_cache: str | None, as_json: bool) -> int:
-    """The command; HELP is its help."""
+    """Carry out the command; HELP is its help text."""
     from wasmsr.errors import printable
     from wasmsr.interp.modules.module_cache import KEPT, ModuleCache, default_folder
     from wasmsr.snapshot.inspect.text_tables import lines
@@ -59,7 +59,7 @@ def cache(action: str, module_cache: str | None, as_json: bool) -> int:
 
 
 def rows(notes: Sequence[Note]) -> list[tuple[str, ...]]:
-    """One row for each module, those used last first."""
+    """Return one row for each module, those used last first."""
     from wasmsr.snapshot.inspect.text_tables import size
 
     by_digest: dict[str | None, list[Note]] = {}
@@ -83,7 +83,7 @@ def rows(notes: Sequence[Note]) -> list[tuple[str, ...]]:
 
 
 def ago(seconds: float) -> str:
-    """A span of time in the unit that suits it."""
+    """Return a span of time in the unit that suits it."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

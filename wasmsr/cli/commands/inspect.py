@@ -74,7 +74,7 @@ TEXT = (b"(", b";;")
 def inspect(
     file: str, program: str | None, values: bool, features: str | None, as_json: bool
 ) -> int:
-    """The command; HELP is its help."""
+    """Carry out the command; HELP is its help text."""
     from wasmsr.cli.running.snapshots import pieces
 
     named = None if os.path.exists(file) else programs.find(file)
@@ -88,7 +88,7 @@ def inspect(
 
 
 def _neither(data: bytes, name: str) -> WasmsrError:
-    """The error for a file that is none of both, with what it is if that can be told."""
+    """Return the error for a file that is none of both, with what it is if that can be told."""
     from wasmsr.errors import FormatError, printable
     from wasmsr.interp.modules.foreign_files import what_text_is
 
@@ -138,7 +138,7 @@ def _inspect_snapshot(
 
 
 def _print(description: dict[str, Any], text: str, as_json: bool) -> None:
-    """The description, in one of its forms."""
+    """Return the description, in one of its forms."""
     if as_json:
         import json
 

@@ -32,11 +32,12 @@ ALL = ",".join(f"+{name}" for name in features.SWITCHABLE)
 
 
 def describe(data: bytes, name: str, switches: str | None = None) -> dict[str, Any]:
-    """A module's bytes, in the binary or the text format, as data that `json` can write.
+    """Return a module's bytes, in the binary or the text format, as data that `json` can write.
 
     Args:
         name: of the file, for messages.
         switches: the features that are on, as for `Module`.
+
     Raises:
         MalformedError: it is text that is no module.
     """
@@ -61,7 +62,7 @@ def describe(data: bytes, name: str, switches: str | None = None) -> dict[str, A
 
 
 def _contents(binary: bytes) -> dict[str, Any]:
-    """What is in a module; nothing of one that cannot be decoded."""
+    """Return what is in a module; nothing of one that cannot be decoded."""
     try:
         module = Module(binary, features=ALL, lazy=True)
     except ModuleError:
@@ -92,13 +93,13 @@ def _contents(binary: bytes) -> dict[str, Any]:
 
 
 def _typed(type_: Any) -> dict[str, str]:
-    """Kind and type of an import or export."""
+    """Return kind and type of an import or export."""
     kind = KINDS[type(type_)]
     return {"kind": kind, "type": str(type_).removeprefix("func").removeprefix(f"{kind} ")}
 
 
 def _sections(binary: bytes, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """The sections with their sizes, as far as they can be told apart."""
+    """Return the sections with their sizes, as far as they can be told apart."""
     try:
         for section in foreign.sections(binary):
             known = section.id < len(names)
@@ -122,7 +123,7 @@ def _custom_name(binary: bytes, section: foreign.BinarySection) -> str | None:
 
 
 def _cores(binary: bytes) -> list[dict[str, Any]]:
-    """The core modules in a component, each with the modules of its imports."""
+    """Return the core modules in a component, each with the modules of its imports."""
     found = []
     for begin, end in foreign.core_modules(binary):
         row: dict[str, Any] = {"offset": begin, "size": end - begin, "imports_from": None}
@@ -138,7 +139,7 @@ def _cores(binary: bytes) -> list[dict[str, Any]]:
 
 
 def _why_not(binary: bytes, switches: str | None) -> WasmsrError | None:
-    """What keeps a module from running by `wasmsr run`; None if nothing does."""
+    """Return what keeps a module from running by `wasmsr run`; None if nothing does."""
     from wasmsr.interp.store.store import Store
     from wasmsr.wasi.facade import Wasi
 
@@ -170,7 +171,7 @@ def _functions(module: Module) -> list[str]:
 
 
 def _how(found: Mapping[str, Any]) -> str:
-    """How a module that runs is run."""
+    """Return how a module that runs is run."""
     functions = [e["name"] for e in found["exports"] if e["kind"] == "function"]
     file = printable(found["file"], 100)
     if COMMAND in functions or found["file"] in PROGRAMS:
@@ -180,7 +181,7 @@ def _how(found: Mapping[str, Any]) -> str:
 
 
 def malformed(found: Mapping[str, Any]) -> MalformedError | None:
-    """The error of a description of which nothing can be shown but that it is no module."""
+    """Return the error of a description of which nothing can be shown but that it is no module."""
     if found["format"] == "component" or found["sections"] or found["runs_here"]:
         return None
     return MalformedError(f"{found['file']}: {found['because']}", hint=found["hint"])
@@ -190,7 +191,7 @@ def malformed(found: Mapping[str, Any]) -> MalformedError | None:
 
 
 def blocks(found: Mapping[str, Any]) -> Iterator[Block]:
-    """A description as text."""
+    """Return a description as text."""
     head = [("file", found["file"]), ("format", found["format"])]
     if found.get("name"):
         head.append(("name", found["name"]))
@@ -227,7 +228,7 @@ MANY = 40
 
 
 def _summed(sections: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """Sections, or if there are many of them the sums by kind."""
+    """Return the sections, or their sums by kind if there are many."""
     if len(sections) <= MANY:
         return sections
     sums: dict[str, dict[str, Any]] = {}

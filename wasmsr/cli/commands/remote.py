@@ -125,7 +125,7 @@ class RemoteOptions:
 
 
 def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
-    """A click option that is also a variable, WASMSR_EVERY for --every."""
+    """Return a click option that is also a variable, WASMSR_EVERY for --every."""
     variable = "WASMSR_" + names[0].removeprefix("--").replace("-", "_").upper()
     return click.option(*names, envvar=variable, **attributes)
 
@@ -194,7 +194,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("--json", is_flag=True, help="Print one object for each event, one a line.")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def remote(**values: Any) -> int:
-    """The command; HELP is its help."""
+    """Carry out the command; HELP is its help text."""
     options = RemoteOptions(**values)
     if options.forget is not None:
         return _forget(options)
@@ -222,7 +222,7 @@ class _Remote:
         self.show = _Show(json=options.json)
 
     def run(self, events: Events) -> int:
-        """Does it all and returns the exit code."""
+        """Do all of it and return the exit code."""
         try:
             return self._run(events)
         except errors.WasmsrError as error:
@@ -260,7 +260,7 @@ class _Remote:
         return code
 
     def _assemble(self) -> tuple[Any, Callable[[], HostedProgram]]:
-        """The end, serving, and what makes the program that begins here."""
+        """Return the end, serving, and what makes the program that begins here."""
         from wasmsr import __version__
         from wasmsr.migrate.events import Event, size
         from wasmsr.migrate.hosting import Hosting
@@ -306,7 +306,8 @@ class _Remote:
         return end, lambda: self._launch(hosting)
 
     def _addresses(self) -> tuple[Address, Address]:
-        """Where to listen and whom to ask; plain text leaves this machine only by --insecure."""
+        """Return where to listen and whom to ask; plain text leaves this machine only by
+        --insecure."""
         from wasmsr.rpc.address import LOOPBACK, Address
 
         options = self.options
@@ -333,7 +334,7 @@ class _Remote:
         return listen, peer
 
     def _key(self, listen: Address, peer: Address) -> bytes:
-        """What the other end must have; and what is given up is said aloud. Raises
+        """Return what the other end must have; and what is given up is said aloud. Raises
         MigrationError."""
         from wasmsr.rpc import keys
 
@@ -365,13 +366,13 @@ class _Remote:
         return keys.own(_state_folder(options.state_dir), _state_folder(None))
 
     def _grants(self) -> HostGrants:
-        """Folders and streams for a program, as given here."""
+        """Return folders and streams for a program, as given here."""
         from wasmsr.program import HostGrants
 
         return HostGrants.of(replaced(self.spec, mounts=tuple(self._dirs())), stdin=None)
 
     def _dirs(self) -> list[str]:
-        """The folders that programs get here, as --dir takes them.
+        """Return the folders that programs get here, as --dir takes them.
 
         A packaged program that writes has its files in a folder of its own, which travels with it,
         unless the user gives one. An end that takes whatever comes has what is given by the names
@@ -387,15 +388,16 @@ class _Remote:
         return [*given, *(text for text in more if text.split(SEPARATOR)[1] not in taken)]
 
     def _results(self, digest: bytes) -> Mapping[str, tuple[Path, str]]:
-        """Where the files of a packaged program go that has ended here; see `Hosting.results`."""
+        """Return where the files of a packaged program go that has ended here; see
+        `Hosting.results`."""
         for program in (programs.find(DEFAULT), programs.PROGRAMS[DEFAULT]):
             if program is not None and program.here is not None and _digest(program) == digest:
                 return {program.here: (Path.cwd(), program.files[-1])}
         return {}
 
     def _stdin(self) -> int | None:
-        """The input that is given here, opened anew, or None. A FIFO is open before anybody writes
-        to it: waiting is the program's. Raises WasiConfigError."""
+        """Return the input that is given here, opened anew, or None. A FIFO is open before
+        anybody writes to it: waiting is the program's. Raises WasiConfigError."""
         name = self.options.stdin
         if name is None:
             return None
@@ -409,7 +411,7 @@ class _Remote:
             ) from error
 
     def _launch(self, hosting: Hosting) -> HostedProgram:
-        """The program at its beginning."""
+        """Return the program at its beginning."""
         from wasmsr.interp.modules.module import Module
         from wasmsr.program import Program
 
@@ -454,14 +456,14 @@ class _Show:
                 say(event.text, "warning" if event.kind in WARNINGS else "notice")
 
     def say(self, kind: str, text: str) -> None:
-        """An event of this room."""
+        """Show an event of this room."""
         if self.json:
             self.print_json(kind, {})
         else:
             say(text)
 
     def print_json(self, kind: str, values: dict[str, object], code: int | None = None) -> None:
-        """One object on standard output, if those are wanted."""
+        """Print one object on standard output, if those are wanted."""
         if self.json:
             fields = {"event": kind, **values}
             if code is not None:
@@ -471,7 +473,7 @@ class _Show:
             sys.stdout.flush()
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Take the bar away."""
         with self._lock:
             self._rest()
 
@@ -494,13 +496,13 @@ WARNINGS = frozenset(
 
 
 def _packaged() -> dict[bytes, Path]:
-    """The packaged modules by digest: they need not be sent."""
+    """Return the packaged modules by digest: they need not be sent."""
     found = {_digest(program): program.path for program in programs.PROGRAMS.values()}
     return {digest: path for digest, path in found.items() if digest is not None}
 
 
 def _digest(program: programs.NamedProgram) -> bytes | None:
-    """SHA-256 of a packaged module, or None if it is not there."""
+    """Return SHA-256 of a packaged module, or None if it is not there."""
     try:
         return hashlib.sha256(program.path.read_bytes()).digest()
     except OSError:

@@ -26,6 +26,7 @@ class SplitCommand(click.Command):
     """A click command with options, one optional argument PROGRAM, and ARGS, divided by `split`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Divide the line by `argv.split` and let click parse our part."""
         options: dict[str, bool] = {}
         for parameter in self.get_params(ctx):
             if isinstance(parameter, click.Option):
@@ -45,7 +46,8 @@ class SplitCommand(click.Command):
         return super().parse_args(ctx, [*parts.ours, "--", *program, *parts.rest])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Options; but behind one that has a value its values, also those that begin with a -."""
+        """Return options; but behind one that has a value its values, also those that begin with
+        a -."""
         for parameter in self.get_params(ctx):
             if ctx.meta.get(WAITING) in parameter.opts:
                 return parameter.shell_complete(ctx, incomplete)
@@ -78,7 +80,7 @@ def _typed(ctx: click.Context, field: str) -> bool:
 
 
 def add_options(command: Decorated) -> Decorated:
-    """Gives a click command all of `ROWS`, each also as a variable."""
+    """Give a click command all of `ROWS`, each also as a variable."""
     for row in reversed(ROWS):
         attributes: dict[str, Any] = {
             "envvar": variable(row.name),
@@ -103,7 +105,7 @@ def add_options(command: Decorated) -> Decorated:
 def complete_program(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The packaged programs, then files (for which the shell looks)."""
+    """Return the packaged programs, then files (for which the shell looks)."""
     names = [
         CompletionItem(name, help=summary)
         for name, summary in programs.summaries()
@@ -115,7 +117,7 @@ def complete_program(
 def complete_export(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The functions that PROGRAM exports, if it stands before `--invoke` and can be read."""
+    """Return the functions that PROGRAM exports, if it stands before `--invoke` and can be read."""
     from wasmsr.errors import WasmsrError
     from wasmsr.interp.types import FuncType
 
@@ -144,7 +146,7 @@ def complete_export(
 @add_options
 @click.pass_context
 def run(ctx: click.Context, /, **values: Any) -> int:
-    """The command; HELP is its help."""
+    """Carry out the command; HELP is its help text."""
     options = RunOptions(**values, dashes=ctx.meta[DASHES])
     options.settle({row.field for row in ROWS if _typed(ctx, row.field)})
     from wasmsr.cli.running.launch import Launch

@@ -24,7 +24,7 @@ MOST = 3
 
 
 def divided(options: RunOptions, count: int) -> tuple[list[str], list[str]]:
-    """(the arguments of an export with `count` parameters, the program's own)."""
+    """Return the arguments of an export with `count` parameters, and the program's own."""
     words = list(options.args)
     # `--invoke add -- 2 3`: an export with parameters needs them; one without has no use for them.
     if options.dashes and count == 0:
@@ -36,7 +36,7 @@ def divided(options: RunOptions, count: int) -> tuple[list[str], list[str]]:
 
 
 def values(module: Module, export: str, options: RunOptions) -> tuple[Sequence[int], list[str]]:
-    """(the bits of an export's arguments by its signature, the program's own arguments).
+    """Return the bits of an export's arguments, and the program's own arguments.
 
     Raises:
         ExportError: there is no such export; ArgumentError: it takes others.
@@ -65,7 +65,7 @@ def values(module: Module, export: str, options: RunOptions) -> tuple[Sequence[i
 
 
 def warn(options: RunOptions) -> None:
-    """Says which of the program's arguments look like options of ours, unless it was said that they
+    """Say which of the program's arguments look like options of ours, unless it was said that they
     are not, by `--` or `--strict`."""
     if options.dashes or options.strict or not any(word[:1] == "-" for word in options.args):
         return

@@ -29,7 +29,7 @@ class Split:
 
 
 def split(argv: Sequence[str], options: Mapping[str, bool], *, strict: bool = False) -> Split:
-    """Divides `argv`.
+    """Divide `argv`.
 
     `options` names our options, each with whether a value follows it. What looks like an option
     before PROGRAM and is none of ours goes among ours, for click to refuse by name. If `strict`, or
@@ -67,10 +67,11 @@ def split(argv: Sequence[str], options: Mapping[str, bool], *, strict: bool = Fa
 
 
 def strict_wanted() -> bool:
-    """What the variable WASMSR_STRICT says, as click reads flags."""
+    """Return what the variable WASMSR_STRICT says, as click reads flags."""
     return os.environ.get("WASMSR_STRICT", "").lower() in ("1", "true", "t", "yes", "y", "on")
 
 
 def is_ended(argv: Sequence[str], parts: Split) -> bool:
-    """Whether it was a `--` that ended our options; it is the one word that is in no part."""
+    """Return whether it was a `--` that ended our options; it is the one word that is in no
+    part."""
     return len(argv) > len(parts.ours) + (parts.program is not None) + len(parts.rest)

@@ -23,6 +23,7 @@ class ClickType(ParamType):
         self.name = kind.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value that the kind reads; a wrong one ends the command."""
         if not isinstance(value, str):  # a default, or a value that was read already
             return value
         try:
@@ -31,11 +32,13 @@ class ClickType(ParamType):
             self.fail(str(error), param, ctx)
 
     def split_envvar_value(self, rv: str) -> list[str]:
+        """Return the values of a variable, one a line."""
         return [line for line in rv.splitlines() if line]
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
+        """Return completions for the kind."""
         kind = self.kind
         if isinstance(kind, (ReadableFile, WritableFile)):
             return [CompletionItem(incomplete, type="file")]

@@ -67,7 +67,7 @@ class OptionRow:
 
 
 def variable(name: str) -> str:
-    """The environment variable that is the same as an option: WASMSR_FUEL for --fuel."""
+    """Return the environment variable that is the same as an option: WASMSR_FUEL for --fuel."""
     return "WASMSR_" + name.removeprefix("--").replace("-", "_").upper()
 
 
@@ -205,7 +205,7 @@ class RunOptions:
     dashes: bool = False
 
     def settle(self, typed: Collection[str]) -> None:
-        """Resolves what options mean together; `typed` names the fields that were typed and not
+        """Resolve what options mean together; `typed` names the fields that were typed and not
         set by variables. Raises UsageError where they contradict."""
         self._only_one(typed, ("after", "at", "every"))
         self._only_one(typed, ("keep_running", "stop"))

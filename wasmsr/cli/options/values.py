@@ -17,7 +17,7 @@ class ArgumentError(UsageError):
 
 
 def signature(params: Sequence[int], results: Sequence[int]) -> str:
-    """A function type in words: "(i32, f64) -> i32"."""
+    """Return a function type in words: "(i32, f64) -> i32"."""
     return f"({_names(params)}) -> {_names(results) or 'nothing'}"
 
 
@@ -26,7 +26,7 @@ def _names(types: Sequence[int]) -> str:
 
 
 def parse_arguments(function: str, params: Sequence[int], texts: Sequence[str]) -> list[int]:
-    """The bits of `texts`, one for each parameter of the export `function`.
+    """Return the bits of `texts`, one for each parameter of the export `function`.
 
     Raises:
         ArgumentError: another number of arguments, or a text that is no value of its type.

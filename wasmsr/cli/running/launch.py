@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def module_cache(folder: str | None) -> ModuleCache | None:
-    """The cache that --module-cache names: None for the user's own, "off" for none."""
+    """Return the cache that --module-cache names: None for the user's own, "off" for none."""
     if folder == "off":
         return None
     from wasmsr.interp.modules.module_cache import ModuleCache, default_folder
@@ -69,7 +69,7 @@ class Launch:
         return self.options.interactive or (self.named is not None and self.named.interactive)
 
     def run(self) -> int:
-        """Does it all and returns the exit code. Raises what ends it otherwise."""
+        """Do all of it and return the exit code. Raises what ends it otherwise."""
         try:
             with Events() as events:
                 ending = self._session(events)
@@ -95,7 +95,7 @@ class Launch:
     # -- before ------------------------------------------------------------------------------------
 
     def _session(self, events: Events) -> RunEnding:
-        """Makes the program and runs it."""
+        """Make the program and run it."""
         program = events.call(self._make_program)
         from wasmsr.cli.running.session import Plan, RunSession
 
@@ -131,7 +131,7 @@ class Launch:
         return self.named.invoke if self.named is not None else "_start"
 
     def _make_program(self) -> Program:
-        """From files to a program that stands."""
+        """Make a program, which does not run yet, from files."""
         from wasmsr.program import StopConditions
 
         options = self.options
@@ -148,7 +148,7 @@ class Launch:
         return program
 
     def _look_at_files(self) -> None:
-        """Refuses to write over what is read, and opens what is written while the program runs:
+        """Refuse to write over what is read, and open what is written while the program runs:
         to open a FIFO may take for ever, and here a signal ends that."""
         options = self.options
         asked = self.spec.snapshots.saves or options.snapshot_file != "snapshot.bin"
@@ -163,7 +163,7 @@ class Launch:
                 self._json = open_text(options.json_file)
 
     def _look_at_snapshot_file(self, digest: Callable[[], bytes]) -> None:
-        """Looks whether snapshots can go where they should, where some are asked for; `digest` is
+        """Look whether snapshots can go where they should, where some are asked for; `digest` is
         the module's, which takes a while."""
         options = self.options
         if self.spec.snapshots.saves or options.snapshot_file != "snapshot.bin":
@@ -187,7 +187,7 @@ class Launch:
         return self._file
 
     def _load(self, program: str) -> Module:
-        """The module, by way of the cache."""
+        """Return the module, by way of the cache."""
         cache = module_cache(self.options.module_cache)
         options = self.options
         module = programs.load(program, options.features, cache, core=options.core)
@@ -198,8 +198,8 @@ class Launch:
         return module
 
     def _host_grants(self, snapshot: SnapshotState | None = None) -> HostGrants:
-        """Folders and standard input as given now; for a program that goes on, also as it had
-        them."""
+        """Return folders and standard input as given now; for a program that goes on, also as it
+        had them."""
         from wasmsr.program import HostGrants
 
         options = self.options
@@ -217,8 +217,8 @@ class Launch:
         )
 
     def _own_folder(self, snapshot: SnapshotState | None) -> str | None:
-        """The current folder for a packaged program whose files came along with it, as they do
-        from `remote`; see `NamedProgram.mounts`."""
+        """Return the current folder for a packaged program whose files came along with it, as
+        they do from `remote`; see `NamedProgram.mounts`."""
         for mount in (snapshot.wasi or {}).get("mounts", ()) if snapshot is not None else ():
             assert self.named is not None
             if mount["mode"] == "carry" and os.fsdecode(mount["guest"]) == self.named.here:
@@ -226,8 +226,8 @@ class Launch:
         return None
 
     def _output(self, path: str | None, ours: int) -> int:
-        """A descriptor to write to: of the file, where one is named. It is begun anew by a program
-        that begins, and gone on with by one that was saved."""
+        """Return a descriptor to write to: of the file, where one is named. It is begun anew by
+        a program that begins, and gone on with by one that was saved."""
         if path is None or path == "-":
             return ours if path is None else 1
         file = os.path.realpath(path)
@@ -238,7 +238,7 @@ class Launch:
         return self._outputs[file]
 
     def _start(self, module: Module) -> Program:
-        """A program at its beginning."""
+        """Return a program at its beginning."""
         from wasmsr.program import COMMAND, Program
 
         options, named, export = self.options, self.named, self._export
@@ -268,7 +268,8 @@ class Launch:
         )
 
     def _resume(self, module: Module | None) -> Program:
-        """A program where it was saved; with --invoke an export is called of one that is idle."""
+        """Return a program where it was saved; with --invoke an export is called of one that is
+        idle."""
         from wasmsr.program import Program, Timings
 
         options, timings = self.options, Timings()
@@ -304,7 +305,7 @@ class Launch:
         return program
 
     def _name_the_program(self, digest: bytes) -> None:
-        """Helps who leaves PROGRAM out where it is a packaged one and not in the snapshot."""
+        """Raise an error that names PROGRAM where it was left out and is a packaged program."""
         name = programs.known_digest(digest)
         if name is not None:
             raise errors.ModuleMismatch(
@@ -315,7 +316,7 @@ class Launch:
     # -- meanwhile ---------------------------------------------------------------------------------
 
     def _result(self, kind: FuncType, values: Sequence[int]) -> None:
-        """An invocation of an export has returned, with the bits of its results."""
+        """Print or keep the results of an invocation of an export, given as bits."""
         from wasmsr.interp import literals
 
         pairs = list(zip(kind.results, values, strict=True))
@@ -328,7 +329,7 @@ class Launch:
         sys.stdout.flush()
 
     def _save(self, program: Program) -> tuple[str, int]:
-        """Writes a snapshot of the standing program; returns the file's name and its size."""
+        """Write a snapshot of the paused program; return the name of the file and its size."""
         from wasmsr.snapshot.format import encode
 
         file, encoding, written = self._snapshot_file, 0.0, 0
@@ -367,7 +368,7 @@ class Launch:
 
     @contextlib.contextmanager
     def _traced(self, program: Program) -> Iterator[None]:
-        """Gives the program its tracer, if it is to have one."""
+        """Give the program its tracer, if it is to have one."""
         options = self.options
         if not options.trace:
             yield
@@ -385,7 +386,7 @@ class Launch:
     # -- after -------------------------------------------------------------------------------------
 
     def _tell(self, ending: RunEnding) -> None:
-        """Says how it ended, in the way that was asked for."""
+        """Say how it ended, in the way that was asked for."""
         options = self.options
         snapshot = self._snapshot_file.last if ending.snapshots else None
         said = snapshot
@@ -405,7 +406,7 @@ class Launch:
             self._print_json(text)
 
     def _print_json(self, text: str) -> None:
-        """The object, on a line of its own: nobody knows whether a program's output ended one."""
+        """Print the object on a line of its own: the program's output may not have ended one."""
         if self._json is not None:
             self._json.write(text + "\n")
             self._json.flush()

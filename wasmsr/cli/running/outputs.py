@@ -53,14 +53,14 @@ class OutputName:
     identity: tuple[int, int] | None
 
     def same(self, other: OutputName) -> bool:
-        """Whether both names are of one file."""
+        """Return whether both names are of one file."""
         if self.identity is None or other.identity is None:
             return self.real == other.real
         return self.identity == other.identity
 
 
 def named(what: str, name: str) -> OutputName:
-    """A file by its name."""
+    """Return a file by its name."""
     try:
         status = os.stat(name)
     except OSError:
@@ -69,8 +69,8 @@ def named(what: str, name: str) -> OutputName:
 
 
 def descriptor_of(name: str) -> int | None:
-    """The descriptor of this process that a name stands for: 1 for `-`, `/dev/stdout`, `/dev/fd/1`
-    and links to them; None for what is a file."""
+    """Return the descriptor of this process that a name stands for: 1 for `-`, `/dev/stdout`,
+    `/dev/fd/1` and links to them; None for what is a file."""
     if name == "-":
         return 1
     ours = {f"/proc/{os.getpid()}/fd", f"/proc/{os.getpid()}/task/{os.getpid()}/fd", "/dev/fd"}
@@ -88,13 +88,13 @@ def descriptor_of(name: str) -> int | None:
 
 
 def open_text(name: str) -> TextIO:
-    """A file opened anew for text; a name of a descriptor of ours is that descriptor."""
+    """Return a file opened anew for text; a name of a descriptor of ours is that descriptor."""
     number = descriptor_of(name)
     return open(name if number is None else os.dup(number), "w", encoding="utf-8")
 
 
 def is_special(name: str) -> bool:
-    """Whether a name is of something that is there and no regular file: a pipe, a device."""
+    """Return whether a name is of something that is there and no regular file: a pipe, a device."""
     try:
         return not stat.S_ISREG(os.stat(name).st_mode)
     except OSError:
@@ -102,10 +102,11 @@ def is_special(name: str) -> bool:
 
 
 def check(reads: Iterable[tuple[str, str]], writes: Iterable[tuple[str, str]]) -> None:
-    """Looks at all files of a run before any is opened.
+    """Look at all files of a run before any is opened.
 
     Args:
         reads: what is read, as (what it is, name); writes: what is written, as (option, name).
+
     Raises:
         OutputError: one would be written over, or two are the same.
     """
@@ -138,8 +139,8 @@ def check(reads: Iterable[tuple[str, str]], writes: Iterable[tuple[str, str]]) -
 
 
 def kind_of(name: str) -> str | None:
-    """What stands in a file: "a module", "a snapshot" or "no snapshot"; None for one that is empty,
-    no regular file, or not there. Raises OutputError for one that cannot be read."""
+    """Return what is in a file: "a module", "a snapshot" or "no snapshot"; None for one that
+    is empty, no regular file, or not there. Raises OutputError for one that cannot be read."""
     if not os.path.exists(name) or is_special(name):
         return None
     try:
@@ -184,7 +185,7 @@ class SnapshotFile:
         return self.descriptor is not None or is_special(self.name)
 
     def names(self) -> Iterator[str]:
-        """Names for the next snapshot that no file has, without end."""
+        """Return names for the next snapshot that no file has, without end."""
         while True:
             self._number += 1
             seconds, rest = divmod(time.time_ns() // 1_000_000, 1000)
@@ -197,7 +198,7 @@ class SnapshotFile:
                 time.sleep(0.001)
 
     def check(self, digest: bytes) -> None:
-        """Whether the snapshot of a program whose module has this SHA-256 may go there.
+        """Return whether the snapshot of a program whose module has this SHA-256 may go there.
 
         Raises:
             SnapshotError: there is no such folder, or nothing can be written there.
@@ -243,7 +244,7 @@ class SnapshotFile:
             )
 
     def _check_content(self, target: str, digest: bytes) -> None:
-        """Whether what stands there may go."""
+        """Return whether the file that is there may be replaced."""
         try:
             if self._written == _state_of(target):
                 return  # it is ours, and nobody has touched it
@@ -270,7 +271,7 @@ class SnapshotFile:
             )
 
     def save(self, pieces: Iterator[bytes], digest: bytes) -> int:
-        """Writes a snapshot; returns its size in bytes, and sets `last`.
+        """Write a snapshot, set `last`, and return the size in bytes.
 
         Raises:
             SnapshotError: it cannot be written, or something stands there that must stay.
@@ -294,13 +295,13 @@ class SnapshotFile:
 
 
 def _state_of(path: str) -> tuple[int, ...]:
-    """Which file it is, and since when it is as it is."""
+    """Return which file it is, and since when it is as it is."""
     found = os.stat(path)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def files_of(options: RunOptions, program: str | None, *, saves: bool) -> tuple[Pairs, Pairs]:
-    """What a run reads and writes, for `check`.
+    """Return what a run reads and writes, for `check`.
 
     Args:
         program: the module's file.

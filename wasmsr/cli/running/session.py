@@ -90,16 +90,16 @@ class Timer:
 
     @classmethod
     def after(cls, first: float | None, every: float | None) -> Timer:
-        """Starts now."""
+        """Return a timer that starts now."""
         wait = first if first is not None else every
         return cls(None if wait is None else time.monotonic() + wait, every)
 
     def left(self) -> float | None:
-        """Seconds until it is due, at least 0; None if it never is."""
+        """Return seconds until it is due, at least 0; None if it never is."""
         return None if self.due is None else max(0.0, self.due - time.monotonic())
 
     def take(self) -> bool:
-        """Whether it is due; if so it is set to its next time, one that is still to come."""
+        """Return whether it is due; if so it is set to its next time, one that is still to come."""
         now = time.monotonic()
         if self.due is None or now < self.due:
             return False
@@ -123,7 +123,7 @@ class RunSession:
         self._end = Timer()
 
     def run(self) -> RunEnding:
-        """Runs the program to an end of this process's part in it.
+        """Run the program to an end of this process's part in it.
 
         Raises:
             SnapshotError: a snapshot that was to be the end of it cannot be taken or written.
@@ -152,7 +152,7 @@ class RunSession:
         return self._ending
 
     def _obey(self, signals: set[int], keys: bytes, timer: Timer) -> None:
-        """Does what signals, keys and the timer ask for, in this order."""
+        """Do what signals, keys and the timer ask for, in this order."""
         for number in signals & END_CODES.keys():
             name = signal.Signals(number).name
             return self._end_it(RunEnding("interrupted", END_CODES[number], signal=name))
@@ -170,7 +170,7 @@ class RunSession:
                 self._save_and_stop()
 
     def _look_at_program(self) -> None:
-        """Decides what follows when the program has come to stand by itself."""
+        """Decide what follows when the program has stopped by itself."""
         match self.program.state:
             case ProgramState.STOP if self.plan.keep_running:
                 self._save_and_go_on()
@@ -186,7 +186,7 @@ class RunSession:
                 pass
 
     def _key(self, key: str) -> None:
-        """One key of --interactive; others, and the new lines of a pipe, mean nothing."""
+        """Obey one key of --interactive; other keys, and new lines of a pipe, mean nothing."""
         if key == "q":
             if not self.program.pause(PATIENCE):
                 self._ending = RunEnding("quit", abandoned=True)
@@ -200,7 +200,7 @@ class RunSession:
             say(KEYS.format(export=self.plan.export))
 
     def _standing(self, act: Callable[[], None]) -> None:
-        """Does `act` while the program stands, and lets it go on if it had not ended."""
+        """Do `act` while the program is paused; let it run on if it has not ended."""
         self.program.pause()
         if self.program.state in (ProgramState.ENDED, ProgramState.FAILED, ProgramState.FUEL):
             return
@@ -210,7 +210,7 @@ class RunSession:
             self.program.start()
 
     def _save_and_go_on(self) -> None:
-        """A snapshot in passing: that it fails is said, and the program goes on."""
+        """Save and run on. A snapshot that fails is reported and end nothing."""
 
         def save() -> None:
             try:
@@ -223,7 +223,7 @@ class RunSession:
         self._standing(save)
 
     def _save_and_stop(self) -> None:
-        """The snapshot that ends this process's part; if the program ended first, that counts."""
+        """Save and stop. If the program ended first, its own end counts."""
         self.program.pause()
         stand = self.program.state
         if stand in (ProgramState.PAUSED, ProgramState.STOP) or (
@@ -245,7 +245,7 @@ class RunSession:
             self._ending.abandoned = True
 
     def _save(self) -> None:
-        """Writes a snapshot of the standing program. A signal is put off until it is written; the
+        """Write a snapshot of the standing program. A signal is put off until it is written; the
         second one ends the process, and what was there before is still there. Where nobody may
         ever read what is written, into a FIFO, the first signal ends it."""
         began = time.perf_counter()
@@ -256,7 +256,8 @@ class RunSession:
 
 
 def ending_of(program: Program) -> RunEnding:
-    """The end of a program that trapped, exited or failed; raises its error in the last case."""
+    """Return the end of a program that trapped, exited or failed; raises its error in the last
+    case."""
     outcome = program.wait()
     if isinstance(outcome, Trapped):
         return RunEnding("trapped", errors.EXIT_TRAP, trap=outcome.trap)

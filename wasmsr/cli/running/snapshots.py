@@ -21,7 +21,7 @@ PIECE = 4 << 20
 
 
 def pieces(path: str) -> Iterator[bytes]:
-    """The bytes of a file, or of standard input for `-`. Raises SnapshotError."""
+    """Return the bytes of a file, or of standard input for `-`. Raises SnapshotError."""
     try:
         with open(0 if path == "-" else path, "rb", buffering=0, closefd=path != "-") as file:
             while piece := file.read(PIECE):
@@ -39,7 +39,7 @@ def decode(
     limits: Limits | None = None,
     carry_limit: int | None = None,
 ) -> tuple[SnapshotState, Decoder]:
-    """A file's snapshot, and what read it; `path` is for people.
+    """Return a file's snapshot, and what read it; `path` is for people.
 
     It is decoded while it is read, so that what is none is not read to its end, which it may not
     have. Raises SnapshotError.
@@ -73,7 +73,7 @@ def read_snapshot(
     limits: Limits | None = None,
     carry_limit: int | None = None,
 ) -> SnapshotState:
-    """The snapshot in a file.
+    """Return the snapshot in a file.
 
     Args:
         limits: what its memories, tables and stack may have at most.

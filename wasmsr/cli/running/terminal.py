@@ -92,13 +92,13 @@ class Events:
         os.close(write)
 
     def wake(self) -> None:
-        """Makes `wait` return; from any thread."""
+        """Make `wait` return; from any thread."""
         # A full pipe wakes as well, and a closed one has nobody to wake.
         with contextlib.suppress(OSError):
             os.write(self._write, bytes([WAKE]))
 
     def wait(self, timeout: float | None = None) -> tuple[set[int], bytes]:
-        """Sleeps until something happens or `timeout` seconds have passed.
+        """Sleep until something happens or `timeout` seconds have passed.
 
         Returns:
             the signals that arrived, and the keys that were typed (`Keyboard.ended` tells of their
@@ -118,7 +118,7 @@ class Events:
         return arrived & {*END_CODES, signal.SIGUSR1}, keys
 
     def call(self, task: Callable[[], T], *, keep: bool = False) -> T:
-        """Runs `task` on a worker thread and waits, so that a signal need not wait for it.
+        """Run `task` on a worker thread and wait, so that a signal need not wait for it.
 
         With `keep` the first signal to end is put off until the task is done (it is seen by the
         next `wait`); otherwise it ends the waiting at once.
@@ -186,7 +186,7 @@ class Keyboard:
         at_end_now(self.put_back)
 
     def take(self) -> None:
-        """Sets the terminal to single keys; nothing for a pipe."""
+        """Set the terminal to single keys; nothing for a pipe."""
         if not self.is_terminal:
             return
         import termios
@@ -200,7 +200,7 @@ class Keyboard:
             termios.tcsetattr(self.descriptor, termios.TCSADRAIN, changed)
 
     def put_back(self) -> None:
-        """Sets the terminal as it was; may be called twice."""
+        """Set the terminal as it was; may be called twice."""
         saved, self._saved = self._saved, None
         if saved is None:
             return
@@ -210,7 +210,7 @@ class Keyboard:
             termios.tcsetattr(self.descriptor, termios.TCSANOW, saved)
 
     def read(self) -> bytes:
-        """The keys that are there; sets `ended` at the end of the input."""
+        """Return the keys that are there; sets `ended` at the end of the input."""
         try:
             keys = os.read(self.descriptor, 1024)
         except BlockingIOError:
@@ -224,7 +224,7 @@ class Keyboard:
         return keys
 
     def close(self) -> None:
-        """Puts the terminal back for good."""
+        """Put the terminal back for good."""
         self.put_back()
         atexit.unregister(self.put_back)
         forget_at_end_now(self.put_back)
@@ -234,12 +234,12 @@ _LAST_ACTS: list[Callable[[], object]] = []
 
 
 def at_end_now(act: Callable[[], object]) -> None:
-    """Has `end_now` call `act`, which puts the terminal back in some way."""
+    """Have `end_now` call `act`, which puts the terminal back in some way."""
     _LAST_ACTS.append(act)
 
 
 def forget_at_end_now(act: Callable[[], object]) -> None:
-    """Takes `at_end_now` back, if it was called."""
+    """Take `at_end_now` back, if it was called."""
     with contextlib.suppress(ValueError):
         _LAST_ACTS.remove(act)
 
@@ -249,7 +249,7 @@ LAST_WORDS = 0.03
 
 
 def last_words(say: Callable[[], object]) -> bool:
-    """Says something on the standard streams before the end; False if it was not said because they
+    """Say something on the standard streams before the end; False if it was not said because they
     take nothing (Ctrl-S, a full pipe). Whoever interrupted waits for no reader."""
     thread = threading.Thread(target=say, name="wasmsr-last-words", daemon=True)
     # What takes something now is only slow, not stopped, unless it has room for a few bytes.
@@ -260,7 +260,7 @@ def last_words(say: Callable[[], object]) -> bool:
 
 
 def end_now(code: int, *, flush: bool = True) -> NoReturn:
-    """Ends the process without waiting for any thread; the terminal is put back first."""
+    """End the process without waiting for any thread; the terminal is put back first."""
     for act in list(_LAST_ACTS):
         act()
     for stream in (sys.stdout, sys.stderr) if flush else ():

@@ -37,7 +37,7 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
 
 
 def _lacks_memory(error: BaseException) -> bool:
-    """Whether Python says so in another way: when it starts a thread, or loads a library."""
+    """Return whether Python says so in another way: when it starts a thread, or loads a library."""
     text = str(error)
     if isinstance(error, RuntimeError):
         return "can't start new thread" in text or "can't allocate lock" in text
@@ -47,7 +47,7 @@ def _lacks_memory(error: BaseException) -> bool:
 
 
 def describe_click_error(error: BaseException) -> tuple[str, str | None, int]:
-    """The same of an error that click raised: only then is it there to ask."""
+    """Return the same of an error that click raised: only then is it there to ask."""
     import click
 
     if isinstance(error, click.UsageError):
@@ -59,7 +59,7 @@ def describe_click_error(error: BaseException) -> tuple[str, str | None, int]:
 
 
 def describe_os_error(error: OSError) -> str:
-    """The system's answer in one sentence, the file first."""
+    """Return the system's answer in one sentence, the file first."""
     reason = error.strerror or str(error)
     reason = reason[:1].lower() + reason[1:]
     if error.filename:
@@ -68,5 +68,5 @@ def describe_os_error(error: OSError) -> str:
 
 
 def wants_traceback() -> bool:
-    """Whether -vv (or its like) was given; errors before that was read have none."""
+    """Return whether -vv (or its like) was given; errors before that was read have none."""
     return messages.wanted("debug")

@@ -18,7 +18,7 @@ _level = LEVELS.index("notice")
 
 
 def set_level(name: str | None = None, *, verbose: int = 0, quiet: int = 0) -> None:
-    """Sets what is said from here on: by name, else by the number of -v and -q."""
+    """Set what is said from here on: by name, else by the number of -v and -q."""
     global _level
     step = LEVELS.index(name) if name else LEVELS.index("notice") + verbose - quiet
     _level = max(0, min(step, len(LEVELS) - 1))
@@ -27,19 +27,19 @@ def set_level(name: str | None = None, *, verbose: int = 0, quiet: int = 0) -> N
 
 
 def wanted(level: str) -> bool:
-    """Whether a message of this level is said."""
+    """Return whether a message of this level is said."""
     return LEVELS.index(level) <= _level
 
 
 def say(text: str, level: str = "notice") -> None:
-    """Writes "wasmsr: text" to standard error, if wanted. Nobody reading is no reason to end."""
+    """Write "wasmsr: text" to standard error, if wanted. Nobody reading is no reason to end."""
     if wanted(level):
         with contextlib.suppress(OSError, ValueError):
             print(f"wasmsr: {printable(text, None)}", file=sys.stderr, flush=True)
 
 
 def connect_logging() -> None:
-    """Lets what the package logs (loggers below "wasmsr") through at the level in force."""
+    """Let what the package logs (loggers below "wasmsr") through at the level in force."""
     import logging
 
     levels = {"error": 40, "warning": 30, "notice": 25, "info": 20, "debug": 10}

@@ -67,7 +67,7 @@ class _Line:
             progress.update(progress.task_ids[0], completed=done, total=total)
 
     def close(self) -> None:
-        """The line goes, and the cursor is back."""
+        """Remove the line and show the cursor again."""
         self._timer.cancel()
         with self._lock:
             self._over = True
@@ -79,7 +79,7 @@ class _Line:
 
 @contextmanager
 def shown(what: str) -> Iterator[Advance]:
-    """Shows the work of the block; the value says how far it is."""
+    """Show the work of the block; the value says how far it is."""
     if not (sys.stderr.isatty() and wanted("notice")):
         yield lambda done, total: None
         return

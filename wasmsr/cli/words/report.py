@@ -39,7 +39,7 @@ FIELDS: dict[str, Any] = {
 
 
 def tell(ending: RunEnding, *, executed: int | None, snapshot: str | None) -> None:
-    """Says what is worth saying: nothing of a program that ended well."""
+    """Say what is worth saying: nothing of a program that ended well."""
     count = "" if executed is None else f" after {executed:,} instructions"
     if ending.outcome == "trapped" and ending.trap is not None:
         say(f"trap: {ending.trap.code}{count}", "error")
@@ -56,7 +56,8 @@ def tell(ending: RunEnding, *, executed: int | None, snapshot: str | None) -> No
 
 
 def backtrace(trap: errors.Trap) -> list[str]:
-    """The frames of a trap, innermost first, one line each; the middle of a long one left out."""
+    """Return the frames of a trap, innermost first, one line each; the middle of a long one left
+    out."""
     lines = [f"  at {frame}" for frame in trap.backtrace]
     if len(lines) <= SHOWN:
         return lines
@@ -72,7 +73,7 @@ def as_json(
     snapshot: str | None,
     timings: Mapping[str, Sequence[float]],
 ) -> str:
-    """The object of --json for an end that is not an error."""
+    """Return the object of --json for an end that is not an error."""
     fields = FIELDS | {
         "outcome": ending.outcome,
         "exit_code": ending.exit_code,
@@ -94,13 +95,13 @@ def as_json(
 
 
 def error_as_json(kind: str, message: str, hint: str | None, exit_code: int) -> str:
-    """The object of --json for an end by an error."""
+    """Return the object of --json for an end by an error."""
     error = {"kind": kind, "message": message, "hint": hint}
     return _dumps(FIELDS | {"outcome": "error", "exit_code": exit_code, "error": error})
 
 
 def interrupted_as_json(name: str, exit_code: int) -> str:
-    """The object of --json for a signal that came before the program ran."""
+    """Return the object of --json for a signal that came before the program ran."""
     fields = {"outcome": "interrupted", "exit_code": exit_code, "signal": name}
     return _dumps(FIELDS | fields)
 
@@ -126,7 +127,7 @@ def timings_table(timings: Mapping[str, Sequence[float]]) -> dict[str, dict[str,
 
 
 def print_timings(timings: Mapping[str, Sequence[float]]) -> None:
-    """--timings for people, on standard error."""
+    """Print the times of --timings for people, on standard error."""
     if not timings:
         say("timings: no snapshot was taken or read")
         return

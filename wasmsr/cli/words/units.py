@@ -13,7 +13,7 @@ def human_size(count: float) -> str:
 
 
 def human_time(seconds: float) -> str:
-    """A span of time in words: "0.42 ms", "3.1 s"."""
+    """Return a span of time in words: "0.42 ms", "3.1 s"."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} µs"
     return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"

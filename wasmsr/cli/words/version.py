@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def version() -> str:
-    """The version, which loop was built, and by which compiler."""
+    """Return the version, which loop was built, and by which compiler."""
     from wasmsr import __version__
     from wasmsr._ffi import ffi, lib
 

@@ -33,9 +33,11 @@ _HASHED = "tree-"
 
 
 def folder_name(guest: str) -> str:
-    """The name on disk of a carried tree, whose own name a peer chose: that name, its slashes
-    quoted, where it is so plain that every file system keeps it apart from all others; else a
-    digest of it."""
+    """Return the name on disk of a carried tree.
+
+    A peer chose the tree's own name. A plain name is kept, with its slashes quoted, if every file
+    system tells it apart from all others. Of any other name a digest is taken.
+    """
     name = guest.replace("/", "%2F") if "%" not in guest else ""
     plain = _PLAIN.fullmatch(name) and len(name) <= NAME_MAX
     if plain and name != BASE and not name.startswith(_HASHED):
@@ -53,8 +55,8 @@ class CarriedTrees:
         return self._folder / program.hex()
 
     def place(self, program: bytes, guest: str) -> Path:
-        """The folder for a carried tree of a program. What a program had there that has not left
-        it for another host is put aside."""
+        """Return the folder for a carried tree of a program. What a program had there that has
+        not left it for another host is put aside."""
         name = folder_name(guest)
         path = self._of(program) / name
         if guest not in self.bases(program) and path.exists() and any(path.iterdir()):
@@ -65,13 +67,13 @@ class CarriedTrees:
         return path
 
     def owns(self, program: bytes, path: Path) -> bool:
-        """Whether that is a folder of ours."""
+        """Return whether that is a folder of ours."""
         return self._of(program) in path.parents
 
     def note(
         self, program: bytes, snapshot: SnapshotState, known: Mapping[str, KnownFiles]
     ) -> None:
-        """Notes what the carried trees of a program are like, which is about to leave; `known`:
+        """Note what the carried trees of a program are like, which is about to leave; `known`:
         what need not be read again of them. Raises OSError."""
         trees = {}
         for mount in (snapshot.wasi or {}).get("mounts", ()):
@@ -93,8 +95,8 @@ class CarriedTrees:
         os.replace(part, path)
 
     def bases(self, program: bytes) -> dict[str, TreeBase]:
-        """The trees of a program as they were when it left; none if it was not here, or nobody can
-        tell any more."""
+        """Return the trees of a program as they were when it left; none if it was not here, or
+        nobody can tell any more."""
         try:
             raw = (self._of(program) / BASE).read_bytes()
             trees: Any = msgpack.unpackb(raw, strict_map_key=False)
@@ -103,7 +105,7 @@ class CarriedTrees:
             return {}
 
     def held(self, program: bytes) -> tuple[bytes, ...]:
-        """Digests of what those trees consist of."""
+        """Return digests of what those trees consist of."""
         found = {
             digest
             for base in self.bases(program).values()
@@ -114,8 +116,8 @@ class CarriedTrees:
         return tuple(sorted(found))
 
     def forget(self, program: bytes, *, here: bool) -> None:
-        """The program has ended. If that was here, its files are its user's now; if elsewhere,
-        nothing of it is needed here."""
+        """Forget a program that has ended. After an end here its files belong to its user; after
+        an end elsewhere nothing of the program is needed here."""
         folder = self._of(program)
         if not folder.is_dir():
             return

@@ -28,7 +28,8 @@ class Modules:
         self.folder = folder
 
     def get(self, digest: bytes) -> bytes | None:
-        """The module with this digest, or None; one that was damaged is as good as missing."""
+        """Return the module with this digest, or None; one that was damaged is as good as
+        missing."""
         path = self._path(digest)
         try:
             binary = path.read_bytes()
@@ -41,7 +42,7 @@ class Modules:
         return binary
 
     def put(self, binary: Buffer, digest: bytes) -> None:
-        """Keeps a module, whose digest the caller has checked. Raises JournalError."""
+        """Keep a module, whose digest the caller has checked. Raises JournalError."""
         path = self._path(digest)
         part = path.with_name(f"{secrets.token_hex(8)}.part")
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def deliver(tree: Path, folder: Path, replaces: str) -> tuple[list[str], list[str]]:
-    """Moves the files at the top of `tree` into `folder`; `tree` goes when nothing is left in it.
+    """Move the files at the top of `tree` into `folder`; `tree` goes when nothing is left in it.
 
     A file of that name that is there already stays, unless it is called `replaces`. Returns the
     names of the files that were moved, and of those that were not.

@@ -92,7 +92,7 @@ class MoveDestination:
     # Preparing.
 
     def prepare(self, offer: Offer) -> Answer:
-        """Whether the offered program may come, and which of its modules are missing."""
+        """Return whether the offered program may come, and which of its modules are missing."""
         if offer.protocol != PROTOCOL:
             raise refused(
                 Reason.VERSION,
@@ -129,7 +129,7 @@ class MoveDestination:
             )
 
     def _admit(self, offer: Offer) -> None:
-        """Refuses an offer that comes at a wrong moment or contradicts the journal."""
+        """Refuse an offer that comes at a wrong moment or contradicts the journal."""
         move = offer.move
         if self._retired:
             raise refused(Reason.BUSY, "it is about to end")
@@ -191,7 +191,7 @@ class MoveDestination:
             raise refused(Reason.MODULE, f"the module does not load there: {error}") from error
 
     def upload(self, module: ModuleName) -> Upload:
-        """Begins to receive a module that `prepare` named as missing."""
+        """Begin to receive a module that `prepare` named as missing."""
         with self._lock:
             offered = self._offer.description.modules if self._offer else ()
             if (module.digest, module.size) not in [(one.digest, one.size) for one in offered]:
@@ -204,7 +204,7 @@ class MoveDestination:
     # Receiving.
 
     def begin(self, move: Move) -> Reception:
-        """Begins to receive the state of the program that was last prepared."""
+        """Begin to receive the state of the program that was last prepared."""
         with self._lock:
             if self._offer is None or self._offer.move != move:
                 raise refused(Reason.OWNERSHIP, "it was not prepared for this attempt")
@@ -213,12 +213,12 @@ class MoveDestination:
             return self._reception
 
     def receiving(self, move: Move) -> bool:
-        """Whether this attempt's state is on its way in."""
+        """Return whether this attempt's state is on its way in."""
         reception = self._reception
         return reception is not None and reception.move == move
 
     def relays(self, move: Move, shown: bytes, fed: bytes) -> Relays:
-        """Where the streams of a program are that comes by this move."""
+        """Return where the streams of a program are that comes by this move."""
         here = (b"", self.journal.node)
         return Relays(
             shown,
@@ -244,7 +244,7 @@ class MoveDestination:
     def restore(
         self, program: bytes, arrival: Arrival, digests: tuple[bytes, ...]
     ) -> MovableProgram:
-        """Makes a standing program of a state that was read. Raises WasmsrError."""
+        """Make a standing program of a state that was read. Raises WasmsrError."""
         binaries = {}
         for digest in digests:
             binary = self._module(digest)
@@ -258,13 +258,13 @@ class MoveDestination:
     # Deciding.
 
     def recover(self) -> None:
-        """Restores what an earlier process had READY. Raises WasmsrError if that fails."""
+        """Restore what an earlier process had READY. Raises WasmsrError if that fails."""
         for record in self.journal.records():
             if record.incoming and not record.incoming.parked:
                 self.ready = self._again(record, record.incoming)
 
     def _again(self, record: Record, incoming: Incoming) -> Ready:
-        """A READY program from its file. Raises WasmsrError."""
+        """Return a READY program from its file. Raises WasmsrError."""
         move = incoming.move(record.program)
         arrival = self.host.arrival(self.relays(move, incoming.shown, incoming.fed))
         length = 0
@@ -276,7 +276,7 @@ class MoveDestination:
         return Ready(move, program, length, 0.0, now, now)
 
     def park(self) -> None:
-        """Keeps what is READY on disk only, so that other programs may come. Nothing is forgotten:
+        """Keep what is READY on disk only, so that other programs may come. Nothing is forgotten:
         when the decision comes it is restored from there."""
         with self._lock:
             ready = self.ready
@@ -303,7 +303,7 @@ class MoveDestination:
             )
 
     def parked(self) -> list[Move]:
-        """The moves whose state waits on disk only."""
+        """Return the moves whose state waits on disk only."""
         return [
             record.incoming.move(record.program)
             for record in self.journal.records()
@@ -311,7 +311,7 @@ class MoveDestination:
         ]
 
     def _unpark(self, record: Record, incoming: Incoming) -> Ready:
-        """Makes a parked state READY again, whose decision has come. Raises PeerRefused."""
+        """Make a parked state READY again, whose decision has come. Raises PeerRefused."""
         owned = any(
             other.standing in (OwnershipState.OWNED, OwnershipState.OFFERED)
             for other in self.journal.records()
@@ -324,7 +324,7 @@ class MoveDestination:
             raise refused(Reason.STATE, f"it cannot restore the program: {error}") from error
 
     def commit(self, move: Move, stopped: float) -> OwnershipState:
-        """The source has decided: owns the program and lets it run; repeated, says so again."""
+        """Own the program after the source's decision and let it run; say so again if repeated."""
         with self._lock:
             ready = self.ready
             record = self.journal.get(move.program)
@@ -380,7 +380,7 @@ class MoveDestination:
         )
 
     def abort(self, move: Move) -> OwnershipState:
-        """The source has given this attempt up: forgets all of it."""
+        """Forget an attempt that the source has given up."""
         with self._lock:
             if self._offer and self._offer.move == move:
                 self._offer = None
@@ -410,7 +410,7 @@ class MoveDestination:
             return ownership.report(self.journal.get(move.program), move).standing
 
     def retire(self, ended: bytes = b"") -> bool:
-        """Takes no programs any more, so that this end may end; False if one is here already that
+        """Take no programs any more, so that this end may end; False if one is here already that
         it owns or may own, `ended` apart."""
         with self._lock:
             owned = [
@@ -425,7 +425,7 @@ class MoveDestination:
             return True
 
     def settle(self, move: Move, answer: Report) -> None:
-        """Does what the source's answer about the READY attempt allows. Raises PeerRefused."""
+        """Do what the source's answer about the READY attempt allows. Raises PeerRefused."""
         ready = self.ready
         verdict = ownership.settle_ready(answer, move)
         if verdict is SettleVerdict.TAKE:
@@ -434,7 +434,7 @@ class MoveDestination:
             self.abort(move)
 
     def say_refused(self, error: PeerRefused) -> None:
-        """Says here too why a program was refused."""
+        """Say here too why a program was refused."""
         hint = f"; hint: {error.hint}" if error.hint else ""
         self.announce(
             Event(
@@ -455,7 +455,7 @@ class Upload:
         self._dropped = False
 
     def drop(self) -> None:
-        """Gives up: a later upload takes its place."""
+        """Give up: a later upload takes its place."""
         self._dropped = True
         self._binary = bytearray()
 
@@ -464,14 +464,14 @@ class Upload:
             raise refused(Reason.BUSY, "a later upload took this one's place")
 
     def write(self, piece: Buffer) -> None:
-        """Appends. Raises PeerRefused if that is more than was announced."""
+        """Append. Raises PeerRefused if that is more than was announced."""
         self._check()
         if len(self._binary) + len(piece) > self._module.size:
             raise refused(Reason.MODULE, "the module is longer than announced")
         self._binary += piece
 
     def finish(self) -> None:
-        """Checks the digest, compiles the module and keeps it. Raises PeerRefused."""
+        """Check the digest, compile the module and keep it. Raises PeerRefused."""
         self._check()
         binary, self._binary = self._binary, bytearray()
         if hashlib.sha256(binary).digest() != self._module.digest:
@@ -506,10 +506,11 @@ class Reception:
 
     @property
     def received(self) -> int:
+        """Bytes of the state that came so far."""
         return self._file.size
 
     def write(self, piece: Buffer) -> None:
-        """Appends to the state. Raises PeerRefused."""
+        """Append to the state. Raises PeerRefused."""
         self._check()
         try:
             self._file.write(piece)
@@ -525,7 +526,7 @@ class Reception:
         self._destination.announce(Event("progress", "", {"bytes": self.received}))
 
     def finish(self, receipt: Receipt) -> Receipt:
-        """Verifies what came, restores it on trial and journals READY. Raises PeerRefused.
+        """Verify what came, restore it on trial and journal READY. Raises PeerRefused.
 
         The trial is what will run: a Commit then only starts it.
         """
@@ -571,12 +572,12 @@ class Reception:
         return held
 
     def failed(self, error: PeerRefused) -> None:
-        """Says here too why the program was refused, if the source has not taken it back."""
+        """Say here too why the program was refused, if the source has not taken it back."""
         if self._destination._reception is self:
             self._destination.say_refused(error)
 
     def cancel(self) -> None:
-        """Forgets what came; does nothing once READY."""
+        """Forget what came; does nothing once READY."""
         with self._destination._lock:
             if self._destination._reception is self:
                 self._destination._reception = None
@@ -588,12 +589,12 @@ class Reception:
 
 
 def refused(reason: Reason, sentence: str, hint: str = "") -> PeerRefused:
-    """The error that makes the server answer with a refusal."""
+    """Return the error that makes the server answer with a refusal."""
     return PeerRefused(Refusal(reason, sentence, hint))
 
 
 def _hint(description: Description) -> str:
-    """What may help where a program's files are not as it left them."""
+    """Return what may help where a program's files are not as it left them."""
     stay = [mount.guest for mount in description.mounts if mount.mode in ("host", "ro")]
     if not stay:
         return ""
@@ -605,8 +606,8 @@ def _hint(description: Description) -> str:
 
 
 def _may_follow(record: Record, move: Move) -> bool:
-    """Whether the source of `move`, which says that it owns the program in the epoch before, can
-    be right, given our record."""
+    """Return whether the source of `move`, which says that it owns the program in the epoch
+    before, can be right, given our record."""
     claimed = move.epoch - 1
     if record.standing is OwnershipState.UNKNOWN:
         return True

@@ -127,7 +127,7 @@ class Endpoint:
     # What the user does.
 
     def interrupt(self, ending: Ending) -> None:
-        """Ends `run` soon; `ending` says why. From any thread."""
+        """End `run` soon; `ending` says why. From any thread."""
         self._interrupted = ending
         self.stop.set()
         self.peer.interrupt()
@@ -135,7 +135,7 @@ class Endpoint:
             self._news.notify_all()
 
     def recover(self) -> None:
-        """Takes up what an earlier process left in the journal, before anybody can ask.
+        """Take up what an earlier process left in the journal, before anybody can ask.
 
         Raises WasmsrError if a program that is READY here cannot be restored any more.
         """
@@ -147,7 +147,7 @@ class Endpoint:
         self.destination.recover()
 
     def run(self, launch: Callable[[], MovableProgram] | None = None) -> Finish:
-        """Runs programs to the end; `launch` makes the one that begins here, if any does.
+        """Run programs to the end; `launch` makes the one that begins here, if any does.
 
         Raises MigrationError: HandedAway and InDoubt say what an interrupt left open.
         """
@@ -187,7 +187,7 @@ class Endpoint:
     # The loop's parts.
 
     def _begin(self, program: MovableProgram) -> MovableProgram | None:
-        """Starts a new program when the peer has said that it would take it; None if interrupted
+        """Start a new program when the peer has said that it would take it; None if interrupted
         before that."""
         try:
             move = self.source.next_move(program.id)
@@ -205,7 +205,7 @@ class Endpoint:
         return program
 
     def _contact(self, ask: Callable[[], T]) -> T | None:
-        """Repeats `ask` until the peer answers it; None if the user interrupts before that.
+        """Repeat `ask` until the peer answers it; None if the user interrupts before that.
 
         Raises MigrationError after `CONTACT_SECONDS`, PeerRefused if the peer says no.
         """
@@ -238,7 +238,7 @@ class Endpoint:
         return None
 
     def _watch(self, program: MovableProgram) -> Ending | None:
-        """Lets it run for `every` seconds, longer where its moves are refused; how it ended, or
+        """Let it run for `every` seconds, longer where its moves are refused; how it ended, or
         None if it did not."""
         wait = self.every
         if self._refused:
@@ -290,7 +290,7 @@ class Endpoint:
             self.announce(Event("trouble", error.message))
 
     def _await(self) -> MovableProgram | Finish:
-        """Waits for a program to arrive, or to end on the other end."""
+        """Wait for a program to arrive, or to end on the other end."""
         looked = time.monotonic()
         silent = False
         while True:
@@ -330,7 +330,7 @@ class Endpoint:
         return bool(self._arrived or self._told or self._failure or self.stop.is_set())
 
     def _ask_about(self, move: Move) -> None:
-        """Asks the source what it has decided, and does it."""
+        """Ask the source what it has decided, and do that."""
         try:
             self.destination.settle(move, self.peer.status(move))
         except (PeerLost, PeerRefused) as error:
@@ -338,7 +338,7 @@ class Endpoint:
             self.announce(Event("asking", text, {"peer": self.peer.address}))
 
     def _look(self, record: Record, silent: bool) -> bool:
-        """Asks after the program that was handed away; whether the peer has been silent."""
+        """Ask after the program that was handed away; whether the peer has been silent."""
         move = Move(record.program, record.epoch, record.attempt)
         try:
             answer = self.peer.status(move)
@@ -367,7 +367,7 @@ class Endpoint:
         return False
 
     def _write_off(self, record: Record, answer: Report) -> bool:
-        """Whether the peer, which has confirmed that it owns the program, has lost it."""
+        """Return whether the peer, which has confirmed that it owns the program, has lost it."""
         lost = answer.standing in (OwnershipState.LOST, OwnershipState.UNKNOWN)
         if lost:
             # The epoch in which it was ours, so that it may still come back from where it is.
@@ -375,7 +375,8 @@ class Endpoint:
         return lost
 
     def _elsewhere(self) -> bool:
-        """Whether a program of an earlier session still runs on the peer and may come back."""
+        """Return whether a program of an earlier session still runs on the peer and may come
+        back."""
         for record in self.journal.records():
             if record.standing is OwnershipState.HANDED:
                 move = Move(record.program, record.epoch, record.attempt)
@@ -405,12 +406,12 @@ class Endpoint:
         )
 
     def _outstanding(self) -> Record | None:
-        """The program that this end handed away last and that may still run."""
+        """Return the program that this end handed away last and that may still run."""
         handed = [r for r in self.journal.records() if r.standing is OwnershipState.HANDED]
         return max(handed, key=lambda record: record.updated, default=None)
 
     def _settle_old(self) -> None:
-        """Ends the moves, and tells the ends, that an earlier process left open."""
+        """End the moves that an earlier process left open, and report ends that it did not."""
         for record in self.journal.records():
             unheard = record.standing is OwnershipState.HANDED and not record.confirmed
             if record.standing is OwnershipState.OFFERED or unheard:
@@ -445,6 +446,7 @@ class Endpoint:
     # What the peer asks. All raise PeerRefused to refuse.
 
     def prepare(self, offer: Offer) -> Answer:
+        """Answer the offer of a program."""
         try:
             answer = self.destination.prepare(offer)
         except PeerRefused as error:
@@ -457,7 +459,7 @@ class Endpoint:
         return answer
 
     def stranger(self, version: str, software: str) -> None:
-        """A caller of another version was here, and was refused."""
+        """Report that a caller of another version was refused."""
         whose = f" (wasmsr {software})" if software else ""
         self._say_refused(
             "version",
@@ -466,7 +468,7 @@ class Endpoint:
         )
 
     def rebuff(self, who: str) -> None:
-        """A caller without this end's key was here, and was refused before anything was read."""
+        """Report that a caller without this end's key was refused before anything was read."""
         self._say_refused(
             "key",
             f"a call from {who} was refused: it has not this end's key. If that is the other end: "
@@ -488,26 +490,30 @@ class Endpoint:
         self.announce(Event("refused", text, {"reason": reason, "calls": count + 1}))
 
     def upload(self, module: ModuleName) -> Upload:
+        """Begin to receive a module."""
         return self.destination.upload(module)
 
     def begin(self, move: Move) -> Reception:
+        """Begin to receive the state of a program."""
         return self.destination.begin(move)
 
     def commit(self, move: Move, stopped: float) -> OwnershipState:
+        """Carry out the source's decision and return what the journal then says."""
         return self.destination.commit(move, stopped)
 
     def abort(self, move: Move) -> OwnershipState:
+        """Forget an attempt that the source has given up; return what the journal then says."""
         return self.destination.abort(move)
 
     def status(self, move: Move) -> Report:
-        """What the journal says about `move`."""
+        """Return what the journal says about `move`."""
         answer = ownership.report(self.journal.get(move.program), move)
         if answer.standing is not OwnershipState.READY and self.destination.receiving(move):
             return Report(OwnershipState.RECEIVING, move.epoch, move.attempt)
         return answer
 
     def output(self, move: Move, stream: str, offset: int, data: bytes) -> int:
-        """Shows a piece of output of a program that started here; bytes before it, since that move,
+        """Show a piece of output of a program that started here; bytes before it, since that move,
         that this process has not shown, because an earlier one was to."""
         record = self.journal.get(move.program)
         if record is None or record.attempt != move.attempt:
@@ -545,7 +551,7 @@ class Endpoint:
         )
 
     def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
-        """Input of this end for a program that went by `move`; waits a while for some."""
+        """Return input of this end for a program that went by `move`; waits a while for some."""
         record = self.journal.get(move.program)
         if (
             record is None
@@ -559,8 +565,8 @@ class Endpoint:
             raise refused(Reason.STORAGE, f"its input cannot be had there: {error}") from error
 
     def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
-        """The program has ended on the other end, which owned it in `epoch`; it may have ended
-        before it was ever sent."""
+        """Take note that a program has ended on the other end, which owned it in `epoch`. It may
+        have ended before it was ever sent."""
         record = self.journal.get(program)
         if record and record.incoming:
             self.destination.abort(record.incoming.move(program))

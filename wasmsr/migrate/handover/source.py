@@ -82,11 +82,11 @@ class MoveSource:
         self._reason = ""
 
     def own(self, program: MovableProgram) -> None:
-        """Journals that a program which begins here is owned here. Raises JournalError."""
+        """Journal that a program which begins here is owned here. Raises JournalError."""
         self.journal.put(Record(program.id, OwnershipState.OWNED, epoch=1, peer=self.peer.address))
 
     def prepare(self, program: MovableProgram, move: Move) -> tuple[bytes, ...]:
-        """Asks the peer to take `program`, and gives it the modules that it lacks.
+        """Ask the peer to take `program`, and give it the modules that it lacks.
 
         Returns the digests of the pieces of files that it has. Nothing is journaled. Raises
         PeerLost or PeerRefused.
@@ -125,13 +125,13 @@ class MoveSource:
         return answer.held
 
     def next_move(self, program: bytes) -> Move:
-        """A new attempt at moving `program`, in the epoch after the journal's."""
+        """Return a new attempt at moving `program`, in the epoch after the journal's."""
         record = self.journal.get(program)
         epoch = record.epoch if record else 1
         return Move(program, epoch + 1, secrets.token_bytes(ID_BYTES))
 
     def move(self, program: MovableProgram) -> Moved | None:
-        """Moves `program` to the peer.
+        """Move `program` to the peer.
 
         Returns None if that came to nothing: the program then runs on here, or has ended, or, when
         `stop` is set, stands. Raises HandedAway if `stop` was set after the decision.
@@ -186,7 +186,7 @@ class MoveSource:
     def _stream(
         self, program: MovableProgram, move: Move, held: tuple[bytes, ...]
     ) -> tuple[Receipt, str, float]:
-        """Sends the state to the peer and the disk; returns when both have all of it."""
+        """Send the state to the peer and the disk, and return when both have all of it."""
         began = time.monotonic()
         digest = hashlib.sha256()
         sending = self.peer.transfer(move)
@@ -214,7 +214,7 @@ class MoveSource:
         return receipt, file.name, time.monotonic() - began
 
     def commit(self, move: Move, stopped: float | None = None) -> None:
-        """Tells the peer the decision until it confirms it, then journals that.
+        """Tell the peer the decision until it confirms it, then journals that.
 
         `stopped` is when the program was stopped (`time.monotonic`), or None where that is not
         known. Raises HandedAway when `stop` is set before the peer has confirmed.
@@ -243,7 +243,7 @@ class MoveSource:
                     self.announce(Event("trouble", error.message))
 
     def _ask_to_run(self, move: Move, stopped: float | None) -> str:
-        """One Commit; returns what is wrong, or "" if the peer owns the program."""
+        """Send one Commit and return what is wrong, or "" if the peer owns the program."""
         try:
             span = time.monotonic() - stopped if stopped is not None else 0.0
             standing = self.peer.commit(move, span)
@@ -266,7 +266,7 @@ class MoveSource:
         )
 
     def settle(self, record: Record) -> None:
-        """Ends what an earlier process began: a record that is OFFERED, or HANDED and unconfirmed.
+        """End what an earlier process began: a record that is OFFERED, or HANDED and unconfirmed.
 
         Raises InDoubt or HandedAway when `stop` is set first.
         """
@@ -317,7 +317,7 @@ class MoveSource:
             delay = min(delay * 2, LAST_DELAY)
 
     def _confirmed(self, move: Move) -> bool:
-        """Whether the peer's own messages have shown that the program reached it."""
+        """Return whether the peer's own messages have shown that the program reached it."""
         record = self.journal.get(move.program)
         return (
             record is None
@@ -380,7 +380,7 @@ class MoveSource:
         self.journal.discard(received)
 
     def _give_up(self, move: Move, program: MovableProgram, error: Exception | None) -> None:
-        """Takes an undecided attempt back, on disk first, and lets the program run on.
+        """Take an undecided attempt back, on disk first, and let the program run on.
 
         Where the disk cannot take it back, the peer's word that it has forgotten the attempt is as
         good; without either the program must stand, since the peer may be READY and this process
@@ -443,7 +443,7 @@ class MoveSource:
 
 
 def regroup(pieces: Iterable[Buffer], limit: int = PIECE) -> Iterator[Buffer]:
-    """The same bytes in pieces of at most `limit`; small ones in sequence are joined."""
+    """Return the same bytes in pieces of at most `limit`; small ones in sequence are joined."""
     gathered = bytearray()
     for piece in pieces:
         view = memoryview(piece).cast("B")

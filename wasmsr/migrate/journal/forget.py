@@ -39,7 +39,7 @@ class Kept:
 
 
 def kept(journal: Journal) -> list[Kept]:
-    """What the folder of one end holds, by program."""
+    """Return what the folder of one end holds, by program."""
     records = {record.program.hex(): _standing(record) for record in journal.records()}
     names = {path.name.partition("-")[0] for path in _states(journal.folder)}
     return [
@@ -49,13 +49,13 @@ def kept(journal: Journal) -> list[Kept]:
 
 
 def lost(journal: Journal) -> tuple[int, int]:
-    """How many programs the end keeps that nobody needs, and how many bytes they hold."""
+    """Return how many programs the end keeps that nobody needs, and how many bytes they hold."""
     gone = [one for one in kept(journal) if one.standing in ("LOST", "nothing")]
     return len(gone), sum(one.size for one in gone)
 
 
 def forget(state: Path, port: int | None, program: str, say: Callable[[str], None]) -> list[Kept]:
-    """Removes what is kept below `state` of the program whose id begins with `program`, or, if that
+    """Remove what is kept below `state` of the program whose id begins with `program`, or, if that
     is "", of all that are gone; of one end, or of all. `say` is told what is left out and why.
 
     Raises JournalError if a folder cannot be read or written.
@@ -121,7 +121,7 @@ def _standing(record: Record) -> str:
 
 
 def _size(folder: Path, program: str) -> int:
-    """Bytes on disk of a program's states and files."""
+    """Return bytes on disk of a program's states and files."""
     total = sum(_blocks(path) for path in _states(folder, program))
     pending = [folder / FILES / program]
     while pending:

@@ -53,6 +53,7 @@ class Incoming:
     parked: bool = False
 
     def move(self, program: bytes) -> Move:
+        """Return the move by which the program comes."""
         return Move(program, self.epoch, self.attempt)
 
 
@@ -90,7 +91,7 @@ class Journal:
     """The records of one end; from several threads at once, each change under `lock`."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens `folder`, making it where it is missing.
+        """Open `folder`, making it where it is missing.
 
         Raises JournalError if another process uses it, or it cannot be written or understood.
         """
@@ -124,7 +125,7 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Lets go of the folder."""
+        """Let go of the folder."""
         os.close(self._held)
 
     def _node(self) -> bytes:
@@ -140,16 +141,16 @@ class Journal:
         return node
 
     def get(self, program: bytes) -> Record | None:
-        """The record of `program` as it is on disk, or None."""
+        """Return the record of `program` as it is on disk, or None."""
         return self._records.get(program)
 
     def records(self) -> list[Record]:
-        """All records."""
+        """Return all records."""
         with self.lock:
             return list(self._records.values())
 
     def put(self, record: Record) -> None:
-        """Puts `record` on disk in place of the one before; returns when it is durable.
+        """Put `record` on disk in place of the one before, and return when it is durable.
 
         Raises JournalError; `get` then returns what it returned before, and so does the disk, if
         only the last step failed and going back did not.
@@ -173,7 +174,7 @@ class Journal:
         _replace(path, data)
 
     def forget(self, program: bytes) -> None:
-        """Removes the record of a program that has ended everywhere, and its states."""
+        """Remove the record of a program that has ended everywhere, and its states."""
         with self.lock:
             record = self._records.pop(program, None)
             if record is None:
@@ -187,11 +188,11 @@ class Journal:
                 self.discard(file.name)
 
     def path(self, file: str) -> Path:
-        """Where the state file called `file` is."""
+        """Return where the state file called `file` is."""
         return self.folder / file
 
     def read(self, file: str) -> Iterator[bytes]:
-        """The bytes of the state file called `file`, in pieces. Raises JournalError."""
+        """Return the bytes of the state file called `file`, in pieces. Raises JournalError."""
         try:
             with open(self.path(file), "rb", buffering=0) as state:
                 while piece := state.read(PIECE):
@@ -200,7 +201,7 @@ class Journal:
             raise _cannot("be read", self.path(file), error) from error
 
     def discard(self, file: str) -> None:
-        """Removes a state file that no record names any more; one that stays does no harm."""
+        """Remove a state file that no record names any more; one that stays does no harm."""
         if file:
             try:
                 (self.folder / file).unlink()
@@ -208,12 +209,12 @@ class Journal:
                 return
 
     def state(self, move: Move, role: str) -> StateFile:
-        """A new file for the state that `move` moves; `role` is "handed" or "received"."""
+        """Return a new file for the state that `move` moves; `role` is "handed" or "received"."""
         return StateFile(self.folder, move, role)
 
 
 def state_name(move: Move, role: str) -> str:
-    """What the file of a moving state is called."""
+    """Return what the file of a moving state is called."""
     return f"{move.program.hex()}-{move.epoch}.{role}"
 
 
@@ -240,7 +241,7 @@ class StateFile:
             raise _cannot("be written", self._part, error) from error
 
     def write(self, piece: Buffer) -> None:
-        """Appends. Raises JournalError, for example when the disk is full, and SnapshotError if
+        """Append. Raises JournalError, for example when the disk is full, and SnapshotError if
         the bytes do not begin as a snapshot does."""
         view = memoryview(piece)
         self.size += len(view)
@@ -262,7 +263,7 @@ class StateFile:
             raise _cannot("be written", self._part, error) from error
 
     def commit(self) -> Path:
-        """Makes the file durable under its name. Raises JournalError or FormatError."""
+        """Make the file durable under its name. Raises JournalError or FormatError."""
         path = self.folder / self.name
         if len(self._head) < HEADER.size:
             raise FormatError("the snapshot is cut off in its header")
@@ -278,7 +279,7 @@ class StateFile:
         return path
 
     def discard(self) -> None:
-        """Gives the file up; after `commit` it does nothing."""
+        """Give the file up; after `commit` it does nothing."""
         self._file.close()
         self._part.unlink(missing_ok=True)
 

@@ -29,7 +29,7 @@ class SettleVerdict(Enum):
 
 
 def report(record: Record | None, move: Move) -> Report:
-    """What to answer when asked about `move`. Changes nothing."""
+    """Return what to answer when asked about `move`. Changes nothing."""
     if record is None:
         return Report(OwnershipState.UNKNOWN)
     if record.incoming and record.incoming.attempt == move.attempt:
@@ -38,7 +38,7 @@ def report(record: Record | None, move: Move) -> Report:
 
 
 def settle_ready(answer: Report, move: Move) -> SettleVerdict:
-    """What a destination that is READY for `move` does with the source's answer.
+    """Return what a destination that is READY for `move` does with the source's answer.
 
     Only a record that names this very attempt as handed lets it run. A record that knows the
     program and says anything else but "offered in this attempt" can only stand after the attempt
@@ -57,7 +57,8 @@ def settle_ready(answer: Report, move: Move) -> SettleVerdict:
 
 
 def settle_offered(answer: Report, move: Move) -> SettleVerdict:
-    """What a source does that finds its record OFFERED for `move` and has no program any more."""
+    """Return what a source does that finds its record OFFERED for `move` and has no program any
+    more."""
     if answer.standing is OwnershipState.READY and answer.attempt == move.attempt:
         return SettleVerdict.DECIDE
     if answer.standing is OwnershipState.RECEIVING:
@@ -68,7 +69,8 @@ def settle_offered(answer: Report, move: Move) -> SettleVerdict:
 
 
 def owned(answer: Report, move: Move) -> bool:
-    """Whether the destination owns the program by `move`, or did before it went on or ended."""
+    """Return whether the destination owns the program by `move`, or did before it went on or
+    ended."""
     if answer.standing is OwnershipState.HANDED:
         # Handed on: its own epoch was one less.
         return answer.epoch > move.epoch

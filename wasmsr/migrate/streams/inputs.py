@@ -65,8 +65,8 @@ class Feed:
         self._closed = False
 
     def fetch(self, epoch: int, position: int, most: int, seconds: float) -> tuple[bytes, bool]:
-        """What stands at `position`: at most `most` bytes, and whether the input ends after them;
-        nothing if none came within `seconds`, or another question did.
+        """Return the input at `position`: at most `most` bytes, and whether the input ends
+        after them; nothing if none came within `seconds`, or another question did.
 
         Raises OSError where the host fails, Stale for what is not the program's to ask.
         """
@@ -108,8 +108,8 @@ class Feed:
                 return self._kept, self._end
 
     def ask(self, epoch: int, position: int) -> int | None:
-        """Bytes that are kept from `position` on, 0 for an end; None if the host must be asked.
-        Whoever waits elsewhere for the same goes away empty."""
+        """Return bytes that are kept from `position` on, 0 for an end; None if the host must be
+        asked. Whoever waits elsewhere for the same goes away empty."""
         with self._lock:
             return self._claim(epoch, position)
 
@@ -132,11 +132,11 @@ class Feed:
             return count
 
     def pending(self) -> int:
-        """Bytes that can be read."""
+        """Return bytes that can be read."""
         return len(self._kept) or pending_input(self.host)
 
     def _claim(self, epoch: int, position: int) -> int | None:
-        """Lets go of what was received; what is kept from there on, as `ask`. Under the lock."""
+        """Let go of what was received; what is kept from there on, as `ask`. Under the lock."""
         passed = position - self._base
         if self._closed or epoch < self._epoch:
             raise Stale("the program's input is read elsewhere by now")
@@ -157,7 +157,7 @@ class Feed:
             self._waiter = -1
 
     def close(self) -> None:
-        """Lets go of the input; whoever waits for it is answered with nothing."""
+        """Let go of the input; whoever waits for it is answered with nothing."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -178,15 +178,18 @@ class Local:
         self._position = 0
 
     def seek(self, position: int) -> None:
+        """Make what is at `position` the next to be read."""
         self._position = position
 
     def ask(self) -> int | None:
+        """Return how many bytes are there, and ask for more if there are none."""
         try:
             return self._feed.ask(self._epoch, self._position)
         except Stale:
             return 0
 
     def read(self, buffers: list[memoryview]) -> int:
+        """Read what is there; return 0 for an end."""
         try:
             count = self._feed.read(self._epoch, self._position, buffers)
         except Stale as error:
@@ -195,13 +198,15 @@ class Local:
         return count
 
     def pending(self) -> int:
+        """Return how many bytes can be read now."""
         return self._feed.pending()
 
     def hold(self) -> tuple[bytes, int]:
+        """Return what was taken and not read, and the place after it."""
         return b"", self._position
 
     def close(self) -> None:
-        """The feed stays, for where the program goes."""
+        """Keep the feed for the place where the program goes."""
 
 
 class Remote:
@@ -229,9 +234,11 @@ class Remote:
         self._thread: threading.Thread | None = None
 
     def seek(self, position: int) -> None:
+        """Make what is at `position` the next to be read."""
         self._position = position
 
     def ask(self) -> int | None:
+        """Return how many bytes are there, and ask for more if there are none."""
         with self._news:
             if self._signalled:
                 return len(self._data)
@@ -246,6 +253,7 @@ class Remote:
         self._news.notify_all()
 
     def read(self, buffers: list[memoryview]) -> int:
+        """Read what is there; return 0 for an end."""
         with self._news:
             if self._data:
                 count = scatter(self._data, buffers)
@@ -263,9 +271,11 @@ class Remote:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def pending(self) -> int:
+        """Return how many bytes can be read now."""
         return len(self._data)
 
     def hold(self) -> tuple[bytes, int]:
+        """Return what was taken and not read, and the place after it."""
         # An end that the program has not seen is not passed: whoever asks next is told again.
         with self._news:
             data, self._data = self._data, b""
@@ -273,6 +283,7 @@ class Remote:
             return data, self._position
 
     def close(self) -> None:
+        """Ask for no more."""
         with self._news:
             if not self._closed:
                 self._closed = True
@@ -281,7 +292,7 @@ class Remote:
                 os.close(self._signal)
 
     def _show(self) -> None:
-        """Makes `host` readable, or not. Under the lock, while not closed."""
+        """Make `host` readable, or not. Under the lock, while not closed."""
         there = bool(self._data or self._end or self._error)
         if there and not self._signalled:
             os.write(self._signal, b"\0")
@@ -309,7 +320,7 @@ class Remote:
                 self._news.wait_for(lambda: self._closed, AGAIN)
 
     def step(self) -> bool:
-        """Asks once, for what the program wants; whether the peer answered."""
+        """Ask once, for what the program wants; whether the peer answered."""
         with self._news:
             position = self._position
         try:
@@ -344,18 +355,23 @@ class Gone:
         self._position = 0
 
     def seek(self, position: int) -> None:
+        """Make what is at `position` the next to be read."""
         self._position = position
 
     def ask(self) -> int | None:
+        """Return how many bytes are there, and ask for more if there are none."""
         return 0
 
     def read(self, buffers: list[memoryview]) -> int:
+        """Read what is there; return 0 for an end."""
         raise cut(None)
 
     def pending(self) -> int:
+        """Return how many bytes can be read now."""
         return 0
 
     def hold(self) -> tuple[bytes, int]:
+        """Return what was taken and not read, and the place after it."""
         return b"", self._position
 
     def close(self) -> None:
@@ -363,6 +379,6 @@ class Gone:
 
 
 def cut(error: Exception | None) -> OSError:
-    """What the program's reading fails with when its input cannot be had any more (EIO)."""
+    """Return what the program's reading fails with when its input cannot be had any more (EIO)."""
     why = getattr(error, "message", None) or error or "the end that has it does not answer"
     return OSError(errno.EIO, f"the relayed input is cut: {why}")

@@ -54,7 +54,7 @@ class Relay:
         self._closed = threading.Event()
 
     def write(self, data: memoryview, /) -> int:
-        """Raises OSError when the other end cannot show it, or `close` was called."""
+        """Write a piece. Raises OSError when the other end cannot show it, or after `close`."""
         piece = bytes(data[:PIECE])
         began, told = time.monotonic(), False
         while piece:
@@ -82,7 +82,7 @@ class Relay:
         return len(piece)
 
     def _seen(self, unseen: int) -> None:
-        """The end that shows the output has said that it was started again."""
+        """Report that the end that shows the output was started again."""
         if unseen == self._unseen:
             return
         self._unseen = unseen
@@ -117,7 +117,7 @@ class Shown:
         self._unseen: dict[tuple[bytes, str], int] = {}
 
     def show(self, attempt: bytes, stream: str, offset: int, data: bytes) -> int:
-        """Shows what has not been shown yet of a piece that stands at `offset` of the stream since
+        """Show what has not been shown yet of a piece that stands at `offset` of the stream since
         that move. The first piece that comes may stand anywhere: what was before it was for an
         earlier process; returns how many bytes that is. Raises OSError, and ValueError for a piece
         that does not follow."""
@@ -138,7 +138,8 @@ class Shown:
 
 
 def input_along(program: Program, wasi: dict[str, Any], after: StdinAfterMove) -> dict[str, Any]:
-    """The state of WASI with all of the input that is still to come, but for what is relayed.
+    """Return the state of WASI with all of the input that is still to come, but for what is
+    relayed.
 
     Raises:
         UnportableState: the input cannot be known before it comes (a pipe, a terminal), or is too
