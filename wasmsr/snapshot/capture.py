@@ -119,6 +119,57 @@ def _frames(store: StoreInterface) -> list[state.FrameState]:
     ]
 
 
+def _check_paused(store: StoreInterface) -> None:
+    if store.nested:
+        raise UnportableState(
+            "a host function that called back into the program is being performed",
+            hint="pause again when it has returned",
+        )
+    if store.running:
+        raise UnportableState(
+            "the program is running", hint="pause it and wait until it stands, or capture it later"
+        )
+
+
+def _modules(store: StoreInterface, embed: bool) -> list[state.ModuleRef]:
+    """Return the modules of the instances, each once."""
+    found: dict[bytes, state.ModuleRef] = {}
+    for instance in store.instances:
+        module = instance.module
+        if module.digest not in found:
+            binary = module.binary if embed else None
+            size = len(module.binary)
+            found[module.digest] = state.ModuleRef(module.digest, size, module.name, binary)
+    return list(found.values())
+
+
+def _host_functions(store: StoreInterface) -> list[state.HostFunctionState]:
+    return [
+        state.HostFunctionState(
+            address,
+            module,
+            name,
+            codes_of(function.type.params),
+            codes_of(function.type.results),
+            function.identity,
+        )
+        for address, (function, module, name) in sorted(store.hosts.items())
+    ]
+
+
+def _limits(store: StoreInterface, fuel: int | None) -> state.SavedLimits:
+    limits = store.limits
+    return state.SavedLimits(
+        limits.memory_pages,
+        limits.table_elements,
+        limits.stack_slots,
+        limits.stack_frames,
+        fuel,
+        store.deterministic,
+        sorted(store.features),
+    )
+
+
 def capture(
     store: StoreInterface,
     *,
@@ -142,44 +193,18 @@ def capture(
         parent: Id of the snapshot from which this program was restored.
 
     Raises:
-        UnportableState: The store is running, or a host function that called back into the program
-        is
-            being performed.
+        UnportableState: The store is running, or is performing a host function that called back
+            into the program.
     """
-    if store.nested:
-        raise UnportableState(
-            "a host function that called back into the program is being performed",
-            hint="pause again when it has returned",
-        )
-    if store.running:
-        raise UnportableState(
-            "the program is running", hint="pause it and wait until it stands, or capture it later"
-        )
-    modules: list[state.ModuleRef] = []
-    module_index: dict[bytes, int] = {}
-    for instance in store.instances:
-        module = instance.module
-        if module.digest not in module_index:
-            module_index[module.digest] = len(modules)
-            binary = module.binary if embed else None
-            modules.append(state.ModuleRef(module.digest, len(module.binary), module.name, binary))
+    _check_paused(store)
+    modules = _modules(store, embed)
+    module_index = {module.digest: index for index, module in enumerate(modules)}
     counts = ffi.new("wsr_store_counts *")
     lib.wsr_store_count(store.c, counts)
-    limits = store.limits
     numbers = ReferenceNumbering(store)
     found = SnapshotState(
         modules=modules,
-        host_functions=[
-            state.HostFunctionState(
-                address,
-                module_name,
-                name,
-                codes_of(f.type.params),
-                codes_of(f.type.results),
-                f.identity,
-            )
-            for address, (f, module_name, name) in sorted(store.hosts.items())
-        ],
+        host_functions=_host_functions(store),
         instances=[
             _instance(store, instance, module_index[instance.module.digest])
             for instance in store.instances
@@ -190,15 +215,7 @@ def capture(
         thread=state.ThreadState(
             _frames(store), [(address, list(slots)) for address, slots in store.queue]
         ),
-        limits=state.SavedLimits(
-            limits.memory_pages,
-            limits.table_elements,
-            limits.stack_slots,
-            limits.stack_frames,
-            fuel,
-            store.deterministic,
-            sorted(store.features),
-        ),
+        limits=_limits(store, fuel),
         lineage=state.Lineage(
             os.urandom(16), parent, realtime.now(), socket.gethostname(), _engine()
         ),

@@ -7,16 +7,14 @@ against the address spaces. All of this is done before an instruction runs.
 
 from __future__ import annotations
 
-import sys
-from array import array
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from wasmsr._ffi import ffi, lib
-from wasmsr.errors import FormatError, ModuleError, ModuleMismatch, SnapshotError, printable
+from wasmsr.errors import ModuleError, ModuleMismatch, SnapshotError, printable
 from wasmsr.interp.modules.module import Import, Module
 from wasmsr.interp.outcomes import Limits
-from wasmsr.interp.store.externs import Function, Global, HostFunction, Tag, c_bounds
+from wasmsr.interp.store.externs import Function, HostFunction, c_bounds
 from wasmsr.interp.store.instance import Imports
 from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import (
@@ -29,28 +27,16 @@ from wasmsr.interp.types import (
     codes_of,
     val_types,
 )
-from wasmsr.interp.values import slot_count, slots_to_values, values_to_slots
+from wasmsr.interp.values import values_to_slots
 from wasmsr.snapshot import state
 from wasmsr.snapshot.check import check
 from wasmsr.snapshot.encoding.registry import SECTIONS
-from wasmsr.snapshot.references import RestoredExceptions
+from wasmsr.snapshot.restore_values import ValueRestorer, impossible
 from wasmsr.snapshot.rules import MAX_FUNCTIONS
 from wasmsr.snapshot.state import PAGE, SnapshotState
 
 if TYPE_CHECKING:
     from wasmsr.wasi.facade import Wasi
-
-
-def _words(data: bytes | bytearray | memoryview) -> array[int]:
-    words = array("Q")
-    words.frombytes(data)
-    if sys.byteorder == "big":
-        words.byteswap()
-    return words
-
-
-def _bad(what: str) -> FormatError:
-    return FormatError(f"the snapshot says what no machine can be in: {what}")
 
 
 def _check_modules(
@@ -63,7 +49,7 @@ def _check_modules(
         if module is None and reference.binary is not None:
             module = Module(reference.binary, name=reference.name, features=features)
             if module.digest != reference.digest:
-                raise _bad("an embedded module has another digest than its entry")
+                raise impossible("an embedded module has another digest than its entry")
         if module is None:
             name = f" ({printable(reference.name, 100)})" if reference.name else ""
             other = "; another module was given" if given else ""
@@ -83,7 +69,7 @@ def _limits(saved: state.SavedLimits) -> Limits:
             saved.memory_pages, saved.table_elements, saved.stack_slots, saved.stack_frames
         )
     except ValueError as error:
-        raise _bad(f"the limit {error}") from None
+        raise impossible(f"the limit {error}") from None
 
 
 def _named(module: str, name: str) -> str:
@@ -129,7 +115,9 @@ class _Restoring:
         )
         for module in modules:
             for feature in sorted(module.lacking(self.store.features)):
-                raise _bad(f"a module that needs the feature {feature}, which was not in force")
+                raise impossible(
+                    f"a module that needs the feature {feature}, which was not in force"
+                )
         self.hosts = {h.address: h for h in snapshot.host_functions}
         self.identified = {
             one.identity: one
@@ -149,12 +137,12 @@ class _Restoring:
         segments = 0
         for instance in self.snapshot.instances:
             if not 0 <= instance.module < len(self.modules):
-                raise _bad("an instance of an unknown module")
+                raise impossible("an instance of an unknown module")
             own = self._defined(instance)
             counts = self.modules[instance.module].counts
             segments += counts.elements + counts.data
             if segments > MAX_FUNCTIONS:
-                raise _bad(f"instances with more than {MAX_FUNCTIONS} segments")
+                raise impossible(f"instances with more than {MAX_FUNCTIONS} segments")
             defined.append(own)
             for space, addresses in zip(owned, own, strict=True):
                 space.update(addresses)
@@ -172,10 +160,11 @@ class _Restoring:
             while self.next[kind] < size and self.next[kind] not in owned[kind]:
                 self._add_host_extern(kind)
             if self.next[kind] != size:
-                raise _bad("an address space with holes")
+                raise impossible("an address space with holes")
         store.references.set_externs(self.snapshot.externs)
-        self._fill()
-        self._thread()
+        values = ValueRestorer(store, self.snapshot, self.modules, self.next_function)
+        values.fill()
+        values.push_thread()
         for section in SECTIONS:
             if section.name in self.snapshot.extra:
                 section.restore(store, self.snapshot.extra[section.name])
@@ -191,7 +180,7 @@ class _Restoring:
             or len(instance.globals) != counts.globals
             or len(instance.tags) != counts.tags
         ):
-            raise _bad("an instance with other index spaces than its module")
+            raise impossible("an instance with other index spaces than its module")
         return (
             instance.tables[counts.imported_tables :],
             instance.memories[counts.imported_memories :],
@@ -235,13 +224,13 @@ class _Restoring:
                 store.c, index, lib.WSR_FUNCTION, module.imported_functions
             )
             if base != instance.function_base:
-                raise _bad("an instance whose functions have other addresses")
+                raise impossible("an instance whose functions have other addresses")
             self.next_function = base + module.function_count - module.imported_functions
         kinds = (lib.WSR_TABLE, lib.WSR_MEMORY_KIND, lib.WSR_GLOBAL, lib.WSR_TAG)
         for space, (kind, addresses) in enumerate(zip(kinds, used, strict=True)):
             for i, address in enumerate(addresses):
                 if lib.wsr_instance_address(store.c, index, kind, i) != address:
-                    raise _bad("an instance whose parts have other addresses")
+                    raise impossible("an instance whose parts have other addresses")
             self.next[space] += len(own[space])
         self._drop_segments(module, instance, index)
 
@@ -249,11 +238,11 @@ class _Restoring:
         counts = module.counts
         for segment in instance.dropped_elements:
             if not 0 <= segment < counts.elements:
-                raise _bad("an unknown element segment")
+                raise impossible("an unknown element segment")
             lib.wsr_drop_element(self.store.c, index, segment)
         for segment in instance.dropped_data:
             if not 0 <= segment < counts.data:
-                raise _bad("an unknown data segment")
+                raise impossible("an unknown data segment")
             lib.wsr_drop_data(self.store.c, index, segment)
 
     def _check_imports(self, module: Module, imported: tuple[list[int], ...]) -> None:
@@ -263,13 +252,15 @@ class _Restoring:
             address = imported[item.kind][position[item.kind]]
             position[item.kind] += 1
             if not 0 <= address < limits[item.kind]:
-                raise _bad(f"the import {_named(item.module, item.name)} of an unknown address")
+                raise impossible(
+                    f"the import {_named(item.module, item.name)} of an unknown address"
+                )
             right = lib.wsr_import_matches(self.store.c, module._c, item.number, address)
             if right and item.kind in (lib.WSR_TABLE, lib.WSR_MEMORY_KIND):
                 # Their sizes are restored later; what cannot change is compared here.
                 right = _same_but_size(item.type, self._saved_type(item.kind, address))
             if not right:
-                raise _bad(f"the import {_named(item.module, item.name)} of another type")
+                raise impossible(f"the import {_named(item.module, item.name)} of another type")
 
     def _saved_type(self, kind: int, address: int) -> tuple[int, int, int | None]:
         if kind == lib.WSR_TABLE:
@@ -303,7 +294,7 @@ class _Restoring:
             )
         address = self.store.add_host_function(function, wanted.module, wanted.name, importer)
         if address != self.next_function:
-            raise _bad("a host function with two addresses")
+            raise impossible("a host function with two addresses")
         self.next_function += 1
 
     def _host_type(
@@ -350,7 +341,7 @@ class _Restoring:
         elif space == 3 and address < len(snapshot.tags):
             made = self._add_tag(address)
         else:
-            raise _bad("an unknown address")
+            raise impossible("an unknown address")
         if made == 2**32 - 1:
             raise SnapshotError(ffi.string(self.error.message).decode())
         self.next[space] += 1
@@ -381,157 +372,6 @@ class _Restoring:
                 if right and instance.tags[item.index] == address:
                     return lib.wsr_add_tag_import(c, module._c, item.index, self.error)
         return lib.wsr_add_tag(c, list(codes), len(codes), self.error)
-
-    def _fill(self) -> None:
-        for address, codes in enumerate(self.snapshot.tags):
-            if codes_of(Tag(self.store, address).type.params) != codes:
-                raise _bad(f"tag {address} of another type")
-        try:
-            self.exceptions = RestoredExceptions(self.store, self.snapshot.exceptions).bits
-        except ValueError as error:
-            raise _bad(str(error)) from None
-        for address, item in enumerate(self.snapshot.globals):
-            found = Global(self.store, address)
-            type_ = found.type
-            if (type_.value.code, type_.mutable) != (item.type, item.mutable):
-                raise _bad(f"global {address} of another type")
-            found.write(self._restored(type_.value, item.value))
-        for address, table in enumerate(self.snapshot.tables):
-            self._fill_table(address, table)
-        for address, memory in enumerate(self.snapshot.memories):
-            self._fill_memory(address, memory)
-
-    def _fill_table(self, address: int, table: state.TableState) -> None:
-        view = ffi.new("wsr_table_view *")
-        lib.wsr_table(self.store.c, address, view)
-        _check_bounds("table", address, view.bounds, table)
-        size = len(table.elements) // 8
-        element = ValType(view.bounds.type)
-        if element.code != table.type or size < view.size or len(table.elements) % 8:
-            raise _bad(f"table {address} of another type or size")
-        if lib.wsr_grow_table(self.store.c, address, size - view.size, 0) == 2**64 - 1:
-            raise SnapshotError(f"table {address} of {size} elements exceeds the limit")
-        words = _words(table.elements)
-        if element.code is ValType.FUNCREF:  # half a million in a Haskell program
-            wrong = lib.wsr_values_fit(
-                self.store.c, element, ffi.from_buffer("uint64_t[]", words), len(words)
-            )
-            if wrong < len(words):
-                self._restored(element, words[wrong])  # raises
-        else:
-            restored = {bits: self._restored(element, bits) for bits in set(words)}
-            if element.code is ValType.EXNREF:
-                words = array("Q", [restored[bits] for bits in words])
-        lib.wsr_table(self.store.c, address, view)
-        if size:
-            ffi.buffer(view.elements, size * 8)[:] = words.tobytes()
-
-    def _fill_memory(self, address: int, memory: state.MemoryState) -> None:
-        view = ffi.new("wsr_memory_view *")
-        lib.wsr_memory(self.store.c, address, view)
-        _check_bounds("memory", address, view.bounds, memory)
-        pages, have = len(memory.data) // PAGE, view.size // PAGE
-        if pages < have or len(memory.data) % PAGE:
-            raise _bad(f"memory {address} of another size")
-        if lib.wsr_grow_memory(self.store.c, address, pages - have) == 2**64 - 1:
-            raise SnapshotError(
-                f"memory {address} of {pages} pages exceeds the limit of "
-                f"{self.store.limits.memory_pages} pages",
-                hint="--max-memory sets the limit anew",
-            )
-        if pages:
-            data = ffi.from_buffer("uint8_t[]", memory.data)
-            lib.wsr_fill_memory(self.store.c, address, data, len(data))
-
-    def _restored(self, type_: ValType, bits: int) -> int:
-        """Return the bits in the store of a value that was saved as `bits`."""
-        if type_.code is ValType.EXTERNREF and bits > len(self.snapshot.externs):
-            raise _bad("a reference to an unknown host object")
-        if type_.code is ValType.FUNCREF and bits > self.next_function:
-            raise _bad("a reference to an unknown function")
-        if type_.code is ValType.EXNREF:
-            if bits >= len(self.exceptions):
-                raise _bad("a reference to an unknown exception")
-            bits = self.exceptions[bits]
-        if type_ is not ValType.V128 and not lib.wsr_value_fits(self.store.c, type_, bits):
-            what = "reference" if type_.reference else "value"
-            raise _bad(f"a {what} that is no {type_}")
-        return bits
-
-    def _thread(self) -> None:
-        store, thread = self.store, self.snapshot.thread
-        addresses = [self._function_address(frame) for frame in thread.frames]
-        for i, frame in enumerate(thread.frames):
-            innermost = i + 1 == len(thread.frames)
-            operands = len(frame.values) - frame.locals
-            if operands < 0 or len(frame.values) != len(frame.types):
-                raise _bad("a frame with more locals than values")
-            bits = [
-                self._restored(ValType(code), value)
-                if code in (ValType.EXTERNREF, ValType.EXNREF)
-                else value
-                for code, value in zip(frame.types, frame.values, strict=True)
-            ]
-            slots = values_to_slots(val_types(frame.types), bits)
-            types = ffi.from_buffer("uint8_t[]", frame.types or b"\0")
-            values = ffi.new("uint64_t[]", list(slots) or [0])
-            view = ffi.new(
-                "wsr_frame_view *",
-                {
-                    "function": addresses[i],
-                    "offset": frame.offset,
-                    "n_locals": frame.locals,
-                    "n_operands": operands,
-                    "n_slots": len(slots),
-                    "types": types,
-                    "values": values,
-                },
-            )
-            callee = 2**32 - 1 if innermost else addresses[i + 1]
-            good = lib.wsr_restore_frame(store.c, view, innermost, callee, self.error)
-            if not good:
-                for module in self.modules:
-                    if (invalid := module.invalid()) is not None:
-                        raise invalid
-                raise FormatError(ffi.string(self.error.message).decode())
-        if addresses:
-            store.invoker.entry = store.function_type(addresses[0])
-        for address, slots in thread.queue:
-            if not 0 <= address < self.next_function:
-                raise _bad("an invocation of an unknown function")
-            params = store.function_type(address).params
-            if slot_count(params) != len(slots):
-                raise _bad("an invocation with another number of arguments")
-            bits = [
-                self._restored(type_, value)
-                for type_, value in zip(params, slots_to_values(params, slots), strict=True)
-            ]
-            self._keep(params, bits)
-            store.queue.append((address, tuple(values_to_slots(params, bits))))
-        store.executed = self.snapshot.executed
-
-    def _keep(self, params: tuple[ValType, ...], bits: list[int]) -> None:
-        """Until an invocation begins, the store must know of the exceptions among its arguments."""
-        for type_, value in zip(params, bits, strict=True):
-            if type_.code is ValType.EXNREF:
-                self.store.references.hold((self.store.referenced(type_, value),))
-
-    def _function_address(self, frame: state.FrameState) -> int:
-        if not 0 <= frame.instance < len(self.snapshot.instances):
-            raise _bad("a frame of an unknown instance")
-        instance = self.snapshot.instances[frame.instance]
-        module = self.modules[instance.module]
-        if not module.imported_functions <= frame.function < module.function_count:
-            raise _bad("a frame of a function that its module does not define")
-        return instance.function_base + frame.function - module.imported_functions
-
-
-def _check_bounds(
-    what: str, address: int, bounds: Any, saved: state.TableState | state.MemoryState
-) -> None:
-    have = (bounds.minimum, bounds.maximum if bounds.has_maximum else None, bounds.address64)
-    if have != (saved.minimum, saved.maximum, saved.address64):
-        raise _bad(f"{what} {address} of other bounds")
 
 
 def _same_but_size(wanted: Any, saved: tuple[int, int, int | None]) -> bool:
@@ -570,8 +410,7 @@ def restore(
             identity is found by it, under whatever names it is given.
         features: What embedded modules may need, as for `Module`.
         wasi: Makes the WASI that serves a program that has one; it becomes the store's. It is
-        called
-            after all checks that need no store.
+            called after all checks that need no store.
 
     Raises:
         ModuleMismatch: A module is missing.

@@ -105,8 +105,7 @@ class ExceptionState(_OneLine):
     Attributes:
         tag: Address of its tag.
         fields: The bits of its fields. A reference to another exception is that one's number plus
-        1,
-            and that number is lower than its own.
+            1, and that number is lower than its own.
     """
 
     tag: int
@@ -122,8 +121,7 @@ class TableState(_OneLine):
         minimum: Declared minimum, in elements.
         maximum: Declared maximum, or None.
         elements: A little-endian 64-bit reference for each element: 0 is null, a funcref is a
-        function
-            address plus 1, an externref an index into `externs` plus 1.
+            function address plus 1, an externref an index into `externs` plus 1.
         address64: Whether indices are i64; otherwise they are i32.
     """
 
@@ -177,8 +175,7 @@ class FrameState(_OneLine):
         instance: Index of the instance.
         function: Index of the function in the instance.
         offset: Byte offset in the module's binary of the next instruction; in a frame that waits,
-        of
-            the byte after the call.
+            of the byte after the call.
         locals: How many of the values are locals.
         types: A type code for each local, then for each operand, bottom first.
         values: Bits of each of them; a v128 has 128. Dead locals are zero.

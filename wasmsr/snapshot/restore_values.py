@@ -1,0 +1,218 @@
+"""Restore, second part: the values in a store whose instances are allocated.
+
+Globals, tables and memories get their content; then the frames are pushed. Each value is checked
+against its type and the address spaces, each frame against the validated code.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import Any
+
+from wasmsr._ffi import ffi, lib
+from wasmsr.errors import FormatError, SnapshotError
+from wasmsr.interp.modules.module import Module
+from wasmsr.interp.store.externs import Global, Tag
+from wasmsr.interp.store.store import Store
+from wasmsr.interp.types import ValType, codes_of, val_types
+from wasmsr.interp.values import slot_count, slots_to_values, values_to_slots
+from wasmsr.snapshot import state
+from wasmsr.snapshot.references import RestoredExceptions
+from wasmsr.snapshot.state import PAGE, SnapshotState
+
+
+def impossible(what: str) -> FormatError:
+    """Return the error for a snapshot that contradicts its modules or itself."""
+    return FormatError(f"the snapshot says what no machine can be in: {what}")
+
+
+def _words(data: bytes | bytearray | memoryview) -> array[int]:
+    words = array("Q")
+    words.frombytes(data)
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words
+
+
+class ValueRestorer:
+    """Fills a store with the values of a snapshot.
+
+    Args:
+        store: A store whose instances are allocated.
+        snapshot: The state.
+        modules: The modules of the state, in its order.
+        functions: How many functions the store has.
+    """
+
+    def __init__(
+        self, store: Store, snapshot: SnapshotState, modules: list[Module], functions: int
+    ) -> None:
+        self.store = store
+        self.snapshot = snapshot
+        self.modules = modules
+        self.functions = functions
+        self.exceptions: list[int] = [0]
+        self.error = ffi.new("wsr_error *")
+
+    def fill(self) -> None:
+        """Restore exceptions, globals, tables and memories.
+
+        Raises:
+            FormatError: A value does not fit its type, or refers to nothing.
+            SnapshotError: A limit is too low.
+        """
+        for address, codes in enumerate(self.snapshot.tags):
+            if codes_of(Tag(self.store, address).type.params) != codes:
+                raise impossible(f"tag {address} of another type")
+        try:
+            self.exceptions = RestoredExceptions(self.store, self.snapshot.exceptions).bits
+        except ValueError as error:
+            raise impossible(str(error)) from None
+        for address, item in enumerate(self.snapshot.globals):
+            found = Global(self.store, address)
+            type_ = found.type
+            if (type_.value.code, type_.mutable) != (item.type, item.mutable):
+                raise impossible(f"global {address} of another type")
+            found.write(self._restored(type_.value, item.value))
+        for address, table in enumerate(self.snapshot.tables):
+            self._fill_table(address, table)
+        for address, memory in enumerate(self.snapshot.memories):
+            self._fill_memory(address, memory)
+
+    def _fill_table(self, address: int, table: state.TableState) -> None:
+        view = ffi.new("wsr_table_view *")
+        lib.wsr_table(self.store.c, address, view)
+        _check_bounds("table", address, view.bounds, table)
+        size = len(table.elements) // 8
+        element = ValType(view.bounds.type)
+        if element.code != table.type or size < view.size or len(table.elements) % 8:
+            raise impossible(f"table {address} of another type or size")
+        if lib.wsr_grow_table(self.store.c, address, size - view.size, 0) == 2**64 - 1:
+            raise SnapshotError(f"table {address} of {size} elements exceeds the limit")
+        words = _words(table.elements)
+        if element.code is ValType.FUNCREF:  # half a million in a Haskell program
+            wrong = lib.wsr_values_fit(
+                self.store.c, element, ffi.from_buffer("uint64_t[]", words), len(words)
+            )
+            if wrong < len(words):
+                self._restored(element, words[wrong])  # raises
+        else:
+            restored = {bits: self._restored(element, bits) for bits in set(words)}
+            if element.code is ValType.EXNREF:
+                words = array("Q", [restored[bits] for bits in words])
+        lib.wsr_table(self.store.c, address, view)
+        if size:
+            ffi.buffer(view.elements, size * 8)[:] = words.tobytes()
+
+    def _fill_memory(self, address: int, memory: state.MemoryState) -> None:
+        view = ffi.new("wsr_memory_view *")
+        lib.wsr_memory(self.store.c, address, view)
+        _check_bounds("memory", address, view.bounds, memory)
+        pages, have = len(memory.data) // PAGE, view.size // PAGE
+        if pages < have or len(memory.data) % PAGE:
+            raise impossible(f"memory {address} of another size")
+        if lib.wsr_grow_memory(self.store.c, address, pages - have) == 2**64 - 1:
+            raise SnapshotError(
+                f"memory {address} of {pages} pages exceeds the limit of "
+                f"{self.store.limits.memory_pages} pages",
+                hint="--max-memory sets the limit anew",
+            )
+        if pages:
+            data = ffi.from_buffer("uint8_t[]", memory.data)
+            lib.wsr_fill_memory(self.store.c, address, data, len(data))
+
+    def _restored(self, type_: ValType, bits: int) -> int:
+        """Return the bits in the store of a value that was saved as `bits`."""
+        if type_.code is ValType.EXTERNREF and bits > len(self.snapshot.externs):
+            raise impossible("a reference to an unknown host object")
+        if type_.code is ValType.FUNCREF and bits > self.functions:
+            raise impossible("a reference to an unknown function")
+        if type_.code is ValType.EXNREF:
+            if bits >= len(self.exceptions):
+                raise impossible("a reference to an unknown exception")
+            bits = self.exceptions[bits]
+        if type_ is not ValType.V128 and not lib.wsr_value_fits(self.store.c, type_, bits):
+            what = "reference" if type_.reference else "value"
+            raise impossible(f"a {what} that is no {type_}")
+        return bits
+
+    def push_thread(self) -> None:
+        """Push the frames and queue the invocations.
+
+        Raises:
+            FormatError: A frame does not fit the code at its position.
+        """
+        store, thread = self.store, self.snapshot.thread
+        addresses = [self._function_address(frame) for frame in thread.frames]
+        for i, frame in enumerate(thread.frames):
+            innermost = i + 1 == len(thread.frames)
+            operands = len(frame.values) - frame.locals
+            if operands < 0 or len(frame.values) != len(frame.types):
+                raise impossible("a frame with more locals than values")
+            bits = [
+                self._restored(ValType(code), value)
+                if code in (ValType.EXTERNREF, ValType.EXNREF)
+                else value
+                for code, value in zip(frame.types, frame.values, strict=True)
+            ]
+            slots = values_to_slots(val_types(frame.types), bits)
+            types = ffi.from_buffer("uint8_t[]", frame.types or b"\0")
+            values = ffi.new("uint64_t[]", list(slots) or [0])
+            view = ffi.new(
+                "wsr_frame_view *",
+                {
+                    "function": addresses[i],
+                    "offset": frame.offset,
+                    "n_locals": frame.locals,
+                    "n_operands": operands,
+                    "n_slots": len(slots),
+                    "types": types,
+                    "values": values,
+                },
+            )
+            callee = 2**32 - 1 if innermost else addresses[i + 1]
+            good = lib.wsr_restore_frame(store.c, view, innermost, callee, self.error)
+            if not good:
+                for module in self.modules:
+                    if (invalid := module.invalid()) is not None:
+                        raise invalid
+                raise FormatError(ffi.string(self.error.message).decode())
+        if addresses:
+            store.invoker.entry = store.function_type(addresses[0])
+        for address, slots in thread.queue:
+            if not 0 <= address < self.functions:
+                raise impossible("an invocation of an unknown function")
+            params = store.function_type(address).params
+            if slot_count(params) != len(slots):
+                raise impossible("an invocation with another number of arguments")
+            bits = [
+                self._restored(type_, value)
+                for type_, value in zip(params, slots_to_values(params, slots), strict=True)
+            ]
+            self._keep(params, bits)
+            store.queue.append((address, tuple(values_to_slots(params, bits))))
+        store.executed = self.snapshot.executed
+
+    def _keep(self, params: tuple[ValType, ...], bits: list[int]) -> None:
+        """Keep exceptions among the arguments of an invocation alive until it begins."""
+        for type_, value in zip(params, bits, strict=True):
+            if type_.code is ValType.EXNREF:
+                self.store.references.hold((self.store.referenced(type_, value),))
+
+    def _function_address(self, frame: state.FrameState) -> int:
+        if not 0 <= frame.instance < len(self.snapshot.instances):
+            raise impossible("a frame of an unknown instance")
+        instance = self.snapshot.instances[frame.instance]
+        module = self.modules[instance.module]
+        if not module.imported_functions <= frame.function < module.function_count:
+            raise impossible("a frame of a function that its module does not define")
+        return instance.function_base + frame.function - module.imported_functions
+
+
+def _check_bounds(
+    what: str, address: int, bounds: Any, saved: state.TableState | state.MemoryState
+) -> None:
+    have = (bounds.minimum, bounds.maximum if bounds.has_maximum else None, bounds.address64)
+    if have != (saved.minimum, saved.maximum, saved.address64):
+        raise impossible(f"{what} {address} of other bounds")
