@@ -82,7 +82,7 @@ def code(body: bytes, local: bytes = b"\0") -> bytes:
     return HEAD + TYPE + FUNCTION + section(10, b"\1" + u(len(whole)) + whole)
 
 
-def _bombs() -> dict[str, tuple[bytes, bool | None]]:
+def _bombs_of_bodies() -> dict[str, tuple[bytes, bool | None]]:
     """Bytes, and whether they are a module; None where it is for the implementation to say."""
     most = u(2**32 - 1)
     bombs: dict[str, tuple[bytes, bool | None]] = {}
@@ -116,6 +116,14 @@ def _bombs() -> dict[str, tuple[bytes, bool | None]]:
     )
     bombs["operands, 1 M"] = (code(b"\x41\0" * 1_000_000 + b"\x1a" * 1_000_000), None)
     bombs["dead code, 1 M"] = (code(b"\0" + b"\x6a" * 1_000_000 + b"\x1a" * 10), True)
+    return bombs
+
+
+def _bombs_outside_bodies() -> dict[str, tuple[bytes, bool | None]]:
+    """The same, for types, exports, names and other sections."""
+    most = u(2**32 - 1)
+    n = 100_000
+    bombs: dict[str, tuple[bytes, bool | None]] = {}
     types = b"".join(
         b"\x60\x02" + bytes([0x7C + (i & 3), 0x7C + (i >> 2 & 3)]) + b"\0" for i in range(16)
     )
@@ -165,7 +173,7 @@ def _bombs() -> dict[str, tuple[bytes, bool | None]]:
     return bombs
 
 
-BOMBS = _bombs()
+BOMBS = {**_bombs_of_bodies(), **_bombs_outside_bodies()}
 LOAD = """
 import resource, sys, time
 import wasmsr
