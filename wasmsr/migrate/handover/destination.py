@@ -21,7 +21,8 @@ from wasmsr.migrate.files.modules import LARGEST, Modules
 from wasmsr.migrate.journal import ownership
 from wasmsr.migrate.journal.journal import Incoming, Journal, Record, StateFile
 from wasmsr.migrate.journal.ownership import SettleVerdict
-from wasmsr.migrate.ports import Arrival, Buffer, MovableProgram, Peer, ProgramHost, Relays
+from wasmsr.migrate.peers import Peers
+from wasmsr.migrate.ports import Arrival, Buffer, MovableProgram, ProgramHost, Relays
 from wasmsr.migrate.protocol import (
     ABILITIES,
     PROTOCOL,
@@ -71,7 +72,7 @@ class MoveDestination:
         announce: Announce,
         arrived: Callable[[MovableProgram], None],
         *,
-        peer: Peer,
+        peers: Peers,
         software: str = "",
     ) -> None:
         self.journal = journal
@@ -79,15 +80,19 @@ class MoveDestination:
         self.modules = modules
         self.announce = announce
         self.arrived = arrived
-        self.peer = peer.address
+        self.peers = peers
         self.software = software
         self.ready: Ready | None = None
-        self._wire = peer
         self._offer: Offer | None = None
         self._reception: Reception | None = None
         self._upload: Upload | None = None
         self._retired = False
         self._lock = threading.RLock()
+
+    @property
+    def peer(self) -> str:
+        """The address of the peer, for people: this end takes programs from one."""
+        return self.peers.only.address
 
     # Preparing.
 
@@ -224,8 +229,8 @@ class MoveDestination:
             shown,
             fed,
             move.epoch,
-            None if shown in here else partial(self._wire.output, move),
-            None if fed in here else partial(self._input, move),
+            None if shown in here else partial(self.peers.named(shown).output, move),
+            None if fed in here else partial(self._input, fed, move),
             partial(self._say_of_output, move),
         )
 
@@ -233,9 +238,9 @@ class MoveDestination:
         program = move.program.hex()
         self.announce(Event(kind, text, {"peer": self.peer, "program": program, **values}))
 
-    def _input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+    def _input(self, node: bytes, move: Move, position: int, most: int) -> tuple[bytes, bool]:
         try:
-            return self._wire.input(move, position, most)
+            return self.peers.named(node).input(move, position, most)
         except PeerRefused as error:
             values: dict[str, object] = {"peer": self.peer, "program": move.program.hex()}
             self.announce(Event("input-cut", f"the program's input is cut: {error}", values))

@@ -22,6 +22,7 @@ from wasmsr.migrate.handover.destination import MoveDestination, Reception, Uplo
 from wasmsr.migrate.handover.source import MoveSource
 from wasmsr.migrate.journal import ownership
 from wasmsr.migrate.journal.journal import Journal, Record
+from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.ports import MovableProgram, Peer, ProgramHost
 from wasmsr.migrate.protocol import (
     Answer,
@@ -98,14 +99,15 @@ class Endpoint:
         self.announce = announce
         self.every = every
         self.stop = threading.Event()
-        self.source = MoveSource(journal, peer, announce, self.stop, software=software)
+        self.peers = Peers(peer)
+        self.source = MoveSource(journal, self.peers, announce, self.stop, software=software)
         self.destination = MoveDestination(
             journal,
             host,
             modules,
             announce,
             self._arrive,
-            peer=peer,
+            peers=self.peers,
             software=software,
         )
         self._news = threading.Condition()

@@ -20,6 +20,7 @@ from wasmsr.migrate.events import Announce, Event, seconds, size
 from wasmsr.migrate.journal import ownership
 from wasmsr.migrate.journal.journal import Journal, Record, StateFile, state_name
 from wasmsr.migrate.journal.ownership import SettleVerdict
+from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.ports import Buffer, MovableProgram, Peer
 from wasmsr.migrate.protocol import (
     ID_BYTES,
@@ -59,50 +60,60 @@ class Moved:
 class MoveSource:
     """Moves programs away from this end, one at a time, in the thread that calls.
 
-    `stop` is set from outside when the user interrupts; every wait ends then.
+    `peers` are the ends to which programs can go, or the one end. `stop` is set from outside when
+    the user interrupts; every wait ends then.
     """
 
     def __init__(
         self,
         journal: Journal,
-        peer: Peer,
+        peers: Peers | Peer,
         announce: Announce,
         stop: threading.Event,
         *,
         software: str = "",
     ) -> None:
         self.journal = journal
-        self.peer = peer
+        self.peers = peers if isinstance(peers, Peers) else Peers(peers)
         self.announce = announce
         self.stop = stop
         self.software = software
         self.refused = False
         """Whether the last move came to nothing because the peer will not have the program."""
-        self._unheard: Move | None = None
+        self._unheard: tuple[Move, Peer] | None = None
         self._reason = ""
 
-    def own(self, program: MovableProgram) -> None:
-        """Journal that a program which begins here is owned here. Raises JournalError."""
-        self.journal.put(Record(program.id, OwnershipState.OWNED, epoch=1, peer=self.peer.address))
+    def _peer(self, program: bytes) -> Peer:
+        """Return the only peer, or of several the one that the journal names for a program."""
+        return self.peers.only if len(self.peers) == 1 else self.peers.of(self.journal.get(program))
 
-    def prepare(self, program: MovableProgram, move: Move) -> tuple[bytes, ...]:
+    def own(self, program: MovableProgram, to: Peer | None = None) -> None:
+        """Journal that a program which begins here is owned here. Raises JournalError."""
+        peer = to or self._peer(program.id)
+        self.journal.put(Record(program.id, OwnershipState.OWNED, epoch=1, peer=peer.address))
+
+    def prepare(
+        self, program: MovableProgram, move: Move, to: Peer | None = None
+    ) -> tuple[bytes, ...]:
         """Ask the peer to take `program`, and give it the modules that it lacks.
 
         Returns the digests of the pieces of files that it has. Nothing is journaled. Raises
         PeerLost or PeerRefused.
         """
+        peer = to or self._peer(program.id)
         if self._unheard:
             # It may still be READY for the attempt before; see `_give_up`.
-            self.peer.abort(self._unheard)
+            self._unheard[1].abort(self._unheard[0])
             self._unheard = None
         description = program.describe()
         offer = Offer(self.journal.node, move, description, software=self.software)
-        answer = self.peer.prepare(offer)
+        answer = peer.prepare(offer)
+        self.peers.learn(answer.node, peer)
         if description.fed not in (b"", answer.node) and INPUT not in answer.abilities:
             raise PeerRefused(
                 Refusal(
                     Reason.VERSION,
-                    f"{self.peer.address} cannot have the program's input relayed to it: it runs "
+                    f"{peer.address} cannot have the program's input relayed to it: it runs "
                     "an older version",
                     "install the same version of wasmsr on both ends, or start the program with "
                     "--stdin-after-move eof",
@@ -111,15 +122,15 @@ class MoveSource:
         if answer.missing:
             for module in description.modules:
                 if module.digest in answer.missing:
-                    self.peer.upload(program.module(module.digest), module.digest)
-            answer = self.peer.prepare(offer)
+                    peer.upload(program.module(module.digest), module.digest)
+            answer = peer.prepare(offer)
         if answer.missing:
-            raise PeerLost(f"{self.peer.address} asks again for a module that it was sent")
+            raise PeerLost(f"{peer.address} asks again for a module that it was sent")
         self.announce(
             Event(
                 "prepared",
                 "",
-                {"peer": self.peer.address, "program": move.program.hex(), "epoch": move.epoch},
+                {"peer": peer.address, "program": move.program.hex(), "epoch": move.epoch},
             )
         )
         return answer.held
@@ -130,19 +141,20 @@ class MoveSource:
         epoch = record.epoch if record else 1
         return Move(program, epoch + 1, secrets.token_bytes(ID_BYTES))
 
-    def move(self, program: MovableProgram) -> Moved | None:
+    def move(self, program: MovableProgram, to: Peer | None = None) -> Moved | None:
         """Move `program` to the peer.
 
         Returns None if that came to nothing: the program then runs on here, or has ended, or, when
         `stop` is set, stands. Raises HandedAway if `stop` was set after the decision.
         """
+        peer = to or self._peer(program.id)
         move = self.next_move(program.id)
         self.refused = False
         try:
-            held = self.prepare(program, move)
-            self._journal_offer(move)
+            held = self.prepare(program, move, peer)
+            self._journal_offer(move, peer)
         except MigrationError as error:
-            self._not_moved(move, error)
+            self._not_moved(move, error, peer)
             return None
         stopped = time.monotonic()
         name = ""
@@ -169,10 +181,10 @@ class MoveSource:
         self.announce(
             Event(
                 "moved",
-                f"moved to {self.peer.address}: {size(receipt.size)} in {seconds(duration)}, "
+                f"moved to {peer.address}: {size(receipt.size)} in {seconds(duration)}, "
                 f"downtime {seconds(downtime)}",
                 {
-                    "peer": self.peer.address,
+                    "peer": peer.address,
                     "program": move.program.hex(),
                     "epoch": move.epoch,
                     "bytes": receipt.size,
@@ -187,9 +199,10 @@ class MoveSource:
         self, program: MovableProgram, move: Move, held: tuple[bytes, ...]
     ) -> tuple[Receipt, str, float]:
         """Send the state to the peer and the disk, and return when both have all of it."""
+        peer = self._peer(move.program)
         began = time.monotonic()
         digest = hashlib.sha256()
-        sending = self.peer.transfer(move)
+        sending = peer.transfer(move)
         file: StateFile | None = None
         try:
             file = self.journal.state(move, "handed")
@@ -205,7 +218,7 @@ class MoveSource:
             sending.finish(receipt)
             file.commit()
             if sending.ready() != receipt:
-                raise PeerLost(f"{self.peer.address} holds other bytes than it was sent")
+                raise PeerLost(f"{peer.address} holds other bytes than it was sent")
         except BaseException:
             sending.cancel()
             if file:
@@ -219,6 +232,7 @@ class MoveSource:
         `stopped` is when the program was stopped (`time.monotonic`), or None where that is not
         known. Raises HandedAway when `stop` is set before the peer has confirmed.
         """
+        peer = self._peer(move.program)
         delay = FIRST_DELAY
         complained = ""
         while not self._confirmed(move):
@@ -227,9 +241,7 @@ class MoveSource:
                 break
             if trouble != complained:
                 complained = trouble
-                self.announce(
-                    Event("asking", f"{trouble}; asking again", {"peer": self.peer.address})
-                )
+                self.announce(Event("asking", f"{trouble}; asking again", {"peer": peer.address}))
             if self.stop.wait(delay):
                 raise self._handed_away(move)
             delay = min(delay * 2, LAST_DELAY)
@@ -244,11 +256,12 @@ class MoveSource:
 
     def _ask_to_run(self, move: Move, stopped: float | None) -> str:
         """Send one Commit and return what is wrong, or "" if the peer owns the program."""
+        peer = self._peer(move.program)
         try:
             span = time.monotonic() - stopped if stopped is not None else 0.0
-            standing = self.peer.commit(move, span)
+            standing = peer.commit(move, span)
         except (PeerLost, PeerRefused) as error:
-            return f"{self.peer.address} has not confirmed that it runs the program ({error})"
+            return f"{peer.address} has not confirmed that it runs the program ({error})"
         if standing in (
             OwnershipState.OWNED,
             OwnershipState.OFFERED,
@@ -259,9 +272,9 @@ class MoveSource:
         if standing is OwnershipState.LOST:
             return ""
         if standing is OwnershipState.READY:
-            return f"{self.peer.address} is getting the program ready"
+            return f"{peer.address} is getting the program ready"
         return (
-            f"{self.peer.address} does not know the program that it was handed "
+            f"{peer.address} does not know the program that it was handed "
             "(was it started again with another --state-dir or --port?)"
         )
 
@@ -270,6 +283,7 @@ class MoveSource:
 
         Raises InDoubt or HandedAway when `stop` is set first.
         """
+        peer = self.peers.of(record)
         move = Move(record.program, record.epoch + 1, record.attempt)
         if record.standing is OwnershipState.HANDED:
             self.commit(Move(record.program, record.epoch, record.attempt))
@@ -280,7 +294,7 @@ class MoveSource:
             file = ""
         if verdict is SettleVerdict.GIVE_UP:
             self.journal.put(replace(record, standing=OwnershipState.LOST, file=file))
-            self._unheard = move
+            self._unheard = move, peer
             return
         self.journal.put(
             replace(
@@ -296,22 +310,23 @@ class MoveSource:
             self.commit(move)
 
     def _ask_until_answered(self, move: Move) -> Report:
+        peer = self._peer(move.program)
         delay = FIRST_DELAY
         told = False
         while True:
             try:
-                answer = self.peer.status(move)
+                answer = peer.status(move)
                 if ownership.settle_offered(answer, move) is not SettleVerdict.WAIT:
                     return answer
             except (PeerLost, PeerRefused) as error:
                 if not told:
                     told = True
-                    text = f"{self.peer.address} has to say whether it holds a program: {error}"
+                    text = f"{peer.address} has to say whether it holds a program: {error}"
                     self.announce(Event("asking", f"{text}; asking again"))
             if self.stop.wait(delay):
                 raise InDoubt(
                     f"program {move.program.hex()[:8]} was being moved when this end was killed, "
-                    f"and {self.peer.address} has not said whether it holds it",
+                    f"and {peer.address} has not said whether it holds it",
                     hint="start the same command again when the other end can be reached",
                 )
             delay = min(delay * 2, LAST_DELAY)
@@ -327,17 +342,19 @@ class MoveSource:
         )
 
     def _handed_away(self, move: Move) -> HandedAway:
+        peer = self._peer(move.program)
         record = self.journal.get(move.program)
         file = self.journal.path(record.file) if record and record.file else "(gone)"
         return HandedAway(
-            f"the program was handed to {self.peer.address}, which has not confirmed it; "
+            f"the program was handed to {peer.address}, which has not confirmed it; "
             f"its last state is in {file}",
             file=str(file),
             hint="start the same command again to go on asking; only if the other end is gone for "
             "good, take the program over with `wasmsr run --adopt --from-snapshot FILE`",
         )
 
-    def _journal_offer(self, move: Move) -> None:
+    def _journal_offer(self, move: Move, to: Peer | None = None) -> None:
+        peer = to or self._peer(move.program)
         with self.journal.lock:
             record = self.journal.get(move.program)
             # OFFERED it still says where only the peer's word took the last attempt back.
@@ -355,7 +372,7 @@ class MoveSource:
                     record,
                     standing=OwnershipState.OFFERED,
                     attempt=move.attempt,
-                    peer=self.peer.address,
+                    peer=peer.address,
                 )
             )
 
@@ -386,26 +403,27 @@ class MoveSource:
         good; without either the program must stand, since the peer may be READY and this process
         may be killed.
         """
+        peer = self._peer(move.program)
         told = False
         while not self._journal_given_up(move):
             try:
-                told = self.peer.abort(move) in (OwnershipState.UNKNOWN, OwnershipState.HANDED)
+                told = peer.abort(move) in (OwnershipState.UNKNOWN, OwnershipState.HANDED)
             except (PeerLost, PeerRefused):
                 told = False
             if told or self.stop.is_set():
                 break
-            text = f"neither the journal nor {self.peer.address} can take the move back"
+            text = f"neither the journal nor {peer.address} can take the move back"
             self.announce(Event("trouble", f"{text}; the program stands; trying again"))
             self.stop.wait(1.0)
         if not self.stop.is_set() and program.wait(0) is None:
             program.start()
         if error:
-            self._not_moved(move, error)
+            self._not_moved(move, error, peer)
         if not told:
             try:
-                self.peer.abort(move)
+                peer.abort(move)
             except (PeerLost, PeerRefused):
-                self._unheard = move
+                self._unheard = move, peer
 
     def _journal_given_up(self, move: Move) -> bool:
         with self.journal.lock:
@@ -418,7 +436,8 @@ class MoveSource:
                 return False
         return True
 
-    def _not_moved(self, move: Move, error: Exception) -> None:
+    def _not_moved(self, move: Move, error: Exception, to: Peer | None = None) -> None:
+        peer = to or self._peer(move.program)
         reason = error.reason.name.lower() if isinstance(error, PeerRefused) else "failed"
         self.refused = isinstance(error, PeerRefused) and error.reason is not Reason.BUSY
         message = str(error)
@@ -432,7 +451,7 @@ class MoveSource:
                 "not-moved",
                 text,
                 {
-                    "peer": self.peer.address,
+                    "peer": peer.address,
                     "program": move.program.hex(),
                     "reason": reason,
                     "message": message,

@@ -1,0 +1,65 @@
+"""The other ends that this one can reach, by address and by node id."""
+
+from __future__ import annotations
+
+import threading
+
+from wasmsr.errors import MigrationError
+from wasmsr.migrate.journal.journal import Record
+from wasmsr.migrate.ports import Peer
+
+
+class Peers:
+    """A registry of peers. Any thread may call its methods.
+
+    An address says where a peer is asked; it can change. A node id names the journal of an end and
+    stays. `learn` connects the two when a peer has answered.
+    """
+
+    def __init__(self, *peers: Peer) -> None:
+        self._lock = threading.Lock()
+        self._at = {peer.address: peer for peer in peers}
+        self._named: dict[bytes, Peer] = {}
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def add(self, peer: Peer) -> None:
+        """Add a peer; another one at the same address is replaced."""
+        with self._lock:
+            self._at[peer.address] = peer
+
+    def learn(self, node: bytes, peer: Peer) -> None:
+        """Note the node id that a peer has answered with."""
+        with self._lock:
+            self._named[node] = peer
+
+    @property
+    def only(self) -> Peer:
+        """The peer of an end that has one.
+
+        Raises:
+            MigrationError: There are several peers, or none.
+        """
+        with self._lock:
+            if len(self._at) == 1:
+                return next(iter(self._at.values()))
+        raise MigrationError(
+            f"which of {len(self._at)} peers is meant is not said", phase="prepare", owner="source"
+        )
+
+    def at(self, address: str) -> Peer:
+        """Return the peer at an address, or the only one: its address may have changed."""
+        with self._lock:
+            peer = self._at.get(address)
+        return self.only if peer is None else peer
+
+    def named(self, node: bytes) -> Peer:
+        """Return the peer with a node id, or the only one, which may not have answered yet."""
+        with self._lock:
+            peer = self._named.get(node)
+        return self.only if peer is None else peer
+
+    def of(self, record: Record | None) -> Peer:
+        """Return the peer that a record of the journal names, or the only one."""
+        return self.only if record is None else self.at(record.peer)
