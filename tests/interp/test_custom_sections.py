@@ -7,7 +7,7 @@ import random
 import pytest
 
 from wasmsr import Module
-from wasmsr.interp.modules.custom_sections import HINTS, Names, unsigned
+from wasmsr.interp.modules.custom_sections import HINTS, Names, read_unsigned
 
 TEXT = """(module $whole
   (type $pair (func (param i32) (result i64)))
@@ -84,12 +84,12 @@ def test_hostile_sections(section: bytes) -> None:
 
 
 def test_numbers() -> None:
-    assert unsigned(b"\xe5\x8e\x26", 0) == (624485, 3)
-    assert unsigned(b"\xff\xff\xff\xff\x0f", 0) == (2**32 - 1, 5)
+    assert read_unsigned(b"\xe5\x8e\x26", 0) == (624485, 3)
+    assert read_unsigned(b"\xff\xff\xff\xff\x0f", 0) == (2**32 - 1, 5)
     with pytest.raises(ValueError, match="32 bits"):
-        unsigned(b"\x80" * 6, 0)
+        read_unsigned(b"\x80" * 6, 0)
     with pytest.raises(IndexError):
-        unsigned(b"\x80", 0)
+        read_unsigned(b"\x80", 0)
 
 
 # ---- branch hints
@@ -107,7 +107,7 @@ def with_section(binary: bytes, contents: bytes) -> bytes:
     section = bytes([0, len(name) + len(contents)]) + name + contents
     at = 8
     while binary[at] != 10:
-        size, start = unsigned(binary, at + 1)
+        size, start = read_unsigned(binary, at + 1)
         at = start + size
     return binary[:at] + section + binary[at:]
 

@@ -12,15 +12,17 @@ if TYPE_CHECKING:
 
 @record(frozen=True)
 class Limits:
-    """Limits of a store, in the model's units, so that they mean the same in every build.
+    """Limits of a store, in the model's units: they mean the same in every build.
 
     Attributes:
-        memory_pages: pages of 64 KiB of each memory; more than 65,536 are of use to memories with
+        memory_pages: Wasm pages (64 KiB) of each memory. More than 65,536 are of use to memories
+        with
             64-bit addresses only.
-        table_elements: elements of each table. The exceptions that are alive may take eight slots
-            for each of so many too, and a mebibyte: five slots and those of its fields for each.
+        table_elements: Elements of each table. The live exceptions have a bound of eight slots for
+        each
+            of so many elements and 1 MiB; an exception takes five slots and those of its fields.
         stack_slots: 64-bit slots of the value stack.
-        stack_frames: frames; one more is the trap "call stack exhausted".
+        stack_frames: Frames; one more is the trap "call stack exhausted".
     """
 
     memory_pages: int = 65536
@@ -42,10 +44,11 @@ class Limits:
 
 @record(frozen=True)
 class Finished:
-    """Everything that was to be invoked has returned.
+    """Every invocation has returned.
 
     Attributes:
-        results: of the last invocation, as Python values; `raw` are their bits.
+        results: Results of the last invocation, as Python values.
+        raw: Their bits.
     """
 
     results: tuple[Any, ...] = ()
@@ -85,11 +88,15 @@ class FrameView:
     """An activation as `Store.frames` shows it.
 
     Attributes:
-        function: address; `instance` and `index` say the same within a module.
-        offset: of the next instruction, in the module's binary; of a frame that waits for a
-            callee, the byte after its call.
-        types: of locals, then operands.
-        locals, operands: bits, bottom first.
+        function: Address of the function.
+        instance: Index of the instance.
+        index: Index of the function in its module.
+        offset: Byte offset of the next instruction in the module's binary; in a frame that waits
+        for a
+            callee, of the byte after the call.
+        types: Type codes of locals, then operands.
+        locals: Bits of the locals.
+        operands: Bits of the operands, bottom first.
     """
 
     function: int

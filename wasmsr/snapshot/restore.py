@@ -255,7 +255,7 @@ class _Restoring:
                 raise impossible(
                     f"the import {_named(item.module, item.name)} of an unknown address"
                 )
-            right = lib.wsr_import_matches(self.store.c, module._c, item.number, address)
+            right = lib.wsr_import_matches(self.store.c, module.c, item.number, address)
             if right and item.kind in (lib.WSR_TABLE, lib.WSR_MEMORY_KIND):
                 # Their sizes are restored later; what cannot change is compared here.
                 right = _same_but_size(item.type, self._saved_type(item.kind, address))
@@ -357,7 +357,7 @@ class _Restoring:
             addresses = instance.tables if kind == lib.WSR_TABLE else instance.globals
             for item in module.imports:
                 if item.kind == kind and addresses[item.index] == address:
-                    type_ = lib.wsr_narrowed(self.store.c, module._c, item.number, type_)
+                    type_ = lib.wsr_narrowed(self.store.c, module.c, item.number, type_)
         return type_
 
     def _add_tag(self, address: int) -> Any:
@@ -370,7 +370,7 @@ class _Restoring:
                 type_ = item.type
                 right = isinstance(type_, TagType) and codes_of(type_.params) == codes
                 if right and instance.tags[item.index] == address:
-                    return lib.wsr_add_tag_import(c, module._c, item.index, self.error)
+                    return lib.wsr_add_tag_import(c, module.c, item.index, self.error)
         return lib.wsr_add_tag(c, list(codes), len(codes), self.error)
 
 

@@ -14,7 +14,7 @@ from wasmsr.cli.programs import PROGRAMS
 from wasmsr.errors import LinkError, MalformedError, ModuleError, WasmsrError, listed, printable
 from wasmsr.interp.instruction_set import features
 from wasmsr.interp.modules import foreign_files as foreign
-from wasmsr.interp.modules.custom_sections import unsigned
+from wasmsr.interp.modules.custom_sections import read_unsigned
 from wasmsr.interp.modules.module import MAGIC, Module, assemble
 from wasmsr.interp.types import FuncType, GlobalType, MemoryType, TableType, TagType
 from wasmsr.program import COMMAND, REACTOR
@@ -116,7 +116,7 @@ def _sections(binary: bytes, names: tuple[str, ...]) -> Iterator[dict[str, Any]]
 
 def _custom_name(binary: bytes, section: foreign.BinarySection) -> str | None:
     try:
-        length, at = unsigned(binary, section.begin)
+        length, at = read_unsigned(binary, section.begin)
     except (IndexError, ValueError):
         return None
     return printable(binary[at : min(at + length, section.end)])

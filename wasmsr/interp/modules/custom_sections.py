@@ -27,7 +27,7 @@ Map = dict[int, str]
 _DAMAGED = (IndexError, ValueError)  # UnicodeDecodeError is a ValueError
 
 
-def unsigned(data: bytes, at: int) -> tuple[int, int]:
+def read_unsigned(data: bytes, at: int) -> tuple[int, int]:
     """Return the LEB128 number at `at`, of 32 bits, and where it ends.
 
     Raises:
@@ -45,7 +45,7 @@ def unsigned(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _name(data: bytes, at: int) -> tuple[str, int]:
-    length, at = unsigned(data, at)
+    length, at = read_unsigned(data, at)
     if length > len(data) - at:
         raise IndexError("a name is cut off")
     return data[at : at + length].decode("utf-8"), at + length
@@ -53,18 +53,18 @@ def _name(data: bytes, at: int) -> tuple[str, int]:
 
 def _direct(data: bytes, at: int = 0) -> tuple[Map, int]:
     found: Map = {}
-    count, at = unsigned(data, at)
+    count, at = read_unsigned(data, at)
     for _ in range(count):
-        index, at = unsigned(data, at)
+        index, at = read_unsigned(data, at)
         found[index], at = _name(data, at)
     return found, at
 
 
 def _indirect(data: bytes) -> dict[int, Map]:
     found = {}
-    count, at = unsigned(data, 0)
+    count, at = read_unsigned(data, 0)
     for _ in range(count):
-        index, at = unsigned(data, at)
+        index, at = read_unsigned(data, at)
         found[index], at = _direct(data, at)
     return found
 
@@ -85,7 +85,7 @@ class Names:
         try:
             while section is not None and at < len(section):
                 kind = section[at]
-                size, at = unsigned(section, at + 1)
+                size, at = read_unsigned(section, at + 1)
                 if size > len(section) - at:
                     break
                 self._parts.setdefault(kind, section[at : at + size])
@@ -196,18 +196,18 @@ def _hints(module: ModuleInterface, data: bytes) -> dict[int, bool]:
     from wasmsr.interp.instruction_set.instructions import disassemble
 
     found: dict[int, bool] = {}
-    functions, at = unsigned(data, 0)
+    functions, at = read_unsigned(data, 0)
     last_function = -1
     for _ in range(functions):
-        function, at = unsigned(data, at)
+        function, at = read_unsigned(data, at)
         begin, end = module.body_range(function)  # IndexError where there is none
         if function <= last_function:
             raise ValueError("functions out of order")
         last_function, place, hints = function, _code_start(module.binary, begin), {}
-        count, at = unsigned(data, at)
+        count, at = read_unsigned(data, at)
         for _ in range(count):
-            offset, at = unsigned(data, at)
-            size, at = unsigned(data, at)
+            offset, at = read_unsigned(data, at)
+            size, at = read_unsigned(data, at)
             value, at = data[at], at + 1
             if size != 1 or value > 1 or begin + offset in hints:
                 raise ValueError("no hint")
@@ -227,9 +227,9 @@ def _hints(module: ModuleInterface, data: bytes) -> dict[int, bool]:
 
 def _code_start(binary: bytes, at: int) -> int:
     """Return the offset of the first instruction of a body, after its locals."""
-    groups, at = unsigned(binary, at)
+    groups, at = read_unsigned(binary, at)
     for _ in range(groups):
-        _, at = unsigned(binary, at)
+        _, at = read_unsigned(binary, at)
         at += 1
         if binary[at - 1] in (0x63, 0x64):  # (ref null? HEAP): its heap type follows
             while binary[at] >= 0x80:

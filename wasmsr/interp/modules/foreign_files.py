@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from wasmsr.errors import LinkError, MalformedError, ModuleError, printable
-from wasmsr.interp.modules.custom_sections import unsigned
+from wasmsr.interp.modules.custom_sections import read_unsigned
 from wasmsr.record import record
 
 TYPE_CHECKING = False
@@ -101,7 +101,7 @@ def sections(data: bytes, at: int = 8, end: int | None = None) -> Iterator[Binar
     end = len(data) if end is None else end
     while at < end:
         identity = data[at]
-        size, begin = unsigned(data, at + 1)
+        size, begin = read_unsigned(data, at + 1)
         at = begin + size
         yield BinarySection(identity, begin, at)
 
@@ -144,7 +144,7 @@ def what_text_is(data: bytes) -> tuple[str, str | None]:
     return "", None
 
 
-def better(data: bytes, error: Exception, decode: Decode) -> Exception:
+def explained(data: bytes, error: Exception, decode: Decode) -> Exception:
     """Return the error for bytes that the core refuses: one that says more, or `error`."""
     if not isinstance(error, MalformedError):
         return error

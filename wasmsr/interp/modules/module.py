@@ -1,7 +1,6 @@
 """A module: bytes decoded and validated by the C core, described for Python.
 
-First step of the way: bytes (or `cache`), module, machine. A module is immutable and may be
-instantiated in any number of stores, on any threads.
+A module is immutable. It can be instantiated in any number of stores, on any threads.
 """
 
 from __future__ import annotations
@@ -123,30 +122,33 @@ class Module:
     """A decoded and validated module.
 
     Args:
-        binary: the module in the binary format.
-        name: what to call it in messages and backtraces; default is its name section's.
-        features: what it may need of WebAssembly: None for all that this engine has by default,
-            switches such as "-simd", or the names of all that are on
-                (`instruction_set.features`).
-        lazy: the bodies of functions are validated when they are compiled, at their first call,
-            and not now. What is wrong with one is an InvalidError then, which ends the program.
+        binary: The module in the binary format.
+        name: What to call it in messages and backtraces; default is the name in its name section.
+        features: What it may need of WebAssembly. None stands for all that this engine has by
+        default;
+            text has switches such as "-simd"; otherwise these are the names of all that are on.
+        lazy: Validate the body of a function when it is compiled, at its first call. An invalid
+        body is
+            an InvalidError then, which ends the program.
 
     Attributes:
-        binary: the bytes.
-        validated: all bodies have been validated; always so unless `lazy`.
-        on_invalid: called when a body turned out to be invalid, or None.
-        allowed_features: names of the features that its bytes might use; `needed_features` are
-            those that they do use.
-        imports, exports: what it asks for and offers, in the binary's order.
-        counts: the sizes of its index spaces (`wsr_counts` of the core).
+        binary: The bytes.
+        c: The core's module.
+        validated: Whether all bodies have been validated; always so unless `lazy`.
+        on_invalid: Called when a body turned out to be invalid, or None.
+        allowed_features: Names of the features that its bytes may use; `needed_features` are those
+        that
+            they use.
+        imports: What it imports, in the binary's order.
+        exports: What it exports, in the binary's order.
+        counts: The sizes of its index spaces (`wsr_counts` of the core).
 
     Raises:
-        MalformedError: the bytes are no module.
-        InvalidError: the module does not validate.
-        UnsupportedError: it needs a feature that this engine lacks, or that is off; `feature`
-            names it.
-        ModuleError: it exceeds a limit of this implementation.
-        ValueError: `features` names one that there is not, or that cannot be switched so.
+        MalformedError: The bytes are no module.
+        InvalidError: The module does not validate.
+        UnsupportedError: It needs a feature that this engine lacks, or that is off; `feature`
+        names it. ModuleError: It exceeds a limit of this implementation.
+        ValueError: `features` names an unknown feature, or one that cannot be switched so.
     """
 
     def __init__(
@@ -166,15 +168,15 @@ class Module:
         )
         if pointer == ffi.NULL:
             from wasmsr.interp.modules.foreign_files import (
-                better,  # only here: most modules are good
+                explained,  # only here: most modules are good
             )
 
-            raise better(self.binary, core_error(error), decode_only)
-        self._c = ffi.gc(pointer, lib.wsr_module_free, size=len(self.binary))
+            raise explained(self.binary, core_error(error), decode_only)
+        self.c = ffi.gc(pointer, lib.wsr_module_free, size=len(self.binary))
         self._validating = threading.Lock()
         self.validated = False
         self.counts = ffi.new("wsr_counts *")
-        lib.wsr_module_counts(self._c, self.counts)
+        lib.wsr_module_counts(self.c, self.counts)
         if not lazy:
             self.validate()
         self._given_name = name
@@ -207,17 +209,17 @@ class Module:
             if not self.validated:
                 error = ffi.new("wsr_error *")
                 most = 2**64 - 1 if size is None else size
-                state = lib.wsr_module_validate(self._c, most, error)
+                state = lib.wsr_module_validate(self.c, most, error)
                 if state < 0:
                     raise core_error(error)
                 self.validated = state == 1
-                lib.wsr_module_counts(self._c, self.counts)
+                lib.wsr_module_counts(self.c, self.counts)
         return self.validated
 
     def invalid(self) -> Exception | None:
         """Return the error of a called function that could not be compiled, or None."""
         error = ffi.new("wsr_error *")
-        function = lib.wsr_module_invalid(self._c, error)
+        function = lib.wsr_module_invalid(self.c, error)
         if function == 2**32 - 1:
             return None
         if self.on_invalid is not None:
@@ -328,7 +330,7 @@ class Module:
         if not 0 <= index < self.counts.functions:
             raise IndexError(f"the module has no function {index}")
         view = ffi.new("wsr_function_type *")
-        lib.wsr_module_function_type(self._c, index, view)
+        lib.wsr_module_function_type(self.c, index, view)
         return function_type(view)
 
     def body_range(self, index: int) -> tuple[int, int]:
@@ -336,7 +338,7 @@ class Module:
         begin, end = ffi.new("uint32_t *"), ffi.new("uint32_t *")
         if not self.counts.imported_functions <= index < self.counts.functions:
             raise IndexError(f"the module defines no function {index}")
-        lib.wsr_module_body(self._c, index, begin, end)
+        lib.wsr_module_body(self.c, index, begin, end)
         return begin[0], end[0]
 
     def function_name(self, index: int) -> str:
@@ -364,22 +366,22 @@ class Module:
             return self.function_type(index)
         if kind == lib.WSR_TAG:
             view = ffi.new("wsr_function_type *")
-            lib.wsr_module_tag(self._c, index, view)
+            lib.wsr_module_tag(self.c, index, view)
             return TagType(function_type(view).params)
         if kind == lib.WSR_GLOBAL:
             view = ffi.new("wsr_global_type *")
-            lib.wsr_module_global(self._c, index, view)
+            lib.wsr_module_global(self.c, index, view)
             return GlobalType(ValType(view.type), bool(view.mutability))
         bounds = ffi.new("wsr_bounds *")
         if kind == lib.WSR_TABLE:
-            lib.wsr_module_table(self._c, index, bounds)
+            lib.wsr_module_table(self.c, index, bounds)
             return TableType(ValType(bounds.type), _bounds(bounds), address_type(bounds))
-        lib.wsr_module_memory(self._c, index, bounds)
+        lib.wsr_module_memory(self.c, index, bounds)
         return MemoryType(_bounds(bounds), address_type(bounds))
 
     def _import(self, index: int) -> Import:
         view = ffi.new("wsr_extern *")
-        lib.wsr_module_import(self._c, index, view)
+        lib.wsr_module_import(self.c, index, view)
         return Import(
             _text(view.module, view.module_length),
             _text(view.name, view.name_length),
@@ -391,7 +393,7 @@ class Module:
 
     def _export(self, index: int) -> Export:
         view = ffi.new("wsr_extern *")
-        lib.wsr_module_export(self._c, index, view)
+        lib.wsr_module_export(self.c, index, view)
         return Export(
             _text(view.name, view.name_length),
             self._extern_type(view.kind, view.index),
@@ -401,16 +403,16 @@ class Module:
 
     @cached_property
     def _custom_sections(self) -> list[tuple[str, int, int]]:
-        from wasmsr.interp.modules.custom_sections import unsigned  # only here: few ask
+        from wasmsr.interp.modules.custom_sections import read_unsigned  # only here: few ask
 
         found = []
         at = 8
         while at < len(self.binary):
             identity = self.binary[at]
-            size, at = unsigned(self.binary, at + 1)
+            size, at = read_unsigned(self.binary, at + 1)
             end = at + size
             if identity == 0:
-                length, start = unsigned(self.binary, at)
+                length, start = read_unsigned(self.binary, at)
                 name = self.binary[start : start + length].decode("utf-8")
                 found.append((name, start + length, end))
             at = end

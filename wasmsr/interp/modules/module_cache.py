@@ -1,21 +1,21 @@
-"""The module cache: what is known of a file's bytes from an earlier start.
+"""The module cache: notes on modules from earlier starts.
 
-Between a file and `Module`. It holds no code and no bytes of modules, only small
-notes, so that nothing has to be believed that could do harm:
+The cache has no code and no bytes of modules, only small notes:
 
-- `ID.file`: which SHA-256 the file with this device, inode, size and times of last change had, so
-  that the next start need not hash it again;
+- `ID.file`: the SHA-256 of the file with this device, inode, size and times of last change, so that
+  the next start need not hash the file again;
 - `DIGEST.about`: how large the module is and under which path it was last seen, for people;
-- `DIGEST-ENGINE.valid`: that this build of the engine has validated the module with this digest
-  whole, so that the next start need not either.
+- `DIGEST-ENGINE.valid`: this build of the engine has validated the whole module with this digest,
+so
+  that the next start need not validate it.
 
-A note that is wrong (damaged, forged, or of a file that was changed without a trace in its times)
-can only delay an error: every body is validated when it is compiled, notes or not, and what is
-saved in or compared with a snapshot is a digest of the bytes in memory, never one from here.
+A wrong note (damaged, forged, or of a file that was changed without a trace in its times) can only
+delay an error. Every body is validated when it is compiled, and a snapshot has or is compared with
+a digest of the bytes in memory, never one from here.
 
-Notes appear by rename, and reading one looks at it as a whole, so any number of processes may use a
-folder. The oldest go when there are more than `KEPT`. A folder that cannot be read or written is as
-good as an empty one.
+Notes appear by rename and are read whole, so any number of processes can use a folder. The oldest
+notes are removed when there are more than `KEPT`. A folder that cannot be read or written counts as
+empty.
 """
 
 from __future__ import annotations

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 
 class Retry(BaseException):
-    """Raised by a host function that gave up, because of a pause, before it had any effect.
+    """Raised by a host function that gave up for a pause before it had any effect.
 
-    The program stays at the call with its operands; the call is done again when the program goes
-    on, here or wherever a snapshot of it is restored.
+    The program stays at the call with its operands. The call is made again when the program
+    continues, here or wherever a snapshot of it is restored.
     """
 
 
@@ -45,18 +45,20 @@ class HostFunction:
     """A function that the host provides.
 
     Args:
-        type: its type.
-        call: called as `call(caller, *arguments)`; gives None, one value, or a tuple, as the type's
-            results say. With `raw`, arguments and results are the values' bits (unsigned), which
-            is faster.
-        identity: what a snapshot knows it by, unique in a store; None: the names of the import
-            that it answers. A store in which one import is answered by different functions can
-            only be restored if these have identities.
-        writes: tells which memory a call may write (`gate.Writes`); None: nobody knows.
+        type: Its type.
+        call: Called as `call(caller, *arguments)`; returns None, one value, or a tuple, as the
+        type's
+            results say.
+        raw: Arguments and results are the values' bits (unsigned), which is faster.
+        identity: A string by which snapshots know it, unique in a store. None: the names of its
+        import
+            identify it. A store in which different functions answer one import can only be restored
+            if these have identities.
+        writes: Tells which memory a call can write (`gate.Writes`); None if that is not declared.
 
     Attributes:
-        perform: calls it with a caller and the slots of the arguments, and puts the results in
-            their place.
+        perform: Calls it with a caller and the slots of the arguments; the results take their
+        place.
     """
 
     def __init__(
@@ -135,8 +137,8 @@ class Caller:
     """What a host function may know of the call: first argument of every host function.
 
     Attributes:
-        store: the store in which the program runs.
-        instance: index of the calling instance, or None where the host called.
+        store: The store in which the program runs.
+        instance: Index of the calling instance, or None if the host called.
     """
 
     store: StoreInterface
@@ -169,10 +171,18 @@ class Caller:
         return self.store.wake_fd
 
     def wait(self, fd: int, events: int = select.POLLIN, timeout: float | None = None) -> bool:
-        """Wait for a descriptor; False when `timeout` seconds have passed.
+        """Wait for a descriptor.
+
+        Args:
+            fd: The descriptor.
+            events: What to wait for, as for `select.poll`.
+            timeout: Seconds; None waits for ever.
+
+        Returns:
+            False if the time has passed.
 
         Raises:
-            Retry: a pause was requested first. Let it through, and the call is made again later.
+            Retry: A pause was requested first. Let it through: the call is made again later.
         """
         poll = select.poll()
         poll.register(fd, events)

@@ -117,4 +117,4 @@ def matches(store: StoreInterface, module: Module, item: Import, found: Extern) 
         bounds = found.type.bounds
         if not wanted.bounds.admits(bounds.minimum, bounds.maximum):
             return False
-    return bool(lib.wsr_import_matches(store.c, module._c, item.number, found.address))
+    return bool(lib.wsr_import_matches(store.c, module.c, item.number, found.address))

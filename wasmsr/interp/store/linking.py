@@ -159,7 +159,7 @@ class Linker:
             error = ffi.new("wsr_error *")
             if type_.concrete and importer is not None:
                 address = lib.wsr_add_host_import(
-                    self._store.c, importer[0]._c, importer[1].index, error
+                    self._store.c, importer[0].c, importer[1].index, error
                 )
             elif type_.concrete:
                 raise LinkError(f"the type of the host function {shown} is of no module")
@@ -185,7 +185,7 @@ class Linker:
             self._connect(address)
         elif function.type.concrete and importer is not None:
             number, known = importer[1].number, self._host_address[key]
-            if not lib.wsr_import_matches(self._store.c, importer[0]._c, number, known):
+            if not lib.wsr_import_matches(self._store.c, importer[0].c, number, known):
                 raise LinkError(
                     f"the host function {shown} was given for an import of another type",
                     hint="give each module a HostFunction of its own",

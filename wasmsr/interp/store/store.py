@@ -215,7 +215,7 @@ class Store:
         """
         arrays = [ffi.new("uint32_t[]", list(a) or [0]) for a in addresses]
         error = ffi.new("wsr_error *")
-        index = lib.wsr_add_instance(self.c, module._c, *arrays, error)
+        index = lib.wsr_add_instance(self.c, module.c, *arrays, error)
         if index == _NONE:
             raise core_error(error)
         instance = Instance(self, index, module, name or module.name)
