@@ -82,7 +82,7 @@ check: $(VENV)/.dev $(VENV)/.built ## generated files are what their generators 
 
 fuzz: $(VENV)/.test $(VENV)/.built ## longer random testing (FUZZ=examples for each test, SECONDS of libFuzzer)
 	@$(TIMED) "fuzz: libFuzzer" scripts/fuzz-module $(or $(SECONDS),300)
-	@$(TIMED) "fuzz" env WASMSR_FUZZ=$(or $(FUZZ),2000) $(PYTEST) -n $(JOBS) --dist worksteal --timeout 3600 -m "full or not full" tests/fuzz tests/wasi/test_against.py $(ARGS)
+	@$(TIMED) "fuzz" env WASMSR_FUZZ=$(or $(FUZZ),2000) $(PYTEST) -n $(JOBS) --dist worksteal --timeout 3600 -m "full or not full" tests/fuzz tests/wasi/preview1/test_against.py $(ARGS)
 
 clean: ## remove what was built (not .cache, which holds downloads)
 	rm -rf build dist *.egg-info wasmsr/*.so $(VENV)/.built

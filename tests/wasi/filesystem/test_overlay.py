@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.wasi.filesystem.test_mounts import tree
 from tests.wasi.guest import CREAT, DIRECTORY, EXCL, ROOT, TRUNC, Guest, on
-from tests.wasi.test_mounts import tree
 from wasmsr.errors import SnapshotError, WasiConfigError
 from wasmsr.wasi.filesystem.mounts import Mount
 from wasmsr.wasi.preview1.abi import Errno, Right

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.wasi.filesystem.test_mounts import tree
 from tests.wasi.guest import Guest
-from tests.wasi.test_mounts import tree
 from wasmsr.errors import FormatError, SnapshotError
 from wasmsr.wasi.filesystem.mounts import Mount
 from wasmsr.wasi.state.contents import CHUNK, PLACE, Contents, digest_of

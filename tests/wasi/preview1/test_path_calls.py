@@ -279,7 +279,7 @@ def test_below_another_directory(guest: Guest, data: Path) -> None:
 
 
 def test_what_is_asked_is_checked_before_the_path(guest: Guest) -> None:
-    """As wasmtime does: found by tests/wasi/test_against.py."""
+    """As wasmtime does: found by tests/wasi/preview1/test_against.py."""
     call = ("path_filestat_set_times", ROOT, 0, *guest.path("none/f"))
     assert guest.call(*call, 1, 1, 3) == Errno.INVAL
     assert guest.call(*call, 1, 1, 1) == Errno.NOENT

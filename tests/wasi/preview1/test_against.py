@@ -2,7 +2,7 @@
 the same results, the same files in the end. Ours goes through a snapshot now and then.
 
 `WASMSR_FUZZ` is the number of sequences (`make fuzz`). Where the two differ on purpose, the
-difference is named here, and `tests/wasi/test_peer.py` lists more of them.
+difference is named here, and `tests/wasi/preview1/test_peer.py` lists more of them.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.wasi.guest import DATA, IOVS, OUT, OUT2, ROOT, Guest, readable, writable
-from tests.wasi.test_waiting import PROMPT, paused
+from tests.wasi.streams.test_waiting import PROMPT, paused
 from wasmsr.errors import UnportableState, WasiConfigError
 from wasmsr.wasi.preview1.abi import Errno, FdFlag, FileType, Right
 from wasmsr.wasi.streams.listen_address import TcpListen, address_of

@@ -33,7 +33,7 @@ from tests.wasi.guest import (
     Guest,
     Peer,
 )
-from tests.wasi.test_against import tree
+from tests.wasi.preview1.test_against import tree
 from wasmsr.wasi.filesystem.mounts import Mount
 from wasmsr.wasi.preview1.abi import Errno, FdFlag
 from wasmsr.wasi.preview1.rights import DIRECTORY_RIGHTS, FILE_RIGHTS

@@ -17,7 +17,7 @@ from wasmsr.wasi.preview1 import unstable
 from wasmsr.wasi.preview1.abi import Errno
 from wasmsr.wasi.preview1.functions import FUNCTIONS, MODULE, document
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_all_are_there() -> None:

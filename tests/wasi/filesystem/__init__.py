@@ -1,0 +1,1 @@
+"""Tests of WASI: mounts, paths, trees and open files."""

@@ -1,0 +1,1 @@
+"""Tests of WASI: the calls, one by one and against other implementations."""

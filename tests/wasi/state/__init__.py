@@ -1,0 +1,1 @@
+"""Tests of WASI: states that are saved and restored."""

@@ -1,0 +1,1 @@
+"""Tests of WASI: streams and sockets."""
