@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -160,3 +162,44 @@ def test_declared_writes() -> None:
     _, instance = linked(add, Asking())
     instance.function("direct")()
     assert seen == [([(1, 4)], [(1, 8)])]
+
+
+GROWING = """
+import resource
+from wasmsr import Module, Store
+from wasmsr.interp.gate import HostGate
+
+class Watching(HostGate):
+    def event(self, event):
+        print(event.kind, event.detail, event.instructions is not None)
+
+    def host_call(self, call):
+        print("call", call.arguments)
+        call.perform()
+
+store = Store()
+store.gate = Watching()
+instance = store.instantiate(Module.from_text('''(module
+  (import "host" "note" (func $note (param i32)))
+  (memory 1 20000)
+  (func (export "grow") (param i32) (call $note (memory.grow (local.get 0)))))'''),
+  {"host": {"note": lambda value: None}})
+resource.setrlimit(resource.RLIMIT_DATA, (300 << 20, 300 << 20))
+for pages in (1, 16000, 30000):
+    store.gate, gate = None, store.gate
+    store.enqueue(instance.function("grow"), pages)
+    store.gate = gate
+    store.run(fuel=100)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other hosts have no such limit")
+def test_a_growth_that_the_host_refuses_is_an_event() -> None:
+    """One that succeeds is none, and one beyond the limits is the same on every host."""
+    done = subprocess.run([sys.executable, "-c", GROWING], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "call (1,)",
+        "growth failed {'refused': 1} True",
+        "call (4294967295,)",
+        "call (4294967295,)",
+    ], done.stderr

@@ -76,7 +76,8 @@ typedef struct {
   uint32_t elements, data;
   uint32_t start;     /* function index, or UINT32_MAX */
   uint64_t code_size; /* bytes of function bodies */
-  uint64_t features;  /* what can be off and the module needs: a bit each, see interp/instruction_set/features.py */
+  uint64_t features;  /* what can be off and the module needs: a bit each, see
+                         interp/instruction_set/features.py */
 } wsr_counts;
 
 /* Decode `size` bytes, which must outlive the module, and validate all but the bodies of functions;
@@ -191,6 +192,9 @@ void wsr_set_global(wsr_store *store, uint32_t address, const uint64_t *value);
 /* Both return the old size, or UINT64_MAX where the limits do not allow it. */
 uint64_t wsr_grow_memory(wsr_store *store, uint32_t address, uint64_t pages);
 uint64_t wsr_grow_table(wsr_store *store, uint32_t address, uint64_t elements, uint64_t value);
+/* How often the program could not grow a memory or table for want of room on the host, though its
+ * limits allow it. */
+uint64_t wsr_refused_growths(const wsr_store *store);
 /* Write the bytes to the start of a memory that nothing was written to yet: zero pages are skipped,
  * so that they stay uncommitted. */
 void wsr_fill_memory(wsr_store *store, uint32_t address, const uint8_t *data, size_t length);

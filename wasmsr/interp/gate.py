@@ -13,10 +13,17 @@ from wasmsr.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
     Perform = Callable[[Any, Any], None]
     """Call a host function with a caller and the slots of its arguments; results replace them."""
+
+    class GateWay(Protocol):
+        """What lets a call pass the gate of a store."""
+
+        def host_call(self, call: HostCall) -> None:
+            """Let the call pass."""
+
     Spans = list[tuple[int, int]]
     """Parts of a memory: (offset, size) each, in bytes."""
     Writes = Callable[[Any, Sequence[int]], Callable[[bool], Spans]]
@@ -30,8 +37,10 @@ class HostEvent:
 
     Attributes:
         kind: "edit" (the host wrote a memory, table or global), "grow" (the host grew a memory or
-            table), "growth failed", "enqueue" or "pause". A view of a memory (`Memory.data`) can
-            be written without an event.
+            table), "growth failed", "enqueue" or "pause". A program's own growth is an event if
+            the limits allow it and the host refuses it. The event comes before the next host call
+            or at the end of the run, and has the count of such growths as "refused". A view of a
+            memory (`Memory.data`) can be written without an event.
         instructions: Instructions executed so far in metered runs; None if the run counts none.
         detail: What else belongs to the kind, as plain data.
     """
@@ -122,16 +131,16 @@ class HostGate:
         """Take note of an event. It has happened already."""
 
 
-def through(gate: HostGate, known: tuple[Any, str, str]) -> Perform:
+def through(way: GateWay, known: tuple[Any, str, str]) -> Perform:
     """Return a function that calls a host function through a gate.
 
     Args:
-        gate: The gate.
+        way: What lets a call pass the gate.
         known: The host function, and the module and name of the import that it answers.
     """
     taken = known[0].argument_slots
 
     def perform(caller: Any, slots: Any) -> None:
-        gate.host_call(HostCall(known, caller, slots, taken))
+        way.host_call(HostCall(known, caller, slots, taken))
 
     return perform

@@ -122,6 +122,25 @@ static uint64_t grown(uint64_t old, const wsr_bounds *bounds) {
   return bounds->address64 ? old : (uint32_t)old;
 }
 
+/* A growth that the limits allow and the host refuses depends on the host: it is counted. */
+static uint64_t grow_memory(const wsr_thread *thread, wsr_memory_instance *m, uint64_t pages) {
+  const uint64_t old = wsr_memory_grow(m, pages), size = m->size / PAGE;
+  uint64_t most = m->limit;
+  if (!m->bounds.address64 && most > WSR_MAX_PAGES) most = WSR_MAX_PAGES;
+  if (m->bounds.has_maximum && m->bounds.maximum < most) most = m->bounds.maximum;
+  if (old == UINT64_MAX && size <= most && pages <= most - size) thread->store->refused_growths++;
+  return grown(old, &m->bounds);
+}
+
+static uint64_t grow_table(const wsr_thread *thread, wsr_table_instance *t, uint64_t count,
+                           uint64_t value) {
+  const uint64_t old = wsr_table_grow(t, count, value);
+  uint64_t most = t->limit;
+  if (t->bounds.has_maximum && t->bounds.maximum < most) most = t->bounds.maximum;
+  if (old == UINT64_MAX && count <= most - t->size) thread->store->refused_growths++;
+  return grown(old, &t->bounds);
+}
+
 static wsr_memory_instance *memory_at(const wsr_thread *thread, const wsr_instance *instance,
                                       uint32_t index) {
   return thread->memories[instance->memories[index]];
@@ -146,9 +165,7 @@ static uint32_t perform_on_table(const wsr_thread *thread, const wsr_instance *i
       t->elements[s[0]] = s[1];
       return WSR_TRAP_NONE;
     case WSR_OP_TABLE_SIZE: s[0] = t->size; return WSR_TRAP_NONE;
-    case WSR_OP_TABLE_GROW:
-      s[0] = grown(wsr_table_grow(t, s[1], s[0]), &t->bounds);
-      return WSR_TRAP_NONE;
+    case WSR_OP_TABLE_GROW: s[0] = grow_table(thread, t, s[1], s[0]); return WSR_TRAP_NONE;
     case WSR_OP_TABLE_FILL: return table_fill(thread, t, s);
     case WSR_OP_TABLE_COPY:
       return table_copy(thread, t, table_at(thread, instance, cell->u.p.b), s);
@@ -162,9 +179,7 @@ static uint32_t perform_on_memory(const wsr_thread *thread, const wsr_instance *
   wsr_memory_instance *const m = memory_at(thread, instance, cell->u.p.a);
   switch (cell->op) {
     case WSR_OP_MEMORY_SIZE: s[0] = m->size / PAGE; return WSR_TRAP_NONE;
-    case WSR_OP_MEMORY_GROW:
-      s[0] = grown(wsr_memory_grow(m, s[0]), &m->bounds);
-      return WSR_TRAP_NONE;
+    case WSR_OP_MEMORY_GROW: s[0] = grow_memory(thread, m, s[0]); return WSR_TRAP_NONE;
     case WSR_OP_MEMORY_FILL: return memory_fill(thread, m, s);
     case WSR_OP_MEMORY_COPY:
       return memory_copy(thread, m, memory_at(thread, instance, cell->u.p.b), s);

@@ -602,6 +602,8 @@ uint64_t wsr_grow_memory(wsr_store *store, uint32_t address, uint64_t pages) {
   return wsr_memory_grow(store->memories[address], pages);
 }
 
+uint64_t wsr_refused_growths(const wsr_store *store) { return store->refused_growths; }
+
 uint64_t wsr_grow_table(wsr_store *store, uint32_t address, uint64_t elements, uint64_t value) {
   return wsr_table_grow(store->tables[address], elements, value);
 }

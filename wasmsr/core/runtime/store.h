@@ -86,6 +86,8 @@ struct wsr_store {
   uint32_t n_exceptions, n_free_exceptions, room_exceptions;
   size_t exception_bytes, collect_at;
 
+  uint64_t refused_growths; /* of the program, by the host */
+
   uint8_t *space;
   size_t space_bytes;
   uint32_t share; /* the arrays have room for 1/2^share of the most items of their kind */

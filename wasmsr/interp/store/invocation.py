@@ -132,6 +132,7 @@ class Invoker:
                 outcome: Outcome = Paused("requested")
             else:
                 outcome = self.run_queue(budget)
+            self._linker.tell_growths()
             if isinstance(outcome, Paused):
                 self._linker.tell("pause", reason=outcome.reason)
             return outcome

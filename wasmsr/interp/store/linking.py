@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wasmsr.interp.gate import HostGate
+    from wasmsr.interp.gate import HostCall, HostGate
     from wasmsr.interp.store.interface import StoreInterface
 
 _NONE = 2**32 - 1
@@ -47,6 +47,7 @@ class Linker:
         self.perform_at: dict[int, Callable[[Caller, Any], None]] = {}
         """What calls the host function at an address, through the gate if there is one."""
         self._gate: HostGate | None = None
+        self._refused = 0
 
     @property
     def gate(self) -> HostGate | None:
@@ -56,6 +57,7 @@ class Linker:
     @gate.setter
     def gate(self, gate: HostGate | None) -> None:
         self._gate = gate
+        self._refused = int(lib.wsr_refused_growths(self._store.c))
         for address in self.hosts:
             self._connect(address)
 
@@ -66,8 +68,25 @@ class Linker:
         if self._gate is not None:
             from wasmsr.interp.gate import through  # only here: few set a gate
 
-            perform = through(self._gate, known)
+            perform = through(self, known)
         self.perform_at[address] = perform
+
+    def host_call(self, call: HostCall) -> None:
+        """Let a host call pass the gate, after what has happened before it."""
+        gate = self._gate
+        if gate is None:  # it was taken away by this very call
+            call.perform()
+            return
+        self.tell_growths()
+        gate.host_call(call)
+
+    def tell_growths(self) -> None:
+        """Tell the gate if the host has refused the program a growth since the last time."""
+        if self._gate is not None:
+            count = int(lib.wsr_refused_growths(self._store.c))
+            if count != self._refused:
+                self._refused = count
+                self.tell("growth failed", refused=count)
 
     def tell(self, kind: str, **detail: Any) -> None:
         """Tell the gate of an event, if there is a gate."""
