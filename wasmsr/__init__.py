@@ -52,6 +52,7 @@ __all__ = [
     "Outcome",
     "Paused",
     "Retry",
+    "RunSpec",
     "Snapshot",
     "SnapshotError",
     "Store",
@@ -71,6 +72,7 @@ __all__ = [
     "WasiConfigError",
     "WasmsrError",
     "__version__",
+    "open_program",
     "pause",
     "run",
 ]
@@ -126,7 +128,8 @@ if TYPE_CHECKING:
         TagType,
         ValType,
     )
-    from wasmsr.library import pause, run
+    from wasmsr.library import open_program, pause, run
+    from wasmsr.runspec.run_spec import RunSpec
     from wasmsr.snapshot.snapshot import Snapshot
     from wasmsr.wasi.facade import Wasi
     from wasmsr.wasi.filesystem.mounts import Mount
@@ -138,7 +141,8 @@ _ROOMS = {
     "interp.modules.module": "Export Import Module",
     "interp.outcomes": "Exited Finished Limits Outcome Paused Trapped",
     "interp.types": "Bounds FuncType GlobalType MemoryType TableType TagType ValType",
-    "library": "pause run",
+    "library": "open_program pause run",
+    "runspec.run_spec": "RunSpec",
     "snapshot.snapshot": "Snapshot",
     "wasi.facade": "Wasi",
     "wasi.filesystem.mounts": "Mount",

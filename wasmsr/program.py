@@ -1,11 +1,11 @@
-"""One command-line program: a module, its store and its WASI, driven on a worker thread.
+"""One command-line program: a module, its store and its WASI, on a worker thread.
 
-Above the engine and the snapshot, below migration and the command line, which both steer a program
-through this class: start it, pause it, take a snapshot while it stands, start it again. The thread
-that steers is never the one that computes, so signals and keys are seen while the program runs.
+`Program` is above the engine and the snapshot, and below the executor, migration and the command
+line, which steer a program through it: start, pause, snapshot, start again. The thread that steers
+never computes, so it sees signals and keys while the program runs.
 
-One thread steers; `pause` may also be called from another. All other methods need the program to
-stand: before `start`, after a `pause` that returned True, or after its end.
+One thread steers. `pause` may be called from another thread too. All other methods need a program
+that does not run: before `start`, after a `pause` that returned True, or after its end.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Timings:
 
 
 class ProgramState(Enum):
-    """Whether and why a program stands."""
+    """Whether a program runs, and why not."""
 
     RUNNING = "running"
     PAUSED = "paused"

@@ -1,6 +1,6 @@
-"""gRPC, and nothing else: carries what `wasmsr.migrate` says between two ends.
+"""gRPC, and nothing else: the wire between two ends of `wasmsr.migrate`.
 
-`address` (HOST:PORT), `messages` (classes from the committed descriptors), `convert` (messages to
-values, checked, and back), `server`, `client`. Only the last two and `channel`, their common
-settings, import grpc.
+`address` is HOST:PORT, `messages` has classes from the committed descriptors, and `convert` checks
+messages and turns them into values. Only `client`, `server` and `channel`, their common settings,
+import grpc.
 """
