@@ -3,6 +3,8 @@ calls into the host, calls across instances, host objects."""
 
 from __future__ import annotations
 
+import gc
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -574,3 +576,13 @@ def test_a_closed_store_keeps_nothing() -> None:
     assert store.invoker.callers and store.linker.perform_at
     store.close()
     assert not store.invoker.callers and not store.linker.perform_at and not store.hosts
+
+
+def test_a_store_that_nothing_refers_to_closes_its_descriptors() -> None:
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    store = Store()
+    assert store.wake_fd > 2
+    del store
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -28,12 +28,15 @@ class PauseControl:
     """
 
     def __init__(self, store: StoreInterface) -> None:
+        self._wake: tuple[int, int] | None = None
         self._store = store
         self.running = self._interrupted = False
         self.thread = 0
         self._idle = threading.Event()
         self._idle.set()
-        self._wake: tuple[int, int] | None = None
+
+    def __del__(self) -> None:
+        self.close()
 
     def enter(self) -> None:
         """Begin to run the store on this thread.
