@@ -280,3 +280,23 @@ def test_a_name_taken_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "c").read_bytes() == b"one two"
     assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == b"mine"
+
+
+def test_a_message_is_one_write(capfd: pytest.CaptureFixture[str]) -> None:
+    """With unbuffered streams no line of a program comes between a message and its end."""
+    code = (
+        "import sys\n"
+        "class Counted:\n"
+        "    writes = 0\n"
+        "    def write(self, text):\n"
+        "        Counted.writes += 1\n"
+        "        return len(text)\n"
+        "    def flush(self): pass\n"
+        "    def isatty(self): return False\n"
+        "from wasmsr.cli.words import messages\n"
+        "sys.stderr = Counted()\n"
+        "messages.say('moved')\n"
+        "print(Counted.writes)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert capfd.readouterr().out == "1\n"

@@ -91,7 +91,8 @@ def explain(error: BaseException) -> int:
         for line in "".join(traceback.format_exception(error)).splitlines():
             print(errors.printable(line, None), file=sys.stderr)
     if sentence:
-        print(f"wasmsr: {errors.printable(sentence, None)}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"wasmsr: {errors.printable(sentence, None)}\n")
     if hint:
-        print(f"hint: {errors.printable(hint, None)}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"hint: {errors.printable(hint, None)}\n")
+    sys.stderr.flush()
     return code

@@ -35,7 +35,10 @@ def say(text: str, level: str = "notice") -> None:
     """Write "wasmsr: text" to standard error, if wanted. Nobody reading is no reason to end."""
     if wanted(level):
         with contextlib.suppress(OSError, ValueError):
-            print(f"wasmsr: {printable(text, None)}", file=sys.stderr, flush=True)
+            # One write: with unbuffered streams `print` would write the line's end on its own, and
+            # a line of the program could come between.
+            sys.stderr.write(f"wasmsr: {printable(text, None)}\n")
+            sys.stderr.flush()
 
 
 def connect_logging() -> None:
