@@ -25,8 +25,6 @@ FUNCTION = 80
 
 LONG_FUNCTIONS = {
     "wasmsr/core/precise/loop.h:RUN": "the loop of precise code: one case for each instruction",
-    "wasmsr/interp/instruction_set/simd_numeric.py:integers": "",
-    "tests/snapshot/strategies.py:snapshots": "",
 }
 """Functions that are longer, as `file:name`. Loops may be; one without a reason waits for a cut."""
 

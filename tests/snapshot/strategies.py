@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
 
 from hypothesis import strategies as st
@@ -54,9 +55,8 @@ def _bounds(draw: st.DrawFn, size: int, most: int) -> tuple[int, int | None]:
     return draw(st.integers(0, size)), draw(st.none() | st.integers(size, most))
 
 
-@st.composite
-def snapshots(draw: st.DrawFn) -> SnapshotState:
-    """Any snapshot of up to three instances and three memories."""
+def _modules(draw: st.DrawFn) -> list[ModuleRef]:
+    """Draw up to three modules, embedded or not."""
     modules = []
     for number in range(draw(st.integers(0, 3))):
         binary = draw(st.binary(min_size=1, max_size=50)) + bytes([number])
@@ -69,9 +69,16 @@ def snapshots(draw: st.DrawFn) -> SnapshotState:
                 binary if embedded else None,
             )
         )
-    externs = draw(st.lists(OBJECTS, max_size=3))
-    tables_count, memories_count, globals_count = (draw(st.integers(0, 3)) for _ in range(3))
-    hosts, instances, functions = [], [], 0
+    return modules
+
+
+def _functions(
+    draw: st.DrawFn, modules: list[ModuleRef], tables: int, memories: int, cells: int
+) -> tuple[list[HostFunctionState], list[InstanceState], int]:
+    """Draw host functions and instances; also return the number of functions."""
+    hosts: list[HostFunctionState] = []
+    instances: list[InstanceState] = []
+    functions = 0
 
     def addresses(count: int) -> list[int]:
         return draw(st.lists(st.integers(0, count - 1), max_size=5)) if count else []
@@ -88,9 +95,9 @@ def snapshots(draw: st.DrawFn) -> SnapshotState:
                     functions if defined else 0,
                     defined,
                     addresses(functions),
-                    addresses(tables_count),
-                    addresses(memories_count),
-                    addresses(globals_count),
+                    addresses(tables),
+                    addresses(memories),
+                    addresses(cells),
                     segments(),
                     segments(),
                     draw(st.none() | NAMES),
@@ -102,15 +109,19 @@ def snapshots(draw: st.DrawFn) -> SnapshotState:
                 HostFunctionState(functions, draw(NAMES), draw(NAMES), draw(TYPES), draw(TYPES))
             )
             functions += 1
+    return hosts, instances, functions
 
-    most = {0x70: functions, 0x6F: len(externs)}
 
-    def value(code: int) -> int:
-        if code in most:
-            return draw(st.integers(0, most[code]))
-        return draw(st.integers(0, 2 ** WIDTHS[code] - 1) | st.integers(0, 3))
+Values = Callable[[int], int]
+"""Draws a value of the type with that code."""
 
-    tables, memories = [], []
+
+def _spaces(
+    draw: st.DrawFn, value: Values, tables_count: int, memories_count: int, globals_count: int
+) -> tuple[list[TableState], list[MemoryState], list[GlobalState]]:
+    """Draw tables, memories and globals."""
+    tables: list[TableState] = []
+    memories: list[MemoryState] = []
     for _ in range(tables_count):
         code = draw(st.sampled_from((0x70, 0x6F)))
         elements = [value(code) for _ in range(draw(st.integers(0, 8)))]
@@ -125,7 +136,13 @@ def snapshots(draw: st.DrawFn) -> SnapshotState:
     for _ in range(globals_count):
         code = draw(st.sampled_from((*NUMBERS, 0x70, 0x6F)))
         cells.append(GlobalState(code, draw(st.booleans()), value(code)))
+    return tables, memories, cells
 
+
+def _frames(
+    draw: st.DrawFn, value: Values, modules: list[ModuleRef], instances: list[InstanceState]
+) -> list[FrameState]:
+    """Draw up to four frames of functions that instances define."""
     frames = []
     runnable = [number for number, instance in enumerate(instances) if instance.defined]
     for _ in range(draw(st.integers(0, 4)) if runnable else 0):
@@ -142,6 +159,25 @@ def snapshots(draw: st.DrawFn) -> SnapshotState:
                 [value(code) for code in types],
             )
         )
+    return frames
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> SnapshotState:
+    """Any snapshot of up to three instances and three memories."""
+    modules = _modules(draw)
+    externs = draw(st.lists(OBJECTS, max_size=3))
+    counts = [draw(st.integers(0, 3)) for _ in range(3)]
+    hosts, instances, functions = _functions(draw, modules, *counts)
+    most = {0x70: functions, 0x6F: len(externs)}
+
+    def value(code: int) -> int:
+        if code in most:
+            return draw(st.integers(0, most[code]))
+        return draw(st.integers(0, 2 ** WIDTHS[code] - 1) | st.integers(0, 3))
+
+    tables, memories, cells = _spaces(draw, value, *counts)
+    frames = _frames(draw, value, modules, instances)
     calls = (
         st.tuples(st.integers(0, functions - 1), st.lists(U64, max_size=4)) if functions else None
     )

@@ -9,42 +9,41 @@ from wasmsr.interp.instruction_set.simd_row import SHAPES, Vector, each, lanes
 # ---- whole numbers
 
 
+EVERY = ("i8x16", "i16x8", "i32x4", "i64x2")
+"""Shapes of integer vectors."""
+SMALL = EVERY[:2]
+"""Shapes with saturating arithmetic."""
+
+
+def _at(place: int, *shapes: str) -> dict[str, int]:
+    """Return the opcode of each shape.
+
+    abs, neg, shl, shr_s, shr_u, add and sub have the same place in the opcodes of each shape.
+    """
+    base = dict(zip(EVERY, (0x60, 0x80, 0xA0, 0xC0), strict=True))
+    return {shape: base[shape] + place for shape in shapes or EVERY}
+
+
 def integers() -> Iterator[Vector]:
     """Yield the rows of integer vectors."""
-    every = ("i8x16", "i16x8", "i32x4", "i64x2")
-    # abs, neg, shl, shr_s, shr_u, add, sub stand at the same place in each shape's row of opcodes
-    base = dict(zip(every, (0x60, 0x80, 0xA0, 0xC0), strict=True))
+    yield from _signs()
+    yield from _shifts()
+    yield from _sums_and_products()
+    yield from _saturating()
+    yield from _least_and_greatest()
+    yield from _averages_and_dots()
 
-    def at(place: int, *shapes: str) -> dict[str, int]:
-        return {shape: base[shape] + place for shape in shapes or every}
 
+def _signs() -> Iterator[Vector]:
     size = "a < 0 ? 0U - (uintN_t)a : (uintN_t)a"
-    yield from each(
-        "abs",
-        "i",
-        size,
-        1,
-        at(0, *every[:3]),
-        out="u",
-    )
+    yield from each("abs", "i", size, 1, _at(0, *EVERY[:3]), out="u")
     wide = "wsr_x86_abs_epi64(I(va))"
-    yield from each(
-        "abs",
-        "i",
-        size,
-        1,
-        at(0, "i64x2"),
-        out="u",
-        sse2=wide,
-    )
-    yield from each(
-        "neg",
-        "u",
-        "0U - a",
-        1,
-        at(1),
-    )
+    yield from each("abs", "i", size, 1, _at(0, "i64x2"), out="u", sse2=wide)
+    yield from each("neg", "u", "0U - a", 1, _at(1))
     yield lanes(0x62, "i8x16.popcnt", "u8", "u8", "wsr_popcnt8(a)")
+
+
+def _shifts() -> Iterator[Vector]:
     count = "_mm_cvtsi32_si128((int)(x & 7))"
     narrow = {
         "shl": f"_mm_and_si128(_mm_sll_epi16(I(va), {count}), "
@@ -62,58 +61,23 @@ def integers() -> Iterator[Vector]:
     )
     for place, (name, kind, body, machine) in enumerate(shifts, start=0xB):
         wide = f"_mm_{machine}_epiN(I(va), _mm_cvtsi32_si128((int)(x & (N - 1))))"
-        for shape in every:
+        for shape in EVERY:
             sse2 = narrow[name] if shape == "i8x16" else wide
             if (name, shape) == ("shr_s", "i64x2"):
                 sse2 = "wsr_x86_sra_epi64(I(va), x & 63)"
-            yield from each(
-                name,
-                kind,
-                body,
-                1,
-                at(place, shape),
-                scalar="i32",
-                sse2=sse2,
-            )
-    yield from each(
-        "add",
-        "u",
-        "1U * a + b",
-        2,
-        at(0xE),
-    )
-    yield from each(
-        "sub",
-        "u",
-        "1U * a - b",
-        2,
-        at(0x11),
-    )
-    yield from each(
-        "mul",
-        "u",
-        "1U * a * b",
-        2,
-        at(0x15, "i16x8"),
-    )
+            yield from each(name, kind, body, 1, _at(place, shape), scalar="i32", sse2=sse2)
+
+
+def _sums_and_products() -> Iterator[Vector]:
+    yield from each("add", "u", "1U * a + b", 2, _at(0xE))
+    yield from each("sub", "u", "1U * a - b", 2, _at(0x11))
+    yield from each("mul", "u", "1U * a * b", 2, _at(0x15, "i16x8"))
     wide = "_mm_mullo_epi32(I(va), I(vb))"
-    yield from each(
-        "mul",
-        "u",
-        "1U * a * b",
-        2,
-        at(0x15, "i32x4"),
-        v2=wide,
-    )
-    yield from each(
-        "mul",
-        "u",
-        "1U * a * b",
-        2,
-        at(0x15, "i64x2"),
-        sse2="va * vb",
-    )
-    small = ("i8x16", "i16x8")
+    yield from each("mul", "u", "1U * a * b", 2, _at(0x15, "i32x4"), v2=wide)
+    yield from each("mul", "u", "1U * a * b", 2, _at(0x15, "i64x2"), sse2="va * vb")
+
+
+def _saturating() -> Iterator[Vector]:
     for name, operator, place in (("add", "+", 0xF), ("sub", "-", 0x12)):
         for sign, kind in (("s", "i"), ("u", "u")):
             machine = f"_mm_{name}s_ep{kind}N(I(va), I(vb))"
@@ -122,13 +86,16 @@ def integers() -> Iterator[Vector]:
                 kind,
                 f"WSR_SATURATE_{kind}N(a {operator} b)",
                 2,
-                at(place + (sign == "u"), *small),
+                _at(place + (sign == "u"), *SMALL),
                 sse2=machine,
             )
+
+
+def _least_and_greatest() -> Iterator[Vector]:
     for operation, operator in (("min", "<"), ("max", ">")):
         for sign, kind in (("s", "i"), ("u", "u")):
             place = 0x16 + 2 * (operation == "max") + (sign == "u")
-            for shape in every[:3]:
+            for shape in EVERY[:3]:
                 machine = f"_mm_{operation}_ep{kind}N(I(va), I(vb))"
                 old = (sign, shape) in (("u", "i8x16"), ("s", "i16x8"))
                 yield from each(
@@ -136,17 +103,14 @@ def integers() -> Iterator[Vector]:
                     kind,
                     f"a {operator} b ? a : b",
                     2,
-                    at(place, shape),
+                    _at(place, shape),
                     sse2=machine if old else "",
                     v2="" if old else machine,
                 )
-    yield from each(
-        "avgr_u",
-        "u",
-        "(a + b + 1) >> 1",
-        2,
-        at(0x1B, *small),
-    )
+
+
+def _averages_and_dots() -> Iterator[Vector]:
+    yield from each("avgr_u", "u", "(a + b + 1) >> 1", 2, _at(0x1B, *SMALL))
     yield lanes(
         0x82,
         "i16x8.q15mulr_sat_s",
@@ -271,22 +235,8 @@ def floats() -> Iterator[Vector]:
             v2=f"_mm_round_P(P(va), {mode})",
             nan=True,
         )
-    yield from each(
-        "sqrt",
-        "f",
-        "sqrtf(a)",
-        1,
-        {"f32x4": 0xE3},
-        nan=True,
-    )
-    yield from each(
-        "sqrt",
-        "f",
-        "sqrt(a)",
-        1,
-        {"f64x2": 0xEF},
-        nan=True,
-    )
+    yield from each("sqrt", "f", "sqrtf(a)", 1, {"f32x4": 0xE3}, nan=True)
+    yield from each("sqrt", "f", "sqrt(a)", 1, {"f64x2": 0xEF}, nan=True)
     places = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
     for place, (operation, operator) in enumerate(places.items()):
         yield from each(
