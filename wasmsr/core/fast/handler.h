@@ -1,9 +1,9 @@
-/* What the handlers of fast code share, in fast/handlers.c, fast/handlers_other_memories.c and
- * fast/handlers_simd.c: their arguments, the jump from one to the next, the fields of a cell, and
- * operands by type and class.
+/* What the handlers of fast code share: their arguments, the jump from one handler to the next, the
+ * fields of a cell, and operands by type and class. The handlers are in fast/handlers.c,
+ * fast/handlers_other_memories.c and fast/handlers_simd.c.
  *
- * What all handlers need is in argument registers: the next cell, the frame, memory 0 and its
- * size, the thread, and four accumulators (integers, f64, f32, v128). */
+ * Argument registers contain what every handler needs: the cell, the frame, memory 0 and its size,
+ * the thread, and four accumulators (integers, f64, f32, v128). */
 #ifndef WSR_HANDLER_H
 #define WSR_HANDLER_H
 #include "core/fast/fast.h"
@@ -31,7 +31,7 @@ void wsr_count(const uint64_t *cell);
   } while (0)
 #define NEXT(words) GO(pc + (words))
 
-/* Field k of the second word; the compiler makes one load of it. */
+/* Field k of the cell's second word. The compiler turns the memcpy into one load. */
 static inline uint32_t field(const uint64_t *pc, unsigned k) {
   uint16_t value;
   memcpy(&value, (const char *)(pc + 1) + 2 * k, sizeof value);
@@ -46,11 +46,11 @@ static inline uint32_t offset_of(const uint64_t *pc) { return (uint32_t)distance
 static inline uint32_t low(uint64_t word) { return (uint32_t)word; }
 static inline uint32_t high(uint64_t word) { return (uint32_t)(word >> 32); }
 
-/* Leave with the trap whose code is in `acc`, or for the reason there; the cell in hand is where.
- */
+/* Leave the loop at the cell `pc`. `acc` has the code of the trap, or one of the reasons below. */
 uint32_t wsr_trapped(PARAMETERS);
-/* Why a step did not do its work, beside the codes of traps: the trap belongs to an earlier cell,
- * which the fourth word names; the fuel is short, and the third word has the cell. */
+/* Reasons why a step did not do its work, in addition to the codes of traps. WSR_EARLIER: the trap
+ * belongs to an earlier cell, which the fourth word names. WSR_TOO_SHORT: the fuel is too short,
+ * and the third word has the cell. */
 enum { WSR_EARLIER = 0x100, WSR_TOO_SHORT = 0x200 };
 
 #define TRAP_HERE(name)              \
@@ -61,12 +61,13 @@ enum { WSR_EARLIER = 0x100, WSR_TOO_SHORT = 0x200 };
 
 /* ---- steps and ends ----
  *
- * What a handler does is an inline function. A *step* goes on with the next cell, WORDS_name
- * words on; an *end* chooses where to go on. A handler of one cell is either; a handler of a
- * sequence (see fast/superinstructions.inc) is steps and, last, a step or an end, with nothing
- * between them: the cells stay as they are, and only the first one's handler is another. */
+ * The work of a handler is an inline function. After a *step*, the next cell follows, WORDS_name
+ * words later. An *end* chooses the next cell by itself. A handler of one cell is a step or an end.
+ * A handler of a sequence (see fast/superinstructions.inc) has several steps; its last part can be
+ * an end. There is no jump between the parts. The cells of a sequence stay as they are, except that
+ * the first cell gets the handler of the sequence. */
 
-/* The accumulators in a step; they never leave their registers. */
+/* The accumulators, as a step gets them. The compiler keeps them in registers. */
 typedef struct {
   uint64_t acc;
   double fd;
@@ -78,7 +79,7 @@ typedef struct {
 #define UNUSED __attribute__((unused))
 #ifdef __clang__
 #define SEPARATE
-#else /* equal handlers stay apart: gcc would make a jump to the other of one */
+#else /* without it, gcc replaces one of two equal handlers by a jump to the other */
 #define SEPARATE __attribute__((no_icf))
 #endif
 #define STEP(NAME, WORDS)                                                            \
@@ -89,7 +90,7 @@ typedef struct {
 #define DONE return 0
 #define TRAP(name) return WSR_TRAP_##name
 
-/* Do what the cell at pc says. */
+/* Do the step of the cell at pc. */
 #define DO(NAME)                                                          \
   do {                                                                    \
     wsr_accumulators r_ = {acc, fd, fs, va};                              \
@@ -141,7 +142,7 @@ typedef uint64_t b64_t;
 #define GET_b32_C(k) ((uint32_t)pc[2])
 #define GET_b64_C(k) (pc[2])
 
-/* Results go to the accumulator (A), or there and to slot d (W). */
+/* A result goes to the accumulator (A), or to the accumulator and to slot d (W). */
 #define SET_i32_A(x) (r->acc = (uint32_t)(x))
 #define SET_i64_A(x) (r->acc = (uint64_t)(x))
 #define SET_f32_A(x) (r->fs = (x))
@@ -155,7 +156,7 @@ typedef uint64_t b64_t;
 #define SET_b32_W(x) SET_f32_W(wsr_f32((uint32_t)(x)))
 #define SET_b64_W(x) SET_f64_W(wsr_f64(x))
 
-/* Loads: to the accumulator, or there and to slot b. */
+/* A loaded value goes to the accumulator (A), or to the accumulator and to slot b (W). */
 #define SET_LOAD_i32_A(x) (r->acc = (uint32_t)(x))
 #define SET_LOAD_i64_A(x) (r->acc = (uint64_t)(x))
 #define SET_LOAD_b32_A(x) (r->fs = wsr_f32(x))

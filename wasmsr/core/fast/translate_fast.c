@@ -1,11 +1,11 @@
 /* Translate precise code into fast code. Operands that are locals or constants emit no cell.
  * Results stay in accumulators for the next instruction. Comparisons become part of branches.
  *
- * The translator makes one pass over the cells of precise code. For each operand it knows where the
- * value is: in its slot, in a local, in a constant, or in an accumulator. At every label, branch
- * and call it puts all operands into their slots. So a frame at a canonical point is the same in
- * both codes. To put an accumulator into a slot costs no cell: the translator replaces the handler
- * of the cell that made the value by the handler that writes the slot too.
+ * The translator makes one pass over the cells of precise code. For each operand it records where
+ * the value is: in its slot, in a local, in a constant, or in an accumulator. At every label,
+ * branch and call it puts all operands into their slots. So a frame at a canonical point is the
+ * same in both codes. Writing an accumulator to a slot costs no cell: the cell that made the value
+ * gets another handler, which also writes the slot.
  */
 #include "core/array.h"
 #include "core/fast/fast.h"
@@ -30,11 +30,11 @@ typedef struct {
 } source;
 
 typedef struct {
-  uint32_t slot;        /* operand whose value is only here, or WSR_NONE */
+  uint32_t slot;        /* operand whose value is only in the accumulator, or WSR_NONE */
   uint32_t mirror;      /* slot that holds the same value, or WSR_NONE */
-  uint32_t producer;    /* with slot: the word of the cell that made the value */
-  wsr_handler *writing; /* the handler of that cell that writes a slot too */
-  uint8_t field;        /* the field of that cell for the slot to write */
+  uint32_t producer;    /* if `slot` is set: the word of the cell that made the value */
+  wsr_handler *writing; /* the handler for that cell that also writes a slot */
+  uint8_t field;        /* the field of that cell that names the slot to write */
 } accumulator;
 
 typedef struct {
@@ -52,7 +52,7 @@ typedef struct {
   uint32_t n, n_map, n_canonical, n_fixups;
   uint32_t room, room_map, room_canonical, room_fixups;
   uint32_t *word_of; /* by cell */
-  uint8_t *leader;   /* by cell: 1 a label, 2 a loop's body */
+  uint8_t *leader;   /* by cell, bits: 1 a label, 2 the start of a loop's body */
   operand *operands; /* by slot */
   uint32_t *pending; /* slots whose operand is not IN_SLOT, ascending */
   uint32_t n_pending;
@@ -65,15 +65,14 @@ typedef struct {
   accumulator before; /* the integer accumulator before the last cell that gives an integer */
   uint32_t got;       /* = last if that cell is a global.get of an integer */
   uint32_t got_index;
-  uint32_t moved; /* word of the last cell if that is a single move, or WSR_NONE */
+  uint32_t moved; /* word of the last cell if it is a single move, or WSR_NONE */
   struct {        /* the last i32.load from an address in a slot */
     uint32_t start, slot, offset, cell;
     uint32_t to; /* the slot that it writes, while it is the last cell; or WSR_NONE */
   } loaded;
   bool failed;
   const wsr_request *interrupt; /* give up (`failed`) when it is requested; or NULL */
-  uint32_t *longest; /* metered: by first cell of a block, the most instructions up to the next
-                        decision */
+  uint32_t *longest; /* metered: by cell, the most instructions from it to the next decision */
 } translator;
 
 static bool room_for(translator *f, void *array, uint32_t *room, uint32_t need, size_t size) {
@@ -131,7 +130,7 @@ static void move(translator *f, uint32_t from, uint32_t to) {
     f->moved = start;
     return;
   }
-  uint16_t first[4]; /* make one cell of two */
+  uint16_t first[4]; /* join two moves in one cell */
   memcpy(first, &f->words[f->moved + 1], sizeof first);
   f->words[f->moved] = (uint64_t)(uintptr_t)wsr_fast_special[WSR_FAST_move_2];
   f->words[f->moved + 1] = fields(first[0], first[3], from, to);
@@ -164,7 +163,7 @@ static void set_operand(translator *f, uint32_t slot, uint8_t where, int kind, u
   if (where != IN_SLOT) f->pending[f->n_pending++] = slot;
 }
 
-/* Take the operands from `slot` on off the stack. */
+/* Remove the operand `slot` and all operands above it from the stack. */
 static void pop_operands(translator *f, uint32_t slot) {
   while (f->n_pending && f->pending[f->n_pending - 1] >= slot) {
     operand *o = &f->operands[f->pending[--f->n_pending]];
@@ -173,14 +172,14 @@ static void pop_operands(translator *f, uint32_t slot) {
   }
 }
 
-/* A slot gets another value, so no accumulator mirrors it any longer. */
+/* A slot gets another value, so no accumulator has the slot's value any longer. */
 static void overwritten(translator *f, uint32_t slot) {
   for (int k = 0; k < KINDS; k++)
     if (f->acc[k].mirror == slot) f->acc[k].mirror = WSR_NONE;
   if (slot && f->acc[KIND_V].mirror == slot - 1) f->acc[KIND_V].mirror = WSR_NONE;
 }
 
-/* After a label or a call nothing is known of the accumulators. */
+/* After a label or a call the accumulators can have any values. */
 static void forget(translator *f) {
   for (int k = 0; k < KINDS; k++) f->acc[k] = (accumulator){.slot = WSR_NONE, .mirror = WSR_NONE};
   f->last = f->binary = f->got = f->moved = f->loaded.to = WSR_NONE;
@@ -246,7 +245,7 @@ static void flush(translator *f, uint32_t slot) {
 
 static void flush_all(translator *f) { flush(f, WSR_NONE); }
 
-/* Where an instruction finds an operand. */
+/* Return where an instruction finds an operand. */
 static source find(translator *f, uint32_t slot, int kind, bool constants) {
   operand *o = &f->operands[slot];
   if (o->where == IN_CONSTANT && !constants) {
@@ -311,7 +310,7 @@ static void emit_binary(translator *f, uint32_t op, uint32_t s, source a, source
   f->b = b;
 }
 
-/* Remove the last cell, which made an integer: the next cell does its work too. */
+/* Remove the last cell, which made an integer. The next cell does the work of both. */
 static void take_back(translator *f) {
   f->n = f->last;
   f->n_map--;
@@ -320,7 +319,7 @@ static void take_back(translator *f) {
   f->last = f->binary = f->got = f->moved = f->loaded.to = WSR_NONE;
 }
 
-/* Whether operand `slot` is the result of the last cell, and that cell has two operands. */
+/* Return whether operand `slot` is the result of the last cell and that cell has two operands. */
 static bool just_made(const translator *f, uint32_t slot) {
   return !f->failed && f->binary != WSR_NONE && f->operands[slot].where == IN_ACC &&
          f->acc[KIND_I].slot == slot && f->acc[KIND_I].producer == f->binary;
@@ -330,14 +329,14 @@ static bool just_compared(const translator *f, uint32_t slot) {
   return just_made(f, slot) && wsr_fast_branch[f->binary_op][0];
 }
 
-/* Whether operand `slot` is the sum, just made, of something and a constant. */
+/* Return whether the last cell made operand `slot` by adding a constant (or subtracting one). */
 static bool just_added(translator *f, uint32_t slot, uint32_t *constant) {
   if (!just_made(f, slot) || f->b.class != WSR_C) return false;
   *constant = (uint32_t)(f->binary_op == WSR_OP_I32_SUB ? -f->b.value : f->b.value);
   return f->binary_op == WSR_OP_I32_ADD || f->binary_op == WSR_OP_I32_SUB;
 }
 
-/* A global plus or minus a constant in one cell, as C programs move the shadow stack pointer. */
+/* Add a constant to a global in one cell, or subtract it. C programs do so with a stack pointer. */
 static bool global_and_constant(translator *f, uint32_t op, uint32_t s) {
   if ((op != WSR_OP_I32_ADD && op != WSR_OP_I32_SUB) || f->got == WSR_NONE || f->failed ||
       f->operands[s].where != IN_ACC || f->acc[KIND_I].producer != f->got ||
@@ -407,7 +406,7 @@ static bool load_sum(translator *f, wsr_handler *const *handlers, int kind, cons
   return true;
 }
 
-/* The slot of the operand; the operand is put there now if it is elsewhere. */
+/* Return a slot that has the operand's value. Write the value to its own slot if there is none. */
 static uint32_t any_slot(translator *f, uint32_t slot) {
   const operand *o = &f->operands[slot];
   if (o->where == IN_LOCAL) return (uint32_t)o->value;
@@ -416,7 +415,7 @@ static uint32_t any_slot(translator *f, uint32_t slot) {
   return slot;
 }
 
-/* Memory 0 with 64-bit addresses, and an offset that fits its cell. */
+/* Return whether the memory is memory 0 with 64-bit addresses and the offset fits into the cell. */
 static bool is_memory64(const wsr_cell *c) { return c->n == 1 && c->u.imm <= UINT32_MAX; }
 
 static uint64_t memory_word(const translator *f, const wsr_cell *c) {
@@ -424,7 +423,7 @@ static uint64_t memory_word(const translator *f, const wsr_cell *c) {
   return pair(index, f->m->memories[index].address64);
 }
 
-/* As load_sum, in 64 bits. */
+/* The same as load_sum for memory 0 with 64-bit addresses. */
 static bool load_memory64_sum(translator *f, uint32_t op, const wsr_cell *c) {
   enum { SLOT_CONSTANT, ACC_CONSTANT, SLOT_SLOT, SLOT_ACC };
   if (!just_made(f, c->s) || (f->binary_op != WSR_OP_I64_ADD && f->binary_op != WSR_OP_I64_SUB))
@@ -444,14 +443,15 @@ static bool load_memory64_sum(translator *f, uint32_t op, const wsr_cell *c) {
   return true;
 }
 
-/* Whether the operand is a constant address of memory 0 with 64-bit addresses, which then is as in
- * any memory 0: no sum of it and its offset, which are below 2**62, wraps. */
+/* Return whether the operand is a constant address in memory 0 with 64-bit addresses, and address
+ * and offset are below 2**62. Their sum cannot wrap then, so the handlers for 32-bit addresses
+ * serve it. */
 static bool is_plain(const translator *f, const wsr_cell *c) {
   const operand *o = &f->operands[c->s];
   return c->n == 1 && o->where == IN_CONSTANT && (o->value | c->u.imm) >> 62 == 0;
 }
 
-/* A load from another memory than memory 0 with 32-bit addresses (handlers_other_memories.c). */
+/* Load from any memory except memory 0 with 32-bit addresses (handlers_other_memories.c). */
 static void load_other_memory(translator *f, uint32_t op, const wsr_cell *c) {
   const int kind = kind_of(wsr_opcode_table[op].result);
   f->loaded.start = WSR_NONE;
@@ -572,14 +572,15 @@ static bool has_alias(const translator *f, uint32_t local) {
   return false;
 }
 
-/* A pair of loads has also set a slot, perhaps the local, before the value in question. */
+/* Return whether the last cell makes one value only. A pair of loads first sets a slot, which can
+ * be the local. */
 static bool makes_one_value(const translator *f) {
   const uint64_t pair_of_loads = (uint64_t)(uintptr_t)wsr_fast_special[WSR_FAST_load_2_a];
   return !f->failed && f->words[f->last] != pair_of_loads;
 }
 
-/* The aliases are put into their slots before the last cell, which makes the local's new value: so
- * this cell can still write it to the local itself. */
+/* The last cell makes the local's new value. Insert cells before it that put the local's aliases
+ * into their slots. So the last cell itself can write the local. */
 static void materialize_aliases_before(translator *f, uint32_t local, accumulator *acc) {
   uint64_t cell[8];
   const uint32_t start = f->last, size = f->n - start;
@@ -666,8 +667,8 @@ static void select_one(translator *f, uint32_t s) {
   overwritten(f, s);
 }
 
-/* As precise code does it, with operands and result in their slots: atomic instructions, and
- * vectors of other memories than memory 0 with 32-bit addresses. */
+/* Emit a cell that works as precise code does, with operands and result in their slots. This is for
+ * atomic instructions, and for vectors in any memory except memory 0 with 32-bit addresses. */
 static void as_precise(translator *f, uint32_t which, const wsr_cell *c) {
   uint32_t first = f->n_pending;
   while (first && f->pending[first - 1] >= c->s) first--;
@@ -685,8 +686,8 @@ static void as_precise(translator *f, uint32_t which, const wsr_cell *c) {
 
 static bool is_back(const translator *f, uint32_t target) { return target <= f->at; }
 
-/* Emit a branch on operand `s` being true (or false), fused with its comparison where that is the
- * last cell and all else is in its slots. */
+/* Emit a branch that is taken if operand `s` is true (or false). If the last cell is the comparison
+ * that made `s`, and all other operands are in their slots, one cell compares and branches. */
 static void branch_if(translator *f, uint32_t s, bool truth, uint32_t target) {
   const bool back = is_back(f, target);
   uint32_t start;
@@ -717,7 +718,7 @@ static void branch(translator *f, uint32_t target) {
   add_fixup(f, start, start + 1, target, false);
 }
 
-/* Move the operands of a label, in the slots up to `top`, to the slots that the label expects. */
+/* Move `n` operands, in the slots below `top`, to the slots that the label expects. */
 static void move_results(translator *f, uint32_t top, uint32_t n, uint32_t to) {
   for (uint32_t i = 0; i < n && to != top - n; i++) {
     move(f, top - n + i, to + i);
@@ -744,10 +745,10 @@ static void br_if(translator *f, const wsr_cell *c) {
   move_results(f, c->s, c->n, c->u.p.b);
   branch(f, c->u.p.a);
   set_distance(f, over, f->n);
-  forget(f); /* the moves happen on one of the two ways only */
+  forget(f); /* only one of the two ways has the moves */
 }
 
-/* The reference in slot s is null, or not: branch with the operands below it, or with it. */
+/* Branch if the reference is null, with the operands below it; or if it is not, with it too. */
 static void br_on(translator *f, const wsr_cell *c) {
   const bool null = c->op == WSR_OP_BR_ON_NULL || c->op == WSR_OP_BR_ON_NULL_BACK;
   const uint32_t end = null ? c->s : c->s + 1;
@@ -817,7 +818,7 @@ static void return_results(translator *f, uint32_t s, uint32_t n) {
 
 static void call(translator *f, const wsr_cell *c) {
   flush_all(f);
-  if (!f->longest) add_canonical(f, f->at); /* metered, the block that holds it has been counted */
+  if (!f->longest) add_canonical(f, f->at); /* metered code has already counted the block */
   switch (c->op) {
     case WSR_OP_CALL: {
       const bool own = c->u.p.a >= f->m->n.imported_functions;
@@ -957,7 +958,7 @@ static void translate_cell(translator *f, const wsr_cell *c) {
 
 static void mark_leaders(translator *f) {
   const wsr_code *code = f->code;
-  for (uint32_t i = 0; i < code->n_catches; i++) /* canonical: what throws leaves for them */
+  for (uint32_t i = 0; i < code->n_catches; i++) /* canonical: a throw enters there */
     f->leader[code->targets[code->catches[i].target].cell] = 2;
   for (uint32_t i = 0; i < code->n_cells; i++) {
     const wsr_cell *c = &code->cells[i];
@@ -1022,7 +1023,7 @@ static bool is_slow(const wsr_cell *c) {
 
 static bool is_call(const wsr_cell *c) { return wsr_is_call(c->op); }
 
-/* Whether a block ends with this cell: control can leave there, or a pause can stop. */
+/* Return whether a block ends with this cell: control can leave there, or a pause can stop it. */
 static bool ends_block(const wsr_cell *c) {
   switch (c->op) {
     case WSR_OP_UNREACHABLE:
@@ -1041,7 +1042,7 @@ static bool ends_block(const wsr_cell *c) {
 
 uint64_t wsr_left_in_block(const wsr_code *code, uint32_t cell) {
   uint64_t n = 0;
-  /* Blocks are cut at labels too; a trap is rare, so where they are is found anew. */
+  /* Labels end blocks too. A trap is rare, so this function finds the labels again. */
   uint8_t *leader = calloc(code->n_cells, 1);
   if (!leader) return 0;
   translator f = {.code = code, .leader = leader};
@@ -1052,7 +1053,7 @@ uint64_t wsr_left_in_block(const wsr_code *code, uint32_t cell) {
   return n;
 }
 
-/* Whether the cell decides if the fuel suffices: a canonical point at which a block begins. */
+/* Return whether metered code checks the fuel here: at a canonical point where a block begins. */
 static bool decides(const translator *f, uint32_t cell) {
   return cell == 0 || f->leader[cell] & 2 || is_call(&f->code->cells[cell - 1]);
 }
@@ -1066,10 +1067,11 @@ static void longer(const translator *f, uint32_t from, uint32_t to, uint32_t *mo
   if (f->longest[to] > *most) *most = f->longest[to];
 }
 
-/* Backward over the blocks: ways forward have no cycle, loops begin at points that decide. */
+/* Go backward over the blocks. Forward ways have no cycle, because every loop begins at a check of
+ * the fuel. */
 static void find_longest(translator *f) {
   const wsr_code *code = f->code;
-  uint32_t n = 0, most = 0; /* of this block: its instructions, the longest way after it */
+  uint32_t n = 0, most = 0; /* instructions of this block; of the longest way after it */
   for (uint32_t at = code->n_cells; at-- > 0;) {
     const wsr_cell *c = &code->cells[at];
     if (at + 1 == code->n_cells || begins_block(f, at + 1)) {
@@ -1195,7 +1197,7 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered,
 
 const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, bool metered,
                                    const wsr_request *interrupt) {
-  /* made once, on demand */
+  /* each code is made once, when it is first needed */
   _Atomic(wsr_fast *) *place = &((wsr_code *)(uintptr_t)code)->fast[metered];
   wsr_fast *fast = atomic_load_explicit(place, memory_order_acquire);
   if (fast) return fast;

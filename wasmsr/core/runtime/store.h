@@ -1,5 +1,5 @@
-/* The store of the specification as one struct. What is derived from modules is apart from what is
- * state. The saved structs hold numbers only: no pointer into code or memory.
+/* The specification's store as one struct. Data that is derived from modules is separate from the
+ * state. The structs that are saved contain only numbers: no pointer into code or memory.
  * Source: WebAssembly specification, section 4.2.3 (Store). */
 #ifndef WSR_STORE_H
 #define WSR_STORE_H
@@ -14,16 +14,16 @@ typedef struct {
   wsr_instance *owner;
   uint32_t instance; /* WSR_NONE for a host function */
   uint32_t index;
-  uint32_t type; /* canonical in the store: equal numbers are equal types */
+  uint32_t type; /* the store's number; two types with one number are equal */
 } wsr_function_instance;
 
 struct wsr_instance {
   wsr_module *module;
-  uint32_t *functions, *tables, *memories, *globals, *tags; /* index to address */
+  uint32_t *functions, *tables, *memories, *globals, *tags; /* from index to address */
   uint32_t own;        /* the address of a defined function is its index + own, modulo 2^32 */
-  uint32_t *types;     /* type index to the store's type number */
+  uint32_t *types;     /* from type index to the store's type number */
   uint64_t **elements; /* evaluated segments */
-  /* saved half of an instance */
+  /* the part of an instance that is saved */
   uint8_t *dropped_elements, *dropped_data;
 };
 
@@ -31,7 +31,7 @@ struct wsr_instance {
 /* saved: begin */
 
 typedef struct {
-  uint64_t value, high; /* high: of a v128 */
+  uint64_t value, high; /* high: the high half of a v128 */
   wsr_type type;
   uint32_t mutability;
 } wsr_global_instance;
@@ -62,12 +62,12 @@ typedef struct wsr_thread wsr_thread;
  */
 struct wsr_store {
   wsr_limits limits;
-  wsr_function_type *types; /* canonical function types; their arrays are owned */
+  wsr_function_type *types; /* each function type once; the store owns their arrays */
   wsr_subtype *subtypes;
   uint32_t n_types;
   wsr_groups groups;
   wsr_module *linking;  /* the module whose types were entered last */
-  uint32_t *link_types; /* the store's numbers of these types */
+  uint32_t *link_types; /* the store's numbers for these types */
   wsr_function_instance *functions;
   const wsr_fast **fast[2]; /* by address: plain and metered fast code, NULL until called */
   wsr_instance **instances;
@@ -90,28 +90,28 @@ struct wsr_store {
 
   uint8_t *space;
   size_t space_bytes;
-  uint32_t share; /* the arrays have room for 1/2^share of the most items of their kind */
+  uint32_t share; /* each array has room for the largest number of its items / 2^share */
 
-  wsr_thread *main; /* the thread that the host invokes, first of a list */
+  wsr_thread *main; /* the thread that the host invokes; the first of a list */
 };
 
 /* ---- runtime/memory.c ---- */
-void *wsr_reserve(size_t size);            /* address space; NULL where there is none */
-bool wsr_commit(void *start, size_t size); /* make zeroed pages of it usable */
+void *wsr_reserve(size_t size);            /* reserve address space; NULL if there is none left */
+bool wsr_commit(void *start, size_t size); /* make it usable, as zeroed pages */
 void wsr_release(void *start, size_t size);
 bool wsr_memory_init(wsr_memory_instance *memory, uint64_t pages);
 uint64_t wsr_memory_grow(wsr_memory_instance *memory, uint64_t pages);
 uint64_t wsr_table_grow(wsr_table_instance *table, uint64_t count, uint64_t value);
 
-/* Memory 0 of an instance; without one, a memory of no bytes. */
+/* Memory 0 of an instance; if the instance has no memory, a memory of zero bytes. */
 static inline const wsr_memory_instance *wsr_memory_of(wsr_memory_instance *const *memories,
                                                        const wsr_instance *instance) {
   static const wsr_memory_instance none = {0};
   return instance->memories ? memories[instance->memories[0]] : &none;
 }
 
-/* Where a load or store of `width` bytes at `address` finds its bytes, in any memory; NULL if they
- * are out of bounds. */
+/* Return a pointer to the `width` bytes that a load or store at `address` accesses, in any memory;
+ * NULL if they are out of bounds. */
 static inline uint8_t *wsr_locate(const wsr_store *store, const wsr_instance *instance,
                                   const wsr_cell *cell, uint64_t address, uint32_t width) {
   const wsr_memory_instance *m = store->memories[instance->memories[cell->n - 1]];
@@ -120,9 +120,9 @@ static inline uint8_t *wsr_locate(const wsr_store *store, const wsr_instance *in
 }
 
 /* ---- runtime/store.c: values ---- */
-/* Visit all values that have a type in the store, in runs of one type: globals, elements of tables
- * and evaluated element segments. Stacks and the fields of exceptions are the caller's to visit.
- * Stops, and returns false, when the visitor does. */
+/* Visit all values whose type is in the store: globals, elements of tables and evaluated element
+ * segments. Each visit gets `n` values of one type. The caller must visit stacks and the fields of
+ * exceptions. If the visitor returns false, this function stops and returns false. */
 typedef bool wsr_visitor(void *context, wsr_type type, const uint64_t *values, uint64_t n);
 bool wsr_visit_values(const wsr_store *store, wsr_visitor *visit, void *context);
 
@@ -130,7 +130,7 @@ bool wsr_visit_values(const wsr_store *store, wsr_visitor *visit, void *context)
 void wsr_free_exceptions(wsr_store *store);
 
 /* ---- runtime/store.c ---- */
-/* A type of a module in the store's numbers. */
+/* Convert a module's type to the store's type: replace the type index by the store's number. */
 static inline wsr_type wsr_store_type(const uint32_t *numbers, wsr_type type) {
   if (!(type & WSR_INDEXED)) return type;
   return numbers[type >> WSR_INDEX_SHIFT] << WSR_INDEX_SHIFT |
@@ -140,7 +140,8 @@ uint64_t wsr_element(const wsr_instance *instance, uint32_t segment, uint32_t it
 
 /* ---- precise/vectors.c: vector instructions of precise code ---- */
 
-/* Where a load or store of a vector finds its bytes; NULL if they are out of bounds. */
+/* Return a pointer to the bytes that a load or store of a vector accesses; NULL if they are out of
+ * bounds. */
 static inline uint8_t *wsr_locate_vector(const wsr_store *store, const wsr_instance *instance,
                                          const wsr_cell *cell, uint64_t address) {
   const uint32_t index = instance->memories[cell->n ? cell->n - 1 : 0];
@@ -150,10 +151,11 @@ static inline uint8_t *wsr_locate_vector(const wsr_store *store, const wsr_insta
                                                                                     : NULL;
 }
 
-/* Operands and result at `s`; the module's bytes hold the 16 after the opcode of those that have
- * them. */
+/* Execute a vector instruction with operands and result at `s`. Some instructions have 16 bytes
+ * after the opcode; these are in `bytes`, the bytes of the module. */
 void wsr_vector_step(const wsr_cell *cell, uint64_t *s, const uint8_t *bytes);
-/* A load or store, the address at `s`, then the vector; its bytes are at `p`. */
+/* Execute a load or store of a vector. The address is at `s`, the vector follows it, and the bytes
+ * in memory are at `p`. */
 void wsr_vector_access(const wsr_cell *cell, uint64_t *s, uint8_t *p);
 
 #endif
