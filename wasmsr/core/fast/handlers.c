@@ -1,7 +1,7 @@
 /* The handlers of fast code: one small function each, which ends in a jump to the next.
  *
  * Their arguments and operands are described in fast/handler.h. Handlers are leaves; what is slow
- * or rare is in functions of its own. Regular handlers are made from core/fast_rows.h, one for each
+ * or rare is in functions of its own. Regular handlers are in handlers_regular.inc, one for each
  * combination of operand classes. Leaving is a return value, as everywhere.
  */
 #include "core/fast/handler.h"
