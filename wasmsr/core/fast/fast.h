@@ -4,8 +4,8 @@
  * fields (a, b, c, d; or a, b and a 32-bit branch distance), and for some a constant. Operands are
  * named by class: in a slot (S), in the accumulator of their kind (A), or constant (C). Frames lie
  * on the value stack exactly as for precise code. The two agree at canonical points: function
- * entry, the first instruction of a loop's body, before a call and after its return; there every
- * operand is in its slot. */
+ * entry, the first instruction of a loop's body, before a call, after its return, before an
+ * instruction of runtime/bulk.c, and the label of a catch. There every operand is in its slot. */
 #ifndef WSR_FAST_H
 #define WSR_FAST_H
 #include "core/numeric/numeric.h"

@@ -5,10 +5,10 @@
  *   BRIDGE   1 leaves with WSR_SWITCH at the next canonical point, where fast code can go on
  *
  * One handler for each row of the instruction table, the regular ones generated
- * (precise/handlers.h). What the fields of a cell mean is said at each handler: s is a slot, fp + s
- * the operand's place. No program state lives here: `pc`, `fp` and the rest are derived from the
- * innermost frame on the way in and written back on every way out. Source: WebAssembly
- * specification, section 4.4.
+ * (precise/handlers.h). A comment at each handler says what the fields of its cell mean: s is a
+ * slot, and fp + s is the operand's place. The loop has no program state of its own: it derives
+ * `pc`, `fp` and the rest from the innermost frame when it begins, and writes the position back on
+ * every way out. Source: WebAssembly specification, section 4.4.
  */
 
 static uint32_t RUN(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
@@ -72,7 +72,7 @@ static uint32_t RUN(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
 #define CANONICAL() ((void)0)
 #endif
 
-/* A handler of a counted instruction, and one of a cell that the compiler added. */
+/* OP: a handler of an instruction, which counts. SILENT: of a cell that the compiler added. */
 #define OP(name) AT(name) SPEND();
 #define SILENT(name) AT(name)
 #define SLOTS uint64_t *const s = fp + pc->s
@@ -98,7 +98,7 @@ static uint32_t RUN(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
     at = memory + address_;                                    \
   }
 #define PAUSE_REQUESTED() (atomic_load_explicit(&thread->pause, memory_order_relaxed) != 0)
-/* Stop before the call in hand; it will be executed, and counted, when the run goes on. */
+/* Pause before this call. The next run executes the call and counts it. */
 #define POLL()                                                                           \
   do {                                                                                   \
     if (atomic_load_explicit(&thread->pause, memory_order_relaxed) & 1) goto pause_here; \
@@ -519,7 +519,7 @@ trapped:
   return WSR_TRAPPED;
 
 host_call:
-  SAVE(); /* the call is done again unless the host reports results: it is restartable */
+  SAVE(); /* the position is the call: it is made again unless the host has results */
   KEEP_FUEL();
   out->host_function = address;
   out->host_instance = store->functions[frame->function].instance;

@@ -1,9 +1,9 @@
 /* Exceptions: throwing, and the heap in which their instances live until nothing refers to them.
  *
- * Both codes throw here. To throw is to search, from the innermost frame of the invocation outward,
- * the table of tries that each function's code has (compile/precise.c), and to make the frame that
- * catches the innermost one: frames are data, so nothing is unwound but their number. A try in
- * which nothing is thrown costs nothing. Source: WebAssembly specification, section 4.6.9
+ * Both codes throw here. The code of each function has a table of its tries (compile/precise.c).
+ * A throw searches these tables, from the innermost frame of the invocation outward. The frame that
+ * catches becomes the innermost one. Frames are data, so to unwind is to reduce their number. A try
+ * in which nothing is thrown costs nothing. Source: WebAssembly specification, section 4.6.9
  * (Exception Handling); for `try`, `catch`, `delegate` and `rethrow` the legacy part of the
  * exception handling proposal.
  */
@@ -14,14 +14,14 @@
 struct wsr_exception {
   uint32_t tag;  /* address */
   uint32_t n;    /* slots of fields */
-  uint32_t next; /* while marking: index of the next to look at, plus one */
+  uint32_t next; /* in `collect`: index of the next on the list, plus one */
   uint32_t kept; /* how often the host holds it */
   bool marked;
   uint64_t fields[];
 };
 
-/* A reference is an index plus one under this mark. No number that a program computes with is
- * likely to look like that, which keeps `collect` from taking one for a reference. */
+/* A reference is an index plus one, with these bits set. Few numbers of a program have these bits,
+ * so `collect` seldom takes a number for a reference. */
 #define MARK UINT64_C(0xE8C7000000000000)
 enum { LEAST_TO_COLLECT = 1 << 20 }; /* bytes */
 
@@ -40,7 +40,7 @@ int wsr_is_exception(const wsr_store *store, uint64_t reference) {
 
 /* ---- the heap ---- */
 
-/* Put the exception that the reference names on the list of those to look at. */
+/* Mark the exception that the reference names, and put it on the list: its fields come later. */
 static void mark(wsr_store *store, uint32_t *list, uint64_t reference) {
   const uint32_t index = index_of(store, reference);
   if (index == WSR_NONE || store->exceptions[index]->marked) return;
@@ -70,9 +70,10 @@ static bool mark_values(void *context, wsr_type type, const uint64_t *values, ui
   return true;
 }
 
-/* Free what neither the host, a global, a table nor the stack refers to. The stack is looked at
- * slot by slot, whatever the slots hold: a number that looks like a reference keeps at most what
- * was alive once, and who takes a snapshot goes by types (RATIONALE.md). */
+/* Free each exception that cannot be reached from the host, a global, a table or the stack. The
+ * types of the stack's slots are not known here, so each slot that looks like a reference counts as
+ * one. A number that looks like a reference keeps only what was alive at once. A snapshot goes by
+ * types, so it contains no such exception (RATIONALE.md). */
 static void collect(wsr_store *store) {
   uint32_t list = 0;
   for (uint32_t i = 0; i < store->n_exceptions; i++)
@@ -136,14 +137,14 @@ uint64_t wsr_add_exception(wsr_store *store, uint32_t tag, const uint64_t *field
   return reference_to(index);
 }
 
-/* What exceptions may take: eight slots for each element that a table may have, so that no program
- * can chain up more of them than it could keep in tables. */
+/* The most bytes that exceptions may take: 1 MiB, and eight slots for each element that a table may
+ * have. Without a limit, a chain of exceptions could fill the host's memory. */
 static uint64_t most_bytes(const wsr_store *store) {
   return LEAST_TO_COLLECT + (uint64_t)store->limits.table_elements * 8 * sizeof(uint64_t);
 }
 
-/* Whether one more has room, after a collection if need be; full is when little was freed by it, or
- * there would soon be one for every throw. */
+/* Whether the store may have one more exception of this tag. Collects if there is no room. After a
+ * collection an eighth must be free: otherwise every throw would soon need a collection. */
 static bool within_limit(wsr_store *store, uint32_t tag) {
   const wsr_function_type *type = &store->types[store->tags[tag]];
   const uint64_t most = most_bytes(store);
@@ -210,7 +211,8 @@ static const wsr_catch *find_catch(const wsr_code *code, const wsr_instance *ins
   return NULL;
 }
 
-/* What the handler expects: the fields, the reference, both, or (legacy) the reference first. */
+/* Write what the label of the catch expects: the fields if the catch names a tag, then the
+ * reference if the catch asks for it. A legacy catch has the reference first. */
 static void put_caught(uint64_t *to, const wsr_catch *caught, const wsr_exception *e,
                        uint64_t reference) {
   if (caught->what == WSR_CATCH_LEGACY) *to++ = reference;

@@ -21,10 +21,10 @@ typedef struct {
   wsr_instance *instance;
 } wsr_return;
 
-enum { WSR_PAUSE_IN_LOOPS = 2 }; /* for tests: even, so that the poll of calls does not see it */
+enum { WSR_PAUSE_IN_LOOPS = 2 }; /* for tests; calls poll bit 0 only, which it lacks */
 
-/* Handlers of fast code have the thread in a register. They reach the store through it only for
- * what is rare. */
+/* Handlers of fast code have the thread in a register. They reach the store through the thread, and
+ * need the store only for what is rare. */
 struct wsr_thread {
   /* state: what a snapshot holds of it */
   uint64_t *stack; /* limits.stack_slots of address space, committed by use */
@@ -33,7 +33,7 @@ struct wsr_thread {
   wsr_activation now; /* the invocation that runs */
 
   wsr_request pause; /* not 0: a pause is requested; WSR_PAUSE_IN_LOOPS: calls do not see it */
-  bool interrupt;    /* the compiler, which runs now, gives up for a pause */
+  bool interrupt;    /* a compilation that runs now gives up for a pause */
   uint32_t gave_up;  /* 1 + the function whose compilation gave up last */
 
   /* derived, while the thread runs fast code */
@@ -69,7 +69,8 @@ struct wsr_thread {
 wsr_thread *wsr_thread_new(wsr_store *store);
 void wsr_thread_free(wsr_thread *thread);
 
-/* Outcomes that only the driver sees: go on in the other code; too little fuel for fast code. */
+/* Outcomes for the driver only. WSR_SWITCH: go on in the other code. WSR_SHORT: there is too little
+ * fuel for fast code. */
 enum { WSR_SWITCH = 100, WSR_SHORT };
 
 /* The precise code of a module's function. It is compiled now if need be. NULL without memory, or
@@ -80,8 +81,8 @@ const wsr_code *wsr_function_code(wsr_thread *thread, uint32_t address);
 static inline void wsr_compile_interruptible(wsr_thread *thread, uint32_t address) {
   thread->interrupt = thread->gave_up != address + 1;
 }
-/* Call afterwards: whether the compilation gave up. If nothing was made and it did not, memory is
- * short. */
+/* Call afterwards; `made` says whether there is code now. Returns whether the compilation gave up
+ * for a pause. If it did not give up and there is no code, memory is short. */
 static inline bool wsr_compile_interrupted(wsr_thread *thread, uint32_t address, bool made) {
   const bool gave_up =
       !made && thread->interrupt && atomic_load_explicit(&thread->pause, memory_order_relaxed);
