@@ -247,11 +247,10 @@ static const uint32_t *numbers_of(wsr_store *store, wsr_module *m) {
   reserve(store, store->FIELD, &store->room_##FIELD, NEED, MOST, sizeof *store->FIELD)
 
 static bool room_for_functions(wsr_store *store, uint32_t need) {
-  uint32_t rooms[2] = {store->room_fast, store->room_fast};
   for (int i = 0; i < 2; i++)
-    if (!reserve(store, store->fast[i], &rooms[i], need, MOST_FUNCTIONS, sizeof *store->fast[i]))
+    if (!reserve(store, store->fast[i], &store->room_fast[i], need, MOST_FUNCTIONS,
+                 sizeof *store->fast[i]))
       return false;
-  store->room_fast = rooms[0];
   return RESERVE(functions, need, MOST_FUNCTIONS);
 }
 

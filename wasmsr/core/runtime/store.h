@@ -77,7 +77,7 @@ struct wsr_store {
   uint32_t *tags; /* type numbers */
   uint32_t n_tags, room_tags;
   uint32_t n_functions, n_instances, n_tables, n_memories, n_globals;
-  uint32_t room_types, room_subtypes, room_functions, room_fast, room_instances, room_tables,
+  uint32_t room_types, room_subtypes, room_functions, room_fast[2], room_instances, room_tables,
       room_memories, room_globals;
 
   /* the heap of exceptions, see runtime/exceptions.c */
