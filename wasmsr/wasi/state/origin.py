@@ -169,7 +169,8 @@ def generation(file: int) -> int:
         answer = fcntl.ioctl(file, _GENERATION, bytes(8))
     except OSError:
         return 0
-    return int(struct.unpack("@L", answer[: struct.calcsize("@L")])[0]) & U64
+    # The request is named after a long, but Linux writes an int.
+    return int(struct.unpack_from("@I", answer)[0])
 
 
 def windows(file: int, offset: int) -> tuple[bytes, bytes]:
