@@ -26,7 +26,9 @@ from pathlib import Path
 
 from bench.programs import CACHE, PROGRAMS
 from wasmsr.interp.modules.module import Module, assemble
-from wasmsr.program import HostGrants, Program, ProgramState
+from wasmsr.program.program import Program
+from wasmsr.program.state import ProgramState
+from wasmsr.runspec.grants import HostGrants
 from wasmsr.wasi.filesystem.mounts import Mount
 
 LONGEST = 0.1

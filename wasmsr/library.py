@@ -17,9 +17,11 @@ from wasmsr.interp.modules.module import MAGIC, Module, assemble
 from wasmsr.interp.outcomes import Limits, Outcome, Paused
 from wasmsr.interp.store.instance import Imports
 from wasmsr.interp.store.store import Store
-from wasmsr.program import COMMAND, HostGrants, Program, StopConditions, exported_function
-from wasmsr.runspec.grants import open_streams
+from wasmsr.program.exports import COMMAND, exported_function
+from wasmsr.program.program import Program
+from wasmsr.runspec.grants import HostGrants, open_streams
 from wasmsr.runspec.run_spec import RunSpec, SpecError
+from wasmsr.runspec.stop_conditions import StopConditions
 from wasmsr.wasi.facade import Stdin, Stdout, Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
 

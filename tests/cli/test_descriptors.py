@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from wasmsr import Module, SnapshotError, reserve
-from wasmsr.program import Program
+from wasmsr.program.program import Program
 
 MOST = 64
 OPENS = """(module

@@ -13,7 +13,11 @@ from tests.cli.conftest import PATIENCE
 from wasmsr.errors import ModuleMismatch
 from wasmsr.interp.modules.module import Module, assemble
 from wasmsr.interp.outcomes import Finished, Paused
-from wasmsr.program import ExportError, HostGrants, Program, ProgramState, StopConditions
+from wasmsr.program.exports import ExportError
+from wasmsr.program.program import Program
+from wasmsr.program.state import ProgramState
+from wasmsr.runspec.grants import HostGrants
+from wasmsr.runspec.stop_conditions import StopConditions
 from wasmsr.snapshot.format import decode, encode
 from wasmsr.snapshot.state import SnapshotState
 

@@ -335,7 +335,7 @@ def test_the_table_of_methods_is_the_port() -> None:
 
 def test_modules_of_this_process_too() -> None:
     """A program that was made in this process is steered through the same port."""
-    from wasmsr.program import Program
+    from wasmsr.program.program import Program
 
     executor = LocalExecutor()
     id = executor.enroll(Program.launch(Module.from_text(SPIN)))

@@ -198,7 +198,7 @@ def test_a_file_that_changed_without_a_trace(
 def test_a_swapped_module_is_never_taken_for_the_one_of_a_snapshot(
     cache: ModuleCache, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wasmsr.program import Program
+    from wasmsr.program.program import Program
 
     same_identity(monkeypatch)
     program = Program.launch(cache.load(path), invoke="good")

@@ -12,7 +12,8 @@ import pytest
 from wasmsr import Module, Snapshot, Store, WasmsrError
 from wasmsr.migrate.hosting import Hosting
 from wasmsr.migrate.protocol import ProgramLimits, Reason
-from wasmsr.program import HostGrants, Program
+from wasmsr.program.program import Program
+from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot.format import encode
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.filesystem.mounts import Mount

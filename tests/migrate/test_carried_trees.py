@@ -14,8 +14,8 @@ from tests.wasi.guest import CREAT, Guest
 from wasmsr.errors import SnapshotError
 from wasmsr.migrate.files.carried_trees import BASE, CarriedTrees, folder_name
 from wasmsr.migrate.hosting import Hosting
-from wasmsr.program import HostGrants
 from wasmsr.record import replaced
+from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot.format import encode
 from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.filesystem.mounts import Mount

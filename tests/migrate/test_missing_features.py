@@ -8,7 +8,8 @@ from wasmsr import Module
 from wasmsr.interp.instruction_set.features import DEFAULT
 from wasmsr.migrate.hosting import Hosting
 from wasmsr.migrate.protocol import Description, ModuleName, Reason
-from wasmsr.program import HostGrants, Program
+from wasmsr.program.program import Program
+from wasmsr.runspec.grants import HostGrants
 
 TEXT = """(module (memory (export "memory") 1)
   (func (export "_start") (return_call $end)) (func $end))"""

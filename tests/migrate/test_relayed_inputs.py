@@ -38,7 +38,8 @@ from wasmsr.migrate.protocol import (
 from wasmsr.migrate.streams import inputs
 from wasmsr.migrate.streams.inputs import Feed, Gone, Local, Remote, Stale
 from wasmsr.migrate.streams.relays import input_along
-from wasmsr.program import HostGrants, Program
+from wasmsr.program.program import Program
+from wasmsr.runspec.grants import HostGrants
 from wasmsr.wasi.errors import CallError
 from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.preview1.abi import FdFlag

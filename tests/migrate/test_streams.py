@@ -20,7 +20,8 @@ from wasmsr.interp.modules.module import Module
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.protocol import PeerLost, PeerRefused, Reason, Refusal
 from wasmsr.migrate.streams.relays import Relay, Shown, input_along
-from wasmsr.program import HostGrants, Program
+from wasmsr.program.program import Program
+from wasmsr.runspec.grants import HostGrants
 from wasmsr.wasi.facade import Wasi
 
 ECHO = Path(__file__).with_name("echo.wat")

@@ -13,7 +13,9 @@ import pytest
 import wasmsr
 from wasmsr import Finished, Module, Paused, Store
 from wasmsr.interp.tracer import Tracer
-from wasmsr.program import Program, ProgramState, StopConditions
+from wasmsr.program.program import Program
+from wasmsr.program.state import ProgramState
+from wasmsr.runspec.stop_conditions import StopConditions
 from wasmsr.snapshot.format import decode, encode
 
 PLAIN = """(module (global $n (mut i32) (i32.const 0)) {start}

@@ -10,7 +10,9 @@ import time
 import pytest
 
 from tests.interp.machines import text
-from wasmsr.program import Program, ProgramState, StopConditions
+from wasmsr.program.program import Program
+from wasmsr.program.state import ProgramState
+from wasmsr.runspec.stop_conditions import StopConditions
 
 SPIN = '(module (func (export "_start") (loop $again (br $again))))'
 

@@ -15,7 +15,7 @@ from wasmsr.cli.options.run_options import ROWS
 from wasmsr.cli.quick import read as read_line
 from wasmsr.interp.modules.module import assemble
 from wasmsr.library import open_program, run
-from wasmsr.program import ProgramState
+from wasmsr.program.state import ProgramState
 from wasmsr.record import replaced
 from wasmsr.runspec.run_spec import (
     KINDS,

@@ -15,7 +15,7 @@ import pytest
 import wasmsr
 from tests.snapshot.samples import Kind
 from wasmsr import FormatError, Module, ModuleError, SnapshotError, Store
-from wasmsr.program import Program
+from wasmsr.program.program import Program
 from wasmsr.snapshot.encoding.registry import BY_KIND
 from wasmsr.snapshot.format import content_digest, decode, encode
 from wasmsr.snapshot.restore import restore

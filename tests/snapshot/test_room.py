@@ -15,7 +15,7 @@ import pytest
 import wasmsr
 from tests.snapshot.samples import Kind, changed, full, parts, seal, small, to_bytes
 from wasmsr import FormatError, Limits, Module, SnapshotError, Store
-from wasmsr.program import Program
+from wasmsr.program.program import Program
 from wasmsr.snapshot.encoding.container import BATCH, FIRST, HEADER, SECTION, Header
 from wasmsr.snapshot.encoding.read_limits import FULL_MEMORIES, IGNORABLE_LIMIT
 from wasmsr.snapshot.format import Decoder, decode

@@ -19,10 +19,12 @@ from wasmsr.executor.port import (
 from wasmsr.interp.outcomes import Exited, Trapped
 from wasmsr.interp.store.store import Store
 from wasmsr.library import open_program
-from wasmsr.program import HostGrants, Program, ProgramState, StopConditions
+from wasmsr.program.program import Program
+from wasmsr.program.state import ProgramState
 from wasmsr.record import replaced
+from wasmsr.runspec.grants import HostGrants
 from wasmsr.runspec.run_spec import RunSpec
-from wasmsr.runspec.stop_conditions import check_ranges, memory_count
+from wasmsr.runspec.stop_conditions import StopConditions, check_ranges, memory_count
 from wasmsr.snapshot.format import Decoder, encode
 from wasmsr.snapshot.state import SnapshotState
 

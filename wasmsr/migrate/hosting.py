@@ -38,8 +38,10 @@ from wasmsr.migrate.protocol import (
 )
 from wasmsr.migrate.streams.inputs import HOLD_SECONDS, Feed, Gone, Local, Remote
 from wasmsr.migrate.streams.relays import STREAMS, Relay, Shown, StdinAfterMove, input_along
-from wasmsr.program import HostGrants, Program, excessive
+from wasmsr.program.program import Program
+from wasmsr.program.restoring import excessive
 from wasmsr.record import replaced
+from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot import format as snapshot_format
 from wasmsr.snapshot.encoding.container import VERSION
 from wasmsr.snapshot.preload import preload

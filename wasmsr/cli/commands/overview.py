@@ -17,7 +17,7 @@ from wasmsr.interp.modules import foreign_files as foreign
 from wasmsr.interp.modules.custom_sections import read_unsigned
 from wasmsr.interp.modules.module import MAGIC, Module, assemble
 from wasmsr.interp.types import FuncType, GlobalType, MemoryType, TableType, TagType
-from wasmsr.program import COMMAND, REACTOR
+from wasmsr.program.exports import COMMAND, REACTOR
 from wasmsr.snapshot.inspect.text_tables import Block, size, text
 
 KINDS = {

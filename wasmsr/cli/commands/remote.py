@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from wasmsr.migrate.handover.endpoint import Finish
     from wasmsr.migrate.hosting import HostedProgram, Hosting
     from wasmsr.migrate.streams.relays import StdinAfterMove
-    from wasmsr.program import HostGrants
     from wasmsr.rpc.address import Address
+    from wasmsr.runspec.grants import HostGrants
     from wasmsr.wasi.state.tree_restore import OnChanged
 
 DEFAULT = "transcoding"
@@ -367,7 +367,7 @@ class _Remote:
 
     def _grants(self) -> HostGrants:
         """Return folders and streams for a program, as given here."""
-        from wasmsr.program import HostGrants
+        from wasmsr.runspec.grants import HostGrants
 
         return HostGrants.of(replaced(self.spec, mounts=tuple(self._dirs())), stdin=None)
 
@@ -413,7 +413,7 @@ class _Remote:
     def _launch(self, hosting: Hosting) -> HostedProgram:
         """Return the program at its beginning."""
         from wasmsr.interp.modules.module import Module
-        from wasmsr.program import Program
+        from wasmsr.program.program import Program
 
         options, named = self.options, self.named
         path = named.path if named is not None else Path(self.program)

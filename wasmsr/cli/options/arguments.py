@@ -41,7 +41,7 @@ def values(module: Module, export: str, options: RunOptions) -> tuple[Sequence[i
     Raises:
         ExportError: there is no such export; ArgumentError: it takes others.
     """
-    from wasmsr.program import exported_function
+    from wasmsr.program.exports import exported_function
 
     params = exported_function(module, export).params
     words, own = divided(options, len(params))

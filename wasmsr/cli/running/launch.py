@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from wasmsr.interp.modules.module import Module
     from wasmsr.interp.modules.module_cache import ModuleCache
     from wasmsr.interp.types import FuncType
-    from wasmsr.program import HostGrants, Program
+    from wasmsr.program.program import Program
+    from wasmsr.runspec.grants import HostGrants
     from wasmsr.snapshot.state import SnapshotState
 
 
@@ -132,7 +133,7 @@ class Launch:
 
     def _make_program(self) -> Program:
         """Make a program, which does not run yet, from files."""
-        from wasmsr.program import StopConditions
+        from wasmsr.runspec.stop_conditions import StopConditions
 
         options = self.options
         self._look_at_files()
@@ -200,7 +201,7 @@ class Launch:
     def _host_grants(self, snapshot: SnapshotState | None = None) -> HostGrants:
         """Return folders and standard input as given now; for a program that goes on, also as it
         had them."""
-        from wasmsr.program import HostGrants
+        from wasmsr.runspec.grants import HostGrants
 
         options = self.options
         texts = list(options.dirs)
@@ -239,7 +240,8 @@ class Launch:
 
     def _start(self, module: Module) -> Program:
         """Return a program at its beginning."""
-        from wasmsr.program import COMMAND, Program
+        from wasmsr.program.exports import COMMAND
+        from wasmsr.program.program import Program
 
         options, named, export = self.options, self.named, self._export
         self._look_at_snapshot_file(lambda: module.digest)
@@ -270,7 +272,8 @@ class Launch:
     def _resume(self, module: Module | None) -> Program:
         """Return a program where it was saved; with --invoke an export is called of one that is
         idle."""
-        from wasmsr.program import Program, Timings
+        from wasmsr.program.program import Program
+        from wasmsr.program.timings import Timings
 
         options, timings = self.options, Timings()
         assert options.from_snapshot is not None

@@ -17,7 +17,8 @@ from wasmsr.cli.words.messages import say
 from wasmsr.cli.words.units import human_size, human_time
 from wasmsr.errors import printable
 from wasmsr.interp.outcomes import Exited, Trapped
-from wasmsr.program import Program, ProgramState
+from wasmsr.program.program import Program
+from wasmsr.program.state import ProgramState
 from wasmsr.record import record
 
 PATIENCE = 0.05

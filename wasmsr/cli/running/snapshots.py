@@ -12,7 +12,7 @@ from wasmsr.errors import HandedOver, SnapshotError, printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wasmsr.interp.outcomes import Limits
-    from wasmsr.program import Timings
+    from wasmsr.program.timings import Timings
     from wasmsr.snapshot.format import Decoder
     from wasmsr.snapshot.state import SnapshotState
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 from wasmsr.errors import SnapshotError, UnportableState
 from wasmsr.migrate.ports import Say
 from wasmsr.migrate.protocol import PeerLost, PeerRefused
-from wasmsr.program import Program
+from wasmsr.program.program import Program
 from wasmsr.wasi.filesystem.unnoticed import UnnoticedReader
 from wasmsr.wasi.state.capture import UNLINKED_LIMIT
 from wasmsr.wasi.streams.relayed_input import RelayedInput

@@ -1,142 +1,60 @@
 """One command-line program: a module, its store and its WASI, on a worker thread.
 
-`Program` is above the engine and the snapshot, and below the executor, migration and the command
-line, which steer a program through it: start, pause, snapshot, start again. The thread that steers
-never computes, so it sees signals and keys while the program runs.
+The executor, migration and the command line steer a program through `Program`: start, pause,
+snapshot, start again. The thread that steers never computes, so it sees signals and keys while the
+program runs.
 
-One thread steers. `pause` may be called from another thread too. All other methods need a program
-that does not run: before `start`, after a `pause` that returned True, or after its end.
+One thread steers. Another thread may call `pause`. All other methods need a program that does not
+run: before `start`, after a `pause` that returned True, or after its end.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from enum import Enum
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from wasmsr import reserve
-from wasmsr.errors import (
-    EXIT_USAGE,
-    FormatError,
-    LinkError,
-    ModuleMismatch,
-    SnapshotError,
-    WasmsrError,
-    listed,
-    printable,
-    reason,
-)
+from wasmsr.errors import SnapshotError, WasmsrError, reason
 from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Exited, Finished, Limits, Paused, Trapped
 from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import FuncType
-from wasmsr.runspec.grants import HostGrants as HostGrants
-from wasmsr.runspec.stop_conditions import StopConditions as StopConditions
-from wasmsr.runspec.stop_conditions import Watch
+from wasmsr.program.exports import COMMAND, REACTOR, exported_function, is_reactor
+from wasmsr.program.state import ProgramState
+from wasmsr.program.timings import Timings
+from wasmsr.runspec.grants import HostGrants
+from wasmsr.runspec.stop_conditions import StopConditions, Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from wasmsr.interp.tracer import Tracer
     from wasmsr.snapshot.state import SnapshotState
     from wasmsr.wasi.facade import Wasi
 
 Outcome = Finished | Trapped | Paused | Exited
 
-COMMAND, REACTOR = "_start", "_initialize"
-"""Exports by which WASI programs begin: a command's is its whole run, a reactor's comes first."""
-
 WASI_MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
 
 
-class ExportError(WasmsrError):
-    """The module has no function export of that name."""
-
-    exit_code = EXIT_USAGE
-
-
-class Timings:
-    """How long each step took, every time it was done: name to seconds, in order of first use."""
-
-    def __init__(self) -> None:
-        self.spans: dict[str, list[float]] = {}
-
-    def add(self, name: str, seconds: float) -> None:
-        """Note one more span."""
-        self.spans.setdefault(name, []).append(seconds)
-
-    @contextmanager
-    def measure(self, name: str) -> Iterator[None]:
-        """Note how long the block takes."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(name, time.perf_counter() - began)
-
-
-class ProgramState(Enum):
-    """Whether a program runs, and why not."""
-
-    RUNNING = "running"
-    PAUSED = "paused"
-    """Not started yet, or stopped by `Program.pause`."""
-    STOP = "stop"
-    """It has reached `StopConditions.stop`."""
-    HIT = "hit"
-    """It has reached a breakpoint, changed a watched memory, or made a host call of a number."""
-    FUEL = "fuel"
-    """It has reached `StopConditions.fuel`."""
-    IDLE = "idle"
-    """All invocations have returned; `Program.call` makes another."""
-    ENDED = "ended"
-    """It trapped or exited; `Program.wait` says how."""
-    FAILED = "failed"
-    """The host failed; `Program.wait` raises the error."""
-
-
-def exported_function(module: Module, name: str) -> FuncType:
-    """Return the type of a function that the module exports.
-
-    Raises:
-        ExportError: there is none of that name; the hint names those that there are.
-        LinkError: the module was never linked to a program.
-    """
-    for export in module.exports:
-        if export.name == name and isinstance(export.type, FuncType):
-            return export.type
-    from wasmsr.interp.modules.foreign_files import unlinked
-
-    what = unlinked(module)
-    if what is not None:
-        raise LinkError(f"this is {what}")
-    functions = [e.name for e in module.exports if isinstance(e.type, FuncType)]
-    hint = f"it exports {listed(functions)}; `wasmsr run --invoke NAME` calls one"
-    raise ExportError(
-        f"the module {printable(module.name or '', 100)} exports no function "
-        f"'{printable(name, 100)}'".replace("  ", " "),
-        hint=hint if functions else None,
-    )
-
-
 class Program:
-    """See the module's docstring; made by `launch` and `resume`.
+    """A program that one thread steers; `launch` and `resume` make it.
 
     Attributes:
-        marks: where to stop; may be changed while the program stands.
-        tracer: is shown each instruction before it is executed, or None.
-        on_stopped: called by the worker thread when the program has come to stand, for any reason.
-        on_result: called by the worker thread with type and results, as bits, of each invocation
-            of an export that returned.
-        timings: of "capture", "encode", "decode" and "restore".
-        parent: id of the snapshot that it was restored from, or None.
-        owned: descriptors that `close` closes besides those of WASI.
-        stand: whether and why it stands.
+        module: The program's module.
+        store: Its store; a hop and `rewind` replace the store.
+        wasi: Its WASI; None if it imports nothing of WASI.
+        stop_conditions: Where the program stops. They may change while it is stopped.
+        tracer: Gets each instruction before it is executed; None traces nothing.
+        on_stopped: The worker thread calls it when the program has stopped, for any reason.
+        on_result: The worker thread calls it for each invocation of an export that has returned,
+            with the type and the bits of the results.
+        timings: Durations of "capture", "encode", "decode" and "restore".
+        parent: Id of the snapshot that the program was restored from, or None.
+        owned: Descriptors that `close` closes besides those of WASI.
+        state: Whether the program runs, and why not.
     """
 
     def __init__(self, store: Store, module: Module, wasi: Wasi | None, grants: HostGrants):
@@ -150,8 +68,8 @@ class Program:
         self.parent: bytes | None = None
         self.owned: list[int] = []
         self._grants = grants
-        # Not the thread itself: where a signal handler interrupts `Thread.join` with an exception,
-        # Python before 3.13 takes a running thread for one that has ended.
+        # `Thread.join` does not serve: if a signal handler interrupts it with an exception, Python
+        # before 3.13 takes a running thread for an ended one.
         self._idle = threading.Event()
         self._idle.set()
         self._lock = threading.Lock()
@@ -165,15 +83,19 @@ class Program:
         self.state = ProgramState.PAUSED if self.pending else ProgramState.IDLE
 
     def _take(self, store: Store) -> None:
-        """Go on with `store`. Invocations are put into its queue one at a time, so that each
-        gives its results; meanwhile they wait here."""
+        """Continue with `store`.
+
+        The invocations wait in `_later`. They enter the store's queue one at a time, so that each
+        gives its results.
+        """
         self.store = store
         self._later = deque(store.queue)
         store.queue.clear()
         if self._watch is not None:
             self._watch.attach(store)
         if self.wasi is not None:
-            _ = store.wake_fd  # now: a program may leave no descriptor for it
+            # Opens the pipe now: later the program may have used up all descriptors.
+            _ = store.wake_fd
         frames = store.frames()
         self._entry = store.function_type(frames[0].function) if frames else None
 
@@ -195,16 +117,20 @@ class Program:
         """Return a program before its first instruction.
 
         Args:
-            argv: what WASI tells it of its arguments, its own name first.
-            env: its environment.
-            invoke: the export to be called; None calls nothing yet.
-            args: the bits of each of its arguments.
+            module: The program's module.
+            argv: The arguments that WASI gives to the program; the first is its own name.
+            env: Its environment.
+            grants: What this host gives to the program; None gives nothing.
+            limits: Its limits; None takes the defaults.
+            deterministic: Whether clocks and random numbers are the same in every run.
+            invoke: The export to call; None calls nothing yet.
+            args: The bits of each argument of that export.
 
         Raises:
-            ExportError: there is no such export.
-            LinkError: an import cannot be provided.
-            Trap: an active segment does not fit.
-            WasiConfigError: a mount cannot be used.
+            ExportError: The module has no such export.
+            LinkError: An import cannot be provided.
+            Trap: An active segment does not fit.
+            WasiConfigError: A mount cannot be used.
         """
         grants = grants or HostGrants()
         if any(item.module not in WASI_MODULES for item in module.imports):
@@ -236,7 +162,7 @@ class Program:
             features=module.allowed_features,
         )
         instance = store.instantiate(module, wasi.imports if wasi else {}, start=False)
-        if invoke != COMMAND and _is_reactor(module):
+        if invoke != COMMAND and is_reactor(module):
             store.enqueue(instance.function(REACTOR))
         if invoke is not None:
             store.enqueue_raw(instance.function(invoke).address, args)
@@ -258,19 +184,25 @@ class Program:
         """Return a program at the position where it was saved.
 
         Args:
-            module: its module; None takes the one that the snapshot embeds.
-            features: what that one may need, as for `Module`.
-            max_pages: limit of each memory, in pages of 64 KiB, in place of the snapshot's.
-            live: the time since the snapshot counts for the program's monotonic clock.
-            deferred: carried files are put in their place when it starts, not before.
+            snapshot: The program's state.
+            module: Its module; None takes the one that the snapshot embeds.
+            grants: What this host gives to the program; None gives nothing.
+            max_pages: Limit of each memory in pages of 64 KiB; None takes the snapshot's.
+            features: What an embedded module may need, as for `Module`.
+            live: Whether the time since the snapshot counts for the program's monotonic clock.
+            deferred: Whether carried files reach their folders when the program starts, not now.
+            timings: Where the durations go; None makes a new object.
 
         Raises:
-            SnapshotError: it cannot be restored; ModuleMismatch, of another module.
-            WasiConfigError: a mount that it needs is not given, or cannot be used.
+            ModuleMismatch: The snapshot is of another module.
+            SnapshotError: The snapshot cannot be restored.
+            WasiConfigError: A mount that the program needs is not given, or cannot be used.
         """
+        from wasmsr.program.restoring import excessive, module_of, restore_store
+
         grants = grants or HostGrants()
         timings = timings or Timings()
-        module = _module_of(snapshot, module, features)
+        module = module_of(snapshot, module, features)
         if max_pages is not None:
             from dataclasses import replace  # only here: it is slow to import
 
@@ -283,7 +215,7 @@ class Program:
             )
         try:
             with timings.measure("restore"):
-                store, wasi = _restore(snapshot, module, grants, live=live, deferred=deferred)
+                store, wasi = restore_store(snapshot, module, grants, live=live, deferred=deferred)
         except BaseException:
             grants.close()
             raise
@@ -297,17 +229,17 @@ class Program:
 
     @property
     def pending(self) -> bool:
-        """Whether there is something left to execute; while the program stands."""
+        """Whether anything is left to execute. The program must not run."""
         return bool(self._later or self._entry)
 
     @property
     def is_stopped(self) -> bool:
-        """Whether no thread is executing it."""
+        """Whether no thread executes the program."""
         return self._idle.is_set()
 
     @property
     def listens(self) -> list[str]:
-        """The addresses of the listening sockets that it was given."""
+        """The addresses of the listening sockets that the program was given."""
         if not self._grants.listen:
             return []
         from wasmsr.wasi.streams.listen_address import address_of
@@ -321,8 +253,11 @@ class Program:
         return None if count is None else count - self._base
 
     def call(self, name: str, *args: int) -> None:
-        """Add an invocation of an export, after all those that are still to be made; `args` are
-        the bits of its arguments."""
+        """Add an invocation of an export after all others; `args` are the bits of its arguments.
+
+        Raises:
+            ExportError: The module has no such export.
+        """
         exported_function(self.module, name)
         self.store.enqueue_raw(self.store.instances[0].function(name).address, args)
         self._later.append(self.store.queue.pop())
@@ -330,7 +265,7 @@ class Program:
             self.state = ProgramState.PAUSED
 
     def start(self) -> None:
-        """Let it run, for the first time or on, until a `ProgramState` is reached."""
+        """Start the program, or continue it, until it reaches another `ProgramState`."""
         assert self.is_stopped, "the program runs already"
         if self.wasi is not None:
             self.wasi.place_files()
@@ -342,7 +277,7 @@ class Program:
         reserve.hold()
         try:
             threading.Thread(target=self._work, name="wasmsr-program", daemon=True).start()
-        except BaseException:  # no thread can be had
+        except BaseException:  # the host has no thread for it
             self.state = ProgramState.PAUSED
             reserve.let_go()
             self._idle.set()
@@ -356,15 +291,15 @@ class Program:
         """Pause the program.
 
         Returns:
-            True when it stands (it may have ended meanwhile: see `stand`); False if that was not
-            so within `timeout` seconds, then it runs on.
+            True when the program has stopped; `state` says whether it has ended meanwhile. False
+            if it has not stopped within `timeout` seconds: it then runs on.
         """
         if self._idle.is_set():
             return True
-        # In this order: the worker, which may just be changing its store for another one, looks
-        # at `_wanted` after that.
+        # The order matters: the worker may be replacing its store now, and reads `_wanted` after
+        # that.
         self._wanted = True
-        with suppress(WasmsrError):  # the store that was changed is closed
+        with suppress(WasmsrError):  # the store that was replaced is closed
             self.store.pause()
         if self._idle.wait(timeout):
             return True
@@ -378,7 +313,8 @@ class Program:
     def wait(self, timeout: float | None = None) -> Outcome | None:
         """Return the outcome, or None if the program still runs after `timeout` seconds.
 
-        Raises whatever failed in the host.
+        Raises:
+            BaseException: The error with which the host failed, if it did.
         """
         if not self._idle.wait(timeout):
             return None
@@ -387,12 +323,12 @@ class Program:
         return self._outcome
 
     def passed_stop(self) -> None:
-        """Let the program, which is at `StopConditions.stop`, run on from there."""
+        """Allow the program to continue after it has reached `StopConditions.stop`."""
         self.stop_conditions.stop = None
         self.state = ProgramState.PAUSED if self.pending else ProgramState.IDLE
 
     def close(self) -> None:
-        """Let go of its files; it cannot run any more."""
+        """Close the program's files. It cannot run any more."""
         if self.wasi is not None:
             self.wasi.close()
         self._grants.close()
@@ -402,12 +338,16 @@ class Program:
     # -- saving ------------------------------------------------------------------------------------
 
     def snapshot(self, *, embed: bool = False) -> SnapshotState:
-        """Return its state, which shares memory with the program: use it before the program goes
-        on.
+        """Return the program's state.
+
+        The state shares memory with the program: use it before the program continues.
+
+        Args:
+            embed: Whether the state contains the module.
 
         Raises:
-            UnportableState: it holds something that no snapshot can carry.
-            SnapshotError: the host cannot read what it has open.
+            UnportableState: The program holds something that no snapshot can carry.
+            SnapshotError: The host cannot read a file that the program has open.
         """
         from wasmsr.snapshot.capture import capture
         from wasmsr.wasi.state.contents import Contents
@@ -434,7 +374,7 @@ class Program:
                 queue[:] = kept
 
     def _hop(self) -> None:
-        """Save and restore in place, through bytes: what goes on is what was decoded."""
+        """Save and restore in place, through bytes: the program continues from decoded bytes."""
         from wasmsr.snapshot.format import decode, encode
 
         snapshot = self.snapshot()
@@ -455,21 +395,25 @@ class Program:
 
         Raises:
             ModuleMismatch: The state is of another module.
-            SnapshotError: It cannot be restored; the program is as before.
+            SnapshotError: The state cannot be restored; the program is as before.
         """
-        _module_of(snapshot, self.module, None)
+        from wasmsr.program.restoring import module_of
+
+        module_of(snapshot, self.module, None)
         self._replace(snapshot, executed)
         self._outcome = self._error = None
         self._next_hop = 0
         self.state = ProgramState.PAUSED if self.pending else ProgramState.IDLE
 
     def _replace(self, snapshot: SnapshotState, executed: int) -> None:
-        """Go on with the store that a state gives, in place of the present one."""
+        """Restore a state and continue with its store instead of the present one."""
+        from wasmsr.program.restoring import restore_store
+
         old_wasi = self.wasi
         if old_wasi is not None:
             old_wasi.close()
         with self.timings.measure("restore"):
-            store, self.wasi = _restore(snapshot, self.module, self._grants, live=True)
+            store, self.wasi = restore_store(snapshot, self.module, self._grants, live=True)
         self._base = (store.executed or 0) - executed
         old = self.store
         self._take(store)
@@ -480,14 +424,14 @@ class Program:
 
     def _work(self) -> None:
         """Run the program until it stops, and note why."""
-        stand = ProgramState.FAILED
+        state = ProgramState.FAILED
         try:
-            stand, self._outcome = self._run()
-        except BaseException as error:  # noqa: BLE001 (`wait` raises it where somebody steers)
+            state, self._outcome = self._run()
+        except BaseException as error:  # noqa: BLE001 (`wait` raises it in the thread that steers)
             self._error = error
         finally:
             with self._lock:
-                self.state = stand
+                self.state = state
             reserve.let_go()
             try:
                 self.on_stopped()
@@ -506,7 +450,7 @@ class Program:
             steps = self._steps()
             if isinstance(steps, ProgramState):
                 return steps, Paused("fuel")
-            # Only now: a hop within `_steps` puts all invocations back into `_later`.
+            # After `_steps`, because a hop in it puts all invocations back into `_later`.
             if self._entry is None:
                 invocation = self._later.popleft()
                 self._entry = self.store.function_type(invocation[0])
@@ -523,7 +467,8 @@ class Program:
                 return ProgramState.ENDED, outcome
             if self._watch is not None and self._watch.hit():
                 return ProgramState.HIT, Paused("requested")
-            # A pause is looked at above: the request may be older than this start, or withdrawn.
+            # The top of the loop decides about a pause: the request may be older than this start,
+            # or withdrawn.
 
     def _steps(self) -> int | ProgramState | None:
         """Return the instructions up to the next stop, None without one, or the state reached."""
@@ -532,7 +477,7 @@ class Program:
         if uncounted and marks.fuel is marks.stop is marks.hop is None:
             return None
         if self.store.executed is None:
-            self.store.executed = 0  # it is counted from here on
+            self.store.executed = 0  # the store counts from here on
         done = self.executed or 0
         if marks.stop is not None and done >= marks.stop:
             return ProgramState.STOP
@@ -554,98 +499,8 @@ class Program:
 
 
 _AT_ONCE = 1 << 60
-"""Instructions of one run; a mark may be farther away."""
-
-
-def excessive(limits: Any) -> str | None:
-    """Return what a program that comes with these limits (of a snapshot, or of an offer) might
-    use beyond what programs have here; None if all is within that."""
-    ours = Limits()
-    for name in ("memory_pages", "table_elements", "stack_slots", "stack_frames"):
-        most, wanted = getattr(ours, name), getattr(limits, name)
-        if wanted > most:
-            return f"with a limit of {wanted} {name.replace('_', ' ')}, and {most} is the most here"
-    return None
+"""Most instructions of one run of the store; a stop may be farther away."""
 
 
 def _nothing(*arguments: object) -> None:
-    """Do nothing, where nobody listens."""
-
-
-def _is_reactor(module: Module) -> bool:
-    return any(export.name == REACTOR and export.type == FuncType() for export in module.exports)
-
-
-def _module_of(snapshot: SnapshotState, module: Module | None, features: str | None) -> Module:
-    """Return the module of the snapshot's first instance, which is the program: the one given,
-    checked, or the one that it embeds."""
-    if not snapshot.modules or not snapshot.instances:
-        raise SnapshotError(
-            "the snapshot holds no program: it is of a store without a module",
-            hint="the library reads it: wasmsr.Snapshot.load(FILE).restore()",
-        )
-    index = snapshot.instances[0].module
-    if not 0 <= index < len(snapshot.modules):
-        raise FormatError(f"the snapshot is not valid: its first instance is of module {index}")
-    reference = snapshot.modules[index]
-    if module is not None:
-        if module.digest != reference.digest:
-            raise ModuleMismatch(
-                f"the snapshot is of another module: it is of "
-                f"{_named(reference.name, reference.digest)}, "
-                f"and {_named(module.name, module.digest)} was given"
-            )
-        return module
-    if reference.binary is None:
-        raise ModuleMismatch(
-            f"the snapshot does not embed its module, {_named(reference.name, reference.digest)}, "
-            "and none was given",
-            hint="name the module: wasmsr run PROGRAM --from-snapshot FILE",
-        )
-    return Module(reference.binary, name=reference.name, features=features)
-
-
-def _named(name: str | None, digest: bytes) -> str:
-    return f"{name or 'one'} (SHA-256 {digest.hex()[:16]}...)"
-
-
-def _restore(
-    snapshot: SnapshotState,
-    module: Module,
-    grants: HostGrants,
-    *,
-    live: bool,
-    deferred: bool = False,
-) -> tuple[Store, Wasi | None]:
-    """Return a store and its WASI in the snapshot's state."""
-    from wasmsr.snapshot.restore import restore
-
-    def serve() -> Wasi:
-        from wasmsr.wasi.facade import Wasi
-        from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT
-        from wasmsr.wasi.state.contents import Contents
-        from wasmsr.wasi.state.origin import trusted_time
-        from wasmsr.wasi.state.restore import CarriedFiles
-
-        assert snapshot.wasi is not None
-        return Wasi.restore(
-            snapshot.wasi,
-            mounts=grants.mounts,
-            stdin=grants.stdin,
-            stdout=grants.stdout,
-            stderr=grants.stderr,
-            sockets=grants.sockets,
-            live=live,
-            on_changed=grants.on_changed,
-            carried=CarriedFiles(
-                snapshot.files or Contents(),
-                CARRY_LIMIT if grants.carry_limit is None else grants.carry_limit,
-                since=None if deferred else trusted_time(snapshot.wasi, snapshot.lineage.created),
-                folder=grants.folder,
-                bases=grants.bases or {},
-                deferred=deferred,
-            ),
-        )
-
-    store = restore(snapshot, modules=[module], features=module.allowed_features, wasi=serve)
-    return store, store.wasi
+    """Do nothing: the default of callbacks."""

@@ -1,0 +1,1 @@
+"""One command-line program: its module, its store and its WASI, on a worker thread."""

@@ -1,0 +1,45 @@
+"""The exports by which a program begins, and how a caller finds an export."""
+
+from __future__ import annotations
+
+from wasmsr.errors import EXIT_USAGE, LinkError, WasmsrError, listed, printable
+from wasmsr.interp.modules.module import Module
+from wasmsr.interp.types import FuncType
+
+COMMAND, REACTOR = "_start", "_initialize"
+"""Exports by which WASI programs begin: a command's is its whole run, a reactor's comes first."""
+
+
+class ExportError(WasmsrError):
+    """The module has no function export of that name."""
+
+    exit_code = EXIT_USAGE
+
+
+def exported_function(module: Module, name: str) -> FuncType:
+    """Return the type of a function that the module exports.
+
+    Raises:
+        ExportError: The module has no function export of that name; the hint lists those it has.
+        LinkError: The module was never linked to a program.
+    """
+    for export in module.exports:
+        if export.name == name and isinstance(export.type, FuncType):
+            return export.type
+    from wasmsr.interp.modules.foreign_files import unlinked
+
+    what = unlinked(module)
+    if what is not None:
+        raise LinkError(f"this is {what}")
+    functions = [e.name for e in module.exports if isinstance(e.type, FuncType)]
+    hint = f"it exports {listed(functions)}; `wasmsr run --invoke NAME` calls one"
+    raise ExportError(
+        f"the module {printable(module.name or '', 100)} exports no function "
+        f"'{printable(name, 100)}'".replace("  ", " "),
+        hint=hint if functions else None,
+    )
+
+
+def is_reactor(module: Module) -> bool:
+    """Return whether the module is a WASI reactor: its `_initialize` runs before any other call."""
+    return any(export.name == REACTOR and export.type == FuncType() for export in module.exports)

@@ -1,0 +1,128 @@
+"""From a snapshot to the store and the WASI of a program. Imported when a program is restored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wasmsr.errors import FormatError, ModuleMismatch, SnapshotError
+from wasmsr.interp.modules.module import Module
+from wasmsr.interp.outcomes import Limits
+from wasmsr.interp.store.store import Store
+from wasmsr.runspec.grants import HostGrants
+from wasmsr.snapshot.restore import restore
+from wasmsr.snapshot.state import SnapshotState
+
+if TYPE_CHECKING:
+    from wasmsr.wasi.facade import Wasi
+
+
+def excessive(limits: Any) -> str | None:
+    """Return how limits go beyond what programs may have on this host.
+
+    Args:
+        limits: The limits of a snapshot, or of a program that another host offers.
+
+    Returns:
+        The rest of a sentence about the first such limit. None if there is none.
+    """
+    ours = Limits()
+    for name in ("memory_pages", "table_elements", "stack_slots", "stack_frames"):
+        most, wanted = getattr(ours, name), getattr(limits, name)
+        if wanted > most:
+            return f"with a limit of {wanted} {name.replace('_', ' ')}, and {most} is the most here"
+    return None
+
+
+def module_of(snapshot: SnapshotState, module: Module | None, features: str | None) -> Module:
+    """Return the module of a program: that of the snapshot's first instance.
+
+    Args:
+        snapshot: The program's state.
+        module: The module if it is known; None takes the one that the snapshot embeds.
+        features: What an embedded module may need, as for `Module`.
+
+    Raises:
+        SnapshotError: The snapshot has no program, or is not valid.
+        ModuleMismatch: The module is another one, or the snapshot embeds none.
+    """
+    if not snapshot.modules or not snapshot.instances:
+        raise SnapshotError(
+            "the snapshot holds no program: it is of a store without a module",
+            hint="the library reads it: wasmsr.Snapshot.load(FILE).restore()",
+        )
+    index = snapshot.instances[0].module
+    if not 0 <= index < len(snapshot.modules):
+        raise FormatError(f"the snapshot is not valid: its first instance is of module {index}")
+    reference = snapshot.modules[index]
+    if module is not None:
+        if module.digest != reference.digest:
+            raise ModuleMismatch(
+                f"the snapshot is of another module: it is of "
+                f"{_named(reference.name, reference.digest)}, "
+                f"and {_named(module.name, module.digest)} was given"
+            )
+        return module
+    if reference.binary is None:
+        raise ModuleMismatch(
+            f"the snapshot does not embed its module, {_named(reference.name, reference.digest)}, "
+            "and none was given",
+            hint="name the module: wasmsr run PROGRAM --from-snapshot FILE",
+        )
+    return Module(reference.binary, name=reference.name, features=features)
+
+
+def _named(name: str | None, digest: bytes) -> str:
+    return f"{name or 'one'} (SHA-256 {digest.hex()[:16]}...)"
+
+
+def restore_store(
+    snapshot: SnapshotState,
+    module: Module,
+    grants: HostGrants,
+    *,
+    live: bool,
+    deferred: bool = False,
+) -> tuple[Store, Wasi | None]:
+    """Return a store and its WASI in the snapshot's state.
+
+    Args:
+        snapshot: The program's state.
+        module: Its module.
+        grants: What this host gives to the program.
+        live: Whether the time since the snapshot counts for the program's monotonic clock.
+        deferred: Whether carried files reach their folders when the program starts, not now.
+
+    Raises:
+        SnapshotError: The state cannot be restored.
+        WasiConfigError: A mount that the program needs is not given, or cannot be used.
+    """
+
+    def serve() -> Wasi:
+        from wasmsr.wasi.facade import Wasi
+        from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT
+        from wasmsr.wasi.state.contents import Contents
+        from wasmsr.wasi.state.origin import trusted_time
+        from wasmsr.wasi.state.restore import CarriedFiles
+
+        assert snapshot.wasi is not None
+        return Wasi.restore(
+            snapshot.wasi,
+            mounts=grants.mounts,
+            stdin=grants.stdin,
+            stdout=grants.stdout,
+            stderr=grants.stderr,
+            sockets=grants.sockets,
+            live=live,
+            on_changed=grants.on_changed,
+            carried=CarriedFiles(
+                snapshot.files or Contents(),
+                CARRY_LIMIT if grants.carry_limit is None else grants.carry_limit,
+                since=None if deferred else trusted_time(snapshot.wasi, snapshot.lineage.created),
+                folder=grants.folder,
+                bases=grants.bases or {},
+                deferred=deferred,
+            ),
+        )
+
+    store = restore(snapshot, modules=[module], features=module.allowed_features, wasi=serve)
+    return store, store.wasi
