@@ -325,8 +325,8 @@ static inline uint64_t room_above(const wsr_thread *thread, const uint64_t *slot
 __attribute__((noinline)) static uint32_t change_instance(PARAMETERS) {
   thread->instance = (wsr_instance *)(uintptr_t)acc;
   const wsr_memory_instance *const m = wsr_memory_of(thread->memories, thread->instance);
-  memory = m->data;
-  size = m->size;
+  memory = m->space.data;
+  size = m->space.size;
   GO(pc);
 }
 
@@ -545,8 +545,8 @@ static uint32_t slow(PARAMETERS) {
   const wsr_cell *const cell = (const wsr_cell *)(uintptr_t)pc[2];
   const uint32_t trap = wsr_perform(thread, thread->instance, cell, fp);
   const wsr_memory_instance *const m = wsr_memory_of(thread->memories, thread->instance);
-  memory = m->data;
-  size = m->size;
+  memory = m->space.data;
+  size = m->space.size;
   if (trap == WSR_BULK_PAUSED) {
     thread->left++; /* likewise */
     return leave(thread, low(pc[3]), WSR_PAUSED);
@@ -670,7 +670,7 @@ uint32_t wsr_run_fast(wsr_thread *thread, const wsr_fast *fast, uint32_t word, w
   thread->out = out;
   const wsr_memory_instance *m = wsr_memory_of(thread->memories, f->owner);
   const uint64_t *pc = fast->words + word;
-  return ((wsr_handler *)(uintptr_t)pc[0])(pc, thread->stack + frame->slot, m->data, m->size,
-                                           thread, 0, 0, 0, (wsr_vector){0, 0});
+  return ((wsr_handler *)(uintptr_t)pc[0])(pc, thread->stack + frame->slot, m->space.data,
+                                           m->space.size, thread, 0, 0, 0, (wsr_vector){0, 0});
 }
 #endif

@@ -18,7 +18,7 @@ INLINE uint8_t *locate(const wsr_thread *thread, const uint64_t *pc, const uint6
   const wsr_memory_instance *const m = thread->memories[thread->instance->memories[low(pc[3])]];
   const uint64_t base = high(pc[3]) ? fp[field(pc, 0)] : (uint32_t)fp[field(pc, 0)];
   const uint64_t from = base + pc[2];
-  return from >= base && wsr_within(from, width, m->size) ? m->data + from : NULL;
+  return from >= base && wsr_within(from, width, m->space.size) ? m->space.data + from : NULL;
 }
 
 #include "core/fast/handlers_other_memories.inc"

@@ -33,8 +33,8 @@ static uint32_t RUN(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
 #define LOAD_MEMORY()                                                        \
   do {                                                                       \
     const wsr_memory_instance *m = wsr_memory_of(store->memories, instance); \
-    memory = m->data;                                                        \
-    memory_size = m->size;                                                   \
+    memory = m->space.data;                                                  \
+    memory_size = m->space.size;                                             \
   } while (0)
 
 #define LOAD_FRAME()                                                       \
@@ -361,7 +361,7 @@ static uint32_t RUN(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
     OP(ELEM_DROP) { goto perform; }
     OP(MEMORY_SIZE) {
       SLOTS;
-      s[0] = store->memories[instance->memories[pc->u.p.a]]->size / PAGE;
+      s[0] = store->memories[instance->memories[pc->u.p.a]]->space.size / PAGE;
       NEXT;
     }
     OP(MEMORY_GROW) { goto perform; }

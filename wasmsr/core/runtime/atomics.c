@@ -14,8 +14,8 @@ uint32_t wsr_atomic(const wsr_store *store, const wsr_instance *instance, const 
   if (from & (width - 1)) return WSR_TRAP_UNALIGNED;
   if (cell->op == WSR_OP_MEMORY_ATOMIC_WAIT32 || cell->op == WSR_OP_MEMORY_ATOMIC_WAIT64)
     return WSR_TRAP_NOT_SHARED;
-  if (from < address || !wsr_within(from, width, m->size)) return WSR_TRAP_MEMORY_BOUNDS;
-  uint8_t *const at = m->data + from;
+  if (from < address || !wsr_within(from, width, m->space.size)) return WSR_TRAP_MEMORY_BOUNDS;
+  uint8_t *const at = m->space.data + from;
   switch (cell->op) {
     case WSR_OP_MEMORY_ATOMIC_NOTIFY: s[0] = 0; break; /* nobody can wait */
 #define PLACE(BITS) const uint##BITS##_t a = wsr_get##BITS(at)

@@ -19,10 +19,10 @@ static uint64_t moved(uint64_t at, uint64_t n, const wsr_bounds *bounds) {
 
 static uint32_t memory_fill(const wsr_thread *thread, const wsr_memory_instance *m, uint64_t *s) {
   const uint8_t byte = (uint8_t)s[1];
-  if (!wsr_within(s[0], s[2], m->size)) return WSR_TRAP_MEMORY_BOUNDS;
+  if (!wsr_within(s[0], s[2], m->space.size)) return WSR_TRAP_MEMORY_BOUNDS;
   while (s[2]) {
     const uint64_t n = s[2] < PIECE ? s[2] : PIECE;
-    memset(m->data + s[0], byte, n);
+    memset(m->space.data + s[0], byte, n);
     s[2] -= n;
     s[0] = moved(s[0], n, &m->bounds);
     if (s[2] && pausing(thread)) return WSR_BULK_PAUSED;
@@ -32,18 +32,18 @@ static uint32_t memory_fill(const wsr_thread *thread, const wsr_memory_instance 
 
 static uint32_t memory_copy(const wsr_thread *thread, const wsr_memory_instance *to,
                             const wsr_memory_instance *from, uint64_t *s) {
-  if (!wsr_within(s[0], s[2], to->size) || !wsr_within(s[1], s[2], from->size))
+  if (!wsr_within(s[0], s[2], to->space.size) || !wsr_within(s[1], s[2], from->space.size))
     return WSR_TRAP_MEMORY_BOUNDS;
   const bool forward = to != from || s[0] <= s[1];
   while (s[2]) {
     const uint64_t n = s[2] < PIECE ? s[2] : PIECE;
     s[2] -= n;
     if (forward) {
-      memmove(to->data + s[0], from->data + s[1], n);
+      memmove(to->space.data + s[0], from->space.data + s[1], n);
       s[0] = moved(s[0], n, &to->bounds);
       s[1] = moved(s[1], n, &from->bounds);
     } else { /* from the end, so that what is left is still to be read: only the length changes */
-      memmove(to->data + s[0] + s[2], to->data + s[1] + s[2], n);
+      memmove(to->space.data + s[0] + s[2], to->space.data + s[1] + s[2], n);
     }
     if (s[2] && pausing(thread)) return WSR_BULK_PAUSED;
   }
@@ -54,11 +54,11 @@ static uint32_t memory_init(const wsr_thread *thread, const wsr_instance *instan
                             uint32_t segment, const wsr_memory_instance *m, uint64_t *s) {
   const wsr_data_def *d = &instance->module->data[segment];
   const uint64_t available = instance->dropped_data[segment] ? 0 : d->size;
-  if (!wsr_within(s[0], s[2], m->size) || !wsr_within(s[1], s[2], available))
+  if (!wsr_within(s[0], s[2], m->space.size) || !wsr_within(s[1], s[2], available))
     return WSR_TRAP_MEMORY_BOUNDS;
   while (s[2]) {
     const uint64_t n = s[2] < PIECE ? s[2] : PIECE;
-    memcpy(m->data + s[0], instance->module->bytes + d->bytes + s[1], n);
+    memcpy(m->space.data + s[0], instance->module->bytes + d->bytes + s[1], n);
     s[2] -= n;
     s[0] = moved(s[0], n, &m->bounds);
     s[1] += n;
@@ -124,7 +124,7 @@ static uint64_t grown(uint64_t old, const wsr_bounds *bounds) {
 
 /* A growth that the limits allow and the host refuses depends on the host: it is counted. */
 static uint64_t grow_memory(const wsr_thread *thread, wsr_memory_instance *m, uint64_t pages) {
-  const uint64_t old = wsr_memory_grow(m, pages), size = m->size / PAGE;
+  const uint64_t old = wsr_memory_grow(m, pages), size = m->space.size / PAGE;
   uint64_t most = m->limit;
   if (!m->bounds.address64 && most > WSR_MAX_PAGES) most = WSR_MAX_PAGES;
   if (m->bounds.has_maximum && m->bounds.maximum < most) most = m->bounds.maximum;
@@ -178,7 +178,7 @@ static uint32_t perform_on_memory(const wsr_thread *thread, const wsr_instance *
                                   const wsr_cell *cell, uint64_t *s) {
   wsr_memory_instance *const m = memory_at(thread, instance, cell->u.p.a);
   switch (cell->op) {
-    case WSR_OP_MEMORY_SIZE: s[0] = m->size / PAGE; return WSR_TRAP_NONE;
+    case WSR_OP_MEMORY_SIZE: s[0] = m->space.size / PAGE; return WSR_TRAP_NONE;
     case WSR_OP_MEMORY_GROW: s[0] = grow_memory(thread, m, s[0]); return WSR_TRAP_NONE;
     case WSR_OP_MEMORY_FILL: return memory_fill(thread, m, s);
     case WSR_OP_MEMORY_COPY:

@@ -342,7 +342,10 @@ const char *wsr_check(wsr_store *store) {
     return "a global, a table or a segment holds a value that its type does not have";
   for (uint32_t i = 0; i < store->n_memories; i++) {
     const wsr_memory_instance *m = store->memories[i];
-    if (m->size > m->reserved || m->size % 65536) return "a memory's size is not one it can have";
+    const wsr_space *space = &m->space;
+    if (space->size > space->reserved || space->size % 65536)
+      return "a memory's size is not one it can have";
+    if (space->base > space->size) return "a memory's base is longer than the memory";
   }
   return NULL;
 }
@@ -371,7 +374,7 @@ size_t wsr_page_map(const uint8_t *data, size_t length, size_t page, uint8_t *no
 
 void wsr_fill_memory(wsr_store *store, uint32_t address, const uint8_t *data, size_t length) {
   enum { HOST_PAGE = 4096 };
-  uint8_t *to = store->memories[address]->data;
+  uint8_t *to = store->memories[address]->space.data;
   for (size_t start = 0; start < length; start += HOST_PAGE) {
     const size_t n = length - start < HOST_PAGE ? length - start : HOST_PAGE;
     if (any_byte(data + start, n)) memcpy(to + start, data + start, n);

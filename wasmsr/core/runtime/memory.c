@@ -28,26 +28,38 @@ void wsr_release(void *start, size_t size) {
   if (start) munmap(start, size ? size : 1);
 }
 
+bool wsr_space_init(wsr_space *space, uint64_t size, uint64_t most) {
+  *space = (wsr_space){.size = size};
+  while (!(space->data = wsr_reserve(most)) && most > size) {
+    /* Less address space than the limit: this space can grow less far. */
+    most = most / 2 / PAGE * PAGE;
+    if (most < size) most = size;
+  }
+  space->reserved = most;
+  return space->data && wsr_commit(space->data, size);
+}
+
+bool wsr_space_grow(wsr_space *space, uint64_t bytes) {
+  if (bytes > space->reserved - space->size) return false;
+  if (!wsr_commit(space->data + space->size, bytes)) return false;
+  space->size += bytes;
+  return true;
+}
+
+void wsr_space_free(wsr_space *space) { wsr_release(space->data, space->reserved); }
+
 bool wsr_memory_init(wsr_memory_instance *memory, uint64_t pages) {
   const wsr_bounds *bounds = &memory->bounds;
   uint64_t most = memory->limit;
   if (!bounds->address64 && most > WSR_MAX_PAGES) most = WSR_MAX_PAGES;
   if (bounds->has_maximum && bounds->maximum < most) most = bounds->maximum;
   if (pages > most || most > SIZE_MAX / PAGE) return false;
-  memory->size = pages * PAGE;
-  while (!(memory->data = wsr_reserve(most * PAGE)) && most > pages) {
-    /* Less address space than the limit: this memory can grow less far. */
-    most = most / 2 > pages ? most / 2 : pages;
-  }
-  memory->reserved = most * PAGE;
-  return memory->data && wsr_commit(memory->data, memory->size);
+  return wsr_space_init(&memory->space, pages * PAGE, most * PAGE);
 }
 
 uint64_t wsr_memory_grow(wsr_memory_instance *memory, uint64_t pages) {
-  const uint64_t old = memory->size / PAGE;
-  if (pages > (memory->reserved - memory->size) / PAGE) return UINT64_MAX;
-  if (!wsr_commit(memory->data + memory->size, pages * PAGE)) return UINT64_MAX;
-  memory->size += pages * PAGE;
+  const uint64_t old = memory->space.size / PAGE;
+  if (pages > UINT64_MAX / PAGE || !wsr_space_grow(&memory->space, pages * PAGE)) return UINT64_MAX;
   return old;
 }
 

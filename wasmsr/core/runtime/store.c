@@ -53,9 +53,9 @@ static size_t lay_out(wsr_store *store, uint8_t *base) {
 static bool reserve_arrays(wsr_store *store) {
   static uint8_t nowhere[1];
   for (; store->share <= LEAST_SHARE; store->share++) {
-    store->space_bytes = lay_out(store, nowhere);
-    if ((store->space = wsr_reserve(store->space_bytes))) {
-      lay_out(store, store->space);
+    store->area_bytes = lay_out(store, nowhere);
+    if ((store->area = wsr_reserve(store->area_bytes))) {
+      lay_out(store, store->area);
       return true;
     }
   }
@@ -68,7 +68,7 @@ static bool reserve(const wsr_store *store, void *array, uint32_t *room, uint32_
                     uint32_t items, size_t size) {
   if (need <= *room) return true;
   if (need > most(store, items)) return false;
-  const size_t begin = (size_t)((uint8_t *)array - store->space) % GRAIN;
+  const size_t begin = (size_t)((uint8_t *)array - store->area) % GRAIN;
   uint8_t *const start = (uint8_t *)array - begin;
   const size_t have = *room ? whole_grains(begin + *room * size) : 0;
   const size_t wanted = whole_grains(begin + need * size);
@@ -119,7 +119,7 @@ static void drop_parts(wsr_store *store, uint32_t tables, uint32_t memories) {
   }
   while (store->n_memories > memories) {
     wsr_memory_instance *memory = store->memories[--store->n_memories];
-    wsr_release(memory->data, memory->reserved);
+    wsr_space_free(&memory->space);
     free(memory);
   }
 }
@@ -141,7 +141,7 @@ void wsr_store_free(wsr_store *store) {
     wsr_thread_free(store->main);
     store->main = next;
   }
-  wsr_release(store->space, store->space_bytes);
+  wsr_release(store->area, store->area_bytes);
   free(store);
 }
 
@@ -329,7 +329,7 @@ uint32_t wsr_add_memory(wsr_store *store, const wsr_bounds *bounds, uint64_t pag
   memory->bounds = *bounds;
   memory->limit = store->limits.memory_pages;
   if (!wsr_memory_init(memory, pages) || !RESERVE(memories, store->n_memories + 1, MOST_OTHERS)) {
-    wsr_release(memory->data, memory->reserved);
+    wsr_space_free(&memory->space);
     free(memory);
     return no_memory(error);
   }
@@ -556,8 +556,8 @@ uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance) {
     if (d->mode != WSR_ACTIVE) continue;
     const wsr_memory_instance *memory = store->memories[i->memories[d->memory]];
     const uint64_t at = evaluate_one(store, i, d->at, NULL);
-    if (!wsr_within(at, d->size, memory->size)) return WSR_TRAP_MEMORY_BOUNDS;
-    if (d->size) memcpy(memory->data + at, m->bytes + d->bytes, d->size);
+    if (!wsr_within(at, d->size, memory->space.size)) return WSR_TRAP_MEMORY_BOUNDS;
+    if (d->size) memcpy(memory->space.data + at, m->bytes + d->bytes, d->size);
     i->dropped_data[k] = 1;
   }
   return WSR_TRAP_NONE;
@@ -582,7 +582,7 @@ void wsr_table(const wsr_store *store, uint32_t address, wsr_table_view *out) {
 
 void wsr_memory(const wsr_store *store, uint32_t address, wsr_memory_view *out) {
   const wsr_memory_instance *m = store->memories[address];
-  *out = (wsr_memory_view){m->data, m->size, m->bounds};
+  *out = (wsr_memory_view){m->space.data, m->space.size, m->bounds};
 }
 
 void wsr_global(const wsr_store *store, uint32_t address, wsr_global_type *type, uint64_t *value) {

@@ -38,10 +38,17 @@ typedef struct {
 
 /* saved: end */
 
+/* A run of bytes that grows in place: a memory has one. */
 typedef struct {
   uint8_t *data;
   uint64_t size;     /* bytes in use */
-  uint64_t reserved; /* bytes of address space; the memory cannot grow further */
+  uint64_t reserved; /* bytes of address space; the space cannot grow further */
+  uint64_t base;     /* bytes from the start that are a private mapping of a base (a file); the rest
+                        is anonymous. 0: there is no base, which is always so today. */
+} wsr_space;
+
+typedef struct {
+  wsr_space space;
   wsr_bounds bounds;
   uint32_t limit; /* pages */
 } wsr_memory_instance;
@@ -57,7 +64,7 @@ typedef struct wsr_exception wsr_exception;
 
 typedef struct wsr_thread wsr_thread;
 
-/* `space` is reserved address space for the arrays of functions, fast code, globals, tables,
+/* `area` is reserved address space for the arrays of functions, fast code, globals, tables,
  * memories and instances. They grow in place and never move, so a thread can keep pointers to them.
  */
 struct wsr_store {
@@ -88,8 +95,8 @@ struct wsr_store {
 
   uint64_t refused_growths; /* of the program, by the host */
 
-  uint8_t *space;
-  size_t space_bytes;
+  uint8_t *area;
+  size_t area_bytes;
   uint32_t share; /* each array has room for the largest number of its items / 2^share */
 
   wsr_thread *main; /* the thread that the host invokes; the first of a list */
@@ -99,6 +106,10 @@ struct wsr_store {
 void *wsr_reserve(size_t size);            /* reserve address space; NULL if there is none left */
 bool wsr_commit(void *start, size_t size); /* make it usable, as zeroed pages */
 void wsr_release(void *start, size_t size);
+/* Reserve `most` bytes, or less if the host has less address space, and commit `size` of them. */
+bool wsr_space_init(wsr_space *space, uint64_t size, uint64_t most);
+bool wsr_space_grow(wsr_space *space, uint64_t bytes); /* zeroed; false if there is no room */
+void wsr_space_free(wsr_space *space);
 bool wsr_memory_init(wsr_memory_instance *memory, uint64_t pages);
 uint64_t wsr_memory_grow(wsr_memory_instance *memory, uint64_t pages);
 uint64_t wsr_table_grow(wsr_table_instance *table, uint64_t count, uint64_t value);
@@ -116,7 +127,7 @@ static inline uint8_t *wsr_locate(const wsr_store *store, const wsr_instance *in
                                   const wsr_cell *cell, uint64_t address, uint32_t width) {
   const wsr_memory_instance *m = store->memories[instance->memories[cell->n - 1]];
   const uint64_t at = address + cell->u.imm;
-  return at >= address && wsr_within(at, width, m->size) ? m->data + at : NULL;
+  return at >= address && wsr_within(at, width, m->space.size) ? m->space.data + at : NULL;
 }
 
 /* ---- runtime/store.c: values ---- */
@@ -147,8 +158,9 @@ static inline uint8_t *wsr_locate_vector(const wsr_store *store, const wsr_insta
   const uint32_t index = instance->memories[cell->n ? cell->n - 1 : 0];
   const wsr_memory_instance *m = store->memories[index];
   const uint64_t at = address + wsr_offset_of(cell);
-  return at >= address && wsr_within(at, wsr_opcode_table[cell->op].width, m->size) ? m->data + at
-                                                                                    : NULL;
+  return at >= address && wsr_within(at, wsr_opcode_table[cell->op].width, m->space.size)
+             ? m->space.data + at
+             : NULL;
 }
 
 /* Execute a vector instruction with operands and result at `s`. Some instructions have 16 bytes
