@@ -110,6 +110,21 @@ def test_packages_stay_in_their_rooms(root: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+CORE_USERS = {"wasmsr/cli/words/version.py", "wasmsr/snapshot/encoding/pages.py"}
+"""Files outside `interp` and `wasi` that call C: the version, and the search for zero pages."""
+
+
+def test_the_core_is_reached_through_interp(root: Path) -> None:
+    found = {
+        path.relative_to(root).as_posix()
+        for room, path in modules(root)
+        if room not in ("interp", "wasi")
+        for name, _ in imports(path)
+        if name.startswith("wasmsr._ffi")
+    }
+    assert found == CORE_USERS, "use Store.state for what a snapshot needs"
+
+
 OUTSIDE = {"__init__", "__main__", "_ffi_build"}
 """Files of the package outside the order: the facade, the command, the extension's build."""
 

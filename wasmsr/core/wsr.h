@@ -201,10 +201,11 @@ void wsr_fill_memory(wsr_store *store, uint32_t address, const uint8_t *data, si
 /* The address of an instance's thing of that kind and index. */
 uint32_t wsr_instance_address(const wsr_store *store, uint32_t instance, uint32_t kind,
                               uint32_t index);
-int wsr_element_dropped(const wsr_store *store, uint32_t instance, uint32_t segment);
-int wsr_data_dropped(const wsr_store *store, uint32_t instance, uint32_t segment);
-void wsr_drop_element(wsr_store *store, uint32_t instance, uint32_t segment);
-void wsr_drop_data(wsr_store *store, uint32_t instance, uint32_t segment);
+/* The addresses of all things of that kind, by index. */
+const uint32_t *wsr_instance_addresses(const wsr_store *store, uint32_t instance, uint32_t kind);
+/* The flags of an instance's element segments, or of its data segments: a byte each, 1 if it is
+ * dropped. The caller may write them while the store does not run. */
+uint8_t *wsr_dropped_segments(wsr_store *store, uint32_t instance, int data);
 
 /* ---- exceptions ------------------------------------------------------------------------------ */
 

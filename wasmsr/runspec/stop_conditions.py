@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from wasmsr._ffi import ffi, lib
 from wasmsr.interp.gate import HostEvent, HostGate
 from wasmsr.interp.store.externs import Retry
 from wasmsr.record import record
@@ -56,9 +55,7 @@ class StopConditions:
 
 def memory_count(store: Store) -> int:
     """Return how many memories a store has; their addresses begin at 0."""
-    counts = ffi.new("wsr_store_counts *")
-    lib.wsr_store_count(store.c, counts)
-    return int(counts.memories)
+    return store.state.counts.memories
 
 
 def check_ranges(store: Store, ranges: Iterable[tuple[int, int, int]]) -> None:

@@ -13,14 +13,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from wasmsr import realtime
-from wasmsr._ffi import ffi, lib
 from wasmsr.errors import UnportableState
 from wasmsr.interp.store.externs import Global
 from wasmsr.interp.store.instance import Instance
-from wasmsr.interp.types import (
-    ValType,
-    codes_of,
+from wasmsr.interp.store.state import (
+    DATA,
+    ELEMENTS,
+    FUNCTION,
+    GLOBAL,
+    MEMORY,
+    TABLE,
+    TAG,
+    StoreState,
 )
+from wasmsr.interp.types import codes_of
 from wasmsr.snapshot import state
 from wasmsr.snapshot.encoding.registry import SECTIONS
 from wasmsr.snapshot.references import ReferenceNumbering
@@ -49,24 +55,17 @@ def _little(words: array[int]) -> bytes:
 
 
 def _table(store: StoreInterface, address: int) -> state.TableState:
-    view = ffi.new("wsr_table_view *")
-    lib.wsr_table(store.c, address, view)
-    words = array("Q")
-    if view.size:
-        words.frombytes(ffi.buffer(view.elements, view.size * 8))
-    bounds, code = view.bounds, ValType(view.bounds.type).code
-    maximum = bounds.maximum if bounds.has_maximum else None
-    elements = _little(words)
-    return state.TableState(int(code), bounds.minimum, maximum, elements, bool(bounds.address64))
+    source: StoreState = store.state
+    found, code = source.table_size(address), int(source.table_type(address).code)
+    elements = _little(source.table_elements(address))
+    return state.TableState(code, found.minimum, found.maximum, elements, found.address64)
 
 
 def _memory(store: StoreInterface, address: int) -> state.MemoryState:
-    view = ffi.new("wsr_memory_view *")
-    lib.wsr_memory(store.c, address, view)
-    bounds = view.bounds
-    maximum = bounds.maximum if bounds.has_maximum else None
+    source: StoreState = store.state
+    found = source.memory_size(address)
     data = store.memory_view(address)
-    return state.MemoryState(bounds.minimum, maximum, data, bool(bounds.address64))
+    return state.MemoryState(found.minimum, found.maximum, data, found.address64)
 
 
 def _global(store: StoreInterface, address: int) -> state.GlobalState:
@@ -77,31 +76,21 @@ def _global(store: StoreInterface, address: int) -> state.GlobalState:
 
 
 def _instance(store: StoreInterface, instance: Instance, module: int) -> state.InstanceState:
-    counts = instance.module.counts
-
-    def addresses(kind: int, n: int) -> list[int]:
-        return [lib.wsr_instance_address(store.c, instance.index, kind, i) for i in range(n)]
-
-    index = instance.index
-    base = (
-        lib.wsr_instance_address(store.c, index, lib.WSR_FUNCTION, counts.imported_functions)
-        if counts.functions > counts.imported_functions
-        else 0
-    )
+    counts, index, source = instance.module.counts, instance.index, store.state
+    imported, functions = counts.imported_functions, counts.functions
+    first_own = source.addresses(index, FUNCTION, int(functions > imported), first=imported)
     return state.InstanceState(
         module=module,
-        function_base=base,
-        defined=counts.functions - counts.imported_functions,
-        functions=addresses(lib.WSR_FUNCTION, counts.imported_functions),
-        tables=addresses(lib.WSR_TABLE, counts.tables),
-        memories=addresses(lib.WSR_MEMORY_KIND, counts.memories),
-        globals=addresses(lib.WSR_GLOBAL, counts.globals),
-        dropped_elements=[
-            i for i in range(counts.elements) if lib.wsr_element_dropped(store.c, index, i)
-        ],
-        dropped_data=[i for i in range(counts.data) if lib.wsr_data_dropped(store.c, index, i)],
+        function_base=first_own[0] if first_own else 0,
+        defined=functions - imported,
+        functions=source.addresses(index, FUNCTION, imported),
+        tables=source.addresses(index, TABLE, counts.tables),
+        memories=source.addresses(index, MEMORY, counts.memories),
+        globals=source.addresses(index, GLOBAL, counts.globals),
+        dropped_elements=source.dropped(index, ELEMENTS),
+        dropped_data=source.dropped(index, DATA),
         name=instance.name,
-        tags=addresses(lib.WSR_TAG, counts.tags),
+        tags=source.addresses(index, TAG, counts.tags),
     )
 
 
@@ -199,8 +188,8 @@ def capture(
     _check_paused(store)
     modules = _modules(store, embed)
     module_index = {module.digest: index for index, module in enumerate(modules)}
-    counts = ffi.new("wsr_store_counts *")
-    lib.wsr_store_count(store.c, counts)
+    source: StoreState = store.state
+    counts = source.counts
     numbers = ReferenceNumbering(store)
     found = SnapshotState(
         modules=modules,

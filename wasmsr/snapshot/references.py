@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wasmsr._ffi import ffi, lib
 from wasmsr.interp.store.exceptions import view_exception
 from wasmsr.interp.store.externs import Tag
 from wasmsr.interp.types import ValType, codes_of
@@ -39,9 +38,8 @@ class ReferenceNumbering:
         self.store = store
         self.externs: list[Any] = []
         self.exceptions: list[ExceptionState] = []
-        counts = ffi.new("wsr_store_counts *")
-        lib.wsr_store_count(store.c, counts)
-        self._params = [Tag(store, address).type.params for address in range(counts.tags)]
+        tags = range(store.state.counts.tags)
+        self._params = [Tag(store, address).type.params for address in tags]
         self.tags = [codes_of(params) for params in self._params]
         self._extern: dict[int, int] = {}
         self._exception: dict[int, int] = {}
@@ -104,6 +102,7 @@ class RestoredExceptions:
 
     def __init__(self, store: StoreInterface, exceptions: list[ExceptionState]) -> None:
         self.bits = [0]
+        target = store.state
         for exception in exceptions:
             params = Tag(store, exception.tag).type.params
             fields = [
@@ -111,13 +110,10 @@ class RestoredExceptions:
                 for type_, value in zip(params, exception.fields, strict=True)
             ]
             for type_, value in zip(params, fields, strict=True):
-                if not lib.wsr_value_fits(store.c, type_, values_to_slots((type_,), (value,))[0]):
+                if not target.fits(type_, value):
                     raise ValueError(f"a field of an exception is no {type_}")
-            slots = list(values_to_slots(params, fields)) or [0]
-            made = lib.wsr_add_exception(store.c, exception.tag, slots)
-            if not made:
-                raise MemoryError("no memory left for the snapshot's exceptions")
-            self.bits.append(made)
+            slots = values_to_slots(params, fields)
+            self.bits.append(target.add_exception(exception.tag, slots))
 
 
 __all__ = ["ReferenceNumbering", "RestoredExceptions"]

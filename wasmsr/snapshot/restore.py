@@ -10,12 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from wasmsr._ffi import ffi, lib
 from wasmsr.errors import ModuleError, ModuleMismatch, SnapshotError, printable
 from wasmsr.interp.modules.module import Import, Module
 from wasmsr.interp.outcomes import Limits
-from wasmsr.interp.store.externs import Function, HostFunction, c_bounds
+from wasmsr.interp.store.externs import Function, HostFunction
 from wasmsr.interp.store.instance import Imports
+from wasmsr.interp.store.state import (
+    DATA,
+    ELEMENTS,
+    FUNCTION,
+    GLOBAL,
+    MEMORY,
+    TABLE,
+    TAG,
+    StateRefused,
+)
 from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import (
     Bounds,
@@ -27,7 +36,6 @@ from wasmsr.interp.types import (
     codes_of,
     val_types,
 )
-from wasmsr.interp.values import values_to_slots
 from wasmsr.snapshot import state
 from wasmsr.snapshot.check import check
 from wasmsr.snapshot.encoding.registry import SECTIONS
@@ -37,6 +45,9 @@ from wasmsr.snapshot.state import PAGE, SnapshotState
 
 if TYPE_CHECKING:
     from wasmsr.wasi.facade import Wasi
+
+_KINDS = (TABLE, MEMORY, GLOBAL, TAG)
+"""The kinds of the address spaces besides that of functions, in the order used here."""
 
 
 def _check_modules(
@@ -128,7 +139,7 @@ class _Restoring:
         _check_ambiguous(snapshot.host_functions)
         self.next_function = 0
         self.next = [0, 0, 0, 0]  # tables, memories, globals, tags
-        self.error = ffi.new("wsr_error *")
+        self.target = self.store.state
 
     def run(self) -> Store:
         store = self.store
@@ -220,30 +231,20 @@ class _Restoring:
         made.name = instance.name
         index = made.index
         if has_functions:
-            base = lib.wsr_instance_address(
-                store.c, index, lib.WSR_FUNCTION, module.imported_functions
-            )
+            n_imported = module.imported_functions
+            [base] = self.target.addresses(index, FUNCTION, 1, first=n_imported)
             if base != instance.function_base:
                 raise impossible("an instance whose functions have other addresses")
-            self.next_function = base + module.function_count - module.imported_functions
-        kinds = (lib.WSR_TABLE, lib.WSR_MEMORY_KIND, lib.WSR_GLOBAL, lib.WSR_TAG)
-        for space, (kind, addresses) in enumerate(zip(kinds, used, strict=True)):
-            for i, address in enumerate(addresses):
-                if lib.wsr_instance_address(store.c, index, kind, i) != address:
-                    raise impossible("an instance whose parts have other addresses")
+            self.next_function = base + module.function_count - n_imported
+        for space, (kind, addresses) in enumerate(zip(_KINDS, used, strict=True)):
+            if self.target.addresses(index, kind, len(addresses)) != addresses:
+                raise impossible("an instance whose parts have other addresses")
             self.next[space] += len(own[space])
-        self._drop_segments(module, instance, index)
-
-    def _drop_segments(self, module: Module, instance: state.InstanceState, index: int) -> None:
-        counts = module.counts
-        for segment in instance.dropped_elements:
-            if not 0 <= segment < counts.elements:
-                raise impossible("an unknown element segment")
-            lib.wsr_drop_element(self.store.c, index, segment)
-        for segment in instance.dropped_data:
-            if not 0 <= segment < counts.data:
-                raise impossible("an unknown data segment")
-            lib.wsr_drop_data(self.store.c, index, segment)
+        try:
+            self.target.set_dropped(index, ELEMENTS, instance.dropped_elements)
+            self.target.set_dropped(index, DATA, instance.dropped_data)
+        except StateRefused as refused:
+            raise impossible(str(refused)) from None
 
     def _check_imports(self, module: Module, imported: tuple[list[int], ...]) -> None:
         limits = (self.next_function, *self.next)
@@ -255,15 +256,15 @@ class _Restoring:
                 raise impossible(
                     f"the import {_named(item.module, item.name)} of an unknown address"
                 )
-            right = lib.wsr_import_matches(self.store.c, module.c, item.number, address)
-            if right and item.kind in (lib.WSR_TABLE, lib.WSR_MEMORY_KIND):
+            right = self.target.import_matches(module, item, address)
+            if right and item.kind in (TABLE, MEMORY):
                 # Their sizes are restored later; what cannot change is compared here.
                 right = _same_but_size(item.type, self._saved_type(item.kind, address))
             if not right:
                 raise impossible(f"the import {_named(item.module, item.name)} of another type")
 
     def _saved_type(self, kind: int, address: int) -> tuple[int, int, int | None]:
-        if kind == lib.WSR_TABLE:
+        if kind == TABLE:
             table = self.snapshot.tables[address]
             return table.type, len(table.elements) // 8, table.maximum
         memory = self.snapshot.memories[address]
@@ -311,7 +312,7 @@ class _Restoring:
             if wanted.address not in instance.functions:
                 continue
             module = self.modules[instance.module]
-            imports = [item for item in module.imports if item.kind == lib.WSR_FUNCTION]
+            imports = [item for item in module.imports if item.kind == FUNCTION]
             item = imports[instance.functions.index(wanted.address)]
             type_ = item.type
             if isinstance(type_, FuncType) and (wanted.params, wanted.results) == (
@@ -322,28 +323,24 @@ class _Restoring:
         return saved, None
 
     def _add_host_extern(self, space: int) -> None:
-        c, address = self.store.c, self.next[space]
-        snapshot = self.snapshot
-        if space == 0 and address < len(snapshot.tables):
-            table = snapshot.tables[address]
-            bounds = c_bounds(_table_type(table))
-            bounds.type = self._narrowed(lib.WSR_TABLE, address, table.type)
-            made = lib.wsr_add_table(c, bounds, table.minimum, self.error)
-        elif space == 1 and address < len(snapshot.memories):
-            memory = snapshot.memories[address]
-            bounds = c_bounds(_memory_type(memory))
-            made = lib.wsr_add_memory(c, bounds, memory.minimum, self.error)
-        elif space == 2 and address < len(snapshot.globals):
-            item = snapshot.globals[address]
-            value = values_to_slots((ValType(item.type),), (item.value,))
-            type_ = self._narrowed(lib.WSR_GLOBAL, address, item.type)
-            made = lib.wsr_add_global(c, type_, item.mutable, value, self.error)
-        elif space == 3 and address < len(snapshot.tags):
-            made = self._add_tag(address)
-        else:
-            raise impossible("an unknown address")
-        if made == 2**32 - 1:
-            raise SnapshotError(ffi.string(self.error.message).decode())
+        target, address, snapshot = self.target, self.next[space], self.snapshot
+        try:
+            if space == 0 and address < len(snapshot.tables):
+                table = snapshot.tables[address]
+                type_ = self._narrowed(TABLE, address, table.type)
+                target.add_table(_table_type(table, type_))
+            elif space == 1 and address < len(snapshot.memories):
+                target.add_memory(_memory_type(snapshot.memories[address]))
+            elif space == 2 and address < len(snapshot.globals):
+                item = snapshot.globals[address]
+                type_ = self._narrowed(GLOBAL, address, item.type)
+                target.add_global(type_, item.mutable, item.value)
+            elif space == 3 and address < len(snapshot.tags):
+                target.add_tag(snapshot.tags[address], self._tag_importer(address))
+            else:
+                raise impossible("an unknown address")
+        except StateRefused as refused:
+            raise SnapshotError(str(refused)) from None
         self.next[space] += 1
 
     def _narrowed(self, kind: int, address: int, code: int) -> int:
@@ -354,24 +351,23 @@ class _Restoring:
         type_ = code
         for instance in self.snapshot.instances:
             module = self.modules[instance.module]
-            addresses = instance.tables if kind == lib.WSR_TABLE else instance.globals
+            addresses = instance.tables if kind == TABLE else instance.globals
             for item in module.imports:
                 if item.kind == kind and addresses[item.index] == address:
-                    type_ = lib.wsr_narrowed(self.store.c, module.c, item.number, type_)
+                    type_ = self.target.narrowed(module, item, type_)
         return type_
 
-    def _add_tag(self, address: int) -> Any:
-        """Add a tag that the host made, with the exact type that its importer has."""
-        c, codes = self.store.c, self.snapshot.tags[address]
+    def _tag_importer(self, address: int) -> tuple[Module, Import] | None:
+        """Return a module and import that have the exact type of a tag that the host made."""
+        codes = self.snapshot.tags[address]
         for instance in self.snapshot.instances:
             module = self.modules[instance.module]
-            imports = [item for item in module.imports if item.kind == lib.WSR_TAG]
-            for item in imports:
+            for item in module.imports:
                 type_ = item.type
                 right = isinstance(type_, TagType) and codes_of(type_.params) == codes
-                if right and instance.tags[item.index] == address:
-                    return lib.wsr_add_tag_import(c, module.c, item.index, self.error)
-        return lib.wsr_add_tag(c, list(codes), len(codes), self.error)
+                if right and item.kind == TAG and instance.tags[item.index] == address:
+                    return module, item
+        return None
 
 
 def _same_but_size(wanted: Any, saved: tuple[int, int, int | None]) -> bool:
@@ -384,9 +380,9 @@ def _address(saved: state.TableState | state.MemoryState) -> ValType:
     return ValType.I64 if saved.address64 else ValType.I32
 
 
-def _table_type(table: state.TableState) -> TableType:
+def _table_type(table: state.TableState, element: int) -> TableType:
     bounds = Bounds(table.minimum, table.maximum)
-    return TableType(ValType(table.type), bounds, _address(table))
+    return TableType(ValType(element), bounds, _address(table))
 
 
 def _memory_type(memory: state.MemoryState) -> MemoryType:

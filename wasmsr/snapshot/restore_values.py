@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import sys
 from array import array
-from typing import Any
 
-from wasmsr._ffi import ffi, lib
 from wasmsr.errors import FormatError, SnapshotError
 from wasmsr.interp.modules.module import Module
 from wasmsr.interp.store.externs import Global, Tag
+from wasmsr.interp.store.state import DeclaredSize, StateRefused
 from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import ValType, codes_of, val_types
 from wasmsr.interp.values import slot_count, slots_to_values, values_to_slots
@@ -53,7 +52,7 @@ class ValueRestorer:
         self.modules = modules
         self.functions = functions
         self.exceptions: list[int] = [0]
-        self.error = ffi.new("wsr_error *")
+        self.target = store.state
 
     def fill(self) -> None:
         """Restore exceptions, globals, tables and memories.
@@ -81,46 +80,39 @@ class ValueRestorer:
             self._fill_memory(address, memory)
 
     def _fill_table(self, address: int, table: state.TableState) -> None:
-        view = ffi.new("wsr_table_view *")
-        lib.wsr_table(self.store.c, address, view)
-        _check_bounds("table", address, view.bounds, table)
+        target = self.target
+        found = target.table_size(address)
+        _check_bounds("table", address, found, table)
         size = len(table.elements) // 8
-        element = ValType(view.bounds.type)
-        if element.code != table.type or size < view.size or len(table.elements) % 8:
+        element = target.table_type(address)
+        if element.code != table.type or size < found.size or len(table.elements) % 8:
             raise impossible(f"table {address} of another type or size")
-        if lib.wsr_grow_table(self.store.c, address, size - view.size, 0) == 2**64 - 1:
+        if not target.grow_table(address, size - found.size):
             raise SnapshotError(f"table {address} of {size} elements exceeds the limit")
         words = _words(table.elements)
         if element.code is ValType.FUNCREF:  # half a million in a Haskell program
-            wrong = lib.wsr_values_fit(
-                self.store.c, element, ffi.from_buffer("uint64_t[]", words), len(words)
-            )
-            if wrong < len(words):
+            wrong = target.first_misfit(element, words)
+            if wrong is not None:
                 self._restored(element, words[wrong])  # raises
         else:
             restored = {bits: self._restored(element, bits) for bits in set(words)}
             if element.code is ValType.EXNREF:
                 words = array("Q", [restored[bits] for bits in words])
-        lib.wsr_table(self.store.c, address, view)
-        if size:
-            ffi.buffer(view.elements, size * 8)[:] = words.tobytes()
+        target.fill_table(address, words)
 
     def _fill_memory(self, address: int, memory: state.MemoryState) -> None:
-        view = ffi.new("wsr_memory_view *")
-        lib.wsr_memory(self.store.c, address, view)
-        _check_bounds("memory", address, view.bounds, memory)
-        pages, have = len(memory.data) // PAGE, view.size // PAGE
-        if pages < have or len(memory.data) % PAGE:
+        found = self.target.memory_size(address)
+        _check_bounds("memory", address, found, memory)
+        pages = len(memory.data) // PAGE
+        if pages < found.size or len(memory.data) % PAGE:
             raise impossible(f"memory {address} of another size")
-        if lib.wsr_grow_memory(self.store.c, address, pages - have) == 2**64 - 1:
+        if not self.target.grow_memory(address, pages - found.size):
             raise SnapshotError(
                 f"memory {address} of {pages} pages exceeds the limit of "
                 f"{self.store.limits.memory_pages} pages",
                 hint="--max-memory sets the limit anew",
             )
-        if pages:
-            data = ffi.from_buffer("uint8_t[]", memory.data)
-            lib.wsr_fill_memory(self.store.c, address, data, len(data))
+        self.target.fill_memory(address, memory.data)
 
     def _restored(self, type_: ValType, bits: int) -> int:
         """Return the bits in the store of a value that was saved as `bits`."""
@@ -132,7 +124,7 @@ class ValueRestorer:
             if bits >= len(self.exceptions):
                 raise impossible("a reference to an unknown exception")
             bits = self.exceptions[bits]
-        if type_ is not ValType.V128 and not lib.wsr_value_fits(self.store.c, type_, bits):
+        if not self.target.fits(type_, bits):
             what = "reference" if type_.reference else "value"
             raise impossible(f"a {what} that is no {type_}")
         return bits
@@ -157,27 +149,16 @@ class ValueRestorer:
                 for code, value in zip(frame.types, frame.values, strict=True)
             ]
             slots = values_to_slots(val_types(frame.types), bits)
-            types = ffi.from_buffer("uint8_t[]", frame.types or b"\0")
-            values = ffi.new("uint64_t[]", list(slots) or [0])
-            view = ffi.new(
-                "wsr_frame_view *",
-                {
-                    "function": addresses[i],
-                    "offset": frame.offset,
-                    "n_locals": frame.locals,
-                    "n_operands": operands,
-                    "n_slots": len(slots),
-                    "types": types,
-                    "values": values,
-                },
-            )
-            callee = 2**32 - 1 if innermost else addresses[i + 1]
-            good = lib.wsr_restore_frame(store.c, view, innermost, callee, self.error)
-            if not good:
+            callee = None if innermost else addresses[i + 1]
+            try:
+                self.target.push_frame(
+                    addresses[i], frame.offset, frame.types, frame.locals, slots, callee
+                )
+            except StateRefused as refused:
                 for module in self.modules:
                     if (invalid := module.invalid()) is not None:
-                        raise invalid
-                raise FormatError(ffi.string(self.error.message).decode())
+                        raise invalid from None
+                raise FormatError(str(refused)) from None
         if addresses:
             store.invoker.entry = store.function_type(addresses[0])
         for address, slots in thread.queue:
@@ -211,8 +192,8 @@ class ValueRestorer:
 
 
 def _check_bounds(
-    what: str, address: int, bounds: Any, saved: state.TableState | state.MemoryState
+    what: str, address: int, found: DeclaredSize, saved: state.TableState | state.MemoryState
 ) -> None:
-    have = (bounds.minimum, bounds.maximum if bounds.has_maximum else None, bounds.address64)
+    have = (found.minimum, found.maximum, found.address64)
     if have != (saved.minimum, saved.maximum, saved.address64):
         raise impossible(f"{what} {address} of other bounds")

@@ -607,32 +607,25 @@ uint64_t wsr_grow_table(wsr_store *store, uint32_t address, uint64_t elements, u
   return wsr_table_grow(store->tables[address], elements, value);
 }
 
-uint32_t wsr_instance_address(const wsr_store *store, uint32_t instance, uint32_t kind,
-                              uint32_t index) {
+const uint32_t *wsr_instance_addresses(const wsr_store *store, uint32_t instance, uint32_t kind) {
   const wsr_instance *i = store->instances[instance];
   switch (kind) {
-    case WSR_FUNCTION: return i->functions[index];
-    case WSR_TABLE: return i->tables[index];
-    case WSR_MEMORY_KIND: return i->memories[index];
-    case WSR_TAG: return i->tags[index];
-    default: return i->globals[index];
+    case WSR_FUNCTION: return i->functions;
+    case WSR_TABLE: return i->tables;
+    case WSR_MEMORY_KIND: return i->memories;
+    case WSR_TAG: return i->tags;
+    default: return i->globals;
   }
 }
 
-int wsr_element_dropped(const wsr_store *store, uint32_t instance, uint32_t segment) {
-  return store->instances[instance]->dropped_elements[segment];
+uint32_t wsr_instance_address(const wsr_store *store, uint32_t instance, uint32_t kind,
+                              uint32_t index) {
+  return wsr_instance_addresses(store, instance, kind)[index];
 }
 
-int wsr_data_dropped(const wsr_store *store, uint32_t instance, uint32_t segment) {
-  return store->instances[instance]->dropped_data[segment];
-}
-
-void wsr_drop_element(wsr_store *store, uint32_t instance, uint32_t segment) {
-  store->instances[instance]->dropped_elements[segment] = 1;
-}
-
-void wsr_drop_data(wsr_store *store, uint32_t instance, uint32_t segment) {
-  store->instances[instance]->dropped_data[segment] = 1;
+uint8_t *wsr_dropped_segments(wsr_store *store, uint32_t instance, int data) {
+  wsr_instance *i = store->instances[instance];
+  return data ? i->dropped_data : i->dropped_elements;
 }
 
 /* ---- values ---- */

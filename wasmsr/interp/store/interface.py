@@ -92,6 +92,10 @@ if TYPE_CHECKING:
         def close(self) -> None:
             """Give back the memory of the store."""
 
+        @property
+        def state(self) -> Any:
+            """The part that gives the state as plain data, a `StoreState`."""
+
         def check(self) -> None:
             """Test every invariant."""
 

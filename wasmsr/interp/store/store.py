@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from wasmsr.interp.gate import HostGate
+    from wasmsr.interp.store.state import StoreState
 
 _NONE = 2**32 - 1
 
@@ -447,6 +448,13 @@ class Store:
     def backtrace(self) -> tuple[Frame, ...]:
         """Return the innermost frames of the thread for a message, innermost first."""
         return backtrace(self)
+
+    @property
+    def state(self) -> StoreState:
+        """The part that gives the state as plain data, and takes a saved state."""
+        from wasmsr.interp.store.state import StoreState  # only here: who saves asks
+
+        return StoreState(self)
 
     def check(self) -> None:
         """Test every invariant of the store.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from operator import ge
 
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
@@ -42,9 +42,7 @@ class SegmentsSection(Section):
         """Check that the indices ascend."""
         for number, instance in enumerate(state.instances):
             for found in (instance.dropped_elements, instance.dropped_data):
-                if found and (
-                    found[0] < 0 or found[-1] >= U32 or any(a >= b for a, b in pairwise(found))
-                ):
+                if found and (found[0] < 0 or found[-1] >= U32 or any(map(ge, found, found[1:]))):
                     raise invalid(
                         f"the dropped segments of instance {number} are not in ascending order"
                     )
