@@ -19,8 +19,10 @@ from typing import Any
 from tests.migrate.counter import Counter, CounterHost, World
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.files.modules import Modules
+from wasmsr.migrate.handover.answers import Answers
 from wasmsr.migrate.handover.endpoint import Endpoint
 from wasmsr.migrate.journal.journal import Journal, Record
+from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import (
     Answer,
@@ -156,14 +158,14 @@ class Direct:
         self.here = here
         self.address = f"end-{here.other}"
 
-    def _call(self, name: str, act: Callable[[Endpoint], Any]) -> Any:
+    def _call(self, name: str, act: Callable[[Answers], Any]) -> Any:
         here, there = self.here, self.here.others[self.here.other]
         kills = here.kills
         here.script.at(here, f"before {name}")
         if there.node is None:
             raise PeerLost(f"{there.name} is dead")
         try:
-            result = act(there.node)
+            result = act(there.node.answers)
         except Killed as killed:
             if killed.end is there and here.kills == kills:
                 raise PeerLost(f"{there.name} was killed") from killed
@@ -174,45 +176,43 @@ class Direct:
         return result
 
     def prepare(self, offer: Offer) -> Answer:
-        answer: Answer = self._call("Prepare", lambda node: node.prepare(offer))
+        answer: Answer = self._call("Prepare", lambda end: end.prepare(offer))
         return answer
 
     def upload(self, module: Buffer, digest: bytes) -> None:
-        def act(node: Endpoint) -> None:
-            offer = node.destination._offer
+        def act(answers: Answers) -> None:
+            offer = answers._destination._offer
             assert offer
-            upload = node.upload(offer.description.modules[0])
+            upload = answers.upload(offer.description.modules[0])
             upload.write(module)
             upload.finish()
 
         self._call("Upload", act)
 
     def transfer(self, move: Move) -> DirectSending:
-        return DirectSending(self, self._call("Transfer", lambda node: node.begin(move)))
+        return DirectSending(self, self._call("Transfer", lambda end: end.begin(move)))
 
     def commit(self, move: Move, stopped: float) -> OwnershipState:
-        standing: OwnershipState = self._call("Commit", lambda node: node.commit(move, stopped))
+        standing: OwnershipState = self._call("Commit", lambda end: end.commit(move, stopped))
         return standing
 
     def status(self, move: Move) -> Report:
-        report: Report = self._call("Status", lambda node: node.status(move))
+        report: Report = self._call("Status", lambda end: end.status(move))
         return report
 
     def abort(self, move: Move) -> OwnershipState:
-        standing: OwnershipState = self._call("Abort", lambda node: node.abort(move))
+        standing: OwnershipState = self._call("Abort", lambda end: end.abort(move))
         return standing
 
     def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
-        self._call("Ended", lambda node: node.ended(program, epoch, ending))
+        self._call("Ended", lambda end: end.ended(program, epoch, ending))
 
     def output(self, move: Move, stream: str, offset: int, data: bytes) -> int:
-        unseen: int = self._call("Output", lambda node: node.output(move, stream, offset, data))
+        unseen: int = self._call("Output", lambda end: end.output(move, stream, offset, data))
         return unseen
 
     def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
-        given: tuple[bytes, bool] = self._call(
-            "Input", lambda node: node.input(move, position, most)
-        )
+        given: tuple[bytes, bool] = self._call("Input", lambda end: end.input(move, position, most))
         return given
 
     def interrupt(self) -> None:
@@ -228,7 +228,7 @@ class DirectSending:
         self._receipt: Receipt | None = None
 
     def send(self, piece: Buffer) -> None:
-        self._peer._call("a piece", lambda node: self._reception.write(bytes(piece)))
+        self._peer._call("a piece", lambda end: self._reception.write(bytes(piece)))
 
     def finish(self, receipt: Receipt) -> None:
         self._receipt = receipt
@@ -236,7 +236,7 @@ class DirectSending:
     def ready(self) -> Receipt:
         assert self._receipt
         receipt = self._receipt
-        held: Receipt = self._peer._call("Ready", lambda node: self._reception.finish(receipt))
+        held: Receipt = self._peer._call("Ready", lambda end: self._reception.finish(receipt))
         return held
 
     def cancel(self) -> None:
@@ -307,7 +307,7 @@ class End:
             journal,
             Modules(self.folder / "modules"),
             FailingHost(self),
-            Direct(self),
+            Peers(Direct(self)),
             self.events.append,
             every=1.0,
         )
@@ -321,7 +321,7 @@ class End:
             node = self.open()
             try:
                 node.recover()
-                node._settle_old()
+                node.away.settle(node.source)
             except Killed as killed:
                 if killed.end is not self:
                     raise
@@ -332,6 +332,6 @@ class End:
     @property
     def arrived(self) -> Counter | None:
         """The program that arrived here and has not been fetched."""
-        program = self.node._arrived if self.node else None
+        program = self.node.news.arrived if self.node else None
         assert program is None or isinstance(program, Counter)
         return program

@@ -83,7 +83,7 @@ class Session:
             counter.wait(0)
             kills = end.kills
             assert end.node
-            end.node._arrived = None
+            end.node.news.arrived = None
             try:
                 if end.node.source.move(counter):
                     counter.close()
@@ -99,7 +99,7 @@ class Session:
                 try:
                     end.revive()
                     if end.node and end.node.destination.ready:
-                        end.node._ask_about(end.node.destination.ready.move)
+                        end.node._ask_source(end.node.destination.ready)
                 except Killed:
                     continue
 

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.migrate.counter import Counter, World
+from tests.migrate.counter import DIGEST, MODULE, Counter, CounterHost, World
 from wasmsr.errors import MigrationError
 from wasmsr.migrate.events import Event
+from wasmsr.migrate.files.modules import Modules
+from wasmsr.migrate.handover.admission import check_streams
+from wasmsr.migrate.handover.endpoint import Endpoint
 from wasmsr.migrate.handover.source import MoveSource
 from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.peers import Peers
-from wasmsr.migrate.protocol import Answer, Move, OwnershipState, Receipt, Report
+from wasmsr.migrate.protocol import (
+    Answer,
+    Ending,
+    Move,
+    Offer,
+    OwnershipState,
+    PeerRefused,
+    Reason,
+    Receipt,
+    Report,
+)
 
 
 class Taking:
@@ -115,3 +130,62 @@ def test_a_move_is_settled_with_its_own_peer(tmp_path: Path) -> None:
     source.settle(record)
     assert two.asked == ["status"] and one.asked == []
     journal.close()
+
+
+def test_an_end_of_several_peers_names_the_one_that_is_meant(tmp_path: Path) -> None:
+    """A program comes from one of two peers, goes back to it and ends there."""
+    one, two = peers("h:1", "h:2")
+    events: list[Event] = []
+    registry = Peers(one, two)
+    registry.learn(two.node, two)
+    world = World()
+    end = Endpoint(
+        Journal(tmp_path / "journal"),
+        Modules(tmp_path / "modules"),
+        CounterHost(world, "c"),
+        registry,
+        events.append,
+        every=1.0,
+    )
+    counter = Counter(World(), "b")
+    move = Move(counter.id, 2, b"t" * 16)
+    offer = Offer(two.node, move, counter.describe())
+    assert end.answers.prepare(offer).missing == (DIGEST,)
+    upload = end.answers.upload(counter.describe().modules[0])
+    upload.write(MODULE)
+    upload.finish()
+    reception = end.answers.begin(move)
+    state = b"".join(map(bytes, counter.pieces()))
+    reception.write(state)
+    reception.finish(Receipt(len(state), sha256(state).digest()))
+    assert end.destination.ready is not None and end.destination.ready.source == "h:2"
+    end._ask_source(end.destination.ready)
+    assert two.asked == ["status"] and one.asked == []
+    end.answers.commit(move, 0.0)
+    program = end.news.wait(0, lambda: True)
+    assert program is not None and world.running == {program.id: "c"}
+    end.news.session[program.id] = end.source.peer_of(program.id).address
+    assert end.source.move(program) is not None
+    assert two.asked == ["status", "prepare", "transfer", "commit"] and one.asked == []
+    end.answers.ended(program.id, 3, Ending("exited", 0))
+    assert end.news.told == Ending("exited", 0) and end.news.told_by == "h:2"
+    said = [event.values["peer"] for event in events if event.kind in ("arrived", "moved")]
+    assert said == ["h:2", "h:2"]
+    assert (tmp_path / "journal").is_dir() and end.journal.records() == []
+    end.journal.close()
+
+
+def test_a_peer_without_a_known_address_has_its_node_id(tmp_path: Path) -> None:
+    """Streams at such a peer are refused: this end cannot send anything there."""
+    one, two = peers("h:1", "h:2")
+    registry = Peers(one, two)
+    stranger = b"\xab" * 16
+    assert registry.address_of(stranger) == "node abababab" and not registry.reaches(stranger)
+    assert Peers(one).address_of(stranger) == "h:1" and Peers(one).current("h:9") == "h:1"
+    assert registry.current("h:9") == "h:9" and [*registry] == [one, two]
+    described = replace(Counter(World(), "a").describe(), shown=stranger)
+    offer = Offer(stranger, Move(b"p" * 16, 2, b"a" * 16), described)
+    with pytest.raises(PeerRefused, match="third end") as caught:
+        check_streams(offer, b"n" * 16, registry)
+    assert caught.value.reason is Reason.FEATURE
+    check_streams(offer, b"n" * 16, Peers(one))

@@ -15,7 +15,7 @@ from tests.migrate.counter import CODE, DIGEST, MODULE, Counter, World
 from tests.migrate.ends import Direct, End, FailingCounter, Script
 from wasmsr.errors import EXIT_HANDED, MigrationError
 from wasmsr.migrate.events import Event
-from wasmsr.migrate.handover.destination import PARKED
+from wasmsr.migrate.handover.admission import PARKED
 from wasmsr.migrate.handover.endpoint import Endpoint
 from wasmsr.migrate.journal.journal import Incoming, Record, StateFile
 from wasmsr.migrate.protocol import (
@@ -94,7 +94,7 @@ def test_a_move(two: Two) -> None:
     # The module was sent once, and is compiled before the program stops.
     host = two.nodes["b"].destination.host
     assert host.admitted  # type: ignore[attr-defined]
-    assert two.nodes["b"].destination.modules.get(DIGEST) == MODULE
+    assert two.nodes["b"].destination.uploads.modules.get(DIGEST) == MODULE
     record = two.nodes["a"].journal.get(two.program.id)
     assert record
     assert Header.decode(two.nodes["a"].journal.path(record.file).read_bytes()[:64]).handed
@@ -114,7 +114,7 @@ def test_a_mount_that_is_missing(two: Two) -> None:
     wanted = Description((ModuleName(DIGEST, len(MODULE)),), mounts=(MountName("/film"),))
     move = two.source.next_move(two.program.id)
     with pytest.raises(PeerRefused, match="/film") as caught:
-        two.nodes["b"].prepare(Offer(b"n" * 16, move, wanted))
+        two.nodes["b"].answers.prepare(Offer(b"n" * 16, move, wanted))
     assert caught.value.reason is Reason.MOUNT
     assert caught.value.hint == "--dir it"
 
@@ -134,7 +134,9 @@ def test_other_bytes_than_were_sent(two: Two, monkeypatch: pytest.MonkeyPatch) -
 
     def altered(self: Direct, name: str, act: Any) -> Any:
         if name == "a piece":
-            return send(self, name, lambda node: node.destination._reception.write(b"\0" * 64))
+            return send(
+                self, name, lambda answers: answers._destination._reception.write(b"\0" * 64)
+            )
         return send(self, name, act)
 
     monkeypatch.setattr(Direct, "_call", altered)
@@ -183,7 +185,7 @@ def test_interrupted_after_the_decision(two: Two, monkeypatch: pytest.MonkeyPatc
     node = two.nodes["b"]
     assert node.destination.ready
     assert two.standing("b") is OwnershipState.UNKNOWN
-    node._ask_about(node.destination.ready.move)
+    node._ask_source(node.destination.ready)
     assert two.world.running == {two.program.id: "b"}
 
 
@@ -203,7 +205,7 @@ def test_a_ready_end_does_not_run_while_its_source_is_away(
         two.source.move(two.program)
     node = two.nodes["b"]
     assert node.destination.ready
-    node._ask_about(node.destination.ready.move)
+    node._ask_source(node.destination.ready)
     assert not two.world.running
     assert not node.destination.retire()
     node.stop = stop
@@ -212,7 +214,9 @@ def test_a_ready_end_does_not_run_while_its_source_is_away(
     assert caught.value.exit_code == EXIT_HANDED
     # It refuses whatever else is offered meanwhile.
     with pytest.raises(PeerRefused) as refusal:
-        node.prepare(Offer(b"n" * 16, Move(b"q" * 16, 2, b"t" * 16), two.program.describe()))
+        node.answers.prepare(
+            Offer(b"n" * 16, Move(b"q" * 16, 2, b"t" * 16), two.program.describe())
+        )
     assert refusal.value.reason is Reason.BUSY
 
 
@@ -233,19 +237,19 @@ def test_commit_may_be_repeated(two: Two) -> None:
     moved = two.source.move(two.program)
     starts = two.world.starts
     for _ in range(3):
-        assert two.nodes["b"].commit(moved.move, 0.0) is OwnershipState.OWNED
+        assert two.nodes["b"].answers.commit(moved.move, 0.0) is OwnershipState.OWNED
     assert two.world.starts == starts
 
 
 def test_commit_of_another_attempt_starts_nothing(two: Two) -> None:
     other = Move(two.program.id, 2, b"x" * 16)
-    assert two.nodes["b"].commit(other, 0.0) is OwnershipState.UNKNOWN
+    assert two.nodes["b"].answers.commit(other, 0.0) is OwnershipState.UNKNOWN
     assert two.world.running == {two.program.id: "a"}
 
 
 def test_abort_of_what_is_owned_takes_nothing_back(two: Two) -> None:
     moved = two.source.move(two.program)
-    assert two.nodes["b"].abort(moved.move) is OwnershipState.OWNED
+    assert two.nodes["b"].answers.abort(moved.move) is OwnershipState.OWNED
     assert two.world.running == {two.program.id: "b"}
 
 
@@ -254,18 +258,18 @@ def test_who_was_deposed_cannot_hand_it_over(two: Two, epoch: int) -> None:
     """b owned the program in epoch 2 and handed it on in 3; an owner of 1 or 2 is none any more."""
     assert two.source.move(two.program)
     counter = two.receive()
-    two.nodes["b"]._arrived = None
+    two.nodes["b"].news.arrived = None
     assert two.nodes["b"].source.move(counter)
     offer = Offer(b"n" * 16, Move(two.program.id, epoch + 1, b"t" * 16), counter.describe())
     with pytest.raises(PeerRefused) as caught:
-        two.nodes["b"].prepare(offer)
+        two.nodes["b"].answers.prepare(offer)
     assert caught.value.reason is Reason.OWNERSHIP
 
 
 def test_an_end_with_a_program_takes_no_other(two: Two) -> None:
     offer = Offer(b"n" * 16, Move(b"q" * 16, 2, b"t" * 16), two.program.describe())
     with pytest.raises(PeerRefused) as caught:
-        two.nodes["a"].prepare(offer)
+        two.nodes["a"].answers.prepare(offer)
     assert caught.value.reason is Reason.BUSY
 
 
@@ -273,13 +277,13 @@ def test_the_peer_is_this_very_end(two: Two) -> None:
     node = two.nodes["b"]
     offer = Offer(node.journal.node, Move(b"q" * 16, 2, b"t" * 16), two.program.describe())
     with pytest.raises(PeerRefused) as caught:
-        node.prepare(offer)
+        node.answers.prepare(offer)
     assert caught.value.reason is Reason.SELF
 
 
 def test_a_transfer_needs_its_offer(two: Two) -> None:
     with pytest.raises(PeerRefused):
-        two.nodes["b"].begin(Move(two.program.id, 2, b"t" * 16))
+        two.nodes["b"].answers.begin(Move(two.program.id, 2, b"t" * 16))
 
 
 def test_an_end_that_ends_takes_nothing(two: Two) -> None:
@@ -292,25 +296,25 @@ def test_a_module_that_is_not_what_it_should_be(two: Two) -> None:
     node = two.nodes["b"]
     move = Move(two.program.id, 2, b"t" * 16)
     offer = Offer(b"n" * 16, move, two.program.describe())
-    assert node.prepare(offer).missing == (DIGEST,)
-    upload = node.upload(ModuleName(DIGEST, len(MODULE)))
+    assert node.answers.prepare(offer).missing == (DIGEST,)
+    upload = node.answers.upload(ModuleName(DIGEST, len(MODULE)))
     upload.write(MODULE[:-1] + b"x")
     with pytest.raises(PeerRefused, match="digest"):
         upload.finish()
     with pytest.raises(PeerRefused, match="longer"):
-        node.upload(ModuleName(DIGEST, len(MODULE))).write(MODULE + b"x")
+        node.answers.upload(ModuleName(DIGEST, len(MODULE))).write(MODULE + b"x")
     with pytest.raises(PeerRefused, match="not asked for"):
-        node.upload(ModuleName(b"d" * 32, 5))
-    assert node.prepare(offer).missing == (DIGEST,)
+        node.answers.upload(ModuleName(b"d" * 32, 5))
+    assert node.answers.prepare(offer).missing == (DIGEST,)
 
 
 def test_one_upload_at_a_time(two: Two) -> None:
     """Each is held in memory; a peer that begins seven has room for one."""
     node = two.nodes["b"]
     offer = Offer(b"n" * 16, Move(two.program.id, 2, b"t" * 16), two.program.describe())
-    node.prepare(offer)
+    node.answers.prepare(offer)
     name = ModuleName(DIGEST, len(MODULE))
-    uploads = [node.upload(name) for _ in range(7)]
+    uploads = [node.answers.upload(name) for _ in range(7)]
     for upload in uploads[:-1]:
         with pytest.raises(PeerRefused, match="a later upload"):
             upload.write(MODULE)
@@ -318,7 +322,7 @@ def test_one_upload_at_a_time(two: Two) -> None:
             upload.finish()
     uploads[-1].write(MODULE)
     uploads[-1].finish()
-    assert node.prepare(offer).missing == ()
+    assert node.answers.prepare(offer).missing == ()
 
 
 @pytest.mark.parametrize("size", [1 << 61, (1 << 29) + 1])
@@ -326,10 +330,10 @@ def test_a_module_that_is_announced_too_large(two: Two, size: int) -> None:
     node = two.nodes["b"]
     described = replace(two.program.describe(), modules=(ModuleName(b"d" * 32, size),))
     with pytest.raises(PeerRefused) as caught:
-        node.prepare(Offer(b"n" * 16, Move(two.program.id, 2, b"t" * 16), described))
+        node.answers.prepare(Offer(b"n" * 16, Move(two.program.id, 2, b"t" * 16), described))
     assert caught.value.reason is Reason.LIMIT
     with pytest.raises(PeerRefused, match="not asked for"):
-        node.upload(ModuleName(b"d" * 32, size))
+        node.answers.upload(ModuleName(b"d" * 32, size))
 
 
 def test_the_end_is_told(two: Two) -> None:
@@ -338,25 +342,25 @@ def test_the_end_is_told(two: Two) -> None:
     counter.limit = 1
     ending = counter.wait(0)
     assert ending
-    two.nodes["a"]._session.add(counter.id)
+    two.nodes["a"].news.session[counter.id] = "end-b"
     finish = two.nodes["b"]._finish(counter, ending)
     assert finish.here
     assert finish.ending.code == CODE
-    assert two.nodes["a"]._told == ending
+    assert two.nodes["a"].news.told == ending
     assert two.standing("a") is two.standing("b") is None
 
 
 def test_a_program_that_ends_before_it_was_sent(two: Two) -> None:
     """b was asked whether it would take it, and waits; it must not wait for ever."""
     two.source.prepare(two.program, two.source.next_move(two.program.id))
-    two.nodes["b"].ended(b"x" * 16, 1, Ending("exited", 0))
+    two.nodes["b"].answers.ended(b"x" * 16, 1, Ending("exited", 0))
     two.program.limit = 1
     two.program.wait(0)
     ending = two.program.wait(0)
     assert ending
-    told: list[Ending | None] = [two.nodes["b"]._told]
+    told: list[Ending | None] = [two.nodes["b"].news.told]
     two.nodes["a"]._finish(two.program, ending)
-    told.append(two.nodes["b"]._told)
+    told.append(two.nodes["b"].news.told)
     assert told == [None, ending]
     assert two.standing("a") is two.standing("b") is None
 
@@ -369,9 +373,9 @@ def test_what_an_older_session_left_ends_nothing(two: Two) -> None:
     assert two.a.node
     node.recover()
     assert node.journal.get(two.program.id)
-    node.ended(two.program.id, 2, Ending("exited", 0))
+    node.answers.ended(two.program.id, 2, Ending("exited", 0))
     assert node.journal.get(two.program.id) is None
-    assert node._told is None
+    assert node.news.told is None
 
 
 def test_what_an_older_session_lost_ends_nothing(two: Two) -> None:
@@ -380,8 +384,8 @@ def test_what_an_older_session_lost_ends_nothing(two: Two) -> None:
     two.b.open().recover()
     record = two.nodes["a"].journal.get(two.program.id)
     assert record
-    assert not two.nodes["a"]._look(record, False)
-    assert two.nodes["a"]._lost is None
+    assert not two.nodes["a"].away.ask_about(record, silent=False)
+    assert two.nodes["a"].away.lost is None
     assert two.a.events[-1].kind == "lost"
     assert record.file in two.a.events[-1].text
     assert two.standing("a") is OwnershipState.LOST
@@ -409,13 +413,13 @@ def test_a_full_disk_at_either_end(two: Two, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_nobody_ends_a_program_that_is_owned_here(two: Two) -> None:
     with pytest.raises(PeerRefused) as caught:
-        two.nodes["a"].ended(two.program.id, 1, Ending("exited", 0))
+        two.nodes["a"].answers.ended(two.program.id, 1, Ending("exited", 0))
     assert caught.value.reason is Reason.OWNERSHIP
-    two.nodes["a"].ended(b"unknown program.", 1, Ending("exited", 0))
+    two.nodes["a"].answers.ended(b"unknown program.", 1, Ending("exited", 0))
 
 
 def test_a_peer_that_stays_away(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wasmsr.migrate.handover.endpoint.CONTACT_SECONDS", 0.0)
+    monkeypatch.setattr("wasmsr.migrate.handover.contact.CONTACT_SECONDS", 0.0)
     two.b.kill()
     with pytest.raises(MigrationError, match="gave up") as caught:
         two.nodes["a"]._begin(FailingCounter(two.world, "a"))
@@ -428,10 +432,10 @@ def test_a_stranger_ends_no_end(two: Two) -> None:
     node = two.nodes["b"]
     for _ in range(5):
         with pytest.raises(PeerRefused) as caught:
-            node.prepare(offer)
+            node.answers.prepare(offer)
         assert caught.value.reason is Reason.VERSION
-        node.rebuff("ipv4:127.0.0.1:1")
-        node.ended(b"q" * 16, 3, Ending("exited", 0, "so says a stranger"))
+        node.answers.refused_calls.key("ipv4:127.0.0.1:1")
+        node.answers.ended(b"q" * 16, 3, Ending("exited", 0, "so says a stranger"))
     said = [event for event in two.b.events if event.kind == "refused"]
     assert [event.values["reason"] for event in said] == ["version", "key"]
     assert "version 99 (wasmsr 9.9)" in said[0].text
@@ -441,9 +445,7 @@ def test_a_stranger_ends_no_end(two: Two) -> None:
     thread.start()
     thread.join(1.0)
     assert thread.is_alive() and not waited
-    with node._news:
-        node._told = Ending("exited", 0)
-        node._news.notify_all()
+    node.news.tell(Ending("exited", 0), "end-a")
     thread.join(20)
     assert waited
 
@@ -465,17 +467,17 @@ def parked(two: Two) -> tuple[Any, Move]:
 def test_a_ready_state_that_nobody_decides_about_blocks_nobody(two: Two) -> None:
     node, move = parked(two)
     assert node.destination.ready is None
-    assert node.destination.parked() == [move]
-    assert node.status(move) == Report(OwnershipState.READY, move.epoch, move.attempt)
+    assert node.destination.parked() == [(move, "end-a")]
+    assert node.answers.status(move) == Report(OwnershipState.READY, move.epoch, move.attempt)
     other = Counter(World(), "a")
-    answer = node.prepare(Offer(b"n" * 16, Move(b"o" * 16, 2, b"t" * 16), other.describe()))
+    answer = node.answers.prepare(Offer(b"n" * 16, Move(b"o" * 16, 2, b"t" * 16), other.describe()))
     assert answer.node == node.journal.node
     # The same program is not taken twice, and the decision still counts.
     with pytest.raises(PeerRefused, match="earlier attempt"):
-        node.prepare(Offer(b"n" * 16, Move(move.program, 2, b"t" * 16), other.describe()))
-    assert node.commit(move, 0.1) is OwnershipState.OWNED
+        node.answers.prepare(Offer(b"n" * 16, Move(move.program, 2, b"t" * 16), other.describe()))
+    assert node.answers.commit(move, 0.1) is OwnershipState.OWNED
     assert two.world.running == {two.program.id: "b"}
-    assert node.commit(move, 0.1) is OwnershipState.OWNED
+    assert node.answers.commit(move, 0.1) is OwnershipState.OWNED
 
 
 def test_a_parked_state_waits_while_another_program_is_here(two: Two) -> None:
@@ -483,11 +485,11 @@ def test_a_parked_state_waits_while_another_program_is_here(two: Two) -> None:
     record = Record(b"o" * 16, OwnershipState.OWNED, epoch=2)
     node.journal.put(record)
     with pytest.raises(PeerRefused, match="another program") as caught:
-        node.commit(move, 0.1)
+        node.answers.commit(move, 0.1)
     assert caught.value.reason is Reason.BUSY
     assert two.world.running == {}
     node.journal.put(replace(record, standing=OwnershipState.LOST))
-    assert node.commit(move, 0.1) is OwnershipState.OWNED
+    assert node.answers.commit(move, 0.1) is OwnershipState.OWNED
 
 
 def test_a_parked_state_survives_a_restart_and_can_be_taken_back(two: Two) -> None:
@@ -495,8 +497,8 @@ def test_a_parked_state_survives_a_restart_and_can_be_taken_back(two: Two) -> No
     two.b.kill()
     node = two.b.open()
     node.recover()
-    assert node.destination.ready is None and node.destination.parked() == [move]
-    assert node.abort(move) is OwnershipState.UNKNOWN
+    assert node.destination.ready is None and node.destination.parked() == [(move, "end-a")]
+    assert node.answers.abort(move) is OwnershipState.UNKNOWN
     assert node.destination.parked() == []
     assert not list(node.journal.folder.glob("*.received"))
 
@@ -525,7 +527,7 @@ def test_a_ready_state_is_parked_after_a_while(two: Two, monkeypatch: pytest.Mon
     deadline = time.monotonic() + 20
     while not node.destination.parked() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert node.destination.parked() == [move]
+    assert node.destination.parked() == [(move, "end-a")]
     assert "parked" in two.kinds(two.b)
     node.stop.set()
     thread.join(20)

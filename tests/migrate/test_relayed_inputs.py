@@ -575,7 +575,7 @@ def test_a_third_end_has_the_input(tmp_path: Path) -> None:
     assert node
     offer = Offer(b"n" * 16, Move(b"p" * 16, 2, b"a" * 16), FedCounter(World(), "a").describe())
     with pytest.raises(PeerRefused, match="third end") as caught:
-        node.prepare(offer)
+        node.answers.prepare(offer)
     assert caught.value.reason is Reason.FEATURE
     session.close()
 
@@ -589,14 +589,14 @@ def test_who_may_ask_for_input(tmp_path: Path) -> None:
     assert record
     move = Move(session.program, 2, b"a" * 16)
     with pytest.raises(PeerRefused, match="no program of that move"):
-        a.input(move, 0, 1)
+        a.answers.input(move, 0, 1)
     session.move()
     record = a.journal.get(session.program)
     assert record
-    assert a.input(Move(session.program, 2, record.attempt), 0, 1) == (b"", True)
+    assert a.answers.input(Move(session.program, 2, record.attempt), 0, 1) == (b"", True)
     for wrong in (Move(session.program, 2, b"a" * 16), Move(session.program, 4, record.attempt)):
         with pytest.raises(PeerRefused, match="no program of that move"):
-            a.input(wrong, 0, 1)
+            a.answers.input(wrong, 0, 1)
     session.close()
 
 

@@ -79,7 +79,7 @@ def test_a_message_of_another_call_is_refused(served: Served) -> None:
     refused(served, "Ended", call.metadata, sealed)
     call = session.call(path("Ended"))
     refused(served, "Ended", call.metadata, call.seal(valid("Ended")) + b"\x08\x01")
-    assert served.node._told is None
+    assert served.node.news.told is None
 
 
 def test_a_message_that_is_too_short_for_a_seal(served: Served) -> None:

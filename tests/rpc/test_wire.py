@@ -18,6 +18,7 @@ from wasmsr.migrate.events import Event
 from wasmsr.migrate.files.modules import Modules
 from wasmsr.migrate.handover.endpoint import Endpoint
 from wasmsr.migrate.journal.journal import Journal
+from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.protocol import (
     PIECE,
     PROTOCOL,
@@ -70,11 +71,11 @@ class Served:
             Journal(folder / "journal"),
             Modules(folder / "modules"),
             self.host,
-            self.peer,
+            Peers(self.peer),
             self.events.append,
             every=1.0,
         )
-        self.server = Server(self.node, self.address, "1.2.3", KEY)
+        self.server = Server(self.node.answers, self.address, "1.2.3", KEY)
 
     def offer(self, counter: Counter) -> Offer:
         return Offer(b"n" * 16, MOVE, counter.describe())
@@ -133,7 +134,7 @@ def test_a_move_over_the_wire(served: Served) -> None:
     assert served.world.running == {MOVE.program: "served"}
     assert served.peer.commit(MOVE, 0.1) is OwnershipState.OWNED
     assert served.peer.abort(MOVE) is OwnershipState.OWNED
-    assert served.node.destination.modules.get(counter.describe().modules[0].digest)
+    assert served.node.destination.uploads.modules.get(counter.describe().modules[0].digest)
 
 
 def test_an_aborted_move_over_the_wire(served: Served) -> None:
@@ -165,7 +166,7 @@ def test_the_end_is_told(served: Served) -> None:
 def test_a_sender_is_kept_a_bounded_number_of_bytes_ahead(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wasmsr.migrate.handover.destination import Reception
+    from wasmsr.migrate.handover.reception import Reception
 
     go = threading.Event()
     write = Reception.write
@@ -193,7 +194,7 @@ def test_interrupt_breaks_a_call_off(served: Served, monkeypatch: pytest.MonkeyP
         go.wait(20)
         return Report(OwnershipState.UNKNOWN)
 
-    monkeypatch.setattr(served.node, "status", slow)
+    monkeypatch.setattr(served.node.answers, "status", slow)
     threading.Timer(0.2, served.peer.interrupt).start()
     began = time.monotonic()
     with pytest.raises(PeerLost, match="interrupted"):
@@ -239,14 +240,14 @@ def test_somebody_else_there() -> None:
 
 def test_a_port_in_use(served: Served) -> None:
     with pytest.raises(MigrationError, match="another process listens there") as caught:
-        Server(served.node, served.address, "", KEY)
+        Server(served.node.answers, served.address, "", KEY)
     assert caught.value.exit_code == 124
     assert "--port" in str(caught.value.hint)
 
 
 def test_an_address_that_is_not_ours(served: Served) -> None:
     with pytest.raises(MigrationError, match=r"cannot listen on 203\.0\.113\.1:"):
-        Server(served.node, Address("203.0.113.1", free_port()), "", KEY)
+        Server(served.node.answers, Address("203.0.113.1", free_port()), "", KEY)
 
 
 # Other versions.
@@ -404,7 +405,7 @@ def test_input_over_the_wire(served: Served, monkeypatch: pytest.MonkeyPatch) ->
         asked.append((move, position, most))
         return given[len(asked) - 1]
 
-    monkeypatch.setattr(served.node, "input", answer)
+    monkeypatch.setattr(served.node.answers, "input", answer)
     assert [served.peer.input(MOVE, 5 * turn, 10 + turn) for turn in range(2)] == given
     assert asked == [(MOVE, 0, 10), (MOVE, 5, 11)]
 
@@ -571,7 +572,7 @@ def test_who_tells_the_end_is_answered_though_the_told_end_stops_at_once(
         stopping[0].start()
         time.sleep(0.3)  # what a loaded machine does to this thread
 
-    monkeypatch.setattr(served.node, "ended", ended)
+    monkeypatch.setattr(served.node.answers, "ended", ended)
     served.peer.ended(MOVE.program, 2, Ending("exited", 0))
     stopping[0].join()
     with pytest.raises(PeerLost):

@@ -1,6 +1,6 @@
 """What a move tells whoever watches: one event at a time, for people and for programs.
 
-Made by `source`, `destination` and `node`; shown by `wasmsr.cli.commands.remote`.
+The wing `handover` makes the events; `wasmsr remote` shows them.
 """
 
 from __future__ import annotations

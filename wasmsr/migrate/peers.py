@@ -1,8 +1,9 @@
-"""The other ends that this one can reach, by address and by node id."""
+"""The other ends that this end can reach, by address and by node id."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 from wasmsr.errors import MigrationError
 from wasmsr.migrate.journal.journal import Record
@@ -24,8 +25,12 @@ class Peers:
     def __len__(self) -> int:
         return len(self._at)
 
+    def __iter__(self) -> Iterator[Peer]:
+        with self._lock:
+            return iter(list(self._at.values()))
+
     def add(self, peer: Peer) -> None:
-        """Add a peer; another one at the same address is replaced."""
+        """Add a peer; it replaces another one at the same address."""
         with self._lock:
             self._at[peer.address] = peer
 
@@ -63,3 +68,18 @@ class Peers:
     def of(self, record: Record | None) -> Peer:
         """Return the peer that a record of the journal names, or the only one."""
         return self.only if record is None else self.at(record.peer)
+
+    def reaches(self, node: bytes) -> bool:
+        """Return whether `named` finds a peer for a node id."""
+        with self._lock:
+            return node in self._named or len(self._at) == 1
+
+    def address_of(self, node: bytes) -> str:
+        """Return how people call the end with a node id: its address, or else its node id."""
+        return self.named(node).address if self.reaches(node) else f"node {node.hex()[:8]}"
+
+    def current(self, address: str) -> str:
+        """Return the address that a record has, or the one that the only peer has now."""
+        with self._lock:
+            one = next(iter(self._at)) if len(self._at) == 1 else address
+        return one

@@ -210,6 +210,11 @@ class PeerRefused(MigrationError):
         self.reason = refusal.reason
 
 
+def refused(reason: Reason, sentence: str, hint: str = "") -> PeerRefused:
+    """Return the error that makes the server answer with a refusal."""
+    return PeerRefused(Refusal(reason, sentence, hint))
+
+
 class JournalError(MigrationError):
     """The journal cannot be written or read; what it said before still holds."""
 

@@ -12,6 +12,7 @@ from wasmsr.migrate.events import Announce
 from wasmsr.migrate.files.modules import Modules
 from wasmsr.migrate.handover.endpoint import Endpoint
 from wasmsr.migrate.journal.journal import Journal
+from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.ports import ProgramHost
 from wasmsr.rpc.address import Address
 from wasmsr.rpc.client import RemotePeer
@@ -50,13 +51,13 @@ class ServedEndpoint:
                 journal,
                 Modules(state / "modules"),
                 host,
-                self._peer,
+                Peers(self._peer),
                 announce,
                 every=every,
                 software=software,
             )
             self.node.recover()
-            self._server = Server(self.node, listen, software, key)
+            self._server = Server(self.node.answers, listen, software, key)
         except BaseException:
             journal.close()
             raise

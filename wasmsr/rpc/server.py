@@ -20,7 +20,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from wasmsr.errors import MigrationError
-from wasmsr.migrate.handover.endpoint import Endpoint
+from wasmsr.migrate.handover.answers import Answers
 from wasmsr.migrate.protocol import PIECE, PROTOCOL, PeerRefused, Reason, Refusal
 from wasmsr.rpc import channel, convert, messages
 from wasmsr.rpc.address import Address
@@ -54,7 +54,7 @@ Requests = Iterator[Any]
 class Server:
     """Serves a node on one address until `stop`."""
 
-    def __init__(self, node: Endpoint, address: Address, software: str, key: bytes) -> None:
+    def __init__(self, answers: Answers, address: Address, software: str, key: bytes) -> None:
         """Bind and starts; who calls must have `key`. Raises MigrationError if the address cannot
         be had."""
         self.address = address
@@ -63,7 +63,7 @@ class Server:
         self._gate = Gate(methods, AT_ONCE)
         self._server = grpc.server(
             ThreadPoolExecutor(AT_ONCE * len(methods) + REFUSALS, thread_name_prefix="wasmsr-rpc"),
-            handlers=[_Handlers(node, software, key, self._gate)],
+            handlers=[_Handlers(answers, software, key, self._gate)],
             options=channel.SERVER,
             maximum_concurrent_rpcs=CALLS,
         )
@@ -115,12 +115,12 @@ def _unusable(address: Address, why: str) -> MigrationError:
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Finds the handler of a call, when its metadata is here and nothing else of it."""
 
-    def __init__(self, node: Endpoint, software: str, key: bytes, gate: Gate) -> None:
-        self._node = node
+    def __init__(self, answers: Answers, software: str, key: bytes, gate: Gate) -> None:
+        self._answers = answers
         self._software = software
         self._gate = gate
-        self._sessions = Sessions(key, node.journal.node)
-        calls = _Calls(node, software)
+        self._sessions = Sessions(key, answers.node)
+        calls = _Calls(answers, software)
         self._methods = {
             f"/{messages.SERVICE}/{name}": (name, kind[0], getattr(calls, name, None))
             for name, kind in messages.methods().items()
@@ -131,7 +131,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
         if found is None:
             other = OTHER_VERSION.match(details.method)
             if other and int(other[1]) != PROTOCOL:
-                self._node.stranger(f"version {other[1]}", "")
+                self._answers.refused_calls.version(f"version {other[1]}", "")
             return None
         name, kind, method = found
         proof = dict(details.invocation_metadata or ()).get(METADATA, b"")
@@ -145,7 +145,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _refuse(self) -> Any:
         def behave(requests: Requests, wire: Any) -> Iterator[bytes]:
-            self._node.rebuff(wire.peer())
+            self._answers.refused_calls.key(wire.peer())
             wire.abort(grpc.StatusCode.UNAUTHENTICATED, "the caller has not this end's key")
             yield b""
 
@@ -156,7 +156,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
             reply = messages.HelloReply(
                 protocol=PROTOCOL,
                 software=self._software,
-                node=self._node.journal.node,
+                node=self._answers.node,
                 nonce=nonce,
                 proof=proof,
             )
@@ -186,7 +186,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
                     log.warning("%s sent what cannot be: %s", wire.peer(), error)
                     wire.abort(grpc.StatusCode.INVALID_ARGUMENT, convert.text(str(error)))
                 except BadSeal as error:
-                    self._node.rebuff(wire.peer())
+                    self._answers.refused_calls.key(wire.peer())
                     wire.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
                 except grpc.RpcError:
                     log.info("%s broke %s off", wire.peer(), name)
@@ -215,17 +215,17 @@ def _unary(answer: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
 class _Calls:
     """The service's methods, under their names in the descriptors: messages to messages."""
 
-    def __init__(self, node: Endpoint, software: str) -> None:
-        self._node = node
+    def __init__(self, answers: Answers, software: str) -> None:
+        self._answers = answers
         self._software = software
 
     @_unary
     def Prepare(self, request: Any) -> Any:
         reply = messages.PrepareReply(
-            protocol=PROTOCOL, software=self._software, node=self._node.journal.node
+            protocol=PROTOCOL, software=self._software, node=self._answers.node
         )
         try:
-            answer = self._node.prepare(convert.offer_in(request))
+            answer = self._answers.prepare(convert.offer_in(request))
             reply.missing.extend(answer.missing)
             reply.held = b"".join(answer.held[: convert.HELD])
             reply.abilities.extend(answer.abilities)
@@ -238,7 +238,7 @@ class _Calls:
             first: Any = next(requests, None)
             if _part(first) != "module":
                 raise Malformed("an upload begins with the module's name")
-            upload = self._node.upload(convert.module_in(first.module))
+            upload = self._answers.upload(convert.module_in(first.module))
             for request in requests:
                 upload.write(_piece(request))
             upload.finish()
@@ -253,7 +253,7 @@ class _Calls:
             first: Any = next(requests, None)
             if _part(first) != "move":
                 raise Malformed("a transfer begins with its move")
-            reception = self._node.begin(convert.move_in(first.move))
+            reception = self._answers.begin(convert.move_in(first.move))
             for request in requests:
                 if _part(request) == "end":
                     held = reception.finish(convert.receipt_in(request.end))
@@ -276,17 +276,17 @@ class _Calls:
         try:
             _same_protocol(request)
             move = convert.move_in(request.move)
-            standing = self._node.commit(move, convert.span_in(request.stopped))
+            standing = self._answers.commit(move, convert.span_in(request.stopped))
         except PeerRefused as error:
             return messages.CommitReply(refusal=convert.refusal_out(error))
         return messages.CommitReply(standing=int(standing))
 
     @_unary
     def Status(self, request: Any) -> Any:
-        node = self._node.journal.node
+        node = self._answers.node
         try:
             _same_protocol(request)
-            return convert.report_out(self._node.status(convert.move_in(request.move)), node)
+            return convert.report_out(self._answers.status(convert.move_in(request.move)), node)
         except PeerRefused as error:
             return messages.StatusReply(
                 protocol=PROTOCOL, node=node, refusal=convert.refusal_out(error)
@@ -296,7 +296,7 @@ class _Calls:
     def Abort(self, request: Any) -> Any:
         try:
             _same_protocol(request)
-            standing = self._node.abort(convert.move_in(request.move))
+            standing = self._answers.abort(convert.move_in(request.move))
         except PeerRefused as error:
             return messages.AbortReply(refusal=convert.refusal_out(error))
         return messages.AbortReply(standing=int(standing))
@@ -305,7 +305,7 @@ class _Calls:
     def Output(self, request: Any) -> Any:
         try:
             _same_protocol(request)
-            unseen = self._node.output(*convert.output_in(request))
+            unseen = self._answers.output(*convert.output_in(request))
         except PeerRefused as error:
             return messages.OutputReply(refusal=convert.refusal_out(error))
         return messages.OutputReply(unseen=unseen)
@@ -314,7 +314,7 @@ class _Calls:
     def Input(self, request: Any) -> Any:
         try:
             _same_protocol(request)
-            data, end = self._node.input(*convert.question_in(request))
+            data, end = self._answers.input(*convert.question_in(request))
         except PeerRefused as error:
             return messages.InputReply(refusal=convert.refusal_out(error))
         return messages.InputReply(data=data, end=end)
@@ -324,7 +324,7 @@ class _Calls:
         try:
             _same_protocol(request)
             program = convert.node_in(request.program)
-            self._node.ended(program, request.epoch, convert.ending_in(request.ending))
+            self._answers.ended(program, request.epoch, convert.ending_in(request.ending))
         except PeerRefused as error:
             return messages.EndedReply(refusal=convert.refusal_out(error))
         return messages.EndedReply()

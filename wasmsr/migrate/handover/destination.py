@@ -1,33 +1,35 @@
 """The destination's half of the hand-over: answer, receive, verify, try, wait, own.
 
-READY is journaled only when all of the state is on disk, verified, and has been restored on trial;
-from then on this end may not forget it before the source says that the attempt was given up, and
-may not run it before the source says that it has decided. OWNED is journaled before the program
-runs. Called by `wasmsr.rpc.server` from its threads and by `node`.
+This end journals READY only when all of the state is on disk, is verified and has been restored on
+trial. From then on, this end may not forget the state before the source says that it has given the
+attempt up, and may not run the program before the source says that it has decided. This end
+journals OWNED before the program runs.
+
+The threads of `wasmsr.rpc.server` call it through `answers`; `endpoint` calls it too.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from wasmsr.errors import ModuleError, SnapshotError, WasmsrError, reason
+from wasmsr.errors import ModuleError, WasmsrError
 from wasmsr.migrate.events import Announce, Event, seconds, size
-from wasmsr.migrate.files.modules import LARGEST, Modules
+from wasmsr.migrate.files.modules import Modules
+from wasmsr.migrate.handover import admission
+from wasmsr.migrate.handover.reception import Reception
+from wasmsr.migrate.handover.uploads import Upload, Uploads
 from wasmsr.migrate.journal import ownership
-from wasmsr.migrate.journal.journal import Incoming, Journal, Record, StateFile
+from wasmsr.migrate.journal.journal import Incoming, Journal, Record
 from wasmsr.migrate.journal.ownership import SettleVerdict
 from wasmsr.migrate.peers import Peers
-from wasmsr.migrate.ports import Arrival, Buffer, MovableProgram, ProgramHost, Relays
+from wasmsr.migrate.ports import Arrival, MovableProgram, ProgramHost, Relays
 from wasmsr.migrate.protocol import (
     ABILITIES,
-    PROTOCOL,
     Answer,
-    Description,
     JournalError,
     ModuleName,
     Move,
@@ -35,22 +37,28 @@ from wasmsr.migrate.protocol import (
     OwnershipState,
     PeerRefused,
     Reason,
-    Receipt,
-    Refusal,
     Report,
+    refused,
 )
-
-PARKED = 4
-"""Most states of which nobody decides that wait here on disk only."""
 
 
 @dataclass
-class Ready:
-    """A program that stands here, restored on trial, and the move that brought it; `came` and
-    `since`: when it came, and when the source was asked last (`time.monotonic`)."""
+class ReadyProgram:
+    """A program that is here, restored on trial, while its source decides.
+
+    Attributes:
+        move: The move that brought it.
+        program: The restored program; it does not run.
+        source: The source's address.
+        size: Bytes of its state.
+        duration: Seconds that receiving it took.
+        since: When the source was asked last (`time.monotonic`).
+        came: When the state was complete (`time.monotonic`).
+    """
 
     move: Move
     program: MovableProgram
+    source: str
     size: int
     duration: float
     since: float
@@ -60,8 +68,12 @@ class Ready:
 class MoveDestination:
     """Takes programs in, one at a time.
 
-    `arrived` is called, in the thread that heard the decision, with each program that this end
-    owns from then on, and starts it. Methods that answer the peer raise PeerRefused to refuse.
+    Methods that answer a peer raise PeerRefused to refuse.
+
+    Attributes:
+        arrived: The thread that hears a decision calls it with the program that this end owns from
+            then on; it starts the program.
+        ready: The program whose source has not decided, or None.
     """
 
     def __init__(
@@ -73,69 +85,38 @@ class MoveDestination:
         arrived: Callable[[MovableProgram], None],
         *,
         peers: Peers,
-        software: str = "",
     ) -> None:
         self.journal = journal
         self.host = host
-        self.modules = modules
+        self.uploads = Uploads(host, modules)
         self.announce = announce
         self.arrived = arrived
         self.peers = peers
-        self.software = software
-        self.ready: Ready | None = None
+        self.ready: ReadyProgram | None = None
         self._offer: Offer | None = None
         self._reception: Reception | None = None
-        self._upload: Upload | None = None
         self._retired = False
         self._lock = threading.RLock()
-
-    @property
-    def peer(self) -> str:
-        """The address of the peer, for people: this end takes programs from one."""
-        return self.peers.only.address
 
     # Preparing.
 
     def prepare(self, offer: Offer) -> Answer:
-        """Return whether the offered program may come, and which of its modules are missing."""
-        if offer.protocol != PROTOCOL:
-            raise refused(
-                Reason.VERSION,
-                f"it speaks version {PROTOCOL} of the migration protocol, not {offer.protocol}",
-                "install the same version of wasmsr on both ends",
-            )
-        if offer.node == self.journal.node:
-            raise refused(Reason.SELF, "the peer is this very end", "--peer names the other end")
+        """Return that the offered program may come, and which of its modules are missing."""
+        node = self.journal.node
+        admission.check_protocol(offer, node)
         with self._lock:
-            self._admit(offer)
+            self._make_room(offer.move)
+            admission.check_journal(self.journal, offer.move)
             if refusal := self.host.refuse(offer.description):
                 raise PeerRefused(refusal)
-            self._check_relays(offer)
-            missing = [
-                module.digest for module in offer.description.modules if not self._has(module)
-            ]
+            admission.check_streams(offer, node, self.peers)
+            missing = self.uploads.missing(offer.description.modules)
             self._offer = offer
             held = self.host.held(offer.move.program)
-            return Answer(self.journal.node, tuple(missing), held, ABILITIES)
+            return Answer(node, missing, held, ABILITIES)
 
-    def _check_relays(self, offer: Offer) -> None:
-        ends = (b"", offer.node, self.journal.node)
-        if offer.description.shown not in ends:
-            raise refused(
-                Reason.FEATURE,
-                "the program's output is shown by a third end, to which it does not speak",
-                "start the program with --stdout-after-move here",
-            )
-        if offer.description.fed not in ends:
-            raise refused(
-                Reason.FEATURE,
-                "the program's input is at a third end, to which it does not speak",
-                "start the program with --stdin-after-move eof",
-            )
-
-    def _admit(self, offer: Offer) -> None:
-        """Refuse an offer that comes at a wrong moment or contradicts the journal."""
-        move = offer.move
+    def _make_room(self, move: Move) -> None:
+        """Refuse a move while another one is in progress here."""
         if self._retired:
             raise refused(Reason.BUSY, "it is about to end")
         if self.ready:
@@ -143,87 +124,55 @@ class MoveDestination:
         if self._reception:
             if self._reception.move.program != move.program:
                 raise refused(Reason.BUSY, "it is receiving another program")
-            # Nothing was promised for it, so a later attempt may take its place.
+            # This end has promised nothing yet, so a later attempt may replace the earlier one.
             self._reception.cancel()
-        record = self.journal.get(move.program)
-        if record and record.incoming:
-            raise refused(Reason.BUSY, "it waits for the decision on an earlier attempt")
-        if len(self.parked()) >= PARKED:
-            raise refused(
-                Reason.BUSY,
-                f"it keeps {PARKED} states whose owners have not decided",
-                "`wasmsr remote --forget PROGRAM` there removes one",
-            )
-        if record and not _may_follow(record, move):
-            raise refused(
-                Reason.OWNERSHIP,
-                f"its journal says that program {move.program.hex()[:8]} is "
-                f"{record.standing.name} in epoch {record.epoch}, so nobody can hand it over "
-                f"in epoch {move.epoch}",
-            )
-        for other in self.journal.records():
-            if other.standing in (OwnershipState.OWNED, OwnershipState.OFFERED):
-                raise refused(Reason.BUSY, "it has a program of its own")
-            unheard = other.standing is OwnershipState.HANDED and not other.confirmed
-            if unheard and other.program != move.program:
-                raise refused(Reason.BUSY, "it is still handing a program over")
-        if record and record.standing is OwnershipState.HANDED and not record.confirmed:
-            # Only its owner can offer it in this epoch: the answer to our Commit was lost.
-            try:
-                self.journal.put(replace(record, confirmed=True))
-            except JournalError as error:
-                raise refused(Reason.STORAGE, error.message) from error
-
-    def _has(self, module: ModuleName) -> bool:
-        if module.size > LARGEST:
-            raise refused(
-                Reason.LIMIT,
-                f"a module of {size(module.size)} is more than it takes ({size(LARGEST)})",
-            )
-        binary = self._module(module.digest)
-        if binary is None:
-            return False
-        self._compile(binary)
-        return True
-
-    def _module(self, digest: bytes) -> Buffer | None:
-        return self.host.module(digest) or self.modules.get(digest)
-
-    def _compile(self, binary: Buffer) -> None:
-        try:
-            self.host.admit(binary)
-        except ModuleError as error:
-            raise refused(Reason.MODULE, f"the module does not load there: {error}") from error
 
     def upload(self, module: ModuleName) -> Upload:
         """Begin to receive a module that `prepare` named as missing."""
         with self._lock:
             offered = self._offer.description.modules if self._offer else ()
-            if (module.digest, module.size) not in [(one.digest, one.size) for one in offered]:
-                raise refused(Reason.MODULE, "this module was not asked for")
-            if self._upload is not None:  # one at a time: they are held in memory
-                self._upload.drop()
-            self._upload = Upload(self, module)
-            return self._upload
+            return self.uploads.begin(module, offered)
 
     # Receiving.
 
     def begin(self, move: Move) -> Reception:
-        """Begin to receive the state of the program that was last prepared."""
+        """Begin to receive the state of the program that was prepared last."""
         with self._lock:
             if self._offer is None or self._offer.move != move:
                 raise refused(Reason.OWNERSHIP, "it was not prepared for this attempt")
-            self._reception = Reception(self, move, self._offer.description)
-            self._offer = None
+            offer, self._offer = self._offer, None
+            description = offer.description
+            arrival = self.host.arrival(self.relays(move, description.shown, description.fed))
+            source = self.peers.address_of(offer.node)
+            self._reception = Reception(self, move, description, source, arrival)
             return self._reception
 
-    def receiving(self, move: Move) -> bool:
-        """Return whether this attempt's state is on its way in."""
+    @property
+    def receiving(self) -> Move | None:
+        """The attempt whose state is being received, or None."""
         reception = self._reception
-        return reception is not None and reception.move == move
+        return None if reception is None else reception.move
+
+    def is_current(self, reception: Reception) -> bool:
+        """Return whether the reception is still the one in progress."""
+        return self._reception is reception
+
+    def drop(self, reception: Reception) -> bool:
+        """End the reception if it is still in progress; return whether it was."""
+        with self._lock:
+            current = self._reception is reception
+            if current:
+                self._reception = None
+            return current
 
     def relays(self, move: Move, shown: bytes, fed: bytes) -> Relays:
-        """Return where the streams of a program are that comes by this move."""
+        """Return how a program that comes by `move` reaches its streams.
+
+        Args:
+            move: The move.
+            shown: Node id of the end that shows the program's output; b"" for the program's own.
+            fed: Node id of the end that has the program's input; b"" for the program's own.
+        """
         here = (b"", self.journal.node)
         return Relays(
             shown,
@@ -231,28 +180,31 @@ class MoveDestination:
             move.epoch,
             None if shown in here else partial(self.peers.named(shown).output, move),
             None if fed in here else partial(self._input, fed, move),
-            partial(self._say_of_output, move),
+            partial(self._say_of_output, shown, move),
         )
 
-    def _say_of_output(self, move: Move, kind: str, text: str, values: dict[str, object]) -> None:
-        program = move.program.hex()
-        self.announce(Event(kind, text, {"peer": self.peer, "program": program, **values}))
+    def _say_of_output(
+        self, shown: bytes, move: Move, kind: str, text: str, values: dict[str, object]
+    ) -> None:
+        peer, program = self.peers.address_of(shown), move.program.hex()
+        self.announce(Event(kind, text, {"peer": peer, "program": program, **values}))
 
     def _input(self, node: bytes, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        peer = self.peers.named(node)
         try:
-            return self.peers.named(node).input(move, position, most)
+            return peer.input(move, position, most)
         except PeerRefused as error:
-            values: dict[str, object] = {"peer": self.peer, "program": move.program.hex()}
+            values: dict[str, object] = {"peer": peer.address, "program": move.program.hex()}
             self.announce(Event("input-cut", f"the program's input is cut: {error}", values))
             raise
 
     def restore(
         self, program: bytes, arrival: Arrival, digests: tuple[bytes, ...]
     ) -> MovableProgram:
-        """Make a standing program of a state that was read. Raises WasmsrError."""
+        """Make a paused program of a state that was read. Raises WasmsrError."""
         binaries = {}
         for digest in digests:
-            binary = self._module(digest)
+            binary = self.uploads.binary(digest)
             if binary is None:
                 raise ModuleError(
                     f"the module {digest.hex()[:12]} of program {program.hex()[:8]} is gone"
@@ -260,15 +212,40 @@ class MoveDestination:
             binaries[digest] = binary
         return arrival.restore(program, binaries)
 
+    def hold(
+        self, reception: Reception, incoming: Incoming, program: MovableProgram, duration: float
+    ) -> None:
+        """Journal READY and keep the program until the source's decision."""
+        move = reception.move
+        with self._lock:
+            try:
+                reception.check()
+                record = self.journal.get(move.program) or Record(
+                    move.program, peer=reception.source
+                )
+                self.journal.put(replace(record, incoming=incoming))
+            except JournalError as error:
+                # The state's file stays: if the record has reached the disk, it names the file.
+                program.close()
+                raise refused(Reason.STORAGE, error.message) from error
+            except PeerRefused:
+                program.close()
+                raise
+            now = time.monotonic()
+            self.ready = ReadyProgram(
+                move, program, reception.source, reception.received, duration, now, now
+            )
+            self._reception = None
+
     # Deciding.
 
     def recover(self) -> None:
-        """Restore what an earlier process had READY. Raises WasmsrError if that fails."""
+        """Restore the program that an earlier process had READY. Raises WasmsrError."""
         for record in self.journal.records():
             if record.incoming and not record.incoming.parked:
-                self.ready = self._again(record, record.incoming)
+                self.ready = self._from_disk(record, record.incoming)
 
-    def _again(self, record: Record, incoming: Incoming) -> Ready:
+    def _from_disk(self, record: Record, incoming: Incoming) -> ReadyProgram:
         """Return a READY program from its file. Raises WasmsrError."""
         move = incoming.move(record.program)
         arrival = self.host.arrival(self.relays(move, incoming.shown, incoming.fed))
@@ -278,11 +255,14 @@ class MoveDestination:
             length += len(piece)
         program = self.restore(record.program, arrival, incoming.modules)
         now = time.monotonic()
-        return Ready(move, program, length, 0.0, now, now)
+        source = self.peers.current(incoming.source)
+        return ReadyProgram(move, program, source, length, 0.0, now, now)
 
     def park(self) -> None:
-        """Keep what is READY on disk only, so that other programs may come. Nothing is forgotten:
-        when the decision comes it is restored from there."""
+        """Keep the READY state on disk only, so that other programs may come.
+
+        When the decision comes, this end restores the program from the disk.
+        """
         with self._lock:
             ready = self.ready
             record = self.journal.get(ready.move.program) if ready else None
@@ -301,22 +281,22 @@ class MoveDestination:
             self.announce(
                 Event(
                     "parked",
-                    f"{self.peer} does not decide who owns program {program[:8]}: its state waits "
-                    f"in {path}, and other programs may come meanwhile",
-                    {"peer": self.peer, "program": program, "file": str(path)},
+                    f"{ready.source} does not decide who owns program {program[:8]}: its state "
+                    f"waits in {path}, and other programs may come meanwhile",
+                    {"peer": ready.source, "program": program, "file": str(path)},
                 )
             )
 
-    def parked(self) -> list[Move]:
-        """Return the moves whose state waits on disk only."""
+    def parked(self) -> list[tuple[Move, str]]:
+        """Return the moves whose states are parked, each with the address of its source."""
         return [
-            record.incoming.move(record.program)
-            for record in self.journal.records()
-            if record.incoming and record.incoming.parked
+            (record.incoming.move(record.program), self.peers.current(record.incoming.source))
+            for record in admission.parked_records(self.journal)
+            if record.incoming
         ]
 
-    def _unpark(self, record: Record, incoming: Incoming) -> Ready:
-        """Make a parked state READY again, whose decision has come. Raises PeerRefused."""
+    def _unpark(self, record: Record, incoming: Incoming) -> ReadyProgram:
+        """Restore a parked state whose decision has come. Raises PeerRefused."""
         owned = any(
             other.standing in (OwnershipState.OWNED, OwnershipState.OFFERED)
             for other in self.journal.records()
@@ -324,12 +304,19 @@ class MoveDestination:
         if self._retired or self.ready or self._reception or owned:
             raise refused(Reason.BUSY, "it has another program; this one waits on its disk")
         try:
-            return self._again(record, incoming)
+            return self._from_disk(record, incoming)
         except (WasmsrError, OSError, MemoryError) as error:
             raise refused(Reason.STATE, f"it cannot restore the program: {error}") from error
 
     def commit(self, move: Move, stopped: float) -> OwnershipState:
-        """Own the program after the source's decision and let it run; say so again if repeated."""
+        """Own the program after the source's decision, and start it.
+
+        A repeated Commit changes nothing and gets the same answer.
+
+        Args:
+            move: The attempt that the source has decided for.
+            stopped: Seconds since the source stopped the program.
+        """
         with self._lock:
             ready = self.ready
             record = self.journal.get(move.program)
@@ -348,6 +335,7 @@ class MoveDestination:
                         standing=OwnershipState.OWNED,
                         epoch=move.epoch,
                         attempt=move.attempt,
+                        peer=ready.source,
                         file="",
                         received=record.incoming.file,
                         confirmed=False,
@@ -361,20 +349,20 @@ class MoveDestination:
                 self.ready = None
             self.arrived(ready.program)
             self._announce_arrival(ready, stopped + time.monotonic() - began)
-        # What this end handed away earlier is older than what it has now.
+        # The state that this end handed away earlier is older than the program it has now.
         self.journal.discard(record.file)
         return OwnershipState.OWNED
 
-    def _announce_arrival(self, ready: Ready, downtime: float) -> None:
-        # Under the lock, which `retire` takes: a program that ends at once is said to have come
-        # before it is said to have ended.
+    def _announce_arrival(self, ready: ReadyProgram, downtime: float) -> None:
+        # Under the lock, which `retire` takes: even if a program ends at once, its arrival is
+        # announced before its end.
         self.announce(
             Event(
                 "arrived",
-                f"moved here from {self.peer}: {size(ready.size)} in {seconds(ready.duration)}, "
+                f"moved here from {ready.source}: {size(ready.size)} in {seconds(ready.duration)}, "
                 f"downtime {seconds(downtime)}",
                 {
-                    "peer": self.peer,
+                    "peer": ready.source,
                     "program": ready.move.program.hex(),
                     "epoch": ready.move.epoch,
                     "bytes": ready.size,
@@ -385,7 +373,7 @@ class MoveDestination:
         )
 
     def abort(self, move: Move) -> OwnershipState:
-        """Forget an attempt that the source has given up."""
+        """Forget an attempt that the source has given up; return what the journal then says."""
         with self._lock:
             if self._offer and self._offer.move == move:
                 self._offer = None
@@ -405,18 +393,25 @@ class MoveDestination:
                 if self.ready and self.ready.move == move:
                     self.ready.program.close()
                     self.ready = None
+                source = self.peers.current(incoming.source)
                 self.announce(
                     Event(
                         "given-up",
-                        f"{self.peer} took a move back; the program runs on there",
-                        {"peer": self.peer, "program": move.program.hex()},
+                        f"{source} took a move back; the program runs on there",
+                        {"peer": source, "program": move.program.hex()},
                     )
                 )
             return ownership.report(self.journal.get(move.program), move).standing
 
     def retire(self, ended: bytes = b"") -> bool:
-        """Take no programs any more, so that this end may end; False if one is here already that
-        it owns or may own, `ended` apart."""
+        """Take no more programs, so that this end may end.
+
+        Args:
+            ended: The id of a program that has ended, which does not count.
+
+        Returns:
+            False if this end owns or may own another program.
+        """
         with self._lock:
             owned = [
                 r.program for r in self.journal.records() if r.standing is OwnershipState.OWNED
@@ -438,184 +433,13 @@ class MoveDestination:
         elif verdict is SettleVerdict.DROP:
             self.abort(move)
 
-    def say_refused(self, error: PeerRefused) -> None:
-        """Say here too why a program was refused."""
+    def say_refused(self, error: PeerRefused, source: str) -> None:
+        """Report here too why a program of the end at the address `source` was refused."""
         hint = f"; hint: {error.hint}" if error.hint else ""
         self.announce(
             Event(
                 "refused",
-                f"refused a program from {self.peer}: {error}{hint}",
-                {"peer": self.peer, "reason": error.reason.name.lower(), "message": str(error)},
+                f"refused a program from {source}: {error}{hint}",
+                {"peer": source, "reason": error.reason.name.lower(), "message": str(error)},
             )
         )
-
-
-class Upload:
-    """A module on its way in."""
-
-    def __init__(self, destination: MoveDestination, module: ModuleName) -> None:
-        self._destination = destination
-        self._module = module
-        self._binary = bytearray()
-        self._dropped = False
-
-    def drop(self) -> None:
-        """Give up: a later upload takes its place."""
-        self._dropped = True
-        self._binary = bytearray()
-
-    def _check(self) -> None:
-        if self._dropped:
-            raise refused(Reason.BUSY, "a later upload took this one's place")
-
-    def write(self, piece: Buffer) -> None:
-        """Append. Raises PeerRefused if that is more than was announced."""
-        self._check()
-        if len(self._binary) + len(piece) > self._module.size:
-            raise refused(Reason.MODULE, "the module is longer than announced")
-        self._binary += piece
-
-    def finish(self) -> None:
-        """Check the digest, compile the module and keep it. Raises PeerRefused."""
-        self._check()
-        binary, self._binary = self._binary, bytearray()
-        if hashlib.sha256(binary).digest() != self._module.digest:
-            raise refused(Reason.MODULE, "the module does not have the digest that was announced")
-        destination = self._destination
-        destination._compile(binary)
-        try:
-            destination.modules.put(binary, self._module.digest)
-        except JournalError as error:
-            raise refused(Reason.STORAGE, error.message) from error
-
-
-class Reception:
-    """A program's state on its way in.
-
-    Attributes:
-        received: bytes written so far.
-    """
-
-    def __init__(self, destination: MoveDestination, move: Move, description: Description) -> None:
-        self.move = move
-        self._destination = destination
-        self._description = description
-        self._digest = hashlib.sha256()
-        self._began = time.monotonic()
-        relays = destination.relays(move, description.shown, description.fed)
-        self._arrival = destination.host.arrival(relays)
-        try:
-            self._file: StateFile = destination.journal.state(move, "received")
-        except JournalError as error:
-            raise refused(Reason.STORAGE, error.message) from error
-
-    @property
-    def received(self) -> int:
-        """Bytes of the state that came so far."""
-        return self._file.size
-
-    def write(self, piece: Buffer) -> None:
-        """Append to the state. Raises PeerRefused."""
-        self._check()
-        try:
-            self._file.write(piece)
-            self._arrival.feed(piece)
-        except JournalError as error:
-            raise refused(Reason.STORAGE, error.message) from error
-        except SnapshotError as error:
-            raise refused(Reason.STATE, f"what it was sent is not usable: {error}") from error
-        except ValueError:  # closed by `cancel` in another thread
-            self._check()
-            raise
-        self._digest.update(piece)
-        self._destination.announce(Event("progress", "", {"bytes": self.received}))
-
-    def finish(self, receipt: Receipt) -> Receipt:
-        """Verify what came, restore it on trial and journal READY. Raises PeerRefused.
-
-        The trial is what will run: a Commit then only starts it.
-        """
-        destination, move = self._destination, self.move
-        self._check()
-        held = Receipt(self.received, self._digest.digest())
-        if held != receipt:
-            raise refused(Reason.STATE, "the state did not arrive as it was sent")
-        incoming = Incoming(
-            epoch=move.epoch,
-            attempt=move.attempt,
-            source=destination.peer,
-            file=self._file.name,
-            modules=tuple(module.digest for module in self._description.modules),
-            shown=self._description.shown,
-            fed=self._description.fed,
-        )
-        try:
-            self._file.commit()
-            program = destination.restore(move.program, self._arrival, incoming.modules)
-        except JournalError as error:
-            raise refused(Reason.STORAGE, error.message) from error
-        except (WasmsrError, OSError, MemoryError) as error:
-            destination.journal.discard(self._file.name)
-            hint = getattr(error, "hint", None) or _hint(self._description)
-            sentence = f"it cannot restore the program: {reason(error)}"
-            raise refused(Reason.STATE, sentence, hint) from error
-        with destination._lock:
-            try:
-                self._check()
-                record = destination.journal.get(move.program) or Record(
-                    move.program, peer=destination.peer
-                )
-                destination.journal.put(replace(record, incoming=incoming))
-            except (JournalError, PeerRefused) as error:
-                # The file stays: if the record did reach the disk, it names it.
-                program.close()
-                raise refused(Reason.STORAGE, error.message) from error
-            now = time.monotonic()
-            duration = now - self._began
-            destination.ready = Ready(move, program, held.size, duration, now, now)
-            destination._reception = None
-        return held
-
-    def failed(self, error: PeerRefused) -> None:
-        """Say here too why the program was refused, if the source has not taken it back."""
-        if self._destination._reception is self:
-            self._destination.say_refused(error)
-
-    def cancel(self) -> None:
-        """Forget what came; does nothing once READY."""
-        with self._destination._lock:
-            if self._destination._reception is self:
-                self._destination._reception = None
-                self._file.discard()
-
-    def _check(self) -> None:
-        if self._destination._reception is not self:
-            raise refused(Reason.OWNERSHIP, "the source has given this attempt up")
-
-
-def refused(reason: Reason, sentence: str, hint: str = "") -> PeerRefused:
-    """Return the error that makes the server answer with a refusal."""
-    return PeerRefused(Refusal(reason, sentence, hint))
-
-
-def _hint(description: Description) -> str:
-    """Return what may help where a program's files are not as it left them."""
-    stay = [mount.guest for mount in description.mounts if mount.mode in ("host", "ro")]
-    if not stay:
-        return ""
-    options = " ".join(f"--dir HOST::{guest}::carry" for guest in stay)
-    return (
-        "files in folders that stay must be the same at both ends: start both in the same folder, "
-        f"or let them travel along, {options} at both ends"
-    )
-
-
-def _may_follow(record: Record, move: Move) -> bool:
-    """Return whether the source of `move`, which says that it owns the program in the epoch
-    before, can be right, given our record."""
-    claimed = move.epoch - 1
-    if record.standing is OwnershipState.UNKNOWN:
-        return True
-    if record.standing is OwnershipState.HANDED:
-        return claimed >= record.epoch
-    return record.standing is OwnershipState.LOST and claimed > record.epoch

@@ -1,9 +1,9 @@
 """The source's half of the hand-over: prepare, stop, stream, decide, commit.
 
-The record HANDED is the one decision. Before it is on disk this end owns the program and a failure
-resumes it, after ABORTED (the record OWNED that names the attempt) is on disk; from HANDED on this
-end never runs the program and only repeats Commit. `endpoint` drives it,
-over the ports `MovableProgram` and `Peer` and the journal.
+The record HANDED is the one decision. Before HANDED is on disk, this end owns the program: after a
+failure it first journals that it has given the attempt up (OWNED, with the attempt's id), and then
+resumes the program. After HANDED is on disk, this end never runs the program; it only repeats
+Commit. `endpoint` calls this half.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ class MoveSource:
         self._unheard: tuple[Move, Peer] | None = None
         self._reason = ""
 
-    def _peer(self, program: bytes) -> Peer:
+    def peer_of(self, program: bytes) -> Peer:
         """Return the only peer, or of several the one that the journal names for a program."""
         return self.peers.only if len(self.peers) == 1 else self.peers.of(self.journal.get(program))
 
     def own(self, program: MovableProgram, to: Peer | None = None) -> None:
         """Journal that a program which begins here is owned here. Raises JournalError."""
-        peer = to or self._peer(program.id)
+        peer = to or self.peer_of(program.id)
         self.journal.put(Record(program.id, OwnershipState.OWNED, epoch=1, peer=peer.address))
 
     def prepare(
@@ -100,7 +100,7 @@ class MoveSource:
         Returns the digests of the pieces of files that it has. Nothing is journaled. Raises
         PeerLost or PeerRefused.
         """
-        peer = to or self._peer(program.id)
+        peer = to or self.peer_of(program.id)
         if self._unheard:
             # It may still be READY for the attempt before; see `_give_up`.
             self._unheard[1].abort(self._unheard[0])
@@ -147,7 +147,7 @@ class MoveSource:
         Returns None if that came to nothing: the program then runs on here, or has ended, or, when
         `stop` is set, stands. Raises HandedAway if `stop` was set after the decision.
         """
-        peer = to or self._peer(program.id)
+        peer = to or self.peer_of(program.id)
         move = self.next_move(program.id)
         self.refused = False
         try:
@@ -199,7 +199,7 @@ class MoveSource:
         self, program: MovableProgram, move: Move, held: tuple[bytes, ...]
     ) -> tuple[Receipt, str, float]:
         """Send the state to the peer and the disk, and return when both have all of it."""
-        peer = self._peer(move.program)
+        peer = self.peer_of(move.program)
         began = time.monotonic()
         digest = hashlib.sha256()
         sending = peer.transfer(move)
@@ -232,7 +232,7 @@ class MoveSource:
         `stopped` is when the program was stopped (`time.monotonic`), or None where that is not
         known. Raises HandedAway when `stop` is set before the peer has confirmed.
         """
-        peer = self._peer(move.program)
+        peer = self.peer_of(move.program)
         delay = FIRST_DELAY
         complained = ""
         while not self._confirmed(move):
@@ -256,7 +256,7 @@ class MoveSource:
 
     def _ask_to_run(self, move: Move, stopped: float | None) -> str:
         """Send one Commit and return what is wrong, or "" if the peer owns the program."""
-        peer = self._peer(move.program)
+        peer = self.peer_of(move.program)
         try:
             span = time.monotonic() - stopped if stopped is not None else 0.0
             standing = peer.commit(move, span)
@@ -310,7 +310,7 @@ class MoveSource:
             self.commit(move)
 
     def _ask_until_answered(self, move: Move) -> Report:
-        peer = self._peer(move.program)
+        peer = self.peer_of(move.program)
         delay = FIRST_DELAY
         told = False
         while True:
@@ -342,7 +342,7 @@ class MoveSource:
         )
 
     def _handed_away(self, move: Move) -> HandedAway:
-        peer = self._peer(move.program)
+        peer = self.peer_of(move.program)
         record = self.journal.get(move.program)
         file = self.journal.path(record.file) if record and record.file else "(gone)"
         return HandedAway(
@@ -354,7 +354,7 @@ class MoveSource:
         )
 
     def _journal_offer(self, move: Move, to: Peer | None = None) -> None:
-        peer = to or self._peer(move.program)
+        peer = to or self.peer_of(move.program)
         with self.journal.lock:
             record = self.journal.get(move.program)
             # OFFERED it still says where only the peer's word took the last attempt back.
@@ -403,7 +403,7 @@ class MoveSource:
         good; without either the program must stand, since the peer may be READY and this process
         may be killed.
         """
-        peer = self._peer(move.program)
+        peer = self.peer_of(move.program)
         told = False
         while not self._journal_given_up(move):
             try:
@@ -437,7 +437,7 @@ class MoveSource:
         return True
 
     def _not_moved(self, move: Move, error: Exception, to: Peer | None = None) -> None:
-        peer = to or self._peer(move.program)
+        peer = to or self.peer_of(move.program)
         reason = error.reason.name.lower() if isinstance(error, PeerRefused) else "failed"
         self.refused = isinstance(error, PeerRefused) and error.reason is not Reason.BUSY
         message = str(error)
