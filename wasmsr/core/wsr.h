@@ -173,8 +173,9 @@ typedef struct {
   wsr_bounds bounds;
 } wsr_memory_view;
 
-/* The code that a snapshot has for a type: of a reference, that of its nullable top type. */
-uint32_t wsr_type_code(wsr_type type);
+/* The top of the hierarchy that a reference type is in (any, func, extern or exn), as the code of
+ * the nullable reference to it. Of another type, the type itself. Snapshots name types so. */
+uint32_t wsr_top_type(wsr_type type);
 
 typedef struct {
   uint64_t *elements; /* 0 is null, otherwise address plus one */

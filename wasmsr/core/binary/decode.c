@@ -163,10 +163,8 @@ static bool read_global_type(const wsr_module *m, wsr_reader *r, wsr_global_type
 /* ---- sections ---- */
 
 /* A vector of value types, appended to the pool. */
-static bool read_type_vector(wsr_module *m, wsr_reader *r, wsr_type **pool, const wsr_type **types,
-                             uint32_t *n) {
+static bool read_type_vector(wsr_module *m, wsr_reader *r, wsr_type **pool, uint32_t *n) {
   READ(read_length(r, 1, n));
-  *types = *pool;
   for (uint32_t i = 0; i < *n; i++) READ(wsr_read_value_type(m, r, (*pool)++));
   if (*n > WSR_MAX_ARITY)
     return wsr_fail(r->error, WSR_LIMIT, wsr_at(r),
@@ -194,15 +192,19 @@ static bool read_sub_type(wsr_module *m, wsr_reader *r, uint32_t index, wsr_type
     }
     READ(wsr_read_byte(r, &form));
   }
-  if (form != 0x60) {
+  if (form != WSR_FUNCTION_TYPE) {
     r->at--;
     if (form == 0x5E || form == 0x5F) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_GC);
     if (form == 0x5D) return wsr_lack(r->error, wsr_at(r), WSR_FEATURE_STACK_SWITCHING);
     return malformed(r, "malformed type form");
   }
-  wsr_function_type *type = &m->types[index];
-  READ(read_type_vector(m, r, pool, &type->params, &type->n_params));
-  return read_type_vector(m, r, pool, &type->results, &type->n_results);
+  wsr_composite_type *type = &m->types[index];
+  uint32_t n_results;
+  *type = (wsr_composite_type){.kind = form, .fields = *pool};
+  READ(read_type_vector(m, r, pool, &type->n_params));
+  READ(read_type_vector(m, r, pool, &n_results));
+  type->n_fields = type->n_params + n_results;
+  return true;
 }
 
 /* A type must fit the supertype that it declares (3.1.3). */
@@ -214,10 +216,7 @@ static bool check_super(wsr_module *m, wsr_reader *r, uint32_t index) {
     return wsr_fail(r->error, WSR_LIMIT, wsr_at(r), "a type has more than %u supertypes",
                     WSR_MAX_SUPERTYPES);
   sub->depth = (uint8_t)(super->depth + 1);
-  const wsr_function_type *a = &m->types[index], *b = &m->types[sub->super];
-  if (super->final ||
-      !wsr_are_subtypes(m->subtypes, b->params, b->n_params, a->params, a->n_params) ||
-      !wsr_are_subtypes(m->subtypes, a->results, a->n_results, b->results, b->n_results))
+  if (super->final || !wsr_composite_matches(m->subtypes, &m->types[index], &m->types[sub->super]))
     return wsr_fail(r->error, WSR_INVALID, wsr_at(r), "sub type %u does not match super type",
                     index);
   return true;
@@ -284,7 +283,7 @@ static bool type_section(wsr_module *m, wsr_reader *r) {
 }
 
 static bool add_function(wsr_module *m, wsr_reader *r, uint32_t type) {
-  if (type >= m->n.types) return invalid(r, "unknown type");
+  if (!wsr_is_function_type(m, type)) return invalid(r, "unknown type");
   m->functions[m->n.functions++].type = type;
   return true;
 }
@@ -298,8 +297,9 @@ static bool read_tag_type(const wsr_module *m, wsr_reader *r, uint32_t *type) {
     return malformed(r, "malformed tag attribute");
   }
   READ(wsr_read_u32(r, type));
-  if (*type >= m->n.types) return invalid(r, "unknown type");
-  if (m->types[*type].n_results) return invalid(r, "non-empty tag result type");
+  if (!wsr_is_function_type(m, *type)) return invalid(r, "unknown type");
+  if (m->types[*type].n_fields != m->types[*type].n_params)
+    return invalid(r, "non-empty tag result type");
   return true;
 }
 
@@ -545,8 +545,7 @@ static bool data_section(wsr_module *m, wsr_reader *r) {
 static bool start_section(wsr_module *m, wsr_reader *r) {
   READ(wsr_read_u32(r, &m->n.start));
   if (m->n.start >= m->n.functions) return invalid(r, "unknown function");
-  const wsr_function_type *type = &m->types[m->functions[m->n.start].type];
-  if (type->n_params || type->n_results)
+  if (wsr_type_of(m, m->n.start)->n_fields)
     return invalid(r, "start function must have no parameters and no results");
   return true;
 }
@@ -775,7 +774,7 @@ bool wsr_check_constant(const wsr_module *m, wsr_reader *r, wsr_type type, uint3
 void wsr_module_counts(const wsr_module *m, wsr_counts *counts) { *counts = m->n; }
 
 void wsr_module_function_type(const wsr_module *m, uint32_t function, wsr_function_type *out) {
-  *out = m->types[m->functions[function].type];
+  *out = wsr_function_of(wsr_type_of(m, function));
 }
 
 void wsr_module_import(const wsr_module *m, uint32_t index, wsr_extern *out) {
@@ -799,7 +798,7 @@ void wsr_module_global(const wsr_module *m, uint32_t index, wsr_global_type *out
 }
 
 void wsr_module_tag(const wsr_module *m, uint32_t index, wsr_function_type *out) {
-  *out = m->types[m->tags[index]];
+  *out = wsr_function_of(&m->types[m->tags[index]]);
 }
 
 void wsr_module_body(const wsr_module *m, uint32_t function, uint32_t *begin, uint32_t *end) {

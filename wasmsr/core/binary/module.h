@@ -47,9 +47,9 @@ typedef struct {
 struct wsr_module {
   const uint8_t *bytes;
   uint32_t size;
-  wsr_function_type *types;
+  wsr_composite_type *types;
   wsr_subtype *subtypes;
-  wsr_type *type_pool; /* all parameters and results */
+  wsr_type *type_pool; /* the fields of all types */
   wsr_extern *imports, *exports;
   wsr_function_def *functions;
   wsr_bounds *tables, *memories;
@@ -68,6 +68,15 @@ struct wsr_module {
   _Atomic uint32_t invalid; /* one that could not be compiled for its body, or WSR_NONE */
   _Atomic uint32_t uses;    /* by its owner and by the stores that hold instances of it */
 };
+
+/* Whether the index names a function type. */
+static inline bool wsr_is_function_type(const wsr_module *module, uint64_t index) {
+  return index < module->n.types && module->types[index].kind == WSR_FUNCTION_TYPE;
+}
+/* The type of the function of that index. */
+static inline const wsr_composite_type *wsr_type_of(const wsr_module *module, uint32_t function) {
+  return &module->types[module->functions[function].type];
+}
 
 /* Check a constant expression of that type and move past it; globals below `n_globals` are
  * visible. */

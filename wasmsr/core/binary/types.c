@@ -32,16 +32,19 @@ const char *wsr_type_name(wsr_type type) {
   }
 }
 
-static uint32_t top_of(wsr_type type) {
+uint32_t wsr_top_type(wsr_type type) {
   switch (type & 0xFF) {
     case WSR_NOFUNC: return WSR_FUNCREF;
     case WSR_NOEXTERN: return WSR_EXTERNREF;
     case WSR_NOEXN: return WSR_EXNREF;
+    case WSR_EQREF:
+    case WSR_I31REF:
+    case WSR_STRUCTREF:
+    case WSR_ARRAYREF:
+    case WSR_NONE_REF: return WSR_ANYREF;
     default: return type & 0xFF;
   }
 }
-
-uint32_t wsr_type_code(wsr_type type) { return top_of(type); }
 
 /* ---- reading ---- */
 
@@ -50,12 +53,12 @@ static uint32_t feature_of(uint8_t code) {
   switch (code) {
     case 0x78: /* packed i8 and i16 */
     case 0x77:
-    case 0x6A: /* array, struct, i31, eq, any, none */
-    case 0x6B:
-    case 0x6C:
-    case 0x6D:
-    case 0x6E:
-    case 0x71: return WSR_FEATURE_GC;
+    case WSR_ARRAYREF:
+    case WSR_STRUCTREF:
+    case WSR_I31REF:
+    case WSR_EQREF:
+    case WSR_ANYREF:
+    case WSR_NONE_REF: return WSR_FEATURE_GC;
     case 0x68: /* cont, nocont */
     case 0x75: return WSR_FEATURE_STACK_SWITCHING;
     case WSR_EXNREF:
@@ -136,11 +139,12 @@ bool wsr_read_reference_type(const wsr_module *m, wsr_reader *r, wsr_type *out) 
 bool wsr_is_subtype(const wsr_subtype *subtypes, wsr_type a, wsr_type b) {
   if (a == b || a == WSR_ANY) return true;
   if (a == WSR_ANY_REFERENCE) return wsr_is_reference(b);
-  if (!wsr_is_reference(a) || !wsr_is_reference(b) || top_of(a) != top_of(b)) return false;
+  if (!wsr_is_reference(a) || !wsr_is_reference(b) || wsr_top_type(a) != wsr_top_type(b))
+    return false;
   if (b & WSR_NOT_NULL && !(a & WSR_NOT_NULL)) return false;
   const uint32_t heap = b & 0xFF;
-  if (!(b & WSR_INDEXED) && heap == top_of(b)) return true;
-  if (!(a & WSR_INDEXED)) return (a & 0xFF) != top_of(a); /* a bottom type */
+  if (!(b & WSR_INDEXED) && heap == wsr_top_type(b)) return true;
+  if (!(a & WSR_INDEXED)) return (a & 0xFF) != wsr_top_type(a); /* a bottom type */
   return b & WSR_INDEXED && wsr_descends(subtypes, a >> WSR_INDEX_SHIFT, b >> WSR_INDEX_SHIFT);
 }
 
@@ -150,6 +154,14 @@ bool wsr_are_subtypes(const wsr_subtype *subtypes, const wsr_type *a, uint32_t n
   for (uint32_t i = 0; i < n; i++)
     if (!wsr_is_subtype(subtypes, a[i], b[i])) return false;
   return true;
+}
+
+bool wsr_composite_matches(const wsr_subtype *subtypes, const wsr_composite_type *a,
+                           const wsr_composite_type *b) {
+  if (a->kind != b->kind) return false;
+  const wsr_function_type f = wsr_function_of(a), g = wsr_function_of(b);
+  return wsr_are_subtypes(subtypes, g.params, g.n_params, f.params, f.n_params) &&
+         wsr_are_subtypes(subtypes, f.results, f.n_results, g.results, g.n_results);
 }
 
 /* ---- equality by recursive groups ---- */
@@ -170,43 +182,39 @@ static uint32_t super_in_group(const wsr_subtype *type) {
 /* FNV-1a. */
 static uint32_t mix(uint32_t hash, uint32_t value) { return (hash ^ value) * 16777619U; }
 
-static uint32_t group_hash(const wsr_function_type *types, const wsr_subtype *subtypes,
+static uint32_t group_hash(const wsr_composite_type *types, const wsr_subtype *subtypes,
                            uint32_t start) {
   uint32_t hash = mix(2166136261U, subtypes[start].size);
   for (uint32_t i = start; i < start + subtypes[start].size; i++) {
     hash = mix(hash, super_in_group(&subtypes[i]) ^ subtypes[i].final);
-    for (uint32_t k = 0; k < types[i].n_params; k++)
-      hash = mix(hash, in_group(&subtypes[i], types[i].params[k]));
-    hash = mix(hash, 0xFF);
-    for (uint32_t k = 0; k < types[i].n_results; k++)
-      hash = mix(hash, in_group(&subtypes[i], types[i].results[k]));
+    hash = mix(mix(hash, types[i].kind), types[i].n_params);
+    for (uint32_t k = 0; k < types[i].n_fields; k++)
+      hash = mix(hash, in_group(&subtypes[i], types[i].fields[k]));
   }
   return hash ^ hash >> 15;
 }
 
-static bool same_lists(const wsr_subtype *x, const wsr_type *a, uint32_t n, const wsr_subtype *y,
-                       const wsr_type *b, uint32_t m) {
-  if (n != m) return false;
-  for (uint32_t i = 0; i < n; i++)
-    if (in_group(x, a[i]) != in_group(y, b[i])) return false;
+static bool same_composites(const wsr_subtype *x, const wsr_composite_type *a, const wsr_subtype *y,
+                            const wsr_composite_type *b) {
+  if (a->kind != b->kind || a->n_params != b->n_params || a->n_fields != b->n_fields) return false;
+  for (uint32_t i = 0; i < a->n_fields; i++)
+    if (in_group(x, a->fields[i]) != in_group(y, b->fields[i])) return false;
   return true;
 }
 
-static bool same_groups(const wsr_function_type *types, const wsr_subtype *subtypes, uint32_t a,
+static bool same_groups(const wsr_composite_type *types, const wsr_subtype *subtypes, uint32_t a,
                         uint32_t b) {
   if (subtypes[a].size != subtypes[b].size) return false;
   for (uint32_t i = 0; i < subtypes[a].size; i++) {
-    const wsr_function_type *f = &types[a + i], *g = &types[b + i];
     const wsr_subtype *x = &subtypes[a + i], *y = &subtypes[b + i];
     if (x->final != y->final || super_in_group(x) != super_in_group(y) ||
-        !same_lists(x, f->params, f->n_params, y, g->params, g->n_params) ||
-        !same_lists(x, f->results, f->n_results, y, g->results, g->n_results))
+        !same_composites(x, &types[a + i], y, &types[b + i]))
       return false;
   }
   return true;
 }
 
-static uint32_t place_of(const wsr_groups *groups, const wsr_function_type *types,
+static uint32_t place_of(const wsr_groups *groups, const wsr_composite_type *types,
                          const wsr_subtype *subtypes, uint32_t start) {
   uint32_t at = group_hash(types, subtypes, start) & (groups->n_slots - 1);
   while (groups->slots[at] && !same_groups(types, subtypes, groups->slots[at] - 1, start))
@@ -214,7 +222,7 @@ static uint32_t place_of(const wsr_groups *groups, const wsr_function_type *type
   return at;
 }
 
-static bool grow_groups(wsr_groups *groups, const wsr_function_type *types,
+static bool grow_groups(wsr_groups *groups, const wsr_composite_type *types,
                         const wsr_subtype *subtypes) {
   if (2 * (groups->n + 1) <= groups->n_slots) return true;
   wsr_groups wider = {.n_slots = groups->n_slots ? 2 * groups->n_slots : 64, .n = groups->n};
@@ -228,7 +236,7 @@ static bool grow_groups(wsr_groups *groups, const wsr_function_type *types,
   return true;
 }
 
-uint32_t wsr_find_group(wsr_groups *groups, const wsr_function_type *types,
+uint32_t wsr_find_group(wsr_groups *groups, const wsr_composite_type *types,
                         const wsr_subtype *subtypes, uint32_t start) {
   if (!grow_groups(groups, types, subtypes)) return WSR_NONE;
   const uint32_t at = place_of(groups, types, subtypes, start);

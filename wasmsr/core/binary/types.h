@@ -13,6 +13,12 @@ enum {
   WSR_FUNCREF = 0x70, /* heap types: alone, the nullable references to them */
   WSR_EXTERNREF = 0x6F,
   WSR_EXNREF = 0x69,
+  WSR_ANYREF = 0x6E,
+  WSR_EQREF = 0x6D,
+  WSR_I31REF = 0x6C,
+  WSR_STRUCTREF = 0x6B,
+  WSR_ARRAYREF = 0x6A,
+  WSR_NONE_REF = 0x71,
   WSR_NOFUNC = 0x73,
   WSR_NOEXTERN = 0x72,
   WSR_NOEXN = 0x74,
@@ -24,7 +30,19 @@ enum {
   WSR_INDEX_SHIFT = 10
 };
 
-/* What the type section says of a type beside its parameters and results. */
+/* The kinds of composite types, by the binary format's codes. Functions are the only one today. */
+enum { WSR_FUNCTION_TYPE = 0x60 };
+
+/* A composite type (2.3.8): its kind, and the types of its fields. The fields of a function type
+ * are its parameters, followed by its results. */
+typedef struct {
+  const wsr_type *fields;
+  uint32_t n_fields;
+  uint32_t n_params; /* of a function type: how many of the fields are parameters */
+  uint8_t kind;
+} wsr_composite_type;
+
+/* What the type section says of a type beside its composite type. */
 typedef struct {
   uint32_t canonical;   /* in a module: the lowest index of an equal type */
   uint32_t super;       /* canonical, or WSR_NONE */
@@ -68,9 +86,19 @@ static inline bool wsr_descends(const wsr_subtype *subtypes, uint32_t a, uint32_
   while (a != b && a != WSR_NONE) a = subtypes[a].super;
   return a == b;
 }
+/* Whether composite type `a` matches `b`, as a type must match its supertype (3.3.9). */
+bool wsr_composite_matches(const wsr_subtype *subtypes, const wsr_composite_type *a,
+                           const wsr_composite_type *b);
+/* A function type as the public header has it; it refers to the fields of `type`. */
+static inline wsr_function_type wsr_function_of(const wsr_composite_type *type) {
+  return (wsr_function_type){.params = type->fields,
+                             .results = type->fields + type->n_params,
+                             .n_params = type->n_params,
+                             .n_results = type->n_fields - type->n_params};
+}
 /* The first type of the group that equals the one at `start`, entered before; if there is none,
  * enter this one and return `start`. WSR_NONE without memory. */
-uint32_t wsr_find_group(wsr_groups *groups, const wsr_function_type *types,
+uint32_t wsr_find_group(wsr_groups *groups, const wsr_composite_type *types,
                         const wsr_subtype *subtypes, uint32_t start);
 
 /* The type of addresses in a memory or table. */

@@ -90,11 +90,11 @@ static wsr_code *make(wsr_module *m, uint32_t function, bool deterministic,
     free(code);
     return NULL;
   }
-  const wsr_function_type *type = &m->types[m->functions[function].type];
+  const wsr_function_type type = wsr_function_of(wsr_type_of(m, function));
   *code = (wsr_code){
       .function = function,
-      .n_params = wsr_slots_of(type->params, type->n_params),
-      .n_results = wsr_slots_of(type->results, type->n_results),
+      .n_params = wsr_slots_of(type.params, type.n_params),
+      .n_results = wsr_slots_of(type.results, type.n_results),
       .n_locals = walk.local_slots,
       .n_local_types = walk.n_locals,
       .frame_slots = e.highest,

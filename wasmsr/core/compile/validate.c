@@ -144,12 +144,14 @@ static bool pop_all(walker *w, type_list list) {
   return true;
 }
 
-static type_list params_of(const wsr_function_type *type) {
-  return (type_list){.types = type->params, .n = type->n_params};
+static type_list params_of(const wsr_composite_type *type) {
+  const wsr_function_type function = wsr_function_of(type);
+  return (type_list){.types = function.params, .n = function.n_params};
 }
 
-static type_list results_of(const wsr_function_type *type) {
-  return (type_list){.types = type->results, .n = type->n_results};
+static type_list results_of(const wsr_composite_type *type) {
+  const wsr_function_type function = wsr_function_of(type);
+  return (type_list){.types = function.results, .n = function.n_results};
 }
 
 /* ---- emitting ---- */
@@ -281,7 +283,7 @@ static bool read_block_type(walker *w, type_list *params, type_list *results) {
   int64_t index;
   NEED(wsr_read_signed(&w->r, 33, &index));
   if (index < 0) return wsr_fail(w->r.error, WSR_MALFORMED, w->start, "malformed block type");
-  if (index >= w->m->n.types) return unknown(w, "type", (uint32_t)index);
+  if (!wsr_is_function_type(w->m, (uint64_t)index)) return unknown(w, "type", (uint32_t)index);
   *params = params_of(&w->m->types[index]);
   *results = results_of(&w->m->types[index]);
   return true;
@@ -541,11 +543,11 @@ static bool do_call(walker *w, uint32_t op) {
     if (table >= w->m->n.tables) return unknown(w, "table", table);
     if (!wsr_is_subtype(w->m->subtypes, w->m->tables[table].type, WSR_FUNCREF))
       return invalid(w, "type mismatch: call_indirect needs a table of funcref");
-    if (index >= w->m->n.types) return unknown(w, "type", index);
+    if (!wsr_is_function_type(w->m, index)) return unknown(w, "type", index);
     NEED(pop(w, wsr_address_type(&w->m->tables[table])));
     type = index;
   } else if (op == WSR_OP_CALL_REF || op == WSR_OP_RETURN_CALL_REF) {
-    if (index >= w->m->n.types) return unknown(w, "type", index);
+    if (!wsr_is_function_type(w->m, index)) return unknown(w, "type", index);
     NEED(pop(w, wsr_reference_to(w->m->subtypes[index].canonical, true)));
     type = index;
   } else {
@@ -979,11 +981,11 @@ static bool add_locals(walker *w, const wsr_type *types, wsr_type type, uint32_t
 }
 
 /* Read the declarations of the locals that follow the parameters. */
-static bool read_locals(walker *w, const wsr_function_type *type) {
+static bool read_locals(walker *w, type_list params) {
   w->n_locals = w->local_slots = w->n_set = 0;
-  NEED(add_locals(w, type->params, WSR_ANY, type->n_params, true));
+  NEED(add_locals(w, params.types, WSR_ANY, params.n, true));
   uint32_t groups;
-  uint64_t total = type->n_params;
+  uint64_t total = params.n;
   NEED(wsr_read_u32(&w->r, &groups));
   const uint8_t *first = w->r.at;
   for (int pass = 0; pass < 2;
@@ -1026,14 +1028,14 @@ void wsr_walker_free(wsr_walker *w) {
 bool wsr_walk_body(wsr_walker *w, wsr_walk *walk, wsr_error *error) {
   const wsr_module *m = walk->module;
   const wsr_function_def *f = &m->functions[walk->function];
-  const wsr_function_type *type = &m->types[f->type];
+  const wsr_composite_type *type = &m->types[f->type];
   w->m = m;
   w->walk = walk;
   w->r = (wsr_reader){m->bytes, m->bytes + f->body, m->bytes + f->end, error, m->off, walk->used};
   w->n = w->depth = w->slots = 0;
   w->start = f->body;
   walk->n_types = WSR_NONE;
-  NEED(read_locals(w, type));
+  NEED(read_locals(w, params_of(type)));
   walk->n_locals = w->n_locals;
   walk->local_slots = w->local_slots;
   walk->locals = w->locals;

@@ -20,9 +20,9 @@ static bool scratch(wsr_thread *thread, uint32_t need) {
 static bool is_call(const wsr_cell *cell) { return wsr_is_call(cell->op); }
 
 /* The type that a call's callee has, or is a subtype of. */
-static const wsr_function_type *call_type(const wsr_module *m, const wsr_cell *cell) {
+static const wsr_composite_type *call_type(const wsr_module *m, const wsr_cell *cell) {
   const bool direct = cell->op == WSR_OP_CALL || cell->op == WSR_OP_RETURN_CALL;
-  return &m->types[direct ? m->functions[cell->u.p.a].type : cell->u.p.a];
+  return direct ? wsr_type_of(m, cell->u.p.a) : &m->types[cell->u.p.a];
 }
 
 /* How many operands a call takes off the stack before the callee runs. */
@@ -125,13 +125,13 @@ int wsr_view_frame(wsr_store *store, uint32_t number, int all, wsr_frame_view *o
   for (uint32_t i = 0, slot = 0; i < code->n_local_types; i++) {
     const wsr_type type = code->local_types[i];
     const uint32_t width = wsr_slots(type);
-    thread->scratch_types[i] = (uint8_t)wsr_type_code(type);
+    thread->scratch_types[i] = (uint8_t)wsr_top_type(type);
     if (!all && !position->live[slot])
       memset(thread->scratch_values + slot, 0, width * sizeof *thread->scratch_values);
     slot += width;
   }
   for (uint32_t i = 0; i < operands; i++)
-    thread->scratch_types[code->n_local_types + i] = (uint8_t)wsr_type_code(position->types[i]);
+    thread->scratch_types[code->n_local_types + i] = (uint8_t)wsr_top_type(position->types[i]);
   if (!kept) free(position);
   *out = (wsr_frame_view){
       .function = frame->function,
@@ -195,8 +195,8 @@ static const char *check_types(const wsr_code *code, const wsr_position *positio
                                uint32_t operands, const uint8_t *types) {
   bool good = true;
   for (uint32_t i = 0; i < code->n_local_types; i++)
-    good &= *types++ == wsr_type_code(code->local_types[i]);
-  for (uint32_t i = 0; i < operands; i++) good &= *types++ == wsr_type_code(position->types[i]);
+    good &= *types++ == wsr_top_type(code->local_types[i]);
+  for (uint32_t i = 0; i < operands; i++) good &= *types++ == wsr_top_type(position->types[i]);
   return good ? NULL : "a frame's values are not of the types that its code has there";
 }
 
@@ -258,11 +258,10 @@ int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermos
   if (!innermost) {
     if (callee >= store->n_functions) return wrong(error, offset, "a frame's callee is unknown");
     /* Tail calls may have put another function in the callee's place: the results still agree. */
-    const wsr_function_type *is = &store->types[store->functions[callee].type];
-    const wsr_function_type *call = call_type(m, &code->cells[cell]);
-    const wsr_function_type *was = &store->types[instance->types[call - m->types]];
-    if (!wsr_are_subtypes(store->subtypes, is->results, is->n_results, was->results,
-                          was->n_results))
+    const wsr_composite_type *call = call_type(m, &code->cells[cell]);
+    const wsr_function_type is = wsr_function_of(&store->types[store->functions[callee].type]);
+    const wsr_function_type was = wsr_function_of(&store->types[instance->types[call - m->types]]);
+    if (!wsr_are_subtypes(store->subtypes, is.results, is.n_results, was.results, was.n_results))
       return wrong(error, offset, "a frame's callee does not return what its caller expects");
     cell++;
   }

@@ -49,13 +49,13 @@ static void mark(wsr_store *store, uint32_t *list, uint64_t reference) {
   *list = index + 1;
 }
 
-static bool refers(wsr_type type) { return wsr_type_code(type) == WSR_EXNREF; }
+static bool refers(wsr_type type) { return wsr_top_type(type) == WSR_EXNREF; }
 
 static void mark_fields(wsr_store *store, uint32_t *list, const wsr_exception *e) {
-  const wsr_function_type *type = &store->types[store->tags[e->tag]];
-  for (uint32_t i = 0, slot = 0; i < type->n_params; i++) {
-    if (refers(type->params[i])) mark(store, list, e->fields[slot]);
-    slot += wsr_slots(type->params[i]);
+  const wsr_composite_type *type = &store->types[store->tags[e->tag]];
+  for (uint32_t i = 0, slot = 0; i < type->n_fields; i++) {
+    if (refers(type->fields[i])) mark(store, list, e->fields[slot]);
+    slot += wsr_slots(type->fields[i]);
   }
 }
 
@@ -123,8 +123,8 @@ static bool room_for_one(wsr_store *store) {
 }
 
 uint64_t wsr_add_exception(wsr_store *store, uint32_t tag, const uint64_t *fields) {
-  const wsr_function_type *type = &store->types[store->tags[tag]];
-  const uint32_t n = wsr_slots_of(type->params, type->n_params);
+  const wsr_composite_type *type = &store->types[store->tags[tag]];
+  const uint32_t n = wsr_slots_of(type->fields, type->n_fields);
   wsr_exception *e = room_for_one(store) ? malloc(sizeof *e + n * sizeof *fields) : NULL;
   if (!e) return 0;
   *e = (wsr_exception){.tag = tag, .n = n};
@@ -146,9 +146,9 @@ static uint64_t most_bytes(const wsr_store *store) {
 /* Whether the store may have one more exception of this tag. Collects if there is no room. After a
  * collection an eighth must be free: otherwise every throw would soon need a collection. */
 static bool within_limit(wsr_store *store, uint32_t tag) {
-  const wsr_function_type *type = &store->types[store->tags[tag]];
+  const wsr_composite_type *type = &store->types[store->tags[tag]];
   const uint64_t most = most_bytes(store);
-  const size_t size = size_of(wsr_slots_of(type->params, type->n_params));
+  const size_t size = size_of(wsr_slots_of(type->fields, type->n_fields));
   if (store->exception_bytes + size <= most) return true;
   collect(store);
   return store->exception_bytes + size <= most - most / 8;

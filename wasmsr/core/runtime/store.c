@@ -156,14 +156,12 @@ static wsr_type *copy_types(const wsr_type *types, uint32_t n, const uint32_t *n
 
 static void drop_types(wsr_store *store, uint32_t down_to) {
   while (store->n_types > down_to) {
-    const wsr_function_type *type = &store->types[--store->n_types];
-    free((void *)(uintptr_t)type->params);
-    free((void *)(uintptr_t)type->results);
+    free((void *)(uintptr_t)store->types[--store->n_types].fields);
   }
 }
 
 /* Append one type, of a group that begins at `group`. */
-static bool append_type(wsr_store *store, const wsr_function_type *type, const uint32_t *numbers,
+static bool append_type(wsr_store *store, const wsr_composite_type *type, const uint32_t *numbers,
                         uint32_t group, uint32_t size, uint32_t super, bool final) {
   if (!wsr_array_reserve(&store->types, &store->room_types, store->n_types + 1,
                          sizeof *store->types) ||
@@ -172,11 +170,10 @@ static bool append_type(wsr_store *store, const wsr_function_type *type, const u
     return false;
   store->subtypes[store->n_types] = (wsr_subtype){
       .canonical = store->n_types, .super = super, .group = group, .size = size, .final = final};
-  wsr_function_type *own = &store->types[store->n_types++];
+  wsr_composite_type *own = &store->types[store->n_types++];
   *own = *type;
-  own->params = copy_types(type->params, type->n_params, numbers);
-  own->results = copy_types(type->results, type->n_results, numbers);
-  return own->params && own->results;
+  own->fields = copy_types(type->fields, type->n_fields, numbers);
+  return own->fields;
 }
 
 /* The types from `start` on are a group: its number is that of an equal one, if there was one. */
@@ -187,10 +184,23 @@ static uint32_t close_group(wsr_store *store, uint32_t start) {
 }
 
 /* The store's number of a function type that refers to no other: equal types have equal numbers. */
-static uint32_t type_number(wsr_store *store, const wsr_function_type *type) {
+static uint32_t type_number(wsr_store *store, const wsr_type *params, uint32_t n_params,
+                            const wsr_type *results, uint32_t n_results) {
   const uint32_t start = store->n_types;
-  if (start >= WSR_MAX_TYPES) return WSR_NONE;
-  if (append_type(store, type, NULL, start, 1, WSR_NONE, true)) return close_group(store, start);
+  wsr_type *fields = malloc(((size_t)n_params + n_results + 1) * sizeof *fields);
+  if (start >= WSR_MAX_TYPES || !fields) {
+    free(fields);
+    return WSR_NONE;
+  }
+  for (uint32_t i = 0; i < n_params; i++) fields[i] = params[i];
+  for (uint32_t i = 0; i < n_results; i++) fields[n_params + i] = results[i];
+  const wsr_composite_type type = {.kind = WSR_FUNCTION_TYPE,
+                                   .fields = fields,
+                                   .n_fields = n_params + n_results,
+                                   .n_params = n_params};
+  const bool good = append_type(store, &type, NULL, start, 1, WSR_NONE, true);
+  free(fields);
+  if (good) return close_group(store, start);
   drop_types(store, start);
   return WSR_NONE;
 }
@@ -264,8 +274,7 @@ static uint32_t add_tag(wsr_store *store, uint32_t type, wsr_error *error) {
 
 uint32_t wsr_add_tag(wsr_store *store, const wsr_type *params, uint32_t n_params,
                      wsr_error *error) {
-  const wsr_function_type type = {.params = params, .n_params = n_params};
-  return add_tag(store, type_number(store, &type), error);
+  return add_tag(store, type_number(store, params, n_params, NULL, 0), error);
 }
 
 uint32_t wsr_add_tag_import(wsr_store *store, wsr_module *m, uint32_t tag, wsr_error *error) {
@@ -274,7 +283,7 @@ uint32_t wsr_add_tag_import(wsr_store *store, wsr_module *m, uint32_t tag, wsr_e
 }
 
 void wsr_tag_type(const wsr_store *store, uint32_t address, wsr_function_type *out) {
-  *out = store->types[store->tags[address]];
+  *out = wsr_function_of(&store->types[store->tags[address]]);
 }
 
 static uint32_t add_host(wsr_store *store, uint32_t number, wsr_error *error) {
@@ -287,8 +296,7 @@ static uint32_t add_host(wsr_store *store, uint32_t number, wsr_error *error) {
 
 uint32_t wsr_add_host_function(wsr_store *store, const wsr_type *params, uint32_t n_params,
                                const wsr_type *results, uint32_t n_results, wsr_error *error) {
-  const wsr_function_type type = {params, results, n_params, n_results};
-  return add_host(store, type_number(store, &type), error);
+  return add_host(store, type_number(store, params, n_params, results, n_results), error);
 }
 
 uint32_t wsr_add_host_import(wsr_store *store, wsr_module *m, uint32_t function, wsr_error *error) {
@@ -572,7 +580,10 @@ void wsr_store_count(const wsr_store *store, wsr_store_counts *out) {
 
 void wsr_function(const wsr_store *store, uint32_t address, wsr_function_view *out) {
   const wsr_function_instance *f = &store->functions[address];
-  *out = (wsr_function_view){f->instance == WSR_NONE, f->instance, f->index, store->types[f->type]};
+  *out = (wsr_function_view){.host = f->instance == WSR_NONE,
+                             .instance = f->instance,
+                             .index = f->index,
+                             .type = wsr_function_of(&store->types[f->type])};
 }
 
 void wsr_table(const wsr_store *store, uint32_t address, wsr_table_view *out) {

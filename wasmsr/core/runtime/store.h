@@ -69,7 +69,7 @@ typedef struct wsr_thread wsr_thread;
  */
 struct wsr_store {
   wsr_limits limits;
-  wsr_function_type *types; /* each function type once; the store owns their arrays */
+  wsr_composite_type *types; /* each type once; the store owns their fields */
   wsr_subtype *subtypes;
   uint32_t n_types;
   wsr_groups groups;
