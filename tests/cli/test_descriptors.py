@@ -139,6 +139,55 @@ def test_all_is_imported_before(tmp_path: Path) -> None:
     assert json.loads(done.stdout.splitlines()[-1]) == [[]], done.stderr
 
 
+def test_a_program_that_runs_on_is_prepared_for_a_signal(tmp_path: Path) -> None:
+    """After a while all is imported and digested, though nobody has asked for a snapshot."""
+    (tmp_path / "m.wat").write_text('(module (memory 1) (func (export "_start") (loop br 0)))')
+    code = (
+        "import json, os, signal, sys, threading\n"
+        "from wasmsr.cli.running import session\n"
+        "from wasmsr.cli.entry import main\n"
+        "session.PREPARE_AFTER = 0.01\n"
+        "save, prepare = session.RunSession._save, session.RunSession._prepare\n"
+        "def prepared(self):\n"
+        "    assert not self.program.is_stopped\n"
+        "    prepare(self)\n"
+        "    os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "def watched(self):\n"
+        "    before, digested = set(sys.modules), 'digest' in vars(self.program.module)\n"
+        "    save(self)\n"
+        "    print(json.dumps([sorted(set(sys.modules) - before), digested]), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "session.RunSession._save, session.RunSession._prepare = watched, prepared\n"
+        "main(['run', 'm.wat'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == [[], True], done.stderr
+    assert (tmp_path / "snapshot.bin").stat().st_size > 100
+
+
+def test_a_program_that_cannot_be_prepared_for_runs_on(tmp_path: Path) -> None:
+    (tmp_path / "m.wat").write_text('(module (memory 1) (func (export "_start") (loop br 0)))')
+    code = (
+        "import os, signal, sys\n"
+        "from wasmsr.cli.running import session\n"
+        "from wasmsr.cli.entry import main\n"
+        "from wasmsr.snapshot import preload\n"
+        "session.PREPARE_AFTER = 0.01\n"
+        "def fails(module):\n"
+        "    os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "    raise OSError(24, 'Too many open files')\n"
+        "preload.preload = fails\n"
+        "sys.exit(main(['run', 'm.wat', '--timeout', '1']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 121, done.stderr
+    assert (tmp_path / "snapshot.bin").stat().st_size > 100
+
+
 def test_a_program_that_is_not_saved_imports_nothing_for_it(tmp_path: Path) -> None:
     (tmp_path / "m.wat").write_text('(module (func (export "_start")))')
     code = (

@@ -26,6 +26,7 @@ from wasmsr.runspec.grants import HostGrants
 from wasmsr.runspec.run_spec import RunSpec
 from wasmsr.runspec.stop_conditions import StopConditions, check_ranges, memory_count
 from wasmsr.snapshot.format import Decoder, encode
+from wasmsr.snapshot.preload import preload
 from wasmsr.snapshot.state import SnapshotState
 
 PIECE = 1 << 20
@@ -83,6 +84,7 @@ class LocalExecutor:
     """An executor (`port.Executor`) in this process: a registry of programs by id."""
 
     def __init__(self) -> None:
+        preload()  # no program here waits for imports when it is saved
         self._lock = threading.Lock()
         self._held: dict[bytes, HeldProgram] = {}
 

@@ -106,7 +106,6 @@ class Launch:
         plan = Plan(
             save=lambda: self._save(program),
             waits=lambda: self._snapshot_file.may_block,
-            saves=self.spec.snapshots.saves or self.interactive,
             after=self.spec.snapshots.after,
             every=self.spec.snapshots.every,
             timeout=self.spec.limits.timeout,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from wasmsr import errors
 from wasmsr.cli.running.terminal import END_CODES, Events, Keyboard
@@ -24,6 +25,10 @@ from wasmsr.record import record
 PATIENCE = 0.05
 """Seconds that an interrupted program gets to stand; a host call that does not yield is left."""
 
+PREPARE_AFTER = 1.0
+"""Seconds that a program runs before this process prepares to save it. Shorter programs do not pay
+for what they do not need."""
+
 KEYS = "keys: r calls {export}, s saves a snapshot, q quits"
 
 
@@ -32,7 +37,6 @@ class Plan:
     """What to do while the program runs; times in seconds from the start.
 
     Attributes:
-        saves: whether it is to be saved, as far as is known now.
         timeout: when to end.
         after, every: when to save; `Program.stop_conditions.stop` is the same by instructions.
         keep_running: go on after `after` and `marks.stop`.
@@ -47,7 +51,6 @@ class Plan:
 
     save: Callable[[], tuple[str, int]]
     waits: Callable[[], bool] = lambda: False
-    saves: bool = False
     after: float | None = None
     every: float | None = None
     timeout: float | None = None
@@ -122,6 +125,7 @@ class RunSession:
         self._ending: RunEnding | None = None
         self._keys: Keyboard | None = None
         self._end = Timer()
+        self._preparing = Timer()
 
     def run(self) -> RunEnding:
         """Run the program to an end of this process's part in it.
@@ -135,10 +139,10 @@ class RunSession:
         if plan.keyboard is not None:
             self._keys = self.events.keyboard = plan.keyboard()
             say(KEYS.format(export=plan.export))
-        if plan.saves:
-            from wasmsr.snapshot.preload import preload  # only here: it takes a while
-
-            preload()
+        if self._saved_within(2 * PREPARE_AFTER):
+            self._prepare()
+        else:
+            self._preparing = Timer.after(PREPARE_AFTER, None)
         timer = Timer.after(plan.after, plan.every)
         self._end = Timer.after(plan.timeout, None)
         if self.program.pending or not self._keys:
@@ -146,11 +150,30 @@ class RunSession:
         while self._ending is None:
             self._look_at_program()
             if self._ending is None:
-                left = [span for span in (timer.left(), self._end.left()) if span is not None]
+                timers = (timer, self._end, self._preparing)
+                left = [span for one in timers if (span := one.left()) is not None]
                 signals, keys = self.events.wait(min(left, default=None))
                 self._obey(signals, keys, timer)
+                if self._ending is None and self._preparing.take():
+                    self._prepare()
         self._ending.snapshots = self.snapshots
         return self._ending
+
+    def _saved_within(self, seconds: float) -> bool:
+        """Whether a snapshot may be due that soon: by the time, or by a count of instructions."""
+        due = self.plan.after if self.plan.after is not None else self.plan.every
+        stop = self.program.stop_conditions.stop
+        return stop is not None or (due is not None and due < seconds)
+
+    def _prepare(self) -> None:
+        """Do what a snapshot needs and takes long, while the program runs or before it starts."""
+        # A program that has used up descriptors or memory runs on. The snapshot tries again.
+        with suppress(ImportError, OSError, MemoryError):
+            from wasmsr.cli.running import outputs  # only here: it takes a while
+            from wasmsr.snapshot.preload import preload
+
+            assert outputs
+            preload(self.program.module)
 
     def _obey(self, signals: set[int], keys: bytes, timer: Timer) -> None:
         """Do what signals, keys and the timer ask for, in this order."""
