@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from wasmsr import Module, Snapshot, Store, WasmsrError
-from wasmsr.migrate.hosting import Hosting
+from wasmsr.migrate.hosting.host import Hosting
 from wasmsr.migrate.protocol import ProgramLimits, Reason
 from wasmsr.program.program import Program
 from wasmsr.runspec.grants import HostGrants

@@ -13,7 +13,7 @@ import wasmsr
 from tests.wasi.guest import CREAT, Guest
 from wasmsr.errors import SnapshotError
 from wasmsr.migrate.files.carried_trees import BASE, CarriedTrees, folder_name
-from wasmsr.migrate.hosting import Hosting
+from wasmsr.migrate.hosting.host import Hosting
 from wasmsr.record import replaced
 from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot.format import encode

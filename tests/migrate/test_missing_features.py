@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wasmsr import Module
 from wasmsr.interp.instruction_set.features import DEFAULT
-from wasmsr.migrate.hosting import Hosting
+from wasmsr.migrate.hosting.host import Hosting
 from wasmsr.migrate.protocol import Description, ModuleName, Reason
 from wasmsr.program.program import Program
 from wasmsr.runspec.grants import HostGrants

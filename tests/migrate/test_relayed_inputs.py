@@ -22,7 +22,9 @@ from tests.migrate.test_faults import Session
 from tests.wasi.guest import FakeCaller
 from wasmsr.interp.modules.module import Module
 from wasmsr.migrate.handover.source import MoveSource
-from wasmsr.migrate.hosting import FEEDS, HostedProgram, Hosting
+from wasmsr.migrate.hosting.host import Hosting
+from wasmsr.migrate.hosting.hosted_program import HostedProgram
+from wasmsr.migrate.hosting.own_inputs import FEEDS
 from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.ports import Relays
 from wasmsr.migrate.protocol import (
@@ -475,7 +477,7 @@ def test_a_pipe_stays_and_a_file_goes_along(tmp_path: Path) -> None:
         program.close()
         host.close()
     host = hosting(tmp_path, reader)
-    host.after = "eof"
+    host.inputs.after = "eof"
     program = launch(host)
     assert program.describe().fed == b""
     program.close()
@@ -487,23 +489,23 @@ def test_an_input_of_this_host_is_for_one_program_each(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     host = hosting(tmp_path, reader)
     first, second = bytes(16), bytes(range(16))
-    one, fed = host.own_input(first, 3)
+    one, fed = host.inputs.of_end(first, 3)
     assert fed == host.node and isinstance(one, RelayedInput)
     os.write(writer, b"abc")
     assert host.feed(Move(first, 4, b"a" * 16), 0, 2) == (b"ab", False)
     with pytest.raises(ValueError, match="started again"):
         host.feed(Move(second, 4, b"a" * 16), 0, 2)
     # Coming back it goes on behind what it has read.
-    again, _ = host.input_of(first, Relays(b"", host.node, 5, None, None))
+    again, _ = host.inputs.of_guest(first, Relays(b"", host.node, 5, None, None))
     assert isinstance(again, RelayedInput)
     again.go_on(RelayPosition(1, terminal=False))
     assert again.available(0) == 1
-    gone, fed = host.input_of(second, Relays(b"", host.node, 5, None, None))
+    gone, fed = host.inputs.of_guest(second, Relays(b"", host.node, 5, None, None))
     assert isinstance(gone, RelayedInput) and isinstance(gone.inflow, Gone) and fed == host.node
     # Programs that are only offered do not use up this process's descriptors.
     for number in range(3 * FEEDS):
-        host.own_input(bytes([number]) * 16, 1)
-    assert len(host._feeds) <= FEEDS
+        host.inputs.of_end(bytes([number]) * 16, 1)
+    assert len(host.inputs) <= FEEDS
     host.forget(first, here=True)
     host.close()
     os.close(reader)

@@ -32,7 +32,8 @@ from wasmsr.runspec.run_spec import RunSpec, option_kind
 if TYPE_CHECKING:
     from wasmsr.migrate.events import Event
     from wasmsr.migrate.handover.endpoint import Finish
-    from wasmsr.migrate.hosting import HostedProgram, Hosting
+    from wasmsr.migrate.hosting.host import Hosting
+    from wasmsr.migrate.hosting.hosted_program import HostedProgram
     from wasmsr.migrate.streams.relays import StdinAfterMove
     from wasmsr.rpc.address import Address
     from wasmsr.runspec.grants import HostGrants
@@ -263,7 +264,7 @@ class _Remote:
         """Return the end, serving, and what makes the program that begins here."""
         from wasmsr import __version__
         from wasmsr.migrate.events import Event, size
-        from wasmsr.migrate.hosting import Hosting
+        from wasmsr.migrate.hosting.host import Hosting
         from wasmsr.migrate.journal.forget import lost
         from wasmsr.rpc.end import ServedEndpoint
 
@@ -279,10 +280,10 @@ class _Remote:
             max_pages=self.spec.max_pages,
             features=self.spec.features,
             stdin=self._stdin,
+            after=options.stdin_after_move,
+            shows=options.stdout_after_move == "relay",
+            results=self._results,
         )
-        hosting.results = self._results
-        hosting.after = options.stdin_after_move
-        hosting.shows = options.stdout_after_move == "relay"
         hosting.granted_mounts()  # a folder that is not there is to be known now
         end = ServedEndpoint(
             listen=listen,

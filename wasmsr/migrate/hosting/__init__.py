@@ -1,0 +1,1 @@
+"""This host as a place for programs; the one wing of the room that uses the engine."""

@@ -1,0 +1,339 @@
+"""This host (`ports.ProgramHost`): programs begin here, come here and end here.
+
+A program that comes gets this host's own folders and streams, whatever the other host gave to it: a
+snapshot grants nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from wasmsr.errors import ModuleMismatch, SnapshotError
+from wasmsr.executor.local import LocalExecutor
+from wasmsr.interp.instruction_set.features import chosen
+from wasmsr.interp.modules.module import Module
+from wasmsr.interp.outcomes import Limits
+from wasmsr.migrate.files.carried_trees import CarriedTrees
+from wasmsr.migrate.hosting import offers
+from wasmsr.migrate.hosting.compiled_modules import CompiledModules
+from wasmsr.migrate.hosting.hosted_program import HostedProgram
+from wasmsr.migrate.hosting.own_inputs import OwnInputs
+from wasmsr.migrate.ports import Buffer, Relays
+from wasmsr.migrate.protocol import (
+    ID_BYTES,
+    Description,
+    ModuleName,
+    MountName,
+    Move,
+    ProgramLimits,
+    Refusal,
+)
+from wasmsr.migrate.streams.relays import STREAMS, Relay, Shown, StdinAfterMove
+from wasmsr.program.program import Program
+from wasmsr.record import replaced
+from wasmsr.runspec.grants import HostGrants
+from wasmsr.snapshot import format as snapshot_format
+from wasmsr.snapshot.encoding.container import VERSION
+from wasmsr.snapshot.preload import preload
+from wasmsr.snapshot.state import SnapshotState
+from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, Mount
+from wasmsr.wasi.state import checked_state as wasi_state
+from wasmsr.wasi.streams.standard import InputStream
+
+Results = Callable[[bytes], Mapping[str, tuple[Path, str]]]
+"""From a module's digest to its carried trees by guest path: each has the folder where the tree's
+files go when the program has ended here, and the name of the file that may be replaced there. It
+has no trees for which the user has named a folder."""
+
+
+def _no_results(digest: bytes) -> Mapping[str, tuple[Path, str]]:
+    return {}
+
+
+class Hosting:
+    """This host, with a registry of its programs by id.
+
+    Attributes:
+        executor: Runs the programs.
+        belongings: The carried trees of programs.
+        inputs: The inputs of this end.
+    """
+
+    def __init__(
+        self,
+        grants: Callable[[], HostGrants],
+        *,
+        known: Mapping[bytes, Path],
+        files: Path,
+        max_pages: int | None = None,
+        features: str | Iterable[str] | None = None,
+        stdin: Callable[[], int | None] | None = None,
+        after: StdinAfterMove = "relay",
+        shows: bool = False,
+        results: Results = _no_results,
+    ) -> None:
+        """Make a host without programs.
+
+        Args:
+            grants: Gives folders and outputs anew to each program.
+            known: Modules that are in files of this host, by digest.
+            files: Folder for the files of programs that bring some along.
+            max_pages: Limit of each memory of a program that comes, in pages of 64 KiB; None keeps
+                the limit that the program has.
+            features: What of WebAssembly a program may need here, as for `Module`.
+            stdin: Opens the input of a program that has the one of this end; None: empty.
+            after: What a program reads after it has left.
+            shows: Whether programs that start here show their output here, wherever they are.
+            results: Where files of programs go that end here.
+        """
+        preload()  # now, so that no paused program waits while Python reads its modules
+        self.executor = LocalExecutor()
+        self.belongings = CarriedTrees(files)
+        self.inputs = OwnInputs(stdin, after)
+        self._grants = grants
+        self._features = chosen(features)
+        self._max_pages = max_pages
+        self._modules = CompiledModules(known, self._features)
+        self._shows = shows
+        self._results = results
+        self._shown = Shown()
+        self._hosted: dict[bytes, HostedProgram] = {}
+        """The programs that are here, and those that have left and not ended."""
+
+    @property
+    def node(self) -> bytes:
+        """The node id of this end."""
+        return self.inputs.node
+
+    @node.setter
+    def node(self, node: bytes) -> None:
+        self.inputs.node = node
+
+    # What a program needs here.
+
+    def granted_mounts(self) -> tuple[MountName, ...]:
+        """Return the mounts that programs get here.
+
+        Raises:
+            WasiConfigError: A folder is not there.
+        """
+        grants = self._grants()
+        for mount in grants.mounts:
+            mount.check()
+        return tuple(MountName(mount.guest, mount.effective_mode) for mount in grants.mounts)
+
+    def refuse(self, description: Description) -> Refusal | None:
+        """Return why a program so described cannot come, or None."""
+        return offers.refuse(description, self._features, self._max_pages, self.granted_mounts)
+
+    def module(self, digest: bytes) -> Buffer | None:
+        """Return the binary of a module that is here, or None."""
+        return self._modules.binary(digest)
+
+    def admit(self, binary: Buffer) -> None:
+        """Validate and compile a module before its program comes."""
+        self._modules.admit(binary)
+
+    def held(self, program: bytes) -> tuple[bytes, ...]:
+        """Return digests of the pieces of files that are here since the program was."""
+        return self.belongings.held(program)
+
+    # Programs that begin here.
+
+    def launch(self, make: Callable[[HostGrants], Program]) -> HostedProgram:
+        """Return a program that begins here.
+
+        Args:
+            make: Makes the program. What it raises, this raises.
+
+        Raises:
+            OSError: The input of this end cannot be opened.
+        """
+        id = secrets.token_bytes(ID_BYTES)
+        stdin, fed = self.inputs.of_end(id, epoch=1)
+        places: dict[str, Path] = {}
+        try:
+            grants = self._grants()
+            # A carried tree without a folder gets a folder here, where it is when the program
+            # comes back.
+            mounts = [self._placed(id, mount, places) for mount in grants.mounts]
+            program = make(replaced(grants, mounts=mounts, stdin=stdin))
+        except BaseException:
+            if stdin is not None:
+                stdin.close()
+            raise
+        self._hosted[id] = HostedProgram(
+            program,
+            self.granted_mounts(),
+            self.belongings,
+            id,
+            places,
+            shown=self.node if self._shows else b"",
+            fed=fed,
+            relays=[] if stdin is None else [stdin],
+            after=self.inputs.after,
+            results=self._results(program.module.digest),
+            executor=self.executor,
+        )
+        return self._hosted[id]
+
+    def _placed(self, program: bytes, mount: Mount, places: dict[str, Path]) -> Mount:
+        if mount.mode != "carry" or mount.host is not None:
+            return mount
+        place = places[mount.guest] = self.belongings.place(program, mount.guest)
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return replaced(mount, host=place)
+
+    # Programs that come.
+
+    def arrival(self, relays: Relays | None = None) -> HostedArrival:
+        """Begin to take a program in."""
+        return HostedArrival(self, relays or Relays(b"", b"", 0, None, None))
+
+    def decoder(self) -> snapshot_format.Decoder:
+        """Return a decoder for a program that comes, with this host's limits."""
+        pages = self._max_pages
+        carry_limit = self._grants().carry_limit
+        return snapshot_format.Decoder(
+            files=CARRY_LIMIT if carry_limit is None else carry_limit,
+            limits=None if pages is None else Limits(memory_pages=pages),
+        )
+
+    def resume(
+        self,
+        program: bytes,
+        snapshot: SnapshotState,
+        modules: Mapping[bytes, Buffer],
+        relays: Relays,
+    ) -> HostedProgram:
+        """Make a program of a snapshot; the program does not run yet.
+
+        Args:
+            program: Its id.
+            snapshot: Its state.
+            modules: The binaries of its modules by digest.
+            relays: How it reaches its streams.
+
+        Raises:
+            SnapshotError: The program cannot run here, or not as it was announced.
+        """
+        if len(modules) != 1 or [m.digest for m in snapshot.modules] != [*modules]:
+            raise ModuleMismatch("the snapshot is of other modules than were announced")
+        (digest,) = modules
+        module = self._modules.get(digest, modules[digest])
+        self._check(snapshot, module)
+        places: dict[str, Path] = {}
+
+        def folder(guest: str) -> Path:
+            places[guest] = self.belongings.place(program, guest)
+            return places[guest]
+
+        stdin, fed = self.inputs.of_guest(program, relays)
+        grants = replaced(
+            self._grants(), folder=folder, bases=self.belongings.bases(program), stdin=stdin
+        )
+        streams: list[Relay | InputStream] = [] if stdin is None else [stdin]
+        if relays.send is not None:
+            outputs = [Relay(stream, relays.send, relays.say) for stream in STREAMS]
+            grants = replaced(grants, stdout=outputs[0], stderr=outputs[1])
+            streams += outputs
+        try:
+            resumed = Program.resume(
+                snapshot,
+                module=module,
+                grants=grants,
+                max_pages=self._max_pages,
+                live=True,
+                deferred=True,
+            )
+        except BaseException:
+            if stdin is not None:
+                stdin.close()
+            raise
+        self._hosted[program] = HostedProgram(
+            resumed,
+            _mounts(snapshot),
+            self.belongings,
+            program,
+            places,
+            shown=relays.shown,
+            fed=fed,
+            relays=streams,
+            after=self.inputs.after,
+            results=self._results(digest),
+            executor=self.executor,
+        )
+        return self._hosted[program]
+
+    def _check(self, snapshot: SnapshotState, module: Module) -> None:
+        """Check the state that has come, not the announcement, against what may come here.
+
+        Raises SnapshotError.
+        """
+        limits = snapshot.limits
+        found = Description(
+            modules=(ModuleName(module.digest, len(module.binary)),),
+            snapshot_format=VERSION,
+            features=tuple(sorted(module.needed_features)),
+            mounts=_mounts(snapshot),
+            limits=ProgramLimits(
+                limits.memory_pages,
+                limits.table_elements,
+                limits.stack_slots,
+                limits.stack_frames,
+                limits.deterministic,
+            ),
+        )
+        refusal = self.refuse(found)
+        if refusal is not None:
+            raise SnapshotError(f"it is not what was announced: {refusal.sentence}")
+
+    # Programs that are elsewhere or have ended.
+
+    def show(self, move: Move, stream: str, offset: int, data: bytes) -> int:
+        """Show a piece of output of a program that is elsewhere; see `ports.ProgramHost`."""
+        return self._shown.show(move.attempt, stream, offset, data)
+
+    def feed(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
+        """Return input for a program that is elsewhere; see `ports.ProgramHost`."""
+        return self.inputs.fetch(move, position, most)
+
+    def forget(self, program: bytes, *, here: bool) -> None:
+        """Release what is kept of a program that has ended, here or elsewhere."""
+        hosted = self._hosted.pop(program, None)
+        if hosted is not None and here:
+            hosted.deliver()
+        self.belongings.forget(program, here=here)
+        self.inputs.forget(program)
+
+    def close(self) -> None:
+        """Release everything."""
+        self.inputs.close()
+
+
+class HostedArrival:
+    """A program that comes (`ports.Arrival`). It is decoded while its bytes arrive."""
+
+    def __init__(self, hosting: Hosting, relays: Relays) -> None:
+        self._hosting = hosting
+        self._relays = relays
+        self._decoder = hosting.decoder()
+
+    def feed(self, piece: Buffer) -> None:
+        """Decode the next piece."""
+        self._decoder.feed(piece)
+
+    def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> HostedProgram:
+        """Make a program, which does not run yet, of what was decoded."""
+        return self._hosting.resume(program, self._decoder.finish(), modules, self._relays)
+
+
+def _mounts(snapshot: SnapshotState) -> tuple[MountName, ...]:
+    """Return the mounts of a snapshot. Raises SnapshotError for an invalid state of WASI."""
+    if snapshot.wasi is None:
+        return ()
+    mounts = wasi_state.read(snapshot.wasi).mounts
+    return tuple(MountName(os.fsdecode(mount.guest), mount.mode) for mount in mounts)
