@@ -104,7 +104,7 @@ class Pair:
         """Demand equal states: quickly, and every hundredth time through whole snapshots."""
         self.compared += 1
         if self.counted:
-            counts = [lib.wsr_points_executed(store.c) for store in (self.fast, self.precise)]
+            counts = [lib.wsr_executed(store.c) for store in (self.fast, self.precise)]
             if counts[0] != counts[1]:
                 raise Differ(f"{where}: counted {counts[0]} instructions, precise {counts[1]}")
         if self.fast.frames(dead_locals=False) != self.precise.frames(dead_locals=False):

@@ -146,7 +146,7 @@ static uint32_t run_points(wsr_thread *thread, wsr_exit *out) {
                                   : run(thread, how & WSR_COUNTED ? &left : NULL, out);
     }
     atomic_store(&thread->pause, 0);
-    thread->points_executed += most - left + 1 - one;
+    thread->executed += most - left + 1 - one;
     if (outcome != WSR_PAUSED) return outcome;
     if (--thread->points == 0) {
       atomic_store(&thread->pause, 1);
@@ -168,7 +168,7 @@ int wsr_enters_fast(wsr_store *store) {
 #endif
 }
 
-uint64_t wsr_points_executed(const wsr_store *store) { return store->main->points_executed; }
+uint64_t wsr_executed(const wsr_store *store) { return store->main->executed; }
 
 void wsr_pause_after(wsr_store *store, uint64_t points, uint32_t how) {
   store->main->points = points;
@@ -177,7 +177,17 @@ void wsr_pause_after(wsr_store *store, uint64_t points, uint32_t how) {
 
 uint32_t wsr_run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {
   wsr_thread *const thread = store->main;
-  return thread->points ? run_points(thread, out) : run(thread, fuel, out);
+  if (thread->points) return run_points(thread, out);
+  const uint64_t before = fuel ? *fuel : 0;
+  const uint32_t outcome = run(thread, fuel, out);
+  if (fuel) thread->executed += before - *fuel;
+  return outcome;
+}
+
+void wsr_host_retry(wsr_store *store, uint64_t *fuel) {
+  if (!fuel) return;
+  ++*fuel;
+  store->main->executed--;
 }
 
 uint32_t wsr_host_return_run(wsr_store *store, uint64_t *fuel, wsr_exit *out) {

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.interp.machines import text
 from tests.interp.test_both_codes import EXAMPLES, MIXED, SWITCH, TAIL, TRAPS
+from wasmsr import Caller, FuncType, HostFunction, Retry
+from wasmsr._ffi import lib
 from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Finished, Outcome, Paused, Trapped
 from wasmsr.interp.store.store import Store
@@ -107,3 +110,35 @@ def test_runs_with_and_without_fuel_may_alternate(name: str) -> None:
             store.run(fuel=2000)
             store.pause()
         assert store.invoker.last == expected
+
+
+def test_the_core_counts_metered_runs_only_and_a_call_made_again_once() -> None:
+    calls = "(call $f)" * 3
+    module = text(f'(module (import "m" "f" (func $f)) (func (export "run") {calls}))')
+    store = Store()
+    seen: list[tuple[int | None, int | None]] = []
+
+    def host(caller: Caller) -> None:
+        seen.append((store.executed, store.instructions))
+        if len(seen) == 2:
+            store.pause()
+            raise Retry
+
+    instance = store.instantiate(module, {"m": {"f": HostFunction(FuncType(), host)}})
+    store.enqueue(instance.function("run"))
+    assert store.run() == Paused("requested")
+    assert store.run() == Finished()
+    assert seen == [(None, None)] * 4
+    assert (store.executed, store.instructions, lib.wsr_executed(store.c)) == (None, None, 0)
+
+    seen.clear()
+    store.enqueue(instance.function("run"))
+    assert store.run(fuel=PLENTY) == Paused("requested")
+    assert store.executed == lib.wsr_executed(store.c) == 1
+    assert store.run(fuel=PLENTY) == Finished()
+    assert seen == [(None, 1), (None, 2), (1, 2), (1, 3)]
+    assert store.executed == lib.wsr_executed(store.c) == 3
+
+    store.enqueue(instance.function("run"))
+    assert store.run() == Finished()
+    assert store.executed == lib.wsr_executed(store.c) == 3

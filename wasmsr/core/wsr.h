@@ -262,6 +262,13 @@ uint32_t wsr_host_return_run(wsr_store *store, uint64_t *fuel, wsr_exit *exit);
 /* The host call throws: 1 where a frame of the innermost invocation catches it, which then is the
  * innermost frame; 0 where none does, and nothing has changed. */
 int wsr_host_throw(wsr_store *store, uint64_t exception);
+/* The run ended for a host call that was not made: the thread pauses at it and will make it again.
+ * Take its instruction off the count and give it back to the fuel, if the run had fuel. */
+void wsr_host_retry(wsr_store *store, uint64_t *fuel);
+/* Instructions that the store's thread has executed in runs with fuel (and in those of
+ * wsr_pause_after that count or are precise) since the store was made. Runs without fuel are not
+ * counted. Exact while the thread does not run. */
+uint64_t wsr_executed(const wsr_store *store);
 /* Drop the frames of the innermost invocation (after a trap) and return to the outer one. */
 void wsr_end(wsr_store *store, const wsr_activation *outer);
 /* Ask the running machine to pause; from any thread or signal handler. */
@@ -275,8 +282,6 @@ enum { WSR_THROUGH_CALLS = 1, WSR_PRECISE = 2, WSR_COUNTED = 4 };
  * Points are loop headers reached by a branch and calls; with WSR_THROUGH_CALLS loop headers only.
  * They come in the same order in all codes. 0 switches it off. */
 void wsr_pause_after(wsr_store *store, uint64_t points, uint32_t how);
-/* Instructions executed in such runs, where they were counted or precise. */
-uint64_t wsr_points_executed(const wsr_store *store);
 /* Whether the paused program goes on in fast code at once: it is at a canonical point, and its
  * function has fast code. */
 int wsr_enters_fast(wsr_store *store);

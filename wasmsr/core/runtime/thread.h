@@ -53,8 +53,9 @@ struct wsr_thread {
   wsr_table_instance **tables;
   wsr_memory_instance **memories;
 
+  uint64_t executed; /* instructions of metered runs; exact while the thread is stopped */
+
   uint64_t points; /* wsr_pause_after: how many are left, 0 for off */
-  uint64_t points_executed;
   uint32_t points_how;
 
   uint8_t *scratch_types; /* for wsr_view_frame */

@@ -80,7 +80,7 @@ class Invoker:
         self.last: Finished = Finished()
         self.entry: FuncType | None = None
         self._budget: Any = None
-        self._fuel = self._lent = self._overdraft = 0
+        self._lent = self._counted = 0
         self._exit = ffi.new("wsr_exit *")
         self._outer: list[Any] = []
 
@@ -94,8 +94,7 @@ class Invoker:
         """Instructions executed so far in metered runs; None if there was none."""
         if self._budget is None:
             return self.executed
-        spent = self._fuel - self._budget[0] + self._lent + self._overdraft
-        return (self.executed or 0) + int(spent)
+        return (self.executed or 0) + int(lib.wsr_executed(self._store.c)) - self._counted
 
     def slots(self, function: Function, arguments: Sequence[Any]) -> tuple[int, ...]:
         """Return the slots of a call's arguments.
@@ -124,7 +123,7 @@ class Invoker:
         budget = None if fuel is None else ffi.new("uint64_t *", fuel)
         self._pauses.enter()
         self._references.release()
-        self._budget, self._fuel, self._overdraft = budget, fuel or 0, 0
+        self._budget, self._counted = budget, lib.wsr_executed(c)
         try:
             if self._pauses.requested and (lib.wsr_frame_count(c) or self.queue):
                 self._pauses.end_if_interrupted()
@@ -144,17 +143,14 @@ class Invoker:
                 lib.wsr_end(c, ffi.new("wsr_activation *"))
             raise
         finally:
-            if budget is not None and fuel is not None:
-                self._settle()
-                self.executed = (self.executed or 0) + fuel - budget[0] + self._overdraft
+            self.executed = self.instructions
             self._budget = None
+            self._lent = 0
             self._pauses.leave()
 
     def _settle(self) -> None:
-        """Take back what was lent to a call-back, and note what the call-back has used."""
-        if self._lent:
-            self._overdraft += self._lent - self._budget[0]
-            self._budget[0] = self._lent = 0
+        """Take back the fuel that was lent to a call-back."""
+        self._budget[0] = self._lent = 0
 
     def run_queue(self, budget: Any) -> Outcome:
         """Run the frames, then the queue, on a store that this thread has entered.
@@ -239,8 +235,7 @@ class Invoker:
                         code = lib.wsr_run(c, null, exit_)
                         continue
                     if isinstance(outcome, Paused):
-                        if budget is not None:
-                            budget[0] += 1  # the call has not been executed
+                        lib.wsr_host_retry(c, null)
                     elif not outer:
                         self._clear()
                     return outcome
