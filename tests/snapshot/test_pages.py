@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 
 from wasmsr.snapshot.encoding import pages
 from wasmsr.snapshot.encoding.container import BATCH_SIZE, tree_digest
-from wasmsr.snapshot.encoding.pages import PAGE_SIZE, Placement, copy_pages, scan
+from wasmsr.snapshot.encoding.pages import PAGE_SIZE, Placement, PlainEqualPages, scan
+from wasmsr.snapshot.memory import page_engine
 
 
 def _memory(contents: dict[int, int], count: int = 16) -> bytearray:
@@ -34,22 +36,27 @@ def _restored(memories: list[bytearray]) -> list[bytearray]:
     return result
 
 
+def _runs(numbers: Sequence[int]) -> list[tuple[int, ...]]:
+    """The page index or the sources as tuples."""
+    return [tuple(numbers[at : at + 4]) for at in range(0, len(numbers), 4)]
+
+
 def test_zero_pages_are_absent_and_equal_pages_stored_once() -> None:
     plan = scan([_memory({1: 5, 2: 6, 3: 5, 9: 5}), _memory({0: 6, 1: 7})])
     assert plan.stored == 3
-    assert plan.entries == [(0, 1, 2, 0), (0, 3, 1, 0), (0, 9, 1, 0), (1, 0, 2, 1)]
-    assert plan.sources == [(0, 1, 2), (1, 1, 1)]
+    assert _runs(plan.entries) == [(0, 1, 2, 0), (0, 3, 1, 0), (0, 9, 1, 0), (1, 0, 2, 1)]
+    assert _runs(plan.sources) == [(0, 1, 2, 0), (1, 1, 1, 2)]
 
 
 def test_an_entry_may_go_on_from_old_pages_to_new_ones() -> None:
     memories = [_memory({0: 1, 1: 2, 5: 2, 6: 3, 7: 4})]
-    assert scan(memories).entries == [(0, 0, 2, 0), (0, 5, 3, 1)]
+    assert _runs(scan(memories).entries) == [(0, 0, 2, 0), (0, 5, 3, 1)]
     assert _restored(memories) == memories
 
 
 def test_a_repeated_run_may_come_from_several_places() -> None:
     memories = [_memory({0: 1, 2: 2, 3: 3}), _memory({}), _memory({4: 1, 5: 2, 6: 3, 7: 4, 9: 1})]
-    assert scan(memories).entries == [(0, 0, 1, 0), (0, 2, 2, 1), (2, 4, 4, 0), (2, 9, 1, 0)]
+    assert _runs(scan(memories).entries) == [(0, 0, 1, 0), (0, 2, 2, 1), (2, 4, 4, 0), (2, 9, 1, 0)]
     assert _restored(memories) == memories
 
 
@@ -68,11 +75,37 @@ def test_memories_come_back(seed: int) -> None:
     assert _restored(memories) == memories
 
 
-def test_pages_of_equal_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "hash", lambda data: 1, raising=False)
-    memories = [_memory({1: 5, 2: 6, 3: 5, 4: 7, 9: 6})]
-    assert scan(memories).stored == 3
-    assert _restored(memories) == memories
+@pytest.mark.parametrize("seed", range(20))
+def test_the_core_stores_the_same_pages_as_plain_python(seed: int) -> None:
+    source = random.Random(seed)
+    memories = []
+    for _ in range(source.randrange(1, 4)):
+        count = 16 * source.randrange(12)
+        kinds = source.choice((2, 5, 1000))
+        memories.append(
+            memoryview(
+                _memory({page: source.randrange(kinds) for page in range(0, count, 2)}, count)
+            )
+        )
+    fast, plain = page_engine.EqualPages(memories), PlainEqualPages(memories)
+    assert (list(fast.entries), list(fast.sources)) == (plain.entries, plain.sources)
+    assert fast.stored == plain.stored
+    for first in range(fast.stored):
+        count = source.randrange(1, fast.stored - first + 1)
+        copies = [bytearray(count * PAGE_SIZE) for _ in range(2)]
+        fast.copy(first, count, copies[0])
+        plain.copy(first, count, copies[1])
+        assert copies[0] == copies[1]
+
+
+def test_pages_of_equal_hash_are_told_apart() -> None:
+    """With a key of zeros the hash of a page is 1 where every second word is zero."""
+    data = bytearray(16 * PAGE_SIZE)
+    for page, content in {1: 5, 2: 6, 3: 5, 4: 7, 9: 6}.items():
+        data[page * PAGE_SIZE + 8 * content] = content
+    found = page_engine.EqualPages([data], key=bytes(PAGE_SIZE))
+    assert found.stored == 3
+    assert _runs(found.entries) == [(0, 1, 2, 0), (0, 3, 1, 0), (0, 4, 1, 2), (0, 9, 1, 1)]
 
 
 @pytest.mark.parametrize("scan_pages", [pages.page_map, pages._page_map])
@@ -93,12 +126,5 @@ def test_the_compiled_scan_is_used_where_it_is_built() -> None:
     from wasmsr import _ffi
 
     assert hasattr(_ffi.lib, "wsr_page_map")
-    assert pages.page_map is not pages._page_map
-
-
-@pytest.mark.parametrize("contents", [{}, {0: 1}, {15: 1}, {1: 1, 2: 2, 3: 1, 9: 4, 15: 3}])
-def test_copy_pages(contents: dict[int, int]) -> None:
-    source = _memory(contents)
-    target = bytearray(len(source))
-    copy_pages(source, memoryview(target))
-    assert target == source
+    assert pages.page_map is page_engine.page_map
+    assert isinstance(scan([_memory({1: 1})])._found, page_engine.EqualPages)

@@ -313,8 +313,86 @@ int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermos
                       wsr_error *error);
 /* Test every invariant of the machine; NULL, or a sentence about the first that does not hold. */
 const char *wsr_check(wsr_store *store);
-/* Mark with 1 the pages that hold a byte other than zero; returns how many. */
+
+/* ---- pages ----------------------------------------------------------------------------------- */
+
+/* Functions over memories as pages of 4 KiB. They allocate nothing and keep no state, so several
+ * threads can work on parts of one memory. Nobody may write to the memory meanwhile. */
+
+enum { WSR_PAGE = 4096 };
+
+typedef struct {
+  uint64_t first, count; /* pages */
+} wsr_page_run;
+
+/* Mark with 1 the pages (of `page` bytes, the last one may be shorter) that hold a byte other than
+ * zero; returns how many. */
 size_t wsr_page_map(const uint8_t *data, size_t length, size_t page, uint8_t *nonzero);
+/* Mark with 1 the pages that differ between two memories of one length; returns how many. */
+size_t wsr_page_differences(const uint8_t *one, const uint8_t *other, size_t length, size_t page,
+                            uint8_t *differs);
+/* Copy a memory to one of zeros: zero pages are skipped, so that they stay uncommitted. */
+void wsr_copy_pages(uint8_t *to, const uint8_t *from, size_t length);
+/* Write the runs of marked pages among `pages` to `runs`, which has room for `room` of them.
+ * Returns how many runs there are, even where these are more. */
+size_t wsr_flag_runs(const uint8_t *flags, size_t pages, wsr_page_run *runs, size_t room);
+/* Return how many pages runs have, or SIZE_MAX where one goes beyond a memory of `pages`. */
+size_t wsr_run_pages(const wsr_page_run *runs, size_t n, size_t pages);
+/* Copy the pages of runs in a memory of `pages` to `to`, one after the other. Returns how many, or
+ * SIZE_MAX where a run is out of bounds or there are more than `room`; then nothing is copied. */
+size_t wsr_gather(const uint8_t *data, size_t pages, const wsr_page_run *runs, size_t n,
+                  uint8_t *to, size_t room);
+/* The way back, from `count` pages. With `fresh` the memory's pages are all zero, and zero pages
+ * are skipped. Returns how many, or SIZE_MAX where a run is out of bounds or the runs do not have
+ * `count` pages; then nothing is written. */
+size_t wsr_scatter(const uint8_t *from, size_t count, const wsr_page_run *runs, size_t n,
+                   uint8_t *data, size_t pages, int fresh);
+/* Combine two buffers by exclusive or; `to` may be one of them. */
+void wsr_xor(uint8_t *to, const uint8_t *one, const uint8_t *other, size_t length);
+
+/* The ways to compute SHA-256. A variant that is not built here is the portable one; one that the
+ * CPU does not have must not be asked for. */
+enum { WSR_SHA256_PORTABLE, WSR_SHA256_X86, WSR_SHA256_ARM };
+/* The fastest that this CPU has. It may take long in a virtual machine: ask once. */
+uint32_t wsr_sha256_best(void);
+void wsr_sha256(uint32_t variant, const uint8_t *data, size_t length, uint8_t *digest);
+/* Write the digest (32 bytes) of each page; of a zero page `zero`, which is not computed. */
+void wsr_page_digests(uint32_t variant, const uint8_t *data, size_t pages, const uint8_t *zero,
+                      uint8_t *digests);
+/* Write the digest of each pair of digests: one level of a binary tree. `to` may be `digests`. */
+void wsr_pair_digests(uint32_t variant, const uint8_t *digests, size_t pairs, uint8_t *to);
+/* Write the digest of each leaf of `leaf` bytes, the last one shorter: SHA-256 of `level` in one
+ * byte and the leaf. */
+void wsr_leaf_digests(uint32_t variant, uint8_t level, const uint8_t *data, size_t length,
+                      size_t leaf, uint8_t *digests);
+
+/* Write a hash of each page, of a zero page 0; returns how many are not zero. The key has
+ * WSR_PAGE / 4 random words. Two pages of a program that does not have the key have the same hash
+ * with a probability of 2^-32. */
+size_t wsr_page_hashes(const uint32_t *key, const uint8_t *data, size_t pages, uint64_t *hashes);
+
+/* A run of pages in one space. */
+typedef struct {
+  uint32_t space, first, count, stored; /* `stored`: the number of the first page in the store */
+} wsr_page_entry;
+
+/* Equal pages of several spaces, each stored once in the order of first use. The caller gives
+ * arrays for `room` pages and a table of 2^`bits` words that are zero, more than `room`. */
+typedef struct {
+  const uint8_t **spaces; /* the bytes of each */
+  uint64_t multiplier;    /* odd and random */
+  uint32_t bits, room;
+  uint32_t *table;         /* the number of a stored page plus one, by hash */
+  uint64_t *hashes;        /* of the stored pages */
+  wsr_page_entry *entries; /* the runs of pages that are not zero */
+  wsr_page_entry *sources; /* the runs of pages that hold the stored pages */
+  uint32_t stored, n_entries, n_sources;
+} wsr_equal_pages;
+
+/* Add the next space, whose pages have these hashes. Returns 0 without room. */
+int wsr_add_pages(wsr_equal_pages *equal, uint32_t space, const uint64_t *hashes, uint32_t pages);
+/* Copy `count` stored pages from number `first` on. Returns 0 where there are not so many. */
+int wsr_stored_pages(const wsr_equal_pages *equal, uint32_t first, uint32_t count, uint8_t *to);
 
 /* cffi: end */
 #endif

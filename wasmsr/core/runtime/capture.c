@@ -349,33 +349,6 @@ const char *wsr_check(wsr_store *store) {
   return NULL;
 }
 
-static bool any_byte(const uint8_t *data, size_t length) {
-  size_t at = 0;
-  for (; at + 64 <= length; at += 64) {
-    uint64_t words[8];
-    memcpy(words, data + at, sizeof words);
-    if (words[0] | words[1] | words[2] | words[3] | words[4] | words[5] | words[6] | words[7])
-      return true;
-  }
-  for (; at < length; at++)
-    if (data[at]) return true;
-  return false;
-}
-
-size_t wsr_page_map(const uint8_t *data, size_t length, size_t page, uint8_t *nonzero) {
-  size_t count = 0;
-  for (size_t start = 0, number = 0; start < length; start += page, number++) {
-    nonzero[number] = any_byte(data + start, length - start < page ? length - start : page);
-    count += nonzero[number];
-  }
-  return count;
-}
-
 void wsr_fill_memory(wsr_store *store, uint32_t address, const uint8_t *data, size_t length) {
-  enum { HOST_PAGE = 4096 };
-  uint8_t *to = store->memories[address]->space.data;
-  for (size_t start = 0; start < length; start += HOST_PAGE) {
-    const size_t n = length - start < HOST_PAGE ? length - start : HOST_PAGE;
-    if (any_byte(data + start, n)) memcpy(to + start, data + start, n);
-  }
+  wsr_copy_pages(store->memories[address]->space.data, data, length);
 }

@@ -82,19 +82,28 @@ class Tree:
 
     def digest(self) -> bytes:
         """Return the digest (32 bytes) of all that was added."""
-        return _climb([*self._nodes, self._hash.digest()])
+        return climb(b"".join([*self._nodes, self._hash.digest()]))
 
 
-def _climb(nodes: list[bytes]) -> bytes:
+def leaf_digests(data: Buffer) -> bytes:
+    """Return the digests of the leaves of a stream (32 bytes each), of which `data` is a part."""
+    view = memoryview(data)
+    leaves = [view[start : start + LEAF] for start in range(0, len(view), LEAF)]
+    return b"".join([sha256(b"".join((_LEVELS[0], leaf))).digest() for leaf in leaves])
+
+
+def climb(digests: bytes) -> bytes:
+    """Return the digest of a tree from those of its leaves, one or more."""
     level = 1
-    while len(nodes) > 1:
-        below = b"".join(nodes)
-        nodes = [
-            sha256(_LEVELS[level] + below[start : start + LEAF]).digest()
-            for start in range(0, len(below), LEAF)
-        ]
+    while len(digests) > 32:
+        digests = b"".join(
+            [
+                sha256(_LEVELS[level] + digests[start : start + LEAF]).digest()
+                for start in range(0, len(digests), LEAF)
+            ]
+        )
         level += 1
-    return nodes[0]
+    return digests
 
 
 def tree_digest(payload: Buffer) -> bytes:

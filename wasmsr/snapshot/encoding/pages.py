@@ -10,11 +10,22 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from struct import Struct
-from typing import Any
+from struct import Struct, pack
+from typing import TYPE_CHECKING
 
 from wasmsr.errors import FormatError
-from wasmsr.snapshot.encoding.container import BATCH_SIZE, Buffer, Tree
+from wasmsr.snapshot.encoding.container import (
+    BATCH_SIZE,
+    LEAF,
+    Buffer,
+    climb,
+    leaf_digests,
+    tree_digest,
+)
+from wasmsr.snapshot.memory.parts import in_parts
+
+if TYPE_CHECKING:
+    from wasmsr.snapshot.memory.page_engine import EqualPages
 
 PAGE_SIZE = 4096
 """Bytes in a page of the format; a WebAssembly page has 16 of them."""
@@ -24,28 +35,21 @@ ENTRY = Struct("<IIII")
 _CHUNK = 16 * PAGE_SIZE
 _ZERO_CHUNK = bytes(_CHUNK)
 _ZERO_PAGE = bytes(PAGE_SIZE)
+_BATCH = BATCH_SIZE // PAGE_SIZE
+_LEAVES = BATCH_SIZE // LEAF
 
 
-def _load_page_map() -> Callable[[memoryview], bytes] | None:
+def _load_page_map() -> Callable[[Buffer], bytearray] | None:
     """Return the core's page scan where it is built; the format alone needs no compiled code."""
     try:
-        from wasmsr._ffi import ffi, lib
-
-        scan: Any = lib.wsr_page_map
+        from wasmsr.snapshot.memory.page_engine import page_map
     except (ImportError, AttributeError):
         return None
-
-    def page_map(view: memoryview) -> bytes:
-        count = len(view) // PAGE_SIZE
-        flags = bytearray(count)
-        if count:
-            scan(ffi.from_buffer(view), len(view), PAGE_SIZE, ffi.from_buffer(flags))
-        return bytes(flags)
-
     return page_map
 
 
-def _page_map(view: memoryview) -> bytes:
+def _page_map(view: Buffer) -> bytearray:
+    view = memoryview(view)
     flags = bytearray(len(view) // PAGE_SIZE)
     for start in range(0, len(view), _CHUNK):
         chunk = view[start : start + _CHUNK].tobytes()
@@ -54,46 +58,33 @@ def _page_map(view: memoryview) -> bytes:
             for offset in range(0, len(chunk), PAGE_SIZE):
                 if chunk[offset : offset + PAGE_SIZE] != _ZERO_PAGE:
                     flags[page + offset // PAGE_SIZE] = 1
-    return bytes(flags)
+    return flags
 
 
-page_map: Callable[[memoryview], bytes] = _load_page_map() or _page_map
+page_map: Callable[[Buffer], bytearray] = _load_page_map() or _page_map
 """One byte for each page of a memory: 0 where all of it is zero, else 1."""
 
 
-def copy_pages(source: Buffer, target: memoryview) -> None:
-    """Copy a memory into one of zeros, of the same length, without touching its zero pages."""
-    view = _bytes_view(source)
-    flags = page_map(view)
-    first = flags.find(1)
-    while first >= 0:
-        end = flags.find(0, first)
-        if end < 0:
-            end = len(flags)
-        part = slice(first * PAGE_SIZE, end * PAGE_SIZE)
-        target[part] = view[part]
-        first = flags.find(1, end)
-
-
-@dataclass(slots=True)
 class PageMap:
-    """What a snapshot stores of its memories.
+    """What a snapshot stores of its memories, which may not change while this is used.
 
     Attributes:
-        views: the memories' bytes.
-        entries: runs (memory, first page, pages, first stored page), the page index.
-        sources: runs (memory, first page, pages) that hold the stored pages, in their order.
-        stored: number of stored pages.
+        entries: The page index: runs of pages as numbers in fours: memory, first page, number of
+            pages, first stored page.
+        sources: The same for the pages in which the stored pages are, in their order.
+        stored: Number of stored pages.
     """
 
-    views: list[memoryview]
-    entries: list[tuple[int, int, int, int]] = field(default_factory=list)
-    sources: list[tuple[int, int, int]] = field(default_factory=list)
-    stored: int = 0
+    def __init__(self, views: list[memoryview], found: EqualPages | PlainEqualPages) -> None:
+        self._views = views
+        self._found = found
+        self.entries: Sequence[int] = found.entries
+        self.sources: Sequence[int] = found.sources
+        self.stored = found.stored
 
     def index(self) -> bytes:
         """Return the page index section."""
-        return b"".join([ENTRY.pack(*entry) for entry in self.entries])
+        return pack(f"<{len(self.entries)}I", *self.entries)
 
     @property
     def size(self) -> int:
@@ -102,79 +93,89 @@ class PageMap:
 
     def digest(self) -> bytes:
         """Return the tree digest of the page data section."""
-        tree = Tree()
-        for memory, first, count in self.sources:
-            tree.update(self.views[memory][first * PAGE_SIZE : (first + count) * PAGE_SIZE])
-        return tree.digest()
+        digests: list[bytes | bytearray] = [b""] * -(-self.stored // _BATCH)
+        leaves = _leaf_digests()
+
+        def work(first: int, end: int) -> None:
+            for number in range(first, end):
+                digests[number] = leaves(self._batch(number))
+
+        in_parts(len(digests), work, part=_LEAVES)
+        return climb(b"".join(digests)) if digests else tree_digest(b"")
 
     def batches(self) -> Iterator[Buffer]:
         """Yield the page data section in batches of `BATCH_SIZE`, the last one shorter."""
-        parts: list[memoryview] = []
-        room = BATCH_SIZE
-        for memory, first, count in self.sources:
-            view = self.views[memory]
-            start, end = first * PAGE_SIZE, (first + count) * PAGE_SIZE
-            while start < end:
-                part = view[start : min(end, start + room)]
-                parts.append(part)
-                start += len(part)
-                room -= len(part)
-                if room == 0:
-                    yield parts[0] if len(parts) == 1 else b"".join(parts)
-                    parts, room = [], BATCH_SIZE
-        if parts:
-            yield b"".join(parts)
+        for number in range(-(-self.stored // _BATCH)):
+            yield self._batch(number)
+
+    def _batch(self, number: int) -> Buffer:
+        """Return a batch: a view of a memory, or a copy where the pages are in several places."""
+        first = number * _BATCH
+        count = min(_BATCH, self.stored - first)
+        low, high = 0, len(self.sources) // 4
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.sources[4 * middle + 3] <= first else (low, middle)
+        memory, page, pages, stored = self.sources[4 * low : 4 * low + 4]
+        if first + count <= stored + pages:
+            start = (page + first - stored) * PAGE_SIZE
+            return self._views[memory][start : start + count * PAGE_SIZE]
+        copy = bytearray(count * PAGE_SIZE)
+        self._found.copy(first, count, copy)
+        return copy
+
+
+class PlainEqualPages:
+    """The core's `EqualPages` in Python: for tools without the core, and for tests to compare."""
+
+    def __init__(self, memories: Sequence[memoryview]) -> None:
+        self._memories = memories
+        self._places: list[memoryview] = []
+        self.entries: list[int] = []
+        self.sources: list[int] = []
+        seen: dict[bytes, int] = {}
+        for memory, view in enumerate(memories):
+            for page, flag in enumerate(page_map(view)):
+                if flag:
+                    place = view[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
+                    number = seen.setdefault(place.tobytes(), len(self._places))
+                    if number == len(self._places):
+                        self._places.append(place)
+                        self._append(self.sources, memory, page, number)
+                    self._append(self.entries, memory, page, number)
+        self.stored = len(self._places)
+
+    @staticmethod
+    def _append(runs: list[int], memory: int, page: int, number: int) -> None:
+        if runs:
+            last, first, count, stored = runs[-4:]
+            if (last, first + count, stored + count) == (memory, page, number):
+                runs[-2] += 1
+                return
+        runs.extend((memory, page, 1, number))
+
+    def copy(self, first: int, count: int, target: Buffer) -> None:
+        """Copy stored pages into a buffer."""
+        memoryview(target)[:] = b"".join(self._places[first : first + count])
 
 
 def scan(memories: Sequence[Buffer]) -> PageMap:
     """Find the pages to store. The memories may not change until the map has been used."""
-    result = PageMap([_bytes_view(memory) for memory in memories])
-    seen: dict[int, list[int]] = {}
-    places: list[tuple[int, int]] = []
-    for memory, view in enumerate(result.views):
-        flags = page_map(view)
-        # The run of index entries and the run of new pages that the next page may prolong.
-        first = count = base = 0
-        source = sources = 0
-        for page, flag in enumerate(flags):
-            if not flag:
-                continue
-            data = view[page * PAGE_SIZE : (page + 1) * PAGE_SIZE].tobytes()
-            key = hash(data)
-            number = _find(seen.get(key), data, places, result.views)
-            if number is None:
-                number = len(places)
-                places.append((memory, page))
-                seen.setdefault(key, []).append(number)
-                if sources and page == source + sources:
-                    sources += 1
-                else:
-                    if sources:
-                        result.sources.append((memory, source, sources))
-                    source, sources = page, 1
-            if count and page == first + count and number == base + count:
-                count += 1
-            else:
-                if count:
-                    result.entries.append((memory, first, count, base))
-                first, count, base = page, 1, number
-        if count:
-            result.entries.append((memory, first, count, base))
-        if sources:
-            result.sources.append((memory, source, sources))
-    result.stored = len(places)
-    return result
+    views = [_bytes_view(memory) for memory in memories]
+    try:
+        from wasmsr.snapshot.memory.page_engine import EqualPages
+    except ImportError:
+        return PageMap(views, PlainEqualPages(views))
+    return PageMap(views, EqualPages(views))
 
 
-def _find(
-    numbers: list[int] | None, data: bytes, places: list[tuple[int, int]], views: list[memoryview]
-) -> int | None:
-    """Return the stored page equal to `data` among those of equal hash."""
-    for number in numbers or ():
-        memory, page = places[number]
-        if views[memory][page * PAGE_SIZE : (page + 1) * PAGE_SIZE].tobytes() == data:
-            return number
-    return None
+def _leaf_digests() -> Callable[[Buffer], bytes | bytearray]:
+    """Return what digests the leaves of a batch."""
+    try:
+        from wasmsr.snapshot.memory.page_engine import leaf_digests as fast
+    except ImportError:
+        return leaf_digests
+    return lambda batch: fast(0, batch, LEAF)
 
 
 def _bytes_view(data: Buffer) -> memoryview:
