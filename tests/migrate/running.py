@@ -182,8 +182,8 @@ def main() -> int:
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             ending = Ending("interrupted", 128 + number)
-            signal.signal(number, lambda *_, ending=ending: end.node.interrupt(ending))
-        finish = end.node.run(
+            signal.signal(number, lambda *_, ending=ending: end.endpoint.interrupt(ending))
+        finish = end.endpoint.run(
             (lambda: host.make(limit=options.limit, size=options.size)) if options.send else None
         )
     except WasmsrError as error:

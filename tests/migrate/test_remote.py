@@ -134,7 +134,7 @@ def test_a_folder_that_the_receiver_lacks(ends: Ends) -> None:
     ends.start("a", "--send")
     _, said = ends.events("a")
     assert ends.processes["a"].returncode == 124
-    assert "refuses: it was not given what the program knows as film" in said
+    assert "refuses: it was not given the program's folder film" in said
     assert "--dir HOST::film" in said
 
 

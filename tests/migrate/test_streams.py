@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.migrate.remote import PATIENCE, Ends
-from wasmsr.cli.commands.remote import _Show
+from wasmsr.cli.moving.event_lines import EventLines
 from wasmsr.errors import UnportableState
 from wasmsr.interp.modules.module import Module
 from wasmsr.migrate.events import Event
@@ -258,7 +258,7 @@ def test_an_event_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> No
             pass
 
     monkeypatch.setattr("sys.stdout", Stream())
-    show = _Show(json=True)
+    show = EventLines(json=True)
     show(Event("ended", "", {"code": 0}))
     monkeypatch.undo()
     assert pieces == ['{"event": "ended", "code": 0}\n']

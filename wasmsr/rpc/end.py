@@ -1,7 +1,7 @@
-"""One end on the network: journal, client, node and server put together, and taken apart.
+"""One end on the network: builds journal, client, endpoint and server, and takes them apart.
 
-`cli.commands.remote` makes it of its options. The order matters: the journal is locked and what it
-holds is restored before the server answers the first question about it.
+The order matters: before the server answers the first question, the journal is locked and all that
+it has is restored.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from wasmsr.rpc.server import Server
 
 
 class ServedEndpoint:
-    """See the module's docstring.
+    """An end that serves, with one peer.
 
     Attributes:
-        node: what runs programs; its `run` is for the caller to call, on a thread.
+        endpoint: The end that runs programs. The caller runs its `run` on a thread.
     """
 
     def __init__(
@@ -38,16 +38,27 @@ class ServedEndpoint:
         software: str,
         key: bytes,
     ) -> None:
-        """Open the journal, restores what it holds, and serves.
+        """Open the journal, restore what it has, and serve.
 
-        `state` is the folder for all ends of this user on this machine; each port has its own
-        journal in it, so that two ends can share it. `key` is what the peer must have too.
-        Raises MigrationError, and what restoring a program raises.
+        Args:
+            listen: Where this end listens.
+            peer: Where its peer listens.
+            state: The folder of all ends of this user on this machine. Each port has a journal of
+                its own there, so that two ends can share the folder.
+            host: Runs the programs.
+            announce: Gets the events.
+            every: Seconds that a program runs here before this end sends it on.
+            software: The version of wasmsr, for people at the peer.
+            key: The key that the peer must have too; b"" for none.
+
+        Raises:
+            MigrationError: The journal or the address cannot be used.
+            WasmsrError: A program of the journal can no longer be restored.
         """
         journal = Journal(state / "remote" / str(listen.port))
         try:
             self._peer = RemotePeer(peer, journal.node, key)
-            self.node = Endpoint(
+            self.endpoint = Endpoint(
                 journal,
                 Modules(state / "modules"),
                 host,
@@ -56,8 +67,8 @@ class ServedEndpoint:
                 every=every,
                 software=software,
             )
-            self.node.recover()
-            self._server = Server(self.node.answers, listen, software, key)
+            self.endpoint.recover()
+            self._server = Server(self.endpoint.answers, listen, software, key)
         except BaseException:
             journal.close()
             raise
@@ -65,7 +76,7 @@ class ServedEndpoint:
         self._journal = journal
 
     def close(self) -> None:
-        """Stop serving and let go of the journal."""
+        """Stop serving and close the journal."""
         self._host.close()
         self._server.stop()
         self._peer.close()

@@ -137,12 +137,13 @@ class AwayPrograms:
         elif record.program not in self._news.session:
             self._announce_lost(record, f"at {peer.address}")
         else:
+            path = self._journal.path(record.file)
             self.lost = MigrationError(
-                f"the program was lost with the process at {peer.address}; the last state that "
-                f"left this end is in {self._journal.path(record.file)}",
+                f"the program was lost: its process at {peer.address} was killed. The last state "
+                f"that left this end is in {path}",
                 phase="commit",
                 owner="destination",
-                hint="`wasmsr run --adopt --from-snapshot FILE` continues from it",
+                hint=f"`wasmsr run PROGRAM --adopt --from-snapshot {path}` continues from it",
             )
         return False
 

@@ -56,11 +56,11 @@ def contact(
                 f"gave up after {CONTACT_SECONDS:.0f} s: {trouble}",
                 phase="prepare",
                 owner="source",
-                hint="start the other end first, and check --peer",
+                hint="start `wasmsr remote` at the other end too, and check --peer",
             )
         if time.monotonic() - told >= 1:
             told = time.monotonic()
-            text = f"waiting for {peer.address}, {left:.0f} s more ({trouble})"
+            text = f"waiting for the other end, {left:.0f} s more: {trouble}"
             announce(Event("retry", text, {"peer": peer.address, "left": left}))
         stop.wait(0.2)
     return None

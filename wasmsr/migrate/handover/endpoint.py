@@ -199,7 +199,8 @@ class Endpoint:
             program.close()
             raise
         values: dict[str, object] = {"program": program.id.hex(), "epoch": 1}
-        self.announce(Event("started", "started here", values))
+        text = f"started here; moves to {peer.address} in {self.every:g} s"
+        self.announce(Event("started", text, values))
         program.start()
         return program
 
@@ -232,8 +233,7 @@ class Endpoint:
             program.close()
             self.destination.host.forget(program.id, here=True)
         values: dict[str, object] = {"code": ending.code, "kind": ending.kind, "here": True}
-        text = ending.sentence or f"ended here with code {ending.code}"
-        self.announce(Event("ended", text, values))
+        self.announce(Event("ended", _ended("here", ending), values))
         return Finish(ending, here=True, abandoned=abandoned)
 
     def _tell_end(self, record: Record, ending: Ending) -> None:
@@ -250,7 +250,7 @@ class Endpoint:
             except (PeerLost, PeerRefused) as error:
                 late = time.monotonic() > deadline
                 if late or self.stop.is_set() or isinstance(error, PeerRefused):
-                    text = f"{peer.address} was not told that the program has ended: {error}"
+                    text = f"cannot tell the other end that the program has ended: {error}"
                     self.announce(Event("silent", text))
                     return
             self.stop.wait(0.2)
@@ -304,8 +304,7 @@ class Endpoint:
             self.announce(Event("asking", text, {"peer": peer.address}))
 
     def _ended_there(self, ending: Ending) -> Finish:
-        what = ending.sentence or "the program ended"
-        text = f"at {self.news.told_by}: {what} (code {ending.code})"
+        text = _ended(f"at {self.news.told_by}", ending)
         values: dict[str, object] = {"code": ending.code, "kind": ending.kind, "here": False}
         self.announce(Event("ended", text, values))
         return Finish(ending, here=False)
@@ -315,3 +314,11 @@ class Endpoint:
             f"interrupted while this end held a program that {ready.source} may have handed over",
             hint="start the same command again: it asks the other end and continues",
         )
+
+
+def _ended(where: str, ending: Ending) -> str:
+    """Return a line that says where and how a program ended."""
+    if ending.sentence.startswith("ended with "):
+        return ending.sentence.replace("ended", f"ended {where}", 1)
+    why = f": {ending.sentence}" if ending.sentence else ""
+    return f"ended {where} with code {ending.code}{why}"

@@ -151,8 +151,8 @@ class HostedProgram:
                 del self._places[guest]
         if self._places:
             places = self._places.items()
-            where = ", ".join(f"{printable(guest)} in {printable(path)}" for guest, path in places)
-            sentence = f"{sentence}; its files are here: {where}"
+            where = ", ".join(f"{printable(guest)} is {printable(path)}" for guest, path in places)
+            sentence = f"{sentence}; the program's folder {where}"
         return sentence
 
     def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:

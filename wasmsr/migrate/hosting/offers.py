@@ -59,14 +59,14 @@ def _refuse_mounts(wanted: Sequence[MountName], given: Sequence[MountName]) -> R
                 Reason.MOUNT,
                 f"it was given {mount.guest} in mode {modes[mount.guest]}, and the program has "
                 f"it in mode {mount.mode}",
-                f"start it with {_option(mount)}",
+                f"the end that refuses needs {_option(mount)}",
             )
     if lacking:
         return Refusal(
             Reason.MOUNT,
-            "it was not given what the program knows as "
+            f"it was not given the program's folder{'s' * (len(lacking) > 1)} "
             + ", ".join(mount.guest for mount in lacking),
-            "start it with " + " ".join(map(_option, lacking)),
+            "the end that refuses needs " + " ".join(map(_option, lacking)),
         )
     return None
 

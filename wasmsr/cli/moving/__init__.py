@@ -1,0 +1,1 @@
+"""What `wasmsr remote` does: one end of a pair, what it gives to programs, and its lines."""
