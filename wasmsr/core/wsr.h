@@ -271,6 +271,17 @@ void wsr_host_retry(wsr_store *store, uint64_t *fuel);
 uint64_t wsr_executed(const wsr_store *store);
 /* Drop the frames of the innermost invocation (after a trap) and return to the outer one. */
 void wsr_end(wsr_store *store, const wsr_activation *outer);
+/* Drop all frames: the program has ended. */
+void wsr_drop_frames(wsr_store *store);
+/* Push a call of a module's function above the frames of a paused program; there is at least one.
+ * The frame below stays before its next instruction. Returns a trap code. */
+uint32_t wsr_push_call(wsr_store *store, uint32_t function, const uint64_t *arguments);
+/* After WSR_FINISHED: 1 if a pushed call has finished. Its results are dropped, and the next run
+ * goes on with the frames below it. */
+int wsr_end_pushed_call(wsr_store *store);
+/* How many pushed calls there are, and the number of the outermost frame of each, lowest first. */
+uint32_t wsr_pushed_count(const wsr_store *store);
+uint32_t wsr_pushed_frame(const wsr_store *store, uint32_t call);
 /* Ask the running machine to pause; from any thread or signal handler. */
 void wsr_pause(wsr_store *store);
 int wsr_pause_requested(const wsr_store *store);
@@ -307,10 +318,13 @@ uint32_t wsr_frame_count(const wsr_store *store);
  * innermost frame is not performed. Returns 0 where the host has no memory left. */
 int wsr_view_frame(wsr_store *store, uint32_t frame, int all, wsr_frame_view *out);
 /* Push a frame on a thread that is being restored, which is seen like `view` (without instance and
- * index); `innermost` says that none follows, otherwise `callee` is the address of the function of
- * the frame that will. Checks all there is to check. */
+ * index); `innermost` says that none follows, or that of a pushed call, otherwise `callee` is the
+ * address of the function of the frame that will. Checks all there is to check. */
 int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermost, uint32_t callee,
                       wsr_error *error);
+/* The next frame that is restored is the outermost one of a pushed call, and the last one was
+ * restored as `innermost`. Returns 0 where the host has no memory left. */
+int wsr_restore_pushed_call(wsr_store *store);
 /* Test every invariant of the machine; NULL, or a sentence about the first that does not hold. */
 const char *wsr_check(wsr_store *store);
 

@@ -37,7 +37,8 @@ class HostEvent:
 
     Attributes:
         kind: "edit" (the host wrote a memory, table or global), "grow" (the host grew a memory or
-            table), "growth failed", "enqueue" or "pause". A program's own growth is an event if
+            table), "growth failed", "enqueue", "push" (a call was pushed
+            above paused frames) or "pause". A program's own growth is an event if
             the limits allow it and the host refuses it. The event comes before the next host call
             or at the end of the run, and has the count of such growths as "refused". A view of a
             memory (`Memory.data`) can be written without an event.

@@ -202,7 +202,9 @@ def capture(
         memories=[_memory(store, a) for a in range(counts.memories)],
         globals=[_global(store, a) for a in range(counts.globals)],
         thread=state.ThreadState(
-            _frames(store), [(address, list(slots)) for address, slots in store.queue]
+            _frames(store),
+            [(address, list(slots)) for address, slots in store.queue],
+            source.pushed_calls,
         ),
         limits=_limits(store, fuel),
         lineage=state.Lineage(

@@ -82,7 +82,7 @@ _FIELDS: dict[type, dict[str, _Test]] = {
         "values": _INTS,
     },
     ExceptionState: {"tag": _INT, "fields": _INTS},
-    ThreadState: {"frames": _all(FrameState), "queue": _queue},
+    ThreadState: {"frames": _all(FrameState), "queue": _queue, "pushed": _INTS},
     SavedLimits: {
         **dict.fromkeys(("memory_pages", "table_elements", "stack_slots", "stack_frames"), _INT),
         "fuel": _MAYBE_INT,

@@ -137,8 +137,11 @@ class ValueRestorer:
         """
         store, thread = self.store, self.snapshot.thread
         addresses = [self._function_address(frame) for frame in thread.frames]
+        tops = {*(number - 1 for number in thread.pushed), len(thread.frames) - 1}
+        pushed = set(thread.pushed)
         for i, frame in enumerate(thread.frames):
-            innermost = i + 1 == len(thread.frames)
+            if i in pushed:
+                self.target.push_call()
             operands = len(frame.values) - frame.locals
             if operands < 0 or len(frame.values) != len(frame.types):
                 raise impossible("a frame with more locals than values")
@@ -149,7 +152,7 @@ class ValueRestorer:
                 for code, value in zip(frame.types, frame.values, strict=True)
             ]
             slots = values_to_slots(val_types(frame.types), bits)
-            callee = None if innermost else addresses[i + 1]
+            callee = None if i in tops else addresses[i + 1]
             try:
                 self.target.push_frame(
                     addresses[i], frame.offset, frame.types, frame.locals, slots, callee

@@ -196,10 +196,13 @@ class ThreadState(_OneLine):
     Attributes:
         frames: Frames, outermost first.
         queue: Function address, and slots of the arguments; a v128 has two slots.
+        pushed: The number of the outermost frame of each call that was pushed above paused frames,
+            ascending.
     """
 
     frames: list[FrameState] = field(default_factory=list)
     queue: list[tuple[int, list[int]]] = field(default_factory=list)
+    pushed: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -109,7 +109,7 @@ int wsr_view_frame(wsr_store *store, uint32_t number, int all, wsr_frame_view *o
   const wsr_function_instance *f = &store->functions[frame->function];
   const wsr_code *code = f->code;
   const wsr_module *m = store->instances[f->instance]->module;
-  const bool innermost = number + 1 == thread->n_frames;
+  const bool innermost = wsr_frame_is_top(thread, number);
   /* A waiting frame is after its call; the types are known before the call. */
   const uint32_t at = frame->cell - !innermost;
   const uint32_t resume =
@@ -265,8 +265,8 @@ int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermos
       return wrong(error, offset, "a frame's callee does not return what its caller expects");
     cell++;
   }
-  uint32_t slot = 0;
-  if (thread->n_frames) {
+  uint32_t slot = thread->n_frames == 0 ? 0 : thread->now.entry_slot;
+  if (thread->n_frames > thread->now.base_frame) {
     /* The callee's frame begins at the arguments, on top of what its caller keeps. */
     const wsr_frame *caller = &thread->frames[thread->n_frames - 1];
     const wsr_code *above = store->functions[caller->function].code;
@@ -285,10 +285,11 @@ int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermos
 
 /* ---- invariants ---- */
 
-static const char *check_frame(wsr_store *store, uint32_t number) {
+/* `first` is the first frame that is checked. */
+static const char *check_frame(wsr_store *store, uint32_t first, uint32_t number) {
   wsr_thread *const thread = store->main;
   const wsr_frame *frame = &thread->frames[number];
-  const bool innermost = number + 1 == thread->n_frames;
+  const bool innermost = wsr_frame_is_top(thread, number);
   if (frame->function >= store->n_functions) return "a frame's function has no address";
   const wsr_function_instance *f = &store->functions[frame->function];
   if (f->instance == WSR_NONE || !f->code) return "a frame runs a function without code";
@@ -300,7 +301,10 @@ static const char *check_frame(wsr_store *store, uint32_t number) {
     return "a waiting frame is not after a call";
   if (number == thread->now.base_frame && frame->slot != thread->now.entry_slot)
     return "the outermost frame does not begin where its results go";
-  if (number > thread->now.base_frame) {
+  if (number > 0 && wsr_frame_is_top(thread, number - 1)) {
+    if (frame->slot != wsr_slot_above(thread, frame - 1))
+      return "a pushed call does not begin above the frame below it";
+  } else if (number > first) {
     const wsr_frame *caller = frame - 1;
     const wsr_code *above = store->functions[caller->function].code;
     if (frame->slot != caller->slot + above->cells[caller->cell - 1].s)
@@ -328,8 +332,12 @@ const char *wsr_check(wsr_store *store) {
   wsr_thread *const thread = store->main;
   if (thread->n_frames > store->limits.stack_frames) return "there are more frames than allowed";
   if (thread->now.base_frame > thread->n_frames) return "the invocation begins above its frames";
-  for (uint32_t i = thread->now.base_frame; i < thread->n_frames; i++) {
-    const char *broken = check_frame(store, i);
+  /* Below a call-back, the frames wait for the host. Below pushed calls they are as always. */
+  uint32_t first = thread->now.base_frame;
+  for (uint32_t i = thread->n_pushed; i-- > 0 && thread->pushed[i].base_frame == first;)
+    first = thread->pushed[i].outer.base_frame;
+  for (uint32_t i = first; i < thread->n_frames; i++) {
+    const char *broken = check_frame(store, first, i);
     if (broken) return broken;
   }
   for (uint32_t i = 0; i < store->n_tables; i++) {

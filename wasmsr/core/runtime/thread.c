@@ -3,6 +3,7 @@
  * (Stack) and 4.6 (Modules, Invocation). */
 #include <stdlib.h>
 
+#include "core/array.h"
 #include "core/runtime/thread.h"
 
 /* Stack, returns and frames follow each other in one piece of address space. Each begins at another
@@ -51,6 +52,7 @@ void wsr_thread_free(wsr_thread *thread) {
   wsr_release(thread->stack, thread_bytes(&thread->store->limits));
   free(thread->scratch_types);
   free(thread->scratch_values);
+  free(thread->pushed);
   free(thread);
 }
 
@@ -67,27 +69,89 @@ const wsr_code *wsr_function_code(wsr_thread *thread, uint32_t address) {
   return f->code;
 }
 
-uint32_t wsr_begin(wsr_store *store, uint32_t function, const uint64_t *arguments,
-                   wsr_activation *outer) {
+uint32_t wsr_slot_above(const wsr_thread *thread, const wsr_frame *frame) {
+  return frame->slot + thread->functions[frame->function].code->frame_slots;
+}
+
+bool wsr_frame_is_top(const wsr_thread *thread, uint32_t number) {
+  if (number + 1 == thread->n_frames) return true;
+  for (uint32_t i = thread->n_pushed; i-- > 0;)
+    if (thread->pushed[i].base_frame == number + 1) return true;
+  return false;
+}
+
+/* Push the frame of a function that the host calls, above all that the innermost frame may use. */
+static uint32_t push_frame(wsr_store *store, uint32_t function, const uint64_t *arguments) {
   wsr_thread *const thread = store->main;
-  *outer = thread->now;
   const wsr_code *code = wsr_function_code(thread, function);
   if (!code) return WSR_TRAP_NO_MEMORY;
-  uint32_t slot = 0;
-  wsr_frame *waiting = thread->n_frames ? &thread->frames[thread->n_frames - 1] : NULL;
-  if (waiting) /* above all that the innermost frame may use */
-    slot = waiting->slot + store->functions[waiting->function].code->frame_slots;
+  const uint32_t slot =
+      thread->n_frames ? wsr_slot_above(thread, &thread->frames[thread->n_frames - 1]) : 0;
   if (code->frame_slots > store->limits.stack_slots - slot ||
       thread->n_frames == store->limits.stack_frames)
     return WSR_TRAP_EXHAUSTION;
   uint64_t *fp = thread->stack + slot;
   if (code->n_params) memcpy(fp, arguments, code->n_params * sizeof *fp);
   memset(fp + code->n_params, 0, (code->n_locals - code->n_params) * sizeof *fp);
-  if (waiting) waiting->cell++; /* like every frame that waits, it is after its call */
   thread->now = (wsr_activation){thread->n_frames, slot};
   thread->returns[thread->n_frames].pc = NULL;
   thread->frames[thread->n_frames++] = (wsr_frame){function, 0, slot};
   return WSR_TRAP_NONE;
+}
+
+uint32_t wsr_begin(wsr_store *store, uint32_t function, const uint64_t *arguments,
+                   wsr_activation *outer) {
+  wsr_thread *const thread = store->main;
+  *outer = thread->now;
+  const uint32_t trap = push_frame(store, function, arguments);
+  /* Like every frame that waits, the one below is after its call. */
+  if (trap == WSR_TRAP_NONE && thread->n_frames > 1) thread->frames[thread->n_frames - 2].cell++;
+  return trap;
+}
+
+static bool room_to_push(wsr_thread *thread) {
+  return wsr_array_reserve(&thread->pushed, &thread->room_pushed, thread->n_pushed + 1,
+                           sizeof *thread->pushed);
+}
+
+uint32_t wsr_push_call(wsr_store *store, uint32_t function, const uint64_t *arguments) {
+  wsr_thread *const thread = store->main;
+  const wsr_pushed_call made = {thread->n_frames, thread->now};
+  if (!room_to_push(thread)) return WSR_TRAP_NO_MEMORY;
+  const uint32_t trap = push_frame(store, function, arguments);
+  if (trap == WSR_TRAP_NONE) thread->pushed[thread->n_pushed++] = made;
+  return trap;
+}
+
+int wsr_end_pushed_call(wsr_store *store) {
+  wsr_thread *const thread = store->main;
+  /* What a call-back within it began has a higher frame. */
+  if (!thread->n_pushed ||
+      thread->pushed[thread->n_pushed - 1].base_frame != thread->now.base_frame)
+    return 0;
+  thread->now = thread->pushed[--thread->n_pushed].outer;
+  return 1;
+}
+
+int wsr_restore_pushed_call(wsr_store *store) {
+  wsr_thread *const thread = store->main;
+  if (!thread->n_frames || !room_to_push(thread)) return 0;
+  thread->pushed[thread->n_pushed++] = (wsr_pushed_call){thread->n_frames, thread->now};
+  thread->now = (wsr_activation){thread->n_frames,
+                                 wsr_slot_above(thread, &thread->frames[thread->n_frames - 1])};
+  return 1;
+}
+
+uint32_t wsr_pushed_count(const wsr_store *store) { return store->main->n_pushed; }
+
+uint32_t wsr_pushed_frame(const wsr_store *store, uint32_t call) {
+  return store->main->pushed[call].base_frame;
+}
+
+void wsr_drop_frames(wsr_store *store) {
+  wsr_thread *const thread = store->main;
+  thread->n_frames = thread->n_pushed = 0;
+  thread->now = (wsr_activation){0, 0};
 }
 
 void wsr_end(wsr_store *store, const wsr_activation *outer) {

@@ -12,6 +12,12 @@ typedef struct {
   uint32_t slot;     /* the frame's start on the value stack */
 } wsr_frame;
 
+/* A call that the host has pushed above paused frames. */
+typedef struct {
+  uint32_t base_frame;  /* its outermost frame */
+  wsr_activation outer; /* the invocation that goes on when it has finished */
+} wsr_pushed_call;
+
 /* saved: end */
 
 /* Where fast code goes on when a frame returns. pc is NULL if the caller runs in precise code. */
@@ -64,8 +70,16 @@ struct wsr_thread {
 
   wsr_store *store;
   wsr_thread *next; /* of the same store */
+
+  wsr_pushed_call *pushed; /* state; here because handlers do not use it */
+  uint32_t n_pushed, room_pushed;
 };
 
+/* Whether a frame is before its next instruction: it is the innermost one, or a call was pushed
+ * above it. All others wait, after their calls. */
+bool wsr_frame_is_top(const wsr_thread *thread, uint32_t number);
+/* The first slot above all that a frame may use. */
+uint32_t wsr_slot_above(const wsr_thread *thread, const wsr_frame *frame);
 /* NULL without memory. */
 wsr_thread *wsr_thread_new(wsr_store *store);
 void wsr_thread_free(wsr_thread *thread);

@@ -115,6 +115,29 @@ class Invoker:
         self.queue.append((address, slots))
         self._linker.tell("enqueue", function=address, slots=slots)
 
+    def push(self, function: Function, arguments: Sequence[Any]) -> None:
+        """Push a call above the frames of a paused program; see `Store.push_call`."""
+        c = self._store.c
+        self._pauses.enter()
+        try:
+            if not lib.wsr_frame_count(c):
+                raise WasmsrError(
+                    "no call of the store is paused", hint="enqueue() adds a call to an idle store"
+                )
+            if function.address in self._linker.hosts:
+                raise WasmsrError(
+                    "a host function cannot be pushed above paused frames",
+                    hint="push a function of a module",
+                )
+            slots = self.slots(function, arguments)
+            trap = lib.wsr_push_call(c, function.address, list(slots) or [0])
+            if trap:
+                raise self._trap(trap)
+            self.invocations += 1
+            self._linker.tell("push", function=function.address, slots=slots)
+        finally:
+            self._pauses.leave()
+
     def run(self, fuel: int | None) -> Outcome:
         """Run the frames, then the queue; see `Store.run`."""
         if fuel is not None and not 0 <= fuel < _LOAN:
@@ -139,8 +162,7 @@ class Invoker:
             self._pauses.forget_interrupt()
             self.queue.clear()
             self._references.let_go()
-            while lib.wsr_frame_count(c):
-                lib.wsr_end(c, ffi.new("wsr_activation *"))
+            lib.wsr_drop_frames(c)
             raise
         finally:
             self.executed = self.instructions
@@ -243,6 +265,9 @@ class Invoker:
                     self._settle()
                 code = again(c, null, exit_)
             if code == lib.WSR_FINISHED:
+                if lib.wsr_end_pushed_call(c):  # what it was pushed above goes on
+                    code = lib.wsr_run(c, null, exit_)
+                    continue
                 assert self.entry is not None
                 self.last = self._finished(self.entry, exit_.slots)
                 return None
@@ -337,7 +362,7 @@ class Invoker:
         """Drop the frames and the queue: the program has ended."""
         self.queue.clear()
         self._references.let_go()
-        lib.wsr_end(self._store.c, ffi.new("wsr_activation *"))
+        lib.wsr_drop_frames(self._store.c)
 
     def call(self, function: Function, arguments: Sequence[Any]) -> tuple[Any, ...]:
         """Run a function to its end and return its results; see `Function.__call__`."""

@@ -266,6 +266,21 @@ class StoreState:
 
     # ---- the thread ----
 
+    @property
+    def pushed_calls(self) -> list[int]:
+        """The number of the outermost frame of each pushed call, lowest first."""
+        c = self._store.c
+        return [lib.wsr_pushed_frame(c, call) for call in range(lib.wsr_pushed_count(c))]
+
+    def push_call(self) -> None:
+        """Make the next frame that is pushed the outermost one of a pushed call.
+
+        Raises:
+            MemoryError: The host has no memory left.
+        """
+        if not lib.wsr_restore_pushed_call(self._store.c):
+            raise MemoryError("no memory left for the snapshot's calls")
+
     def push_frame(
         self,
         function: int,
@@ -283,7 +298,8 @@ class StoreState:
             types: Type codes of its locals, then of its operands.
             n_locals: How many of the values are locals.
             slots: The slots of all values.
-            callee: Address of the function of the frame that comes next, or None if none comes.
+            callee: Address of the function of the frame that comes next; None if none comes, or
+                that of a pushed call.
 
         Raises:
             StateRefused: The code at that position has other locals or operands.

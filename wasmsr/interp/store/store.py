@@ -363,6 +363,27 @@ class Store:
         params = self.function_type(address).params
         self.invoker.enqueue(address, tuple(values_to_slots(params, bits)))
 
+    def push_call(self, function: Function, *arguments: Any) -> None:
+        """Push a call above the frames of a paused program, which goes on with it.
+
+        The next `run` makes the call. Its results are dropped, and then the interrupted frames go
+        on as if there had been no call. Snapshots contain the call, before and in the middle of it.
+        It can be pushed between any two instructions of the program, like a signal handler of C: it
+        sees memory as the program has it there. It should not wait: a `poll_oneoff` that it
+        interrupted begins its time again if the call polls too. A trap in it, or an exception that
+        it does not catch, ends the program.
+
+        Args:
+            function: A function of a module.
+            arguments: Its arguments.
+
+        Raises:
+            TypeError, OverflowError: The arguments do not fit the function's type.
+            WasmsrError: No call is paused, the store is running, or the function is of the host.
+            Trap: The stack has no room for it; nothing has changed.
+        """
+        self.invoker.push(function, arguments)
+
     def run(self, *, fuel: int | None = None) -> Outcome:
         """Run the thread, then the queue, to the end, a trap, an exit or a pause.
 
