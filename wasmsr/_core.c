@@ -122,7 +122,7 @@ const char *wsr_compiler(void) {
 static bool at_call(const wsr_thread *thread) {
   if (thread->n_frames == thread->now.base_frame) return false;
   const wsr_frame *frame = &thread->frames[thread->n_frames - 1];
-  const wsr_code *code = thread->functions[frame->function].code;
+  const wsr_code *code = wsr_code_of(&thread->functions[frame->function]);
   if (!code) return false;
   const uint32_t op = code->cells[frame->cell].op;
   return wsr_is_call(op) || wsr_is_tail_call(op);

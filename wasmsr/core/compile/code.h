@@ -3,6 +3,7 @@
 #ifndef WSR_CODE_H
 #define WSR_CODE_H
 #include "core/binary/module.h"
+#include "core/publish.h"
 
 /* One Wasm instruction in precise code. `s` is the slot of the first operand (and of the result),
  * from the frame's start; what n, a, b and imm mean is said at each handler in precise/loop.h. Of a

@@ -198,13 +198,13 @@ static void keep(wsr_code *code, const uint64_t *live, const uint32_t *before, c
   memcpy(all, live, map * sizeof *all);
   memcpy(all + map, before, map * sizeof *before);
   memcpy(all + map + n_ranks, sets, n_sets * sizeof *all);
-  if (!atomic_compare_exchange_strong(&code->live, &none, all)) free(all);
+  if (!WSR_PUBLISH_FIRST(&code->live, &none, all)) free(all);
 }
 
 bool wsr_live_locals(wsr_code *code, uint32_t cell, uint8_t *result) {
   if (code->n_locals == 0) return true;
   const uint32_t words = (code->n_locals + 63) / 64;
-  const uint64_t *kept = atomic_load(&code->live);
+  const uint64_t *kept = WSR_PUBLISHED(&code->live);
   if (kept) {
     const flow all = {code, 0, words};
     const uint64_t *behind = kept + bitmap_words(code);

@@ -115,11 +115,11 @@ static wsr_code *make(wsr_module *m, uint32_t function, bool deterministic,
 const wsr_code *wsr_compile(wsr_module *m, uint32_t function, bool deterministic,
                             const wsr_request *interrupt) {
   _Atomic(wsr_code *) *place = &m->code[deterministic][function - m->n.imported_functions];
-  wsr_code *code = atomic_load_explicit(place, memory_order_acquire);
+  wsr_code *code = WSR_PUBLISHED(place);
   if (code) return code;
   code = make(m, function, deterministic, interrupt);
   wsr_code *first = NULL;
-  if (code && !atomic_compare_exchange_strong(place, &first, code)) {
+  if (code && !WSR_PUBLISH_FIRST(place, &first, code)) {
     wsr_code_free(code); /* another thread published its code first: use that */
     code = first;
   }

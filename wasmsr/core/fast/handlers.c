@@ -38,7 +38,7 @@ static uint32_t leave(wsr_thread *thread, uint32_t cell, uint32_t outcome) {
 /* The precise cell of the handler that traps. */
 __attribute__((noinline, cold)) static uint32_t cell_of(const wsr_thread *thread,
                                                         const uint64_t *pc) {
-  const wsr_fast *fast = thread->codes[thread->frame->function];
+  const wsr_fast *fast = WSR_PUBLISHED(&thread->codes[thread->frame->function]);
   const uint32_t word = (uint32_t)(pc - fast->words);
   uint32_t first = 0, last = fast->n_map;
   while (first < last) {
@@ -52,7 +52,7 @@ __attribute__((noinline, cold)) static uint32_t cell_of(const wsr_thread *thread
 }
 
 static uint32_t trapped_in(wsr_thread *thread, uint32_t cell, uint32_t trap) {
-  const wsr_fast *const fast = thread->codes[thread->frame->function];
+  const wsr_fast *const fast = WSR_PUBLISHED(&thread->codes[thread->frame->function]);
   thread->out->trap = trap;
   if (fast->metered) thread->left += wsr_left_in_block(fast->code, cell);
   return leave(thread, cell, WSR_TRAPPED);
@@ -386,7 +386,7 @@ static inline uint32_t high_third(const uint64_t *pc) {
   pc = callee->words
 
 __attribute__((always_inline)) static inline uint32_t enter(PARAMETERS) { /* acc: address */
-  const wsr_fast *const callee = thread->codes[acc];
+  const wsr_fast *const callee = WSR_PUBLISHED(&thread->codes[acc]);
   if (!callee) WSR_TAIL first_call(ARGUMENTS);
   PUSH_FRAME();
   FORGET();
@@ -397,7 +397,7 @@ __attribute__((always_inline)) static inline uint32_t enter(PARAMETERS) { /* acc
 
 __attribute__((always_inline)) static inline uint32_t enter_tail(
     PARAMETERS) { /* acc: address; b: number of arguments */
-  const wsr_fast *const callee = thread->codes[acc];
+  const wsr_fast *const callee = WSR_PUBLISHED(&thread->codes[acc]);
   if (!callee) WSR_TAIL first_call(ARGUMENTS);
   if (room_above(thread, fp) < callee->frame_bytes) TRAP_HERE(EXHAUSTION);
   const uint64_t *const from = fp + field(pc, 0);
@@ -443,7 +443,7 @@ END(call_own) {
   POLL_CALL();
   acc = thread->instance->own + low_third(pc);
   FORGET_WHENCE(acc);
-  const wsr_fast *const callee = thread->codes[acc];
+  const wsr_fast *const callee = WSR_PUBLISHED(&thread->codes[acc]);
   if (!callee) WSR_TAIL first_call(ARGUMENTS);
   PUSH_FRAME();
   GO(pc);

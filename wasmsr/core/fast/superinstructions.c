@@ -72,11 +72,11 @@ static beginnings *gather(void) {
 
 static const beginnings *known(void) {
   static _Atomic(beginnings *) made;
-  beginnings *all = atomic_load_explicit(&made, memory_order_acquire);
+  beginnings *all = WSR_PUBLISHED(&made);
   if (all) return all;
   all = gather();
   beginnings *first = NULL;
-  if (all && !atomic_compare_exchange_strong(&made, &first, all)) {
+  if (all && !WSR_PUBLISH_FIRST(&made, &first, all)) {
     free(all);
     all = first;
   }

@@ -1199,11 +1199,11 @@ const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, bo
                                    const wsr_request *interrupt) {
   /* each code is made once, when it is first needed */
   _Atomic(wsr_fast *) *place = &((wsr_code *)(uintptr_t)code)->fast[metered];
-  wsr_fast *fast = atomic_load_explicit(place, memory_order_acquire);
+  wsr_fast *fast = WSR_PUBLISHED(place);
   if (fast) return fast;
   fast = make(m, code, metered, interrupt);
   wsr_fast *first = NULL;
-  if (fast && !atomic_compare_exchange_strong(place, &first, fast)) {
+  if (fast && !WSR_PUBLISH_FIRST(place, &first, fast)) {
     wsr_fast_free(fast);
     fast = first;
   }
@@ -1212,12 +1212,16 @@ const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, bo
 
 const wsr_fast *wsr_function_fast(wsr_thread *thread, uint32_t address, bool metered) {
   wsr_store *const store = thread->store;
-  const wsr_fast **place = &store->fast[metered][address];
+  wsr_fast_place *place = &store->fast[metered][address];
   const wsr_function_instance *f = &store->functions[address];
-  if (!*place && f->instance != WSR_NONE && wsr_function_code(thread, address))
-    *place = wsr_translate_fast(store->instances[f->instance]->module, f->code, metered,
-                                thread->interrupt ? &thread->pause : NULL);
-  return *place;
+  const wsr_fast *fast = WSR_PUBLISHED(place);
+  if (fast || f->instance == WSR_NONE) return fast;
+  const wsr_code *code = wsr_function_code(thread, address);
+  if (!code) return NULL;
+  fast = wsr_translate_fast(store->instances[f->instance]->module, code, metered,
+                            thread->interrupt ? &thread->pause : NULL);
+  WSR_PUBLISH(place, fast);
+  return fast;
 }
 
 uint32_t wsr_fast_entry(const wsr_fast *fast, uint32_t cell) {

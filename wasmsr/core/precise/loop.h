@@ -41,7 +41,7 @@ static uint32_t RUN(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
   do {                                                                     \
     frame = &thread->frames[thread->n_frames - 1];                         \
     const wsr_function_instance *own = &store->functions[frame->function]; \
-    code = own->code;                                                      \
+    code = wsr_code_of(own);                                               \
     pc = code->cells + frame->cell;                                        \
     fp = thread->stack + frame->slot;                                      \
     if (instance != store->instances[own->instance]) {                     \
@@ -414,13 +414,13 @@ atomic:
 call: {
   const wsr_function_instance *f = &store->functions[address];
   if (f->instance == WSR_NONE) goto host_call;
-  if (!f->code) {
+  if (!wsr_code_of(f)) {
     wsr_compile_interruptible(thread, address);
     const bool made = wsr_function_code(thread, address) != NULL;
     if (wsr_compile_interrupted(thread, address, made)) goto pause_here;
     if (!made) TRAP(NO_MEMORY);
   }
-  const wsr_code *callee = f->code;
+  const wsr_code *callee = wsr_code_of(f);
   uint64_t *const callee_fp = fp + pc->s;
   if ((uint64_t)(stack_end - callee_fp) < callee->frame_slots ||
       thread->n_frames == store->limits.stack_frames)
@@ -446,13 +446,13 @@ call: {
 tail_call: {
   const wsr_function_instance *f = &store->functions[address];
   if (f->instance == WSR_NONE) goto host_call;
-  if (!f->code) {
+  if (!wsr_code_of(f)) {
     wsr_compile_interruptible(thread, address);
     const bool made = wsr_function_code(thread, address) != NULL;
     if (wsr_compile_interrupted(thread, address, made)) goto pause_here;
     if (!made) TRAP(NO_MEMORY);
   }
-  const wsr_code *callee = f->code;
+  const wsr_code *callee = wsr_code_of(f);
   if ((uint64_t)(stack_end - fp) < callee->frame_slots) TRAP(EXHAUSTION);
   move(fp, fp + pc->s, pc->n);
   frame->function = address;

@@ -35,10 +35,10 @@ enum { MAX_POSITIONS = 64 }; /* kept for each function; beyond that they are fou
 
 /* by a map that is made then. NULL before, and without memory. */
 static const wsr_operand_map *map_of(const wsr_module *m, wsr_code *code) {
-  wsr_operand_map *map = atomic_load(&code->operands);
+  wsr_operand_map *map = WSR_PUBLISHED(&code->operands);
   if (map || atomic_load(&code->n_positions) < MAX_POSITIONS) return map;
   wsr_operand_map *made = wsr_map_operands(m, code);
-  if (!made || atomic_compare_exchange_strong(&code->operands, &map, made)) return made;
+  if (!made || WSR_PUBLISH_FIRST(&code->operands, &map, made)) return made;
   wsr_operand_map_free(made); /* another thread was faster */
   return map;
 }
@@ -79,7 +79,7 @@ static wsr_position *position_at(const wsr_module *m, const wsr_code *shared, ui
   wsr_code *code = (wsr_code *)(uintptr_t)shared; /* the list is a cache */
   *kept = true;
   const uint32_t key = 2 * cell + (resume != cell);
-  wsr_position *head = atomic_load(&code->positions);
+  wsr_position *head = WSR_PUBLISHED(&code->positions);
   for (wsr_position *p = head; p; p = p->next)
     if (p->cell == key) return p;
   wsr_position *made = make_position(m, code, cell);
@@ -96,7 +96,7 @@ static wsr_position *position_at(const wsr_module *m, const wsr_code *shared, ui
     return made;
   }
   made->next = head;
-  while (!atomic_compare_exchange_weak(&code->positions, &made->next, made)) {
+  while (!WSR_PUBLISH_FIRST(&code->positions, &made->next, made)) {
   }
   return made;
 }
@@ -107,7 +107,7 @@ int wsr_view_frame(wsr_store *store, uint32_t number, int all, wsr_frame_view *o
   wsr_thread *const thread = store->main;
   const wsr_frame *frame = &thread->frames[number];
   const wsr_function_instance *f = &store->functions[frame->function];
-  const wsr_code *code = f->code;
+  const wsr_code *code = wsr_code_of(f);
   const wsr_module *m = store->instances[f->instance]->module;
   const bool innermost = wsr_frame_is_top(thread, number);
   /* A waiting frame is after its call; the types are known before the call. */
@@ -269,7 +269,7 @@ int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermos
   if (thread->n_frames > thread->now.base_frame) {
     /* The callee's frame begins at the arguments, on top of what its caller keeps. */
     const wsr_frame *caller = &thread->frames[thread->n_frames - 1];
-    const wsr_code *above = store->functions[caller->function].code;
+    const wsr_code *above = wsr_code_of(&store->functions[caller->function]);
     slot = caller->slot + above->cells[caller->cell - 1].s;
   }
   if (code->frame_slots > store->limits.stack_slots - slot ||
@@ -292,12 +292,13 @@ static const char *check_frame(wsr_store *store, uint32_t first, uint32_t number
   const bool innermost = wsr_frame_is_top(thread, number);
   if (frame->function >= store->n_functions) return "a frame's function has no address";
   const wsr_function_instance *f = &store->functions[frame->function];
-  if (f->instance == WSR_NONE || !f->code) return "a frame runs a function without code";
-  if (frame->cell >= f->code->n_cells) return "a frame's position is outside its code";
+  const wsr_code *code = wsr_code_of(f);
+  if (f->instance == WSR_NONE || !code) return "a frame runs a function without code";
+  if (frame->cell >= code->n_cells) return "a frame's position is outside its code";
   if (frame->slot > store->limits.stack_slots ||
-      f->code->frame_slots > store->limits.stack_slots - frame->slot)
+      code->frame_slots > store->limits.stack_slots - frame->slot)
     return "a frame is outside the stack";
-  if (!innermost && (frame->cell == 0 || !is_call(&f->code->cells[frame->cell - 1])))
+  if (!innermost && (frame->cell == 0 || !is_call(&code->cells[frame->cell - 1])))
     return "a waiting frame is not after a call";
   if (number == thread->now.base_frame && frame->slot != thread->now.entry_slot)
     return "the outermost frame does not begin where its results go";
@@ -306,20 +307,20 @@ static const char *check_frame(wsr_store *store, uint32_t first, uint32_t number
       return "a pushed call does not begin above the frame below it";
   } else if (number > first) {
     const wsr_frame *caller = frame - 1;
-    const wsr_code *above = store->functions[caller->function].code;
+    const wsr_code *above = wsr_code_of(&store->functions[caller->function]);
     if (frame->slot != caller->slot + above->cells[caller->cell - 1].s)
       return "a frame does not begin at its arguments";
   }
   const wsr_instance *instance = store->instances[f->instance];
   const uint32_t at = frame->cell - !innermost;
-  const uint32_t resume = is_call(&f->code->cells[at]) ? frame->cell : at;
+  const uint32_t resume = is_call(&code->cells[at]) ? frame->cell : at;
   bool kept;
-  wsr_position *position = position_at(instance->module, f->code, at, resume, &kept);
+  wsr_position *position = position_at(instance->module, code, at, resume, &kept);
   if (!position) return "a frame cannot be viewed";
   uint32_t operands = position->n_operands;
-  if (!innermost) operands -= call_operands(instance->module, &f->code->cells[at]);
+  if (!innermost) operands -= call_operands(instance->module, &code->cells[at]);
   const char *broken =
-      check_values(store, instance, f->code, position, operands, thread->stack + frame->slot);
+      check_values(store, instance, code, position, operands, thread->stack + frame->slot);
   if (!kept) free(position);
   return broken;
 }

@@ -83,7 +83,7 @@ static void collect(wsr_store *store) {
   for (const wsr_thread *t = store->main; t; t = t->next) {
     if (!t->n_frames) continue;
     const wsr_frame *top = &t->frames[t->n_frames - 1];
-    const uint32_t end = top->slot + store->functions[top->function].code->frame_slots;
+    const uint32_t end = top->slot + wsr_code_of(&store->functions[top->function])->frame_slots;
     for (uint32_t i = 0; i < end; i++) mark(store, &list, t->stack[i]);
   }
   while (list) {
@@ -230,10 +230,11 @@ uint32_t wsr_throw(wsr_thread *thread, uint64_t reference) {
     wsr_frame *frame = &thread->frames[n];
     const wsr_function_instance *f = &store->functions[frame->function];
     const uint32_t cell = frame->cell - (n + 1 != thread->n_frames); /* after its call */
-    if (!f->code->n_tries || wsr_is_tail_call(f->code->cells[cell].op)) continue;
-    const wsr_catch *caught = find_catch(f->code, f->owner, cell, e->tag);
+    const wsr_code *code = wsr_code_of(f);
+    if (!code->n_tries || wsr_is_tail_call(code->cells[cell].op)) continue;
+    const wsr_catch *caught = find_catch(code, f->owner, cell, e->tag);
     if (!caught) continue;
-    const wsr_target *target = &f->code->targets[caught->target];
+    const wsr_target *target = &code->targets[caught->target];
     put_caught(thread->stack + frame->slot + target->slot, caught, e, reference);
     frame->cell = target->cell;
     thread->n_frames = n + 1;

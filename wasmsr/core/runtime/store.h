@@ -10,12 +10,15 @@
 typedef struct wsr_instance wsr_instance;
 
 typedef struct {
-  const wsr_code *code; /* NULL until first called, and for host functions */
+  _Atomic(const wsr_code *) code; /* NULL until first called, and for host functions */
   wsr_instance *owner;
   uint32_t instance; /* WSR_NONE for a host function */
   uint32_t index;
   uint32_t type; /* the store's number; two types with one number are equal */
 } wsr_function_instance;
+
+/* Where the fast code of a function is published. */
+typedef _Atomic(const wsr_fast *) wsr_fast_place;
 
 struct wsr_instance {
   wsr_module *module;
@@ -76,7 +79,7 @@ struct wsr_store {
   wsr_module *linking;  /* the module whose types were entered last */
   uint32_t *link_types; /* the store's numbers for these types */
   wsr_function_instance *functions;
-  const wsr_fast **fast[2]; /* by address: plain and metered fast code, NULL until called */
+  wsr_fast_place *fast[2]; /* by address: plain and metered fast code, NULL until called */
   wsr_instance **instances;
   wsr_table_instance **tables;
   wsr_memory_instance **memories;
@@ -101,6 +104,11 @@ struct wsr_store {
 
   wsr_thread *main; /* the thread that the host invokes; the first of a list */
 };
+
+/* The precise code of a function; NULL until it is first called. */
+static inline const wsr_code *wsr_code_of(const wsr_function_instance *function) {
+  return WSR_PUBLISHED(&function->code);
+}
 
 /* ---- runtime/memory.c ---- */
 void *wsr_reserve(size_t size);            /* reserve address space; NULL if there is none left */

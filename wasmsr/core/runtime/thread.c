@@ -59,18 +59,16 @@ void wsr_thread_free(wsr_thread *thread) {
 const wsr_code *wsr_function_code(wsr_thread *thread, uint32_t address) {
   const wsr_store *const store = thread->store;
   wsr_function_instance *f = &store->functions[address];
-  if (!f->code) {
-    const wsr_code *made =
-        wsr_compile(store->instances[f->instance]->module, f->index,
-                    store->limits.deterministic != 0, thread->interrupt ? &thread->pause : NULL);
-    atomic_thread_fence(memory_order_release); /* who sees the pointer sees the code */
-    f->code = made;
-  }
-  return f->code;
+  const wsr_code *code = wsr_code_of(f);
+  if (code) return code;
+  code = wsr_compile(store->instances[f->instance]->module, f->index,
+                     store->limits.deterministic != 0, thread->interrupt ? &thread->pause : NULL);
+  WSR_PUBLISH(&f->code, code);
+  return code;
 }
 
 uint32_t wsr_slot_above(const wsr_thread *thread, const wsr_frame *frame) {
-  return frame->slot + thread->functions[frame->function].code->frame_slots;
+  return frame->slot + wsr_code_of(&thread->functions[frame->function])->frame_slots;
 }
 
 bool wsr_frame_is_top(const wsr_thread *thread, uint32_t number) {
@@ -165,7 +163,7 @@ void wsr_end(wsr_store *store, const wsr_activation *outer) {
 void wsr_host_return(wsr_store *store) {
   wsr_thread *const thread = store->main;
   wsr_frame *frame = &thread->frames[thread->n_frames - 1];
-  const wsr_code *code = store->functions[frame->function].code;
+  const wsr_code *code = wsr_code_of(&store->functions[frame->function]);
   const wsr_cell *cell = &code->cells[frame->cell];
   if (wsr_is_tail_call(cell->op)) {
     uint64_t *fp = thread->stack + frame->slot;

@@ -49,9 +49,9 @@ struct wsr_thread {
   uint64_t *stack_end;
   wsr_instance *instance;
   wsr_exit *out;
-  const wsr_fast **codes; /* = store->fast[metered] */
-  uint64_t left;          /* fuel of a metered run */
-  bool metered;           /* `returns` lead into metered fast code */
+  wsr_fast_place *codes; /* = store->fast[metered] */
+  uint64_t left;         /* fuel of a metered run */
+  bool metered;          /* `returns` lead into metered fast code */
 
   /* the store's arrays, which never move */
   wsr_function_instance *functions;
