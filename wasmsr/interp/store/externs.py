@@ -55,6 +55,9 @@ class HostFunction:
             identify it. A store in which different functions answer one import can only be restored
             if these have identities.
         writes: Tells which memory a call can write (`gate.Writes`); None if that is not declared.
+        memory: Address of the memory that the calls use (`Caller.memory`), in the store that links
+            the function. None: the memory of the calling instance.
+        realloc: Address of the function that allocates in that memory (`Caller.realloc`), or None.
 
     Attributes:
         perform: Calls it with a caller and the slots of the arguments; the results take their
@@ -69,12 +72,16 @@ class HostFunction:
         raw: bool = False,
         identity: str | None = None,
         writes: Writes | None = None,
+        memory: int | None = None,
+        realloc: int | None = None,
     ) -> None:
         self.type = type
         self.call = call
         self.raw = raw
         self.identity = identity
         self.writes = writes
+        self.memory = memory
+        self.realloc = realloc
         self.perform = performer(type, call, raw=raw)
 
     @property
@@ -139,26 +146,56 @@ class Caller:
     Attributes:
         store: The store in which the program runs.
         instance: Index of the calling instance, or None if the host called.
+        bound_memory: Address of the memory that the host function is bound to, or None.
+        bound_realloc: Address of the function that allocates in it, or None.
     """
 
     store: StoreInterface
     instance: int | None
+    bound_memory: int | None = None
+    bound_realloc: int | None = None
 
     @property
     def memory(self) -> memoryview:
-        """The bytes of the calling instance's memory, writable; valid during this call.
+        """The bytes of the call's memory, writable; valid during this call.
 
-        That is the memory that the instance exports as `memory`, or its memory 0 if it exports
-        none.
+        That is the memory that the host function is bound to. Of a function that is bound to none,
+        it is the memory that the calling instance exports as `memory`, or its memory 0 if it
+        exports none.
 
         Raises:
-            HostError: The caller has no memory.
+            HostError: The caller has no memory, or the store has none at the bound address.
         """
+        if self.bound_memory is not None:
+            self._check(self.bound_memory, "memories", "memory")
+            return self.store.memory_view(self.bound_memory)
         if self.instance is not None:
             instance = self.store.instances[self.instance]
             if instance.memory_address is not None:
                 return self.store.memory_view(instance.memory_address)
         raise HostError("the calling instance has no memory")
+
+    @property
+    def realloc(self) -> Function | None:
+        """The function that allocates in the call's memory, or None if none is bound.
+
+        Raises:
+            HostError: The store has no function at the bound address.
+        """
+        if self.bound_realloc is None:
+            return None
+        self._check(self.bound_realloc, "functions", "function")
+        return Function(self.store, self.bound_realloc)
+
+    def _check(self, address: int, kind: str, noun: str) -> None:
+        counts = ffi.new("wsr_store_counts *")
+        lib.wsr_store_count(self.store.c, counts)
+        if not 0 <= address < getattr(counts, kind):
+            raise HostError(
+                f"a host function is bound to {noun} {address}, and the store has "
+                f"{getattr(counts, kind)} {kind}",
+                hint="bind it to an address that the store has when the call is made",
+            )
 
     @property
     def pause_requested(self) -> bool:
@@ -196,13 +233,21 @@ class Caller:
 
 
 class Callers(dict["int | None", Caller]):
-    """A `Caller` for each instance of a store, made when it is first asked for."""
+    """A `Caller` for each instance of a store, made when it is first asked for.
 
-    def __init__(self, store: StoreInterface) -> None:
+    Args:
+        store: The store.
+        bound: Addresses of the memory and the realloc function that the callers have, or None.
+    """
+
+    def __init__(
+        self, store: StoreInterface, bound: tuple[int | None, int | None] = (None, None)
+    ) -> None:
         self.store = store
+        self.bound = bound
 
     def __missing__(self, instance: int | None) -> Caller:
-        made = self[instance] = Caller(self.store, instance)
+        made = self[instance] = Caller(self.store, instance, *self.bound)
         return made
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import LinkError, printable
 from wasmsr.interp.modules.module import Import, Module, core_error
-from wasmsr.interp.store.externs import Caller, Function, HostFunction
+from wasmsr.interp.store.externs import Caller, Callers, Function, HostFunction
 from wasmsr.interp.store.instance import HANDLES, Imports, incompatible, matches
 from wasmsr.interp.types import FuncType
 
@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wasmsr.interp.gate import HostCall, HostGate
+    from wasmsr.interp.gate import HostCall, HostGate, Perform
     from wasmsr.interp.store.interface import StoreInterface
 
 _NONE = 2**32 - 1
@@ -69,7 +69,13 @@ class Linker:
             from wasmsr.interp.gate import through  # only here: few set a gate
 
             perform = through(self, known)
-        self.perform_at[address] = perform
+        bound = known[0].memory, known[0].realloc
+        self.perform_at[address] = perform if bound == (None, None) else self._bound(perform, bound)
+
+    def _bound(self, perform: Perform, bound: tuple[int | None, int | None]) -> Perform:
+        """Return what performs calls with a caller that has the bound memory and realloc."""
+        callers = Callers(self._store, bound)
+        return lambda caller, slots: perform(callers[caller.instance], slots)
 
     def host_call(self, call: HostCall) -> None:
         """Let a host call pass the gate, after what has happened before it."""
@@ -199,6 +205,8 @@ class Linker:
                     raw=function.raw,
                     identity=function.identity,
                     writes=function.writes,
+                    memory=function.memory,
+                    realloc=function.realloc,
                 )
             self.hosts[address] = (function, module, name)
             self._connect(address)
