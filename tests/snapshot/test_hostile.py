@@ -417,7 +417,7 @@ def test_header_fields() -> None:
 @pytest.mark.parametrize(
     ("offset", "value", "kind", "words"),
     [
-        (8, 2, VersionError, "format version 2"),
+        (8, 3, VersionError, "format version 3"),
         (10, 2, VersionError, "form 2"),
         (56, 1, FormatError, "reserved"),
     ],

@@ -12,9 +12,8 @@ from tests.snapshot.samples import full, to_bytes
 from wasmsr.errors import FormatError, SnapshotError, VersionError
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
 from wasmsr.snapshot.encoding.registry import SECTIONS, register, unregister
-from wasmsr.snapshot.encoding.section import Draft, Section
+from wasmsr.snapshot.encoding.section import Draft, Section, WrittenPages
 from wasmsr.snapshot.format import content_digest, decode, encode
 from wasmsr.snapshot.inspect.describe import describe, render
 from wasmsr.snapshot.inspect.names import SnapshotNames
@@ -36,7 +35,7 @@ class NoteSection(Section):
     def restore(self, store: Any, value: Any) -> None:
         store.note = value
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         return pack(state.extra[self.name], "the note") if self.name in state.extra else b""
 
     def parse(self, data: Buffer, draft: Draft) -> None:

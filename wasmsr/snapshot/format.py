@@ -245,8 +245,7 @@ def mark_handed(path: Path) -> None:
                 raise FormatError(f"{path} is not a snapshot")
             old = Header.decode(data)
             file.seek(0)
-            new = Header(old.flags | FLAG_HANDED, old.sections, old.plain, old.root)
-            file.write(new.encode())
+            file.write(old._replace(flags=old.flags | FLAG_HANDED).encode())
             os.fsync(file.fileno())
     except OSError as error:
         raise SnapshotError(

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from struct import Struct
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from wasmsr.errors import DigestError, FormatError, VersionError
 
@@ -20,15 +20,25 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 MAGIC = b"\x89WSR\r\n\x1a\n"
 """As in PNG: a byte with the high bit set and both kinds of line end show what damaged a file."""
+VERSIONS = (1, 2)
+"""The versions of the format that are read and written."""
 VERSION = 1
-FORM_FULL_COMPACT = 1
-"""The only form of version 1: everything is in the file, page data in batches."""
+"""The version that is written unless the caller names another."""
+FULL, INCREMENTAL, MAPPED = 1, 2, 3
+"""Forms. Full: everything is in the file, page data in batches; the only form of version 1.
+Incremental: the pages that changed since another snapshot, the base. Mapped: all pages are in the
+file, each at its place, so that the file can be mapped."""
+FORM_NAMES = {FULL: "full", INCREMENTAL: "incremental", MAPPED: "mapped"}
 FLAG_HANDED = 1
 """Header flag: the program was handed to another host, which owns it now."""
+FLAG_TRAILER = 2
+"""Header flag of version 2: the root digest is in the trailer only, zeros are in the header."""
 IGNORABLE = 0x8000
 """Section kinds with this bit may be skipped by a reader that does not know them."""
 
 HEADER = Struct("<8sHHHHQ32sII")
+TRAILER = Struct("<8s32sII")
+TRAILER_MAGIC = b"WSR end\n"
 SECTION = Struct("<HHIQ")
 BATCH = Struct("<III")
 FIRST = Struct("<HHIQIII")
@@ -38,7 +48,11 @@ LEAF = 65536
 BATCH_SIZE = 262144
 """Plain bytes in every batch of a section but the last. Measured on program memories: zstd 1 gains
 5 % over 64 KiB batches, and nothing more with larger ones."""
-RAW, ZSTD = 0, 1
+RAW, ZSTD, PREFIXED, XORED = 0, 1, 2, 3
+"""Codecs of batches. Prefixed: zstd with what the base has in the same place as prefix; XORED: zstd
+of the XOR with it. Both are only in incremental snapshots of version 2."""
+PREFIX_WINDOW = 2 * BATCH_SIZE
+"""Largest window of a prefixed batch: the prefix and the batch."""
 ZSTD_LEVEL = 1
 GROUP = 32
 """Batches that are compressed together on all cores: 8 MiB, which bounds a writer's memory."""
@@ -118,21 +132,32 @@ def tree_digest(payload: Buffer) -> bytes:
 class Rows:
     """The table of sections that the root digest is made over: one row (head, digest) for each."""
 
-    __slots__ = ("_content", "_rest", "plain")
+    __slots__ = ("_content", "_rest", "_version", "count", "plain")
 
-    def __init__(self) -> None:
+    def __init__(self, version: int = 1) -> None:
+        self._version = version
         self._content: list[bytes] = []
         self._rest: list[bytes] = []
-        self.plain = 0
+        self.count = self.plain = 0
 
     def __len__(self) -> int:
-        return len(self._content) + len(self._rest)
+        return self.count
 
-    def add(self, kind: int, length: int, digest: bytes) -> None:
-        """Add a section by its kind, plain length and tree digest, in the order of the file."""
-        rest = kind == LINEAGE or kind & IGNORABLE
-        (self._rest if rest else self._content).append(SECTION.pack(kind, 0, 0, length) + digest)
+    def add(self, kind: int, length: int, digest: bytes, *, carrier: bool = False) -> None:
+        """Add a section, in the order of the file.
+
+        Args:
+            kind: Its kind.
+            length: Bytes of its payload.
+            digest: The payload's tree digest.
+            carrier: No digest covers it, because the content of other sections proves it.
+        """
+        if not carrier:
+            rest = kind == LINEAGE or kind & IGNORABLE
+            row = SECTION.pack(kind, 0, 0, length) + digest
+            (self._rest if rest else self._content).append(row)
         self.plain += length
+        self.count += 1
 
     def digests(self) -> tuple[bytes, bytes]:
         """Root and content digest (32 bytes each).
@@ -140,11 +165,12 @@ class Rows:
         The content digest leaves out the lineage and what a reader may skip: snapshots of the same
         state have the same content digest, wherever and whenever they were taken.
         """
-        content = sha256(_CONTENT + b"".join(self._content)).digest()
+        head = _CONTENT + self._version.to_bytes(2, "little") + FULL.to_bytes(2, "little")
+        content = sha256(head + b"".join(self._content)).digest()
         return sha256(_ROOT + content + b"".join(self._rest)).digest(), content
 
 
-_CONTENT = b"\xfe" + VERSION.to_bytes(2, "little") + FORM_FULL_COMPACT.to_bytes(2, "little")
+_CONTENT = b"\xfe"
 _ROOT = b"\xff"
 
 
@@ -152,12 +178,23 @@ _ROOT = b"\xff"
 
 
 class Header(NamedTuple):
-    """The first 64 bytes: flags, number of sections, sum of their plain lengths, root digest."""
+    """The first 64 bytes.
+
+    Attributes:
+        flags: `FLAG_HANDED`, and in version 2 `FLAG_TRAILER`.
+        sections: The number of sections.
+        plain: Bytes of all payloads together.
+        root: The root digest; zeros where only the trailer has it.
+        version: The version of the format.
+        form: `FULL`, `INCREMENTAL` or `MAPPED`.
+    """
 
     flags: int
     sections: int
     plain: int
     root: bytes
+    version: int = 1
+    form: int = FULL
 
     @property
     def handed(self) -> bool:
@@ -168,8 +205,8 @@ class Header(NamedTuple):
         """Return the 64 bytes of the header."""
         data = HEADER.pack(
             MAGIC,
-            VERSION,
-            FORM_FULL_COMPACT,
+            self.version,
+            self.form,
             self.flags,
             self.sections,
             self.plain,
@@ -191,20 +228,46 @@ class Header(NamedTuple):
         magic, version, form, flags, sections, plain, root, reserved, crc = HEADER.unpack(data)
         if magic != MAGIC:
             raise FormatError(f"this is not a snapshot: {_describe_magic(magic)}")
-        if version != VERSION:
+        if version not in VERSIONS:
             raise VersionError(
-                f"the snapshot has format version {version}; this wasmsr reads version {VERSION}",
+                f"the snapshot has format version {version}; this wasmsr reads versions 1 and 2",
                 hint="read it with the wasmsr that wrote it, or a newer one",
             )
         if zlib.crc32(data[:-4]) != crc:
             raise DigestError("the snapshot's header is damaged: its checksum differs")
-        if form != FORM_FULL_COMPACT:
+        if form not in FORM_NAMES or (version == 1 and form != FULL):
             raise VersionError(f"the snapshot has form {form}, which this wasmsr does not read")
-        if flags & ~FLAG_HANDED:
+        known = FLAG_HANDED if version == 1 else FLAG_HANDED | FLAG_TRAILER
+        if flags & ~known:
             raise VersionError(f"the snapshot's header has unknown flags ({flags:#06x})")
         if reserved != 0:
             raise FormatError("the reserved field of the snapshot's header is not zero")
-        return cls(flags, sections, plain, root)
+        if flags & FLAG_TRAILER and root != bytes(32):
+            raise FormatError("the snapshot's header has a root digest and says that it has none")
+        return cls(flags, sections, plain, root, version, form)
+
+
+def trailer_bytes(root: bytes) -> bytes:
+    """Return the 48 bytes after the last section of version 2."""
+    data = TRAILER.pack(TRAILER_MAGIC, root, 0, 0)
+    return data[:-4] + zlib.crc32(data[:-4]).to_bytes(4, "little")
+
+
+def read_trailer(data: Buffer) -> bytes:
+    """Return the root digest in a trailer.
+
+    Raises:
+        FormatError: It is no trailer.
+        DigestError: Its checksum differs.
+    """
+    magic, root, reserved, crc = TRAILER.unpack(data)
+    if magic != TRAILER_MAGIC:
+        raise FormatError("the snapshot has no trailer after its last section")
+    if zlib.crc32(data[:-4]) != crc:
+        raise DigestError("the snapshot's trailer is damaged: its checksum differs")
+    if reserved:
+        raise FormatError("the reserved field of the snapshot's trailer is not zero")
+    return bytes(root)
 
 
 def _describe_magic(magic: bytes) -> str:
@@ -266,11 +329,31 @@ def section_bytes(kind: int, payload: bytes) -> Iterator[bytes]:
         head = b""
 
 
-def store_batches(batches: Iterable[Buffer], compress: bool) -> Iterator[bytes]:
-    """Each batch with its head, compressed where that makes it smaller; bounded memory."""
+class _Olds(Protocol):
+    """Knows what the base has in place of batches."""
+
+    def olds(self) -> Iterator[Buffer | None] | None:
+        """Yield it for each batch; None if there is no base."""
+
+
+def store_batches(
+    batches: Iterable[Buffer], compress: bool, old: _Olds | None = None
+) -> Iterator[bytes]:
+    """Each batch with its head, compressed where that makes it smaller; bounded memory.
+
+    Args:
+        batches: The plain bytes of each batch.
+        compress: False stores all of them raw.
+        old: Where the base's bytes come from, which can make a batch smaller.
+    """
     if not compress:
         for batch in batches:
             yield BATCH.pack(RAW, len(batch), zlib.crc32(batch)) + batch
+        return
+    olds = None if old is None else old.olds()
+    if olds is not None:
+        for batch, before in zip(batches, olds, strict=True):
+            yield _smallest(batch, before)
         return
     group: list[Buffer] = []
     for batch in batches:
@@ -289,19 +372,55 @@ def _compress(group: list[Buffer]) -> Iterator[bytes]:
     else:
         packed = map(compressor.compress, group)
     for batch, small in zip(group, packed, strict=True):
-        if len(small) < len(batch):
-            data = bytes(small)
-            yield BATCH.pack(ZSTD, len(data), zlib.crc32(data)) + data
-        else:
-            yield BATCH.pack(RAW, len(batch), zlib.crc32(batch)) + batch
+        yield _framed([(ZSTD, bytes(small))], batch)
 
 
-def check_batch(name: str, codec: int, stored: int, length: int, compressible: bool) -> None:
+def _framed(candidates: list[tuple[int, bytes]], batch: Buffer) -> bytes:
+    """Return a batch with its head, stored in the smallest way."""
+    codec, data = min(candidates, key=lambda one: len(one[1]))
+    if len(data) >= len(batch):
+        return BATCH.pack(RAW, len(batch), zlib.crc32(batch)) + batch
+    return BATCH.pack(codec, len(data), zlib.crc32(data)) + data
+
+
+def _smallest(batch: Buffer, old: Buffer | None) -> bytes:
+    """Return a batch with its head, after the base's bytes were tried as prefix and with XOR."""
+    plain = _codec.compressor
+    candidates = [(ZSTD, plain.compress(batch))]
+    if old is not None:
+        candidates.append((PREFIXED, _prefixed(old).compress(batch)))
+        candidates.append((XORED, plain.compress(_xor(batch, old))))
+    return _framed(candidates, batch)
+
+
+def _prefixed(old: Buffer) -> Any:
+    import zstandard
+
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        ZSTD_LEVEL, window_log=PREFIX_WINDOW.bit_length() - 1, write_content_size=True
+    )
+    prefix = zstandard.ZstdCompressionDict(bytes(old), dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    return zstandard.ZstdCompressor(compression_params=parameters, dict_data=prefix)
+
+
+def _xor(one: Buffer, other: Buffer) -> bytes:
+    size = len(one)
+    both = int.from_bytes(one, "little") ^ int.from_bytes(other, "little")
+    return both.to_bytes(size, "little")
+
+
+def check_batch(
+    name: str, codec: int, stored: int, length: int, compressible: bool, *, version: int = 1
+) -> None:
     """Check the head of a batch, of which nothing more need have been read.
 
     Args:
-        stored: the length that the head gives.
-        length: the batch's plain length, which follows from the section's length.
+        name: The section's name.
+        codec: The codec that the head gives.
+        stored: The length that the head gives.
+        length: The batch's plain length, which follows from the section's length.
+        compressible: Whether the section's batches may be compressed.
+        version: The version of the format.
 
     Raises:
         FormatError: a codec or a length that cannot be.
@@ -312,7 +431,7 @@ def check_batch(name: str, codec: int, stored: int, length: int, compressible: b
                 f"a raw batch of the snapshot's {name} section has {stored} bytes "
                 f"in place of {length}"
             )
-    elif codec != ZSTD:
+    elif codec != ZSTD and not (version > 1 and codec in (PREFIXED, XORED)):
         raise FormatError(f"the {name} section has a batch of unknown codec {codec}")
     elif not compressible:
         raise FormatError(f"the {name} section may not be compressed")
@@ -322,8 +441,23 @@ def check_batch(name: str, codec: int, stored: int, length: int, compressible: b
         )
 
 
-def open_batch(name: str, codec: int, crc: int, stored: Buffer, length: int) -> Buffer:
+def open_batch(
+    name: str,
+    codec: int,
+    crc: int,
+    stored: Buffer,
+    length: int,
+    old: Callable[[], bytes] | None = None,
+) -> Buffer:
     """Return the plain bytes of a batch; for raw ones `stored` itself.
+
+    Args:
+        name: The section's name.
+        codec: How the batch is stored.
+        crc: The checksum of its stored bytes.
+        stored: The stored bytes.
+        length: Its plain length.
+        old: Returns what the base has in its place.
 
     Raises:
         DigestError: the checksum differs.
@@ -336,15 +470,22 @@ def open_batch(name: str, codec: int, crc: int, stored: Buffer, length: int) -> 
     import zstandard
 
     what = f"a compressed batch of the {name} section"
+    before = b"" if old is None or codec == ZSTD else old()
     try:
         size = zstandard.frame_content_size(stored)
         if size != length:
             raise FormatError(f"{what} holds {size} bytes in place of {length}")
-        plain = _codec.decompressor.decompress(
+        decompressor = _codec.decompressor
+        if codec == PREFIXED:
+            prefix = zstandard.ZstdCompressionDict(before, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+            decompressor = zstandard.ZstdDecompressor(
+                dict_data=prefix, max_window_size=PREFIX_WINDOW
+            )
+        plain = decompressor.decompress(
             stored, max_output_size=length, read_across_frames=False, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
         raise FormatError(f"{what} cannot be decompressed: {error}") from error
     if len(plain) != length:
         raise FormatError(f"{what} holds {len(plain)} bytes in place of {length}")
-    return bytes(plain)
+    return _xor(plain, before) if codec == XORED else bytes(plain)

@@ -73,7 +73,10 @@ class PageMap:
             pages, first stored page.
         sources: The same for the pages in which the stored pages are, in their order.
         stored: Number of stored pages.
+        base: None: version 1 has no incremental form.
     """
+
+    base: None = None
 
     def __init__(self, views: list[memoryview], found: EqualPages | PlainEqualPages) -> None:
         self._views = views
@@ -123,6 +126,9 @@ class PageMap:
         copy = bytearray(count * PAGE_SIZE)
         self._found.copy(first, count, copy)
         return copy
+
+    def olds(self) -> None:
+        """Return None: version 1 knows no base."""
 
 
 class PlainEqualPages:

@@ -8,7 +8,7 @@ read the payloads.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from wasmsr.errors import DigestError, FormatError, SnapshotError, VersionError
@@ -17,20 +17,25 @@ from wasmsr.snapshot.encoding.container import (
     BATCH,
     BATCH_SIZE,
     FIRST,
+    FLAG_TRAILER,
     HEADER,
     MAGIC,
+    MAPPED,
     SECTION,
+    TRAILER,
     Buffer,
     Header,
     Rows,
     Tree,
     check_batch,
     open_batch,
+    read_trailer,
     tree_digest,
 )
 from wasmsr.snapshot.encoding.read_limits import DEFAULT_LIMIT, FILES_LIMIT, ReadLimits
 from wasmsr.snapshot.encoding.registry import BY_KIND, SECTIONS
-from wasmsr.snapshot.encoding.section import Allocate, Draft, Section, UnknownSection
+from wasmsr.snapshot.encoding.section import Allocate, Draft, ReadBase, Section, UnknownSection
+from wasmsr.snapshot.spaces.space_tree import SpaceTree
 from wasmsr.snapshot.state import SnapshotState
 
 if TYPE_CHECKING:
@@ -60,11 +65,14 @@ class Decoder:
         files: Bytes of content of files. They go to a temporary file if they are many.
         allocate: Gives that many zero bytes for a memory; writable, format "B". By default a
             bytearray, for large memories fresh pages of the operating system.
+        find_base: Returns the base of an incremental snapshot by its root digest. The reader takes
+            over the base's memories.
 
     Attributes:
         header: The header once 64 bytes are there.
         plain: Bytes of payload read so far, of `header.plain`.
         content: After `finish`, the content digest.
+        root: After `finish`, the root digest.
     """
 
     def __init__(
@@ -74,11 +82,14 @@ class Decoder:
         limits: Limits | None = None,
         files: int = FILES_LIMIT,
         allocate: Allocate | None = None,
+        find_base: Callable[[bytes], ReadBase] | None = None,
     ) -> None:
         self.header: Header | None = None
         self.plain = 0
-        self.content = b""
+        self.content = self.root = b""
         self._draft = Draft(ReadLimits(limit, files, limits), allocate or _allocate)
+        if find_base is not None:
+            self._draft.find_base = find_base
         self._pending = bytearray()
         self._section: Section | None = None
         self._sizes: list[tuple[int, int, int]] = []
@@ -154,6 +165,11 @@ class Decoder:
         return self._state
 
     @property
+    def trees(self) -> list[SpaceTree]:
+        """The digests of the memories' pages, by number; none in version 1."""
+        return [space.tree for space in self._draft.spaces]
+
+    @property
     def sections(self) -> list[SectionSize]:
         """The sections read so far."""
         return [SectionSize(*size) for size in self._sizes]
@@ -161,12 +177,22 @@ class Decoder:
     def _parse(self) -> _Parser:
         header = self.header = Header.decode((yield HEADER.size))
         draft = self._draft
+        draft.version, draft.form = header.version, header.form
+        self._rows = Rows(header.version)
+        if header.form == MAPPED:
+            raise VersionError(
+                "the snapshot is mapped: it is a file that is opened, not a stream that is read",
+                hint="wasmsr snapshot convert makes a full one of it",
+            )
         last = 0
         for _ in range(header.sections):
             kind, flags, reserved, plain, codec, size, crc = FIRST.unpack((yield FIRST.size))
-            section = BY_KIND.get(kind) or UnknownSection(kind)
+            section = BY_KIND.get(kind)
+            if section is None or header.version not in section.versions:
+                section = UnknownSection(kind)
             self._section = section
-            if kind <= last or flags or reserved or not plain or kind not in BY_KIND:
+            unknown = isinstance(section, UnknownSection)
+            if kind <= last or flags or reserved or not plain or unknown:
                 _check_head(section, flags or reserved, plain, last)
             last = kind
             self.plain += plain
@@ -179,7 +205,13 @@ class Decoder:
                 section.parse(payload, draft)
             else:
                 draft.payloads[kind] = payload
-        return self._assemble(header)
+        root = header.root
+        if header.version > 1:
+            self._section = None
+            root = read_trailer((yield TRAILER.size))
+            if not header.flags & FLAG_TRAILER and root != header.root:
+                raise DigestError("the snapshot's trailer has another root digest than its header")
+        return self._assemble(header, root)
 
     def _payload(
         self, section: Section, plain: int, head: tuple[int, int, int]
@@ -187,17 +219,19 @@ class Decoder:
         """Read a payload; an empty one is returned for a section whose sink took it."""
         sink = section.sink(self._draft)
         if sink is None and plain <= BATCH_SIZE:  # nearly always
-            data, size = yield from self._batch(section, plain, head)
+            data, size = yield from self._batch(section, 0, plain, head)
             self._finish(section, plain, FIRST.size + size, tree_digest(data))
             return bytes(data)
         stored = SECTION.size
         payload = bytearray()
         tree = Tree()
+        carrier = section.carrier and self._draft.version > 1
         for start in range(0, plain, BATCH_SIZE):
             length = min(BATCH_SIZE, plain - start)
-            data, size = yield from self._batch(section, length, None if start else head)
+            data, size = yield from self._batch(section, start, length, None if start else head)
             stored += BATCH.size + size
-            tree.update(data)
+            if not carrier:
+                tree.update(data)
             if sink is None:
                 payload += data
             else:
@@ -208,32 +242,42 @@ class Decoder:
         return payload
 
     def _batch(
-        self, section: Section, length: int, head: tuple[int, int, int] | None
+        self, section: Section, start: int, length: int, head: tuple[int, int, int] | None
     ) -> Generator[int, Buffer, tuple[Buffer, int]]:
         """Return the plain bytes of the next batch and its stored length; read its head if None."""
         codec, size, crc = head or BATCH.unpack((yield BATCH.size))
         compressible = section.compressible or section.ignorable
-        check_batch(section.name, codec, size, length, compressible)
-        return open_batch(section.name, codec, crc, (yield size), length), size
+        draft = self._draft
+        check_batch(section.name, codec, size, length, compressible, version=draft.version)
+        stored = yield size
+
+        def old() -> bytes:
+            return section.old(draft, start, length)
+
+        return open_batch(section.name, codec, crc, stored, length, old), size
 
     def _finish(self, section: Section, plain: int, stored: int, digest: bytes) -> None:
-        self._rows.add(section.kind, plain, digest)
+        carrier = section.carrier and self._draft.version > 1
+        self._rows.add(section.kind, plain, digest, carrier=carrier)
         self._sizes.append((section.kind, plain, stored))
 
-    def _assemble(self, header: Header) -> SnapshotState:
+    def _assemble(self, header: Header, root: bytes) -> SnapshotState:
         if self.plain != header.plain:
             raise FormatError("the snapshot's sections are smaller than its header says")
-        root, self.content = self._rows.digests()
-        if root != header.root:
+        self.root, self.content = self._rows.digests()
+        if self.root != root:
             raise DigestError("the snapshot is damaged: its content is not what its digest names")
         draft = self._draft
         seen = {kind for kind, _, _ in self._sizes}
-        for section in SECTIONS:
+        sections = [section for section in SECTIONS if header.version in section.versions]
+        for section in sections:
             if section.kind not in seen:
                 section.absent(draft)
-        for section in SECTIONS:
+        for section in sections:
             if not section.early and section.kind in seen:
                 section.parse(draft.payloads[section.kind], draft)
+            if draft.base is not None:
+                section.inherit(draft, draft.base)
         check(draft.state)
         return draft.state
 

@@ -12,12 +12,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from wasmsr.errors import FormatError
+from wasmsr.errors import FormatError, SnapshotError
 from wasmsr.snapshot.encoding.canonical import unpack
-from wasmsr.snapshot.encoding.container import BATCH_SIZE, IGNORABLE, Buffer, Tree
+from wasmsr.snapshot.encoding.container import (
+    BATCH_SIZE,
+    FULL,
+    IGNORABLE,
+    VERSIONS,
+    Buffer,
+    Tree,
+)
 from wasmsr.snapshot.encoding.pages import PageMap, Placement
 from wasmsr.snapshot.encoding.read_limits import ReadLimits
 from wasmsr.snapshot.rules import CheckScope
+from wasmsr.snapshot.spaces.space_pages import DraftSpace, PageRuns, SpacePages
+from wasmsr.snapshot.spaces.space_tree import SpaceTree
 from wasmsr.snapshot.state import Lineage, SavedLimits, SnapshotState, ThreadState
 
 if TYPE_CHECKING:
@@ -26,6 +35,8 @@ if TYPE_CHECKING:
 
 MSGPACK = "msgpack"
 """The payload of a section that is one msgpack value."""
+WrittenPages: TypeAlias = "PageMap | SpacePages"
+"""What a writer stores of the spaces, in version 1 and in version 2 of the format."""
 Allocate: TypeAlias = Callable[[int], "bytearray | memoryview"]
 """Gives that many zero bytes for a memory."""
 FieldTypes: TypeAlias = frozenset[tuple[type, ...]]
@@ -43,7 +54,10 @@ class ReferenceNumbers(Protocol):
 
 
 class BulkPayload(Protocol):
-    """A payload that is too long to be built as one byte string."""
+    """A payload that is too long to be built as one byte string.
+
+    In version 2 its digest is asked after its batches, and so are batches of later sections.
+    """
 
     @property
     def size(self) -> int:
@@ -54,6 +68,9 @@ class BulkPayload(Protocol):
 
     def batches(self) -> Iterator[Buffer]:
         """Yield it in batches of `BATCH_SIZE` bytes, the last one shorter."""
+
+    def olds(self) -> Iterator[Buffer | None] | None:
+        """Yield what the base has in place of each batch; None if there is no base."""
 
 
 class PieceList:
@@ -94,6 +111,9 @@ class PieceList:
         if rest:
             yield rest
 
+    def olds(self) -> None:
+        """Return None: there is nothing in place of the pieces."""
+
 
 class Sink(Protocol):
     """Takes the batches of a section that is not collected in memory."""
@@ -116,6 +136,37 @@ class _NoSink:
 
 
 @dataclass(slots=True)
+class ReadBase:
+    """The snapshot that an incremental one is made against, read before.
+
+    A reader takes over its memories: the state is of no use afterwards.
+
+    Attributes:
+        root: Its root digest.
+        state: Its state.
+        trees: The digests of its memories, by number.
+        depth: How many snapshots are below it.
+    """
+
+    root: bytes
+    state: SnapshotState
+    trees: list[SpaceTree]
+    depth: int
+
+
+def no_base(root: bytes) -> ReadBase:
+    """Refuse to look for a base.
+
+    Raises:
+        SnapshotError: Always.
+    """
+    raise SnapshotError(
+        f"the snapshot is incremental, and its base with the root {root.hex()} is not given",
+        hint="read it where its base is: a checkpoint folder, or the folder of the file",
+    )
+
+
+@dataclass(slots=True)
 class Draft:
     """A snapshot that is being read.
 
@@ -126,7 +177,13 @@ class Draft:
         payloads: Payloads that are read and not yet parsed, by kind.
         embedded: For each module, whether its binary is in the snapshot.
         page_spaces: Byte spaces whose pages the page data fill, by their number in the page index.
-        placement: Where the stored pages belong.
+        placement: Where the stored pages belong, in version 1.
+        version: The version of the format.
+        form: The form of the snapshot.
+        base: What an incremental snapshot is made against, once that is known.
+        find_base: Returns the base with a root digest.
+        spaces: In version 2, what `page_spaces` becomes when the page runs are read.
+        runs: In version 2, where the stored pages belong.
     """
 
     limits: ReadLimits
@@ -148,6 +205,12 @@ class Draft:
     embedded: list[bool] = field(default_factory=list)
     page_spaces: list[memoryview] = field(default_factory=list)
     placement: Placement = field(default_factory=Placement)
+    version: int = 1
+    form: int = FULL
+    base: ReadBase | None = None
+    find_base: Callable[[bytes], ReadBase] = no_base
+    spaces: list[DraftSpace] = field(default_factory=list)
+    runs: PageRuns | None = None
 
 
 class Section:
@@ -167,6 +230,10 @@ class Section:
         feature: Name of the WebAssembly feature without which it is never written, or None.
         place: Its rank in what `inspect` shows; the lowest comes first.
         numbering: Its rank when references are numbered; None if it holds no references.
+        versions: The versions of the format that have it.
+        space_kind: The kind of its spaces: 0 for memories.
+        carrier: Whether no digest of version 2 covers it, because the content of other sections
+            proves what it carries, in whatever form: pages, modules, chunks of files.
     """
 
     kind = 0
@@ -179,6 +246,9 @@ class Section:
     feature: str | None = None
     place = 1000
     numbering: int | None = None
+    versions: tuple[int, ...] = VERSIONS
+    space_kind = 0
+    carrier = False
 
     # ---- from a store and back; for state that has no field of its own ----
 
@@ -195,10 +265,13 @@ class Section:
     # ---- writing ----
 
     def page_spaces(self, state: SnapshotState) -> Sequence[Buffer]:
-        """Return the byte spaces of the section that are stored as pages."""
+        """Return the byte spaces of the section that are stored as pages.
+
+        In version 2 the name of a space is `space_kind` and its place in what is returned.
+        """
         return ()
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes | BulkPayload:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes | BulkPayload:
         """Return the payload; an empty one means that the section is left out."""
         raise NotImplementedError
 
@@ -230,9 +303,16 @@ class Section:
         """Return what takes the batches; None if they are to be collected."""
         return None
 
+    def old(self, draft: Draft, start: int, size: int) -> bytes:
+        """Return what the base has in place of a batch. Raises FormatError without a base."""
+        raise FormatError(f"the {self.name} section has a batch that needs a base")
+
     def parse(self, data: Buffer, draft: Draft) -> None:
         """Put the payload's content into the draft. Raises FormatError."""
         raise NotImplementedError
+
+    def inherit(self, draft: Draft, base: ReadBase) -> None:
+        """Take over what an incremental snapshot leaves to its base, after `parse`."""
 
     def absent(self, draft: Draft) -> None:
         """Refuse a snapshot that should have the section and does not. Raises FormatError."""

@@ -6,7 +6,7 @@ makes the bytes around both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from struct import error as StructError
 
@@ -15,86 +15,169 @@ from wasmsr.snapshot.check import check
 from wasmsr.snapshot.encoding.container import (
     BATCH_SIZE,
     FLAG_HANDED,
+    FLAG_TRAILER,
+    FULL,
+    INCREMENTAL,
     SECTION,
+    VERSION,
     Header,
     Rows,
     section_bytes,
     store_batches,
+    trailer_bytes,
     tree_digest,
 )
 from wasmsr.snapshot.encoding.pages import scan
 from wasmsr.snapshot.encoding.read_limits import MESSAGE_LIMIT
 from wasmsr.snapshot.encoding.registry import SECTIONS
-from wasmsr.snapshot.encoding.section import MSGPACK, BulkPayload, Section
+from wasmsr.snapshot.encoding.section import MSGPACK, BulkPayload, Section, WrittenPages
+from wasmsr.snapshot.spaces.space_pages import (
+    Base,
+    Runs,
+    SpaceDigests,
+    SpaceName,
+    SpacePages,
+    Written,
+)
 from wasmsr.snapshot.state import SnapshotState
 
 
 @dataclass(slots=True)
 class _Plan:
-    """A snapshot that is ready to be written: payloads that are not empty, and their digests."""
+    """A snapshot that is ready to be written: payloads that are not empty, and their sizes."""
 
+    version: int
+    form: int
     payloads: list[tuple[Section, bytes | BulkPayload]]
-    rows: Rows
+    plain: int
 
 
-def _plan(state: SnapshotState) -> _Plan:
+def _plan(
+    state: SnapshotState, version: int, base: Base | None, dirty: Sequence[Runs] | None
+) -> _Plan:
+    sections = [section for section in SECTIONS if version in section.versions]
     try:
         check(state)
-        pages = scan([space for section in SECTIONS for space in section.page_spaces(state)])
-        packed = [(section, section.pack(state, pages)) for section in SECTIONS]
+        pages = _pages(state, sections, version, base, dirty)
+        packed = [(section, section.pack(state, pages)) for section in sections]
     except (StructError, TypeError, AttributeError) as error:
         raise FormatError(f"the snapshot has a value of the wrong type: {reason(error)}") from error
-    rows = Rows()
     payloads: list[tuple[Section, bytes | BulkPayload]] = []
-    messages = 0
+    messages = plain = 0
     for section, payload in packed:
         size = len(payload) if isinstance(payload, bytes) else payload.size
         if size:
             payloads.append((section, payload))
+            plain += size
             messages += size if section.payload == MSGPACK else 0
     if messages > MESSAGE_LIMIT:
         raise UnportableState(
             f"the program's state besides memory is larger than {MESSAGE_LIMIT >> 20} MiB",
             hint="WASI buffers and host objects behind externrefs are what can be that large",
         )
-    for section, payload in payloads:
+    form = FULL if base is None else INCREMENTAL
+    return _Plan(version, form, payloads, plain)
+
+
+def _pages(
+    state: SnapshotState,
+    sections: list[Section],
+    version: int,
+    base: Base | None,
+    dirty: Sequence[Runs] | None,
+) -> WrittenPages:
+    spaces = [
+        (SpaceName(section.space_kind, number), space)
+        for section in sections
+        for number, space in enumerate(section.page_spaces(state))
+    ]
+    if version == 1:
+        return scan([space for _, space in spaces])
+    return SpacePages(spaces, base, dirty)
+
+
+def _rows(plan: _Plan) -> Rows:
+    """Return the rows of all sections, without a byte of the file."""
+    rows = Rows(plan.version)
+    for section, payload in plan.payloads:
         if isinstance(payload, bytes):
-            rows.add(section.kind, len(payload), tree_digest(payload))
+            size, digest = len(payload), tree_digest(payload)
         else:
-            rows.add(section.kind, payload.size, payload.digest())
-    return _Plan(payloads, rows)
+            if plan.version > 1:
+                for _ in payload.batches():  # digests of pages are taken on the way
+                    pass
+            size, digest = payload.size, payload.digest()
+        rows.add(section.kind, size, digest, carrier=section.carrier and plan.version > 1)
+    return rows
 
 
-def encode(state: SnapshotState, *, compress: bool = True, handed: bool = False) -> Iterator[bytes]:
+def encode(
+    state: SnapshotState,
+    *,
+    compress: bool = True,
+    handed: bool = False,
+    version: int = VERSION,
+    base: Base | None = None,
+    dirty: Sequence[Runs] | None = None,
+    written: Callable[[Written], None] | None = None,
+) -> Iterator[bytes]:
     """Return the bytes of a snapshot, in pieces.
 
-    Everything is checked and the digests are made before this returns. The pieces are made one
-    after the other, in bounded memory, from the state's own buffers, which must not change until
-    the last piece. The same state gives the same bytes (with the same release of zstd).
+    Everything is checked before this returns; in version 1 the digests are made too. The pieces are
+    made one after the other, in bounded memory, from the state's own buffers, which must not change
+    until the last piece. The same state gives the same bytes (with the same release of zstd).
 
     Args:
         state: What to write.
         compress: Store pages, embedded modules and files in zstd where that is smaller.
         handed: Mark the snapshot as handed over to another host (see `HandedOver`).
+        version: The version of the format, 1 or 2.
+        base: What an incremental snapshot is made against, only in version 2.
+        dirty: With a base, for each memory the runs of pages that may differ from it; None for all
+            pages.
+        written: Called after the last piece, only in version 2; it gets what the next incremental
+            snapshot needs of this one.
 
     Raises:
         UnportableState: The state has something that cannot be written; the message names it.
         FormatError: No machine can be in that state.
     """
-    plan = _plan(state)
-    rows = plan.rows
-    header = Header(FLAG_HANDED if handed else 0, len(rows), rows.plain, rows.digests()[0])
-    return _joined(_pieces(plan, header, compress))
+    plan = _plan(state, version, base, dirty)
+    flags = FLAG_HANDED if handed else 0
+    count = len(plan.payloads)
+    if version == 1:
+        rows = _rows(plan)
+        header = Header(flags, count, plan.plain, rows.digests()[0])
+        return _joined(_pieces(plan, header, compress, None))
+    header = Header(flags | FLAG_TRAILER, count, plan.plain, bytes(32), version, plan.form)
+    return _joined(_pieces(plan, header, compress, written))
 
 
-def _pieces(plan: _Plan, header: Header, compress: bool) -> Iterator[bytes]:
+def _pieces(
+    plan: _Plan, header: Header, compress: bool, written: Callable[[Written], None] | None
+) -> Iterator[bytes]:
     yield header.encode()
+    rows = Rows(plan.version)
+    pages: SpacePages | None = None
     for section, payload in plan.payloads:
         if isinstance(payload, bytes):
+            size, digest = len(payload), tree_digest(payload) if plan.version > 1 else b""
             yield from section_bytes(section.kind, payload)
         else:
-            yield SECTION.pack(section.kind, 0, 0, payload.size)
-            yield from store_batches(payload.batches(), compress)
+            size = payload.size
+            yield SECTION.pack(section.kind, 0, 0, size)
+            yield from store_batches(payload.batches(), compress and section.compressible, payload)
+            digest = payload.digest() if plan.version > 1 else b""
+            if isinstance(payload, SpaceDigests):
+                pages = payload.pages
+        rows.add(section.kind, size, digest, carrier=section.carrier)
+    if plan.version == 1:
+        return
+    root, content = rows.digests()
+    yield trailer_bytes(root)
+    if written is not None:
+        trees = {} if pages is None else {space.name: space.tree for space in pages.spaces}
+        written(Written(root, content, trees))
 
 
 def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -111,6 +194,14 @@ def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield b"".join(parts)
 
 
-def content_digest(state: SnapshotState) -> bytes:
-    """Return a digest (32 bytes) of everything but the lineage: equal exactly if the states are."""
-    return _plan(state).rows.digests()[1]
+def content_digest(state: SnapshotState, *, version: int = VERSION) -> bytes:
+    """Return a digest (32 bytes) of everything but the lineage: equal exactly if the states are.
+
+    The digests of one state in versions 1 and 2 differ, but each can be computed of a state that
+    was read from the other: this function is the relation between them.
+
+    Args:
+        state: The state.
+        version: The version of the format whose digest is wanted.
+    """
+    return _rows(_plan(state, version, None, None)).digests()[1]

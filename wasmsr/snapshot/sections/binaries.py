@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from wasmsr.errors import UnportableState
-from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
+from wasmsr.snapshot.encoding.container import INCREMENTAL, Buffer
 from wasmsr.snapshot.encoding.read_limits import ReadLimits
-from wasmsr.snapshot.encoding.section import BulkPayload, Draft, PieceList, Section
+from wasmsr.snapshot.encoding.section import (
+    BulkPayload,
+    Draft,
+    PieceList,
+    ReadBase,
+    Section,
+    WrittenPages,
+)
 from wasmsr.snapshot.sections.store import STORE
 from wasmsr.snapshot.state import SnapshotState
 
@@ -19,13 +27,20 @@ class BinariesSection(Section):
 
     kind = 11
     name = "binaries"
+    carrier = True
     payload = "bytes"
     present = "a module is embedded"
     compressible = True
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes | BulkPayload:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes | BulkPayload:
         """Return the modules' bytes."""
-        binaries = [module.binary for module in state.modules if module.binary]
+        base = pages.base
+        known: Container[bytes] = () if base is None else base.modules
+        binaries = [
+            module.binary
+            for module in state.modules
+            if module.binary and module.digest not in known
+        ]
         size = sum(map(len, binaries))
         if size > MODULE_LIMIT:
             raise UnportableState("the modules are too large to be embedded")
@@ -38,17 +53,33 @@ class BinariesSection(Section):
     def begin(self, draft: Draft, size: int) -> None:
         """Compare the length with the sizes in the section *store*."""
         store = draft.payloads.get(STORE.kind)
-        self.expect_size(size, 0 if store is None else STORE.embedded_size(store))
+        whole = 0 if store is None else STORE.embedded_size(store)
+        if draft.form != INCREMENTAL or size > whole:
+            self.expect_size(size, whole)
         draft.limits.take(self.name, size)
 
     def parse(self, data: Buffer, draft: Draft) -> None:
-        """Give each embedded module its binary."""
+        """Give each embedded module its binary, but for those that the base has."""
         binaries = memoryview(data)
         position = 0
+        known = {} if draft.base is None else _binaries(draft.base)
         for module, inside in zip(draft.state.modules, draft.embedded, strict=True):
-            if inside:
+            if inside and module.digest not in known:
                 module.binary = bytes(binaries[position : position + module.size])
                 position += module.size
+        if position != len(binaries):
+            self.expect_size(len(binaries), position)
+
+    def inherit(self, draft: Draft, base: ReadBase) -> None:
+        """Take the binaries of embedded modules that the base has."""
+        known = _binaries(base)
+        for module, inside in zip(draft.state.modules, draft.embedded, strict=True):
+            if inside and module.digest in known:
+                module.binary = known[module.digest]
+
+
+def _binaries(base: ReadBase) -> dict[bytes, bytes]:
+    return {module.digest: module.binary for module in base.state.modules if module.binary}
 
 
 SECTIONS = (BinariesSection(),)

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
-from wasmsr.snapshot.encoding.section import Draft, FieldTypes, Section
+from wasmsr.snapshot.encoding.section import Draft, FieldTypes, Section, WrittenPages
 from wasmsr.snapshot.rules import U64, CheckScope, invalid
 from wasmsr.snapshot.state import SnapshotState
 
@@ -23,10 +22,11 @@ class CountersSection(Section):
 
     kind = 9
     name = "counters"
+    versions = (1,)
     present = "the run was metered"
     place = 20
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return a map of one number."""
         if state.executed is None:
             return b""

@@ -6,9 +6,8 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
 from wasmsr.snapshot.encoding.read_limits import HEADS_LIMIT, ReadLimits
-from wasmsr.snapshot.encoding.section import Draft, ReferenceNumbers, Section
+from wasmsr.snapshot.encoding.section import Draft, ReferenceNumbers, Section, WrittenPages
 from wasmsr.snapshot.encoding.slots import from_slots, to_slots
 from wasmsr.snapshot.rules import EXNREF, EXTERNREF, V128, CheckScope, invalid
 from wasmsr.snapshot.state import ExceptionState, SnapshotState
@@ -27,6 +26,7 @@ class ExceptionsSection(Section):
 
     kind = 16
     name = "exceptions"
+    versions = (1,)
     payload = "arrays"
     present = "there are exceptions"
     feature = "exceptions"
@@ -40,7 +40,7 @@ class ExceptionsSection(Section):
                 if code == EXTERNREF:
                     exception.fields[i] = numbers.saved(code, exception.fields[i])
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return tags, then slots."""
         if not state.exceptions:
             return b""

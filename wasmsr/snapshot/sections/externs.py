@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
-from wasmsr.snapshot.encoding.section import Draft, Section
+from wasmsr.snapshot.encoding.section import Draft, Section, WrittenPages
 from wasmsr.snapshot.state import SnapshotState
 
 if TYPE_CHECKING:
@@ -19,10 +18,11 @@ class ExternsSection(Section):
 
     kind = 8
     name = "externs"
+    versions = (1,)
     present = "there are host objects"
     place = 90
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return a list; the error for an object that msgpack cannot hold has its number."""
         if not state.externs:
             return b""

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from wasmsr.errors import DigestError, FormatError, SnapshotError
 from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
 from wasmsr.snapshot.encoding.read_limits import HEADS_LIMIT, ReadLimits
-from wasmsr.snapshot.encoding.section import BulkPayload, Draft, PieceList, Section, Sink
+from wasmsr.snapshot.encoding.section import (
+    BulkPayload,
+    Draft,
+    PieceList,
+    ReadBase,
+    Section,
+    Sink,
+    WrittenPages,
+)
 from wasmsr.snapshot.state import SnapshotState
+
+if TYPE_CHECKING:
+    from wasmsr.wasi.state.contents import Contents
 
 CHUNK = Struct("<32sI")
 """Digest and length of a chunk."""
@@ -25,12 +35,13 @@ class FileIndexSection(Section):
 
     kind = 24
     name = "file index"
+    carrier = True
     payload = "array"
     present = "files are carried that are not all zeros"
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return 36 bytes for each chunk."""
-        return b"".join([CHUNK.pack(digest, length) for digest, length in state.files or ()])
+        return b"".join([CHUNK.pack(digest, length) for digest, length in _stored(state, pages)])
 
     def limit(self, limits: ReadLimits) -> int:
         """Return the length for full chunks and a million small files."""
@@ -59,13 +70,14 @@ class FileDataSection(Section):
 
     kind = 25
     name = "file data"
+    carrier = True
     payload = "bytes"
     present = "with the file index"
     compressible = True
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes | BulkPayload:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes | BulkPayload:
         """Return the chunks' bytes."""
-        files = state.files
+        files = _stored(state, pages)
         if not files:
             return b""
         return PieceList(files.size, lambda: (files.read(digest) for digest, _ in files))
@@ -94,6 +106,22 @@ class FileDataSection(Section):
         """Refuse a file index without file data."""
         if FILE_INDEX.kind in draft.payloads:
             raise FormatError(f"the snapshot has no {self.name} section")
+
+    def inherit(self, draft: Draft, base: ReadBase) -> None:
+        """Add the base's chunks."""
+        files, found = base.state.files, draft.state.files
+        if files is not None:
+            draft.state.files = files if found is None else found.joined(files)
+
+
+def _stored(state: SnapshotState, pages: WrittenPages) -> Contents:
+    """Return the chunks that are stored: those that the base does not have."""
+    from wasmsr.wasi.state.contents import Contents
+
+    files = state.files
+    if files is None:
+        return Contents()
+    return files if pages.base is None else files.without(pages.base.chunks)
 
 
 class _ChunkSink:

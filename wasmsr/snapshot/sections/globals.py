@@ -7,9 +7,8 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
 from wasmsr.snapshot.encoding.read_limits import ReadLimits
-from wasmsr.snapshot.encoding.section import Draft, ReferenceNumbers, Section
+from wasmsr.snapshot.encoding.section import Draft, ReferenceNumbers, Section, WrittenPages
 from wasmsr.snapshot.rules import LOW64, CheckScope, invalid
 from wasmsr.snapshot.state import GlobalState, SnapshotState
 
@@ -38,7 +37,7 @@ class GlobalsSection(Section):
         for cell in state.globals:
             cell.value = numbers.saved(cell.type, cell.value)
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return 24 bytes for each global."""
         return b"".join(
             [GLOBAL.pack(c.type, c.mutable, c.value & LOW64, c.value >> 64) for c in state.globals]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
-from wasmsr.snapshot.encoding.section import Draft, Section
+from wasmsr.snapshot.encoding.section import Draft, Section, WrittenPages
 from wasmsr.snapshot.rules import CheckScope, invalid
 from wasmsr.snapshot.state import SnapshotState
 
@@ -17,7 +16,7 @@ class IdentitiesSection(Section):
     name = "identities"
     present = "a host function has an identity"
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return pairs of address and identity."""
         found = [[f.address, f.identity] for f in state.host_functions if f.identity is not None]
         return pack(found, "the identities of host functions") if found else b""

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
-from wasmsr.snapshot.encoding.section import Draft, FieldTypes, Section
+from wasmsr.snapshot.encoding.section import Draft, FieldTypes, Section, WrittenPages
 from wasmsr.snapshot.rules import U64, CheckScope, invalid
 from wasmsr.snapshot.state import SavedLimits, SnapshotState
 
@@ -32,7 +31,7 @@ class LimitsSection(Section):
     required = True
     place = 30
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return a map."""
         return pack({key: getattr(state.limits, key) for key in _KEYS}, "the limits")
 

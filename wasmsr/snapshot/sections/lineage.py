@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import LINEAGE, Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
-from wasmsr.snapshot.encoding.section import Draft, FieldTypes, Section
+from wasmsr.snapshot.encoding.section import Draft, FieldTypes, Section, WrittenPages
 from wasmsr.snapshot.rules import U64, CheckScope, invalid
 from wasmsr.snapshot.state import Lineage, SnapshotState
 
@@ -28,7 +27,7 @@ class LineageSection(Section):
     required = True
     place = 10
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return a map."""
         one = state.lineage
         values = (one.id, one.parent, one.created, one.host, one.engine)

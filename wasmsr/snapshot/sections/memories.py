@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from wasmsr.errors import SnapshotError
 from wasmsr.snapshot.encoding.container import Buffer
 from wasmsr.snapshot.encoding.flags import bounds_flags, read_bounds
-from wasmsr.snapshot.encoding.pages import PAGE_SIZE, PageMap, page_map
+from wasmsr.snapshot.encoding.pages import PAGE_SIZE, page_map
 from wasmsr.snapshot.encoding.read_limits import HEADS_LIMIT, ReadLimits
-from wasmsr.snapshot.encoding.section import Draft, Section
+from wasmsr.snapshot.encoding.section import Draft, Section, WrittenPages
 from wasmsr.snapshot.rules import (
     MAX_PAGES,
     MAX_PAGES64,
@@ -46,7 +46,7 @@ class MemoriesSection(Section):
         """Return the memories' bytes, by address."""
         return [memory.data for memory in state.memories]
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return 32 bytes for each memory."""
         return b"".join(
             [

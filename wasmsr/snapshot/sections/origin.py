@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import IGNORABLE, Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
-from wasmsr.snapshot.encoding.section import Draft, Section
+from wasmsr.snapshot.encoding.section import Draft, Section, WrittenPages
 from wasmsr.snapshot.state import SnapshotState
 
 ORIGIN = "origin"
@@ -19,7 +18,7 @@ class OriginSection(Section):
     name = "origin"
     present = "files of the host are open that are not in the snapshot, or a folder is carried"
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return the map, or nothing where there is none."""
         found = (state.wasi or {}).get(ORIGIN)
         return pack(found, "the origin of the files") if found else b""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from wasmsr.errors import FormatError
 from wasmsr.snapshot.encoding.container import Buffer
 from wasmsr.snapshot.encoding.pages import PAGE_SIZE, PageMap, Placement
-from wasmsr.snapshot.encoding.section import BulkPayload, Draft, Section, Sink
+from wasmsr.snapshot.encoding.section import BulkPayload, Draft, Section, Sink, WrittenPages
 from wasmsr.snapshot.state import SnapshotState
 
 
@@ -17,12 +17,14 @@ class PageIndexSection(Section):
 
     kind = 13
     name = "page index"
+    versions = (1,)
     payload = "array"
     present = "any page is stored"
     early = True
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return 16 bytes for each run of pages."""
+        assert isinstance(pages, PageMap)
         return pages.index()
 
     def begin(self, draft: Draft, size: int) -> None:
@@ -39,12 +41,14 @@ class PageDataSection(Section):
 
     kind = 14
     name = "page data"
+    versions = (1,)
     payload = "pages"
     present = "any page is stored"
     compressible = True
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes | BulkPayload:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes | BulkPayload:
         """Return the stored pages."""
+        assert isinstance(pages, PageMap)
         return pages
 
     def begin(self, draft: Draft, size: int) -> None:

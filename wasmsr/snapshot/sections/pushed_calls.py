@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
-from wasmsr.snapshot.encoding.section import Draft, Section
+from wasmsr.snapshot.encoding.section import Draft, Section, WrittenPages
 from wasmsr.snapshot.rules import CheckScope, invalid
 from wasmsr.snapshot.state import SnapshotState
 
@@ -27,7 +26,7 @@ class PushedCallsSection(Section):
     present = "a call was pushed above paused frames"
     place = 51
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return a list of numbers."""
         pushed = state.thread.pushed
         return pack(pushed, "the pushed calls") if pushed else b""

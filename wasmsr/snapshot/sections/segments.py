@@ -6,8 +6,7 @@ from operator import ge
 
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
-from wasmsr.snapshot.encoding.section import Draft, Section
+from wasmsr.snapshot.encoding.section import Draft, Section, WrittenPages
 from wasmsr.snapshot.rules import U32, CheckScope, invalid
 from wasmsr.snapshot.state import SnapshotState
 
@@ -19,7 +18,7 @@ class SegmentsSection(Section):
     name = "segments"
     present = "any segment was dropped"
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return a list with two lists for each instance."""
         dropped = [[one.dropped_elements, one.dropped_data] for one in state.instances]
         return pack(dropped, "segments") if any(a or b for a, b in dropped) else b""

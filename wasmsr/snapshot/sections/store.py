@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from wasmsr.errors import DigestError
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
-from wasmsr.snapshot.encoding.section import Draft, FieldTypes, Section
+from wasmsr.snapshot.encoding.section import Draft, FieldTypes, Section, WrittenPages
 from wasmsr.snapshot.rules import TYPE_NAMES, U32, VALUE_TYPES, CheckScope, invalid
 from wasmsr.snapshot.state import HostFunctionState, InstanceState, ModuleRef, SnapshotState
 
@@ -50,7 +49,7 @@ class StoreSection(Section):
     required = True
     place = 40
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return a map of three lists."""
         modules = [
             {

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from wasmsr.snapshot.encoding.container import Buffer
 from wasmsr.snapshot.encoding.flags import bounds_flags, read_bounds
-from wasmsr.snapshot.encoding.pages import PageMap
 from wasmsr.snapshot.encoding.read_limits import HEADS_LIMIT, ReadLimits
-from wasmsr.snapshot.encoding.section import Draft, ReferenceNumbers, Section
+from wasmsr.snapshot.encoding.section import Draft, ReferenceNumbers, Section, WrittenPages
 from wasmsr.snapshot.rules import (
     EXNREF,
     EXTERNREF,
@@ -57,7 +56,7 @@ class TablesSection(Section):
                 saved = [numbers.saved(table.type, bits) for bits in words]
                 table.elements = struct.pack(f"<{size}Q", *saved)
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return heads, then elements."""
         if not state.tables:
             return b""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
-from wasmsr.snapshot.encoding.section import Draft, Section
+from wasmsr.snapshot.encoding.section import Draft, Section, WrittenPages
 from wasmsr.snapshot.rules import VALUE_TYPES, CheckScope, invalid
 from wasmsr.snapshot.state import SnapshotState
 
@@ -18,7 +17,7 @@ class TagsSection(Section):
     present = "there are tags"
     feature = "exceptions"
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return two lists."""
         if not state.tags:
             return b""

@@ -7,9 +7,8 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
 from wasmsr.snapshot.encoding.read_limits import ReadLimits
-from wasmsr.snapshot.encoding.section import Draft, ReferenceNumbers, Section
+from wasmsr.snapshot.encoding.section import Draft, ReferenceNumbers, Section, WrittenPages
 from wasmsr.snapshot.encoding.slots import from_slots, to_slots
 from wasmsr.snapshot.rules import (
     EXNREF,
@@ -43,6 +42,7 @@ class ThreadSection(Section):
 
     kind = 5
     name = "thread"
+    versions = (1,)
     payload = "arrays"
     required = True
     place = 50
@@ -62,24 +62,10 @@ class ThreadSection(Section):
                 bits = [saved(c, v) for c, v in zip(codes, from_slots(codes, slots), strict=True)]
                 state.thread.queue[number] = (address, to_slots(codes, bits))
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return heads, then types, then slots."""
         thread = state.thread
-        pieces = [HEAD.pack(len(thread.frames), len(thread.queue))]
-        types: list[bytes] = []
-        slots: list[int] = []
-        for frame in thread.frames:
-            height = len(frame.types)
-            head = (frame.instance, frame.function, frame.offset, frame.locals, height, 0)
-            pieces.append(FRAME.pack(*head))
-            types.append(frame.types)
-            slots += to_slots(frame.types, frame.values)
-        for address, arguments in thread.queue:
-            pieces.append(INVOCATION.pack(address, len(arguments)))
-            slots += arguments
-        pieces += types
-        pieces.append(Struct(f"<{len(slots)}Q").pack(*slots))
-        return b"".join(pieces)
+        return HEAD.pack(len(thread.frames), len(thread.queue)) + pack_body(thread)
 
     def limit(self, limits: ReadLimits) -> int:
         """Return the length for a full stack of the reader's limits."""
@@ -91,34 +77,9 @@ class ThreadSection(Section):
         if len(data) < HEAD.size:
             raise self.malformed("it is too short")
         frames, calls = HEAD.unpack_from(data)
-        calls_at = HEAD.size + frames * FRAME.size
-        types_at = calls_at + calls * INVOCATION.size
-        if types_at > len(data):
-            raise self.malformed(f"it is too short for {frames} frames and {calls} invocations")
-        heads = list(FRAME.iter_unpack(data[HEAD.size : calls_at]))
-        queue = list(INVOCATION.iter_unpack(data[calls_at:types_at]))
-        slots_at = types_at + sum([head[4] for head in heads])
-        if slots_at > len(data) or (len(data) - slots_at) % 8:
-            raise self.malformed("its length is not that of its frames")
-        types = bytes(data[types_at:slots_at])
-        count = (len(data) - slots_at) // 8
-        if count != len(types) + types.count(V128) + sum([call[1] for call in queue]):
-            raise self.malformed("it has not one value for each type")
-        slots = Struct(f"<{count}Q").unpack(data[slots_at:])
-        thread = ThreadState()
-        start = position = 0
-        for instance, function, offset, local_count, height, reserved in heads:
-            if reserved:
-                raise self.malformed("a reserved field is not zero")
-            codes = types[start : start + height]
-            start += height
-            taken = height + codes.count(V128)
-            values = from_slots(codes, slots[position : position + taken])
-            position += taken
-            thread.frames.append(FrameState(instance, function, offset, local_count, codes, values))
-        for address, height in queue:
-            thread.queue.append((address, list(slots[position : position + height])))
-            position += height
+        thread, end = parse_body(self, data, HEAD.size, frames, calls)
+        if end != len(data):
+            raise self.malformed(_wrong_length(len(data) - end))
         draft.state.thread = thread
 
     def check(self, state: SnapshotState, scope: CheckScope) -> None:
@@ -171,6 +132,81 @@ class ThreadSection(Section):
             ("function", "arguments"),
             [(call["function"], ", ".join(call["arguments"])) for call in description["queue"]],
         )
+
+
+def pack_body(thread: ThreadState) -> bytes:
+    """Return a thread without its head: heads of frames and invocations, then types, then slots."""
+    pieces: list[bytes] = []
+    types: list[bytes] = []
+    slots: list[int] = []
+    for frame in thread.frames:
+        height = len(frame.types)
+        head = (frame.instance, frame.function, frame.offset, frame.locals, height, 0)
+        pieces.append(FRAME.pack(*head))
+        types.append(frame.types)
+        slots += to_slots(frame.types, frame.values)
+    for address, arguments in thread.queue:
+        pieces.append(INVOCATION.pack(address, len(arguments)))
+        slots += arguments
+    pieces += types
+    pieces.append(Struct(f"<{len(slots)}Q").pack(*slots))
+    return b"".join(pieces)
+
+
+def parse_body(
+    section: Section, data: Buffer, start: int, frames: int, calls: int
+) -> tuple[ThreadState, int]:
+    """Read what `pack_body` returns.
+
+    Args:
+        section: The section, for messages.
+        data: The section's payload.
+        start: Where the thread begins in it.
+        frames: Number of frames.
+        calls: Number of invocations.
+
+    Returns:
+        The thread, and where it ends.
+
+    Raises:
+        FormatError: The payload is too short, or a reserved field is not zero.
+    """
+    calls_at = start + frames * FRAME.size
+    types_at = calls_at + calls * INVOCATION.size
+    if types_at > len(data):
+        raise section.malformed(f"it is too short for {frames} frames and {calls} invocations")
+    heads = list(FRAME.iter_unpack(data[start:calls_at]))
+    queue = list(INVOCATION.iter_unpack(data[calls_at:types_at]))
+    slots_at = types_at + sum([head[4] for head in heads])
+    if slots_at > len(data):
+        raise section.malformed("its length is not that of its frames")
+    types = bytes(data[types_at:slots_at])
+    count = len(types) + types.count(V128) + sum([call[1] for call in queue])
+    end = slots_at + count * 8
+    if end > len(data):
+        raise section.malformed(_wrong_length(end - len(data)))
+    slots = Struct(f"<{count}Q").unpack(data[slots_at:end])
+    thread = ThreadState()
+    first = position = 0
+    for instance, function, offset, local_count, height, reserved in heads:
+        if reserved:
+            raise section.malformed("a reserved field is not zero")
+        codes = types[first : first + height]
+        first += height
+        taken = height + codes.count(V128)
+        values = from_slots(codes, slots[position : position + taken])
+        position += taken
+        thread.frames.append(FrameState(instance, function, offset, local_count, codes, values))
+    for address, height in queue:
+        thread.queue.append((address, list(slots[position : position + height])))
+        position += height
+    return thread, end
+
+
+def _wrong_length(difference: int) -> str:
+    if difference % 8:
+        return "its length is not that of its frames"
+    return "it has not one value for each type"
 
 
 def _check_frame(

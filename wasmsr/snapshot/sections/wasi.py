@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
-from wasmsr.snapshot.encoding.pages import PageMap
-from wasmsr.snapshot.encoding.section import Draft, Section
+from wasmsr.snapshot.encoding.section import Draft, Section, WrittenPages
 from wasmsr.snapshot.sections.origin import ORIGIN
 from wasmsr.snapshot.state import SnapshotState
 
@@ -22,10 +21,11 @@ class WasiSection(Section):
 
     kind = 10
     name = "wasi"
+    versions = (1,)
     present = "the program has WASI"
     place = 110
 
-    def pack(self, state: SnapshotState, pages: PageMap) -> bytes:
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return the map without the key `origin`, which has a section of its own."""
         if state.wasi is None:
             return b""

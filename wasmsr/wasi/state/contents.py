@@ -9,7 +9,7 @@ memory as they were found, so most snapshots do not depend on the files any more
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Container, Iterator
 from hashlib import sha256
 from struct import Struct
 from typing import IO, Final
@@ -48,7 +48,7 @@ class Contents:
     def __len__(self) -> int:
         return len(self._lengths)
 
-    def __contains__(self, digest: bytes) -> bool:
+    def __contains__(self, digest: object) -> bool:
         return digest in self._lengths
 
     def __iter__(self) -> Iterator[tuple[bytes, int]]:
@@ -77,7 +77,18 @@ class Contents:
         if self._new(digest, length):
             self._spool[digest] = spool, offset
 
-    def without(self, held: Collection[bytes]) -> Contents:
+    def joined(self, other: Contents) -> Contents:
+        """Return the chunks of both."""
+        both = Contents()
+        for one in (self, other):
+            both._memory |= one._memory
+            both._files |= one._files
+            both._spool |= one._spool
+            for digest, length in one:
+                both._new(digest, length)
+        return both
+
+    def without(self, held: Container[bytes]) -> Contents:
         """Return the same chunks without those that the reader has already."""
         rest = Contents()
         rest._memory, rest._files, rest._spool = self._memory, self._files, self._spool
