@@ -99,7 +99,7 @@ def test_arguments_and_invoke(cli: Cli, app: str, line: str, argv: list[str], re
 def test_too_many_arguments_say_where_they_belong(cli: Cli, app: str) -> None:
     outcome = cli("run", app, "--invoke", "list", "a", "b")
     assert outcome.returncode == 2
-    assert "behind a --" in one_sentence(outcome)
+    assert "after a --" in one_sentence(outcome)
 
 
 def test_a_saved_program_has_its_arguments(cli: Cli, app: str) -> None:

@@ -42,7 +42,7 @@ def write(cli: Cli, name: str, data: bytes) -> str:
         (["run", "fib", "--nonsense"], 2, "There is no option --nonsense"),
         (["run", "fib", "4294967296"], 2, "must fit an i32"),
         (["run", "fib", "1", "2"], 2, "fib takes 1 argument (i32), and 2 were given"),
-        (["run", "fib", "9", "--trace"], 2, "--trace stand before"),
+        (["run", "fib", "9", "--trace"], 2, "--trace go before"),
         (["run", "fib", "--invoke", "fob"], 2, "exports no function 'fob'"),
         (["run", "cat", "--dir", "not-there"], 2, "not-there"),
         (["run", "cat", "--dir", "a::b::c::d"], 2, "a::b::c::d"),

@@ -150,7 +150,7 @@ def test_a_program_that_does_not_stand_still(two: Two, monkeypatch: pytest.Monke
     # It runs on by itself; starting it again would be a fault of ours.
     monkeypatch.setattr(FailingCounter, "start", lambda self: None)
     assert two.source.move(two.program) is None
-    assert "stand still" in two.a.events[-1].text
+    assert "did not pause" in two.a.events[-1].text
     assert two.standing("a") is OwnershipState.OWNED
 
 

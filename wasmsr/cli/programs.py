@@ -1,7 +1,7 @@
-"""The four named programs and their defaults, in one table, and where their files lie.
+"""The four packaged programs and their defaults, in one table, and where their files are.
 
-A name stands for a packaged module and for what it needs: `run` and `remote` look here before they
-look for a file of that name.
+A name means a packaged module and what it needs. `run` and `remote` search here before they open a
+file of that name.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ class NamedProgram:
     """A program with its defaults.
 
     Attributes:
-        file: the module's name in `folder()`.
-        summary: what it does, in a few words.
-        invoke: the export that is called.
-        args: arguments where none are given.
-        files: arguments behind them, and behind those that are given if they name no files.
-        packaged: the name that the packaged folder has for the program, or None.
-        here: the name that the current folder has for it, or None.
-        interactive: keys are read (see `--interactive`) unless told otherwise.
-        idle: nothing is called until a key asks for it.
+        name: The name on the command line.
+        file: The module's name in `folder()`.
+        summary: What the program does, in a few words.
+        invoke: The export that is called.
+        args: Its arguments if the user gives none.
+        files: Arguments after them, and after the user's if those name no files.
+        packaged: The guest path of the packaged folder, or None.
+        here: The guest path of the current folder, or None.
+        interactive: Whether keys are read (see `--interactive`) unless the user says otherwise.
+        idle: Whether nothing is called until a key asks for it.
     """
 
     name: str
@@ -61,9 +62,9 @@ class NamedProgram:
         return os.path.join(folder(), self.file)
 
     def words(self, given: Sequence[str]) -> list[str]:
-        """Return its arguments, of those that the user gave.
+        """Return the program's arguments, made of those that the user gave.
 
-        `files` are added where the user named none: what is neither an option nor its value.
+        `files` are added if the user named no files: no word but options and their values.
         """
         if not given:
             return [*self.args, *self.files]
@@ -77,12 +78,15 @@ class NamedProgram:
         return list(given) if named else [*given, *self.files]
 
     def mounts(self, given: Sequence[str] = (), here: str | None = None) -> list[str]:
-        """Return its mounts as `--dir` takes them: the defaults, and what the user gave before
-        them.
+        """Return the program's mounts in the form of `--dir`: the user's, then the defaults.
 
-        The first folder given without a name of its own takes the place of the current folder; a
-        default whose name is taken gives way. `here`: in place of the current folder as a default,
-        a mount with "{}" for its name; "": none.
+        The user's first folder without a guest path replaces the current folder. A default whose
+        guest path the user has given is left out.
+
+        Args:
+            given: The user's folders.
+            here: A mount with "{}" for its guest path, which replaces the current folder as the
+                default; "" for no default, None for the current folder.
         """
         mine = list(given)
         if self.here is not None:
@@ -143,7 +147,7 @@ FFMPEG = os.path.join(os.path.dirname(PACKAGE), ".cache", "ffmpeg", "ffmpeg.wasm
 
 
 class FFmpeg(NamedProgram):
-    """`transcoding` done by FFmpeg: its own arguments, or those of the example translated."""
+    """`transcoding` by FFmpeg, with its own arguments or with those of the example, translated."""
 
     def words(self, given: Sequence[str]) -> list[str]:
         """Return FFmpeg's arguments for those of the packaged transcoding."""
@@ -151,8 +155,10 @@ class FFmpeg(NamedProgram):
 
 
 def ffmpeg_words(words: Sequence[str]) -> list[str]:
-    """FFmpeg's arguments for the example's `[--frames N] [--scale N] [--quality Q] INPUT OUTPUT`;
-    what is not of that form is taken for FFmpeg's own, and returned as it is."""
+    """Return FFmpeg's arguments for `[--frames N] [--scale N] [--quality Q] INPUT OUTPUT`.
+
+    Arguments of another form are FFmpeg's own, and are returned as they are.
+    """
     options = {"--scale": "1", "--quality": "75", "--progress": "25"}
     files: list[str] = []
     rest = iter(words)

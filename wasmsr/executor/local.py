@@ -304,7 +304,7 @@ class LocalExecutor:
 
         held = self._stopped(program)
         with held.lock:
-            # Through bytes: a snapshot shares its memories with the program, which goes on.
+            # Through bytes: a snapshot shares its memories with the program, which continues.
             state = decode(b"".join(encode(held.program.snapshot())))
             number = held.next_mark
             held.next_mark += 1

@@ -1,7 +1,7 @@
-"""A program, the host that runs programs, and the peer at the other end, as this room sees them.
+"""What the room needs of a program, of the host that runs programs, and of a peer.
 
-Three protocols. `hosting` makes the first two of `wasmsr.program`, `wasmsr.rpc.client` makes the
-third of gRPC; tests put their own in, with faults.
+The wing `hosting` implements programs and hosts, and `wasmsr.rpc.client` implements peers. Tests
+have their own implementations, which fail where a test says.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Say = Callable[[str, str, dict[str, object]], None]
 
 
 class MovableProgram(Protocol):
-    """A program on this host. It stands until `start`, and after `pause`."""
+    """A program on this host. It runs after `start`, until `pause`."""
 
     id: bytes
     """16 random bytes, the same on every host that the program visits."""
 
     def describe(self) -> Description:
-        """Return what a destination must have; at any time."""
+        """Return what a destination must have. The program may be running."""
 
     def module(self, digest: bytes) -> Buffer:
         """Return the binary of one of its modules."""
 
     def start(self) -> None:
-        """Let it run, for the first time or on."""
+        """Start the program, or continue it."""
 
     def pause(self, timeout: float) -> bool:
         """Pause the program.
@@ -51,15 +51,20 @@ class MovableProgram(Protocol):
         """
 
     def wait(self, timeout: float | None) -> Ending | None:
-        """Return how it ended, waiting at most `timeout` seconds for that; None while it has
-        not."""
+        """Return how the program ended, or None if it has not after `timeout` seconds."""
 
     def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:
-        """Return its encoded snapshot, while it stands, without the pieces of files that the
-        destination holds, by digest. Raises SnapshotError if it cannot be saved."""
+        """Return the encoded snapshot of the paused program.
+
+        Args:
+            held: Digests of the pieces of files that the destination has. They are left out.
+
+        Raises:
+            SnapshotError: The program cannot be saved.
+        """
 
     def close(self) -> None:
-        """End the program where it is and release its files and memory."""
+        """End the program and release its files and memory."""
 
 
 class ProgramHost(Protocol):
@@ -75,36 +80,52 @@ class ProgramHost(Protocol):
         """Validate and compile a module before the program comes. Raises ModuleError."""
 
     def arrival(self, relays: Relays | None = None) -> Arrival:
-        """Begin to take a program in; `relays`: which ends show its output and have its input."""
+        """Begin to take a program in; `relays` says how it reaches its streams."""
 
     def held(self, program: bytes) -> tuple[bytes, ...]:
         """Return digests of the pieces of files that are here since the program was."""
 
     def show(self, move: Move, stream: str, offset: int, data: bytes) -> int:
-        """Show a piece of output of a program that is elsewhere, once; the bytes before it since
-        that move that an earlier process was to show. Raises OSError, ValueError."""
+        """Show a piece of output of a program that is elsewhere, once.
+
+        Args:
+            move: The move by which the program is where it is.
+            stream: "stdout" or "stderr".
+            offset: The piece's offset in the stream since `move`.
+            data: The piece.
+
+        Returns:
+            How many bytes of the stream an earlier process of this end got.
+
+        Raises:
+            OSError: The piece cannot be shown.
+            ValueError: The piece does not follow the one before.
+        """
 
     def feed(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
-        """Return input for a program that is elsewhere, and whether it ends there; nothing if
-        nothing comes in a while. Raises OSError, ValueError."""
+        """Return input for a program that is elsewhere, and whether the input ends after it.
+
+        The input is empty if none comes in a while. Raises OSError and ValueError.
+        """
 
     def forget(self, program: bytes, *, here: bool) -> None:
-        """Release what is not needed any more of a program that has ended, here or elsewhere."""
+        """Release what is kept of a program that has ended, here or elsewhere."""
 
     def close(self) -> None:
-        """Release everything at the end of this end; wake whoever waits for input."""
+        """Release everything, and wake the threads that wait for input."""
 
 
 @dataclass(frozen=True)
 class Relays:
-    """The ends where a program's streams are while it is here: node ids, b"" for none.
+    """How a program that is here reaches its streams.
 
     Attributes:
-        shown, fed: the end that shows its output, and the one that has its input.
-        epoch: in which the program is owned here.
-        send: sends a piece of output there; None: it is this end, or none.
-        fetch: asks for input there; the same.
-        say: tells people of this end what becomes of the output: an event's kind, text, values.
+        shown: Node id of the end that shows the program's output; b"" for the end where it runs.
+        fed: Node id of the end that has the program's input; b"" if the input came along.
+        epoch: The epoch in which this end owns the program.
+        send: Sends a piece of output to the end `shown`; None if that is this end, or none.
+        fetch: Asks the end `fed` for input; None if that is this end, or none.
+        say: Reports trouble with the output to people at this end: an event's kind, text, values.
     """
 
     shown: bytes
@@ -116,16 +137,20 @@ class Relays:
 
 
 class Arrival(Protocol):
-    """An encoded snapshot that becomes a program; that it is marked as handed is in order here."""
+    """An encoded snapshot that becomes a program. The snapshot may be marked as handed."""
 
     def feed(self, piece: Buffer) -> None:
-        """Read on. Raises SnapshotError."""
+        """Decode the next piece. Raises SnapshotError."""
 
     def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> MovableProgram:
-        """Make a standing program with the id `program` of what was fed, without any effect
-        outside; `modules` are its modules by digest.
+        """Make a paused program of what was fed. Nothing outside changes.
 
-        Raises SnapshotError, ModuleError or WasiConfigError.
+        Args:
+            program: The program's id.
+            modules: The binaries of its modules by digest.
+
+        Raises:
+            SnapshotError, ModuleError, WasiConfigError: The program cannot be made.
         """
 
 
@@ -133,16 +158,16 @@ class Sending(Protocol):
     """A transfer that has begun. Every method raises PeerLost or PeerRefused."""
 
     def send(self, piece: Buffer) -> None:
-        """Send 1 byte to 1 MiB, and wait while the peer is too far behind."""
+        """Send 1 byte to 1 MiB; wait while the peer has too many bytes left to write."""
 
     def finish(self, receipt: Receipt) -> None:
-        """Say that this was all, without waiting for the answer."""
+        """Send the end of the state; do not wait for the answer."""
 
     def ready(self) -> Receipt:
         """Wait until the peer is READY."""
 
     def cancel(self) -> None:
-        """Break the transfer off, or do nothing if it is over."""
+        """End the transfer early; do nothing if it is over."""
 
 
 class Peer(Protocol):
@@ -167,15 +192,25 @@ class Peer(Protocol):
         """Ask what the peer has decided about a move."""
 
     def abort(self, move: Move) -> OwnershipState:
-        """Take an undecided move back; return what the journal of the peer says then."""
+        """Take an undecided move back; return what the peer's journal says then."""
 
     def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
         """Tell the peer that a program has ended."""
 
     def output(self, move: Move, stream: str, offset: int, data: bytes) -> int:
-        """Have a piece of output shown there, that stands at `offset` of the stream since `move`;
-        the bytes before it that the process there has not shown, because it was started later. May
-        be called by any thread beside the others."""
+        """Send a piece of output to the peer, which shows it.
+
+        Any thread may call this beside other calls.
+
+        Args:
+            move: The move by which the program is here.
+            stream: "stdout" or "stderr".
+            offset: The piece's offset in the stream since `move`.
+            data: The piece.
+
+        Returns:
+            How many bytes of the stream an earlier process of the peer got.
+        """
 
     def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
         """Return input of a program that came here by `move`, and whether the input ends there.

@@ -1,7 +1,7 @@
-"""What two ends say to each other about a move, as plain values; the bottom of this room.
+"""What two ends say to each other about a move, as plain values. No file of the room is below.
 
-`wasmsr.rpc` turns them into messages and back and checks sizes on the way in, so that values of
-these types are always well-formed. The terms are those of docs/migration-protocol.md.
+`wasmsr.rpc` makes messages of these values, and values of messages. It checks each message that
+comes, so values of these types are always well-formed. docs/migration-protocol.md has the terms.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ PIECE = 1 << 20
 INPUT = "input"
 """The ability to have a program's input from another end, and to give it one."""
 ABILITIES = (INPUT,)
-"""What this end can do that the first form of the protocol's version could not."""
+"""What this end can do and some ends of the same protocol version cannot."""
 
 ID_BYTES = 16
 DIGEST_BYTES = 32
 
 
 class OwnershipState(IntEnum):
-    """What an end's journal says of a program; the numbers are those of the wire."""
+    """What an end's journal says of a program. The wire has the same numbers."""
 
     UNKNOWN = 0
     RECEIVING = 1
@@ -40,7 +40,7 @@ class OwnershipState(IntEnum):
 
 
 class Reason(IntEnum):
-    """Why an end refuses; the numbers are those of the wire."""
+    """Why an end refuses. The wire has the same numbers."""
 
     UNSPECIFIED = 0
     VERSION = 1
@@ -57,8 +57,13 @@ class Reason(IntEnum):
 
 @dataclass(frozen=True)
 class Move:
-    """One attempt at moving one program: the program's id and the attempt's (16 bytes each), and
-    the epoch in which the destination would own the program."""
+    """One attempt at moving one program.
+
+    Attributes:
+        program: The program's id, 16 bytes.
+        epoch: The epoch in which the destination would own the program.
+        attempt: The attempt's id, 16 bytes.
+    """
 
     program: bytes
     epoch: int
@@ -121,7 +126,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A destination's no: the reason, one sentence, and what to do about it or ""."""
+    """Why a destination refuses: the reason, one sentence, and what the user can do or ""."""
 
     reason: Reason
     sentence: str
@@ -130,8 +135,14 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Answer:
-    """A destination's yes: the digests of the modules that it lacks, and of the pieces of carried
-    files that it has since the program was there, which need not be sent; its abilities."""
+    """A destination's consent.
+
+    Attributes:
+        node: The destination's node id.
+        missing: Digests of the modules that it lacks.
+        held: Digests of the pieces of carried files that it has; the source leaves them out.
+        abilities: What it can do, such as `INPUT`.
+    """
 
     node: bytes
     missing: tuple[bytes, ...] = ()
@@ -153,8 +164,8 @@ class Ending:
 
     Attributes:
         kind: "finished", "exited", "trapped", "fuel", "interrupted" or "failed".
-        code: what the command line exits with.
-        sentence: for people; "" where there is nothing to say.
+        code: The exit code of the command line.
+        sentence: For people; may be "".
     """
 
     kind: str
@@ -164,7 +175,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Report:
-    """An end's answer about a move: its record's standing, epoch and attempt."""
+    """An end's answer about a move: what its record says."""
 
     standing: OwnershipState
     epoch: int = 0
@@ -183,21 +194,21 @@ class Phase(str, Enum):
 
 
 class PeerLost(MigrationError):
-    """The peer did not answer: it may or may not have done what it was asked."""
+    """The peer did not answer. Nobody can tell whether it did what it was asked."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, phase=Phase.STREAM.value, owner="unknown", hint=hint)
 
 
 class PeerUnknown(PeerLost):
-    """Who answers there has not this end's key: it is not the peer."""
+    """Somebody without this end's key answers there: it is not the peer."""
 
 
 class PeerRefused(MigrationError):
-    """The peer said no; it has done nothing.
+    """The peer refused, and has done nothing.
 
     Attributes:
-        reason: why.
+        reason: Why it refused.
     """
 
     def __init__(self, refusal: Refusal) -> None:
@@ -216,7 +227,7 @@ def refused(reason: Reason, sentence: str, hint: str = "") -> PeerRefused:
 
 
 class JournalError(MigrationError):
-    """The journal cannot be written or read; what it said before still holds."""
+    """The journal cannot be written or read. It says the same as before."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, phase=Phase.HAND_OVER.value, owner="source", hint=hint)
@@ -226,7 +237,7 @@ class HandedAway(MigrationError):
     """This end was interrupted after its decision and before the peer confirmed it.
 
     Attributes:
-        file: the last state, marked as handed.
+        file: The file of the last state, which is marked as handed.
     """
 
     exit_code = EXIT_HANDED
@@ -237,7 +248,7 @@ class HandedAway(MigrationError):
 
 
 class InDoubt(MigrationError):
-    """This end was interrupted while it held all of a program and did not know who owns it."""
+    """This end was interrupted while it had a program whose owner was not decided."""
 
     exit_code = EXIT_HANDED
 

@@ -18,7 +18,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str, host: str = LOOPBACK) -> Address:
-        """Read `PORT`, `HOST:PORT` or `[IPV6]:PORT`; `host` stands in for a missing HOST.
+        """Read `PORT`, `HOST:PORT` or `[IPV6]:PORT`; `host` replaces a missing HOST.
 
         Raises ValueError with a sentence.
         """
@@ -32,7 +32,7 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether what is sent there stays on this machine."""
+        """Whether messages to this address stay on this machine."""
         if self.host == "localhost":
             return True
         try:

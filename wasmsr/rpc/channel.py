@@ -6,21 +6,21 @@ import os
 
 from wasmsr.migrate.protocol import PIECE
 
-# gRPC's core writes its own lines to standard error when a port is in use or a peer goes away; we
-# say the same once, in our words. Read when grpc is first imported.
+# gRPC's core writes lines to standard error when a port is in use or a peer ends. wasmsr says the
+# same once, in its own words. gRPC reads the variable when it is first imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 MESSAGE = PIECE + 65536
 """Most bytes of one message: a piece, or an offer with all its lists."""
 
 KEEPALIVE = 10.0
-"""Seconds of silence after which a peer is asked whether it lives, and that it has to answer."""
+"""Seconds of silence after which gRPC pings a peer, and seconds that the peer has to answer."""
 
 STALL_SECONDS = 30.0
 """How long a stream, or a call's only message, may go without progress."""
 
 LEAST_RATE = 16384
-"""Bytes a second that a stream must come to in the mean, after its first `STALL_SECONDS`."""
+"""Bytes a second that a stream needs in the mean, after its first `STALL_SECONDS`."""
 
 Options = list[tuple[str, int]]
 
@@ -43,7 +43,7 @@ SERVER: Options = [
 
 CLIENT: Options = [
     *COMMON,
-    # Programs go where they are told to, not through a proxy that the environment names.
+    # Programs go straight to the peer, not through a proxy that the environment names.
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -1,8 +1,9 @@
-"""The other end as `wasmsr.migrate` sees it (`ports.Peer`), over a gRPC channel.
+"""A peer over a gRPC channel (`ports.Peer`).
 
-Every failure of the wire becomes `PeerLost`, every refusal `PeerRefused`; nothing of gRPC gets out.
-Before the first call, and after one that failed, both ends prove to each other that they have the
-same key (`session`). One thread calls; `interrupt`, `output` and `input` may come from others.
+Every failure of the wire raises `PeerLost`, every refusal `PeerRefused`; no error of gRPC leaves
+this file. Before the first call, and after a failed one, both ends prove to each other that they
+have the same key (`session`). One thread calls; any thread may call `interrupt`, `output` and
+`input`.
 """
 
 from __future__ import annotations
@@ -44,25 +45,32 @@ from wasmsr.rpc.session import METADATA, NONCE, BadSeal, Call, PeerSession, hell
 import grpc  # type: ignore[import-untyped]  # isort: skip
 
 WINDOW = 8 * PIECE
-"""Most bytes that are under way and not yet written by the peer."""
+"""Most bytes that were sent and that the peer has not written yet."""
 
 QUESTION_SECONDS = 10.0
-"""How long a peer may take to answer a question that costs it nothing but a record on disk."""
+"""How long a peer may take to answer a question for which it at most writes a record."""
 
 PREPARE_SECONDS = 120.0
-"""... that makes it validate and compile modules, or restore a program on trial."""
+"""How long a peer may take to validate and compile modules, or to restore a program on trial."""
 
 STALL_SECONDS = channel.STALL_SECONDS
 """How long a transfer may go without progress."""
 
 HURRY_SECONDS = 0.5
-"""How long any question may take after an interrupt."""
+"""How long a question may take after an interrupt."""
 
 
 class RemotePeer:
-    """See the module's docstring. `node` is this end's own id, `key` what the peer must have."""
+    """A peer at one address."""
 
     def __init__(self, address: Address, node: bytes, key: bytes) -> None:
+        """Connect at the first call.
+
+        Args:
+            address: The peer's address.
+            node: The node id of this end.
+            key: The key that the peer must have; b"" for none.
+        """
         self.address = str(address)
         self._node = node
         self._key = key
@@ -85,11 +93,11 @@ class RemotePeer:
         self._session: PeerSession | None = None
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._channel.close()
 
     def interrupt(self) -> None:
-        """Break off the call in progress; later calls wait only `HURRY_SECONDS`."""
+        """Cancel the call in progress; later calls wait only `HURRY_SECONDS`."""
         with self._lock:
             self._hurry = True
             calls = [self._call, self._greeting]
@@ -157,14 +165,14 @@ class RemotePeer:
             raise self._nonsense(error) from error
 
     def abort(self, move: Move) -> OwnershipState:
-        """Take an undecided move back; return what the journal of the peer says then."""
+        """Take an undecided move back; return what the peer's journal says then."""
         request = messages.AbortRequest(
             protocol=PROTOCOL, node=self._node, move=convert.move_out(move)
         )
         return self._standing(self._ask("Abort", request, QUESTION_SECONDS))
 
     def output(self, move: Move, stream: str, offset: int, data: bytes) -> int:
-        """Have a piece of output shown at the peer."""
+        """Send a piece of output to the peer, which shows it."""
         request = messages.OutputRequest(
             protocol=PROTOCOL,
             node=self._node,
@@ -178,7 +186,7 @@ class RemotePeer:
         return int(reply.unseen)
 
     def input(self, move: Move, position: int, most: int) -> tuple[bytes, bool]:
-        """Ask for input of a program that is here and whose input is the peer's."""
+        """Ask the peer for input of a program that is here."""
         request = messages.InputRequest(
             protocol=PROTOCOL,
             node=self._node,
@@ -186,7 +194,7 @@ class RemotePeer:
             position=position,
             most=most,
         )
-        # It is held until there is input, or for a while.
+        # The peer holds the question until there is input, or for `HOLD_SECONDS`.
         reply = self._ask_beside("Input", request, HOLD_SECONDS + QUESTION_SECONDS)
         self._refused(reply)
         try:
@@ -210,10 +218,10 @@ class RemotePeer:
         return self._exchange(name, request, self._run, seconds)
 
     def _ask_beside(self, name: str, request: Any, seconds: float) -> Any:
-        """Ask for the program's thread, beside the thread of the end.
+        """Ask on a thread of a program's stream, beside the thread of the end.
 
-        Only a refusal by the peer itself is a refusal here: the program's streams must outlive
-        all other trouble.
+        Only a refusal by the peer itself is a refusal here. All other trouble may pass, and the
+        program's streams must survive it.
         """
 
         def run(start: Callable[[float], Any], limit: float) -> Any:
@@ -253,13 +261,13 @@ class RemotePeer:
                 raise PeerUnknown(f"{self.address} answered without this end's key") from error
             except grpc.RpcError as error:
                 if self.lost(error, session) and not again:
-                    # It was started again, or has forgotten the session: nothing was read there.
+                    # The peer was started again, or has forgotten the session. It read nothing.
                     again = True
                     continue
                 raise self.failed(error) from error
 
     def _run(self, start: Callable[[float], Any], seconds: float) -> Any:
-        """Make a call that `interrupt` breaks off."""
+        """Make a call that `interrupt` can cancel."""
         with self._lock:
             if self._hurry:
                 seconds = min(seconds, HURRY_SECONDS)
@@ -272,8 +280,13 @@ class RemotePeer:
                 self._call = None
 
     def _meet(self) -> PeerSession:
-        """Return the session with the peer, begun now if there is none. Raises PeerUnknown for
-        somebody else, PeerLost and PeerRefused."""
+        """Return the session with the peer; begin one if there is none.
+
+        Raises:
+            PeerUnknown: Somebody without the key answers.
+            PeerLost: Nobody answers.
+            PeerRefused: The peer has another version, or is this end.
+        """
         with self._meeting:
             if self._session is not None:
                 return self._session
@@ -297,7 +310,7 @@ class RemotePeer:
             if session is None:
                 raise self.unknown()
             if reply.node == self._node:
-                # Also who passes our own words back to us is not the peer.
+                # Somebody who only returns our own messages is not the peer either.
                 sentence = f"{self.address} is this very end"
                 raise PeerRefused(Refusal(Reason.SELF, sentence, "--peer names the other end"))
             self._session = session
@@ -310,18 +323,20 @@ class RemotePeer:
                 self._session = None
 
     def lost(self, error: Any, session: PeerSession) -> bool:
-        """Return whether a call failed because the peer does not know the session; whenever the
-        connection may be another one the session is over."""
+        """Return whether a call failed because the peer does not have the session.
+
+        If the connection may be a new one, this end forgets the session.
+        """
         unknown = error.code() is grpc.StatusCode.UNAUTHENTICATED
         if unknown or error.code() is grpc.StatusCode.UNAVAILABLE:
             self.forget(session)
         return unknown
 
     def unknown(self) -> PeerUnknown:
-        """Return the error for somebody who has not the key."""
+        """Return the error for somebody without the key."""
         return PeerUnknown(
             f"{self.address} has not the same key as this end",
-            hint="two ends of one user have it by themselves; otherwise give both the same "
+            hint="two ends of one user find their key by themselves; otherwise give both the same "
             "--token-file FILE (and --insecure to both or to neither)",
         )
 
@@ -371,7 +386,7 @@ class RemotePeer:
             sentence = f"{self.address} does not understand: {details}"
             return PeerRefused(Refusal(Reason.UNSPECIFIED, sentence))
         if code is grpc.StatusCode.CANCELLED:
-            return PeerLost(f"{self.address} broke the call off")
+            return PeerLost(f"{self.address} cancelled the call")
         if code is grpc.StatusCode.UNAVAILABLE:
             return PeerLost(f"{self.address} cannot be reached")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -380,7 +395,7 @@ class RemotePeer:
         return PeerLost(f"{self.address} failed ({code.name.lower()}: {details})")
 
     def _nonsense(self, error: Malformed) -> PeerLost:
-        return PeerLost(f"{self.address} answered what cannot be: {error}")
+        return PeerLost(f"{self.address} sent an invalid answer: {error}")
 
 
 def _path(name: str) -> str:
@@ -388,9 +403,9 @@ def _path(name: str) -> str:
 
 
 class _Sending:
-    """A transfer under way (`ports.Sending`): a bounded number of bytes ahead of the peer.
+    """A transfer in progress (`ports.Sending`), at most `WINDOW` bytes ahead of the peer.
 
-    gRPC pulls the requests from a queue in its thread; a thread of ours reads the replies.
+    A thread of gRPC takes the requests from a queue; a thread of ours reads the replies.
     """
 
     def __init__(self, peer: RemotePeer, call: Call, move: Move) -> None:
@@ -424,7 +439,7 @@ class _Sending:
         self._wait(lambda: self._received >= self._sent or self._over, STALL_SECONDS)
         self._wait(lambda: self._over, PREPARE_SECONDS)
         if self._receipt is None:
-            raise PeerLost(f"{self._peer.address} ended the transfer without a word")
+            raise PeerLost(f"{self._peer.address} ended the transfer without an answer")
         return self._receipt
 
     def cancel(self) -> None:
@@ -433,7 +448,7 @@ class _Sending:
         self._call.cancel()
 
     def _wait(self, done: Any, limit: float) -> None:
-        """Wait for `done()`; an error, or `limit` seconds without progress, raise."""
+        """Wait for `done()`. Raise an error of the transfer, or after `limit` silent seconds."""
         with self._news:
             received = self._received
             deadline = time.monotonic() + limit
@@ -473,7 +488,7 @@ class _Sending:
         except Malformed as failure:
             error = self._peer._nonsense(failure)
         with self._news:
-            # A READY that came before the stream broke is a READY.
+            # A READY counts even if the stream broke after it.
             self._error = None if self._receipt else error
             self._over = True
             self._news.notify_all()

@@ -1,6 +1,6 @@
-"""What callers can hold on to: so many calls of each method at once, and none that stays silent.
+"""Limits what callers can hold: a few calls of each method at once, and no silent call.
 
-Under `server`; knows of gRPC only that a call can be cancelled.
+All that the file uses of gRPC is that a call can be cancelled.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from wasmsr.rpc import channel
 
 LOOK_SECONDS = 0.25
-"""Seconds between two looks at the calls that wait for their peer."""
+"""Seconds between two checks of the calls that wait for their peer."""
 
 
 class Gate:
-    """Lets calls in, and watches how they go on."""
+    """Admits calls, and cancels those that are silent or slow."""
 
     def __init__(self, methods: Iterable[str], at_once: int) -> None:
         self._places = {name: threading.Semaphore(at_once) for name in methods}
@@ -29,8 +29,7 @@ class Gate:
 
     @contextmanager
     def enter(self, method: str) -> Iterator[bool]:
-        """Return whether there is a place for one more call of this method; it is kept in the
-        block."""
+        """Return whether one more call of this method may run; the block has its place."""
         places = self._places[method]
         entered = places.acquire(blocking=False)
         try:
@@ -61,7 +60,7 @@ class Gate:
             yield data
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._closed.set()
 
     def _expect(self, wire: Any, deadline: float) -> None:

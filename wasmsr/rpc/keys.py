@@ -1,9 +1,8 @@
-"""The key that the ends of one user share: where it is, and how it comes to be.
+"""The key that the ends of one user share, in a file.
 
-From files to bytes, for `session`. Without `--token-file` it is `remote/key` in the state
-directory, which only its user can read; the first end makes it. A state directory given by
-`--state-dir` begins with a copy of the key in the user's own, so that all ends of one user on one
-machine have the same.
+Without `--token-file`, the file is `remote/key` in the state folder, and only its user can read it.
+The first end makes the file. A folder of `--state-dir` gets a copy of the key in the user's own
+state folder, so that all ends of one user on one machine have the same key.
 """
 
 from __future__ import annotations
@@ -17,22 +16,27 @@ from pathlib import Path
 from wasmsr.errors import MigrationError
 
 SIZE = 32
-"""Bytes of a key that we make."""
+"""Bytes of a key that wasmsr makes."""
 LEAST, MOST = 16, 4096
-"""Bytes that a token file may have, white space around them apart."""
+"""Fewest and most bytes of a token file, without white space around them."""
 NAME = Path("remote") / "key"
 
 
 def own(state: Path, home: Path) -> bytes:
-    """Return the key of this user for the state directory `state`; `home` is the default one.
+    """Return the key of this user.
 
-    Raises MigrationError if it cannot be made or read, or others could have read or written it.
+    Args:
+        state: The state folder.
+        home: The user's own state folder, which is the default.
+
+    Raises:
+        MigrationError: The key cannot be made or read, or others could have read or written it.
     """
     path = state / NAME
     if not _there(path):
         key = secrets.token_bytes(SIZE)
         if state != home:
-            # Where the user's own folder cannot be had, the ends that share `state` share a key.
+            # If the user's own folder cannot be used, only the ends with this `state` share a key.
             with suppress(MigrationError, OSError):
                 key = own(home, home)
         try:
@@ -48,15 +52,15 @@ def own(state: Path, home: Path) -> bytes:
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise _unusable(path, f"can be used by others (mode {stat.S_IMODE(status.st_mode):04o})")
     if len(key) != SIZE:
-        raise _unusable(path, f"has {len(key)} bytes in place of {SIZE}")
+        raise _unusable(path, f"has {len(key)} bytes instead of {SIZE}")
     return key
 
 
 def token(path: Path) -> tuple[bytes, bool]:
-    """Return the key in a file that the user names, and whether other users of this machine can
-    read it.
+    """Return the key in a file of the user, and whether other users of this machine can read it.
 
-    Raises MigrationError.
+    Raises:
+        MigrationError: The file cannot be read, or has too few or too many bytes.
     """
     try:
         content, status = _read(path)
@@ -67,7 +71,7 @@ def token(path: Path) -> tuple[bytes, bool]:
     key = content.strip()
     if len(key) < LEAST:
         raise _bad_token(path, f"has {len(key)} bytes, fewer than the {LEAST} that a key needs")
-    # Of another owner it is a secret that a container engine has put there, for us to read.
+    # A file of another owner is a secret that a container engine has put there for this user.
     others = bool(status.st_mode & 0o077) and status.st_uid == os.geteuid()
     return key, others
 
@@ -81,7 +85,7 @@ def _there(path: Path) -> bool:
 
 
 def _make(path: Path, key: bytes) -> None:
-    """Make the key's file whole, unless another process was first. Raises OSError."""
+    """Make the complete file of a key, unless another process was first. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -97,7 +101,7 @@ def _make(path: Path, key: bytes) -> None:
 
 
 def _read(path: Path) -> tuple[bytes, os.stat_result]:
-    """At most `MOST` + 1 bytes of a regular file, and its status. Raises OSError."""
+    """Return at most `MOST` + 1 bytes of a regular file, and its status. Raises OSError."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     with open(os.open(path, flags), "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
@@ -111,8 +115,8 @@ def _unusable(path: Path, why: str) -> MigrationError:
         f"the key {path} {why}",
         phase="prepare",
         owner="source",
-        hint="if you did not do that, remove it: the next `wasmsr remote` makes a new one "
-        "(then start the other end again too), or give both ends --token-file FILE",
+        hint="if that is not on purpose, remove the file: the next `wasmsr remote` makes a new key "
+        "(then start the other end again too); or give both ends --token-file FILE",
     )
 
 

@@ -1,9 +1,9 @@
-"""The gRPC server of one end: hands what the peer asks to an `Endpoint`, and its answers back.
+"""The gRPC server of one end: gives the calls of peers to `Answers`, and returns its answers.
 
-Method handlers are made from the committed descriptors. Who calls is known before anything of a
-call is read (`session`), and what a caller can hold on to is bounded (`gate`). A refusal
-(`PeerRefused`) travels in the reply; a message that cannot be is answered with INVALID_ARGUMENT; a
-caller without the key, or of another version, is reported to the node, which says so and goes on.
+The committed descriptors define the methods. The server reads nothing of a call before the caller
+has proved that it has the key (`session`), and limits what a caller can hold (`gate`). A refusal
+(`PeerRefused`) travels in the reply. The answer to an invalid message is INVALID_ARGUMENT. If a
+caller has no key, or another version, a line says so.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ import grpc  # type: ignore[import-untyped]  # isort: skip
 log = logging.getLogger(__name__)
 
 AT_ONCE = 2
-"""Calls of each method at once. Two ends need one; another is for a call that the caller has given
-up and that this end does not know of yet."""
+"""Calls of each method at once. Two ends need one. The other is for a call that the caller has
+ended and this end has not."""
 
 REFUSALS = 4
-"""Threads beside those, in which calls are refused."""
+"""More threads, which refuse calls."""
 
 CALLS = 100
-"""Calls at once that gRPC lets through to us, refused ones included."""
+"""Calls at once that gRPC gives to this server, with those that it refuses."""
 
 ANSWER_SECONDS = 1.0
-"""How long a server that stops gives to the calls that it is answering."""
+"""How long a server that stops waits for the calls that it is answering."""
 
 OTHER_VERSION = re.compile(r"/wasmsr\.v(\d{1,9})\.Migration/")
 
@@ -52,11 +52,20 @@ Requests = Iterator[Any]
 
 
 class Server:
-    """Serves a node on one address until `stop`."""
+    """Serves one end at one address until `stop`."""
 
     def __init__(self, answers: Answers, address: Address, software: str, key: bytes) -> None:
-        """Bind and starts; who calls must have `key`. Raises MigrationError if the address cannot
-        be had."""
+        """Bind and start.
+
+        Args:
+            answers: Answers the calls.
+            address: Where to listen.
+            software: The version of wasmsr, for people at the peer.
+            key: The key that callers must have; b"" for none.
+
+        Raises:
+            MigrationError: The address cannot be used.
+        """
         self.address = address
         _check_free(address)
         methods = messages.methods()
@@ -76,18 +85,20 @@ class Server:
         self._server.start()
 
     def stop(self, grace: float = ANSWER_SECONDS) -> None:
-        """Take no more calls, lets those under way be answered, breaks them off after `grace`
-        seconds, and lets go of the port.
+        """Take no more calls, finish those in progress, and close the port.
 
-        What a call told the node may be the very reason to stop: it is answered first, or the peer
-        would think that it was not heard.
+        A call may be the reason to stop. So the server answers it first; otherwise the peer would
+        repeat it.
+
+        Args:
+            grace: Seconds after which calls in progress are cancelled.
         """
         self._server.stop(grace).wait(grace + 1.0)
         self._gate.close()
 
 
 def _check_free(address: Address) -> None:
-    """Try to bind as the server will: gRPC itself does not say why it could not."""
+    """Try to bind as the server will, because gRPC does not say why it cannot."""
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -113,7 +124,7 @@ def _unusable(address: Address, why: str) -> MigrationError:
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Finds the handler of a call, when its metadata is here and nothing else of it."""
+    """Finds the handler of a call from its metadata, before anything else of the call is read."""
 
     def __init__(self, answers: Answers, software: str, key: bytes, gate: Gate) -> None:
         self._answers = answers
@@ -195,8 +206,11 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 def _served(behave: Callable[..., Iterator[bytes]]) -> Any:
-    """Return all methods are served as streams of bytes: gRPC itself would read a single message
-    before we are asked, and hold a thread until it is there."""
+    """Return a handler of streams of bytes.
+
+    All methods are streams, because gRPC would read a single message itself before it calls the
+    handler, and would block a thread until the message is there.
+    """
     return grpc.stream_stream_rpc_method_handler(behave)
 
 

@@ -1,10 +1,10 @@
-"""Who is at the other end: both sides of a connection prove that they have the same key.
+"""Both sides of a connection prove to each other that they have the same key.
 
-Under `client` and `server`; knows no gRPC. The key itself never goes over the wire. The caller of
-Hello proves that it has the key, the answerer proves it too, and from both nonces follows a secret
-for this session. Each later call proves in its metadata that it belongs to the session, before a
-byte of it is read, and no proof is taken twice. Each message is sealed, both ways. All proofs are
-HMAC-SHA256 (RFC 2104) and are compared in constant time. Nothing is encrypted.
+The file has no gRPC; `client` and `server` use it. The key never goes over the wire. The caller of
+Hello proves that it has the key, and so does the answerer. Both nonces give a secret for this
+session. The metadata of each later call proves that the call belongs to the session, before a byte
+of the call is read. No proof is accepted twice. Each message is sealed, in both directions. All
+proofs are HMAC-SHA256 (RFC 2104) and are compared in constant time. Nothing is encrypted.
 docs/migration-protocol.md, "Who may speak", has the layout of each proof.
 """
 
@@ -27,20 +27,20 @@ COUNTER = 8
 """Bytes of a call's number."""
 
 SESSIONS = 8
-"""Sessions that a server keeps; one more takes the place of the one used longest ago, whose owner
-then begins a new one."""
+"""Sessions that a server keeps. One more replaces the session used longest ago, whose caller then
+begins a new one."""
 WINDOW = 1024
-"""How far a call may lag behind the newest one of its session; older ones count as repeated."""
+"""Calls of a session that may overtake a call; an older call counts as repeated."""
 
 CALL, ASK, ANSWER = b"call", b"ask", b"answer"
 
 
 class BadSeal(ValueError):
-    """A message that was not sealed in this call, at this place."""
+    """A message without the seal of this call and this position."""
 
 
 def mac(key: bytes, *parts: bytes | memoryview) -> bytes:
-    """HMAC-SHA256 of `parts`, each after its length, so that no two lists give the same input."""
+    """Return HMAC-SHA256 of `parts`, each with its length, so that no two lists give one input."""
     digest = hmac.new(key, digestmod="sha256")
     for part in parts:
         digest.update(len(part).to_bytes(8, "big"))
@@ -49,8 +49,7 @@ def mac(key: bytes, *parts: bytes | memoryview) -> bytes:
 
 
 def hello(key: bytes, nonce: bytes) -> bytes:
-    """Return the metadata of Hello: the caller's nonce, and the proof that the caller has the
-    key."""
+    """Return the metadata of Hello: the caller's nonce and the proof of its key."""
     return nonce + mac(key, b"wasmsr hello", nonce)
 
 
@@ -64,7 +63,7 @@ def hello_in(key: bytes, metadata: bytes) -> bytes | None:
 
 @dataclass
 class PeerSession:
-    """What both sides know after Hello. One side makes calls (`call`), the other takes them
+    """What both sides have after Hello. One side makes calls (`call`), the other takes them
     (`admit`)."""
 
     nonce: bytes
@@ -75,8 +74,14 @@ class PeerSession:
 
     @classmethod
     def of(cls, key: bytes, theirs: bytes, ours: bytes, node: bytes) -> tuple[PeerSession, bytes]:
-        """Return the session of two nonces, `theirs` the caller's and `ours` the answerer's, and
-        the proof that the answerer, `node`, has the key."""
+        """Return a session, and the proof that the answerer has the key.
+
+        Args:
+            key: The key.
+            theirs: The caller's nonce.
+            ours: The answerer's nonce.
+            node: The answerer's node id.
+        """
         secret = mac(key, b"wasmsr session", theirs, ours, node)
         return cls(ours, secret), mac(secret, b"wasmsr answerer")
 
@@ -84,14 +89,13 @@ class PeerSession:
     def begun(
         cls, key: bytes, nonce: bytes, theirs: bytes, node: bytes, proof: bytes
     ) -> PeerSession | None:
-        """Return the session that an answer to Hello begins, or None if the answerer has not the
-        key."""
+        """Return the session that an answer to Hello begins; None if the answerer has no key."""
         session, expected = cls.of(key, nonce, theirs, node)
         good = hmac.compare_digest(proof, expected) and len(theirs) == NONCE
         return session if good else None
 
     def call(self, method: str) -> Call:
-        """Return the next call; `method` is the path of gRPC."""
+        """Return the next call; `method` is the path that gRPC has for it."""
         with self._lock:
             self._last += 1
             number = self._last.to_bytes(COUNTER, "big")
@@ -99,8 +103,7 @@ class PeerSession:
         return Call(self, number, self.nonce + number + proof, ASK, ANSWER)
 
     def admit(self, method: str, metadata: bytes) -> Call | None:
-        """Return a call that came, or None if it is not one of this session, or was taken
-        before."""
+        """Return a call that came; None if it is of another session, or was accepted before."""
         number, proof = metadata[NONCE : NONCE + COUNTER], metadata[NONCE + COUNTER :]
         if not hmac.compare_digest(proof, mac(self.secret, CALL, method.encode(), number)):
             return None
@@ -111,15 +114,16 @@ class PeerSession:
             self._taken.add(value)
             if value > self._last:
                 self._last = value
-                self._taken = {one for one in self._taken if one > value - WINDOW}
+                self._taken = {taken for taken in self._taken if taken > value - WINDOW}
         return Call(self, number, metadata, ANSWER, ASK)
 
 
 class Call:
-    """One call of a session: seals what goes out and opens what comes in, each in order.
+    """One call of a session. It seals messages that go out and opens those that come, in order.
 
     Attributes:
-        metadata: the proof that goes along with the call.
+        session: The session.
+        metadata: The call's proof.
     """
 
     def __init__(
@@ -133,13 +137,13 @@ class Call:
         self._sent = self._received = 0
 
     def seal(self, message: bytes) -> bytes:
-        """`message` as it goes over the wire."""
+        """Return a message in the form that goes over the wire."""
         place = self._sent.to_bytes(8, "big")
         self._sent += 1
         return mac(self._secret, self._out, self._number, place, message) + message
 
     def open(self, sealed: bytes) -> bytes:
-        """Return the message that comes next. Raises BadSeal."""
+        """Return the next message that came. Raises BadSeal."""
         message = memoryview(sealed)[MAC:]
         place = self._received.to_bytes(8, "big")
         self._received += 1
@@ -150,7 +154,7 @@ class Call:
 
 
 class Sessions:
-    """The sessions of a server; from several threads."""
+    """The sessions of a server. Any thread may call it."""
 
     def __init__(self, key: bytes, node: bytes) -> None:
         self._key = key
@@ -159,8 +163,7 @@ class Sessions:
         self._sessions: OrderedDict[bytes, PeerSession] = OrderedDict()
 
     def hello(self, metadata: bytes) -> tuple[bytes, bytes] | None:
-        """Begin a session: its nonce and the answerer's proof; None if the caller has not the
-        key."""
+        """Begin a session; return its nonce and the answerer's proof, or None without the key."""
         theirs = hello_in(self._key, metadata)
         if theirs is None:
             return None

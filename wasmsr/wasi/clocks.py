@@ -30,9 +30,9 @@ RESOLUTION: Final = 1
 
 class Clocks:
     """The four clocks of one program, in ns. Running from the start; `stop` and `resume` make the
-    monotonic and the CPU-time clocks stand still in between.
+    monotonic and the CPU-time clocks are stopped in between.
 
-    A stopped clock goes on by itself when the program next asks for the time, so that a restored
+    A stopped clock continues when the program next asks for the time, so that a restored
     program runs whether or not its owner said `resume`.
     """
 
@@ -61,7 +61,7 @@ class Clocks:
             self._monotonic, self._cpu, self._stopped_at = self.reading()
 
     def resume(self, *, live: bool | None = None) -> None:
-        """Let the clocks go on from where they were stopped.
+        """Continue the clocks from where they were stopped.
 
         Args:
             live: Whether the time since the stop counts, by the realtime clocks of the hosts

@@ -134,7 +134,7 @@ class Wasi:
 
         Mounts are matched by guest name; those that the program does not have are left out. Input
         that was read but not consumed comes before `stdin`. A regular file that is the one which
-        the program was reading goes on where it was. The clocks are stopped until
+        the program was reading continues where it was. The clocks are stopped until
         `resume_clock`, or until the program asks for the time.
 
         Args:
@@ -182,7 +182,7 @@ class Wasi:
         self.process.clocks.stop()
 
     def resume_clock(self, *, live: bool | None = None) -> None:
-        """Let the clock go on.
+        """Continue the clock.
 
         Args:
             live: Whether the time since the stop counts. None: what `restore` was told.

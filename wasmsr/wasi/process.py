@@ -59,7 +59,7 @@ class Process:
         self.clocks = clocks
         self.random = random
         self.carry_limit = CARRY_LIMIT
-        """Bytes that each tree of ours may hold, and that a snapshot carries."""
+        """Most bytes of each private tree, and of the files in a snapshot."""
         self.deferred: Callable[[], None] | None = None
         """What is left to do of a restore that must not touch the host's files yet."""
         self.pending: PendingPoll | None = None

@@ -16,16 +16,16 @@ from wasmsr.runspec.run_spec import option_kind
 
 HELP = """Moves a running program to and fro between two hosts, or two processes on one.
 
-Both ends run this command. The one with --send starts PROGRAM and sends it after --every seconds;
-the other resumes it and after its own --every seconds sends it back, until it ends.
+Both ends run this command. The end with --send starts PROGRAM and sends it after --every seconds.
+The other end resumes it and sends it back after its own --every seconds, until the program ends.
 
 \b
   wasmsr remote --port 50051 --peer 50052 --send      # in one terminal
   wasmsr remote --port 50052 --peer 50051             # in another, in any folder
 
-The files of the packaged transcoding travel with it: transcoding.avi is at last in the folder of
-the end where the program ends. Your own program gets the folders that are given here, by the names
-that it knows: the same folder at both ends, or one whose files travel.
+The files of the packaged transcoding travel with it: at the end, transcoding.avi is in the folder
+where the program ended. Your own program gets the folders that you give at both ends, by the same
+names: one folder that both ends have, or a folder whose files travel.
 
 \b
   wasmsr remote --port 7000 --peer 7001 --send --program app.wasm --dir data -- --its arguments
@@ -35,16 +35,16 @@ that it knows: the same folder at both ends, or one whose files travel.
   wasmsr remote --port 7000 --peer 7001 --send --program app.wasm --dir data::data::carry
   wasmsr remote --port 7001 --peer 7000 --dir data::data::carry
 
-Two ends of one user on one machine know each other by a key that they find by themselves. Between
-hosts both get the same file, which nobody else can read.
+Two ends of one user on one machine find their common key by themselves. Between hosts, give both
+ends the same key file, which nobody else can read.
 
 \b
   head -c 32 /dev/urandom | base64 >key; chmod 600 key      # then copy it to the other host
   wasmsr remote --listen 10.0.0.1 --port 7000 --peer 10.0.0.2:7000 --token-file key --send
   wasmsr remote --listen 10.0.0.2 --port 7000 --peer 10.0.0.1:7000 --token-file key
 
-Ctrl-C ends the program, wherever it is in a move; if the move was decided and not yet confirmed the
-exit code is 125 and the last state is named: the same command again settles who has the program."""
+Ctrl-C ends the program at any time. If a move was decided and not yet confirmed, the exit code is
+125 and a message names the last state; the same command again settles who has the program."""
 
 
 def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
@@ -61,29 +61,29 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     "--program",
     metavar="PROGRAM",
     help="What to start: a .wasm or .wat file that is a command (it exports _start), or cat or "
-    "transcoding, the default; at the receiving end, for which of these two to give folders.",
+    "transcoding, the default. At the end that waits: which of these two gets folders.",
 )
 @_option("--every", type=ClickType(Seconds()), default="2", show_default=True, metavar="SECONDS",
-         help="How long it runs here before it is sent on.")  # fmt: skip
+         help="How long a program runs here before this end sends it on.")  # fmt: skip
 @_option("--dir", "dirs", type=ClickType(option_kind("--dir")), multiple=True,
          metavar="HOST[::GUEST[::MODE]]",
          help="Let programs use the folder HOST, by the name GUEST (default: HOST). Repeatable."
          )  # fmt: skip
 @_option("--carry-limit", type=ClickType(option_kind("--carry-limit")), metavar="SIZE",
-         help="Most that a program's own files may hold that it brings along. Default: 1GiB."
+         help="Largest size of the files that a program brings along. Default: 1GiB."
          )  # fmt: skip
 @_option("--on-changed", type=click.Choice(["error", "keep", "truncate"]), metavar="WHAT",
-         help="What to do with files that others have written since the program left them: refuse "
-         "the program (error, the default), leave them (keep), or undo it (truncate).")  # fmt: skip
+         help="What to do with files that others have written since the program left: refuse the "
+         "program (error, the default), leave them (keep), or undo it (truncate).")  # fmt: skip
 @_option("--env", type=ClickType(option_kind("--env")), multiple=True, metavar="K=V",
          help="Set an environment variable of the program. Repeatable.")  # fmt: skip
 @_option("--stdin", type=click.Path(dir_okay=False, exists=True, allow_dash=True), metavar="FILE",
-         help="Standard input of the program; - is the one of this command. Default: empty."
+         help="Standard input of the program; - is that of this command. Default: empty."
          )  # fmt: skip
 @_option("--stdin-after-move", type=click.Choice(["relay", "eof"]), default="relay",
          show_default=True, metavar="WHAT",
          help="What the program reads after it has left: the rest of its input (relay: a file goes "
-         "along, what a terminal or pipe gives is sent after it), or its end (eof).")  # fmt: skip
+         "along, input of a terminal or pipe is sent to it), or the end of it (eof).")  # fmt: skip
 @_option("--stdout-after-move", type=click.Choice(["here", "relay"]), default="here",
          show_default=True, metavar="WHERE",
          help="Where the output of a program that starts at this end appears: wherever it runs "
@@ -106,15 +106,15 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("--listen", metavar="ADDR",
          help="Listen on this address, not on loopback; needs --token-file.")  # fmt: skip
 @_option("--token-file", type=click.Path(dir_okay=False), metavar="FILE",
-         help="The key that both ends must have: 16 bytes or more that nobody guesses. Default: "
-         "one that only this user's ends on this machine have.")  # fmt: skip
+         help="The key that both ends must have: 16 bytes or more that nobody guesses. Default: a "
+         "key that only this user's ends on this machine have.")  # fmt: skip
 @_option("--insecure", is_flag=True,
-         help="Have no key: whoever reaches the port can run programs here, and end yours."
+         help="Use no key: anybody who reaches the port can run programs here, and end yours."
          )  # fmt: skip
 @_option("--forget", is_flag=False, flag_value=LOST, metavar="[PROGRAM]",
-         help="Remove what is kept here of programs that were lost, or of this one (its id, or how "
-         "that begins), and end. With --port only that end's.")  # fmt: skip
-@_option("--json", is_flag=True, help="Print one object for each event, one a line.")
+         help="Remove what is kept here of lost programs, or of PROGRAM (its id, or how the id "
+         "begins), and end. With --port only that end's.")  # fmt: skip
+@_option("--json", is_flag=True, help="Print one object for each event, each on a line.")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def remote(**values: Any) -> int:
     """Carry out the command; HELP is its help text."""

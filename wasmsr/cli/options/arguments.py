@@ -1,7 +1,7 @@
-"""What of a command line an export gets, and what the program: `launch` asks.
+"""Which arguments an export gets, and which the program.
 
-Behind `argv`, which says where the program's part begins. Without `--invoke` all of it is the
-program's. With it the arguments of the export stand first, and behind a `--` the program's own.
+`argv` says where these arguments begin. Without `--invoke`, all of them belong to the program. With
+`--invoke`, the arguments of the export are first, and those after a `--` belong to the program.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOST = 3
 def divided(options: RunOptions, count: int) -> tuple[list[str], list[str]]:
     """Return the arguments of an export with `count` parameters, and the program's own."""
     words = list(options.args)
-    # `--invoke add -- 2 3`: an export with parameters needs them; one without has no use for them.
+    # In `--invoke add -- 2 3`, an export with parameters gets 2 and 3; one without gets nothing.
     if options.dashes and count == 0:
         return [], words
     if "--" in words:
@@ -39,7 +39,8 @@ def values(module: Module, export: str, options: RunOptions) -> tuple[Sequence[i
     """Return the bits of an export's arguments, and the program's own arguments.
 
     Raises:
-        ExportError: there is no such export; ArgumentError: it takes others.
+        ExportError: The module has no such export.
+        ArgumentError: The export takes other arguments.
     """
     from wasmsr.program.exports import exported_function
 
@@ -53,20 +54,22 @@ def values(module: Module, export: str, options: RunOptions) -> tuple[Sequence[i
         mine = [word for word in words if word.partition("=")[0] in NAMES]
         close = resembling(words[:1], NAMES)
         if mine:
-            more = f"Options such as {mine[0]} stand before the arguments."
+            more = f"Options such as {mine[0]} go before the arguments."
         elif words and words[0].startswith("--"):
             more = f"There is no option {words[0]}."
             more += f" Is {close[0][1]} meant?" if close else ""
         elif len(words) > len(params):
-            more = "The program's own arguments stand behind a --."
+            more = "The program's own arguments go after a --."
         else:
             raise
         raise ArgumentError(f"{error.message} {more}") from None
 
 
 def warn(options: RunOptions) -> None:
-    """Say which of the program's arguments look like options of ours, unless it was said that they
-    are not, by `--` or `--strict`."""
+    """Say which of the program's arguments look like our options.
+
+    Say nothing if `--` or `--strict` makes clear that they are not.
+    """
     if options.dashes or options.strict or not any(word[:1] == "-" for word in options.args):
         return
     from wasmsr.cli.subcommands import resembling
@@ -77,7 +80,7 @@ def warn(options: RunOptions) -> None:
         ours = ", ".join(dict.fromkeys(option for _, option in found))
         verb = "goes" if len(found) == 1 else "go"
         say(
-            f"{words} {verb} to the program; is {ours} of wasmsr meant? Our options stand before "
-            "the program's arguments, and a -- between them says that all is well.",
+            f"{words} {verb} to the program; is {ours} of wasmsr meant? Our options go before the "
+            "program's arguments; a -- between the two makes this warning go away.",
             "warning",
         )

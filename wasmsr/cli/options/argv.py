@@ -1,9 +1,9 @@
-"""Whose argument is whose: `run`'s options, PROGRAM, and what the program gets untouched.
+"""Which argument belongs to `run`, and which to the program.
 
-The rule: our options stand before or after PROGRAM, up to the first argument that is not ours or
-`--`; everything from there on belongs to the program. click cannot say this (with interspersed
-arguments it takes options from behind the program's first argument, without them none from behind
-PROGRAM), so the line is divided first, and click, if it is needed at all, gets the parts.
+The rule: our options can be before or after PROGRAM. The first argument after PROGRAM that is not
+ours, or `--`, ends them; every argument from there on belongs to the program. click cannot express
+this: with interspersed arguments it takes options after the program's first argument, and without
+them none after PROGRAM. So the line is divided first, and click, if it is needed, gets the parts.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ from collections.abc import Mapping, Sequence
 from wasmsr.record import record
 
 STRICT = "--strict"
-"""All behind PROGRAM is the program's; so says the variable too."""
+"""Every argument after PROGRAM belongs to the program. The variable WASMSR_STRICT says the same."""
 
 
 @record(frozen=True)
 class Split:
-    """A command line divided: our options with their values, PROGRAM, and the program's own;
-    `waiting` is an option at the very end whose value is missing."""
+    """A divided command line.
+
+    Attributes:
+        ours: Our options, with their values.
+        program: PROGRAM, or None.
+        rest: The program's own arguments.
+        waiting: An option at the end of the line whose value is missing, or None.
+    """
 
     ours: list[str]
     program: str | None
@@ -29,11 +35,16 @@ class Split:
 
 
 def split(argv: Sequence[str], options: Mapping[str, bool], *, strict: bool = False) -> Split:
-    """Divide `argv`.
+    """Divide a command line.
 
-    `options` names our options, each with whether a value follows it. What looks like an option
-    before PROGRAM and is none of ours goes among ours, for click to refuse by name. If `strict`, or
-    from `--strict` on, all that stands behind PROGRAM is the program's, `--` too.
+    A word before PROGRAM that looks like an option and is none of ours counts as ours: click then
+    refuses it by name.
+
+    Args:
+        argv: The words after `run`.
+        options: Our options, each with whether a value follows it.
+        strict: Whether every argument after PROGRAM belongs to the program, also `--`. The option
+            `--strict` sets it too.
     """
     ours: list[str] = []
     program: str | None = None
@@ -72,6 +83,5 @@ def strict_wanted() -> bool:
 
 
 def is_ended(argv: Sequence[str], parts: Split) -> bool:
-    """Return whether it was a `--` that ended our options; it is the one word that is in no
-    part."""
+    """Return whether a `--` ended our options. It is the one word that is in no part."""
     return len(argv) > len(parts.ours) + (parts.program is not None) + len(parts.rest)

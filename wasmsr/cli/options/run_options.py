@@ -22,8 +22,8 @@ HELP = """Runs PROGRAM: a .wasm or .wat file, or one of the packaged programs
 \b
 {programs}
 
-Options stand before or after PROGRAM, up to the first argument that is not one of them, or `--`;
-the rest goes to the program untouched.
+Options can be before or after PROGRAM. The first argument after PROGRAM that is no option, or `--`,
+ends them; every argument from there on belongs to the program.
 
 \b
   wasmsr run fib --trace                        trace it
@@ -31,11 +31,11 @@ the rest goes to the program untouched.
   wasmsr run app.wasm --dir data -- --trace     --trace is app's
   wasmsr run lib.wasm --invoke add 2 3 -- -v    -v is lib's own, add gets 2 and 3
   wasmsr run app.wasm --snapshot-after 2        after 2 seconds save in snapshot.bin, and stop
-  wasmsr run app.wasm --from-snapshot snapshot.bin        ... and go on
+  wasmsr run app.wasm --from-snapshot snapshot.bin        ... and continue
   wasmsr run fib --hop 1000 20                  saved and restored every 1,000 instructions
 
-While it runs, Ctrl-C and SIGTERM end it, a second Ctrl-C at once; SIGUSR1 saves a snapshot and lets
-it go on (kill -USR1 PID). Seconds and instructions count from this start or resume.
+Ctrl-C and SIGTERM end the program; a second Ctrl-C ends it at once. SIGUSR1 saves a snapshot, and
+the program continues (kill -USR1 PID). Seconds and instructions count from this start or resume.
 
 Each option is also a variable, WASMSR_FUEL for --fuel. `wasmsr --help` lists the exit codes."""
 
@@ -80,7 +80,7 @@ ROWS = (
         "Call this export; ARGS are typed by its signature, up "
         "to a --. Default: _start, which has them as text."),
     OptionRow("--arg", "arg", "TEXT",
-        "An argument of the program itself, before those in ARGS; what stands behind a -- is one "
+        "An argument of the program itself, before those in ARGS; every argument after -- is one "
         "too. Repeatable."),
     OptionRow("--dir", "dirs", "HOST[::GUEST[::MODE]]",
         "Let the program use the folder HOST, by the name GUEST (default: HOST). MODE says what "
@@ -93,7 +93,7 @@ ROWS = (
     OptionRow("--env", "env", "K=V",
         "Set an environment variable of the program; it has no others of itself. Repeatable."),
     OptionRow("--inherit-env", "inherit_env", "",
-        "Give it all variables of ours but those of wasmsr; --env goes before them."),
+        "Give the program all variables of this command but those of wasmsr; --env overrides."),
     OptionRow("--stdin", "stdin", "FILE",
         "The program's standard input. Default: ours; with --interactive an empty one."),
     OptionRow("--tcp-listen", "tcp_listen", "ADDR:PORT",
@@ -122,7 +122,7 @@ ROWS = (
     OptionRow("--snapshot-after", "after", "SECONDS", "Save after this time, and stop."),
     OptionRow("--snapshot-at", "at", "N", "Save after exactly N instructions, and stop."),
     OptionRow("--snapshot-every", "every", "SECONDS",
-        "Save again and again, and go on."),
+        "Save again and again; the program continues."),
     OptionRow("--snapshot-file", "snapshot_file", "FILE",
         "Where snapshots go. {n} in it is the next free number, {time} the moment; - is standard "
         "output. A file that is no snapshot is never overwritten.", "snapshot.bin"),
@@ -131,14 +131,14 @@ ROWS = (
         "Put the module into snapshots, so that PROGRAM can be left out on resume; where it is "
         "left out the module stays in them."),
     OptionRow("--keep-running", "keep_running", "",
-        "Go on after --snapshot-after or --snapshot-at."),
+        "Continue after --snapshot-after or --snapshot-at."),
     OptionRow("--stop", "stop", "", "Stop after it, with exit code 120: the default.", own=FLAG),
     OptionRow("--snapshot-on-interrupt", "on_interrupt", "",
         "Save before Ctrl-C, SIGTERM or --timeout ends the program."),
     OptionRow("--interactive", "interactive", "",
         "Read keys: s saves, r calls the export again, q quits. Through a pipe too.", own=FLAG),
     OptionRow("--from-snapshot", "from_snapshot", "FILE",
-        "Go on with a saved program. It gets folders anew, by --dir."),
+        "Continue a saved program. Give folders again, with --dir."),
     OptionRow("--on-changed", "on_changed", "WHAT",
         "On resume, what to do with files that were written since: refuse (error), leave them "
         "(keep), or undo it (truncate, the default)."),
@@ -147,7 +147,7 @@ ROWS = (
     OptionRow("--hop", "hop", "N",
         "Capture, encode, decode and restore in place every N instructions."),
     OptionRow("--strict", "strict", "",
-        "All that stands behind PROGRAM is the program's, as with other runtimes.", own=FLAG),
+        "Every argument after PROGRAM belongs to the program, as with other runtimes.", own=FLAG),
     OptionRow("--timings", "timings", "",
         "Print how long capture, encode, write, read, decode and restore took.", own=FLAG),
     OptionRow("--json", "json", "",
@@ -159,7 +159,7 @@ ROWS = (
 
 @record
 class RunOptions:
-    """The values of `ROWS`, PROGRAM and ARGS; `dashes`: a `--` stood before ARGS."""
+    """The values of `ROWS`, PROGRAM and ARGS; `dashes` says whether a `--` was before ARGS."""
 
     program: str | None
     args: tuple[str, ...]
@@ -213,7 +213,7 @@ class RunOptions:
             names = " | ".join(programs.PROGRAMS)
             raise UsageError(f"PROGRAM is missing: a .wasm or .wat file, or {names}.")
         if self.stop and self.every is not None:
-            raise UsageError("--snapshot-every goes on; --snapshot-after stops.")
+            raise UsageError("--snapshot-every never stops; --snapshot-after does.")
         if self.adopt and self.from_snapshot is None:
             raise UsageError("--adopt belongs to --from-snapshot.")
         if self.from_snapshot is not None:

@@ -1,6 +1,6 @@
 """Arguments of an export as text, each read by its type in the export's signature.
 
-What a literal is, and how a value is printed, stands in `wasmsr.interp.literals`.
+`wasmsr.interp.literals` says what a literal is, and how a value is printed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def parse_arguments(function: str, params: Sequence[int], texts: Sequence[str]) 
     """Return the bits of `texts`, one for each parameter of the export `function`.
 
     Raises:
-        ArgumentError: another number of arguments, or a text that is no value of its type.
+        ArgumentError: There are too many or too few texts, or one is no value of its type.
     """
     if len(texts) != len(params):
         wanted = (

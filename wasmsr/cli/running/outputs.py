@@ -1,8 +1,8 @@
-"""The files that a run writes, and what they must not take the place of.
+"""The files that a run writes, and the files that it must not overwrite.
 
-`launch` asks before the program starts, and again when it saves: a file that is neither empty nor a
-snapshot is never written over, another program's snapshot only by --force. Files are told apart by
-device and inode, so that links and other spellings of a name make no difference.
+`launch` checks before the program starts, and again before each save. A file that is neither empty
+nor a snapshot is never overwritten; another program's snapshot only with --force. Device and inode
+tell files apart, so links and other spellings of a name make no difference.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ if TYPE_CHECKING:
 
 WASM = b"\0asm"
 SNAPSHOT = b"\x89WSR\r\n\x1a\n"
-"""How snapshots begin; `snapshot.container` has it too, and takes longer to import."""
+"""How snapshots begin. `snapshot.encoding.container` has the same and takes longer to import."""
 
 NUMBER, TIME = "{n}", "{time}"
 """What `--snapshot-file` may contain: the next free number, the moment of saving (UTC)."""
 
 
+RESUMED = "the snapshot that the program continues from"
+"""The purpose of the file of `--from-snapshot`."""
+
+
 class OutputError(UsageError):
-    """A file that is to be written is one that must stay, or stands where nothing can be written;
-    exit code 2."""
+    """An output would overwrite a file that must stay, or cannot be written; exit code 2."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -44,8 +47,14 @@ class OutputError(UsageError):
 
 @record(frozen=True)
 class OutputName:
-    """A file as it was named: the option (or what else it is for), the name, and which file it is:
-    device and inode, or None where there is none yet."""
+    """A file of the command line.
+
+    Attributes:
+        what: The option that names it, or its purpose.
+        name: The name.
+        real: The path without links.
+        identity: Device and inode; None if there is no file yet.
+    """
 
     what: str
     name: str
@@ -69,8 +78,10 @@ def named(what: str, name: str) -> OutputName:
 
 
 def descriptor_of(name: str) -> int | None:
-    """Return the descriptor of this process that a name stands for: 1 for `-`, `/dev/stdout`,
-    `/dev/fd/1` and links to them; None for what is a file."""
+    """Return the descriptor of this process that a name means, or None for a file.
+
+    `-`, `/dev/stdout`, `/dev/fd/1` and links to these mean 1.
+    """
     if name == "-":
         return 1
     ours = {f"/proc/{os.getpid()}/fd", f"/proc/{os.getpid()}/task/{os.getpid()}/fd", "/dev/fd"}
@@ -88,13 +99,13 @@ def descriptor_of(name: str) -> int | None:
 
 
 def open_text(name: str) -> TextIO:
-    """Return a file opened anew for text; a name of a descriptor of ours is that descriptor."""
+    """Open a file for text; if the name means a descriptor of this process, duplicate that."""
     number = descriptor_of(name)
     return open(name if number is None else os.dup(number), "w", encoding="utf-8")
 
 
 def is_special(name: str) -> bool:
-    """Return whether a name is of something that is there and no regular file: a pipe, a device."""
+    """Return whether a name is that of a pipe, a device or another special file."""
     try:
         return not stat.S_ISREG(os.stat(name).st_mode)
     except OSError:
@@ -102,13 +113,14 @@ def is_special(name: str) -> bool:
 
 
 def check(reads: Iterable[tuple[str, str]], writes: Iterable[tuple[str, str]]) -> None:
-    """Look at all files of a run before any is opened.
+    """Check all files of a run before it opens one.
 
     Args:
-        reads: what is read, as (what it is, name); writes: what is written, as (option, name).
+        reads: The files that the run reads, as (purpose, name).
+        writes: The files that the run writes, as (option, name).
 
     Raises:
-        OutputError: one would be written over, or two are the same.
+        OutputError: The run would overwrite a file that it reads, or write one file twice.
     """
     kept = [named(what, name) for what, name in reads]
     seen: list[OutputName] = []
@@ -117,11 +129,11 @@ def check(reads: Iterable[tuple[str, str]], writes: Iterable[tuple[str, str]]) -
             continue
         mine = named(option, name)
         for other in kept:
-            # A program that goes on may well be saved where it was saved before.
-            goes_on = option == "--snapshot-file" and other.what == "the snapshot to go on from"
-            if mine.same(other) and not goes_on and not is_special(name):
+            # A resumed program may be saved in the file that it came from.
+            resumed = option == "--snapshot-file" and other.what == RESUMED
+            if mine.same(other) and not resumed and not is_special(name):
                 raise OutputError(
-                    f"{option} {printable(name)} is {other.what}; nothing is written over it.",
+                    f"{option} {printable(name)} is {other.what}; it is not overwritten.",
                     hint=f"name another file by {option}",
                 )
         for other in seen:
@@ -133,14 +145,19 @@ def check(reads: Iterable[tuple[str, str]], writes: Iterable[tuple[str, str]]) -
             kind = kind_of(name)
             if kind in ("a module", "a snapshot"):
                 raise OutputError(
-                    f"{option} {printable(name)} is {kind}; nothing is written over it.",
+                    f"{option} {printable(name)} is {kind}; it is not overwritten.",
                     hint=f"name another file by {option}",
                 )
 
 
 def kind_of(name: str) -> str | None:
-    """Return what is in a file: "a module", "a snapshot" or "no snapshot"; None for one that
-    is empty, no regular file, or not there. Raises OutputError for one that cannot be read."""
+    """Return what is in a file: "a module", "a snapshot" or "no snapshot".
+
+    Returns None if the file is empty, is no regular file or is not there.
+
+    Raises:
+        OutputError: The file cannot be read.
+    """
     if not os.path.exists(name) or is_special(name):
         return None
     try:
@@ -158,12 +175,12 @@ def kind_of(name: str) -> str | None:
 
 
 class SnapshotFile:
-    """Where `--snapshot-file` says that snapshots go.
+    """The place for snapshots that `--snapshot-file` names.
 
     Attributes:
-        name: as given, patterns and all.
-        descriptor: of ours, where the name stands for one; None for a file.
-        last: the name that the last snapshot got, or `name` before there is one.
+        name: The name with its patterns, as the user gave it.
+        descriptor: The descriptor of this process that the name means; None for a file.
+        last: The name of the last snapshot; `name` if there is none yet.
     """
 
     def __init__(self, name: str, *, force: bool) -> None:
@@ -176,16 +193,16 @@ class SnapshotFile:
 
     @property
     def has_pattern(self) -> bool:
-        """Whether each snapshot gets a name that no file has."""
+        """Whether each snapshot gets a new name."""
         return self.descriptor is None and (NUMBER in self.name or TIME in self.name)
 
     @property
     def may_block(self) -> bool:
-        """Whether writing may wait for somebody who reads."""
+        """Whether a write may wait for a reader."""
         return self.descriptor is not None or is_special(self.name)
 
     def names(self) -> Iterator[str]:
-        """Return names for the next snapshot that no file has, without end."""
+        """Yield names for the next snapshot that no file has, without end."""
         while True:
             self._number += 1
             seconds, rest = divmod(time.time_ns() // 1_000_000, 1000)
@@ -198,11 +215,14 @@ class SnapshotFile:
                 time.sleep(0.001)
 
     def check(self, digest: bytes) -> None:
-        """Return whether the snapshot of a program whose module has this SHA-256 may go there.
+        """Check that a snapshot may be written there.
+
+        Args:
+            digest: SHA-256 of the program's module.
 
         Raises:
-            SnapshotError: there is no such folder, or nothing can be written there.
-            OutputError: something stands there that must stay.
+            SnapshotError: The folder is missing, or cannot be written.
+            OutputError: The file that is there must stay.
         """
         if self.descriptor is not None:
             self._check_descriptor()
@@ -223,7 +243,7 @@ class SnapshotFile:
             raise errors.SnapshotError(
                 f"--snapshot-file {printable(name)}: the folder {printable(folder)} cannot be "
                 "written to",
-                hint="--snapshot-file FILE names another",
+                hint="--snapshot-file FILE saves in another folder",
             )
         if not self.has_pattern:
             self._check_content(target, digest)
@@ -244,10 +264,10 @@ class SnapshotFile:
             )
 
     def _check_content(self, target: str, digest: bytes) -> None:
-        """Return whether the file that is there may be replaced."""
+        """Raise OutputError unless the file that is there may be replaced."""
         try:
             if self._written == _state_of(target):
-                return  # it is ours, and nobody has touched it
+                return  # this run wrote the file, and nobody has changed it
         except OSError:
             return
         kind = kind_of(target)
@@ -265,7 +285,7 @@ class SnapshotFile:
 
         if not is_of_module(target, digest):
             raise OutputError(
-                f"--snapshot-file {shown} is there, and is a snapshot of another program.",
+                f"--snapshot-file {shown} is a snapshot of another program.",
                 hint="--force overwrites it; another name keeps it, also a pattern: "
                 f"--snapshot-file '{NUMBER}.bin'",
             )
@@ -274,7 +294,7 @@ class SnapshotFile:
         """Write a snapshot, set `last`, and return the size in bytes.
 
         Raises:
-            SnapshotError: it cannot be written, or something stands there that must stay.
+            SnapshotError: It cannot be written, or the file that is there must stay.
         """
         from wasmsr.snapshot.format import save_pieces
 
@@ -289,26 +309,27 @@ class SnapshotFile:
         size = save_pieces(pieces, self.name)
         try:
             self._written = _state_of(os.path.realpath(self.name))
-        except OSError:  # somebody has taken it away
+        except OSError:  # somebody has removed it
             self._written = None
         return size
 
 
 def _state_of(path: str) -> tuple[int, ...]:
-    """Return which file it is, and since when it is as it is."""
+    """Return values that change when the file is replaced or written."""
     found = os.stat(path)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def files_of(options: RunOptions, program: str | None, *, saves: bool) -> tuple[Pairs, Pairs]:
-    """Return what a run reads and writes, for `check`.
+    """Return what a run reads and what it writes, for `check`.
 
     Args:
-        program: the module's file.
-        saves: a snapshot is asked for.
+        options: The options of the run.
+        program: The module's file.
+        saves: Whether the options ask for a snapshot.
     """
     reads = [("the program", program)]
-    reads.append(("the snapshot to go on from", options.from_snapshot))
+    reads.append((RESUMED, options.from_snapshot))
     reads.append(("the program's standard input", options.stdin))
     for text in options.dirs:
         host = text.partition("::")[0]
@@ -321,7 +342,7 @@ def files_of(options: RunOptions, program: str | None, *, saves: bool) -> tuple[
         ("--json-file", options.json_file),
     ]
     pattern = NUMBER in options.snapshot_file or TIME in options.snapshot_file
-    if not saves and not pattern:  # by a key or a signal a snapshot may come all the same
+    if not saves and not pattern:  # a key or a signal may still ask for a snapshot
         reads.append(("the place for snapshots", options.snapshot_file))
     elif not pattern:
         writes.append(("--snapshot-file", options.snapshot_file))

@@ -1,8 +1,7 @@
-"""While a program runs: the main thread's loop over signals, keys, timers and the program itself.
+"""The main thread's loop while a program runs: signals, keys, timers and the program itself.
 
-From `launch`, which has made the program, to a `RunEnding`, which `report` tells. The program
-computes on its worker thread; this loop sleeps until something happens, and decides what is saved
-and when it is over.
+`launch` makes the program, and `report` says how it ended (`RunEnding`). The program computes on
+its worker thread. The loop sleeps until something happens; it decides when to save and when to end.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from wasmsr.program.state import ProgramState
 from wasmsr.record import record
 
 PATIENCE = 0.05
-"""Seconds that an interrupted program gets to stand; a host call that does not yield is left."""
+"""Seconds that an interrupted program has to pause; a longer host call is abandoned."""
 
 PREPARE_AFTER = 1.0
-"""Seconds that a program runs before this process prepares to save it. Shorter programs do not pay
-for what they do not need."""
+"""Seconds that a program runs before this process prepares to save it. So short programs do not pay
+for that."""
 
 KEYS = "keys: r calls {export}, s saves a snapshot, q quits"
 
@@ -37,16 +36,16 @@ class Plan:
     """What to do while the program runs; times in seconds from the start.
 
     Attributes:
-        timeout: when to end.
-        after, every: when to save; `Program.stop_conditions.stop` is the same by instructions.
-        keep_running: go on after `after` and `marks.stop`.
-        on_interrupt: save before a signal ends the program.
-        save: writes a snapshot of the standing program; returns the file's name and its size in
-            bytes.
-        waits: whether that may wait for somebody who reads. A signal then ends the waiting.
-        keyboard: opens the keys, or None where there are none.
-        again: adds the call of the key r to the standing program.
-        export: what that calls, for messages.
+        timeout: When to end.
+        after: When to save; `Program.stop_conditions.stop` is the same in instructions.
+        every: How often to save.
+        keep_running: Whether the program continues after `after` and `stop_conditions.stop`.
+        on_interrupt: Whether to save before a signal ends the program.
+        save: Writes a snapshot of the paused program; returns the file's name and size in bytes.
+        waits: Returns whether `save` may wait for a reader. A signal then ends the wait.
+        keyboard: Opens the keys; None if there are none.
+        again: Adds the call of the key r to the paused program.
+        export: The export that the key r calls, for messages.
     """
 
     save: Callable[[], tuple[str, int]]
@@ -63,17 +62,17 @@ class Plan:
 
 @record
 class RunEnding:
-    """How it ended.
+    """How a run ended.
 
     Attributes:
         outcome: "finished", "exited", "trapped", "stopped", "out-of-fuel", "timed-out",
             "interrupted" or "quit".
-        exit_code: of this process.
-        snapshots: how many were written.
-        guest_code: what the program gave to `proc_exit`, or None.
-        trap: where it trapped, or None.
-        signal: the signal's name where one ended it, or None.
-        abandoned: the worker thread still runs; the process must not wait for it.
+        exit_code: The exit code of this process.
+        snapshots: How many snapshots were written.
+        guest_code: The program's argument of `proc_exit`, or None.
+        trap: The trap that ended the program, or None.
+        signal: The name of the signal that ended the run, or None.
+        abandoned: Whether the worker thread still runs. The process must not wait for it.
     """
 
     outcome: str
@@ -87,7 +86,7 @@ class RunEnding:
 
 @record
 class Timer:
-    """A moment to save at: absolute (monotonic seconds), and again every `every` seconds."""
+    """When to save: at `due` (`time.monotonic`), and then every `every` seconds."""
 
     due: float | None = None
     every: float | None = None
@@ -103,7 +102,7 @@ class Timer:
         return None if self.due is None else max(0.0, self.due - time.monotonic())
 
     def take(self) -> bool:
-        """Return whether it is due; if so it is set to its next time, one that is still to come."""
+        """Return whether the timer is due; if so, set it to its next time in the future."""
         now = time.monotonic()
         if self.due is None or now < self.due:
             return False
@@ -219,11 +218,11 @@ class RunSession:
         elif key == "s":
             self._save_and_go_on()
         elif key == "r" and self.plan.again is not None:
-            self._standing(self.plan.again)
+            self._while_paused(self.plan.again)
         elif key.isprintable() and not key.isspace():
             say(KEYS.format(export=self.plan.export))
 
-    def _standing(self, act: Callable[[], None]) -> None:
+    def _while_paused(self, act: Callable[[], None]) -> None:
         """Do `act` while the program is paused; let it run on if it has not ended."""
         self.program.pause()
         if self.program.state in (ProgramState.ENDED, ProgramState.FAILED, ProgramState.FUEL):
@@ -244,20 +243,20 @@ class RunSession:
             if self.program.state is ProgramState.STOP:
                 self.program.passed_stop()
 
-        self._standing(save)
+        self._while_paused(save)
 
     def _save_and_stop(self) -> None:
-        """Save and stop. If the program ended first, its own end counts."""
+        """Save and stop. If the program has ended before that, its own end counts."""
         self.program.pause()
-        stand = self.program.state
-        if stand in (ProgramState.PAUSED, ProgramState.STOP) or (
-            stand is ProgramState.IDLE and self._keys is not None
+        state = self.program.state
+        if state in (ProgramState.PAUSED, ProgramState.STOP) or (
+            state is ProgramState.IDLE and self._keys is not None
         ):
             self._save()
             self._ending = RunEnding("stopped", errors.EXIT_STOPPED)
 
     def _end_it(self, ending: RunEnding) -> None:
-        """Ctrl-C and its like: the end, with a snapshot before it if that was asked for."""
+        """End the run, for example after Ctrl-C; save before that if the options ask for it."""
         self._ending = ending
         if self.plan.on_interrupt:
             self.program.pause()

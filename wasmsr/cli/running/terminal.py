@@ -1,8 +1,8 @@
-"""Signals and keys as events of one waiting loop, and the terminal put back whatever happens.
+"""Signals and keys as events of one loop; the terminal is always restored.
 
-The main thread never runs the program: it sleeps in `select` on a pipe, to which a signal's arrival
-writes one byte (`signal.set_wakeup_fd`) and a worker thread another, and on the keyboard. So a
-signal is seen within microseconds while the program computes, and nothing polls.
+The main thread never runs the program. It sleeps in `select` on the keyboard and on a pipe. A
+signal writes one byte to the pipe (`signal.set_wakeup_fd`), and so does a worker thread. So the
+main thread sees a signal within microseconds while the program computes, and nothing polls.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ END_CODES: dict[int, int] = {
     signal.SIGHUP: 128 + signal.SIGHUP,
     signal.SIGQUIT: 128 + signal.SIGQUIT,
 }
-"""Signals that end us, with the exit code of each."""
+"""Signals that end this process, with the exit code of each."""
 
 
 class Ended(Exception):
@@ -46,11 +46,12 @@ class Ended(Exception):
 
 
 class Events:
-    """The one place where the main thread waits. A setting of the process: one at a time, entered
-    in the main thread, and what stood before comes back when it is left.
+    """The one place where the main thread waits.
 
-    The first SIGINT or SIGTERM is an event, the second ends the process at once; so do SIGQUIT and
-    SIGHUP. SIGUSR1 is an event. SIGTSTP puts the terminal back while we are stopped.
+    As a context manager it sets the signal handlers of the process, and restores them at the end.
+    The main thread enters it; there is one at a time. The first SIGINT or SIGTERM is an event, the
+    second ends the process at once. SIGQUIT and SIGHUP end the process at once. SIGUSR1 is an
+    event. SIGTSTP restores the terminal while the process is stopped.
     """
 
     def __init__(self) -> None:
@@ -67,9 +68,9 @@ class Events:
         self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in (*END_CODES, signal.SIGUSR1, signal.SIGTSTP):
             before = signal.getsignal(number)
-            # SIGINT is taken even where it was ignored: a shell without job control ignores it for
-            # what it starts in the background, and `kill -INT` must end us there too. A SIGHUP that
-            # is ignored is nohup's wish.
+            # SIGINT gets our handler even if it was ignored: a shell without job control ignores it
+            # for background commands, and `kill -INT` must end those too. An ignored SIGHUP stays
+            # ignored, because nohup asks for that.
             if number == signal.SIGHUP and before == signal.SIG_IGN:
                 continue
             self._before[number] = before
@@ -92,8 +93,8 @@ class Events:
         os.close(write)
 
     def wake(self) -> None:
-        """Make `wait` return; from any thread."""
-        # A full pipe wakes as well, and a closed one has nobody to wake.
+        """Make `wait` return. Any thread may call this."""
+        # A full pipe wakes the main thread too; if the pipe is closed, nobody waits.
         with contextlib.suppress(OSError):
             os.write(self._write, bytes([WAKE]))
 
@@ -101,8 +102,8 @@ class Events:
         """Sleep until something happens or `timeout` seconds have passed.
 
         Returns:
-            the signals that arrived, and the keys that were typed (`Keyboard.ended` tells of their
-            end).
+            The signals that arrived, and the keys that were typed. `Keyboard.ended` is then set if
+            the input has ended.
         """
         watched: list[int] = [self._read]
         keyboard = self.keyboard
@@ -118,13 +119,15 @@ class Events:
         return arrived & {*END_CODES, signal.SIGUSR1}, keys
 
     def call(self, task: Callable[[], T], *, keep: bool = False) -> T:
-        """Run `task` on a worker thread and wait, so that a signal need not wait for it.
+        """Run `task` on a worker thread and wait for it; signals do not wait.
 
-        With `keep` the first signal to end is put off until the task is done (it is seen by the
-        next `wait`); otherwise it ends the waiting at once.
+        Args:
+            task: The task. What it raises, this raises.
+            keep: Whether the first signal of `END_CODES` waits until the task is done. The next
+                `wait` then returns it. Otherwise the signal ends the wait at once.
 
         Raises:
-            Ended: a signal came; the worker is left to itself, and the process should end.
+            Ended: A signal came. The worker thread still runs; the process should end.
         """
         result: list[T] = []
         failure: list[BaseException] = []
@@ -155,16 +158,16 @@ class Events:
         return result[0]
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
-        """Python's half of a signal; the pipe has it already."""
+        """Handle a signal in Python; the pipe already has its byte."""
         if number == signal.SIGTSTP:
-            self._stop_and_go_on()
+            self._suspend()
         elif number in END_CODES:
             self._ends += 1
             if self._ends > 1 or number in (signal.SIGQUIT, signal.SIGHUP):
                 end_now(END_CODES[number])
 
-    def _stop_and_go_on(self) -> None:
-        """Ctrl-Z: the shell gets its terminal as it was, and we take it again afterwards."""
+    def _suspend(self) -> None:
+        """Stop at Ctrl-Z: the shell gets its terminal as it was; this process takes it later."""
         if self.keyboard is not None:
             self.keyboard.put_back()
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -173,8 +176,11 @@ class Events:
 
 
 class Keyboard:
-    """Single keys from a terminal, a pipe or a file; a terminal is set to give each key at once,
-    without echo (Ctrl-C stays Ctrl-C), and put back by `close` and at the process's end."""
+    """Single keys from a terminal, a pipe or a file.
+
+    A terminal is set to give each key at once, without echo; Ctrl-C stays Ctrl-C. `close` and the
+    end of the process restore the terminal.
+    """
 
     def __init__(self, descriptor: int = 0) -> None:
         self.descriptor = descriptor
@@ -186,7 +192,7 @@ class Keyboard:
         at_end_now(self.put_back)
 
     def take(self) -> None:
-        """Set the terminal to single keys; nothing for a pipe."""
+        """Set a terminal to single keys; a pipe needs nothing."""
         if not self.is_terminal:
             return
         import termios
@@ -200,7 +206,7 @@ class Keyboard:
             termios.tcsetattr(self.descriptor, termios.TCSADRAIN, changed)
 
     def put_back(self) -> None:
-        """Set the terminal as it was; may be called twice."""
+        """Restore the terminal. A second call does nothing."""
         saved, self._saved = self._saved, None
         if saved is None:
             return
@@ -210,21 +216,21 @@ class Keyboard:
             termios.tcsetattr(self.descriptor, termios.TCSANOW, saved)
 
     def read(self) -> bytes:
-        """Return the keys that are there; sets `ended` at the end of the input."""
+        """Return the keys that are there; set `ended` at the end of the input."""
         try:
             keys = os.read(self.descriptor, 1024)
         except BlockingIOError:
             return b""
         except OSError:  # the terminal is gone
             keys = b""
-        # A terminal in this mode has no end-of-file key of its own: Ctrl-D arrives as a byte.
+        # A terminal in this mode has no end-of-file key: Ctrl-D arrives as a byte.
         if not keys or (self.is_terminal and b"\x04" in keys):
             self.ended = True
             keys = keys.partition(b"\x04")[0]
         return keys
 
     def close(self) -> None:
-        """Put the terminal back for good."""
+        """Restore the terminal, and forget it."""
         self.put_back()
         atexit.unregister(self.put_back)
         forget_at_end_now(self.put_back)
@@ -234,25 +240,28 @@ _LAST_ACTS: list[Callable[[], object]] = []
 
 
 def at_end_now(act: Callable[[], object]) -> None:
-    """Have `end_now` call `act`, which puts the terminal back in some way."""
+    """Make `end_now` call `act`, which restores the terminal in some way."""
     _LAST_ACTS.append(act)
 
 
 def forget_at_end_now(act: Callable[[], object]) -> None:
-    """Take `at_end_now` back, if it was called."""
+    """Undo `at_end_now`, if it was called."""
     with contextlib.suppress(ValueError):
         _LAST_ACTS.remove(act)
 
 
 LAST_WORDS = 0.03
-"""Seconds that somebody who does not read what we write keeps us at the end, twice."""
+"""Most seconds that a reader who does not read delays the end of the process. It counts twice."""
 
 
 def last_words(say: Callable[[], object]) -> bool:
-    """Say something on the standard streams before the end; False if it was not said because they
-    take nothing (Ctrl-S, a full pipe). Whoever interrupted waits for no reader."""
+    """Write something to the standard streams before the process ends.
+
+    Returns False if the streams take nothing, for example after Ctrl-S or because a pipe is full: a
+    user who interrupts does not wait for a reader.
+    """
     thread = threading.Thread(target=say, name="wasmsr-last-words", daemon=True)
-    # What takes something now is only slow, not stopped, unless it has room for a few bytes.
+    # A stream that takes bytes now is slow but not stopped, unless it has room for a few only.
     takes = len(select.select([], [1, 2], [], LAST_WORDS)[1]) == 2
     thread.start()
     thread.join(1.0 if takes else LAST_WORDS)
@@ -260,11 +269,11 @@ def last_words(say: Callable[[], object]) -> bool:
 
 
 def end_now(code: int, *, flush: bool = True) -> NoReturn:
-    """End the process without waiting for any thread; the terminal is put back first."""
+    """Restore the terminal and end the process, without waiting for any thread."""
     for act in list(_LAST_ACTS):
         act()
     for stream in (sys.stdout, sys.stderr) if flush else ():
-        # A closed pipe must not keep us; nor a thread that ended within a write to this stream.
+        # Neither a closed pipe nor a thread that ended within a write may keep the process.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             stream.flush()
     os._exit(code)

@@ -1,7 +1,7 @@
-"""What is said on standard error, by how much the user wants to hear.
+"""Messages on standard error, by level.
 
-`logging` is not used for it: to import it takes a third of the time that `wasmsr run fib` needs.
-The rooms below that do log are connected to the same levels by `connect_logging`.
+They do not use `logging`, whose import takes a third of the time of `wasmsr run fib`. Some rooms
+below do use it; `connect_logging` gives them the same levels.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import sys
 from wasmsr.errors import printable
 
 LEVELS = ("error", "warning", "notice", "info", "debug")
-"""From silent to talkative. A notice is what everybody wants to know: a snapshot was written."""
+"""From few messages to many. A notice is for every user, such as "a snapshot was written"."""
 
 _level = LEVELS.index("notice")
 
 
 def set_level(name: str | None = None, *, verbose: int = 0, quiet: int = 0) -> None:
-    """Set what is said from here on: by name, else by the number of -v and -q."""
+    """Set the level of messages: by name, or by the number of -v and -q."""
     global _level
     step = LEVELS.index(name) if name else LEVELS.index("notice") + verbose - quiet
     _level = max(0, min(step, len(LEVELS) - 1))
@@ -27,22 +27,22 @@ def set_level(name: str | None = None, *, verbose: int = 0, quiet: int = 0) -> N
 
 
 def wanted(level: str) -> bool:
-    """Return whether a message of this level is said."""
+    """Return whether messages of this level are written."""
     return LEVELS.index(level) <= _level
 
 
 def say(text: str, level: str = "notice") -> None:
-    """Write "wasmsr: text" to standard error, if wanted. Nobody reading is no reason to end."""
+    """Write "wasmsr: text" to standard error if the level is wanted. Ignore a closed pipe."""
     if wanted(level):
         with contextlib.suppress(OSError, ValueError):
-            # One write: with unbuffered streams `print` would write the line's end on its own, and
-            # a line of the program could come between.
+            # One write: with unbuffered streams, `print` would write the end of the line by itself,
+            # and a line of the program could come between the two.
             sys.stderr.write(f"wasmsr: {printable(text, None)}\n")
             sys.stderr.flush()
 
 
 def connect_logging() -> None:
-    """Let what the package logs (loggers below "wasmsr") through at the level in force."""
+    """Show what the package logs (loggers below "wasmsr") at the present level."""
     import logging
 
     levels = {"error": 40, "warning": 30, "notice": 25, "info": 20, "debug": 10}
@@ -53,7 +53,7 @@ def connect_logging() -> None:
     if not log.handlers:
 
         class Printable(logging.Formatter):
-            """What is logged, with its names quoted."""
+            """Quotes names in what is logged."""
 
             def format(self, record: logging.LogRecord) -> str:
                 lines = super().format(record).splitlines()

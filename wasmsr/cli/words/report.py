@@ -39,7 +39,7 @@ FIELDS: dict[str, Any] = {
 
 
 def tell(ending: RunEnding, *, executed: int | None, snapshot: str | None) -> None:
-    """Say what is worth saying: nothing of a program that ended well."""
+    """Say how a run ended; nothing if the program ended well."""
     count = "" if executed is None else f" after {executed:,} instructions"
     if ending.outcome == "trapped" and ending.trap is not None:
         say(f"trap: {ending.trap.code}{count}", "error")
@@ -48,16 +48,15 @@ def tell(ending: RunEnding, *, executed: int | None, snapshot: str | None) -> No
     elif ending.outcome == "out-of-fuel":
         say(f"out of fuel{count}", "error")
     elif ending.outcome == "timed-out":
-        say(f"out of time{count}" + (f"; {snapshot} goes on with it" if snapshot else ""), "error")
+        say(f"out of time{count}" + (f"; {snapshot} continues it" if snapshot else ""), "error")
     elif ending.outcome == "stopped":
-        say(f"stopped{count}; {snapshot} goes on with it")
+        say(f"stopped{count}; {snapshot} continues it")
     elif ending.outcome == "interrupted":
-        say(f"interrupted{count}" + (f"; {snapshot} goes on with it" if snapshot else ""))
+        say(f"interrupted{count}" + (f"; {snapshot} continues it" if snapshot else ""))
 
 
 def backtrace(trap: errors.Trap) -> list[str]:
-    """Return the frames of a trap, innermost first, one line each; the middle of a long one left
-    out."""
+    """Return the frames of a trap, innermost first, one line each, without the middle of many."""
     lines = [f"  at {frame}" for frame in trap.backtrace]
     if len(lines) <= SHOWN:
         return lines

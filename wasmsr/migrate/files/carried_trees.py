@@ -1,8 +1,8 @@
-"""What stays on this host of the files of programs that came and went.
+"""The carried trees of programs that came and went, which stay on this host.
 
-Beside `hosting`. A carried tree for which no folder was given gets one here, and when a program
-leaves, what each of its trees was like then is noted: so its return needs only what has changed,
-and notices what somebody else has changed meanwhile. The content of the trees is where it was.
+A carried tree for which the user gives no folder gets a folder here. When a program leaves, this
+host notes the state of each of its trees. When the program comes back, the source sends only what
+has changed, and this host notices what somebody else has changed meanwhile.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from wasmsr.wasi.state.restore import TreeBase
 NAME_MAX = 100
 DIGITS = 32
 BASE = "base"
-"""The file beside the trees in which it stands what they were like."""
+"""The file beside the trees that has their noted state."""
 _PLAIN = re.compile(r"(?:[a-z0-9_-]|%2F)+")
 _HASHED = "tree-"
 
@@ -35,8 +35,8 @@ _HASHED = "tree-"
 def folder_name(guest: str) -> str:
     """Return the name on disk of a carried tree.
 
-    A peer chose the tree's own name. A plain name is kept, with its slashes quoted, if every file
-    system tells it apart from all others. Of any other name a digest is taken.
+    A peer has chosen the tree's own name. A plain name, which every file system tells apart from
+    all others, stays as it is, with its slashes quoted. Its digest replaces any other name.
     """
     name = guest.replace("/", "%2F") if "%" not in guest else ""
     plain = _PLAIN.fullmatch(name) and len(name) <= NAME_MAX
@@ -46,7 +46,7 @@ def folder_name(guest: str) -> str:
 
 
 class CarriedTrees:
-    """The files of programs, below one folder, which is made when it is needed."""
+    """The carried trees of programs, below one folder, which is made when a program needs it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -55,8 +55,10 @@ class CarriedTrees:
         return self._folder / program.hex()
 
     def place(self, program: bytes, guest: str) -> Path:
-        """Return the folder for a carried tree of a program. What a program had there that has
-        not left it for another host is put aside."""
+        """Return the folder for a carried tree of a program.
+
+        If there is a tree that no departure has noted, it is renamed and kept.
+        """
         name = folder_name(guest)
         path = self._of(program) / name
         if guest not in self.bases(program) and path.exists() and any(path.iterdir()):
@@ -67,14 +69,22 @@ class CarriedTrees:
         return path
 
     def owns(self, program: bytes, path: Path) -> bool:
-        """Return whether that is a folder of ours."""
+        """Return whether `path` is a folder of this program here."""
         return self._of(program) in path.parents
 
     def note(
         self, program: bytes, snapshot: SnapshotState, known: Mapping[str, KnownFiles]
     ) -> None:
-        """Note what the carried trees of a program are like, which is about to leave; `known`:
-        what need not be read again of them. Raises OSError."""
+        """Note the state of the carried trees of a program that is about to leave.
+
+        Args:
+            program: The program's id.
+            snapshot: Its state.
+            known: For each tree, the files that need not be read again.
+
+        Raises:
+            OSError: The note cannot be written.
+        """
         trees = {}
         for mount in (snapshot.wasi or {}).get("mounts", ()):
             if mount["mode"] == "carry":
@@ -95,8 +105,10 @@ class CarriedTrees:
         os.replace(part, path)
 
     def bases(self, program: bytes) -> dict[str, TreeBase]:
-        """Return the trees of a program as they were when it left; none if it was not here, or
-        nobody can tell any more."""
+        """Return the trees of a program as they were when it left.
+
+        There are none if the program was not here, or if the note is damaged.
+        """
         try:
             raw = (self._of(program) / BASE).read_bytes()
             trees: Any = msgpack.unpackb(raw, strict_map_key=False)
@@ -105,7 +117,7 @@ class CarriedTrees:
             return {}
 
     def held(self, program: bytes) -> tuple[bytes, ...]:
-        """Return digests of what those trees consist of."""
+        """Return the digests of the pieces of files in those trees."""
         found = {
             digest
             for base in self.bases(program).values()
@@ -116,8 +128,10 @@ class CarriedTrees:
         return tuple(sorted(found))
 
     def forget(self, program: bytes, *, here: bool) -> None:
-        """Forget a program that has ended. After an end here its files belong to its user; after
-        an end elsewhere nothing of the program is needed here."""
+        """Forget a program that has ended.
+
+        If it ended here, its files stay, for its user. If it ended elsewhere, they are removed.
+        """
         folder = self._of(program)
         if not folder.is_dir():
             return

@@ -1,7 +1,7 @@
-"""The cache of modules that came from elsewhere, by digest, under the state directory.
+"""The modules that came from other ends, by digest, in the state folder.
 
-Between `destination`, which fills it, and the host, which compiles from it. Several ends on one
-machine share it: a file's name is what it contains, and files appear by rename.
+Several ends on one machine share the folder: a file's name is the digest of its content, and files
+appear by rename.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import JournalError
 
 KEPT = 16
-"""How many modules stay; the one used longest ago goes first."""
+"""How many modules stay; the one used longest ago is removed first."""
 
 LARGEST = 1 << 29
-"""Most bytes of one module that is taken from a peer."""
+"""Most bytes of one module that this end takes from a peer."""
 
 
 class Modules:
@@ -28,8 +28,7 @@ class Modules:
         self.folder = folder
 
     def get(self, digest: bytes) -> bytes | None:
-        """Return the module with this digest, or None; one that was damaged is as good as
-        missing."""
+        """Return the module with this digest, or None; a damaged one is removed."""
         path = self._path(digest)
         try:
             binary = path.read_bytes()
@@ -42,13 +41,13 @@ class Modules:
         return binary
 
     def put(self, binary: Buffer, digest: bytes) -> None:
-        """Keep a module, whose digest the caller has checked. Raises JournalError."""
+        """Keep a module. The caller has checked the digest. Raises JournalError."""
         path = self._path(digest)
         part = path.with_name(f"{secrets.token_hex(8)}.part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             try:
-                # Not synced: a file that a crash cut short is found out by its digest.
+                # Not synced: `get` checks the digest, and so finds a file that a crash cut short.
                 part.write_bytes(binary)
                 os.replace(part, path)
             finally:

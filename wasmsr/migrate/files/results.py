@@ -1,7 +1,7 @@
-"""Files that a program brought along and that its user wants in a folder of his, when it has ended.
+"""Files that a program brought along, and that go into the user's folder when it has ended.
 
-Beside `hosting`: a packaged program has its files in a folder of `belongings` while it moves, and
-they are put where it would have made them had it stayed.
+While a packaged program moves, its files are in a carried tree. When it has ended, they go where
+the program would have made them without a move.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from pathlib import Path
 
 
 def deliver(tree: Path, folder: Path, replaces: str) -> tuple[list[str], list[str]]:
-    """Move the files at the top of `tree` into `folder`; `tree` goes when nothing is left in it.
+    """Move the files at the top of `tree` into `folder`; remove `tree` if nothing is left in it.
 
-    A file of that name that is there already stays, unless it is called `replaces`. Returns the
-    names of the files that were moved, and of those that were not.
+    Args:
+        tree: The program's tree.
+        folder: The user's folder.
+        replaces: Name of the file that may replace one in `folder`. All others replace none.
+
+    Returns:
+        Names of the files that were moved, and of those that were not.
     """
     moved: list[str] = []
     left: list[str] = []

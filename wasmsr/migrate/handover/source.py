@@ -41,15 +41,22 @@ from wasmsr.migrate.protocol import (
 )
 
 PAUSE_SECONDS = 10.0
-"""How long a program may take to stand still; a host call in progress delays it."""
+"""How long a program may take to pause; a host call in progress delays it."""
 
 FIRST_DELAY, LAST_DELAY = 0.1, 5.0
-"""Seconds between two questions to a peer that does not answer, at first and at most."""
+"""Seconds between two questions to a silent peer, at first and at most."""
 
 
 @dataclass(frozen=True)
 class Moved:
-    """A move that was decided and confirmed: bytes sent, seconds for them, seconds stood still."""
+    """A move that was decided and confirmed.
+
+    Attributes:
+        move: The move.
+        size: Bytes of the state.
+        duration: Seconds that sending the state took.
+        downtime: Seconds from the pause of the program to its start at the peer.
+    """
 
     move: Move
     size: int
@@ -60,8 +67,10 @@ class Moved:
 class MoveSource:
     """Moves programs away from this end, one at a time, in the thread that calls.
 
-    `peers` are the ends to which programs can go, or the one end. `stop` is set from outside when
-    the user interrupts; every wait ends then.
+    Attributes:
+        peers: The ends to which programs can go.
+        stop: Is set when the user interrupts; every wait then ends.
+        refused: Whether the peer refused the last move for a reason that stays.
     """
 
     def __init__(
@@ -79,8 +88,8 @@ class MoveSource:
         self.stop = stop
         self.software = software
         self.refused = False
-        """Whether the last move came to nothing because the peer will not have the program."""
         self._unheard: tuple[Move, Peer] | None = None
+        """An attempt that was given up, and the peer that has not heard so."""
         self._reason = ""
 
     def peer_of(self, program: bytes) -> Peer:
@@ -88,21 +97,32 @@ class MoveSource:
         return self.peers.only if len(self.peers) == 1 else self.peers.of(self.journal.get(program))
 
     def own(self, program: MovableProgram, to: Peer | None = None) -> None:
-        """Journal that a program which begins here is owned here. Raises JournalError."""
+        """Journal that this end owns a program that begins here. Raises JournalError."""
         peer = to or self.peer_of(program.id)
         self.journal.put(Record(program.id, OwnershipState.OWNED, epoch=1, peer=peer.address))
 
     def prepare(
         self, program: MovableProgram, move: Move, to: Peer | None = None
     ) -> tuple[bytes, ...]:
-        """Ask the peer to take `program`, and give it the modules that it lacks.
+        """Ask a peer to take `program`, and upload the modules that the peer lacks.
 
-        Returns the digests of the pieces of files that it has. Nothing is journaled. Raises
-        PeerLost or PeerRefused.
+        This journals nothing.
+
+        Args:
+            program: The program.
+            move: The attempt.
+            to: The peer; None takes the program's peer.
+
+        Returns:
+            Digests of the pieces of files that the peer has.
+
+        Raises:
+            PeerLost: The peer did not answer.
+            PeerRefused: The peer does not take the program.
         """
         peer = to or self.peer_of(program.id)
         if self._unheard:
-            # It may still be READY for the attempt before; see `_give_up`.
+            # The peer may still be READY for the attempt before; see `_give_up`.
             self._unheard[1].abort(self._unheard[0])
             self._unheard = None
         description = program.describe()
@@ -142,10 +162,18 @@ class MoveSource:
         return Move(program, epoch + 1, secrets.token_bytes(ID_BYTES))
 
     def move(self, program: MovableProgram, to: Peer | None = None) -> Moved | None:
-        """Move `program` to the peer.
+        """Move `program` to a peer.
 
-        Returns None if that came to nothing: the program then runs on here, or has ended, or, when
-        `stop` is set, stands. Raises HandedAway if `stop` was set after the decision.
+        Args:
+            program: The program.
+            to: The peer; None takes the program's peer.
+
+        Returns:
+            The move. None if the program did not move: then it runs here, or has ended; if `stop`
+            is set, it may be paused.
+
+        Raises:
+            HandedAway: `stop` was set after the decision.
         """
         peer = to or self.peer_of(program.id)
         move = self.next_move(program.id)
@@ -161,7 +189,7 @@ class MoveSource:
         try:
             if not program.pause(PAUSE_SECONDS):
                 raise MigrationError(
-                    f"the program did not stand still within {PAUSE_SECONDS:.0f} s",
+                    f"the program did not pause within {PAUSE_SECONDS:.0f} s",
                     phase="stop",
                     owner="source",
                 )
@@ -174,7 +202,7 @@ class MoveSource:
             self._give_up(move, program, error)
             self.journal.discard(name)
             return None
-        # The decision is on disk. From here on the program never runs here in this epoch.
+        # The decision is on disk. This end never runs the program in this epoch again.
         self._reason = ""
         self.commit(move, stopped)
         downtime = time.monotonic() - stopped
@@ -198,7 +226,7 @@ class MoveSource:
     def _stream(
         self, program: MovableProgram, move: Move, held: tuple[bytes, ...]
     ) -> tuple[Receipt, str, float]:
-        """Send the state to the peer and the disk, and return when both have all of it."""
+        """Send the state to the peer and to the disk; return when both have all of it."""
         peer = self.peer_of(move.program)
         began = time.monotonic()
         digest = hashlib.sha256()
@@ -214,7 +242,7 @@ class MoveSource:
                 if self.stop.is_set():
                     raise PeerLost("interrupted")
             receipt = Receipt(file.size, digest.digest())
-            # The peer verifies and tries the state while our copy of it is synced.
+            # While this end syncs its copy, the peer verifies and tries the state.
             sending.finish(receipt)
             file.commit()
             if sending.ready() != receipt:
@@ -227,10 +255,15 @@ class MoveSource:
         return receipt, file.name, time.monotonic() - began
 
     def commit(self, move: Move, stopped: float | None = None) -> None:
-        """Tell the peer the decision until it confirms it, then journals that.
+        """Tell the peer the decision until the peer confirms it; then journal that.
 
-        `stopped` is when the program was stopped (`time.monotonic`), or None where that is not
-        known. Raises HandedAway when `stop` is set before the peer has confirmed.
+        Args:
+            move: The decided move.
+            stopped: When the program was paused (`time.monotonic`); None if an earlier process
+                paused it.
+
+        Raises:
+            HandedAway: `stop` was set before the peer confirmed.
         """
         peer = self.peer_of(move.program)
         delay = FIRST_DELAY
@@ -251,7 +284,7 @@ class MoveSource:
                 try:
                     self.journal.put(replace(record, confirmed=True))
                 except JournalError as error:
-                    # After a restart it asks once more, that is all.
+                    # The only effect is one more question after a restart.
                     self.announce(Event("trouble", error.message))
 
     def _ask_to_run(self, move: Move, stopped: float | None) -> str:
@@ -261,7 +294,7 @@ class MoveSource:
             span = time.monotonic() - stopped if stopped is not None else 0.0
             standing = peer.commit(move, span)
         except (PeerLost, PeerRefused) as error:
-            return f"{peer.address} has not confirmed that it runs the program ({error})"
+            return f"{peer.address} has not confirmed that it owns the program ({error})"
         if standing in (
             OwnershipState.OWNED,
             OwnershipState.OFFERED,
@@ -274,14 +307,19 @@ class MoveSource:
         if standing is OwnershipState.READY:
             return f"{peer.address} is getting the program ready"
         return (
-            f"{peer.address} does not know the program that it was handed "
+            f"{peer.address} does not have the program that this end handed to it "
             "(was it started again with another --state-dir or --port?)"
         )
 
     def settle(self, record: Record) -> None:
-        """End what an earlier process began: a record that is OFFERED, or HANDED and unconfirmed.
+        """End a move that an earlier process began.
 
-        Raises InDoubt or HandedAway when `stop` is set first.
+        Args:
+            record: The program's record: OFFERED, or HANDED and not confirmed.
+
+        Raises:
+            InDoubt: `stop` was set before the peer said whether it has the program.
+            HandedAway: `stop` was set before the peer confirmed.
         """
         peer = self.peers.of(record)
         move = Move(record.program, record.epoch + 1, record.attempt)
@@ -321,12 +359,12 @@ class MoveSource:
             except (PeerLost, PeerRefused) as error:
                 if not told:
                     told = True
-                    text = f"{peer.address} has to say whether it holds a program: {error}"
+                    text = f"cannot ask {peer.address} whether it has a program: {error}"
                     self.announce(Event("asking", f"{text}; asking again"))
             if self.stop.wait(delay):
                 raise InDoubt(
                     f"program {move.program.hex()[:8]} was being moved when this end was killed, "
-                    f"and {peer.address} has not said whether it holds it",
+                    f"and {peer.address} has not said whether it has the program",
                     hint="start the same command again when the other end can be reached",
                 )
             delay = min(delay * 2, LAST_DELAY)
@@ -346,18 +384,18 @@ class MoveSource:
         record = self.journal.get(move.program)
         file = self.journal.path(record.file) if record and record.file else "(gone)"
         return HandedAway(
-            f"the program was handed to {peer.address}, which has not confirmed it; "
+            f"the program was handed to {peer.address}, which has not confirmed that; "
             f"its last state is in {file}",
             file=str(file),
-            hint="start the same command again to go on asking; only if the other end is gone for "
-            "good, take the program over with `wasmsr run --adopt --from-snapshot FILE`",
+            hint="start the same command again to ask again; only if the other end is gone for "
+            f"good, take the program over with `wasmsr run PROGRAM --adopt --from-snapshot {file}`",
         )
 
     def _journal_offer(self, move: Move, to: Peer | None = None) -> None:
         peer = to or self.peer_of(move.program)
         with self.journal.lock:
             record = self.journal.get(move.program)
-            # OFFERED it still says where only the peer's word took the last attempt back.
+            # It is still OFFERED if the peer, but not the disk, took the last attempt back.
             if record is None or record.standing not in (
                 OwnershipState.OWNED,
                 OwnershipState.OFFERED,
@@ -381,7 +419,7 @@ class MoveSource:
             record = self.journal.get(move.program)
             if record is None or record.attempt != move.attempt:
                 raise MigrationError(
-                    "the journal does not know this attempt", phase="hand-over", owner="source"
+                    "the journal does not have this attempt", phase="hand-over", owner="source"
                 )
             received = record.received
             self.journal.put(
@@ -397,11 +435,10 @@ class MoveSource:
         self.journal.discard(received)
 
     def _give_up(self, move: Move, program: MovableProgram, error: Exception | None) -> None:
-        """Take an undecided attempt back, on disk first, and let the program run on.
+        """Take an undecided attempt back, on disk first, and continue the program.
 
-        Where the disk cannot take it back, the peer's word that it has forgotten the attempt is as
-        good; without either the program must stand, since the peer may be READY and this process
-        may be killed.
+        If the disk fails, it is enough that the peer says that it has forgotten the attempt.
+        Otherwise the program stays paused: the peer may be READY, and this process may be killed.
         """
         peer = self.peer_of(move.program)
         told = False
@@ -413,7 +450,7 @@ class MoveSource:
             if told or self.stop.is_set():
                 break
             text = f"neither the journal nor {peer.address} can take the move back"
-            self.announce(Event("trouble", f"{text}; the program stands; trying again"))
+            self.announce(Event("trouble", f"{text}; the program stays paused; trying again"))
             self.stop.wait(1.0)
         if not self.stop.is_set() and program.wait(0) is None:
             program.start()
@@ -442,9 +479,11 @@ class MoveSource:
         self.refused = isinstance(error, PeerRefused) and error.reason is not Reason.BUSY
         message = str(error)
         hint = getattr(error, "hint", None)
-        text = f"not moved, it runs on here: {message}" + (f"; hint: {hint}" if hint else "")
+        text = f"not moved, the program runs on here: {message}" + (
+            f"; hint: {hint}" if hint else ""
+        )
         if self.refused and message == self._reason:
-            text = "not moved, for the same reason as before; it runs on here"
+            text = "not moved, for the same reason as before; the program runs on here"
         self._reason = message if self.refused else ""
         self.announce(
             Event(
@@ -462,7 +501,7 @@ class MoveSource:
 
 
 def regroup(pieces: Iterable[Buffer], limit: int = PIECE) -> Iterator[Buffer]:
-    """Return the same bytes in pieces of at most `limit`; small ones in sequence are joined."""
+    """Return the same bytes in pieces of at most `limit`; join small pieces in sequence."""
     gathered = bytearray()
     for piece in pieces:
         view = memoryview(piece).cast("B")

@@ -1,7 +1,6 @@
-"""What the state directory keeps of programs that are gone, and its removal.
+"""What the state folder keeps of lost programs, and its removal: `wasmsr remote --forget`.
 
-Beside `journal`; for `wasmsr remote --forget` and for the line that says how much there is. Without
-a program's id only what nobody can need for a decision goes: programs that are LOST, and states
+Without a program's id, only what no decision needs is removed: programs that are LOST, and states
 that no record names.
 """
 
@@ -18,7 +17,7 @@ from wasmsr.wasi.filesystem.tree_walk import remove
 
 STATES = ("*.handed", "*.received")
 FILES = "files"
-"""Where an end keeps the files of programs, in its folder; see `belongings`."""
+"""The folder of an end's folder that has the files of programs; see `carried_trees`."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +25,10 @@ class Kept:
     """What is kept of a program at one end.
 
     Attributes:
-        port: the end's, which is the name of its folder.
-        program: its id as hexadecimal digits.
-        standing: what the record says, or "nothing" for states that no record names.
-        size: bytes on disk.
+        port: The end's port, which is the name of its folder.
+        program: The program's id as hexadecimal digits.
+        standing: What the record says, or "nothing" for states that no record names.
+        size: Bytes on disk.
     """
 
     port: str
@@ -49,16 +48,25 @@ def kept(journal: Journal) -> list[Kept]:
 
 
 def lost(journal: Journal) -> tuple[int, int]:
-    """Return how many programs the end keeps that nobody needs, and how many bytes they hold."""
+    """Return how many lost programs the end keeps, and how many bytes they take."""
     gone = [one for one in kept(journal) if one.standing in ("LOST", "nothing")]
     return len(gone), sum(one.size for one in gone)
 
 
 def forget(state: Path, port: int | None, program: str, say: Callable[[str], None]) -> list[Kept]:
-    """Remove what is kept below `state` of the program whose id begins with `program`, or, if that
-    is "", of all that are gone; of one end, or of all. `say` is told what is left out and why.
+    """Remove what is kept of programs.
 
-    Raises JournalError if a folder cannot be read or written.
+    Args:
+        state: The state folder.
+        port: The port of an end; None for all ends.
+        program: How the program's id begins; "" for all lost programs.
+        say: Gets a line about each program that is left out, with the reason.
+
+    Returns:
+        What was removed.
+
+    Raises:
+        JournalError: A folder cannot be read or written.
     """
     removed = []
     for folder in _ends(state, port):
@@ -87,8 +95,8 @@ def _unwanted(one: Kept, program: str, say: Callable[[str], None]) -> bool:
     if not program:
         say(
             f"program {one.program[:8]} at port {one.port} is {one.standing} and is kept: start "
-            "that end, which asks the other one; if that is gone for good, `wasmsr remote --forget "
-            f"{one.program[:8]}` removes it"
+            "that end, which asks the other end; only if the other end is gone for good, remove "
+            f"the program with `wasmsr remote --forget {one.program[:8]}`"
         )
     return False
 

@@ -1,9 +1,10 @@
-"""The journal: what this end has decided and promised, on disk before anybody hears of it.
+"""The journal: what this end has decided and promised, on disk before any other end hears of it.
 
-Under the source and the destination. One folder for each end, held by a lock; in it one record a
-program, replaced whole: written beside, synced, renamed, and the folder synced. What `get` returns
-is always what is on disk, so answers to the peer never run ahead of it. The states that records
-name stand next to them: snapshots that are marked as handed, which nobody runs by accident.
+Each end has a folder, which it locks. The folder has one record for each program. A new record
+replaces the old one as a whole: the end writes, syncs and renames a file, and then syncs the
+folder. `get` returns what is on disk, so an answer to a peer is never ahead of the disk. The folder
+also has the states that the records name: snapshots that are marked as handed, so that nobody runs
+them by accident.
 
     lock  node  PROGRAM.json  PROGRAM-EPOCH.handed  PROGRAM-EPOCH.received
 """
@@ -32,15 +33,17 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Incoming:
-    """A state that is here, verified and tried, and whose owner is not decided as far as we know.
+    """A state that is here, verified and tried, and whose source has not decided.
 
     Attributes:
-        epoch, attempt: of the move that brought it.
-        source: the other end's address, for people.
-        file: name of the state file in the journal's folder.
-        modules: digests of the program's modules.
-        shown, fed: node ids of the ends that show its output and have its input, or b"".
-        parked: whether it waits on disk only, and keeps nobody else away.
+        epoch: The epoch of the move that brought it.
+        attempt: The attempt of that move.
+        source: The source's address.
+        file: Name of the state file in the journal's folder.
+        modules: Digests of the program's modules.
+        shown: Node id of the end that shows the program's output, or b"".
+        fed: Node id of the end that has the program's input, or b"".
+        parked: Whether the state is on disk only, so that other programs may come.
     """
 
     epoch: int
@@ -59,19 +62,21 @@ class Incoming:
 
 @dataclass(frozen=True)
 class Record:
-    """What this end knows of one program.
+    """What this end has decided about one program.
 
     Attributes:
+        program: The program's id.
         standing: UNKNOWN (only `incoming` is known), OWNED, OFFERED, HANDED, ENDED or LOST.
-        epoch: in which this end owns the program; HANDED: in which the other end does.
-        attempt: the move that is offered or decided; OWNED: the one given up last, or b"".
-        peer: address of the other end.
-        file: state file that was offered or handed, or "".
-        received: state file from which the program was started here, or "".
-        confirmed: HANDED: the other end has said that it owns the program.
-        ending: ENDED: how.
-        incoming: a state that is READY, or None.
-        updated: seconds since the Unix epoch.
+        epoch: The epoch in which this end owns the program; if HANDED, in which the peer owns it.
+        attempt: The attempt that is offered or decided; if OWNED, the last one that was given up,
+            or b"".
+        peer: Address of the peer to which the program goes, or from which it came.
+        file: State file that was offered or handed, or "".
+        received: State file from which the program was started here, or "".
+        confirmed: If HANDED, whether the peer has said that it owns the program.
+        ending: If ENDED, how the program ended.
+        incoming: A state that is READY, or None.
+        updated: Seconds since the Unix epoch.
     """
 
     program: bytes
@@ -88,12 +93,13 @@ class Record:
 
 
 class Journal:
-    """The records of one end; from several threads at once, each change under `lock`."""
+    """The records of one end. Any thread may call it; a change of several steps takes `lock`."""
 
     def __init__(self, folder: Path) -> None:
-        """Open `folder`, making it where it is missing.
+        """Open `folder`, and make it if it is missing.
 
-        Raises JournalError if another process uses it, or it cannot be written or understood.
+        Raises:
+            JournalError: Another process uses the folder, or it cannot be read or written.
         """
         self.folder = folder
         self.lock = threading.RLock()
@@ -125,7 +131,7 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Unlock the folder."""
         os.close(self._held)
 
     def _node(self) -> bytes:
@@ -137,7 +143,7 @@ class Journal:
         except ValueError:
             node = b""
         if len(node) != ID_BYTES:
-            raise JournalError(f"{path} is damaged", hint="the name of this end belongs in it")
+            raise JournalError(f"{path} is damaged", hint="it has the node id of this end")
         return node
 
     def get(self, program: bytes) -> Record | None:
@@ -150,10 +156,11 @@ class Journal:
             return list(self._records.values())
 
     def put(self, record: Record) -> None:
-        """Put `record` on disk in place of the one before, and return when it is durable.
+        """Replace a program's record on disk; return when the new one is durable.
 
-        Raises JournalError; `get` then returns what it returned before, and so does the disk, if
-        only the last step failed and going back did not.
+        Raises:
+            JournalError: The record cannot be written. `get` returns the old one, and the disk has
+                the old one too, unless restoring it failed as well.
         """
         record = replace(record, updated=realtime.now() / 1e9)
         path = self.folder / f"{record.program.hex()}.json"
@@ -201,7 +208,7 @@ class Journal:
             raise _cannot("be read", self.path(file), error) from error
 
     def discard(self, file: str) -> None:
-        """Remove a state file that no record names any more; one that stays does no harm."""
+        """Remove a state file that no record names. A failure does no harm and is ignored."""
         if file:
             try:
                 (self.folder / file).unlink()
@@ -214,19 +221,19 @@ class Journal:
 
 
 def state_name(move: Move, role: str) -> str:
-    """Return what the file of a moving state is called."""
+    """Return the name of the file of a moving state."""
     return f"{move.program.hex()}-{move.epoch}.{role}"
 
 
 class StateFile:
-    """A snapshot on its way to disk: pieces are written, then the file appears whole.
+    """A snapshot that is being written. `commit` makes the whole file appear.
 
-    Whether it left or arrived, another end may own the program in it; so it is marked as handed in
-    its header from its first byte on, and only the journal, or `--adopt`, lets it run.
+    Another end may own the program in it. So its header is marked as handed from the first write
+    on, and only the journal or `--adopt` allows the program to run.
 
     Attributes:
-        name: what it will be called in the journal's folder.
-        size: bytes of the snapshot written so far.
+        name: Its name in the journal's folder.
+        size: Bytes of the snapshot that were written so far.
     """
 
     def __init__(self, folder: Path, move: Move, role: str) -> None:
@@ -241,8 +248,12 @@ class StateFile:
             raise _cannot("be written", self._part, error) from error
 
     def write(self, piece: Buffer) -> None:
-        """Append. Raises JournalError, for example when the disk is full, and SnapshotError if
-        the bytes do not begin as a snapshot does."""
+        """Append a piece.
+
+        Raises:
+            JournalError: The disk fails, for example because it is full.
+            SnapshotError: The bytes do not begin as a snapshot does.
+        """
         view = memoryview(piece)
         self.size += len(view)
         if len(self._head) < HEADER.size:
@@ -275,11 +286,11 @@ class StateFile:
         except OSError as error:
             raise _cannot("be written", path, error) from error
         except ValueError as error:
-            raise JournalError(f"{path} was given up before it was whole") from error
+            raise JournalError(f"{path} was given up before it was complete") from error
         return path
 
     def discard(self) -> None:
-        """Give the file up; after `commit` it does nothing."""
+        """Remove the incomplete file; after `commit` this does nothing."""
         self._file.close()
         self._part.unlink(missing_ok=True)
 
@@ -309,7 +320,7 @@ def _replace(path: Path, data: bytes) -> None:
 def _cannot(verb: str, path: Path, error: OSError) -> JournalError:
     return JournalError(
         f"{path} cannot {verb}: {error.strerror or error}",
-        hint="--state-dir names another place for what has to survive a move",
+        hint="--state-dir FOLDER keeps decisions and states in another folder",
     )
 
 

@@ -1,7 +1,6 @@
-"""What a record means to an end that asks: the answers to Status, and what follows from them.
+"""What a record says to an end that asks, and what that end then does.
 
-Pure functions between the journal and the two halves of the hand-over; the tables in
-docs/migration-protocol.md are these functions.
+The functions are pure. docs/migration-protocol.md has them as tables.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ from wasmsr.migrate.protocol import Move, OwnershipState, Report
 
 
 class SettleVerdict(Enum):
-    """What an end in doubt does with what it was told."""
+    """What an end in doubt does with an answer."""
 
     WAIT = "wait"
     TAKE = "take"
-    """A READY destination: the source has decided; own the program."""
+    """A READY destination: the source has decided, so own the program."""
     DROP = "drop"
-    """A READY destination: the attempt was given up."""
+    """A READY destination: the source has given the attempt up, so forget it."""
     DECIDE = "decide"
-    """A source that lost the program undecided: the destination has it all; hand over."""
+    """A source that lost an offered program: the destination has all of it, so hand it over."""
     CONFIRM = "confirm"
-    """A source: the destination owns it, or did."""
+    """A source: the destination owns the program, or did."""
     GIVE_UP = "give up"
-    """A source that lost the program undecided: nobody else has it either."""
+    """A source that lost an offered program: no other end has it."""
 
 
 def report(record: Record | None, move: Move) -> Report:
-    """Return what to answer when asked about `move`. Changes nothing."""
+    """Return the answer to a question about `move`. Changes nothing."""
     if record is None:
         return Report(OwnershipState.UNKNOWN)
     if record.incoming and record.incoming.attempt == move.attempt:
@@ -40,9 +39,9 @@ def report(record: Record | None, move: Move) -> Report:
 def settle_ready(answer: Report, move: Move) -> SettleVerdict:
     """Return what a destination that is READY for `move` does with the source's answer.
 
-    Only a record that names this very attempt as handed lets it run. A record that knows the
-    program and says anything else but "offered in this attempt" can only stand after the attempt
-    was given up. A source that does not know the program proves nothing.
+    The program may run only if the source's record names this attempt as handed. If the record
+    names the program and says anything else but "offered in this attempt", the source has given the
+    attempt up. A source without a record of the program proves nothing.
     """
     if (
         answer.standing in (OwnershipState.HANDED, OwnershipState.OFFERED)
@@ -57,8 +56,7 @@ def settle_ready(answer: Report, move: Move) -> SettleVerdict:
 
 
 def settle_offered(answer: Report, move: Move) -> SettleVerdict:
-    """Return what a source does that finds its record OFFERED for `move` and has no program any
-    more."""
+    """Return what a source does whose record is OFFERED for `move` and whose program is lost."""
     if answer.standing is OwnershipState.READY and answer.attempt == move.attempt:
         return SettleVerdict.DECIDE
     if answer.standing is OwnershipState.RECEIVING:
@@ -69,10 +67,9 @@ def settle_offered(answer: Report, move: Move) -> SettleVerdict:
 
 
 def owned(answer: Report, move: Move) -> bool:
-    """Return whether the destination owns the program by `move`, or did before it went on or
-    ended."""
+    """Return whether the destination owns the program by `move`, or has owned it."""
     if answer.standing is OwnershipState.HANDED:
-        # Handed on: its own epoch was one less.
+        # It has handed the program on. Its own epoch was one less.
         return answer.epoch > move.epoch
     return (
         answer.standing

@@ -1,11 +1,11 @@
-"""A program's input that stays where it is while the program goes: a terminal, a pipe, a socket.
+"""A program's input that stays where it is when the program leaves: a terminal, a pipe, a socket.
 
-Between `hosting` and the two ends, and beside `streams`, which has the output. The end where the
-input is has a `Feed`; there the program reads it by a `Local` inflow, and elsewhere by a `Remote`
-one, which asks that end when the program wants to read, and not before. What is given out stays in
-the feed until the next question shows that it was received, or is in a snapshot; every byte and
-every end of input has its place in the stream. So whatever is lost on the wire, and wherever the
-program goes meanwhile, it reads each once, and the only buffers are one piece here and one there.
+The end that has the input has a `Feed`. The program reads the feed through a `Local` inflow at that
+end, and through a `Remote` inflow at any other end. A `Remote` inflow asks for input only when the
+program reads. Each byte and each end of input has a position in the stream. The feed keeps what it
+has given out until the next question shows that the program has received it. So the program reads
+each byte once, whatever the wire loses and wherever the program goes. The only buffers are one
+piece at each end.
 """
 
 from __future__ import annotations
@@ -24,29 +24,32 @@ from wasmsr.wasi.streams.nonblocking import NonblockingStream
 from wasmsr.wasi.streams.standard import scatter
 
 PIECE: Final = 65536
-"""Most bytes that are asked for at once."""
+"""Most bytes of one question."""
 HOLD_SECONDS: Final = 5.0
-"""How long a question waits for input before it is answered with nothing."""
+"""How long a question waits for input; then the answer is empty."""
 AGAIN: Final = 0.2
 """Seconds until a peer that did not answer is asked again."""
 CUT_SECONDS: Final = 30.0
-"""How long a peer may not answer before the program's reading fails."""
+"""How long a peer may be silent before the program's read fails."""
 
 Fetch = Callable[[int, int], tuple[bytes, bool]]
-"""Asks for input: (place in the stream, most bytes) to (bytes, whether the input ends there); none
-and False if nothing came in a while. Raises PeerLost or PeerRefused."""
+"""Asks for input: (position, most bytes) to (bytes, whether the input ends after them). No bytes
+and False mean that none came in time. Raises PeerLost or PeerRefused."""
 
 
 class Stale(ValueError):
-    """The program has been elsewhere since, or does not stand at this place."""
+    """The question is old: the program has moved since, or has another position."""
 
 
 class Feed:
-    """An input of this host that programs elsewhere read too; `host` is its descriptor, and this
-    class's to close.
+    """An input of this host that programs at other ends can read too.
 
-    From several threads; each question names the epoch in which the program is owned where it is
-    asked from, and one of an older epoch takes nothing.
+    Any thread may call it. Each question has the epoch in which the asking end owns the program. A
+    question of an older epoch takes nothing.
+
+    Attributes:
+        host: The input's descriptor. `close` closes it.
+        terminal: Whether the input is a terminal.
     """
 
     def __init__(self, host: int) -> None:
@@ -55,20 +58,32 @@ class Feed:
         self._nowait = NonblockingStream(host, os.O_RDONLY)
         self._lock = threading.Lock()
         self._kept = b""
-        """What was taken from the host and may not have been received, from `_base` on."""
+        """Bytes that were read from the host and that the program may not have received."""
         self._end = False
-        """Whether the input ends after that."""
+        """Whether the input ends after `_kept`."""
         self._base = 0
+        """The position of `_kept`."""
         self._epoch = 0
         self._turn = 0
         self._waiter = -1
         self._closed = False
 
     def fetch(self, epoch: int, position: int, most: int, seconds: float) -> tuple[bytes, bool]:
-        """Return the input at `position`: at most `most` bytes, and whether the input ends
-        after them; nothing if none came within `seconds`, or another question did.
+        """Return the input at a position.
 
-        Raises OSError where the host fails, Stale for what is not the program's to ask.
+        Args:
+            epoch: The epoch in which the asking end owns the program.
+            position: The position in the stream.
+            most: Most bytes to return.
+            seconds: How long to wait for input.
+
+        Returns:
+            The bytes, and whether the input ends after them. No bytes and False if none came in
+            time, or if another question came.
+
+        Raises:
+            OSError: The host failed.
+            Stale: The question is old.
         """
         with self._lock:
             here = self._claim(epoch, position)
@@ -100,7 +115,7 @@ class Feed:
                 try:
                     count = self._nowait.read([memoryview(buffer)])
                 except BlockingIOError:
-                    # Somebody else took what was there.
+                    # Another reader of the descriptor has taken the input.
                     if not left:
                         return b"", False
                     continue
@@ -108,14 +123,18 @@ class Feed:
                 return self._kept, self._end
 
     def ask(self, epoch: int, position: int) -> int | None:
-        """Return bytes that are kept from `position` on, 0 for an end; None if the host must be
-        asked. Whoever waits elsewhere for the same goes away empty."""
+        """Return how many bytes are kept at `position`, 0 for an end, None if there is nothing.
+
+        A question that waits for the same input gets an empty answer.
+        """
         with self._lock:
             return self._claim(epoch, position)
 
     def read(self, epoch: int, position: int, buffers: list[memoryview]) -> int:
-        """Straight into `buffers`, if nothing is kept; the bytes, 0 for an end. Raises OSError,
-        Stale."""
+        """Read into `buffers`: what is kept, otherwise from the host.
+
+        Returns the number of bytes, 0 for an end. Raises OSError and Stale.
+        """
         with self._lock:
             here = self._claim(epoch, position)
             if here is None:
@@ -132,16 +151,16 @@ class Feed:
             return count
 
     def pending(self) -> int:
-        """Return bytes that can be read."""
+        """Return how many bytes can be read now."""
         return len(self._kept) or pending_input(self.host)
 
     def _claim(self, epoch: int, position: int) -> int | None:
-        """Let go of what was received; what is kept from there on, as `ask`. Under the lock."""
+        """Drop what the program has received, and return what `ask` returns. Needs the lock."""
         passed = position - self._base
         if self._closed or epoch < self._epoch:
             raise Stale("the program's input is read elsewhere by now")
         if not 0 <= passed <= len(self._kept) + self._end:
-            raise Stale("this is not where the program stands in its input")
+            raise Stale("the program has another position in its input")
         self._epoch = epoch
         if passed > len(self._kept):
             self._end = False
@@ -157,7 +176,7 @@ class Feed:
             self._waiter = -1
 
     def close(self) -> None:
-        """Let go of the input; whoever waits for it is answered with nothing."""
+        """Close the input. A question that waits for it gets an empty answer."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -167,10 +186,10 @@ class Feed:
 
 
 class Local:
-    """A feed of this host as an inflow (`wasi.relayed.Inflow`)."""
+    """A feed of this host, read by a program of this host (`relayed_input.Inflow`)."""
 
     def __init__(self, feed: Feed, epoch: int) -> None:
-        """`epoch`: the one in which this host owns the program that reads."""
+        """Read `feed` for a program that this host owns in `epoch`."""
         self.host = feed.host
         self.terminal = feed.terminal
         self._feed = feed
@@ -178,18 +197,18 @@ class Local:
         self._position = 0
 
     def seek(self, position: int) -> None:
-        """Make what is at `position` the next to be read."""
+        """Set the position of the next read."""
         self._position = position
 
     def ask(self) -> int | None:
-        """Return how many bytes are there, and ask for more if there are none."""
+        """Return how many bytes are there, 0 for an end; None if there is nothing yet."""
         try:
             return self._feed.ask(self._epoch, self._position)
         except Stale:
             return 0
 
     def read(self, buffers: list[memoryview]) -> int:
-        """Read what is there; return 0 for an end."""
+        """Read into `buffers`; return the number of bytes, 0 for an end."""
         try:
             count = self._feed.read(self._epoch, self._position, buffers)
         except Stale as error:
@@ -202,19 +221,19 @@ class Local:
         return self._feed.pending()
 
     def hold(self) -> tuple[bytes, int]:
-        """Return what was taken and not read, and the place after it."""
+        """Return bytes that were fetched and not read, and the position after them."""
         return b"", self._position
 
     def close(self) -> None:
-        """Keep the feed for the place where the program goes."""
+        """Do nothing: the feed stays for the end where the program goes."""
 
 
 class Remote:
-    """An input of another end as an inflow (`wasi.relayed.Inflow`), fetched by a thread of its own
-    whenever the program wants to read and nothing is there.
+    """An input of another end (`relayed_input.Inflow`).
 
-    `host` can be read while there is something. A peer that does not answer makes the program wait,
-    as an empty pipe does, for `CUT_SECONDS`.
+    A thread fetches input when the program reads and nothing is there. While something is there,
+    `host` is readable. If the peer does not answer, the program waits as for an empty pipe, at most
+    `CUT_SECONDS`.
     """
 
     terminal = False
@@ -228,17 +247,17 @@ class Remote:
         self._end = False
         self._error: OSError | None = None
         self._position = 0
-        """The place after `_data`."""
+        """The position after `_data`."""
         self._wanted = False
         self._closed = False
         self._thread: threading.Thread | None = None
 
     def seek(self, position: int) -> None:
-        """Make what is at `position` the next to be read."""
+        """Set the position of the next read."""
         self._position = position
 
     def ask(self) -> int | None:
-        """Return how many bytes are there, and ask for more if there are none."""
+        """Return how many bytes are there, 0 for an end; None if there is nothing yet."""
         with self._news:
             if self._signalled:
                 return len(self._data)
@@ -253,7 +272,7 @@ class Remote:
         self._news.notify_all()
 
     def read(self, buffers: list[memoryview]) -> int:
-        """Read what is there; return 0 for an end."""
+        """Read into `buffers`; return the number of bytes, 0 for an end."""
         with self._news:
             if self._data:
                 count = scatter(self._data, buffers)
@@ -275,15 +294,15 @@ class Remote:
         return len(self._data)
 
     def hold(self) -> tuple[bytes, int]:
-        """Return what was taken and not read, and the place after it."""
-        # An end that the program has not seen is not passed: whoever asks next is told again.
+        """Return bytes that were fetched and not read, and the position after them."""
+        # An end that the program has not read stays in the stream: the next question gets it again.
         with self._news:
             data, self._data = self._data, b""
             self._show()
             return data, self._position
 
     def close(self) -> None:
-        """Ask for no more."""
+        """Stop asking, and close the descriptors."""
         with self._news:
             if not self._closed:
                 self._closed = True
@@ -292,7 +311,7 @@ class Remote:
                 os.close(self._signal)
 
     def _show(self) -> None:
-        """Make `host` readable, or not. Under the lock, while not closed."""
+        """Make `host` readable if something is there. Needs the lock; not after `close`."""
         there = bool(self._data or self._end or self._error)
         if there and not self._signalled:
             os.write(self._signal, b"\0")
@@ -320,13 +339,13 @@ class Remote:
                 self._news.wait_for(lambda: self._closed, AGAIN)
 
     def step(self) -> bool:
-        """Ask once, for what the program wants; whether the peer answered."""
+        """Ask the peer once; return whether the peer answered."""
         with self._news:
             position = self._position
         try:
             data, end = self._fetch(position, PIECE)
         except PeerLost:
-            # It may have been given out: at the same place the same is given again.
+            # The peer may have answered: the same question gets the same answer again.
             return False
         except PeerRefused as error:
             self._deliver(b"", end=False, error=cut(error))
@@ -345,8 +364,7 @@ class Remote:
 
 
 class Gone:
-    """An input that nobody has any more, as an inflow (`wasi.relayed.Inflow`): its end was killed
-    and started again."""
+    """An input that is lost (`relayed_input.Inflow`): its end was killed and started again."""
 
     host = -1
     terminal = False
@@ -355,15 +373,15 @@ class Gone:
         self._position = 0
 
     def seek(self, position: int) -> None:
-        """Make what is at `position` the next to be read."""
+        """Set the position of the next read."""
         self._position = position
 
     def ask(self) -> int | None:
-        """Return how many bytes are there, and ask for more if there are none."""
+        """Return how many bytes are there, 0 for an end; None if there is nothing yet."""
         return 0
 
     def read(self, buffers: list[memoryview]) -> int:
-        """Read what is there; return 0 for an end."""
+        """Read into `buffers`; return the number of bytes, 0 for an end."""
         raise cut(None)
 
     def pending(self) -> int:
@@ -371,14 +389,14 @@ class Gone:
         return 0
 
     def hold(self) -> tuple[bytes, int]:
-        """Return what was taken and not read, and the place after it."""
+        """Return bytes that were fetched and not read, and the position after them."""
         return b"", self._position
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there is nothing to close."""
 
 
 def cut(error: Exception | None) -> OSError:
-    """Return what the program's reading fails with when its input cannot be had any more (EIO)."""
+    """Return the error of a read whose input is lost: EIO."""
     why = getattr(error, "message", None) or error or "the end that has it does not answer"
     return OSError(errno.EIO, f"the relayed input is cut: {why}")

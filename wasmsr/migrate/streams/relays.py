@@ -1,9 +1,9 @@
-"""Where a program's standard streams are while it is away from where it started.
+"""The standard streams of a program that is away from the end where it started.
 
-Between `hosting` and the two ends. Output goes to the new host, or is sent back as it is written
-(`Relay`): each piece waits for the answer that it was taken, so nothing is buffered and nothing can
-be lost or come twice. Of an input that is a file, what the program has not read yet is part of the
-move; all other input stays where it is, see `inputs`.
+The program's output appears where it runs, or a `Relay` sends it to the end where the program
+started. The relay waits until each piece was taken, so nothing is buffered, lost or shown twice. If
+the input is a file, the rest of it goes along in the move. All other input stays where it is: see
+`inputs`.
 """
 
 from __future__ import annotations
@@ -31,20 +31,22 @@ NOTHING: Final[Mapping[str, object]] = {}
 STREAMS: Final = {"stdout": 1, "stderr": 2}
 
 StdinAfterMove = Literal["relay", "eof"]
-"""What follows after a move: the rest of the input, or its end."""
+"""What a program reads after a move: the rest of its input, or the end of it."""
 PATIENCE: Final = 3.0
-"""Seconds after which a peer that does not answer is complained of."""
+"""How long a peer may be silent before a line says so."""
 Send = Callable[[str, int, bytes], int]
-"""Shows a piece of a stream (its name, bytes sent before, bytes) where the program started; the
-bytes before it that the process there has not shown. Raises PeerLost or PeerRefused."""
+"""Sends a piece of a stream (its name, its offset, the bytes) to the end that shows it. Returns how
+many bytes of the stream that end's process never got. Raises PeerLost or PeerRefused."""
 
 
 class Relay:
-    """An output stream (`wasi.descriptors.Sink`) that is shown where the program started. A peer
-    that does not answer makes the program wait, as a full pipe does."""
+    """An output stream that appears at the end where the program started.
+
+    If that end does not answer, the program waits as for a full pipe.
+    """
 
     def __init__(self, stream: str, send: Send, say: Say | None = None) -> None:
-        """`say` tells people of this end what becomes of the output."""
+        """Make the stream named `stream`; `say` reports trouble to people at this end."""
         self._stream = stream
         self._send = send
         self._say = say
@@ -54,7 +56,7 @@ class Relay:
         self._closed = threading.Event()
 
     def write(self, data: memoryview, /) -> int:
-        """Write a piece. Raises OSError when the other end cannot show it, or after `close`."""
+        """Write a piece. Raises OSError if the other end cannot show it, and after `close`."""
         piece = bytes(data[:PIECE])
         began, told = time.monotonic(), False
         while piece:
@@ -65,7 +67,7 @@ class Relay:
                 if not told and time.monotonic() - began > PATIENCE:
                     told = True
                     self._tell("output-waits", f"the program waits to write: {error}")
-                # It may have been shown: the same piece at the same place is shown once.
+                # The other end may have shown the piece. It shows a piece of one offset once.
                 if self._closed.wait(AGAIN):
                     raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
             except PeerRefused as error:
@@ -88,9 +90,9 @@ class Relay:
         self._unseen = unseen
         self._tell(
             "output-gap",
-            f"the end that shows the program's {self._stream} was started again and shows it from "
-            f"byte {unseen} on; the {unseen} bytes before, from byte 0 after it came here, were "
-            "for the process that was killed there, and what that has not shown is lost",
+            f"the end that shows the program's {self._stream} was started again. It continues at "
+            f"byte {unseen}, counted from the program's arrival here. The process that was killed "
+            "there got the bytes before; those that it has not shown are lost",
             {"from": 0, "bytes": unseen},
         )
 
@@ -99,7 +101,7 @@ class Relay:
             self._say(kind, text, {"stream": self._stream, **values})
 
     def close(self) -> None:
-        """Give up waiting."""
+        """Stop waiting for the other end."""
         self._closed.set()
         lost, self._lost = self._lost, 0
         if lost:
@@ -108,7 +110,7 @@ class Relay:
 
 
 class Shown:
-    """What this end has shown of the streams of programs that started here and are elsewhere."""
+    """Shows the streams of programs that started here and are elsewhere."""
 
     def __init__(self, write: Callable[[int, bytes], int] = os.write) -> None:
         self._write = write
@@ -117,10 +119,22 @@ class Shown:
         self._unseen: dict[tuple[bytes, str], int] = {}
 
     def show(self, attempt: bytes, stream: str, offset: int, data: bytes) -> int:
-        """Show what has not been shown yet of a piece that stands at `offset` of the stream since
-        that move. The first piece that comes may stand anywhere: what was before it was for an
-        earlier process; returns how many bytes that is. Raises OSError, and ValueError for a piece
-        that does not follow."""
+        """Show the part of a piece that was not shown yet.
+
+        Args:
+            attempt: The attempt of the move by which the program is where it is.
+            stream: "stdout" or "stderr".
+            offset: The piece's offset in the stream since that move. That of the first piece may be
+                any: an earlier process of this end got the bytes before.
+            data: The piece.
+
+        Returns:
+            The offset of the first piece.
+
+        Raises:
+            OSError: The piece cannot be shown.
+            ValueError: The piece does not follow the one before.
+        """
         with self._lock:
             if stream not in STREAMS:
                 raise ValueError("a piece of output does not follow what was shown")
@@ -138,12 +152,16 @@ class Shown:
 
 
 def input_along(program: Program, wasi: dict[str, Any], after: StdinAfterMove) -> dict[str, Any]:
-    """Return the state of WASI with all of the input that is still to come, but for what is
-    relayed.
+    """Return the state of WASI with the rest of an input that is not relayed.
+
+    Args:
+        program: The paused program.
+        wasi: The state of its WASI.
+        after: What the program reads after the move.
 
     Raises:
-        UnportableState: the input cannot be known before it comes (a pipe, a terminal), or is too
-            much.
+        UnportableState: The input is no file, or has too many bytes.
+        SnapshotError: The file has become shorter.
     """
     streams = program.wasi.process.descriptors if program.wasi is not None else {}
     for fd, stream in streams.items():

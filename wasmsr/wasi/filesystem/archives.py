@@ -200,7 +200,7 @@ class _Bounded:
 
     def _check(self, offset: int) -> None:
         if offset > self._most:
-            raise tarfile.ReadError(f"it goes on for more than {self._most} bytes")
+            raise tarfile.ReadError(f"it has more than {self._most} bytes")
 
 
 def _of_zip(path: Path, archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> ArchiveMember:

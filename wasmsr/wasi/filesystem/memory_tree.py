@@ -1,4 +1,4 @@
-"""A tree of files in the host's memory, with a limit of its own: mounts of mode `mem`."""
+"""A tree of files in the host's memory, with a limit: mounts of mode `mem`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENTRY_COST: Final = 4096
 
 
 class MemoryTree(MountTree):
-    """A private directory, in the host's memory where it has such, with a limit of its own."""
+    """A private directory with a limit, in the host's memory if the host supports that."""
 
     def __init__(self, limit: int) -> None:
         from weakref import WeakSet
@@ -52,14 +52,14 @@ class MemoryTree(MountTree):
         self._room -= size
         if self._room >= 0:
             return
-        # What was charged was an upper bound, and what was removed is not known yet: count.
+        # The count so far is an upper bound, and does not have removed files yet. So count again.
         self._room = self.limit - self._used() - size
         if self._room < 0:
             self._room += size
             raise CallError(errno.ENOSPC)
 
     def _used(self) -> int:
-        """Bytes that the tree takes, files that are open and have no name any more included."""
+        """Bytes that the tree takes, with open files whose names were removed."""
         used = 0
         seen: set[int] = set()
         found = [os.fstat(file.host) for file in self._open if file.host >= 0]

@@ -64,7 +64,7 @@ class RegularFile(Descriptor):
         """`access`: os.O_RDONLY, O_WRONLY or O_RDWR, as `host` was opened."""
         super().__init__(host, filetype, flags=flags)
         self.charged: SizeLimit | None = None
-        """The tree whose limit what is written counts against, where it has one."""
+        """The tree with a limit to which writes count, or None."""
         self.place = place
         self.access = access
 
@@ -101,7 +101,7 @@ class Device(RegularFile):
     """A FIFO or character device opened by path: what may block and cannot be moved, but for the
     memory devices (/dev/null and its like), which are the same everywhere.
 
-    `host` is non-blocking, so that opening did not wait; waiting is ours.
+    `host` is non-blocking, so that opening it did not wait. Reads and writes wait here.
     """
 
     __slots__ = ()

@@ -317,12 +317,12 @@ class OverlayLocation(Location):
         super().unlink()
 
     def set_times(self, access: int | None, modification: int | None) -> None:
-        """Set the times of what is here, after a copy-up."""
+        """Set the times of this file, after a copy-up."""
         self._up()
         super().set_times(access, modification)
 
     def link_to(self, new: Location) -> None:
-        """Give what is here another name, after a copy-up."""
+        """Give this file another name, after a copy-up."""
         assert isinstance(new, OverlayLocation)
         self.look()
         self._up()
@@ -331,7 +331,7 @@ class OverlayLocation(Location):
         super().link_to(new)
 
     def rename_to(self, new: Location) -> None:
-        """Rename what is here, after a copy-up, and hide what the base has."""
+        """Rename this file, after a copy-up, and hide the file of the base."""
         assert isinstance(new, OverlayLocation)
         if self.name == b"." or new.name == b".":
             raise CallError(errno.EBUSY)
@@ -366,7 +366,7 @@ class OverlayLocation(Location):
 
 
 def _attributes(directory: int, name: bytes, result: os.stat_result) -> None:
-    """Give what is in the upper layer the permissions and times of what it comes from."""
+    """Give a copy in the upper layer the permissions and times of its original."""
     if not stat.S_ISLNK(result.st_mode):
         # Ours must stay able to work in it.
         ours = stat.S_IRWXU if stat.S_ISDIR(result.st_mode) else 0

@@ -85,7 +85,7 @@ class Location:
         return (*self.above, self.name)
 
     def _walk(self, path: bytes) -> None:
-        """Go from the first directory along `path`; afterwards `name` is what is left of it."""
+        """Walk from the first directory along `path`; afterwards `name` is the rest of the path."""
         if path.startswith(b"/"):
             raise CallError(errno.EPERM)
         self.slash = self.slash or path.endswith(b"/")
@@ -155,7 +155,7 @@ class Location:
         self.above.pop()
 
     def _read_link(self, part: bytes) -> bytes | None:
-        """Return what the link `part` says, or None where it is none."""
+        """Return the target of the link `part`, or None if it is no link."""
         try:
             target = os.readlink(part, dir_fd=self.parent)
         except OSError as error:
@@ -282,7 +282,7 @@ class Location:
         syscalls.set_times(self.parent, self.name, access, modification)
 
     def link_to(self, new: Location) -> None:
-        """Make `new` another name of what is here, which is not followed if it is a link."""
+        """Make `new` another name of this file; do not follow a link."""
         if new.slash:
             self.look()  # what is wrong here is said first
         os.link(
@@ -294,7 +294,7 @@ class Location:
         )
 
     def rename_to(self, new: Location) -> None:
-        """Rename what is here to `new`."""
+        """Rename this file to `new`."""
         if self.name == b"." or new.name == b".":
             raise CallError(errno.EBUSY)
         if (self.slash or new.slash) and not self.is_directory():

@@ -85,7 +85,7 @@ def _sweep(above: str) -> None:
 
 
 def _remove_dead(path: Path, check: Callable[[], object]) -> None:
-    """Remove a folder of ours that no living process has locked. Raises OSError."""
+    """Remove a private folder that no living process has locked. Raises OSError."""
     found = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -114,7 +114,7 @@ FUNCTIONS: tuple[CallRow, ...] = (
     CallRow(
         process_calls.clock_time_get,
         "iIi",
-        "Realtime is the host's. The monotonic clock starts at 1 s and stands still while the "
+        "Realtime is the host's. The monotonic clock starts at 1 s and is stopped while the "
         "program is saved; both CPU clocks are the process's. Deterministic: one virtual clock "
         "that a reading moves by 1 µs and a sleep by its length.",
         "the monotonic and the CPU-time clock; when they were stopped",
@@ -241,7 +241,7 @@ FUNCTIONS: tuple[CallRow, ...] = (
         "iiii",
         "writev straight from memory, not buffered. To a pipe or terminal in pieces that do not "
         "block; a pause ends the waiting, with a short write when something is written already. "
-        "EPIPE when nobody reads any more.",
+        "EPIPE when nobody reads.",
         "the offset; the call itself while it waits",
         writes=(At("nwritten", 4),),
     ),
@@ -350,9 +350,9 @@ UNSUPPORTED = (
     (
         "waiting for the CPU-time clocks (`poll_oneoff`)",
         "the event's error is ENOTSUP",
-        "they stand still while the program waits",
+        "they are stopped while the program waits",
     ),
-    ("`proc_raise` of a signal that stops", "ENOTSUP", "nobody could let the program go on"),
+    ("`proc_raise` of a signal that stops", "ENOTSUP", "nobody could continue the program"),
     (
         "`sock_recv` with WAITALL",
         "ENOTSUP",
@@ -367,7 +367,7 @@ UNSUPPORTED = (
     (
         "absolute symbolic links (`path_symlink`)",
         "EPERM",
-        "they lead nowhere for the program, and astray for who follows them on the host",
+        "the program cannot follow them, and on the host they lead out of the folder",
     ),
 )
 """What does not work, or only in part: what, what the answer is, and why."""

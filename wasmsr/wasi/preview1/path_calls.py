@@ -240,7 +240,7 @@ def path_symlink(
     content = text(memory, old_path, old_path_len)
     if b"\0" in content:
         raise Failure(Errno.INVAL)
-    # Such a link leads nowhere for the program, and astray for whoever follows it on the host.
+    # The program cannot follow such a link, and a user of the host would leave the folder by it.
     if content.startswith(b"/"):
         raise Failure(Errno.PERM)
     with process.locate(base, text(memory, new_path, new_path_len)) as location:

@@ -120,7 +120,7 @@ class _Poll:
             if self.events:
                 remaining = 0
             elif clocks.deterministic and remaining is not None:
-                # Nothing happens in virtual time but what is ready already.
+                # In virtual time, nothing more can happen than what is ready now.
                 if not syscalls.wait_many(waited, 0):
                     clocks.skip_to(now + remaining)
                 remaining = 0

@@ -229,7 +229,7 @@ def _where(process: Process, fd: int, host: int, place: MountPath) -> tuple[byte
 
 
 def _identity(tree: MountTree, path: tuple[bytes, ...]) -> tuple[int, int] | None:
-    """(device, inode) of what is at the path below a mount, followed through no link."""
+    """Return (device, inode) of the file at a path below a mount; follow no link."""
     try:
         with tree.locate(tree.root, b"/".join(path) or b".") as location:
             if location.path != path:
@@ -254,7 +254,7 @@ def _path_of(host: int, root: int) -> tuple[bytes, ...] | None:
 
 
 class _Carried:
-    """Files and directories that are open but have no name any more: they go with the snapshot."""
+    """Open files and directories whose names were removed: the snapshot contains them."""
 
     def __init__(self, chunks: Contents, limit: int) -> None:
         self.contents: list[dict[str, Any]] = []

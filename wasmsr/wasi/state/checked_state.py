@@ -60,7 +60,7 @@ class UnlinkedFile:
     mtim: int
     size: int = 0
     chunks: bytes | None = None
-    """Where the content is too long to stand here: its size and `TreeEntry.chunks`."""
+    """For content that is too long for an entry: its size and `TreeEntry.chunks`."""
 
     @property
     def held(self) -> int:

@@ -3,7 +3,7 @@
 `manifest` cuts files into chunks, `tree_restore` puts them together, and the file sections of a
 snapshot store each chunk once. A chunk is read from its file when it is needed, and is verified
 then: a file that was changed meanwhile is an error, never wrong content. Small files are kept in
-memory as they were found, so most snapshots do not depend on the files any more.
+memory as they were found, so most snapshots no longer depend on the files.
 """
 
 from __future__ import annotations

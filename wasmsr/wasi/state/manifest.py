@@ -29,7 +29,7 @@ MAX_ENTRIES: Final = 1 << 20
 COARSE: Final = 100_000_000
 """ns: no file system's change times are coarser, but for those that count whole seconds."""
 STAGING: Final = b".wasmsr-staging-"
-"""What `tree_restore` works in begins so, and goes on with 16 digits; it is no part of any tree."""
+"""The working folder of `tree_restore` has this name and 16 digits; it is no part of any tree."""
 
 
 @dataclass(frozen=True, slots=True)

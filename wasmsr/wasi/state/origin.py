@@ -130,7 +130,7 @@ def trusted_time(state: Mapping[str, Any] | None, created: int) -> int | None:
 
 @dataclass(frozen=True)
 class SavedFile:
-    """How an open file stood when it was saved."""
+    """The state of an open file when it was saved."""
 
     offset: int
     size: int

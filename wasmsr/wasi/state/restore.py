@@ -139,7 +139,7 @@ def _check_mounts(state: WasiState, given: Mapping[bytes, Mount]) -> None:
         options = " ".join(_option(mount) for mount in missing)
         raise WasiConfigError(
             f"the program has mounts that were not given: {names}",
-            hint=f"add {options}, where HOST is the directory that stands for it here",
+            hint=f"add {options}, where HOST is the directory for it on this host",
         )
     for mount in state.mounts:
         have = given.get(mount.guest)
@@ -335,9 +335,9 @@ class _Opener:
                 f"instead of {wanted.size}"
             )
         reads_only = wanted.access == os.O_RDONLY
-        stood = SavedFile(wanted.offset, wanted.size, reads_only)
+        saved = SavedFile(wanted.offset, wanted.size, reads_only)
         folder = self.process.trees[place.mount].folder
-        verdict = self.origin.judge(wanted.fd, host, folder, place.mount, stood)
+        verdict = self.origin.judge(wanted.fd, host, folder, place.mount, saved)
         grown = size > wanted.size
         if self.on_changed == "keep":
             return
@@ -390,7 +390,7 @@ class _Opener:
         return stream
 
     def nameless(self, state: WasiState) -> None:
-        """Make again what has no name any more; it gets one until everything is open.
+        """Make files again whose names were removed; each has a name until everything is open.
 
         Raises SnapshotError where there is no room, or more than may be carried: a snapshot may
         name one piece of a file any number of times.
@@ -438,7 +438,7 @@ class _Opener:
     def close(self) -> None:
         while self.names:
             name = self.names.pop()
-            # Somebody who tidies up may have been faster.
+            # Another process may have removed it.
             with suppress(OSError):
                 if os.path.isdir(name):
                     os.rmdir(name)
@@ -450,7 +450,7 @@ def _other(what: str, place: MountPath) -> SnapshotError:
     return SnapshotError(
         f"the {what} {place} is not the one that the program had open: another {what} has taken "
         "its place",
-        hint=f"put the {what} back, or let the program go on with this one: --on-changed keep",
+        hint=f"put the {what} back, or continue the program with this one: --on-changed keep",
     )
 
 

@@ -110,7 +110,7 @@ class TreeReconciler:
             )
 
     def _look(self, on_changed: OnChanged, since: int | None) -> None:
-        """Refuse to touch what is there and not the program's, or not any more."""
+        """Refuse to change a file that is not the program's, or that somebody has changed."""
         for path, found in self._local.items():
             wanted = self._wanted.get(path)
             if not path or (wanted is not None and wanted.content == found.content):
@@ -224,7 +224,7 @@ class TreeReconciler:
                 os.rename(staged[entry.path], name, src_dir_fd=self.root, dst_dir_fd=above)
             elif entry.kind == LINK:
                 os.symlink(entry.target, name, dir_fd=above)
-        # Other names of files at last: the file may have been replaced.
+        # Other names of files come last: the file may have been replaced.
         for entry in self.entries:
             if entry.kind == SAME and entry.path not in self._kept:
                 self._link(entry)

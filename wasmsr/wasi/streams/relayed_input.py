@@ -1,8 +1,8 @@
 """Standard input of a program that can leave the host of its input, and come back.
 
-A `RelayedInput` reads from an `Inflow`. `wasmsr.migrate` has two kinds of these: one for the host
-of the input, one for the host where the program is a guest. The program's position in the input is
-all that a snapshot needs, besides bytes that were taken from the inflow and not yet by the program.
+A `RelayedInput` reads from an `Inflow`. `wasmsr.migrate` has two kinds of inflows: one for the host
+of the input, and one for other hosts. A snapshot has the program's position in the input, and the
+bytes that were fetched and that the program has not read yet.
 """
 
 from __future__ import annotations
@@ -16,23 +16,26 @@ from wasmsr.wasi.streams.waiting import IN, wait
 
 
 class Inflow(Protocol):
-    """A stream of bytes and ends, each in its place: an end counts as one, and more may follow it,
-    as after Ctrl-D on a terminal.
+    """A stream of bytes and ends. Each byte and each end has a position.
 
-    `host` can be polled for reading where `ask` answers None. One thread calls.
+    More bytes may follow an end, as after Ctrl-D on a terminal. One thread calls.
+
+    Attributes:
+        host: A descriptor to poll for reading after `ask` has returned None.
+        terminal: Whether the input is a terminal.
     """
 
     host: int
     terminal: bool
 
     def seek(self, position: int) -> None:
-        """Make what is at `position` the next to be read. Nothing was read before."""
+        """Set the position of the next read. Nothing was read before."""
 
     def ask(self) -> int | None:
-        """Return how many bytes are there, and ask for more if there are none.
+        """Return how many bytes are there; ask for more if there are none.
 
         Returns:
-            0 also where reading gives an end or an error; None if there is nothing yet.
+            The number of bytes; 0 if a read gives an end or an error; None if there is nothing yet.
         """
 
     def read(self, buffers: list[memoryview]) -> int:
@@ -40,20 +43,20 @@ class Inflow(Protocol):
 
         Raises:
             BlockingIOError: There is nothing yet.
-            OSError: There will be nothing any more.
+            OSError: Nothing will come.
         """
 
     def pending(self) -> int:
         """Return how many bytes can be read now, when `host` is ready."""
 
     def hold(self) -> tuple[bytes, int]:
-        """Return what was taken from the host and not by the program, and the place after it.
+        """Return the bytes that were fetched and not read, and the position after them.
 
-        The bytes are the caller's from then on.
+        The inflow no longer has these bytes.
         """
 
     def close(self) -> None:
-        """Ask for no more."""
+        """Stop asking for input."""
 
 
 class RelayedInput(InputStream):
@@ -72,7 +75,7 @@ class RelayedInput(InputStream):
         self.filetype = FileKind.CHARACTER_DEVICE if terminal else FileKind.UNKNOWN
 
     def end(self) -> None:
-        """Let nothing follow what is `unread`."""
+        """End the input after what is `unread`."""
         self.inflow.close()
         super().end()
 
@@ -92,7 +95,7 @@ class RelayedInput(InputStream):
             try:
                 return self.inflow.read(buffers)
             except BlockingIOError:
-                # Somebody else took what was there.
+                # Another reader has taken the bytes.
                 if self.nonblocking:
                     raise
 

@@ -72,7 +72,7 @@ class Connection(Descriptor):
         """Receive into buffers.
 
         Args:
-            caller: Who may wait.
+            caller: The caller that may wait.
             buffers: Where to.
             flags: The host's MSG_PEEK, or 0.
 

@@ -67,7 +67,7 @@ class InputStream(Descriptor):
         self.ended = False
 
     def end(self) -> None:
-        """Let nothing follow what is `unread`."""
+        """End the input after what is `unread`."""
         self.close()
         self.host = -1
         self.source = None
@@ -92,7 +92,7 @@ class InputStream(Descriptor):
             try:
                 return self.nowait.read(buffers)
             except BlockingIOError:
-                # Somebody else took what was there.
+                # Another reader has taken the bytes.
                 if self.nonblocking:
                     raise
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 IN: Final = select.POLLIN
 OUT: Final = select.POLLOUT
 PIECE: Final = 1 << 18
-"""Bytes of a file that are read between two looks at whether a pause is wanted."""
+"""Bytes of a file that are read between two checks for a pause request."""
 MOMENT: Final = 1_000_000
 """ns, after which something is tried again that the host takes for possible, and then is not."""
 PIPE_PIECE: Final = 4096
@@ -54,7 +54,7 @@ def poll_until(
     """Return those of (descriptor, events) that are ready in time.
 
     Args:
-        caller: Who waits.
+        caller: The caller that waits.
         waited: (host descriptor, select events) each.
         remaining: ns; None waits for ever.
 
