@@ -164,7 +164,7 @@ def test_standard_output(cli: Cli, name: str) -> None:
     assert done.returncode == 120
     assert cli("run", "fib", "--from-snapshot", "a file").stdout == "610\n"
     assert (
-        b"what was written there goes on"
+        b"the snapshot on that descriptor continues it"
         in subprocess.run(command, cwd=cli.folder, env=environment({}), capture_output=True).stderr
     )
     piped = subprocess.run(command, cwd=cli.folder, env=environment({}), capture_output=True)

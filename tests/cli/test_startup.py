@@ -154,7 +154,15 @@ def test_help_teaches(cli: Cli) -> None:
     for part in ("wasmsr run fib", "Exit codes", "120", "134", "WASMSR_", "_WASMSR_COMPLETE"):
         assert part in text
     text = cli("run", "--help").stdout
-    for part in ("fib", "cat", "server", "transcoding", "--snapshot-after", "untouched", "USR1"):
+    for part in (
+        "fib",
+        "cat",
+        "server",
+        "transcoding",
+        "--snapshot-after",
+        "every argument",
+        "USR1",
+    ):
         assert part in text
 
 

@@ -110,7 +110,7 @@ def test_a_new_process_shows_from_where_the_program_is() -> None:
     relay.write(memoryview(b"three"))
     assert seen == [b"one ", b"two ", b"three"]
     ((kind, text, values),) = said
-    assert kind == "output-gap" and "from byte 4 on" in text
+    assert kind == "output-gap" and "continues at byte 4" in text
     assert values == {"stream": "stderr", "from": 0, "bytes": 4}
     shown[0] = Shown(write)
     relay.write(memoryview(b"!"))

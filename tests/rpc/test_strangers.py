@@ -360,7 +360,7 @@ def test_a_key_that_others_can_use_is_refused(tmp_path: Path, mode: int) -> None
 def test_a_key_that_is_none(tmp_path: Path) -> None:
     keys.own(tmp_path, tmp_path)
     (tmp_path / keys.NAME).write_bytes(b"short")
-    with pytest.raises(MigrationError, match="5 bytes in place of 32"):
+    with pytest.raises(MigrationError, match="5 bytes instead of 32"):
         keys.own(tmp_path, tmp_path)
     (tmp_path / keys.NAME).unlink()
     os.mkfifo(tmp_path / keys.NAME, 0o600)

@@ -49,7 +49,7 @@ may be given several times (WASMSR_DIR, WASMSR_ENV) the variable holds one value
 
 
 class LazyGroup(click.Group):
-    """A group that imports a subcommand when it is called, not to list it."""
+    """A group that imports a subcommand only to call it, not to list it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the subcommands."""

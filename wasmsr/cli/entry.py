@@ -1,7 +1,7 @@
 """Where a command line begins and ends: its streams, the way to its command, and the last error.
 
-An error that nothing else has caught ends here: one sentence on standard error, a hint where there
-is one, and an exit code of `wasmsr.errors`. The traceback is for -vv.
+An error that nothing else has caught ends here: as one sentence on standard error, a hint if the
+error has one, and an exit code of `wasmsr.errors`. The traceback needs -vv.
 """
 
 from __future__ import annotations
@@ -54,16 +54,19 @@ def with_command(words: list[str]) -> list[str]:
 def command() -> NoReturn:
     """Run the command `wasmsr`: `main`, after which the process ends at once.
 
-    Python's own end would take every module and object apart first, longer than a small program
-    runs. Nothing waits for that: standard output and error are flushed, files are closed when
-    `main` returns, the terminal is put back by `end_now`, and memory is the system's.
+    Python would first take every module and object apart, which takes longer than a small program
+    runs. Nothing needs that: `main` closes files, and `end_now` flushes standard output and error
+    and restores the terminal.
     """
     end_now(main())
 
 
 def open_standard_streams() -> None:
-    """Put /dev/null where we were started without a standard stream: the next file that is opened
-    would become it, and the program would write there."""
+    """Open /dev/null for each standard stream that this process does not have.
+
+    Otherwise the next file that is opened would become the stream, and the program would write to
+    that file.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -80,7 +83,7 @@ def explain(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0
     if isinstance(error, BrokenPipeError):
-        # Whoever read our standard output has gone; Python would complain once more at its end.
+        # The reader of standard output is gone. Python would complain again at its end.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return errors.EXIT_HOST

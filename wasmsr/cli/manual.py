@@ -25,7 +25,7 @@ DATE = "2026-11"
 
 
 def escaped(text: str) -> str:
-    """Return text as roff takes it for text."""
+    """Return text in the form that roff reads as text."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{text}" if text.startswith((".", "'")) else text
 
@@ -79,7 +79,7 @@ def page() -> str:
 
 
 def _same(one: str, other: str) -> bool:
-    """Return whether two pages are the same but for brackets, which releases of click put
+    """Return whether two pages are the same, without the brackets that releases of click place
     differently."""
     brackets = str.maketrans("", "", "[]{}")
     return one.translate(brackets) == other.translate(brackets)

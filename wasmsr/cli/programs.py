@@ -183,8 +183,7 @@ def ffmpeg_words(words: Sequence[str]) -> list[str]:
 
 
 def folder() -> str:
-    """Return the folder with the named programs: in the installed package, else in the source
-    tree."""
+    """Return the folder of the packaged programs: in the installed package, or in the tree."""
     packaged = os.path.join(PACKAGE, "examples")
     if os.path.isdir(packaged):
         return packaged
@@ -192,8 +191,10 @@ def folder() -> str:
 
 
 def find(name: str) -> NamedProgram | None:
-    """Return the named program `name`, or None: then it is a file's name. The transcoding is
-    FFmpeg's where that was built."""
+    """Return the packaged program of a name, or None for another name.
+
+    If FFmpeg was built, FFmpeg does the transcoding.
+    """
     program = PROGRAMS.get(name)
     if program is not None and program.files and os.path.isfile(FFMPEG):
         return FFmpeg(**vars(program) | {"file": FFMPEG})
@@ -207,15 +208,17 @@ def load(
     *,
     core: bool = False,
 ) -> Module:
-    """Return the module of a named program, or of a file, by way of the cache; `features` as for
-    `Module`.
+    """Return the module of a packaged program or of a file, through the cache.
 
     Args:
-        core: the file is a component, and what is wanted is the core module in it that runs here.
+        name: The program's name, or the file's.
+        cache: The cache, or None.
+        features: What the module may need, as for `Module`.
+        core: Whether the file is a component whose core module is to be returned.
 
     Raises:
-        OSError: the file cannot be read.
-        ModuleError: it is no module; the message begins with the file.
+        OSError: The file cannot be read.
+        ModuleError: The file has no module; the message begins with the file's name.
     """
     from wasmsr.errors import ModuleError, printable
     from wasmsr.interp.modules.module import Module
@@ -236,7 +239,7 @@ def load(
 
 
 def _core_of(name: str, features: str | None) -> Module:
-    """`load` of the core module in a component."""
+    """Return the core module in a component that runs here."""
     from wasmsr.errors import LinkError, printable
     from wasmsr.interp.modules.foreign_files import LAYER, core_of
     from wasmsr.interp.modules.module import MAGIC, Module, assemble, decode_only
@@ -272,5 +275,5 @@ def known_digest(digest: bytes) -> str | None:
 
 
 def summaries() -> Sequence[tuple[str, str]]:
-    """(name, summary) of each, for help and completion."""
+    """Return name and summary of each program, for help and completion."""
     return [(program.name, program.summary) for program in PROGRAMS.values()]

@@ -1,10 +1,10 @@
 """The short way of a command line: `wasmsr run` without click, and `wasmsr --version`.
 
-To import click takes three times as long as to start Python, and a line that is right does not need
-it. So `attempt` reads what it understands wholly, by the same rows (`run.ROWS`), the same division
-(`argv.split`) and the same kinds of values (`options`). Whatever else there is (another subcommand,
-options before it, help, completion, an option that is wrong, a flag set by a variable) it leaves to
-click, which begins anew: no error is worded twice.
+The import of click takes three times as long as the start of Python, and a right line does not need
+click. So `attempt` reads the lines that it fully understands, with the same rows (`ROWS`), the same
+division (`argv.split`) and the same kinds of values (`options`). Click gets all other lines, and
+reads them from the start: another subcommand, options before it, help, completion, a wrong option,
+a flag set by a variable. So each error has one wording.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wasmsr.cli.options.run_options import RunOptions
 
 VARIABLES = ("WASMSR_VERBOSE", "WASMSR_QUIET", "WASMSR_LOG_LEVEL", "_WASMSR_COMPLETE")
-"""RunOptions of `wasmsr` itself, and what shells set to ask for completions."""
+"""Variables for options of `wasmsr` itself, and those that shells set to get completions."""
 
 
 def attempt(words: Sequence[str]) -> int | None:
@@ -42,10 +42,10 @@ def attempt(words: Sequence[str]) -> int | None:
 
 
 def read(words: Sequence[str]) -> RunOptions | None:
-    """Return the options of `run`, settled; None where they are better read by click.
+    """Return the checked options of `run`; None if click must read them.
 
     Raises:
-        UsageError: they contradict each other.
+        UsageError: They contradict each other.
     """
     from wasmsr.cli.options.argv import is_ended, split
     from wasmsr.cli.options.run_options import ROWS, RunOptions, variable
@@ -80,7 +80,7 @@ def read(words: Sequence[str]) -> RunOptions | None:
             return None
         row = by_name[name]
         if row.type.repeated and row.field not in typed:
-            values[row.field] = ()  # what is typed comes in place of what a variable says
+            values[row.field] = ()  # the command line overrides variables
         typed.add(row.field)
         if isinstance(row.type, Flag):
             if equals:

@@ -1,7 +1,6 @@
-"""The subcommands by name, which one is meant, and what is said to typos and to habits that other
-runtimes have taught.
+"""The subcommands by name, and the answers to typos and to the options of other runtimes.
 
-Without click: `entry` asks which command is meant before it is known whether click is needed.
+This file needs no click: `entry` asks for the command before it is clear whether click is needed.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ ELSEWHERE = {
     "settings": "There is no file of settings: each option is also a variable, as WASMSR_FUEL.",
     "wast": "Test scripts are run in the source tree: make test.",
 }
-"""Commands of other runtimes: what is used here instead."""
+"""Commands of other runtimes, each with what to use here instead."""
 
 SWITCHES = {
     "-S": "What a program gets is said by --dir, --env, --inherit-env, --stdin and --tcp-listen.",
@@ -52,8 +51,8 @@ SWITCHES = {
     "--net": "--tcp-listen ADDR:PORT lets a program accept connections.",
     "--volume": "Folders are given by --dir HOST::GUEST.",
 }
-"""Options of other runtimes: what is used here instead. Those of wasmtime with one letter may have
-their value attached."""
+"""Options of other runtimes, each with what to use here instead. The value of a one-letter option
+of wasmtime may follow without a space."""
 
 
 def instead_of(word: str) -> str | None:
@@ -67,8 +66,8 @@ def instead_of(word: str) -> str | None:
 def resembling(words: Sequence[str], options: Collection[str]) -> list[tuple[str, str]]:
     """Return words of the program that look like an option of ours: (word, option).
 
-    They may be meant for us, with a letter missing or too late. A `--` says that what follows is
-    not meant for us.
+    The user may mean our option and have mistyped it, or written it too late. Words after a `--`
+    belong to the program for certain.
     """
     found = []
     names = {name.lstrip("-"): name for name in options}
@@ -104,9 +103,11 @@ def with_command(
     --help`.
 
     Args:
-        options: those of `run`; it is meant by a line that begins with one of them, or by one of
-            wasmtime's, for which `run` has a sentence.
-        is_program: whether a word is a program's name.
+        words: The words of the line.
+        commands: The names of the subcommands.
+        options: The options of `run`. A line that begins with one of them means `run`, and so does
+            a line that begins with an option of wasmtime, which `run` refuses with a sentence.
+        is_program: Returns whether a word is a program's name.
     """
     words = list(words)
     at = 0

@@ -1,4 +1,4 @@
-"""What a move tells whoever watches: one event at a time, for people and for programs.
+"""What a move reports: one event at a time, for people and for programs.
 
 The wing `handover` makes the events; `wasmsr remote` shows them.
 """
@@ -17,8 +17,8 @@ class Event:
         kind: "prepared", "started", "sending", "progress", "moved", "arrived", "not-moved",
             "asking", "silent", "settled", "lost", "refused", "retry", "parked", "input-cut",
             "output-waits", "output-gap", "output-cut" or "ended".
-        text: one line for people, or "" for what people see otherwise (progress).
-        values: for programs; numbers are bytes and seconds.
+        text: One line for people, or "" for an event without a line (progress).
+        values: For programs; numbers are bytes and seconds.
     """
 
     kind: str
@@ -30,7 +30,7 @@ Announce = Callable[[Event], None]
 
 
 def size(count: float) -> str:
-    """`count` bytes in words: "11.2 MiB"."""
+    """Return a number of bytes in words: "11.2 MiB"."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

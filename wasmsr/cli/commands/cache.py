@@ -1,4 +1,4 @@
-"""`wasmsr cache`: what the module cache holds, and an end to it."""
+"""`wasmsr cache`: shows what the module cache holds, and removes it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ memories, the features of WebAssembly that it needs, and its sections.
   wasmsr inspect fib --json"""
 
 SNAPSHOT = b"\x89WSR"
-"""How snapshots begin. What follows may be damaged, which is told of a snapshot."""
+"""How snapshots begin. If the rest is damaged, the error is that of a snapshot."""
 
 TEXT = (b"(", b";;")
 """How modules in the text format begin."""
@@ -88,7 +88,7 @@ def inspect(
 
 
 def _neither(data: bytes, name: str) -> WasmsrError:
-    """Return the error for a file that is none of both, with what it is if that can be told."""
+    """Return the error for a file that is neither, with what the file is if that is clear."""
     from wasmsr.errors import FormatError, printable
     from wasmsr.interp.modules.foreign_files import what_text_is
 

@@ -1,7 +1,7 @@
 """What is in a module, and whether it runs here: `wasmsr inspect` of a .wasm or .wat file.
 
-From bytes to plain data (`describe`) and from that to blocks of text (`blocks`). A module that is
-refused is described as far as it can be read.
+`describe` makes plain data of bytes, and `blocks` makes text of that data. A refused module is
+described as far as it can be read.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ KINDS = {
     TagType: "tag",
 }
 ALL = ",".join(f"+{name}" for name in features.SWITCHABLE)
-"""All that this engine has."""
+"""All features that this engine has."""
 
 
 def describe(data: bytes, name: str, switches: str | None = None) -> dict[str, Any]:
     """Return a module's bytes, in the binary or the text format, as data that `json` can write.
 
     Args:
-        name: of the file, for messages.
-        switches: the features that are on, as for `Module`.
+        name: Name of the file, for messages.
+        switches: The features that are on, as for `Module`.
 
     Raises:
-        MalformedError: it is text that is no module.
+        MalformedError: It is text that is no module.
     """
     binary = data if data.startswith(MAGIC) else assemble(data, name)
     component = binary[6:8] == foreign.LAYER
@@ -62,7 +62,7 @@ def describe(data: bytes, name: str, switches: str | None = None) -> dict[str, A
 
 
 def _contents(binary: bytes) -> dict[str, Any]:
-    """Return what is in a module; nothing of one that cannot be decoded."""
+    """Return what is in a module; nothing if it cannot be decoded."""
     try:
         module = Module(binary, features=ALL, lazy=True)
     except ModuleError:
@@ -99,7 +99,7 @@ def _typed(type_: Any) -> dict[str, str]:
 
 
 def _sections(binary: bytes, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Return the sections with their sizes, as far as they can be told apart."""
+    """Return the sections with their sizes, as far as they can be read."""
     try:
         for section in foreign.sections(binary):
             known = section.id < len(names)
@@ -171,7 +171,7 @@ def _functions(module: Module) -> list[str]:
 
 
 def _how(found: Mapping[str, Any]) -> str:
-    """Return how a module that runs is run."""
+    """Return how the user runs a module that runs here."""
     functions = [e["name"] for e in found["exports"] if e["kind"] == "function"]
     file = printable(found["file"], 100)
     if COMMAND in functions or found["file"] in PROGRAMS:
@@ -181,7 +181,7 @@ def _how(found: Mapping[str, Any]) -> str:
 
 
 def malformed(found: Mapping[str, Any]) -> MalformedError | None:
-    """Return the error of a description of which nothing can be shown but that it is no module."""
+    """Return the error of a description that says only that the file is no module."""
     if found["format"] == "component" or found["sections"] or found["runs_here"]:
         return None
     return MalformedError(f"{found['file']}: {found['because']}", hint=found["hint"])

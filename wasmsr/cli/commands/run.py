@@ -1,6 +1,6 @@
-"""The command `run` as click has it: made from the rows of `run`, for help and for what is wrong.
+"""The command `run` for click, made from the rows of `run`: for help, and for wrong lines.
 
-A line that is right and has no need of click goes another way, `quick`.
+A right line that needs no click goes through `quick`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class SplitCommand(click.Command):
             if isinstance(parameter, click.Option):
                 takes_value = not (parameter.is_flag or parameter.count)
                 for name in (*parameter.opts, *parameter.secondary_opts):
-                    if name.startswith("--"):  # -h before PROGRAM is ours, behind it the program's
+                    if name.startswith("--"):  # -h is the program's after PROGRAM
                         options[name] = takes_value
         parts = split(args, options, strict=strict_wanted())
         ctx.meta[DASHES] = is_ended(args, parts)
@@ -46,8 +46,10 @@ class SplitCommand(click.Command):
         return super().parse_args(ctx, [*parts.ours, "--", *program, *parts.rest])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Return options; but behind one that has a value its values, also those that begin with
-        a -."""
+        """Return completions: values after an option that has a value, otherwise options.
+
+        Values may begin with a -.
+        """
         for parameter in self.get_params(ctx):
             if ctx.meta.get(WAITING) in parameter.opts:
                 return parameter.shell_complete(ctx, incomplete)
@@ -55,11 +57,11 @@ class SplitCommand(click.Command):
 
 
 DASHES = "wasmsr.dashes"
-"""Where a context notes whether a `--` ended our options."""
+"""The key under which a context notes whether a `--` ended our options."""
 
 
 def _refuse_habits(ctx: click.Context, ours: Sequence[str], options: Mapping[str, bool]) -> None:
-    """RunOptions of other runtimes get a sentence that says what is used here."""
+    """Refuse an option of another runtime with a sentence that says what to use here."""
     words = iter(ours)
     for word in words:
         if options.get(word):
@@ -72,7 +74,7 @@ def _refuse_habits(ctx: click.Context, ours: Sequence[str], options: Mapping[str
 
 
 WAITING = "wasmsr.waiting"
-"""Where a context notes which option at the end of the line has no value yet."""
+"""The key under which a context notes an option at the end of the line without a value."""
 
 
 def _typed(ctx: click.Context, field: str) -> bool:
@@ -105,7 +107,7 @@ def add_options(command: Decorated) -> Decorated:
 def complete_program(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Return the packaged programs, then files (for which the shell looks)."""
+    """Return the packaged programs, then files, which the shell completes."""
     names = [
         CompletionItem(name, help=summary)
         for name, summary in programs.summaries()
@@ -117,7 +119,7 @@ def complete_program(
 def complete_export(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Return the functions that PROGRAM exports, if it stands before `--invoke` and can be read."""
+    """Return the functions that PROGRAM exports, if it is before `--invoke` and can be read."""
     from wasmsr.errors import WasmsrError
     from wasmsr.interp.types import FuncType
 

@@ -1,1 +1,1 @@
-"""RunOptions of the command: kinds of values, rows, and whose argument is whose."""
+"""The options of the command: kinds of values, rows, and which argument belongs to whom."""

@@ -23,7 +23,7 @@ class ClickType(ParamType):
         self.name = kind.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value that the kind reads; a wrong one ends the command."""
+        """Return the value that the kind reads; a wrong value ends the command."""
         if not isinstance(value, str):  # a default, or a value that was read already
             return value
         try:

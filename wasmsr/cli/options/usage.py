@@ -6,7 +6,7 @@ from wasmsr import errors
 
 
 class UsageError(errors.WasmsrError):
-    """What was typed contradicts itself, or the program."""
+    """The command line contradicts itself, or does not fit the program."""
 
     exit_code = errors.EXIT_USAGE
 

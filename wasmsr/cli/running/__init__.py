@@ -1,1 +1,1 @@
-"""`wasmsr run` at work: from options to a program, signals, keys, timers and files."""
+"""Carries out `wasmsr run`: from options to a program, with signals, keys, timers and files."""

@@ -1,6 +1,6 @@
-"""`wasmsr run` carried out: options to a program, the session, and the end to an exit code.
+"""Carries out `wasmsr run`: from options to a program, the session, and an exit code.
 
-Everything heavy is imported here, and on the worker thread: Ctrl-C need not wait for it.
+The worker thread imports what is heavy, so that Ctrl-C does not wait for it.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ class Launch:
 
     @property
     def interactive(self) -> bool:
-        """Whether keys are read: asked for, or a habit of the named program."""
+        """Whether keys are read: the user asks for that, or the packaged program does."""
         return self.options.interactive or (self.named is not None and self.named.interactive)
 
     def run(self) -> int:
-        """Do all of it and return the exit code. Raises what ends it otherwise."""
+        """Run the program to its end and return the exit code. Raises any other end."""
         try:
             with Events() as events:
                 ending = self._session(events)
@@ -125,7 +125,7 @@ class Launch:
 
     @property
     def _export(self) -> str:
-        """What is called: as typed, else the named program's, else a command's start."""
+        """The export to call: the user's, the packaged program's, or the start of a command."""
         if self.options.invoke is not None:
             return self.options.invoke
         return self.named.invoke if self.named is not None else "_start"
@@ -148,8 +148,10 @@ class Launch:
         return program
 
     def _look_at_files(self) -> None:
-        """Refuse to write over what is read, and open what is written while the program runs:
-        to open a FIFO may take for ever, and here a signal ends that."""
+        """Refuse to overwrite files that are read, and open the outputs.
+
+        Opening a FIFO may take for ever. A signal ends the wait here.
+        """
         options = self.options
         asked = self.spec.snapshots.saves or options.snapshot_file != "snapshot.bin"
         if asked or options.stdout or options.stderr or options.trace_file or options.json_file:
@@ -163,8 +165,11 @@ class Launch:
                 self._json = open_text(options.json_file)
 
     def _look_at_snapshot_file(self, digest: Callable[[], bytes]) -> None:
-        """Look whether snapshots can go where they should, where some are asked for; `digest` is
-        the module's, which takes a while."""
+        """Check the place for snapshots, if the options ask for some.
+
+        Args:
+            digest: Returns SHA-256 of the module, which takes a while.
+        """
         options = self.options
         if self.spec.snapshots.saves or options.snapshot_file != "snapshot.bin":
             self._snapshot_file.check(digest())
@@ -179,7 +184,7 @@ class Launch:
 
     @property
     def _snapshot_file(self) -> SnapshotFile:
-        """Where snapshots go."""
+        """The place for snapshots."""
         if self._file is None:
             from wasmsr.cli.running.outputs import SnapshotFile
 
@@ -187,7 +192,7 @@ class Launch:
         return self._file
 
     def _load(self, program: str) -> Module:
-        """Return the module, by way of the cache."""
+        """Return the module, through the cache."""
         cache = module_cache(self.options.module_cache)
         options = self.options
         module = programs.load(program, options.features, cache, core=options.core)
@@ -198,8 +203,10 @@ class Launch:
         return module
 
     def _host_grants(self, snapshot: SnapshotState | None = None) -> HostGrants:
-        """Return folders and standard input as given now; for a program that goes on, also as it
-        had them."""
+        """Return folders and standard input as the options give them.
+
+        For a resumed program, what it had counts too.
+        """
         from wasmsr.runspec.grants import HostGrants
 
         options = self.options
@@ -217,8 +224,10 @@ class Launch:
         )
 
     def _own_folder(self, snapshot: SnapshotState | None) -> str | None:
-        """Return the current folder for a packaged program whose files came along with it, as
-        they do from `remote`; see `NamedProgram.mounts`."""
+        """Return the current folder for a packaged program whose files are in the snapshot.
+
+        `remote` makes such snapshots; see `NamedProgram.mounts`.
+        """
         for mount in (snapshot.wasi or {}).get("mounts", ()) if snapshot is not None else ():
             assert self.named is not None
             if mount["mode"] == "carry" and os.fsdecode(mount["guest"]) == self.named.here:
@@ -226,8 +235,10 @@ class Launch:
         return None
 
     def _output(self, path: str | None, ours: int) -> int:
-        """Return a descriptor to write to: of the file, where one is named. It is begun anew by
-        a program that begins, and gone on with by one that was saved."""
+        """Return a descriptor to write to: of the file that an option names, or the stream's own.
+
+        A program that begins empties the file; a resumed program appends to it.
+        """
         if path is None or path == "-":
             return ours if path is None else 1
         file = os.path.realpath(path)
@@ -238,7 +249,7 @@ class Launch:
         return self._outputs[file]
 
     def _start(self, module: Module) -> Program:
-        """Return a program at its beginning."""
+        """Return a program before its first instruction."""
         from wasmsr.program.exports import COMMAND
         from wasmsr.program.program import Program
 
@@ -269,8 +280,7 @@ class Launch:
         )
 
     def _resume(self, module: Module | None) -> Program:
-        """Return a program where it was saved; with --invoke an export is called of one that is
-        idle."""
+        """Return a program where it was saved; with --invoke, an idle one calls an export."""
         from wasmsr.program.program import Program
         from wasmsr.program.timings import Timings
 
@@ -307,7 +317,7 @@ class Launch:
         return program
 
     def _name_the_program(self, digest: bytes) -> None:
-        """Raise an error that names PROGRAM where it was left out and is a packaged program."""
+        """Raise an error with the name of PROGRAM if the user left out a packaged program."""
         name = programs.known_digest(digest)
         if name is not None:
             raise errors.ModuleMismatch(
@@ -351,7 +361,7 @@ class Launch:
         if file.descriptor is not None:
             sys.stdout.flush()
         with shown(f"saving {file.name}") as advance:
-            # Where the snapshot itself brought the module, nobody else may have it.
+            # If the module came in the snapshot, there may be no other copy of it.
             embed = self.options.embed_module or self.options.program is None
             snapshot = program.snapshot(embed=embed)
             began = time.perf_counter()
@@ -361,7 +371,7 @@ class Launch:
                 size = file.save(timed(pieces, advance), program.module.digest)
             except BrokenPipeError:
                 raise
-            except OSError as error:  # what a file has cannot be read any more
+            except OSError as error:  # a file can no longer be read
                 sentence = f"the program cannot be saved: {error.strerror or error}"
                 raise errors.SnapshotError(sentence) from error
         program.timings.add("encode", encoding)
@@ -370,7 +380,7 @@ class Launch:
 
     @contextlib.contextmanager
     def _traced(self, program: Program) -> Iterator[None]:
-        """Give the program its tracer, if it is to have one."""
+        """Give the program its tracer, if the options ask for one."""
         options = self.options
         if not options.trace:
             yield
@@ -388,12 +398,12 @@ class Launch:
     # -- after -------------------------------------------------------------------------------------
 
     def _tell(self, ending: RunEnding) -> None:
-        """Say how it ended, in the way that was asked for."""
+        """Say how the program ended, in the form that the options ask for."""
         options = self.options
         snapshot = self._snapshot_file.last if ending.snapshots else None
         said = snapshot
         if snapshot is not None and self._snapshot_file.descriptor is not None:
-            said = "what was written there"
+            said = "the snapshot on that descriptor"
         report.tell(ending, executed=self.executed, snapshot=said)
         if options.timings and not options.json:
             report.print_timings(self.timings)
@@ -408,7 +418,7 @@ class Launch:
             self._print_json(text)
 
     def _print_json(self, text: str) -> None:
-        """Print the object on a line of its own: the program's output may not have ended one."""
+        """Print the object on a new line, even if the program's output did not end its line."""
         if self._json is not None:
             self._json.write(text + "\n")
             self._json.flush()

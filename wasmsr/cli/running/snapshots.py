@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wasmsr.snapshot.state import SnapshotState
 
 PIECE = 4 << 20
-"""Bytes between two looks at the progress."""
+"""Bytes between two updates of the progress line."""
 
 
 def pieces(path: str) -> Iterator[bytes]:
@@ -39,10 +39,10 @@ def decode(
     limits: Limits | None = None,
     carry_limit: int | None = None,
 ) -> tuple[SnapshotState, Decoder]:
-    """Return a file's snapshot, and what read it; `path` is for people.
+    """Return a file's snapshot and its decoder; `path` is for people.
 
-    It is decoded while it is read, so that what is none is not read to its end, which it may not
-    have. Raises SnapshotError.
+    The file is decoded while it is read, because a file that is no snapshot may have no end. Raises
+    SnapshotError.
     """
     from wasmsr.snapshot.format import FILES_LIMIT, Decoder
 
@@ -76,12 +76,12 @@ def read_snapshot(
     """Return the snapshot in a file.
 
     Args:
-        limits: what its memories, tables and stack may have at most.
-        carry_limit: bytes of carried files, 1 GiB by default.
+        limits: Limits of its memories, tables and stack.
+        carry_limit: Most bytes of carried files; 1 GiB by default.
 
     Raises:
-        HandedOver: another host may own the program now, and `adopt` is not set.
-        SnapshotError: it cannot be read, is none, or needs more.
+        HandedOver: Another host may own the program now, and `adopt` is not set.
+        SnapshotError: The file cannot be read, is no snapshot, or exceeds a limit.
     """
     snapshot, decoder = decode(
         pieces(path), path, timings=timings, limits=limits, carry_limit=carry_limit

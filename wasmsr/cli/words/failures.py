@@ -8,13 +8,13 @@ from wasmsr import errors
 from wasmsr.cli.words import messages
 
 EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What a file that was open answers when it takes no more: the host fails, the usage was right."""
+"""Errors of an open file that takes no more bytes: the host fails, and the usage is right."""
 
 NO_MEMORY = "there is not enough memory on this host."
 
 
 def describe(error: BaseException) -> tuple[str, str | None, int]:
-    """(sentence, hint, exit code) of any error."""
+    """Return sentence, hint and exit code of any error."""
     if isinstance(error, KeyboardInterrupt):
         return "", None, errors.EXIT_INTERRUPTED
     if isinstance(error, errors.WasmsrError):
@@ -37,7 +37,7 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
 
 
 def _lacks_memory(error: BaseException) -> bool:
-    """Return whether Python says so in another way: when it starts a thread, or loads a library."""
+    """Return whether an error means "no memory", as of a thread or a library that did not load."""
     text = str(error)
     if isinstance(error, RuntimeError):
         return "can't start new thread" in text or "can't allocate lock" in text
@@ -47,7 +47,7 @@ def _lacks_memory(error: BaseException) -> bool:
 
 
 def describe_click_error(error: BaseException) -> tuple[str, str | None, int]:
-    """Return the same of an error that click raised: only then is it there to ask."""
+    """Return sentence, hint and exit code of an error of click, which is imported then."""
     import click
 
     if isinstance(error, click.UsageError):
@@ -59,7 +59,7 @@ def describe_click_error(error: BaseException) -> tuple[str, str | None, int]:
 
 
 def describe_os_error(error: OSError) -> str:
-    """Return the system's answer in one sentence, the file first."""
+    """Return the system's error as one sentence that begins with the file."""
     reason = error.strerror or str(error)
     reason = reason[:1].lower() + reason[1:]
     if error.filename:
@@ -68,5 +68,5 @@ def describe_os_error(error: OSError) -> str:
 
 
 def wants_traceback() -> bool:
-    """Return whether -vv (or its like) was given; errors before that was read have none."""
+    """Return whether -vv, or an option that means the same, was given and has been read."""
     return messages.wanted("debug")

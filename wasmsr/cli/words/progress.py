@@ -1,6 +1,6 @@
-"""Long work shown on a terminal: nothing for half a second, then a line that goes away again.
+"""A progress line on a terminal. It appears after half a second, and is removed at the end.
 
-In a pipe nothing is shown. rich is imported only when there is something to show.
+In a pipe nothing appears. rich is imported only when a line appears.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 DELAY = 0.5
-"""Seconds of work before it is worth a line."""
+"""Seconds of work before the line appears."""
 
 Advance = Callable[[int, int | None], None]
-"""Says how many bytes are done, and of how many (None: not known)."""
+"""Takes the number of bytes that are done, and of all bytes (None: unknown)."""
 
 
 class _Line:
-    """The line of one piece of work, which appears when a timer says so."""
+    """The line of one piece of work."""
 
     def __init__(self, what: str) -> None:
         self.what = printable(what)
@@ -60,7 +60,7 @@ class _Line:
             self._progress.start()
 
     def advance(self, done: int, total: int | None) -> None:
-        """More is done."""
+        """Update the numbers of the line."""
         self.done, self.total = done, total
         progress = self._progress
         if progress is not None:
@@ -79,7 +79,7 @@ class _Line:
 
 @contextmanager
 def shown(what: str) -> Iterator[Advance]:
-    """Show the work of the block; the value says how far it is."""
+    """Show the progress of the block; call the value to update it."""
     if not (sys.stderr.isatty() and wanted("notice")):
         yield lambda done, total: None
         return

@@ -1,6 +1,7 @@
 """How a program ended, in words on standard error and, with --json, as one object.
 
-The object is the last line of standard output; results and timings are in it instead of beside it.
+The object is the last line of standard output. It contains results and timings, which are then not
+printed otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from wasmsr.cli.running.session import RunEnding
 
 SHOWN = 24
-"""Lines of a backtrace that are shown: of a longer one the innermost and the outermost."""
+"""Most lines of a backtrace. A longer backtrace has only its innermost and outermost lines."""
 
 
 FIELDS: dict[str, Any] = {
@@ -35,7 +36,7 @@ FIELDS: dict[str, Any] = {
     "error": None,
     "timings": {},
 }
-"""The object of --json with nothing in it; every one has all of these."""
+"""The object of --json without values; every object has all of these keys."""
 
 
 def tell(ending: RunEnding, *, executed: int | None, snapshot: str | None) -> None:
@@ -112,7 +113,7 @@ def _dumps(fields: Mapping[str, object]) -> str:
 
 
 def timings_table(timings: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
-    """Of each step: how often, and seconds in all, on average and at most."""
+    """Return for each step: how often, and seconds in all, on average and at most."""
     return {
         step: {
             "count": len(spans),

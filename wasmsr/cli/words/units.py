@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def human_size(count: float) -> str:
-    """`count` bytes in words: "1.5 MiB"."""
+    """Return a number of bytes in words: "1.5 MiB"."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
