@@ -155,6 +155,11 @@ class Caller:
     bound_memory: int | None = None
     bound_realloc: int | None = None
 
+    def __repr__(self) -> str:
+        bound = (self.bound_memory, self.bound_realloc)
+        more = "" if bound == (None, None) else ", bound_memory={}, bound_realloc={}".format(*bound)
+        return f"Caller(store={self.store!r}, instance={self.instance}{more})"
+
     @property
     def memory(self) -> memoryview:
         """The bytes of the call's memory, writable; valid during this call.
