@@ -1,8 +1,9 @@
-/* System calls that Python lacks, for WASI. No part of the core: nothing here knows of a machine.
+/* System calls that Python lacks, for WASI and for the memories of programs. No part of the core:
+ * nothing here knows of a machine.
  *
  * Every function answers a number that is not negative, or a host errno negated; -ENOSYS where the
  * host has no such call. Python sees what is between the marks (_ffi_build.py);
- * wasi/syscalls.py gives it types and exceptions.
+ * wasi/syscalls.py and snapshot/memory/page_calls.py give it types and exceptions.
  */
 #ifndef WSR_SYS_H
 #define WSR_SYS_H
@@ -35,6 +36,31 @@ int wsys_wait(wsys_waited *waited, unsigned count, int64_t timeout);
 
 /* Waits for `events` of `fd`, or until `wake` can be read. Answers what is ready of `fd`, or 0. */
 int wsys_wait_one(int fd, int events, int wake);
+
+/* ---- pages of this process, 4 KiB each ---- */
+
+enum { WSYS_PRIVATE_PAGES, WSYS_WRITTEN_PAGES };
+
+/* Marks pages of the process with 1 in `flags` and leaves the other flags as they are; answers how
+ * many (Linux 6.7, PAGEMAP_SCAN). `pagemap` is /proc/self/pagemap, opened by this process. How:
+ * WSYS_PRIVATE_PAGES: the pages that are not those of the file that is mapped there, nor the
+ * kernel's page of zeros; also such as are swapped out or under migration.
+ * WSYS_WRITTEN_PAGES: of these, what was written since `wsys_watch_writes` or the last such call,
+ * which begins anew for them; no write is lost between. */
+int64_t wsys_scan_pages(int pagemap, uint64_t start, uint64_t pages, int how, uint8_t *flags);
+
+/* Lets the kernel note which pages of a range are written, without a fault that anybody sees (Linux
+ * 6.7, userfaultfd(2), UFFD_FEATURE_WP_ASYNC). Answers a descriptor; the kernel forgets when it is
+ * closed. All pages that exist count as written until the first scan. */
+int wsys_watch_writes(uint64_t start, uint64_t size);
+
+typedef struct {
+  uint64_t first, count; /* pages */
+} wsys_run;
+
+/* Writes runs of the pages at `data` to a file, each to its place from `offset` on; answers 0. */
+int wsys_write_pages(int fd, uint64_t offset, const uint8_t *data, const wsys_run *runs,
+                     uint64_t n);
 
 /* cffi: end */
 

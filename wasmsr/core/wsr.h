@@ -171,6 +171,8 @@ typedef struct {
   uint8_t *data;
   uint64_t size; /* bytes */
   wsr_bounds bounds;
+  uint64_t reserved; /* bytes of address space */
+  uint64_t base;     /* bytes that are a private mapping of a file */
 } wsr_memory_view;
 
 /* The top of the hierarchy that a reference type is in (any, func, extern or exn), as the code of
@@ -328,16 +330,36 @@ int wsr_restore_pushed_call(wsr_store *store);
 /* Test every invariant of the machine; NULL, or a sentence about the first that does not hold. */
 const char *wsr_check(wsr_store *store);
 
+/* ---- memories over bases --------------------------------------------------------------------- */
+
+typedef struct {
+  uint64_t first, count; /* pages */
+} wsr_page_run;
+
+/* A memory is a private mapping of a base, which is a file or nothing: pages that are written
+ * become private. None of these functions may be called while the store runs. `address` is a
+ * memory's, and the host's pages are not larger than 64 KiB. */
+
+/* Map `length` bytes of a file from `offset` on, both multiples of 64 KiB, to the start of a memory
+ * that has so many. The bytes before `first`, a multiple of 64 KiB too, are mapped already, from
+ * the same file; what was private after them is lost. The file must not become shorter while it is
+ * mapped. Returns 0 if the memory is smaller, its base is longer than `length` or shorter than
+ * `first`, or the host refuses. */
+int wsr_lay_memory(wsr_store *store, uint32_t address, int file, uint64_t offset, uint64_t first,
+                   uint64_t length);
+/* Give up private pages, in runs of 4 KiB pages: they have the bytes of the base again, without one
+ * zeros. Returns 0 if a run is out of bounds or the host refuses; some may be given up then. */
+int wsr_drop_pages(wsr_store *store, uint32_t address, const wsr_page_run *runs, size_t n);
+/* Give a memory a size in pages of 64 KiB, all zeros, and no base. Returns 0 if its limits do not
+ * allow it, or the host refuses. */
+int wsr_clear_memory(wsr_store *store, uint32_t address, uint64_t pages);
+
 /* ---- pages ----------------------------------------------------------------------------------- */
 
 /* Functions over memories as pages of 4 KiB. They allocate nothing and keep no state, so several
  * threads can work on parts of one memory. Nobody may write to the memory meanwhile. */
 
 enum { WSR_PAGE = 4096 };
-
-typedef struct {
-  uint64_t first, count; /* pages */
-} wsr_page_run;
 
 /* Mark with 1 the pages (of `page` bytes, the last one may be shorter) that hold a byte other than
  * zero; returns how many. */

@@ -48,6 +48,49 @@ bool wsr_space_grow(wsr_space *space, uint64_t bytes) {
 
 void wsr_space_free(wsr_space *space) { wsr_release(space->data, space->reserved); }
 
+/* Where `mmap` may cut a mapping: at multiples of 64 KiB, whatever the host's pages are. */
+static bool cuts(uint64_t offset) { return offset % PAGE == 0; }
+
+int wsr_lay_memory(wsr_store *store, uint32_t address, int file, uint64_t offset, uint64_t first,
+                   uint64_t length) {
+  wsr_space *space = &store->memories[address]->space;
+  if (!cuts(offset) || !cuts(first) || !cuts(length) || offset > INT64_MAX - length) return 0;
+  if (length > space->size || length < space->base || first > space->base) return 0;
+  if (length > first &&
+      mmap(space->data + first, length - first, PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, file, (off_t)(offset + first)) == MAP_FAILED)
+    return 0;
+  space->base = length;
+  return 1;
+}
+
+int wsr_drop_pages(wsr_store *store, uint32_t address, const wsr_page_run *runs, size_t n) {
+  const wsr_space *space = &store->memories[address]->space;
+  if (wsr_run_pages(runs, n, space->size / WSR_PAGE) == SIZE_MAX) return 0;
+#ifdef __linux__
+  for (size_t i = 0; i < n; i++) {
+    uint8_t *start = space->data + runs[i].first * WSR_PAGE;
+    if (runs[i].count && madvise(start, runs[i].count * WSR_PAGE, MADV_DONTNEED) != 0) return 0;
+  }
+  return 1;
+#else
+  return n == 0; /* elsewhere the call does not promise that the old bytes come back */
+#endif
+}
+
+int wsr_clear_memory(wsr_store *store, uint32_t address, uint64_t pages) {
+  const wsr_memory_instance *memory = store->memories[address];
+  wsr_space *space = &store->memories[address]->space;
+  if (pages > space->reserved / PAGE || pages < memory->bounds.minimum) return 0;
+  if (space->reserved &&
+      mmap(space->data, space->reserved, PROT_NONE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
+    return 0;
+  space->base = 0;
+  space->size = 0;
+  return wsr_space_grow(space, pages * PAGE);
+}
+
 bool wsr_memory_init(wsr_memory_instance *memory, uint64_t pages) {
   const wsr_bounds *bounds = &memory->bounds;
   uint64_t most = memory->limit;

@@ -593,7 +593,8 @@ void wsr_table(const wsr_store *store, uint32_t address, wsr_table_view *out) {
 
 void wsr_memory(const wsr_store *store, uint32_t address, wsr_memory_view *out) {
   const wsr_memory_instance *m = store->memories[address];
-  *out = (wsr_memory_view){m->space.data, m->space.size, m->bounds};
+  *out =
+      (wsr_memory_view){m->space.data, m->space.size, m->bounds, m->space.reserved, m->space.base};
 }
 
 void wsr_global(const wsr_store *store, uint32_t address, wsr_global_type *type, uint64_t *value) {

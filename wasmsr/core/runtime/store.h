@@ -47,7 +47,7 @@ typedef struct {
   uint64_t size;     /* bytes in use */
   uint64_t reserved; /* bytes of address space; the space cannot grow further */
   uint64_t base;     /* bytes from the start that are a private mapping of a base (a file); the rest
-                        is anonymous. 0: there is no base, which is always so today. */
+                        is anonymous. 0: there is no base. */
 } wsr_space;
 
 typedef struct {

@@ -65,6 +65,23 @@ class DeclaredSize:
     size: int
 
 
+@record(frozen=True)
+class MemoryPlace:
+    """Where the bytes of a memory are in this process.
+
+    Attributes:
+        start: The address of the first byte, which never changes.
+        size: Bytes in use.
+        reserved: Bytes of address space, up to which the memory can grow.
+        base: Bytes from the start that are a private mapping of a file; the rest is anonymous.
+    """
+
+    start: int
+    size: int
+    reserved: int
+    base: int
+
+
 class StoreState:
     """The part of a store that gives its state as plain data, and takes a saved state.
 
@@ -194,6 +211,55 @@ class StoreState:
     def grow_memory(self, address: int, pages: int) -> bool:
         """Add zero pages to a memory; False if the limits do not allow it."""
         return bool(lib.wsr_grow_memory(self._store.c, address, pages) != _FAILED)
+
+    def memory_place(self, address: int) -> MemoryPlace:
+        """Return where the bytes of a memory are."""
+        view = ffi.new("wsr_memory_view *")
+        lib.wsr_memory(self._store.c, address, view)
+        start = int(ffi.cast("uintptr_t", view.data))
+        return MemoryPlace(start, view.size, view.reserved, view.base)
+
+    def lay_memory(
+        self, address: int, file: int, offset: int, length: int, *, first: int = 0
+    ) -> None:
+        """Map a file to the start of a memory, privately: pages become private when written.
+
+        Args:
+            address: The memory's.
+            file: A descriptor of a file that has the bytes, and must keep its length.
+            offset: Where they begin in the file; a multiple of 64 KiB.
+            length: How many bytes; a multiple of 64 KiB.
+            first: Bytes from the start that are mapped already, from the same file and place. What
+                was private after them is lost.
+
+        Raises:
+            StateRefused: The memory is smaller, or has a longer base, or the host refuses.
+        """
+        if not lib.wsr_lay_memory(self._store.c, address, file, offset, first, length):
+            raise StateRefused(f"memory {address} cannot be laid over {length} bytes of a file")
+
+    def drop_pages(self, address: int, runs: array[int]) -> None:
+        """Give up private pages of a memory: they have the bytes of the base again, or zeros.
+
+        Args:
+            address: The memory's.
+            runs: First page of 4 KiB and number of pages, in turn.
+
+        Raises:
+            StateRefused: A run is out of bounds, or the host cannot do it.
+        """
+        pointer = ffi.from_buffer("wsr_page_run *", runs)
+        if not lib.wsr_drop_pages(self._store.c, address, pointer, len(runs) // 2):
+            raise StateRefused(f"pages of memory {address} cannot be given up")
+
+    def clear_memory(self, address: int, pages: int) -> None:
+        """Give a memory this size in pages of 64 KiB, all zeros, and no base.
+
+        Raises:
+            StateRefused: Its limits do not allow it, or the host refuses.
+        """
+        if not lib.wsr_clear_memory(self._store.c, address, pages):
+            raise StateRefused(f"memory {address} cannot have {pages} pages")
 
     # ---- externs that the host made ----
 
