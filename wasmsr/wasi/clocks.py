@@ -1,4 +1,4 @@
-"""Time and chance, as one program sees them.
+"""The clocks and the random bytes of one program.
 
 The monotonic clock belongs to the program: it counts on the host that runs it, is stopped while the
 program is saved, and never goes back. A deterministic program gets a clock that moves only by what
@@ -17,20 +17,21 @@ if TYPE_CHECKING:
     from typing import Final
 
 FIRST_INSTANT: Final = 1_000_000_000
-"""Where the monotonic clock begins, in ns: not at 0, which Go takes for a broken clock."""
+"""First value of the monotonic clock, in ns. It is not 0, which Go takes for a broken clock."""
 LAST_INSTANT: Final = 1 << 62
 """No clock and no deadline goes beyond this, ns: 146 years."""
 VIRTUAL_EPOCH: Final = 1_577_836_800_000_000_000
 """Deterministic mode: realtime at `FIRST_INSTANT` of the monotonic clock (2020-01-01, UTC)."""
 VIRTUAL_TICK: Final = 1_000
-"""Deterministic mode: every reading of a clock takes 1 µs, so that loops that wait for time end."""
+"""In deterministic mode, a read of a clock takes 1 µs, so that loops that wait for a time end."""
 RESOLUTION: Final = 1
 """ns, of every clock."""
 
 
 class Clocks:
-    """The four clocks of one program, in ns. Running from the start; `stop` and `resume` make the
-    monotonic and the CPU-time clocks are stopped in between.
+    """The four clocks of one program, in ns. They run from the start.
+
+    Between `stop` and `resume`, the monotonic clock and the CPU-time clocks are stopped.
 
     A stopped clock continues when the program next asks for the time, so that a restored
     program runs whether or not its owner said `resume`.
@@ -138,7 +139,7 @@ class Random:
 
     @staticmethod
     def seed_of(value: int | bytes | str) -> bytes:
-        """Return 32 bytes of seed from what a user gave."""
+        """Return 32 bytes of seed from the seed of a user."""
         from hashlib import blake2b  # only where it is used: it brings OpenSSL
 
         raw = value if isinstance(value, bytes) else str(value).encode()

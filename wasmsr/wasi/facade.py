@@ -174,7 +174,7 @@ class Wasi:
         return self
 
     def place_files(self) -> None:
-        """Do what a restore with `CarriedFiles.deferred` left undone. Raises SnapshotError."""
+        """Finish a restore that had `CarriedFiles.deferred`. Raises SnapshotError."""
         self.process.place_files()
 
     def stop_clock(self) -> None:
@@ -233,7 +233,7 @@ def _environ(env: Mapping[str, str] | Sequence[str | bytes]) -> tuple[bytes, ...
 
 
 def _streams(stdin: Stdin, stdout: Stdout, stderr: Stdout) -> Streams:
-    """Return the standard streams for what a user gave."""
+    """Return the standard streams from the arguments of a user."""
     try:
         out, error = OutputStream("stdout", stdout), OutputStream("stderr", stderr)
         if stdin is None or isinstance(stdin, bytes):

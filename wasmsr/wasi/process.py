@@ -61,7 +61,7 @@ class Process:
         self.carry_limit = CARRY_LIMIT
         """Most bytes of each private tree, and of the files in a snapshot."""
         self.deferred: Callable[[], None] | None = None
-        """What is left to do of a restore that must not touch the host's files yet."""
+        """The rest of a restore that must not change files of the host yet."""
         self.pending: PendingPoll | None = None
         self._lowest = 0
 
@@ -91,7 +91,7 @@ class Process:
     def locate_two(
         self, source: Directory, old: bytes, target: Directory, new: bytes
     ) -> tuple[Location, Location]:
-        """Return two places, of which the first is to be linked or renamed to the second.
+        """Return two places; the caller links or renames the first to the second.
 
         Raises:
             CallError: EXDEV, where they are in trees that cannot share a file.
@@ -151,8 +151,8 @@ class Process:
         return found
 
     def place_files(self) -> None:
-        """Put carried files in their place and open them, where that was left for later. Raises
-        SnapshotError."""
+        """Put carried files into their folders and open them, if a restore left that for later.
+        Raises SnapshotError."""
         if self.deferred is not None:
             deferred, self.deferred = self.deferred, None
             deferred()

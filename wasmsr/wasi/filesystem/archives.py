@@ -75,10 +75,10 @@ def digest(path: Path) -> bytes:
 
 
 def measure(path: Path, limit: int) -> int:
-    """Bytes that the archive takes when it is unpacked, about, before anything of it is.
+    """Return about how many bytes the archive takes when it is unpacked. Unpacks nothing.
 
-    Raises WasiConfigError where it is no archive, a damaged one, or has more than `limit` bytes of
-    content or `ENTRIES` entries.
+    Raises WasiConfigError if the file is no archive or a damaged one, or has more than `limit`
+    bytes of content or `ENTRIES` entries.
     """
     with _explained(path):
         return sum(member.size + ENTRY_COST for member in _within(path, limit))
@@ -100,7 +100,7 @@ def _within(path: Path, limit: int) -> Iterator[ArchiveMember]:
 def unpack(path: Path, root: int, limit: int) -> None:
     """Unpack the archive into an empty directory, at most `limit` bytes of content.
 
-    Raises WasiConfigError where it is no archive, a damaged one, or too large.
+    Raises WasiConfigError if the file is no archive, or a damaged or too large one.
     """
     times: list[tuple[tuple[bytes, ...], int]] = []
     with _explained(path), Cursor(root, make=0o755) as cursor, Cursor(root) as other:
@@ -116,7 +116,7 @@ def unpack(path: Path, root: int, limit: int) -> None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with an archive into one sentence."""
+    """Turn an error of an archive into one sentence."""
     try:
         yield
     except (*_DAMAGED, RuntimeError) as error:
@@ -159,7 +159,7 @@ def _counted(path: Path, items: Iterable[Item]) -> Iterator[Item]:
 
 
 def _plain(file: IO[bytes]) -> IO[bytes]:
-    """Return what is in a file that may be compressed, by its first bytes."""
+    """Return the compression of a file, from its first bytes."""
     first = file.read(6)
     file.seek(0)
     if first.startswith(b"\x1f\x8b"):
@@ -290,7 +290,7 @@ def _make(cursor: Cursor, other: Cursor, member: ArchiveMember) -> None:
 
 
 def _take_place(above: int, name: bytes) -> None:
-    """Remove an earlier entry of that name: a later one takes its place."""
+    """Remove an earlier entry of that name, which a later one replaces."""
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=above)
 
@@ -309,7 +309,7 @@ def _write(above: int, name: bytes, member: ArchiveMember) -> None:
         opened = member.stream()
         assert opened is not None
         with opened as stream:
-            # Not a byte more than was announced, which the limit has been asked for.
+            # At most the announced bytes, because the limit was checked for those.
             while left and (piece := stream.read(min(left, PIECE))):
                 file.write(piece)
                 left -= len(piece)

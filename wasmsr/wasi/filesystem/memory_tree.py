@@ -35,11 +35,11 @@ class MemoryTree(MountTree):
         self._open: WeakSet[RegularFile] = WeakSet()
 
     def locate(self, directory: int, path: bytes) -> Location:
-        """Return where a path leads; what is made there counts."""
+        """Return the place of a path; files that are made there count."""
         return _MemoryLocation(self, directory, path)
 
     def opened(self, file: RegularFile) -> None:
-        """Count what is written to the file."""
+        """Count the bytes that are written to the file."""
         file.charged = self
         self._open.add(file)
 
@@ -109,7 +109,7 @@ class _MemoryLocation(Location):
 
 
 def fill(tree: MemoryTree, files: Content) -> None:
-    """Put what the library's user gave into a new tree. Raises WasiConfigError, OSError."""
+    """Put the files of a library's user into a new tree. Raises WasiConfigError, OSError."""
     for name, content in files.items():
         parts = [part for part in os.fsencode(name).split(b"/") if part not in (b"", b".")]
         if not parts or b".." in parts:

@@ -1,4 +1,4 @@
-"""The tree of a mount: which kind it is, opened, and filled where it begins with files."""
+"""Opens the tree of a mount, of the kind that the mount needs, with its first files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def open_tree(mount: Mount, limit: int = CARRY_LIMIT) -> MountTree:
 
     Args:
         mount: The mount.
-        limit: Bytes that the tree may hold, where it is not the host's own folder.
+        limit: Most bytes of the tree; a folder of the host has no limit.
 
     Raises:
         WasiConfigError: It cannot be opened; the message names the folder.
@@ -74,7 +74,7 @@ def open_archive(mount: Mount, limit: int) -> ReadOnlyTree:
 
     path = mount.host
     room = archives.measure(path, limit)
-    # On a disk it can take a millisecond to make a file, in memory it is microseconds.
+    # A new file takes up to a millisecond on a disk, and microseconds in memory.
     private = PrivateFolder(memory=room <= SMALL_ARCHIVE, room=room)
     try:
         archives.unpack(path, private.root, limit)

@@ -27,9 +27,9 @@ MODES: Final = {
     "mem": "a tree in memory, which moves with the program",
     "archive": "the content of a .zip or .tar file, to be read only",
 }
-"""Mode: what it means. `archive` is what a mount of a regular file becomes."""
+"""Each mode with its meaning. A mount of a regular file gets the mode `archive`."""
 PORTABLE: Final = frozenset({"carry", "mem"})
-"""Modes whose whole tree is in the snapshot: no folder need be given where the program goes."""
+"""Modes whose whole tree is in the snapshot: the destination need not give a folder."""
 CARRYING: Final = PORTABLE | {"overlay"}
 """Modes with a tree in the snapshot."""
 CARRY_LIMIT: Final = 1 << 30
@@ -73,7 +73,7 @@ class Mount:
     def parse(cls, text: str) -> Mount:
         """Read `HOST[::GUEST[::MODE]]`, as `--dir` takes it.
 
-        GUEST is HOST where it is left out. HOST is left out for a tree in memory:
+        Without GUEST, the guest path is HOST. A tree in memory has no HOST:
         `::/scratch::mem`.
 
         Raises:
@@ -145,7 +145,7 @@ class Mount:
             WasiConfigError: It cannot.
         """
         if self.host is None or (self.mode == "carry" and not os.path.exists(self.host)):
-            return  # it is made where a program brings it along
+            return  # the host where the program goes makes it
         if not self.is_archive:
             os.close(self.open())
 

@@ -98,8 +98,8 @@ class RegularFile(Descriptor):
 
 
 class Device(RegularFile):
-    """A FIFO or character device opened by path: what may block and cannot be moved, but for the
-    memory devices (/dev/null and its like), which are the same everywhere.
+    """A FIFO or character device opened by path. It may block and cannot move. Only the memory
+    devices, such as /dev/null, are the same on every host.
 
     `host` is non-blocking, so that opening it did not wait. Reads and writes wait here.
     """
@@ -109,7 +109,7 @@ class Device(RegularFile):
     seekable = False
 
     def read(self, caller: Caller, buffers: list[memoryview]) -> int:
-        """Read what is there; wait for it unless the device does not block."""
+        """Read the bytes that are there; wait for some, unless the device does not block."""
         if not any(map(len, buffers)):
             return 0
         while True:

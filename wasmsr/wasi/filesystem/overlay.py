@@ -98,7 +98,7 @@ class OverlayTree(MountTree):
         return layer.origin + b"/" + name if layer.origin else name
 
     def base_stat(self, path: bytes) -> os.stat_result | None:
-        """Return the attributes of what the base has at a path, no link followed.
+        """Return the attributes of the file of the base at a path; follow no link.
 
         Returns:
             None, if there is nothing.
@@ -196,7 +196,7 @@ class OverlayTree(MountTree):
         """Tie the upper layer to the base again."""
         self.layers.clear()
         for path, origin, hidden in layers:
-            # The upper layer was just made of a snapshot, which was checked: no link is on the way.
+            # A checked snapshot has just made the upper layer, so no link is on the way.
             result = os.stat(path or b".", dir_fd=self.root, follow_symlinks=False)
             self.layers[result.st_ino] = OverlayLayer(origin, set(hidden))
 
@@ -287,7 +287,7 @@ class OverlayLocation(Location):
             self._tree.hide(self.parent, self.name)
 
     def _empty(self) -> None:
-        """Forget the layer of the directory here, which must not show anything (ENOTEMPTY)."""
+        """Forget the layer of this directory, which must be empty for the program (ENOTEMPTY)."""
         if self.name == b"." or not self.is_directory():
             return  # the host has the right error
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -300,7 +300,7 @@ class OverlayLocation(Location):
             os.close(directory)
 
     def readlink(self) -> bytes:
-        """Return what the link here says."""
+        """Return the target of this link."""
         if not self.slash and self._up(content=False) is not None:
             raise CallError(errno.EINVAL)  # a file of the base
         return super().readlink()
@@ -346,14 +346,14 @@ class OverlayLocation(Location):
             raise CallError(errno.ENOTDIR)
         super().rename_to(new)
         if self._is(new):
-            return  # two names of one file: POSIX has them stay
+            return  # two names of one file: by POSIX both stay
         if hidden:
             self._tree.hide(self.parent, self.name)
         if covered:
             self._tree.hide(new.parent, new.name)
 
     def _holds(self, new: Location) -> bool:
-        """Whether the other place is below this one, where that can be told by their paths."""
+        """Return whether the other place is below this one, as far as their paths say so."""
         own = self.path
         return self._root == new._root and len(own) < len(new.path) and new.path[: len(own)] == own
 

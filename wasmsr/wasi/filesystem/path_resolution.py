@@ -79,7 +79,7 @@ class Location:
 
     @property
     def path(self) -> tuple[bytes, ...]:
-        """The components from the first directory to what is named."""
+        """The components from the first directory to the named file."""
         if self.name == b".":
             return tuple(self.above)
         return (*self.above, self.name)
@@ -116,8 +116,10 @@ class Location:
                 todo.extend(step for step in reversed(target.split(b"/")) if step)
 
     def _jump(self, parts: list[bytes]) -> bool:
-        """Let the kernel open the directory that holds the last of `parts`. False, with nothing
-        done, if it cannot, be it that there is a link: the walk finds out what is to be said."""
+        """Let the kernel open the directory that has the last of `parts`.
+
+        Return False if it cannot, for example because of a link. Nothing has changed then, and the
+        walk finds the reason."""
         above: list[bytes] = []
         for part in parts:
             if part == b"..":
@@ -170,9 +172,9 @@ class Location:
         return target
 
     def expand(self) -> bool:
-        """If `name` is a symbolic link, walk on along it and say True, else False.
+        """Walk along `name` if it is a symbolic link; return whether it is one.
 
-        The caller goes round again: what the link names may be a link too. ELOOP ends the game.
+        The caller repeats this, because the target may be a link too. ELOOP ends the loop.
         """
         if self.name == b".":
             return False
@@ -244,7 +246,7 @@ class Location:
         mode = self.look().st_mode
         return mode & 0o170000 == 0o120000
 
-    # What is done with the place that was found. Another kind of tree (`trees`) has its own way.
+    # What the calls do at a place. The other kinds of trees do the same in their own way.
 
     def mkdir(self) -> None:
         """Make a directory here."""
@@ -267,7 +269,7 @@ class Location:
         os.symlink(content, self.for_new(), dir_fd=self.parent)
 
     def readlink(self) -> bytes:
-        """Return what the link here says.
+        """Return the target of this link.
 
         Raises:
             OSError: EINVAL: there is no link.
@@ -284,7 +286,7 @@ class Location:
     def link_to(self, new: Location) -> None:
         """Make `new` another name of this file; do not follow a link."""
         if new.slash:
-            self.look()  # what is wrong here is said first
+            self.look()  # an error of this place comes first
         os.link(
             self.name,
             new.for_new(),
@@ -302,7 +304,7 @@ class Location:
         os.rename(self.name, new.name, src_dir_fd=self.parent, dst_dir_fd=new.parent)
 
     def is_directory(self) -> bool:
-        """Whether a directory is here, not a link to one."""
+        """Return whether a directory is here; a link to one does not count."""
         mode = self.look().st_mode
         return mode & 0o170000 == 0o040000
 

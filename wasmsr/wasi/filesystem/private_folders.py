@@ -24,7 +24,7 @@ MEMORY: Final = "/dev/shm"
 WORTHWHILE: Final = 64 << 20
 """Bytes that must be free there; containers often have next to nothing."""
 SWEEP_SECONDS: Final = 0.5
-"""For so long a start removes what dead processes left."""
+"""Most seconds in which a start removes the folders of dead processes."""
 
 
 class PrivateFolder:
@@ -35,7 +35,7 @@ class PrivateFolder:
         as many more for others. Raises OSError."""
         above = _memory(room) if memory else tempfile.gettempdir()
         _sweep(above)
-        # Renamed when it is locked: a name with the prefix and without a lock is a dead one's.
+        # Renamed after the lock: a folder with the prefix and without a lock has a dead process.
         made = tempfile.mkdtemp(prefix=".wasmsr-", dir=above)
         self.root = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self.root, fcntl.LOCK_EX)
@@ -67,8 +67,8 @@ def _memory(room: int) -> str:
 
 
 def _sweep(above: str) -> None:
-    """Remove what processes left that were killed, for a moment: a start must not wait long for
-    it, and the next one goes on."""
+    """Remove folders of killed processes, for a moment only, because a start must not wait long.
+    The next start removes more."""
     end = time.monotonic() + SWEEP_SECONDS
 
     def check() -> None:

@@ -149,7 +149,7 @@ class Cursor:
 
 
 def entries(directory: int) -> Iterator[os.DirEntry[str]]:
-    """Yield what is in an open directory.
+    """Yield the entries of an open directory.
 
     Raises:
         OSError: It cannot be read.
@@ -167,14 +167,14 @@ def quietly(directory: int, name: bytes) -> int:
         # Only a file's owner may do that.
         found = os.open(name, _DIRECTORY, dir_fd=directory)
     if os.geteuid() and not os.fstat(found).st_mode & stat.S_IXUSR:
-        # It could be listed, but nothing in it found, and not the way back either.
+        # The directory could be listed, but neither its files nor the way back could be found.
         os.close(found)
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return found
 
 
 def clear(root: int, *, check: Callable[[], object] | None = None) -> None:
-    """Remove all that is in an open directory, also where the right to do so was taken away.
+    """Remove everything in an open directory, even without the permission to write there.
 
     `check`: called for each directory; it may raise OSError to stop. What cannot be removed stays,
     and what it is in, and what is mounted there. Raises OSError only if the tree is moved

@@ -46,9 +46,9 @@ class MountTree:
         self.mode = mode
         self.private = private
         self.known: KnownFiles = {}
-        """What the last capture read of files; those that look the same are not read again."""
+        """The files that the last capture read. Files that look the same are not read again."""
         self.inodes: dict[tuple[int, int], bytes] = {}
-        """Where it found each inode."""
+        """The path at which that capture found each inode."""
 
     @property
     def folder(self) -> int:
@@ -92,7 +92,7 @@ class MountTree:
 
 
 def listing(directory: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, inode and kind of what is in a directory of the host, in no order."""
+    """Return name, inode and kind of each entry of a directory of the host, in no order."""
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_file(follow_symlinks=False):

@@ -9,8 +9,8 @@ from typing import Final
 
 
 def open_to_read(root: int, path: bytes, flags: int = 0) -> int:
-    """Open what is below `root`, leaving its access time alone where the host allows that. Raises
-    OSError."""
+    """Open a file below `root` without a change of its access time, if the host allows that.
+    Raises OSError."""
     flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return os.open(path, flags | _NO_ATIME, dir_fd=root)
@@ -25,12 +25,11 @@ OPEN_FILES: Final = "/proc/self/fd"
 
 
 class UnnoticedReader:
-    """An open regular file to be read while it is saved, such that neither the program nor anybody
-    else who has it open can notice: it is opened again, which gives it an offset of its own, and
-    leaves its access time alone.
+    """An open regular file that is read while it is saved, so that nobody can notice.
 
-    Where a host cannot do that (no /proc, no descriptor left), `host` is the one given, and whoever
-    moves its offset puts it back; see `own`. Use as a context manager.
+    The file is opened again: the new descriptor has another offset, and reading does not change
+    the access time. If the host cannot do that (no /proc, no descriptor left), `host` is the given
+    descriptor, and the reader restores its offset; see `own`. Use as a context manager.
     """
 
     __slots__ = ("host", "own")
@@ -52,7 +51,7 @@ class UnnoticedReader:
                 self.host, self.own = again, True
                 return
             os.close(again)
-        os.pread(given, 0, 0)  # EBADF where it is open only to be written
+        os.pread(given, 0, 0)  # EBADF if it is open for writing only
 
     def __enter__(self) -> UnnoticedReader:
         return self
@@ -62,7 +61,7 @@ class UnnoticedReader:
             os.close(self.host)
 
     def extents(self, size: int) -> Iterator[tuple[int, int]]:
-        """Where there is data, as (start, end)."""
+        """Return the ranges that have data, as (start, end)."""
         if self.own:
             yield from extents(self.host, size)
             return
@@ -75,7 +74,7 @@ class UnnoticedReader:
 
 
 def extents(file: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where there is data in an open file, as (start, end). Moves the file's offset."""
+    """Return the ranges of an open file that have data, as (start, end). Moves the offset."""
     position = 0
     while position < size:
         try:

@@ -95,7 +95,7 @@ def _mount(process: Process, name: bytes, contents: Contents) -> dict[str, Any]:
 def _particulars(
     process: Process, fd: int, descriptor: Descriptor, carried: _Carried
 ) -> dict[str, Any]:
-    """Return what the kind of descriptor adds to its state."""
+    """Return the part of a descriptor's state that depends on its kind."""
     if isinstance(descriptor, InputStream):
         return _input(descriptor)
     if isinstance(descriptor, OutputStream):
@@ -127,7 +127,7 @@ def _input(descriptor: InputStream) -> dict[str, Any]:
 
 
 def _stdin_file(descriptor: InputStream) -> dict[str, Any] | None:
-    """Return the offset of a regular file on standard input, and what it is known again by."""
+    """Return the offset of a regular file on standard input, and how to recognize the file."""
     if not descriptor.regular:
         return None
     offset = os.lseek(descriptor.host, 0, os.SEEK_CUR)
@@ -157,7 +157,7 @@ def _file(process: Process, fd: int, descriptor: RegularFile, carried: _Carried)
         try:
             path = _where(process, fd, descriptor.host, descriptor.place)
         except UnportableState:
-            # In an overlay it may be what the base had before a copy-up: as good as without a name.
+            # In an overlay, the base may have had the file before a copy-up: it is then nameless.
             if process.tree_of(descriptor).mode != "overlay":
                 raise
             named = False
@@ -212,7 +212,7 @@ def _where(process: Process, fd: int, host: int, place: MountPath) -> tuple[byte
         return place.path
     now = _path_of(host, tree.root)
     if now == place.path:
-        # Not every file system gives one file one inode number for ever.
+        # Some file systems change the inode number of a file.
         return now
     if now is None or _identity(tree, now) != (result.st_dev, result.st_ino):
         # Another of its names will do, where all names are known.
@@ -299,7 +299,7 @@ class _Carried:
         return self._add(result, b"", {"size": size, "chunks": chunks})
 
     def directory(self, result: os.stat_result) -> int:
-        """Return the index of a removed directory, which can only be empty."""
+        """Return the index of a removed directory, which is empty."""
         known = self._known.get((result.st_dev, result.st_ino))
         return self._add(result, None) if known is None else known
 

@@ -83,7 +83,7 @@ class MountState:
 
 @dataclass(frozen=True)
 class DescriptorState:
-    """One descriptor; what a kind does not have keeps its default."""
+    """One descriptor. A field that its kind does not have keeps the default."""
 
     fd: int
     kind: str
@@ -341,7 +341,7 @@ def _descriptor(
     common["access"] = fields.number("access", max(_ACCESS))
     if common["access"] not in _ACCESS:
         raise fields.wrong("access", "is no access mode")
-    # What a descriptor may do must be what its file was opened for.
+    # The rights of a descriptor must fit the way its file was opened.
     denied = {os.O_RDONLY: Right.FD_WRITE, os.O_WRONLY: Right.FD_READ}.get(common["access"], 0)
     if common["rights"] & denied:
         raise fields.wrong("rights", "do not agree with the access mode")

@@ -18,7 +18,7 @@ from wasmsr.errors import SnapshotError
 from wasmsr.wasi.filesystem.unnoticed import ChunkFolder
 
 CHUNK: Final = 65536
-"""Bytes in a chunk; the last one of a file may be shorter."""
+"""Bytes of a chunk; the last chunk of a file may be shorter."""
 DIGEST: Final = 32
 PLACE: Final = Struct("<Q32s")
 """A chunk in a file: its number, and its digest."""

@@ -1,7 +1,7 @@
-"""A directory tree as a manifest: what is where, with digests of the content.
+"""A directory tree as a manifest: its entries, with digests of their content.
 
-`scan` makes it from a tree of the host. `parse` makes the same values from the plain data of a
-snapshot, which is hostile. `tree_restore` makes a tree from it. docs/snapshot-format.md, section
+`scan` makes a manifest of a tree of the host. `parse` makes one of the plain data of a snapshot,
+which is hostile. `tree_restore` makes a tree of a manifest. docs/snapshot-format.md, section
 12, has the form.
 """
 

@@ -31,7 +31,7 @@ from wasmsr.wasi.syscalls import MAX_OFFSET
 WINDOW: Final = 4096
 """Bytes before and after the offset by which a regular file is known again."""
 _GENERATION: Final = 0x80087601
-"""FS_IOC_GETVERSION: what tells two files apart that had one inode number after each other."""
+"""FS_IOC_GETVERSION: the number that differs between two files with the same inode number."""
 _DIGEST: Final = 32
 _IN_PLACE: Final = ("host", "ro", "overlay")
 """Modes with files of the host that are not in the snapshot."""
@@ -59,7 +59,7 @@ class FileMark:
     after: bytes = b""
 
     def is_of(self, file: int) -> bool:
-        """Whether that is the open file which was marked, on one host."""
+        """Return whether an open file is the marked one, on the same host."""
         now = os.fstat(file)
         mark = self.device, self.inode, self.generation
         return mark == (now.st_dev, now.st_ino, generation(file))
@@ -114,7 +114,7 @@ class Origin:
             return FileVerdict.OTHER
         if mark.modified == now.st_mtime_ns and same is FileVerdict.SAME:
             return same
-        # What the program itself wrote later may differ; what it only reads is as it was.
+        # Bytes that the program wrote later may differ; a file that it only reads must not.
         if (then.reads_only or not mark.generation) and not _around(
             file, then.offset, mark, both=then.reads_only
         ):
@@ -138,7 +138,7 @@ class SavedFile:
 
 
 class FileVerdict(Enum):
-    """SAME: it is as it was; CHANGED: that file, with other content since; OTHER: another file."""
+    """SAME: the file as it was; CHANGED: the same file with other content; OTHER: another file."""
 
     SAME = "same"
     CHANGED = "changed"
@@ -164,7 +164,7 @@ def _named(what: str, id: str) -> bytes:
 
 
 def generation(file: int) -> int:
-    """Return the generation number of an open file; 0 where the file system does not tell."""
+    """Return the generation number of an open file; 0 if the file system has none."""
     try:
         answer = fcntl.ioctl(file, _GENERATION, bytes(8))
     except OSError:
@@ -174,7 +174,7 @@ def generation(file: int) -> int:
 
 
 def windows(file: int, offset: int) -> tuple[bytes, bytes]:
-    """Return what a regular file holds before and after an offset.
+    """Return the bytes of a regular file before and after an offset.
 
     Raises:
         OSError: It cannot be read.
@@ -185,7 +185,7 @@ def windows(file: int, offset: int) -> tuple[bytes, bytes]:
 
 
 def _around(file: int, offset: int, mark: FileMark, *, both: bool) -> bool:
-    """Whether a file has around an offset what it had; True where it cannot be read."""
+    """Return whether the bytes around an offset are as they were; True if they cannot be read."""
     start = max(0, offset - WINDOW)
     try:
         with UnnoticedReader(file) as reader:
@@ -248,7 +248,7 @@ _MARK: Final = (
 
 
 def parse(value: object) -> Origin:
-    """Return the origin out of a snapshot, where there is one.
+    """Return the origin of a snapshot, if it has one.
 
     Raises:
         FormatError: `capture` does not make such an origin.

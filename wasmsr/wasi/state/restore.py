@@ -56,7 +56,7 @@ class TreeBase:
 
 @dataclass
 class CarriedFiles:
-    """What restoring has to do with the files of a snapshot.
+    """How a restore treats the files of a snapshot.
 
     `contents`: their chunks; `limit`: bytes that a tree may hold; `since`: when the snapshot was
     taken, realtime ns; `folder`: gives the place of a carried tree for which none was given, by
@@ -174,7 +174,7 @@ class _Opener:
     waiting: list[DescriptorState] = field(default_factory=list)
     """Descriptors in them."""
     names: list[str] = field(default_factory=list)
-    """Temporary names of what has none in the program's eyes, until all is open."""
+    """Temporary names of files that have no name for the program, until all files are open."""
     grown: list[tuple[int, int]] = field(default_factory=list)
     """(host descriptor, size) to truncate once everything is there."""
 
@@ -243,7 +243,7 @@ class _Opener:
         return MountTree(Mount(host, guest, "carry").open(), "carry")
 
     def place_files(self) -> None:
-        """Put the carried trees in their place and open what the program has open in them."""
+        """Put the carried trees into their folders, and open the files that are open."""
         try:
             for reconciler in self.reconcilers.values():
                 reconciler.apply()
@@ -328,7 +328,7 @@ class _Opener:
         return RegularFile(host, place, kind, wanted.flags, wanted.access)
 
     def _compare(self, wanted: DescriptorState, place: MountPath, host: int, size: int) -> None:
-        """Is a file of that size the one that was saved?"""
+        """Return whether a file of that size can be the saved one."""
         if size < wanted.size:
             raise SnapshotError(
                 f"the file {place} is shorter than when the program was saved: {size} bytes "
@@ -425,7 +425,7 @@ class _Opener:
         os.utime(self.names[-1], ns=(one.atim, one.mtim))
 
     def commit(self) -> None:
-        """Everything is there: undo what was written after the snapshot."""
+        """Undo what was written after the snapshot, now that every file is there."""
         for host, size in self.grown:
             try:
                 os.ftruncate(host, size)

@@ -40,7 +40,7 @@ _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class TreeReconciler:
-    """What must be done for a directory to become the tree of a snapshot.
+    """The changes that make a directory the tree of a snapshot.
 
     `root`: host descriptor of the directory. `base`: the tree as it was when the program left it,
     if it was here before.
@@ -142,7 +142,7 @@ class TreeReconciler:
     # Doing it -------------------------------------------------------------------------------------
 
     def apply(self) -> None:
-        """Make the tree what it should be. Raises SnapshotError if the host fails."""
+        """Make the changes. Raises SnapshotError if the host fails."""
         try:
             os.chmod(self.root, 0o700)
             self._clear_staging()
@@ -162,7 +162,7 @@ class TreeReconciler:
             ) from error
 
     def _same(self, entry: TreeEntry) -> bool:
-        """Whether it is there already, or stays as it is."""
+        """Return whether the entry is there already, or stays as it is."""
         found = self._local.get(entry.path)
         return entry.path in self._kept or (found is not None and found.content == entry.content)
 
@@ -191,7 +191,7 @@ class TreeReconciler:
         return self._pieces.read(digest)
 
     def _remove(self) -> None:
-        """Remove what is not in the snapshot or is of another kind, the deepest first."""
+        """Remove files that are not in the snapshot or have another kind, the deepest first."""
         cursor = self._cursor
         for path, found in self._local.items():
             if path and found.kind == DIRECTORY and found.mode & 0o700 != 0o700:
@@ -207,7 +207,7 @@ class TreeReconciler:
                 continue
             above, name = self._at(cursor, path)
             if found.kind == DIRECTORY:
-                # What "keep" has kept below it stays, and it with that.
+                # The directory stays, because "keep" has kept a file below it.
                 with suppress(OSError):
                     os.rmdir(name, dir_fd=above)
             else:
@@ -263,7 +263,7 @@ class TreeReconciler:
         return cursor.at(parts[:-1]), parts[-1]
 
     def _clear_staging(self) -> None:
-        """Remove what this restore, or one that was killed, was working in."""
+        """Remove the working folders of this restore, and of restores that were killed."""
         for raw in names(self.root):
             if is_staging(raw):
                 with suppress(OSError):
@@ -276,7 +276,7 @@ class TreeReconciler:
 
 
 def write_chunks(made: int, size: int, chunks: bytes, piece: ReadChunk) -> None:
-    """Write a file that is empty; what has no chunk becomes a hole. Raises OSError."""
+    """Fill an empty file; ranges without a chunk become holes. Raises OSError."""
     os.ftruncate(made, size)
     for number, digest in PLACE.iter_unpack(chunks):
         data = piece(digest)

@@ -1,7 +1,7 @@
 """What all kinds of descriptors have, in terms of our own.
 
-Between the calls, which check rights and pointers, and the host's system calls. A front has numbers
-of its own for kinds of files and status flags, and turns them into these.
+The calls check rights and pointers, and then use a descriptor, which makes the host's system calls.
+A front has other numbers for kinds of files and status flags, and translates them.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Descriptor:
         raise CallError(errno.EBADF)
 
     def stat(self) -> os.stat_result | None:
-        """Return the host's attributes; None for what has none worth telling."""
+        """Return the host's attributes, or None if they have no meaning for the program."""
         return os.fstat(self.host)
 
     def set_flags(self, flags: int) -> None:
@@ -114,7 +114,7 @@ class Descriptor:
         """Return how many bytes reading (IN) or writing (OUT) can have at once.
 
         Returns:
-            None, where the host must be asked.
+            None if only the host can say.
         """
         return None
 
@@ -129,7 +129,7 @@ class Descriptor:
 
 
 def pending_input(host: int) -> int:
-    """Return how many bytes can be read from `host` now; 0 where the host cannot say."""
+    """Return how many bytes can be read from `host` now; 0 if the host cannot say."""
     try:
         answer = fcntl.ioctl(host, termios.FIONREAD, b"\0\0\0\0")
     except OSError:

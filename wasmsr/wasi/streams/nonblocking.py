@@ -97,7 +97,7 @@ class NonblockingStream:
         return self._again if self.sure else self.host
 
     def close(self) -> None:
-        """Close what was opened for it."""
+        """Close the descriptors that were opened for it."""
         if self._again >= 0:
             os.close(self._again)
             self._again = -1

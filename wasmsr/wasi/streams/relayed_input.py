@@ -39,7 +39,7 @@ class Inflow(Protocol):
         """
 
     def read(self, buffers: list[memoryview]) -> int:
-        """Read what is there; return 0 for an end.
+        """Read into `buffers`; return the number of bytes, 0 for an end.
 
         Raises:
             BlockingIOError: There is nothing yet.
@@ -84,7 +84,7 @@ class RelayedInput(InputStream):
         self.inflow.close()
 
     def read(self, caller: Caller, buffers: list[memoryview]) -> int:
-        """Read what is unread, then from the inflow."""
+        """Read the bytes in `unread` first, then the inflow."""
         if self.unread:
             return self._read_unread(buffers)
         if self.ended or not any(map(len, buffers)):
@@ -100,7 +100,7 @@ class RelayedInput(InputStream):
                     raise
 
     def available(self, event: int) -> int | None:
-        """Return the bytes that are there; None where the inflow must be asked."""
+        """Return the bytes that are there; None if only the inflow can say."""
         return len(self.unread) if self.unread or self.ended else self.inflow.ask()
 
     def pending(self) -> int:

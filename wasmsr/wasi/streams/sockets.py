@@ -17,7 +17,7 @@ class Listener(Descriptor):
     """A listening socket that the program was started with, the one of number `index`.
 
     The host's socket does not block, since a connection that made it ready may be gone before it is
-    accepted; waiting is ours.
+    accepted. Calls wait here instead.
     """
 
     __slots__ = ("index", "socket")

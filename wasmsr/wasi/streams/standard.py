@@ -1,7 +1,7 @@
 """Standard streams: input with what a snapshot brought along, output to a descriptor or a writer.
 
-Between the calls, which check rights and pointers, and the host. Nothing is buffered here but input
-that a snapshot brought along, so what a program has written is with the host at once.
+The calls check rights and pointers, and then use these streams. The only buffer is for input that
+is in a snapshot. So the host gets at once what a program writes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ else:
 
 
 class ByteSink(Protocol):
-    """Where a library's user lets output go: anything with `write`, such as io.BytesIO."""
+    """Where output of a library's user goes: anything with `write`, such as io.BytesIO."""
 
     def write(self, data: memoryview, /) -> int | None:
         """Take bytes; return how many were taken, None for all."""
 
 
 class ByteSource(Protocol):
-    """Where a library's user lets input come from: anything with `read`, such as io.BytesIO."""
+    """Where input of a library's user comes from: anything with `read`, such as io.BytesIO."""
 
     def read(self, size: int, /) -> bytes | None:
         """Return at most `size` bytes; none at the end."""
@@ -74,11 +74,11 @@ class InputStream(Descriptor):
         self.ended = True
 
     def read(self, caller: Caller, buffers: list[memoryview]) -> int:
-        """Read what is unread, then what the host has."""
+        """Read the bytes in `unread` first, then those of the host."""
         if self.unread:
             return self._read_unread(buffers)
         if self.source is not None and any(map(len, buffers)):
-            # What a caller cannot take at once is unread, as after a snapshot.
+            # Bytes for which the buffers have no room stay in `unread`, as after a snapshot.
             self.unread = self.source.read(sum(map(len, buffers))) or b""
             return self._read_unread(buffers)
         if self.host < 0 or not any(map(len, buffers)):
@@ -97,7 +97,7 @@ class InputStream(Descriptor):
                     raise
 
     def close(self) -> None:
-        """Close what was opened for the stream."""
+        """Close the descriptors that were opened for the stream."""
         if self.nowait is not None:
             self.nowait.close()
         super().close()
@@ -122,7 +122,7 @@ class InputStream(Descriptor):
         return None
 
     def available(self, event: int) -> int | None:
-        """Return the bytes that are there; None where the host must be asked."""
+        """Return the bytes that are there; None if only the host can say."""
         if self.unread or self.host < 0:
             return len(self.unread)
         if self.regular:
@@ -151,7 +151,7 @@ class OutputStream(Descriptor):
         self.nowait = NonblockingStream(host, os.O_WRONLY)
 
     def close(self) -> None:
-        """Close what was opened for the stream; the host's stream stays open."""
+        """Close the descriptors that were opened for the stream; the host's stream stays open."""
         self.nowait.close()
 
     def write(self, caller: Caller, buffers: list[memoryview]) -> int:
@@ -173,7 +173,7 @@ class OutputStream(Descriptor):
         return None
 
     def available(self, event: int) -> int | None:
-        """Return what a write can have; None where the host must be asked."""
+        """Return how many bytes a write can take; None if only the host can say."""
         return PIPE_PIECE if self.host < 0 or self.regular else None
 
 

@@ -1,8 +1,8 @@
 """Waiting that a pause can end.
 
-Whatever waits for a descriptor of the host waits for the caller's wake-up descriptor too. If that
-one is first, `Retry` says that nothing has happened yet. The call is then made again after the
-pause, or after the snapshot was restored.
+Each wait for a descriptor of the host also waits for the caller's wake-up descriptor. If the
+wake-up comes first, the call has had no effect and raises `Retry`. The program makes the call again
+after the pause, or after a restore.
 """
 
 from __future__ import annotations
