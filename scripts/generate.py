@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from scripts import generate_handlers, generate_simd
+from scripts import generate_handlers, generate_simd, generate_vector_handlers
 from wasmsr.interp.instruction_set import atomics, simd
 from wasmsr.interp.instruction_set.features import BY_NAME, FEATURES, Feature, State, bits
 from wasmsr.interp.instruction_set.instructions import (
@@ -290,6 +290,8 @@ FILES: dict[Path, Callable[[], str]] = {
     FAST / "handler_tables.inc": partial(generate_handlers.tables, _MARK),
     FAST / "handlers_other_memories.inc": partial(generate_handlers.other_handlers, _MARK),
     FAST / "handler_tables_other_memories.inc": partial(generate_handlers.other_tables, _MARK),
+    FAST / "handlers_simd.inc": partial(generate_vector_handlers.handlers, _MARK),
+    FAST / "handlers_simd_v2.inc": partial(generate_vector_handlers.v2_handlers, _MARK),
     CORE / "runtime" / "atomic_rows.h": atomic_rows,
     CORE / "numeric" / "simd_lanes.h": partial(generate_simd.lanes, _MARK),
     CORE / "numeric" / "simd_rows.h": partial(generate_simd.rows, _MARK),

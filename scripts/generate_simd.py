@@ -2,12 +2,13 @@
 
 Called by `generate`. core/numeric/simd_lanes.h has the functions, on vectors in registers;
 core/numeric/simd_rows.h names them by what they take and give, for the handlers of
-core/precise/vectors.c and core/fast/handlers_simd.c.
+core/precise/vectors.c. `generate_vector_handlers` makes the handlers of fast code.
 """
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from wasmsr.interp.instruction_set.simd import CELLS, VECTORS
 from wasmsr.interp.instruction_set.simd_row import Vector
@@ -118,27 +119,45 @@ def symbol(row: Vector) -> str:
     return row.name.replace(".", "_").replace(" ", "_").upper()
 
 
-def _row(row: Vector) -> str:
+class VectorRow(NamedTuple):
+    """What the handlers of a vector instruction need of its row."""
+
+    kind: str
+    """ONE, TWO or THREE by the number of operands, or what is special about it."""
+    name: str
+    symbol: str
+    function: str
+    """The C function."""
+    width: int = 0
+    """Bytes that a load or store accesses."""
+    types: tuple[str, ...] = ()
+    """ONE: of operand and result; REPLACE: of the lane; EXTRACT: of result and lane, as C."""
+
+
+def described(row: Vector, ending: str = "") -> VectorRow:
+    """Return what the handlers of a row need; `ending` is that of its function."""
     types = [_FAST_TYPES[p] for p in row.params.split()]
     result = _FAST_TYPES.get(row.results, "")
-    name, function = symbol(row), f"FN({row.function})"
-    if row.form == "const":
-        return f"VECTOR_CONST({name}, {function})"
-    if row.form == "shuffle":
-        return f"VECTOR_SHUFFLE({name}, {function})"
+    known = (row.name, symbol(row), row.function + ending)
+    if row.form in ("const", "shuffle"):
+        return VectorRow(row.form.upper(), *known)
     if row.width:
         kind = row.form.upper() + ("_LANE" if row.immediates.endswith("lane") else "")
-        return f"VECTOR_{kind}({name}, {row.width}, {function})"
+        return VectorRow(kind, *known, width=row.width)
     if row.immediates == "lane":
         if result == "v128":
-            return f"VECTOR_REPLACE({name}, {types[1]}, {function})"
-        return f"VECTOR_EXTRACT({name}, {result}, {row.ins[0]}, {function})"
+            return VectorRow("REPLACE", *known, types=(types[1],))
+        return VectorRow("EXTRACT", *known, types=(result, _c_type(row.ins[0])))
     kind = ("ONE", "TWO", "THREE")[len(types) - 1]
-    if kind == "TWO" and types[1] != "v128":
-        kind = "SHIFT"
-    if kind in ("ONE",):
-        return f"VECTOR_ONE({name}, {types[0]}, {result}, {function})"
-    return f"VECTOR_{kind}({name}, {function})"
+    if kind == "ONE":
+        return VectorRow(kind, *known, types=(types[0], result))
+    return VectorRow("SHIFT" if kind == "TWO" and types[1] != "v128" else kind, *known)
+
+
+def _row(row: Vector) -> str:
+    made = described(row)
+    width = (str(made.width),) if made.width else ()
+    return f"VECTOR_{made.kind}({', '.join((made.symbol, *width, *made.types, made.function))})"
 
 
 def rows(mark: str) -> str:
@@ -146,12 +165,7 @@ def rows(mark: str) -> str:
     out = [
         mark,
         "/* ONE: name, operand type, result type, function; REPLACE, EXTRACT: name, type (and lane",
-        " * type), function; LOAD, STORE: name, width, function; all others take vectors. With",
-        " * WSR_V2_ROWS those only that a CPU of x86-64 level 2 does better. */",
-        "#ifndef WSR_V2_ROWS",
+        " * type), function; LOAD, STORE: name, width, function; all others take vectors. */",
         *map(_row, (*VECTORS, *CELLS)),
-        "#else",
-        *(_row(row) for row in VECTORS if row.v2),
-        "#endif",
     ]
     return "\n".join(out) + "\n"

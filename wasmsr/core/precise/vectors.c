@@ -7,7 +7,6 @@
 typedef void step(uint64_t *s, uint64_t imm, const uint8_t *k);
 typedef void access(uint64_t *s, uint8_t *p, uint32_t lane);
 
-#define FN(function) function
 #define GET_v128(s) wsr_slots_get(s)
 #define GET_i32(s) ((uint32_t)*(s))
 #define GET_b32(s) ((uint32_t)*(s))
