@@ -149,6 +149,8 @@ def open_program(
         WasmsrError: As for `Program.launch` and `Program.resume`.
     """
     owned: list[int] = []
+    given = grants
+    program: Program | None = None
     try:
         if grants is None:
             stdin, stdout, stderr = open_streams(spec, owned)
@@ -169,12 +171,17 @@ def open_program(
             program = _launched(spec, module, grants)
         else:
             raise SpecError("program: a run needs a program or from_snapshot")
+        program.stop_conditions = StopConditions.of(spec, program.stop_conditions.fuel)
     except BaseException:
+        if program is not None:
+            program.close()
+            program.store.close()
+        elif grants is not None and grants is not given:
+            grants.close()
         for descriptor in owned:
             os.close(descriptor)
         raise
     program.owned = owned
-    program.stop_conditions = StopConditions.of(spec, program.stop_conditions.fuel)
     return program
 
 

@@ -156,17 +156,25 @@ class Program:
                 deterministic=deterministic,
                 carry_limit=grants.carry_limit,
             )
-        store = Store(
-            limits=limits or Limits(),
-            deterministic=deterministic,
-            features=module.allowed_features,
-        )
-        instance = store.instantiate(module, wasi.imports if wasi else {}, start=False)
-        if invoke != COMMAND and is_reactor(module):
-            store.enqueue(instance.function(REACTOR))
-        if invoke is not None:
-            store.enqueue_raw(instance.function(invoke).address, args)
-        return cls(store, module, wasi, grants)
+        store: Store | None = None
+        try:
+            store = Store(
+                limits=limits or Limits(),
+                deterministic=deterministic,
+                features=module.allowed_features,
+            )
+            instance = store.instantiate(module, wasi.imports if wasi else {}, start=False)
+            if invoke != COMMAND and is_reactor(module):
+                store.enqueue(instance.function(REACTOR))
+            if invoke is not None:
+                store.enqueue_raw(instance.function(invoke).address, args)
+            return cls(store, module, wasi, grants)
+        except BaseException:
+            if wasi is not None:
+                wasi.close()
+            if store is not None:
+                store.close()
+            raise
 
     @classmethod
     def resume(

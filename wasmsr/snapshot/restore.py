@@ -119,13 +119,9 @@ class _Restoring:
         self.snapshot = snapshot
         self.modules = modules
         self.imports = imports
-        self.store = Store.from_state(
-            limits=_limits(snapshot.limits),
-            deterministic=snapshot.limits.deterministic,
-            features=snapshot.limits.features,
-        )
+        features = frozenset(snapshot.limits.features)
         for module in modules:
-            for feature in sorted(module.lacking(self.store.features)):
+            for feature in sorted(module.lacking(features)):
                 raise impossible(
                     f"a module that needs the feature {feature}, which was not in force"
                 )
@@ -137,11 +133,24 @@ class _Restoring:
             if isinstance(one, HostFunction) and one.identity is not None
         }
         _check_ambiguous(snapshot.host_functions)
+        self.store = Store.from_state(
+            limits=_limits(snapshot.limits),
+            deterministic=snapshot.limits.deterministic,
+            features=features,
+        )
         self.next_function = 0
         self.next = [0, 0, 0, 0]  # tables, memories, globals, tags
         self.target = self.store.state
 
     def run(self) -> Store:
+        """Return the store; it is closed if it cannot be restored."""
+        try:
+            return self._restored()
+        except BaseException:
+            self.store.close()
+            raise
+
+    def _restored(self) -> Store:
         store = self.store
         owned: list[set[int]] = [set(), set(), set(), set()]
         defined = []

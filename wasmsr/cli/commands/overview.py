@@ -153,14 +153,12 @@ def _why_not(binary: bytes, switches: str | None) -> WasmsrError | None:
     what = foreign.unlinked(module)
     if what is not None:
         return LinkError(f"it is {what}")
-    store, wasi = Store(features=module.allowed_features), Wasi()
-    try:
-        for item in module.imports:
-            store.resolve(module, item, wasi.imports)
-    except WasmsrError as error:
-        return error
-    finally:
-        wasi.close()
+    with Store(features=module.allowed_features) as store, Wasi() as wasi:
+        try:
+            for item in module.imports:
+                store.resolve(module, item, wasi.imports)
+        except WasmsrError as error:
+            return error
     if not _functions(module):
         return LinkError("it exports no function that could be called")
     return None
