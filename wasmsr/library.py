@@ -12,7 +12,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from wasmsr.interp.literals import parse
+from wasmsr.interp.literals import parse_literal
 from wasmsr.interp.modules.module import MAGIC, Module, assemble
 from wasmsr.interp.outcomes import Limits, Outcome, Paused
 from wasmsr.interp.store.instance import Imports
@@ -54,30 +54,30 @@ def run(
     functions must not rely on being called on the main thread.
 
     Args:
-        program: a module, the bytes of one (binary or text), or the path of a file. A `RunSpec`
+        program: A module, the bytes of one (binary or text), or the path of a file. A `RunSpec`
             says all that the other arguments say, so they are left out then.
-        args: its arguments, without its own name, which goes before them.
-        env: its environment; nothing of this process's is passed on by itself.
-        mounts: the folders that it sees, as `Mount` or as "HOST::GUEST".
-        stdin: a path, bytes or a descriptor; None is an empty input.
-        stdout, stderr: a descriptor, or anything with `write(bytes)`, such as `io.BytesIO`.
-        sockets: listening ones, from which it may accept connections; they follow the mounts as
+        args: Its arguments, without its own name, which goes before them.
+        env: Its environment; nothing of this process's is passed on by itself.
+        mounts: The folders that it sees, as `Mount` or as "HOST::GUEST".
+        stdin: A path, bytes or a descriptor; None is an empty input.
+        stdout, stderr: A descriptor, or anything with `write(bytes)`, such as `io.BytesIO`.
+        sockets: Listening ones, from which it may accept connections; they follow the mounts as
             descriptors and are made non-blocking.
-        imports: further imports, as for `Store.instantiate`.
-        limits, deterministic: as for `Store`; `deterministic` makes clocks and random bytes virtual
+        imports: Further imports, as for `Store.instantiate`.
+        limits, deterministic: As for `Store`; `deterministic` makes clocks and random bytes virtual
             too, these from `seed`.
-        features: what of WebAssembly it may need, as for `Module`; without effect on one that is
+        features: What of WebAssembly it may need, as for `Module`; without effect on one that is
             given as a `Module`.
-        fuel: at most so many instructions.
+        fuel: At most so many instructions.
 
     Returns:
         Exited, with the code, if it called `proc_exit`; Finished if `_start` returned, which means
         code 0; Trapped; or Paused("fuel").
 
     Raises:
-        OSError: the file cannot be read.
-        ModuleError, WasiConfigError: what is wrong with the module, or with what it was given.
-        HostError: a host function raised.
+        OSError: The file cannot be read.
+        ModuleError, WasiConfigError: What is wrong with the module, or with what it was given.
+        HostError: A host function raised.
     """
     if isinstance(program, RunSpec):
         return _run_spec(program)
@@ -196,7 +196,7 @@ def _launched(spec: RunSpec, module: Module, grants: HostGrants) -> Program:
         if len(params) != len(spec.args):
             raise SpecError(f"args: {invoke} takes {len(params)}, and {len(spec.args)} were given")
         try:
-            bits = [parse(kind, text) for kind, text in zip(params, spec.args, strict=True)]
+            bits = [parse_literal(kind, text) for kind, text in zip(params, spec.args, strict=True)]
         except ValueError as error:
             raise SpecError(f"args: an argument of {invoke} {error}") from None
     return Program.launch(

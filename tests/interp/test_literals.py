@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import wasmsr
 from wasmsr import Module, Store, ValType
-from wasmsr.interp.literals import parse, plain, show
+from wasmsr.interp.literals import format_literal, json_value, parse_literal
 
 I32, I64, F32, F64, V128 = (ValType[name] for name in ("I32", "I64", "F32", "F64", "V128"))
 
@@ -71,7 +71,7 @@ def value_of(type_: ValType, bits: int) -> float:
     ],
 )
 def test_text_to_bits(type_: ValType, text: str, bits: int) -> None:
-    assert parse(type_, text) == bits
+    assert parse_literal(type_, text) == bits
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_text_to_bits(type_: ValType, text: str, bits: int) -> None:
 )
 def test_what_is_no_value(type_: ValType, text: str) -> None:
     with pytest.raises(ValueError, match=r"^(must|is) "):
-        parse(type_, text)
+        parse_literal(type_, text)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -114,20 +114,22 @@ def test_what_is_no_value(type_: ValType, text: str) -> None:
 @example(0xFFFFFFFF)
 @example(0x80000000)
 def test_every_f32_is_read_back(bits: int) -> None:
-    assert parse(F32, show(F32, bits)) == bits
+    assert parse_literal(F32, format_literal(F32, bits)) == bits
 
 
 @given(st.integers(0, 2**64 - 1))
 @example(0x7FF0000000000001)
 @example(0xFFF8000000000000)
 def test_every_f64_is_read_back(bits: int) -> None:
-    assert parse(F64, show(F64, bits)) == bits
+    assert parse_literal(F64, format_literal(F64, bits)) == bits
 
 
 @given(st.integers(0, 2**128 - 1))
 def test_every_integer_is_read_back(bits: int) -> None:
     for type_, width in ((I32, 32), (I64, 64), (V128, 128)):
-        assert parse(type_, show(type_, bits % (1 << width))) == bits % (1 << width)
+        assert parse_literal(type_, format_literal(type_, bits % (1 << width))) == bits % (
+            1 << width
+        )
 
 
 def nearest(number: Fraction) -> int:
@@ -151,9 +153,9 @@ def test_near_the_middle_of_two_f32(bits: int, side: int, depth: int) -> None:
     assert number.denominator & (number.denominator - 1) == 0
     power = number.denominator.bit_length() - 1
     wanted = nearest(number)
-    assert parse(F32, f"{number.numerator:#x}p-{power}") == wanted
+    assert parse_literal(F32, f"{number.numerator:#x}p-{power}") == wanted
     digits = str(number.numerator * 5**power)  # over 10**power
-    assert parse(F32, f"{digits}e-{power}") == wanted
+    assert parse_literal(F32, f"{digits}e-{power}") == wanted
 
 
 @given(st.integers(-(2**140), 2**140))
@@ -173,7 +175,7 @@ def test_integers_that_no_float_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("type_", "bits", "text", "json_value"),
+    ("type_", "bits", "text", "as_json"),
     [
         (F32, 0x3DCCCCCD, "0.1", 0.1),
         (F32, 0x7F7FFFFF, "3.4028235e+38", 3.4028235e38),
@@ -186,10 +188,10 @@ def test_integers_that_no_float_holds() -> None:
         (ValType.EXTERNREF, 0, "null", None),
     ],
 )
-def test_bits_to_text(type_: ValType, bits: int, text: str, json_value: object) -> None:
-    assert show(type_, bits) == text
-    assert plain(type_, bits) == json_value
-    assert math.copysign(1, plain(type_, bits) == -0.0 or 1) == 1
+def test_bits_to_text(type_: ValType, bits: int, text: str, as_json: object) -> None:
+    assert format_literal(type_, bits) == text
+    assert json_value(type_, bits) == as_json
+    assert math.copysign(1, json_value(type_, bits) == -0.0 or 1) == 1
 
 
 IDENTITY = """(module

@@ -18,7 +18,7 @@ import pytest
 
 import wasmsr
 from wasmsr import Caller, Finished, FuncType, HostFunction, Module, Paused, Store, Trapped, ValType
-from wasmsr.interp.literals import parse, show
+from wasmsr.interp.literals import format_literal, parse_literal
 from wasmsr.snapshot.format import decode, encode
 from wasmsr.wasi.facade import Wasi
 
@@ -397,9 +397,9 @@ def _bits_of(kind: str, literal: str) -> int:
 @pytest.mark.parametrize("kind", LITERALS)
 def test_literals_are_those_of_the_text_format(kind: str) -> None:
     for literal in LITERALS[kind].split():
-        bits = parse(ValType[kind.upper()], literal)
+        bits = parse_literal(ValType[kind.upper()], literal)
         assert bits == _bits_of(kind, literal), literal
-        assert _bits_of(kind, show(ValType[kind.upper()], bits)) == bits, literal
+        assert _bits_of(kind, format_literal(ValType[kind.upper()], bits)) == bits, literal
 
 
 @pytest.mark.parametrize("kind", WRONG)
@@ -408,7 +408,7 @@ def test_what_is_no_literal_there_is_none_here(kind: str) -> None:
         with pytest.raises(ValueError):
             _bits_of(kind, literal)
         with pytest.raises(ValueError):
-            parse(ValType[kind.upper()], literal)
+            parse_literal(ValType[kind.upper()], literal)
 
 
 @pytest.mark.parametrize("kind", ["f32", "f64"])
@@ -421,7 +421,7 @@ def test_bits_go_through_calls_unchanged(kind: str, step: int | None) -> None:
       (local.set 1 (local.get 0)) (global.set $g (local.get 1))
       ({kind}.store 1 (i32.const 8) (global.get $g)) ({kind}.load 1 (i32.const 8))))""")
     for literal in LITERALS[kind].split():
-        bits = parse(ValType[kind.upper()], literal)
+        bits = parse_literal(ValType[kind.upper()], literal)
         store = Store()
         store.enqueue_raw(store.instantiate(module).function("f").address, [bits])
         while isinstance(outcome := store.run(fuel=step), Paused):

@@ -132,7 +132,7 @@ class HostGate:
         """Take note of an event. It has happened already."""
 
 
-def through(way: GateWay, known: tuple[Any, str, str]) -> Perform:
+def gated_call(way: GateWay, known: tuple[Any, str, str]) -> Perform:
     """Return a function that calls a host function through a gate.
 
     Args:

@@ -38,11 +38,11 @@ _REFERENCES = {
 }
 
 
-def parse(type_: ValType, text: str) -> int:
+def parse_literal(type_: ValType, text: str) -> int:
     """Return the bits of the value that `text` writes.
 
     Raises:
-        ValueError: it writes none of the type; the message goes on with "must" or "is".
+        ValueError: The text is no value of the type; the message goes on with "must" or "is".
     """
     word = text.strip()
     if type_.reference:
@@ -174,18 +174,18 @@ def _compare(word: str, value: float) -> int:
 # To text -----------------------------------------------------------------------------------------
 
 
-def show(type_: ValType, bits: int) -> str:
+def format_literal(type_: ValType, bits: int) -> str:
     """Return a value as text, which `parse` reads back as the same bits, references apart."""
     if type_.reference:
         # The core counts an exception's uses in the high half.
         return "null" if bits == 0 else f"{_REFERENCES[type_.code]} {(bits & 0xFFFFFFFF) - 1}"
     if type_ is ValType.V128:
         return f"{bits:#034x}"
-    value = plain(type_, bits)
+    value = json_value(type_, bits)
     return value if isinstance(value, str) else repr(value)
 
 
-def plain(type_: ValType, bits: int) -> int | float | str | None:
+def json_value(type_: ValType, bits: int) -> int | float | str | None:
     """Return a value as JSON has it, or None for null.
 
     The value is a number where JSON has one that gives the same bits again, otherwise the text of
@@ -196,7 +196,7 @@ def plain(type_: ValType, bits: int) -> int | float | str | None:
         return bits - (1 << width) if bits >> (width - 1) else bits
     if type_ in (ValType.F32, ValType.F64):
         return _shown(type_, bits)
-    return None if bits == 0 and type_.reference else show(type_, bits)
+    return None if bits == 0 and type_.reference else format_literal(type_, bits)
 
 
 def _shown(type_: ValType, bits: int) -> float | str:
@@ -226,4 +226,4 @@ def _shortest(value: float, bits: int) -> float:
     return value
 
 
-__all__ = ["FLOAT", "INTEGER", "parse", "plain", "show"]
+__all__ = ["FLOAT", "INTEGER", "format_literal", "json_value", "parse_literal"]

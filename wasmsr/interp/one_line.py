@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import listed, printable
-from wasmsr.interp.literals import show
+from wasmsr.interp.literals import format_literal
 from wasmsr.interp.types import FuncType, ValType
 
 TYPE_CHECKING = False
@@ -134,7 +134,7 @@ def _table(one: Any) -> str:
 
 def _global(one: Any) -> str:
     type_, bits = one._read()
-    return f": {'mut ' if type_.mutable else ''}{type_.value} = {show(type_.value, bits)}"
+    return f": {'mut ' if type_.mutable else ''}{type_.value} = {format_literal(type_.value, bits)}"
 
 
 def _tag(one: Any) -> str:

@@ -92,8 +92,7 @@ class FrameView:
         instance: Index of the instance.
         index: Index of the function in its module.
         offset: Byte offset of the next instruction in the module's binary; in a frame that waits
-        for a
-            callee, of the byte after the call.
+            for a callee, of the byte after the call.
         types: Type codes of locals, then operands.
         locals: Bits of the locals.
         operands: Bits of the operands, bottom first.

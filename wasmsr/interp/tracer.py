@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from wasmsr._ffi import lib
 from wasmsr.errors import printable
 from wasmsr.interp.instruction_set.instructions import disassemble
-from wasmsr.interp.literals import show
+from wasmsr.interp.literals import format_literal
 from wasmsr.interp.outcomes import FrameView, Outcome, Paused
 from wasmsr.interp.store.externs import Global
 from wasmsr.interp.store.store import Store
@@ -30,8 +30,8 @@ class Tracer:
     """Writes a line before each instruction that is executed.
 
     Args:
-        write: gets whole lines, each with its line feed.
-        state: show locals, operands and changed globals too.
+        write: Gets whole lines, each with its line feed.
+        state: Show locals, operands and changed globals too.
     """
 
     def __init__(self, write: Callable[[str], object], *, state: bool = False) -> None:
@@ -102,7 +102,7 @@ class Tracer:
 
 
 def _depth(store: Store) -> int:
-    """How many frames the thread has."""
+    """Return how many frames the thread has."""
     return int(lib.wsr_frame_count(store.c))
 
 
@@ -113,7 +113,7 @@ def _global(store: Store, frame: FrameView, index: int) -> int:
 
 
 def _values(types: bytes, slots: Sequence[int], names: Mapping[int, str]) -> str:
-    """Values with their types, and with their names if they have some: "n=i32:9 f64:0.5"."""
+    """Return values with their types, and with their names if they have some: "n=i32:9 f64:0.5"."""
     texts = []
     for index, (code, bits) in enumerate(zip(types, slots, strict=True)):
         name = f"{names[index]}=" if index in names else ""
@@ -122,7 +122,7 @@ def _values(types: bytes, slots: Sequence[int], names: Mapping[int, str]) -> str
 
 
 def _value(code: ValType, bits: int) -> str:
-    """One value with its type; a reference as the address of its function or host object."""
+    """Return one value with its type; a reference as the address of its function or host object."""
     if code.reference:
         return f"{code}:{'null' if bits == 0 else (bits & 0xFFFFFFFF) - 1}"
-    return f"{code}:{show(code, bits)}"
+    return f"{code}:{format_literal(code, bits)}"

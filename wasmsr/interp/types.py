@@ -111,7 +111,7 @@ for _code, _name in _NAMES.items():
 
 
 def val_types(codes: Iterable[int]) -> tuple[ValType, ...]:
-    """Value types from their numbers; ValueError for a number that is none."""
+    """Return value types from their numbers. Raises ValueError for a number that is none."""
     return tuple(ValType(code) for code in codes)
 
 
@@ -149,7 +149,7 @@ class Bounds:
         return f"{self.minimum}..{'' if self.maximum is None else self.maximum}"
 
     def admits(self, size: int, maximum: int | None) -> bool:
-        """Whether something of that size and maximum may be imported here (section 3.2.5)."""
+        """Return whether something of that size and maximum can be imported (section 3.2.5)."""
         if size < self.minimum:
             return False
         return self.maximum is None or (maximum is not None and maximum <= self.maximum)

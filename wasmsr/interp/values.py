@@ -32,8 +32,8 @@ def to_slot(store: StoreInterface, type_: ValType, value: Any) -> int:
     a Python float that is too large for f32 becomes infinity, as by `f32.demote_f64`.
 
     Raises:
-        TypeError: the value is of another kind than the type.
-        OverflowError: an integer does not fit the type, or is larger than every f64.
+        TypeError: The value is of another kind than the type.
+        OverflowError: An integer does not fit the type, or is larger than every f64.
     """
     if type_ in (ValType.I32, ValType.I64):
         if not isinstance(value, int):
@@ -97,7 +97,7 @@ def from_slot(store: StoreInterface, type_: ValType, bits: int) -> Any:
 
 
 def slot_count(types: Sequence[ValType]) -> int:
-    """How many slots values of these types take."""
+    """Return how many slots values of these types take."""
     return len(types) + types.count(ValType.V128)
 
 
@@ -123,7 +123,9 @@ def slots_to_values(types: Sequence[ValType], slots: Sequence[int]) -> Sequence[
     return bits
 
 
-def readers(types: tuple[ValType, ...]) -> Callable[[StoreInterface, Sequence[int]], list[Any]]:
+def slot_readers(
+    types: tuple[ValType, ...],
+) -> Callable[[StoreInterface, Sequence[int]], list[Any]]:
     """Return a function from bits to Python values, for the arguments of host calls."""
     if all(t is ValType.I32 for t in types):
         return lambda store, slots: [v - (1 << 32) if v & _TOP32 else v for v in slots]

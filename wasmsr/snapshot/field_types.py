@@ -127,7 +127,7 @@ def check_field_types(snapshot: SnapshotState) -> None:
     """Check the types of all fields.
 
     Raises:
-        FormatError: it names the field.
+        FormatError: It names the field.
     """
     _check("the snapshot", snapshot)
     _check("its limits", snapshot.limits)

@@ -77,8 +77,8 @@ def save_pieces(
     """Write what `encode` gives, or what came over the wire, as `save` does.
 
     Args:
-        path: a file, or an open descriptor, which stays open.
-        names: further names. The file gets the first that no file has; none is replaced.
+        path: A file, or an open descriptor, which stays open.
+        names: Further names. The file gets the first that no file has; none is replaced.
     """
     try:
         if isinstance(path, int):
@@ -193,15 +193,15 @@ def load(
     """Read a snapshot from a file.
 
     Args:
-        adopt: read it even if it was handed over to another host.
-        limit: bytes that its memories, tables and embedded modules may take in all.
-        limits: of the store in which it is to be restored, where these are not the default ones.
-        files: bytes of content of carried files.
+        adopt: Read it even if it was handed over to another host.
+        limit: Bytes that its memories, tables and embedded modules may take in all.
+        limits: Of the store in which it is to be restored, where these are not the default ones.
+        files: Bytes of content of carried files.
 
     Raises:
-        SnapshotError: the file cannot be read.
-        HandedOver: another host owns the program now.
-        FormatError, VersionError, DigestError: what is wrong with it.
+        SnapshotError: The file cannot be read.
+        HandedOver: Another host owns the program now.
+        FormatError, VersionError, DigestError: What is wrong with it.
     """
     decoder = read_file(path, Decoder(limit=limit, limits=limits, files=files))
     snapshot = decoder.finish()
@@ -236,7 +236,8 @@ def mark_handed(path: Path) -> None:
     program, not what it is, and is not part of the digests.
 
     Raises:
-        SnapshotError: the file cannot be written; FormatError and its kin: it is no snapshot.
+        SnapshotError: The file cannot be written.
+        FormatError: The file is no snapshot; also VersionError and DigestError.
     """
     try:
         with open(path, "r+b", buffering=0) as file:

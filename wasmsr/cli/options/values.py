@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wasmsr.cli.options.usage import UsageError
-from wasmsr.interp.literals import parse
+from wasmsr.interp.literals import parse_literal
 from wasmsr.interp.types import ValType
 
 
@@ -40,7 +40,7 @@ def parse_arguments(function: str, params: Sequence[int], texts: Sequence[str]) 
     bits = []
     for at, (code, text) in enumerate(zip(params, texts, strict=True), 1):
         try:
-            bits.append(parse(ValType(code), text))
+            bits.append(parse_literal(ValType(code), text))
         except ValueError as error:
             raise ArgumentError(f"Argument {at} of {function} {error}.") from None
     return bits

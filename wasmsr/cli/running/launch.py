@@ -333,11 +333,11 @@ class Launch:
 
         pairs = list(zip(kind.results, values, strict=True))
         if self.options.json or self._json is not None:
-            self.results.append([literals.plain(type_, bits) for type_, bits in pairs])
+            self.results.append([literals.json_value(type_, bits) for type_, bits in pairs])
         if self.options.json:
             return
         for type_, bits in pairs:
-            print(literals.show(type_, bits))
+            print(literals.format_literal(type_, bits))
         sys.stdout.flush()
 
     def _save(self, program: Program) -> tuple[str, int]:

@@ -23,13 +23,13 @@ class Atomic:
     """One atomic instruction.
 
     Attributes:
-        code: second part of the opcode.
-        name: mnemonic of the text format.
-        params, results: operand types, space separated; an address comes first.
+        code: Second part of the opcode.
+        name: Mnemonic of the text format.
+        params, results: Operand types, space separated; an address comes first.
         form: "load"; "store"; "modify": the result is what was there, `body` is what is written;
             "exchange": likewise, but only where the second operand equals what was there the third
             is written; "notify", "wait" and "fence" are in core/runtime/atomics.c.
-        bits: of the place in memory; 0 for a fence, which has none.
+        bits: Of the place in memory; 0 for a fence, which has none.
         body: C expression over `a`, what was there, and `b`, the second operand.
     """
 

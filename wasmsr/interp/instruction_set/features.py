@@ -118,7 +118,7 @@ def chosen(wanted: str | Iterable[str] | None) -> frozenset[str]:
             default (what builds on a feature goes with it); or the names of all that are on.
 
     Raises:
-        ValueError: a name is not known, or the feature cannot be switched so.
+        ValueError: A name is not known, or the feature cannot be switched so.
     """
     if wanted is None:
         return DEFAULT

@@ -27,24 +27,24 @@ class Instruction:
     """One instruction.
 
     Attributes:
-        code: opcode; `PREFIX << 8 | second part` for two-part opcodes (`atomics.PREFIX` likewise),
+        code: Opcode; `PREFIX << 8 | second part` for two-part opcodes (`atomics.PREFIX` likewise),
             for those of SIMD `simd.PREFIX << 16 | second part`; None for a cell that the compiler
             adds and that no binary holds.
-        name: mnemonic of the text format.
-        immediates: what follows the opcode, as named in `IMMEDIATES`.
-        params, results: operand types, space separated; "" where a rule in validate.c decides.
+        name: Mnemonic of the text format.
+        immediates: What follows the opcode, as named in `IMMEDIATES`.
+        params, results: Operand types, space separated; "" where a rule in validate.c decides.
         body: C expression of the result over operands a, b of the parameters' C types; for a load
             or store the C type in memory (and, after a comma, the type it extends through); of an
             atomic instruction as in `atomics`.
         traps: (condition in C, trap name in `traps`), tested in order before `body`.
         kind: "numeric", "load", "store", "const" (handlers are generated), "vector" (a row of
             `simd`), "atomic" (a row of `atomics`), or "special".
-        bits: operands and result of floats are taken as bit patterns.
-        nan: the result, or a lane of it, may be a NaN whose bits the specification leaves open:
+        bits: Operands and result of floats are taken as bit patterns.
+        nan: The result, or a lane of it, may be a NaN whose bits the specification leaves open:
             the cell that the deterministic mode puts behind it.
-        counted: counts as one instruction for fuel, traces and `--snapshot-at`.
-        feature: the one of `features` that it came with; "" for the first version of WebAssembly.
-        width: bytes that a vector's or atomic access touches.
+        counted: Counts as one instruction for fuel, traces and `--snapshot-at`.
+        feature: The one of `features` that it came with; "" for the first version of WebAssembly.
+        width: Bytes that a vector's or atomic access touches.
     """
 
     code: int | None
@@ -660,7 +660,7 @@ def disassemble(binary: bytes, offset: int) -> tuple[str, str, int]:
         mnemonic, immediates as text (space separated, "" if none), and length in bytes.
 
     Raises:
-        KeyError: no instruction of this engine starts there.
+        KeyError: No instruction of this engine starts there.
     """
     read = _Reader(binary, offset)
     code = read.byte()

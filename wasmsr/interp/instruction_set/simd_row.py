@@ -17,23 +17,23 @@ class Vector:
     """One vector instruction.
 
     Attributes:
-        code: second part of the opcode; None for a cell that only the compiler makes.
-        name: mnemonic of the text format.
-        immediates: what follows the opcode, as named in `instructions.IMMEDIATES`.
-        params, results: operand types, space separated, as in `instructions`.
-        form: what `body` is. "lanes": lane i of the result; "fold": the next value of t, for each
+        code: Second part of the opcode; None for a cell that only the compiler makes.
+        name: Mnemonic of the text format.
+        immediates: What follows the opcode, as named in `instructions.IMMEDIATES`.
+        params, results: Operand types, space separated, as in `instructions`.
+        form: What `body` is. "lanes": lane i of the result; "fold": the next value of t, for each
             lane i, beginning with `start`; "scalar": the result. "load" and "store": what
             is done at address p; "const" and "shuffle" have the 16 bytes k behind the opcode.
-        out: lane type of the result ("u8", "i16", "f32", …), for "lanes".
-        ins: lane types of the vector operands, in order.
+        out: Lane type of the result ("u8", "i16", "f32", …), for "lanes".
+        ins: Lane types of the vector operands, in order.
         body: C expression. `a`, `b`, `c` are lanes i of the operands, `A(k)`, `B(k)` lanes k; `x`
             is the operand that is no vector, `lane` the lane immediate, `va`, `vb` whole vectors.
-        start: see `form`.
-        width: bytes that a load or store touches.
-        sse2, v2: the same in intrinsics, of whole vectors: for every x86-64 CPU, and for those of
+        start: See `form`.
+        width: Bytes that a load or store touches.
+        sse2, v2: The same in intrinsics, of whole vectors: for every x86-64 CPU, and for those of
             level 2 (SSE 4.2), which the compiler to fast code asks the CPU for.
         nan: "f32" or "f64", where lanes may be NaNs whose bits the specification leaves open.
-        feature: as named in `features`.
+        feature: As named in `features`.
     """
 
     code: int | None

@@ -31,7 +31,8 @@ def read_unsigned(data: bytes, at: int) -> tuple[int, int]:
     """Return the LEB128 number at `at`, of 32 bits, and where it ends.
 
     Raises:
-        IndexError: it is cut off; ValueError: it is too long.
+        IndexError: The number is cut off.
+        ValueError: The number is too long.
     """
     value = shift = 0
     while shift < 35:
@@ -73,10 +74,11 @@ class Names:
     """The names that a module gives its things; each kind is read when it is first asked for.
 
     Attributes:
-        module: of the module itself, or None.
-        functions, types, tables, memories, globals, elements, data, tags: by index.
-        locals: by function, then by index, parameters first; labels: by function, then in the
-            order in which its blocks begin; fields: by type, then by index.
+        module: Of the module itself, or None.
+        functions, types, tables, memories, globals, elements, data, tags: By index.
+        locals: By function, then by index, parameters first.
+        labels: By function, then in the order in which its blocks begin.
+        fields: By type, then by index.
     """
 
     def __init__(self, section: bytes | None) -> None:

@@ -96,7 +96,8 @@ def sections(data: bytes, at: int = 8, end: int | None = None) -> Iterator[Binar
     """Yield the sections of a module or a component, as far as they can be told apart.
 
     Raises:
-        IndexError: the head of a section is cut off; ValueError: it is no number.
+        IndexError: The head of a section is cut off.
+        ValueError: The length in a head is no number.
     """
     end = len(data) if end is None else end
     while at < end:
@@ -164,7 +165,7 @@ def explained(data: bytes, error: Exception, decode: Decode) -> Exception:
 
 
 def cut_off(data: bytes) -> str | None:
-    """Where a module that is cut off ends, in words; None if it is whole or otherwise damaged."""
+    """Return where a module that is cut off ends, in words; None if it is not cut off."""
     if len(data) < len(CORE):
         return "in the middle of its first 8 bytes" if CORE.startswith(data) else None
     names = PARTS if data[6:8] == LAYER else SECTIONS
@@ -235,7 +236,7 @@ def wasi_versions(data: bytes) -> list[str]:
 
 
 def core_modules(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where in a component the core modules are, those in its components too: (begin, end)."""
+    """Yield where the core modules of a component are, nested ones too: (begin, end)."""
     waiting = [(8, len(data), 0)]
     while waiting:
         begin, end, depth = waiting.pop(0)
@@ -281,9 +282,9 @@ class Family:
     """Modules that need a host of their own.
 
     Attributes:
-        name: of the modules, with an article.
-        hint: what to do with one.
-        is_one: whether an import (module, name) shows it.
+        name: Of the modules, with an article.
+        hint: What to do with one.
+        is_one: Whether an import (module, name) shows it.
     """
 
     name: str

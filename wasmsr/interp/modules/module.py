@@ -241,8 +241,8 @@ class Module:
         """Read a module from a file in the binary or the text format, told apart by content.
 
         Raises:
-            OSError: the file cannot be read.
-            ModuleError: as the class says; text that is no module is a MalformedError.
+            OSError: The file cannot be read.
+            ModuleError: As the class says; text that is no module is a MalformedError.
         """
         with open(path, "rb", buffering=0) as file:
             data = file.read()
@@ -259,7 +259,7 @@ class Module:
         """Return a module written in the text format.
 
         Raises:
-            ModuleError: as the class says; text that is no module is a MalformedError.
+            ModuleError: As the class says; text that is no module is a MalformedError.
         """
         return cls(assemble(text.encode()), name=name, features=features)
 
@@ -277,7 +277,7 @@ class Module:
         return table.names(self.counts.features)
 
     def lacking(self, features: frozenset[str]) -> frozenset[str]:
-        """Names of the features that its bytes use and that are not among `features`."""
+        """Return the names of the features that its bytes use and that `features` lacks."""
         if self.allowed_features <= features:  # most often, and then no body need be validated
             return frozenset()
         return self.needed_features - features
@@ -326,7 +326,7 @@ class Module:
         return tuple(type_ for type_ in found if isinstance(type_, MemoryType))
 
     def function_type(self, index: int) -> FuncType:
-        """Type of the function with that index."""
+        """Return the type of the function with that index."""
         if not 0 <= index < self.counts.functions:
             raise IndexError(f"the module has no function {index}")
         view = ffi.new("wsr_function_type *")
@@ -334,7 +334,7 @@ class Module:
         return function_type(view)
 
     def body_range(self, index: int) -> tuple[int, int]:
-        """Byte range of a defined function's body in the binary, locals included."""
+        """Return the byte range of a defined function's body, locals included."""
         begin, end = ffi.new("uint32_t *"), ffi.new("uint32_t *")
         if not self.counts.imported_functions <= index < self.counts.functions:
             raise IndexError(f"the module defines no function {index}")
@@ -428,8 +428,8 @@ def assemble(text: bytes, what: str = "the text") -> bytes:
     """Turn a module in the text format into the binary format.
 
     Raises:
-        MalformedError: the text is no module.
-        MissingPackageError: there is no wasmtime, which does the work.
+        MalformedError: The text is no module.
+        MissingPackageError: There is no wasmtime, which does the work.
     """
     source = text.decode("utf-8", "replace")
     if not source.lstrip().startswith(("(", ";;")) or "\ufffd" in source:

@@ -53,9 +53,12 @@ class Note:
     """A note as `wasmsr cache` shows it.
 
     Attributes:
-        name: of its file; kind: "file" or "valid"; digest: SHA-256 in hexadecimal, or None if
-            the note is damaged; used: seconds since the epoch when it was last of use.
-        path: where the module was last seen; size: its bytes. None where that was not noted.
+        name: The name of the note's file.
+        kind: "file" or "valid".
+        digest: SHA-256 in hexadecimal, or None if the note is damaged.
+        used: Seconds since the epoch when the note was last of use.
+        path: Where the module was last seen, or None.
+        size: Bytes of the module, or None.
     """
 
     name: str
@@ -70,9 +73,9 @@ class ModuleCache:
     """A folder of notes.
 
     Attributes:
-        found: what came of the last `load`: "known file", "known module", "validated", or, where no
+        found: What came of the last `load`: "known file", "known module", "validated", or, where no
             note was looked for, "small", "text" or "no regular file".
-        trouble: the last error of the folder, or None; it has been of no consequence.
+        trouble: The last error of the folder, or None; it has been of no consequence.
     """
 
     def __init__(self, folder: str) -> None:
@@ -90,8 +93,8 @@ class ModuleCache:
         """Return what `Module.from_file` gives, sooner where the file is known.
 
         Raises:
-            OSError: the file cannot be read.
-            ModuleError: as `Module`. Of a module that is known, what is wrong with the body of a
+            OSError: The file cannot be read.
+            ModuleError: As `Module`. Of a module that is known, what is wrong with the body of a
                 function is said when it is called.
         """
         with open(path, "rb", buffering=0) as file:
@@ -208,7 +211,7 @@ class ModuleCache:
         return True
 
     def _about(self, digest: str) -> tuple[str | None, int | None]:
-        """Path and size of the module with this digest, as far as they were noted."""
+        """Return path and size of the module with this digest, as far as they were noted."""
         text = self._read(f"{digest}.about").splitlines()
         if len(text) != 3 or text[0] != digest or not text[1].isdecimal() or len(text[1]) > 12:
             return None, None
@@ -218,7 +221,7 @@ class ModuleCache:
             return None, int(text[1])
 
     def _entries(self) -> list[tuple[float, str]]:
-        """(last use, name) of all that is ours in the folder, the oldest first."""
+        """Return (last use, name) of all notes in the folder, the oldest first."""
         found = []
         try:
             with os.scandir(self.folder) as entries:
@@ -234,7 +237,7 @@ class ModuleCache:
             self._remove(name)
 
     def notes(self) -> Iterator[Note]:
-        """All notes, those used last first."""
+        """Return all notes, those used last first."""
         for used, name in reversed(self._entries()):
             stem, _, kind = name.rpartition(".")
             if kind in ("part", "about"):

@@ -22,7 +22,8 @@ class ThrownException:
     """An exception in a store, which lives for as long as this object does.
 
     Attributes:
-        store, bits: where it is, and the reference to it.
+        store: The store that the exception is in.
+        bits: The bits of a reference to it.
     """
 
     def __init__(self, store: StoreInterface, bits: int) -> None:
@@ -77,7 +78,7 @@ def view_exception(store: StoreInterface, bits: int) -> tuple[int, list[int]]:
 
 
 def is_exception(type_: ValType) -> bool:
-    """Whether a type's values are references to exceptions."""
+    """Return whether a type's values are references to exceptions."""
     return type_.code is ValType.EXNREF
 
 

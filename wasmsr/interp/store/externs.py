@@ -12,7 +12,7 @@ from collections.abc import Callable
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import HostError, LinkError
 from wasmsr.interp.modules.module import address_type, core_error, function_type
-from wasmsr.interp.store.host_calls import performer
+from wasmsr.interp.store.host_calls import slot_caller
 from wasmsr.interp.types import (
     Bounds,
     FuncType,
@@ -46,22 +46,20 @@ class HostFunction:
 
     Args:
         type: Its type.
-        call: Called as `call(caller, *arguments)`; returns None, one value, or a tuple, as the
-        type's
-            results say.
+        call: Called as `call(caller, *arguments)`. It returns None, one value, or a tuple, as the
+            results of the type say.
         raw: Arguments and results are the values' bits (unsigned), which is faster.
         identity: A string by which snapshots know it, unique in a store. None: the names of its
-        import
-            identify it. A store in which different functions answer one import can only be restored
-            if these have identities.
+            import identify it. A store in which different functions answer one import can only be
+            restored if these have identities.
         writes: Tells which memory a call can write (`gate.Writes`); None if that is not declared.
         memory: Address of the memory that the calls use (`Caller.memory`), in the store that links
             the function. None: the memory of the calling instance.
         realloc: Address of the function that allocates in that memory (`Caller.realloc`), or None.
 
     Attributes:
-        perform: Calls it with a caller and the slots of the arguments; the results take their
-        place.
+        perform: Calls it with a caller and the slots of the arguments. The results take their
+            place.
     """
 
     def __init__(
@@ -82,7 +80,7 @@ class HostFunction:
         self.writes = writes
         self.memory = memory
         self.realloc = realloc
-        self.perform = performer(type, call, raw=raw)
+        self.perform = slot_caller(type, call, raw=raw)
 
     @property
     def argument_slots(self) -> int:
@@ -141,7 +139,7 @@ def _without_caller(call: Callable[..., Any]) -> Callable[..., Any]:
 
 @record(frozen=True)
 class Caller:
-    """What a host function may know of the call: first argument of every host function.
+    """What a host function may know of its call. It is the first argument of each host function.
 
     Attributes:
         store: The store in which the program runs.
@@ -295,9 +293,11 @@ class Function(Handle):
             None, one value, or a tuple, as its type says.
 
         Raises:
-            TypeError, OverflowError: the arguments do not fit the type.
-            Trap: the program trapped; Exit: it ended itself; Interrupted: it was paused, and goes
-            on with `store.run()`; HostError: a host function raised.
+            TypeError, OverflowError: The arguments do not fit the type.
+            Trap: The program trapped.
+            Exit: The program ended itself.
+            Interrupted: The program was paused; `store.run()` goes on with it.
+            HostError: A host function raised.
         """
         results = self.store.call(self, arguments)
         return results[0] if len(results) == 1 else results or None
@@ -335,11 +335,11 @@ class Memory(Handle):
         return self.store.memory_view(self.address)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return a copy of `size` bytes; IndexError where they are not all within the memory."""
+        """Return a copy of `size` bytes. Raises IndexError if not all are in the memory."""
         return bytes(self.data[self._range(offset, size)])
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Write bytes; IndexError, and nothing written, where they do not fit the memory."""
+        """Write bytes. Raises IndexError, and writes nothing, if they do not fit the memory."""
         given = memoryview(data).cast("B")
         self.data[self._range(offset, len(given))] = given
         self.store.tell("edit", memory=self.address, offset=offset, data=bytes(given))
@@ -356,7 +356,7 @@ class Memory(Handle):
         return int(self._view().size) // 65536
 
     def grow(self, pages: int) -> int:
-        """Grow it; returns the old size in pages, or -1 where the limits do not allow it."""
+        """Grow it, and return the old size in pages, or -1 if the limits do not allow it."""
         if not 0 <= pages < 1 << 64:
             return -1
         old = lib.wsr_grow_memory(self.store.c, self.address, pages)
@@ -408,7 +408,7 @@ class Table(Handle):
         self.store.tell("edit", table=self.address, index=index, bits=bits)
 
     def grow(self, count: int, value: Any = None) -> int:
-        """Grow it; returns the old size in elements, or -1 where the limits do not allow it."""
+        """Grow it, and return the old size in elements, or -1 if the limits do not allow it."""
         if not 0 <= count < 1 << 64:
             return -1
         bits = to_slot(self.store, self.type.element, value)
@@ -465,14 +465,14 @@ class Global(Handle):
         self.write(to_slot(self.store, type_.value, value))
 
     def write(self, bits: int) -> None:
-        """Give it these bits, which must fit its type, also where it is immutable."""
+        """Set its bits, which must fit its type, even if it is immutable."""
         slots = values_to_slots((self.type.value,), (bits,))
         lib.wsr_set_global(self.store.c, self.address, slots)
         self.store.tell("edit", **{"global": self.address, "bits": bits})
 
 
 class Tag(Handle):
-    """A tag in a store: what exceptions are known by, and the types of their fields."""
+    """A tag in a store: it names a kind of exception, and has the types of its fields."""
 
     @classmethod
     def new(cls, store: StoreInterface, type_: TagType) -> Tag:
@@ -489,12 +489,12 @@ class Tag(Handle):
         return TagType(function_type(view).params)
 
     def throw(self, *fields: Any) -> NoReturn:
-        """Throw an exception out of a host function, to be caught by the program that called it.
+        """Throw an exception out of a host function; the calling program can catch it.
 
         Raises:
-            UncaughtException: always; whoever catches it in Python keeps it from the program.
-            Trap: the exceptions that are alive leave no room for it.
-            TypeError, OverflowError: the fields do not fit the type.
+            UncaughtException: Always. Python code that catches it keeps it from the program.
+            Trap: The exceptions that are alive leave no room for it.
+            TypeError, OverflowError: The fields do not fit the type.
         """
         params = self.type.params
         if len(params) != len(fields):

@@ -23,11 +23,13 @@ _BACKTRACE = 50
 def view_frame(
     store: StoreInterface, number: int, *, dead_locals: bool, view: Any = None
 ) -> FrameView:
-    """One frame by number, 0 the outermost, -1 the innermost; IndexError where there is none.
+    """Return one frame by number: 0 is the outermost, -1 the innermost.
+
+    Raises IndexError if there is none.
 
     Args:
         dead_locals: False shows locals that no execution can read any more as zero.
-        view: room for the core's answer, a `wsr_frame_view *`, or None.
+        view: Room for the core's answer, a `wsr_frame_view *`, or None.
     """
     if view is None:
         view = ffi.new("wsr_frame_view *")

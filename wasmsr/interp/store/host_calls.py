@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from wasmsr._ffi import ffi
 from wasmsr.interp.types import FuncType, ValType
-from wasmsr.interp.values import readers, slot_count, slots_to_values, to_slot, values_to_slots
+from wasmsr.interp.values import slot_count, slot_readers, slots_to_values, to_slot, values_to_slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _unpack = ffi.unpack
 _TOP, _ALL = 1 << 31, (1 << 32) - 1
 
 
-def performer(type_: FuncType, call: Callable[..., Any], *, raw: bool) -> Perform:
+def slot_caller(type_: FuncType, call: Callable[..., Any], *, raw: bool) -> Perform:
     """Return a function that calls `call` with a caller and the values in the slots.
 
     The results take the arguments' place in the slots.
@@ -40,7 +40,7 @@ def performer(type_: FuncType, call: Callable[..., Any], *, raw: bool) -> Perfor
 
 
 def _raw_to_number(call: Callable[..., Any], count: int) -> Perform:
-    """Return a performer for the form that nearly all functions of WASI have."""
+    """Return what `slot_caller` does, for the form that nearly all functions of WASI have."""
 
     def without_arguments(caller: Any, slots: Any) -> None:
         slots[0] = call(caller)
@@ -52,7 +52,7 @@ def _raw_to_number(call: Callable[..., Any], count: int) -> Perform:
 
 
 def _numbers_to_number(call: Callable[..., Any], count: int) -> Perform:
-    """Return a performer from any number of i32 to one."""
+    """Return what `slot_caller` does, from any number of i32 to one."""
 
     def perform(caller: Any, slots: Any) -> None:
         given = _unpack(slots, count) if count else ()
@@ -67,7 +67,7 @@ def _numbers_to_number(call: Callable[..., Any], count: int) -> Perform:
 
 def _general(type_: FuncType, call: Callable[..., Any], *, raw: bool) -> Perform:
     params, results = type_.params, type_.results
-    taken, read = slot_count(params), readers(params)
+    taken, read = slot_count(params), slot_readers(params)
 
     def perform(caller: Any, slots: Any) -> None:
         arguments = slots_to_values(params, _unpack(slots, taken)) if params else ()

@@ -34,7 +34,10 @@ class Instance:
     """A module instance: exports by name.
 
     Attributes:
-        store, index: where it lives; module: of which it is an instance; name: for messages.
+        store: The store that it is in.
+        index: Its index in the store.
+        module: The module of which it is an instance.
+        name: Its name in messages, or None.
     """
 
     def __init__(self, store: StoreInterface, index: int, module: Module, name: str | None) -> None:
@@ -64,27 +67,27 @@ class Instance:
         return self.address(lib.WSR_MEMORY_KIND, 0) if self.module.counts.memories else None
 
     def address(self, kind: int, index: int) -> int:
-        """Store address of the thing of that kind and index."""
+        """Return the address of the thing of that kind and index."""
         return int(lib.wsr_instance_address(self.store.c, self.index, kind, index))
 
     def function(self, name: str) -> Function:
-        """Return the exported function of that name; LinkError where there is none."""
+        """Return the exported function of that name. Raises LinkError if there is none."""
         return self._export(Function, name)
 
     def memory(self, name: str = "memory") -> Memory:
-        """Return the exported memory of that name; LinkError where there is none."""
+        """Return the exported memory of that name. Raises LinkError if there is none."""
         return self._export(Memory, name)
 
     def table(self, name: str) -> Table:
-        """Return the exported table of that name; LinkError where there is none."""
+        """Return the exported table of that name. Raises LinkError if there is none."""
         return self._export(Table, name)
 
     def global_(self, name: str) -> Global:
-        """Return the exported global of that name; LinkError where there is none."""
+        """Return the exported global of that name. Raises LinkError if there is none."""
         return self._export(Global, name)
 
     def tag(self, name: str) -> Tag:
-        """Return the exported tag of that name; LinkError where there is none."""
+        """Return the exported tag of that name. Raises LinkError if there is none."""
         return self._export(Tag, name)
 
     def _export(self, kind: type[_E], name: str) -> _E:
@@ -103,13 +106,13 @@ class Instance:
         return one_line.instance(self)
 
 
-def incompatible(wanted: str, type_: object, given: object) -> LinkError:
+def incompatible_import(wanted: str, type_: object, given: object) -> LinkError:
     """Return the error for an import, `wanted`, for which something else was given."""
     return LinkError(f"incompatible import type: {wanted} must be {type_}, and {given} is given")
 
 
-def matches(store: StoreInterface, module: Module, item: Import, found: Extern) -> bool:
-    """Whether an extern of the store has the type that the import asks for (section 3.3)."""
+def import_matches(store: StoreInterface, module: Module, item: Import, found: Extern) -> bool:
+    """Return whether an extern has the type that an import asks for (section 3.3)."""
     if type(found) is not HANDLES[item.kind]:
         return False
     wanted = item.type

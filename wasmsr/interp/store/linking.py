@@ -13,7 +13,7 @@ from wasmsr._ffi import ffi, lib
 from wasmsr.errors import LinkError, printable
 from wasmsr.interp.modules.module import Import, Module, core_error
 from wasmsr.interp.store.externs import Caller, Callers, Function, HostFunction
-from wasmsr.interp.store.instance import HANDLES, Imports, incompatible, matches
+from wasmsr.interp.store.instance import HANDLES, Imports, import_matches, incompatible_import
 from wasmsr.interp.types import FuncType
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ class Linker:
         store: The store.
 
     Attributes:
-        hosts: host functions by address, each with the names of the import that it answers.
+        hosts: Host functions by address, each with the names of the import that it answers.
     """
 
     def __init__(self, store: StoreInterface) -> None:
@@ -66,9 +66,9 @@ class Linker:
         known = self.hosts[address]
         perform = known[0].perform
         if self._gate is not None:
-            from wasmsr.interp.gate import through  # only here: few set a gate
+            from wasmsr.interp.gate import gated_call  # only here: few set a gate
 
-            perform = through(self, known)
+            perform = gated_call(self, known)
         bound = known[0].memory, known[0].realloc
         self.perform_at[address] = perform if bound == (None, None) else self._bound(perform, bound)
 
@@ -123,16 +123,16 @@ class Linker:
             if isinstance(found, (Function, HostFunction)):
                 if isinstance(found, HostFunction):
                     if found.type != item.type:
-                        raise incompatible(wanted, item.type, found.type)
+                        raise incompatible_import(wanted, item.type, found.type)
                     return self.add(found, item.module, item.name, (module, item))
             elif callable(found):
                 function = self.wrap(item.type, found, wanted)
                 return self.add(function, item.module, item.name, (module, item))
         if isinstance(found, HANDLES) and found.store is not self._store:
             raise LinkError(f"{wanted} belongs to another store")
-        if not isinstance(found, HANDLES) or not matches(self._store, module, item, found):
+        if not isinstance(found, HANDLES) or not import_matches(self._store, module, item, found):
             kind = found.type if isinstance(found, (*HANDLES, HostFunction)) else type(found)
-            raise incompatible(wanted, item.type, kind)
+            raise incompatible_import(wanted, item.type, kind)
         return found.address
 
     def wrap(self, type_: FuncType, call: Callable[..., Any], name: str) -> HostFunction:
@@ -165,7 +165,7 @@ class Linker:
             module: Name of the import's module.
             name: Name of the import's item.
             importer: The module and its import. A type that refers to other types is that of the
-            import.
+                import.
 
         Raises:
             LinkError: Another function of the store has the same identity.

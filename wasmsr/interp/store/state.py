@@ -264,7 +264,7 @@ class StoreState:
     # ---- externs that the host made ----
 
     def import_matches(self, module: Module, item: Import, address: int) -> bool:
-        """Whether the thing at an address has the type of an import, sizes apart."""
+        """Return whether the thing at an address has the type of an import, sizes apart."""
         return bool(lib.wsr_import_matches(self._store.c, module.c, item.number, address))
 
     def narrowed(self, module: Module, item: Import, type_: int) -> int:
@@ -310,7 +310,7 @@ class StoreState:
     # ---- values ----
 
     def fits(self, type_: ValType, bits: int) -> bool:
-        """Whether bits are those of a value of a type in this store; a v128 has all."""
+        """Return whether bits are those of a value of a type in this store; a v128 has all."""
         return type_ is ValType.V128 or bool(lib.wsr_value_fits(self._store.c, type_, bits))
 
     def first_misfit(self, type_: ValType, values: array[int]) -> int | None:

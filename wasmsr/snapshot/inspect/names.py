@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wasmsr.errors import ModuleError
-from wasmsr.interp.literals import plain
+from wasmsr.interp.literals import json_value
 from wasmsr.interp.types import ValType
 from wasmsr.snapshot.rules import FUNCREF, TYPE_NAMES
 from wasmsr.snapshot.state import InstanceState, ModuleRef, SnapshotState
@@ -90,7 +90,7 @@ class SnapshotNames:
     def value(self, code: int, bits: int) -> dict[str, Any]:
         """Return type and value: signed numbers, floats, functions by name."""
         named = code == FUNCREF and bits
-        value = self.of_address(bits - 1) if named else plain(ValType(code), bits)
+        value = self.of_address(bits - 1) if named else json_value(ValType(code), bits)
         return {"type": TYPE_NAMES[code], "value": value}
 
     def _module(self, reference: ModuleRef) -> NamedModule | None:
