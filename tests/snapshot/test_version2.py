@@ -14,7 +14,8 @@ from wasmsr.snapshot.encoding.container import HEADER, TRAILER, Header
 from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.encoding.section import ReadBase
 from wasmsr.snapshot.format import content_digest, decode, encode
-from wasmsr.snapshot.spaces.space_pages import Base, Runs, SpaceName, Written
+from wasmsr.snapshot.memory.space_name import SpaceName
+from wasmsr.snapshot.spaces.space_pages import Base, Runs, Written
 from wasmsr.snapshot.spaces.space_tree import SpaceTree
 from wasmsr.snapshot.state import MemoryState, SnapshotState
 

@@ -395,8 +395,9 @@ void wsr_sha256(uint32_t variant, const uint8_t *data, size_t length, uint8_t *d
 /* Write the digest (32 bytes) of each page; of a zero page `zero`, which is not computed. */
 void wsr_page_digests(uint32_t variant, const uint8_t *data, size_t pages, const uint8_t *zero,
                       uint8_t *digests);
-/* Write the digest of each pair of digests: one level of a binary tree. `to` may be `digests`. */
-void wsr_pair_digests(uint32_t variant, const uint8_t *digests, size_t pairs, uint8_t *to);
+/* Write the digest of each of `n` blocks of `size` bytes: one level of a tree. `to` may be `data`.
+ */
+void wsr_block_digests(uint32_t variant, const uint8_t *data, size_t n, size_t size, uint8_t *to);
 /* Write the digest of each leaf of `leaf` bytes, the last one shorter: SHA-256 of `level` in one
  * byte and the leaf. */
 void wsr_leaf_digests(uint32_t variant, uint8_t level, const uint8_t *data, size_t length,

@@ -21,18 +21,18 @@ from wasmsr.snapshot.memory.dirty_pages import (
     DirtyTracker,
     PageHashes,
     PrivatePages,
-    SpaceId,
     WatchedWrites,
     method_of_host,
 )
 from wasmsr.snapshot.memory.page_engine import PAGE_SIZE
+from wasmsr.snapshot.memory.space_name import MEMORY_SPACE, SpaceName
 from wasmsr.snapshot.snapshot import Snapshot
 from wasmsr.wasi.facade import Wasi
 
 PAGES = 16
 """Wasm pages at the start."""
 MOST = 60
-SPACE = SpaceId(dirty_pages.MEMORY_SPACE, 0)
+SPACE = SpaceName(MEMORY_SPACE, 0)
 
 PROGRAM = Module.from_text(f"""(module
   (import "wasi_snapshot_preview1" "fd_read"
@@ -171,7 +171,7 @@ class Observer:
             found = {n for a, c in zip(runs[::2], runs[1::2], strict=True) for n in range(a, a + c)}
             assert changes.pages == len(found)
             assert changes.now(SPACE) == page_engine.gather(now, runs)
-            before = changes.before(SPACE)
+            before = changes.old(SPACE, changes.pairs(SPACE))
             assert before is None or before == page_engine.gather(old, runs)
         assert changed <= found, f"missed {sorted(changed - found)}"
         if self.tracker.method is PageHashes and len(observers) == 1:
@@ -285,7 +285,7 @@ def test_a_memory_that_is_cleared_and_one_that_is_new(method: type[DirtyMethod])
         assert found(tracker, consumer) == [(PAGES + 1) * 16, 1]
         Memory.new(machine.store, machine.memory.type).write(7 * PAGE_SIZE, b"new")
         with tracker.changes(consumer) as changes:
-            assert list(changes[SpaceId(0, 1)]) == [7, 1]
+            assert list(changes[SpaceName(MEMORY_SPACE, 1)]) == [7, 1]
             assert list(changes[SPACE]) == []
 
 

@@ -77,7 +77,7 @@ def test_digests_of_all_lengths(variant: int) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("pages", [0, 1, 2, 3, 8, 31])
-def test_digests_of_pages_and_pairs(
+def test_digests_of_pages_and_blocks(
     variant: int, pages: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page_engine, "sha256_variant", lambda: variant)
@@ -85,12 +85,14 @@ def test_digests_of_pages_and_pairs(
     found = page_engine.page_digests(data, ZERO)
     wanted = [hashlib.sha256(page).digest() if any(page) else ZERO for page in _pages(data)]
     assert found == b"".join(wanted)
-    if pages % 2:
-        with pytest.raises(ValueError, match="odd"):
-            page_engine.pair_digests(found)
-        found = found[DIGEST:]
-    pairs = [found[at : at + 64] for at in range(0, len(found), 64)]
-    assert page_engine.pair_digests(found) == b"".join(hashlib.sha256(p).digest() for p in pairs)
+    for size in (1, 32, 64, 96, 512):
+        whole = found[: len(found) // size * size]
+        blocks = [whole[at : at + size] for at in range(0, len(whole), size)]
+        digests = b"".join(hashlib.sha256(block).digest() for block in blocks)
+        assert page_engine.block_digests(whole, size) == digests
+    if pages:
+        with pytest.raises(ValueError, match="not whole blocks"):
+            page_engine.block_digests(found, 33)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

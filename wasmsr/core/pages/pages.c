@@ -191,13 +191,12 @@ void wsr_page_digests(uint32_t variant, const uint8_t *data, size_t pages, const
   finish(&m, sha256, NO_LEVEL, WSR_PAGE);
 }
 
-void wsr_pair_digests(uint32_t variant, const uint8_t *digests, size_t pairs, uint8_t *to) {
+void wsr_block_digests(uint32_t variant, const uint8_t *data, size_t n, size_t size, uint8_t *to) {
   const sha256_functions sha256 = sha256_variant(variant);
   messages m = {0};
-  for (size_t i = 0; i < pairs; i++)
-    add(&m, sha256, NO_LEVEL, digests + i * 2 * SHA256_DIGEST, (size_t)2 * SHA256_DIGEST,
-        to + i * SHA256_DIGEST);
-  finish(&m, sha256, NO_LEVEL, (size_t)2 * SHA256_DIGEST);
+  for (size_t i = 0; i < n; i++)
+    add(&m, sha256, NO_LEVEL, data + i * size, size, to + i * SHA256_DIGEST);
+  finish(&m, sha256, NO_LEVEL, size);
 }
 
 void wsr_leaf_digests(uint32_t variant, uint8_t level, const uint8_t *data, size_t length,

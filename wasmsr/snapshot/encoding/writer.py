@@ -31,11 +31,11 @@ from wasmsr.snapshot.encoding.pages import scan
 from wasmsr.snapshot.encoding.read_limits import MESSAGE_LIMIT
 from wasmsr.snapshot.encoding.registry import SECTIONS
 from wasmsr.snapshot.encoding.section import MSGPACK, BulkPayload, Section, WrittenPages
+from wasmsr.snapshot.memory.space_name import SpaceName
 from wasmsr.snapshot.spaces.space_pages import (
     Base,
     Runs,
     SpaceDigests,
-    SpaceName,
     SpacePages,
     Written,
 )

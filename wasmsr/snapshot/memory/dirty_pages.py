@@ -14,9 +14,9 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 from wasmsr.errors import SnapshotError
 from wasmsr.snapshot.memory import page_calls
@@ -29,28 +29,16 @@ from wasmsr.snapshot.memory.page_engine import (
     gather,
     page_digests,
     page_map,
+    pairs_of,
     runs_of,
 )
+from wasmsr.snapshot.memory.space_name import MEMORY_SPACE, SpaceName
 
 if TYPE_CHECKING:
     from wasmsr.interp.store.interface import StoreInterface
 
 VARIABLE = "WASMSR_DIRTY_PAGES"
 """The environment variable that forces a method by its name."""
-MEMORY_SPACE = 0
-"""The kind of spaces that are linear memories; their numbers are addresses in the store."""
-
-
-class SpaceId(NamedTuple):
-    """A space of bytes that has pages.
-
-    Attributes:
-        kind: What it is; so far always `MEMORY_SPACE`.
-        number: Which of its kind.
-    """
-
-    kind: int
-    number: int
 
 
 class DirtyMethod(ABC):
@@ -218,9 +206,9 @@ class DirtyConsumer:
     """
 
     def __init__(self) -> None:
-        self.flags: dict[SpaceId, bytearray] = {}
+        self.flags: dict[SpaceName, bytearray] = {}
 
-    def mark(self, space: SpaceId, runs: Runs) -> None:
+    def mark(self, space: SpaceName, runs: Runs) -> None:
         """Add runs of pages."""
         flags = self.flags.setdefault(space, bytearray())
         if runs:
@@ -229,18 +217,18 @@ class DirtyConsumer:
             flags[first : first + count] = b"\1" * count
 
 
-class DirtyChanges(Mapping[SpaceId, Runs]):
+class DirtyChanges(Mapping[SpaceName, Runs]):
     """What a consumer gets: for each space the runs of pages that were written."""
 
-    def __init__(self, tracker: DirtyTracker, runs: dict[SpaceId, Runs], *, latest: bool) -> None:
+    def __init__(self, tracker: DirtyTracker, runs: dict[SpaceName, Runs], *, latest: bool) -> None:
         self._tracker = tracker
         self._runs = runs
         self._latest = latest
 
-    def __getitem__(self, space: SpaceId) -> Runs:
+    def __getitem__(self, space: SpaceName) -> Runs:
         return self._runs[space]
 
-    def __iter__(self) -> Iterator[SpaceId]:
+    def __iter__(self) -> Iterator[SpaceName]:
         return iter(self._runs)
 
     def __len__(self) -> int:
@@ -251,12 +239,16 @@ class DirtyChanges(Mapping[SpaceId, Runs]):
         """How many pages were written in all."""
         return sum(sum(runs[1::2]) for runs in self._runs.values())
 
-    def now(self, space: SpaceId) -> bytearray:
+    def now(self, space: SpaceName) -> bytearray:
         """Return a copy of the pages, one after the other."""
         return gather(self._tracker.store.memory_view(space.number), self._runs[space])
 
-    def before(self, space: SpaceId) -> bytearray | None:
-        """Return the pages as the consumer's last changes left them.
+    def pairs(self, space: SpaceName) -> list[tuple[int, int]]:
+        """Return the runs as pairs (first page, number of pages), as the writer takes them."""
+        return pairs_of(self._runs[space])
+
+    def old(self, space: SpaceName, runs: Sequence[tuple[int, int]]) -> bytearray | None:
+        """Return pages as the consumer's last changes left them, one after the other.
 
         None where nobody has these bytes: the method keeps none, or another consumer asked later.
         Pages by which the memory has grown were zero.
@@ -264,11 +256,10 @@ class DirtyChanges(Mapping[SpaceId, Runs]):
         base = self._tracker.bases.get(space.number)
         if not self._latest or base is None:
             return None
-        runs = self._runs[space]
-        result = bytearray(PAGE_SIZE * sum(runs[1::2]))
+        result = bytearray(PAGE_SIZE * sum(count for _, count in runs))
         view = base.view()
         at = 0
-        for first, count in zip(runs[::2], runs[1::2], strict=True):
+        for first, count in runs:
             old = view[first * PAGE_SIZE : (first + count) * PAGE_SIZE]
             result[at : at + len(old)] = old
             at += count * PAGE_SIZE
@@ -300,7 +291,7 @@ class DirtyTracker:
         self.store = store
         self.bases = bases or MemoryBases(store)
         self.method = method or method_of_host()
-        self._memories: dict[SpaceId, DirtyMethod] = {}
+        self._memories: dict[SpaceName, DirtyMethod] = {}
         self._consumers: list[DirtyConsumer] = []
         self._last: DirtyConsumer | None = None
         self._scan()
@@ -339,12 +330,12 @@ class DirtyTracker:
         self._last = consumer
         consumer.flags.clear()
 
-    def mark(self, space: SpaceId, runs: Runs) -> None:
+    def mark(self, space: SpaceName, runs: Runs) -> None:
         """Count pages as written that were changed otherwise: by `StoreState.drop_pages`."""
         for consumer in self._consumers:
             consumer.mark(space, runs)
 
-    def replaced(self, space: SpaceId) -> None:
+    def replaced(self, space: SpaceName) -> None:
         """Take note that a memory is over another base, or was cleared; all its pages count."""
         self._memories.pop(space).close()
         self._last = None
@@ -359,14 +350,14 @@ class DirtyTracker:
             memory.close()
         self._memories.clear()
 
-    def _scan(self) -> dict[SpaceId, bytearray]:
+    def _scan(self) -> dict[SpaceName, bytearray]:
         """Find what was written, and add it to the flags of all consumers."""
         if self.store.running:
             raise RuntimeError("a thread runs the store")
-        found: dict[SpaceId, bytearray] = {}
+        found: dict[SpaceName, bytearray] = {}
         try:
             for address in range(self.store.state.counts.memories):
-                space = SpaceId(MEMORY_SPACE, address)
+                space = SpaceName(MEMORY_SPACE, address)
                 memory = self._memories.get(space)
                 if memory is None:
                     # A memory that is new to us: all that it has counts as written.
@@ -386,15 +377,15 @@ class DirtyTracker:
             raise SnapshotError(f"the host does not find dirty pages: {error}") from error
         return found
 
-    def _mark_all(self, space: SpaceId, flags: bytearray) -> None:
+    def _mark_all(self, space: SpaceName, flags: bytearray) -> None:
         runs = runs_of(flags)
         for consumer in self._consumers:
             consumer.mark(space, runs)
 
-    def _settle(self, found: Mapping[SpaceId, bytearray]) -> None:
+    def _settle(self, found: Mapping[SpaceName, bytearray]) -> None:
         self._last = None
         for space, flags in found.items():
             self._memories[space].settle(runs_of(flags))
 
-    def _pages(self, space: SpaceId) -> int:
+    def _pages(self, space: SpaceName) -> int:
         return int(self.store.state.memory_place(space.number).size) // PAGE_SIZE

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from wasmsr._ffi import ffi, lib
-from wasmsr.snapshot.memory.parts import in_parts
+from wasmsr.snapshot.memory.parts import PART, in_parts
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Runs: TypeAlias = "array[int]"
@@ -97,6 +97,11 @@ def runs_of(flags: Buffer) -> Runs:
     if count:
         lib.wsr_flag_runs(source, len(flags), _of(runs, "wsr_page_run *"), count)
     return runs
+
+
+def pairs_of(runs: Runs) -> list[tuple[int, int]]:
+    """Return runs as pairs (first page, number of pages)."""
+    return list(zip(runs[::2], runs[1::2], strict=True))
 
 
 def pages_in(runs: Runs, pages: int) -> int:
@@ -201,25 +206,25 @@ def page_digests(data: Buffer, zero: bytes) -> bytearray:
     return digests
 
 
-def pair_digests(digests: Buffer) -> bytearray:
-    """Return the SHA-256 of each pair of digests: the next level of a binary tree.
+def block_digests(data: Buffer, size: int) -> bytearray:
+    """Return the SHA-256 of each block of `size` bytes, 32 bytes each: one level of a tree.
 
     Raises:
-        ValueError: The number of digests is odd.
+        ValueError: The last block is shorter.
     """
-    pairs, rest = divmod(len(digests), 2 * DIGEST)
+    blocks, rest = divmod(len(data), size)
     if rest:
-        raise ValueError("an odd number of digests")
-    result = bytearray(pairs * DIGEST)
-    source, target, variant = _of(digests), _of(result), sha256_variant()
+        raise ValueError(f"{len(data)} bytes are not whole blocks of {size}")
+    digests = bytearray(blocks * DIGEST)
+    source, target, variant = _of(data), _of(digests), sha256_variant()
 
     def work(first: int, end: int) -> None:
-        lib.wsr_pair_digests(
-            variant, source + first * 2 * DIGEST, end - first, target + first * DIGEST
+        lib.wsr_block_digests(
+            variant, source + first * size, end - first, size, target + first * DIGEST
         )
 
-    in_parts(pairs, work, part=1 << 16)
-    return result
+    in_parts(blocks, work, part=max(1, PART * PAGE_SIZE // size))
+    return digests
 
 
 def leaf_digests(level: int, data: Buffer, leaf: int) -> bytearray:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from wasmsr.errors import DigestError, FormatError
 from wasmsr.snapshot.encoding.container import Buffer
 from wasmsr.snapshot.encoding.section import BulkPayload, Draft, Section, Sink, WrittenPages
+from wasmsr.snapshot.memory.space_name import SpaceName
 from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE
 from wasmsr.snapshot.spaces.space_pages import (
     SPACE,
     DraftSpace,
     PageRuns,
     SpaceDigests,
-    SpaceName,
     SpacePages,
 )
 from wasmsr.snapshot.spaces.space_tree import SpaceTree

@@ -12,18 +12,30 @@ ZERO_DIGEST = sha256(bytes(PAGE_SIZE)).digest()
 """The digest of a page of zeros."""
 
 
-def digest_blocks(data: Buffer, size: int) -> bytes:
+def _digest_blocks(data: Buffer, size: int) -> bytes:
     """Return the SHA-256 of each block of `size` bytes, 32 bytes each."""
     view = memoryview(data)
     blocks = [view[start : start + size] for start in range(0, len(view), size)]
     return b"".join([sha256(block).digest() for block in blocks])
 
 
+def _load_digest_blocks() -> Callable[[Buffer, int], bytes | bytearray]:
+    try:
+        from wasmsr.snapshot.memory.page_engine import block_digests
+    except (ImportError, AttributeError):
+        return _digest_blocks
+    return block_digests
+
+
+digest_blocks: Callable[[Buffer, int], bytes | bytearray] = _load_digest_blocks()
+"""The SHA-256 of each block of so many bytes, 32 bytes each."""
+
+
 def _load_page_digests() -> Callable[[Buffer], bytes | bytearray]:
     try:
         from wasmsr.snapshot.memory.page_engine import page_digests
     except (ImportError, AttributeError):
-        return lambda data: digest_blocks(data, PAGE_SIZE)
+        return lambda data: _digest_blocks(data, PAGE_SIZE)
     return lambda data: page_digests(data, ZERO_DIGEST)
 
 

@@ -11,10 +11,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from wasmsr.errors import FormatError
 from wasmsr.snapshot.encoding.container import BATCH_SIZE, FULL, INCREMENTAL, Buffer, tree_digest
+from wasmsr.snapshot.memory.space_name import SpaceName
 from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE, gather, page_digests, page_runs
 from wasmsr.snapshot.spaces.space_tree import DIGEST, SpaceTree
 
@@ -29,16 +30,6 @@ _ZERO_PAGE = bytes(PAGE_SIZE)
 
 Runs: TypeAlias = list[tuple[int, int]]
 """Runs of pages (first, count), ascending."""
-
-
-class SpaceName(NamedTuple):
-    """What space it is: its kind (0 is a memory) and its number."""
-
-    kind: int
-    number: int
-
-    def __str__(self) -> str:
-        return f"memory {self.number}" if self.kind == 0 else f"space {self.kind}/{self.number}"
 
 
 @dataclass(slots=True)
