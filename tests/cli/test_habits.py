@@ -220,6 +220,18 @@ def test_version(cli: Cli) -> None:
     assert cli("-V").stdout == cli("--version").stdout != ""
 
 
+def test_version_says_what_the_host_offers_for_snapshots(cli: Cli) -> None:
+    short = cli("--version").stdout
+    for words in (("--version", "-v"), ("-v", "--version"), ("-vV",)):
+        lines = cli(*words, WASMSR_DIRTY_PAGES="hash").stdout.splitlines(keepends=True)
+        assert lines[:2] == [short, "dirty pages: hash\n"]
+        assert lines[-2].startswith("SHA-256: ")
+        assert lines[-1].startswith("cores: ")
+    said = cli("-vV", WASMSR_DIRTY_PAGES="magic")
+    assert "dirty pages: none: WASMSR_DIRTY_PAGES is 'magic'" in said.stdout
+    assert said.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("line", "part"),
     [

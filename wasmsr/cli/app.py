@@ -84,16 +84,6 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
-def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    """Print the version and end."""
-    if not value or ctx.resilient_parsing:
-        return
-    from wasmsr.cli.words.version import version
-
-    click.echo(version())
-    ctx.exit()
-
-
 @click.group(
     cls=LazyGroup,
     help=HELP,
@@ -118,14 +108,18 @@ def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     "-V",
     "--version",
     is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=show_version,
-    help="Show the version and exit.",
+    help="Show the version and exit; with -v also what this host offers for snapshots.",
 )
 @click.pass_context
-def wasmsr(ctx: click.Context, /, verbose: int, quiet: int, log_level: str | None) -> None:
+def wasmsr(
+    ctx: click.Context, /, verbose: int, quiet: int, log_level: str | None, version: bool
+) -> None:
     """Set the level of messages; without a subcommand print the help and end."""
+    if version:
+        from wasmsr.cli.words import version as words
+
+        click.echo(words.details() if verbose else words.version())
+        ctx.exit()
     messages.set_level(log_level, verbose=verbose, quiet=quiet)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)

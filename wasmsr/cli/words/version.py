@@ -1,4 +1,4 @@
-"""The version line of `wasmsr --version`."""
+"""What `wasmsr --version` says."""
 
 from __future__ import annotations
 
@@ -10,3 +10,23 @@ def version() -> str:
 
     loop, compiler = (ffi.string(text()).decode() for text in (lib.wsr_variant, lib.wsr_compiler))
     return f"wasmsr {__version__} ({loop} loop, {compiler})"
+
+
+def details() -> str:
+    """Return the version line, and what this host offers for snapshots, a line for each."""
+    from wasmsr.errors import SnapshotError
+    from wasmsr.snapshot.memory.dirty_pages import METHODS, method_of_host
+    from wasmsr.snapshot.memory.page_engine import sha256_by
+    from wasmsr.snapshot.memory.parts import cores
+
+    try:
+        taken = method_of_host().name
+    except SnapshotError as error:
+        taken = f"none: {error}"
+    lines = [version(), f"dirty pages: {taken}"]
+    for method in METHODS:
+        refusal = method.refusal()
+        if refusal is not None:
+            lines.append(f"  this host refuses {method.name}: {refusal}")
+    lines += [f"SHA-256: {sha256_by()}", f"cores: {cores()}"]
+    return "\n".join(lines)

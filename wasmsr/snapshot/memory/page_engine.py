@@ -49,6 +49,13 @@ def sha256_variant() -> int:
     return int(lib.wsr_sha256_best())
 
 
+def sha256_by() -> str:
+    """Return how this CPU computes SHA-256, in words."""
+    if sha256_variant() == lib.WSR_SHA256_PORTABLE:
+        return "portable code"
+    return "the CPU's instructions"
+
+
 # ---- which pages ----
 
 
