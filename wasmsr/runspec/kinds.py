@@ -82,6 +82,26 @@ class ReadableFile(OptionKind):
         return text
 
 
+class SnapshotSource(ReadableFile):
+    """A snapshot file, or a folder of checkpoints."""
+
+    def read(self, text: str) -> str:
+        """Return the text, if it is of this kind."""
+        return text if os.path.isdir(text) else super().read(text)
+
+
+class Folder(OptionKind):
+    """The name of a folder, which need not exist yet."""
+
+    name = "folder"
+
+    def read(self, text: str) -> str:
+        """Return the text, if it is of this kind."""
+        if os.path.exists(text) and not os.path.isdir(text):
+            raise ValueError(f"{text!r} is not a folder.")
+        return text
+
+
 class WritableFile(OptionKind):
     """The name of a file that is written; whether it may be is `outputs`' matter."""
 

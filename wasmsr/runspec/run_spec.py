@@ -17,12 +17,14 @@ from wasmsr.runspec.kinds import (
     Count,
     Features,
     Flag,
+    Folder,
     Folders,
     OptionKind,
     ReadableFile,
     RepeatedText,
     Seconds,
     Size,
+    SnapshotSource,
     Variable,
     WritableFile,
 )
@@ -91,6 +93,10 @@ class SnapshotPolicy:
         keep_running: The run goes on after `after` or `at`.
         on_interrupt: The run is saved before a signal or the timeout ends it.
         hop: Instructions between two captures that are restored in place.
+        checkpoints: Folder that takes the snapshots of `every` as checkpoints: one full, then what
+            changed; None writes whole snapshots to `file`.
+        keep: How many checkpoints the folder keeps.
+        merge_after: After how many increments older checkpoints are merged.
     """
 
     after: float | None = None
@@ -102,6 +108,9 @@ class SnapshotPolicy:
     keep_running: bool = False
     on_interrupt: bool = False
     hop: int | None = None
+    checkpoints: str | None = None
+    keep: int = 3
+    merge_after: int = 16
 
     @property
     def saves(self) -> bool:
@@ -128,7 +137,7 @@ class RunSpec:
         features: Features of WebAssembly that the module may need, as for `Module`.
         deterministic: NaNs are canonical; clocks and random numbers repeat.
         snapshots: When the run is saved.
-        from_snapshot: A snapshot file that the run continues.
+        from_snapshot: A snapshot file, or a folder of checkpoints, that the run continues.
         on_changed: What happens to files that changed since the snapshot.
         adopt: The run takes over a program that was handed to a host that is gone.
     """
@@ -307,7 +316,10 @@ FIELDS: tuple[tuple[str, str | None, OptionKind], ...] = (
     ("snapshots.keep_running", "keep-running", Flag()),
     ("snapshots.on_interrupt", "snapshot-on-interrupt", Flag()),
     ("snapshots.hop", "hop", Count(1)),
-    ("from_snapshot", "from-snapshot", ReadableFile()),
+    ("snapshots.checkpoints", "checkpoint-dir", Folder()),
+    ("snapshots.keep", "keep", Count(1)),
+    ("snapshots.merge_after", "merge-after", Count(1)),
+    ("from_snapshot", "from-snapshot", SnapshotSource()),
     ("on_changed", "on-changed", Choice("error", "keep", "truncate")),
     ("adopt", "adopt", Flag()),
 )

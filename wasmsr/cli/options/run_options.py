@@ -123,6 +123,12 @@ ROWS = (
     OptionRow("--snapshot-at", "at", "N", "Save after exactly N instructions, and stop."),
     OptionRow("--snapshot-every", "every", "SECONDS",
         "Save again and again; the program continues."),
+    OptionRow("--checkpoint-dir", "checkpoint_dir", "FOLDER",
+        "With --snapshot-every: write checkpoints there, one whole and then what changed, while "
+        "the program runs on."),
+    OptionRow("--keep", "keep", "N", "How many checkpoints stay in the folder.", "3"),
+    OptionRow("--merge-after", "merge_after", "N",
+        "After how many checkpoints of changes older ones are merged.", "16"),
     OptionRow("--snapshot-file", "snapshot_file", "FILE",
         "Where snapshots go. {n} in it is the next free number, {time} the moment; - is standard "
         "output. A file that is no snapshot is never overwritten.", "snapshot.bin"),
@@ -138,7 +144,8 @@ ROWS = (
     OptionRow("--interactive", "interactive", "",
         "Read keys: s saves, r calls the export again, q quits. Through a pipe too.", own=FLAG),
     OptionRow("--from-snapshot", "from_snapshot", "FILE",
-        "Continue a saved program. Give folders again, with --dir."),
+        "Continue a saved program: a snapshot, or the last checkpoint of a folder. Give folders "
+        "again, with --dir."),
     OptionRow("--on-changed", "on_changed", "WHAT",
         "On resume, what to do with files that were written since: refuse (error), leave them "
         "(keep), or undo it (truncate, the default)."),
@@ -187,6 +194,9 @@ class RunOptions:
     after: float | None
     at: int | None
     every: float | None
+    checkpoint_dir: str | None
+    keep: int
+    merge_after: int
     snapshot_file: str
     force: bool
     embed_module: bool
@@ -214,6 +224,8 @@ class RunOptions:
             raise UsageError(f"PROGRAM is missing: a .wasm or .wat file, or {names}.")
         if self.stop and self.every is not None:
             raise UsageError("--snapshot-every never stops; --snapshot-after does.")
+        if self.checkpoint_dir is not None and self.every is None:
+            raise UsageError("--checkpoint-dir needs --snapshot-every SECONDS.")
         if self.adopt and self.from_snapshot is None:
             raise UsageError("--adopt belongs to --from-snapshot.")
         if self.from_snapshot is not None:

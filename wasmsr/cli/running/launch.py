@@ -22,6 +22,7 @@ from wasmsr.cli.words import report
 from wasmsr.cli.words.failures import describe
 from wasmsr.cli.words.messages import say
 from wasmsr.cli.words.progress import Advance, shown
+from wasmsr.cli.words.units import human_size
 from wasmsr.record import replaced
 
 TYPE_CHECKING = False
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from wasmsr.cli.running.outputs import SnapshotFile
-    from wasmsr.cli.running.session import RunEnding
+    from wasmsr.cli.running.session import Plan, RunEnding
     from wasmsr.interp.modules.module import Module
     from wasmsr.interp.modules.module_cache import ModuleCache
     from wasmsr.interp.types import FuncType
@@ -45,6 +46,9 @@ def module_cache(folder: str | None) -> ModuleCache | None:
     from wasmsr.interp.modules.module_cache import ModuleCache, default_folder
 
     return ModuleCache(folder or default_folder())
+
+
+_SLOW = "the one before was still being written"
 
 
 class Launch:
@@ -115,7 +119,7 @@ class Launch:
             export=self._export,
             again=lambda: program.call(self._export, *self._again),
         )
-        with self._traced(program):
+        with self._traced(program), self._checkpoints(program, plan):
             try:
                 return RunSession(program, plan, events).run()
             finally:
@@ -377,6 +381,44 @@ class Launch:
         program.timings.add("encode", encoding)
         program.timings.add("write", time.perf_counter() - began - encoding)
         return file.last, size
+
+    @contextlib.contextmanager
+    def _checkpoints(self, program: Program, plan: Plan) -> Iterator[None]:
+        """Let the plan take checkpoints, if the options name a folder for them."""
+        policy = self.spec.snapshots
+        if policy.checkpoints is None:
+            yield
+            return
+        from wasmsr.snapshot.checkpoints.checkpointer import Checkpointer, Done
+        from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
+
+        reported: set[str] = set()
+
+        def done(one: Done) -> None:
+            kind = "whole" if one.full else f"{one.pages} changed pages"
+            say(f"checkpoint {one.number}: {kind}, {human_size(one.size)}", "info")
+
+        def failed(error: BaseException) -> None:
+            sentence, _, _ = describe(error)
+            if sentence not in reported:  # one warning each: a full disk stays full
+                reported.add(sentence)
+                say(f"a checkpoint could not be written: {sentence}", "warning")
+
+        folder = CheckpointFolder(policy.checkpoints)
+        embed = self.options.embed_module or self.options.program is None
+        with folder.locked():
+            checkpointer = Checkpointer(
+                folder, keep=policy.keep, merge_after=policy.merge_after, done=done, failed=failed
+            )
+            plan.checkpoint = lambda: checkpointer.take(
+                program.store, lambda: program.snapshot(embed=embed)
+            )
+            try:
+                yield
+            finally:
+                checkpointer.close(keep=not program.is_stopped)
+                if checkpointer.skipped:
+                    say(f"{checkpointer.skipped} checkpoints were skipped: {_SLOW}", "info")
 
     @contextlib.contextmanager
     def _traced(self, program: Program) -> Iterator[None]:

@@ -46,6 +46,8 @@ class Plan:
         keyboard: Opens the keys; None if there are none.
         again: Adds the call of the key r to the paused program.
         export: The export that the key r calls, for messages.
+        checkpoint: Takes a checkpoint of the paused program, in place of a snapshot at each
+            `every`; returns whether it did.
     """
 
     save: Callable[[], tuple[str, int]]
@@ -57,6 +59,7 @@ class Plan:
     on_interrupt: bool = False
     keyboard: Callable[[], Keyboard] | None = None
     again: Callable[[], None] | None = None
+    checkpoint: Callable[[], bool] | None = None
     export: str = "_start"
 
 
@@ -125,6 +128,7 @@ class RunSession:
         self._keys: Keyboard | None = None
         self._end = Timer()
         self._preparing = Timer()
+        self._reported = ""
 
     def run(self) -> RunEnding:
         """Run the program to an end of this process's part in it.
@@ -187,7 +191,9 @@ class RunSession:
             if self._ending is None:
                 self._key(key)
         if self._ending is None and timer.take():
-            if self.plan.every is not None or self.plan.keep_running:
+            if self.plan.checkpoint is not None:
+                self._checkpoint_and_go_on(self.plan.checkpoint)
+            elif self.plan.every is not None or self.plan.keep_running:
                 self._save_and_go_on()
             else:
                 self._save_and_stop()
@@ -244,6 +250,25 @@ class RunSession:
                 self.program.passed_stop()
 
         self._while_paused(save)
+
+    def _checkpoint_and_go_on(self, checkpoint: Callable[[], bool]) -> None:
+        """Take a checkpoint and continue. A failure is reported and ends nothing."""
+
+        def take() -> None:
+            if not self.program.pending and self._keys is None:
+                return  # it has finished just now: nothing is left to go on with
+            try:
+                self.snapshots += checkpoint()
+            except (errors.SnapshotError, OSError) as error:
+                self._report_once(f"no checkpoint was taken: {error}")
+
+        self._while_paused(take)
+
+    def _report_once(self, sentence: str) -> None:
+        """Report what may happen at every checkpoint, but not again and again."""
+        if sentence != self._reported:
+            self._reported = sentence
+            say(sentence, "warning")
 
     def _save_and_stop(self) -> None:
         """Save and stop. If the program has ended before that, its own end counts."""

@@ -73,7 +73,7 @@ def read_snapshot(
     limits: Limits | None = None,
     carry_limit: int | None = None,
 ) -> SnapshotState:
-    """Return the snapshot in a file.
+    """Return the snapshot in a file, or the last complete checkpoint in a folder.
 
     Args:
         limits: Limits of its memories, tables and stack.
@@ -83,6 +83,20 @@ def read_snapshot(
         HandedOver: Another host may own the program now, and `adopt` is not set.
         SnapshotError: The file cannot be read, is no snapshot, or exceeds a limit.
     """
+    if os.path.isdir(path):
+        from wasmsr.cli.words.messages import say
+        from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
+        from wasmsr.snapshot.format import FILES_LIMIT
+
+        with timings.measure("decode"):
+            number, state = CheckpointFolder(path).load(
+                warn=lambda text: say(text, "warning"),
+                adopt=adopt,
+                limits=limits,
+                files=FILES_LIMIT if carry_limit is None else carry_limit,
+            )
+        say(f"the program continues from checkpoint {number} in {printable(path)}", "info")
+        return state
     snapshot, decoder = decode(
         pieces(path), path, timings=timings, limits=limits, carry_limit=carry_limit
     )

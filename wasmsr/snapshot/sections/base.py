@@ -61,7 +61,7 @@ class BaseSection(Section):
         base = draft.find_base(root)
         if base.root != root:
             raise SnapshotError("another snapshot was given as the base of an incremental one")
-        if base.depth != depth:
+        if base.depth > depth:
             raise self.malformed(f"{base.depth} snapshots are below its base, not {depth}")
         _lay(base, draft)
         draft.base = base

@@ -1,0 +1,1 @@
+"""Memories as pages: the core's functions over them."""

@@ -1,0 +1,1 @@
+"""Checkpoints: snapshots in a folder, one whole and then what changed, beside the program."""
