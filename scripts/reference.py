@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from wasmsr.cli.app import COMPLETION, EXIT_CODES, wasmsr
+from wasmsr.cli.manual import tools
 from wasmsr.cli.subcommands import COMMANDS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
@@ -67,6 +68,10 @@ def page() -> str:
         parts += [f"## wasmsr {name}", f"{summary.capitalize()}."]
         parts += [f"```text\nwasmsr {name} {usage}\n```", *paragraphs(command.help or "")]
         parts += ["\n".join(options(command, inner))]
+        for word, tool, below in tools(command, inner):
+            usage = " ".join(tool.collect_usage_pieces(below))
+            parts += [f"### wasmsr {name} {word}", f"```text\nwasmsr {name} {word} {usage}\n```"]
+            parts += [*paragraphs(tool.help or ""), "\n".join(options(tool, below))]
     parts += ["## Exit codes", *paragraphs(EXIT_CODES), "## Completion", *paragraphs(COMPLETION)]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 

@@ -84,8 +84,11 @@ def test_help(furnished: Cli, command: str | None) -> None:
     text = text.partition("\nOptions:")[0]
     lines = commands(text.partition("\n\n")[2])
     assert len(lines) >= 2, text
-    if command == "inspect":
+    if command in ("inspect", "snapshot"):
         furnished("run", "app.wasm", "--snapshot-at", "1")
+    if command == "snapshot":
+        every = ("--snapshot-every", "0.3", "--checkpoint-dir", "checkpoints")
+        furnished("run", *every, "--timeout", "1", "app.wasm")
     walk(furnished, lines)
 
 

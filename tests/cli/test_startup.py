@@ -58,7 +58,15 @@ def found(names: set[str], wanted: tuple[str, ...]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["run", "--help"], ["inspect", "--help"], ["run", "--wrong"], []]
+    "words",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["inspect", "--help"],
+        ["snapshot", "verify", "--help"],
+        ["run", "--wrong"],
+        [],
+    ],
 )
 def test_help_is_light(cli: Cli, words: list[str]) -> None:
     names = imported(cli, *words)

@@ -49,6 +49,17 @@ def options(command: click.Command, context: click.Context) -> Iterator[str]:
             yield from (".TP", f".B {escaped(record[0])}", escaped(record[1]))
 
 
+def tools(
+    command: click.Command, context: click.Context
+) -> Iterator[tuple[str, click.Command, click.Context]]:
+    """Yield the commands of a group, with their names and contexts; none if it is no group."""
+    if isinstance(command, click.Group):
+        for word in command.list_commands(context):
+            tool = command.get_command(context, word)
+            assert tool is not None
+            yield word, tool, click.Context(tool, info_name=word, parent=context)
+
+
 def page() -> str:
     """Return the whole page."""
     context = click.Context(wasmsr, info_name="wasmsr", help_option_names=["-h", "--help"])
@@ -73,6 +84,10 @@ def page() -> str:
         inner = click.Context(command, info_name=name, parent=context)
         found += [f".SH WASMSR {name.upper()}", escaped(f"{summary.capitalize()}.")]
         found += [*paragraphs(command.help or ""), ".SS Options", *options(command, inner)]
+        for word, tool, below in tools(command, inner):
+            usage = " ".join(tool.collect_usage_pieces(below))
+            found += [f".SS wasmsr {name} {escaped(f'{word} {usage}')}"]
+            found += [*paragraphs(tool.help or ""), *options(tool, below)]
     found += [".SH EXIT STATUS", *paragraphs(EXIT_CODES)]
     found += [".SH COMPLETION", *paragraphs(COMPLETION)]
     return "\n".join(found) + "\n"

@@ -13,6 +13,10 @@ COMMANDS = {
         "run a program; save it while it runs, or go on from that",
     ),
     "inspect": ("wasmsr.cli.commands.inspect", "show what is in a snapshot or a module"),
+    "snapshot": (
+        "wasmsr.cli.commands.snapshot",
+        "check, merge, convert or compare snapshots",
+    ),
     "cache": ("wasmsr.cli.commands.cache", "show or clear what is noted of modules"),
     "remote": ("wasmsr.cli.commands.remote", "move a running program to and fro between two hosts"),
 }

@@ -60,6 +60,20 @@ class CheckpointHead(NamedTuple):
     size: int
 
 
+class CheckpointLink(NamedTuple):
+    """A checkpoint of a chain, read and verified.
+
+    Attributes:
+        number: Its number.
+        decoder: What has read its file.
+        read: Its state, root and depth.
+    """
+
+    number: int
+    decoder: Decoder
+    read: ReadBase
+
+
 class CheckpointFolder:
     """A folder of checkpoints.
 
@@ -201,6 +215,23 @@ class CheckpointFolder:
             SnapshotError: A file of the chain is missing, damaged or not what it should be; the
                 message names the file.
         """
+        *_, last = self.links(number, heads, limit=limit, limits=limits, files=files)
+        return last.read.state
+
+    def links(
+        self,
+        number: int,
+        heads: dict[int, CheckpointHead],
+        *,
+        limit: int = DEFAULT_LIMIT,
+        limits: Limits | None = None,
+        files: int = FILES_LIMIT,
+    ) -> Iterator[CheckpointLink]:
+        """Yield the checkpoints that one is made of, read and verified, the full one first.
+
+        Each takes over the memories of the one before it, whose state is of no use afterwards. The
+        arguments and errors are those of `read`.
+        """
         below: ReadBase | None = None
         for one in self.chain(number, heads):
             path, base = self.file(one), below
@@ -216,8 +247,7 @@ class CheckpointFolder:
                 raise _of_file(path, error) from error
             depth = 0 if below is None else below.depth + 1
             below = ReadBase(decoder.root, state, decoder.trees, depth)
-        assert below is not None
-        return below.state
+            yield CheckpointLink(one, decoder, below)
 
     def load(
         self,

@@ -174,6 +174,12 @@ class Decoder:
         """The sections read so far."""
         return [SectionSize(*size) for size in self._sizes]
 
+    @property
+    def stored(self) -> int:
+        """Bytes of the file; known after `finish`."""
+        trailer = TRAILER.size if self.header is not None and self.header.version > 1 else 0
+        return HEADER.size + trailer + sum(stored for _, _, stored in self._sizes)
+
     def _parse(self) -> _Parser:
         header = self.header = Header.decode((yield HEADER.size))
         draft = self._draft
@@ -182,7 +188,7 @@ class Decoder:
         if header.form == MAPPED:
             raise VersionError(
                 "the snapshot is mapped: it is a file that is opened, not a stream that is read",
-                hint="wasmsr snapshot convert makes a full one of it",
+                hint="give the wasmsr that wrote it a full or an incremental one to write",
             )
         last = 0
         for _ in range(header.sections):

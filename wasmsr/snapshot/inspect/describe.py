@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from wasmsr.snapshot.encoding.container import HEADER, TRAILER
 from wasmsr.snapshot.encoding.registry import SECTIONS, section_name
 from wasmsr.snapshot.encoding.section import Section
 from wasmsr.snapshot.format import Decoder, Path, read_file
@@ -53,14 +52,12 @@ def _in_place() -> list[Section]:
 def _describe_file(decoder: Decoder) -> dict[str, Any]:
     header = decoder.header
     assert header is not None
-    trailer = TRAILER.size if header.version > 1 else 0
-    stored = HEADER.size + trailer + sum(section.stored for section in decoder.sections)
     return {
         "version": header.version,
         "handed_over": header.handed,
         "root_digest": decoder.root.hex(),
         "content_digest": decoder.content.hex(),
-        "bytes": stored,
+        "bytes": decoder.stored,
         "sections": [
             {"kind": section_name(s.kind), "plain": s.plain, "stored": s.stored}
             for s in decoder.sections

@@ -1,0 +1,1 @@
+"""Tools for snapshots that nobody runs: check, merge, convert, compare, take memory out."""

@@ -1,0 +1,116 @@
+"""Reads what the tools work on: a file of version 1 or 2, or the last checkpoint of a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wasmsr.errors import SnapshotError, printable
+from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
+from wasmsr.snapshot.encoding.container import FORM_NAMES, Header
+from wasmsr.snapshot.encoding.reader import Decoder
+from wasmsr.snapshot.encoding.section import ReadBase, no_base
+from wasmsr.snapshot.format import read_file
+from wasmsr.snapshot.state import SnapshotState
+
+
+@dataclass(slots=True)
+class OpenedSnapshot:
+    """A snapshot that was read, with all that is below it, and verified.
+
+    Attributes:
+        path: Its file.
+        state: The program.
+        decoder: What has read the file.
+        depth: How many snapshots are below it; 0 if it is full.
+        number: Its number if it was found in a folder of checkpoints.
+    """
+
+    path: str
+    state: SnapshotState
+    decoder: Decoder
+    depth: int = 0
+    number: int | None = None
+
+    @property
+    def header(self) -> Header:
+        """The header of the file."""
+        assert self.decoder.header is not None
+        return self.decoder.header
+
+    @property
+    def form(self) -> str:
+        """The name of its form."""
+        return FORM_NAMES[self.header.form]
+
+
+def open_snapshot(
+    path: str | os.PathLike[str], *, warn: Callable[[str], None] = lambda text: None
+) -> OpenedSnapshot:
+    """Read a snapshot. A mark of hand-over does not matter: nothing here runs a program.
+
+    The base of an incremental file is looked for among the checkpoints in the file's folder.
+
+    Args:
+        path: A file, or a folder of checkpoints, of which the last complete one is taken.
+        warn: Gets a sentence for each damaged checkpoint that is passed over.
+
+    Raises:
+        SnapshotError: What is wrong; the message names the file.
+    """
+    place = os.fspath(path)
+    if not os.path.isdir(place):
+        return _open_file(place)
+    folder = CheckpointFolder(place)
+    heads = folder.heads()
+    for number in reversed(folder.numbers()):
+        try:
+            if number not in heads:
+                folder.head(number)  # says what is wrong
+            *_, last = folder.links(number, heads)
+        except SnapshotError as error:
+            warn(f"checkpoint {number} is passed over: {error.message}")
+            continue
+        return OpenedSnapshot(
+            folder.file(number), last.read.state, last.decoder, last.read.depth, number
+        )
+    raise no_checkpoint(place)
+
+
+def no_checkpoint(place: str) -> SnapshotError:
+    """Return the error for a folder without a complete checkpoint."""
+    return SnapshotError(
+        f"there is no complete checkpoint in {printable(place)}",
+        hint="wasmsr run PROGRAM --snapshot-every 5 --checkpoint-dir FOLDER writes some",
+    )
+
+
+def _open_file(path: str) -> OpenedSnapshot:
+    depth = 0
+
+    def beside(root: bytes) -> ReadBase:
+        nonlocal depth
+        base = _base_beside(path, root)
+        depth = base.depth + 1
+        return base
+
+    decoder = Decoder(find_base=beside)
+    try:
+        state = read_file(path, decoder).finish()
+    except SnapshotError as error:
+        if printable(path) in error.message:
+            raise
+        raise type(error)(f"{printable(path)}: {error.message}", hint=error.hint) from error
+    return OpenedSnapshot(path, state, decoder, depth)
+
+
+def _base_beside(path: str, root: bytes) -> ReadBase:
+    """Return the base with this root, from the checkpoints in the folder of a file."""
+    folder = CheckpointFolder(os.path.dirname(os.path.realpath(path)))
+    heads = folder.heads()
+    for number, head in heads.items():
+        if head.root == root:
+            *_, last = folder.links(number, heads)
+            return last.read
+    return no_base(root)
