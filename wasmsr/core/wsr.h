@@ -378,9 +378,13 @@ size_t wsr_run_pages(const wsr_page_run *runs, size_t n, size_t pages);
  * SIZE_MAX where a run is out of bounds or there are more than `room`; then nothing is copied. */
 size_t wsr_gather(const uint8_t *data, size_t pages, const wsr_page_run *runs, size_t n,
                   uint8_t *to, size_t room);
-/* The way back, from `count` pages. With `fresh` the memory's pages are all zero, and zero pages
- * are skipped. Returns how many, or SIZE_MAX where a run is out of bounds or the runs do not have
- * `count` pages; then nothing is written. */
+/* Copy the pages of runs to their places in a memory of zeros, of as many pages; zero pages are
+ * skipped. Returns how many pages the runs have, or SIZE_MAX where one is out of bounds. */
+size_t wsr_copy_runs(uint8_t *to, const uint8_t *from, size_t pages, const wsr_page_run *runs,
+                     size_t n);
+/* The way back of `wsr_gather`, from `count` pages. With `fresh` the memory's pages are all zero,
+ * and zero pages are skipped. Returns how many, or SIZE_MAX where a run is out of bounds or the
+ * runs do not have `count` pages; then nothing is written. */
 size_t wsr_scatter(const uint8_t *from, size_t count, const wsr_page_run *runs, size_t n,
                    uint8_t *data, size_t pages, int fresh);
 /* Combine two buffers by exclusive or; `to` may be one of them. */

@@ -6,6 +6,7 @@ import os
 import random
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from wasmsr import Bounds, Memory, MemoryType, SnapshotError, Store
 from wasmsr.interp.outcomes import Limits
 from wasmsr.interp.store.state import StateRefused
 from wasmsr.snapshot.memory import bases as module
+from wasmsr.snapshot.memory import page_calls
 from wasmsr.snapshot.memory.bases import MemoryBase, MemoryBases
 from wasmsr.snapshot.memory.page_engine import PAGE_SIZE, page_map, runs_of
 
@@ -222,6 +224,51 @@ def test_a_full_host_leaves_the_memory_as_it_is(
     monkeypatch.setattr(module, "write_pages", write)
     memory.write(0, b"later")
     assert bytes(bases.make_own(0).view()) == b"later" + before[5:] == bytes(memory.data)
+
+
+def test_a_copy_does_not_make_pages_exist(store: Store) -> None:
+    memory = Memory.new(store, MemoryType(Bounds(64, None)))
+    memory.write(3 * WASM_PAGE, b"before")
+    bases = MemoryBases(store)
+    assert bases.copied(0) == memory.data
+    base = bases.make_own(0)
+    memory.write(40 * WASM_PAGE, b"private")
+    runs = bases.existing(0)
+    assert list(runs) == [48, 1, 640, 1] or not exact()
+    blocks = os.fstat(base.fd).st_blocks
+    copy = bases.copied(0)
+    if exact():
+        assert os.fstat(base.fd).st_blocks == blocks <= 2 * PAGE_SIZE // 512
+    assert copy == memory.data
+    memory.write(0, b"later")
+    assert bytes(copy[:5]) == bytes(5)
+
+
+def exact() -> bool:
+    """Whether this host tells which pages exist."""
+    return page_calls.refusal_of(page_calls.PRIVATE) is None
+
+
+@pytest.mark.parametrize("offset", [0, WASM_PAGE])
+def test_the_holes_of_a_file_are_no_pages(store: Store, offset: int, tmp_path: Path) -> None:
+    """Whatever the file system calls a hole: all that is not zero is in the copy."""
+    file = tmp_path / "file"
+    data = bytearray(8 * WASM_PAGE)
+    data[5 * PAGE_SIZE] = data[6 * WASM_PAGE - 1] = data[-1] = 9
+    with file.open("wb") as stream:
+        stream.truncate(offset + len(data) + WASM_PAGE)
+        for at in (5 * PAGE_SIZE, 6 * WASM_PAGE - 1, len(data) - 1):
+            stream.seek(offset + at)
+            stream.write(b"\x09")
+        stream.seek(offset + len(data))
+        stream.write(b"after the base")
+    memory = Memory.new(store, MemoryType(Bounds(8, None)))
+    bases = MemoryBases(store)
+    bases.lay(0, MemoryBase(os.open(file, os.O_RDONLY), offset, len(data)))
+    memory.grow(1)
+    memory.write(8 * WASM_PAGE + 5, b"grown")
+    assert bytes(memory.data[: len(data)]) == data
+    assert bases.copied(0) == memory.data
 
 
 def test_zero_pages_take_no_room_in_a_base(store: Store) -> None:

@@ -212,6 +212,19 @@ def test_copies_leave_zero_pages_uncommitted() -> None:
     assert target == data
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_of_runs(seed: int) -> None:
+    data = _memory(seed, 40)
+    flags = random.Random(seed).choices((0, 1), k=40)
+    target = bytearray(len(data))
+    page_engine.copy_runs(data, page_engine.runs_of(bytes(flags)), target)
+    for page, flag in enumerate(flags):
+        part = slice(page * PAGE_SIZE, (page + 1) * PAGE_SIZE)
+        assert target[part] == (data[part] if flag else bytes(PAGE_SIZE))
+    with pytest.raises(ValueError, match="out of bounds"):
+        page_engine.copy_runs(data, array("Q", (39, 2)), target)
+
+
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 4096, 5001])
 def test_xor(length: int) -> None:
     source = random.Random(length)

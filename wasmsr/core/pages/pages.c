@@ -87,6 +87,17 @@ size_t wsr_gather(const uint8_t *data, size_t pages, const wsr_page_run *runs, s
   return sum;
 }
 
+size_t wsr_copy_runs(uint8_t *to, const uint8_t *from, size_t pages, const wsr_page_run *runs,
+                     size_t n) {
+  const size_t sum = wsr_run_pages(runs, n, pages);
+  if (sum == SIZE_MAX) return SIZE_MAX;
+  for (size_t i = 0; i < n; i++) {
+    const size_t start = (size_t)runs[i].first * WSR_PAGE;
+    wsr_copy_pages(to + start, from + start, (size_t)runs[i].count * WSR_PAGE);
+  }
+  return sum;
+}
+
 size_t wsr_scatter(const uint8_t *from, size_t count, const wsr_page_run *runs, size_t n,
                    uint8_t *data, size_t pages, int fresh) {
   if (wsr_run_pages(runs, n, pages) != count) return SIZE_MAX;

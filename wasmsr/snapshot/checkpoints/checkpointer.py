@@ -18,10 +18,10 @@ from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
 from wasmsr.snapshot.encoding.writer import encode
 from wasmsr.snapshot.format import save_pieces
 from wasmsr.snapshot.memory.dirty_pages import DirtyConsumer, DirtyTracker
-from wasmsr.snapshot.memory.page_engine import PAGE_SIZE, copy_pages, scatter
+from wasmsr.snapshot.memory.page_engine import PAGE_SIZE, scatter
 from wasmsr.snapshot.memory.space_name import MEMORY_SPACE, SpaceName
 from wasmsr.snapshot.spaces.space_pages import Base, Runs, Written
-from wasmsr.snapshot.state import MemoryState, SnapshotState
+from wasmsr.snapshot.state import SnapshotState
 
 if TYPE_CHECKING:
     from array import array
@@ -161,7 +161,10 @@ class Checkpointer:
             self._store = store
         if base is None:
             with self._tracker.changes(self._consumer):
-                copies = [_copied(memory) for memory in state.memories]
+                copies = [
+                    replace(memory, data=self._tracker.copied(SpaceName(MEMORY_SPACE, number)))
+                    for number, memory in enumerate(state.memories)
+                ]
             whole = replace(state, memories=copies)
             return lambda: self._write(whole, None, None)
         spaces: list[_Space] = []
@@ -250,16 +253,6 @@ def merge(folder: CheckpointFolder, number: int) -> int:
     state = folder.read(number, heads)
     pieces = encode(state, version=2, handed=heads[number].handed)
     return save_pieces(pieces, folder.file(number))
-
-
-def _copied(memory: MemoryState) -> MemoryState:
-    """Return a memory with bytes of its own; its zero pages take no memory."""
-    size = len(memory.data)
-    if not size:
-        return replace(memory, data=b"")
-    copy = memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-    copy_pages(memory.data, copy)
-    return replace(memory, data=copy)
 
 
 def _sparse(size: int, runs: array[int], pages: bytearray) -> memoryview:

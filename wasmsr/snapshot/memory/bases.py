@@ -8,17 +8,19 @@ over it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
 import weakref
 from array import array
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from wasmsr.errors import SnapshotError
 from wasmsr.interp.store.state import StateRefused
-from wasmsr.snapshot.memory.page_calls import write_pages
-from wasmsr.snapshot.memory.page_engine import PAGE_SIZE, Runs, page_map, runs_of
+from wasmsr.snapshot.memory.page_calls import PRIVATE, refusal_of, scan, write_pages
+from wasmsr.snapshot.memory.page_engine import PAGE_SIZE, Runs, copy_runs, page_map, runs_of
 
 if TYPE_CHECKING:
     from wasmsr.interp.store.interface import StoreInterface
@@ -84,6 +86,25 @@ class MemoryBase:
         """Write pages of a memory that begins at the address `start`. Raises OSError."""
         self._check_own()
         write_pages(self.fd, self.offset, start, runs)
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Yield the parts of the base that are no holes: first page, and the page after the last.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        at, end = self.offset, self.offset + self.length
+        while at < end:
+            try:
+                data = os.lseek(self.fd, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # only a hole follows
+                    return
+                raise
+            at = os.lseek(self.fd, data, os.SEEK_HOLE)
+            if data < end:
+                first = (data - self.offset) // PAGE_SIZE
+                yield first, -(-(min(at, end) - self.offset) // PAGE_SIZE)
 
     def view(self) -> memoryview:
         """Return the bytes, read-only. The view keeps them after `close`."""
@@ -156,7 +177,7 @@ class MemoryBases:
             base.resize(place.size)
             view = self._store.memory_view(address)
             if place.base:  # a longer mapping of one file cannot begin with another file's
-                base.write(place.start, runs_of(page_map(view)))
+                base.write(place.start, self.existing(address))
                 self._state.lay_memory(address, base.fd, 0, place.size)
             else:
                 self._move(address, base, place.start, view)
@@ -204,6 +225,43 @@ class MemoryBases:
                 self._state.lay_memory(address, base.fd, base.offset, place.size, first=grown)
         except (OSError, StateRefused) as error:
             raise SnapshotError(f"pages cannot be written to a memory's base: {error}") from error
+
+    def existing(self, address: int) -> Runs:
+        """Return the pages of a memory that exist; all others are zero.
+
+        To read a page that does not exist would make the kernel give it memory.
+        """
+        place = self._state.memory_place(address)
+        pages = place.size // PAGE_SIZE
+        base = self._bases.get(address)
+        if refusal_of(PRIVATE) is not None or (place.base and base is None):
+            return array("Q", (0, pages)) if pages else array("Q")
+        flags = bytearray(pages)
+        if base is not None:
+            for first, end in base.extents():
+                flags[first:end] = b"\1" * (end - first)
+        try:
+            scan(place.start, PRIVATE, flags, pages)
+        except OSError as error:
+            raise SnapshotError(f"the host does not tell which pages exist: {error}") from error
+        return runs_of(flags)
+
+    def copied(self, address: int) -> memoryview:
+        """Return a copy of a memory, in which zero pages take no room.
+
+        Raises:
+            SnapshotError: The host has no room.
+        """
+        view = self._store.memory_view(address)
+        if not view:
+            return memoryview(b"")
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        try:
+            copy = memoryview(mmap.mmap(-1, len(view), flags=flags))
+        except OSError as error:
+            raise SnapshotError(f"there is no room for a copy of a memory: {error}") from error
+        copy_runs(view, self.existing(address), copy)
+        return copy
 
     def close(self) -> None:
         """Let go of the bases; the memories keep their bytes."""

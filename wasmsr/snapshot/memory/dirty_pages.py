@@ -334,6 +334,14 @@ class DirtyTracker:
         self._last = consumer
         consumer.flags.clear()
 
+    def copied(self, space: SpaceName) -> memoryview:
+        """Return a copy of a whole space, in which zero pages take no room.
+
+        Raises:
+            SnapshotError: The host has no room.
+        """
+        return self.bases.copied(space.number)
+
     def mark(self, space: SpaceName, runs: Runs) -> None:
         """Count pages as written that were changed otherwise: by `StoreState.drop_pages`."""
         for consumer in self._consumers:

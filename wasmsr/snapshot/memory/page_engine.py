@@ -144,6 +144,27 @@ def copy_pages(source: Buffer, target: Buffer) -> None:
     in_parts(pages, work)
 
 
+def copy_runs(source: Buffer, runs: Runs, target: Buffer) -> None:
+    """Copy pages to their places in a memory of zeros, of the same length.
+
+    Zero pages and those that no run has are not touched.
+
+    Raises:
+        ValueError: A run is out of bounds; nothing is copied then.
+    """
+    pages = _count(source)
+    if len(target) != len(source):
+        raise ValueError("two memories of different lengths")
+    pages_in(runs, pages)
+    a, b, n = _of(source), _writable(target), len(runs) // 2
+    pointer = _of(runs, "wsr_page_run *")
+
+    def work(first: int, end: int) -> None:
+        lib.wsr_copy_runs(b, a, pages, pointer + first, end - first)
+
+    in_parts(n, work, part=max(1, n // 8))
+
+
 def gather(data: Buffer, runs: Runs) -> bytearray:
     """Return the pages of runs, one after the other.
 
