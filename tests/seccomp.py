@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,9 +34,12 @@ def run_without(call: int, answer: int, code: str, root: Path, *words: str) -> N
         root: Where it runs.
         words: Its arguments, from sys.argv[3] on.
     """
+    # The sanitizers' build stays before the tree, where there is one.
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(root))))
     done = subprocess.run(
         [sys.executable, "-c", _FILTER + code, str(call), str(answer), *words],
         cwd=root,
+        env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
     )
