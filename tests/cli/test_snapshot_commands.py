@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,15 @@ import pytest
 
 from tests.cli.conftest import one_sentence
 from tests.snapshot.checkpoints.guest import GUEST
+from tests.snapshot.samples import parts, seal
 from wasmsr import Module, Snapshot, Store
 from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.checkpoints.checkpointer import Checkpointer
 from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
-from wasmsr.snapshot.format import content_digest, mark_handed
+from wasmsr.snapshot.format import content_digest, load, mark_handed
 from wasmsr.snapshot.state import SnapshotState
+from wasmsr.snapshot.tools.copies import write_full
+from wasmsr.snapshot.tools.opened import open_snapshot
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli
@@ -170,6 +174,163 @@ def test_verify_without_a_snapshot(cli: Cli) -> None:
     assert "no complete checkpoint in empty" in refused(cli, "verify", "empty")
     assert cli("snapshot", "verify").returncode == 2
     assert "/dev/zero" in refused(cli, "verify", "/dev/zero")
+
+
+# ---- merge and convert ----
+
+
+def test_merge_makes_one_file_with_the_same_root(cli: Cli, states: list[SnapshotState]) -> None:
+    for source, number in (("d", STEPS), (f"d/{checkpoint(cli, 2).name}", 2)):
+        before = {path: path.read_bytes() for path in (cli.folder / "d").glob("*.bin")}
+        outcome = cli("snapshot", "merge", source, "-o", "merged.bin")
+        assert (outcome.returncode, outcome.stdout) == (0, ""), outcome.stderr
+        chained = as_object(cli, "verify", f"d/{checkpoint(cli, number).name}")
+        merged = as_object(cli, "verify", "merged.bin")
+        assert (merged["version"], merged["form"], merged["depth"]) == (2, "full", 0)
+        for key in ("root_digest", "content_digest"):
+            assert merged[key] == chained[key]
+        assert merged["root_digest"] in outcome.stderr
+        state = load(cli.folder / "merged.bin")
+        assert replace(states[number - 1], lineage=state.lineage) == state
+        assert {path: path.read_bytes() for path in before} == before
+
+
+def test_merge_takes_the_last_complete_checkpoint(cli: Cli, states: list[SnapshotState]) -> None:
+    last = checkpoint(cli, STEPS)
+    last.write_bytes(last.read_bytes()[:-1])
+    outcome = cli("snapshot", "merge", "d", "-o", "merged.bin")
+    assert outcome.returncode == 0
+    assert f"checkpoint {STEPS} is passed over" in outcome.stderr
+    state = load(cli.folder / "merged.bin")
+    assert replace(states[STEPS - 2], lineage=state.lineage) == state
+
+
+def test_a_merged_program_ends_as_the_checkpoints_do(cli: Cli, states: list[SnapshotState]) -> None:
+    assert cli("snapshot", "merge", "d", "-o", "m.bin").returncode == 0
+    assert cli("snapshot", "convert", "m.bin", "-o", "1.bin", "--format", "1").returncode == 0
+    ends = {cli("run", "--from-snapshot", name).stdout for name in ("d", "m.bin", "1.bin")}
+    assert len(ends) == 1 and ends != {""}
+
+
+def test_convert_there_and_back(cli: Cli, states: list[SnapshotState]) -> None:
+    for source, out, version in (
+        ("one.bin", "two.bin", "2"),
+        ("two.bin", "back.bin", "1"),
+        ("back.bin", "again.bin", "2"),
+    ):
+        words = ("snapshot", "convert", source, "-o", out, "--format", version)
+        outcome = cli(*words)
+        assert outcome.returncode == 0, outcome.stderr
+        found = as_object(cli, "verify", out)
+        assert (found["version"], found["form"]) == (int(version), "full")
+        assert found["root_digest"] in outcome.stderr
+        digest = content_digest(states[-1], version=int(version)).hex()
+        assert found["content_digest"] == digest
+        assert load(cli.folder / out) == states[-1] == load(cli.folder / "one.bin")
+    for one, other in (("one", "back"), ("two", "again")):
+        left, right = (cli.folder / f"{name}.bin" for name in (one, other))
+        assert left.read_bytes() == right.read_bytes()
+    outcome = cli("snapshot", "convert", "d", "-o", "d1.bin", "--format", "1")
+    assert as_object(cli, "verify", "d1.bin")["version"] == 1
+
+
+def test_a_mark_of_hand_over_stays(cli: Cli, states: list[SnapshotState]) -> None:
+    mark_handed(cli.folder / "one.bin")
+    mark_handed(checkpoint(cli, STEPS))
+    assert cli("snapshot", "convert", "one.bin", "-o", "a.bin", "--format", "2").returncode == 0
+    assert cli("snapshot", "merge", "d", "-o", "b.bin").returncode == 0
+    for name in ("a.bin", "b.bin"):
+        assert as_object(cli, "verify", name)["handed_over"] is True
+        assert cli("run", "--from-snapshot", name).returncode == 123
+
+
+def test_golden_files_convert(cli: Cli, root: Path) -> None:
+    golden = sorted((root / "tests" / "golden").rglob("*.bin"))
+    assert golden
+    for path in golden:
+        source = open_snapshot(path)
+        for version in (1, 2):
+            copied = write_full(source, str(cli.folder / "copy.bin"), version=version)
+            again = open_snapshot(cli.folder / "copy.bin")
+            assert again.state.lineage == source.state.lineage
+            assert again.decoder.root == copied.root
+            assert again.decoder.content == copied.content
+            if version == source.header.version:
+                assert again.decoder.content == source.decoder.content
+
+
+# ---- outputs ----
+
+WRITERS = {
+    "merge": ("merge", "d"),
+    "convert": ("convert", "one.bin", "--format", "2"),
+}
+"""Tools that write a snapshot, without `-o`."""
+
+
+@pytest.mark.parametrize("tool", WRITERS)
+def test_an_output_that_would_destroy_something(
+    cli: Cli, states: list[SnapshotState], tool: str
+) -> None:
+    words = WRITERS[tool]
+    (cli.folder / "letter.txt").write_text("dear all")
+    (cli.folder / "link.bin").symlink_to("one.bin")
+    (cli.folder / "hard.bin").hardlink_to(cli.folder / "one.bin")
+    before = {path: path.read_bytes() for path in cli.folder.rglob("*") if path.is_file()}
+    assert "no snapshot" in refused(cli, *words, "-o", "letter.txt")
+    assert "is a folder" in refused(cli, *words, "-o", "d")
+    assert "No such file" in refused(cli, *words, "-o", "nowhere/x.bin")
+    if tool == "merge":
+        for number in range(1, STEPS + 2):
+            said = refused(cli, *words, "-o", f"d/{checkpoint(cli, number).name}")
+            assert "is what is read" in said or "name of a checkpoint" in said
+    else:
+        for name in ("one.bin", "./one.bin", "d/../one.bin", "link.bin", "hard.bin"):
+            assert "is what is read" in refused(cli, *words, "-o", name)
+    after = {path: path.read_bytes() for path in cli.folder.rglob("*") if path.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize("tool", WRITERS)
+def test_outputs_that_may_be_written(cli: Cli, states: list[SnapshotState], tool: str) -> None:
+    words = ("snapshot", *WRITERS[tool])
+    Snapshot(states[0]).save(cli.folder / "old.bin")
+    (cli.folder / "empty.bin").touch()
+    for name in ("old.bin", "empty.bin", "new.bin"):
+        assert cli(*words, "-o", name).returncode == 0
+        assert as_object(cli, "verify", name)["version"] == 2
+        assert (cli.folder / name).stat().st_mode & 0o777 == 0o600
+    with (cli.folder / "piped.bin").open("wb") as file:
+        process = cli.begin(*words, "-o", "-", stdout=file)
+        assert process.wait() == 0
+    assert (cli.folder / "piped.bin").read_bytes() == (cli.folder / "new.bin").read_bytes()
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_nothing_is_made_of_what_is_no_snapshot(cli: Cli, what: str) -> None:
+    (cli.folder / "x.bin").write_bytes(HOSTILE[what])
+    assert "x.bin" in refused(cli, "merge", "x.bin", "-o", "out.bin")
+    assert "x.bin" in refused(cli, "convert", "x.bin", "-o", "out.bin", "--format", "1")
+    assert not (cli.folder / "out.bin").exists()
+
+
+def test_a_section_that_a_copy_would_lack(cli: Cli, states: list[SnapshotState]) -> None:
+    """An unknown section that a reader may skip, as a newer wasmsr may write."""
+    sections = parts((cli.folder / "one.bin").read_bytes())
+    (cli.folder / "newer.bin").write_bytes(seal([*sections, (0xFFF0, b"news")]))
+    assert as_object(cli, "verify", "newer.bin")["complete"] is True
+    assert "0xfff0" in refused(cli, "merge", "newer.bin", "-o", "out.bin")
+    assert not (cli.folder / "out.bin").exists()
+
+
+def test_wrong_words(cli: Cli) -> None:
+    for words in (
+        ("merge", "x"),
+        ("convert", "x", "-o", "y"),
+        ("convert", "x", "-o", "y", "--format", "3"),
+        ("merge", "x", "y", "-o", "z"),
+    ):
+        assert cli("snapshot", *words).returncode == 2
 
 
 def test_a_tool_must_be_named(cli: Cli) -> None:

@@ -72,7 +72,11 @@ def save(state: SnapshotState, path: Path, *, compress: bool = True, handed: boo
 
 
 def save_pieces(
-    pieces: Iterable[bytes], path: Path | int, *, names: Iterator[str] | None = None
+    pieces: Iterable[bytes],
+    path: Path | int,
+    *,
+    names: Iterator[str] | None = None,
+    what: str = "snapshot",
 ) -> int:
     """Write what `encode` gives, or what came over the wire, as `save` does.
 
@@ -89,14 +93,14 @@ def save_pieces(
         target = os.path.realpath(os.fspath(path))
         if os.path.exists(target) and not os.path.isfile(target):
             if os.path.isdir(target):
-                raise SnapshotError(f"cannot write the snapshot: {printable(path)} is a folder")
+                raise SnapshotError(f"cannot write the {what}: {printable(path)} is a folder")
             with open(target, "wb") as file:
                 return sum(file.write(piece) for piece in pieces)
         return _replace(pieces, target)
     except OSError as error:
         where = f"to {printable(path)}" if not isinstance(path, int) else "to where it should go"
         raise SnapshotError(
-            f"cannot write the snapshot {where}: {error.strerror or error}",
+            f"cannot write the {what} {where}: {error.strerror or error}",
             hint="nothing was left half-written; free some space or name another folder",
         ) from error
 

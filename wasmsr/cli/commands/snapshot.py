@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wasmsr.snapshot.inspect.text_tables import Block
+    from wasmsr.snapshot.tools.opened import OpenedSnapshot
     from wasmsr.snapshot.tools.verify import Verdict
 
 HELP = """Tools for snapshots. None of them runs a program.
@@ -22,6 +23,8 @@ HELP = """Tools for snapshots. None of them runs a program.
 \b
   wasmsr snapshot verify snapshot.bin
   wasmsr snapshot verify checkpoints
+  wasmsr snapshot merge checkpoints -o whole.bin
+  wasmsr snapshot convert snapshot.bin -o new.bin --format 2
 
 A snapshot is a file, of version 1 or 2 of the format, or a folder of checkpoints, which stands for
 its last complete one. The base of an incremental file is looked for in the file's folder. A
@@ -31,6 +34,16 @@ VERIFY = """Reads a snapshot, checks all of it, and says its version, form, dept
 
 Of a folder, all checkpoints are read. Depth is the number of snapshots below one: 0 for a full one.
 The exit code is 0 if everything is complete, otherwise 123."""
+
+MERGE = """Writes one full snapshot of version 2 in place of a chain of incremental ones.
+
+The root digest stays, and so does the mark of a program that was handed over. FILE and FOLDER stay
+as they are."""
+
+CONVERT = """Writes a full snapshot of the same state in another version of the format.
+
+Each version has a content digest of its own; that of version 2 is the same after any number of
+conversions."""
 
 WIDE = {"max_content_width": 100}
 
@@ -53,8 +66,21 @@ as_object = click.option(
 )
 
 
+source_argument = click.argument("source", metavar="FILE|FOLDER", type=click.Path())
+
+out_option = click.option(
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="Write this file, which may be an older snapshot but nothing else; - is standard output.",
+)
+
+
 @snapshot.command(help=VERIFY, short_help="say whether all is there", context_settings=WIDE)
-@click.argument("source", metavar="FILE|FOLDER", type=click.Path())
+@source_argument
 @as_object
 def verify(source: str, as_json: bool) -> None:
     """Carry out the command; VERIFY is its help text."""
@@ -91,6 +117,53 @@ def verify(source: str, as_json: bool) -> None:
             f"{len(verdicts) - len(whole)} of {len(verdicts)} checkpoints in {printable(source)} "
             f"are not complete; the last complete one is {'none' if last is None else last}",
         )
+
+
+@snapshot.command(help=MERGE, short_help="make one full file of a chain", context_settings=WIDE)
+@source_argument
+@out_option
+def merge(source: str, out: str) -> None:
+    """Carry out the command; MERGE is its help text."""
+    _copy(source, out, 2)
+
+
+@snapshot.command(
+    help=CONVERT, short_help="write another version of the format", context_settings=WIDE
+)
+@source_argument
+@out_option
+@click.option(
+    "--format",
+    "version",
+    required=True,
+    type=click.Choice(["1", "2"]),
+    help="The version of the format to write.",
+)
+def convert(source: str, out: str, version: str) -> None:
+    """Carry out the command; CONVERT is its help text."""
+    _copy(source, out, int(version))
+
+
+def _opened(source: str) -> OpenedSnapshot:
+    """Read a snapshot, and say which checkpoints are passed over."""
+    from wasmsr.cli.words.messages import say
+    from wasmsr.snapshot.tools.opened import open_snapshot
+
+    return open_snapshot(source, warn=lambda text: say(text, "warning"))
+
+
+def _copy(source: str, out: str, version: int) -> None:
+    from wasmsr.cli.words.messages import say
+    from wasmsr.cli.words.units import human_size
+    from wasmsr.errors import printable
+    from wasmsr.snapshot.tools.copies import write_full
+
+    opened = _opened(source)
+    copied = write_full(opened, out, version=version)
+    say(
+        f"{printable(out)}: {human_size(copied.size)}, version {version}, full, "
+        f"root digest {copied.root.hex()}"
+    )
 
 
 _COLUMNS = ("", "form", "depth", "size", "content digest", "")

@@ -44,6 +44,11 @@ _MESSAGE = 4096
 """Bytes that a base section may have."""
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Return whether a file of this name is a checkpoint."""
+    return _NAME.fullmatch(name) is not None
+
+
 class CheckpointHead(NamedTuple):
     """What the ends of a file say.
 

@@ -1,0 +1,126 @@
+"""Writes a snapshot anew: a chain merged into one full file, or another version of the format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from wasmsr.errors import DigestError, SnapshotError, UnportableState, printable
+from wasmsr.snapshot.checkpoints.folder import is_checkpoint_name
+from wasmsr.snapshot.encoding.container import HEADER, MAGIC, Header
+from wasmsr.snapshot.encoding.registry import BY_KIND
+from wasmsr.snapshot.encoding.section import UnknownSection
+from wasmsr.snapshot.format import content_digest, encode, save_pieces
+from wasmsr.snapshot.spaces.space_pages import Written
+from wasmsr.snapshot.tools.opened import OpenedSnapshot
+
+STDOUT = "-"
+"""The name of standard output as a file to write."""
+
+
+class Copied(NamedTuple):
+    """What was written: bytes, root digest and content digest."""
+
+    size: int
+    root: bytes
+    content: bytes
+
+
+def write_full(opened: OpenedSnapshot, out: str, *, version: int) -> Copied:
+    """Write a full snapshot of the same state. A mark of hand-over stays.
+
+    In version 2 a snapshot of version 2 keeps its root digest, whatever its form.
+
+    Args:
+        opened: The snapshot.
+        out: The file to write, which appears complete or not at all; `-` is standard output.
+        version: The version of the format to write.
+
+    Raises:
+        SnapshotError: The file must not or cannot be written.
+        UnportableState: The snapshot has a section that this wasmsr does not know.
+    """
+    _refuse_unknown(opened)
+    check_output(opened, out)
+    written: list[Written] = []
+    first = b""
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal first
+        for piece in encode(
+            opened.state, version=version, handed=opened.header.handed, written=written.append
+        ):
+            first = first or piece[: HEADER.size]
+            yield piece
+        if written and opened.header.version == version and written[0].root != opened.decoder.root:
+            raise DigestError("the copy would have another root digest, so it is not kept")
+
+    size = save_pieces(pieces(), 1 if out == STDOUT else out)
+    if written:
+        return Copied(size, written[0].root, written[0].content)
+    same = opened.header.version == version
+    content = opened.decoder.content if same else content_digest(opened.state, version=version)
+    return Copied(size, Header.decode(first).root, content)
+
+
+def check_output(opened: OpenedSnapshot, out: str, *, replaces: bool = True) -> None:
+    """Refuse an output whose writing would destroy something.
+
+    Args:
+        opened: What is read.
+        out: The file to write.
+        replaces: Whether it may be an older snapshot, which is replaced; otherwise no file is.
+
+    Raises:
+        SnapshotError: It is what is read, a checkpoint beside it, or another file.
+    """
+    if out == STDOUT:
+        return
+    target = os.path.realpath(out)
+    source = os.path.realpath(opened.path)
+    beside = os.path.dirname(target) == os.path.dirname(source)
+    if target == source or _is_same(target, source):
+        raise SnapshotError(
+            f"{printable(out)} is what is read", hint="name another file: --output FILE"
+        )
+    if beside and is_checkpoint_name(os.path.basename(target)):
+        raise SnapshotError(
+            f"{printable(out)} has the name of a checkpoint, in the folder of checkpoints",
+            hint="other checkpoints may be made against it: name another file",
+        )
+    if not os.path.isfile(target) or not os.path.getsize(target):
+        return
+    if not replaces:
+        raise SnapshotError(
+            f"{printable(out)} is there already", hint="remove it, or name another file"
+        )
+    try:
+        with open(target, "rb") as file:
+            begin = file.read(len(MAGIC))
+    except OSError as error:
+        raise SnapshotError(f"cannot read {printable(out)}: {error.strerror}") from error
+    if begin != MAGIC:
+        raise SnapshotError(
+            f"{printable(out)} is there already and is no snapshot",
+            hint="remove it, or name another file",
+        )
+
+
+def _is_same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them is not there
+        return False
+
+
+def _refuse_unknown(opened: OpenedSnapshot) -> None:
+    """Refuse a snapshot with a section that was skipped: the copy would lack it."""
+    for kind, _, _ in opened.decoder.sections:
+        section = BY_KIND.get(kind)
+        if section is None or opened.header.version not in section.versions:
+            raise UnportableState(
+                f"{printable(opened.path)} has a section of {UnknownSection(kind).name}, which "
+                "this wasmsr does not know and a copy would lack",
+                hint="use the wasmsr that wrote it, or a newer one",
+            )
