@@ -79,6 +79,7 @@ class Snapshot:
                 uses a WASI that is not given.
         """
         from wasmsr.snapshot.capture import capture
+        from wasmsr.snapshot.memory.page_engine import copied
         from wasmsr.wasi.state.contents import Contents
 
         wasi = wasi or store.wasi
@@ -96,7 +97,7 @@ class Snapshot:
             embed=embed,
             parent=None if parent is None else parent.state.lineage.id,
         )
-        copies = [replace(memory, data=bytes(memory.data)) for memory in found.memories]
+        copies = [replace(memory, data=copied(memory.data)) for memory in found.memories]
         return cls(replace(found, memories=copies))
 
     def save(self, path: str | os.PathLike[str], *, compress: bool = True) -> int:

@@ -212,6 +212,16 @@ def test_copies_leave_zero_pages_uncommitted() -> None:
     assert target == data
 
 
+@pytest.mark.parametrize("pages", [0, 3, 255, 256, 700])
+def test_a_copy_cannot_be_written_to(pages: int) -> None:
+    data = _memory(pages, pages)
+    copy = memoryview(page_engine.copied(data))
+    before = bytes(data)
+    assert copy.readonly
+    data[:] = bytes(len(data))
+    assert copy == before
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_copies_of_runs(seed: int) -> None:
     data = _memory(seed, 40)

@@ -7,6 +7,7 @@ of pages.
 
 from __future__ import annotations
 
+import mmap
 import os
 from array import array
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ PAGE_SIZE: int = lib.WSR_PAGE
 """Bytes of a page: 4 KiB."""
 DIGEST = 32
 """Bytes of a SHA-256 digest."""
+_LARGE = 1 << 20
+"""Bytes from which on a copy consists of fresh pages of the operating system."""
 _LOST = 2**64 - 1 if ffi.sizeof("size_t") == 8 else 2**32 - 1
 
 
@@ -142,6 +145,21 @@ def copy_pages(source: Buffer, target: Buffer) -> None:
         lib.wsr_copy_pages(b + first * PAGE_SIZE, a + first * PAGE_SIZE, size)
 
     in_parts(pages, work)
+
+
+def copied(data: Buffer) -> bytes | memoryview:
+    """Return a copy of a memory that nobody can write to.
+
+    In a large one zero pages take no room.
+
+    Raises:
+        MemoryError, OSError: The host has no room.
+    """
+    if len(data) < _LARGE:
+        return bytes(data)
+    copy = memoryview(mmap.mmap(-1, len(data), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    copy_pages(data, copy)
+    return copy.toreadonly()
 
 
 def copy_runs(source: Buffer, runs: Runs, target: Buffer) -> None:
