@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +13,17 @@ import pytest
 
 from tests.cli.conftest import one_sentence
 from tests.snapshot.checkpoints.guest import GUEST
-from tests.snapshot.samples import parts, seal
+from tests.snapshot.samples import full, parts, seal
 from wasmsr import Module, Snapshot, Store
 from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.checkpoints.checkpointer import Checkpointer
 from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
-from wasmsr.snapshot.format import content_digest, load, mark_handed
+from wasmsr.snapshot.format import content_digest, encode, load, mark_handed, save_pieces
+from wasmsr.snapshot.inspect.text_tables import lines
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.tools.copies import write_full
+from wasmsr.snapshot.tools.diff import compare
+from wasmsr.snapshot.tools.diff_text import blocks
 from wasmsr.snapshot.tools.opened import open_snapshot
 
 if TYPE_CHECKING:
@@ -257,6 +262,186 @@ def test_golden_files_convert(cli: Cli, root: Path) -> None:
             assert again.decoder.content == copied.content
             if version == source.header.version:
                 assert again.decoder.content == source.decoder.content
+
+
+# ---- inspect ----
+
+
+def test_inspect_of_checkpoints(cli: Cli, states: list[SnapshotState]) -> None:
+    """A folder and an incremental file show what the merged file shows."""
+    assert cli("snapshot", "merge", "d", "-o", "merged.bin").returncode == 0
+    shown = []
+    for name in ("d", f"d/{checkpoint(cli, STEPS).name}", "merged.bin"):
+        outcome = cli("inspect", name, "--json")
+        assert (outcome.returncode, outcome.stderr) == (0, "")
+        shown.append(json.loads(outcome.stdout))
+        shown[-1]["file"] = shown[-1]["file"]["root_digest"]
+    assert shown[0] == shown[1] == shown[2]
+    checkpoint(cli, 1).unlink()
+    for name in ("d", f"d/{checkpoint(cli, STEPS).name}"):
+        assert cli("inspect", name).returncode == 123
+    outcome = cli("inspect", "-", stdin="")
+    assert outcome.returncode == 123
+
+
+# ---- diff ----
+
+
+def test_diff_of_the_same_program(cli: Cli, states: list[SnapshotState]) -> None:
+    assert cli("snapshot", "convert", "one.bin", "-o", "two.bin", "--format", "2").returncode == 0
+    for a, b in (("one.bin", "one.bin"), ("one.bin", "two.bin"), ("d", "two.bin")):
+        found = as_object(cli, "diff", a, b)
+        assert found["same"] is True
+        assert found["a"]["content_digest"] == found["b"]["content_digest"]
+        parts = ("frames", "globals", "descriptors", "memories", "other")
+        assert [found[part] for part in parts] == [[]] * 5
+        assert "both are the same program" in cli("snapshot", "diff", a, b).stdout
+
+
+@pytest.mark.parametrize("numbers", [(1, 2), (1, STEPS), (STEPS, 2)])
+def test_diff_of_two_checkpoints(
+    cli: Cli, states: list[SnapshotState], numbers: tuple[int, int]
+) -> None:
+    a, b = (states[number - 1] for number in numbers)
+    words = [f"d/{checkpoint(cli, number).name}" for number in numbers]
+    found = as_object(cli, "diff", *words)
+    assert found["same"] is False
+    assert found["descriptors"] == []
+    (seed,) = found["globals"]
+    assert seed["global"] == 0
+    assert [seed[side]["value"] % 2**64 for side in "ab"] == [s.globals[0].value for s in (a, b)]
+    assert found["frames"], "the number of turns that remain differs"
+    for frame in found["frames"]:
+        both = all(frame["frame"] < len(state.thread.frames) for state in (a, b))
+        assert ("a" in frame and "b" in frame) is both
+    (memory,) = found["memories"]
+    one, other = (bytes(state.memories[0].data) for state in (a, b))
+    most = max(len(one), len(other))
+    one, other = one.ljust(most, b"\0"), other.ljust(most, b"\0")
+    assert memory["pages"] == sum(
+        one[at : at + 4096] != other[at : at + 4096] for at in range(0, most, 4096)
+    )
+    patched = bytearray(one)
+    for region in memory["regions"]:
+        part = slice(region["offset"], region["offset"] + region["length"])
+        assert one[part][0] != other[part][0] and one[part][-1] != other[part][-1]
+        patched[part] = other[part]
+    assert bytes(patched) == other
+    sizes = [change for change in memory["changes"] if change["what"] == "bytes"]
+    assert bool(sizes) is (len(a.memories[0].data) != len(b.memories[0].data))
+    shown = cli("snapshot", "diff", *words).stdout
+    for title in ("Compared", "Frames", "Globals", "Memories", "Regions of memories"):
+        assert f"\n{title}\n" in f"\n{shown}"
+
+
+def _wasi(state: SnapshotState, offset: int, **more: object) -> None:
+    state.wasi = {"args": ["x"], "descriptors": [{"fd": 3, "offset": offset}], **more}
+
+
+CHANGES: dict[str, tuple[Callable[[SnapshotState], object], str, str]] = {
+    "descriptor": (lambda s: _wasi(s, 6), "descriptors", "offset"),
+    "argument": (lambda s: _wasi(s, 5, random={"seed": 1}), "other", "wasi.random"),
+    "executed": (lambda s: setattr(s, "executed", 7), "other", "executed"),
+    "fuel": (lambda s: setattr(s.limits, "fuel", 7), "other", "limits.fuel"),
+    "queue": (lambda s: s.thread.queue.clear(), "other", "queue"),
+    "object": (lambda s: s.externs.__setitem__(0, "another"), "other", "externs"),
+    "global": (lambda s: setattr(s.globals[0], "value", 5), "globals", "i32"),
+    "frame": (lambda s: setattr(s.thread.frames[-1], "offset", 91), "frames", "offset"),
+    "NaN": (lambda s: setattr(s.globals[2], "value", 0x7FC00000), "globals", "nan"),
+    "byte": (
+        lambda s: setattr(s.memories[1], "data", b"x" + bytes(s.memories[1].data)[1:]),
+        "memories",
+        "'offset': 0",
+    ),
+    "segment": (lambda s: s.instances[0].dropped_data.clear(), "other", "instances[0].dropped"),
+    "element": (
+        lambda s: setattr(
+            s.tables[0], "elements", bytes(s.tables[0].elements)[:-8] + b"\2" + b"\0" * 7
+        ),
+        "other",
+        "tables",
+    ),
+}
+"""A change of the state, the part of the answer that has it, and words of it."""
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("versions", [(1, 1), (2, 2), (1, 2)])
+def test_diff_finds_each_kind_of_change(cli: Cli, what: str, versions: tuple[int, int]) -> None:
+    change, part, words = CHANGES[what]
+    one, other = full(), full()
+    for state in (one, other):
+        _wasi(state, 5)
+    change(other)
+    for name, state, version in zip("ab", (one, other), versions, strict=True):
+        save_pieces(encode(state, version=version), cli.folder / f"{name}.bin")
+    found = compare(open_snapshot(cli.folder / "a.bin"), open_snapshot(cli.folder / "b.bin"))
+    assert found["same"] is False
+    parts = ("frames", "globals", "descriptors", "memories", "other")
+    assert [name for name in parts if found[name]] == [part]
+    assert words in str(found[part])
+    assert json.loads(json.dumps(found)) == found
+    assert "".join(lines(blocks(found)))
+
+
+def test_diff_refuses_what_is_no_snapshot(cli: Cli, states: list[SnapshotState]) -> None:
+    (cli.folder / "x.bin").write_bytes(b"hello")
+    assert "x.bin" in refused(cli, "diff", "x.bin", "one.bin")
+    assert "x.bin" in refused(cli, "diff", "one.bin", "x.bin")
+    assert "another module" in refused(cli, "diff", "one.bin", "d", "--program", "fib")
+
+
+# ---- dump-memory ----
+
+
+def test_dump_memory(cli: Cli, states: list[SnapshotState]) -> None:
+    whole = bytes(states[-1].memories[0].data)
+    size = len(whole)
+    for number, (words, part) in enumerate(
+        (
+            ((), whole),
+            (("--memory", "0", "--offset", "0x1001"), whole[0x1001:]),
+            (("--offset", "64K", "--length", "100"), whole[65536:65636]),
+            (("--offset", str(size - 5)), whole[-5:]),
+            (("--offset", str(size)), b""),
+            (("--length", "0"), b""),
+        )
+    ):
+        for source in ("one.bin", "d"):
+            out = f"{number}-{source}.raw"
+            outcome = cli("snapshot", "dump-memory", source, *words, "-o", out)
+            assert (outcome.returncode, outcome.stdout) == (0, ""), outcome.stderr
+            assert f"{len(part)} bytes" in outcome.stderr
+            assert (cli.folder / out).read_bytes() == part
+    with (cli.folder / "piped.raw").open("wb") as file:
+        assert cli.begin("snapshot", "dump-memory", "d", "-o", "-", stdout=file).wait() == 0
+    assert (cli.folder / "piped.raw").read_bytes() == whole
+
+
+def test_dump_memory_refuses(cli: Cli, states: list[SnapshotState]) -> None:
+    size = len(states[-1].memories[0].data)
+    for words in (
+        ("--memory", "1"),
+        ("--memory", str(2**70)),
+        ("--offset", str(size + 1)),
+        ("--offset", "1", "--length", str(size)),
+        ("--length", str(2**64)),
+        ("--offset", hex(2**64)),
+    ):
+        assert "memory" in refused(cli, "dump-memory", "d", *words, "-o", "out.raw")
+    assert not (cli.folder / "out.raw").exists()
+    for words in (("--offset", "-1"), ("--offset", "0xyz"), ("--memory", "-1"), ("--length", "x")):
+        assert cli("snapshot", "dump-memory", "d", *words, "-o", "out.raw").returncode == 2
+    before = {path: path.read_bytes() for path in cli.folder.rglob("*") if path.is_file()}
+    for out in ("one.bin", "guest.raw", f"d/{checkpoint(cli, 2).name}", "d"):
+        if out == "guest.raw":
+            (cli.folder / out).write_text("keep")
+            before[cli.folder / out] = b"keep"
+        refused(cli, "dump-memory", "one.bin", "-o", out)
+    after = {path: path.read_bytes() for path in cli.folder.rglob("*") if path.is_file()}
+    assert after == before
+    if os.path.exists("/dev/full"):
+        assert "cannot write the memory" in refused(cli, "dump-memory", "d", "-o", "/dev/full")
 
 
 # ---- outputs ----

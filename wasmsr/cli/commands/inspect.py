@@ -19,13 +19,17 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wasmsr.errors import WasmsrError
+    from wasmsr.snapshot.format import Decoder
+    from wasmsr.snapshot.state import SnapshotState
 
-HELP = """Shows what is in FILE: a snapshot, or a module (a .wasm or .wat file, or a packaged
-program).
+HELP = """Shows what is in FILE: a snapshot, a folder of checkpoints, or a module (a .wasm or .wat
+file, or a packaged program).
 
 Of a snapshot: where it comes from, the call stack with function names, memories, tables, globals,
 descriptors, and how large each part is. The names of functions are in the module. It is found if
 the snapshot embeds it or if it is that of a packaged program; otherwise name it with --program.
+
+Of a folder of checkpoints, the last complete one is shown.
 
 Of a module: whether it runs here, and if not why, its imports and exports with their types, its
 memories, the features of WebAssembly that it needs, and its sections.
@@ -77,6 +81,8 @@ def inspect(
     """Carry out the command; HELP is its help text."""
     from wasmsr.cli.running.snapshots import pieces
 
+    if os.path.isdir(file):
+        return _inspect_checkpoint(file, program, values, as_json)
     named = None if os.path.exists(file) else programs.find(file)
     stream = pieces(file if named is None else named.location)
     data = next(stream, b"")
@@ -84,6 +90,8 @@ def inspect(
         return _inspect_module(data + b"".join(stream), file, features, as_json)
     if not data.startswith(SNAPSHOT):
         raise _neither(data, file)
+    if file != "-" and _is_incremental(data):
+        return _inspect_checkpoint(file, program, values, as_json)
     return _inspect_snapshot(chain((data,), stream), file, program, values, as_json)
 
 
@@ -109,24 +117,45 @@ def _inspect_module(data: bytes, name: str, features: str | None, as_json: bool)
     return 0
 
 
+def _is_incremental(data: bytes) -> bool:
+    """Return whether a snapshot begins as one that is read with its base."""
+    from wasmsr.snapshot.encoding.container import HEADER, INCREMENTAL, Header
+
+    return len(data) >= HEADER.size and Header.decode(data[: HEADER.size]).form == INCREMENTAL
+
+
+def _inspect_checkpoint(path: str, program: str | None, values: bool, as_json: bool) -> int:
+    """Show an incremental snapshot, or the last complete checkpoint of a folder."""
+    from wasmsr.cli.words.messages import say
+    from wasmsr.snapshot.tools.opened import open_snapshot
+
+    opened = open_snapshot(path, warn=lambda text: say(text, "warning"))
+    _show_snapshot(opened.state, opened.decoder, path, program, values, as_json)
+    return 0
+
+
 def _inspect_snapshot(
     data: Iterable[bytes], name: str, program: str | None, values: bool, as_json: bool
 ) -> int:
     from wasmsr.cli.running.snapshots import decode
-    from wasmsr.errors import ModuleMismatch
-    from wasmsr.interp.modules.module import Module
-    from wasmsr.snapshot.inspect.describe import describe, render, show
 
     snapshot, decoder = decode(data, name)
-    wanted = {reference.digest for reference in snapshot.modules}
-    modules = []
-    if program is not None:
-        modules = [programs.load(program)]
-        if modules[0].digest not in wanted:
-            raise ModuleMismatch(f"{name} is a snapshot of another module than {program}")
-    else:
-        names = filter(None, map(programs.known_digest, wanted))
-        modules = [Module.from_file(programs.PROGRAMS[name].path) for name in names]
+    _show_snapshot(snapshot, decoder, name, program, values, as_json)
+    return 0
+
+
+def _show_snapshot(
+    snapshot: SnapshotState,
+    decoder: Decoder,
+    name: str,
+    program: str | None,
+    values: bool,
+    as_json: bool,
+) -> None:
+    from wasmsr.cli.running.snapshots import named_modules
+    from wasmsr.snapshot.inspect.describe import describe, render, show
+
+    modules = named_modules(snapshot, program, name)
     description = describe(snapshot, modules, decoder)
     if sys.stdout.isatty() and not as_json:
         from rich.console import Console
@@ -134,7 +163,6 @@ def _inspect_snapshot(
         show(description, Console(), values=values)
     else:
         _print(description, render(description, values=values), as_json)
-    return 0
 
 
 def _print(description: dict[str, Any], text: str, as_json: bool) -> None:

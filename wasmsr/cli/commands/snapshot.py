@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wasmsr.cli.options.click_types import ClickType
 from wasmsr.cli.options.run_options import variable
 from wasmsr.errors import EXIT_USAGE
+from wasmsr.runspec.kinds import Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +27,8 @@ HELP = """Tools for snapshots. None of them runs a program.
   wasmsr snapshot verify checkpoints
   wasmsr snapshot merge checkpoints -o whole.bin
   wasmsr snapshot convert snapshot.bin -o new.bin --format 2
+  wasmsr snapshot diff snapshot.bin new.bin
+  wasmsr snapshot dump-memory snapshot.bin --length 64K -o memory.raw
 
 A snapshot is a file, of version 1 or 2 of the format, or a folder of checkpoints, which stands for
 its last complete one. The base of an incremental file is looked for in the file's folder. A
@@ -45,6 +49,16 @@ CONVERT = """Writes a full snapshot of the same state in another version of the 
 Each version has a content digest of its own; that of version 2 is the same after any number of
 conversions."""
 
+DIFF = """Shows what differs between two snapshots: frames, globals, descriptors, pages and regions
+of memories, and everything else but where they come from.
+
+A region goes from the first to the last byte that differs in neighbouring pages. The exit code is 0
+whether or not they differ; --json says `same`."""
+
+DUMP = """Writes the bytes of a memory to a file.
+
+The file is new: nothing is replaced. Sizes may be hexadecimal (0x400) or have a unit (64K)."""
+
 WIDE = {"max_content_width": 100}
 
 
@@ -64,6 +78,19 @@ as_object = click.option(
     envvar=variable("--json"),
     help="Print all of it as one object.",
 )
+
+
+class Place(Size):
+    """A number of bytes, which may be hexadecimal."""
+
+    def read(self, text: str) -> int:
+        """Return the number that the text gives."""
+        if not text.lower().startswith("0x"):
+            return super().read(text)
+        try:
+            return int(text, 16)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a size such as 0x400, 65536 or 512M.") from None
 
 
 source_argument = click.argument("source", metavar="FILE|FOLDER", type=click.Path())
@@ -142,6 +169,59 @@ def merge(source: str, out: str) -> None:
 def convert(source: str, out: str, version: str) -> None:
     """Carry out the command; CONVERT is its help text."""
     _copy(source, out, int(version))
+
+
+@snapshot.command(help=DIFF, short_help="show what differs between two", context_settings=WIDE)
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path())
+@click.option(
+    "--program",
+    metavar="PROGRAM",
+    envvar=variable("--program"),
+    help="The program that was saved, for the names of its functions.",
+)
+@as_object
+def diff(a: str, b: str, program: str | None, as_json: bool) -> None:
+    """Carry out the command; DIFF is its help text."""
+    from wasmsr.cli.running.snapshots import named_modules
+    from wasmsr.snapshot.tools.diff import compare
+    from wasmsr.snapshot.tools.diff_text import blocks
+
+    one, other = _opened(a), _opened(b)
+    modules = named_modules(one.state, program, a)
+    found = compare(one, other, modules)
+    if as_json:
+        _print_object(found)
+    else:
+        _print_blocks(blocks(found))
+
+
+@snapshot.command(
+    "dump-memory", help=DUMP, short_help="write a memory's bytes", context_settings=WIDE
+)
+@source_argument
+@click.option("--memory", type=click.IntRange(0), default=0, help="Its address in the store: 0.")
+@click.option("--offset", type=ClickType(Place()), default=0, help="The first byte: 0.")
+@click.option(
+    "--length", type=ClickType(Place()), help="How many bytes; all that follow if it is not given."
+)
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="Write this file, which must not be there; - is standard output.",
+)
+def dump_memory(source: str, memory: int, offset: int, length: int | None, out: str) -> None:
+    """Carry out the command; DUMP is its help text."""
+    from wasmsr.cli.words.messages import say
+    from wasmsr.errors import printable
+    from wasmsr.snapshot.tools import dump
+
+    size = dump.dump_memory(_opened(source), out, memory=memory, offset=offset, length=length)
+    say(f"{printable(out)}: {size} bytes of memory {memory} from {offset:#x}")
 
 
 def _opened(source: str) -> OpenedSnapshot:

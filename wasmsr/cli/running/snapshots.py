@@ -11,6 +11,7 @@ from wasmsr.errors import HandedOver, SnapshotError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from wasmsr.interp.modules.module import Module
     from wasmsr.interp.outcomes import Limits
     from wasmsr.program.timings import Timings
     from wasmsr.snapshot.format import Decoder
@@ -63,6 +64,31 @@ def decode(
         timings.add("read", reading)
         timings.add("decode", decoding + time.perf_counter() - begun)
     return snapshot, decoder
+
+
+def named_modules(state: SnapshotState, program: str | None, name: str) -> list[Module]:
+    """Return modules that give names to what is in a snapshot, for people.
+
+    Args:
+        state: The snapshot.
+        program: The program that was saved; by default it is looked for among the packaged ones.
+        name: The snapshot's name.
+
+    Raises:
+        ModuleMismatch: The snapshot is of another program.
+    """
+    from wasmsr.cli import programs
+    from wasmsr.errors import ModuleMismatch
+    from wasmsr.interp.modules.module import Module
+
+    wanted = {reference.digest for reference in state.modules}
+    if program is None:
+        names = filter(None, map(programs.known_digest, wanted))
+        return [Module.from_file(programs.PROGRAMS[one].path) for one in names]
+    module = programs.load(program)
+    if module.digest not in wanted:
+        raise ModuleMismatch(f"{name} is a snapshot of another module than {program}")
+    return [module]
 
 
 def read_snapshot(
