@@ -57,6 +57,10 @@ def read(words: Sequence[str]) -> RunOptions | None:
     if parts.waiting is not None:
         return None
     values: dict[str, Any] = {row.field: row.default for row in ROWS}
+    try:
+        values.update({row.field: row.type.read(row.default) for row in ROWS if row.default})
+    except ValueError:  # a default file may be a folder here
+        return None
     values.update({row.field: False for row in ROWS if isinstance(row.type, Flag)})
     values.update({row.field: () for row in ROWS if row.type.repeated})
     for row in ROWS:
