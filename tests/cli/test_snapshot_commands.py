@@ -16,15 +16,17 @@ from tests.snapshot.checkpoints.guest import GUEST
 from tests.snapshot.samples import full, parts, seal
 from wasmsr import Module, Snapshot, Store
 from wasmsr.snapshot.capture import capture
+from wasmsr.snapshot.checkpoints import folder as folders
 from wasmsr.snapshot.checkpoints.checkpointer import Checkpointer
 from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
-from wasmsr.snapshot.format import content_digest, encode, load, mark_handed, save_pieces
+from wasmsr.snapshot.format import content_digest, encode, load, mark_handed, read_file, save_pieces
 from wasmsr.snapshot.inspect.text_tables import lines
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.tools.copies import write_full
 from wasmsr.snapshot.tools.diff import compare
 from wasmsr.snapshot.tools.diff_text import blocks
 from wasmsr.snapshot.tools.opened import open_snapshot
+from wasmsr.snapshot.tools.verify import verify_file, verify_folder
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Cli
@@ -155,11 +157,32 @@ def test_verify_refuses_what_is_no_snapshot(cli: Cli, what: str) -> None:
     assert "checkpoint-00000001.bin" in found["checkpoints"][0]["error"]
 
 
+def test_a_pipe_in_place_of_a_checkpoint(cli: Cli, states: list[SnapshotState]) -> None:
+    """To open it would take for ever."""
+    checkpoint(cli, STEPS).unlink()
+    os.mkfifo(checkpoint(cli, STEPS))
+    found = as_object(cli, "verify", "d", code=123)
+    assert [row["complete"] for row in found["checkpoints"]] == [True] * (STEPS - 1) + [False]
+    assert "is no file" in found["checkpoints"][-1]["error"]
+    assert cli("run", "--from-snapshot", "d").returncode == 0
+
+
+def test_verify_reads_each_file_once(cli: Cli, states: list[SnapshotState]) -> None:
+    path = checkpoint(cli, 2)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    read: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folders, "read_file", lambda p, d: (read.append(p), read_file(p, d))[1])
+        verdicts = verify_folder(cli.folder / "d")
+    assert [verdict.complete for verdict in verdicts] == [True] + [False] * (STEPS - 1)
+    assert read == [str(checkpoint(cli, number)) for number in (1, 2)]
+
+
 def test_verify_refuses_every_cut_and_every_flipped_bit(
     cli: Cli, states: list[SnapshotState]
 ) -> None:
-    from wasmsr.snapshot.tools.verify import verify_file
-
     path = checkpoint(cli, 2)
     data = path.read_bytes()
     for at in range(0, len(data), 997):
@@ -255,8 +278,9 @@ def test_golden_files_convert(cli: Cli, root: Path) -> None:
     for path in golden:
         source = open_snapshot(path)
         for version in (1, 2):
-            copied = write_full(source, str(cli.folder / "copy.bin"), version=version)
-            again = open_snapshot(cli.folder / "copy.bin")
+            out = cli.folder / f"{version}-{path.name}"
+            copied = write_full(source, str(out), version=version)
+            again = open_snapshot(out)
             assert again.state.lineage == source.state.lineage
             assert again.decoder.root == copied.root
             assert again.decoder.content == copied.content
@@ -459,10 +483,12 @@ def test_an_output_that_would_destroy_something(
 ) -> None:
     words = WRITERS[tool]
     (cli.folder / "letter.txt").write_text("dear all")
+    Snapshot(full()).save(cli.folder / "other.bin")
     (cli.folder / "link.bin").symlink_to("one.bin")
     (cli.folder / "hard.bin").hardlink_to(cli.folder / "one.bin")
     before = {path: path.read_bytes() for path in cli.folder.rglob("*") if path.is_file()}
     assert "no snapshot" in refused(cli, *words, "-o", "letter.txt")
+    assert "another program" in refused(cli, *words, "-o", "other.bin")
     assert "is a folder" in refused(cli, *words, "-o", "d")
     assert "No such file" in refused(cli, *words, "-o", "nowhere/x.bin")
     if tool == "merge":
@@ -481,7 +507,8 @@ def test_outputs_that_may_be_written(cli: Cli, states: list[SnapshotState], tool
     words = ("snapshot", *WRITERS[tool])
     Snapshot(states[0]).save(cli.folder / "old.bin")
     (cli.folder / "empty.bin").touch()
-    for name in ("old.bin", "empty.bin", "new.bin"):
+    assert cli("snapshot", "merge", "d", "-o", "merged.bin").returncode == 0
+    for name in ("old.bin", "empty.bin", "new.bin", "merged.bin"):
         assert cli(*words, "-o", name).returncode == 0
         assert as_object(cli, "verify", name)["version"] == 2
         assert (cli.folder / name).stat().st_mode & 0o777 == 0o600

@@ -90,7 +90,7 @@ def inspect(
         return _inspect_module(data + b"".join(stream), file, features, as_json)
     if not data.startswith(SNAPSHOT):
         raise _neither(data, file)
-    if file != "-" and _is_incremental(data):
+    if os.path.isfile(file) and _is_incremental(data):
         return _inspect_checkpoint(file, program, values, as_json)
     return _inspect_snapshot(chain((data,), stream), file, program, values, as_json)
 

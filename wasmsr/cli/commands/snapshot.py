@@ -102,7 +102,8 @@ out_option = click.option(
     required=True,
     metavar="FILE",
     type=click.Path(allow_dash=True),
-    help="Write this file, which may be an older snapshot but nothing else; - is standard output.",
+    help="Write this file; one that is there must be a snapshot of the same program. - is standard "
+    "output.",
 )
 
 

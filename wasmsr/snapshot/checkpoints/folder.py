@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from struct import error as StructError
@@ -153,6 +154,8 @@ class CheckpointFolder:
         """
         path = self.file(number)
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe could take for ever
+                raise FormatError("it is no file")
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 header = Header.decode(_exactly(file, HEADER.size))

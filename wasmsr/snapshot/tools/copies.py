@@ -11,7 +11,7 @@ from wasmsr.snapshot.checkpoints.folder import is_checkpoint_name
 from wasmsr.snapshot.encoding.container import HEADER, MAGIC, Header
 from wasmsr.snapshot.encoding.registry import BY_KIND
 from wasmsr.snapshot.encoding.section import UnknownSection
-from wasmsr.snapshot.format import content_digest, encode, save_pieces
+from wasmsr.snapshot.format import content_digest, encode, is_of_module, save_pieces
 from wasmsr.snapshot.spaces.space_pages import Written
 from wasmsr.snapshot.tools.opened import OpenedSnapshot
 
@@ -70,7 +70,8 @@ def check_output(opened: OpenedSnapshot, out: str, *, replaces: bool = True) -> 
     Args:
         opened: What is read.
         out: The file to write.
-        replaces: Whether it may be an older snapshot, which is replaced; otherwise no file is.
+        replaces: Whether it may be a snapshot of the same program, which is replaced; otherwise
+            no file is.
 
     Raises:
         SnapshotError: It is what is read, a checkpoint beside it, or another file.
@@ -98,11 +99,18 @@ def check_output(opened: OpenedSnapshot, out: str, *, replaces: bool = True) -> 
     try:
         with open(target, "rb") as file:
             begin = file.read(len(MAGIC))
+        modules = opened.state.modules
+        ours = not modules or any(is_of_module(target, one.digest) for one in modules)
     except OSError as error:
         raise SnapshotError(f"cannot read {printable(out)}: {error.strerror}") from error
     if begin != MAGIC:
         raise SnapshotError(
             f"{printable(out)} is there already and is no snapshot",
+            hint="remove it, or name another file",
+        )
+    if not ours:
+        raise SnapshotError(
+            f"{printable(out)} is a snapshot of another program",
             hint="remove it, or name another file",
         )
 

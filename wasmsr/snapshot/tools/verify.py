@@ -77,7 +77,7 @@ def verify_file(path: str | os.PathLike[str]) -> Verdict:
 def verify_folder(path: str | os.PathLike[str]) -> list[Verdict]:
     """Read all checkpoints of a folder and say what each is, by number.
 
-    Each file is read once if nothing is damaged: who reads a checkpoint has read what is below it.
+    Each file of a chain is read once: who reads a checkpoint has read what is below it.
 
     Raises:
         SnapshotError: The folder cannot be read, or has no checkpoint.
@@ -91,16 +91,20 @@ def verify_folder(path: str | os.PathLike[str]) -> list[Verdict]:
     for number in reversed(numbers):
         if number in found:
             continue
+        chain, whole = [number], 0
         try:
             if number not in heads:
                 folder.head(number)  # says what is wrong
-            for link in folder.links(number, heads):
+            chain = folder.chain(number, heads)
+            for whole, link in enumerate(folder.links(number, heads), 1):  # noqa: B007
                 found[link.number] = _verdict(
                     folder.file(link.number), link.number, link.decoder, link.read.depth
                 )
         except SnapshotError as error:
-            if os.path.lexists(folder.file(number)):  # else its writer has removed it meanwhile
-                found[number] = Verdict(folder.file(number), number, error)
+            for one in chain[whole:]:  # what is above a damaged one need not be read
+                file = folder.file(one)
+                if os.path.lexists(file):  # else its writer has removed it meanwhile
+                    found.setdefault(one, Verdict(file, one, error))
     return [found[number] for number in sorted(found)]
 
 
