@@ -79,7 +79,7 @@ class DirtyMethod(ABC):
 class WatchedWrites(DirtyMethod):
     """The kernel notes writes (userfaultfd in its asynchronous mode, and PAGEMAP_SCAN).
 
-    Linux forgets to protect a page that it moves during the scan (up to 6.18), so the next scan may
+    Linux forgets to protect a page that it moves during the scan (up to 6.18), so a later scan may
     name the page again though it was not written. It never leaves one out.
     """
 
