@@ -9,6 +9,7 @@ a flag set by a variable. So each error has one wording.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 
@@ -33,12 +34,18 @@ def attempt(words: Sequence[str]) -> int | None:
         return 0
     if not words or words[0] != "run":
         return None
-    options = read(words[1:])
-    if options is None:
-        return None
-    from wasmsr.cli.running.launch import Launch
+    # Imports make no garbage, and to look for some takes as long as some of them. `Launch` turns
+    # the collector on again before the program runs.
+    gc.disable()
+    try:
+        options = read(words[1:])
+        if options is None:
+            return None
+        from wasmsr.cli.running.launch import Launch
 
-    return Launch(options).run()
+        return Launch(options).run()
+    finally:
+        gc.enable()
 
 
 def read(words: Sequence[str]) -> RunOptions | None:

@@ -24,7 +24,8 @@ from wasmsr.program.state import ProgramState
 from wasmsr.record import replaced
 from wasmsr.runspec.grants import HostGrants
 from wasmsr.runspec.run_spec import RunSpec
-from wasmsr.runspec.stop_conditions import StopConditions, check_ranges, memory_count
+from wasmsr.runspec.stop_conditions import StopConditions
+from wasmsr.runspec.watch import check_ranges, memory_count
 from wasmsr.snapshot.format import Decoder, encode
 from wasmsr.snapshot.preload import preload
 from wasmsr.snapshot.state import SnapshotState

@@ -26,11 +26,12 @@ from wasmsr.program.exports import COMMAND, REACTOR, exported_function, is_react
 from wasmsr.program.state import ProgramState
 from wasmsr.program.timings import Timings
 from wasmsr.runspec.grants import HostGrants
-from wasmsr.runspec.stop_conditions import StopConditions, Watch
+from wasmsr.runspec.stop_conditions import StopConditions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wasmsr.interp.tracer import Tracer
+    from wasmsr.runspec.watch import Watch
     from wasmsr.snapshot.state import SnapshotState
     from wasmsr.wasi.facade import Wasi
 
@@ -279,7 +280,11 @@ class Program:
             self.wasi.place_files()
         self._wanted = False
         self._outcome = None
-        self._watch = Watch(self.store, self.stop_conditions) if self._single else None
+        self._watch = None
+        if self._single:
+            from wasmsr.runspec.watch import Watch
+
+            self._watch = Watch(self.store, self.stop_conditions)
         self.state = ProgramState.RUNNING
         self._idle.clear()
         reserve.hold()

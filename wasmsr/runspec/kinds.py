@@ -160,16 +160,19 @@ class Count(OptionKind):
 
     def read(self, text: str) -> int:
         """Return the number that the text gives."""
-        import re
+        number = int(text) if text.isascii() and text.isdecimal() else self._read_with_unit(text)
+        if number < self.least:
+            raise ValueError(f"{text!r} is less than {self.least}.")
+        return number
+
+    def _read_with_unit(self, text: str) -> int:
+        import re  # slow to import, and rarely needed
 
         match = re.fullmatch(r"\s*(\d+(?:_\d+)*)([kMG]?)\s*", text, re.ASCII)
         if not match:
             raise ValueError(f"{text!r} is not a whole number of instructions.")
         digits, unit = match.groups()
-        number = int(digits.replace("_", "")) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}[unit]
-        if number < self.least:
-            raise ValueError(f"{text!r} is less than {self.least}.")
-        return number
+        return int(digits.replace("_", "")) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}[unit]
 
 
 class Features(OptionKind):

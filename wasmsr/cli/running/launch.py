@@ -6,6 +6,7 @@ The worker thread imports what is heavy, so that Ctrl-C does not wait for it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import time
@@ -16,12 +17,10 @@ from wasmsr.cli import programs
 from wasmsr.cli.options import arguments
 from wasmsr.cli.options.run_options import RunOptions
 from wasmsr.cli.options.usage import UsageError
-from wasmsr.cli.running.snapshots import read_snapshot
 from wasmsr.cli.running.terminal import END_CODES, Ended, Events, Keyboard, end_now, last_words
 from wasmsr.cli.words import report
 from wasmsr.cli.words.failures import describe
 from wasmsr.cli.words.messages import say
-from wasmsr.cli.words.progress import Advance, shown
 from wasmsr.cli.words.units import human_size
 from wasmsr.record import replaced
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from wasmsr.cli.running.outputs import SnapshotFile
     from wasmsr.cli.running.session import Plan, RunEnding
+    from wasmsr.cli.words.progress import Advance
     from wasmsr.interp.modules.module import Module
     from wasmsr.interp.modules.module_cache import ModuleCache
     from wasmsr.interp.types import FuncType
@@ -49,6 +49,16 @@ def module_cache(folder: str | None) -> ModuleCache | None:
 
 
 _SLOW = "the one before was still being written"
+
+
+def _is_small(path: str) -> bool:
+    """Return whether a file is validated sooner than the cache is imported."""
+    from wasmsr.interp.modules.module import SMALL_MODULE
+
+    try:
+        return os.stat(path).st_size < SMALL_MODULE
+    except OSError:
+        return False
 
 
 class Launch:
@@ -119,6 +129,7 @@ class Launch:
             export=self._export,
             again=lambda: program.call(self._export, *self._again),
         )
+        gc.enable()  # `quick` turned the collector off
         with self._traced(program), self._checkpoints(program, plan):
             try:
                 return RunSession(program, plan, events).run()
@@ -197,8 +208,12 @@ class Launch:
 
     def _load(self, program: str) -> Module:
         """Return the module, through the cache."""
-        cache = module_cache(self.options.module_cache)
         options = self.options
+        location = program if self.named is None else self.named.location
+        small = location.endswith(".wasm") and _is_small(location)
+        cache = None if small else module_cache(options.module_cache)
+        if small and options.module_cache != "off":
+            say("module cache: small", "info")
         module = programs.load(program, options.features, cache, core=options.core)
         if cache is not None:
             say(f"module cache: {cache.found}", "info")
@@ -290,6 +305,8 @@ class Launch:
 
         options, timings = self.options, Timings()
         assert options.from_snapshot is not None
+        from wasmsr.cli.running.snapshots import read_snapshot
+
         snapshot = read_snapshot(
             options.from_snapshot,
             adopt=options.adopt,
@@ -364,6 +381,8 @@ class Launch:
 
         if file.descriptor is not None:
             sys.stdout.flush()
+        from wasmsr.cli.words.progress import shown
+
         with shown(f"saving {file.name}") as advance:
             # If the module came in the snapshot, there may be no other copy of it.
             embed = self.options.embed_module or self.options.program is None

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
     from wasmsr.interp.modules.custom_sections import Names
 
+SMALL_MODULE = 1 << 18
+"""Bytes of a module from which on a cache keeps notes; smaller ones are validated in less than a
+millisecond."""
+
 MAGIC = b"\0asm"
 _NO_OFFSET = 2**64 - 1
 

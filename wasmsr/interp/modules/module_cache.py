@@ -25,7 +25,7 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from wasmsr import _ffi, realtime
-from wasmsr.interp.modules.module import MAGIC, Module
+from wasmsr.interp.modules.module import MAGIC, SMALL_MODULE, Module
 from wasmsr.record import record
 
 KEPT = 512
@@ -37,8 +37,8 @@ PARTS = {"file": 5, "valid": 2, "about": 1, "part": 2}
 LONGEST = 16384
 """Bytes of a note that are read."""
 
-SMALLEST = 1 << 18
-"""Bytes of a module that is worth a note; smaller ones are validated in less than a millisecond."""
+SMALLEST = SMALL_MODULE
+"""Bytes of a module that is worth a note."""
 
 RACY = 2 * 10**9
 """Nanoseconds for which a file must have been left alone before its times say which it is: clocks
