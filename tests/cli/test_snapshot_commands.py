@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from tests.cli.conftest import one_sentence
 from tests.snapshot.checkpoints.guest import GUEST
 from tests.snapshot.samples import full, parts, seal
-from wasmsr import Module, Snapshot, Store
+from wasmsr import Module, Snapshot, SnapshotError, Store
 from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.checkpoints import folder as folders
 from wasmsr.snapshot.checkpoints.checkpointer import Checkpointer
@@ -406,6 +407,33 @@ def test_diff_finds_each_kind_of_change(cli: Cli, what: str, versions: tuple[int
     assert words in str(found[part])
     assert json.loads(json.dumps(found)) == found
     assert "".join(lines(blocks(found)))
+
+
+def test_diff_of_mutated_states(cli: Cli) -> None:
+    """Whatever a reader accepts can be compared; what differs is named, and nothing else."""
+    chance = random.Random(7)
+    sections = parts(b"".join(encode(full())))
+    save_pieces([seal(sections)], cli.folder / "a.bin")
+    read = different = 0
+    for _ in range(1000):
+        changed = [(kind, bytearray(data)) for kind, data in sections]
+        for _ in range(chance.randrange(1, 4)):
+            _, data = chance.choice(changed)
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        (cli.folder / "b.bin").write_bytes(seal([(kind, bytes(data)) for kind, data in changed]))
+        try:
+            b = open_snapshot(cli.folder / "b.bin")
+        except SnapshotError:
+            continue
+        read += 1
+        found = compare(open_snapshot(cli.folder / "a.bin"), b)
+        named = [found[part] for part in ("frames", "globals", "descriptors", "memories", "other")]
+        assert any(named) is not found["same"]
+        assert "no description" not in str(found["other"])
+        assert json.dumps(found) and list(lines(blocks(found)))
+        different += not found["same"]
+    assert read > 50
+    assert different > 50
 
 
 def test_diff_refuses_what_is_no_snapshot(cli: Cli, states: list[SnapshotState]) -> None:
