@@ -81,6 +81,18 @@ def test_a_folder_that_cannot_be_written_is_named_first(cli: Cli, result: str) -
         assert "d" in one_sentence(outcome)
 
 
+def test_checkpoints_of_another_program_are_not_removed(cli: Cli, result: str) -> None:
+    assert cli("run", *EVERY, "--invoke", "run", "guest.wat", TURNS).returncode == 0
+    before = sorted(path.name for path in (cli.folder / "d").iterdir())
+    (cli.folder / "other.wat").write_text(GUEST.replace("(i32.const 5000)", "(i32.const 5001)"))
+    other = ("run", *EVERY, "--invoke", "run", "other.wat", TURNS)
+    outcome = cli(*other)
+    assert outcome.returncode == 2
+    assert "checkpoints of another program" in one_sentence(outcome)
+    assert sorted(path.name for path in (cli.folder / "d").iterdir()) == before
+    assert cli("run", "--force", *other[1:]).returncode == 0
+
+
 def test_wrong_words(cli: Cli, result: str) -> None:
     outcome = cli("run", "--checkpoint-dir", "d", "guest.wat")
     assert "needs --snapshot-every" in one_sentence(outcome)

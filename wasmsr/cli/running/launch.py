@@ -426,6 +426,11 @@ class Launch:
         folder = CheckpointFolder(policy.checkpoints)
         embed = self.options.embed_module or self.options.program is None
         with folder.locked():
+            if not self.options.force and folder.is_of_another(program.module.digest):
+                raise UsageError(
+                    f"--checkpoint-dir {errors.printable(folder.path)} has the checkpoints of "
+                    "another program; --force goes on there and removes them in time."
+                )
             checkpointer = Checkpointer(
                 folder, keep=policy.keep, merge_after=policy.merge_after, done=done, failed=failed
             )

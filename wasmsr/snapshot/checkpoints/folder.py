@@ -31,7 +31,7 @@ from wasmsr.snapshot.encoding.container import (
 from wasmsr.snapshot.encoding.read_limits import DEFAULT_LIMIT, FILES_LIMIT
 from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.encoding.section import ReadBase, no_base
-from wasmsr.snapshot.format import read_file
+from wasmsr.snapshot.format import is_of_module, read_file
 from wasmsr.snapshot.sections.base import BASE, DEPTH_LIMIT
 from wasmsr.snapshot.state import SnapshotState
 
@@ -107,6 +107,21 @@ class CheckpointFolder:
                 f"cannot read the checkpoints in {printable(self.path)}: {error.strerror}"
             ) from error
         return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
+
+    def is_of_another(self, digest: bytes) -> bool:
+        """Return whether the last checkpoint whose ends are whole is of another module.
+
+        Args:
+            digest: SHA-256 of the module.
+
+        Raises:
+            SnapshotError: The folder cannot be read.
+        """
+        for number in reversed(self.numbers()):
+            with suppress(SnapshotError, OSError):
+                self.head(number)
+                return not is_of_module(self.file(number), digest)
+        return False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
