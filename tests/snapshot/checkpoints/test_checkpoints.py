@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.snapshot.checkpoints import campaign
 from tests.snapshot.checkpoints.guest import GUEST
 from wasmsr import Module, Snapshot, SnapshotError, Store
 from wasmsr.errors import HandedOver
@@ -255,3 +256,10 @@ def test_a_chain_that_leads_to_itself_is_refused(run: Run) -> None:
     heads[1] = heads[1]._replace(base=heads[2].root)
     with pytest.raises(SnapshotError, match="below itself"):
         run.folder.chain(2, heads)
+
+
+def test_killed_at_random_moments_it_ends_as_undisturbed(tmp_path: Path) -> None:
+    """The seeded part of a campaign; a thousand kills are `python -m` this room's `campaign`."""
+    tally = campaign.run(5, 7, campaign.Tally(), tmp_path)
+    assert tally.kills >= 5
+    assert tally.ended
