@@ -6,6 +6,10 @@ from wasmsr.errors import EXIT_USAGE, LinkError, WasmsrError, listed, printable
 from wasmsr.interp.modules.module import Module
 from wasmsr.interp.types import FuncType
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wasmsr.interp.store.instance import Imports
+
 COMMAND, REACTOR = "_start", "_initialize"
 """Exports by which WASI programs begin: a command's is its whole run, a reactor's comes first."""
 
@@ -38,6 +42,15 @@ def exported_function(module: Module, name: str) -> FuncType:
         f"'{printable(name, 100)}'".replace("  ", " "),
         hint=hint if functions else None,
     )
+
+
+def own_imports(module: Module) -> Imports:
+    """Return the imports about forks, for a module that asks for them; a program is fork 0."""
+    if all(item.module != "wasmsr" for item in module.imports):
+        return {}
+    from wasmsr.snapshot.forks import fork_imports
+
+    return fork_imports(0)
 
 
 def is_reactor(module: Module) -> bool:

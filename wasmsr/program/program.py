@@ -22,7 +22,7 @@ from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Exited, Finished, Limits, Paused, Trapped
 from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import FuncType
-from wasmsr.program.exports import COMMAND, REACTOR, exported_function, is_reactor
+from wasmsr.program.exports import COMMAND, REACTOR, exported_function, is_reactor, own_imports
 from wasmsr.program.state import ProgramState
 from wasmsr.program.timings import Timings
 from wasmsr.runspec.grants import HostGrants
@@ -164,7 +164,8 @@ class Program:
                 deterministic=deterministic,
                 features=module.allowed_features,
             )
-            instance = store.instantiate(module, wasi.imports if wasi else {}, start=False)
+            imports = {**(wasi.imports if wasi else {}), **own_imports(module)}
+            instance = store.instantiate(module, imports, start=False)
             if invoke != COMMAND and is_reactor(module):
                 store.enqueue(instance.function(REACTOR))
             if invoke is not None:

@@ -8,6 +8,7 @@ from wasmsr.errors import FormatError, ModuleMismatch, SnapshotError
 from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Limits
 from wasmsr.interp.store.store import Store
+from wasmsr.program.exports import own_imports
 from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot.restore import restore
 from wasmsr.snapshot.state import SnapshotState
@@ -124,5 +125,11 @@ def restore_store(
             ),
         )
 
-    store = restore(snapshot, modules=[module], features=module.allowed_features, wasi=serve)
+    store = restore(
+        snapshot,
+        modules=[module],
+        imports=own_imports(module),
+        features=module.allowed_features,
+        wasi=serve,
+    )
     return store, store.wasi

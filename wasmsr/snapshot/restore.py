@@ -115,7 +115,14 @@ def _check_ambiguous(functions: Iterable[state.HostFunctionState]) -> None:
 class _Restoring:
     """One restore: address spaces are filled in ascending order, host-made things in the gaps."""
 
-    def __init__(self, snapshot: SnapshotState, modules: list[Module], imports: Imports) -> None:
+    def __init__(
+        self,
+        snapshot: SnapshotState,
+        modules: list[Module],
+        imports: Imports,
+        lay: Callable[[Store, int], bool] | None,
+    ) -> None:
+        self.lay = lay
         self.snapshot = snapshot
         self.modules = modules
         self.imports = imports
@@ -182,7 +189,7 @@ class _Restoring:
             if self.next[kind] != size:
                 raise impossible("an address space with holes")
         store.references.set_externs(self.snapshot.externs)
-        values = ValueRestorer(store, self.snapshot, self.modules, self.next_function)
+        values = ValueRestorer(store, self.snapshot, self.modules, self.next_function, self.lay)
         values.fill()
         values.push_thread()
         for section in SECTIONS:
@@ -405,6 +412,7 @@ def restore(
     imports: Imports | None = None,
     features: str | Iterable[str] | None = None,
     wasi: Callable[[], Wasi] | None = None,
+    lay: Callable[[Store, int], bool] | None = None,
 ) -> Store:
     """Return a new store in the state of a snapshot.
 
@@ -416,6 +424,8 @@ def restore(
         features: What embedded modules may need, as for `Module`.
         wasi: Makes the WASI that serves a program that has one; it becomes the store's. It is
             called after all checks that need no store.
+        lay: Called for each memory, with the new store and the address, when the memory has its
+            size. It may give the memory its bytes and return True; otherwise they are copied.
 
     Raises:
         ModuleMismatch: A module is missing.
@@ -427,11 +437,11 @@ def restore(
     check(snapshot)
     found = _check_modules(snapshot, modules, features)
     if snapshot.wasi is None or wasi is None:
-        return _Restoring(snapshot, found, imports or {}).run()
+        return _Restoring(snapshot, found, imports or {}, lay).run()
     served = wasi()
     try:
         given = {**served.imports, **(imports or {})}
-        store = _Restoring(snapshot, found, given).run()
+        store = _Restoring(snapshot, found, given, lay).run()
     except BaseException:
         served.close()
         raise

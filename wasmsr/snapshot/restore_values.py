@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections.abc import Callable
 
 from wasmsr.errors import FormatError, SnapshotError
 from wasmsr.interp.modules.module import Module
@@ -42,11 +43,18 @@ class ValueRestorer:
         snapshot: The state.
         modules: The modules of the state, in its order.
         functions: How many functions the store has.
+        lay: As for `restore`.
     """
 
     def __init__(
-        self, store: Store, snapshot: SnapshotState, modules: list[Module], functions: int
+        self,
+        store: Store,
+        snapshot: SnapshotState,
+        modules: list[Module],
+        functions: int,
+        lay: Callable[[Store, int], bool] | None = None,
     ) -> None:
+        self.lay = lay
         self.store = store
         self.snapshot = snapshot
         self.modules = modules
@@ -112,7 +120,8 @@ class ValueRestorer:
                 f"{self.store.limits.memory_pages} pages",
                 hint="--max-memory sets the limit anew",
             )
-        self.target.fill_memory(address, memory.data)
+        if self.lay is None or not self.lay(self.store, address):
+            self.target.fill_memory(address, memory.data)
 
     def _restored(self, type_: ValType, bits: int) -> int:
         """Return the bits in the store of a value that was saved as `bits`."""

@@ -6,7 +6,7 @@ The state itself is plain data (`state.SnapshotState`, the attribute `state`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from wasmsr.snapshot.state import SnapshotState
 
 if TYPE_CHECKING:
     import socket
+    from typing import Any
 
     from wasmsr.interp.modules.module import Module
     from wasmsr.interp.outcomes import Limits
@@ -155,6 +156,7 @@ class Snapshot:
         live: bool = False,
         on_changed: OnChanged | None = None,
         carry_limit: int | None = None,
+        lay: Callable[[Store, int], bool] | None = None,
     ) -> Store:
         """Return a new store in this state; its `run` continues the program.
 
@@ -177,6 +179,7 @@ class Snapshot:
             live: The state comes from a move.
             on_changed: What to do about files of the host that have changed.
             carry_limit: Bytes that each tree of carried files may hold; default 1 GiB.
+            lay: Gives memories their bytes in another way than by a copy; for `fork`.
 
         Raises:
             ModuleMismatch: A module is missing, or another one was given.
@@ -194,15 +197,9 @@ class Snapshot:
             wanted = replace(state, limits=replace(state.limits, **vars(limits)))
 
         def serve() -> Wasi:
-            from wasmsr.wasi.facade import Wasi
-            from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT
-            from wasmsr.wasi.state.contents import Contents
-            from wasmsr.wasi.state.origin import trusted_time
-            from wasmsr.wasi.state.restore import CarriedFiles
-
-            assert state.wasi is not None
-            return Wasi.restore(
-                state.wasi,
+            return _serve(
+                state,
+                carry_limit,
                 mounts=mounts,
                 stdin=stdin,
                 stdout=stdout,
@@ -210,14 +207,60 @@ class Snapshot:
                 sockets=sockets,
                 live=live,
                 on_changed=on_changed,
-                carried=CarriedFiles(
-                    state.files or Contents(),
-                    carry_limit or CARRY_LIMIT,
-                    trusted_time(state.wasi, state.lineage.created),
-                ),
             )
 
-        return restore(wanted, modules=modules, imports=imports, features=features, wasi=serve)
+        return restore(
+            wanted, modules=modules, imports=imports, features=features, wasi=serve, lay=lay
+        )
+
+    def fork(
+        self,
+        count: int,
+        *,
+        first: int = 1,
+        imports: Imports | None = None,
+        **options: Any,
+    ) -> list[Store]:
+        """Return new stores in this state that share the memory which they do not write.
+
+        Each fork has pages, descriptors, streams and files of its own. What the program holds in
+        memory is equal in all of them, random state and keys included. So a fork can ask for its
+        number (the import `wasmsr.fork_number`, an i64), and if the program exports
+        `wasmsr_forked(number, seed_low, seed_high)`, three i64, the fork calls it first, with 128
+        fresh random bits. Like a signal handler, it may come between any two instructions. The
+        host's random bytes are never shared; a deterministic program gets a stream of its own by
+        its number.
+
+        Args:
+            count: How many.
+            first: The number of the first fork; the others follow. Numbers that were given before
+                are for the caller to avoid.
+            imports: As for `restore`.
+            options: As for `restore`, for each fork the same.
+
+        Raises:
+            ValueError: A number is less than 1.
+            SnapshotError: The host has no room; or as for `restore`. No fork is left then.
+        """
+        from wasmsr.snapshot.forks import ForkSource, fork
+
+        if count < 0 or first < 1:
+            raise ValueError("forks have the numbers 1 and up")
+        source = ForkSource(self.state)
+
+        def restored(state: SnapshotState, own: Imports) -> Store:
+            given = {**own, **(imports or {})}
+            return Snapshot(state).restore(imports=given, lay=source.lay, **options)
+
+        made: list[Store] = []
+        try:
+            for number in range(first, first + count):
+                made.append(fork(source, number, restored))
+        except BaseException:
+            for store in made:
+                store.close()
+            raise
+        return made
 
     def content_digest(self) -> bytes:
         """Return a digest (32 bytes) of everything but the lineage.
@@ -227,6 +270,23 @@ class Snapshot:
         from wasmsr.snapshot.format import content_digest
 
         return content_digest(self.state)
+
+
+def _serve(state: SnapshotState, carry_limit: int | None, **options: Any) -> Wasi:
+    """Return the WASI of a state, with the options of `Wasi.restore`."""
+    from wasmsr.wasi.facade import Wasi
+    from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT
+    from wasmsr.wasi.state.contents import Contents
+    from wasmsr.wasi.state.origin import trusted_time
+    from wasmsr.wasi.state.restore import CarriedFiles
+
+    assert state.wasi is not None
+    carried = CarriedFiles(
+        state.files or Contents(),
+        carry_limit or CARRY_LIMIT,
+        trusted_time(state.wasi, state.lineage.created),
+    )
+    return Wasi.restore(state.wasi, carried=carried, **options)
 
 
 __all__ = ["Snapshot"]

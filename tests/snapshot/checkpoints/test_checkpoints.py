@@ -258,6 +258,10 @@ def test_a_chain_that_leads_to_itself_is_refused(run: Run) -> None:
         run.folder.chain(2, heads)
 
 
+@pytest.mark.skipif(
+    os.environ.get("WASMSR_SANITIZED") == "1",
+    reason="programs start too slowly under a sanitizer to be killed soon after",
+)
 def test_killed_at_random_moments_it_ends_as_undisturbed(tmp_path: Path) -> None:
     """The seeded part of a campaign; a thousand kills are `python -m` this room's `campaign`."""
     tally = campaign.run(5, 7, campaign.Tally(), tmp_path)

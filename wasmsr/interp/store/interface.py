@@ -19,6 +19,7 @@ if TYPE_CHECKING:
             features: Names of the features of WebAssembly in force.
             deterministic: Whether NaN results have one form.
             wasi: The `Wasi` that serves the program, or None.
+            bases: The `MemoryBases` of its memories, or None.
         """
 
         c: Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         features: frozenset[str]
         deterministic: bool
         wasi: Any
+        bases: Any
 
         @property
         def instances(self) -> list[Any]:

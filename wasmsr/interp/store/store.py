@@ -57,6 +57,7 @@ class Store:
         instances: Module instances, in the order of instantiation.
         wasi: The `Wasi` that serves the program, or None. The store does not use it; it is there
             for whoever takes a snapshot.
+        bases: The `MemoryBases` of its memories, or None: like `wasi`, not used by the store.
         linker: The part that answers imports.
         references: The part that translates references.
         pauses: The part that takes requests to pause.
@@ -76,6 +77,7 @@ class Store:
         self.deterministic = deterministic
         self.instances: list[Instance] = []
         self.wasi: Any = None
+        self.bases: Any = None
         self.linker = Linker(self)
         self.references = ReferenceTable(self)
         self.pauses = PauseControl(self)

@@ -278,7 +278,7 @@ class DirtyTracker:
 
     Args:
         store: The store. No thread runs it during a call.
-        bases: The bases of its memories, where there are some.
+        bases: The bases of its memories; None takes those of the store.
         method: How; None takes this host's best.
 
     Raises:
@@ -293,7 +293,8 @@ class DirtyTracker:
         method: type[DirtyMethod] | None = None,
     ) -> None:
         self.store = store
-        self.bases = bases or MemoryBases(store)
+        self.bases = bases or store.bases or MemoryBases(store)
+        store.bases = self.bases
         self.method = method or method_of_host()
         self._memories: dict[SpaceName, DirtyMethod] = {}
         self._consumers: list[DirtyConsumer] = []
