@@ -173,9 +173,11 @@ class RunSession:
         # A program that has used up descriptors or memory runs on. The snapshot tries again.
         with suppress(ImportError, OSError, MemoryError):
             from wasmsr.cli.running import outputs  # only here: it takes a while
+            from wasmsr.cli.words import progress
             from wasmsr.snapshot.preload import preload
 
             assert outputs
+            assert progress
             preload(self.program.module)
 
     def _obey(self, signals: set[int], keys: bytes, timer: Timer) -> None:
