@@ -8,6 +8,7 @@ from hashlib import sha256
 
 import pytest
 
+from tests.snapshot import second_reader
 from tests.snapshot.samples import full, small
 from wasmsr.errors import DigestError, FormatError, SnapshotError, VersionError
 from wasmsr.snapshot.encoding.container import HEADER, TRAILER, Header
@@ -248,3 +249,31 @@ def test_a_cut_or_longer_file_is_refused() -> None:
         decode(data + b"x")
     with pytest.raises(FormatError, match="no trailer"):
         decode(data[: -TRAILER.size] + bytes(TRAILER.size))
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_a_reader_written_from_the_document_alone_agrees(compress: bool) -> None:
+    chance = random.Random(3)
+    state = full()
+    big = bytearray(chance.randbytes(1000) * 700)
+    big += bytes(-len(big) % 65536)
+    state.memories[-1] = MemoryState(0, None, big)
+    states = replace(state, limits=replace(state.limits))
+    first = write(states, compress=compress)
+    found = second_reader.read(first.data)
+    assert (found.root, found.content) == (first.written.root, first.written.content)
+    assert [bytes(one.data) for one in states.memories] == [bytes(m) for m in found.memories]
+    link = first
+    for _ in range(3):
+        for _ in range(9):
+            at = chance.randrange(len(big) // PAGE) * PAGE
+            what = chance.randrange(3)
+            if what:
+                big[at + 5 : at + 9] = chance.randbytes(4)
+            else:
+                big[at : at + PAGE] = bytes(PAGE)
+        big += bytes(65536)
+        link = write(states, link, compress=compress)
+        found = second_reader.read(link.data, found)
+        assert (found.root, found.content) == (link.written.root, link.written.content)
+        assert bytes(found.memories[-1]) == bytes(big)

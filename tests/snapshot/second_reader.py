@@ -1,0 +1,149 @@
+"""A second reader of version 2, written from docs/snapshot-format.md alone.
+
+It shares no code with the package, so that the document and the package can be compared. It checks
+digests, and returns payloads as they are, memories as bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import msgpack
+import zstandard
+
+PAGE, BATCH, LEAF = 4096, 262144, 65536
+WITHOUT_ROW = {11, 24, 25, 33, 34, 35}
+
+
+@dataclass
+class Read:
+    """What is in a snapshot: root and content digest, payloads by kind, memories by number."""
+
+    root: bytes
+    content: bytes
+    form: int
+    payloads: dict[int, bytes] = field(default_factory=dict)
+    memories: list[bytearray] = field(default_factory=list)
+
+
+def payload_digest(data: bytes) -> bytes:
+    """Section 4: a tree over leaves of 65,536 bytes."""
+    level = 0
+    while True:
+        parts = [data[at : at + LEAF] for at in range(0, len(data), LEAF)] or [b""]
+        digests = [sha256(bytes([level]) + part).digest() for part in parts]
+        if len(digests) == 1:
+            return digests[0]
+        data, level = b"".join(digests), level + 1
+
+
+def space_digest(data: bytes) -> bytes:
+    """Section 13.4: a full tree with 16 children; pages after the end are zeros."""
+    zero = sha256(bytes(PAGE)).digest()
+    level = [sha256(data[at : at + PAGE]).digest() for at in range(0, len(data), PAGE)] or [zero]
+    while len(level) > 1:
+        level += [zero] * (-len(level) % 16)
+        level = [sha256(b"".join(level[at : at + 16])).digest() for at in range(0, len(level), 16)]
+        zero = sha256(zero * 16).digest()
+    return level[0]
+
+
+def _batch(codec: int, stored: bytes, length: int, old: bytes) -> bytes:
+    if codec == 0:
+        assert len(stored) == length
+        return stored
+    prefix = None
+    if codec == 2:
+        prefix = zstandard.ZstdCompressionDict(old, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    window = 524288 if codec == 2 else 262144
+    reader = zstandard.ZstdDecompressor(dict_data=prefix, max_window_size=window)
+    plain = reader.decompress(stored, max_output_size=length)
+    assert len(plain) == length
+    if codec == 3:
+        plain = bytes(one ^ other for one, other in zip(plain, old, strict=True))
+    return plain
+
+
+def read(data: bytes, base: Read | None = None) -> Read:
+    """Read a full snapshot, or an incremental one over its base."""
+    magic, version, form, flags, count, total, root, zero, crc = struct.unpack_from(
+        "<8sHHHHQ32sII", data
+    )
+    assert magic == b"\x89WSR\r\n\x1a\n"
+    assert (version, zero) == (2, 0)
+    assert crc == zlib.crc32(data[:60])
+    assert form == (1 if base is None else 2)
+    found = Read(root, b"", form)
+    at, sizes = 64, 0
+    places: list[tuple[int, int]] = []
+    rows, others = b"", b""
+    for _ in range(count):
+        head = data[at : at + 16]
+        kind, none, reserved, plain = struct.unpack("<HHIQ", head)
+        assert none == reserved == 0
+        at, sizes = at + 16, sizes + plain
+        payload = b""
+        while len(payload) < plain:
+            codec, stored, check = struct.unpack_from("<III", data, at)
+            piece = data[at + 12 : at + 12 + stored]
+            assert zlib.crc32(piece) == check
+            length = min(BATCH, plain - len(payload))
+            old = _old(found, places, len(payload) // PAGE, length) if codec > 1 else b""
+            payload += _batch(codec, piece, length, old)
+            at += 12 + stored
+        found.payloads[kind] = payload
+        if kind == 12:
+            found.memories = [
+                bytearray(size * 65536) for _, _, _, size in struct.iter_unpack("<QQQQ", payload)
+            ]
+        if kind == 33:
+            assert base is not None
+            link = msgpack.unpackb(payload)
+            assert link["root"] == base.root
+            assert link["content"] == base.content
+            for mine, theirs in zip(found.memories, base.memories, strict=False):
+                mine[: len(theirs)] = theirs
+        if kind == 34:
+            for space, zeros, number, first, pages in struct.iter_unpack("<HHIII", payload):
+                assert space == 0
+                if zeros & 1:
+                    found.memories[number][first * PAGE : (first + pages) * PAGE] = bytes(
+                        pages * PAGE
+                    )
+                else:
+                    places += [(number, page) for page in range(first, first + pages)]
+        if kind == 35:
+            for place, (number, page) in enumerate(places):
+                part = payload[place * PAGE : (place + 1) * PAGE]
+                found.memories[number][page * PAGE : (page + 1) * PAGE] = part
+        if kind == 36:
+            for entry, memory in zip(
+                struct.iter_unpack("<HHIQ32s", payload), found.memories, strict=True
+            ):
+                assert entry[3] == len(memory) // PAGE
+                assert entry[4] == space_digest(bytes(memory))
+        if kind not in WITHOUT_ROW:
+            row = head + payload_digest(payload)
+            if kind == 1 or kind & 0x8000:
+                others += row
+            else:
+                rows += row
+    assert sizes == total
+    end, tail, zero, crc = struct.unpack("<8s32sII", data[at : at + 48])
+    assert at + 48 == len(data)
+    assert (end, zero) == (b"WSR end\n", 0)
+    assert crc == zlib.crc32(data[at : at + 44])
+    found.content = sha256(b"\xfe" + struct.pack("<HH", 2, 1) + rows).digest()
+    found.root = sha256(b"\xff" + found.content + others).digest()
+    assert found.root == tail
+    assert root == (bytes(32) if flags & 2 else tail)
+    return found
+
+
+def _old(found: Read, places: list[tuple[int, int]], first: int, length: int) -> bytes:
+    """What the base has at the positions of a batch."""
+    wanted = places[first : first + length // PAGE]
+    return b"".join(found.memories[n][p * PAGE : (p + 1) * PAGE] for n, p in wanted)
