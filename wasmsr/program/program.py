@@ -189,6 +189,7 @@ class Program:
         features: str | None = None,
         live: bool = False,
         deferred: bool = False,
+        adopted: bool = False,
         timings: Timings | None = None,
     ) -> Program:
         """Return a program at the position where it was saved.
@@ -201,6 +202,8 @@ class Program:
             features: What an embedded module may need, as for `Module`.
             live: Whether the time since the snapshot counts for the program's monotonic clock.
             deferred: Whether carried files reach their folders when the program starts, not now.
+            adopted: Whether the program takes over memories of the state that were read into files;
+                the state is of no use afterwards.
             timings: Where the durations go; None makes a new object.
 
         Raises:
@@ -225,7 +228,9 @@ class Program:
             )
         try:
             with timings.measure("restore"):
-                store, wasi = restore_store(snapshot, module, grants, live=live, deferred=deferred)
+                store, wasi = restore_store(
+                    snapshot, module, grants, live=live, deferred=deferred, adopted=adopted
+                )
         except BaseException:
             grants.close()
             raise

@@ -10,6 +10,7 @@ from wasmsr.interp.outcomes import Limits
 from wasmsr.interp.store.store import Store
 from wasmsr.program.exports import own_imports
 from wasmsr.runspec.grants import HostGrants
+from wasmsr.snapshot.memory.adoption import adopt
 from wasmsr.snapshot.restore import restore
 from wasmsr.snapshot.state import SnapshotState
 
@@ -83,6 +84,7 @@ def restore_store(
     *,
     live: bool,
     deferred: bool = False,
+    adopted: bool = False,
 ) -> tuple[Store, Wasi | None]:
     """Return a store and its WASI in the snapshot's state.
 
@@ -92,6 +94,7 @@ def restore_store(
         grants: What this host gives to the program.
         live: Whether the time since the snapshot counts for the program's monotonic clock.
         deferred: Whether carried files reach their folders when the program starts, not now.
+        adopted: Whether the store takes over memories that were read into files.
 
     Raises:
         SnapshotError: The state cannot be restored.
@@ -131,5 +134,6 @@ def restore_store(
         imports=own_imports(module),
         features=module.allowed_features,
         wasi=serve,
+        lay=adopt(snapshot.memories) if adopted else None,
     )
     return store, store.wasi

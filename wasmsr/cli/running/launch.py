@@ -321,6 +321,7 @@ class Launch:
             self._name_the_program(snapshot.modules[0].digest)
         program = Program.resume(
             snapshot,
+            adopted=True,
             module=module,
             grants=self._host_grants(snapshot),
             max_pages=self.spec.max_pages,

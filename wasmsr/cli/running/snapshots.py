@@ -46,8 +46,10 @@ def decode(
     SnapshotError.
     """
     from wasmsr.snapshot.format import FILES_LIMIT, Decoder
+    from wasmsr.snapshot.memory.adoption import allocate
 
-    decoder = Decoder(limits=limits, files=FILES_LIMIT if carry_limit is None else carry_limit)
+    most = FILES_LIMIT if carry_limit is None else carry_limit
+    decoder = Decoder(limits=limits, files=most, allocate=allocate)
     reading = decoding = 0.0
     done, size = 0, os.path.getsize(path) if os.path.isfile(path) else 0
     begun = time.perf_counter()

@@ -32,6 +32,7 @@ from wasmsr.snapshot.encoding.read_limits import DEFAULT_LIMIT, FILES_LIMIT
 from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.encoding.section import ReadBase, no_base
 from wasmsr.snapshot.format import is_of_module, read_file
+from wasmsr.snapshot.memory.adoption import allocate
 from wasmsr.snapshot.sections.base import BASE, DEPTH_LIMIT
 from wasmsr.snapshot.state import SnapshotState
 
@@ -262,6 +263,7 @@ class CheckpointFolder:
                 limit=limit,
                 limits=limits,
                 files=files,
+                allocate=allocate,
                 find_base=no_base if base is None else lambda root, base=base: base,  # type: ignore[misc]
             )
             try:
