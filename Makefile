@@ -11,55 +11,63 @@ export PYTHON
 BIN := $(VENV)/bin
 TIMED := scripts/timed
 PYTEST := $(BIN)/python -m pytest
-C_SOURCES := $(wildcard wasmsr/_core.c wasmsr/_sys.[ch] wasmsr/core/*.h wasmsr/core/*/*.[chi]*) wasmsr/_ffi_build.py
+TESTABLE := $(VENV)/.test $(VENV)/.built
+C_SOURCES := $(wildcard wasmsr/_core.c wasmsr/_sys.[ch] wasmsr/core/*.h wasmsr/core/*/*.[chi]*) \
+    wasmsr/_ffi_build.py
 C_GENERATED := %/opcode_table.h %/opcode_table.c %/precise/handlers.h %/simd_lanes.h %/simd_rows.h \
     %/atomic_rows.h
 C_FORMATTED := $(filter-out $(C_GENERATED),$(filter %.c %.h,$(C_SOURCES))) \
     tests/builds/alone.c tests/fuzz/fuzz_module.c
 ASAN := build/asan
+ASAN_TESTS := $(wildcard tests/spec tests/interp tests/snapshot)
+FUZZ_TESTS := tests/fuzz tests/wasi/preview1/test_against.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo docs containers test test-full asan cross cross-quick examples ffmpeg lint check fuzz clean tools
+.PHONY: help demo docs containers test test-full asan cross cross-quick examples ffmpeg lint check \
+    fuzz clean tools
 
 help: ## this list
-	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | \
+	    awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.built ## a real transcoding that moves between two processes while it runs (2 minutes)
+demo: $(VENV)/.built ## a real transcoding moves between two processes while it runs (2 minutes)
 	@$(BIN)/python scripts/demo.py
 
-containers: $(VENV)/.built ## FFmpeg moves between two containers, or two network namespaces (5 minutes)
+containers: $(VENV)/.built ## FFmpeg moves between two containers or network namespaces (5 minutes)
 	@$(BIN)/python -m scripts.containers $(ARGS)
 
-test: $(VENV)/.test $(VENV)/.built ## the quick tests (10 minutes at most)
+test: $(TESTABLE) ## the quick tests (10 minutes at most)
 	@$(TIMED) "test" $(PYTEST) -n $(JOBS) --dist worksteal --durations=10 $(ARGS)
 
-test-full: $(VENV)/.test $(VENV)/.built ## the long tests: all scripts restored, real programs, sanitizers
+test-full: $(TESTABLE) ## the long tests: all scripts restored, real programs, sanitizers
 	@$(TIMED) "test-full" $(PYTEST) -n $(JOBS) --dist worksteal -m full --durations=20 $(ARGS)
 	@$(MAKE) --no-print-directory asan
 
 # The package is laid into build/asan with its own extension; PYTHONPATH puts it before the one in
-# the tree, and tests/conftest.py refuses to run if it did not (versions of pytest differ in which end
-# of `pythonpath` comes first, so it stands at both). Python itself leaks by design.
-asan: $(VENV)/.test $(VENV)/.built ## the specification scripts and unit tests under Address- and UndefinedBehaviorSanitizer
+# the tree, and tests/conftest.py refuses to run if it did not (versions of pytest differ in which
+# end of `pythonpath` comes first, so it stands at both). Python itself leaks by design.
+asan: $(TESTABLE) ## the specification scripts and unit tests under AddressSanitizer and UBSan
 	@$(TIMED) "asan: build" env WASMSR_SANITIZE=address,undefined $(BIN)/python setup.py -q build \
 	    --build-base $(ASAN) --build-lib $(ASAN)/lib
 	@$(TIMED) "asan: test" env PYTHONPATH=$(CURDIR)/$(ASAN)/lib PYTHONSAFEPATH=1 WASMSR_SANITIZED=1 \
 	    LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 \
 	    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-	    $(BIN)/pytest -p no:cacheprovider -o "pythonpath=$(ASAN)/lib . $(ASAN)/lib" -n $(JOBS) --dist worksteal --timeout 900 $(wildcard tests/spec tests/interp tests/snapshot) $(ARGS)
+	    $(BIN)/pytest -p no:cacheprovider -o "pythonpath=$(ASAN)/lib . $(ASAN)/lib" \
+	    -n $(JOBS) --dist worksteal --timeout 900 $(ASAN_TESTS) $(ARGS)
 
 # Guests run under qemu-user, from Debian's packages, without chroot or binfmt (scripts/cross.py).
-cross: $(VENV)/.test $(VENV)/.built ## the same on aarch64 and s390x (big-endian), and snapshots that cross between CPUs
+cross: $(TESTABLE) ## tests on aarch64 and s390x (big-endian), and snapshots that cross between CPUs
 	@scripts/need cross
 	@$(TIMED) "cross: build" $(BIN)/python scripts/cross.py
-	@$(TIMED) "cross: test" $(PYTEST) -n $(JOBS) --dist worksteal -m full --durations=10 tests/cross $(ARGS)
+	@$(TIMED) "cross: test" $(PYTEST) -n $(JOBS) --dist worksteal -m full \
+	    --durations=10 tests/cross $(ARGS)
 
 cross-quick: ARGS = -k "cpu or cpus or kernels or assembly or pause or kind or golden"
-cross-quick: cross ## of that only frozen samples, the states of kernels, and the programs that cross (4 minutes)
+cross-quick: cross ## of that frozen samples, states of kernels, and programs that cross (4 minutes)
 
-examples: ## build the example programs, and those of the tests, anew from source (needs clang and wasi-libc)
+examples: ## build the programs of examples and tests from source (needs clang and wasi-libc)
 	@$(TIMED) "examples" $(PYTHON) examples/snapshot/build.py
 	@$(TIMED) "examples: tests" $(PYTHON) tests/wasi/programs/build.py
 
@@ -80,9 +88,10 @@ docs: $(VENV)/.docs ## the site of the documents, in build/site; all links are c
 check: $(VENV)/.dev $(VENV)/.built ## generated files are what their generators make
 	@$(TIMED) "check" $(PYTEST) -q tests/meta/test_generated.py
 
-fuzz: $(VENV)/.test $(VENV)/.built ## longer random testing (FUZZ=examples for each test, SECONDS of libFuzzer)
+fuzz: $(TESTABLE) ## longer random testing (FUZZ=examples for each test, SECONDS of libFuzzer)
 	@$(TIMED) "fuzz: libFuzzer" scripts/fuzz-module $(or $(SECONDS),300)
-	@$(TIMED) "fuzz" env WASMSR_FUZZ=$(or $(FUZZ),2000) $(PYTEST) -n $(JOBS) --dist worksteal --timeout 3600 -m "full or not full" tests/fuzz tests/wasi/preview1/test_against.py $(ARGS)
+	@$(TIMED) "fuzz" env WASMSR_FUZZ=$(or $(FUZZ),2000) $(PYTEST) -n $(JOBS) --dist worksteal \
+	    --timeout 3600 -m "full or not full" $(FUZZ_TESTS) $(ARGS)
 
 clean: ## remove what was built (not .cache, which holds downloads)
 	rm -rf build dist *.egg-info wasmsr/*.so $(VENV)/.built

@@ -1,9 +1,9 @@
 # What the scripts build-ffmpeg, build-lua and build-sqlite share; they read this file with `.`.
 #
 # A program's source comes from the distribution: the machine's own list of package sources, with
-# deb-src in place of deb, is given to apt together with folders of its own. So apt checks signatures
-# and digests as always, and nothing outside .cache is written. The compiler is the distribution's
-# clang, with wasi-libc as the C library.
+# deb-src in place of deb, is given to apt together with folders of its own. So apt checks
+# signatures and digests as always, and nothing outside .cache is written. The compiler is the
+# distribution's clang, with wasi-libc as the C library.
 #
 # Each script builds into .cache/NAME/ and is done at once when the result is there; `--force`
 # builds anew. JOBS is how many compilers run at a time (default: one for each processor).
@@ -61,8 +61,8 @@ TRY
     "$1" $TARGET try.c -o try.wasm 2>/dev/null
 )
 
-# clang runs the wasm-opt that it finds on PATH (package binaryen) on what it has linked. So that the
-# result does not depend on what else is installed, it finds one that does nothing.
+# clang runs the wasm-opt that it finds on PATH (package binaryen) on what it has linked. So that
+# the result does not depend on what else is installed, it finds one that does nothing.
 no_wasm_opt() {
     mkdir -p "$root/.cache/no-wasm-opt"
     printf '#!/bin/sh\n' >"$root/.cache/no-wasm-opt/wasm-opt"
@@ -108,7 +108,8 @@ need_tools() {
 own_apt() {
     command=$1
     shift
-    "$command" -q -o "Dir::Etc::SourceList=$apt/sources.list" -o "Dir::Etc::SourceParts=$apt/parts" \
+    "$command" -q \
+        -o "Dir::Etc::SourceList=$apt/sources.list" -o "Dir::Etc::SourceParts=$apt/parts" \
         -o "Dir::State::Lists=$apt/lists" -o "Dir::Cache=$apt/cache" \
         -o "APT::Sandbox::User=$(id -un)" -o "APT::Update::Post-Invoke::=" \
         -o "APT::Get::List-Cleanup=0" "$@"
@@ -125,10 +126,12 @@ fetch_source() {
     rm -f "$apt/parts"/*
     : >"$apt/sources.list"
     for file in "$list" "$parts"/*.list; do
-        [ -f "$file" ] && sed -n 's/^[[:space:]]*deb[[:space:]]/deb-src /p' "$file" >>"$apt/sources.list"
+        [ -f "$file" ] || continue
+        sed -n 's/^[[:space:]]*deb[[:space:]]/deb-src /p' "$file" >>"$apt/sources.list"
     done
     for file in "$parts"/*.sources; do
-        [ -f "$file" ] && sed 's/^Types:.*/Types: deb-src/' "$file" >"$apt/parts/$(basename "$file")"
+        [ -f "$file" ] || continue
+        sed 's/^Types:.*/Types: deb-src/' "$file" >"$apt/parts/$(basename "$file")"
     done
     say "reading the list of source packages"
     # One unreachable source among several need not matter, if another one has the package.
@@ -150,7 +153,8 @@ fetch_source() {
     say "$1 $SOURCE_VERSION"
 }
 
-# already_built FILE "$@": ends the script when FILE is there and --force is not among the arguments.
+# already_built FILE "$@": ends the script when FILE is there and --force is not among the
+# arguments.
 already_built() {
     file=$1
     shift

@@ -12,7 +12,8 @@ static NOINLINE void wave(void) {
   for (uint32_t y = 1; y < H - 1; y++)
     for (uint32_t x = 1; x < W - 1; x++)
       old[y][x] = 1.9 * now[y][x] - 0.9 * old[y][x] +
-                  0.1 * (now[y - 1][x] + now[y + 1][x] + now[y][x - 1] + now[y][x + 1] - 4 * now[y][x]);
+                  0.1 * (now[y - 1][x] + now[y + 1][x] + now[y][x - 1] + now[y][x + 1] -
+                         4 * now[y][x]);
   for (uint32_t y = 0; y < H; y++)
     for (uint32_t x = 0; x < W; x++) {
       const double t = now[y][x];

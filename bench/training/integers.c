@@ -1,5 +1,5 @@
-/* Whole numbers: long multiplication and division, modular powers, greatest common divisors, ciphers of
- * 32- and 64-bit words, random numbers, bit counting, dates, queens. */
+/* Whole numbers: long multiplication and division, modular powers, greatest common divisors,
+ * ciphers of 32- and 64-bit words, random numbers, bit counting, dates, queens. */
 #include "../kernels/kernel.h"
 
 enum { WORDS = 24 };
@@ -87,7 +87,8 @@ uint32_t run(uint32_t n) {
   for (uint32_t i = 0; i < n; i++) {
     multiply();
     sum += divide(i + 7) + (uint32_t)power(i + 2, 65537, 1000003);
-    sum += gcd(next_random(&seed), i + 1) + (uint32_t)mix(i) + weekday(2000 + i % 99, i % 12 + 1, i % 28);
+    sum += gcd(next_random(&seed), i + 1) + (uint32_t)mix(i) +
+           weekday(2000 + i % 99, i % 12 + 1, i % 28);
     quarter(state);
     sum += state[i % 16] + queens(63, 0, 0, 0) + (uint32_t)__builtin_popcount(sum);
   }

@@ -85,7 +85,8 @@ static NOINLINE uint32_t scan(const char *text) { /* identifiers, numbers, comme
         tokens += state != PLAIN;
         break;
       case WORD:
-        if (!(((ch | 32) >= 'a' && (ch | 32) <= 'z') || ch == '_' || (ch >= '0' && ch <= '9'))) state = PLAIN;
+        if (!(((ch | 32) >= 'a' && (ch | 32) <= 'z') || ch == '_' || (ch >= '0' && ch <= '9')))
+          state = PLAIN;
         break;
       case NUMBER:
         if (!((ch >= '0' && ch <= '9') || ch == '.')) state = PLAIN;

@@ -1,5 +1,5 @@
-/* Packing of bytes: matches by hash chains, run lengths, Huffman code lengths, bit streams, checksums,
- * base 64, and unpacking again. */
+/* Packing of bytes: matches by hash chains, run lengths, Huffman code lengths, bit streams,
+ * checksums, base 64, and unpacking again. */
 #include "../kernels/kernel.h"
 
 enum { SIZE = 8192 };
@@ -16,7 +16,8 @@ static NOINLINE uint32_t pack(void) {
   for (uint32_t at = 0; at < SIZE;) {
     uint32_t best = 0, from = 0;
     if (at + 4 < SIZE) {
-      const uint32_t key = (plain[at] | plain[at + 1] << 8 | plain[at + 2] << 16) * 0x9E3779B1U >> 20;
+      const uint32_t key =
+          (plain[at] | plain[at + 1] << 8 | plain[at + 2] << 16) * 0x9E3779B1U >> 20;
       from = heads[key];
       heads[key] = (uint16_t)at;
       if (from < at)
@@ -83,7 +84,8 @@ static NOINLINE uint32_t base64(void) {
   uint32_t sum = 0;
   for (uint32_t i = 0; i + 2 < SIZE; i += 3) {
     const uint32_t v = (uint32_t)plain[i] << 16 | (uint32_t)plain[i + 1] << 8 | plain[i + 2];
-    for (int32_t shift = 18; shift >= 0; shift -= 6) sum = sum * 31 + (uint8_t)digits[v >> shift & 63];
+    for (int32_t shift = 18; shift >= 0; shift -= 6)
+      sum = sum * 31 + (uint8_t)digits[v >> shift & 63];
   }
   return sum;
 }
@@ -91,7 +93,8 @@ static NOINLINE uint32_t base64(void) {
 uint32_t run(uint32_t n) {
   uint32_t seed = 9, sum = 0;
   for (uint32_t i = 0; i < SIZE; i++)
-    plain[i] = i > 40 && next_random(&seed) % 4 ? plain[i - 37] : (uint8_t)(next_random(&seed) % 90);
+    plain[i] =
+        i > 40 && next_random(&seed) % 4 ? plain[i - 37] : (uint8_t)(next_random(&seed) % 90);
   for (uint32_t i = 0; i < n; i++) {
     sum += unpack(pack());
     sum += stream() ^ base64();

@@ -129,7 +129,8 @@ uint32_t run(uint32_t n) {
   for (uint32_t i = 0; i < n; i++) {
     node *root = 0;
     used = 0;
-    for (uint32_t k = 0; k < 300; k++) root = insert(root, next_random(&seed) % 200, next_random(&seed));
+    for (uint32_t k = 0; k < 300; k++)
+      root = insert(root, next_random(&seed) % 200, next_random(&seed));
     sum += depth(root) + shortest(i % VERTICES) + (uint32_t)total(shapes, 16);
   }
   return sum;

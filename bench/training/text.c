@@ -1,4 +1,5 @@
-/* Text: lines cut into words, numbers read and written, a search, a glob, UTF-8, a small JSON reader. */
+/* Text: lines cut into words, numbers read and written, a search, a glob, UTF-8, a small reader of
+ * JSON. */
 #include "../kernels/kernel.h"
 
 static char buffer[4096], other[4096];
@@ -104,7 +105,8 @@ static NOINLINE int value(reader *r) {
 
 uint32_t run(uint32_t n) {
   static const char sample[] =
-      "{\"name\": \"wanderer\", \"ages\": [1, 22, 333, -4.5], \"deep\": {\"yes\": true, \"no\": null}}";
+      "{\"name\": \"wanderer\", \"ages\": [1, 22, 333, -4.5], "
+      "\"deep\": {\"yes\": true, \"no\": null}}";
   uint32_t sum = 0;
   for (uint32_t i = 0; i < n; i++) {
     char *to = buffer;

@@ -25,9 +25,9 @@ struct avi {
     uint32_t capacity; /* entries for which there is room */
 };
 
-/* These return NULL, or what went wrong. avi_begin takes a struct in which file, width, height, rate
- * and scale are set and the rest is zero; avi_end writes the index, then goes back and writes the
- * header again, which now knows its numbers, and flushes. */
+/* These return NULL, or what went wrong. avi_begin takes a struct in which file, width, height,
+ * rate and scale are set and the rest is zero. avi_end writes the index, then goes back and writes
+ * the header again, which now knows its numbers, and flushes. */
 const char *avi_begin(struct avi *film);
 const char *avi_frame(struct avi *film, const uint8_t *bytes, size_t size);
 const char *avi_end(struct avi *film);

@@ -1,9 +1,9 @@
 /* A baseline JPEG encoder: see jpeg.h.
  *
- * Follows ITU-T T.81. A picture is cut into units of 16x16 samples: four blocks of luma and one each
- * of Cb and Cr. Each block goes through the discrete cosine transform (A.3.3), quantisation (A.3.4)
- * and Huffman coding (F.1.2). All arithmetic is in integers, so that the same picture gives the same
- * bytes on every machine.
+ * Follows ITU-T T.81. A picture is cut into units of 16x16 samples: four blocks of luma and one
+ * each of Cb and Cr. Each block goes through the discrete cosine transform (A.3.3), quantisation
+ * (A.3.4) and Huffman coding (F.1.2). All arithmetic is in integers, so that the same picture gives
+ * the same bytes on every machine.
  */
 
 #include "jpeg.h"
@@ -92,7 +92,8 @@ static void put_word(struct jpeg *encoder, int word) {
     put_byte(encoder, word & 0xff);
 }
 
-/* Adds at most 16 bits; a byte 0xff is followed by a zero, or it would look like a marker (F.1.2.3). */
+/* Adds at most 16 bits. A byte 0xff is followed by a zero, or it would look like a marker
+ * (F.1.2.3). */
 static void put_bits(struct jpeg *encoder, uint32_t bits, int count) {
     encoder->pending = encoder->pending << count | bits;
     encoder->pending_count += count;
@@ -144,7 +145,8 @@ struct jpeg *jpeg_new(int width, int height, int quality) {
     for (int table = 0; table < 4; table++) {
         make_codes(encoder->codes[table], &definitions[table]);
     }
-    /* A coefficient takes at most 16 + 11 bits, twice that if every byte is 0xff; 1024 for headers. */
+    /* A coefficient takes at most 16 + 11 bits, twice that if every byte is 0xff. The headers get
+     * 1024 bytes. */
     size_t units = (size_t)((width + 15) / 16) * (size_t)((height + 15) / 16);
     encoder->bytes = malloc(units * 6 * 64 * 7 + 1024);
     return encoder->bytes != NULL ? encoder : NULL;
@@ -176,7 +178,8 @@ static void transform(int *values, int step, int shift) {
     }
 }
 
-/* Takes an 8x8 block out of a plane, 128 subtracted; beyond the edge the last sample is repeated. */
+/* Takes an 8x8 block out of a plane and subtracts 128. Beyond the edge it repeats the last
+ * sample. */
 static void fetch(int *block, const uint8_t *plane, int width, int height, int left, int top) {
     for (int row = 0; row < 8; row++) {
         int y = top + row < height ? top + row : height - 1;

@@ -1,23 +1,24 @@
 /* server: answers requests and counts them in three places, to see whether each survives a move.
  *
- *     request() -> i64    1,000,000 * (counter in memory) + 1,000 * (in the global) + (in the table)
+ *     request() -> i64    1,000,000 * (counter in memory) + 1,000 * (counter in the global)
+ *                         + (counter in the table)
  *
  * There is no _start: the host instantiates the module and calls `request` as often as it likes.
- * A request takes some seconds in an interpreter (8 G instructions), in three parts, and one counter
- * goes up before each part. So a snapshot in the middle holds counters that disagree, and only a
- * program that resumed exactly where it was brings them together again:
+ * A request takes some seconds in an interpreter (8 G instructions), in three parts, and one
+ * counter goes up before each part. So a snapshot in the middle holds counters that disagree, and
+ * only a program that resumed exactly where it was brings them together again:
  *
  *   memory   a variable in linear memory
  *   global   a mutable global of the module, not exported
- *   table    no number at all: a table of functions whose entries *are* the decimal digits. Counting
- *            replaces the entry by the next digit's function (table.set), reading calls it
- *            (call_indirect).
+ *   table    no number at all: a table of functions whose entries *are* the decimal digits.
+ *            Counting replaces the entry by the next digit's function (table.set), reading calls
+ *            it (call_indirect).
  *
  * The work is a chain in which every round needs the result of the one before; where it must end is
  * known by a short cut. A local or operand that came back wrong makes the request trap.
  *
- * A line on standard error says that a request begins, one on standard output that it has ended; both
- * show the counters.
+ * A line on standard error says that a request begins, one on standard output that it has ended;
+ * both show the counters.
  *
  * The environment variable ROUNDS, else the exported global `rounds` (i64) where it is not 0, sets
  * the rounds of each part; each round is 13 instructions.

@@ -6,10 +6,11 @@
  *       --quality Q    1 (smallest) to 100 (best), default 75
  *       --progress N   a line on standard error every N frames, default 25, 0 for none
  *
- * Frames go y4m.c -> enlarge (here) -> jpeg.c -> avi.c. The output is a function of the input and the
- * options and of nothing else: however often the program is stopped and moved, the bytes are the
- * same. It has state of every kind worth moving: two open files, one of them read in circles and one
- * written and at the end sought back in, their buffers, an index that grows, and deep loops.
+ * Frames go y4m.c -> enlarge (here) -> jpeg.c -> avi.c. The output is a function of the input and
+ * the options and of nothing else: however often the program is stopped and moved, the bytes are
+ * the same. It has state of every kind worth moving: two open files, one of them read in circles
+ * and one written and at the end sought back in, their buffers, an index that grows, and deep
+ * loops.
  */
 
 #include "avi.h"
@@ -32,7 +33,8 @@ struct options {
 };
 
 static const char usage[] =
-    "usage: transcoding [--frames N] [--scale 1..8] [--quality 1..100] [--progress N] INPUT OUTPUT\n";
+    "usage: transcoding [--frames N] [--scale 1..8] [--quality 1..100] [--progress N] "
+    "INPUT OUTPUT\n";
 
 static _Noreturn void fail(const char *subject, const char *what) {
     fprintf(stderr, "transcoding: %s: %s\n", subject, what);
@@ -82,8 +84,9 @@ static struct options parse(char **argument) {
     return options;
 }
 
-/* Enlarges one plane `scale` times, interpolating between the four nearest samples. An output sample
- * lies at (2 x + 1 - scale) / (2 scale) of the input; beyond the edge the last sample is repeated. */
+/* Enlarges one plane `scale` times, interpolating between the four nearest samples. An output
+ * sample lies at (2 x + 1 - scale) / (2 scale) of the input. Beyond the edge the last sample is
+ * repeated. */
 static void enlarge_plane(const uint8_t *from, int width, int height, uint8_t *to, int scale) {
     int unit = 2 * scale;
     for (int y = 0; y < height * scale; y++) {

@@ -1,7 +1,7 @@
 /* Reading YUV4MPEG2: see y4m.h.
  *
- * A film is one line "YUV4MPEG2 W160 H120 F25:1 C420jpeg ..." and then for each frame a line "FRAME"
- * with optional parameters, followed by the planes Y, Cb and Cr.
+ * A film is one line "YUV4MPEG2 W160 H120 F25:1 C420jpeg ..." and then for each frame a line
+ * "FRAME" with optional parameters, followed by the planes Y, Cb and Cr.
  */
 
 #include "y4m.h"
@@ -55,8 +55,8 @@ static const char *take_parameter(struct y4m *film, const char *parameter) {
         return film->rate > 0 && film->scale > 0 ? NULL : "the frame rate is not a ratio";
     }
     case 'C': {
-        /* The kinds of 4:2:0 differ in where the chroma samples lie, which is left as it is. "420p10"
-         * and its like have samples of two bytes. */
+        /* The kinds of 4:2:0 differ in where the chroma samples lie, which is left as it is.
+         * "420p10" and its like have samples of two bytes. */
         static const char *const known[] = {"420", "420jpeg", "420mpeg2", "420paldv"};
         for (int i = 0; i < 4; i++) {
             if (strcmp(value, known[i]) == 0) {
@@ -83,7 +83,8 @@ const char *y4m_open(struct y4m *film, FILE *file) {
     if (!read_line(file, line) || strncmp(line, "YUV4MPEG2", 9) != 0) {
         return "not a YUV4MPEG2 file";
     }
-    for (char *parameter = strtok(line + 9, " "); parameter != NULL; parameter = strtok(NULL, " ")) {
+    for (char *parameter = strtok(line + 9, " "); parameter != NULL;
+         parameter = strtok(NULL, " ")) {
         const char *error = take_parameter(film, parameter);
         if (error != NULL) {
             return error;
@@ -101,7 +102,8 @@ static uint8_t clamp(int value) {
     return value < 0 ? 0 : value > 255 ? 255 : (uint8_t)value;
 }
 
-/* Limited range to full range: luma 16..235 and chroma 16..240 (128 in the middle) become 0..255. */
+/* Limited range to full range: luma 16..235 and chroma 16..240 (128 in the middle) become
+ * 0..255. */
 static void expand(uint8_t *samples, size_t count, bool luma) {
     uint8_t expanded[256];
     for (int i = 0; i < 256; i++) {

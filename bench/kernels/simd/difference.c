@@ -1,4 +1,4 @@
-/* 8-bit lanes: the sum of absolute differences of two pictures, as motion estimation asks for it. */
+/* 8-bit lanes: the sum of absolute differences of two pictures, as motion estimation needs it. */
 #include "../kernel.h"
 #ifdef __wasm_simd128__
 #include <wasm_simd128.h>

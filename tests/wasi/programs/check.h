@@ -1,7 +1,7 @@
 /* What the programs of this folder check themselves with. A program that ends with exit code 0 has
  * found everything as it should be; otherwise it says on standard error what was not.
  *
- * Calls of preview 1 are made directly (wasi/api.h), so that nothing of a C library stands between. */
+ * They call preview 1 directly (wasi/api.h), so that nothing of a C library stands between. */
 #ifndef CHECK_H
 #define CHECK_H
 #include <stddef.h>
@@ -67,8 +67,8 @@ static inline __wasi_errno_t open_at(const char *path, __wasi_oflags_t how, __wa
                                      __wasi_fd_t *fd) {
   __wasi_rights_t rights = ALL_RIGHTS;
   if (how == __WASI_OFLAGS_DIRECTORY) rights &= ~__WASI_RIGHTS_FD_WRITE;
-  return __wasi_path_open(ROOT, __WASI_LOOKUPFLAGS_SYMLINK_FOLLOW, path, how, rights, ALL_RIGHTS, flags,
-                          fd);
+  return __wasi_path_open(ROOT, __WASI_LOOKUPFLAGS_SYMLINK_FOLLOW, path, how, rights, ALL_RIGHTS,
+                          flags, fd);
 }
 
 static inline __wasi_fd_t opened(const char *path, __wasi_oflags_t how) {

@@ -12,8 +12,8 @@ static const char *name_of(unsigned number) {
   return name;
 }
 
-/* Goes through the listing from `cookie` with a buffer of `size`; counts the entries, and each name's
- * appearances in `seen`. Answers the last cookie. */
+/* Goes through the listing from `cookie` with a buffer of `size`; counts the entries, and each
+ * name's appearances in `seen`. Answers the last cookie. */
 static __wasi_dircookie_t list(__wasi_fd_t fd, __wasi_dircookie_t cookie, __wasi_size_t size,
                                unsigned most, unsigned *entries, uint8_t seen[FILES]) {
   for (*entries = 0; *entries < most;) {
