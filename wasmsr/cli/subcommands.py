@@ -17,6 +17,7 @@ COMMANDS = {
         "wasmsr.cli.commands.snapshot",
         "check, merge, convert or compare snapshots",
     ),
+    "store": ("wasmsr.cli.commands.store", "keep many snapshots in one place, equal pages once"),
     "cache": ("wasmsr.cli.commands.cache", "show or clear what is noted of modules"),
     "remote": ("wasmsr.cli.commands.remote", "move a running program to and fro between two hosts"),
 }

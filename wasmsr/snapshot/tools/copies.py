@@ -41,7 +41,7 @@ def write_full(opened: OpenedSnapshot, out: str, *, version: int) -> Copied:
         SnapshotError: The file must not or cannot be written.
         UnportableState: The snapshot has a section that this wasmsr does not know.
     """
-    _refuse_unknown(opened)
+    refuse_unknown(opened)
     check_output(opened, out)
     written: list[Written] = []
     first = b""
@@ -122,8 +122,12 @@ def _is_same(one: str, other: str) -> bool:
         return False
 
 
-def _refuse_unknown(opened: OpenedSnapshot) -> None:
-    """Refuse a snapshot with a section that was skipped: the copy would lack it."""
+def refuse_unknown(opened: OpenedSnapshot) -> None:
+    """Refuse a snapshot with a section that was skipped: a copy would lack it.
+
+    Raises:
+        UnportableState: It has such a section.
+    """
     for kind, _, _ in opened.decoder.sections:
         section = BY_KIND.get(kind)
         if section is None or opened.header.version not in section.versions:

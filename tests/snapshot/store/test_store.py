@@ -1,0 +1,298 @@
+"""The store: round trips, sharing, names, removal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.snapshot.store.filled import (
+    STATES,
+    embedding,
+    entries,
+    growing,
+    pages,
+    random_memory,
+    saved,
+)
+from wasmsr import Module, Snapshot, SnapshotError, Store
+from wasmsr.errors import FormatError, UnportableState, VersionError
+from wasmsr.snapshot.capture import capture
+from wasmsr.snapshot.checkpoints.checkpointer import Checkpointer
+from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
+from wasmsr.snapshot.format import encode
+from wasmsr.snapshot.store.pack import PACK
+from wasmsr.snapshot.store.store import NAME_LIMIT, SnapshotStore, is_name
+from wasmsr.snapshot.tools.copies import write_full
+from wasmsr.snapshot.tools.opened import open_snapshot
+
+GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("v*.bin"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SnapshotStore:
+    return SnapshotStore(tmp_path / "store", create=True)
+
+
+def complete(store: SnapshotStore) -> bool:
+    """Whether `verify` finds nothing."""
+    return all(error is None for _, error in store.verify())
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_version_2_comes_back(name: str, store: SnapshotStore, tmp_path: Path) -> None:
+    state = STATES[name]()
+    source = saved(tmp_path / "source.bin", state)
+    done = store.put(source, "one")
+    copied = store.get("one", str(tmp_path / "out.bin"))
+    opened = open_snapshot(source)
+    assert copied.root == done.root == opened.decoder.root
+    assert (tmp_path / "out.bin").read_bytes() == source.read_bytes()
+    assert complete(store)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_version_1_gets_the_root_of_convert(
+    path: Path, store: SnapshotStore, tmp_path: Path
+) -> None:
+    wanted = write_full(open_snapshot(path), str(tmp_path / "convert.bin"), version=2)
+    assert store.put(path, "one").root == wanted.root
+    assert store.get("one", str(tmp_path / "out.bin")) == wanted
+    assert (tmp_path / "out.bin").read_bytes() == (tmp_path / "convert.bin").read_bytes()
+
+
+def test_there_are_frozen_samples() -> None:
+    assert len(GOLDEN) > 5
+
+
+def test_mark_of_hand_over_stays(store: SnapshotStore, tmp_path: Path) -> None:
+    store.put(saved(tmp_path / "a.bin", random_memory(1), handed=True), "a")
+    store.get("a", str(tmp_path / "out.bin"))
+    assert open_snapshot(tmp_path / "out.bin").header.handed
+    assert [row.handed for row in store.ls()] == [True]
+
+
+def test_last_checkpoint_of_a_folder(store: SnapshotStore, tmp_path: Path) -> None:
+    from tests.snapshot.checkpoints.guest import GUEST
+
+    (tmp_path / "d").mkdir()
+    with Store() as program:
+        instance = program.instantiate(Module.from_text(GUEST))
+        program.enqueue(instance.function("run"), 100_000)
+        writer = Checkpointer(CheckpointFolder(tmp_path / "d"), keep=100, merge_after=100)
+        for _ in range(3):
+            program.run(fuel=50_000)
+            assert writer.take(program, lambda: capture(program, embed=True))
+            assert writer._thread is not None
+            writer._thread.join()
+        last = Snapshot.of(program, embed=True)
+        writer.close()
+    opened = open_snapshot(tmp_path / "d")
+    assert opened.depth == 2
+    assert store.put(tmp_path / "d", "one").root == opened.decoder.root
+    store.get("one", str(tmp_path / "out.bin"))
+    found = open_snapshot(tmp_path / "out.bin")
+    assert found.form == "full"
+    assert found.decoder.root == opened.decoder.root
+    assert found.state.memories == last.state.memories
+    last_file = max((tmp_path / "d").glob("checkpoint-*.bin"))
+    damaged = bytearray(last_file.read_bytes())
+    damaged[-60] ^= 1
+    last_file.write_bytes(damaged)
+    said: list[str] = []
+    store.put(tmp_path / "d", "two", warn=said.append)
+    assert len(said) == 1
+
+
+def test_each_page_is_stored_once(store: SnapshotStore, tmp_path: Path) -> None:
+    states = growing()
+    assert len(states[-1].memories[0].data) > len(states[0].memories[0].data)
+    plain = added = 0
+    for number, state in enumerate(states):
+        source = saved(tmp_path / "one.bin", state, version=1 + number % 2)
+        added += store.put(source, f"s{number}").added
+        plain += sum(len(memory.data) for memory in state.memories)
+    found = [entry.digest for entry in entries(tmp_path / "store")]
+    assert len(found) == len(set(found)) == added
+    wanted = set().union(*(pages(state) for state in states))
+    assert wanted <= set(found)
+    binary = sum(1 for entry in entries(tmp_path / "store") if entry.digest in wanted)
+    assert binary == len(wanted)
+    stored = sum(entry.stored for entry in entries(tmp_path / "store"))
+    rows = store.ls()
+    assert len(rows) == 20
+    assert sum(row.stored for row in rows) > stored
+    assert all(0 < row.shared <= row.stored for row in rows)
+    assert stored < plain
+
+
+def test_programs_share_modules_files_and_pages(store: SnapshotStore, tmp_path: Path) -> None:
+    first = store.put(saved(tmp_path / "a.bin", embedding()), "a")
+    other = random_memory(5)  # the same memory, without the modules
+    second = store.put(saved(tmp_path / "b.bin", other), "b")
+    assert second.written < 1000 < 300_000 < first.written
+    third = store.put(saved(tmp_path / "c.bin", embedding(), version=1), "c")
+    assert third.added == 0
+    carrying = STATES["carrying"]()
+    assert store.put(saved(tmp_path / "d.bin", carrying), "d").written > 60_000
+    assert store.put(saved(tmp_path / "e.bin", carrying), "e").added == 0
+
+
+def test_zero_pages_are_not_stored(store: SnapshotStore, tmp_path: Path) -> None:
+    state = random_memory(1, 1)
+    state.memories[0].data = bytes(64 << 20)
+    assert store.put(saved(tmp_path / "a.bin", state), "a").written < 2000
+    store.get("a", str(tmp_path / "out.bin"))
+    assert (tmp_path / "out.bin").read_bytes() == (tmp_path / "a.bin").read_bytes()
+
+
+def test_packs_are_full_but_for_the_last(store: SnapshotStore, tmp_path: Path) -> None:
+    for seed in range(5):
+        store.put(saved(tmp_path / "a.bin", random_memory(seed, 400)), f"s{seed}")
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "store/packs").glob("*.pack"))
+    assert len(sizes) == 2
+    assert sizes[0] < PACK <= sizes[1] < PACK + 65536
+    assert complete(store)
+
+
+def test_gc(store: SnapshotStore, tmp_path: Path) -> None:
+    for seed in range(4):
+        store.put(saved(tmp_path / f"{seed}.bin", random_memory(seed, 400)), f"s{seed}")
+    assert store.gc() == (0, 0, 0, [])
+    for name in ("s0", "s2"):
+        store.remove(name)
+    before = len(entries(tmp_path / "store"))
+    done = store.gc()
+    assert done.pieces == before - len(entries(tmp_path / "store")) >= 800
+    assert done.bytes > 800 * 4096 * 0.9
+    assert done.kept == []
+    assert complete(store)
+    for seed in (1, 3):
+        store.get(f"s{seed}", str(tmp_path / "out.bin"))
+        assert (tmp_path / "out.bin").read_bytes() == (tmp_path / f"{seed}.bin").read_bytes()
+    assert store.gc().pieces == 0
+    for name in ("s1", "s3"):
+        store.remove(name)
+    store.gc()
+    assert list((tmp_path / "store/packs").iterdir()) == []
+
+
+def test_gc_removes_what_killed_writers_left(store: SnapshotStore, tmp_path: Path) -> None:
+    store.put(saved(tmp_path / "a.bin", random_memory(1)), "a")
+    packs = tmp_path / "store" / "packs"
+    (packs / f"{'0' * 32}.pack").write_bytes(b"waste")
+    (packs / ".x.index.abc.part").write_bytes(b"waste")
+    only = next(path for path in packs.glob("*.pack") if path.stat().st_size > 5)
+    with only.open("ab") as file:
+        file.write(b"a tail that no index names")
+    done = store.gc()
+    assert done.bytes == 5 + 26
+    assert {path.suffix for path in packs.iterdir()} == {".pack", ".index"}
+    assert len(list(packs.iterdir())) == 2
+    assert complete(store)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", ".x", "a/b", "../x", "a\0b", "a b", "ä", "-x", "a\n", "x" * (NAME_LIMIT + 1)],
+)
+def test_names_that_cannot_be(name: str, store: SnapshotStore, tmp_path: Path) -> None:
+    assert not is_name(name)
+    source = saved(tmp_path / "a.bin", random_memory(1))
+    for call in (
+        lambda: store.put(source, name),
+        lambda: store.get(name, str(tmp_path / "out.bin")),
+        lambda: store.remove(name),
+    ):
+        with pytest.raises(SnapshotError, match="cannot be a name"):
+            call()
+
+
+def test_names(store: SnapshotStore, tmp_path: Path) -> None:
+    one = saved(tmp_path / "a.bin", random_memory(1))
+    two = saved(tmp_path / "b.bin", random_memory(2))
+    for name in ("x" * NAME_LIMIT, "a.b-c_d+e@f=1", "_", "0"):
+        store.put(one, name)
+    with pytest.raises(SnapshotError, match="has a snapshot with the name"):
+        store.put(two, "0")
+    store.get("0", str(tmp_path / "out.bin"))
+    assert (tmp_path / "out.bin").read_bytes() == one.read_bytes()
+    store.put(two, "0", replace=True)
+    store.get("0", str(tmp_path / "out.bin"))
+    assert (tmp_path / "out.bin").read_bytes() == two.read_bytes()
+    assert not store.folder.write("names/0.manifest", b"another", replace=False)
+    assert complete(store)
+    for call in (lambda: store.get("none", "x"), lambda: store.remove("none")):
+        with pytest.raises(SnapshotError, match="no snapshot with the name"):
+            call()
+
+
+def test_outputs_that_are_refused(store: SnapshotStore, tmp_path: Path) -> None:
+    store.put(saved(tmp_path / "a.bin", random_memory(1)), "a")
+    (tmp_path / "text").write_text("mine")
+    with pytest.raises(SnapshotError, match="is no snapshot"):
+        store.get("a", str(tmp_path / "text"))
+    for inside in ("names/a.manifest", "packs/new", "new"):
+        with pytest.raises(SnapshotError, match="is in the store"):
+            store.get("a", str(tmp_path / "store" / inside))
+    assert complete(store)
+
+
+def test_folders_that_are_no_stores(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match="is no store"):
+        SnapshotStore(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter").write_text("dear")
+    with pytest.raises(SnapshotError, match="has files in it"):
+        SnapshotStore(tmp_path / "mine", create=True)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter"]
+    (tmp_path / "file").write_text("dear")
+    with pytest.raises(SnapshotError):
+        SnapshotStore(tmp_path / "file", create=True)
+    for content, kind in ((b"wasmsr store 2\n", VersionError), (b"what", FormatError)):
+        (tmp_path / "later").mkdir(exist_ok=True)
+        (tmp_path / "later" / "format").write_bytes(content)
+        with pytest.raises(kind):
+            SnapshotStore(tmp_path / "later", create=True)
+
+
+def test_unknown_sections_are_refused(store: SnapshotStore, tmp_path: Path) -> None:
+    from tests.snapshot.samples import parts, seal
+
+    data = b"".join(encode(random_memory(1)))
+    (tmp_path / "a.bin").write_bytes(seal([*parts(data), (0xF123, b"x")]))
+    with pytest.raises(UnportableState, match="0xf123"):
+        store.put(tmp_path / "a.bin", "a")
+    assert store.ls() == []
+
+
+def test_a_failed_put_leaves_no_name(
+    store: SnapshotStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = saved(tmp_path / "a.bin", random_memory(1, 2000))
+
+    def fails(number: int, data: bytes) -> None:
+        raise SnapshotError("no space left")
+
+    monkeypatch.setattr(store.folder, "append", fails)
+    with pytest.raises(SnapshotError, match="no space left"):
+        store.put(source, "a")
+    monkeypatch.undo()
+    assert store.ls() == []
+    assert complete(store)
+    store.put(source, "a")
+    assert complete(store)
+
+
+def test_pieces_are_read_in_the_order_of_the_snapshot(store: SnapshotStore, tmp_path: Path) -> None:
+    """A manifest with two pieces swapped has another root."""
+    store.put(saved(tmp_path / "a.bin", random_memory(1)), "a")
+    manifest = store._manifest("a")
+    pieces = next(pieces for kind, _, pieces in manifest.sections if kind == 35)
+    pieces[0], pieces[1] = pieces[1], pieces[0]
+    store.folder.write("names/a.manifest", manifest.encode())
+    with pytest.raises(SnapshotError, match="is damaged"):
+        store.get("a", str(tmp_path / "out.bin"))
+    assert not (tmp_path / "out.bin").exists()
+    assert not complete(store)

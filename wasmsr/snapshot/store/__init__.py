@@ -1,0 +1,1 @@
+"""The store of snapshots: many snapshots in one place, equal pages once."""

@@ -1,0 +1,212 @@
+"""A folder of the host as the place of a store: the only file here that calls the file system.
+
+Another backend needs the methods of `StoreFolder`. The store calls nothing else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from wasmsr.errors import FormatError, SnapshotError, VersionError, printable
+from wasmsr.snapshot.format import save_pieces
+
+FORMAT = b"wasmsr store 1\n"
+"""Content of the file `format`."""
+PACKS = "packs"
+NAMES = "names"
+_OWN = {"format", "lock", PACKS, NAMES}
+_TEMPORARY = ".part"
+
+
+class StoreFolder:
+    """The files of a store.
+
+    Args:
+        path: The folder.
+        create: Make the folder a store if it is absent or empty.
+
+    Raises:
+        SnapshotError: The folder is no store, or the host refuses.
+        VersionError: It is a store of a later version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
+        self.path = os.fspath(path)
+        with self._told("open"):
+            self._open(create)
+
+    def _open(self, create: bool) -> None:
+        place = self.path
+        said = printable(place)
+        try:
+            with open(os.path.join(place, "format"), "rb") as file:
+                found = file.read(len(FORMAT) + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            others = set() if not os.path.lexists(place) else set(os.listdir(place))
+            others = {name for name in others - _OWN if not name.startswith(".")}
+            if others and create:
+                raise SnapshotError(
+                    f"{said} is no store and has files in it",
+                    hint="name an empty or a new folder: --store DIR",
+                ) from None
+            if not create:
+                raise SnapshotError(
+                    f"{said} is no store of snapshots",
+                    hint="wasmsr store put FILE NAME --store DIR makes one",
+                ) from None
+            for folder in (PACKS, NAMES):
+                os.makedirs(os.path.join(place, folder), exist_ok=True)
+            save_pieces([FORMAT], os.path.join(place, "format"), what="store")
+            return
+        if not found.startswith(b"wasmsr store "):
+            raise FormatError(f"{said} is no store of snapshots: its file format says otherwise")
+        if found != FORMAT:
+            raise VersionError(
+                f"{said} is a store of another version",
+                hint="use the wasmsr that wrote it, or a newer one",
+            )
+
+    @contextmanager
+    def _told(self, verb: str, name: str = "") -> Iterator[None]:
+        """Turn an error of the host into one that names the file."""
+        try:
+            yield
+        except OSError as error:
+            where = printable(os.path.join(self.path, name))
+            raise SnapshotError(f"cannot {verb} {where}: {error.strerror or error}") from error
+
+    def place(self, name: str) -> str:
+        """Return the path of a file."""
+        return os.path.join(self.path, name)
+
+    @contextmanager
+    def locked(self, *, alone: bool) -> Iterator[None]:
+        """Hold the store's lock: shared with others, or alone. Wait for it."""
+        with self._told("lock", "lock"):
+            try:
+                number = os.open(self.place("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except OSError:  # a store that may only be read
+                number = os.open(self.place("lock"), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with self._told("lock", "lock"):
+                fcntl.flock(number, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(number)
+
+    def listed(self, folder: str, suffix: str) -> list[str]:
+        """Return the names, without suffix, of the files in a folder that have it; sorted."""
+        with self._told("read", folder):
+            found = os.listdir(self.place(folder))
+        kept = [name for name in found if name.endswith(suffix) and not name.startswith(".")]
+        return sorted(name.removesuffix(suffix) for name in kept)
+
+    def size(self, name: str) -> int | None:
+        """Return the length of a regular file in bytes; None if there is none."""
+        path = self.place(name)
+        try:
+            return os.path.getsize(path) if os.path.isfile(path) else None
+        except OSError:
+            return None
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[int]:
+        """Open a regular file to read it; another kind of file could make the reader wait."""
+        with self._told("read", name):
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            number = os.open(self.place(name), flags)
+            try:
+                if not stat.S_ISREG(os.fstat(number).st_mode):
+                    raise FormatError(f"{printable(self.place(name))} is no regular file")
+                yield number
+            finally:
+                os.close(number)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return a whole file. Raises FormatError if it has more than `limit` bytes."""
+        with self._reading(name) as number:
+            size = os.fstat(number).st_size
+            if size > limit:
+                raise FormatError(f"{printable(self.place(name))} is larger than {limit} bytes")
+            return os.pread(number, size, 0)
+
+    def read_at(self, name: str, offset: int, length: int) -> bytes:
+        """Return bytes of a file; fewer where it ends."""
+        with self._reading(name) as number:
+            return os.pread(number, length, offset)
+
+    def write(self, name: str, data: bytes, *, replace: bool = True) -> bool:
+        """Write a file, which appears whole or not at all, and lasts.
+
+        Args:
+            name: The file.
+            data: Its bytes.
+            replace: Whether it may be there; if not, such a file stays, and False is returned.
+        """
+        place = self.place(name)
+        try:
+            save_pieces([data], place, names=None if replace else iter([place]), what="store")
+        except StopIteration:  # there is no further name
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there."""
+        with self._told("remove", name), suppress(FileNotFoundError):
+            os.unlink(self.place(name))
+
+    def append_to(self, name: str, *, new: bool) -> int | None:
+        """Open a file to append to it; nobody else appends until the descriptor is closed.
+
+        Args:
+            name: The file.
+            new: Whether the file is made; otherwise it is there.
+
+        Returns:
+            The descriptor, or None if another writer has the file or it is gone.
+        """
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if new else 0)
+        with self._told("write", name):
+            try:
+                number = os.open(self.place(name), flags, 0o600)
+            except FileNotFoundError:
+                if new:
+                    raise
+                return None
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(number)
+                return None
+            return number
+
+    def append(self, number: int, data: bytes) -> None:
+        """Append bytes to a file that `append_to` has opened."""
+        with self._told("write", PACKS):
+            view = memoryview(data)
+            while len(view):
+                view = view[os.write(number, view) :]
+
+    def sync(self, number: int) -> None:
+        """Make what was appended last."""
+        with self._told("write", PACKS):
+            os.fsync(number)
+
+    def tidy(self) -> int:
+        """Remove files that writers left when they were killed; return their number.
+
+        The caller holds the lock alone.
+        """
+        count = 0
+        for folder in ("", PACKS, NAMES):
+            with self._told("read", folder):
+                found = os.listdir(self.place(folder))
+            for name in found:
+                if name.startswith(".") and name.endswith(_TEMPORARY):
+                    self.remove(os.path.join(folder, name))
+                    count += 1
+        return count

@@ -1,0 +1,219 @@
+"""Manifests: what a name stands for, as the list of the pieces of all sections of a snapshot.
+
+The snapshot is a full one of version 2, whatever was put. Layout: docs/store-format.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from struct import Struct
+
+from wasmsr.errors import DigestError, FormatError, VersionError
+from wasmsr.snapshot.encoding.container import (
+    BATCH,
+    BATCH_SIZE,
+    FLAG_HANDED,
+    FLAG_TRAILER,
+    FULL,
+    HEADER,
+    SECTION,
+    TRAILER,
+    Buffer,
+    Header,
+    read_trailer,
+    store_batches,
+    trailer_bytes,
+)
+from wasmsr.snapshot.encoding.section import PieceList
+from wasmsr.snapshot.format import encode
+from wasmsr.snapshot.sections.files import CHUNK
+from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE
+from wasmsr.snapshot.state import SnapshotState
+from wasmsr.snapshot.store.pack import DIGEST, PIECE
+
+MAGIC = b"WSRname\n"
+HEAD = Struct("<8sHHI32s")
+"""Magic, version, flags (1 = handed over), number of sections, root digest."""
+PART = Struct("<HHIQ")
+"""Kind of a section, zero, number of its pieces, its plain length."""
+REFERENCE = Struct("<32sI")
+"""SHA-256 and length of a piece."""
+MANIFEST_LIMIT = 256 << 20
+"""Bytes of the largest manifest that is read: enough for 28 GiB of pages."""
+BINARIES, FILE_INDEX, FILE_DATA, PAGE_BYTES = 11, 24, 25, 35
+"""Kinds of sections that are cut where their content has borders."""
+
+Pieces = list[tuple[bytes, int]]
+"""SHA-256 and length of each piece."""
+
+
+@dataclass(slots=True)
+class Manifest:
+    """What a name stands for.
+
+    Attributes:
+        root: The root digest of the snapshot.
+        handed: Whether the program was handed over to another host.
+        sections: Kind, plain length and pieces of each section.
+    """
+
+    root: bytes
+    handed: bool
+    sections: list[tuple[int, int, Pieces]]
+
+    @property
+    def plain(self) -> int:
+        """Plain bytes of all sections."""
+        return sum(plain for _, plain, _ in self.sections)
+
+    def pieces(self) -> set[bytes]:
+        """Return the digests of all pieces."""
+        return {digest for _, _, pieces in self.sections for digest, _ in pieces}
+
+    def encode(self) -> bytes:
+        """Return the bytes of the manifest."""
+        parts = [HEAD.pack(MAGIC, 1, int(self.handed), len(self.sections), self.root)]
+        for kind, plain, pieces in self.sections:
+            parts.append(PART.pack(kind, 0, len(pieces), plain))
+            parts += [REFERENCE.pack(*piece) for piece in pieces]
+        data = b"".join(parts)
+        return data + sha256(data).digest()
+
+    def stream(self, read: Callable[[bytes, int], bytes]) -> Iterator[bytes]:
+        """Yield the bytes of the snapshot, uncompressed.
+
+        Args:
+            read: Returns a piece by digest and length.
+        """
+        flags = FLAG_TRAILER | (FLAG_HANDED if self.handed else 0)
+        yield Header(flags, len(self.sections), self.plain, bytes(32), 2, FULL).encode()
+        for kind, plain, pieces in self.sections:
+            yield SECTION.pack(kind, 0, 0, plain)
+            content = _content(pieces, plain, read)
+            yield from store_batches(content.batches(), False)
+        yield trailer_bytes(self.root)
+
+
+def _content(pieces: Pieces, plain: int, read: Callable[[bytes, int], bytes]) -> PieceList:
+    return PieceList(plain, lambda: (read(digest, length) for digest, length in pieces))
+
+
+def decode_manifest(data: bytes, name: str) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        FormatError: It is no manifest, or impossible.
+        VersionError: It has another version.
+        DigestError: It is damaged.
+    """
+    said = f"the manifest of {name}"
+    if len(data) < HEAD.size + DIGEST or not data.startswith(MAGIC):
+        raise FormatError(f"{said} is no manifest")
+    _, version, flags, count, root = HEAD.unpack_from(data)
+    if version != 1:
+        raise VersionError(f"{said} has version {version}")
+    body = memoryview(data)[:-DIGEST]
+    if sha256(body).digest() != data[-DIGEST:]:
+        raise DigestError(f"{said} is damaged: its digest differs")
+    if flags & ~1 or count > 0xFFFF:
+        raise FormatError(f"{said} has unknown flags or too many sections")
+    at = HEAD.size
+    sections = []
+    for _ in range(count):
+        if at + PART.size > len(body):
+            raise FormatError(f"{said} ends in the middle of a section")
+        kind, zero, number, plain = PART.unpack_from(body, at)
+        at += PART.size
+        end = at + number * REFERENCE.size
+        if zero or end > len(body):
+            raise FormatError(f"{said} has an impossible section")
+        pieces: Pieces = list(REFERENCE.iter_unpack(body[at:end]))
+        lengths = [length for _, length in pieces]
+        if sum(lengths) != plain or not all(0 < length <= PIECE for length in lengths):
+            raise FormatError(f"{said} has a section of another length than its pieces")
+        sections.append((kind, plain, pieces))
+        at = end
+    if at != len(body) or sum(plain for _, plain, _ in sections) >= 1 << 63:
+        raise FormatError(f"{said} has bytes after its last section")
+    return Manifest(root, bool(flags), sections)
+
+
+def cut(state: SnapshotState, handed: bool, take: Callable[[bytes, bytes], None]) -> Manifest:
+    """Cut a snapshot into pieces.
+
+    Args:
+        state: The snapshot.
+        handed: Whether its program was handed over.
+        take: Gets digest and bytes of each piece.
+
+    Returns:
+        The manifest.
+    """
+    stream = _Stream(encode(state, version=2, compress=False, handed=handed))
+    header = Header.decode(stream.read(HEADER.size))
+    sections = []
+    chunks = b""
+    for _ in range(header.sections):
+        kind, _, _, plain = SECTION.unpack(stream.read(SECTION.size))
+        pieces: Pieces = []
+        batches = _batches(stream, plain)
+        if kind == FILE_INDEX:
+            chunks = b"".join(batches)
+            batches = iter([chunks])
+        for piece in _cut(batches, _lengths(kind, plain, state, chunks)):
+            digest = sha256(piece).digest()
+            take(digest, piece)
+            pieces.append((digest, len(piece)))
+        sections.append((kind, plain, pieces))
+    return Manifest(read_trailer(stream.read(TRAILER.size)), handed, sections)
+
+
+def _lengths(kind: int, plain: int, state: SnapshotState, chunks: bytes) -> Iterator[int]:
+    """Yield the lengths of the pieces of a section."""
+    parts: Iterable[int] = [plain]
+    if kind == PAGE_BYTES:
+        yield from (PAGE_SIZE for _ in range(plain // PAGE_SIZE))
+        return
+    if kind == FILE_DATA:
+        parts = [length for _, length in CHUNK.iter_unpack(chunks)]
+    elif kind == BINARIES:
+        parts = [len(module.binary) for module in state.modules if module.binary]
+    for part in parts:
+        for start in range(0, part, PIECE):
+            yield min(PIECE, part - start)
+
+
+def _batches(stream: _Stream, plain: int) -> Iterator[bytes]:
+    """Yield the batches of a section, which are raw."""
+    for start in range(0, plain, BATCH_SIZE):
+        _, size, _ = BATCH.unpack(stream.read(BATCH.size))
+        assert size == min(BATCH_SIZE, plain - start)
+        yield stream.read(size)
+
+
+def _cut(batches: Iterator[bytes], lengths: Iterable[int]) -> Iterator[bytes]:
+    """Yield bytes that come in batches in pieces of these lengths."""
+    stream = _Stream(batches)
+    for length in lengths:
+        yield stream.read(length)
+
+
+class _Stream:
+    """Reads exact numbers of bytes from pieces of any length."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._view: memoryview = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        """Return that many bytes."""
+        parts: list[Buffer] = []
+        while size > len(self._view):
+            parts.append(self._view)
+            size -= len(self._view)
+            self._view = memoryview(next(self._pieces))
+        parts.append(self._view[:size])
+        self._view = self._view[size:]
+        return b"".join(parts)

@@ -1,0 +1,367 @@
+"""`SnapshotStore`: snapshots by name, in packs of pieces that all of them share."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from wasmsr.errors import DigestError, FormatError, SnapshotError, printable
+from wasmsr.snapshot.encoding.reader import Decoder
+from wasmsr.snapshot.store.catalogue import Catalogue
+from wasmsr.snapshot.store.folder import NAMES, PACKS, StoreFolder
+from wasmsr.snapshot.store.manifest import MANIFEST_LIMIT, Manifest, cut, decode_manifest
+from wasmsr.snapshot.store.pack import (
+    PACK,
+    PackEntry,
+    PackWriter,
+    index_name,
+    pack_name,
+    read_piece,
+)
+from wasmsr.snapshot.tools.copies import Copied, refuse_unknown, write_full
+from wasmsr.snapshot.tools.opened import OpenedSnapshot, open_snapshot
+
+NAME_LIMIT = 128
+"""Characters of the longest name."""
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]*\Z")
+_SUFFIX = ".manifest"
+
+
+class PutSnapshot(NamedTuple):
+    """What `put` did.
+
+    Attributes:
+        root: The root digest in version 2 of the format.
+        pieces: Number of different pieces of the snapshot.
+        added: Number of those that the store did not have.
+        written: Bytes that were written to packs.
+    """
+
+    root: bytes
+    pieces: int
+    added: int
+    written: int
+
+
+@dataclass(slots=True)
+class StoredName:
+    """A name in a store.
+
+    Attributes:
+        name: The name.
+        root: The root digest; None if the manifest cannot be read.
+        plain: Plain bytes of the snapshot.
+        stored: Bytes of its pieces in the packs.
+        shared: Bytes of those that another name has too.
+        pieces: Number of its different pieces.
+        handed: Whether the program was handed over to another host.
+        error: What is wrong with it.
+    """
+
+    name: str
+    root: bytes | None = None
+    plain: int = 0
+    stored: int = 0
+    shared: int = 0
+    pieces: int = 0
+    handed: bool = False
+    error: SnapshotError | None = None
+
+
+class Collected(NamedTuple):
+    """What `gc` removed.
+
+    Attributes:
+        pieces: Number of pieces.
+        packs: Number of packs that are gone; those whose pieces were moved are among them.
+        bytes: Bytes by which the packs are smaller.
+        kept: Packs that were not touched because they are damaged.
+    """
+
+    pieces: int
+    packs: int
+    bytes: int
+    kept: list[str]
+
+
+class SnapshotStore:
+    """Snapshots by name.
+
+    Args:
+        path: The folder.
+        create: Make the folder a store if it is absent or empty.
+
+    Raises:
+        SnapshotError: The folder is no store.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
+        self.folder = StoreFolder(path, create=create)
+
+    def put(
+        self,
+        source: str | os.PathLike[str],
+        name: str,
+        *,
+        replace: bool = False,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> PutSnapshot:
+        """Store a snapshot.
+
+        Args:
+            source: A file, or a folder of checkpoints, of which the last complete one is taken.
+            name: Its name.
+            replace: Whether a name that is there may get the new snapshot.
+            warn: Gets a sentence for each damaged checkpoint that is passed over.
+
+        Raises:
+            SnapshotError: The snapshot is damaged, the name is taken or impossible, or the host
+                refuses.
+        """
+        check_name(name)
+        opened = open_snapshot(source, warn=warn)
+        refuse_unknown(opened)
+        with self.folder.locked(alone=False):
+            if not replace and self.folder.size(_file(name)) is not None:
+                raise _taken(name)
+            return self._put(opened, name, replace)
+
+    def _put(self, opened: OpenedSnapshot, name: str, replace: bool) -> PutSnapshot:
+        catalogue = Catalogue(self.folder)
+        writer = PackWriter(self.folder)
+        added: set[bytes] = set()
+
+        def take(digest: bytes, piece: bytes) -> None:
+            if digest not in catalogue and digest not in added:
+                writer.add(digest, piece)
+                added.add(digest)
+
+        try:
+            manifest = cut(opened.state, opened.header.handed, take)
+            if opened.header.version == 2 and manifest.root != opened.decoder.root:
+                raise DigestError("the copy would have another root digest, so it is not kept")
+            data = manifest.encode()
+            if len(data) > MANIFEST_LIMIT:
+                raise SnapshotError("the snapshot is too large for the store")
+            writer.publish()
+        finally:
+            writer.close()
+        if not self.folder.write(_file(name), data, replace=replace):
+            raise _taken(name)
+        return PutSnapshot(manifest.root, len(manifest.pieces()), len(added), writer.written)
+
+    def get(self, name: str, out: str) -> Copied:
+        """Write a full snapshot of version 2.
+
+        Args:
+            name: The name.
+            out: The file, which appears complete or not at all; `-` is standard output.
+
+        Raises:
+            SnapshotError: There is no such name, or the file must not or cannot be written.
+            FormatError, DigestError: The store is damaged.
+        """
+        check_name(name)
+        with self.folder.locked(alone=False):
+            opened = self._opened(name, self._manifest(name), Catalogue(self.folder))
+        inside = os.path.realpath(self.folder.path) + os.sep
+        if os.path.realpath(out).startswith(inside):
+            raise SnapshotError(
+                f"{printable(out)} is in the store", hint="name another file: --output FILE"
+            )
+        return write_full(opened, out, version=2)
+
+    def _opened(self, name: str, manifest: Manifest, catalogue: Catalogue) -> OpenedSnapshot:
+        decoder = Decoder()
+        try:
+            for piece in manifest.stream(catalogue.read):
+                decoder.feed(piece)
+            state = decoder.finish()
+        except SnapshotError as error:
+            raise type(error)(f"{name}: {error.message}", hint=error.hint) from error
+        return OpenedSnapshot(self.folder.place(_file(name)), state, decoder)
+
+    def _manifest(self, name: str) -> Manifest:
+        if self.folder.size(_file(name)) is None:
+            raise SnapshotError(
+                f"the store has no snapshot with the name {printable(name)}",
+                hint="wasmsr store ls shows all names",
+            )
+        return decode_manifest(self.folder.read(_file(name), MANIFEST_LIMIT), name)
+
+    def names(self) -> list[str]:
+        """Return all names, sorted. Files that cannot be names are left out."""
+        return [name for name in self.folder.listed(NAMES, _SUFFIX) if is_name(name)]
+
+    def remove(self, name: str) -> None:
+        """Remove a name. Its pieces stay until `gc`. Raises SnapshotError if it is not there."""
+        check_name(name)
+        with self.folder.locked(alone=False):
+            if self.folder.size(_file(name)) is None:
+                self._manifest(name)  # says that it is not there
+            self.folder.remove(_file(name))
+
+    def ls(self) -> list[StoredName]:
+        """Return what the store has, by name."""
+        with self.folder.locked(alone=False):
+            return self._ls(Catalogue(self.folder))
+
+    def _ls(self, catalogue: Catalogue) -> list[StoredName]:
+        rows: list[StoredName] = []
+        needs: list[set[bytes]] = []
+        uses: Counter[bytes] = Counter()
+        for name in self.names():
+            try:
+                manifest = self._manifest(name)
+            except SnapshotError as error:
+                rows.append(StoredName(name, error=error))
+                needs.append(set())
+                continue
+            pieces = manifest.pieces()
+            uses.update(pieces)
+            needs.append(pieces)
+            rows.append(
+                StoredName(
+                    name,
+                    manifest.root,
+                    manifest.plain,
+                    pieces=len(pieces),
+                    handed=manifest.handed,
+                )
+            )
+        for row, pieces in zip(rows, needs, strict=True):
+            for digest in pieces:
+                try:
+                    stored = catalogue.place(digest)[1].stored
+                except SnapshotError as error:
+                    row.error = row.error or error
+                    continue
+                row.stored += stored
+                row.shared += stored if uses[digest] > 1 else 0
+        return rows
+
+    def verify(self) -> Iterator[tuple[str, SnapshotError | None]]:
+        """Yield each pack and name with what is wrong with it, or None."""
+        with self.folder.locked(alone=False):
+            catalogue = Catalogue(self.folder)
+            wrong = dict(catalogue.damaged()) | catalogue.problems
+            for pack in sorted(catalogue.packs.keys() | wrong.keys()):
+                yield f"pack {pack}", wrong.get(pack)
+            for name in self.names():
+                try:
+                    self._opened(name, self._manifest(name), catalogue)
+                except SnapshotError as error:
+                    yield name, error
+                else:
+                    yield name, None
+
+    def gc(self) -> Collected:
+        """Remove what no name needs. Wait until no writer is at work.
+
+        Raises:
+            SnapshotError: A manifest is damaged, so that nobody can say what it needs.
+        """
+        folder = self.folder
+        with folder.locked(alone=True):
+            needed: set[bytes] = set()
+            for name in self.names():
+                try:
+                    needed |= self._manifest(name).pieces()
+                except SnapshotError as error:
+                    raise type(error)(
+                        f"nothing is removed: {error.message}",
+                        hint=f"wasmsr store rm {name} gives the name up",
+                    ) from error
+            folder.tidy()
+            before = self._packed()
+            catalogue = Catalogue(folder)
+            gone, kept, removed = self._sweep(catalogue, needed)
+            for pack in folder.listed(PACKS, ".pack"):
+                if folder.size(index_name(pack)) is None:
+                    folder.remove(pack_name(pack))
+                    gone += 1
+            return Collected(removed, gone, before - self._packed(), kept)
+
+    def _packed(self) -> int:
+        packs = self.folder.listed(PACKS, ".pack")
+        return sum(self.folder.size(pack_name(pack)) or 0 for pack in packs)
+
+    def _sweep(self, catalogue: Catalogue, needed: set[bytes]) -> tuple[int, list[str], int]:
+        """Write packs anew that have waste, or of which several are small.
+
+        Returns:
+            The number of packs that are gone, the packs that are kept because they are damaged,
+            and the number of pieces that are gone.
+        """
+        folder = self.folder
+        live: dict[str, list[PackEntry]] = {}
+        small = 0
+        for pack, entries in catalogue.packs.items():
+            live[pack] = [
+                entry
+                for entry in entries
+                if entry.digest in needed and catalogue.place(entry.digest) == (pack, entry)
+            ]
+            small += (folder.size(pack_name(pack)) or 0) < PACK
+        kept = sorted(catalogue.problems)
+        waste = [
+            pack
+            for pack, entries in live.items()
+            if pack not in catalogue.problems and self._has_waste(pack, entries, small)
+        ]
+        writer = PackWriter(folder, catalogue.packs.keys() | catalogue.problems.keys())
+        done: list[str] = []
+        try:
+            for pack in waste:
+                try:
+                    for entry in live[pack]:
+                        writer.add(entry.digest, read_piece(folder, pack, entry))
+                except (DigestError, FormatError):
+                    kept.append(pack)
+                else:
+                    done.append(pack)
+            writer.publish()
+        finally:
+            writer.close()
+        for pack in done:
+            folder.remove(index_name(pack))
+            folder.remove(pack_name(pack))
+        removed = sum(len(catalogue.packs[pack]) - len(live[pack]) for pack in done)
+        return len(done), kept, removed
+
+    def _has_waste(self, pack: str, live: list[PackEntry], small: int) -> bool:
+        size = self.folder.size(pack_name(pack)) or 0
+        return sum(entry.stored for entry in live) < size or (small > 1 and size < PACK)
+
+
+def is_name(name: str) -> bool:
+    """Tell whether a snapshot may have this name."""
+    return len(name) <= NAME_LIMIT and _NAME.match(name) is not None
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no snapshot may have. Raises SnapshotError."""
+    if not is_name(name):
+        raise SnapshotError(
+            f"{printable(name)} cannot be a name in a store",
+            hint=f"a name has 1 to {NAME_LIMIT} of the characters A-Z a-z 0-9 . _ + @ = - and "
+            "begins with a letter, a digit or _",
+        )
+
+
+def _taken(name: str) -> SnapshotError:
+    return SnapshotError(
+        f"the store has a snapshot with the name {name}",
+        hint="choose another name, or say --replace",
+    )
+
+
+def _file(name: str) -> str:
+    return f"{NAMES}/{name}{_SUFFIX}"
+
+
+__all__ = ["Collected", "PutSnapshot", "SnapshotStore", "StoredName", "check_name", "is_name"]
