@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.snapshot.store.filled import embedding, random_memory, saved
+from tests.snapshot.store.filled import PAGE, embedding, random_memory, saved
 from wasmsr import SnapshotError
 from wasmsr.errors import DigestError, FormatError, VersionError
 from wasmsr.snapshot.store import folder, manifest, pack
-from wasmsr.snapshot.store.manifest import Manifest, decode_manifest
+from wasmsr.snapshot.store.manifest import Manifest, ManifestSection, decode_manifest
 from wasmsr.snapshot.store.pack import PIECE, PackEntry, decode_index, encode_index
 from wasmsr.snapshot.store.store import SnapshotStore
 
@@ -32,7 +32,7 @@ def place(tmp_path: Path) -> Path:
 
 def only(place: Path, suffix: str) -> Path:
     """The only file with a suffix."""
-    (found,) = [path for path in place.rglob(f"*{suffix}")]
+    (found,) = list(place.rglob(f"*{suffix}"))
     return found
 
 
@@ -194,19 +194,16 @@ def test_manifests_that_are_refused(case: str, place: Path, tmp_path: Path) -> N
     assert wrong(place) == []
 
 
-Part = tuple[int, int, list[tuple[bytes, int]]]
-
-
-def _replaced(whole: Manifest, kind: int, by: Part) -> list[Part]:
-    return [by if section[0] == kind else section for section in whole.sections]
+def _replaced(whole: Manifest, kind: int, by: ManifestSection) -> list[ManifestSection]:
+    return [by if section.kind == kind else section for section in whole.sections]
 
 
 def test_manifests_that_lie(place: Path, tmp_path: Path) -> None:
     """Each is well formed, and what it names is not a snapshot with this root."""
     store = SnapshotStore(place)
     whole = store._manifest("a")
-    page = next(pieces for kind, _, pieces in whole.sections if kind == 35)[0]
-    many = (35, page[1] * 2_000_000, [page] * 2_000_000)
+    page = next(section for section in whole.sections if section.kind == 35).references[:36]
+    many = ManifestSection(35, PAGE * 2_000_000, page * 2_000_000)
     lies = [
         Manifest(bytes(32), False, whole.sections),
         Manifest(whole.root, False, []),
@@ -214,7 +211,7 @@ def test_manifests_that_lie(place: Path, tmp_path: Path) -> None:
         Manifest(whole.root, False, whole.sections[::-1]),
         Manifest(whole.root, False, [*whole.sections, whole.sections[-1]]),
         Manifest(whole.root, False, _replaced(whole, 35, many)),
-        Manifest(whole.root, False, _replaced(whole, 2, (2, *many[1:]))),
+        Manifest(whole.root, False, _replaced(whole, 2, many._replace(kind=2))),
     ]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for lie in lies:

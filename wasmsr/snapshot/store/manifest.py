@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from struct import Struct
+from typing import NamedTuple
 
 from wasmsr.errors import DigestError, FormatError, VersionError
 from wasmsr.snapshot.encoding.container import (
@@ -45,8 +46,24 @@ MANIFEST_LIMIT = 256 << 20
 BINARIES, FILE_INDEX, FILE_DATA, PAGE_BYTES = 11, 24, 25, 35
 """Kinds of sections that are cut where their content has borders."""
 
-Pieces = list[tuple[bytes, int]]
-"""SHA-256 and length of each piece."""
+
+class ManifestSection(NamedTuple):
+    """A section of a snapshot.
+
+    Attributes:
+        kind: Its kind.
+        plain: Bytes of its payload.
+        references: Its pieces, packed as in the file: a tuple for each would need three times the
+            memory.
+    """
+
+    kind: int
+    plain: int
+    references: bytes
+
+    def pieces(self) -> Iterator[tuple[bytes, int]]:
+        """Yield SHA-256 and length of each piece."""
+        return REFERENCE.iter_unpack(self.references)
 
 
 @dataclass(slots=True)
@@ -56,28 +73,28 @@ class Manifest:
     Attributes:
         root: The root digest of the snapshot.
         handed: Whether the program was handed over to another host.
-        sections: Kind, plain length and pieces of each section.
+        sections: Its sections, ascending by kind.
     """
 
     root: bytes
     handed: bool
-    sections: list[tuple[int, int, Pieces]]
+    sections: list[ManifestSection]
 
     @property
     def plain(self) -> int:
         """Plain bytes of all sections."""
-        return sum(plain for _, plain, _ in self.sections)
+        return sum(section.plain for section in self.sections)
 
     def pieces(self) -> set[bytes]:
         """Return the digests of all pieces."""
-        return {digest for _, _, pieces in self.sections for digest, _ in pieces}
+        return {digest for section in self.sections for digest, _ in section.pieces()}
 
     def encode(self) -> bytes:
         """Return the bytes of the manifest."""
         parts = [HEAD.pack(MAGIC, 1, int(self.handed), len(self.sections), self.root)]
-        for kind, plain, pieces in self.sections:
-            parts.append(PART.pack(kind, 0, len(pieces), plain))
-            parts += [REFERENCE.pack(*piece) for piece in pieces]
+        for kind, plain, references in self.sections:
+            count = len(references) // REFERENCE.size
+            parts += [PART.pack(kind, 0, count, plain), references]
         data = b"".join(parts)
         return data + sha256(data).digest()
 
@@ -89,15 +106,16 @@ class Manifest:
         """
         flags = FLAG_TRAILER | (FLAG_HANDED if self.handed else 0)
         yield Header(flags, len(self.sections), self.plain, bytes(32), 2, FULL).encode()
-        for kind, plain, pieces in self.sections:
-            yield SECTION.pack(kind, 0, 0, plain)
-            content = _content(pieces, plain, read)
-            yield from store_batches(content.batches(), False)
+        for section in self.sections:
+            yield SECTION.pack(section.kind, 0, 0, section.plain)
+            yield from store_batches(_content(section, read).batches(), False)
         yield trailer_bytes(self.root)
 
 
-def _content(pieces: Pieces, plain: int, read: Callable[[bytes, int], bytes]) -> PieceList:
-    return PieceList(plain, lambda: (read(digest, length) for digest, length in pieces))
+def _content(section: ManifestSection, read: Callable[[bytes, int], bytes]) -> PieceList:
+    return PieceList(
+        section.plain, lambda: (read(digest, length) for digest, length in section.pieces())
+    )
 
 
 def decode_manifest(data: bytes, name: str) -> Manifest:
@@ -129,13 +147,16 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
         end = at + number * REFERENCE.size
         if zero or end > len(body):
             raise FormatError(f"{said} has an impossible section")
-        pieces: Pieces = list(REFERENCE.iter_unpack(body[at:end]))
-        lengths = [length for _, length in pieces]
-        if sum(lengths) != plain or not all(0 < length <= PIECE for length in lengths):
+        section = ManifestSection(kind, plain, bytes(body[at:end]))
+        for _, length in section.pieces():
+            if not 0 < length <= PIECE:
+                raise FormatError(f"{said} has a piece of {length} bytes")
+            plain -= length
+        if plain:
             raise FormatError(f"{said} has a section of another length than its pieces")
-        sections.append((kind, plain, pieces))
+        sections.append(section)
         at = end
-    if at != len(body) or sum(plain for _, plain, _ in sections) >= 1 << 63:
+    if at != len(body):
         raise FormatError(f"{said} has bytes after its last section")
     return Manifest(root, bool(flags), sections)
 
@@ -157,7 +178,7 @@ def cut(state: SnapshotState, handed: bool, take: Callable[[bytes, bytes], None]
     chunks = b""
     for _ in range(header.sections):
         kind, _, _, plain = SECTION.unpack(stream.read(SECTION.size))
-        pieces: Pieces = []
+        references = bytearray()
         batches = _batches(stream, plain)
         if kind == FILE_INDEX:
             chunks = b"".join(batches)
@@ -165,8 +186,8 @@ def cut(state: SnapshotState, handed: bool, take: Callable[[bytes, bytes], None]
         for piece in _cut(batches, _lengths(kind, plain, state, chunks)):
             digest = sha256(piece).digest()
             take(digest, piece)
-            pieces.append((digest, len(piece)))
-        sections.append((kind, plain, pieces))
+            references += REFERENCE.pack(digest, len(piece))
+        sections.append(ManifestSection(kind, plain, bytes(references)))
     return Manifest(read_trailer(stream.read(TRAILER.size)), handed, sections)
 
 
