@@ -69,7 +69,11 @@ def walk(cli: Cli, lines: list[list[str]]) -> list[subprocess.CompletedProcess[s
         if words[0] == "remote":
             continue
         keys = {"stdin": "rs"} if words[:2] == ["run", "server"] else {}
-        variables = {"WASMSR_ENV": "ROUNDS=60000", "XDG_CACHE_HOME": str(cli.folder / "cache")}
+        variables = {
+            "WASMSR_ENV": "ROUNDS=60000",
+            "XDG_CACHE_HOME": str(cli.folder / "cache"),
+            "XDG_DATA_HOME": str(cli.folder / "data"),
+        }
         outcome = cli(*words, **variables, **keys)
         stops = any(word.startswith(("--snapshot-after", "--snapshot-at")) for word in words)
         assert outcome.returncode == (120 if stops else 0), (words, outcome.stderr)
@@ -84,9 +88,9 @@ def test_help(furnished: Cli, command: str | None) -> None:
     text = text.partition("\nOptions:")[0]
     lines = commands(text.partition("\n\n")[2])
     assert len(lines) >= 2, text
-    if command in ("inspect", "snapshot"):
+    if command in ("inspect", "snapshot", "store"):
         furnished("run", "app.wasm", "--snapshot-at", "1")
-    if command == "snapshot":
+    if command in ("snapshot", "store"):
         every = ("--snapshot-every", "0.3", "--checkpoint-dir", "checkpoints")
         furnished("run", *every, "--timeout", "1", "app.wasm")
     walk(furnished, lines)

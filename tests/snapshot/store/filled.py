@@ -8,7 +8,6 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from tests.snapshot.checkpoints.guest import GUEST
 from tests.snapshot.samples import carrying, full, small, thrown
 from wasmsr import Module, Snapshot, Store
 from wasmsr.snapshot.format import encode, save_pieces
@@ -18,13 +17,30 @@ from wasmsr.snapshot.store.pack import PackEntry, packs_of, read_index
 
 PAGE = 4096
 
+GROWING = """(module
+  (memory (export "memory") 1 256)
+  (func (export "run") (param $turns i32) (local $at i32) (local $in i32)
+    (loop $again
+      (if (i32.ge_u (local.get $at) (i32.mul (memory.size) (i32.const 65536)))
+        (then (drop (memory.grow (i32.const 1)))))
+      (i64.store (i32.const 8) (i64.add (i64.load (i32.const 8)) (i64.const 1)))
+      (local.set $in (i32.const 128))
+      (loop $more
+        (i64.store (i32.add (local.get $at) (i32.mul (local.get $in) (i32.const 16)))
+          (i64.mul (i64.extend_i32_u (i32.add (local.get $at) (local.get $in)))
+            (i64.const 0x9E3779B97F4A7C15)))
+        (br_if $more (local.tee $in (i32.sub (local.get $in) (i32.const 1)))))
+      (local.set $at (i32.add (local.get $at) (i32.const 4096)))
+      (br_if $again (local.tee $turns (i32.sub (local.get $turns) (i32.const 1)))))))"""
+"""Fills its memory page by page, and counts in the first page."""
+
 
 @cache
 def growing(count: int = 20, fuel: int = 40_000) -> list[SnapshotState]:
     """Snapshots of one program whose memory grows, one after the other."""
     with Store() as store:
-        instance = store.instantiate(Module.from_text(GUEST))
-        store.enqueue(instance.function("run"), 10_000_000)
+        instance = store.instantiate(Module.from_text(GROWING))
+        store.enqueue(instance.function("run"), 4000)
         found = []
         for _ in range(count):
             store.run(fuel=fuel)
