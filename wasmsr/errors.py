@@ -59,6 +59,7 @@ class WasmsrError(Exception):
 PACKAGES = {
     "cffi": ("cffi", "python3-cffi"),
     "click": ("click", "python3-click"),
+    "etcd3gw": ("etcd3gw", None),
     "google": ("protobuf", "python3-protobuf"),
     "grpc": ("grpcio", "python3-grpcio"),
     "msgpack": ("msgpack", "python3-msgpack"),

@@ -1,0 +1,1 @@
+"""Transports over HTTP: here is the register in etcd."""
