@@ -21,7 +21,8 @@ static uint32_t wsr_resolve_indirect(const wsr_store *store, const wsr_instance 
   const uint64_t reference = t->elements[index];
   if (!reference) return WSR_TRAP_UNINITIALIZED_ELEMENT;
   *address = (uint32_t)(reference - 1);
-  if (!wsr_descends(store->subtypes, store->functions[*address].type, instance->types[pc->u.p.a]))
+  if (!wsr_descends(store->program.subtypes, store->program.functions[*address].type,
+                    instance->types[pc->u.p.a]))
     return WSR_TRAP_INDIRECT_TYPE;
   return WSR_TRAP_NONE;
 }

@@ -586,3 +586,23 @@ def test_a_store_that_nothing_refers_to_closes_its_descriptors() -> None:
     del store
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_wait_leaves_no_descriptors_after_the_run() -> None:
+    seen: list[int] = []
+    module = text('(module (import "h" "f" (func $f)) (func (export "run") (call $f)))')
+
+    def waits(caller: Caller) -> None:
+        seen.append(caller.wake_fd)
+        os.fstat(seen[-1])
+
+    store = Store()
+    run = store.instantiate(module, {"h": {"f": HostFunction(FuncType((), ()), waits)}})
+    for _ in range(3):
+        run.function("run")()
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(seen[-1])
+    kept = store.wake_fd
+    run.function("run")()
+    assert seen[-1] == kept == store.wake_fd, "who asks outside of a run keeps it"
+    os.fstat(kept)

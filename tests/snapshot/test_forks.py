@@ -11,7 +11,7 @@ import pytest
 from tests.snapshot.checkpoints.guest import GUEST
 from wasmsr import Module, Snapshot, SnapshotError, Store, Wasi
 from wasmsr.interp.outcomes import Finished, Paused
-from wasmsr.snapshot.forks import fork_imports
+from wasmsr.snapshot.moments.forks import fork_imports
 
 HOOKED = """(module
   (import "wasmsr" "fork_number" (func $number (result i64)))

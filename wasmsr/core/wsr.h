@@ -206,9 +206,10 @@ uint32_t wsr_instance_address(const wsr_store *store, uint32_t instance, uint32_
                               uint32_t index);
 /* The addresses of all things of that kind, by index. */
 const uint32_t *wsr_instance_addresses(const wsr_store *store, uint32_t instance, uint32_t kind);
-/* The flags of an instance's element segments, or of its data segments: a byte each, 1 if it is
- * dropped. The caller may write them while the store does not run. */
-uint8_t *wsr_dropped_segments(wsr_store *store, uint32_t instance, int data);
+/* Read or set the flags of an instance's element segments, or of its data segments: a byte each,
+ * not 0 if it is dropped. */
+void wsr_get_dropped(const wsr_store *store, uint32_t instance, int data, uint8_t *flags);
+void wsr_set_dropped(wsr_store *store, uint32_t instance, int data, const uint8_t *flags);
 
 /* ---- exceptions ------------------------------------------------------------------------------ */
 
@@ -329,6 +330,16 @@ int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermos
 int wsr_restore_pushed_call(wsr_store *store);
 /* Test every invariant of the machine; NULL, or a sentence about the first that does not hold. */
 const char *wsr_check(wsr_store *store);
+
+/* Return a store in the state of another one that does not run. The two share the half of it that
+ * never changes. With `memories`, the memories have their sizes and are all zeros: their bytes are
+ * for the caller. Without, they have no address space at all, and the copy must not run or be
+ * looked at but for its frames; it keeps a state for others. NULL with `error` set. */
+wsr_store *wsr_store_copy(const wsr_store *from, int memories, wsr_error *error);
+/* Give a store the state of another one, as a copy has it. Memories keep the bytes that they have,
+ * up to the new size. Returns 0 where the host has no memory left; then the store can only be
+ * freed. */
+int wsr_store_assign(wsr_store *store, const wsr_store *from);
 
 /* ---- memories over bases --------------------------------------------------------------------- */
 

@@ -48,7 +48,7 @@ def own_imports(module: Module) -> Imports:
     """Return the imports about forks, for a module that asks for them; a program is fork 0."""
     if all(item.module != "wasmsr" for item in module.imports):
         return {}
-    from wasmsr.snapshot.forks import fork_imports
+    from wasmsr.snapshot.moments.forks import fork_imports
 
     return fork_imports(0)
 

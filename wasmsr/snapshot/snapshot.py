@@ -6,7 +6,7 @@ The state itself is plain data (`state.SnapshotState`, the attribute `state`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wasmsr.interp.store.instance import Imports
     from wasmsr.interp.store.interface import StoreInterface
     from wasmsr.interp.store.store import Store
+    from wasmsr.snapshot.moments.moment import Moment
     from wasmsr.wasi.facade import Stdin, Stdout, Wasi
     from wasmsr.wasi.filesystem.mounts import Mount
     from wasmsr.wasi.state.tree_restore import OnChanged
@@ -179,7 +180,7 @@ class Snapshot:
             live: The state comes from a move.
             on_changed: What to do about files of the host that have changed.
             carry_limit: Bytes that each tree of carried files may hold; default 1 GiB.
-            lay: Gives memories their bytes in another way than by a copy; for `fork`.
+            lay: Gives memories their bytes in another way than by a copy; see `restore.restore`.
 
         Raises:
             ModuleMismatch: A module is missing, or another one was given.
@@ -192,9 +193,6 @@ class Snapshot:
         from wasmsr.snapshot.restore import restore
 
         state = self.state
-        wanted = state
-        if limits is not None:
-            wanted = replace(state, limits=replace(state.limits, **vars(limits)))
 
         def serve() -> Wasi:
             return _serve(
@@ -210,8 +208,39 @@ class Snapshot:
             )
 
         return restore(
-            wanted, modules=modules, imports=imports, features=features, wasi=serve, lay=lay
+            self._limited(limits),
+            modules=modules,
+            imports=imports,
+            features=features,
+            wasi=serve,
+            lay=lay,
         )
+
+    def moment(
+        self,
+        *,
+        modules: Iterable[Module] = (),
+        imports: Imports | None = None,
+        limits: Limits | None = None,
+        features: str | Iterable[str] | None = None,
+    ) -> Moment:
+        """Return this state as a `Moment`, from which forks come in less than 1 ms each.
+
+        The state is checked once, and its memories are copied once, into files in memory.
+
+        Args:
+            modules: As for `restore`, like the next three.
+            imports: The host functions that the program uses, besides those of WASI.
+            limits: Limits in place of those of the snapshot.
+            features: What embedded modules may need.
+
+        Raises:
+            SnapshotError, ModuleError: As for `restore`; or the host has no room.
+        """
+        from wasmsr.snapshot.moments.moment import Moment
+
+        state = self._limited(limits)
+        return Moment.of_state(state, modules=modules, imports=imports, features=features)
 
     def fork(
         self,
@@ -219,7 +248,11 @@ class Snapshot:
         *,
         first: int = 1,
         imports: Imports | None = None,
-        **options: Any,
+        modules: Iterable[Module] = (),
+        limits: Limits | None = None,
+        features: str | Iterable[str] | None = None,
+        own: Callable[[int], Mapping[str, Any]] | None = None,
+        **grants: Any,
     ) -> list[Store]:
         """Return new stores in this state that share the memory which they do not write.
 
@@ -229,38 +262,37 @@ class Snapshot:
         `wasmsr_forked(number, seed_low, seed_high)`, three i64, the fork calls it first, with 128
         fresh random bits. Like a signal handler, it may come between any two instructions. The
         host's random bytes are never shared; a deterministic program gets a stream of its own by
-        its number.
+        its number. Folders that are only read are shared. What is written to an overlay, a
+        tree in memory or a carried tree stays with the fork; the carried folder itself does not
+        change. A folder of mode `host` is the same for all.
 
         Args:
             count: How many.
             first: The number of the first fork; the others follow. Numbers that were given before
                 are for the caller to avoid.
-            imports: As for `restore`.
-            options: As for `restore`, for each fork the same.
+            imports: As for `restore`, like `modules`, `limits` and `features`.
+            modules: The modules that the snapshot names; embedded ones need not be given.
+            limits: Limits in place of those of the snapshot.
+            features: What embedded modules may need.
+            own: Gives what one fork gets in place of what all get, by its number: standard
+                streams, for example.
+            grants: The arguments of `restore` from `mounts` to `carry_limit`, for all forks.
 
         Raises:
             ValueError: A number is less than 1.
             SnapshotError: The host has no room; or as for `restore`. No fork is left then.
         """
-        from wasmsr.snapshot.forks import ForkSource, fork
+        with self.moment(
+            modules=modules, imports=imports, limits=limits, features=features
+        ) as moment:
+            return moment.fork(count, first=first, imports=imports, own=own, **grants)
 
-        if count < 0 or first < 1:
-            raise ValueError("forks have the numbers 1 and up")
-        source = ForkSource(self.state)
-
-        def restored(state: SnapshotState, own: Imports) -> Store:
-            given = {**own, **(imports or {})}
-            return Snapshot(state).restore(imports=given, lay=source.lay, **options)
-
-        made: list[Store] = []
-        try:
-            for number in range(first, first + count):
-                made.append(fork(source, number, restored))
-        except BaseException:
-            for store in made:
-                store.close()
-            raise
-        return made
+    def _limited(self, limits: Limits | None) -> SnapshotState:
+        """Return the state with other limits."""
+        state = self.state
+        if limits is None:
+            return state
+        return replace(state, limits=replace(state.limits, **vars(limits)))
 
     def content_digest(self) -> bytes:
         """Return a digest (32 bytes) of everything but the lineage.

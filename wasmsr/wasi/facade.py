@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from wasmsr.wasi.filesystem.trees import MountTree
+    from wasmsr.wasi.state.checked_state import WasiState
     from wasmsr.wasi.state.contents import Contents
     from wasmsr.wasi.state.restore import CarriedFiles
     from wasmsr.wasi.state.tree_restore import OnChanged
@@ -119,7 +121,7 @@ class Wasi:
     @classmethod
     def restore(
         cls,
-        state: Mapping[str, Any],
+        state: Mapping[str, Any] | WasiState,
         *,
         mounts: Sequence[Mount] = (),
         stdin: Stdin = None,
@@ -129,6 +131,7 @@ class Wasi:
         live: bool = False,
         on_changed: OnChanged | None = None,
         carried: CarriedFiles | None = None,
+        shared: Mapping[bytes, MountTree] | None = None,
     ) -> Wasi:
         """Return a program's WASI as `capture` saved it, under these mounts and streams.
 
@@ -138,23 +141,24 @@ class Wasi:
         `resume_clock`, or until the program asks for the time.
 
         Args:
-            state: What `capture` returned.
+            state: What `capture` returned, or what `checked_state.read` made of it.
             mounts, stdin, stdout, stderr: As for the constructor.
             sockets: Sockets in the place of those that the program was started with, in the same
                 order.
             live: Whether the clocks count the time in between.
             on_changed: What to do with files that were changed since.
             carried: What to do with carried files.
+            shared: What other processes share of the mounts' trees, by guest name.
 
         Raises:
             FormatError: The state is none.
             WasiConfigError: A mount is missing; the hint has the option to type.
             SnapshotError: A file is gone, or another one has its place.
         """
-        from wasmsr.wasi.state.checked_state import read
+        from wasmsr.wasi.state.checked_state import WasiState, read
         from wasmsr.wasi.state.restore import restore  # only where something was saved
 
-        checked = read(state)
+        checked = state if isinstance(state, WasiState) else read(state)
         streams = _streams(stdin, stdout, stderr)
         try:
             process = restore(
@@ -165,6 +169,7 @@ class Wasi:
                 live=live,
                 on_changed=on_changed,
                 carried=carried,
+                shared=shared,
             )
         except BaseException:
             streams.stdin.close()

@@ -77,6 +77,10 @@ class Process:
                 raise WasiConfigError(f"two mounts have the name {mount.guest!r}")
             self.trees[name] = open_tree(mount, self.carry_limit)
 
+    def share(self, name: bytes, tree: MountTree) -> None:
+        """Have a tree that other processes have too: to be read only, or a folder of the host."""
+        self.trees[name] = tree.share()
+
     def preopen(self, name: bytes) -> Directory:
         """Return a descriptor for the mount of that name, not yet in the table."""
         directory = Directory(self.trees[name].root, MountPath(name, ()))

@@ -421,7 +421,7 @@ __attribute__((noinline, cold)) static uint32_t pause_at_call(wsr_thread *thread
  * pause. */
 __attribute__((noinline, cold)) static uint32_t first_call(PARAMETERS) {
   if (thread->functions[acc].instance == WSR_NONE) WSR_TAIL host_call(ARGUMENTS);
-  const bool metered = thread->codes == thread->store->fast[1];
+  const bool metered = thread->codes == thread->store->program.fast[1];
   wsr_compile_interruptible(thread, (uint32_t)acc);
   const bool made = wsr_function_fast(thread, (uint32_t)acc, metered) != NULL;
   if (wsr_compile_interrupted(thread, (uint32_t)acc, made))
@@ -455,9 +455,9 @@ END(tail_call) {
 }
 
 /* The function has another type than the call names. It can still be a subtype. */
-#define DESCENDS()                                                        \
-  if (!wsr_descends(thread->store->subtypes, thread->functions[acc].type, \
-                    thread->instance->types[low(pc[2])]))                 \
+#define DESCENDS()                                                                \
+  if (!wsr_descends(thread->store->program.subtypes, thread->functions[acc].type, \
+                    thread->instance->types[low(pc[2])]))                         \
   TRAP_HERE(INDIRECT_TYPE)
 __attribute__((noinline, cold)) static uint32_t call_subtype(PARAMETERS) {
   DESCENDS();
@@ -666,7 +666,7 @@ uint32_t wsr_run_fast(wsr_thread *thread, const wsr_fast *fast, uint32_t word, w
   thread->returns_from = (uintptr_t)thread->returns -
                          sizeof(wsr_return) / sizeof(wsr_frame) * (uintptr_t)thread->frames;
   thread->instance = f->owner;
-  thread->codes = thread->store->fast[fast->metered];
+  thread->codes = thread->store->program.fast[fast->metered];
   thread->out = out;
   const wsr_memory_instance *m = wsr_memory_of(thread->memories, f->owner);
   const uint64_t *pc = fast->words + word;

@@ -1212,13 +1212,13 @@ const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, bo
 
 const wsr_fast *wsr_function_fast(wsr_thread *thread, uint32_t address, bool metered) {
   wsr_store *const store = thread->store;
-  wsr_fast_place *place = &store->fast[metered][address];
-  const wsr_function_instance *f = &store->functions[address];
+  wsr_fast_place *place = &store->program.fast[metered][address];
+  const wsr_function_instance *f = &store->program.functions[address];
   const wsr_fast *fast = WSR_PUBLISHED(place);
   if (fast || f->instance == WSR_NONE) return fast;
   const wsr_code *code = wsr_function_code(thread, address);
   if (!code) return NULL;
-  fast = wsr_translate_fast(store->instances[f->instance]->module, code, metered,
+  fast = wsr_translate_fast(store->program.instances[f->instance]->module, code, metered,
                             thread->interrupt ? &thread->pause : NULL);
   WSR_PUBLISH(place, fast);
   return fast;

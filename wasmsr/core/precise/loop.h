@@ -37,17 +37,17 @@ static uint32_t RUN(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
     memory_size = m->space.size;                                             \
   } while (0)
 
-#define LOAD_FRAME()                                                       \
-  do {                                                                     \
-    frame = &thread->frames[thread->n_frames - 1];                         \
-    const wsr_function_instance *own = &store->functions[frame->function]; \
-    code = wsr_code_of(own);                                               \
-    pc = code->cells + frame->cell;                                        \
-    fp = thread->stack + frame->slot;                                      \
-    if (instance != store->instances[own->instance]) {                     \
-      instance = store->instances[own->instance];                          \
-      LOAD_MEMORY();                                                       \
-    }                                                                      \
+#define LOAD_FRAME()                                                               \
+  do {                                                                             \
+    frame = &thread->frames[thread->n_frames - 1];                                 \
+    const wsr_function_instance *own = &store->program.functions[frame->function]; \
+    code = wsr_code_of(own);                                                       \
+    pc = code->cells + frame->cell;                                                \
+    fp = thread->stack + frame->slot;                                              \
+    if (instance != store->program.instances[own->instance]) {                     \
+      instance = store->program.instances[own->instance];                          \
+      LOAD_MEMORY();                                                               \
+    }                                                                              \
   } while (0)
 
 #define SAVE() (frame->cell = (uint32_t)(pc - code->cells))
@@ -412,7 +412,7 @@ atomic:
   GO;
 
 call: {
-  const wsr_function_instance *f = &store->functions[address];
+  const wsr_function_instance *f = &store->program.functions[address];
   if (f->instance == WSR_NONE) goto host_call;
   if (!wsr_code_of(f)) {
     wsr_compile_interruptible(thread, address);
@@ -435,8 +435,8 @@ call: {
   code = callee;
   pc = callee->cells;
   for (uint32_t i = callee->n_params; i < callee->n_locals; i++) fp[i] = 0;
-  if (instance != store->instances[f->instance]) {
-    instance = store->instances[f->instance];
+  if (instance != store->program.instances[f->instance]) {
+    instance = store->program.instances[f->instance];
     LOAD_MEMORY();
   }
   CANONICAL();
@@ -444,7 +444,7 @@ call: {
 }
 
 tail_call: {
-  const wsr_function_instance *f = &store->functions[address];
+  const wsr_function_instance *f = &store->program.functions[address];
   if (f->instance == WSR_NONE) goto host_call;
   if (!wsr_code_of(f)) {
     wsr_compile_interruptible(thread, address);
@@ -459,8 +459,8 @@ tail_call: {
   code = callee;
   pc = callee->cells;
   for (uint32_t i = callee->n_params; i < callee->n_locals; i++) fp[i] = 0;
-  if (instance != store->instances[f->instance]) {
-    instance = store->instances[f->instance];
+  if (instance != store->program.instances[f->instance]) {
+    instance = store->program.instances[f->instance];
     LOAD_MEMORY();
   }
   CANONICAL();
@@ -522,7 +522,7 @@ host_call:
   SAVE(); /* the position is the call: it is made again unless the host has results */
   KEEP_FUEL();
   out->host_function = address;
-  out->host_instance = store->functions[frame->function].instance;
+  out->host_instance = store->program.functions[frame->function].instance;
   out->slots = fp + pc->s;
   return WSR_HOST_CALL;
 

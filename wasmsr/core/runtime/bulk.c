@@ -53,7 +53,10 @@ static uint32_t memory_copy(const wsr_thread *thread, const wsr_memory_instance 
 static uint32_t memory_init(const wsr_thread *thread, const wsr_instance *instance,
                             uint32_t segment, const wsr_memory_instance *m, uint64_t *s) {
   const wsr_data_def *d = &instance->module->data[segment];
-  const uint64_t available = instance->dropped_data[segment] ? 0 : d->size;
+  const uint64_t available =
+      wsr_is_dropped(thread->store, instance->dropped_at + instance->module->n.elements + segment)
+          ? 0
+          : d->size;
   if (!wsr_within(s[0], s[2], m->space.size) || !wsr_within(s[1], s[2], available))
     return WSR_TRAP_MEMORY_BOUNDS;
   while (s[2]) {
@@ -102,8 +105,9 @@ static uint32_t table_copy(const wsr_thread *thread, const wsr_table_instance *t
 
 static uint32_t table_init(const wsr_thread *thread, const wsr_instance *instance, uint32_t segment,
                            const wsr_table_instance *t, uint64_t *s) {
-  const uint64_t available =
-      instance->dropped_elements[segment] ? 0 : instance->module->elements[segment].n_items;
+  const uint64_t available = wsr_is_dropped(thread->store, instance->dropped_at + segment)
+                                 ? 0
+                                 : instance->module->elements[segment].n_items;
   if (!wsr_within(s[0], s[2], t->size) || !wsr_within(s[1], s[2], available))
     return WSR_TRAP_TABLE_BOUNDS;
   while (s[2]) {
@@ -231,8 +235,12 @@ uint32_t wsr_perform(const wsr_thread *thread, const wsr_instance *instance, con
     case WSR_OP_I64_SUB128:
     case WSR_OP_I64_MUL_WIDE_S:
     case WSR_OP_I64_MUL_WIDE_U: perform_wide(cell->op, s); return WSR_TRAP_NONE;
-    case WSR_OP_ELEM_DROP: instance->dropped_elements[a] = 1; return WSR_TRAP_NONE;
-    case WSR_OP_DATA_DROP: instance->dropped_data[a] = 1; return WSR_TRAP_NONE;
+    case WSR_OP_ELEM_DROP:
+      wsr_drop_segment(thread->store, instance->dropped_at + a);
+      return WSR_TRAP_NONE;
+    case WSR_OP_DATA_DROP:
+      wsr_drop_segment(thread->store, instance->dropped_at + instance->module->n.elements + a);
+      return WSR_TRAP_NONE;
     case WSR_OP_MEMORY_SIZE:
     case WSR_OP_MEMORY_GROW:
     case WSR_OP_MEMORY_FILL:

@@ -106,9 +106,9 @@ uint32_t wsr_frame_count(const wsr_store *store) { return store->main->n_frames;
 int wsr_view_frame(wsr_store *store, uint32_t number, int all, wsr_frame_view *out) {
   wsr_thread *const thread = store->main;
   const wsr_frame *frame = &thread->frames[number];
-  const wsr_function_instance *f = &store->functions[frame->function];
+  const wsr_function_instance *f = &store->program.functions[frame->function];
   const wsr_code *code = wsr_code_of(f);
-  const wsr_module *m = store->instances[f->instance]->module;
+  const wsr_module *m = store->program.instances[f->instance]->module;
   const bool innermost = wsr_frame_is_top(thread, number);
   /* A waiting frame is after its call; the types are known before the call. */
   const uint32_t at = frame->cell - !innermost;
@@ -229,16 +229,18 @@ int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermos
   wsr_thread *const thread = store->main;
   const uint32_t function = view->function, offset = view->offset;
   *error = (wsr_error){.kind = WSR_OK, .offset = UINT64_MAX};
-  if (function >= store->n_functions || store->functions[function].instance == WSR_NONE)
+  if (function >= store->program.n_functions ||
+      store->program.functions[function].instance == WSR_NONE)
     return wrong(error, offset, "a frame's function is none of a module");
   const wsr_code *code = wsr_function_code(store->main, function);
   if (!code) {
-    const wsr_module *own = store->instances[store->functions[function].instance]->module;
+    const wsr_module *own =
+        store->program.instances[store->program.functions[function].instance]->module;
     if (wsr_module_invalid(own, error) != WSR_NONE) return 0;
     return wsr_fail(error, WSR_MEMORY, offset, "no memory left to compile a function");
   }
-  const wsr_function_instance *f = &store->functions[function];
-  const wsr_instance *instance = store->instances[f->instance];
+  const wsr_function_instance *f = &store->program.functions[function];
+  const wsr_instance *instance = store->program.instances[f->instance];
   const wsr_module *m = instance->module;
   uint32_t cell = find_cell(code, m, offset, innermost);
   if (cell == WSR_NONE)
@@ -256,12 +258,16 @@ int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermos
   if (!kept) free(position);
   if (bad) return wrong(error, offset, bad);
   if (!innermost) {
-    if (callee >= store->n_functions) return wrong(error, offset, "a frame's callee is unknown");
+    if (callee >= store->program.n_functions)
+      return wrong(error, offset, "a frame's callee is unknown");
     /* Tail calls may have put another function in the callee's place: the results still agree. */
     const wsr_composite_type *call = call_type(m, &code->cells[cell]);
-    const wsr_function_type is = wsr_function_of(&store->types[store->functions[callee].type]);
-    const wsr_function_type was = wsr_function_of(&store->types[instance->types[call - m->types]]);
-    if (!wsr_are_subtypes(store->subtypes, is.results, is.n_results, was.results, was.n_results))
+    const wsr_function_type is =
+        wsr_function_of(&store->program.types[store->program.functions[callee].type]);
+    const wsr_function_type was =
+        wsr_function_of(&store->program.types[instance->types[call - m->types]]);
+    if (!wsr_are_subtypes(store->program.subtypes, is.results, is.n_results, was.results,
+                          was.n_results))
       return wrong(error, offset, "a frame's callee does not return what its caller expects");
     cell++;
   }
@@ -269,7 +275,7 @@ int wsr_restore_frame(wsr_store *store, const wsr_frame_view *view, int innermos
   if (thread->n_frames > thread->now.base_frame) {
     /* The callee's frame begins at the arguments, on top of what its caller keeps. */
     const wsr_frame *caller = &thread->frames[thread->n_frames - 1];
-    const wsr_code *above = wsr_code_of(&store->functions[caller->function]);
+    const wsr_code *above = wsr_code_of(&store->program.functions[caller->function]);
     slot = caller->slot + above->cells[caller->cell - 1].s;
   }
   if (code->frame_slots > store->limits.stack_slots - slot ||
@@ -290,8 +296,8 @@ static const char *check_frame(wsr_store *store, uint32_t first, uint32_t number
   wsr_thread *const thread = store->main;
   const wsr_frame *frame = &thread->frames[number];
   const bool innermost = wsr_frame_is_top(thread, number);
-  if (frame->function >= store->n_functions) return "a frame's function has no address";
-  const wsr_function_instance *f = &store->functions[frame->function];
+  if (frame->function >= store->program.n_functions) return "a frame's function has no address";
+  const wsr_function_instance *f = &store->program.functions[frame->function];
   const wsr_code *code = wsr_code_of(f);
   if (f->instance == WSR_NONE || !code) return "a frame runs a function without code";
   if (frame->cell >= code->n_cells) return "a frame's position is outside its code";
@@ -307,11 +313,11 @@ static const char *check_frame(wsr_store *store, uint32_t first, uint32_t number
       return "a pushed call does not begin above the frame below it";
   } else if (number > first) {
     const wsr_frame *caller = frame - 1;
-    const wsr_code *above = wsr_code_of(&store->functions[caller->function]);
+    const wsr_code *above = wsr_code_of(&store->program.functions[caller->function]);
     if (frame->slot != caller->slot + above->cells[caller->cell - 1].s)
       return "a frame does not begin at its arguments";
   }
-  const wsr_instance *instance = store->instances[f->instance];
+  const wsr_instance *instance = store->program.instances[f->instance];
   const uint32_t at = frame->cell - !innermost;
   const uint32_t resume = is_call(&code->cells[at]) ? frame->cell : at;
   bool kept;

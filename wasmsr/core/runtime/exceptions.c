@@ -52,7 +52,7 @@ static void mark(wsr_store *store, uint32_t *list, uint64_t reference) {
 static bool refers(wsr_type type) { return wsr_top_type(type) == WSR_EXNREF; }
 
 static void mark_fields(wsr_store *store, uint32_t *list, const wsr_exception *e) {
-  const wsr_composite_type *type = &store->types[store->tags[e->tag]];
+  const wsr_composite_type *type = &store->program.types[store->program.tags[e->tag]];
   for (uint32_t i = 0, slot = 0; i < type->n_fields; i++) {
     if (refers(type->fields[i])) mark(store, list, e->fields[slot]);
     slot += wsr_slots(type->fields[i]);
@@ -83,7 +83,8 @@ static void collect(wsr_store *store) {
   for (const wsr_thread *t = store->main; t; t = t->next) {
     if (!t->n_frames) continue;
     const wsr_frame *top = &t->frames[t->n_frames - 1];
-    const uint32_t end = top->slot + wsr_code_of(&store->functions[top->function])->frame_slots;
+    const uint32_t end =
+        top->slot + wsr_code_of(&store->program.functions[top->function])->frame_slots;
     for (uint32_t i = 0; i < end; i++) mark(store, &list, t->stack[i]);
   }
   while (list) {
@@ -123,7 +124,7 @@ static bool room_for_one(wsr_store *store) {
 }
 
 uint64_t wsr_add_exception(wsr_store *store, uint32_t tag, const uint64_t *fields) {
-  const wsr_composite_type *type = &store->types[store->tags[tag]];
+  const wsr_composite_type *type = &store->program.types[store->program.tags[tag]];
   const uint32_t n = wsr_slots_of(type->fields, type->n_fields);
   wsr_exception *e = room_for_one(store) ? malloc(sizeof *e + n * sizeof *fields) : NULL;
   if (!e) return 0;
@@ -146,7 +147,7 @@ static uint64_t most_bytes(const wsr_store *store) {
 /* Whether the store may have one more exception of this tag. Collects if there is no room. After a
  * collection an eighth must be free: otherwise every throw would soon need a collection. */
 static bool within_limit(wsr_store *store, uint32_t tag) {
-  const wsr_composite_type *type = &store->types[store->tags[tag]];
+  const wsr_composite_type *type = &store->program.types[store->program.tags[tag]];
   const uint64_t most = most_bytes(store);
   const size_t size = size_of(wsr_slots_of(type->fields, type->n_fields));
   if (store->exception_bytes + size <= most) return true;
@@ -184,6 +185,36 @@ void wsr_free_exceptions(wsr_store *store) {
   for (uint32_t i = 0; i < store->n_exceptions; i++) free(store->exceptions[i]);
   free(store->exceptions);
   free(store->free_exceptions);
+}
+
+bool wsr_copy_exceptions(wsr_store *to, const wsr_store *from) {
+  wsr_free_exceptions(to);
+  to->exceptions = NULL;
+  to->free_exceptions = NULL;
+  to->n_exceptions = to->n_free_exceptions = to->room_exceptions = 0;
+  to->exception_bytes = 0;
+  to->collect_at = from->collect_at;
+  if (!from->n_exceptions) return true;
+  to->exceptions = calloc(from->room_exceptions, sizeof *to->exceptions);
+  to->free_exceptions = malloc(from->room_exceptions * sizeof *to->free_exceptions);
+  if (!to->exceptions || !to->free_exceptions) return false;
+  to->room_exceptions = from->room_exceptions;
+  to->n_exceptions = from->n_exceptions;
+  for (uint32_t i = 0; i < from->n_exceptions; i++) {
+    const wsr_exception *e = from->exceptions[i];
+    if (!e) continue;
+    wsr_exception *made = malloc(sizeof *e + e->n * sizeof *e->fields);
+    if (!made) return false;
+    *made = (wsr_exception){.tag = e->tag, .n = e->n};
+    if (e->n) memcpy(made->fields, e->fields, e->n * sizeof *e->fields);
+    to->exceptions[i] = made;
+  }
+  if (from->n_free_exceptions)
+    memcpy(to->free_exceptions, from->free_exceptions,
+           from->n_free_exceptions * sizeof *to->free_exceptions);
+  to->n_free_exceptions = from->n_free_exceptions;
+  to->exception_bytes = from->exception_bytes;
+  return true;
 }
 
 /* ---- throwing ---- */
@@ -228,7 +259,7 @@ uint32_t wsr_throw(wsr_thread *thread, uint64_t reference) {
   const wsr_exception *e = store->exceptions[index_of(store, reference)];
   for (uint32_t n = thread->n_frames; n-- > thread->now.base_frame;) {
     wsr_frame *frame = &thread->frames[n];
-    const wsr_function_instance *f = &store->functions[frame->function];
+    const wsr_function_instance *f = &store->program.functions[frame->function];
     const uint32_t cell = frame->cell - (n + 1 != thread->n_frames); /* after its call */
     const wsr_code *code = wsr_code_of(f);
     if (!code->n_tries || wsr_is_tail_call(code->cells[cell].op)) continue;

@@ -46,6 +46,16 @@ bool wsr_space_grow(wsr_space *space, uint64_t bytes) {
   return true;
 }
 
+bool wsr_space_resize(wsr_space *space, uint64_t size) {
+  if (size >= space->size) return wsr_space_grow(space, size - space->size);
+  if (mmap(space->data + size, space->size - size, PROT_NONE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
+    return false;
+  space->size = size;
+  if (space->base > size) space->base = size;
+  return true;
+}
+
 void wsr_space_free(wsr_space *space) { wsr_release(space->data, space->reserved); }
 
 /* Where `mmap` may cut a mapping: at multiples of 64 KiB, whatever the host's pages are. */

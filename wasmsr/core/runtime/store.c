@@ -29,46 +29,48 @@ static size_t whole_grains(size_t bytes) { return (bytes + GRAIN - 1) / GRAIN * 
 
 static uint32_t most(const wsr_store *store, uint32_t items) { return items >> store->share; }
 
-/* Lay the arrays out from `base`; returns how many bytes they take. */
-static size_t lay_out(wsr_store *store, uint8_t *base) {
-  size_t at = 0, begin = 0;
-#define ARRAY(FIELD, MOST)                                                        \
-  do {                                                                            \
-    store->FIELD = (void *)(base + at + begin);                                   \
-    at += whole_grains(begin + (size_t)most(store, MOST) * sizeof *store->FIELD); \
-    begin += STAGGER;                                                             \
+/* Give an array its place in an area of which `at` bytes are taken. */
+#define LAY(ARRAY, NUMBER, MOST)                                                          \
+  do {                                                                                    \
+    (ARRAY) = (void *)(base + at + (NUMBER) * STAGGER);                                   \
+    at += whole_grains((NUMBER) * STAGGER + (size_t)most(store, MOST) * sizeof *(ARRAY)); \
   } while (0)
-  ARRAY(functions, MOST_FUNCTIONS);
-  ARRAY(fast[0], MOST_FUNCTIONS);
-  ARRAY(fast[1], MOST_FUNCTIONS);
-  ARRAY(globals, MOST_GLOBALS);
-  ARRAY(tables, MOST_OTHERS);
-  ARRAY(memories, MOST_OTHERS);
-  ARRAY(instances, MOST_OTHERS);
-#undef ARRAY
+
+/* Lay the arrays of the static half out from `base`; returns how many bytes they take. */
+static size_t lay_out_program(const wsr_store *store, wsr_program *program, uint8_t *base) {
+  size_t at = 0;
+  LAY(program->functions, 0, MOST_FUNCTIONS);
+  LAY(program->fast[0], 1, MOST_FUNCTIONS);
+  LAY(program->fast[1], 2, MOST_FUNCTIONS);
+  LAY(program->instances, 6, MOST_OTHERS);
   return at;
 }
 
-/* Where there is too little address space for all, the store can have fewer items. */
-static bool reserve_arrays(wsr_store *store) {
-  static uint8_t nowhere[1];
-  for (; store->share <= LEAST_SHARE; store->share++) {
-    store->area_bytes = lay_out(store, nowhere);
-    if ((store->area = wsr_reserve(store->area_bytes))) {
-      lay_out(store, store->area);
-      return true;
-    }
-  }
-  return false;
+/* The same for the other half. */
+static size_t lay_out(wsr_store *store, uint8_t *base) {
+  size_t at = 0;
+  LAY(store->globals, 3, MOST_GLOBALS);
+  LAY(store->tables, 4, MOST_OTHERS);
+  LAY(store->memories, 5, MOST_OTHERS);
+  return at;
+}
+
+static uint8_t nowhere[1]; /* arrays are laid out here to see how large an area is */
+
+static bool reserve_program(const wsr_store *store, wsr_program *program) {
+  program->area_bytes = lay_out_program(store, program, nowhere);
+  if (!(program->area = wsr_reserve(program->area_bytes))) return false;
+  lay_out_program(store, program, program->area);
+  return true;
 }
 
 /* Make room for `need` items where the array is. False without memory, or beyond what it can have.
  */
-static bool reserve(const wsr_store *store, void *array, uint32_t *room, uint32_t need,
-                    uint32_t items, size_t size) {
+static bool reserve(const wsr_store *store, const uint8_t *area, void *array, uint32_t *room,
+                    uint32_t need, uint32_t items, size_t size) {
   if (need <= *room) return true;
   if (need > most(store, items)) return false;
-  const size_t begin = (size_t)((uint8_t *)array - store->area) % GRAIN;
+  const size_t begin = (size_t)((uint8_t *)array - area) % GRAIN;
   uint8_t *const start = (uint8_t *)array - begin;
   const size_t have = *room ? whole_grains(begin + *room * size) : 0;
   const size_t wanted = whole_grains(begin + need * size);
@@ -78,12 +80,59 @@ static bool reserve(const wsr_store *store, void *array, uint32_t *room, uint32_
   return true;
 }
 
+/* Room for `need` items in an array of the store, or of its static half. */
+#define RESERVE(FIELD, NEED, MOST) \
+  reserve(store, store->area, store->FIELD, &store->room_##FIELD, NEED, MOST, sizeof *store->FIELD)
+#define RESERVE_STATIC(PROGRAM, FIELD, ROOM, NEED, MOST)                          \
+  reserve(store, (PROGRAM)->area, (PROGRAM)->FIELD, &(PROGRAM)->ROOM, NEED, MOST, \
+          sizeof *(PROGRAM)->FIELD)
+
+bool wsr_room_for_values(wsr_store *store, uint32_t globals, uint32_t tables, uint32_t memories) {
+  return RESERVE(globals, globals, MOST_GLOBALS) && RESERVE(tables, tables, MOST_OTHERS) &&
+         RESERVE(memories, memories, MOST_OTHERS);
+}
+
+/* Room in all arrays that go by the address of a function. */
+static bool room_for_functions(const wsr_store *store, wsr_program *program, uint32_t need) {
+  return RESERVE_STATIC(program, fast[0], room_fast[0], need, MOST_FUNCTIONS) &&
+         RESERVE_STATIC(program, fast[1], room_fast[1], need, MOST_FUNCTIONS) &&
+         RESERVE_STATIC(program, functions, room_functions, need, MOST_FUNCTIONS);
+}
+
+wsr_store *wsr_store_begin(const wsr_limits *limits, uint32_t share) {
+  wsr_store *store = calloc(1, sizeof *store);
+  if (!store) return NULL;
+  store->limits = *limits;
+  store->share = share;
+  store->area_bytes = lay_out(store, nowhere);
+  if (!(store->area = wsr_reserve(store->area_bytes))) {
+    free(store);
+    return NULL;
+  }
+  lay_out(store, store->area);
+  return store;
+}
+
+/* Where there is too little address space for all, the store can have fewer items. */
+static wsr_store *with_area(const wsr_limits *limits) {
+  for (uint32_t share = 0; share <= LEAST_SHARE; share++) {
+    wsr_store *store = wsr_store_begin(limits, share);
+    if (store && reserve_program(store, &store->program)) return store;
+    if (store) wsr_release(store->area, store->area_bytes);
+    free(store);
+  }
+  return NULL;
+}
+
 wsr_store *wsr_store_new(const wsr_limits *limits, wsr_error *error) {
   *error = (wsr_error){.kind = WSR_OK, .offset = UINT64_MAX};
-  wsr_store *store = calloc(1, sizeof *store);
+  wsr_store *store = with_area(limits);
   if (!store) return no_memory(error), NULL;
-  store->limits = *limits;
-  if (reserve_arrays(store)) store->main = wsr_thread_new(store);
+  store->program.sharers = malloc(sizeof *store->program.sharers);
+  if (store->program.sharers) {
+    atomic_init(store->program.sharers, 1);
+    store->main = wsr_thread_new(store);
+  }
   if (!store->main) {
     wsr_store_free(store);
     no_memory(error);
@@ -92,10 +141,8 @@ wsr_store *wsr_store_new(const wsr_limits *limits, wsr_error *error) {
   return store;
 }
 
-static void drop_types(wsr_store *store, uint32_t down_to);
-
 static void free_instance(wsr_instance *i) {
-  if (!i) return;
+  if (!i || atomic_fetch_sub(&i->uses, 1) != 1) return;
   for (uint32_t k = 0; i->elements && k < i->module->n.elements; k++) free(i->elements[k]);
   free(i->elements);
   free(i->functions);
@@ -104,14 +151,11 @@ static void free_instance(wsr_instance *i) {
   free(i->globals);
   free(i->tags);
   free(i->types);
-  free(i->dropped_elements);
-  free(i->dropped_data);
   wsr_module_free(i->module);
   free(i);
 }
 
-/* Free all but the first so many tables and memories. */
-static void drop_parts(wsr_store *store, uint32_t tables, uint32_t memories) {
+void wsr_drop_parts(wsr_store *store, uint32_t tables, uint32_t memories) {
   while (store->n_tables > tables) {
     wsr_table_instance *table = store->tables[--store->n_tables];
     free(table->elements);
@@ -124,25 +168,118 @@ static void drop_parts(wsr_store *store, uint32_t tables, uint32_t memories) {
   }
 }
 
+static void drop_types(wsr_program *program, uint32_t down_to) {
+  while (program->n_types > down_to)
+    free((void *)(uintptr_t)program->types[--program->n_types].fields);
+}
+
+static void free_program(wsr_program *program) {
+  for (uint32_t i = 0; i < program->n_instances; i++) free_instance(program->instances[i]);
+  drop_types(program, 0);
+  free(program->types);
+  free(program->subtypes);
+  free(program->groups.slots);
+  if (program->linking) wsr_module_free(program->linking);
+  free(program->link_types);
+  free(program->tags);
+  free(program->sharers);
+  wsr_release(program->area, program->area_bytes);
+}
+
+void wsr_release_program(wsr_store *store) {
+  _Atomic uint32_t *const sharers = store->program.sharers;
+  if (!sharers || atomic_fetch_sub(sharers, 1) == 1) free_program(&store->program);
+  store->program = (wsr_program){0};
+}
+
+void wsr_share_program(wsr_store *store, const wsr_program *program) {
+  atomic_fetch_add(program->sharers, 1);
+  store->program = *program;
+  for (wsr_thread *t = store->main; t; t = t->next) t->functions = program->functions;
+}
+
 void wsr_store_free(wsr_store *store) {
   if (!store) return;
-  for (uint32_t i = 0; i < store->n_instances; i++) free_instance(store->instances[i]);
-  drop_parts(store, 0, 0);
-  drop_types(store, 0);
-  free(store->types);
-  free(store->subtypes);
-  free(store->groups.slots);
-  wsr_module_free(store->linking);
-  free(store->link_types);
-  free(store->tags);
+  wsr_drop_parts(store, 0, 0);
   wsr_free_exceptions(store);
   while (store->main) {
     wsr_thread *const next = store->main->next;
     wsr_thread_free(store->main);
     store->main = next;
   }
+  wsr_release_program(store);
+  free(store->dropped);
   wsr_release(store->area, store->area_bytes);
   free(store);
+}
+
+/* ---- a static half of its own ---- */
+
+static void *copy_of(const void *from, size_t bytes) {
+  void *const made = malloc(bytes ? bytes : 1);
+  if (made && bytes) memcpy(made, from, bytes);
+  return made;
+}
+
+/* Copy the types; what was copied is counted, so that it can be freed. */
+static bool copy_program_types(wsr_program *to, const wsr_program *from) {
+  const uint32_t n = from->n_types;
+  to->types = malloc(((size_t)n + 1) * sizeof *to->types);
+  to->subtypes = copy_of(from->subtypes, n * sizeof *to->subtypes);
+  to->groups = from->groups;
+  to->groups.slots = copy_of(from->groups.slots, from->groups.n_slots * sizeof *to->groups.slots);
+  to->tags = copy_of(from->tags, from->n_tags * sizeof *to->tags);
+  if (!to->types || !to->subtypes || !to->groups.slots || !to->tags) return false;
+  if (!from->groups.n_slots) {
+    free(to->groups.slots);
+    to->groups.slots = NULL;
+  }
+  to->room_types = to->room_subtypes = n;
+  to->room_tags = to->n_tags = from->n_tags;
+  for (; to->n_types < n; to->n_types++) {
+    wsr_composite_type *type = &to->types[to->n_types];
+    *type = from->types[to->n_types];
+    type->fields = copy_of(type->fields, type->n_fields * sizeof *type->fields);
+    if (!type->fields) return false;
+  }
+  return true;
+}
+
+static bool copy_program(const wsr_store *store, wsr_program *to, const wsr_program *from) {
+  if (!reserve_program(store, to) || !copy_program_types(to, from) ||
+      !room_for_functions(store, to, from->n_functions) ||
+      !RESERVE_STATIC(to, instances, room_instances, from->n_instances, MOST_OTHERS))
+    return false;
+  for (; to->n_functions < from->n_functions; to->n_functions++) {
+    const uint32_t f = to->n_functions;
+    const wsr_function_instance *function = &from->functions[f];
+    to->functions[f] = (wsr_function_instance){.owner = function->owner,
+                                               .instance = function->instance,
+                                               .index = function->index,
+                                               .type = function->type};
+    WSR_PUBLISH(&to->functions[f].code, wsr_code_of(function));
+    for (int i = 0; i < 2; i++) WSR_PUBLISH(&to->fast[i][f], WSR_PUBLISHED(&from->fast[i][f]));
+  }
+  for (; to->n_instances < from->n_instances; to->n_instances++) {
+    to->instances[to->n_instances] = from->instances[to->n_instances];
+    atomic_fetch_add(&to->instances[to->n_instances]->uses, 1);
+  }
+  return true;
+}
+
+/* Make sure that no other store shares the static half: something is to be added to it. */
+static bool own_program(wsr_store *store) {
+  if (atomic_load(store->program.sharers) == 1) return true;
+  wsr_program made = {.sharers = malloc(sizeof *made.sharers)};
+  if (!made.sharers || !copy_program(store, &made, &store->program)) {
+    free_program(&made);
+    return false;
+  }
+  atomic_init(made.sharers, 1);
+  wsr_release_program(store);
+  store->program = made;
+  for (wsr_thread *t = store->main; t; t = t->next) t->functions = made.functions;
+  return true;
 }
 
 /* ---- types ---- */
@@ -154,23 +291,21 @@ static wsr_type *copy_types(const wsr_type *types, uint32_t n, const uint32_t *n
   return copy;
 }
 
-static void drop_types(wsr_store *store, uint32_t down_to) {
-  while (store->n_types > down_to) {
-    free((void *)(uintptr_t)store->types[--store->n_types].fields);
-  }
-}
-
 /* Append one type, of a group that begins at `group`. */
 static bool append_type(wsr_store *store, const wsr_composite_type *type, const uint32_t *numbers,
                         uint32_t group, uint32_t size, uint32_t super, bool final) {
-  if (!wsr_array_reserve(&store->types, &store->room_types, store->n_types + 1,
-                         sizeof *store->types) ||
-      !wsr_array_reserve(&store->subtypes, &store->room_subtypes, store->n_types + 1,
-                         sizeof *store->subtypes))
+  if (!wsr_array_reserve(&store->program.types, &store->program.room_types,
+                         store->program.n_types + 1, sizeof *store->program.types) ||
+      !wsr_array_reserve(&store->program.subtypes, &store->program.room_subtypes,
+                         store->program.n_types + 1, sizeof *store->program.subtypes))
     return false;
-  store->subtypes[store->n_types] = (wsr_subtype){
-      .canonical = store->n_types, .super = super, .group = group, .size = size, .final = final};
-  wsr_composite_type *own = &store->types[store->n_types++];
+  store->program.subtypes[store->program.n_types] =
+      (wsr_subtype){.canonical = store->program.n_types,
+                    .super = super,
+                    .group = group,
+                    .size = size,
+                    .final = final};
+  wsr_composite_type *own = &store->program.types[store->program.n_types++];
   *own = *type;
   own->fields = copy_types(type->fields, type->n_fields, numbers);
   return own->fields;
@@ -178,15 +313,17 @@ static bool append_type(wsr_store *store, const wsr_composite_type *type, const 
 
 /* The types from `start` on are a group: its number is that of an equal one, if there was one. */
 static uint32_t close_group(wsr_store *store, uint32_t start) {
-  const uint32_t found = wsr_find_group(&store->groups, store->types, store->subtypes, start);
-  if (found != start) drop_types(store, start);
+  const uint32_t found =
+      wsr_find_group(&store->program.groups, store->program.types, store->program.subtypes, start);
+  if (found != start) drop_types(&store->program, start);
   return found;
 }
 
 /* The store's number of a function type that refers to no other: equal types have equal numbers. */
 static uint32_t type_number(wsr_store *store, const wsr_type *params, uint32_t n_params,
                             const wsr_type *results, uint32_t n_results) {
-  const uint32_t start = store->n_types;
+  if (!own_program(store)) return WSR_NONE;
+  const uint32_t start = store->program.n_types;
   wsr_type *fields = malloc(((size_t)n_params + n_results + 1) * sizeof *fields);
   if (start >= WSR_MAX_TYPES || !fields) {
     free(fields);
@@ -201,21 +338,21 @@ static uint32_t type_number(wsr_store *store, const wsr_type *params, uint32_t n
   const bool good = append_type(store, &type, NULL, start, 1, WSR_NONE, true);
   free(fields);
   if (good) return close_group(store, start);
-  drop_types(store, start);
+  drop_types(&store->program, start);
   return WSR_NONE;
 }
 
 /* The store's number of the group at `start` of a module, whose earlier ones are in `numbers`. */
 static uint32_t group_number(wsr_store *store, const wsr_module *m, uint32_t start,
                              uint32_t *numbers) {
-  const uint32_t base = store->n_types, size = m->subtypes[start].size;
+  const uint32_t base = store->program.n_types, size = m->subtypes[start].size;
   if (size > WSR_MAX_TYPES || base > WSR_MAX_TYPES - size) return WSR_NONE;
   for (uint32_t i = 0; i < size; i++) numbers[start + i] = base + i;
   for (uint32_t i = start; i < start + size; i++) {
     const wsr_subtype *sub = &m->subtypes[i];
     const uint32_t super = sub->super == WSR_NONE ? WSR_NONE : numbers[sub->super];
     if (!append_type(store, &m->types[i], numbers, base, size, super, sub->final)) {
-      drop_types(store, base);
+      drop_types(&store->program, base);
       return WSR_NONE;
     }
   }
@@ -225,7 +362,8 @@ static uint32_t group_number(wsr_store *store, const wsr_module *m, uint32_t sta
 /* The store's numbers of a module's types, by index; NULL without memory. Kept until another module
  * asks: imports are matched before the instance is allocated. */
 static const uint32_t *numbers_of(wsr_store *store, wsr_module *m) {
-  if (store->linking == m) return store->link_types;
+  if (store->program.linking == m) return store->program.link_types;
+  if (!own_program(store)) return NULL;
   uint32_t *numbers = malloc(((size_t)m->n.types + 1) * sizeof *numbers);
   if (!numbers) return NULL;
   for (uint32_t t = 0; t < m->n.types;) {
@@ -244,32 +382,20 @@ static const uint32_t *numbers_of(wsr_store *store, wsr_module *m) {
     t += size;
   }
   atomic_fetch_add(&m->uses, 1);
-  if (store->linking) wsr_module_free(store->linking);
-  free(store->link_types);
-  store->linking = m;
-  store->link_types = numbers;
+  if (store->program.linking) wsr_module_free(store->program.linking);
+  free(store->program.link_types);
+  store->program.linking = m;
+  store->program.link_types = numbers;
   return numbers;
 }
 
-/* Room for functions up to `need`, in all arrays that go by their address. */
-/* Room for one more item, or for `need` items, in the store's array FIELD. */
-#define RESERVE(FIELD, NEED, MOST)                                                     \
-  reserve(store, store->FIELD, &store->room_##FIELD, NEED, MOST, sizeof *store->FIELD)
-
-static bool room_for_functions(wsr_store *store, uint32_t need) {
-  for (int i = 0; i < 2; i++)
-    if (!reserve(store, store->fast[i], &store->room_fast[i], need, MOST_FUNCTIONS,
-                 sizeof *store->fast[i]))
-      return false;
-  return RESERVE(functions, need, MOST_FUNCTIONS);
-}
-
 static uint32_t add_tag(wsr_store *store, uint32_t type, wsr_error *error) {
-  if (type == WSR_NONE ||
-      !wsr_array_reserve(&store->tags, &store->room_tags, store->n_tags + 1, sizeof *store->tags))
+  if (type == WSR_NONE || !own_program(store) ||
+      !wsr_array_reserve(&store->program.tags, &store->program.room_tags, store->program.n_tags + 1,
+                         sizeof *store->program.tags))
     return no_memory(error);
-  store->tags[store->n_tags] = type;
-  return store->n_tags++;
+  store->program.tags[store->program.n_tags] = type;
+  return store->program.n_tags++;
 }
 
 uint32_t wsr_add_tag(wsr_store *store, const wsr_type *params, uint32_t n_params,
@@ -283,15 +409,16 @@ uint32_t wsr_add_tag_import(wsr_store *store, wsr_module *m, uint32_t tag, wsr_e
 }
 
 void wsr_tag_type(const wsr_store *store, uint32_t address, wsr_function_type *out) {
-  *out = wsr_function_of(&store->types[store->tags[address]]);
+  *out = wsr_function_of(&store->program.types[store->program.tags[address]]);
 }
 
 static uint32_t add_host(wsr_store *store, uint32_t number, wsr_error *error) {
-  if (number == WSR_NONE || !room_for_functions(store, store->n_functions + 1))
+  if (number == WSR_NONE || !own_program(store) ||
+      !room_for_functions(store, &store->program, store->program.n_functions + 1))
     return no_memory(error);
-  store->functions[store->n_functions] =
-      (wsr_function_instance){.instance = WSR_NONE, .index = store->n_functions, .type = number};
-  return store->n_functions++;
+  store->program.functions[store->program.n_functions] = (wsr_function_instance){
+      .instance = WSR_NONE, .index = store->program.n_functions, .type = number};
+  return store->program.n_functions++;
 }
 
 uint32_t wsr_add_host_function(wsr_store *store, const wsr_type *params, uint32_t n_params,
@@ -461,10 +588,25 @@ static bool allocate_arrays(wsr_instance *i) {
   i->tags = malloc(((size_t)n->tags + 1) * sizeof *i->tags);
   i->types = malloc(((size_t)n->types + 1) * sizeof *i->types);
   i->elements = calloc((size_t)n->elements + 1, sizeof *i->elements);
-  i->dropped_elements = calloc((size_t)n->elements + 1, 1);
-  i->dropped_data = calloc((size_t)n->data + 1, 1);
   return i->functions && i->tables && (i->memories || !n->memories) && i->globals && i->tags &&
-         i->types && i->elements && i->dropped_elements && i->dropped_data;
+         i->types && i->elements;
+}
+
+/* Add the flags of an instance's segments, none of them dropped. */
+static bool room_for_dropped(wsr_store *store, wsr_instance *instance) {
+  const uint64_t have = store->n_dropped;
+  const uint64_t need = have + instance->module->n.elements + instance->module->n.data;
+  const uint64_t words = need / 64 + 1;
+  if (words > UINT32_MAX) return false;
+  if (!wsr_array_reserve(&store->dropped, &store->room_dropped, (uint32_t)words,
+                         sizeof *store->dropped))
+    return false;
+  instance->dropped_at = have;
+  const uint64_t used = (have + 63) / 64;
+  if (have % 64) store->dropped[have / 64] &= ((uint64_t)1 << have % 64) - 1;
+  memset(store->dropped + used, 0, (words - used) * sizeof *store->dropped);
+  store->n_dropped = need;
+  return true;
 }
 
 static void copy_indices(uint32_t *to, const uint32_t *from, uint32_t n) {
@@ -478,15 +620,18 @@ static uint32_t allocate(wsr_store *store, wsr_module *m, const uint32_t *functi
   wsr_instance *i = calloc(1, sizeof *i);
   if (!i) return no_memory(error);
   i->module = m;
+  atomic_init(&i->uses, 1);
   atomic_fetch_add(&m->uses, 1); /* whatever Python's collector frees first */
-  const uint32_t number = store->n_instances;
+  const uint32_t number = store->program.n_instances;
   const uint32_t own = m->n.functions - m->n.imported_functions;
-  if (!allocate_arrays(i) || !RESERVE(instances, number + 1, MOST_OTHERS) ||
-      !room_for_functions(store, store->n_functions + own)) {
+  if (!allocate_arrays(i) || !own_program(store) ||
+      !RESERVE_STATIC(&store->program, instances, room_instances, number + 1, MOST_OTHERS) ||
+      !room_for_functions(store, &store->program, store->program.n_functions + own) ||
+      !room_for_dropped(store, i)) {
     free_instance(i);
     return no_memory(error);
   }
-  store->instances[store->n_instances++] = i; /* from here on the store owns it */
+  store->program.instances[store->program.n_instances++] = i; /* from here on the store owns it */
   const uint32_t *numbers = numbers_of(store, m);
   if (!numbers) return no_memory(error);
   copy_indices(i->types, numbers, m->n.types);
@@ -498,10 +643,10 @@ static uint32_t allocate(wsr_store *store, wsr_module *m, const uint32_t *functi
   for (uint32_t t = m->n.imported_tags; t < m->n.tags; t++)
     if ((i->tags[t] = add_tag(store, numbers[m->tags[t]], error)) == WSR_NONE) return WSR_NONE;
   for (uint32_t f = m->n.imported_functions; f < m->n.functions; f++) {
-    i->own = store->n_functions - f;
-    store->functions[store->n_functions] = (wsr_function_instance){
+    i->own = store->program.n_functions - f;
+    store->program.functions[store->program.n_functions] = (wsr_function_instance){
         .owner = i, .instance = number, .index = f, .type = i->types[m->functions[f].type]};
-    i->functions[f] = store->n_functions++;
+    i->functions[f] = store->program.n_functions++;
   }
   for (uint32_t t = m->n.imported_tables; t < m->n.tables; t++) {
     wsr_bounds bounds = m->tables[t];
@@ -534,20 +679,22 @@ uint32_t wsr_add_instance(wsr_store *store, wsr_module *m, const uint32_t *funct
                           const uint32_t *tags, wsr_error *error) {
   wsr_store_counts before;
   wsr_store_count(store, &before);
+  const uint64_t segments = store->n_dropped;
   const uint32_t number = allocate(store, m, functions, tables, memories, globals, tags, error);
   if (number != WSR_NONE) return number;
   /* Nothing refers to it yet: the store is again what it was, and the host's numbers agree. */
-  while (store->n_instances > before.instances)
-    free_instance(store->instances[--store->n_instances]);
-  drop_parts(store, before.tables, before.memories);
-  store->n_functions = before.functions;
+  while (store->program.n_instances > before.instances)
+    free_instance(store->program.instances[--store->program.n_instances]);
+  wsr_drop_parts(store, before.tables, before.memories);
+  store->n_dropped = segments;
+  store->program.n_functions = before.functions;
   store->n_globals = before.globals;
-  store->n_tags = before.tags;
+  store->program.n_tags = before.tags;
   return WSR_NONE;
 }
 
 uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance) {
-  wsr_instance *i = store->instances[instance];
+  wsr_instance *i = store->program.instances[instance];
   const wsr_module *m = i->module;
   for (uint32_t k = 0; k < m->n.elements; k++) {
     const wsr_element_def *e = &m->elements[k];
@@ -557,7 +704,7 @@ uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance) {
       if (!wsr_within(at, e->n_items, t->size)) return WSR_TRAP_TABLE_BOUNDS;
       if (e->n_items) memcpy(t->elements + at, i->elements[k], e->n_items * sizeof *t->elements);
     }
-    if (e->mode != WSR_PASSIVE) i->dropped_elements[k] = 1;
+    if (e->mode != WSR_PASSIVE) wsr_drop_segment(store, i->dropped_at + k);
   }
   for (uint32_t k = 0; k < m->n.data; k++) {
     const wsr_data_def *d = &m->data[k];
@@ -566,7 +713,7 @@ uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance) {
     const uint64_t at = evaluate_one(store, i, d->at, NULL);
     if (!wsr_within(at, d->size, memory->space.size)) return WSR_TRAP_MEMORY_BOUNDS;
     if (d->size) memcpy(memory->space.data + at, m->bytes + d->bytes, d->size);
-    i->dropped_data[k] = 1;
+    wsr_drop_segment(store, i->dropped_at + m->n.elements + k);
   }
   return WSR_TRAP_NONE;
 }
@@ -574,16 +721,17 @@ uint32_t wsr_apply_segments(wsr_store *store, uint32_t instance) {
 /* ---- looking in and writing ---- */
 
 void wsr_store_count(const wsr_store *store, wsr_store_counts *out) {
-  *out = (wsr_store_counts){store->n_functions, store->n_tables,    store->n_memories,
-                            store->n_globals,   store->n_instances, store->n_tags};
+  *out = (wsr_store_counts){store->program.n_functions, store->n_tables,
+                            store->n_memories,          store->n_globals,
+                            store->program.n_instances, store->program.n_tags};
 }
 
 void wsr_function(const wsr_store *store, uint32_t address, wsr_function_view *out) {
-  const wsr_function_instance *f = &store->functions[address];
+  const wsr_function_instance *f = &store->program.functions[address];
   *out = (wsr_function_view){.host = f->instance == WSR_NONE,
                              .instance = f->instance,
                              .index = f->index,
-                             .type = wsr_function_of(&store->types[f->type])};
+                             .type = wsr_function_of(&store->program.types[f->type])};
 }
 
 void wsr_table(const wsr_store *store, uint32_t address, wsr_table_view *out) {
@@ -620,7 +768,7 @@ uint64_t wsr_grow_table(wsr_store *store, uint32_t address, uint64_t elements, u
 }
 
 const uint32_t *wsr_instance_addresses(const wsr_store *store, uint32_t instance, uint32_t kind) {
-  const wsr_instance *i = store->instances[instance];
+  const wsr_instance *i = store->program.instances[instance];
   switch (kind) {
     case WSR_FUNCTION: return i->functions;
     case WSR_TABLE: return i->tables;
@@ -635,9 +783,27 @@ uint32_t wsr_instance_address(const wsr_store *store, uint32_t instance, uint32_
   return wsr_instance_addresses(store, instance, kind)[index];
 }
 
-uint8_t *wsr_dropped_segments(wsr_store *store, uint32_t instance, int data) {
-  wsr_instance *i = store->instances[instance];
-  return data ? i->dropped_data : i->dropped_elements;
+/* Where the flags of an instance's element or data segments begin, and how many there are. */
+static uint64_t segments_of(const wsr_store *store, uint32_t instance, int data, uint32_t *n) {
+  const wsr_instance *i = store->program.instances[instance];
+  *n = data ? i->module->n.data : i->module->n.elements;
+  return i->dropped_at + (data ? i->module->n.elements : 0);
+}
+
+void wsr_get_dropped(const wsr_store *store, uint32_t instance, int data, uint8_t *flags) {
+  uint32_t n;
+  const uint64_t first = segments_of(store, instance, data, &n);
+  for (uint32_t k = 0; k < n; k++) flags[k] = wsr_is_dropped(store, first + k);
+}
+
+void wsr_set_dropped(wsr_store *store, uint32_t instance, int data, const uint8_t *flags) {
+  uint32_t n;
+  const uint64_t first = segments_of(store, instance, data, &n);
+  for (uint32_t k = 0; k < n; k++) {
+    const uint64_t bit = (uint64_t)1 << (first + k) % 64;
+    uint64_t *const word = &store->dropped[(first + k) / 64];
+    *word = flags[k] ? *word | bit : *word & ~bit;
+  }
 }
 
 /* ---- values ---- */
@@ -649,8 +815,8 @@ bool wsr_visit_values(const wsr_store *store, wsr_visitor *visit, void *context)
     const wsr_table_instance *t = store->tables[i];
     if (!visit(context, t->bounds.type, t->elements, t->size)) return false;
   }
-  for (uint32_t i = 0; i < store->n_instances; i++) {
-    const wsr_instance *instance = store->instances[i];
+  for (uint32_t i = 0; i < store->program.n_instances; i++) {
+    const wsr_instance *instance = store->program.instances[i];
     for (uint32_t k = 0; k < instance->module->n.elements; k++) {
       const wsr_element_def *e = &instance->module->elements[k];
       const wsr_type type = wsr_store_type(instance->types, e->type);
@@ -674,9 +840,10 @@ int wsr_value_fits(const wsr_store *store, wsr_type type, uint64_t value) {
     case WSR_EXNREF: return wsr_is_exception(store, value);
     default: return 1;
   }
-  if (value > store->n_functions) return 0;
+  if (value > store->program.n_functions) return 0;
   return !(type & WSR_INDEXED) ||
-         wsr_descends(store->subtypes, store->functions[value - 1].type, type >> WSR_INDEX_SHIFT);
+         wsr_descends(store->program.subtypes, store->program.functions[value - 1].type,
+                      type >> WSR_INDEX_SHIFT);
 }
 
 uint64_t wsr_values_fit(const wsr_store *store, wsr_type type, const uint64_t *values, uint64_t n) {
@@ -691,7 +858,7 @@ int wsr_import_matches(wsr_store *store, wsr_module *m, uint32_t import, uint32_
   if (!numbers) return 0;
   switch (item->kind) {
     case WSR_FUNCTION:
-      return wsr_descends(store->subtypes, store->functions[address].type,
+      return wsr_descends(store->program.subtypes, store->program.functions[address].type,
                           numbers[m->functions[item->index].type]);
     case WSR_TABLE:
       return store->tables[address]->bounds.address64 == m->tables[item->index].address64 &&
@@ -704,16 +871,17 @@ int wsr_import_matches(wsr_store *store, wsr_module *m, uint32_t import, uint32_
       const wsr_global_type *wanted = &m->globals[item->index].type;
       const wsr_type type = wsr_store_type(numbers, wanted->type);
       if (g->mutability != wanted->mutability) return 0;
-      return g->mutability ? g->type == type : wsr_is_subtype(store->subtypes, g->type, type);
+      return g->mutability ? g->type == type
+                           : wsr_is_subtype(store->program.subtypes, g->type, type);
     }
-    case WSR_TAG: return store->tags[address] == numbers[m->tags[item->index]];
+    case WSR_TAG: return store->program.tags[address] == numbers[m->tags[item->index]];
     default: return 1;
   }
 }
 
 /* The narrower of two types that are both of one value. */
 static wsr_type narrower(const wsr_store *store, wsr_type a, wsr_type b) {
-  const bool first = wsr_is_subtype(store->subtypes, a | WSR_NOT_NULL, b | WSR_NOT_NULL);
+  const bool first = wsr_is_subtype(store->program.subtypes, a | WSR_NOT_NULL, b | WSR_NOT_NULL);
   return (first ? a : b) | ((a | b) & WSR_NOT_NULL);
 }
 

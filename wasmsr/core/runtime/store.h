@@ -20,15 +20,38 @@ typedef struct {
 /* Where the fast code of a function is published. */
 typedef _Atomic(const wsr_fast *) wsr_fast_place;
 
+/* Nothing of an instance changes once it is allocated, so copies of a store share it. */
 struct wsr_instance {
+  _Atomic uint32_t uses; /* by the static halves of stores */
   wsr_module *module;
   uint32_t *functions, *tables, *memories, *globals, *tags; /* from index to address */
   uint32_t own;        /* the address of a defined function is its index + own, modulo 2^32 */
   uint32_t *types;     /* from type index to the store's type number */
   uint64_t **elements; /* evaluated segments */
-  /* the part of an instance that is saved */
-  uint8_t *dropped_elements, *dropped_data;
+  uint64_t dropped_at; /* the store's flag of the first element segment; those of data follow */
 };
+
+/* The static half of a store: what does not change while the program runs. Copies of a store share
+ * it. A store that adds to it while others share it gets one of its own first. Each store has this
+ * struct by value, so its loop reads no pointer more.
+ *
+ * `area` is reserved address space for the arrays of functions, fast code and instances. */
+typedef struct {
+  _Atomic uint32_t *sharers; /* how many stores share what is here */
+  wsr_composite_type *types; /* each type once, with fields of their own */
+  wsr_subtype *subtypes;
+  wsr_groups groups;
+  wsr_module *linking;  /* the module whose types were entered last */
+  uint32_t *link_types; /* the store's numbers for these types */
+  uint32_t *tags;       /* type numbers */
+  wsr_function_instance *functions;
+  wsr_fast_place *fast[2]; /* by address: plain and metered fast code, NULL until called */
+  wsr_instance **instances;
+  uint32_t n_types, n_tags, n_functions, n_instances;
+  uint32_t room_types, room_subtypes, room_tags, room_functions, room_fast[2], room_instances;
+  uint8_t *area;
+  size_t area_bytes;
+} wsr_program;
 
 /* ---- state: exactly what a snapshot holds ---- */
 /* saved: begin */
@@ -67,28 +90,21 @@ typedef struct wsr_exception wsr_exception;
 
 typedef struct wsr_thread wsr_thread;
 
-/* `area` is reserved address space for the arrays of functions, fast code, globals, tables,
- * memories and instances. They grow in place and never move, so a thread can keep pointers to them.
- */
+/* `area` is reserved address space for the arrays of globals, tables and memories. They grow in
+ * place and never move, so a thread can keep pointers to them. Those of the static half move only
+ * when the store gets a half of its own, while its thread does not run. */
 struct wsr_store {
   wsr_limits limits;
-  wsr_composite_type *types; /* each type once; the store owns their fields */
-  wsr_subtype *subtypes;
-  uint32_t n_types;
-  wsr_groups groups;
-  wsr_module *linking;  /* the module whose types were entered last */
-  uint32_t *link_types; /* the store's numbers for these types */
-  wsr_function_instance *functions;
-  wsr_fast_place *fast[2]; /* by address: plain and metered fast code, NULL until called */
-  wsr_instance **instances;
+  wsr_program program;
   wsr_table_instance **tables;
   wsr_memory_instance **memories;
   wsr_global_instance *globals;
-  uint32_t *tags; /* type numbers */
-  uint32_t n_tags, room_tags;
-  uint32_t n_functions, n_instances, n_tables, n_memories, n_globals;
-  uint32_t room_types, room_subtypes, room_functions, room_fast[2], room_instances, room_tables,
-      room_memories, room_globals;
+  uint32_t n_tables, n_memories, n_globals;
+  uint32_t room_tables, room_memories, room_globals;
+
+  uint64_t *dropped; /* a bit for each segment of each instance, set if the segment is dropped */
+  uint64_t n_dropped;
+  uint32_t room_dropped; /* words */
 
   /* the heap of exceptions, see runtime/exceptions.c */
   wsr_exception **exceptions; /* NULL: a free place */
@@ -110,13 +126,21 @@ static inline const wsr_code *wsr_code_of(const wsr_function_instance *function)
   return WSR_PUBLISHED(&function->code);
 }
 
+static inline bool wsr_is_dropped(const wsr_store *store, uint64_t segment) {
+  return store->dropped[segment / 64] >> segment % 64 & 1;
+}
+static inline void wsr_drop_segment(wsr_store *store, uint64_t segment) {
+  store->dropped[segment / 64] |= (uint64_t)1 << segment % 64;
+}
+
 /* ---- runtime/memory.c ---- */
 void *wsr_reserve(size_t size);            /* reserve address space; NULL if there is none left */
 bool wsr_commit(void *start, size_t size); /* make it usable, as zeroed pages */
 void wsr_release(void *start, size_t size);
 /* Reserve `most` bytes, or less if the host has less address space, and commit `size` of them. */
 bool wsr_space_init(wsr_space *space, uint64_t size, uint64_t most);
-bool wsr_space_grow(wsr_space *space, uint64_t bytes); /* zeroed; false if there is no room */
+bool wsr_space_grow(wsr_space *space, uint64_t bytes);  /* zeroed; false if there is no room */
+bool wsr_space_resize(wsr_space *space, uint64_t size); /* what is added is zeroed */
 void wsr_space_free(wsr_space *space);
 bool wsr_memory_init(wsr_memory_instance *memory, uint64_t pages);
 uint64_t wsr_memory_grow(wsr_memory_instance *memory, uint64_t pages);
@@ -147,8 +171,18 @@ bool wsr_visit_values(const wsr_store *store, wsr_visitor *visit, void *context)
 
 /* ---- runtime/exceptions.c ---- */
 void wsr_free_exceptions(wsr_store *store);
+/* Give a store the exceptions of another one, with the same references; the host holds none. */
+bool wsr_copy_exceptions(wsr_store *to, const wsr_store *from);
 
 /* ---- runtime/store.c ---- */
+/* A store without a static half and without a thread; NULL without memory. */
+wsr_store *wsr_store_begin(const wsr_limits *limits, uint32_t share);
+bool wsr_room_for_values(wsr_store *store, uint32_t globals, uint32_t tables, uint32_t memories);
+/* Free all but the first so many tables and memories. */
+void wsr_drop_parts(wsr_store *store, uint32_t tables, uint32_t memories);
+/* Share the static half of another store; the store has none. */
+void wsr_share_program(wsr_store *store, const wsr_program *program);
+void wsr_release_program(wsr_store *store);
 /* Convert a module's type to the store's type: replace the type index by the store's number. */
 static inline wsr_type wsr_store_type(const uint32_t *numbers, wsr_type type) {
   if (!(type & WSR_INDEXED)) return type;

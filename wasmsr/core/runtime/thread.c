@@ -39,7 +39,7 @@ wsr_thread *wsr_thread_new(wsr_store *store) {
   thread->stack_end = thread->stack + limits->stack_slots;
   thread->returns = (wsr_return *)(void *)(space + returns_begin(limits));
   thread->frames = (wsr_frame *)(void *)(space + frames_begin(limits));
-  thread->functions = store->functions;
+  thread->functions = store->program.functions;
   thread->globals = store->globals;
   thread->tables = store->tables;
   thread->memories = store->memories;
@@ -56,12 +56,30 @@ void wsr_thread_free(wsr_thread *thread) {
   free(thread);
 }
 
+bool wsr_thread_assign(wsr_thread *thread, const wsr_thread *from) {
+  if (!wsr_array_reserve(&thread->pushed, &thread->room_pushed, from->n_pushed,
+                         sizeof *thread->pushed))
+    return false;
+  const uint32_t n = from->n_frames;
+  if (n) {
+    memcpy(thread->frames, from->frames, n * sizeof *thread->frames);
+    memcpy(thread->stack, from->stack,
+           wsr_slot_above(from, &from->frames[n - 1]) * sizeof *thread->stack);
+  }
+  for (uint32_t i = 0; i < n; i++) thread->returns[i].pc = NULL;
+  if (from->n_pushed) memcpy(thread->pushed, from->pushed, from->n_pushed * sizeof *thread->pushed);
+  thread->n_frames = n;
+  thread->n_pushed = from->n_pushed;
+  thread->now = from->now;
+  return true;
+}
+
 const wsr_code *wsr_function_code(wsr_thread *thread, uint32_t address) {
   const wsr_store *const store = thread->store;
-  wsr_function_instance *f = &store->functions[address];
+  wsr_function_instance *f = &store->program.functions[address];
   const wsr_code *code = wsr_code_of(f);
   if (code) return code;
-  code = wsr_compile(store->instances[f->instance]->module, f->index,
+  code = wsr_compile(store->program.instances[f->instance]->module, f->index,
                      store->limits.deterministic != 0, thread->interrupt ? &thread->pause : NULL);
   WSR_PUBLISH(&f->code, code);
   return code;
@@ -163,7 +181,7 @@ void wsr_end(wsr_store *store, const wsr_activation *outer) {
 void wsr_host_return(wsr_store *store) {
   wsr_thread *const thread = store->main;
   wsr_frame *frame = &thread->frames[thread->n_frames - 1];
-  const wsr_code *code = wsr_code_of(&store->functions[frame->function]);
+  const wsr_code *code = wsr_code_of(&store->program.functions[frame->function]);
   const wsr_cell *cell = &code->cells[frame->cell];
   if (wsr_is_tail_call(cell->op)) {
     uint64_t *fp = thread->stack + frame->slot;

@@ -49,7 +49,7 @@ struct wsr_thread {
   uint64_t *stack_end;
   wsr_instance *instance;
   wsr_exit *out;
-  wsr_fast_place *codes; /* = store->fast[metered] */
+  wsr_fast_place *codes; /* = store->program.fast[metered] */
   uint64_t left;         /* fuel of a metered run */
   bool metered;          /* `returns` lead into metered fast code */
 
@@ -83,6 +83,8 @@ uint32_t wsr_slot_above(const wsr_thread *thread, const wsr_frame *frame);
 /* NULL without memory. */
 wsr_thread *wsr_thread_new(wsr_store *store);
 void wsr_thread_free(wsr_thread *thread);
+/* Give a thread the frames of another one. False without memory. */
+bool wsr_thread_assign(wsr_thread *thread, const wsr_thread *from);
 
 /* Outcomes for the driver only. WSR_SWITCH: go on in the other code. WSR_SHORT: there is too little
  * fuel for fast code. */

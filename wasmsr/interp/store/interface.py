@@ -91,6 +91,9 @@ if TYPE_CHECKING:
         def wait(self, timeout: float | None = None) -> bool:
             """Wait until no thread runs the store."""
 
+        def copied(self, imports: Any = None, *, memories: bool = True) -> Any:
+            """Return a new store in the same state, whose memories are all zeros."""
+
         def close(self) -> None:
             """Give back the memory of the store."""
 

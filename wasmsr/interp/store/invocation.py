@@ -84,6 +84,23 @@ class Invoker:
         self._exit = ffi.new("wsr_exit *")
         self._outer: list[Any] = []
 
+    def take(self, source: Invoker) -> None:
+        """Take over the queue, the counter and the outcome of another store in the same state."""
+        self.queue[:] = source.queue
+        self.executed = source.executed
+        self.entry = source.entry
+        self.last = Finished()
+        for address, slots in self.queue:
+            params = self._store.function_type(address).params
+            if any(map(is_exception, params)):  # the new store keeps exceptions of its own
+                self._references.hold(
+                    [
+                        self._store.referenced(type_, bits)
+                        for type_, bits in zip(params, slots_to_values(params, slots), strict=True)
+                        if is_exception(type_)
+                    ]
+                )
+
     @property
     def nested(self) -> bool:
         """Whether a host function is being performed that called back into the store."""

@@ -101,6 +101,44 @@ class Linker:
 
             self._gate.event(HostEvent(kind, self._store.instructions, detail))
 
+    def copy(self, source: Linker, imports: Imports | None) -> None:
+        """Link a copy of a store: its host functions have the same addresses and types.
+
+        Args:
+            source: The part of the store that was copied.
+            imports: The host functions; None takes those of that store.
+
+        Raises:
+            LinkError: One is missing, or has another type.
+        """
+        named: dict[str | None, HostFunction] = {}
+        if imports is not None and any(one.identity is not None for one in source._given):
+            every = (one for items in imports.values() for one in items.values())
+            named = {one.identity: one for one in every if isinstance(one, HostFunction)}
+        for (address, (known, module, name)), given in zip(
+            source.hosts.items(), source._given, strict=True
+        ):
+            found: Any = given
+            if imports is not None:
+                if known.identity is not None:
+                    found = named.get(known.identity)
+                else:
+                    found = imports.get(module, {}).get(name)
+                shown = f"{printable(module, 100)}.{printable(name, 100)}"
+                if callable(found) and not isinstance(found, (HostFunction, Function)):
+                    found = self.wrap(given.type, found, shown)
+                if not isinstance(found, HostFunction) or found.type != given.type:
+                    have = found.type if isinstance(found, HostFunction) else type(found)
+                    raise incompatible_import(shown, given.type, have)
+            identity = found.identity
+            key = (id(found), module, name) if identity is None else (id(found), identity)
+            self._given.append(found)
+            self._host_address[key] = address
+            if found.type.concrete:
+                found = _with_type(found, known.type)
+            self.hosts[address] = (found, module, name)
+            self._connect(address)
+
     def clear(self) -> None:
         """Let go of all functions of the host: the store is closed."""
         for held in (self.hosts, self._host_address, self.perform_at, self._wrapped):
@@ -199,15 +237,7 @@ class Linker:
             self._host_address[key] = address
             if type_.concrete:  # from here on in the store's numbers
                 type_ = self._store.function_type(address)
-                function = HostFunction(
-                    type_,
-                    function.call,
-                    raw=function.raw,
-                    identity=function.identity,
-                    writes=function.writes,
-                    memory=function.memory,
-                    realloc=function.realloc,
-                )
+                function = _with_type(function, type_)
             self.hosts[address] = (function, module, name)
             self._connect(address)
         elif function.type.concrete and importer is not None:
@@ -218,3 +248,16 @@ class Linker:
                     hint="give each module a HostFunction of its own",
                 )
         return self._host_address[key]
+
+
+def _with_type(function: HostFunction, type_: FuncType) -> HostFunction:
+    """Return a host function with its type in the numbers of a store."""
+    return HostFunction(
+        type_,
+        function.call,
+        raw=function.raw,
+        identity=function.identity,
+        writes=function.writes,
+        memory=function.memory,
+        realloc=function.realloc,
+    )

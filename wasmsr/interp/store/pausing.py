@@ -29,6 +29,8 @@ class PauseControl:
 
     def __init__(self, store: StoreInterface) -> None:
         self._wake: tuple[int, int] | None = None
+        self._for_this_run = False
+        self._using_wake = threading.RLock()  # a signal handler may interrupt who holds it
         self._store = store
         self.running = self._interrupted = False
         self.thread = 0
@@ -52,7 +54,9 @@ class PauseControl:
             self._idle.clear()
 
     def leave(self) -> None:
-        """End the run."""
+        """End the run; descriptors that a host call opened to wait are closed."""
+        if self._for_this_run:
+            self.close()
         self.running = False
         self._idle.set()
 
@@ -64,7 +68,11 @@ class PauseControl:
         """Ask for a pause, from any thread or signal handler."""
         lib.wsr_pause(self._store.c)
         if self._wake is not None:
-            with suppress(BlockingIOError):  # then enough bytes are there to wake everybody
+            self._write_wake()
+
+    def _write_wake(self) -> None:
+        with self._using_wake, suppress(BlockingIOError):  # full: enough to wake everybody
+            if self._wake is not None:
                 os.write(self._wake[1], b"\0")
 
     def interrupt(self) -> None:
@@ -102,18 +110,26 @@ class PauseControl:
 
     @property
     def wake_fd(self) -> int:
-        """A descriptor that is readable while a pause is requested."""
-        if self._wake is None:
-            read, write = os.pipe()
-            os.set_blocking(read, False)
-            os.set_blocking(write, False)
-            self._wake = (read, write)
-            if self.requested:
-                self.pause()
-        return self._wake[0]
+        """A descriptor that is readable while a pause is requested.
+
+        One that is first asked for by a host call, during a run, is closed at the end of the run:
+        a thousand forks that do not run have none. Otherwise it stays until `close`.
+        """
+        with self._using_wake:
+            if self._wake is None:
+                read, write = os.pipe()
+                os.set_blocking(read, False)
+                os.set_blocking(write, False)
+                self._wake = (read, write)
+                self._for_this_run = self.running
+                if self.requested:
+                    self.pause()
+            return self._wake[0]
 
     def close(self) -> None:
         """Close the descriptors."""
-        wake, self._wake = self._wake, None
-        for fd in wake or ():
-            os.close(fd)
+        with self._using_wake:
+            wake, self._wake = self._wake, None
+            self._for_this_run = False
+            for fd in wake or ():
+                os.close(fd)

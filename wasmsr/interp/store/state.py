@@ -124,8 +124,10 @@ class StoreState:
             instance: Index of the instance.
             kind: `ELEMENTS` or `DATA`.
         """
-        flags = self._dropped_flags(instance, kind)
-        return list(compress(range(len(flags)), bytes(flags)))
+        flags = bytearray(self._segments(instance, kind))
+        if flags:
+            lib.wsr_get_dropped(self._store.c, instance, kind == DATA, ffi.from_buffer(flags))
+        return list(compress(range(len(flags)), flags))
 
     def set_dropped(self, instance: int, kind: int, segments: Sequence[int]) -> None:
         """Drop the segments with these indices, and no others.
@@ -138,8 +140,7 @@ class StoreState:
         Raises:
             StateRefused: The instance has no such segment.
         """
-        flags = self._dropped_flags(instance, kind)
-        count = len(flags)
+        count = self._segments(instance, kind)
         if segments and not 0 <= segments[0] <= segments[-1] < count:
             raise StateRefused("a segment that the module does not have")
         if len(segments) == count:  # of 24,000 segments all, after the start of a large program
@@ -148,14 +149,13 @@ class StoreState:
             dropped = bytearray(count)
             for segment in segments:
                 dropped[segment] = 1
-        flags[:] = dropped
+        if dropped:
+            lib.wsr_set_dropped(self._store.c, instance, kind == DATA, ffi.from_buffer(dropped))
 
-    def _dropped_flags(self, instance: int, kind: int) -> Any:
-        """Return the core's flags of an instance's segments, a byte each, writable."""
+    def _segments(self, instance: int, kind: int) -> int:
+        """Return how many segments of a kind an instance has."""
         counts = self._store.instances[instance].module.counts
-        number = counts.data if kind == DATA else counts.elements
-        flags = lib.wsr_dropped_segments(self._store.c, instance, kind == DATA)
-        return ffi.buffer(flags, number)
+        return int(counts.data if kind == DATA else counts.elements)
 
     # ---- tables and memories ----
 

@@ -72,8 +72,26 @@ class Store:
         deterministic: bool = False,
         features: str | Iterable[str] | None = None,
     ) -> None:
-        self.limits = limits or Limits()
-        self.features = chosen(features)
+        limits = limits or Limits()
+        error = ffi.new("wsr_error *")
+        c_limits = {
+            "memory_pages": limits.memory_pages,
+            "table_elements": limits.table_elements,
+            "stack_slots": limits.stack_slots,
+            "stack_frames": limits.stack_frames,
+            "deterministic": deterministic,
+        }
+        pointer = lib.wsr_store_new(ffi.new("wsr_limits *", c_limits), error)
+        if pointer == ffi.NULL:
+            raise core_error(error)
+        self._begin(pointer, limits, chosen(features), deterministic)
+
+    def _begin(
+        self, pointer: Any, limits: Limits, features: frozenset[str], deterministic: bool
+    ) -> None:
+        """Make all parts of the store around the core's."""
+        self.limits = limits
+        self.features = features
         self.deterministic = deterministic
         self.instances: list[Instance] = []
         self.wasi: Any = None
@@ -84,22 +102,6 @@ class Store:
         self.invoker = Invoker(self, self.linker, self.references, self.pauses)
         self._types: dict[int, FuncType] = {}
         self._views: dict[int, memoryview] = {}
-        error = ffi.new("wsr_error *")
-        pointer = lib.wsr_store_new(
-            ffi.new(
-                "wsr_limits *",
-                {
-                    "memory_pages": self.limits.memory_pages,
-                    "table_elements": self.limits.table_elements,
-                    "stack_slots": self.limits.stack_slots,
-                    "stack_frames": self.limits.stack_frames,
-                    "deterministic": deterministic,
-                },
-            ),
-            error,
-        )
-        if pointer == ffi.NULL:
-            raise core_error(error)
         self.c: Any = ffi.gc(pointer, lib.wsr_store_free)
         self._memory = ffi.new("wsr_memory_view *")
 
@@ -116,6 +118,70 @@ class Store:
         store = cls(limits=limits, deterministic=deterministic)
         store.features = frozenset(features)
         return store
+
+    def copied(self, imports: Imports | None = None, *, memories: bool = True) -> Store:
+        """Return a new store in the state of this one; it has no `wasi`.
+
+        The copy shares what does not change: types, functions, tables of code, segments. Its
+        memories have their sizes and are all zeros; `bases` gives them their bytes. Host objects
+        are the same.
+
+        Args:
+            imports: The host functions of the copy, as for `instantiate`; one with an identity is
+                found by it. None takes those of this store.
+            memories: False makes a copy without address space for memories. It cannot run, and
+                keeps a state for other copies.
+
+        Raises:
+            LinkError: A host function is missing, or has another type.
+            WasmsrError: This store is running, or a host function called back.
+        """
+        self._check_at_rest()
+        error = ffi.new("wsr_error *")
+        pointer = lib.wsr_store_copy(self.c, memories, error)
+        if pointer == ffi.NULL:
+            raise core_error(error)
+        made = Store.__new__(Store)
+        made._begin(pointer, self.limits, self.features, self.deterministic)
+        made._types = dict(self._types)
+        try:
+            made.linker.copy(self.linker, imports)
+        except BaseException:
+            made.close()
+            raise
+        made._take(self)
+        return made
+
+    def assign(self, source: Store) -> None:
+        """Take over the state of another store, which was copied from this one.
+
+        Memories keep the bytes that they have, up to their new sizes. Host functions stay, and so
+        does `wasi`.
+
+        Raises:
+            MemoryError: The host has no room; the store is closed then.
+            WasmsrError: One of the two is running, or a host function called back.
+        """
+        self._check_at_rest()
+        source._check_at_rest()
+        self.references.release()
+        if not lib.wsr_store_assign(self.c, source.c):
+            self.close()
+            raise MemoryError("no memory left for the state of the store")
+        self._views.clear()
+        self._take(source)
+        self.invoker.invocations += 1  # a host call that was begun is not the one that comes now
+
+    def _check_at_rest(self) -> None:
+        if self.running or self.nested:
+            raise WasmsrError("the store is running", hint="pause it first")
+
+    def _take(self, source: Store) -> None:
+        """Take over what of a state is not in the core."""
+        self.instances[:] = [Instance(self, i.index, i.module, i.name) for i in source.instances]
+        self.references.let_go()
+        self.references.set_externs(source.externs)
+        self.invoker.take(source.invoker)
 
     def close(self) -> None:
         """Give back its memory now, and close its `wasi`.
@@ -256,6 +322,10 @@ class Store:
     def tell(self, kind: str, **detail: Any) -> None:
         """Tell the gate of an event, if there is a gate."""
         self.linker.tell(kind, **detail)
+
+    def function(self, address: int) -> Function:
+        """Return the function at an address."""
+        return Function(self, address)
 
     def function_type(self, address: int) -> FuncType:
         """Return the type of the function at an address."""

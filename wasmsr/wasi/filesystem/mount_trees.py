@@ -65,6 +65,21 @@ def open_tree(mount: Mount, limit: int = CARRY_LIMIT) -> MountTree:
     return (ReadOnlyTree if mode == "ro" else MountTree)(mount.open(), mode)
 
 
+def open_shared(mount: Mount, limit: int = CARRY_LIMIT) -> MountTree | None:
+    """Open what several processes share of a mount's tree: all of it, or an overlay's base.
+
+    Returns:
+        None for a mount whose whole tree belongs to one process.
+
+    Raises:
+        WasiConfigError: It cannot be opened; the message names the folder.
+    """
+    mode = mount.effective_mode
+    if mode == "overlay":
+        return open_archive(mount, limit) if mount.is_archive else MountTree(mount.open())
+    return open_tree(mount, limit) if mode in ("ro", "archive", "host") else None
+
+
 def open_archive(mount: Mount, limit: int) -> ReadOnlyTree:
     """Unpack the archive of a mount."""
     from wasmsr.wasi.filesystem import archives

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from threading import Lock
 
 from wasmsr.wasi.errors import CallError
 from wasmsr.wasi.filesystem.path_resolution import Location
@@ -49,6 +50,17 @@ class MountTree:
         """The files that the last capture read. Files that look the same are not read again."""
         self.inodes: dict[tuple[int, int], bytes] = {}
         """The path at which that capture found each inode."""
+        self._holders = 1
+        self._counting = Lock()
+
+    def share(self) -> MountTree:
+        """Return the tree for one more process, which closes it too.
+
+        Only trees to be read, and folders of the host as they are, can be shared.
+        """
+        with self._counting:
+            self._holders += 1
+        return self
 
     @property
     def folder(self) -> int:
@@ -84,7 +96,11 @@ class MountTree:
         """Tie an overlay to its base again, when its upper layer is in its place."""
 
     def close(self) -> None:
-        """Close the tree; a private folder vanishes."""
+        """Close the tree; a private folder vanishes. The last of several processes closes it."""
+        with self._counting:
+            self._holders -= 1
+            if self._holders:
+                return
         if self.private is not None:
             self.private.close()
         else:

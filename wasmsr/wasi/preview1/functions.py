@@ -8,7 +8,8 @@ Source: WebAssembly/WASI, legacy/preview1/witx/wasi_snapshot_preview1.witx (name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 from wasmsr.record import record
 from wasmsr.wasi.engine import Caller, FuncType, HostFunction, ValType
@@ -49,7 +50,7 @@ class CallRow:
         """The name of the function: that of the call."""
         return self.call.__name__
 
-    @property
+    @cached_property
     def type(self) -> FuncType:
         """The type of the function."""
         return FuncType(
@@ -411,11 +412,44 @@ def bind(function: CallRow, process: Process) -> HostFunction:
     return HostFunction(function.type, call, raw=True, writes=writes)
 
 
+class ProcessImports(Mapping[str, HostFunction]):
+    """The functions of a table as imports of a process. Each is bound when it is first asked for.
+
+    A program imports a part of them, and a process with a thousand forks would bind all a thousand
+    times.
+
+    Args:
+        process: The process.
+        rows: The rows by name.
+    """
+
+    def __init__(self, process: Process, rows: Mapping[str, CallRow]) -> None:
+        self._process = process
+        self._rows = rows
+        self._bound: dict[str, HostFunction] = {}
+
+    def __getitem__(self, name: str) -> HostFunction:
+        bound = self._bound.get(name)
+        if bound is None:
+            bound = self._bound[name] = bind(self._rows[name], self._process)
+        return bound
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+BY_NAME = {row.name: row for row in FUNCTIONS}
+"""The rows by name."""
+
+
 def imports(
-    process: Process, functions: tuple[CallRow, ...] = FUNCTIONS
-) -> dict[str, HostFunction]:
+    process: Process, functions: Mapping[str, CallRow] = BY_NAME
+) -> Mapping[str, HostFunction]:
     """Return every function of the table as an import of a process."""
-    return {function.name: bind(function, process) for function in functions}
+    return ProcessImports(process, functions)
 
 
 def document() -> str:

@@ -83,4 +83,4 @@ def _table() -> tuple[CallRow, ...]:
     )
 
 
-UNSTABLE: Final = _table()
+UNSTABLE: Final = {row.name: row for row in _table()}

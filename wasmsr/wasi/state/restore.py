@@ -81,6 +81,7 @@ def restore(
     live: bool = False,
     on_changed: OnChanged | None = None,
     carried: CarriedFiles | None = None,
+    shared: Mapping[bytes, MountTree] | None = None,
 ) -> Process:
     """Return a process in a state.
 
@@ -93,6 +94,7 @@ def restore(
         on_changed: What to do with changed files. The default is "error" when live, else
             "truncate": what a program wrote after a checkpoint did not happen.
         carried: What to do with carried files.
+        shared: What other processes share of the mounts, by guest name; see `open_shared`.
 
     Raises:
         WasiConfigError: A mount or a socket is missing.
@@ -114,7 +116,7 @@ def restore(
     if state.call is not None:
         process.pending = PendingPoll(state.call, state.started)
     policy = on_changed or ("error" if live else "truncate")
-    opener = _Opener(process, streams, policy, tuple(sockets), carried, state.origin)
+    opener = _Opener(process, streams, policy, tuple(sockets), carried, state.origin, shared or {})
     try:
         for mount in state.mounts:
             opener.mount(mount, given.get(mount.guest))
@@ -169,6 +171,7 @@ class _Opener:
     sockets: tuple[socket.socket, ...]
     carried: CarriedFiles
     origin: Origin
+    shared: Mapping[bytes, MountTree] = field(default_factory=dict)
     reconcilers: dict[bytes, TreeReconciler] = field(default_factory=dict)
     """Carried trees that are still to be put in their place."""
     waiting: list[DescriptorState] = field(default_factory=list)
@@ -188,7 +191,7 @@ class _Opener:
             tree = self._carry_tree(guest, given)
         else:
             assert given is not None
-            self.process.mount([given])
+            self._mount_or_share(wanted, given)
             tree = self.process.trees[wanted.guest]
             if tree.digest != wanted.digest:
                 raise SnapshotError(f"{given.host} is another archive than the program had")
@@ -212,6 +215,17 @@ class _Opener:
         else:
             reconciler.apply()
             tree.put_layers(wanted.layers)
+
+    def _mount_or_share(self, wanted: MountState, given: Mount) -> None:
+        below = self.shared.get(wanted.guest)
+        if below is None:
+            self.process.mount([given])
+        elif wanted.mode == "overlay":
+            from wasmsr.wasi.filesystem.overlay import OverlayTree
+
+            self.process.trees[wanted.guest] = OverlayTree(below.share())
+        else:
+            self.process.share(wanted.guest, below)
 
     def _since(self, wanted: MountState, tree: MountTree) -> int | None:
         """Return the time after which this folder is known to be the program's.
