@@ -59,6 +59,7 @@ class WasmsrError(Exception):
 PACKAGES = {
     "cffi": ("cffi", "python3-cffi"),
     "click": ("click", "python3-click"),
+    "cryptography": ("cryptography", "python3-cryptography"),
     "etcd3gw": ("etcd3gw", None),
     "google": ("protobuf", "python3-protobuf"),
     "grpc": ("grpcio", "python3-grpcio"),
@@ -286,6 +287,22 @@ class VersionError(SnapshotError):
 
 class DigestError(SnapshotError):
     """The snapshot does not match its digest: it was damaged or changed."""
+
+
+class TrustError(SnapshotError):
+    """A snapshot is not trusted, or a key for it cannot be used."""
+
+
+class SignatureError(TrustError):
+    """A snapshot is not signed by a key that the user trusts, or its signature is wrong."""
+
+
+class EncryptionError(TrustError):
+    """A snapshot cannot be decrypted: no key, another key, or changed bytes."""
+
+
+class KeySourceError(TrustError):
+    """A key cannot be read or written, or is no key of the kind that is needed."""
 
 
 class ModuleMismatch(SnapshotError):

@@ -222,6 +222,7 @@ def _snapshot_of(spec: RunSpec) -> SnapshotState:
         adopt=spec.adopt,
         limits=spec.machine_limits,
         files=FILES_LIMIT if most is None else most,
+        trust=spec.read_trust,
     )
 
 

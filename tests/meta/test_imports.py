@@ -46,6 +46,7 @@ ONLY_IN = {
     **{name: {"http"} for name in ("http", "aiohttp", "httpx", "requests", "urllib3", "etcd3gw")},
     "msgpack": {"executor", "snapshot", "snapshot.store", "migrate", "rpc"},
     "zstandard": {"snapshot", "snapshot.store"},
+    "cryptography": {"snapshot"},
     "wasmtime": {"interp"},
     "click": {"cli"},
     "rich": {"cli", "snapshot"},

@@ -6,27 +6,33 @@ digests, and returns payloads as they are, memories as bytes.
 
 from __future__ import annotations
 
+import hmac
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 import msgpack
 import zstandard
 
+from tests.snapshot.trust import plain_crypto
+
 PAGE, BATCH, LEAF = 4096, 262144, 65536
-WITHOUT_ROW = {11, 24, 25, 33, 34, 35}
+WITHOUT_ROW = {11, 24, 25, 33, 34, 35, 41}
 
 
 @dataclass
 class Read:
-    """What is in a snapshot: root and content digest, payloads by kind, memories by number."""
+    """What is in a snapshot: root and content digest, payloads by kind, memories by number, and
+    the public keys that have signed it."""
 
     root: bytes
     content: bytes
     form: int
     payloads: dict[int, bytes] = field(default_factory=dict)
     memories: list[bytearray] = field(default_factory=list)
+    signed_by: list[bytes] = field(default_factory=list)
 
 
 def payload_digest(data: bytes) -> bytes:
@@ -67,8 +73,46 @@ def _batch(codec: int, stored: bytes, length: int, old: bytes) -> bytes:
     return plain
 
 
-def read(data: bytes, base: Read | None = None) -> Read:
-    """Read a full snapshot, or an incremental one over its base."""
+def _opener(head: bytes, form: int, secret: bytes) -> Callable[[int, int, int, int, bytes], bytes]:
+    """Section 13.9: what decrypts the batches."""
+    magic, algorithm, sections, zero, _, salt, check, _, reserved, crc = struct.unpack(
+        "<8sHHIQ32s32s32sII", head
+    )
+    assert (magic, algorithm, zero, reserved) == (b"WSR key\n", 1, 0, 0)
+    assert crc == zlib.crc32(head[:124])
+    assert sections
+    keys = plain_crypto.derive(secret, salt, b"wasmsr snapshot 2 encryption", 96)
+    assert keys[32:64] == check
+
+    def opened(kind: int, codec: int, plain: int, number: int, stored: bytes) -> bytes:
+        place = struct.pack("<HHIQQ", form, kind, codec, plain, number)
+        nonce = struct.pack("<IQ", kind, number)
+        return plain_crypto.decrypt(keys[:32], nonce, stored, head + place)
+
+    return opened
+
+
+def _check_head(head: bytes, secret: bytes, sealed: list[int], store: bytes) -> None:
+    """Section 13.9: the head counts the encrypted sections, and names the program."""
+    assert struct.unpack_from("<H", head, 10)[0] == len(sealed)
+    assert struct.unpack_from("<Q", head, 16)[0] == sum(sealed)
+    keys = plain_crypto.derive(secret, head[24:56], b"wasmsr snapshot 2 encryption", 96)
+    digests = b"".join(module["digest"] for module in msgpack.unpackb(store)["modules"])
+    assert head[88:120] == hmac.digest(keys[64:], digests, "sha256")
+
+
+def _signers(payload: bytes, root: bytes) -> list[bytes]:
+    """Section 13.8: the keys whose signatures over the root are right."""
+    found = []
+    for algorithm, zero, reserved, key, value in struct.iter_unpack("<HHI32s64s", payload):
+        assert (algorithm, zero, reserved) == (1, 0, 0)
+        if plain_crypto.verify(key, value, b"wasmsr snapshot root\n" + root):
+            found.append(key)
+    return found
+
+
+def read(data: bytes, base: Read | None = None, secret: bytes | None = None) -> Read:
+    """Read a full snapshot, or an incremental one over its base; `secret` decrypts it."""
     magic, version, form, flags, count, total, root, zero, crc = struct.unpack_from(
         "<8sHHHHQ32sII", data
     )
@@ -78,6 +122,11 @@ def read(data: bytes, base: Read | None = None) -> Read:
     assert form == (1 if base is None else 2)
     found = Read(root, b"", form)
     at, sizes = 64, 0
+    opened = None
+    sealed: list[int] = []
+    if flags & 4:
+        assert secret is not None
+        at, opened = 192, _opener(data[64:192], form, secret)
     places: list[tuple[int, int]] = []
     rows, others = b"", b""
     for _ in range(count):
@@ -90,11 +139,14 @@ def read(data: bytes, base: Read | None = None) -> Read:
             codec, stored, check = struct.unpack_from("<III", data, at)
             piece = data[at + 12 : at + 12 + stored]
             assert zlib.crc32(piece) == check
+            if opened is not None and kind != 41:
+                piece = opened(kind, codec, plain, len(payload) // BATCH, piece)
             length = min(BATCH, plain - len(payload))
             old = _old(found, places, len(payload) // PAGE, length) if codec > 1 else b""
             payload += _batch(codec, piece, length, old)
             at += 12 + stored
         found.payloads[kind] = payload
+        sealed += [] if kind == 41 else [plain]
         if kind == 12:
             found.memories = [
                 bytearray(size * 65536) for _, _, _, size in struct.iter_unpack("<QQQQ", payload)
@@ -116,15 +168,9 @@ def read(data: bytes, base: Read | None = None) -> Read:
                 else:
                     places += [(number, page) for page in range(first, first + pages)]
         if kind == 35:
-            for place, (number, page) in enumerate(places):
-                part = payload[place * PAGE : (place + 1) * PAGE]
-                found.memories[number][page * PAGE : (page + 1) * PAGE] = part
+            _fill(found, places, payload)
         if kind == 36:
-            for entry, memory in zip(
-                struct.iter_unpack("<HHIQ32s", payload), found.memories, strict=True
-            ):
-                assert entry[3] == len(memory) // PAGE
-                assert entry[4] == space_digest(bytes(memory))
+            _check_spaces(found, payload)
         if kind not in WITHOUT_ROW:
             row = head + payload_digest(payload)
             if kind == 1 or kind & 0x8000:
@@ -132,6 +178,8 @@ def read(data: bytes, base: Read | None = None) -> Read:
             else:
                 rows += row
     assert sizes == total
+    if opened is not None:
+        _check_head(data[64:192], secret or b"", sealed, found.payloads[3])
     end, tail, zero, crc = struct.unpack("<8s32sII", data[at : at + 48])
     assert at + 48 == len(data)
     assert (end, zero) == (b"WSR end\n", 0)
@@ -140,7 +188,23 @@ def read(data: bytes, base: Read | None = None) -> Read:
     found.root = sha256(b"\xff" + found.content + others).digest()
     assert found.root == tail
     assert root == (bytes(32) if flags & 2 else tail)
+    found.signed_by = _signers(found.payloads.get(41, b""), found.root)
     return found
+
+
+def _check_spaces(found: Read, payload: bytes) -> None:
+    """Compare the digests of the spaces with their pages."""
+    entries = struct.iter_unpack("<HHIQ32s", payload)
+    for entry, memory in zip(entries, found.memories, strict=True):
+        assert entry[3] == len(memory) // PAGE
+        assert entry[4] == space_digest(bytes(memory))
+
+
+def _fill(found: Read, places: list[tuple[int, int]], payload: bytes) -> None:
+    """Put the pages of a payload where they belong."""
+    for place, (number, page) in enumerate(places):
+        part = payload[place * PAGE : (place + 1) * PAGE]
+        found.memories[number][page * PAGE : (page + 1) * PAGE] = part
 
 
 def _old(found: Read, places: list[tuple[int, int]], first: int, length: int) -> bytes:

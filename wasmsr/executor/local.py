@@ -152,7 +152,7 @@ class LocalExecutor:
     ) -> bytes:
         """Take over a program from a snapshot; see `port.Executor.adopt`."""
         run = RunSpec.read(spec)
-        decoder = Decoder(limits=run.machine_limits)
+        decoder = Decoder(limits=run.machine_limits, trust=run.read_trust)
         while piece := os.read(snapshot, PIECE):
             decoder.feed(piece)
         return self._open(run, program, streams, decoder.finish())

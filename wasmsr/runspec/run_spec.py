@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wasmsr.interp.outcomes import Limits
+    from wasmsr.snapshot.trust.policy import ReadTrust, WriteTrust
     from wasmsr.wasi.state.tree_restore import OnChanged
 
 PAGE = 65536
@@ -97,6 +98,8 @@ class SnapshotPolicy:
             changed; None writes whole snapshots to `file`.
         keep: How many checkpoints the folder keeps.
         merge_after: After how many increments older checkpoints are merged.
+        sign_with: Source of the key that signs snapshots: a file, `env:NAME` or `fd:N`.
+        encrypt_with: Source of the key that encrypts them.
     """
 
     after: float | None = None
@@ -111,6 +114,8 @@ class SnapshotPolicy:
     checkpoints: str | None = None
     keep: int = 3
     merge_after: int = 16
+    sign_with: str | None = None
+    encrypt_with: str | None = None
 
     @property
     def saves(self) -> bool:
@@ -140,6 +145,9 @@ class RunSpec:
         from_snapshot: A snapshot file, or a folder of checkpoints, that the run continues.
         on_changed: What happens to files that changed since the snapshot.
         adopt: The run takes over a program that was handed to a host that is gone.
+        decrypt_with: Source of the key that decrypts the snapshot. The key that encrypts is tried
+            too.
+        require_signature: Source of public keys, one of which must have signed the snapshot.
     """
 
     program: str | None = None
@@ -159,6 +167,8 @@ class RunSpec:
     from_snapshot: str | None = None
     on_changed: OnChanged | None = None
     adopt: bool = False
+    decrypt_with: str | None = None
+    require_signature: str | None = None
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -268,6 +278,22 @@ class RunSpec:
         return list(given.values())
 
     @property
+    def read_trust(self) -> ReadTrust:
+        """What snapshots are read with. Raises KeySourceError."""
+        from wasmsr.snapshot.trust.policy import ReadTrust
+
+        keys = (self.decrypt_with, self.snapshots.encrypt_with)
+        accepted = self.require_signature
+        return ReadTrust.read(keys, () if accepted is None else (accepted,))
+
+    @property
+    def write_trust(self) -> WriteTrust:
+        """What snapshots are written with. Raises KeySourceError."""
+        from wasmsr.snapshot.trust.policy import WriteTrust
+
+        return WriteTrust.read(self.snapshots.sign_with, self.snapshots.encrypt_with)
+
+    @property
     def max_pages(self) -> int | None:
         """The limit of each memory in Wasm pages, or None."""
         most = self.limits.memory
@@ -319,9 +345,13 @@ FIELDS: tuple[tuple[str, str | None, OptionKind], ...] = (
     ("snapshots.checkpoints", "checkpoint-dir", Folder()),
     ("snapshots.keep", "keep", Count(1)),
     ("snapshots.merge_after", "merge-after", Count(1)),
+    ("snapshots.sign_with", "sign-with", TEXT),
+    ("snapshots.encrypt_with", "encrypt-with", TEXT),
     ("from_snapshot", "from-snapshot", SnapshotSource()),
     ("on_changed", "on-changed", Choice("error", "keep", "truncate")),
     ("adopt", "adopt", Flag()),
+    ("decrypt_with", "decrypt-with", TEXT),
+    ("require_signature", "require-signature", TEXT),
 )
 """THE table of a run's fields: (dotted name, option without dashes or None, kind of the value)."""
 

@@ -12,16 +12,17 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from struct import error as StructError
 from typing import TYPE_CHECKING, TypeAlias
 
-from wasmsr.errors import FormatError, HandedOver, SnapshotError, printable
-from wasmsr.snapshot.encoding.container import FIRST, FLAG_HANDED, HEADER, Header
+from wasmsr.errors import EncryptionError, FormatError, HandedOver, SnapshotError, printable
+from wasmsr.snapshot.encoding.container import FLAG_HANDED, HEADER, VERSION, Header
+from wasmsr.snapshot.encoding.peek import read_section
 from wasmsr.snapshot.encoding.read_limits import DEFAULT_LIMIT, FILES_LIMIT
 from wasmsr.snapshot.encoding.reader import Decoder, SectionSize, decode
 from wasmsr.snapshot.encoding.writer import content_digest, encode
 from wasmsr.snapshot.sections.store import STORE
 from wasmsr.snapshot.state import SnapshotState
+from wasmsr.snapshot.trust.policy import READ_ANY, WRITE_PLAIN, ReadTrust, WriteTrust
 
 if TYPE_CHECKING:
     from wasmsr.interp.outcomes import Limits
@@ -48,7 +49,14 @@ _STORE_READ = 16 << 20
 """Bytes of a store section that are looked at for a module's digest."""
 
 
-def save(state: SnapshotState, path: Path, *, compress: bool = True, handed: bool = False) -> int:
+def save(
+    state: SnapshotState,
+    path: Path,
+    *,
+    compress: bool = True,
+    handed: bool = False,
+    trust: WriteTrust = WRITE_PLAIN,
+) -> int:
     """Write a snapshot to a file.
 
     The file appears by rename when it is complete and on the disk: a full disk or a crash leaves
@@ -60,6 +68,7 @@ def save(state: SnapshotState, path: Path, *, compress: bool = True, handed: boo
         path: Name of the file.
         compress: Store pages, modules and files in zstd where that is smaller.
         handed: Mark the snapshot as handed over.
+        trust: Keys that sign and encrypt; with one of them the version is at least 2.
 
     Returns:
         The number of bytes written.
@@ -68,7 +77,9 @@ def save(state: SnapshotState, path: Path, *, compress: bool = True, handed: boo
         SnapshotError: The file could not be written; nothing of it is left.
         UnportableState, FormatError: As `encode`.
     """
-    return save_pieces(encode(state, compress=compress, handed=handed), path)
+    version = max(VERSION, 2) if trust.adds else VERSION
+    pieces = encode(state, compress=compress, handed=handed, version=version, trust=trust)
+    return save_pieces(pieces, path)
 
 
 def save_pieces(
@@ -164,26 +175,28 @@ def _sync_folder(folder: str) -> None:
             os.close(number)
 
 
-def is_of_module(path: Path, digest: bytes) -> bool:
+def is_of_module(path: Path, digest: bytes, *, trust: ReadTrust = READ_ANY) -> bool:
     """Return whether a file is a snapshot of a program with the module of this SHA-256.
 
-    Only the header and the first sections are read, up to the one that names the modules.
+    Only the first batch of the section that names the modules is read.
+
+    Args:
+        path: The file.
+        digest: The SHA-256.
+        trust: Keys that decrypt.
 
     Raises:
         OSError: The file cannot be read.
+        EncryptionError: The file is encrypted, and no key decrypts it.
     """
     try:
         with open(path, "rb") as file:
-            for _ in range(Header.decode(file.read(HEADER.size)).sections):
-                kind, _, _, plain, _, size, _ = FIRST.unpack(file.read(FIRST.size))
-                if kind == STORE.kind:  # it is never compressed; digests stand in it as they are
-                    return digest in file.read(min(plain, _STORE_READ))
-                if kind > STORE.kind or size > _STORE_READ:
-                    return False
-                file.seek(size, os.SEEK_CUR)
-    except (SnapshotError, StructError):
-        pass
-    return False
+            _, store = read_section(file, STORE.kind, limit=_STORE_READ, trust=trust)
+    except EncryptionError:
+        raise
+    except SnapshotError:
+        return False
+    return store is not None and digest in store  # digests are in it as they are
 
 
 def load(
@@ -193,6 +206,7 @@ def load(
     limit: int = DEFAULT_LIMIT,
     limits: Limits | None = None,
     files: int = FILES_LIMIT,
+    trust: ReadTrust = READ_ANY,
 ) -> SnapshotState:
     """Read a snapshot from a file.
 
@@ -201,13 +215,15 @@ def load(
         limit: Bytes that its memories, tables and embedded modules may take in all.
         limits: Of the store in which it is to be restored, where these are not the default ones.
         files: Bytes of content of carried files.
+        trust: Keys that decrypt, and whose signature is asked for.
 
     Raises:
         SnapshotError: The file cannot be read.
+        SignatureError, EncryptionError: The file is not trusted, or no key decrypts it.
         HandedOver: Another host owns the program now.
         FormatError, VersionError, DigestError: What is wrong with it.
     """
-    decoder = read_file(path, Decoder(limit=limit, limits=limits, files=files))
+    decoder = read_file(path, Decoder(limit=limit, limits=limits, files=files, trust=trust))
     snapshot = decoder.finish()
     if decoder.header is not None and decoder.header.handed and not adopt:
         raise HandedOver(

@@ -102,22 +102,35 @@ class Snapshot:
         copies = [replace(memory, data=copied(memory.data)) for memory in found.memories]
         return cls(replace(found, memories=copies))
 
-    def save(self, path: str | os.PathLike[str], *, compress: bool = True) -> int:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        compress: bool = True,
+        sign_with: str | None = None,
+        encrypt_with: str | None = None,
+    ) -> int:
         """Write `snapshot.bin`, which appears complete or not at all.
 
         Args:
             path: Name of the file.
             compress: Store memory pages in zstd where that is smaller.
+            sign_with: Source of a private key: the name of a file, `env:NAME` for an environment
+                variable, or `fd:N` for an open descriptor. `wasmsr snapshot keygen` makes keys.
+            encrypt_with: Source of an encryption key.
 
         Returns:
             The number of bytes written.
 
         Raises:
+            KeySourceError: A key cannot be read.
             SnapshotError: See `wasmsr.snapshot.format.save`.
         """
         from wasmsr.snapshot.format import save
+        from wasmsr.snapshot.trust.policy import WriteTrust
 
-        return save(self.state, path, compress=compress)
+        trust = WriteTrust.read(sign_with, encrypt_with)
+        return save(self.state, path, compress=compress, trust=trust)
 
     @classmethod
     def load(
@@ -126,6 +139,8 @@ class Snapshot:
         *,
         adopt: bool = False,
         limits: Limits | None = None,
+        decrypt_with: str | None = None,
+        require_signature: str | None = None,
     ) -> Snapshot:
         """Read `snapshot.bin`.
 
@@ -134,13 +149,19 @@ class Snapshot:
             adopt: Read it even if it was handed over to another host.
             limits: What its memories, tables and stack may have at most, where the program ran
                 with larger limits than the default ones.
+            decrypt_with: Source of the key of an encrypted snapshot, as for `save`.
+            require_signature: Source of public keys, one of which must have signed the snapshot.
 
         Raises:
+            KeySourceError: A key cannot be read.
             SnapshotError: See `wasmsr.snapshot.format.load`.
         """
         from wasmsr.snapshot.format import load
+        from wasmsr.snapshot.trust.policy import ReadTrust
 
-        return cls(load(path, adopt=adopt, limits=limits))
+        accepted = () if require_signature is None else (require_signature,)
+        trust = ReadTrust.read((decrypt_with,), accepted)
+        return cls(load(path, adopt=adopt, limits=limits, trust=trust))
 
     def restore(
         self,

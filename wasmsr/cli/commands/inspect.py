@@ -13,6 +13,7 @@ import click
 from wasmsr.cli import programs
 from wasmsr.cli.options.click_types import ClickType
 from wasmsr.cli.options.run_options import variable
+from wasmsr.cli.options.tool_options import decrypt_option, read_trust
 from wasmsr.runspec.kinds import Features
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from wasmsr.errors import WasmsrError
     from wasmsr.snapshot.format import Decoder
     from wasmsr.snapshot.state import SnapshotState
+    from wasmsr.snapshot.trust.policy import ReadTrust
 
 HELP = """Shows what is in FILE: a snapshot, a folder of checkpoints, or a module (a .wasm or .wat
 file, or a packaged program).
@@ -75,14 +77,21 @@ TEXT = (b"(", b";;")
     envvar=variable("--json"),
     help="Print all of it as one object.",
 )
+@decrypt_option
 def inspect(
-    file: str, program: str | None, values: bool, features: str | None, as_json: bool
+    file: str,
+    program: str | None,
+    values: bool,
+    features: str | None,
+    as_json: bool,
+    decrypt: str | None,
 ) -> int:
     """Carry out the command; HELP is its help text."""
     from wasmsr.cli.running.snapshots import pieces
 
+    trust = read_trust(decrypt)
     if os.path.isdir(file):
-        return _inspect_checkpoint(file, program, values, as_json)
+        return _inspect_checkpoint(file, program, values, as_json, trust)
     named = None if os.path.exists(file) else programs.find(file)
     stream = pieces(file if named is None else named.location)
     data = next(stream, b"")
@@ -91,8 +100,8 @@ def inspect(
     if not data.startswith(SNAPSHOT):
         raise _neither(data, file)
     if os.path.isfile(file) and _is_incremental(data):
-        return _inspect_checkpoint(file, program, values, as_json)
-    return _inspect_snapshot(chain((data,), stream), file, program, values, as_json)
+        return _inspect_checkpoint(file, program, values, as_json, trust)
+    return _inspect_snapshot(chain((data,), stream), file, program, values, as_json, trust)
 
 
 def _neither(data: bytes, name: str) -> WasmsrError:
@@ -124,22 +133,29 @@ def _is_incremental(data: bytes) -> bool:
     return len(data) >= HEADER.size and Header.decode(data[: HEADER.size]).form == INCREMENTAL
 
 
-def _inspect_checkpoint(path: str, program: str | None, values: bool, as_json: bool) -> int:
+def _inspect_checkpoint(
+    path: str, program: str | None, values: bool, as_json: bool, trust: ReadTrust
+) -> int:
     """Show an incremental snapshot, or the last complete checkpoint of a folder."""
     from wasmsr.cli.words.messages import say
     from wasmsr.snapshot.tools.opened import open_snapshot
 
-    opened = open_snapshot(path, warn=lambda text: say(text, "warning"))
+    opened = open_snapshot(path, warn=lambda text: say(text, "warning"), trust=trust)
     _show_snapshot(opened.state, opened.decoder, path, program, values, as_json)
     return 0
 
 
 def _inspect_snapshot(
-    data: Iterable[bytes], name: str, program: str | None, values: bool, as_json: bool
+    data: Iterable[bytes],
+    name: str,
+    program: str | None,
+    values: bool,
+    as_json: bool,
+    trust: ReadTrust,
 ) -> int:
     from wasmsr.cli.running.snapshots import decode
 
-    snapshot, decoder = decode(data, name)
+    snapshot, decoder = decode(data, name, trust=trust)
     _show_snapshot(snapshot, decoder, name, program, values, as_json)
     return 0
 

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wasmsr.cli.options.click_types import ClickType
 from wasmsr.cli.options.run_options import variable
+from wasmsr.cli.options.tool_options import (
+    KEY,
+    WIDE,
+    as_object,
+    decrypt_option,
+    encrypt_option,
+    out_option,
+    print_blocks,
+    print_object,
+    read_trust,
+    require_option,
+    sign_option,
+    write_trust,
+)
 from wasmsr.errors import EXIT_USAGE
 from wasmsr.runspec.kinds import Size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
-
-    from wasmsr.snapshot.inspect.text_tables import Block
     from wasmsr.snapshot.tools.opened import OpenedSnapshot
     from wasmsr.snapshot.tools.verify import Verdict
+    from wasmsr.snapshot.trust.policy import ReadTrust
 
 HELP = """Tools for snapshots. None of them runs a program.
 
@@ -29,6 +39,9 @@ HELP = """Tools for snapshots. None of them runs a program.
   wasmsr snapshot convert snapshot.bin -o new.bin --format 2
   wasmsr snapshot diff snapshot.bin new.bin
   wasmsr snapshot dump-memory snapshot.bin --length 64K -o memory.raw
+  wasmsr snapshot keygen key
+  wasmsr snapshot sign new.bin --sign-with key
+  wasmsr snapshot verify new.bin --require-signature key.pub
 
 A snapshot is a file, of version 1 or 2 of the format, or a folder of checkpoints, which stands for
 its last complete one. The base of an incremental file is looked for in the file's folder. A
@@ -37,17 +50,31 @@ damaged or incomplete snapshot ends the command with exit code 123."""
 VERIFY = """Reads a snapshot, checks all of it, and says its version, form, depth and digests.
 
 Of a folder, all checkpoints are read. Depth is the number of snapshots below one: 0 for a full one.
-The exit code is 0 if everything is complete, otherwise 123."""
+Signatures are checked. Anybody can sign: only --require-signature says whose signature counts. The
+exit code is 0 if everything is complete, otherwise 123."""
 
 MERGE = """Writes one full snapshot of version 2 in place of a chain of incremental ones.
 
-The root digest stays, and so does the mark of a program that was handed over. FILE and FOLDER stay
-as they are."""
+The root digest stays, and so do signatures and the mark of a program that was handed over. FILE
+and FOLDER stay as they are. What is written is encrypted only with --encrypt-with."""
 
 CONVERT = """Writes a full snapshot of the same state in another version of the format.
 
 Each version has a content digest of its own; that of version 2 is the same after any number of
-conversions."""
+conversions. Signatures stay if the version does. What is written is encrypted only with
+--encrypt-with, so this command also encrypts and decrypts: --format 2 --encrypt-with KEY."""
+
+SIGN = """Signs a snapshot: says that the holder of the key vouches for its root digest.
+
+All of FILE is verified first. It must be full or incremental, and of version 2; `convert` makes it
+so. A signature of the same key is replaced, others stay. Without -o, FILE is replaced by the signed
+one."""
+
+KEYGEN = """Makes a key to sign with, in the file FILE, and FILE.pub to check signatures with.
+
+With --encryption, makes a key to encrypt and decrypt with. No file is overwritten. FILE is readable
+for this user only; give FILE.pub to whoever checks signatures. Keys of `openssl genpkey -algorithm
+ed25519` do as well."""
 
 DIFF = """Shows what differs between two snapshots: frames, globals, descriptors, pages and regions
 of memories, and everything else but where they come from.
@@ -59,8 +86,6 @@ DUMP = """Writes the bytes of a memory to a file.
 
 The file is new: nothing is replaced. Sizes may be hexadecimal (0x400) or have a unit (64K)."""
 
-WIDE = {"max_content_width": 100}
-
 
 @click.group(help=HELP, invoke_without_command=True, context_settings=WIDE)
 @click.pass_context
@@ -69,15 +94,6 @@ def snapshot(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(EXIT_USAGE)
-
-
-as_object = click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    envvar=variable("--json"),
-    help="Print all of it as one object.",
-)
 
 
 class Place(Size):
@@ -93,44 +109,43 @@ class Place(Size):
             raise ValueError(f"{text!r} is not a size such as 0x400, 65536 or 512M.") from None
 
 
-source_argument = click.argument("source", metavar="FILE|FOLDER", type=click.Path())
+def copy_options(command: Any) -> Any:
+    """Give a command the options of keys to read and write with."""
+    for add in (encrypt_option, sign_option, require_option, decrypt_option):
+        command = add(command)
+    return command
 
-out_option = click.option(
-    "-o",
-    "--output",
-    "out",
-    required=True,
-    metavar="FILE",
-    type=click.Path(allow_dash=True),
-    help="Write this file; one that is there must be a snapshot of the same program. - is standard "
-    "output.",
-)
+
+source_argument = click.argument("source", metavar="FILE|FOLDER", type=click.Path())
 
 
 @snapshot.command(help=VERIFY, short_help="say whether all is there", context_settings=WIDE)
 @source_argument
+@decrypt_option
+@require_option
 @as_object
-def verify(source: str, as_json: bool) -> None:
+def verify(source: str, decrypt: str | None, require: str | None, as_json: bool) -> None:
     """Carry out the command; VERIFY is its help text."""
     import os
 
     from wasmsr.errors import SnapshotError, printable
     from wasmsr.snapshot.tools.verify import verify_file, verify_folder
 
+    trust = read_trust(decrypt, require)
     if not os.path.isdir(source):
-        verdict = verify_file(source)
+        verdict = verify_file(source, trust)
         if as_json:
-            _print_object(verdict.as_data())
+            print_object(verdict.as_data())
         if verdict.error is not None:
             raise verdict.error
         if not as_json:
-            _print_blocks([("Snapshot", (), _facts(verdict))])
+            print_blocks([("Snapshot", (), _facts(verdict))])
         return
-    verdicts = verify_folder(source)
+    verdicts = verify_folder(source, trust)
     whole = [verdict.number for verdict in verdicts if verdict.complete]
     last = whole[-1] if whole else None
     if as_json:
-        _print_object(
+        print_object(
             {
                 "folder": source,
                 "complete": len(whole) == len(verdicts),
@@ -139,7 +154,7 @@ def verify(source: str, as_json: bool) -> None:
             }
         )
     else:
-        _print_blocks([("Checkpoints", _COLUMNS, [_row(verdict) for verdict in verdicts])])
+        print_blocks([("Checkpoints", _COLUMNS, [_row(verdict) for verdict in verdicts])])
     if len(whole) < len(verdicts):
         raise SnapshotError(
             f"{len(verdicts) - len(whole)} of {len(verdicts)} checkpoints in {printable(source)} "
@@ -150,9 +165,10 @@ def verify(source: str, as_json: bool) -> None:
 @snapshot.command(help=MERGE, short_help="make one full file of a chain", context_settings=WIDE)
 @source_argument
 @out_option
-def merge(source: str, out: str) -> None:
+@copy_options
+def merge(source: str, out: str, **keys: str | None) -> None:
     """Carry out the command; MERGE is its help text."""
-    _copy(source, out, 2)
+    _copy(source, out, 2, **keys)
 
 
 @snapshot.command(
@@ -167,9 +183,46 @@ def merge(source: str, out: str) -> None:
     type=click.Choice(["1", "2"]),
     help="The version of the format to write.",
 )
-def convert(source: str, out: str, version: str) -> None:
+@copy_options
+def convert(source: str, out: str, version: str, **keys: str | None) -> None:
     """Carry out the command; CONVERT is its help text."""
-    _copy(source, out, int(version))
+    _copy(source, out, int(version), **keys)
+
+
+@snapshot.command(help=SIGN, short_help="sign a snapshot", context_settings=WIDE)
+@click.argument("file", type=click.Path())
+@click.option("--sign-with", "sign_with", metavar="KEY", envvar=variable("--sign-with"),
+              required=True, help=f"The private key. {KEY}")  # fmt: skip
+@decrypt_option
+@click.option("-o", "--output", "out", metavar="FILE", type=click.Path(allow_dash=True),
+              help="Write this file in place of FILE; - is standard output.")  # fmt: skip
+def sign(file: str, sign_with: str, decrypt: str | None, out: str | None) -> None:
+    """Carry out the command; SIGN is its help text."""
+    from wasmsr.cli.words.messages import say
+    from wasmsr.errors import printable
+    from wasmsr.snapshot.tools.signing import sign_file
+    from wasmsr.snapshot.trust.signatures import SigningKey
+
+    signed = sign_file(file, SigningKey.read(sign_with), out, read_trust(decrypt))
+    say(f"{printable(out or file)}: signed by {signed.key.hex()}, root digest {signed.root.hex()}")
+
+
+@snapshot.command(help=KEYGEN, short_help="make a key", context_settings=WIDE)
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--encryption", is_flag=True, help="Make a key to encrypt with.")
+def keygen(file: str, encryption: bool) -> None:
+    """Carry out the command; KEYGEN is its help text."""
+    from wasmsr.cli.words.messages import say
+    from wasmsr.errors import printable
+    from wasmsr.snapshot.trust.new_keys import new_encryption_key, new_signing_key
+
+    name = printable(file)
+    if encryption:
+        new_encryption_key(file)
+        say(f"{name}: a key to encrypt with; who has it can read what it encrypts")
+        return
+    public = new_signing_key(file)
+    say(f"{name}: a key to sign with; {name}.pub checks its signatures: {public.hex()}")
 
 
 @snapshot.command(help=DIFF, short_help="show what differs between two", context_settings=WIDE)
@@ -181,20 +234,22 @@ def convert(source: str, out: str, version: str) -> None:
     envvar=variable("--program"),
     help="The program that was saved, for the names of its functions.",
 )
+@decrypt_option
 @as_object
-def diff(a: str, b: str, program: str | None, as_json: bool) -> None:
+def diff(a: str, b: str, program: str | None, decrypt: str | None, as_json: bool) -> None:
     """Carry out the command; DIFF is its help text."""
     from wasmsr.cli.running.snapshots import named_modules
     from wasmsr.snapshot.tools.diff import compare
     from wasmsr.snapshot.tools.diff_text import blocks
 
-    one, other = _opened(a), _opened(b)
+    trust = read_trust(decrypt)
+    one, other = _opened(a, trust), _opened(b, trust)
     modules = named_modules(one.state, program, a)
     found = compare(one, other, modules)
     if as_json:
-        _print_object(found)
+        print_object(found)
     else:
-        _print_blocks(blocks(found))
+        print_blocks(blocks(found))
 
 
 @snapshot.command(
@@ -215,32 +270,52 @@ def diff(a: str, b: str, program: str | None, as_json: bool) -> None:
     type=click.Path(allow_dash=True),
     help="Write this file, which must not be there; - is standard output.",
 )
-def dump_memory(source: str, memory: int, offset: int, length: int | None, out: str) -> None:
+@decrypt_option
+def dump_memory(
+    source: str, memory: int, offset: int, length: int | None, out: str, decrypt: str | None
+) -> None:
     """Carry out the command; DUMP is its help text."""
     from wasmsr.cli.words.messages import say
     from wasmsr.errors import printable
     from wasmsr.snapshot.tools import dump
 
-    size = dump.dump_memory(_opened(source), out, memory=memory, offset=offset, length=length)
+    opened = _opened(source, read_trust(decrypt))
+    size = dump.dump_memory(opened, out, memory=memory, offset=offset, length=length)
     say(f"{printable(out)}: {size} bytes of memory {memory} from {offset:#x}")
 
 
-def _opened(source: str) -> OpenedSnapshot:
+def _opened(source: str, trust: ReadTrust) -> OpenedSnapshot:
     """Read a snapshot, and say which checkpoints are passed over."""
     from wasmsr.cli.words.messages import say
     from wasmsr.snapshot.tools.opened import open_snapshot
 
-    return open_snapshot(source, warn=lambda text: say(text, "warning"))
+    return open_snapshot(source, warn=lambda text: say(text, "warning"), trust=trust)
 
 
-def _copy(source: str, out: str, version: int) -> None:
+def _copy(
+    source: str,
+    out: str,
+    version: int,
+    *,
+    decrypt: str | None,
+    require: str | None,
+    sign: str | None,
+    encrypt: str | None,
+) -> None:
     from wasmsr.cli.words.messages import say
     from wasmsr.cli.words.units import human_size
     from wasmsr.errors import printable
     from wasmsr.snapshot.tools.copies import write_full
 
-    opened = _opened(source)
-    copied = write_full(opened, out, version=version)
+    if version == 1 and (sign or encrypt):
+        raise click.UsageError("Version 1 can be neither signed nor encrypted; take --format 2.")
+    reads, writes = read_trust(decrypt, require), write_trust(sign, encrypt)
+    opened = _opened(source, reads)
+    copied = write_full(opened, out, version=version, trust=writes, read=reads)
+    if opened.header.encrypted and not encrypt:
+        say(f"{printable(out)} is not encrypted: --encrypt-with KEY encrypts it", "warning")
+    if opened.decoder.signatures and not copied.signatures:
+        say(f"{printable(out)} is not signed: its version has another root digest", "warning")
     say(
         f"{printable(out)}: {human_size(copied.size)}, version {version}, full, "
         f"root digest {copied.root.hex()}"
@@ -263,6 +338,9 @@ def _facts(verdict: Verdict) -> list[tuple[str, str]]:
         ("root digest", verdict.root.hex()),
         ("content digest", verdict.content.hex()),
     ]
+    if verdict.encrypted:
+        rows.append(("encrypted", "yes"))
+    rows += [("signed by", key.hex()) for key, _ in verdict.signatures]
     if verdict.handed:
         rows.append(("owner", "another host: this program was handed over"))
     return rows
@@ -278,17 +356,3 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
     said = "complete, handed over" if verdict.handed else "complete"
     form, depth = str(verdict.form), str(verdict.depth)
     return (number, form, depth, size(verdict.size), verdict.content.hex(), said)
-
-
-def _print_object(data: dict[str, Any]) -> None:
-    import json
-
-    sys.stdout.write(json.dumps(data, indent=2) + "\n")
-    sys.stdout.flush()
-
-
-def _print_blocks(blocks: Iterable[Block]) -> None:
-    from wasmsr.snapshot.inspect.text_tables import lines
-
-    sys.stdout.write("".join(f"{line}\n" for line in lines(blocks)))
-    sys.stdout.flush()

@@ -136,6 +136,10 @@ ROWS = (
     OptionRow("--embed-module", "embed_module", "",
         "Put the module into snapshots, so that PROGRAM can be left out on resume; where it is "
         "left out the module stays in them."),
+    OptionRow("--sign-with", "sign_with", "KEY",
+        "Sign snapshots and checkpoints. KEY is a FILE, env:NAME for a variable, or fd:N for an "
+        "open descriptor."),
+    OptionRow("--encrypt-with", "encrypt_with", "KEY", "Encrypt snapshots and checkpoints."),
     OptionRow("--keep-running", "keep_running", "",
         "Continue after --snapshot-after or --snapshot-at."),
     OptionRow("--stop", "stop", "", "Stop after it, with exit code 120: the default.", own=FLAG),
@@ -146,6 +150,10 @@ ROWS = (
     OptionRow("--from-snapshot", "from_snapshot", "FILE",
         "Continue a saved program: a snapshot, or the last checkpoint of a folder. Give folders "
         "again, with --dir."),
+    OptionRow("--decrypt-with", "decrypt_with", "KEY",
+        "The key of an encrypted snapshot. The key of --encrypt-with is tried too."),
+    OptionRow("--require-signature", "require_signature", "KEY",
+        "Continue only what one of these public keys has signed, each checkpoint of a chain."),
     OptionRow("--on-changed", "on_changed", "WHAT",
         "On resume, what to do with files that were written since: refuse (error), leave them "
         "(keep), or undo it (truncate, the default)."),
@@ -200,11 +208,15 @@ class RunOptions:
     snapshot_file: str
     force: bool
     embed_module: bool
+    sign_with: str | None
+    encrypt_with: str | None
     keep_running: bool
     stop: bool
     on_interrupt: bool
     interactive: bool
     from_snapshot: str | None
+    decrypt_with: str | None
+    require_signature: str | None
     on_changed: OnChanged | None
     adopt: bool
     hop: int | None

@@ -21,7 +21,6 @@ from wasmsr.cli.running.terminal import END_CODES, Ended, Events, Keyboard, end_
 from wasmsr.cli.words import report
 from wasmsr.cli.words.failures import describe
 from wasmsr.cli.words.messages import say
-from wasmsr.cli.words.units import human_size
 from wasmsr.record import replaced
 
 TYPE_CHECKING = False
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from wasmsr.program.program import Program
     from wasmsr.runspec.grants import HostGrants
     from wasmsr.snapshot.state import SnapshotState
+    from wasmsr.snapshot.trust.policy import ReadTrust, WriteTrust
 
 
 def module_cache(folder: str | None) -> ModuleCache | None:
@@ -46,9 +46,6 @@ def module_cache(folder: str | None) -> ModuleCache | None:
     from wasmsr.interp.modules.module_cache import ModuleCache, default_folder
 
     return ModuleCache(folder or default_folder())
-
-
-_SLOW = "the one before was still being written"
 
 
 def _is_small(path: str) -> bool:
@@ -75,6 +72,8 @@ class Launch:
         self.timings: dict[str, list[float]] = {}
         self._outputs: dict[str, int] = {}
         self._file: SnapshotFile | None = None
+        self._reads: ReadTrust | None = None
+        self._writes: WriteTrust | None = None
         self._trace: TextIO | None = None
         self._json: TextIO | None = None
 
@@ -150,6 +149,7 @@ class Launch:
         from wasmsr.runspec.stop_conditions import StopConditions
 
         options = self.options
+        self._read_keys()
         self._look_at_files()
         module = None if options.program is None else self._load(options.program)
         if options.from_snapshot is not None:
@@ -161,6 +161,14 @@ class Launch:
         for address in program.listens:
             say(f"the program listens on {address}")
         return program
+
+    def _read_keys(self) -> None:
+        """Read the keys that the options name, before the program gets its variables."""
+        options = self.options
+        if options.sign_with or options.encrypt_with:
+            self._writes = self.spec.write_trust
+        if options.encrypt_with or options.decrypt_with or options.require_signature:
+            self._reads = self.spec.read_trust
 
     def _look_at_files(self) -> None:
         """Refuse to overwrite files that are read, and open the outputs.
@@ -203,7 +211,9 @@ class Launch:
         if self._file is None:
             from wasmsr.cli.running.outputs import SnapshotFile
 
-            self._file = SnapshotFile(self.options.snapshot_file, force=self.options.force)
+            self._file = SnapshotFile(
+                self.options.snapshot_file, force=self.options.force, trust=self._reads
+            )
         return self._file
 
     def _load(self, program: str) -> Module:
@@ -313,6 +323,7 @@ class Launch:
             timings=timings,
             limits=self.spec.machine_limits,
             carry_limit=options.carry_limit,
+            trust=self._reads,
         )
         if options.deterministic and not snapshot.limits.deterministic:
             say("--deterministic has no effect: the saved run was not deterministic", "warning")
@@ -364,8 +375,12 @@ class Launch:
 
     def _save(self, program: Program) -> tuple[str, int]:
         """Write a snapshot of the paused program; return the name of the file and its size."""
+        from wasmsr.snapshot.encoding.container import VERSION
         from wasmsr.snapshot.format import encode
+        from wasmsr.snapshot.trust.policy import WRITE_PLAIN
 
+        trust = self._writes or WRITE_PLAIN
+        version = max(VERSION, 2) if trust.adds else VERSION
         file, encoding, written = self._snapshot_file, 0.0, 0
 
         def timed(pieces: Iterator[bytes], advance: Advance) -> Iterator[bytes]:
@@ -390,7 +405,7 @@ class Launch:
             snapshot = program.snapshot(embed=embed)
             began = time.perf_counter()
             try:
-                pieces = encode(snapshot)
+                pieces = encode(snapshot, version=version, trust=trust)
                 encoding += time.perf_counter() - began
                 size = file.save(timed(pieces, advance), program.module.digest)
             except BrokenPipeError:
@@ -402,48 +417,20 @@ class Launch:
         program.timings.add("write", time.perf_counter() - began - encoding)
         return file.last, size
 
-    @contextlib.contextmanager
-    def _checkpoints(self, program: Program, plan: Plan) -> Iterator[None]:
+    def _checkpoints(self, program: Program, plan: Plan) -> contextlib.AbstractContextManager[None]:
         """Let the plan take checkpoints, if the options name a folder for them."""
-        policy = self.spec.snapshots
-        if policy.checkpoints is None:
-            yield
-            return
-        from wasmsr.snapshot.checkpoints.checkpointer import Checkpointer, Done
-        from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
+        if self.spec.snapshots.checkpoints is None:
+            return contextlib.nullcontext()
+        from wasmsr.cli.running.checkpoints import checkpoints
 
-        reported: set[str] = set()
-
-        def done(one: Done) -> None:
-            kind = "whole" if one.full else f"{one.pages} changed pages"
-            say(f"checkpoint {one.number}: {kind}, {human_size(one.size)}", "info")
-
-        def failed(error: BaseException) -> None:
-            sentence, _, _ = describe(error)
-            if sentence not in reported:  # one warning each: a full disk stays full
-                reported.add(sentence)
-                say(f"a checkpoint could not be written: {sentence}", "warning")
-
-        folder = CheckpointFolder(policy.checkpoints)
-        embed = self.options.embed_module or self.options.program is None
-        with folder.locked():
-            if not self.options.force and folder.is_of_another(program.module.digest):
-                raise UsageError(
-                    f"--checkpoint-dir {errors.printable(folder.path)} has the checkpoints of "
-                    "another program; --force goes on there and removes them in time."
-                )
-            checkpointer = Checkpointer(
-                folder, keep=policy.keep, merge_after=policy.merge_after, done=done, failed=failed
-            )
-            plan.checkpoint = lambda: checkpointer.take(
-                program.store, lambda: program.snapshot(embed=embed)
-            )
-            try:
-                yield
-            finally:
-                checkpointer.close(keep=not program.is_stopped)
-                if checkpointer.skipped:
-                    say(f"{checkpointer.skipped} checkpoints were skipped: {_SLOW}", "info")
+        return checkpoints(
+            self.spec.snapshots,
+            program,
+            plan,
+            embed=self.options.embed_module or self.options.program is None,
+            reads=self._reads,
+            writes=self._writes,
+        )
 
     @contextlib.contextmanager
     def _traced(self, program: Program) -> Iterator[None]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from wasmsr.cli.options.run_options import RunOptions
+    from wasmsr.snapshot.trust.policy import ReadTrust
 
     Pairs = list[tuple[str, str]]
 
@@ -183,11 +184,12 @@ class SnapshotFile:
         last: The name of the last snapshot; `name` if there is none yet.
     """
 
-    def __init__(self, name: str, *, force: bool) -> None:
+    def __init__(self, name: str, *, force: bool, trust: ReadTrust | None = None) -> None:
         self.name = name
         self.last = name
         self.descriptor = descriptor_of(name)
         self._force = force
+        self._trust = trust
         self._number = 0
         self._written: tuple[int, ...] | None = None
 
@@ -282,8 +284,16 @@ class SnapshotFile:
         if self._force:
             return
         from wasmsr.snapshot.format import is_of_module
+        from wasmsr.snapshot.trust.policy import READ_ANY
 
-        if not is_of_module(target, digest):
+        try:
+            same = is_of_module(target, digest, trust=self._trust or READ_ANY)
+        except errors.EncryptionError as error:
+            raise OutputError(
+                f"--snapshot-file {shown} is an encrypted snapshot, perhaps of another program.",
+                hint="give its key with --decrypt-with KEY, or overwrite it with --force",
+            ) from error
+        if not same:
             raise OutputError(
                 f"--snapshot-file {shown} is a snapshot of another program.",
                 hint="--force overwrites it; another name keeps it, also a pattern: "

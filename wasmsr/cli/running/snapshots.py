@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wasmsr.program.timings import Timings
     from wasmsr.snapshot.format import Decoder
     from wasmsr.snapshot.state import SnapshotState
+    from wasmsr.snapshot.trust.policy import ReadTrust
 
 PIECE = 4 << 20
 """Bytes between two updates of the progress line."""
@@ -39,6 +40,7 @@ def decode(
     timings: Timings | None = None,
     limits: Limits | None = None,
     carry_limit: int | None = None,
+    trust: ReadTrust | None = None,
 ) -> tuple[SnapshotState, Decoder]:
     """Return a file's snapshot and its decoder; `path` is for people.
 
@@ -47,9 +49,10 @@ def decode(
     """
     from wasmsr.snapshot.format import FILES_LIMIT, Decoder
     from wasmsr.snapshot.memory.adoption import allocate
+    from wasmsr.snapshot.trust.policy import READ_ANY
 
     most = FILES_LIMIT if carry_limit is None else carry_limit
-    decoder = Decoder(limits=limits, files=most, allocate=allocate)
+    decoder = Decoder(limits=limits, files=most, allocate=allocate, trust=trust or READ_ANY)
     reading = decoding = 0.0
     done, size = 0, os.path.getsize(path) if os.path.isfile(path) else 0
     begun = time.perf_counter()
@@ -100,12 +103,14 @@ def read_snapshot(
     timings: Timings,
     limits: Limits | None = None,
     carry_limit: int | None = None,
+    trust: ReadTrust | None = None,
 ) -> SnapshotState:
     """Return the snapshot in a file, or the last complete checkpoint in a folder.
 
     Args:
         limits: Limits of its memories, tables and stack.
         carry_limit: Most bytes of carried files; 1 GiB by default.
+        trust: Keys that decrypt, and whose signature is asked for; None asks for nothing.
 
     Raises:
         HandedOver: Another host may own the program now, and `adopt` is not set.
@@ -115,9 +120,10 @@ def read_snapshot(
         from wasmsr.cli.words.messages import say
         from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
         from wasmsr.snapshot.format import FILES_LIMIT
+        from wasmsr.snapshot.trust.policy import READ_ANY
 
         with timings.measure("decode"):
-            number, state = CheckpointFolder(path).load(
+            number, state = CheckpointFolder(path, trust or READ_ANY).load(
                 warn=lambda text: say(text, "warning"),
                 adopt=adopt,
                 limits=limits,
@@ -126,7 +132,7 @@ def read_snapshot(
         say(f"the program continues from checkpoint {number} in {printable(path)}", "info")
         return state
     snapshot, decoder = decode(
-        pieces(path), path, timings=timings, limits=limits, carry_limit=carry_limit
+        pieces(path), path, timings=timings, limits=limits, carry_limit=carry_limit, trust=trust
     )
     if decoder.header is not None and decoder.header.handed and not adopt:
         raise HandedOver(

@@ -22,6 +22,7 @@ from wasmsr.snapshot.memory.page_engine import PAGE_SIZE, scatter
 from wasmsr.snapshot.memory.space_name import MEMORY_SPACE, SpaceName
 from wasmsr.snapshot.spaces.space_pages import Base, Runs, Written
 from wasmsr.snapshot.state import SnapshotState
+from wasmsr.snapshot.trust.policy import WRITE_PLAIN, WriteTrust
 
 if TYPE_CHECKING:
     from array import array
@@ -70,6 +71,7 @@ class Checkpointer:
         merge_after: How many increments may be below a checkpoint before they are merged.
         done: Called on the writing thread for each checkpoint.
         failed: Called on the writing thread with the error of one that could not be written.
+        trust: Keys that sign and encrypt each checkpoint.
 
     Attributes:
         skipped: Checkpoints that came due while another was written.
@@ -84,10 +86,12 @@ class Checkpointer:
         merge_after: int = MERGE_AFTER,
         done: Callable[[Done], None] = lambda done: None,
         failed: Callable[[BaseException], None] = lambda error: None,
+        trust: WriteTrust = WRITE_PLAIN,
     ) -> None:
         self.folder = folder
         self.keep = keep
         self.merge_after = merge_after
+        self.trust = trust
         self.skipped = self.written = 0
         self._done, self._failed = done, failed
         self._next = max(folder.numbers(), default=0) + 1
@@ -207,7 +211,9 @@ class Checkpointer:
         got: list[Written] = []
         number = self._next
         try:
-            pieces = encode(state, version=2, base=base, dirty=dirty, written=got.append)
+            pieces = encode(
+                state, version=2, base=base, dirty=dirty, written=got.append, trust=self.trust
+            )
             size = save_pieces(pieces, self.folder.file(number))
         except BaseException as error:  # noqa: BLE001 (the program runs on; the caller is told)
             # What was dirty is lost to the next increment: begin anew with a full one.
@@ -238,20 +244,29 @@ class Checkpointer:
         if len(chain) > self.merge_after + self.keep and self._base is not None:
             # The oldest that is kept becomes full. Its root stays, so those above it find it.
             oldest = chain[-self.keep]
-            merge(self.folder, oldest)
+            merge(self.folder, oldest, self.trust)
             self._base.depth = self.keep - 1
         self.folder.prune(self.keep)
 
 
-def merge(folder: CheckpointFolder, number: int) -> int:
+def merge(folder: CheckpointFolder, number: int, trust: WriteTrust = WRITE_PLAIN) -> int:
     """Replace a checkpoint by its full form, with the same number and root; return its size.
+
+    Its signatures stay. None is made: what is in the folder may have been replaced by others.
+
+    Args:
+        folder: The folder.
+        number: The number of the checkpoint.
+        trust: The key that encrypts.
 
     Raises:
         SnapshotError: A file is damaged, or there is no room; the checkpoint is as it was.
     """
     heads = folder.heads()
-    state = folder.read(number, heads)
-    pieces = encode(state, version=2, handed=heads[number].handed)
+    *_, last = folder.links(number, heads)
+    trust = WriteTrust(encrypt=trust.encrypt).keeping(last.decoder.signatures, last.decoder.root)
+    state = last.read.state
+    pieces = encode(state, version=2, handed=heads[number].handed, trust=trust)
     return save_pieces(pieces, folder.file(number))
 
 

@@ -13,21 +13,18 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from struct import error as StructError
 from typing import BinaryIO, NamedTuple
 
-from wasmsr.errors import FormatError, HandedOver, SnapshotError, printable
+from wasmsr.errors import FormatError, HandedOver, SnapshotError, TrustError, printable
 from wasmsr.interp.outcomes import Limits
 from wasmsr.snapshot.encoding.container import (
-    BATCH,
-    BATCH_SIZE,
-    FIRST,
     HEADER,
     INCREMENTAL,
     TRAILER,
     Header,
     read_trailer,
 )
+from wasmsr.snapshot.encoding.peek import exactly, read_section
 from wasmsr.snapshot.encoding.read_limits import DEFAULT_LIMIT, FILES_LIMIT
 from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.encoding.section import ReadBase, no_base
@@ -35,6 +32,7 @@ from wasmsr.snapshot.format import is_of_module, read_file
 from wasmsr.snapshot.memory.adoption import allocate
 from wasmsr.snapshot.sections.base import BASE, DEPTH_LIMIT
 from wasmsr.snapshot.state import SnapshotState
+from wasmsr.snapshot.trust.policy import READ_ANY, ReadTrust
 
 NAME = "checkpoint-{:08d}.bin"
 """The name of a checkpoint's file, with its number."""
@@ -86,10 +84,12 @@ class CheckpointFolder:
 
     Args:
         path: The folder.
+        trust: Keys that decrypt, and whose signature is asked for of each checkpoint that is read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], trust: ReadTrust = READ_ANY) -> None:
         self.path = os.fspath(path)
+        self.trust = trust
 
     def file(self, number: int) -> str:
         """Return the name of the file of a checkpoint."""
@@ -121,7 +121,7 @@ class CheckpointFolder:
         for number in reversed(self.numbers()):
             with suppress(SnapshotError, OSError):
                 self.head(number)
-                return not is_of_module(self.file(number), digest)
+                return not is_of_module(self.file(number), digest, trust=self.trust)
         return False
 
     @contextmanager
@@ -174,17 +174,25 @@ class CheckpointFolder:
                 raise FormatError("it is no file")
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                header = Header.decode(_exactly(file, HEADER.size))
+                header = Header.decode(exactly(file, HEADER.size))
                 if header.version < 2:
                     raise FormatError("it is no checkpoint: its format version is 1")
-                base = _base_of(file, header) if header.form == INCREMENTAL else None
+                base = self._base_of(file) if header.form == INCREMENTAL else None
                 file.seek(max(0, size - TRAILER.size))
-                root = read_trailer(_exactly(file, TRAILER.size))
+                root = read_trailer(exactly(file, TRAILER.size))
         except OSError as error:
             raise SnapshotError(f"cannot read {printable(path)}: {error.strerror}") from error
         except SnapshotError as error:
             raise _of_file(path, error) from error
         return CheckpointHead(root, base, header.handed, size)
+
+    def _base_of(self, file: BinaryIO) -> bytes:
+        """Return the root of the base."""
+        file.seek(0)
+        _, data = read_section(file, BASE.kind, limit=_MESSAGE, trust=self.trust)
+        if data is None:
+            raise FormatError("the incremental snapshot has no base section")
+        return BASE.fields_of(data)[0]
 
     def heads(self) -> dict[int, CheckpointHead]:
         """Return what each file's ends say, by number; damaged ones are left out."""
@@ -264,6 +272,7 @@ class CheckpointFolder:
                 limits=limits,
                 files=files,
                 allocate=allocate,
+                trust=self.trust,
                 find_base=no_base if base is None else lambda root, base=base: base,  # type: ignore[misc]
             )
             try:
@@ -294,6 +303,7 @@ class CheckpointFolder:
 
         Raises:
             HandedOver: Another host owns the program now.
+            TrustError: The last checkpoint is not trusted, or no key decrypts it.
             SnapshotError: No checkpoint is complete.
         """
         heads = self.heads()
@@ -302,6 +312,8 @@ class CheckpointFolder:
                 if number not in heads:
                     self.head(number)  # says what is wrong
                 state = self.read(number, heads, limit=limit, limits=limits, files=files)
+            except TrustError:
+                raise  # to go on with an older one would hide it
             except SnapshotError as error:
                 warn(f"checkpoint {number} is passed over: {error.message}")
                 continue
@@ -346,28 +358,3 @@ class CheckpointFolder:
 def _of_file(path: str, error: SnapshotError) -> SnapshotError:
     """Return an error of the same kind that names the file."""
     return type(error)(f"{printable(path)}: {error.message}", hint=error.hint)
-
-
-def _exactly(file: BinaryIO, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) != size:
-        raise FormatError("the file is cut off")
-    return data
-
-
-def _base_of(file: BinaryIO, header: Header) -> bytes:
-    """Return the root of the base, from the sections of a file; stored bytes are skipped."""
-    try:
-        for _ in range(header.sections):
-            kind, _, _, plain, _, size, _ = FIRST.unpack(_exactly(file, FIRST.size))
-            if kind == BASE.kind:
-                if plain > _MESSAGE or size != plain:
-                    raise FormatError("the base section is malformed")
-                return BASE.fields_of(_exactly(file, size))[0]
-            file.seek(size, os.SEEK_CUR)
-            for _ in range(BATCH_SIZE, plain, BATCH_SIZE):
-                _, size, _ = BATCH.unpack(_exactly(file, BATCH.size))
-                file.seek(size, os.SEEK_CUR)
-    except (StructError, OverflowError) as error:
-        raise FormatError("the file is cut off") from error
-    raise FormatError("the incremental snapshot has no base section")

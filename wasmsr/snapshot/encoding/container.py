@@ -33,6 +33,8 @@ FLAG_HANDED = 1
 """Header flag: the program was handed to another host, which owns it now."""
 FLAG_TRAILER = 2
 """Header flag of version 2: the root digest is in the trailer only, zeros are in the header."""
+FLAG_ENCRYPTED = 4
+"""Header flag of version 2: the batches of all sections but the signatures are encrypted."""
 IGNORABLE = 0x8000
 """Section kinds with this bit may be skipped by a reader that does not know them."""
 
@@ -159,6 +161,13 @@ class Rows:
         self.plain += length
         self.count += 1
 
+    def copy(self) -> Rows:
+        """Return rows to which others can be added."""
+        other = Rows(self._version)
+        other._content, other._rest = list(self._content), list(self._rest)
+        other.count, other.plain = self.count, self.plain
+        return other
+
     def digests(self) -> tuple[bytes, bytes]:
         """Root and content digest (32 bytes each).
 
@@ -181,7 +190,7 @@ class Header(NamedTuple):
     """The first 64 bytes.
 
     Attributes:
-        flags: `FLAG_HANDED`, and in version 2 `FLAG_TRAILER`.
+        flags: `FLAG_HANDED`, and in version 2 `FLAG_TRAILER` and `FLAG_ENCRYPTED`.
         sections: The number of sections.
         plain: Bytes of all payloads together.
         root: The root digest; zeros where only the trailer has it.
@@ -200,6 +209,11 @@ class Header(NamedTuple):
     def handed(self) -> bool:
         """Whether the program was handed over to another host."""
         return bool(self.flags & FLAG_HANDED)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether an encryption head and encrypted batches follow."""
+        return bool(self.flags & FLAG_ENCRYPTED)
 
     def encode(self) -> bytes:
         """Return the 64 bytes of the header."""
@@ -237,7 +251,7 @@ class Header(NamedTuple):
             raise DigestError("the snapshot's header is damaged: its checksum differs")
         if form not in FORM_NAMES or (version == 1 and form != FULL):
             raise VersionError(f"the snapshot has form {form}, which this wasmsr does not read")
-        known = FLAG_HANDED if version == 1 else FLAG_HANDED | FLAG_TRAILER
+        known = FLAG_HANDED if version == 1 else FLAG_HANDED | FLAG_TRAILER | FLAG_ENCRYPTED
         if flags & ~known:
             raise VersionError(f"the snapshot's header has unknown flags ({flags:#06x})")
         if reserved != 0:
@@ -316,6 +330,15 @@ class _Codec(threading.local):
 _codec = _Codec()
 
 
+Frame: TypeAlias = Callable[[int, Buffer], bytes]
+"""Gives a batch its head, by its codec and its stored bytes; a cipher encrypts them first."""
+
+
+def framed(codec: int, data: Buffer) -> bytes:
+    """Return a batch with its head, as it is."""
+    return BATCH.pack(codec, len(data), zlib.crc32(data)) + data
+
+
 def section_bytes(kind: int, payload: bytes) -> Iterator[bytes]:
     """Yield a whole section, head and raw batches, as pieces; none for an empty one."""
     size = len(payload)
@@ -337,7 +360,10 @@ class _Olds(Protocol):
 
 
 def store_batches(
-    batches: Iterable[Buffer], compress: bool, old: _Olds | None = None
+    batches: Iterable[Buffer],
+    compress: bool,
+    old: _Olds | None = None,
+    frame: Frame = framed,
 ) -> Iterator[bytes]:
     """Each batch with its head, compressed where that makes it smaller; bounded memory.
 
@@ -345,26 +371,27 @@ def store_batches(
         batches: The plain bytes of each batch.
         compress: False stores all of them raw.
         old: Where the base's bytes come from, which can make a batch smaller.
+        frame: Gives each batch its head.
     """
     if not compress:
         for batch in batches:
-            yield BATCH.pack(RAW, len(batch), zlib.crc32(batch)) + batch
+            yield frame(RAW, batch)
         return
     olds = None if old is None else old.olds()
     if olds is not None:
         for batch, before in zip(batches, olds, strict=True):
-            yield _smallest(batch, before)
+            yield frame(*_smallest(batch, before))
         return
     group: list[Buffer] = []
     for batch in batches:
         group.append(batch)
         if len(group) == GROUP:
-            yield from _compress(group)
+            yield from _compress(group, frame)
             group = []
-    yield from _compress(group)
+    yield from _compress(group, frame)
 
 
-def _compress(group: list[Buffer]) -> Iterator[bytes]:
+def _compress(group: list[Buffer], frame: Frame) -> Iterator[bytes]:
     compressor = _codec.compressor
     packed: Iterable[Any]
     if len(group) > 2 and hasattr(compressor, "multi_compress_to_buffer"):
@@ -372,25 +399,23 @@ def _compress(group: list[Buffer]) -> Iterator[bytes]:
     else:
         packed = map(compressor.compress, group)
     for batch, small in zip(group, packed, strict=True):
-        yield _framed([(ZSTD, bytes(small))], batch)
+        yield frame(*_shortest([(ZSTD, bytes(small))], batch))
 
 
-def _framed(candidates: list[tuple[int, bytes]], batch: Buffer) -> bytes:
-    """Return a batch with its head, stored in the smallest way."""
+def _shortest(candidates: list[tuple[int, bytes]], batch: Buffer) -> tuple[int, Buffer]:
+    """Return codec and stored bytes of a batch, stored in the smallest way."""
     codec, data = min(candidates, key=lambda one: len(one[1]))
-    if len(data) >= len(batch):
-        return BATCH.pack(RAW, len(batch), zlib.crc32(batch)) + batch
-    return BATCH.pack(codec, len(data), zlib.crc32(data)) + data
+    return (codec, data) if len(data) < len(batch) else (RAW, batch)
 
 
-def _smallest(batch: Buffer, old: Buffer | None) -> bytes:
-    """Return a batch with its head, after the base's bytes were tried as prefix and with XOR."""
+def _smallest(batch: Buffer, old: Buffer | None) -> tuple[int, Buffer]:
+    """Do the same, after the base's bytes were tried as prefix and with XOR."""
     plain = _codec.compressor
     candidates = [(ZSTD, plain.compress(batch))]
     if old is not None:
         candidates.append((PREFIXED, _prefixed(old).compress(batch)))
         candidates.append((XORED, plain.compress(_xor(batch, old))))
-    return _framed(candidates, batch)
+    return _shortest(candidates, batch)
 
 
 def _prefixed(old: Buffer) -> Any:
@@ -441,10 +466,16 @@ def check_batch(
         )
 
 
+def check_crc(name: str, crc: int, stored: Buffer) -> None:
+    """Compare the stored bytes of a batch with their checksum. Raises DigestError."""
+    if zlib.crc32(stored) != crc:
+        raise DigestError(f"the snapshot is damaged: a checksum in its {name} section differs")
+
+
 def open_batch(
     name: str,
     codec: int,
-    crc: int,
+    crc: int | None,
     stored: Buffer,
     length: int,
     old: Callable[[], bytes] | None = None,
@@ -454,7 +485,7 @@ def open_batch(
     Args:
         name: The section's name.
         codec: How the batch is stored.
-        crc: The checksum of its stored bytes.
+        crc: The checksum of its stored bytes; None if `check_crc` has compared it.
         stored: The stored bytes.
         length: Its plain length.
         old: Returns what the base has in its place.
@@ -463,8 +494,8 @@ def open_batch(
         DigestError: the checksum differs.
         FormatError: the zstd frame is not one frame of exactly `length` bytes.
     """
-    if zlib.crc32(stored) != crc:
-        raise DigestError(f"the snapshot is damaged: a checksum in its {name} section differs")
+    if crc is not None:
+        check_crc(name, crc, stored)
     if codec == RAW:
         return stored
     import zstandard

@@ -28,6 +28,7 @@ from wasmsr.snapshot.encoding.container import (
     Rows,
     Tree,
     check_batch,
+    check_crc,
     open_batch,
     read_trailer,
     tree_digest,
@@ -37,6 +38,9 @@ from wasmsr.snapshot.encoding.registry import BY_KIND, SECTIONS
 from wasmsr.snapshot.encoding.section import Allocate, Draft, ReadBase, Section, UnknownSection
 from wasmsr.snapshot.spaces.space_tree import SpaceTree
 from wasmsr.snapshot.state import SnapshotState
+from wasmsr.snapshot.trust.encryption import ENCRYPTION_HEAD, TAG, BatchCipher
+from wasmsr.snapshot.trust.policy import READ_ANY, ReadTrust
+from wasmsr.snapshot.trust.signatures import Signature
 
 if TYPE_CHECKING:
     from wasmsr.interp.outcomes import Limits
@@ -67,6 +71,7 @@ class Decoder:
             bytearray, for large memories fresh pages of the operating system.
         find_base: Returns the base of an incremental snapshot by its root digest. The reader takes
             over the base's memories.
+        trust: Keys that decrypt, and whose signature is asked for.
 
     Attributes:
         header: The header once 64 bytes are there.
@@ -83,8 +88,11 @@ class Decoder:
         files: int = FILES_LIMIT,
         allocate: Allocate | None = None,
         find_base: Callable[[bytes], ReadBase] | None = None,
+        trust: ReadTrust = READ_ANY,
     ) -> None:
         self.header: Header | None = None
+        self._trust = trust
+        self._cipher: BatchCipher | None = None
         self.plain = 0
         self.content = self.root = b""
         self._draft = Draft(ReadLimits(limit, files, limits), allocate or _allocate)
@@ -170,6 +178,11 @@ class Decoder:
         return [space.tree for space in self._draft.spaces]
 
     @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """The signatures over the root, whoever made them; known after `finish`."""
+        return self._draft.signatures
+
+    @property
     def sections(self) -> list[SectionSize]:
         """The sections read so far."""
         return [SectionSize(*size) for size in self._sizes]
@@ -178,6 +191,7 @@ class Decoder:
     def stored(self) -> int:
         """Bytes of the file; known after `finish`."""
         trailer = TRAILER.size if self.header is not None and self.header.version > 1 else 0
+        trailer += 0 if self._cipher is None else ENCRYPTION_HEAD.size
         return HEADER.size + trailer + sum(stored for _, _, stored in self._sizes)
 
     def _parse(self) -> _Parser:
@@ -190,6 +204,9 @@ class Decoder:
                 "the snapshot is mapped: it is a file that is opened, not a stream that is read",
                 hint="give the wasmsr that wrote it a full or an incremental one to write",
             )
+        if header.encrypted:
+            data = bytes((yield ENCRYPTION_HEAD.size))
+            self._cipher = BatchCipher.of(data, header.form, self._trust.keys)
         last = 0
         for _ in range(header.sections):
             kind, flags, reserved, plain, codec, size, crc = FIRST.unpack((yield FIRST.size))
@@ -225,7 +242,7 @@ class Decoder:
         """Read a payload; an empty one is returned for a section whose sink took it."""
         sink = section.sink(self._draft)
         if sink is None and plain <= BATCH_SIZE:  # nearly always
-            data, size = yield from self._batch(section, 0, plain, head)
+            data, size = yield from self._batch(section, 0, plain, plain, head)
             self._finish(section, plain, FIRST.size + size, tree_digest(data))
             return bytes(data)
         stored = SECTION.size
@@ -234,7 +251,8 @@ class Decoder:
         carrier = section.carrier and self._draft.version > 1
         for start in range(0, plain, BATCH_SIZE):
             length = min(BATCH_SIZE, plain - start)
-            data, size = yield from self._batch(section, start, length, None if start else head)
+            first = None if start else head
+            data, size = yield from self._batch(section, start, length, plain, first)
             stored += BATCH.size + size
             if not carrier:
                 tree.update(data)
@@ -248,19 +266,30 @@ class Decoder:
         return payload
 
     def _batch(
-        self, section: Section, start: int, length: int, head: tuple[int, int, int] | None
+        self,
+        section: Section,
+        start: int,
+        length: int,
+        plain: int,
+        head: tuple[int, int, int] | None,
     ) -> Generator[int, Buffer, tuple[Buffer, int]]:
         """Return the plain bytes of the next batch and its stored length; read its head if None."""
         codec, size, crc = head or BATCH.unpack((yield BATCH.size))
         compressible = section.compressible or section.ignorable
         draft = self._draft
-        check_batch(section.name, codec, size, length, compressible, version=draft.version)
+        name, cipher = section.name, self._cipher if section.encrypted else None
+        inner = size if cipher is None else size - TAG
+        check_batch(name, codec, inner, length, compressible, version=draft.version)
         stored = yield size
+        check_crc(name, crc, stored)
+        if cipher is not None:
+            number = start // BATCH_SIZE
+            stored = cipher.open(name, section.kind, plain, number, codec, stored)
 
         def old() -> bytes:
             return section.old(draft, start, length)
 
-        return open_batch(section.name, codec, crc, stored, length, old), size
+        return open_batch(name, codec, None, stored, length, old), size
 
     def _finish(self, section: Section, plain: int, stored: int, digest: bytes) -> None:
         carrier = section.carrier and self._draft.version > 1
@@ -274,6 +303,9 @@ class Decoder:
         if self.root != root:
             raise DigestError("the snapshot is damaged: its content is not what its digest names")
         draft = self._draft
+        if self._cipher is not None:
+            self._check_encryption(self._cipher)
+        self._trust.check(draft.signatures, root)
         seen = {kind for kind, _, _ in self._sizes}
         sections = [section for section in SECTIONS if header.version in section.versions]
         for section in sections:
@@ -284,8 +316,19 @@ class Decoder:
                 section.parse(draft.payloads[section.kind], draft)
             if draft.base is not None:
                 section.inherit(draft, draft.base)
+        if self._cipher is not None:
+            self._cipher.check_program(module.digest for module in draft.state.modules)
         check(draft.state)
         return draft.state
+
+    def _check_encryption(self, cipher: BatchCipher) -> None:
+        """Compare what was read with what was encrypted: no section is gone or new."""
+        ours = [
+            plain
+            for kind, plain, _ in self._sizes
+            if kind not in BY_KIND or BY_KIND[kind].encrypted
+        ]
+        cipher.check_end(len(ours), sum(ours))
 
 
 def _check_head(section: Section, flags: int, plain: int, last: int) -> None:

@@ -28,6 +28,7 @@ from wasmsr.snapshot.rules import CheckScope
 from wasmsr.snapshot.spaces.space_pages import DraftSpace, PageRuns, SpacePages
 from wasmsr.snapshot.spaces.space_tree import SpaceTree
 from wasmsr.snapshot.state import Lineage, SavedLimits, SnapshotState, ThreadState
+from wasmsr.snapshot.trust.signatures import Signature
 
 if TYPE_CHECKING:
     from wasmsr.snapshot.inspect.names import SnapshotNames
@@ -184,6 +185,7 @@ class Draft:
         find_base: Returns the base with a root digest.
         spaces: In version 2, what `page_spaces` becomes when the page runs are read.
         runs: In version 2, where the stored pages belong.
+        signatures: Signatures over the root, as they were read.
     """
 
     limits: ReadLimits
@@ -211,6 +213,7 @@ class Draft:
     find_base: Callable[[bytes], ReadBase] = no_base
     spaces: list[DraftSpace] = field(default_factory=list)
     runs: PageRuns | None = None
+    signatures: tuple[Signature, ...] = ()
 
 
 class Section:
@@ -234,6 +237,7 @@ class Section:
         space_kind: The kind of its spaces: 0 for memories.
         carrier: Whether no digest of version 2 covers it, because the content of other sections
             proves what it carries, in whatever form: pages, modules, chunks of files.
+        encrypted: Whether its batches are encrypted in an encrypted snapshot.
     """
 
     kind = 0
@@ -249,6 +253,7 @@ class Section:
     versions: tuple[int, ...] = VERSIONS
     space_kind = 0
     carrier = False
+    encrypted = True
 
     # ---- from a store and back; for state that has no field of its own ----
 

@@ -14,14 +14,18 @@ from wasmsr.errors import FormatError, UnportableState, reason
 from wasmsr.snapshot.check import check
 from wasmsr.snapshot.encoding.container import (
     BATCH_SIZE,
+    FLAG_ENCRYPTED,
     FLAG_HANDED,
     FLAG_TRAILER,
     FULL,
     INCREMENTAL,
     SECTION,
     VERSION,
+    Buffer,
+    Frame,
     Header,
     Rows,
+    framed,
     section_bytes,
     store_batches,
     trailer_bytes,
@@ -32,6 +36,7 @@ from wasmsr.snapshot.encoding.read_limits import MESSAGE_LIMIT
 from wasmsr.snapshot.encoding.registry import SECTIONS
 from wasmsr.snapshot.encoding.section import MSGPACK, BulkPayload, Section, WrittenPages
 from wasmsr.snapshot.memory.space_name import SpaceName
+from wasmsr.snapshot.sections.signatures import SIGNATURES
 from wasmsr.snapshot.spaces.space_pages import (
     Base,
     Runs,
@@ -40,6 +45,9 @@ from wasmsr.snapshot.spaces.space_pages import (
     Written,
 )
 from wasmsr.snapshot.state import SnapshotState
+from wasmsr.snapshot.trust.encryption import BatchCipher
+from wasmsr.snapshot.trust.policy import WRITE_PLAIN, WriteTrust
+from wasmsr.snapshot.trust.signatures import ENTRY, pack_signatures
 
 
 @dataclass(slots=True)
@@ -50,6 +58,28 @@ class _Plan:
     form: int
     payloads: list[tuple[Section, bytes | BulkPayload]]
     plain: int
+    trust: WriteTrust = WRITE_PLAIN
+
+    def sign(self) -> None:
+        """Add the section of signatures with zeros, which the writer replaces."""
+        size = self.trust.signed_by * ENTRY.size
+        if size:
+            self.payloads.append((SIGNATURES, bytes(size)))
+            self.payloads.sort(key=lambda one: one[0].kind)
+            self.plain += size
+
+    def cipher(self, state: SnapshotState) -> BatchCipher | None:
+        """Return what encrypts the batches, or None."""
+        if self.trust.encrypt is None:
+            return None
+        signed = self.trust.signed_by * ENTRY.size
+        return BatchCipher.new(
+            self.trust.encrypt,
+            self.form,
+            sections=len(self.payloads) - bool(signed),
+            plain=self.plain - signed,
+            modules=[module.digest for module in state.modules],
+        )
 
 
 def _plan(
@@ -120,6 +150,7 @@ def encode(
     base: Base | None = None,
     dirty: Sequence[Runs] | None = None,
     written: Callable[[Written], None] | None = None,
+    trust: WriteTrust = WRITE_PLAIN,
 ) -> Iterator[bytes]:
     """Return the bytes of a snapshot, in pieces.
 
@@ -137,11 +168,14 @@ def encode(
             pages.
         written: Called after the last piece, only in version 2; it gets what the next incremental
             snapshot needs of this one.
+        trust: Signatures and encryption, only in version 2. Encrypted bytes differ each time.
 
     Raises:
         UnportableState: The state has something that cannot be written; the message names it.
         FormatError: No machine can be in that state.
     """
+    if version == 1 and trust.adds:
+        raise ValueError("a snapshot of version 1 can be neither signed nor encrypted")
     plan = _plan(state, version, base, dirty)
     flags = FLAG_HANDED if handed else 0
     count = len(plan.payloads)
@@ -149,24 +183,67 @@ def encode(
         rows = _rows(plan)
         header = Header(flags, count, plan.plain, rows.digests()[0])
         return _joined(_pieces(plan, header, compress, None))
-    header = Header(flags | FLAG_TRAILER, count, plan.plain, bytes(32), version, plan.form)
-    return _joined(_pieces(plan, header, compress, written))
+    plan.trust = trust
+    plan.sign()
+    cipher = plan.cipher(state)
+    flags |= FLAG_TRAILER | (0 if cipher is None else FLAG_ENCRYPTED)
+    header = Header(flags, len(plan.payloads), plan.plain, bytes(32), version, plan.form)
+    return _joined(_pieces(plan, header, compress, written, cipher))
+
+
+def _frame(cipher: BatchCipher | None, kind: int, plain: int) -> Frame:
+    """Return what gives the batches of a section their heads, one after the other."""
+    if cipher is None:
+        return framed
+    number = -1
+
+    def sealed(codec: int, data: Buffer) -> bytes:
+        nonlocal number
+        number += 1
+        return framed(codec, cipher.seal(kind, plain, number, codec, data))
+
+    return sealed
+
+
+def _signatures(plan: _Plan, number: int, rows: Rows) -> bytes:
+    """Return the payload of the signatures; the sections after theirs have their payloads."""
+    rows = rows.copy()
+    for section, payload in plan.payloads[number + 1 :]:
+        assert isinstance(payload, bytes), "only short sections come after the signatures"
+        rows.add(section.kind, len(payload), tree_digest(payload), carrier=section.carrier)
+    return pack_signatures(plan.trust.signatures(rows.digests()[0]))
 
 
 def _pieces(
-    plan: _Plan, header: Header, compress: bool, written: Callable[[Written], None] | None
+    plan: _Plan,
+    header: Header,
+    compress: bool,
+    written: Callable[[Written], None] | None,
+    cipher: BatchCipher | None = None,
 ) -> Iterator[bytes]:
     yield header.encode()
+    if cipher is not None:
+        yield cipher.head
     rows = Rows(plan.version)
     pages: SpacePages | None = None
-    for section, payload in plan.payloads:
+    for number, (section, payload) in enumerate(plan.payloads):
+        own = cipher if section.encrypted else None
         if isinstance(payload, bytes):
+            if section is SIGNATURES:
+                payload = _signatures(plan, number, rows)
             size, digest = len(payload), tree_digest(payload) if plan.version > 1 else b""
-            yield from section_bytes(section.kind, payload)
+            if own is None:
+                yield from section_bytes(section.kind, payload)
+            else:
+                yield SECTION.pack(section.kind, 0, 0, size)
+                parts = [payload[at : at + BATCH_SIZE] for at in range(0, size, BATCH_SIZE)]
+                yield from store_batches(parts, False, None, _frame(own, section.kind, size))
         else:
             size = payload.size
             yield SECTION.pack(section.kind, 0, 0, size)
-            yield from store_batches(payload.batches(), compress and section.compressible, payload)
+            frame = _frame(own, section.kind, size)
+            small = compress and section.compressible
+            yield from store_batches(payload.batches(), small, payload, frame)
             digest = payload.digest() if plan.version > 1 else b""
             if isinstance(payload, SpaceDigests):
                 pages = payload.pages

@@ -57,6 +57,8 @@ def _describe_file(decoder: Decoder) -> dict[str, Any]:
         "handed_over": header.handed,
         "root_digest": decoder.root.hex(),
         "content_digest": decoder.content.hex(),
+        "encrypted": header.encrypted,
+        "signed_by": [one.key.hex() for one in decoder.signatures],
         "bytes": decoder.stored,
         "sections": [
             {"kind": section_name(s.kind), "plain": s.plain, "stored": s.stored}
@@ -96,6 +98,9 @@ def _file_blocks(file: Mapping[str, Any]) -> Iterator[Block]:
         ("root digest", file["root_digest"]),
         ("content digest", file["content_digest"]),
     ]
+    if file["encrypted"]:
+        rows.append(("encrypted", "yes"))
+    rows += [("signed by", f"{key} (not checked)") for key in file["signed_by"]]
     if file["handed_over"]:
         rows.append(("owner", "another host: this program was handed over"))
     yield "Snapshot", (), rows

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from wasmsr.errors import DigestError, SnapshotError, UnportableState, printable
+from wasmsr.errors import DigestError, EncryptionError, SnapshotError, UnportableState, printable
 from wasmsr.snapshot.checkpoints.folder import is_checkpoint_name
 from wasmsr.snapshot.encoding.container import HEADER, MAGIC, Header
 from wasmsr.snapshot.encoding.registry import BY_KIND
@@ -14,57 +14,77 @@ from wasmsr.snapshot.encoding.section import UnknownSection
 from wasmsr.snapshot.format import content_digest, encode, is_of_module, save_pieces
 from wasmsr.snapshot.spaces.space_pages import Written
 from wasmsr.snapshot.tools.opened import OpenedSnapshot
+from wasmsr.snapshot.trust.policy import READ_ANY, WRITE_PLAIN, ReadTrust, WriteTrust
 
 STDOUT = "-"
 """The name of standard output as a file to write."""
 
 
 class Copied(NamedTuple):
-    """What was written: bytes, root digest and content digest."""
+    """What was written: bytes, root digest, content digest and the number of signatures."""
 
     size: int
     root: bytes
     content: bytes
+    signatures: int = 0
 
 
-def write_full(opened: OpenedSnapshot, out: str, *, version: int) -> Copied:
+def write_full(
+    opened: OpenedSnapshot,
+    out: str,
+    *,
+    version: int,
+    trust: WriteTrust = WRITE_PLAIN,
+    read: ReadTrust = READ_ANY,
+) -> Copied:
     """Write a full snapshot of the same state. A mark of hand-over stays.
 
-    In version 2 a snapshot of version 2 keeps its root digest, whatever its form.
+    In version 2 a snapshot of version 2 keeps its root digest and its signatures, whatever its
+    form.
 
     Args:
         opened: The snapshot.
         out: The file to write, which appears complete or not at all; `-` is standard output.
         version: The version of the format to write.
+        trust: Keys that sign and encrypt the copy, only in version 2.
+        read: Keys that decrypt a file that is replaced.
 
     Raises:
         SnapshotError: The file must not or cannot be written.
         UnportableState: The snapshot has a section that this wasmsr does not know.
     """
     refuse_unknown(opened)
-    check_output(opened, out)
+    check_output(opened, out, trust=read)
+    same = opened.header.version == version
+    if same and version > 1:
+        trust = trust.keeping(opened.decoder.signatures, opened.decoder.root)
     written: list[Written] = []
     first = b""
 
     def pieces() -> Iterator[bytes]:
         nonlocal first
         for piece in encode(
-            opened.state, version=version, handed=opened.header.handed, written=written.append
+            opened.state,
+            version=version,
+            handed=opened.header.handed,
+            written=written.append,
+            trust=trust,
         ):
             first = first or piece[: HEADER.size]
             yield piece
-        if written and opened.header.version == version and written[0].root != opened.decoder.root:
+        if written and same and written[0].root != opened.decoder.root:
             raise DigestError("the copy would have another root digest, so it is not kept")
 
     size = save_pieces(pieces(), 1 if out == STDOUT else out)
     if written:
-        return Copied(size, written[0].root, written[0].content)
-    same = opened.header.version == version
+        return Copied(size, written[0].root, written[0].content, trust.signed_by)
     content = opened.decoder.content if same else content_digest(opened.state, version=version)
     return Copied(size, Header.decode(first).root, content)
 
 
-def check_output(opened: OpenedSnapshot, out: str, *, replaces: bool = True) -> None:
+def check_output(
+    opened: OpenedSnapshot, out: str, *, replaces: bool = True, trust: ReadTrust = READ_ANY
+) -> None:
     """Refuse an output whose writing would destroy something.
 
     Args:
@@ -72,6 +92,7 @@ def check_output(opened: OpenedSnapshot, out: str, *, replaces: bool = True) -> 
         out: The file to write.
         replaces: Whether it may be a snapshot of the same program, which is replaced; otherwise
             no file is.
+        trust: Keys that decrypt the file that is there.
 
     Raises:
         SnapshotError: It is what is read, a checkpoint beside it, or another file.
@@ -100,7 +121,12 @@ def check_output(opened: OpenedSnapshot, out: str, *, replaces: bool = True) -> 
         with open(target, "rb") as file:
             begin = file.read(len(MAGIC))
         modules = opened.state.modules
-        ours = not modules or any(is_of_module(target, one.digest) for one in modules)
+        ours = not modules or any(is_of_module(target, one.digest, trust=trust) for one in modules)
+    except EncryptionError as error:
+        raise SnapshotError(
+            f"{printable(out)} is an encrypted snapshot, and the key for it is not given",
+            hint="name another file, or give --decrypt-with KEY",
+        ) from error
     except OSError as error:
         raise SnapshotError(f"cannot read {printable(out)}: {error.strerror}") from error
     if begin != MAGIC:

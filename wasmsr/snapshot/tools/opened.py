@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wasmsr.errors import SnapshotError, printable
+from wasmsr.errors import SnapshotError, TrustError, printable
 from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
 from wasmsr.snapshot.encoding.container import FORM_NAMES, Header
 from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.encoding.section import ReadBase, no_base
 from wasmsr.snapshot.format import read_file
 from wasmsr.snapshot.state import SnapshotState
+from wasmsr.snapshot.trust.policy import READ_ANY, ReadTrust
 
 
 @dataclass(slots=True)
@@ -46,7 +47,10 @@ class OpenedSnapshot:
 
 
 def open_snapshot(
-    path: str | os.PathLike[str], *, warn: Callable[[str], None] = lambda text: None
+    path: str | os.PathLike[str],
+    *,
+    warn: Callable[[str], None] = lambda text: None,
+    trust: ReadTrust = READ_ANY,
 ) -> OpenedSnapshot:
     """Read a snapshot. A mark of hand-over does not matter: nothing here runs a program.
 
@@ -55,20 +59,23 @@ def open_snapshot(
     Args:
         path: A file, or a folder of checkpoints, of which the last complete one is taken.
         warn: Gets a sentence for each damaged checkpoint that is passed over.
+        trust: Keys that decrypt, and whose signature is asked for of every file that is read.
 
     Raises:
         SnapshotError: What is wrong; the message names the file.
     """
     place = os.fspath(path)
     if not os.path.isdir(place):
-        return _open_file(place)
-    folder = CheckpointFolder(place)
+        return _open_file(place, trust)
+    folder = CheckpointFolder(place, trust)
     heads = folder.heads()
     for number in reversed(folder.numbers()):
         try:
             if number not in heads:
                 folder.head(number)  # says what is wrong
             *_, last = folder.links(number, heads)
+        except TrustError:
+            raise  # to go on with an older one would hide it
         except SnapshotError as error:
             warn(f"checkpoint {number} is passed over: {error.message}")
             continue
@@ -86,16 +93,16 @@ def no_checkpoint(place: str) -> SnapshotError:
     )
 
 
-def _open_file(path: str) -> OpenedSnapshot:
+def _open_file(path: str, trust: ReadTrust) -> OpenedSnapshot:
     depth = 0
 
     def beside(root: bytes) -> ReadBase:
         nonlocal depth
-        base = _base_beside(path, root)
+        base = _base_beside(path, root, trust)
         depth = base.depth + 1
         return base
 
-    decoder = Decoder(find_base=beside)
+    decoder = Decoder(find_base=beside, trust=trust)
     try:
         state = read_file(path, decoder).finish()
     except SnapshotError as error:
@@ -105,9 +112,9 @@ def _open_file(path: str) -> OpenedSnapshot:
     return OpenedSnapshot(path, state, decoder, depth)
 
 
-def _base_beside(path: str, root: bytes) -> ReadBase:
+def _base_beside(path: str, root: bytes, trust: ReadTrust) -> ReadBase:
     """Return the base with this root, from the checkpoints in the folder of a file."""
-    folder = CheckpointFolder(os.path.dirname(os.path.realpath(path)))
+    folder = CheckpointFolder(os.path.dirname(os.path.realpath(path)), trust)
     heads = folder.heads()
     for number, head in heads.items():
         if head.root == root:

@@ -6,11 +6,13 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from wasmsr.errors import SnapshotError
+from wasmsr.errors import SignatureError, SnapshotError, printable
 from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
 from wasmsr.snapshot.encoding.container import FORM_NAMES
 from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.tools.opened import no_checkpoint, open_snapshot
+from wasmsr.snapshot.trust.policy import READ_ANY, ReadTrust
+from wasmsr.snapshot.trust.signatures import is_valid, short
 
 
 @dataclass(slots=True)
@@ -29,6 +31,8 @@ class Verdict:
         root: Its root digest.
         content: Its content digest.
         handed: Whether the program was handed over to another host.
+        encrypted: Whether its content is encrypted.
+        signatures: The public key of each signature, and whether the signature is right.
     """
 
     file: str
@@ -41,6 +45,8 @@ class Verdict:
     root: bytes | None = None
     content: bytes | None = None
     handed: bool | None = None
+    encrypted: bool | None = None
+    signatures: tuple[tuple[bytes, bool], ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -61,20 +67,22 @@ class Verdict:
             "root_digest": None if self.root is None else self.root.hex(),
             "content_digest": None if self.content is None else self.content.hex(),
             "handed_over": self.handed,
+            "encrypted": self.encrypted,
+            "signatures": [{"key": key.hex(), "valid": valid} for key, valid in self.signatures],
         }
 
 
-def verify_file(path: str | os.PathLike[str]) -> Verdict:
+def verify_file(path: str | os.PathLike[str], trust: ReadTrust = READ_ANY) -> Verdict:
     """Read a file, with all that is below it, and say what it is."""
     place = os.fspath(path)
     try:
-        opened = open_snapshot(place)
+        opened = open_snapshot(place, trust=trust)
+        return _verdict(place, None, opened.decoder, opened.depth)
     except SnapshotError as error:
         return Verdict(place, error=error)
-    return _verdict(place, None, opened.decoder, opened.depth)
 
 
-def verify_folder(path: str | os.PathLike[str]) -> list[Verdict]:
+def verify_folder(path: str | os.PathLike[str], trust: ReadTrust = READ_ANY) -> list[Verdict]:
     """Read all checkpoints of a folder and say what each is, by number.
 
     Each file of a chain is read once: who reads a checkpoint has read what is below it.
@@ -82,7 +90,7 @@ def verify_folder(path: str | os.PathLike[str]) -> list[Verdict]:
     Raises:
         SnapshotError: The folder cannot be read, or has no checkpoint.
     """
-    folder = CheckpointFolder(path)
+    folder = CheckpointFolder(path, trust)
     heads = folder.heads()
     numbers = folder.numbers()
     if not numbers:
@@ -111,6 +119,10 @@ def verify_folder(path: str | os.PathLike[str]) -> list[Verdict]:
 def _verdict(file: str, number: int | None, decoder: Decoder, depth: int) -> Verdict:
     header = decoder.header
     assert header is not None
+    signatures = tuple((one.key, is_valid(one, decoder.root)) for one in decoder.signatures)
+    if not all(valid for _, valid in signatures):
+        wrong = ", ".join(short(key) for key, valid in signatures if not valid)
+        raise SignatureError(f"{printable(file)}: the signature by {wrong} is wrong")
     return Verdict(
         file,
         number,
@@ -121,4 +133,6 @@ def _verdict(file: str, number: int | None, decoder: Decoder, depth: int) -> Ver
         root=decoder.root,
         content=decoder.content,
         handed=header.handed,
+        encrypted=header.encrypted,
+        signatures=signatures,
     )

@@ -1,0 +1,1 @@
+"""Trust: signatures over snapshots, encryption of snapshots, and where the keys come from."""
