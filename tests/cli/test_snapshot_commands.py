@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import copy
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,7 +39,7 @@ STEPS = 4
 
 @pytest.fixture
 def states(cli: Cli) -> list[SnapshotState]:
-    """The states of the checkpoints in `d`, and the last as `one.bin` (version 1)."""
+    """The states of the checkpoints in `d`, and the last as `one.bin`."""
     (cli.folder / "d").mkdir()
     found = []
     with Store() as store:
@@ -95,7 +96,7 @@ HOSTILE = {
 def test_verify_says_what_a_file_is(cli: Cli, states: list[SnapshotState]) -> None:
     found = as_object(cli, "verify", "one.bin")
     assert found["complete"] is True and found["error"] is None
-    assert (found["version"], found["form"], found["depth"]) == (1, "full", 0)
+    assert (found["version"], found["form"], found["depth"]) == (2, "full", 0)
     assert found["bytes"] == (cli.folder / "one.bin").stat().st_size
     assert found["content_digest"] == content_digest(states[-1]).hex()
     assert found["handed_over"] is False
@@ -243,9 +244,9 @@ def test_a_merged_program_ends_as_the_checkpoints_do(cli: Cli, states: list[Snap
 
 def test_convert_there_and_back(cli: Cli, states: list[SnapshotState]) -> None:
     for source, out, version in (
-        ("one.bin", "two.bin", "2"),
-        ("two.bin", "back.bin", "1"),
-        ("back.bin", "again.bin", "2"),
+        ("one.bin", "two.bin", "1"),
+        ("two.bin", "back.bin", "2"),
+        ("back.bin", "again.bin", "1"),
     ):
         words = ("snapshot", "convert", source, "-o", out, "--format", version)
         outcome = cli(*words)
@@ -276,8 +277,12 @@ def test_a_mark_of_hand_over_stays(cli: Cli, states: list[SnapshotState]) -> Non
 def test_golden_files_convert(cli: Cli, root: Path) -> None:
     golden = sorted((root / "tests" / "golden").rglob("*.bin"))
     assert golden
+    chain = cli.folder / "chain"
+    chain.mkdir()
+    for number, name in enumerate(("everything", "increment"), 1):
+        copy(root / "tests" / "golden" / f"v2-{name}.bin", chain / f"checkpoint-{number:08}.bin")
     for path in golden:
-        source = open_snapshot(path)
+        source = open_snapshot(chain if path.stem == "v2-increment" else path)
         for version in (1, 2):
             out = cli.folder / f"{version}-{path.name}"
             copied = write_full(source, str(out), version=version)

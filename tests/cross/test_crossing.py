@@ -206,7 +206,7 @@ def moments(sample: Path, first: int) -> list[int]:
 def test_every_kind_of_state_goes_around(how: str, tmp_path: Path) -> None:
     """The frozen program, twice around: vectors and exceptions as operands, a handler of the older
     kind with its exception, memories and tables of both widths, and references to functions."""
-    sample, route = ROOT / "tests" / "golden" / "v1-running.bin", ROUND * 2
+    sample, route = ROOT / "tests" / "golden" / "v2-running.bin", ROUND * 2
     first = Snapshot.load(sample).state.executed
     assert first is not None
     together = how == "everything alive"

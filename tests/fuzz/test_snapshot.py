@@ -11,15 +11,19 @@ import os
 import random
 import sys
 import time
+from dataclasses import replace
 
 import msgpack
 import pytest
 
+from tests.snapshot import samples
 from tests.snapshot.samples import full, large, parts, seal, small, to_bytes
-from wasmsr.errors import DigestError, FormatError, VersionError
+from wasmsr.errors import DigestError, FormatError, SnapshotError, VersionError
+from wasmsr.snapshot.encoding.container import FULL, INCREMENTAL
 from wasmsr.snapshot.encoding.registry import BY_KIND
-from wasmsr.snapshot.encoding.section import MSGPACK
-from wasmsr.snapshot.format import Decoder, content_digest, decode
+from wasmsr.snapshot.encoding.section import MSGPACK, ReadBase
+from wasmsr.snapshot.format import Decoder, content_digest, decode, encode
+from wasmsr.snapshot.spaces.space_pages import Base, Written
 
 ROUNDS = int(os.environ.get("WASMSR_FUZZ", "300")) * 4
 LIMIT = 64 << 20
@@ -32,14 +36,27 @@ class Mutator:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.seeds = [
-            to_bytes(make(), compress) for make in (small, full) for compress in (False, True)
-        ]
-        self.large = to_bytes(large())
+        self.seeds: dict[int, list[bytes]] = {}
+        self.large: dict[int, bytes] = {}
+        for samples.written_version in (1, 2):
+            self.seeds[samples.written_version] = [
+                to_bytes(make(), compress) for make in (small, full) for compress in (False, True)
+            ]
+            self.large[samples.written_version] = to_bytes(large())
+        self.base = self.seeds[2][2]
+        self.increments = increments(self.base)
 
     def next(self) -> bytes:
+        """Return a damaged snapshot of either version, or an increment to `base`."""
         source = self.random
-        seed = self.large if source.random() < 0.01 else source.choice(self.seeds)
+        samples.written_version = source.choice((1, 2))
+        form = FULL
+        if samples.written_version == 2 and source.random() < 0.4:
+            form, seed = INCREMENTAL, source.choice(self.increments)
+        elif source.random() < 0.01:
+            seed = self.large[samples.written_version]
+        else:
+            seed = source.choice(self.seeds[samples.written_version])
         kind = source.randrange(4)
         if kind == 0:
             return self._bytes(seed, source.randint(1, 4))
@@ -55,7 +72,7 @@ class Mutator:
             else:
                 payload = self._bytes(payload, source.randint(1, 3))
             sections[number] = (name, payload)
-        data = seal([section for section in sections if section[1]])
+        data = seal([section for section in sections if section[1]], form)
         return self._bytes(data, 1) if source.random() < 0.05 else data
 
     def _bytes(self, data: bytes, times: int) -> bytes:
@@ -136,12 +153,41 @@ class Mutator:
             sections[number], sections[other] = sections[other], sections[number]
 
 
-def trial(data: bytes, source: random.Random) -> bool:
+def increments(base: bytes) -> list[bytes]:
+    """Snapshots that are made against one of `full`, all batches raw."""
+    state, got = full(), list[Written]()
+    list(encode(state, version=2, written=got.append, compress=False))
+    below = Base(got[0].root, got[0].content, 0, got[0].trees)
+    made = [b"".join(encode(state, version=2, base=below, compress=False))]
+    data = state.memories[0].data
+    assert isinstance(data, bytearray)
+    data[:4096], data[4096:8192] = b"new!" * 1024, bytes(4096)
+    data += bytes(65536)
+    state = replace(state, memories=[replace(state.memories[0], data=data), *state.memories[1:]])
+    made.append(b"".join(encode(state, version=2, base=below, compress=False)))
+    return made
+
+
+def reader(base: bytes) -> Decoder:
+    """A decoder that finds the base of every increment."""
+
+    def find(root: bytes) -> ReadBase:
+        decoder = Decoder()
+        decoder.feed(base)
+        return ReadBase(decoder.root, decoder.finish(), decoder.trees, 0)
+
+    return Decoder(limit=LIMIT, find_base=find)
+
+
+def trial(data: bytes, base: bytes, source: random.Random) -> bool:
     """Read damaged bytes, whole and in pieces; whether they were taken."""
     began = time.perf_counter()
     try:
-        found = decode(data, limit=LIMIT)
-    except (FormatError, VersionError, DigestError) as error:
+        decoder = reader(base)
+        decoder.feed(data)
+        found = decoder.finish()
+    except SnapshotError as error:
+        assert type(error) in (FormatError, VersionError, DigestError) or _of_base(error)
         assert 10 < len(error.message) < 400, error.message
         outcome: tuple[type, str] = (type(error), error.message)
     else:
@@ -150,12 +196,16 @@ def trial(data: bytes, source: random.Random) -> bool:
         assert to_bytes(decode(again)) == again
         outcome = (bytes, content_digest(found).hex())
     assert time.perf_counter() - began < SLOW
-    assert _in_pieces(data, source) == outcome
+    assert _in_pieces(data, base, source) == outcome
     return outcome[0] is bytes
 
 
-def _in_pieces(data: bytes, source: random.Random) -> tuple[type, str]:
-    decoder = Decoder(limit=LIMIT)
+def _of_base(error: SnapshotError) -> bool:
+    return error.message == "another snapshot was given as the base of an incremental one"
+
+
+def _in_pieces(data: bytes, base: bytes, source: random.Random) -> tuple[type, str]:
+    decoder = reader(base)
     try:
         position = 0
         while position < len(data):
@@ -163,18 +213,19 @@ def _in_pieces(data: bytes, source: random.Random) -> tuple[type, str]:
             decoder.feed(data[position : position + size])
             position += size
         return bytes, content_digest(decoder.finish()).hex()
-    except (FormatError, VersionError, DigestError) as error:
+    except SnapshotError as error:
         return type(error), error.message
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_damaged_snapshots(seed: int) -> None:
+def test_damaged_snapshots(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "written_version", 2)  # the mutator changes it
     mutator = Mutator(seed)
     taken = 0
     for _ in range(ROUNDS // 4):
-        taken += trial(mutator.next(), mutator.random)
+        taken += trial(mutator.next(), mutator.base, mutator.random)
     # Some damage leaves a valid snapshot of another state; if none did, little was tested.
-    assert taken > ROUNDS // 400
+    assert taken > ROUNDS // 600
 
 
 def main() -> None:
@@ -188,7 +239,7 @@ def main() -> None:
     while time.monotonic() < end:
         data = mutator.next()
         try:
-            taken += trial(data, mutator.random)
+            taken += trial(data, mutator.base, mutator.random)
         except BaseException:
             with open("snapshot-crash.bin", "wb") as file:
                 file.write(data)

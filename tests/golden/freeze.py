@@ -7,6 +7,7 @@ is never made anew; a new version gets new samples beside the old ones.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.snapshot.samples import carrying, full, lineage, small, thrown
 from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.encoding.container import VERSION
 from wasmsr.snapshot.format import encode
+from wasmsr.snapshot.memory.space_name import SpaceName
+from wasmsr.snapshot.spaces.space_pages import Base, Runs, Written
 from wasmsr.snapshot.state import MemoryState, ModuleRef, SnapshotState, TableState
 
 FOLDER = Path(__file__).parent
@@ -82,6 +85,36 @@ def samples() -> dict[str, tuple[SnapshotState, bool, bool]]:
     }
 
 
+def increment() -> tuple[SnapshotState, Base]:
+    """What is written against `everything`: pages that are new, changed and zeros."""
+    state, got = full(), list[Written]()
+    list(encode(state, version=2, written=got.append))
+    old = bytes(state.memories[0].data)
+
+    def find(name: SpaceName, runs: Runs) -> bytes:
+        assert name == SpaceName(0, 0)
+        parts = [old[first * 4096 : (first + count) * 4096] for first, count in runs]
+        return b"".join(
+            part.ljust(count * 4096, b"\0") for part, (_, count) in zip(parts, runs, strict=True)
+        )
+
+    base = Base(
+        got[0].root,
+        got[0].content,
+        0,
+        got[0].trees,
+        modules={one.digest for one in state.modules if one.binary},
+        old=find,
+    )
+    data = bytearray(old)
+    data[4096:8192] = bytes(4096)
+    data[20 * 4096 : 20 * 4096 + 4] = b"here"
+    data[30 * 4096 : 31 * 4096] = b"new!" * 1024
+    data += b"\1" + bytes(65535)
+    memory = replace(state.memories[0], data=data)
+    return replace(state, memories=[memory, *state.memories[1:]], executed=77), base
+
+
 def main() -> None:
     """Write all samples of the current version that are not there yet."""
     for name, (snapshot, compress, handed) in samples().items():
@@ -89,10 +122,18 @@ def main() -> None:
         if path.exists():
             print(f"{path.name} is frozen")
             continue
-        path.write_bytes(b"".join(encode(snapshot, compress=compress, handed=handed)))
-        text = json.dumps(plain(snapshot), indent=1, ensure_ascii=True)
-        path.with_suffix(".json").write_text(text + "\n")
-        print(f"{path.name} written, {path.stat().st_size} bytes")
+        _write(path, snapshot, encode(snapshot, compress=compress, handed=handed))
+    path = FOLDER / f"v{VERSION}-increment.bin"
+    if not path.exists():
+        snapshot, base = increment()
+        _write(path, snapshot, encode(snapshot, base=base))
+
+
+def _write(path: Path, snapshot: SnapshotState, pieces: Iterator[bytes]) -> None:
+    path.write_bytes(b"".join(pieces))
+    text = json.dumps(plain(snapshot), indent=1, ensure_ascii=True)
+    path.with_suffix(".json").write_text(text + "\n")
+    print(f"{path.name} written, {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

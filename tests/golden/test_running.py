@@ -13,33 +13,38 @@ from wasmsr.snapshot.capture import capture
 from wasmsr.snapshot.format import content_digest
 from wasmsr.snapshot.restore import restore
 
-SAMPLE = Path(__file__).parent / "v1-running.bin"
+SAMPLES = sorted(Path(__file__).parent.glob("v*-running.bin"))
+of_each_version = pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 
 
-def test_everything_is_alive_in_it() -> None:
-    assert alive(Snapshot.load(SAMPLE).state) == EVERYTHING
+@of_each_version
+def test_everything_is_alive_in_it(path: Path) -> None:
+    assert alive(Snapshot.load(path).state) == EVERYTHING
 
 
-def test_it_is_restored_to_the_very_state() -> None:
-    saved = Snapshot.load(SAMPLE).state
+@of_each_version
+def test_it_is_restored_to_the_very_state(path: Path) -> None:
+    saved = Snapshot.load(path).state
     store = restore(saved)
     store.check()
     again = capture(store, embed=True)
     assert content_digest(replace(again, lineage=saved.lineage)) == content_digest(saved)
 
 
+@of_each_version
 @pytest.mark.parametrize("fuel", [None, 10**6])
-def test_it_goes_on_to_its_answer(fuel: int | None) -> None:
+def test_it_goes_on_to_its_answer(path: Path, fuel: int | None) -> None:
     """In fast code, and counted."""
-    store = Snapshot.load(SAMPLE).restore()
+    store = Snapshot.load(path).restore()
     outcome = store.run(fuel=fuel)
     assert isinstance(outcome, Finished) and outcome.raw == RESULTS
     assert fuel is None or store.executed == EXECUTED
 
 
-def test_it_goes_on_by_hops() -> None:
+@of_each_version
+def test_it_goes_on_by_hops(path: Path) -> None:
     """Saved and restored a hundred times on its way."""
-    store: Store = Snapshot.load(SAMPLE).restore()
+    store: Store = Snapshot.load(path).restore()
     while isinstance(outcome := store.run(fuel=139), Paused):
         store = restore(capture(store), modules=[i.module for i in store.instances])
         store.check()

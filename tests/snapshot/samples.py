@@ -15,16 +15,21 @@ from typing import Any
 from wasmsr.snapshot.encoding.container import (
     BATCH,
     BATCH_SIZE,
+    FLAG_TRAILER,
+    FULL,
     HEADER,
     SECTION,
+    TRAILER_MAGIC,
+    VERSION,
     Header,
     Rows,
     check_batch,
     open_batch,
     section_bytes,
+    trailer_bytes,
     tree_digest,
 )
-from wasmsr.snapshot.encoding.registry import SECTIONS
+from wasmsr.snapshot.encoding.registry import BY_KIND, SECTIONS
 from wasmsr.snapshot.format import encode
 from wasmsr.snapshot.state import (
     ExceptionState,
@@ -169,15 +174,19 @@ def thrown() -> SnapshotState:
     return snapshot
 
 
+written_version = VERSION
+"""The version of the format that the functions below write; a fixture may change it."""
+
+
 def to_bytes(snapshot: SnapshotState, compress: bool = True) -> bytes:
-    return b"".join(encode(snapshot, compress=compress))
+    return b"".join(encode(snapshot, compress=compress, version=written_version))
 
 
 def parts(data: bytes) -> list[tuple[int, bytes]]:
     """The sections of a snapshot as kinds and plain payloads."""
     found = []
     position = HEADER.size
-    while position < len(data):
+    while position < len(data) and not data.startswith(TRAILER_MAGIC, position):
         kind, _, _, plain = SECTION.unpack_from(data, position)
         position += SECTION.size
         payload = b""
@@ -192,16 +201,23 @@ def parts(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def seal(sections: list[tuple[int, bytes]]) -> bytes:
+def seal(sections: list[tuple[int, bytes]], form: int = FULL) -> bytes:
     """A snapshot of these payloads, raw, with the right checksums and digests."""
-    rows = Rows()
+    rows = Rows(written_version)
     for kind, payload in sections:
-        rows.add(kind, len(payload), tree_digest(payload))
-    header = Header(0, len(rows), rows.plain, rows.digests()[0])
+        known = BY_KIND.get(kind)
+        carrier = written_version > 1 and known is not None and known.carrier
+        rows.add(kind, len(payload), tree_digest(payload), carrier=carrier)
+    root = rows.digests()[0]
+    if written_version > 1:
+        header = Header(FLAG_TRAILER, len(rows), rows.plain, bytes(32), written_version, form)
+        end = [trailer_bytes(root)]
+    else:
+        header, end = Header(0, len(rows), rows.plain, root), []
     pieces = [header.encode()]
     for kind, payload in sections:
         pieces += section_bytes(kind, payload)
-    return b"".join(pieces)
+    return b"".join(pieces + end)
 
 
 def changed(snapshot: SnapshotState, kind: int, payload: bytes | None) -> bytes:

@@ -13,14 +13,17 @@ import msgpack
 import pytest
 import zstandard
 
+from tests.snapshot import samples
 from tests.snapshot.samples import Kind, changed, full, parts, seal, small, thrown, to_bytes
 from wasmsr.errors import DigestError, FormatError, SnapshotError, UnportableState, VersionError
 from wasmsr.snapshot.check import check
 from wasmsr.snapshot.encoding.container import (
     BATCH,
     BATCH_SIZE,
+    FLAG_TRAILER,
     HEADER,
     SECTION,
+    TRAILER,
     ZSTD,
     Header,
     Rows,
@@ -29,7 +32,10 @@ from wasmsr.snapshot.encoding.container import (
 )
 from wasmsr.snapshot.encoding.registry import section_name
 from wasmsr.snapshot.format import Decoder, content_digest, decode, encode
+from wasmsr.snapshot.spaces.space_tree import SpaceTree
 from wasmsr.snapshot.state import FrameState, MemoryState, SnapshotState, TableState
+
+in_both_versions = pytest.mark.usefixtures("both_versions")
 
 
 def _refused(data: bytes, words: str, kind: type[SnapshotError] = FormatError) -> None:
@@ -96,6 +102,7 @@ DEFECTS: list[tuple[str, Callable[[SnapshotState], Any]]] = [
 
 
 @pytest.mark.parametrize("number", range(len(DEFECTS)), ids=lambda n: f"{n}-{DEFECTS[n][0]}")
+@in_both_versions
 def test_what_no_machine_can_be_in(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     words, spoil = DEFECTS[number]
     snapshot = full()
@@ -129,6 +136,7 @@ THROWN_DEFECTS: list[tuple[str, Callable[[SnapshotState], Any]]] = [
 
 
 @pytest.mark.parametrize("number", range(len(THROWN_DEFECTS)))
+@in_both_versions
 def test_exceptions_that_no_machine_can_hold(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     words, spoil = THROWN_DEFECTS[number]
     snapshot = thrown()
@@ -140,19 +148,27 @@ def test_exceptions_that_no_machine_can_hold(number: int, monkeypatch: pytest.Mo
     _refused(to_bytes(snapshot), words)
 
 
-def test_sections_of_exceptions_that_lie() -> None:
+def test_sections_of_exceptions_that_lie(both_versions: int) -> None:
     snapshot = thrown()
-    tags, exceptions = _payload(snapshot, Kind.TAGS), _payload(snapshot, Kind.EXCEPTIONS)
+    kind = Kind.EXCEPTIONS if both_versions == 1 else Kind.EXCEPTION_OBJECTS
+    tags, exceptions = _payload(snapshot, Kind.TAGS), _payload(snapshot, kind)
     assert decode(to_bytes(snapshot)).exceptions == snapshot.exceptions
+    heads = 8 * both_versions  # bytes for each exception: its tag, and in version 2 its number
     for payload in (
         exceptions[:7],
         struct.pack("<Q", 1 << 60) + exceptions[8:],
-        struct.pack("<Q", 4) + exceptions[8:],
-        exceptions[:8] + struct.pack("<Q", 2) + exceptions[16:],
+        exceptions[:heads] + struct.pack("<Q", 2) + exceptions[heads + 8 :],
         exceptions + bytes(8),
         exceptions[:-8],
     ):
-        _refused(changed(snapshot, Kind.EXCEPTIONS, payload), "exceptions section")
+        _refused(changed(snapshot, kind, payload), f"{section_name(kind)} section")
+    more = changed(snapshot, kind, struct.pack("<Q", 4) + exceptions[8:])
+    if both_versions == 1:
+        _refused(more, "exceptions section")
+    else:  # slots are taken for heads, and so for numbers
+        _refused(more, "leaves numbers out", VersionError)
+        gap = exceptions[:8] + struct.pack("<Q", 1) + exceptions[16:]
+        _refused(changed(snapshot, kind, gap), "do not ascend")
     values: tuple[list[object], ...] = (
         [],
         [[], []],
@@ -166,6 +182,7 @@ def test_sections_of_exceptions_that_lie() -> None:
     assert tags != exceptions
 
 
+@in_both_versions
 def test_types_and_values_must_be_as_many() -> None:
     snapshot = full()
     snapshot.thread.frames[0] = FrameState(1, 2, 4000, 0, b"\x7f", [])
@@ -179,6 +196,7 @@ def test_types_and_values_must_be_as_many() -> None:
         encode(snapshot)
 
 
+@in_both_versions
 def test_an_embedded_module_must_be_the_one_named() -> None:
     snapshot = full()
     binary = _payload(snapshot, Kind.BINARIES)
@@ -191,7 +209,7 @@ def test_an_embedded_module_must_be_the_one_named() -> None:
 
 # msgpack ------------------------------------------------------------------------------------------
 
-BAD_MESSAGES: list[tuple[int, bytes, str]] = [
+IN_BOTH_VERSIONS: list[tuple[int, bytes, str]] = [
     (Kind.LINEAGE, b"\xc1", "cannot be unpacked"),
     (Kind.LINEAGE, b"\x80", "just the keys"),
     (Kind.LINEAGE, b"\xc0", "just the keys"),
@@ -208,6 +226,9 @@ BAD_MESSAGES: list[tuple[int, bytes, str]] = [
     (Kind.SEGMENTS, msgpack.packb([[[], []], [[], []]]), "should be absent"),
     (Kind.SEGMENTS, msgpack.packb([[[], []], [[]]]), "not two lists"),
     (Kind.SEGMENTS, msgpack.packb([[[], []], [[], [True]]]), "not int"),
+]
+
+ONLY_IN_VERSION_1: list[tuple[int, bytes, str]] = [
     (Kind.EXTERNS, msgpack.packb([]), "one or more"),
     (Kind.EXTERNS, msgpack.packb({}), "one or more"),
     (Kind.EXTERNS, b"\x91\xd4\x05\x00", "cannot be unpacked"),
@@ -225,18 +246,43 @@ BAD_MESSAGES: list[tuple[int, bytes, str]] = [
     (Kind.WASI, msgpack.packb({b"key": 1}), "not a map"),
 ]
 
+_WASI = "wasi_snapshot_preview1"
+ONLY_IN_VERSION_2: list[tuple[int, bytes, str]] = [
+    (Kind.HOST_OBJECTS, msgpack.packb([]), "one or more"),
+    (Kind.HOST_OBJECTS, msgpack.packb([1]), "not a number and an object"),
+    (Kind.HOST_OBJECTS, msgpack.packb([["0", 1]]), "not a number and an object"),
+    (Kind.HOST_OBJECTS, msgpack.packb([[True, 1]]), "not a number and an object"),
+    (Kind.HOST_OBJECTS, msgpack.packb([[0, 1], [0, 2]]), "do not ascend"),
+    (Kind.HOST_OBJECTS, msgpack.packb([[0, 1], [2, 2]]), "leaves numbers out"),
+    (Kind.HOST_OBJECTS, b"\x91\x92\x00\xd4\x05\x00", "cannot be unpacked"),
+    (Kind.HOST_OBJECTS, b"\x91\x92\x00\xca\0\0\0\0", "canonical"),
+    (Kind.HOST_STATE, msgpack.packb([]), "not a map"),
+    (Kind.HOST_STATE, msgpack.packb({b"key": 1}), "not a map"),
+    (Kind.HOST_STATE, msgpack.packb({"other": {}}), "which is not known"),
+    (Kind.HOST_STATE, msgpack.packb({_WASI: {}, "z": {}}), "which is not known"),
+    (Kind.HOST_STATE, msgpack.packb({_WASI: {b"args": []}}), "not a map"),
+    (Kind.HOST_STATE, msgpack.packb({_WASI: {"origin": {}}}), "another section"),
+]
+
+BAD_MESSAGES = [(version, *one) for version in (1, 2) for one in IN_BOTH_VERSIONS]
+BAD_MESSAGES += [(1, *one) for one in ONLY_IN_VERSION_1]
+BAD_MESSAGES += [(2, *one) for one in ONLY_IN_VERSION_2]
+
 
 @pytest.mark.parametrize("number", range(len(BAD_MESSAGES)))
-def test_malformed_messages(number: int) -> None:
-    kind, payload, words = BAD_MESSAGES[number]
-    _refused(changed(full(), kind, payload), words)
+def test_malformed_messages(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    version, kind, payload, words = BAD_MESSAGES[number]
+    monkeypatch.setattr(samples, "written_version", version)
+    later = VersionError if words in ("leaves numbers out", "which is not known") else FormatError
+    _refused(changed(full(), kind, payload), words, later)
 
 
-def test_every_value_of_every_message_with_another_type() -> None:
+def test_every_value_of_every_message_with_another_type(both_versions: int) -> None:
     """No type in any map or list may be exchanged for another without notice."""
     snapshot = full()
     tried = 0
-    for kind in (Kind.LINEAGE, Kind.LIMITS, Kind.STORE, Kind.COUNTERS, Kind.SEGMENTS):
+    kinds = [Kind.LINEAGE, Kind.LIMITS, Kind.STORE, Kind.SEGMENTS]
+    for kind in kinds + [Kind.COUNTERS] * (both_versions == 1):
         value = msgpack.unpackb(_payload(snapshot, kind))
         for put in _places(value):
             for other in (1.5, "text", b"bytes", [None], {"a": 1}, True, -1):
@@ -283,7 +329,7 @@ def _tables(*records: tuple[int, ...], elements: bytes = b"") -> bytes:
 
 _GLOBALS = struct.pack("<IIQQ", 0x7F, 0, 0, 0) * 5
 
-BAD_ARRAYS: list[tuple[int, bytes, str]] = [
+THREADS_1: list[tuple[int, bytes, str]] = [
     (Kind.THREAD, b"short", "too short"),
     (Kind.THREAD, struct.pack("<QQ", 1 << 60, 0), "too short for"),
     (Kind.THREAD, struct.pack("<QQ", 0, 1 << 60), "too short for"),
@@ -292,6 +338,33 @@ BAD_ARRAYS: list[tuple[int, bytes, str]] = [
     (Kind.THREAD, struct.pack("<QQ6I", 1, 0, 0, 0, 0, 0, 1 << 31, 0), "its length"),
     (Kind.THREAD, struct.pack("<QQ6I", 1, 0, 0, 2, 9, 0, 0, 1), "reserved field"),
     (Kind.THREAD, struct.pack("<QQ2I", 0, 1, 0, 1 << 31), "one value for each type"),
+]
+
+
+def _threads(*head: int, count: int = 1, body: bytes = b"") -> bytes:
+    return struct.pack("<QIIQQQQ", count, *head) + body
+
+
+ONLY_IN_2: list[tuple[int, bytes, str]] = [
+    (Kind.THREADS, b"short", "too short"),
+    (Kind.THREADS, struct.pack("<Q", 1), "too short"),
+    (Kind.THREADS, _threads(0, 0, 0, 0, 0, 0, count=2), "2 threads, and this wasmsr runs one"),
+    (Kind.THREADS, _threads(0, 0, 0, 0, 0, 0, count=1 << 60), "threads, and this wasmsr runs"),
+    (Kind.THREADS, _threads(0, 1, 0, 0, 0, 0), "status 1, which this wasmsr does not know"),
+    (Kind.THREADS, _threads(1, 0, 0, 0, 0, 0), "is not zero"),
+    (Kind.THREADS, _threads(0, 0, 0, 0, 0, 1, body=bytes(8)), "is not zero"),
+    (Kind.THREADS, _threads(0, 0, 0, 1 << 60, 0, 0), "too short for"),
+    (Kind.THREADS, _threads(0, 0, 0, 0, 1 << 60, 0), "too short for"),
+    (Kind.THREADS, _threads(0, 0, 0, 0, 0, 0, body=bytes(9)), "its length"),
+    (Kind.THREADS, _threads(0, 0, 0, 0, 0, 0, body=bytes(8)), "its length"),
+    (Kind.SPACES, bytes(47), "47 bytes in place of 96"),
+    (Kind.SPACES, struct.pack("<HHIQ32x", 1, 0, 0, 48) * 2, "another name or size"),
+    (Kind.SPACES, struct.pack("<HHIQ32x", 0, 1, 0, 48) * 2, "unknown flags"),
+    (Kind.SPACES, struct.pack("<HHIQ32x", 0, 0, 0, 1 << 60) * 2, "another name or size"),
+    (Kind.SPACES, struct.pack("<HHIQ32x", 0, 0, 0, 48) * 2, "not what its digest names"),
+]
+
+ARRAYS_OF_BOTH: list[tuple[int, bytes, str]] = [
     (Kind.GLOBALS, bytes(23), "middle of a global"),
     (Kind.GLOBALS, struct.pack("<IIQQ", 0x7F, 2, 0, 0), "mutability"),
     (Kind.GLOBALS, _GLOBALS + struct.pack("<IIQQ", 0x7F, 0, 0, 1), "does not fit"),
@@ -315,10 +388,17 @@ BAD_ARRAYS: list[tuple[int, bytes, str]] = [
 ]
 
 
+BAD_ARRAYS = [(version, *one) for version in (1, 2) for one in ARRAYS_OF_BOTH]
+BAD_ARRAYS += [(1, *one) for one in THREADS_1] + [(2, *one) for one in ONLY_IN_2]
+
+
 @pytest.mark.parametrize("number", range(len(BAD_ARRAYS)))
-def test_malformed_arrays(number: int) -> None:
-    kind, payload, words = BAD_ARRAYS[number]
-    _refused(changed(full(), kind, payload), words)
+def test_malformed_arrays(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    version, kind, payload, words = BAD_ARRAYS[number]
+    monkeypatch.setattr(samples, "written_version", version)
+    kinds = {"this wasmsr runs": VersionError, "does not know": VersionError, "digest": DigestError}
+    found = [error for part, error in kinds.items() if part in words]
+    _refused(changed(full(), kind, payload), words, found[0] if found else FormatError)
 
 
 # In place of that of `full`, which the test below these spells out.
@@ -339,17 +419,20 @@ BAD_INDEXES: list[tuple[list[tuple[int, ...]], str]] = [
 
 
 @pytest.mark.parametrize("number", range(len(BAD_INDEXES)))
+@pytest.mark.usefixtures("version_1")
 def test_malformed_page_index(number: int) -> None:
     entries, words = BAD_INDEXES[number]
     payload = b"".join(struct.pack("<IIII", *entry) for entry in entries)
     _refused(changed(full(), Kind.PAGE_INDEX, payload), words)
 
 
+@pytest.mark.usefixtures("version_1")
 def test_the_page_index_of_the_sample_is_as_described() -> None:
     index = list(struct.iter_unpack("<IIII", _payload(full(), Kind.PAGE_INDEX)))
     assert index == [(0, 1, 2, 0), (0, 20, 1, 0), (0, 47, 1, 2), (1, 0, 1, 0)]
 
 
+@pytest.mark.usefixtures("version_1")
 def test_pages_without_index_and_index_without_pages() -> None:
     _refused(changed(full(), Kind.PAGE_INDEX, None), "12288 bytes in place of 0")
     _refused(changed(full(), Kind.PAGE_DATA, None), "no page data section")
@@ -357,14 +440,57 @@ def test_pages_without_index_and_index_without_pages() -> None:
     _refused(changed(full(), Kind.MEMORIES, None), "names memory 0 of 0")
 
 
+# Runs of pages in version 2: kind of the space, flags, its number, first page, pages. -------------
+
+BAD_RUNS: list[tuple[list[tuple[int, ...]], str]] = [
+    ([(0, 0, 2, 0, 1)], "which the snapshot does not have"),
+    ([(1, 0, 0, 0, 1)], "which the snapshot does not have"),
+    ([(0, 0, 1, 0, 1), (0, 0, 0, 1, 1)], "out of order"),
+    ([(0, 0, 0, 1, 2), (0, 0, 0, 2, 1)], "page 2 of memory 0 twice"),
+    ([(0, 0, 0, 1, 0)], "empty run"),
+    ([(0, 0, 0, 47, 2)], "beyond the end"),
+    ([(0, 0, 0, 1, 2**32 - 1)], "beyond the end"),
+    ([(0, 0, 0, 1, 1), (0, 0, 0, 2, 2)], "should be one"),
+    ([(0, 1, 0, 1, 1)], "unknown flags"),
+    ([(0, 2, 0, 1, 1)], "unknown flags"),
+    ([(0, 0, 0, 1, 2)], "20480 bytes in place of 8192"),
+    ([(0, 0, 0, 1, 6)], "20480 bytes in place of 24576"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(BAD_RUNS)))
+@pytest.mark.usefixtures("version_2")
+def test_malformed_page_runs(number: int) -> None:
+    runs, words = BAD_RUNS[number]
+    payload = b"".join(struct.pack("<HHIII", *run) for run in runs)
+    _refused(changed(full(), Kind.PAGE_RUNS, payload), words)
+
+
+@pytest.mark.usefixtures("version_2")
+def test_the_page_runs_of_the_sample_are_as_described() -> None:
+    runs = list(struct.iter_unpack("<HHIII", _payload(full(), Kind.PAGE_RUNS)))
+    assert runs == [(0, 0, 0, 1, 2), (0, 0, 0, 20, 1), (0, 0, 0, 47, 1), (0, 0, 1, 0, 1)]
+
+
+@pytest.mark.usefixtures("version_2")
+def test_pages_without_runs_and_runs_without_pages() -> None:
+    _refused(changed(full(), Kind.PAGE_RUNS, None), "20480 bytes in place of 0")
+    _refused(changed(full(), Kind.PAGE_BYTES, None), "no page bytes section")
+    _refused(changed(full(), Kind.PAGE_RUNS, b"x"), "middle of a run")
+    _refused(changed(full(), Kind.MEMORIES, None), "which the snapshot does not have")
+    _refused(changed(full(), Kind.SPACES, None), "no spaces section")
+
+
 # The container ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Kind.LINEAGE, Kind.LIMITS, Kind.STORE, Kind.THREAD])
-def test_sections_that_must_be_there(kind: int) -> None:
-    _refused(changed(small(), kind, None), f"no {section_name(kind)} section")
+@pytest.mark.parametrize("kind", ["lineage", "limits", "store", "thread"])
+def test_sections_that_must_be_there(kind: str, both_versions: int) -> None:
+    kind = "threads" if kind == "thread" and both_versions > 1 else kind
+    _refused(changed(small(), getattr(Kind, kind.upper()), None), f"no {kind} section")
 
 
+@in_both_versions
 def test_order_of_sections() -> None:
     sections = parts(to_bytes(full()))
     for number in range(len(sections) - 1):
@@ -376,7 +502,7 @@ def test_order_of_sections() -> None:
     _refused(seal(twice), "lineage section is out of order or there twice")
 
 
-def test_unknown_sections() -> None:
+def test_unknown_sections(both_versions: int) -> None:
     sections = parts(to_bytes(full()))
     _refused(seal([*sections, (0x4000, b"new")]), "kind 0x4000", VersionError)
     for payload in (b"extra", bytes(BATCH_SIZE * 2 + 5)):
@@ -384,9 +510,9 @@ def test_unknown_sections() -> None:
         decoder = Decoder()
         decoder.feed(data)
         assert decoder.finish() == full()
-        assert decoder.content == content_digest(full())
+        assert decoder.content == content_digest(full(), version=both_versions)
         broken = bytearray(data)
-        broken[-1] ^= 1
+        broken[-1 - TRAILER.size * (both_versions - 1)] ^= 1
         with pytest.raises(DigestError, match="kind 0x8001"):
             decode(broken)
 
@@ -399,26 +525,29 @@ def _headed(**changes: int) -> bytes:
         changes.get("sections", old.sections),
         changes.get("plain", old.plain),
         old.root,
+        old.version,
     )
     return new.encode() + data[HEADER.size :]
 
 
-def test_header_fields() -> None:
+def test_header_fields(both_versions: int) -> None:
     plain = Header.decode(to_bytes(small())[: HEADER.size]).plain
-    _refused(_headed(flags=2), "unknown flags", VersionError)
-    _refused(_headed(sections=5), "cut off")
-    _refused(_headed(sections=3), "smaller than its header says")
-    _refused(_headed(sections=0), "smaller than its header says")
+    trailer = FLAG_TRAILER * (both_versions - 1)
+    _refused(_headed(flags=0x100 + trailer), "unknown flags", VersionError)
+    _refused(_headed(sections=5), "unknown flags" if trailer else "cut off")
+    short = "no trailer" if trailer else "smaller than its header says"
+    _refused(_headed(sections=3), short)
+    _refused(_headed(sections=0), short)
     _refused(_headed(plain=plain + 1), "smaller than its header says")
     _refused(_headed(plain=plain - 1), "larger than its header says")
-    assert decode(_headed(flags=1)) == small()
+    assert decode(_headed(flags=1 + trailer)) == small()
 
 
 @pytest.mark.parametrize(
     ("offset", "value", "kind", "words"),
     [
         (8, 3, VersionError, "format version 3"),
-        (10, 2, VersionError, "form 2"),
+        (10, 4, VersionError, "form 4"),
         (56, 1, FormatError, "reserved"),
     ],
 )
@@ -434,7 +563,8 @@ def test_header_fields_of_later_versions(
 def _one_section(kind: int, plain: int, batch: bytes) -> bytes:
     """The lineage of `small`, then a section with this first batch, whatever it says."""
     sections = parts(to_bytes(small()))[:3]
-    head = Header(0, 4, 1 << 60, bytes(32)).encode()
+    version = samples.written_version
+    head = Header(FLAG_TRAILER * (version - 1), 4, 1 << 60, bytes(32), version).encode()
     before = b"".join(b"".join(section_bytes(k, p)) for k, p in sections if k < kind)
     return head + before + SECTION.pack(kind, 0, 0, plain) + batch
 
@@ -444,14 +574,16 @@ def _one_section(kind: int, plain: int, batch: bytes) -> bytes:
     [
         (BATCH.pack(0, 9, 0), "9 bytes in place of 10"),
         (BATCH.pack(0, 2**32 - 1, 0), "in place of 10"),
-        (BATCH.pack(2, 10, 0), "unknown codec"),
+        (BATCH.pack(4, 10, 0), "unknown codec"),
         (BATCH.pack(ZSTD, 10, 0), "may not be compressed"),
     ],
 )
+@in_both_versions
 def test_batch_heads(batch: bytes, words: str) -> None:
     _refused(_one_section(Kind.LINEAGE, 10, batch), words)
 
 
+@in_both_versions
 def test_compressed_batches_are_bounded_before_they_are_read() -> None:
     snapshot = full()
     for stored in (0, 100, 101, 1 << 31):
@@ -467,6 +599,7 @@ def _with_binaries(snapshot: SnapshotState, tail: bytes) -> bytes:
 
 
 _PAGES = 40
+_OF_PAGES = "a compressed batch of the page "
 
 
 def _with_pages(frame: bytes) -> bytes:
@@ -475,9 +608,11 @@ def _with_pages(frame: bytes) -> bytes:
     for page in range(_PAGES):
         memory[page * 4096] = page + 1
     data = to_bytes(replace(small(), memories=[MemoryState(0, None, memory)]), compress=False)
-    head = SECTION.pack(Kind.PAGE_DATA, 0, 0, _PAGES * 4096)
+    kind = Kind.PAGE_DATA if samples.written_version == 1 else Kind.PAGE_BYTES
+    head = SECTION.pack(kind, 0, 0, _PAGES * 4096)
     start = data.index(head) + len(head)
-    return data[:start] + BATCH.pack(ZSTD, len(frame), zlib.crc32(frame)) + frame
+    rest = data[start + BATCH.size + _PAGES * 4096 :]
+    return data[:start] + BATCH.pack(ZSTD, len(frame), zlib.crc32(frame)) + frame + rest
 
 
 def _frame(length: int, *, sized: bool = True) -> bytes:
@@ -492,18 +627,20 @@ def _frame(length: int, *, sized: bool = True) -> bytes:
 
 @pytest.mark.parametrize("length", [0, 1, 40 * 4096 - 1, 40 * 4096 + 1, 1 << 20, 1 << 30])
 @pytest.mark.parametrize("sized", [True, False])
+@in_both_versions
 def test_compression_bombs(length: int, sized: bool) -> None:
     """Frames that hold other than they should, by what they say or by what they do."""
     frame = _frame(length, sized=sized)
     assert 0 < len(frame) < _PAGES * 4096
     tracemalloc.start()
     try:
-        _refused(_with_pages(frame), "a compressed batch of the page data section")
+        _refused(_with_pages(frame), _OF_PAGES)
         assert tracemalloc.get_traced_memory()[1] < 2 << 20
     finally:
         tracemalloc.stop()
 
 
+@in_both_versions
 def test_a_frame_that_lies_about_its_size() -> None:
     """It says what is expected and holds a mebibyte."""
     frame = bytearray(_frame(1 << 20))
@@ -511,27 +648,34 @@ def test_a_frame_that_lies_about_its_size() -> None:
     at = frame.index((1 << 20).to_bytes(4, "little"))
     frame[at : at + 4] = (_PAGES * 4096).to_bytes(4, "little")
     assert zstandard.frame_content_size(bytes(frame)) == _PAGES * 4096
-    _refused(_with_pages(bytes(frame)), "a compressed batch of the page data section")
+    _refused(_with_pages(bytes(frame)), _OF_PAGES)
 
 
+@in_both_versions
 def test_a_frame_with_more_behind_it() -> None:
     good = _frame(_PAGES * 4096)
     for tail in (b"x", good, b"\x50\x2a\x4d\x18\0\0\0\0"):
         _refused(_with_pages(good + tail), "cannot be decompressed")
-    # The frame itself is well-formed; zeros are just not what the root digest is of.
+    # The frame itself is well-formed; zeros are just not what the digest is of.
     _refused(_with_pages(good), "not what its digest names", DigestError)
 
 
-def test_cost_of_what_is_only_claimed() -> None:
+def test_cost_of_what_is_only_claimed(both_versions: int) -> None:
     """Files of some hundred bytes that claim gigabytes cost next to nothing to refuse."""
+    thread = Kind.THREAD if both_versions == 1 else Kind.THREADS
     claims = [
         _one_section(Kind.LINEAGE, 1 << 26, BATCH.pack(0, BATCH_SIZE, 0)),
         _one_section(Kind.STORE, 1 << 50, BATCH.pack(0, BATCH_SIZE, 0)),
-        _one_section(Kind.THREAD, 1 << 50, BATCH.pack(0, BATCH_SIZE, 0)),
+        _one_section(thread, 1 << 50, BATCH.pack(0, BATCH_SIZE, 0)),
         changed(full(), Kind.TABLES, _tables((0, 0x70, 0, 0, 1 << 40, 0))),
         changed(full(), Kind.MEMORIES, struct.pack("<QQQQ", 0, 0, 0, 65536) * 100),
-        changed(full(), Kind.PAGE_INDEX, struct.pack("<IIII", 0, 0, 48, 0)),
     ]
+    if both_versions == 1:
+        claims.append(changed(full(), Kind.PAGE_INDEX, struct.pack("<IIII", 0, 0, 48, 0)))
+    else:
+        claims.append(changed(full(), Kind.PAGE_RUNS, struct.pack("<HHIII", 0, 0, 0, 0, 48)))
+        spaces = struct.pack("<HHIQ32x", 0, 0, 0, 1 << 40)
+        claims.append(changed(full(), Kind.SPACES, spaces * 2))
     for data in claims:
         decode(to_bytes(full()))
         tracemalloc.start()
@@ -544,18 +688,24 @@ def test_cost_of_what_is_only_claimed() -> None:
         assert peak < 2 << 20
 
 
+@in_both_versions
 def test_large_untouched_memory_is_not_touched() -> None:
     """A memory of 1 GiB that is all zero is read in no time and takes no room."""
     import resource
 
     payload = struct.pack("<QQQQ", 0, 0, 0, 16384)
-    sections = [*parts(to_bytes(small())), ((Kind.MEMORIES), payload)]
+    sections = [*parts(to_bytes(small())), (Kind.MEMORIES, payload)]
+    if samples.written_version > 1:
+        digest = SpaceTree(16384 * 16).root()
+        sections.append((Kind.SPACES, struct.pack("<HHIQ", 0, 0, 0, 16384 * 16) + digest))
+        sections.sort()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = decode(seal(sections))
     assert len(found.memories[0].data) == 1 << 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
+@in_both_versions
 def test_the_limit_can_be_given() -> None:
     data = to_bytes(full())
     need = 4 * 65536 + 15 * 8 + 100
@@ -566,14 +716,16 @@ def test_the_limit_can_be_given() -> None:
         decode(data, limit=65536)
 
 
-def test_too_many_maps_and_lists() -> None:
+def test_too_many_maps_and_lists(both_versions: int) -> None:
     """An empty map is one byte there and sixty-four here."""
     many = b"\x81\xa1x\xdd" + (1 << 21).to_bytes(4, "big") + b"\x80" * (1 << 21)
-    _refused(changed(small(), Kind.WASI, many), "more than 1048576 maps and lists")
+    kind = Kind.WASI if both_versions == 1 else Kind.HOST_STATE
+    _refused(changed(small(), kind, many), "more than 1048576 maps and lists")
     with pytest.raises(UnportableState, match="more than 1048576 maps and lists"):
         encode(replace(small(), wasi={"x": [{}] * (1 << 20)}))
 
 
+@pytest.mark.usefixtures("version_1")
 def test_root_is_over_heads_and_payloads() -> None:
     """Sections with right digests under a header of another snapshot."""
     one, other = to_bytes(small()), to_bytes(replace(small(), executed=5))

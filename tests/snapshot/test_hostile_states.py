@@ -65,7 +65,7 @@ def test_a_count_that_has_no_room_for_more() -> None:
     snapshot = replace(capture(store), executed=2**64 - 3)
     restored = restore(snapshot, modules=[module])
     assert restored.run(fuel=10) == Paused("fuel")
-    assert hop(restored).executed == 2**64 - 1
+    assert hop(restored).executed == 2**64 - 2, "the largest that a snapshot can say"
 
 
 def test_exceptions_that_refer_to_one_many_times() -> None:

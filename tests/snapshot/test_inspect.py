@@ -62,7 +62,7 @@ def test_description(tmp_path: Path) -> None:
     assert file["handed_over"] is True
     assert file["content_digest"] == content_digest(full()).hex()
     assert [s["kind"] for s in file["sections"]][:3] == ["lineage", "limits", "store"]
-    assert sum(s["stored"] for s in file["sections"]) + 64 == file["bytes"]
+    assert sum(s["stored"] for s in file["sections"]) + 64 + 48 == file["bytes"]
     stack = found["call_stack"]
     assert [frame["frame"] for frame in stack] == [2, 1, 0]
     assert stack[0] == {

@@ -8,11 +8,13 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import wasmsr
+from tests.snapshot import samples
 from tests.snapshot.samples import Kind, changed, full, parts, seal, small, to_bytes
 from wasmsr import FormatError, Limits, Module, SnapshotError, Store
 from wasmsr.program.program import Program
@@ -20,7 +22,7 @@ from wasmsr.snapshot.encoding.container import BATCH, FIRST, HEADER, SECTION, He
 from wasmsr.snapshot.encoding.read_limits import FULL_MEMORIES, IGNORABLE_LIMIT
 from wasmsr.snapshot.format import Decoder, decode
 from wasmsr.snapshot.restore import restore
-from wasmsr.snapshot.state import InstanceState, ModuleRef, TableState
+from wasmsr.snapshot.state import InstanceState, MemoryState, ModuleRef, TableState
 
 TABLES = Module.from_text("(module (table 0 funcref) (table 0 externref) (table 0 funcref))")
 NULLS = 1 << 28
@@ -116,6 +118,7 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
+@pytest.mark.usefixtures("version_1")
 def test_repeated_pages_are_within_the_limit_of_each_memory() -> None:
     data = memories(1, 257)
     assert len(decode(data).memories[0].data) == 257 << 16
@@ -133,7 +136,8 @@ def test_many_memories_are_within_a_limit_of_all() -> None:
     before = peak()
     with pytest.raises(FormatError, match="memories section asks for"):
         decode(data, limits=Limits(memory_pages=256))
-    decode(changed(small(), Kind.MEMORIES, pages * 3), limits=Limits(memory_pages=256))
+    three = replace(small(), memories=[MemoryState(0, None, bytes(256 << 16))] * 3)
+    decode(to_bytes(three), limits=Limits(memory_pages=256))
     assert peak() - before < 64 << 20
 
 
@@ -175,44 +179,55 @@ def claiming(kind: int, plain: int) -> bytes:
         len(payload) + SECTION.size + BATCH.size * -(-len(payload) // 262144)
         for _, payload in before
     )
-    new = Header(0, len(before) + 1, head.plain + plain, head.root).encode()
+    new = head._replace(sections=len(before) + 1, plain=head.plain + plain).encode()
     size = min(plain, 262144)
     return new + data[HEADER.size : start] + FIRST.pack(kind, 0, 0, plain, 0, size, 0)
 
 
-KINDS = (
-    *(Kind.STORE, Kind.THREAD, Kind.GLOBALS, Kind.TABLES, Kind.WASI, Kind.MEMORIES),
-    *(Kind.TAGS, Kind.EXCEPTIONS, Kind.IDENTITIES, Kind.FILE_INDEX, 0x8001, 0xF000),
+COMMON = (
+    *(Kind.STORE, Kind.GLOBALS, Kind.TABLES, Kind.MEMORIES),
+    *(Kind.TAGS, Kind.IDENTITIES, Kind.FILE_INDEX, 0x8001, 0xF000),
 )
+IN_1 = (Kind.THREAD, Kind.WASI, Kind.EXCEPTIONS)
+IN_2 = (Kind.THREADS, Kind.HOST_STATE, Kind.HOST_OBJECTS, Kind.EXCEPTION_OBJECTS)
+KINDS = [(1, kind) for kind in COMMON + IN_1] + [(2, kind) for kind in COMMON + IN_2]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("version", "kind"), KINDS)
 @pytest.mark.parametrize("plain", [1 << 61, 1 << 40, 800 << 20])
-def test_no_section_is_as_large_as_it_likes(kind: int, plain: int) -> None:
+def test_no_section_is_as_large_as_it_likes(
+    version: int, kind: int, plain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "written_version", version)
     decoder = Decoder()
     with pytest.raises(FormatError, match="section is too large"):
         decoder.feed(claiming(kind, plain))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_large_section_is_still_read(kind: int) -> None:
+@pytest.mark.parametrize(("version", "kind"), KINDS)
+def test_a_large_section_is_still_read(
+    version: int, kind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "written_version", version)
     Decoder().feed(claiming(kind, 1 << 20))
 
 
-def test_a_page_index_has_no_more_runs_than_there_are_pages() -> None:
-    data = changed(full(), Kind.PAGE_INDEX, bytes(16) * (1 << 17))
+def test_a_page_index_has_no_more_runs_than_there_are_pages(both_versions: int) -> None:
+    kind = Kind.PAGE_INDEX if both_versions == 1 else Kind.PAGE_RUNS
+    data = changed(full(), kind, bytes(16) * (1 << 17))
     with pytest.raises(FormatError, match="more runs than the memories have pages"):
         decode(data)
 
 
-def test_items_of_messages_are_counted() -> None:
+def test_items_of_messages_are_counted(both_versions: int) -> None:
     """A small number is one byte there and eight here."""
+    kind = Kind.WASI if both_versions == 1 else Kind.HOST_STATE
     many = b"\x81\xa1x\xdd" + ((1 << 24) + 1).to_bytes(4, "big") + bytes((1 << 24) + 1)
-    with pytest.raises(FormatError, match=r"WASI|wasi"):
-        decode(changed(small(), Kind.WASI, many))
+    with pytest.raises(FormatError, match=r"WASI|wasi|host state"):
+        decode(changed(small(), kind, many))
     half = b"\xdd" + (1 << 23).to_bytes(4, "big") + bytes(1 << 23)
     with pytest.raises(FormatError, match="more than 16777216 items"):
-        decode(changed(small(), Kind.WASI, b"\x81\xa1x\x93" + half * 3))
+        decode(changed(small(), kind, b"\x81\xa1x\x93" + half * 3))
 
 
 def test_many_instances_of_a_large_module() -> None:

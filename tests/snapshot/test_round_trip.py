@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.snapshot.samples import full, large, lineage, small, to_bytes
 from tests.snapshot.strategies import snapshots
 from wasmsr.errors import FormatError, UnportableState
-from wasmsr.snapshot.encoding.container import BATCH_SIZE, tree_digest
+from wasmsr.snapshot.encoding.container import BATCH_SIZE, HEADER, TRAILER, tree_digest
 from wasmsr.snapshot.format import Decoder, content_digest, decode, encode
 from wasmsr.snapshot.state import SnapshotState
 
@@ -47,7 +47,8 @@ def test_pieces_may_be_cut_anywhere(snapshot: SnapshotState, source: random.Rand
     assert decoder.finish() == snapshot
     assert decoder.header is not None
     assert decoder.plain == decoder.header.plain
-    assert 64 + sum(section.stored for section in decoder.sections) == len(data)
+    ends = HEADER.size + TRAILER.size
+    assert ends + sum(section.stored for section in decoder.sections) == len(data)
 
 
 @pytest.mark.parametrize("make", [small, full])

@@ -39,6 +39,10 @@ class OwnershipState(IntEnum):
     LOST = 7
 
 
+SNAPSHOT_FORMAT = 1
+"""The version of the snapshot format in which protocol 1 moves programs."""
+
+
 class Reason(IntEnum):
     """Why an end refuses. The wire has the same numbers."""
 
@@ -103,7 +107,7 @@ class Description:
     """What a destination must have and allow to take a program."""
 
     modules: tuple[ModuleName, ...]
-    snapshot_format: int = 1
+    snapshot_format: int = SNAPSHOT_FORMAT
     features: tuple[str, ...] = ()
     mounts: tuple[MountName, ...] = ()
     shown: bytes = b""

@@ -24,6 +24,7 @@ from wasmsr.migrate.hosting.own_inputs import OwnInputs
 from wasmsr.migrate.ports import Buffer, Relays
 from wasmsr.migrate.protocol import (
     ID_BYTES,
+    SNAPSHOT_FORMAT,
     Description,
     ModuleName,
     MountName,
@@ -36,7 +37,6 @@ from wasmsr.program.program import Program
 from wasmsr.record import replaced
 from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot import format as snapshot_format
-from wasmsr.snapshot.encoding.container import VERSION
 from wasmsr.snapshot.preload import preload
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, Mount
@@ -276,7 +276,7 @@ class Hosting:
         limits = snapshot.limits
         found = Description(
             modules=(ModuleName(module.digest, len(module.binary)),),
-            snapshot_format=VERSION,
+            snapshot_format=SNAPSHOT_FORMAT,
             features=tuple(sorted(module.needed_features)),
             mounts=_mounts(snapshot),
             limits=ProgramLimits(

@@ -12,11 +12,17 @@ from wasmsr.executor.local import LocalExecutor
 from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.files.results import deliver
 from wasmsr.migrate.ports import Buffer
-from wasmsr.migrate.protocol import Description, Ending, ModuleName, MountName, ProgramLimits
+from wasmsr.migrate.protocol import (
+    SNAPSHOT_FORMAT,
+    Description,
+    Ending,
+    ModuleName,
+    MountName,
+    ProgramLimits,
+)
 from wasmsr.migrate.streams.relays import Relay, StdinAfterMove, input_along
 from wasmsr.program.program import Program
 from wasmsr.snapshot import format as snapshot_format
-from wasmsr.snapshot.encoding.container import VERSION
 from wasmsr.wasi.streams.relayed_input import RelayedInput
 from wasmsr.wasi.streams.standard import InputStream
 
@@ -82,7 +88,7 @@ class HostedProgram:
         limits = store.limits
         return Description(
             modules=(ModuleName(module.digest, len(module.binary), module.name or ""),),
-            snapshot_format=VERSION,
+            snapshot_format=SNAPSHOT_FORMAT,
             features=tuple(sorted(module.needed_features)),
             mounts=self._mounts,
             shown=self._shown,
@@ -167,7 +173,7 @@ class HostedProgram:
             snapshot = replace(snapshot, wasi=input_along(self.program, snapshot.wasi, self._after))
         if held and snapshot.files:
             snapshot = replace(snapshot, files=snapshot.files.without(held))
-        return snapshot_format.encode(snapshot)
+        return snapshot_format.encode(snapshot, version=SNAPSHOT_FORMAT)
 
     def close(self) -> None:
         """Release everything."""

@@ -6,9 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from wasmsr.interp.instruction_set.features import BY_NAME, State
-from wasmsr.migrate.protocol import Description, MountName, Reason, Refusal
+from wasmsr.migrate.protocol import SNAPSHOT_FORMAT, Description, MountName, Reason, Refusal
 from wasmsr.program.restoring import excessive
-from wasmsr.snapshot.encoding.container import VERSION
 from wasmsr.wasi.filesystem.mounts import MODES, PORTABLE
 
 
@@ -26,10 +25,11 @@ def refuse(
         max_pages: This host's limit of each memory, which replaces the program's; or None.
         given: Returns the mounts that programs get here.
     """
-    if description.snapshot_format != VERSION:
+    if description.snapshot_format != SNAPSHOT_FORMAT:
         return Refusal(
             Reason.VERSION,
-            f"it reads version {VERSION} of the snapshot format, not {description.snapshot_format}",
+            f"it reads version {SNAPSHOT_FORMAT} of the snapshot format, "
+            f"not {description.snapshot_format}",
             "install the same version of wasmsr on both ends",
         )
     if len(description.modules) != 1:

@@ -22,7 +22,7 @@ MAGIC = b"\x89WSR\r\n\x1a\n"
 """As in PNG: a byte with the high bit set and both kinds of line end show what damaged a file."""
 VERSIONS = (1, 2)
 """The versions of the format that are read and written."""
-VERSION = 1
+VERSION = 2
 """The version that is written unless the caller names another."""
 FULL, INCREMENTAL, MAPPED = 1, 2, 3
 """Forms. Full: everything is in the file, page data in batches; the only form of version 1.
