@@ -50,6 +50,7 @@ __all__ = [
     "Module",
     "ModuleError",
     "ModuleMismatch",
+    "Moment",
     "Mount",
     "Outcome",
     "Paused",
@@ -76,6 +77,7 @@ __all__ = [
     "WasiConfigError",
     "WasmsrError",
     "__version__",
+    "fork_imports",
     "open_program",
     "pause",
     "run",
@@ -138,6 +140,8 @@ if TYPE_CHECKING:
     )
     from wasmsr.library import open_program, pause, run
     from wasmsr.runspec.run_spec import RunSpec
+    from wasmsr.snapshot.moments.forks import fork_imports
+    from wasmsr.snapshot.moments.moment import Moment
     from wasmsr.snapshot.snapshot import Snapshot
     from wasmsr.wasi.facade import Wasi
     from wasmsr.wasi.filesystem.mounts import Mount
@@ -151,6 +155,8 @@ _ROOMS = {
     "interp.types": "Bounds FuncType GlobalType MemoryType TableType TagType ValType",
     "library": "open_program pause run",
     "runspec.run_spec": "RunSpec",
+    "snapshot.moments.forks": "fork_imports",
+    "snapshot.moments.moment": "Moment",
     "snapshot.snapshot": "Snapshot",
     "wasi.facade": "Wasi",
     "wasi.filesystem.mounts": "Mount",

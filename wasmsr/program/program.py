@@ -58,7 +58,16 @@ class Program:
         state: Whether the program runs, and why not.
     """
 
-    def __init__(self, store: Store, module: Module, wasi: Wasi | None, grants: HostGrants):
+    def __init__(
+        self,
+        store: Store,
+        module: Module,
+        wasi: Wasi | None,
+        grants: HostGrants,
+        *,
+        waits: bool = True,
+    ) -> None:
+        self._waits = waits and wasi is not None
         self.module = module
         self.wasi = wasi
         self.stop_conditions = StopConditions()
@@ -94,8 +103,9 @@ class Program:
         store.queue.clear()
         if self._watch is not None:
             self._watch.attach(store)
-        if self.wasi is not None:
-            # Opens the pipe now: later the program may have used up all descriptors.
+        if self._waits:
+            # Opens the pipe now: later the program may have used up all descriptors. A fork among a
+            # thousand opens it when it waits.
             _ = store.wake_fd
         frames = store.frames()
         self._entry = store.function_type(frames[0].function) if frames else None

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from wasmsr.cli import programs
 from wasmsr.cli.options.usage import UsageError
 from wasmsr.record import record, replaced
-from wasmsr.runspec.kinds import Flag, OptionKind, SwappedFolders, WritableFile
+from wasmsr.runspec.kinds import Count, Flag, OptionKind, SwappedFolders, WritableFile
 from wasmsr.runspec.run_spec import RunSpec, option_kind
 
 TYPE_CHECKING = False
@@ -154,6 +154,10 @@ ROWS = (
         "The key of an encrypted snapshot. The key of --encrypt-with is tried too."),
     OptionRow("--require-signature", "require_signature", "KEY",
         "Continue only what one of these public keys has signed, each checkpoint of a chain."),
+    OptionRow("--forks", "forks", "N",
+        "With --from-snapshot: run N forks of the saved program, each line of their output with "
+        "the fork's number in front. {fork} in the names of --stdin, --stdout and --stderr is the "
+        "number.", own=Count(1)),
     OptionRow("--on-changed", "on_changed", "WHAT",
         "On resume, what to do with files that were written since: refuse (error), leave them "
         "(keep), or undo it (truncate, the default)."),
@@ -217,6 +221,7 @@ class RunOptions:
     from_snapshot: str | None
     decrypt_with: str | None
     require_signature: str | None
+    forks: int | None
     on_changed: OnChanged | None
     adopt: bool
     hop: int | None
@@ -240,6 +245,8 @@ class RunOptions:
             raise UsageError("--checkpoint-dir needs --snapshot-every SECONDS.")
         if self.adopt and self.from_snapshot is None:
             raise UsageError("--adopt belongs to --from-snapshot.")
+        if self.forks is not None:
+            self._check_forks()
         if self.from_snapshot is not None:
             if (self.args or self.arg) and self.invoke is None:
                 more = f" There is no option {word}." if (word := self._dashed) else ""
@@ -250,6 +257,16 @@ class RunOptions:
             raise UsageError("--json and --snapshot-file - would be mixed; take --json-file FILE.")
         self.dirs = (*self.dirs, *self.mapdirs)
         self.trace = self.trace or self.trace_state or self.trace_file is not None
+
+    def _check_forks(self) -> None:
+        """Refuse what belongs to one program only."""
+        if self.from_snapshot is None:
+            raise UsageError("--forks belongs to --from-snapshot.")
+        alone = ("after", "at", "every", "on_interrupt", "interactive", "trace", "trace_state",
+            "trace_file", "hop", "tcp_listen", "timings")  # fmt: skip
+        for row in ROWS:
+            if row.field in alone and getattr(self, row.field):
+                raise UsageError(f"{row.name} is for one program; it cannot be used with --forks.")
 
     def spec(self) -> RunSpec:
         """Return the description of the run; the rest is what the command does with it."""

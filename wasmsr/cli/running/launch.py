@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from wasmsr.interp.modules.module_cache import ModuleCache
     from wasmsr.interp.types import FuncType
     from wasmsr.program.program import Program
+    from wasmsr.program.timings import Timings
     from wasmsr.runspec.grants import HostGrants
     from wasmsr.snapshot.state import SnapshotState
     from wasmsr.snapshot.trust.policy import ReadTrust, WriteTrust
@@ -86,6 +87,8 @@ class Launch:
         """Run the program to its end and return the exit code. Raises any other end."""
         try:
             with Events() as events:
+                if self.options.forks is not None:
+                    return events.call(self._run_forks)
                 ending = self._session(events)
                 if ending.abandoned or ending.outcome in ("interrupted", "timed-out"):
                     said = last_words(lambda: self._tell(ending))
@@ -136,6 +139,33 @@ class Launch:
                 self.executed = program.executed
                 if program.is_stopped:
                     program.close()
+
+    def _run_forks(self) -> int:
+        """Run forks of a saved program, and return the exit code."""
+        from wasmsr.cli.running.forks import ForkedRun, check
+        from wasmsr.program.timings import Timings
+        from wasmsr.runspec.stop_conditions import StopConditions
+
+        options = self.options
+        self._look_at_files()
+        module = None if options.program is None else self._load(options.program)
+        snapshot = self._read_snapshot(Timings())
+        texts = list(options.dirs)
+        if self.named is not None:
+            texts = self.named.mounts(options.dirs, self._own_folder(snapshot))
+        check(options, texts)
+        if module is None and snapshot.modules and snapshot.modules[0].binary is None:
+            self._name_the_program(snapshot.modules[0].digest)
+        from wasmsr.runspec.grants import HostGrants
+
+        grants = HostGrants.of(replaced(self.spec, mounts=tuple(texts)))
+        forks = ForkedRun(options, grants, StopConditions.of(self.spec, snapshot.limits.fuel))
+        gc.enable()
+        forks.run(snapshot, module, self.spec.max_pages)
+        self._has_streams = True
+        if options.json or self._json is not None:
+            self._print_json(forks.as_json())
+        return forks.exit_code()
 
     @property
     def _export(self) -> str:
@@ -315,16 +345,7 @@ class Launch:
 
         options, timings = self.options, Timings()
         assert options.from_snapshot is not None
-        from wasmsr.cli.running.snapshots import read_snapshot
-
-        snapshot = read_snapshot(
-            options.from_snapshot,
-            adopt=options.adopt,
-            timings=timings,
-            limits=self.spec.machine_limits,
-            carry_limit=options.carry_limit,
-            trust=self._reads,
-        )
+        snapshot = self._read_snapshot(timings)
         if options.deterministic and not snapshot.limits.deterministic:
             say("--deterministic has no effect: the saved run was not deterministic", "warning")
         self._look_at_snapshot_file(lambda: b"".join([m.digest for m in snapshot.modules[:1]]))
@@ -348,6 +369,21 @@ class Launch:
             self._again = values
             program.call(options.invoke, *values)
         return program
+
+    def _read_snapshot(self, timings: Timings) -> SnapshotState:
+        """Return the saved program that --from-snapshot names, if its signature suffices."""
+        from wasmsr.cli.running.snapshots import read_snapshot
+
+        options = self.options
+        assert options.from_snapshot is not None
+        return read_snapshot(
+            options.from_snapshot,
+            adopt=options.adopt,
+            timings=timings,
+            limits=self.spec.machine_limits,
+            carry_limit=options.carry_limit,
+            trust=self._reads,
+        )
 
     def _name_the_program(self, digest: bytes) -> None:
         """Raise an error with the name of PROGRAM if the user left out a packaged program."""

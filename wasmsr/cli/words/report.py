@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from wasmsr.cli.words.messages import say
 from wasmsr.cli.words.units import human_time
@@ -74,7 +75,20 @@ def as_json(
     timings: Mapping[str, Sequence[float]],
 ) -> str:
     """Return the object of --json for an end that is not an error."""
-    fields = FIELDS | {
+    found = fields(ending, results=results, executed=executed, snapshot=snapshot, timings=timings)
+    return dumps(found)
+
+
+def fields(
+    ending: RunEnding,
+    *,
+    results: Sequence[Sequence[object]],
+    executed: int | None,
+    snapshot: str | None = None,
+    timings: Mapping[str, Sequence[float]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Return that object as a dictionary."""
+    found = FIELDS | {
         "outcome": ending.outcome,
         "exit_code": ending.exit_code,
         "guest_exit_code": ending.guest_code,
@@ -90,26 +104,32 @@ def as_json(
             {"module": f.module, "function": f.function, "index": f.index, "offset": f.offset}
             for f in ending.trap.backtrace
         ]
-        fields["trap"] = {"code": ending.trap.code, "backtrace": frames}
-    return _dumps(fields)
+        found["trap"] = {"code": ending.trap.code, "backtrace": frames}
+    return found
 
 
 def error_as_json(kind: str, message: str, hint: str | None, exit_code: int) -> str:
     """Return the object of --json for an end by an error."""
-    error = {"kind": kind, "message": message, "hint": hint}
-    return _dumps(FIELDS | {"outcome": "error", "exit_code": exit_code, "error": error})
+    error = error_fields(kind, message, hint)
+    return dumps(FIELDS | {"outcome": "error", "exit_code": exit_code, "error": error})
+
+
+def error_fields(kind: str, message: str, hint: str | None) -> dict[str, str | None]:
+    """Return the error in the object of --json."""
+    return {"kind": kind, "message": message, "hint": hint}
 
 
 def interrupted_as_json(name: str, exit_code: int) -> str:
     """Return the object of --json for a signal that came before the program ran."""
-    fields = {"outcome": "interrupted", "exit_code": exit_code, "signal": name}
-    return _dumps(FIELDS | fields)
+    found = {"outcome": "interrupted", "exit_code": exit_code, "signal": name}
+    return dumps(FIELDS | found)
 
 
-def _dumps(fields: Mapping[str, object]) -> str:
+def dumps(found: Mapping[str, object]) -> str:
+    """Return an object as one line of JSON."""
     import json
 
-    return json.dumps(fields)
+    return json.dumps(found)
 
 
 def timings_table(timings: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
