@@ -19,7 +19,7 @@ import zstandard
 from tests.snapshot.trust import plain_crypto
 
 PAGE, BATCH, LEAF = 4096, 262144, 65536
-WITHOUT_ROW = {11, 24, 25, 33, 34, 35, 41}
+WITHOUT_ROW = {11, 24, 25, 33, 34, 35, 40, 41}
 
 
 @dataclass
@@ -112,14 +112,14 @@ def _signers(payload: bytes, root: bytes) -> list[bytes]:
 
 
 def read(data: bytes, base: Read | None = None, secret: bytes | None = None) -> Read:
-    """Read a full snapshot, or an incremental one over its base; `secret` decrypts it."""
+    """Read a full or mapped snapshot, or an incremental one over its base; `secret` decrypts it."""
     magic, version, form, flags, count, total, root, zero, crc = struct.unpack_from(
         "<8sHHHHQ32sII", data
     )
     assert magic == b"\x89WSR\r\n\x1a\n"
     assert (version, zero) == (2, 0)
     assert crc == zlib.crc32(data[:60])
-    assert form == (1 if base is None else 2)
+    assert form in ((1, 3) if base is None else (2,))
     found = Read(root, b"", form)
     at, sizes = 64, 0
     opened = None
@@ -169,8 +169,6 @@ def read(data: bytes, base: Read | None = None, secret: bytes | None = None) -> 
                     places += [(number, page) for page in range(first, first + pages)]
         if kind == 35:
             _fill(found, places, payload)
-        if kind == 36:
-            _check_spaces(found, payload)
         if kind not in WITHOUT_ROW:
             row = head + payload_digest(payload)
             if kind == 1 or kind & 0x8000:
@@ -181,7 +179,16 @@ def read(data: bytes, base: Read | None = None, secret: bytes | None = None) -> 
     if opened is not None:
         _check_head(data[64:192], secret or b"", sealed, found.payloads[3])
     end, tail, zero, crc = struct.unpack("<8s32sII", data[at : at + 48])
-    assert at + 48 == len(data)
+    if form == 3:
+        assert not found.payloads.keys() & {34, 35}
+        _regions(data, at + 48, found)
+    else:
+        assert at + 48 == len(data)
+        assert 40 not in found.payloads
+    spaces = struct.iter_unpack("<HHIQ32s", found.payloads.get(36, b""))
+    for entry, memory in zip(spaces, found.memories, strict=True):
+        assert entry[3] == len(memory) // PAGE
+        assert entry[4] == space_digest(bytes(memory))
     assert (end, zero) == (b"WSR end\n", 0)
     assert crc == zlib.crc32(data[at : at + 44])
     found.content = sha256(b"\xfe" + struct.pack("<HH", 2, 1) + rows).digest()
@@ -205,6 +212,22 @@ def _fill(found: Read, places: list[tuple[int, int]], payload: bytes) -> None:
     for place, (number, page) in enumerate(places):
         part = payload[place * PAGE : (place + 1) * PAGE]
         found.memories[number][page * PAGE : (page + 1) * PAGE] = part
+
+
+def _regions(data: bytes, end: int, found: Read) -> None:
+    """Section 13.7: the memories are in the file as they are."""
+    places = struct.iter_unpack("<HHIQQ", found.payloads.get(40, b""))
+    for number, (memory, place) in enumerate(zip(found.memories, places, strict=True)):
+        kind, flags, stated, offset, length = place
+        assert (kind, flags, stated, length) == (0, 0, number, len(memory))
+        assert offset == -(-end // 65536) * 65536
+        assert not any(data[end:offset])
+        memory[:] = data[offset : offset + length]
+        end = offset + length
+    if found.memories:
+        assert not any(data[end:])
+        end = -(-end // 65536) * 65536
+    assert end == len(data)
 
 
 def _old(found: Read, places: list[tuple[int, int]], first: int, length: int) -> bytes:

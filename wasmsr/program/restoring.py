@@ -94,7 +94,7 @@ def restore_store(
         grants: What this host gives to the program.
         live: Whether the time since the snapshot counts for the program's monotonic clock.
         deferred: Whether carried files reach their folders when the program starts, not now.
-        adopted: Whether the store takes over memories that were read into files.
+        adopted: Whether the store takes over memories that were read into files for one store.
 
     Raises:
         SnapshotError: The state cannot be restored.
@@ -134,6 +134,6 @@ def restore_store(
         imports=own_imports(module),
         features=module.allowed_features,
         wasi=serve,
-        lay=adopt(snapshot.memories) if adopted else None,
+        lay=adopt(snapshot.memories, take=adopted),
     )
     return store, store.wasi

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -32,6 +32,7 @@ __all__ = [
     "FILES_LIMIT",
     "Decoder",
     "SectionSize",
+    "appear",
     "content_digest",
     "decode",
     "encode",
@@ -124,12 +125,9 @@ def _replace(pieces: Iterable[bytes], target: str, others: Iterator[str] | None 
         target: Name of the file, which is replaced.
         others: Further names. With them no file is replaced: the file gets the first free name.
     """
-    folder, name = os.path.split(target)
-    number, temporary = tempfile.mkstemp(
-        prefix=f".{name[:200]}.", suffix=".part", dir=folder or os.curdir
-    )
-    try:
-        with open(number, "wb", buffering=0) as file:
+
+    def write(number: int) -> int:
+        with open(number, "wb", buffering=0, closefd=False) as file:
             written = 0
             for piece in pieces:
                 view = memoryview(piece)
@@ -137,7 +135,37 @@ def _replace(pieces: Iterable[bytes], target: str, others: Iterator[str] | None 
                     count = file.write(view) or 0
                     written += count
                     view = view[count:]
-            os.fsync(file.fileno())
+        return written
+
+    return appear(write, target, others)
+
+
+def appear(
+    write: Callable[[int], int], target: str, others: Iterator[str] | None = None, *, mode: int = 0
+) -> int:
+    """Make a file that appears under its name when it is complete and on the disk.
+
+    Args:
+        write: Writes a new file, given as a descriptor, and returns its size.
+        target: Name of the file, which is replaced.
+        others: Further names. With them no file is replaced: the file gets the first free name.
+        mode: Its permissions; 0 for the owner alone.
+
+    Returns:
+        What `write` returned.
+    """
+    folder, name = os.path.split(target)
+    number, temporary = tempfile.mkstemp(
+        prefix=f".{name[:200]}.", suffix=".part", dir=folder or os.curdir
+    )
+    try:
+        try:
+            written = write(number)
+            if mode:
+                os.fchmod(number, mode)
+            os.fsync(number)
+        finally:
+            os.close(number)
         if others is None:
             os.replace(temporary, target)
         else:
@@ -210,6 +238,9 @@ def load(
 ) -> SnapshotState:
     """Read a snapshot from a file.
 
+    Large memories are read-only files in memory, which stores that are restored share as long as
+    they do not write to them. Those of a mapped file that is admitted are the file itself.
+
     Args:
         adopt: Read it even if it was handed over to another host.
         limit: Bytes that its memories, tables and embedded modules may take in all.
@@ -223,8 +254,15 @@ def load(
         HandedOver: Another host owns the program now.
         FormatError, VersionError, DigestError: What is wrong with it.
     """
-    decoder = read_file(path, Decoder(limit=limit, limits=limits, files=files, trust=trust))
+    from wasmsr.snapshot.mapped.opening import open_mapped
+    from wasmsr.snapshot.memory.adoption import allocate, share
+
+    decoder = open_mapped(path, limit=limit, limits=limits, files=files, trust=trust)
+    if decoder is None:
+        decoder = Decoder(limit=limit, limits=limits, files=files, allocate=allocate, trust=trust)
+        read_file(path, decoder)
     snapshot = decoder.finish()
+    share(snapshot.memories)
     if decoder.header is not None and decoder.header.handed and not adopt:
         raise HandedOver(
             f"the program in {path} was handed over to another host, which owns it now",

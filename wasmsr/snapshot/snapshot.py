@@ -201,7 +201,8 @@ class Snapshot:
             live: The state comes from a move.
             on_changed: What to do about files of the host that have changed.
             carry_limit: Bytes that each tree of carried files may hold; default 1 GiB.
-            lay: Gives memories their bytes in another way than by a copy; see `restore.restore`.
+            lay: Gives memories their bytes in another way; see `restore.restore`. By default, large
+                memories that were read from a file are mapped, and others are copied.
 
         Raises:
             ModuleMismatch: A module is missing, or another one was given.
@@ -214,6 +215,10 @@ class Snapshot:
         from wasmsr.snapshot.restore import restore
 
         state = self.state
+        if lay is None:
+            from wasmsr.snapshot.memory.adoption import adopt
+
+            lay = adopt(state.memories, take=False)
 
         def serve() -> Wasi:
             return _serve(

@@ -37,6 +37,7 @@ HELP = """Tools for snapshots. None of them runs a program.
   wasmsr snapshot verify checkpoints
   wasmsr snapshot merge checkpoints -o whole.bin
   wasmsr snapshot convert snapshot.bin -o new.bin --format 2
+  wasmsr snapshot convert snapshot.bin -o fast.bin --mapped
   wasmsr snapshot diff snapshot.bin new.bin
   wasmsr snapshot dump-memory snapshot.bin --length 64K -o memory.raw
   wasmsr snapshot keygen key
@@ -58,7 +59,12 @@ MERGE = """Writes one full snapshot of version 2 in place of a chain of incremen
 The root digest stays, and so do signatures and the mark of a program that was handed over. FILE
 and FOLDER stay as they are. What is written is encrypted only with --encrypt-with."""
 
-CONVERT = """Writes a full snapshot of the same state in another version of the format.
+CONVERT = """Writes a full snapshot of the same state in another version of the format, or, with
+--mapped, a file of version 2 that programs map in place of their memory.
+
+`wasmsr run --from-snapshot` starts from a mapped file without reading its pages, if this user has
+made it here and nobody can have changed it since. Nobody may write it, and it is as large as the
+program's memory, though zero pages take no room on disk.
 
 Each version has a content digest of its own; that of version 2 is the same after any number of
 conversions. Signatures stay if the version does. What is written is encrypted only with
@@ -75,6 +81,11 @@ KEYGEN = """Makes a key to sign with, in the file FILE, and FILE.pub to check si
 With --encryption, makes a key to encrypt and decrypt with. No file is overwritten. FILE is readable
 for this user only; give FILE.pub to whoever checks signatures. Keys of `openssl genpkey -algorithm
 ed25519` do as well."""
+
+NOT_ADMITTED = (
+    "no record could be written to the user's state folder (XDG_STATE_HOME): the file will be read "
+    "and not mapped"
+)
 
 DIFF = """Shows what differs between two snapshots: frames, globals, descriptors, pages and regions
 of memories, and everything else but where they come from.
@@ -179,14 +190,21 @@ def merge(source: str, out: str, **keys: str | None) -> None:
 @click.option(
     "--format",
     "version",
-    required=True,
     type=click.Choice(["1", "2"]),
-    help="The version of the format to write.",
+    help="The version of the format to write: a full snapshot.",
 )
+@click.option("--mapped", is_flag=True, help="Write a mapped snapshot, which has version 2.")
 @copy_options
-def convert(source: str, out: str, version: str, **keys: str | None) -> None:
+def convert(source: str, out: str, version: str | None, mapped: bool, **keys: str | None) -> None:
     """Carry out the command; CONVERT is its help text."""
-    _copy(source, out, int(version), **keys)
+    if version == "1" and mapped:
+        raise click.UsageError("--mapped writes version 2 of the format.")
+    if mapped:
+        _copy_mapped(source, out, **keys)
+    elif version is None:
+        raise click.UsageError("convert needs --format 1, --format 2 or --mapped.")
+    else:
+        _copy(source, out, int(version), **keys)
 
 
 @snapshot.command(help=SIGN, short_help="sign a snapshot", context_settings=WIDE)
@@ -290,6 +308,35 @@ def _opened(source: str, trust: ReadTrust) -> OpenedSnapshot:
     from wasmsr.snapshot.tools.opened import open_snapshot
 
     return open_snapshot(source, warn=lambda text: say(text, "warning"), trust=trust)
+
+
+def _copy_mapped(
+    source: str,
+    out: str,
+    *,
+    decrypt: str | None,
+    require: str | None,
+    sign: str | None,
+    encrypt: str | None,
+) -> None:
+    from wasmsr.cli.words.messages import say
+    from wasmsr.cli.words.units import human_size
+    from wasmsr.errors import printable
+    from wasmsr.snapshot.tools.copies import write_mapped_copy
+
+    reads, writes = read_trust(decrypt, require), write_trust(sign, encrypt)
+    opened = _opened(source, reads)
+    copied = write_mapped_copy(opened, out, trust=writes, read=reads)
+    if opened.header.encrypted:
+        say(f"{printable(out)} is not encrypted, because it is mapped", "warning")
+    if opened.decoder.signatures and not copied.signatures:
+        say(f"{printable(out)} is not signed: --sign-with KEY signs it", "warning")
+    if not copied.admitted:
+        say(NOT_ADMITTED, "warning")
+    say(
+        f"{printable(out)}: {human_size(copied.size)}, version 2, mapped, "
+        f"root digest {copied.root.hex()}"
+    )
 
 
 def _copy(

@@ -68,7 +68,21 @@ def decode(
     if timings is not None:
         timings.add("read", reading)
         timings.add("decode", decoding + time.perf_counter() - begun)
+        if decoder.header is not None and decoder.header.form_name == "mapped" and path != "-":
+            _advise(path)
     return snapshot, decoder
+
+
+def _advise(path: str) -> None:
+    """Say how a mapped file that was read could have been mapped."""
+    from wasmsr.cli.words.messages import say
+
+    name = printable(path)
+    say(
+        f"{name} was read and not mapped, because it is not known to be unchanged; "
+        f"wasmsr snapshot convert --mapped {name} -o FILE makes one that is",
+        "info",
+    )
 
 
 def named_modules(state: SnapshotState, program: str | None, name: str) -> list[Module]:
@@ -94,6 +108,26 @@ def named_modules(state: SnapshotState, program: str | None, name: str) -> list[
     if module.digest not in wanted:
         raise ModuleMismatch(f"{name} is a snapshot of another module than {program}")
     return [module]
+
+
+def _mapped(
+    path: str,
+    *,
+    timings: Timings,
+    limits: Limits | None,
+    carry_limit: int | None,
+    trust: ReadTrust | None,
+) -> Decoder | None:
+    """Return what has opened a mapped file without reading its pages; None for other files."""
+    from wasmsr.snapshot.format import FILES_LIMIT
+    from wasmsr.snapshot.mapped.opening import open_mapped
+    from wasmsr.snapshot.trust.policy import READ_ANY
+
+    if path == "-":
+        return None
+    most = FILES_LIMIT if carry_limit is None else carry_limit
+    with timings.measure("decode"):
+        return open_mapped(path, limits=limits, files=most, trust=trust or READ_ANY)
 
 
 def read_snapshot(
@@ -131,9 +165,13 @@ def read_snapshot(
             )
         say(f"the program continues from checkpoint {number} in {printable(path)}", "info")
         return state
-    snapshot, decoder = decode(
-        pieces(path), path, timings=timings, limits=limits, carry_limit=carry_limit, trust=trust
-    )
+    decoder = _mapped(path, timings=timings, limits=limits, carry_limit=carry_limit, trust=trust)
+    if decoder is not None:
+        snapshot = decoder.finish()
+    else:
+        snapshot, decoder = decode(
+            pieces(path), path, timings=timings, limits=limits, carry_limit=carry_limit, trust=trust
+        )
     if decoder.header is not None and decoder.header.handed and not adopt:
         raise HandedOver(
             f"the program in {printable(path)} was handed over to another host, "

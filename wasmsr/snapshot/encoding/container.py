@@ -134,10 +134,10 @@ def tree_digest(payload: Buffer) -> bytes:
 class Rows:
     """The table of sections that the root digest is made over: one row (head, digest) for each."""
 
-    __slots__ = ("_content", "_rest", "_version", "count", "plain")
+    __slots__ = ("_content", "_rest", "count", "plain", "version")
 
     def __init__(self, version: int = 1) -> None:
-        self._version = version
+        self.version = version
         self._content: list[bytes] = []
         self._rest: list[bytes] = []
         self.count = self.plain = 0
@@ -163,7 +163,7 @@ class Rows:
 
     def copy(self) -> Rows:
         """Return rows to which others can be added."""
-        other = Rows(self._version)
+        other = Rows(self.version)
         other._content, other._rest = list(self._content), list(self._rest)
         other.count, other.plain = self.count, self.plain
         return other
@@ -174,7 +174,7 @@ class Rows:
         The content digest leaves out the lineage and what a reader may skip: snapshots of the same
         state have the same content digest, wherever and whenever they were taken.
         """
-        head = _CONTENT + self._version.to_bytes(2, "little") + FULL.to_bytes(2, "little")
+        head = _CONTENT + self.version.to_bytes(2, "little") + FULL.to_bytes(2, "little")
         content = sha256(head + b"".join(self._content)).digest()
         return sha256(_ROOT + content + b"".join(self._rest)).digest(), content
 
@@ -204,6 +204,11 @@ class Header(NamedTuple):
     root: bytes
     version: int = 1
     form: int = FULL
+
+    @property
+    def form_name(self) -> str:
+        """The name of the form."""
+        return FORM_NAMES[self.form]
 
     @property
     def handed(self) -> bool:
@@ -256,6 +261,8 @@ class Header(NamedTuple):
             raise VersionError(f"the snapshot's header has unknown flags ({flags:#06x})")
         if reserved != 0:
             raise FormatError("the reserved field of the snapshot's header is not zero")
+        if form == MAPPED and flags & FLAG_ENCRYPTED:
+            raise FormatError("the snapshot's header says that it is mapped and encrypted")
         if flags & FLAG_TRAILER and root != bytes(32):
             raise FormatError("the snapshot's header has a root digest and says that it has none")
         return cls(flags, sections, plain, root, version, form)

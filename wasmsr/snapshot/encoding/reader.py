@@ -35,7 +35,15 @@ from wasmsr.snapshot.encoding.container import (
 )
 from wasmsr.snapshot.encoding.read_limits import DEFAULT_LIMIT, FILES_LIMIT, ReadLimits
 from wasmsr.snapshot.encoding.registry import BY_KIND, SECTIONS
-from wasmsr.snapshot.encoding.section import Allocate, Draft, ReadBase, Section, UnknownSection
+from wasmsr.snapshot.encoding.section import (
+    Allocate,
+    Draft,
+    MapPages,
+    ReadBase,
+    Section,
+    UnknownSection,
+)
+from wasmsr.snapshot.spaces.places import aligned, check_places, file_size
 from wasmsr.snapshot.spaces.space_tree import SpaceTree
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.trust.encryption import ENCRYPTION_HEAD, TAG, BatchCipher
@@ -72,6 +80,9 @@ class Decoder:
         find_base: Returns the base of an incremental snapshot by its root digest. The reader takes
             over the base's memories.
         trust: Keys that decrypt, and whose signature is asked for.
+        map_pages: Returns the bytes of a mapped file by offset and length. With it, a mapped
+            snapshot ends with its trailer: its pages are neither read nor compared with their
+            digests, and bytes after the trailer are ignored.
 
     Attributes:
         header: The header once 64 bytes are there.
@@ -89,6 +100,7 @@ class Decoder:
         allocate: Allocate | None = None,
         find_base: Callable[[bytes], ReadBase] | None = None,
         trust: ReadTrust = READ_ANY,
+        map_pages: MapPages | None = None,
     ) -> None:
         self.header: Header | None = None
         self._trust = trust
@@ -98,6 +110,7 @@ class Decoder:
         self._draft = Draft(ReadLimits(limit, files, limits), allocate or _allocate)
         if find_base is not None:
             self._draft.find_base = find_base
+        self._draft.map_pages = map_pages
         self._pending = bytearray()
         self._section: Section | None = None
         self._sizes: list[tuple[int, int, int]] = []
@@ -128,6 +141,8 @@ class Decoder:
         pending = self._pending
         while start < len(view):
             if self._state is not None:
+                if self._draft.form == MAPPED and self._draft.map_pages is not None:
+                    return
                 raise FormatError("bytes follow the end of the snapshot")
             need = self._need
             chunk: Buffer
@@ -190,6 +205,15 @@ class Decoder:
     @property
     def stored(self) -> int:
         """Bytes of the file; known after `finish`."""
+        return file_size(self._head_size(), self._draft.places)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the snapshot was read to its end."""
+        return self._state is not None
+
+    def _head_size(self) -> int:
+        """Return the bytes up to the end of the last section, or of the trailer."""
         trailer = TRAILER.size if self.header is not None and self.header.version > 1 else 0
         trailer += 0 if self._cipher is None else ENCRYPTION_HEAD.size
         return HEADER.size + trailer + sum(stored for _, _, stored in self._sizes)
@@ -199,11 +223,6 @@ class Decoder:
         draft = self._draft
         draft.version, draft.form = header.version, header.form
         self._rows = Rows(header.version)
-        if header.form == MAPPED:
-            raise VersionError(
-                "the snapshot is mapped: it is a file that is opened, not a stream that is read",
-                hint="give the wasmsr that wrote it a full or an incremental one to write",
-            )
         if header.encrypted:
             data = bytes((yield ENCRYPTION_HEAD.size))
             self._cipher = BatchCipher.of(data, header.form, self._trust.keys)
@@ -234,7 +253,27 @@ class Decoder:
             root = read_trailer((yield TRAILER.size))
             if not header.flags & FLAG_TRAILER and root != header.root:
                 raise DigestError("the snapshot's trailer has another root digest than its header")
-        return self._assemble(header, root)
+        self._check_root(header, root)
+        if header.form == MAPPED:
+            yield from self._regions()
+        return self._assemble(header)
+
+    def _regions(self) -> Generator[int, Buffer, None]:
+        """Read the pages of a mapped snapshot, or map them."""
+        draft = self._draft
+        at = self._head_size()
+        check_places(at, draft.places)
+        for number, place in enumerate(draft.places):
+            if draft.map_pages is not None:
+                draft.set_space(number, draft.map_pages(place.offset, place.length))
+                continue
+            yield from _padding(place.offset - at)
+            at = place.offset + place.length
+            for start in range(0, place.length, BATCH_SIZE):
+                data = yield min(BATCH_SIZE, place.length - start)
+                draft.page_runs.fill(number, start, data)
+        if draft.map_pages is None and draft.places:
+            yield from _padding(aligned(at) - at)
 
     def _payload(
         self, section: Section, plain: int, head: tuple[int, int, int]
@@ -296,16 +335,18 @@ class Decoder:
         self._rows.add(section.kind, plain, digest, carrier=carrier)
         self._sizes.append((section.kind, plain, stored))
 
-    def _assemble(self, header: Header, root: bytes) -> SnapshotState:
+    def _check_root(self, header: Header, root: bytes) -> None:
         if self.plain != header.plain:
             raise FormatError("the snapshot's sections are smaller than its header says")
         self.root, self.content = self._rows.digests()
         if self.root != root:
             raise DigestError("the snapshot is damaged: its content is not what its digest names")
-        draft = self._draft
         if self._cipher is not None:
             self._check_encryption(self._cipher)
-        self._trust.check(draft.signatures, root)
+        self._trust.check(self._draft.signatures, root)
+
+    def _assemble(self, header: Header) -> SnapshotState:
+        draft = self._draft
         seen = {kind for kind, _, _ in self._sizes}
         sections = [section for section in SECTIONS if header.version in section.versions]
         for section in sections:
@@ -329,6 +370,11 @@ class Decoder:
             if kind not in BY_KIND or BY_KIND[kind].encrypted
         ]
         cipher.check_end(len(ours), sum(ours))
+
+
+def _padding(size: int) -> Generator[int, Buffer, None]:
+    if size and any((yield size)):
+        raise FormatError("the bytes before a region of the mapped snapshot are not zeros")
 
 
 def _check_head(section: Section, flags: int, plain: int, last: int) -> None:

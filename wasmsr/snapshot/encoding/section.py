@@ -24,7 +24,10 @@ from wasmsr.snapshot.encoding.container import (
 )
 from wasmsr.snapshot.encoding.pages import PageMap, Placement
 from wasmsr.snapshot.encoding.read_limits import ReadLimits
+from wasmsr.snapshot.memory.space_name import SpaceName
 from wasmsr.snapshot.rules import CheckScope
+from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE
+from wasmsr.snapshot.spaces.places import SpacePlace
 from wasmsr.snapshot.spaces.space_pages import DraftSpace, PageRuns, SpacePages
 from wasmsr.snapshot.spaces.space_tree import SpaceTree
 from wasmsr.snapshot.state import Lineage, SavedLimits, SnapshotState, ThreadState
@@ -40,6 +43,8 @@ WrittenPages: TypeAlias = "PageMap | SpacePages"
 """What a writer stores of the spaces, in version 1 and in version 2 of the format."""
 Allocate: TypeAlias = Callable[[int], "bytearray | memoryview"]
 """Gives that many zero bytes for a memory."""
+MapPages: TypeAlias = Callable[[int, int], memoryview]
+"""Gives bytes of a mapped file, by offset and length, without reading them."""
 FieldTypes: TypeAlias = frozenset[tuple[type, ...]]
 """The types that the values of a msgpack map may have, in the order of its keys."""
 
@@ -184,7 +189,9 @@ class Draft:
         base: What an incremental snapshot is made against, once that is known.
         find_base: Returns the base with a root digest.
         spaces: In version 2, what `page_spaces` becomes when the page runs are read.
-        runs: In version 2, where the stored pages belong.
+        runs: In version 2, where the stored pages belong, once somebody has asked `page_runs`.
+        places: Where a mapped file has its spaces.
+        map_pages: Gives bytes of a mapped file. None if pages are read.
         signatures: Signatures over the root, as they were read.
     """
 
@@ -213,7 +220,26 @@ class Draft:
     find_base: Callable[[bytes], ReadBase] = no_base
     spaces: list[DraftSpace] = field(default_factory=list)
     runs: PageRuns | None = None
+    places: list[SpacePlace] = field(default_factory=list)
+    map_pages: MapPages | None = None
     signatures: tuple[Signature, ...] = ()
+
+    @property
+    def page_runs(self) -> PageRuns:
+        """Where the stored pages belong; the spaces are made when this is asked first."""
+        if self.runs is None:
+            trees = [] if self.base is None else self.base.trees
+            for number, view in enumerate(self.page_spaces):
+                tree = trees[number] if number < len(trees) else SpaceTree(0)
+                tree.grow(len(view) // PAGE_SIZE)
+                self.spaces.append(DraftSpace(SpaceName(0, number), view, tree))
+            self.runs = PageRuns(self.spaces)
+        return self.runs
+
+    def set_space(self, number: int, data: bytearray | memoryview) -> None:
+        """Give a space other bytes of the same length; before `page_runs` is asked."""
+        self.state.memories[number].data = data
+        self.page_spaces[number] = memoryview(data)
 
 
 class Section:

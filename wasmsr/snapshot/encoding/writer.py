@@ -18,7 +18,6 @@ from wasmsr.snapshot.encoding.container import (
     FLAG_HANDED,
     FLAG_TRAILER,
     FULL,
-    INCREMENTAL,
     SECTION,
     VERSION,
     Buffer,
@@ -40,7 +39,6 @@ from wasmsr.snapshot.sections.signatures import SIGNATURES
 from wasmsr.snapshot.spaces.space_pages import (
     Base,
     Runs,
-    SpaceDigests,
     SpacePages,
     Written,
 )
@@ -51,13 +49,14 @@ from wasmsr.snapshot.trust.signatures import ENTRY, pack_signatures
 
 
 @dataclass(slots=True)
-class _Plan:
+class WritePlan:
     """A snapshot that is ready to be written: payloads that are not empty, and their sizes."""
 
     version: int
     form: int
     payloads: list[tuple[Section, bytes | BulkPayload]]
     plain: int
+    pages: WrittenPages
     trust: WriteTrust = WRITE_PLAIN
 
     def sign(self) -> None:
@@ -81,14 +80,41 @@ class _Plan:
             modules=[module.digest for module in state.modules],
         )
 
+    def written(self, rows: Rows) -> Written:
+        """Return the digests of the snapshot when all of it has been written.
 
-def _plan(
-    state: SnapshotState, version: int, base: Base | None, dirty: Sequence[Runs] | None
-) -> _Plan:
+        Args:
+            rows: The rows of all sections.
+        """
+        root, content = rows.digests()
+        spaces = self.pages.spaces if isinstance(self.pages, SpacePages) else []
+        return Written(root, content, {space.name: space.tree for space in spaces})
+
+
+def plan_of(
+    state: SnapshotState,
+    version: int,
+    base: Base | None = None,
+    dirty: Sequence[Runs] | None = None,
+    *,
+    mapped: bool = False,
+) -> WritePlan:
+    """Check a state and make the payloads of its sections.
+
+    Args:
+        state: The state.
+        version: The version of the format.
+        base: As for `encode`.
+        dirty: As for `encode`.
+        mapped: Whether the form is mapped.
+
+    Raises:
+        UnportableState, FormatError: As `encode`.
+    """
     sections = [section for section in SECTIONS if version in section.versions]
     try:
         check(state)
-        pages = _pages(state, sections, version, base, dirty)
+        pages = _pages(state, sections, version, base, dirty, mapped)
         packed = [(section, section.pack(state, pages)) for section in sections]
     except (StructError, TypeError, AttributeError) as error:
         raise FormatError(f"the snapshot has a value of the wrong type: {reason(error)}") from error
@@ -105,8 +131,8 @@ def _plan(
             f"the program's state besides memory is larger than {MESSAGE_LIMIT >> 20} MiB",
             hint="WASI buffers and host objects behind externrefs are what can be that large",
         )
-    form = FULL if base is None else INCREMENTAL
-    return _Plan(version, form, payloads, plain)
+    form = pages.form if isinstance(pages, SpacePages) else FULL
+    return WritePlan(version, form, payloads, plain, pages)
 
 
 def _pages(
@@ -115,6 +141,7 @@ def _pages(
     version: int,
     base: Base | None,
     dirty: Sequence[Runs] | None,
+    mapped: bool,
 ) -> WrittenPages:
     spaces = [
         (SpaceName(section.space_kind, number), space)
@@ -123,10 +150,10 @@ def _pages(
     ]
     if version == 1:
         return scan([space for _, space in spaces])
-    return SpacePages(spaces, base, dirty)
+    return SpacePages(spaces, base, dirty, mapped=mapped)
 
 
-def _rows(plan: _Plan) -> Rows:
+def _rows(plan: WritePlan) -> Rows:
     """Return the rows of all sections, without a byte of the file."""
     rows = Rows(plan.version)
     for section, payload in plan.payloads:
@@ -176,7 +203,7 @@ def encode(
     """
     if version == 1 and trust.adds:
         raise ValueError("a snapshot of version 1 can be neither signed nor encrypted")
-    plan = _plan(state, version, base, dirty)
+    plan = plan_of(state, version, base, dirty)
     flags = FLAG_HANDED if handed else 0
     count = len(plan.payloads)
     if version == 1:
@@ -205,8 +232,19 @@ def _frame(cipher: BatchCipher | None, kind: int, plain: int) -> Frame:
     return sealed
 
 
-def _signatures(plan: _Plan, number: int, rows: Rows) -> bytes:
-    """Return the payload of the signatures; the sections after theirs have their payloads."""
+def payload_of(plan: WritePlan, number: int, rows: Rows) -> bytes | BulkPayload:
+    """Return the payload of a section.
+
+    That of the signatures is made here: the sections after theirs have their payloads.
+
+    Args:
+        plan: The snapshot.
+        number: The place of the section in the plan.
+        rows: The rows of the sections before it.
+    """
+    section, payload = plan.payloads[number]
+    if section is not SIGNATURES:
+        return payload
     rows = rows.copy()
     for section, payload in plan.payloads[number + 1 :]:
         assert isinstance(payload, bytes), "only short sections come after the signatures"
@@ -215,7 +253,7 @@ def _signatures(plan: _Plan, number: int, rows: Rows) -> bytes:
 
 
 def _pieces(
-    plan: _Plan,
+    plan: WritePlan,
     header: Header,
     compress: bool,
     written: Callable[[Written], None] | None,
@@ -225,36 +263,50 @@ def _pieces(
     if cipher is not None:
         yield cipher.head
     rows = Rows(plan.version)
-    pages: SpacePages | None = None
-    for number, (section, payload) in enumerate(plan.payloads):
+    for number, (section, _) in enumerate(plan.payloads):
+        payload = payload_of(plan, number, rows)
         own = cipher if section.encrypted else None
-        if isinstance(payload, bytes):
-            if section is SIGNATURES:
-                payload = _signatures(plan, number, rows)
-            size, digest = len(payload), tree_digest(payload) if plan.version > 1 else b""
-            if own is None:
-                yield from section_bytes(section.kind, payload)
-            else:
-                yield SECTION.pack(section.kind, 0, 0, size)
-                parts = [payload[at : at + BATCH_SIZE] for at in range(0, size, BATCH_SIZE)]
-                yield from store_batches(parts, False, None, _frame(own, section.kind, size))
-        else:
-            size = payload.size
-            yield SECTION.pack(section.kind, 0, 0, size)
-            frame = _frame(own, section.kind, size)
-            small = compress and section.compressible
-            yield from store_batches(payload.batches(), small, payload, frame)
-            digest = payload.digest() if plan.version > 1 else b""
-            if isinstance(payload, SpaceDigests):
-                pages = payload.pages
-        rows.add(section.kind, size, digest, carrier=section.carrier)
+        yield from section_pieces(section, payload, compress, rows, own)
     if plan.version == 1:
         return
-    root, content = rows.digests()
-    yield trailer_bytes(root)
+    found = plan.written(rows)
+    yield trailer_bytes(found.root)
     if written is not None:
-        trees = {} if pages is None else {space.name: space.tree for space in pages.spaces}
-        written(Written(root, content, trees))
+        written(found)
+
+
+def section_pieces(
+    section: Section,
+    payload: bytes | BulkPayload,
+    compress: bool,
+    rows: Rows,
+    cipher: BatchCipher | None = None,
+) -> Iterator[bytes]:
+    """Yield the bytes of a section, and add its row.
+
+    Args:
+        section: The section.
+        payload: Its payload, not empty.
+        compress: Whether its batches may be compressed, where the section allows it.
+        rows: The rows of the sections before it.
+        cipher: What encrypts its batches, or None.
+    """
+    if isinstance(payload, bytes):
+        size, digest = len(payload), tree_digest(payload) if rows.version > 1 else b""
+        if cipher is None:
+            yield from section_bytes(section.kind, payload)
+        else:
+            yield SECTION.pack(section.kind, 0, 0, size)
+            parts = [payload[at : at + BATCH_SIZE] for at in range(0, size, BATCH_SIZE)]
+            yield from store_batches(parts, False, None, _frame(cipher, section.kind, size))
+    else:
+        size = payload.size
+        yield SECTION.pack(section.kind, 0, 0, size)
+        frame = _frame(cipher, section.kind, size)
+        small = compress and section.compressible
+        yield from store_batches(payload.batches(), small, payload, frame)
+        digest = payload.digest() if rows.version > 1 else b""
+    rows.add(section.kind, size, digest, carrier=section.carrier)
 
 
 def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -281,4 +333,4 @@ def content_digest(state: SnapshotState, *, version: int = VERSION) -> bytes:
         state: The state.
         version: The version of the format whose digest is wanted.
     """
-    return _rows(_plan(state, version, None, None)).digests()[1]
+    return _rows(plan_of(state, version)).digests()[1]

@@ -1,12 +1,14 @@
-"""Memories that are read into files, which the restored program then maps instead of copying them.
+"""Memories that are files, which a restored program maps instead of copying them.
 
 A reader gets `allocate`, and `adopt` lays a store's memories over what was read. So a program is
 restored without a second copy of its memory, and the first search for dirty pages finds a base.
+`file_bytes` gives the memories of a mapped snapshot, which nobody reads at all.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,7 @@ LEAST = 1 << 20
 
 
 class _FileBytes(mmap.mmap):
-    """The bytes of a base, writable until a memory is laid over it."""
+    """The bytes of a base. Those of a base of its own are writable until it is adopted."""
 
     base: MemoryBase | None = None
 
@@ -45,21 +47,69 @@ def allocate(size: int) -> bytearray | memoryview:
     return memoryview(found)
 
 
-def adopt(memories: Sequence[MemoryState]) -> Callable[[Store, int], bool]:
-    """Return what lays the memories of one restored store over the files that were read.
+def file_bytes(file: int, offset: int, length: int) -> memoryview:
+    """Return a part of a file that nobody writes or cuts, mapped and not read.
 
-    The state gives up these memories: a memory is laid over a file once, and belongs to the store.
+    Stores can be laid over it any number of times.
+
+    Args:
+        file: A descriptor, which stays the caller's.
+        offset: Where the part begins; a multiple of 64 KiB.
+        length: How many bytes; a multiple of 64 KiB.
+
+    Raises:
+        OSError: The host has no room, or no descriptor is free.
+    """
+    if not length:
+        return memoryview(b"")
+    base = MemoryBase(os.dup(file), offset, length)
+    flags = mmap.MAP_PRIVATE
+    found = _FileBytes(base.fd, length, flags=flags, prot=mmap.PROT_READ, offset=offset)
+    found.base = base
+    return memoryview(found)
+
+
+def base_of(data: bytes | bytearray | memoryview) -> MemoryBase | None:
+    """Return the base of a memory's bytes that `allocate` or `file_bytes` gave; None if it has
+    none, or a store has taken it over."""
+    file = data.obj if isinstance(data, memoryview) else None
+    return file.base if isinstance(file, _FileBytes) else None
+
+
+def share(memories: Sequence[MemoryState]) -> None:
+    """Make memories that were read into files immutable, so that many stores can be laid over
+    them.
+
+    Args:
+        memories: The memories of a state, which nobody else reads or writes.
+    """
+    for memory in memories:
+        base = base_of(memory.data)
+        if base is not None:
+            base.share()
+            memory.data = memoryview(memory.data).toreadonly()
+
+
+def adopt(memories: Sequence[MemoryState], *, take: bool = True) -> Callable[[Store, int], bool]:
+    """Return what lays the memories of a restored store over their files.
+
+    A base of a memory's own is given up by the state: it is laid once, and belongs to the store. A
+    base that is shared is laid under each store.
 
     Args:
         memories: The memories of the state, by address.
+        take: Whether bases of a memory's own are taken from the state; otherwise only shared ones
+            are laid.
     """
 
     def lay(store: Store, address: int) -> bool:
         data = memories[address].data
-        file = data.obj if isinstance(data, memoryview) else None
-        if not isinstance(file, _FileBytes) or file.base is None:
+        base = base_of(data)
+        if base is None or (base.own and not take):
             return False
-        base, file.base = file.base, None
+        if base.own:
+            assert isinstance(data, memoryview) and isinstance(data.obj, _FileBytes)
+            data.obj.base = None
         if store.bases is None:
             store.bases = MemoryBases(store)
         try:
@@ -71,4 +121,4 @@ def adopt(memories: Sequence[MemoryState]) -> Callable[[Store, int], bool]:
     return lay
 
 
-__all__ = ["LEAST", "adopt", "allocate"]
+__all__ = ["LEAST", "adopt", "allocate", "base_of", "file_bytes", "share"]

@@ -73,7 +73,13 @@ class MemoryBase:
         """Make the base immutable for ever, so that other memories can be laid over it."""
         if self._own:
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals | fcntl.F_SEAL_SEAL)
+            try:
+                fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals | fcntl.F_SEAL_SEAL)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                # Who has filled it through a mapping still has that, and does not write any more.
+                fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             self._own = False
 
     def resize(self, length: int) -> None:

@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from wasmsr.errors import SnapshotError
+from wasmsr.snapshot.memory.adoption import base_of
 from wasmsr.snapshot.memory.bases import MemoryBase, MemoryBases
 from wasmsr.snapshot.moments.forks import HOOK, HOOK_TYPE, fork_imports
 from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE, page_runs
@@ -259,14 +260,18 @@ def _wasi_of(state: SnapshotState) -> SavedWasi | None:
 
 def _files_of(state: SnapshotState) -> list[MemoryBase]:
     try:
-        return [_file_of(memoryview(memory.data)) for memory in state.memories]
+        return [_file_of(memory.data) for memory in state.memories]
     except (OSError, AttributeError) as error:
         raise SnapshotError(
             f"there is no room for the memories that forks share: {error}"
         ) from error
 
 
-def _file_of(view: memoryview) -> MemoryBase:
+def _file_of(data: bytes | bytearray | memoryview) -> MemoryBase:
+    shared = base_of(data)
+    if shared is not None and not shared.own:
+        return shared  # the file that the snapshot was read into, or a mapped snapshot
+    view = memoryview(data)
     base = MemoryBase.empty()
     base.resize(len(view))
     for first, count in page_runs(view):

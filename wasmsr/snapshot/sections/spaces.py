@@ -7,18 +7,11 @@ its place: equal pages are not shared.
 from __future__ import annotations
 
 from wasmsr.errors import DigestError, FormatError
-from wasmsr.snapshot.encoding.container import Buffer
+from wasmsr.snapshot.encoding.container import MAPPED, Buffer
 from wasmsr.snapshot.encoding.section import BulkPayload, Draft, Section, Sink, WrittenPages
 from wasmsr.snapshot.memory.space_name import SpaceName
 from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE
-from wasmsr.snapshot.spaces.space_pages import (
-    SPACE,
-    DraftSpace,
-    PageRuns,
-    SpaceDigests,
-    SpacePages,
-)
-from wasmsr.snapshot.spaces.space_tree import SpaceTree
+from wasmsr.snapshot.spaces.space_pages import SPACE, SpaceDigests, SpacePages
 from wasmsr.snapshot.state import SnapshotState
 
 
@@ -39,12 +32,14 @@ class PageRunsSection(Section):
         return pages.index()
 
     def begin(self, draft: Draft, size: int) -> None:
-        """Compare the length with the spaces' sizes."""
+        """Refuse it in a mapped file, and compare the length with the spaces' sizes."""
+        if draft.form == MAPPED:
+            raise FormatError(f"a mapped snapshot has a {self.name} section")
         draft.limits.check_page_index(size, [len(space) for space in draft.page_spaces])
 
     def parse(self, data: Buffer, draft: Draft) -> None:
         """Note where the stored pages belong."""
-        runs = _runs(draft)
+        runs = draft.page_runs
         runs.parse(data, incremental=draft.base is not None)
         runs.clear()
 
@@ -67,24 +62,24 @@ class PageBytesSection(Section):
 
     def begin(self, draft: Draft, size: int) -> None:
         """Compare the length with the page runs."""
-        self.expect_size(size, _runs(draft).stored * PAGE_SIZE)
+        self.expect_size(size, draft.page_runs.stored * PAGE_SIZE)
 
     def sink(self, draft: Draft) -> Sink:
         """Return what writes the pages into their spaces."""
-        return _runs(draft)
+        return draft.page_runs
 
     def old(self, draft: Draft, start: int, size: int) -> bytes:
         """Return what the base has in place of a batch."""
         if draft.base is None:
             return super().old(draft, start, size)
-        return _runs(draft).old(start, size)
+        return draft.page_runs.old(start, size)
 
     def parse(self, data: Buffer, draft: Draft) -> None:
         """Do nothing: the sink has written the pages."""
 
     def absent(self, draft: Draft) -> None:
         """Refuse page runs without page bytes."""
-        if _runs(draft).stored:
+        if draft.runs is not None and draft.runs.stored:
             raise FormatError(f"the snapshot has no {self.name} section")
 
 
@@ -107,35 +102,25 @@ class SpacesSection(Section):
         self.expect_size(size, len(draft.page_spaces) * SPACE.size)
 
     def parse(self, data: Buffer, draft: Draft) -> None:
-        """Compare the digests with those of the pages that were read."""
-        for space, entry in zip(_runs(draft).spaces, SPACE.iter_unpack(data), strict=True):
+        """Compare the digests with those of the pages, unless these are mapped and not read."""
+        for place, (view, entry) in enumerate(
+            zip(draft.page_spaces, SPACE.iter_unpack(data), strict=True)
+        ):
             kind, flags, number, pages, digest = entry
-            if (kind, number, pages) != (*space.name, space.tree.pages):
-                raise self.malformed(f"it has another name or size of {space.name}")
+            name = SpaceName(0, place)
+            if (kind, number, pages) != (*name, len(view) // PAGE_SIZE):
+                raise self.malformed(f"it has another name or size of {name}")
             if flags:
-                raise self.malformed(f"{space.name} has unknown flags")
-            if digest != space.tree.root():
+                raise self.malformed(f"{name} has unknown flags")
+            if draft.map_pages is None and digest != draft.page_runs.spaces[place].tree.root():
                 raise DigestError(
-                    f"the snapshot is damaged: the content of {space.name} is not what its digest "
-                    "names"
+                    f"the snapshot is damaged: the content of {name} is not what its digest names"
                 )
 
     def absent(self, draft: Draft) -> None:
         """Refuse memories without digests."""
         if draft.page_spaces:
             raise FormatError(f"the snapshot has no {self.name} section")
-
-
-def _runs(draft: Draft) -> PageRuns:
-    """Return where the pages of a draft belong; the spaces are made when it is asked first."""
-    if draft.runs is None:
-        trees = [] if draft.base is None else draft.base.trees
-        for number, view in enumerate(draft.page_spaces):
-            tree = trees[number] if number < len(trees) else SpaceTree(0)
-            tree.grow(len(view) // PAGE_SIZE)
-            draft.spaces.append(DraftSpace(SpaceName(0, number), view, tree))
-        draft.runs = PageRuns(draft.spaces)
-    return draft.runs
 
 
 SECTIONS = (PageRunsSection(), PageBytesSection(), SpacesSection())

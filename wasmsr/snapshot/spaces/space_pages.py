@@ -14,7 +14,14 @@ from struct import Struct
 from typing import TypeAlias
 
 from wasmsr.errors import FormatError
-from wasmsr.snapshot.encoding.container import BATCH_SIZE, FULL, INCREMENTAL, Buffer, tree_digest
+from wasmsr.snapshot.encoding.container import (
+    BATCH_SIZE,
+    FULL,
+    INCREMENTAL,
+    MAPPED,
+    Buffer,
+    tree_digest,
+)
 from wasmsr.snapshot.memory.space_name import SpaceName
 from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE, gather, page_digests, page_runs
 from wasmsr.snapshot.spaces.space_tree import DIGEST, SpaceTree
@@ -90,6 +97,7 @@ class SpacePages:
         spaces: The spaces' names and bytes, in the order of the file.
         base: What an incremental snapshot is made against; None for a full one.
         dirty: Runs of pages that may differ from the base, for each space; None for all pages.
+        mapped: Whether the pages go to regions of a mapped file, and not into sections.
 
     Attributes:
         base: As given.
@@ -102,8 +110,11 @@ class SpacePages:
         spaces: Sequence[tuple[SpaceName, Buffer]],
         base: Base | None = None,
         dirty: Sequence[Runs] | None = None,
+        *,
+        mapped: bool = False,
     ) -> None:
         self.base = base
+        self._mapped = mapped
         self.spaces: list[WrittenSpace] = []
         for place, (name, data) in enumerate(spaces):
             view = memoryview(data).cast("B")
@@ -121,11 +132,15 @@ class SpacePages:
 
     @property
     def form(self) -> int:
-        """The form of the snapshot, `FULL` or `INCREMENTAL`."""
+        """The form of the snapshot."""
+        if self._mapped:
+            return MAPPED
         return FULL if self.base is None else INCREMENTAL
 
     def index(self) -> bytes:
         """Return the section *page runs*."""
+        if self._mapped:
+            return b""
         entries: list[bytes] = []
         for space in self.spaces:
             runs = [(first, count, 0) for first, count in space.runs]
@@ -156,7 +171,7 @@ class SpacePages:
     @property
     def size(self) -> int:
         """Bytes of the section *page bytes*."""
-        return self.stored * PAGE_SIZE
+        return 0 if self._mapped else self.stored * PAGE_SIZE
 
     def digest(self) -> bytes:
         """Return zeros: the digests of the spaces prove the pages."""
@@ -362,6 +377,20 @@ class PageRuns:
             space.view[first * PAGE_SIZE : (first + count) * PAGE_SIZE] = part
             space.tree.set_leaves(first, digests[at * DIGEST : (at + count) * DIGEST])
             at += count
+
+    def fill(self, number: int, start: int, data: Buffer) -> None:
+        """Write pages of a mapped snapshot to their places, and take their digests.
+
+        Args:
+            number: The place of the space among all spaces.
+            start: Where the pages begin in the space, in bytes.
+            data: Whole pages; those of zeros are left untouched.
+        """
+        space, view = self.spaces[number], memoryview(data)
+        for first, count in page_runs(view):
+            part = slice(first * PAGE_SIZE, (first + count) * PAGE_SIZE)
+            space.view[start + part.start : start + part.stop] = view[part]
+            space.tree.set_leaves(start // PAGE_SIZE + first, page_digests(view[part]))
 
     def close(self) -> None:
         """Do nothing: all pages are in their places."""

@@ -12,6 +12,7 @@ from wasmsr.snapshot.encoding.container import HEADER, MAGIC, Header
 from wasmsr.snapshot.encoding.registry import BY_KIND
 from wasmsr.snapshot.encoding.section import UnknownSection
 from wasmsr.snapshot.format import content_digest, encode, is_of_module, save_pieces
+from wasmsr.snapshot.mapped.saving import save_mapped
 from wasmsr.snapshot.spaces.space_pages import Written
 from wasmsr.snapshot.tools.opened import OpenedSnapshot
 from wasmsr.snapshot.trust.policy import READ_ANY, WRITE_PLAIN, ReadTrust, WriteTrust
@@ -27,6 +28,16 @@ class Copied(NamedTuple):
     root: bytes
     content: bytes
     signatures: int = 0
+
+
+class CopiedMapped(NamedTuple):
+    """A mapped file that was written: bytes, root digest, whether it was admitted, and the number
+    of signatures."""
+
+    size: int
+    root: bytes
+    admitted: bool
+    signatures: int
 
 
 def write_full(
@@ -80,6 +91,50 @@ def write_full(
         return Copied(size, written[0].root, written[0].content, trust.signed_by)
     content = opened.decoder.content if same else content_digest(opened.state, version=version)
     return Copied(size, Header.decode(first).root, content)
+
+
+def write_mapped_copy(
+    opened: OpenedSnapshot,
+    out: str,
+    *,
+    trust: WriteTrust = WRITE_PLAIN,
+    read: ReadTrust = READ_ANY,
+) -> CopiedMapped:
+    """Write a mapped snapshot of the same state, and admit it. A mark of hand-over stays.
+
+    Those who may read the source may read the copy; nobody may write it.
+
+    Args:
+        opened: The snapshot. One of version 2 keeps its root digest and its signatures.
+        out: The file to write, which appears complete or not at all.
+        trust: Keys that sign the copy.
+        read: Keys that decrypt a file that is replaced.
+
+    Raises:
+        SnapshotError: The file must not or cannot be written.
+        EncryptionError: It should be encrypted.
+        UnportableState: The snapshot has a section that this wasmsr does not know.
+    """
+    refuse_unknown(opened)
+    if out == STDOUT:
+        raise SnapshotError(
+            "a mapped snapshot is a file with holes, which cannot go to standard output",
+            hint="name a file: --output FILE",
+        )
+    check_output(opened, out, trust=read)
+    header = opened.header
+    root = None
+    if header.version > 1:
+        root = opened.decoder.root
+        trust = trust.keeping(opened.decoder.signatures, root)
+    try:
+        readers = os.stat(opened.path).st_mode
+    except OSError:
+        readers = 0
+    saved = save_mapped(
+        opened.state, out, handed=header.handed, root=root, readers=readers, trust=trust
+    )
+    return CopiedMapped(saved.size, saved.written.root, saved.admitted, trust.signed_by)
 
 
 def check_output(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from wasmsr.errors import SnapshotError, TrustError, printable
 from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
-from wasmsr.snapshot.encoding.container import FORM_NAMES, Header
+from wasmsr.snapshot.encoding.container import Header
 from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.encoding.section import ReadBase, no_base
 from wasmsr.snapshot.format import read_file
@@ -43,7 +43,7 @@ class OpenedSnapshot:
     @property
     def form(self) -> str:
         """The name of its form."""
-        return FORM_NAMES[self.header.form]
+        return self.header.form_name
 
 
 def open_snapshot(

@@ -1,0 +1,1 @@
+"""Mapped snapshots: their form, what admits them, and programs over them."""
