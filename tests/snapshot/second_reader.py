@@ -153,11 +153,7 @@ def read(data: bytes, base: Read | None = None, secret: bytes | None = None) -> 
             ]
         if kind == 33:
             assert base is not None
-            link = msgpack.unpackb(payload)
-            assert link["root"] == base.root
-            assert link["content"] == base.content
-            for mine, theirs in zip(found.memories, base.memories, strict=False):
-                mine[: len(theirs)] = theirs
+            _lay(found, base, payload)
         if kind == 34:
             for space, zeros, number, first, pages in struct.iter_unpack("<HHIII", payload):
                 assert space == 0
@@ -185,10 +181,7 @@ def read(data: bytes, base: Read | None = None, secret: bytes | None = None) -> 
     else:
         assert at + 48 == len(data)
         assert 40 not in found.payloads
-    spaces = struct.iter_unpack("<HHIQ32s", found.payloads.get(36, b""))
-    for entry, memory in zip(spaces, found.memories, strict=True):
-        assert entry[3] == len(memory) // PAGE
-        assert entry[4] == space_digest(bytes(memory))
+    _check_spaces(found, found.payloads.get(36, b""))
     assert (end, zero) == (b"WSR end\n", 0)
     assert crc == zlib.crc32(data[at : at + 44])
     found.content = sha256(b"\xfe" + struct.pack("<HH", 2, 1) + rows).digest()
@@ -197,6 +190,15 @@ def read(data: bytes, base: Read | None = None, secret: bytes | None = None) -> 
     assert root == (bytes(32) if flags & 2 else tail)
     found.signed_by = _signers(found.payloads.get(41, b""), found.root)
     return found
+
+
+def _lay(found: Read, base: Read, payload: bytes) -> None:
+    """Begin with the memories of the base."""
+    link = msgpack.unpackb(payload)
+    assert link["root"] == base.root
+    assert link["content"] == base.content
+    for mine, theirs in zip(found.memories, base.memories, strict=False):
+        mine[: len(theirs)] = theirs
 
 
 def _check_spaces(found: Read, payload: bytes) -> None:
