@@ -154,3 +154,15 @@ def test_forks_need_a_snapshot(saved: Cli) -> None:
     outcome = saved("run", "dice.wat", "--forks", "2")
     assert outcome.returncode == 2
     assert "belongs to --from-snapshot" in one_sentence(outcome)
+
+
+def test_forks_come_from_signed_snapshots_only_where_that_is_asked(saved: Cli) -> None:
+    for name in ("key", "other"):
+        assert saved("snapshot", "keygen", name).returncode == 0
+    refused = saved(*FORKS, "1", "--require-signature", "key.pub")
+    assert refused.returncode == 123
+    assert refused.stdout == ""
+    assert saved("snapshot", "sign", "snapshot.bin", "--sign-with", "key").returncode == 0
+    assert saved(*FORKS, "1", "--require-signature", "other.pub").returncode == 123
+    outcome = saved(*FORKS, "1", "--require-signature", "key.pub")
+    assert outcome.stdout.startswith("[1] number 1\n"), outcome.stderr

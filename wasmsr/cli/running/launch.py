@@ -147,6 +147,7 @@ class Launch:
         from wasmsr.runspec.stop_conditions import StopConditions
 
         options = self.options
+        self._read_keys()
         self._look_at_files()
         module = None if options.program is None else self._load(options.program)
         snapshot = self._read_snapshot(Timings())
