@@ -50,8 +50,7 @@ def states(cli: Cli) -> list[SnapshotState]:
             store.run(fuel=50_000)
             assert checkpointer.take(store, lambda: capture(store, embed=True))
             found.append(Snapshot.of(store, embed=True).state)
-            assert checkpointer._thread is not None
-            checkpointer._thread.join()
+            checkpointer.wait()
         checkpointer.close()
     Snapshot(found[-1]).save(cli.folder / "one.bin")
     return found

@@ -6,6 +6,7 @@ Between the module, which declares them, and the store, which checks imports aga
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from wasmsr.record import record
 
@@ -115,7 +116,8 @@ def val_types(codes: Iterable[int]) -> tuple[ValType, ...]:
     return tuple(ValType(code) for code in codes)
 
 
-def codes_of(types: Iterable[ValType]) -> bytes:
+@lru_cache(1024)
+def codes_of(types: tuple[ValType, ...]) -> bytes:
     """Return the types' codes in snapshots, one byte each."""
     return bytes(type_.code for type_ in types)
 

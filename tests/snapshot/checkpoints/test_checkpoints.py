@@ -64,9 +64,7 @@ class Run:
         number = self.checkpointer._next
         assert self.checkpointer.take(self.store, lambda: capture(self.store, embed=True))
         self.states[number] = Snapshot.of(self.store, embed=True).state
-        thread = self.checkpointer._thread
-        assert thread is not None
-        thread.join()
+        self.checkpointer.wait()
 
     def check(self) -> None:
         """Compare all checkpoints that are there with what they should be."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import mmap
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from wasmsr.errors import SnapshotError, reason
@@ -33,6 +35,10 @@ KEEP = 3
 """How many complete checkpoints a folder keeps."""
 MERGE_AFTER = 16
 """How many increments may be below a checkpoint before they are merged."""
+
+HEAD_START = 0.005
+"""Seconds for which a writing thread waits, so that the program goes on first: otherwise it waits
+for Python's lock, which the writing thread gives up after 5 ms only."""
 
 
 @dataclass(slots=True)
@@ -96,6 +102,9 @@ class Checkpointer:
         self._done, self._failed = done, failed
         self._next = max(folder.numbers(), default=0) + 1
         self._thread: threading.Thread | None = None
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._stands = threading.Event()
+        self._stands.set()
         self._store: StoreInterface | None = None
         self._tracker: DirtyTracker | None = None
         self._consumer: DirtyConsumer | None = None
@@ -104,7 +113,7 @@ class Checkpointer:
     @property
     def busy(self) -> bool:
         """Whether a checkpoint is being written."""
-        return self._thread is not None and self._thread.is_alive()
+        return not self._stands.is_set()
 
     def take(self, store: StoreInterface, capture: Callable[[], SnapshotState]) -> bool:
         """Take a checkpoint of a paused program, which may go on when this returns.
@@ -123,6 +132,7 @@ class Checkpointer:
         if self.busy:
             self.skipped += 1
             return False
+        self._begin()
         state = capture()
         if self._store is not store:  # the first one, or the program has another store now
             self._forget()
@@ -131,14 +141,14 @@ class Checkpointer:
         except (OSError, MemoryError) as error:
             self._forget()
             raise SnapshotError(f"no checkpoint was taken: {reason(error)}") from error
-        self._thread = threading.Thread(target=work, name="wasmsr-checkpoint", daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError as error:
-            self._thread = None
-            self._forget()
-            raise SnapshotError(f"no checkpoint was taken: {error}") from error
+
+        self._stands.clear()
+        self._work.put(work)
         return True
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that is being written is complete, or has failed."""
+        self._stands.wait()
 
     def close(self, *, keep: bool = False) -> None:
         """Wait for the checkpoint that is being written, and release what the host keeps.
@@ -146,10 +156,37 @@ class Checkpointer:
         Args:
             keep: Release nothing, because the program may still run.
         """
-        if self._thread is not None:
-            self._thread.join()
+        self.wait()
         if not keep:
             self._forget()
+        if self._thread is not None:
+            self._work.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _begin(self) -> None:
+        """Start the writing thread, which lives until `close`: to start one takes milliseconds.
+
+        Raises SnapshotError.
+        """
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._write_all, name="wasmsr-checkpoint", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise SnapshotError(f"no checkpoint was taken: {error}") from error
+        self._thread = thread
+
+    def _write_all(self) -> None:
+        """Do what the queue has until it gives None."""
+        while (work := self._work.get()) is not None:
+            time.sleep(HEAD_START)
+            try:
+                work()
+            finally:
+                del work  # it holds the copies of pages
+                self._stands.set()
 
     def _forget(self) -> None:
         if self._tracker is not None:

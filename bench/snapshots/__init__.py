@@ -1,0 +1,1 @@
+"""What snapshots, checkpoints, restores and forks cost, each figure next to its limit."""
