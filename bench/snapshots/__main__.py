@@ -27,11 +27,13 @@ from bench.snapshots.measures import (
     forks,
     full_save,
     peak,
+    restores,
     show,
     throughput,
 )
 from bench.snapshots.programs import running, subjects
 from wasmsr import Snapshot
+from wasmsr.snapshot.mapped.saving import save_mapped
 from wasmsr.snapshot.memory.dirty_pages import METHODS
 from wasmsr.snapshot.memory.parts import cores
 
@@ -104,8 +106,10 @@ def _measure(name: str, rounds: int, interval: float) -> list[Row]:
             if name == "CPython":
                 rows += forks(program, rounds)
             Snapshot(program.snapshot()).save(folder / "saved.bin")
-            binary = program.module.binary
-        rows.append(_peak(folder, memory, bytes(binary)))
+            save_mapped(program.snapshot(), folder / "mapped.bin")
+            module, grants = program.module, program._grants
+        rows += restores(folder, module, grants, rounds)
+        rows.append(_peak(folder, memory, bytes(module.binary)))
         with running(name, folder / "counted files", counted=True) as program:
             rows += throughput(program, folder / "speed", 3, max(3 * interval, 1))
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -19,7 +20,9 @@ from typing import Any
 import zstandard
 
 from wasmsr import Snapshot
+from wasmsr.interp.modules.module import Module
 from wasmsr.program.program import Program
+from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot.checkpoints.checkpointer import Checkpointer, Done
 from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
 from wasmsr.snapshot.format import encode
@@ -265,6 +268,46 @@ def _speed(program: Program, seconds: float, checkpointer: Checkpointer | None) 
         if checkpointer is not None:
             checkpointer.take(program.store, program.snapshot)
     return ((program.executed or 0) - before) / (time.perf_counter() - begin)
+
+
+def restores(folder: Path, module: Module, grants: HostGrants, rounds: int) -> list[Row]:
+    """From a mapped and from a full file to the first instruction; the module is loaded.
+
+    Args:
+        folder: Has `mapped.bin` and `saved.bin` of the same state.
+        module: The program's module.
+        grants: What the program gets.
+        rounds: Restores of the mapped file; the full one is read five times.
+    """
+    times: dict[str, list[float]] = {"mapped": [], "saved": []}
+    added: list[float] = []
+    for name, count in (("mapped", rounds), ("saved", min(rounds, 5))):
+        _restored(folder / f"{name}.bin", module, grants).store.close()
+        for _ in range(count):
+            gc.collect()
+            before = anonymous()
+            begin = time.perf_counter()
+            program = _restored(folder / f"{name}.bin", module, grants)
+            times[name].append((time.perf_counter() - begin) * 1000)
+            if name == "mapped":
+                added.append(anonymous() - before)
+            if program.wasi is not None:
+                program.wasi.close()
+            program.store.close()
+            del program
+    full = statistics.median(times["saved"])
+    return [
+        Row("mapped restore", "ms", times["mapped"], 3.0),
+        Row("mapped restore", "ms", times["mapped"], full / 200, note="1/200 of a full restore"),
+        Row("mapped restore: anonymous memory", "MiB", added, 0.3),
+        Row("full restore", "ms", times["saved"]),
+    ]
+
+
+def _restored(path: Path, module: Module, grants: HostGrants) -> Program:
+    program = Program.resume(Snapshot.load(path).state, module=module, grants=grants)
+    program.store.run(fuel=1)
+    return program
 
 
 def forks(program: Program, rounds: int) -> list[Row]:
