@@ -14,6 +14,7 @@ import pytest
 
 from wasmsr import Module, SnapshotError, reserve
 from wasmsr.program.program import Program
+from wasmsr.snapshot.memory.dirty_pages import METHODS, VARIABLE
 
 MOST = 64
 OPENS = """(module
@@ -55,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "d" / "f").write_text("here")
     (tmp_path / "m.wat").write_text(OPENS.format(name="f", flags=1, spin=2000))
     (tmp_path / "dirs.wat").write_text(OPENS.format(name=".", flags=2, spin=2000))
-    (tmp_path / "long.wat").write_text(OPENS.format(name="f", flags=1, spin=400_000_000))
+    (tmp_path / "long.wat").write_text(OPENS.format(name="f", flags=1, spin=2_000_000_000))
     return tmp_path
 
 
@@ -221,6 +222,53 @@ def test_a_host_that_cannot_read_is_a_snapshot_error(monkeypatch: pytest.MonkeyP
         program.snapshot()
     assert caught.value.exit_code == 123
     program.close()
+
+
+@pytest.mark.parametrize("method", [one.name for one in METHODS])
+def test_checkpoints_when_nothing_can_be_opened(folder: Path, method: str) -> None:
+    """They are written while the program runs, and keep what finds dirty pages."""
+    if next(one for one in METHODS if one.name == method).refusal() is not None:
+        pytest.skip(f"the host does not have {method}")
+    options = ("--snapshot-every", "0.1", "--checkpoint-dir", "c", "--merge-after", "2")
+    words = line("long.wat", "--dir", "d", *options)
+    with subprocess.Popen(
+        words,
+        cwd=folder,
+        env=os.environ | {VARIABLE: method},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "no more!!\n"
+        end = time.monotonic() + 60
+        last = folder / "c" / "checkpoint-00000007.bin"
+        while not last.exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        process.kill()
+        assert process.stderr is not None and process.stderr.read() == ""
+    assert last.exists()
+    done = run(folder, "long.wat", "--dir", "d", "--from-snapshot", "c", "--fuel", "9")
+    assert done.returncode == 121, done.stderr
+
+
+def test_the_reserve_for_checkpoints_is_lent() -> None:
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = count()
+    reserve.begin_checkpoints(3)
+    reserve.hold()
+    assert count() == before + reserve.COUNT + 3 + reserve.WRITING
+    with reserve.lent():
+        assert count() == before + reserve.COUNT + 3
+    reserve.let_go()
+    assert count() == before + reserve.WRITING
+    with reserve.lent():
+        reserve.end_checkpoints()
+    assert count() == before
+    reserve.hold()
+    assert count() == before + reserve.COUNT
+    reserve.let_go()
 
 
 def test_the_reserve_is_free_while_a_program_stands() -> None:

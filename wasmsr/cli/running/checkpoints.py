@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from wasmsr import reserve
 from wasmsr.cli.options.usage import UsageError
 from wasmsr.cli.words.failures import describe
 from wasmsr.cli.words.messages import say
@@ -80,9 +81,12 @@ def checkpoints(
         plan.checkpoint = lambda: checkpointer.take(
             program.store, lambda: program.snapshot(embed=embed)
         )
+        # For each memory, what finds dirty pages and a file under it; once, the page table.
+        reserve.begin_checkpoints(2 * program.store.state.counts.memories + 1)
         try:
             yield
         finally:
+            reserve.end_checkpoints()
             checkpointer.close(keep=not program.is_stopped)
             if checkpointer.skipped:
                 say(f"{checkpointer.skipped} checkpoints were skipped: {_SLOW}", "info")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from wasmsr import reserve
 from wasmsr.errors import SnapshotError, reason
 from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
 from wasmsr.snapshot.encoding.writer import encode
@@ -183,7 +184,8 @@ class Checkpointer:
         while (work := self._work.get()) is not None:
             time.sleep(HEAD_START)
             try:
-                work()
+                with reserve.lent():
+                    work()
             finally:
                 del work  # it holds the copies of pages
                 self._stands.set()
