@@ -32,6 +32,7 @@ __all__ = [
     "Global",
     "GlobalType",
     "HandedOver",
+    "History",
     "HostError",
     "HostFunction",
     "Import",
@@ -141,6 +142,7 @@ if TYPE_CHECKING:
     from wasmsr.library import open_program, pause, run
     from wasmsr.runspec.run_spec import RunSpec
     from wasmsr.snapshot.moments.forks import fork_imports
+    from wasmsr.snapshot.moments.history import History
     from wasmsr.snapshot.moments.moment import Moment
     from wasmsr.snapshot.snapshot import Snapshot
     from wasmsr.wasi.facade import Wasi
@@ -156,6 +158,7 @@ _ROOMS = {
     "library": "open_program pause run",
     "runspec.run_spec": "RunSpec",
     "snapshot.moments.forks": "fork_imports",
+    "snapshot.moments.history": "History",
     "snapshot.moments.moment": "Moment",
     "snapshot.snapshot": "Snapshot",
     "wasi.facade": "Wasi",

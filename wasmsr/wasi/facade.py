@@ -77,7 +77,8 @@ class Wasi:
         if carry_limit is not None:
             process.carry_limit = carry_limit
         try:
-            streams = _streams(stdin, stdout, stderr)
+            streams = process.streams = _streams(stdin, stdout, stderr)
+            process.sockets = tuple(sockets)
             for stream in (streams.stdin, streams.stdout, streams.stderr):
                 self._add(process, stream)
             process.mount(mounts)
@@ -177,6 +178,24 @@ class Wasi:
         self = cls.__new__(cls)
         self._use(process)
         return self
+
+    def go_back(self, state: WasiState, files: Contents, since: int | None) -> None:
+        """Go back to a state in place: mounts, streams and sockets stay the same.
+
+        What was written to the host is not undone, but files in trees that are carried, and files
+        that the program writes, are as they were. Input that was read from a pipe is gone.
+
+        Args:
+            state: What `checked_state.read` made of what `capture` returned.
+            files: The content of carried files.
+            since: When it was captured, ns of realtime.
+
+        Raises:
+            SnapshotError: A file is gone, or standard input was closed since.
+        """
+        from wasmsr.wasi.state.restore import go_back  # only where something was saved
+
+        go_back(self.process, state, files, since)
 
     def place_files(self) -> None:
         """Finish a restore that had `CarriedFiles.deferred`. Raises SnapshotError."""

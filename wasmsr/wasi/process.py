@@ -22,6 +22,10 @@ from wasmsr.wasi.filesystem.trees import MountTree
 from wasmsr.wasi.streams.descriptor import Descriptor
 from wasmsr.wasi.streams.standard import InputStream, OutputStream
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
 MAX_DESCRIPTORS = 1 << 16
 
 
@@ -63,7 +67,29 @@ class Process:
         self.deferred: Callable[[], None] | None = None
         """The rest of a restore that must not change files of the host yet."""
         self.pending: PendingPoll | None = None
+        self.streams: Streams | None = None
+        """The standard streams, whether the program has closed them or not."""
+        self.mounted: dict[bytes, Mount] = {}
+        """The mounts that were given, by guest name."""
+        self.sockets: tuple[socket.socket, ...] = ()
+        """The listening sockets that were given."""
         self._lowest = 0
+
+    def become(self, other: Process) -> None:
+        """Take over everything of another process; the calls go on with this one.
+
+        What only this one has open is closed. The other one must not be used any more.
+        """
+        streams = other.streams
+        kept = {streams.stdin, streams.stdout, streams.stderr} if streams is not None else set()
+        kept |= set(other.descriptors.values())
+        gone = [one for one in self.descriptors.values() if one not in kept]
+        trees = list(self.trees.values())
+        self.__dict__.update(other.__dict__)
+        for descriptor in gone:
+            descriptor.close()
+        for tree in trees:
+            tree.close()
 
     def mount(self, mounts: Iterable[Mount]) -> None:
         """Open the trees of the mounts.
@@ -76,6 +102,7 @@ class Process:
             if name in self.trees:
                 raise WasiConfigError(f"two mounts have the name {mount.guest!r}")
             self.trees[name] = open_tree(mount, self.carry_limit)
+            self.mounted[name] = mount
 
     def share(self, name: bytes, tree: MountTree) -> None:
         """Have a tree that other processes have too: to be read only, or a folder of the host."""

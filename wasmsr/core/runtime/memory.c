@@ -48,7 +48,17 @@ bool wsr_space_grow(wsr_space *space, uint64_t bytes) {
 
 bool wsr_space_resize(wsr_space *space, uint64_t size) {
   if (size >= space->size) return wsr_space_grow(space, size - space->size);
-  if (mmap(space->data + size, space->size - size, PROT_NONE,
+  uint64_t anew = space->size; /* from `size` up to here, the mapping is replaced */
+#ifdef __linux__
+  /* Pages without a base are given up where they are: whoever watches the mapping goes on. */
+  anew = space->base > size ? space->base : size;
+  const uint64_t rest = space->size - anew;
+  if (rest && (madvise(space->data + anew, rest, MADV_DONTNEED) != 0 ||
+               mprotect(space->data + anew, rest, PROT_NONE) != 0))
+    return false;
+#endif
+  if (anew > size &&
+      mmap(space->data + size, anew - size, PROT_NONE,
            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
     return false;
   space->size = size;

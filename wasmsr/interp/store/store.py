@@ -152,11 +152,15 @@ class Store:
         made._take(self)
         return made
 
-    def assign(self, source: Store) -> None:
-        """Take over the state of another store, which was copied from this one.
+    def assign(self, source: Store, *, linked: bool = True) -> None:
+        """Take over the state of another store in which the same program is.
 
-        Memories keep the bytes that they have, up to their new sizes. Host functions stay, and so
-        does `wasi`.
+        Memories keep the bytes that they have, up to their new sizes. `wasi` stays.
+
+        Args:
+            source: The other store.
+            linked: Whether to take its host functions too: it was copied from this store, with
+                all of them. Otherwise those of this store have the same addresses and types.
 
         Raises:
             MemoryError: The host has no room; the store is closed then.
@@ -169,6 +173,10 @@ class Store:
             self.close()
             raise MemoryError("no memory left for the state of the store")
         self._views.clear()
+        self._types = dict(source._types)
+        if linked:
+            self.linker.clear()
+            self.linker.copy(source.linker, None)
         self._take(source)
         self.invoker.invocations += 1  # a host call that was begun is not the one that comes now
 

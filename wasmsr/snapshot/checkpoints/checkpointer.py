@@ -191,15 +191,15 @@ class Checkpointer:
                 self._stands.set()
 
     def _forget(self) -> None:
-        if self._tracker is not None:
-            self._tracker.close()
+        if self._tracker is not None and self._consumer is not None:
+            self._tracker.leave(self._consumer)
         self._store = self._tracker = self._consumer = self._base = None
 
     def _copy(self, store: StoreInterface, state: SnapshotState) -> Callable[[], None]:
         """Copy the dirty pages; return what is to be done while the program runs."""
         base = self._base
         if self._tracker is None or self._consumer is None:
-            self._tracker = DirtyTracker(store)
+            self._tracker = DirtyTracker.of(store)
             self._consumer = self._tracker.consumer()
             self._store = store
         if base is None:

@@ -15,7 +15,7 @@ import os
 import weakref
 from array import array
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wasmsr.errors import SnapshotError
 from wasmsr.interp.store.state import StateRefused
@@ -88,6 +88,18 @@ class MemoryBase:
         os.ftruncate(self.fd, self.offset + length)
         self.length = length
 
+    def cut(self, length: int) -> MemoryBase:
+        """Return a base of the first bytes: this one, cut, if only one memory maps it.
+
+        Raises:
+            OSError: The file cannot be cut, or no descriptor is free.
+        """
+        if not self._own:
+            return MemoryBase(os.dup(self.fd), self.offset, length)
+        os.ftruncate(self.fd, self.offset + length)
+        self.length = length
+        return self
+
     def write(self, start: int, runs: Runs) -> None:
         """Write pages of a memory that begins at the address `start`. Raises OSError."""
         self._check_own()
@@ -146,6 +158,8 @@ class MemoryBases:
         self._store = store
         self._state = store.state
         self._bases: dict[int, MemoryBase] = {}
+        self.tracker: Any = None
+        """The one `DirtyTracker` of the store, while somebody asks it."""
 
     def get(self, address: int) -> MemoryBase | None:
         """Return the base of a memory, or None."""
@@ -164,6 +178,27 @@ class MemoryBases:
         except StateRefused as error:
             raise SnapshotError(str(error)) from None
         self._bases[address] = base
+
+    def shrunk(self, address: int, length: int) -> None:
+        """Take note of how many bytes of a memory are over its base now.
+
+        Args:
+            address: The memory's.
+            length: Bytes; 0 if the memory has no base any more.
+
+        Raises:
+            SnapshotError: The host has no room.
+        """
+        base = self._bases.get(address)
+        if base is None or base.length <= length:
+            return
+        if not length:
+            del self._bases[address]
+            return
+        try:
+            self._bases[address] = base.cut(length)
+        except OSError as error:
+            raise SnapshotError(f"a memory's base cannot be cut: {error}") from error
 
     def make_own(self, address: int) -> MemoryBase:
         """Give a memory a base of its own, unless it has one; then no page of it is private.

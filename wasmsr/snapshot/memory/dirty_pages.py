@@ -36,6 +36,7 @@ from wasmsr.snapshot.memory.space_name import MEMORY_SPACE, SpaceName
 
 if TYPE_CHECKING:
     from wasmsr.interp.store.interface import StoreInterface
+    from wasmsr.interp.store.state import MemoryPlace
 
 VARIABLE = "WASMSR_DIRTY_PAGES"
 """The environment variable that forces a method by its name."""
@@ -71,6 +72,9 @@ class DirtyMethod(ABC):
 
     def settle(self, runs: Runs) -> None:  # noqa: B027 (most methods have nothing to do)
         """Begin anew for these pages, which `scan` has found while the program is paused."""
+
+    def shrunk(self, pages: int) -> None:  # noqa: B027 (likewise)
+        """Take note that the memory has so many pages now; what it grows by is zero."""
 
     def close(self) -> None:  # noqa: B027 (likewise)
         """Release what the method has of the host."""
@@ -154,6 +158,10 @@ class PageHashes(DirtyMethod):
     def refusal(cls) -> str | None:
         """Return None: every host has the method."""
         return None
+
+    def shrunk(self, pages: int) -> None:
+        """Forget the digests of pages that are gone."""
+        del self._digests[pages * DIGEST :]
 
     def _now(self) -> bytearray:
         return page_digests(self.store.memory_view(self.address), bytes(DIGEST))
@@ -299,6 +307,68 @@ class DirtyTracker:
         self._memories: dict[SpaceName, DirtyMethod] = {}
         self._consumers: list[DirtyConsumer] = []
         self._last: DirtyConsumer | None = None
+        self._scan()
+
+    @classmethod
+    def of(cls, store: StoreInterface, method: type[DirtyMethod] | None = None) -> DirtyTracker:
+        """Return the service of a store, for one more consumer.
+
+        Every consumer of a store asks the same service: a scan resets what the kernel notes, and
+        a second service would miss what the first has found.
+
+        Args:
+            store: The store.
+            method: As for the constructor, for the first consumer.
+
+        Raises:
+            SnapshotError: As the constructor; or the store's service uses another method.
+        """
+        if store.bases is None:
+            store.bases = MemoryBases(store)
+        found: DirtyTracker | None = store.bases.tracker
+        if found is None:
+            found = store.bases.tracker = cls(store, method=method)
+        elif method is not None and found.method is not method:
+            raise SnapshotError(
+                f"the dirty pages of the store are found by the method {found.method.name} already"
+            )
+        return found
+
+    def leave(self, consumer: DirtyConsumer) -> None:
+        """Forget a consumer; without any, release what the methods have of the host."""
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
+        if not self._consumers:
+            self.close()
+            if self.bases.tracker is self:
+                self.bases.tracker = None
+
+    def resized(self, before: Sequence[MemoryPlace]) -> None:
+        """Take note that memories have other sizes, or other places, as after `Store.assign`.
+
+        Args:
+            before: Where they were.
+
+        Raises:
+            SnapshotError: The host has no room.
+        """
+        state = self.store.state
+        for number, old in enumerate(before):
+            space = SpaceName(MEMORY_SPACE, number)
+            place = state.memory_place(number) if number < state.counts.memories else None
+            if place is None or place.start != old.start:
+                self.bases.shrunk(number, 0)
+                if space in self._memories:
+                    self._memories.pop(space).close()
+                for consumer in self._consumers:
+                    consumer.flags.pop(space, None)
+            elif place.base < old.base:
+                self.bases.shrunk(number, place.base)
+                if space in self._memories:
+                    self.replaced(space)
+            elif place.size < old.size and space in self._memories:
+                self._memories[space].shrunk(place.size // PAGE_SIZE)
+        self._last = None
         self._scan()
 
     def consumer(self) -> DirtyConsumer:

@@ -13,17 +13,18 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from wasmsr.errors import SnapshotError
+from wasmsr import realtime
+from wasmsr.errors import SnapshotError, WasmsrError
 from wasmsr.snapshot.memory.adoption import base_of
-from wasmsr.snapshot.memory.bases import MemoryBase, MemoryBases
+from wasmsr.snapshot.memory.bases import MemoryBases
 from wasmsr.snapshot.moments.forks import HOOK, HOOK_TYPE, fork_imports
-from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE, page_runs
+from wasmsr.snapshot.moments.images import MemoryImage
 
 if TYPE_CHECKING:
     from wasmsr.interp.modules.module import Module
     from wasmsr.interp.store.instance import Imports
     from wasmsr.interp.store.store import Store
-    from wasmsr.snapshot.state import SnapshotState
+    from wasmsr.snapshot.state import MemoryState, SnapshotState
     from wasmsr.wasi.facade import Wasi
     from wasmsr.wasi.filesystem.mounts import Mount
     from wasmsr.wasi.filesystem.trees import MountTree
@@ -48,6 +49,21 @@ class SavedWasi:
     files: Contents
     since: int | None = None
     trees: dict[bytes, MountTree] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, wasi: Wasi) -> SavedWasi:
+        """Return the present state of a paused program's WASI. Raises UnportableState."""
+        from wasmsr.wasi.state.checked_state import read
+        from wasmsr.wasi.state.contents import Contents
+        from wasmsr.wasi.state.origin import trusted_time
+
+        files = Contents()
+        state = wasi.capture(files)
+        return cls(read(state), files, trusted_time(state, realtime.now()))
+
+    def put_back(self, wasi: Wasi) -> None:
+        """Put a program's WASI back into this state. Raises SnapshotError."""
+        wasi.go_back(self.state, self.files, self.since)
 
     def seed(self, number: int) -> bytes | None:
         """Return the seed of a fork of a deterministic program, None of another program."""
@@ -96,14 +112,16 @@ class SavedWasi:
 class Moment:
     """A state of a program in memory.
 
-    `Snapshot.moment` makes one. It stays as it is while forks run. `close` gives its memory back;
-    forks keep what they share.
+    `Snapshot.moment` makes one of a snapshot, and `History.take` of a running program. It stays as
+    it is while forks run. `close` gives its memory back; forks keep what they share.
     """
 
-    def __init__(self, held: Store, bases: Sequence[MemoryBase], wasi: SavedWasi | None) -> None:
-        self._held = held
-        self._bases = list(bases)
-        self._wasi = wasi
+    def __init__(self, held: Store, images: Sequence[MemoryImage], wasi: SavedWasi | None) -> None:
+        self.held = held
+        self.images = list(images)
+        self.wasi = wasi
+        self.foreign = False
+        """Whether it comes from a snapshot, and not from a running store with its functions."""
         self._hooks = [
             instance.address(export.kind, export.index)
             for instance in held.instances
@@ -145,7 +163,9 @@ class Moment:
             held = made.copied(memories=False)
         finally:
             made.close()
-        return cls(held, _files_of(state), _wasi_of(state))
+        moment = cls(held, _images_of(state), _wasi_of(state))
+        moment.foreign = True
+        return moment
 
     def fork(
         self,
@@ -175,10 +195,12 @@ class Moment:
         """
         if count < 0 or first < 1:
             raise ValueError("forks have the numbers 1 and up")
+        if self.held.closed:
+            raise WasmsrError("the moment is closed")
         made: list[Store] = []
         try:
-            if self._wasi is not None:
-                self._wasi.open(grants.get("mounts", ()), grants.get("carry_limit"))
+            if self.wasi is not None:
+                self.wasi.open(grants.get("mounts", ()), grants.get("carry_limit"))
             for number in range(first, first + count):
                 given = {**grants, **own(number)} if own is not None else grants
                 made.append(self._fork(number, imports, given))
@@ -187,14 +209,31 @@ class Moment:
                 store.close()
             raise
         finally:
-            if self._wasi is not None:
-                self._wasi.close()
+            if self.wasi is not None:
+                self.wasi.close()
         return made
+
+    def is_of(self, store: Store) -> bool:
+        """Return whether the moment can be that of a store: its first instance has the same
+        module, and one from a snapshot has the same host functions at the same addresses."""
+        if self.held.closed:
+            return False
+        mine, others = (
+            [one.module.digest for one in of.instances[:1]] for of in (self.held, store)
+        )
+        if mine != others or (self.wasi is None) != (store.wasi is None):
+            return False
+        if not self.foreign:
+            return True
+        known = {at: (one.type, *names) for at, (one, *names) in store.hosts.items()}
+        return all(
+            known.get(at) == (one.type, *names) for at, (one, *names) in self.held.hosts.items()
+        )
 
     def close(self) -> None:
         """Give back its memory. Forks are not concerned. Again does nothing."""
-        self._held.close()
-        self._bases.clear()
+        self.held.close()
+        self.images.clear()
 
     def __enter__(self) -> Moment:
         return self
@@ -203,7 +242,7 @@ class Moment:
         self.close()
 
     def _fork(self, number: int, imports: Imports | None, grants: Grants) -> Store:
-        wasi = None if self._wasi is None else self._wasi.fork(number, grants)
+        wasi = None if self.wasi is None else self.wasi.fork(number, grants)
         store = None
         try:
             given: Imports = {
@@ -211,10 +250,10 @@ class Moment:
                 **fork_imports(number),
                 **(imports or {}),
             }
-            store = self._held.copied(given)
+            store = self.held.copied(given)
             store.bases = MemoryBases(store)
-            for address, base in enumerate(self._bases):
-                store.bases.lay(address, base)
+            for address, image in enumerate(self.images):
+                image.lay(store, address, store.bases)
             self._call_hooks(store, number)
         except BaseException:
             if store is not None:
@@ -241,7 +280,7 @@ class Moment:
     def _fresh(self, number: int) -> bytes:
         """Return 16 random bytes for a fork; those of a deterministic program follow from its
         seed and the number."""
-        seed = None if self._wasi is None else self._wasi.seed(number)
+        seed = None if self.wasi is None else self.wasi.seed(number)
         if seed is not None:
             return blake2b(seed, digest_size=16, person=b"wasmsr fork").digest()
         return os.urandom(16)
@@ -258,28 +297,20 @@ def _wasi_of(state: SnapshotState) -> SavedWasi | None:
     return SavedWasi(read(state.wasi), state.files or Contents(), since)
 
 
-def _files_of(state: SnapshotState) -> list[MemoryBase]:
+def _images_of(state: SnapshotState) -> list[MemoryImage]:
     try:
-        return [_file_of(memory.data) for memory in state.memories]
+        return [_image_of(memory) for memory in state.memories]
     except (OSError, AttributeError) as error:
         raise SnapshotError(
             f"there is no room for the memories that forks share: {error}"
         ) from error
 
 
-def _file_of(data: bytes | bytearray | memoryview) -> MemoryBase:
-    shared = base_of(data)
-    if shared is not None and not shared.own:
-        return shared  # the file that the snapshot was read into, or a mapped snapshot
-    view = memoryview(data)
-    base = MemoryBase.empty()
-    base.resize(len(view))
-    for first, count in page_runs(view):
-        at, end = first * PAGE_SIZE, (first + count) * PAGE_SIZE
-        while at < end:
-            at += os.pwrite(base.fd, view[at:end], at)
-    base.share()
-    return base
+def _image_of(memory: MemoryState) -> MemoryImage:
+    base = base_of(memory.data)
+    if base is not None and not base.own:  # of a mapped snapshot: forks map it too
+        return MemoryImage(len(memory.data), base=base)
+    return MemoryImage.of_bytes(memoryview(memory.data))
 
 
 __all__ = ["Moment", "SavedWasi"]

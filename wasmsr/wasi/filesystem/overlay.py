@@ -56,6 +56,11 @@ class OverlayTree(MountTree):
         _attributes(self.root, b".", os.fstat(below.root))
 
     @property
+    def base(self) -> MountTree:
+        """The tree below, which several overlays can share."""
+        return self.below
+
+    @property
     def folder(self) -> int:
         """Host descriptor of the base."""
         return self.below.root

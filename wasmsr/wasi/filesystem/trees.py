@@ -63,6 +63,11 @@ class MountTree:
         return self
 
     @property
+    def base(self) -> MountTree:
+        """The tree that can be shared: of an overlay the one below, otherwise this one."""
+        return self
+
+    @property
     def folder(self) -> int:
         """Host descriptor of the folder of the host that was given for the mount."""
         return self.root

@@ -113,6 +113,7 @@ def restore(
     process = Process(clocks, Random(state.seed, state.position))
     process.args, process.environ = state.args, state.environ
     process.carry_limit = carried.limit
+    process.streams, process.sockets = streams, tuple(sockets)
     if state.call is not None:
         process.pending = PendingPoll(state.call, state.started)
     policy = on_changed or ("error" if live else "truncate")
@@ -132,6 +133,41 @@ def restore(
         if process.deferred is None:
             opener.close()
     return process
+
+
+def go_back(process: Process, state: WasiState, files: Contents, since: int | None) -> None:
+    """Put a process back into an earlier state of its own; see `Wasi.go_back`.
+
+    Raises:
+        SnapshotError: A file is gone, or standard input was closed since.
+    """
+    streams = process.streams
+    assert streams is not None
+    stdin = streams.stdin
+    wanted = [one for one in state.descriptors if one.kind == "stdin"]
+    closed = stdin not in process.descriptors.values()
+    if wanted and (closed or (stdin.ended and not wanted[0].ended)):
+        raise SnapshotError("the program has closed its standard input since then")
+    shared: dict[bytes, MountTree] = {}
+    for name, tree in process.trees.items():
+        if tree.mode in ("host", "ro", "archive"):
+            shared[name] = tree
+        elif tree.mode == "overlay":
+            shared[name] = tree.base
+    unread, stdin.unread = stdin.unread, b""
+    try:
+        made = restore(
+            state,
+            list(process.mounted.values()),
+            Streams(stdin, streams.stdout, streams.stderr),
+            sockets=process.sockets,
+            carried=CarriedFiles(files, process.carry_limit, since),
+            shared=shared,
+        )
+    except BaseException:
+        stdin.unread = unread
+        raise
+    process.become(made)
 
 
 def _check_mounts(state: WasiState, given: Mapping[bytes, Mount]) -> None:
@@ -198,6 +234,8 @@ class _Opener:
             if wanted.mode != "overlay":
                 return
         self.process.trees[wanted.guest] = tree
+        if given is not None:
+            self.process.mounted[wanted.guest] = given
         base = self.carried.bases.get(guest) if wanted.mode == "carry" else None
         reconciler = TreeReconciler(
             tree.root,
@@ -226,6 +264,7 @@ class _Opener:
             self.process.trees[wanted.guest] = OverlayTree(below.share())
         else:
             self.process.share(wanted.guest, below)
+        self.process.mounted[wanted.guest] = given
 
     def _since(self, wanted: MountState, tree: MountTree) -> int | None:
         """Return the time after which this folder is known to be the program's.

@@ -1,0 +1,153 @@
+"""`History`: the moments of one program, and the way back to each of them, in place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wasmsr.errors import SnapshotError, UnportableState, WasmsrError
+from wasmsr.snapshot.memory.dirty_pages import DirtyMethod, DirtyTracker
+from wasmsr.snapshot.memory.page_engine import PAGE_SIZE
+from wasmsr.snapshot.memory.space_name import MEMORY_SPACE, SpaceName
+from wasmsr.snapshot.moments.images import MemoryImage, WrittenPages, either
+from wasmsr.snapshot.moments.moment import Moment, SavedWasi
+
+if TYPE_CHECKING:
+    from wasmsr.interp.store.store import Store
+    from wasmsr.snapshot.memory.dirty_pages import DirtyChanges
+
+FOLD = 4
+"""A chain whose pages are more than this part of the memory (1/4) gets a new base."""
+LEAST = 256
+"""Pages that a chain may always have."""
+LONGEST = 64
+"""Images of a chain."""
+
+
+class History:
+    """Moments of one program, to which it goes back in place.
+
+    The store, its memories and the compiled code stay. A moment costs what was written since the
+    one before it, and so does the way back. Moments form a tree: after a way back, the next one
+    follows the moment to which the program went.
+
+    Output that was written and input that was read from a pipe are not undone; files are treated as
+    by a restore with `on_changed` "truncate".
+
+    Args:
+        store: The program's store. Nobody else replaces its memories.
+        method: How written pages are found; None takes this host's best.
+
+    Raises:
+        SnapshotError: The host cannot find written pages, or has no room.
+    """
+
+    def __init__(self, store: Store, *, method: type[DirtyMethod] | None = None) -> None:
+        self._store = store
+        self._tracker = DirtyTracker.of(store, method)
+        self._consumer = self._tracker.consumer()
+        self._images: list[MemoryImage] = []
+        """The images from which the store's memories differ by what was written since."""
+
+    def take(self) -> Moment:
+        """Return the present moment of the program, which is paused or between two calls.
+
+        Raises:
+            UnportableState: The program runs, or holds something that no snapshot can carry.
+            SnapshotError: The host has no room.
+        """
+        store = self._store
+        if store.running or store.nested:
+            raise UnportableState("the program is running", hint="pause it first")
+        wasi = None if store.wasi is None else SavedWasi.of(store.wasi)
+        try:
+            with self._tracker.changes(self._consumer) as changes:
+                images = [
+                    self._image(address, changes) for address in range(store.state.counts.memories)
+                ]
+                held = store.copied(memories=False)
+        except (OSError, AttributeError, MemoryError) as error:
+            raise SnapshotError(f"there is no room for the moment: {error}") from error
+        self._images = images
+        return Moment(held, images, wasi)
+
+    def go_to(self, moment: Moment) -> None:
+        """Put the program into the state of one of its moments, in place.
+
+        Args:
+            moment: A moment that this history has taken, of this or of another branch; or that of
+                a snapshot of the program (`Snapshot.moment`), for which all memory is written.
+
+        Raises:
+            SnapshotError: The moment is closed, or is one of another program; or a file is gone.
+                The program is as before.
+            MemoryError: The host has no room; the store is closed then.
+            WasmsrError: The program runs.
+        """
+        store, state = self._store, self._store.state
+        if store.running or store.nested:
+            raise WasmsrError("the store is running", hint="pause it first")
+        if not moment.is_of(store):
+            raise SnapshotError("the moment is closed, or of another program")
+        if moment.wasi is not None and store.wasi is not None:
+            moment.wasi.put_back(store.wasi)
+        with self._tracker.changes(self._consumer) as changes:
+            written = {space.number: changes[space] for space in changes}
+        before = [state.memory_place(n) for n in range(state.counts.memories)]
+        store.assign(moment.held, linked=not moment.foreign)
+        self._tracker.resized(before)
+        for address, image in enumerate(moment.images):
+            place = state.memory_place(address)
+            wanted = None
+            if address < min(len(before), len(self._images)):
+                same = place.start == before[address].start
+                wanted = image.differences(self._images[address]) if same else None
+            if wanted is None:
+                wanted = bytearray(b"\1" * image.pages)
+            elif address in written:
+                wanted = either(wanted, WrittenPages(written[address], b"").flags(image.pages))
+            if address < len(before):  # what it has grown by is zero, and may not be in the image
+                short = before[address].size // PAGE_SIZE
+                wanted[short : image.pages] = b"\1" * max(0, image.pages - short)
+            image.write(store.memory_view(address), wanted[: image.pages])
+        with self._tracker.changes(self._consumer):
+            pass  # what was written back is no change for this consumer
+        self._images = list(moment.images)
+
+    def drop(self, moment: Moment) -> None:
+        """Forget a moment, and close it. Its pages go to the one moment after it, if there is one.
+
+        Args:
+            moment: A moment that this history has taken.
+        """
+        for image in moment.images:
+            if image not in self._images:
+                image.drop()
+        moment.close()
+
+    def close(self) -> None:
+        """Stop looking for written pages. Moments stay."""
+        self._tracker.leave(self._consumer)
+        self._images.clear()
+
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _image(self, address: int, changes: DirtyChanges) -> MemoryImage:
+        """Return the image of a memory: what was written, or all of it, over a new base."""
+        space = SpaceName(MEMORY_SPACE, address)
+        view = self._store.memory_view(address)
+        if address >= len(self._images):
+            return MemoryImage.of_bytes(view)
+        before, runs = self._images[address], changes[space]
+        pages = before.written_pages + sum(runs[1::2])
+        chain = len(before.chain)
+        if pages > max(LEAST, len(view) // PAGE_SIZE // FOLD) or chain > LONGEST:
+            return MemoryImage.of_bytes(view)
+        written = WrittenPages(runs, changes.now(space))
+        return MemoryImage(len(view), before=before, written=written)
+
+
+__all__ = ["History"]
