@@ -62,7 +62,7 @@ class OwnerRecord:
         serial: How often the record was swapped. So no two records of a program are equal.
         lease: Milliseconds that the lease lasts from each renewal on.
         deadline: When the lease ends by the owner's clock, in milliseconds since the Unix epoch.
-            It is for people: nobody decides by the clock of another machine (`Watch`).
+            It is for people: nobody decides by the clock of another machine (`RecordWatch`).
         standing: Whether somebody owns the program.
         policy: What happens when the owner is lost.
         failover: The nodes that may take the program over.

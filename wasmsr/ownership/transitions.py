@@ -165,7 +165,7 @@ def may_take(*, owned: bool, named: bool, expired: bool) -> bool:
     Args:
         owned: The record says that somebody owns the program.
         named: That owner is this node. It has nothing, so nothing of that epoch runs.
-        expired: This node has seen the record unchanged for a lease and the margin (`Watch`).
+        expired: This node has seen the record unchanged for a lease and the margin (`RecordWatch`).
     """
     return not owned or named or expired
 

@@ -65,6 +65,7 @@ BROKEN: dict[str, Rules] = {
     "a destination that hears Commit late runs": _row(S.RECEIVED, E.DECIDED_LATE, S.RUNNING),
     "a destination that was started again does not ask": _rule("a restarted destination asks"),
     "a destination keeps the state of an attempt that is over": _row(S.RECEIVED, E.DROPPED, None),
+    "a destination drops a state without a look at the record": _rule("a reading before the drop"),
     "who gives the program back runs on": _rule("release discards"),
     # Effects.
     "the receiver takes effects of older epochs": _rule("the receiver refuses"),

@@ -474,8 +474,8 @@ class Node:
         n.left, n.slow, n.pending = pending, slow, 0
         if "before READY" in self.without or (n.state == RUNNING and not n.left):
             n.left = LEASE
-        if n.state == NONE:
-            n.fresh = 0
+        # The node has read the record for this (but for a variant that takes any Commit).
+        n.fresh = int(n.state != NONE and named and w.owner == self.id(n))
         self.add(event.name, w, n)
 
     # ---- effects and faults ----------------------------------------------------------------------
@@ -513,7 +513,6 @@ class Node:
         if self.table.get((S(n.state), E.SUPERVISOR_LOST)) is not None:
             self._no_question(n)
             self.go(n, E.SUPERVISOR_LOST)
-            n.fresh = 0
             self.add("SUPERVISOR_LOST", world(left), n)
         for journal in (True, False):
             n = node(n_packed)
@@ -571,13 +570,21 @@ class Node:
         return n.attempt == attempt and n.state in (OFFERING, HANDING, ASKING, STRANDED)
 
     def dropped(self, w_packed: int, n_packed: int) -> Step | None:
-        """The step of a node that has a state, and hears that the attempt is over."""
+        """The step of a node that has a state, and hears that the attempt is over.
+
+        It reads the record after that: the source has given the attempt up, or the register has
+        decided for it.
+        """
         self.found = []
-        n = node(n_packed)
+        n, w = node(n_packed), world(w_packed)
+        named = w.owner == self.id(n) and w.attempt == n.attempt
+        if named and "a reading before the drop" not in self.without:
+            return None
         if not self.go(n, E.DROPPED):
             return None
         n.fresh = 0
-        self.add("DROPPED", world(w_packed), n)
+        wrong = "the state of a move that was decided is lost" if named else ""
+        self.add("DROPPED", w, n, wrong=wrong)
         return self.found[0]
 
     def wrong(self, w_packed: int, n_packed: int) -> str:

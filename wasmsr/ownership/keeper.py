@@ -1,0 +1,240 @@
+"""Keeps the lease of one program: two threads, one that asks the register and one that pauses.
+
+The thread that pauses never asks anybody, so a register that hangs cannot keep it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from wasmsr.ownership.failures import OwnershipError, RegisterAway, SwapRefused
+from wasmsr.ownership.lease import POLL_SECONDS, RecordWatch
+from wasmsr.ownership.leased_program import LeasedProgram, Question
+from wasmsr.ownership.owner_record import FailoverPolicy, LastCheckpoint, OwnerRecord
+from wasmsr.ownership.register import Register
+from wasmsr.ownership.transitions import OwnerState
+
+STEPS = 100
+"""How many times in a lease the threads look at the clock."""
+
+Say = Callable[[str], None]
+"""Takes one sentence for people."""
+
+KEPT = (OwnerState.RUNNING, OwnerState.HELD, OwnerState.ASKING, OwnerState.OFFERING)
+"""The states whose lease is renewed."""
+
+
+class LeaseKeeper:
+    """Carries the questions of a `LeasedProgram` to the register, and watches its deadline.
+
+    Any thread may call its methods. A method that asks the register can take as long as
+    `Register.swap`.
+
+    Attributes:
+        program: The program's part on this node. Hold `lock` to use it.
+        lost: The error by which this node lost the program, or None.
+    """
+
+    def __init__(
+        self,
+        program: LeasedProgram,
+        register: Register,
+        *,
+        say: Say = lambda sentence: None,
+        watch: RecordWatch | None = None,
+    ) -> None:
+        self.program = program
+        self.register = register
+        self.lock = threading.RLock()
+        self.lost: OwnershipError | None = None
+        self._say = say
+        self._watch = watch or RecordWatch(clock=program.lease.clock)
+        self._asking = threading.Lock()
+        self._again: Question | None = None
+        self._away = False
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    # ---- threads ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the threads."""
+        for target, name in ((self._keep, "wasmsr-lease"), (self._look, "wasmsr-deadline")):
+            thread = threading.Thread(target=target, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def close(self) -> None:
+        """End the threads. The program stays as it is; its lease is not renewed any more."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _pause_seconds(self) -> float:
+        return self.program.lease.length / 1e9 / STEPS
+
+    def _look(self) -> None:
+        """Pause at two thirds and at the deadline. This thread asks nobody."""
+        while not self._stop.wait(self._pause_seconds()):
+            with self.lock:
+                before = self.program.state
+                self.program.tick()
+                if before is OwnerState.RUNNING and self.program.state is not before:
+                    self._say(self._paused())
+
+    def _paused(self) -> str:
+        name = self.program.program.hex()[:8]
+        return f"program {name} is paused: the register has not renewed its lease"
+
+    def _keep(self) -> None:
+        while not self._stop.wait(self._pause_seconds()):
+            self.keep()
+
+    def keep(self) -> None:
+        """Ask the register what is due: a renewal, or a claim again that got no answer."""
+        with self.lock:
+            state, lease = self.program.state, self.program.lease
+            due = state in KEPT and (lease.due() or state is not OwnerState.RUNNING)
+        if state is OwnerState.CLAIMING:
+            self._claim_again()
+        elif due:
+            self.renew()
+
+    # ---- questions -------------------------------------------------------------------------------
+
+    def _carry(self, make: Callable[[], Question | None]) -> bool:
+        """Carry one question to the register and take the answer; False without one.
+
+        `make` is called when no other question is under way; None says that nothing is to be asked.
+        """
+        with self._asking:
+            with self.lock:
+                question = make()
+                had = self.program.state in KEPT
+            if question is None:
+                return False
+            if question.kind == "claim":
+                self._again = question
+            try:
+                self.register.swap(question.old, question.new)
+                done, found = True, question.new
+            except SwapRefused as error:
+                if error.record is None:
+                    return self._silent(error)
+                done, found = False, error.record
+            except OwnershipError as error:
+                return self._silent(error)
+            with self.lock:
+                if self._away:
+                    self._away = False
+                    self._say("the register answers again")
+                self.program.answered(done, found)
+                if had and not done and self.program.state is OwnerState.NONE:
+                    self.lost = SwapRefused(
+                        "this node has lost it", program=found.program, record=found
+                    )
+                    self._say(str(self.lost))
+            return True
+
+    def _silent(self, error: OwnershipError) -> bool:
+        with self.lock:
+            self.program.silent()
+            if not self._away:
+                self._away = True
+                self._say(f"the register does not work: {error.what}")
+        return False
+
+    def create(
+        self,
+        policy: FailoverPolicy = FailoverPolicy.RESTORE,
+        failover: tuple[bytes, ...] = (),
+    ) -> bool:
+        """Begin a new program; False if no answer came, and `keep` goes on asking."""
+        return self._carry(lambda: self.program.create(policy, failover))
+
+    def renew(self, checkpoint: LastCheckpoint | None = None, **changes: Any) -> bool:
+        """Extend the lease; with a checkpoint, this is what makes the checkpoint count.
+
+        Returns:
+            Whether the register took it.
+        """
+
+        def make() -> Question | None:
+            kept = self.program.state in KEPT
+            return self.program.renewal(checkpoint, **changes) if kept else None
+
+        for _ in range(2):  # a renewal that was taken late has changed the record: once more
+            if not self._carry(make):
+                return False
+            with self.lock:
+                record = self.program.record
+                if record is None or self.program.state not in KEPT:
+                    return False
+                if self.program.lease.lasts() and not self.program.lease.due():
+                    return checkpoint is None or record.checkpoint == checkpoint
+        return False
+
+    def _claim_again(self) -> None:
+        def make() -> Question | None:
+            claims = self.program.state is OwnerState.CLAIMING and self._again is not None
+            return self.program.again(self._again) if claims and self._again else None
+
+        self._carry(make)
+
+    def release(self, checkpoint: LastCheckpoint | None = None) -> bool:
+        """Give a paused program back, so that another takes it at once; False without an answer."""
+        return self._carry(lambda: self.program.release(checkpoint))
+
+    def hand(self, destination: bytes) -> bool:
+        """Make the destination the owner, which has the whole state; see `LeasedProgram.ready`.
+
+        Returns:
+            Whether the register took the swap, which is the decision. Then HANDED is to be written.
+        """
+        self._carry(lambda: self.program.ready(destination))
+        with self.lock:
+            return self.program.state is OwnerState.NONE
+
+    # ---- takeover --------------------------------------------------------------------------------
+
+    def poll(self) -> OwnerRecord | None:
+        """Read the record, and take the program over if this node may; call it every
+        `POLL_SECONDS` for a program that this node does not own.
+
+        Returns:
+            The record that was read, or None without one.
+
+        Raises:
+            OwnershipError: The register does not work, or its record cannot be read.
+        """
+        found = self.register.read(self.program.program)
+        with self.lock:
+            self._watch.see(found)
+            if found is None:
+                return None
+            if self.program.state is OwnerState.RECEIVED:
+                self.program.decide(found)
+            take = self.program.may_take(found, self._watch.expired())
+
+        def make() -> Question | None:
+            may = self.program.may_take(found, self._watch.expired())
+            return self.program.take(found) if may else None
+
+        if take:
+            self._carry(make)
+        return found
+
+    def watch(self, seconds: float = 1e9) -> None:
+        """Poll until this node owns the program, or the time is over."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._stop.is_set():
+            with suppress(RegisterAway):  # nobody takes anything without an answer
+                self.poll()
+            with self.lock:
+                if self.program.state not in (OwnerState.NONE, OwnerState.RECEIVED):
+                    return
+            self._stop.wait(min(POLL_SECONDS, self.program.lease.length / 1e9 / 10))
