@@ -61,6 +61,7 @@ PACKAGES = {
     "click": ("click", "python3-click"),
     "cryptography": ("cryptography", "python3-cryptography"),
     "etcd3gw": ("etcd3gw", None),
+    "fsspec": ("fsspec", "python3-fsspec"),
     "google": ("protobuf", "python3-protobuf"),
     "grpc": ("grpcio", "python3-grpcio"),
     "msgpack": ("msgpack", "python3-msgpack"),

@@ -47,6 +47,7 @@ ONLY_IN = {
     "msgpack": {"executor", "snapshot", "snapshot.store", "migrate", "rpc"},
     "zstandard": {"snapshot", "snapshot.store"},
     "cryptography": {"snapshot"},
+    "fsspec": {"snapshot.store"},
     "wasmtime": {"interp"},
     "click": {"cli"},
     "rich": {"cli", "snapshot"},

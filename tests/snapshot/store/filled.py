@@ -84,7 +84,7 @@ def saved(path: Path, state: SnapshotState, version: int = 2, *, handed: bool = 
 def entries(path: Path) -> list[PackEntry]:
     """All entries of all indexes of a store."""
     folder = StoreFolder(path)
-    return [entry for pack in packs_of(folder) for entry in read_index(folder, pack)]
+    return [entry for pack in packs_of(folder) for entry in read_index(folder, pack).entries()]
 
 
 def pages(state: SnapshotState) -> set[bytes]:

@@ -7,6 +7,7 @@ import random
 import resource
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import pytest
 from tests.snapshot.store.filled import PAGE, embedding, random_memory, saved
 from wasmsr import SnapshotError
 from wasmsr.errors import DigestError, FormatError, VersionError
-from wasmsr.snapshot.store import folder, manifest, pack
-from wasmsr.snapshot.store.manifest import Manifest, ManifestSection, decode_manifest
-from wasmsr.snapshot.store.pack import PIECE, PackEntry, decode_index, encode_index
+from wasmsr.snapshot.store import manifest, pack
+from wasmsr.snapshot.store import place as places
+from wasmsr.snapshot.store.manifest import LISTS, Manifest, ManifestSection, decode_manifest
+from wasmsr.snapshot.store.pack import PIECE, PackFrame, PackIndex, decode_index, encode_index
 from wasmsr.snapshot.store.store import SnapshotStore
 
 
@@ -101,20 +103,42 @@ def test_swapped_packs(place: Path, tmp_path: Path) -> None:
     assert wrong(place) == [f"pack {only(place, '.pack').stem}", "a", "b"]
 
 
-HEAD = pack.HEAD.pack(pack.MAGIC, 1, 0, 1)
+HUGE = 0xFFFFFFFF
+
+
+def index_of(
+    stored: int = 1, length: int = 1, count: int = 1, *, pieces: int = 1, frames: int = 1
+) -> bytes:
+    """An index made by hand, of one frame."""
+    head = pack.HEAD.pack(pack.MAGIC, pack.VERSION, 0, frames, pieces)
+    frame = pack.FRAME.pack(0, stored, count)
+    return sealed(head + frame * min(frames, 1) + pack.ENTRY.pack(bytes(32), length) * pieces)
+
+
+ZERO = bytes(32)
 INDEXES: dict[str, tuple[bytes, type[SnapshotError]]] = {
     "empty": (b"", FormatError),
     "text": (b"hello\n" * 50, FormatError),
-    "version": (sealed(pack.HEAD.pack(pack.MAGIC, 2, 0, 0)), VersionError),
-    "reserved": (sealed(pack.HEAD.pack(pack.MAGIC, 1, 1, 0)), FormatError),
-    "count": (sealed(pack.HEAD.pack(pack.MAGIC, 1, 0, 0xFFFFFFFF)), FormatError),
-    "cut off": (sealed(HEAD), FormatError),
-    "digest": (HEAD + pack.ENTRY.pack(bytes(32), 0, 1, 1) + bytes(32), DigestError),
-    "empty piece": (sealed(HEAD + pack.ENTRY.pack(bytes(32), 0, 0, 1)), FormatError),
-    "large piece": (sealed(HEAD + pack.ENTRY.pack(bytes(32), 0, 1, PIECE + 1)), FormatError),
-    "longer": (sealed(HEAD + pack.ENTRY.pack(bytes(32), 0, 9, 8)), FormatError),
+    "version": (sealed(pack.HEAD.pack(pack.MAGIC, 1, 0, 0, 0)), VersionError),
+    "reserved": (sealed(pack.HEAD.pack(pack.MAGIC, pack.VERSION, 1, 0, 0)), FormatError),
+    "count": (sealed(pack.HEAD.pack(pack.MAGIC, pack.VERSION, 0, HUGE, HUGE)), FormatError),
+    "cut off": (index_of(frames=2), FormatError),
+    "digest": (index_of()[:-1] + b"\0", DigestError),
+    "empty piece": (index_of(length=0), FormatError),
+    "large piece": (index_of(length=PIECE + 1), FormatError),
+    "longer": (index_of(stored=9, length=8), FormatError),
+    "nothing stored": (index_of(stored=0), FormatError),
+    "no piece in a frame": (index_of(count=0), FormatError),
+    "too many in a frame": (index_of(count=2), FormatError),
+    "more than frames": (index_of(pieces=2), FormatError),
+    "large frame": (index_of(length=PIECE, count=5, pieces=5), FormatError),
+    "many in a frame": (index_of(count=1025, pieces=1025), FormatError),
     "overlap": (
-        encode_index([PackEntry(bytes(32), 0, 5, 9), PackEntry(bytes(32), 4, 5, 9)]),
+        encode_index(
+            PackIndex(
+                [PackFrame(0, 5, 9), PackFrame(4, 5, 9)], pack.ENTRY.pack(ZERO, 9) * 2, [1, 1]
+            )
+        ),
         FormatError,
     ),
 }
@@ -134,11 +158,19 @@ def test_indexes_that_are_refused(case: str, place: Path, tmp_path: Path) -> Non
 
 def test_an_index_that_lies(place: Path, tmp_path: Path) -> None:
     path = only(place, ".index")
-    entries = decode_index(path.read_bytes(), path.stem)
-    far = entries[-1]._replace(offset=1 << 62)
-    longer = entries[0]._replace(length=PIECE)
-    swapped = [entries[0]._replace(digest=entries[1].digest), *entries[1:]]
-    for changed in ([*entries[:-1], far], [longer, *entries[1:]], swapped):
+    index = decode_index(path.read_bytes(), path.stem)
+    size = pack.ENTRY.size
+    far = [*index.frames[:-1], index.frames[-1]._replace(offset=1 << 62)]
+    short = [index.frames[0]._replace(stored=index.frames[0].stored - 1), *index.frames[1:]]
+    digest, length = pack.ENTRY.unpack_from(index.raw)
+    longer = pack.ENTRY.pack(digest, length - 1) + index.raw[size:]
+    swapped = index.raw[size : 2 * size] + index.raw[:size] + index.raw[2 * size :]
+    for changed in (
+        replace(index, frames=far),
+        replace(index, frames=short),
+        replace(index, raw=longer),
+        replace(index, raw=swapped),
+    ):
         path.write_bytes(encode_index(changed))
         found = wrong(place)
         assert f"pack {path.stem}" in found
@@ -146,10 +178,10 @@ def test_an_index_that_lies(place: Path, tmp_path: Path) -> None:
 
 
 MANIFEST = Manifest(bytes(32), False, [])
-HUGE = (1 << 64) - 1
+LARGEST = (1 << 64) - 1
 
 
-def manifest_of(*parts: bytes, count: int = 1, flags: int = 0, version: int = 1) -> bytes:
+def manifest_of(*parts: bytes, count: int = 1, flags: int = 0, version: int = 2) -> bytes:
     """A manifest made by hand."""
     head = manifest.HEAD.pack(manifest.MAGIC, version, flags, count, bytes(32))
     return sealed(head + b"".join(parts))
@@ -158,14 +190,14 @@ def manifest_of(*parts: bytes, count: int = 1, flags: int = 0, version: int = 1)
 MANIFESTS: dict[str, tuple[bytes, type[SnapshotError]]] = {
     "empty": (b"", FormatError),
     "text": (b"hello\n" * 50, FormatError),
-    "version": (manifest_of(version=2, count=0), VersionError),
+    "version": (manifest_of(version=1, count=0), VersionError),
     "flags": (manifest_of(flags=2, count=0), FormatError),
     "digest": (MANIFEST.encode()[:-1] + b"\0", DigestError),
     "sections": (manifest_of(count=0xFFFFFFFF), FormatError),
     "cut off": (manifest_of(manifest.PART.pack(2, 0, 1, 1)), FormatError),
-    "pieces": (manifest_of(manifest.PART.pack(2, 0, 0xFFFFFFFF, HUGE)), FormatError),
-    "length": (manifest_of(manifest.PART.pack(2, 0, 0, HUGE)), FormatError),
-    "reserved": (manifest_of(manifest.PART.pack(2, 1, 0, 0)), FormatError),
+    "pieces": (manifest_of(manifest.PART.pack(2, 0, 0xFFFFFFFF, LARGEST)), FormatError),
+    "length": (manifest_of(manifest.PART.pack(2, 0, 0, LARGEST)), FormatError),
+    "form": (manifest_of(manifest.PART.pack(2, 2, 0, 0)), FormatError),
     "more": (manifest_of(b"more", count=0), FormatError),
     "piece": (
         manifest_of(
@@ -203,7 +235,8 @@ def test_manifests_that_lie(place: Path, tmp_path: Path) -> None:
     store = SnapshotStore(place)
     whole = store._manifest("a")
     page = next(section for section in whole.sections if section.kind == 35).references[:36]
-    many = ManifestSection(35, PAGE * 2_000_000, page * 2_000_000)
+    many = ManifestSection(35, PAGE * 400_000, page * 400_000)
+    lists = many._replace(form=LISTS)
     lies = [
         Manifest(bytes(32), False, whole.sections),
         Manifest(whole.root, False, []),
@@ -212,6 +245,8 @@ def test_manifests_that_lie(place: Path, tmp_path: Path) -> None:
         Manifest(whole.root, False, [*whole.sections, whole.sections[-1]]),
         Manifest(whole.root, False, _replaced(whole, 35, many)),
         Manifest(whole.root, False, _replaced(whole, 2, many._replace(kind=2))),
+        Manifest(whole.root, False, _replaced(whole, 35, lists)),
+        Manifest(whole.root, False, _replaced(whole, 35, lists._replace(references=page))),
     ]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for lie in lies:
@@ -276,4 +311,4 @@ def test_any_byte(suffix: str, place: Path, tmp_path: Path) -> None:
             wanted = (tmp_path / f"{name}.bin").read_bytes()
             assert (tmp_path / "out.bin").read_bytes() == wanted
             (tmp_path / "out.bin").unlink()
-    assert (place / "format").read_bytes() == folder.FORMAT
+    assert (place / "format").read_bytes() == places.FORMAT

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from wasmsr.cli.options.run_options import variable
+from wasmsr.cli.options.tool_options import (
+    WIDE,
+    as_object,
+    decrypt_option,
+    encrypt_option,
+    option,
+    out_option,
+    print_blocks,
+    print_object,
+    read_trust,
+    require_option,
+    sign_option,
+    write_trust,
+)
 from wasmsr.errors import EXIT_USAGE
 
 if TYPE_CHECKING:
     from wasmsr.snapshot.store.store import SnapshotStore, StoredName
 
-HELP = """Keeps snapshots by name in one folder. Equal pages, modules and pieces of files are there
+HELP = """Keeps snapshots by name in one place. Equal pages, modules and pieces of files are there
 once, whichever snapshots and programs have them.
 
 \b
@@ -26,14 +37,16 @@ once, whichever snapshots and programs have them.
   wasmsr store gc
   wasmsr store verify
 
-The store is the folder of --store, of WASMSR_STORE, or one in the user's data folder. Several
-commands can work in it at once. A damaged store ends the command with exit code 123."""
+The store is the folder of --store, of WASMSR_STORE, or one in the user's data folder; or a place in
+an object store, by its address: --store s3://bucket/prefix. Several commands can work in it at
+once. A damaged store ends the command with exit code 123."""
 
 PUT = """Stores a snapshot, of version 1 or 2 of the format, or the last complete checkpoint of a
 folder.
 
 A name has 1 to 128 of the characters A-Z a-z 0-9 . _ + @ = - and begins with a letter, a digit or
-_. The name appears when all of the snapshot is on disk."""
+_. The name appears when all of the snapshot is in the store. Signatures stay. A store is not
+encrypted: an encrypted snapshot needs --decrypt-with."""
 
 GET = """Writes a full snapshot of version 2. Its root digest is that of the snapshot that was put;
 one of version 1 gets the digest that `wasmsr snapshot convert --format 2` gives."""
@@ -50,8 +63,6 @@ VERIFY = """Reads everything, compares all digests, and says what is damaged.
 
 The exit code is 0 if everything is complete, otherwise 123."""
 
-WIDE = {"max_content_width": 100}
-
 
 @click.group(help=HELP, invoke_without_command=True, context_settings=WIDE)
 @click.pass_context
@@ -62,21 +73,12 @@ def store(ctx: click.Context) -> None:
         ctx.exit(EXIT_USAGE)
 
 
-store_option = click.option(
+store_option = option(
     "--store",
     "folder",
-    metavar="DIR",
-    envvar=variable("--store"),
-    type=click.Path(),
-    help="The folder of the store. Default: one in the user's data folder.",
-)
-
-as_object = click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    envvar=variable("--json"),
-    help="Print all of it as one object.",
+    metavar="DIR|URL",
+    help="The folder of the store, or its address: s3://BUCKET/PREFIX. Default: a folder in the "
+    "user's data folder.",
 )
 
 name_argument = click.argument("name", metavar="NAME")
@@ -87,7 +89,16 @@ name_argument = click.argument("name", metavar="NAME")
 @name_argument
 @store_option
 @click.option("--replace", is_flag=True, help="Give the new snapshot a name that is there.")
-def put(source: str, name: str, folder: str | None, replace: bool) -> None:
+@decrypt_option
+@require_option
+def put(
+    source: str,
+    name: str,
+    folder: str | None,
+    replace: bool,
+    decrypt: str | None,
+    require: str | None,
+) -> None:
     """Carry out the command; PUT is its help text."""
     from wasmsr.cli.words.messages import say
     from wasmsr.cli.words.units import human_size
@@ -95,7 +106,11 @@ def put(source: str, name: str, folder: str | None, replace: bool) -> None:
 
     check_name(name)
     done = _store(folder, create=True).put(
-        source, name, replace=replace, warn=lambda text: say(text, "warning")
+        source,
+        name,
+        replace=replace,
+        warn=lambda text: say(text, "warning"),
+        trust=read_trust(decrypt, require),
     )
     say(
         f"{name}: {done.added} of {done.pieces} pieces are new, {human_size(done.written)} "
@@ -106,23 +121,25 @@ def put(source: str, name: str, folder: str | None, replace: bool) -> None:
 @store.command(help=GET, short_help="write a stored snapshot to a file", context_settings=WIDE)
 @name_argument
 @store_option
-@click.option(
-    "-o",
-    "--output",
-    "out",
-    required=True,
-    metavar="FILE",
-    type=click.Path(allow_dash=True),
-    help="Write this file; one that is there must be a snapshot of the same program. - is standard "
-    "output.",
-)
-def get(name: str, folder: str | None, out: str) -> None:
+@out_option
+@require_option
+@sign_option
+@encrypt_option
+def get(
+    name: str,
+    folder: str | None,
+    out: str,
+    require: str | None,
+    sign: str | None,
+    encrypt: str | None,
+) -> None:
     """Carry out the command; GET is its help text."""
     from wasmsr.cli.words.messages import say
     from wasmsr.cli.words.units import human_size
     from wasmsr.errors import printable
 
-    copied = _store(folder).get(name, out)
+    trust, write = read_trust(None, require), write_trust(sign, encrypt)
+    copied = _store(folder).get(name, out, trust=trust, write=write)
     say(f"{printable(out)}: {human_size(copied.size)}, root digest {copied.root.hex()}")
 
 
@@ -131,15 +148,13 @@ def get(name: str, folder: str | None, out: str) -> None:
 @as_object
 def ls(folder: str | None, as_json: bool) -> None:
     """Carry out the command; LS is its help text."""
-    from wasmsr.snapshot.inspect.text_tables import lines
-
     found = _store(folder)
     rows = found.ls()
     if as_json:
-        _print_object({"store": found.folder.path, "names": [_as_data(row) for row in rows]})
+        print_object({"store": found.folder.path, "names": [_as_data(row) for row in rows]})
         return
     block = ("Snapshots", ("name", "size", "stored", "shared", "root digest"), _rows(rows))
-    sys.stdout.write("".join(f"{line}\n" for line in lines([block])))
+    print_blocks([block])
 
 
 @store.command(help=RM, short_help="remove a name", context_settings=WIDE)
@@ -169,13 +184,12 @@ def gc(folder: str | None) -> None:
 def verify(folder: str | None, as_json: bool) -> None:
     """Carry out the command; VERIFY is its help text."""
     from wasmsr.errors import SnapshotError, printable
-    from wasmsr.snapshot.inspect.text_tables import lines
 
     found = _store(folder)
     verdicts = list(found.verify())
     wrong = [(what, error) for what, error in verdicts if error is not None]
     if as_json:
-        _print_object(
+        print_object(
             {
                 "store": found.folder.path,
                 "complete": not wrong,
@@ -185,8 +199,7 @@ def verify(folder: str | None, as_json: bool) -> None:
         )
     else:
         rows = [(what, "complete" if error is None else error.message) for what, error in verdicts]
-        sys.stdout.write("".join(f"{line}\n" for line in lines([("Store", (), rows)])))
-    sys.stdout.flush()
+        print_blocks([("Store", (), rows)])
     if wrong:
         raise SnapshotError(
             f"{len(wrong)} of {len(verdicts)} packs and snapshots in "
@@ -232,8 +245,3 @@ def _rows(rows: list[StoredName]) -> list[tuple[str, ...]]:
         )
         for row in rows
     ]
-
-
-def _print_object(data: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(data, indent=2) + "\n")
-    sys.stdout.flush()

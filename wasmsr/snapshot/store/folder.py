@@ -1,7 +1,4 @@
-"""A folder of the host as the place of a store: the only file here that calls the file system.
-
-Another backend needs the methods of `StoreFolder`. The store calls nothing else.
-"""
+"""A folder of the host as the place of a store."""
 
 from __future__ import annotations
 
@@ -11,13 +8,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from wasmsr.errors import FormatError, SnapshotError, VersionError, printable
+from wasmsr.errors import FormatError, SnapshotError, printable
 from wasmsr.snapshot.format import save_pieces
+from wasmsr.snapshot.store.place import FORMAT, NAMES, PACKS, LockMode, check_format
 
-FORMAT = b"wasmsr store 1\n"
-"""Content of the file `format`."""
-PACKS = "packs"
-NAMES = "names"
 _OWN = {"format", "lock", PACKS, NAMES}
 _TEMPORARY = ".part"
 
@@ -33,6 +27,8 @@ class StoreFolder:
         SnapshotError: The folder is no store, or the host refuses.
         VersionError: It is a store of a later version.
     """
+
+    grows = True
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
         self.path = os.fspath(path)
@@ -62,13 +58,7 @@ class StoreFolder:
                 os.makedirs(os.path.join(place, folder), exist_ok=True)
             save_pieces([FORMAT], os.path.join(place, "format"), what="store")
             return
-        if not found.startswith(b"wasmsr store "):
-            raise FormatError(f"{said} is no store of snapshots: its file format says otherwise")
-        if found != FORMAT:
-            raise VersionError(
-                f"{said} is a store of another version",
-                hint="use the wasmsr that wrote it, or a newer one",
-            )
+        check_format(found, said)
 
     @contextmanager
     def _told(self, verb: str, name: str = "") -> Iterator[None]:
@@ -83,8 +73,12 @@ class StoreFolder:
         """Return the path of a file."""
         return os.path.join(self.path, name)
 
+    def inside(self, path: str) -> bool:
+        """Return whether a file is in the folder."""
+        return os.path.realpath(path).startswith(os.path.realpath(self.path) + os.sep)
+
     @contextmanager
-    def locked(self, *, alone: bool) -> Iterator[None]:
+    def locked(self, mode: LockMode) -> Iterator[None]:
         """Hold the store's lock: shared with others, or alone. Wait for it."""
         with self._told("lock", "lock"):
             try:
@@ -93,7 +87,7 @@ class StoreFolder:
                 number = os.open(self.place("lock"), os.O_RDONLY | os.O_CLOEXEC)
         try:
             with self._told("lock", "lock"):
-                fcntl.flock(number, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+                fcntl.flock(number, fcntl.LOCK_EX if mode == "alone" else fcntl.LOCK_SH)
             yield
         finally:
             os.close(number)
@@ -195,6 +189,10 @@ class StoreFolder:
         """Make what was appended last."""
         with self._told("write", PACKS):
             os.fsync(number)
+
+    def close(self, number: int) -> None:
+        """Close a file that `append_to` has opened."""
+        os.close(number)
 
     def tidy(self) -> int:
         """Remove files that writers left when they were killed; return their number.

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from wasmsr.errors import DigestError, FormatError, VersionError
 from wasmsr.snapshot.encoding.container import (
@@ -32,19 +33,30 @@ from wasmsr.snapshot.format import encode
 from wasmsr.snapshot.sections.files import CHUNK
 from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE
 from wasmsr.snapshot.state import SnapshotState
-from wasmsr.snapshot.store.pack import DIGEST, PIECE
+from wasmsr.snapshot.store.pack import DIGEST, PIECE, VERSION
+from wasmsr.snapshot.trust.policy import WRITE_PLAIN, WriteTrust
 
 MAGIC = b"WSRname\n"
 HEAD = Struct("<8sHHI32s")
 """Magic, version, flags (1 = handed over), number of sections, root digest."""
 PART = Struct("<HHIQ")
-"""Kind of a section, zero, number of its pieces, its plain length."""
+"""Kind of a section, form of its references, their number, its plain length."""
 REFERENCE = Struct("<32sI")
 """SHA-256 and length of a piece."""
-MANIFEST_LIMIT = 256 << 20
-"""Bytes of the largest manifest that is read: enough for 28 GiB of pages."""
+DIRECT, LISTS = 0, 1
+"""References are of the pieces of the section, or of pieces that have these references."""
+MANIFEST_LIMIT = 16 << 20
+"""Bytes of the largest manifest that is read: enough for 100 GiB of pages."""
+PIECES_LIMIT = 16 << 20
+"""How many pieces a snapshot may have: 64 GiB of pages."""
+LIST = 256
+"""References in the longest list that is written. A list ends after a digest whose last six bits
+are zeros, on average after 64: so an equal run of pages has equal lists, wherever it begins."""
 BINARIES, FILE_INDEX, FILE_DATA, PAGE_BYTES = 11, 24, 25, 35
 """Kinds of sections that are cut where their content has borders."""
+
+ReadPiece: TypeAlias = Callable[[bytes, int], bytes]
+"""Returns a piece by digest and length."""
 
 
 class ManifestSection(NamedTuple):
@@ -55,15 +67,45 @@ class ManifestSection(NamedTuple):
         plain: Bytes of its payload.
         references: Its pieces, packed as in the file: a tuple for each would need three times the
             memory.
+        form: `DIRECT` or `LISTS`.
     """
 
     kind: int
     plain: int
     references: bytes
+    form: int = DIRECT
 
-    def pieces(self) -> Iterator[tuple[bytes, int]]:
-        """Yield SHA-256 and length of each piece."""
-        return REFERENCE.iter_unpack(self.references)
+    def pieces(self, read: ReadPiece) -> Iterator[tuple[bytes, int]]:
+        """Yield SHA-256 and length of each piece.
+
+        Raises:
+            FormatError: A list is none, or the pieces have another length than the section.
+        """
+        left = self.plain
+        for digest, length in self._listed(read):
+            left -= length
+            if not 0 < length <= PIECE or left < 0:
+                break
+            yield digest, length
+        else:
+            if not left:
+                return
+        raise FormatError("a manifest has a section of another length than its pieces")
+
+    def _listed(self, read: ReadPiece) -> Iterator[tuple[bytes, int]]:
+        if self.form == DIRECT:
+            yield from REFERENCE.iter_unpack(self.references)
+            return
+        for digest, length in REFERENCE.iter_unpack(self.references):
+            data = read(digest, length)
+            if len(data) % REFERENCE.size:
+                raise FormatError("a manifest has a list that is none")
+            yield from REFERENCE.iter_unpack(data)
+
+    def lists(self) -> Iterator[tuple[bytes, int]]:
+        """Yield SHA-256 and length of each list."""
+        if self.form == LISTS:
+            yield from REFERENCE.iter_unpack(self.references)
 
 
 @dataclass(slots=True)
@@ -85,25 +127,31 @@ class Manifest:
         """Plain bytes of all sections."""
         return sum(section.plain for section in self.sections)
 
-    def pieces(self) -> set[bytes]:
-        """Return the digests of all pieces."""
-        return {digest for section in self.sections for digest, _ in section.pieces()}
+    def pieces(self, read: ReadPiece) -> Iterator[tuple[bytes, int]]:
+        """Yield digest and length of all pieces, lists included; some more than once.
+
+        Raises:
+            SnapshotError: A list cannot be read, or there are too many pieces.
+        """
+        left = PIECES_LIMIT
+        for section in self.sections:
+            for one in chain(section.lists(), section.pieces(read)):
+                left -= 1
+                if left < 0:
+                    raise FormatError("a manifest has too many pieces")
+                yield one
 
     def encode(self) -> bytes:
         """Return the bytes of the manifest."""
-        parts = [HEAD.pack(MAGIC, 1, int(self.handed), len(self.sections), self.root)]
-        for kind, plain, references in self.sections:
+        parts = [HEAD.pack(MAGIC, VERSION, int(self.handed), len(self.sections), self.root)]
+        for kind, plain, references, form in self.sections:
             count = len(references) // REFERENCE.size
-            parts += [PART.pack(kind, 0, count, plain), references]
+            parts += [PART.pack(kind, form, count, plain), references]
         data = b"".join(parts)
         return data + sha256(data).digest()
 
-    def stream(self, read: Callable[[bytes, int], bytes]) -> Iterator[bytes]:
-        """Yield the bytes of the snapshot, uncompressed.
-
-        Args:
-            read: Returns a piece by digest and length.
-        """
+    def stream(self, read: ReadPiece) -> Iterator[bytes]:
+        """Yield the bytes of the snapshot, uncompressed."""
         flags = FLAG_TRAILER | (FLAG_HANDED if self.handed else 0)
         yield Header(flags, len(self.sections), self.plain, bytes(32), 2, FULL).encode()
         for section in self.sections:
@@ -112,9 +160,9 @@ class Manifest:
         yield trailer_bytes(self.root)
 
 
-def _content(section: ManifestSection, read: Callable[[bytes, int], bytes]) -> PieceList:
+def _content(section: ManifestSection, read: ReadPiece) -> PieceList:
     return PieceList(
-        section.plain, lambda: (read(digest, length) for digest, length in section.pieces())
+        section.plain, lambda: (read(digest, length) for digest, length in section.pieces(read))
     )
 
 
@@ -130,7 +178,7 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
     if len(data) < HEAD.size + DIGEST or not data.startswith(MAGIC):
         raise FormatError(f"{said} is no manifest")
     _, version, flags, count, root = HEAD.unpack_from(data)
-    if version != 1:
+    if version != VERSION:
         raise VersionError(f"{said} has version {version}")
     body = memoryview(data)[:-DIGEST]
     if sha256(body).digest() != data[-DIGEST:]:
@@ -142,17 +190,16 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
     for _ in range(count):
         if at + PART.size > len(body):
             raise FormatError(f"{said} ends in the middle of a section")
-        kind, zero, number, plain = PART.unpack_from(body, at)
+        kind, form, number, plain = PART.unpack_from(body, at)
         at += PART.size
         end = at + number * REFERENCE.size
-        if zero or end > len(body):
+        if form not in (DIRECT, LISTS) or end > len(body):
             raise FormatError(f"{said} has an impossible section")
-        section = ManifestSection(kind, plain, bytes(body[at:end]))
-        for _, length in section.pieces():
-            if not 0 < length <= PIECE:
-                raise FormatError(f"{said} has a piece of {length} bytes")
-            plain -= length
-        if plain:
+        section = ManifestSection(kind, plain, bytes(body[at:end]), form)
+        lengths = [length for _, length in REFERENCE.iter_unpack(section.references)]
+        if not all(0 < length <= PIECE for length in lengths):
+            raise FormatError(f"{said} has a piece of an impossible length")
+        if form == DIRECT and sum(lengths) != plain:
             raise FormatError(f"{said} has a section of another length than its pieces")
         sections.append(section)
         at = end
@@ -161,18 +208,24 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
     return Manifest(root, bool(flags), sections)
 
 
-def cut(state: SnapshotState, handed: bool, take: Callable[[bytes, bytes], None]) -> Manifest:
+def cut(
+    state: SnapshotState,
+    handed: bool,
+    take: Callable[[bytes, bytes], None],
+    trust: WriteTrust = WRITE_PLAIN,
+) -> Manifest:
     """Cut a snapshot into pieces.
 
     Args:
         state: The snapshot.
         handed: Whether its program was handed over.
         take: Gets digest and bytes of each piece.
+        trust: The signatures that it has.
 
     Returns:
         The manifest.
     """
-    stream = _Stream(encode(state, version=2, compress=False, handed=handed))
+    stream = _Stream(encode(state, version=2, compress=False, handed=handed, trust=trust))
     header = Header.decode(stream.read(HEADER.size))
     sections = []
     chunks = b""
@@ -187,8 +240,27 @@ def cut(state: SnapshotState, handed: bool, take: Callable[[bytes, bytes], None]
             digest = sha256(piece).digest()
             take(digest, piece)
             references += REFERENCE.pack(digest, len(piece))
-        sections.append(ManifestSection(kind, plain, bytes(references)))
+        sections.append(_section(kind, plain, bytes(references), take))
     return Manifest(read_trailer(stream.read(TRAILER.size)), handed, sections)
+
+
+def _section(
+    kind: int, plain: int, references: bytes, take: Callable[[bytes, bytes], None]
+) -> ManifestSection:
+    """Return a section; if it has many pieces, their references are pieces too."""
+    if len(references) <= LIST * REFERENCE.size:
+        return ManifestSection(kind, plain, references)
+    lists = bytearray()
+    start = 0
+    for at in range(REFERENCE.size, len(references) + 1, REFERENCE.size):
+        ends = not references[at - 5] & 63  # the last byte of a digest
+        if ends or at - start == LIST * REFERENCE.size or at == len(references):
+            part = references[start:at]
+            digest = sha256(part).digest()
+            take(digest, part)
+            lists += REFERENCE.pack(digest, len(part))
+            start = at
+    return ManifestSection(kind, plain, bytes(lists), LISTS)
 
 
 def _lengths(kind: int, plain: int, state: SnapshotState, chunks: bytes) -> Iterator[int]:

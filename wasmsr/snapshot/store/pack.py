@@ -1,52 +1,108 @@
-"""Packs: files of pieces that only grow, and their indexes. Layout: docs/store-format.md.
+"""Packs: frames of pieces, in files that only grow, and their indexes: docs/store-format.md.
 
 A piece is at most 64 KiB: a page of a memory, a chunk of a file, or a part of a section or module.
-Its name is its SHA-256.
+Its name is its SHA-256. A frame has several pieces, which are compressed together.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import zlib
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
 from hashlib import sha256
 from struct import Struct
 from typing import Any, NamedTuple
 
 from wasmsr.errors import DigestError, FormatError, SnapshotError, VersionError
 from wasmsr.snapshot.encoding.container import ZSTD, open_batch
-from wasmsr.snapshot.store.folder import PACKS, StoreFolder
+from wasmsr.snapshot.store.place import PACKS, StorePlace
 
 PIECE = 65536
 """Bytes of the largest piece."""
+FRAME_SIZE = 262144
+"""Bytes that the pieces of a frame may have together: sixty-four pages. As large as a batch of a
+snapshot, so one snapshot alone is about as large in a store as its file."""
+FRAME_PIECES = 1024
+"""How many pieces a frame may have."""
 PACK = 4 << 20
 """Bytes from which on a pack is full: nothing is appended to it."""
-INDEX_LIMIT = 64 << 20
+PACK_PIECES = 65536
+"""Pieces from which on a pack is full."""
+PACK_LIMIT = 8 << 20
+"""Bytes of the largest pack that is read."""
+INDEX_LIMIT = 4 << 20
 """Bytes of the largest index that is read."""
-HEAD = Struct("<8sHHI")
-"""Magic, version, zero, number of entries."""
-ENTRY = Struct("<32sQII")
-"""SHA-256 of a piece, where it begins in the pack, stored bytes, plain bytes."""
+HEAD = Struct("<8sHHII")
+"""Magic, version, zero, number of frames, number of pieces."""
+FRAME = Struct("<QII")
+"""Where a frame begins in the pack, its stored bytes, the number of its pieces."""
+ENTRY = Struct("<32sI")
+"""SHA-256 of a piece, its bytes."""
 MAGIC = b"WSRindx\n"
+VERSION = 2
+"""Version of packs, indexes and manifests."""
 DIGEST = 32
 """Bytes of a SHA-256."""
+ZSTD_LEVEL = 3
+"""Compression of frames: nobody waits for a store as a paused program waits for a snapshot."""
 _PACK_NAME = re.compile(r"[0-9a-f]{32}\Z")
 
 
 class PackEntry(NamedTuple):
-    """Where a piece is in its pack. Stored and plain length are equal if it is not compressed."""
+    """A piece, its frame in the pack, and where it is in the frame; `place` is a byte."""
 
     digest: bytes
+    frame: int
+    place: int
+    length: int
+
+
+class PackFrame(NamedTuple):
+    """A frame: where it begins in the pack, its stored and its plain bytes.
+
+    It is a zstd frame if stored and plain bytes differ in number.
+    """
+
     offset: int
     stored: int
     length: int
 
+
+@dataclass(slots=True)
+class PackIndex:
+    """What is in a pack.
+
+    Attributes:
+        frames: Its frames, in the order of the pack.
+        raw: Digest and length of each piece, packed as in the file.
+        counts: The number of pieces of each frame.
+    """
+
+    frames: list[PackFrame]
+    raw: bytes
+    counts: list[int]
+
+    def entries(self) -> Iterator[PackEntry]:
+        """Yield all pieces, in the order of the pack."""
+        pieces = ENTRY.iter_unpack(self.raw)
+        for number, count in enumerate(self.counts):
+            place = 0
+            for _ in range(count):
+                digest, length = next(pieces)
+                yield PackEntry(digest, number, place, length)
+                place += length
+
+    @property
+    def stored(self) -> int:
+        """Bytes of all frames together."""
+        return sum(frame.stored for frame in self.frames)
+
     @property
     def end(self) -> int:
-        """The byte of the pack after the piece."""
-        return self.offset + self.stored
+        """The byte of the pack after the last frame."""
+        return self.frames[-1].offset + self.frames[-1].stored if self.frames else 0
 
 
 def pack_name(pack: str) -> str:
@@ -59,19 +115,22 @@ def index_name(pack: str) -> str:
     return f"{PACKS}/{pack}.index"
 
 
-def packs_of(folder: StoreFolder) -> list[str]:
+def packs_of(folder: StorePlace) -> list[str]:
     """Return the names of all packs that have an index, sorted."""
     return [name for name in folder.listed(PACKS, ".index") if _PACK_NAME.match(name)]
 
 
-def encode_index(entries: list[PackEntry]) -> bytes:
+def encode_index(index: PackIndex) -> bytes:
     """Return the bytes of an index."""
-    head = HEAD.pack(MAGIC, 1, 0, len(entries))
-    data = head + b"".join([ENTRY.pack(*entry) for entry in entries])
+    count = len(index.raw) // ENTRY.size
+    parts = [HEAD.pack(MAGIC, VERSION, 0, len(index.frames), count)]
+    for frame, pieces in zip(index.frames, index.counts, strict=True):
+        parts.append(FRAME.pack(frame.offset, frame.stored, pieces))
+    data = b"".join([*parts, index.raw])
     return data + sha256(data).digest()
 
 
-def decode_index(data: bytes, pack: str) -> list[PackEntry]:
+def decode_index(data: bytes, pack: str) -> PackIndex:
     """Read an index.
 
     Raises:
@@ -82,43 +141,83 @@ def decode_index(data: bytes, pack: str) -> list[PackEntry]:
     name = f"the index of pack {pack}"
     if len(data) < HEAD.size + DIGEST or not data.startswith(MAGIC):
         raise FormatError(f"{name} is no index")
-    _, version, zero, count = HEAD.unpack_from(data)
-    if version != 1:
+    _, version, zero, frames, pieces = HEAD.unpack_from(data)
+    if version != VERSION:
         raise VersionError(f"{name} has version {version}")
-    if zero or HEAD.size + count * ENTRY.size + DIGEST != len(data):
+    start = HEAD.size + frames * FRAME.size
+    if zero or start + pieces * ENTRY.size + DIGEST != len(data):
         raise FormatError(f"{name} has another length than it says")
     body = memoryview(data)[:-DIGEST]
     if sha256(body).digest() != data[-DIGEST:]:
         raise DigestError(f"{name} is damaged: its digest differs")
-    entries = [PackEntry(*fields) for fields in ENTRY.iter_unpack(body[HEAD.size :])]
-    end = 0
-    for entry in entries:
-        if not 0 < entry.stored <= entry.length <= PIECE or entry.offset < end:
-            raise FormatError(f"{name} has an impossible entry")
-        end = entry.end
-    return entries
+    found = PackIndex([], bytes(body[start:]), [])
+    lengths = (length for _, length in ENTRY.iter_unpack(found.raw))
+    end = left = 0
+    for offset, stored, count in FRAME.iter_unpack(body[HEAD.size : start]):
+        left += count
+        if not 0 < count <= FRAME_PIECES or left > pieces:
+            raise FormatError(f"{name} has an impossible frame")
+        plain = 0
+        for _ in range(count):
+            length = next(lengths)
+            if not 0 < length <= PIECE:
+                raise FormatError(f"{name} has a piece of {length} bytes")
+            plain += length
+        if not 0 < stored <= plain <= FRAME_SIZE or offset < end:
+            raise FormatError(f"{name} has an impossible frame")
+        found.frames.append(PackFrame(offset, stored, plain))
+        found.counts.append(count)
+        end = offset + stored
+    if left != pieces:
+        raise FormatError(f"{name} has pieces without a frame")
+    return found
 
 
-def read_index(folder: StoreFolder, pack: str) -> list[PackEntry]:
+def read_index(folder: StorePlace, pack: str) -> PackIndex:
     """Read a pack's index from the store; see `decode_index`."""
     return decode_index(folder.read(index_name(pack), INDEX_LIMIT), pack)
 
 
-def read_piece(folder: StoreFolder, pack: str, entry: PackEntry) -> bytes:
-    """Return the plain bytes of a piece.
+def read_frame(folder: StorePlace, pack: str, frame: PackFrame) -> bytes:
+    """Return the plain bytes of a frame; its pieces are not compared with their digests.
 
     Raises:
         DigestError: The pack is damaged there.
     """
-    data = folder.read_at(pack_name(pack), entry.offset, entry.stored)
-    if len(data) == entry.stored and entry.stored < entry.length:
-        data = _plain(data, entry.length)
-    if len(data) != entry.length or sha256(data).digest() != entry.digest:
-        raise DigestError(
-            f"pack {pack} is damaged at byte {entry.offset}: a piece there is not what its digest "
-            "names"
-        )
+    data = folder.read_at(pack_name(pack), frame.offset, frame.stored)
+    if len(data) == frame.stored and frame.stored < frame.length:
+        data = _plain(data, frame.length)
+    if len(data) != frame.length:
+        raise _damaged(pack, frame)
     return data
+
+
+def piece_of(pack: str, frame: PackFrame, plain: bytes, entry: PackEntry) -> bytes:
+    """Return a piece of a frame.
+
+    Raises:
+        DigestError: It is not what its digest names.
+    """
+    data = plain[entry.place : entry.place + entry.length]
+    if sha256(data).digest() != entry.digest:
+        raise _damaged(pack, frame)
+    return data
+
+
+def _damaged(pack: str, frame: PackFrame) -> DigestError:
+    return DigestError(
+        f"pack {pack} is damaged at byte {frame.offset}: a piece there is not what its digest names"
+    )
+
+
+def read_pieces(folder: StorePlace, pack: str, index: PackIndex) -> Iterator[tuple[bytes, bytes]]:
+    """Yield digest and bytes of all pieces of a pack. Raises DigestError."""
+    plain, at = b"", -1
+    for entry in index.entries():
+        frame = index.frames[entry.frame]
+        if entry.frame != at:
+            plain, at = read_frame(folder, pack, frame), entry.frame
+        yield entry.digest, piece_of(pack, frame, plain, entry)
 
 
 def _plain(data: bytes, length: int) -> bytes:
@@ -143,73 +242,99 @@ class PackWriter:
         written: Bytes appended.
     """
 
-    def __init__(self, folder: StoreFolder, avoid: Container[str] = ()) -> None:
+    def __init__(self, folder: StorePlace, avoid: Container[str] = ()) -> None:
         import zstandard
 
         self.written = 0
         self._folder = folder
         self._avoid = avoid
         self._pack = ""
-        self._number = -1
+        self._number: int | None = None
         self._size = 0
-        self._entries: list[PackEntry] = []
+        self._index = PackIndex([], b"", [])
+        self._raw = bytearray()
+        self._pieces: list[bytes] = []
+        self._plain = 0
         self._waiting: list[bytes] = []
-        self._compressor: Any = zstandard.ZstdCompressor(level=1, write_content_size=True)
+        self._compressor: Any = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=True)
 
     def add(self, digest: bytes, data: bytes) -> None:
         """Append a piece."""
-        if self._number < 0:
+        if self._number is None:
             self._begin()
-        small: bytes = self._compressor.compress(data)
-        stored = small if len(small) < len(data) else data
-        self._entries.append(PackEntry(digest, self._size, len(stored), len(data)))
-        self._waiting.append(stored)
-        self._size += len(stored)
-        self.written += len(stored)
-        if self._size >= PACK:
-            self.publish()
-        elif len(self._waiting) == 64:
-            self._flush()
+        if self._plain + len(data) > FRAME_SIZE or len(self._pieces) == FRAME_PIECES:
+            self._end_frame()
+            if self._size >= PACK or len(self._raw) >= PACK_PIECES * ENTRY.size:
+                self.publish()
+                self._begin()
+        self._raw += ENTRY.pack(digest, len(data))
+        self._pieces.append(data)
+        self._plain += len(data)
 
     def _begin(self) -> None:
         """Open a pack that is not full and that no other writer has, or a new one."""
         folder = self._folder
-        for pack in packs_of(folder):
+        for pack in packs_of(folder) if folder.grows else ():
             if pack in self._avoid or (folder.size(pack_name(pack)) or PACK) >= PACK:
                 continue
             number = folder.append_to(pack_name(pack), new=False)
             if number is None:
                 continue
-            size = os.fstat(number).st_size
+            size = folder.size(pack_name(pack)) or 0
             try:
-                entries = read_index(folder, pack)
+                index = read_index(folder, pack)
             except SnapshotError:
-                entries = []
-            if entries and entries[-1].end <= size < PACK:
-                self._pack, self._number, self._size, self._entries = pack, number, size, entries
+                index = PackIndex([], b"", [])
+            room = len(index.raw) < PACK_PIECES * ENTRY.size
+            if index.frames and index.end <= size < PACK and room:
+                self._open(pack, number, size, index)
                 return
-            os.close(number)
-        self._pack, self._size, self._entries = secrets.token_hex(16), 0, []
-        found = folder.append_to(pack_name(self._pack), new=True)
+            folder.close(number)
+        pack = secrets.token_hex(16)
+        found = folder.append_to(pack_name(pack), new=True)
         assert found is not None
-        self._number = found
+        self._open(pack, found, 0, PackIndex([], b"", []))
+
+    def _open(self, pack: str, number: int, size: int, index: PackIndex) -> None:
+        self._pack, self._number, self._size, self._index = pack, number, size, index
+        self._raw = bytearray(index.raw)
+
+    def _end_frame(self) -> None:
+        """Compress the pieces of a frame together."""
+        if not self._pieces:
+            return
+        plain = b"".join(self._pieces)
+        small: bytes = self._compressor.compress(plain)
+        stored = small if len(small) < len(plain) else plain
+        self._index.frames.append(PackFrame(self._size, len(stored), len(plain)))
+        self._index.counts.append(len(self._pieces))
+        self._pieces, self._plain = [], 0
+        self._waiting.append(stored)
+        self._size += len(stored)
+        self.written += len(stored)
+        if len(self._waiting) == 4:
+            self._flush()
 
     def _flush(self) -> None:
+        assert self._number is not None
         self._folder.append(self._number, b"".join(self._waiting))
         self._waiting.clear()
 
     def publish(self) -> None:
         """Make all pieces last, and let others find them: first the pack, then its index."""
-        if self._number < 0:
+        if self._number is None:
             return
+        self._end_frame()
         self._flush()
         self._folder.sync(self._number)
-        self._folder.write(index_name(self._pack), encode_index(self._entries))
+        self._index.raw = bytes(self._raw)
+        self._folder.write(index_name(self._pack), encode_index(self._index))
         self.close()
 
     def close(self) -> None:
         """Close the pack. What was not published is waste that `gc` removes."""
-        if self._number >= 0:
-            os.close(self._number)
-            self._number = -1
+        if self._number is not None:
+            self._folder.close(self._number)
+            self._number = None
         self._waiting.clear()
+        self._pieces, self._plain = [], 0

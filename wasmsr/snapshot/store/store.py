@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,18 +11,20 @@ from typing import NamedTuple
 from wasmsr.errors import DigestError, FormatError, SnapshotError, printable
 from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.store.catalogue import Catalogue
-from wasmsr.snapshot.store.folder import NAMES, PACKS, StoreFolder
+from wasmsr.snapshot.store.folder import StoreFolder
 from wasmsr.snapshot.store.manifest import MANIFEST_LIMIT, Manifest, cut, decode_manifest
 from wasmsr.snapshot.store.pack import (
     PACK,
-    PackEntry,
     PackWriter,
     index_name,
     pack_name,
-    read_piece,
+    read_index,
+    read_pieces,
 )
+from wasmsr.snapshot.store.place import NAMES, PACKS, StorePlace
 from wasmsr.snapshot.tools.copies import Copied, refuse_unknown, write_full
 from wasmsr.snapshot.tools.opened import OpenedSnapshot, open_snapshot
+from wasmsr.snapshot.trust.policy import READ_ANY, WRITE_PLAIN, ReadTrust, WriteTrust
 
 NAME_LIMIT = 128
 """Characters of the longest name."""
@@ -92,15 +93,16 @@ class SnapshotStore:
     """Snapshots by name.
 
     Args:
-        path: The folder.
-        create: Make the folder a store if it is absent or empty.
+        path: A folder, or the address of a place in an object store: `s3://BUCKET/PREFIX`.
+        create: Make it a store if it is absent or empty.
 
     Raises:
-        SnapshotError: The folder is no store.
+        SnapshotError: It is no store.
+        MissingPackageError: The packages for object stores are not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
-        self.folder = StoreFolder(path, create=create)
+        self.folder = _place(path, create)
 
     def put(
         self,
@@ -109,23 +111,25 @@ class SnapshotStore:
         *,
         replace: bool = False,
         warn: Callable[[str], None] = lambda text: None,
+        trust: ReadTrust = READ_ANY,
     ) -> PutSnapshot:
-        """Store a snapshot.
+        """Store a snapshot. Its signatures stay; what is in the store is not encrypted.
 
         Args:
             source: A file, or a folder of checkpoints, of which the last complete one is taken.
             name: Its name.
             replace: Whether a name that is there may get the new snapshot.
             warn: Gets a sentence for each damaged checkpoint that is passed over.
+            trust: Keys that decrypt, and whose signature is asked for.
 
         Raises:
             SnapshotError: The snapshot is damaged, the name is taken or impossible, or the host
                 refuses.
         """
         check_name(name)
-        opened = open_snapshot(source, warn=warn)
+        opened = open_snapshot(source, warn=warn, trust=trust)
         refuse_unknown(opened)
-        with self.folder.locked(alone=False):
+        with self.folder.locked("write"):
             if not replace and self.folder.size(_file(name)) is not None:
                 raise _taken(name)
             return self._put(opened, name, replace)
@@ -133,15 +137,21 @@ class SnapshotStore:
     def _put(self, opened: OpenedSnapshot, name: str, replace: bool) -> PutSnapshot:
         catalogue = Catalogue(self.folder)
         writer = PackWriter(self.folder)
-        added: set[bytes] = set()
+        added = pieces = 0
 
         def take(digest: bytes, piece: bytes) -> None:
-            if digest not in catalogue and digest not in added:
+            nonlocal added, pieces
+            if digest not in catalogue:
                 writer.add(digest, piece)
-                added.add(digest)
+                catalogue.expect(digest, len(piece))
+                added += 1
+            pieces += catalogue.mark(digest, 1) is not None
 
+        kept = WRITE_PLAIN
+        if opened.header.version == 2:
+            kept = kept.keeping(opened.decoder.signatures, opened.decoder.root)
         try:
-            manifest = cut(opened.state, opened.header.handed, take)
+            manifest = cut(opened.state, opened.header.handed, take, kept)
             if opened.header.version == 2 and manifest.root != opened.decoder.root:
                 raise DigestError("the copy would have another root digest, so it is not kept")
             data = manifest.encode()
@@ -152,31 +162,42 @@ class SnapshotStore:
             writer.close()
         if not self.folder.write(_file(name), data, replace=replace):
             raise _taken(name)
-        return PutSnapshot(manifest.root, len(manifest.pieces()), len(added), writer.written)
+        return PutSnapshot(manifest.root, pieces, added, writer.written)
 
-    def get(self, name: str, out: str) -> Copied:
+    def get(
+        self,
+        name: str,
+        out: str,
+        *,
+        trust: ReadTrust = READ_ANY,
+        write: WriteTrust = WRITE_PLAIN,
+    ) -> Copied:
         """Write a full snapshot of version 2.
 
         Args:
             name: The name.
             out: The file, which appears complete or not at all; `-` is standard output.
+            trust: Whose signature is asked for.
+            write: Keys that sign and encrypt the file.
 
         Raises:
+            SignatureError: No accepted key has signed the snapshot.
             SnapshotError: There is no such name, or the file must not or cannot be written.
             FormatError, DigestError: The store is damaged.
         """
         check_name(name)
-        with self.folder.locked(alone=False):
-            opened = self._opened(name, self._manifest(name), Catalogue(self.folder))
-        inside = os.path.realpath(self.folder.path) + os.sep
-        if os.path.realpath(out).startswith(inside):
+        with self.folder.locked("read"):
+            opened = self._opened(name, self._manifest(name), Catalogue(self.folder), trust)
+        if self.folder.inside(out):
             raise SnapshotError(
                 f"{printable(out)} is in the store", hint="name another file: --output FILE"
             )
-        return write_full(opened, out, version=2)
+        return write_full(opened, out, version=2, trust=write, read=trust)
 
-    def _opened(self, name: str, manifest: Manifest, catalogue: Catalogue) -> OpenedSnapshot:
-        decoder = Decoder()
+    def _opened(
+        self, name: str, manifest: Manifest, catalogue: Catalogue, trust: ReadTrust = READ_ANY
+    ) -> OpenedSnapshot:
+        decoder = Decoder(trust=trust)
         try:
             for piece in manifest.stream(catalogue.read):
                 decoder.feed(piece)
@@ -200,56 +221,51 @@ class SnapshotStore:
     def remove(self, name: str) -> None:
         """Remove a name. Its pieces stay until `gc`. Raises SnapshotError if it is not there."""
         check_name(name)
-        with self.folder.locked(alone=False):
+        with self.folder.locked("write"):
             if self.folder.size(_file(name)) is None:
                 self._manifest(name)  # says that it is not there
             self.folder.remove(_file(name))
 
     def ls(self) -> list[StoredName]:
         """Return what the store has, by name."""
-        with self.folder.locked(alone=False):
+        with self.folder.locked("read"):
             return self._ls(Catalogue(self.folder))
 
     def _ls(self, catalogue: Catalogue) -> list[StoredName]:
         rows: list[StoredName] = []
-        needs: list[set[bytes]] = []
-        uses: Counter[bytes] = Counter()
+        known: list[tuple[StoredName, Manifest]] = []
         for name in self.names():
+            row = StoredName(name)
+            rows.append(row)
             try:
                 manifest = self._manifest(name)
+                row.root, row.plain, row.handed = manifest.root, manifest.plain, manifest.handed
+                for digest, _ in manifest.pieces(catalogue.read):
+                    if catalogue.mark(digest, len(rows)) is not None:
+                        row.pieces += 1
+                known.append((row, manifest))
             except SnapshotError as error:
-                rows.append(StoredName(name, error=error))
-                needs.append(set())
-                continue
-            pieces = manifest.pieces()
-            uses.update(pieces)
-            needs.append(pieces)
-            rows.append(
-                StoredName(
-                    name,
-                    manifest.root,
-                    manifest.plain,
-                    pieces=len(pieces),
-                    handed=manifest.handed,
-                )
-            )
-        for row, pieces in zip(rows, needs, strict=True):
-            for digest in pieces:
-                try:
-                    stored = catalogue.place(digest)[1].stored
-                except SnapshotError as error:
-                    row.error = row.error or error
-                    continue
-                row.stored += stored
-                row.shared += stored if uses[digest] > 1 else 0
+                row.error = error
+        for number, (row, manifest) in enumerate(known, len(rows) + 1):
+            stored = shared = 0.0
+            try:
+                for digest, _ in manifest.pieces(catalogue.read):
+                    cost = catalogue.cost(digest)
+                    names = catalogue.marks(digest)
+                    if catalogue.mark(digest, number) is not None:
+                        stored += cost
+                        shared += cost if names > 1 else 0
+            except SnapshotError as error:
+                row.error = row.error or error
+            row.stored, row.shared = round(stored), round(shared)
         return rows
 
     def verify(self) -> Iterator[tuple[str, SnapshotError | None]]:
         """Yield each pack and name with what is wrong with it, or None."""
-        with self.folder.locked(alone=False):
+        with self.folder.locked("read"):
             catalogue = Catalogue(self.folder)
             wrong = dict(catalogue.damaged()) | catalogue.problems
-            for pack in sorted(catalogue.packs.keys() | wrong.keys()):
+            for pack in sorted({*catalogue.packs, *wrong}):
                 yield f"pack {pack}", wrong.get(pack)
             for name in self.names():
                 try:
@@ -266,11 +282,12 @@ class SnapshotStore:
             SnapshotError: A manifest is damaged, so that nobody can say what it needs.
         """
         folder = self.folder
-        with folder.locked(alone=True):
-            needed: set[bytes] = set()
+        with folder.locked("alone"):
+            catalogue = Catalogue(folder)
             for name in self.names():
                 try:
-                    needed |= self._manifest(name).pieces()
+                    for digest, _ in self._manifest(name).pieces(catalogue.read):
+                        catalogue.mark(digest, 1)
                 except SnapshotError as error:
                     raise type(error)(
                         f"nothing is removed: {error.message}",
@@ -278,8 +295,7 @@ class SnapshotStore:
                     ) from error
             folder.tidy()
             before = self._packed()
-            catalogue = Catalogue(folder)
-            gone, kept, removed = self._sweep(catalogue, needed)
+            gone, kept, removed = self._sweep(catalogue)
             for pack in folder.listed(PACKS, ".pack"):
                 if folder.size(index_name(pack)) is None:
                     folder.remove(pack_name(pack))
@@ -290,7 +306,7 @@ class SnapshotStore:
         packs = self.folder.listed(PACKS, ".pack")
         return sum(self.folder.size(pack_name(pack)) or 0 for pack in packs)
 
-    def _sweep(self, catalogue: Catalogue, needed: set[bytes]) -> tuple[int, list[str], int]:
+    def _sweep(self, catalogue: Catalogue) -> tuple[int, list[str], int]:
         """Write packs anew that have waste, or of which several are small.
 
         Returns:
@@ -298,31 +314,33 @@ class SnapshotStore:
             and the number of pieces that are gone.
         """
         folder = self.folder
-        live: dict[str, list[PackEntry]] = {}
-        small = 0
-        for pack, entries in catalogue.packs.items():
-            live[pack] = [
-                entry
-                for entry in entries
-                if entry.digest in needed and catalogue.place(entry.digest) == (pack, entry)
-            ]
-            small += (folder.size(pack_name(pack)) or 0) < PACK
+        sizes = {pack: folder.size(pack_name(pack)) or 0 for pack in catalogue.packs}
+        small = sum(size < PACK for size in sizes.values())
         kept = sorted(catalogue.problems)
-        waste = [
-            pack
-            for pack, entries in live.items()
-            if pack not in catalogue.problems and self._has_waste(pack, entries, small)
-        ]
-        writer = PackWriter(folder, catalogue.packs.keys() | catalogue.problems.keys())
+        writer = PackWriter(folder, {*catalogue.packs, *catalogue.problems})
         done: list[str] = []
+        removed = 0
         try:
-            for pack in waste:
+            for pack in catalogue.packs:
+                if pack in catalogue.problems:
+                    continue
+                index = read_index(folder, pack)
+                live = {
+                    entry.digest
+                    for entry in index.entries()
+                    if catalogue.marks(entry.digest) and catalogue.place(entry.digest)[0] == pack
+                }
+                waste = len(live) < sum(index.counts) or sizes[pack] > index.stored
+                if not waste and not (small > 1 and sizes[pack] < PACK):
+                    continue
                 try:
-                    for entry in live[pack]:
-                        writer.add(entry.digest, read_piece(folder, pack, entry))
+                    for digest, piece in read_pieces(folder, pack, index):
+                        if digest in live:
+                            writer.add(digest, piece)
                 except (DigestError, FormatError):
                     kept.append(pack)
                 else:
+                    removed += sum(index.counts) - len(live)
                     done.append(pack)
             writer.publish()
         finally:
@@ -330,12 +348,17 @@ class SnapshotStore:
         for pack in done:
             folder.remove(index_name(pack))
             folder.remove(pack_name(pack))
-        removed = sum(len(catalogue.packs[pack]) - len(live[pack]) for pack in done)
         return len(done), kept, removed
 
-    def _has_waste(self, pack: str, live: list[PackEntry], small: int) -> bool:
-        size = self.folder.size(pack_name(pack)) or 0
-        return sum(entry.stored for entry in live) < size or (small > 1 and size < PACK)
+
+def _place(path: str | os.PathLike[str], create: bool) -> StorePlace:
+    """Return the place that a path or an address names."""
+    name = os.fspath(path)
+    if "://" not in name:
+        return StoreFolder(name, create=create)
+    from wasmsr.snapshot.store.remote import RemoteStore
+
+    return RemoteStore(name, create=create)
 
 
 def is_name(name: str) -> bool:
