@@ -75,5 +75,9 @@ class LeaseLost(OwnershipError):
     """The lease has ended, or another owner has the program. It must not run here."""
 
 
+class LogDamaged(OwnershipError):
+    """The files of a program's output are not what its epochs wrote."""
+
+
 class EffectRefused(OwnershipError):
     """An effect outside comes from an older epoch, or cannot be fenced."""
