@@ -30,17 +30,17 @@ TEXT = """(module
     (func (export "trap") (drop (ref.null func)) unreachable))"""
 
 STATES = """\
-outer i64.const -7 | locals l=i64:0
-outer local.set 0 | locals l=i64:0  operands i64:-7
-outer i32.const 1 | locals l=i64:-7
-outer if f64 | locals l=i64:-7  operands i32:1
-outer i32.const 2 | locals l=i64:-7
-outer call 0 | locals l=i64:-7  operands i32:2
+outer i64.const -7 | locals l=i64:dead
+outer local.set 0 | locals l=i64:dead  operands i64:-7
+outer i32.const 1 | locals l=i64:dead
+outer if f64 | locals l=i64:dead  operands i32:1
+outer i32.const 2 | locals l=i64:dead
+outer call 0 | locals l=i64:dead  operands i32:2
   inner global.get 0 | locals i32:2
   inner local.get 0 | locals i32:2  operands i32:40
-  inner i32.add | locals i32:2  operands i32:40 i32:2
-  inner global.set 0 | locals i32:2  operands i32:42  global g: i32:40 -> i32:42
-  inner f64.const 0.5 | locals i32:2"""
+  inner i32.add | locals i32:dead  operands i32:40 i32:2
+  inner global.set 0 | locals i32:dead  operands i32:42  global g: i32:40 -> i32:42
+  inner f64.const 0.5 | locals i32:dead"""
 
 
 def traced(export: str, *, state: bool) -> tuple[list[str], Outcome, Module]:
@@ -88,7 +88,7 @@ def test_names_cannot_write_to_the_terminal() -> None:
     outcome = Tracer(lines.append, state=True).step(store)
     assert isinstance(outcome, Trapped)
     (shown,) = lines
-    assert shown.startswith("\\x1b[2J 0x") and shown.endswith("locals \\x1b[1m=i32:0\n")
+    assert shown.startswith("\\x1b[2J 0x") and shown.endswith("locals \\x1b[1m=i32:dead\n")
     assert outcome.trap.backtrace[0].function == "\x1b[2J"
     assert str(outcome.trap.backtrace[0]).startswith("\\x1b[2J (function 0")
 

@@ -197,6 +197,9 @@ def test_live_locals(seed: int) -> None:
             shown = store.frame(-1, dead_locals=False)
             real = store.frame(-1)
             at = number_of[shown.offset]
+            live = bytes(function.live(at, number) for number in range(LOCALS))
+            assert shown.live == real.live == live
+            assert module.live_locals(real.index, real.offset, waiting=False) == live
             visited.add(at)
             for number in range(LOCALS):
                 if function.live(at, number):
@@ -219,4 +222,8 @@ def test_a_waiting_frame_stands_behind_its_call() -> None:
     outer, inner = store.frames(dead_locals=False)
     assert (outer.locals, inner.locals) == ((0, 22), (11,))
     assert store.frames()[0].locals == (11, 22)
+    assert [one.shown for one in store.frames()] == [(None, 22), (11,)]
+    assert module.live_locals(1, outer.offset, waiting=True) == b"\0\1"
+    for function, offset, waiting in ((1, outer.offset + 1, True), (0, 0, False), (9, 5, False)):
+        assert module.live_locals(function, offset, waiting=waiting) is None
     assert hop(store).run() == store.run()

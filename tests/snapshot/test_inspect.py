@@ -17,6 +17,7 @@ from wasmsr.interp.modules.custom_sections import Names
 from wasmsr.interp.modules.module import Module
 from wasmsr.snapshot.format import content_digest, save
 from wasmsr.snapshot.inspect.describe import describe, describe_file, render, show
+from wasmsr.snapshot.inspect.text_tables import lines
 from wasmsr.snapshot.state import (
     FrameState,
     InstanceState,
@@ -24,6 +25,9 @@ from wasmsr.snapshot.state import (
     SnapshotState,
     ThreadState,
 )
+from wasmsr.snapshot.tools.diff import compare
+from wasmsr.snapshot.tools.diff_text import blocks
+from wasmsr.snapshot.tools.opened import open_snapshot
 
 # One function without parameters, exported as "spin": loop, branch to it.
 SPIN = bytes.fromhex(
@@ -40,6 +44,9 @@ class Named:
 
     def function_name(self, index: int) -> str:
         return f"named_{index}"
+
+    def live_locals(self, function: int, offset: int, *, waiting: bool) -> bytes | None:
+        return None
 
 
 def test_a_state_that_is_nested_deeper_than_python_recurses(tmp_path: Path) -> None:
@@ -135,10 +142,52 @@ def test_names_of_all_kinds() -> None:
     assert frame["name"] == "down"
     assert [local.get("name") for local in frame["locals"]] == ["n", None, "half"]
     text = render(found, values=True)
-    assert "locals n=i32:0 i64:0 half=f64:0.0" in text  # dead, so saved as zero
+    assert "locals n=i32:dead i64:dead half=f64:dead" in text, "saved as zero, and no value"
+    assert [(local["value"], local["dead"]) for local in frame["locals"]] == [(None, True)] * 3
     assert "heap" in text and "calls" in text and "depth" in text
     without = describe(Snapshot.of(store).state)
+    assert "locals i32:0-or-dead i64:0-or-dead f64:0.0-or-dead" in render(without, values=True)
     assert [cell["name"] for cell in without["globals"]] == [None] * 4
+
+
+def test_a_live_zero_is_a_value() -> None:
+    """The same local, with the same zero, before and after its last use; in a waiting frame too."""
+    module = Module.from_text("""(module
+      (func $g (param i32) (result i32) local.get 0)
+      (func (export "f") (param $a i32) (param $b i32) (result i32)
+        (i32.add (call $g (local.get $a)) (local.get $b))))""")
+    store = Store()
+    store.enqueue(store.instantiate(module).function("f"), 0, 0)
+    seen = []
+    while isinstance(store.run(fuel=1), Paused):
+        for frame in describe(Snapshot.of(store).state, [module])["call_stack"]:
+            seen.append([local.get("dead", False) for local in frame["locals"]])
+        shown = [one.shown for one in store.frames()]
+        assert [[value is None for value in frame] for frame in shown[::-1]] == seen[-len(shown) :]
+    assert seen == [
+        [True, False],  # the call's argument is on the stack
+        [False],  # g, above f, which waits
+        [True, False],
+        [True, False],
+        [True, True],
+    ]
+
+
+def test_a_difference_of_a_dead_local_is_no_zero(tmp_path: Path) -> None:
+    module = Module.from_text("""(module (func (export "f") (param $a i32) (result i32)
+      nop (local.get $a) (i32.const 1) (i32.add)))""")
+    store = Store()
+    store.enqueue(store.instantiate(module).function("f"), 7)
+    files = []
+    for name in ("a.bin", "b.bin"):
+        assert isinstance(store.run(fuel=1), Paused)
+        Snapshot.of(store, embed=True).save(tmp_path / name)
+        files.append(open_snapshot(str(tmp_path / name)))
+    found = compare(files[0], files[1])
+    (frame,) = found["frames"]
+    (change,) = [one for one in frame["changes"] if one["what"] == "locals[0]"]
+    assert (change["a"]["value"], change["b"]["value"]) == (7, None)
+    assert "i32:7  i32:dead" in "\n".join(lines(blocks(found)))
 
 
 @pytest.mark.parametrize("make", [small, full])

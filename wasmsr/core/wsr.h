@@ -314,12 +314,20 @@ typedef struct {
   uint32_t n_locals, n_operands, n_slots;
   const uint8_t *types;   /* of locals, then operands, a code each; valid until the next call */
   const uint64_t *values; /* likewise: `n_slots` slots, a v128 has two */
+  const uint8_t *live;    /* likewise: a byte for each local, 0 if no execution can read it any
+                             more; the restore ignores it */
 } wsr_frame_view;
 
 uint32_t wsr_frame_count(const wsr_store *store);
 /* View frame `frame` (0 is outermost); dead locals read as zero unless `all`. The host call of the
  * innermost frame is not performed. Returns 0 where the host has no memory left. */
 int wsr_view_frame(wsr_store *store, uint32_t frame, int all, wsr_frame_view *out);
+/* Which locals a frame of the module's function can still read, without a store: the frame is
+ * before the instruction at `offset`, or with `waiting` after the call that ends there. Writes a
+ * byte for each of up to `room` locals; returns how many the function has, or UINT32_MAX where no
+ * frame can be there, the body is invalid or the host has no memory left. */
+uint32_t wsr_module_live(wsr_module *module, uint32_t function, uint32_t offset, int waiting,
+                         uint8_t *live, uint32_t room);
 /* Push a frame on a thread that is being restored, which is seen like `view` (without instance and
  * index); `innermost` says that none follows, or that of a pushed call, otherwise `callee` is the
  * address of the function of the frame that will. Checks all there is to check. */

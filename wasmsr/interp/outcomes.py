@@ -94,8 +94,11 @@ class FrameView:
         offset: Byte offset of the next instruction in the module's binary; in a frame that waits
             for a callee, of the byte after the call.
         types: Type codes of locals, then operands.
-        locals: Bits of the locals.
+        locals: Bits of the locals. A dead one, which no execution can read any more, has what is
+            left there, or zero.
         operands: Bits of the operands, bottom first.
+        live: 1 for each local that some execution can still read, 0 for a dead one. It is the
+            liveness by which snapshots store dead locals as zero.
     """
 
     function: int
@@ -105,3 +108,11 @@ class FrameView:
     types: bytes
     locals: tuple[int, ...]
     operands: tuple[int, ...]
+    live: bytes = b""
+
+    @property
+    def shown(self) -> tuple[int | None, ...]:
+        """The locals as people should see them: bits, or None for a dead one."""
+        return tuple(
+            bits if is_live else None for bits, is_live in zip(self.locals, self.live, strict=True)
+        )

@@ -88,7 +88,7 @@ class Tracer:
         parts = []
         if frame.locals:
             called = names.locals.get(frame.index, {})
-            parts.append(f"locals {_values(frame.types[:n], frame.locals, called)}")
+            parts.append(f"locals {_values(frame.types[:n], frame.shown, called)}")
         if frame.operands:
             parts.append(f"operands {_values(frame.types[n:], frame.operands, {})}")
         if mnemonic == "global.set":
@@ -112,8 +112,9 @@ def _global(store: Store, frame: FrameView, index: int) -> int:
     return Global(store, address).bits
 
 
-def _values(types: bytes, slots: Sequence[int], names: Mapping[int, str]) -> str:
-    """Return values with their types, and with their names if they have some: "n=i32:9 f64:0.5"."""
+def _values(types: bytes, slots: Sequence[int | None], names: Mapping[int, str]) -> str:
+    """Return values with their types, and with their names if they have some: "n=i32:9 f64:0.5".
+    A dead local (None) has no value: "n=i32:dead"."""
     texts = []
     for index, (code, bits) in enumerate(zip(types, slots, strict=True)):
         name = f"{names[index]}=" if index in names else ""
@@ -121,8 +122,10 @@ def _values(types: bytes, slots: Sequence[int], names: Mapping[int, str]) -> str
     return " ".join(texts)
 
 
-def _value(code: ValType, bits: int) -> str:
+def _value(code: ValType, bits: int | None) -> str:
     """Return one value with its type; a reference as the address of its function or host object."""
+    if bits is None:
+        return f"{code}:dead"
     if code.reference:
         return f"{code}:{'null' if bits == 0 else (bits & 0xFFFFFFFF) - 1}"
     return f"{code}:{format_literal(code, bits)}"

@@ -10,9 +10,11 @@ static bool scratch(wsr_thread *thread, uint32_t need) {
   if (need <= thread->scratch_room) return true;
   uint8_t *types = realloc(thread->scratch_types, need);
   if (types) thread->scratch_types = types;
+  uint8_t *live = realloc(thread->scratch_live, need);
+  if (live) thread->scratch_live = live;
   uint64_t *values = realloc(thread->scratch_values, need * sizeof *values);
   if (values) thread->scratch_values = values;
-  if (!types || !values) return false;
+  if (!types || !live || !values) return false;
   thread->scratch_room = need;
   return true;
 }
@@ -126,6 +128,7 @@ int wsr_view_frame(wsr_store *store, uint32_t number, int all, wsr_frame_view *o
     const wsr_type type = code->local_types[i];
     const uint32_t width = wsr_slots(type);
     thread->scratch_types[i] = (uint8_t)wsr_top_type(type);
+    thread->scratch_live[i] = position->live[slot];
     if (!all && !position->live[slot])
       memset(thread->scratch_values + slot, 0, width * sizeof *thread->scratch_values);
     slot += width;
@@ -143,6 +146,7 @@ int wsr_view_frame(wsr_store *store, uint32_t number, int all, wsr_frame_view *o
       .n_slots = slots,
       .types = thread->scratch_types,
       .values = thread->scratch_values,
+      .live = thread->scratch_live,
   };
   return 1;
 }
@@ -169,6 +173,25 @@ static uint32_t find_cell(const wsr_code *code, const wsr_module *m, uint32_t of
                : WSR_NONE;
   if (low == 0 || !is_call(&code->cells[low - 1])) return WSR_NONE;
   return wsr_instruction_end(m, code->offsets[low - 1]) == offset ? low - 1 : WSR_NONE;
+}
+
+uint32_t wsr_module_live(wsr_module *m, uint32_t function, uint32_t offset, int waiting,
+                         uint8_t *live, uint32_t room) {
+  if (function < m->n.imported_functions || function >= m->n.functions) return WSR_NONE;
+  const wsr_code *code = wsr_compile(m, function, false, NULL);
+  if (!code) return WSR_NONE;
+  const uint32_t cell = find_cell(code, m, offset, !waiting);
+  if (cell == WSR_NONE) return WSR_NONE;
+  bool kept;
+  wsr_position *position = position_at(m, code, cell, waiting ? cell + 1 : cell, &kept);
+  if (!position) return WSR_NONE;
+  for (uint32_t i = 0, slot = 0; i < code->n_local_types && i < room; i++) {
+    live[i] = position->live[slot];
+    slot += wsr_slots(code->local_types[i]);
+  }
+  const uint32_t n = code->n_local_types;
+  if (!kept) free(position);
+  return n;
 }
 
 /* Whether a frame's values are of the types that its code has at the position: dead locals are

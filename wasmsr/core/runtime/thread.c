@@ -51,6 +51,7 @@ void wsr_thread_free(wsr_thread *thread) {
   if (!thread) return;
   wsr_release(thread->stack, thread_bytes(&thread->store->limits));
   free(thread->scratch_types);
+  free(thread->scratch_live);
   free(thread->scratch_values);
   free(thread->pushed);
   free(thread);

@@ -64,7 +64,7 @@ struct wsr_thread {
   uint64_t points; /* wsr_pause_after: how many are left, 0 for off */
   uint32_t points_how;
 
-  uint8_t *scratch_types; /* for wsr_view_frame */
+  uint8_t *scratch_types, *scratch_live; /* for wsr_view_frame */
   uint64_t *scratch_values;
   uint32_t scratch_room; /* slots; there are at most as many types */
 

@@ -345,6 +345,24 @@ class Module:
         lib.wsr_module_body(self.c, index, begin, end)
         return begin[0], end[0]
 
+    def live_locals(self, function: int, offset: int, *, waiting: bool) -> bytes | None:
+        """Return which locals a frame can still read: 1 for each that it can, 0 for a dead one.
+
+        Args:
+            function: Index of the frame's function.
+            offset: The frame's position.
+            waiting: Whether the frame waits for a callee.
+
+        Returns:
+            None if no frame can be there.
+        """
+        room = 1 << 16  # a function has at most 50,000 locals
+        live = bytearray(room)
+        count = lib.wsr_module_live(
+            self.c, function, offset, waiting, ffi.from_buffer("uint8_t[]", live), room
+        )
+        return bytes(live[:count]) if count <= room else None
+
     def function_name(self, index: int) -> str:
         """Return a name for messages: of the name section, an export or import, or func[i]."""
         name = self.names.functions.get(index)

@@ -52,6 +52,7 @@ def view_frame(
         types,
         tuple(values[:n]),
         tuple(values[n:]),
+        bytes(ffi.buffer(view.live, n)) if n else b"",
     )
 
 

@@ -33,6 +33,9 @@ class NamedModule(Protocol):
     def function_name(self, index: int) -> str:
         """Return the name of a function."""
 
+    def live_locals(self, function: int, offset: int, *, waiting: bool) -> bytes | None:
+        """Return which locals a frame can still read, a byte each; None if that is not known."""
+
 
 class SnapshotNames:
     """The names of a snapshot's things, looked up in `modules` and in those that it embeds."""
@@ -86,6 +89,18 @@ class SnapshotNames:
         """Return the locals of a function that have a name."""
         module = self._module(self._snapshot.modules[self._snapshot.instances[instance].module])
         return {} if module is None else module.names.locals.get(index, {})
+
+    def live_locals(self, number: int) -> bytes | None:
+        """Return which locals of a frame are live, a byte each; None without the module."""
+        thread = self._snapshot.thread
+        frame = thread.frames[number]
+        state = self._snapshot.instances[frame.instance]
+        module = self._module(self._snapshot.modules[state.module])
+        if module is None:
+            return None
+        waiting = number + 1 < len(thread.frames) and number + 1 not in thread.pushed
+        live = module.live_locals(frame.function, frame.offset, waiting=waiting)
+        return live if live is not None and len(live) == frame.locals else None
 
     def value(self, code: int, bits: int) -> dict[str, Any]:
         """Return type and value: signed numbers, floats, functions by name."""

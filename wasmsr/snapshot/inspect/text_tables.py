@@ -5,7 +5,8 @@ Cells may be names that others chose: `printable` is applied to each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from wasmsr.errors import printable
 
@@ -62,6 +63,17 @@ def text(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(text, value)) or "-"
     return str(value)
+
+
+def typed(value: Mapping[str, Any]) -> str:
+    """Return a value of WebAssembly with its type: `i32:5`, `i32:dead`.
+
+    A zero of which is not known whether it is a dead local is `i32:0-or-dead`.
+    """
+    shown = text(value["value"])
+    if "dead" in value:
+        shown = "dead" if value["dead"] else f"{shown}-or-dead"
+    return f"{value['type']}:{shown}"
 
 
 def short(value: object) -> str:

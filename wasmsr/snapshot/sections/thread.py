@@ -239,6 +239,13 @@ def _check_frame(
 def _describe_frame(state: SnapshotState, names: SnapshotNames, number: int) -> dict[str, Any]:
     frame = state.thread.frames[number]
     values = [names.value(t, v) for t, v in zip(frame.types, frame.values, strict=True)]
+    live = names.live_locals(number)
+    for index in range(frame.locals):
+        # A dead local is saved as zero: a zero is a value only where the local is live.
+        if live is None and not frame.values[index]:
+            values[index]["dead"] = None
+        elif live is not None and not live[index]:
+            values[index] |= {"value": None, "dead": True}
     for index, name in names.of_locals(frame.instance, frame.function).items():
         if index < frame.locals:
             values[index]["name"] = name
@@ -254,10 +261,9 @@ def _describe_frame(state: SnapshotState, names: SnapshotNames, number: int) -> 
 
 
 def _typed(value: Mapping[str, Any]) -> str:
-    from wasmsr.snapshot.inspect.text_tables import text
+    from wasmsr.snapshot.inspect.text_tables import typed
 
-    name = f"{value['name']}=" if "name" in value else ""
-    return f"{name}{value['type']}:{text(value['value'])}"
+    return (f"{value['name']}=" if "name" in value else "") + typed(value)
 
 
 SECTIONS = (ThreadSection(),)

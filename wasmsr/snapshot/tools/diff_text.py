@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from wasmsr.snapshot.inspect.text_tables import Block, short, size
+from wasmsr.snapshot.inspect.text_tables import Block, short, size, typed
 
 MOST = 40
 """Rows of a table that are shown."""
@@ -65,8 +65,8 @@ def _values(change: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _value(value: object) -> str:
-    if isinstance(value, dict) and value.keys() >= {"type", "value"} and len(value) <= 3:
-        return short(f"{value['type']}:{short(value['value'])}")
+    if isinstance(value, dict) and value.keys() >= {"type", "value"} and len(value) <= 4:
+        return short(typed(value | {"value": short(value["value"])}))
     return short(value)
 
 
