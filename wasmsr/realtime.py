@@ -12,6 +12,15 @@ LATEST = (1 << 64) - 1
 """The latest time, in ns since 1970."""
 
 
+def boot() -> int:
+    """Return ns since the machine was started, suspended time included.
+
+    CLOCK_MONOTONIC of Linux stops in a suspended machine: a deadline would come too late. macOS has
+    no CLOCK_BOOTTIME; its CLOCK_MONOTONIC counts that time.
+    """
+    return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 def now() -> int:
     """Return the time in ns since 1970, from 0 to `LATEST`."""
     try:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_TRAP, WasmsrError
+from wasmsr.executor.deadlines import Deadlines
+from wasmsr.executor.old_workers import HeldLock
 from wasmsr.executor.port import (
     ID_BYTES,
     LARGEST_READ,
@@ -71,6 +74,7 @@ class HeldProgram:
         logs: Kept output, by the name of the stream.
         lock: Held by a call that starts, stops or looks into the program.
         marks: Kept states, each with the instructions executed before it, by number.
+        file: The lock that keeps other processes from having the program, or None.
     """
 
     def __init__(self, program: Program, logs: Mapping[str, LogBuffer]) -> None:
@@ -79,13 +83,25 @@ class HeldProgram:
         self.lock = threading.RLock()
         self.marks: dict[int, tuple[SnapshotState, int]] = {}
         self.next_mark = 1
+        self.file: HeldLock | None = None
 
 
 class LocalExecutor:
     """An executor (`port.Executor`) in this process: a registry of programs by id."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, locks: Path | None = None, overdue: Callable[[bytes], None] = lambda program: None
+    ) -> None:
+        """Make an empty registry.
+
+        Args:
+            locks: A folder with a lock for each program, which this process holds; see
+                `old_workers.py`.
+            overdue: Is called for a program that has not paused at the end of its lease.
+        """
         preload()  # no program here waits for imports when it is saved
+        self._locks = locks
+        self.deadlines = Deadlines(self._pause_within, overdue)
         self._lock = threading.Lock()
         self._held: dict[bytes, HeldProgram] = {}
 
@@ -102,16 +118,23 @@ class LocalExecutor:
         id = id or secrets.token_bytes(ID_BYTES)
         if len(id) != ID_BYTES:
             raise ExecutorError(f"an id has {ID_BYTES} bytes, not {len(id)}")
+        held = HeldProgram(program, logs or {})
         with self._lock:
             if id in self._held:
                 raise ExecutorError(f"there is a program {id.hex()[:8]} already")
-            self._held[id] = HeldProgram(program, logs or {})
+            if self._locks is not None:
+                path = self._locks / f"{id.hex()}.program"
+                held.file = HeldLock(path, f"program {id.hex()[:8]}")
+            self._held[id] = held
         return id
 
     def remove(self, program: bytes) -> None:
         """Take a program out of the registry, whatever it does; nothing else happens to it."""
         with self._lock:
-            self._held.pop(program, None)
+            held = self._held.pop(program, None)
+        self.deadlines.set(program, None, None)
+        if held is not None and held.file is not None:
+            held.file.close()
 
     def programs(self) -> list[bytes]:
         """Return the ids of all programs."""
@@ -196,15 +219,30 @@ class LocalExecutor:
         """Pause the program; see `port.Executor.pause`."""
         return self._of(program).program.pause(timeout)
 
+    def _pause_within(self, program: bytes, seconds: float) -> bool:
+        with self._lock:
+            held = self._held.get(program)
+        return held is None or held.program.pause(seconds)
+
+    def lease(self, program: bytes, pause_at: int | None, end_at: int | None) -> None:
+        """Give the program a deadline; see `port.Executor.lease`."""
+        self._of(program)
+        for time in (pause_at, end_at):
+            if time is not None and (type(time) is not int or not 0 <= time < 1 << 63):
+                raise ExecutorError(f"not a time of a deadline: {time!r}")
+        self.deadlines.set(program, pause_at, end_at)
+
     def resume(self, program: bytes) -> None:
         """Let the program run on."""
         held = self._stopped(program)
+        self.deadlines.check(program)
         with held.lock:
             if held.program.state in (ProgramState.ENDED, ProgramState.FAILED):
                 raise ExecutorError(f"program {program.hex()[:8]} has ended")
             if held.program.state is ProgramState.STOP:
                 held.program.passed_stop()
             held.program.start()
+            self.deadlines.started(program)
 
     def cancel(self, program: bytes, timeout: float | None = None) -> bool:
         """End the program; see `port.Executor.cancel`."""

@@ -23,9 +23,13 @@ METHODS: dict[str, tuple[str, ...]] = {
     "adopt": ("snapshot", "streams"),
     "snapshot": ("file",),
     **dict.fromkeys(("programs", "wait", "pause", "resume", "cancel", "logs", "stats"), ()),
+    "lease": (),
     **dict.fromkeys(("run_to", "step", "frames", "read_memory", "mark", "rewind"), ()),
 }
 """The methods of the port, each with its arguments that are descriptors."""
+
+VERSION = 1
+"""The version of these messages. A supervisor and a worker of different versions do not talk."""
 
 _LENGTH = struct.Struct("<I")
 
@@ -73,6 +77,29 @@ def receive(end: socket.socket) -> tuple[Any, list[int]] | None:
         if isinstance(error, (ValueError, OSError)):
             raise ExecutorError(f"not a message: {error}") from error
         raise
+
+
+def hello() -> list[Any]:
+    """Return the first message of a worker: what it is, its version and its process id."""
+    return ["wasmsr worker", VERSION, os.getpid()]
+
+
+def check_hello(message: Any) -> int:
+    """Return the process id in the first message of a worker.
+
+    Raises:
+        ExecutorError: It is no worker, or one of another version.
+    """
+    if not isinstance(message, list) or len(message) != 3 or message[0] != "wasmsr worker":
+        raise ExecutorError("what answers is no worker of wasmsr")
+    if message[1] != VERSION:
+        raise ExecutorError(
+            f"the worker speaks version {message[1]!r}, and this wasmsr version {VERSION}",
+            hint="end the worker; its programs go on from their checkpoints",
+        )
+    if type(message[2]) is not int:
+        raise ExecutorError("the worker does not say which process it is")
+    return message[2]
 
 
 def _exactly(end: socket.socket, size: int, descriptors: list[int]) -> bytes | None:

@@ -98,6 +98,17 @@ class Executor(Protocol):
     def resume(self, program: bytes) -> None:
         """Let a paused program run on."""
 
+    def lease(self, program: bytes, pause_at: int | None, end_at: int | None) -> None:
+        """Give the program a deadline, or a later one; None for none.
+
+        The executor pauses the program at `pause_at` by itself, and `resume` refuses from then on.
+        A worker process whose program has not paused at `end_at` ends itself.
+
+        Args:
+            pause_at: Nanoseconds of `realtime.boot`.
+            end_at: The same.
+        """
+
     def snapshot(self, program: bytes, file: int) -> int:
         """Write the snapshot of a paused program to a descriptor and return its size in bytes."""
 

@@ -11,39 +11,88 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from wasmsr import errors
-from wasmsr.executor.messages import METHODS, receive, send
+from wasmsr.executor.messages import METHODS, check_hello, receive, send
+from wasmsr.executor.old_workers import call, kill, living
 from wasmsr.executor.port import ExecutorError, ProgramStatus
 from wasmsr.runspec.run_spec import SpecError
 
+HELLO_SECONDS = 20.0
+"""How long a worker may take to say hello: it starts Python meanwhile."""
+
+ADOPT_SECONDS = 2.0
+"""How long an old worker may take to say hello to a new supervisor."""
+
 
 class ProcessExecutor:
-    """A worker process with programs. `close` ends the worker and its programs."""
+    """A worker process with programs. `close` ends the worker and its programs.
 
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "wasmsr.executor.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
-        self._end = ours
+    Attributes:
+        process: The worker, if this process started it.
+        pid: Its process id.
+    """
+
+    def __init__(
+        self, *, folder: Path | None = None, end: socket.socket | None = None, wait: float = 30.0
+    ) -> None:
+        """Start a worker, or take over one that waits for a supervisor.
+
+        Args:
+            folder: Where the worker has its locks; it then outlives this process, and waits for a
+                new supervisor. See `old_workers.py`.
+            end: A connection to an old worker.
+            wait: How many seconds a new worker waits.
+
+        Raises:
+            ExecutorError: No worker answers, or one of another version.
+        """
+        self.process: subprocess.Popen[bytes] | None = None
+        if end is None:
+            end, theirs = socket.socketpair()
+            words = [sys.executable, "-m", "wasmsr.executor.worker", str(theirs.fileno())]
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                words += [os.fspath(folder), str(wait)]
+            with theirs:
+                self.process = subprocess.Popen(
+                    words,
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=folder is not None,  # a signal to us is none to the worker
+                )
+        end.settimeout(HELLO_SECONDS if self.process else ADOPT_SECONDS)
+        try:
+            said = receive(end)
+            self.pid = check_hello(said[0] if said else None)
+        except BaseException:
+            end.close()
+            if self.process is not None:
+                self.process.kill()
+                self.process.wait()
+            raise
+        end.settimeout(None)
+        self._end = end
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._open: dict[int, Future[Any]] = {}
         self._gone = False
+        self._outlives = folder is not None
         threading.Thread(target=self._read, name="wasmsr-executor", daemon=True).start()
 
     def close(self) -> None:
         """End the worker and its programs."""
         with self._lock:
             self._gone = True
+        if self.process is None or self._outlives:
+            with suppress(ExecutorError):
+                send(self._end, [0, "end", {}])
         with suppress(OSError):  # the worker may be gone
             self._end.shutdown(socket.SHUT_RDWR)
-        self.process.wait()
+        if self.process is not None:
+            self.process.wait()
         self._end.close()
 
     def _read(self) -> None:
@@ -135,6 +184,10 @@ class ProcessExecutor:
         """Let the program run on."""
         self._call("resume", program=program)
 
+    def lease(self, program: bytes, pause_at: int | None, end_at: int | None) -> None:
+        """Give the program a deadline; see `port.Executor.lease`."""
+        self._call("lease", program=program, pause_at=pause_at, end_at=end_at)
+
     def snapshot(self, program: bytes, file: int) -> int:
         """Write the snapshot of a program; see `port.Executor.snapshot`."""
         size: int = self._call("snapshot", program=program, file=file)
@@ -183,6 +236,29 @@ class ProcessExecutor:
     def rewind(self, program: bytes, mark: int) -> None:
         """Put the program back into a kept state; see `port.Executor.rewind`."""
         self._call("rewind", program=program, mark=mark)
+
+
+def old_executors(folder: Path) -> list[ProcessExecutor]:
+    """Adopt or kill every old worker of a folder. Call it before anything is restored.
+
+    Returns:
+        The workers that are adopted; their programs are paused.
+
+    Raises:
+        ExecutorError: A worker could neither be adopted nor killed.
+    """
+    found = []
+    for name, process in living(folder):
+        end = call(folder, name, ADOPT_SECONDS)
+        if end is not None:
+            try:
+                found.append(ProcessExecutor(end=end))
+                continue
+            except (ExecutorError, OSError):
+                end.close()
+        kill(folder, name, process)
+    living(folder)  # removes what killed workers left
+    return found
 
 
 def _error(value: Mapping[str, Any]) -> errors.WasmsrError:

@@ -1,8 +1,10 @@
 """A worker process: an executor behind a socket.
 
-    python -m wasmsr.executor.worker DESCRIPTOR
+    python -m wasmsr.executor.worker DESCRIPTOR [FOLDER SECONDS]
 
-The worker answers calls until the other end closes the socket. Then its programs end.
+The worker answers calls until the other end closes the socket. Then its programs end. With a
+folder it first waits so many seconds for a new supervisor, with all programs paused; see
+`old_workers.py`. Then it writes a snapshot of each program that may still be saved, and ends.
 """
 
 from __future__ import annotations
@@ -12,21 +14,65 @@ import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from wasmsr.errors import EXIT_HOST, WasmsrError
 from wasmsr.executor.local import LocalExecutor
-from wasmsr.executor.messages import METHODS, receive, send
+from wasmsr.executor.messages import METHODS, hello, receive, send
+from wasmsr.executor.old_workers import HeldLock, listen, new_name
 from wasmsr.executor.port import ExecutorError, ProgramStatus
 
 CALLS = 64
 """Calls at a time; one more waits."""
 
+PAUSE_SECONDS = 5.0
+"""How long a program may take to pause when the supervisor is gone. Its process then ends."""
 
-def serve(end: socket.socket) -> None:
-    """Answer calls until the other end closes the socket."""
-    executor = LocalExecutor()
+
+def serve(end: socket.socket, folder: Path | None = None, wait: float = 0) -> None:
+    """Answer calls until the other end closes the socket, and wait for another end in `folder`."""
+    executor = LocalExecutor(locks=folder, overdue=lambda program: os._exit(EXIT_HOST))
+    if folder is None:
+        _answer(executor, end)
+        os._exit(0)  # a program that does not yield must not keep the worker
+    name = new_name()
+    lock = HeldLock(folder / f"{name}.lock", f"worker {name}")
+    with listen(folder, name) as server:
+        server.settimeout(wait)
+        while not _answer(executor, end):
+            end.close()
+            if not all(executor.pause(one, PAUSE_SECONDS) for one in executor.programs()):
+                break
+            try:
+                end, _ = server.accept()
+            except TimeoutError:
+                _save(executor, folder)
+                break
+            end.settimeout(None)
+    for left in (folder / f"{name}.socket", folder / f"{name}.lock"):
+        left.unlink(missing_ok=True)
+    del lock
+    os._exit(0)
+
+
+def _save(executor: LocalExecutor, folder: Path) -> None:
+    """Write a snapshot of each program that nobody else can own by now."""
+    for program in executor.programs():
+        if not executor.deadlines.may(program):
+            continue
+        path = folder / f"{program.hex()}.snapshot"
+        part = path.with_suffix(".part")
+        with suppress(WasmsrError, OSError), open(part, "wb") as file:
+            executor.snapshot(program, file.fileno())
+            os.fsync(file.fileno())
+            part.replace(path)
+
+
+def _answer(executor: LocalExecutor, end: socket.socket) -> bool:
+    """Answer calls until the other end closes the socket; True if it said "end" before."""
     sending = threading.Lock()
 
     def answer(number: int, method: str, values: dict[str, Any], descriptors: list[int]) -> None:
@@ -38,15 +84,22 @@ def serve(end: socket.socket) -> None:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        with sending:
+        with sending, suppress(ExecutorError):  # whoever asked may be gone
             send(end, reply)
 
-    with ThreadPoolExecutor(CALLS, thread_name_prefix="wasmsr-call") as pool:
+    pool = ThreadPoolExecutor(CALLS, thread_name_prefix="wasmsr-call")
+    try:
+        send(end, hello())
         while (message := receive(end)) is not None:
             (number, method, values), descriptors = message
+            if method == "end":
+                return True
             pool.submit(answer, number, method, values, descriptors)
-        # Whoever asked is gone. A program that does not yield must not keep the worker.
-        os._exit(0)
+    except (ExecutorError, ValueError, TypeError):
+        return False  # a message that is none: this end is not served any more
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return False
 
 
 def call(
@@ -87,4 +140,9 @@ def failure(error: BaseException) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    _, descriptor, *more = sys.argv
+    serve(
+        socket.socket(fileno=int(descriptor)),
+        Path(more[0]) if more else None,
+        float(more[1]) if more else 0,
+    )

@@ -1,10 +1,11 @@
-"""Times of leases, on a clock that runs on while the machine is suspended."""
+"""Times of leases, on the clock of `realtime.boot`, which counts suspended time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+from wasmsr import realtime
 from wasmsr.ownership.failures import LeaseLost
 from wasmsr.ownership.owner_record import OwnerRecord
 
@@ -21,14 +22,8 @@ POLL_SECONDS = 0.5
 Clock = Callable[[], int]
 """Nanoseconds since any fixed moment."""
 
-
-def boot_clock() -> int:
-    """Return nanoseconds since the machine was started, suspended time included.
-
-    CLOCK_MONOTONIC of Linux stops in a suspended machine: its lease would end too late. macOS has
-    no CLOCK_BOOTTIME; its CLOCK_MONOTONIC counts that time.
-    """
-    return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+boot_clock: Clock = realtime.boot
+"""The clock of leases."""
 
 
 def wall_milliseconds() -> int:
