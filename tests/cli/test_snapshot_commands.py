@@ -582,3 +582,32 @@ def test_a_tool_must_be_named(cli: Cli) -> None:
     assert outcome.returncode == 2
     assert "wasmsr snapshot verify" in outcome.stderr
     assert cli("snapshot", "nothing").returncode == 2
+
+
+# ---- export ----
+
+
+def test_export_of_a_program_between_calls(cli: Cli) -> None:
+    (cli.folder / "guest.wat").write_text(
+        '(module (memory (export "m") 1) (func (export "next") (result i32)'
+        " (i32.store (i32.const 0) (i32.add (i32.load (i32.const 0)) (i32.const 1)))"
+        " (i32.load (i32.const 0))))"
+    )
+    with Store() as store:
+        instance: Any = store.instantiate(Module.from_file(cli.folder / "guest.wat"))
+        assert [instance.exports["next"]() for _ in range(3)] == [1, 2, 3]
+        Snapshot.of(store).save(cli.folder / "snapshot.bin")
+    out = ("export", "snapshot.bin", "--program", "guest.wat", "-o")
+    assert cli("snapshot", *out, "x.wasm", "--wasm").returncode == 0
+    assert cli("run", "--invoke", "next", "x.wasm").stdout == "4\n"
+    assert "is there already" in refused(cli, *out, "x.wasm", "--wasm")
+    assert cli("snapshot", *out, "core.wasm", "--coredump").returncode == 0
+    assert (cli.folder / "core.wasm").read_bytes().startswith(b"\0asm")
+    assert "Say what to write" in refused(cli, *out, "y.wasm", code=2)
+
+
+def test_export_refuses_a_call_in_progress(cli: Cli, states: list[SnapshotState]) -> None:
+    said = refused(cli, "export", "one.bin", "--wasm", "-o", "x.wasm")
+    assert "is in progress" in said
+    assert not (cli.folder / "x.wasm").exists()
+    assert cli("snapshot", "export", "d", "--coredump", "-o", "core.wasm").returncode == 0

@@ -70,6 +70,24 @@ Each version has a content digest of its own; that of version 2 is the same afte
 conversions. Signatures stay if the version does. What is written is encrypted only with
 --encrypt-with, so this command also encrypts and decrypts: --format 2 --encrypt-with KEY."""
 
+EXPORT = """Writes what other tools read.
+
+
+  wasmsr snapshot export snapshot.bin --wasm -o warm.wasm
+  wasmsr snapshot export snapshot.bin --coredump -o core.wasm
+
+--wasm writes a plain module that begins in the saved state, for any engine: its memories, tables
+and globals are those of the program, and its code is the same. The program must be between two
+calls. What a module cannot have is refused by name: calls in progress, open descriptors but the
+standard streams, objects of the host, other instances, imported memories. Limits of the run are not
+in it.
+
+--coredump writes a Wasm coredump: frames with locals and operands, globals and memories. A
+reference, a vector and a local that the program does not read again are missing values in it.
+
+The module is looked for in the snapshot and among the packaged programs, otherwise give
+--program."""
+
 SIGN = """Signs a snapshot: says that the holder of the key vouches for its root digest.
 
 All of FILE is verified first. It must be full or incremental, and of version 2; `convert` makes it
@@ -127,6 +145,15 @@ def copy_options(command: Any) -> Any:
     return command
 
 
+new_file_option = click.option(
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="Write this file, which must not be there; - is standard output.",
+)
 source_argument = click.argument("source", metavar="FILE|FOLDER", type=click.Path())
 
 
@@ -207,6 +234,43 @@ def convert(source: str, out: str, version: str | None, mapped: bool, **keys: st
         _copy(source, out, int(version), **keys)
 
 
+@snapshot.command(help=EXPORT, short_help="write a module or a coredump", context_settings=WIDE)
+@source_argument
+@click.option("--wasm", "kind", flag_value="wasm", help="Write a module.")
+@click.option("--coredump", "kind", flag_value="coredump", help="Write a coredump.")
+@click.option(
+    "--program",
+    metavar="PROGRAM",
+    envvar=variable("--program"),
+    help="The program that was saved, if its module is not in the snapshot.",
+)
+@decrypt_option
+@require_option
+@new_file_option
+def export(
+    source: str,
+    kind: str | None,
+    program: str | None,
+    decrypt: str | None,
+    require: str | None,
+    out: str,
+) -> None:
+    """Carry out the command; EXPORT is its help text."""
+    from wasmsr.cli.running.snapshots import named_modules
+    from wasmsr.cli.words.messages import say
+    from wasmsr.cli.words.units import human_size
+    from wasmsr.errors import printable
+    from wasmsr.snapshot.tools.export import write_coredump, write_wasm
+
+    if kind is None:
+        raise click.UsageError("Say what to write: --wasm or --coredump.")
+    opened = _opened(source, read_trust(decrypt, require))
+    modules = named_modules(opened.state, program, source)
+    write = write_wasm if kind == "wasm" else write_coredump
+    size = write(opened, modules, out)
+    say(f"{printable(out)}: {human_size(size)}")
+
+
 @snapshot.command(help=SIGN, short_help="sign a snapshot", context_settings=WIDE)
 @click.argument("file", type=click.Path())
 @click.option("--sign-with", "sign_with", metavar="KEY", envvar=variable("--sign-with"),
@@ -279,15 +343,7 @@ def diff(a: str, b: str, program: str | None, decrypt: str | None, as_json: bool
 @click.option(
     "--length", type=ClickType(Place()), help="How many bytes; all that follow if it is not given."
 )
-@click.option(
-    "-o",
-    "--output",
-    "out",
-    required=True,
-    metavar="FILE",
-    type=click.Path(allow_dash=True),
-    help="Write this file, which must not be there; - is standard output.",
-)
+@new_file_option
 @decrypt_option
 def dump_memory(
     source: str, memory: int, offset: int, length: int | None, out: str, decrypt: str | None
