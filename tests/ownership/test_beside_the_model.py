@@ -33,6 +33,9 @@ class Guest:
     def resume(self, record: OwnerRecord) -> None:
         self.runs, self.epoch = True, record.epoch
 
+    def extend(self, pause_at: int, end_at: int) -> None:
+        assert pause_at < end_at
+
     def pause(self) -> None:
         self.runs = False
 

@@ -43,6 +43,9 @@ class Counting:
         self.since.append((record.epoch, boot_clock()))
         self.runs.set()
 
+    def extend(self, pause_at: int, end_at: int) -> None:
+        assert pause_at < end_at
+
     def pause(self) -> None:
         self.paused.append(boot_clock())
         self.runs.clear()

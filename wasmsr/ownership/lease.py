@@ -57,6 +57,14 @@ class Lease:
         begin = self._from
         return 1.0 if begin is None else (self.clock() - begin) / self.length
 
+    @property
+    def times(self) -> tuple[int, int]:
+        """When the program must pause and when the lease ends, by the clock; 0 without a lease."""
+        begin = self._from
+        if begin is None:
+            return 0, 0
+        return begin + self.length * 2 // 3, begin + self.length
+
     def lasts(self) -> bool:
         """Return whether the lease lasts."""
         return self.elapsed < 1

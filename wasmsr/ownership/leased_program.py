@@ -42,6 +42,9 @@ class LeasedGuest(Protocol):
     def resume(self, record: OwnerRecord) -> None:
         """Let it run in the record's epoch; restore it first if this node has nothing of it yet."""
 
+    def extend(self, pause_at: int, end_at: int) -> None:
+        """Take the times of a new lease, by its clock; see `Lease.times`. It may not run yet."""
+
     def pause(self) -> None:
         """Pause it. If it does not pause before the lease ends, it must be killed."""
 
@@ -241,6 +244,8 @@ class LeasedProgram:
         self.record = found
         if done and question.kind != "move":
             self.lease.begin(question.asked)
+            if lasts:
+                self.guest.extend(*self.lease.times)
         self.apply(event)
         return event
 
@@ -315,6 +320,8 @@ class LeasedProgram:
         if event in (OwnerEvent.DECIDED, OwnerEvent.DECIDED_LATE):
             self.record = found
             self.lease.begin(self._ready)
+            if lasts:
+                self.guest.extend(*self.lease.times)
         if event is not None:
             self.apply(event)
         return event
