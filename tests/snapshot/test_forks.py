@@ -140,6 +140,8 @@ def test_what_cannot_be_is_refused() -> None:
     for count, first in ((-1, 1), (1, 0), (1, -3)):
         with pytest.raises(ValueError, match="1 and up"):
             snapshot.fork(count, first=first)
+    with pytest.raises(TypeError, match="not given wrong"):
+        snapshot.fork(1, wrong=1)
     bare = Snapshot.of(Store())
     assert len(bare.fork(2)) == 2
     lost = warm(HOOKED, 10, 100)

@@ -133,12 +133,15 @@ class _Restoring:
                     f"a module that needs the feature {feature}, which was not in force"
                 )
         self.hosts = {h.address: h for h in snapshot.host_functions}
-        self.identified = {
-            one.identity: one
-            for items in imports.values()
-            for one in items.values()
-            if isinstance(one, HostFunction) and one.identity is not None
-        }
+        self.identified: dict[str, HostFunction] = {}
+        if any(one.identity is not None for one in snapshot.host_functions):
+            # Asking for all of them binds all of WASI's, of which a program uses a part.
+            self.identified = {
+                one.identity: one
+                for items in imports.values()
+                for one in items.values()
+                if isinstance(one, HostFunction) and one.identity is not None
+            }
         _check_ambiguous(snapshot.host_functions)
         self.store = Store.from_state(
             limits=_limits(snapshot.limits),

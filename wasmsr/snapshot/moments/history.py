@@ -42,6 +42,10 @@ class History:
     """
 
     def __init__(self, store: Store, *, method: type[DirtyMethod] | None = None) -> None:
+        if store.wasi is not None:  # the imports take 30 ms, which the first moment need not
+            from wasmsr.wasi.state import capture, checked_state, restore
+
+            assert capture and checked_state and restore
         self._store = store
         self._tracker = DirtyTracker.of(store, method)
         self._consumer = self._tracker.consumer()

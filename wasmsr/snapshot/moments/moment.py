@@ -32,7 +32,11 @@ if TYPE_CHECKING:
     from wasmsr.wasi.state.contents import Contents
 
 Grants = Mapping[str, Any]
-"""What the host gives to a fork: the arguments `stdin` to `carry_limit` of `Snapshot.restore`."""
+"""What the host gives to a fork, by the names in `GRANTS`."""
+GRANTS = frozenset(
+    ("mounts", "stdin", "stdout", "stderr", "sockets", "live", "on_changed", "carry_limit")
+)
+"""The arguments of `Snapshot.restore` that a fork can be given."""
 
 
 @dataclass
@@ -197,6 +201,9 @@ class Moment:
             raise ValueError("forks have the numbers 1 and up")
         if self.held.closed:
             raise WasmsrError("the moment is closed")
+        unknown = grants.keys() - GRANTS
+        if unknown:
+            raise TypeError(f"a fork is not given {', '.join(sorted(unknown))}")
         made: list[Store] = []
         try:
             if self.wasi is not None:
