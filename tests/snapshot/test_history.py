@@ -297,3 +297,22 @@ def test_an_image_of_an_empty_memory() -> None:
     image = MemoryImage.of_bytes(memoryview(b""))
     image.write(memoryview(bytearray()), b"")
     assert image.pages == 0
+
+
+def test_another_consumer_learns_of_pages_that_were_gone(method: type[DirtyMethod]) -> None:
+    """A memory shrinks by a way back and grows again: what was there is zero now."""
+    store = Store()
+    memory = store.instantiate(COUNTER).memory("memory")
+    history = History(store, method=method)
+    start = history.take()
+    tracker = DirtyTracker.of(store)
+    other = tracker.consumer()
+    memory.grow(2)
+    memory.data[3 * 65536] = 7
+    with tracker.changes(other) as changes:
+        assert changes.pages >= 1
+    history.go_to(start)
+    memory.grow(2)
+    assert memory.data[3 * 65536] == 0
+    with tracker.changes(other) as changes:
+        assert any(first <= 48 < first + count for first, count in pairs_of(changes[SPACE]))

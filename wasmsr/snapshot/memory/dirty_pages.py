@@ -362,14 +362,19 @@ class DirtyTracker:
                     self._memories.pop(space).close()
                 for consumer in self._consumers:
                     consumer.flags.pop(space, None)
-            elif place.base < old.base:
+                continue
+            if place.size < old.size:  # where it grows again, it has zeros
+                pages, gone = place.size // PAGE_SIZE, (old.size - place.size) // PAGE_SIZE
+                self.mark(space, array("Q", (pages, gone)))
+            if place.base < old.base:
                 self.bases.shrunk(number, place.base)
                 if space in self._memories:
                     self.replaced(space)
             elif place.size < old.size and space in self._memories:
                 self._memories[space].shrunk(place.size // PAGE_SIZE)
         self._last = None
-        self._scan()
+        if len(self._memories) != state.counts.memories:
+            self._scan()
 
     def consumer(self) -> DirtyConsumer:
         """Return a new consumer, whose first changes are what is written from now on."""
@@ -381,6 +386,18 @@ class DirtyTracker:
     def remove(self, consumer: DirtyConsumer) -> None:
         """Forget a consumer."""
         self._consumers.remove(consumer)
+
+    def written(self, consumer: DirtyConsumer) -> dict[SpaceName, Runs]:
+        """Return what was written since the consumer's last changes, which stay its last ones.
+
+        Raises:
+            SnapshotError: The host does not find the pages.
+        """
+        self._scan()
+        return {
+            space: runs_of(consumer.flags.get(space, bytearray())[: self._pages(space)])
+            for space in self._memories
+        }
 
     @contextmanager
     def changes(self, consumer: DirtyConsumer) -> Iterator[DirtyChanges]:

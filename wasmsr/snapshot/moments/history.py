@@ -94,8 +94,8 @@ class History:
             raise SnapshotError("the moment is closed, or of another program")
         if moment.wasi is not None and store.wasi is not None:
             moment.wasi.put_back(store.wasi)
-        with self._tracker.changes(self._consumer) as changes:
-            written = {space.number: changes[space] for space in changes}
+        found = self._tracker.written(self._consumer)
+        written = {space.number: runs for space, runs in found.items()}
         before = [state.memory_place(n) for n in range(state.counts.memories)]
         store.assign(moment.held, linked=not moment.foreign)
         self._tracker.resized(before)
