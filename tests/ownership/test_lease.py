@@ -279,6 +279,42 @@ def test_an_owner_is_not_taken_from_while_it_renews(host: Callable[[bytes], Host
     assert b.is_(OwnerState.NONE) and not b.guest.since
 
 
+def test_a_program_that_cannot_be_restored_goes_elsewhere(
+    host: Callable[[bytes], Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = host(b"a"), host(b"b")
+    a.keeper.create(failover=(b.node,))
+    a.backend.away = True
+    a.keeper.start()
+    until(lambda: a.is_(OwnerState.ASKING))
+
+    def fails(record: OwnerRecord) -> None:
+        raise OSError("the checkpoint cannot be read")
+
+    monkeypatch.setattr(a.guest, "resume", fails)
+    a.backend.away = False
+    until(lambda: a.keeper.failed is not None)
+    assert any("cannot be read" in text for text in a.said)
+    b.keeper.watch(10)
+    assert b.is_(OwnerState.RUNNING) and b.guest.since[0][0] == 2
+
+
+def test_a_program_that_cannot_be_paused_is_discarded(
+    host: Callable[[bytes], Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = host(b"a")
+    a.keeper.create()
+
+    def fails() -> None:
+        raise OSError("the worker does not answer")
+
+    monkeypatch.setattr(a.guest, "pause", fails)
+    a.backend.away = True
+    a.keeper.start()
+    until(lambda: a.guest.discarded == 1)
+    assert a.keeper.failed is not None
+
+
 # ---- clocks --------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from wasmsr.errors import WasmsrError
 from wasmsr.ownership.failures import OwnershipError, RegisterAway, SwapRefused
 from wasmsr.ownership.lease import POLL_SECONDS, RecordWatch
 from wasmsr.ownership.leased_program import LeasedProgram, Question
@@ -37,6 +38,8 @@ class LeaseKeeper:
     Attributes:
         program: The program's part on this node. Hold `lock` to use it.
         lost: The error by which this node lost the program, or None.
+        failed: The error with which the program could not be resumed or paused, or None. The lease
+            is not renewed then, and another node takes the program over.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class LeaseKeeper:
         self.register = register
         self.lock = threading.RLock()
         self.lost: OwnershipError | None = None
+        self.failed: BaseException | None = None
         self._say = say
         self._watch = watch or RecordWatch(clock=program.lease.clock)
         self._asking = threading.Lock()
@@ -82,17 +86,31 @@ class LeaseKeeper:
         while not self._stop.wait(self._pause_seconds()):
             with self.lock:
                 before = self.program.state
-                self.program.tick()
+                try:
+                    self.program.tick()
+                except (WasmsrError, OSError) as error:
+                    self._fail(error)
+                    self.program.guest.discard()  # what cannot be paused must not run on
+                    return
                 if before is OwnerState.RUNNING and self.program.state is not before:
                     self._say(self._paused())
+
+    def _fail(self, error: BaseException) -> None:
+        self.failed = error
+        name = self.program.program.hex()[:8]
+        self._say(f"program {name} failed here, and its lease is not renewed: {error}")
 
     def _paused(self) -> str:
         name = self.program.program.hex()[:8]
         return f"program {name} is paused: the register has not renewed its lease"
 
     def _keep(self) -> None:
-        while not self._stop.wait(self._pause_seconds()):
-            self.keep()
+        while self.failed is None and not self._stop.wait(self._pause_seconds()):
+            try:
+                self.keep()
+            except (WasmsrError, OSError) as error:
+                with self.lock:
+                    self._fail(error)
 
     def keep(self) -> None:
         """Ask the register what is due: a renewal, or a claim again that got no answer."""
