@@ -31,6 +31,7 @@ from wasmsr.snapshot.encoding.section import ReadBase, no_base
 from wasmsr.snapshot.format import is_of_module, read_file
 from wasmsr.snapshot.memory.adoption import allocate
 from wasmsr.snapshot.sections.base import BASE, DEPTH_LIMIT
+from wasmsr.snapshot.sections.files import without_unused
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.trust.policy import READ_ANY, ReadTrust
 
@@ -324,7 +325,7 @@ class CheckpointFolder:
                     hint="if that host is gone for good, --adopt takes the program over; "
                     "if it is not, the program would then run twice",
                 )
-            return number, state
+            return number, without_unused(state)
         raise SnapshotError(
             f"there is no complete checkpoint in {printable(self.path)}",
             hint="wasmsr run PROGRAM --snapshot-every 5 --checkpoint-dir FOLDER writes some",

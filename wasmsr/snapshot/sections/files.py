@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from struct import Struct
 from typing import IO, TYPE_CHECKING
 
@@ -122,6 +123,22 @@ def _stored(state: SnapshotState, pages: WrittenPages) -> Contents:
     if files is None:
         return Contents()
     return files if pages.base is None else files.without(pages.base.chunks)
+
+
+def without_unused(state: SnapshotState) -> SnapshotState:
+    """Return a state without the chunks that only the snapshots below it needed.
+
+    A checkpoint has all chunks of those below it, because those above it may leave them out.
+    """
+    if not state.files or state.wasi is None:
+        return state
+    from wasmsr.wasi.state.contents import named_chunks
+
+    try:
+        files = state.files.only(named_chunks(state.wasi))
+    except ValueError:  # whoever uses the state says what is wrong with it
+        return state
+    return replace(state, files=files or None)
 
 
 class _ChunkSink:

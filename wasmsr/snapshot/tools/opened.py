@@ -12,6 +12,7 @@ from wasmsr.snapshot.encoding.container import Header
 from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.encoding.section import ReadBase, no_base
 from wasmsr.snapshot.format import read_file
+from wasmsr.snapshot.sections.files import without_unused
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.trust.policy import READ_ANY, ReadTrust
 
@@ -79,9 +80,8 @@ def open_snapshot(
         except SnapshotError as error:
             warn(f"checkpoint {number} is passed over: {error.message}")
             continue
-        return OpenedSnapshot(
-            folder.file(number), last.read.state, last.decoder, last.read.depth, number
-        )
+        state = without_unused(last.read.state)
+        return OpenedSnapshot(folder.file(number), state, last.decoder, last.read.depth, number)
     raise no_checkpoint(place)
 
 
@@ -109,7 +109,7 @@ def _open_file(path: str, trust: ReadTrust) -> OpenedSnapshot:
         if printable(path) in error.message:
             raise
         raise type(error)(f"{printable(path)}: {error.message}", hint=error.hint) from error
-    return OpenedSnapshot(path, state, decoder, depth)
+    return OpenedSnapshot(path, without_unused(state), decoder, depth)
 
 
 def _base_beside(path: str, root: bytes, trust: ReadTrust) -> ReadBase:

@@ -9,10 +9,11 @@ memory as they were found, so most snapshots no longer depend on the files.
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from hashlib import sha256
 from struct import Struct
-from typing import IO, Final
+from struct import error as StructError
+from typing import IO, Any, Final
 
 from wasmsr.errors import SnapshotError
 from wasmsr.wasi.filesystem.unnoticed import ChunkFolder
@@ -32,6 +33,26 @@ def digest_of(data: bytes | memoryview) -> bytes:
     found = sha256(b"\0")
     found.update(data)
     return found.digest()
+
+
+def named_chunks(wasi: Mapping[str, Any]) -> list[bytes]:
+    """Return the digests of the chunks that a saved WASI names, in the order of a capture.
+
+    Args:
+        wasi: What was captured, or read from a snapshot and not checked yet.
+
+    Raises:
+        ValueError: It is not what a snapshot has.
+    """
+    found: list[bytes] = []
+    try:
+        texts = [entry[6] for mount in wasi["mounts"] for entry in mount.get("tree", ())]
+        texts += [one["chunks"] for one in wasi["unlinked"] if "chunks" in one]
+        for text in texts:
+            found.extend(digest for _, digest in PLACE.iter_unpack(text))
+    except (AttributeError, IndexError, KeyError, TypeError, StructError) as error:
+        raise ValueError("the saved WASI is not what a snapshot has") from error
+    return found
 
 
 class Contents:
@@ -95,6 +116,15 @@ class Contents:
         for digest, length in self:
             if digest not in held:
                 rest._new(digest, length)
+        return rest
+
+    def only(self, named: Iterable[bytes]) -> Contents:
+        """Return the chunks with these digests, in this order, as far as they are there."""
+        rest = Contents()
+        rest._memory, rest._files, rest._spool = self._memory, self._files, self._spool
+        for digest in named:
+            if digest in self._lengths:
+                rest._new(digest, self._lengths[digest])
         return rest
 
     def _new(self, digest: bytes, length: int) -> bool:
