@@ -145,8 +145,7 @@ def test_checkpoints_and_merges(tmp_path: Path, method: str) -> None:
         for number in range(1, 7):
             assert checkpointer.take(store, lambda: capture(store, embed=True))
             states[number] = Snapshot.of(store, embed=True).state
-            assert checkpointer._thread is not None
-            checkpointer._thread.join()
+            checkpointer.wait()
             assert isinstance(store.run(fuel=20_000), Paused)
         checkpointer.close()
         assert failures == []

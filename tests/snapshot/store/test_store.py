@@ -45,7 +45,11 @@ from wasmsr.snapshot.store.store import NAME_LIMIT, SnapshotStore, is_name
 from wasmsr.snapshot.tools.copies import write_full
 from wasmsr.snapshot.tools.opened import open_snapshot
 
-GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("v*.bin"))
+GOLDEN = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "golden").glob("v*.bin"))
+    if path.stem != "v2-increment"  # its base is not beside it
+]
 
 
 @pytest.fixture
@@ -102,8 +106,7 @@ def test_last_checkpoint_of_a_folder(store: SnapshotStore, tmp_path: Path) -> No
         for _ in range(3):
             program.run(fuel=50_000)
             assert writer.take(program, lambda: capture(program, embed=True))
-            assert writer._thread is not None
-            writer._thread.join()
+            writer.wait()
         last = Snapshot.of(program, embed=True)
         writer.close()
     opened = open_snapshot(tmp_path / "d")
