@@ -33,6 +33,7 @@ once, whichever snapshots and programs have them.
   wasmsr store put checkpoints tuesday
   wasmsr store ls
   wasmsr store get monday -o snapshot.bin
+  wasmsr run --from-snapshot "$(wasmsr store map monday)"
   wasmsr store rm monday
   wasmsr store gc
   wasmsr store verify
@@ -50,6 +51,12 @@ encrypted: an encrypted snapshot needs --decrypt-with."""
 
 GET = """Writes a full snapshot of version 2. Its root digest is that of the snapshot that was put;
 one of version 1 gets the digest that `wasmsr snapshot convert --format 2` gives."""
+
+MAP = """Prints the path of a mapped file of a stored snapshot. Programs start from it without
+reading its pages: wasmsr run --from-snapshot "$(wasmsr store map NAME)".
+
+The file is made once, in the folder of the store. It belongs to the store: `wasmsr store gc`
+removes it when the name is gone or has another snapshot."""
 
 LS = """Shows all names: the bytes of each snapshot as it is in memory, the bytes of its pieces in
 the store, and how many of these it shares with other names."""
@@ -141,6 +148,21 @@ def get(
     trust, write = read_trust(None, require), write_trust(sign, encrypt)
     copied = _store(folder).get(name, out, trust=trust, write=write)
     say(f"{printable(out)}: {human_size(copied.size)}, root digest {copied.root.hex()}")
+
+
+@store.command("map", help=MAP, short_help="make a mapped file", context_settings=WIDE)
+@name_argument
+@store_option
+@require_option
+def map_(name: str, folder: str | None, require: str | None) -> None:
+    """Carry out the command; MAP is its help text."""
+    from wasmsr.cli.commands.snapshot import NOT_ADMITTED
+    from wasmsr.cli.words.messages import say
+
+    found = _store(folder).mapped(name, trust=read_trust(None, require))
+    if not found.admitted:
+        say(NOT_ADMITTED, "warning")
+    click.echo(found.path)
 
 
 @store.command(help=LS, short_help="show all names", context_settings=WIDE)

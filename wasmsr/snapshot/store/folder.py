@@ -5,14 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 
 from wasmsr.errors import FormatError, SnapshotError, printable
 from wasmsr.snapshot.format import save_pieces
 from wasmsr.snapshot.store.place import FORMAT, NAMES, PACKS, LockMode, check_format
 
-_OWN = {"format", "lock", PACKS, NAMES}
+MAPPED = "mapped"
+"""The folder of mapped files, which only this host has."""
+_OWN = {"format", "lock", PACKS, NAMES, MAPPED}
 _TEMPORARY = ".part"
 
 
@@ -76,6 +78,23 @@ class StoreFolder:
     def inside(self, path: str) -> bool:
         """Return whether a file is in the folder."""
         return os.path.realpath(path).startswith(os.path.realpath(self.path) + os.sep)
+
+    def mapped_place(self, name: str, root: bytes) -> str:
+        """Return the path of the mapped file of a name that has this root digest now."""
+        return self.place(f"{MAPPED}/{name}-{root[:8].hex()}.bin")
+
+    def make_mapped(self) -> None:
+        """Make the folder of mapped files, which only this user may use."""
+        with self._told("write", MAPPED):
+            os.makedirs(self.place(MAPPED), mode=0o700, exist_ok=True)
+
+    def prune_mapped(self, kept: Container[str]) -> None:
+        """Remove mapped files but those with these paths."""
+        with suppress(FileNotFoundError), self._told("remove", MAPPED):
+            for name in os.listdir(self.place(MAPPED)):
+                path = self.place(f"{MAPPED}/{name}")
+                if path not in kept:
+                    os.unlink(path)
 
     @contextmanager
     def locked(self, mode: LockMode) -> Iterator[None]:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from wasmsr.errors import DigestError, FormatError, SnapshotError, printable
 from wasmsr.snapshot.encoding.reader import Decoder
+from wasmsr.snapshot.mapped.opening import open_mapped
+from wasmsr.snapshot.mapped.saving import save_mapped
 from wasmsr.snapshot.store.catalogue import Catalogue
 from wasmsr.snapshot.store.folder import StoreFolder
 from wasmsr.snapshot.store.manifest import MANIFEST_LIMIT, Manifest, cut, decode_manifest
@@ -46,6 +48,22 @@ class PutSnapshot(NamedTuple):
     pieces: int
     added: int
     written: int
+
+
+class MappedName(NamedTuple):
+    """A mapped file of a name.
+
+    Attributes:
+        path: The file.
+        size: Its length in bytes, holes included.
+        root: The root digest.
+        admitted: Whether this user's programs map it.
+    """
+
+    path: str
+    size: int
+    root: bytes
+    admitted: bool
 
 
 @dataclass(slots=True)
@@ -194,6 +212,47 @@ class SnapshotStore:
             )
         return write_full(opened, out, version=2, trust=write, read=trust)
 
+    def mapped(self, name: str, *, trust: ReadTrust = READ_ANY) -> MappedName:
+        """Return a mapped file of a snapshot, in the folder of the store.
+
+        The file is made once; its pages are compared with their digests then. `gc` removes it when
+        the name is gone or has another snapshot.
+
+        Args:
+            name: The name.
+            trust: Whose signature is asked for.
+
+        Raises:
+            SignatureError: No accepted key has signed the snapshot.
+            SnapshotError: There is no such name, the store is no folder of this host, or the file
+                cannot be written.
+            FormatError, DigestError: The store is damaged.
+        """
+        check_name(name)
+        folder = self.folder
+        if not isinstance(folder, StoreFolder):
+            raise SnapshotError(
+                f"{printable(folder.path)} is not on this host, so it can have no mapped files",
+                hint=f"wasmsr store get {name} -o FILE, then "
+                "wasmsr snapshot convert --mapped FILE -o OTHER",
+            )
+        with folder.locked("read"):
+            manifest = self._manifest(name)
+            path = folder.mapped_place(name, manifest.root)
+            size = _mapped_size(path, manifest, trust)
+            if size is not None:
+                return MappedName(path, size, manifest.root, admitted=True)
+            opened = self._opened(name, manifest, Catalogue(folder), trust)
+            folder.make_mapped()
+            saved = save_mapped(
+                opened.state,
+                path,
+                handed=manifest.handed,
+                root=manifest.root,
+                trust=WRITE_PLAIN.keeping(opened.decoder.signatures, manifest.root),
+            )
+        return MappedName(path, saved.size, manifest.root, saved.admitted)
+
     def _opened(
         self, name: str, manifest: Manifest, catalogue: Catalogue, trust: ReadTrust = READ_ANY
     ) -> OpenedSnapshot:
@@ -294,6 +353,10 @@ class SnapshotStore:
                         hint=f"wasmsr store rm {name} gives the name up",
                     ) from error
             folder.tidy()
+            if isinstance(folder, StoreFolder):
+                folder.prune_mapped(
+                    {folder.mapped_place(name, self._manifest(name).root) for name in self.names()}
+                )
             before = self._packed()
             gone, kept, removed = self._sweep(catalogue)
             for pack in folder.listed(PACKS, ".pack"):
@@ -364,6 +427,17 @@ def _place(path: str | os.PathLike[str], create: bool) -> StorePlace:
 def is_name(name: str) -> bool:
     """Tell whether a snapshot may have this name."""
     return len(name) <= NAME_LIMIT and _NAME.match(name) is not None
+
+
+def _mapped_size(path: str, manifest: Manifest, trust: ReadTrust) -> int | None:
+    """Return the length of a mapped file that serves for a manifest; None if it must be made."""
+    try:
+        decoder = open_mapped(path, trust=trust)
+    except SnapshotError:  # also one that lacks a signature that was added later
+        return None
+    if decoder is None or decoder.header is None or decoder.root != manifest.root:
+        return None
+    return decoder.stored if decoder.header.handed == manifest.handed else None
 
 
 def check_name(name: str) -> None:
