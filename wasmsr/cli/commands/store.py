@@ -33,7 +33,7 @@ once, whichever snapshots and programs have them.
   wasmsr store put checkpoints tuesday
   wasmsr store ls
   wasmsr store get monday -o snapshot.bin
-  wasmsr run --from-snapshot "$(wasmsr store map monday)"
+  wasmsr store map monday
   wasmsr store rm monday
   wasmsr store gc
   wasmsr store verify
