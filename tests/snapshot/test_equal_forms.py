@@ -22,7 +22,7 @@ from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
 from wasmsr.snapshot.format import content_digest, load, save
 from wasmsr.snapshot.mapped.opening import open_mapped
 from wasmsr.snapshot.memory.dirty_pages import METHODS, VARIABLE
-from wasmsr.snapshot.sections.files import without_unused
+from wasmsr.snapshot.sections.host.files import without_unused
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.store.store import SnapshotStore
 from wasmsr.snapshot.tools.copies import write_full, write_mapped_copy

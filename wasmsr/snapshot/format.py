@@ -20,7 +20,7 @@ from wasmsr.snapshot.encoding.peek import read_section
 from wasmsr.snapshot.encoding.read_limits import DEFAULT_LIMIT, FILES_LIMIT
 from wasmsr.snapshot.encoding.reader import Decoder, SectionSize, decode
 from wasmsr.snapshot.encoding.writer import content_digest, encode
-from wasmsr.snapshot.sections.store import STORE
+from wasmsr.snapshot.sections.program.store import STORE
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.trust.policy import READ_ANY, WRITE_PLAIN, ReadTrust, WriteTrust
 

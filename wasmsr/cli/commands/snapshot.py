@@ -457,5 +457,7 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
         return (number, "-", "-", "-", "-", verdict.error.message)
     assert verdict.size is not None and verdict.content is not None
     said = "complete, handed over" if verdict.handed else "complete"
+    said += ", encrypted" if verdict.encrypted else ""
+    said += "".join(f", signed by {key.hex()[:16]}" for key, _ in verdict.signatures)
     form, depth = str(verdict.form), str(verdict.depth)
     return (number, form, depth, size(verdict.size), verdict.content.hex(), said)

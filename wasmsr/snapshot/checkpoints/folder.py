@@ -30,8 +30,8 @@ from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.encoding.section import ReadBase, no_base
 from wasmsr.snapshot.format import is_of_module, read_file
 from wasmsr.snapshot.memory.adoption import allocate
-from wasmsr.snapshot.sections.base import BASE, DEPTH_LIMIT
-from wasmsr.snapshot.sections.files import without_unused
+from wasmsr.snapshot.sections.host.files import without_unused
+from wasmsr.snapshot.sections.pages.base import BASE, DEPTH_LIMIT
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.trust.policy import READ_ANY, ReadTrust
 

@@ -18,7 +18,7 @@ from wasmsr.snapshot.encoding.container import (
     trailer_bytes,
 )
 from wasmsr.snapshot.encoding.writer import WritePlan, payload_of, plan_of, section_pieces
-from wasmsr.snapshot.sections.places import PLACES
+from wasmsr.snapshot.sections.pages.places import PLACES
 from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE
 from wasmsr.snapshot.spaces.places import file_size, pack_places, places_after
 from wasmsr.snapshot.spaces.space_pages import SpacePages, Written

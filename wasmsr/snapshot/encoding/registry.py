@@ -1,9 +1,9 @@
-"""All kinds of sections: what the files in `wasmsr/snapshot/sections` declare."""
+"""All kinds of sections: what the wings of `wasmsr/snapshot/sections` declare."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 from wasmsr.snapshot import sections
 from wasmsr.snapshot.encoding.section import Section
@@ -39,6 +39,7 @@ def section_name(kind: int) -> str:
     return f"kind {kind:#06x}" if known is None else known.name
 
 
-for _file in iter_modules(sections.__path__):
-    for _section in import_module(f"{sections.__name__}.{_file.name}").SECTIONS:
-        register(_section)
+for _file in walk_packages(sections.__path__, f"{sections.__name__}."):
+    if not _file.ispkg:
+        for _section in import_module(_file.name).SECTIONS:
+            register(_section)

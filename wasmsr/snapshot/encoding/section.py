@@ -1,7 +1,7 @@
 """What a section of a snapshot declares, and what it gets to do its work.
 
-Each file in `wasmsr/snapshot/sections` declares one section, or two that belong together. The
-writer, the reader, the checks, capture, restore, `inspect`, the fuzzer and the test of the
+Each file in a wing of `wasmsr/snapshot/sections` declares one section, or two that belong together.
+The writer, the reader, the checks, capture, restore, `inspect`, the fuzzer and the test of the
 document's table go through all of them (`registry`). To add a section, add its file there and its
 words in docs/snapshot-format.md.
 """

@@ -35,7 +35,7 @@ from wasmsr.snapshot.encoding.read_limits import MESSAGE_LIMIT
 from wasmsr.snapshot.encoding.registry import SECTIONS
 from wasmsr.snapshot.encoding.section import MSGPACK, BulkPayload, Section, WrittenPages
 from wasmsr.snapshot.memory.space_name import SpaceName
-from wasmsr.snapshot.sections.signatures import SIGNATURES
+from wasmsr.snapshot.sections.about.signatures import SIGNATURES
 from wasmsr.snapshot.spaces.space_pages import (
     Base,
     Runs,

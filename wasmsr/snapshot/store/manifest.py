@@ -30,7 +30,7 @@ from wasmsr.snapshot.encoding.container import (
 )
 from wasmsr.snapshot.encoding.section import PieceList
 from wasmsr.snapshot.format import encode
-from wasmsr.snapshot.sections.files import CHUNK
+from wasmsr.snapshot.sections.host.files import CHUNK
 from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.store.pack import DIGEST, PIECE, VERSION

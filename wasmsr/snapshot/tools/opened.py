@@ -12,7 +12,7 @@ from wasmsr.snapshot.encoding.container import Header
 from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.encoding.section import ReadBase, no_base
 from wasmsr.snapshot.format import read_file
-from wasmsr.snapshot.sections.files import without_unused
+from wasmsr.snapshot.sections.host.files import without_unused
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.trust.policy import READ_ANY, ReadTrust
 

@@ -20,7 +20,7 @@ from wasmsr.snapshot.encoding.container import (
 )
 from wasmsr.snapshot.encoding.peek import exactly
 from wasmsr.snapshot.format import save_pieces
-from wasmsr.snapshot.sections.signatures import SIGNATURES
+from wasmsr.snapshot.sections.about.signatures import SIGNATURES
 from wasmsr.snapshot.tools.copies import STDOUT, check_output
 from wasmsr.snapshot.tools.opened import OpenedSnapshot, open_snapshot
 from wasmsr.snapshot.trust.encryption import ENCRYPTION_HEAD

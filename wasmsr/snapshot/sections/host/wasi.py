@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
 from wasmsr.snapshot.encoding.section import Draft, Section, WrittenPages
-from wasmsr.snapshot.sections.origin import ORIGIN
+from wasmsr.snapshot.sections.about.origin import ORIGIN
 from wasmsr.snapshot.state import SnapshotState
 
 if TYPE_CHECKING:

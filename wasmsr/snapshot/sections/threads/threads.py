@@ -10,7 +10,7 @@ from wasmsr.snapshot.encoding.container import Buffer
 from wasmsr.snapshot.encoding.read_limits import ReadLimits
 from wasmsr.snapshot.encoding.section import Draft, ReferenceNumbers, Section, WrittenPages
 from wasmsr.snapshot.rules import U64, CheckScope
-from wasmsr.snapshot.sections.thread import FRAME, QUEUE_LIMIT, pack_body, parse_body
+from wasmsr.snapshot.sections.threads.thread import FRAME, QUEUE_LIMIT, pack_body, parse_body
 from wasmsr.snapshot.state import SnapshotState
 
 COUNT = Struct("<Q")

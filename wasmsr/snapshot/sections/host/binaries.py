@@ -15,7 +15,7 @@ from wasmsr.snapshot.encoding.section import (
     Section,
     WrittenPages,
 )
-from wasmsr.snapshot.sections.store import STORE
+from wasmsr.snapshot.sections.program.store import STORE
 from wasmsr.snapshot.state import SnapshotState
 
 MODULE_LIMIT = 1 << 30

@@ -11,7 +11,7 @@ from wasmsr.errors import VersionError
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
 from wasmsr.snapshot.encoding.section import Draft, Section, WrittenPages
-from wasmsr.snapshot.sections.origin import ORIGIN
+from wasmsr.snapshot.sections.about.origin import ORIGIN
 from wasmsr.snapshot.state import SnapshotState
 
 PREVIEW1: Final = "wasi_snapshot_preview1"

@@ -1,0 +1,1 @@
+"""What belongs to the host's side: WASI, files, and the modules themselves."""
