@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import resource
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,23 @@ def test_a_host_without_such_files_copies(monkeypatch: pytest.MonkeyPatch) -> No
     with Snapshot(state).restore(lay=adopt(state.memories)) as store:
         assert store.state.memory_place(0).base == 0
         end_of(store)
+
+
+def test_many_snapshots_can_be_held(tmp_path: Path) -> None:
+    """Each has two descriptors for a large memory as long as there are some."""
+    (tmp_path / "one.bin").write_bytes(saved())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 12, hard))
+    try:
+        for _ in range(12):
+            held.append(Snapshot.load(tmp_path / "one.bin"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(one == held[0] for one in held)
+    for one in (held[0], held[-1]):
+        with one.restore() as store:
+            end_of(store)
 
 
 def test_the_command_adopts(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ restored without a second copy of its memory, and the first search for dirty pag
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Callable, Sequence
@@ -40,11 +41,21 @@ def allocate(size: int) -> bytearray | memoryview:
     try:
         base = MemoryBase.empty()
     except (OSError, AttributeError):  # no such files here, or no descriptor is free
-        return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        return _anonymous(size)
     base.resize(size)
-    found = _FileBytes(base.fd, size)
+    try:
+        found = _FileBytes(base.fd, size)
+    except OSError as error:
+        base.close()
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        return _anonymous(size)
     found.base = base
     return memoryview(found)
+
+
+def _anonymous(size: int) -> memoryview:
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def file_bytes(file: int, offset: int, length: int) -> memoryview:
