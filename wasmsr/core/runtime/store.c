@@ -115,9 +115,16 @@ wsr_store *wsr_store_begin(const wsr_limits *limits, uint32_t share) {
 
 /* Where there is too little address space for all, the store can have fewer items. */
 static wsr_store *with_area(const wsr_limits *limits) {
+  bool scarce = false; /* then what is left is for code and stacks: take a quarter of what fits */
   for (uint32_t share = 0; share <= LEAST_SHARE; share++) {
     wsr_store *store = wsr_store_begin(limits, share);
-    if (store && reserve_program(store, &store->program)) return store;
+    const bool fits = store && reserve_program(store, &store->program);
+    if (fits && (!share || scarce || share + 2 > LEAST_SHARE)) return store;
+    if (fits) {
+      wsr_release(store->program.area, store->program.area_bytes);
+      scarce = true;
+      share++;
+    }
     if (store) wsr_release(store->area, store->area_bytes);
     free(store);
   }
