@@ -90,7 +90,7 @@ class StoreFolder:
 
     def prune_mapped(self, kept: Container[str]) -> None:
         """Remove mapped files but those with these paths."""
-        with suppress(FileNotFoundError), self._told("remove", MAPPED):
+        with self._told("remove", MAPPED), suppress(FileNotFoundError):
             for name in os.listdir(self.place(MAPPED)):
                 path = self.place(f"{MAPPED}/{name}")
                 if path not in kept:
