@@ -212,7 +212,7 @@ def test_nothing_depends_on_the_byte_order_of_the_host() -> None:
 
     formats = []
     (folder,) = package.__path__
-    paths = [*Path(folder, "encoding").glob("*.py"), *Path(folder, "sections").glob("*.py")]
+    paths = [*Path(folder, "encoding").rglob("*.py"), *Path(folder, "sections").rglob("*.py")]
     for path in [*paths, Path(folder, "rules.py")]:
         text = path.read_text()
         formats += re.findall(r"(?:Struct|pack|unpack|unpack_from)\(f?\"([^\"]*)\"", text)

@@ -126,8 +126,11 @@ def _mapped(
     if path == "-":
         return None
     most = FILES_LIMIT if carry_limit is None else carry_limit
-    with timings.measure("decode"):
-        return open_mapped(path, limits=limits, files=most, trust=trust or READ_ANY)
+    began = time.perf_counter()
+    decoder = open_mapped(path, limits=limits, files=most, trust=trust or READ_ANY)
+    if decoder is not None:
+        timings.add("decode", time.perf_counter() - began)
+    return decoder
 
 
 def read_snapshot(
