@@ -29,6 +29,8 @@ GUEST = """(module
   (import "wasi_snapshot_preview1" "fd_pwrite"
     (func $pwrite (param i32 i32 i32 i64 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_seek"
+    (func $seek (param i32 i64 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))
   (memory (export "memory") 1)
   (data (i32.const 64) "open.txt")
@@ -47,6 +49,7 @@ GUEST = """(module
     (drop (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 8) (i32.const 1)
       (i64.const 0x1fffffff) (i64.const 0) (i32.const 0) (i32.const 8)))
     (local.set $file (i32.load (i32.const 8)))
+    (drop (call $seek (local.get $file) (i64.const 0) (i32.const 2) (i32.const 16)))
     (loop $turn
       (call $count)
       (drop (call $pwrite (local.get $file) (i32.const 0) (i32.const 1) (i64.const 0)
@@ -76,7 +79,8 @@ class Life:
     def __init__(self, place: Path, mode: str) -> None:
         self.work, self.mode = place / "work", mode
         self.work.mkdir()
-        (self.work / "open.txt").write_bytes(b"........")
+        # Where a file has no generation number, the 4 KiB before the offset must be as they were.
+        (self.work / "open.txt").write_bytes(b"." * 8192)
         (place / "checkpoints").mkdir()
         self.folder = CheckpointFolder(place / "checkpoints")
         self.saved: SnapshotState | None = None
