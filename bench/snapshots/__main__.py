@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.programs import CACHE, PROGRAMS
+from bench.snapshots import criu
 from bench.snapshots.measures import (
     MIB,
     Row,
@@ -31,7 +32,7 @@ from bench.snapshots.measures import (
     show,
     throughput,
 )
-from bench.snapshots.programs import running, subjects
+from bench.snapshots.programs import running, subjects, words_of
 from wasmsr import Snapshot
 from wasmsr.snapshot.mapped.saving import save_mapped
 from wasmsr.snapshot.memory.dirty_pages import METHODS
@@ -110,6 +111,13 @@ def _measure(name: str, rounds: int, interval: float) -> list[Row]:
             module, grants = program.module, program._grants
         rows += restores(folder, module, grants, rounds)
         rows.append(_peak(folder, memory, bytes(module.binary)))
+        (folder / "criu").mkdir()
+        if (missing := criu.refusal()) is not None:
+            print(f"without CRIU: {missing}", file=sys.stderr)
+        else:
+            (folder / "criu files").mkdir()
+            warm = next(one.warm for one in subjects() if one.name == name)
+            rows += criu.saved(words_of(name, folder / "criu files"), warm, folder / "criu")
         with running(name, folder / "counted files", counted=True) as program:
             rows += throughput(program, folder / "speed", 3, max(3 * interval, 1))
     return rows

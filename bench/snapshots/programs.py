@@ -113,18 +113,47 @@ def running(name: str, folder: Path, *, counted: bool = False) -> Iterator[Progr
         program.store.close()
 
 
+def words_of(name: str, folder: Path) -> list[str]:
+    """Return how `wasmsr run` starts a program.
+
+    Args:
+        name: One of `subjects`.
+        folder: A folder for its files.
+    """
+    if name == "1 GiB":
+        (folder / "gib.wat").write_text(GIB)
+        return [str(folder / "gib.wat"), "--invoke", "run", str(_spin(Module.from_text(GIB)))]
+    module, args, mounts = _parts(name, folder)
+    dirs = [f"--dir={mount.host}::{mount.guest}" for mount in mounts]
+    return [*dirs, str(module), *args]
+
+
 def _gib() -> Program:
     module = Module.from_text(GIB)
+    return Program.launch(module, invoke="run", args=(_spin(module),))
+
+
+def _spin(module: Module) -> int:
+    """Return how many turns lie between two pages that are written."""
     store_of = Program.launch(module, invoke="spin", args=(50_000_000,))
     begin = time.perf_counter()
     store_of.start()
     store_of.wait()
     rate = 50_000_000 / (time.perf_counter() - begin)
     store_of.store.close()
-    return Program.launch(module, invoke="run", args=(int(rate / PAGES_A_SECOND),))
+    return int(rate / PAGES_A_SECOND)
 
 
 def _command(name: str, folder: Path) -> Program:
+    path, args, mounts = _parts(name, folder)
+    null = os.open(os.devnull, os.O_WRONLY)
+    grants = HostGrants(mounts=mounts, stdin=None, stdout=null, stderr=null)
+    module = Module.from_file(path)
+    return Program.launch(module, argv=(name, *args), grants=grants, limits=Limits())
+
+
+def _parts(name: str, folder: Path) -> tuple[Path, tuple[str, ...], list[Mount]]:
+    """Return a program's module, its arguments and its mounts, with its inputs in the folder."""
     listed = PROGRAMS[{"CPython": "python-stone", "FFmpeg": "ffmpeg", "nextpnr": "nextpnr"}[name]]
     args = listed.args
     mounts = [Mount(folder, listed.guest)]
@@ -139,7 +168,4 @@ def _command(name: str, folder: Path) -> Program:
         (folder / file).write_text(content)
     if listed.mount is not None:
         mounts.append(Mount((CACHE / listed.module).parent / listed.mount[0], listed.mount[1]))
-    module = Module.from_file(CACHE / listed.module)
-    null = os.open(os.devnull, os.O_WRONLY)
-    grants = HostGrants(mounts=mounts, stdin=None, stdout=null, stderr=null)
-    return Program.launch(module, argv=(name, *args), grants=grants, limits=Limits())
+    return CACHE / listed.module, args, mounts
