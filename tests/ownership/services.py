@@ -61,6 +61,14 @@ def taken(old: OwnerRecord, owner: bytes = b"") -> OwnerRecord:
     )
 
 
+def _state(thread: Path) -> str:
+    """Return the letter of a thread's state (proc(5)); T where the thread has ended."""
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "T"
+
+
 class SqliteHost:
     """SQLite and the processes that use it. What holds the file's lock is 'frozen'."""
 
@@ -212,7 +220,14 @@ class EtcdHost:
         os.kill(self._process.pid, number)
 
     def freeze(self) -> None:
+        assert self._process is not None
         self._signal(signal.SIGSTOP)
+        # The signal reaches the threads one by one; until then one of them may still answer.
+        threads = Path(f"/proc/{self._process.pid}/task")
+        end = time.monotonic() + 20
+        while any(_state(thread) not in "Tt" for thread in threads.iterdir()):
+            assert time.monotonic() < end, "the service does not stop"
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
