@@ -305,7 +305,7 @@ SEEN = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("walks", [400, pytest.param(4_000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("walks", [400, pytest.param(1_500, marks=pytest.mark.full)])
 def test_the_code_does_what_the_model_does(walks: int) -> None:
     count: Counter[str] = Counter()
     models = [

@@ -15,6 +15,6 @@ def test_a_run(seed: int) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-def test_twenty_runs() -> None:
-    for seed in range(100, 120):
+def test_six_runs() -> None:
+    for seed in range(100, 106):
         run(seed, slack=5)

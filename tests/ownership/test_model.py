@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
 from tests.ownership.model.broken import BROKEN
-from tests.ownership.model.caught import caught
+from tests.ownership.model.caught import DEEP, caught
 from tests.ownership.model.explore import Model, Search
 from tests.ownership.model.node import Bounds
 from wasmsr.ownership.transitions import TRANSITIONS, OwnerEvent, OwnerState
@@ -22,7 +23,9 @@ QUICK = (
     "a source without an answer reads, and runs on",
     "a destination keeps the state of an attempt that is over",
 )
-"""Variants that are tried in each run, because they are caught fast; the long tests try all."""
+"""Variants that are tried in each run, because they are caught fast."""
+SOME = random.Random(11).sample(sorted(set(BROKEN) - set(QUICK) - set(DEEP)), 5)
+"""What the long tests try besides. `python -m tests.ownership.model --broken` tries all."""
 
 
 def test_three_nodes_with_faults_and_moves() -> None:
@@ -60,8 +63,8 @@ def test_a_variant_without_a_rule(name: str) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", BROKEN)
-def test_every_variant_without_a_rule(name: str) -> None:
+@pytest.mark.parametrize("name", SOME)
+def test_another_variant_without_a_rule(name: str) -> None:
     assert caught(name), "the model does not notice that this rule is missing"
 
 
@@ -73,8 +76,8 @@ def test_there_are_many_variants() -> None:
 @pytest.mark.timeout(1200)
 def test_many_states() -> None:
     search = Search(Model(Bounds(nodes=3, epochs=4, attempts=6, faults=2, moves=2)))
-    search.run(2_000_000)
-    search.walk(500_000, seed=11)
+    search.run(500_000)
+    search.walk(100_000, seed=11)
 
 
 def test_the_table() -> None:
