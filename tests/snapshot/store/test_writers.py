@@ -89,8 +89,8 @@ def test_two_writers_and_a_collector(tmp_path: Path) -> None:
             assert store.get(name, str(tmp_path / "out.bin")).root == wanted
     store.gc()
     digests = [entry.digest for entry in entries(place)]
-    # Writers at the same time may store a piece twice, and the collector keeps packs that are in
-    # good use: some pieces can stay in two packs. It is room, not content.
+    # Seen once in many runs: 26 of 1,989 pieces were in two packs after the collection. It costs
+    # room, and no content; why the collector kept both is not found yet.
     assert len(digests) - len(set(digests)) <= len(set(digests)) // 10
     assert all(error is None for _, error in store.verify())
 
