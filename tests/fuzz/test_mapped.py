@@ -18,6 +18,7 @@ import pytest
 
 from tests.fuzz.test_snapshot import INTERESTING, LIMIT, ROUNDS, Mutator, trial
 from tests.snapshot import samples
+from tests.snapshot.live.sending import received
 from tests.snapshot.samples import Kind, full, parts, seal, small
 from wasmsr.errors import DigestError, FormatError, SnapshotError, VersionError
 from wasmsr.snapshot.encoding.container import FULL, HEADER, INCREMENTAL, MAPPED, TRAILER, Header
@@ -41,13 +42,19 @@ def to_mapped(state: SnapshotState) -> bytes:
         return file.read()
 
 
+def to_padded(state: SnapshotState) -> bytes:
+    """A mapped file that was written in rounds, with the section *padding*."""
+    with tempfile.TemporaryDirectory() as folder:
+        return received(state, Path(folder, "image"))
+
+
 class MappedMutator(Mutator):
     """Makes damaged mapped files; the same seed makes the same ones."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         samples.written_version = 2
-        self.whole = [to_mapped(full()), to_mapped(full()), to_mapped(small())]
+        self.whole = [to_mapped(full()), to_mapped(full()), to_mapped(small()), to_padded(full())]
 
     def next(self) -> bytes:
         """Return a damaged mapped file."""
@@ -63,7 +70,9 @@ class MappedMutator(Mutator):
             return header.encode() + data[HEADER.size :]
         end = data.index(b"WSR end\n") + TRAILER.size
         sections, regions = parts(data), data[aligned(end) :]
-        if choice in (2, 3):
+        if choice == 2 and source.random() < 0.3:
+            sections = [(k, self._padding(p) if k == Kind.PADDING else p) for k, p in sections]
+        elif choice in (2, 3):
             sections = [(k, self._places(p) if k == Kind.PLACES else p) for k, p in sections]
         elif choice == 4:
             sections, regions = self._pages(sections, regions)
@@ -99,6 +108,13 @@ class MappedMutator(Mutator):
             PLACE.pack(a & 0xFFFF, b & 0xFFFF, c, d % (1 << 64), e % (1 << 64))
             for a, b, c, d, e in places
         )
+
+    def _padding(self, payload: bytes) -> bytes:
+        more = self.random.choice((-65536, -13, -1, 1, 12, 13, 65536, 262144 + 12))
+        changed = bytearray(max(0, len(payload) + more))
+        if changed and self.random.random() < 0.2:
+            changed[self.random.randrange(len(changed))] = 1
+        return bytes(changed)
 
     def _pages(
         self, sections: list[tuple[int, bytes]], regions: bytes

@@ -19,7 +19,7 @@ import zstandard
 from tests.snapshot.trust import plain_crypto
 
 PAGE, BATCH, LEAF = 4096, 262144, 65536
-WITHOUT_ROW = {11, 24, 25, 33, 34, 35, 40, 41}
+WITHOUT_ROW = {11, 24, 25, 33, 34, 35, 40, 41, 44}
 
 
 @dataclass
@@ -177,10 +177,11 @@ def read(data: bytes, base: Read | None = None, secret: bytes | None = None) -> 
     end, tail, zero, crc = struct.unpack("<8s32sII", data[at : at + 48])
     if form == 3:
         assert not found.payloads.keys() & {34, 35}
+        _check_padding(found, at + 48)
         _regions(data, at + 48, found)
     else:
         assert at + 48 == len(data)
-        assert 40 not in found.payloads
+        assert not found.payloads.keys() & {40, 44}
     _check_spaces(found, found.payloads.get(36, b""))
     assert (end, zero) == (b"WSR end\n", 0)
     assert crc == zlib.crc32(data[at : at + 44])
@@ -230,6 +231,20 @@ def _regions(data: bytes, end: int, found: Read) -> None:
         assert not any(data[end:])
         end = -(-end // 65536) * 65536
     assert end == len(data)
+
+
+def _check_padding(found: Read, end: int) -> None:
+    """Section 13.7: the padding is zeros, and the head ends where the first region begins."""
+    padding = found.payloads.get(44, b"")
+    assert not any(padding)
+    assert len(padding) <= 256 << 20
+    if padding:
+        assert found.memories
+        room = -(-end // 65536) * 65536
+        sizes = len(padding), len(padding) + 1
+        one, more = (16 + -(-size // BATCH) * 12 + size for size in sizes)
+        assert end - one <= room - 65536  # it is needed
+        assert end - one + more > room  # and as long as it can be
 
 
 def _old(found: Read, places: list[tuple[int, int]], first: int, length: int) -> bytes:

@@ -7,6 +7,7 @@ they are holes, where the file system has such.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 
 from wasmsr.errors import EncryptionError
 from wasmsr.snapshot.encoding.container import (
@@ -20,7 +21,7 @@ from wasmsr.snapshot.encoding.container import (
 from wasmsr.snapshot.encoding.writer import WritePlan, payload_of, plan_of, section_pieces
 from wasmsr.snapshot.sections.pages.places import PLACES
 from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE
-from wasmsr.snapshot.spaces.places import file_size, pack_places, places_after
+from wasmsr.snapshot.spaces.places import SpacePlace, file_size, pack_places, places_after
 from wasmsr.snapshot.spaces.space_pages import SpacePages, Written
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.trust.policy import WRITE_PLAIN, WriteTrust
@@ -60,48 +61,82 @@ def write_mapped(
     assert isinstance(pages, SpacePages)
     for _ in pages.batches():  # takes the digests, which the sections need
         pass
-    found, head, where = _write_head(plan, file, compress, handed)
-    places = places_after(head, [(space.name, len(space.view)) for space in pages.spaces])
-    os.ftruncate(file, file_size(head, places))
-    if places:
-        _write(file, where, b"".join(section_bytes(PLACES.kind, pack_places(places))))
+    head = MappedHead(plan, compress=compress, handed=handed)
+    with open(file, "wb", closefd=False) as out:
+        for piece in head.pieces():
+            out.write(piece)
+    places = head.places
+    os.ftruncate(file, file_size(head.size, places))
+    write_at(file, head.places_at, places_section(places))
     for space, place in zip(pages.spaces, places, strict=True):
         for first, count in space.runs:
             data = space.view[first * PAGE_SIZE : (first + count) * PAGE_SIZE]
-            _write(file, place.offset + first * PAGE_SIZE, data)
-    return found
+            write_at(file, place.offset + first * PAGE_SIZE, data)
+    return head.written
 
 
-def _write_head(
-    plan: WritePlan, file: int, compress: bool, handed: bool
-) -> tuple[Written, int, int]:
-    """Write all up to the trailer.
+class MappedHead:
+    """The bytes of a mapped snapshot up to the end of its trailer.
 
-    Returns:
-        The digests, the length of what was written, and where the section *places* is.
+    Args:
+        plan: The snapshot, with the digests of its pages.
+        compress: Store modules and carried files in zstd where that is smaller.
+        handed: Mark the snapshot as handed over.
+
+    Attributes:
+        size: Number of bytes.
+        places_at: Where the section *places* begins, which has zeros in the pieces.
+        written: The digests of the snapshot. All three are known after the last piece.
     """
-    flags = FLAG_TRAILER | (FLAG_HANDED if handed else 0)
-    header = Header(flags, len(plan.payloads), plan.plain, bytes(32), plan.version, plan.form)
-    rows = Rows(plan.version)
-    at = where = 0
-    with open(file, "wb", closefd=False) as out:
-        at += out.write(header.encode())
-        for number, (section, _) in enumerate(plan.payloads):
+
+    written: Written
+
+    def __init__(self, plan: WritePlan, *, compress: bool = True, handed: bool = False) -> None:
+        self._plan = plan
+        self._compress = compress
+        self._flags = FLAG_TRAILER | (FLAG_HANDED if handed else 0)
+        self.size = self.places_at = 0
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the bytes."""
+        for piece in self._pieces():
+            self.size += len(piece)
+            yield piece
+
+    def _pieces(self) -> Iterator[bytes]:
+        plan = self._plan
+        payloads = plan.payloads
+        header = Header(self._flags, len(payloads), plan.plain, bytes(32), plan.version, plan.form)
+        yield header.encode()
+        rows = Rows(plan.version)
+        for number, (section, _) in enumerate(payloads):
             if section is PLACES:
-                where = at
+                self.places_at = self.size
             payload = payload_of(plan, number, rows)
-            for piece in section_pieces(section, payload, compress, rows):
-                at += out.write(piece)
-        found = plan.written(rows)
-        at += out.write(trailer_bytes(found.root))
-    return found, at, where
+            yield from section_pieces(section, payload, self._compress, rows)
+        self.written = plan.written(rows)
+        yield trailer_bytes(self.written.root)
+
+    @property
+    def places(self) -> list[SpacePlace]:
+        """Where the spaces are, after the last piece."""
+        pages = self._plan.pages
+        assert isinstance(pages, SpacePages)
+        spaces = [(space.name, len(space.view)) for space in pages.spaces]
+        return places_after(self.size, spaces)
 
 
-def _write(file: int, at: int, data: bytes | memoryview) -> None:
+def places_section(places: Sequence[SpacePlace]) -> bytes:
+    """Return the whole section *places*, with its heads; nothing without places."""
+    return b"".join(section_bytes(PLACES.kind, pack_places(places)))
+
+
+def write_at(file: int, at: int, data: bytes | memoryview) -> None:
+    """Write all of some bytes to their place in a file. Raises OSError."""
     view = memoryview(data)
     while len(view):
         written = os.pwrite(file, view, at)
         view, at = view[written:], at + written
 
 
-__all__ = ["write_mapped"]
+__all__ = ["MappedHead", "places_section", "write_at", "write_mapped"]

@@ -67,23 +67,40 @@ class ReadLimits:
 
     def take(self, name: str, size: int) -> None:
         """Take bytes of what memories, tables and modules may have. Raises FormatError."""
-        self._left -= size
-        if self._left < 0:
+        left = self._left - size
+        if left < 0:
             raise FormatError(
-                f"the {name} section asks for {-self._left} bytes more than may be read",
+                f"the {name} section asks for {-left} bytes more than may be read",
                 hint="a larger limit can be given",
             )
+        self._left = left
 
     def take_memories(self, sizes: list[int]) -> None:
         """Take memories of these sizes, in Wasm pages. Raises FormatError."""
         for number, size in enumerate(sizes):
-            if self._memory_pages is not None and size > self._memory_pages:
-                raise FormatError(
-                    f"memory {number} of {size} pages exceeds the limit of {self._memory_pages} "
-                    "pages",
-                    hint="--max-memory sets the limit anew",
-                )
+            self._check_memory(number, size)
         self.take("memories", sum(sizes) * PAGE)
+
+    def take_growth(self, number: int, size: int, more: int) -> None:
+        """Take what a memory grows by.
+
+        Args:
+            number: The memory.
+            size: All that it has then, in Wasm pages.
+            more: How many of them are new.
+
+        Raises:
+            FormatError: It is more than is left.
+        """
+        self._check_memory(number, size)
+        self.take("memories", more * PAGE)
+
+    def _check_memory(self, number: int, size: int) -> None:
+        if self._memory_pages is not None and size > self._memory_pages:
+            raise FormatError(
+                f"memory {number} of {size} pages exceeds the limit of {self._memory_pages} pages",
+                hint="--max-memory sets the limit anew",
+            )
 
     def take_tables(self, sizes: list[tuple[int, int]]) -> None:
         """Take tables: size and number of stored elements of each.

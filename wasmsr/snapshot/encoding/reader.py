@@ -205,15 +205,21 @@ class Decoder:
     @property
     def stored(self) -> int:
         """Bytes of the file; known after `finish`."""
-        return file_size(self._head_size(), self._draft.places)
+        return file_size(self.head_size, self._draft.places)
 
     @property
     def complete(self) -> bool:
         """Whether the snapshot was read to its end."""
         return self._state is not None
 
-    def _head_size(self) -> int:
-        """Return the bytes up to the end of the last section, or of the trailer."""
+    @property
+    def space_digests(self) -> list[bytes]:
+        """What the section *spaces* says of the memories, by number; known after `finish`."""
+        return self._draft.space_digests
+
+    @property
+    def head_size(self) -> int:
+        """Bytes up to the end of the last section, or of the trailer; known after `finish`."""
         trailer = TRAILER.size if self.header is not None and self.header.version > 1 else 0
         trailer += 0 if self._cipher is None else ENCRYPTION_HEAD.size
         return HEADER.size + trailer + sum(stored for _, _, stored in self._sizes)
@@ -261,8 +267,8 @@ class Decoder:
     def _regions(self) -> Generator[int, Buffer, None]:
         """Read the pages of a mapped snapshot, or map them."""
         draft = self._draft
-        at = self._head_size()
-        check_places(at, draft.places)
+        at = self.head_size
+        check_places(at, draft.places, draft.padding)
         for number, place in enumerate(draft.places):
             if draft.map_pages is not None:
                 draft.set_space(number, draft.map_pages(place.offset, place.length))

@@ -191,6 +191,8 @@ class Draft:
         spaces: In version 2, what `page_spaces` becomes when the page runs are read.
         runs: In version 2, where the stored pages belong, once somebody has asked `page_runs`.
         places: Where a mapped file has its spaces.
+        padding: Bytes of padding in the head of a mapped file.
+        space_digests: The digests in the section *spaces*, by number.
         map_pages: Gives bytes of a mapped file. None if pages are read.
         signatures: Signatures over the root, as they were read.
     """
@@ -221,6 +223,8 @@ class Draft:
     spaces: list[DraftSpace] = field(default_factory=list)
     runs: PageRuns | None = None
     places: list[SpacePlace] = field(default_factory=list)
+    padding: int = 0
+    space_digests: list[bytes] = field(default_factory=list)
     map_pages: MapPages | None = None
     signatures: tuple[Signature, ...] = ()
 

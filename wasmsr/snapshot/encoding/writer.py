@@ -6,7 +6,7 @@ makes the bytes around both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from struct import error as StructError
 
@@ -42,6 +42,7 @@ from wasmsr.snapshot.spaces.space_pages import (
     SpacePages,
     Written,
 )
+from wasmsr.snapshot.spaces.space_tree import SpaceTree
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.trust.encryption import BatchCipher
 from wasmsr.snapshot.trust.policy import WRITE_PLAIN, WriteTrust
@@ -98,6 +99,7 @@ def plan_of(
     dirty: Sequence[Runs] | None = None,
     *,
     mapped: bool = False,
+    trees: Mapping[SpaceName, SpaceTree] | None = None,
 ) -> WritePlan:
     """Check a state and make the payloads of its sections.
 
@@ -107,6 +109,7 @@ def plan_of(
         base: As for `encode`.
         dirty: As for `encode`.
         mapped: Whether the form is mapped.
+        trees: The digests of the memories where they are known: no page is read then.
 
     Raises:
         UnportableState, FormatError: As `encode`.
@@ -114,7 +117,11 @@ def plan_of(
     sections = [section for section in SECTIONS if version in section.versions]
     try:
         check(state)
-        pages = _pages(state, sections, version, base, dirty, mapped)
+        spaces = _spaces(state, sections)
+        if version == 1:
+            pages: WrittenPages = scan([space for _, space in spaces])
+        else:
+            pages = SpacePages(spaces, base, dirty, mapped=mapped, trees=trees)
         packed = [(section, section.pack(state, pages)) for section in sections]
     except (StructError, TypeError, AttributeError) as error:
         raise FormatError(f"the snapshot has a value of the wrong type: {reason(error)}") from error
@@ -135,22 +142,12 @@ def plan_of(
     return WritePlan(version, form, payloads, plain, pages)
 
 
-def _pages(
-    state: SnapshotState,
-    sections: list[Section],
-    version: int,
-    base: Base | None,
-    dirty: Sequence[Runs] | None,
-    mapped: bool,
-) -> WrittenPages:
-    spaces = [
+def _spaces(state: SnapshotState, sections: list[Section]) -> list[tuple[SpaceName, Buffer]]:
+    return [
         (SpaceName(section.space_kind, number), space)
         for section in sections
         for number, space in enumerate(section.page_spaces(state))
     ]
-    if version == 1:
-        return scan([space for _, space in spaces])
-    return SpacePages(spaces, base, dirty, mapped=mapped)
 
 
 def _rows(plan: WritePlan) -> Rows:

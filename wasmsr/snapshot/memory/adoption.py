@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from wasmsr.errors import SnapshotError
 from wasmsr.snapshot.memory.bases import MemoryBase, MemoryBases
+from wasmsr.snapshot.memory.page_engine import copy_pages
 
 if TYPE_CHECKING:
     from wasmsr.interp.store.store import Store
@@ -51,6 +52,30 @@ def allocate(size: int) -> bytearray | memoryview:
             raise
         return _anonymous(size)
     found.base = base
+    return memoryview(found)
+
+
+def grow(data: bytearray | memoryview, size: int) -> bytearray | memoryview:
+    """Return a memory that `allocate` gave with zeros added up to `size` bytes.
+
+    A file is the same file, longer. The old bytes are of no use afterwards.
+
+    Raises:
+        OSError, MemoryError: The host has no room; the old bytes stay in use.
+    """
+    base = base_of(data)
+    if base is None:
+        grown = allocate(size)
+        copy_pages(data, memoryview(grown)[: len(data)])
+        return grown
+    assert isinstance(data, memoryview) and isinstance(data.obj, _FileBytes)
+    base.resize(size)
+    try:
+        found = _FileBytes(base.fd, size)
+    except OSError:
+        base.cut(len(data))
+        raise
+    found.base, data.obj.base = base, None
     return memoryview(found)
 
 
@@ -132,4 +157,4 @@ def adopt(memories: Sequence[MemoryState], *, take: bool = True) -> Callable[[St
     return lay
 
 
-__all__ = ["LEAST", "adopt", "allocate", "base_of", "file_bytes", "share"]
+__all__ = ["LEAST", "adopt", "allocate", "base_of", "file_bytes", "grow", "share"]

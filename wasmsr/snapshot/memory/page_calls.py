@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Any
 
 from wasmsr._ffi import ffi, lib
-from wasmsr.snapshot.memory.page_engine import PAGE_SIZE, Runs
+from wasmsr.snapshot.memory.page_engine import PAGE_SIZE, Buffer, Runs, pages_in
 from wasmsr.snapshot.memory.parts import in_parts
 
 PRIVATE: int = lib.WSYS_PRIVATE_PAGES
@@ -99,7 +99,27 @@ def write_pages(fd: int, offset: int, start: int, runs: Runs) -> None:
     Raises:
         OSError: The file takes no more.
     """
-    data: Any = ffi.cast("uint8_t *", start)
+    _write(fd, offset, ffi.cast("uint8_t *", start), runs)
+
+
+def write_view(fd: int, offset: int, view: Buffer, runs: Runs) -> None:
+    """Write pages of a buffer to a file, each to its place.
+
+    Args:
+        fd: The file.
+        offset: Where page 0 is in the file.
+        view: The memory.
+        runs: Which pages.
+
+    Raises:
+        ValueError: A run is out of bounds.
+        OSError: The file takes no more.
+    """
+    pages_in(runs, len(view) // PAGE_SIZE)
+    _write(fd, offset, ffi.from_buffer("uint8_t *", view), runs)
+
+
+def _write(fd: int, offset: int, data: Any, runs: Runs) -> None:
     pointer = ffi.from_buffer("wsys_run *", runs)
     result = lib.wsys_write_pages(fd, offset, data, pointer, len(runs) // 2)
     if result < 0:

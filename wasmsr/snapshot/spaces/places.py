@@ -11,6 +11,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from wasmsr.errors import FormatError
+from wasmsr.snapshot.encoding.container import BATCH, BATCH_SIZE, SECTION
 from wasmsr.snapshot.memory.space_name import SpaceName
 from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE
 
@@ -18,6 +19,8 @@ PLACE = Struct("<HHIQQ")
 """Kind of the space, flags, number of the space, offset in the file, length in bytes."""
 ALIGNMENT = 65536
 """Regions begin at multiples of so many bytes: hosts with larger pages must be able to map them."""
+PADDING_LIMIT = 256 << 20
+"""Bytes of the longest section *padding*."""
 
 
 class SpacePlace(NamedTuple):
@@ -31,6 +34,28 @@ class SpacePlace(NamedTuple):
 def aligned(offset: int) -> int:
     """Return the next multiple of `ALIGNMENT`."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def padding_for(head: int, end: int) -> int:
+    """Return how long the payload of the section *padding* must be.
+
+    Args:
+        head: Bytes from the start of the file to the end of the trailer, without that section.
+        end: Where the first region is to begin; a multiple of `ALIGNMENT`.
+
+    Returns:
+        Bytes, 0 for no such section. The head then ends at `end`, or at most 12 bytes before, where
+        one byte more would begin another batch.
+
+    Raises:
+        ValueError: The head is longer.
+    """
+    if aligned(head) > end:
+        raise ValueError(f"a head of {head} bytes does not fit before {end}")
+    if aligned(head) == end:
+        return 0
+    whole, rest = divmod(end - head - SECTION.size, BATCH_SIZE + BATCH.size)
+    return whole * BATCH_SIZE + max(0, rest - BATCH.size)
 
 
 def places_after(head: int, spaces: Iterable[tuple[SpaceName, int]]) -> list[SpacePlace]:
@@ -85,12 +110,26 @@ def read_places(data: bytes | bytearray | memoryview, pages: Sequence[int]) -> l
     return found
 
 
-def check_places(head: int, places: Sequence[SpacePlace]) -> None:
+def check_places(head: int, places: Sequence[SpacePlace], padding: int = 0) -> None:
     """Compare places with the only ones that there can be.
 
+    Args:
+        head: Bytes from the start of the file to the end of the trailer.
+        places: What the section *places* says.
+        padding: Bytes of the section *padding*, which are part of the head.
+
     Raises:
-        FormatError: A place overlaps another or the head, is not aligned, or leaves a gap.
+        FormatError: A place overlaps another or the head, is not aligned, or leaves a gap; or the
+            padding does not just reach up to the first place.
     """
+    if padding:
+        stored = SECTION.size + -(-padding // BATCH_SIZE) * BATCH.size + padding
+        right_padding = padding_for(head - stored, aligned(head))
+        if padding != right_padding:
+            raise FormatError(
+                f"the padding of the mapped snapshot has {padding} bytes in place of "
+                f"{right_padding}"
+            )
     right = places_after(head, [(place.name, place.length) for place in places])
     for place, wanted in zip(places, right, strict=True):
         if place != wanted:
@@ -102,12 +141,14 @@ def check_places(head: int, places: Sequence[SpacePlace]) -> None:
 
 __all__ = [
     "ALIGNMENT",
+    "PADDING_LIMIT",
     "PLACE",
     "SpacePlace",
     "aligned",
     "check_places",
     "file_size",
     "pack_places",
+    "padding_for",
     "places_after",
     "read_places",
 ]

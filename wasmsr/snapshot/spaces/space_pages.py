@@ -8,7 +8,7 @@ section 13.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import TypeAlias
@@ -98,6 +98,8 @@ class SpacePages:
         base: What an incremental snapshot is made against; None for a full one.
         dirty: Runs of pages that may differ from the base, for each space; None for all pages.
         mapped: Whether the pages go to regions of a mapped file, and not into sections.
+        trees: The digests of the spaces, by name, where they are known. No page is read then, and
+            none is stored.
 
     Attributes:
         base: As given.
@@ -112,6 +114,7 @@ class SpacePages:
         dirty: Sequence[Runs] | None = None,
         *,
         mapped: bool = False,
+        trees: Mapping[SpaceName, SpaceTree] | None = None,
     ) -> None:
         self.base = base
         self._mapped = mapped
@@ -119,6 +122,9 @@ class SpacePages:
         for place, (name, data) in enumerate(spaces):
             view = memoryview(data).cast("B")
             pages = len(view) // PAGE_SIZE
+            if trees is not None:
+                self.spaces.append(WrittenSpace(name, view, _known(trees, name, pages)))
+                continue
             if base is None:
                 runs = list(page_runs(view))
                 self.spaces.append(WrittenSpace(name, view, SpaceTree(pages), runs))
@@ -214,6 +220,14 @@ class SpacePages:
                 parts, pages = [], 0
         if parts:
             yield parts
+
+
+def _known(trees: Mapping[SpaceName, SpaceTree], name: SpaceName, pages: int) -> SpaceTree:
+    tree = trees.get(name)
+    if tree is None or tree.pages != pages:
+        known = "none" if tree is None else f"those of {tree.pages}"
+        raise ValueError(f"{name} has {pages} pages, and of their digests {known} are given")
+    return tree
 
 
 def _take_digests(space: WrittenSpace, runs: Runs, digests: Buffer) -> None:

@@ -98,9 +98,15 @@ class SpaceTree:
         """Return the digest of a page."""
         return bytes(self._levels[0][page * DIGEST : (page + 1) * DIGEST])
 
-    def leaves(self) -> bytes:
-        """Return the digests of all pages, 32 bytes each."""
-        return bytes(self._levels[0])
+    def leaves(self, first: int = 0, count: int | None = None) -> bytes:
+        """Return the digests of pages, 32 bytes each.
+
+        Args:
+            first: Number of the first page.
+            count: How many pages; None for all that follow.
+        """
+        end = self._pages if count is None else first + count
+        return bytes(memoryview(self._levels[0])[first * DIGEST : end * DIGEST])
 
     def root(self) -> bytes:
         """Return the digest (32 bytes) of the whole space."""

@@ -112,6 +112,7 @@ class SpacesSection(Section):
                 raise self.malformed(f"it has another name or size of {name}")
             if flags:
                 raise self.malformed(f"{name} has unknown flags")
+            draft.space_digests.append(digest)
             if draft.map_pages is None and digest != draft.page_runs.spaces[place].tree.root():
                 raise DigestError(
                     f"the snapshot is damaged: the content of {name} is not what its digest names"

@@ -1,0 +1,1 @@
+"""Snapshots that arrive in rounds."""

@@ -1,0 +1,233 @@
+"""The state of a program that arrives while it still runs elsewhere: first pages, then the rest.
+
+What arrives is hostile. Limits are checked before anything is allocated, and nothing is handed out
+before all of it is verified.
+"""
+
+from __future__ import annotations
+
+import os
+from threading import Lock
+
+from wasmsr.errors import DigestError, FormatError, SnapshotError
+from wasmsr.interp.outcomes import Limits
+from wasmsr.snapshot.encoding.container import HEADER, MAPPED, Buffer
+from wasmsr.snapshot.encoding.read_limits import BESIDE
+from wasmsr.snapshot.encoding.reader import Decoder
+from wasmsr.snapshot.live.image import LiveImage
+from wasmsr.snapshot.live.memories import LiveMemories
+from wasmsr.snapshot.memory.page_engine import Runs
+from wasmsr.snapshot.sections.pages.padding import PADDING
+from wasmsr.snapshot.state import SnapshotState
+
+
+class IncomingState:
+    """Takes the pages of memories in any order, as often as they come, and then the rest.
+
+    One thread calls `resize`, `take`, `zeros`, `feed` and `finish`; any thread may call `sync`
+    meanwhile.
+
+    Args:
+        limit: Bytes that all memories may have together.
+        limits: Limits of the store in which the state is to be restored.
+        files: Bytes of content of carried files.
+        image: A descriptor of an empty regular file, open for reading and writing. It becomes a
+            mapped snapshot with the mark of hand-over, and stays the caller's. None for no image.
+        rest: An estimate of the bytes of the rest. If it is far too small, the image must be
+            written twice.
+
+    Attributes:
+        root: The root digest, after `finish`.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int,
+        limits: Limits | None,
+        files: int,
+        image: int | None,
+        rest: int = 0,
+    ) -> None:
+        self.root = b""
+        self._lock = Lock()
+        self._memories = LiveMemories(limit, limits)
+        self._file = image
+        self._image = None if image is None else LiveImage(image, rest, self._memories)
+        self._decoder = Decoder(
+            limit=limit + BESIDE,
+            limits=limits,
+            files=files,
+            allocate=self._allocate,
+            map_pages=self._region,
+        )
+        self._asked = self._given = self._fed = 0
+        self._closed = False
+        self._failure: Exception | None = None
+
+    def resize(self, number: int, pages: int) -> None:
+        """Give a memory so many pages of 4 KiB, never fewer than before.
+
+        Args:
+            number: Its address. The first call for each memory comes in their order.
+            pages: All pages that it has now.
+
+        Raises:
+            FormatError: The size or the number cannot be, or a limit forbids it.
+            SnapshotError: The host has no room.
+            OSError: The image cannot be written.
+        """
+        with self._lock:
+            self._check_open()
+            self._memories.resize(number, pages)
+            if self._image is not None:
+                self._image.resize(number)
+
+    def take(self, number: int, runs: Runs, data: Buffer) -> None:
+        """Put pages of a memory to their places.
+
+        Args:
+            number: The memory's address.
+            runs: First page and number of pages, in turn; ascending, without overlap.
+            data: The pages, one after the other.
+
+        Raises:
+            FormatError: There are no such pages, or not as many; nothing is written then.
+            OSError: The image cannot be written. The memory has the pages.
+        """
+        with self._lock:
+            self._check_open()
+            self._memories.get(number).take(runs, data)
+            if self._image is not None:
+                self._image.write(number, runs)
+
+    def zeros(self, number: int, runs: Runs) -> None:
+        """Make pages of a memory zeros.
+
+        Args:
+            number: The memory's address.
+            runs: As for `take`.
+
+        Raises:
+            FormatError, OSError: As `take`.
+        """
+        with self._lock:
+            self._check_open()
+            changed = self._memories.get(number).clear(runs)
+            if self._image is not None:
+                self._image.write(number, changed)
+
+    def sync(self) -> None:
+        """Write the image to the disk as far as it is, and bring the digests up to date.
+
+        Only the last is done while `take` waits, unless regions of the image have moved.
+
+        Raises:
+            OSError: The disk does not take it.
+        """
+        with self._lock:
+            for number in range(len(self._memories)):
+                self._memories[number].tree.root()
+            if self._image is not None:
+                self._image.settle()
+        if self._file is not None:
+            os.fdatasync(self._file)
+
+    def feed(self, piece: Buffer) -> None:
+        """Take the next bytes of the rest, however they are cut.
+
+        Raises:
+            FormatError, VersionError, DigestError: What is wrong with them.
+            OSError: The image cannot be written. Every later call raises the same.
+        """
+        with self._lock:
+            self._check_open()
+            view = memoryview(piece)
+            held = max(0, HEADER.size - self._fed)
+            try:
+                for part in (view[:held], view[held:]):
+                    if part:
+                        self._feed(part)
+            except (SnapshotError, OSError) as error:
+                self._failure = error
+                raise
+
+    def _feed(self, view: memoryview) -> None:
+        decoder = self._decoder
+        decoder.feed(view)
+        header = decoder.header
+        if header is not None and (header.version < 2 or header.form != MAPPED):
+            raise FormatError(
+                f"the rest has version {header.version} and the form {header.form_name}: it must "
+                "be the head of a mapped snapshot"
+            )
+        if decoder.complete and self._fed + len(view) > decoder.head_size:
+            raise FormatError("bytes follow the end of the rest")
+        if self._image is not None:
+            self._image.append(view)
+        self._fed += len(view)
+
+    def finish(self) -> SnapshotState:
+        """Return the state, all of it verified, and complete the image, which is not synced.
+
+        The state's memories are the ones that were filled: `adopt` lays a store over them.
+
+        Raises:
+            FormatError: The rest ends too early, or has other memories than were sent.
+            DigestError: A memory has other content than the rest names.
+            OSError: The image cannot be written. It is no snapshot then.
+        """
+        with self._lock:
+            self._check_open()
+            decoder = self._decoder
+            state = decoder.finish()
+            if len(state.memories) != len(self._memories):
+                raise FormatError(
+                    f"the rest has {len(state.memories)} memories, and {len(self._memories)} "
+                    "were sent"
+                )
+            if any(size.kind == PADDING.kind for size in decoder.sections):
+                raise FormatError(f"the rest has a {PADDING.name} section")
+            wrong = self._memories.compare(decoder.space_digests)
+            if wrong:
+                raise DigestError(
+                    f"the pages of memory {wrong[0]} that were sent are not those that its digest "
+                    "names"
+                )
+            if self._image is not None:
+                self._image.finish(decoder)
+            self.root = decoder.root
+            self._release()
+            return state
+
+    def close(self) -> None:
+        """Let go of everything that has arrived; again, or after `finish`, does nothing."""
+        with self._lock:
+            self._release()
+
+    def _release(self) -> None:
+        self._closed = True
+        self._image = None
+        self._memories.clear()
+
+    def _check_open(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._closed:
+            raise ValueError("the state is complete, or was given up")
+
+    def _allocate(self, size: int) -> bytearray | memoryview:
+        """Give the decoder the next memory in place of a new one."""
+        number, self._asked = self._asked, self._asked + 1
+        sent = len(self._memories[number].data) if number < len(self._memories) else 0
+        if number >= len(self._memories) or sent != size:
+            raise FormatError(f"memory {number} has {size} bytes, and {sent} were announced")
+        return self._memories[number].data
+
+    def _region(self, offset: int, length: int) -> memoryview:
+        """Give the decoder the next memory in place of a region of a file."""
+        number, self._given = self._given, self._given + 1
+        return memoryview(self._memories[number].data)
+
+
+__all__ = ["IncomingState"]
