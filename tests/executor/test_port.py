@@ -15,7 +15,8 @@ import msgpack
 import pytest
 
 from wasmsr.errors import MalformedError, WasmsrError
-from wasmsr.executor.local import LocalExecutor, LogBuffer
+from wasmsr.executor.local import LocalExecutor
+from wasmsr.executor.logs import LogBuffer
 from wasmsr.executor.messages import METHODS, receive, send
 from wasmsr.executor.port import LOG_BYTES, Executor, ExecutorError, ProgramStatus
 from wasmsr.executor.process import ProcessExecutor

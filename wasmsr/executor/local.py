@@ -11,14 +11,17 @@ from typing import Any
 
 from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_TRAP, WasmsrError
 from wasmsr.executor.deadlines import Deadlines
+from wasmsr.executor.guards import LeaseGate
+from wasmsr.executor.logs import HeldLog, LogBuffer, ProgramLog
 from wasmsr.executor.old_workers import HeldLock
 from wasmsr.executor.port import (
+    HELD,
     ID_BYTES,
     LARGEST_READ,
-    LOG_BYTES,
     ExecutorError,
     ProgramStatus,
 )
+from wasmsr.executor.saving import ProgramSaver, read_checkpoint
 from wasmsr.interp.outcomes import Exited, Trapped
 from wasmsr.interp.store.store import Store
 from wasmsr.library import open_program
@@ -36,34 +39,11 @@ from wasmsr.snapshot.state import SnapshotState
 PIECE = 1 << 20
 """Bytes that are read or written at a time."""
 
+PAUSE_SECONDS = 10.0
+"""How long a program may take to pause for a checkpoint."""
+
 MARKS = 16
 """States that `mark` keeps of a program; one more drops the oldest."""
-
-
-class LogBuffer:
-    """The last `LOG_BYTES` bytes of an output stream. Any thread may call its methods."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._data = bytearray()
-        self._dropped = 0
-
-    def write(self, data: memoryview, /) -> int:
-        """Keep data, drop the oldest, and return how many bytes were taken."""
-        with self._lock:
-            self._data += data
-            over = len(self._data) - LOG_BYTES
-            if over > 0:
-                del self._data[:over]
-                self._dropped += over
-        return len(data)
-
-    def read(self, offset: int) -> tuple[int, bytes]:
-        """Return the first offset, from `offset` on, of which bytes are here, and the bytes."""
-        with self._lock:
-            start = max(offset, self._dropped)
-            at = start - self._dropped
-            return start, bytes(self._data[at : at + LARGEST_READ])
 
 
 class HeldProgram:
@@ -75,12 +55,22 @@ class HeldProgram:
         lock: Held by a call that starts, stops or looks into the program.
         marks: Kept states, each with the instructions executed before it, by number.
         file: The lock that keeps other processes from having the program, or None.
+        run: The description by which it was started or restored.
+        leased: Whether it has a deadline.
+        pauses: How often a caller paused it; `turn` is held to change or compare it.
+        saver: What writes its checkpoints, or None; `saving` is held to use it.
     """
 
-    def __init__(self, program: Program, logs: Mapping[str, LogBuffer]) -> None:
+    def __init__(self, program: Program, logs: Mapping[str, ProgramLog]) -> None:
         self.program = program
         self.logs = logs
         self.lock = threading.RLock()
+        self.run = RunSpec()
+        self.leased = False
+        self.turn = threading.Lock()
+        self.pauses = 0
+        self.saving = threading.Lock()
+        self.saver: ProgramSaver | None = None
         self.marks: dict[int, tuple[SnapshotState, int]] = {}
         self.next_mark = 1
         self.file: HeldLock | None = None
@@ -108,7 +98,7 @@ class LocalExecutor:
     # -- the registry ------------------------------------------------------------------------------
 
     def enroll(
-        self, program: Program, id: bytes = b"", logs: Mapping[str, LogBuffer] | None = None
+        self, program: Program, id: bytes = b"", logs: Mapping[str, ProgramLog] | None = None
     ) -> bytes:
         """Take a program that was made in this process into the registry and return its id.
 
@@ -133,7 +123,15 @@ class LocalExecutor:
         with self._lock:
             held = self._held.pop(program, None)
         self.deadlines.set(program, None, None)
-        if held is not None and held.file is not None:
+        if held is None:
+            return
+        with held.saving:
+            if held.saver is not None:
+                held.saver.close()
+                held.saver = None
+        for log in held.logs.values():
+            log.close()
+        if held.file is not None:
             held.file.close()
 
     def programs(self) -> list[bytes]:
@@ -158,11 +156,17 @@ class LocalExecutor:
     # -- life --------------------------------------------------------------------------------------
 
     def start(
-        self, spec: Mapping[str, Any], *, program: bytes = b"", streams: Sequence[int] = ()
+        self,
+        spec: Mapping[str, Any],
+        *,
+        program: bytes = b"",
+        streams: Sequence[int] = (),
+        paused: bool = False,
     ) -> bytes:
         """Start a program; see `port.Executor.start`."""
         id = self._open(RunSpec.read(spec), program, streams)
-        self.resume(id)
+        if not paused:
+            self.resume(id)
         return id
 
     def adopt(
@@ -180,6 +184,19 @@ class LocalExecutor:
             decoder.feed(piece)
         return self._open(run, program, streams, decoder.finish())
 
+    def restore(
+        self,
+        folder: str,
+        root: bytes,
+        spec: Mapping[str, Any],
+        *,
+        program: bytes = b"",
+        streams: Sequence[int] = (),
+    ) -> bytes:
+        """Take over a program from a checkpoint; see `port.Executor.restore`."""
+        run = RunSpec.read(spec)
+        return self._open(run, program, streams, read_checkpoint(folder, root, run))
+
     def _open(
         self,
         run: RunSpec,
@@ -188,14 +205,20 @@ class LocalExecutor:
         snapshot: SnapshotState | None = None,
     ) -> bytes:
         owned: list[int] = []
-        logs: dict[str, LogBuffer] = {}
+        logs: dict[str, ProgramLog] = {}
         given: list[Any] = [None, None, None]
         for at, descriptor in enumerate(streams[:3]):
             if descriptor >= 0:
                 owned.append(os.dup(descriptor))
                 given[at] = owned[-1]
         for at, name in ((1, "stdout"), (2, "stderr")):
-            if given[at] is None:
+            if given[at] is not None:
+                continue
+            if at < len(streams) and streams[at] == HELD:
+                pipe = HeldLog()
+                owned.append(pipe.end)
+                given[at], logs[name] = pipe.end, pipe
+            else:
                 given[at] = logs[name] = LogBuffer()
         made: Program | None = None
         try:
@@ -205,10 +228,13 @@ class LocalExecutor:
         except BaseException:
             if made is not None:
                 made.close()
+            for log in logs.values():
+                log.close()
             for descriptor in owned:
                 os.close(descriptor)
             raise
         made.owned += owned
+        self._of(id).run = run
         return id
 
     def wait(self, program: bytes, timeout: float | None = None) -> ProgramStatus:
@@ -217,26 +243,36 @@ class LocalExecutor:
 
     def pause(self, program: bytes, timeout: float | None = None) -> bool:
         """Pause the program; see `port.Executor.pause`."""
-        return self._of(program).program.pause(timeout)
+        return _pause(self._of(program), timeout)
 
     def _pause_within(self, program: bytes, seconds: float) -> bool:
         with self._lock:
             held = self._held.get(program)
-        return held is None or held.program.pause(seconds)
+        return held is None or _pause(held, seconds)
 
     def lease(self, program: bytes, pause_at: int | None, end_at: int | None) -> None:
         """Give the program a deadline; see `port.Executor.lease`."""
-        self._of(program)
+        held = self._of(program)
         for time in (pause_at, end_at):
             if time is not None and (type(time) is not int or not 0 <= time < 1 << 63):
                 raise ExecutorError(f"not a time of a deadline: {time!r}")
         self.deadlines.set(program, pause_at, end_at)
+        leased = None not in (pause_at, end_at)
+        if leased != held.leased:
+            held.leased = leased
+            self._guard(program, held)
+
+    def _guard(self, program: bytes, held: HeldProgram) -> None:
+        """Let the host calls of a leased program pass a gate, and those of another one none."""
+        may = self.deadlines.may
+        held.program.store.gate = LeaseGate(lambda: may(program)) if held.leased else None
 
     def resume(self, program: bytes) -> None:
         """Let the program run on."""
         held = self._stopped(program)
-        self.deadlines.check(program)
         with held.lock:
+            self._stopped(program)
+            self.deadlines.check(program)
             if held.program.state in (ProgramState.ENDED, ProgramState.FAILED):
                 raise ExecutorError(f"program {program.hex()[:8]} has ended")
             if held.program.state is ProgramState.STOP:
@@ -267,6 +303,44 @@ class LocalExecutor:
                     view = view[os.write(file, view) :]
                 size += len(piece)
         return size
+
+    def checkpoint(self, program: bytes, folder: str, keep: int = 3) -> dict[str, Any]:
+        """Write a checkpoint of the program; see `port.Executor.checkpoint`."""
+        held = self._of(program)
+        with held.saving:
+            with held.lock:
+                saver, output = self._copied(held, folder, keep)
+            done = saver.wait()
+        return {"root": done.root, "number": done.number, "size": done.size, "output": output}
+
+    def _copied(
+        self, held: HeldProgram, folder: str, keep: int
+    ) -> tuple[ProgramSaver, dict[str, int]]:
+        """Copy what a checkpoint needs; the program is paused meanwhile, and then goes on."""
+        name = f"program {self._name(held)}"
+        with held.turn:
+            pauses, runs = held.pauses, not held.program.is_stopped
+        if not held.program.pause(PAUSE_SECONDS):
+            raise ExecutorError(f"{name} did not pause within {PAUSE_SECONDS} s")
+        try:
+            if held.program.state not in (ProgramState.PAUSED, ProgramState.STOP):
+                raise ExecutorError(f"{name} has ended")
+            if held.saver is not None and held.saver.path != folder:
+                held.saver.close()
+                held.saver = None
+            if held.saver is None:
+                held.saver = ProgramSaver(held.program, held.run, folder, keep)
+            output = {stream: log.drained() for stream, log in held.logs.items()}
+            held.saver.take()
+            return held.saver, output
+        finally:
+            with held.turn:
+                if runs and held.pauses == pauses and held.program.state is ProgramState.PAUSED:
+                    held.program.start()
+
+    def _name(self, held: HeldProgram) -> str:
+        with self._lock:
+            return next((id.hex()[:8] for id, one in self._held.items() if one is held), "")
 
     def logs(self, program: bytes, stream: str, offset: int = 0) -> tuple[int, bytes]:
         """Return output of the program; see `port.Executor.logs`."""
@@ -359,6 +433,15 @@ class LocalExecutor:
             if mark not in held.marks:
                 raise ExecutorError(f"program {program.hex()[:8]} has no mark {mark}")
             held.program.rewind(*held.marks[mark])
+            if held.leased:
+                self._guard(program, held)
+
+
+def _pause(held: HeldProgram, seconds: float | None) -> bool:
+    """Pause a program for a caller; a checkpoint under way does not let it run on then."""
+    with held.turn:
+        held.pauses += 1
+    return held.program.pause(seconds)
 
 
 def _check(store: Store, ranges: Iterable[tuple[int, int, int]]) -> None:

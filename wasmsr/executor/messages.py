@@ -21,14 +21,16 @@ DESCRIPTORS = 8
 METHODS: dict[str, tuple[str, ...]] = {
     "start": ("streams",),
     "adopt": ("snapshot", "streams"),
+    "restore": ("streams",),
     "snapshot": ("file",),
     **dict.fromkeys(("programs", "wait", "pause", "resume", "cancel", "logs", "stats"), ()),
     "lease": (),
+    "checkpoint": (),
     **dict.fromkeys(("run_to", "step", "frames", "read_memory", "mark", "rewind"), ()),
 }
 """The methods of the port, each with its arguments that are descriptors."""
 
-VERSION = 1
+VERSION = 2
 """The version of these messages. A supervisor and a worker of different versions do not talk."""
 
 _LENGTH = struct.Struct("<I")

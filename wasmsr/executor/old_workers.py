@@ -39,25 +39,37 @@ class HeldLock:
         Raises:
             ExecutorError: Another process holds it, or the file cannot be opened.
         """
-        try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ExecutorError(f"{path} cannot be opened: {error.strerror}") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = _number(self._file)
-            os.close(self._file)
-            raise ExecutorError(
-                f"{what} is held by process {holder or 'unknown'}",
-                hint="adopt or kill the old worker first",
-            ) from error
+        while True:
+            try:
+                self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise ExecutorError(f"{path} cannot be opened: {error.strerror}") from error
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = _number(self._file)
+                os.close(self._file)
+                raise ExecutorError(
+                    f"{what} is held by process {holder or 'unknown'}",
+                    hint="adopt or kill the old worker first",
+                ) from error
+            if _is_at(self._file, path):
+                break
+            os.close(self._file)  # `living` has removed it between the two calls
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
     def close(self) -> None:
         """Give the lock up."""
         os.close(self._file)
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Return whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _number(file: int) -> int:

@@ -18,6 +18,9 @@ ID_BYTES = 16
 LOG_BYTES = 1 << 20
 """Bytes of each output stream that an executor keeps; older bytes are dropped."""
 
+HELD = -2
+"""In place of a descriptor of an output: the executor holds all of it until `logs` has given it."""
+
 LARGEST_READ = 1 << 20
 """Bytes that one call of `logs` or `read_memory` returns at most."""
 
@@ -53,7 +56,12 @@ class Executor(Protocol):
     """
 
     def start(
-        self, spec: Mapping[str, Any], *, program: bytes = b"", streams: Sequence[int] = ()
+        self,
+        spec: Mapping[str, Any],
+        *,
+        program: bytes = b"",
+        streams: Sequence[int] = (),
+        paused: bool = False,
     ) -> bytes:
         """Start a program and return its id.
 
@@ -62,6 +70,9 @@ class Executor(Protocol):
             program: The id; b"" makes a random one.
             streams: Descriptors of standard input, output and errors, -1 for none. The executor
                 duplicates them. Without an output the executor keeps the last bytes for `logs`.
+                With `HELD` it keeps all bytes that `logs` has not given, and the program waits
+                when they are too many.
+            paused: Leave it before its first instruction; `resume` lets it run.
         """
 
     def adopt(
@@ -77,6 +88,25 @@ class Executor(Protocol):
         Args:
             snapshot: A descriptor from which the snapshot is read to its end.
             spec: What the program gets here; the rest is in the snapshot.
+            program: The id; b"" makes a random one.
+            streams: As for `start`.
+        """
+
+    def restore(
+        self,
+        folder: str,
+        root: bytes,
+        spec: Mapping[str, Any],
+        *,
+        program: bytes = b"",
+        streams: Sequence[int] = (),
+    ) -> bytes:
+        """Take over a paused program from a checkpoint and return its id.
+
+        Args:
+            folder: The folder of the checkpoints.
+            root: The root digest of the one to restore.
+            spec: What the program gets here; the rest is in the checkpoint.
             program: The id; b"" makes a random one.
             streams: As for `start`.
         """
@@ -102,6 +132,7 @@ class Executor(Protocol):
         """Give the program a deadline, or a later one; None for none.
 
         The executor pauses the program at `pause_at` by itself, and `resume` refuses from then on.
+        A host call with an effect outside compares the time with `end_at` first.
         A worker process whose program has not paused at `end_at` ends itself.
 
         Args:
@@ -112,6 +143,21 @@ class Executor(Protocol):
     def snapshot(self, program: bytes, file: int) -> int:
         """Write the snapshot of a paused program to a descriptor and return its size in bytes."""
 
+    def checkpoint(self, program: bytes, folder: str, keep: int = 3) -> dict[str, Any]:
+        """Write a checkpoint of the program, which runs on while it is written.
+
+        The first one is whole, later ones have what changed. A program that runs is paused while
+        its changed pages are copied.
+
+        Args:
+            folder: The folder of the checkpoints; nothing else writes there.
+            keep: How many of them stay.
+
+        Returns:
+            "root" (the root digest), "number", "size" (bytes of the file), "output" (bytes of each
+            kept stream that the program had written).
+        """
+
     def cancel(self, program: bytes, timeout: float | None = None) -> bool:
         """End the program and forget it; False if it did not pause within `timeout` seconds."""
 
@@ -120,7 +166,8 @@ class Executor(Protocol):
 
         Args:
             stream: "stdout" or "stderr".
-            offset: Bytes of the stream that the caller has already.
+            offset: Bytes of the stream that the caller has already. Of an output that is held, the
+                executor drops them.
 
         Returns:
             The offset of the first byte returned, and at most `LARGEST_READ` bytes. The offset is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,12 +17,18 @@ from typing import Any
 
 from wasmsr import errors
 from wasmsr.executor.messages import METHODS, check_hello, receive, send
-from wasmsr.executor.old_workers import call, kill, living
+from wasmsr.executor.old_workers import KILL_SECONDS, call, kill, living
 from wasmsr.executor.port import ExecutorError, ProgramStatus
 from wasmsr.runspec.run_spec import SpecError
 
 HELLO_SECONDS = 20.0
 """How long a worker may take to say hello: it starts Python meanwhile."""
+
+QUICK = frozenset(("programs", "resume", "lease", "logs"))
+"""Methods that a worker answers at once."""
+
+TIMED = frozenset(("wait", "pause", "cancel"))
+"""Methods that a worker answers within their timeout."""
 
 ADOPT_SECONDS = 2.0
 """How long an old worker may take to say hello to a new supervisor."""
@@ -33,7 +40,10 @@ class ProcessExecutor:
     Attributes:
         process: The worker, if this process started it.
         pid: Its process id.
+        patience: Seconds in which it must answer a call that takes no time; None waits for ever.
     """
+
+    patience: float | None = None
 
     def __init__(
         self, *, folder: Path | None = None, end: socket.socket | None = None, wait: float = 30.0
@@ -80,7 +90,8 @@ class ProcessExecutor:
         self._open: dict[int, Future[Any]] = {}
         self._gone = False
         self._outlives = folder is not None
-        threading.Thread(target=self._read, name="wasmsr-executor", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="wasmsr-executor", daemon=True)
+        self._reader.start()
 
     def close(self) -> None:
         """End the worker and its programs."""
@@ -93,6 +104,17 @@ class ProcessExecutor:
             self._end.shutdown(socket.SHUT_RDWR)
         if self.process is not None:
             self.process.wait()
+        self._end.close()
+
+    def kill(self) -> None:
+        """Kill the worker, whatever it does, and return when it is gone. Its programs end."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        with self._lock:
+            self._gone = True
+        if self.process is not None:
+            self.process.wait()
+        self._reader.join(KILL_SECONDS)  # the socket ends with the process
         self._end.close()
 
     def _read(self) -> None:
@@ -124,7 +146,7 @@ class ProcessExecutor:
                 values[name] = len(descriptors)
                 descriptors.append(given)
             else:
-                values[name] = [-1] * len(given)
+                values[name] = list(given)
                 for at, descriptor in enumerate(given):
                     if descriptor >= 0:
                         values[name][at] = len(descriptors)
@@ -140,16 +162,38 @@ class ProcessExecutor:
             except BaseException:
                 self._open.pop(number, None)
                 raise
-        fine, value = reply.result()
+        try:
+            fine, value = reply.result(self._limit(method, values))
+        except TimeoutError:
+            raise ExecutorError(
+                f"worker {self.pid} has not answered for {self.patience} s",
+                hint="it is frozen or overloaded; kill it, or wait longer",
+            ) from None
         if fine:
             return value
         raise _error(value)
 
+    def _limit(self, method: str, values: Mapping[str, Any]) -> float | None:
+        """Return within how many seconds the worker must answer a call."""
+        if self.patience is None:
+            return None
+        if method in TIMED:
+            given = values["timeout"]
+            return None if given is None else given + self.patience
+        return self.patience if method in QUICK else None
+
     def start(
-        self, spec: Mapping[str, Any], *, program: bytes = b"", streams: Sequence[int] = ()
+        self,
+        spec: Mapping[str, Any],
+        *,
+        program: bytes = b"",
+        streams: Sequence[int] = (),
+        paused: bool = False,
     ) -> bytes:
         """Start a program; see `port.Executor.start`."""
-        id: bytes = self._call("start", spec=dict(spec), program=program, streams=streams)
+        id: bytes = self._call(
+            "start", spec=dict(spec), program=program, streams=streams, paused=paused
+        )
         return id
 
     def adopt(
@@ -163,6 +207,21 @@ class ProcessExecutor:
         """Take over a program from a snapshot; see `port.Executor.adopt`."""
         id: bytes = self._call(
             "adopt", snapshot=snapshot, spec=dict(spec), program=program, streams=streams
+        )
+        return id
+
+    def restore(
+        self,
+        folder: str,
+        root: bytes,
+        spec: Mapping[str, Any],
+        *,
+        program: bytes = b"",
+        streams: Sequence[int] = (),
+    ) -> bytes:
+        """Take over a program from a checkpoint; see `port.Executor.restore`."""
+        id: bytes = self._call(
+            "restore", folder=folder, root=root, spec=dict(spec), program=program, streams=streams
         )
         return id
 
@@ -192,6 +251,11 @@ class ProcessExecutor:
         """Write the snapshot of a program; see `port.Executor.snapshot`."""
         size: int = self._call("snapshot", program=program, file=file)
         return size
+
+    def checkpoint(self, program: bytes, folder: str, keep: int = 3) -> dict[str, Any]:
+        """Write a checkpoint of the program; see `port.Executor.checkpoint`."""
+        found: dict[str, Any] = self._call("checkpoint", program=program, folder=folder, keep=keep)
+        return found
 
     def cancel(self, program: bytes, timeout: float | None = None) -> bool:
         """End the program; see `port.Executor.cancel`."""

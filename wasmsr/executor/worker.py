@@ -120,7 +120,7 @@ def call(
             if isinstance(given, int):
                 values[name] = descriptors[given]
             elif given is not None:
-                values[name] = [descriptors[at] if at >= 0 else -1 for at in given]
+                values[name] = [descriptors[at] if at >= 0 else at for at in given]
         except IndexError:
             raise ExecutorError(f"{name}: the descriptor did not come") from None
     return getattr(executor, method)(**values)

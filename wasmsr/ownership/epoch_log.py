@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,12 @@ STREAMS = ("stdout", "stderr")
 
 LARGEST_READ = 1 << 20
 """Bytes that one call returns at most."""
+
+HELD_SUFFIX = ".held"
+"""The end of the name of a file of output that is held back."""
+
+Shown = Callable[[bytes | memoryview], None]
+"""Gets output in order."""
 
 _EPOCH = re.compile(r"\d{12}")
 _FILE = re.compile(r"(stdout|stderr)-(\d{16})")
@@ -61,11 +68,20 @@ class Piece(NamedTuple):
 class EpochLog:
     """Writes the output of one epoch. Any thread may call it.
 
-    With `commit`, output is held back until the checkpoint to which it belongs counts.
+    With `commit`, output is held back in a file beside, STREAM-OFFSET.held, until the checkpoint to
+    which it belongs counts. The file lets a successor complete what counts (`complete`).
     """
 
     def __init__(
-        self, folder: Path, stream: str, epoch: int, start: int, *, commit: bool = False
+        self,
+        folder: Path,
+        stream: str,
+        epoch: int,
+        start: int,
+        *,
+        commit: bool = False,
+        again: bool = False,
+        shown: Shown | None = None,
     ) -> None:
         """Begin the part of an epoch.
 
@@ -75,6 +91,8 @@ class EpochLog:
             epoch: The epoch.
             start: How much of the stream belongs to the checkpoint that was restored, in bytes.
             commit: Hold output back until `committed`.
+            again: Go on with the part, which an earlier supervisor of the same epoch has begun.
+            shown: Gets what is let out, in order.
 
         Raises:
             OSError: The file cannot be made; FileExistsError if this epoch has it already.
@@ -84,24 +102,38 @@ class EpochLog:
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.commit = commit
         self._lock = threading.Lock()
-        self._file = os.open(
-            place / f"{stream}-{start:016d}",
-            os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC,
-            0o600,
-        )
-        self._held = bytearray()
-        self.size = start
+        self._shown = shown
+        path = place / f"{stream}-{start:016d}"
+        how = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if again else os.O_EXCL)
+        self._file = os.open(path, how, 0o600)
+        self._held = os.open(path.with_suffix(HELD_SUFFIX), how, 0o600) if commit else -1
+        self._start = start
+        self._out = start + os.fstat(self._file).st_size
+        self.size = start + os.fstat(self._held).st_size if commit else self._out
         """Bytes of the stream so far, held ones included: what a checkpoint notes as `output`."""
+
+    @property
+    def start(self) -> int:
+        """Bytes of the stream before this epoch."""
+        return self._start
 
     def write(self, data: bytes | memoryview, /) -> int:
         """Append output, or hold it back; return how many bytes were taken."""
         with self._lock:
+            at = self.size - self._start
             if self.commit:
-                self._held += data
+                _write(self._held, data, at)
+                self.size += len(data)
             else:
-                self._append(memoryview(data))
-            self.size += len(data)
+                _write(self._file, data, at)
+                self.size += len(data)
+                self._let_out(data)
         return len(data)
+
+    def _let_out(self, data: bytes | memoryview) -> None:
+        self._out += len(data)
+        if self._shown is not None:
+            self._shown(data)
 
     def committed(self, output: int) -> None:
         """Let out what a checkpoint has, of which the register's answer says that it counts.
@@ -110,24 +142,60 @@ class EpochLog:
             output: `size` when the checkpoint was made.
         """
         with self._lock:
-            ready = len(self._held) - (self.size - output)
-            if ready > 0:
-                with memoryview(self._held) as view:
-                    self._append(view[:ready])
-                del self._held[:ready]
-
-    def _append(self, view: memoryview) -> None:
-        while view:
-            view = view[os.write(self._file, view) :]
+            while self.commit and self._out < output:
+                at = self._out - self._start
+                data = os.pread(self._held, min(LARGEST_READ, output - self._out), at)
+                if not data:
+                    return
+                _write(self._file, data, at)
+                self._let_out(data)
 
     def sync(self) -> None:
         """Make what was written durable. Call it before a checkpoint that has it counts."""
         with self._lock:
-            os.fsync(self._file)
+            os.fsync(self._held if self.commit else self._file)
 
     def close(self) -> None:
-        """Close the file; what is held back is dropped."""
-        os.close(self._file)
+        """Close the file; what is held back is not let out."""
+        with self._lock:
+            for file in (self._file, self._held):
+                if file >= 0:
+                    os.close(file)
+            self._file = self._held = -1
+
+
+def _write(file: int, data: bytes | memoryview, at: int) -> None:
+    """Write all bytes at an offset: to write the same bytes twice changes nothing."""
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(file, view, at)
+        view, at = view[done:], at + done
+
+
+def complete(folder: Path, stream: str, epoch: int, output: int | None) -> None:
+    """Let out what counts of an epoch's held output, if its owner was lost before it did so.
+
+    Args:
+        folder: The folder of the program's logs.
+        stream: "stdout" or "stderr".
+        epoch: The epoch.
+        output: Bytes of the stream that count; None if the program has ended, so that all count.
+
+    Raises:
+        LogDamaged: The epoch has two parts of the stream.
+        OSError: A file cannot be read or written.
+    """
+    for part in parts(folder, stream):
+        held = part.path.with_suffix(HELD_SUFFIX)
+        if part.epoch != epoch or not held.exists():
+            continue
+        with open(held, "rb") as source, open(part.path, "r+b") as target:
+            at = os.fstat(target.fileno()).st_size
+            end = os.fstat(source.fileno()).st_size if output is None else output - part.start
+            while at < end and (data := os.pread(source.fileno(), min(LARGEST_READ, end - at), at)):
+                _write(target.fileno(), data, at)
+                at += len(data)
+            os.fsync(target.fileno())
 
 
 def parts(folder: Path, stream: str) -> list[LogPart]:

@@ -15,12 +15,20 @@ from wasmsr.errors import WasmsrError
 from wasmsr.ownership.failures import OwnershipError, RegisterAway, SwapRefused
 from wasmsr.ownership.lease import POLL_SECONDS, RecordWatch
 from wasmsr.ownership.leased_program import LeasedProgram, Question
-from wasmsr.ownership.owner_record import FailoverPolicy, LastCheckpoint, OwnerRecord
+from wasmsr.ownership.owner_record import (
+    FailoverPolicy,
+    LastCheckpoint,
+    OwnerRecord,
+    Standing,
+)
 from wasmsr.ownership.register import Register
-from wasmsr.ownership.transitions import OwnerState
+from wasmsr.ownership.transitions import TRANSITIONS, OwnerEvent, OwnerState
 
 STEPS = 100
 """How many times in a lease the threads look at the clock."""
+
+RETRY_SECONDS = 0.2
+"""Seconds between two tries of a last question."""
 
 Say = Callable[[str], None]
 """Takes one sentence for people."""
@@ -203,9 +211,68 @@ class LeaseKeeper:
 
         self._carry(make)
 
-    def release(self, checkpoint: LastCheckpoint | None = None) -> bool:
-        """Give a paused program back, so that another takes it at once; False without an answer."""
-        return self._carry(lambda: self.program.release(checkpoint))
+    def release(
+        self,
+        checkpoint: LastCheckpoint | None = None,
+        standing: Standing = Standing.RELEASED,
+        seconds: float = 0.0,
+    ) -> bool:
+        """Give the program back, so that another takes it at once, or nobody.
+
+        The program is discarded first. So the same swap can be repeated until it is answered.
+
+        Args:
+            checkpoint: The last checkpoint, if it does not count yet.
+            standing: RELEASED, or ENDED for a program that nobody may run again.
+            seconds: How long to ask a register that does not answer.
+
+        Returns:
+            Whether the register took it. False without an answer.
+
+        Raises:
+            SwapRefused: Another owns the program, or this node does not any more.
+        """
+        end = time.monotonic() + seconds
+        with self._asking:
+            with self.lock:
+                state = self.program.state
+                if state not in (OwnerState.RUNNING, OwnerState.HELD):
+                    raise SwapRefused(
+                        "it cannot be given back, because this node may not run it now",
+                        program=self.program.program,
+                        record=self.program.record,
+                    )
+                question = self.program.release(checkpoint, standing)
+            while True:
+                try:
+                    self.register.swap(question.old, question.new)
+                except SwapRefused:
+                    self._silent_end()
+                    raise
+                except OwnershipError as error:
+                    self._silent(error)
+                    if time.monotonic() >= end or self._stop.wait(RETRY_SECONDS):
+                        return False
+                else:
+                    with self.lock:
+                        self.program.record = question.new
+                    self._silent_end()
+                    return True
+
+    def _silent_end(self) -> None:
+        """Note that the register has answered a last question."""
+        with self.lock:
+            self._away = False
+            self.program.silent()
+
+    def crashed(self) -> None:
+        """Note that nothing of the program is left on this node: its worker has ended.
+
+        The record still names this node, so `poll` takes the next epoch at once.
+        """
+        with self.lock:
+            if (self.program.state, OwnerEvent.CRASH) in TRANSITIONS:
+                self.program.apply(OwnerEvent.CRASH)
 
     def hand(self, destination: bytes) -> bool:
         """Make the destination the owner, which has the whole state; see `LeasedProgram.ready`.

@@ -258,11 +258,34 @@ class LeasedProgram:
         if (self.state, OwnerEvent.SILENT) in TRANSITIONS:
             self.apply(OwnerEvent.SILENT)
 
-    def release(self, checkpoint: LastCheckpoint | None = None) -> Question:
-        """Give the paused program back: discard it, then ask the register to let others take it."""
+    def adopt(self, found: OwnerRecord) -> None:
+        """Note that a worker of an earlier supervisor has the paused program.
+
+        Only a renewal tells then whether this node still owns it.
+
+        Args:
+            found: The record that was read; it names this node and the epoch of the worker.
+        """
+        assert self.state is OwnerState.NONE and found.owner == self.node
+        self.record = found
+        self.state = OwnerState.STRANDED
+        self.apply(OwnerEvent.ADOPT)
+
+    def release(
+        self, checkpoint: LastCheckpoint | None = None, standing: Standing = Standing.RELEASED
+    ) -> Question:
+        """Give the paused program back: discard it, then ask the register to let others take it.
+
+        Args:
+            checkpoint: The last checkpoint, if it does not count yet.
+            standing: RELEASED, or ENDED for a program that nobody may run again.
+        """
         old = self.record
         assert old is not None
-        changes: dict[str, Any] = {"standing": Standing.RELEASED}
+        if self.state is OwnerState.RUNNING:
+            self.apply(OwnerEvent.OFFER)
+            self.apply(OwnerEvent.GIVE_UP)
+        changes: dict[str, Any] = {"standing": standing}
         if checkpoint is not None:
             changes["checkpoint"] = replace(checkpoint, epoch=old.epoch)
         self.apply(OwnerEvent.RELEASE)

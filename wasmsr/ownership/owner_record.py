@@ -41,13 +41,15 @@ class LastCheckpoint:
         root: The digest of its root, 32 bytes.
         store: Address of the store that has it.
         epoch: The epoch whose owner wrote it.
-        output: Bytes of the program's output that belong to it.
+        output: Bytes of the program's standard output that belong to it.
+        errors: Bytes of its standard error that belong to it.
     """
 
     root: bytes
     store: str
     epoch: int
     output: int = 0
+    errors: int = 0
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def encode_record(record: OwnerRecord) -> bytes:
             "store": last.store,
             "epoch": last.epoch,
             "output": last.output,
+            "errors": last.errors,
         },
     }
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode("ascii")
@@ -130,6 +131,7 @@ def _record(values: dict[str, Any]) -> OwnerRecord:
             store=_address(last["store"]),
             epoch=_number(last, "epoch", 1, values["epoch"]),
             output=_number(last, "output"),
+            errors=_number(last, "errors"),
         ),
     )
 

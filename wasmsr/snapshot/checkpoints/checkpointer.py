@@ -61,12 +61,14 @@ class Done:
         size: Bytes of its file.
         full: Whether it has all pages.
         pages: How many pages were copied while the program was paused.
+        root: Its root digest.
     """
 
     number: int
     size: int
     full: bool
     pages: int
+    root: bytes
 
 
 class Checkpointer:
@@ -269,7 +271,7 @@ class Checkpointer:
         depth = 0 if base is None else base.depth + 1
         self._base = Base(found.root, found.content, depth, found.trees, modules, chunks)
         pages = sum(count for runs in dirty or () for _, count in runs)
-        self._done(Done(number, size, base is None, pages))
+        self._done(Done(number, size, base is None, pages, found.root))
         try:
             self._tidy(number)
         except (SnapshotError, OSError, MemoryError) as error:

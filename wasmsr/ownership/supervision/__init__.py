@@ -1,0 +1,1 @@
+"""Supervision: a worker process for each leased program, its checkpoints, output and end."""

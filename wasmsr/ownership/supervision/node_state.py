@@ -1,0 +1,102 @@
+"""What a node keeps on its disk: its id, the locks of its programs, and the folders of workers.
+
+    FOLDER/NODE.node             the id of this host's node; NODE is made of the host's machine id
+    FOLDER/ID/PROGRAM.lock       held by the supervisor that has the program
+    FOLDER/ID/PROGRAM/           the program's workers (`executor/old_workers.py`), and `epoch`
+
+A folder that several hosts share gives each of them an id of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from wasmsr.executor.old_workers import HeldLock
+from wasmsr.executor.port import ExecutorError
+from wasmsr.ownership.failures import OwnershipError
+from wasmsr.ownership.record_bytes import NODE_BYTES
+
+MACHINE = Path("/etc/machine-id")
+"""What tells this host from others that share its disk."""
+
+
+class NodeState:
+    """A node's folder.
+
+    Attributes:
+        node: The node id.
+        folder: The folder of this node.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder; the first call of a host makes its id.
+
+        Raises:
+            OwnershipError: The folder cannot be used, or its file is damaged.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.node = _node(folder / f"{_host()}.node")
+            self.folder = folder / self.node.hex()
+            self.folder.mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise OwnershipError(
+                f"{folder} cannot keep the node's id: {error.strerror}",
+                hint="name a folder that this user can write: --state-dir FOLDER",
+            ) from error
+
+    def workers(self, program: bytes) -> Path:
+        """Return the folder of a program's workers, which is made if it is not there."""
+        place = self.folder / program.hex()
+        place.mkdir(exist_ok=True, mode=0o700)
+        return place
+
+    def lock(self, program: bytes) -> HeldLock:
+        """Take the lock of a program's supervisor.
+
+        Raises:
+            OwnershipError: Another process of this node has the program.
+        """
+        try:
+            return HeldLock(self.folder / f"{program.hex()}.lock", "it")
+        except ExecutorError as error:
+            raise OwnershipError(
+                error.message,
+                program=program,
+                hint="this node has it already: end that process, and ask again",
+            ) from error
+
+
+def _host() -> str:
+    try:
+        machine = MACHINE.read_bytes().strip()
+    except OSError:
+        machine = b""
+    return hashlib.sha256(b"wasmsr node" + machine).hexdigest()[:16]
+
+
+def _node(path: Path) -> bytes:
+    """Return the id in a file; two processes that make it at once get the same one."""
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    if not path.exists():
+        with open(part, "x") as file:
+            file.write(secrets.token_bytes(NODE_BYTES).hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(part, path)
+        part.unlink()
+    try:
+        node = bytes.fromhex(path.read_text(encoding="ascii")[:100].strip())
+    except ValueError:
+        node = b""
+    if len(node) != NODE_BYTES:
+        raise OwnershipError(
+            f"{path} has no node id",
+            hint="remove it: the node gets a new id, and others take its programs over",
+        )
+    return node
