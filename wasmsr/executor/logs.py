@@ -1,4 +1,4 @@
-"""The output of programs that an executor keeps: the last bytes, or all of them until they are read.
+"""The output of programs that an executor keeps: the last bytes, or all until they are read.
 
 A program whose output is held waits as for a full pipe. So nothing is lost while its reader is
 away, and a new supervisor continues where the old one stopped.

@@ -117,6 +117,11 @@ class EpochLog:
         """Bytes of the stream before this epoch."""
         return self._start
 
+    @property
+    def out(self) -> int:
+        """Bytes of the stream that were let out."""
+        return self._out
+
     def write(self, data: bytes | memoryview, /) -> int:
         """Append output, or hold it back; return how many bytes were taken."""
         with self._lock:

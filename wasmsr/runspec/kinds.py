@@ -68,6 +68,28 @@ class Choice(OptionKind):
         return text
 
 
+class RepeatedChoice(Choice):
+    """One of a few words, for an option that may be given several times."""
+
+    repeated = True
+
+
+class NodeIds(OptionKind):
+    """The id of a node: 32 hexadecimal digits."""
+
+    name = "node id"
+    repeated = True
+
+    def read(self, text: str) -> str:
+        """Return the text, if it is of this kind."""
+        digits = text.strip().lower()
+        if len(digits) != 32 or not all(one in "0123456789abcdef" for one in digits):
+            raise ValueError(
+                f"{text!r} is no node id of 32 digits; wasmsr ownership node prints that of a host."
+            )
+        return digits
+
+
 class ReadableFile(OptionKind):
     """A file's name; the file need not exist yet."""
 

@@ -10,7 +10,18 @@ from collections.abc import Collection, Sequence
 from wasmsr.cli import programs
 from wasmsr.cli.options.usage import UsageError
 from wasmsr.record import record, replaced
-from wasmsr.runspec.kinds import Count, Flag, OptionKind, SwappedFolders, WritableFile
+from wasmsr.runspec.kinds import (
+    Choice,
+    Count,
+    Flag,
+    Folder,
+    NodeIds,
+    OptionKind,
+    RepeatedChoice,
+    Seconds,
+    SwappedFolders,
+    WritableFile,
+)
 from wasmsr.runspec.run_spec import RunSpec, option_kind
 
 TYPE_CHECKING = False
@@ -74,6 +85,15 @@ def variable(name: str) -> str:
 FLAG = Flag()
 TEXT = OptionKind()
 WRITTEN = WritableFile()
+
+SHORTEST_LEASE, LONGEST_LEASE = 0.5, 86_400
+"""Seconds that a lease can have."""
+
+ONLY_LEASED = ("failover", "policy", "output", "unfenced", "state_dir")
+"""Fields that mean nothing without a lease."""
+
+CHECKPOINT_SECONDS = 5.0
+"""Seconds between checkpoints of a leased program, if the user names none."""
 
 ROWS = (
     OptionRow("--invoke", "invoke", "NAME",
@@ -163,6 +183,34 @@ ROWS = (
         "(keep), or undo it (truncate, the default)."),
     OptionRow("--adopt", "adopt", "",
         "Take over a program whose state was handed to a host that is gone for good."),
+    OptionRow("--lease", "lease", "SECONDS",
+        "Run the program under a lease of so many seconds: if this host is lost, another continues "
+        "it from its last checkpoint. Needs --checkpoint-dir. Default with --register: 10.",
+        own=Seconds()),
+    OptionRow("--register", "register", "FILE|URL",
+        "With a lease: the register that says who may run the program. A FILE is for one host; "
+        "http://HOST:PORT is an etcd (several with commas). Default: a file of the user's own.",
+        own=TEXT),
+    OptionRow("--failover", "failover", "NODE",
+        "With a lease: a node that may take the program over; `wasmsr ownership node` prints its "
+        "id. Repeatable.", own=NodeIds()),
+    OptionRow("--policy", "policy", "WHAT",
+        "With a lease: what happens when the owner is lost: continue from the last checkpoint "
+        "(restore, the default), begin again (restart), or end the program (fail).",
+        own=Choice("restore", "restart", "fail")),
+    OptionRow("--output", "output", "live|commit",
+        "With a lease: show output at once (live, the default; after a crash some comes again), or "
+        "hold it back until the next checkpoint (commit).", own=Choice("live", "commit")),
+    OptionRow("--unfenced", "unfenced", "WHAT",
+        "With a lease: allow an effect that a lost owner could still have: files below a mount of "
+        "mode host or carry (host), connections (listen), or output to files (streams). "
+        "Repeatable.", own=RepeatedChoice("host", "listen", "streams")),
+    OptionRow("--take-over", "take_over", "ID",
+        "Continue the leased program ID here, as soon as its lease has ended or its owner has "
+        "given it back. The first digits of an id suffice.", own=TEXT),
+    OptionRow("--state-dir", "state_dir", "FOLDER",
+        "With a lease: where this host keeps its node id, and what belongs to its leased programs. "
+        "Default: the user's.", own=Folder()),
     OptionRow("--hop", "hop", "N",
         "Capture, encode, decode and restore in place every N instructions."),
     OptionRow("--strict", "strict", "",
@@ -224,6 +272,14 @@ class RunOptions:
     forks: int | None
     on_changed: OnChanged | None
     adopt: bool
+    lease: float | None
+    register: str | None
+    failover: tuple[str, ...]
+    policy: str | None
+    output: str | None
+    unfenced: tuple[str, ...]
+    take_over: str | None
+    state_dir: str | None
     hop: int | None
     strict: bool
     timings: bool
@@ -236,7 +292,10 @@ class RunOptions:
         set by variables. Raises UsageError where they contradict."""
         self._only_one(typed, ("after", "at", "every"))
         self._only_one(typed, ("keep_running", "stop"))
-        if self.program is None and self.from_snapshot is None:
+        if "register" not in typed and self.lease is None and self.take_over is None:
+            self.register = None  # a variable names the register, and does not ask for a lease
+        self._check_lease(typed)
+        if self.program is None and self.from_snapshot is None and self.take_over is None:
             names = " | ".join(programs.PROGRAMS)
             raise UsageError(f"PROGRAM is missing: a .wasm or .wat file, or {names}.")
         if self.stop and self.every is not None:
@@ -247,6 +306,8 @@ class RunOptions:
             raise UsageError("--adopt belongs to --from-snapshot.")
         if self.forks is not None:
             self._check_forks()
+        if self.take_over is not None and (self.args or self.arg) and self.program is None:
+            raise UsageError("ARGS need PROGRAM.")
         if self.from_snapshot is not None:
             if (self.args or self.arg) and self.invoke is None:
                 more = f" There is no option {word}." if (word := self._dashed) else ""
@@ -257,6 +318,41 @@ class RunOptions:
             raise UsageError("--json and --snapshot-file - would be mixed; take --json-file FILE.")
         self.dirs = (*self.dirs, *self.mapdirs)
         self.trace = self.trace or self.trace_state or self.trace_file is not None
+
+    @property
+    def leased(self) -> bool:
+        """Whether the program runs under a lease."""
+        return any(one is not None for one in (self.lease, self.register, self.take_over))
+
+    def _check_lease(self, typed: Collection[str]) -> None:
+        """Refuse what a program under a lease cannot have, and what only such a program has."""
+        if not self.leased:
+            for row in ROWS:
+                if row.field in ONLY_LEASED and row.field in typed:
+                    raise UsageError(f"{row.name} is for programs under a lease: add --lease.")
+            return
+        without = ("invoke", "after", "at", "force", "on_interrupt", "keep_running", "interactive",
+            "trace", "trace_state", "trace_file", "hop", "forks", "timings", "timeout", "core",
+            "adopt", "stop")  # fmt: skip
+        for row in ROWS:
+            if row.field in without and row.field in typed:
+                raise UsageError(f"{row.name} cannot be used for a program under a lease.")
+            if row.field in without:
+                setattr(self, row.field, None if row.type.name != "flag" else False)
+        if self.lease is not None and not SHORTEST_LEASE <= self.lease <= LONGEST_LEASE:
+            raise UsageError(
+                f"--lease must be between {SHORTEST_LEASE} and {LONGEST_LEASE:,} seconds."
+            )
+        if self.take_over is None:
+            if self.checkpoint_dir is None:
+                raise UsageError("A program under a lease needs --checkpoint-dir FOLDER.")
+        else:
+            for row in ROWS:
+                if row.field in ("from_snapshot", "failover", "policy") and row.field in typed:
+                    raise UsageError(f"{row.name} cannot be used with --take-over.")
+            self.from_snapshot, self.failover, self.policy = None, (), None
+        if self.every is None:
+            self.every = CHECKPOINT_SECONDS
 
     def _check_forks(self) -> None:
         """Refuse what belongs to one program only."""

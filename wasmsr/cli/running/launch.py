@@ -87,6 +87,8 @@ class Launch:
         """Run the program to its end and return the exit code. Raises any other end."""
         try:
             with Events() as events:
+                if self.options.leased:
+                    return self._run_leased(events)
                 if self.options.forks is not None:
                     return events.call(self._run_forks)
                 ending = self._session(events)
@@ -139,6 +141,21 @@ class Launch:
                 self.executed = program.executed
                 if program.is_stopped:
                     program.close()
+
+    def _run_leased(self, events: Events) -> int:
+        """Run the program under a lease, and return the exit code."""
+        from wasmsr.cli.running.leased import LeasedCommand
+        from wasmsr.cli.running.outputs import open_text
+
+        if self.options.json_file is not None:
+            self._json = open_text(self.options.json_file)
+        gc.enable()
+        command = LeasedCommand(self.options, self.spec, self.named)
+        code = command.run(events)
+        self._has_streams = True
+        if self.options.json or self._json is not None:
+            self._print_json(command.as_json())
+        return code
 
     def _run_forks(self) -> int:
         """Run forks of a saved program, and return the exit code."""

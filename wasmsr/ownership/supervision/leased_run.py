@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class LeasedRun:
         keep: Checkpoints that stay; `KEPT` at least.
         commit: Hold output back until the checkpoint with it counts.
         shown: What gets the output of a stream, by its name, as it is let out.
+        begun: Is told where this epoch's part of a stream begins, by the stream's name.
         wait: Seconds that a worker waits for a new supervisor.
     """
 
@@ -55,6 +56,7 @@ class LeasedRun:
     keep: int = 3
     commit: bool = False
     shown: Mapping[str, Shown] | None = None
+    begun: Callable[[str, int], None] = lambda stream, start: None
     wait: float = 30.0
 
     def checkpoints(self, epoch: int) -> str:

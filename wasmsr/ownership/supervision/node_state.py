@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wasmsr.executor.old_workers import HeldLock
@@ -55,20 +56,25 @@ class NodeState:
         place.mkdir(exist_ok=True, mode=0o700)
         return place
 
-    def lock(self, program: bytes) -> HeldLock:
-        """Take the lock of a program's supervisor.
+    @contextmanager
+    def locked(self, program: bytes) -> Iterator[None]:
+        """Hold the lock of a program's supervisor.
 
         Raises:
             OwnershipError: Another process of this node has the program.
         """
         try:
-            return HeldLock(self.folder / f"{program.hex()}.lock", "it")
+            lock = HeldLock(self.folder / f"{program.hex()}.lock", "it")
         except ExecutorError as error:
             raise OwnershipError(
                 error.message,
                 program=program,
                 hint="this node has it already: end that process, and ask again",
             ) from error
+        try:
+            yield
+        finally:
+            lock.close()
 
 
 def _host() -> str:

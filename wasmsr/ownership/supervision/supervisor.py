@@ -258,11 +258,16 @@ class Supervisor:
 
     # ---- checkpoints and output ------------------------------------------------------------------
 
-    def _epoch(self) -> int:
+    @property
+    def epoch(self) -> int:
+        """The epoch of the newest record that was read, or 0."""
         with self.keeper.lock:
             record = self.keeper.program.record
-        assert record is not None
-        return record.epoch
+        return record.epoch if record is not None else 0
+
+    def save_soon(self) -> None:
+        """Write the next checkpoint now, if the program runs here."""
+        self._next = 0.0
 
     def _save(self) -> None:
         """Write a checkpoint below the folder of the epoch, and let the record name it.
@@ -270,7 +275,7 @@ class Supervisor:
         Raises:
             WasmsrError: It could not be written.
         """
-        epoch = self._epoch()
+        epoch = self.epoch
         found = self.guest.checkpoint(epoch)
         sizes = {}
         for stream, log in dict(self.guest.logs).items():
@@ -327,10 +332,10 @@ class Supervisor:
                 log.sync()
             self.keeper.program.lease.check(self.keeper.program.record)
             sizes = {stream: log.size for stream, log in logs.items()}
-            self._run.write_result(self._epoch(), status, sizes)
+            self._run.write_result(self.epoch, status, sizes)
         except LeaseLost:
             return None
-        epoch = self._epoch()
+        epoch = self.epoch
         self.keeper.release(standing=Standing.ENDED, seconds=1e9)
         with self.keeper.lock:
             record = self.keeper.program.record

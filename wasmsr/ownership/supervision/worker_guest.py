@@ -226,6 +226,8 @@ class WorkerGuest:
             )
             for stream in run.logged
         }  # fmt: skip
+        for stream, log in logs.items():
+            run.begun(stream, log.out)
         with self._turn:
             self.logs = logs
 
