@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from wasmsr import realtime
+from wasmsr.errors import WasmsrError
 from wasmsr.executor.local import LocalExecutor
 from wasmsr.executor.messages import VERSION, check_hello, hello, send
 from wasmsr.executor.old_workers import HeldLock, living
-from wasmsr.executor.port import Executor, ExecutorError
+from wasmsr.executor.port import HELD, Executor, ExecutorError
 from wasmsr.executor.process import ProcessExecutor, old_executors
 from wasmsr.interp.modules.module import assemble
 
@@ -286,3 +287,157 @@ def test_a_worker_whose_lease_has_ended_saves_nothing(spin: dict[str, Any], fold
     assert executor.process is not None
     assert executor.process.wait(20) == 0
     assert living(folder) == [] and not list(folder.glob("*.snapshot"))
+
+
+# ---- output that is held, checkpoints, effects ---------------------------------------------------
+
+WRITER = """(module
+  (import "wasi_snapshot_preview1" "fd_write"
+    (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (global $n (mut i32) (i32.const 0))
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 4096))
+    (loop $again
+      (i32.store (i32.const 1024) (global.get $n))
+      (if (i32.ne (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))
+        (i32.const 0)) (then unreachable))
+      (global.set $n (i32.add (global.get $n) (i32.load (i32.const 8))))
+      (br $again))))"""
+"""Writes blocks of 4 KiB; each begins with the number of bytes before it."""
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> dict[str, Any]:
+    path = tmp_path / "writer.wasm"
+    path.write_bytes(assemble(WRITER.encode()))
+    return {"program": str(path)}
+
+
+def take(executor: Executor, program: bytes, offset: int, least: int) -> bytes:
+    """Read held output until so many bytes are there."""
+    data = b""
+    while len(data) < least:
+        start, piece = executor.logs(program, "stdout", offset + len(data))
+        assert start == offset + len(data)
+        data += piece
+    return data
+
+
+def check_blocks(data: bytes, at: int = 0) -> None:
+    """The output is in order and complete, whole blocks or not."""
+    for offset in range(-at % 4096, len(data) - 4, 4096):
+        assert int.from_bytes(data[offset : offset + 4], "little") == at + offset
+
+
+def test_held_output_is_not_lost_and_the_program_waits(
+    executor: Executor, writer: dict[str, Any]
+) -> None:
+    program = executor.start(writer, streams=[-1, HELD, -1])
+    data = take(executor, program, 0, 5 << 20)
+    check_blocks(data)
+    # Nobody reads: the program waits, and pauses nevertheless.
+    time.sleep(0.1)
+    assert executor.wait(program, 0).state == "running"
+    assert executor.pause(program, 5)
+    more = take(executor, program, len(data), 1)
+    check_blocks(more, len(data))
+    # Bytes that the reader has are dropped, and those that are not there yet cannot be had.
+    for offset in (0, 1 << 40):
+        with pytest.raises(ExecutorError, match="has no byte"):
+            executor.logs(program, "stdout", offset)
+
+
+def test_checkpoints_of_a_program_that_runs(
+    executor: Executor, writer: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "checkpoints")
+    program = executor.start(writer, streams=[-1, HELD, -1], paused=True)
+    assert executor.wait(program, 0.05).state == "paused"
+    first = executor.checkpoint(program, folder)
+    assert first["output"] == {"stdout": 0, "stderr": 0}
+    executor.resume(program)
+    data = take(executor, program, 0, 1 << 20)
+    second = executor.checkpoint(program, folder)
+    assert executor.wait(program, 0).state == "running", "it went on"
+    assert len(second["root"]) == 32 != first["root"] and second["number"] == 2
+    assert second["output"]["stdout"] >= len(data)
+    assert executor.pause(program, 5)
+    third = executor.checkpoint(program, folder)
+    assert executor.wait(program, 0).state == "paused", "it was paused before"
+    assert executor.cancel(program, 5)
+    for found in (second, third):
+        again = executor.restore(folder, found["root"], writer, streams=[-1, HELD, -1])
+        executor.resume(again)
+        check_blocks(take(executor, again, 0, 100_000), found["output"]["stdout"])
+        assert executor.cancel(again, 5)
+    with pytest.raises(WasmsrError, match="no checkpoint with the root digest"):
+        executor.restore(folder, bytes(32), writer)
+
+
+def test_a_pause_wins_over_a_checkpoint(spin: dict[str, Any], tmp_path: Path) -> None:
+    executor = LocalExecutor()
+    program = executor.start(spin)
+    held = executor._of(program)
+    before = held.program.snapshot
+
+    def slow(**options: Any) -> Any:
+        assert executor.pause(program, 1)  # another caller pauses while the checkpoint copies
+        return before(**options)
+
+    held.program.snapshot = slow  # type: ignore[method-assign]
+    executor.checkpoint(program, str(tmp_path / "d"))
+    assert executor.wait(program, 0.1).state == "paused"
+    assert executor.cancel(program, 5)
+
+
+def test_an_ended_program_has_no_checkpoint(executor: Executor, tmp_path: Path) -> None:
+    path = tmp_path / "end.wasm"
+    path.write_bytes(assemble(b'(module (memory (export "memory") 1) (func (export "_start")))'))
+    program = executor.start({"program": str(path)})
+    assert executor.wait(program, 5).ending == "finished"
+    with pytest.raises(ExecutorError, match="has ended"):
+        executor.checkpoint(program, str(tmp_path / "d"))
+
+
+def test_no_effect_after_the_deadline(writer: dict[str, Any]) -> None:
+    """A program that is behind its deadline makes the host call again under the next lease."""
+    executor = LocalExecutor()
+    executor.deadlines._look = lambda: None  # type: ignore[method-assign]  # a thread that is late
+    program = executor.start(writer, streams=[-1, HELD, -1], paused=True)
+    executor.lease(program, ms(60_000), ms(60_000))
+    executor.resume(program)
+    data = take(executor, program, 0, 100_000)
+    executor.deadlines.set(program, ms(-1), ms(-1))
+    time.sleep(0.05)
+    there = take(executor, program, len(data), 0) + executor.logs(program, "stdout", len(data))[1]
+    time.sleep(0.05)
+    assert executor.logs(program, "stdout", len(data) + len(there))[1] == b""
+    assert executor.pause(program, 5)
+    executor.lease(program, ms(60_000), ms(60_000))
+    executor.resume(program)
+    check_blocks(take(executor, program, len(data) + len(there), 1), len(data) + len(there))
+    # Without a lease there is no gate.
+    executor.lease(program, None, None)
+    assert executor._of(program).program.store.gate is None
+    assert executor.cancel(program, 5)
+
+
+def test_a_frozen_worker_does_not_keep_its_supervisor(spin: dict[str, Any]) -> None:
+    executor = ProcessExecutor()
+    executor.patience = 0.3
+    program = executor.start(spin)
+    os.kill(executor.pid, signal.SIGSTOP)
+    try:
+        for ask in (
+            lambda: executor.logs(program, "stdout"),
+            lambda: executor.pause(program, 0.1),
+            lambda: executor.wait(program, 0),
+        ):
+            with pytest.raises(ExecutorError, match="has not answered"):
+                ask()
+    finally:
+        executor.kill()
+    assert not psutil.pid_exists(executor.pid)
+    with pytest.raises(ExecutorError, match="has ended"):
+        executor.programs()

@@ -3,6 +3,7 @@
     FOLDER/WORKER.lock     held by the worker while it lives; has its process id
     FOLDER/WORKER.socket   where it waits for a new supervisor
     FOLDER/PROGRAM.program held by the worker that has the program
+    FOLDER/worker.errors   what the last worker says of its own failure
 
 A new supervisor adopts or kills every old worker before it restores anything. The locks end with
 the process that holds them, however it ends.

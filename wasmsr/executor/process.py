@@ -9,9 +9,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from wasmsr.executor.messages import METHODS, check_hello, receive, send
 from wasmsr.executor.old_workers import KILL_SECONDS, call, kill, living
 from wasmsr.executor.port import ExecutorError, ProgramStatus
 from wasmsr.runspec.run_spec import SpecError
+
+ERRORS = "worker.errors"
+"""The file, in a folder of workers, for what the last worker says of its own failure."""
 
 HELLO_SECONDS = 20.0
 """How long a worker may take to say hello: it starts Python meanwhile."""
@@ -66,11 +69,14 @@ class ProcessExecutor:
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 words += [os.fspath(folder), str(wait)]
-            with theirs:
+            with theirs, _errors(folder) as errors:
                 self.process = subprocess.Popen(
                     words,
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
+                    # What outlives us must not keep our streams open for those who read them.
+                    stdout=None if folder is None else subprocess.DEVNULL,
+                    stderr=errors,
                     start_new_session=folder is not None,  # a signal to us is none to the worker
                 )
         end.settimeout(HELLO_SECONDS if self.process else ADOPT_SECONDS)
@@ -323,6 +329,16 @@ def old_executors(folder: Path) -> list[ProcessExecutor]:
         kill(folder, name, process)
     living(folder)  # removes what killed workers left
     return found
+
+
+@contextmanager
+def _errors(folder: Path | None) -> Iterator[int | None]:
+    """Give the descriptor for errors of a worker that outlives us: a file; None for our own."""
+    if folder is None:
+        yield None
+        return
+    with open(folder / ERRORS, "wb") as file:
+        yield file.fileno()
 
 
 def _error(value: Mapping[str, Any]) -> errors.WasmsrError:

@@ -236,7 +236,7 @@ class LeaseKeeper:
         with self._asking:
             with self.lock:
                 state = self.program.state
-                if state not in (OwnerState.RUNNING, OwnerState.HELD):
+                if state not in (OwnerState.RUNNING, OwnerState.HELD, OwnerState.OFFERING):
                     raise SwapRefused(
                         "it cannot be given back, because this node may not run it now",
                         program=self.program.program,

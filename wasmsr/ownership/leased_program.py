@@ -284,6 +284,7 @@ class LeasedProgram:
         assert old is not None
         if self.state is OwnerState.RUNNING:
             self.apply(OwnerEvent.OFFER)
+        if self.state is OwnerState.OFFERING:
             self.apply(OwnerEvent.GIVE_UP)
         changes: dict[str, Any] = {"standing": standing}
         if checkpoint is not None:

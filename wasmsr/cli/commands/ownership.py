@@ -21,10 +21,10 @@ HELP = """Shows who may run the programs under a lease, by the records of a regi
 \b
   wasmsr run app.wasm --lease 10 --checkpoint-dir D     a program under a lease
   wasmsr ownership ls                                   all programs
-  wasmsr ownership show 1a2b3c4d                        the record of one
-  wasmsr ownership log 1a2b3c4d --follow                its output that counts
-  wasmsr run --take-over 1a2b3c4d                       continue it here
   wasmsr ownership node                                 this host's node id
+
+`wasmsr ownership show ID` shows the record of one program, and `wasmsr ownership log ID --follow`
+its output. `wasmsr run --take-over ID` continues it here.
 
 The register is that of --register or WASMSR_REGISTER, or a file of the user's own. The first digits
 of a program's id suffice."""

@@ -175,9 +175,7 @@ class LeasedCommand:
             if record is None:
                 nodes = tuple(bytes.fromhex(one) for one in options.failover)
                 supervisor.begin(FailoverPolicy(options.policy or "restore"), nodes)
-                where = "" if options.register is None else f" --register {options.register}"
-                say(f"program {name} is under a lease; after a loss: "
-                    f"wasmsr run --take-over {name}{where}")  # fmt: skip
+                say(f"program {name} is under a lease; after a loss: {self._again(name)}")
             else:
                 said = record.sentence().removeprefix("by the register ")
                 say(f"waiting for program {name}: {said}")
@@ -236,14 +234,19 @@ class LeasedCommand:
             "outcome": "interrupted", "exit_code": code, "signal": signal.Signals(number).name
         }  # fmt: skip
         if supervisor.give_back(GIVE_BACK_SECONDS):
-            say(f"program {name} is given back; it continues: wasmsr run --take-over {name}")
+            say(f"program {name} is given back; it continues by: {self._again(name)}")
         else:
             say(
-                f"program {name} was not given back; it continues after its lease: "
-                f"wasmsr run --take-over {name}",
+                f"program {name} was not given back; it continues after its lease by: "
+                f"{self._again(name)}",
                 "warning",
             )
         return code
+
+    def _again(self, name: str) -> str:
+        """Return the command that continues the program."""
+        register = self._options.register
+        return f"wasmsr run --take-over {name}" + (f" --register {register}" if register else "")
 
     def as_json(self) -> str:
         """Return the object of --json; it has the program's id, the node and the epoch too."""

@@ -32,6 +32,9 @@ from wasmsr.ownership.transitions import OwnerState
 STEP_SECONDS = 0.05
 """Seconds between two looks at the program."""
 
+AGAIN_SECONDS = 1.0
+"""Seconds until a checkpoint that could not be written is tried again."""
+
 TRIES = 3
 """How often a program may be lost before its first checkpoint here, until its node gives up."""
 
@@ -138,14 +141,18 @@ class Supervisor:
         Raises:
             SwapRefused: Another owns the program.
         """
+        owned = self.keeper.program
         with self.keeper.lock:
-            if self.keeper.program.state not in (OwnerState.RUNNING, OwnerState.HELD):
-                return False
-        if self.guest.status().state not in (*ENDED, "restoring", "lost"):
+            if owned.state is OwnerState.RUNNING:
+                owned.offer()  # it is paused, and no renewal lets it run again
+        if owned.state is OwnerState.OFFERING and self.guest.status().state in ("paused", "stop"):
             try:
                 self._save()
             except (WasmsrError, OSError) as error:
                 self._say(f"no last checkpoint was written: {error}")
+        with self.keeper.lock:
+            if owned.state not in (OwnerState.OFFERING, OwnerState.HELD):
+                return False
         return self.keeper.release(self._pending, seconds=seconds)
 
     def close(self) -> None:
@@ -246,6 +253,7 @@ class Supervisor:
                 self._save()
             except (WasmsrError, OSError) as error:
                 self._say(f"no checkpoint was written: {error}")
+                self._next = time.monotonic() + min(self._run.every, AGAIN_SECONDS)
         return None
 
     def _nudge(self) -> None:
@@ -281,7 +289,7 @@ class Supervisor:
         for stream, log in dict(self.guest.logs).items():
             sizes[stream] = log.start + found["output"][stream]
             while log.size < sizes[stream]:
-                if not self.guest.pump():
+                if not self.guest.pump() and log.size < sizes[stream]:
                     raise LeaseLost("its output could not be written")
             log.sync()
         self._pending = LastCheckpoint(
