@@ -22,6 +22,7 @@ from wasmsr.migrate.files.modules import Modules
 from wasmsr.migrate.handover.answers import Answers
 from wasmsr.migrate.handover.endpoint import Endpoint
 from wasmsr.migrate.journal.journal import Journal, Record
+from wasmsr.migrate.journal.record_file import last_of
 from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import (
@@ -285,7 +286,7 @@ class End:
         """As kill -9: what ran here is gone, the lock on the folder is released."""
         assert self.node
         for path in self.node.journal.folder.glob("*.json"):
-            if json.loads(path.read_text())["standing"] in ("OWNED", "OFFERED"):
+            if json.loads(last_of(path.read_bytes())[0])["standing"] in ("OWNED", "OFFERED"):
                 # The only end that may run it is gone, and its memory with it.
                 self.world.excused = True
         self.dead = True

@@ -1,10 +1,10 @@
 """The journal: what this end has decided and promised, on disk before any other end hears of it.
 
-Each end has a folder, which it locks. The folder has one record for each program. A new record
-replaces the old one as a whole: the end writes, syncs and renames a file, and then syncs the
-folder. `get` returns what is on disk, so an answer to a peer is never ahead of the disk. The folder
-also has the states that the records name: snapshots that are marked as handed, so that nobody runs
-them by accident.
+Each end has a folder, which it locks. The folder has one record for each program. Each change is a
+line at the end of the record's file, which is synced; a long file is replaced as a whole. `get`
+returns what is on disk, so an answer to a peer is never ahead of the disk. The folder also has the
+states that the records name: snapshots that are marked as handed, so that nobody runs them by
+accident.
 
     lock  node  PROGRAM.json  PROGRAM-EPOCH.handed  PROGRAM-EPOCH.received
 """
@@ -17,18 +17,24 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from wasmsr import realtime
 from wasmsr.errors import FormatError
+from wasmsr.migrate.journal.durable import cannot, private, replace_file, sync_folder
+from wasmsr.migrate.journal.image_file import ImageFile, is_complete
+from wasmsr.migrate.journal.record_file import LONG, append, cut, last_of, line_of
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import ID_BYTES, PIECE, Ending, JournalError, Move, OwnershipState
 from wasmsr.snapshot.encoding.container import FLAG_HANDED, HEADER, Header
 
-VERSION = 1
+VERSION = 2
+_OLD = 1
+"""The version of records that are one JSON object: read, and replaced at the next change."""
+RECEIVED = "received"
+"""The role of a state that came here."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._held = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _cannot("be opened", folder, error) from error
+            raise cannot("be opened", folder, error) from error
         try:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -120,12 +126,14 @@ class Journal:
             for part in folder.glob("*.part"):
                 part.unlink()
             self.node = self._node()
-            self._records = {
-                record.program: record for record in map(_read, sorted(folder.glob("*.json")))
-            }
+            self._records: dict[bytes, Record] = {}
+            self._sizes: dict[str, int] = {}
+            for path in sorted(folder.glob("*.json")):
+                self._load(path)
+            self._tidy()
         except OSError as error:
             self.close()
-            raise _cannot("be read", folder, error) from error
+            raise cannot("be read", folder, error) from error
         except JournalError:
             self.close()
             raise
@@ -137,7 +145,7 @@ class Journal:
     def _node(self) -> bytes:
         path = self.folder / "node"
         if not path.exists():
-            _replace(path, secrets.token_bytes(ID_BYTES).hex().encode())
+            replace_file(path, secrets.token_bytes(ID_BYTES).hex().encode())
         try:
             node = bytes.fromhex(path.read_text("ascii"))
         except ValueError:
@@ -145,6 +153,27 @@ class Journal:
         if len(node) != ID_BYTES:
             raise JournalError(f"{path} is damaged", hint="it has the node id of this end")
         return node
+
+    def _load(self, path: Path) -> None:
+        record, size = _read(path)
+        self._records[record.program] = record
+        if size:
+            self._sizes[path.name] = size
+
+    def _tidy(self) -> None:
+        """Remove images that were not complete when the end that wrote them was killed."""
+        named = self._named()
+        for path in self.folder.glob(f"*.{RECEIVED}"):
+            if path.name not in named and path.is_file() and not is_complete(path):
+                path.unlink()
+
+    def _named(self) -> set[str]:
+        """Return the names of the states that records name."""
+        named = set()
+        for record in self._records.values():
+            named |= {record.file, record.received}
+            named |= {record.incoming.file} if record.incoming else set()
+        return named
 
     def get(self, program: bytes) -> Record | None:
         """Return the record of `program` as it is on disk, or None."""
@@ -158,27 +187,60 @@ class Journal:
     def put(self, record: Record) -> None:
         """Replace a program's record on disk; return when the new one is durable.
 
+        It takes one sync, unless the record is the program's first or the file has become long.
+
         Raises:
             JournalError: The record cannot be written. `get` returns the old one, and the disk has
-                the old one too, unless restoring it failed as well.
+                the old one too, unless restoring it failed as well; then the error says so.
         """
         record = replace(record, updated=realtime.now() / 1e9)
         path = self.folder / f"{record.program.hex()}.json"
         with self.lock:
-            before = self._records.get(record.program)
+            before, size = self._records.get(record.program), self._sizes.get(path.name)
+            line = line_of(_encode(record))
             try:
-                self._replace(path, _encode(record))
+                self._replace(path, line)
             except OSError as error:
-                with suppress(OSError):
-                    if before:
-                        self._replace(path, _encode(before))
-                    else:
-                        path.unlink(missing_ok=True)
-                raise _cannot("be written", path, error) from error
+                more = ""
+                try:
+                    self._restore(path, before, size if _appends(size, line) else None)
+                except OSError as again:
+                    more = f"; nor can the record before be restored: {again.strerror or again}"
+                raise cannot("be written", path, error, more) from error
             self._records[record.program] = record
 
-    def _replace(self, path: Path, data: bytes) -> None:
-        _replace(path, data)
+    def _replace(self, path: Path, line: bytes) -> None:
+        """Make a line the record of a program, on the disk when this returns. Raises OSError."""
+        size = self._sizes.get(path.name)
+        if size is not None and _appends(size, line):
+            append(path, size, line)
+            self._sizes[path.name] = size + len(line)
+        else:
+            self._sizes.pop(path.name, None)
+            replace_file(path, line)
+            self._sizes[path.name] = len(line)
+
+    def _restore(self, path: Path, before: Record | None, size: int | None) -> None:
+        """Take a line back that is in a file, in part or not at all.
+
+        The file is then replaced at the next change: a disk that has failed may have lost what it
+        said it had.
+
+        Args:
+            path: The file.
+            before: The record before.
+            size: Where the line was added; None if the whole file was to be replaced.
+
+        Raises:
+            OSError: The disk fails again.
+        """
+        self._sizes.pop(path.name, None)
+        if size is not None and path.exists() and path.stat().st_size >= size:
+            cut(path, size)
+        elif before:
+            replace_file(path, line_of(_encode(before)))
+        else:
+            path.unlink(missing_ok=True)
 
     def forget(self, program: bytes) -> None:
         """Remove the record of a program that has ended everywhere, and its states."""
@@ -186,11 +248,12 @@ class Journal:
             record = self._records.pop(program, None)
             if record is None:
                 return
+            self._sizes.pop(f"{program.hex()}.json", None)
             try:
                 (self.folder / f"{program.hex()}.json").unlink(missing_ok=True)
-                _sync_folder(self.folder)
+                sync_folder(self.folder)
             except OSError as error:
-                raise _cannot("be written", self.folder, error) from error
+                raise cannot("be written", self.folder, error) from error
             for file in self.folder.glob(f"{program.hex()}-*"):
                 self.discard(file.name)
 
@@ -205,7 +268,7 @@ class Journal:
                 while piece := state.read(PIECE):
                     yield piece
         except OSError as error:
-            raise _cannot("be read", self.path(file), error) from error
+            raise cannot("be read", self.path(file), error) from error
 
     def discard(self, file: str) -> None:
         """Remove a state file that no record names. A failure does no harm and is ignored."""
@@ -218,6 +281,25 @@ class Journal:
     def state(self, move: Move, role: str) -> StateFile:
         """Return a new file for the state that `move` moves; `role` is "handed" or "received"."""
         return StateFile(self.folder, move, role)
+
+    def image(self, move: Move) -> ImageFile:
+        """Return a new file for the image of the state that `move` brings here.
+
+        Raises:
+            JournalError: It cannot be made, or a record names the state of an earlier attempt.
+        """
+        name = state_name(move, RECEIVED)
+        with self.lock:
+            if name in self._named():
+                raise JournalError(
+                    f"{self.folder / name} is the state of an earlier attempt, which is not decided"
+                )
+            return ImageFile(self.folder / name)
+
+
+def _appends(size: int | None, line: bytes) -> bool:
+    """Return whether a line is added to a file of this size; otherwise it replaces the file."""
+    return size is not None and size + len(line) <= LONG
 
 
 def state_name(move: Move, role: str) -> str:
@@ -243,9 +325,9 @@ class StateFile:
         self._head = b""
         self._part = folder / f"{self.name}.{move.attempt.hex()[:8]}.part"
         try:
-            self._file = open(self._part, "wb", buffering=0, opener=_private)  # noqa: SIM115
+            self._file = open(self._part, "wb", buffering=0, opener=private)  # noqa: SIM115
         except OSError as error:
-            raise _cannot("be written", self._part, error) from error
+            raise cannot("be written", self._part, error) from error
 
     def write(self, piece: Buffer) -> None:
         """Append a piece.
@@ -271,7 +353,7 @@ class StateFile:
             while view:
                 view = view[self._file.write(view) :]
         except OSError as error:
-            raise _cannot("be written", self._part, error) from error
+            raise cannot("be written", self._part, error) from error
 
     def commit(self) -> Path:
         """Make the file durable under its name. Raises JournalError or FormatError."""
@@ -282,9 +364,9 @@ class StateFile:
             os.fsync(self._file.fileno())
             self._file.close()
             os.replace(self._part, path)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         except OSError as error:
-            raise _cannot("be written", path, error) from error
+            raise cannot("be written", path, error) from error
         except ValueError as error:
             raise JournalError(f"{path} was given up before it was complete") from error
         return path
@@ -293,35 +375,6 @@ class StateFile:
         """Remove the incomplete file; after `commit` this does nothing."""
         self._file.close()
         self._part.unlink(missing_ok=True)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb", opener=_private) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    _sync_folder(path.parent)
-
-
-def _cannot(verb: str, path: Path, error: OSError) -> JournalError:
-    return JournalError(
-        f"{path} cannot {verb}: {error.strerror or error}",
-        hint="--state-dir FOLDER keeps decisions and states in another folder",
-    )
 
 
 def _encode(record: Record) -> bytes:
@@ -350,48 +403,60 @@ def _encode(record: Record) -> bytes:
             "fed": record.incoming.fed.hex(),
             "parked": record.incoming.parked,
         }
-    return json.dumps(values, indent=1).encode()
+    return json.dumps(values).encode()
 
 
-def _read(path: Path) -> Record:
+def _read(path: Path) -> tuple[Record, int]:
+    """Return the record in a file, and the length of the file if lines can be added to it, or 0.
+
+    Raises:
+        JournalError: The file is damaged, or of another version.
+        OSError: The file cannot be read.
+    """
+    data = path.read_bytes()
     try:
-        values = json.loads(path.read_bytes())
-        if values["version"] != VERSION:
-            raise JournalError(
-                f"{path} was written by another version of wasmsr",
-                hint="settle it with that version, or give another --state-dir",
-            )
-        incoming = values.get("incoming")
-        ending = values.get("ending")
-        return Record(
-            program=bytes.fromhex(values["program"]),
-            standing=OwnershipState[values["standing"]],
-            epoch=int(values["epoch"]),
-            attempt=bytes.fromhex(values["attempt"]),
-            peer=str(values["peer"]),
-            file=_name(values["file"]),
-            received=_name(values["received"]),
-            confirmed=bool(values["confirmed"]),
-            ending=Ending(**ending) if ending else None,
-            incoming=Incoming(
-                epoch=int(incoming["epoch"]),
-                attempt=bytes.fromhex(incoming["attempt"]),
-                source=str(incoming["source"]),
-                file=_name(incoming["file"]),
-                modules=tuple(map(bytes.fromhex, incoming["modules"])),
-                shown=bytes.fromhex(incoming.get("shown", "")),
-                fed=bytes.fromhex(incoming.get("fed", "")),
-                parked=bool(incoming.get("parked", False)),
-            )
-            if incoming
-            else None,
-            updated=float(values["updated"]),
-        )
+        values, end = (data, 0) if data.startswith(b"{") else last_of(data)
+        record = _decode(path, json.loads(values), VERSION if end else _OLD)
     except (ValueError, KeyError, TypeError) as error:
         raise JournalError(
             f"{path} is damaged, so nobody can tell from it who owns the program",
             hint="ask the other end, then remove the file",
         ) from error
+    return record, end if end == len(data) else 0
+
+
+def _decode(path: Path, values: dict[str, Any], version: int) -> Record:
+    if values["version"] != version:
+        raise JournalError(
+            f"{path} was written by another version of wasmsr",
+            hint="settle it with that version, or give another --state-dir",
+        )
+    incoming = values.get("incoming")
+    ending = values.get("ending")
+    return Record(
+        program=bytes.fromhex(values["program"]),
+        standing=OwnershipState[values["standing"]],
+        epoch=int(values["epoch"]),
+        attempt=bytes.fromhex(values["attempt"]),
+        peer=str(values["peer"]),
+        file=_name(values["file"]),
+        received=_name(values["received"]),
+        confirmed=bool(values["confirmed"]),
+        ending=Ending(**ending) if ending else None,
+        incoming=Incoming(
+            epoch=int(incoming["epoch"]),
+            attempt=bytes.fromhex(incoming["attempt"]),
+            source=str(incoming["source"]),
+            file=_name(incoming["file"]),
+            modules=tuple(map(bytes.fromhex, incoming["modules"])),
+            shown=bytes.fromhex(incoming.get("shown", "")),
+            fed=bytes.fromhex(incoming.get("fed", "")),
+            parked=bool(incoming.get("parked", False)),
+        )
+        if incoming
+        else None,
+        updated=float(values["updated"]),
+    )
 
 
 def _name(value: Any) -> str:
