@@ -1,0 +1,1 @@
+"""What a move between two ends costs, on lines that are made for it, beside its limits."""
