@@ -263,7 +263,7 @@ def run(seed: int, faults: int = 3, slack: float = 0.0, etcd: bool = False) -> d
 
     `slack` is added to the limits of times, in seconds, where other tests use the machine too.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         one = Run(seed, Path(folder), faults, etcd)
         try:
             found = one.go()

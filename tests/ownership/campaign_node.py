@@ -15,6 +15,7 @@ from typing import Any
 from wasmsr.errors import WasmsrError
 from wasmsr.ownership.failures import OwnershipError
 from wasmsr.ownership.lease import boot_clock
+from wasmsr.ownership.owner_record import OwnerRecord
 from wasmsr.ownership.register import Register
 from wasmsr.ownership.sqlite_backend import SqliteBackend
 from wasmsr.ownership.supervision.leased_run import LeasedRun
@@ -36,14 +37,11 @@ def note(text: str) -> None:
 
 
 def main(given: dict[str, Any]) -> None:
-    supervisor: Supervisor | None = None
+    looked = {"epoch": 0, "time": 0}
 
     def shown(data: bytes | memoryview) -> None:
-        """Say when which epoch wrote how much: this is what the log has got just now."""
-        assert supervisor is not None
-        record = supervisor.keeper.program.record
-        epoch = record.epoch if record else 0
-        print(json.dumps({"epoch": epoch, "time": boot_clock(), "bytes": len(data)}), flush=True)
+        """Say how much was written, and in which epoch and when the node looked at its lease."""
+        print(json.dumps({**looked, "bytes": len(data)}), flush=True)
 
     run = LeasedRun(
         {"program": given["wasm"]}, Path(given["store"]), Path(given["workers"]),
@@ -53,6 +51,14 @@ def main(given: dict[str, Any]) -> None:
         bytes.fromhex(given["node"]), bytes.fromhex(given["program"]), register_of(given), run,
         seconds=given["lease"], say=note, stay=True,
     )  # fmt: skip
+    check = supervisor.guest.lease.check
+
+    def noted(record: OwnerRecord | None) -> None:
+        """Look at the deadline. A process that is frozen after this is not stopped by it."""
+        looked.update(epoch=supervisor.epoch, time=boot_clock())
+        check(record)
+
+    supervisor.guest.lease.check = noted  # type: ignore[method-assign]
     # A thread that fails ends the node, as a crash would.
     threading.excepthook = lambda args: (note(repr(args.exc_value)), os._exit(3))
     note(f"node {os.getpid()} begins")

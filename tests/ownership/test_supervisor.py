@@ -227,6 +227,8 @@ def test_output_is_held_back_until_a_checkpoint_counts(place: Place) -> None:
     os.kill(worker, signal.SIGKILL)
     place.until(one, lambda: one.epoch == 2 and len(place.starts) == 2)
     assert place.starts[1] == len(place.shown)
+    held = place.store / "000000000002" / f"stdout-{place.starts[1]:016d}.held"
+    place.until(one, lambda: held.stat().st_size > 100)
     one.save_soon()
     place.until(one, lambda: len(place.shown) > place.starts[1])
     assert place.check(place.shown) and place.shown == place.output()

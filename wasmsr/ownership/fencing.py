@@ -44,9 +44,11 @@ class EffectRow(NamedTuple):
 
 
 EFFECTS = (
-    EffectRow("a checkpoint", EffectKind.NAMED, "the record names its root digest and epoch"),
+    EffectRow("a checkpoint", EffectKind.NAMED,
+              "a folder an epoch; the record names its root digest and epoch"),
     EffectRow("standard output and errors, kept", EffectKind.NAMED, "`EpochLog`: a file an epoch"),
-    EffectRow("a result", EffectKind.NAMED, "the record that ends names the epoch"),
+    EffectRow("a result", EffectKind.NAMED,
+              "a file an epoch; the record that ends names the epoch"),
     EffectRow("the record itself", EffectKind.REFUSED, "a swap compares the whole record"),
     EffectRow("a message to a receiver of ours", EffectKind.REFUSED, "`EpochGate` in it"),
     EffectRow("files below a mount of mode `overlay`, `mem`, or `carry` without a folder of the "
