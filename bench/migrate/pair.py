@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,10 +20,18 @@ from bench.migrate.lines import Place
 from bench.migrate.subjects import Subject
 
 NAMES = ("a", "b")
-PORT = 7000
 LISTEN_SECONDS = 60.0
 SILENT_SECONDS = 300.0
 """An end that says nothing for so long while its program should move is stuck."""
+
+
+def free_ports() -> list[int]:
+    """Return two ports of this machine on which nobody listens."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in NAMES]
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
 
 
 class Stuck(Exception):
@@ -185,13 +194,14 @@ class Pair:
         key.write_text(secrets.token_hex(32))
         both, starting = self.subject.prepared(files)
         seconds = {"a": self.subject.first, "b": self.subject.then}
+        ports = dict(zip(NAMES, free_ports(), strict=True))
         for name in reversed(NAMES):
             there = NAMES[name == "a"]
             notes = {one: self._folder / f"{one}.notes" for one in NAMES}
             address = self._places[name].address
             words = ["remote", "--json", "--every", str(seconds[name]), *self._options, *both]
-            words += ["--port", str(PORT + NAMES.index(name)), "--token-file", str(key)]
-            words += ["--peer", f"{self._places[there].address}:{PORT + NAMES.index(there)}"]
+            words += ["--port", str(ports[name]), "--token-file", str(key)]
+            words += ["--peer", f"{self._places[there].address}:{ports[there]}"]
             words += ["--state-dir", str(self._folder / f"state-{name}")]
             words += [] if address == "127.0.0.1" else ["--listen", address]
             words += ["--send", *starting] if name == "a" else []
@@ -201,6 +211,8 @@ class Pair:
             self.ends[name] = end
             if name == "b":
                 self._wait_until(self._listens, LISTEN_SECONDS)
+                if not self.subject.program:  # it may not fill its memory before it moves
+                    self.alone = end.status("VmRSS") + (self.subject.memory << 16)
 
     def _listens(self) -> bool:
         return bool(self.ends["b"].of_kind("listening"))

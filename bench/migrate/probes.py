@@ -36,7 +36,7 @@ class Probe:
     Attributes:
         round_trip: Seconds of a byte there and back by TCP, the median.
         rate: Bytes a second by TCP.
-        sync: Seconds of writing a small file beside, syncing it and its folder, the median.
+        sync: Seconds of a small write and its sync on the disk of the journals, the median.
     """
 
     round_trip: float
@@ -73,21 +73,14 @@ def probe(places: tuple[Place, Place], folder: Path) -> Probe:
 
 
 def sync(folder: Path, times: int = 20) -> float:
-    """Return the seconds of one record of the journal: file written and synced, renamed, folder
-    synced."""
+    """Return the seconds of a small write to a file of a folder and of its sync, the median."""
     spans = []
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        directory = os.open(place, os.O_RDONLY)
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         for _ in range(times):
             begin = time.monotonic()
-            with open(f"{place}/new", "wb") as file:
-                file.write(b"x" * 300)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(f"{place}/new", f"{place}/record")
-            os.fsync(directory)
+            file.write(b"x" * 300)
+            os.fsync(file.fileno())
             spans.append(time.monotonic() - begin)
-        os.close(directory)
     return statistics.median(spans)
 
 
