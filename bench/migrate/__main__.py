@@ -91,7 +91,7 @@ def cells(options: argparse.Namespace) -> Iterator[Cell | str]:
                             if options.mode and mode != options.mode:
                                 continue
                             begun = time.monotonic()
-                            where = f"{subject.name}, {line.name}, {len(chosen)} cores, {mode}"
+                            where = f"{subject.name}, {line.name}, --cores {len(chosen)}, {mode}"
                             try:
                                 yield measured(subject, line, places, options, chosen, mode, words)
                             except Stuck as error:

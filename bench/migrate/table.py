@@ -148,8 +148,6 @@ def against(cells: Sequence[Cell]) -> list[str]:
             same = (cell.program, cell.line, cell.cores) == (other.program, other.line, other.cores)
             if same and (cell.mode, other.mode) == ("rounds", "stop-and-copy"):
                 share = median(cell.downtimes) / median(other.downtimes)
-                found.append(
-                    f"{cell.program}, {cell.line}, {cell.cores} cores: downtime 1/{1 / share:.1f} "
-                    "of stop-and-copy"
-                )
+                where = f"{cell.program}, {cell.line}, --cores {cell.cores}"
+                found.append(f"{where}: downtime 1/{1 / share:.1f} of stop-and-copy")
     return found

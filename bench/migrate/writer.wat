@@ -1,14 +1,18 @@
 (module
   ;; Fills its memory. Then it counts, and writes a word in a page anywhere, so many pages a second.
   ;; It says how far it has counted, and keeps the sum of all words: at the end it adds them up
-  ;; again, and its exit code is 0 if the sum is right. `subjects.py` fills in what is in capitals.
+  ;; again, and its exit code is 0 if the sum is right. The end is when its time is over, or when its
+  ;; folder, if it has one, has a file `stop`. `subjects.py` fills in what is in capitals.
   (import "wasi_snapshot_preview1" "clock_time_get"
     (func $clock (param i32 i64 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_write"
     (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_filestat_get"
+    (func $stat (param i32 i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
   (memory (export "memory") MEMORY)
   (data (i32.const 64) "count ")
+  (data (i32.const 128) "stop")
   (global $x (mut i64) (i64.const 88172645463325252))
   (global $sum (mut i64) (i64.const 0))
   (func $next (result i64) ;; a random number
@@ -88,6 +92,9 @@
       (if (i64.gt_s (i64.sub (local.get $now) (local.get $said)) (i64.const 50000000))
         (then
           (local.set $said (local.get $now))
-          (call $say (local.get $n))))
+          (call $say (local.get $n))
+          (if (i32.eqz (call $stat (i32.const 3) (i32.const 0) (i32.const 128) (i32.const 4)
+                             (i32.const 192)))
+            (then (local.set $last (local.get $now))))))
       (br_if $forever (i64.lt_s (local.get $now) (local.get $last))))
     (call $exit (i32.eqz (call $right (local.get $end))))))

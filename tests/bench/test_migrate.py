@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -20,8 +21,9 @@ from bench.migrate.bridge import Way
 from bench.migrate.pair import Said
 from bench.migrate.probes import Probe
 from bench.migrate.subjects import writer
-from wasmsr import Module
+from wasmsr import Module, Mount
 from wasmsr.program.program import Program
+from wasmsr.runspec.grants import HostGrants
 
 PROBE = Probe(round_trip=0.04, rate=1e7, sync=0.002)
 
@@ -100,14 +102,15 @@ def test_limits_and_ratios() -> None:
     assert "wire 10.0" in slow.beside()
     copy = cell("stop-and-copy", [limit * 20], None)
     assert table.against([slow, copy]) == [
-        "p, line, 1 cores: downtime 1/10.0 of stop-and-copy",
+        "p, line, --cores 1: downtime 1/10.0 of stop-and-copy",
     ]
     assert json.loads(json.dumps(slow.plain()))["worst"] == pytest.approx(limit * 3)
 
 
-def ended(text: str) -> int:
+def ended(text: str, *mounts: Mount) -> int:
     """Run a text as a program and return its exit code."""
-    program = Program.launch(Module.from_text(text), argv=["writer"])
+    grants = HostGrants(mounts=mounts, stdin=None, stdout=io.BytesIO(), stderr=io.BytesIO())
+    program = Program.launch(Module.from_text(text), argv=["writer"], grants=grants)
     program.start()
     outcome = program.wait(60)
     program.close()
@@ -120,6 +123,13 @@ def test_the_writer_checks_itself() -> None:
     store = "(i64.store (local.get $at) (local.get $word))"
     assert store in text
     assert ended(text.replace(store, "(i64.store (local.get $at) (i64.const 7))")) == 1
+
+
+def test_the_writer_ends_when_it_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "stop").touch()
+    began = time.monotonic()
+    assert ended(writer(1, 0), Mount(tmp_path, "/w")) == 0
+    assert time.monotonic() - began < 30
 
 
 def test_the_bridge_delays_and_limits() -> None:

@@ -1,0 +1,329 @@
+"""Moves a program to and fro hundreds of times: it must end right, and the ends must not grow.
+
+    python -m tests.migrate.soak [--moves 500] [--every SECONDS] [--log FILE] [PROGRAM…]
+
+Programs: "writer", which checks itself (`bench/migrate/writer.wat`), and FFmpeg, whose film must be
+that of an unmoved run. Memory after the last move may be at most 5 % more than after a tenth of
+them; descriptors and threads must be as many. With `--log`, programs that are done are not done
+again when the command is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from bench.migrate.lines import LINES, scratch, sweep
+from bench.migrate.pair import NAMES, End, Pair, Stuck
+from bench.migrate.subjects import Subject, writer
+from bench.programs import CACHE, PROGRAMS
+
+GROWTH = 1.05
+"""What the memory of an end may be after the last move, by that after a tenth of the moves."""
+LOOKS = 5
+"""Visits at the first end whose figures count for one reading."""
+SPARE = 1.5
+"""How much longer a film is than the moves should take."""
+TRIAL_FRAMES = 50
+FILM = "-nostdin -v error -f lavfi -i testsrc2=size=320x240:rate=25 -c:v mpeg4 -q:v 5 -bitexact"
+PATIENCE = 900.0
+"""Seconds until a program that has moved enough must have ended."""
+
+
+class Wrong(AssertionError):
+    """The program or the ends are not as they should be."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the two ends hold, after some moves: the medians of several visits.
+
+    Attributes:
+        moves: After how many moves.
+        memory: Resident bytes of each end.
+        descriptors: Open descriptors of each end.
+        threads: Threads of each end.
+    """
+
+    moves: int
+    memory: tuple[int, int]
+    descriptors: tuple[int, int]
+    threads: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SoakResult:
+    """How a program came through.
+
+    Attributes:
+        program: Its name.
+        moves: How often it moved.
+        early, late: The ends after a tenth of the moves, and after all.
+        right: Whether the program itself ended right.
+        seconds: How long it took.
+    """
+
+    program: str
+    moves: int
+    early: Reading
+    late: Reading
+    right: bool
+    seconds: float
+
+    def faults(self) -> list[str]:
+        """Return sentences about what is wrong."""
+        found = [] if self.right else [f"{self.program} did not end right"]
+        for i, name in enumerate(NAMES):
+            early, late = self.early.memory[i], self.late.memory[i]
+            if late > early * GROWTH:
+                found.append(
+                    f"end {name} has {late >> 20} MiB after {self.late.moves} moves, "
+                    f"{early >> 20} MiB after {self.early.moves}"
+                )
+            for what in ("descriptors", "threads"):
+                before, after = getattr(self.early, what)[i], getattr(self.late, what)[i]
+                if after > before:
+                    found.append(f"end {name} has {after} {what}, and had {before}")
+        return found
+
+
+class SoakWriter:
+    """The writer: it ends when there is a file `stop` in its folder, and its code says the rest."""
+
+    name = "writer"
+    memory = 256
+    """Pages of 64 KiB."""
+
+    def __init__(self, folder: Path, moves: int, every: float) -> None:
+        self._files = folder / "mounted"
+        self._files.mkdir()
+
+    def subject(self) -> Subject:
+        """Return it as a program of the bench."""
+        return WriterWithFolder(self.name, 1, 1, memory=self.memory, rate=2000, folder=self._files)
+
+    def finish(self) -> None:
+        """Let it end."""
+        (self._files / "stop").touch()
+
+    def right(self, code: int) -> bool:
+        """Return whether it ended right."""
+        return code == 0
+
+
+@dataclass(frozen=True)
+class WriterWithFolder(Subject):
+    """The writer with a folder at both ends."""
+
+    folder: Path = Path()
+
+    def prepared(self, folder: Path) -> tuple[list[str], list[str]]:
+        path = folder / "writer.wat"
+        path.write_text(writer(self.memory, self.rate))
+        return [f"--dir={self.folder}::/w"], ["--program", str(path)]
+
+
+@dataclass(frozen=True)
+class FilmOfFrames(Subject):
+    """FFmpeg with a film of so many frames, in a folder that both ends have."""
+
+    frames: int = 0
+    folder: Path = Path()
+
+    def prepared(self, folder: Path) -> tuple[list[str], list[str]]:
+        words = ["--program", str(CACHE / PROGRAMS["ffmpeg"].module), "--"]
+        return [f"--dir={self.folder}::/w"], [*words, *film(self.frames)]
+
+
+class SoakFilm:
+    """FFmpeg: the film must be that of an unmoved run, which goes on beside it."""
+
+    name = "FFmpeg"
+
+    def __init__(self, folder: Path, moves: int, every: float) -> None:
+        self._moved, self._alone = folder / "moved", folder / "alone"
+        for path in (self._moved, self._alone, folder / "trial"):
+            path.mkdir()
+        began = time.monotonic()
+        _run(unmoved(folder / "trial", TRIAL_FRAMES))
+        took = time.monotonic() - began
+        self._frames = int(TRIAL_FRAMES / took * every * moves * SPARE) + TRIAL_FRAMES
+
+    def subject(self) -> Subject:
+        """Return it as a program of the bench."""
+        return FilmOfFrames(self.name, 1, 1, counted=None, frames=self._frames, folder=self._moved)
+
+    def finish(self) -> None:
+        """Make the film that it is compared with; it ends by itself."""
+        _run(unmoved(self._alone, self._frames))
+
+    def right(self, code: int) -> bool:
+        """Return whether its film is right."""
+        films = [path / "out.avi" for path in (self._moved, self._alone)]
+        one, two = (hashlib.sha256(path.read_bytes()).digest() for path in films)
+        return code == 0 and one == two
+
+
+SOAKED: dict[str, type[SoakWriter] | type[SoakFilm]] = {
+    kind.name: kind for kind in (SoakWriter, SoakFilm)
+}
+
+
+def film(frames: int) -> list[str]:
+    """Return FFmpeg's arguments for a film of so many frames."""
+    return [*FILM.split(), "-frames:v", str(frames), "-y", "/w/out.avi"]
+
+
+def unmoved(folder: Path, frames: int) -> list[str]:
+    """Return the command that makes the film here."""
+    words = [sys.executable, "-m", "wasmsr", "run", f"--dir={folder}::/w"]
+    return [*words, str(CACHE / PROGRAMS["ffmpeg"].module), "--", *film(frames)]
+
+
+def _run(command: Sequence[str]) -> None:
+    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+
+
+class Readings:
+    """Reads what the ends hold, always at the same moment of a visit at the first end.
+
+    Args:
+        pair: The ends.
+        every: Seconds of a visit.
+    """
+
+    def __init__(self, pair: Pair, every: float) -> None:
+        self._pair = pair
+        self._every = every
+        self._seen = 0
+        self._looks: list[tuple[int, list[tuple[int, int, int]]]] = []
+
+    def look(self) -> None:
+        """Read once a visit, in its first half; called often."""
+        arrived = self._pair.ends["a"].of_kind("arrived")
+        if len(arrived) == self._seen:
+            return
+        if time.monotonic() - float(arrived[-1]["when"]) < self._every * 0.4:
+            return
+        self._seen = len(arrived)
+        found = [_held(self._pair.ends[name]) for name in NAMES]
+        self._looks.append((self._pair.arrivals(), found))
+
+    def reading(self, moves: int) -> Reading:
+        """Return the medians of the last visits before so many moves."""
+        looks = [found for when, found in self._looks if when <= moves][-LOOKS:]
+        if not looks:
+            raise Wrong(f"the ends were not looked at within {moves} moves")
+
+        def middle(which: int) -> tuple[int, int]:
+            a, b = (int(statistics.median([look[i][which] for look in looks])) for i in (0, 1))
+            return a, b
+
+        return Reading(moves, middle(0), middle(1), middle(2))
+
+
+def _held(end: End) -> tuple[int, int, int]:
+    return end.status("VmRSS"), end.descriptors(), end.status("Threads")
+
+
+def soak(name: str, moves: int, every: float, say: Callable[[str], None]) -> SoakResult:
+    """Move one program so often, let it end, and return how it was.
+
+    Args:
+        name: A key of `SOAKED`.
+        moves: How often, at least 20.
+        every: Seconds between two moves.
+        say: Gets a line now and then.
+
+    Raises:
+        Wrong: It moved less often.
+        Stuck: It does not move.
+    """
+    began = time.monotonic()
+    with scratch(Path(tempfile.gettempdir())) as folder, LINES[0].made() as places:
+        chosen = SOAKED[name](folder, moves, every)
+        subject = replace(chosen.subject(), first=every, then=every)
+        with Pair(subject, places, folder, frozenset(os.sched_getaffinity(0))) as pair:
+            readings = Readings(pair, every)
+            said = time.monotonic()
+
+            def watch() -> None:
+                nonlocal said
+                readings.look()
+                if time.monotonic() - said > 30:
+                    said = time.monotonic()
+                    say(f"{name}: {pair.arrivals()} moves")
+
+            pair.move(moves, watch)
+            chosen.finish()
+            code = ended(pair)
+            moved = pair.arrivals()
+            right = code is not None and chosen.right(code)
+            early, late = readings.reading(moves // 10), readings.reading(moves)
+    return SoakResult(name, moved, early, late, right, time.monotonic() - began)
+
+
+def ended(pair: Pair) -> int | None:
+    """Wait until the program has ended; return its exit code, None if it does not end."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        for end in pair.ends.values():
+            for event in end.of_kind("ended"):
+                if event["here"]:
+                    return int(event["code"])
+        if all(end.process.poll() is not None for end in pair.ends.values()):
+            raise Wrong(f"the ends have ended; {pair.words()}")
+        time.sleep(0.1)
+    return None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.migrate.soak", description=__doc__)
+    parser.add_argument("programs", nargs="*", metavar="PROGRAM", help=", ".join(SOAKED))
+    parser.add_argument("--moves", type=int, default=500)
+    parser.add_argument("--every", type=float, default=0.4, help="seconds between two moves")
+    parser.add_argument("--log", type=Path, help="what is done is kept there")
+    options = parser.parse_args(argv)
+    if unknown := sorted(set(options.programs) - set(SOAKED)):
+        parser.error(f"no such program: {', '.join(unknown)}")
+    if options.moves < 20:
+        parser.error("--moves must be at least 20")
+    sweep(Path(tempfile.gettempdir()))
+    done = options.log.read_text().splitlines() if options.log and options.log.exists() else []
+    finished = {json.loads(line)["program"] for line in done}
+    faults: list[str] = []
+    for name in options.programs or SOAKED:
+        if name in finished:
+            print(f"{name} is done")
+            continue
+        if name == SoakFilm.name and not (CACHE / PROGRAMS["ffmpeg"].module).exists():
+            print("without FFmpeg: `make ffmpeg` builds it", file=sys.stderr)
+            continue
+        try:
+            result = soak(name, options.moves, options.every, lambda text: print(text, flush=True))
+        except (Stuck, Wrong) as error:
+            faults.append(f"{name}: {error}")
+            continue
+        print(json.dumps(asdict(result)), flush=True)
+        faults += result.faults()
+        if options.log and not result.faults():
+            with options.log.open("a") as log:
+                log.write(json.dumps(asdict(result)) + "\n")
+    for fault in faults:
+        print(f"failed: {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
