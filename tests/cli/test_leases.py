@@ -245,6 +245,15 @@ def test_who_may_not_take_over(leased: Leased) -> None:
     running.kill()
 
 
+def test_a_program_that_cannot_begin_is_ended(leased: Leased) -> None:
+    (leased.folder / "bad.wasm").write_bytes(b"\0asm\x01\0\0\0\x63")
+    outcome = leased.run("bad.wasm", "--lease", "5", "--checkpoint-dir", "d")
+    assert outcome.returncode == 122 and "worker is lost" not in outcome.stderr
+    missing = leased.run("missing.wasm", "--lease", "5", "--checkpoint-dir", "d")
+    assert missing.returncode == 2 and "missing.wasm: no such file" in missing.stderr
+    assert [one["standing"] for one in leased.records()] == ["ended"]
+
+
 def test_registers_that_are_none(leased: Leased) -> None:
     (leased.folder / "r.db").write_bytes(b"no database at all" * 100)
     outcome = leased.run("ends.wasm", "--lease", "5", "--checkpoint-dir", "d")

@@ -288,6 +288,8 @@ def test_a_checkpoint_that_is_not_there_is_an_error(place: Place) -> None:
     two.take_over()
     with pytest.raises(WasmsrError, match="no checkpoint with the root digest"):
         two.run()
+    record = place.register.read(PROGRAM)
+    assert record is not None and record.standing is Standing.RELEASED, "others may try"
 
 
 def test_a_program_that_ends_without_a_register_waits_for_it(

@@ -113,6 +113,8 @@ class LeasedCommand:
                 mounts=tuple(self._named.mounts(options.dirs)),
             )
         check_fenced(spec, options.unfenced)
+        if spec.program is not None:
+            os.stat(spec.program)  # a missing file is an error here, and not one of the worker
         if options.checkpoint_dir is not None:
             folder = Path(os.path.abspath(options.checkpoint_dir)) / program.hex()
         elif record is not None and record.checkpoint is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from wasmsr.errors import WasmsrError
-from wasmsr.executor.port import ProgramStatus
+from wasmsr.executor.port import ExecutorError, ProgramStatus
 from wasmsr.ownership.epoch_log import complete, parts
 from wasmsr.ownership.failures import LeaseLost, OwnershipError, RegisterAway, SwapRefused
 from wasmsr.ownership.keeper import LeaseKeeper, Say
@@ -206,12 +206,25 @@ class Supervisor:
     def _lose(self, failed: BaseException) -> None:
         """Go on from the checkpoint, in the next epoch: nothing of this one is left here."""
         self._losses += 1
-        if self._losses > TRIES and not self._stay:
+        hopeless = self._losses > TRIES or not isinstance(failed, (ExecutorError, OSError))
+        if hopeless and not self._stay:
+            self._give_up()
             raise failed
         self._say(f"the program's worker is lost: {failed}")
         self._pending = None
         self.keeper.crashed()
         self.guest.discard()
+
+    def _give_up(self) -> None:
+        """Leave a program that cannot be restored here to others; end one that never began."""
+        with self.keeper.lock:
+            record = self.keeper.program.record
+        if record is None:
+            return
+        new = record.epoch == 1 and record.checkpoint is None
+        standing = Standing.ENDED if new else Standing.RELEASED
+        with suppress(OwnershipError):  # others wait for the end of the lease then
+            self.keeper.release(standing=standing)
 
     def _watch(self) -> None:
         """Watch a program that this node does not own."""
