@@ -136,6 +136,35 @@ def test_another_node_takes_a_lost_program_over(leased: Leased) -> None:
     assert lines(log.stdout) == list(range(start + len(lines(output))))
 
 
+def test_a_host_without_the_folder_takes_over_from_a_store(leased: Leased) -> None:
+    other = leased.node("b")
+    first = leased.begin(
+        "count.wasm", "--lease", "1", "--failover", other, "--checkpoint-dir", "d",
+        "--checkpoint-store", "s",
+    )  # fmt: skip
+    record = leased.until(saved)
+    assert record["checkpoint"]["folder"] == f"store:{leased.folder / 's'}"
+    name = record["program"]
+    first.kill()
+    leased.kill_workers("a")
+    first.communicate()
+    assert "give --checkpoint-dir" in leased.run("--take-over", name, node="b").stderr
+    second = leased.begin("--take-over", name, "--checkpoint-dir", "e", node="b")
+    record = leased.until(lambda one: one["epoch"] == 2 and one["checkpoint"]["epoch"] == 2)
+    second.send_signal(signal.SIGTERM)
+    output, _ = second.communicate(timeout=PATIENCE)
+    start = lines(output)[0]
+    assert start > 0 and lines(output) == list(range(start, start + len(lines(output))))
+    log = leased.cli("ownership", "log", name, "--checkpoint-dir", "e", *leased.words())
+    assert lines(log.stdout) == lines(output) and "begins at byte" in log.stderr
+    # Only the checkpoint that counts has a name.
+    stored = json.loads(leased.cli("store", "ls", "--json", "--store", "s").stdout)["names"]
+    (record,) = leased.records()
+    root = record["checkpoint"]["root"]
+    assert [one["name"] for one in stored] == [f"{name}@2.{root[:16]}"]
+    assert stored[0]["root"] == root
+
+
 def test_a_killed_supervisor_is_followed_by_the_next_one(leased: Leased) -> None:
     first = leased.begin("count.wasm", "--lease", "3", "--checkpoint-dir", "d")
     name = leased.until(saved)["program"][:8]

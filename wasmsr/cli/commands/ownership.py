@@ -130,6 +130,7 @@ def show(program: str, register: str | None, state_dir: str | None, as_json: boo
     from wasmsr.cli.running.registers import find_program
     from wasmsr.ownership.owner_record import Standing
     from wasmsr.ownership.supervision.leased_run import read_result
+    from wasmsr.ownership.supervision.stored import is_stored
 
     opened = _open(register, state_dir)
     try:
@@ -138,7 +139,7 @@ def show(program: str, register: str | None, state_dir: str | None, as_json: boo
         opened.close()
     data = _as_data(record)
     last = record.checkpoint
-    if record.standing is Standing.ENDED and last is not None:
+    if record.standing is Standing.ENDED and last is not None and not is_stored(last):
         data["result"] = read_result(Path(last.store), record)
     if as_json:
         print_object(data)
@@ -183,16 +184,17 @@ def log(
     """Carry out the command; LOG is its help text."""
     from wasmsr.cli.options.usage import UsageError
     from wasmsr.cli.running.registers import find_program
+    from wasmsr.ownership.supervision.stored import is_stored
 
     opened = _open(register, state_dir)
     try:
         record = find_program(opened, program)
         if folder is not None:
             place = Path(folder) / record.program.hex()
-        elif record.checkpoint is not None:
+        elif record.checkpoint is not None and not is_stored(record.checkpoint):
             place = Path(record.checkpoint.store)
         else:
-            raise UsageError("The program has no checkpoint yet: name its --checkpoint-dir.")
+            raise UsageError("The register does not say where its output is: --checkpoint-dir.")
         _print(opened, record, place, stream, follow)
     finally:
         opened.close()
@@ -201,11 +203,15 @@ def log(
 def _print(register: Register, record: OwnerRecord, place: Path, stream: str, follow: bool) -> None:
     """Print a stream until its end, or what is there of it now."""
     from wasmsr.cli.words.messages import say
-    from wasmsr.ownership.epoch_log import LogFollower, complete
+    from wasmsr.ownership.epoch_log import LogFollower, complete, parts
     from wasmsr.ownership.failures import RegisterAway
     from wasmsr.ownership.owner_record import Standing
 
-    follower = LogFollower(place, stream)
+    first = next(iter(parts(place, stream)), None)
+    start = first.start if first is not None else 0
+    if start:
+        say(f"the log begins at byte {start} here", "warning")
+    follower = LogFollower(place, stream, start)
     while True:
         ended = record.standing is Standing.ENDED
         if ended:

@@ -89,7 +89,7 @@ WRITTEN = WritableFile()
 SHORTEST_LEASE, LONGEST_LEASE = 0.5, 86_400
 """Seconds that a lease can have."""
 
-ONLY_LEASED = ("failover", "policy", "output", "unfenced", "state_dir")
+ONLY_LEASED = ("checkpoint_store", "failover", "policy", "output", "unfenced", "state_dir")
 """Fields that mean nothing without a lease."""
 
 CHECKPOINT_SECONDS = 5.0
@@ -191,6 +191,10 @@ ROWS = (
         "With a lease: the register that says who may run the program. A FILE is for one host; "
         "http://HOST:PORT is an etcd (several with commas). Default: a file of the user's own.",
         own=TEXT),
+    OptionRow("--checkpoint-store", "checkpoint_store", "DIR|URL",
+        "With a lease: put each checkpoint into this store of snapshots too (a folder, or "
+        "s3://BUCKET/PREFIX), from which hosts without the folder take the program over.",
+        own=TEXT),
     OptionRow("--failover", "failover", "NODE",
         "With a lease: a node that may take the program over; `wasmsr ownership node` prints its "
         "id. Repeatable.", own=NodeIds()),
@@ -274,6 +278,7 @@ class RunOptions:
     adopt: bool
     lease: float | None
     register: str | None
+    checkpoint_store: str | None
     failover: tuple[str, ...]
     policy: str | None
     output: str | None

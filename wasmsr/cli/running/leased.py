@@ -23,6 +23,7 @@ from wasmsr.ownership.lease import LEASE_SECONDS
 from wasmsr.ownership.owner_record import FailoverPolicy, OwnerRecord, Standing
 from wasmsr.ownership.supervision.leased_run import KEPT, LeasedRun
 from wasmsr.ownership.supervision.node_state import NodeState
+from wasmsr.ownership.supervision.stored import PREFIX, is_stored
 from wasmsr.ownership.supervision.supervisor import Supervisor
 from wasmsr.record import replaced
 
@@ -115,12 +116,18 @@ class LeasedCommand:
         check_fenced(spec, options.unfenced)
         if spec.program is not None:
             os.stat(spec.program)  # a missing file is an error here, and not one of the worker
+        last = record.checkpoint if record is not None else None
+        store = options.checkpoint_store
+        if store is None and last is not None and is_stored(last):
+            store = last.store.removeprefix(PREFIX)  # what the owner before has used
+        elif store is not None and "://" not in store:
+            store = os.path.abspath(store)
         if options.checkpoint_dir is not None:
             folder = Path(os.path.abspath(options.checkpoint_dir)) / program.hex()
-        elif record is not None and record.checkpoint is not None:
-            folder = Path(record.checkpoint.store)
+        elif last is not None and not is_stored(last):
+            folder = Path(last.store)
         else:
-            raise UsageError(f"Program {program.hex()[:8]} has no checkpoint: --checkpoint-dir.")
+            raise UsageError(f"Program {program.hex()[:8]} has no folder: give --checkpoint-dir.")
         stdin = -1
         if options.stdin is not None:
             self._opened["stdin"] = stdin = os.open(options.stdin, os.O_RDONLY | os.O_CLOEXEC)
@@ -136,6 +143,7 @@ class LeasedCommand:
             folder,
             state.workers(program),
             streams=(stdin, self._output(options.stdout), self._output(options.stderr)),
+            store=store,
             every=options.every or 0.0,
             keep=max(KEPT, options.keep),
             commit=options.output == "commit",

@@ -15,12 +15,16 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wasmsr.executor.port import HELD, ProgramStatus
 from wasmsr.ownership.epoch_log import Shown
 from wasmsr.ownership.fencing import epoch_folder
 from wasmsr.ownership.owner_record import OwnerRecord
+from wasmsr.runspec.run_spec import RunSpec
+
+if TYPE_CHECKING:
+    from wasmsr.snapshot.trust.policy import ReadTrust, WriteTrust
 
 CHECKPOINTS = "checkpoints"
 RESULT = "result.json"
@@ -40,6 +44,8 @@ class LeasedRun:
         folder: The program's folder, which every node of the failover set can use.
         workers: This node's folder of workers for the program; see `node_state.py`.
         streams: Descriptors as `Executor.start` takes them; `HELD` writes the stream to a log.
+        store: Address of a store of snapshots for the checkpoints that count, or None: then they
+            are only in `folder`.
         every: Seconds between checkpoints.
         keep: Checkpoints that stay; `KEPT` at least.
         commit: Hold output back until the checkpoint with it counts.
@@ -52,6 +58,7 @@ class LeasedRun:
     folder: Path
     workers: Path
     streams: tuple[int, int, int] = (-1, HELD, HELD)
+    store: str | None = None
     every: float = 5.0
     keep: int = 3
     commit: bool = False
@@ -68,6 +75,21 @@ class LeasedRun:
         """The streams that are written to logs."""
         names = ("stdout", "stderr")
         return tuple(name for name, at in zip(names, self.streams[1:], strict=True) if at == HELD)
+
+    @property
+    def address(self) -> str:
+        """What the record says of the place of the checkpoints."""
+        return os.fspath(self.folder) if self.store is None else f"store:{self.store}"
+
+    @property
+    def read_trust(self) -> ReadTrust:
+        """Keys by which checkpoints are read. Raises KeySourceError."""
+        return RunSpec.read(self.spec).read_trust
+
+    @property
+    def write_trust(self) -> WriteTrust:
+        """Keys by which checkpoints are written. Raises KeySourceError."""
+        return RunSpec.read(self.spec).write_trust
 
     def write_result(self, epoch: int, status: ProgramStatus, sizes: Mapping[str, int]) -> None:
         """Write how the program ended, durably. It counts when the record has ended in this epoch.

@@ -26,6 +26,11 @@ from wasmsr.ownership.owner_record import (
 )
 from wasmsr.ownership.register import Register
 from wasmsr.ownership.supervision.leased_run import LeasedRun
+from wasmsr.ownership.supervision.stored import (
+    is_stored,
+    put_checkpoint,
+    remove_checkpoint,
+)
 from wasmsr.ownership.supervision.worker_guest import PUMP_SECONDS, WorkerGuest
 from wasmsr.ownership.transitions import OwnerState
 
@@ -305,21 +310,30 @@ class Supervisor:
                 if not self.guest.pump() and log.size < sizes[stream]:
                     raise LeaseLost("its output could not be written")
             log.sync()
-        self._pending = LastCheckpoint(
+        last = LastCheckpoint(
             root=found["root"],
-            store=str(self._run.folder),
+            store=self._run.address,
             epoch=epoch,
             output=sizes.get("stdout", 0),
             errors=sizes.get("stderr", 0),
         )
+        if is_stored(last):
+            folder = self._run.checkpoints(epoch)
+            put_checkpoint(self.keeper.program.program, last, folder, self._run.read_trust)
+        self._pending = last
         self._count()
 
     def _count(self) -> None:
         """Let the record name the newest checkpoint. No other one is written before it does."""
         last = self._pending
+        with self.keeper.lock:
+            record = self.keeper.program.record
+        before = record.checkpoint if record is not None else None
         if last is None or not self.keeper.renew(last):
             return
         self._pending = None
+        if before is not None and is_stored(before) and before.root != last.root:
+            remove_checkpoint(self.keeper.program.program, before)
         self._losses = 0
         self._let_out({"stdout": last.output, "stderr": last.errors})
         self._run.remove_older(last.epoch)

@@ -19,6 +19,7 @@ from wasmsr.ownership.epoch_log import EpochLog, complete, parts
 from wasmsr.ownership.lease import Lease
 from wasmsr.ownership.owner_record import OwnerRecord
 from wasmsr.ownership.supervision.leased_run import LeasedRun
+from wasmsr.ownership.supervision.stored import fetch_checkpoint, is_stored
 
 PAUSE_SECONDS = 0.5
 """How long a worker may take to pause its program before it is killed."""
@@ -28,6 +29,9 @@ PATIENCE = 0.6
 
 PUMP_SECONDS = 0.02
 """Seconds between two looks for output."""
+
+TAKEN = "taken.bin"
+"""Beside the workers: a checkpoint from a store, while it is restored."""
 
 EPOCH_FILE = "epoch"
 """Beside the workers: the epoch for which the newest of them was started."""
@@ -210,6 +214,12 @@ class WorkerGuest:
         self._open_logs(record.epoch, starts, again=False)
         if last is None:
             executor.start(run.spec, program=self.program, streams=run.streams, paused=True)
+        elif is_stored(last):
+            place = run.workers / TAKEN
+            fetch_checkpoint(self.program, last, place, run.read_trust, run.write_trust)
+            with open(place, "rb") as file:
+                place.unlink()
+                executor.adopt(file.fileno(), run.spec, program=self.program, streams=run.streams)
         else:
             executor.restore(
                 run.checkpoints(last.epoch), last.root, run.spec,
