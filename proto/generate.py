@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes wasmsr/rpc/migration.binpb, a serialised FileDescriptorSet, of wasmsr/v2/migration.proto.
+"""Makes wasmsr/rpc/migration.binpb, a serialised FileDescriptorSet, of wasmsr/v3/migration.proto.
 
     python proto/generate.py            writes the file
     python proto/generate.py --check    exits with 1 if the committed file is not what it would be
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = "wasmsr/v2/migration.proto"
+SOURCE = "wasmsr/v3/migration.proto"
 TARGET = ROOT / "wasmsr" / "rpc" / "migration.binpb"
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
-from collections.abc import Collection, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from wasmsr.errors import FormatError, ModuleError
+from wasmsr.errors import FormatError, MigrationError, ModuleError
 from wasmsr.migrate.ports import Buffer, Relays
 from wasmsr.migrate.protocol import (
     Description,
@@ -23,7 +25,8 @@ from wasmsr.migrate.protocol import (
     Reason,
     Refusal,
 )
-from wasmsr.snapshot.encoding.container import FLAG_HANDED, HEADER, Header
+from wasmsr.snapshot.encoding.container import FLAG_HANDED, HEADER, MAGIC, Header
+from wasmsr.snapshot.live.outgoing import PageBatch
 
 MODULE = b"\0asm\1\0\0\0" + b"counter" * 300
 DIGEST = hashlib.sha256(MODULE).digest()
@@ -87,6 +90,8 @@ class Counter:
         self.id = program or secrets.token_bytes(16)
         self.running = False
         self.closed = False
+        self.ran = 0
+        """Rounds of its moves in which it ran."""
 
     def describe(self) -> Description:
         return Description(
@@ -118,7 +123,10 @@ class Counter:
                 self._stand()
         return Ending("exited", CODE) if self.number >= self.limit else None
 
-    def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:
+    def leave(self, held: Collection[bytes] = ()) -> LeavingCounter:
+        return LeavingCounter(self)
+
+    def pieces(self) -> Iterator[Buffer]:
         assert not self.running
         state = json.dumps({"number": self.number, "limit": self.limit, "size": self.size})
         header = Header(0, 0, 0, bytes(32)).encode()
@@ -129,6 +137,50 @@ class Counter:
     def close(self) -> None:
         assert not self.running
         self.closed = True
+
+
+class LeavingCounter:
+    """A counter on its way out, whose memory has a page for each two that it counted."""
+
+    rest_size = 300
+    rest_seconds = 0.0
+    method = "count"
+
+    def __init__(self, counter: Counter) -> None:
+        self.counter = counter
+        self.digest = b""
+        self.sizes: Sequence[int] = [4]
+        self.parts: dict[str, float] = {}
+        self.left = 2
+        self.stands = False
+
+    def round(self, stays: Callable[[int], bool], timeout: float) -> bool:
+        self.left = max(0, self.left - 1)
+        stands = stays(self.left * 1000)
+        if stands and not self.counter.pause(timeout):
+            raise MigrationError("the program did not pause", phase="stop", owner="source")
+        self.stands = stands
+        if not stands and self.counter.running:
+            self.counter.ran += 1
+        return stands or not self.counter.running
+
+    def batches(self) -> Iterator[PageBatch]:
+        number = (self.counter.number if self.stands else 99).to_bytes(4, "little")
+        yield PageBatch(0, array("Q", [0, 1]), number.ljust(4096, b"\0"), array("Q"))
+        yield PageBatch(0, array("Q", [1, 2]), bytes(range(256)) * 32, array("Q", [3, 1]))
+
+    def rest(self) -> Iterator[Buffer]:
+        digest = hashlib.sha256()
+        for piece in self.counter.pieces():
+            digest.update(piece)
+            yield piece
+        self.digest = digest.digest()
+
+    def slow(self, share: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class CounterHost:
@@ -173,19 +225,66 @@ class CounterHost:
     def close(self) -> None:
         pass
 
-    def arrival(self, relays: Relays | None = None) -> CounterArrival:
-        return CounterArrival(self)
+    def arrival(
+        self, relays: Relays | None = None, *, image: int | None = None, rest: int = 0
+    ) -> CounterArrival:
+        return CounterArrival(self, image)
+
+    def restored(self, file: Iterator[Buffer], relays: Relays) -> CounterArrival:
+        arrival = CounterArrival(self, None)
+        for piece in file:
+            arrival.feed(piece)
+        return arrival
+
+    def restore_seconds(self, digest: bytes) -> float:
+        return 0.0
 
 
 class CounterArrival:
     """The bytes of a counter on its way in."""
 
-    def __init__(self, host: CounterHost) -> None:
+    def __init__(self, host: CounterHost, image: int | None = None) -> None:
         self.host = host
+        self.image = image
         self.state = bytearray()
+        self.memory = bytearray()
+        self.closed = False
+
+    def resize(self, sizes: Sequence[int]) -> None:
+        assert not self.closed
+        self.memory.extend(bytes(sizes[0] * 4096 - len(self.memory)))
+
+    def pages(self, memory: int, runs: array[int], data: Buffer, zeros: array[int]) -> None:
+        assert not self.closed
+        if memory:
+            return
+        if sum(runs[-2:]) > len(self.memory) // 4096:
+            raise FormatError("a page is beyond the end of the memory")
+        view = memoryview(data)
+        for first, count in zip(runs[::2], runs[1::2], strict=True):
+            self.memory[first * 4096 : (first + count) * 4096] = view[: count * 4096]
+            view = view[count * 4096 :]
 
     def feed(self, piece: Buffer) -> None:
+        assert not self.closed
         self.state += piece
+        if not self.state.startswith(MAGIC[: len(self.state)]):
+            raise FormatError("this is not a snapshot")
+
+    def finish(self) -> bytes:
+        if len(self.state) < HEADER.size:
+            raise FormatError("cut off")
+        if self.image is not None:
+            header = Header.decode(self.state[: HEADER.size])
+            handed = header._replace(flags=header.flags | FLAG_HANDED).encode()
+            os.pwrite(self.image, handed + self.state[HEADER.size :], 0)
+        return hashlib.sha256(self.state).digest()
+
+    def sync(self) -> None:
+        assert not self.closed
+
+    def close(self) -> None:
+        self.closed = True
 
     def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> Counter:
         if self.host.broken:
@@ -198,4 +297,7 @@ class CounterArrival:
             raise FormatError("no counter") from error
         if len(self.state) != HEADER.size + 256 + values["size"]:
             raise FormatError("cut off")
+        if any(self.memory):
+            came = int.from_bytes(self.memory[:4], "little")
+            assert came == values["number"], "a page of an older round"
         return self.host.make(program=program, **values)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.migrate.counter import Counter, CounterHost, World
+from tests.migrate.counter import Counter, CounterHost, LeavingCounter, World
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.files.modules import Modules
 from wasmsr.migrate.handover.answers import Answers
@@ -32,9 +32,12 @@ from wasmsr.migrate.protocol import (
     Move,
     Offer,
     OwnershipState,
+    PackedPages,
     PeerLost,
     Receipt,
     Report,
+    RoundHead,
+    RoundReceipt,
 )
 
 
@@ -132,10 +135,24 @@ class FailingCounter(Counter):
         self.owner.script.at(self.owner, "after pause")
         return stands
 
-    def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:
-        for piece in super().pieces(held):
+    def leave(self, held: Collection[bytes] = ()) -> LeavingCounter:
+        self.owner.script.at(self.owner, "before leaving")
+        return FailingLeaving(self)
+
+    def pieces(self) -> Iterator[Buffer]:
+        for piece in super().pieces():
             self.owner.script.at(self.owner, "before a piece")
             yield piece
+
+
+class FailingLeaving(LeavingCounter):
+    """A counter that leaves, whose end may be killed before each round."""
+
+    def round(self, stays: Callable[[int], bool], timeout: float) -> bool:
+        assert isinstance(self.counter, FailingCounter)
+        owner = self.counter.owner
+        owner.script.at(owner, "before a round")
+        return super().round(stays, timeout)
 
 
 class FailingHost(CounterHost):
@@ -190,8 +207,8 @@ class Direct:
 
         self._call("Upload", act)
 
-    def transfer(self, move: Move) -> DirectSending:
-        return DirectSending(self, self._call("Transfer", lambda end: end.begin(move)))
+    def transfer(self, move: Move, rest: int = 0) -> DirectSending:
+        return DirectSending(self, self._call("Transfer", lambda end: end.begin(move, rest)))
 
     def commit(self, move: Move, stopped: float) -> OwnershipState:
         standing: OwnershipState = self._call("Commit", lambda end: end.commit(move, stopped))
@@ -227,6 +244,18 @@ class DirectSending:
         self._peer = peer
         self._reception = reception
         self._receipt: Receipt | None = None
+
+    def begin(self, head: RoundHead) -> None:
+        self._peer._call("a round", lambda end: self._reception.begin(head))
+
+    def pages(self, batch: PackedPages) -> None:
+        self._peer._call("pages", lambda end: self._reception.pages(batch))
+
+    def end(self, number: int) -> RoundReceipt:
+        receipt: RoundReceipt = self._peer._call(
+            "the end of a round", lambda end: self._reception.end(number)
+        )
+        return receipt
 
     def send(self, piece: Buffer) -> None:
         self._peer._call("a piece", lambda end: self._reception.write(bytes(piece)))

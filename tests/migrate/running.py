@@ -136,9 +136,9 @@ def failing(fault: Fault) -> tuple[type[Journal], type[RemotePeer]]:
             fault.at(name, "after")
             return reply
 
-        def transfer(self, move: Any) -> Any:
+        def transfer(self, move: Any, rest: int = 0) -> Any:
             fault.at("Transfer", "before")
-            sending = super().transfer(move)
+            sending = super().transfer(move, rest)
             fault.at("Transfer", "after")
             return sending
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.migrate.arriving import arrived
 from wasmsr import Module, Snapshot, Store, WasmsrError
 from wasmsr.migrate.hosting.host import Hosting
 from wasmsr.migrate.protocol import ProgramLimits, Reason
 from wasmsr.program.program import Program
 from wasmsr.runspec.grants import HostGrants
-from wasmsr.snapshot.format import encode
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.filesystem.mounts import Mount
 
@@ -37,9 +37,7 @@ def paused(*modules: Module) -> SnapshotState:
 
 
 def arrive(there: Hosting, snapshot: SnapshotState, announced: Module = PLAIN) -> None:
-    arrival = there.arrival()
-    for piece in encode(snapshot):
-        arrival.feed(piece)
+    arrival = arrived(there, snapshot)
     arrival.restore(b"p" * 16, {announced.digest: announced.binary}).close()
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 import wasmsr
+from tests.migrate.arriving import arrived
 from tests.wasi.guest import CREAT, Guest
 from wasmsr.errors import SnapshotError
 from wasmsr.migrate.files.carried_trees import BASE, CarriedTrees, folder_name
 from wasmsr.migrate.hosting.host import Hosting
 from wasmsr.record import replaced
 from wasmsr.runspec.grants import HostGrants
-from wasmsr.snapshot.format import encode
 from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
 from wasmsr.wasi.state.restore import CarriedFiles
@@ -93,10 +93,7 @@ def arrival(
         sent.wasi["mounts"][0]["mode"] = "carry"
         sent.wasi.update(extra)
         sent.lineage.created = created
-        pieces = list(encode(sent))
-    coming = hosting.arrival()
-    for piece in pieces:
-        coming.feed(piece)
+        coming = arrived(hosting, sent)
     program = coming.restore(PROGRAM, {module.digest: module.binary})
     try:
         program.program.wasi.place_files()  # type: ignore[union-attr]

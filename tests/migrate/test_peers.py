@@ -29,6 +29,8 @@ from wasmsr.migrate.protocol import (
     Reason,
     Receipt,
     Report,
+    RoundHead,
+    RoundReceipt,
 )
 
 
@@ -38,6 +40,15 @@ class Taking:
     def __init__(self, peer: Willing) -> None:
         self._peer = peer
         self._receipt: Receipt | None = None
+
+    def begin(self, head: RoundHead) -> None:
+        """Take note of nothing."""
+
+    def pages(self, batch: Any) -> None:
+        """Take pages."""
+
+    def end(self, number: int) -> RoundReceipt:
+        return RoundReceipt(number)
 
     def send(self, piece: Any) -> None:
         self._peer.state += bytes(piece)
@@ -66,7 +77,7 @@ class Willing:
         self.asked.append("prepare")
         return Answer(self.node)
 
-    def transfer(self, move: Move) -> Taking:
+    def transfer(self, move: Move, rest: int = 0) -> Taking:
         self.asked.append("transfer")
         return Taking(self)
 
@@ -109,7 +120,7 @@ def test_a_source_moves_to_the_peer_that_is_named(tmp_path: Path) -> None:
         source.own(program, peer)
         program.start()
         assert source.move(program, peer) is not None
-        assert peer.asked == ["prepare", "transfer", "commit"] and peer.state
+        assert peer.asked == ["prepare", *["status"] * 3, "transfer", "commit"] and peer.state
         record = journal.get(program.id)
         assert record is not None and record.peer == peer.address and record.confirmed
         assert registry.named(peer.node) is peer and registry.of(record) is peer
@@ -155,6 +166,7 @@ def test_an_end_of_several_peers_names_the_one_that_is_meant(tmp_path: Path) -> 
     upload.write(MODULE)
     upload.finish()
     reception = end.answers.begin(move)
+    reception.begin(RoundHead(1, (1,), last=True))
     state = b"".join(map(bytes, counter.pieces()))
     reception.write(state)
     reception.finish(Receipt(len(state), sha256(state).digest()))
@@ -166,7 +178,10 @@ def test_an_end_of_several_peers_names_the_one_that_is_meant(tmp_path: Path) -> 
     assert program is not None and world.running == {program.id: "c"}
     end.news.session[program.id] = end.source.peer_of(program.id).address
     assert end.source.move(program) is not None
-    assert two.asked == ["status", "prepare", "transfer", "commit"] and one.asked == []
+    assert (
+        two.asked == ["status", "prepare", *["status"] * 3, "transfer", "commit"]
+        and one.asked == []
+    )
     end.answers.ended(program.id, 3, Ending("exited", 0))
     assert end.news.told == Ending("exited", 0) and end.news.told_by == "h:2"
     said = [event.values["peer"] for event in events if event.kind in ("arrived", "moved")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -11,19 +12,18 @@ from typing import Any
 
 import pytest
 
-from tests.migrate.counter import CODE, DIGEST, MODULE, Counter, World
+from tests.migrate.counter import CODE, DIGEST, MODULE, Counter, CounterArrival, World
 from tests.migrate.ends import Direct, End, FailingCounter, Script
 from wasmsr.errors import EXIT_HANDED, MigrationError
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.handover.admission import PARKED
 from wasmsr.migrate.handover.endpoint import Endpoint
-from wasmsr.migrate.journal.journal import Incoming, Record, StateFile
+from wasmsr.migrate.journal.journal import Incoming, Record
 from wasmsr.migrate.protocol import (
     Description,
     Ending,
     HandedAway,
     InDoubt,
-    JournalError,
     ModuleName,
     MountName,
     Move,
@@ -35,6 +35,7 @@ from wasmsr.migrate.protocol import (
     Refusal,
     Report,
 )
+from wasmsr.migrate.rounds.departure import Departure
 from wasmsr.snapshot.encoding.container import Header
 
 
@@ -89,15 +90,16 @@ def test_a_move(two: Two) -> None:
     counter = two.receive()
     assert counter.number == 1
     assert counter.id == two.program.id
-    assert two.kinds(two.a) == ["prepared", "moved"]
+    assert two.program.ran == 1
+    assert two.kinds(two.a) == ["prepared", "round", "moved"]
     assert two.kinds(two.b) == ["arrived"]
     # The module was sent once, and is compiled before the program stops.
     host = two.nodes["b"].destination.host
     assert host.admitted  # type: ignore[attr-defined]
     assert two.nodes["b"].destination.uploads.modules.get(DIGEST) == MODULE
-    record = two.nodes["a"].journal.get(two.program.id)
+    record = two.nodes["b"].journal.get(two.program.id)
     assert record
-    assert Header.decode(two.nodes["a"].journal.path(record.file).read_bytes()[:64]).handed
+    assert Header.decode(two.nodes["b"].journal.path(record.received).read_bytes()[:64]).handed
 
 
 @pytest.mark.parametrize("reason", list(Reason))
@@ -197,10 +199,19 @@ def test_a_ready_end_does_not_run_while_its_source_is_away(
 
     stop = threading.Event()
     stop.set()
-    for name in ("commit", "status", "abort"):
-        monkeypatch.setattr(Direct, name, lost)
     two.source.stop = stop
-    monkeypatch.setattr(two.source, "_stream", _unstoppable(two.source._stream, stop))
+    send = Departure.send
+
+    def sent(departure: Departure, held: Any) -> Any:
+        """The user interrupts, and the peer is away, when it has said READY."""
+        stop.clear()
+        receipt = send(departure, held)
+        stop.set()
+        for name in ("commit", "status", "abort"):
+            monkeypatch.setattr(Direct, name, lost)
+        return receipt
+
+    monkeypatch.setattr(Departure, "send", sent)
     with pytest.raises(HandedAway):
         two.source.move(two.program)
     node = two.nodes["b"]
@@ -218,19 +229,6 @@ def test_a_ready_end_does_not_run_while_its_source_is_away(
             Offer(b"n" * 16, Move(b"q" * 16, 2, b"t" * 16), two.program.describe())
         )
     assert refusal.value.reason is Reason.BUSY
-
-
-def _unstoppable(stream: Any, stop: threading.Event) -> Any:
-    """A stream during which the user has not interrupted yet."""
-
-    def streamed(*arguments: Any) -> Any:
-        stop.clear()
-        try:
-            return stream(*arguments)
-        finally:
-            stop.set()
-
-    return streamed
 
 
 def test_commit_may_be_repeated(two: Two) -> None:
@@ -387,23 +385,18 @@ def test_what_an_older_session_lost_ends_nothing(two: Two) -> None:
     assert not two.nodes["a"].away.ask_about(record, silent=False)
     assert two.nodes["a"].away.lost is None
     assert two.a.events[-1].kind == "lost"
-    assert record.file in two.a.events[-1].text
     assert two.standing("a") is OwnershipState.LOST
 
 
 def test_a_full_disk_at_either_end(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = StateFile._write
-    for role in ("handed", "received"):
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-        def full(self: StateFile, data: Any, role: str = role) -> None:
-            if self.name.endswith(role):
-                raise JournalError("No space left on device")
-            write(self, data)
-
+    for step in ("pages", "finish", "sync"):
         with monkeypatch.context() as patch:
-            patch.setattr(StateFile, "_write", full)
+            patch.setattr(CounterArrival, step, full)
             assert two.source.move(two.program) is None
-        assert "No space left" in two.a.events[-1].text
+        assert "No space left" in str(two.a.events[-1].values["message"])
         assert two.world.running == {two.program.id: "a"}
         for end in (two.a, two.b):
             assert not list(end.folder.glob("journal/*.part"))
@@ -456,11 +449,10 @@ def parked(two: Two) -> tuple[Any, Move]:
     move = two.source.next_move(two.program.id)
     two.source.prepare(two.program, move)
     two.source._journal_offer(move)
-    two.program.pause(1)
-    receipt, name, _ = two.source._stream(two.program, move, ())
-    assert receipt.size and node.destination.ready
+    departure = two.source.departure(two.program, move, two.source.peers.only)
+    assert departure.send(()).size and node.destination.ready
     node.destination.park()
-    two.source._journal_handed(move, name)
+    two.source._journal_handed(move)
     return node, move
 
 
@@ -519,8 +511,7 @@ def test_a_ready_state_is_parked_after_a_while(two: Two, monkeypatch: pytest.Mon
     node, move = two.nodes["b"], two.source.next_move(two.program.id)
     two.source.prepare(two.program, move)
     two.source._journal_offer(move)
-    two.program.pause(1)
-    two.source._stream(two.program, move, ())
+    two.source.departure(two.program, move, two.source.peers.only).send(())
     node.stop = threading.Event()
     thread = threading.Thread(target=node._await, daemon=True)
     thread.start()

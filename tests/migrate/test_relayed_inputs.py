@@ -26,7 +26,7 @@ from wasmsr.migrate.hosting.host import Hosting
 from wasmsr.migrate.hosting.hosted_program import HostedProgram
 from wasmsr.migrate.hosting.own_inputs import FEEDS
 from wasmsr.migrate.journal.journal import Journal
-from wasmsr.migrate.ports import Relays
+from wasmsr.migrate.ports import Buffer, Relays
 from wasmsr.migrate.protocol import (
     ABILITIES,
     Answer,
@@ -616,12 +616,22 @@ def test_an_end_that_is_killed_while_ready_knows_where_the_streams_are(
     monkeypatch.setattr(counter, "describe", lambda: told)
     found: list[Relays] = []
 
-    def arrival(host: CounterHost, relays: Relays | None = None) -> CounterArrival:
+    def arrival(
+        host: CounterHost, relays: Relays | None = None, *, image: int | None = None, rest: int = 0
+    ) -> CounterArrival:
         assert relays is not None
         found.append(relays)
-        return CounterArrival(host)
+        return CounterArrival(host, image)
+
+    def restored(host: CounterHost, file: Iterator[Buffer], relays: Relays) -> CounterArrival:
+        found.append(relays)
+        made = CounterArrival(host)
+        for piece in file:
+            made.feed(piece)
+        return made
 
     monkeypatch.setattr(CounterHost, "arrival", arrival)
+    monkeypatch.setattr(CounterHost, "restored", restored)
     assert session.a.node.source.move(counter) is None
     session.b.revive()
     assert len(found) == 2

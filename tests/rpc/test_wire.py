@@ -36,6 +36,7 @@ from wasmsr.migrate.protocol import (
     Receipt,
     Refusal,
     Report,
+    RoundHead,
 )
 from wasmsr.rpc import client, convert, messages
 from wasmsr.rpc.address import Address
@@ -85,7 +86,9 @@ class Served:
         answer = self.peer.prepare(self.offer(counter))
         for digest in answer.missing:
             self.peer.upload(counter.module(digest), digest)
-        return self.peer.transfer(MOVE)
+        sending = self.peer.transfer(MOVE)
+        sending.begin(RoundHead(1, (1,), last=True))
+        return sending
 
     def call(self, name: str, request: bytes | list[bytes], service: str = messages.SERVICE) -> Any:
         """Calls a method with raw bytes, as one who has the key."""
@@ -143,9 +146,9 @@ def test_an_aborted_move_over_the_wire(served: Served) -> None:
     sending.send(next(iter(counter.pieces())))
     sending.cancel()
     deadline = time.monotonic() + 5
-    while list(served.node.journal.folder.glob("*.part")) and time.monotonic() < deadline:
+    while list(served.node.journal.folder.glob("*.received")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not list(served.node.journal.folder.glob("*.part"))
+    assert not list(served.node.journal.folder.glob("*.received"))
     assert served.node.destination._reception is None
     assert served.peer.abort(MOVE) is OwnershipState.UNKNOWN
 
@@ -429,7 +432,7 @@ def test_streams_that_cannot_be(served: Served, name: str) -> None:
     if name == "Upload":
         begin = kind(module=convert.module_out(counter.describe().modules[0]))
     else:
-        begin = kind(move=convert.move_out(MOVE))
+        begin = kind(begin=messages.TransferBegin(move=convert.move_out(MOVE)))
     cases: list[list[Any]] = [
         [],
         [kind()],
@@ -453,7 +456,7 @@ def test_streams_that_cannot_be(served: Served, name: str) -> None:
             served.call(name, case)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert served.node.destination._reception is None
-    assert not list(served.node.journal.folder.glob("*.part"))
+    assert not list(served.node.journal.folder.glob("*.received"))
 
 
 def test_a_state_cut_off_everywhere(served: Served) -> None:

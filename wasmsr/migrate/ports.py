@@ -6,7 +6,8 @@ have their own implementations, which fail where a test says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,10 +18,14 @@ from wasmsr.migrate.protocol import (
     Move,
     Offer,
     OwnershipState,
+    PackedPages,
     Receipt,
     Refusal,
     Report,
+    RoundHead,
+    RoundReceipt,
 )
+from wasmsr.snapshot.live.outgoing import PageBatch
 
 Buffer = bytes | bytearray | memoryview
 
@@ -53,11 +58,19 @@ class MovableProgram(Protocol):
     def wait(self, timeout: float | None) -> Ending | None:
         """Return how the program ended, or None if it has not after `timeout` seconds."""
 
-    def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:
-        """Return the encoded snapshot of the paused program.
+    def leave(self, held: Collection[bytes] = ()) -> Leaving:
+        """Begin to send the program away. The program may be running, and runs on.
 
         Args:
             held: Digests of the pieces of files that the destination has. They are left out.
+
+        Raises:
+            SnapshotError: The program cannot be saved.
+            MigrationError: It did not pause in time.
+        """
+
+    def pieces(self) -> Iterator[Buffer]:
+        """Return the paused program's whole snapshot, for a file.
 
         Raises:
             SnapshotError: The program cannot be saved.
@@ -65,6 +78,61 @@ class MovableProgram(Protocol):
 
     def close(self) -> None:
         """End the program and release its files and memory."""
+
+
+class Leaving(Protocol):
+    """A program that leaves: its memories in rounds, then the rest of its state."""
+
+    rest_size: int
+    """About how many bytes the rest has; 0 if it is not known."""
+
+    rest_seconds: float
+    """About how many seconds it takes to capture and encode the rest."""
+
+    sizes: Sequence[int]
+    """Pages of 4 KiB of each memory in the present round."""
+
+    digest: bytes
+    """The root digest of the whole state, after `rest`."""
+
+    method: str
+    """How dirty pages are found."""
+
+    parts: dict[str, float]
+    """Seconds of what was done while the program was paused: "pause", "scan", "encode"."""
+
+    def round(self, stays: Callable[[int], bool], timeout: float) -> bool:
+        """Begin a round: find the pages that have changed since the one before.
+
+        The program stands for a moment. It may have ended.
+
+        Args:
+            stays: Is told about how many pages there are; True keeps the program paused.
+            timeout: Seconds that the program has to pause.
+
+        Returns:
+            Whether the program is paused now, or has ended.
+
+        Raises:
+            MigrationError: It did not pause in time.
+            SnapshotError: The pages cannot be found.
+        """
+
+    def batches(self) -> Iterator[PageBatch]:
+        """Return the pages of the round; the program may run meanwhile."""
+
+    def rest(self) -> Iterator[Buffer]:
+        """Return the rest of the paused program's state.
+
+        Raises:
+            SnapshotError: The program cannot be saved.
+        """
+
+    def slow(self, share: float) -> None:
+        """Let the program stand for this share of the time, 0.0 to 0.9, while it leaves."""
+
+    def close(self) -> None:
+        """Release what is kept; the program itself stays as it is."""
 
 
 class ProgramHost(Protocol):
@@ -79,8 +147,27 @@ class ProgramHost(Protocol):
     def admit(self, binary: Buffer) -> None:
         """Validate and compile a module before the program comes. Raises ModuleError."""
 
-    def arrival(self, relays: Relays | None = None) -> Arrival:
-        """Begin to take a program in; `relays` says how it reaches its streams."""
+    def arrival(
+        self, relays: Relays | None = None, *, image: int | None = None, rest: int = 0
+    ) -> Arrival:
+        """Begin to take a program in.
+
+        Args:
+            relays: How it reaches its streams.
+            image: Descriptor of an empty file that becomes a snapshot of what comes, marked as
+                handed; None for none.
+            rest: About how many bytes the state has besides the memories.
+        """
+
+    def restored(self, file: Iterator[Buffer], relays: Relays) -> Arrival:
+        """Return the arrival of a program whose snapshot is on this host's disk.
+
+        Raises:
+            SnapshotError: The file is damaged.
+        """
+
+    def restore_seconds(self, digest: bytes) -> float:
+        """Return how long it took to restore a program of a module; 0.0 if none was."""
 
     def held(self, program: bytes) -> tuple[bytes, ...]:
         """Return digests of the pieces of files that are here since the program was."""
@@ -137,10 +224,26 @@ class Relays:
 
 
 class Arrival(Protocol):
-    """An encoded snapshot that becomes a program. The snapshot may be marked as handed."""
+    """The state of a program that comes: its memories in rounds, then the rest.
+
+    Every method raises SnapshotError for bytes that cannot be, OSError and MemoryError where this
+    host has no room.
+    """
+
+    def resize(self, sizes: Sequence[int]) -> None:
+        """Take note of how many pages of 4 KiB each memory has."""
+
+    def pages(self, memory: int, runs: array[int], data: Buffer, zeros: array[int]) -> None:
+        """Take pages of a memory; see `PackedPages`. `data` is not compressed."""
 
     def feed(self, piece: Buffer) -> None:
-        """Decode the next piece. Raises SnapshotError."""
+        """Take the next piece of the rest."""
+
+    def finish(self) -> bytes:
+        """Check all of the state, complete its image, and return its root digest."""
+
+    def sync(self) -> None:
+        """Write what the image has to the disk. Any thread may call this."""
 
     def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> MovableProgram:
         """Make a paused program of what was fed. Nothing outside changes.
@@ -153,12 +256,24 @@ class Arrival(Protocol):
             SnapshotError, ModuleError, WasiConfigError: The program cannot be made.
         """
 
+    def close(self) -> None:
+        """Release what has come; after `restore` this does nothing."""
+
 
 class Sending(Protocol):
     """A transfer that has begun. Every method raises PeerLost or PeerRefused."""
 
+    def begin(self, head: RoundHead) -> None:
+        """Begin a round."""
+
+    def pages(self, batch: PackedPages) -> None:
+        """Send pages; wait while the peer has too many bytes left to take."""
+
+    def end(self, number: int) -> RoundReceipt:
+        """End a round that is not the last one; wait until the peer has it."""
+
     def send(self, piece: Buffer) -> None:
-        """Send 1 byte to 1 MiB; wait while the peer has too many bytes left to write."""
+        """Send 1 byte to 1 MiB of the rest of the state; wait likewise."""
 
     def finish(self, receipt: Receipt) -> None:
         """Send the end of the state; do not wait for the answer."""
@@ -182,8 +297,8 @@ class Peer(Protocol):
     def upload(self, module: Buffer, digest: bytes) -> None:
         """Send a module that the peer lacks."""
 
-    def transfer(self, move: Move) -> Sending:
-        """Begin to send the program's state."""
+    def transfer(self, move: Move, rest: int = 0) -> Sending:
+        """Begin to send the program's state; its rest will have about `rest` bytes."""
 
     def commit(self, move: Move, stopped: float) -> OwnershipState:
         """Tell the peer the decision; return what its journal says then."""

@@ -6,12 +6,13 @@ comes, so values of these types are always well-formed. docs/migration-protocol.
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
 from wasmsr.errors import EXIT_HANDED, MigrationError
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the protocol. Two ends with different numbers do not move programs."""
 
 PIECE = 1 << 20
@@ -39,8 +40,17 @@ class OwnershipState(IntEnum):
     LOST = 7
 
 
-SNAPSHOT_FORMAT = 1
-"""The version of the snapshot format in which protocol 1 moves programs."""
+SNAPSHOT_FORMAT = 2
+"""The version of the snapshot format in which protocol 3 moves programs."""
+
+MOST_ROUNDS = 1000
+"""Most rounds of a move."""
+
+BATCH_BYTES = 1 << 20
+"""Most bytes of pages in one message."""
+
+MEMORIES = 64
+"""Most memories of a program that moves."""
 
 
 class Reason(IntEnum):
@@ -119,13 +129,23 @@ class Description:
 
 @dataclass(frozen=True)
 class Offer:
-    """A source's question: may this program come? `node` is the source's own id."""
+    """A source's question: may this program come?
+
+    Attributes:
+        node: The source's own id.
+        move: The attempt.
+        description: What the program needs.
+        protocol: The version of the protocol that the source speaks.
+        software: The source's version of wasmsr, for people.
+        rounds: Most rounds in which its memories come, the last one included.
+    """
 
     node: bytes
     move: Move
     description: Description
     protocol: int = PROTOCOL
     software: str = ""
+    rounds: int = MOST_ROUNDS
 
 
 @dataclass(frozen=True)
@@ -146,20 +166,82 @@ class Answer:
         missing: Digests of the modules that it lacks.
         held: Digests of the pieces of carried files that it has; the source leaves them out.
         abilities: What it can do, such as `INPUT`.
+        restore: Seconds that it took to restore a program of that module; 0.0 if it never did.
     """
 
     node: bytes
     missing: tuple[bytes, ...] = ()
     held: tuple[bytes, ...] = ()
     abilities: tuple[str, ...] = ()
+    restore: float = 0.0
+
+
+@dataclass(frozen=True)
+class RoundHead:
+    """What a round begins with.
+
+    Attributes:
+        number: 1 for the first round, one more for each later one.
+        sizes: Pages of 4 KiB of each memory, by number. A memory never becomes shorter.
+        last: Whether the program is paused for this round, so that no other follows.
+    """
+
+    number: int
+    sizes: tuple[int, ...]
+    last: bool = False
+
+
+@dataclass(frozen=True)
+class PackedPages:
+    """Pages of one memory, as they go over the wire.
+
+    In a round the batches ascend by memory and page, and no page is there twice.
+
+    Attributes:
+        memory: The memory's number.
+        runs: Runs of pages (first, count), ascending, whose bytes are in `data`.
+        zeros: Runs of pages that are zeros now.
+        size: Bytes of the pages of `runs`.
+        data: Their bytes, one page after the other; one zstd frame of them if `packed`.
+        packed: Whether `data` is compressed.
+    """
+
+    memory: int
+    runs: array[int]
+    zeros: array[int]
+    size: int
+    data: bytes
+    packed: bool
+
+
+@dataclass(frozen=True)
+class RoundReceipt:
+    """What a destination says when it has a whole round, and has it on its disk.
+
+    Attributes:
+        number: The round's.
+        sync: Seconds that one small sync takes at the destination; 0.0 if it is not known.
+    """
+
+    number: int
+    sync: float = 0.0
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a READY destination holds: bytes of the stream and their SHA-256."""
+    """What a READY destination holds.
+
+    Attributes:
+        size: Bytes of the rest of the state.
+        digest: The root digest of the whole state, 32 bytes.
+        sync: Seconds that the destination's syncs took, as it says; 0.0 at the source.
+        restore: Seconds that it took to restore the program on trial.
+    """
 
     size: int
     digest: bytes
+    sync: float = field(default=0.0, compare=False)
+    restore: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)

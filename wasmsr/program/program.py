@@ -25,6 +25,7 @@ from wasmsr.interp.types import FuncType
 from wasmsr.program.exports import COMMAND, REACTOR, exported_function, is_reactor, own_imports
 from wasmsr.program.state import ProgramState
 from wasmsr.program.timings import Timings
+from wasmsr.program.visit import Visit
 from wasmsr.runspec.grants import HostGrants
 from wasmsr.runspec.stop_conditions import StopConditions
 
@@ -84,6 +85,7 @@ class Program:
         self._idle.set()
         self._lock = threading.Lock()
         self._wanted = False
+        self._visit: Visit | None = None
         self._outcome: Outcome | None = None
         self._error: BaseException | None = None
         self._base = store.executed or 0
@@ -339,6 +341,46 @@ class Program:
         self._idle.wait()
         return True
 
+    def visit(self, action: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Do something while the program stands between two instructions.
+
+        A running program is not stopped and started for it: its own thread does it, and runs on at
+        once unless `action` returns True. `pause` then has nothing left to do.
+
+        Args:
+            action: What to do. It may look at the store, and must not steer the program.
+            timeout: Seconds that the program has to reach a point between two instructions.
+
+        Returns:
+            True if the action was performed; the program has then not run meanwhile, or has ended
+            before. False after `timeout`: the action is not performed any more.
+
+        Raises:
+            BaseException: What the action raised; the program runs on.
+        """
+        visit = Visit(action)
+        with self._lock:
+            waits = self.state is ProgramState.RUNNING and not self._idle.is_set()
+            if waits:
+                self._visit = visit
+        if waits:
+            with suppress(WasmsrError):  # the store that was replaced is closed
+                self.store.pause()
+            if not visit.over.wait(timeout):
+                with self._lock:
+                    if self._visit is visit:
+                        self._visit = None
+                        return False
+                visit.over.wait()
+            if visit.stays:
+                self._idle.wait()
+        else:
+            self._idle.wait()
+            visit.perform()
+        if visit.error is not None:
+            raise visit.error
+        return True
+
     def wait(self, timeout: float | None = None) -> Outcome | None:
         """Return the outcome, or None if the program still runs after `timeout` seconds.
 
@@ -461,6 +503,9 @@ class Program:
         finally:
             with self._lock:
                 self.state = state
+                visit, self._visit = self._visit, None
+            if visit is not None:  # the program has ended before
+                visit.perform()
             reserve.let_go()
             try:
                 self.on_stopped()
@@ -473,7 +518,10 @@ class Program:
             if not self.pending:
                 return ProgramState.IDLE, outcome
             with self._lock:
-                if self._wanted:
+                visit, self._visit = self._visit, None
+            stays = visit is not None and visit.perform()
+            with self._lock:
+                if self._wanted or stays:
                     self.state = ProgramState.PAUSED
                     return ProgramState.PAUSED, Paused("requested")
             steps = self._steps()

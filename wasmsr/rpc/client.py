@@ -27,6 +27,7 @@ from wasmsr.migrate.protocol import (
     Move,
     Offer,
     OwnershipState,
+    PackedPages,
     PeerLost,
     PeerRefused,
     PeerUnknown,
@@ -34,6 +35,8 @@ from wasmsr.migrate.protocol import (
     Receipt,
     Refusal,
     Report,
+    RoundHead,
+    RoundReceipt,
 )
 from wasmsr.migrate.streams.inputs import HOLD_SECONDS
 from wasmsr.rpc import channel, convert, messages
@@ -52,6 +55,9 @@ QUESTION_SECONDS = 10.0
 
 PREPARE_SECONDS = 120.0
 """How long a peer may take to validate and compile modules, or to restore a program on trial."""
+
+SYNC_SECONDS = 120.0
+"""How long a peer may take to write a round to its disk."""
 
 STALL_SECONDS = channel.STALL_SECONDS
 """How long a transfer may go without progress."""
@@ -116,6 +122,7 @@ class RemotePeer:
                 convert.missing_in(reply.missing),
                 convert.held_in(reply.held),
                 convert.abilities_in(reply.abilities),
+                convert.span_in(reply.restore),
             )
         except Malformed as error:
             raise self._nonsense(error) from error
@@ -132,8 +139,8 @@ class RemotePeer:
 
         self._refused(self._ask("Upload", requests, PREPARE_SECONDS))
 
-    def transfer(self, move: Move) -> _Sending:
-        """Begin to send the program's state."""
+    def transfer(self, move: Move, rest: int = 0) -> _Sending:
+        """Begin to send the program's state; its rest will have about `rest` bytes."""
         with self._lock:
             if self._hurry:
                 raise PeerLost("interrupted")
@@ -141,7 +148,7 @@ class RemotePeer:
         with self._lock:
             if self._hurry:
                 raise PeerLost("interrupted")
-            sending = _Sending(self, session.call(_path("Transfer")), move)
+            sending = _Sending(self, session.call(_path("Transfer")), move, rest)
             self._call = sending
         return sending
 
@@ -408,11 +415,13 @@ class _Sending:
     A thread of gRPC takes the requests from a queue; a thread of ours reads the replies.
     """
 
-    def __init__(self, peer: RemotePeer, call: Call, move: Move) -> None:
+    def __init__(self, peer: RemotePeer, call: Call, move: Move, rest: int) -> None:
         self._peer = peer
         self._sealed = call
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._queue.put(messages.TransferRequest(move=convert.move_out(move)))
+        begin = messages.TransferBegin(move=convert.move_out(move), rest=rest)
+        self._queue.put(messages.TransferRequest(begin=begin))
+        self._round: RoundReceipt | None = None
         self._news = threading.Condition()
         self._sent = self._received = 0
         self._receipt: Receipt | None = None
@@ -424,6 +433,22 @@ class _Sending:
         proof = [(METADATA, call.metadata)]
         self._call = peer._methods["Transfer"](sealed, metadata=proof)
         threading.Thread(target=self._read, name="wasmsr-transfer", daemon=True).start()
+
+    def begin(self, head: RoundHead) -> None:
+        round_ = messages.RoundBegin(number=head.number, sizes=head.sizes, last=head.last)
+        self._queue.put(messages.TransferRequest(round=round_))
+
+    def pages(self, batch: PackedPages) -> None:
+        self._wait(lambda: self._sent - self._received < WINDOW, STALL_SECONDS)
+        self._sent += len(batch.data)
+        self._queue.put(messages.TransferRequest(pages=convert.pages_out(batch)))
+
+    def end(self, number: int) -> RoundReceipt:
+        self._queue.put(messages.TransferRequest(round_end=number))
+        self._wait(lambda: self._received >= self._sent, STALL_SECONDS)
+        self._wait(lambda: self._round is not None and self._round.number == number, SYNC_SECONDS)
+        assert self._round is not None
+        return self._round
 
     def send(self, piece: Buffer) -> None:
         self._wait(lambda: self._sent - self._received < WINDOW, STALL_SECONDS)
@@ -437,9 +462,9 @@ class _Sending:
 
     def ready(self) -> Receipt:
         self._wait(lambda: self._received >= self._sent or self._over, STALL_SECONDS)
-        self._wait(lambda: self._over, PREPARE_SECONDS)
-        if self._receipt is None:
-            raise PeerLost(f"{self._peer.address} ended the transfer without an answer")
+        # READY counts as soon as it is heard; the end of the call may take half a round trip more.
+        self._wait(lambda: self._receipt is not None, PREPARE_SECONDS)
+        assert self._receipt is not None
         return self._receipt
 
     def cancel(self) -> None:
@@ -453,6 +478,8 @@ class _Sending:
             received = self._received
             deadline = time.monotonic() + limit
             while not self._error and not done():
+                if self._over:
+                    raise PeerLost(f"{self._peer.address} ended the transfer without an answer")
                 left = deadline - time.monotonic()
                 if self._received != received:
                     received = self._received
@@ -472,7 +499,13 @@ class _Sending:
                 if part == "refusal":
                     error = self._peer.refusal(reply.refusal)
                 elif part == "ready":
-                    self._receipt = convert.receipt_in(reply.ready)
+                    with self._news:
+                        self._receipt = convert.ready_in(reply.ready)
+                        self._news.notify_all()
+                elif part == "round":
+                    with self._news:
+                        self._round = convert.round_done_in(reply.round)
+                        self._news.notify_all()
                 elif part == "received":
                     with self._news:
                         self._received = max(self._received, min(reply.received, self._sent))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from array import array
 from typing import Any
 
 from wasmsr.errors import printable
@@ -113,7 +114,12 @@ def offer_in(message: Any) -> terms.Offer:
         ),
     )
     return terms.Offer(
-        node_in(message.node), move_in(message.move), description, message.protocol, software
+        node_in(message.node),
+        move_in(message.move),
+        description,
+        message.protocol,
+        software,
+        rounds_in(message.rounds),
     )
 
 
@@ -165,6 +171,7 @@ def offer_out(offer: terms.Offer) -> Any:
         ],
         shown=wanted.shown,
         fed=wanted.fed,
+        rounds=offer.rounds,
         limits=messages.Limits(
             memory_pages=wanted.limits.memory_pages,
             table_elements=wanted.limits.table_elements,
@@ -190,8 +197,71 @@ def held_in(value: bytes) -> tuple[bytes, ...]:
 
 
 def receipt_in(message: Any) -> terms.Receipt:
-    """Return the value of a message, checked. Raises Malformed."""
+    """Return the value of an end of a transfer, checked. Raises Malformed."""
     return terms.Receipt(message.size, _digest(message.digest))
+
+
+def ready_in(message: Any) -> terms.Receipt:
+    """Return the value of a READY, checked. Raises Malformed."""
+    spans = span_in(message.sync), span_in(message.restore)
+    return terms.Receipt(message.size, _digest(message.digest), *spans)
+
+
+def rounds_in(value: int) -> int:
+    """Return a number of rounds, checked. Raises Malformed."""
+    if not 1 <= value <= terms.MOST_ROUNDS:
+        raise Malformed(f"{value} rounds; at least 1 and at most {terms.MOST_ROUNDS} are allowed")
+    return value
+
+
+def begin_in(message: Any) -> tuple[terms.Move, int]:
+    """Return move and size of the rest, checked. Raises Malformed."""
+    if message.rest >= 1 << 62:
+        raise Malformed("the rest of a state is too large")
+    return move_in(message.move), message.rest
+
+
+def head_in(message: Any) -> terms.RoundHead:
+    """Return the value of a round's beginning, checked. Raises Malformed."""
+    _count(message.sizes, terms.MEMORIES, "memories")
+    if any(size >= 1 << 40 for size in message.sizes):
+        raise Malformed("a memory is too large")
+    return terms.RoundHead(rounds_in(message.number), tuple(message.sizes), message.last)
+
+
+def pages_in(message: Any) -> terms.PackedPages:
+    """Return the value of a batch of pages, checked but for its content. Raises Malformed."""
+    if len(message.runs) % 2 or len(message.zeros) % 2:
+        raise Malformed("half a run of pages")
+    if message.size > terms.BATCH_BYTES or len(message.data) > terms.BATCH_BYTES:
+        raise Malformed(f"a batch has more than {terms.BATCH_BYTES} bytes")
+    if message.memory >= terms.MEMORIES:
+        raise Malformed(f"memory {message.memory}")
+    return terms.PackedPages(
+        message.memory,
+        array("Q", message.runs),
+        array("Q", message.zeros),
+        message.size,
+        message.data,
+        message.packed,
+    )
+
+
+def pages_out(batch: terms.PackedPages) -> Any:
+    """Return the message of a batch of pages."""
+    return messages.Pages(
+        memory=batch.memory,
+        runs=batch.runs.tolist(),
+        zeros=batch.zeros.tolist(),
+        size=batch.size,
+        data=batch.data,
+        packed=batch.packed,
+    )
+
+
+def round_done_in(message: Any) -> terms.RoundReceipt:
+    """Return the value of the end of a round."""
+    return terms.RoundReceipt(message.number, span_in(message.sync))
 
 
 def refusal_in(message: Any) -> terms.Refusal:

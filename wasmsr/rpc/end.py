@@ -14,6 +14,7 @@ from wasmsr.migrate.handover.endpoint import Endpoint
 from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.ports import ProgramHost
+from wasmsr.migrate.rounds.convergence import MovePolicy
 from wasmsr.rpc.address import Address
 from wasmsr.rpc.client import RemotePeer
 from wasmsr.rpc.server import Server
@@ -37,6 +38,7 @@ class ServedEndpoint:
         every: float,
         software: str,
         key: bytes,
+        policy: MovePolicy | None = None,
     ) -> None:
         """Open the journal, restore what it has, and serve.
 
@@ -50,6 +52,7 @@ class ServedEndpoint:
             every: Seconds that a program runs here before this end sends it on.
             software: The version of wasmsr, for people at the peer.
             key: The key that the peer must have too; b"" for none.
+            policy: How programs move.
 
         Raises:
             MigrationError: The journal or the address cannot be used.
@@ -66,6 +69,7 @@ class ServedEndpoint:
                 announce,
                 every=every,
                 software=software,
+                policy=policy,
             )
             self.endpoint.recover()
             self._server = Server(self.endpoint.answers, listen, software, key)

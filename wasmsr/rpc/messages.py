@@ -12,7 +12,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-PACKAGE = "wasmsr.v2"
+PACKAGE = "wasmsr.v3"
 SERVICE = f"{PACKAGE}.Migration"
 
 
@@ -48,8 +48,12 @@ PrepareReply = _message("PrepareReply")
 UploadRequest = _message("UploadRequest")
 UploadReply = _message("UploadReply")
 TransferRequest = _message("TransferRequest")
+TransferBegin = _message("TransferBegin")
+RoundBegin = _message("RoundBegin")
+Pages = _message("Pages")
 TransferEnd = _message("TransferEnd")
 TransferReply = _message("TransferReply")
+RoundDone = _message("RoundDone")
 Ready = _message("Ready")
 CommitRequest = _message("CommitRequest")
 CommitReply = _message("CommitReply")

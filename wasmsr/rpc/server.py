@@ -243,6 +243,7 @@ class _Calls:
             reply.missing.extend(answer.missing)
             reply.held = b"".join(answer.held[: convert.HELD])
             reply.abilities.extend(answer.abilities)
+            reply.restore = answer.restore
         except PeerRefused as error:
             reply.refusal.CopyFrom(convert.refusal_out(error))
         return reply
@@ -265,17 +266,30 @@ class _Calls:
         reception = None
         try:
             first: Any = next(requests, None)
-            if _part(first) != "move":
+            if _part(first) != "begin":
                 raise Malformed("a transfer begins with its move")
-            reception = self._answers.begin(convert.move_in(first.move))
+            reception = self._answers.begin(*convert.begin_in(first.begin))
             for request in requests:
-                if _part(request) == "end":
+                part = _part(request)
+                if part == "round":
+                    reception.begin(convert.head_in(request.round))
+                elif part == "pages":
+                    reception.pages(convert.pages_in(request.pages))
+                    yield messages.TransferReply(received=reception.received)
+                elif part == "round_end":
+                    done = reception.end(request.round_end)
+                    round_ = messages.RoundDone(number=done.number, sync=done.sync)
+                    yield messages.TransferReply(round=round_)
+                elif part == "end":
                     held = reception.finish(convert.receipt_in(request.end))
-                    ready = messages.Ready(size=held.size, digest=held.digest)
+                    ready = messages.Ready(
+                        size=held.size, digest=held.digest, sync=held.sync, restore=held.restore
+                    )
                     yield messages.TransferReply(ready=ready)
                     return
-                reception.write(_piece(request))
-                yield messages.TransferReply(received=reception.received)
+                else:
+                    reception.write(_piece(request))
+                    yield messages.TransferReply(received=reception.received)
             raise Malformed("a transfer ends with its digest")
         except PeerRefused as error:
             if reception:

@@ -65,6 +65,17 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 )
 @_option("--every", type=ClickType(Seconds()), default="2", show_default=True, metavar="SECONDS",
          help="How long a program runs here before this end sends it on.")  # fmt: skip
+@_option("--max-downtime", type=click.FloatRange(0, min_open=True), default=50.0,
+         show_default=True, metavar="MS",
+         help="Stop the program for its move when it would then stand for this many milliseconds "
+         "and two round trips at most. It runs while its memory is sent, in rounds.")  # fmt: skip
+@_option("--max-rounds", type=click.IntRange(1, 1000), default=30, show_default=True, metavar="N",
+         help="Stop the program after this many rounds in any case.")  # fmt: skip
+@_option("--stop-and-copy", is_flag=True,
+         help="Stop the program before anything of it is sent.")  # fmt: skip
+@_option("--auto-converge", is_flag=True,
+         help="Hold back a program that writes to its memory faster than the line sends."
+         )  # fmt: skip
 @_option("--dir", "dirs", type=ClickType(option_kind("--dir")), multiple=True,
          metavar="HOST[::GUEST[::MODE]]",
          help="Let programs use the folder HOST, by the name GUEST (default: HOST). Repeatable."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from wasmsr.cli.words.messages import say
 from wasmsr.cli.words.progress import Advance, shown
+from wasmsr.migrate.events import size
 
 if TYPE_CHECKING:
     from wasmsr.migrate.events import Event
@@ -35,8 +36,10 @@ class EventLines:
         with self._lock:
             if event.kind == "progress":
                 if not self.json:
-                    self._move_bar(event.values["bytes"])
+                    self._move_bar(event.values)
                 return
+            if event.kind == "round" and not self.json:
+                return  # the progress line says it
             self._remove_bar()
             if self.json:
                 self.print_json(event.kind, event.values)
@@ -58,12 +61,21 @@ class EventLines:
         with self._lock:
             self._remove_bar()
 
-    def _move_bar(self, count: object) -> None:
-        assert isinstance(count, int)
+    def _move_bar(self, values: dict[str, object]) -> None:
         if self._advance is None:
             self._advance = self._bar.enter_context(shown("moving"))
-        self._advance(count, None)
+        what = "moving"
+        if "round" in values:
+            what = f"moving, round {values['round']}, {size(_number(values['left']))} left"
+            if values["predicted"] is not None:
+                what += f", downtime now {_number(values['predicted']) * 1000:.0f} ms"
+        self._advance(values["bytes"], None, what)
 
     def _remove_bar(self) -> None:
         self._bar.close()
         self._advance = None
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, (int, float))
+    return value

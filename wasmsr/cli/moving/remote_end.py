@@ -81,6 +81,7 @@ class RemoteEnd:
         from wasmsr.migrate.events import Event, size
         from wasmsr.migrate.hosting.host import Hosting
         from wasmsr.migrate.journal.forget import lost
+        from wasmsr.migrate.rounds.convergence import MovePolicy
         from wasmsr.rpc.end import ServedEndpoint
 
         options = self._options
@@ -106,6 +107,12 @@ class RemoteEnd:
             host=hosting,
             announce=self._lines,
             every=options.every,
+            policy=MovePolicy(
+                options.max_downtime / 1000,
+                options.max_rounds,
+                options.stop_and_copy,
+                options.auto_converge,
+            ),
             software=__version__,
             key=token,
         )

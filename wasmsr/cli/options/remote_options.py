@@ -26,6 +26,10 @@ class RemoteOptions:
     program: str | None
     args: tuple[str, ...]
     every: float
+    max_downtime: float
+    max_rounds: int
+    stop_and_copy: bool
+    auto_converge: bool
     dirs: tuple[str, ...]
     carry_limit: int | None
     on_changed: OnChanged | None

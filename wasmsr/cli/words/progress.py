@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 DELAY = 0.5
 """Seconds of work before the line appears."""
 
-Advance = Callable[[int, int | None], None]
-"""Takes the number of bytes that are done, and of all bytes (None: unknown)."""
+Advance = Callable[..., None]
+"""Takes the number of bytes that are done, of all bytes (None: unknown), and what is done now."""
 
 
 class _Line:
@@ -59,12 +59,15 @@ class _Line:
             at_end_now(self.close)
             self._progress.start()
 
-    def advance(self, done: int, total: int | None) -> None:
-        """Update the numbers of the line."""
+    def advance(self, done: int, total: int | None, what: str = "") -> None:
+        """Update the numbers of the line, and what it says is done."""
         self.done, self.total = done, total
+        if what:
+            self.what = printable(what)
         progress = self._progress
         if progress is not None:
-            progress.update(progress.task_ids[0], completed=done, total=total)
+            task = progress.task_ids[0]
+            progress.update(task, completed=done, total=total, description=self.what)
 
     def close(self) -> None:
         """Remove the line and show the cursor again."""
@@ -81,7 +84,7 @@ class _Line:
 def shown(what: str) -> Iterator[Advance]:
     """Show the progress of the block; call the value to update it."""
     if not (sys.stderr.isatty() and wanted("notice")):
-        yield lambda done, total: None
+        yield lambda done, total, what="": None
         return
     line = _Line(what)
     try:

@@ -69,9 +69,9 @@ class Answers:
         """Begin to receive a module."""
         return self._destination.upload(module)
 
-    def begin(self, move: Move) -> Reception:
-        """Begin to receive the state of a program."""
-        return self._destination.begin(move)
+    def begin(self, move: Move, rest: int = 0) -> Reception:
+        """Begin to receive the state of a program, whose rest has about `rest` bytes."""
+        return self._destination.begin(move, rest)
 
     def commit(self, move: Move, stopped: float) -> OwnershipState:
         """Carry out the source's decision; return what the journal then says.

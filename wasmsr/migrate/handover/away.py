@@ -121,14 +121,8 @@ class AwayPrograms:
             answer = peer.status(_move(record))
         except (PeerLost, PeerRefused) as error:
             if not silent:
-                path = self._journal.path(record.file)
                 text = f"{peer.address}, which has the program, does not answer ({error})"
-                self._announce(
-                    Event(
-                        "silent",
-                        f"{text}; asking again. The state that left here last is in {path}",
-                    )
-                )
+                self._announce(Event("silent", f"{text}; asking again"))
             return True
         if answer.standing is OwnershipState.ENDED and answer.ending:
             self._ended(record.program, answer.epoch, answer.ending)
@@ -137,13 +131,12 @@ class AwayPrograms:
         elif record.program not in self._news.session:
             self._announce_lost(record, f"at {peer.address}")
         else:
-            path = self._journal.path(record.file)
             self.lost = MigrationError(
-                f"the program was lost: its process at {peer.address} was killed. The last state "
-                f"that left this end is in {path}",
+                f"the program was lost: its process at {peer.address} was killed",
                 phase="commit",
                 owner="destination",
-                hint=f"`wasmsr run PROGRAM --adopt --from-snapshot {path}` continues from it",
+                hint="the state in which it arrived there is on the disk there; the same command "
+                "started there again names the file",
             )
         return False
 

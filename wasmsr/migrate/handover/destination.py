@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -113,7 +113,8 @@ class MoveDestination:
             missing = self.uploads.missing(offer.description.modules)
             self._offer = offer
             held = self.host.held(offer.move.program)
-            return Answer(node, missing, held, ABILITIES)
+            spans = [self.host.restore_seconds(one.digest) for one in offer.description.modules]
+            return Answer(node, missing, held, ABILITIES, max(spans, default=0.0))
 
     def _make_room(self, move: Move) -> None:
         """Refuse a move while another one is in progress here."""
@@ -135,16 +136,26 @@ class MoveDestination:
 
     # Receiving.
 
-    def begin(self, move: Move) -> Reception:
-        """Begin to receive the state of the program that was prepared last."""
+    def begin(self, move: Move, rest: int = 0) -> Reception:
+        """Begin to receive the state of the program that was prepared last.
+
+        Args:
+            move: The attempt.
+            rest: About how many bytes the state has besides the memories.
+        """
         with self._lock:
             if self._offer is None or self._offer.move != move:
                 raise refused(Reason.OWNERSHIP, "it was not prepared for this attempt")
             offer, self._offer = self._offer, None
             description = offer.description
-            arrival = self.host.arrival(self.relays(move, description.shown, description.fed))
-            source = self.peers.address_of(offer.node)
-            self._reception = Reception(self, move, description, source, arrival)
+            relays = self.relays(move, description.shown, description.fed)
+            self._reception = Reception(
+                self,
+                move,
+                offer,
+                self.peers.address_of(offer.node),
+                lambda image: self.host.arrival(relays, image=image, rest=rest),
+            )
             return self._reception
 
     @property
@@ -248,11 +259,16 @@ class MoveDestination:
     def _from_disk(self, record: Record, incoming: Incoming) -> ReadyProgram:
         """Return a READY program from its file. Raises WasmsrError."""
         move = incoming.move(record.program)
-        arrival = self.host.arrival(self.relays(move, incoming.shown, incoming.fed))
         length = 0
-        for piece in self.journal.read(incoming.file):
-            arrival.feed(piece)
-            length += len(piece)
+
+        def pieces() -> Iterator[bytes]:
+            nonlocal length
+            for piece in self.journal.read(incoming.file):
+                length += len(piece)
+                yield piece
+
+        relays = self.relays(move, incoming.shown, incoming.fed)
+        arrival = self.host.restored(pieces(), relays)
         program = self.restore(record.program, arrival, incoming.modules)
         now = time.monotonic()
         source = self.peers.current(incoming.source)

@@ -32,6 +32,7 @@ from wasmsr.migrate.protocol import (
     PeerLost,
     PeerRefused,
 )
+from wasmsr.migrate.rounds.convergence import MovePolicy
 
 SLICE = 0.02
 """Seconds between two checks whether somebody interrupted."""
@@ -93,6 +94,7 @@ class Endpoint:
         *,
         every: float,
         software: str = "",
+        policy: MovePolicy | None = None,
     ) -> None:
         self.journal = journal
         self.peers = peers
@@ -100,7 +102,9 @@ class Endpoint:
         self.every = every
         self.stop = threading.Event()
         self.news = News()
-        self.source = MoveSource(journal, peers, announce, self.stop, software=software)
+        self.source = MoveSource(
+            journal, peers, announce, self.stop, software=software, policy=policy
+        )
         self.destination = MoveDestination(
             journal, host, modules, announce, self.news.arrive, peers=peers
         )

@@ -1,12 +1,15 @@
-"""A program's state that is being received: written to disk, decoded, verified, tried."""
+"""A program's state that is being received: put in place, written to disk, verified, tried."""
 
 from __future__ import annotations
 
-import hashlib
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Protocol
 
-from wasmsr.errors import SnapshotError, WasmsrError, reason
+from wasmsr.errors import FormatError, SnapshotError, WasmsrError, reason
 from wasmsr.migrate.events import Announce, Event
 from wasmsr.migrate.journal.journal import Incoming, Journal
 from wasmsr.migrate.ports import Arrival, Buffer, MovableProgram
@@ -14,11 +17,17 @@ from wasmsr.migrate.protocol import (
     Description,
     JournalError,
     Move,
+    Offer,
+    PackedPages,
     PeerRefused,
     Reason,
     Receipt,
+    RoundHead,
+    RoundReceipt,
     refused,
 )
+from wasmsr.snapshot.live.packing import unpack
+from wasmsr.snapshot.memory.page_engine import PAGE_SIZE
 
 
 class Receiver(Protocol):
@@ -48,85 +57,176 @@ class Receiver(Protocol):
 
 
 class Reception:
-    """One attempt's state that is being received.
+    """One attempt's state that is being received: rounds of pages, then the rest.
 
     Attributes:
         move: The attempt.
         source: The source's address, for people.
+        received: Bytes of pages (as they came) and of the rest that have come so far.
     """
 
     def __init__(
         self,
         receiver: Receiver,
         move: Move,
-        description: Description,
+        offer: Offer,
         source: str,
-        arrival: Arrival,
+        make: Callable[[int], Arrival],
     ) -> None:
+        """Begin.
+
+        Args:
+            receiver: The destination.
+            move: The attempt.
+            offer: What the source has offered.
+            source: The source's address.
+            make: Makes the arrival; its argument is the descriptor of the image.
+
+        Raises:
+            PeerRefused: There is no room.
+        """
         self.move = move
         self.source = source
+        self.received = 0
         self._receiver = receiver
-        self._description = description
-        self._arrival = arrival
-        self._digest = hashlib.sha256()
+        self._description = offer.description
+        self._rounds = offer.rounds
         self._began = time.monotonic()
+        self._round = 0
+        self._open = self._last = False
+        self._at = (0, 0)
+        self._rest = 0
+        self._sync = 0.0
         try:
-            self._file = receiver.journal.state(move, "received")
+            self._image = receiver.journal.image(move)
         except JournalError as error:
             raise refused(Reason.STORAGE, error.message) from error
-
-    @property
-    def received(self) -> int:
-        """Bytes of the state that have come so far."""
-        return self._file.size
-
-    def write(self, piece: Buffer) -> None:
-        """Append a piece to the state. Raises PeerRefused."""
-        self.check()
         try:
-            self._file.write(piece)
-            self._arrival.feed(piece)
+            self._arrival = make(self._image.fd)
+        except (WasmsrError, OSError, MemoryError) as error:
+            self._image.discard()
+            raise refused(Reason.LIMIT, f"it has no room: {reason(error)}") from error
+        self._syncing = _Syncing(self._arrival.sync)
+        self._using = threading.Lock()
+        self._gone = self._closed = False
+
+    @contextmanager
+    def _taking(self) -> Iterator[None]:
+        """Hold the arrival and its image, and turn what goes wrong with them into a refusal."""
+        try:
+            with self._using:
+                self.check()
+                try:
+                    with self._refusing():
+                        yield
+                except PeerRefused:
+                    self.check()
+                    raise
+        finally:
+            self._release()
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
         except JournalError as error:
             raise refused(Reason.STORAGE, error.message) from error
         except SnapshotError as error:
             raise refused(Reason.STATE, f"what it was sent is not usable: {error}") from error
-        except ValueError:  # another thread has closed the file in `cancel`
-            self.check()
-            raise
-        self._digest.update(piece)
-        self._receiver.announce(Event("progress", "", {"bytes": self.received}))
+        except (OSError, MemoryError) as error:
+            raise refused(Reason.STORAGE, f"it has no room: {reason(error)}") from error
+
+    def begin(self, head: RoundHead) -> None:
+        """Begin a round. Raises PeerRefused."""
+        with self._taking():
+            if self._open or self._last or head.number != self._round + 1:
+                raise FormatError(f"round {head.number} follows round {self._round}")
+            if head.number > self._rounds:
+                raise FormatError(f"there are more rounds than {self._rounds}, which were agreed")
+            self._round, self._open, self._last = head.number, True, head.last
+            self._at = (0, 0)
+            self._arrival.resize(head.sizes)
+
+    def pages(self, batch: PackedPages) -> None:
+        """Take pages of the round. Raises PeerRefused."""
+        with self._taking():
+            if not self._open or self._rest:
+                raise FormatError("pages come outside a round")
+            self._at = _follow(self._at, batch)
+            data = unpack(batch.data, batch.size, packed=batch.packed)
+            self._arrival.pages(batch.memory, batch.runs, data, batch.zeros)
+            self.received += len(batch.data)
+            self._syncing.written(len(data))
+            self._receiver.announce(Event("progress", "", {"bytes": self.received}))
+
+    def end(self, number: int) -> RoundReceipt:
+        """End a round; return when it is on the disk. Raises PeerRefused."""
+        with self._taking():
+            if not self._open or self._last or number != self._round:
+                raise FormatError(f"round {number} ends, and round {self._round} is under way")
+            self._open = False
+            self._syncing.wait()
+            began = time.monotonic()
+            self._arrival.sync()
+            self._sync = time.monotonic() - began
+            return RoundReceipt(number, self._sync)
+
+    def write(self, piece: Buffer) -> None:
+        """Take a piece of the rest of the state. Raises PeerRefused."""
+        with self._taking():
+            if not self._last:
+                raise FormatError("the rest of the state comes before the last round")
+            self._rest += len(piece)
+            self.received += len(piece)
+            self._arrival.feed(piece)
 
     def finish(self, receipt: Receipt) -> Receipt:
         """Verify the state, restore it on trial and journal READY. Raises PeerRefused.
 
         The program of the trial is the one that will run: a Commit only starts it.
         """
+        with self._taking():
+            held = Receipt(self._rest, self._arrival.finish())
+            if held != receipt:
+                raise refused(Reason.STATE, "the state did not arrive as it was sent")
+            return self._ready(held)
+
+    def _ready(self, held: Receipt) -> Receipt:
         receiver, move = self._receiver, self.move
-        self.check()
-        held = Receipt(self.received, self._digest.digest())
-        if held != receipt:
-            raise refused(Reason.STATE, "the state did not arrive as it was sent")
         incoming = Incoming(
             epoch=move.epoch,
             attempt=move.attempt,
             source=self.source,
-            file=self._file.name,
+            file=self._image.name,
             modules=tuple(module.digest for module in self._description.modules),
             shown=self._description.shown,
             fed=self._description.fed,
         )
+        began = time.monotonic()
+        self._syncing.start()  # while the program is restored
         try:
-            self._file.commit()
             program = receiver.restore(move.program, self._arrival, incoming.modules)
-        except JournalError as error:
-            raise refused(Reason.STORAGE, error.message) from error
         except (WasmsrError, OSError, MemoryError) as error:
-            receiver.journal.discard(self._file.name)
             hint = getattr(error, "hint", None) or _hint(self._description)
             sentence = f"it cannot restore the program: {reason(error)}"
             raise refused(Reason.STATE, sentence, hint) from error
+        restored = time.monotonic()
+        try:
+            self._syncing.wait()
+        except BaseException:
+            program.close()
+            raise
+        self._keep_image()
         receiver.hold(self, incoming, program, time.monotonic() - self._began)
-        return held
+        now = time.monotonic()
+        return replace(held, sync=now - restored, restore=restored - began)
+
+    def _keep_image(self) -> None:
+        """Leave the image to the journal."""
+        try:
+            self._image.commit()
+        except JournalError as error:
+            raise refused(Reason.STORAGE, error.message) from error
 
     def failed(self, error: PeerRefused) -> None:
         """Report here why the program was refused, unless the source has taken it back."""
@@ -136,12 +236,91 @@ class Reception:
     def cancel(self) -> None:
         """Forget what has come. Once READY, or once cancelled, this does nothing."""
         if self._receiver.drop(self):
-            self._file.discard()
+            self._gone = True
+            self._release()
+
+    def _release(self) -> None:
+        """Close a cancelled arrival, unless another thread uses it: that one does it then.
+
+        A descriptor that is closed under a thread that writes may be another file's by then.
+        """
+        if not self._gone or not self._using.acquire(blocking=False):
+            return
+        try:
+            if not self._closed:
+                self._closed = True
+                with suppress(OSError, WasmsrError):
+                    self._syncing.wait()
+                self._image.discard()
+                self._arrival.close()
+        finally:
+            self._using.release()
 
     def check(self) -> None:
         """Raise PeerRefused unless the attempt is still the one in progress."""
         if not self._receiver.is_current(self):
             raise refused(Reason.OWNERSHIP, "the source has given this attempt up")
+
+
+def _follow(at: tuple[int, int], batch: PackedPages) -> tuple[int, int]:
+    """Return where a round stands after a batch: memory, and the page after its last one.
+
+    Raises FormatError unless the batch's pages ascend from `at` on, none of them twice.
+    """
+    memory, page = at
+    if batch.memory < memory:
+        raise FormatError("the pages of a round are out of order")
+    if batch.memory > memory:
+        page = 0
+    ends = []
+    for runs in (batch.runs, batch.zeros):
+        end = page
+        for first, count in zip(runs[::2], runs[1::2], strict=True):
+            if first < end or not count:
+                raise FormatError(f"a round has page {first} of memory {batch.memory} twice")
+            end = first + count
+        ends.append(end)
+    if sum(batch.runs[1::2]) * PAGE_SIZE != batch.size:
+        raise FormatError("a batch has not the pages that it names")
+    return batch.memory, max(ends)
+
+
+class _Syncing:
+    """Syncs the image beside the thread that receives, so that little is left for the stop."""
+
+    AFTER = 64 << 20
+    """Bytes after which a sync begins."""
+
+    def __init__(self, sync: Callable[[], None]) -> None:
+        self._sync = sync
+        self._thread: threading.Thread | None = None
+        self._written = 0
+        self._error: BaseException | None = None
+
+    def written(self, size: int) -> None:
+        self._written += size
+        busy = self._thread is not None and self._thread.is_alive()
+        if self._written >= self.AFTER and not busy:
+            self.start()
+
+    def start(self) -> None:
+        self.wait()
+        self._written = 0
+        self._thread = threading.Thread(target=self._work, name="wasmsr-image", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            self._sync()
+        except BaseException as error:  # noqa: BLE001 (raised by `wait`)
+            self._error = error
+
+    def wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            raise self._error
 
 
 def _hint(description: Description) -> str:

@@ -1,4 +1,4 @@
-"""The source's half of the hand-over: prepare, stop, stream, decide, commit.
+"""The source's half of the hand-over: prepare, send (`departure`), decide, commit.
 
 The record HANDED is the one decision. Before HANDED is on disk, this end owns the program: after a
 failure it first journals that it has given the attempt up (OWNED, with the attempt's id), and then
@@ -8,24 +8,23 @@ Commit. `endpoint` calls this half.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 from wasmsr.errors import MigrationError, WasmsrError
 from wasmsr.migrate.events import Announce, Event, seconds, size
 from wasmsr.migrate.journal import ownership
-from wasmsr.migrate.journal.journal import Journal, Record, StateFile, state_name
+from wasmsr.migrate.journal.journal import Journal, Record, state_name
 from wasmsr.migrate.journal.ownership import SettleVerdict
 from wasmsr.migrate.peers import Peers
-from wasmsr.migrate.ports import Buffer, MovableProgram, Peer
+from wasmsr.migrate.ports import MovableProgram, Peer
 from wasmsr.migrate.protocol import (
     ID_BYTES,
     INPUT,
-    PIECE,
+    Answer,
     HandedAway,
     InDoubt,
     JournalError,
@@ -35,13 +34,12 @@ from wasmsr.migrate.protocol import (
     PeerLost,
     PeerRefused,
     Reason,
-    Receipt,
     Refusal,
     Report,
 )
-
-PAUSE_SECONDS = 10.0
-"""How long a program may take to pause; a host call in progress delays it."""
+from wasmsr.migrate.rounds.convergence import MovePolicy
+from wasmsr.migrate.rounds.departure import Departure, EndedMeanwhile, Line, MoveFigures
+from wasmsr.migrate.rounds.regroup import regroup
 
 FIRST_DELAY, LAST_DELAY = 0.1, 5.0
 """Seconds between two questions to a silent peer, at first and at most."""
@@ -53,13 +51,13 @@ class Moved:
 
     Attributes:
         move: The move.
-        size: Bytes of the state.
-        duration: Seconds that sending the state took.
-        downtime: Seconds from the pause of the program to its start at the peer.
+        figures: What it cost.
+        duration: Seconds from the first round until the peer was READY.
+        downtime: Seconds from the pause of the program until its start at the peer was heard of.
     """
 
     move: Move
-    size: int
+    figures: MoveFigures
     duration: float
     downtime: float
 
@@ -70,6 +68,7 @@ class MoveSource:
     Attributes:
         peers: The ends to which programs can go.
         stop: Is set when the user interrupts; every wait then ends.
+        policy: How programs move.
         refused: Whether the peer refused the last move for a reason that stays.
     """
 
@@ -81,13 +80,16 @@ class MoveSource:
         stop: threading.Event,
         *,
         software: str = "",
+        policy: MovePolicy | None = None,
     ) -> None:
         self.journal = journal
         self.peers = peers if isinstance(peers, Peers) else Peers(peers)
         self.announce = announce
         self.stop = stop
         self.software = software
+        self.policy = policy or MovePolicy()
         self.refused = False
+        self._lines: dict[str, Line] = {}
         self._unheard: tuple[Move, Peer] | None = None
         """An attempt that was given up, and the peer that has not heard so."""
         self._reason = ""
@@ -101,9 +103,7 @@ class MoveSource:
         peer = to or self.peer_of(program.id)
         self.journal.put(Record(program.id, OwnershipState.OWNED, epoch=1, peer=peer.address))
 
-    def prepare(
-        self, program: MovableProgram, move: Move, to: Peer | None = None
-    ) -> tuple[bytes, ...]:
+    def prepare(self, program: MovableProgram, move: Move, to: Peer | None = None) -> Answer:
         """Ask a peer to take `program`, and upload the modules that the peer lacks.
 
         This journals nothing.
@@ -114,7 +114,7 @@ class MoveSource:
             to: The peer; None takes the program's peer.
 
         Returns:
-            Digests of the pieces of files that the peer has.
+            The peer's consent.
 
         Raises:
             PeerLost: The peer did not answer.
@@ -126,7 +126,8 @@ class MoveSource:
             self._unheard[1].abort(self._unheard[0])
             self._unheard = None
         description = program.describe()
-        offer = Offer(self.journal.node, move, description, software=self.software)
+        rounds = 1 if self.policy.stop_and_copy else self.policy.max_rounds
+        offer = Offer(self.journal.node, move, description, software=self.software, rounds=rounds)
         answer = peer.prepare(offer)
         self.peers.learn(answer.node, peer)
         if description.fed not in (b"", answer.node) and INPUT not in answer.abilities:
@@ -153,7 +154,7 @@ class MoveSource:
                 {"peer": peer.address, "program": move.program.hex(), "epoch": move.epoch},
             )
         )
-        return answer.held
+        return answer
 
     def next_move(self, program: bytes) -> Move:
         """Return a new attempt at moving `program`, in the epoch after the journal's."""
@@ -179,80 +180,114 @@ class MoveSource:
         move = self.next_move(program.id)
         self.refused = False
         try:
-            held = self.prepare(program, move, peer)
+            answer = self.prepare(program, move, peer)
+            began = time.monotonic()
             self._journal_offer(move, peer)
+            sync = time.monotonic() - began
         except MigrationError as error:
             self._not_moved(move, error, peer)
             return None
-        stopped = time.monotonic()
-        name = ""
+        with closing(self.departure(program, move, peer, sync, answer.restore)) as departure:
+            return self._decide(departure, program, move, peer, answer)
+
+    def departure(
+        self,
+        program: MovableProgram,
+        move: Move,
+        peer: Peer,
+        sync: float = 0.0,
+        restore: float = 0.0,
+    ) -> Departure:
+        """Return what sends a program that was offered.
+
+        Args:
+            program: The program.
+            move: The attempt.
+            peer: Where it goes.
+            sync: Seconds of one sync at this end.
+            restore: Seconds that restoring it takes at the peer; 0.0 if nobody knows.
+        """
+        return Departure(
+            program,
+            move,
+            peer,
+            self.policy,
+            self._lines.setdefault(peer.address, Line()),
+            sync=sync,
+            restore=restore,
+            announce=self.announce,
+            stop=self.stop,
+        )
+
+    def _decide(
+        self,
+        departure: Departure,
+        program: MovableProgram,
+        move: Move,
+        peer: Peer,
+        answer: Answer,
+    ) -> Moved | None:
+        """Send a program and decide; see `move`."""
+        figures = departure.figures
         try:
-            if not program.pause(PAUSE_SECONDS):
-                raise MigrationError(
-                    f"the program did not pause within {PAUSE_SECONDS:.0f} s",
-                    phase="stop",
-                    owner="source",
-                )
-            if program.wait(0) is not None:
-                self._give_up(move, program, None)
-                return None
-            receipt, name, duration = self._stream(program, move, held)
-            self._journal_handed(move, name)
+            departure.send(frozenset(answer.held))
+            decided = time.monotonic()
+            received = self._journal_handed(move)
+        except EndedMeanwhile:
+            self._give_up(move, program, None, departure.stands)
+            return None
         except (WasmsrError, OSError, MemoryError) as error:
-            self._give_up(move, program, error)
-            self.journal.discard(name)
+            self._give_up(move, program, error, departure.stands)
             return None
         # The decision is on disk. This end never runs the program in this epoch again.
+        figures.parts["syncs"] += time.monotonic() - decided
         self._reason = ""
-        self.commit(move, stopped)
-        downtime = time.monotonic() - stopped
-        self.announce(
-            Event(
-                "moved",
-                f"moved to {peer.address}: {size(receipt.size)} in {seconds(duration)}, "
-                f"downtime {seconds(downtime)}",
-                {
-                    "peer": peer.address,
-                    "program": move.program.hex(),
-                    "epoch": move.epoch,
-                    "bytes": receipt.size,
-                    "seconds": duration,
-                    "downtime": downtime,
-                },
-            )
-        )
-        return Moved(move, receipt.size, duration, downtime)
-
-    def _stream(
-        self, program: MovableProgram, move: Move, held: tuple[bytes, ...]
-    ) -> tuple[Receipt, str, float]:
-        """Send the state to the peer and to the disk; return when both have all of it."""
-        peer = self.peer_of(move.program)
-        began = time.monotonic()
-        digest = hashlib.sha256()
-        sending = peer.transfer(move)
-        file: StateFile | None = None
+        asked = time.monotonic()
         try:
-            file = self.journal.state(move, "handed")
-            for piece in regroup(program.pieces(frozenset(held))):
-                sending.send(piece)
-                digest.update(piece)
+            self.commit(move, figures.stopped)
+        except HandedAway:
+            self._keep(program, move)
+            raise self._handed_away(move) from None
+        now = time.monotonic()
+        figures.parts["commit"] = now - asked
+        moved = Moved(move, figures, decided - figures.began, now - figures.stopped)
+        self._say_moved(moved, peer)
+        # Not before: to remove a large file takes long.
+        self.journal.discard(received)
+        return moved
+
+    def _say_moved(self, moved: Moved, peer: Peer) -> None:
+        figures = moved.figures
+        rounds = f" in {figures.rounds} rounds" if figures.rounds > 1 else ""
+        values: dict[str, object] = {
+            "peer": peer.address,
+            "program": moved.move.program.hex(),
+            "epoch": moved.move.epoch,
+            "seconds": moved.duration,
+            "downtime": moved.downtime,
+            **figures.values(),
+        }
+        text = (
+            f"moved to {peer.address}: {size(figures.sent)} in {seconds(moved.duration)}{rounds}, "
+            f"downtime {seconds(moved.downtime)}"
+        )
+        self.announce(Event("moved", text, values))
+
+    def _keep(self, program: MovableProgram, move: Move) -> None:
+        """Write the state of a program that was handed over to a file, for an operator."""
+        file = self.journal.state(move, "handed")
+        try:
+            for piece in regroup(program.pieces()):
                 file.write(piece)
-                self.announce(Event("progress", "", {"bytes": file.size}))
-                if self.stop.is_set():
-                    raise PeerLost("interrupted")
-            receipt = Receipt(file.size, digest.digest())
-            # While this end syncs its copy, the peer verifies and tries the state.
-            sending.finish(receipt)
             file.commit()
-            if sending.ready() != receipt:
-                raise PeerLost(f"{peer.address} holds other bytes than it was sent")
-        except BaseException:
-            sending.cancel()
-            if file:
+            with self.journal.lock:
+                record = self.journal.get(move.program)
+                if record and record.standing is OwnershipState.HANDED:
+                    self.journal.put(replace(record, file=file.name))
+        except (WasmsrError, OSError, MemoryError) as error:
+            with suppress(OSError):
                 file.discard()
-            raise
-        return receipt, file.name, time.monotonic() - began
+            self.announce(Event("trouble", f"its state could not be written here: {error}"))
 
     def commit(self, move: Move, stopped: float | None = None) -> None:
         """Tell the peer the decision until the peer confirms it; then journal that.
@@ -382,14 +417,16 @@ class MoveSource:
     def _handed_away(self, move: Move) -> HandedAway:
         peer = self.peer_of(move.program)
         record = self.journal.get(move.program)
-        file = self.journal.path(record.file) if record and record.file else "(gone)"
-        return HandedAway(
-            f"the program was handed to {peer.address}, which has not confirmed that; "
-            f"its last state is in {file}",
-            file=str(file),
-            hint="start the same command again to ask again; only if the other end is gone for "
-            f"good, take the program over with `wasmsr run PROGRAM --adopt --from-snapshot {file}`",
-        )
+        file = str(self.journal.path(record.file)) if record and record.file else ""
+        text = f"the program was handed to {peer.address}, which has not confirmed that"
+        hint = "start the same command again to ask again"
+        if file:
+            text += f"; its last state is in {file}"
+            hint += (
+                "; only if the other end is gone for good, take the program over with "
+                f"`wasmsr run PROGRAM --adopt --from-snapshot {file}`"
+            )
+        return HandedAway(text, file=file, hint=hint)
 
     def _journal_offer(self, move: Move, to: Peer | None = None) -> None:
         peer = to or self.peer_of(move.program)
@@ -414,7 +451,8 @@ class MoveSource:
                 )
             )
 
-    def _journal_handed(self, move: Move, file: str) -> None:
+    def _journal_handed(self, move: Move) -> str:
+        """Journal the decision; return the name of a state file that nobody needs any more."""
         with self.journal.lock:
             record = self.journal.get(move.program)
             if record is None or record.attempt != move.attempt:
@@ -427,14 +465,16 @@ class MoveSource:
                     record,
                     standing=OwnershipState.HANDED,
                     epoch=move.epoch,
-                    file=file,
+                    file="",
                     received="",
                     confirmed=False,
                 )
             )
-        self.journal.discard(received)
+        return received
 
-    def _give_up(self, move: Move, program: MovableProgram, error: Exception | None) -> None:
+    def _give_up(
+        self, move: Move, program: MovableProgram, error: Exception | None, stands: bool
+    ) -> None:
         """Take an undecided attempt back, on disk first, and continue the program.
 
         If the disk fails, it is enough that the peer says that it has forgotten the attempt.
@@ -452,7 +492,7 @@ class MoveSource:
             text = f"neither the journal nor {peer.address} can take the move back"
             self.announce(Event("trouble", f"{text}; the program stays paused; trying again"))
             self.stop.wait(1.0)
-        if not self.stop.is_set() and program.wait(0) is None:
+        if stands and not self.stop.is_set() and program.wait(0) is None:
             program.start()
         if error:
             self._not_moved(move, error, peer)
@@ -498,23 +538,3 @@ class MoveSource:
                 },
             )
         )
-
-
-def regroup(pieces: Iterable[Buffer], limit: int = PIECE) -> Iterator[Buffer]:
-    """Return the same bytes in pieces of at most `limit`; join small pieces in sequence."""
-    gathered = bytearray()
-    for piece in pieces:
-        view = memoryview(piece).cast("B")
-        while view:
-            if not gathered and len(view) >= limit:
-                yield view[:limit]
-                view = view[limit:]
-                continue
-            room = limit - len(gathered)
-            gathered += view[:room]
-            view = view[room:]
-            if len(gathered) == limit:
-                yield bytes(gathered)
-                gathered.clear()
-    if gathered:
-        yield bytes(gathered)

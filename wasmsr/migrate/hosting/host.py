@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+import time
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from wasmsr.errors import ModuleMismatch, SnapshotError
+from wasmsr.errors import FormatError, ModuleMismatch, SnapshotError
 from wasmsr.executor.local import LocalExecutor
 from wasmsr.interp.instruction_set.features import chosen
 from wasmsr.interp.modules.module import Module
@@ -24,6 +26,7 @@ from wasmsr.migrate.hosting.own_inputs import OwnInputs
 from wasmsr.migrate.ports import Buffer, Relays
 from wasmsr.migrate.protocol import (
     ID_BYTES,
+    MEMORIES,
     SNAPSHOT_FORMAT,
     Description,
     ModuleName,
@@ -37,6 +40,9 @@ from wasmsr.program.program import Program
 from wasmsr.record import replaced
 from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot import format as snapshot_format
+from wasmsr.snapshot.encoding.read_limits import DEFAULT_LIMIT
+from wasmsr.snapshot.live.incoming import IncomingState
+from wasmsr.snapshot.memory.adoption import allocate
 from wasmsr.snapshot.preload import preload
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, Mount
@@ -100,6 +106,7 @@ class Hosting:
         self._shows = shows
         self._results = results
         self._shown = Shown()
+        self._restore_seconds: dict[bytes, float] = {}
         self._hosted: dict[bytes, HostedProgram] = {}
         """The programs that are here, and those that have left and not ended."""
 
@@ -189,18 +196,39 @@ class Hosting:
 
     # Programs that come.
 
-    def arrival(self, relays: Relays | None = None) -> HostedArrival:
-        """Begin to take a program in."""
-        return HostedArrival(self, relays or Relays(b"", b"", 0, None, None))
-
-    def decoder(self) -> snapshot_format.Decoder:
-        """Return a decoder for a program that comes, with this host's limits."""
-        pages = self._max_pages
-        carry_limit = self._grants().carry_limit
-        return snapshot_format.Decoder(
-            files=CARRY_LIMIT if carry_limit is None else carry_limit,
-            limits=None if pages is None else Limits(memory_pages=pages),
+    def arrival(
+        self, relays: Relays | None = None, *, image: int | None = None, rest: int = 0
+    ) -> HostedArrival:
+        """Begin to take a program in; see `ports.ProgramHost`."""
+        pages = Limits().memory_pages if self._max_pages is None else self._max_pages
+        state = IncomingState(
+            limit=DEFAULT_LIMIT,
+            limits=Limits(memory_pages=pages),
+            files=self._carry_limit(),
+            image=image,
+            rest=rest,
         )
+        return HostedArrival(self, relays or Relays(b"", b"", 0, None, None), state)
+
+    def restored(self, file: Iterator[Buffer], relays: Relays) -> HostedArrival:
+        """Return the arrival of a program whose snapshot is on this host's disk."""
+        pages = self._max_pages
+        decoder = snapshot_format.Decoder(
+            files=self._carry_limit(),
+            limits=None if pages is None else Limits(memory_pages=pages),
+            allocate=allocate,
+        )
+        for piece in file:
+            decoder.feed(piece)
+        return HostedArrival(self, relays, decoder)
+
+    def restore_seconds(self, digest: bytes) -> float:
+        """Return how long it took to restore a program of a module; 0.0 if none was."""
+        return self._restore_seconds.get(digest, 0.0)
+
+    def _carry_limit(self) -> int:
+        limit = self._grants().carry_limit
+        return CARRY_LIMIT if limit is None else limit
 
     def resume(
         self,
@@ -240,6 +268,7 @@ class Hosting:
             outputs = [Relay(stream, relays.send, relays.say) for stream in STREAMS]
             grants = replaced(grants, stdout=outputs[0], stderr=outputs[1])
             streams += outputs
+        began = time.monotonic()
         try:
             resumed = Program.resume(
                 snapshot,
@@ -248,11 +277,13 @@ class Hosting:
                 max_pages=self._max_pages,
                 live=True,
                 deferred=True,
+                adopted=True,
             )
         except BaseException:
             if stdin is not None:
                 stdin.close()
             raise
+        self._restore_seconds[digest] = time.monotonic() - began
         self._hosted[program] = HostedProgram(
             resumed,
             _mounts(snapshot),
@@ -315,20 +346,57 @@ class Hosting:
 
 
 class HostedArrival:
-    """A program that comes (`ports.Arrival`). It is decoded while its bytes arrive."""
+    """A program that comes (`ports.Arrival`), or one whose snapshot was read from the disk."""
 
-    def __init__(self, hosting: Hosting, relays: Relays) -> None:
+    def __init__(
+        self, hosting: Hosting, relays: Relays, state: IncomingState | snapshot_format.Decoder
+    ) -> None:
         self._hosting = hosting
         self._relays = relays
-        self._decoder = hosting.decoder()
+        self._state = state
+
+    @property
+    def _incoming(self) -> IncomingState:
+        assert isinstance(self._state, IncomingState), "the program is not on its way"
+        return self._state
+
+    def resize(self, sizes: Sequence[int]) -> None:
+        """Take note of how many pages each memory has."""
+        if len(sizes) > MEMORIES:
+            raise FormatError(f"the program has {len(sizes)} memories; at most {MEMORIES} move")
+        for number, pages in enumerate(sizes):
+            self._incoming.resize(number, pages)
+
+    def pages(self, memory: int, runs: array[int], data: Buffer, zeros: array[int]) -> None:
+        """Take pages of a memory."""
+        if runs:
+            self._incoming.take(memory, runs, data)
+        if zeros:
+            self._incoming.zeros(memory, zeros)
 
     def feed(self, piece: Buffer) -> None:
-        """Decode the next piece."""
-        self._decoder.feed(piece)
+        """Take the next piece of the rest."""
+        self._incoming.feed(piece)
+
+    def finish(self) -> bytes:
+        """Check all of the state, complete its image, and return its root digest."""
+        self._snapshot = self._incoming.finish()
+        return self._incoming.root
+
+    def sync(self) -> None:
+        """Write what the image has to the disk."""
+        self._incoming.sync()
 
     def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> HostedProgram:
-        """Make a program, which does not run yet, of what was decoded."""
-        return self._hosting.resume(program, self._decoder.finish(), modules, self._relays)
+        """Make a program, which does not run yet, of what has come."""
+        state = self._state
+        snapshot = self._snapshot if isinstance(state, IncomingState) else state.finish()
+        return self._hosting.resume(program, snapshot, modules, self._relays)
+
+    def close(self) -> None:
+        """Release what has come."""
+        if isinstance(self._state, IncomingState):
+            self._state.close()
 
 
 def _mounts(snapshot: SnapshotState) -> tuple[MountName, ...]:

@@ -11,6 +11,7 @@ from wasmsr.errors import ModuleMismatch, printable
 from wasmsr.executor.local import LocalExecutor
 from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.files.results import deliver
+from wasmsr.migrate.hosting.leaving import LeavingProgram
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import (
     SNAPSHOT_FORMAT,
@@ -23,6 +24,7 @@ from wasmsr.migrate.protocol import (
 from wasmsr.migrate.streams.relays import Relay, StdinAfterMove, input_along
 from wasmsr.program.program import Program
 from wasmsr.snapshot import format as snapshot_format
+from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.streams.relayed_input import RelayedInput
 from wasmsr.wasi.streams.standard import InputStream
 
@@ -161,8 +163,18 @@ class HostedProgram:
             sentence = f"{sentence}; the program's folder {where}"
         return sentence
 
-    def pieces(self, held: Collection[bytes] = ()) -> Iterator[Buffer]:
-        """Return the encoded snapshot without the pieces of files that the destination holds."""
+    def leave(self, held: Collection[bytes] = ()) -> LeavingProgram:
+        """Begin to send the program away; see `ports.MovableProgram`."""
+        wasi = self.program.wasi
+        carries = wasi is not None and bool(wasi.process.trees)
+        return LeavingProgram(self.program, self._captured, held, trial=not carries)
+
+    def pieces(self) -> Iterator[Buffer]:
+        """Return the paused program's whole snapshot."""
+        return snapshot_format.encode(self._captured(()))
+
+    def _captured(self, held: Collection[bytes]) -> SnapshotState:
+        """Return the state without the pieces of files that the destination holds."""
         snapshot = self.program.snapshot()
         wasi = self.program.wasi
         if wasi is not None:
@@ -173,7 +185,7 @@ class HostedProgram:
             snapshot = replace(snapshot, wasi=input_along(self.program, snapshot.wasi, self._after))
         if held and snapshot.files:
             snapshot = replace(snapshot, files=snapshot.files.without(held))
-        return snapshot_format.encode(snapshot, version=SNAPSHOT_FORMAT)
+        return snapshot
 
     def close(self) -> None:
         """Release everything."""

@@ -1,0 +1,73 @@
+"""When a program is stopped for its move."""
+
+from __future__ import annotations
+
+import pytest
+
+from wasmsr.migrate.rounds.convergence import Convergence, MovePolicy
+
+MIB = 1 << 20
+
+
+def simulate(
+    policy: MovePolicy, *, pages: int, dirty: float, rate: float, round_trip: float = 0.001
+) -> tuple[Convergence, int]:
+    """The rounds of a program that writes `dirty` bytes a second, over a line of `rate`.
+
+    Returns what was decided, and the pages of the last round.
+    """
+    made = Convergence(policy, round_trip=round_trip, sync=0.001)
+    left = pages
+    while not made.stays(left):
+        span = left * 4096 / rate + round_trip
+        made.sent(left * 4096, span, 0.001)
+        left = min(pages, int(dirty * (1 - made.share) * span / 4096))
+        assert made.rounds < 2000
+    return made, left
+
+
+def test_a_program_that_writes_little_is_stopped_when_little_is_left() -> None:
+    made, left = simulate(MovePolicy(), pages=262144, dirty=10 * MIB, rate=100 * MIB)
+    assert made.reason == "downtime" and made.rounds <= 5
+    assert left * 4096 / (100 * MIB) < 0.06
+    assert made.predicted is not None and made.predicted <= 0.052
+
+
+def test_a_program_that_writes_faster_than_the_line_is_stopped_soon() -> None:
+    made, _ = simulate(MovePolicy(), pages=4096, dirty=40 * MIB, rate=10 * MIB)
+    assert made.reason == "not shrinking" and made.rounds <= 5
+
+
+def test_a_program_that_is_held_back_converges() -> None:
+    policy = MovePolicy(auto_converge=True)
+    made, left = simulate(policy, pages=65536, dirty=25 * MIB, rate=20 * MIB)
+    assert made.reason == "downtime"
+    assert 0.2 <= made.share <= 0.8
+    assert left * 4096 / (20 * MIB) < 0.06
+
+
+def test_a_program_that_cannot_be_held_back_enough_is_stopped_all_the_same() -> None:
+    policy = MovePolicy(auto_converge=True, max_rounds=100)
+    made, _ = simulate(policy, pages=4096, dirty=4000 * MIB, rate=10 * MIB)
+    assert made.reason == "not shrinking" and made.share == pytest.approx(0.8)
+
+
+def test_rounds_are_limited() -> None:
+    policy = MovePolicy(max_downtime=1e-9, max_rounds=4)
+    made, _ = simulate(policy, pages=65536, dirty=9 * MIB, rate=10 * MIB)
+    assert made.reason == "rounds" and made.rounds == 4
+
+
+def test_stop_and_copy_has_one_round() -> None:
+    made, left = simulate(MovePolicy(stop_and_copy=True), pages=1000, dirty=0, rate=MIB)
+    assert (made.reason, made.rounds, left) == ("stop-and-copy", 1, 1000)
+
+
+def test_a_tiny_program_is_stopped_at_once() -> None:
+    made, _ = simulate(MovePolicy(), pages=3, dirty=0, rate=MIB)
+    assert (made.reason, made.rounds) == ("downtime", 1)
+
+
+def test_a_line_that_is_known_is_trusted() -> None:
+    made = Convergence(MovePolicy(), round_trip=0.001, sync=0.001, rate=100 * MIB)
+    assert made.stays(1000) and made.reason == "downtime"  # 4 MiB take 40 ms

@@ -1,0 +1,184 @@
+"""A program of this host that leaves (`ports.Leaving`)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from wasmsr.errors import MigrationError
+from wasmsr.migrate.ports import Buffer
+from wasmsr.migrate.protocol import PIECE
+from wasmsr.snapshot.live.outgoing import OutgoingPages, PageBatch
+from wasmsr.snapshot.live.rest import encode_rest
+from wasmsr.snapshot.memory.space_name import MEMORY_SPACE, SpaceName
+from wasmsr.snapshot.spaces.space_tree import SpaceTree
+
+if TYPE_CHECKING:
+    from wasmsr.program.program import Program
+    from wasmsr.snapshot.state import SnapshotState
+
+PAUSE_SECONDS = 10.0
+"""How long a program may take to pause before its first round."""
+
+PERIOD = 0.02
+"""Seconds in which a program that is held back runs once and stands once."""
+
+
+class LeavingProgram:
+    """The memories of a program in rounds, then the rest of its state.
+
+    Attributes:
+        rest_size: About how many bytes the rest has.
+        rest_seconds: About how many seconds it takes to capture and encode it.
+        sizes: Pages of each memory in the present round.
+        digest: The root digest of the whole state, after `rest`.
+        method: How dirty pages are found.
+        parts: Seconds of what was done while the program was paused.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        capture: Callable[[Collection[bytes]], SnapshotState],
+        held: Collection[bytes],
+        *,
+        trial: bool = True,
+    ) -> None:
+        """Begin; the program stands for a moment if it runs.
+
+        Args:
+            program: The program.
+            capture: Returns its state when it is paused, without the pieces of files that are
+                `held`.
+            held: Digests of the pieces of files that the destination has.
+            trial: Whether the rest of the state may be captured now, to see how large it is.
+
+        Raises:
+            MigrationError: The program did not pause in time.
+            SnapshotError: It cannot be saved.
+        """
+        self.rest_size = 0
+        self.rest_seconds = 0.0
+        self.sizes: Sequence[int] = ()
+        self.digest = b""
+        self.method = ""
+        self.parts: dict[str, float] = {}
+        self._program = program
+        self._capture = capture
+        self._held = held
+        self._pages: OutgoingPages | None = None
+        self._pacer: Pacer | None = None
+        self._visit(lambda: self._begin(trial), PAUSE_SECONDS)
+
+    def _begin(self, trial: bool) -> bool:
+        self._pages = OutgoingPages(self._program.store)
+        self.method = self._pages.method
+        if trial:
+            began = time.monotonic()
+            state = self._program.snapshot()
+            trees = {
+                SpaceName(MEMORY_SPACE, number): SpaceTree(len(memory.data) >> 12)
+                for number, memory in enumerate(state.memories)
+            }
+            data, _ = encode_rest(state, trees)
+            self.rest_size, self.rest_seconds = len(data), time.monotonic() - began
+        return False
+
+    def _visit(self, action: Callable[[], bool], timeout: float) -> None:
+        if not self._program.visit(action, timeout):
+            raise MigrationError(
+                f"the program did not pause within {timeout:.0f} s", phase="stop", owner="source"
+            )
+
+    def round(self, stays: Callable[[int], bool], timeout: float) -> bool:
+        """Begin a round; see `ports.Leaving`."""
+        assert self._pages is not None
+        pages = self._pages
+        asked = time.monotonic()
+        stood = scanned = asked
+
+        def scan() -> bool:
+            nonlocal stood, scanned
+            stood = time.monotonic()
+            count = pages.scan()
+            scanned = time.monotonic()
+            return stays(count)
+
+        self._visit(scan, timeout)
+        self.sizes = pages.sizes
+        self.parts = {"pause": stood - asked, "scan": scanned - stood}
+        stands = self._program.is_stopped
+        if stands and self._pacer is not None:
+            self._pacer.close()
+        return stands
+
+    def batches(self) -> Iterator[PageBatch]:
+        """Return the pages of the round."""
+        assert self._pages is not None
+        return self._pages.batches()
+
+    def rest(self) -> Iterator[Buffer]:
+        """Return the rest of the state; see `ports.Leaving`."""
+        assert self._pages is not None
+        data, self.digest = encode_rest(self._capture(self._held), self._pages.trees)
+        view = memoryview(data)
+        for start in range(0, len(view), PIECE):
+            yield view[start : start + PIECE]
+
+    def slow(self, share: float) -> None:
+        """Let the program stand for this share of the time."""
+        if self._pacer is None and share:
+            self._pacer = Pacer(self._program)
+        if self._pacer is not None:
+            self._pacer.share = share
+
+    def close(self) -> None:
+        """Release what is kept."""
+        if self._pacer is not None:
+            self._pacer.close()
+        if self._pages is not None:
+            # The service that finds dirty pages is no thread's own; a checkpoint may ask it.
+            pages, self._pages = self._pages, None
+
+            def forget() -> bool:
+                pages.close()
+                return False
+
+            self._program.visit(forget, PAUSE_SECONDS)
+
+
+class Pacer:
+    """Holds a program back: it stands for a share of each period, between two instructions.
+
+    Attributes:
+        share: Which share, 0.0 to 0.9.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.share = 0.0
+        self._program = program
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="wasmsr-pacer", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while not self._over.is_set():
+            off = PERIOD * self.share
+            if off and not self._program.is_stopped:
+                self._program.visit(partial(self._stand, off), 1.0)
+            self._over.wait(PERIOD - off)
+
+    def _stand(self, span: float) -> bool:
+        self._over.wait(span)
+        return False
+
+    def close(self) -> None:
+        """Let the program run freely."""
+        self._over.set()
+        self._thread.join()
+
+
+__all__ = ["LeavingProgram", "Pacer"]

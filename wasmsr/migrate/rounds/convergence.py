@@ -1,0 +1,156 @@
+"""When a program that leaves in rounds is stopped: the prediction of its downtime.
+
+A round sends what was written during the round before. While rounds are fast and the program
+writes little, each is smaller than the last. The class has no clock and no wire: it is told what
+happened, and answers.
+
+Source: Clark et al., "Live Migration of Virtual Machines", NSDI 2005, sections 3 and 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wasmsr.snapshot.memory.page_engine import PAGE_SIZE
+
+MAX_DOWNTIME = 0.05
+"""Seconds of predicted downtime, above two round trips, at which a program is stopped."""
+
+MAX_ROUNDS = 30
+"""Rounds after which a program is stopped in any case, the last one included."""
+
+SLOWEST, STEP = 0.8, 0.2
+"""The share of the time for which a program is held back at most, and how much more each time."""
+
+SYNCS = 3
+"""Syncs one after the other in the downtime: READY, HANDED and OWNED."""
+
+FIXED = 0.004
+"""Seconds of the downtime for everything that is not measured."""
+
+
+@dataclass(frozen=True)
+class MovePolicy:
+    """How programs move.
+
+    Attributes:
+        max_downtime: Seconds of predicted downtime, above two round trips, at which a program is
+            stopped.
+        max_rounds: Most rounds, at least 1.
+        stop_and_copy: Whether the program is stopped before anything is sent.
+        auto_converge: Whether a program that writes faster than the line sends is held back.
+    """
+
+    max_downtime: float = MAX_DOWNTIME
+    max_rounds: int = MAX_ROUNDS
+    stop_and_copy: bool = False
+    auto_converge: bool = False
+
+
+class Convergence:
+    """The rounds of one move.
+
+    Args:
+        policy: What the user wants.
+        round_trip: Seconds of a question and its answer.
+        sync: Seconds of one sync at this end.
+        fixed: Seconds that capturing and restoring the rest of the state take together.
+        rest: Bytes of that rest.
+        rate: Bytes of pages a second, where an earlier move has measured it; 0.0 if none has.
+
+    Attributes:
+        rounds: Rounds that were begun.
+        share: For which share of the time the program is to be held back.
+        reason: Why the program was stopped: "downtime", "rounds", "not shrinking" or
+            "stop-and-copy"; "" before.
+        predicted: The last prediction of the downtime, in seconds; None while nothing is known.
+    """
+
+    def __init__(
+        self,
+        policy: MovePolicy,
+        *,
+        round_trip: float,
+        sync: float,
+        fixed: float = 0.0,
+        rest: int = 0,
+        rate: float = 0.0,
+    ) -> None:
+        self.policy = policy
+        self.round_trip = round_trip
+        self.sync = sync
+        self.fixed = fixed
+        self.rest = rest
+        self.rate = rate
+        self.rounds = 0
+        self.share = 0.0
+        self.reason = ""
+        self.predicted: float | None = None
+        self._least: int | None = None
+        self._idle = 0
+        self._syncs: list[float] = []
+
+    def sent(self, size: int, seconds: float, sync: float = 0.0) -> None:
+        """Take note of a round.
+
+        Args:
+            size: Bytes of its pages before compression.
+            seconds: From its first byte until the peer had it on its disk.
+            sync: Seconds of a sync at the peer, as it says; 0.0 if it did none.
+        """
+        if sync:
+            self._syncs.append(sync)
+        seconds = max(seconds - self.round_trip, 1e-6)
+        if size < 64 * PAGE_SIZE and self.rate:
+            return  # mostly fixed costs
+        self.rate = size / seconds if size else self.rate
+
+    def predict(self, pages: int) -> float | None:
+        """Return the downtime in seconds if these pages are left for the stop; None if no round
+        has shown how fast the line is."""
+        size = pages * PAGE_SIZE + self.rest
+        if not self.rate and pages > 16:
+            return None
+        wire = size / self.rate if self.rate else 0.0
+        # One of them is at this end. A round's sync has pages to write, so the shortest counts.
+        syncs = self.sync + (SYNCS - 1) * min(self._syncs, default=self.sync)
+        return 1.5 * self.round_trip + syncs + self.fixed + FIXED + wire
+
+    def stays(self, pages: int) -> bool:
+        """Begin a round; return whether the program is to stay paused for it.
+
+        Args:
+            pages: About how many pages are left.
+        """
+        self.rounds += 1
+        self.predicted = self.predict(pages)
+        self.reason = self._reason(pages)
+        return bool(self.reason)
+
+    def _reason(self, pages: int) -> str:
+        policy = self.policy
+        if policy.stop_and_copy:
+            return "stop-and-copy"
+        wanted = policy.max_downtime + 2 * self.round_trip
+        if self.predicted is not None and self.predicted <= wanted:
+            return "downtime"
+        if self.rounds >= policy.max_rounds:
+            return "rounds"
+        if self.rounds == 1:
+            return ""
+        if self._least is not None and pages >= self._least:
+            self._idle += 1
+            if self._idle >= 2:
+                if not policy.auto_converge or self.share >= SLOWEST:
+                    return "not shrinking"
+                self.share = min(SLOWEST, self.share + STEP)
+                self._idle = 0
+                self._least = None
+                return ""
+        else:
+            self._idle = 0
+        self._least = pages if self._least is None else min(self._least, pages)
+        return ""
+
+
+__all__ = ["FIXED", "MAX_DOWNTIME", "MAX_ROUNDS", "SYNCS", "Convergence", "MovePolicy"]

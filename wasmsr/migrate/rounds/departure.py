@@ -1,0 +1,274 @@
+"""One attempt of a program to leave: rounds while it runs, the stop, and the rest of its state.
+
+The program runs until its last round begins. `MoveSource` has journaled the offer before, and
+decides afterwards.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from wasmsr.migrate.events import Announce, Event, seconds, size
+from wasmsr.migrate.ports import Leaving, MovableProgram, Peer, Sending
+from wasmsr.migrate.protocol import Move, PackedPages, PeerLost, Receipt, RoundHead
+from wasmsr.migrate.rounds.convergence import Convergence, MovePolicy
+from wasmsr.migrate.rounds.regroup import regroup
+from wasmsr.snapshot.live.packing import BatchPacker
+from wasmsr.snapshot.memory.page_engine import PAGE_SIZE
+
+PAUSE_SECONDS = 10.0
+"""How long a program may take to pause; a host call in progress delays it."""
+
+
+class EndedMeanwhile(Exception):
+    """The program has ended before it was stopped for its move."""
+
+
+@dataclass
+class Line:
+    """What moves have shown of the way to one peer.
+
+    Attributes:
+        rate: Bytes of pages a second that it takes; 0.0 while nobody knows.
+    """
+
+    rate: float = 0.0
+
+
+@dataclass
+class MoveFigures:
+    """What one move costs. Times are in seconds, sizes in bytes.
+
+    Attributes:
+        rounds: Rounds, the last one included.
+        raw: Bytes of pages that were sent, before compression.
+        sent: Bytes that were sent, the rest of the state included.
+        first: Bytes of the pages that the memories had at the beginning.
+        last: Bytes of the pages of the last round.
+        rest: Bytes of the rest of the state.
+        began: When the first round began (`time.monotonic`).
+        stopped: When the program was asked to pause for the last round.
+        predicted: The predicted downtime; None if there was no prediction.
+        reason: Why the program was stopped.
+        method: How dirty pages were found, or "".
+        parts: The downtime by part.
+    """
+
+    rounds: int = 0
+    raw: int = 0
+    sent: int = 0
+    first: int = 0
+    last: int = 0
+    rest: int = 0
+    began: float = field(default_factory=time.monotonic)
+    stopped: float = 0.0
+    predicted: float | None = None
+    reason: str = ""
+    method: str = ""
+    parts: dict[str, float] = field(default_factory=dict)
+
+    def values(self) -> dict[str, object]:
+        """Return the figures for an event."""
+        return {
+            "rounds": self.rounds,
+            "bytes": self.sent,
+            "bytes_raw": self.raw,
+            "bytes_first": self.first,
+            "bytes_last": self.last,
+            "bytes_rest": self.rest,
+            "stopped_because": self.reason,
+            "dirty_pages_by": self.method,
+            "predicted": self.predicted,
+            **{f"downtime_{name}": round(span, 6) for name, span in self.parts.items()},
+        }
+
+
+class Departure:
+    """Sends one program, in one attempt, to one peer.
+
+    Args:
+        program: The program.
+        move: The attempt.
+        peer: Where it goes.
+        policy: How it moves.
+        line: What earlier moves have shown.
+        sync: Seconds of one sync at this end.
+        restore: Seconds that restoring it takes at the peer, if that is known.
+        announce: Gets the events.
+        stop: Is set when the user interrupts.
+
+    Attributes:
+        figures: What the move costs, so far.
+        stands: Whether the program was stopped for the last round.
+    """
+
+    def __init__(
+        self,
+        program: MovableProgram,
+        move: Move,
+        peer: Peer,
+        policy: MovePolicy,
+        line: Line,
+        *,
+        sync: float,
+        restore: float,
+        announce: Announce,
+        stop: threading.Event,
+    ) -> None:
+        self._program = program
+        self._move = move
+        self._peer = peer
+        self._policy = policy
+        self._line = line
+        self._sync = sync
+        self._restore = restore
+        self._announce = announce
+        self._stop = stop
+        self._packer = BatchPacker(line.rate)
+        self._leaving: Leaving | None = None
+        self.figures = MoveFigures()
+        self.stands = False
+
+    def send(self, held: Collection[bytes]) -> Receipt:
+        """Send the program; when this returns, the peer is READY and the program paused.
+
+        Args:
+            held: Digests of the pieces of files that the peer has.
+
+        Raises:
+            EndedMeanwhile: The program has ended.
+            PeerLost, PeerRefused, SnapshotError, MigrationError: It does not move.
+        """
+        round_trip = self._round_trip()
+        leaving = self._leaving = self._program.leave(held)
+        convergence = Convergence(
+            self._policy,
+            round_trip=round_trip,
+            sync=self._sync,
+            fixed=leaving.rest_seconds + self._restore,
+            rest=leaving.rest_size,
+            rate=self._line.rate,
+        )
+        self.figures.method = leaving.method
+        sending = self._peer.transfer(self._move, leaving.rest_size)
+        try:
+            self._rounds(leaving, sending, convergence)
+            return self._finish(leaving, sending)
+        except BaseException:
+            sending.cancel()
+            raise
+
+    def close(self) -> None:
+        """Release what the program's host keeps for the move. This can take long."""
+        if self._leaving is not None:
+            self._leaving.close()
+            self._leaving = None
+
+    def _round_trip(self) -> float:
+        """Return the seconds of a question and its answer."""
+        spans = []
+        for _ in range(3):
+            began = time.monotonic()
+            self._peer.status(self._move)
+            spans.append(time.monotonic() - began)
+        return min(spans)
+
+    def _rounds(self, leaving: Leaving, sending: Sending, convergence: Convergence) -> None:
+        figures = self.figures
+        while True:
+            left = 0
+
+            def stays(pages: int) -> bool:
+                nonlocal left
+                left = pages
+                return convergence.stays(pages)
+
+            asked = time.monotonic()
+            self.stands = leaving.round(stays, PAUSE_SECONDS)
+            if self.stands:
+                figures.stopped = asked
+                figures.parts = dict(leaving.parts)
+                if self._program.wait(0) is not None:
+                    raise EndedMeanwhile
+            figures.rounds, figures.predicted = convergence.rounds, convergence.predicted
+            figures.reason = convergence.reason
+            began = time.monotonic()
+            before = self._packer.raw
+            head = RoundHead(convergence.rounds, tuple(leaving.sizes), self.stands)
+            sending.begin(head)
+            for batch in leaving.batches():
+                data, packed = self._packer.pack(batch.data)
+                length = len(batch.data)
+                sending.pages(
+                    PackedPages(batch.memory, batch.runs, batch.zeros, length, bytes(data), packed)
+                )
+                self._progress(convergence, left - (self._packer.raw - before) // PAGE_SIZE)
+            sent = self._packer.raw - before
+            figures.raw, figures.sent = self._packer.raw, self._packer.packed
+            if convergence.rounds == 1:
+                figures.first = sent
+            if self.stands:
+                figures.last = sent
+                figures.parts["pages"] = time.monotonic() - began
+                return
+            receipt = sending.end(convergence.rounds)
+            span = time.monotonic() - began
+            convergence.sent(sent, span, receipt.sync)
+            self._line.rate = convergence.rate
+            self._packer.rate = max(1.0, (self._packer.packed - 0) / max(1e-6, span))
+            self._say_round(convergence, sent, span)
+            leaving.slow(convergence.share)
+
+    def _progress(self, convergence: Convergence, left: int) -> None:
+        if self._stop.is_set():
+            raise PeerLost("interrupted")
+        values: dict[str, object] = {
+            "bytes": self._packer.packed,
+            "round": convergence.rounds,
+            "left": max(0, left) * PAGE_SIZE,
+            "predicted": convergence.predicted,
+        }
+        self._announce(Event("progress", "", values))
+
+    def _say_round(self, convergence: Convergence, sent: int, span: float) -> None:
+        expected = convergence.predicted
+        text = f"round {convergence.rounds}: {size(sent)} in {seconds(span)}"
+        values: dict[str, object] = {
+            "program": self._move.program.hex(),
+            "round": convergence.rounds,
+            "bytes_raw": sent,
+            "bytes": self._packer.packed,
+            "seconds": span,
+            "rate": convergence.rate,
+            "held_back": convergence.share,
+            "predicted": expected,
+        }
+        self._announce(Event("round", text, values))
+
+    def _finish(self, leaving: Leaving, sending: Sending) -> Receipt:
+        figures = self.figures
+        began = time.monotonic()
+        for piece in regroup(leaving.rest()):
+            sending.send(piece)
+            figures.rest += len(piece)
+            if self._stop.is_set():
+                raise PeerLost("interrupted")
+        figures.sent += figures.rest
+        figures.parts["encode"] = time.monotonic() - began
+        receipt = Receipt(figures.rest, leaving.digest)
+        sending.finish(receipt)
+        asked = time.monotonic()
+        ready = sending.ready()
+        if ready != receipt:
+            raise PeerLost(f"{self._peer.address} holds another state than it was sent")
+        figures.parts["restore"] = ready.restore
+        figures.parts["syncs"] = ready.sync
+        waited = time.monotonic() - asked - ready.restore - ready.sync
+        figures.parts["wire"] = max(0.0, waited)
+        return ready
+
+
+__all__ = ["PAUSE_SECONDS", "Departure", "EndedMeanwhile", "Line", "MoveFigures"]

@@ -1,0 +1,199 @@
+"""Memories of a program that leave in rounds, while the program runs (pre-copy).
+
+The first round has all pages that are not zeros, each later one the pages that were written since.
+`scan` needs a program that stands; `batches` reads pages while the program runs. A page that is
+written during that is torn, but it is then in the next round too. What was sent is digested, so the
+digests of the memories are ready when the last pages are.
+
+Source: Clark et al., "Live Migration of Virtual Machines", NSDI 2005 (pre-copy).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wasmsr.snapshot.memory.dirty_pages import (
+    DirtyMethod,
+    DirtyTracker,
+    PageHashes,
+    method_of_host,
+)
+from wasmsr.snapshot.memory.page_engine import (
+    DIGEST,
+    PAGE_SIZE,
+    Runs,
+    differences,
+    gather,
+    pairs_of,
+    runs_of,
+)
+from wasmsr.snapshot.memory.space_name import MEMORY_SPACE, SpaceName
+from wasmsr.snapshot.spaces.page_functions import ZERO_DIGEST, page_digests
+from wasmsr.snapshot.spaces.space_tree import SpaceTree
+
+if TYPE_CHECKING:
+    from wasmsr.interp.store.interface import StoreInterface
+
+BATCH_PAGES = 128
+"""Pages that are read, digested and sent at a time: 512 KiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageBatch:
+    """Pages of one memory.
+
+    Attributes:
+        memory: The memory's number.
+        runs: Runs of the pages, ascending.
+        data: Their bytes, one page after the other.
+        zeros: Runs of the pages that are zeros now and were not before, ascending.
+    """
+
+    memory: int
+    runs: Runs
+    data: bytes | bytearray | memoryview
+    zeros: Runs
+
+
+class OutgoingPages:
+    """The memories of one store on their way.
+
+    Args:
+        store: The store. It does not run while this is made, and during `scan`.
+        method: How dirty pages are found; None takes this host's best.
+
+    Attributes:
+        trees: The digests of what was sent, by memory.
+        sizes: Pages of each memory at the last `scan`.
+        method: The name of the method by which dirty pages are found.
+
+    Raises:
+        SnapshotError: The host does not find dirty pages, or has no room.
+    """
+
+    def __init__(self, store: StoreInterface, method: type[DirtyMethod] | None = None) -> None:
+        self._store = store
+        method = method or method_of_host()
+        self._tracker: DirtyTracker | None = None
+        if method is not PageHashes:
+            self._tracker = DirtyTracker.of(store, method)
+            self._consumer = self._tracker.consumer()
+        self.method = method.name
+        self._first = True
+        self._views: list[memoryview] = []
+        self._runs: list[Runs] = []
+        self.trees: dict[SpaceName, SpaceTree] = {}
+        self.sizes: list[int] = []
+
+    def scan(self) -> int:
+        """Find the pages of the next round, and return how many there are at most.
+
+        Raises:
+            SnapshotError: The host does not find them.
+        """
+        store = self._store
+        spaces = [SpaceName(MEMORY_SPACE, number) for number in range(store.state.counts.memories)]
+        self._views = [store.memory_view(space.number) for space in spaces]
+        self.sizes = [len(view) // PAGE_SIZE for view in self._views]
+        for space, pages in zip(spaces, self.sizes, strict=True):
+            self.trees.setdefault(space, SpaceTree(0)).grow(pages)
+        if self._tracker is None:
+            self._runs = [
+                _other_pages(view, self.trees[space])
+                for space, view in zip(spaces, self._views, strict=True)
+            ]
+        else:
+            with self._tracker.changes(self._consumer) as changes:
+                first, bases = self._first, self._tracker.bases
+                self._runs = [
+                    bases.existing(space.number) if first else changes[space] for space in spaces
+                ]
+        self._first = False
+        return sum(sum(runs[1::2]) for runs in self._runs)
+
+    def batches(self) -> Iterator[PageBatch]:
+        """Yield the pages of the round, without those that the other side has already."""
+        for number, (view, runs) in enumerate(zip(self._views, self._runs, strict=True)):
+            tree = self.trees[SpaceName(MEMORY_SPACE, number)]
+            for part in _parts(runs):
+                batch = _batch(number, view, part, tree)
+                if batch.runs or batch.zeros:
+                    yield batch
+            tree.root()  # now, so that little is left to digest when the program is paused
+
+    def close(self) -> None:
+        """Release what the host keeps to find dirty pages."""
+        self._views = []
+        if self._tracker is not None:
+            self._tracker.leave(self._consumer)
+
+
+def _other_pages(view: memoryview, tree: SpaceTree) -> Runs:
+    """Return the pages whose digests are not those of what was sent.
+
+    So a page that is read later than its digest was taken is found again, whatever it was then.
+    """
+    return runs_of(differences(page_digests(view), tree.leaves(), size=DIGEST))
+
+
+def _parts(runs: Runs) -> Iterator[Runs]:
+    """Yield runs in parts of `BATCH_PAGES` pages."""
+    part: Runs = array("Q")
+    room = BATCH_PAGES
+    for at in range(0, len(runs), 2):
+        first, count = runs[at], runs[at + 1]
+        while count:
+            taken = min(count, room)
+            part.extend((first, taken))
+            first, count, room = first + taken, count - taken, room - taken
+            if not room:
+                yield part
+                part, room = array("Q"), BATCH_PAGES
+    if part:
+        yield part
+
+
+def _batch(number: int, view: memoryview, runs: Runs, tree: SpaceTree) -> PageBatch:
+    """Read pages; leave out those that have the digests that `tree` has, and update `tree`."""
+    data = gather(view, runs)
+    digests = page_digests(data)
+    pairs = pairs_of(runs)
+    known = b"".join(tree.leaves(first, count) for first, count in pairs)
+    count = len(digests) // DIGEST
+    changed = differences(digests, known, size=DIGEST)
+    filled = differences(digests, ZERO_DIGEST * count, size=DIGEST)
+    at = 0
+    for first, length in pairs:
+        tree.set_leaves(first, digests[at : at + length * DIGEST])
+        at += length * DIGEST
+    if changed.count(1) == filled.count(1) == count:  # nearly always
+        return PageBatch(number, runs, data, array("Q"))
+    full, zeros, kept = _Pages(), _Pages(), _Pages()
+    pages = (page for first, length in pairs for page in range(first, first + length))
+    for place, page in enumerate(pages):
+        if changed[place] and filled[place]:
+            full.add(page)
+            kept.add(place)
+        elif changed[place]:
+            zeros.add(page)
+    return PageBatch(number, full.runs, gather(memoryview(data), kept.runs), zeros.runs)
+
+
+class _Pages:
+    """Ascending pages, gathered into runs."""
+
+    def __init__(self) -> None:
+        self.runs: Runs = array("Q")
+
+    def add(self, page: int) -> None:
+        runs = self.runs
+        if runs and runs[-2] + runs[-1] == page:
+            runs[-1] += 1
+        else:
+            runs.extend((page, 1))
+
+
+__all__ = ["BATCH_PAGES", "OutgoingPages", "PageBatch"]
