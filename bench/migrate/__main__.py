@@ -28,6 +28,7 @@ from bench.migrate.pair import Pair, Stuck
 from bench.migrate.probes import probe
 from bench.migrate.subjects import SUBJECTS, Subject
 from bench.migrate.table import HEAD, LEGEND, Cell, against
+from bench.migrate.verdicts import misses
 from wasmsr.cli.options.remote_options import RemoteOptions
 
 ROUNDS, COPY = "rounds", "stop-and-copy"
@@ -69,7 +70,8 @@ def measured(
         moved = moves(pair, since)[: options.moves]
     if not moved:
         raise Stuck("no move was measured")
-    return Cell(subject.name, line.name, len(chosen), mode, found, moved, alone, peaks)
+    load = os.getloadavg()[0]
+    return Cell(subject.name, line.name, len(chosen), mode, found, moved, alone, peaks, load)
 
 
 def cells(options: argparse.Namespace) -> Iterator[Cell | str]:
@@ -159,7 +161,7 @@ def main(argv: Sequence[str]) -> int:
             ]
             print(f"{cell.row(copy[-1] if copy else None)}\n{cell.beside()}", flush=True)
     finally:
-        print("\n".join(against(found)))
+        print("\n".join([*against(found), *(f"missed: {text}" for text in misses(found))]))
         if options.json:
             options.json.write_text(json.dumps(_plain(found, failures)) + "\n")
     return 1 if failures else 0
@@ -170,9 +172,9 @@ def _plain(found: Sequence[Cell], failures: Sequence[str]) -> dict[str, Any]:
         "cpu": cpu(),
         "cores": os.cpu_count(),
         "linux": platform.release(),
-        "load": list(os.getloadavg()),
         "cells": [cell.plain() for cell in found],
         "failures": list(failures),
+        "missed": list(misses(found)),
     }
 
 

@@ -237,11 +237,13 @@ class Pair:
                 raise Stuck(f"end {end.name} ended with code {code}; {self.words()}")
 
     def words(self) -> str:
-        """Return what the ends said last on standard error."""
-        return "; ".join(
-            f"{end.name}: {' / '.join(text.strip() for text in end.said.words[-3:])}"
+        """Return what the ends said last on standard error, and of moves that failed."""
+        said = {
+            end.name: [text.strip() for text in end.said.words[-3:]]
+            + [str(event["message"]) for event in end.of_kind("not-moved")[-1:]]
             for end in self.ends.values()
-        )
+        }
+        return "; ".join(f"{name}: {' / '.join(words)}" for name, words in said.items())
 
     def arrivals(self) -> int:
         """Return how often the program has arrived."""

@@ -41,6 +41,7 @@ class Cell:
         moves: The moves.
         alone: Memory of the end that ran the program before any move, in bytes.
         peaks: The most memory of each end, in bytes.
+        load: The load of the machine afterwards: processes that run or want to.
     """
 
     program: str
@@ -51,6 +52,7 @@ class Cell:
     moves: list[Move]
     alone: int
     peaks: dict[str, int]
+    load: float
 
     @property
     def downtimes(self) -> list[float]:
@@ -111,7 +113,8 @@ class Cell:
         text = (
             f"    round trip {probe.round_trip * 1000:.2f} ms, {probe.rate / MIB:.1f} MiB/s, "
             f"sync {probe.sync * 1000:.2f} ms, last set: memcpy {copied * 1000:.2f} ms, "
-            f"zstd {squeezed * 1000:.1f} ms"
+            f"zstd {squeezed * 1000:.1f} ms; load {self.load:.1f}; the ends say "
+            f"{self._said('said') * 1000:.1f} and {self._said('arrived') * 1000:.1f} ms"
         )
         if self.parts:
             spans = sorted(self.parts.items(), key=lambda part: -part[1])
@@ -119,6 +122,11 @@ class Cell:
             known = sum(self.parts.values())
             text += f", not named {(median(self.downtimes) - known) * 1000:.1f} ms"
         return text
+
+    def _said(self, which: str) -> float:
+        """Return the median of the downtimes that one of the two events has; 0.0 if none has."""
+        events = [getattr(move, which) for move in self.moves]
+        return median([float(event["downtime"]) for event in events if "downtime" in event])
 
     def plain(self) -> dict[str, Any]:
         """Return the cell for JSON."""
@@ -136,6 +144,7 @@ class Cell:
             "parts": self.parts,
             "alone": self.alone,
             "peaks": self.peaks,
+            "load": self.load,
             "moves": [move.plain() for move in self.moves],
         }
 

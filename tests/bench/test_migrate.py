@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bench.migrate import lines, moves, table
+from bench.migrate import lines, moves, table, verdicts
 from bench.migrate.bridge import Way
 from bench.migrate.pair import Said
 from bench.migrate.probes import Probe
@@ -87,7 +87,7 @@ def test_the_last_set_is_counted_as_it_was_packed(tmp_path: Path) -> None:
 def cell(mode: str, downtimes: list[float], predicted: float | None) -> table.Cell:
     said = {"bytes": 100_000, "predicted": predicted, "parts": {"wire": 0.01}}
     found = [moves.Move("a", 0, span, 5000, said, {}) for span in downtimes]
-    return table.Cell("p", "line", 1, mode, PROBE, found, 50 << 20, {"a": 60 << 20, "b": 1})
+    return table.Cell("p", "line", 1, mode, PROBE, found, 50 << 20, {"a": 60 << 20, "b": 1}, 0.5)
 
 
 def test_limits_and_ratios() -> None:
@@ -105,6 +105,34 @@ def test_limits_and_ratios() -> None:
         "p, line, --cores 1: downtime 1/10.0 of stop-and-copy",
     ]
     assert json.loads(json.dumps(slow.plain()))["worst"] == pytest.approx(limit * 3)
+
+
+def test_what_is_missed_is_said() -> None:
+    limit = PROBE.limit(100_000)
+    good = cell("rounds", [limit * 0.9] * 20, limit * 0.9)
+    for move in good.moves:
+        move.said["stopped_because"] = "downtime"
+    copy = cell("stop-and-copy", [limit], None)
+    assert list(verdicts.misses([good, copy])) == []
+    for move in good.moves[:3]:
+        move.downtime, move.written = limit * 2, 1 << 20
+    good.program = copy.program = "nextpnr"
+    good.peaks["b"] = 120 << 20
+    found = [text.partition(": ")[2] for text in verdicts.misses([good, copy])]
+    assert [text.split(";")[0] for text in found] == [
+        f"3 of 20 moves that converged are beyond the limit, by {limit * 1000:.1f} ms in the "
+        "median",
+        "1/1.1 of stop-and-copy, not 1/10",
+        "17 of 20 predictions are within 30 % or 20 ms",
+        "end b had 120 MiB at its peak, not 119",
+        "3 of 20 moves wrote more to the disk in the downtime than the last set and 64 KiB, by up "
+        "to 862 KiB",
+    ]
+    assert "wire 10.0" in found[0]
+    for move in good.moves:
+        move.said["stopped_because"] = "rounds"
+        move.downtime = limit * 1.1
+    assert "20 moves did not converge" in next(verdicts.misses([good, copy]))
 
 
 def ended(text: str, *mounts: Mount) -> int:
