@@ -27,6 +27,7 @@ from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import (
     Answer,
+    Committed,
     Ending,
     JournalError,
     Move,
@@ -210,9 +211,9 @@ class Direct:
     def transfer(self, move: Move, rest: int = 0) -> DirectSending:
         return DirectSending(self, self._call("Transfer", lambda end: end.begin(move, rest)))
 
-    def commit(self, move: Move, stopped: float) -> OwnershipState:
+    def commit(self, move: Move, stopped: float) -> Committed:
         standing: OwnershipState = self._call("Commit", lambda end: end.commit(move, stopped))
-        return standing
+        return Committed(standing)
 
     def status(self, move: Move) -> Report:
         report: Report = self._call("Status", lambda end: end.status(move))

@@ -21,6 +21,7 @@ from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.protocol import (
     Answer,
+    Committed,
     Ending,
     Move,
     Offer,
@@ -81,9 +82,9 @@ class Willing:
         self.asked.append("transfer")
         return Taking(self)
 
-    def commit(self, move: Move, stopped: float) -> OwnershipState:
+    def commit(self, move: Move, stopped: float) -> Committed:
         self.asked.append("commit")
-        return OwnershipState.OWNED
+        return Committed(OwnershipState.OWNED)
 
     def status(self, move: Move) -> Report:
         self.asked.append("status")

@@ -133,9 +133,9 @@ def test_a_move_over_the_wire(served: Served) -> None:
     assert sending.ready() == receipt
     assert served.peer.status(MOVE) == Report(OwnershipState.READY, 2, MOVE.attempt)
     assert not served.world.running
-    assert served.peer.commit(MOVE, 0.1) is OwnershipState.OWNED
+    assert served.peer.commit(MOVE, 0.1).standing is OwnershipState.OWNED
     assert served.world.running == {MOVE.program: "served"}
-    assert served.peer.commit(MOVE, 0.1) is OwnershipState.OWNED
+    assert served.peer.commit(MOVE, 0.1).standing is OwnershipState.OWNED
     assert served.peer.abort(MOVE) is OwnershipState.OWNED
     assert served.node.destination.uploads.modules.get(counter.describe().modules[0].digest)
 

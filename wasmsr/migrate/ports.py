@@ -13,6 +13,7 @@ from typing import Protocol
 
 from wasmsr.migrate.protocol import (
     Answer,
+    Committed,
     Description,
     Ending,
     Move,
@@ -300,8 +301,13 @@ class Peer(Protocol):
     def transfer(self, move: Move, rest: int = 0) -> Sending:
         """Begin to send the program's state; its rest will have about `rest` bytes."""
 
-    def commit(self, move: Move, stopped: float) -> OwnershipState:
-        """Tell the peer the decision; return what its journal says then."""
+    def commit(self, move: Move, stopped: float) -> Committed:
+        """Tell the peer the decision.
+
+        Args:
+            move: The decided move.
+            stopped: Seconds for which the program stands when the peer hears this.
+        """
 
     def status(self, move: Move) -> Report:
         """Ask what the peer has decided about a move."""

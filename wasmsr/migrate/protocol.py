@@ -269,6 +269,19 @@ class Report:
     ending: Ending | None = None
 
 
+@dataclass(frozen=True)
+class Committed:
+    """A destination's answer to Commit.
+
+    Attributes:
+        standing: What its journal says now.
+        started: Seconds from the arrival of Commit until the program ran; 0.0 if it ran before.
+    """
+
+    standing: OwnershipState
+    started: float = 0.0
+
+
 class Phase(str, Enum):
     """Where in a move something went wrong (`MigrationError.phase`)."""
 

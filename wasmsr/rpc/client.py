@@ -22,6 +22,7 @@ from wasmsr.migrate.protocol import (
     PIECE,
     PROTOCOL,
     Answer,
+    Committed,
     Ending,
     ModuleName,
     Move,
@@ -152,12 +153,13 @@ class RemotePeer:
             self._call = sending
         return sending
 
-    def commit(self, move: Move, stopped: float) -> OwnershipState:
-        """Tell the peer the decision; return what its journal says then."""
+    def commit(self, move: Move, stopped: float) -> Committed:
+        """Tell the peer the decision; see `ports.Peer`."""
         request = messages.CommitRequest(
             protocol=PROTOCOL, node=self._node, move=convert.move_out(move), stopped=stopped
         )
-        return self._standing(self._ask("Commit", request, QUESTION_SECONDS))
+        reply = self._ask("Commit", request, QUESTION_SECONDS)
+        return Committed(self._standing(reply), convert.span_in(reply.started))
 
     def status(self, move: Move) -> Report:
         """Ask what the peer has decided about a move."""

@@ -12,6 +12,7 @@ import errno
 import logging
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -304,10 +305,12 @@ class _Calls:
         try:
             _same_protocol(request)
             move = convert.move_in(request.move)
+            began = time.monotonic()
             standing = self._answers.commit(move, convert.span_in(request.stopped))
+            started = time.monotonic() - began
         except PeerRefused as error:
             return messages.CommitReply(refusal=convert.refusal_out(error))
-        return messages.CommitReply(standing=int(standing))
+        return messages.CommitReply(standing=int(standing), started=started)
 
     @_unary
     def Status(self, request: Any) -> Any:

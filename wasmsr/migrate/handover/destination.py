@@ -333,6 +333,7 @@ class MoveDestination:
             move: The attempt that the source has decided for.
             stopped: Seconds since the source stopped the program.
         """
+        began = time.monotonic()
         with self._lock:
             ready = self.ready
             record = self.journal.get(move.program)
@@ -360,7 +361,6 @@ class MoveDestination:
                 )
             except JournalError as error:
                 raise refused(Reason.STORAGE, error.message) from error
-            began = time.monotonic()
             if self.ready is ready:
                 self.ready = None
             self.arrived(ready.program)

@@ -244,13 +244,14 @@ class MoveSource:
         self._reason = ""
         asked = time.monotonic()
         try:
-            self.commit(move, figures.stopped)
+            downtime = self.commit(move, figures.stopped, figures.round_trip)
         except HandedAway:
             self._keep(program, move)
             raise self._handed_away(move) from None
-        now = time.monotonic()
-        figures.parts["commit"] = now - asked
-        moved = Moved(move, figures, decided - figures.began, now - figures.stopped)
+        if downtime is None:  # the peer's own messages have shown that it has the program
+            downtime = time.monotonic() - figures.stopped
+        figures.parts["commit"] = max(0.0, downtime - (asked - figures.stopped))
+        moved = Moved(move, figures, decided - figures.began, downtime)
         self._say_moved(moved, peer)
         # Not before: to remove a large file takes long.
         self.journal.discard(received)
@@ -289,23 +290,33 @@ class MoveSource:
                 file.discard()
             self.announce(Event("trouble", f"its state could not be written here: {error}"))
 
-    def commit(self, move: Move, stopped: float | None = None) -> None:
+    def commit(
+        self, move: Move, stopped: float | None = None, round_trip: float = 0.0
+    ) -> float | None:
         """Tell the peer the decision until the peer confirms it; then journal that.
 
         Args:
             move: The decided move.
             stopped: When the program was paused (`time.monotonic`); None if an earlier process
                 paused it.
+            round_trip: Seconds of a question to the peer and its answer.
+
+        Returns:
+            Seconds from `stopped` until the program ran at the peer; None if that is not known.
 
         Raises:
             HandedAway: `stop` was set before the peer confirmed.
         """
+        downtime: float | None = None
         peer = self.peer_of(move.program)
         delay = FIRST_DELAY
         complained = ""
         while not self._confirmed(move):
-            trouble = self._ask_to_run(move, stopped)
+            arrives = time.monotonic() + round_trip / 2
+            trouble, started = self._ask_to_run(move, stopped, round_trip)
             if not trouble:
+                if stopped is not None:
+                    downtime = arrives + started - stopped
                 break
             if trouble != complained:
                 complained = trouble
@@ -321,15 +332,26 @@ class MoveSource:
                 except JournalError as error:
                     # The only effect is one more question after a restart.
                     self.announce(Event("trouble", error.message))
+        return downtime
 
-    def _ask_to_run(self, move: Move, stopped: float | None) -> str:
-        """Send one Commit and return what is wrong, or "" if the peer owns the program."""
+    def _ask_to_run(
+        self, move: Move, stopped: float | None, round_trip: float
+    ) -> tuple[str, float]:
+        """Send one Commit.
+
+        Returns:
+            What is wrong, or "" if the peer owns the program; and the seconds that the peer needed.
+        """
         peer = self.peer_of(move.program)
         try:
-            span = time.monotonic() - stopped if stopped is not None else 0.0
-            standing = peer.commit(move, span)
+            span = time.monotonic() + round_trip / 2 - stopped if stopped is not None else 0.0
+            answer = peer.commit(move, span)
         except (PeerLost, PeerRefused) as error:
-            return f"{peer.address} has not confirmed that it owns the program ({error})"
+            return f"{peer.address} has not confirmed that it owns the program ({error})", 0.0
+        return self._trouble(peer, answer.standing), answer.started
+
+    def _trouble(self, peer: Peer, standing: OwnershipState) -> str:
+        """Return what an answer to Commit says against the move, or ""."""
         if standing in (
             OwnershipState.OWNED,
             OwnershipState.OFFERED,

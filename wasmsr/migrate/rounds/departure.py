@@ -51,6 +51,7 @@ class MoveFigures:
         rest: Bytes of the rest of the state.
         began: When the first round began (`time.monotonic`).
         stopped: When the program was asked to pause for the last round.
+        round_trip: Of a question to the peer and its answer.
         predicted: The predicted downtime; None if there was no prediction.
         reason: Why the program was stopped.
         method: How dirty pages were found, or "".
@@ -65,6 +66,7 @@ class MoveFigures:
     rest: int = 0
     began: float = field(default_factory=time.monotonic)
     stopped: float = 0.0
+    round_trip: float = 0.0
     predicted: float | None = None
     reason: str = ""
     method: str = ""
@@ -82,6 +84,7 @@ class MoveFigures:
             "stopped_because": self.reason,
             "dirty_pages_by": self.method,
             "predicted": self.predicted,
+            "round_trip": self.round_trip,
             **{f"downtime_{name}": round(span, 6) for name, span in self.parts.items()},
         }
 
@@ -142,7 +145,7 @@ class Departure:
             EndedMeanwhile: The program has ended.
             PeerLost, PeerRefused, SnapshotError, MigrationError: It does not move.
         """
-        round_trip = self._round_trip()
+        round_trip = self.figures.round_trip = self._round_trip()
         leaving = self._leaving = self._program.leave(held)
         convergence = Convergence(
             self._policy,
