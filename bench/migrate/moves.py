@@ -88,6 +88,16 @@ class Move:
         return int(self.said.get("bytes_last", 0)) + int(self.said.get("bytes_rest", self.size))
 
     @property
+    def parts(self) -> dict[str, float]:
+        """The downtime by part, as the source says it."""
+        prefix = "downtime_"
+        return {
+            name.removeprefix(prefix): float(value)
+            for name, value in self.said.items()
+            if name.startswith(prefix)
+        }
+
+    @property
     def converged(self) -> bool:
         """Whether the program was stopped because its downtime had become short."""
         return bool(self.said.get("stopped_because", "") == "downtime")

@@ -74,11 +74,8 @@ class Cell:
     @property
     def parts(self) -> dict[str, float]:
         """The downtime by part as the ends say it: medians, in seconds."""
-        names = dict.fromkeys(name for move in self.moves for name in move.said.get("parts", {}))
-        return {
-            name: median([float(move.said.get("parts", {}).get(name, 0.0)) for move in self.moves])
-            for name in names
-        }
+        names = dict.fromkeys(name for move in self.moves for name in move.parts)
+        return {name: median([move.parts.get(name, 0.0) for move in self.moves]) for name in names}
 
     def row(self, copy: float | None) -> str:
         """Return a line of the table; `copy` is what stop-and-copy sends, in bytes, if known."""
