@@ -40,7 +40,7 @@ class Move:
         source: The end that the program left.
         stopped: When the last instruction there was executed (`time.monotonic`).
         downtime: From then to the first instruction at the other end.
-        written: What both ends wrote to the disk meanwhile.
+        written: What the source and the destination wrote to the disk meanwhile.
         said: The source's event "moved".
         arrived: The destination's event "arrived".
         rounds: The source's events "round" before.
@@ -53,7 +53,7 @@ class Move:
     source: str
     stopped: float
     downtime: float
-    written: int
+    written: tuple[int, int]
     said: dict[str, Any]
     arrived: dict[str, Any]
     rounds: list[dict[str, Any]] = field(default_factory=list)
@@ -144,7 +144,7 @@ def moves(pair: Pair, since: float) -> list[Move]:
         said, source = sources[number]
         move = Move(
             source, left.when, came.when - left.when,
-            came.own - left.peer + came.peer - left.own, said, targets[number],
+            (came.peer - left.own, came.own - left.peer), said, targets[number],
         )  # fmt: skip
         _rounds(move, pair.ends[source].said, notes, begun)
         begun = came.when

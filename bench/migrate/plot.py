@@ -1,6 +1,7 @@
-"""Draw the rounds of moves: `python -m bench.migrate.plot FOUND.json [--output docs/rounds.svg]`.
+"""Draw the rounds of moves: `python -m bench.migrate.plot FOUND.json… [--output docs/rounds.svg]`.
 
-FOUND.json is what `python -m bench.migrate --json FOUND.json` has written. For each line of the
+FOUND.json is what `python -m bench.migrate --json FOUND.json` has written; several runs can be in
+one picture. For each line of the
 bench there is a panel, and in it for each program the move with the median downtime: how many bytes
 of pages each round sent, on a logarithmic scale. The last round, for which the program stands, is a
 ring. Only the standard library is needed: whoever has a checkout can draw the picture again.
@@ -16,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+
+from bench.migrate.lines import LINES
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "rounds.svg"
 COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#a6368f", "#7a6a00", "#444444")
@@ -46,12 +49,12 @@ def middle(moves: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 def panels(found: Mapping[str, Any]) -> dict[str, dict[str, Sets]]:
     """Return the sets by line and program, with as many processors as the bench had at most."""
     most = max((cell["cores"] for cell in found["cells"]), default=0)
-    chosen: dict[str, dict[str, Sets]] = {}
+    chosen: dict[str, dict[str, Sets]] = {line.name: {} for line in LINES}
     for cell in found["cells"]:
         if cell["mode"] == "rounds" and cell["cores"] == most and cell["moves"]:
             panel = chosen.setdefault(cell["line"], {})
             panel[cell["program"]] = sets_of(middle(cell["moves"]))
-    return chosen
+    return {line: panel for line, panel in chosen.items() if panel}
 
 
 def drawn(found: Mapping[str, Any]) -> str:
@@ -153,11 +156,12 @@ def _panel(
 def main(argv: Sequence[str]) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.migrate.plot", description=__doc__)
-    parser.add_argument("found", type=Path, metavar="FOUND.json")
+    parser.add_argument("found", type=Path, nargs="+", metavar="FOUND.json")
     parser.add_argument("--output", type=Path, default=TARGET)
     options = parser.parse_args(argv)
     try:
-        text = drawn(json.loads(options.found.read_text(encoding="utf-8")))
+        runs = [json.loads(path.read_text(encoding="utf-8")) for path in options.found]
+        text = drawn({"cells": [cell for run in runs for cell in run["cells"]]})
     except (OSError, ValueError) as error:
         print(f"without a picture: {error}", file=sys.stderr)
         return 1

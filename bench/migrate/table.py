@@ -24,7 +24,7 @@ rounds, last: how many, and MiB of the last set before compression
 sent: bytes sent, as a share of what stop-and-copy sends
 foretold: moves whose prediction was within 30 % or 20 ms
 memory: peak of the worse end / 1.1 x the end that ran the program before any move + 64, in MiB
-written: KiB that both ends wrote to the disk in the downtime, worst move / last set + 64 KiB
+written: KiB that both ends wrote to the disk in the downtime, worst move / last set + 64
 speed: of the program during the rounds, as a share of before, and for how many seconds"""
 
 
@@ -88,7 +88,7 @@ class Cell:
         spans = [move.span for move in moves if move.during is not None]
         allowed = (1.1 * self.alone) / MIB + 64
         written, may = max(
-            (move.written / 1024, (move.last + SLACK) / 1024) for move in moves
+            (sum(move.written) / 1024, (move.last_raw + SLACK) / 1024) for move in moves
         )  # the worst one
         return (
             f"{self.program:9} {self.line:18} {self.cores:5} {self.mode:14} "

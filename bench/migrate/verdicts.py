@@ -68,12 +68,14 @@ def _others(cell: Cell) -> Iterator[str]:
     for name, peak in cell.peaks.items():
         if peak > allowed:
             yield f"end {name} had {peak / MIB:.0f} MiB at its peak, not {allowed / MIB:.0f}"
-    over = [move.written - move.last - SLACK for move in cell.moves]
+    over = [sum(move.written) - move.last_raw - SLACK for move in cell.moves]
     if max(over) > 0:
         count = sum(one > 0 for one in over)
         yield (
             f"{count} of {len(over)} moves wrote more to the disk in the downtime than the last "
-            f"set and 64 KiB, by up to {max(over) / 1024:.0f} KiB"
+            f"set and 64 KiB, by up to {max(over) / 1024:.0f} KiB (the source "
+            f"{median([move.written[0] for move in cell.moves]) / 1024:.0f}, the destination "
+            f"{median([move.written[1] for move in cell.moves]) / 1024:.0f})"
         )
 
 

@@ -71,7 +71,7 @@ def test_a_move_is_from_the_last_to_the_first_instruction(tmp_path: Path) -> Non
     assert move.span == pytest.approx(1.0)
     assert move.before == pytest.approx(100)
     assert move.during is not None and move.during > 200
-    assert move.written == 2100 - 2000
+    assert move.written == (-2000, 2100)
     assert [event["round"] for event in move.rounds] == [1]
     assert not moves.moves(told(tmp_path), 2.05)
 
@@ -80,13 +80,13 @@ def test_the_last_set_is_counted_as_it_was_packed(tmp_path: Path) -> None:
     (move,) = moves.moves(told(tmp_path), 0.0)
     assert move.last_raw == 3000
     assert move.last == 2000 * (3000 - 1000) // 8000 + 1000
-    old = moves.Move("a", 0, 0.1, 0, {"bytes": 500}, {})
+    old = moves.Move("a", 0, 0.1, (0, 0), {"bytes": 500}, {})
     assert (old.last, old.last_raw, old.predicted) == (500, 500, None)
 
 
 def cell(mode: str, downtimes: list[float], predicted: float | None) -> table.Cell:
     said = {"bytes": 100_000, "predicted": predicted, "downtime_wire": 0.01}
-    found = [moves.Move("a", 0, span, 5000, said, {}) for span in downtimes]
+    found = [moves.Move("a", 0, span, (5000, 1), said, {}) for span in downtimes]
     return table.Cell("p", "line", 1, mode, PROBE, found, 50 << 20, {"a": 60 << 20, "b": 1}, 0.5)
 
 
@@ -115,7 +115,7 @@ def test_what_is_missed_is_said() -> None:
     copy = cell("stop-and-copy", [limit], None)
     assert list(verdicts.misses([good, copy])) == []
     for move in good.moves[:3]:
-        move.downtime, move.written = limit * 2, 1 << 20
+        move.downtime, move.written = limit * 2, (0, 1 << 20)
     good.program = copy.program = "nextpnr"
     good.peaks["b"] = 120 << 20
     found = [text.partition(": ")[2] for text in verdicts.misses([good, copy])]
@@ -126,7 +126,7 @@ def test_what_is_missed_is_said() -> None:
         "17 of 20 predictions are within 30 % or 20 ms",
         "end b had 120 MiB at its peak, not 119",
         "3 of 20 moves wrote more to the disk in the downtime than the last set and 64 KiB, by up "
-        "to 862 KiB",
+        "to 862 KiB (the source 5, the destination 0)",
     ]
     assert "wire 10.0" in found[0]
     for move in good.moves:
