@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Mapping
@@ -92,6 +93,16 @@ def packaged() -> dict[bytes, Path]:
 def _digest(program: programs.NamedProgram) -> bytes | None:
     """Return SHA-256 of a packaged module, or None if the module is not there."""
     try:
-        return hashlib.sha256(program.path.read_bytes()).digest()
+        status = program.path.stat()
+        return _digest_of(program.path, status.st_mtime_ns, status.st_size)
     except OSError:
         return None
+
+
+@functools.cache
+def _digest_of(path: Path, changed: int, size: int) -> bytes:
+    """Return SHA-256 of a file that was last changed then.
+
+    Each program that arrives is compared with these modules while it stands, so they are read once.
+    """
+    return hashlib.sha256(path.read_bytes()).digest()
