@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,6 @@ def test_a_move_over_the_wire(served: Served) -> None:
     for start in range(0, len(data), PIECE):
         sending.send(data[start : start + PIECE])
     assert served.peer.status(MOVE).standing is OwnershipState.RECEIVING
-    import hashlib
-
     receipt = Receipt(len(data), hashlib.sha256(data).digest())
     sending.finish(receipt)
     assert sending.ready() == receipt
@@ -138,6 +137,40 @@ def test_a_move_over_the_wire(served: Served) -> None:
     assert served.peer.commit(MOVE, 0.1).standing is OwnershipState.OWNED
     assert served.peer.abort(MOVE) is OwnershipState.OWNED
     assert served.node.destination.uploads.modules.get(counter.describe().modules[0].digest)
+
+
+def test_messages_of_an_end_that_has_nothing_to_do_with_the_program(served: Served) -> None:
+    """Whoever has the key can say something; but about a program only its own ends are heard."""
+    counter = Counter(World(), "here", program=MOVE.program, number=5)
+    sending = served.send(counter)
+    data = b"".join(bytes(piece) for piece in counter.pieces())
+    other = RemotePeer(served.address, b"m" * 16, KEY)
+    asks: list[Callable[[], object]] = [
+        lambda: other.commit(MOVE, 0.0),
+        lambda: other.abort(MOVE),
+        lambda: other.status(MOVE),
+        lambda: other.ended(MOVE.program, 9, Ending("exited", 0)),
+        lambda: other.input(MOVE, 0, 1),
+        lambda: other.output(MOVE, "stdout", 0, b"x"),
+    ]
+
+    def refused() -> None:
+        for ask in asks:
+            with pytest.raises(PeerRefused, match="no business") as caught:
+                ask()
+            assert caught.value.reason is Reason.OWNERSHIP
+
+    refused()  # while it comes
+    sending.send(data)
+    sending.finish(Receipt(len(data), hashlib.sha256(data).digest()))
+    assert sending.ready().size == len(data)
+    refused()  # while it is READY
+    assert served.peer.commit(MOVE, 0.1).standing is OwnershipState.OWNED
+    refused()  # when it is owned
+    assert served.world.running == {MOVE.program: "served"}
+    assert served.node.news.told is None
+    assert other.status(Move(b"z" * 16, 2, b"t" * 16)).standing is OwnershipState.UNKNOWN
+    other.close()
 
 
 def test_an_aborted_move_over_the_wire(served: Served) -> None:
@@ -460,8 +493,6 @@ def test_streams_that_cannot_be(served: Served, name: str) -> None:
 
 
 def test_a_state_cut_off_everywhere(served: Served) -> None:
-    import hashlib
-
     counter = Counter(World(), "here", program=MOVE.program, size=100)
     data = b"".join(bytes(piece) for piece in counter.pieces())
     for length in (1, 63, 64, 200, len(data) - 1):

@@ -37,7 +37,17 @@ class Peers:
     def learn(self, node: bytes, peer: Peer) -> None:
         """Note the node id that a peer has answered with."""
         with self._lock:
+            if self._named.get(node) is not peer:
+                # An end that was started without its journal has another id.
+                for old in [one for one, known in self._named.items() if known is peer]:
+                    del self._named[old]
             self._named[node] = peer
+
+    def node_of(self, peer: Peer) -> bytes:
+        """Return the node id with which a peer has answered, or b""."""
+        with self._lock:
+            named = (node for node, known in self._named.items() if known is peer)
+            return next(named, b"")
 
     @property
     def only(self) -> Peer:

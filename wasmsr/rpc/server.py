@@ -234,6 +234,10 @@ class _Calls:
         self._answers = answers
         self._software = software
 
+    def _from(self, request: Any, program: bytes) -> None:
+        """Refuse a message about a program from an end that has nothing to do with it."""
+        self._answers.check_sender(program, convert.node_in(request.node))
+
     @_unary
     def Prepare(self, request: Any) -> Any:
         reply = messages.PrepareReply(
@@ -305,6 +309,7 @@ class _Calls:
         try:
             _same_protocol(request)
             move = convert.move_in(request.move)
+            self._from(request, move.program)
             began = time.monotonic()
             standing = self._answers.commit(move, convert.span_in(request.stopped))
             started = time.monotonic() - began
@@ -317,7 +322,9 @@ class _Calls:
         node = self._answers.node
         try:
             _same_protocol(request)
-            return convert.report_out(self._answers.status(convert.move_in(request.move)), node)
+            move = convert.move_in(request.move)
+            self._from(request, move.program)
+            return convert.report_out(self._answers.status(move), node)
         except PeerRefused as error:
             return messages.StatusReply(
                 protocol=PROTOCOL, node=node, refusal=convert.refusal_out(error)
@@ -327,7 +334,9 @@ class _Calls:
     def Abort(self, request: Any) -> Any:
         try:
             _same_protocol(request)
-            standing = self._answers.abort(convert.move_in(request.move))
+            move = convert.move_in(request.move)
+            self._from(request, move.program)
+            standing = self._answers.abort(move)
         except PeerRefused as error:
             return messages.AbortReply(refusal=convert.refusal_out(error))
         return messages.AbortReply(standing=int(standing))
@@ -336,6 +345,7 @@ class _Calls:
     def Output(self, request: Any) -> Any:
         try:
             _same_protocol(request)
+            self._from(request, request.move.program)
             unseen = self._answers.output(*convert.output_in(request))
         except PeerRefused as error:
             return messages.OutputReply(refusal=convert.refusal_out(error))
@@ -345,6 +355,7 @@ class _Calls:
     def Input(self, request: Any) -> Any:
         try:
             _same_protocol(request)
+            self._from(request, request.move.program)
             data, end = self._answers.input(*convert.question_in(request))
         except PeerRefused as error:
             return messages.InputReply(refusal=convert.refusal_out(error))
@@ -355,6 +366,7 @@ class _Calls:
         try:
             _same_protocol(request)
             program = convert.node_in(request.program)
+            self._from(request, program)
             self._answers.ended(program, request.epoch, convert.ending_in(request.ending))
         except PeerRefused as error:
             return messages.EndedReply(refusal=convert.refusal_out(error))

@@ -28,6 +28,9 @@ from wasmsr.migrate.protocol import (
     refused,
 )
 
+OFFERED = 64
+"""Programs of which this end remembers who has offered them."""
+
 
 class Answers:
     """The answers of one end, from its journal, its destination and its host.
@@ -45,11 +48,35 @@ class Answers:
         self._news = news
         self._announce = announce
         self._gaps: set[tuple[bytes, str]] = set()
+        self._offered: dict[bytes, bytes] = {}
+        """Node ids of the ends that have offered the programs of this session."""
 
     @property
     def node(self) -> bytes:
         """The node id of this end."""
         return self._journal.node
+
+    def check_sender(self, program: bytes, node: bytes) -> None:
+        """Refuse a message about a program from an end that has nothing to do with it.
+
+        Args:
+            program: The program's id.
+            node: The sender's node id.
+
+        Raises:
+            PeerRefused: The record of the program, or its offer, names other ends.
+        """
+        record = self._journal.get(program)
+        ends = set() if record is None else set(record.ends)
+        offered = self._offered.get(program)
+        if offered is not None:
+            ends.add(offered)
+        if ends and node not in ends:
+            raise refused(
+                Reason.OWNERSHIP,
+                f"program {program.hex()[:8]} is no business of the end that asks: other ends have "
+                "moved it",
+            )
 
     def prepare(self, offer: Offer) -> Answer:
         """Answer the offer of a program."""
@@ -63,6 +90,10 @@ class Answers:
                 self._destination.say_refused(error, peers.address_of(offer.node))
             raise
         self._news.session[offer.move.program] = peers.address_of(offer.node)
+        self._offered.pop(offer.move.program, None)
+        self._offered[offer.move.program] = offer.node
+        while len(self._offered) > OFFERED:
+            del self._offered[next(iter(self._offered))]
         return answer
 
     def upload(self, module: ModuleName) -> Upload:

@@ -357,6 +357,8 @@ class MoveDestination:
                         received=record.incoming.file,
                         confirmed=False,
                         incoming=None,
+                        node=b"",
+                        origin=record.incoming.node,
                     )
                 )
             except JournalError as error:

@@ -90,6 +90,7 @@ class Reception:
         self.received = 0
         self._receiver = receiver
         self._description = offer.description
+        self._node = offer.node
         self._rounds = offer.rounds
         self._began = time.monotonic()
         self._round = 0
@@ -201,6 +202,7 @@ class Reception:
             modules=tuple(module.digest for module in self._description.modules),
             shown=self._description.shown,
             fed=self._description.fed,
+            node=self._node,
         )
         began = time.monotonic()
         self._syncing.start()  # while the program is restored

@@ -101,7 +101,10 @@ class MoveSource:
     def own(self, program: MovableProgram, to: Peer | None = None) -> None:
         """Journal that this end owns a program that begins here. Raises JournalError."""
         peer = to or self.peer_of(program.id)
-        self.journal.put(Record(program.id, OwnershipState.OWNED, epoch=1, peer=peer.address))
+        node = self.peers.node_of(peer)
+        self.journal.put(
+            Record(program.id, OwnershipState.OWNED, epoch=1, peer=peer.address, node=node)
+        )
 
     def prepare(self, program: MovableProgram, move: Move, to: Peer | None = None) -> Answer:
         """Ask a peer to take `program`, and upload the modules that the peer lacks.
@@ -470,6 +473,7 @@ class MoveSource:
                     standing=OwnershipState.OFFERED,
                     attempt=move.attempt,
                     peer=peer.address,
+                    node=self.peers.node_of(peer),
                 )
             )
 

@@ -50,6 +50,7 @@ class Incoming:
         shown: Node id of the end that shows the program's output, or b"".
         fed: Node id of the end that has the program's input, or b"".
         parked: Whether the state is on disk only, so that other programs may come.
+        node: The source's node id, or b"" in a record of an earlier version.
     """
 
     epoch: int
@@ -60,6 +61,7 @@ class Incoming:
     shown: bytes = b""
     fed: bytes = b""
     parked: bool = False
+    node: bytes = b""
 
     def move(self, program: bytes) -> Move:
         """Return the move by which the program comes."""
@@ -82,6 +84,8 @@ class Record:
         confirmed: If HANDED, whether the peer has said that it owns the program.
         ending: If ENDED, how the program ended.
         incoming: A state that is READY, or None.
+        node: Node id of the end to which the program was offered or handed last, or b"".
+        origin: Node id of the end from which it came, or b"".
         updated: Seconds since the Unix epoch.
     """
 
@@ -95,7 +99,15 @@ class Record:
     confirmed: bool = False
     ending: Ending | None = None
     incoming: Incoming | None = None
+    node: bytes = b""
+    origin: bytes = b""
     updated: float = field(default=0.0, compare=False)
+
+    @property
+    def ends(self) -> frozenset[bytes]:
+        """Node ids of the ends that have to do with the program, as far as the record knows."""
+        waiting = b"" if self.incoming is None else self.incoming.node
+        return frozenset((self.node, self.origin, waiting)) - {b""}
 
 
 class Journal:
@@ -388,6 +400,8 @@ def _encode(record: Record) -> bytes:
         "file": record.file,
         "received": record.received,
         "confirmed": record.confirmed,
+        "node": record.node.hex(),
+        "origin": record.origin.hex(),
         "updated": record.updated,
     }
     if record.ending:
@@ -402,6 +416,7 @@ def _encode(record: Record) -> bytes:
             "shown": record.incoming.shown.hex(),
             "fed": record.incoming.fed.hex(),
             "parked": record.incoming.parked,
+            "node": record.incoming.node.hex(),
         }
     return json.dumps(values).encode()
 
@@ -452,9 +467,12 @@ def _decode(path: Path, values: dict[str, Any], version: int) -> Record:
             shown=bytes.fromhex(incoming.get("shown", "")),
             fed=bytes.fromhex(incoming.get("fed", "")),
             parked=bool(incoming.get("parked", False)),
+            node=bytes.fromhex(incoming.get("node", "")),
         )
         if incoming
         else None,
+        node=bytes.fromhex(values.get("node", "")),
+        origin=bytes.fromhex(values.get("origin", "")),
         updated=float(values["updated"]),
     )
 
