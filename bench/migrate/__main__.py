@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -96,7 +97,7 @@ def cells(options: argparse.Namespace) -> Iterator[Cell | str]:
                             where = f"{subject.name}, {line.name}, --cores {len(chosen)}, {mode}"
                             try:
                                 yield measured(subject, line, places, options, chosen, mode, words)
-                            except Stuck as error:
+                            except (Stuck, OSError, subprocess.SubprocessError) as error:
                                 yield f"{where}: {error}"
                             spent = time.monotonic() - begun
                             print(f"({where}: {spent:.0f} s)", file=sys.stderr, flush=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
+import weakref
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -277,3 +279,17 @@ def test_zero_pages_take_no_room_in_a_base(store: Store) -> None:
     base = MemoryBases(store).make_own(0)
     assert os.fstat(base.fd).st_blocks * 512 == PAGE_SIZE
     assert runs_of(page_map(base.view())) == array("Q", (640, 1))
+
+
+def test_a_closed_store_closes_its_bases_at_once(store: Store) -> None:
+    """A program that has left frees its memory then, not when Python collects its store."""
+    memory_of(store)
+    store.bases = MemoryBases(store)
+    base = weakref.ref(store.bases.make_own(0))
+    gc.disable()
+    try:
+        assert base() is not None
+        store.close()
+        assert base() is None
+    finally:
+        gc.enable()

@@ -212,6 +212,7 @@ class Store:
         self.invoker.callers.clear()
         self.linker.clear()
         self.pauses.close()
+        self.bases = None  # closes the files under its memories that nobody else has
 
     @property
     def closed(self) -> bool:
