@@ -177,11 +177,17 @@ def _read_operand(index: int, type_name: str, bits: bool) -> str:
     return f"const {c_type} {letter} = {cast};"
 
 
+_ORDERED = {"add": "wsr_add", "mul": "wsr_mul", "min": "wsr_ordered_min", "max": "wsr_ordered_max"}
+"""Where compilers exchange operands of floats, and a NaN of the second would win."""
+
+
 def _numeric_handler(i: Instruction) -> str:
     operands = [_read_operand(n, p, i.bits) for n, p in enumerate(i.params.split())]
     checks = [f"if ({condition}) TRAP({trap});" for condition, trap in i.traps]
     if i.results in _FLOATS and not i.bits:
-        result = f"s[0] = wsr_bits_{i.results}({i.body});"
+        ordered = _ORDERED.get(i.name.partition(".")[2])
+        body = f"{ordered}{i.results[1:]}(a, b)" if ordered else i.body
+        result = f"s[0] = wsr_bits_{i.results}({body});"
     elif i.results == "i64" or (i.bits and i.results == "f64"):
         result = f"s[0] = (uint64_t)({i.body});"
     else:

@@ -141,6 +141,31 @@ static inline double wsr_max64(double a, double b) {
   return a > b ? a : b;
 }
 
+/* Sums and products whose NaN is that of `a` if both are NaNs. C does not promise that: compilers
+ * exchange operands. Native code and precise code keep the order, so their states are equal. */
+#if defined(__x86_64__) && defined(__GNUC__)
+#define ORDERED(NAME, TYPE, INSTRUCTION, OPERATOR)      \
+  static inline TYPE NAME(TYPE a, TYPE b) {             \
+    __asm__(INSTRUCTION " %1, %0" : "+x"(a) : "xm"(b)); \
+    return a;                                           \
+  }
+#else
+#define ORDERED(NAME, TYPE, INSTRUCTION, OPERATOR)                 \
+  static inline TYPE NAME(TYPE a, TYPE b) { return a OPERATOR b; }
+#endif
+ORDERED(wsr_add32, float, "addss", +)
+ORDERED(wsr_add64, double, "addsd", +)
+ORDERED(wsr_mul32, float, "mulss", *)
+ORDERED(wsr_mul64, double, "mulsd", *)
+#undef ORDERED
+#define ORDERED_NAN(NAME, TYPE, ADD, OTHERWISE) \
+  static inline TYPE NAME(TYPE a, TYPE b) { return a != a || b != b ? ADD(a, b) : OTHERWISE(a, b); }
+ORDERED_NAN(wsr_ordered_min32, float, wsr_add32, wsr_min32)
+ORDERED_NAN(wsr_ordered_max32, float, wsr_add32, wsr_max32)
+ORDERED_NAN(wsr_ordered_min64, double, wsr_add64, wsr_min64)
+ORDERED_NAN(wsr_ordered_max64, double, wsr_add64, wsr_max64)
+#undef ORDERED_NAN
+
 static inline uint32_t wsr_sat_i32(double a) {
   if (a != a) return 0;
   if (a < -0x1p31) return 0x80000000U;

@@ -104,12 +104,12 @@ OP(F32_FLOOR) { SLOTS; const float a = wsr_f32(s[0]); s[0] = wsr_bits_f32(wsr_qu
 OP(F32_TRUNC) { SLOTS; const float a = wsr_f32(s[0]); s[0] = wsr_bits_f32(wsr_quiet32(truncf(a))); NEXT; }
 OP(F32_NEAREST) { SLOTS; const float a = wsr_f32(s[0]); s[0] = wsr_bits_f32(wsr_quiet32(nearbyintf(a))); NEXT; }
 OP(F32_SQRT) { SLOTS; const float a = wsr_f32(s[0]); s[0] = wsr_bits_f32(sqrtf(a)); NEXT; }
-OP(F32_ADD) { SLOTS; const float a = wsr_f32(s[0]); const float b = wsr_f32(s[1]); s[0] = wsr_bits_f32(a + b); NEXT; }
+OP(F32_ADD) { SLOTS; const float a = wsr_f32(s[0]); const float b = wsr_f32(s[1]); s[0] = wsr_bits_f32(wsr_add32(a, b)); NEXT; }
 OP(F32_SUB) { SLOTS; const float a = wsr_f32(s[0]); const float b = wsr_f32(s[1]); s[0] = wsr_bits_f32(a - b); NEXT; }
-OP(F32_MUL) { SLOTS; const float a = wsr_f32(s[0]); const float b = wsr_f32(s[1]); s[0] = wsr_bits_f32(a * b); NEXT; }
+OP(F32_MUL) { SLOTS; const float a = wsr_f32(s[0]); const float b = wsr_f32(s[1]); s[0] = wsr_bits_f32(wsr_mul32(a, b)); NEXT; }
 OP(F32_DIV) { SLOTS; const float a = wsr_f32(s[0]); const float b = wsr_f32(s[1]); s[0] = wsr_bits_f32(a / b); NEXT; }
-OP(F32_MIN) { SLOTS; const float a = wsr_f32(s[0]); const float b = wsr_f32(s[1]); s[0] = wsr_bits_f32(wsr_min32(a, b)); NEXT; }
-OP(F32_MAX) { SLOTS; const float a = wsr_f32(s[0]); const float b = wsr_f32(s[1]); s[0] = wsr_bits_f32(wsr_max32(a, b)); NEXT; }
+OP(F32_MIN) { SLOTS; const float a = wsr_f32(s[0]); const float b = wsr_f32(s[1]); s[0] = wsr_bits_f32(wsr_ordered_min32(a, b)); NEXT; }
+OP(F32_MAX) { SLOTS; const float a = wsr_f32(s[0]); const float b = wsr_f32(s[1]); s[0] = wsr_bits_f32(wsr_ordered_max32(a, b)); NEXT; }
 OP(F32_COPYSIGN) { SLOTS; const uint32_t a = (uint32_t)s[0]; const uint32_t b = (uint32_t)s[1]; s[0] = (uint32_t)((a & 0x7FFFFFFFU) | (b & 0x80000000U)); NEXT; }
 OP(F64_ABS) { SLOTS; const uint64_t a = s[0]; s[0] = (uint64_t)(a & 0x7FFFFFFFFFFFFFFFU); NEXT; }
 OP(F64_NEG) { SLOTS; const uint64_t a = s[0]; s[0] = (uint64_t)(a ^ 0x8000000000000000U); NEXT; }
@@ -118,12 +118,12 @@ OP(F64_FLOOR) { SLOTS; const double a = wsr_f64(s[0]); s[0] = wsr_bits_f64(wsr_q
 OP(F64_TRUNC) { SLOTS; const double a = wsr_f64(s[0]); s[0] = wsr_bits_f64(wsr_quiet64(trunc(a))); NEXT; }
 OP(F64_NEAREST) { SLOTS; const double a = wsr_f64(s[0]); s[0] = wsr_bits_f64(wsr_quiet64(nearbyint(a))); NEXT; }
 OP(F64_SQRT) { SLOTS; const double a = wsr_f64(s[0]); s[0] = wsr_bits_f64(sqrt(a)); NEXT; }
-OP(F64_ADD) { SLOTS; const double a = wsr_f64(s[0]); const double b = wsr_f64(s[1]); s[0] = wsr_bits_f64(a + b); NEXT; }
+OP(F64_ADD) { SLOTS; const double a = wsr_f64(s[0]); const double b = wsr_f64(s[1]); s[0] = wsr_bits_f64(wsr_add64(a, b)); NEXT; }
 OP(F64_SUB) { SLOTS; const double a = wsr_f64(s[0]); const double b = wsr_f64(s[1]); s[0] = wsr_bits_f64(a - b); NEXT; }
-OP(F64_MUL) { SLOTS; const double a = wsr_f64(s[0]); const double b = wsr_f64(s[1]); s[0] = wsr_bits_f64(a * b); NEXT; }
+OP(F64_MUL) { SLOTS; const double a = wsr_f64(s[0]); const double b = wsr_f64(s[1]); s[0] = wsr_bits_f64(wsr_mul64(a, b)); NEXT; }
 OP(F64_DIV) { SLOTS; const double a = wsr_f64(s[0]); const double b = wsr_f64(s[1]); s[0] = wsr_bits_f64(a / b); NEXT; }
-OP(F64_MIN) { SLOTS; const double a = wsr_f64(s[0]); const double b = wsr_f64(s[1]); s[0] = wsr_bits_f64(wsr_min64(a, b)); NEXT; }
-OP(F64_MAX) { SLOTS; const double a = wsr_f64(s[0]); const double b = wsr_f64(s[1]); s[0] = wsr_bits_f64(wsr_max64(a, b)); NEXT; }
+OP(F64_MIN) { SLOTS; const double a = wsr_f64(s[0]); const double b = wsr_f64(s[1]); s[0] = wsr_bits_f64(wsr_ordered_min64(a, b)); NEXT; }
+OP(F64_MAX) { SLOTS; const double a = wsr_f64(s[0]); const double b = wsr_f64(s[1]); s[0] = wsr_bits_f64(wsr_ordered_max64(a, b)); NEXT; }
 OP(F64_COPYSIGN) { SLOTS; const uint64_t a = s[0]; const uint64_t b = s[1]; s[0] = (uint64_t)((a & 0x7FFFFFFFFFFFFFFFU) | (b & 0x8000000000000000U)); NEXT; }
 OP(I32_WRAP_I64) { SLOTS; const uint64_t a = s[0]; s[0] = (uint32_t)((uint32_t)a); NEXT; }
 OP(I32_TRUNC_F32_S) { SLOTS; const float a = wsr_f32(s[0]); if (a != a) TRAP(CONVERSION); if (!(a >= -0x1p31f && a < 0x1p31f)) TRAP(OVERFLOW); s[0] = (uint32_t)((uint32_t)(int32_t)a); NEXT; }
