@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,13 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def root() -> Path:
     """The root of the source tree."""
     return ROOT
+
+
+@pytest.fixture
+def native() -> Iterator[None]:
+    """Stores of the test run native code, where this machine has it."""
+    from wasmsr.interp import tier
+
+    tier.choose("native")
+    yield
+    tier.choose(None)

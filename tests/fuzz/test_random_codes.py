@@ -19,6 +19,7 @@ from tests.fuzz.stacks import source
 from tests.fuzz.test_generated_programs import End, _end, _fresh, oracle, straight
 from tests.lockstep import Pair
 from wasmsr import Module, Paused
+from wasmsr.interp import tier
 
 ROUNDS = int(os.environ.get("WASMSR_FUZZ", "60"))
 
@@ -60,6 +61,21 @@ def test_modules_of_instructions() -> None:
 def test_modules_of_expressions() -> None:
     for seed in range(2000, 2000 + ROUNDS):
         trial(Generator(random.Random(seed).randrange).module(), seed)
+
+
+@pytest.mark.skipif(tier.refusal() is not None, reason="there is no native code here")
+def test_modules_in_native_code(native: None) -> None:
+    for seed in range(4000, 4000 + ROUNDS):
+        trial(source(random.Random(seed).randrange), seed)
+        trial(Generator(random.Random(seed).randrange).module(), seed)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(tier.refusal() is not None, reason="there is no native code here")
+@pytest.mark.parametrize("part", range(4))
+def test_many_modules_in_native_code(part: int, native: None) -> None:
+    for seed in range(20_000 + 1500 * part, 20_000 + 1500 * (part + 1)):
+        trial(source(random.Random(seed).randrange), seed)
 
 
 @pytest.mark.full

@@ -10,6 +10,7 @@ import pytest
 from bench.build import REPEATS, Missing, kernel
 from tests.lockstep import Pair, enqueue
 from wasmsr import Module, Paused, Store
+from wasmsr.interp import tier
 
 COMPARED = 10_000
 SPREAD = 37
@@ -36,3 +37,12 @@ def test_kernel(name: str, counted: bool, most: int) -> None:
     outcome = pair.run(most=most, every=SPREAD, seed=most)
     assert outcome == Paused("requested")
     assert pair.compared == most
+
+
+@pytest.mark.skipif(tier.refusal() is not None, reason="there is no native code here")
+@pytest.mark.parametrize("name", REPEATS)
+@pytest.mark.parametrize(
+    "most", [100, pytest.param(COMPARED, marks=[pytest.mark.full, pytest.mark.timeout(900)])]
+)
+def test_kernel_in_native_code(name: str, most: int, native: None) -> None:
+    test_kernel(name, False, most)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from wasmsr.interp import tier
+
 from . import suite
 from .convert import has_wabt
 from .lockstep import run_script
@@ -39,6 +41,22 @@ def run(name: str, *, counted: bool) -> None:
 @pytest.mark.parametrize("name", [name for name in QUICK if name in suite.names()])
 def test_some_in_lockstep(name: str) -> None:
     run(name, counted=True)
+
+
+@needs_scripts
+@pytest.mark.skipif(tier.refusal() is not None, reason="there is no native code here")
+@pytest.mark.parametrize("name", [name for name in QUICK if name in suite.names()])
+def test_some_in_native_code(name: str, native: None) -> None:
+    run(name, counted=False)
+
+
+@needs_scripts
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(tier.refusal() is not None, reason="there is no native code here")
+@pytest.mark.parametrize("name", suite.names())
+def test_in_native_code(name: str, native: None) -> None:
+    run(name, counted=False)
 
 
 @needs_scripts

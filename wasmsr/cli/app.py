@@ -108,7 +108,7 @@ class LazyGroup(click.Group):
     "-V",
     "--version",
     is_flag=True,
-    help="Show the version and exit; with -v also what this host offers for snapshots.",
+    help="Show the version and exit; with -v also what this host offers.",
 )
 @click.pass_context
 def wasmsr(

@@ -302,6 +302,18 @@ int wsr_enters_fast(wsr_store *store);
 
 /* Which loop was built: "tail calls" or "portable". */
 const char *wsr_variant(void);
+/* 1 if native code can be made on this machine; else 0, and `why` says why not. */
+int wsr_native_available(const char **why);
+/* Let a store that has no functions yet run native code; 0 if there can be none. Its copies do what
+ * it does. */
+int wsr_store_use_native(wsr_store *store);
+int wsr_store_is_native(const wsr_store *store);
+typedef struct {
+  const uint8_t *code;
+  uint32_t bytes;
+} wsr_native_view;
+/* The native code of a function by address; 0 if it has none. */
+int wsr_native_code(wsr_store *store, uint32_t function, wsr_native_view *out);
 /* The compiler that built it, with its version. */
 const char *wsr_compiler(void);
 

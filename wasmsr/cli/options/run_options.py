@@ -84,6 +84,7 @@ def variable(name: str) -> str:
 
 FLAG = Flag()
 TEXT = OptionKind()
+TIERS = ("interpreter", "native", "auto")  # as in interp/tier.py, whose import would take time
 WRITTEN = WritableFile()
 
 SHORTEST_LEASE, LONGEST_LEASE = 0.5, 86_400
@@ -135,6 +136,9 @@ ROWS = (
         "Where it is noted which modules are valid, so that large ones start sooner.", own=TEXT),
     OptionRow("--deterministic", "deterministic", "",
         "Canonical NaNs, and clocks and random numbers that repeat."),
+    OptionRow("--tier", "tier", "interpreter|native|auto",
+        "Run in the interpreter; or make native code too, where this machine allows it. The "
+        "results and snapshots are the same.", "interpreter", own=Choice(*TIERS)),
     OptionRow("--trace", "trace", "", "Print every instruction, on standard error.", own=FLAG),
     OptionRow("--trace-state", "trace_state", "",
         "The same with operands, locals and changed globals.", own=FLAG),
@@ -252,6 +256,7 @@ class RunOptions:
     core: bool
     module_cache: str | None
     deterministic: bool
+    tier: str
     trace: bool
     trace_state: bool
     trace_file: str | None

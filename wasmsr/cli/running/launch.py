@@ -86,6 +86,7 @@ class Launch:
     def run(self) -> int:
         """Run the program to its end and return the exit code. Raises any other end."""
         try:
+            self._choose_tier()
             with Events() as events:
                 if self.options.leased:
                     return self._run_leased(events)
@@ -112,6 +113,14 @@ class Launch:
         return ending.exit_code
 
     # -- before ------------------------------------------------------------------------------------
+
+    def _choose_tier(self) -> None:
+        """Set how the stores of this process run code."""
+        from wasmsr.interp import tier
+
+        tier.choose(self.options.tier)
+        if self.options.tier == "native" and (why := tier.refusal()) is not None:
+            say(f"--tier native has no effect: {why}; the interpreter runs", "warning")
 
     def _session(self, events: Events) -> RunEnding:
         """Make the program and run it."""

@@ -13,8 +13,9 @@ def version() -> str:
 
 
 def details() -> str:
-    """Return the version line, and what this host offers for snapshots, a line for each."""
+    """Return the version line, and what this host offers, a line for each."""
     from wasmsr.errors import SnapshotError
+    from wasmsr.interp.tier import refusal as native_refusal
     from wasmsr.snapshot.memory.dirty_pages import METHODS, method_of_host
     from wasmsr.snapshot.memory.page_engine import sha256_by
     from wasmsr.snapshot.memory.parts import cores
@@ -23,7 +24,9 @@ def details() -> str:
         taken = method_of_host().name
     except SnapshotError as error:
         taken = f"none: {error}"
-    lines = [version(), f"dirty pages: {taken}"]
+    why = native_refusal()
+    native = "can be made here" if why is None else f"none: {why}; the interpreter runs"
+    lines = [version(), f"native code: {native}", f"dirty pages: {taken}"]
     for method in METHODS:
         refusal = method.refusal()
         if refusal is not None:

@@ -62,6 +62,8 @@ typedef struct {
 } wsr_operand_map;
 
 typedef struct wsr_fast wsr_fast;
+/* Fast code of a function: plain, with counts, and plain with native code. */
+enum { WSR_FAST_PLAIN, WSR_FAST_METERED, WSR_FAST_NATIVE, WSR_FAST_KINDS };
 void wsr_fast_free(wsr_fast *fast);
 
 /* A try: its cells, and who catches. Ascending by `begin`; `outer` is the next around it in the
@@ -93,8 +95,8 @@ struct wsr_code {
   uint32_t *offsets; /* of each cell's instruction in the module */
   wsr_target *targets;
   wsr_type *local_types;
-  _Atomic(uint64_t *) live;    /* see compile/liveness.c; made on demand */
-  _Atomic(wsr_fast *) fast[2]; /* plain and metered, see fast/translate_fast.c; made on demand */
+  _Atomic(uint64_t *) live;                 /* see compile/liveness.c; made on demand */
+  _Atomic(wsr_fast *) fast[WSR_FAST_KINDS]; /* see fast/translate_fast.c; made on demand */
   _Atomic(wsr_position *) positions;
   _Atomic uint32_t n_positions;
   _Atomic(wsr_operand_map *) operands;
@@ -168,5 +170,10 @@ bool wsr_live_behind(wsr_code *code, uint32_t cell, uint8_t *live);
 /* Mark with 1 the slots of locals that are live before cell `cell` (of a v128 the first). False
  * without memory. */
 bool wsr_live_locals(wsr_code *code, uint32_t cell, uint8_t *live);
+/* Visit the marked cells, the last first, with the set of locals that are live before each: a bit
+ * for each slot. False without memory, or if the function is too large to keep all sets. */
+typedef void wsr_live_visitor(void *context, uint32_t cell, const uint64_t *set, uint32_t words);
+bool wsr_live_at_marked(wsr_code *code, const uint8_t *marked, wsr_live_visitor *visit,
+                        void *context);
 
 #endif

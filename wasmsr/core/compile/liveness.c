@@ -230,6 +230,34 @@ bool wsr_live_locals(wsr_code *code, uint32_t cell, uint8_t *result) {
   return good;
 }
 
+bool wsr_live_at_marked(wsr_code *code, const uint8_t *marked, wsr_live_visitor *visit,
+                        void *context) {
+  if (code->n_locals == 0) return true;
+  uint8_t *result = malloc(code->n_locals);
+  const bool known = result && wsr_live_locals(code, 0, result);
+  free(result);
+  const uint64_t *const live = WSR_PUBLISHED(&code->live);
+  if (!known || !live) return false;
+  const flow f = {code, 0, (code->n_locals + 63) / 64};
+  const uint32_t *const before = (const uint32_t *)(live + bitmap_words(code));
+  const uint64_t *const sets = live + bitmap_words(code) + rank_words(code);
+  uint64_t *const out = calloc(f.words, sizeof *out);
+  if (!out) return false;
+  const joining j = {&f, live, before, sets, out};
+  for (uint32_t at = code->n_cells; at-- > 0;) {
+    if (at + 1 == code->n_cells || is_leader(live, at + 1)) { /* the end of a block */
+      memset(out, 0, f.words * sizeof *out);
+      if (successors(code, at, join, (void *)(uintptr_t)&j) && at + 1 < code->n_cells)
+        join((void *)(uintptr_t)&j, at + 1);
+    }
+    catches(code, at, join, (void *)(uintptr_t)&j);
+    transfer(&f, &code->cells[at], out);
+    if (marked[at]) visit(context, at, out, f.words);
+  }
+  free(out);
+  return true;
+}
+
 bool wsr_live_behind(wsr_code *code, uint32_t cell, uint8_t *live) {
   if (!wsr_live_locals(code, cell + 1, live)) return false;
   if (!code->n_tries) return true;

@@ -135,8 +135,8 @@ void wsr_code_free(wsr_code *code) {
   free(code->catches);
   free(code->local_types);
   free(atomic_load(&code->live));
-  wsr_fast_free(atomic_load(&code->fast[0]));
-  wsr_fast_free(atomic_load(&code->fast[1]));
+  for (unsigned kind = 0; kind < WSR_FAST_KINDS; kind++)
+    wsr_fast_free(atomic_load(&code->fast[kind]));
   wsr_operand_map_free(atomic_load(&code->operands));
   for (wsr_position *p = atomic_load(&code->positions), *next; p; p = next) {
     next = p->next;

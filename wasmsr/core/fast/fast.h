@@ -100,6 +100,8 @@ struct wsr_fast {
   uint64_t frame_bytes; /* of locals and operands */
   uint32_t n_map, n_canonical;
   bool metered;
+  uint64_t native; /* where native code calls its native code; 0: it has none */
+  uint32_t native_bytes;
   const wsr_code *code;
   wsr_place *map;       /* of every fast cell, ascending: for the place of a trap */
   wsr_place *canonical; /* ascending by cell: where the codes can be changed */
@@ -107,8 +109,9 @@ struct wsr_fast {
 
 /* Fold a function's precise code; kept with it. Metered code counts: the first cell of each block
  * spends the block's instructions, and at canonical points it first decides whether what is left
- * suffices for the longest way to the next one. NULL without memory. */
-const wsr_fast *wsr_translate_fast(const wsr_module *module, const wsr_code *code, bool metered,
+ * suffices for the longest way to the next one. Native code (core/native/) leads into words of its
+ * own, so that stores without it never meet it. NULL without memory. */
+const wsr_fast *wsr_translate_fast(const wsr_module *module, const wsr_code *code, unsigned kind,
                                    const wsr_request *interrupt);
 /* Join the `n` cells that the map names into sequences; false without memory. */
 bool wsr_join_cells(uint64_t *words, const wsr_place *map, uint32_t n);

@@ -9,6 +9,7 @@
  */
 #include "core/array.h"
 #include "core/fast/fast.h"
+#include "core/native/native.h"
 
 #if WSR_FAST
 #include <stdlib.h>
@@ -1195,13 +1196,22 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered,
   return fast;
 }
 
-const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, bool metered,
+const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, unsigned kind,
                                    const wsr_request *interrupt) {
   /* each code is made once, when it is first needed */
-  _Atomic(wsr_fast *) *place = &((wsr_code *)(uintptr_t)code)->fast[metered];
+  _Atomic(wsr_fast *) *place = &((wsr_code *)(uintptr_t)code)->fast[kind];
   wsr_fast *fast = WSR_PUBLISHED(place);
   if (fast) return fast;
-  fast = make(m, code, metered, interrupt);
+  fast = make(m, code, kind == WSR_FAST_METERED, interrupt);
+#if WSR_NATIVE
+  if (fast && kind == WSR_FAST_NATIVE) {
+    wsr_native_compile(fast, interrupt);
+    if (!fast->native && wsr_pause_requested_at(interrupt, 1023)) { /* later, then */
+      wsr_fast_free(fast);
+      return NULL;
+    }
+  }
+#endif
   wsr_fast *first = NULL;
   if (fast && !WSR_PUBLISH_FIRST(place, &first, fast)) {
     wsr_fast_free(fast);
@@ -1218,7 +1228,10 @@ const wsr_fast *wsr_function_fast(wsr_thread *thread, uint32_t address, bool met
   if (fast || f->instance == WSR_NONE) return fast;
   const wsr_code *code = wsr_function_code(thread, address);
   if (!code) return NULL;
-  fast = wsr_translate_fast(store->program.instances[f->instance]->module, code, metered,
+  const unsigned kind = metered                 ? WSR_FAST_METERED
+                        : store->program.native ? WSR_FAST_NATIVE
+                                                : WSR_FAST_PLAIN;
+  fast = wsr_translate_fast(store->program.instances[f->instance]->module, code, kind,
                             thread->interrupt ? &thread->pause : NULL);
   WSR_PUBLISH(place, fast);
   return fast;

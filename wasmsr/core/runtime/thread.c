@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "core/array.h"
+#include "core/native/native.h"
 #include "core/runtime/thread.h"
 
 /* Stack, returns and frames follow each other in one piece of address space. Each begins at another
@@ -50,6 +51,7 @@ wsr_thread *wsr_thread_new(wsr_store *store) {
 void wsr_thread_free(wsr_thread *thread) {
   if (!thread) return;
   wsr_release(thread->stack, thread_bytes(&thread->store->limits));
+  wsr_native_stack_free(thread);
   free(thread->scratch_types);
   free(thread->scratch_live);
   free(thread->scratch_values);

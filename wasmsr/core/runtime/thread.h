@@ -68,6 +68,10 @@ struct wsr_thread {
   uint64_t *scratch_values;
   uint32_t scratch_room; /* slots; there are at most as many types */
 
+  void *native_stack;  /* see native/native.h; NULL where no native code has run */
+  uint64_t native_top; /* its end */
+  uint64_t host_stack; /* where the C stack was when native code was entered */
+
   wsr_store *store;
   wsr_thread *next; /* of the same store */
 

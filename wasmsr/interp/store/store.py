@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from wasmsr._ffi import ffi, lib
 from wasmsr.errors import Frame, Trap, UnsupportedError, WasmsrError
+from wasmsr.interp import tier
 from wasmsr.interp.instruction_set.features import chosen
 from wasmsr.interp.instruction_set.traps import MESSAGES
 from wasmsr.interp.modules.module import Import, Module, core_error
@@ -84,6 +85,8 @@ class Store:
         pointer = lib.wsr_store_new(ffi.new("wsr_limits *", c_limits), error)
         if pointer == ffi.NULL:
             raise core_error(error)
+        if tier.chosen() != tier.DEFAULT:
+            lib.wsr_store_use_native(pointer)
         self._begin(pointer, limits, chosen(features), deterministic)
 
     def _begin(
@@ -190,6 +193,11 @@ class Store:
         self.references.let_go()
         self.references.set_externs(source.externs)
         self.invoker.take(source.invoker)
+
+    @property
+    def tier(self) -> str:
+        """How this store runs code: `interpreter`, or `native` for native code too."""
+        return "native" if lib.wsr_store_is_native(self.c) else "interpreter"
 
     def close(self) -> None:
         """Give back its memory now, and close its `wasi`.

@@ -1,0 +1,175 @@
+/* Native code: what core/native/ makes of fast code.
+ *
+ * The native code of a function replaces the handler words of some cells of its fast code, so a
+ * jump to such a cell enters it. Native code uses the registers of the handlers: the cell is in
+ * rdi, the frame in rsi, memory 0 and its size in rdx and rcx, the thread in r8, the accumulators
+ * in r9, xmm0, xmm1 and xmm2. A cell without a template runs in its C handler, and so does the cold
+ * path of every cell that can: a poll that finds a request, and a trap. Frames, canonical points
+ * and polls are those of fast code.
+ *
+ * Native code runs on a stack of its own, which holds no state of the program: for each frame that
+ * native code has entered, the frame's address and a return address. Whoever leaves forgets it. */
+#ifndef WSR_NATIVE_H
+#define WSR_NATIVE_H
+#include "core/fast/fast.h"
+
+#if WSR_FAST && defined(__x86_64__) && defined(__linux__) && !defined(WSR_NO_NATIVE)
+#define WSR_NATIVE 1
+#else
+#define WSR_NATIVE 0
+#endif
+
+#if WSR_NATIVE
+
+/* ---- native/cells.c: what a cell of fast code does ---- */
+
+enum {
+  CELL_OTHER,
+  CELL_UNARY,
+  CELL_BINARY,
+  CELL_BRANCH,
+  CELL_LOAD,
+  CELL_LOAD_SUM,
+  CELL_STORE,
+  CELL_SPECIAL
+};
+enum { SUM_SLOT_CONSTANT, SUM_ACC_CONSTANT, SUM_SLOT_SLOT, SUM_SLOT_ACC };
+
+/* What a handler does. `op`: the instruction's row, or a number of wsr_fast_special. */
+typedef struct {
+  uint8_t kind;
+  uint8_t a, b;  /* operand classes; of a sum: a is the kind of sum */
+  bool writes;   /* a slot, in addition to the accumulator */
+  bool if_false; /* of a branch */
+  bool back;     /* of a branch: it polls */
+  uint16_t op;
+  wsr_handler *handler;
+} wsr_shape;
+
+/* What the handler of a word does; of a sequence, its first cell. */
+bool wsr_shape_of(uint64_t handler, wsr_shape *shape);
+
+/* Accumulators, as numbers of slots behind the frame's. */
+enum { ACC_I, ACC_F, ACC_D, ACC_V, ACCUMULATORS };
+/* Types of a slot, as far as registers know them. */
+enum { TYPE_ANY, TYPE_I, TYPE_F, TYPE_D };
+
+typedef struct {
+  uint32_t slot; /* WSR_NONE for none; from n_slots on: an accumulator */
+  uint8_t type;
+} wsr_access;
+
+enum { MOST_READS = 3, MOST_WRITES = 3 };
+
+/* A cell of fast code, with what the analysis finds. */
+typedef struct {
+  wsr_shape shape;
+  const uint64_t *pc;
+  uint32_t word, cell;
+  uint32_t target; /* of a branch: a number of a cell, or WSR_NONE */
+  uint32_t region;
+  uint16_t dirty; /* pinned registers that may differ from their slots, before the cell */
+  bool falls;     /* control can go on with the next cell */
+  bool has_template;
+  bool entry; /* C handlers can go on here, so the word leads into native code */
+  wsr_access reads[MOST_READS], writes[MOST_WRITES];
+} wsr_native_cell;
+
+static inline uint32_t wsr_cell_field(const wsr_native_cell *c, unsigned k) {
+  return (uint32_t)(c->pc[1] >> 16 * k) & 0xFFFF;
+}
+/* The number that takes the place of the last two fields. */
+static inline uint32_t wsr_cell_number(const wsr_native_cell *c) {
+  return (uint32_t)(c->pc[1] >> 32);
+}
+
+/* Fill in reads, writes and control flow of a cell from its shape. */
+void wsr_describe_cell(wsr_native_cell *cell, uint32_t n_slots);
+/* Whether this machine has a template for the shape. */
+bool wsr_has_template(const wsr_shape *shape);
+
+/* ---- native/analyse.c: regions, liveness, pinned slots, dirty registers ---- */
+
+enum { INTEGER_PINS = 6, FLOAT_PINS = 8, PINS = INTEGER_PINS + FLOAT_PINS };
+
+/* An innermost loop, or the rest of the function. */
+typedef struct {
+  uint32_t first, last; /* cells */
+  uint32_t depth;
+  uint32_t slot[PINS]; /* by register, WSR_NONE for none */
+  uint8_t type[PINS];
+} wsr_region;
+
+typedef struct {
+  const wsr_fast *fast;
+  const wsr_request *interrupt; /* give up when it is requested; or NULL */
+  wsr_native_cell *cells;
+  uint32_t n_cells, n_slots, n_locals;
+  wsr_region *regions; /* the last is the rest of the function */
+  uint32_t n_regions;
+  uint64_t *live; /* by cell and after the last: `live_words` words, a bit for each slot */
+  uint32_t live_words;
+} wsr_analysis;
+
+/* Analyse a function; false without memory, for a pause, or if it is too large for native code. */
+bool wsr_analyse(wsr_analysis *analysis, const wsr_fast *fast, const wsr_request *interrupt);
+void wsr_analysis_free(wsr_analysis *analysis);
+/* The number of the cell at a word. */
+uint32_t wsr_cell_at(const wsr_analysis *analysis, uint32_t word);
+static inline bool wsr_is_live(const wsr_analysis *a, uint32_t cell, uint32_t slot) {
+  return a->live[(size_t)cell * a->live_words + slot / 64] >> slot % 64 & 1;
+}
+/* The registers that stay dirty on the way from one region to the cell `to`. */
+uint16_t wsr_carried(const wsr_analysis *analysis, uint32_t region, uint16_t dirty, uint32_t to);
+/* The targets of a branch table. */
+static inline uint32_t wsr_n_targets(const wsr_native_cell *c) { return (uint32_t)c->pc[2]; }
+static inline uint32_t wsr_target_word(const wsr_native_cell *c, uint32_t i) {
+  return c->word + (uint32_t)c->pc[3 + 2 * (size_t)i];
+}
+static inline bool wsr_is_table(const wsr_shape *s) {
+  return s->kind == CELL_SPECIAL && (s->op == WSR_FAST_table_s || s->op == WSR_FAST_table_a);
+}
+
+/* ---- native/pages.c: memory for code ---- */
+
+/* Where the routines that all functions share are, from the start of a code space. */
+typedef struct {
+  uint32_t enter, to_handler, generic_return, shadow_stack;
+} wsr_routines;
+
+/* A piece of address space for code. Its bytes are mapped twice: once to be written, once to be
+ * run. No mapping is both. */
+typedef struct {
+  uint8_t *writable;
+  const uint8_t *code;
+  uint32_t size;
+  _Atomic uint32_t used;
+  long process;
+  wsr_routines routines;
+} wsr_code_space;
+
+/* The space of this process; NULL where code may not be made. */
+wsr_code_space *wsr_code_space_get(void);
+/* A space whose code runs here, if any was ever made: this process's, or one before a fork. */
+const wsr_code_space *wsr_code_space_any(void);
+/* Take `size` bytes: their offset, or WSR_NONE. */
+uint32_t wsr_code_take(wsr_code_space *space, uint32_t size);
+
+/* ---- native/routines_x64.c, native/compile_x64.c ---- */
+
+/* Give a function native code. It keeps running as it is if that fails. */
+void wsr_native_compile(wsr_fast *fast, const wsr_request *interrupt);
+
+/* Exported by fast/handlers.c for native code. */
+uint32_t wsr_return_out(wsr_thread *thread);
+uint32_t wsr_change_instance(const uint64_t *pc, uint64_t *fp, uint8_t *memory, uint64_t size,
+                             wsr_thread *thread, uint64_t acc, double fd, float fs, wsr_vector va);
+#endif
+
+/* The stack of a thread for native code. False without memory. */
+bool wsr_native_stack_make(wsr_thread *thread);
+void wsr_native_stack_free(wsr_thread *thread);
+/* Enter fast code that can lead into native code. */
+uint32_t wsr_native_run(wsr_thread *thread, const uint64_t *pc, uint64_t *fp, uint8_t *memory,
+                        uint64_t size);
+#endif
