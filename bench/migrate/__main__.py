@@ -67,12 +67,14 @@ def measured(
         with Pair(subject, places, folder, chosen, words) as pair:
             since = pair.move(options.moves)
             peaks = {name: end.status("VmHWM") for name, end in pair.ends.items()}
-            alone = pair.alone
+            alone, failed = pair.alone, pair.refusals()
         moved = moves(pair, since)[: options.moves]
     if not moved:
         raise Stuck("no move was measured")
     load = os.getloadavg()[0]
-    return Cell(subject.name, line.name, len(chosen), mode, found, moved, alone, peaks, load)
+    return Cell(
+        subject.name, line.name, len(chosen), mode, found, moved, alone, peaks, load, failed
+    )
 
 
 def cells(options: argparse.Namespace) -> Iterator[Cell | str]:

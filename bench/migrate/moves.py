@@ -163,7 +163,7 @@ def _rounds(move: Move, said: Said, notes: Sequence[Noted], begun: float) -> Non
     move.rounds = [
         event
         for event in said.events
-        if event.get("event") == "round" and begun < event["when"] <= move.said["when"]
+        if event.get("event") == "round" and first <= event["when"] <= move.said["when"]
     ]
     own = [note for note in notes if note.end == move.source and begun < note.when <= move.stopped]
     move.paused = sum(

@@ -236,14 +236,18 @@ class Pair:
                 time.sleep(0.2)
                 raise Stuck(f"end {end.name} ended with code {code}; {self.words()}")
 
+    def refusals(self) -> list[str]:
+        """Return why attempts to move the program failed."""
+        ends = self.ends.values()
+        return [str(event["message"]) for end in ends for event in end.of_kind("not-moved")]
+
     def words(self) -> str:
         """Return what the ends said last on standard error, and of moves that failed."""
-        said = {
-            end.name: [text.strip() for text in end.said.words[-3:]]
-            + [str(event["message"]) for event in end.of_kind("not-moved")[-1:]]
+        said = [
+            f"{end.name}: {' / '.join(text.strip() for text in end.said.words[-3:])}"
             for end in self.ends.values()
-        }
-        return "; ".join(f"{name}: {' / '.join(words)}" for name, words in said.items())
+        ]
+        return "; ".join([*said, *self.refusals()[-1:]])
 
     def arrivals(self) -> int:
         """Return how often the program has arrived."""

@@ -27,6 +27,8 @@ WIDTH, HEIGHT = 330, 260
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 34, 40
 LEGEND = 26
 """Height of the line above the panels that names the colours."""
+NAME = 110
+"""Width of a name there."""
 LEAST = 1024.0
 """What is less is drawn as so many bytes: the scale has no zero."""
 STYLE = "text{font:12px system-ui,sans-serif;fill:#222}.s{fill:#555}.g{stroke:#ddd}"
@@ -70,7 +72,8 @@ def drawn(found: Mapping[str, Any]) -> str:
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(programs)}
     every = [size for panel in chosen.values() for sets in panel.values() for size in sets]
     scale = Scale(max(max(every), LEAST * 2))
-    width, height = WIDTH * len(chosen), HEIGHT + LEGEND
+    width = max(WIDTH * len(chosen), LEFT + NAME * len(programs))
+    height = HEIGHT + LEGEND
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" role="img" aria-label="Bytes of pages that each round '
@@ -79,7 +82,7 @@ def drawn(found: Mapping[str, Any]) -> str:
         f'<style>{STYLE}</style><rect width="{width}" height="{height}" fill="#fff"/>',
     ]
     for number, name in enumerate(programs):
-        x = LEFT + number * 120
+        x = LEFT + number * NAME
         parts.append(f'<rect x="{x}" y="10" width="14" height="4" fill="{colours[name]}"/>')
         parts.append(f'<text x="{x + 20}" y="17">{escape(name)}</text>')
     for number, (line, panel) in enumerate(chosen.items()):

@@ -42,6 +42,7 @@ class Cell:
         alone: Memory of the end that ran the program before any move, in bytes.
         peaks: The most memory of each end, in bytes.
         load: The load of the machine afterwards: processes that run or want to.
+        failed: Why attempts failed, after which the program ran on.
     """
 
     program: str
@@ -53,6 +54,7 @@ class Cell:
     alone: int
     peaks: dict[str, int]
     load: float
+    failed: list[str]
 
     @property
     def downtimes(self) -> list[float]:
@@ -142,6 +144,7 @@ class Cell:
             "alone": self.alone,
             "peaks": self.peaks,
             "load": self.load,
+            "failed": self.failed,
             "moves": [move.plain() for move in self.moves],
         }
 

@@ -59,6 +59,8 @@ def _downtime(cell: Cell, copy: float | None) -> Iterator[str]:
 
 
 def _others(cell: Cell) -> Iterator[str]:
+    if cell.failed:
+        yield f"{len(cell.failed)} attempts failed: {cell.failed[0]}"
     near, of = cell.foretold
     if of and near < FORETOLD * of:
         yield f"{near} of {of} predictions are within 30 % or 20 ms"

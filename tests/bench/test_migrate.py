@@ -87,7 +87,9 @@ def test_the_last_set_is_counted_as_it_was_packed(tmp_path: Path) -> None:
 def cell(mode: str, downtimes: list[float], predicted: float | None) -> table.Cell:
     said = {"bytes": 100_000, "predicted": predicted, "downtime_wire": 0.01}
     found = [moves.Move("a", 0, span, (5000, 1), said, {}) for span in downtimes]
-    return table.Cell("p", "line", 1, mode, PROBE, found, 50 << 20, {"a": 60 << 20, "b": 1}, 0.5)
+    return table.Cell(
+        "p", "line", 1, mode, PROBE, found, 50 << 20, {"a": 60 << 20, "b": 1}, 0.5, []
+    )
 
 
 def test_limits_and_ratios() -> None:
