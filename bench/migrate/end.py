@@ -4,8 +4,10 @@
 
 It is `wasmsr WORDS…`, and writes a line of JSON to the file NOTES whenever the engine begins or
 stops to execute instructions: the time (CLOCK_MONOTONIC, which all processes of a machine share),
-and the bytes that this process and the one that writes PEER have sent to the disk. So the downtime
-of a move is known whatever the ends themselves say. The process ends with its parent.
+and the bytes that this process and the one that writes PEER have given to write calls, which are
+those for files: gRPC sends otherwise. (`write_bytes` counts up to 64 times as much where a page of
+a large file is written.) So the downtime of a move is known whatever the ends themselves say. The
+process ends with its parent.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from bench.migrate.child import end_with_parent
 from wasmsr.cli.entry import main as wasmsr
 from wasmsr.interp.store.store import Store
 
-WRITTEN = re.compile(rb"^write_bytes: (\d+)", re.MULTILINE)
+WRITTEN = re.compile(rb"^wchar: (\d+)", re.MULTILINE)
 
 
 class Notes:

@@ -142,7 +142,7 @@ def test_typos_are_said(cli: Cli, app: str, words: str, ours: list[str]) -> None
 @pytest.mark.parametrize(
     "words",
     ["-c print(1)", "--frames 200 --scale 2 --quality 9 --progress 4", "-h", "--help", "--version",
-     "--input a --output b", "-v -n 3 --verbose --file x --name y", "-- --trace", "- -1 --1"],
+     "--input a --outfile b", "-v -n 3 --verbose --file x --name y", "-- --trace", "- -1 --1"],
 )  # fmt: skip
 def test_what_is_no_typo(words: str) -> None:
     assert resembling(words.split(), NAMES) == []
@@ -224,7 +224,8 @@ def test_version_says_what_the_host_offers_for_snapshots(cli: Cli) -> None:
     short = cli("--version").stdout
     for words in (("--version", "-v"), ("-v", "--version"), ("-vV",)):
         lines = cli(*words, WASMSR_DIRTY_PAGES="hash").stdout.splitlines(keepends=True)
-        assert lines[:2] == [short, "dirty pages: hash\n"]
+        assert lines[0] == short and lines[1].startswith("native code: ")
+        assert lines[2] == "dirty pages: hash\n"
         assert lines[-2].startswith("SHA-256: ")
         assert lines[-1].startswith("cores: ")
     said = cli("-vV", WASMSR_DIRTY_PAGES="magic")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from queue import SimpleQueue
 from typing import Protocol
 
 from wasmsr.errors import FormatError, SnapshotError, WasmsrError, reason
@@ -220,6 +221,7 @@ class Reception:
             raise
         self._keep_image()
         receiver.hold(self, incoming, program, time.monotonic() - self._began)
+        self._syncing.close()
         now = time.monotonic()
         return replace(held, sync=now - restored, restore=restored - began)
 
@@ -251,8 +253,9 @@ class Reception:
         try:
             if not self._closed:
                 self._closed = True
-                with suppress(OSError, WasmsrError):
+                with suppress(Exception):
                     self._syncing.wait()
+                self._syncing.close()
                 self._image.discard()
                 self._arrival.close()
         finally:
@@ -288,41 +291,51 @@ def _follow(at: tuple[int, int], batch: PackedPages) -> tuple[int, int]:
 
 
 class _Syncing:
-    """Syncs the image beside the thread that receives, so that little is left for the stop."""
+    """Syncs the image beside the thread that receives, so that little is left for the stop.
+
+    Its thread starts with the transfer, because to start one takes milliseconds of the downtime.
+    """
 
     AFTER = 64 << 20
     """Bytes after which a sync begins."""
 
     def __init__(self, sync: Callable[[], None]) -> None:
         self._sync = sync
-        self._thread: threading.Thread | None = None
+        self._wanted: SimpleQueue[bool] = SimpleQueue()
+        self._idle = threading.Event()
+        self._idle.set()
         self._written = 0
         self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="wasmsr-image", daemon=True)
+        self._thread.start()
 
     def written(self, size: int) -> None:
         self._written += size
-        busy = self._thread is not None and self._thread.is_alive()
-        if self._written >= self.AFTER and not busy:
+        if self._written >= self.AFTER and self._idle.is_set():
             self.start()
 
     def start(self) -> None:
         self.wait()
         self._written = 0
-        self._thread = threading.Thread(target=self._work, name="wasmsr-image", daemon=True)
-        self._thread.start()
+        self._idle.clear()
+        self._wanted.put(True)
 
     def _work(self) -> None:
-        try:
-            self._sync()
-        except BaseException as error:  # noqa: BLE001 (raised by `wait`)
-            self._error = error
+        while self._wanted.get():
+            try:
+                self._sync()
+            except BaseException as error:  # noqa: BLE001 (raised by `wait`)
+                self._error = error
+            self._idle.set()
 
     def wait(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._idle.wait()
         if self._error is not None:
             raise self._error
+
+    def close(self) -> None:
+        """Let the thread end; it may still sync."""
+        self._wanted.put(False)
 
 
 def _hint(description: Description) -> str:

@@ -354,6 +354,7 @@ class HostedArrival:
         self._hosting = hosting
         self._relays = relays
         self._state = state
+        self._snapshot: SnapshotState | None = None
 
     @property
     def _incoming(self) -> IncomingState:
@@ -391,7 +392,13 @@ class HostedArrival:
         """Make a program, which does not run yet, of what has come."""
         state = self._state
         snapshot = self._snapshot if isinstance(state, IncomingState) else state.finish()
-        return self._hosting.resume(program, snapshot, modules, self._relays)
+        assert snapshot is not None
+        made = self._hosting.resume(program, snapshot, modules, self._relays)
+        # They map the memories that the program has now, a second time.
+        self._snapshot = None
+        for memory in snapshot.memories:
+            memory.data = b""
+        return made
 
     def close(self) -> None:
         """Release what has come."""

@@ -194,5 +194,7 @@ class HostedProgram:
         if self._program is not None:
             self._executor.remove(self.id)
             self._program.close()
-            # Frees the program's memory, which can be most of this host's.
+            # Frees the program's memory, which can be most of this host's. Python alone would do
+            # that much later: a store and its views refer to each other.
+            self._program.store.close()
             self._program = None

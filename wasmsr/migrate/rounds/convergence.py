@@ -25,6 +25,9 @@ SLOWEST, STEP = 0.8, 0.2
 SYNCS = 3
 """Syncs one after the other in the downtime: READY, HANDED and OWNED."""
 
+LARGE = 1 << 20
+"""Bytes of a round that shows how fast the line is."""
+
 FIXED = 0.004
 """Seconds of the downtime for everything that is not measured."""
 
@@ -100,10 +103,11 @@ class Convergence:
         """
         if sync:
             self._syncs.append(sync)
-        seconds = max(seconds - self.round_trip, 1e-6)
-        if size < 64 * PAGE_SIZE and self.rate:
-            return  # mostly fixed costs
-        self.rate = size / seconds if size else self.rate
+        if not size:
+            return
+        rate = size / max(seconds - self.round_trip - sync, 1e-6)
+        # A small round is mostly fixed costs, so it can only show that the line is faster.
+        self.rate = max(rate, self.rate) if size < LARGE else rate
 
     def predict(self, pages: int) -> float | None:
         """Return the downtime in seconds if these pages are left for the stop; None if no round

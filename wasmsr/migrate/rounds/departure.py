@@ -180,7 +180,7 @@ class Departure:
         return min(spans)
 
     def _rounds(self, leaving: Leaving, sending: Sending, convergence: Convergence) -> None:
-        figures = self.figures
+        figures, round_trip = self.figures, self.figures.round_trip
         while True:
             left = 0
 
@@ -199,7 +199,7 @@ class Departure:
             figures.rounds, figures.predicted = convergence.rounds, convergence.predicted
             figures.reason = convergence.reason
             began = time.monotonic()
-            before = self._packer.raw
+            before, packed_before = self._packer.raw, self._packer.packed
             head = RoundHead(convergence.rounds, tuple(leaving.sizes), self.stands)
             sending.begin(head)
             for batch in leaving.batches():
@@ -221,7 +221,8 @@ class Departure:
             span = time.monotonic() - began
             convergence.sent(sent, span, receipt.sync)
             self._line.rate = convergence.rate
-            self._packer.rate = max(1.0, (self._packer.packed - 0) / max(1e-6, span))
+            busy = max(1e-6, span - round_trip - receipt.sync)
+            self._packer.rate = max(1.0, (self._packer.packed - packed_before) / busy)
             self._say_round(convergence, sent, span)
             leaving.slow(convergence.share)
 

@@ -54,7 +54,7 @@ class IncomingState:
         self._memories = LiveMemories(limit, limits)
         self._file = image
         self._image = None if image is None else LiveImage(image, rest, self._memories)
-        self._decoder = Decoder(
+        self._decoder: Decoder | None = Decoder(
             limit=limit + BESIDE,
             limits=limits,
             files=files,
@@ -154,6 +154,7 @@ class IncomingState:
 
     def _feed(self, view: memoryview) -> None:
         decoder = self._decoder
+        assert decoder is not None
         decoder.feed(view)
         header = decoder.header
         if header is not None and (header.version < 2 or header.form != MAPPED):
@@ -180,6 +181,7 @@ class IncomingState:
         with self._lock:
             self._check_open()
             decoder = self._decoder
+            assert decoder is not None
             state = decoder.finish()
             if len(state.memories) != len(self._memories):
                 raise FormatError(
@@ -208,6 +210,8 @@ class IncomingState:
     def _release(self) -> None:
         self._closed = True
         self._image = None
+        # It refers to this object, and would keep the memories until Python looks for cycles.
+        self._decoder = None
         self._memories.clear()
 
     def _check_open(self) -> None:
