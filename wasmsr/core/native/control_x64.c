@@ -184,7 +184,9 @@ static void call_native(wsr_emission *e, unsigned words) {
   mov_to(b, WIDE, RSI, in_register(RDI));
   push(b, R10);
   call_register(b, R11);
-  alu_constant(b, ALU_ADD, WIDE, in_register(RSP), 8);
+  pop(b, RAX);
+  alu_constant(b, ALU_SUB, WIDE, in_register(RAX), FRAME);
+  mov_from(b, WIDE, THREAD(frame), RAX);
   alu_constant(b, ALU_SUB, WIDE, in_register(RSI), up);
   wsr_load_pins(e, e->i + 1);
 }
@@ -250,6 +252,8 @@ static void call_indirect(wsr_emission *e) {
   call_native(e, 4);
 }
 
+/* Who is returned to removes the frame: it knows its address, and need not wait until the thread's
+ * pointer to the frame is read and written. */
 static void return_results(wsr_emission *e) {
   wsr_buffer *const b = e->out;
   const uint32_t from = field_of(e, 0);
@@ -271,7 +275,6 @@ static void return_results(wsr_emission *e) {
     mov_from(b, WIDE, slot_at(k), reg);
   }
   if (n == 1 && from == 0) wsr_flush(e, result);
-  alu_constant(b, ALU_SUB, WIDE, THREAD(frame), sizeof(wsr_frame));
   ret(b);
 }
 

@@ -60,6 +60,8 @@ static void jump_back(wsr_buffer *b, uint32_t to) {
 /* Native code of a frame has returned, and its caller's is not known: go on as the handlers do. */
 static void write_generic_return(wsr_buffer *b, uint32_t to_handler) {
   pop(b, RAX);
+  lea(b, WIDE, R11, at(RAX, -(int32_t)sizeof(wsr_frame)));
+  mov_from(b, WIDE, THREAD_IN(R8, frame), R11);
   mov_to(b, WIDE, R10, THREAD_IN(R8, returns_from));
   lea(b, WIDE, R10, at_index(R10, RAX, 1, 0));
   mov_to(b, WIDE, RDI, at(R10, (int32_t)offsetof(wsr_return, pc)));
