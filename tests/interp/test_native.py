@@ -174,6 +174,27 @@ def test_states(body: str, n: int) -> None:
     lockstep(module(f"(module {body})"), "run", n)
 
 
+@needs_native
+def test_locals_that_are_not_live_hold_values_of_their_types() -> None:
+    """They are zero at first, also where an earlier frame left something else."""
+    code = module("""(module
+      (func $fill (param i64 i64 i64 i64 i64 i64) (result i64) (i64.xor (local.get 0)
+        (local.get 5)))
+      (func $f (param $n i32) (result i32) (local $a i32) (local $b i32) (local $c f32)
+        (loop $l (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+        (local.set $a (i32.const 1)) (local.set $b (local.get $a)) (local.set $c (f32.const 1))
+        (i32.add (local.get $b) (i32.trunc_sat_f32_s (local.get $c))))
+      (func (export "run") (param $n i32) (result i32)
+        (drop (call $fill (i64.const -1) (i64.const -1) (i64.const -1) (i64.const -1)
+          (i64.const -1) (i64.const -1)))
+        (call $f (local.get $n))))""")
+    store = Store()
+    store.enqueue(exported(store.instantiate(code)), 100)
+    for _ in range(5):
+        advance(store, 1, 0, through_calls=True)
+        store.check()
+
+
 # ---- numerics ----
 
 INTEGERS = (0, 1, 2, 3, 7, 31, 33, 63, 0x7F, 0x80, 0xFFFF8000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)

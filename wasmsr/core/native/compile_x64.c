@@ -314,40 +314,17 @@ static void emit_entry(wsr_emission *e, uint32_t cell) {
   jump(e, ALWAYS, TO_CELL, cell);
 }
 
-static bool must_be_zero(const wsr_emission *e, uint32_t slot, const bool *number) {
-  return !number[slot] || wsr_is_live(e->a, 0, slot);
-}
-
-/* Where native code calls the function: locals become zero. Of those that hold numbers, only what
- * is read before it is written matters. */
-static void emit_call_entry(wsr_emission *e, const bool *number) {
+/* Where native code calls the function: locals become zero, also those that are not live. A slot
+ * never holds a value that its type does not have. */
+static void emit_call_entry(wsr_emission *e) {
   wsr_buffer *const b = e->out = &e->hot;
   const wsr_fast *const fast = e->a->fast;
-  bool zero = false;
-  for (uint32_t slot = fast->n_params; slot < fast->n_locals; slot++) {
-    if (!must_be_zero(e, slot, number)) continue;
-    if (!zero) ins(b, 0, MAP_0F, 0x57, 0, SCRATCH_XMM, in_register(SCRATCH_XMM));
-    zero = true;
-    const bool two = slot + 1 < fast->n_locals && must_be_zero(e, slot + 1, number);
-    if (two)
-      ins(b, 0, MAP_0F, 0x11, 0, SCRATCH_XMM, slot_at(slot));
-    else
-      ins(b, 0xF2, MAP_0F, 0x11, 0, SCRATCH_XMM, slot_at(slot));
-    slot += two;
-  }
+  uint32_t slot = fast->n_params;
+  if (slot < fast->n_locals) ins(b, 0, MAP_0F, 0x57, 0, SCRATCH_XMM, in_register(SCRATCH_XMM));
+  for (; slot + 1 < fast->n_locals; slot += 2)
+    ins(b, 0, MAP_0F, 0x11, 0, SCRATCH_XMM, slot_at(slot));
+  if (slot < fast->n_locals) ins(b, 0xF2, MAP_0F, 0x11, 0, SCRATCH_XMM, slot_at(slot));
   wsr_load_pins(e, 0);
-}
-
-static bool *numeric_locals(const wsr_analysis *a) {
-  const wsr_code *const code = a->fast->code;
-  bool *number = calloc((size_t)a->n_locals + 2, sizeof *number);
-  uint32_t slot = 0;
-  for (uint32_t i = 0; number && i < code->n_local_types && slot < a->n_locals; i++) {
-    const wsr_type type = code->local_types[i];
-    number[slot] = type == WSR_I32 || type == WSR_I64 || type == WSR_F32 || type == WSR_F64;
-    slot += type == WSR_V128 ? 2 : 1;
-  }
-  return number;
 }
 
 /* ---- functions ---- */
@@ -405,19 +382,17 @@ void wsr_native_compile(wsr_fast *fast, const wsr_request *interrupt) {
   wsr_emission e = {.a = &a, .routines = &space->routines};
   e.label = calloc(a.n_cells, sizeof *e.label);
   e.pin_of = calloc((size_t)a.n_slots + 1, 1);
-  bool *const number = numeric_locals(&a);
-  e.failed = !e.label || !e.pin_of || !number;
+  e.failed = !e.label || !e.pin_of;
   if (!e.failed) {
     e.pinned = a.n_regions - 1;
     for (unsigned r = 0; r < PINS; r++) {
       const uint32_t slot = a.regions[e.pinned].slot[r];
       if (slot != WSR_NONE) e.pin_of[slot] = (uint8_t)(r + 1);
     }
-    emit_call_entry(&e, number);
+    emit_call_entry(&e);
     emit_function(&e);
   }
   if (!e.failed) install(&e, space, fast);
-  free(number);
   free(e.label);
   free(e.pin_of);
   free(e.hot.bytes);
