@@ -16,6 +16,7 @@ from wasmsr.snapshot.encoding.read_limits import BESIDE
 from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.live.image import LiveImage
 from wasmsr.snapshot.live.memories import LiveMemories
+from wasmsr.snapshot.memory.adoption import unload
 from wasmsr.snapshot.memory.page_engine import Runs
 from wasmsr.snapshot.sections.pages.padding import PADDING
 from wasmsr.snapshot.state import SnapshotState
@@ -120,7 +121,8 @@ class IncomingState:
     def sync(self) -> None:
         """Write the image to the disk as far as it is, and bring the digests up to date.
 
-        Only the last is done while `take` waits, unless regions of the image have moved.
+        Only the last is done while `take` waits, unless regions of the image have moved. Pages that
+        have come are no longer mapped here, so that little is left to unmap in the downtime.
 
         Raises:
             OSError: The disk does not take it.
@@ -128,6 +130,7 @@ class IncomingState:
         with self._lock:
             for number in range(len(self._memories)):
                 self._memories[number].tree.root()
+                unload(self._memories[number].data)
             if self._image is not None:
                 self._image.settle()
         if self._file is not None:
