@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.migrate.counter import Counter, CounterHost, LeavingCounter, World
+from wasmsr.migrate.ends.endpoint import Endpoint
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.files.modules import Modules
 from wasmsr.migrate.handover.answers import Answers
-from wasmsr.migrate.handover.endpoint import Endpoint
+from wasmsr.migrate.handover.arrivals import ArrivalState
 from wasmsr.migrate.journal.journal import Journal, Record
 from wasmsr.migrate.journal.record_file import last_of
 from wasmsr.migrate.peers import Peers
@@ -198,11 +199,13 @@ class Direct:
         answer: Answer = self._call("Prepare", lambda end: end.prepare(offer))
         return answer
 
-    def upload(self, module: Buffer, digest: bytes) -> None:
+    def upload(self, module: Buffer, digest: bytes, move: Move | None = None) -> None:
+        assert move
+
         def act(answers: Answers) -> None:
-            offer = answers._destination._offer
-            assert offer
-            upload = answers.upload(offer.description.modules[0])
+            arriving = answers._destination.arrivals.get(move.program)
+            assert arriving and arriving.offer
+            upload = answers.upload(arriving.offer.description.modules[0], move)
             upload.write(module)
             upload.finish()
 
@@ -326,8 +329,9 @@ class End:
         self.node = None
         for end in self.others.values():
             # Its transfers break off, as the server sees when a connection does.
-            if end.node and end.node.destination._reception:
-                end.node.destination._reception.cancel()
+            for one in end.node.destination.arrivals.all_in(*ArrivalState) if end.node else ():
+                if one.reception:
+                    one.reception.cancel()
 
     def open(self) -> Endpoint:
         """Starts the end, as a new process does before it serves."""

@@ -83,7 +83,7 @@ class Session:
             counter.wait(0)
             kills = end.kills
             assert end.node
-            end.node.news.arrived = None
+            end.node.news.take()
             try:
                 if end.node.source.move(counter):
                     counter.close()

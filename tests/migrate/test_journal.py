@@ -15,11 +15,11 @@ import pytest
 
 from wasmsr.errors import FormatError
 from wasmsr.migrate.files.modules import KEPT, Modules
-from wasmsr.migrate.handover.source import regroup
 from wasmsr.migrate.journal.journal import Incoming, Journal, Record
 from wasmsr.migrate.journal.ownership import SettleVerdict, owned, settle_offered, settle_ready
 from wasmsr.migrate.journal.record_file import LONG, last_of, line_of
 from wasmsr.migrate.protocol import Ending, JournalError, Move, OwnershipState, Report
+from wasmsr.migrate.rounds.regroup import regroup
 from wasmsr.snapshot.encoding.container import Header
 
 PROGRAM, ATTEMPT, OTHER = b"p" * 16, b"a" * 16, b"b" * 16

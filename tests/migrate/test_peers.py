@@ -12,10 +12,11 @@ import pytest
 
 from tests.migrate.counter import DIGEST, MODULE, Counter, CounterHost, World
 from wasmsr.errors import MigrationError
+from wasmsr.migrate.ends.endpoint import Endpoint
+from wasmsr.migrate.ends.news import Told
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.files.modules import Modules
 from wasmsr.migrate.handover.admission import check_streams
-from wasmsr.migrate.handover.endpoint import Endpoint
 from wasmsr.migrate.handover.source import MoveSource
 from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.peers import Peers
@@ -136,7 +137,7 @@ def test_a_move_is_settled_with_its_own_peer(tmp_path: Path) -> None:
     source = MoveSource(journal, Peers(one, two), lambda event: None, threading.Event())
     program = Counter(World(), "a")
     source.own(program, two)
-    source._journal_offer(source.next_move(program.id), two)
+    source.attempt(program, two).offer()
     record = journal.get(program.id)
     assert record is not None
     source.settle(record)
@@ -184,7 +185,7 @@ def test_an_end_of_several_peers_names_the_one_that_is_meant(tmp_path: Path) -> 
         and one.asked == []
     )
     end.answers.ended(program.id, 3, Ending("exited", 0))
-    assert end.news.told == Ending("exited", 0) and end.news.told_by == "h:2"
+    assert end.news.told == Told(Ending("exited", 0), "h:2")
     said = [event.values["peer"] for event in events if event.kind in ("arrived", "moved")]
     assert said == ["h:2", "h:2"]
     assert (tmp_path / "journal").is_dir() and end.journal.records() == []

@@ -15,9 +15,13 @@ import pytest
 from tests.migrate.counter import CODE, DIGEST, MODULE, Counter, CounterArrival, World
 from tests.migrate.ends import Direct, End, FailingCounter, Script
 from wasmsr.errors import EXIT_HANDED, MigrationError
+from wasmsr.migrate.decisions.journal_decision import journal_handed
+from wasmsr.migrate.ends.endpoint import Endpoint
+from wasmsr.migrate.ends.news import Told
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.handover.admission import PARKED
-from wasmsr.migrate.handover.endpoint import Endpoint
+from wasmsr.migrate.handover.arrivals import ArrivalState
+from wasmsr.migrate.handover.attempt import say_not_moved
 from wasmsr.migrate.journal.journal import Incoming, Record
 from wasmsr.migrate.protocol import (
     Description,
@@ -136,9 +140,10 @@ def test_other_bytes_than_were_sent(two: Two, monkeypatch: pytest.MonkeyPatch) -
 
     def altered(self: Direct, name: str, act: Any) -> Any:
         if name == "a piece":
-            return send(
-                self, name, lambda answers: answers._destination._reception.write(b"\0" * 64)
-            )
+            (coming,) = two.nodes["b"].destination.arrivals.all_in(ArrivalState.RECEIVING)
+            reception = coming.reception
+            assert reception
+            return send(self, name, lambda answers: reception.write(b"\0" * 64))
         return send(self, name, act)
 
     monkeypatch.setattr(Direct, "_call", altered)
@@ -256,7 +261,7 @@ def test_who_was_deposed_cannot_hand_it_over(two: Two, epoch: int) -> None:
     """b owned the program in epoch 2 and handed it on in 3; an owner of 1 or 2 is none any more."""
     assert two.source.move(two.program)
     counter = two.receive()
-    two.nodes["b"].news.arrived = None
+    two.nodes["b"].news.take()
     assert two.nodes["b"].source.move(counter)
     offer = Offer(b"n" * 16, Move(two.program.id, epoch + 1, b"t" * 16), counter.describe())
     with pytest.raises(PeerRefused) as caught:
@@ -344,7 +349,7 @@ def test_the_end_is_told(two: Two) -> None:
     finish = two.nodes["b"]._finish(counter, ending)
     assert finish.here
     assert finish.ending.code == CODE
-    assert two.nodes["a"].news.told == ending
+    assert two.nodes["a"].news.told == Told(ending, "end-b")
     assert two.standing("a") is two.standing("b") is None
 
 
@@ -356,10 +361,10 @@ def test_a_program_that_ends_before_it_was_sent(two: Two) -> None:
     two.program.wait(0)
     ending = two.program.wait(0)
     assert ending
-    told: list[Ending | None] = [two.nodes["b"].news.told]
+    told: list[Told | None] = [two.nodes["b"].news.told]
     two.nodes["a"]._finish(two.program, ending)
     told.append(two.nodes["b"].news.told)
-    assert told == [None, ending]
+    assert told == [None, Told(ending, "end-a")]
     assert two.standing("a") is two.standing("b") is None
 
 
@@ -412,7 +417,7 @@ def test_nobody_ends_a_program_that_is_owned_here(two: Two) -> None:
 
 
 def test_a_peer_that_stays_away(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wasmsr.migrate.handover.contact.CONTACT_SECONDS", 0.0)
+    monkeypatch.setattr("wasmsr.migrate.ends.contact.CONTACT_SECONDS", 0.0)
     two.b.kill()
     with pytest.raises(MigrationError, match="gave up") as caught:
         two.nodes["a"]._begin(FailingCounter(two.world, "a"))
@@ -438,7 +443,7 @@ def test_a_stranger_ends_no_end(two: Two) -> None:
     thread.start()
     thread.join(1.0)
     assert thread.is_alive() and not waited
-    node.news.tell(Ending("exited", 0), "end-a")
+    node.news.tell(b"q" * 16, Ending("exited", 0), "end-a")
     thread.join(20)
     assert waited
 
@@ -446,14 +451,13 @@ def test_a_stranger_ends_no_end(two: Two) -> None:
 def parked(two: Two) -> tuple[Any, Move]:
     """b holds the program READY, a has decided, and its Commit is lost until b has parked it."""
     node = two.nodes["b"]
-    move = two.source.next_move(two.program.id)
-    two.source.prepare(two.program, move)
-    two.source._journal_offer(move)
-    departure = two.source.departure(two.program, move, two.source.peers.only)
-    assert departure.send(()).size and node.destination.ready
+    attempt = two.source.attempt(two.program)
+    two.source.prepare(two.program, attempt.move)
+    attempt.offer()
+    assert attempt.departure().send(()).size and node.destination.ready
     node.destination.park()
-    two.source._journal_handed(move)
-    return node, move
+    journal_handed(two.nodes["a"].journal, attempt.move)
+    return node, attempt.move
 
 
 def test_a_ready_state_that_nobody_decides_about_blocks_nobody(two: Two) -> None:
@@ -506,12 +510,13 @@ def test_parked_states_are_few(two: Two) -> None:
 
 
 def test_a_ready_state_is_parked_after_a_while(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wasmsr.migrate.handover.endpoint.PARK_SECONDS", 0.2)
-    monkeypatch.setattr("wasmsr.migrate.handover.endpoint.SETTLE_SECONDS", 0.05)
-    node, move = two.nodes["b"], two.source.next_move(two.program.id)
+    monkeypatch.setattr("wasmsr.migrate.ends.endpoint.PARK_SECONDS", 0.2)
+    monkeypatch.setattr("wasmsr.migrate.ends.endpoint.SETTLE_SECONDS", 0.05)
+    node, attempt = two.nodes["b"], two.source.attempt(two.program)
+    move = attempt.move
     two.source.prepare(two.program, move)
-    two.source._journal_offer(move)
-    two.source.departure(two.program, move, two.source.peers.only).send(())
+    attempt.offer()
+    attempt.departure().send(())
     node.stop = threading.Event()
     thread = threading.Thread(target=node._await, daemon=True)
     thread.start()
@@ -528,12 +533,12 @@ def test_a_ready_state_is_parked_after_a_while(two: Two, monkeypatch: pytest.Mon
 def test_a_move_that_is_refused_again_and_again_is_tried_less_often(two: Two) -> None:
     node = two.nodes["a"]
     refusal = PeerRefused(Refusal(Reason.STATE, "a file is not there", "start both in one folder"))
-    node.source._not_moved(two.source.next_move(two.program.id), refusal)
-    node.source._not_moved(two.source.next_move(two.program.id), refusal)
+    for _ in range(2):
+        say_not_moved(node.source, node.source.next_move(two.program.id), refusal, node.peers.only)
     texts = [event.text for event in two.a.events if event.kind == "not-moved"]
     assert "a file is not there; hint: start both in one folder" in texts[0]
     assert texts[1].startswith("not moved, for the same reason")
-    assert node.source.refused
+    assert node.source.tries(two.program.id).refused
     waits = []
     for refused in (0, 1, 3, 5, 1000):
         node._refused = refused

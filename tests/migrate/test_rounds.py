@@ -29,7 +29,7 @@ def reception(tmp_path: Path) -> Iterator[Reception]:
     made = node.answers.begin(MOVE)
     yield made
     made.cancel()
-    assert node.destination.receiving is None
+    assert not node.destination.receiving(MOVE)
     assert not list(node.journal.folder.glob("*.received"))
     node.journal.close()
 

@@ -15,6 +15,7 @@ import pytest
 from tests.migrate.counter import Counter, World
 from tests.rpc.test_wire import KEY, MOVE, Served, free_port, valid
 from wasmsr.errors import MigrationError
+from wasmsr.migrate.handover.arrivals import ArrivalState
 from wasmsr.migrate.protocol import OwnershipState, PeerLost, PeerRefused, PeerUnknown, Reason
 from wasmsr.rpc import channel, client, keys, messages
 from wasmsr.rpc.address import Address
@@ -163,11 +164,17 @@ def test_a_transfer_that_stops_in_the_middle_is_broken_off(
     monkeypatch.setattr(channel, "STALL_SECONDS", 1.0)
     sending = served.send(Counter(World(), "here", program=MOVE.program, size=100))
     deadline = time.monotonic() + 20
-    while served.node.destination._reception is None and time.monotonic() < deadline:
+    while (
+        not served.node.destination.arrivals.all_in(ArrivalState.RECEIVING)
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
-    while served.node.destination._reception is not None and time.monotonic() < deadline:
+    while (
+        served.node.destination.arrivals.all_in(ArrivalState.RECEIVING)
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
-    assert served.node.destination._reception is None
+    assert not served.node.destination.arrivals.all_in(ArrivalState.RECEIVING)
     with pytest.raises(PeerLost):
         sending.ready()
 

@@ -15,9 +15,10 @@ import pytest
 
 from tests.migrate.counter import Counter, CounterHost, World
 from wasmsr.errors import MigrationError
+from wasmsr.migrate.ends.endpoint import Endpoint
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.files.modules import Modules
-from wasmsr.migrate.handover.endpoint import Endpoint
+from wasmsr.migrate.handover.arrivals import ArrivalState
 from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.protocol import (
@@ -182,7 +183,7 @@ def test_an_aborted_move_over_the_wire(served: Served) -> None:
     while list(served.node.journal.folder.glob("*.received")) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not list(served.node.journal.folder.glob("*.received"))
-    assert served.node.destination._reception is None
+    assert not served.node.destination.arrivals.all_in(ArrivalState.RECEIVING)
     assert served.peer.abort(MOVE) is OwnershipState.UNKNOWN
 
 
@@ -488,7 +489,7 @@ def test_streams_that_cannot_be(served: Served, name: str) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             served.call(name, case)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert served.node.destination._reception is None
+    assert not served.node.destination.arrivals.all_in(ArrivalState.RECEIVING)
     assert not list(served.node.journal.folder.glob("*.received"))
 
 
@@ -587,7 +588,7 @@ def test_nothing_heavy_below_the_server() -> None:
     import sys
 
     code = (
-        "import sys, wasmsr.migrate.handover.endpoint, wasmsr.rpc.address\n"
+        "import sys, wasmsr.migrate.ends.endpoint, wasmsr.rpc.address\n"
         "import wasmsr.cli.commands.remote\n"
         "assert 'grpc' not in sys.modules and 'google.protobuf' not in sys.modules"
     )

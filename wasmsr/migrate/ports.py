@@ -295,8 +295,8 @@ class Peer(Protocol):
     def prepare(self, offer: Offer) -> Answer:
         """Ask the peer to take a program."""
 
-    def upload(self, module: Buffer, digest: bytes) -> None:
-        """Send a module that the peer lacks."""
+    def upload(self, module: Buffer, digest: bytes, move: Move | None = None) -> None:
+        """Send a module that the peer lacks; `move` is the attempt for which it said so."""
 
     def transfer(self, move: Move, rest: int = 0) -> Sending:
         """Begin to send the program's state; its rest will have about `rest` bytes."""

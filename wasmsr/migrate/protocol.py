@@ -20,7 +20,9 @@ PIECE = 1 << 20
 
 INPUT = "input"
 """The ability to have a program's input from another end, and to give it one."""
-ABILITIES = (INPUT,)
+LEASE = "lease"
+"""The ability to take programs under a lease, for which the end needs a register."""
+ABILITIES = (INPUT, LEASE)
 """What this end can do and some ends of the same protocol version cannot."""
 
 ID_BYTES = 16
@@ -125,6 +127,8 @@ class Description:
     fed: bytes = b""
     """Node id of the end that has the program's input wherever it runs; b"": it goes along."""
     limits: ProgramLimits = field(default_factory=ProgramLimits)
+    lease: int = 0
+    """Milliseconds of the program's lease: a register says who owns it. 0: the journals do."""
 
 
 @dataclass(frozen=True)

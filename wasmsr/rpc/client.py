@@ -2,8 +2,7 @@
 
 Every failure of the wire raises `PeerLost`, every refusal `PeerRefused`; no error of gRPC leaves
 this file. Before the first call, and after a failed one, both ends prove to each other that they
-have the same key (`session`). One thread calls; any thread may call `interrupt`, `output` and
-`input`.
+have the same key (`session`). Any thread may call.
 """
 
 from __future__ import annotations
@@ -93,8 +92,8 @@ class RemotePeer:
             self._methods[name] = make(_path(name))
             self._replies[name] = reply
         self._lock = threading.Lock()
-        self._call: Any = None
-        self._greeting: Any = None
+        self._calls: set[Any] = set()
+        """Calls in progress, which `interrupt` cancels."""
         self._hurry = False
         self._meeting = threading.Lock()
         self._session: PeerSession | None = None
@@ -104,13 +103,17 @@ class RemotePeer:
         self._channel.close()
 
     def interrupt(self) -> None:
-        """Cancel the call in progress; later calls wait only `HURRY_SECONDS`."""
+        """Cancel the calls in progress; later calls wait only `HURRY_SECONDS`."""
         with self._lock:
             self._hurry = True
-            calls = [self._call, self._greeting]
+            calls = list(self._calls)
         for call in calls:
-            if call is not None:
-                call.cancel()
+            call.cancel()
+
+    def over(self, call: object) -> None:
+        """Forget a call, which has ended."""
+        with self._lock:
+            self._calls.discard(call)
 
     def prepare(self, offer: Offer) -> Answer:
         """Ask the peer to take a program."""
@@ -128,13 +131,14 @@ class RemotePeer:
         except Malformed as error:
             raise self._nonsense(error) from error
 
-    def upload(self, module: Buffer, digest: bytes) -> None:
+    def upload(self, module: Buffer, digest: bytes, move: Move | None = None) -> None:
         """Send a module that the peer lacks."""
         view = memoryview(module)
 
         def requests() -> Iterator[Any]:
             name = ModuleName(digest, len(view))
-            yield messages.UploadRequest(module=convert.module_out(name))
+            which = None if move is None else convert.move_out(move)
+            yield messages.UploadRequest(module=convert.module_out(name), move=which)
             for start in range(0, len(view), PIECE):
                 yield messages.UploadRequest(piece=bytes(view[start : start + PIECE]))
 
@@ -150,7 +154,8 @@ class RemotePeer:
             if self._hurry:
                 raise PeerLost("interrupted")
             sending = _Sending(self, session.call(_path("Transfer")), move, rest)
-            self._call = sending
+            if not sending.is_over:
+                self._calls.add(sending)
         return sending
 
     def commit(self, move: Move, stopped: float) -> Committed:
@@ -281,12 +286,11 @@ class RemotePeer:
             if self._hurry:
                 seconds = min(seconds, HURRY_SECONDS)
             call = start(seconds)
-            self._call = call
+            self._calls.add(call)
         try:
             return call.result()
         finally:
-            with self._lock:
-                self._call = None
+            self.over(call)
 
     def _meet(self) -> PeerSession:
         """Return the session with the peer; begin one if there is none.
@@ -305,15 +309,18 @@ class RemotePeer:
             with self._lock:
                 seconds = HURRY_SECONDS if self._hurry else QUESTION_SECONDS
                 method = self._methods["Hello"]
-                self._greeting = method.future(request, timeout=seconds, metadata=proof)
+                greeting = method.future(request, timeout=seconds, metadata=proof)
+                self._calls.add(greeting)
             try:
-                reply = messages.HelloReply.FromString(self._greeting.result())
+                reply = messages.HelloReply.FromString(greeting.result())
             except grpc.FutureCancelledError as error:
                 raise PeerLost("interrupted") from error
             except DecodeError as error:
                 raise self.unknown() from error
             except grpc.RpcError as error:
                 raise self.failed(error) from error
+            finally:
+                self.over(greeting)
             self._same_version(reply)
             session = PeerSession.begun(self._key, nonce, reply.nonce, reply.node, reply.proof)
             if session is None:
@@ -436,6 +443,10 @@ class _Sending:
         self._call = peer._methods["Transfer"](sealed, metadata=proof)
         threading.Thread(target=self._read, name="wasmsr-transfer", daemon=True).start()
 
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
     def begin(self, head: RoundHead) -> None:
         round_ = messages.RoundBegin(number=head.number, sizes=head.sizes, last=head.last)
         self._queue.put(messages.TransferRequest(round=round_))
@@ -527,4 +538,5 @@ class _Sending:
             self._error = None if self._receipt else error
             self._over = True
             self._news.notify_all()
+        self._peer.over(self)
         self._queue.put(None)

@@ -20,6 +20,8 @@ MODULES, FEATURES, MOUNTS = 64, 256, 256
 """Most entries of each list in an offer."""
 TEXT = 1000
 PATH = 4096
+LEASE_LEAST, LEASE_MOST = 100, 86_400_000
+"""Milliseconds of a lease."""
 HELD = terms.PIECE // terms.DIGEST_BYTES
 """Digests of pieces of files in one answer, of 64 KiB each; what is above is sent again."""
 
@@ -112,6 +114,7 @@ def offer_in(message: Any) -> terms.Offer:
             limits.stack_frames,
             limits.deterministic,
         ),
+        lease=lease_in(message.lease),
     )
     return terms.Offer(
         node_in(message.node),
@@ -172,6 +175,7 @@ def offer_out(offer: terms.Offer) -> Any:
         shown=wanted.shown,
         fed=wanted.fed,
         rounds=offer.rounds,
+        lease=wanted.lease,
         limits=messages.Limits(
             memory_pages=wanted.limits.memory_pages,
             table_elements=wanted.limits.table_elements,
@@ -211,6 +215,13 @@ def rounds_in(value: int) -> int:
     """Return a number of rounds, checked. Raises Malformed."""
     if not 1 <= value <= terms.MOST_ROUNDS:
         raise Malformed(f"{value} rounds; at least 1 and at most {terms.MOST_ROUNDS} are allowed")
+    return value
+
+
+def lease_in(value: int) -> int:
+    """Return milliseconds of a lease, checked; 0 for none. Raises Malformed."""
+    if value and not LEASE_LEAST <= value <= LEASE_MOST:
+        raise Malformed(f"a lease of {value} ms")
     return value
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wasmsr.migrate.ends.endpoint import Endpoint
 from wasmsr.migrate.events import Announce
 from wasmsr.migrate.files.modules import Modules
-from wasmsr.migrate.handover.endpoint import Endpoint
 from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.ports import ProgramHost

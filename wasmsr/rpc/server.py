@@ -34,15 +34,15 @@ import grpc  # type: ignore[import-untyped]  # isort: skip
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 2
-"""Calls of each method at once. Two ends need one. The other is for a call that the caller has
-ended and this end has not."""
+SPARE = 1
+"""Calls of each method at once, above one for each program: for a call that the caller has ended
+and this end has not."""
 
 REFUSALS = 4
 """More threads, which refuse calls."""
 
 CALLS = 100
-"""Calls at once that gRPC gives to this server, with those that it refuses."""
+"""Calls at once that gRPC gives to this server of one program, with those that it refuses."""
 
 ANSWER_SECONDS = 1.0
 """How long a server that stops waits for the calls that it is answering."""
@@ -55,7 +55,9 @@ Requests = Iterator[Any]
 class Server:
     """Serves one end at one address until `stop`."""
 
-    def __init__(self, answers: Answers, address: Address, software: str, key: bytes) -> None:
+    def __init__(
+        self, answers: Answers, address: Address, software: str, key: bytes, *, programs: int = 1
+    ) -> None:
         """Bind and start.
 
         Args:
@@ -63,6 +65,8 @@ class Server:
             address: Where to listen.
             software: The version of wasmsr, for people at the peer.
             key: The key that callers must have; b"" for none.
+            programs: How many programs the end takes; so many calls of a method are answered at a
+                time, and one more.
 
         Raises:
             MigrationError: The address cannot be used.
@@ -70,12 +74,14 @@ class Server:
         self.address = address
         _check_free(address)
         methods = messages.methods()
-        self._gate = Gate(methods, AT_ONCE)
+        at_once = programs + SPARE
+        threads = at_once * len(methods) + REFUSALS
+        self._gate = Gate(methods, at_once)
         self._server = grpc.server(
-            ThreadPoolExecutor(AT_ONCE * len(methods) + REFUSALS, thread_name_prefix="wasmsr-rpc"),
+            ThreadPoolExecutor(threads, thread_name_prefix="wasmsr-rpc"),
             handlers=[_Handlers(answers, software, key, self._gate)],
             options=channel.SERVER,
-            maximum_concurrent_rpcs=CALLS,
+            maximum_concurrent_rpcs=max(CALLS, threads),
         )
         try:
             bound = self._server.add_insecure_port(str(address))
@@ -254,17 +260,22 @@ class _Calls:
         return reply
 
     def Upload(self, requests: Requests) -> Iterator[Any]:
+        upload = None
         try:
             first: Any = next(requests, None)
             if _part(first) != "module":
                 raise Malformed("an upload begins with the module's name")
-            upload = self._answers.upload(convert.module_in(first.module))
+            move = convert.move_in(first.move) if first.HasField("move") else None
+            upload = self._answers.upload(convert.module_in(first.module), move)
             for request in requests:
                 upload.write(_piece(request))
             upload.finish()
         except PeerRefused as error:
             yield messages.UploadReply(refusal=convert.refusal_out(error))
             return
+        finally:
+            if upload:
+                upload.close()
         yield messages.UploadReply()
 
     def Transfer(self, requests: Requests) -> Iterator[Any]:

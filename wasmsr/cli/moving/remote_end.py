@@ -1,6 +1,6 @@
 """One `wasmsr remote`: builds an end from options, runs it, and returns an exit code.
 
-The end (`migrate.handover.endpoint`) has a thread of its own. The main thread waits for signals.
+The end (`migrate.ends.endpoint`) has a thread of its own. The main thread waits for signals.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wasmsr.cli.options.remote_options import DEFAULT, RemoteOptions
 from wasmsr.cli.running.terminal import END_CODES, Events, end_now
 
 if TYPE_CHECKING:
-    from wasmsr.migrate.handover.endpoint import Finish
+    from wasmsr.migrate.ends.endpoint import Finish
     from wasmsr.migrate.hosting.host import Hosting
     from wasmsr.migrate.hosting.hosted_program import HostedProgram
     from wasmsr.migrate.protocol import Ending

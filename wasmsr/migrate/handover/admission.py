@@ -21,7 +21,7 @@ from wasmsr.migrate.protocol import (
 )
 
 PARKED = 4
-"""Most states in doubt that this end keeps on disk only."""
+"""Most states in doubt that an end of one program keeps on disk only."""
 
 
 def check_protocol(offer: Offer, node: bytes) -> None:
@@ -54,15 +54,22 @@ def check_streams(offer: Offer, node: bytes, peers: Peers) -> None:
         )
 
 
-def check_journal(journal: Journal, move: Move) -> None:
-    """Refuse a move that contradicts the journal, or comes while this end has another program."""
+def check_journal(journal: Journal, move: Move, programs: int = 1) -> None:
+    """Refuse a move that contradicts the journal.
+
+    Args:
+        journal: The journal of this end.
+        move: The attempt.
+        programs: How many programs this end takes.
+    """
     record = journal.get(move.program)
     if record and record.incoming:
         raise refused(Reason.BUSY, "it waits for the decision on an earlier attempt")
-    if len(parked_records(journal)) >= PARKED:
+    parked = max(PARKED, programs)
+    if len(parked_records(journal)) >= parked:
         raise refused(
             Reason.BUSY,
-            f"it keeps {PARKED} states whose owners have not decided",
+            f"it keeps {parked} states whose owners have not decided",
             "`wasmsr remote --forget PROGRAM` there removes one",
         )
     if record and not _may_follow(record, move):
@@ -72,12 +79,11 @@ def check_journal(journal: Journal, move: Move) -> None:
             f"{record.standing.name} in epoch {record.epoch}, so nobody can hand it over "
             f"in epoch {move.epoch}",
         )
-    for other in journal.records():
-        if other.standing in (OwnershipState.OWNED, OwnershipState.OFFERED):
-            raise refused(Reason.BUSY, "it has a program of its own")
-        unconfirmed = other.standing is OwnershipState.HANDED and not other.confirmed
-        if unconfirmed and other.program != move.program:
-            raise refused(Reason.BUSY, "it is still handing a program over")
+
+
+def confirm(journal: Journal, move: Move) -> None:
+    """Note what an offer proves of an earlier move of the same program."""
+    record = journal.get(move.program)
     if record and record.standing is OwnershipState.HANDED and not record.confirmed:
         # Only the program's owner can offer it in this epoch. So the peer owns it, and its answer
         # to our Commit was lost.

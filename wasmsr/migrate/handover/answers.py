@@ -6,9 +6,11 @@ raise PeerRefused to refuse.
 
 from __future__ import annotations
 
+import threading
+from typing import Protocol
+
 from wasmsr.migrate.events import Announce, Event
 from wasmsr.migrate.handover.destination import MoveDestination
-from wasmsr.migrate.handover.news import News
 from wasmsr.migrate.handover.reception import Reception
 from wasmsr.migrate.handover.refused_calls import RefusedCalls
 from wasmsr.migrate.handover.uploads import Upload
@@ -29,7 +31,17 @@ from wasmsr.migrate.protocol import (
 )
 
 OFFERED = 64
-"""Programs of which this end remembers who has offered them."""
+"""Programs of which this end remembers, at least, who has offered them."""
+
+
+class MoveListener(Protocol):
+    """What the loop of an end hears of its peers. Any thread may call it."""
+
+    def prepared(self, program: bytes, peer: str) -> None:
+        """Hear that a peer, here by its address, has prepared to send a program."""
+
+    def ended(self, program: bytes, ending: Ending, peer: str) -> None:
+        """Hear that a program has ended at a peer, here by its address or ""."""
 
 
 class Answers:
@@ -40,13 +52,14 @@ class Answers:
     """
 
     def __init__(
-        self, journal: Journal, destination: MoveDestination, news: News, announce: Announce
+        self, journal: Journal, destination: MoveDestination, news: MoveListener, announce: Announce
     ) -> None:
         self.refused_calls = RefusedCalls(announce)
         self._journal = journal
         self._destination = destination
         self._news = news
         self._announce = announce
+        self._lock = threading.Lock()
         self._gaps: set[tuple[bytes, str]] = set()
         self._offered: dict[bytes, bytes] = {}
         """Node ids of the ends that have offered the programs of this session."""
@@ -68,7 +81,8 @@ class Answers:
         """
         record = self._journal.get(program)
         ends = set() if record is None else set(record.ends)
-        offered = self._offered.get(program)
+        with self._lock:
+            offered = self._offered.get(program)
         if offered is not None:
             ends.add(offered)
         if ends and node not in ends:
@@ -89,16 +103,18 @@ class Answers:
             elif error.reason is not Reason.BUSY:
                 self._destination.say_refused(error, peers.address_of(offer.node))
             raise
-        self._news.session[offer.move.program] = peers.address_of(offer.node)
-        self._offered.pop(offer.move.program, None)
-        self._offered[offer.move.program] = offer.node
-        while len(self._offered) > OFFERED:
-            del self._offered[next(iter(self._offered))]
+        self._news.prepared(offer.move.program, peers.address_of(offer.node))
+        most = max(OFFERED, self._destination.arrivals.limits.programs)
+        with self._lock:
+            self._offered.pop(offer.move.program, None)
+            self._offered[offer.move.program] = offer.node
+            while len(self._offered) > most:
+                del self._offered[next(iter(self._offered))]
         return answer
 
-    def upload(self, module: ModuleName) -> Upload:
-        """Begin to receive a module."""
-        return self._destination.upload(module)
+    def upload(self, module: ModuleName, move: Move | None = None) -> Upload:
+        """Begin to receive a module, which `move` needs."""
+        return self._destination.upload(module, move)
 
     def begin(self, move: Move, rest: int = 0) -> Reception:
         """Begin to receive the state of a program, whose rest has about `rest` bytes."""
@@ -120,7 +136,7 @@ class Answers:
     def status(self, move: Move) -> Report:
         """Return what the journal says about `move`."""
         answer = ownership.report(self._journal.get(move.program), move)
-        if answer.standing is not OwnershipState.READY and self._destination.receiving == move:
+        if answer.standing is not OwnershipState.READY and self._destination.receiving(move):
             return Report(OwnershipState.RECEIVING, move.epoch, move.attempt)
         return answer
 
@@ -218,7 +234,5 @@ class Answers:
             except JournalError as error:
                 raise refused(Reason.STORAGE, error.message) from error
             self._destination.host.forget(program, here=False)
-        peer = self._news.session.get(program)
-        if peer is not None:
-            known = record.peer if record else peer
-            self._news.tell(ending, self._destination.peers.current(known))
+        known = self._destination.peers.current(record.peer) if record else ""
+        self._news.ended(program, ending, known)

@@ -204,6 +204,7 @@ class Reception:
             shown=self._description.shown,
             fed=self._description.fed,
             node=self._node,
+            lease=self._description.lease,
         )
         began = time.monotonic()
         self._syncing.start()  # while the program is restored

@@ -14,7 +14,7 @@ from wasmsr.migrate.protocol import JournalError, ModuleName, Reason, refused
 
 
 class Uploads:
-    """The modules that this end has, and the one upload in progress. Any thread may call it.
+    """The modules that this end has, and the uploads in progress. Any thread may call it.
 
     Methods raise PeerRefused for what a source gets wrong.
     """
@@ -23,7 +23,7 @@ class Uploads:
         self.modules = modules
         self._host = host
         self._lock = threading.Lock()
-        self._current: Upload | None = None
+        self._current: set[Upload] = set()
 
     def missing(self, names: Iterable[ModuleName]) -> tuple[bytes, ...]:
         """Return the digests of the modules that are not here; compile those that are."""
@@ -52,18 +52,36 @@ class Uploads:
         except ModuleError as error:
             raise refused(Reason.MODULE, f"the module does not load there: {error}") from error
 
-    def begin(self, name: ModuleName, offered: Iterable[ModuleName]) -> Upload:
+    def begin(
+        self, name: ModuleName, offered: Iterable[ModuleName], before: Upload | None = None
+    ) -> Upload:
         """Begin to receive one of the modules that a source has offered.
 
-        Uploads are held in memory, so there is one at a time. A new one ends the one before.
+        Uploads are held in memory. So each offer has one at a time, and all of them together are at
+        most as large as the largest module.
+
+        Args:
+            name: The module.
+            offered: The modules of the offer.
+            before: An upload of the same offer, which ends.
         """
         if (name.digest, name.size) not in [(known.digest, known.size) for known in offered]:
             raise refused(Reason.MODULE, "this module was not asked for")
         with self._lock:
-            if self._current is not None:
-                self._current.drop()
-            self._current = Upload(self, name)
-            return self._current
+            if before is not None:
+                before.drop()
+                self._current.discard(before)
+            under_way = sum(one.size for one in self._current)
+            if self._current and under_way + name.size > LARGEST:
+                raise refused(Reason.BUSY, f"it is receiving {size(under_way)} of other modules")
+            upload = Upload(self, name)
+            self._current.add(upload)
+            return upload
+
+    def over(self, upload: Upload) -> None:
+        """Note that an upload has ended."""
+        with self._lock:
+            self._current.discard(upload)
 
 
 class Upload:
@@ -75,10 +93,20 @@ class Upload:
         self._binary = bytearray()
         self._dropped = False
 
+    @property
+    def size(self) -> int:
+        """Bytes that the source has announced."""
+        return self._name.size
+
     def drop(self) -> None:
         """Give up, because a later upload takes its place."""
         self._dropped = True
         self._binary = bytearray()
+
+    def close(self) -> None:
+        """Release what has come, and its place."""
+        self._binary = bytearray()
+        self._uploads.over(self)
 
     def _check(self) -> None:
         if self._dropped:
@@ -95,6 +123,7 @@ class Upload:
         """Check the digest, compile the module and keep it."""
         self._check()
         binary, self._binary = self._binary, bytearray()
+        self._uploads.over(self)
         if hashlib.sha256(binary).digest() != self._name.digest:
             raise refused(Reason.MODULE, "the module does not have the digest that was announced")
         self._uploads.compile(binary)

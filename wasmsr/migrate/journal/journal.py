@@ -20,15 +20,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from wasmsr import realtime
-from wasmsr.errors import FormatError
-from wasmsr.migrate.journal.durable import cannot, private, replace_file, sync_folder
+from wasmsr.migrate.journal.durable import cannot, replace_file, sync_folder
 from wasmsr.migrate.journal.image_file import ImageFile, is_complete
 from wasmsr.migrate.journal.record_file import LONG, append, cut, last_of, line_of
-from wasmsr.migrate.ports import Buffer
+from wasmsr.migrate.journal.state_file import StateFile, state_name
 from wasmsr.migrate.protocol import ID_BYTES, PIECE, Ending, JournalError, Move, OwnershipState
-from wasmsr.snapshot.encoding.container import FLAG_HANDED, HEADER, Header
 
 VERSION = 2
 _OLD = 1
@@ -51,6 +50,7 @@ class Incoming:
         fed: Node id of the end that has the program's input, or b"".
         parked: Whether the state is on disk only, so that other programs may come.
         node: The source's node id, or b"" in a record of an earlier version.
+        lease: Milliseconds of the program's lease; 0 for none.
     """
 
     epoch: int
@@ -62,6 +62,7 @@ class Incoming:
     fed: bytes = b""
     parked: bool = False
     node: bytes = b""
+    lease: int = 0
 
     def move(self, program: bytes) -> Move:
         """Return the move by which the program comes."""
@@ -86,6 +87,7 @@ class Record:
         incoming: A state that is READY, or None.
         node: Node id of the end to which the program was offered or handed last, or b"".
         origin: Node id of the end from which it came, or b"".
+        lease: Milliseconds of its lease, for which a register decides; 0 for none.
         updated: Seconds since the Unix epoch.
     """
 
@@ -101,6 +103,7 @@ class Record:
     incoming: Incoming | None = None
     node: bytes = b""
     origin: bytes = b""
+    lease: int = 0
     updated: float = field(default=0.0, compare=False)
 
     @property
@@ -110,8 +113,25 @@ class Record:
         return frozenset((self.node, self.origin, waiting)) - {b""}
 
 
+class _RecordLock:
+    """The lock of one record; a weak reference can name it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
 class Journal:
-    """The records of one end. Any thread may call it; a change of several steps takes `lock`."""
+    """The records of one end. Any thread may call it.
+
+    A change of several steps holds `locked(program)`. Records of different programs are written at
+    the same time.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open `folder`, and make it if it is missing.
@@ -120,7 +140,9 @@ class Journal:
             JournalError: Another process uses the folder, or it cannot be read or written.
         """
         self.folder = folder
-        self.lock = threading.RLock()
+        self._guard = threading.Lock()
+        """For the dictionaries; nobody waits for a disk while holding it."""
+        self._locks: WeakValueDictionary[bytes, _RecordLock] = WeakValueDictionary()
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._held = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -182,7 +204,7 @@ class Journal:
     def _named(self) -> set[str]:
         """Return the names of the states that records name."""
         named = set()
-        for record in self._records.values():
+        for record in self.records():
             named |= {record.file, record.received}
             named |= {record.incoming.file} if record.incoming else set()
         return named
@@ -193,8 +215,16 @@ class Journal:
 
     def records(self) -> list[Record]:
         """Return all records."""
-        with self.lock:
+        with self._guard:
             return list(self._records.values())
+
+    def locked(self, program: bytes) -> _RecordLock:
+        """Return the lock of one program's record, which a thread can take several times."""
+        with self._guard:
+            lock = self._locks.get(program)
+            if lock is None:
+                lock = self._locks[program] = _RecordLock()
+            return lock
 
     def put(self, record: Record) -> None:
         """Replace a program's record on disk; return when the new one is durable.
@@ -207,7 +237,7 @@ class Journal:
         """
         record = replace(record, updated=realtime.now() / 1e9)
         path = self.folder / f"{record.program.hex()}.json"
-        with self.lock:
+        with self.locked(record.program):
             before, size = self._records.get(record.program), self._sizes.get(path.name)
             line = line_of(_encode(record))
             try:
@@ -219,7 +249,8 @@ class Journal:
                 except OSError as again:
                     more = f"; nor can the record before be restored: {again.strerror or again}"
                 raise cannot("be written", path, error, more) from error
-            self._records[record.program] = record
+            with self._guard:
+                self._records[record.program] = record
 
     def _replace(self, path: Path, line: bytes) -> None:
         """Make a line the record of a program, on the disk when this returns. Raises OSError."""
@@ -256,8 +287,9 @@ class Journal:
 
     def forget(self, program: bytes) -> None:
         """Remove the record of a program that has ended everywhere, and its states."""
-        with self.lock:
-            record = self._records.pop(program, None)
+        with self.locked(program):
+            with self._guard:
+                record = self._records.pop(program, None)
             if record is None:
                 return
             self._sizes.pop(f"{program.hex()}.json", None)
@@ -301,7 +333,7 @@ class Journal:
             JournalError: It cannot be made, or a record names the state of an earlier attempt.
         """
         name = state_name(move, RECEIVED)
-        with self.lock:
+        with self.locked(move.program):
             if name in self._named():
                 raise JournalError(
                     f"{self.folder / name} is the state of an earlier attempt, which is not decided"
@@ -312,81 +344,6 @@ class Journal:
 def _appends(size: int | None, line: bytes) -> bool:
     """Return whether a line is added to a file of this size; otherwise it replaces the file."""
     return size is not None and size + len(line) <= LONG
-
-
-def state_name(move: Move, role: str) -> str:
-    """Return the name of the file of a moving state."""
-    return f"{move.program.hex()}-{move.epoch}.{role}"
-
-
-class StateFile:
-    """A snapshot that is being written. `commit` makes the whole file appear.
-
-    Another end may own the program in it. So its header is marked as handed from the first write
-    on, and only the journal or `--adopt` allows the program to run.
-
-    Attributes:
-        name: Its name in the journal's folder.
-        size: Bytes of the snapshot that were written so far.
-    """
-
-    def __init__(self, folder: Path, move: Move, role: str) -> None:
-        self.folder = folder
-        self.name = state_name(move, role)
-        self.size = 0
-        self._head = b""
-        self._part = folder / f"{self.name}.{move.attempt.hex()[:8]}.part"
-        try:
-            self._file = open(self._part, "wb", buffering=0, opener=private)  # noqa: SIM115
-        except OSError as error:
-            raise cannot("be written", self._part, error) from error
-
-    def write(self, piece: Buffer) -> None:
-        """Append a piece.
-
-        Raises:
-            JournalError: The disk fails, for example because it is full.
-            SnapshotError: The bytes do not begin as a snapshot does.
-        """
-        view = memoryview(piece)
-        self.size += len(view)
-        if len(self._head) < HEADER.size:
-            lacking = HEADER.size - len(self._head)
-            self._head += view[:lacking]
-            view = view[lacking:]
-            if len(self._head) == HEADER.size:
-                header = Header.decode(self._head)
-                self._write(header._replace(flags=header.flags | FLAG_HANDED).encode())
-        self._write(view)
-
-    def _write(self, data: Buffer) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[self._file.write(view) :]
-        except OSError as error:
-            raise cannot("be written", self._part, error) from error
-
-    def commit(self) -> Path:
-        """Make the file durable under its name. Raises JournalError or FormatError."""
-        path = self.folder / self.name
-        if len(self._head) < HEADER.size:
-            raise FormatError("the snapshot is cut off in its header")
-        try:
-            os.fsync(self._file.fileno())
-            self._file.close()
-            os.replace(self._part, path)
-            sync_folder(self.folder)
-        except OSError as error:
-            raise cannot("be written", path, error) from error
-        except ValueError as error:
-            raise JournalError(f"{path} was given up before it was complete") from error
-        return path
-
-    def discard(self) -> None:
-        """Remove the incomplete file; after `commit` this does nothing."""
-        self._file.close()
-        self._part.unlink(missing_ok=True)
 
 
 def _encode(record: Record) -> bytes:
@@ -402,6 +359,7 @@ def _encode(record: Record) -> bytes:
         "confirmed": record.confirmed,
         "node": record.node.hex(),
         "origin": record.origin.hex(),
+        "lease": record.lease,
         "updated": record.updated,
     }
     if record.ending:
@@ -417,6 +375,7 @@ def _encode(record: Record) -> bytes:
             "fed": record.incoming.fed.hex(),
             "parked": record.incoming.parked,
             "node": record.incoming.node.hex(),
+            "lease": record.incoming.lease,
         }
     return json.dumps(values).encode()
 
@@ -468,11 +427,13 @@ def _decode(path: Path, values: dict[str, Any], version: int) -> Record:
             fed=bytes.fromhex(incoming.get("fed", "")),
             parked=bool(incoming.get("parked", False)),
             node=bytes.fromhex(incoming.get("node", "")),
+            lease=int(incoming.get("lease", 0)),
         )
         if incoming
         else None,
         node=bytes.fromhex(values.get("node", "")),
         origin=bytes.fromhex(values.get("origin", "")),
+        lease=int(values.get("lease", 0)),
         updated=float(values["updated"]),
     )
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import partial
 
 from wasmsr.errors import MigrationError
+from wasmsr.migrate.ends.contact import contact
+from wasmsr.migrate.ends.news import News
 from wasmsr.migrate.events import Announce, Event
-from wasmsr.migrate.handover.contact import contact
-from wasmsr.migrate.handover.news import News
 from wasmsr.migrate.handover.source import MoveSource
 from wasmsr.migrate.journal.journal import Journal, Record
 from wasmsr.migrate.peers import Peers

@@ -13,13 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from wasmsr.errors import EXIT_INTERRUPTED, WasmsrError
+from wasmsr.migrate.ends.away import AwayPrograms
+from wasmsr.migrate.ends.contact import contact
+from wasmsr.migrate.ends.news import News, Told
 from wasmsr.migrate.events import Announce, Event
 from wasmsr.migrate.files.modules import Modules
 from wasmsr.migrate.handover.answers import Answers
-from wasmsr.migrate.handover.away import AwayPrograms
-from wasmsr.migrate.handover.contact import contact
-from wasmsr.migrate.handover.destination import MoveDestination, ReadyProgram
-from wasmsr.migrate.handover.news import News
+from wasmsr.migrate.handover.arrivals import ReadyProgram
+from wasmsr.migrate.handover.destination import MoveDestination
 from wasmsr.migrate.handover.source import MoveSource
 from wasmsr.migrate.journal.journal import Journal, Record
 from wasmsr.migrate.peers import Peers
@@ -159,7 +160,7 @@ class Endpoint:
             if program is None:
                 return Finish(self._interrupted, here=True)
             # An end that was told before this program began is that of another program.
-            self.news.told = None
+            self.news.forget()
         while True:
             if program is None:
                 news = self._await()
@@ -175,7 +176,9 @@ class Endpoint:
                     program = None
                     continue
                 if not self.stop.is_set():
-                    self._refused = self._refused + 1 if self.source.refused else 0
+                    self._refused = (
+                        self._refused + 1 if self.source.tries(program.id).refused else 0
+                    )
                     continue
             return self._finish(program, ending or self._interrupted)
 
@@ -300,15 +303,11 @@ class Endpoint:
 
     def _ask_source(self, ready: ReadyProgram) -> None:
         """Ask the source of a READY program what it has decided, and do that."""
-        peer = self.peers.at(ready.source)
-        try:
-            self.destination.settle(ready.move, peer.status(ready.move))
-        except (PeerLost, PeerRefused) as error:
-            text = f"holds a program until {peer.address} says who owns it: {error}"
-            self.announce(Event("asking", text, {"peer": peer.address}))
+        ask_source(self.destination, ready, self.announce)
 
-    def _ended_there(self, ending: Ending) -> Finish:
-        text = _ended(f"at {self.news.told_by}", ending)
+    def _ended_there(self, told: Told) -> Finish:
+        ending = told.ending
+        text = _ended(f"at {told.peer}", ending)
         values: dict[str, object] = {"code": ending.code, "kind": ending.kind, "here": False}
         self.announce(Event("ended", text, values))
         return Finish(ending, here=False)
@@ -318,6 +317,16 @@ class Endpoint:
             f"interrupted while this end held a program that {ready.source} may have handed over",
             hint="start the same command again: it asks the other end and continues",
         )
+
+
+def ask_source(destination: MoveDestination, ready: ReadyProgram, announce: Announce) -> None:
+    """Ask the source of a READY program what it has decided, and do that."""
+    peer = destination.peers.at(ready.source)
+    try:
+        destination.settle(ready.move, peer.status(ready.move))
+    except (PeerLost, PeerRefused) as error:
+        text = f"holds a program until {peer.address} says who owns it: {error}"
+        announce(Event("asking", text, {"peer": peer.address}))
 
 
 def _ended(where: str, ending: Ending) -> str:
