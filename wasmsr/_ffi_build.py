@@ -13,7 +13,10 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 CORE = HERE / "core"
 HEADERS = ("core/wsr.h", "_sys.h")
-SOURCES = ("_core.c", "_sys.c", *sorted(str(path.relative_to(HERE)) for path in CORE.glob("*/*.c")))
+SOURCES = (
+    *("_core.c", "_sys.c", "_sandbox.c"),
+    *sorted(str(path.relative_to(HERE)) for path in CORE.glob("*/*.c")),
+)
 
 
 def declarations() -> str:

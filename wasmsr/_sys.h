@@ -1,9 +1,10 @@
-/* System calls that Python lacks, for WASI and for the memories of programs. No part of the core:
+/* System calls that Python lacks: for WASI, memories and workers of nodes. No part of the core:
  * nothing here knows of a machine.
  *
  * Every function answers a number that is not negative, or a host errno negated; -ENOSYS where the
  * host has no such call. Python sees what is between the marks (_ffi_build.py);
- * wasi/syscalls.py and snapshot/memory/page_calls.py give it types and exceptions.
+ * wasi/syscalls.py, snapshot/memory/page_calls.py and node/workers/sandbox_calls.py give it types
+ * and exceptions.
  */
 #ifndef WSR_SYS_H
 #define WSR_SYS_H
@@ -61,6 +62,30 @@ typedef struct {
 /* Writes runs of the pages at `data` to a file, each to its place from `offset` on; answers 0. */
 int wsys_write_pages(int fd, uint64_t offset, const uint8_t *data, const wsys_run *runs,
                      uint64_t n);
+
+/* ---- rights that this process gives up for good (Linux; _sandbox.c) ---- */
+
+/* No program that it executes gets more rights (no_new_privs), and no other process of its user
+ * reads its memory (not dumpable). Answers 0. */
+int wsys_give_up_privileges(void);
+
+/* Lets orphans of descendants become children of this process, which then waits for them. */
+int wsys_adopt_orphans(void);
+
+/* Allows the calling thread, and threads that it starts, the system calls of a list; others answer
+ * ENOSYS, and calls of another architecture end the process (seccomp(2)). `listens`: sockets may be
+ * opened too. Needs wsys_give_up_privileges. Answers 0. */
+int wsys_forbid_calls(int listens);
+
+/* Answers the version of Landlock that the kernel has, at least 1. */
+int wsys_landlock_version(void);
+
+/* Allows the calling thread, and threads that it starts, to open only what is below these open
+ * folders (or is one of these files), and no connections; without `listens` no TCP ports either
+ * (landlock(7); what an older version lacks stays allowed). Needs wsys_give_up_privileges. Answers
+ * the version. */
+int wsys_landlock(const int *readable, unsigned n_readable, const int *writable,
+                  unsigned n_writable, int listens);
 
 /* cffi: end */
 

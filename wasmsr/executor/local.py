@@ -18,10 +18,13 @@ from wasmsr.executor.port import (
     HELD,
     ID_BYTES,
     LARGEST_READ,
+    RING,
     ExecutorError,
     ProgramStatus,
 )
+from wasmsr.executor.rings import RingLog
 from wasmsr.executor.saving import ProgramSaver, read_checkpoint
+from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Exited, Trapped
 from wasmsr.interp.store.store import Store
 from wasmsr.library import open_program
@@ -80,7 +83,12 @@ class LocalExecutor:
     """An executor (`port.Executor`) in this process: a registry of programs by id."""
 
     def __init__(
-        self, *, locks: Path | None = None, overdue: Callable[[bytes], None] = lambda program: None
+        self,
+        *,
+        locks: Path | None = None,
+        overdue: Callable[[bytes], None] = lambda program: None,
+        module: Module | None = None,
+        rings: tuple[Path, int] | None = None,
     ) -> None:
         """Make an empty registry.
 
@@ -88,9 +96,12 @@ class LocalExecutor:
             locks: A folder with a lock for each program, which this process holds; see
                 `old_workers.py`.
             overdue: Is called for a program that has not paused at the end of its lease.
+            module: The module of all programs, in place of those that descriptions name.
+            rings: The folder for output that is kept in files, and bytes that each stream has.
         """
         preload()  # no program here waits for imports when it is saved
         self._locks = locks
+        self._module, self._rings = module, rings
         self.deadlines = Deadlines(self._pause_within, overdue)
         self._lock = threading.Lock()
         self._held: dict[bytes, HeldProgram] = {}
@@ -218,12 +229,14 @@ class LocalExecutor:
                 pipe = HeldLog()
                 owned.append(pipe.end)
                 given[at], logs[name] = pipe.end, pipe
+            elif at < len(streams) and streams[at] == RING:
+                given[at] = logs[name] = self._ring(name)
             else:
                 given[at] = logs[name] = LogBuffer()
         made: Program | None = None
         try:
             grants = HostGrants.of(run, stdin=given[0], stdout=given[1], stderr=given[2])
-            made = open_program(run, grants=grants, snapshot=snapshot)
+            made = open_program(run, module=self._module, grants=grants, snapshot=snapshot)
             id = self.enroll(made, program, logs)
         except BaseException:
             if made is not None:
@@ -236,6 +249,11 @@ class LocalExecutor:
         made.owned += owned
         self._of(id).run = run
         return id
+
+    def _ring(self, stream: str) -> RingLog:
+        if self._rings is None:
+            raise ExecutorError("this executor has no folder for output")
+        return RingLog(self._rings[0], stream, self._rings[1])
 
     def wait(self, program: bytes, timeout: float | None = None) -> ProgramStatus:
         """Return what the program does; see `port.Executor.wait`."""

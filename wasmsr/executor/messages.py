@@ -30,7 +30,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 """The methods of the port, each with its arguments that are descriptors."""
 
-VERSION = 2
+VERSION = 3
 """The version of these messages. A supervisor and a worker of different versions do not talk."""
 
 _LENGTH = struct.Struct("<I")

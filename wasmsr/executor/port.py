@@ -21,6 +21,9 @@ LOG_BYTES = 1 << 20
 HELD = -2
 """In place of a descriptor of an output: the executor holds all of it until `logs` has given it."""
 
+RING = -3
+"""The same: the executor writes the last bytes of it to files; see `rings.py`."""
+
 LARGEST_READ = 1 << 20
 """Bytes that one call of `logs` or `read_memory` returns at most."""
 
@@ -71,7 +74,7 @@ class Executor(Protocol):
             streams: Descriptors of standard input, output and errors, -1 for none. The executor
                 duplicates them. Without an output the executor keeps the last bytes for `logs`.
                 With `HELD` it keeps all bytes that `logs` has not given, and the program waits
-                when they are too many.
+                when they are too many. With `RING` it keeps the last bytes in files.
             paused: Leave it before its first instruction; `resume` lets it run.
         """
 

@@ -49,15 +49,21 @@ class ProcessExecutor:
     patience: float | None = None
 
     def __init__(
-        self, *, folder: Path | None = None, end: socket.socket | None = None, wait: float = 30.0
+        self,
+        *,
+        folder: Path | None = None,
+        end: socket.socket | None = None,
+        wait: float = 30.0,
+        hello: float | None = None,
     ) -> None:
         """Start a worker, or take over one that waits for a supervisor.
 
         Args:
             folder: Where the worker has its locks; it then outlives this process, and waits for a
                 new supervisor. See `old_workers.py`.
-            end: A connection to an old worker.
+            end: A connection to a worker that somebody else has started.
             wait: How many seconds a new worker waits.
+            hello: Within how many seconds the worker must say what it is.
 
         Raises:
             ExecutorError: No worker answers, or one of another version.
@@ -79,7 +85,7 @@ class ProcessExecutor:
                     stderr=errors,
                     start_new_session=folder is not None,  # a signal to us is none to the worker
                 )
-        end.settimeout(HELLO_SECONDS if self.process else ADOPT_SECONDS)
+        end.settimeout(hello or (HELLO_SECONDS if self.process else ADOPT_SECONDS))
         try:
             said = receive(end)
             self.pid = check_hello(said[0] if said else None)
@@ -177,7 +183,7 @@ class ProcessExecutor:
             ) from None
         if fine:
             return value
-        raise _error(value)
+        raise reported(value)
 
     def _limit(self, method: str, values: Mapping[str, Any]) -> float | None:
         """Return within how many seconds the worker must answer a call."""
@@ -341,8 +347,8 @@ def _errors(folder: Path | None) -> Iterator[int | None]:
         yield file.fileno()
 
 
-def _error(value: Mapping[str, Any]) -> errors.WasmsrError:
-    """Return the error that a worker reports: its own class where that can be made of a text."""
+def reported(value: Mapping[str, Any]) -> errors.WasmsrError:
+    """Return the error that a process reports: its own class where that can be made of a text."""
     kinds = {"ExecutorError": ExecutorError, "SpecError": SpecError}
     kind = kinds.get(value["kind"], getattr(errors, value["kind"], None))
     if isinstance(kind, type) and issubclass(kind, errors.WasmsrError):

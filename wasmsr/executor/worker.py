@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from wasmsr.executor.local import LocalExecutor
 from wasmsr.executor.messages import METHODS, hello, receive, send
 from wasmsr.executor.old_workers import HeldLock, listen, new_name
 from wasmsr.executor.port import ExecutorError, ProgramStatus
+from wasmsr.interp.modules.module import Module
 
 CALLS = 64
 """Calls at a time; one more waits."""
@@ -32,15 +34,37 @@ PAUSE_SECONDS = 5.0
 """How long a program may take to pause when the supervisor is gone. Its process then ends."""
 
 
-def serve(end: socket.socket, folder: Path | None = None, wait: float = 0) -> None:
-    """Answer calls until the other end closes the socket, and wait for another end in `folder`."""
-    executor = LocalExecutor(locks=folder, overdue=lambda program: os._exit(EXIT_HOST))
+def serve(
+    end: socket.socket,
+    folder: Path | None = None,
+    wait: float = 0,
+    *,
+    module: Module | None = None,
+    rings: tuple[Path, int] | None = None,
+    confine: Callable[[], object] = lambda: None,
+) -> None:
+    """Answer calls until the other end closes the socket, and wait for another end in `folder`.
+
+    Args:
+        end: The supervisor's socket.
+        folder: Where the worker has its locks.
+        wait: How many seconds it waits there for a new supervisor.
+        module: As for `LocalExecutor`.
+        rings: The same.
+        confine: Is called before the first call is answered, when all that the worker needs of the
+            system is open. There is no other thread yet.
+    """
+    executor = LocalExecutor(
+        locks=folder, overdue=lambda program: os._exit(EXIT_HOST), module=module, rings=rings
+    )
     if folder is None:
+        confine()
         _answer(executor, end)
         os._exit(0)  # a program that does not yield must not keep the worker
     name = new_name()
     lock = HeldLock(folder / f"{name}.lock", f"worker {name}")
     with listen(folder, name) as server:
+        confine()
         server.settimeout(wait)
         while not _answer(executor, end):
             end.close()

@@ -16,6 +16,7 @@ def details() -> str:
     """Return the version line, and what this host offers, a line for each."""
     from wasmsr.errors import SnapshotError
     from wasmsr.interp.tier import refusal as native_refusal
+    from wasmsr.node.workers.confinement import host_confinement
     from wasmsr.snapshot.memory.dirty_pages import METHODS, method_of_host
     from wasmsr.snapshot.memory.page_engine import sha256_by
     from wasmsr.snapshot.memory.parts import cores
@@ -32,4 +33,5 @@ def details() -> str:
         if refusal is not None:
             lines.append(f"  this host refuses {method.name}: {refusal}")
     lines += [f"SHA-256: {sha256_by()}", f"cores: {cores()}"]
+    lines += [f"workers of a node, {line}" for line in host_confinement()]
     return "\n".join(lines)

@@ -27,7 +27,7 @@ _table: tuple[int, int] | None = None
 _opening = Lock()
 
 
-def _page_table() -> int:
+def open_page_table() -> int:
     """Return a descriptor of the kernel's table of the pages of this process.
 
     One is enough for a process. A child needs its own: the parent's shows the parent's pages.
@@ -59,7 +59,7 @@ def scan(start: int, how: int, flags: bytearray, pages: int) -> int:
     """
     if len(flags) < pages:
         raise ValueError(f"{len(flags)} flags for {pages} pages")
-    table = _page_table()
+    table = open_page_table()
     target = ffi.from_buffer("uint8_t *", flags, require_writable=True)
     found: list[int] = []
 

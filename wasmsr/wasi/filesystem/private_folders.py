@@ -19,12 +19,18 @@ from typing import Final
 from wasmsr.wasi.filesystem import tree_walk
 
 PREFIX: Final = "wasmsr-tree-"
-MEMORY: Final = "/dev/shm"
+MEMORY = "/dev/shm"
 """Where Linux has a file system in memory that everybody may use."""
 WORTHWHILE: Final = 64 << 20
 """Bytes that must be free there; containers often have next to nothing."""
 SWEEP_SECONDS: Final = 0.5
 """Most seconds in which a start removes the folders of dead processes."""
+
+
+def keep_in(folder: str) -> None:
+    """Make all such folders of this process in a folder of its own, in memory or not."""
+    global MEMORY
+    MEMORY = tempfile.tempdir = folder
 
 
 class PrivateFolder:

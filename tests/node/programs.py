@@ -1,0 +1,86 @@
+"""Programs that the tests of nodes run, in text form."""
+
+from __future__ import annotations
+
+from wasmsr.interp.modules.module import assemble
+
+IMPORTS = """
+  (import "wasi_snapshot_preview1" "fd_write"
+    (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+"""
+
+SPIN = '(module (memory (export "memory") 1) (func (export "_start") (loop br 0)))'
+"""Computes for ever."""
+
+COUNT = f"""(module {IMPORTS}
+  (memory (export "memory") 1)
+  (global $n (mut i32) (i32.const 0))
+  (func $line (param $n i32) (local $i i32)
+    (local.set $i (i32.const 8))
+    (i32.store8 (i32.const 72) (i32.const 10))
+    (loop $digit
+      (local.set $i (i32.sub (local.get $i) (i32.const 1)))
+      (i32.store8 (i32.add (i32.const 64) (local.get $i))
+        (i32.add (i32.const 48) (i32.rem_u (local.get $n) (i32.const 10))))
+      (local.set $n (i32.div_u (local.get $n) (i32.const 10)))
+      (br_if $digit (local.get $i)))
+    (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 9))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))))
+  (func $work (local $i i32)
+    (local.set $i (i32.const SPEED))
+    (loop $l (br_if $l (local.tee $i (i32.sub (local.get $i) (i32.const 1))))))
+  (func (export "_start")
+    (loop $again
+      (call $line (global.get $n))
+      (call $work)
+      (global.set $n (i32.add (global.get $n) (i32.const 1)))
+      (br_if $again (i32.lt_u (global.get $n) (i32.const TOTAL))))
+    (call $exit (i32.const 7))))"""
+"""Prints the numbers from 0 on, a line of eight digits each, and exits with code 7."""
+
+FLOOD = f"""(module {IMPORTS}
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 60000))
+    (loop $again
+      (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+      (br $again))))"""
+"""Writes without end."""
+
+FILL = """(module (memory (export "memory") 1)
+  (func (export "_start") (local $at i32)
+    (drop (memory.grow (i32.const 16384)))
+    (drop (memory.grow (i32.const 32768)))
+    (loop $again
+      (i32.store (local.get $at) (i32.const 1))
+      (local.set $at (i32.add (local.get $at) (i32.const 4096)))
+      (br $again))))"""
+"""Grows its memory to 1 GiB and then to 3 GiB, and writes to all of it until it traps."""
+
+TERABYTE = """(module (memory (export "memory") i64 1)
+  (func (export "_start")
+    (if (i64.ne (memory.grow (i64.const 16777216)) (i64.const -1)) (then unreachable))))"""
+"""Asks for a terabyte, and traps if it gets it."""
+
+OPEN_ALL = f"""(module {IMPORTS}
+  (memory (export "memory") 1) (data (i32.const 64) ".")
+  (func (export "_start") (local $count i32)
+    (loop $again
+      (local.set $count (i32.add (local.get $count) (i32.const 1)))
+      (br_if $again (i32.eqz (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 1)
+        (i32.const 2) (i64.const 16384) (i64.const 0) (i32.const 0) (i32.const 128)))))
+    (loop $spin br $spin)))"""
+"""Opens its folder until it gets no more descriptors, and then computes for ever."""
+
+
+def counting(total: int, speed: int = 100_000) -> bytes:
+    """Return the program that prints `total` numbers, with so many loops after each."""
+    return assemble(COUNT.replace("TOTAL", str(total)).replace("SPEED", str(speed)).encode())
+
+
+def lines(first: int, end: int) -> bytes:
+    """Return what it prints of the numbers from `first` to before `end`."""
+    return b"".join(b"%08d\n" % number for number in range(first, end))

@@ -1,0 +1,1 @@
+"""Worker processes of a node: forked from warm parents, confined, and found again."""

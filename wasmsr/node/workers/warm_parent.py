@@ -1,0 +1,100 @@
+"""The warm parent of all workers of one module: it has loaded the module, and forks on demand.
+
+    python -m wasmsr.node.workers.warm_parent DESCRIPTOR
+
+The process is started by exec, so it has nothing of the supervisor's memory: no keys, no gRPC, no
+threads. It has one socket, to the supervisor, and ends with it. The first message names the module.
+Each further one asks for a worker, and brings its descriptors by name. A worker is the child of a
+child that ends at once, so that it becomes a child of the supervisor, which learns how it ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wasmsr.errors import EXIT_HOST, WasmsrError
+from wasmsr.executor import worker
+from wasmsr.executor.messages import VERSION, receive, send
+from wasmsr.interp.modules.module import Module
+from wasmsr.node.workers.confinement import Confinement
+from wasmsr.snapshot.preload import preload
+from wasmsr.wasi import facade
+from wasmsr.wasi.filesystem import private_folders
+
+PRELOADED = (facade,)
+"""Rooms that each program needs, imported before the forks."""
+
+FORK_DESCRIPTORS = ("supervisor", "errors")
+"""The descriptors that come with a request for a worker, in this order."""
+
+
+def main(end: socket.socket) -> None:
+    """Load the module and serve requests until the supervisor closes the socket."""
+    first = receive(end)
+    if first is None:
+        return
+    (number, method, values), _ = first
+    assert method == "load"
+    try:
+        module = Module.from_file(values["path"], features=values["features"])
+        preload(module)
+        if module.digest.hex() != values["digest"]:
+            raise WasmsrError(f"{values['path']} is not the module {values['digest'][:16]}")
+    except (WasmsrError, OSError, MemoryError, ValueError) as error:
+        send(end, [number, False, worker.failure(error)])
+        return
+    gc.collect()
+    gc.freeze()  # a collection in a worker does not touch, and so copy, pages of the parent
+    send(end, [number, True, {"version": VERSION, "pid": os.getpid()}])
+    while (message := receive(end)) is not None:
+        (number, method, values), descriptors = message
+        named = dict(zip(FORK_DESCRIPTORS, descriptors, strict=True))
+        child = os.fork()
+        if child == 0:
+            end.close()
+            _grandchild(module, values, named)
+        os.waitpid(child, 0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        send(end, [number, True, None])
+
+
+def _grandchild(module: Module, values: Mapping[str, Any], named: Mapping[str, int]) -> None:
+    """Fork once more, and be a worker in the new process."""
+    try:
+        os.setsid()  # a signal to the supervisor's terminal is none to the worker
+        if os.fork() == 0:
+            _work(module, values, named)
+    except BaseException:  # noqa: BLE001 (this is a copy: nothing above may run in it)
+        os._exit(EXIT_HOST)
+    os._exit(0)
+
+
+def _work(module: Module, values: Mapping[str, Any], named: Mapping[str, int]) -> None:
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for descriptor, to in ((null, 0), (null, 1), (named["errors"], 2)):
+        os.dup2(descriptor, to)
+    os.close(null)
+    os.close(named["errors"])
+    folder, temporary = Path(values["folder"]), values["temporary"]
+    os.makedirs(temporary, exist_ok=True, mode=0o700)
+    private_folders.keep_in(temporary)
+    confinement = Confinement.read(values["confinement"])
+    worker.serve(
+        socket.socket(fileno=named["supervisor"]),
+        folder,
+        values["wait"],
+        module=module,
+        rings=(Path(values["rings"]), values["ring_bytes"]),
+        confine=lambda: confinement.apply(folder),
+    )
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])))

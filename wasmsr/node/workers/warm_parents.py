@@ -1,0 +1,205 @@
+"""The supervisor's side of the warm parents: one for each module that was used lately."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wasmsr.executor.messages import receive, send
+from wasmsr.executor.port import ExecutorError
+from wasmsr.executor.process import ProcessExecutor, reported
+from wasmsr.node.workers import sandbox_calls
+from wasmsr.node.workers.confinement import Confinement
+
+PARENTS = 8
+"""Warm parents at a time; the least recently used one ends for one more."""
+
+LOAD_SECONDS = 120.0
+"""How long a warm parent may take to start Python and to load its module."""
+
+FORK_SECONDS = 20.0
+"""How long a fork may take, and the worker until it answers."""
+
+
+@dataclass(frozen=True)
+class WorkerPlace:
+    """Where a worker has its files.
+
+    Attributes:
+        folder: Its locks and its socket; see `executor/old_workers.py`.
+        output: The rings of its output.
+        temporary: What vanishes with it.
+    """
+
+    folder: Path
+    output: Path
+    temporary: Path
+
+
+class WarmParent:
+    """One warm parent process."""
+
+    def __init__(self, path: Path, digest: str, features: str | None) -> None:
+        """Start the process, and wait until it has loaded the module.
+
+        Args:
+            path: The module's file.
+            digest: SHA-256 of the file in hexadecimal digits.
+            features: What the module may need, as for `Module`.
+
+        Raises:
+            WasmsrError: The module cannot be loaded, or the process does not answer.
+        """
+        self._turn = threading.Lock()
+        self._end, theirs = socket.socketpair()
+        words = [sys.executable, "-m", "wasmsr.node.workers.warm_parent", str(theirs.fileno())]
+        # Secrets of the supervisor can be in variables.
+        kept = {name: value for name, value in os.environ.items() if not _is_ours(name)}
+        with theirs:
+            self.process = subprocess.Popen(
+                words, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, env=kept, start_new_session=True,
+            )  # fmt: skip
+        try:
+            self._ask("load", LOAD_SECONDS, path=os.fspath(path), digest=digest, features=features)
+        except BaseException:
+            self.close()
+            raise
+
+    def _ask(
+        self, method: str, seconds: float, descriptors: list[int] | None = None, **values: Any
+    ) -> Any:
+        self._end.settimeout(seconds)
+        send(self._end, [0, method, values], descriptors)
+        reply = receive(self._end)
+        if reply is None:
+            raise ExecutorError(f"the warm parent {self.process.pid} has ended")
+        (_, fine, value), _ = reply
+        if not fine:
+            raise reported(value)
+        return value
+
+    def fork(
+        self, place: WorkerPlace, confinement: Confinement, *, ring: int, wait: float
+    ) -> ProcessExecutor:
+        """Return a new worker.
+
+        Args:
+            place: Where it has its files.
+            confinement: What it may do.
+            ring: Bytes that each stream of output keeps.
+            wait: How many seconds it waits for a new supervisor when this one ends.
+
+        Raises:
+            ExecutorError: It does not start.
+        """
+        for folder in (place.folder, place.output, place.temporary):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        ours, theirs = socket.socketpair()
+        with theirs, open(place.folder / "worker.errors", "wb") as errors, self._turn:
+            self._ask(
+                "fork", FORK_SECONDS, [theirs.fileno(), errors.fileno()],
+                folder=os.fspath(place.folder), temporary=os.fspath(place.temporary),
+                rings=os.fspath(place.output), ring_bytes=ring, wait=wait,
+                confinement=confinement.as_dict(),
+            )  # fmt: skip
+        try:
+            return ProcessExecutor(folder=place.folder, end=ours, hello=FORK_SECONDS)
+        except ExecutorError as error:
+            said = (place.folder / "worker.errors").read_bytes()[-2000:].decode("utf-8", "replace")
+            last = said.strip().rpartition("\n")[2]
+            raise ExecutorError(f"the worker does not start: {last or error.message}") from error
+
+    def close(self) -> None:
+        """End the process; its workers stay."""
+        self._end.close()
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait()
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(("WASMSR_", "GRPC_")) and name != "WASMSR_TIER"
+
+
+class WarmParents:
+    """The warm parents of a node, by module. Any thread may call its methods."""
+
+    def __init__(self, most: int = PARENTS) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._parents: OrderedDict[tuple[str, str | None], WarmParent] = OrderedDict()
+        self._loading: dict[tuple[str, str | None], threading.Lock] = {}
+        with suppress(OSError):  # not Linux: nobody tells how a worker ended
+            sandbox_calls.adopt_orphans()
+
+    def worker(
+        self, module: Path, digest: str, features: str | None, place: WorkerPlace,
+        confinement: Confinement, *, ring: int, wait: float,
+    ) -> ProcessExecutor:  # fmt: skip
+        """Return a new worker for a module; see `WarmParent` for the arguments and errors."""
+        for _ in range(2):
+            parent = self._parent(module, digest, features)
+            try:
+                return parent.fork(place, confinement, ring=ring, wait=wait)
+            except ExecutorError:
+                if parent.process.poll() is None:
+                    raise
+                self._drop(digest, features, parent)  # it was ended meanwhile, or killed
+        raise ExecutorError("two warm parents have ended before they gave a worker")
+
+    def load(self, module: Path, digest: str, features: str | None) -> None:
+        """Have a warm parent for a module. Raises WasmsrError if it cannot be loaded."""
+        self._parent(module, digest, features)
+
+    def _parent(self, module: Path, digest: str, features: str | None) -> WarmParent:
+        key = digest, features
+        with self._lock:
+            loading = self._loading.setdefault(key, threading.Lock())
+        with loading:
+            with self._lock:
+                found = self._parents.get(key)
+                if found is not None and found.process.poll() is None:
+                    self._parents.move_to_end(key)
+                    return found
+            made = WarmParent(module, digest, features)
+            old = []
+            with self._lock:
+                if found is not None:
+                    old.append(found)
+                self._parents[key] = made
+                self._parents.move_to_end(key)
+                while len(self._parents) > self._most:
+                    gone, parent = self._parents.popitem(last=False)
+                    self._loading.pop(gone, None)
+                    old.append(parent)
+            for parent in old:
+                parent.close()
+            return made
+
+    def _drop(self, digest: str, features: str | None, parent: WarmParent) -> None:
+        with self._lock:
+            if self._parents.get((digest, features)) is parent:
+                del self._parents[digest, features]
+        parent.close()
+
+    def processes(self) -> Mapping[str, int]:
+        """Return the process id of each warm parent, by the module's digest."""
+        with self._lock:
+            return {digest: one.process.pid for (digest, _), one in self._parents.items()}
+
+    def close(self) -> None:
+        """End all warm parents."""
+        with self._lock:
+            parents, self._parents = list(self._parents.values()), OrderedDict()
+        for parent in parents:
+            parent.close()
