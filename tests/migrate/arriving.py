@@ -25,7 +25,7 @@ def arrived(host: Hosting, state: SnapshotState, relays: Relays | None = None) -
         arrival.pages(number, runs, gather(view, runs), array("Q"))
         for first, count in zip(runs[::2], runs[1::2], strict=True):
             tree.set_pages(first, view[first * PAGE_SIZE : (first + count) * PAGE_SIZE])
-    rest, root = encode_rest(state, trees)
-    arrival.feed(rest)
-    assert arrival.finish() == root
+    rest = encode_rest(state, trees)
+    arrival.feed(rest.data)
+    assert arrival.finish() == rest.root
     return arrival

@@ -128,6 +128,9 @@ class Counter:
 
     def pieces(self) -> Iterator[Buffer]:
         assert not self.running
+        yield from self.bytes_now()
+
+    def bytes_now(self) -> Iterator[Buffer]:
         state = json.dumps({"number": self.number, "limit": self.limit, "size": self.size})
         header = Header(0, 0, 0, bytes(32)).encode()
         yield header[:10]
@@ -153,6 +156,7 @@ class LeavingCounter:
         self.parts: dict[str, float] = {}
         self.left = 2
         self.stands = False
+        self.early: Buffer = b"".join(map(bytes, counter.bytes_now()))
 
     def round(self, stays: Callable[[int], bool], timeout: float) -> bool:
         self.left = max(0, self.left - 1)
@@ -169,11 +173,14 @@ class LeavingCounter:
         yield PageBatch(0, array("Q", [0, 1]), number.ljust(4096, b"\0"), array("Q"))
         yield PageBatch(0, array("Q", [1, 2]), bytes(range(256)) * 32, array("Q", [3, 1]))
 
-    def rest(self) -> Iterator[Buffer]:
+    def rest(self, *, since: bool = False) -> Iterator[Buffer | tuple[int, int]]:
         digest = hashlib.sha256()
         for piece in self.counter.pieces():
             digest.update(piece)
-            yield piece
+            if since and len(piece) == self.counter.size > 0:
+                yield len(self.early) - len(piece), len(piece)
+            else:
+                yield piece
         self.digest = digest.digest()
 
     def slow(self, share: float) -> None:
@@ -247,6 +254,8 @@ class CounterArrival:
         self.host = host
         self.image = image
         self.state = bytearray()
+        self.before = bytearray()
+        self.prepared = False
         self.memory = bytearray()
         self.closed = False
 
@@ -264,6 +273,19 @@ class CounterArrival:
         for first, count in zip(runs[::2], runs[1::2], strict=True):
             self.memory[first * 4096 : (first + count) * 4096] = view[: count * 4096]
             view = view[count * 4096 :]
+
+    def early(self, piece: Buffer) -> None:
+        assert not self.closed
+        self.before += piece
+
+    def prepare(self, modules: Mapping[bytes, Buffer]) -> None:
+        assert not self.closed
+        assert bytes(modules[DIGEST]) == MODULE
+        self.prepared = True
+
+    def repeat(self, offset: int, size: int) -> None:
+        assert self.prepared
+        self.feed(self.before[offset : offset + size])
 
     def feed(self, piece: Buffer) -> None:
         assert not self.closed

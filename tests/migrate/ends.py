@@ -249,6 +249,13 @@ class DirectSending:
         self._reception = reception
         self._receipt: Receipt | None = None
 
+    def early(self, piece: Buffer, *, last: bool) -> None:
+        data = bytes(piece)
+        self._peer._call("an earlier rest", lambda end: self._reception.early(data, last=last))
+
+    def repeat(self, offset: int, size: int) -> None:
+        self._peer._call("a repeat", lambda end: self._reception.repeat(offset, size))
+
     def begin(self, head: RoundHead) -> None:
         self._peer._call("a round", lambda end: self._reception.begin(head))
 

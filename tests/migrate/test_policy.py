@@ -207,10 +207,10 @@ def test_a_ready_end_does_not_run_while_its_source_is_away(
     two.source.stop = stop
     send = Departure.send
 
-    def sent(departure: Departure, held: Any) -> Any:
+    def sent(departure: Departure, answer: Any) -> Any:
         """The user interrupts, and the peer is away, when it has said READY."""
         stop.clear()
-        receipt = send(departure, held)
+        receipt = send(departure, answer)
         stop.set()
         for name in ("commit", "status", "abort"):
             monkeypatch.setattr(Direct, name, lost)
@@ -452,9 +452,9 @@ def parked(two: Two) -> tuple[Any, Move]:
     """b holds the program READY, a has decided, and its Commit is lost until b has parked it."""
     node = two.nodes["b"]
     attempt = two.source.attempt(two.program)
-    two.source.prepare(two.program, attempt.move)
+    answer = two.source.prepare(two.program, attempt.move)
     attempt.offer()
-    assert attempt.departure().send(()).size and node.destination.ready
+    assert attempt.departure().send(answer).size and node.destination.ready
     node.destination.park()
     journal_handed(two.nodes["a"].journal, attempt.move)
     return node, attempt.move
@@ -514,9 +514,9 @@ def test_a_ready_state_is_parked_after_a_while(two: Two, monkeypatch: pytest.Mon
     monkeypatch.setattr("wasmsr.migrate.ends.endpoint.SETTLE_SECONDS", 0.05)
     node, attempt = two.nodes["b"], two.source.attempt(two.program)
     move = attempt.move
-    two.source.prepare(two.program, move)
+    answer = two.source.prepare(two.program, move)
     attempt.offer()
-    attempt.departure().send(())
+    attempt.departure().send(answer)
     node.stop = threading.Event()
     thread = threading.Thread(target=node._await, daemon=True)
     thread.start()

@@ -92,6 +92,17 @@ STEPS: dict[str, list[Callable[[Reception], object]]] = {
     "the rest before the last round": [first, lambda r: r.end(1), lambda r: r.write(b"\x89")],
     "pages after the rest": [last, lambda r: r.write(b"\x89"), lambda r: r.pages(pages(0))],
     "a round after the last": [last, lambda r: r.begin(RoundHead(2, (4,)))],
+    "an earlier rest after a round": [first, lambda r: r.early(b"x", last=False)],
+    "an earlier rest twice": [
+        lambda r: r.early(b"x", last=True),
+        lambda r: r.early(b"x", last=False),
+    ],
+    "a repeat of nothing": [last, lambda r: r.repeat(0, 1)],
+    "a repeat before the last round": [
+        lambda r: r.early(b"x", last=True),
+        first,
+        lambda r: r.repeat(0, 1),
+    ],
     "a rest that is none": [last, lambda r: r.write(b"x" * 100)],
 }
 

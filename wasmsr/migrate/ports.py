@@ -90,6 +90,9 @@ class Leaving(Protocol):
     rest_seconds: float
     """About how many seconds it takes to capture and encode the rest."""
 
+    early: Buffer
+    """The rest as it is before the first round, for a store that is prepared; b"" for none."""
+
     sizes: Sequence[int]
     """Pages of 4 KiB of each memory in the present round."""
 
@@ -122,8 +125,12 @@ class Leaving(Protocol):
     def batches(self) -> Iterator[PageBatch]:
         """Return the pages of the round; the program may run meanwhile."""
 
-    def rest(self) -> Iterator[Buffer]:
+    def rest(self, *, since: bool = False) -> Iterator[Buffer | tuple[int, int]]:
         """Return the rest of the paused program's state.
+
+        Args:
+            since: Whether the peer has `early`: parts of the rest that are in it come as their
+                offset there and their size.
 
         Raises:
             SnapshotError: The program cannot be saved.
@@ -237,8 +244,24 @@ class Arrival(Protocol):
     def pages(self, memory: int, runs: array[int], data: Buffer, zeros: array[int]) -> None:
         """Take pages of a memory; see `PackedPages`. `data` is not compressed."""
 
+    def early(self, piece: Buffer) -> None:
+        """Take the next piece of an earlier rest, which comes before all pages."""
+
+    def prepare(self, modules: Mapping[bytes, Buffer]) -> None:
+        """Restore the program on trial from the earlier rest, and keep what stays the same.
+
+        Args:
+            modules: The binaries of its modules by digest.
+
+        Raises:
+            SnapshotError, ModuleError: The program cannot be made.
+        """
+
     def feed(self, piece: Buffer) -> None:
         """Take the next piece of the rest."""
+
+    def repeat(self, offset: int, size: int) -> None:
+        """Take a part of the earlier rest as the next piece of the rest."""
 
     def finish(self) -> bytes:
         """Check all of the state, complete its image, and return its root digest."""
@@ -264,6 +287,9 @@ class Arrival(Protocol):
 class Sending(Protocol):
     """A transfer that has begun. Every method raises PeerLost or PeerRefused."""
 
+    def early(self, piece: Buffer, *, last: bool) -> None:
+        """Send 1 byte to 1 MiB of an earlier rest; wait as for `pages`."""
+
     def begin(self, head: RoundHead) -> None:
         """Begin a round."""
 
@@ -275,6 +301,9 @@ class Sending(Protocol):
 
     def send(self, piece: Buffer) -> None:
         """Send 1 byte to 1 MiB of the rest of the state; wait likewise."""
+
+    def repeat(self, offset: int, size: int) -> None:
+        """Name a part of the earlier rest as the next piece of the rest."""
 
     def finish(self, receipt: Receipt) -> None:
         """Send the end of the state; do not wait for the answer."""

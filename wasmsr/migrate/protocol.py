@@ -22,7 +22,9 @@ INPUT = "input"
 """The ability to have a program's input from another end, and to give it one."""
 LEASE = "lease"
 """The ability to take programs under a lease, for which the end needs a register."""
-ABILITIES = (INPUT, LEASE)
+EARLY = "early"
+"""The ability to prepare a store from an earlier rest of the state."""
+ABILITIES = (INPUT, LEASE, EARLY)
 """What this end can do and some ends of the same protocol version cannot."""
 
 ID_BYTES = 16

@@ -32,6 +32,7 @@ from wasmsr.runspec.stop_conditions import StopConditions
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wasmsr.interp.tracer import Tracer
+    from wasmsr.program.restoring import PreparedStore
     from wasmsr.runspec.watch import Watch
     from wasmsr.snapshot.state import SnapshotState
     from wasmsr.wasi.facade import Wasi
@@ -202,6 +203,7 @@ class Program:
         live: bool = False,
         deferred: bool = False,
         adopted: bool = False,
+        prepared: PreparedStore | None = None,
         timings: Timings | None = None,
     ) -> Program:
         """Return a program at the position where it was saved.
@@ -216,6 +218,7 @@ class Program:
             deferred: Whether carried files reach their folders when the program starts, not now.
             adopted: Whether the program takes over memories of the state that were read into files;
                 the state is of no use afterwards.
+            prepared: A store that was prepared for the program; None makes one.
             timings: Where the durations go; None makes a new object.
 
         Raises:
@@ -223,26 +226,20 @@ class Program:
             SnapshotError: The snapshot cannot be restored.
             WasiConfigError: A mount that the program needs is not given, or cannot be used.
         """
-        from wasmsr.program.restoring import excessive, module_of, restore_store
+        from wasmsr.program.restoring import module_of, permitted, restore_store
 
         grants = grants or HostGrants()
         timings = timings or Timings()
         module = module_of(snapshot, module, features)
-        if max_pages is not None:
-            from dataclasses import replace  # only here: it is slow to import
-
-            limits = replace(snapshot.limits, memory_pages=max_pages)
-            snapshot = replace(snapshot, limits=limits)
-        if (sentence := excessive(snapshot.limits)) is not None:
-            raise SnapshotError(
-                f"the program was saved {sentence}",
-                hint="the library restores it: Snapshot.restore(limits=...)",
-            )
+        snapshot = permitted(snapshot, max_pages)
         try:
             with timings.measure("restore"):
-                store, wasi = restore_store(
-                    snapshot, module, grants, live=live, deferred=deferred, adopted=adopted
-                )
+                if prepared is not None:
+                    store, wasi = prepared.fill(snapshot, grants, live=live, deferred=deferred)
+                else:
+                    store, wasi = restore_store(
+                        snapshot, module, grants, live=live, deferred=deferred, adopted=adopted
+                    )
         except BaseException:
             grants.close()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wasmsr.errors import FormatError, ModuleMismatch, SnapshotError
@@ -12,7 +13,7 @@ from wasmsr.program.exports import own_imports
 from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot.memory.adoption import adopt
 from wasmsr.snapshot.restore import restore
-from wasmsr.snapshot.state import SnapshotState
+from wasmsr.snapshot.state import MemoryState, SnapshotState
 
 if TYPE_CHECKING:
     from wasmsr.wasi.facade import Wasi
@@ -33,6 +34,27 @@ def excessive(limits: Any) -> str | None:
         if wanted > most:
             return f"with a limit of {wanted} {name.replace('_', ' ')}, and {most} is the most here"
     return None
+
+
+def permitted(snapshot: SnapshotState, max_pages: int | None) -> SnapshotState:
+    """Return a snapshot with the limits that its program has on this host.
+
+    Args:
+        snapshot: The program's state.
+        max_pages: Limit of each memory in pages of 64 KiB; None takes the snapshot's.
+
+    Raises:
+        SnapshotError: A limit is above what programs may have here.
+    """
+    if max_pages is not None:
+        limits = replace(snapshot.limits, memory_pages=max_pages)
+        snapshot = replace(snapshot, limits=limits)
+    if (sentence := excessive(snapshot.limits)) is not None:
+        raise SnapshotError(
+            f"the program was saved {sentence}",
+            hint="the library restores it: Snapshot.restore(limits=...)",
+        )
+    return snapshot
 
 
 def module_of(snapshot: SnapshotState, module: Module | None, features: str | None) -> Module:
@@ -103,30 +125,10 @@ def restore_store(
 
     def serve() -> Wasi:
         from wasmsr.wasi.facade import Wasi
-        from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT
-        from wasmsr.wasi.state.contents import Contents
-        from wasmsr.wasi.state.origin import trusted_time
-        from wasmsr.wasi.state.restore import CarriedFiles
 
-        assert snapshot.wasi is not None
-        return Wasi.restore(
-            snapshot.wasi,
-            mounts=grants.mounts,
-            stdin=grants.stdin,
-            stdout=grants.stdout,
-            stderr=grants.stderr,
-            sockets=grants.sockets,
-            live=live,
-            on_changed=grants.on_changed,
-            carried=CarriedFiles(
-                snapshot.files or Contents(),
-                CARRY_LIMIT if grants.carry_limit is None else grants.carry_limit,
-                since=None if deferred else trusted_time(snapshot.wasi, snapshot.lineage.created),
-                folder=grants.folder,
-                bases=grants.bases or {},
-                deferred=deferred,
-            ),
-        )
+        wasi = Wasi.waiting()
+        _enter(wasi, snapshot, grants, live=live, deferred=deferred)
+        return wasi
 
     store = restore(
         snapshot,
@@ -137,3 +139,114 @@ def restore_store(
         lay=adopt(snapshot.memories, take=adopted),
     )
     return store, store.wasi
+
+
+def _enter(
+    wasi: Wasi, snapshot: SnapshotState, grants: HostGrants, *, live: bool, deferred: bool
+) -> None:
+    """Put a snapshot's state into a WASI that waits for it; see `restore_store`."""
+    from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT
+    from wasmsr.wasi.state.contents import Contents
+    from wasmsr.wasi.state.origin import trusted_time
+    from wasmsr.wasi.state.restore import CarriedFiles
+
+    assert snapshot.wasi is not None
+    wasi.enter(
+        snapshot.wasi,
+        mounts=grants.mounts,
+        stdin=grants.stdin,
+        stdout=grants.stdout,
+        stderr=grants.stderr,
+        sockets=grants.sockets,
+        live=live,
+        on_changed=grants.on_changed,
+        carried=CarriedFiles(
+            snapshot.files or Contents(),
+            CARRY_LIMIT if grants.carry_limit is None else grants.carry_limit,
+            since=None if deferred else trusted_time(snapshot.wasi, snapshot.lineage.created),
+            folder=grants.folder,
+            bases=grants.bases or {},
+            deferred=deferred,
+        ),
+    )
+
+
+class PreparedStore:
+    """The store of a program that arrives, made from a state that the program had before.
+
+    What stays the same while a program runs is in it. Globals, tables that have changed, memories,
+    the thread and WASI come from the last state. A store is restored whole on trial first, and
+    closed: so what cannot be restored is found before the program is paused, and the code that
+    restores is in use.
+
+    Args:
+        snapshot: The earlier state, as a decoder gives it; of its memories only the sizes count.
+        module: Its module.
+        max_pages: As for `permitted`.
+
+    Raises:
+        SnapshotError: The state cannot be restored.
+    """
+
+    def __init__(self, snapshot: SnapshotState, module: Module, max_pages: int | None) -> None:
+        from wasmsr.snapshot.restore import StoreRestorer, modules_of
+
+        snapshot = permitted(snapshot, max_pages)
+
+        self._given = False
+        self._memories: list[MemoryState] = []
+        self.wasi: Wasi | None = None
+        imports = own_imports(module)
+        if snapshot.wasi is not None:
+            from wasmsr.wasi.facade import Wasi
+            from wasmsr.wasi.state import restore
+            from wasmsr.wasi.state.checked_state import read
+
+            assert restore
+            read(snapshot.wasi)
+            self.wasi = Wasi.waiting()
+            imports = {**self.wasi.imports, **imports}
+        modules = modules_of(snapshot, [module], module.allowed_features)
+        StoreRestorer(snapshot, modules, imports, lambda *_: True).run().close()
+        self._restorer = StoreRestorer(snapshot, modules, imports, self._lay)
+        self._restorer.allocate()
+
+    def _lay(self, store: Store, address: int) -> bool:
+        return adopt(self._memories)(store, address)
+
+    def fill(
+        self, snapshot: SnapshotState, grants: HostGrants, *, live: bool, deferred: bool
+    ) -> tuple[Store, Wasi | None]:
+        """Return the store, which takes over the memories of the last state, and its WASI; once.
+
+        Args:
+            snapshot: The state, as a decoder gives it.
+            grants: What this host gives to the program.
+            live: As for `restore_store`.
+            deferred: As for `restore_store`.
+
+        Raises:
+            SnapshotError: The state cannot be restored, or is one of another program.
+            WasiConfigError: A mount that the program needs is not given, or cannot be used.
+        """
+        try:
+            self._memories = snapshot.memories
+            store = self._restorer.fill(snapshot)
+            if self.wasi is not None:
+                _enter(self.wasi, snapshot, grants, live=live, deferred=deferred)
+                store.wasi = self.wasi
+        except BaseException:
+            self.close()
+            raise
+        self._given = True
+        return store, self.wasi
+
+    def close(self) -> None:
+        """Release what was made, unless `fill` has returned it."""
+        if self._given:
+            return
+        store = self._restorer.store
+        if not store.closed:
+            store.close()
+        if self.wasi is not None:
+            self.wasi.close()

@@ -447,6 +447,12 @@ class _Sending:
     def is_over(self) -> bool:
         return self._over
 
+    def early(self, piece: Buffer, *, last: bool) -> None:
+        self._wait(lambda: self._sent - self._received < WINDOW, STALL_SECONDS)
+        self._sent += len(piece)
+        early = messages.Early(piece=bytes(piece), last=last)
+        self._queue.put(messages.TransferRequest(early=early))
+
     def begin(self, head: RoundHead) -> None:
         round_ = messages.RoundBegin(number=head.number, sizes=head.sizes, last=head.last)
         self._queue.put(messages.TransferRequest(round=round_))
@@ -467,6 +473,10 @@ class _Sending:
         self._wait(lambda: self._sent - self._received < WINDOW, STALL_SECONDS)
         self._sent += len(piece)
         self._queue.put(messages.TransferRequest(piece=bytes(piece)))
+
+    def repeat(self, offset: int, size: int) -> None:
+        span = messages.Span(offset=offset, size=size)
+        self._queue.put(messages.TransferRequest(repeat=span))
 
     def finish(self, receipt: Receipt) -> None:
         end = messages.TransferEnd(size=receipt.size, digest=receipt.digest)

@@ -296,6 +296,12 @@ class _Calls:
                     done = reception.end(request.round_end)
                     round_ = messages.RoundDone(number=done.number, sync=done.sync)
                     yield messages.TransferReply(round=round_)
+                elif part == "early":
+                    early = request.early
+                    reception.early(_bounded(early.piece), last=early.last)
+                    yield messages.TransferReply(received=reception.received)
+                elif part == "repeat":
+                    reception.repeat(request.repeat.offset, request.repeat.size)
                 elif part == "end":
                     held = reception.finish(convert.receipt_in(request.end))
                     ready = messages.Ready(
@@ -393,9 +399,13 @@ def _part(request: Any) -> str | None:
 def _piece(request: Any) -> bytes:
     if _part(request) != "piece":
         raise Malformed("a piece was expected")
-    if not 1 <= len(request.piece) <= PIECE:
-        raise Malformed(f"a piece of {len(request.piece)} bytes")
-    return bytes(request.piece)
+    return _bounded(request.piece)
+
+
+def _bounded(piece: bytes) -> bytes:
+    if not 1 <= len(piece) <= PIECE:
+        raise Malformed(f"a piece of {len(piece)} bytes")
+    return bytes(piece)
 
 
 def _same_protocol(request: Any) -> None:

@@ -8,9 +8,10 @@ against the address spaces. All of this is done before an instruction runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from wasmsr.errors import ModuleError, ModuleMismatch, SnapshotError, printable
+from wasmsr.errors import FormatError, ModuleError, ModuleMismatch, SnapshotError, printable
 from wasmsr.interp.modules.module import Import, Module
 from wasmsr.interp.outcomes import Limits
 from wasmsr.interp.store.externs import Function, HostFunction
@@ -50,9 +51,20 @@ _KINDS = (TABLE, MEMORY, GLOBAL, TAG)
 """The kinds of the address spaces besides that of functions, in the order used here."""
 
 
-def _check_modules(
+def modules_of(
     snapshot: SnapshotState, modules: Iterable[Module], features: str | Iterable[str] | None
 ) -> list[Module]:
+    """Return the modules of a snapshot, in its order.
+
+    Args:
+        snapshot: The state.
+        modules: The modules that are given.
+        features: What embedded modules may need, as for `Module`.
+
+    Raises:
+        ModuleMismatch: A module is missing.
+        ModuleError: An embedded one is invalid.
+    """
     given = {module.digest: module for module in modules}
     found = []
     for reference in snapshot.modules:
@@ -112,8 +124,18 @@ def _check_ambiguous(functions: Iterable[state.HostFunctionState]) -> None:
         seen[key] = one.address
 
 
-class _Restoring:
-    """One restore: address spaces are filled in ascending order, host-made things in the gaps."""
+class StoreRestorer:
+    """One restore: address spaces are filled in ascending order, host-made things in the gaps.
+
+    `allocate` makes what stays the same while a program runs, `fill` the rest. A program that
+    arrives is allocated from a state that it had before, and filled with its last one.
+
+    Args:
+        snapshot: The state, which is checked.
+        modules: Its modules, in its order.
+        imports: The host functions.
+        lay: As for `restore`.
+    """
 
     def __init__(
         self,
@@ -154,14 +176,44 @@ class _Restoring:
 
     def run(self) -> Store:
         """Return the store; it is closed if it cannot be restored."""
+        self.allocate()
+        return self.fill(self.snapshot)
+
+    def allocate(self) -> None:
+        """Make instances, host functions and tables; the store is closed if that fails.
+
+        Raises:
+            FormatError, SnapshotError: As `restore`.
+        """
         try:
-            return self._restored()
+            self._allocate()
         except BaseException:
             self.store.close()
             raise
 
-    def _restored(self) -> Store:
-        store = self.store
+    def fill(self, snapshot: SnapshotState) -> Store:
+        """Put the values of a state into the store, once; it is closed if that fails.
+
+        Args:
+            snapshot: A state of the same program, of the same moment or a later one, which is
+                checked.
+
+        Returns:
+            The store.
+
+        Raises:
+            FormatError: The state is one of another program, or contradicts its modules.
+            SnapshotError: A limit is too low.
+        """
+        try:
+            if snapshot is not self.snapshot:
+                _check_later(self.snapshot, snapshot)
+            return self._fill(snapshot)
+        except BaseException:
+            self.store.close()
+            raise
+
+    def _allocate(self) -> None:
         owned: list[set[int]] = [set(), set(), set(), set()]
         defined = []
         segments = 0
@@ -191,13 +243,24 @@ class _Restoring:
                 self._add_host_extern(kind)
             if self.next[kind] != size:
                 raise impossible("an address space with holes")
-        store.references.set_externs(self.snapshot.externs)
-        values = ValueRestorer(store, self.snapshot, self.modules, self.next_function, self.lay)
-        values.fill()
+        ValueRestorer(self.store, self.snapshot, self.modules, self.next_function).fill_functions()
+
+    def _fill(self, snapshot: SnapshotState) -> Store:
+        store = self.store
+        for index, instance in enumerate(snapshot.instances):
+            try:
+                self.target.set_dropped(index, ELEMENTS, instance.dropped_elements)
+                self.target.set_dropped(index, DATA, instance.dropped_data)
+            except StateRefused as refused:
+                raise impossible(str(refused)) from None
+        store.references.set_externs(snapshot.externs)
+        values = ValueRestorer(store, snapshot, self.modules, self.next_function, self.lay)
+        filled = [table.elements for table in self.snapshot.tables]
+        values.fill(filled)
         values.push_thread()
         for section in SECTIONS:
-            if section.name in self.snapshot.extra:
-                section.restore(store, self.snapshot.extra[section.name])
+            if section.name in snapshot.extra:
+                section.restore(store, snapshot.extra[section.name])
         return store
 
     def _defined(self, instance: state.InstanceState) -> tuple[list[int], ...]:
@@ -259,11 +322,6 @@ class _Restoring:
             if self.target.addresses(index, kind, len(addresses)) != addresses:
                 raise impossible("an instance whose parts have other addresses")
             self.next[space] += len(own[space])
-        try:
-            self.target.set_dropped(index, ELEMENTS, instance.dropped_elements)
-            self.target.set_dropped(index, DATA, instance.dropped_data)
-        except StateRefused as refused:
-            raise impossible(str(refused)) from None
 
     def _check_imports(self, module: Module, imported: tuple[list[int], ...]) -> None:
         limits = (self.next_function, *self.next)
@@ -389,6 +447,42 @@ class _Restoring:
         return None
 
 
+def _check_later(before: SnapshotState, now: SnapshotState) -> None:
+    """Check that a store which was allocated for one state can have another.
+
+    A running program changes none of what is compared here, and no table or memory of it shrinks.
+
+    Raises:
+        FormatError: It is one of another program, or of an earlier moment.
+    """
+    if _lasting(before) != _lasting(now):
+        raise FormatError("the state is not of the program that was announced")
+    tables = zip(before.tables, now.tables, strict=True)
+    memories = zip(before.memories, now.memories, strict=True)
+    if any(len(new.elements) < len(old.elements) for old, new in tables) or any(
+        len(new.data) < len(old.data) for old, new in memories
+    ):
+        raise FormatError("a table or memory of the program has become smaller")
+
+
+def _lasting(snapshot: SnapshotState) -> tuple[object, ...]:
+    """Return what stays the same while a program runs."""
+    return (
+        snapshot.modules,
+        snapshot.host_functions,
+        [
+            replace(instance, dropped_elements=[], dropped_data=[])
+            for instance in snapshot.instances
+        ],
+        [(one.type, one.minimum, one.maximum, one.address64) for one in snapshot.tables],
+        [(one.minimum, one.maximum, one.address64) for one in snapshot.memories],
+        [(one.type, one.mutable) for one in snapshot.globals],
+        snapshot.tags,
+        replace(snapshot.limits, fuel=None),
+        snapshot.wasi is None,
+    )
+
+
 def _same_but_size(wanted: Any, saved: tuple[int, int, int | None]) -> bool:
     type_, size, maximum = saved
     element = getattr(wanted, "element", None)
@@ -438,13 +532,13 @@ def restore(
         WasiConfigError: As `wasi` raises.
     """
     check(snapshot)
-    found = _check_modules(snapshot, modules, features)
+    found = modules_of(snapshot, modules, features)
     if snapshot.wasi is None or wasi is None:
-        return _Restoring(snapshot, found, imports or {}, lay).run()
+        return StoreRestorer(snapshot, found, imports or {}, lay).run()
     served = wasi()
     try:
         given = {**served.imports, **(imports or {})}
-        store = _Restoring(snapshot, found, given, lay).run()
+        store = StoreRestorer(snapshot, found, given, lay).run()
     except BaseException:
         served.close()
         raise

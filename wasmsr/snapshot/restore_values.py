@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from wasmsr.errors import FormatError, SnapshotError
 from wasmsr.interp.modules.module import Module
@@ -20,6 +20,8 @@ from wasmsr.interp.values import slot_count, slots_to_values, values_to_slots
 from wasmsr.snapshot import state
 from wasmsr.snapshot.references import RestoredExceptions
 from wasmsr.snapshot.state import PAGE, SnapshotState
+
+Buffer = bytes | bytearray | memoryview
 
 
 def impossible(what: str) -> FormatError:
@@ -62,8 +64,21 @@ class ValueRestorer:
         self.exceptions: list[int] = [0]
         self.target = store.state
 
-    def fill(self) -> None:
+    def fill_functions(self) -> None:
+        """Restore tables of functions; the others need exceptions and objects of the host.
+
+        Raises:
+            FormatError, SnapshotError: As `fill`.
+        """
+        for address, table in enumerate(self.snapshot.tables):
+            if table.type == ValType.FUNCREF:
+                self._fill_table(address, table)
+
+    def fill(self, filled: Sequence[Buffer] = ()) -> None:
         """Restore exceptions, globals, tables and memories.
+
+        Args:
+            filled: The elements of each table when `fill_functions` was called.
 
         Raises:
             FormatError: A value does not fit its type, or refers to nothing.
@@ -83,7 +98,9 @@ class ValueRestorer:
                 raise impossible(f"global {address} of another type")
             found.write(self._restored(type_.value, item.value))
         for address, table in enumerate(self.snapshot.tables):
-            self._fill_table(address, table)
+            same = table.type == ValType.FUNCREF and filled and filled[address] == table.elements
+            if not same:
+                self._fill_table(address, table)
         for address, memory in enumerate(self.snapshot.memories):
             self._fill_memory(address, memory)
 

@@ -156,6 +156,46 @@ class Wasi:
             WasiConfigError: A mount is missing; the hint has the option to type.
             SnapshotError: A file is gone, or another one has its place.
         """
+        self = cls.waiting()
+        self.enter(
+            state,
+            mounts=mounts,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            sockets=sockets,
+            live=live,
+            on_changed=on_changed,
+            carried=carried,
+            shared=shared,
+        )
+        return self
+
+    @classmethod
+    def waiting(cls) -> Wasi:
+        """Return the WASI of a program whose state comes later, for `enter`; it has nothing open.
+
+        Its `imports` are those that the program gets.
+        """
+        self = cls.__new__(cls)
+        self._use(Process(Clocks(), Random(None)))
+        return self
+
+    def enter(
+        self,
+        state: Mapping[str, Any] | WasiState,
+        *,
+        mounts: Sequence[Mount] = (),
+        stdin: Stdin = None,
+        stdout: Stdout = 1,
+        stderr: Stdout = 2,
+        sockets: Sequence[socket.socket] = (),
+        live: bool = False,
+        on_changed: OnChanged | None = None,
+        carried: CarriedFiles | None = None,
+        shared: Mapping[bytes, MountTree] | None = None,
+    ) -> None:
+        """Take over a saved state, once, after `waiting`; arguments and errors as for `restore`."""
         from wasmsr.wasi.state.checked_state import WasiState, read
         from wasmsr.wasi.state.restore import restore  # only where something was saved
 
@@ -175,9 +215,7 @@ class Wasi:
         except BaseException:
             streams.stdin.close()
             raise
-        self = cls.__new__(cls)
-        self._use(process)
-        return self
+        self.process.become(process)
 
     def go_back(self, state: WasiState, files: Contents, since: int | None) -> None:
         """Go back to a state in place: mounts, streams and sockets stay the same.

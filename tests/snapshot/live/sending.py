@@ -28,7 +28,8 @@ def trees_of(state: SnapshotState) -> dict[SpaceName, SpaceTree]:
 
 def rest_of(state: SnapshotState) -> tuple[bytes, bytes]:
     """The rest of a state, and its root."""
-    return encode_rest(state, trees_of(state))
+    rest = encode_rest(state, trees_of(state))
+    return rest.data, rest.root
 
 
 def runs(*pairs: tuple[int, int]) -> array[int]:

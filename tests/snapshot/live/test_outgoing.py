@@ -78,7 +78,8 @@ def test_rounds_of_a_program_that_runs(method: type[DirtyMethod]) -> None:
         assert program.is_stopped == last
         take(pages, there)
         time.sleep(0.01)
-    rest, root = encode_rest(program.snapshot(), pages.trees)
+    encoded = encode_rest(program.snapshot(), pages.trees)
+    rest, root = encoded.data, encoded.root
     there.feed(rest)
     state = there.finish()
     assert there.root == root

@@ -152,7 +152,7 @@ class MoveAttempt:
             self._not_moved(error)
             return None
         with closing(self.departure(sync, answer.restore)) as departure:
-            return self._decide(departure, frozenset(answer.held), answer.node)
+            return self._decide(departure, answer)
 
     def offer(self) -> None:
         """Journal OFFERED. Raises MigrationError."""
@@ -200,18 +200,16 @@ class MoveAttempt:
             stop=source.stop,
         )
 
-    def _decide(
-        self, departure: Departure, held: frozenset[bytes], destination: bytes
-    ) -> Moved | None:
+    def _decide(self, departure: Departure, answer: Answer) -> Moved | None:
         """Send the program, and decide."""
         figures = departure.figures
         record = self._journal.get(self.move.program)
         received = record.received if record else ""
         try:
-            departure.send(held)
+            departure.send(answer)
             self._step(MoveState.READY)
             decided = time.monotonic()
-            if not self.hand(destination):
+            if not self.hand(answer.node):
                 raise MigrationError(
                     "the register has not made the other end the owner",
                     phase="hand-over",

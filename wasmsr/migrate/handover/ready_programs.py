@@ -29,7 +29,7 @@ from wasmsr.migrate.journal import ownership
 from wasmsr.migrate.journal.journal import Incoming, Journal, Record
 from wasmsr.migrate.journal.ownership import SettleVerdict
 from wasmsr.migrate.peers import Peers
-from wasmsr.migrate.ports import Arrival, MovableProgram, ProgramHost, Relays
+from wasmsr.migrate.ports import Arrival, Buffer, MovableProgram, ProgramHost, Relays
 from wasmsr.migrate.protocol import (
     JournalError,
     Move,
@@ -371,6 +371,10 @@ class ReadyPrograms:
         self, program: bytes, arrival: Arrival, digests: tuple[bytes, ...]
     ) -> MovableProgram:
         """Make a paused program of a state that was read. Raises WasmsrError."""
+        return arrival.restore(program, self.binaries(program, digests))
+
+    def binaries(self, program: bytes, digests: tuple[bytes, ...]) -> dict[bytes, Buffer]:
+        """Return the modules of a program by digest. Raises ModuleError if one is gone."""
         binaries = {}
         for digest in digests:
             binary = self.uploads.binary(digest)
@@ -379,7 +383,7 @@ class ReadyPrograms:
                     f"the module {digest.hex()[:12]} of program {program.hex()[:8]} is gone"
                 )
             binaries[digest] = binary
-        return arrival.restore(program, binaries)
+        return binaries
 
 
 __all__ = ["ReadyPrograms"]

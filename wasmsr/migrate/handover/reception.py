@@ -43,6 +43,9 @@ class Receiver(Protocol):
     def drop(self, reception: Reception) -> bool:
         """End the reception if it is still in progress; return whether it was."""
 
+    def binaries(self, program: bytes, digests: tuple[bytes, ...]) -> dict[bytes, Buffer]:
+        """Return the modules of a program by digest. Raises ModuleError if one is gone."""
+
     def restore(
         self, program: bytes, arrival: Arrival, digests: tuple[bytes, ...]
     ) -> MovableProgram:
@@ -95,7 +98,7 @@ class Reception:
         self._rounds = offer.rounds
         self._began = time.monotonic()
         self._round = 0
-        self._open = self._last = False
+        self._open = self._last = self._tried = False
         self._at = (0, 0)
         self._rest = 0
         self._sync = 0.0
@@ -137,6 +140,27 @@ class Reception:
             raise refused(Reason.STATE, f"what it was sent is not usable: {error}") from error
         except (OSError, MemoryError) as error:
             raise refused(Reason.STORAGE, f"it has no room: {reason(error)}") from error
+
+    def early(self, piece: Buffer, *, last: bool) -> None:
+        """Take a piece of an earlier rest; after the last, restore on trial. Raises PeerRefused."""
+        with self._taking():
+            if self._round or self._tried:
+                raise FormatError("an earlier rest comes after the first round, or twice")
+            self.received += len(piece)
+            self._arrival.early(piece)
+            if not last:
+                return
+            self._tried = True
+            digests = tuple(module.digest for module in self._description.modules)
+            try:
+                self._arrival.prepare(self._receiver.binaries(self.move.program, digests))
+            except (WasmsrError, OSError, MemoryError) as error:
+                raise self._unusable(error) from error
+
+    def _unusable(self, error: BaseException) -> PeerRefused:
+        """Return the refusal of a state that cannot be restored."""
+        hint = getattr(error, "hint", None) or _hint(self._description)
+        return refused(Reason.STATE, f"it cannot restore the program: {reason(error)}", hint)
 
     def begin(self, head: RoundHead) -> None:
         """Begin a round. Raises PeerRefused."""
@@ -182,6 +206,14 @@ class Reception:
             self.received += len(piece)
             self._arrival.feed(piece)
 
+    def repeat(self, offset: int, size: int) -> None:
+        """Take a part of the earlier rest as the next piece of the rest. Raises PeerRefused."""
+        with self._taking():
+            if not self._last or not self._tried:
+                raise FormatError("the rest repeats what has not come")
+            self._rest += size
+            self._arrival.repeat(offset, size)
+
     def finish(self, receipt: Receipt) -> Receipt:
         """Verify the state, restore it on trial and journal READY. Raises PeerRefused.
 
@@ -211,9 +243,7 @@ class Reception:
         try:
             program = receiver.restore(move.program, self._arrival, incoming.modules)
         except (WasmsrError, OSError, MemoryError) as error:
-            hint = getattr(error, "hint", None) or _hint(self._description)
-            sentence = f"it cannot restore the program: {reason(error)}"
-            raise refused(Reason.STATE, sentence, hint) from error
+            raise self._unusable(error) from error
         restored = time.monotonic()
         try:
             self._syncing.wait()

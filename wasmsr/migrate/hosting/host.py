@@ -37,10 +37,12 @@ from wasmsr.migrate.protocol import (
 )
 from wasmsr.migrate.streams.relays import STREAMS, Relay, Shown, StdinAfterMove
 from wasmsr.program.program import Program
+from wasmsr.program.restoring import PreparedStore
 from wasmsr.record import replaced
 from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot import format as snapshot_format
 from wasmsr.snapshot.encoding.read_limits import DEFAULT_LIMIT
+from wasmsr.snapshot.live.early import EarlyRest
 from wasmsr.snapshot.live.incoming import IncomingState
 from wasmsr.snapshot.memory.adoption import allocate
 from wasmsr.snapshot.preload import preload
@@ -208,7 +210,10 @@ class Hosting:
             image=image,
             rest=rest,
         )
-        return HostedArrival(self, relays or Relays(b"", b"", 0, None, None), state)
+        early = EarlyRest(
+            limit=DEFAULT_LIMIT, limits=Limits(memory_pages=pages), files=self._carry_limit()
+        )
+        return HostedArrival(self, relays or Relays(b"", b"", 0, None, None), state, early)
 
     def restored(self, file: Iterator[Buffer], relays: Relays) -> HostedArrival:
         """Return the arrival of a program whose snapshot is on this host's disk."""
@@ -230,12 +235,35 @@ class Hosting:
         limit = self._grants().carry_limit
         return CARRY_LIMIT if limit is None else limit
 
+    def prepare(self, snapshot: SnapshotState, modules: Mapping[bytes, Buffer]) -> PreparedStore:
+        """Restore a program on trial from a state that it had before, and keep a store for it.
+
+        Args:
+            snapshot: The state; of its memories only the sizes count.
+            modules: The binaries of its modules by digest.
+
+        Raises:
+            SnapshotError, ModuleError: The program cannot run here, or not as it was announced.
+        """
+        module = self._module_of(snapshot, modules)
+        return PreparedStore(snapshot, module, self._max_pages)
+
+    def _module_of(self, snapshot: SnapshotState, modules: Mapping[bytes, Buffer]) -> Module:
+        """Return the module of a program that comes, which may be here. Raises SnapshotError."""
+        if len(modules) != 1 or [m.digest for m in snapshot.modules] != [*modules]:
+            raise ModuleMismatch("the snapshot is of other modules than were announced")
+        (digest,) = modules
+        module = self._modules.get(digest, modules[digest])
+        self._check(snapshot, module)
+        return module
+
     def resume(
         self,
         program: bytes,
         snapshot: SnapshotState,
         modules: Mapping[bytes, Buffer],
         relays: Relays,
+        prepared: PreparedStore | None = None,
     ) -> HostedProgram:
         """Make a program of a snapshot; the program does not run yet.
 
@@ -244,15 +272,12 @@ class Hosting:
             snapshot: Its state.
             modules: The binaries of its modules by digest.
             relays: How it reaches its streams.
+            prepared: A store that was prepared for it; None makes one.
 
         Raises:
             SnapshotError: The program cannot run here, or not as it was announced.
         """
-        if len(modules) != 1 or [m.digest for m in snapshot.modules] != [*modules]:
-            raise ModuleMismatch("the snapshot is of other modules than were announced")
-        (digest,) = modules
-        module = self._modules.get(digest, modules[digest])
-        self._check(snapshot, module)
+        module = self._module_of(snapshot, modules)
         places: dict[str, Path] = {}
 
         def folder(guest: str) -> Path:
@@ -278,12 +303,13 @@ class Hosting:
                 live=True,
                 deferred=True,
                 adopted=True,
+                prepared=prepared,
             )
         except BaseException:
             if stdin is not None:
                 stdin.close()
             raise
-        self._restore_seconds[digest] = time.monotonic() - began
+        self._restore_seconds[module.digest] = time.monotonic() - began
         self._hosted[program] = HostedProgram(
             resumed,
             _mounts(snapshot),
@@ -294,7 +320,7 @@ class Hosting:
             fed=fed,
             relays=streams,
             after=self.inputs.after,
-            results=self._results(digest),
+            results=self._results(module.digest),
             executor=self.executor,
         )
         return self._hosted[program]
@@ -349,9 +375,15 @@ class HostedArrival:
     """A program that comes (`ports.Arrival`), or one whose snapshot was read from the disk."""
 
     def __init__(
-        self, hosting: Hosting, relays: Relays, state: IncomingState | snapshot_format.Decoder
+        self,
+        hosting: Hosting,
+        relays: Relays,
+        state: IncomingState | snapshot_format.Decoder,
+        early: EarlyRest | None = None,
     ) -> None:
         self._hosting = hosting
+        self._early = early
+        self._prepared: PreparedStore | None = None
         self._relays = relays
         self._state = state
         self._snapshot: SnapshotState | None = None
@@ -375,9 +407,24 @@ class HostedArrival:
         if zeros:
             self._incoming.zeros(memory, zeros)
 
+    def early(self, piece: Buffer) -> None:
+        """Take the next piece of an earlier rest."""
+        assert self._early is not None
+        self._early.feed(piece)
+
+    def prepare(self, modules: Mapping[bytes, Buffer]) -> None:
+        """Restore the program on trial from the earlier rest; see `ports.Arrival`."""
+        assert self._early is not None
+        self._prepared = self._hosting.prepare(self._early.finish(), modules)
+
     def feed(self, piece: Buffer) -> None:
         """Take the next piece of the rest."""
         self._incoming.feed(piece)
+
+    def repeat(self, offset: int, size: int) -> None:
+        """Take a part of the earlier rest as the next piece of the rest."""
+        assert self._early is not None
+        self._incoming.feed(self._early.part(offset, size))
 
     def finish(self) -> bytes:
         """Check all of the state, complete its image, and return its root digest."""
@@ -393,7 +440,7 @@ class HostedArrival:
         state = self._state
         snapshot = self._snapshot if isinstance(state, IncomingState) else state.finish()
         assert snapshot is not None
-        made = self._hosting.resume(program, snapshot, modules, self._relays)
+        made = self._hosting.resume(program, snapshot, modules, self._relays, self._prepared)
         # They map the memories that the program has now, a second time.
         self._snapshot = None
         for memory in snapshot.memories:
@@ -402,6 +449,8 @@ class HostedArrival:
 
     def close(self) -> None:
         """Release what has come."""
+        if self._prepared is not None:
+            self._prepared.close()
         if isinstance(self._state, IncomingState):
             self._state.close()
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from wasmsr.errors import MigrationError
 from wasmsr.migrate.ports import Buffer
-from wasmsr.migrate.protocol import PIECE
 from wasmsr.snapshot.live.outgoing import OutgoingPages, PageBatch
-from wasmsr.snapshot.live.rest import encode_rest
+from wasmsr.snapshot.live.rest import EncodedRest, encode_rest
 from wasmsr.snapshot.memory.space_name import MEMORY_SPACE, SpaceName
 from wasmsr.snapshot.spaces.space_tree import SpaceTree
 
@@ -33,6 +32,7 @@ class LeavingProgram:
     Attributes:
         rest_size: About how many bytes the rest has.
         rest_seconds: About how many seconds it takes to capture and encode it.
+        early: The rest as it is before the first round, or b"".
         sizes: Pages of each memory in the present round.
         digest: The root digest of the whole state, after `rest`.
         method: How dirty pages are found.
@@ -62,6 +62,8 @@ class LeavingProgram:
         """
         self.rest_size = 0
         self.rest_seconds = 0.0
+        self.early: Buffer = b""
+        self._early: EncodedRest | None = None
         self.sizes: Sequence[int] = ()
         self.digest = b""
         self.method = ""
@@ -83,8 +85,9 @@ class LeavingProgram:
                 SpaceName(MEMORY_SPACE, number): SpaceTree(len(memory.data) >> 12)
                 for number, memory in enumerate(state.memories)
             }
-            data, _ = encode_rest(state, trees)
-            self.rest_size, self.rest_seconds = len(data), time.monotonic() - began
+            early = self._early = encode_rest(state, trees)
+            self.early = early.data
+            self.rest_size, self.rest_seconds = len(early.data), time.monotonic() - began
         return False
 
     def _visit(self, action: Callable[[], bool], timeout: float) -> None:
@@ -120,13 +123,15 @@ class LeavingProgram:
         assert self._pages is not None
         return self._pages.batches()
 
-    def rest(self) -> Iterator[Buffer]:
+    def rest(self, *, since: bool = False) -> Iterator[Buffer | tuple[int, int]]:
         """Return the rest of the state; see `ports.Leaving`."""
         assert self._pages is not None
-        data, self.digest = encode_rest(self._capture(self._held), self._pages.trees)
-        view = memoryview(data)
-        for start in range(0, len(view), PIECE):
-            yield view[start : start + PIECE]
+        rest = encode_rest(self._capture(self._held), self._pages.trees)
+        self.digest = rest.root
+        if since and self._early is not None:
+            yield from rest.since(self._early)
+        else:
+            yield rest.data
 
     def slow(self, share: float) -> None:
         """Let the program stand for this share of the time."""

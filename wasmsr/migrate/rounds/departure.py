@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from wasmsr.migrate.events import Announce, Event, seconds, size
 from wasmsr.migrate.ports import Leaving, MovableProgram, Peer, Sending
-from wasmsr.migrate.protocol import Move, PackedPages, PeerLost, Receipt, RoundHead
+from wasmsr.migrate.protocol import (
+    EARLY,
+    PIECE,
+    Answer,
+    Move,
+    PackedPages,
+    PeerLost,
+    Receipt,
+    RoundHead,
+)
 from wasmsr.migrate.rounds.convergence import Convergence, MovePolicy
 from wasmsr.migrate.rounds.regroup import regroup
 from wasmsr.snapshot.live.packing import BatchPacker
@@ -48,7 +56,7 @@ class MoveFigures:
         sent: Bytes that were sent, the rest of the state included.
         first: Bytes of the pages that the memories had at the beginning.
         last: Bytes of the pages of the last round.
-        rest: Bytes of the rest of the state.
+        rest: Bytes of the rest of the state that were sent in the last round.
         began: When the first round began (`time.monotonic`).
         stopped: When the program was asked to pause for the last round.
         round_trip: Of a question to the peer and its answer.
@@ -135,18 +143,18 @@ class Departure:
         self.figures = MoveFigures()
         self.stands = False
 
-    def send(self, held: Collection[bytes]) -> Receipt:
+    def send(self, answer: Answer) -> Receipt:
         """Send the program; when this returns, the peer is READY and the program paused.
 
         Args:
-            held: Digests of the pieces of files that the peer has.
+            answer: The peer's consent.
 
         Raises:
             EndedMeanwhile: The program has ended.
             PeerLost, PeerRefused, SnapshotError, MigrationError: It does not move.
         """
         round_trip = self.figures.round_trip = self._round_trip()
-        leaving = self._leaving = self._program.leave(held)
+        leaving = self._leaving = self._program.leave(frozenset(answer.held))
         convergence = Convergence(
             self._policy,
             round_trip=round_trip,
@@ -158,8 +166,13 @@ class Departure:
         self.figures.method = leaving.method
         sending = self._peer.transfer(self._move, leaving.rest_size)
         try:
+            prepares = EARLY in answer.abilities and bool(leaving.early)
+            if prepares:
+                for at in range(0, len(leaving.early), PIECE):
+                    piece = memoryview(leaving.early)[at : at + PIECE]
+                    sending.early(piece, last=at + PIECE >= len(leaving.early))
             self._rounds(leaving, sending, convergence)
-            return self._finish(leaving, sending)
+            return self._finish(leaving, sending, prepares)
         except BaseException:
             sending.cancel()
             raise
@@ -252,17 +265,24 @@ class Departure:
         }
         self._announce(Event("round", text, values))
 
-    def _finish(self, leaving: Leaving, sending: Sending) -> Receipt:
+    def _finish(self, leaving: Leaving, sending: Sending, prepared: bool) -> Receipt:
         figures = self.figures
         began = time.monotonic()
-        for piece in regroup(leaving.rest()):
-            sending.send(piece)
-            figures.rest += len(piece)
-            if self._stop.is_set():
-                raise PeerLost("interrupted")
+        size = 0
+        for part in leaving.rest(since=prepared):
+            if isinstance(part, tuple):
+                sending.repeat(*part)
+                size += part[1]
+                continue
+            for piece in regroup([part]):
+                sending.send(piece)
+                size += len(piece)
+                figures.rest += len(piece)
+                if self._stop.is_set():
+                    raise PeerLost("interrupted")
         figures.sent += figures.rest
         figures.parts["encode"] = time.monotonic() - began
-        receipt = Receipt(figures.rest, leaving.digest)
+        receipt = Receipt(size, leaving.digest)
         sending.finish(receipt)
         asked = time.monotonic()
         ready = sending.ready()

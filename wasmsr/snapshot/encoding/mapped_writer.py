@@ -86,7 +86,8 @@ class MappedHead:
     Attributes:
         size: Number of bytes.
         places_at: Where the section *places* begins, which has zeros in the pieces.
-        written: The digests of the snapshot. All three are known after the last piece.
+        sections: Where each section begins, by its kind.
+        written: The digests of the snapshot. All of these are known after the last piece.
     """
 
     written: Written
@@ -96,6 +97,7 @@ class MappedHead:
         self._compress = compress
         self._flags = FLAG_TRAILER | (FLAG_HANDED if handed else 0)
         self.size = self.places_at = 0
+        self.sections: dict[int, int] = {}
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the bytes."""
@@ -110,6 +112,7 @@ class MappedHead:
         yield header.encode()
         rows = Rows(plan.version)
         for number, (section, _) in enumerate(payloads):
+            self.sections[section.kind] = self.size
             if section is PLACES:
                 self.places_at = self.size
             payload = payload_of(plan, number, rows)

@@ -5,7 +5,8 @@ It is the head of the mapped form, from the header to the trailer. So one reader
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from wasmsr.snapshot.encoding.mapped_writer import MappedHead, places_section
 from wasmsr.snapshot.encoding.writer import plan_of
@@ -14,10 +15,50 @@ from wasmsr.snapshot.spaces.space_tree import SpaceTree
 from wasmsr.snapshot.state import SnapshotState
 
 
+@dataclass(frozen=True)
+class EncodedRest:
+    """A rest as bytes.
+
+    Attributes:
+        data: The bytes.
+        root: The root digest of the snapshot.
+        sections: Where each section begins, by its kind, ascending.
+    """
+
+    data: bytes
+    root: bytes
+    sections: Mapping[int, int]
+
+    def since(self, before: EncodedRest) -> Iterator[tuple[int, int] | memoryview]:
+        """Yield the rest in parts: offset and size of bytes that an earlier rest has too, or bytes.
+
+        Sections that are the same in both are not sent again: tables, for instance.
+        """
+        view, old = memoryview(self.data), before._parts()
+        start = 0
+        for kind, (first, after) in self._parts().items():
+            known = old.get(kind, (0, 0))
+            if view[first:after] == memoryview(before.data)[slice(*known)]:
+                if first > start:
+                    yield view[start:first]
+                yield known[0], after - first
+                start = after
+        if len(view) > start:
+            yield view[start:]
+
+    def _parts(self) -> dict[int, tuple[int, int]]:
+        """Return where each section begins and ends, by its kind."""
+        starts = [*self.sections.values(), len(self.data)]
+        return {
+            kind: (start, after)
+            for kind, start, after in zip(self.sections, starts, starts[1:], strict=False)
+        }
+
+
 def encode_rest(
     state: SnapshotState, trees: Mapping[SpaceName, SpaceTree], *, compress: bool = True
-) -> tuple[bytes, bytes]:
-    """Return the rest of a snapshot, and its root digest.
+) -> EncodedRest:
+    """Return the rest of a snapshot.
 
     No page is read: of the memories only their sizes and digests count.
 
@@ -34,7 +75,7 @@ def encode_rest(
     rest = bytearray().join(head.pieces())
     section = places_section(head.places)
     rest[head.places_at : head.places_at + len(section)] = section
-    return bytes(rest), head.written.root
+    return EncodedRest(bytes(rest), head.written.root, head.sections)
 
 
-__all__ = ["encode_rest"]
+__all__ = ["EncodedRest", "encode_rest"]
