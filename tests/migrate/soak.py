@@ -1,6 +1,10 @@
 """Moves a program to and fro hundreds of times: it must end right, and the ends must not grow.
 
     python -m tests.migrate.soak [--moves 500] [--every SECONDS] [--log FILE] [PROGRAM…]
+    python -m tests.migrate.soak --programs 8 [--seconds S] [--memory PAGES]
+
+The second form moves so many programs at once between two ends (`many.py`): each must end right,
+and the slowest of each volley may take twice as long as the median.
 
 Programs: "writer", which checks itself (`bench/migrate/writer.wat`), and FFmpeg, whose film must be
 that of an unmoved run. Memory after the last move may be at most 5 % more than after a tenth of
@@ -24,7 +28,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bench.migrate.lines import LINES, scratch, sweep
-from bench.migrate.pair import NAMES, End, Pair, Stuck
+from bench.migrate.pair import NAMES, End, Pair, Stuck, free_ports
 from bench.migrate.subjects import Subject, writer
 from bench.programs import CACHE, PROGRAMS
 
@@ -287,6 +291,94 @@ def ended(pair: Pair) -> int | None:
     return None
 
 
+@dataclass(frozen=True)
+class ManyResult:
+    """How several programs came through that moved at once.
+
+    Attributes:
+        programs: How many.
+        moves: How often they moved, all together.
+        volleys: For each time that all of them left one end at once: the seconds of the median and
+            of the slowest.
+        wrong: What is not as it should be.
+    """
+
+    programs: int
+    moves: int
+    volleys: tuple[tuple[float, float], ...]
+    wrong: tuple[str, ...]
+
+    @property
+    def slow(self) -> int:
+        """In how many volleys the slowest took more than twice as long as the median."""
+        return sum(slowest > 2 * middle for middle, slowest in self.volleys)
+
+
+def many(
+    programs: int, folder: Path, *, seconds: float, every: float, memory: int, rate: float
+) -> ManyResult:
+    """Move several programs at once, to and fro, until they end.
+
+    Args:
+        programs: How many.
+        folder: An empty folder.
+        seconds: How long each runs.
+        every: Seconds between two volleys.
+        memory: Pages of 64 KiB of each.
+        rate: Pages of 4 KiB that each writes a second.
+    """
+    one, two = free_ports()
+    words = [f"--programs={programs}", f"--seconds={seconds}", f"--every={every}", "--together"]
+    words += [f"--memory={memory}", f"--rate={rate}"]
+    command = [sys.executable, "-m", "tests.migrate.many", str(folder)]
+    logs = {name: folder / f"{name}.events" for name in NAMES}
+    running = []
+    for name, port, peer in (("b", two, one), ("a", one, two)):
+        with open(logs[name], "wb") as log:
+            running.append(
+                subprocess.Popen([*command, name, str(port), str(peer), *words], stdout=log)
+            )
+    try:
+        codes = [process.wait(seconds + 2 * PATIENCE) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    found = {
+        name: [json.loads(line) for line in path.read_text().splitlines()]
+        for name, path in logs.items()
+    }
+    wrong = [f"an end ended with code {code}" for code in codes if code]
+    wrong += _outputs(folder / "output", programs)
+    events = [event for one in found.values() for event in one]
+    wrong += [event["text"] for event in events if event["event"] in ("failed", "lost", "trouble")]
+    codes_of = [event["code"] for event in events if event["event"] == "ended"]
+    if codes_of != [0] * programs:
+        wrong.append(f"the programs ended with {codes_of}")
+    wrong += [f"an end keeps {e['records']}" for e in events if e.get("records")]
+    moved = {
+        name: [float(e["seconds"]) for e in one if e["event"] == "moved"]
+        for name, one in found.items()
+    }
+    volleys = [
+        (statistics.median(spans[at : at + programs]), max(spans[at : at + programs]))
+        for spans in moved.values()
+        for at in range(0, len(spans) - programs + 1, programs)
+    ]
+    return ManyResult(programs, sum(map(len, moved.values())), tuple(volleys), tuple(wrong))
+
+
+def _outputs(path: Path, programs: int) -> list[str]:
+    """Return what is wrong with the lines of the programs: each counts upwards in its own."""
+    last = dict.fromkeys(range(programs), 0)
+    for line in path.read_text().splitlines():
+        name, number = line.split()
+        which, count = int(name.removeprefix("p")), int(number)
+        if count <= last[which]:
+            return [f"program {which} says {count} after {last[which]}"]
+        last[which] = count
+    return [f"program {which} says nothing" for which, count in last.items() if not count]
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.migrate.soak", description=__doc__)
@@ -294,7 +386,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--moves", type=int, default=500)
     parser.add_argument("--every", type=float, default=0.4, help="seconds between two moves")
     parser.add_argument("--log", type=Path, help="what is done is kept there")
+    parser.add_argument("--many", "--programs", type=int, metavar="N", help="N programs at once")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long each of them runs")
+    parser.add_argument("--memory", type=int, default=64, help="64 KiB pages of each")
+    parser.add_argument("--rate", type=float, default=400.0, help="pages that each writes a second")
     options = parser.parse_args(argv)
+    if options.many:
+        with scratch(Path(tempfile.gettempdir())) as folder:
+            several = many(
+                options.many, folder, seconds=options.seconds, every=options.every,
+                memory=options.memory, rate=options.rate,
+            )  # fmt: skip
+        print(json.dumps({**asdict(several), "slow": several.slow}))
+        return 1 if several.wrong or several.slow else 0
     if unknown := sorted(set(options.programs) - set(SOAKED)):
         parser.error(f"no such program: {', '.join(unknown)}")
     if options.moves < 20:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,19 @@ def test_growth_is_a_fault() -> None:
         "end a has 13 threads, and had 12"
     ]
     assert replace(RESULT, right=False).faults() == ["writer did not end right"]
+
+
+@pytest.mark.timeout(300)
+def test_programs_that_move_at_once(tmp_path: Path) -> None:
+    """Eight programs that check themselves, two processes, gRPC: right at the end, none lost."""
+    found = soak.many(8, tmp_path, seconds=2.5, every=0.2, memory=4, rate=200)
+    assert not found.wrong
+    assert found.moves >= 16, "they hardly moved"
+
+
+def test_a_slow_program_is_seen() -> None:
+    found = soak.ManyResult(8, 16, ((1.0, 1.9), (1.0, 2.1)), ())
+    assert found.slow == 1
 
 
 @pytest.mark.timeout(120)

@@ -6,14 +6,18 @@ it has is restored.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wasmsr.migrate.ends.endpoint import Endpoint
+from wasmsr.migrate.ends.programs_end import ProgramsEnd
 from wasmsr.migrate.events import Announce
-from wasmsr.migrate.files.modules import Modules
+from wasmsr.migrate.files.modules import KEPT, Modules
+from wasmsr.migrate.handover.arrivals import EndLimits
 from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.peers import Peers
-from wasmsr.migrate.ports import ProgramHost
+from wasmsr.migrate.ports import MovableProgram, ProgramHost
+from wasmsr.migrate.protocol import Ending
 from wasmsr.migrate.rounds.convergence import MovePolicy
 from wasmsr.rpc.address import Address
 from wasmsr.rpc.client import RemotePeer
@@ -84,4 +88,78 @@ class ServedEndpoint:
         self._host.close()
         self._server.stop()
         self._peer.close()
+        self._journal.close()
+
+
+class ServedPrograms:
+    """An end of many programs that serves, with any number of peers.
+
+    Attributes:
+        end: The end.
+        peers: Its peers.
+    """
+
+    def __init__(
+        self,
+        *,
+        listen: Address,
+        peers: Sequence[Address],
+        state: Path,
+        host: ProgramHost,
+        announce: Announce,
+        limits: EndLimits,
+        arrived: Callable[[MovableProgram], None],
+        ended: Callable[[bytes, Ending], None] = lambda program, ending: None,
+        software: str,
+        key: bytes,
+        policy: MovePolicy | None = None,
+    ) -> None:
+        """Open the journal, restore what it has, and serve.
+
+        Args:
+            listen: Where this end listens.
+            peers: Where its peers listen.
+            state: The folder of all ends of this user on this machine.
+            host: Runs the programs.
+            announce: Gets the events.
+            limits: How many programs this end takes.
+            arrived, ended: See `ProgramsEnd`.
+            software: The version of wasmsr, for people at the peers.
+            key: The key that the peers must have too; b"" for none.
+            policy: How programs move.
+
+        Raises:
+            MigrationError: The journal or the address cannot be used.
+        """
+        self._journal = Journal(state / "remote" / str(listen.port))
+        self._remote = [RemotePeer(one, self._journal.node, key) for one in peers]
+        self.peers = Peers(*self._remote)
+        try:
+            self.end = ProgramsEnd(
+                self._journal,
+                Modules(state / "modules", max(KEPT, 2 * limits.programs)),
+                host,
+                self.peers,
+                announce,
+                limits=limits,
+                arrived=arrived,
+                ended=ended,
+                software=software,
+                policy=policy,
+            )
+            self.end.recover()
+            self._server = Server(self.end.answers, listen, software, key, programs=limits.programs)
+            self.end.serve()
+        except BaseException:
+            self._journal.close()
+            raise
+        self._host = host
+
+    def close(self) -> None:
+        """Stop serving and close the journal."""
+        self.end.close()
+        self._host.close()
+        self._server.stop()
+        for peer in self._remote:
+            peer.close()
         self._journal.close()

@@ -9,7 +9,6 @@ from functools import partial
 
 from wasmsr.errors import MigrationError
 from wasmsr.migrate.ends.contact import contact
-from wasmsr.migrate.ends.news import News
 from wasmsr.migrate.events import Announce, Event
 from wasmsr.migrate.handover.source import MoveSource
 from wasmsr.migrate.journal.journal import Journal, Record
@@ -36,15 +35,23 @@ class AwayPrograms:
         self,
         journal: Journal,
         peers: Peers,
-        news: News,
+        session: dict[bytes, str],
         announce: Announce,
         ended: Callable[[bytes, int, Ending], None],
     ) -> None:
-        """Make it of the parts of one end; `ended` notes that a program has ended at its peer."""
+        """Make it of the parts of one end.
+
+        Args:
+            journal: The journal.
+            peers: The peers.
+            session: The programs of this session; see `News`.
+            announce: Gets the events.
+            ended: Notes that a program has ended at its peer.
+        """
         self.lost: MigrationError | None = None
         self._journal = journal
         self._peers = peers
-        self._news = news
+        self._session = session
         self._announce = announce
         self._ended = ended
 
@@ -64,11 +71,8 @@ class AwayPrograms:
         for record in self._journal.records():
             unconfirmed = record.standing is OwnershipState.HANDED and not record.confirmed
             if record.standing is OwnershipState.OFFERED or unconfirmed:
-                self._news.session[record.program] = self._peers.current(record.peer)
-                source.settle(record)
-                after = self._journal.get(record.program)
-                if after and after.standing is OwnershipState.LOST:
-                    self._announce_lost(after, "when this end was killed")
+                self._session[record.program] = self._peers.current(record.peer)
+                self.settle_record(record, source)
             elif record.standing is OwnershipState.ENDED and record.ending:
                 peer = self._peers.of(record)
                 try:
@@ -76,6 +80,13 @@ class AwayPrograms:
                     self._journal.forget(record.program)
                 except (PeerLost, PeerRefused, JournalError):
                     continue
+
+    def settle_record(self, record: Record, source: MoveSource) -> None:
+        """End a move that an earlier process left open; see `MoveSource.settle`."""
+        source.settle(record)
+        after = self._journal.get(record.program)
+        if after and after.standing is OwnershipState.LOST:
+            self._announce_lost(after, "when this end was killed")
 
     def may_come_back(self, stop: threading.Event) -> bool:
         """Return whether a program of an earlier session still runs at its peer.
@@ -95,7 +106,7 @@ class AwayPrograms:
                 elif self._write_off(record, answer):
                     self._announce_lost(record, f"at {peer.address}")
                 else:
-                    self._news.session[record.program] = peer.address
+                    self._session[record.program] = peer.address
                     return True
         return False
 
@@ -127,8 +138,8 @@ class AwayPrograms:
         if answer.standing is OwnershipState.ENDED and answer.ending:
             self._ended(record.program, answer.epoch, answer.ending)
         elif not self._write_off(record, answer):
-            self._news.session[record.program] = peer.address
-        elif record.program not in self._news.session:
+            self._session[record.program] = peer.address
+        elif record.program not in self._session:
             self._announce_lost(record, f"at {peer.address}")
         else:
             self.lost = MigrationError(

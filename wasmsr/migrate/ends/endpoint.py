@@ -110,7 +110,7 @@ class Endpoint:
             journal, host, modules, announce, self.news.arrive, peers=peers
         )
         self.answers = Answers(journal, self.destination, self.news, announce)
-        self.away = AwayPrograms(journal, peers, self.news, announce, self.answers.ended)
+        self.away = AwayPrograms(journal, peers, self.news.session, announce, self.answers.ended)
         self._refused = 0
         """How often in sequence the program's move was refused."""
         self._interrupted = Ending("interrupted", EXIT_INTERRUPTED)

@@ -15,7 +15,7 @@ from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import JournalError
 
 KEPT = 16
-"""How many modules stay; the one used longest ago is removed first."""
+"""How many modules stay, if nobody says more; the one used longest ago is removed first."""
 
 LARGEST = 1 << 29
 """Most bytes of one module that this end takes from a peer."""
@@ -24,8 +24,9 @@ LARGEST = 1 << 29
 class Modules:
     """A folder of modules, named by SHA-256."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kept: int = KEPT) -> None:
         self.folder = folder
+        self._kept = kept
 
     def get(self, digest: bytes) -> bytes | None:
         """Return the module with this digest, or None; a damaged one is removed."""
@@ -58,7 +59,7 @@ class Modules:
 
     def _evict(self) -> None:
         files = sorted(self.folder.glob("*.wasm"), key=lambda path: path.stat().st_mtime)
-        for path in files[:-KEPT]:
+        for path in files[: -self._kept]:
             path.unlink(missing_ok=True)
 
     def _path(self, digest: bytes) -> Path:

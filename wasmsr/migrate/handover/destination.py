@@ -45,6 +45,8 @@ class MoveDestination(ReadyPrograms):
         with self.journal.locked(move.program):
             admission.check_journal(self.journal, move, arrivals.limits.programs)
             arrivals.check_room(move)
+            if self.busy(move.program):
+                raise refused(Reason.BUSY, "it has not released the program since it left")
             arriving = arrivals.get(move.program)
             if arriving and arriving.reception:
                 # This end has promised nothing yet, so a later attempt may replace the earlier one.

@@ -64,7 +64,21 @@ class ReadyPrograms:
         peers: Peers,
         limits: EndLimits | None = None,
         decisions: Decisions | None = None,
+        busy: Callable[[bytes], bool] = lambda program: False,
     ) -> None:
+        """Make it of the parts of one end.
+
+        Args:
+            journal: The journal.
+            host: Runs the programs.
+            modules: The modules that came from elsewhere.
+            announce: Gets the events.
+            arrived: See above.
+            peers: The peers.
+            limits: How many programs this end takes; None: one.
+            decisions: Who decides the moves; None: the journals.
+            busy: Returns whether something of a program is still here, after it has left.
+        """
         self.journal = journal
         self.host = host
         self.uploads = Uploads(host, modules)
@@ -73,6 +87,7 @@ class ReadyPrograms:
         self.peers = peers
         self.arrivals = Arrivals(journal, limits or EndLimits())
         self.decisions: Decisions = decisions or JournalDecisions(journal)
+        self.busy = busy
 
     # Deciding.
 

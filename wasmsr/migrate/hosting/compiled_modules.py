@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,17 +15,27 @@ KEPT = 4
 
 
 class CompiledModules:
-    """Compiled modules by digest. `files` has modules of this host, by digest."""
+    """Compiled modules by digest. `files` has modules of this host, by digest.
 
-    def __init__(self, files: Mapping[bytes, Path], features: frozenset[str]) -> None:
+    Any thread may call it. A module is compiled once, and nobody waits for another module.
+    """
+
+    def __init__(
+        self, files: Mapping[bytes, Path], features: frozenset[str], kept: int = KEPT
+    ) -> None:
         self._files = files
         self._features = features
+        self._kept = kept
+        self._lock = threading.Lock()
         self._compiled: dict[bytes, Module] = {}
+        self._compiling: dict[bytes, threading.Lock] = {}
 
     def binary(self, digest: bytes) -> Buffer | None:
         """Return the binary of a module that is here, or None."""
-        if digest in self._compiled:
-            return self._compiled[digest].binary
+        with self._lock:
+            found = self._compiled.get(digest)
+        if found is not None:
+            return found.binary
         path = self._files.get(digest)
         if path is None:
             return None
@@ -34,14 +45,27 @@ class CompiledModules:
     def admit(self, binary: Buffer) -> None:
         """Validate and compile a module. Raises ModuleError."""
         data = bytes(binary)
-        digest = hashlib.sha256(data).digest()
-        if digest not in self._compiled:
-            self._compiled[digest] = Module(data, features=self._features)
-            while len(self._compiled) > KEPT:
-                del self._compiled[next(iter(self._compiled))]
+        self.get(hashlib.sha256(data).digest(), data)
 
     def get(self, digest: bytes, binary: Buffer) -> Module:
         """Return a compiled module; compile it if necessary. Raises ModuleError."""
-        if digest not in self._compiled:
-            self.admit(binary)
-        return self._compiled[digest]
+        with self._lock:
+            found = self._compiled.get(digest)
+            if found is not None:
+                return found
+            turn = self._compiling.setdefault(digest, threading.Lock())
+        with turn:
+            with self._lock:
+                found = self._compiled.get(digest)
+            if found is not None:
+                return found
+            try:
+                made = Module(bytes(binary), features=self._features)
+            finally:
+                with self._lock:
+                    self._compiling.pop(digest, None)
+            with self._lock:
+                self._compiled[digest] = made
+                while len(self._compiled) > self._kept:
+                    del self._compiled[next(iter(self._compiled))]
+            return made

@@ -20,7 +20,7 @@ from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Limits
 from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.hosting import offers
-from wasmsr.migrate.hosting.compiled_modules import CompiledModules
+from wasmsr.migrate.hosting.compiled_modules import KEPT, CompiledModules
 from wasmsr.migrate.hosting.hosted_program import HostedProgram
 from wasmsr.migrate.hosting.own_inputs import OwnInputs
 from wasmsr.migrate.ports import Buffer, Relays
@@ -82,6 +82,7 @@ class Hosting:
         after: StdinAfterMove = "relay",
         shows: bool = False,
         results: Results = _no_results,
+        programs: int = 1,
     ) -> None:
         """Make a host without programs.
 
@@ -96,6 +97,7 @@ class Hosting:
             after: What a program reads after it has left.
             shows: Whether programs that start here show their output here, wherever they are.
             results: Where files of programs go that end here.
+            programs: How many programs come at most; so many modules stay compiled, or a few.
         """
         preload()  # now, so that no paused program waits while Python reads its modules
         self.executor = LocalExecutor()
@@ -104,7 +106,7 @@ class Hosting:
         self._grants = grants
         self._features = chosen(features)
         self._max_pages = max_pages
-        self._modules = CompiledModules(known, self._features)
+        self._modules = CompiledModules(known, self._features, max(KEPT, programs))
         self._shows = shows
         self._results = results
         self._shown = Shown()
