@@ -683,6 +683,7 @@ void wsr_module_free(wsr_module *m) {
       wsr_code_free(atomic_load(&m->code[i][f]));
     free(m->code[i]);
   }
+  free((void *)atomic_load(&m->native));
   free(m->types);
   free(m->subtypes);
   free(m->type_pool);

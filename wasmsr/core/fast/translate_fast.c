@@ -1205,7 +1205,7 @@ const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, un
   fast = make(m, code, kind == WSR_FAST_METERED, interrupt);
 #if WSR_NATIVE
   if (fast && kind == WSR_FAST_NATIVE) {
-    wsr_native_compile(fast, interrupt);
+    wsr_native_compile(m, fast, interrupt);
     if (!fast->native && wsr_pause_requested_at(interrupt, 1023)) { /* later, then */
       wsr_fast_free(fast);
       return NULL;
@@ -1217,6 +1217,9 @@ const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, un
     wsr_fast_free(fast);
     fast = first;
   }
+#if WSR_NATIVE
+  if (fast && fast->native) wsr_native_publish(m, fast);
+#endif
   return fast;
 }
 

@@ -1,5 +1,6 @@
 /* What native code needs to know about a function: its regions, where slots are live, which slots
- * have a register in each region, and which registers can differ from their slots.
+ * have a register in each region, which registers can differ from their slots, and which have been
+ * loaded from them.
  *
  * A region is an innermost loop, or the rest of the function. The analysis works on the cells of
  * fast code. It is the same for every CPU. */
@@ -449,6 +450,114 @@ static bool make_dirty(wsr_analysis *a) {
   return true;
 }
 
+/* ---- loaded registers ---- */
+
+/* The registers that have the slots which the cell reads, or writes. */
+static uint16_t registers_of(const wsr_analysis *a, const wsr_native_cell *c,
+                             const wsr_access *accesses, unsigned n) {
+  const wsr_region *const region = &a->regions[c->region];
+  uint16_t set = 0;
+  for (unsigned k = 0; k < n && accesses[k].slot != WSR_NONE; k++)
+    for (unsigned r = 0; r < PINS; r++)
+      if (region->slot[r] == accesses[k].slot) set |= (uint16_t)(1U << r);
+  return set;
+}
+
+/* Registers that have the same slot in the regions of both cells. */
+static uint16_t common(const wsr_analysis *a, uint32_t from, uint32_t to) {
+  const uint32_t first = a->cells[from].region, second = a->cells[to].region;
+  if (first == second) return (1U << PINS) - 1;
+  const wsr_region *const p = &a->regions[first], *const q = &a->regions[second];
+  uint16_t set = 0;
+  for (unsigned r = 0; r < PINS; r++)
+    if (p->slot[r] == q->slot[r] && p->type[r] == q->type[r]) set |= (uint16_t)(1U << r);
+  return set;
+}
+
+/* A call or a handler follows, which keeps no register. */
+static bool keeps_none(const wsr_native_cell *c) {
+  return !c->has_template ||
+         (c->shape.kind == CELL_SPECIAL &&
+          (c->shape.op == WSR_FAST_call_own || c->shape.op == WSR_FAST_call_indirect));
+}
+
+typedef struct {
+  wsr_analysis *a;
+  uint16_t *before; /* by cell: wanted before it */
+  bool changed;
+} wanting;
+
+static void want(wanting *w, uint32_t i, uint32_t to) {
+  wsr_native_cell *const c = &w->a->cells[i];
+  c->wanted |= w->before[to] & common(w->a, i, to);
+}
+
+static void want_before(wanting *w, uint32_t i) {
+  const wsr_analysis *const a = w->a;
+  wsr_native_cell *const c = &a->cells[i];
+  if (!keeps_none(c)) {
+    if (c->falls && i + 1 < a->n_cells) want(w, i, i + 1);
+    if (c->target != WSR_NONE) want(w, i, c->target);
+    if (wsr_is_table(&c->shape))
+      for (uint32_t k = 0; k < wsr_n_targets(c); k++)
+        want(w, i, wsr_cell_at(a, wsr_target_word(c, k)));
+  }
+  const uint16_t before = (uint16_t)(c->wanted & ~registers_of(a, c, c->writes, MOST_WRITES)) |
+                          registers_of(a, c, c->reads, MOST_READS);
+  w->changed |= before != w->before[i];
+  w->before[i] = before;
+}
+
+/* A register is loaded behind an edge only if it is loaded before it, whatever the edge; between
+ * regions the code on the edge loads. */
+static bool loaded_to(wsr_analysis *a, uint32_t from, uint16_t loaded, uint32_t to) {
+  wsr_native_cell *const t = &a->cells[to];
+  if (a->cells[from].region != t->region) return false;
+  const uint16_t kept = (t->loaded & loaded) | t->dirty;
+  if (kept == t->loaded) return false;
+  t->loaded = kept;
+  return true;
+}
+
+uint16_t wsr_loaded_behind(const wsr_analysis *a, uint32_t i) {
+  const wsr_native_cell *const c = &a->cells[i];
+  if (keeps_none(c)) return 0;
+  return c->loaded | (registers_of(a, c, c->reads, MOST_READS) & c->wanted) |
+         registers_of(a, c, c->writes, MOST_WRITES);
+}
+
+/* Begin with all that is wanted, and take away what an edge does not bring. What may be dirty is
+ * always loaded. */
+static bool make_loaded(wsr_analysis *a) {
+  wanting w = {a, calloc((size_t)a->n_cells, sizeof *w.before), true};
+  if (!w.before) return false;
+  int rounds = 0;
+  bool good = true;
+  while (w.changed && good) {
+    w.changed = false;
+    good = ++rounds <= MOST_ROUNDS && !wsr_pause_requested_at(a->interrupt, 1023);
+    for (uint32_t i = a->n_cells; i-- > 0;) want_before(&w, i);
+  }
+  for (uint32_t i = 0; i < a->n_cells; i++) a->cells[i].loaded = w.before[i] | a->cells[i].dirty;
+  if (a->cells[0].region + 1 == a->n_regions) a->cells[0].loaded = a->cells[0].dirty;
+  free(w.before);
+  rounds = 0;
+  for (bool changed = good; changed && good;) {
+    changed = false;
+    good = ++rounds <= MOST_ROUNDS && !wsr_pause_requested_at(a->interrupt, 1023);
+    for (uint32_t i = 0; i < a->n_cells; i++) {
+      const wsr_native_cell *const c = &a->cells[i];
+      const uint16_t loaded = wsr_loaded_behind(a, i);
+      if (c->falls && i + 1 < a->n_cells) changed |= loaded_to(a, i, loaded, i + 1);
+      if (c->target != WSR_NONE) changed |= loaded_to(a, i, loaded, c->target);
+      if (wsr_is_table(&c->shape))
+        for (uint32_t k = 0; k < wsr_n_targets(c); k++)
+          changed |= loaded_to(a, i, loaded, wsr_cell_at(a, wsr_target_word(c, k)));
+    }
+  }
+  return good;
+}
+
 /* ---- all of it ---- */
 
 bool wsr_analyse(wsr_analysis *a, const wsr_fast *fast, const wsr_request *interrupt) {
@@ -461,7 +570,7 @@ bool wsr_analyse(wsr_analysis *a, const wsr_fast *fast, const wsr_request *inter
     return false;
   a->cells = calloc((size_t)a->n_cells + 1, sizeof *a->cells);
   if (!a->cells || !make_cells(a) || !make_regions(a) || !make_liveness(a) || !make_pins(a) ||
-      !make_dirty(a)) {
+      !make_dirty(a) || !make_loaded(a)) {
     wsr_analysis_free(a);
     return false;
   }

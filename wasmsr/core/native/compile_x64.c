@@ -71,12 +71,6 @@ static bool is_native_call(const wsr_native_cell *c) {
   return c->shape.kind == CELL_SPECIAL &&
          (c->shape.op == WSR_FAST_call_own || c->shape.op == WSR_FAST_call_indirect);
 }
-static bool is_tail_call(const wsr_native_cell *c) {
-  return c->shape.kind == CELL_SPECIAL &&
-         (c->shape.op == WSR_FAST_tail_call || c->shape.op == WSR_FAST_tail_call_indirect ||
-          c->shape.op == WSR_FAST_tail_call_ref);
-}
-
 /* ---- distances ---- */
 
 static void add_distance(wsr_emission *e, uint8_t kind, uint32_t from, uint32_t to) {
@@ -144,7 +138,7 @@ void wsr_flush(wsr_emission *e, uint16_t dirty) {
 void wsr_load_pins(wsr_emission *e, uint32_t to) {
   const wsr_region *const region = region_of(e, to);
   for (unsigned r = 0; r < PINS; r++)
-    if (region->slot[r] != WSR_NONE && wsr_is_live(e->a, to, region->slot[r]))
+    if (e->a->cells[to].loaded >> r & 1 && wsr_is_live(e->a, to, region->slot[r]))
       load_pin(e, region, r);
 }
 
@@ -153,19 +147,21 @@ static bool same_pin(const wsr_region *p, const wsr_region *q, unsigned r) {
   return p->slot[r] == q->slot[r] && p->type[r] == q->type[r];
 }
 
-/* From the current cell's region to the cell `to`: store what is live there and has no register any
- * more, then load what gets one. Returns whether there is anything to do; does it if `emit`. */
+/* From the current cell to the cell `to`: store what is live there and has no register any more,
+ * then load what is loaded there and is not yet. Returns whether there is anything to do; does it
+ * if `emit`. */
 static bool edge(wsr_emission *e, uint32_t to, uint16_t dirty, bool emit) {
   const wsr_region *const p = &e->a->regions[e->c->region], *const q = region_of(e, to);
-  if (p == q) return false;
   bool any = false;
-  for (unsigned r = 0; r < PINS; r++) {
+  for (unsigned r = 0; p != q && r < PINS; r++) {
     if (!(dirty >> r & 1) || same_pin(p, q, r) || !wsr_is_live(e->a, to, p->slot[r])) continue;
     any = true;
     if (emit) store_pin(e, p, r);
   }
+  const uint16_t loaded = wsr_loaded_behind(e->a, e->i), wanted = e->a->cells[to].loaded;
   for (unsigned r = 0; r < PINS; r++) {
-    if (q->slot[r] == WSR_NONE || same_pin(p, q, r) || !wsr_is_live(e->a, to, q->slot[r])) continue;
+    if (!(wanted >> r & 1) || !wsr_is_live(e->a, to, q->slot[r])) continue;
+    if (loaded >> r & 1 && same_pin(p, q, r)) continue;
     any = true;
     if (emit) load_pin(e, q, r);
   }
@@ -188,13 +184,47 @@ void wsr_jump_to_cell(wsr_emission *e, int condition, uint32_t to) {
 
 /* ---- to C handlers ---- */
 
+static int32_t handler_number(const wsr_emission *e) {
+  return (int32_t)((uint64_t)(uintptr_t)e->c->shape.handler - HANDLER_BASE);
+}
+
+/* The way that all ways of this function to C handlers share is the first of the cold part. */
+static void emit_to_handlers(wsr_emission *e) {
+  e->out = &e->cold;
+  load_constant(e->out, R10, (uint64_t)(uintptr_t)e->a->fast);
+  jump(e, ALWAYS, TO_ROUTINE, e->routines->to_handler);
+}
+
 void wsr_run_handler(wsr_emission *e, uint16_t dirty) {
   wsr_flush(e, dirty);
-  if (is_tail_call(e->c)) /* the frame stays, but returns to where its caller's cells say */
-    alu_constant(e->out, ALU_ADD, WIDE, in_register(RSP), 16);
-  load_constant(e->out, RDI, (uint64_t)(uintptr_t)e->c->pc);
-  load_constant(e->out, RAX, (uint64_t)(uintptr_t)e->c->shape.handler);
-  jump(e, ALWAYS, TO_ROUTINE, e->routines->to_handler);
+  load_constant(e->out, RDI, e->c->word);
+  load_constant(e->out, RAX, (uint32_t)handler_number(e));
+  jump(e, ALWAYS, TO_COLD, 0);
+}
+
+void wsr_call(wsr_emission *e, uint32_t function) {
+  const uint64_t start = atomic_load_explicit(&e->callees[function], memory_order_acquire);
+  const uint64_t distance = start - (uint64_t)(uintptr_t)e->space->code;
+  if (function == e->a->fast->code->function) {
+    put8(e->out, 0xE8);
+    put32(e->out, 0);
+    add_distance(e, TO_START, e->out->n, 0);
+  } else if (distance < e->space->size && distance != e->routines->redo) {
+    put8(e->out, 0xE8);
+    put32(e->out, 0);
+    add_distance(e, TO_ROUTINE, e->out->n, (uint32_t)distance);
+  } else {
+    load_constant(e->out, RAX, (uint64_t)(uintptr_t)&e->callees[function]);
+    ins(e->out, 0, MAP_1, 0xFF, 0, 2, at(RAX, 0));
+  }
+}
+
+void wsr_mark_site(wsr_emission *e) {
+  const wsr_site site = {e->a->fast, e->c->word, handler_number(e)};
+  put8(e->out, 0xA9); /* test eax, distance */
+  put32(e->out, 0);
+  add_distance(e, TO_SITE, e->out->n, e->sites.n);
+  for (size_t k = 0; k < sizeof site; k++) put8(&e->sites, ((const uint8_t *)&site)[k]);
 }
 
 void wsr_jump_to_handler(wsr_emission *e, unsigned condition) {
@@ -206,6 +236,12 @@ void wsr_jump_to_handler(wsr_emission *e, unsigned condition) {
     e->out = out;
   }
   jump(e, (int)condition, TO_COLD, e->handler_path);
+}
+
+/* As C handlers do at calls; not zero: a pause is requested. */
+static void poll_call(wsr_emission *e) {
+  ins(e->out, 0, MAP_1, 0xF6, 0, 0, THREAD(pause)); /* test byte, 1 */
+  put8(e->out, 1);
 }
 
 static void poll_loop(wsr_emission *e) {
@@ -265,6 +301,18 @@ static uint16_t live_before(const wsr_emission *e, uint16_t registers) {
   return registers;
 }
 
+/* Load what the cell reads and what is read again behind it. */
+static void load_operands(wsr_emission *e) {
+  const wsr_region *const region = &e->a->regions[e->c->region];
+  for (unsigned k = 0; k < MOST_READS && e->c->reads[k].slot != WSR_NONE; k++) {
+    const uint32_t slot = e->c->reads[k].slot;
+    const unsigned r = slot < e->a->n_slots ? e->pin_of[slot] - 1U : PINS;
+    if (r >= PINS || e->loaded >> r & 1 || !(e->c->wanted >> r & 1)) continue;
+    load_pin(e, region, r);
+    e->loaded |= (uint16_t)(1U << r);
+  }
+}
+
 static void emit_cell(wsr_emission *e) {
   const wsr_native_cell *const c = e->c;
   if (!c->has_template) {
@@ -276,6 +324,7 @@ static void emit_cell(wsr_emission *e) {
     wsr_emit_special(e);
     return;
   }
+  load_operands(e);
   if (c->shape.back) poll_loop(e);
   switch (c->shape.kind) {
     case CELL_UNARY:
@@ -289,8 +338,8 @@ static void emit_cell(wsr_emission *e) {
 
 /* ---- entries ---- */
 
-/* Where C handlers go on with a cell. They came from native code of the same frame, or not: then a
- * return from this frame goes on as the handlers' table of returns says. */
+/* Where C handlers go on with a cell: all frames are settled. Who comes to the first cell may have
+ * pushed a frame. */
 static void emit_entry(wsr_emission *e, uint32_t cell) {
   if (!wsr_array_reserve(&e->entries, &e->room_entries, e->n_entries + 1, sizeof *e->entries)) {
     e->failed = true;
@@ -298,27 +347,29 @@ static void emit_entry(wsr_emission *e, uint32_t cell) {
   }
   wsr_buffer *const b = e->out = &e->cold;
   e->entries[e->n_entries++] = (wsr_entry){e->a->cells[cell].word, b->n};
-  alu_constant(b, ALU_ADD, WIDE, in_register(RSP), 16);
-  mov_to(b, WIDE, RAX, THREAD(frame));
-  alu(b, ALU_CMP, WIDE, RAX, at(RSP, 8));
-  const uint32_t known = jump_short(b, CC_E);
-  push(b, RAX);
-  put8(b, 0x4C); /* lea r10, [rip + generic_return] */
-  put8(b, 0x8D);
-  put8(b, 0x15);
-  put32(b, 0);
-  add_distance(e, TO_ROUTINE, b->n, e->routines->generic_return);
-  push(b, R10);
-  land(b, known);
+  mov_to(b, WIDE, RSP, THREAD(native_top));
+  if (cell == 0) {
+    put8(b, 0xE8);
+    put32(b, 0);
+    add_distance(e, TO_ROUTINE, b->n, e->routines->set_limit);
+  }
   wsr_load_pins(e, cell);
   jump(e, ALWAYS, TO_CELL, cell);
 }
 
-/* Where native code calls the function: locals become zero, also those that are not live. A slot
- * never holds a value that its type does not have. */
+/* Where native code calls the function. Nothing is written before the call is sure to be done. */
 static void emit_call_entry(wsr_emission *e) {
   wsr_buffer *const b = e->out = &e->hot;
   const wsr_fast *const fast = e->a->fast;
+  poll_call(e);
+  jump(e, CC_NE, TO_ROUTINE, e->routines->redo);
+  alu(b, ALU_CMP, WIDE, RSP, THREAD(native_limit));
+  jump(e, CC_B, TO_ROUTINE, e->routines->redo);
+  lea(b, WIDE, RAX, at(RSI, (int32_t)fast->frame_bytes));
+  alu(b, ALU_CMP, WIDE, RAX, THREAD(stack_end));
+  jump(e, CC_A, TO_ROUTINE, e->routines->redo);
+  /* Locals become zero, also those that are not live: a slot never holds a value that its type does
+   * not have. */
   uint32_t slot = fast->n_params;
   if (slot < fast->n_locals) ins(b, 0, MAP_0F, 0x57, 0, SCRATCH_XMM, in_register(SCRATCH_XMM));
   for (; slot + 1 < fast->n_locals; slot += 2)
@@ -338,8 +389,9 @@ static void emit_function(wsr_emission *e) {
     e->handler_path = WSR_NONE;
     e->label[i] = e->hot.n;
     enter_region(e, e->c->region);
+    e->loaded = e->c->loaded;
     emit_cell(e);
-    e->failed |= e->hot.failed || e->cold.failed || e->hot.n > MOST_CODE ||
+    e->failed |= e->hot.failed || e->cold.failed || e->sites.failed || e->hot.n > MOST_CODE ||
                  wsr_pause_requested_at(a->interrupt, i);
   }
   for (uint32_t i = 0; i < a->n_cells && !e->failed; i++)
@@ -348,13 +400,15 @@ static void emit_function(wsr_emission *e) {
 }
 
 static void resolve(const wsr_emission *e, uint8_t *hot, uint32_t offset) {
-  const uint32_t cold = e->hot.n; /* the cold part follows */
+  const uint32_t cold = e->hot.n, sites = cold + e->cold.n; /* one follows the other */
   for (uint32_t k = 0; k < e->n_distances; k++) {
     const wsr_distance *const d = &e->distances[k];
     const uint32_t base = d->cold ? cold : 0;
-    const uint32_t to = d->kind == TO_CELL   ? e->label[d->to]
-                        : d->kind == TO_COLD ? cold + d->to
-                                             : d->to - offset;
+    const uint32_t to = d->kind == TO_CELL    ? e->label[d->to]
+                        : d->kind == TO_COLD  ? cold + d->to
+                        : d->kind == TO_SITE  ? sites + d->to
+                        : d->kind == TO_START ? 0
+                                              : d->to - offset;
     const uint32_t distance = to - (base + d->from);
     memcpy(hot + base + d->place, &distance, sizeof distance);
   }
@@ -362,11 +416,13 @@ static void resolve(const wsr_emission *e, uint8_t *hot, uint32_t offset) {
 
 /* Put the code into the code space, and lead the words of the function to it. */
 static void install(const wsr_emission *e, wsr_code_space *space, wsr_fast *fast) {
-  const uint32_t size = e->hot.n + e->cold.n, offset = wsr_code_take(space, size);
+  const uint32_t size = e->hot.n + e->cold.n + e->sites.n;
+  const uint32_t offset = wsr_code_take(space, size);
   if (offset == WSR_NONE) return;
   uint8_t *const to = space->writable + offset;
   memcpy(to, e->hot.bytes, e->hot.n);
-  if (e->cold.n) memcpy(to + e->hot.n, e->cold.bytes, e->cold.n);
+  memcpy(to + e->hot.n, e->cold.bytes, e->cold.n);
+  if (e->sites.n) memcpy(to + e->hot.n + e->cold.n, e->sites.bytes, e->sites.n);
   resolve(e, to, offset);
   const uint64_t start = (uint64_t)(uintptr_t)(space->code + offset);
   for (uint32_t k = 0; k < e->n_entries; k++)
@@ -375,11 +431,31 @@ static void install(const wsr_emission *e, wsr_code_space *space, wsr_fast *fast
   fast->native_bytes = size;
 }
 
-void wsr_native_compile(wsr_fast *fast, const wsr_request *interrupt) {
+/* The module's table of native functions, made now if need be. Before they are published, calls of
+ * them are done again by C handlers. */
+static _Atomic uint64_t *callees_of(const wsr_module *module, const wsr_code_space *space) {
+  _Atomic(_Atomic uint64_t *) *const place = &((wsr_module *)(uintptr_t)module)->native;
+  _Atomic uint64_t *callees = WSR_PUBLISHED(place);
+  if (callees) return callees;
+  _Atomic uint64_t *const made = malloc((size_t)module->n.functions * sizeof *made);
+  const uint64_t redo = (uint64_t)(uintptr_t)(space->code + space->routines.redo);
+  for (uint32_t i = 0; made && i < module->n.functions; i++) atomic_init(&made[i], redo);
+  if (!made || WSR_PUBLISH_FIRST(place, &callees, made)) return made;
+  free((void *)made);
+  return callees;
+}
+
+void wsr_native_publish(const wsr_module *module, const wsr_fast *fast) {
+  _Atomic uint64_t *const callees = WSR_PUBLISHED(&module->native);
+  atomic_store_explicit(&callees[fast->code->function], fast->native, memory_order_release);
+}
+
+void wsr_native_compile(const wsr_module *module, wsr_fast *fast, const wsr_request *interrupt) {
   wsr_code_space *const space = wsr_code_space_get();
+  _Atomic uint64_t *const callees = space && !fast->metered ? callees_of(module, space) : NULL;
   wsr_analysis a;
-  if (!space || fast->metered || !wsr_analyse(&a, fast, interrupt)) return;
-  wsr_emission e = {.a = &a, .routines = &space->routines};
+  if (!callees || !wsr_analyse(&a, fast, interrupt)) return;
+  wsr_emission e = {.a = &a, .routines = &space->routines, .space = space, .callees = callees};
   e.label = calloc(a.n_cells, sizeof *e.label);
   e.pin_of = calloc((size_t)a.n_slots + 1, 1);
   e.failed = !e.label || !e.pin_of;
@@ -389,6 +465,7 @@ void wsr_native_compile(wsr_fast *fast, const wsr_request *interrupt) {
       const uint32_t slot = a.regions[e.pinned].slot[r];
       if (slot != WSR_NONE) e.pin_of[slot] = (uint8_t)(r + 1);
     }
+    emit_to_handlers(&e);
     emit_call_entry(&e);
     emit_function(&e);
   }
@@ -397,6 +474,7 @@ void wsr_native_compile(wsr_fast *fast, const wsr_request *interrupt) {
   free(e.pin_of);
   free(e.hot.bytes);
   free(e.cold.bytes);
+  free(e.sites.bytes);
   free(e.distances);
   free(e.entries);
   wsr_analysis_free(&a);

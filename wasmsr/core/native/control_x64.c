@@ -150,80 +150,28 @@ static void table(wsr_emission *e) {
 
 /* ---- calls ---- */
 
-/* Push a frame of the function whose address is in R9 and whose fast code is in RAX, and call its
- * native code, which is in R11. The C handler does what is rare. */
-static void call_native(wsr_emission *e, unsigned words) {
-  wsr_buffer *const b = e->out;
-  const int32_t up = (int32_t)field_of(e, 0) * 8;
-  const uint32_t cell = (uint32_t)(e->c->pc[2] >> 32);
-  mov_to(b, WIDE, R10, THREAD(stack_end));
-  lea(b, WIDE, RDI, at(RSI, up));
-  alu(b, ALU_SUB, WIDE, R10, in_register(RDI));
-  alu(b, ALU_CMP, WIDE, R10, at(RAX, (int32_t)offsetof(wsr_fast, frame_bytes)));
-  wsr_jump_to_handler(e, CC_B);
-  mov_to(b, WIDE, R10, THREAD(frame));
-  alu(b, ALU_CMP, WIDE, R10, THREAD(last_frame));
-  wsr_jump_to_handler(e, CC_E);
-  enum { FRAME = sizeof(wsr_frame) };
-  mov_from(b, 0, at(R10, FRAME + (int32_t)offsetof(wsr_frame, function)), R9);
-  ins(b, 0, MAP_1, 0xC7, 0, 0, at(R10, (int32_t)offsetof(wsr_frame, cell)));
-  put32(b, cell + 1);
-  mov_to(b, 0, RAX, at(R10, (int32_t)offsetof(wsr_frame, slot)));
-  alu_constant(b, ALU_ADD, 0, in_register(RAX), (int32_t)field_of(e, 0));
-  mov_from(b, 0, at(R10, FRAME + (int32_t)offsetof(wsr_frame, slot)), RAX);
-  alu_constant(b, ALU_ADD, WIDE, in_register(R10), FRAME);
-  mov_from(b, WIDE, THREAD(frame), R10);
-  mov_to(b, WIDE, RAX, THREAD(returns_from));
-  _Static_assert(sizeof(wsr_return) == 2 * sizeof(wsr_frame), "the scale");
-  lea(b, WIDE, RAX, at_index(RAX, R10, 1, 0));
-  mov_from(b, WIDE, at(RAX, (int32_t)offsetof(wsr_return, fp)), RSI);
-  load_constant(b, R9, (uint64_t)(uintptr_t)(e->c->pc + words));
-  mov_from(b, WIDE, at(RAX, (int32_t)offsetof(wsr_return, pc)), R9);
-  mov_to(b, WIDE, R9, THREAD(instance));
-  mov_from(b, WIDE, at(RAX, (int32_t)offsetof(wsr_return, instance)), R9);
-  mov_to(b, WIDE, RSI, in_register(RDI));
-  push(b, R10);
-  call_register(b, R11);
-  pop(b, RAX);
-  alu_constant(b, ALU_SUB, WIDE, in_register(RAX), FRAME);
-  mov_from(b, WIDE, THREAD(frame), RAX);
-  alu_constant(b, ALU_SUB, WIDE, in_register(RSI), up);
+static void enter_frame(wsr_emission *e) {
+  alu_constant(e->out, ALU_ADD, WIDE, in_register(RSI), (int32_t)field_of(e, 0) * 8);
+}
+
+/* Go on behind a call. */
+static void called(wsr_emission *e) {
+  wsr_mark_site(e);
+  alu_constant(e->out, ALU_SUB, WIDE, in_register(RSI), (int32_t)field_of(e, 0) * 8);
   wsr_load_pins(e, e->i + 1);
 }
 
-/* Poll, as a call does. */
-static void poll_call(wsr_emission *e) {
-  ins(e->out, 0, MAP_1, 0xF6, 0, 0, THREAD(pause)); /* test byte, 1 */
-  put8(e->out, 1);
-  wsr_jump_to_handler(e, CC_NE);
-}
-
-/* From a function's address in R9 to its fast code in RAX and native code in R11. */
-static void find_native(wsr_emission *e) {
-  wsr_buffer *const b = e->out;
-  mov_to(b, WIDE, RAX, THREAD(codes));
-  mov_to(b, WIDE, RAX, at_index(RAX, R9, 3, 0));
-  test_self(b, WIDE, RAX);
-  wsr_jump_to_handler(e, CC_E);
-  mov_to(b, WIDE, R11, at(RAX, (int32_t)offsetof(wsr_fast, native)));
-  test_self(b, WIDE, R11);
-  wsr_jump_to_handler(e, CC_E);
-}
-
+/* The callee polls and finds out whether there is room. */
 static void call_own(wsr_emission *e) {
-  wsr_buffer *const b = e->out;
-  poll_call(e);
-  mov_to(b, WIDE, RAX, THREAD(instance));
-  mov_to(b, 0, R9, INSTANCE(RAX, own));
-  alu_constant(b, ALU_ADD, 0, in_register(R9), (int32_t)(uint32_t)e->c->pc[2]);
-  find_native(e);
-  call_native(e, 3);
+  enter_frame(e);
+  wsr_call(e, (uint32_t)e->c->pc[2]);
+  called(e);
 }
 
-/* Traps, subtypes and other instances are for the C handler. */
+/* Traps, subtypes and other instances are for the C handler. The index is masked, so that no
+ * element behind the table is read when the CPU guesses wrong. */
 static void call_indirect(wsr_emission *e) {
   wsr_buffer *const b = e->out;
-  poll_call(e);
   mov_to(b, WIDE, R10, THREAD(instance));
   mov_to(b, WIDE, RAX, INSTANCE(R10, tables));
   mov_to(b, 0, RAX, at(RAX, (int32_t)((uint32_t)e->c->pc[3] * sizeof(uint32_t))));
@@ -233,6 +181,8 @@ static void call_indirect(wsr_emission *e) {
   mov_to(b, 0, RAX, at(R11, (int32_t)offsetof(wsr_table_instance, size)));
   alu(b, ALU_CMP, WIDE, RDI, in_register(RAX));
   wsr_jump_to_handler(e, CC_AE);
+  ins(b, 0, MAP_1, 0x1B, WIDE, RAX, in_register(RAX)); /* sbb: all ones if it is below */
+  alu(b, ALU_AND, WIDE, RDI, in_register(RAX));
   mov_to(b, WIDE, R11, at(R11, (int32_t)offsetof(wsr_table_instance, elements)));
   mov_to(b, WIDE, R9, at_index(R11, RDI, 3, 0));
   alu_constant(b, ALU_SUB, WIDE, in_register(R9), 1);
@@ -248,12 +198,13 @@ static void call_indirect(wsr_emission *e) {
   wsr_jump_to_handler(e, CC_NE);
   alu(b, ALU_CMP, WIDE, R10, at(R11, (int32_t)offsetof(wsr_function_instance, owner)));
   wsr_jump_to_handler(e, CC_NE);
-  find_native(e);
-  call_native(e, 4);
+  mov_to(b, 0, RAX, at(R11, (int32_t)offsetof(wsr_function_instance, index)));
+  load_constant(b, R11, (uint64_t)(uintptr_t)e->callees);
+  enter_frame(e);
+  ins(b, 0, MAP_1, 0xFF, 0, 2, at_index(R11, RAX, 3, 0)); /* call */
+  called(e);
 }
 
-/* Who is returned to removes the frame: it knows its address, and need not wait until the thread's
- * pointer to the frame is read and written. */
 static void return_results(wsr_emission *e) {
   wsr_buffer *const b = e->out;
   const uint32_t from = field_of(e, 0);

@@ -9,7 +9,7 @@
 #if WSR_NATIVE
 #include "core/native/x64.h"
 
-enum { TO_CELL, TO_COLD, TO_ROUTINE };
+enum { TO_CELL, TO_COLD, TO_ROUTINE, TO_SITE, TO_START };
 enum { ALWAYS = -1 };
 /* A 32-bit distance that is known when all code is. */
 typedef struct {
@@ -17,7 +17,7 @@ typedef struct {
   uint8_t kind;
   uint32_t place; /* where it is */
   uint32_t from;  /* from where it counts, in the same part */
-  uint32_t to;    /* a cell, an offset in the cold part, or an offset in the code space */
+  uint32_t to;    /* a cell, or an offset in the cold part, the code space or the sites */
 } wsr_distance;
 
 typedef struct {
@@ -27,10 +27,13 @@ typedef struct {
 typedef struct {
   const wsr_analysis *a;
   const wsr_routines *routines;
-  wsr_buffer hot, cold;
-  wsr_buffer *out; /* one of the two */
+  const wsr_code_space *space;
+  _Atomic uint64_t *callees; /* of the module: where native code calls each function */
+  wsr_buffer hot, cold, sites;
+  wsr_buffer *out; /* one of the first two */
   uint32_t *label; /* by cell, in the hot part */
   uint8_t *pin_of; /* by slot: register plus one, in the region `pinned` */
+  uint16_t loaded; /* registers that have the values of their slots now */
   uint32_t pinned;
   wsr_distance *distances;
   uint32_t n_distances, room_distances;
@@ -56,6 +59,10 @@ void wsr_jump_to_cell(wsr_emission *e, int condition, uint32_t to);
 void wsr_table_way(wsr_emission *e, uint32_t start, uint32_t number, uint16_t dirty);
 /* Load the registers of the current region that are live before the cell `to`. */
 void wsr_load_pins(wsr_emission *e, uint32_t to);
+/* Call a function of the same module, by index. */
+void wsr_call(wsr_emission *e, uint32_t function);
+/* Say what the call is that has just been emitted. */
+void wsr_mark_site(wsr_emission *e);
 
 /* ---- templates ---- */
 void wsr_emit_numeric(wsr_emission *e); /* numeric_x64.c: CELL_UNARY, CELL_BINARY, CELL_BRANCH */
@@ -80,6 +87,12 @@ static inline wsr_pin pin_of(const wsr_emission *e, uint32_t slot) {
   const unsigned r = e->pin_of[slot] - 1U;
   if (r >= PINS) return (wsr_pin){TYPE_ANY, NO_REGISTER};
   return (wsr_pin){e->a->regions[e->pinned].type[r], pin_register(r)};
+}
+/* The register from which a slot is read: if it is not loaded, the slot has the value. */
+static inline wsr_pin pin_to_read(const wsr_emission *e, uint32_t slot) {
+  const unsigned r = e->pin_of[slot] - 1U;
+  if (r < PINS && e->loaded >> r & 1) return pin_of(e, slot);
+  return (wsr_pin){TYPE_ANY, NO_REGISTER};
 }
 static inline uint32_t field_of(const wsr_emission *e, unsigned k) {
   return wsr_cell_field(e->c, k);

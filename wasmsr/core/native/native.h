@@ -7,8 +7,9 @@
  * path of every cell that can: a poll that finds a request, and a trap. Frames, canonical points
  * and polls are those of fast code.
  *
- * Native code runs on a stack of its own, which holds no state of the program: for each frame that
- * native code has entered, the frame's address and a return address. Whoever leaves forgets it. */
+ * Native code runs on a stack of its own, which holds no state of the program: a return address for
+ * each frame that native code has called. Frames are written from these addresses before a C
+ * handler runs (native/settle.c). */
 #ifndef WSR_NATIVE_H
 #define WSR_NATIVE_H
 #include "core/fast/fast.h"
@@ -68,8 +69,10 @@ typedef struct {
   uint32_t word, cell;
   uint32_t target; /* of a branch: a number of a cell, or WSR_NONE */
   uint32_t region;
-  uint16_t dirty; /* pinned registers that may differ from their slots, before the cell */
-  bool falls;     /* control can go on with the next cell */
+  uint16_t dirty;  /* pinned registers that may differ from their slots, before the cell */
+  uint16_t loaded; /* pinned registers that have the values of their slots, before the cell */
+  uint16_t wanted; /* pinned registers that are read behind the cell, before a call or handler */
+  bool falls;      /* control can go on with the next cell */
   bool has_template;
   bool entry; /* C handlers can go on here, so the word leads into native code */
   wsr_access reads[MOST_READS], writes[MOST_WRITES];
@@ -88,7 +91,7 @@ void wsr_describe_cell(wsr_native_cell *cell, uint32_t n_slots);
 /* Whether this machine has a template for the shape. */
 bool wsr_has_template(const wsr_shape *shape);
 
-/* ---- native/analyse.c: regions, liveness, pinned slots, dirty registers ---- */
+/* ---- native/analyse.c: regions, liveness, pinned slots, dirty and loaded registers ---- */
 
 enum { INTEGER_PINS = 6, FLOAT_PINS = 8, PINS = INTEGER_PINS + FLOAT_PINS };
 
@@ -121,6 +124,8 @@ static inline bool wsr_is_live(const wsr_analysis *a, uint32_t cell, uint32_t sl
 }
 /* The registers that stay dirty on the way from one region to the cell `to`. */
 uint16_t wsr_carried(const wsr_analysis *analysis, uint32_t region, uint16_t dirty, uint32_t to);
+/* The registers that have the values of their slots behind a cell, before code on edges. */
+uint16_t wsr_loaded_behind(const wsr_analysis *analysis, uint32_t cell);
 /* The targets of a branch table. */
 static inline uint32_t wsr_n_targets(const wsr_native_cell *c) { return (uint32_t)c->pc[2]; }
 static inline uint32_t wsr_target_word(const wsr_native_cell *c, uint32_t i) {
@@ -134,7 +139,7 @@ static inline bool wsr_is_table(const wsr_shape *s) {
 
 /* Where the routines that all functions share are, from the start of a code space. */
 typedef struct {
-  uint32_t enter, to_handler, generic_return, shadow_stack;
+  uint32_t enter, to_handler, generic_return, redo, set_limit, shadow_stack;
 } wsr_routines;
 
 /* A piece of address space for code. Its bytes are mapped twice: once to be written, once to be
@@ -158,7 +163,27 @@ uint32_t wsr_code_take(wsr_code_space *space, uint32_t size);
 /* ---- native/routines_x64.c, native/compile_x64.c ---- */
 
 /* Give a function native code. It keeps running as it is if that fails. */
-void wsr_native_compile(wsr_fast *fast, const wsr_request *interrupt);
+void wsr_native_compile(const wsr_module *module, wsr_fast *fast, const wsr_request *interrupt);
+/* Let native code of the same module call it. */
+void wsr_native_publish(const wsr_module *module, const wsr_fast *fast);
+
+/* ---- native/settle.c ---- */
+
+/* A call in native code, which the code behind its return address leads to. */
+typedef struct {
+  const wsr_fast *fast;
+  uint32_t word;
+  int32_t handler; /* of C, from HANDLER_BASE */
+} wsr_site;
+enum { SITE_MARK = 5 }; /* bytes of that code: test eax, distance from behind it to the site */
+#define HANDLER_BASE ((uint64_t)(uintptr_t)wsr_return_out)
+
+/* Write all frames whose return addresses are on the native stack down to `top`; `fast` is the
+ * innermost function. */
+void wsr_native_settle(wsr_thread *thread, const wsr_fast *fast, const uint64_t *top);
+/* The callee of the call at `top` cannot run in native code now: settle its caller's frame. Return
+ * the C handler of the call; its other arguments are native_pc and native_fp of the thread. */
+uint64_t wsr_native_redo(wsr_thread *thread, const uint64_t *top);
 
 /* Exported by fast/handlers.c for native code. */
 uint32_t wsr_return_out(wsr_thread *thread);

@@ -5,7 +5,7 @@
 #if WSR_NATIVE
 
 wsr_rm wsr_integer_slot(wsr_emission *e, uint32_t slot, int scratch) {
-  const wsr_pin pin = pin_of(e, slot);
+  const wsr_pin pin = pin_to_read(e, slot);
   switch (pin.type) {
     case TYPE_I: return in_register(pin.reg);
     case TYPE_F: xmm_to(e->out, 0, scratch, pin.reg); return in_register(scratch);
@@ -29,7 +29,7 @@ int wsr_integer_register(wsr_emission *e, uint8_t class, unsigned k, unsigned bi
 }
 
 wsr_rm wsr_float_slot(wsr_emission *e, uint32_t slot, uint8_t type, int scratch) {
-  const wsr_pin pin = pin_of(e, slot);
+  const wsr_pin pin = pin_to_read(e, slot);
   if (pin.type == TYPE_ANY) return slot_at(slot);
   if (pin.type != TYPE_I) return in_register(pin.reg);
   xmm_from(e->out, type == TYPE_D ? WIDE : 0, scratch, pin.reg);
@@ -100,7 +100,8 @@ void wsr_float_result(wsr_emission *e, unsigned k, uint8_t type, int xmm) {
 
 void wsr_move_slot(wsr_emission *e, uint32_t from, uint32_t to) {
   if (from == to) return;
-  const wsr_pin source = pin_of(e, from), target = pin_of(e, to);
+  const wsr_pin source = pin_to_read(e, from), target = pin_of(e, to);
+  if (target.type != TYPE_ANY) e->loaded |= (uint16_t)(1U << (e->pin_of[to] - 1));
   if (source.type == TYPE_D && target.type != TYPE_I) {
     if (target.type == TYPE_ANY)
       ins(e->out, 0xF2, MAP_0F, 0x11, 0, source.reg, slot_at(to));

@@ -19,8 +19,8 @@
 #include "core/native/x64.h"
 
 enum { CODE_BYTES = 256 << 20, ALIGNMENT = 16 };
-/* Room for C handlers and signal handlers, and a gap that nothing can cross without a fault. */
-enum { STACK_FOR_C = 512 << 10, GUARD = 64 << 10, PAIR = 16 };
+/* Room for signal handlers, and a gap that nothing can cross without a fault. */
+enum { STACK_FOR_SIGNALS = 512 << 10, GUARD = 64 << 10, WORD = sizeof(uint64_t) };
 
 static void *map_code(int file, int protection) {
   void *const at = mmap(NULL, CODE_BYTES, protection, MAP_SHARED | MAP_NORESERVE, file, 0);
@@ -93,8 +93,8 @@ uint32_t wsr_code_take(wsr_code_space *space, uint32_t size) {
 /* ---- the stack ---- */
 
 static size_t stack_bytes(const wsr_limits *limits) {
-  const size_t page = 4096, bytes = ((size_t)limits->stack_frames + 2) * PAIR;
-  return GUARD + STACK_FOR_C + (bytes + page - 1) / page * page;
+  const size_t page = 4096, bytes = ((size_t)limits->stack_frames + 2) * WORD;
+  return GUARD + STACK_FOR_SIGNALS + (bytes + page - 1) / page * page;
 }
 
 bool wsr_native_stack_make(wsr_thread *thread) {
@@ -106,7 +106,7 @@ bool wsr_native_stack_make(wsr_thread *thread) {
     return false;
   }
   thread->native_stack = stack;
-  thread->native_top = (uint64_t)(uintptr_t)(stack + bytes) - 8; /* as a function finds it */
+  thread->native_top = (uint64_t)(uintptr_t)(stack + bytes) - WORD;
   return true;
 }
 

@@ -68,9 +68,12 @@ struct wsr_thread {
   uint64_t *scratch_values;
   uint32_t scratch_room; /* slots; there are at most as many types */
 
-  void *native_stack;  /* see native/native.h; NULL where no native code has run */
-  uint64_t native_top; /* its end */
-  uint64_t host_stack; /* where the C stack was when native code was entered */
+  void *native_stack;    /* see native/native.h; NULL where no native code has run */
+  uint64_t native_top;   /* its end; above it, where its outermost frame returns to */
+  uint64_t native_limit; /* native code calls only where its stack is above this */
+  uint64_t host_stack;   /* the C stack, on which handlers run: where they return to */
+  const uint64_t *native_pc;
+  uint64_t *native_fp; /* a call that a C handler is to do, see wsr_native_redo */
 
   wsr_store *store;
   wsr_thread *next; /* of the same store */
