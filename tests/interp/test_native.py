@@ -30,6 +30,8 @@ from wasmsr.interp.outcomes import Finished, Limits, Outcome, Trapped
 from wasmsr.interp.store.externs import Function, Memory
 from wasmsr.interp.store.instance import Instance
 from wasmsr.interp.store.store import Store
+from wasmsr.snapshot.capture import capture
+from wasmsr.snapshot.format import content_digest
 
 refused = tier.refusal()
 needs_native = pytest.mark.skipif(refused is not None, reason=f"no native code here: {refused}")
@@ -42,12 +44,12 @@ def _native() -> Iterator[None]:
     tier.choose(None)
 
 
-def native_bytes(store: Store) -> dict[int, bytes]:
-    """The native code of the functions that have some, by address."""
+def native_bytes(store: Store, *, counts: bool = False) -> dict[int, bytes]:
+    """The native code of the functions that have some, by address; or that with counts."""
     view = ffi.new("wsr_native_view *")
     found = {}
     for address in range(1000):
-        if lib.wsr_native_code(store.c, address, view):
+        if lib.wsr_native_code(store.c, address, counts, view):
             found[address] = bytes(ffi.buffer(view.code, view.bytes))
     return found
 
@@ -563,3 +565,33 @@ def test_lockstep_notices_a_difference() -> None:
     Memory(pair.fast, 0).write(0, b"\x07")
     with pytest.raises(AssertionError, match="differs"):
         pair.run(most=5, seed=1)
+
+
+# ---- counts ----
+
+
+@needs_native
+def test_fuel_ends_at_each_instruction() -> None:
+    """Precise code does the last instructions; native code has done all before."""
+    draw = random.Random(3)
+    straight, store = counted(MIXED, 200, None)
+    total = store.executed
+    assert total is not None
+    assert native_bytes(store, counts=True)
+    for fuel in [1, 999, 1000, 1001, *draw.sample(range(1002, total), 40), total]:
+        end, native = counted(MIXED, 200, fuel)
+        tier.choose("interpreter")
+        other, plain = counted(MIXED, 200, fuel)
+        tier.choose("native")
+        assert end == other
+        assert native.executed == plain.executed == fuel
+        assert content_digest(capture(native)) == content_digest(capture(plain))
+    assert straight == ran(MIXED, 200)[0]
+
+
+def counted(code: Module, argument: int, fuel: int | None) -> tuple[object, Store]:
+    """The end of a run with so much fuel, or with plenty."""
+    store = Store()
+    store.enqueue(exported(store.instantiate(code)), argument)
+    outcome = store.run(fuel=10**9 if fuel is None else fuel)
+    return outcome.results[0] if isinstance(outcome, Finished) else outcome, store

@@ -312,8 +312,9 @@ typedef struct {
   const uint8_t *code;
   uint32_t bytes;
 } wsr_native_view;
-/* The native code of a function by address; 0 if it has none. */
-int wsr_native_code(wsr_store *store, uint32_t function, wsr_native_view *out);
+/* The native code of a function by address, without or with counts of instructions; 0 if it has
+ * none. */
+int wsr_native_code(wsr_store *store, uint32_t function, int counts, wsr_native_view *out);
 /* The compiler that built it, with its version. */
 const char *wsr_compiler(void);
 

@@ -682,8 +682,8 @@ void wsr_module_free(wsr_module *m) {
     for (uint32_t f = 0; m->code[i] && f < m->n.functions - m->n.imported_functions; f++)
       wsr_code_free(atomic_load(&m->code[i][f]));
     free(m->code[i]);
+    free((void *)atomic_load(&m->native[i]));
   }
-  free((void *)atomic_load(&m->native));
   free(m->types);
   free(m->subtypes);
   free(m->type_pool);

@@ -64,10 +64,11 @@ struct wsr_module {
   uint64_t off;             /* features that are off */
   /* Compiled bodies by [deterministic][defined function]; published once, by compare and swap. */
   _Atomic(wsr_code *) *code[2];
-  _Atomic(_Atomic uint64_t *) native; /* by function: where native code calls it; or NULL */
-  uint32_t n_validated;               /* own functions, from the first */
-  _Atomic uint32_t invalid;           /* one that could not be compiled for its body, or WSR_NONE */
-  _Atomic uint32_t uses;              /* by its owner and by the stores that hold instances of it */
+  /* Where native code calls each function, without and with counts; or NULL. */
+  _Atomic(_Atomic uint64_t *) native[2];
+  uint32_t n_validated;     /* own functions, from the first */
+  _Atomic uint32_t invalid; /* one that could not be compiled for its body, or WSR_NONE */
+  _Atomic uint32_t uses;    /* by its owner and by the stores that hold instances of it */
 };
 
 /* Whether the index names a function type. */

@@ -62,8 +62,8 @@ typedef struct {
 } wsr_operand_map;
 
 typedef struct wsr_fast wsr_fast;
-/* Fast code of a function: plain, with counts, and plain with native code. */
-enum { WSR_FAST_PLAIN, WSR_FAST_METERED, WSR_FAST_NATIVE, WSR_FAST_KINDS };
+/* Fast code of a function: plain and with counts; the same with native code. */
+enum { WSR_FAST_PLAIN, WSR_FAST_METERED, WSR_FAST_NATIVE, WSR_FAST_METERED_NATIVE, WSR_FAST_KINDS };
 void wsr_fast_free(wsr_fast *fast);
 
 /* A try: its cells, and who catches. Ascending by `begin`; `outer` is the next around it in the

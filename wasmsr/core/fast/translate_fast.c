@@ -1202,9 +1202,9 @@ const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, un
   _Atomic(wsr_fast *) *place = &((wsr_code *)(uintptr_t)code)->fast[kind];
   wsr_fast *fast = WSR_PUBLISHED(place);
   if (fast) return fast;
-  fast = make(m, code, kind == WSR_FAST_METERED, interrupt);
+  fast = make(m, code, kind % 2 != 0, interrupt);
 #if WSR_NATIVE
-  if (fast && kind == WSR_FAST_NATIVE) {
+  if (fast && kind >= WSR_FAST_NATIVE) {
     wsr_native_compile(m, fast, interrupt);
     if (!fast->native && wsr_pause_requested_at(interrupt, 1023)) { /* later, then */
       wsr_fast_free(fast);
@@ -1231,9 +1231,7 @@ const wsr_fast *wsr_function_fast(wsr_thread *thread, uint32_t address, bool met
   if (fast || f->instance == WSR_NONE) return fast;
   const wsr_code *code = wsr_function_code(thread, address);
   if (!code) return NULL;
-  const unsigned kind = metered                 ? WSR_FAST_METERED
-                        : store->program.native ? WSR_FAST_NATIVE
-                                                : WSR_FAST_PLAIN;
+  const unsigned kind = (store->program.native ? WSR_FAST_NATIVE : WSR_FAST_PLAIN) + metered;
   fast = wsr_translate_fast(store->program.instances[f->instance]->module, code, kind,
                             thread->interrupt ? &thread->pause : NULL);
   WSR_PUBLISH(place, fast);

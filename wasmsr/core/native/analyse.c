@@ -335,6 +335,7 @@ static void pin_region(const wsr_analysis *a, pinning *p, uint32_t number) {
   for (unsigned r = 0; r < PINS; r++) region->slot[r] = chosen[r] = WSR_NONE;
   for (unsigned r = 0; r < PINS; r++) { /* the heaviest first, integers and floats apart */
     uint32_t best = WSR_NONE;
+    if (a->fast->metered && r == INTEGER_PINS - 1) continue;
     for (uint32_t k = 0; k < p->n_touched; k++) {
       const uint32_t slot = p->touched[k];
       const uint8_t type = register_type(a, p, slot);

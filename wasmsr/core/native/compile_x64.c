@@ -62,7 +62,9 @@ bool wsr_has_template(const wsr_shape *s) {
     case WSR_FAST_call_indirect:
     case WSR_FAST_return_0:
     case WSR_FAST_return_1:
-    case WSR_FAST_return_n: return true;
+    case WSR_FAST_return_n:
+    case WSR_FAST_spend:
+    case WSR_FAST_decide: return true;
     default: return false;
   }
 }
@@ -191,6 +193,7 @@ static int32_t handler_number(const wsr_emission *e) {
 /* The way that all ways of this function to C handlers share is the first of the cold part. */
 static void emit_to_handlers(wsr_emission *e) {
   e->out = &e->cold;
+  if (e->a->fast->metered) mov_from(e->out, WIDE, THREAD(left), FUEL);
   load_constant(e->out, R10, (uint64_t)(uintptr_t)e->a->fast);
   jump(e, ALWAYS, TO_ROUTINE, e->routines->to_handler);
 }
@@ -209,7 +212,7 @@ void wsr_call(wsr_emission *e, uint32_t function) {
     put8(e->out, 0xE8);
     put32(e->out, 0);
     add_distance(e, TO_START, e->out->n, 0);
-  } else if (distance < e->space->size && distance != e->routines->redo) {
+  } else if (distance < e->space->size && distance != e->routines->redo[e->a->fast->metered]) {
     put8(e->out, 0xE8);
     put32(e->out, 0);
     add_distance(e, TO_ROUTINE, e->out->n, (uint32_t)distance);
@@ -348,6 +351,7 @@ static void emit_entry(wsr_emission *e, uint32_t cell) {
   wsr_buffer *const b = e->out = &e->cold;
   e->entries[e->n_entries++] = (wsr_entry){e->a->cells[cell].word, b->n};
   mov_to(b, WIDE, RSP, THREAD(native_top));
+  if (e->a->fast->metered) mov_to(b, WIDE, FUEL, THREAD(left));
   if (cell == 0) {
     put8(b, 0xE8);
     put32(b, 0);
@@ -362,12 +366,12 @@ static void emit_call_entry(wsr_emission *e) {
   wsr_buffer *const b = e->out = &e->hot;
   const wsr_fast *const fast = e->a->fast;
   poll_call(e);
-  jump(e, CC_NE, TO_ROUTINE, e->routines->redo);
+  jump(e, CC_NE, TO_ROUTINE, e->routines->redo[e->a->fast->metered]);
   alu(b, ALU_CMP, WIDE, RSP, THREAD(native_limit));
-  jump(e, CC_B, TO_ROUTINE, e->routines->redo);
+  jump(e, CC_B, TO_ROUTINE, e->routines->redo[e->a->fast->metered]);
   lea(b, WIDE, RAX, at(RSI, (int32_t)fast->frame_bytes));
   alu(b, ALU_CMP, WIDE, RAX, THREAD(stack_end));
-  jump(e, CC_A, TO_ROUTINE, e->routines->redo);
+  jump(e, CC_A, TO_ROUTINE, e->routines->redo[e->a->fast->metered]);
   /* Locals become zero, also those that are not live: a slot never holds a value that its type does
    * not have. */
   uint32_t slot = fast->n_params;
@@ -433,12 +437,13 @@ static void install(const wsr_emission *e, wsr_code_space *space, wsr_fast *fast
 
 /* The module's table of native functions, made now if need be. Before they are published, calls of
  * them are done again by C handlers. */
-static _Atomic uint64_t *callees_of(const wsr_module *module, const wsr_code_space *space) {
-  _Atomic(_Atomic uint64_t *) *const place = &((wsr_module *)(uintptr_t)module)->native;
+static _Atomic uint64_t *callees_of(const wsr_module *module, const wsr_code_space *space,
+                                    bool metered) {
+  _Atomic(_Atomic uint64_t *) *const place = &((wsr_module *)(uintptr_t)module)->native[metered];
   _Atomic uint64_t *callees = WSR_PUBLISHED(place);
   if (callees) return callees;
   _Atomic uint64_t *const made = malloc((size_t)module->n.functions * sizeof *made);
-  const uint64_t redo = (uint64_t)(uintptr_t)(space->code + space->routines.redo);
+  const uint64_t redo = (uint64_t)(uintptr_t)(space->code + space->routines.redo[metered]);
   for (uint32_t i = 0; made && i < module->n.functions; i++) atomic_init(&made[i], redo);
   if (!made || WSR_PUBLISH_FIRST(place, &callees, made)) return made;
   free((void *)made);
@@ -446,13 +451,13 @@ static _Atomic uint64_t *callees_of(const wsr_module *module, const wsr_code_spa
 }
 
 void wsr_native_publish(const wsr_module *module, const wsr_fast *fast) {
-  _Atomic uint64_t *const callees = WSR_PUBLISHED(&module->native);
+  _Atomic uint64_t *const callees = WSR_PUBLISHED(&module->native[fast->metered]);
   atomic_store_explicit(&callees[fast->code->function], fast->native, memory_order_release);
 }
 
 void wsr_native_compile(const wsr_module *module, wsr_fast *fast, const wsr_request *interrupt) {
   wsr_code_space *const space = wsr_code_space_get();
-  _Atomic uint64_t *const callees = space && !fast->metered ? callees_of(module, space) : NULL;
+  _Atomic uint64_t *const callees = space ? callees_of(module, space, fast->metered) : NULL;
   wsr_analysis a;
   if (!callees || !wsr_analyse(&a, fast, interrupt)) return;
   wsr_emission e = {.a = &a, .routines = &space->routines, .space = space, .callees = callees};

@@ -238,6 +238,23 @@ static void move_from_accumulator(wsr_emission *e) {
   }
 }
 
+/* ---- counts ---- */
+
+/* Decide whether the fuel suffices for the longest way to the next decision, then spend. */
+static void spend(wsr_emission *e, bool decides) {
+  const uint32_t longest = (uint32_t)e->c->pc[2], n = wsr_cell_number(e->c);
+  if (decides) {
+    if (longest <= INT32_MAX) {
+      alu_constant(e->out, ALU_CMP, WIDE, in_register(FUEL), (int32_t)longest);
+    } else {
+      load_constant(e->out, RAX, longest);
+      alu(e->out, ALU_CMP, WIDE, FUEL, in_register(RAX));
+    }
+    wsr_jump_to_handler(e, CC_B);
+  }
+  if (n) alu_constant(e->out, ALU_SUB, WIDE, in_register(FUEL), (int32_t)n);
+}
+
 static bool emit_simple(wsr_emission *e) {
   switch (e->c->shape.op) {
     case WSR_FAST_move: wsr_move_slot(e, field_of(e, 0), field_of(e, 3)); return true;
@@ -266,6 +283,8 @@ static bool emit_simple(wsr_emission *e) {
     case WSR_FAST_set_add: set_global(e); return true;
     case WSR_FAST_load_2_a:
     case WSR_FAST_load_2_w: load_2(e); return true;
+    case WSR_FAST_spend:
+    case WSR_FAST_decide: spend(e, e->c->shape.op == WSR_FAST_decide); return true;
     default: return false;
   }
 }

@@ -93,6 +93,7 @@ bool wsr_has_template(const wsr_shape *shape);
 
 /* ---- native/analyse.c: regions, liveness, pinned slots, dirty and loaded registers ---- */
 
+/* The last register for integers has the fuel, in code with counts. */
 enum { INTEGER_PINS = 6, FLOAT_PINS = 8, PINS = INTEGER_PINS + FLOAT_PINS };
 
 /* An innermost loop, or the rest of the function. */
@@ -139,7 +140,8 @@ static inline bool wsr_is_table(const wsr_shape *s) {
 
 /* Where the routines that all functions share are, from the start of a code space. */
 typedef struct {
-  uint32_t enter, to_handler, generic_return, redo, set_limit, shadow_stack;
+  uint32_t enter, to_handler, set_limit, shadow_stack;
+  uint32_t generic_return[2], redo[2]; /* of code without and with counts */
 } wsr_routines;
 
 /* A piece of address space for code. Its bytes are mapped twice: once to be written, once to be

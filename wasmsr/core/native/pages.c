@@ -128,10 +128,10 @@ int wsr_store_use_native(wsr_store *store) {
   return 1;
 }
 
-int wsr_native_code(wsr_store *store, uint32_t function, wsr_native_view *out) {
+int wsr_native_code(wsr_store *store, uint32_t function, int counts, wsr_native_view *out) {
   *out = (wsr_native_view){0};
   if (function >= store->program.n_functions) return 0;
-  const wsr_fast *const fast = WSR_PUBLISHED(&store->program.fast[0][function]);
+  const wsr_fast *const fast = WSR_PUBLISHED(&store->program.fast[counts != 0][function]);
   if (!fast || !fast->native) return 0;
   out->code = (const uint8_t *)(uintptr_t)fast->native;
   out->bytes = fast->native_bytes;
@@ -142,6 +142,9 @@ uint32_t wsr_native_run(wsr_thread *thread, const uint64_t *pc, uint64_t *fp, ui
                         uint64_t size) {
   typedef uint32_t enter(wsr_thread *, const uint64_t *, uint64_t *, uint8_t *, uint64_t, uint64_t);
   const wsr_code_space *const space = wsr_code_space_any();
+  const bool metered = thread->codes == thread->store->program.fast[1];
+  uint64_t *const outermost = (uint64_t *)(uintptr_t)thread->native_top;
+  *outermost = (uint64_t)(uintptr_t)(space->code + space->routines.generic_return[metered]);
   const uintptr_t at = (uintptr_t)space->code + space->routines.enter;
   return ((enter *)at)(thread, pc, fp, memory, size, pc[0]);
 }
@@ -156,8 +159,8 @@ int wsr_store_use_native(wsr_store *store) {
   (void)store;
   return 0;
 }
-int wsr_native_code(wsr_store *store, uint32_t function, wsr_native_view *out) {
-  (void)store, (void)function;
+int wsr_native_code(wsr_store *store, uint32_t function, int counts, wsr_native_view *out) {
+  (void)store, (void)function, (void)counts;
   *out = (wsr_native_view){0};
   return 0;
 }

@@ -28,16 +28,12 @@ static void write_limit(wsr_buffer *b) {
 }
 
 /* uint32_t enter(thread, pc, fp, memory, size, handler), as C calls it. */
-static uint32_t write_enter(wsr_buffer *b, uint32_t generic_return) {
+static uint32_t write_enter(wsr_buffer *b) {
   for (int k = 0; k < SAVED; k++) push(b, saved[k]);
   const uint32_t leave = load_address(b, R10);
   push(b, R10); /* twice: C handlers find the stack as a function does */
   push(b, R10);
   mov_from(b, WIDE, THREAD_IN(RDI, host_stack), RSP);
-  const uint32_t back = load_address(b, R10);
-  set_distance(b, back, generic_return);
-  mov_to(b, WIDE, RAX, THREAD_IN(RDI, native_top));
-  mov_from(b, WIDE, at(RAX, 0), R10);
   push(b, R9);
   mov_to(b, WIDE, R10, in_register(R8));
   mov_to(b, WIDE, R8, in_register(RDI));
@@ -143,11 +139,17 @@ static void write_shadow_stack(wsr_buffer *b) {
 }
 
 bool wsr_routines_write(wsr_buffer *b, wsr_routines *to) {
-  to->generic_return = b->n;
+  for (int metered = 1; metered >= 0; metered--) { /* one goes on in the other */
+    to->generic_return[metered] = b->n;
+    if (metered) mov_from(b, WIDE, THREAD_IN(R8, left), FUEL);
+  }
   write_generic_return(b);
   to->to_handler = b->n;
   write_to_handler(b);
-  to->redo = b->n;
+  for (int metered = 1; metered >= 0; metered--) {
+    to->redo[metered] = b->n;
+    if (metered) mov_from(b, WIDE, THREAD_IN(R8, left), FUEL);
+  }
   write_redo(b);
   to->set_limit = b->n;
   write_limit(b);
@@ -155,7 +157,7 @@ bool wsr_routines_write(wsr_buffer *b, wsr_routines *to) {
   to->shadow_stack = b->n;
   write_shadow_stack(b);
   to->enter = b->n;
-  const uint32_t leave = write_enter(b, to->generic_return);
+  const uint32_t leave = write_enter(b);
   set_distance(b, leave, b->n);
   write_leave(b);
   return !b->failed;

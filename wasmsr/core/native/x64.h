@@ -27,6 +27,7 @@ enum {
   R13,
   R14,
   R15,
+  FUEL = R15, /* in code with counts */
   NO_REGISTER = -1
 };
 
