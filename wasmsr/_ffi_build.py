@@ -15,7 +15,7 @@ CORE = HERE / "core"
 HEADERS = ("core/wsr.h", "_sys.h")
 SOURCES = (
     *("_core.c", "_sys.c", "_sandbox.c"),
-    *sorted(str(path.relative_to(HERE)) for path in CORE.glob("*/*.c")),
+    *sorted(str(path.relative_to(HERE)) for path in CORE.glob("*/**/*.c")),
 )
 
 

@@ -21,7 +21,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("musl-gcc") is None:
         pytest.skip("needs musl-gcc (Debian: musl-tools)")
     made = tmp_path_factory.mktemp("alone") / "alone"
-    sources = [*ROOT.glob("wasmsr/core/*/*.c"), ROOT / "wasmsr/_core.c"]
+    sources = [*ROOT.glob("wasmsr/core/**/*.c"), ROOT / "wasmsr/_core.c"]
     sources += [ROOT / "wasmsr/_sys.c", ROOT / "wasmsr/_sandbox.c"]
     command = ["musl-gcc", *core_flags(), "-Wall", "-Wextra", "-Werror", "-static"]
     command += ["-foptimize-sibling-calls", f"-I{ROOT / 'wasmsr'}", "-o", str(made)]

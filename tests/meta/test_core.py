@@ -13,7 +13,7 @@ import pytest
 
 from tests.builds.variants import core_flags
 
-SOURCES = ("_core.c", "core/*/*.c")
+SOURCES = ("_core.c", "core/**/*.c")
 
 
 def sources(root: Path) -> list[Path]:

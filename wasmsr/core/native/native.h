@@ -162,7 +162,7 @@ const wsr_code_space *wsr_code_space_any(void);
 /* Take `size` bytes: their offset, or WSR_NONE. */
 uint32_t wsr_code_take(wsr_code_space *space, uint32_t size);
 
-/* ---- native/routines_x64.c, native/compile_x64.c ---- */
+/* ---- native/x64/routines.c, native/x64/compile.c ---- */
 
 /* Give a function native code. It keeps running as it is if that fails. */
 void wsr_native_compile(const wsr_module *module, wsr_fast *fast, const wsr_request *interrupt);

@@ -16,7 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "core/native/x64.h"
+#include "core/native/x64/encode.h"
 
 enum { CODE_BYTES = 256 << 20, ALIGNMENT = 16 };
 /* Room for signal handlers, and a gap that nothing can cross without a fault. */

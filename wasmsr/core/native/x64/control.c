@@ -1,5 +1,5 @@
 /* Templates of moves, globals, branches, calls and returns. */
-#include "core/native/emit.h"
+#include "core/native/x64/emit.h"
 
 #if WSR_NATIVE
 

@@ -1,6 +1,6 @@
 /* Templates of numeric instructions, and of comparisons that are part of a branch. What is not here
  * runs in its C handler. */
-#include "core/native/emit.h"
+#include "core/native/x64/emit.h"
 
 #if WSR_NATIVE
 

@@ -7,7 +7,7 @@
 #include "core/native/native.h"
 
 #if WSR_NATIVE
-#include "core/native/x64.h"
+#include "core/native/x64/encode.h"
 
 #define THREAD_IN(reg, member) at(reg, (int32_t)offsetof(wsr_thread, member))
 

@@ -1,6 +1,6 @@
 /* Operands and results of cells, wherever they are: in a pinned register, in an accumulator, in a
  * slot, or in the cell. */
-#include "core/native/emit.h"
+#include "core/native/x64/emit.h"
 
 #if WSR_NATIVE
 

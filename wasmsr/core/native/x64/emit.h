@@ -7,7 +7,7 @@
 #include "core/native/native.h"
 
 #if WSR_NATIVE
-#include "core/native/x64.h"
+#include "core/native/x64/encode.h"
 
 enum { TO_CELL, TO_COLD, TO_ROUTINE, TO_SITE, TO_START };
 enum { ALWAYS = -1 };
@@ -48,7 +48,7 @@ typedef struct {
 /* Scratch registers: any template may change them. */
 enum { SCRATCH_XMM = 3, SCRATCH_XMM_2 = 4 };
 
-/* ---- compile_x64.c ---- */
+/* ---- compile.c ---- */
 /* Jump, on a condition or always, to where the C handler of this cell does its work again. */
 void wsr_jump_to_handler(wsr_emission *e, unsigned condition);
 /* Flush registers, and run the C handler of the cell. */
@@ -65,9 +65,9 @@ void wsr_call(wsr_emission *e, uint32_t function);
 void wsr_mark_site(wsr_emission *e);
 
 /* ---- templates ---- */
-void wsr_emit_numeric(wsr_emission *e); /* numeric_x64.c: CELL_UNARY, CELL_BINARY, CELL_BRANCH */
-void wsr_emit_memory(wsr_emission *e);  /* memory_x64.c: loads and stores */
-void wsr_emit_special(wsr_emission *e); /* control_x64.c */
+void wsr_emit_numeric(wsr_emission *e); /* numeric.c: CELL_UNARY, CELL_BINARY, CELL_BRANCH */
+void wsr_emit_memory(wsr_emission *e);  /* memory.c: loads and stores */
+void wsr_emit_special(wsr_emission *e); /* control.c */
 bool wsr_has_numeric(const wsr_shape *shape);
 
 /* ---- operands ---- */

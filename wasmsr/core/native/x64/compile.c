@@ -4,7 +4,7 @@
  * between regions, and the entries: where control comes from a handler, the registers of the region
  * are loaded from their slots. */
 #include "core/array.h"
-#include "core/native/emit.h"
+#include "core/native/x64/emit.h"
 
 #if WSR_NATIVE
 

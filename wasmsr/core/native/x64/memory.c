@@ -1,7 +1,7 @@
 /* Templates of loads and stores of memory 0 with 32-bit addresses. Each checks its bounds; the C
  * handler traps. The index register is always RAX, which has just got 32 bits, so no address
  * reaches further than 8 GiB and a few bytes from the start of the memory. */
-#include "core/native/emit.h"
+#include "core/native/x64/emit.h"
 
 #if WSR_NATIVE
 

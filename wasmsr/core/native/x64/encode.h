@@ -1,8 +1,8 @@
 /* An encoder for the x86-64 instructions that native code consists of. It appends to a buffer; a
  * buffer without room notes that and goes on, so only the end asks. Source: Intel 64 and IA-32
  * Architectures Software Developer's Manual, volume 2. */
-#ifndef WSR_X64_H
-#define WSR_X64_H
+#ifndef WSR_ENCODE_H
+#define WSR_ENCODE_H
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -248,7 +248,7 @@ static inline void land(wsr_buffer *b, uint32_t from) {
   if (!b->failed) b->bytes[from - 1] = (uint8_t)(b->n - from);
 }
 
-/* ---- native/routines_x64.c ---- */
+/* ---- native/x64/routines.c ---- */
 bool wsr_routines_write(wsr_buffer *b, wsr_routines *to);
 
 #endif
