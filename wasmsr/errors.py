@@ -66,7 +66,9 @@ PACKAGES = {
     "grpc": ("grpcio", "python3-grpcio"),
     "msgpack": ("msgpack", "python3-msgpack"),
     "platformdirs": ("platformdirs", "python3-platformdirs"),
+    "prometheus_client": ("prometheus-client", "python3-prometheus-client"),
     "rich": ("rich", "python3-rich"),
+    "tomli": ("tomli", "python3-tomli"),
     "wasmtime": ("wasmtime", None),
     "zstandard": ("zstandard", "python3-zstandard"),
 }

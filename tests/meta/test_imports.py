@@ -12,7 +12,7 @@ import pytest
 
 LEVELS = (
     ("_ffi",),
-    ("record",),
+    ("record", "durable"),
     ("realtime",),
     ("reserve",),
     ("errors", "telemetry"),
@@ -46,7 +46,7 @@ ONLY_IN = {
     **{name: {"http"} for name in ("http", "aiohttp", "httpx", "requests", "urllib3", "etcd3gw")},
     "msgpack": {"executor", "snapshot", "snapshot.store", "migrate", "rpc"},
     "zstandard": {"snapshot", "snapshot.store"},
-    "cryptography": {"snapshot"},
+    "cryptography": {"node", "snapshot"},
     "fsspec": {"snapshot.store"},
     "wasmtime": {"interp"},
     "click": {"cli"},

@@ -26,8 +26,8 @@ from wasmsr.migrate.handover.arrivals import EndLimits
 from wasmsr.migrate.hosting.host import Hosting
 from wasmsr.migrate.ports import MovableProgram
 from wasmsr.program.program import Program
-from wasmsr.rpc.address import Address
 from wasmsr.rpc.end import ServedPrograms
+from wasmsr.runspec.address import Address
 from wasmsr.runspec.grants import HostGrants
 
 KEY = b"the key of these tests"

@@ -26,8 +26,8 @@ from wasmsr.migrate.events import Event
 from wasmsr.migrate.journal.journal import Journal, Record
 from wasmsr.migrate.protocol import Ending
 from wasmsr.rpc import end as assembly
-from wasmsr.rpc.address import Address
 from wasmsr.rpc.client import RemotePeer
+from wasmsr.runspec.address import Address
 
 TICK = 0.01
 

@@ -18,9 +18,9 @@ from wasmsr.errors import MigrationError
 from wasmsr.migrate.handover.arrivals import ArrivalState
 from wasmsr.migrate.protocol import OwnershipState, PeerLost, PeerRefused, PeerUnknown, Reason
 from wasmsr.rpc import channel, client, keys, messages
-from wasmsr.rpc.address import Address
 from wasmsr.rpc.client import RemotePeer
 from wasmsr.rpc.session import MAC, METADATA, NONCE, BadSeal, PeerSession, Sessions, hello
+from wasmsr.runspec.address import Address
 
 import grpc  # isort: skip
 

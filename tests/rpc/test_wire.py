@@ -41,11 +41,11 @@ from wasmsr.migrate.protocol import (
     RoundHead,
 )
 from wasmsr.rpc import client, convert, messages
-from wasmsr.rpc.address import Address
 from wasmsr.rpc.client import RemotePeer
 from wasmsr.rpc.convert import Malformed
 from wasmsr.rpc.server import Server
 from wasmsr.rpc.session import METADATA
+from wasmsr.runspec.address import Address
 from wasmsr.snapshot.encoding.container import Header
 
 import grpc  # isort: skip
@@ -588,7 +588,7 @@ def test_nothing_heavy_below_the_server() -> None:
     import sys
 
     code = (
-        "import sys, wasmsr.migrate.ends.endpoint, wasmsr.rpc.address\n"
+        "import sys, wasmsr.migrate.ends.endpoint, wasmsr.runspec.address\n"
         "import wasmsr.cli.commands.remote\n"
         "assert 'grpc' not in sys.modules and 'google.protobuf' not in sys.modules"
     )

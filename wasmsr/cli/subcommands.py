@@ -20,6 +20,7 @@ COMMANDS = {
     "store": ("wasmsr.cli.commands.store", "keep many snapshots in one place, equal pages once"),
     "cache": ("wasmsr.cli.commands.cache", "show or clear what is noted of modules"),
     "ownership": ("wasmsr.cli.commands.ownership", "show who may run the programs under a lease"),
+    "keys": ("wasmsr.cli.commands.keys", "make and revoke the certificates of nodes"),
     "remote": ("wasmsr.cli.commands.remote", "move a running program to and fro between two hosts"),
 }
 """Name: (module whose attribute of that name is the command, summary). Nothing is imported for

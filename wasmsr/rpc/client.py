@@ -40,9 +40,9 @@ from wasmsr.migrate.protocol import (
 )
 from wasmsr.migrate.streams.inputs import HOLD_SECONDS
 from wasmsr.rpc import channel, convert, messages
-from wasmsr.rpc.address import Address
 from wasmsr.rpc.convert import Malformed
 from wasmsr.rpc.session import METADATA, NONCE, BadSeal, Call, PeerSession, hello
+from wasmsr.runspec.address import Address
 
 # After `channel`, which sets how loud it is.
 import grpc  # type: ignore[import-untyped]  # isort: skip

@@ -19,9 +19,9 @@ from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.ports import MovableProgram, ProgramHost
 from wasmsr.migrate.protocol import Ending
 from wasmsr.migrate.rounds.convergence import MovePolicy
-from wasmsr.rpc.address import Address
 from wasmsr.rpc.client import RemotePeer
 from wasmsr.rpc.server import Server
+from wasmsr.runspec.address import Address
 
 
 class ServedEndpoint:

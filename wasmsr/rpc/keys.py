@@ -13,6 +13,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from wasmsr import durable
 from wasmsr.errors import MigrationError
 
 SIZE = 32
@@ -87,17 +88,8 @@ def _there(path: Path) -> bool:
 def _make(path: Path, key: bytes) -> None:
     """Make the complete file of a key, unless another process was first. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        with open(os.open(part, flags, 0o600), "wb") as file:
-            file.write(key)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with suppress(FileExistsError):
+        durable.create(path, key)
 
 
 def _read(path: Path) -> tuple[bytes, os.stat_result]:

@@ -24,10 +24,10 @@ from wasmsr.errors import MigrationError
 from wasmsr.migrate.handover.answers import Answers
 from wasmsr.migrate.protocol import PIECE, PROTOCOL, PeerRefused, Reason, Refusal
 from wasmsr.rpc import channel, convert, messages
-from wasmsr.rpc.address import Address
 from wasmsr.rpc.convert import Malformed
 from wasmsr.rpc.gate import Gate
 from wasmsr.rpc.session import METADATA, BadSeal, Call, Sessions
+from wasmsr.runspec.address import Address
 
 # After `channel`, which sets how loud it is.
 import grpc  # type: ignore[import-untyped]  # isort: skip

@@ -11,7 +11,7 @@ from wasmsr.cli.options.remote_options import RemoteOptions
 from wasmsr.cli.words.messages import say
 
 if TYPE_CHECKING:
-    from wasmsr.rpc.address import Address
+    from wasmsr.runspec.address import Address
 
 
 def state_folder(given: str | None) -> Path:
@@ -29,7 +29,7 @@ def addresses(options: RemoteOptions) -> tuple[Address, Address]:
     Raises:
         click.UsageError: The addresses cannot be, or leave this machine without a key.
     """
-    from wasmsr.rpc.address import LOOPBACK, Address
+    from wasmsr.runspec.address import LOOPBACK, Address
 
     assert options.peer is not None and options.port is not None
     try:

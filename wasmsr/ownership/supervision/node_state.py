@@ -10,12 +10,12 @@ A folder that several hosts share gives each of them an id of its own.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from wasmsr import durable
 from wasmsr.executor.old_workers import HeldLock
 from wasmsr.executor.port import ExecutorError
 from wasmsr.ownership.failures import OwnershipError
@@ -87,15 +87,9 @@ def _host() -> str:
 
 def _node(path: Path) -> bytes:
     """Return the id in a file; two processes that make it at once get the same one."""
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
     if not path.exists():
-        with open(part, "x") as file:
-            file.write(secrets.token_bytes(NODE_BYTES).hex() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
         with suppress(FileExistsError):
-            os.link(part, path)
-        part.unlink()
+            durable.create(path, secrets.token_hex(NODE_BYTES).encode() + b"\n")
     try:
         node = bytes.fromhex(path.read_text(encoding="ascii")[:100].strip())
     except ValueError:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
+from wasmsr import durable
 from wasmsr.errors import KeySourceError, printable
 
 SOURCE_LIMIT = 65536
@@ -193,21 +195,8 @@ def write_key(path: str, text: bytes, *, mode: int = 0o600) -> None:
     Raises:
         KeySourceError: It is there, or cannot be written; then nothing of it is left.
     """
-    import secrets
-
-    folder, name = os.path.split(path)
-    part = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(8)}.part")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        try:
-            with open(os.open(part, flags, mode), "wb") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(part, path)  # unlike a rename, it replaces nothing
-        finally:
-            if os.path.lexists(part):
-                os.unlink(part)
+        durable.create(Path(path), text, mode)
     except FileExistsError:
         raise KeySourceError(
             f"{printable(path)} is there already, and a key is never overwritten",
