@@ -53,6 +53,8 @@ __all__ = [
     "ModuleMismatch",
     "Moment",
     "Mount",
+    "Node",
+    "NodeError",
     "Outcome",
     "Paused",
     "Retry",
@@ -140,6 +142,8 @@ if TYPE_CHECKING:
         ValType,
     )
     from wasmsr.library import open_program, pause, run
+    from wasmsr.node.failures import NodeError
+    from wasmsr.rpc.control.control_client import Node
     from wasmsr.runspec.run_spec import RunSpec
     from wasmsr.snapshot.moments.forks import fork_imports
     from wasmsr.snapshot.moments.history import History
@@ -156,6 +160,8 @@ _ROOMS = {
     "interp.outcomes": "Exited Finished Limits Outcome Paused Trapped",
     "interp.types": "Bounds FuncType GlobalType MemoryType TableType TagType ValType",
     "library": "open_program pause run",
+    "node.failures": "NodeError",
+    "rpc.control.control_client": "Node",
     "runspec.run_spec": "RunSpec",
     "snapshot.moments.forks": "fork_imports",
     "snapshot.moments.history": "History",

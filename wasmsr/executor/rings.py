@@ -139,18 +139,28 @@ class RingLog:
         return file
 
     def write(self, data: memoryview, /) -> int:
-        """Append data, and return how many bytes were taken. Raises OSError."""
+        """Append all of the data, as to a file, and return how many bytes these are.
+
+        Raises OSError.
+        """
+        view = memoryview(data)
         with self._lock:
-            if self._size >= self._part:
-                start = self._start + self._size
-                file = self._open(start)  # first: without it the old one goes on
-                os.close(self._file)
-                self._file, self._start, self._size = file, start, 0
-                while len(self._kept) > PARTS + 1:
-                    self._kept.pop(0).unlink(missing_ok=True)
-            done = os.pwrite(self._file, data[: self._part - self._size], self._size)
-            self._size += done
-            return done
+            while view:
+                if self._size >= self._part:
+                    self._next()
+                done = os.pwrite(self._file, view[: self._part - self._size], self._size)
+                self._size += done
+                view = view[done:]
+        return len(data)
+
+    def _next(self) -> None:
+        """Begin a file, and remove the oldest one."""
+        start = self._start + self._size
+        file = self._open(start)  # first: without it the old one goes on
+        os.close(self._file)
+        self._file, self._start, self._size = file, start, 0
+        while len(self._kept) > PARTS + 1:
+            self._kept.pop(0).unlink(missing_ok=True)
 
     def read(self, offset: int) -> tuple[int, bytes]:
         """Return the first offset, from `offset` on, of which bytes are here, and the bytes."""

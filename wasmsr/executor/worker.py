@@ -4,11 +4,13 @@
 
 The worker answers calls until the other end closes the socket. Then its programs end. With a
 folder it first waits so many seconds for a new supervisor, with all programs paused; see
-`old_workers.py`. Then it writes a snapshot of each program that may still be saved, and ends.
+`old_workers.py`. Then it writes how each program has ended (FOLDER/PROGRAM.result), or a snapshot
+of one that may still be saved (FOLDER/PROGRAM.snapshot), and ends.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -83,9 +85,17 @@ def serve(
 
 
 def _save(executor: LocalExecutor, folder: Path) -> None:
-    """Write a snapshot of each program that nobody else can own by now."""
+    """Write a snapshot of each program that nobody else can own by now, or how it has ended."""
     for program in executor.programs():
         if not executor.deadlines.may(program):
+            continue
+        status = executor.wait(program, 0)
+        if status.ending:
+            path = folder / f"{program.hex()}.result"
+            with suppress(OSError):
+                part = path.with_suffix(".part")
+                part.write_text(json.dumps(asdict(status)), encoding="utf-8")
+                part.replace(path)
             continue
         path = folder / f"{program.hex()}.snapshot"
         part = path.with_suffix(".part")

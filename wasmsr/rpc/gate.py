@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,9 @@ LOOK_SECONDS = 0.25
 class Gate:
     """Admits calls, and cancels those that are silent or slow."""
 
-    def __init__(self, methods: Iterable[str], at_once: int) -> None:
-        self._places = {name: threading.Semaphore(at_once) for name in methods}
+    def __init__(self, places: Mapping[str, int]) -> None:
+        """Make a gate; `places` says how many calls of each method may run at once."""
+        self._places = {name: threading.Semaphore(count) for name, count in places.items()}
         self._lock = threading.Lock()
         self._waiting: dict[int, tuple[float, Any]] = {}
         self._closed = threading.Event()

@@ -76,7 +76,7 @@ class Server:
         methods = messages.methods()
         at_once = programs + SPARE
         threads = at_once * len(methods) + REFUSALS
-        self._gate = Gate(methods, at_once)
+        self._gate = Gate(dict.fromkeys(methods, at_once))
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="wasmsr-rpc"),
             handlers=[_Handlers(answers, software, key, self._gate)],

@@ -1,0 +1,313 @@
+"""A node: its verbs over gRPC, its programs, and what it says of them after each kind of loss."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.node import programs
+from tests.node.programs import counting, lines
+from wasmsr import Node, errors
+from wasmsr.executor.old_workers import living
+from wasmsr.interp.modules.module import assemble
+from wasmsr.node.failures import NodeAway, NoSuchProgram, SubmissionRefused, WrongState
+from wasmsr.node.supervision.node_supervisor import NodeRules, NodeSupervisor
+from wasmsr.rpc.control import control_messages as messages
+from wasmsr.rpc.control.control_server import ControlServer
+from wasmsr.rpc.control.program_info import ProgramInfo
+
+SLOW = 3_000_000
+"""Loops after each line: about a hundred lines a second."""
+
+
+class Here:
+    """A node in this process, whose supervisor can be lost and started again."""
+
+    def __init__(self, folder: Path, **rules: Any) -> None:
+        self.folder, self.rules = folder, rules
+        self.address = f"unix:{folder}/control"
+        self.begin()
+
+    def begin(self) -> None:
+        self.supervisor = NodeSupervisor(self.folder / "state", NodeRules(**self.rules))
+        admit = self.rules.get("caller", lambda peer, certificate, token: "tester")
+        self.server = ControlServer(self.supervisor, self.address, "0", admit)
+        self.node = Node(self.address)
+
+    def lose(self) -> None:
+        """End as a killed supervisor does: sockets and locks are closed, and nothing is said."""
+        self.node.close()
+        self.server.stop(0)
+        for program in self.supervisor.programs():
+            program._closing = True
+            if program._executor is not None:
+                program._executor._end.shutdown(2)
+        self.supervisor.close()
+
+    def end(self) -> None:
+        self.node.close()
+        self.server.stop(0)
+        self.supervisor.stop(save=False, seconds=5)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Here]:
+    made = Here(tmp_path)
+    yield made
+    made.end()
+    for folder in (tmp_path / "state" / "programs").iterdir():
+        assert not living(folder / "worker"), "a worker outlives its node"
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def output(node: Node, program: ProgramInfo, **more: Any) -> bytes:
+    """Return standard output as a reader has it in the end."""
+    data = b""
+    for piece in node.logs(program.program, ["stdout"], **more):
+        assert piece.offset == len(data) or piece.rewound
+        data = data[: piece.offset] + piece.data
+    return data
+
+
+def size(node: Node, program: ProgramInfo) -> int:
+    return len(output(node, program))
+
+
+# ---- verbs ---------------------------------------------------------------------------------------
+
+
+def test_a_program_runs_to_its_end(here: Here) -> None:
+    node = here.node
+    program = node.submit(counting(100, 1000), {"args": ["x"]}, name="count")
+    assert (program.standing, program.name, program.submitter) == ("running", "count", "tester")
+    assert output(node, program, follow=True) == lines(0, 100)
+    ended = node.wait(program.program, 20)
+    assert (ended.standing, ended.ending, ended.code) == ("ended", "exited", 7)
+    assert ended.worker is None and ended.memory is None
+    assert [one.program for one in node.ps()] == [program.program]
+    assert node.info()["programs"] == {"ended": 1}
+    assert output(node, program) == lines(0, 100), "the output stays"
+    until(lambda: not living(here.folder / "state" / "programs" / program.program / "worker"))
+    with pytest.raises(WrongState, match=r"is ended .*cannot be killed|is ended and cannot"):
+        node.kill(program.program)
+
+
+def test_pause_resume_checkpoint_inspect_kill(here: Here) -> None:
+    node = here.node
+    program = node.submit(counting(10**7, SLOW))
+    id = program.program[:8]
+    until(lambda: size(node, program) > 0)
+    assert node.pause(id).standing == "paused"
+    before = size(node, program)
+    time.sleep(0.1)
+    assert size(node, program) == before
+    shown = node.inspect(id)
+    assert shown.standing == "paused" and shown.details is not None
+    assert shown.details["depth"] >= 1 and shown.details["frames"][0]["offset"] > 0
+    assert shown.details["stats"]["memory"] == 65536
+    saved = node.checkpoint(id).saved
+    assert saved is not None and saved["number"] == 1 and saved["stdout"] == before
+    assert node.resume(id).standing == "running"
+    until(lambda: size(node, program) > before)
+    assert node.inspect(id).standing == "running"
+    assert node.kill(id).standing == "killed"
+    with pytest.raises(WrongState):
+        node.resume(id)
+
+
+def test_refusals(here: Here) -> None:
+    node = here.node
+    with pytest.raises(NoSuchProgram):
+        node.pause("abc")
+    with pytest.raises(errors.InvalidError):
+        node.submit(b"\0asm\1\0\0\0" + bytes.fromhex("0105016000017f030201000a040102000b"))
+    with pytest.raises(errors.MalformedError):
+        node.submit(b"no module")
+    for wrong in (
+        {"streams": {"stdout": "/etc/passwd"}}, {"from_snapshot": "/etc/passwd"},
+        {"inherit_env": True}, {"snapshots": {"file": "x"}}, {"limits": {"timeout": 1}},
+        {"decrypt_with": "env:HOME"}, {"program": "/etc/passwd"},
+    ):  # fmt: skip
+        with pytest.raises(SubmissionRefused, match="cannot have"):
+            node.submit(counting(1, 1), wrong)
+    with pytest.raises(errors.WasmsrError, match="args"):
+        node.submit(counting(1, 1), {"args": 5})
+    with pytest.raises(errors.WasmsrError, match="exports no function"):
+        node.submit(counting(1, 1), {"invoke": "nothing"})
+    with pytest.raises(NodeAway, match="cannot be reached"):
+        Node(f"unix:{here.folder}/nobody").ps()
+    assert node.ps() == []
+
+
+def test_logs_say_what_was_dropped(tmp_path: Path) -> None:
+    here = Here(tmp_path, ring=4096)
+    try:
+        program = here.node.submit(counting(2000, 1))
+        here.node.wait(program.program, 30)
+        (first, *rest) = here.node.logs(program.program, ["stdout"])
+        assert first.dropped == first.offset > 0
+        data = first.data + b"".join(piece.data for piece in rest)
+        assert data == lines(0, 2000)[first.offset :]
+    finally:
+        here.end()
+
+
+def test_health_and_reflection(here: Here) -> None:
+    import grpc
+
+    def ask(service: str, method: str, *requests: Any) -> list[Any]:
+        kind = messages.methods(service)[method]
+        with grpc.insecure_channel(here.address) as channel:
+            call = channel.stream_stream(
+                f"/{service}/{method}",
+                request_serializer=kind.request.SerializeToString,
+                response_deserializer=kind.reply.FromString,
+            )
+            return list(call(iter(requests), timeout=10))
+
+    request = messages.methods(messages.HEALTH)["Check"].request
+    (health,) = ask(messages.HEALTH, "Check", request(service=messages.CONTROL))
+    assert health.status == messages.HealthResponse.SERVING
+    with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+        ask(messages.HEALTH, "Check", request(service="other"))
+    question = messages.methods(messages.REFLECTION)["ServerReflectionInfo"].request
+    found = ask(
+        messages.REFLECTION, "ServerReflectionInfo",
+        question(list_services=""), question(file_containing_symbol=messages.CONTROL),
+        question(file_by_filename="none"),
+    )  # fmt: skip
+    names = {one.name for one in found[0].list_services_response.service}
+    assert names == {messages.CONTROL, messages.HEALTH, messages.REFLECTION}
+    assert b"SubmitBegin" in found[1].file_descriptor_response.file_descriptor_proto[0]
+    assert found[2].error_response.error_code == 5
+
+
+# ---- losses --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])
+def test_a_lost_worker_is_named_and_resumed(here: Here, name: str) -> None:
+    """Readers hear that output comes again; together they have each line once."""
+    node = here.node
+    program, other = node.submit(counting(60, SLOW)), node.submit(counting(10**7, SLOW))
+    until(lambda: size(node, program) > 90)
+    saved = node.checkpoint(program.program).saved
+    assert saved is not None
+    until(lambda: size(node, program) > saved["stdout"] + 45)
+    reader = node.logs(program.program, ["stdout"], follow=True)
+    data = b""
+    while len(data) <= saved["stdout"]:
+        piece = next(reader)
+        data = data[: piece.offset] + piece.data
+    worker = node.inspect(program.program).worker
+    assert worker is not None
+    os.kill(worker, getattr(signal, name))
+    lost = node.wait(program.program, 20)
+    assert lost.standing == "resumable" and f"ended by {name}" in lost.reason
+    assert lost.worker is None and lost.saved == saved
+    resumed = node.resume(program.program)
+    assert (resumed.standing, resumed.life) == ("running", 2)
+    rewound = []
+    for piece in reader:
+        rewound += [piece.offset] * piece.rewound
+        data = data[: piece.offset] + piece.data
+    assert rewound == [saved["stdout"]] and data == lines(0, 60)
+    assert node.wait(program.program, 20).code == 7
+    os.kill(node.inspect(other.program).worker or 0, signal.SIGKILL)
+    assert node.wait(other.program, 20).standing == "lost", "it has no save point"
+
+
+def test_a_supervisor_that_is_started_again_adopts(here: Here) -> None:
+    node = here.node
+    running, paused = node.submit(counting(80, SLOW)), node.submit(counting(10**7, SLOW))
+    done = node.submit(counting(3, 1))
+    node.wait(done.program, 20)
+    node.pause(paused.program)
+    until(lambda: size(node, running) > 45)
+    here.lose()
+    time.sleep(0.2)
+    here.begin()
+    node = here.node
+    found = {one.program: one for one in node.ps()}
+    assert found[running.program].standing == "running"
+    assert found[running.program].reason == "adopted"
+    assert found[running.program].worker == running.worker
+    assert found[paused.program].standing == "paused"
+    assert (found[done.program].standing, found[done.program].code) == ("ended", 7)
+    assert output(node, running, follow=True) == lines(0, 80), "no line is lost or twice"
+    node.resume(paused.program)
+    until(lambda: size(node, paused) > 0)
+
+
+def test_a_supervisor_that_comes_late_resumes(tmp_path: Path) -> None:
+    """Workers without a supervisor save their programs, or how these have ended."""
+    here = Here(tmp_path, adopt=0.2)
+    try:
+        running = here.node.submit(counting(80, SLOW))
+        killed = here.node.submit(counting(10**7, SLOW))
+        saved = here.node.submit(counting(10**7, SLOW))
+        until(lambda: size(here.node, running) > 90)
+        here.node.checkpoint(saved.program)
+        here.lose()
+        for one in (killed, saved):
+            os.kill(one.worker or 0, signal.SIGKILL)
+        until(lambda: not living(here.folder / "state/programs" / running.program / "worker"))
+        here.begin()
+        node = here.node
+        found = {one.program: one for one in node.ps()}
+        assert found[running.program].standing == "resumable"
+        assert found[running.program].saved["number"] == 0
+        assert found[killed.program].standing == "lost"
+        assert found[saved.program].standing == "resumable"
+        assert found[saved.program].saved["number"] == 1
+        node.resume(running.program)
+        assert output(node, running, follow=True) == lines(0, 80)
+        node.resume(saved.program)
+        assert node.inspect(saved.program).life == 2
+    finally:
+        here.end()
+
+
+def test_a_stop_saves_what_runs(here: Here) -> None:
+    node = here.node
+    program = node.submit(counting(60, SLOW))
+    until(lambda: size(node, program) > 45)
+    node.close()
+    here.server.stop(0)
+    assert here.supervisor.stop(save=True, seconds=20) == []
+    here.begin()
+    (found,) = here.node.ps()
+    assert found.standing == "resumable" and found.reason == "its node has ended"
+    assert found.saved is not None and found.saved["stdout"] == size(here.node, found)
+    here.node.resume(found.program)
+    assert output(here.node, found, follow=True) == lines(0, 60)
+
+
+def test_checkpoints_are_written_in_time(here: Here) -> None:
+    program = here.node.submit(counting(10**7, SLOW), every=0.2)
+    until(lambda: ((here.node.ps()[0].saved or {}).get("number", 0)) >= 3)
+    assert program.every == 0.2
+
+
+def test_a_hostile_program_ends_alone(here: Here) -> None:
+    """It dies of its own, and the others run on."""
+    node = here.node
+    other = node.submit(counting(10**7, SLOW))
+    fill = node.submit(assemble(programs.FILL.encode()))
+    ended = node.wait(fill.program, 60)
+    assert ended.standing in ("ended", "lost"), ended
+    assert ended.reason
+    before = size(node, other)
+    until(lambda: size(node, other) > before)

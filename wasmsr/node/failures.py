@@ -1,0 +1,29 @@
+"""The errors of a node."""
+
+from __future__ import annotations
+
+from wasmsr.errors import EXIT_USAGE, WasmsrError
+
+
+class NodeError(WasmsrError):
+    """A node cannot do what was asked: the message names node, program and reason."""
+
+
+class NoSuchProgram(NodeError):
+    """The node has no program of this id, or several whose ids begin so."""
+
+    exit_code = EXIT_USAGE
+
+
+class WrongState(NodeError):
+    """The program is in a state in which this cannot be done."""
+
+
+class NodeAway(NodeError):
+    """The node does not answer, so nobody knows whether it did what was asked."""
+
+
+class SubmissionRefused(NodeError):
+    """The node does not take the program as it was described."""
+
+    exit_code = EXIT_USAGE

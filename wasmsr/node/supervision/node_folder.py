@@ -1,0 +1,166 @@
+"""The folder of a node: its lock, its id, modules by digest, and a folder for each program.
+
+FOLDER/node.lock             held by the supervisor
+FOLDER/modules/DIGEST.wasm   modules
+FOLDER/programs/ID/record    what the node notes of a program (`program_record.py`)
+FOLDER/programs/ID/worker/   the worker's locks, its socket, and what it left (`old_workers.py`)
+FOLDER/programs/ID/output/   the last bytes of its output (`rings.py`)
+FOLDER/programs/ID/saved/    its checkpoints
+FOLDER/programs/ID/parked-LIFE-STDOUT-STDERR.snapshot    a state that a worker left
+FOLDER/programs/ID/tmp/      what vanishes with the worker
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from wasmsr.executor.old_workers import HeldLock
+from wasmsr.executor.port import ExecutorError
+from wasmsr.migrate.journal.durable import private, sync_folder
+from wasmsr.node.failures import NodeError, SubmissionRefused
+from wasmsr.node.workers.warm_parents import WorkerPlace
+from wasmsr.ownership.supervision.node_state import NodeState
+
+MODULE_BYTES = 256 << 20
+"""Bytes of a module that are taken at most."""
+
+_PARKED = re.compile(r"parked-(\d{6})-(\d{16})-(\d{16})\.snapshot")
+
+
+class ProgramFolder:
+    """The folder of one program."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record = path / "record"
+        self.workers = path / "worker"
+        self.output = path / "output"
+        self.saved = path / "saved"
+        self.temporary = path / "tmp"
+
+    @property
+    def place(self) -> WorkerPlace:
+        """Where a worker has its files."""
+        return WorkerPlace(self.workers, self.output, self.temporary)
+
+    def parked(self) -> tuple[int, int, int, Path] | None:
+        """Return life, offsets of output and path of the last state that a worker left, or None."""
+        found = []
+        for path in self.path.iterdir():
+            match = _PARKED.fullmatch(path.name)
+            if match is not None:
+                found.append((int(match[1]), int(match[2]), int(match[3]), path))
+        return max(found, default=None)
+
+    def park(self, left: Path, life: int, output: int, errors: int) -> Path:
+        """Take the state that a worker left, durably. Raises OSError."""
+        path = self.path / f"parked-{life:06d}-{output:016d}-{errors:016d}.snapshot"
+        left.replace(path)
+        sync_folder(self.path)
+        return path
+
+    def remove_parked(self) -> None:
+        """Remove states that are of no use any more."""
+        for path in self.path.glob("parked-*"):
+            path.unlink(missing_ok=True)
+
+    def remove_saved(self) -> None:
+        """Remove everything from which the program could be resumed."""
+        self.remove_parked()
+        for path in (self.saved, self.temporary, self.workers):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class NodeFolder:
+    """The folder of a node, which this process holds.
+
+    Attributes:
+        node: The node's id.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder, which is made.
+
+        Raises:
+            NodeError: Another process holds it, or it cannot be used.
+            OwnershipError: It has no node id, and none can be made.
+        """
+        try:
+            for path in (folder, folder / "modules", folder / "programs"):
+                path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = HeldLock(folder / "node.lock", f"the node of {folder}")
+        except ExecutorError as error:
+            raise NodeError(
+                error.message, hint="end that node, or name another --state-dir FOLDER"
+            ) from error
+        except OSError as error:
+            raise NodeError(
+                f"{folder} cannot be used by a node: {error.strerror}",
+                hint="name a folder that you can write: --state-dir FOLDER",
+            ) from error
+        self.path = folder
+        self.node = NodeState(folder).node
+
+    def close(self) -> None:
+        """Give the folder up."""
+        self._lock.close()
+
+    def programs(self) -> list[ProgramFolder]:
+        """Return the folders of all programs."""
+        return [ProgramFolder(path) for path in sorted((self.path / "programs").iterdir())]
+
+    def program(self, program: str) -> ProgramFolder:
+        """Return the folder of a program, which is made."""
+        path = self.path / "programs" / program
+        path.mkdir(exist_ok=True, mode=0o700)
+        return ProgramFolder(path)
+
+    def module(self, digest: str) -> Path:
+        """Return the file of a module, which may not be there."""
+        return self.path / "modules" / f"{digest}.wasm"
+
+    def take_module(self, pieces: Iterable[bytes], most: int = MODULE_BYTES) -> str:
+        """Keep a module, and return its digest in hexadecimal digits.
+
+        Args:
+            pieces: Its bytes.
+            most: Bytes that are taken at most.
+
+        Raises:
+            SubmissionRefused: It is larger.
+            OSError: It cannot be written.
+        """
+        digest, size = hashlib.sha256(), 0
+        part = self.path / "modules" / f".{secrets.token_hex(8)}.part"
+        try:
+            with open(part, "wb", opener=private) as file:
+                for piece in pieces:
+                    size += len(piece)
+                    if size > most:
+                        raise SubmissionRefused(f"the module has more than {most} bytes")
+                    digest.update(piece)
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.module(digest.hexdigest()))
+        finally:
+            part.unlink(missing_ok=True)
+        return digest.hexdigest()
+
+    def remove_modules(self, kept: set[str]) -> None:
+        """Remove modules that no program has, and what an interrupted upload left."""
+        for path in (self.path / "modules").iterdir():
+            if path.stem not in kept:
+                with suppress(FileNotFoundError):
+                    path.unlink()

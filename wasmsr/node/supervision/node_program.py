@@ -1,0 +1,521 @@
+"""One program of a node: its worker, its record, and the thread that waits for it.
+
+The worker runs the program and writes its output to files. The thread notes how the program ends,
+or how its worker does, and writes checkpoints. Callers pause, resume, save and kill it meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from wasmsr.errors import WasmsrError
+from wasmsr.executor.old_workers import living
+from wasmsr.executor.port import RING, ExecutorError, ProgramStatus
+from wasmsr.executor.process import ERRORS, ProcessExecutor
+from wasmsr.executor.rings import cut_ring, ring_bounds
+from wasmsr.node.failures import NodeError, WrongState
+from wasmsr.node.supervision.node_folder import ProgramFolder
+from wasmsr.node.supervision.program_record import (
+    STREAMS,
+    ProgramRecord,
+    ProgramStanding,
+    SavePoint,
+)
+
+PATIENCE = 30.0
+"""Seconds in which a worker must answer what takes no time; otherwise it is frozen, and killed."""
+
+PAUSE_SECONDS = 10.0
+"""How long a program may take to pause."""
+
+LOOK_SECONDS = 0.5
+"""Seconds between two looks at the worker of a paused program."""
+
+LONG_WAIT = 60.0
+"""Seconds that the thread waits for a program at a time."""
+
+FRAMES = 64
+"""Frames of a call stack that are shown at most."""
+
+Note = Callable[..., None]
+"""Gets an event: its name, and values by name."""
+
+
+@dataclass(frozen=True)
+class ProgramRules:
+    """What holds for all programs of a node.
+
+    Attributes:
+        keep: Checkpoints that stay.
+        note: Gets events.
+        changed: Is called after each change of a record.
+    """
+
+    keep: int
+    note: Note
+    changed: Callable[[], None]
+
+
+class NodeProgram:
+    """One program. Any thread may call its methods."""
+
+    def __init__(
+        self,
+        record: ProgramRecord,
+        folder: ProgramFolder,
+        rules: ProgramRules,
+        worker: Callable[[NodeProgram], ProcessExecutor],
+    ) -> None:
+        """Take a record.
+
+        Args:
+            record: What is noted of the program.
+            folder: Its folder.
+            rules: What holds for all programs.
+            worker: Makes a worker for it.
+        """
+        self.record, self.folder = record, folder
+        self.id = bytes.fromhex(record.program)
+        self._rules, self._worker = rules, worker
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._executor: ProcessExecutor | None = None
+        self._watcher: threading.Thread | None = None
+        self._next = 0.0
+        self._closing = False
+
+    # ---- its record ------------------------------------------------------------------------------
+
+    def _stand(self, standing: ProgramStanding, reason: str = "", **changes: Any) -> None:
+        """Note what the program does now, on disk before anybody hears of it."""
+        with self._changed:
+            if standing is not self.record.standing:
+                self.record.changed = time.time()
+            self.record.standing, self.record.reason = standing, reason
+            for name, value in changes.items():
+                setattr(self.record, name, value)
+            self.record.write(self.folder.record)
+            self._changed.notify_all()
+        self._rules.note(
+            "program", program=self.record.program[:8], standing=standing.value,
+            **({"reason": reason} if reason else {}),
+        )  # fmt: skip
+        self._rules.changed()
+
+    @property
+    def standing(self) -> ProgramStanding:
+        """What the node says of it."""
+        return self.record.standing
+
+    @property
+    def pid(self) -> int:
+        """The process id of its worker, or 0."""
+        executor = self._executor
+        return 0 if executor is None else executor.pid
+
+    def _refuse(self, what: str) -> WrongState:
+        record = self.record
+        why = f" ({record.reason})" if record.reason else ""
+        return WrongState(
+            f"program {record.program[:8]} is {record.standing.value}{why} and cannot be {what}"
+        )
+
+    # ---- begin -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the program in a new worker.
+
+        Raises:
+            WasmsrError: It cannot be started; its record says so.
+        """
+        with self._lock:
+            try:
+                executor = self._worker(self)
+                try:
+                    executor.start(
+                        self.record.spec, program=self.id, streams=(-1, RING, RING), paused=True
+                    )
+                    self._stand(ProgramStanding.RUNNING)
+                    executor.resume(self.id)
+                except BaseException:
+                    executor.kill()
+                    _reap(executor.pid, 1)
+                    raise
+            except WasmsrError as error:
+                self._stand(ProgramStanding.LOST, f"it did not start: {error.message}")
+                raise
+            self._have(executor)
+
+    def _have(self, executor: ProcessExecutor) -> None:
+        """Watch a worker that has the program."""
+        executor.patience = PATIENCE
+        self._executor = executor
+        self._plan()
+        self._watcher = threading.Thread(
+            target=self._watch, args=(executor,), name="wasmsr-watch", daemon=True
+        )
+        self._watcher.start()
+
+    def _plan(self) -> None:
+        every = self.record.every
+        self._next = float("inf") if every is None else time.monotonic() + every
+
+    def recover(self, old: list[ProcessExecutor]) -> None:
+        """Say what has become of the program after the node was lost.
+
+        Args:
+            old: The workers of its folder that live; the others were killed.
+        """
+        record, folder = self.record, self.folder
+        for executor in old:
+            executor.patience = PATIENCE
+            with suppress(WasmsrError):
+                if executor.programs() == [self.id] and self._executor is None:
+                    if record.standing is not ProgramStanding.PAUSED:
+                        self._stand(ProgramStanding.RUNNING, "adopted")
+                        if not executor.wait(self.id, 0).ending:
+                            executor.resume(self.id)
+                    self._have(executor)
+                    continue
+            executor.kill()
+        if self._executor is not None:
+            return
+        with suppress(OSError, ValueError, TypeError):
+            left = folder.workers / f"{record.program}.result"
+            if left.exists():
+                status = ProgramStatus(**json.loads(left.read_bytes()[:LARGEST_RESULT]))
+                self._end(status)
+                return
+        left = folder.workers / f"{record.program}.snapshot"
+        if left.exists():
+            ends = [ring_bounds(folder.output, stream)[1] for stream in STREAMS]
+            folder.park(left, record.life, *ends)
+        self._fall_back("its worker has ended, and nobody saw how")
+
+    def _fall_back(self, reason: str) -> None:
+        """Say from what the program, which nobody has, can be resumed."""
+        record = self.record
+        parked, saved = self.folder.parked(), record.saved
+        if parked is not None and (saved is None or parked[0] >= saved.life):
+            life, output, errors, path = parked
+            status = path.stat()
+            saved = SavePoint(life, status.st_mtime, "", 0, status.st_size, output, errors)
+        if saved is None:
+            self._stand(ProgramStanding.LOST, reason)
+        else:
+            self._stand(ProgramStanding.RESUMABLE, reason, saved=saved)
+
+    # ---- the thread ------------------------------------------------------------------------------
+
+    def _watch(self, executor: ProcessExecutor) -> None:
+        """Wait for the end of the program or of its worker, and write checkpoints."""
+        try:
+            while self._executor is executor:
+                wait = min(LONG_WAIT, max(0.0, self._next - time.monotonic()))
+                status = executor.wait(self.id, wait)
+                if self._executor is not executor:
+                    return
+                if status.ending:
+                    with self._lock:
+                        if self._executor is executor:
+                            self._end(status)
+                    return
+                if status.state != "running":
+                    with self._changed:
+                        self._changed.wait(LOOK_SECONDS)
+                elif time.monotonic() >= self._next:
+                    self._save_in_time(executor)
+        except ExecutorError as error:
+            self._lose(executor, error)
+        except OSError as error:
+            self._rules.note("trouble", program=self.record.program[:8], error=str(error))
+
+    def _save_in_time(self, executor: ProcessExecutor) -> None:
+        self._plan()
+        try:
+            self.checkpoint()
+        except (WasmsrError, OSError) as error:
+            if self._executor is executor:
+                self._rules.note("no-checkpoint", program=self.record.program[:8], error=str(error))
+
+    def _end(self, status: ProgramStatus) -> None:
+        """Note how the program has ended, and end its worker."""
+        executor, self._executor = self._executor, None
+        self._stand(
+            ProgramStanding.ENDED,
+            status.sentence,
+            ending=status.ending,
+            code=status.code,
+            saved=None,
+        )
+        if executor is not None:
+            executor.close()
+            _reap(executor.pid)
+        self.folder.remove_saved()
+
+    def _lose(self, executor: ProcessExecutor, error: ExecutorError) -> None:
+        """Note how the worker has ended."""
+        with self._lock:
+            if self._executor is not executor or self._closing:
+                return
+            self._executor = None
+        # A worker that was reaped has no process id any more: another process may have it.
+        lives = any(executor.pid == process for _, process in living(self.folder.workers))
+        if lives:
+            executor.kill()
+            _reap(executor.pid)
+            how = f"was killed: {error.message}"
+        else:
+            executor.close()
+            how = _how(executor.pid, self.folder)
+        with self._lock:
+            self._fall_back(f"its worker {executor.pid} {how}")
+        shutil.rmtree(self.folder.temporary, ignore_errors=True)
+
+    # ---- verbs -----------------------------------------------------------------------------------
+
+    def _live(self, what: str) -> ProcessExecutor:
+        if self._executor is None:
+            raise self._refuse(what)
+        return self._executor
+
+    def pause(self) -> None:
+        """Pause the program; a node that starts again leaves it paused.
+
+        Raises:
+            NodeError: It has no worker, or does not pause.
+        """
+        with self._lock:
+            executor = self._live("paused")
+            if not executor.pause(self.id, PAUSE_SECONDS):
+                raise NodeError(
+                    f"program {self.record.program[:8]} did not pause within {PAUSE_SECONDS:.0f} s"
+                )
+            if not executor.wait(self.id, 0).ending:
+                self._stand(ProgramStanding.PAUSED)
+
+    def resume(self) -> None:
+        """Let the program run on; restore it first if it has no worker.
+
+        Raises:
+            WasmsrError: There is nothing to resume, or it cannot be restored.
+        """
+        with self._lock:
+            if self._executor is not None:
+                executor = self._executor
+                if self.record.standing is not ProgramStanding.PAUSED:
+                    raise self._refuse("resumed")
+                self._stand(ProgramStanding.RUNNING)
+                executor.resume(self.id)
+                return
+            if self.record.standing is not ProgramStanding.RESUMABLE:
+                raise self._refuse("resumed")
+            self._restore()
+
+    def _restore(self) -> None:
+        record = self.record
+        saved = record.saved
+        assert saved is not None
+        # What the old life wrote beyond the save point counts no more. A reader hears of the new
+        # life when nothing of that is left to be read.
+        for stream in STREAMS:
+            cut_ring(self.folder.output, stream, saved.offsets[stream])
+        record.begin_life(saved.offsets)
+        record.write(self.folder.record)
+        executor = self._worker(self)
+        try:
+            streams = (-1, RING, RING)
+            if saved.root:
+                executor.restore(
+                    os.fspath(self.folder.saved), bytes.fromhex(saved.root), record.spec,
+                    program=self.id, streams=streams,
+                )  # fmt: skip
+            else:
+                parked = self.folder.parked()
+                if parked is None:
+                    raise NodeError(f"the saved state of program {record.program[:8]} is gone")
+                with open(parked[3], "rb") as file:
+                    executor.adopt(file.fileno(), record.spec, program=self.id, streams=streams)
+            self._stand(ProgramStanding.RUNNING, f"resumed from {_when(saved.time)}")
+            executor.resume(self.id)
+        except BaseException:
+            executor.kill()
+            _reap(executor.pid, 1)
+            raise
+        self._have(executor)
+
+    def kill(self, reason: str = "killed by request") -> None:
+        """End the program for good. Raises WrongState if it has ended."""
+        with self._lock:
+            if self.record.standing.is_final:
+                raise self._refuse("killed")
+            executor, self._executor = self._executor, None
+            self._stand(ProgramStanding.KILLED, reason, saved=None)
+        if executor is not None:
+            executor.kill()
+            _reap(executor.pid)
+        self.folder.remove_saved()
+
+    def checkpoint(self) -> SavePoint:
+        """Save the program, which runs on meanwhile, and return where.
+
+        Raises:
+            WasmsrError: It has no worker, or cannot be saved.
+        """
+        with self._lock:
+            executor = self._live("saved")
+            life = self.record.life
+        done = executor.checkpoint(self.id, os.fspath(self.folder.saved), self._rules.keep)
+        output = done["output"]
+        saved = SavePoint(
+            life, time.time(), done["root"].hex(), done["number"], done["size"],
+            output["stdout"], output["stderr"],
+        )  # fmt: skip
+        with self._lock:
+            if self._executor is not executor:
+                raise self._refuse("saved")
+            self._stand(self.record.standing, self.record.reason, saved=saved)
+            self.folder.remove_parked()
+        return saved
+
+    def inspect(self) -> dict[str, Any]:
+        """Return everything that is known of the program; it is paused for a moment."""
+        with self._lock:
+            found = self.shown()
+            executor = self._executor
+            if executor is None:
+                return found
+            paused = self.record.standing is ProgramStanding.PAUSED
+            if executor.pause(self.id, PAUSE_SECONDS):
+                try:
+                    found["stats"] = executor.stats(self.id)
+                    frames = executor.frames(self.id)
+                    found["depth"] = len(frames)
+                    found["frames"] = [
+                        {name: frame[name] for name in ("function", "index", "offset")}
+                        for frame in frames[:FRAMES]
+                    ]
+                finally:
+                    if not paused and not executor.wait(self.id, 0).ending:
+                        executor.resume(self.id)
+            return found
+
+    def shown(self) -> dict[str, Any]:
+        """Return what `ps` shows of the program, as plain data."""
+        with self._lock:
+            record = self.record
+            saved = record.saved
+            return {
+                "program": record.program,
+                "name": record.name,
+                "standing": record.standing.value,
+                "reason": record.reason,
+                "ending": record.ending,
+                "code": record.code if record.standing is ProgramStanding.ENDED else None,
+                "module": record.digest,
+                "submitted": record.submitted,
+                "submitter": record.submitter,
+                "changed": record.changed,
+                "life": record.life,
+                "worker": self.pid or None,
+                "memory": resident_bytes(self.pid),
+                "every": record.every,
+                "saved": None if saved is None else {
+                    "time": saved.time, "number": saved.number, "root": saved.root,
+                    "size": saved.size, "stdout": saved.output, "stderr": saved.errors,
+                },
+                "spec": record.spec,
+            }  # fmt: skip
+
+    # ---- the end of the node ---------------------------------------------------------------------
+
+    def leave(self, save: bool) -> bool:
+        """End the worker because the node ends; return whether the program can be resumed.
+
+        Args:
+            save: Write a last checkpoint first.
+        """
+        with self._lock:
+            executor = self._executor
+        if executor is None:
+            return self.record.standing is not ProgramStanding.LOST
+        if save:
+            try:
+                if not executor.pause(self.id, PAUSE_SECONDS):
+                    raise NodeError(f"it did not pause within {PAUSE_SECONDS:.0f} s")
+                if executor.wait(self.id, 0).ending:
+                    if self._watcher is not None:
+                        self._watcher.join(PAUSE_SECONDS)
+                    return True
+                self.checkpoint()
+            except (WasmsrError, OSError) as error:
+                self._rules.note("not-saved", program=self.record.program[:8], error=str(error))
+        with self._lock:
+            if self._executor is not executor:
+                return self.record.standing is not ProgramStanding.LOST
+            self._executor = None
+            executor.kill()
+            _reap(executor.pid)
+            self._fall_back("its node has ended")
+            shutil.rmtree(self.folder.temporary, ignore_errors=True)
+            return self.record.standing is not ProgramStanding.LOST
+
+
+LARGEST_RESULT = 1 << 16
+"""Bytes of a result of a worker that are read."""
+
+
+def resident_bytes(process: int) -> int | None:
+    """Return the memory that a process has now, or None."""
+    try:
+        with open(f"/proc/{process}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _reap(process: int, seconds: float = 5.0) -> int | None:
+    """Return the status with which a worker ended; None if it is nobody's child here."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            found, status = os.waitpid(process, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if found:
+            return status
+        time.sleep(0.005)
+    return None
+
+
+def _how(process: int, folder: ProgramFolder) -> str:
+    """Return how a worker has ended, as the rest of a sentence."""
+    status = _reap(process)
+    if status is None:
+        return "has ended, and nobody saw how"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        with suppress(ValueError):
+            return f"was ended by {signal.Signals(number).name}"
+        return f"was ended by signal {number}"
+    said = ""
+    with suppress(OSError):
+        text = (folder.workers / ERRORS).read_bytes()[-2000:].decode("utf-8", "replace")
+        said = text.strip().rpartition("\n")[2]
+    return f"ended with exit code {os.WEXITSTATUS(status)}" + (f": {said}" if said else "")
+
+
+__all__ = ["NodeProgram", "Note", "ProgramRules", "resident_bytes"]

@@ -1,0 +1,425 @@
+"""The supervisor of a node: takes programs, keeps them, and says what has become of them.
+
+It never runs a program and has no network: `wasmsr.rpc.control` brings the calls.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wasmsr.errors import WasmsrError, printable
+from wasmsr.executor.port import ID_BYTES, ExecutorError
+from wasmsr.executor.process import ProcessExecutor, old_executors
+from wasmsr.executor.rings import read_ring, ring_bounds
+from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused
+from wasmsr.node.supervision.node_folder import NodeFolder
+from wasmsr.node.supervision.node_program import NodeProgram, Note, ProgramRules
+from wasmsr.node.supervision.program_record import STREAMS, ProgramRecord
+from wasmsr.node.workers.confinement import Confinement, HostAccess, WorkerLimits
+from wasmsr.node.workers.warm_parents import WarmParents
+from wasmsr.runspec.run_spec import RunSpec
+
+FINISHED = 1000
+"""Programs that have ended and are still known; the oldest are forgotten."""
+
+TAKEN = frozenset(
+    ("args", "own_args", "invoke", "env", "mounts", "listen", "limits", "features",
+     "deterministic", "on_changed")
+)  # fmt: skip
+"""Fields of a run that a caller may set. The others name files, keys or streams of the host."""
+
+LIMITS = frozenset(("memory", "fuel", "carried"))
+"""The same of the group `limits`."""
+
+PIECE = 1 << 16
+"""Bytes of output that are given at a time."""
+
+FOLLOW_SECONDS = 0.05
+"""Seconds between two looks for more output."""
+
+
+def _ignore(event: str, **values: Any) -> None:
+    """Do nothing with an event."""
+
+
+def _take_all(program: str, caller: str, digest: str, size: int, spec: RunSpec) -> None:
+    """Admit every program."""
+
+
+@dataclass(frozen=True)
+class NodeRules:
+    """How a node treats its programs.
+
+    Attributes:
+        limits: What each worker may have.
+        ring: Bytes of output that are kept of each stream.
+        every: Seconds between checkpoints, if the submission does not say; None for none.
+        keep: Checkpoints that stay of each program.
+        adopt: How many seconds workers wait for a supervisor that is started again.
+        admit: Gets id, caller, digest and size of the module, and the run of each program that
+            comes; it raises an error to refuse it.
+        leave: Hears of each program that has ended.
+        note: Gets events, for the log.
+    """
+
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
+    ring: int = 16 << 20
+    every: float | None = None
+    keep: int = 3
+    adopt: float = 30.0
+    admit: Callable[[str, str, str, int, RunSpec], None] = _take_all
+    leave: Callable[[str], None] = lambda program: None
+    note: Note = _ignore
+
+
+class OutputPiece(NamedTuple):
+    """Output of a program.
+
+    Attributes:
+        stream: "stdout" or "stderr".
+        offset: Offset in the stream of the first byte.
+        data: The bytes.
+        life: The life of the program that a reader names when it asks again.
+        rewound: The stream was cut to `offset`: what the reader had beyond is written again.
+        dropped: Bytes before `offset` that the reader has not had and that are kept no more.
+    """
+
+    stream: str
+    offset: int
+    data: bytes
+    life: int
+    rewound: bool = False
+    dropped: int = 0
+
+
+class NodeSupervisor:
+    """A node without its network. Any thread may call its methods."""
+
+    def __init__(self, folder: Path, rules: NodeRules) -> None:
+        """Open the node's folder, and find out what has become of its programs.
+
+        Raises:
+            NodeError: Another process has the folder, or it cannot be used.
+            ExecutorError: An old worker does not end.
+        """
+        self.rules = rules
+        self.folder = NodeFolder(folder)
+        self.started = time.time()
+        self._parents = WarmParents()
+        self._lock = threading.Lock()
+        self._programs: dict[str, NodeProgram] = {}
+        self._changes = threading.Condition()
+        self._stopping = False
+        self._kept = ProgramRules(rules.keep, rules.note, self._note_change)
+        try:
+            self._recover()
+        except BaseException:
+            self.folder.close()
+            raise
+
+    @property
+    def node(self) -> bytes:
+        """The node's id."""
+        return self.folder.node
+
+    def _note_change(self) -> None:
+        with self._changes:
+            self._changes.notify_all()
+
+    # ---- after a crash ---------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Say of each program of the folder what has become of it."""
+        found: list[tuple[NodeProgram, list[ProcessExecutor]]] = []
+        for place in self.folder.programs():
+            if not place.record.exists():
+                place.remove()  # nobody was told of it
+                continue
+            try:
+                record = ProgramRecord.read(place.record)
+            except (NodeError, OSError) as error:
+                self.rules.note("unreadable", program=place.path.name[:8], error=str(error))
+                continue
+            program = NodeProgram(record, place, self._kept, self._worker)
+            self._programs[record.program] = program
+            if record.standing.is_alive and place.workers.is_dir():
+                found.append((program, []))
+            elif record.standing.is_alive:
+                program.recover([])
+        # Each worker is adopted within its waiting time, however many there are.
+        with ThreadPoolExecutor(8, thread_name_prefix="wasmsr-recover") as pool:
+            list(pool.map(self._recover_one, (program for program, _ in found)))
+        self.folder.remove_modules({one.record.digest for one in self._programs.values()})
+
+    def _recover_one(self, program: NodeProgram) -> None:
+        try:
+            program.recover(old_executors(program.folder.workers))
+        except (WasmsrError, OSError) as error:
+            self.rules.note("trouble", program=program.record.program[:8], error=str(error))
+            raise
+
+    # ---- programs --------------------------------------------------------------------------------
+
+    def _worker(self, program: NodeProgram) -> ProcessExecutor:
+        """Return a worker for a program."""
+        record, folder = program.record, program.folder
+        spec = RunSpec.read(record.spec)
+        return self._parents.worker(
+            self.folder.module(record.digest), record.digest, spec.features, folder.place,
+            Confinement(self.rules.limits, HostAccess.of(spec, folder.path)),
+            ring=self.rules.ring, wait=self.rules.adopt,
+        )  # fmt: skip
+
+    def submit(
+        self,
+        module: Iterable[bytes] | str,
+        spec: Mapping[str, Any],
+        *,
+        name: str = "",
+        caller: str = "",
+        every: float | None = None,
+    ) -> str:
+        """Take a program, start it, and return its id in hexadecimal digits.
+
+        Args:
+            module: The module's bytes in pieces, or the digest of one that the node has.
+            spec: The run, as `RunSpec.as_dict` gives it; the fields of `TAKEN`.
+            name: What people call it.
+            caller: Who brings it.
+            every: Seconds between checkpoints; None takes the node's.
+
+        Raises:
+            WasmsrError: The node does not take it, or it cannot be started.
+        """
+        run = checked_run(spec)
+        if self._stopping:
+            raise NodeError("the node is being stopped and takes no programs")
+        if isinstance(module, str):
+            digest = module
+            if not re.fullmatch(r"[0-9a-f]{64}", digest) or not self.folder.module(digest).exists():
+                raise SubmissionRefused(f"the node has no module {printable(digest)[:64]}")
+        else:
+            digest = self.folder.take_module(module)
+        path = self.folder.module(digest)
+        program = secrets.token_hex(ID_BYTES)
+        self.rules.admit(program, caller, digest, path.stat().st_size, run)
+        try:
+            self._parents.load(path, digest, run.features)
+            # A restored program gets its module here, so `program` is only a name.
+            values = {**run.as_dict(), "program": os.fspath(path)}
+            record = ProgramRecord(
+                program, name or digest[:12], digest, values, time.time(), caller,
+                every=every if every is not None else self.rules.every,
+            )  # fmt: skip
+            place = self.folder.program(program)
+            record.changed = record.submitted
+            record.write(place.record)
+            made = NodeProgram(record, place, self._kept, self._worker)
+            with self._lock:
+                self._programs[program] = made
+            try:
+                made.start()
+            except BaseException:
+                with self._lock:
+                    self._programs.pop(program, None)
+                place.remove()
+                raise
+        except BaseException:
+            self.rules.leave(program)
+            raise
+        self._forget_old()
+        return program
+
+    def _forget_old(self) -> None:
+        with self._lock:
+            ended = [one for one in self._programs.values() if one.standing.is_final]
+            ended.sort(key=lambda one: one.record.changed)
+            gone = ended[: max(0, len(ended) - FINISHED)]
+            for one in gone:
+                del self._programs[one.record.program]
+        for one in gone:
+            one.folder.remove()
+
+    def find(self, text: str) -> NodeProgram:
+        """Return the program whose id begins with these digits. Raises NoSuchProgram."""
+        digits = text.strip().lower()
+        with self._lock:
+            if digits in self._programs:
+                return self._programs[digits]
+            found = [one for id, one in self._programs.items() if digits and id.startswith(digits)]
+        if len(found) == 1:
+            return found[0]
+        many = (
+            "several programs have ids that begin" if found else "there is no program that begins"
+        )
+        raise NoSuchProgram(
+            f"{many} with {printable(text, 40)!r} on this node", hint="`wasmsr ps` lists them"
+        )
+
+    def programs(self) -> list[NodeProgram]:
+        """Return all programs, oldest first."""
+        with self._lock:
+            found = list(self._programs.values())
+        return sorted(found, key=lambda one: one.record.submitted)
+
+    # ---- output ----------------------------------------------------------------------------------
+
+    def output(
+        self,
+        program: NodeProgram,
+        streams: Iterable[str] = STREAMS,
+        *,
+        follow: bool = False,
+        offsets: Mapping[str, int] | None = None,
+        life: int = 0,
+        gone: Callable[[], bool] = lambda: False,
+    ) -> Iterator[OutputPiece]:
+        """Yield output of a program in pieces.
+
+        Args:
+            program: The program.
+            streams: The streams.
+            follow: Wait for more until the program has ended.
+            offsets: Bytes of each stream that the reader has.
+            life: The life in which it got them; 0 for none.
+            gone: Returns whether the reader is gone.
+
+        Raises:
+            OSError: The output cannot be read.
+        """
+        places = {stream: (offsets or {}).get(stream, 0) for stream in streams}
+        lives = dict.fromkeys(places, life or program.record.life)
+        while not gone():
+            last = not follow or not _may_write(program)
+            some = False
+            for stream in places:
+                while not gone():
+                    piece = _next_piece(program, stream, places[stream], lives[stream])
+                    if piece is None:
+                        break
+                    some = True
+                    places[stream], lives[stream] = piece.offset + len(piece.data), piece.life
+                    yield piece
+            if last and not some:
+                return
+            if not some:
+                time.sleep(FOLLOW_SECONDS)
+
+    # ---- the whole node --------------------------------------------------------------------------
+
+    def shown(self) -> dict[str, Any]:
+        """Return what is known of the node, as plain data."""
+        counts: dict[str, int] = {}
+        for program in self.programs():
+            counts[program.standing.value] = counts.get(program.standing.value, 0) + 1
+        return {
+            "node": self.node.hex(),
+            "process": os.getpid(),
+            "started": self.started,
+            "programs": counts,
+            "stopping": self._stopping,
+        }
+
+    def wait_for_change(self, seconds: float) -> None:
+        """Return when a program has changed, or after so many seconds."""
+        with self._changes:
+            self._changes.wait(seconds)
+
+    def resume_all(self) -> None:
+        """Resume every program that can be resumed; those that cannot are noted."""
+        for program in self.programs():
+            if program.standing.value == "resumable":
+                try:
+                    program.resume()
+                except (WasmsrError, OSError) as error:
+                    self.rules.note(
+                        "not-resumed", program=program.record.program[:8], error=str(error)
+                    )
+
+    def stop(self, *, save: bool, seconds: float) -> list[str]:
+        """End all workers, and give the folder up.
+
+        Args:
+            save: Save each program first.
+            seconds: How long that may take; then the rest of the workers is killed.
+
+        Returns:
+            The programs of which nothing is left, by id.
+        """
+        self._stopping = True
+        end = time.monotonic() + seconds
+        alive = [one for one in self.programs() if one.standing.is_alive]
+        kept: dict[str, bool] = {}
+
+        def leave(program: NodeProgram) -> None:
+            in_time = time.monotonic() < end
+            with suppress(OSError):
+                kept[program.record.program] = program.leave(save and in_time)
+
+        pool = ThreadPoolExecutor(8, thread_name_prefix="wasmsr-stop")
+        waiting = [pool.submit(leave, program) for program in alive]
+        for one in waiting:
+            with suppress(TimeoutError, ExecutorError):
+                one.result(max(0.0, end + 1.0 - time.monotonic()))
+        pool.shutdown(wait=False, cancel_futures=True)
+        for program in alive:
+            if program.record.program not in kept:  # it takes too long
+                with suppress(OSError):
+                    kept[program.record.program] = program.leave(False)
+        self.close()
+        return [id for id in (one.record.program for one in alive) if not kept.get(id)]
+
+    def close(self) -> None:
+        """Give the folder up; the workers stay, and wait for another supervisor."""
+        self._parents.close()
+        self.folder.close()
+
+
+def checked_run(spec: Mapping[str, Any]) -> RunSpec:
+    """Return the run that a caller describes.
+
+    Raises:
+        SubmissionRefused: It sets what a caller may not set.
+        SpecError: A value is wrong.
+    """
+    limits = spec.get("limits", {})
+    wrong = [*(spec.keys() - TAKEN)]
+    if isinstance(limits, Mapping):
+        wrong += [f"limits.{name}" for name in limits.keys() - LIMITS]
+    if wrong:
+        raise SubmissionRefused(
+            f"a program on a node cannot have {printable(', '.join(sorted(map(str, wrong))))}"
+        )
+    return RunSpec.read(spec)
+
+
+def _may_write(program: NodeProgram) -> bool:
+    return not program.standing.is_final
+
+
+def _next_piece(program: NodeProgram, stream: str, offset: int, life: int) -> OutputPiece | None:
+    """Return what a reader gets next, or None if there is nothing now."""
+    record, folder = program.record, program.folder.output
+    now = record.life
+    cut = record.rewound(life, stream, offset) if life < now else None
+    if cut is not None:
+        return OutputPiece(stream, cut, b"", now, rewound=True)
+    if offset > ring_bounds(folder, stream)[1]:
+        return None  # it asks for what is not written yet
+    start, data = read_ring(folder, stream, offset, PIECE)
+    if record.life != now or not data:
+        return None  # the stream may have been cut while it was read
+    return OutputPiece(stream, start, data, now, dropped=start - offset)
+
+
+__all__ = ["NodeRules", "NodeSupervisor", "OutputPiece", "checked_run"]

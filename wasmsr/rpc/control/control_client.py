@@ -1,0 +1,284 @@
+"""`Node`: a node of this or another machine, as a client of its control service sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from wasmsr import errors
+from wasmsr.interp.modules.module import Module
+from wasmsr.node import failures
+from wasmsr.node.failures import NodeAway, NodeError
+from wasmsr.rpc import channel
+from wasmsr.rpc.control import control_messages as messages
+from wasmsr.rpc.control.program_info import ProgramInfo, program_in
+
+# After `channel`, which sets how loud it is.
+import grpc  # type: ignore[import-untyped]  # isort: skip
+
+if TYPE_CHECKING:
+    from wasmsr.runspec.run_spec import RunSpec
+
+PIECE = 1 << 18
+"""Bytes of a piece of a module."""
+
+ANSWER_SECONDS = 60.0
+"""How long a node may take to answer."""
+
+TOKEN = "wasmsr-token-bin"
+HINT, EXIT_CODE, KIND = "wasmsr-hint-bin", "wasmsr-exit", "wasmsr-kind"
+
+Reply = TypeVar("Reply")
+
+
+@dataclass(frozen=True)
+class LogPiece:
+    """Output of a program.
+
+    Attributes:
+        stream: "stdout" or "stderr".
+        offset: Offset in the stream of the first byte.
+        data: The bytes.
+        life: The life of the program in which they were written.
+        rewound: The program continues from a save point: what came of the stream from `offset` on
+            is written again.
+        dropped: Bytes before `offset` that were asked for and are kept no more.
+    """
+
+    stream: str
+    offset: int
+    data: bytes
+    life: int
+    rewound: bool = False
+    dropped: int = 0
+
+
+class Node:
+    """A node: takes programs, shows them, and steers them. Any thread may call its methods.
+
+    A program is named by its id in hexadecimal digits, or by the first of them.
+
+    Args:
+        address: `HOST:PORT`, or `unix:PATH`.
+        token: The node's token, if it asks for one.
+        credentials: gRPC's channel credentials; None for plain text.
+        seconds: How long the node may take to answer.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: bytes = b"",
+        credentials: Any = None,
+        seconds: float = ANSWER_SECONDS,
+    ) -> None:
+        self.address = address
+        self._seconds = seconds
+        self._metadata = ((TOKEN, token),) if token else ()
+        options = channel.CLIENT
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options)
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    # ---- calls -----------------------------------------------------------------------------------
+
+    def _stream(self, name: str, requests: Iterable[Any], seconds: float | None) -> Iterator[Any]:
+        method = messages.methods(messages.CONTROL)[name]
+        call = self._channel.stream_stream(
+            f"/{messages.CONTROL}/{name}",
+            request_serializer=method.request.SerializeToString,
+            response_deserializer=method.reply.FromString,
+        )
+        with self._errors():
+            replies = call(iter(requests), timeout=seconds, metadata=self._metadata)
+            try:
+                yield from replies
+            finally:
+                replies.cancel()
+
+    def _ask(self, name: str, requests: Iterable[Any]) -> Any:
+        for reply in self._stream(name, requests, self._seconds):
+            return reply
+        raise NodeAway(f"the node {self.address} gave no answer")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+
+    def _error(self, error: Any) -> errors.WasmsrError:
+        code, details = error.code(), error.details() or ""
+        codes = grpc.StatusCode
+        if code in (codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED, codes.CANCELLED):
+            late = code is codes.DEADLINE_EXCEEDED
+            how = f"has not answered for {self._seconds:.0f} s" if late else "cannot be reached"
+            return NodeAway(
+                f"the node {self.address} {how}",
+                hint="is it running there? `wasmsr node --listen ADDRESS` starts one"
+                if not late
+                else "`wasmsr ps` says whether it did what was asked",
+            )
+        metadata = dict(error.trailing_metadata() or ())
+        hint = metadata.get(HINT, b"").decode("utf-8", "replace") or None
+        name = metadata.get(KIND, "")
+        kind = getattr(failures, name, None) or getattr(errors, name, None)
+        made: errors.WasmsrError | None = None
+        if isinstance(kind, type) and issubclass(kind, errors.WasmsrError):
+            try:
+                made = kind(details, hint=hint)
+            except TypeError:  # it needs more than a text
+                made = None
+        if made is None:
+            made = NodeError(details or f"the node answers {code.name}", hint=hint)
+            exit_code = metadata.get(EXIT_CODE, "")
+            if isinstance(exit_code, str) and exit_code.isdigit():
+                made.exit_code = min(int(exit_code), 255)
+        return made
+
+    # ---- verbs -----------------------------------------------------------------------------------
+
+    def info(self) -> dict[str, Any]:
+        """Return what the node is, and how many programs it has by standing."""
+        reply = self._ask("Info", [messages.InfoRequest()])
+        return {
+            "node": reply.node.hex(),
+            "address": self.address,
+            "software": reply.software,
+            "started": reply.started,
+            "programs": dict(reply.programs),
+            "confinement": list(reply.confinement),
+            "stopping": reply.stopping,
+        }
+
+    def submit(
+        self,
+        module: Module | bytes | str | os.PathLike[str],
+        spec: RunSpec | Mapping[str, Any] | None = None,
+        *,
+        name: str = "",
+        every: float | None = None,
+    ) -> ProgramInfo:
+        """Have the node run a program.
+
+        Args:
+            module: The module, its bytes, or the path of its file (binary or text).
+            spec: The run: arguments, environment, folders of the node's host, limits; the fields
+                `args`, `own_args`, `invoke`, `env`, `mounts`, `listen`, `limits`, `features`,
+                `deterministic` and `on_changed` of `RunSpec`.
+            name: What to call it.
+            every: Seconds between checkpoints; None leaves that to the node.
+
+        Returns:
+            The program, which runs.
+
+        Raises:
+            NodeError: The node does not take it, or cannot be reached.
+            WasmsrError: What is wrong with the module, or with the description.
+            OSError: The file cannot be read.
+        """
+        if isinstance(module, (str, os.PathLike)):
+            name = name or os.path.basename(os.fspath(module))
+            module = Module.from_file(module)
+        binary = module.binary if isinstance(module, Module) else module
+        given = {} if spec is None else spec if isinstance(spec, Mapping) else spec.as_dict()
+
+        def requests() -> Iterator[Any]:
+            begin = messages.SubmitBegin(spec=json.dumps(dict(given)), name=name, every=every or 0)
+            yield messages.SubmitRequest(begin=begin)
+            view = memoryview(binary)
+            for at in range(0, len(view), PIECE):
+                yield messages.SubmitRequest(piece=bytes(view[at : at + PIECE]))
+
+        return program_in(self._ask("Submit", requests()).program)
+
+    def ps(self) -> list[ProgramInfo]:
+        """Return all programs of the node, oldest first."""
+        reply = self._ask("List", [messages.ListRequest()])
+        return [program_in(one) for one in reply.programs]
+
+    def watch(self) -> Iterator[list[ProgramInfo]]:
+        """Yield all programs, at once and after each change."""
+        for reply in self._stream("List", [messages.ListRequest(follow=True)], None):
+            yield [program_in(one) for one in reply.programs]
+
+    def wait(self, program: str, seconds: float | None = None) -> ProgramInfo:
+        """Return a program when nothing can follow, it is resumable, or the time is over."""
+        end = None if seconds is None else time.monotonic() + seconds
+        for found in self.watch():
+            mine = [one for one in found if one.program.startswith(program)]
+            if len(mine) != 1:
+                raise failures.NoSuchProgram(f"the node has no program {program}")
+            late = end is not None and time.monotonic() >= end
+            if mine[0].is_final or mine[0].standing == "resumable" or late:
+                return mine[0]
+        raise NodeAway(f"the node {self.address} is being stopped")
+
+    def logs(
+        self,
+        program: str,
+        streams: Iterable[str] = (),
+        *,
+        follow: bool = False,
+        stdout: int = 0,
+        stderr: int = 0,
+        life: int = 0,
+    ) -> Iterator[LogPiece]:
+        """Yield output that the node keeps of a program.
+
+        Args:
+            program: The program.
+            streams: "stdout", "stderr"; none stands for both.
+            follow: Wait for more until the program has ended.
+            stdout, stderr: Bytes that the caller has already.
+            life: The `life` of the last piece that it has.
+        """
+        request = messages.LogsRequest(
+            program=program, streams=list(streams), follow=follow, stdout=stdout, stderr=stderr,
+            life=life,
+        )  # fmt: skip
+        for reply in self._stream("Logs", [request], None if follow else self._seconds):
+            yield LogPiece(
+                reply.stream, reply.offset, reply.data, reply.life, reply.rewound, reply.dropped
+            )
+
+    def _program(self, method: str, program: str) -> ProgramInfo:
+        return program_in(self._ask(method, [messages.ProgramRequest(program=program)]).program)
+
+    def pause(self, program: str) -> ProgramInfo:
+        """Pause a program; a node that starts again leaves it paused."""
+        return self._program("Pause", program)
+
+    def resume(self, program: str) -> ProgramInfo:
+        """Let a paused program run on, or continue one that is resumable from its save point."""
+        return self._program("Resume", program)
+
+    def kill(self, program: str) -> ProgramInfo:
+        """End a program for good; its output stays."""
+        return self._program("Kill", program)
+
+    def checkpoint(self, program: str) -> ProgramInfo:
+        """Save a program, which runs on."""
+        return self._program("Checkpoint", program)
+
+    def inspect(self, program: str) -> ProgramInfo:
+        """Return a program with `details`: its run, figures, its call stack."""
+        return self._program("Inspect", program)

@@ -1,0 +1,335 @@
+"""The gRPC server of a node: gives calls to the supervisor, and its answers back.
+
+Nothing of a call is read before the caller is admitted. A call that is silent, or slower than a
+line that works, is ended (`gate`). Calls that wait for news have places of their own, so that they
+do not take those of the others.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from wasmsr.errors import ModuleError, WasmsrError, printable
+from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused, WrongState
+from wasmsr.node.supervision.node_supervisor import NodeSupervisor
+from wasmsr.node.supervision.program_record import STREAMS
+from wasmsr.rpc import channel
+from wasmsr.rpc.control import control_messages as messages
+from wasmsr.rpc.control.program_info import program_out
+from wasmsr.rpc.control.standard_services import (
+    ControlCall,
+    HealthCalls,
+    ReflectionCalls,
+    first_of,
+)
+from wasmsr.rpc.gate import Gate
+from wasmsr.runspec.run_spec import SpecError
+
+# After `channel`, which sets how loud it is.
+import grpc  # type: ignore[import-untyped]  # isort: skip
+
+log = logging.getLogger(__name__)
+
+FOLLOWERS = 32
+"""Calls at once that wait for news."""
+
+QUESTIONS = 16
+"""Other calls at once."""
+
+MORE = 8
+"""More threads, which refuse calls."""
+
+CALLS = 200
+"""Calls at once that gRPC gives to this server, with those that it refuses."""
+
+PIECE = 1 << 20
+"""Bytes of a piece of a module at most."""
+
+SPEC_BYTES = 1 << 18
+"""Bytes of the description of a run at most."""
+
+TOKEN = "wasmsr-token-bin"
+"""The metadata of a call that has the caller's token."""
+
+HINT, EXIT_CODE, KIND = "wasmsr-hint-bin", "wasmsr-exit", "wasmsr-kind"
+"""The metadata of a refusal: what to do next, the exit code of the command, the kind of error."""
+
+Admit = Callable[[str, bytes | None, bytes], str]
+"""Gets address, certificate and token of a caller; returns its name, or raises a WasmsrError."""
+
+
+class ControlServer:
+    """Serves a node until `stop`."""
+
+    def __init__(
+        self,
+        node: NodeSupervisor,
+        address: str,
+        software: str,
+        admit: Admit,
+        *,
+        confinement: tuple[str, ...] = (),
+        credentials: Any = None,
+    ) -> None:
+        """Bind and start.
+
+        Args:
+            node: The supervisor.
+            address: `HOST:PORT`, or `unix:PATH`.
+            software: The version of wasmsr.
+            admit: Who may call.
+            confinement: What the machine gives to confine workers.
+            credentials: gRPC's server credentials; None for plain text.
+
+        Raises:
+            NodeError: The address cannot be used.
+        """
+        self._gate = Gate({"follow": FOLLOWERS, "question": QUESTIONS})
+        self._stopped = threading.Event()
+        self._server = grpc.server(
+            ThreadPoolExecutor(FOLLOWERS + QUESTIONS + MORE, thread_name_prefix="wasmsr-control"),
+            handlers=[_Handlers(node, software, admit, confinement, self._gate, self._stopped)],
+            options=channel.SERVER,
+            maximum_concurrent_rpcs=CALLS,
+        )
+        try:
+            if credentials is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, credentials)
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise NodeError(
+                f"the node cannot listen on {printable(address)}",
+                hint="another process listens there, or this machine has not that address: choose "
+                "another one with --listen",
+            )
+        self._server.start()
+
+    def stop(self, grace: float = 1.0) -> None:
+        """Take no more calls, finish those in progress, and close the port."""
+        self._stopped.set()
+        self._server.stop(grace).wait(grace + 1.0)
+        self._gate.close()
+
+
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Finds the method of a call."""
+
+    def __init__(
+        self,
+        node: NodeSupervisor,
+        software: str,
+        admit: Admit,
+        confinement: tuple[str, ...],
+        gate: Gate,
+        stopped: threading.Event,
+    ) -> None:
+        self._admit, self._gate = admit, gate
+        calls = {
+            messages.CONTROL: _Calls(node, software, confinement, stopped),
+            messages.HEALTH: HealthCalls(lambda: bool(node.shown()["stopping"]), stopped.wait),
+            messages.REFLECTION: ReflectionCalls(),
+        }
+        self._methods: dict[str, tuple[str, Any, Any]] = {}
+        for service, found in calls.items():
+            for name, method in messages.methods(service).items():
+                entry = name, method.request, getattr(found, name)
+                self._methods[f"/{service}/{name}"] = entry
+        old = f"/{messages.OLD_REFLECTION}/ServerReflectionInfo"
+        self._methods[old] = self._methods[f"/{messages.REFLECTION}/ServerReflectionInfo"]
+
+    def service(self, details: Any) -> Any:
+        found = self._methods.get(details.method)
+        if found is None:
+            return None
+        name, kind, method = found
+        metadata = dict(details.invocation_metadata or ())
+        token = metadata.get(TOKEN, b"")
+        # Probes of containers have no token, and health says nothing but that.
+        free = details.method.startswith(f"/{messages.HEALTH}/")
+        return grpc.stream_stream_rpc_method_handler(
+            self._behave(name, kind, method, token if isinstance(token, bytes) else b"", free)
+        )
+
+    def _behave(
+        self, name: str, kind: Any, method: Any, token: bytes, free: bool
+    ) -> Callable[..., Iterator[bytes]]:
+        def parse(data: bytes) -> Any:
+            try:
+                return kind.FromString(data)
+            except DecodeError:
+                raise SubmissionRefused("not a message") from None
+
+        def behave(requests: Iterator[bytes], wire: Any) -> Iterator[bytes]:
+            try:
+                caller = (
+                    wire.peer() if free else self._admit(wire.peer(), _certificate(wire), token)
+                )
+                follows = name in ("Logs", "List", "Watch", "ServerReflectionInfo")
+                with self._gate.enter("follow" if follows else "question") as entered:
+                    if not entered:
+                        wire.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once")
+                    incoming = map(parse, self._gate.read(requests, wire))
+                    for reply in method(incoming, ControlCall(caller, wire.is_active)):
+                        yield reply.SerializeToString()
+            except (WasmsrError, OSError, KeyError) as error:
+                _refuse(wire, error)
+            except grpc.RpcError:
+                log.info("%s broke %s off", wire.peer(), name)
+
+        return behave
+
+
+def _certificate(wire: Any) -> bytes | None:
+    """Return the certificate that the caller has proved to have, or None."""
+    found = wire.auth_context().get("x509_pem_cert")
+    return bytes(found[0]) if found else None
+
+
+def _refuse(wire: Any, error: BaseException) -> None:
+    """End a call with the status of an error."""
+    codes = grpc.StatusCode
+    if not isinstance(error, WasmsrError):
+        if isinstance(error, KeyError):
+            wire.abort(codes.NOT_FOUND, "there is nothing of that name")
+        wire.abort(codes.INTERNAL, _ascii(f"the node's host failed: {error}"))
+    assert isinstance(error, WasmsrError)
+    code = codes.INTERNAL
+    if isinstance(error, NoSuchProgram):
+        code = codes.NOT_FOUND
+    elif isinstance(error, WrongState):
+        code = codes.FAILED_PRECONDITION
+    elif isinstance(error, (SubmissionRefused, SpecError, ModuleError)):
+        code = codes.INVALID_ARGUMENT
+    elif (rule := getattr(error, "rule", None)) is not None:
+        code = codes.UNAUTHENTICATED if rule == "token" else codes.PERMISSION_DENIED
+    wire.set_trailing_metadata(
+        (
+            (HINT, (error.hint or "").encode()),
+            (EXIT_CODE, str(error.exit_code)),
+            (KIND, type(error).__name__),
+        )
+    )
+    wire.abort(code, _ascii(error.message))
+
+
+def _ascii(text: str) -> str:
+    """Return a text as the details of a status can hold it."""
+    return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+class _Calls:
+    """The methods of the control service, under their names there."""
+
+    def __init__(
+        self,
+        node: NodeSupervisor,
+        software: str,
+        confinement: tuple[str, ...],
+        stopped: threading.Event,
+    ) -> None:
+        self._node, self._software = node, software
+        self._confinement, self._stopped = confinement, stopped
+
+    def Info(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
+        first_of(requests)
+        shown = self._node.shown()
+        yield messages.InfoReply(
+            node=self._node.node,
+            software=self._software,
+            started=shown["started"],
+            programs=shown["programs"],
+            confinement=self._confinement,
+            stopping=shown["stopping"],
+        )
+
+    def Submit(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
+        first = first_of(requests)
+        if first.WhichOneof("part") != "begin":
+            raise SubmissionRefused("the first message has no description of the program")
+        begin = first.begin
+        if len(begin.spec) > SPEC_BYTES:
+            raise SubmissionRefused(f"the description has more than {SPEC_BYTES} bytes")
+        try:
+            spec = json.loads(begin.spec or "{}")
+        except (ValueError, RecursionError) as error:
+            raise SubmissionRefused(f"the description is not JSON: {error}") from None
+        if not isinstance(spec, dict):
+            raise SubmissionRefused("the description is no object")
+        if not (begin.every == 0 or 0.1 <= begin.every <= 86_400):
+            raise SubmissionRefused("checkpoints are 0.1 to 86,400 seconds apart")
+        name = printable(begin.name, 100)
+        program = self._node.submit(
+            begin.digest or _pieces(requests),
+            spec,
+            name=name,
+            caller=call.caller,
+            every=begin.every or None,
+        )
+        found = self._node.find(program)
+        yield messages.SubmitReply(program=program_out(found.shown()))
+
+    def List(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
+        request = first_of(requests)
+        while True:
+            found = [program_out(one.shown()) for one in self._node.programs()]
+            yield messages.ListReply(programs=found)
+            if not request.follow:
+                return
+            self._node.wait_for_change(1.0)
+            if not call.is_active() or self._stopped.is_set():
+                return
+
+    def Logs(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
+        request = first_of(requests)
+        program = self._node.find(request.program)
+        streams = tuple(request.streams) or STREAMS
+        if not set(streams) <= set(STREAMS):
+            raise SubmissionRefused(f"the streams of a program are {' and '.join(STREAMS)}")
+        pieces = self._node.output(
+            program,
+            dict.fromkeys(streams),
+            follow=request.follow,
+            offsets={"stdout": request.stdout, "stderr": request.stderr},
+            life=request.life,
+            gone=lambda: not call.is_active() or self._stopped.is_set(),
+        )
+        for piece in pieces:
+            yield messages.LogsReply(**piece._asdict())
+
+    def Pause(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
+        yield self._do(requests, lambda program: program.pause())
+
+    def Resume(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
+        yield self._do(requests, lambda program: program.resume())
+
+    def Kill(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
+        yield self._do(requests, lambda program: program.kill(f"killed by {call.caller}"))
+
+    def Checkpoint(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
+        yield self._do(requests, lambda program: program.checkpoint())
+
+    def Inspect(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
+        program = self._node.find(first_of(requests).program)
+        yield messages.ProgramReply(program=program_out(program.inspect(), details=True))
+
+    def _do(self, requests: Iterator[Any], act: Callable[[Any], object]) -> Any:
+        program = self._node.find(first_of(requests).program)
+        act(program)
+        return messages.ProgramReply(program=program_out(program.shown()))
+
+
+def _pieces(requests: Iterator[Any]) -> Iterator[bytes]:
+    for request in requests:
+        if request.WhichOneof("part") != "piece" or len(request.piece) > PIECE:
+            raise SubmissionRefused(f"pieces of at most {PIECE} bytes of the module were expected")
+        yield request.piece
