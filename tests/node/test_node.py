@@ -268,10 +268,10 @@ def test_a_supervisor_that_comes_late_resumes(tmp_path: Path) -> None:
         node = here.node
         found = {one.program: one for one in node.ps()}
         assert found[running.program].standing == "resumable"
-        assert found[running.program].saved["number"] == 0
+        assert (found[running.program].saved or {})["number"] == 0
         assert found[killed.program].standing == "lost"
         assert found[saved.program].standing == "resumable"
-        assert found[saved.program].saved["number"] == 1
+        assert (found[saved.program].saved or {})["number"] == 1
         node.resume(running.program)
         assert output(node, running, follow=True) == lines(0, 80)
         node.resume(saved.program)

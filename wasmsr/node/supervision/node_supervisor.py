@@ -280,8 +280,7 @@ class NodeSupervisor:
         streams: Iterable[str] = STREAMS,
         *,
         follow: bool = False,
-        offsets: Mapping[str, int] | None = None,
-        life: int = 0,
+        had: Mapping[str, tuple[int, int]] | None = None,
         gone: Callable[[], bool] = lambda: False,
     ) -> Iterator[OutputPiece]:
         """Yield output of a program in pieces.
@@ -290,15 +289,16 @@ class NodeSupervisor:
             program: The program.
             streams: The streams.
             follow: Wait for more until the program has ended.
-            offsets: Bytes of each stream that the reader has.
-            life: The life in which it got them; 0 for none.
+            had: What the reader has: of each stream, the offset after its last piece, and the life
+                of that (0 for none).
             gone: Returns whether the reader is gone.
 
         Raises:
             OSError: The output cannot be read.
         """
-        places = {stream: (offsets or {}).get(stream, 0) for stream in streams}
-        lives = dict.fromkeys(places, life or program.record.life)
+        places = {stream: (had or {}).get(stream, (0, 0))[0] for stream in streams}
+        lives = {stream: (had or {}).get(stream, (0, 0))[1] for stream in places}
+        lives = {stream: life or program.record.life for stream, life in lives.items()}
         while not gone():
             last = not follow or not _may_write(program)
             some = False

@@ -238,9 +238,7 @@ class Node:
         streams: Iterable[str] = (),
         *,
         follow: bool = False,
-        stdout: int = 0,
-        stderr: int = 0,
-        life: int = 0,
+        had: Mapping[str, tuple[int, int]] | None = None,
     ) -> Iterator[LogPiece]:
         """Yield output that the node keeps of a program.
 
@@ -248,12 +246,15 @@ class Node:
             program: The program.
             streams: "stdout", "stderr"; none stands for both.
             follow: Wait for more until the program has ended.
-            stdout, stderr: Bytes that the caller has already.
-            life: The `life` of the last piece that it has.
+            had: What the caller has already: of each stream, the offset after its last piece, and
+                the `life` of that.
         """
+        (stdout, out_life), (stderr, err_life) = (
+            (had or {}).get(stream, (0, 0)) for stream in ("stdout", "stderr")
+        )
         request = messages.LogsRequest(
             program=program, streams=list(streams), follow=follow, stdout=stdout, stderr=stderr,
-            life=life,
+            stdout_life=out_life, stderr_life=err_life,
         )  # fmt: skip
         for reply in self._stream("Logs", [request], None if follow else self._seconds):
             yield LogPiece(

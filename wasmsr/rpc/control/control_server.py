@@ -299,8 +299,10 @@ class _Calls:
             program,
             dict.fromkeys(streams),
             follow=request.follow,
-            offsets={"stdout": request.stdout, "stderr": request.stderr},
-            life=request.life,
+            had={
+                "stdout": (request.stdout, request.stdout_life),
+                "stderr": (request.stderr, request.stderr_life),
+            },
             gone=lambda: not call.is_active() or self._stopped.is_set(),
         )
         for piece in pieces:
