@@ -123,6 +123,9 @@ class Counter:
                 self._stand()
         return Ending("exited", CODE) if self.number >= self.limit else None
 
+    def guard(self, may: Callable[[], bool]) -> None:
+        self.may = may
+
     def leave(self, held: Collection[bytes] = ()) -> LeavingCounter:
         return LeavingCounter(self)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.migrate.counter import Counter, CounterHost, LeavingCounter, World
+from wasmsr.migrate.decisions.port import Decisions
 from wasmsr.migrate.ends.endpoint import Endpoint
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.files.modules import Modules
@@ -25,7 +26,7 @@ from wasmsr.migrate.handover.arrivals import ArrivalState
 from wasmsr.migrate.journal.journal import Journal, Record
 from wasmsr.migrate.journal.record_file import last_of
 from wasmsr.migrate.peers import Peers
-from wasmsr.migrate.ports import Buffer
+from wasmsr.migrate.ports import Buffer, MovableProgram
 from wasmsr.migrate.protocol import (
     Answer,
     Committed,
@@ -352,10 +353,14 @@ class End:
             Peers(Direct(self)),
             self.events.append,
             every=1.0,
+            decisions=self.make_decisions(journal),
         )
         node.stop = node.source.stop = Waiting(self)  # type: ignore[assignment]
         self.node = node
         return node
+
+    def make_decisions(self, journal: Journal) -> Decisions | None:
+        return None
 
     def revive(self) -> None:
         """Starts the end again if it is dead, and lets it settle what it finds."""
@@ -372,8 +377,6 @@ class End:
                 self.kill()
 
     @property
-    def arrived(self) -> Counter | None:
+    def arrived(self) -> MovableProgram | None:
         """The program that arrived here and has not been fetched."""
-        program = self.node.news.arrived if self.node else None
-        assert program is None or isinstance(program, Counter)
-        return program
+        return self.node.news.arrived if self.node else None

@@ -18,6 +18,7 @@ import pytest
 from tests.migrate.counter import CODE, Counter, World
 from tests.migrate.ends import End, FailingCounter, Fault, Killed, Script
 from wasmsr.migrate.journal.journal import Journal
+from wasmsr.migrate.ports import MovableProgram
 from wasmsr.migrate.protocol import OwnershipState
 
 
@@ -30,17 +31,19 @@ def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
 class Session:
     """Two ends and one program that begins on end a and moves to b and back, with faults."""
 
+    end_type: type[End] = End
+
     def __init__(self, folder: Path, faults: list[Fault]) -> None:
         self.world = World()
         self.script = Script(faults)
-        self.a = End("a", "b", folder / "a", self.world, self.script)
-        self.b = End("b", "a", folder / "b", self.world, self.script)
+        self.a = self.end_type("a", "b", folder / "a", self.world, self.script)
+        self.b = self.end_type("b", "a", folder / "b", self.world, self.script)
         self.ends = {"a": self.a, "b": self.b}
         for end in self.ends.values():
             end.others = self.ends
             end.open()
         self.program = bytes(range(16))
-        self.held: dict[str, Counter] = {}
+        self.held: dict[str, MovableProgram] = {}
 
     def run(self) -> None:
         """The whole session: start, there, back, and the end of the program."""
@@ -62,7 +65,12 @@ class Session:
         self.script.quiet = False
         self.held["a"] = counter
 
-    def runner(self) -> tuple[End, Counter] | None:
+    def plain(self, program: MovableProgram) -> Counter:
+        """The counter that a program is, or has."""
+        assert isinstance(program, Counter)
+        return program
+
+    def runner(self) -> tuple[End, MovableProgram] | None:
         """The end on which the program runs, and the program."""
         for end in self.ends.values():
             if end.arrived:
@@ -122,7 +130,8 @@ class Session:
         if not found:
             return
         end, counter = found
-        counter.limit = counter.number + 1
+        plain = self.plain(counter)
+        plain.limit = plain.number + 1
         ending = counter.wait(0)
         assert end.node
         assert ending

@@ -72,7 +72,7 @@ class Two:
 
     def receive(self) -> Counter:
         counter = self.b.arrived
-        assert counter
+        assert isinstance(counter, Counter)
         return counter
 
 

@@ -59,6 +59,9 @@ class MovableProgram(Protocol):
     def wait(self, timeout: float | None) -> Ending | None:
         """Return how the program ended, or None if it has not after `timeout` seconds."""
 
+    def guard(self, may: Callable[[], bool]) -> None:
+        """Let host calls with an effect outside pass only while `may` returns True."""
+
     def leave(self, held: Collection[bytes] = ()) -> Leaving:
         """Begin to send the program away. The program may be running, and runs on.
 

@@ -27,6 +27,9 @@ EARLY = "early"
 ABILITIES = (INPUT, LEASE, EARLY)
 """What this end can do and some ends of the same protocol version cannot."""
 
+LEASE_LOST = "lost"
+"""The kind of the ending of a leased program that another end has taken over: it goes on there."""
+
 ID_BYTES = 16
 DIGEST_BYTES = 32
 
@@ -255,7 +258,7 @@ class Ending:
     """How a program ended.
 
     Attributes:
-        kind: "finished", "exited", "trapped", "fuel", "interrupted" or "failed".
+        kind: "finished", "exited", "trapped", "fuel", "interrupted", "failed" or `LEASE_LOST`.
         code: The exit code of the command line.
         sentence: For people; may be "".
     """

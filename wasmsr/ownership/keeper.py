@@ -80,10 +80,14 @@ class LeaseKeeper:
             self._threads.append(thread)
             thread.start()
 
-    def close(self) -> None:
-        """End the threads. The program stays as it is; its lease is not renewed any more."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the threads. The program stays as it is; its lease is not renewed any more.
+
+        Args:
+            wait: Whether to wait for the threads, which may be asking the register.
+        """
         self._stop.set()
-        for thread in self._threads:
+        for thread in self._threads if wait else ():
             thread.join()
 
     def _pause_seconds(self) -> float:
@@ -274,13 +278,13 @@ class LeaseKeeper:
             if (self.program.state, OwnerEvent.CRASH) in TRANSITIONS:
                 self.program.apply(OwnerEvent.CRASH)
 
-    def hand(self, destination: bytes) -> bool:
+    def hand(self, destination: bytes, attempt: bytes = b"") -> bool:
         """Make the destination the owner, which has the whole state; see `LeasedProgram.ready`.
 
         Returns:
             Whether the register took the swap, which is the decision. Then HANDED is to be written.
         """
-        self._carry(lambda: self.program.ready(destination))
+        self._carry(lambda: self.program.ready(destination, attempt))
         with self.lock:
             return self.program.state is OwnerState.NONE
 

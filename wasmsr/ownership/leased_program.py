@@ -300,11 +300,16 @@ class LeasedProgram:
         self._attempt = secrets.token_bytes(ATTEMPT_BYTES)
         return self._attempt
 
-    def ready(self, destination: bytes) -> Question:
-        """Ask the register for the decision: the destination (by the id with which it said READY)
-        has the whole state of this attempt."""
+    def ready(self, destination: bytes, attempt: bytes = b"") -> Question:
+        """Ask the register for the decision: the destination has the whole state.
+
+        Args:
+            destination: The id with which it said READY.
+            attempt: The attempt by which it has the state; b"" is that of `offer`.
+        """
         old = self.record
         assert old is not None
+        self._attempt = attempt or self._attempt
         self.apply(OwnerEvent.READY)
         new = old.next(
             owner=destination, epoch=old.epoch + 1, attempt=self._attempt,

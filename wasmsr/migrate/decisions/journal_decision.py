@@ -43,6 +43,11 @@ class JournalDecision:
         self._journal = journal
         self._program = program
 
+    @property
+    def lease(self) -> int:
+        """Return 0: there is none."""
+        return 0
+
     def begin(self) -> None:
         """Become the first owner: the journal alone says so."""
 
@@ -63,6 +68,9 @@ class JournalDecision:
     def end(self) -> None:
         """Note nothing: the journal's ENDED says it."""
 
+    def lost(self) -> None:
+        """Note nothing: the journal's LOST says it."""
+
     def verdict(self, move: Move, said: SettleVerdict) -> SettleVerdict:
         """Return what the source says."""
         return said
@@ -71,7 +79,10 @@ class JournalDecision:
         """Note nothing: the journal's OWNED says it."""
 
     def forget(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: nothing is kept."""
+
+    def admit(self, epoch: int, *, last: bool = False) -> None:
+        """Admit it: the records compare epochs and attempts."""
 
 
 class JournalDecisions:

@@ -20,6 +20,10 @@ class Decision(Protocol):
 
     # At the source.
 
+    @property
+    def lease(self) -> int:
+        """Milliseconds of the program's lease; 0 for none."""
+
     def begin(self) -> None:
         """Become the first owner of a program that begins here.
 
@@ -55,6 +59,9 @@ class Decision(Protocol):
     def end(self) -> None:
         """Note that the program has ended here. Nobody may run it again."""
 
+    def lost(self) -> None:
+        """Note that this end owned the program in an earlier process, and has nothing of it."""
+
     # At the destination.
 
     def verdict(self, move: Move, said: SettleVerdict) -> SettleVerdict:
@@ -73,6 +80,19 @@ class Decision(Protocol):
 
     def forget(self) -> None:
         """Release what is kept of the program: it is not here any more."""
+
+    # At any end.
+
+    def admit(self, epoch: int, *, last: bool = False) -> None:
+        """Check that a message about the program has an effect.
+
+        Args:
+            epoch: The epoch of the program's owner who sends it.
+            last: Whether it says that the program has ended.
+
+        Raises:
+            PeerRefused: The epoch is older than one that is known, or nobody can tell.
+        """
 
 
 class Decisions(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from wasmsr.errors import MigrationError
+from wasmsr.migrate.decisions.port import Decisions
 from wasmsr.migrate.ends.contact import contact
 from wasmsr.migrate.events import Announce, Event
 from wasmsr.migrate.handover.source import MoveSource
@@ -38,6 +39,7 @@ class AwayPrograms:
         session: dict[bytes, str],
         announce: Announce,
         ended: Callable[[bytes, int, Ending], None],
+        decisions: Decisions,
     ) -> None:
         """Make it of the parts of one end.
 
@@ -47,11 +49,13 @@ class AwayPrograms:
             session: The programs of this session; see `News`.
             announce: Gets the events.
             ended: Notes that a program has ended at its peer.
+            decisions: Who decides the moves.
         """
         self.lost: MigrationError | None = None
         self._journal = journal
         self._peers = peers
         self._session = session
+        self._decisions = decisions
         self._announce = announce
         self._ended = ended
 
@@ -64,6 +68,7 @@ class AwayPrograms:
                 # The earlier process has gone, and with it all that the program did after
                 # `received` was written.
                 self._journal.put(replace(record, standing=OwnershipState.LOST))
+                self._decisions.of(record.program).lost()
                 self._announce_lost(record, "when this end was killed")
 
     def settle(self, source: MoveSource) -> None:

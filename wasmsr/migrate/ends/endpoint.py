@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from wasmsr.errors import EXIT_INTERRUPTED, WasmsrError
+from wasmsr.migrate.decisions.journal_decision import JournalDecisions
+from wasmsr.migrate.decisions.port import Decisions
 from wasmsr.migrate.ends.away import AwayPrograms
 from wasmsr.migrate.ends.contact import contact
 from wasmsr.migrate.ends.news import News, Told
@@ -26,6 +28,7 @@ from wasmsr.migrate.journal.journal import Journal, Record
 from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.ports import MovableProgram, ProgramHost
 from wasmsr.migrate.protocol import (
+    LEASE_LOST,
     Ending,
     InDoubt,
     JournalError,
@@ -96,6 +99,7 @@ class Endpoint:
         every: float,
         software: str = "",
         policy: MovePolicy | None = None,
+        decisions: Decisions | None = None,
     ) -> None:
         self.journal = journal
         self.peers = peers
@@ -103,14 +107,23 @@ class Endpoint:
         self.every = every
         self.stop = threading.Event()
         self.news = News()
+        decisions = decisions or JournalDecisions(journal)
         self.source = MoveSource(
-            journal, peers, announce, self.stop, software=software, policy=policy
+            journal,
+            peers,
+            announce,
+            self.stop,
+            software=software,
+            policy=policy,
+            decisions=decisions,
         )
         self.destination = MoveDestination(
-            journal, host, modules, announce, self.news.arrive, peers=peers
+            journal, host, modules, announce, self.news.arrive, peers=peers, decisions=decisions
         )
         self.answers = Answers(journal, self.destination, self.news, announce)
-        self.away = AwayPrograms(journal, peers, self.news.session, announce, self.answers.ended)
+        self.away = AwayPrograms(
+            journal, peers, self.news.session, announce, self.answers.ended, decisions
+        )
         self._refused = 0
         """How often in sequence the program's move was refused."""
         self._interrupted = Ending("interrupted", EXIT_INTERRUPTED)
@@ -234,8 +247,15 @@ class Endpoint:
         abandoned = ending is self._interrupted and not program.pause(PATIENCE)
         self.destination.retire(program.id)
         record = self.journal.get(program.id)
-        if record:
-            self._tell_end(record, ending)
+        decision = self.source.decisions.of(program.id)
+        if ending.kind == LEASE_LOST:
+            decision.forget()
+            if record:
+                self.journal.put(replace(record, standing=OwnershipState.LOST))
+        else:
+            decision.end()
+            if record:
+                self._tell_end(record, ending)
         if not abandoned:
             program.close()
             self.destination.host.forget(program.id, here=True)
@@ -323,7 +343,12 @@ def ask_source(destination: MoveDestination, ready: ReadyProgram, announce: Anno
     """Ask the source of a READY program what it has decided, and do that."""
     peer = destination.peers.at(ready.source)
     try:
-        destination.settle(ready.move, peer.status(ready.move))
+        try:
+            answer = peer.status(ready.move)
+        except (PeerLost, PeerRefused):
+            destination.settle(ready.move, None)  # the register of a leased program can tell
+            raise
+        destination.settle(ready.move, answer)
     except (PeerLost, PeerRefused) as error:
         text = f"holds a program until {peer.address} says who owns it: {error}"
         announce(Event("asking", text, {"peer": peer.address}))

@@ -29,6 +29,7 @@ from wasmsr.migrate.journal.journal import Journal, Record
 from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.ports import MovableProgram, Peer, ProgramHost
 from wasmsr.migrate.protocol import (
+    LEASE_LOST,
     Ending,
     HandedAway,
     InDoubt,
@@ -99,7 +100,7 @@ class ProgramsEnd:
             peers=peers, limits=limits, decisions=decisions, busy=self._is_here,
         )  # fmt: skip
         self.answers = Answers(journal, self.destination, self, announce)
-        self.away = AwayPrograms(journal, peers, {}, announce, self.answers.ended)
+        self.away = AwayPrograms(journal, peers, {}, announce, self.answers.ended, decisions)
         self._arrived = arrived
         self._ended = ended
         self._lock = threading.Lock()
@@ -180,6 +181,9 @@ class ProgramsEnd:
     def finish(self, program: bytes, ending: Ending) -> None:
         """Note that a program has ended here, tell its peer, and release it."""
         found, record = self.get(program), self.journal.get(program)
+        if ending.kind == LEASE_LOST:
+            self._lose(found, record, ending)
+            return
         self.source.decisions.of(program).end()
         if record is not None:
             try:
@@ -191,6 +195,17 @@ class ProgramsEnd:
             found.close()
         self.destination.host.forget(program, here=True)
         self._remove(program)
+
+    def _lose(self, found: MovableProgram | None, record: Record | None, ending: Ending) -> None:
+        """Release a leased program that another end has taken over."""
+        if record is not None:
+            self.journal.put(replace(record, standing=OwnershipState.LOST))
+            self.source.decisions.of(record.program).forget()
+            text = f"program {record.program.hex()[:8]} goes on elsewhere: {ending.sentence}"
+            self.announce(Event("lost", text, {"program": record.program.hex()}))
+        if found is not None:
+            found.close()
+            self._remove(found.id)
 
     def _tell_end(self, record: Record, ending: Ending) -> bool:
         """Tell a peer once that a program has ended; return whether it has heard."""

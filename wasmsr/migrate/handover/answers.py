@@ -161,6 +161,7 @@ class Answers:
                 "does not have its move (was this end started with another --state-dir?)",
             )
             raise refused(Reason.OWNERSHIP, "no program of that move is shown there")
+        self._destination.decisions.of(move.program).admit(move.epoch)
         try:
             unseen = self._destination.host.show(move, stream, offset, data)
         except (OSError, ValueError) as error:
@@ -207,6 +208,7 @@ class Answers:
             or (record.epoch, record.attempt) != (move.epoch, move.attempt)
         ):
             raise refused(Reason.OWNERSHIP, "no program of that move has its input there")
+        self._destination.decisions.of(move.program).admit(move.epoch)
         try:
             return self._destination.host.feed(move, position, most)
         except (OSError, ValueError) as error:
@@ -220,6 +222,7 @@ class Answers:
             epoch: The epoch in which the peer owned the program.
             ending: How it ended.
         """
+        self._destination.decisions.of(program).admit(epoch, last=True)
         record = self._journal.get(program)
         if record and record.incoming:
             self._destination.abort(record.incoming.move(program))

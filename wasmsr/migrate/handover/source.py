@@ -105,10 +105,18 @@ class MoveSource:
             WasmsrError: The journal, or the register of a leased program, does not take it.
         """
         peer = to or self.peer_of(program.id)
-        self.decisions.of(program.id).begin()
-        node = self.peers.node_of(peer)
+        decision = self.decisions.of(program.id)
+        decision.begin()
+        node, lease = self.peers.node_of(peer), decision.lease
         self.journal.put(
-            Record(program.id, OwnershipState.OWNED, epoch=1, peer=peer.address, node=node)
+            Record(
+                program.id,
+                OwnershipState.OWNED,
+                epoch=1,
+                peer=peer.address,
+                node=node,
+                lease=lease,
+            )
         )
 
     def prepare(self, program: MovableProgram, move: Move, to: Peer | None = None) -> Answer:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from wasmsr.errors import ModuleMismatch, printable
+from wasmsr.executor.guards import LeaseGate
 from wasmsr.executor.local import LocalExecutor
 from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.files.results import deliver
@@ -162,6 +163,10 @@ class HostedProgram:
             where = ", ".join(f"{printable(guest)} is {printable(path)}" for guest, path in places)
             sentence = f"{sentence}; the program's folder {where}"
         return sentence
+
+    def guard(self, may: Callable[[], bool]) -> None:
+        """Let host calls with an effect outside pass only while `may` returns True."""
+        self.program.store.gate = LeaseGate(may)
 
     def leave(self, held: Collection[bytes] = ()) -> LeavingProgram:
         """Begin to send the program away; see `ports.MovableProgram`."""
