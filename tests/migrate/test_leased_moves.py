@@ -126,6 +126,7 @@ class LeasedSession(Session):
         assert node and isinstance(self.a, LeasedEnd) and self.a.decisions
         self.script.quiet = True
         leased = self.a.decisions.leased(counter, LEASE)
+        assert isinstance(leased, LeasedMovable)
         node.source.own(leased)
         leased.start()
         self.script.quiet = False

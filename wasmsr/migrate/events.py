@@ -16,7 +16,8 @@ class Event:
     Attributes:
         kind: "prepared", "started", "sending", "progress", "moved", "arrived", "not-moved",
             "asking", "silent", "settled", "lost", "refused", "retry", "parked", "input-cut",
-            "output-waits", "output-gap", "output-cut" or "ended".
+            "output-waits", "output-gap", "output-cut", "leased" (this end owns a leased program),
+            "lease" (trouble with a lease) or "ended".
         text: One line for people, or "" for an event without a line (progress).
         values: For programs; numbers are bytes and seconds.
     """

@@ -50,7 +50,10 @@ EFFECTS = (
     EffectRow("a result", EffectKind.NAMED,
               "a file an epoch; the record that ends names the epoch"),
     EffectRow("the record itself", EffectKind.REFUSED, "a swap compares the whole record"),
-    EffectRow("a message to a receiver of ours", EffectKind.REFUSED, "`EpochGate` in it"),
+    EffectRow("a message to a receiver of ours", EffectKind.REFUSED,
+              "`EpochGate` in it: an end of `remote` drops output, questions for input and the end "
+              "of a program from an epoch older than the newest that it has met; for the end of a "
+              "program it reads the record"),
     EffectRow("files below a mount of mode `overlay`, `mem`, or `carry` without a folder of the "
               "host", EffectKind.NAMED, "they are part of the checkpoint"),
     EffectRow("files below a mount of mode `host`, or `carry` with a folder of the host",

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from wasmsr.migrate.decisions.journal_decision import JournalDecisions
+from wasmsr.migrate.decisions.port import Decisions
 from wasmsr.migrate.ends.endpoint import Endpoint
 from wasmsr.migrate.ends.programs_end import ProgramsEnd
 from wasmsr.migrate.events import Announce
@@ -43,6 +45,7 @@ class ServedEndpoint:
         software: str,
         key: bytes,
         policy: MovePolicy | None = None,
+        decisions: Callable[[Journal], Decisions] = JournalDecisions,
     ) -> None:
         """Open the journal, restore what it has, and serve.
 
@@ -57,6 +60,7 @@ class ServedEndpoint:
             software: The version of wasmsr, for people at the peer.
             key: The key that the peer must have too; b"" for none.
             policy: How programs move.
+            decisions: Makes who decides the moves.
 
         Raises:
             MigrationError: The journal or the address cannot be used.
@@ -74,6 +78,7 @@ class ServedEndpoint:
                 every=every,
                 software=software,
                 policy=policy,
+                decisions=decisions(journal),
             )
             self.endpoint.recover()
             self._server = Server(self.endpoint.answers, listen, software, key)
@@ -87,6 +92,7 @@ class ServedEndpoint:
         """Stop serving and close the journal."""
         self._host.close()
         self._server.stop()
+        self.endpoint.source.decisions.close()
         self._peer.close()
         self._journal.close()
 
@@ -113,6 +119,7 @@ class ServedPrograms:
         software: str,
         key: bytes,
         policy: MovePolicy | None = None,
+        decisions: Callable[[Journal], Decisions] = JournalDecisions,
     ) -> None:
         """Open the journal, restore what it has, and serve.
 
@@ -127,6 +134,7 @@ class ServedPrograms:
             software: The version of wasmsr, for people at the peers.
             key: The key that the peers must have too; b"" for none.
             policy: How programs move.
+            decisions: Makes who decides the moves.
 
         Raises:
             MigrationError: The journal or the address cannot be used.
@@ -146,6 +154,7 @@ class ServedPrograms:
                 ended=ended,
                 software=software,
                 policy=policy,
+                decisions=decisions(self._journal),
             )
             self.end.recover()
             self._server = Server(self.end.answers, listen, software, key, programs=limits.programs)
@@ -160,6 +169,7 @@ class ServedPrograms:
         self.end.close()
         self._host.close()
         self._server.stop()
+        self.end.source.decisions.close()
         for peer in self._remote:
             peer.close()
         self._journal.close()

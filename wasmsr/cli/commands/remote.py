@@ -10,6 +10,7 @@ import click
 from wasmsr.cli.moving.forgetting import LOST, forget_programs
 from wasmsr.cli.options.click_types import ClickType
 from wasmsr.cli.options.remote_options import RemoteOptions
+from wasmsr.cli.options.run_options import LONGEST_LEASE, SHORTEST_LEASE
 from wasmsr.cli.running.terminal import END_CODES, Ended, Events, end_now
 from wasmsr.runspec.kinds import Seconds
 from wasmsr.runspec.run_spec import option_kind
@@ -42,6 +43,14 @@ ends the same key file, which nobody else can read.
   head -c 32 /dev/urandom | base64 >key; chmod 600 key      # then copy it to the other host
   wasmsr remote --listen 10.0.0.1 --port 7000 --peer 10.0.0.2:7000 --token-file key --send
   wasmsr remote --listen 10.0.0.2 --port 7000 --peer 10.0.0.1:7000 --token-file key
+
+With --lease, a register decides who owns the program, so that it never runs twice even if an end is
+lost for good. Both ends need the same register: on one machine they find it by themselves.
+
+\b
+  wasmsr remote --port 7000 --peer 7001 --send --program app.wasm --lease 10
+  wasmsr remote --port 7001 --peer 7000
+  wasmsr ownership ls
 
 Ctrl-C ends the program at any time. If a move was decided and not yet confirmed, the exit code is
 125 and a message names the last state; the same command again settles who has the program."""
@@ -122,6 +131,17 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("--insecure", is_flag=True,
          help="Use no key: anybody who reaches the port can run programs here, and end yours."
          )  # fmt: skip
+@_option("--lease", type=click.FloatRange(SHORTEST_LEASE, LONGEST_LEASE), metavar="SECONDS",
+         help="With --send: run PROGRAM under a lease of so many seconds. Then a register says who "
+         "owns it, and a move is a change of its record; `wasmsr ownership show` shows it."
+         )  # fmt: skip
+@_option("--register", metavar="FILE|URL",
+         help="The register of leased programs that start or come here, the same at both ends: a "
+         "FILE for one host, http://HOST:PORT for an etcd. Default: a file of the user's own."
+         )  # fmt: skip
+@_option("--unfenced", type=click.Choice(["host", "listen"]), multiple=True, metavar="WHAT",
+         help="Allow leased programs an effect that a lost owner could still have: files below a "
+         "mount of mode host, or connections (listen). Repeatable.")  # fmt: skip
 @_option("--forget", is_flag=False, flag_value=LOST, metavar="[PROGRAM]",
          help="Remove what is kept here of lost programs, or of PROGRAM (its id, or how the id "
          "begins), and end. With --port only that end's.")  # fmt: skip
@@ -135,6 +155,8 @@ def remote(**values: Any) -> int:
     for name, value in (("--port", options.port), ("--peer", options.peer)):
         if value is None:
             raise click.UsageError(f"Missing option '{name}'.")
+    if options.lease is not None and not options.send:
+        raise click.UsageError("--lease belongs to the end with --send, which starts the program.")
     if options.args and not options.send:
         raise click.UsageError("ARGS belong to the end with --send, which starts the program.")
     from wasmsr.cli.moving.remote_end import RemoteEnd

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WARNINGS = frozenset(
     {"asking", "input-cut", "silent", "trouble", "lost", "refused", "not-moved", "parked"}
-    | {"output-waits", "output-gap", "output-cut"}
+    | {"output-waits", "output-gap", "output-cut", "lease"}
 )
 """Kinds of events that -q does not silence."""
 

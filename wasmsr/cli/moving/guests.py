@@ -30,11 +30,15 @@ class GuestGrants:
         self._options = options
         self._spec = spec
 
+    def spec(self) -> RunSpec:
+        """Return the description of the programs that run here, with all their folders."""
+        return replaced(self._spec, mounts=tuple(self._dirs()))
+
     def grants(self) -> HostGrants:
         """Return folders and streams for one program."""
         from wasmsr.runspec.grants import HostGrants
 
-        return HostGrants.of(replaced(self._spec, mounts=tuple(self._dirs())), stdin=None)
+        return HostGrants.of(self.spec(), stdin=None)
 
     def _dirs(self) -> list[str]:
         """Return the folders that programs get here, in the form of --dir.

@@ -18,9 +18,12 @@ from wasmsr.cli.options.remote_options import DEFAULT, RemoteOptions
 from wasmsr.cli.running.terminal import END_CODES, Events, end_now
 
 if TYPE_CHECKING:
+    from wasmsr.migrate.decisions.register_decision import RegisterDecisions
     from wasmsr.migrate.ends.endpoint import Finish
     from wasmsr.migrate.hosting.host import Hosting
     from wasmsr.migrate.hosting.hosted_program import HostedProgram
+    from wasmsr.migrate.journal.journal import Journal
+    from wasmsr.migrate.ports import MovableProgram
     from wasmsr.migrate.protocol import Ending
     from wasmsr.rpc.end import ServedEndpoint
 
@@ -75,7 +78,31 @@ class RemoteEnd:
             end_now(code)
         return code
 
-    def _assemble(self) -> tuple[ServedEndpoint, Callable[[], HostedProgram]]:
+    def _decisions(self, journal: Journal) -> RegisterDecisions:
+        """Return who decides the moves; the register is opened for the first leased program."""
+        from wasmsr.cli.running.registers import open_register
+        from wasmsr.migrate.decisions.register_decision import RegisterDecisions
+
+        options = self._options
+        return RegisterDecisions(
+            journal,
+            lambda: open_register(options.register, options.state_dir),
+            self._lines,
+            unfenced=options.unfenced,
+        )
+
+    def _leased(self, end: ServedEndpoint, program: HostedProgram) -> MovableProgram:
+        """Return a program that begins here, under a lease if the user wants one."""
+        lease, decisions = self._options.lease, end.endpoint.source.decisions
+        if lease is None:
+            return program
+        try:
+            return decisions.leased(program, lease)
+        except BaseException:
+            program.close()
+            raise
+
+    def _assemble(self) -> tuple[ServedEndpoint, Callable[[], MovableProgram]]:
         """Return the end, which serves, and what makes the program that begins here."""
         from wasmsr import __version__
         from wasmsr.migrate.events import Event, size
@@ -85,6 +112,10 @@ class RemoteEnd:
         from wasmsr.rpc.end import ServedEndpoint
 
         options = self._options
+        if options.lease is not None:
+            from wasmsr.ownership.fencing import check_fenced
+
+            check_fenced(self._guests.spec(), options.unfenced)
         listen, peer = addresses(options)
         token = key(options, listen, peer)
         state = state_folder(options.state_dir)
@@ -115,6 +146,7 @@ class RemoteEnd:
             ),
             software=__version__,
             key=token,
+            decisions=self._decisions,
         )
         journal = end.endpoint.journal
         hosting.node = journal.node
@@ -127,7 +159,7 @@ class RemoteEnd:
         if not options.send:
             text = f"listening on {listen}, waiting for a program from {peer}"
             self._lines(Event("listening", text))
-        return end, lambda: self._launch(hosting)
+        return end, lambda: self._leased(end, self._launch(hosting))
 
     def _launch(self, hosting: Hosting) -> HostedProgram:
         """Return the program that begins here, before its first instruction."""

@@ -44,6 +44,9 @@ class RemoteOptions:
     listen: str | None
     token_file: str | None
     insecure: bool
+    lease: float | None
+    register: str | None
+    unfenced: tuple[str, ...]
     forget: str | None
     json: bool
 

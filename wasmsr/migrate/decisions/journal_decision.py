@@ -10,6 +10,7 @@ from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.journal.ownership import SettleVerdict
 from wasmsr.migrate.ports import MovableProgram
 from wasmsr.migrate.protocol import Move, Offer, OwnershipState, Reason, refused
+from wasmsr.ownership.failures import OwnershipError
 
 
 def journal_handed(journal: Journal, move: Move) -> None:
@@ -94,6 +95,15 @@ class JournalDecisions:
     def of(self, program: bytes) -> JournalDecision:
         """Return the decision about a program."""
         return JournalDecision(self._journal, program)
+
+    def close(self) -> None:
+        """Do nothing: there are no leases."""
+
+    def leased(self, program: MovableProgram, seconds: float) -> MovableProgram:
+        """Refuse it: a lease needs a register."""
+        raise OwnershipError(
+            "this end has no register, so a program cannot have a lease", program=program.id
+        )
 
     def check(self, offer: Offer) -> None:
         """Refuse a leased program."""

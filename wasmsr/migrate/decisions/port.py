@@ -101,6 +101,16 @@ class Decisions(Protocol):
     def of(self, program: bytes) -> Decision:
         """Return the decision about a program."""
 
+    def close(self) -> None:
+        """End all leases, and close the register."""
+
+    def leased(self, program: MovableProgram, seconds: float) -> MovableProgram:
+        """Return a program that begins here under a lease of so many seconds.
+
+        Raises:
+            OwnershipError: There is no register.
+        """
+
     def check(self, offer: Offer) -> None:
         """Check that the source of an offer may make it. Raises PeerRefused."""
 

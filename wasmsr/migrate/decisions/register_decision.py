@@ -100,7 +100,7 @@ class RegisterDecisions:
             if self._register is not None:
                 self._register.close()
 
-    def leased(self, program: MovableProgram, seconds: float) -> LeasedMovable:
+    def leased(self, program: MovableProgram, seconds: float) -> MovableProgram:
         """Return a program that begins here under a lease of so many seconds."""
         return self._add(program, Lease(seconds))
 
@@ -216,10 +216,29 @@ class RegisterDecision:
     def begin(self) -> None:
         """Make the first record of the program. If its owner is lost, the program has failed."""
         keeper = self._leased().keeper
+        with keeper.lock:
+            if keeper.program.record is not None:
+                return  # it is the owner already
         if not keeper.create(FailoverPolicy.FAIL):
             self._ends.remove(self._program)
-            raise RegisterAway("the register does not take it", program=self._program)
+            raise RegisterAway(
+                "the register does not take its first record",
+                program=self._program,
+                hint="check --register",
+            )
         keeper.start()
+        self._say_owned(1)
+
+    def _say_owned(self, epoch: int) -> None:
+        name, node = self._program.hex(), self._journal.node.hex()
+        self._announce(
+            Event(
+                "leased",
+                f"program {name[:8]} is under a lease; node {node[:8]}, which is this end, owns it "
+                f"in epoch {epoch} (wasmsr ownership show {name[:8]})",
+                {"program": name, "epoch": epoch, "node": node},
+            )
+        )
 
     def epoch(self) -> int:
         """Return the epoch of the newest record that was read."""
@@ -369,6 +388,7 @@ class RegisterDecision:
         with keeper.lock:
             keeper.program.decide(found)
         keeper.start()
+        self._say_owned(move.epoch)
 
     def forget(self) -> None:
         """Drop what is here of the program."""

@@ -203,7 +203,9 @@ class Endpoint:
         Returns None if the user interrupts before that.
         """
         peer = self.source.peer_of(program.id)
+        decision = self.source.decisions.of(program.id)
         try:
+            decision.begin()
             move = self.source.next_move(program.id)
             contact(
                 peer,
@@ -212,10 +214,12 @@ class Endpoint:
                 self.announce,
             )
             if self.stop.is_set():
+                decision.end()
                 program.close()
                 return None
             self.source.own(program, peer)
         except WasmsrError:
+            decision.end()
             program.close()
             raise
         values: dict[str, object] = {"program": program.id.hex(), "epoch": 1}
