@@ -13,6 +13,7 @@ GENERATORS = {
     "instruction table": ["-m", "scripts.generate", "--check"],
     "protocol": ["proto/generate.py", "--check"],
     "command line reference": ["-m", "scripts.reference", "--check"],
+    "settings and metrics of a node": ["-m", "scripts.node_reference", "--check"],
     "examples": ["examples/snapshot/build.py", "--check"],
     "WASI programs": ["tests/wasi/programs/build.py", "--check"],
     "WASI document": ["-m", "wasmsr.wasi.preview1.functions", "--check", "docs/wasi.md"],

@@ -44,6 +44,7 @@ ONLY_IN = {
     "google": {"rpc"},
     **{name: {"mqtt"} for name in ("paho", "aiomqtt", "gmqtt")},
     **{name: {"http"} for name in ("http", "aiohttp", "httpx", "requests", "urllib3", "etcd3gw")},
+    "prometheus_client": {"http"},
     "msgpack": {"executor", "snapshot", "snapshot.store", "migrate", "rpc"},
     "zstandard": {"snapshot", "snapshot.store"},
     "cryptography": {"node", "snapshot"},

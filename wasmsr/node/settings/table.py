@@ -22,8 +22,8 @@ from wasmsr.runspec.kinds import (
     Size,
 )
 
-PLAIN = "node"
-"""The section whose name is not part of its flags."""
+PLAIN = ("node", "access", "ownership")
+"""Sections whose names are not part of their flags, which other commands have too."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class SettingRow:
     @property
     def field(self) -> str:
         """The name in Python: "tls_key"."""
-        words = self.key if self.section == PLAIN else f"{self.section}_{self.key}"
+        words = self.key if self.section in PLAIN else f"{self.section}_{self.key}"
         return words.replace("-", "_")
 
     @property
@@ -87,7 +87,7 @@ ROWS = (
     SettingRow("node", "stop-seconds", Seconds(), "SECONDS",
         "How long a stop may take.", 30.0),
     SettingRow("node", "output-limit", Size(), "SIZE",
-        "Bytes of output that are kept of each program and stream.", 16 * 2**20),
+        "Bytes of output that are kept of each program and stream.", "16M"),
     SettingRow("checkpoints", "every", Seconds(), "SECONDS",
         "Save each program so often."),
     SettingRow("checkpoints", "keep", Count(1), "N",

@@ -1,0 +1,167 @@
+"""A node's metrics, read by Prometheus' own parser."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("prometheus_client")
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from wasmsr.errors import HostError
+from wasmsr.http.metrics_server import CLIENTS, MetricsServer
+from wasmsr.migrate.events import Event
+from wasmsr.node.metrics import ROWS, SERIES, Metrics
+from wasmsr.runspec.address import Address
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+class Shown:
+    """A server, and what Prometheus reads there."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.server = MetricsServer(self.metrics, Address("127.0.0.1", free_port()))
+
+    def read(self) -> dict[str, Any]:
+        url = f"http://127.0.0.1:{self.server.port}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain")
+            text = answer.read().decode()
+        return {family.name: family for family in text_string_to_metric_families(text)}
+
+    def value(self, sample: str, **labels: str) -> float:
+        for family in self.read().values():
+            for one in family.samples:
+                if one.name == sample and one.labels == labels:
+                    return float(one.value)
+        raise KeyError(sample)
+
+
+@pytest.fixture
+def shown() -> Iterator[Shown]:
+    made = Shown()
+    yield made
+    made.server.stop()
+
+
+def test_every_metric_is_there_with_its_kind_and_words(shown):
+    found = shown.read()
+    assert set(found) == {row.name for row in ROWS}
+    for row in ROWS:
+        assert (found[row.name].type, found[row.name].documentation) == (row.kind, row.help)
+
+
+def test_counters_gauges_and_histograms(shown):
+    shown.metrics.add("wasmsr_moves", "out")
+    shown.metrics.add("wasmsr_moves", "out")
+    shown.metrics.set("wasmsr_node_info", 1, "ab", '0.1 "x"\\\n')
+    for value in (0.001, 0.0011, 7.0, 1e9):
+        shown.metrics.observe("wasmsr_move_downtime_seconds", value)
+    assert shown.value("wasmsr_moves_total", direction="out") == 2
+    assert shown.value("wasmsr_node_info", node="ab", version='0.1 "x"\\\n') == 1
+    for bound, count in (("0.001", 1), ("0.0025", 2), ("2.5", 2), ("10.0", 3), ("+Inf", 4)):
+        assert shown.value("wasmsr_move_downtime_seconds_bucket", le=bound) == count
+    assert shown.value("wasmsr_move_downtime_seconds_count") == 4
+    assert shown.value("wasmsr_move_downtime_seconds_sum") == pytest.approx(1e9 + 7.0021)
+
+
+def test_a_move_is_counted_with_its_parts(shown):
+    values: dict[str, object] = {
+        "rounds": 3,
+        "bytes": 1000,
+        "bytes_raw": 9000,
+        "downtime": 0.02,
+        "downtime_pause": 0.001,
+        "downtime_wire": 0.004,
+    }
+    shown.metrics.take(Event("moved", "", values))
+    shown.metrics.take(Event("arrived", ""))
+    shown.metrics.take(Event("not-moved", "", {"reason": "busy"}))
+    shown.metrics.take(Event("refused", "", {"reason": 3}))
+    shown.metrics.take(Event("progress", "", {"bytes": 1}))
+    shown.metrics.take(Event("ended", "", {"kind": "exited", "here": True}))
+    assert shown.value("wasmsr_move_raw_bytes_total") == 9000
+    assert shown.value("wasmsr_move_rounds_bucket", le="3.0") == 1
+    assert shown.value("wasmsr_move_downtime_part_seconds_sum", part="wire") == 0.004
+    assert shown.value("wasmsr_moves_total", direction="in") == 1
+    assert shown.value("wasmsr_moves_failed_total", reason="busy") == 1
+    assert shown.value("wasmsr_refusals_total", rule="other") == 1
+    assert shown.value("wasmsr_programs_ended_total", kind="exited") == 1
+
+
+def test_labels_that_callers_choose_are_bounded(shown):
+    for number in range(SERIES + 50):
+        shown.metrics.add("wasmsr_refusals", f"rule{number}")
+    found = shown.read()["wasmsr_refusals"].samples
+    assert len(found) == SERIES + 1
+    assert shown.value("wasmsr_refusals_total", rule="other") == 50
+
+
+def test_a_gauge_is_asked_for_when_somebody_looks(shown):
+    programs = {("running",): 2.0}
+    shown.metrics.ask("wasmsr_programs", lambda: programs)
+    assert shown.value("wasmsr_programs", state="running") == 2
+    programs[("running",)] = 3.0
+    assert shown.value("wasmsr_programs", state="running") == 3
+
+    def fail() -> dict[tuple[str, ...], float]:
+        raise OSError
+
+    shown.metrics.ask("wasmsr_programs", fail)
+    assert shown.read()["wasmsr_programs"].samples == []
+
+
+def test_wrong_names_and_labels_are_mistakes_of_ours():
+    metrics = Metrics()
+    with pytest.raises(KeyError):
+        metrics.add("wasmsr_nothing")
+    with pytest.raises(ValueError, match="labels"):
+        metrics.add("wasmsr_moves")
+    with pytest.raises(ValueError, match="gauge"):
+        metrics.add("wasmsr_node_info", "a", "b")
+
+
+def test_silent_clients_and_garbage_do_not_keep_prometheus_away(shown, monkeypatch):
+    monkeypatch.setattr("wasmsr.http.metrics_server._Handler.timeout", 0.3)
+    silent = [
+        socket.create_connection(("127.0.0.1", shown.server.port)) for _ in range(3 * CLIENTS)
+    ]
+    for number, one in enumerate(silent):
+        if number % 2:
+            one.sendall(b"\xff" * 100 + b"\r\n\r\n")
+    assert set(shown.read()) == {row.name for row in ROWS}
+    for one in silent:
+        one.close()
+
+
+def test_counts_from_many_threads_are_exact():
+    metrics = Metrics()
+
+    def count() -> None:
+        for _ in range(1000):
+            metrics.add("wasmsr_moves", "out")
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert metrics.numbers("wasmsr_moves") == {("out",): 8000.0}
+
+
+def test_an_address_in_use_is_named(shown):
+    with pytest.raises(HostError, match="cannot serve metrics on"):
+        MetricsServer(Metrics(), Address("127.0.0.1", shown.server.port))
