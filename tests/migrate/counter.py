@@ -171,6 +171,9 @@ class LeavingCounter:
             self.counter.ran += 1
         return stands or not self.counter.running
 
+    def sample(self, count: int) -> tuple[bytes, int]:
+        return bytes(4096), 1
+
     def batches(self) -> Iterator[PageBatch]:
         number = (self.counter.number if self.stands else 99).to_bytes(4, "little")
         yield PageBatch(0, array("Q", [0, 1]), number.ljust(4096, b"\0"), array("Q"))

@@ -245,6 +245,8 @@ class Direct:
 class DirectSending:
     """A transfer to an end that is called directly (`ports.Sending`)."""
 
+    waited = 0.0
+
     def __init__(self, peer: Direct, reception: Any) -> None:
         self._peer = peer
         self._reception = reception
@@ -268,6 +270,9 @@ class DirectSending:
             "the end of a round", lambda end: self._reception.end(number)
         )
         return receipt
+
+    def drain(self) -> None:
+        pass
 
     def send(self, piece: Buffer) -> None:
         self._peer._call("a piece", lambda end: self._reception.write(bytes(piece)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wasmsr.migrate.rounds.convergence import Convergence, MovePolicy
+from wasmsr.migrate.rounds.speeds import LineSpeed
 
 MIB = 1 << 20
 
@@ -20,7 +21,7 @@ def simulate(
     left = pages
     while not made.stays(left):
         span = left * 4096 / rate + round_trip
-        made.sent(left * 4096, span, 0.001)
+        made.sent(left * 4096, left * 4096, span, span, 0.0)
         left = min(pages, int(dirty * (1 - made.share) * span / 4096))
         assert made.rounds < 2000
     return made, left
@@ -69,5 +70,31 @@ def test_a_tiny_program_is_stopped_at_once() -> None:
 
 
 def test_a_line_that_is_known_is_trusted() -> None:
-    made = Convergence(MovePolicy(), round_trip=0.001, sync=0.001, rate=100 * MIB)
+    made = Convergence(MovePolicy(), round_trip=0.001, sync=0.001, line=LineSpeed(wire=100 * MIB))
     assert made.stays(1000) and made.reason == "downtime"  # 4 MiB take 40 ms
+
+
+def test_a_round_in_which_this_end_only_waits_shows_the_line() -> None:
+    line = LineSpeed()
+    line.learn(40 * MIB, 10 * MIB, busy=1.0, waited=0.8)
+    assert line.wire == 10 * MIB
+    assert line.work == pytest.approx(200 * MIB)
+    line.learn(40 * MIB, 36 * MIB, busy=1.8, waited=1.5)
+    assert 18 * MIB < line.wire < 20 * MIB
+    assert line.seconds(4 * MIB, MIB) == pytest.approx(MIB / line.wire)
+
+
+def test_a_round_of_work_or_a_small_one_shows_that_the_line_is_at_least_as_fast() -> None:
+    line = LineSpeed(wire=10 * MIB)
+    line.learn(200 * MIB, 40 * MIB, busy=1.0, waited=0.0)
+    assert line.wire == 40 * MIB
+    assert line.seconds(100 * MIB, 4 * MIB) == pytest.approx(0.5)  # this end's work
+    for busy in (1.0, 1e-9):
+        line.learn(4096, 4096, busy=busy, waited=busy)
+        assert line.wire >= 40 * MIB and line.work == 200 * MIB
+
+
+def test_what_goes_over_the_wire_counts_on_a_slow_line() -> None:
+    made = Convergence(MovePolicy(), round_trip=0.04, sync=0.001, line=LineSpeed(wire=10 * MIB))
+    assert not made.stays(2560, 10 * MIB, 10 * MIB)  # a second
+    assert made.stays(2560, 10 * MIB, MIB // 4) and made.reason == "downtime"

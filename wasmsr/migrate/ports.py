@@ -125,6 +125,13 @@ class Leaving(Protocol):
             SnapshotError: The pages cannot be found.
         """
 
+    def sample(self, count: int) -> tuple[bytes, int]:
+        """Return some pages of the round that will be sent, and how many were looked at for them.
+
+        Args:
+            count: How many are looked at, at most.
+        """
+
     def batches(self) -> Iterator[PageBatch]:
         """Return the pages of the round; the program may run meanwhile."""
 
@@ -290,6 +297,9 @@ class Arrival(Protocol):
 class Sending(Protocol):
     """A transfer that has begun. Every method raises PeerLost or PeerRefused."""
 
+    waited: float
+    """Seconds in which this end only waited for the peer, so far."""
+
     def early(self, piece: Buffer, *, last: bool) -> None:
         """Send 1 byte to 1 MiB of an earlier rest; wait as for `pages`."""
 
@@ -298,6 +308,9 @@ class Sending(Protocol):
 
     def pages(self, batch: PackedPages) -> None:
         """Send pages; wait while the peer has too many bytes left to take."""
+
+    def drain(self) -> None:
+        """Wait until the peer has taken all that was sent."""
 
     def end(self, number: int) -> RoundReceipt:
         """End a round that is not the last one; wait until the peer has it."""

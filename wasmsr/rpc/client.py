@@ -433,6 +433,7 @@ class _Sending:
         self._round: RoundReceipt | None = None
         self._news = threading.Condition()
         self._sent = self._received = 0
+        self.waited = 0.0
         self._receipt: Receipt | None = None
         self._error: PeerLost | PeerRefused | None = None
         self._over = False
@@ -461,6 +462,9 @@ class _Sending:
         self._wait(lambda: self._sent - self._received < WINDOW, STALL_SECONDS)
         self._sent += len(batch.data)
         self._queue.put(messages.TransferRequest(pages=convert.pages_out(batch)))
+
+    def drain(self) -> None:
+        self._wait(lambda: self._received >= self._sent, STALL_SECONDS)
 
     def end(self, number: int) -> RoundReceipt:
         self._queue.put(messages.TransferRequest(round_end=number))
@@ -499,7 +503,8 @@ class _Sending:
         """Wait for `done()`. Raise an error of the transfer, or after `limit` silent seconds."""
         with self._news:
             received = self._received
-            deadline = time.monotonic() + limit
+            began = time.monotonic()
+            deadline = began + limit
             while not self._error and not done():
                 if self._over:
                     raise PeerLost(f"{self._peer.address} ended the transfer without an answer")
@@ -510,6 +515,7 @@ class _Sending:
                 elif left <= 0:
                     raise PeerLost(f"{self._peer.address} has stopped reading")
                 self._news.wait(max(0.0, left))
+            self.waited += time.monotonic() - began
             if self._error:
                 raise self._error
 

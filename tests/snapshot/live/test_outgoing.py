@@ -131,3 +131,24 @@ def test_a_store_without_memories() -> None:
     assert list(pages.batches()) == [] and pages.sizes == []
     pages.close()
     store.close()
+
+
+def test_a_sample_of_a_round_is_of_pages_that_are_sent() -> None:
+    program = Program.launch(WRITER)
+    pages = OutgoingPages(program.store)
+    view = program.store.memory_view(0)
+    pages.scan()
+    assert pages.sample(16) == (b"", 0) or not pages.sample(16)[0]
+    take(pages, incoming())
+    for page in range(0, 256, 2):
+        view[page * 4096] = 1 + page // 2
+    view[5 * 4096] = 0  # written, and as it was
+    assert pages.scan() in (128, 129)
+    for count in (1, 7, 32, 1000):
+        data, looked = pages.sample(count)
+        assert looked <= max(count, 1) and len(data) <= looked * 4096
+        assert looked >= min(count, 128) // 2 and looked - len(data) // 4096 <= 1
+    assert len(pages.sample(1000)[0]) == 128 * 4096
+    pages.close()
+    program.close()
+    program.store.close()

@@ -33,7 +33,8 @@ from wasmsr.migrate.protocol import (
     Reason,
 )
 from wasmsr.migrate.rounds.convergence import MovePolicy
-from wasmsr.migrate.rounds.departure import Departure, EndedMeanwhile, Line, MoveFigures
+from wasmsr.migrate.rounds.departure import Departure, EndedMeanwhile, MoveFigures
+from wasmsr.migrate.rounds.speeds import LineSpeed
 
 
 class MoveState(Enum):
@@ -105,7 +106,7 @@ class MovingEnd(Protocol):
     announce: Announce
     stop: threading.Event
     policy: MovePolicy
-    lines: dict[str, Line]
+    lines: dict[str, LineSpeed]
 
     def tries(self, program: bytes) -> Tries:
         """Return what earlier attempts have left."""
@@ -193,7 +194,7 @@ class MoveAttempt:
             self.move,
             self._peer,
             source.policy,
-            source.lines.setdefault(self._peer.address, Line()),
+            source.lines.setdefault(self._peer.address, LineSpeed()),
             sync=sync,
             restore=restore,
             announce=source.announce,

@@ -40,7 +40,7 @@ from wasmsr.migrate.protocol import (
     Report,
 )
 from wasmsr.migrate.rounds.convergence import MovePolicy
-from wasmsr.migrate.rounds.departure import Line
+from wasmsr.migrate.rounds.speeds import LineSpeed
 
 
 class MoveSource:
@@ -72,7 +72,7 @@ class MoveSource:
         self.software = software
         self.policy = policy or MovePolicy()
         self.decisions: Decisions = decisions or JournalDecisions(journal)
-        self.lines: dict[str, Line] = {}
+        self.lines: dict[str, LineSpeed] = {}
         self._lock = threading.Lock()
         self._moving: dict[bytes, MoveAttempt] = {}
         self._tries: dict[bytes, Tries] = {}

@@ -30,6 +30,10 @@ from wasmsr.wasi.streams.relayed_input import RelayedInput
 from wasmsr.wasi.streams.standard import InputStream
 
 
+STAYING = frozenset(("host", "ro", "archive"))
+"""Modes of mounts whose files are not captured; to capture others can take long."""
+
+
 class HostedProgram:
     """A program of the executor, with its files and streams.
 
@@ -171,7 +175,8 @@ class HostedProgram:
     def leave(self, held: Collection[bytes] = ()) -> LeavingProgram:
         """Begin to send the program away; see `ports.MovableProgram`."""
         wasi = self.program.wasi
-        carries = wasi is not None and bool(wasi.process.trees)
+        trees = [] if wasi is None else wasi.process.trees.values()
+        carries = any(tree.mode not in STAYING for tree in trees)
         return LeavingProgram(self.program, self._captured, held, trial=not carries)
 
     def pieces(self) -> Iterator[Buffer]:

@@ -26,6 +26,10 @@ PERIOD = 0.02
 """Seconds in which a program that is held back runs once and stands once."""
 
 
+COLD = 0.005
+"""Seconds of a first capture that show nothing of the next one."""
+
+
 class LeavingProgram:
     """The memories of a program in rounds, then the rest of its state.
 
@@ -81,6 +85,10 @@ class LeavingProgram:
         if trial:
             began = time.monotonic()
             state = self._program.snapshot()
+            if time.monotonic() - began > COLD:
+                # Code was compiled for it, which is done only once.
+                began = time.monotonic()
+                state = self._program.snapshot()
             trees = {
                 SpaceName(MEMORY_SPACE, number): SpaceTree(len(memory.data) >> 12)
                 for number, memory in enumerate(state.memories)
@@ -117,6 +125,11 @@ class LeavingProgram:
         if stands and self._pacer is not None:
             self._pacer.close()
         return stands
+
+    def sample(self, count: int) -> tuple[bytes, int]:
+        """Return some pages of the round, and of how many; see `ports.Leaving`."""
+        assert self._pages is not None
+        return self._pages.sample(count)
 
     def batches(self) -> Iterator[PageBatch]:
         """Return the pages of the round."""

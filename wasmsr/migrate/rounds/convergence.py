@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wasmsr.migrate.rounds.speeds import LineSpeed
 from wasmsr.snapshot.memory.page_engine import PAGE_SIZE
 
 MAX_DOWNTIME = 0.05
@@ -24,9 +25,6 @@ SLOWEST, STEP = 0.8, 0.2
 
 SYNCS = 3
 """Syncs one after the other in the downtime: READY, HANDED and OWNED."""
-
-LARGE = 1 << 20
-"""Bytes of a round that shows how fast the line is."""
 
 FIXED = 0.004
 """Seconds of the downtime for everything that is not measured."""
@@ -59,7 +57,7 @@ class Convergence:
         sync: Seconds of one sync at this end.
         fixed: Seconds that capturing and restoring the rest of the state take together.
         rest: Bytes of that rest.
-        rate: Bytes of pages a second, where an earlier move has measured it; 0.0 if none has.
+        line: What earlier moves have shown of the line; rounds add to it.
 
     Attributes:
         rounds: Rounds that were begun.
@@ -77,14 +75,14 @@ class Convergence:
         sync: float,
         fixed: float = 0.0,
         rest: int = 0,
-        rate: float = 0.0,
+        line: LineSpeed | None = None,
     ) -> None:
         self.policy = policy
         self.round_trip = round_trip
         self.sync = sync
         self.fixed = fixed
         self.rest = rest
-        self.rate = rate
+        self.line = line or LineSpeed()
         self.rounds = 0
         self.share = 0.0
         self.reason = ""
@@ -93,41 +91,47 @@ class Convergence:
         self._idle = 0
         self._syncs: list[float] = []
 
-    def sent(self, size: int, seconds: float, sync: float = 0.0) -> None:
+    def sent(self, raw: int, packed: int, seconds: float, waited: float, sync: float = 0.0) -> None:
         """Take note of a round.
 
         Args:
-            size: Bytes of its pages before compression.
+            raw: Bytes of its pages before compression.
+            packed: Bytes that went over the wire for them.
             seconds: From its first byte until the peer had it on its disk.
+            waited: How many of them this end only waited for the peer.
             sync: Seconds of a sync at the peer, as it says; 0.0 if it did none.
         """
         if sync:
             self._syncs.append(sync)
-        if not size:
-            return
-        rate = size / max(seconds - self.round_trip - sync, 1e-6)
-        # A small round is mostly fixed costs, so it can only show that the line is faster.
-        self.rate = max(rate, self.rate) if size < LARGE else rate
+        if raw:
+            idle = self.round_trip + sync
+            self.line.learn(raw, packed, seconds - idle, max(0.0, waited - idle))
 
-    def predict(self, pages: int) -> float | None:
-        """Return the downtime in seconds if these pages are left for the stop; None if no round
-        has shown how fast the line is."""
-        size = pages * PAGE_SIZE + self.rest
-        if not self.rate and pages > 16:
+    def predict(self, raw: int, packed: int) -> float | None:
+        """Return the downtime in seconds, or None if no round has shown how fast the line is.
+
+        Args:
+            raw: Bytes of the pages that are left for the stop.
+            packed: About how many bytes go over the wire for them.
+        """
+        if not self.line.wire and raw > 16 * PAGE_SIZE:
             return None
-        wire = size / self.rate if self.rate else 0.0
+        wire = self.line.seconds(raw, packed + self.rest)
         # One of them is at this end. A round's sync has pages to write, so the shortest counts.
         syncs = self.sync + (SYNCS - 1) * min(self._syncs, default=self.sync)
         return 1.5 * self.round_trip + syncs + self.fixed + FIXED + wire
 
-    def stays(self, pages: int) -> bool:
+    def stays(self, pages: int, raw: int | None = None, packed: int | None = None) -> bool:
         """Begin a round; return whether the program is to stay paused for it.
 
         Args:
-            pages: About how many pages are left.
+            pages: How many pages are left at most.
+            raw: About how many bytes of them differ from what the peer has; None for all.
+            packed: About how many bytes go over the wire for those; None for `raw`.
         """
         self.rounds += 1
-        self.predicted = self.predict(pages)
+        raw = pages * PAGE_SIZE if raw is None else raw
+        self.predicted = self.predict(raw, raw if packed is None else packed)
         self.reason = self._reason(pages)
         return bool(self.reason)
 

@@ -24,6 +24,7 @@ from wasmsr.migrate.protocol import (
 )
 from wasmsr.migrate.rounds.convergence import Convergence, MovePolicy
 from wasmsr.migrate.rounds.regroup import regroup
+from wasmsr.migrate.rounds.speeds import LineSpeed
 from wasmsr.snapshot.live.packing import BatchPacker
 from wasmsr.snapshot.memory.page_engine import PAGE_SIZE
 
@@ -35,15 +36,14 @@ class EndedMeanwhile(Exception):
     """The program has ended before it was stopped for its move."""
 
 
-@dataclass
-class Line:
-    """What moves have shown of the way to one peer.
+PROBE = 2 << 20
+"""Bytes that go as they are, to learn how fast a line is before much is compressed for it."""
 
-    Attributes:
-        rate: Bytes of pages a second that it takes; 0.0 while nobody knows.
-    """
+SAMPLE = 32
+"""Pages that are looked at to tell how many bytes a round will have."""
 
-    rate: float = 0.0
+SHORT = 0.005
+"""Seconds of sending that need no closer look."""
 
 
 @dataclass
@@ -122,7 +122,7 @@ class Departure:
         move: Move,
         peer: Peer,
         policy: MovePolicy,
-        line: Line,
+        line: LineSpeed,
         *,
         sync: float,
         restore: float,
@@ -138,7 +138,7 @@ class Departure:
         self._restore = restore
         self._announce = announce
         self._stop = stop
-        self._packer = BatchPacker(line.rate)
+        self._packer = BatchPacker(line.plain or line.wire)
         self._leaving: Leaving | None = None
         self.figures = MoveFigures()
         self.stands = False
@@ -161,7 +161,7 @@ class Departure:
             sync=self._sync,
             fixed=leaving.rest_seconds + self._restore,
             rest=leaving.rest_size,
-            rate=self._line.rate,
+            line=self._line,
         )
         self.figures.method = leaving.method
         sending = self._peer.transfer(self._move, leaving.rest_size)
@@ -193,14 +193,14 @@ class Departure:
         return min(spans)
 
     def _rounds(self, leaving: Leaving, sending: Sending, convergence: Convergence) -> None:
-        figures, round_trip = self.figures, self.figures.round_trip
+        figures = self.figures
         while True:
             left = 0
 
             def stays(pages: int) -> bool:
                 nonlocal left
                 left = pages
-                return convergence.stays(pages)
+                return convergence.stays(pages, *self._expected(leaving, pages))
 
             asked = time.monotonic()
             self.stands = leaving.round(stays, PAUSE_SECONDS)
@@ -213,15 +213,10 @@ class Departure:
             figures.reason = convergence.reason
             began = time.monotonic()
             before, packed_before = self._packer.raw, self._packer.packed
+            waited = sending.waited
             head = RoundHead(convergence.rounds, tuple(leaving.sizes), self.stands)
             sending.begin(head)
-            for batch in leaving.batches():
-                data, packed = self._packer.pack(batch.data)
-                length = len(batch.data)
-                sending.pages(
-                    PackedPages(batch.memory, batch.runs, batch.zeros, length, bytes(data), packed)
-                )
-                self._progress(convergence, left - (self._packer.raw - before) // PAGE_SIZE)
+            self._pages(leaving, sending, convergence, left)
             sent = self._packer.raw - before
             figures.raw, figures.sent = self._packer.raw, self._packer.packed
             if convergence.rounds == 1:
@@ -232,12 +227,41 @@ class Departure:
                 return
             receipt = sending.end(convergence.rounds)
             span = time.monotonic() - began
-            convergence.sent(sent, span, receipt.sync)
-            self._line.rate = convergence.rate
-            busy = max(1e-6, span - round_trip - receipt.sync)
-            self._packer.rate = max(1.0, (self._packer.packed - packed_before) / busy)
+            packed = self._packer.packed - packed_before
+            convergence.sent(sent, packed, span, sending.waited - waited, receipt.sync)
+            self._packer.rate = self._line.plain or self._line.wire
             self._say_round(convergence, sent, span)
             leaving.slow(convergence.share)
+
+    def _expected(self, leaving: Leaving, pages: int) -> tuple[int, int]:
+        """Return about how many bytes of pages a round has, and how many go over the wire."""
+        most = pages * PAGE_SIZE
+        if pages <= SAMPLE or most < SHORT * self._line.wire:
+            return most, most
+        data, looked = leaving.sample(SAMPLE)
+        raw = pages * len(data) // max(1, looked)
+        return raw, int(raw * self._packer.expected(data))
+
+    def _pages(
+        self, leaving: Leaving, sending: Sending, convergence: Convergence, left: int
+    ) -> None:
+        """Send the pages of a round."""
+        packer, began = self._packer, time.monotonic()
+        before = packer.raw
+        first = convergence.rounds == 1 and not self.stands
+        probes = first and left * PAGE_SIZE > 4 * PROBE
+        for batch in leaving.batches():
+            data, packed = packer.plain(batch.data) if probes else packer.pack(batch.data)
+            length = len(batch.data)
+            sending.pages(
+                PackedPages(batch.memory, batch.runs, batch.zeros, length, bytes(data), packed)
+            )
+            if probes and packer.raw - before >= PROBE:
+                probes = False
+                sending.drain()
+                spent = time.monotonic() - began - self.figures.round_trip
+                packer.rate = self._line.plain = PROBE / max(spent, 1e-6)
+            self._progress(convergence, left - (packer.raw - before) // PAGE_SIZE)
 
     def _progress(self, convergence: Convergence, left: int) -> None:
         if self._stop.is_set():
@@ -259,7 +283,7 @@ class Departure:
             "bytes_raw": sent,
             "bytes": self._packer.packed,
             "seconds": span,
-            "rate": convergence.rate,
+            "rate": sent / max(span, 1e-6),
             "held_back": convergence.share,
             "predicted": expected,
         }
@@ -295,4 +319,4 @@ class Departure:
         return ready
 
 
-__all__ = ["PAUSE_SECONDS", "Departure", "EndedMeanwhile", "Line", "MoveFigures"]
+__all__ = ["PAUSE_SECONDS", "Departure", "EndedMeanwhile", "MoveFigures"]

@@ -124,6 +124,32 @@ class OutgoingPages:
                     yield batch
             tree.root()  # now, so that little is left to digest when the program is paused
 
+    def sample(self, count: int) -> tuple[bytes, int]:
+        """Return some pages of the round that will be sent, and how many were looked at for them.
+
+        Args:
+            count: How many are looked at, at most; they are spread evenly.
+        """
+        found = bytearray()
+        total = sum(sum(runs[1::2]) for runs in self._runs)
+        step = max(1, -(-total // count))
+        at = looked = 0
+        for number, (view, runs) in enumerate(zip(self._views, self._runs, strict=True)):
+            chosen = array("Q")
+            for first, length in pairs_of(runs):
+                for page in range(first + -at % step, first + length, step):
+                    chosen.extend((page, 1))
+                at += length
+            data = gather(view, chosen)
+            tree = self.trees[SpaceName(MEMORY_SPACE, number)]
+            digests = page_digests(data)
+            for place, page in enumerate(chosen[::2]):
+                digest = digests[place * DIGEST : (place + 1) * DIGEST]
+                if digest not in (ZERO_DIGEST, tree.leaves(page, 1)):
+                    found += data[place * PAGE_SIZE : (place + 1) * PAGE_SIZE]
+            looked += len(chosen) // 2
+        return bytes(found), looked
+
     def close(self) -> None:
         """Release what the host keeps to find dirty pages."""
         self._views = []

@@ -21,6 +21,9 @@ HARD_BELOW = 8e6
 WINDOW = 1 << 23
 """Bytes of the largest window of a frame that is unpacked."""
 
+GAIN = 2
+"""How many times sooner a compressed batch must be there: to compress takes the program's CPU."""
+
 PROBE = 16
 """Every so many batches that are not compressed, one is, to see whether it would be worth while."""
 
@@ -57,16 +60,30 @@ class BatchPacker:
         self.packed += len(data)
         return data, packed
 
+    def plain(self, pages: Buffer) -> tuple[Buffer, bool]:
+        """Return pages as they are, and False, to learn how fast the line is."""
+        self.raw += len(pages)
+        self.packed += len(pages)
+        return pages, False
+
+    def expected(self, pages: Buffer) -> float:
+        """Return how many bytes come of one byte of pages such as these."""
+        if not pages or not self._gains():
+            return 1.0
+        return min(1.0, len(self._usual.compress(pages)) / len(pages))
+
     def _worth(self) -> bool:
         """Return whether a compressed batch is there sooner than one that is not."""
-        if not self.rate or not self._speed:
-            return True
-        raw = 1 / self.rate
-        small = max(1 / self._speed, self._ratio / self.rate)
-        if small < raw:
+        if self._gains():
             return True
         self._skipped += 1
         return self._skipped % PROBE == 0
+
+    def _gains(self) -> bool:
+        """Return whether batches have shown that compression gains enough, or nothing yet."""
+        if not self.rate or not self._speed:
+            return True
+        return max(GAIN / self._speed, self._ratio / self.rate) < 1 / self.rate
 
     def _learn(self, size: int, small: int, seconds: float) -> None:
         speed, ratio = size / max(seconds, 1e-9), small / size
