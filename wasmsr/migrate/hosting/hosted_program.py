@@ -29,7 +29,6 @@ from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.streams.relayed_input import RelayedInput
 from wasmsr.wasi.streams.standard import InputStream
 
-
 STAYING = frozenset(("host", "ro", "archive"))
 """Modes of mounts whose files are not captured; to capture others can take long."""
 
