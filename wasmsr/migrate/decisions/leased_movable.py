@@ -237,6 +237,10 @@ class LeavingLeased:
             self._program.offer()
         return stands
 
+    def sample(self, count: int) -> tuple[bytes, int]:
+        """Return some pages of the round, and of how many; see `ports.Leaving`."""
+        return self._inner.sample(count)
+
     def batches(self) -> Iterator[PageBatch]:
         """Return the pages of the round."""
         return self._inner.batches()
