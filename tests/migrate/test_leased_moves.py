@@ -12,22 +12,30 @@ import random
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.migrate.counter import Counter
-from tests.migrate.ends import End, FailingCounter, Fault, Killed
+from tests.migrate.counter import Counter, LeavingCounter
+from tests.migrate.ends import End, FailingCounter, Fault, Killed, Waiting
 from tests.migrate.test_faults import Session, faults_of
+from tests.ownership.model.traces import accepts
+from wasmsr.errors import EXIT_MIGRATION
+from wasmsr.migrate.decisions.journal_decision import JournalDecisions
 from wasmsr.migrate.decisions.leased_movable import LeasedMovable
 from wasmsr.migrate.decisions.register_decision import RegisterDecisions
+from wasmsr.migrate.ends.endpoint import Endpoint
+from wasmsr.migrate.handover.attempt import MoveAttempt
 from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.ports import MovableProgram
-from wasmsr.migrate.protocol import PeerLost
+from wasmsr.migrate.protocol import LEASE_LOST, Ending, OwnershipState, PeerLost, PeerRefused
 from wasmsr.ownership.failures import RegisterAway
+from wasmsr.ownership.leased_program import LeasedProgram
 from wasmsr.ownership.owner_record import OwnerRecord, Standing
-from wasmsr.ownership.record_bytes import decode_record
+from wasmsr.ownership.record_bytes import decode_record, encode_record
 from wasmsr.ownership.register import Register, Unanswered
 from wasmsr.ownership.sqlite_backend import SqliteBackend
+from wasmsr.ownership.transitions import OwnerEvent, OwnerState
 
 LEASE = 60.0
 """Seconds: no keeper renews by itself during a test."""
@@ -87,11 +95,32 @@ class FailingRegister:
         self.inner.close()
 
 
+class Asking(Waiting):
+    """While an end waits, those that hold a program ask its source too."""
+
+    def wait(self, timeout: float) -> bool:
+        super().wait(timeout)
+        kills = self.end.kills
+        for end in self.end.others.values():
+            ready = end.node.destination.ready if end.node else None
+            if end is not self.end and ready and end.node:
+                with suppress(Killed):
+                    end.node._ask_source(ready)
+        if self.end.kills != kills:
+            raise Killed(self.end)
+        return False
+
+
 class LeasedEnd(End):
     """An end with a register; a new process of it has a new connection."""
 
     register: Path
     decisions: RegisterDecisions | None = None
+
+    def open(self) -> Endpoint:
+        node = super().open()
+        node.stop = node.source.stop = Asking(self)  # type: ignore[assignment]
+        return node
 
     def make_decisions(self, journal: Journal) -> RegisterDecisions:
         self.decisions = RegisterDecisions(
@@ -249,3 +278,283 @@ def test_pairs_of_faults(tmp_path: Path, count: int) -> None:
             attempt(tmp_path, first, second)
         except BaseException as error:
             raise AssertionError(f"{first}, {second}: {error!r}") from error
+
+
+# ---- one rule each -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ready(tmp_path: Path) -> Iterator[tuple[LeasedSession, MoveAttempt]]:
+    """The program is READY at b, and the register has not been asked for the swap."""
+    session = LeasedSession(tmp_path, [])
+    session.begin()
+    node = session.a.node
+    assert node
+    attempt = node.source.attempt(session.held["a"])
+    answer = node.source.prepare(session.held["a"], attempt.move)
+    attempt.offer()
+    attempt.departure().send(answer)
+    session.script.passed.clear()
+    yield session, attempt
+    session.close()
+
+
+def owned(session: LeasedSession, end: str) -> LeasedProgram:
+    one = session.ends[end]
+    assert isinstance(one, LeasedEnd) and one.decisions
+    leased = one.decisions.get(session.program)
+    assert leased
+    return leased.keeper.program
+
+
+def other(session: LeasedSession) -> Endpoint:
+    node = session.b.node
+    assert node
+    return node
+
+
+def ask(node: Endpoint) -> None:
+    ready = node.destination.ready
+    assert ready
+    node._ask_source(ready)
+
+
+def test_commit_before_the_swap_starts_nothing(ready: Any) -> None:
+    session, attempt = ready
+    node = other(session)
+    assert node.answers.commit(attempt.move, 0.0) is OwnershipState.READY
+    assert not session.world.running
+    # Nor does the answer of a source that still tries make this end forget the state.
+    ask(node)
+    assert node.destination.ready and owned(session, "b").state is OwnerState.RECEIVED
+
+
+def test_abort_after_the_swap_takes_nothing_back(ready: Any) -> None:
+    session, attempt = ready
+    node = other(session)
+    assert attempt.hand(node.journal.node)
+    assert node.answers.abort(attempt.move) is OwnershipState.OWNED
+    assert session.world.running == {session.program: "b"}
+
+
+def test_a_destination_reads_the_register_if_its_source_is_gone(ready: Any) -> None:
+    session, attempt = ready
+    node = other(session)
+    assert attempt.hand(node.journal.node)
+    session.a.kill()
+    ask(node)
+    assert session.world.running == {session.program: "b"}
+
+
+def test_a_late_swap_of_a_killed_source_has_no_effect(ready: Any) -> None:
+    session, attempt = ready
+    node = other(session)
+    late = owned(session, "a").ready(node.journal.node, attempt.move.attempt)
+    session.a.kill()
+    session.world.excused = True
+    session.a.revive()  # it reads the record, and ends it: nothing of the program is left
+    assert session.record().standing is Standing.ENDED
+    backend = SqliteBackend(LeasedEnd.register)
+    assert late.old
+    assert not backend.compare_and_swap(
+        session.program, encode_record(late.old), encode_record(late.new)
+    )
+    backend.close()
+    ask(node)
+    assert not node.destination.ready and not session.world.running
+
+
+def test_a_register_that_is_away_refuses_commit(ready: Any) -> None:
+    session, attempt = ready
+    node = other(session)
+    assert attempt.hand(node.journal.node)
+    session.script.faults.append(Fault("b", "before a reading", "disk"))
+    with pytest.raises(PeerRefused, match="does not say who owns it"):
+        node.answers.commit(attempt.move, 0.0)
+    assert not session.world.running
+    for _ in range(AWAY):
+        with pytest.raises(PeerRefused):
+            node.answers.commit(attempt.move, 0.0)
+    assert node.answers.commit(attempt.move, 0.0) is OwnershipState.OWNED
+
+
+def test_a_renewal_does_not_resume_what_stops_for_its_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = LeasedSession(tmp_path, [])
+    session.begin()
+    node, program = session.a.node, owned(session, "a")
+    leased = session.held["a"]
+    assert node and isinstance(leased, LeasedMovable)
+    inner = LeavingCounter.round
+
+    def late(self: LeavingCounter, stays: Any, timeout: float) -> bool:
+        stands = inner(self, stays, timeout)
+        if stands:  # the lease was not renewed in time, and is now
+            with leased.keeper.lock:
+                program.apply(OwnerEvent.TWO_THIRDS)
+            assert leased.keeper.renew() and program.state is OwnerState.RUNNING
+        return stands
+
+    monkeypatch.setattr(LeavingCounter, "round", late)
+    assert node.source.move(leased)
+    assert session.world.running == {session.program: "b"} and session.world.starts == 2
+    session.close()
+
+
+def test_a_lease_that_ends_during_the_transfer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program is paused and does not move; it goes on when the lease is renewed."""
+    session = LeasedSession(tmp_path, [])
+    session.begin()
+    node, program = session.a.node, owned(session, "a")
+    leased = session.held["a"]
+    assert node and isinstance(leased, LeasedMovable)
+    inner = LeavingCounter.round
+
+    def ends(self: LeavingCounter, stays: Any, timeout: float) -> bool:
+        with leased.keeper.lock:
+            if program.state is OwnerState.RUNNING:
+                program.apply(OwnerEvent.DEADLINE)
+        return inner(self, stays, timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LeavingCounter, "round", ends)
+        patch.setattr(leased.keeper, "renew", lambda *more: False)
+        assert node.source.move(leased) is None
+    assert "has not renewed its lease" in session.a.events[-1].text
+    assert not session.world.running and program.state is OwnerState.ASKING
+    leased.keeper.keep()
+    assert session.world.running == {session.program: "a"}
+    assert node.source.move(leased)
+    session.close()
+
+
+def test_another_takes_the_program_over(tmp_path: Path) -> None:
+    """An end that has lost its lease says so, runs nothing, and ends nothing elsewhere."""
+    session = LeasedSession(tmp_path, [])
+    session.begin()
+    leased = session.held["a"]
+    assert isinstance(leased, LeasedMovable) and session.a.node
+    found = session.record()
+    backend = SqliteBackend(LeasedEnd.register)
+    taken = found.next(owner=b"z" * 16, epoch=2, attempt=b"t" * 16)
+    assert backend.compare_and_swap(session.program, encode_record(found), encode_record(taken))
+    leased.keeper.renew()
+    assert not session.world.running
+    ending = leased.wait(0)
+    assert ending and ending.kind == LEASE_LOST and "owns it in epoch 2" in ending.sentence
+    finish = session.a.node._finish(leased, ending)
+    assert finish.ending.code == EXIT_MIGRATION
+    record = session.a.node.journal.get(session.program)
+    assert record and record.standing is OwnershipState.LOST
+    assert session.record() == taken
+    backend.close()
+    session.close()
+
+
+def test_messages_of_an_older_epoch_are_dropped(ready: Any) -> None:
+    """b has handed the program on, and was frozen: what it says then has no effect at a."""
+    session, attempt = ready
+    node, a = other(session), session.a.node
+    assert a and attempt.hand(node.journal.node)
+    node.answers.commit(attempt.move, 0.0)
+    a.destination.host.show = lambda *more: 0
+    assert a.answers.output(attempt.move, "stdout", 0, b"x") == 0
+    found = session.record()
+    backend = SqliteBackend(LeasedEnd.register)
+    taken = found.next(owner=b"z" * 16, epoch=3, attempt=b"t" * 16)
+    assert backend.compare_and_swap(session.program, encode_record(found), encode_record(taken))
+    backend.close()
+    with pytest.raises(PeerRefused, match="does not end in epoch 2"):
+        a.answers.ended(session.program, 2, Ending("exited", 0))
+    assert a.journal.get(session.program)
+    # An end that was started again asks the register, and knows the newest epoch from then on.
+    a.source.decisions.gate._largest.clear()
+    with pytest.raises(PeerRefused, match="epoch 3 had begun"):
+        a.answers.output(attempt.move, "stdout", 1, b"x")
+
+
+CASES: dict[str, tuple[dict[str, Any], str]] = {
+    "another lease": ({"lease": 59_000}, "nobody else can hand it over"),
+    "another owner": ({"owner": b"z" * 16, "epoch": 2, "attempt": b"t" * 16}, "node 7a7a7a7a"),
+    "it has ended": ({"standing": Standing.ENDED}, "it has ended"),
+}
+
+
+@pytest.mark.parametrize("case", [*CASES, "no record", "no register", "away"])
+def test_an_offer_that_the_register_contradicts(tmp_path: Path, case: str) -> None:
+    session = LeasedSession(tmp_path, [])
+    session.begin()
+    a, b = session.a.node, session.b.node
+    assert a and b
+    backend, found = SqliteBackend(LeasedEnd.register), session.record()
+    words = "does not have the program"
+    if case in CASES:
+        changes, words = CASES[case]
+        assert backend.compare_and_swap(
+            session.program, encode_record(found), encode_record(found.next(**changes))
+        )
+    elif case == "no record":
+        backend._database.execute("DELETE FROM records")
+    elif case == "away":
+        session.script.faults.append(Fault("b", "before a reading", "disk"))
+        words = "does not say who owns it"
+    else:
+        b.destination.decisions = JournalDecisions(b.journal)
+        words = "has no register"
+    backend.close()
+    assert a.source.move(session.held["a"]) is None
+    assert words in str(session.a.events[-1].values["message"])
+    assert session.world.running == {session.program: "a"}
+    session.close()
+
+
+def test_the_model_accepts_what_ends_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every trace of leased programs that move, with a fault each, is one of the model."""
+    told: list[tuple[bytes, str]] = []
+    apply = LeasedProgram.apply
+
+    def noted(self: LeasedProgram, event: OwnerEvent) -> None:
+        apply(self, event)
+        told.append((self.node, event.name))
+
+    again = LeasedProgram.received_before
+
+    def received_before(self: LeasedProgram, attempt: bytes, epoch: int) -> None:
+        again(self, attempt, epoch)
+        told.pop()  # it was RECEIVED all the time
+        before = [at for at, (node, name) in enumerate(told) if node == self.node]
+        crash = max(at for at in before if told[at][1] == "CRASH")
+        since = [told[at][1] for at in before if at < crash and told[at][1] != "CRASH"]
+        if since[-1:] != ["RECEIVE"]:  # it was killed when its journal, but nobody else, knew it
+            told.insert(crash, (self.node, "RECEIVE"))
+
+    killed = LeasedEnd.kill
+
+    def kill(self: LeasedEnd) -> None:
+        assert self.node
+        told.append((self.node.journal.node, "CRASH"))
+        killed(self)
+
+    monkeypatch.setattr(LeasedProgram, "apply", noted)
+    monkeypatch.setattr(LeasedProgram, "received_before", received_before)
+    monkeypatch.setattr(LeasedEnd, "kill", kill)
+    faults = [None, *leased_faults(attempt(tmp_path))]
+    chosen = [faults[0], *random.Random(3).sample(faults[1:], 40)]
+    seen: set[str] = set()
+    for fault in chosen:
+        told.clear()
+        attempt(tmp_path, *([fault] if fault else []))
+        nodes = list(dict.fromkeys(node for node, _ in told))
+        events = [(nodes.index(node), name) for node, name in told]
+        wrong = accepts(events)
+        assert not wrong, f"{fault}: {wrong}"
+        seen |= {name for _, name in events}
+    move = [(0, "CREATE"), (0, "GRANTED"), (0, "OFFER"), (1, "RECEIVE"), (0, "READY")]
+    assert accepts([*move, (1, "DECIDED"), (0, "MOVED")]) == ""  # the record was read early
+    assert accepts([*move[:4], (1, "DECIDED")]), "nobody has asked for the swap"
+    assert accepts([*move, (0, "GIVE_UP")]), "an owner that has asked gives up"
+    missing = {"CREATE", "GRANTED", "OFFER", "READY", "MOVED", "RECEIVE", "DECIDED"} - seen
+    assert not missing

@@ -72,6 +72,9 @@ class JournalDecision:
     def lost(self) -> None:
         """Note nothing: the journal's LOST says it."""
 
+    def ready(self, move: Move) -> None:
+        """Note nothing: the journal's READY says it."""
+
     def verdict(self, move: Move, said: SettleVerdict) -> SettleVerdict:
         """Return what the source says."""
         return said

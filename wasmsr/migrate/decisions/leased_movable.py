@@ -185,12 +185,16 @@ class LeasedMovable:
             guest.stopped()
             if self._owned.state is not OwnerState.RUNNING:
                 guest.thaw()
-                raise LeaseLost(
-                    "the register has not renewed its lease, so it is paused and does not move",
-                    program=self.id,
-                    record=self._owned.record,
-                )
+                raise self.not_renewed()
             self._owned.offer()
+
+    def not_renewed(self) -> LeaseLost:
+        """Return the error of a program that its lease has paused."""
+        return LeaseLost(
+            "the register has not renewed its lease, so it is paused and does not move",
+            program=self.id,
+            record=self._owned.record,
+        )
 
     def freeze(self) -> None:
         """Keep the program from being started; see `MovableGuest.freeze`."""
@@ -233,7 +237,9 @@ class LeavingLeased:
 
         stands = self._inner.round(asked, timeout)
         self.sizes, self.parts = self._inner.sizes, self._inner.parts
-        if stands and last and self._program.wait(0) is None:
+        if stands and self._program.wait(0) is None:
+            if not last:
+                raise self._program.not_renewed()
             self._program.offer()
         return stands
 

@@ -64,6 +64,9 @@ class Decision(Protocol):
 
     # At the destination.
 
+    def ready(self, move: Move) -> None:
+        """Note that READY is on the disk of this end, before it is said."""
+
     def verdict(self, move: Move, said: SettleVerdict) -> SettleVerdict:
         """Return what this end, which is READY, does.
 

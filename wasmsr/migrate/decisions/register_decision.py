@@ -182,9 +182,9 @@ class RegisterDecisions:
             made = self._add(program, Lease(lease / 1000))
         except OwnershipError as error:
             raise refused(Reason.STORAGE, f"its register cannot be used: {error}") from error
-        with made.keeper.lock:
-            note = made.keeper.program.received_before if again else made.keeper.program.receive
-            note(move.attempt, move.epoch)
+        if again:
+            with made.keeper.lock:
+                made.keeper.program.received_before(move.attempt, move.epoch)
         return made
 
 
@@ -356,6 +356,12 @@ class RegisterDecision:
                 self._end_of(found)
 
     # ---- at the destination ----------------------------------------------------------------------
+
+    def ready(self, move: Move) -> None:
+        """Note when READY is said: the lease counts from before it."""
+        keeper = self._leased().keeper
+        with keeper.lock:
+            keeper.program.receive(move.attempt, move.epoch)
 
     def verdict(self, move: Move, said: SettleVerdict) -> SettleVerdict:
         """Ask the register; what the source says is only a reason to ask."""

@@ -208,7 +208,6 @@ class MoveAttempt:
         received = record.received if record else ""
         try:
             departure.send(answer)
-            self._step(MoveState.READY)
             decided = time.monotonic()
             if not self.hand(answer.node):
                 raise MigrationError(
@@ -245,7 +244,8 @@ class MoveAttempt:
         return moved
 
     def hand(self, destination: bytes) -> bool:
-        """Make the destination the owner; see `decisions.port.Decision.hand`."""
+        """Make the destination, which is READY, the owner; see `decisions.port.Decision.hand`."""
+        self._step(MoveState.READY)
         decision = self._source.decisions.of(self.move.program)
         if not decision.hand(self.move, destination, self._source.stop):
             return False

@@ -146,6 +146,7 @@ class MoveDestination(ReadyPrograms):
                     move.program, peer=reception.source
                 )
                 self.journal.put(replace(record, incoming=incoming))
+                self.decisions.of(move.program).ready(move)
             except JournalError as error:
                 # The state's file stays: if the record has reached the disk, it names the file.
                 self._release(program)
