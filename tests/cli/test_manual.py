@@ -62,11 +62,15 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
+ELSEWHERE = ("remote", "node", "submit", "ps", "logs", "pause", "resume", "checkpoint", "kill")
+"""Commands that need another process, and are typed in other tests."""
+
+
 def walk(cli: Cli, lines: list[list[str]]) -> list[subprocess.CompletedProcess[str]]:
-    """Types commands one after the other; those that move programs are typed elsewhere."""
+    """Types commands one after the other; those that need other processes are typed elsewhere."""
     outcomes = []
     for words in lines:
-        if words[0] == "remote":
+        if words[0] in ELSEWHERE or "--node" in words:
             continue
         keys = {"stdin": "rs"} if words[:2] == ["run", "server"] else {}
         variables = {

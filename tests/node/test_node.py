@@ -127,6 +127,14 @@ def test_pause_resume_checkpoint_inspect_kill(here: Here) -> None:
         node.resume(id)
 
 
+def test_results_of_an_export_are_output(here: Here) -> None:
+    fib = Path(__file__).parents[2] / "examples" / "snapshot" / "fib.wasm"
+    program = here.node.submit(fib, {"invoke": "fib", "args": ["20"]})
+    assert program.name == "fib.wasm"
+    assert here.node.wait(program.program, 20).ending == "finished"
+    assert output(here.node, program) == b"6765\n"
+
+
 def test_refusals(here: Here) -> None:
     node = here.node
     with pytest.raises(NoSuchProgram):

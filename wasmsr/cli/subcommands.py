@@ -22,6 +22,14 @@ COMMANDS = {
     "ownership": ("wasmsr.cli.commands.ownership", "show who may run the programs under a lease"),
     "keys": ("wasmsr.cli.commands.keys", "make and revoke the certificates of nodes"),
     "remote": ("wasmsr.cli.commands.remote", "move a running program to and fro between two hosts"),
+    "node": ("wasmsr.cli.commands.node", "run a node, which keeps programs of many people"),
+    "submit": ("wasmsr.cli.commands.node_verbs", "have a node run a program"),
+    "ps": ("wasmsr.cli.commands.node_verbs", "list the programs of a node"),
+    "logs": ("wasmsr.cli.commands.node_verbs", "print the output of a program on a node"),
+    "pause": ("wasmsr.cli.commands.node_verbs", "pause a program on a node"),
+    "resume": ("wasmsr.cli.commands.node_verbs", "let a program on a node run on"),
+    "checkpoint": ("wasmsr.cli.commands.node_verbs", "save a program on a node"),
+    "kill": ("wasmsr.cli.commands.node_verbs", "end a program on a node"),
 }
 """Name: (module whose attribute of that name is the command, summary). Nothing is imported for
 `wasmsr --help`."""

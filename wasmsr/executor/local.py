@@ -6,6 +6,8 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,11 @@ from wasmsr.executor.port import (
 )
 from wasmsr.executor.rings import RingLog
 from wasmsr.executor.saving import ProgramSaver, read_checkpoint
+from wasmsr.interp.literals import format_literal
 from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Exited, Trapped
 from wasmsr.interp.store.store import Store
+from wasmsr.interp.types import FuncType
 from wasmsr.library import open_program
 from wasmsr.program.program import Program
 from wasmsr.program.state import ProgramState
@@ -248,6 +252,8 @@ class LocalExecutor:
             raise
         made.owned += owned
         self._of(id).run = run
+        if isinstance(given[1], RingLog):
+            made.on_result = partial(_print_results, given[1])
         return id
 
     def _ring(self, stream: str) -> RingLog:
@@ -460,6 +466,14 @@ def _pause(held: HeldProgram, seconds: float | None) -> bool:
     with held.turn:
         held.pauses += 1
     return held.program.pause(seconds)
+
+
+def _print_results(log: RingLog, kind: FuncType, values: Sequence[int]) -> None:
+    """Append the results of an export to the output, a line each, as `wasmsr run` prints them."""
+    pairs = zip(kind.results, values, strict=True)
+    lines = "".join(f"{format_literal(type_, bits)}\n" for type_, bits in pairs)
+    with suppress(OSError):  # the disk is full: the program has come to its end all the same
+        log.write(memoryview(lines.encode()))
 
 
 def _check(store: Store, ranges: Iterable[tuple[int, int, int]]) -> None:

@@ -74,7 +74,8 @@ class Executor(Protocol):
             streams: Descriptors of standard input, output and errors, -1 for none. The executor
                 duplicates them. Without an output the executor keeps the last bytes for `logs`.
                 With `HELD` it keeps all bytes that `logs` has not given, and the program waits
-                when they are too many. With `RING` it keeps the last bytes in files.
+                when they are too many. With `RING` it keeps the last bytes in files; results of an
+                export follow the output there.
             paused: Leave it before its first instruction; `resume` lets it run.
         """
 

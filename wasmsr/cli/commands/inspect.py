@@ -40,7 +40,13 @@ memories, the features of WebAssembly that it needs, and its sections.
   wasmsr inspect snapshot.bin
   wasmsr inspect snapshot.bin --values --program app.wasm
   wasmsr inspect app.wasm
-  wasmsr inspect fib --json"""
+  wasmsr inspect fib --json
+
+With --node, FILE is the id of a program on that node: its state, its run and its call stack are
+shown.
+
+\b
+  wasmsr inspect --node 127.0.0.1:7443 1a2b3c4d"""
 
 SNAPSHOT = b"\x89WSR"
 """How snapshots begin. If the rest is damaged, the error is that of a snapshot."""
@@ -78,6 +84,13 @@ TEXT = (b"(", b";;")
     help="Print all of it as one object.",
 )
 @decrypt_option
+@click.option("--node", metavar="[HOST:]PORT", help="Show a program on this node; FILE is its id.")
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="The node's token. On this machine the key of this user does.",
+)
 def inspect(
     file: str,
     program: str | None,
@@ -85,8 +98,12 @@ def inspect(
     features: str | None,
     as_json: bool,
     decrypt: str | None,
+    node: str | None,
+    token_file: str | None,
 ) -> int:
     """Carry out the command; HELP is its help text."""
+    if node is not None:
+        return _inspect_on_node(file, node, token_file, as_json)
     from wasmsr.cli.running.snapshots import pieces
 
     trust = read_trust(decrypt)
@@ -102,6 +119,36 @@ def inspect(
     if os.path.isfile(file) and _is_incremental(data):
         return _inspect_checkpoint(file, program, values, as_json, trust)
     return _inspect_snapshot(chain((data,), stream), file, program, values, as_json, trust)
+
+
+def _inspect_on_node(program: str, node: str, token_file: str | None, as_json: bool) -> int:
+    from wasmsr.cli.options.node_options import NAMES, open_node
+    from wasmsr.cli.options.tool_options import print_blocks, print_object
+
+    values = dict.fromkeys(NAMES) | {"node": node, "token_file": token_file}
+    with open_node(values) as opened:
+        found = opened.inspect(program)
+    if as_json:
+        print_object(found.as_dict())
+        return 0
+    data = found.as_dict()
+    details = data.pop("details")
+    frames = details.pop("frames", [])
+    rows = [(name, _shown(value)) for name, value in (data | details).items()]
+    stack = [(str(one["index"]), hex(one["offset"])) for one in frames]
+    print_blocks(
+        [
+            (f"Program {found.program[:8]}", (), rows),
+            *([("Call stack", ("function", "at byte"), stack)] if stack else []),
+        ]
+    )
+    return 0
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(one)}" for name, one in value.items()) or "-"
+    return "-" if value in (None, "") else str(value)
 
 
 def _neither(data: bytes, name: str) -> WasmsrError:

@@ -22,6 +22,7 @@ from wasmsr.rpc.control.program_info import ProgramInfo, program_in
 import grpc  # type: ignore[import-untyped]  # isort: skip
 
 if TYPE_CHECKING:
+    from wasmsr.node.security.tls_identity import TlsContent
     from wasmsr.runspec.run_spec import RunSpec
 
 PIECE = 1 << 18
@@ -66,7 +67,10 @@ class Node:
     Args:
         address: `HOST:PORT`, or `unix:PATH`.
         token: The node's token, if it asks for one.
-        credentials: gRPC's channel credentials; None for plain text.
+        tls: Our own certificate and the authorities that the node's may have; None for plain text,
+            or for `authority` alone.
+        authority: PEM of these authorities, for a caller without a certificate.
+        node_id: The node that must answer, by its certificate; b"" checks its host's name.
         seconds: How long the node may take to answer.
     """
 
@@ -75,17 +79,22 @@ class Node:
         address: str,
         *,
         token: bytes = b"",
-        credentials: Any = None,
+        tls: TlsContent | None = None,
+        authority: bytes = b"",
+        node_id: bytes = b"",
         seconds: float = ANSWER_SECONDS,
     ) -> None:
         self.address = address
         self._seconds = seconds
         self._metadata = ((TOKEN, token),) if token else ()
-        options = channel.CLIENT
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, options)
+        if tls is None and not authority:
+            self._channel = grpc.insecure_channel(address, channel.CLIENT)
         else:
-            self._channel = grpc.secure_channel(address, credentials, options)
+            from wasmsr.rpc.tls import client_channel  # only here: it needs `cryptography`
+
+            self._channel = client_channel(
+                address, tls, authority=authority, node=node_id, options=channel.CLIENT
+            )
 
     def __enter__(self) -> Node:
         return self

@@ -1,0 +1,183 @@
+"""`wasmsr node` and the commands that ask it, as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.node.programs import counting, lines
+
+SLOW = 10_000_000
+
+
+def until(condition: Callable[[], Any], seconds: float = 40) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+class Shell:
+    """A user's shell: one folder, one free port, and a node that may run there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as trial:
+            trial.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{trial.getsockname()[1]}"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("WASMSR_")}
+        self.environ = {
+            **kept,
+            "XDG_STATE_HOME": str(folder / "state"),
+            "WASMSR_NODE": self.address,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def node(self, *words: str) -> None:
+        before = len(self.events("node"))
+        command = [sys.executable, "-m", "wasmsr", "node", "--listen", self.address, "--json"]
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *words], env=self.environ, stderr=log, cwd=self.folder
+            )
+        until(lambda: len(self.events("node")) > before or self.process.poll() is not None)
+        assert self.process.poll() is None, (self.folder / "log").read_text()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return the events of a name that nodes have logged here."""
+        path = self.folder / "log"
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        found = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        return [one for one in found if one["event"] == name]
+
+    def run(self, *words: str, code: int = 0, **more: Any) -> str:
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            [sys.executable, "-m", "wasmsr", *words], env=self.environ, cwd=self.folder,
+            capture_output=True, text=True, timeout=60, **more,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    def ps(self) -> dict[str, dict[str, Any]]:
+        found = map(json.loads, self.run("ps", "--json").splitlines())
+        return {one["program"]: one for one in found}
+
+    def end(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            assert self.process.wait(40) == 0
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    made = Shell(tmp_path)
+    yield made
+    made.end()
+
+
+def test_a_day_of_a_node(shell: Shell, tmp_path: Path) -> None:
+    """Submit, look, pause, save, kill the node, start it again, stop it, resume, follow."""
+    (tmp_path / "count.wasm").write_bytes(counting(400, SLOW))
+    shell.node("--on-stop", "checkpoint")
+    program = shell.run("submit", "count.wasm", "--name", "count", "--env", "A=B").strip()
+    other = json.loads(shell.run("submit", "count.wasm", "--json"))["program"]
+    assert len(program) == 32 and "running" in shell.run("ps")
+    assert shell.run("pause", program[:8]) == f"{program[:8]} paused\n"
+    assert "checkpoint 1," in shell.run("checkpoint", program[:8])
+    shown = shell.run("inspect", "--node", shell.address, program[:8])
+    assert "Call stack" in shown and "A=B" in shown
+    shell.run("resume", program[:8])
+    assert "killed" in shell.run("kill", other[:8])
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "wasmsr", "logs", "-f", program], env=shell.environ,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert shell.process is not None and follower.stdout is not None
+    assert follower.stdout.readline() == lines(0, 1)
+    shell.process.kill()
+    shell.process.wait()
+    shell.node()
+    found = shell.ps()
+    assert found[program]["standing"] == "running" and found[program]["reason"] == "adopted"
+    assert found[other]["standing"] == "killed"
+    shell.end()
+    assert shell.events("stopped")[-1]["resumable"] == 1
+    shell.node("--resume")
+    assert shell.ps()[program]["reason"].startswith("resumed from")
+    assert lines(0, 1) + follower.stdout.read() == lines(0, 400), "each line once, and in order"
+    assert follower.wait(60) == 0
+    ended = shell.ps()[program]
+    assert (ended["standing"], ended["code"], ended["life"]) == ("ended", 7, 2)
+    pieces = [json.loads(line) for line in shell.run("logs", "--json", program).splitlines()]
+    assert "".join(one["text"] for one in pieces).encode() == lines(0, 400)
+
+
+def test_a_node_gives_no_folder_without_a_rule(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "count.wasm").write_bytes(counting(1, 1))
+    (tmp_path / "data").mkdir()
+    shell.node("--policy-mounts", f"{tmp_path}/data:ro", "--policy-memory", "1MiB")
+    folder = f"{tmp_path}/data::/data"
+    words = ("submit", "count.wasm", "--max-memory", "1MiB", "--dir")
+    assert "may not have the folder" in shell.run(*words, folder, code=1)
+    assert "may not have the folder" in shell.run(*words, "/etc::/etc::ro", code=1)
+    assert "bytes of memory here" in shell.run("submit", "count.wasm", code=1)
+    shell.run(*words, f"{folder}::ro")
+
+
+def test_strangers_are_refused(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("another token of 16 bytes or more")
+    os.chmod(tmp_path / "token", 0o600)
+    shell.node()
+    assert "token is wrong" in shell.run("ps", "--token-file", "token", code=1)
+    assert shell.events("refused")[0]["rule"] == "token"
+    shell.run("ps")
+    assert "cannot be reached" in shell.run("ps", "--node", "127.0.0.1:1", code=1)
+    # A second node on the same folder, and settings that cannot be.
+    again = shell.run("node", "--listen", "127.0.0.1:1", code=1)
+    assert "is held by process" in again
+    assert "other machines" in shell.run("node", "--listen", "0.0.0.0:7443", code=2)
+    assert "not in this version" in shell.run(
+        "node", "--on-stop", "drain", "--drain-to", "h:1", code=2
+    )
+    shown = shell.run("node", "--check-config", "--checkpoints-every", "5")
+    assert "--checkpoints-every" in shown
+
+
+def test_a_node_with_certificates(shell: Shell, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    shell.run("keys", "init", "ca")
+    shell.run("keys", "issue", "node", "localhost", "127.0.0.1", "--authority", "ca", "-o", "a")
+    shell.run("keys", "issue", "client:ann", "--authority", "ca", "-o", "b")
+
+    def words(folder: str) -> list[str]:
+        (certificate,) = (tmp_path / folder).glob("*.crt")
+        return [
+            *(
+                "--tls-certificate",
+                str(certificate),
+                "--tls-key",
+                str(certificate.with_suffix(".key")),
+            ),
+            *("--tls-authority", str(tmp_path / "ca" / "authority.crt")),
+        ]
+
+    shell.node(*words("a"), "--tls-revoked", "ca/revoked.crl")
+    fib = Path(__file__).parents[2] / "examples" / "snapshot" / "fib.wasm"
+    submit = ["submit", str(fib), "--invoke", "fib", "--json", *words("b"), "20"]
+    found = json.loads(shell.run(*submit))
+    assert found["submitter"] == "client ann"
+    assert "cannot be reached" in shell.run("ps", code=1), "plain text"
+    assert "cannot be reached" in shell.run("ps", *words("b")[-2:], code=1), "no certificate"
+    shell.run("keys", "revoke", "client:ann", "--authority", "ca")
+    time.sleep(1.1)  # the node looks at its files once a second
+    assert "was revoked" in shell.run("ps", *words("b"), code=1)

@@ -1,0 +1,279 @@
+"""`wasmsr submit`, `ps`, `logs`, `pause`, `resume`, `kill`, `checkpoint`: programs on a node."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wasmsr.cli import programs
+from wasmsr.cli.commands.run import SplitCommand, complete_program
+from wasmsr.cli.options.click_types import ClickType
+from wasmsr.cli.options.node_options import node_options, open_node, taken
+from wasmsr.cli.options.run_options import ROWS, variable
+from wasmsr.cli.options.tool_options import WIDE, option, print_blocks
+from wasmsr.cli.words.messages import say
+from wasmsr.runspec.kinds import Flag, Seconds
+
+if TYPE_CHECKING:
+    from wasmsr.rpc.control.control_client import LogPiece, Node
+    from wasmsr.rpc.control.program_info import ProgramInfo
+
+SUBMIT = """Has a node run PROGRAM: a .wasm or .wat file, or a packaged program. Prints its id.
+
+The module is sent to the node. Folders of --dir are those of the node's host, as far as its policy
+gives them. Everything after PROGRAM and our options belongs to the program, as with `wasmsr run`.
+
+\b
+  wasmsr submit app.wasm --name app -- its arguments
+  wasmsr submit fib --invoke fib 30
+  wasmsr submit app.wasm --every 10 --node host:7443 --token-file token"""
+
+PS = """Lists the programs of a node: what each does now, and why.
+
+A program is running, paused, ended (it came to its end), killed (by request), resumable (no worker
+has it, and it can be resumed from a save point), or lost.
+
+\b
+  wasmsr ps
+  wasmsr ps --node host:7443 --json"""
+
+LOGS = """Prints the output that a node keeps of a program: its last bytes of each stream.
+
+With -f the command waits for more until the program has ended. If the program was resumed from a
+save point, a line on standard error says `rewound to OFFSET`, and what follows is written again. A
+node that is started again is asked again.
+
+\b
+  wasmsr logs 1a2b3c4d
+  wasmsr logs -f 1a2b3c4d --stream stdout"""
+
+PAUSE = """Pauses a program. It stays paused if the node is started again.
+
+\b
+  wasmsr pause 1a2b3c4d
+  wasmsr pause --node host:7443 1a2b3c4d"""
+
+RESUME = """Lets a paused program run on, or continues one that is resumable from its save point.
+
+\b
+  wasmsr resume 1a2b3c4d
+  wasmsr resume --node host:7443 1a2b3c4d"""
+
+KILL = """Ends a program for good. Its output stays.
+
+\b
+  wasmsr kill 1a2b3c4d
+  wasmsr kill --node host:7443 1a2b3c4d"""
+
+CHECKPOINT = """Saves a program, which runs on. From then on it can be resumed after a loss.
+
+\b
+  wasmsr checkpoint 1a2b3c4d
+  wasmsr checkpoint --node host:7443 1a2b3c4d"""
+
+OPTIONS = ("--invoke", "--arg", "--dir", "--carry-limit", "--env", "--tcp-listen", "--max-memory",
+    "--fuel", "--features", "--core", "--deterministic", "--on-changed")  # fmt: skip
+"""Options of `run` that a program on a node has too."""
+
+AGAIN_SECONDS = 60.0
+"""How long `logs -f` asks a node that is away."""
+
+as_lines = option("--json", "as_json", is_flag=True, help="Print one object a line.")
+program_argument = click.argument("program", metavar="ID")
+
+
+def _run_options(command: Any) -> Any:
+    """Give a click command the options of `OPTIONS`."""
+    for row in reversed([row for row in ROWS if row.name in OPTIONS]):
+        attributes: dict[str, Any] = {"envvar": variable(row.name), "help": row.help}
+        if isinstance(row.type, Flag):
+            attributes |= {"is_flag": True}
+        else:
+            kind = ClickType(row.type)
+            attributes |= {"type": kind, "metavar": row.metavar, "multiple": row.type.repeated}
+        command = click.option(row.name, row.field, **attributes)(command)
+    return command
+
+
+def _print(found: ProgramInfo, as_json: bool, text: str) -> None:
+    click.echo(json.dumps(found.as_dict()) if as_json else text)
+
+
+@click.command(cls=SplitCommand, help=SUBMIT, context_settings=WIDE)
+@click.argument("program", shell_complete=complete_program)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.option("--name", metavar="TEXT", help="What to call it. Default: its file's name.")
+@click.option("--every", type=ClickType(Seconds()), metavar="SECONDS",
+              help="Save it so often. Default: what the node does by itself.")  # fmt: skip
+@_run_options
+@node_options
+@as_lines
+def submit(program: str, args: tuple[str, ...], as_json: bool, **values: Any) -> int:
+    """Carry out the command; SUBMIT is its help text."""
+    from wasmsr.runspec.run_spec import RunSpec
+
+    connection = taken(values)
+    name, every = values.pop("name"), values.pop("every")
+    module = programs.load(program, values["features"], core=values.pop("core"))
+    fields = {row.field: row.name.removeprefix("--") for row in ROWS}
+    given = {fields[field]: value for field, value in values.items()}
+    spec = {**RunSpec.from_options(given).as_dict(), "args": list(args)}
+    with open_node(connection) as node:
+        found = node.submit(module, spec, name=name or os.path.basename(program), every=every)
+    _print(found, as_json, found.program)
+    return 0
+
+
+@click.command(help=PS, context_settings=WIDE)
+@node_options
+@as_lines
+def ps(as_json: bool, **values: Any) -> int:
+    """Carry out the command; PS is its help text."""
+    with open_node(taken(values)) as node:
+        found = node.ps()
+    if as_json:
+        for one in found:
+            click.echo(json.dumps(one.as_dict()))
+        return 0
+    heads = ("id", "name", "standing", "memory", "saved", "submitted", "why")
+    print_blocks([("Programs", heads, [_row(one) for one in found])])
+    return 0
+
+
+def _row(one: ProgramInfo) -> tuple[str, ...]:
+    standing = f"ended ({one.code})" if one.standing == "ended" else one.standing
+    return (
+        one.program[:8],
+        one.name,
+        standing,
+        "-" if one.memory is None else f"{one.memory / (1 << 20):.1f} MiB",
+        "-" if one.saved is None else _time(one.saved["time"]),
+        _time(one.submitted),
+        one.reason or "-",
+    )
+
+
+def _time(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "-"
+
+
+@click.command(help=LOGS, context_settings=WIDE)
+@program_argument
+@click.option("-f", "--follow", is_flag=True, help="Wait for more until the program has ended.")
+@click.option("--stream", "streams", multiple=True, type=click.Choice(["stdout", "stderr"]),
+              help="Only this stream.")  # fmt: skip
+@node_options
+@as_lines
+def logs(program: str, follow: bool, streams: tuple[str, ...], as_json: bool, **values: Any) -> int:
+    """Carry out the command; LOGS is its help text."""
+    with open_node(taken(values)) as node:
+        for piece in _pieces(node, program, streams, follow):
+            if as_json:
+                click.echo(json.dumps(_as_data(piece)))
+            else:
+                _show(piece)
+    return 0
+
+
+def _pieces(node: Node, program: str, streams: tuple[str, ...], follow: bool) -> Iterator[LogPiece]:
+    """Yield output; a node that is away while it is followed is asked again."""
+    from wasmsr.node.failures import NodeAway
+
+    had: dict[str, tuple[int, int]] = {}
+    until = 0.0
+    while True:
+        try:
+            for piece in node.logs(program, streams, follow=follow, had=had):
+                until = time.monotonic() + AGAIN_SECONDS
+                had[piece.stream] = piece.offset + len(piece.data), piece.life
+                yield piece
+            if not follow or _is_final(node, program):
+                return
+        except NodeAway:
+            if not follow or time.monotonic() > until:
+                raise
+        time.sleep(0.5)
+
+
+def _is_final(node: Node, program: str) -> bool:
+    return any(one.is_final for one in node.ps() if one.program.startswith(program))
+
+
+def _show(piece: LogPiece) -> None:
+    if piece.dropped:
+        say(f"{piece.dropped} bytes of {piece.stream} are kept no more", "warning")
+    if piece.rewound:
+        say(f"{piece.stream} rewound to {piece.offset}", "warning")
+    view = memoryview(piece.data)
+    while view:
+        view = view[os.write(1 if piece.stream == "stdout" else 2, view) :]
+
+
+def _as_data(piece: LogPiece) -> dict[str, Any]:
+    """Return a piece as plain data; bytes that are no UTF-8 are surrogates (as Python has them)."""
+    return {
+        "stream": piece.stream,
+        "offset": piece.offset,
+        "text": piece.data.decode("utf-8", "surrogateescape"),
+        "life": piece.life,
+        "rewound": piece.rewound,
+        "dropped": piece.dropped,
+    }
+
+
+@click.command(help=PAUSE, context_settings=WIDE)
+@program_argument
+@node_options
+@as_lines
+def pause(program: str, as_json: bool, **values: Any) -> int:
+    """Carry out the command; PAUSE is its help text."""
+    with open_node(taken(values)) as node:
+        found = node.pause(program)
+    _print(found, as_json, f"{found.program[:8]} {found.standing}")
+    return 0
+
+
+@click.command(help=RESUME, context_settings=WIDE)
+@program_argument
+@node_options
+@as_lines
+def resume(program: str, as_json: bool, **values: Any) -> int:
+    """Carry out the command; RESUME is its help text."""
+    with open_node(taken(values)) as node:
+        found = node.resume(program)
+    _print(found, as_json, f"{found.program[:8]} {found.standing}")
+    return 0
+
+
+@click.command(help=KILL, context_settings=WIDE)
+@program_argument
+@node_options
+@as_lines
+def kill(program: str, as_json: bool, **values: Any) -> int:
+    """Carry out the command; KILL is its help text."""
+    with open_node(taken(values)) as node:
+        found = node.kill(program)
+    _print(found, as_json, f"{found.program[:8]} {found.standing}")
+    return 0
+
+
+@click.command(help=CHECKPOINT, context_settings=WIDE)
+@program_argument
+@node_options
+@as_lines
+def checkpoint(program: str, as_json: bool, **values: Any) -> int:
+    """Carry out the command; CHECKPOINT is its help text."""
+    with open_node(taken(values)) as node:
+        found = node.checkpoint(program)
+    saved = found.saved or {}
+    text = f"{found.program[:8]} checkpoint {saved.get('number')}, {saved.get('size')} bytes"
+    _print(found, as_json, text)
+    return 0

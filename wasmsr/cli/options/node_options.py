@@ -1,0 +1,93 @@
+"""Options of the commands that ask a node, and the connection that they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from wasmsr.cli.options.tool_options import option
+
+if TYPE_CHECKING:
+    from wasmsr.rpc.control.control_client import Node
+
+DEFAULT = "127.0.0.1:7443"
+"""Where a node listens, and where these commands ask, if nobody says otherwise."""
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+PARTS = (
+    option("--node", "node", metavar="[HOST:]PORT", default=DEFAULT, show_default=True,
+           help="The node that is asked."),
+    option("--token-file", "token_file", metavar="FILE", type=click.Path(dir_okay=False),
+           help="The node's token. On this machine the key of this user does."),
+    option("--tls-authority", "tls_authority", metavar="FILE", type=click.Path(dir_okay=False),
+           help="Ask with TLS; the node's certificate must be of these authorities."),
+    option("--tls-certificate", "tls_certificate", metavar="FILE",
+           type=click.Path(dir_okay=False), help="Our own certificate."),
+    option("--tls-key", "tls_key", metavar="FILE", type=click.Path(dir_okay=False),
+           help="Its private key."),
+    option("--node-id", "node_id", metavar="ID",
+           help="The node must be this one by its certificate, whatever its host's name is."),
+    option("--state-dir", "state_dir", metavar="FOLDER", type=click.Path(file_okay=False),
+           help="Where the key of this user is, if the node has another folder too."),
+)  # fmt: skip
+
+NAMES = (
+    *("node", "token_file", "tls_authority", "tls_certificate", "tls_key", "node_id"),
+    "state_dir",
+)
+"""The names of their values."""
+
+
+def node_options(command: Decorated) -> Decorated:
+    """Give a click command the options of a connection."""
+    for part in reversed(PARTS):
+        command = part(command)
+    return command
+
+
+def taken(values: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of a connection out of the values of a command."""
+    return {name: values.pop(name) for name in NAMES}
+
+
+def open_node(values: Mapping[str, Any]) -> Node:
+    """Return the node that the options name.
+
+    Raises:
+        click.UsageError: They contradict each other.
+        WasmsrError: A file cannot be used.
+    """
+    from wasmsr.cli.moving.addresses import state_folder
+    from wasmsr.rpc import keys
+    from wasmsr.rpc.control.control_client import Node
+    from wasmsr.runspec.address import Address
+
+    try:
+        address = Address.parse(values["node"])
+        node_id = bytes.fromhex(values["node_id"] or "")
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", param_hint="--node") from None
+    certificate, key, authority = (
+        values[name] for name in ("tls_certificate", "tls_key", "tls_authority")
+    )
+    if (certificate or key) and not (certificate and key and authority):
+        raise click.UsageError("--tls-certificate, --tls-key and --tls-authority belong together.")
+    token = b""
+    if values["token_file"] is not None:
+        token, _ = keys.token(Path(values["token_file"]))
+    elif authority is None and address.is_loopback:
+        token = keys.own(state_folder(values["state_dir"]), state_folder(None))
+    if authority is None:
+        return Node(str(address), token=token)
+    from wasmsr.node.security.pem_files import read_file
+    from wasmsr.node.security.tls_identity import TlsFiles, load
+
+    content = None
+    if certificate:
+        content = load(TlsFiles(Path(certificate), Path(key), Path(authority)))
+    trusted = read_file(Path(authority), "the authority")
+    return Node(str(address), token=token, tls=content, authority=trusted, node_id=node_id)

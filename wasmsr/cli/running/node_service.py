@@ -1,0 +1,241 @@
+"""The process of `wasmsr node`: supervisor, server and log, from the settings to the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wasmsr import __version__
+from wasmsr.cli.moving.addresses import state_folder
+from wasmsr.cli.options.usage import UsageError
+from wasmsr.cli.running.terminal import END_CODES, Events
+from wasmsr.cli.words import messages
+from wasmsr.errors import printable
+from wasmsr.node.security.failures import AccessRefused
+from wasmsr.node.security.guard import Guard
+from wasmsr.node.security.policy import MountWish, Policy, ProgramAdmission, ProgramWish
+from wasmsr.node.security.tls_identity import TlsFiles, TlsIdentity
+from wasmsr.node.security.tokens import TokenCheck
+from wasmsr.node.settings.reading import Settings
+from wasmsr.node.supervision.node_supervisor import NodeRules, NodeSupervisor
+from wasmsr.node.workers.confinement import WorkerLimits, host_confinement
+from wasmsr.runspec.run_spec import RunSpec
+
+if TYPE_CHECKING:
+    from wasmsr.rpc.control.control_server import ControlServer
+
+WORKER_BYTES = 1 << 30
+"""Memory of a worker beside the memories of its program: for Python, and to save and restore."""
+
+LARGEST_MEMORY = 4 << 30
+"""Memory of a program that names no limit, if the policy has none: that of 32-bit addresses."""
+
+UNUSED = ("node.http", "node.metrics", "node.drain-to", "checkpoints.store", "ownership.register")
+"""Settings that this version reads and cannot carry out, so it refuses them."""
+
+LEVELS = {"unreadable": "error", "trouble": "error", "not-saved": "warning", "refused": "warning",
+    "no-checkpoint": "warning", "not-resumed": "warning"}  # fmt: skip
+"""The level of each event that is no notice."""
+
+REFUSALS = 1.0
+"""Seconds between two lines about refusals of one host."""
+
+
+class NodeLog:
+    """Events of a node on standard error, one a line. Any thread may call it."""
+
+    def __init__(self, form: str, level: str) -> None:
+        """Begin; `form` is "text" or "json", `level` as in `messages.LEVELS`."""
+        self._json = form == "json"
+        self._most = messages.LEVELS.index(level)
+        self._lock = threading.Lock()
+        self._refused: dict[str, float] = {}
+
+    def note(self, event: str, **values: Any) -> None:
+        """Write one event."""
+        level = LEVELS.get(event, "notice")
+        if messages.LEVELS.index(level) > self._most:
+            return
+        if self._json:
+            line = json.dumps({"time": time.time(), "level": level, "event": event, **values})
+        else:
+            shown = " ".join(f"{name}={_word(value)}" for name, value in values.items())
+            line = f"wasmsr: {event} {shown}".rstrip()
+        with self._lock, suppress(OSError, ValueError):
+            sys.stderr.write(f"{printable(line, None)}\n")
+            sys.stderr.flush()
+
+    def refused(self, error: AccessRefused, host: str) -> None:
+        """Write that a caller was refused, at most once a second for each host."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._refused.get(host, -REFUSALS) < REFUSALS:
+                return
+            if len(self._refused) > 1000:
+                self._refused.clear()
+            self._refused[host] = now
+        self.note("refused", caller=host, rule=error.rule, reason=error.message)
+
+
+def _word(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text) if " " in text or not text else text
+
+
+class NodeService:
+    """A node from its settings to its end."""
+
+    def __init__(self, settings: Settings, *, resume: bool) -> None:
+        """Check what the settings ask for.
+
+        Raises:
+            UsageError: They ask for what this version cannot do.
+        """
+        self._settings, self._resume = settings, resume
+        for name in UNUSED:
+            if settings[name]:
+                raise UsageError(f"{settings.origins[name]}: {name} is not in this version.")
+        if settings["node.on-stop"] == "drain":
+            raise UsageError("--on-stop drain is not in this version: checkpoint or kill.")
+        self._log = NodeLog(settings["log.format"], settings["log.level"])
+        self._state = state_folder(settings["node.state-dir"])
+        self._policy = _policy(settings)
+        self._admission = ProgramAdmission(self._policy)
+
+    def run(self, events: Events) -> int:
+        """Serve until a signal, and return the exit code."""
+        settings = self._settings
+        confinement = tuple(host_confinement())  # forks, so it comes before threads
+        limits = WorkerLimits(memory=(self._policy.memory or LARGEST_MEMORY) + WORKER_BYTES)
+        rules = NodeRules(
+            limits=limits, ring=settings["node.output-limit"], every=settings["checkpoints.every"],
+            keep=settings["checkpoints.keep"], admit=self._admit,
+            leave=lambda program: self._admission.leave(bytes.fromhex(program)),
+            note=self._log.note,
+        )  # fmt: skip
+        self._supervisor: NodeSupervisor | None = None
+        supervisor = NodeSupervisor(self._state / "node", rules)
+        self._supervisor = supervisor
+        for program in supervisor.programs():
+            record = program.record
+            if record.standing.is_alive:
+                run = RunSpec.read(record.spec)
+                with suppress(AccessRefused):  # it is here already
+                    self._admission.admit(
+                        program.id, record.submitter, _wish(record.digest, 0, run)
+                    )
+        try:
+            server = self._serve(supervisor, confinement)
+        except BaseException:
+            supervisor.stop(save=True, seconds=settings["node.stop-seconds"])
+            raise
+        if self._resume:
+            supervisor.resume_all()
+        arrived: set[int] = set()
+        while not arrived & END_CODES.keys():
+            arrived, _ = events.wait()
+        return self._stop(supervisor, server)
+
+    def _stop(self, supervisor: NodeSupervisor, server: ControlServer) -> int:
+        save = self._settings["node.on-stop"] == "checkpoint"
+        self._log.note("stopping", on_stop=self._settings["node.on-stop"])
+        server.stop()
+        lost = supervisor.stop(save=save, seconds=self._settings["node.stop-seconds"])
+        left = [one for one in supervisor.programs() if one.standing.value == "resumable"]
+        self._log.note("stopped", resumable=len(left), lost=len(lost))
+        return 0
+
+    def _serve(self, supervisor: NodeSupervisor, confinement: tuple[str, ...]) -> ControlServer:
+        from wasmsr.rpc.control.control_server import ControlServer
+        from wasmsr.rpc.tls import server_credentials
+
+        settings = self._settings
+        address = settings["node.listen"]
+        tls = token = credentials = None
+        if settings["tls.certificate"]:
+            certificate, key, authority, revoked = (
+                settings[f"tls.{name}"] and Path(settings[f"tls.{name}"])
+                for name in ("certificate", "key", "authority", "revoked")
+            )
+            tls = TlsIdentity(TlsFiles(certificate, key, authority, revoked or None))
+            mutual = settings["access.token-file"] is None
+            credentials = server_credentials(tls, mutual=mutual)
+        if settings["access.token-file"]:
+            token = TokenCheck(_token(settings["access.token-file"]))
+        elif tls is None and not settings["access.insecure"]:
+            from wasmsr.rpc import keys
+
+            token = TokenCheck(keys.own(self._state, state_folder(None)))
+        elif settings["access.insecure"] and tls is None:
+            messages.say(f"anybody who reaches {address} can run programs here", "warning")
+        guard = Guard(self._policy, tls, token, self._log.refused)
+
+        def admit(peer: str, certificate: bytes | None, given: bytes) -> str:
+            return guard.admit(peer, certificate, given).name
+
+        server = ControlServer(
+            supervisor, str(address), __version__, admit, confinement=confinement,
+            credentials=credentials,
+        )  # fmt: skip
+        self._log.note(
+            "node", id=supervisor.node.hex(), listens=str(address),
+            confined=all("no" not in line.rpartition(": ")[2][:2] for line in confinement),
+        )  # fmt: skip
+        return server
+
+    def _admit(self, program: str, caller: str, digest: str, size: int, spec: RunSpec) -> None:
+        """Admit a program by the policy, and by the number of workers."""
+        most = self._settings["node.workers"]
+        assert self._supervisor is not None
+        if most is not None:
+            here = sum(one.standing.is_alive for one in self._supervisor.programs())
+            if here >= most:
+                raise AccessRefused("workers", f"{here} programs run here, which is the limit")
+        self._admission.admit(bytes.fromhex(program), caller, _wish(digest, size, spec))
+
+
+def _wish(digest: str, size: int, spec: RunSpec) -> ProgramWish:
+    from wasmsr.wasi.filesystem.mounts import Mount
+
+    mounts = map(Mount.parse, spec.mounts)
+    return ProgramWish(
+        modules=(bytes.fromhex(digest),),
+        memory=LARGEST_MEMORY if spec.limits.memory is None else spec.limits.memory,
+        size=size,
+        mounts=tuple(MountWish(str(one.host or ""), one.mode) for one in mounts),
+        listen=spec.listen,
+    )
+
+
+def _policy(settings: Settings) -> Policy:
+    """Return the policy that the settings give. Raises KeySourceError."""
+    from wasmsr.snapshot.trust.key_sources import public_bytes
+
+    signers = [key for source in settings["policy.signers"] for key in public_bytes(source)]
+    return Policy(
+        peers=settings["policy.peers"],
+        clients=settings["policy.clients"],
+        modules=settings["policy.modules"],
+        signers=tuple(signers),
+        programs=settings["policy.programs"],
+        memory=settings["policy.memory"],
+        total_memory=settings["policy.total-memory"],
+        arriving=settings["policy.arriving"],
+        per_minute=settings["policy.per-minute"],
+        mounts=settings["policy.mounts"],
+        listen=settings["policy.tcp-listen"],
+    )
+
+
+def _token(path: str) -> bytes:
+    from wasmsr.rpc import keys
+
+    token, others = keys.token(Path(path))
+    if others:
+        messages.say(f"other users of this machine can read the token {path}", "warning")
+    return token
