@@ -15,7 +15,8 @@ pytest.importorskip("prometheus_client")
 from prometheus_client.parser import text_string_to_metric_families
 
 from wasmsr.errors import HostError
-from wasmsr.http.metrics_server import CLIENTS, MetricsServer
+from wasmsr.http.bounded_server import CLIENTS
+from wasmsr.http.metrics_server import serve_metrics
 from wasmsr.migrate.events import Event
 from wasmsr.node.metrics import ROWS, SERIES, Metrics
 from wasmsr.runspec.address import Address
@@ -33,7 +34,7 @@ class Shown:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
-        self.server = MetricsServer(self.metrics, Address("127.0.0.1", free_port()))
+        self.server = serve_metrics(self.metrics, Address("127.0.0.1", free_port()))
 
     def read(self) -> dict[str, Any]:
         url = f"http://127.0.0.1:{self.server.port}/metrics"
@@ -135,7 +136,7 @@ def test_wrong_names_and_labels_are_mistakes_of_ours():
 
 
 def test_silent_clients_and_garbage_do_not_keep_prometheus_away(shown, monkeypatch):
-    monkeypatch.setattr("wasmsr.http.metrics_server._Handler.timeout", 0.3)
+    monkeypatch.setattr("wasmsr.http.bounded_server._Request.timeout", 0.3)
     silent = [
         socket.create_connection(("127.0.0.1", shown.server.port)) for _ in range(3 * CLIENTS)
     ]
@@ -163,5 +164,5 @@ def test_counts_from_many_threads_are_exact():
 
 
 def test_an_address_in_use_is_named(shown):
-    with pytest.raises(HostError, match="cannot serve metrics on"):
-        MetricsServer(Metrics(), Address("127.0.0.1", shown.server.port))
+    with pytest.raises(HostError, match="for --metrics"):
+        serve_metrics(Metrics(), Address("127.0.0.1", shown.server.port))

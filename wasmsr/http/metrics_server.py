@@ -6,22 +6,14 @@ exposition_formats/.
 
 from __future__ import annotations
 
-import socket
-import socketserver
-import threading
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from wasmsr.errors import HostError, MissingPackageError
+from wasmsr.errors import MissingPackageError
+from wasmsr.http.bounded_server import BoundedServer
 from wasmsr.node.metrics import ROWS, Labels, MetricRow, Metrics
 from wasmsr.runspec.address import Address
-
-STALL_SECONDS = 5.0
-"""Seconds that a silent client keeps a connection."""
-CLIENTS = 8
-"""Clients that are answered at the same time; others wait."""
 
 
 class _Collector:
@@ -61,78 +53,17 @@ def _texts(labels: Labels) -> list[str]:
     return [label.encode("utf-8", "replace").decode() for label in labels]
 
 
-class _Handler(WSGIRequestHandler):
-    """A request: one that is silent ends, and none is logged."""
+def serve_metrics(metrics: Metrics, address: Address) -> BoundedServer:
+    """Serve metrics at an address.
 
-    timeout = STALL_SECONDS
-
-    def log_message(self, format: str, *values: Any) -> None:
-        """Log nothing."""
-
-
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    """Answers a few clients at the same time, each on a thread."""
-
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int], handler: Any) -> None:
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
-        self._places = threading.Semaphore(CLIENTS)
-        super().__init__(address, handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a client on a thread, when there is a place for it."""
-        self._places.acquire()
-        try:
-            super().process_request(request, client_address)
-        except BaseException:
-            self._places.release()
-            raise
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer a client, and leave its place."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._places.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore clients that go away."""
-
-
-class MetricsServer:
-    """Serves metrics at one address until `stop`."""
-
-    def __init__(self, metrics: Metrics, address: Address) -> None:
-        """Bind and start.
-
-        Raises:
-            HostError: The address cannot be used.
-            MissingPackageError: The package `prometheus-client` is not there.
-        """
-        try:
-            from prometheus_client import CollectorRegistry, make_wsgi_app
-        except ImportError as error:
-            raise MissingPackageError("prometheus_client", "--metrics") from error
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Collector(metrics))
-        try:
-            self._server = _Server((address.host, address.port), _Handler)
-            self._server.set_app(make_wsgi_app(registry))
-        except OSError as error:
-            raise HostError(
-                f"cannot serve metrics on {address}: {error.strerror or error}",
-                hint="choose another --metrics",
-            ) from error
-        self.port: int = self._server.server_port
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, name="wasmsr-metrics", daemon=True
-        )
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    Raises:
+        HostError: The address cannot be used.
+        MissingPackageError: The package `prometheus-client` is not there.
+    """
+    try:
+        from prometheus_client import CollectorRegistry, make_wsgi_app
+    except ImportError as error:
+        raise MissingPackageError("prometheus_client", "--metrics") from error
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(metrics))
+    return BoundedServer(make_wsgi_app(registry), address, "--metrics")

@@ -1,0 +1,152 @@
+"""The page's questions: who is answered, and what bad ones get."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from tests.http.fake_node import FIRST, FakeNode
+from wasmsr.http.page.node_page import BODY_BYTES, FILES, NodePage
+from wasmsr.runspec.address import Address
+
+TOKEN = "right-token-of-this-node"
+
+
+class Asked:
+    """A page, and the answers to questions."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.node = FakeNode()
+        self.refused: list[tuple[str, str]] = []
+        self.page = NodePage(
+            self.node,
+            TOKEN.encode(),
+            Address(host, 1),
+            lambda error, who: self.refused.append((error.rule, who)),
+        )
+        self.headers: dict[str, str] = {}
+
+    def raw(self, path: str, method: str = "GET", **more: Any) -> tuple[int, bytes]:
+        path, _, query = path.partition("?")
+        environ = {
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "REQUEST_METHOD": method,
+            "REMOTE_ADDR": "192.0.2.1",
+            "HTTP_HOST": "localhost:1",
+            "HTTP_AUTHORIZATION": f"Bearer {TOKEN}",
+            "wsgi.input": io.BytesIO(),
+            **more,
+        }
+        said: list[str] = []
+
+        def start(status: str, headers: list[tuple[str, str]]) -> None:
+            said.append(status)
+            self.headers = dict(headers)
+
+        body = b"".join(self.page(environ, start))
+        return int(said[0][:3]), body
+
+    def __call__(self, path: str, method: str = "GET", **more: Any) -> tuple[int, Any]:
+        status, body = self.raw(path, method, **more)
+        return status, json.loads(body)
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
+
+
+def test_the_files_need_no_token_and_have_a_strict_policy(asked):
+    for path in FILES:
+        status, body = asked.raw(path, HTTP_AUTHORIZATION="")
+        assert status == 200 and body
+        assert int(asked.headers["Content-Length"]) == len(body)
+        policy = asked.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy
+        assert asked.headers["X-Content-Type-Options"] == "nosniff"
+    assert asked.raw("/", "HEAD") == (200, b"")
+
+
+def test_the_files_have_nothing_inline_and_nothing_from_elsewhere(asked):
+    html = asked.raw("/")[1].decode()
+    assert "<style" not in html and "<script>" not in html and " style=" not in html
+    assert "onclick" not in html and "http://" not in html and "https://" not in html
+    script = asked.raw("/page.js")[1].decode()
+    assert not any(word in script for word in ("innerHTML", "eval(", "http:", "https:"))
+
+
+def test_everything_else_needs_the_token(asked):
+    for path in ("/node", f"/programs/{FIRST}", f"/programs/{FIRST}/output"):
+        assert asked(path)[0] == 200
+        assert asked(path, HTTP_AUTHORIZATION="")[0] == 401
+    assert asked.refused == []
+    assert asked(f"/programs/{FIRST}/pause", "POST", HTTP_AUTHORIZATION="Bearer no")[0] == 401
+    assert asked.node.acts == [] and asked.refused == [("token", "192.0.2.1")]
+    for _ in range(8):
+        asked("/node", HTTP_AUTHORIZATION="Bearer no")
+    status, found = asked("/node")
+    assert status == 401 and "too many wrong tokens" in found["error"]
+
+
+def test_another_sites_name_does_not_lead_here(asked):
+    assert asked("/node", HTTP_HOST="evil.example:1")[0] == 421
+    assert asked.raw("/", HTTP_HOST="evil.example")[0] == 421
+    for host in ("localhost", "LOCALHOST:9", "127.0.0.1:1", "[::1]:1"):
+        assert asked("/node", HTTP_HOST=host)[0] == 200
+    assert Asked("192.0.2.9")("/node", HTTP_HOST="node.example")[0] == 200
+
+
+def test_programs_orders_and_errors(asked):
+    status, found = asked("/node")
+    assert status == 200 and found["programs"][0]["name"] == "counter"
+    assert asked(f"/programs/{FIRST}")[1]["frames"][0]["index"] == 7
+    assert asked(f"/programs/{FIRST}/pause", "POST")[1]["standing"] == "paused"
+    assert asked(f"/programs/{FIRST}/checkpoint", "POST") == (
+        409,
+        {"error": "the disk is full", "hint": "make room"},
+    )
+    assert asked.node.acts == [(FIRST, "pause"), (FIRST, "checkpoint")]
+    assert asked(f"/programs/{'0' * 32}")[0] == 409
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [
+        ("/etc/passwd", "GET", 404),
+        ("/page.html", "GET", 404),
+        ("/../page.js", "GET", 404),
+        ("/programs/", "GET", 404),
+        ("/programs/xyz", "GET", 404),
+        (f"/programs/{FIRST}/explode", "POST", 405),
+        (f"/programs/{FIRST}/pause", "GET", 405),
+        (f"/programs/{FIRST}", "DELETE", 405),
+        ("/node", "POST", 404),
+        (f"/programs/{FIRST}/output?offset=x", "GET", 400),
+        (f"/programs/{FIRST}/output?offset=" + "9" * 30, "GET", 400),
+        (f"/programs/{FIRST}/output?stream=passwd", "GET", 400),
+        (f"/programs/{FIRST}/output?" + "a=b&" * 500, "GET", 200),
+    ],
+)
+def test_what_is_not_there(asked, path, method, status):
+    assert asked(path, method)[0] == status
+    assert asked.node.acts == []
+
+
+@pytest.mark.parametrize("length", [str(BODY_BYTES + 1), "-1", "x", "9" * 20])
+def test_long_orders_are_refused_before_they_are_read(asked, length):
+    status, _ = asked(f"/programs/{FIRST}/pause", "POST", CONTENT_LENGTH=length)
+    assert status == 413 and asked.node.acts == []
+
+
+def test_output_by_offsets(asked):
+    path = f"/programs/{FIRST}/output"
+    assert asked(f"{path}?offset=0")[1] == {"offset": 0, "next": 14, "text": "line 1\nline 2\n"}
+    assert asked(f"{path}?offset=-7")[1] == {"offset": 7, "next": 14, "text": "line 2\n"}
+    assert asked(f"{path}?offset=14")[1]["text"] == ""
+    asked.node.written[FIRST] = "é€".encode()[:-1]
+    assert asked(f"{path}?offset=0")[1] == {"offset": 0, "next": 2, "text": "é"}
+    assert asked(f"{path}?stream=stderr")[1]["text"] == "error\n"

@@ -1,0 +1,179 @@
+"""The page in a real browser without a window: Debian's chromium, driven by Selenium."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.http.fake_node import FIRST, NASTY, SECOND, FakeNode
+from wasmsr.http.bounded_server import BoundedServer
+from wasmsr.http.page.node_page import NodePage
+from wasmsr.runspec.address import Address
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+
+TOKEN = "right-token-of-this-node"
+SECONDS = 20.0
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("chromium and chromium-driver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    profile = tmp_path_factory.mktemp("profile")
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(word)
+    options.add_argument(f"--user-data-dir={profile}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(driver)
+    made = webdriver.Chrome(options=options, service=service)
+    made.set_window_size(1100, 900)
+    yield made
+    made.quit()
+
+
+class Opened:
+    """The page of a fake node in the browser."""
+
+    def __init__(self, browser: Any) -> None:
+        self.browser = browser
+        self.node = FakeNode()
+        address = Address("127.0.0.1", _free_port())
+        self.server = BoundedServer(NodePage(self.node, TOKEN.encode(), address), address, "--http")
+        self.url = f"http://localhost:{self.server.port}/"
+
+    def open(self, words: str = f"#token={TOKEN}") -> None:
+        self.browser.get("about:blank")
+        self.browser.get(self.url + words)
+
+    def by_id(self, name: str) -> Any:
+        return self.browser.find_element("id", name)
+
+    def until(self, condition: Any) -> Any:
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        return WebDriverWait(self.browser, SECONDS, 0.05).until(lambda _: condition())
+
+    def row(self, program: str) -> Any:
+        return self.browser.find_element("css selector", f'[data-program="{program}"]')
+
+    def keys(self, *words: str) -> None:
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        ActionChains(self.browser).send_keys(*words).perform()
+
+    def focused(self) -> Any:
+        return self.browser.switch_to.active_element
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Opened]:
+    made = Opened(browser)
+    made.browser.get(made.url)
+    made.browser.execute_script("sessionStorage.clear()")
+    yield made
+    made.server.stop()
+
+
+def test_the_token_opens_the_page_and_leaves_the_address(opened):
+    opened.open("")
+    opened.until(lambda: opened.by_id("enter").is_displayed())
+    assert not opened.by_id("programs").is_displayed()
+    opened.by_id("token").send_keys("wrong\n")
+    opened.until(lambda: "wrong" in opened.by_id("said").text)
+    opened.by_id("token").send_keys(TOKEN + "\n")
+    opened.until(lambda: opened.by_id("programs").is_displayed())
+    opened.browser.execute_script("sessionStorage.clear()")
+    opened.open()
+    opened.until(lambda: opened.by_id("programs").is_displayed())
+    assert TOKEN not in opened.browser.current_url
+
+
+def test_names_and_output_of_programs_are_text_and_never_html(opened):
+    opened.open()
+    opened.until(lambda: opened.row(SECOND)).click()
+    opened.until(lambda: NASTY in opened.by_id("output").text)
+    opened.by_id("look").click()
+    opened.until(lambda: NASTY in opened.by_id("stack").text)
+    assert NASTY in opened.by_id("one-title").text
+    assert opened.browser.title == "wasmsr node"
+    assert not opened.browser.find_elements("css selector", "main img")
+
+
+def test_everything_works_from_the_keyboard(opened):
+    from selenium.webdriver.common.keys import Keys
+
+    opened.open()
+    opened.until(lambda: opened.row(FIRST))
+    for _ in range(20):
+        opened.keys(Keys.TAB)
+        if opened.focused().get_attribute("data-program") == FIRST:
+            break
+    opened.keys(Keys.ENTER)
+    opened.until(lambda: "line 2" in opened.by_id("output").text)
+    opened.until(lambda: opened.focused().get_attribute("id") == "one")
+    opened.keys(Keys.TAB)
+    assert opened.focused().get_attribute("data-verb") == "pause"
+    opened.keys(Keys.ENTER)
+    opened.until(lambda: "now paused" in opened.by_id("said").text)
+    assert opened.node.acts == [(FIRST, "pause")]
+    opened.until(lambda: opened.by_id("one-state").text == "paused")
+
+
+def test_a_selected_row_keeps_the_focus_while_the_table_is_new_each_second(opened):
+    opened.open()
+    opened.until(lambda: opened.row(FIRST))
+    opened.browser.execute_script("arguments[0].focus()", opened.row(FIRST))
+    before = opened.row(FIRST)
+    from selenium.webdriver.support.expected_conditions import staleness_of
+
+    opened.until(lambda: staleness_of(before)(opened.browser))
+    assert opened.focused().get_attribute("data-program") == FIRST
+
+
+def test_output_goes_on_and_errors_are_said(opened):
+    opened.open()
+    opened.until(lambda: opened.row(FIRST)).click()
+    opened.until(lambda: "line 2" in opened.by_id("output").text)
+    opened.node.written[FIRST] += b"line 3\n"
+    opened.until(lambda: "line 3" in opened.by_id("output").text)
+    assert opened.by_id("output").text.count("line 1") == 1
+    opened.browser.find_element("css selector", '[data-verb="checkpoint"]').click()
+    opened.until(lambda: opened.by_id("said").text == "the disk is full. make room")
+    opened.server.stop()
+    opened.until(lambda: opened.by_id("said").text == "The node does not answer.")
+    opened.server.stop = lambda: None
+
+
+def test_the_page_breaks_no_rule_of_its_own_policy_and_labels_everything(opened):
+    opened.open()
+    opened.until(lambda: opened.row(FIRST)).click()
+    opened.until(lambda: "line 2" in opened.by_id("output").text)
+    said = [one["message"] for one in opened.browser.get_log("browser")]
+    assert not [one for one in said if "Content Security Policy" in one or "Uncaught" in one]
+    unnamed = opened.browser.execute_script(
+        """return [...document.querySelectorAll("button, input, select, [tabindex='0']")].filter(
+            (one) => !(one.textContent.trim() || one.getAttribute("aria-label")
+                || one.getAttribute("aria-labelledby") || (one.labels && one.labels.length))
+        ).map((one) => one.outerHTML)"""
+    )
+    assert unnamed == []
+    shot = Path(__file__).parents[2] / "build"
+    shot.mkdir(exist_ok=True)
+    opened.browser.save_screenshot(str(shot / "node-page.png"))

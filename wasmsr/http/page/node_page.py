@@ -1,0 +1,192 @@
+"""The page of a node, and the questions that it asks: a WSGI application (PEP 3333).
+
+`GET /` and the two files beside it are for everybody who reaches the address; they hold nothing.
+Everything else needs the token, in the header that RFC 6750, section 2.1, has for it. A page of
+another site can then ask nothing, because a browser does not add that header by itself.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from importlib import resources
+from typing import Any, Protocol
+from urllib.parse import parse_qs
+
+from wasmsr.errors import WasmsrError
+from wasmsr.node.security.failures import AccessRefused
+from wasmsr.node.security.tokens import TokenCheck
+from wasmsr.runspec.address import Address
+
+VERBS = ("pause", "resume", "checkpoint", "kill")
+"""What a person can do to a program."""
+PIECE = 1 << 16
+"""Most bytes of output in one answer."""
+BODY_BYTES = 4096
+"""Most bytes of a request."""
+
+FILES = {
+    "/": ("page.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+}
+"""Path: file in this folder, and its type."""
+
+HEADERS = [
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+]
+"""Headers of every answer."""
+
+_PROGRAM = re.compile(r"/programs/([0-9a-f]{1,32})(?:/([a-z]+))?")
+
+
+class PageSource(Protocol):
+    """What the page asks of a node."""
+
+    def about(self) -> Mapping[str, Any]:
+        """Return what is known of the node."""
+
+    def programs(self) -> list[Mapping[str, Any]]:
+        """Return all programs as `wasmsr ps --json` has them."""
+
+    def inspect(self, program: str) -> Mapping[str, Any]:
+        """Return everything about a program, with its call stack. Raises WasmsrError."""
+
+    def output(self, program: str, stream: str, offset: int, most: int) -> tuple[int, bytes]:
+        """Return output from an offset on, and where it begins. Raises WasmsrError."""
+
+    def act(self, program: str, verb: str) -> Mapping[str, Any]:
+        """Do one of `VERBS`, and return the program. Raises WasmsrError."""
+
+
+class _Answer(Exception):
+    """Ends a request with a status and a value."""
+
+    def __init__(self, status: str, value: Any) -> None:
+        super().__init__(status)
+        self.status = status
+        self.value = value
+
+
+class NodePage:
+    """The application. Any thread may call it."""
+
+    def __init__(
+        self,
+        source: PageSource,
+        token: bytes,
+        address: Address,
+        refused: Callable[[AccessRefused, str], None] = lambda error, host: None,
+    ) -> None:
+        """Make the page of a node.
+
+        Args:
+            source: The node.
+            token: The token of people who may see the node and give orders.
+            address: Where the page is served. On loopback, requests for another host's name are
+                refused, so that no other site's name can lead here (DNS rebinding).
+            refused: Hears of each refusal, with the caller's host.
+        """
+        self._source = source
+        self._token = TokenCheck(token)
+        self._address = address
+        self._refused = refused
+
+    def __call__(self, environ: Mapping[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request."""
+        path, method = environ.get("PATH_INFO", "/"), environ.get("REQUEST_METHOD", "GET")
+        kind = "application/json"
+        try:
+            self._check_host(environ.get("HTTP_HOST", ""))
+            if path in FILES and method in ("GET", "HEAD"):
+                name, kind = FILES[path]
+                status, body = "200 OK", _file(name)
+            else:
+                self._check_token(environ)
+                found = self._answer(path, method, environ)
+                status, body = "200 OK", json.dumps(found).encode()
+        except _Answer as answer:
+            status, body = answer.status, json.dumps(answer.value).encode()
+        headers = [*HEADERS, ("Content-Type", kind), ("Content-Length", str(len(body)))]
+        start(status, headers)
+        return [b"" if method == "HEAD" else body]
+
+    def _check_host(self, host: str) -> None:
+        if not self._address.is_loopback:
+            return
+        name = re.sub(r":\d+$", "", host).strip("[]").lower()
+        if name not in ("localhost", "127.0.0.1", "::1", self._address.host.lower()):
+            raise _Answer("421 Misdirected Request", {"error": "this is the page of another host"})
+
+    def _check_token(self, environ: Mapping[str, Any]) -> None:
+        scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        host = str(environ.get("REMOTE_ADDR", ""))
+        token = given.strip().encode("latin-1", "replace") if scheme.lower() == "bearer" else b""
+        try:
+            self._token.admit(host, token)
+        except AccessRefused as error:
+            if given:  # the first question of a page has none
+                self._refused(error, host)
+            raise _Answer(
+                "401 Unauthorized", {"error": error.message, "hint": error.hint or ""}
+            ) from None
+
+    def _answer(self, path: str, method: str, environ: Mapping[str, Any]) -> Any:
+        try:
+            if path == "/node" and method == "GET":
+                return {**self._source.about(), "programs": list(self._source.programs())}
+            match = _PROGRAM.fullmatch(path)
+            if match is None:
+                raise _Answer("404 Not Found", {"error": "there is nothing here"})
+            program, word = match[1], match[2]
+            if word is None and method == "GET":
+                return self._source.inspect(program)
+            if word == "output" and method == "GET":
+                return self._output(program, parse_qs(environ.get("QUERY_STRING", "")))
+            if word in VERBS and method == "POST":
+                _check_body(environ)
+                return self._source.act(program, word)
+        except WasmsrError as error:
+            raise _Answer(
+                "409 Conflict", {"error": error.message, "hint": error.hint or ""}
+            ) from None
+        except OSError as error:
+            raise _Answer(
+                "500 Internal Server Error", {"error": error.strerror or str(error)}
+            ) from None
+        raise _Answer("405 Method Not Allowed", {"error": f"{method} is not for this"})
+
+    def _output(self, program: str, query: Mapping[str, list[str]]) -> Mapping[str, Any]:
+        stream = query.get("stream", ["stdout"])[0]
+        text = query.get("offset", ["0"])[0]
+        if stream not in ("stdout", "stderr") or not re.fullmatch(r"-?\d{1,18}", text, re.ASCII):
+            raise _Answer("400 Bad Request", {"error": "no such stream or offset"})
+        begins, data = self._source.output(program, stream, int(text), PIECE)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        shown = decoder.decode(data)
+        # The first bytes of a character whose others are not there yet are asked for again.
+        return {"offset": begins, "next": begins + len(data) - len(decoder.getstate()[0]),
+            "text": shown}  # fmt: skip
+
+
+def _check_body(environ: Mapping[str, Any]) -> None:
+    length = environ.get("CONTENT_LENGTH") or "0"
+    if not re.fullmatch(r"\d{1,9}", length, re.ASCII) or int(length) > BODY_BYTES:
+        raise _Answer("413 Content Too Large", {"error": "an order has no content"})
+    environ["wsgi.input"].read(int(length))
+
+
+def _file(name: str) -> bytes:
+    return resources.files(__package__).joinpath(name).read_bytes()
