@@ -13,6 +13,7 @@ import os
 import secrets
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from wasmsr.errors import FormatError, MigrationError, ModuleError
 from wasmsr.migrate.ports import Buffer, Relays
@@ -126,7 +127,10 @@ class Counter:
     def guard(self, may: Callable[[], bool]) -> None:
         self.may = may
 
-    def leave(self, held: Collection[bytes] = ()) -> LeavingCounter:
+    def left(self, epoch: int, received: Path | None) -> None:
+        pass
+
+    def leave(self, held: Collection[bytes] = (), known: int = 0) -> LeavingCounter:
         return LeavingCounter(self)
 
     def pieces(self) -> Iterator[Buffer]:
@@ -223,6 +227,9 @@ class CounterHost:
     def make(self, **values: object) -> Counter:
         return Counter(self.world, self.end, **values)  # type: ignore[arg-type]
 
+    def known(self, program: bytes) -> int:
+        return 0
+
     def held(self, program: bytes) -> tuple[bytes, ...]:
         return ()
 
@@ -239,7 +246,12 @@ class CounterHost:
         pass
 
     def arrival(
-        self, relays: Relays | None = None, *, image: int | None = None, rest: int = 0
+        self,
+        relays: Relays | None = None,
+        *,
+        image: int | None = None,
+        rest: int = 0,
+        program: bytes = b"",
     ) -> CounterArrival:
         return CounterArrival(self, image)
 
@@ -269,8 +281,17 @@ class CounterArrival:
         assert not self.closed
         self.memory.extend(bytes(sizes[0] * 4096 - len(self.memory)))
 
-    def pages(self, memory: int, runs: array[int], data: Buffer, zeros: array[int]) -> None:
+    def pages(
+        self,
+        memory: int,
+        runs: array[int],
+        data: Buffer,
+        zeros: array[int],
+        known: Sequence[int] = (),
+    ) -> None:
         assert not self.closed
+        if known:
+            raise FormatError("nothing is kept")
         if memory:
             return
         if sum(runs[-2:]) > len(self.memory) // 4096:

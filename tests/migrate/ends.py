@@ -138,7 +138,7 @@ class FailingCounter(Counter):
         self.owner.script.at(self.owner, "after pause")
         return stands
 
-    def leave(self, held: Collection[bytes] = ()) -> LeavingCounter:
+    def leave(self, held: Collection[bytes] = (), known: int = 0) -> LeavingCounter:
         self.owner.script.at(self.owner, "before leaving")
         return FailingLeaving(self)
 

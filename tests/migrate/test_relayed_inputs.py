@@ -617,7 +617,12 @@ def test_an_end_that_is_killed_while_ready_knows_where_the_streams_are(
     found: list[Relays] = []
 
     def arrival(
-        host: CounterHost, relays: Relays | None = None, *, image: int | None = None, rest: int = 0
+        host: CounterHost,
+        relays: Relays | None = None,
+        *,
+        image: int | None = None,
+        rest: int = 0,
+        program: bytes = b"",
     ) -> CounterArrival:
         assert relays is not None
         found.append(relays)

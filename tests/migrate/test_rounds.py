@@ -13,6 +13,7 @@ from tests.migrate.ends import End, Script
 from wasmsr.migrate.handover.reception import Reception
 from wasmsr.migrate.protocol import Move, Offer, PackedPages, PeerRefused, Reason, RoundHead
 
+NONE, ONE = array("Q"), array("Q", (0, 1))
 MOVE = Move(b"p" * 16, 2, b"t" * 16)
 
 
@@ -92,6 +93,10 @@ STEPS: dict[str, list[Callable[[Reception], object]]] = {
     "the rest before the last round": [first, lambda r: r.end(1), lambda r: r.write(b"\x89")],
     "pages after the rest": [last, lambda r: r.write(b"\x89"), lambda r: r.pages(pages(0))],
     "a round after the last": [last, lambda r: r.begin(RoundHead(2, (4,)))],
+    "pages that nobody keeps": [
+        first,
+        lambda r: r.pages(PackedPages(0, NONE, NONE, 0, b"", packed=False, known=ONE)),
+    ],
     "an earlier rest after a round": [first, lambda r: r.early(b"x", last=False)],
     "an earlier rest twice": [
         lambda r: r.early(b"x", last=True),

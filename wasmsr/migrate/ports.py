@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from wasmsr.migrate.protocol import (
@@ -62,15 +63,25 @@ class MovableProgram(Protocol):
     def guard(self, may: Callable[[], bool]) -> None:
         """Let host calls with an effect outside pass only while `may` returns True."""
 
-    def leave(self, held: Collection[bytes] = ()) -> Leaving:
+    def leave(self, held: Collection[bytes] = (), known: int = 0) -> Leaving:
         """Begin to send the program away. The program may be running, and runs on.
 
         Args:
             held: Digests of the pieces of files that the destination has. They are left out.
+            known: The epoch of the image that the destination keeps, or 0: of pages that are the
+                same in it only the numbers are sent.
 
         Raises:
             SnapshotError: The program cannot be saved.
             MigrationError: It did not pause in time.
+        """
+
+    def left(self, epoch: int, received: Path | None) -> None:
+        """Take note that the program has left, to send less when it comes back.
+
+        Args:
+            epoch: The epoch in which it is elsewhere now.
+            received: The image in which it came here; None if it began here.
         """
 
     def pieces(self) -> Iterator[Buffer]:
@@ -166,7 +177,12 @@ class ProgramHost(Protocol):
         """Validate and compile a module before the program comes. Raises ModuleError."""
 
     def arrival(
-        self, relays: Relays | None = None, *, image: int | None = None, rest: int = 0
+        self,
+        relays: Relays | None = None,
+        *,
+        image: int | None = None,
+        rest: int = 0,
+        program: bytes = b"",
     ) -> Arrival:
         """Begin to take a program in.
 
@@ -175,6 +191,7 @@ class ProgramHost(Protocol):
             image: Descriptor of an empty file that becomes a snapshot of what comes, marked as
                 handed; None for none.
             rest: About how many bytes the state has besides the memories.
+            program: Its id.
         """
 
     def restored(self, file: Iterator[Buffer], relays: Relays) -> Arrival:
@@ -186,6 +203,9 @@ class ProgramHost(Protocol):
 
     def restore_seconds(self, digest: bytes) -> float:
         """Return how long it took to restore a program of a module; 0.0 if none was."""
+
+    def known(self, program: bytes) -> int:
+        """Return the epoch of the image of a program that is kept since it was here, or 0."""
 
     def held(self, program: bytes) -> tuple[bytes, ...]:
         """Return digests of the pieces of files that are here since the program was."""
@@ -251,7 +271,14 @@ class Arrival(Protocol):
     def resize(self, sizes: Sequence[int]) -> None:
         """Take note of how many pages of 4 KiB each memory has."""
 
-    def pages(self, memory: int, runs: array[int], data: Buffer, zeros: array[int]) -> None:
+    def pages(
+        self,
+        memory: int,
+        runs: array[int],
+        data: Buffer,
+        zeros: array[int],
+        known: Sequence[int] = (),
+    ) -> None:
         """Take pages of a memory; see `PackedPages`. `data` is not compressed."""
 
     def early(self, piece: Buffer) -> None:

@@ -176,6 +176,8 @@ class Answer:
         held: Digests of the pieces of carried files that it has; the source leaves them out.
         abilities: What it can do, such as `INPUT`.
         restore: Seconds that it took to restore a program of that module; 0.0 if it never did.
+        known: The epoch of the image of the program that it keeps since the program was there; 0
+            for none. The image has the state in which the program came into that epoch.
     """
 
     node: bytes
@@ -183,6 +185,7 @@ class Answer:
     held: tuple[bytes, ...] = ()
     abilities: tuple[str, ...] = ()
     restore: float = 0.0
+    known: int = 0
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,7 @@ class PackedPages:
         size: Bytes of the pages of `runs`.
         data: Their bytes, one page after the other; one zstd frame of them if `packed`.
         packed: Whether `data` is compressed.
+        known: Runs of pages that are as in the image that the destination keeps.
     """
 
     memory: int
@@ -221,6 +225,7 @@ class PackedPages:
     size: int
     data: bytes
     packed: bool
+    known: array[int] = field(default_factory=lambda: array("Q"))
 
 
 @dataclass(frozen=True)

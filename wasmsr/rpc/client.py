@@ -127,6 +127,7 @@ class RemotePeer:
                 convert.held_in(reply.held),
                 convert.abilities_in(reply.abilities),
                 convert.span_in(reply.restore),
+                convert.epoch_in(reply.known),
             )
         except Malformed as error:
             raise self._nonsense(error) from error

@@ -242,7 +242,7 @@ def head_in(message: Any) -> terms.RoundHead:
 
 def pages_in(message: Any) -> terms.PackedPages:
     """Return the value of a batch of pages, checked but for its content. Raises Malformed."""
-    if len(message.runs) % 2 or len(message.zeros) % 2:
+    if len(message.runs) % 2 or len(message.zeros) % 2 or len(message.known) % 2:
         raise Malformed("half a run of pages")
     if message.size > terms.BATCH_BYTES or len(message.data) > terms.BATCH_BYTES:
         raise Malformed(f"a batch has more than {terms.BATCH_BYTES} bytes")
@@ -255,6 +255,7 @@ def pages_in(message: Any) -> terms.PackedPages:
         message.size,
         message.data,
         message.packed,
+        array("Q", message.known),
     )
 
 
@@ -267,6 +268,7 @@ def pages_out(batch: terms.PackedPages) -> Any:
         size=batch.size,
         data=batch.data,
         packed=batch.packed,
+        known=batch.known.tolist(),
     )
 
 
@@ -333,6 +335,13 @@ def report_out(report: terms.Report, node: bytes) -> Any:
         attempt=report.attempt,
         ending=ending_out(report.ending) if report.ending else None,
     )
+
+
+def epoch_in(value: int) -> int:
+    """Return an epoch, checked. Raises Malformed."""
+    if value >= 1 << 63:
+        raise Malformed(f"epoch {value}")
+    return value
 
 
 def span_in(value: float) -> float:

@@ -255,6 +255,7 @@ class _Calls:
             reply.held = b"".join(answer.held[: convert.HELD])
             reply.abilities.extend(answer.abilities)
             reply.restore = answer.restore
+            reply.known = answer.known
         except PeerRefused as error:
             reply.refusal.CopyFrom(convert.refusal_out(error))
         return reply

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from wasmsr.errors import EXIT_MIGRATION
 from wasmsr.migrate.ports import Buffer, Leaving, MovableProgram
@@ -169,9 +170,13 @@ class LeasedMovable:
         """Let host calls with an effect outside pass only while `may` allows it."""
         self._inner.guard(may)
 
-    def leave(self, held: Collection[bytes] = ()) -> LeavingLeased:
+    def leave(self, held: Collection[bytes] = (), known: int = 0) -> LeavingLeased:
         """Begin to send the program away."""
-        return LeavingLeased(self._inner.leave(held), self)
+        return LeavingLeased(self._inner.leave(held, known), self)
+
+    def left(self, epoch: int, received: Path | None) -> None:
+        """Take note that the program has left, to send less when it comes back."""
+        self._inner.left(epoch, received)
 
     def offer(self) -> None:
         """Note that the program has stopped for its move: no renewal lets it run on.

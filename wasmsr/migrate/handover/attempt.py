@@ -239,6 +239,7 @@ class MoveAttempt:
         figures.parts["commit"] = max(0.0, downtime - (asked - figures.stopped))
         moved = Moved(self.move, figures, decided - figures.began, downtime)
         self._say_moved(moved)
+        self._program.left(self.move.epoch, self._journal.path(received) if received else None)
         # Not before: to remove a large file takes long.
         self._journal.discard(received)
         return moved

@@ -60,7 +60,8 @@ class MoveDestination(ReadyPrograms):
             arrivals.offered(offer)
             held = self.host.held(move.program)
             spans = [self.host.restore_seconds(one.digest) for one in offer.description.modules]
-            return Answer(node, missing, held, ABILITIES, max(spans, default=0.0))
+            known = self.host.known(move.program)
+            return Answer(node, missing, held, ABILITIES, max(spans, default=0.0), known)
 
     def upload(self, module: ModuleName, move: Move | None = None) -> Upload:
         """Begin to receive a module that `prepare` named as missing.
@@ -104,7 +105,9 @@ class MoveDestination(ReadyPrograms):
                     move,
                     offer,
                     self.peers.address_of(offer.node),
-                    lambda image: self.host.arrival(relays, image=image, rest=rest),
+                    lambda image: self.host.arrival(
+                        relays, image=image, rest=rest, program=move.program
+                    ),
                 )
             except BaseException:
                 self.arrivals.remove(arriving)

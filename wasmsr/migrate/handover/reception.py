@@ -180,9 +180,9 @@ class Reception:
                 raise FormatError("pages come outside a round")
             self._at = _follow(self._at, batch)
             data = unpack(batch.data, batch.size, packed=batch.packed)
-            self._arrival.pages(batch.memory, batch.runs, data, batch.zeros)
+            self._arrival.pages(batch.memory, batch.runs, data, batch.zeros, batch.known)
             self.received += len(batch.data)
-            self._syncing.written(len(data))
+            self._syncing.written(len(data) + sum(batch.known[1::2]) * PAGE_SIZE)
             self._receiver.announce(Event("progress", "", {"bytes": self.received}))
 
     def end(self, number: int) -> RoundReceipt:
@@ -309,7 +309,7 @@ def _follow(at: tuple[int, int], batch: PackedPages) -> tuple[int, int]:
     if batch.memory > memory:
         page = 0
     ends = []
-    for runs in (batch.runs, batch.zeros):
+    for runs in (batch.runs, batch.zeros, batch.known):
         end = page
         for first, count in zip(runs[::2], runs[1::2], strict=True):
             if first < end or not count:

@@ -19,6 +19,7 @@ from wasmsr.interp.instruction_set.features import chosen
 from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Limits
 from wasmsr.migrate.files.carried_trees import CarriedTrees
+from wasmsr.migrate.files.known_pages import KnownPages
 from wasmsr.migrate.hosting import offers
 from wasmsr.migrate.hosting.compiled_modules import KEPT, CompiledModules
 from wasmsr.migrate.hosting.hosted_program import HostedProgram
@@ -44,12 +45,16 @@ from wasmsr.snapshot import format as snapshot_format
 from wasmsr.snapshot.encoding.read_limits import DEFAULT_LIMIT
 from wasmsr.snapshot.live.early import EarlyRest
 from wasmsr.snapshot.live.incoming import IncomingState
+from wasmsr.snapshot.live.known import KnownImage
 from wasmsr.snapshot.memory.adoption import allocate
 from wasmsr.snapshot.preload import preload
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, Mount
 from wasmsr.wasi.state import checked_state as wasi_state
 from wasmsr.wasi.streams.standard import InputStream
+
+KNOWN_AT_ONCE = 256
+"""Pages that are read of a kept image at a time: 1 MiB."""
 
 Results = Callable[[bytes], Mapping[str, tuple[Path, str]]]
 """From a module's digest to its carried trees by guest path: each has the folder where the tree's
@@ -103,6 +108,7 @@ class Hosting:
         self.executor = LocalExecutor()
         self.belongings = CarriedTrees(files)
         self.inputs = OwnInputs(stdin, after)
+        self._known = KnownPages()
         self._grants = grants
         self._features = chosen(features)
         self._max_pages = max_pages
@@ -152,6 +158,10 @@ class Hosting:
         """Return digests of the pieces of files that are here since the program was."""
         return self.belongings.held(program)
 
+    def known(self, program: bytes) -> int:
+        """Return the epoch of the image that is kept of a program, or 0."""
+        return self._known.epoch(program)
+
     # Programs that begin here.
 
     def launch(self, make: Callable[[HostGrants], Program]) -> HostedProgram:
@@ -188,6 +198,7 @@ class Hosting:
             after=self.inputs.after,
             results=self._results(program.module.digest),
             executor=self.executor,
+            known=self._known,
         )
         return self._hosted[id]
 
@@ -201,7 +212,12 @@ class Hosting:
     # Programs that come.
 
     def arrival(
-        self, relays: Relays | None = None, *, image: int | None = None, rest: int = 0
+        self,
+        relays: Relays | None = None,
+        *,
+        image: int | None = None,
+        rest: int = 0,
+        program: bytes = b"",
     ) -> HostedArrival:
         """Begin to take a program in; see `ports.ProgramHost`."""
         pages = Limits().memory_pages if self._max_pages is None else self._max_pages
@@ -215,7 +231,9 @@ class Hosting:
         early = EarlyRest(
             limit=DEFAULT_LIMIT, limits=Limits(memory_pages=pages), files=self._carry_limit()
         )
-        return HostedArrival(self, relays or Relays(b"", b"", 0, None, None), state, early)
+        known = self._known.image(program)
+        relays = relays or Relays(b"", b"", 0, None, None)
+        return HostedArrival(self, relays, state, early, known)
 
     def restored(self, file: Iterator[Buffer], relays: Relays) -> HostedArrival:
         """Return the arrival of a program whose snapshot is on this host's disk."""
@@ -324,6 +342,7 @@ class Hosting:
             after=self.inputs.after,
             results=self._results(module.digest),
             executor=self.executor,
+            known=self._known,
         )
         return self._hosted[program]
 
@@ -367,10 +386,12 @@ class Hosting:
             hosted.deliver()
         self.belongings.forget(program, here=here)
         self.inputs.forget(program)
+        self._known.forget(program)
 
     def close(self) -> None:
         """Release everything."""
         self.inputs.close()
+        self._known.close()
 
 
 class HostedArrival:
@@ -382,7 +403,9 @@ class HostedArrival:
         relays: Relays,
         state: IncomingState | snapshot_format.Decoder,
         early: EarlyRest | None = None,
+        known: KnownImage | None = None,
     ) -> None:
+        self._known = known
         self._hosting = hosting
         self._early = early
         self._prepared: PreparedStore | None = None
@@ -402,12 +425,29 @@ class HostedArrival:
         for number, pages in enumerate(sizes):
             self._incoming.resize(number, pages)
 
-    def pages(self, memory: int, runs: array[int], data: Buffer, zeros: array[int]) -> None:
+    def pages(
+        self,
+        memory: int,
+        runs: array[int],
+        data: Buffer,
+        zeros: array[int],
+        known: Sequence[int] = (),
+    ) -> None:
         """Take pages of a memory."""
+        for first, count in zip(known[::2], known[1::2], strict=True):
+            self._take_known(memory, first, count)
         if runs:
             self._incoming.take(memory, runs, data)
         if zeros:
             self._incoming.zeros(memory, zeros)
+
+    def _take_known(self, memory: int, first: int, count: int) -> None:
+        if self._known is None:
+            raise FormatError("pages are named as known, and this end keeps none of the program")
+        for at in range(first, first + count, KNOWN_AT_ONCE):
+            pages = min(KNOWN_AT_ONCE, first + count - at)
+            data = self._known.pages(memory, at, pages)
+            self._incoming.take(memory, array("Q", (at, pages)), data)
 
     def early(self, piece: Buffer) -> None:
         """Take the next piece of an earlier rest."""

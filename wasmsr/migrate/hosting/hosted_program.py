@@ -11,6 +11,7 @@ from wasmsr.errors import ModuleMismatch, printable
 from wasmsr.executor.guards import LeaseGate
 from wasmsr.executor.local import LocalExecutor
 from wasmsr.migrate.files.carried_trees import CarriedTrees
+from wasmsr.migrate.files.known_pages import KnownPages
 from wasmsr.migrate.files.results import deliver
 from wasmsr.migrate.hosting.leaving import LeavingProgram
 from wasmsr.migrate.ports import Buffer
@@ -53,6 +54,7 @@ class HostedProgram:
         after: StdinAfterMove = "relay",
         results: Mapping[str, tuple[Path, str]] | None = None,
         executor: LocalExecutor | None = None,
+        known: KnownPages | None = None,
     ) -> None:
         """Enter the program into the registry of the executor.
 
@@ -68,7 +70,10 @@ class HostedProgram:
             after: What it reads after it has left.
             results: Where its files go when it has ended here; see `Hosting`.
             executor: The executor that runs it; None takes a new one.
+            known: What this end has of programs that are elsewhere.
         """
+        self._known = known or KnownPages()
+        self._leaving: LeavingProgram | None = None
         self._executor = executor or LocalExecutor()
         self.id = self._executor.enroll(program, id)
         self._program: Program | None = program
@@ -171,12 +176,22 @@ class HostedProgram:
         """Let host calls with an effect outside pass only while `may` returns True."""
         self.program.store.gate = LeaseGate(may)
 
-    def leave(self, held: Collection[bytes] = ()) -> LeavingProgram:
+    def leave(self, held: Collection[bytes] = (), known: int = 0) -> LeavingProgram:
         """Begin to send the program away; see `ports.MovableProgram`."""
         wasi = self.program.wasi
         trees = [] if wasi is None else wasi.process.trees.values()
         carries = any(tree.mode not in STAYING for tree in trees)
-        return LeavingProgram(self.program, self._captured, held, trial=not carries)
+        image = self._known.sent(self.id, known)
+        self._leaving = LeavingProgram(
+            self.program, self._captured, held, trial=not carries, known=image
+        )
+        return self._leaving
+
+    def left(self, epoch: int, received: Path | None) -> None:
+        """Take note that the program has left; see `ports.MovableProgram`."""
+        if self._leaving is not None:
+            self._known.left(self.id, epoch, self._leaving.trees, received)
+            self._leaving = None
 
     def pieces(self) -> Iterator[Buffer]:
         """Return the paused program's whole snapshot."""

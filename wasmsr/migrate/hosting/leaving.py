@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ class LeavingProgram:
         early: The rest as it is before the first round, or b"".
         sizes: Pages of each memory in the present round.
         digest: The root digest of the whole state, after `rest`.
+        trees: The digests of the memories, as they were sent.
         method: How dirty pages are found.
         parts: Seconds of what was done while the program was paused.
     """
@@ -50,6 +51,7 @@ class LeavingProgram:
         held: Collection[bytes],
         *,
         trial: bool = True,
+        known: Mapping[SpaceName, SpaceTree] | None = None,
     ) -> None:
         """Begin; the program stands for a moment if it runs.
 
@@ -59,6 +61,7 @@ class LeavingProgram:
                 `held`.
             held: Digests of the pieces of files that the destination has.
             trial: Whether the rest of the state may be captured now, to see how large it is.
+            known: The digests of the image that the destination keeps.
 
         Raises:
             MigrationError: The program did not pause in time.
@@ -75,12 +78,15 @@ class LeavingProgram:
         self._program = program
         self._capture = capture
         self._held = held
+        self._known = known
+        self.trees: Mapping[SpaceName, SpaceTree] = {}
         self._pages: OutgoingPages | None = None
         self._pacer: Pacer | None = None
         self._visit(lambda: self._begin(trial), PAUSE_SECONDS)
 
     def _begin(self, trial: bool) -> bool:
-        self._pages = OutgoingPages(self._program.store)
+        self._pages = OutgoingPages(self._program.store, known=self._known)
+        self.trees = self._pages.trees
         self.method = self._pages.method
         if trial:
             began = time.monotonic()

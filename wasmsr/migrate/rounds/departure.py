@@ -142,6 +142,7 @@ class Departure:
         self._leaving: Leaving | None = None
         self.figures = MoveFigures()
         self.stands = False
+        self._known = False
 
     def send(self, answer: Answer) -> Receipt:
         """Send the program; when this returns, the peer is READY and the program paused.
@@ -154,7 +155,8 @@ class Departure:
             PeerLost, PeerRefused, SnapshotError, MigrationError: It does not move.
         """
         round_trip = self.figures.round_trip = self._round_trip()
-        leaving = self._leaving = self._program.leave(frozenset(answer.held))
+        self._known = answer.known > 0
+        leaving = self._leaving = self._program.leave(frozenset(answer.held), answer.known)
         convergence = Convergence(
             self._policy,
             round_trip=round_trip,
@@ -236,7 +238,9 @@ class Departure:
     def _expected(self, leaving: Leaving, pages: int) -> tuple[int, int]:
         """Return about how many bytes of pages a round has, and how many go over the wire."""
         most = pages * PAGE_SIZE
-        if pages <= SAMPLE or most < SHORT * self._line.wire:
+        # In a first round the peer has work with the pages that it has too: it reads them.
+        reads = self._known and not self.figures.rounds
+        if reads or pages <= SAMPLE or most < SHORT * self._line.wire:
             return most, most
         data, looked = leaving.sample(SAMPLE)
         raw = pages * len(data) // max(1, looked)
@@ -254,7 +258,9 @@ class Departure:
             data, packed = packer.plain(batch.data) if probes else packer.pack(batch.data)
             length = len(batch.data)
             sending.pages(
-                PackedPages(batch.memory, batch.runs, batch.zeros, length, bytes(data), packed)
+                PackedPages(
+                    batch.memory, batch.runs, batch.zeros, length, bytes(data), packed, batch.known
+                )
             )
             if probes and packer.raw - before >= PROBE:
                 probes = False

@@ -15,6 +15,13 @@ from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.state import SnapshotState
 
 
+def address_space(size: int) -> memoryview:
+    """Return zeros that nobody reads or writes, in place of a memory of which the size counts."""
+    if not size:
+        return memoryview(b"")
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
 class EarlyRest:
     """Takes the bytes of an earlier rest, and keeps them: the last rest repeats most of them.
 
@@ -68,15 +75,12 @@ class EarlyRest:
         return memoryview(self.data)[offset : offset + size]
 
     def _allocate(self, size: int) -> memoryview:
-        view = memoryview(b"")
-        if size:  # address space only: nobody reads or writes it
-            view = memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-        self._sizes.append(view)
-        return view
+        self._sizes.append(address_space(size))
+        return self._sizes[-1]
 
     def _region(self, offset: int, length: int) -> memoryview:
         number, self._given = self._given, self._given + 1
         return self._sizes[number]
 
 
-__all__ = ["EarlyRest"]
+__all__ = ["EarlyRest", "address_space"]

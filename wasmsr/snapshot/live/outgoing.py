@@ -11,8 +11,8 @@ Source: Clark et al., "Live Migration of Virtual Machines", NSDI 2005 (pre-copy)
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wasmsr.snapshot.memory.dirty_pages import (
@@ -50,12 +50,14 @@ class PageBatch:
         runs: Runs of the pages, ascending.
         data: Their bytes, one page after the other.
         zeros: Runs of the pages that are zeros now and were not before, ascending.
+        known: Runs of the pages that the other side has in the image that it keeps, ascending.
     """
 
     memory: int
     runs: Runs
     data: bytes | bytearray | memoryview
     zeros: Runs
+    known: Runs = field(default_factory=lambda: array("Q"))
 
 
 class OutgoingPages:
@@ -64,6 +66,7 @@ class OutgoingPages:
     Args:
         store: The store. It does not run while this is made, and during `scan`.
         method: How dirty pages are found; None takes this host's best.
+        known: The digests of the image that the other side keeps.
 
     Attributes:
         trees: The digests of what was sent, by memory.
@@ -74,8 +77,14 @@ class OutgoingPages:
         SnapshotError: The host does not find dirty pages, or has no room.
     """
 
-    def __init__(self, store: StoreInterface, method: type[DirtyMethod] | None = None) -> None:
+    def __init__(
+        self,
+        store: StoreInterface,
+        method: type[DirtyMethod] | None = None,
+        known: Mapping[SpaceName, SpaceTree] | None = None,
+    ) -> None:
         self._store = store
+        self._known = known or {}
         method = method or method_of_host()
         self._tracker: DirtyTracker | None = None
         if method is not PageHashes:
@@ -117,10 +126,11 @@ class OutgoingPages:
     def batches(self) -> Iterator[PageBatch]:
         """Yield the pages of the round, without those that the other side has already."""
         for number, (view, runs) in enumerate(zip(self._views, self._runs, strict=True)):
-            tree = self.trees[SpaceName(MEMORY_SPACE, number)]
+            space = SpaceName(MEMORY_SPACE, number)
+            tree, known = self.trees[space], self._known.get(space)
             for part in _parts(runs):
-                batch = _batch(number, view, part, tree)
-                if batch.runs or batch.zeros:
+                batch = _batch(number, view, part, tree, known)
+                if batch.runs or batch.zeros or batch.known:
                     yield batch
             tree.root()  # now, so that little is left to digest when the program is paused
 
@@ -141,11 +151,12 @@ class OutgoingPages:
                     chosen.extend((page, 1))
                 at += length
             data = gather(view, chosen)
-            tree = self.trees[SpaceName(MEMORY_SPACE, number)]
+            space = SpaceName(MEMORY_SPACE, number)
+            tree, known = self.trees[space], self._known.get(space)
             digests = page_digests(data)
             for place, page in enumerate(chosen[::2]):
                 digest = digests[place * DIGEST : (place + 1) * DIGEST]
-                if digest not in (ZERO_DIGEST, tree.leaves(page, 1)):
+                if digest not in (ZERO_DIGEST, tree.leaves(page, 1), _leaves(known, page, 1)):
                     found += data[place * PAGE_SIZE : (place + 1) * PAGE_SIZE]
             looked += len(chosen) // 2
         return bytes(found), looked
@@ -182,8 +193,19 @@ def _parts(runs: Runs) -> Iterator[Runs]:
         yield part
 
 
-def _batch(number: int, view: memoryview, runs: Runs, tree: SpaceTree) -> PageBatch:
-    """Read pages; leave out those that have the digests that `tree` has, and update `tree`."""
+def _leaves(tree: SpaceTree | None, first: int, count: int) -> bytes:
+    """Return the digests of pages; zeros, which are no digest, where there is none."""
+    held = 0 if tree is None else max(0, min(count, tree.pages - first))
+    return (tree.leaves(first, held) if tree and held else b"") + bytes((count - held) * DIGEST)
+
+
+def _batch(
+    number: int, view: memoryview, runs: Runs, tree: SpaceTree, image: SpaceTree | None
+) -> PageBatch:
+    """Read pages; leave out those that have the digests that `tree` has, and update `tree`.
+
+    Pages that have the digests of `image` are named, and not sent.
+    """
     data = gather(view, runs)
     digests = page_digests(data)
     pairs = pairs_of(runs)
@@ -191,21 +213,30 @@ def _batch(number: int, view: memoryview, runs: Runs, tree: SpaceTree) -> PageBa
     count = len(digests) // DIGEST
     changed = differences(digests, known, size=DIGEST)
     filled = differences(digests, ZERO_DIGEST * count, size=DIGEST)
+    others = bytearray(b"\1" * count)
+    if image is not None:
+        held = b"".join(_leaves(image, first, length) for first, length in pairs)
+        others = bytearray(differences(digests, held, size=DIGEST))
     at = 0
     for first, length in pairs:
         tree.set_leaves(first, digests[at : at + length * DIGEST])
         at += length * DIGEST
-    if changed.count(1) == filled.count(1) == count:  # nearly always
+    if changed.count(1) == filled.count(1) == others.count(1) == count:  # nearly always
         return PageBatch(number, runs, data, array("Q"))
-    full, zeros, kept = _Pages(), _Pages(), _Pages()
+    full, zeros, kept, there = _Pages(), _Pages(), _Pages(), _Pages()
     pages = (page for first, length in pairs for page in range(first, first + length))
     for place, page in enumerate(pages):
-        if changed[place] and filled[place]:
+        if not changed[place]:
+            continue
+        if not filled[place]:
+            zeros.add(page)
+        elif others[place]:
             full.add(page)
             kept.add(place)
-        elif changed[place]:
-            zeros.add(page)
-    return PageBatch(number, full.runs, gather(memoryview(data), kept.runs), zeros.runs)
+        else:
+            there.add(page)
+    sent = gather(memoryview(data), kept.runs)
+    return PageBatch(number, full.runs, sent, zeros.runs, there.runs)
 
 
 class _Pages:
