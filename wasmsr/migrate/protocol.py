@@ -56,6 +56,9 @@ MOST_ROUNDS = 1000
 BATCH_BYTES = 1 << 20
 """Most bytes of pages in one message."""
 
+MODULES = 64
+"""Most modules of a program that moves."""
+
 MEMORIES = 64
 """Most memories of a program that moves."""
 

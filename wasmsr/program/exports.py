@@ -44,9 +44,9 @@ def exported_function(module: Module, name: str) -> FuncType:
     )
 
 
-def own_imports(module: Module) -> Imports:
-    """Return the imports about forks, for a module that asks for them; a program is fork 0."""
-    if all(item.module != "wasmsr" for item in module.imports):
+def own_imports(*modules: Module) -> Imports:
+    """Return the imports about forks, for modules that ask for them; a program is fork 0."""
+    if all(item.module != "wasmsr" for module in modules for item in module.imports):
         return {}
     from wasmsr.snapshot.moments.forks import fork_imports
 

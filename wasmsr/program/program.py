@@ -204,6 +204,7 @@ class Program:
         deferred: bool = False,
         adopted: bool = False,
         prepared: PreparedStore | None = None,
+        others: Sequence[Module] = (),
         timings: Timings | None = None,
     ) -> Program:
         """Return a program at the position where it was saved.
@@ -219,6 +220,7 @@ class Program:
             adopted: Whether the program takes over memories of the state that were read into files;
                 the state is of no use afterwards.
             prepared: A store that was prepared for the program; None makes one.
+            others: The other modules of a program of several.
             timings: Where the durations go; None makes a new object.
 
         Raises:
@@ -238,7 +240,13 @@ class Program:
                     store, wasi = prepared.fill(snapshot, grants, live=live, deferred=deferred)
                 else:
                     store, wasi = restore_store(
-                        snapshot, module, grants, live=live, deferred=deferred, adopted=adopted
+                        snapshot,
+                        module,
+                        grants,
+                        live=live,
+                        deferred=deferred,
+                        adopted=adopted,
+                        others=others,
                     )
         except BaseException:
             grants.close()
@@ -250,6 +258,11 @@ class Program:
         return program
 
     # -- steering ----------------------------------------------------------------------------------
+
+    @property
+    def modules(self) -> list[Module]:
+        """The modules of its instances, each once, in the order of its snapshots."""
+        return list({one.module.digest: one.module for one in self.store.instances}.values())
 
     @property
     def pending(self) -> bool:
@@ -481,7 +494,9 @@ class Program:
         if old_wasi is not None:
             old_wasi.close()
         with self.timings.measure("restore"):
-            store, self.wasi = restore_store(snapshot, self.module, self._grants, live=True)
+            store, self.wasi = restore_store(
+                snapshot, self.module, self._grants, live=True, others=self.modules
+            )
         self._base = (store.executed or 0) - executed
         old = self.store
         self._take(store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,7 @@ def restore_store(
     live: bool,
     deferred: bool = False,
     adopted: bool = False,
+    others: Sequence[Module] = (),
 ) -> tuple[Store, Wasi | None]:
     """Return a store and its WASI in the snapshot's state.
 
@@ -117,6 +119,7 @@ def restore_store(
         live: Whether the time since the snapshot counts for the program's monotonic clock.
         deferred: Whether carried files reach their folders when the program starts, not now.
         adopted: Whether the store takes over memories that were read into files for one store.
+        others: The other modules of a program of several.
 
     Raises:
         SnapshotError: The state cannot be restored.
@@ -132,8 +135,8 @@ def restore_store(
 
     store = restore(
         snapshot,
-        modules=[module],
-        imports=own_imports(module),
+        modules=[module, *others],
+        imports=own_imports(module, *others),
         features=module.allowed_features,
         wasi=serve,
         lay=adopt(snapshot.memories, take=adopted),
@@ -183,12 +186,19 @@ class PreparedStore:
         snapshot: The earlier state, as a decoder gives it; of its memories only the sizes count.
         module: Its module.
         max_pages: As for `permitted`.
+        others: The other modules of a program of several.
 
     Raises:
         SnapshotError: The state cannot be restored.
     """
 
-    def __init__(self, snapshot: SnapshotState, module: Module, max_pages: int | None) -> None:
+    def __init__(
+        self,
+        snapshot: SnapshotState,
+        module: Module,
+        max_pages: int | None,
+        others: Sequence[Module] = (),
+    ) -> None:
         from wasmsr.snapshot.restore import StoreRestorer, modules_of
 
         snapshot = permitted(snapshot, max_pages)
@@ -196,7 +206,7 @@ class PreparedStore:
         self._given = False
         self._memories: list[MemoryState] = []
         self.wasi: Wasi | None = None
-        imports = own_imports(module)
+        imports = own_imports(module, *others)
         if snapshot.wasi is not None:
             from wasmsr.wasi.facade import Wasi
             from wasmsr.wasi.state import restore
@@ -206,7 +216,7 @@ class PreparedStore:
             read(snapshot.wasi)
             self.wasi = Wasi.waiting()
             imports = {**self.wasi.imports, **imports}
-        modules = modules_of(snapshot, [module], module.allowed_features)
+        modules = modules_of(snapshot, [module, *others], module.allowed_features)
         StoreRestorer(snapshot, modules, imports, lambda *_: True).run().close()
         self._restorer = StoreRestorer(snapshot, modules, imports, self._lay)
         self._restorer.allocate()

@@ -16,7 +16,7 @@ from wasmsr.errors import printable
 from wasmsr.migrate import protocol as terms
 from wasmsr.rpc import messages
 
-MODULES, FEATURES, MOUNTS = 64, 256, 256
+MODULES, FEATURES, MOUNTS = terms.MODULES, 256, 256
 """Most entries of each list in an offer."""
 TEXT = 1000
 PATH = 4096

@@ -265,17 +265,25 @@ class Hosting:
         Raises:
             SnapshotError, ModuleError: The program cannot run here, or not as it was announced.
         """
-        module = self._module_of(snapshot, modules)
-        return PreparedStore(snapshot, module, self._max_pages)
+        module, others = self._modules_of(snapshot, modules)
+        return PreparedStore(snapshot, module, self._max_pages, others)
 
-    def _module_of(self, snapshot: SnapshotState, modules: Mapping[bytes, Buffer]) -> Module:
-        """Return the module of a program that comes, which may be here. Raises SnapshotError."""
-        if len(modules) != 1 or [m.digest for m in snapshot.modules] != [*modules]:
+    def _modules_of(
+        self, snapshot: SnapshotState, modules: Mapping[bytes, Buffer]
+    ) -> tuple[Module, list[Module]]:
+        """Return the module of the first instance of a program that comes, and its other modules.
+
+        Raises:
+            SnapshotError: They may not be here, or are others than were announced.
+        """
+        if [m.digest for m in snapshot.modules] != [*modules]:
             raise ModuleMismatch("the snapshot is of other modules than were announced")
-        (digest,) = modules
-        module = self._modules.get(digest, modules[digest])
-        self._check(snapshot, module)
-        return module
+        found = [self._modules.get(digest, binary) for digest, binary in modules.items()]
+        self._check(snapshot, found)
+        first = snapshot.instances[0].module if snapshot.instances else 0
+        if not 0 <= first < len(found):
+            raise FormatError(f"the first instance is of module {first}")
+        return found[first], [module for module in found if module is not found[first]]
 
     def resume(
         self,
@@ -297,7 +305,7 @@ class Hosting:
         Raises:
             SnapshotError: The program cannot run here, or not as it was announced.
         """
-        module = self._module_of(snapshot, modules)
+        module, others = self._modules_of(snapshot, modules)
         places: dict[str, Path] = {}
 
         def folder(guest: str) -> Path:
@@ -324,6 +332,7 @@ class Hosting:
                 deferred=True,
                 adopted=True,
                 prepared=prepared,
+                others=others,
             )
         except BaseException:
             if stdin is not None:
@@ -346,16 +355,16 @@ class Hosting:
         )
         return self._hosted[program]
 
-    def _check(self, snapshot: SnapshotState, module: Module) -> None:
+    def _check(self, snapshot: SnapshotState, modules: Sequence[Module]) -> None:
         """Check the state that has come, not the announcement, against what may come here.
 
         Raises SnapshotError.
         """
         limits = snapshot.limits
         found = Description(
-            modules=(ModuleName(module.digest, len(module.binary)),),
+            modules=tuple(ModuleName(module.digest, len(module.binary)) for module in modules),
             snapshot_format=SNAPSHOT_FORMAT,
-            features=tuple(sorted(module.needed_features)),
+            features=tuple(sorted({name for module in modules for name in module.needed_features})),
             mounts=_mounts(snapshot),
             limits=ProgramLimits(
                 limits.memory_pages,

@@ -95,12 +95,15 @@ class HostedProgram:
 
     def describe(self) -> Description:
         """Return what a destination must have for the program."""
-        module, store = self.program.module, self.program.store
+        modules, store = self.program.modules, self.program.store
         limits = store.limits
         return Description(
-            modules=(ModuleName(module.digest, len(module.binary), module.name or ""),),
+            modules=tuple(
+                ModuleName(module.digest, len(module.binary), module.name or "")
+                for module in modules
+            ),
             snapshot_format=SNAPSHOT_FORMAT,
-            features=tuple(sorted(module.needed_features)),
+            features=tuple(sorted({name for module in modules for name in module.needed_features})),
             mounts=self._mounts,
             shown=self._shown,
             fed=self._fed if self._reads_elsewhere() else b"",
@@ -124,10 +127,10 @@ class HostedProgram:
 
     def module(self, digest: bytes) -> Buffer:
         """Return the binary of a module by digest."""
-        module = self.program.module
-        if module.digest != digest:
-            raise ModuleMismatch(f"the program has no module {digest.hex()[:16]}")
-        return module.binary
+        for module in self.program.modules:
+            if module.digest == digest:
+                return module.binary
+        raise ModuleMismatch(f"the program has no module {digest.hex()[:16]}")
 
     def start(self) -> None:
         """Start the program, or continue it."""

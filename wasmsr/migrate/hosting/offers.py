@@ -6,7 +6,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from wasmsr.interp.instruction_set.features import BY_NAME, State
-from wasmsr.migrate.protocol import SNAPSHOT_FORMAT, Description, MountName, Reason, Refusal
+from wasmsr.migrate.protocol import (
+    MODULES,
+    SNAPSHOT_FORMAT,
+    Description,
+    MountName,
+    Reason,
+    Refusal,
+)
 from wasmsr.program.restoring import excessive
 from wasmsr.wasi.filesystem.mounts import MODES, PORTABLE
 
@@ -32,8 +39,8 @@ def refuse(
             f"not {description.snapshot_format}",
             "install the same version of wasmsr on both ends",
         )
-    if len(description.modules) != 1:
-        return Refusal(Reason.FEATURE, "it takes programs of one module")
+    if not 1 <= len(description.modules) <= MODULES:
+        return Refusal(Reason.LIMIT, f"it takes programs of 1 to {MODULES} modules")
     for feature in description.features:
         if feature not in features:
             return _lacks(feature)
