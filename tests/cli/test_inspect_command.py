@@ -16,6 +16,7 @@ from wasmsr.cli.commands.cache import ago
 from wasmsr.cli.programs import PROGRAMS
 from wasmsr.interp.modules.module import Module, assemble
 from wasmsr.interp.modules.module_cache import RACY, SMALLEST
+from wasmsr.interp.tier import refusal
 from wasmsr.snapshot.inspect.text_tables import lines, moment, seconds, text
 from wasmsr.snapshot.inspect.wasi import bits, rights
 from wasmsr.wasi.preview1.abi import ALL_RIGHTS, Right
@@ -213,3 +214,39 @@ def test_the_cache_says_which_modules(cli: Cli) -> None:
         assert f"{size / 1024:.1f} KiB" in line or name != "one"
         assert re.search(r"\d+ s ago +[0-9a-f]{16}  is valid, 1 file$", line)
     assert len(shown.splitlines()) == 6
+
+
+# ---- native code ----
+
+needs_native = pytest.mark.skipif(refusal() is not None, reason="no native code here")
+
+
+@needs_native
+def test_code_of_a_function(cli: Cli) -> None:
+    outcome = cli("inspect", "fib", "--code", "fib")
+    assert outcome.returncode == 0, outcome.stderr
+    head, called, *rest = outcome.stdout.splitlines()
+    assert head.startswith("fib (function 0); ")
+    assert called == "called:"
+    assert any(re.match(r" +0x[0-9a-f]+  call 0 +call_own$", line) for line in rest)
+    found = described(cli, "fib", "--code", "0")
+    assert found["name"] == "fib"
+    assert {"i32.add", "call_own", "return_1"} <= {cell["cell"] for cell in found["cells"]}
+    assert all(cell["native"] == bool(cell["code"]) or cell["native"] for cell in found["cells"])
+
+
+@needs_native
+@pytest.mark.parametrize("name", ["nothing", "1", "99999999999", "-1", "\N{SUPERSCRIPT TWO}"])
+def test_code_of_a_function_that_is_none(cli: Cli, name: str) -> None:
+    outcome = cli("inspect", "fib", "--code", name)
+    assert outcome.returncode == 1
+    assert "the module defines no function" in one_sentence(outcome)
+
+
+@needs_native
+def test_perf_map_and_budget(cli: Cli) -> None:
+    outcome = cli("run", "--tier", "native", "--perf-map", "--code-budget", "1M", "fib", "5")
+    assert (outcome.returncode, outcome.stdout) == (0, "5\n")
+    assert outcome.stderr == ""
+    small = cli("run", "--tier", "native", "--code-budget", "0", "fib", "5")
+    assert (small.returncode, small.stdout) == (0, "5\n")

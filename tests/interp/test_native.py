@@ -7,6 +7,7 @@ machines on which there is no native code.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import shutil
@@ -27,6 +28,7 @@ from wasmsr.interp import tier
 from wasmsr.interp.instruction_set.instructions import INSTRUCTIONS, Instruction
 from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Finished, Limits, Outcome, Trapped
+from wasmsr.interp.perf_map import perf_map
 from wasmsr.interp.store.externs import Function, Memory
 from wasmsr.interp.store.instance import Instance
 from wasmsr.interp.store.store import Store
@@ -498,6 +500,54 @@ print(store.instantiate(code).exports["run"](), store.tier, tier.refusal())
         assert done.stdout == f"7 interpreter {why}\n"
     elif done.stdout.startswith("0\n") and refused is None:
         assert done.stdout == "0\n7 native None\n"
+
+
+# ---- how much code there may be ----
+
+
+@needs_native
+def test_functions_over_the_budget_run_in_the_interpreter() -> None:
+    text = '(module (func (export "run") (param i32) (result i32) (i32.add (local.get 0) {})))'
+    few, many = (Module.from_text(text.format(f"(i32.const {n})")) for n in (101, 102))
+    try:
+        tier.limit(tier.code_bytes() + 16)
+        got, store = ran(few, 1)
+        assert (got, native_bytes(store)) == (102, {})
+        tier.limit(tier.code_bytes() + (1 << 20))
+        got, store = ran(many, 1)
+        assert got == 103
+        assert native_bytes(store)
+    finally:
+        tier.limit(256 << 20)
+
+
+@needs_native
+def test_code_of_freed_modules_is_free_again() -> None:
+    before = tier.code_bytes()
+    kept = ran(Module.from_text(KEPT.format(7)), 5)[1]
+    made = [ran(Module.from_text(KEPT.format(n)), 5) for n in range(20, 28)]
+    assert tier.code_bytes() > before
+    with_all = tier.code_bytes()
+    while made:
+        made.pop(len(made) // 2)
+        gc.collect()
+    assert tier.code_bytes() < with_all
+    again = [ran(Module.from_text(KEPT.format(n)), 5) for n in range(30, 38)]
+    assert [got for got, _ in again] == [5 * n for n in range(30, 38)]
+    assert tier.code_bytes() <= with_all
+    assert exported(kept.instances[0])(3) == 21
+
+
+KEPT = """(module (func $f (param i32) (result i32) (i32.mul (local.get 0) (i32.const {})))
+  (func (export "run") (param i32) (result i32) (call $f (local.get 0))))"""
+
+
+@needs_native
+def test_perf_map() -> None:
+    store = ran(Module.from_text(KEPT.format(9)), 5)[1]
+    lines = [line.split(maxsplit=2) for line in perf_map(store)]
+    assert [name for _, _, name in lines] == ["f\n", "run\n"]
+    assert all(int(start, 16) and int(size, 16) for start, size, _ in lines)
 
 
 # ---- what the code may touch ----

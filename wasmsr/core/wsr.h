@@ -308,6 +308,11 @@ int wsr_native_available(const char **why);
  * it does. */
 int wsr_store_use_native(wsr_store *store);
 int wsr_store_is_native(const wsr_store *store);
+/* Limit the bytes of native code in this process; functions that come later run in the
+ * interpreter. Code of freed modules is free again. */
+void wsr_native_budget(uint64_t bytes);
+/* Bytes of native code in this process. */
+uint64_t wsr_native_used(void);
 typedef struct {
   const uint8_t *code;
   uint32_t bytes;
@@ -315,6 +320,24 @@ typedef struct {
 /* The native code of a function by address, without or with counts of instructions; 0 if it has
  * none. */
 int wsr_native_code(wsr_store *store, uint32_t function, int counts, wsr_native_view *out);
+/* A cell of fast code in a listing. */
+typedef struct {
+  const char *name;  /* of its instruction, or of the cell if it has none */
+  uint32_t offset;   /* of the instruction in the module */
+  uint32_t native;   /* where its native code begins */
+  uint32_t template; /* 0: its C handler runs */
+} wsr_listed_cell;
+/* What native code is made of a function, by index: cells, and the code, whose first part, of `hot`
+ * bytes, is in the order of the cells. */
+typedef struct {
+  wsr_listed_cell *cells;
+  uint32_t n_cells;
+  uint8_t *code;
+  uint32_t bytes, hot, records; /* records: bytes at the end that are no code */
+} wsr_native_listing;
+/* 0: the function has no native code; free what is listed in any case. */
+int wsr_native_list(wsr_module *module, uint32_t function, wsr_native_listing *out);
+void wsr_native_list_free(wsr_native_listing *listing);
 /* The compiler that built it, with its version. */
 const char *wsr_compiler(void);
 

@@ -40,6 +40,16 @@ def refusal() -> str | None:
     return None if lib.wsr_native_available(why) else ffi.string(why[0]).decode()
 
 
+def limit(size: int) -> None:
+    """Limit the bytes of native code in this process. Later functions run in the interpreter."""
+    lib.wsr_native_budget(size)
+
+
+def code_bytes() -> int:
+    """Return how many bytes of native code this process has."""
+    return int(lib.wsr_native_used())
+
+
 def _checked(tier: str, what: str) -> str:
     if tier not in TIERS:
         raise WasmsrError(f"{what} is {tier!r}; it is one of {', '.join(TIERS)}")

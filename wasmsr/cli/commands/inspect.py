@@ -34,13 +34,15 @@ the snapshot embeds it or if it is that of a packaged program; otherwise name it
 Of a folder of checkpoints, the last complete one is shown.
 
 Of a module: whether it runs here, and if not why, its imports and exports with their types, its
-memories, the features of WebAssembly that it needs, and its sections.
+memories, the features of WebAssembly that it needs, and its sections. With --code FUNCTION (a name
+or an index): its instructions, what the interpreter makes of them, and their native code.
 
 \b
   wasmsr inspect snapshot.bin
   wasmsr inspect snapshot.bin --values --program app.wasm
   wasmsr inspect app.wasm
   wasmsr inspect fib --json
+  wasmsr inspect fib --code fib
 
 With --node, FILE is the id of a program on that node: its state, its run and its call stack are
 shown.
@@ -77,6 +79,12 @@ TEXT = (b"(", b";;")
     help="Judge a module by these features of WebAssembly.",
 )
 @click.option(
+    "--code",
+    metavar="FUNCTION",
+    envvar=variable("--code"),
+    help="Of a module: show the native code of this function.",
+)
+@click.option(
     "--json",
     "as_json",
     is_flag=True,
@@ -96,6 +104,7 @@ def inspect(
     program: str | None,
     values: bool,
     features: str | None,
+    code: str | None,
     as_json: bool,
     decrypt: str | None,
     node: str | None,
@@ -113,6 +122,8 @@ def inspect(
     stream = pieces(file if named is None else named.location)
     data = next(stream, b"")
     if data.startswith(b"\0asm") or data.lstrip()[:2].startswith(TEXT):
+        if code is not None:
+            return _show_code(data + b"".join(stream), file, features, code, as_json)
         return _inspect_module(data + b"".join(stream), file, features, as_json)
     if not data.startswith(SNAPSHOT):
         raise _neither(data, file)
@@ -170,6 +181,21 @@ def _inspect_module(data: bytes, name: str, features: str | None, as_json: bool)
     if error is not None:
         raise error
     _print(description, "".join(f"{line}\n" for line in lines(blocks(description))), as_json)
+    return 0
+
+
+def _show_code(data: bytes, name: str, features: str | None, function: str, as_json: bool) -> int:
+    from wasmsr.interp.modules.module import Module
+    from wasmsr.interp.modules.native_listing import description, function_index, listing, text
+
+    text_format = data.lstrip()[:2].startswith(TEXT)
+    module = (
+        Module.from_text(data.decode(), name=name, features=features)
+        if text_format
+        else Module(data, name=name, features=features)
+    )
+    listed = listing(module, function_index(module, function))
+    _print(description(listed), text(listed), as_json)
     return 0
 
 

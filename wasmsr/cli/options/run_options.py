@@ -19,6 +19,7 @@ from wasmsr.runspec.kinds import (
     OptionKind,
     RepeatedChoice,
     Seconds,
+    Size,
     SwappedFolders,
     WritableFile,
 )
@@ -139,6 +140,12 @@ ROWS = (
     OptionRow("--tier", "tier", "interpreter|native|auto",
         "Run in the interpreter; or make native code too, where this machine allows it. The "
         "results and snapshots are the same.", "interpreter", own=Choice(*TIERS)),
+    OptionRow("--code-budget", "code_budget", "SIZE",
+        "Make at most so much native code; the rest runs in the interpreter. Default: 256M.",
+        own=Size()),
+    OptionRow("--perf-map", "perf_map", "",
+        "At the end, write the names of native functions to /tmp/perf-PID.map, for `perf report`.",
+        own=FLAG),
     OptionRow("--trace", "trace", "", "Print every instruction, on standard error.", own=FLAG),
     OptionRow("--trace-state", "trace_state", "",
         "The same with operands, locals and changed globals.", own=FLAG),
@@ -257,6 +264,8 @@ class RunOptions:
     module_cache: str | None
     deterministic: bool
     tier: str
+    code_budget: int | None
+    perf_map: bool
     trace: bool
     trace_state: bool
     trace_file: str | None

@@ -119,8 +119,18 @@ class Launch:
         from wasmsr.interp import tier
 
         tier.choose(self.options.tier)
+        if self.options.code_budget is not None:
+            tier.limit(self.options.code_budget)
         if self.options.tier == "native" and (why := tier.refusal()) is not None:
             say(f"--tier native has no effect: {why}; the interpreter runs", "warning")
+
+    def _write_perf_map(self, program: Program) -> None:
+        from wasmsr.interp.perf_map import write_perf_map
+
+        try:
+            write_perf_map(program.store)
+        except OSError as error:
+            say(f"--perf-map has no effect: {error}", "warning")
 
     def _session(self, events: Events) -> RunEnding:
         """Make the program and run it."""
@@ -148,6 +158,8 @@ class Launch:
                 return RunSession(program, plan, events).run()
             finally:
                 self.executed = program.executed
+                if self.options.perf_map and program.is_stopped:
+                    self._write_perf_map(program)
                 if program.is_stopped:
                     program.close()
 

@@ -113,6 +113,8 @@ struct wsr_fast {
  * own, so that stores without it never meet it. NULL without memory. */
 const wsr_fast *wsr_translate_fast(const wsr_module *module, const wsr_code *code, unsigned kind,
                                    const wsr_request *interrupt);
+/* Plain fast code of a function that nobody runs, for listings. NULL without memory. */
+wsr_fast *wsr_fast_copy(const wsr_module *module, const wsr_code *code);
 /* Join the `n` cells that the map names into sequences; false without memory. */
 bool wsr_join_cells(uint64_t *words, const wsr_place *map, uint32_t n);
 /* The fast code of a function by address, made now if need be. */

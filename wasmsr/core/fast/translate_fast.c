@@ -1196,6 +1196,10 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered,
   return fast;
 }
 
+wsr_fast *wsr_fast_copy(const wsr_module *m, const wsr_code *code) {
+  return make(m, code, false, NULL);
+}
+
 const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, unsigned kind,
                                    const wsr_request *interrupt) {
   /* each code is made once, when it is first needed */
@@ -1256,6 +1260,9 @@ uint32_t wsr_fast_entry(const wsr_fast *fast, uint32_t cell) {
 void wsr_fast_free(wsr_fast *fast) {
   if (!fast) return;
 #if WSR_FAST
+#if WSR_NATIVE
+  wsr_code_give(fast->native, fast->native_bytes);
+#endif
   free(fast->words);
   free(fast->map);
   free(fast->canonical);

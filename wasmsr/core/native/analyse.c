@@ -303,6 +303,7 @@ static void learn_from_moves(const wsr_analysis *a, pinning *p, const wsr_native
 /* The type of the register for a slot, or TYPE_ANY for none. A register for an f32 keeps 32 bits,
  * so an operand that a move copies whatever it is gets none. */
 static uint8_t register_type(const wsr_analysis *a, const pinning *p, uint32_t slot) {
+  if (p->seen[slot] & 1U << TYPE_V) return TYPE_ANY;
   if (slot < a->n_locals) { /* slot 0 also takes the result */
     const bool other = p->seen[slot] & (1U << TYPE_I | 1U << TYPE_D);
     return p->local_type[slot] == TYPE_F && other ? TYPE_ANY : p->local_type[slot];

@@ -66,6 +66,45 @@ static void add_memory(known_handlers *all, uint16_t op) {
         (wsr_shape){.kind = CELL_STORE, .op = op, .a = k / 3, .b = k % 3});
 }
 
+static uint8_t vector_kind(uint32_t op) {
+  const wsr_opcode_row *const row = &wsr_opcode_table[op];
+  switch (row->immediate) {
+    case WSR_IMM_MEMARG: return row->result ? CELL_VECTOR_LOAD : CELL_VECTOR_STORE;
+    case WSR_IMM_LANE: return row->n_params == 1 ? CELL_VECTOR_LANE : CELL_VECTOR_REPLACE;
+    case WSR_IMM_LANES: return CELL_VECTOR_SHUFFLE;
+    case WSR_IMM_MEMARG_LANE:
+    case WSR_IMM_V128: return CELL_OTHER;
+    default: break;
+  }
+  return row->n_params < 2 ? CELL_VECTOR_1 : row->n_params == 2 ? CELL_VECTOR_2 : CELL_VECTOR_3;
+}
+
+/* In the order of fast/translate_simd.h. */
+static void add_vector(known_handlers *all, uint16_t op) {
+  wsr_handler *const *const handlers = wsr_vector_handlers(op);
+  const uint8_t kind = vector_kind(op);
+  if (!handlers || kind == CELL_OTHER) return;
+  static const uint8_t numbers[] = {
+      [CELL_VECTOR_1] = 4,       [CELL_VECTOR_2] = 12,     [CELL_VECTOR_3] = 8,
+      [CELL_VECTOR_LOAD] = 14,   [CELL_VECTOR_STORE] = 6,  [CELL_VECTOR_LANE] = 2,
+      [CELL_VECTOR_REPLACE] = 8, [CELL_VECTOR_SHUFFLE] = 8};
+  enum { LOADS = 6 };
+  for (uint8_t k = 0; k < numbers[kind]; k++) {
+    wsr_shape s = {.kind = kind, .op = op, .a = k / 2, .writes = k % 2};
+    if (kind == CELL_VECTOR_2)
+      s = (wsr_shape){.kind = kind, .op = op, .a = k / 6, .b = k / 2 % 3, .writes = k % 2};
+    if (kind == CELL_VECTOR_SHUFFLE || kind == CELL_VECTOR_REPLACE)
+      s = (wsr_shape){.kind = kind, .op = op, .a = k / 4, .b = k / 2 % 2, .writes = k % 2};
+    if (kind == CELL_VECTOR_STORE) s = (wsr_shape){.kind = kind, .op = op, .a = k / 2, .b = k % 2};
+    if (kind == CELL_VECTOR_LANE) s.a = WSR_S;
+    if (kind == CELL_VECTOR_LOAD && k >= LOADS) {
+      s.kind = CELL_VECTOR_LOAD_SUM;
+      s.a = (uint8_t)(k - LOADS) / 2;
+    }
+    add(all, handlers[k], s);
+  }
+}
+
 static known_handlers *gather(void) {
   known_handlers *all = calloc(1, sizeof *all);
   if (!all) return NULL;
@@ -74,6 +113,7 @@ static known_handlers *gather(void) {
   for (uint16_t op = 0; op < WSR_OP_COUNT; op++) {
     add_numeric(all, op);
     add_memory(all, op);
+    add_vector(all, op);
   }
   for (uint32_t i = 0; i < wsr_n_superinstructions; i++) {
     const wsr_superinstruction *s = &wsr_superinstructions[i];
@@ -116,11 +156,14 @@ static uint8_t type_of(uint8_t wasm) {
   switch (wasm & 0x7F) {
     case 0x7D: return TYPE_F;
     case 0x7C: return TYPE_D;
+    case 0x7B: return TYPE_V;
     default: return TYPE_I;
   }
 }
 static uint32_t accumulator(uint32_t n_slots, uint8_t type) {
-  return n_slots + (type == TYPE_F ? ACC_F : type == TYPE_D ? ACC_D : ACC_I);
+  static const uint8_t of[] = {
+      [TYPE_I] = ACC_I, [TYPE_F] = ACC_F, [TYPE_D] = ACC_D, [TYPE_V] = ACC_V};
+  return n_slots + of[type];
 }
 
 typedef struct {
@@ -130,9 +173,12 @@ typedef struct {
 
 static void reads(describing *d, uint32_t slot, uint8_t type) {
   d->c->reads[d->n_reads++] = (wsr_access){slot, type};
+  if (type == TYPE_V && slot < d->n_slots) d->c->reads[d->n_reads++] = (wsr_access){slot + 1, type};
 }
 static void writes(describing *d, uint32_t slot, uint8_t type) {
   d->c->writes[d->n_writes++] = (wsr_access){slot, type};
+  if (type == TYPE_V && slot < d->n_slots)
+    d->c->writes[d->n_writes++] = (wsr_access){slot + 1, type};
 }
 /* An operand of a class, which a field names if it is in a slot. */
 static void operand(describing *d, uint8_t class, unsigned k, uint8_t type) {
@@ -170,12 +216,68 @@ static void describe_regular(describing *d) {
       result(d, given, 1);
       break;
     case CELL_LOAD_SUM:
+    case CELL_VECTOR_LOAD_SUM:
       operand(d, s->a == SUM_ACC_CONSTANT ? WSR_A : WSR_S, 0, TYPE_I);
       if (s->a == SUM_SLOT_SLOT) operand(d, WSR_S, 2, TYPE_I);
       if (s->a == SUM_SLOT_ACC) operand(d, WSR_A, 0, TYPE_I);
       result(d, given, 1);
       break;
     default: operand(d, s->a, 0, TYPE_I); operand(d, s->b, 1, type_of(row->params[1]));
+  }
+}
+
+static void describe_vector(describing *d) {
+  const wsr_shape *const s = &d->c->shape;
+  const wsr_opcode_row *const row = &wsr_opcode_table[s->op];
+  const uint8_t given = row->result ? type_of(row->result) : TYPE_V;
+  switch (s->kind) {
+    case CELL_VECTOR_1:
+      operand(d, s->a, 0, row->n_params ? type_of(row->params[0]) : TYPE_V);
+      result(d, given, 3);
+      break;
+    case CELL_VECTOR_REPLACE:
+    case CELL_VECTOR_2:
+      operand(d, s->a, 0, TYPE_V);
+      operand(d, s->b, 1, type_of(row->params[1]));
+      result(d, given, 3);
+      break;
+    case CELL_VECTOR_3:
+      for (uint8_t k = 0; k < 3; k++) operand(d, s->a == k + 1 ? WSR_A : WSR_S, k, TYPE_V);
+      result(d, given, 3);
+      break;
+    case CELL_VECTOR_LOAD:
+      operand(d, s->a, 0, TYPE_I);
+      result(d, TYPE_V, 1);
+      break;
+    case CELL_VECTOR_LANE:
+      operand(d, WSR_S, 0, TYPE_V);
+      result(d, given, 3);
+      break;
+    case CELL_VECTOR_SHUFFLE:
+      operand(d, s->a, 0, TYPE_V);
+      operand(d, s->b, 1, TYPE_V);
+      result(d, TYPE_V, 3);
+      break;
+    default: operand(d, s->a, 0, TYPE_I); operand(d, s->b, 1, TYPE_V);
+  }
+}
+
+static void describe_vector_moves(describing *d) {
+  wsr_native_cell *const c = d->c;
+  switch (c->shape.op) {
+    case WSR_FAST_move_acc_v:
+      operand(d, WSR_A, 0, TYPE_V);
+      writes(d, wsr_cell_field(c, 3), TYPE_V);
+      break;
+    case WSR_FAST_constant_v: writes(d, wsr_cell_field(c, 3), TYPE_V); break;
+    case WSR_FAST_select_v_w: c->shape.writes = true; /* fall through */
+    case WSR_FAST_select_v_a:
+      operand(d, WSR_S, 0, TYPE_V);
+      operand(d, WSR_S, 1, TYPE_V);
+      operand(d, WSR_S, 2, TYPE_I);
+      result(d, TYPE_V, 3);
+      break;
+    default: break;
   }
 }
 
@@ -219,8 +321,8 @@ static void describe_moves(describing *d) {
 static void describe_globals(describing *d) {
   wsr_native_cell *const c = d->c;
   const uint16_t op = c->shape.op;
-  c->shape.writes = op == WSR_FAST_get_i_w || op == WSR_FAST_get_f_w || op == WSR_FAST_get_d_w ||
-                    op == WSR_FAST_get_add_w;
+  c->shape.writes |= op == WSR_FAST_get_i_w || op == WSR_FAST_get_f_w || op == WSR_FAST_get_d_w ||
+                     op == WSR_FAST_get_add_w;
   switch (op) {
     case WSR_FAST_get_i_a:
     case WSR_FAST_get_i_w:
@@ -306,10 +408,14 @@ void wsr_describe_cell(wsr_native_cell *c, uint32_t n_slots) {
   c->falls = true;
   c->target = WSR_NONE;
   if (c->shape.kind == CELL_OTHER) return;
-  if (c->shape.kind != CELL_SPECIAL) {
+  if (c->shape.kind >= CELL_VECTOR_1 && c->shape.kind < CELL_SPECIAL &&
+      c->shape.kind != CELL_VECTOR_LOAD_SUM) {
+    describe_vector(&d);
+  } else if (c->shape.kind != CELL_SPECIAL) {
     describe_regular(&d);
   } else {
     describe_moves(&d);
+    describe_vector_moves(&d);
     describe_globals(&d);
     describe_control(&d);
   }

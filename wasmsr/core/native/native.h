@@ -32,6 +32,15 @@ enum {
   CELL_LOAD,
   CELL_LOAD_SUM,
   CELL_STORE,
+  CELL_VECTOR_1, /* of one operand */
+  CELL_VECTOR_2,
+  CELL_VECTOR_3, /* a: 1 + the operand that is in the accumulator, or 0 */
+  CELL_VECTOR_LOAD,
+  CELL_VECTOR_LOAD_SUM,
+  CELL_VECTOR_STORE,
+  CELL_VECTOR_LANE, /* reads one */
+  CELL_VECTOR_REPLACE,
+  CELL_VECTOR_SHUFFLE,
   CELL_SPECIAL
 };
 enum { SUM_SLOT_CONSTANT, SUM_ACC_CONSTANT, SUM_SLOT_SLOT, SUM_SLOT_ACC };
@@ -52,15 +61,15 @@ bool wsr_shape_of(uint64_t handler, wsr_shape *shape);
 
 /* Accumulators, as numbers of slots behind the frame's. */
 enum { ACC_I, ACC_F, ACC_D, ACC_V, ACCUMULATORS };
-/* Types of a slot, as far as registers know them. */
-enum { TYPE_ANY, TYPE_I, TYPE_F, TYPE_D };
+/* Types of a slot, as far as registers know them. A vector's two slots never have registers. */
+enum { TYPE_ANY, TYPE_I, TYPE_F, TYPE_D, TYPE_V };
 
 typedef struct {
   uint32_t slot; /* WSR_NONE for none; from n_slots on: an accumulator */
   uint8_t type;
 } wsr_access;
 
-enum { MOST_READS = 3, MOST_WRITES = 3 };
+enum { MOST_READS = 6, MOST_WRITES = 3 };
 
 /* A cell of fast code, with what the analysis finds. */
 typedef struct {
@@ -144,23 +153,33 @@ typedef struct {
   uint32_t generic_return[2], redo[2]; /* of code without and with counts */
 } wsr_routines;
 
+typedef struct {
+  uint32_t offset, size;
+} wsr_code_range;
+
 /* A piece of address space for code. Its bytes are mapped twice: once to be written, once to be
  * run. No mapping is both. */
 typedef struct {
   uint8_t *writable;
   const uint8_t *code;
   uint32_t size;
-  _Atomic uint32_t used;
   long process;
   wsr_routines routines;
+  atomic_flag busy;     /* somebody reads or writes the rest */
+  uint32_t end;         /* no code from here on */
+  uint64_t used;        /* bytes, without what is free below `end` */
+  wsr_code_range *free; /* ascending */
+  uint32_t n_free, room_free;
 } wsr_code_space;
 
 /* The space of this process; NULL where code may not be made. */
 wsr_code_space *wsr_code_space_get(void);
 /* A space whose code runs here, if any was ever made: this process's, or one before a fork. */
 const wsr_code_space *wsr_code_space_any(void);
-/* Take `size` bytes: their offset, or WSR_NONE. */
+/* Take `size` bytes: their offset, or WSR_NONE where the budget or the space is used up. */
 uint32_t wsr_code_take(wsr_code_space *space, uint32_t size);
+/* Give code back that nobody runs any more. */
+void wsr_code_give(uint64_t start, uint32_t size);
 
 /* ---- native/x64/routines.c, native/x64/compile.c ---- */
 

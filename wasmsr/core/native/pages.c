@@ -16,11 +16,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "core/array.h"
 #include "core/native/x64/encode.h"
 
 enum { CODE_BYTES = 256 << 20, ALIGNMENT = 16 };
 /* Room for signal handlers, and a gap that nothing can cross without a fault. */
 enum { STACK_FOR_SIGNALS = 512 << 10, GUARD = 64 << 10, WORD = sizeof(uint64_t) };
+
+static uint32_t aligned(uint32_t size) { return (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
 static void *map_code(int file, int protection) {
   void *const at = mmap(NULL, CODE_BYTES, protection, MAP_SHARED | MAP_NORESERVE, file, 0);
@@ -52,7 +55,9 @@ static wsr_code_space *make_space(void) {
     space->writable = writable;
     space->code = code;
     space->size = CODE_BYTES;
-    space->used = (routines.n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    space->end = aligned(routines.n);
+    space->used = space->end;
+    atomic_flag_clear(&space->busy);
     space->process = (long)getpid();
   } else {
     if (code) munmap(code, CODE_BYTES);
@@ -81,13 +86,86 @@ wsr_code_space *wsr_code_space_get(void) {
   return space;
 }
 
+/* What a process may use for code, in bytes. */
+static _Atomic uint64_t budget = CODE_BYTES;
+
+/* These sections are short, and who waits has just compiled a function. */
+static void lock(wsr_code_space *space) {
+  while (atomic_flag_test_and_set_explicit(&space->busy, memory_order_acquire)) {
+  }
+}
+static void unlock(wsr_code_space *space) {
+  atomic_flag_clear_explicit(&space->busy, memory_order_release);
+}
+
+static void remove_free(wsr_code_space *space, uint32_t i) {
+  space->n_free--;
+  memmove(&space->free[i], &space->free[i + 1], (space->n_free - i) * sizeof *space->free);
+}
+
+static uint32_t take(wsr_code_space *space, uint32_t size) {
+  for (uint32_t i = 0; i < space->n_free; i++) {
+    wsr_code_range *const range = &space->free[i];
+    if (range->size < size) continue;
+    const uint32_t offset = range->offset;
+    range->offset += size;
+    range->size -= size;
+    if (!range->size) remove_free(space, i);
+    return offset;
+  }
+  if (size > space->size - space->end) return WSR_NONE;
+  space->end += size;
+  return space->end - size;
+}
+
 uint32_t wsr_code_take(wsr_code_space *space, uint32_t size) {
-  const uint32_t whole = (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-  uint32_t used = atomic_load(&space->used);
-  do {
-    if (whole < size || whole > space->size - used) return WSR_NONE;
-  } while (!atomic_compare_exchange_weak(&space->used, &used, used + whole));
-  return used;
+  const uint32_t whole = aligned(size);
+  if (whole < size) return WSR_NONE;
+  lock(space);
+  const uint64_t left = atomic_load(&budget) - space->used;
+  const uint32_t offset =
+      space->used > atomic_load(&budget) || whole > left ? WSR_NONE : take(space, whole);
+  if (offset != WSR_NONE) space->used += whole;
+  unlock(space);
+  return offset;
+}
+
+/* Without memory for the list, the range stays unused. */
+static void give(wsr_code_space *space, wsr_code_range range) {
+  uint32_t i = space->n_free;
+  while (i > 0 && space->free[i - 1].offset > range.offset) i--;
+  if (i > 0 && space->free[i - 1].offset + space->free[i - 1].size == range.offset) {
+    range.offset = space->free[i - 1].offset;
+    range.size += space->free[i - 1].size;
+    remove_free(space, --i);
+  }
+  if (i < space->n_free && range.offset + range.size == space->free[i].offset) {
+    range.size += space->free[i].size;
+    remove_free(space, i);
+  }
+  if (range.offset + range.size == space->end) {
+    space->end = range.offset;
+    return;
+  }
+  if (!wsr_array_reserve(&space->free, &space->room_free, space->n_free + 1, sizeof *space->free))
+    return;
+  memmove(&space->free[i + 1], &space->free[i], (space->n_free - i) * sizeof *space->free);
+  space->free[i] = range;
+  space->n_free++;
+}
+
+/* A child never gives back what its parent made: that is the parent's. */
+void wsr_code_give(uint64_t start, uint32_t size) {
+  wsr_code_space *const space = WSR_PUBLISHED(&made);
+  if (!space || !start || space->process != (long)getpid()) return;
+  const uint64_t offset = start - (uint64_t)(uintptr_t)space->code;
+  if (offset >= space->size) return;
+  const wsr_code_range range = {(uint32_t)offset, aligned(size)};
+  lock(space);
+  memset(space->writable + range.offset, 0xCC, range.size); /* int3 */
+  space->used -= range.size;
+  give(space, range);
+  unlock(space);
 }
 
 /* ---- the stack ---- */
@@ -116,6 +194,17 @@ void wsr_native_stack_free(wsr_thread *thread) {
 }
 
 /* ---- what the other wings call ---- */
+
+void wsr_native_budget(uint64_t bytes) { atomic_store(&budget, bytes); }
+
+uint64_t wsr_native_used(void) {
+  wsr_code_space *const space = WSR_PUBLISHED(&made);
+  if (!space || space->process != (long)getpid()) return 0;
+  lock(space);
+  const uint64_t used = space->used;
+  unlock(space);
+  return used;
+}
 
 int wsr_native_available(const char **why) {
   *why = wsr_code_space_get() ? "" : "this system does not let programs make code";
@@ -155,6 +244,14 @@ int wsr_native_available(const char **why) {
   *why = "this CPU, system or build has none";
   return 0;
 }
+int wsr_native_list(wsr_module *module, uint32_t function, wsr_native_listing *out) {
+  (void)module, (void)function;
+  *out = (wsr_native_listing){0};
+  return 0;
+}
+void wsr_native_list_free(wsr_native_listing *listing) { (void)listing; }
+void wsr_native_budget(uint64_t bytes) { (void)bytes; }
+uint64_t wsr_native_used(void) { return 0; }
 int wsr_store_use_native(wsr_store *store) {
   (void)store;
   return 0;

@@ -20,7 +20,8 @@ bool wsr_has_template(const wsr_shape *s) {
     case CELL_LOAD_SUM:
     case CELL_STORE: return true;
     case CELL_OTHER: return false;
-    default: break;
+    case CELL_SPECIAL: break;
+    default: return wsr_has_vector(s);
   }
   switch (s->op) {
     case WSR_FAST_move:
@@ -29,6 +30,10 @@ bool wsr_has_template(const wsr_shape *s) {
     case WSR_FAST_move_acc_i:
     case WSR_FAST_move_acc_f:
     case WSR_FAST_move_acc_d:
+    case WSR_FAST_move_acc_v:
+    case WSR_FAST_constant_v:
+    case WSR_FAST_select_v_a:
+    case WSR_FAST_select_v_w:
     case WSR_FAST_select_s:
     case WSR_FAST_select_a:
     case WSR_FAST_get_i_a:
@@ -334,7 +339,10 @@ static void emit_cell(wsr_emission *e) {
     case CELL_BINARY:
     case CELL_BRANCH: wsr_emit_numeric(e); break;
     case CELL_SPECIAL: wsr_emit_special(e); break;
-    default: wsr_emit_memory(e);
+    case CELL_LOAD:
+    case CELL_LOAD_SUM:
+    case CELL_STORE: wsr_emit_memory(e); break;
+    default: wsr_emit_vector(e);
   }
   if (c->falls && e->i + 1 < e->a->n_cells) edge(e, e->i + 1, dirty_behind(e), true);
 }
@@ -418,16 +426,21 @@ static void resolve(const wsr_emission *e, uint8_t *hot, uint32_t offset) {
   }
 }
 
-/* Put the code into the code space, and lead the words of the function to it. */
-static void install(const wsr_emission *e, wsr_code_space *space, wsr_fast *fast) {
-  const uint32_t size = e->hot.n + e->cold.n + e->sites.n;
-  const uint32_t offset = wsr_code_take(space, size);
-  if (offset == WSR_NONE) return;
-  uint8_t *const to = space->writable + offset;
+static uint32_t size_of(const wsr_emission *e) { return e->hot.n + e->cold.n + e->sites.n; }
+
+/* Write the code as it is at that offset in the code space. */
+static void write_code(const wsr_emission *e, uint8_t *to, uint32_t offset) {
   memcpy(to, e->hot.bytes, e->hot.n);
   memcpy(to + e->hot.n, e->cold.bytes, e->cold.n);
   if (e->sites.n) memcpy(to + e->hot.n + e->cold.n, e->sites.bytes, e->sites.n);
   resolve(e, to, offset);
+}
+
+/* Put the code into the code space, and lead the words of the function to it. */
+static void install(const wsr_emission *e, wsr_code_space *space, wsr_fast *fast) {
+  const uint32_t size = size_of(e), offset = wsr_code_take(space, size);
+  if (offset == WSR_NONE) return;
+  write_code(e, space->writable + offset, offset);
   const uint64_t start = (uint64_t)(uintptr_t)(space->code + offset);
   for (uint32_t k = 0; k < e->n_entries; k++)
     fast->words[e->entries[k].word] = start + e->hot.n + e->entries[k].cold;
@@ -455,33 +468,87 @@ void wsr_native_publish(const wsr_module *module, const wsr_fast *fast) {
   atomic_store_explicit(&callees[fast->code->function], fast->native, memory_order_release);
 }
 
-void wsr_native_compile(const wsr_module *module, wsr_fast *fast, const wsr_request *interrupt) {
+/* Make the code; `e` is to be freed in any case. */
+static bool emit(wsr_emission *e, const wsr_module *module, const wsr_fast *fast, wsr_analysis *a,
+                 const wsr_request *interrupt) {
   wsr_code_space *const space = wsr_code_space_get();
   _Atomic uint64_t *const callees = space ? callees_of(module, space, fast->metered) : NULL;
-  wsr_analysis a;
-  if (!callees || !wsr_analyse(&a, fast, interrupt)) return;
-  wsr_emission e = {.a = &a, .routines = &space->routines, .space = space, .callees = callees};
-  e.label = calloc(a.n_cells, sizeof *e.label);
-  e.pin_of = calloc((size_t)a.n_slots + 1, 1);
-  e.failed = !e.label || !e.pin_of;
-  if (!e.failed) {
-    e.pinned = a.n_regions - 1;
-    for (unsigned r = 0; r < PINS; r++) {
-      const uint32_t slot = a.regions[e.pinned].slot[r];
-      if (slot != WSR_NONE) e.pin_of[slot] = (uint8_t)(r + 1);
-    }
-    emit_to_handlers(&e);
-    emit_call_entry(&e);
-    emit_function(&e);
+  *e = (wsr_emission){.a = a, .space = space, .callees = callees};
+  if (!callees || !wsr_analyse(a, fast, interrupt)) return false;
+  e->routines = &space->routines;
+  e->label = calloc(a->n_cells, sizeof *e->label);
+  e->pin_of = calloc((size_t)a->n_slots + 1, 1);
+  if (!e->label || !e->pin_of) return false;
+  e->pinned = a->n_regions - 1;
+  for (unsigned r = 0; r < PINS; r++) {
+    const uint32_t slot = a->regions[e->pinned].slot[r];
+    if (slot != WSR_NONE) e->pin_of[slot] = (uint8_t)(r + 1);
   }
-  if (!e.failed) install(&e, space, fast);
-  free(e.label);
-  free(e.pin_of);
-  free(e.hot.bytes);
-  free(e.cold.bytes);
-  free(e.sites.bytes);
-  free(e.distances);
-  free(e.entries);
-  wsr_analysis_free(&a);
+  emit_to_handlers(e);
+  emit_call_entry(e);
+  emit_function(e);
+  return !e->failed;
+}
+
+static void free_emission(wsr_emission *e, wsr_analysis *a) {
+  free(e->label);
+  free(e->pin_of);
+  free(e->hot.bytes);
+  free(e->cold.bytes);
+  free(e->sites.bytes);
+  free(e->distances);
+  free(e->entries);
+  wsr_analysis_free(a);
+}
+
+void wsr_native_compile(const wsr_module *module, wsr_fast *fast, const wsr_request *interrupt) {
+  wsr_analysis a = {0};
+  wsr_emission e;
+  if (emit(&e, module, fast, &a, interrupt)) install(&e, wsr_code_space_get(), fast);
+  free_emission(&e, &a);
+}
+
+/* ---- listings ---- */
+
+static const char *name_of(const wsr_native_cell *c) {
+#define NAME(name) [WSR_FAST_##name] = #name,
+  static const char *const special[WSR_FAST_SPECIALS] = {WSR_EACH_SPECIAL(NAME)};
+#undef NAME
+  if (c->shape.kind == CELL_OTHER) return "";
+  return c->shape.kind == CELL_SPECIAL ? special[c->shape.op] : wsr_opcode_table[c->shape.op].name;
+}
+
+/* The words of fast code that has native code lead into that, so listings are made of a copy. */
+int wsr_native_list(wsr_module *module, uint32_t function, wsr_native_listing *out) {
+  *out = (wsr_native_listing){0};
+  const wsr_code *const code = wsr_compile(module, function, false, NULL);
+  wsr_fast *const fast = code ? wsr_fast_copy(module, code) : NULL;
+  wsr_analysis a = {0};
+  wsr_emission e = {0};
+  if (fast && emit(&e, module, fast, &a, NULL)) {
+    out->cells = calloc(a.n_cells, sizeof *out->cells);
+    out->code = malloc(size_of(&e));
+  }
+  if (out->cells && out->code) {
+    for (uint32_t i = 0; i < a.n_cells; i++) {
+      const wsr_native_cell *const c = &a.cells[i];
+      out->cells[i] =
+          (wsr_listed_cell){name_of(c), code->offsets[c->cell], e.label[i], c->has_template};
+    }
+    write_code(&e, out->code, e.space->size); /* routines lie before it */
+    out->n_cells = a.n_cells;
+    out->bytes = size_of(&e);
+    out->hot = e.hot.n;
+    out->records = e.sites.n;
+  }
+  free_emission(&e, &a);
+  wsr_fast_free(fast);
+  return out->n_cells > 0;
+}
+
+void wsr_native_list_free(wsr_native_listing *listing) {
+  free(listing->cells);
+  free(listing->code);
+  *listing = (wsr_native_listing){0};
 }
 #endif

@@ -266,6 +266,10 @@ static bool emit_simple(wsr_emission *e) {
     case WSR_FAST_move_acc_i:
     case WSR_FAST_move_acc_f:
     case WSR_FAST_move_acc_d: move_from_accumulator(e); return true;
+    case WSR_FAST_move_acc_v:
+    case WSR_FAST_constant_v:
+    case WSR_FAST_select_v_a:
+    case WSR_FAST_select_v_w: wsr_emit_vector_move(e); return true;
     case WSR_FAST_select_s:
     case WSR_FAST_select_a: select_slot(e); return true;
     case WSR_FAST_get_i_a:

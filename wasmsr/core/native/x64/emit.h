@@ -67,8 +67,16 @@ void wsr_mark_site(wsr_emission *e);
 /* ---- templates ---- */
 void wsr_emit_numeric(wsr_emission *e); /* numeric.c: CELL_UNARY, CELL_BINARY, CELL_BRANCH */
 void wsr_emit_memory(wsr_emission *e);  /* memory.c: loads and stores */
+/* vectors.c; moves: move_acc_v, constant_v, select_v */
+void wsr_emit_vector(wsr_emission *e);
+void wsr_emit_vector_move(wsr_emission *e);
 void wsr_emit_special(wsr_emission *e); /* control.c */
 bool wsr_has_numeric(const wsr_shape *shape);
+bool wsr_has_vector(const wsr_shape *shape);
+
+/* The place of an access of memory 0 to so many bytes, behind its check (memory.c). */
+wsr_rm wsr_address(wsr_emission *e, unsigned width);
+wsr_rm wsr_address_sum(wsr_emission *e, unsigned width);
 
 /* ---- operands ---- */
 

@@ -37,14 +37,14 @@ static wsr_rm checked_constant(wsr_emission *e, uint64_t address, unsigned width
   return at_index(RDX, RAX, 0, 0);
 }
 
-static wsr_rm address(wsr_emission *e, unsigned width) {
+wsr_rm wsr_address(wsr_emission *e, unsigned width) {
   const wsr_shape *const s = &e->c->shape;
   if (s->a == WSR_C) return checked_constant(e, e->c->pc[2], width);
   mov_to(e->out, 0, RAX, wsr_integer(e, s->a, 0, RAX));
   return checked(e, wsr_cell_number(e->c), width);
 }
 
-static wsr_rm address_sum(wsr_emission *e, unsigned width) {
+wsr_rm wsr_address_sum(wsr_emission *e, unsigned width) {
   wsr_buffer *const b = e->out;
   const uint64_t third = e->c->pc[2];
   const uint8_t sum = e->c->shape.a;
@@ -94,7 +94,7 @@ static void load(wsr_emission *e, bool sum) {
   wsr_buffer *const b = e->out;
   const uint32_t op = e->c->shape.op;
   const unsigned width = wsr_opcode_table[op].width;
-  const wsr_rm place = sum ? address_sum(e, width) : address(e, width);
+  const wsr_rm place = sum ? wsr_address_sum(e, width) : wsr_address(e, width);
   if (op == WSR_OP_F32_LOAD || op == WSR_OP_F64_LOAD) {
     const uint8_t type = op == WSR_OP_F32_LOAD ? TYPE_F : TYPE_D;
     const int d = wsr_float_target(e, 1, type);
@@ -124,7 +124,7 @@ static void store(wsr_emission *e) {
   const unsigned width = wsr_opcode_table[op].width;
   const bool is_float = op == WSR_OP_F32_STORE || op == WSR_OP_F64_STORE;
   if (s->b == WSR_C) { /* of a float these are the bits */
-    const wsr_rm to = address(e, width);
+    const wsr_rm to = wsr_address(e, width);
     load_constant(b, R11, e->c->pc[s->a == WSR_C ? 3 : 2]);
     store_integer(e, to, width, R11);
     return;
@@ -134,14 +134,14 @@ static void store(wsr_emission *e) {
     wsr_rm value = wsr_float(e, s->b, 1, type, SCRATCH_XMM);
     if (value.memory) { /* before the address, which needs RAX and R10 */
       mov_to(b, type == TYPE_D ? WIDE : 0, R11, value);
-      store_integer(e, address(e, width), width, R11);
+      store_integer(e, wsr_address(e, width), width, R11);
       return;
     }
-    ins(b, scalar(type), MAP_0F, 0x11, 0, value.base, address(e, width));
+    ins(b, scalar(type), MAP_0F, 0x11, 0, value.base, wsr_address(e, width));
     return;
   }
   const int value = wsr_integer_register(e, s->b, 1, width == 8 ? 64 : 32, R11);
-  store_integer(e, address(e, width), width, value);
+  store_integer(e, wsr_address(e, width), width, value);
 }
 
 void wsr_emit_memory(wsr_emission *e) {
