@@ -39,6 +39,8 @@ from wasmsr.migrate.protocol import (
 class Taking:
     """A transfer that says READY for whatever it gets."""
 
+    waited = 0.0
+
     def __init__(self, peer: Willing) -> None:
         self._peer = peer
         self._receipt: Receipt | None = None
@@ -90,6 +92,12 @@ class Willing:
     def status(self, move: Move) -> Report:
         self.asked.append("status")
         return Report(OwnershipState.UNKNOWN)
+
+    def ended(self, program: bytes, epoch: int, ending: Ending) -> None:
+        self.asked.append("ended")
+
+    def interrupt(self) -> None:
+        """Nothing is under way."""
 
 
 def peers(*names: str) -> list[Any]:

@@ -97,9 +97,9 @@ class ReadyPrograms:
         return next(iter(self.all_ready()), None)
 
     def all_ready(self) -> list[ReadyProgram]:
-        """Return the programs whose sources have not decided."""
+        """Return the programs whose sources have not decided, the one that came first first."""
         found = [one.ready for one in self.arrivals.all_in(ArrivalState.READY)]
-        return [ready for ready in found if ready is not None]
+        return sorted((one for one in found if one is not None), key=lambda ready: ready.came)
 
     def recover(self, *, strict: bool = True) -> None:
         """Restore the programs that an earlier process had READY.
