@@ -21,10 +21,15 @@ from typing import Any
 from bench.migrate.subjects import writer
 from wasmsr.errors import MigrationError
 from wasmsr.interp.modules.module import Module
+from wasmsr.migrate.decisions.journal_decision import JournalDecisions
+from wasmsr.migrate.decisions.register_decision import RegisterDecisions
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.handover.arrivals import EndLimits
 from wasmsr.migrate.hosting.host import Hosting
+from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.ports import MovableProgram
+from wasmsr.ownership.register import Register
+from wasmsr.ownership.sqlite_backend import SqliteBackend
 from wasmsr.program.program import Program
 from wasmsr.rpc.end import ServedPrograms
 from wasmsr.runspec.address import Address
@@ -63,12 +68,17 @@ class ManyPrograms:
             ended=lambda program, ending: self.over(program),
             software="test",
             key=KEY,
+            decisions=self.decisions if options.lease else JournalDecisions,
         )
         self.end = self.served.end
         self.host.node = self.end.journal.node
         self.pool = ThreadPoolExecutor(options.programs)
         self.ended: set[bytes] = set()
         self.lock = threading.Lock()
+
+    def decisions(self, journal: Journal) -> RegisterDecisions:
+        path = self.folder / "register.db"
+        return RegisterDecisions(journal, lambda: Register(SqliteBackend(path)), self.announce)
 
     def announce(self, event: Event) -> None:
         if event.kind not in ("progress", "prepared"):
@@ -123,7 +133,6 @@ class ManyPrograms:
     def begin(self) -> None:
         """Starts all programs here."""
         options, wait = self.options, threading.Event()
-        self.make(0)  # compiled once before anybody is measured
         while not wait.wait(0.1):
             try:
                 next(iter(self.end.peers)).status(self.end.source.next_move(bytes(16)))
@@ -141,9 +150,12 @@ class ManyPrograms:
         path = self.folder / f"p{number}.wat"
         path.write_text(text_of(number, options.memory, options.rate, options.seconds))
         module = Module.from_file(path)
-        return self.host.launch(
+        program: MovableProgram = self.host.launch(
             lambda grants: Program.launch(module, argv=[path.name], env={}, grants=grants)
         )
+        if options.lease:
+            program = self.end.source.decisions.leased(program, options.lease)
+        return program
 
     def run(self) -> int:
         self.say("listening")
@@ -172,6 +184,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--every", type=float, default=0.3)
     parser.add_argument("--memory", type=int, default=16)
     parser.add_argument("--rate", type=float, default=200.0)
+    parser.add_argument("--lease", type=float, help="seconds; without it there are no leases")
     parser.add_argument("--together", action="store_true")
     options: Any = parser.parse_args(argv)
     return ManyPrograms(options).run()

@@ -315,7 +315,14 @@ class ManyResult:
 
 
 def many(
-    programs: int, folder: Path, *, seconds: float, every: float, memory: int, rate: float
+    programs: int,
+    folder: Path,
+    *,
+    seconds: float,
+    every: float,
+    memory: int,
+    rate: float,
+    lease: float | None = None,
 ) -> ManyResult:
     """Move several programs at once, to and fro, until they end.
 
@@ -326,10 +333,12 @@ def many(
         every: Seconds between two volleys.
         memory: Pages of 64 KiB of each.
         rate: Pages of 4 KiB that each writes a second.
+        lease: Seconds of a lease that each has; None for none.
     """
     one, two = free_ports()
     words = [f"--programs={programs}", f"--seconds={seconds}", f"--every={every}", "--together"]
     words += [f"--memory={memory}", f"--rate={rate}"]
+    words += [] if lease is None else [f"--lease={lease}"]
     command = [sys.executable, "-m", "tests.migrate.many", str(folder)]
     logs = {name: folder / f"{name}.events" for name in NAMES}
     running = []
@@ -388,6 +397,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--log", type=Path, help="what is done is kept there")
     parser.add_argument("--many", "--programs", type=int, metavar="N", help="N programs at once")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long each of them runs")
+    parser.add_argument("--lease", type=float, help="seconds of a lease that each of them has")
     parser.add_argument("--memory", type=int, default=64, help="64 KiB pages of each")
     parser.add_argument("--rate", type=float, default=400.0, help="pages that each writes a second")
     options = parser.parse_args(argv)
@@ -395,7 +405,7 @@ def main(argv: Sequence[str]) -> int:
         with scratch(Path(tempfile.gettempdir())) as folder:
             several = many(
                 options.many, folder, seconds=options.seconds, every=options.every,
-                memory=options.memory, rate=options.rate,
+                memory=options.memory, rate=options.rate, lease=options.lease,
             )  # fmt: skip
         print(json.dumps({**asdict(several), "slow": several.slow}))
         return 1 if several.wrong or several.slow else 0

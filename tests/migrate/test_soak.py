@@ -28,11 +28,12 @@ def test_growth_is_a_fault() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_programs_that_move_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lease", [None, 10.0])
+def test_programs_that_move_at_once(tmp_path: Path, lease: float | None) -> None:
     """Eight programs that check themselves, two processes, gRPC: right at the end, none lost."""
-    found = soak.many(8, tmp_path, seconds=2.5, every=0.2, memory=4, rate=200)
+    found = soak.many(8, tmp_path, seconds=4, every=0.2, memory=4, rate=200, lease=lease)
     assert not found.wrong
-    assert found.moves >= 16, "they hardly moved"
+    assert found.moves >= 8, "they hardly moved"
 
 
 def test_a_slow_program_is_seen() -> None:
