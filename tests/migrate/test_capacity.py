@@ -43,6 +43,7 @@ class Holder:
         self.world = World()
         self.events: list[Event] = []
         self.arrived: list[MovableProgram] = []
+        self.ended: list[bytes] = []
         peer: Any = Willing("h:2")
         self.peer = peer
         self.end = ProgramsEnd(
@@ -53,6 +54,7 @@ class Holder:
             self.events.append,
             limits=limits,
             arrived=self.arrived.append,
+            ended=lambda program, ending: self.ended.append(program),
         )
 
     def offer(self, number: int, attempt: int = 1) -> Offer:
@@ -236,6 +238,17 @@ def test_a_program_is_moved_once_at_a_time(holder: Holder, monkeypatch: pytest.M
     with pytest.raises(MigrationError, match="is not here"):
         holder.end.move(program.id)
     assert program.closed and holder.end.programs() == []
+
+
+def test_only_the_end_of_a_known_program_is_told(holder: Holder) -> None:
+    holder.prepare(holder.offer(1))
+    holder.end.answers.ended(b"s" * 16, 2, Ending("exited", 0))
+    holder.end.answers.ended(bytes([1]) * 16, 1, Ending("exited", 0))
+    program = Counter(holder.world, "x")
+    holder.end.start(program)
+    assert holder.end.move(program.id)
+    holder.end.answers.ended(program.id, 2, Ending("exited", 0))
+    assert holder.ended == [bytes([1]) * 16, program.id]
 
 
 def test_the_steps_of_a_move(holder: Holder) -> None:

@@ -23,6 +23,10 @@ PAUSE_SECONDS = 0.5
 """How long a program may take to pause when its lease ends; its host calls have no effect then."""
 
 
+LAST_SECONDS = 10.0
+"""How long one try to pause a program takes that this end has lost."""
+
+
 class MovableGuest:
     """The program, as the keeper of its lease sees it (`leased_program.LeasedGuest`).
 
@@ -60,9 +64,14 @@ class MovableGuest:
         """Never run the program again; its memory stays until it is closed."""
         with self._turn:
             self._may_run, self.gone = False, True
-            if self._runs:
-                self._inner.pause(PAUSE_SECONDS)
-                self._runs = False
+            if self._runs and not self._inner.pause(PAUSE_SECONDS):
+                # It is in a host call that takes long. It stops after it; nobody waits for that.
+                threading.Thread(target=self._stop, name="wasmsr-stop", daemon=True).start()
+            self._runs = False
+
+    def _stop(self) -> None:
+        while not self._inner.pause(LAST_SECONDS):
+            continue
 
     def _go_on(self) -> None:
         may = self._wanted and self._may_run and not (self._runs or self._frozen or self.gone)

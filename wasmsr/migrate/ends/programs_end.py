@@ -21,7 +21,7 @@ from wasmsr.migrate.ends.endpoint import ASK_SECONDS, PARK_SECONDS, SETTLE_SECON
 from wasmsr.migrate.events import Announce, Event
 from wasmsr.migrate.files.modules import Modules
 from wasmsr.migrate.handover.answers import Answers
-from wasmsr.migrate.handover.arrivals import EndLimits
+from wasmsr.migrate.handover.arrivals import OFFERS, EndLimits
 from wasmsr.migrate.handover.attempt import Moved
 from wasmsr.migrate.handover.destination import MoveDestination
 from wasmsr.migrate.handover.source import MoveSource
@@ -105,6 +105,8 @@ class ProgramsEnd:
         self._ended = ended
         self._lock = threading.Lock()
         self._here: dict[bytes, MovableProgram] = {}
+        self._expected: dict[bytes, str] = {}
+        """The programs that peers have prepared to send, with the peers' addresses."""
         self._owning = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._asked = time.monotonic()
@@ -235,10 +237,18 @@ class ProgramsEnd:
 
     def prepared(self, program: bytes, peer: str) -> None:
         """Hear that a peer has prepared to send a program."""
+        with self._lock:
+            self._expected.pop(program, None)
+            self._expected[program] = peer
+            while len(self._expected) > max(OFFERS, self.destination.arrivals.limits.programs):
+                del self._expected[next(iter(self._expected))]
 
     def ended(self, program: bytes, ending: Ending, peer: str) -> None:
-        """Hear that a program has ended at a peer."""
-        self._ended(program, ending)
+        """Hear that a program has ended at a peer; of a stranger's program nothing is said."""
+        with self._lock:
+            expected = self._expected.pop(program, None)
+        if peer or expected is not None:
+            self._ended(program, ending)
 
     # ---- what is open ----------------------------------------------------------------------------
 
