@@ -22,6 +22,7 @@ from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.ports import MovableProgram
 from wasmsr.migrate.protocol import (
+    Ending,
     ModuleName,
     Move,
     Offer,
