@@ -1,0 +1,44 @@
+"""The page's questions to a real node with a real worker."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.node.programs import counting, lines
+from wasmsr.errors import WasmsrError
+from wasmsr.http.page.supervisor_source import SupervisorSource
+from wasmsr.node.supervision.node_supervisor import NodeRules, NodeSupervisor
+
+
+def test_a_program_from_its_start_to_its_end(tmp_path: Path) -> None:
+    node = NodeSupervisor(tmp_path / "state", NodeRules())
+    try:
+        source = SupervisorSource(node, "0.1.0")
+        program = node.submit([counting(100_000)], {}, name="count")
+        assert [one["name"] for one in source.programs()] == ["count"]
+        assert source.about()["software"] == "0.1.0"
+        deadline = time.monotonic() + 30
+        while not source.output(program, "stdout", 0, 100)[1]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert source.act(program, "pause")["standing"] == "paused"
+        frames = source.inspect(program)["frames"]
+        assert frames and {"function", "index", "offset"} <= frames[0].keys()
+        _, data = source.output(program, "stdout", 0, 1 << 20)
+        assert data == lines(0, len(data) // 9)
+        begins, tail = source.output(program, "stdout", -9, 1 << 20)
+        assert (begins, tail) == (len(data) - 9, data[-9:])
+        assert source.output(program, "stdout", 10**9, 1 << 20) == (len(data), b"")
+        assert source.output(program, "stderr", -5, 9) == (0, b"")
+        assert source.act(program, "checkpoint")["saved"] is not None
+        assert source.act(program, "resume")["standing"] == "running"
+        assert source.act(program, "kill")["standing"] == "killed"
+        with pytest.raises(WasmsrError):
+            source.act(program, "pause")
+        with pytest.raises(WasmsrError):
+            source.output("0" * 32, "stdout", 0, 1)
+    finally:
+        node.stop(save=False, seconds=5)

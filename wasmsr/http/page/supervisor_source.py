@@ -1,0 +1,62 @@
+"""What the page asks, answered by the supervisor of a node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from wasmsr.executor.rings import read_ring, ring_bounds
+from wasmsr.node.supervision.node_supervisor import NodeSupervisor
+
+
+class SupervisorSource:
+    """A node as the page sees it. Any thread may call it."""
+
+    def __init__(self, node: NodeSupervisor, software: str) -> None:
+        """Make the source of a node; `software` is the version of wasmsr."""
+        self._node = node
+        self._software = software
+
+    def about(self) -> Mapping[str, Any]:
+        """Return what is known of the node."""
+        return {**self._node.shown(), "software": self._software}
+
+    def programs(self) -> list[Mapping[str, Any]]:
+        """Return all programs, oldest first."""
+        return [program.shown() for program in self._node.programs()]
+
+    def inspect(self, program: str) -> Mapping[str, Any]:
+        """Return everything about a program, with its call stack. Raises WasmsrError."""
+        return self._node.find(program).inspect()
+
+    def output(self, program: str, stream: str, offset: int, most: int) -> tuple[int, bytes]:
+        """Return kept output, and where it begins.
+
+        Args:
+            program: Its id.
+            stream: "stdout" or "stderr".
+            offset: Where to begin; a negative one counts from the end. An offset after the end
+                gives the end: the stream was cut since.
+            most: Bytes at most.
+
+        Raises:
+            WasmsrError: There is no such program.
+            OSError: The output cannot be read.
+        """
+        folder = self._node.find(program).folder.output
+        begin, end = ring_bounds(folder, stream)
+        place = max(begin, end + offset) if offset < 0 else min(offset, end)
+        return read_ring(folder, stream, place, most)
+
+    def act(self, program: str, verb: str) -> Mapping[str, Any]:
+        """Do what a person asks for, and return the program. Raises WasmsrError."""
+        found = self._node.find(program)
+        if verb == "pause":
+            found.pause()
+        elif verb == "resume":
+            found.resume()
+        elif verb == "checkpoint":
+            found.checkpoint()
+        else:
+            found.kill("killed from the page")
+        return found.shown()
