@@ -14,18 +14,6 @@ enum { MOST_LIVE_BYTES = 64 << 20, MOST_ROUNDS = 100 };
 /* Weights of an access, in the region itself and in regions within it. */
 enum { OWN_WEIGHT = 10, INNER_WEIGHT = 3 };
 
-uint32_t wsr_cell_at(const wsr_analysis *a, uint32_t word) {
-  uint32_t first = 0, last = a->n_cells;
-  while (first < last) {
-    const uint32_t middle = first + (last - first) / 2;
-    if (a->cells[middle].word < word)
-      first = middle + 1;
-    else
-      last = middle;
-  }
-  return first < a->n_cells && a->cells[first].word == word ? first : WSR_NONE;
-}
-
 static uint64_t *live_at(const wsr_analysis *a, uint32_t cell) {
   return a->live + (size_t)cell * a->live_words;
 }
@@ -64,10 +52,14 @@ static bool mark_table(wsr_analysis *a, uint32_t i) {
 
 static bool make_cells(wsr_analysis *a) {
   const wsr_fast *const f = a->fast;
+  a->cell_at = malloc((size_t)f->n_words * sizeof *a->cell_at);
+  if (!a->cell_at) return false;
+  memset(a->cell_at, 0xFF, (size_t)f->n_words * sizeof *a->cell_at);
   for (uint32_t i = 0; i < a->n_cells; i++) {
     wsr_native_cell *const c = &a->cells[i];
     c->word = f->map[i].word;
     c->cell = f->map[i].cell;
+    a->cell_at[c->word] = i;
     c->pc = f->words + c->word;
     if (!wsr_shape_of(c->pc[0], &c->shape)) return false;
     wsr_describe_cell(c, a->n_slots);
@@ -139,6 +131,9 @@ static bool make_regions(wsr_analysis *a) {
   free(last);
   return a->regions && work <= MOST_CELLS * UINT64_C(40);
 }
+
+/* Control goes forward only, so one round over the cells finds all. */
+static bool has_no_loops(const wsr_analysis *a) { return a->n_regions == 1; }
 
 /* ---- liveness ---- */
 
@@ -234,9 +229,9 @@ static void transfer(const wsr_analysis *a, uint32_t i, uint64_t *set) {
   if (wsr_is_table(&c->shape))
     for (uint32_t k = 0; k < wsr_n_targets(c); k++)
       join(a, set, wsr_cell_at(a, wsr_target_word(c, k)));
-  for (unsigned k = 0; k < MOST_WRITES && c->writes[k].slot != WSR_NONE; k++)
+  for (unsigned k = 0; k < MOST_WRITES && c->writes[k].slot != NO_SLOT; k++)
     remove_slot(set, c->writes[k].slot);
-  for (unsigned k = 0; k < MOST_READS && c->reads[k].slot != WSR_NONE; k++)
+  for (unsigned k = 0; k < MOST_READS && c->reads[k].slot != NO_SLOT; k++)
     add_slot(set, c->reads[k].slot);
 }
 
@@ -262,6 +257,7 @@ static bool make_liveness(wsr_analysis *a) {
         changed = true;
       }
     }
+    if (has_no_loops(a)) break;
   }
   free(set);
   return good;
@@ -404,11 +400,35 @@ static bool make_pins(wsr_analysis *a) {
 
 /* ---- dirty registers ---- */
 
+static void note_pins(const wsr_region *region, uint16_t *of, bool set) {
+  for (unsigned r = 0; r < PINS; r++)
+    if (region->slot[r] != WSR_NONE) of[region->slot[r]] = set ? (uint16_t)(1U << r) : 0;
+}
+
+/* Turn slots into registers, once for all that follows. */
+static bool make_masks(wsr_analysis *a) {
+  uint16_t *const of = calloc((size_t)a->n_slots + ACCUMULATORS, sizeof *of);
+  uint32_t region = WSR_NONE;
+  for (uint32_t i = 0; of && i < a->n_cells; i++) {
+    wsr_native_cell *const c = &a->cells[i];
+    if (c->region != region) {
+      if (region != WSR_NONE) note_pins(&a->regions[region], of, false);
+      region = c->region;
+      note_pins(&a->regions[region], of, true);
+    }
+    for (unsigned k = 0; k < MOST_READS && c->reads[k].slot != NO_SLOT; k++)
+      c->uses |= of[c->reads[k].slot];
+    for (unsigned k = 0; k < MOST_WRITES && c->writes[k].slot != NO_SLOT; k++)
+      c->sets |= of[c->writes[k].slot];
+  }
+  free(of);
+  return of != NULL;
+}
+
 uint16_t wsr_carried(const wsr_analysis *a, uint32_t region, uint16_t dirty, uint32_t to) {
   const wsr_region *const p = &a->regions[region], *const q = &a->regions[a->cells[to].region];
-  if (!dirty) return 0;
   uint16_t kept = 0;
-  for (unsigned r = 0; r < PINS; r++)
+  for (unsigned r = 0; dirty >> r; r++)
     if (dirty >> r & 1 && p->slot[r] == q->slot[r] && p->type[r] == q->type[r] &&
         wsr_is_live(a, to, p->slot[r]))
       kept |= (uint16_t)(1U << r);
@@ -436,34 +456,20 @@ static bool make_dirty(wsr_analysis *a) {
     if (++rounds > MOST_ROUNDS || wsr_pause_requested_at(a->interrupt, 1023)) return false;
     for (uint32_t i = 0; i < a->n_cells; i++) {
       const wsr_native_cell *const c = &a->cells[i];
-      const wsr_region *const region = &a->regions[c->region];
-      uint16_t dirty = writes_memory_first(c) ? 0 : c->dirty;
-      for (unsigned k = 0; c->has_template && k < MOST_WRITES; k++)
-        for (unsigned r = 0; r < PINS; r++)
-          if (c->writes[k].slot != WSR_NONE && region->slot[r] == c->writes[k].slot)
-            dirty |= (uint16_t)(1U << r);
+      const uint16_t dirty =
+          (writes_memory_first(c) ? 0 : c->dirty) | (c->has_template ? c->sets : 0);
       if (c->falls && i + 1 < a->n_cells) changed |= flow_to(a, c->region, dirty, i + 1);
       if (c->target != WSR_NONE) changed |= flow_to(a, c->region, dirty, c->target);
       if (wsr_is_table(&c->shape))
         for (uint32_t k = 0; k < wsr_n_targets(c); k++)
           changed |= flow_to(a, c->region, dirty, wsr_cell_at(a, wsr_target_word(c, k)));
     }
+    if (has_no_loops(a)) break;
   }
   return true;
 }
 
 /* ---- loaded registers ---- */
-
-/* The registers that have the slots which the cell reads, or writes. */
-static uint16_t registers_of(const wsr_analysis *a, const wsr_native_cell *c,
-                             const wsr_access *accesses, unsigned n) {
-  const wsr_region *const region = &a->regions[c->region];
-  uint16_t set = 0;
-  for (unsigned k = 0; k < n && accesses[k].slot != WSR_NONE; k++)
-    for (unsigned r = 0; r < PINS; r++)
-      if (region->slot[r] == accesses[k].slot) set |= (uint16_t)(1U << r);
-  return set;
-}
 
 /* Registers that have the same slot in the regions of both cells. */
 static uint16_t common(const wsr_analysis *a, uint32_t from, uint32_t to) {
@@ -504,8 +510,7 @@ static void want_before(wanting *w, uint32_t i) {
       for (uint32_t k = 0; k < wsr_n_targets(c); k++)
         want(w, i, wsr_cell_at(a, wsr_target_word(c, k)));
   }
-  const uint16_t before = (uint16_t)(c->wanted & ~registers_of(a, c, c->writes, MOST_WRITES)) |
-                          registers_of(a, c, c->reads, MOST_READS);
+  const uint16_t before = (uint16_t)(c->wanted & ~c->sets) | c->uses;
   w->changed |= before != w->before[i];
   w->before[i] = before;
 }
@@ -524,8 +529,7 @@ static bool loaded_to(wsr_analysis *a, uint32_t from, uint16_t loaded, uint32_t 
 uint16_t wsr_loaded_behind(const wsr_analysis *a, uint32_t i) {
   const wsr_native_cell *const c = &a->cells[i];
   if (keeps_none(c)) return 0;
-  return c->loaded | (registers_of(a, c, c->reads, MOST_READS) & c->wanted) |
-         registers_of(a, c, c->writes, MOST_WRITES);
+  return c->loaded | (c->uses & c->wanted) | c->sets;
 }
 
 /* Begin with all that is wanted, and take away what an edge does not bring. What may be dirty is
@@ -539,6 +543,7 @@ static bool make_loaded(wsr_analysis *a) {
     w.changed = false;
     good = ++rounds <= MOST_ROUNDS && !wsr_pause_requested_at(a->interrupt, 1023);
     for (uint32_t i = a->n_cells; i-- > 0;) want_before(&w, i);
+    if (has_no_loops(a)) break;
   }
   for (uint32_t i = 0; i < a->n_cells; i++) a->cells[i].loaded = w.before[i] | a->cells[i].dirty;
   if (a->cells[0].region + 1 == a->n_regions) a->cells[0].loaded = a->cells[0].dirty;
@@ -556,6 +561,7 @@ static bool make_loaded(wsr_analysis *a) {
         for (uint32_t k = 0; k < wsr_n_targets(c); k++)
           changed |= loaded_to(a, i, loaded, wsr_cell_at(a, wsr_target_word(c, k)));
     }
+    if (has_no_loops(a)) break;
   }
   return good;
 }
@@ -572,7 +578,7 @@ bool wsr_analyse(wsr_analysis *a, const wsr_fast *fast, const wsr_request *inter
     return false;
   a->cells = calloc((size_t)a->n_cells + 1, sizeof *a->cells);
   if (!a->cells || !make_cells(a) || !make_regions(a) || !make_liveness(a) || !make_pins(a) ||
-      !make_dirty(a) || !make_loaded(a)) {
+      !make_masks(a) || !make_dirty(a) || !make_loaded(a)) {
     wsr_analysis_free(a);
     return false;
   }
@@ -583,6 +589,7 @@ void wsr_analysis_free(wsr_analysis *a) {
   free(a->cells);
   free(a->regions);
   free(a->live);
+  free(a->cell_at);
   *a = (wsr_analysis){0};
 }
 #endif

@@ -171,14 +171,16 @@ typedef struct {
   uint32_t n_slots, n_reads, n_writes;
 } describing;
 
+static wsr_access access_to(uint32_t slot, uint8_t type) {
+  return (wsr_access){(uint16_t)slot, type};
+}
 static void reads(describing *d, uint32_t slot, uint8_t type) {
-  d->c->reads[d->n_reads++] = (wsr_access){slot, type};
-  if (type == TYPE_V && slot < d->n_slots) d->c->reads[d->n_reads++] = (wsr_access){slot + 1, type};
+  d->c->reads[d->n_reads++] = access_to(slot, type);
+  if (type == TYPE_V && slot < d->n_slots) d->c->reads[d->n_reads++] = access_to(slot + 1, type);
 }
 static void writes(describing *d, uint32_t slot, uint8_t type) {
-  d->c->writes[d->n_writes++] = (wsr_access){slot, type};
-  if (type == TYPE_V && slot < d->n_slots)
-    d->c->writes[d->n_writes++] = (wsr_access){slot + 1, type};
+  d->c->writes[d->n_writes++] = access_to(slot, type);
+  if (type == TYPE_V && slot < d->n_slots) d->c->writes[d->n_writes++] = access_to(slot + 1, type);
 }
 /* An operand of a class, which a field names if it is in a slot. */
 static void operand(describing *d, uint8_t class, unsigned k, uint8_t type) {
@@ -403,8 +405,8 @@ static bool is_branch(const wsr_shape *s) {
 
 void wsr_describe_cell(wsr_native_cell *c, uint32_t n_slots) {
   describing d = {c, n_slots, 0, 0};
-  for (unsigned i = 0; i < MOST_READS; i++) c->reads[i].slot = WSR_NONE;
-  for (unsigned i = 0; i < MOST_WRITES; i++) c->writes[i].slot = WSR_NONE;
+  for (unsigned i = 0; i < MOST_READS; i++) c->reads[i].slot = NO_SLOT;
+  for (unsigned i = 0; i < MOST_WRITES; i++) c->writes[i].slot = NO_SLOT;
   c->falls = true;
   c->target = WSR_NONE;
   if (c->shape.kind == CELL_OTHER) return;

@@ -65,9 +65,10 @@ enum { ACC_I, ACC_F, ACC_D, ACC_V, ACCUMULATORS };
 enum { TYPE_ANY, TYPE_I, TYPE_F, TYPE_D, TYPE_V };
 
 typedef struct {
-  uint32_t slot; /* WSR_NONE for none; from n_slots on: an accumulator */
+  uint16_t slot; /* NO_SLOT for none; from n_slots on: an accumulator */
   uint8_t type;
 } wsr_access;
+enum { NO_SLOT = 0xFFFF };
 
 enum { MOST_READS = 6, MOST_WRITES = 3 };
 
@@ -81,7 +82,8 @@ typedef struct {
   uint16_t dirty;  /* pinned registers that may differ from their slots, before the cell */
   uint16_t loaded; /* pinned registers that have the values of their slots, before the cell */
   uint16_t wanted; /* pinned registers that are read behind the cell, before a call or handler */
-  bool falls;      /* control can go on with the next cell */
+  uint16_t uses, sets; /* pinned registers of the slots that the cell reads and writes */
+  bool falls;          /* control can go on with the next cell */
   bool has_template;
   bool entry; /* C handlers can go on here, so the word leads into native code */
   wsr_access reads[MOST_READS], writes[MOST_WRITES];
@@ -117,6 +119,7 @@ typedef struct {
   const wsr_fast *fast;
   const wsr_request *interrupt; /* give up when it is requested; or NULL */
   wsr_native_cell *cells;
+  uint32_t *cell_at; /* by word: the number of the cell there, or WSR_NONE */
   uint32_t n_cells, n_slots, n_locals;
   wsr_region *regions; /* the last is the rest of the function */
   uint32_t n_regions;
@@ -128,7 +131,9 @@ typedef struct {
 bool wsr_analyse(wsr_analysis *analysis, const wsr_fast *fast, const wsr_request *interrupt);
 void wsr_analysis_free(wsr_analysis *analysis);
 /* The number of the cell at a word. */
-uint32_t wsr_cell_at(const wsr_analysis *analysis, uint32_t word);
+static inline uint32_t wsr_cell_at(const wsr_analysis *a, uint32_t word) {
+  return word < a->fast->n_words ? a->cell_at[word] : WSR_NONE;
+}
 static inline bool wsr_is_live(const wsr_analysis *a, uint32_t cell, uint32_t slot) {
   return a->live[(size_t)cell * a->live_words + slot / 64] >> slot % 64 & 1;
 }
@@ -149,7 +154,7 @@ static inline bool wsr_is_table(const wsr_shape *s) {
 
 /* Where the routines that all functions share are, from the start of a code space. */
 typedef struct {
-  uint32_t enter, to_handler, set_limit, shadow_stack;
+  uint32_t enter, to_handler, to_own_handler, set_limit, shadow_stack;
   uint32_t generic_return[2], redo[2]; /* of code without and with counts */
 } wsr_routines;
 
@@ -190,11 +195,12 @@ void wsr_native_publish(const wsr_module *module, const wsr_fast *fast);
 
 /* ---- native/settle.c ---- */
 
-/* A call in native code, which the code behind its return address leads to. */
+/* A call in native code, which the code behind its return address leads to. The records of a
+ * function follow each other; before the first is the address of its fast code. */
 typedef struct {
-  const wsr_fast *fast;
   uint32_t word;
-  int32_t handler; /* of C, from HANDLER_BASE */
+  uint32_t number : 31; /* of the record */
+  uint32_t indirect : 1;
 } wsr_site;
 enum { SITE_MARK = 5 }; /* bytes of that code: test eax, distance from behind it to the site */
 #define HANDLER_BASE ((uint64_t)(uintptr_t)wsr_return_out)

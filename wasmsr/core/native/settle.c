@@ -9,13 +9,24 @@
 
 #if WSR_NATIVE
 
-static wsr_site site_of(uint64_t return_address) {
-  const uint8_t *const at = (const uint8_t *)(uintptr_t)return_address;
+typedef struct {
+  const wsr_fast *fast;
+  const uint64_t *pc; /* the cell of the call */
+  bool indirect;
+} call_site;
+
+static call_site site_of(uint64_t return_address) {
+  const uint8_t *at = (const uint8_t *)(uintptr_t)return_address;
   int32_t distance;
   wsr_site site;
+  call_site found;
   memcpy(&distance, at + 1, sizeof distance); /* test eax, distance */
-  memcpy(&site, at + SITE_MARK + distance, sizeof site);
-  return site;
+  at += SITE_MARK + distance;
+  memcpy(&site, at, sizeof site);
+  memcpy(&found.fast, at - site.number * sizeof site - sizeof found.fast, sizeof found.fast);
+  found.pc = found.fast->words + site.word;
+  found.indirect = site.indirect;
+  return found;
 }
 
 /* A store can run native code that another store of the same module has made: then it learns of
@@ -38,9 +49,9 @@ void wsr_native_settle(wsr_thread *thread, const wsr_fast *fast, const uint64_t 
   if (at == top) return;
   wsr_frame *frame = thread->frame;
   uint64_t *fp = thread->stack + frame->slot;
-  wsr_site site = site_of(*--at);
+  call_site site = site_of(*--at);
   for (;;) {
-    const uint64_t *const pc = site.fast->words + site.word;
+    const uint64_t *const pc = site.pc;
     const uint32_t up = (uint32_t)pc[1] & 0xFFFF;
     frame->cell = (uint32_t)(pc[2] >> 32) + 1;
     frame[1].slot = frame->slot + up;
@@ -58,10 +69,11 @@ void wsr_native_settle(wsr_thread *thread, const wsr_fast *fast, const uint64_t 
 }
 
 uint64_t wsr_native_redo(wsr_thread *thread, const uint64_t *top) {
-  const wsr_site site = site_of(*top);
+  const call_site site = site_of(*top);
   wsr_native_settle(thread, site.fast, top + 1);
-  thread->native_pc = site.fast->words + site.word;
+  thread->native_pc = site.pc;
   thread->native_fp = thread->stack + thread->frame->slot;
-  return HANDLER_BASE + (uint64_t)(int64_t)site.handler;
+  return (uint64_t)(uintptr_t)
+      wsr_fast_special[site.indirect ? WSR_FAST_call_indirect : WSR_FAST_call_own];
 }
 #endif

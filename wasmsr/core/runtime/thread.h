@@ -43,12 +43,12 @@ struct wsr_thread {
   uint32_t gave_up;  /* 1 + the function whose compilation gave up last */
 
   /* derived, while the thread runs fast code */
-  wsr_return *returns; /* by frame */
+  uint64_t native_top; /* the end of the native stack: where its outermost frame returns to */
   wsr_frame *frame, *last_frame;
   uintptr_t returns_from; /* the return of a frame is at returns_from + 2 x the frame's address */
   uint64_t *stack_end;
   wsr_instance *instance;
-  wsr_exit *out;
+  uint64_t native_limit; /* native code calls only where its stack is above this */
   wsr_fast_place *codes; /* = store->program.fast[metered] */
   uint64_t left;         /* fuel of a metered run */
   bool metered;          /* `returns` lead into metered fast code */
@@ -59,6 +59,9 @@ struct wsr_thread {
   wsr_table_instance **tables;
   wsr_memory_instance **memories;
 
+  wsr_return *returns; /* by frame; derived, like these */
+  wsr_exit *out;
+
   uint64_t executed; /* instructions of metered runs; exact while the thread is stopped */
 
   uint64_t points; /* wsr_pause_after: how many are left, 0 for off */
@@ -68,10 +71,8 @@ struct wsr_thread {
   uint64_t *scratch_values;
   uint32_t scratch_room; /* slots; there are at most as many types */
 
-  void *native_stack;    /* see native/native.h; NULL where no native code has run */
-  uint64_t native_top;   /* its end; above it, where its outermost frame returns to */
-  uint64_t native_limit; /* native code calls only where its stack is above this */
-  uint64_t host_stack;   /* the C stack, on which handlers run: where they return to */
+  void *native_stack;  /* see native/native.h; NULL where no native code has run */
+  uint64_t host_stack; /* the C stack, on which handlers run: where they return to */
   const uint64_t *native_pc;
   uint64_t *native_fp; /* a call that a C handler is to do, see wsr_native_redo */
 

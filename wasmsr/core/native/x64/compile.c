@@ -159,13 +159,14 @@ static bool same_pin(const wsr_region *p, const wsr_region *q, unsigned r) {
  * if `emit`. */
 static bool edge(wsr_emission *e, uint32_t to, uint16_t dirty, bool emit) {
   const wsr_region *const p = &e->a->regions[e->c->region], *const q = region_of(e, to);
+  const uint16_t loaded = wsr_loaded_behind(e->a, e->i), wanted = e->a->cells[to].loaded;
+  if (p == q && !(wanted & ~loaded)) return false;
   bool any = false;
   for (unsigned r = 0; p != q && r < PINS; r++) {
     if (!(dirty >> r & 1) || same_pin(p, q, r) || !wsr_is_live(e->a, to, p->slot[r])) continue;
     any = true;
     if (emit) store_pin(e, p, r);
   }
-  const uint16_t loaded = wsr_loaded_behind(e->a, e->i), wanted = e->a->cells[to].loaded;
   for (unsigned r = 0; r < PINS; r++) {
     if (!(wanted >> r & 1) || !wsr_is_live(e->a, to, q->slot[r])) continue;
     if (loaded >> r & 1 && same_pin(p, q, r)) continue;
@@ -195,17 +196,32 @@ static int32_t handler_number(const wsr_emission *e) {
   return (int32_t)((uint64_t)(uintptr_t)e->c->shape.handler - HANDLER_BASE);
 }
 
-/* The way that all ways of this function to C handlers share is the first of the cold part. */
+/* The cold part begins with what all ways of this function to C handlers share. The word of a cell
+ * that C handlers never go on with still has its handler. */
 static void emit_to_handlers(wsr_emission *e) {
   e->out = &e->cold;
-  if (e->a->fast->metered) mov_from(e->out, WIDE, THREAD(left), FUEL);
-  load_constant(e->out, R10, (uint64_t)(uintptr_t)e->a->fast);
-  jump(e, ALWAYS, TO_ROUTINE, e->routines->to_handler);
+  for (int given = 1; given >= 0; given--) {
+    if (!given) e->to_own_handler = e->cold.n;
+    if (e->a->fast->metered) mov_from(e->out, WIDE, THREAD(left), FUEL);
+    load_constant(e->out, R10, (uint64_t)(uintptr_t)e->a->fast);
+    jump(e, ALWAYS, TO_ROUTINE, given ? e->routines->to_handler : e->routines->to_own_handler);
+  }
+}
+
+/* An access that is out of bounds traps, so it may be the first of a sequence. */
+static bool has_own_handler(const wsr_native_cell *c) {
+  if (c->entry) return false;
+  return (c->shape.kind >= CELL_LOAD && c->shape.kind <= CELL_STORE) ||
+         c->pc[0] == (uint64_t)(uintptr_t)c->shape.handler;
 }
 
 void wsr_run_handler(wsr_emission *e, uint16_t dirty) {
   wsr_flush(e, dirty);
   load_constant(e->out, RDI, e->c->word);
+  if (has_own_handler(e->c)) {
+    jump(e, ALWAYS, TO_COLD, e->to_own_handler);
+    return;
+  }
   load_constant(e->out, RAX, (uint32_t)handler_number(e));
   jump(e, ALWAYS, TO_COLD, 0);
 }
@@ -228,7 +244,11 @@ void wsr_call(wsr_emission *e, uint32_t function) {
 }
 
 void wsr_mark_site(wsr_emission *e) {
-  const wsr_site site = {e->a->fast, e->c->word, handler_number(e)};
+  const wsr_fast *const fast = e->a->fast;
+  if (!e->sites.n) put64(&e->sites, (uint64_t)(uintptr_t)fast);
+  const wsr_site site = {.word = e->c->word,
+                         .number = (uint32_t)((e->sites.n - sizeof fast) / sizeof site) & INT32_MAX,
+                         .indirect = e->c->shape.op == WSR_FAST_call_indirect};
   put8(e->out, 0xA9); /* test eax, distance */
   put32(e->out, 0);
   add_distance(e, TO_SITE, e->out->n, e->sites.n);
@@ -294,11 +314,7 @@ void wsr_table_way(wsr_emission *e, uint32_t start, uint32_t number, uint16_t di
 
 static uint16_t dirty_behind(const wsr_emission *e) {
   const wsr_native_cell *const c = e->c;
-  uint16_t dirty = c->dirty;
-  for (unsigned k = 0; k < MOST_WRITES; k++)
-    if (c->writes[k].slot < e->a->n_slots && e->pin_of[c->writes[k].slot])
-      dirty |= (uint16_t)(1U << (e->pin_of[c->writes[k].slot] - 1));
-  return dirty;
+  return c->dirty | c->sets;
 }
 
 static uint16_t live_before(const wsr_emission *e, uint16_t registers) {
@@ -311,14 +327,10 @@ static uint16_t live_before(const wsr_emission *e, uint16_t registers) {
 
 /* Load what the cell reads and what is read again behind it. */
 static void load_operands(wsr_emission *e) {
-  const wsr_region *const region = &e->a->regions[e->c->region];
-  for (unsigned k = 0; k < MOST_READS && e->c->reads[k].slot != WSR_NONE; k++) {
-    const uint32_t slot = e->c->reads[k].slot;
-    const unsigned r = slot < e->a->n_slots ? e->pin_of[slot] - 1U : PINS;
-    if (r >= PINS || e->loaded >> r & 1 || !(e->c->wanted >> r & 1)) continue;
-    load_pin(e, region, r);
-    e->loaded |= (uint16_t)(1U << r);
-  }
+  const uint16_t load = (uint16_t)(e->c->uses & e->c->wanted & ~e->loaded);
+  for (unsigned r = 0; load >> r; r++)
+    if (load >> r & 1) load_pin(e, &e->a->regions[e->c->region], r);
+  e->loaded |= load;
 }
 
 static void emit_cell(wsr_emission *e) {

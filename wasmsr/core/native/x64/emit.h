@@ -41,6 +41,7 @@ typedef struct {
   uint32_t n_entries, room_entries;
   uint32_t i;
   const wsr_native_cell *c; /* the current cell */
+  uint32_t to_own_handler;  /* in the cold part: what ways to the word's handler share */
   uint32_t handler_path;    /* its way to the C handler, in the cold part, or WSR_NONE */
   bool failed;
 } wsr_emission;

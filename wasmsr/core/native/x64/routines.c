@@ -60,16 +60,24 @@ static void call_c(wsr_buffer *b, uint64_t function) {
   call_register(b, RAX);
 }
 
-/* r10: the function; rdi: the number of the word; rax: the handler, as in wsr_site. The rest are
- * arguments of the handler. */
-static void write_to_handler(wsr_buffer *b) {
-  static const int8_t kept[] = {RAX, RDI, RSI, RDX, RCX, R8, R9};
-  enum { KEPT = sizeof kept, XMM = 3 };
+static void to_cell(wsr_buffer *b) {
   mov_to(b, WIDE, R11, at(R10, (int32_t)offsetof(wsr_fast, words)));
   lea(b, WIDE, RDI, at_index(R11, RDI, 3, 0));
+}
+
+/* r10: the function; rdi: the number of the word; rax: the handler, from HANDLER_BASE on. The rest
+ * are arguments of the handler. Return where it is the handler in the word. */
+static uint32_t write_to_handler(wsr_buffer *b) {
+  static const int8_t kept[] = {RAX, RDI, RSI, RDX, RCX, R8, R9};
+  enum { KEPT = sizeof kept, XMM = 3 };
+  to_cell(b);
   ins(b, 0, MAP_1, 0x63, WIDE, RAX, in_register(RAX));
   load_constant(b, R11, HANDLER_BASE);
   alu(b, ALU_ADD, WIDE, RAX, in_register(R11));
+  const uint32_t found = jump_always_short(b), own = b->n;
+  to_cell(b);
+  mov_to(b, WIDE, RAX, at(RDI, 0));
+  land(b, found);
   mov_to(b, WIDE, R11, in_register(RSP));
   mov_to(b, WIDE, RSP, THREAD_IN(R8, host_stack));
   alu(b, ALU_CMP, WIDE, R11, THREAD_IN(R8, native_top));
@@ -87,6 +95,7 @@ static void write_to_handler(wsr_buffer *b) {
   alu_constant(b, ALU_ADD, WIDE, in_register(RSP), XMM * 16);
   for (int k = KEPT; k-- > 0;) pop(b, kept[k]);
   jump_register(b, RAX);
+  return own;
 }
 
 /* A function that native code has called cannot run now, and has done nothing yet. */
@@ -145,7 +154,7 @@ bool wsr_routines_write(wsr_buffer *b, wsr_routines *to) {
   }
   write_generic_return(b);
   to->to_handler = b->n;
-  write_to_handler(b);
+  to->to_own_handler = write_to_handler(b);
   for (int metered = 1; metered >= 0; metered--) {
     to->redo[metered] = b->n;
     if (metered) mov_from(b, WIDE, THREAD_IN(R8, left), FUEL);
