@@ -59,8 +59,8 @@ STACK_ONLY = {
     "tail_call_ref": "likewise",
     "tail_call_indirect": "likewise",
     "return_n": "copies the results, in a loop of its own by clang",
-    "table_s": "copies the label's operands",
-    "table_a": "likewise",
+    "table_copy_s": "copies the label's operands",
+    "table_copy_a": "likewise",
     **dict.fromkeys(("set_s", "set_f", "set_add"), "one register, by clang only"),
 }
 """Handlers that save registers, but call nothing."""

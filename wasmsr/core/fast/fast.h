@@ -70,7 +70,7 @@ extern const uint8_t wsr_fast_commutes[WSR_OP_COUNT];
   X(spend) X(decide) X(move_2) X(get_add_a) X(get_add_w) X(set_add) X(load_2_a)           \
   X(load_2_w) X(constant_v) X(select_v_a) X(select_v_w) X(get_v_a) X(get_v_w) X(set_v)    \
   X(set_v_s) X(call_ref) X(tail_call_ref) X(non_null) X(vector_memory) X(atomic)          \
-  X(raise) X(call_own)
+  X(raise) X(call_own) X(table_copy_s) X(table_copy_a)
 /* clang-format on */
 
 #define WSR_SPECIAL_NAME(name) WSR_FAST_##name,

@@ -287,20 +287,23 @@ TEST_BACK(false_back_s, !(uint32_t)fp[field(pc, 0)])
 TEST_BACK(false_back_a, !(uint32_t)acc)
 
 /* Third word: number of labels, the default last, and what is added to the index; then for each two
- * words: distance and slot, cell. Fields: a index, b arity, c first operand. */
-#define TABLE(NAME, INDEX)                                                                 \
+ * words: distance and slot, cell. Fields: a index, b arity (0 but for those that copy), c first
+ * operand. */
+#define TABLE(NAME, INDEX, COPIES)                                                         \
   END(NAME) {                                                                              \
     const uint32_t index = (INDEX) + high(pc[2]), last = low(pc[2]) - 1, n = field(pc, 1); \
     const uint64_t *const entry = pc + 3 + 2 * (size_t)(index < last ? index : last);      \
     const uint64_t *const from = fp + field(pc, 2);                                        \
     uint64_t *const to = fp + high(entry[0]);                                              \
-    for (uint32_t i = 0; i < n; i++) to[i] = from[i];                                      \
+    for (uint32_t i = 0; COPIES && i < n; i++) to[i] = from[i];                            \
     const int32_t by = (int32_t)low(entry[0]);                                             \
     if (by <= 0 && pausing(thread)) return leave(thread, low(entry[1]), WSR_PAUSED);       \
     NEXT(by);                                                                              \
   }
-TABLE(table_s, (uint32_t)fp[field(pc, 0)])
-TABLE(table_a, (uint32_t)acc)
+TABLE(table_s, (uint32_t)fp[field(pc, 0)], false)
+TABLE(table_a, (uint32_t)acc, false)
+TABLE(table_copy_s, (uint32_t)fp[field(pc, 0)], true)
+TABLE(table_copy_a, (uint32_t)acc, true)
 
 /* ---- calls: a first argument, d length of the cell; third word: index and cell ---- */
 

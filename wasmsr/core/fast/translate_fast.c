@@ -784,8 +784,10 @@ static void br_table(translator *f, const wsr_cell *c) {
     a = find(f, c->s, KIND_I, false);
     pop_operands(f, c->s);
   }
-  const uint32_t start = special(f, a.class == WSR_A ? WSR_FAST_table_a : WSR_FAST_table_s,
-                                 fields(a.slot, c->n, c->s - c->n, 0));
+  const bool in_acc = a.class == WSR_A;
+  const uint32_t which = c->n ? (in_acc ? WSR_FAST_table_copy_a : WSR_FAST_table_copy_s)
+                              : (in_acc ? WSR_FAST_table_a : WSR_FAST_table_s);
+  const uint32_t start = special(f, which, fields(a.slot, c->n, c->s - c->n, 0));
   word(f, pair(c->u.p.b, by));
   for (uint32_t i = 0; i < c->u.p.b; i++) {
     const wsr_target *t = &f->code->targets[c->u.p.a + i];

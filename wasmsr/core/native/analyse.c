@@ -209,8 +209,10 @@ static void add_implicit(const wsr_analysis *a, uint64_t *set, const wsr_native_
     case WSR_FAST_return_0: add_range(a, set, 0, a->n_slots ? 1 : 0); break;
     case WSR_FAST_return_1: add_range(a, set, wsr_cell_field(c, 0), 1); break;
     case WSR_FAST_return_n: add_range(a, set, wsr_cell_field(c, 0), wsr_cell_field(c, 1)); break;
-    case WSR_FAST_table_s:
-    case WSR_FAST_table_a: add_range(a, set, wsr_cell_field(c, 2), wsr_cell_field(c, 1)); break;
+    case WSR_FAST_table_copy_s:
+    case WSR_FAST_table_copy_a:
+      add_range(a, set, wsr_cell_field(c, 2), wsr_cell_field(c, 1));
+      break;
     default: break;
   }
 }

@@ -364,10 +364,12 @@ static void describe_control(describing *d) {
     case WSR_FAST_true_a:
     case WSR_FAST_false_a: operand(d, WSR_A, 0, TYPE_I); break;
     case WSR_FAST_table_s:
+    case WSR_FAST_table_copy_s:
       operand(d, WSR_S, 0, TYPE_I);
       c->falls = false;
       break;
     case WSR_FAST_table_a:
+    case WSR_FAST_table_copy_a:
       operand(d, WSR_A, 0, TYPE_I);
       c->falls = false;
       break;

@@ -147,7 +147,9 @@ static inline uint32_t wsr_target_word(const wsr_native_cell *c, uint32_t i) {
   return c->word + (uint32_t)c->pc[3 + 2 * (size_t)i];
 }
 static inline bool wsr_is_table(const wsr_shape *s) {
-  return s->kind == CELL_SPECIAL && (s->op == WSR_FAST_table_s || s->op == WSR_FAST_table_a);
+  return s->kind == CELL_SPECIAL &&
+         (s->op == WSR_FAST_table_s || s->op == WSR_FAST_table_a ||
+          s->op == WSR_FAST_table_copy_s || s->op == WSR_FAST_table_copy_a);
 }
 
 /* ---- native/pages.c: memory for code ---- */

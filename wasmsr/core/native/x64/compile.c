@@ -63,6 +63,8 @@ bool wsr_has_template(const wsr_shape *s) {
     case WSR_FAST_false_back_a:
     case WSR_FAST_table_s:
     case WSR_FAST_table_a:
+    case WSR_FAST_table_copy_s:
+    case WSR_FAST_table_copy_a:
     case WSR_FAST_call_own:
     case WSR_FAST_call_indirect:
     case WSR_FAST_return_0:

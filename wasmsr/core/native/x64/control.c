@@ -128,8 +128,9 @@ static void test(wsr_emission *e, bool in_slot) {
 static void table(wsr_emission *e) {
   wsr_buffer *const b = e->out;
   const wsr_native_cell *const c = e->c;
+  const bool in_slot = c->shape.op == WSR_FAST_table_s || c->shape.op == WSR_FAST_table_copy_s;
   const uint32_t n = wsr_n_targets(c), add = (uint32_t)(c->pc[2] >> 32), arity = field_of(e, 1);
-  mov_to(b, 0, RAX, wsr_integer(e, c->shape.op == WSR_FAST_table_s ? WSR_S : WSR_A, 0, RAX));
+  mov_to(b, 0, RAX, wsr_integer(e, in_slot ? WSR_S : WSR_A, 0, RAX));
   if (add) alu_constant(b, ALU_ADD, 0, in_register(RAX), (int32_t)add);
   if (arity) wsr_flush(e, c->dirty);
   load_constant(b, R10, n - 1);
@@ -307,7 +308,9 @@ void wsr_emit_special(wsr_emission *e) {
     case WSR_FAST_true_back_a:
     case WSR_FAST_false_back_a: test(e, false); break;
     case WSR_FAST_table_s:
-    case WSR_FAST_table_a: table(e); break;
+    case WSR_FAST_table_a:
+    case WSR_FAST_table_copy_s:
+    case WSR_FAST_table_copy_a: table(e); break;
     case WSR_FAST_call_own: call_own(e); break;
     case WSR_FAST_call_indirect: call_indirect(e); break;
     default: return_results(e);
