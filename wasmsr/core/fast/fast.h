@@ -110,9 +110,10 @@ struct wsr_fast {
 /* Fold a function's precise code; kept with it. Metered code counts: the first cell of each block
  * spends the block's instructions, and at canonical points it first decides whether what is left
  * suffices for the longest way to the next one. Native code (core/native/) leads into words of its
- * own, so that stores without it never meet it. NULL without memory. */
+ * own, so that stores without it never meet it; a function gets none if `no_native` is requested
+ * meanwhile. NULL without memory, or for `interrupt`. */
 const wsr_fast *wsr_translate_fast(const wsr_module *module, const wsr_code *code, unsigned kind,
-                                   const wsr_request *interrupt);
+                                   const wsr_request *interrupt, const wsr_request *no_native);
 /* Plain fast code of a function that nobody runs, for listings. NULL without memory. */
 wsr_fast *wsr_fast_copy(const wsr_module *module, const wsr_code *code);
 /* Join the `n` cells that the map names into sequences; false without memory. */

@@ -1203,7 +1203,8 @@ wsr_fast *wsr_fast_copy(const wsr_module *m, const wsr_code *code) {
 }
 
 const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, unsigned kind,
-                                   const wsr_request *interrupt) {
+                                   const wsr_request *interrupt, const wsr_request *no_native) {
+  (void)no_native;
   /* each code is made once, when it is first needed */
   _Atomic(wsr_fast *) *place = &((wsr_code *)(uintptr_t)code)->fast[kind];
   wsr_fast *fast = WSR_PUBLISHED(place);
@@ -1211,7 +1212,7 @@ const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, un
   fast = make(m, code, kind % 2 != 0, interrupt);
 #if WSR_NATIVE
   if (fast && kind >= WSR_FAST_NATIVE) {
-    wsr_native_compile(m, fast, interrupt);
+    wsr_native_compile(m, fast, no_native);
     if (!fast->native && wsr_pause_requested_at(interrupt, 1023)) { /* later, then */
       wsr_fast_free(fast);
       return NULL;
@@ -1238,8 +1239,9 @@ const wsr_fast *wsr_function_fast(wsr_thread *thread, uint32_t address, bool met
   const wsr_code *code = wsr_function_code(thread, address);
   if (!code) return NULL;
   const unsigned kind = (store->program.native ? WSR_FAST_NATIVE : WSR_FAST_PLAIN) + metered;
-  fast = wsr_translate_fast(store->program.instances[f->instance]->module, code, kind,
-                            thread->interrupt ? &thread->pause : NULL);
+  const wsr_request *const interrupt = thread->interrupt ? &thread->pause : NULL;
+  fast = wsr_translate_fast(store->program.instances[f->instance]->module, code, kind, interrupt,
+                            thread->points ? interrupt : &thread->pause);
   WSR_PUBLISH(place, fast);
   return fast;
 }

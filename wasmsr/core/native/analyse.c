@@ -57,6 +57,7 @@ static bool make_cells(wsr_analysis *a) {
   memset(a->cell_at, 0xFF, (size_t)f->n_words * sizeof *a->cell_at);
   for (uint32_t i = 0; i < a->n_cells; i++) {
     wsr_native_cell *const c = &a->cells[i];
+    if (wsr_pause_requested_at(a->interrupt, i)) return false;
     c->word = f->map[i].word;
     c->cell = f->map[i].cell;
     a->cell_at[c->word] = i;
@@ -245,13 +246,17 @@ static bool make_liveness(wsr_analysis *a) {
   uint64_t *set = malloc(words * sizeof *set);
   bool good = a->live && set && add_snapshots(a);
   /* Start with what is live whatever comes behind; it stays in every round. */
-  for (uint32_t i = 0; good && i < a->n_cells; i++) add_implicit(a, live_at(a, i), &a->cells[i]);
+  for (uint32_t i = 0; good && i < a->n_cells; i++) {
+    add_implicit(a, live_at(a, i), &a->cells[i]);
+    good = !wsr_pause_requested_at(a->interrupt, i);
+  }
   int rounds = 0;
   for (bool changed = good; changed && good;) {
     changed = false;
-    good = ++rounds <= MOST_ROUNDS && !wsr_pause_requested_at(a->interrupt, 1023);
-    for (uint32_t i = a->n_cells; i-- > 0;) {
+    good = ++rounds <= MOST_ROUNDS;
+    for (uint32_t i = a->n_cells; good && i-- > 0;) {
       uint64_t *const at = live_at(a, i);
+      good = !wsr_pause_requested_at(a->interrupt, i);
       transfer(a, i, set);
       for (uint32_t w = 0; w < words; w++) {
         if ((set[w] | at[w]) == at[w]) continue;
@@ -386,11 +391,14 @@ static bool make_pins(wsr_analysis *a) {
                .seen = calloc(n, 1),
                .touched = calloc(n, sizeof *p.touched),
                .preferred = calloc(n, 1)};
-  const bool good = p.local_type && p.weight && p.seen && p.touched && p.preferred;
+  bool good = p.local_type && p.weight && p.seen && p.touched && p.preferred;
   if (good) {
     find_local_types(a, &p);
-    for (uint32_t r = a->n_regions - 1; r-- > 0;) pin_region(a, &p, r); /* inner regions first */
-    pin_region(a, &p, a->n_regions - 1);
+    for (uint32_t r = a->n_regions - 1; good && r-- > 0;) { /* inner regions first */
+      pin_region(a, &p, r);
+      good = !wsr_pause_requested_at(a->interrupt, 1023);
+    }
+    if (good) pin_region(a, &p, a->n_regions - 1);
   }
   free(p.local_type);
   free(p.weight);
@@ -455,8 +463,9 @@ static bool make_dirty(wsr_analysis *a) {
   int rounds = 0;
   for (bool changed = true; changed;) {
     changed = false;
-    if (++rounds > MOST_ROUNDS || wsr_pause_requested_at(a->interrupt, 1023)) return false;
+    if (++rounds > MOST_ROUNDS) return false;
     for (uint32_t i = 0; i < a->n_cells; i++) {
+      if (wsr_pause_requested_at(a->interrupt, i)) return false;
       const wsr_native_cell *const c = &a->cells[i];
       const uint16_t dirty =
           (writes_memory_first(c) ? 0 : c->dirty) | (c->has_template ? c->sets : 0);
@@ -543,8 +552,11 @@ static bool make_loaded(wsr_analysis *a) {
   bool good = true;
   while (w.changed && good) {
     w.changed = false;
-    good = ++rounds <= MOST_ROUNDS && !wsr_pause_requested_at(a->interrupt, 1023);
-    for (uint32_t i = a->n_cells; i-- > 0;) want_before(&w, i);
+    good = ++rounds <= MOST_ROUNDS;
+    for (uint32_t i = a->n_cells; good && i-- > 0;) {
+      want_before(&w, i);
+      good = !wsr_pause_requested_at(a->interrupt, i);
+    }
     if (has_no_loops(a)) break;
   }
   for (uint32_t i = 0; i < a->n_cells; i++) a->cells[i].loaded = w.before[i] | a->cells[i].dirty;
@@ -553,8 +565,9 @@ static bool make_loaded(wsr_analysis *a) {
   rounds = 0;
   for (bool changed = good; changed && good;) {
     changed = false;
-    good = ++rounds <= MOST_ROUNDS && !wsr_pause_requested_at(a->interrupt, 1023);
-    for (uint32_t i = 0; i < a->n_cells; i++) {
+    good = ++rounds <= MOST_ROUNDS;
+    for (uint32_t i = 0; good && i < a->n_cells; i++) {
+      good = !wsr_pause_requested_at(a->interrupt, i);
       const wsr_native_cell *const c = &a->cells[i];
       const uint16_t loaded = wsr_loaded_behind(a, i);
       if (c->falls && i + 1 < a->n_cells) changed |= loaded_to(a, i, loaded, i + 1);
