@@ -45,11 +45,12 @@ ends the same key file, which nobody else can read.
   wasmsr remote --listen 10.0.0.2 --port 7000 --peer 10.0.0.1:7000 --token-file key
 
 With --lease, a register decides who owns the program, so that it never runs twice even if an end is
-lost for good. Both ends need the same register: on one machine they find it by themselves.
+lost for good. Both ends need the same register: on one machine they find it by themselves. The
+program must not write to folders of a host, unless both ends allow it.
 
 \b
-  wasmsr remote --port 7000 --peer 7001 --send --program app.wasm --lease 10
-  wasmsr remote --port 7001 --peer 7000
+  wasmsr remote --port 7000 --peer 7001 --send --lease 10 --unfenced host
+  wasmsr remote --port 7001 --peer 7000 --unfenced host
   wasmsr ownership ls
 
 Ctrl-C ends the program at any time. If a move was decided and not yet confirmed, the exit code is
