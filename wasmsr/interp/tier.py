@@ -14,6 +14,7 @@ from wasmsr.errors import WasmsrError
 TIERS = ("interpreter", "native", "auto")
 """`auto` takes native code where this machine allows it. `native` does the same for now."""
 DEFAULT = "interpreter"
+"""Short programs with many functions take a little longer with native code: docs/performance.md."""
 VARIABLE = "WASMSR_TIER"
 
 _chosen: str | None = None
