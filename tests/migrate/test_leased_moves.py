@@ -84,7 +84,11 @@ class FailingRegister:
         if self._at(f"before the swap of a {kind}"):
             raise RegisterAway("lost")
         done = self.inner.compare_and_swap(program, old, new)
-        if self._at(f"after the swap of a {kind}"):
+        try:
+            lost = self._at(f"after the swap of a {kind}")
+        except RegisterAway as error:
+            raise Unanswered(str(error)) from error
+        if lost:
             raise Unanswered("lost")
         return done
 
@@ -166,7 +170,7 @@ class LeasedSession(Session):
         return super().plain(program._inner)
 
     def settle(self) -> None:
-        for _ in range(3):
+        for _ in range(AWAY + 2):
             super().settle()
             for end in self.ends.values():
                 assert isinstance(end, LeasedEnd)
