@@ -9,6 +9,8 @@ IMPORTS = """
     (func $write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "path_open"
     (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "poll_oneoff"
+    (func $poll (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
 """
 
@@ -29,9 +31,10 @@ COUNT = f"""(module {IMPORTS}
       (br_if $digit (local.get $i)))
     (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 9))
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))))
-  (func $work (local $i i32)
-    (local.set $i (i32.const SPEED))
-    (loop $l (br_if $l (local.tee $i (i32.sub (local.get $i) (i32.const 1))))))
+  (func $work
+    (i32.store (i32.const 144) (i32.const 1)) (i64.store (i32.const 152) (i64.const WAIT))
+    (if (i64.ne (i64.const WAIT) (i64.const 0))
+      (then (drop (call $poll (i32.const 128) (i32.const 192) (i32.const 1) (i32.const 8))))))
   (func (export "_start")
     (loop $again
       (call $line (global.get $n))
@@ -76,9 +79,10 @@ OPEN_ALL = f"""(module {IMPORTS}
 """Opens its folder until it gets no more descriptors, and then computes for ever."""
 
 
-def counting(total: int, speed: int = 100_000) -> bytes:
-    """Return the program that prints `total` numbers, with so many loops after each."""
-    return assemble(COUNT.replace("TOTAL", str(total)).replace("SPEED", str(speed)).encode())
+def counting(total: int, milliseconds: int = 0) -> bytes:
+    """Return the program that prints `total` numbers, and waits so long after each."""
+    wait = str(milliseconds * 1_000_000)
+    return assemble(COUNT.replace("TOTAL", str(total)).replace("WAIT", wait).encode())
 
 
 def lines(first: int, end: int) -> bytes:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import pytest
 
 from tests.node.programs import counting, lines
 
-SLOW = 10_000_000
+SLOW = 10
+"""Milliseconds after each line."""
 
 
 def until(condition: Callable[[], Any], seconds: float = 40) -> None:
@@ -87,7 +89,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 def test_a_day_of_a_node(shell: Shell, tmp_path: Path) -> None:
     """Submit, look, pause, save, kill the node, start it again, stop it, resume, follow."""
-    (tmp_path / "count.wasm").write_bytes(counting(400, SLOW))
+    (tmp_path / "count.wasm").write_bytes(counting(900, SLOW))
     shell.node("--on-stop", "checkpoint")
     program = shell.run("submit", "count.wasm", "--name", "count", "--env", "A=B").strip()
     other = json.loads(shell.run("submit", "count.wasm", "--json"))["program"]
@@ -114,16 +116,16 @@ def test_a_day_of_a_node(shell: Shell, tmp_path: Path) -> None:
     assert shell.events("stopped")[-1]["resumable"] == 1
     shell.node("--resume")
     assert shell.ps()[program]["reason"].startswith("resumed from")
-    assert lines(0, 1) + follower.stdout.read() == lines(0, 400), "each line once, and in order"
+    assert lines(0, 1) + follower.stdout.read() == lines(0, 900), "each line once, and in order"
     assert follower.wait(60) == 0
     ended = shell.ps()[program]
     assert (ended["standing"], ended["code"], ended["life"]) == ("ended", 7, 2)
     pieces = [json.loads(line) for line in shell.run("logs", "--json", program).splitlines()]
-    assert "".join(one["text"] for one in pieces).encode() == lines(0, 400)
+    assert "".join(one["text"] for one in pieces).encode() == lines(0, 900)
 
 
 def test_a_node_gives_no_folder_without_a_rule(shell: Shell, tmp_path: Path) -> None:
-    (tmp_path / "count.wasm").write_bytes(counting(1, 1))
+    (tmp_path / "count.wasm").write_bytes(counting(1))
     (tmp_path / "data").mkdir()
     shell.node("--policy-mounts", f"{tmp_path}/data:ro", "--policy-memory", "1MiB")
     folder = f"{tmp_path}/data::/data"
@@ -132,6 +134,38 @@ def test_a_node_gives_no_folder_without_a_rule(shell: Shell, tmp_path: Path) -> 
     assert "may not have the folder" in shell.run(*words, "/etc::/etc::ro", code=1)
     assert "bytes of memory here" in shell.run("submit", "count.wasm", code=1)
     shell.run(*words, f"{folder}::ro")
+
+
+def test_metrics_of_a_node(shell: Shell, tmp_path: Path) -> None:
+    parser = pytest.importorskip("prometheus_client.parser")
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        port = trial.getsockname()[1]
+    (tmp_path / "count.wasm").write_bytes(counting(3))
+    (tmp_path / "spin.wasm").write_bytes(counting(10**7, SLOW))
+    shell.node("--metrics", f"127.0.0.1:{port}", "--policy-programs", "2")
+    shell.run("submit", "count.wasm")
+    spin = shell.run("submit", "spin.wasm").strip()
+    shell.run("checkpoint", spin)
+    until(lambda: "ended" in shell.run("ps"))
+    shell.run("submit", "spin.wasm")
+    assert "which is its limit" in shell.run("submit", "spin.wasm", code=1)
+    os.kill(shell.ps()[spin]["worker"], signal.SIGKILL)
+    until(lambda: shell.ps()[spin]["standing"] == "resumable")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    found = {
+        (one.name, *one.labels.values()): one.value
+        for family in parser.text_string_to_metric_families(text)
+        for one in family.samples
+    }
+    assert found["wasmsr_programs", "running"] == 1
+    assert found["wasmsr_programs", "resumable"] == found["wasmsr_programs", "ended"] == 1
+    assert found["wasmsr_programs_ended_total", "exited"] == 1
+    assert found["wasmsr_workers_lost_total", "SIGKILL"] == 1
+    assert found["wasmsr_checkpoints_total", "written"] == 1
+    assert found["wasmsr_refusals_total", "programs"] == 1
+    assert found["wasmsr_worker_memory_bytes",] > 1 << 20
 
 
 def test_strangers_are_refused(shell: Shell, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def until_gone(process: int) -> int:
 
 
 def test_workers_of_a_module_come_from_one_parent(place: Place) -> None:
-    binary = programs.counting(3, 1)
+    binary = programs.counting(3)
     one, two = place.worker(binary), place.worker(binary, name="two")
     assert one.pid != two.pid and len(place.parents.processes()) == 1
     for worker in (one, two):
@@ -104,7 +104,7 @@ def test_the_least_recently_used_parent_ends(tmp_path: Path) -> None:
     parents = WarmParents(most=2)
     place = Place(tmp_path, parents)
     try:
-        binaries = [programs.counting(n, 1) for n in (1, 2, 3)]
+        binaries = [programs.counting(n) for n in (1, 2, 3)]
         workers = [place.worker(one, name=str(n)) for n, one in enumerate(binaries)]
         known = [hashlib.sha256(one).hexdigest() for one in binaries]
         assert set(parents.processes()) == set(known[1:])
@@ -131,7 +131,7 @@ def test_no_secret_of_the_supervisor_reaches_a_worker(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WASMSR_TOKEN", "secret-of-the-node")
-    worker = place.worker(programs.counting(1, 1))
+    worker = place.worker(programs.counting(1))
     found = Path(f"/proc/{worker.pid}/environ").read_bytes()
     assert b"PATH=" in found and b"secret-of-the-node" not in found
     names = {Path(one.path).name for one in psutil.Process(worker.pid).memory_maps()}
@@ -211,7 +211,7 @@ def test_a_confined_program_is_saved_and_restored(place: Place, tmp_path: Path) 
     shared = tmp_path / "shared"
     shared.mkdir()
     spec = {"mounts": [f"{shared}::/shared", "::/memory::mem"]}
-    binary = programs.counting(3000, 120_000)
+    binary = programs.counting(200, 10)
     worker = place.worker(binary, spec)
     program = worker.start(spec, program=ID, streams=STREAMS)
     checkpoints = str(tmp_path / "one" / "checkpoints")
@@ -228,11 +228,11 @@ def test_a_confined_program_is_saved_and_restored(place: Place, tmp_path: Path) 
     assert worker.restore(checkpoints, done["root"], spec, program=ID, streams=STREAMS) == ID
     worker.resume(ID)
     assert worker.wait(ID, 60).code == 7
-    assert read_ring(place.output, "stdout", 0) == (0, programs.lines(0, 3000))
+    assert read_ring(place.output, "stdout", 0) == (0, programs.lines(0, 200))
 
 
 def test_a_worker_is_adopted(place: Place, tmp_path: Path) -> None:
-    worker = place.worker(programs.counting(10_000_000, 10_000), wait=10)
+    worker = place.worker(programs.counting(10_000_000, 2), wait=10)
     program = worker.start({}, program=ID, streams=STREAMS)
     worker._end.shutdown(2)  # as if the supervisor were killed
     (other,) = old_executors(tmp_path / "one" / "worker")

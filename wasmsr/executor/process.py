@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,9 +44,11 @@ class ProcessExecutor:
         process: The worker, if this process started it.
         pid: Its process id.
         patience: Seconds in which it must answer a call that takes no time; None waits for ever.
+        on_gone: Is called, on a thread of this object, when the worker has ended.
     """
 
     patience: float | None = None
+    on_gone: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
         self,
@@ -148,6 +150,13 @@ class ProcessExecutor:
             left, self._open = self._open, {}
         for waiting in left.values():
             waiting.set_exception(ExecutorError(reason))
+        self.on_gone()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the worker has ended, or was given up."""
+        with self._lock:
+            return self._gone
 
     def _call(self, method: str, **values: Any) -> Any:
         """Return what a method of the worker's executor returns, or raise what it raises."""

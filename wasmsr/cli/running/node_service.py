@@ -16,13 +16,16 @@ from wasmsr.cli.options.usage import UsageError
 from wasmsr.cli.running.terminal import END_CODES, Events
 from wasmsr.cli.words import messages
 from wasmsr.errors import printable
+from wasmsr.node.metrics import Metrics
 from wasmsr.node.security.failures import AccessRefused
 from wasmsr.node.security.guard import Guard
 from wasmsr.node.security.policy import MountWish, Policy, ProgramAdmission, ProgramWish
 from wasmsr.node.security.tls_identity import TlsFiles, TlsIdentity
 from wasmsr.node.security.tokens import TokenCheck
 from wasmsr.node.settings.reading import Settings
+from wasmsr.node.supervision.node_program import own_bytes
 from wasmsr.node.supervision.node_supervisor import NodeRules, NodeSupervisor
+from wasmsr.node.supervision.program_record import ProgramStanding
 from wasmsr.node.workers.confinement import WorkerLimits, host_confinement
 from wasmsr.runspec.run_spec import RunSpec
 
@@ -35,11 +38,11 @@ WORKER_BYTES = 1 << 30
 LARGEST_MEMORY = 4 << 30
 """Memory of a program that names no limit, if the policy has none: that of 32-bit addresses."""
 
-UNUSED = ("node.http", "node.metrics", "node.drain-to", "checkpoints.store", "ownership.register")
+UNUSED = ("node.http", "node.drain-to", "checkpoints.store", "ownership.register")
 """Settings that this version reads and cannot carry out, so it refuses them."""
 
 LEVELS = {"unreadable": "error", "trouble": "error", "not-saved": "warning", "refused": "warning",
-    "no-checkpoint": "warning", "not-resumed": "warning"}  # fmt: skip
+    "no-checkpoint": "warning", "not-resumed": "warning", "checkpoint": "info"}  # fmt: skip
 """The level of each event that is no notice."""
 
 REFUSALS = 1.0
@@ -87,6 +90,47 @@ def _word(value: Any) -> str:
     return json.dumps(text) if " " in text or not text else text
 
 
+class NodeCounts:
+    """Counts the events of a node for its metrics, and answers when somebody looks."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+
+    def note(self, event: str, **values: Any) -> None:
+        """Count one event."""
+        add = self.metrics.add
+        if event == "program" and values["standing"] == "ended":
+            add("wasmsr_programs_ended", values.get("ending") or "other")
+        elif event == "program" and values["standing"] == "killed":
+            add("wasmsr_programs_ended", "killed")
+        elif event == "worker-lost":
+            add("wasmsr_workers_lost", values["cause"])
+        elif event == "checkpoint":
+            add("wasmsr_checkpoints", "written")
+            add("wasmsr_checkpoint_bytes", by=values["bytes"])
+        elif event in ("no-checkpoint", "not-saved"):
+            add("wasmsr_checkpoints", "failed")
+
+    def watch(self, supervisor: NodeSupervisor, tls: TlsIdentity | None) -> None:
+        """Have the supervisor and the certificate asked when somebody looks at the metrics."""
+
+        def states() -> dict[tuple[str, ...], float]:
+            counts = dict.fromkeys((one.value for one in ProgramStanding), 0)
+            for program in supervisor.programs():
+                counts[program.standing.value] += 1
+            return {(state,): float(count) for state, count in counts.items()}
+
+        def memory() -> dict[tuple[str, ...], float]:
+            return {(): float(sum(own_bytes(one.pid) for one in supervisor.programs() if one.pid))}
+
+        self.metrics.ask("wasmsr_programs", states)
+        self.metrics.ask("wasmsr_worker_memory_bytes", memory)
+        self.metrics.set("wasmsr_node_info", 1, supervisor.node.hex(), __version__)
+        if tls is not None:
+            days = tls.identity.days_left
+            self.metrics.ask("wasmsr_certificate_expiry_days", lambda: {(): days()})
+
+
 class NodeService:
     """A node from its settings to its end."""
 
@@ -103,6 +147,7 @@ class NodeService:
         if settings["node.on-stop"] == "drain":
             raise UsageError("--on-stop drain is not in this version: checkpoint or kill.")
         self._log = NodeLog(settings["log.format"], settings["log.level"])
+        self._counts = NodeCounts()
         self._state = state_folder(settings["node.state-dir"])
         self._policy = _policy(settings)
         self._admission = ProgramAdmission(self._policy)
@@ -116,7 +161,7 @@ class NodeService:
             limits=limits, ring=settings["node.output-limit"], every=settings["checkpoints.every"],
             keep=settings["checkpoints.keep"], admit=self._admit,
             leave=lambda program: self._admission.leave(bytes.fromhex(program)),
-            note=self._log.note,
+            note=self._note,
         )  # fmt: skip
         self._supervisor: NodeSupervisor | None = None
         supervisor = NodeSupervisor(self._state / "node", rules)
@@ -134,12 +179,28 @@ class NodeService:
         except BaseException:
             supervisor.stop(save=True, seconds=settings["node.stop-seconds"])
             raise
+        shown = None
+        if settings["node.metrics"] is not None:
+            from wasmsr.http.metrics_server import MetricsServer
+
+            shown = MetricsServer(self._counts.metrics, settings["node.metrics"])
+            self._log.note("metrics", serves=str(settings["node.metrics"]))
         if self._resume:
             supervisor.resume_all()
         arrived: set[int] = set()
         while not arrived & END_CODES.keys():
             arrived, _ = events.wait()
+        if shown is not None:
+            shown.stop()
         return self._stop(supervisor, server)
+
+    def _note(self, event: str, **values: Any) -> None:
+        self._log.note(event, **values)
+        self._counts.note(event, **values)
+
+    def _refused(self, error: AccessRefused, host: str) -> None:
+        self._log.refused(error, host)
+        self._counts.metrics.add("wasmsr_refusals", error.rule)
 
     def _stop(self, supervisor: NodeSupervisor, server: ControlServer) -> int:
         save = self._settings["node.on-stop"] == "checkpoint"
@@ -173,7 +234,8 @@ class NodeService:
             token = TokenCheck(keys.own(self._state, state_folder(None)))
         elif settings["access.insecure"] and tls is None:
             messages.say(f"anybody who reaches {address} can run programs here", "warning")
-        guard = Guard(self._policy, tls, token, self._log.refused)
+        guard = Guard(self._policy, tls, token, self._refused)
+        self._counts.watch(supervisor, tls)
 
         def admit(peer: str, certificate: bytes | None, given: bytes) -> str:
             return guard.admit(peer, certificate, given).name
@@ -196,7 +258,11 @@ class NodeService:
             here = sum(one.standing.is_alive for one in self._supervisor.programs())
             if here >= most:
                 raise AccessRefused("workers", f"{here} programs run here, which is the limit")
-        self._admission.admit(bytes.fromhex(program), caller, _wish(digest, size, spec))
+        try:
+            self._admission.admit(bytes.fromhex(program), caller, _wish(digest, size, spec))
+        except AccessRefused as error:
+            self._refused(error, caller)
+            raise
 
 
 def _wish(digest: str, size: int, spec: RunSpec) -> ProgramWish:

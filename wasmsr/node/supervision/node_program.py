@@ -58,11 +58,15 @@ class ProgramRules:
         keep: Checkpoints that stay.
         note: Gets events.
         changed: Is called after each change of a record.
+        enter: Gets the record of a program that is resumed; it raises an error to refuse it.
+        leave: Gets the id of a program that no worker has any more.
     """
 
     keep: int
     note: Note
     changed: Callable[[], None]
+    enter: Callable[[ProgramRecord], None]
+    leave: Callable[[str], None]
 
 
 class NodeProgram:
@@ -87,7 +91,7 @@ class NodeProgram:
         self.id = bytes.fromhex(record.program)
         self._rules, self._worker = rules, worker
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._news = threading.Event()
         self._executor: ProcessExecutor | None = None
         self._watcher: threading.Thread | None = None
         self._next = 0.0
@@ -97,18 +101,21 @@ class NodeProgram:
 
     def _stand(self, standing: ProgramStanding, reason: str = "", **changes: Any) -> None:
         """Note what the program does now, on disk before anybody hears of it."""
-        with self._changed:
+        with self._lock:
             if standing is not self.record.standing:
                 self.record.changed = time.time()
             self.record.standing, self.record.reason = standing, reason
             for name, value in changes.items():
                 setattr(self.record, name, value)
             self.record.write(self.folder.record)
-            self._changed.notify_all()
-        self._rules.note(
-            "program", program=self.record.program[:8], standing=standing.value,
-            **({"reason": reason} if reason else {}),
-        )  # fmt: skip
+        self._news.set()
+        if not standing.is_alive:
+            self._rules.leave(self.record.program)
+        more = {"reason": reason} if reason else {}
+        if self.record.ending:
+            more["ending"] = self.record.ending
+        name = self.record.program[:8]
+        self._rules.note("program", program=name, standing=standing.value, **more)
         self._rules.changed()
 
     @property
@@ -158,6 +165,7 @@ class NodeProgram:
     def _have(self, executor: ProcessExecutor) -> None:
         """Watch a worker that has the program."""
         executor.patience = PATIENCE
+        executor.on_gone = self._news.set  # it must not wait for our lock
         self._executor = executor
         self._plan()
         self._watcher = threading.Thread(
@@ -230,8 +238,9 @@ class NodeProgram:
                             self._end(status)
                     return
                 if status.state != "running":
-                    with self._changed:
-                        self._changed.wait(LOOK_SECONDS)
+                    if not executor.is_gone:
+                        self._news.wait(LOOK_SECONDS)
+                    self._news.clear()
                 elif time.monotonic() >= self._next:
                     self._save_in_time(executor)
         except ExecutorError as error:
@@ -273,10 +282,11 @@ class NodeProgram:
         if lives:
             executor.kill()
             _reap(executor.pid)
-            how = f"was killed: {error.message}"
+            cause, how = "frozen", f"was killed: {error.message}"
         else:
             executor.close()
-            how = _how(executor.pid, self.folder)
+            cause, how = _how(executor.pid, self.folder)
+        self._rules.note("worker-lost", program=self.record.program[:8], cause=cause)
         with self._lock:
             self._fall_back(f"its worker {executor.pid} {how}")
         shutil.rmtree(self.folder.temporary, ignore_errors=True)
@@ -325,6 +335,7 @@ class NodeProgram:
         record = self.record
         saved = record.saved
         assert saved is not None
+        self._rules.enter(record)
         # What the old life wrote beyond the save point counts no more. A reader hears of the new
         # life when nothing of that is left to be read.
         for stream in STREAMS:
@@ -350,6 +361,7 @@ class NodeProgram:
         except BaseException:
             executor.kill()
             _reap(executor.pid, 1)
+            self._rules.leave(record.program)
             raise
         self._have(executor)
 
@@ -383,8 +395,12 @@ class NodeProgram:
         with self._lock:
             if self._executor is not executor:
                 raise self._refuse("saved")
-            self._stand(self.record.standing, self.record.reason, saved=saved)
+            self.record.saved = saved
+            self.record.write(self.folder.record)
             self.folder.remove_parked()
+        name = self.record.program[:8]
+        self._rules.note("checkpoint", program=name, number=saved.number, bytes=saved.size)
+        self._rules.changed()
         return saved
 
     def inspect(self) -> dict[str, Any]:
@@ -474,6 +490,16 @@ LARGEST_RESULT = 1 << 16
 """Bytes of a result of a worker that are read."""
 
 
+def own_bytes(process: int) -> int:
+    """Return the memory of a process that is of no file and of no other process, about."""
+    try:
+        with open(f"/proc/{process}/statm", encoding="ascii") as file:
+            _, resident, shared, *_ = map(int, file.read().split())
+        return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
+
+
 def resident_bytes(process: int) -> int | None:
     """Return the memory that a process has now, or None."""
     try:
@@ -501,21 +527,23 @@ def _reap(process: int, seconds: float = 5.0) -> int | None:
     return None
 
 
-def _how(process: int, folder: ProgramFolder) -> str:
-    """Return how a worker has ended, as the rest of a sentence."""
+def _how(process: int, folder: ProgramFolder) -> tuple[str, str]:
+    """Return how a worker has ended: in a word, and as the rest of a sentence."""
     status = _reap(process)
     if status is None:
-        return "has ended, and nobody saw how"
+        return "unknown", "has ended, and nobody saw how"
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
+        name = f"signal {number}"
         with suppress(ValueError):
-            return f"was ended by {signal.Signals(number).name}"
-        return f"was ended by signal {number}"
+            name = signal.Signals(number).name
+        return name, f"was ended by {name}"
     said = ""
     with suppress(OSError):
         text = (folder.workers / ERRORS).read_bytes()[-2000:].decode("utf-8", "replace")
         said = text.strip().rpartition("\n")[2]
-    return f"ended with exit code {os.WEXITSTATUS(status)}" + (f": {said}" if said else "")
+    code = os.WEXITSTATUS(status)
+    return "exit", f"ended with exit code {code}" + (f": {said}" if said else "")
 
 
-__all__ = ["NodeProgram", "Note", "ProgramRules", "resident_bytes"]
+__all__ = ["NodeProgram", "Note", "ProgramRules", "own_bytes", "resident_bytes"]

@@ -68,7 +68,7 @@ class NodeRules:
         adopt: How many seconds workers wait for a supervisor that is started again.
         admit: Gets id, caller, digest and size of the module, and the run of each program that
             comes; it raises an error to refuse it.
-        leave: Hears of each program that has ended.
+        leave: Gets the id of each program that no worker has any more.
         note: Gets events, for the log.
     """
 
@@ -120,7 +120,9 @@ class NodeSupervisor:
         self._programs: dict[str, NodeProgram] = {}
         self._changes = threading.Condition()
         self._stopping = False
-        self._kept = ProgramRules(rules.keep, rules.note, self._note_change)
+        self._kept = ProgramRules(
+            rules.keep, rules.note, self._note_change, self._admit_again, rules.leave
+        )
         try:
             self._recover()
         except BaseException:
@@ -131,6 +133,12 @@ class NodeSupervisor:
     def node(self) -> bytes:
         """The node's id."""
         return self.folder.node
+
+    def _admit_again(self, record: ProgramRecord) -> None:
+        """Admit a program that is resumed."""
+        size = self.folder.module(record.digest).stat().st_size
+        run = RunSpec.read(record.spec)
+        self.rules.admit(record.program, record.submitter, record.digest, size, run)
 
     def _note_change(self) -> None:
         with self._changes:

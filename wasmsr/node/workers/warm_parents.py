@@ -46,7 +46,12 @@ class WorkerPlace:
 
 
 class WarmParent:
-    """One warm parent process."""
+    """One warm parent process.
+
+    Attributes:
+        process: The process.
+        is_broken: Whether it has ended, or has not answered.
+    """
 
     def __init__(self, path: Path, digest: str, features: str | None) -> None:
         """Start the process, and wait until it has loaded the module.
@@ -60,6 +65,7 @@ class WarmParent:
             WasmsrError: The module cannot be loaded, or the process does not answer.
         """
         self._turn = threading.Lock()
+        self.is_broken = False
         self._end, theirs = socket.socketpair()
         words = [sys.executable, "-m", "wasmsr.node.workers.warm_parent", str(theirs.fileno())]
         # Secrets of the supervisor can be in variables.
@@ -79,9 +85,14 @@ class WarmParent:
         self, method: str, seconds: float, descriptors: list[int] | None = None, **values: Any
     ) -> Any:
         self._end.settimeout(seconds)
-        send(self._end, [0, method, values], descriptors)
-        reply = receive(self._end)
+        try:
+            send(self._end, [0, method, values], descriptors)
+            reply = receive(self._end)
+        except ExecutorError:
+            self.is_broken = True
+            raise
         if reply is None:
+            self.is_broken = True
             raise ExecutorError(f"the warm parent {self.process.pid} has ended")
         (_, fine, value), _ = reply
         if not fine:
@@ -152,7 +163,7 @@ class WarmParents:
             try:
                 return parent.fork(place, confinement, ring=ring, wait=wait)
             except ExecutorError:
-                if parent.process.poll() is None:
+                if not parent.is_broken:
                     raise
                 self._drop(digest, features, parent)  # it was ended meanwhile, or killed
         raise ExecutorError("two warm parents have ended before they gave a worker")

@@ -1,0 +1,14 @@
+"""A part of the campaign with fixed seeds; see `campaign.py`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.node.campaign import play
+
+
+@pytest.mark.parametrize("seed", [9])
+def test_a_node_is_right_after_faults(seed: int) -> None:
+    """Supervisors and workers are killed while programs are paused, resumed and saved."""
+    found = play(seed)
+    assert not found["wrong"], found["wrong"]
