@@ -150,6 +150,8 @@ def test_refusals(here: Here) -> None:
     ):  # fmt: skip
         with pytest.raises(SubmissionRefused, match="cannot have"):
             node.submit(counting(1), wrong)
+    with pytest.raises(SubmissionRefused, match="absolute"):
+        node.submit(counting(1), {"mounts": ["data::/data"]})
     with pytest.raises(errors.WasmsrError, match="args"):
         node.submit(counting(1), {"args": 5})
     with pytest.raises(errors.WasmsrError, match="exports no function"):

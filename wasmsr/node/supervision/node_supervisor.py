@@ -24,10 +24,12 @@ from wasmsr.executor.rings import read_ring, ring_bounds
 from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused
 from wasmsr.node.supervision.node_folder import NodeFolder
 from wasmsr.node.supervision.node_program import NodeProgram, Note, ProgramRules
-from wasmsr.node.supervision.program_record import STREAMS, ProgramRecord
+from wasmsr.node.supervision.program_record import STREAMS, ProgramRecord, ProgramStanding
 from wasmsr.node.workers.confinement import Confinement, HostAccess, WorkerLimits
 from wasmsr.node.workers.warm_parents import WarmParents
 from wasmsr.runspec.run_spec import RunSpec
+from wasmsr.snapshot.memory.parts import cores
+from wasmsr.wasi.filesystem.mounts import Mount
 
 FINISHED = 1000
 """Programs that have ended and are still known; the oldest are forgotten."""
@@ -113,7 +115,7 @@ class NodeSupervisor:
             ExecutorError: An old worker does not end.
         """
         self.rules = rules
-        self.folder = NodeFolder(folder)
+        self.folder = NodeFolder(folder.absolute())
         self.started = time.time()
         self._parents = WarmParents()
         self._lock = threading.Lock()
@@ -345,14 +347,16 @@ class NodeSupervisor:
 
     def resume_all(self) -> None:
         """Resume every program that can be resumed; those that cannot are noted."""
-        for program in self.programs():
-            if program.standing.value == "resumable":
-                try:
-                    program.resume()
-                except (WasmsrError, OSError) as error:
-                    self.rules.note(
-                        "not-resumed", program=program.record.program[:8], error=str(error)
-                    )
+        found = [one for one in self.programs() if one.standing is ProgramStanding.RESUMABLE]
+
+        def resume(program: NodeProgram) -> None:
+            try:
+                program.resume()
+            except (WasmsrError, OSError) as error:
+                self.rules.note("not-resumed", program=program.record.program[:8], error=str(error))
+
+        with ThreadPoolExecutor(cores(), thread_name_prefix="wasmsr-resume") as pool:
+            list(pool.map(resume, found))
 
     def stop(self, *, save: bool, seconds: float) -> list[str]:
         """End all workers, and give the folder up.
@@ -399,6 +403,7 @@ def checked_run(spec: Mapping[str, Any]) -> RunSpec:
     Raises:
         SubmissionRefused: It sets what a caller may not set.
         SpecError: A value is wrong.
+        WasiConfigError: A mount has not the right form.
     """
     limits = spec.get("limits", {})
     wrong = [*(spec.keys() - TAKEN)]
@@ -408,7 +413,13 @@ def checked_run(spec: Mapping[str, Any]) -> RunSpec:
         raise SubmissionRefused(
             f"a program on a node cannot have {printable(', '.join(sorted(map(str, wrong))))}"
         )
-    return RunSpec.read(spec)
+    run = RunSpec.read(spec)
+    for mount in map(Mount.parse, run.mounts):
+        if mount.host is not None and not mount.host.is_absolute():
+            raise SubmissionRefused(
+                f"the folder {printable(mount.host)} of the node's host is not an absolute path"
+            )
+    return run
 
 
 def _may_write(program: NodeProgram) -> bool:

@@ -74,6 +74,7 @@ class WarmParent:
             self.process = subprocess.Popen(
                 words, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, env=kept, start_new_session=True,
+                cwd=os.sep,  # not where the node was started: -m would import what is there
             )  # fmt: skip
         try:
             self._ask("load", LOAD_SECONDS, path=os.fspath(path), digest=digest, features=features)
