@@ -136,14 +136,17 @@ def test_a_node_gives_no_folder_without_a_rule(shell: Shell, tmp_path: Path) -> 
     shell.run(*words, f"{folder}::ro")
 
 
-def test_metrics_of_a_node(shell: Shell, tmp_path: Path) -> None:
+def test_metrics_and_the_page_of_a_node(shell: Shell, tmp_path: Path) -> None:
     parser = pytest.importorskip("prometheus_client.parser")
-    with socket.socket() as trial:
+    with socket.socket() as trial, socket.socket() as other:
         trial.bind(("127.0.0.1", 0))
-        port = trial.getsockname()[1]
+        other.bind(("127.0.0.1", 0))
+        port, page = trial.getsockname()[1], other.getsockname()[1]
     (tmp_path / "count.wasm").write_bytes(counting(3))
     (tmp_path / "spin.wasm").write_bytes(counting(10**7, SLOW))
-    shell.node("--metrics", f"127.0.0.1:{port}", "--policy-programs", "2")
+    shell.node(
+        "--metrics", f"127.0.0.1:{port}", "--http", f"127.0.0.1:{page}", "--policy-programs", "2"
+    )
     shell.run("submit", "count.wasm")
     spin = shell.run("submit", "spin.wasm").strip()
     shell.run("checkpoint", spin)
@@ -166,6 +169,21 @@ def test_metrics_of_a_node(shell: Shell, tmp_path: Path) -> None:
     assert found["wasmsr_checkpoints_total", "written"] == 1
     assert found["wasmsr_refusals_total", "programs"] == 1
     assert found["wasmsr_worker_memory_bytes",] > 1 << 20
+
+    def ask(path: str, method: str = "GET") -> Any:
+        headers = {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(f"{link}{path}", headers=headers, method=method)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    until(lambda: shell.events("page"))
+    link, _, token = shell.events("page")[0]["serves"].partition("/#token=")
+    programs = {one["program"]: one for one in ask("/node")["programs"]}
+    assert set(programs) == set(shell.ps()) and programs[spin]["standing"] == "resumable"
+    assert ask(f"/programs/{spin}/output?offset=-18")["text"].count("\n") == 2
+    running = next(id for id, one in programs.items() if one["standing"] == "running")
+    assert ask(f"/programs/{running}/pause", "POST")["standing"] == "paused"
+    assert ask(f"/programs/{running}")["frames"][-1]["function"] == "_start"
 
 
 def test_strangers_are_refused(shell: Shell, tmp_path: Path) -> None:

@@ -412,8 +412,10 @@ class LocalExecutor:
         """Return the frames, innermost first; see `port.Executor.frames`."""
         held = self._stopped(program)
         with held.lock:
+            instances = held.program.store.instances
             return [
                 {
+                    "name": instances[frame.instance].module.function_name(frame.index),
                     "function": frame.function,
                     "instance": frame.instance,
                     "index": frame.index,

@@ -199,7 +199,10 @@ class Executor(Protocol):
         """Execute `count` instructions of a paused program and return its status."""
 
     def frames(self, program: bytes) -> list[dict[str, Any]]:
-        """Return the frames of a paused program, innermost first, with bits of their values."""
+        """Return the frames of a paused program, innermost first, with bits of their values.
+
+        "name" is the function's name in its module.
+        """
 
     def read_memory(self, program: bytes, memory: int, address: int, size: int) -> bytes:
         """Return bytes of a memory (by its address in the store) of a paused program."""

@@ -146,7 +146,7 @@ def _inspect_on_node(program: str, node: str, token_file: str | None, as_json: b
     details = data.pop("details")
     frames = details.pop("frames", [])
     rows = [(name, _shown(value)) for name, value in (data | details).items()]
-    stack = [(str(one["index"]), hex(one["offset"])) for one in frames]
+    stack = [(one["function"], hex(one["offset"])) for one in frames]
     print_blocks(
         [
             (f"Program {found.program[:8]}", (), rows),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ from wasmsr.node.workers.confinement import WorkerLimits, host_confinement
 from wasmsr.runspec.run_spec import RunSpec
 
 if TYPE_CHECKING:
+    from wasmsr.http.bounded_server import BoundedServer
     from wasmsr.rpc.control.control_server import ControlServer
 
 WORKER_BYTES = 1 << 30
@@ -38,7 +40,7 @@ WORKER_BYTES = 1 << 30
 LARGEST_MEMORY = 4 << 30
 """Memory of a program that names no limit, if the policy has none: that of 32-bit addresses."""
 
-UNUSED = ("node.http", "node.drain-to", "checkpoints.store", "ownership.register")
+UNUSED = ("node.drain-to", "checkpoints.store", "ownership.register")
 """Settings that this version reads and cannot carry out, so it refuses them."""
 
 LEVELS = {"unreadable": "error", "trouble": "error", "not-saved": "warning", "refused": "warning",
@@ -179,20 +181,38 @@ class NodeService:
         except BaseException:
             supervisor.stop(save=True, seconds=settings["node.stop-seconds"])
             raise
-        shown = None
-        if settings["node.metrics"] is not None:
-            from wasmsr.http.metrics_server import MetricsServer
-
-            shown = MetricsServer(self._counts.metrics, settings["node.metrics"])
-            self._log.note("metrics", serves=str(settings["node.metrics"]))
+        served = self._serve_http(supervisor)
         if self._resume:
             supervisor.resume_all()
         arrived: set[int] = set()
         while not arrived & END_CODES.keys():
             arrived, _ = events.wait()
-        if shown is not None:
-            shown.stop()
+        for one in served:
+            one.stop()
         return self._stop(supervisor, server)
+
+    def _serve_http(self, supervisor: NodeSupervisor) -> list[BoundedServer]:
+        """Serve metrics and the page for people, where the settings ask for them."""
+        served: list[BoundedServer] = []
+        metrics, page = self._settings["node.metrics"], self._settings["node.http"]
+        if metrics is not None:
+            from wasmsr.http.metrics_server import serve_metrics
+
+            served.append(serve_metrics(self._counts.metrics, metrics))
+            self._log.note("metrics", serves=f"http://{metrics}/metrics")
+        if page is not None:
+            from wasmsr.cli.running.node_page_source import NodePageSource
+            from wasmsr.http.bounded_server import BoundedServer
+            from wasmsr.http.page.node_page import NodePage
+
+            path = self._settings["access.token-file"]
+            token = _token(path) if path else secrets.token_urlsafe(24).encode()
+            shown = NodePage(NodePageSource(supervisor, __version__), token, page, self._refused)
+            served.append(BoundedServer(shown, page, "--http"))
+            # Who reads this line may steer the node, as whoever started it.
+            link = f"http://{page}/" + ("" if path else f"#token={token.decode()}")
+            self._log.note("page", serves=link)
+        return served
 
     def _note(self, event: str, **values: Any) -> None:
         self._log.note(event, **values)

@@ -12,12 +12,12 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from wasmsr.errors import WasmsrError
+from wasmsr.errors import WasmsrError, printable
 from wasmsr.executor.old_workers import living
 from wasmsr.executor.port import RING, ExecutorError, ProgramStatus
 from wasmsr.executor.process import ERRORS, ProcessExecutor
@@ -416,10 +416,7 @@ class NodeProgram:
                     found["stats"] = executor.stats(self.id)
                     frames = executor.frames(self.id)
                     found["depth"] = len(frames)
-                    found["frames"] = [
-                        {name: frame[name] for name in ("function", "index", "offset")}
-                        for frame in frames[:FRAMES]
-                    ]
+                    found["frames"] = [_shown(frame) for frame in frames[:FRAMES]]
                 finally:
                     if not paused and not executor.wait(self.id, 0).ending:
                         executor.resume(self.id)
@@ -488,6 +485,12 @@ class NodeProgram:
 
 LARGEST_RESULT = 1 << 16
 """Bytes of a result of a worker that are read."""
+
+
+def _shown(frame: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is shown of a frame."""
+    name = printable(frame["name"], 200)
+    return {"function": name, "index": frame["index"], "offset": frame["offset"]}
 
 
 def own_bytes(process: int) -> int:
