@@ -17,7 +17,7 @@ def test_a_program_from_its_start_to_its_end(tmp_path: Path) -> None:
     node = NodeSupervisor(tmp_path / "state", NodeRules())
     try:
         source = SupervisorSource(node, "0.1.0")
-        program = node.submit([counting(100_000)], {}, name="count")
+        program = node.submit([counting(100_000, 5)], {}, name="count")
         assert [one["name"] for one in source.programs()] == ["count"]
         assert source.about()["software"] == "0.1.0"
         deadline = time.monotonic() + 30

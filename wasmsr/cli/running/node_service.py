@@ -201,13 +201,13 @@ class NodeService:
             served.append(serve_metrics(self._counts.metrics, metrics))
             self._log.note("metrics", serves=f"http://{metrics}/metrics")
         if page is not None:
-            from wasmsr.cli.running.node_page_source import NodePageSource
             from wasmsr.http.bounded_server import BoundedServer
             from wasmsr.http.page.node_page import NodePage
+            from wasmsr.http.page.supervisor_source import SupervisorSource
 
             path = self._settings["access.token-file"]
             token = _token(path) if path else secrets.token_urlsafe(24).encode()
-            shown = NodePage(NodePageSource(supervisor, __version__), token, page, self._refused)
+            shown = NodePage(SupervisorSource(supervisor, __version__), token, page, self._refused)
             served.append(BoundedServer(shown, page, "--http"))
             # Who reads this line may steer the node, as whoever started it.
             link = f"http://{page}/" + ("" if path else f"#token={token.decode()}")
