@@ -5,12 +5,8 @@
 
 #include <errno.h>
 #include <stddef.h>
-#include <string.h>
 
 #ifdef __linux__
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -27,12 +23,33 @@ int wsys_give_up_privileges(void) {
 int wsys_adopt_orphans(void) { return answer(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)); }
 
 #if defined(__x86_64__)
-#define ARCHITECTURE AUDIT_ARCH_X86_64
+#define ARCHITECTURE 0xC000003E
 #elif defined(__aarch64__)
-#define ARCHITECTURE AUDIT_ARCH_AARCH64
+#define ARCHITECTURE 0xC00000B7
 #endif
 
 #ifdef ARCHITECTURE
+/* From the manual, seccomp(2), and BPF's own, because a C library without the kernel's headers has
+ * none of it. */
+struct instruction {
+  uint16_t code;
+  uint8_t jump_true, jump_false;
+  uint32_t k;
+};
+struct program {
+  unsigned short length;
+  const struct instruction *code;
+};
+struct system_call { /* what a filter sees */
+  int32_t number;
+  uint32_t architecture;
+  uint64_t at, arguments[6];
+};
+enum { LOAD = 0x20, EQUAL = 0x15, ANY_BIT = 0x45, RETURN = 0x06 }; /* BPF: words at offsets */
+#define ALLOW 0x7fff0000u
+#define KILL_PROCESS 0x80000000u
+#define ERRNO 0x00050000u
+
 /* What a worker does: it computes, reads and writes files and descriptors that it has, has threads,
  * looks at its pages, and answers its supervisor. Not here, so refused: other programs (execve),
  * other processes (fork, ptrace, process_vm_readv, pidfd_open), mounts, keys, bpf, io_uring, and
@@ -202,34 +219,27 @@ static const int listening[] = {SYS_socket, SYS_bind, SYS_listen};
 enum { LONGEST = 2 * (sizeof allowed + sizeof listening) / sizeof(int) + 64 };
 
 typedef struct filter {
-  struct sock_filter code[LONGEST];
+  struct instruction code[LONGEST];
   unsigned short length;
 } filter;
 
 static void add(filter *made, int code, unsigned k, int jump_true, int jump_false) {
   made->code[made->length++] =
-      (struct sock_filter){(uint16_t)code, (uint8_t)jump_true, (uint8_t)jump_false, k};
+      (struct instruction){(uint16_t)code, (uint8_t)jump_true, (uint8_t)jump_false, k};
 }
 
-enum {
-  LOAD = BPF_LD | BPF_W | BPF_ABS,
-  EQUAL = BPF_JMP | BPF_JEQ | BPF_K,
-  ANY_BIT = BPF_JMP | BPF_JSET | BPF_K,
-  RETURN = BPF_RET | BPF_K,
-};
-
-static unsigned refusal(int error) { return SECCOMP_RET_ERRNO | (unsigned)error; }
+static unsigned refusal(int error) { return ERRNO | (unsigned)error; }
 
 static void allow_all(filter *made, const int *calls, size_t count) {
   for (size_t i = 0; i < count; i++) {
     add(made, EQUAL, (unsigned)calls[i], 0, 1);
-    add(made, RETURN, SECCOMP_RET_ALLOW, 0, 0);
+    add(made, RETURN, ALLOW, 0, 0);
   }
 }
 
 /* Loads the low half of an argument; both architectures are little-endian. */
 static void load_argument(filter *made, int number) {
-  add(made, LOAD, (unsigned)offsetof(struct seccomp_data, args[number]), 0, 0);
+  add(made, LOAD, (unsigned)offsetof(struct system_call, arguments) + 8 * (unsigned)number, 0, 0);
 }
 
 /* Allows a call if an argument is `value`. */
@@ -237,7 +247,7 @@ static void allow_with(filter *made, int call, int argument, unsigned value) {
   add(made, EQUAL, (unsigned)call, 0, 4);
   load_argument(made, argument);
   add(made, EQUAL, value, 0, 1);
-  add(made, RETURN, SECCOMP_RET_ALLOW, 0, 0);
+  add(made, RETURN, ALLOW, 0, 0);
   add(made, RETURN, refusal(EPERM), 0, 0);
 }
 
@@ -247,7 +257,7 @@ static void allow_some(filter *made) {
   add(made, EQUAL, SYS_clone, 0, 4); /* threads, and no processes */
   load_argument(made, 0);
   add(made, ANY_BIT, CLONE_THREAD, 0, 1);
-  add(made, RETURN, SECCOMP_RET_ALLOW, 0, 0);
+  add(made, RETURN, ALLOW, 0, 0);
   add(made, RETURN, refusal(EPERM), 0, 0);
   const unsigned own = (unsigned)getpid();
   allow_with(made, SYS_tgkill, 0, own); /* signals to itself */
@@ -257,29 +267,30 @@ static void allow_some(filter *made) {
   load_argument(made, 1);
   add(made, EQUAL, TIOCSTI_CALL, 2, 0);
   add(made, EQUAL, TIOCLINUX_CALL, 1, 0);
-  add(made, RETURN, SECCOMP_RET_ALLOW, 0, 0);
+  add(made, RETURN, ALLOW, 0, 0);
   add(made, RETURN, refusal(EPERM), 0, 0);
   add(made, EQUAL, SYS_prctl, 0, 5); /* names of threads and of memory */
   load_argument(made, 0);
   add(made, EQUAL, PR_SET_NAME, 1, 0);
   add(made, EQUAL, NAME_MEMORY, 0, 1);
-  add(made, RETURN, SECCOMP_RET_ALLOW, 0, 0);
+  add(made, RETURN, ALLOW, 0, 0);
   add(made, RETURN, refusal(EPERM), 0, 0);
 }
 
 int wsys_forbid_calls(int listens) {
   filter made = {.length = 0};
-  add(&made, LOAD, (unsigned)offsetof(struct seccomp_data, arch), 0, 0);
+  add(&made, LOAD, (unsigned)offsetof(struct system_call, architecture), 0, 0);
   add(&made, EQUAL, ARCHITECTURE, 1, 0);
-  add(&made, RETURN, SECCOMP_RET_KILL_PROCESS, 0, 0);
-  add(&made, LOAD, (unsigned)offsetof(struct seccomp_data, nr), 0, 0);
+  add(&made, RETURN, KILL_PROCESS, 0, 0);
+  add(&made, LOAD, (unsigned)offsetof(struct system_call, number), 0, 0);
   allow_all(&made, allowed, sizeof allowed / sizeof *allowed);
   if (listens) allow_all(&made, listening, sizeof listening / sizeof *listening);
   allow_some(&made);
   /* C libraries try a newer call first, and an older one after ENOSYS. */
   add(&made, RETURN, refusal(ENOSYS), 0, 0);
-  const struct sock_fprog program = {made.length, made.code};
-  return answer(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0));
+  const struct program program = {made.length, made.code};
+  enum { FILTER = 2 };
+  return answer(prctl(PR_SET_SECCOMP, FILTER, &program, 0, 0));
 }
 #else
 int wsys_forbid_calls(int listens) {

@@ -157,7 +157,7 @@ def _opened(paths: Iterable[str], leave: ExitStack) -> list[int]:
     found = []
     for path in dict.fromkeys(paths):
         with suppress(OSError):
-            found.append(os.open(path, os.O_PATH | os.O_CLOEXEC))
+            found.append(os.open(path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC))
             leave.callback(os.close, found[-1])
     return found
 
