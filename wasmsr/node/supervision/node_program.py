@@ -451,6 +451,12 @@ class NodeProgram:
 
     # ---- the end of the node ---------------------------------------------------------------------
 
+    def settle(self, seconds: float) -> None:
+        """Wait until the thread has ended the worker of a program that has ended."""
+        watcher = self._watcher
+        if self._executor is None and watcher is not None:
+            watcher.join(seconds)
+
     def leave(self, save: bool) -> bool:
         """End the worker because the node ends; return whether the program can be resumed.
 

@@ -388,6 +388,8 @@ class NodeSupervisor:
             if program.record.program not in kept:  # it takes too long
                 with suppress(OSError):
                     kept[program.record.program] = program.leave(False)
+        for program in self.programs():
+            program.settle(max(0.1, end + 1.0 - time.monotonic()))
         self.close()
         return [id for id in (one.record.program for one in alive) if not kept.get(id)]
 
