@@ -131,6 +131,7 @@ def test_no_secret_of_the_supervisor_reaches_a_worker(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WASMSR_TOKEN", "secret-of-the-node")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-node")
     worker = place.worker(programs.counting(1))
     found = Path(f"/proc/{worker.pid}/environ").read_bytes()
     assert b"PATH=" in found and b"secret-of-the-node" not in found

@@ -323,8 +323,12 @@ class ProcessExecutor:
         self._call("rewind", program=program, mark=mark)
 
 
-def old_executors(folder: Path) -> list[ProcessExecutor]:
+def old_executors(folder: Path, seconds: float = ADOPT_SECONDS) -> list[ProcessExecutor]:
     """Adopt or kill every old worker of a folder. Call it before anything is restored.
+
+    Args:
+        folder: The folder.
+        seconds: How long a worker may take to say hello. It pauses its programs first.
 
     Returns:
         The workers that are adopted; their programs are paused.
@@ -334,10 +338,10 @@ def old_executors(folder: Path) -> list[ProcessExecutor]:
     """
     found = []
     for name, process in living(folder):
-        end = call(folder, name, ADOPT_SECONDS)
+        end = call(folder, name, seconds)
         if end is not None:
             try:
-                found.append(ProcessExecutor(end=end))
+                found.append(ProcessExecutor(end=end, hello=seconds))
                 continue
             except (ExecutorError, OSError):
                 end.close()

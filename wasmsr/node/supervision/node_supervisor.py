@@ -43,6 +43,9 @@ TAKEN = frozenset(
 LIMITS = frozenset(("memory", "fuel", "carried"))
 """The same of the group `limits`."""
 
+ADOPT_SECONDS = 10.0
+"""How long an old worker may take to say hello; it pauses its program first."""
+
 PIECE = 1 << 16
 """Bytes of output that are given at a time."""
 
@@ -173,7 +176,7 @@ class NodeSupervisor:
 
     def _recover_one(self, program: NodeProgram) -> None:
         try:
-            program.recover(old_executors(program.folder.workers))
+            program.recover(old_executors(program.folder.workers, ADOPT_SECONDS))
         except (WasmsrError, OSError) as error:
             self.rules.note("trouble", program=program.record.program[:8], error=str(error))
             raise

@@ -30,6 +30,12 @@ FORK_SECONDS = 20.0
 """How long a fork may take, and the worker until it answers."""
 
 
+PLAIN = frozenset(
+    ("PATH", "HOME", "LANG", "TZ", "VIRTUAL_ENV", "WASMSR_TIER", "ASAN_OPTIONS", "UBSAN_OPTIONS")
+)
+"""Variables that workers get, besides those of Python and of the C library."""
+
+
 @dataclass(frozen=True)
 class WorkerPlace:
     """Where a worker has its files.
@@ -68,8 +74,8 @@ class WarmParent:
         self.is_broken = False
         self._end, theirs = socket.socketpair()
         words = [sys.executable, "-m", "wasmsr.node.workers.warm_parent", str(theirs.fileno())]
-        # Secrets of the supervisor can be in variables.
-        kept = {name: value for name, value in os.environ.items() if not _is_ours(name)}
+        # Secrets of the supervisor can be in its variables.
+        kept = {name: value for name, value in os.environ.items() if _is_plain(name)}
         with theirs:
             self.process = subprocess.Popen(
                 words, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
@@ -139,8 +145,9 @@ class WarmParent:
         self.process.wait()
 
 
-def _is_ours(name: str) -> bool:
-    return name.startswith(("WASMSR_", "GRPC_")) and name != "WASMSR_TIER"
+def _is_plain(name: str) -> bool:
+    """Return whether a variable may reach workers: what Python and the C library start with."""
+    return name in PLAIN or name.startswith(("PYTHON", "LC_", "LD_"))
 
 
 class WarmParents:
