@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.ownership.model.node import (
     NONE,
@@ -151,6 +151,10 @@ class Model:
                 after.append((state[0], *changed))
         return after
 
+    def show(self, state: State) -> list[str]:
+        """Return a state as text."""
+        return [f"    world {world(state[0])}", *(f"    node {node(n)}" for n in state[1:])]
+
     def successors(self, state: State) -> Iterator[tuple[str, str, State]]:
         """Yield (name, what is wrong, state) for everything that can happen next."""
         for me in range(len(self.nodes)):
@@ -230,10 +234,37 @@ class Model:
         return after if after is not None else ticks[0] if ticks else None
 
 
+class Explored(Protocol):
+    """What a search needs of a model."""
+
+    bounds: Any
+
+    def first(self) -> State:
+        """Return the first state."""
+
+    def pack(self, state: State) -> int:
+        """Return a state as one number."""
+
+    def unpack(self, packed: int) -> State:
+        """Return the state of a number."""
+
+    def show(self, state: State) -> list[str]:
+        """Return a state as text."""
+
+    def successors(self, state: State) -> Iterator[tuple[str, str, State]]:
+        """Yield (name, what is wrong, state) for everything that can happen next."""
+
+    def wrong(self, state: State) -> str:
+        """Return what is wrong with a state, or ""."""
+
+    def settle(self, state: State) -> str:
+        """Return what is wrong when everything works again from this state on, or ""."""
+
+
 class Search:
     """A breadth-first search that can be stopped and continued."""
 
-    def __init__(self, model: Model, *, sample: int = 64, parents: bool = False) -> None:
+    def __init__(self, model: Explored, *, sample: int = 64, parents: bool = False) -> None:
         """Search all states of `model`; `sample`: every how many states are settled."""
         self.model = model
         self.sample = sample
@@ -315,21 +346,18 @@ class Search:
     def _told(self, wrong: str, path: list[tuple[str, State]]) -> str:
         lines = [wrong]
         for name, state in reversed(path):
-            lines += [name, *self._show(state)]
+            lines += [name, *self.model.show(state)]
         return "\n".join(lines)
 
     def _violation(self, packed: int, name: str, wrong: str, after: State) -> Violation:
-        lines = [f"{name}: {wrong}", *self._show(after)]
+        lines = [f"{name}: {wrong}", *self.model.show(after)]
         if self.parents is not None:
             while packed in self.parents:
                 lines.append("  after:")
-                lines += self._show(self.model.unpack(packed))
+                lines += self.model.show(self.model.unpack(packed))
                 packed, name = self.parents[packed]
                 lines.append(name)
         return Violation("\n".join(lines))
-
-    def _show(self, state: State) -> list[str]:
-        return [f"    world {world(state[0])}", *(f"    node {node(n)}" for n in state[1:])]
 
     def save(self, path: Path) -> None:
         """Write the search to a file, so that `load` continues it."""
