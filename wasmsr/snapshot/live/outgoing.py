@@ -66,7 +66,7 @@ class OutgoingPages:
     Args:
         store: The store. It does not run while this is made, and during `scan`.
         method: How dirty pages are found; None takes this host's best.
-        known: The digests of the image that the other side keeps.
+        known: The digests of the image that the other side keeps, for the first round.
 
     Attributes:
         trees: The digests of what was sent, by memory.
@@ -120,6 +120,8 @@ class OutgoingPages:
                 self._runs = [
                     bases.existing(space.number) if first else changes[space] for space in spaces
                 ]
+        if not self._first:
+            self._known = {}  # what was written since is seldom as it was, and the stop is near
         self._first = False
         return sum(sum(runs[1::2]) for runs in self._runs)
 
