@@ -13,7 +13,7 @@ import pytest
 
 from tests.migrate.counter import Counter
 from tests.migrate.ends import FailingJournal, Fault
-from tests.migrate.test_faults import Session
+from tests.migrate.test_faults import Session, faults_of
 from tests.ownership.model.explore import Search, Violation
 from tests.ownership.model.handover import (
     HANDED,
@@ -176,28 +176,19 @@ def test_moves_of_the_product_are_traces_of_the_model(
 ) -> None:
     session, changes = moved(tmp_path / "none", [], monkeypatch)
     assert changes == 10  # OFFERED, READY, HANDED, OWNED and confirmed, twice
-    points = list(session.script.passed)
-    chance = random.Random(5)
-    for number, (name, point) in enumerate(chance.sample(points, 6)):
-        kind = "lose" if "Ready" in point or "Commit" in point or "Abort" in point else "kill"
-        time = chance.randrange(1, 3)
-        moved(tmp_path / str(number), [Fault(name, point, kind, time)], monkeypatch)
+    found = list(faults_of(session.script.passed))
+    for number, fault in enumerate(random.Random(5).sample(found, 6)):
+        moved(tmp_path / str(number), [fault], monkeypatch)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_more_moves_with_two_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session, _ = moved(tmp_path / "none", [], monkeypatch)
-    points = sorted(set(session.script.passed))
     chance = random.Random(7)
+    found = list(faults_of(session.script.passed))
     for number in range(60):
-        faults = [
-            Fault(name, point, chance.choice(("kill", "lose")), chance.randrange(1, 4))
-            for name, point in chance.sample(points, 2)
-        ]
-        if any(fault.kind == "lose" and "disk" in fault.point for fault in faults):
-            continue
-        moved(tmp_path / str(number), faults, monkeypatch)
+        moved(tmp_path / str(number), chance.sample(found, 2), monkeypatch)
 
 
 def test_what_the_protocol_forbids_is_no_trace(tmp_path: Path) -> None:
