@@ -27,3 +27,8 @@ def test_it_goes_on_where_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["--points", str(first["points"] + 1), "--file", str(file)]) == 0
     assert json.loads(file.read_text())["seed"] > 1
     assert capsys.readouterr().out.endswith("seeds: equal\n")
+
+
+def test_a_frame_that_waits_in_a_try_has_all_its_locals() -> None:
+    """Code with counts has no canonical point at a call; its locals stayed in registers."""
+    assert trial("exceptions", 5075)[1] >= 3

@@ -189,6 +189,10 @@ static bool add_snapshots(wsr_analysis *a) {
   return good;
 }
 
+static bool is_native_call(const wsr_shape *s) {
+  return s->kind == CELL_SPECIAL && (s->op == WSR_FAST_call_own || s->op == WSR_FAST_call_indirect);
+}
+
 static void add_range(const wsr_analysis *a, uint64_t *set, uint32_t first, uint32_t n) {
   for (uint32_t i = 0; i < n && first + i < a->n_slots; i++) add_slot(set, first + i);
 }
@@ -249,6 +253,9 @@ static bool make_liveness(wsr_analysis *a) {
   for (uint32_t i = 0; good && i < a->n_cells; i++) {
     add_implicit(a, live_at(a, i), &a->cells[i]);
     good = !wsr_pause_requested_at(a->interrupt, i);
+    /* in code with counts a call is no canonical point, but its frame waits there too */
+    if (is_native_call(&a->cells[i].shape))
+      add_operands(a, live_at(a, i), (uint32_t)(a->cells[i].pc[2] >> 32));
   }
   int rounds = 0;
   for (bool changed = good; changed && good;) {
