@@ -41,7 +41,6 @@ class Shell:
         self.environ = {
             **kept,
             "XDG_STATE_HOME": str(folder / "state"),
-            "WASMSR_NODE": self.address,
         }
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -96,7 +95,7 @@ def test_a_day_of_a_node(shell: Shell, tmp_path: Path) -> None:
     assert len(program) == 32 and "running" in shell.run("ps")
     assert shell.run("pause", program[:8]) == f"{program[:8]} paused\n"
     assert "checkpoint 1," in shell.run("checkpoint", program[:8])
-    shown = shell.run("inspect", "--node", shell.address, program[:8])
+    shown = shell.run("inspect", "--node", "local", program[:8])
     assert "Call stack" in shown and "A=B" in shown
     shell.run("resume", program[:8])
     assert "killed" in shell.run("kill", other[:8])
@@ -186,11 +185,55 @@ def test_metrics_and_the_page_of_a_node(shell: Shell, tmp_path: Path) -> None:
     assert ask(f"/programs/{running}")["frames"][-1]["function"] == "_start"
 
 
+def test_only_its_user_opens_the_socket_of_a_node(shell: Shell, tmp_path: Path) -> None:
+    shell.node()
+    control = tmp_path / "state" / "wasmsr" / "node" / "control"
+    assert control.is_socket() and control.parent.stat().st_mode & 0o077 == 0
+    assert shell.run("ps", "--json") == ""
+    if os.geteuid() == 0:
+        os.chown(control, 65534, 65534)
+        assert "no node of this user" in shell.run("ps", code=1)
+        os.chown(control, 0, 0)
+    assert shell.process is not None
+    shell.process.kill()
+    shell.process.wait()
+    assert "cannot be reached" in shell.run("ps", code=1)
+    shell.node()
+    shell.run("ps")
+
+
+def test_a_certificate_names_its_node(shell: Shell, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography", reason="cryptography has no wheel for this machine")
+    shell.run("keys", "init", "ca")
+
+    def words(who: str) -> tuple[str, ...]:
+        found = shell.run(
+            "keys", "issue", who, "localhost", "--authority", "ca", "-o", "a", "--json"
+        )
+        made = json.loads(found)
+        return ("--tls-certificate", made["certificate"], "--tls-key", made["key"],
+            "--tls-authority", "ca/authority.crt")  # fmt: skip
+
+    first = words("node:" + "ab" * 16)
+    shell.node(*first)
+    assert shell.events("node")[0]["id"] == "ab" * 16
+    shell.run("ps")
+    shell.end()
+    other = ("node", "--listen", shell.address, *words("node"))
+    assert "the certificate names node" in shell.run(*other, code=1)
+    client = ("node", "--listen", shell.address, *words("client:ann"))
+    assert "names client ann and no node" in shell.run(*client, code=2)
+    shell.node(*first)
+
+
 def test_strangers_are_refused(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("another token of 16 bytes or more")
     os.chmod(tmp_path / "token", 0o600)
+    assert "no node of this user" in shell.run("ps", code=1)
     shell.node()
-    assert "token is wrong" in shell.run("ps", "--token-file", "token", code=1)
+    there = ("ps", "--node", shell.address)
+    shell.run(*there)
+    assert "token is wrong" in shell.run(*there, "--token-file", "token", code=1)
     assert shell.events("refused")[0]["rule"] == "token"
     shell.run("ps")
     assert "cannot be reached" in shell.run("ps", "--node", "127.0.0.1:1", code=1)
@@ -225,11 +268,13 @@ def test_a_node_with_certificates(shell: Shell, tmp_path: Path) -> None:
 
     shell.node(*words("a"), "--tls-revoked", "ca/revoked.crl")
     fib = Path(__file__).parents[2] / "examples" / "snapshot" / "fib.wasm"
-    submit = ["submit", str(fib), "--invoke", "fib", "--json", *words("b"), "20"]
+    there = ("--node", shell.address)
+    submit = ["submit", str(fib), "--invoke", "fib", "--json", *there, *words("b"), "20"]
     found = json.loads(shell.run(*submit))
     assert found["submitter"] == "client ann"
-    assert "cannot be reached" in shell.run("ps", code=1), "plain text"
-    assert "cannot be reached" in shell.run("ps", *words("b")[-2:], code=1), "no certificate"
+    assert "cannot be reached" in shell.run("ps", *there, code=1), "plain text"
+    assert "cannot be reached" in shell.run("ps", *there, *words("b")[-2:], code=1)
+    assert "--node HOST:PORT" in shell.run("ps", *words("b"), code=2)
     shell.run("keys", "revoke", "client:ann", "--authority", "ca")
     time.sleep(1.1)  # the node looks at its files once a second
-    assert "was revoked" in shell.run("ps", *words("b"), code=1)
+    assert "was revoked" in shell.run("ps", *there, *words("b"), code=1)

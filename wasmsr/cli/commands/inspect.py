@@ -48,7 +48,7 @@ With --node, FILE is the id of a program on that node: its state, its run and it
 shown.
 
 \b
-  wasmsr inspect --node 127.0.0.1:7443 1a2b3c4d"""
+  wasmsr inspect --node local 1a2b3c4d"""
 
 SNAPSHOT = b"\x89WSR"
 """How snapshots begin. If the rest is damaged, the error is that of a snapshot."""
@@ -92,7 +92,9 @@ TEXT = (b"(", b";;")
     help="Print all of it as one object.",
 )
 @decrypt_option
-@click.option("--node", metavar="[HOST:]PORT", help="Show a program on this node; FILE is its id.")
+@click.option(
+    "--node", metavar="local|[HOST:]PORT", help="Show a program on this node; FILE is its id."
+)
 @click.option(
     "--token-file",
     metavar="FILE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,14 +14,17 @@ from wasmsr.cli.options.tool_options import option
 if TYPE_CHECKING:
     from wasmsr.rpc.control.control_client import Node
 
-DEFAULT = "127.0.0.1:7443"
-"""Where a node listens, and where these commands ask, if nobody says otherwise."""
+LOCAL = Path("node") / "control"
+"""The socket of a node in its state folder. Only the node's user can open it, and nobody else can
+listen there in the node's place."""
+LONGEST_SOCKET = 100
+"""Bytes that the name of a socket can have; Linux takes 107, macOS 103."""
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 PARTS = (
-    option("--node", "node", metavar="[HOST:]PORT", default=DEFAULT, show_default=True,
-           help="The node that is asked."),
+    option("--node", "node", metavar="[HOST:]PORT",
+           help="The node that is asked. Default: local, the one of this user on this machine."),
     option("--token-file", "token_file", metavar="FILE", type=click.Path(dir_okay=False),
            help="The node's token. On this machine the key of this user does."),
     option("--tls-authority", "tls_authority", metavar="FILE", type=click.Path(dir_okay=False),
@@ -32,14 +36,14 @@ PARTS = (
     option("--node-id", "node_id", metavar="ID",
            help="The node must be this one by its certificate, whatever its host's name is."),
     option("--state-dir", "state_dir", metavar="FOLDER", type=click.Path(file_okay=False),
-           help="Where the key of this user is, if the node has another folder too."),
+           help="The folder of this user's node and key, if it is another one than usual."),
 )  # fmt: skip
 
 NAMES = (
     *("node", "token_file", "tls_authority", "tls_certificate", "tls_key", "node_id"),
     "state_dir",
 )
-"""The names of their values."""
+"""The names of their values; all but the first and the last prove something."""
 
 
 def node_options(command: Decorated) -> Decorated:
@@ -66,6 +70,10 @@ def open_node(values: Mapping[str, Any]) -> Node:
     from wasmsr.rpc.control.control_client import Node
     from wasmsr.runspec.address import Address
 
+    if values["node"] in (None, "local"):
+        if any(values[name] for name in NAMES[1:-1]):
+            raise click.UsageError("Certificates and tokens are for --node HOST:PORT.")
+        return _local(state_folder(values["state_dir"]) / LOCAL)
     try:
         address = Address.parse(values["node"])
         node_id = bytes.fromhex(values["node_id"] or "")
@@ -91,3 +99,21 @@ def open_node(values: Mapping[str, Any]) -> Node:
         content = load(TlsFiles(Path(certificate), Path(key), Path(authority)))
     trusted = read_file(Path(authority), "the authority")
     return Node(str(address), token=token, tls=content, authority=trusted, node_id=node_id)
+
+
+def _local(socket: Path) -> Node:
+    """Return the node of this user on this machine. Raises NodeAway."""
+    from wasmsr.node.failures import NodeAway
+    from wasmsr.rpc.control.control_client import Node
+
+    try:
+        own = socket.lstat().st_uid == os.geteuid()
+    except OSError:
+        own = False
+    if not own:
+        raise NodeAway(
+            f"no node of this user has the folder {socket.parent}",
+            hint="`wasmsr node` starts one; --node HOST:PORT asks another one, and --state-dir "
+            "FOLDER one with another folder",
+        )
+    return Node(f"unix:{socket}")

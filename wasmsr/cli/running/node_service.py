@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sys
 import threading
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from wasmsr import __version__
 from wasmsr.cli.moving.addresses import state_folder
+from wasmsr.cli.options.node_options import LOCAL, LONGEST_SOCKET
 from wasmsr.cli.options.usage import UsageError
 from wasmsr.cli.running.terminal import END_CODES, Events
 from wasmsr.cli.words import messages
 from wasmsr.errors import printable
 from wasmsr.node.metrics import Metrics
-from wasmsr.node.security.failures import AccessRefused
+from wasmsr.node.security.failures import AccessRefused, CredentialsError
 from wasmsr.node.security.guard import Guard
 from wasmsr.node.security.policy import MountWish, Policy, ProgramAdmission, ProgramWish
 from wasmsr.node.security.tls_identity import TlsFiles, TlsIdentity
@@ -141,6 +143,7 @@ class NodeService:
 
         Raises:
             UsageError: They ask for what this version cannot do.
+            CredentialsError: The node's certificate cannot be used.
         """
         self._settings, self._resume = settings, resume
         for name in UNUSED:
@@ -153,6 +156,7 @@ class NodeService:
         self._state = state_folder(settings["node.state-dir"])
         self._policy = _policy(settings)
         self._admission = ProgramAdmission(self._policy)
+        self._tls = _tls(settings)
 
     def run(self, events: Events) -> int:
         """Serve until a signal, and return the exit code."""
@@ -166,7 +170,8 @@ class NodeService:
             note=self._note,
         )  # fmt: skip
         self._supervisor: NodeSupervisor | None = None
-        supervisor = NodeSupervisor(self._state / "node", rules)
+        node = self._tls.identity.node if self._tls else b""
+        supervisor = NodeSupervisor(self._state / "node", rules, node)
         self._supervisor = supervisor
         for program in supervisor.programs():
             record = program.record
@@ -237,13 +242,8 @@ class NodeService:
 
         settings = self._settings
         address = settings["node.listen"]
-        tls = token = credentials = None
-        if settings["tls.certificate"]:
-            certificate, key, authority, revoked = (
-                settings[f"tls.{name}"] and Path(settings[f"tls.{name}"])
-                for name in ("certificate", "key", "authority", "revoked")
-            )
-            tls = TlsIdentity(TlsFiles(certificate, key, authority, revoked or None))
+        tls, token, credentials = self._tls, None, None
+        if tls is not None:
             mutual = settings["access.token-file"] is None
             credentials = server_credentials(tls, mutual=mutual)
         if settings["access.token-file"]:
@@ -262,13 +262,25 @@ class NodeService:
 
         server = ControlServer(
             supervisor, str(address), __version__, admit, confinement=confinement,
-            credentials=credentials,
+            credentials=credentials, local=self._local(),
         )  # fmt: skip
         self._log.note(
             "node", id=supervisor.node.hex(), listens=str(address),
             confined=all("no" not in line.rpartition(": ")[2][:2] for line in confinement),
         )  # fmt: skip
         return server
+
+    def _local(self) -> Path | None:
+        """Return where callers on this machine come; None if the name is too long for a socket."""
+        socket = self._state / LOCAL
+        if len(os.fsencode(socket)) > LONGEST_SOCKET:
+            messages.say(
+                f"the name {socket} is too long for a socket: give the commands for this node "
+                f"--node {self._settings['node.listen']}",
+                "warning",
+            )
+            return None
+        return socket
 
     def _admit(self, program: str, caller: str, digest: str, size: int, spec: RunSpec) -> None:
         """Admit a program by the policy, and by the number of workers."""
@@ -316,6 +328,23 @@ def _policy(settings: Settings) -> Policy:
         mounts=settings["policy.mounts"],
         listen=settings["policy.tcp-listen"],
     )
+
+
+def _tls(settings: Settings) -> TlsIdentity | None:
+    """Return the node's certificate, or None if it has none. Raises CredentialsError."""
+    if not settings["tls.certificate"]:
+        return None
+    certificate, key, authority, revoked = (
+        settings[f"tls.{name}"] and Path(settings[f"tls.{name}"])
+        for name in ("certificate", "key", "authority", "revoked")
+    )
+    tls = TlsIdentity(TlsFiles(certificate, key, authority, revoked or None))
+    if not tls.identity.node:
+        raise CredentialsError(
+            f"the certificate {certificate} names {tls.identity} and no node",
+            hint="`wasmsr keys issue node HOST` makes one for a node",
+        )
+    return tls
 
 
 def _token(path: str) -> bytes:

@@ -26,6 +26,7 @@ from wasmsr.executor.port import ExecutorError
 from wasmsr.migrate.journal.durable import private, sync_folder
 from wasmsr.node.failures import NodeError, SubmissionRefused
 from wasmsr.node.workers.warm_parents import WorkerPlace
+from wasmsr.ownership.failures import OwnershipError
 from wasmsr.ownership.supervision.node_state import NodeState
 
 MODULE_BYTES = 256 << 20
@@ -89,16 +90,20 @@ class NodeFolder:
         node: The node's id.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, node: bytes = b"") -> None:
         """Open the folder, which is made.
 
+        Args:
+            folder: The folder.
+            node: The id that the node has by its certificate; b"" if it has none.
+
         Raises:
-            NodeError: Another process holds it, or it cannot be used.
-            OwnershipError: It has no node id, and none can be made.
+            NodeError: Another process holds it, it cannot be used, or it is of another node.
         """
         try:
             for path in (folder, folder / "modules", folder / "programs"):
                 path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)  # it has a socket on which this user's orders come
             self._lock = HeldLock(folder / "node.lock", f"the node of {folder}")
         except ExecutorError as error:
             raise NodeError(
@@ -110,7 +115,11 @@ class NodeFolder:
                 hint="name a folder that you can write: --state-dir FOLDER",
             ) from error
         self.path = folder
-        self.node = NodeState(folder).node
+        try:
+            self.node = NodeState(folder, node).node
+        except OwnershipError as error:
+            self._lock.close()
+            raise NodeError(error.message, hint=error.hint) from error
 
     def close(self) -> None:
         """Give the folder up."""

@@ -110,15 +110,21 @@ class OutputPiece(NamedTuple):
 class NodeSupervisor:
     """A node without its network. Any thread may call its methods."""
 
-    def __init__(self, folder: Path, rules: NodeRules) -> None:
+    def __init__(self, folder: Path, rules: NodeRules, node: bytes = b"") -> None:
         """Open the node's folder, and find out what has become of its programs.
 
+        Args:
+            folder: The folder.
+            rules: How the node treats its programs.
+            node: The id that the node has by its certificate; b"" if it has none.
+
         Raises:
-            NodeError: Another process has the folder, or it cannot be used.
+            NodeError: Another process has the folder, it cannot be used, or it is of another
+                node.
             ExecutorError: An old worker does not end.
         """
         self.rules = rules
-        self.folder = NodeFolder(folder.absolute())
+        self.folder = NodeFolder(folder.absolute(), node)
         self.started = time.time()
         self._parents = WarmParents()
         self._lock = threading.Lock()

@@ -33,15 +33,27 @@ class NodeState:
         folder: The folder of this node.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, node: bytes = b"") -> None:
         """Open the folder; the first call of a host makes its id.
 
+        Args:
+            folder: The folder.
+            node: The id that it must have, by a certificate; b"" for any.
+
         Raises:
-            OwnershipError: The folder cannot be used, or its file is damaged.
+            OwnershipError: The folder cannot be used, its file is damaged, or it is of another
+                node.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.node = _node(folder / f"{_host()}.node")
+            self.node = _node(folder / f"{_host()}.node", node)
+            if node not in (b"", self.node):
+                raise OwnershipError(
+                    f"{folder} is the folder of node {self.node.hex()}, and the certificate names "
+                    f"node {node.hex()}",
+                    hint=f"`wasmsr keys issue node:{self.node.hex()}` makes one for this folder; "
+                    "or name another --state-dir FOLDER",
+                )
             self.folder = folder / self.node.hex()
             self.folder.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
@@ -85,11 +97,16 @@ def _host() -> str:
     return hashlib.sha256(b"wasmsr node" + machine).hexdigest()[:16]
 
 
-def _node(path: Path) -> bytes:
-    """Return the id in a file; two processes that make it at once get the same one."""
+def _node(path: Path, wanted: bytes) -> bytes:
+    """Return the id in a file; two processes that make it at once get the same one.
+
+    Args:
+        path: The file.
+        wanted: The id that a new file gets; b"" for a random one.
+    """
     if not path.exists():
         with suppress(FileExistsError):
-            durable.create(path, secrets.token_hex(NODE_BYTES).encode() + b"\n")
+            durable.create(path, (wanted.hex() or secrets.token_hex(NODE_BYTES)).encode() + b"\n")
     try:
         node = bytes.fromhex(path.read_text(encoding="ascii")[:100].strip())
     except ValueError:

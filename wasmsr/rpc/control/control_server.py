@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -77,6 +78,7 @@ class ControlServer:
         *,
         confinement: tuple[str, ...] = (),
         credentials: Any = None,
+        local: Path | None = None,
     ) -> None:
         """Bind and start.
 
@@ -87,6 +89,7 @@ class ControlServer:
             admit: Who may call.
             confinement: What the machine gives to confine workers.
             credentials: gRPC's server credentials; None for plain text.
+            local: A socket in a folder of this user, for callers on this machine; or None.
 
         Raises:
             NodeError: The address cannot be used.
@@ -99,6 +102,12 @@ class ControlServer:
             options=channel.SERVER,
             maximum_concurrent_rpcs=CALLS,
         )
+        self._bind(address, credentials)
+        if local is not None:
+            self._bind(f"unix:{local}", None)
+        self._server.start()
+
+    def _bind(self, address: str, credentials: Any) -> None:
         try:
             if credentials is None:
                 bound = self._server.add_insecure_port(address)
@@ -112,7 +121,6 @@ class ControlServer:
                 hint="another process listens there, or this machine has not that address: choose "
                 "another one with --listen",
             )
-        self._server.start()
 
     def stop(self, grace: float = 1.0) -> None:
         """Take no more calls, finish those in progress, and close the port."""
