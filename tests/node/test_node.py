@@ -135,6 +135,17 @@ def test_results_of_an_export_are_output(here: Here) -> None:
     assert output(here.node, program) == b"6765\n"
 
 
+def test_programs_by_name(here: Here) -> None:
+    node = here.node
+    first = node.submit(counting(9, SLOW), name="ledger").program
+    assert node.pause("ledger").program == first == node.kill(first[:6]).program
+    node.kill(node.submit(counting(9, SLOW), name="ledger").program)
+    with pytest.raises(NoSuchProgram, match="several programs have the name"):
+        node.pause("ledger")
+    with pytest.raises(NoSuchProgram, match="there is no program"):
+        node.pause("ledge")
+
+
 def test_refusals(here: Here) -> None:
     node = here.node
     with pytest.raises(NoSuchProgram):

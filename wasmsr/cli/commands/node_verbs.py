@@ -84,7 +84,7 @@ AGAIN_SECONDS = 60.0
 """How long `logs -f` asks a node that is away."""
 
 as_lines = option("--json", "as_json", is_flag=True, help="Print one object a line.")
-program_argument = click.argument("program", metavar="ID")
+program_argument = click.argument("program", metavar="ID|NAME")
 
 
 def _run_options(command: Any) -> Any:

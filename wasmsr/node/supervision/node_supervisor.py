@@ -270,19 +270,23 @@ class NodeSupervisor:
             one.folder.remove()
 
     def find(self, text: str) -> NodeProgram:
-        """Return the program whose id begins with these digits. Raises NoSuchProgram."""
+        """Return the program whose id begins with these digits, or that has this name.
+
+        Raises:
+            NoSuchProgram: There is none, or more than one.
+        """
         digits = text.strip().lower()
         with self._lock:
             if digits in self._programs:
                 return self._programs[digits]
             found = [one for id, one in self._programs.items() if digits and id.startswith(digits)]
+            found = found or [one for one in self._programs.values() if one.record.name == text]
         if len(found) == 1:
             return found[0]
-        many = (
-            "several programs have ids that begin" if found else "there is no program that begins"
-        )
+        many = "several programs have" if found else "there is no program with"
         raise NoSuchProgram(
-            f"{many} with {printable(text, 40)!r} on this node", hint="`wasmsr ps` lists them"
+            f"{many} the name or the first digits {printable(text, 40)!r} on this node",
+            hint="`wasmsr ps` lists them",
         )
 
     def programs(self) -> list[NodeProgram]:

@@ -62,7 +62,7 @@ class LogPiece:
 class Node:
     """A node: takes programs, shows them, and steers them. Any thread may call its methods.
 
-    A program is named by its id in hexadecimal digits, or by the first of them.
+    A program is named by its id in hexadecimal digits, by the first of them, or by its name.
 
     Args:
         address: `HOST:PORT`, or `unix:PATH`.
