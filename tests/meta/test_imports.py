@@ -12,7 +12,7 @@ import pytest
 
 LEVELS = (
     ("_ffi",),
-    ("record", "durable"),
+    ("record", "small_files"),
     ("realtime",),
     ("reserve",),
     ("errors", "telemetry"),

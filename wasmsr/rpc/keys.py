@@ -13,7 +13,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from wasmsr import durable
+from wasmsr import small_files
 from wasmsr.errors import MigrationError
 
 SIZE = 32
@@ -45,7 +45,7 @@ def own(state: Path, home: Path) -> bytes:
         except OSError as error:
             raise _unusable(path, f"cannot be made: {error.strerror or error}") from error
     try:
-        key, status = _read(path)
+        key, status = small_files.read(path, MOST)
     except OSError as error:
         raise _unusable(path, f"cannot be read: {error.strerror or error}") from error
     if status.st_uid != os.geteuid():
@@ -64,7 +64,7 @@ def token(path: Path) -> tuple[bytes, bool]:
         MigrationError: The file cannot be read, or has too few or too many bytes.
     """
     try:
-        content, status = _read(path)
+        content, status = small_files.read(path, MOST)
     except OSError as error:
         raise _bad_token(path, f"cannot be read: {error.strerror or error}") from error
     if len(content) > MOST:
@@ -72,9 +72,7 @@ def token(path: Path) -> tuple[bytes, bool]:
     key = content.strip()
     if len(key) < LEAST:
         raise _bad_token(path, f"has {len(key)} bytes, fewer than the {LEAST} that a key needs")
-    # A file of another owner is a secret that a container engine has put there for this user.
-    others = bool(status.st_mode & 0o077) and status.st_uid == os.geteuid()
-    return key, others
+    return key, small_files.is_open_to_others(status)
 
 
 def _there(path: Path) -> bool:
@@ -89,17 +87,7 @@ def _make(path: Path, key: bytes) -> None:
     """Make the complete file of a key, unless another process was first. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with suppress(FileExistsError):
-        durable.create(path, key)
-
-
-def _read(path: Path) -> tuple[bytes, os.stat_result]:
-    """Return at most `MOST` + 1 bytes of a regular file, and its status. Raises OSError."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    with open(os.open(path, flags), "rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(0, "it is not a regular file")
-        return file.read(MOST + 1), status
+        small_files.create(path, key)
 
 
 def _unusable(path: Path, why: str) -> MigrationError:

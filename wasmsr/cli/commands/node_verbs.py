@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -229,51 +229,38 @@ def _as_data(piece: LogPiece) -> dict[str, Any]:
     }
 
 
-@click.command(help=PAUSE, context_settings=WIDE)
-@program_argument
-@node_options
-@as_lines
-def pause(program: str, as_json: bool, **values: Any) -> int:
-    """Carry out the command; PAUSE is its help text."""
-    with open_node(taken(values)) as node:
-        found = node.pause(program)
-    _print(found, as_json, f"{found.program[:8]} {found.standing}")
-    return 0
+def _verb(name: str, words: str, shown: Callable[[ProgramInfo], str]) -> click.Command:
+    """Return the command that does one thing to one program.
+
+    Args:
+        name: The command, which is the client's method too.
+        words: Its help text.
+        shown: Returns what it prints of the program.
+    """
+
+    @click.command(name, help=words, context_settings=WIDE)
+    @program_argument
+    @node_options
+    @as_lines
+    def command(program: str, as_json: bool, **values: Any) -> int:
+        with open_node(taken(values)) as node:
+            found: ProgramInfo = getattr(node, name)(program)
+        _print(found, as_json, shown(found))
+        return 0
+
+    return command
 
 
-@click.command(help=RESUME, context_settings=WIDE)
-@program_argument
-@node_options
-@as_lines
-def resume(program: str, as_json: bool, **values: Any) -> int:
-    """Carry out the command; RESUME is its help text."""
-    with open_node(taken(values)) as node:
-        found = node.resume(program)
-    _print(found, as_json, f"{found.program[:8]} {found.standing}")
-    return 0
+def _standing(found: ProgramInfo) -> str:
+    return f"{found.program[:8]} {found.standing}"
 
 
-@click.command(help=KILL, context_settings=WIDE)
-@program_argument
-@node_options
-@as_lines
-def kill(program: str, as_json: bool, **values: Any) -> int:
-    """Carry out the command; KILL is its help text."""
-    with open_node(taken(values)) as node:
-        found = node.kill(program)
-    _print(found, as_json, f"{found.program[:8]} {found.standing}")
-    return 0
-
-
-@click.command(help=CHECKPOINT, context_settings=WIDE)
-@program_argument
-@node_options
-@as_lines
-def checkpoint(program: str, as_json: bool, **values: Any) -> int:
-    """Carry out the command; CHECKPOINT is its help text."""
-    with open_node(taken(values)) as node:
-        found = node.checkpoint(program)
+def _saved(found: ProgramInfo) -> str:
     saved = found.saved or {}
-    text = f"{found.program[:8]} checkpoint {saved.get('number')}, {saved.get('size')} bytes"
-    _print(found, as_json, text)
-    return 0
+    return f"{found.program[:8]} checkpoint {saved.get('number')}, {saved.get('size')} bytes"
+
+
+pause = _verb("pause", PAUSE, _standing)
+resume = _verb("resume", RESUME, _standing)
+kill = _verb("kill", KILL, _standing)
+checkpoint = _verb("checkpoint", CHECKPOINT, _saved)

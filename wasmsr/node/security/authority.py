@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wasmsr import durable
+from wasmsr import small_files
 from wasmsr.errors import printable
 from wasmsr.node.security import certificates
 from wasmsr.node.security.certificates import Identity, identity_of, need_cryptography, parse_chain
@@ -193,8 +193,8 @@ class Authority:
             with self._locked():
                 # The record comes first: a certificate without one could not be revoked by name.
                 self._note(Issued(made.serial, str(made), made.not_after.isoformat()))
-                durable.replace(into / f"{stem}.key", key_pem(key), 0o600)
-                durable.replace(into / f"{stem}.crt", pem_of(built), 0o644)
+                small_files.replace(into / f"{stem}.key", key_pem(key), 0o600)
+                small_files.replace(into / f"{stem}.crt", pem_of(built), 0o644)
         except OSError as error:
             raise unwritable(into, error) from error
         return made, into / f"{stem}.crt", into / f"{stem}.key"
@@ -265,7 +265,7 @@ class Authority:
         line = {"serial": f"{issued.serial:x}", "name": issued.name, "expires": issued.expires}
         path = self.folder / "issued.jsonl"
         before = path.read_bytes() if path.exists() else b""
-        durable.replace(path, before + json.dumps(line).encode() + b"\n", 0o644)
+        small_files.replace(path, before + json.dumps(line).encode() + b"\n", 0o644)
 
     def _revoked(self) -> Any:
         from cryptography import x509
@@ -297,7 +297,7 @@ class Authority:
             )
         content = pem_of(builder.sign(self._key, hashes.SHA256()))
         try:
-            durable.replace(self.folder / "revoked.crl", content, 0o644)
+            small_files.replace(self.folder / "revoked.crl", content, 0o644)
         except OSError as error:
             raise unwritable(self.folder, error) from error
 

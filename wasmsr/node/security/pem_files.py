@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wasmsr import durable
+from wasmsr import small_files
 from wasmsr.errors import printable
 from wasmsr.node.security.failures import CredentialsError
 
@@ -29,22 +28,16 @@ def read_file(path: Path, what: str, *, secret: bool = False) -> bytes:
     Raises:
         CredentialsError: It cannot be read, is too long, or others can use it.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        with open(os.open(path, flags), "rb", buffering=0) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise CredentialsError(f"{what}: {printable(path)} is not a regular file")
-            if status.st_size > FILE_LIMIT:
-                raise CredentialsError(f"{what}: {printable(path)} has more than 16 MiB")
-            content = file.read(FILE_LIMIT)
+        content, status = small_files.read(path, FILE_LIMIT)
     except OSError as error:
         raise CredentialsError(
             f"{what}: {printable(path)} cannot be read: {error.strerror or error}",
             hint="`wasmsr keys init` and `wasmsr keys issue` make such files",
         ) from error
-    # A file of another owner is a secret that a container engine has put there for this user.
-    if secret and status.st_uid == os.geteuid() and status.st_mode & 0o077:
+    if len(content) > FILE_LIMIT:
+        raise CredentialsError(f"{what}: {printable(path)} has more than 16 MiB")
+    if secret and small_files.is_open_to_others(status):
         raise CredentialsError(
             f"other users can use {what} {printable(path)} (mode "
             f"{stat.S_IMODE(status.st_mode):04o})",
@@ -56,7 +49,7 @@ def read_file(path: Path, what: str, *, secret: bool = False) -> bytes:
 def write_new(path: Path, content: bytes, mode: int) -> None:
     """Write a file that must not be there yet. Raises CredentialsError."""
     try:
-        durable.create(path, content, mode)
+        small_files.create(path, content, mode)
     except FileExistsError:
         raise CredentialsError(
             f"{printable(path)} is there already, and a key is never overwritten",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wasmsr import durable
+from wasmsr import small_files
 from wasmsr.executor.port import HELD, ProgramStatus
 from wasmsr.ownership.epoch_log import Shown
 from wasmsr.ownership.fencing import epoch_folder
@@ -103,7 +103,7 @@ class LeasedRun:
             "epoch": epoch, "ending": status.ending, "code": status.code,
             "sentence": status.sentence, **sizes,
         }  # fmt: skip
-        durable.replace(place / RESULT, json.dumps(values).encode())
+        small_files.replace(place / RESULT, json.dumps(values).encode())
 
     def remove_older(self, epoch: int) -> None:
         """Remove the checkpoints of epochs before this one, whose own checkpoint counts."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from wasmsr import durable
+from wasmsr import small_files
 from wasmsr.executor.old_workers import HeldLock
 from wasmsr.executor.port import ExecutorError
 from wasmsr.ownership.failures import OwnershipError
@@ -106,7 +106,9 @@ def _node(path: Path, wanted: bytes) -> bytes:
     """
     if not path.exists():
         with suppress(FileExistsError):
-            durable.create(path, (wanted.hex() or secrets.token_hex(NODE_BYTES)).encode() + b"\n")
+            small_files.create(
+                path, (wanted.hex() or secrets.token_hex(NODE_BYTES)).encode() + b"\n"
+            )
     try:
         node = bytes.fromhex(path.read_text(encoding="ascii")[:100].strip())
     except ValueError:

@@ -11,7 +11,7 @@ import os
 import stat
 from pathlib import Path
 
-from wasmsr import durable
+from wasmsr import small_files
 from wasmsr.errors import KeySourceError, printable
 
 SOURCE_LIMIT = 65536
@@ -80,19 +80,14 @@ def _of_descriptor(name: str) -> bytes:
 
 
 def _of_file(path: str, secret: bool) -> bytes:
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        with open(os.open(path, flags), "rb", buffering=0) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise KeySourceError(f"the key {printable(path)} is not a regular file")
-            found = file.read(SOURCE_LIMIT + 1)
+        found, status = small_files.read(path, SOURCE_LIMIT)
     except OSError as error:
         raise KeySourceError(
             f"the key {printable(path)} cannot be read: {error.strerror}",
             hint="wasmsr snapshot keygen FILE makes a key; env:NAME and fd:N are other sources",
         ) from error
-    if secret and status.st_uid == os.geteuid() and status.st_mode & 0o077:
+    if secret and small_files.is_open_to_others(status):
         raise KeySourceError(
             f"other users can use the key {printable(path)} (mode "
             f"{stat.S_IMODE(status.st_mode):04o})",
@@ -196,7 +191,7 @@ def write_key(path: str, text: bytes, *, mode: int = 0o600) -> None:
         KeySourceError: It is there, or cannot be written; then nothing of it is left.
     """
     try:
-        durable.create(Path(path), text, mode)
+        small_files.create(Path(path), text, mode)
     except FileExistsError:
         raise KeySourceError(
             f"{printable(path)} is there already, and a key is never overwritten",

@@ -1,17 +1,44 @@
-"""Small files that are whole and on the disk when a call returns, or are not there at all.
+"""Small files that matter: keys, ids, records. Read with a limit, written whole or not at all.
 
-Each function writes a part beside the file, syncs it, gives it the file's name and syncs the
-folder. All raise OSError. The writers of large files have code of their own: they sync as they go.
+`replace` and `create` write a part beside the file, sync it, give it the file's name and sync the
+folder. All functions raise OSError. The writers of large files have code of their own: they sync as
+they go.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 LONGEST = 200
 """Characters of a file's name that its part repeats."""
+
+
+def read(path: Path | str, most: int) -> tuple[bytes, os.stat_result]:
+    """Return at most `most` + 1 bytes of a regular file, and its status.
+
+    A pipe or a device is refused, and the call never waits for one.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    with open(os.open(path, flags), "rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        data = b""
+        while len(data) <= most and (more := file.read(most + 1 - len(data))):
+            data += more
+        return data, status
+
+
+def is_open_to_others(status: os.stat_result) -> bool:
+    """Return whether other users can use a file of this user.
+
+    A file of another owner is not this user's to close: a container engine puts secrets there so.
+    """
+    return status.st_uid == os.geteuid() and bool(status.st_mode & 0o077)
 
 
 def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
