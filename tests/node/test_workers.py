@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.node import programs
-from wasmsr.errors import InvalidError
+from wasmsr.errors import InvalidError, ModuleError
 from wasmsr.executor.old_workers import living
 from wasmsr.executor.port import RING, ExecutorError
 from wasmsr.executor.process import ProcessExecutor, old_executors
@@ -125,6 +125,20 @@ def test_a_parent_says_what_is_wrong_with_a_module(place: Place) -> None:
     with pytest.raises(InvalidError):
         place.worker(bad)
     assert not place.parents.processes()
+
+
+def test_a_module_that_takes_too_much_to_load(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wasmsr.node.workers.warm_parents.LOAD_MEMORY", 64 << 20)
+    size = 1 << 26
+    custom = bytes((0, *(size >> at & 0x7F | 0x80 for at in (0, 7, 14)), size >> 21)) + bytes(size)
+    bomb = b"\0asm\1\0\0\0" + custom
+    with pytest.raises(ModuleError, match="needs more than 64 MiB to load"):
+        place.worker(bomb)
+    assert not place.parents.processes()
+    worker = place.worker(programs.counting(1))
+    assert worker.wait(worker.start({}, streams=STREAMS), 20).code == 7
 
 
 def test_no_secret_of_the_supervisor_reaches_a_worker(

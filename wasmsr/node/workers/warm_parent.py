@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wasmsr.errors import EXIT_HOST, WasmsrError
+from wasmsr.errors import EXIT_HOST, ModuleError, WasmsrError
 from wasmsr.executor import worker
 from wasmsr.executor.messages import VERSION, receive, send
 from wasmsr.interp.modules.module import Module
@@ -41,14 +42,25 @@ def main(end: socket.socket) -> None:
         return
     (number, method, values), _ = first
     assert method == "load"
+    # The module is a stranger's: decoding it must not take the host's memory.
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, _at_most(values["memory"], before[1]))
     try:
         module = Module.from_file(values["path"], features=values["features"])
         preload(module)
         if module.digest.hex() != values["digest"]:
             raise WasmsrError(f"{values['path']} is not the module {values['digest'][:16]}")
-    except (WasmsrError, OSError, MemoryError, ValueError) as error:
+    except MemoryError:
+        size = os.path.getsize(values["path"])
+        error = ModuleError(
+            f"the module of {size} bytes needs more than {values['memory'] >> 20} MiB to load"
+        )
         send(end, [number, False, worker.failure(error)])
         return
+    except (WasmsrError, OSError, ValueError) as error:
+        send(end, [number, False, worker.failure(error)])
+        return
+    resource.setrlimit(resource.RLIMIT_DATA, before)  # each worker gets limits of its own
     gc.collect()
     gc.freeze()  # a collection in a worker does not touch, and so copy, pages of the parent
     send(end, [number, True, {"version": VERSION, "pid": os.getpid()}])
@@ -63,6 +75,10 @@ def main(end: socket.socket) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
         send(end, [number, True, None])
+
+
+def _at_most(most: int, hard: int) -> tuple[int, int]:
+    return (most if hard == resource.RLIM_INFINITY else min(most, hard)), hard
 
 
 def _grandchild(module: Module, values: Mapping[str, Any], named: Mapping[str, int]) -> None:

@@ -26,6 +26,9 @@ PARENTS = 8
 LOAD_SECONDS = 120.0
 """How long a warm parent may take to start Python and to load its module."""
 
+LOAD_MEMORY = 2 << 30
+"""Bytes of memory that a warm parent may take for Python and its module (RLIMIT_DATA)."""
+
 FORK_SECONDS = 20.0
 """How long a fork may take, and the worker until it answers."""
 
@@ -83,7 +86,10 @@ class WarmParent:
                 cwd=os.sep,  # not where the node was started: -m would import what is there
             )  # fmt: skip
         try:
-            self._ask("load", LOAD_SECONDS, path=os.fspath(path), digest=digest, features=features)
+            self._ask(
+                "load", LOAD_SECONDS, path=os.fspath(path), digest=digest, features=features,
+                memory=LOAD_MEMORY,
+            )  # fmt: skip
         except BaseException:
             self.close()
             raise
