@@ -272,6 +272,8 @@ def test_a_node_with_certificates(shell: Shell, tmp_path: Path) -> None:
     submit = ["submit", str(fib), "--invoke", "fib", "--json", *there, *words("b"), "20"]
     found = json.loads(shell.run(*submit))
     assert found["submitter"] == "client ann"
+    shown = json.loads(shell.run("inspect", found["program"], "--json", *there, *words("b")))
+    assert shown["name"] == "fib.wasm"
     assert "cannot be reached" in shell.run("ps", *there, code=1), "plain text"
     assert "cannot be reached" in shell.run("ps", *there, *words("b")[-2:], code=1)
     assert "--node HOST:PORT" in shell.run("ps", *words("b"), code=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import click
 
 from wasmsr.cli import programs
 from wasmsr.cli.options.click_types import ClickType
+from wasmsr.cli.options.node_options import open_node, proof_options
 from wasmsr.cli.options.run_options import variable
 from wasmsr.cli.options.tool_options import decrypt_option, read_trust
 from wasmsr.runspec.kinds import Features
@@ -93,14 +94,11 @@ TEXT = (b"(", b";;")
 )
 @decrypt_option
 @click.option(
-    "--node", metavar="local|[HOST:]PORT", help="Show a program on this node; FILE is its id."
+    "--node",
+    metavar="local|[HOST:]PORT",
+    help="Show a program on this node; FILE is its id or name.",
 )
-@click.option(
-    "--token-file",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
-    help="The node's token. On this machine the key of this user does.",
-)
+@proof_options
 def inspect(
     file: str,
     program: str | None,
@@ -110,11 +108,11 @@ def inspect(
     as_json: bool,
     decrypt: str | None,
     node: str | None,
-    token_file: str | None,
+    **proof: str | None,
 ) -> int:
     """Carry out the command; HELP is its help text."""
     if node is not None:
-        return _inspect_on_node(file, node, token_file, as_json)
+        return _inspect_on_node(file, {"node": node, **proof}, as_json)
     from wasmsr.cli.running.snapshots import pieces
 
     trust = read_trust(decrypt)
@@ -134,11 +132,9 @@ def inspect(
     return _inspect_snapshot(chain((data,), stream), file, program, values, as_json, trust)
 
 
-def _inspect_on_node(program: str, node: str, token_file: str | None, as_json: bool) -> int:
-    from wasmsr.cli.options.node_options import NAMES, open_node
+def _inspect_on_node(program: str, values: Mapping[str, str | None], as_json: bool) -> int:
     from wasmsr.cli.options.tool_options import print_blocks, print_object
 
-    values = dict.fromkeys(NAMES) | {"node": node, "token_file": token_file}
     with open_node(values) as opened:
         found = opened.inspect(program)
     if as_json:

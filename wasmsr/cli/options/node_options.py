@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -48,7 +48,13 @@ NAMES = (
 
 def node_options(command: Decorated) -> Decorated:
     """Give a click command the options of a connection."""
-    for part in reversed(PARTS):
+    command = proof_options(command)
+    return cast("Decorated", PARTS[0](command))
+
+
+def proof_options(command: Decorated) -> Decorated:
+    """Give a click command the options of a connection without the address."""
+    for part in reversed(PARTS[1:]):
         command = part(command)
     return command
 
