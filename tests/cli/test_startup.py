@@ -191,7 +191,7 @@ def complete(cli: Cli, *words: str) -> list[str]:
 
 
 def test_completion(cli: Cli) -> None:
-    assert complete(cli, "r") == ["run", "remote"]
+    assert complete(cli, "r") == ["run", "remote", "resume"]
     assert {"fib", "cat", "server", "transcoding"} <= set(complete(cli, "run", ""))
     assert "fib" in complete(cli, "run", "fi")
     assert complete(cli, "run", "--snapshot-a") == ["--snapshot-after", "--snapshot-at"]

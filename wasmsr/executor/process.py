@@ -36,6 +36,9 @@ TIMED = frozenset(("wait", "pause", "cancel"))
 ADOPT_SECONDS = 2.0
 """How long an old worker may take to say hello to a new supervisor."""
 
+ENDED = "the worker has ended, and its programs with it"
+"""What every call says once the worker is gone."""
+
 
 class ProcessExecutor:
     """A worker process with programs. `close` ends the worker and its programs.
@@ -133,7 +136,7 @@ class ProcessExecutor:
 
     def _read(self) -> None:
         """Hand replies to the calls that wait for them, until the worker ends."""
-        reason = "the worker has ended, and its programs with it"
+        reason = ENDED
         try:
             while (message := receive(self._end)) is not None:
                 (number, fine, value), descriptors = message
@@ -175,13 +178,15 @@ class ProcessExecutor:
         reply: Future[Any] = Future()
         with self._lock:
             if self._gone:
-                raise ExecutorError("the worker has ended, and its programs with it")
+                raise ExecutorError(ENDED)
             number = next(self._numbers)
             self._open[number] = reply
             try:
                 send(self._end, [number, method, values], descriptors)
-            except BaseException:
+            except BaseException as error:
                 self._open.pop(number, None)
+                if isinstance(error.__cause__, OSError):  # the reader has not heard of it yet
+                    raise ExecutorError(ENDED) from error
                 raise
         try:
             fine, value = reply.result(self._limit(method, values))

@@ -106,12 +106,13 @@ def test_a_host_without_such_files_copies(monkeypatch: pytest.MonkeyPatch) -> No
         end_of(store)
 
 
-def test_many_snapshots_can_be_held(tmp_path: Path) -> None:
+@pytest.mark.parametrize("free", [11, 12, 13])
+def test_many_snapshots_can_be_held(tmp_path: Path, free: int) -> None:
     """Each has two descriptors for a large memory as long as there are some."""
     (tmp_path / "one.bin").write_bytes(saved())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 12, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + free, hard))
     try:
         for _ in range(12):
             held.append(Snapshot.load(tmp_path / "one.bin"))

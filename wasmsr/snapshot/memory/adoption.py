@@ -34,6 +34,8 @@ class _FileBytes(mmap.mmap):
 def allocate(size: int) -> bytearray | memoryview:
     """Return zero bytes for a memory; a large one is a file in memory where the host has such.
 
+    The last free descriptor is left to others, who must open what is restored next.
+
     Raises:
         OSError, MemoryError: The host has no room.
     """
@@ -46,6 +48,7 @@ def allocate(size: int) -> bytearray | memoryview:
     base.resize(size)
     try:
         found = _FileBytes(base.fd, size)
+        os.close(os.dup(base.fd))
     except OSError as error:
         base.close()
         if error.errno not in (errno.EMFILE, errno.ENFILE):
