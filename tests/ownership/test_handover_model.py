@@ -142,20 +142,24 @@ def moved(folder: Path, faults: list[Fault], patch: pytest.MonkeyPatch) -> tuple
     session = Session(folder, faults)
     session.begin()
     watch = Accepted(session)
-    put, start = FailingJournal.put, Counter.start
+    start = Counter.start
 
-    def noted_put(journal: FailingJournal, record: Any) -> None:
-        try:
-            put(journal, record)
-        finally:
-            watch.look()
+    def noted(change: Any) -> Any:
+        def changing(journal: FailingJournal, what: Any) -> None:
+            try:
+                change(journal, what)
+            finally:
+                watch.look()
+
+        return changing
 
     def noted_start(counter: Counter) -> None:
         start(counter)
         watch.started(counter.end)
 
     with patch.context() as patched:
-        patched.setattr(FailingJournal, "put", noted_put)
+        patched.setattr(FailingJournal, "put", noted(FailingJournal.put))
+        patched.setattr(FailingJournal, "forget", noted(FailingJournal.forget))
         patched.setattr(Counter, "start", noted_start)
         for _ in range(2):
             session.move()
