@@ -19,6 +19,8 @@ LOCAL = Path("node") / "control"
 listen there in the node's place."""
 LONGEST_SOCKET = 100
 """Bytes that the name of a socket can have; Linux takes 107, macOS 103."""
+DESCRIPTORS = Path("/proc/self/fd")
+"""Where an open folder has a short name (Linux)."""
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -122,4 +124,20 @@ def _local(socket: Path) -> Node:
             hint="`wasmsr node` starts one; --node HOST:PORT asks another one, and --state-dir "
             "FOLDER one with another folder",
         )
-    return Node(f"unix:{socket}")
+    name = socket_name(socket)
+    if name is None:
+        raise NodeAway(
+            f"the name {socket} is too long for a socket", hint="--node HOST:PORT asks the node"
+        )
+    return Node(f"unix:{name}")
+
+
+def socket_name(socket: Path) -> str | None:
+    """Return a name of a socket that the system takes, for this process; None if there is none."""
+    if len(os.fsencode(socket)) <= LONGEST_SOCKET:
+        return str(socket)
+    if not DESCRIPTORS.is_dir():
+        return None
+    # It stays open: gRPC may connect at any time.
+    folder = os.open(socket.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return str(DESCRIPTORS / str(folder) / socket.name)

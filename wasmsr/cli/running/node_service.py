@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import sys
 import threading
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wasmsr import __version__
 from wasmsr.cli.moving.addresses import state_folder
-from wasmsr.cli.options.node_options import LOCAL, LONGEST_SOCKET
+from wasmsr.cli.options.node_options import LOCAL, socket_name
 from wasmsr.cli.options.usage import UsageError
 from wasmsr.cli.running.terminal import END_CODES, Events
 from wasmsr.cli.words import messages
@@ -270,17 +269,17 @@ class NodeService:
         )  # fmt: skip
         return server
 
-    def _local(self) -> Path | None:
+    def _local(self) -> str | None:
         """Return where callers on this machine come; None if the name is too long for a socket."""
         socket = self._state / LOCAL
-        if len(os.fsencode(socket)) > LONGEST_SOCKET:
+        name = socket_name(socket)
+        if name is None:
             messages.say(
                 f"the name {socket} is too long for a socket: give the commands for this node "
                 f"--node {self._settings['node.listen']}",
                 "warning",
             )
-            return None
-        return socket
+        return name
 
     def _admit(self, program: str, caller: str, digest: str, size: int, spec: RunSpec) -> None:
         """Admit a program by the policy, and by the number of workers."""

@@ -12,7 +12,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -78,7 +77,7 @@ class ControlServer:
         *,
         confinement: tuple[str, ...] = (),
         credentials: Any = None,
-        local: Path | None = None,
+        local: str | None = None,
     ) -> None:
         """Bind and start.
 
