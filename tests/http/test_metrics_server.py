@@ -17,7 +17,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from wasmsr.errors import HostError
 from wasmsr.http.bounded_server import CLIENTS
 from wasmsr.http.metrics_server import serve_metrics
-from wasmsr.migrate.events import Event
 from wasmsr.node.metrics import ROWS, SERIES, Metrics
 from wasmsr.runspec.address import Address
 
@@ -66,41 +65,17 @@ def test_every_metric_is_there_with_its_kind_and_words(shown):
 
 
 def test_counters_gauges_and_histograms(shown):
-    shown.metrics.add("wasmsr_moves", "out")
-    shown.metrics.add("wasmsr_moves", "out")
+    shown.metrics.add("wasmsr_programs_ended", "out")
+    shown.metrics.add("wasmsr_programs_ended", "out")
     shown.metrics.set("wasmsr_node_info", 1, "ab", '0.1 "x"\\\n')
     for value in (0.001, 0.0011, 7.0, 1e9):
-        shown.metrics.observe("wasmsr_move_downtime_seconds", value)
-    assert shown.value("wasmsr_moves_total", direction="out") == 2
+        shown.metrics.observe("wasmsr_checkpoint_seconds", value)
+    assert shown.value("wasmsr_programs_ended_total", kind="out") == 2
     assert shown.value("wasmsr_node_info", node="ab", version='0.1 "x"\\\n') == 1
     for bound, count in (("0.001", 1), ("0.0025", 2), ("2.5", 2), ("10.0", 3), ("+Inf", 4)):
-        assert shown.value("wasmsr_move_downtime_seconds_bucket", le=bound) == count
-    assert shown.value("wasmsr_move_downtime_seconds_count") == 4
-    assert shown.value("wasmsr_move_downtime_seconds_sum") == pytest.approx(1e9 + 7.0021)
-
-
-def test_a_move_is_counted_with_its_parts(shown):
-    values: dict[str, object] = {
-        "rounds": 3,
-        "bytes": 1000,
-        "bytes_raw": 9000,
-        "downtime": 0.02,
-        "downtime_pause": 0.001,
-        "downtime_wire": 0.004,
-    }
-    shown.metrics.take(Event("moved", "", values))
-    shown.metrics.take(Event("arrived", ""))
-    shown.metrics.take(Event("not-moved", "", {"reason": "busy"}))
-    shown.metrics.take(Event("refused", "", {"reason": 3}))
-    shown.metrics.take(Event("progress", "", {"bytes": 1}))
-    shown.metrics.take(Event("ended", "", {"kind": "exited", "here": True}))
-    assert shown.value("wasmsr_move_raw_bytes_total") == 9000
-    assert shown.value("wasmsr_move_rounds_bucket", le="3.0") == 1
-    assert shown.value("wasmsr_move_downtime_part_seconds_sum", part="wire") == 0.004
-    assert shown.value("wasmsr_moves_total", direction="in") == 1
-    assert shown.value("wasmsr_moves_failed_total", reason="busy") == 1
-    assert shown.value("wasmsr_refusals_total", rule="other") == 1
-    assert shown.value("wasmsr_programs_ended_total", kind="exited") == 1
+        assert shown.value("wasmsr_checkpoint_seconds_bucket", le=bound) == count
+    assert shown.value("wasmsr_checkpoint_seconds_count") == 4
+    assert shown.value("wasmsr_checkpoint_seconds_sum") == pytest.approx(1e9 + 7.0021)
 
 
 def test_labels_that_callers_choose_are_bounded(shown):
@@ -130,7 +105,7 @@ def test_wrong_names_and_labels_are_mistakes_of_ours():
     with pytest.raises(KeyError):
         metrics.add("wasmsr_nothing")
     with pytest.raises(ValueError, match="labels"):
-        metrics.add("wasmsr_moves")
+        metrics.add("wasmsr_programs_ended")
     with pytest.raises(ValueError, match="gauge"):
         metrics.add("wasmsr_node_info", "a", "b")
 
@@ -153,14 +128,14 @@ def test_counts_from_many_threads_are_exact():
 
     def count() -> None:
         for _ in range(1000):
-            metrics.add("wasmsr_moves", "out")
+            metrics.add("wasmsr_programs_ended", "out")
 
     threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert metrics.numbers("wasmsr_moves") == {("out",): 8000.0}
+    assert metrics.numbers("wasmsr_programs_ended") == {("out",): 8000.0}
 
 
 def test_an_address_in_use_is_named(shown):

@@ -77,7 +77,7 @@ def test_defaults_and_repeated_settings(tmp_path):
         (b"[node]\nlisten = '\xff'\n", "F:2: it is not UTF-8"),
         (b"#" * (FILE_LIMIT + 1), "F: it has more than"),
         ("x = " + "[" * 100_000, "F"),
-        ("[node]\non-stop = 'drain'\n", "F:2: node.on-stop drain needs node.drain-to"),
+        ("[node]\non-stop = 'drain'\n", "F:2: node.on-stop: 'drain' is none of"),
         ("[tls]\nkey = '/dev/null'\n", "F:2: tls.key needs tls.certificate, tls.authority"),
         ("[node]\nlisten = '0.0.0.0:1'\n", "F:2: node.listen 0.0.0.0:1 can be reached"),
     ],
@@ -110,15 +110,9 @@ def test_insecure_lets_in_and_contradicts_tls(tmp_path):
     assert "contradicts" in problems(tmp_path, text)[0]
 
 
-def test_what_is_in_force_is_plain_and_hides_passwords(tmp_path):
-    found = read(
-        tmp_path,
-        "[ownership]\nregister = 'http://ann:secret@h:2379'\n[policy]\npeers = ['"
-        + "ab" * 16
-        + "']\n",
-    )
-    text = json.dumps(found.shown())
-    assert "secret" not in text and "http://(hidden)@h:2379" in text and "ab" * 16 in text
+def test_what_is_in_force_is_plain(tmp_path):
+    found = read(tmp_path, "[policy]\npeers = ['" + "ab" * 16 + "']\n")
+    assert "ab" * 16 in json.dumps(found.shown())
     assert [one["name"] for one in found.shown()] == [row.name for row in ROWS]
 
 

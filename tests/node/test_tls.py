@@ -15,11 +15,12 @@ pytest.importorskip("cryptography.x509")
 grpc = pytest.importorskip("grpc")
 
 from wasmsr.node.security.authority import Authority  # noqa: E402
-from wasmsr.node.security.guard import Guard, KnownCaller, host_of  # noqa: E402
+from wasmsr.node.security.failures import AccessRefused  # noqa: E402
+from wasmsr.node.security.guard import Guard, host_of  # noqa: E402
 from wasmsr.node.security.policy import Policy  # noqa: E402
 from wasmsr.node.security.tls_identity import TlsFiles, TlsIdentity, load  # noqa: E402
 from wasmsr.node.security.tokens import TokenCheck  # noqa: E402
-from wasmsr.rpc import tls  # noqa: E402
+from wasmsr.rpc import channel, tls  # noqa: E402
 
 METHOD = "/test.Who/Calls"
 
@@ -32,8 +33,11 @@ class Who(grpc.GenericRpcHandler):  # type: ignore[misc, name-defined]
 
     def service(self, details: Any) -> Any:
         def behave(request: bytes, wire: Any) -> bytes:
-            caller = tls.caller_of(self.guard, wire)
-            assert isinstance(caller, KnownCaller)
+            try:
+                caller = self.guard.admit(wire.peer(), *channel.proofs_of(wire))
+            except AccessRefused as error:
+                wire.abort(grpc.StatusCode.UNAUTHENTICATED, error.message)
+                raise
             return caller.name.encode()
 
         return grpc.unary_unary_rpc_method_handler(behave)
@@ -73,9 +77,9 @@ class Served:
         authority = (self.authority.folder / "authority.crt").read_bytes()
         with tls.client_channel(
             f"localhost:{self.port}", content, authority=authority, **more
-        ) as channel:
-            call = channel.unary_unary(METHOD)
-            metadata = [(tls.TOKEN, token)] if token else []
+        ) as opened:
+            call = opened.unary_unary(METHOD)
+            metadata = [(channel.TOKEN, token)] if token else []
             try:
                 found: bytes = call(b"", timeout=10, metadata=metadata)
             except grpc.RpcError as error:
@@ -113,17 +117,17 @@ def test_a_caller_without_a_certificate_or_of_another_authority_is_cut_off(serve
         content.identity,
         (),
     )
-    with tls.client_channel(f"localhost:{served.port}", content) as channel:
+    with tls.client_channel(f"localhost:{served.port}", content) as opened:
         with pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary(METHOD)(b"", timeout=10)
+            opened.unary_unary(METHOD)(b"", timeout=10)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_revoked_certificate_is_refused_within_an_open_connection(served):
     _, certificate, key = served.issue("client:ann")
     content = load(served.files(certificate, key))
-    with tls.client_channel(f"localhost:{served.port}", content) as channel:
-        call = channel.unary_unary(METHOD)
+    with tls.client_channel(f"localhost:{served.port}", content) as opened:
+        call = opened.unary_unary(METHOD)
         assert call(b"", timeout=10) == b"client ann"
         served.authority.revoke("client:ann")
         served.identity.refresh(now=True)
@@ -146,10 +150,10 @@ def test_a_server_at_another_name_is_not_believed(served):
     _, certificate, key = served.issue("client:ann")
     content = load(served.files(certificate, key))
     with (
-        tls.client_channel(f"127.0.0.1:{served.port}", content) as channel,
+        tls.client_channel(f"127.0.0.1:{served.port}", content) as opened,
         pytest.raises(grpc.RpcError) as caught,
     ):
-        channel.unary_unary(METHOD)(b"", timeout=10)
+        opened.unary_unary(METHOD)(b"", timeout=10)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -192,9 +196,9 @@ def test_old_versions_of_tls_are_refused(served, version):
 
 
 def test_plain_text_gets_no_answer(served):
-    with grpc.insecure_channel(f"localhost:{served.port}") as channel:
+    with grpc.insecure_channel(f"localhost:{served.port}") as opened:
         with pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary(METHOD)(b"", timeout=2)
+            opened.unary_unary(METHOD)(b"", timeout=2)
         assert caught.value.code() in (
             grpc.StatusCode.UNAVAILABLE,
             grpc.StatusCode.DEADLINE_EXCEEDED,

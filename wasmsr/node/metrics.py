@@ -12,12 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wasmsr.migrate.events import Event
-
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 """Upper bounds of buckets for spans of time."""
-ROUNDS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0)
-"""Upper bounds of buckets for rounds."""
 SERIES = 200
 """Combinations of labels that one metric keeps; more are counted as "other"."""
 
@@ -50,28 +46,12 @@ ROWS = (
         "Memory of all workers: proportional share of what they share."),
     MetricRow("wasmsr_workers_lost", "counter",
         "Workers that ended before their programs, by cause.", ("cause",)),
-    MetricRow("wasmsr_moves", "counter",
-        "Moves, by direction (in, out).", ("direction",)),
-    MetricRow("wasmsr_moves_failed", "counter",
-        "Moves that did not happen, by reason.", ("reason",)),
-    MetricRow("wasmsr_move_rounds", "histogram",
-        "Rounds of a move, the last one included.", (), ROUNDS),
-    MetricRow("wasmsr_move_raw_bytes", "counter",
-        "Bytes of programs that moved away, before compression."),
-    MetricRow("wasmsr_move_sent_bytes", "counter",
-        "Bytes that moves sent."),
-    MetricRow("wasmsr_move_downtime_seconds", "histogram",
-        "From the pause of a program until it ran at its new node.", (), SECONDS),
-    MetricRow("wasmsr_move_downtime_part_seconds", "histogram",
-        "Parts of the downtime.", ("part",), SECONDS),
-    MetricRow("wasmsr_move_dirty_bytes_per_second", "gauge",
-        "How fast the program that moved last wrote to its memory."),
     MetricRow("wasmsr_checkpoints", "counter",
         "Checkpoints, by outcome (written, failed).", ("outcome",)),
     MetricRow("wasmsr_checkpoint_bytes", "counter",
         "Bytes of checkpoints that were written."),
     MetricRow("wasmsr_checkpoint_seconds", "histogram",
-        "How long a program was paused for a checkpoint.", (), SECONDS),
+        "How long a checkpoint took until it was on the disk; the program ran on.", (), SECONDS),
     MetricRow("wasmsr_refusals", "counter",
         "Calls and programs that were refused, by rule.", ("rule",)),
     MetricRow("wasmsr_certificate_expiry_days", "gauge",
@@ -161,32 +141,6 @@ class Metrics:
                 for labels, found in self._values[name].histograms.items()
             }
 
-    def take(self, event: Event) -> None:
-        """Count what an event of a move says."""
-        if event.kind == "moved":
-            self._take_move(event.values)
-        elif event.kind == "arrived":
-            self.add("wasmsr_moves", "in")
-        elif event.kind == "not-moved":
-            self.add("wasmsr_moves_failed", _text(event.values.get("reason"), "failed"))
-        elif event.kind == "refused":
-            self.add("wasmsr_refusals", _text(event.values.get("reason"), "other"))
-        elif event.kind == "ended" and event.values.get("here"):
-            self.add("wasmsr_programs_ended", _text(event.values.get("kind"), "other"))
-
-    def _take_move(self, values: Mapping[str, object]) -> None:
-        self.add("wasmsr_moves", "out")
-        self.observe("wasmsr_move_rounds", _number(values.get("rounds")))
-        self.add("wasmsr_move_raw_bytes", by=_number(values.get("bytes_raw")))
-        self.add("wasmsr_move_sent_bytes", by=_number(values.get("bytes")))
-        self.observe("wasmsr_move_downtime_seconds", _number(values.get("downtime")))
-        for name, value in values.items():
-            if name.startswith("downtime_"):
-                part = name.removeprefix("downtime_")
-                self.observe("wasmsr_move_downtime_part_seconds", _number(value), part)
-        if "dirty_rate" in values:
-            self.set("wasmsr_move_dirty_bytes_per_second", _number(values["dirty_rate"]))
-
 
 def _row(name: str, kind: str, labels: Labels | None) -> MetricRow:
     row = BY_NAME[name]
@@ -200,14 +154,6 @@ def _bounded(found: Mapping[Labels, Any], labels: Labels) -> Labels:
     if labels in found or len(found) < SERIES:
         return labels
     return ("other",) * len(labels)
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) else 0.0
-
-
-def _text(value: object, otherwise: str) -> str:
-    return value if isinstance(value, str) and value else otherwise
 
 
 def table() -> Iterable[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from wasmsr.migrate.protocol import PIECE
 
@@ -21,6 +22,12 @@ STALL_SECONDS = 30.0
 
 LEAST_RATE = 16384
 """Bytes a second that a stream needs in the mean, after its first `STALL_SECONDS`."""
+
+TOKEN = "wasmsr-token-bin"
+"""The metadata of a call that has the caller's token."""
+
+CERTIFICATE = "x509_pem_cert"
+"""Where gRPC has the certificate that a caller has proved to have."""
 
 Options = list[tuple[str, int]]
 
@@ -50,3 +57,14 @@ CLIENT: Options = [
     ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
+
+
+def proofs_of(wire: Any) -> tuple[bytes | None, bytes]:
+    """Return what a caller has shown: the certificate that it has proved, or None; and the token.
+
+    Args:
+        wire: gRPC's context of the call.
+    """
+    found = wire.auth_context().get(CERTIFICATE)
+    token = dict(wire.invocation_metadata() or ()).get(TOKEN, b"")
+    return bytes(found[0]) if found else None, token if isinstance(token, bytes) else b""

@@ -1,4 +1,4 @@
-"""TLS for nodes: the credentials of servers and clients, and who is at the other side of a call.
+"""TLS for nodes: the credentials of servers and clients.
 
 gRPC's core offers TLS 1.2 and 1.3 only. Servers ask their files again at each handshake, so that a
 certificate is renewed while the server runs.
@@ -9,17 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from wasmsr.node.security.certificates import node_name
-from wasmsr.node.security.failures import AccessRefused
-from wasmsr.node.security.guard import Guard, KnownCaller
 from wasmsr.node.security.tls_identity import TlsContent, TlsIdentity
 from wasmsr.rpc import channel as _quiet  # noqa: F401 - sets how loud gRPC is
 
 import grpc  # type: ignore[import-untyped]  # isort: skip
-
-TOKEN = "wasmsr-token-bin"
-"""The metadata that carries a token."""
-CERTIFICATE = "x509_pem_cert"
-"""Where gRPC has the certificate that a caller has proved."""
 
 
 def server_credentials(tls: TlsIdentity, *, mutual: bool) -> Any:
@@ -77,22 +70,3 @@ def client_channel(
     if node:
         every.append(("grpc.ssl_target_name_override", node_name(node)))
     return grpc.secure_channel(target, credentials, every)
-
-
-def caller_of(guard: Guard, wire: Any) -> KnownCaller:
-    """Return who makes a call; end the call if it may not be made.
-
-    Args:
-        guard: Judges.
-        wire: gRPC's context of the call.
-    """
-    found = wire.auth_context().get(CERTIFICATE)
-    token = dict(wire.invocation_metadata() or ()).get(TOKEN, b"")
-    try:
-        return guard.admit(
-            wire.peer(), found[0] if found else None, token if isinstance(token, bytes) else b""
-        )
-    except AccessRefused as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        wire.abort(grpc.StatusCode.UNAUTHENTICATED, f"{error.message}{hint}"[:1000])
-        raise  # `abort` has raised

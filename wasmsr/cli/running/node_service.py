@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from wasmsr import __version__
 from wasmsr.cli.moving.addresses import state_folder
 from wasmsr.cli.options.node_options import LOCAL, socket_name
-from wasmsr.cli.options.usage import UsageError
 from wasmsr.cli.running.terminal import END_CODES, Events
 from wasmsr.cli.words import messages
 from wasmsr.errors import printable
@@ -40,9 +39,6 @@ WORKER_BYTES = 1 << 30
 
 LARGEST_MEMORY = 4 << 30
 """Memory of a program that names no limit, if the policy has none: that of 32-bit addresses."""
-
-UNUSED = ("node.drain-to", "checkpoints.store", "ownership.register")
-"""Settings that this version reads and cannot carry out, so it refuses them."""
 
 LEVELS = {"unreadable": "error", "trouble": "error", "not-saved": "warning", "refused": "warning",
     "no-checkpoint": "warning", "not-resumed": "warning", "checkpoint": "info"}  # fmt: skip
@@ -111,6 +107,7 @@ class NodeCounts:
         elif event == "checkpoint":
             add("wasmsr_checkpoints", "written")
             add("wasmsr_checkpoint_bytes", by=values["bytes"])
+            self.metrics.observe("wasmsr_checkpoint_seconds", values["seconds"])
         elif event in ("no-checkpoint", "not-saved"):
             add("wasmsr_checkpoints", "failed")
 
@@ -138,18 +135,12 @@ class NodeService:
     """A node from its settings to its end."""
 
     def __init__(self, settings: Settings, *, resume: bool) -> None:
-        """Check what the settings ask for.
+        """Read the files that the settings name.
 
         Raises:
-            UsageError: They ask for what this version cannot do.
             CredentialsError: The node's certificate cannot be used.
         """
         self._settings, self._resume = settings, resume
-        for name in UNUSED:
-            if settings[name]:
-                raise UsageError(f"{settings.origins[name]}: {name} is not in this version.")
-        if settings["node.on-stop"] == "drain":
-            raise UsageError("--on-stop drain is not in this version: checkpoint or kill.")
         self._log = NodeLog(settings["log.format"], settings["log.level"])
         self._counts = NodeCounts()
         self._state = state_folder(settings["node.state-dir"])
@@ -164,7 +155,7 @@ class NodeService:
         limits = WorkerLimits(memory=(self._policy.memory or LARGEST_MEMORY) + WORKER_BYTES)
         rules = NodeRules(
             limits=limits, ring=settings["node.output-limit"], every=settings["checkpoints.every"],
-            keep=settings["checkpoints.keep"], admit=self._admit,
+            keep=settings["checkpoints.keep"], admit=self._admit, check=self._check,
             leave=lambda program: self._admission.leave(bytes.fromhex(program)),
             note=self._note,
         )  # fmt: skip
@@ -177,9 +168,7 @@ class NodeService:
             if record.standing.is_alive:
                 run = RunSpec.read(record.spec)
                 with suppress(AccessRefused):  # it is here already
-                    self._admission.admit(
-                        program.id, record.submitter, _wish(record.digest, 0, run)
-                    )
+                    self._admission.admit(program.id, record.submitter, _wish(record.digest, run))
         try:
             server = self._serve(supervisor, confinement)
         except BaseException:
@@ -281,48 +270,43 @@ class NodeService:
             )
         return name
 
-    def _admit(self, program: str, caller: str, digest: str, size: int, spec: RunSpec) -> None:
-        """Admit a program by the policy, and by the number of workers."""
-        most = self._settings["node.workers"]
-        assert self._supervisor is not None
-        if most is not None:
-            here = sum(one.standing.is_alive for one in self._supervisor.programs())
-            if here >= most:
-                raise AccessRefused("workers", f"{here} programs run here, which is the limit")
+    def _admit(self, program: str, caller: str, digest: str, spec: RunSpec) -> None:
+        """Admit a program by the policy."""
         try:
-            self._admission.admit(bytes.fromhex(program), caller, _wish(digest, size, spec))
+            self._admission.admit(bytes.fromhex(program), caller, _wish(digest, spec))
         except AccessRefused as error:
             self._refused(error, caller)
             raise
 
+    def _check(self, digest: str, spec: RunSpec) -> None:
+        """Check a program again before each start of its worker.
 
-def _wish(digest: str, size: int, spec: RunSpec) -> ProgramWish:
+        A folder can have become a link, and the policy can have changed, since it was admitted.
+        """
+        self._policy.check(_wish(digest, spec))
+
+
+def _wish(digest: str, spec: RunSpec) -> ProgramWish:
     from wasmsr.wasi.filesystem.mounts import Mount
 
     mounts = map(Mount.parse, spec.mounts)
     return ProgramWish(
         modules=(bytes.fromhex(digest),),
         memory=LARGEST_MEMORY if spec.limits.memory is None else spec.limits.memory,
-        size=size,
         mounts=tuple(MountWish(str(one.host or ""), one.mode) for one in mounts),
         listen=spec.listen,
     )
 
 
 def _policy(settings: Settings) -> Policy:
-    """Return the policy that the settings give. Raises KeySourceError."""
-    from wasmsr.snapshot.trust.key_sources import public_bytes
-
-    signers = [key for source in settings["policy.signers"] for key in public_bytes(source)]
+    """Return the policy that the settings give."""
     return Policy(
         peers=settings["policy.peers"],
         clients=settings["policy.clients"],
         modules=settings["policy.modules"],
-        signers=tuple(signers),
         programs=settings["policy.programs"],
         memory=settings["policy.memory"],
         total_memory=settings["policy.total-memory"],
-        arriving=settings["policy.arriving"],
         per_minute=settings["policy.per-minute"],
         mounts=settings["policy.mounts"],
         listen=settings["policy.tcp-listen"],

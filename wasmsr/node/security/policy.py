@@ -11,8 +11,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from wasmsr.errors import printable
@@ -44,18 +43,14 @@ class ProgramWish:
     Attributes:
         modules: SHA-256 of each module.
         memory: The most bytes that its memories may have.
-        size: Bytes of state and modules that come to the node.
         mounts: Directories.
         listen: Addresses on which it accepts connections, each `ADDR:PORT`.
-        signers: Public keys that signed its snapshot.
     """
 
     modules: tuple[bytes, ...]
     memory: int = 0
-    size: int = 0
     mounts: tuple[MountWish, ...] = ()
     listen: tuple[str, ...] = ()
-    signers: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,12 +61,9 @@ class Policy:
         peers: Node ids from which programs come, or all nodes if empty.
         clients: Names of clients that may give orders, or all clients if empty.
         modules: SHA-256 of modules that may run, or all if empty.
-        signers: Public keys (Ed25519, 32 bytes). If given, a program comes only with a snapshot
-            that one of them signed, or with a module that `modules` names.
         programs: Programs at once.
         memory: Bytes that the memories of one program may have.
         total_memory: Bytes that the memories of all programs may have.
-        arriving: Bytes that may be coming at once.
         per_minute: Programs a minute from one caller.
         mounts: Host folders that programs may have, each `FOLDER` or `FOLDER:ro`, with everything
             below them; none if empty.
@@ -82,11 +74,9 @@ class Policy:
     peers: tuple[bytes, ...] = ()
     clients: tuple[str, ...] = ()
     modules: tuple[bytes, ...] = ()
-    signers: tuple[bytes, ...] = ()
     programs: int | None = None
     memory: int | None = None
     total_memory: int | None = None
-    arriving: int | None = None
     per_minute: int | None = None
     mounts: tuple[str, ...] = ()
     listen: tuple[str, ...] = ()
@@ -123,21 +113,11 @@ class Policy:
                 )
 
     def _check_modules(self, wish: ProgramWish) -> None:
-        if not self.modules and not self.signers:
-            return
         strangers = [one for one in wish.modules if one not in self.modules]
-        signed = any(one in self.signers for one in wish.signers)
-        if not strangers or signed:
-            return
-        if self.modules and not self.signers:
+        if self.modules and strangers:
             raise AccessRefused(
                 "modules", f"the module {strangers[0].hex()[:12]} is none of those that run here"
             )
-        raise AccessRefused(
-            "signers",
-            f"the program with the module {strangers[0].hex()[:12]} is not signed by a key that "
-            "this node accepts",
-        )
 
     def _check_mount(self, mount: MountWish) -> None:
         if not mount.host:
@@ -171,7 +151,6 @@ class ProgramAdmission:
         self._clock = clock
         self._lock = threading.Lock()
         self._here: dict[bytes, int] = {}
-        self._arriving = 0
         self._recent: OrderedDict[str, list[float]] = OrderedDict()
 
     def admit(self, program: bytes, caller: str, wish: ProgramWish) -> None:
@@ -226,30 +205,7 @@ class ProgramAdmission:
         with self._lock:
             self._here.pop(program, None)
 
-    @contextmanager
-    def arriving(self, size: int) -> Iterator[None]:
-        """Count bytes that are coming, for the length of a block.
-
-        Raises:
-            AccessRefused: Too many are coming already.
-        """
-        most = self.policy.arriving
+    def counts(self) -> tuple[int, int]:
+        """Return the programs here, and the bytes of their memories."""
         with self._lock:
-            if most is not None and self._arriving + size > most:
-                raise AccessRefused(
-                    "arriving",
-                    f"{self._arriving} bytes are coming to this node now, {size} more would pass "
-                    f"its limit of {most}",
-                    hint="try again when other programs have come",
-                )
-            self._arriving += size
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._arriving -= size
-
-    def counts(self) -> tuple[int, int, int]:
-        """Return the programs here, the bytes of their memories, and the bytes that are coming."""
-        with self._lock:
-            return len(self._here), sum(self._here.values()), self._arriving
+            return len(self._here), sum(self._here.values())

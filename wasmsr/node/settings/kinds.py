@@ -21,12 +21,6 @@ class ListenAddress(OptionKind):
             raise ValueError(f"{error}.") from None
 
 
-class Addresses(ListenAddress):
-    """Addresses of other nodes."""
-
-    repeated = True
-
-
 class PeerIds(NodeIds):
     """Ids of nodes, as bytes."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,6 @@ from wasmsr.errors import EXIT_USAGE, WasmsrError, printable
 from wasmsr.node.settings.table import BY_NAME, ROWS, SECTIONS, SettingRow
 from wasmsr.node.settings.toml_file import FILE_LIMIT, TomlProblem, TomlValue, read_toml
 from wasmsr.runspec.kinds import Flag
-
-_USER = re.compile(r"(?<=://)[^/@]*@")
-"""User and password in a URL."""
 
 
 class SettingsError(WasmsrError):
@@ -54,8 +50,7 @@ class Settings:
     def shown(self) -> list[dict[str, Any]]:
         """Return what is in force, as plain data for people and scripts.
 
-        Users and passwords in URLs are hidden. Tokens and keys are in files, of which only the
-        names are settings.
+        Nothing of it is secret: tokens and keys are in files, of which the names are settings.
         """
         return [
             {
@@ -74,7 +69,7 @@ def _plain(value: Any) -> Any:
         return value.hex()
     if isinstance(value, (int, float, bool, type(None))):
         return value
-    return _USER.sub("(hidden)@", str(value))
+    return str(value)
 
 
 def read_settings(
@@ -191,6 +186,4 @@ def _contradictions(values: Mapping[str, Any], origins: Mapping[str, str]) -> li
             "other machines: set [tls] certificate, key and authority (`wasmsr keys`), or "
             "access.insecure to let anybody in"
         )
-    if values["node.on-stop"] == "drain" and not values["node.drain-to"]:
-        problems.append(f"{origins['node.on-stop']}: node.on-stop drain needs node.drain-to")
     return problems

@@ -22,7 +22,7 @@ from wasmsr.runspec.kinds import (
     Size,
 )
 
-PLAIN = ("node", "access", "ownership")
+PLAIN = ("node", "access")
 """Sections whose names are not part of their flags, which other commands have too."""
 
 
@@ -77,13 +77,9 @@ ROWS = (
         "Serve the page for people there."),
     SettingRow("node", "metrics", kinds.ListenAddress(), "[HOST:]PORT",
         "Serve metrics for Prometheus there."),
-    SettingRow("node", "workers", Count(1), "N",
-        "Most programs that run at the same time."),
-    SettingRow("node", "on-stop", Choice("checkpoint", "drain", "kill"), "checkpoint|drain|kill",
-        "What SIGTERM does with the programs: save them here, move them away, or end them.",
+    SettingRow("node", "on-stop", Choice("checkpoint", "kill"), "checkpoint|kill",
+        "What SIGTERM does with the programs: save them first, or end them.",
         "checkpoint"),
-    SettingRow("node", "drain-to", kinds.Addresses(), "HOST:PORT",
-        "A node that takes the programs of a drain. Repeatable."),
     SettingRow("node", "stop-seconds", Seconds(), "SECONDS",
         "How long a stop may take.", 30.0),
     SettingRow("node", "output-limit", Size(), "SIZE",
@@ -92,14 +88,6 @@ ROWS = (
         "Save each program so often."),
     SettingRow("checkpoints", "keep", Count(1), "N",
         "Checkpoints that are kept of each program.", 3),
-    SettingRow("checkpoints", "store", OptionKind(), "PLACE",
-        "Keep them there instead of the state folder: a folder that other nodes reach, or "
-        "s3://BUCKET/PREFIX."),
-    SettingRow("ownership", "register", OptionKind(), "FILE|URL",
-        "The register of the programs under a lease: a file of SQLite, or http://HOST:PORT of "
-        "etcd."),
-    SettingRow("ownership", "lease", Seconds(), "SECONDS",
-        "How long a lease lasts.", 10.0),
     SettingRow("tls", "certificate", ReadableFile(), "FILE",
         "The certificate of this node; `wasmsr keys issue node` makes one."),
     SettingRow("tls", "key", ReadableFile(), "FILE", "Its private key."),
@@ -117,12 +105,9 @@ ROWS = (
         "Take orders from this client only. Repeatable."),
     SettingRow("policy", "modules", kinds.Digests(), "SHA256",
         "Run this module only. Repeatable."),
-    SettingRow("policy", "signers", RepeatedText(), "FILE",
-        "Take a program if this public key signed its snapshot. Repeatable."),
     SettingRow("policy", "programs", Count(1), "N", "Most programs at once."),
     SettingRow("policy", "memory", Size(), "SIZE", "Most memory of one program."),
     SettingRow("policy", "total-memory", Size(), "SIZE", "Most memory of all programs."),
-    SettingRow("policy", "arriving", Size(), "SIZE", "Most bytes that may be coming at once."),
     SettingRow("policy", "per-minute", Count(1), "N", "Most programs a minute from one caller."),
     SettingRow("policy", "mounts", kinds.MountRules(), "FOLDER[:ro]",
         "Let programs use this folder, or what is in it. Repeatable."),

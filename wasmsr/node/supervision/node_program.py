@@ -386,6 +386,7 @@ class NodeProgram:
         with self._lock:
             executor = self._live("saved")
             life = self.record.life
+        began = time.monotonic()
         done = executor.checkpoint(self.id, os.fspath(self.folder.saved), self._rules.keep)
         output = done["output"]
         saved = SavePoint(
@@ -399,7 +400,10 @@ class NodeProgram:
             self.record.write(self.folder.record)
             self.folder.remove_parked()
         name = self.record.program[:8]
-        self._rules.note("checkpoint", program=name, number=saved.number, bytes=saved.size)
+        self._rules.note(
+            "checkpoint", program=name, number=saved.number, bytes=saved.size,
+            seconds=round(time.monotonic() - began, 6),
+        )  # fmt: skip
         self._rules.changed()
         return saved
 

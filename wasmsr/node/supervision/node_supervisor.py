@@ -57,8 +57,12 @@ def _ignore(event: str, **values: Any) -> None:
     """Do nothing with an event."""
 
 
-def _take_all(program: str, caller: str, digest: str, size: int, spec: RunSpec) -> None:
+def _take_all(program: str, caller: str, digest: str, spec: RunSpec) -> None:
     """Admit every program."""
+
+
+def _check_nothing(digest: str, spec: RunSpec) -> None:
+    """Find nothing wrong with a program."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,9 @@ class NodeRules:
         every: Seconds between checkpoints, if the submission does not say; None for none.
         keep: Checkpoints that stay of each program.
         adopt: How many seconds workers wait for a supervisor that is started again.
-        admit: Gets id, caller, digest and size of the module, and the run of each program that
-            comes; it raises an error to refuse it.
+        admit: Gets id, caller, digest of the module, and the run of each program that comes; it
+            raises an error to refuse it.
+        check: Gets digest and run before each start of a worker; it raises an error to refuse it.
         leave: Gets the id of each program that no worker has any more.
         note: Gets events, for the log.
     """
@@ -82,7 +87,8 @@ class NodeRules:
     every: float | None = None
     keep: int = 3
     adopt: float = 30.0
-    admit: Callable[[str, str, str, int, RunSpec], None] = _take_all
+    admit: Callable[[str, str, str, RunSpec], None] = _take_all
+    check: Callable[[str, RunSpec], None] = _check_nothing
     leave: Callable[[str], None] = lambda program: None
     note: Note = _ignore
 
@@ -147,9 +153,8 @@ class NodeSupervisor:
 
     def _admit_again(self, record: ProgramRecord) -> None:
         """Admit a program that is resumed."""
-        size = self.folder.module(record.digest).stat().st_size
         run = RunSpec.read(record.spec)
-        self.rules.admit(record.program, record.submitter, record.digest, size, run)
+        self.rules.admit(record.program, record.submitter, record.digest, run)
 
     def _note_change(self) -> None:
         with self._changes:
@@ -193,6 +198,7 @@ class NodeSupervisor:
         """Return a worker for a program."""
         record, folder = program.record, program.folder
         spec = RunSpec.read(record.spec)
+        self.rules.check(record.digest, spec)
         return self._parents.worker(
             self.folder.module(record.digest), record.digest, spec.features, folder.place,
             Confinement(self.rules.limits, HostAccess.of(spec, folder.path)),
@@ -231,7 +237,7 @@ class NodeSupervisor:
             digest = self.folder.take_module(module)
         path = self.folder.module(digest)
         program = secrets.token_hex(ID_BYTES)
-        self.rules.admit(program, caller, digest, path.stat().st_size, run)
+        self.rules.admit(program, caller, digest, run)
         try:
             self._parents.load(path, digest, run.features)
             # A restored program gets its module here, so `program` is only a name.

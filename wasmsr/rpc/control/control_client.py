@@ -31,9 +31,6 @@ PIECE = 1 << 18
 ANSWER_SECONDS = 60.0
 """How long a node may take to answer."""
 
-TOKEN = "wasmsr-token-bin"
-HINT, EXIT_CODE, KIND = "wasmsr-hint-bin", "wasmsr-exit", "wasmsr-kind"
-
 Reply = TypeVar("Reply")
 
 
@@ -86,7 +83,7 @@ class Node:
     ) -> None:
         self.address = address
         self._seconds = seconds
-        self._metadata = ((TOKEN, token),) if token else ()
+        self._metadata = ((channel.TOKEN, token),) if token else ()
         if tls is None and not authority:
             self._channel = grpc.insecure_channel(address, channel.CLIENT)
         else:
@@ -147,8 +144,8 @@ class Node:
                 else "`wasmsr ps` says whether it did what was asked",
             )
         metadata = dict(error.trailing_metadata() or ())
-        hint = metadata.get(HINT, b"").decode("utf-8", "replace") or None
-        name = metadata.get(KIND, "")
+        hint = metadata.get(messages.HINT, b"").decode("utf-8", "replace") or None
+        name = metadata.get(messages.KIND, "")
         kind = getattr(failures, name, None) or getattr(errors, name, None)
         made: errors.WasmsrError | None = None
         if isinstance(kind, type) and issubclass(kind, errors.WasmsrError):
@@ -158,7 +155,7 @@ class Node:
                 made = None
         if made is None:
             made = NodeError(details or f"the node answers {code.name}", hint=hint)
-            exit_code = metadata.get(EXIT_CODE, "")
+            exit_code = metadata.get(messages.EXIT_CODE, "")
             if isinstance(exit_code, str) and exit_code.isdigit():
                 made.exit_code = min(int(exit_code), 255)
         return made

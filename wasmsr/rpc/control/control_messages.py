@@ -16,6 +16,9 @@ REFLECTION = "grpc.reflection.v1.ServerReflection"
 OLD_REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 """The name by which older tools ask for the same."""
 
+HINT, EXIT_CODE, KIND = "wasmsr-hint-bin", "wasmsr-exit", "wasmsr-kind"
+"""The metadata of a refusal: what to do next, the exit code of the command, the kind of error."""
+
 _SET = descriptor_pb2.FileDescriptorSet.FromString(
     resources.files("wasmsr.rpc.control").joinpath("control.binpb").read_bytes()
 )

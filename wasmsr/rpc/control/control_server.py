@@ -55,12 +55,6 @@ PIECE = 1 << 20
 SPEC_BYTES = 1 << 18
 """Bytes of the description of a run at most."""
 
-TOKEN = "wasmsr-token-bin"
-"""The metadata of a call that has the caller's token."""
-
-HINT, EXIT_CODE, KIND = "wasmsr-hint-bin", "wasmsr-exit", "wasmsr-kind"
-"""The metadata of a refusal: what to do next, the exit code of the command, the kind of error."""
-
 Admit = Callable[[str, bytes | None, bytes], str]
 """Gets address, certificate and token of a caller; returns its name, or raises a WasmsrError."""
 
@@ -159,16 +153,12 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
         if found is None:
             return None
         name, kind, method = found
-        metadata = dict(details.invocation_metadata or ())
-        token = metadata.get(TOKEN, b"")
         # Probes of containers have no token, and health says nothing but that.
         free = details.method.startswith(f"/{messages.HEALTH}/")
-        return grpc.stream_stream_rpc_method_handler(
-            self._behave(name, kind, method, token if isinstance(token, bytes) else b"", free)
-        )
+        return grpc.stream_stream_rpc_method_handler(self._behave(name, kind, method, free))
 
     def _behave(
-        self, name: str, kind: Any, method: Any, token: bytes, free: bool
+        self, name: str, kind: Any, method: Any, free: bool
     ) -> Callable[..., Iterator[bytes]]:
         def parse(data: bytes) -> Any:
             try:
@@ -178,9 +168,9 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
 
         def behave(requests: Iterator[bytes], wire: Any) -> Iterator[bytes]:
             try:
-                caller = (
-                    wire.peer() if free else self._admit(wire.peer(), _certificate(wire), token)
-                )
+                caller = wire.peer()
+                if not free:
+                    caller = self._admit(caller, *channel.proofs_of(wire))
                 follows = name in ("Logs", "List", "Watch", "ServerReflectionInfo")
                 with self._gate.enter("follow" if follows else "question") as entered:
                     if not entered:
@@ -194,12 +184,6 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
                 log.info("%s broke %s off", wire.peer(), name)
 
         return behave
-
-
-def _certificate(wire: Any) -> bytes | None:
-    """Return the certificate that the caller has proved to have, or None."""
-    found = wire.auth_context().get("x509_pem_cert")
-    return bytes(found[0]) if found else None
 
 
 def _refuse(wire: Any, error: BaseException) -> None:
@@ -221,9 +205,9 @@ def _refuse(wire: Any, error: BaseException) -> None:
         code = codes.UNAUTHENTICATED if rule == "token" else codes.PERMISSION_DENIED
     wire.set_trailing_metadata(
         (
-            (HINT, (error.hint or "").encode()),
-            (EXIT_CODE, str(error.exit_code)),
-            (KIND, type(error).__name__),
+            (messages.HINT, (error.hint or "").encode()),
+            (messages.EXIT_CODE, str(error.exit_code)),
+            (messages.KIND, type(error).__name__),
         )
     )
     wire.abort(code, _ascii(error.message))
