@@ -356,7 +356,7 @@ def test_a_late_swap_of_a_killed_source_has_no_effect(ready: Any) -> None:
     late = owned(session, "a").ready(node.journal.node, attempt.move.attempt)
     session.a.kill()
     session.world.excused = True
-    session.a.revive()  # it reads the record, and ends it: nothing of the program is left
+    session.a.revive()  # it no longer holds the program, so it ends the record
     assert session.record().standing is Standing.ENDED
     backend = SqliteBackend(LeasedEnd.register)
     assert late.old

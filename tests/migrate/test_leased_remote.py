@@ -59,7 +59,7 @@ def test_the_owner_is_killed_and_nobody_runs_it_again(ends: Ends) -> None:
     ends.processes["b"].kill()
     ends.processes["b"].wait()
     assert shown(ends, str(owned["program"]))["owner"] == owned["node"]
-    ends.start("b", "--every", "60")  # it has nothing of the program, and nobody else may take it
+    ends.start("b", "--every", "60")  # it no longer holds the program, and nobody else may take it
     event_of(ends, "b", "lost")
     _, said = ends.rest("a")
     assert ends.processes["a"].returncode == EXIT_MIGRATION, said

@@ -5,7 +5,7 @@ one stream, which ends with either process; Commit, Abort and READY can be lost,
 The rules of docs/migration-protocol.md have names here, so that each can be left out.
 
 With `durable` "none" a destination says READY without a file and a record. A source whose program
-is still there takes it back, in a further epoch, if the same journal has nothing of the attempt.
+is still there takes it back, in a further epoch, if that journal has no record of the attempt.
 The product does not have this mode yet.
 """
 
@@ -308,7 +308,7 @@ class Handover:
             self._add("confirmed is on disk")
 
     def _take(self) -> None:
-        """A source with `durable` none hears that the destination has nothing of the attempt."""
+        """A source with `durable` none hears that the destination has no record of the attempt."""
         n, o = self._n, self._o
         if not self.none or n.standing != HANDED or n.confirmed or n.epoch >= self.bounds.epochs:
             return

@@ -81,7 +81,7 @@ typedef struct {
   uint32_t region;
   uint16_t dirty;  /* pinned registers that may differ from their slots, before the cell */
   uint16_t loaded; /* pinned registers that have the values of their slots, before the cell */
-  uint16_t wanted; /* pinned registers that are read behind the cell, before a call or handler */
+  uint16_t wanted; /* pinned registers that are read after the cell, before a call or handler */
   uint16_t uses, sets; /* pinned registers of the slots that the cell reads and writes */
   bool falls;          /* control can go on with the next cell */
   bool has_template;
