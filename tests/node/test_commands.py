@@ -100,7 +100,7 @@ def test_a_day_of_a_node(shell: Shell, tmp_path: Path) -> None:
     shell.run("resume", program[:8])
     assert "killed" in shell.run("kill", other[:8])
     follower = subprocess.Popen(
-        [sys.executable, "-m", "wasmsr", "logs", "-f", program], env=shell.environ,
+        [sys.executable, "-m", "wasmsr", "logs", "-f", "count"], env=shell.environ,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert shell.process is not None and follower.stdout is not None

@@ -204,7 +204,10 @@ def _pieces(node: Node, program: str, streams: tuple[str, ...], follow: bool) ->
 
 
 def _is_final(node: Node, program: str) -> bool:
-    return any(one.is_final for one in node.ps() if one.program.startswith(program))
+    digits = program.strip().lower()
+    named = [one for one in node.ps() if one.program.startswith(digits) or one.name == program]
+    # One that is there no more was forgotten because it had ended.
+    return not named or any(one.is_final for one in named)
 
 
 def _show(piece: LogPiece) -> None:

@@ -202,7 +202,7 @@ class NodeService:
             token = _token(path) if path else secrets.token_urlsafe(24).encode()
             shown = NodePage(SupervisorSource(supervisor, __version__), token, page, self._refused)
             served.append(BoundedServer(shown, page, "--http"))
-            # A person who can read this line can give orders: it is for the one who started the node.
+            # Whoever reads this line can give orders, so it goes to the one who started the node.
             link = f"http://{page}/" + ("" if path else f"#token={token.decode()}")
             self._log.note("page", serves=link)
         return served
