@@ -135,6 +135,22 @@ def test_results_of_an_export_are_output(here: Here) -> None:
     assert output(here.node, program) == b"6765\n"
 
 
+def test_a_damaged_record_is_a_lost_program_that_stays(here: Here) -> None:
+    program = here.node.submit(counting(9, SLOW)).program
+    here.node.kill(program)
+    here.lose()
+    folder = here.folder / "state" / "programs" / program
+    record = folder / "record"
+    record.write_bytes(record.read_bytes()[:-20] + b"x" * 20)
+    here.begin()
+    (shown,) = here.node.ps()
+    assert (shown.program, shown.standing) == (program, "lost") and "is damaged" in shown.reason
+    assert list((here.folder / "state" / "modules").glob("*.wasm")) and record.exists()
+    for act in (here.node.resume, here.node.checkpoint, here.node.kill):
+        with pytest.raises(WrongState, match="is lost"):
+            act(program)
+
+
 def test_programs_by_name(here: Here) -> None:
     node = here.node
     first = node.submit(counting(9, SLOW), name="ledger").program

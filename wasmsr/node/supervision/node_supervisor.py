@@ -22,7 +22,7 @@ from wasmsr.executor.port import ID_BYTES, ExecutorError
 from wasmsr.executor.process import ProcessExecutor, old_executors
 from wasmsr.executor.rings import read_ring, ring_bounds
 from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused
-from wasmsr.node.supervision.node_folder import NodeFolder
+from wasmsr.node.supervision.node_folder import NodeFolder, ProgramFolder
 from wasmsr.node.supervision.node_program import NodeProgram, Note, ProgramRules
 from wasmsr.node.supervision.program_record import STREAMS, ProgramRecord, ProgramStanding
 from wasmsr.node.workers.confinement import Confinement, HostAccess, WorkerLimits
@@ -135,6 +135,7 @@ class NodeSupervisor:
         self._parents = WarmParents()
         self._lock = threading.Lock()
         self._programs: dict[str, NodeProgram] = {}
+        self._unreadable: set[str] = set()
         self._changes = threading.Condition()
         self._stopping = False
         self._kept = ProgramRules(
@@ -172,7 +173,7 @@ class NodeSupervisor:
             try:
                 record = ProgramRecord.read(place.record)
             except (NodeError, OSError) as error:
-                self.rules.note("unreadable", program=place.path.name[:8], error=str(error))
+                self._show_unreadable(place, str(error))
                 continue
             program = NodeProgram(record, place, self._kept, self._worker)
             self._programs[record.program] = program
@@ -183,7 +184,19 @@ class NodeSupervisor:
         # Each worker is adopted within its waiting time, however many there are.
         with ThreadPoolExecutor(8, thread_name_prefix="wasmsr-recover") as pool:
             list(pool.map(self._recover_one, (program for program, _ in found)))
-        self.folder.remove_modules({one.record.digest for one in self._programs.values()})
+        if not self._unreadable:  # their modules are not known
+            self.folder.remove_modules({one.record.digest for one in self._programs.values()})
+
+    def _show_unreadable(self, place: ProgramFolder, error: str) -> None:
+        """Show a program whose record cannot be read as lost, and leave its folder alone."""
+        name = place.path.name
+        self.rules.note("unreadable", program=name[:8], error=error)
+        changed = place.record.stat().st_mtime
+        record = ProgramRecord(
+            name, "", "", {}, changed, standing=ProgramStanding.LOST, reason=error, changed=changed
+        )
+        self._unreadable.add(name)
+        self._programs[name] = NodeProgram(record, place, self._kept, self._worker)
 
     def _recover_one(self, program: NodeProgram) -> None:
         try:
@@ -267,7 +280,10 @@ class NodeSupervisor:
 
     def _forget_old(self) -> None:
         with self._lock:
-            ended = [one for one in self._programs.values() if one.standing.is_final]
+            ended = [
+                one for id, one in self._programs.items()
+                if one.standing.is_final and id not in self._unreadable
+            ]  # fmt: skip
             ended.sort(key=lambda one: one.record.changed)
             gone = ended[: max(0, len(ended) - FINISHED)]
             for one in gone:
