@@ -79,9 +79,9 @@ typedef struct {
   uint32_t word, cell;
   uint32_t target; /* of a branch: a number of a cell, or WSR_NONE */
   uint32_t region;
-  uint16_t dirty;  /* pinned registers that may differ from their slots, before the cell */
-  uint16_t loaded; /* pinned registers that have the values of their slots, before the cell */
-  uint16_t wanted; /* pinned registers that are read after the cell, before a call or handler */
+  uint16_t dirty;      /* pinned registers that may differ from their slots, before the cell */
+  uint16_t loaded;     /* pinned registers that have the values of their slots, before the cell */
+  uint16_t wanted;     /* pinned registers that are read after the cell, before a call or handler */
   uint16_t uses, sets; /* pinned registers of the slots that the cell reads and writes */
   bool falls;          /* control can go on with the next cell */
   bool has_template;
