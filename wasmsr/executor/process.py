@@ -367,7 +367,9 @@ def _errors(folder: Path | None) -> Iterator[int | None]:
 
 def reported(value: Mapping[str, Any]) -> errors.WasmsrError:
     """Return the error that a process reports: its own class where that can be made of a text."""
-    kinds = {"ExecutorError": ExecutorError, "SpecError": SpecError}
+    from wasmsr.program.exports import ExportError  # only here: a client needs no programs
+
+    kinds = {"ExecutorError": ExecutorError, "SpecError": SpecError, "ExportError": ExportError}
     kind = kinds.get(value["kind"], getattr(errors, value["kind"], None))
     if isinstance(kind, type) and issubclass(kind, errors.WasmsrError):
         with suppress(TypeError):  # a class that needs more than a text

@@ -201,7 +201,8 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
                         for reply in replies:
                             yield call.seal(reply.SerializeToString())
                 except Malformed as error:
-                    log.warning("%s sent what cannot be: %s", wire.peer(), error)
+                    said = f"a message from {wire.peer()} was refused: {error}"
+                    self._answers.refused_calls.say("message", said)
                     wire.abort(grpc.StatusCode.INVALID_ARGUMENT, convert.text(str(error)))
                 except BadSeal as error:
                     self._answers.refused_calls.key(wire.peer())

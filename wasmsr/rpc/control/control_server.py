@@ -16,7 +16,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from wasmsr.errors import ModuleError, WasmsrError, printable
+from wasmsr.errors import EXIT_MODULE, EXIT_SNAPSHOT, EXIT_USAGE, WasmsrError, printable
 from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused, WrongState
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.node.supervision.program_record import STREAMS
@@ -30,7 +30,6 @@ from wasmsr.rpc.control.standard_services import (
     first_of,
 )
 from wasmsr.rpc.gate import Gate
-from wasmsr.runspec.run_spec import SpecError
 
 # After `channel`, which sets how loud it is.
 import grpc  # type: ignore[import-untyped]  # isort: skip
@@ -199,10 +198,14 @@ def _refuse(wire: Any, error: BaseException) -> None:
         code = codes.NOT_FOUND
     elif isinstance(error, WrongState):
         code = codes.FAILED_PRECONDITION
-    elif isinstance(error, (SubmissionRefused, SpecError, ModuleError)):
+    elif isinstance(error, SubmissionRefused):
         code = codes.INVALID_ARGUMENT
     elif (rule := getattr(error, "rule", None)) is not None:
         code = codes.UNAUTHENTICATED if rule == "token" else codes.PERMISSION_DENIED
+    elif error.exit_code in (EXIT_USAGE, EXIT_MODULE):  # what the caller has sent is wrong
+        code = codes.INVALID_ARGUMENT
+    elif error.exit_code == EXIT_SNAPSHOT:
+        code = codes.FAILED_PRECONDITION
     wire.set_trailing_metadata(
         (
             (messages.HINT, (error.hint or "").encode()),
