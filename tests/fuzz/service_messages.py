@@ -142,8 +142,10 @@ class MessageMutator:
             found = json.loads(old)
         except (ValueError, RecursionError):
             return old
-        values: list[Any] = [None, True, -1, 1 << 70, 1e308, "", "x" * 5000, [], [[]], {}, ["a\0b"], {"a": {}},
-            ["a"] * 3000, "18446744073709551616", "1e9", [1], {"": ""}, ["=", "A=B"]]  # fmt: skip
+        values: list[Any] = [
+            None, True, -1, 1 << 70, 1e308, "", "x" * 5000, [], [[]], {}, ["a\0b"], {"a": {}},
+            ["a"] * 3000, "18446744073709551616", "1e9", [1], {"": ""}, ["=", "A=B"],
+        ]  # fmt: skip
         place = found
         while place and numbers.random() < 0.4:
             inner = [one for one in place.values() if isinstance(one, dict) and one]
