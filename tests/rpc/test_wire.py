@@ -18,10 +18,14 @@ from wasmsr.errors import MigrationError
 from wasmsr.migrate.ends.endpoint import Endpoint
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.files.modules import Modules
+from wasmsr.migrate.handover import destination
 from wasmsr.migrate.handover.arrivals import ArrivalState
 from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.protocol import (
+    EARLY,
+    INPUT,
+    LEASE,
     PIECE,
     PROTOCOL,
     Description,
@@ -41,6 +45,7 @@ from wasmsr.migrate.protocol import (
     RoundHead,
 )
 from wasmsr.rpc import client, convert, messages
+from wasmsr.rpc import server as rpc_server
 from wasmsr.rpc.client import RemotePeer
 from wasmsr.rpc.convert import Malformed
 from wasmsr.rpc.server import Server
@@ -140,6 +145,49 @@ def test_a_move_over_the_wire(served: Served) -> None:
     assert served.node.destination.uploads.modules.get(counter.describe().modules[0].digest)
 
 
+@pytest.mark.parametrize("joins", [True, False])
+def test_small_parts_go_in_one_message(
+    served: Served, joins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To an end that does not take them so, each goes by itself."""
+    counter = Counter(World(), "here", number=5, program=MOVE.program, size=3000)
+    seen: list[Any] = []
+    parts = rpc_server._parts
+
+    def noted(message: Any) -> Any:
+        seen.append(message)
+        return parts(message)
+
+    monkeypatch.setattr(rpc_server, "_parts", noted)
+    if not joins:
+        monkeypatch.setattr(destination, "ABILITIES", (INPUT, LEASE, EARLY))
+    sending = served.send(counter)
+    data = b"".join(bytes(piece) for piece in counter.pieces())
+    for start in range(0, len(data), 1000):
+        sending.send(data[start : start + 1000])
+    receipt = Receipt(len(data), hashlib.sha256(data).digest())
+    sending.finish(receipt)
+    assert sending.ready() == receipt
+    assert len(seen) == (1 if joins else 2 + -(-len(data) // 1000))
+
+
+def test_joined_parts_that_cannot_be(served: Served) -> None:
+    counter = Counter(World(), "here", program=MOVE.program)
+    part = messages.TransferRequest(round_end=1)
+    begin = messages.TransferRequest(begin=messages.TransferBegin(move=convert.move_out(MOVE)))
+    for bad in (
+        messages.TransferRequest(round_end=1, joined=[part]),
+        messages.TransferRequest(joined=[messages.TransferRequest(joined=[part])]),
+        messages.TransferRequest(joined=[messages.TransferRequest()]),
+        messages.TransferRequest(joined=[begin]),
+    ):
+        for digest in served.peer.prepare(served.offer(counter)).missing:
+            served.peer.upload(counter.module(digest), digest)
+        with pytest.raises(grpc.RpcError) as caught:
+            served.call("Transfer", [begin.SerializeToString(), bad.SerializeToString()])
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_messages_of_an_end_that_has_nothing_to_do_with_the_program(served: Served) -> None:
     """Whoever has the key can say something; but about a program only its own ends are heard."""
     counter = Counter(World(), "here", program=MOVE.program, number=5)
@@ -191,7 +239,7 @@ def test_a_refusal_during_the_transfer(served: Served) -> None:
     sending = served.send(Counter(World(), "here", program=MOVE.program))
     with pytest.raises(PeerRefused, match="not a snapshot") as caught:
         for _ in range(100):
-            sending.send(b"x" * 1000)
+            sending.send(b"x" * client.SMALL)
             time.sleep(0.05)
     assert caught.value.reason is Reason.STATE
 

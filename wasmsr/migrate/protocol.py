@@ -24,7 +24,9 @@ LEASE = "lease"
 """The ability to take programs under a lease, for which the end needs a register."""
 EARLY = "early"
 """The ability to prepare a store from an earlier rest of the state."""
-ABILITIES = (INPUT, LEASE, EARLY)
+JOINED = "joined"
+"""The ability to take several parts of a transfer in one message."""
+ABILITIES = (INPUT, LEASE, EARLY, JOINED)
 """What this end can do and some ends of the same protocol version cannot."""
 
 LEASE_LOST = "lost"

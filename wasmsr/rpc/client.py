@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import (
+    JOINED,
     PIECE,
     PROTOCOL,
     Answer,
@@ -49,6 +50,12 @@ import grpc  # type: ignore[import-untyped]  # isort: skip
 
 WINDOW = 8 * PIECE
 """Most bytes that were sent and that the peer has not written yet."""
+
+SMALL = 64 << 10
+"""Bytes of a part of a transfer from which on it is a message of its own."""
+
+JOINED_BYTES = 256 << 10
+"""Bytes of small parts at which they are sent. Each message costs both ends a change of threads."""
 
 QUESTION_SECONDS = 10.0
 """How long a peer may take to answer a question for which it at most writes a record."""
@@ -97,6 +104,8 @@ class RemotePeer:
         self._hurry = False
         self._meeting = threading.Lock()
         self._session: PeerSession | None = None
+        self.joins = False
+        """Whether the peer takes several parts of a transfer in one message."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -121,7 +130,7 @@ class RemotePeer:
         self._same_version(reply)
         self._refused(reply)
         try:
-            return Answer(
+            answer = Answer(
                 convert.node_in(reply.node),
                 convert.missing_in(reply.missing),
                 convert.held_in(reply.held),
@@ -131,6 +140,8 @@ class RemotePeer:
             )
         except Malformed as error:
             raise self._nonsense(error) from error
+        self.joins = JOINED in answer.abilities
+        return answer
 
     def upload(self, module: Buffer, digest: bytes, move: Move | None = None) -> None:
         """Send a module that the peer lacks."""
@@ -429,6 +440,9 @@ class _Sending:
         self._peer = peer
         self._sealed = call
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._joins = peer.joins
+        self._small: list[Any] = []
+        self._small_bytes = 0
         begin = messages.TransferBegin(move=convert.move_out(move), rest=rest)
         self._queue.put(messages.TransferRequest(begin=begin))
         self._round: RoundReceipt | None = None
@@ -449,47 +463,76 @@ class _Sending:
     def is_over(self) -> bool:
         return self._over
 
+    def _put(self, request: Any, size: int = 0) -> None:
+        """Send a part, of which `size` bytes count, or keep it for a while if it is small."""
+        small = self._joins and size < SMALL
+        if not small:
+            self._flush()
+        self._sent += size
+        if not small:
+            self._queue.put(request)
+            return
+        self._small.append(request)
+        self._small_bytes += size
+        if self._small_bytes >= JOINED_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send the small parts that are kept."""
+        parts, self._small, self._small_bytes = self._small, [], 0
+        if len(parts) == 1:
+            self._queue.put(parts[0])
+        elif parts:
+            self._queue.put(messages.TransferRequest(joined=parts))
+
+    def _wait_for_room(self) -> None:
+        if self._error or self._sent - self._received >= WINDOW:
+            self._flush()
+            self._wait(lambda: self._sent - self._received < WINDOW, STALL_SECONDS)
+
     def early(self, piece: Buffer, *, last: bool) -> None:
-        self._wait(lambda: self._sent - self._received < WINDOW, STALL_SECONDS)
-        self._sent += len(piece)
+        self._wait_for_room()
         early = messages.Early(piece=bytes(piece), last=last)
-        self._queue.put(messages.TransferRequest(early=early))
+        self._put(messages.TransferRequest(early=early), len(piece))
 
     def begin(self, head: RoundHead) -> None:
         round_ = messages.RoundBegin(number=head.number, sizes=head.sizes, last=head.last)
-        self._queue.put(messages.TransferRequest(round=round_))
+        self._put(messages.TransferRequest(round=round_))
 
     def pages(self, batch: PackedPages) -> None:
-        self._wait(lambda: self._sent - self._received < WINDOW, STALL_SECONDS)
-        self._sent += len(batch.data)
-        self._queue.put(messages.TransferRequest(pages=convert.pages_out(batch)))
+        self._wait_for_room()
+        self._put(messages.TransferRequest(pages=convert.pages_out(batch)), len(batch.data))
 
     def drain(self) -> None:
+        self._flush()
         self._wait(lambda: self._received >= self._sent, STALL_SECONDS)
 
     def end(self, number: int) -> RoundReceipt:
-        self._queue.put(messages.TransferRequest(round_end=number))
+        self._put(messages.TransferRequest(round_end=number))
+        self._flush()
         self._wait(lambda: self._received >= self._sent, STALL_SECONDS)
         self._wait(lambda: self._round is not None and self._round.number == number, SYNC_SECONDS)
         assert self._round is not None
         return self._round
 
     def send(self, piece: Buffer) -> None:
-        self._wait(lambda: self._sent - self._received < WINDOW, STALL_SECONDS)
-        self._sent += len(piece)
-        self._queue.put(messages.TransferRequest(piece=bytes(piece)))
+        self._wait_for_room()
+        self._put(messages.TransferRequest(piece=bytes(piece)), len(piece))
 
     def repeat(self, offset: int, size: int) -> None:
         span = messages.Span(offset=offset, size=size)
-        self._queue.put(messages.TransferRequest(repeat=span))
+        self._put(messages.TransferRequest(repeat=span))
 
     def finish(self, receipt: Receipt) -> None:
         end = messages.TransferEnd(size=receipt.size, digest=receipt.digest)
-        self._queue.put(messages.TransferRequest(end=end))
+        self._put(messages.TransferRequest(end=end))
+        self._flush()
         self._queue.put(None)
 
     def ready(self) -> Receipt:
-        self._wait(lambda: self._received >= self._sent or self._over, STALL_SECONDS)
+        self._wait(
+            lambda: self._received >= self._sent or self._receipt or self._over, STALL_SECONDS
+        )
         # READY counts as soon as it is heard; the end of the call may take half a round trip more.
         self._wait(lambda: self._receipt is not None, PREPARE_SECONDS)
         assert self._receipt is not None
@@ -535,6 +578,7 @@ class _Sending:
                 elif part == "round":
                     with self._news:
                         self._round = convert.round_done_in(reply.round)
+                        self._received = self._sent  # it answers to all that came before
                         self._news.notify_all()
                 elif part == "received":
                     with self._news:

@@ -13,7 +13,7 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from wasmsr.errors import MigrationError
 from wasmsr.migrate.handover.answers import Answers
+from wasmsr.migrate.handover.reception import Reception
 from wasmsr.migrate.protocol import PIECE, PROTOCOL, PeerRefused, Reason, Refusal
 from wasmsr.rpc import channel, convert, messages
 from wasmsr.rpc.convert import Malformed
@@ -288,31 +289,14 @@ class _Calls:
                 raise Malformed("a transfer begins with its move")
             reception = self._answers.begin(*convert.begin_in(first.begin))
             for request in requests:
-                part = _part(request)
-                if part == "round":
-                    reception.begin(convert.head_in(request.round))
-                elif part == "pages":
-                    reception.pages(convert.pages_in(request.pages))
-                    yield messages.TransferReply(received=reception.received)
-                elif part == "round_end":
-                    done = reception.end(request.round_end)
-                    round_ = messages.RoundDone(number=done.number, sync=done.sync)
-                    yield messages.TransferReply(round=round_)
-                elif part == "early":
-                    early = request.early
-                    reception.early(_bounded(early.piece), last=early.last)
-                    yield messages.TransferReply(received=reception.received)
-                elif part == "repeat":
-                    reception.repeat(request.repeat.offset, request.repeat.size)
-                elif part == "end":
-                    held = reception.finish(convert.receipt_in(request.end))
-                    ready = messages.Ready(
-                        size=held.size, digest=held.digest, sync=held.sync, restore=held.restore
-                    )
-                    yield messages.TransferReply(ready=ready)
-                    return
-                else:
-                    reception.write(_piece(request))
+                before = reception.received
+                for part in _parts(request):
+                    reply = _take(reception, part)
+                    if reply is not None:
+                        yield reply
+                        if _part(reply) == "ready":
+                            return
+                if reception.received != before:
                     yield messages.TransferReply(received=reception.received)
             raise Malformed("a transfer ends with its digest")
         except PeerRefused as error:
@@ -396,6 +380,41 @@ def _part(request: Any) -> str | None:
     """Return which part of a stream a message is; None if it is none, or the stream is over."""
     part: str | None = None if request is None else request.WhichOneof("part")
     return part
+
+
+def _parts(request: Any) -> Iterable[Any]:
+    """Return the parts of a transfer that one message has."""
+    if not request.joined:
+        return (request,)
+    if _part(request):
+        raise Malformed("a part beside joined parts")
+    return request.joined  # type: ignore[no-any-return]
+
+
+def _take(reception: Reception, request: Any) -> Any:
+    """Give a part of a transfer to the reception; return the answer to it, or None."""
+    part = _part(request)
+    if part == "round":
+        reception.begin(convert.head_in(request.round))
+    elif part == "pages":
+        reception.pages(convert.pages_in(request.pages))
+    elif part == "round_end":
+        done = reception.end(request.round_end)
+        return messages.TransferReply(round=messages.RoundDone(number=done.number, sync=done.sync))
+    elif part == "early":
+        reception.early(_bounded(request.early.piece), last=request.early.last)
+    elif part == "repeat":
+        reception.repeat(request.repeat.offset, request.repeat.size)
+    elif part == "end":
+        held = reception.finish(convert.receipt_in(request.end))
+        return messages.TransferReply(
+            ready=messages.Ready(
+                size=held.size, digest=held.digest, sync=held.sync, restore=held.restore
+            )
+        )
+    else:
+        reception.write(_piece(request))
+    return None
 
 
 def _piece(request: Any) -> bytes:

@@ -173,6 +173,8 @@ class Departure:
                 for at in range(0, len(leaving.early), PIECE):
                     piece = memoryview(leaving.early)[at : at + PIECE]
                     sending.early(piece, last=at + PIECE >= len(leaving.early))
+                # Now, because the first round may be the last: the peer makes the store meanwhile.
+                sending.drain()
             self._rounds(leaving, sending, convergence)
             return self._finish(leaving, sending, prepares)
         except BaseException:
