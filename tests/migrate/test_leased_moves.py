@@ -350,6 +350,25 @@ def test_a_destination_reads_the_register_if_its_source_is_gone(ready: Any) -> N
     assert session.world.running == {session.program: "b"}
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_decided_move_is_over_when_the_register_has_gone_on(ready: Any, ended: bool) -> None:
+    """Another end has taken the program over before the destination heard of its own move."""
+    session, attempt = ready
+    assert attempt.hand(other(session).journal.node)
+    found = session.record()
+    later = {"standing": Standing.ENDED} if ended else {"epoch": 3, "owner": b"c" * 16}
+    backend = SqliteBackend(LeasedEnd.register)
+    assert backend.compare_and_swap(
+        session.program, encode_record(found), encode_record(found.next(**later))
+    )
+    backend.close()
+    node = session.a.node
+    node.source.commitment(attempt.move).carry_out()  # it would raise Stuck if it did not end
+    record = node.journal.get(session.program)
+    assert record.standing is OwnershipState.HANDED and record.confirmed
+    assert not session.world.running
+
+
 def test_a_late_swap_of_a_killed_source_has_no_effect(ready: Any) -> None:
     session, attempt = ready
     node = other(session)

@@ -66,6 +66,10 @@ class JournalDecision:
         """Return None: nothing is decided, so the destination says whether it is READY."""
         return None
 
+    def over(self, move: Move) -> bool:
+        """Return False: only the destination can tell."""
+        return False
+
     def end(self) -> None:
         """Note nothing: the journal's ENDED says it."""
 

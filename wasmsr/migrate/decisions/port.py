@@ -56,6 +56,12 @@ class Decision(Protocol):
         None says that only the destination can tell. Raises InDoubt if `stop` was set before.
         """
 
+    def over(self, move: Move) -> bool:
+        """Return whether a decided move is known to be over, whatever its destination says.
+
+        Another end has become the owner since, or the program has ended.
+        """
+
     def end(self) -> None:
         """Note that the program has ended here. Nobody may run it again."""
 

@@ -338,6 +338,16 @@ class RegisterDecision:
         self._ends.register.swap(found, found.next(**changes))
         return True
 
+    def over(self, move: Move) -> bool:
+        """Return whether the register names a later owner, or says that the program has ended."""
+        try:
+            found = self._ends.register.read(self._program)
+        except OwnershipError:
+            return False
+        if found is None or found.epoch < move.epoch:
+            return False
+        return found.epoch > move.epoch or found.standing is Standing.ENDED
+
     def end(self) -> None:
         """End the record."""
         leased = self._ends.get(self._program)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -34,6 +35,7 @@ class Commitment:
         move: The move.
         announce: Gets the events.
         stop: Is set when the user interrupts.
+        over: Returns whether the move is known to be over although the peer does not say so.
     """
 
     def __init__(
@@ -43,15 +45,17 @@ class Commitment:
         move: Move,
         announce: Announce,
         stop: threading.Event,
+        over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._journal = journal
         self._peer = peer
         self._move = move
         self._announce = announce
         self._stop = stop
+        self._over = over
 
     def carry_out(self, stopped: float | None = None, round_trip: float = 0.0) -> float | None:
-        """Tell the peer the decision until the peer confirms it; then journal that.
+        """Tell the peer the decision until the peer confirms it or the move is over; journal that.
 
         Args:
             stopped: When the program was paused (`time.monotonic`); None if an earlier process
@@ -72,6 +76,8 @@ class Commitment:
             if not trouble:
                 if stopped is not None:
                     downtime = arrives + started - stopped
+                break
+            if self._over():
                 break
             if trouble != complained:
                 complained = trouble

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from wasmsr.errors import MigrationError
 from wasmsr.migrate.decisions.journal_decision import JournalDecisions
@@ -219,7 +220,9 @@ class MoveSource:
 
     def commitment(self, move: Move) -> Commitment:
         """Return what carries a decided move out."""
-        return Commitment(self.journal, self.peer_of(move.program), move, self.announce, self.stop)
+        over = partial(self.decisions.of(move.program).over, move)
+        peer = self.peer_of(move.program)
+        return Commitment(self.journal, peer, move, self.announce, self.stop, over)
 
     def settle(self, record: Record) -> None:
         """End a move that an earlier process began.
