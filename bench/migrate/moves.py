@@ -6,7 +6,7 @@ import itertools
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,13 @@ class Move:
         """The prediction before the stop, if there was one."""
         value = self.said.get("predicted")
         return None if value is None else float(value)
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Move:
+        """Return a move of what `plain` has given."""
+        known = {one.name: values[one.name] for one in fields(cls)}
+        source, destination = known.pop("written")
+        return cls(**known, written=(source, destination))
 
     def plain(self) -> dict[str, Any]:
         """Return the move for JSON."""

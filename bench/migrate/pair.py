@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class End:
 
     def __init__(
         self, name: str, command: Sequence[str], folder: Path, notes: Path, subject: Subject,
-        cores: frozenset[int],
+        cores: frozenset[int], environment: Mapping[str, str],
     ) -> None:  # fmt: skip
         self.name = name
         self.said = Said()
@@ -79,7 +79,7 @@ class End:
             text=True,
             errors="replace",
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
         )
         os.sched_setaffinity(self.process.pid, cores)
         self._threads = [
@@ -150,6 +150,7 @@ class Pair:
         folder: An empty folder, on the disk that the journals are to be on.
         cores: The processors that both ends use.
         options: More options of `wasmsr remote` for both ends.
+        environment: More variables for both.
 
     Attributes:
         ends: The ends by name.
@@ -163,6 +164,7 @@ class Pair:
         folder: Path,
         cores: frozenset[int],
         options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.subject = subject
         self.began = time.monotonic()
@@ -170,6 +172,7 @@ class Pair:
         self._folder = folder
         self._cores = cores
         self._options = list(options)
+        self._environment = environment or {}
         self.ends: dict[str, End] = {}
         self.alone = 0
 
@@ -207,7 +210,10 @@ class Pair:
             words += ["--send", *starting] if name == "a" else []
             command = [*self._places[name].inside, sys.executable, "-m", "bench.migrate.end"]
             command += [str(notes[name]), str(notes[there]), *words]
-            end = End(name, command, self._folder, notes[name], self.subject, self._cores)
+            end = End(
+                name, command, self._folder, notes[name], self.subject, self._cores,
+                self._environment,
+            )  # fmt: skip
             self.ends[name] = end
             if name == "b":
                 self._wait_until(self._listens, LISTEN_SECONDS)

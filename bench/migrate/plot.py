@@ -18,6 +18,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from bench.migrate.cases import METHODS
 from bench.migrate.lines import LINES
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "rounds.svg"
@@ -53,7 +54,8 @@ def panels(found: Mapping[str, Any]) -> dict[str, dict[str, Sets]]:
     most = max((cell["cores"] for cell in found["cells"]), default=0)
     chosen: dict[str, dict[str, Sets]] = {line.name: {} for line in LINES}
     for cell in found["cells"]:
-        if cell["mode"] == "rounds" and cell["cores"] == most and cell["moves"]:
+        best = cell.get("method", "") in ("", METHODS[0])
+        if cell["mode"] == "rounds" and best and cell["cores"] == most and cell["moves"]:
             panel = chosen.setdefault(cell["line"], {})
             panel[cell["program"]] = sets_of(middle(cell["moves"]))
     return {line: panel for line, panel in chosen.items() if panel}

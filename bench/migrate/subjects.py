@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.programs import CACHE, PROGRAMS
 from bench.snapshots.programs import FILM, REGISTER
+from tests.real.fetch import Unavailable
+from tests.real.fetch import nextpnr as fetch_nextpnr
+from tests.real.fetch import python as fetch_python
 from tests.real.netlist import feedback_register
 
 WRITER = Path(__file__).with_name("writer.wat")
@@ -35,6 +38,23 @@ while True:
 PROGRESS = ("-progress", "pipe:1", "-stats_period", "0.1")
 
 
+def _fetched(fetch: Callable[[], object]) -> Callable[[], str | None]:
+    """Return what fetches a program, and returns why it cannot be had, or None."""
+
+    def try_it() -> str | None:
+        try:
+            fetch()
+        except Unavailable as error:
+            return str(error)
+        return None
+
+    return try_it
+
+
+FETCHED = {"python-stone": _fetched(fetch_python), "nextpnr": _fetched(fetch_nextpnr)}
+"""What fetches a program, by its name in `bench.programs`."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """A program to move.
@@ -46,6 +66,8 @@ class Subject:
         program: A packaged one, by its name in `bench.programs`; "" for the writer.
         memory: Pages of 64 KiB of the writer.
         rate: Pages of 4 KiB that the writer writes a second.
+        size: MiB of its memory, about.
+        packed: MiB that go over the wire for all of it, about.
         counted: How its output says how far it is, with the number in a group; None if it does not.
     """
 
@@ -55,6 +77,8 @@ class Subject:
     program: str = ""
     memory: int = 1
     rate: float = 0.0
+    size: int = 1
+    packed: int = 1
     counted: str | None = r"count (\d+)"
 
     @property
@@ -63,8 +87,8 @@ class Subject:
         if not self.program or (CACHE / PROGRAMS[self.program].module).exists():
             return None
         if self.program == "ffmpeg":
-            return "`make ffmpeg` builds it"
-        return "`make test-full` fetches it"
+            return "`make ffmpeg` builds it, in some minutes"
+        return FETCHED[self.program]()
 
     def prepared(self, folder: Path) -> tuple[list[str], list[str]]:
         """Lay out its files in an empty folder.
@@ -117,8 +141,8 @@ def _arguments(program: str, args: Sequence[str]) -> list[str]:
 
 SUBJECTS = (
     Subject("one page", 1, 1),
-    Subject("FFmpeg", 3, 1, program="ffmpeg", counted=r"frame=\s*(\d+)"),
-    Subject("CPython", 3, 1, program="python-stone"),
-    Subject("nextpnr", 6, 2, program="nextpnr", counted=None),
-    Subject("1 GiB", 14, 3, memory=16384, rate=PAGES_A_SECOND),
+    Subject("FFmpeg", 3, 1, program="ffmpeg", counted=r"frame=\s*(\d+)", size=15, packed=5),
+    Subject("CPython", 3, 1, program="python-stone", size=13, packed=7),
+    Subject("nextpnr", 6, 2, program="nextpnr", counted=None, size=223, packed=35),
+    Subject("1 GiB", 14, 3, memory=16384, rate=PAGES_A_SECOND, size=1024, packed=480),
 )

@@ -13,7 +13,7 @@ MIB = 1 << 20
 SLACK = 64 << 10
 """Bytes that a move may write to the disk besides its last set."""
 HEAD = (
-    f"{'program':9} {'line':18} {'cores':>5} {'mode':14} {'median':>8} {'worst':>8} {'limit':>7} "
+    f"{'program':9} {'line':18} {'cores':>5} {'mode':18} {'median':>8} {'worst':>8} {'limit':>7} "
     f"{'ratio':>6}  {'rounds':>6} {'last':>9} {'sent':>5} {'foretold':>8} {'memory':>13} "
     f"{'written':>13} {'speed':>12}"
 )
@@ -43,6 +43,7 @@ class Cell:
         peaks: The most memory of each end, in bytes.
         load: The load of the machine afterwards: processes that run or want to.
         failed: Why attempts failed, after which the program ran on.
+        method: How dirty pages were found; "" for stop-and-copy.
     """
 
     program: str
@@ -55,11 +56,25 @@ class Cell:
     peaks: dict[str, int]
     load: float
     failed: list[str]
+    method: str = ""
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Cell:
+        """Return a cell of what `plain` has given."""
+        moves = [Move.of(move) for move in values["moves"]]
+        names = ("program", "line", "cores", "mode", "alone", "peaks", "load", "failed")
+        known = {name: values[name] for name in names}
+        method = values.get("method", "")
+        return cls(**known, probe=Probe(**values["probe"]), moves=moves, method=method)
 
     @property
     def downtimes(self) -> list[float]:
         """The downtimes, in seconds."""
         return [move.downtime for move in self.moves]
+
+    @property
+    def _kind(self) -> str:
+        return f"{self.mode}/{self.method}" if self.method else self.mode
 
     @property
     def ratio(self) -> float:
@@ -93,7 +108,7 @@ class Cell:
             (sum(move.written) / 1024, (move.last_raw + SLACK) / 1024) for move in moves
         )  # the worst one
         return (
-            f"{self.program:9} {self.line:18} {self.cores:5} {self.mode:14} "
+            f"{self.program:9} {self.line:18} {self.cores:5} {self._kind:18} "
             f"{median(self.downtimes) * 1000:8.1f} {max(self.downtimes) * 1000:8.1f} "
             f"{limit * 1000:7.1f} {self.ratio:6.2f}{sign} "
             f"{median([m.said.get('rounds', 1) for m in moves]):6.0f} "
@@ -134,6 +149,7 @@ class Cell:
             "line": self.line,
             "cores": self.cores,
             "mode": self.mode,
+            "method": self.method,
             "probe": self.probe.plain(),
             "median": median(self.downtimes),
             "worst": max(self.downtimes),
@@ -158,5 +174,6 @@ def against(cells: Sequence[Cell]) -> list[str]:
             if same and (cell.mode, other.mode) == ("rounds", "stop-and-copy"):
                 share = median(cell.downtimes) / median(other.downtimes)
                 where = f"{cell.program}, {cell.line}, --cores {cell.cores}"
+                where += f", {cell.method}" if cell.method else ""
                 found.append(f"{where}: downtime 1/{1 / share:.1f} of stop-and-copy")
     return found

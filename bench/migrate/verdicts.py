@@ -20,6 +20,7 @@ def misses(cells: Sequence[Cell]) -> Iterator[str]:
     for cell in cells:
         if cell.mode == "rounds":
             where = f"{cell.program}, {cell.line}, --cores {cell.cores}"
+            where += f", {cell.method}" if cell.method else ""
             for text in (*_downtime(cell, _copy_of(cell, cells)), *_others(cell)):
                 yield f"{where}: {text}"
 

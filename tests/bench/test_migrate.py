@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from bench.migrate import lines, moves, table, verdicts
+from bench.migrate import __main__ as main
+from bench.migrate import cases, lines, moves, table, verdicts
 from bench.migrate.bridge import Way
 from bench.migrate.pair import Said
 from bench.migrate.probes import Probe
@@ -206,11 +207,30 @@ def spaces(process: int) -> list[str]:
     return [path.name for path in lines.SPACES.glob(f"{lines.PREFIX}-{process}-*")]
 
 
+def test_a_cell_that_is_in_the_file_is_not_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--plan", "--cores", "2", "--json", str(tmp_path / "found.json"), "one page", "1 GiB"]
+    assert main.main(words) == 0
+    plan = capsys.readouterr().out.splitlines()
+    assert plan and "one page, loopback, --cores 2, rounds" in plan[0]
+    there = cell("rounds", [0.02], 0.03)
+    method = plan[0].partition("rounds by ")[2]
+    there.program, there.line, there.cores, there.method = "one page", "loopback", 2, method
+    main._write(tmp_path / "found.json", [there], [], main.Absent())
+    assert main._read(tmp_path / "found.json") == [there]
+    assert main.main(words) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("loopback, --cores 2, stop-and-copy")
+    assert main.main([*words, "--minutes", "1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) < len(plan)
+
+
 @pytest.mark.full
 @pytest.mark.timeout(400)
 def test_a_run_on_all_lines(tmp_path: Path) -> None:
     """Each line is measured, or named with the reason why it is not there; nothing is left."""
     words = ["--moves", "2", "--cores", "2", "--json", "found.json", "--folder", "."]
+    words += ["--mode", "rounds"]
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.migrate", *words, "one page"],
         cwd=tmp_path,
@@ -225,8 +245,8 @@ def test_a_run_on_all_lines(tmp_path: Path) -> None:
     assert out.count("one page") >= len(found["cells"]) >= 1
     there = {one["line"] for one in found["cells"]}
     assert "loopback" in there
-    for line in lines.LINES:
-        assert line.name in there or f"without {line.name}: " in err
+    for line in cases.WANTED:
+        assert line in there or f"without {line}: " in err
     for one in found["cells"]:
         assert len(one["moves"]) == 2
         assert all(0.001 < move["downtime"] < 60 for move in one["moves"])
