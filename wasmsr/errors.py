@@ -62,6 +62,7 @@ PACKAGES = {
     "cryptography": ("cryptography", "python3-cryptography"),
     "etcd3gw": ("etcd3gw", None),
     "fsspec": ("fsspec", "python3-fsspec"),
+    "jsonschema": ("jsonschema", "python3-jsonschema"),
     "google": ("protobuf", "python3-protobuf"),
     "grpc": ("grpcio", "python3-grpcio"),
     "msgpack": ("msgpack", "python3-msgpack"),
@@ -70,6 +71,7 @@ PACKAGES = {
     "rich": ("rich", "python3-rich"),
     "tomli": ("tomli", "python3-tomli"),
     "wasmtime": ("wasmtime", None),
+    "yaml": ("pyyaml", "python3-yaml"),
     "zstandard": ("zstandard", "python3-zstandard"),
 }
 """For each import name: the package's name for pip, and Debian's name or None."""

@@ -42,12 +42,21 @@ PYTHON = """(module
 """Stands for the python.wasm of the examples: it prints 1."""
 
 
+JOB = """\
+Tasks:
+  - Engine: {Type: wasm, Params: {EntryModule: /app.wasm}}
+    InputSources:
+      - {Source: {Type: localDirectory, Params: {SourcePath: app.wasm}}, Target: /app.wasm}
+"""
+
+
 @pytest.fixture
 def furnished(cli: Cli) -> Cli:
     """A folder with the files that the examples name."""
     for name, source in (("app", SLEEPER), ("python", PYTHON), ("lib", ARGV)):
         (cli.folder / f"{name}.wasm").write_bytes(assemble(source.encode()))
     (cli.folder / "data").mkdir()
+    (cli.folder / "job.yaml").write_text(JOB)
     return cli
 
 

@@ -14,6 +14,7 @@ GENERATORS = {
     "protocol": ["proto/generate.py", "--check"],
     "command line reference": ["-m", "scripts.reference", "--check"],
     "settings and metrics of a node": ["-m", "scripts.node_reference", "--check"],
+    "keys of a job file": ["-m", "scripts.job_reference", "--check"],
     "examples": ["examples/snapshot/build.py", "--check"],
     "WASI programs": ["tests/wasi/programs/build.py", "--check"],
     "WASI document": ["-m", "wasmsr.wasi.preview1.functions", "--check", "docs/wasi.md"],

@@ -30,6 +30,7 @@ COMMANDS = {
     "resume": ("wasmsr.cli.commands.node_verbs", "let a program on a node run on"),
     "checkpoint": ("wasmsr.cli.commands.node_verbs", "save a program on a node"),
     "kill": ("wasmsr.cli.commands.node_verbs", "end a program on a node"),
+    "job": ("wasmsr.cli.commands.job", "check job files"),
 }
 """Name: (module whose attribute of that name is the command, summary). Nothing is imported for
 `wasmsr --help`."""
