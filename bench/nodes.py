@@ -1,11 +1,13 @@
 """What a worker process costs beside a thread: its start, and its memory.
 
     python -m bench.nodes [--programs N] [PROGRAM.wasm]
+    python -m bench.nodes --starts 1000
 
 Three ways to run N copies of one program (default: the packaged `cat`): threads of one process,
 workers that start Python themselves, and workers that a warm parent forks. For each: milliseconds
 until a program has its first instruction (median, 10th and 90th percentile), and memory for one
-more, as the kernel counts shared pages (PSS). All in one run, in turns.
+more, as the kernel counts shared pages (PSS). All in one run, in turns. The second form starts
+programs from one snapshot of a CPython through a node (`forked_starts.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench import forked_starts
+from tests.real import fetch
 from wasmsr.executor.local import LocalExecutor
 from wasmsr.executor.port import RING, Executor
 from wasmsr.executor.process import ProcessExecutor
@@ -98,12 +102,21 @@ def address_space(process: int) -> float:
     return int(text.split()[0]) * resource.getpagesize() / (1 << 30)
 
 
+def starts(count: int) -> int:
+    """Measure starts from a snapshot of a CPython and return the exit code."""
+    with tempfile.TemporaryDirectory(prefix="wasmsr-bench-") as folder:
+        return 0 if forked_starts.measure(fetch.python(), Path(folder), count, print) else 1
+
+
 def main() -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("module", nargs="?", type=Path, default=CAT)
     parser.add_argument("--programs", type=int, default=20)
+    parser.add_argument("--starts", type=int, help="starts from one snapshot, through a node")
     options = parser.parse_args()
+    if options.starts is not None:
+        return starts(options.starts)
     folder = Path(tempfile.mkdtemp(prefix="wasmsr-bench-"))
     ways = Ways(options.module.resolve(), folder)
     named = {"thread": ways.thread, "worker, exec": ways.started, "worker, fork": ways.forked}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from wasmsr.executor.local import LocalExecutor
 from wasmsr.interp.modules.module import assemble
 
 IMPORTS = """
@@ -88,3 +91,37 @@ def counting(total: int, milliseconds: int = 0) -> bytes:
 def lines(first: int, end: int) -> bytes:
     """Return what it prints of the numbers from `first` to before `end`."""
     return b"".join(b"%08d\n" % number for number in range(first, end))
+
+
+WARM = """(module
+  (import "wasi_snapshot_preview1" "fd_write"
+    (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+  (import "wasmsr" "fork_number" (func $number (result i64)))
+  (memory (export "memory") 64)
+  (func (export "_start") (local $at i32)
+    (loop $fill
+      (i32.store offset=4096 (local.get $at) (i32.const 7))
+      (local.set $at (i32.add (local.get $at) (i32.const 4096)))
+      (br_if $fill (i32.lt_u (local.get $at) (i32.const 4000000))))
+    (drop (call $random (i32.const 64) (i32.const 16)))
+    (i64.store (i32.const 80) (call $number))
+    (i32.store (i32.const 88) (i32.load (i32.const 4096)))
+    (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 28))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (loop $spin (br $spin))))"""
+"""Fills 4 MB of memory; then writes 16 random bytes, the number of its fork, and what it filled."""
+
+
+def warmed(folder: Path, text: str = WARM, steps: int = 7000) -> tuple[bytes, Path]:
+    """Return a program's binary, and the file of a snapshot after so many instructions."""
+    binary = assemble(text.encode())
+    module, snapshot = folder / "warm.wasm", folder / "warm.snapshot"
+    module.write_bytes(binary)
+    executor = LocalExecutor()
+    program = executor.start({"program": str(module)}, paused=True)
+    executor.step(program, steps)
+    with open(snapshot, "wb") as file:
+        executor.snapshot(program, file.fileno())
+    executor.cancel(program)
+    return binary, snapshot

@@ -163,6 +163,64 @@ def test_callers_that_hold_what_they_get(process: subprocess.Popen[bytes], tmp_p
     assert node.kill(flood.program).standing == "killed"
 
 
+def limited(**options: int) -> list[tuple[str, int]]:
+    """The options of a server with others for some."""
+    names = {f"grpc.{name}": value for name, value in options.items()}
+    return [(name, names.get(name, value)) for name, value in channel.SERVER]
+
+
+@pytest.fixture
+def address(tmp_path: Path, port: int) -> Iterator[str]:
+    supervisor = NodeSupervisor(tmp_path / "state", NodeRules())
+    admit = lambda peer, certificate, token: "somebody"  # noqa: E731
+    server = ControlServer(supervisor, f"127.0.0.1:{port}", "0", admit)
+    yield f"127.0.0.1:{port}"
+    server.stop(0)
+    supervisor.stop(save=False, seconds=5)
+
+
+class Limited:
+    """The server's options, in place before the fixture `address` starts it."""
+
+    @pytest.fixture(autouse=True)
+    def _options(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(channel, "SERVER", limited(**self.options))
+
+    options: dict[str, int]
+
+
+class TestSilentConnections(Limited):
+    """A connection on which nothing comes ends."""
+
+    options = {"server_handshake_timeout_ms": 500}  # noqa: RUF012
+
+    def test_it_is_closed(self, address: str, port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), 20) as end:
+            while end.recv(1000):  # the server's own settings come first
+                pass
+        with Node(address, seconds=20) as node:
+            assert node.ps() == []
+
+
+@pytest.mark.skipif(
+    tuple(map(int, grpc.__version__.split(".")[:2])) < (1, 65), reason="grpcio has no such limit"
+)
+class TestManyConnections(Limited):
+    """An address has so many connections, and no more."""
+
+    options = {"max_allowed_incoming_connections": 3}  # noqa: RUF012
+
+    def test_one_more_is_closed(self, address: str, port: int) -> None:
+        ends = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(3)]
+        time.sleep(0.2)
+        with socket.create_connection(("127.0.0.1", port), 20) as more:
+            assert more.recv(1000) == b""
+        for end in ends:
+            end.close()
+        with Node(address, seconds=20) as node:
+            assert node.ps() == []
+
+
 def test_a_node_that_is_gone(node: Node) -> None:
     with Node("127.0.0.1:1", seconds=5) as nobody, pytest.raises(NodeAway):
         nobody.ps()

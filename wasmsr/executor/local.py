@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_TRAP, WasmsrError
 from wasmsr.executor.deadlines import Deadlines
+from wasmsr.executor.forking import forked_program
 from wasmsr.executor.guards import LeaseGate
 from wasmsr.executor.logs import HeldLog, LogBuffer, ProgramLog
 from wasmsr.executor.old_workers import HeldLock
@@ -42,6 +43,9 @@ from wasmsr.runspec.watch import check_ranges, memory_count
 from wasmsr.snapshot.format import Decoder, encode
 from wasmsr.snapshot.preload import preload
 from wasmsr.snapshot.state import SnapshotState
+
+if TYPE_CHECKING:
+    from wasmsr.snapshot.moments.moment import Moment
 
 PIECE = 1 << 20
 """Bytes that are read or written at a time."""
@@ -93,6 +97,7 @@ class LocalExecutor:
         overdue: Callable[[bytes], None] = lambda program: None,
         module: Module | None = None,
         rings: tuple[Path, int] | None = None,
+        moment: Moment | None = None,
     ) -> None:
         """Make an empty registry.
 
@@ -102,10 +107,11 @@ class LocalExecutor:
             overdue: Is called for a program that has not paused at the end of its lease.
             module: The module of all programs, in place of those that descriptions name.
             rings: The folder for output that is kept in files, and bytes that each stream has.
+            moment: The state of `module` in which programs that are started begin.
         """
         preload()  # no program here waits for imports when it is saved
         self._locks = locks
-        self._module, self._rings = module, rings
+        self._module, self._rings, self._moment = module, rings, moment
         self.deadlines = Deadlines(self._pause_within, overdue)
         self._lock = threading.Lock()
         self._held: dict[bytes, HeldProgram] = {}
@@ -240,7 +246,11 @@ class LocalExecutor:
         made: Program | None = None
         try:
             grants = HostGrants.of(run, stdin=given[0], stdout=given[1], stderr=given[2])
-            made = open_program(run, module=self._module, grants=grants, snapshot=snapshot)
+            if self._moment is not None and snapshot is None:
+                assert self._module is not None
+                made = forked_program(self._moment, self._module, run, grants, program)
+            else:
+                made = open_program(run, module=self._module, grants=grants, snapshot=snapshot)
             id = self.enroll(made, program, logs)
         except BaseException:
             if made is not None:

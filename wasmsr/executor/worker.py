@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wasmsr.errors import EXIT_HOST, WasmsrError
 from wasmsr.executor.local import LocalExecutor
@@ -28,6 +28,9 @@ from wasmsr.executor.messages import METHODS, hello, receive, send
 from wasmsr.executor.old_workers import HeldLock, listen, new_name
 from wasmsr.executor.port import ExecutorError, ProgramStatus
 from wasmsr.interp.modules.module import Module
+
+if TYPE_CHECKING:
+    from wasmsr.snapshot.moments.moment import Moment
 
 CALLS = 64
 """Calls at a time; one more waits."""
@@ -43,6 +46,7 @@ def serve(
     *,
     module: Module | None = None,
     rings: tuple[Path, int] | None = None,
+    moment: Moment | None = None,
     confine: Callable[[], object] = lambda: None,
 ) -> None:
     """Answer calls until the other end closes the socket, and wait for another end in `folder`.
@@ -53,11 +57,16 @@ def serve(
         wait: How many seconds it waits there for a new supervisor.
         module: As for `LocalExecutor`.
         rings: The same.
+        moment: The same.
         confine: Is called before the first call is answered, when all that the worker needs of the
             system is open. There is no other thread yet.
     """
     executor = LocalExecutor(
-        locks=folder, overdue=lambda program: os._exit(EXIT_HOST), module=module, rings=rings
+        locks=folder,
+        overdue=lambda program: os._exit(EXIT_HOST),
+        module=module,
+        rings=rings,
+        moment=moment,
     )
     if folder is None:
         confine()

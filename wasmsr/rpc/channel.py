@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from typing import Any
 
 from wasmsr.migrate.protocol import PIECE
@@ -23,6 +24,19 @@ STALL_SECONDS = 30.0
 LEAST_RATE = 16384
 """Bytes a second that a stream needs in the mean, after its first `STALL_SECONDS`."""
 
+HANDSHAKE_SECONDS = 10.0
+"""How long a caller may take for TLS, and for the first frame of HTTP/2."""
+
+IDLE_SECONDS = 900.0
+"""How long a connection stays without a call; a client that calls again connects anew."""
+
+STREAMS = 200
+"""Calls at once of one connection."""
+
+CONNECTIONS = 600
+"""Connections at once of one address; a silent one takes 45 KiB. An old grpcio does not know the
+option, and the host limits them."""
+
 TOKEN = "wasmsr-token-bin"
 """The metadata of a call that has the caller's token."""
 
@@ -30,6 +44,13 @@ CERTIFICATE = "x509_pem_cert"
 """Where gRPC has the certificate that a caller has proved to have."""
 
 Options = list[tuple[str, int]]
+
+
+def _connections() -> int:
+    """Return how many connections may be open: half of the descriptors are for other things."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CONNECTIONS if soft == resource.RLIM_INFINITY else min(CONNECTIONS, soft // 2)
+
 
 COMMON: Options = [
     ("grpc.max_receive_message_length", MESSAGE),
@@ -46,6 +67,10 @@ SERVER: Options = [
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", int(KEEPALIVE * 500)),
     ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
+    ("grpc.max_connection_idle_ms", int(IDLE_SECONDS * 1000)),
+    ("grpc.max_concurrent_streams", STREAMS),
+    ("grpc.max_allowed_incoming_connections", _connections()),
 ]
 
 CLIENT: Options = [

@@ -17,7 +17,7 @@ from wasmsr.cli.options.node_options import node_options, open_node, taken
 from wasmsr.cli.options.run_options import ROWS, variable
 from wasmsr.cli.options.tool_options import WIDE, option, print_blocks
 from wasmsr.cli.words.messages import say
-from wasmsr.runspec.kinds import Flag, Seconds
+from wasmsr.runspec.kinds import Flag, ReadableFile, Seconds
 
 if TYPE_CHECKING:
     from wasmsr.rpc.control.control_client import LogPiece, Node
@@ -31,7 +31,8 @@ gives them. Everything after PROGRAM and our options belongs to the program, as 
 \b
   wasmsr submit app.wasm --name app -- its arguments
   wasmsr submit fib --invoke fib 30
-  wasmsr submit app.wasm --every 10 --node host:7443 --token-file token"""
+  wasmsr submit app.wasm --every 10 --node host:7443 --token-file token
+  wasmsr submit app.wasm --from-snapshot warm.bin"""
 
 PS = """Lists the programs of a node: what each does now, and why.
 
@@ -110,6 +111,8 @@ def _print(found: ProgramInfo, as_json: bool, text: str) -> None:
 @click.option("--name", metavar="TEXT", help="What to call it. Default: its file's name.")
 @click.option("--every", type=ClickType(Seconds()), metavar="SECONDS",
               help="Save it so often. Default: what the node does by itself.")  # fmt: skip
+@click.option("--from-snapshot", type=ClickType(ReadableFile()), metavar="FILE",
+              help="Begin in the state of this snapshot, as a fork of it.")  # fmt: skip
 @_run_options
 @node_options
 @as_lines
@@ -119,12 +122,15 @@ def submit(program: str, args: tuple[str, ...], as_json: bool, **values: Any) ->
 
     connection = taken(values)
     name, every = values.pop("name"), values.pop("every")
+    begins = values.pop("from_snapshot")
     module = programs.load(program, values["features"], core=values.pop("core"))
     fields = {row.field: row.name.removeprefix("--") for row in ROWS}
     given = {fields[field]: value for field, value in values.items()}
     spec = {**RunSpec.from_options(given).as_dict(), "args": list(args)}
     with open_node(connection) as node:
-        found = node.submit(module, spec, name=name or os.path.basename(program), every=every)
+        found = node.submit(
+            module, spec, name=name or os.path.basename(program), every=every, from_snapshot=begins
+        )
     _print(found, as_json, found.program)
     return 0
 

@@ -2,6 +2,7 @@
 
 FOLDER/node.lock             held by the supervisor
 FOLDER/modules/DIGEST.wasm   modules
+FOLDER/snapshots/DIGEST.snapshot    states in which programs begin
 FOLDER/programs/ID/record    what the node notes of a program (`program_record.py`)
 FOLDER/programs/ID/worker/   the worker's locks, its socket, and what it left (`old_workers.py`)
 FOLDER/programs/ID/output/   the last bytes of its output (`rings.py`)
@@ -17,7 +18,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +32,9 @@ from wasmsr.ownership.supervision.node_state import NodeState
 
 MODULE_BYTES = 256 << 20
 """Bytes of a module that are taken at most."""
+
+SNAPSHOT_BYTES = 4 << 30
+"""The same of a snapshot."""
 
 _PARKED = re.compile(r"parked-(\d{6})-(\d{16})-(\d{16})\.snapshot")
 
@@ -101,7 +105,7 @@ class NodeFolder:
             NodeError: Another process holds it, it cannot be used, or it is of another node.
         """
         try:
-            for path in (folder, folder / "modules", folder / "programs"):
+            for path in (folder, *(folder / name for name in ("modules", "snapshots", "programs"))):
                 path.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)  # it has a socket on which this user's orders come
             self._lock = HeldLock(folder / "node.lock", f"the node of {folder}")
@@ -150,26 +154,40 @@ class NodeFolder:
             SubmissionRefused: It is larger.
             OSError: It cannot be written.
         """
+        return self._take("module", self.module, pieces, most)
+
+    def snapshot(self, digest: str) -> Path:
+        """Return the file of a snapshot in which programs begin; it may not be there."""
+        return self.path / "snapshots" / f"{digest}.snapshot"
+
+    def take_snapshot(self, pieces: Iterable[bytes], most: int = SNAPSHOT_BYTES) -> str:
+        """Keep a snapshot, as `take_module` keeps a module."""
+        return self._take("snapshot", self.snapshot, pieces, most)
+
+    def _take(
+        self, what: str, place: Callable[[str], Path], pieces: Iterable[bytes], most: int
+    ) -> str:
         digest, size = hashlib.sha256(), 0
-        part = self.path / "modules" / f".{secrets.token_hex(8)}.part"
+        part = place(f".{secrets.token_hex(8)}").with_suffix(".part")
         try:
             with open(part, "wb", opener=private) as file:
                 for piece in pieces:
                     size += len(piece)
                     if size > most:
-                        raise SubmissionRefused(f"the module has more than {most} bytes")
+                        raise SubmissionRefused(f"the {what} has more than {most} bytes")
                     digest.update(piece)
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(self.module(digest.hexdigest()))
+            part.replace(place(digest.hexdigest()))
         finally:
             part.unlink(missing_ok=True)
         return digest.hexdigest()
 
     def remove_modules(self, kept: set[str]) -> None:
-        """Remove modules that no program has, and what an interrupted upload left."""
-        for path in (self.path / "modules").iterdir():
-            if path.stem not in kept:
-                with suppress(FileNotFoundError):
-                    path.unlink()
+        """Remove modules and snapshots that no program has, and what interrupted uploads left."""
+        for name in ("modules", "snapshots"):
+            for path in (self.path / name).iterdir():
+                if path.stem not in kept:
+                    with suppress(FileNotFoundError):
+                        path.unlink()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from wasmsr.node.supervision.node_program import NodeProgram, Note, ProgramRules
 from wasmsr.node.supervision.program_record import STREAMS, ProgramRecord, ProgramStanding
 from wasmsr.node.workers.confinement import Confinement, HostAccess, WorkerLimits
 from wasmsr.node.workers.warm_parents import WarmParents
+from wasmsr.node.workers.warm_snapshot import WarmSnapshot
 from wasmsr.runspec.run_spec import RunSpec
 from wasmsr.snapshot.memory.parts import cores
 from wasmsr.wasi.filesystem.mounts import Mount
@@ -185,7 +187,10 @@ class NodeSupervisor:
         with ThreadPoolExecutor(8, thread_name_prefix="wasmsr-recover") as pool:
             list(pool.map(self._recover_one, (program for program, _ in found)))
         if not self._unreadable:  # their modules are not known
-            self.folder.remove_modules({one.record.digest for one in self._programs.values()})
+            records = [one.record for one in self._programs.values()]
+            self.folder.remove_modules(
+                {one.digest for one in records} | {one.snapshot for one in records}
+            )
 
     def _show_unreadable(self, place: ProgramFolder, error: str) -> None:
         """Show a program whose record cannot be read as lost, and leave its folder alone."""
@@ -212,17 +217,40 @@ class NodeSupervisor:
         record, folder = program.record, program.folder
         spec = RunSpec.read(record.spec)
         self.rules.check(record.digest, spec)
+        begins = record.standing is ProgramStanding.STARTING
         return self._parents.worker(
             self.folder.module(record.digest), record.digest, spec.features, folder.place,
             Confinement(self.rules.limits, HostAccess.of(spec, folder.path)),
             ring=self.rules.ring, wait=self.rules.adopt,
+            snapshot=self._warm(record.snapshot if begins else "", spec),
         )  # fmt: skip
+
+    def _warm(self, digest: str, run: RunSpec) -> WarmSnapshot | None:
+        """Return what a warm parent holds for programs that begin in a snapshot."""
+        if not digest:
+            return None
+        return WarmSnapshot(os.fspath(self.folder.snapshot(digest)), digest, run.max_pages)
+
+    def _check_here(self, what: str, digest: str, place: Callable[[str], Path]) -> None:
+        """Refuse what the node does not have."""
+        if not re.fullmatch(r"[0-9a-f]{64}", digest) or not place(digest).exists():
+            raise SubmissionRefused(f"the node has no {what} {printable(digest)[:64]}")
+
+    def _take_snapshot(self, digest: str, pieces: Iterable[bytes]) -> None:
+        """Take the snapshot that was named, unless nothing of it comes and the node has it."""
+        pieces = iter(pieces)
+        first = next(pieces, None)
+        if first is not None and self.folder.take_snapshot(chain([first], pieces)) != digest:
+            raise SubmissionRefused("the snapshot that came is another one than was named")
+        self._check_here("snapshot", digest, self.folder.snapshot)
 
     def submit(
         self,
         module: Iterable[bytes] | str,
         spec: Mapping[str, Any],
         *,
+        snapshot: str = "",
+        state: Iterable[bytes] = (),
         name: str = "",
         caller: str = "",
         every: float | None = None,
@@ -232,6 +260,8 @@ class NodeSupervisor:
         Args:
             module: The module's bytes in pieces, or the digest of one that the node has.
             spec: The run, as `RunSpec.as_dict` gives it; the fields of `TAKEN`.
+            snapshot: The digest of the snapshot in which the program begins; "" for none.
+            state: The bytes of this snapshot in pieces; nothing if the node has it.
             name: What people call it.
             caller: Who brings it.
             every: Seconds between checkpoints; None takes the node's.
@@ -244,20 +274,21 @@ class NodeSupervisor:
             raise NodeError("the node is being stopped and takes no programs")
         if isinstance(module, str):
             digest = module
-            if not re.fullmatch(r"[0-9a-f]{64}", digest) or not self.folder.module(digest).exists():
-                raise SubmissionRefused(f"the node has no module {printable(digest)[:64]}")
+            self._check_here("module", digest, self.folder.module)
         else:
             digest = self.folder.take_module(module)
+        if snapshot:
+            self._take_snapshot(snapshot, state)
         path = self.folder.module(digest)
         program = secrets.token_hex(ID_BYTES)
         self.rules.admit(program, caller, digest, run)
         try:
-            self._parents.load(path, digest, run.features)
+            self._parents.load(path, digest, run.features, self._warm(snapshot, run))
             # A restored program gets its module here, so `program` is only a name.
             values = {**run.as_dict(), "program": os.fspath(path)}
             record = ProgramRecord(
                 program, name or digest[:12], digest, values, time.time(), caller,
-                every=every if every is not None else self.rules.every,
+                every=every if every is not None else self.rules.every, snapshot=snapshot,
             )  # fmt: skip
             place = self.folder.program(program)
             record.changed = record.submitted

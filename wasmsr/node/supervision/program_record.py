@@ -96,6 +96,7 @@ class ProgramRecord:
         begins: Where the output of each life begins: [life, stdout, stderr].
         saved: The save point from which it can be resumed, or None.
         every: Seconds between checkpoints, or None.
+        snapshot: SHA-256 of the snapshot in which it began, in hexadecimal digits; "" for none.
     """
 
     program: str
@@ -113,6 +114,7 @@ class ProgramRecord:
     begins: list[list[int]] = field(default_factory=lambda: [[1, 0, 0]])
     saved: SavePoint | None = None
     every: float | None = None
+    snapshot: str = ""
 
     def write(self, path: Path) -> None:
         """Write the record, durably. Raises OSError."""

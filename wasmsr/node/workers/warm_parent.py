@@ -1,9 +1,10 @@
-"""The warm parent of all workers of one module: it has loaded the module, and forks on demand.
+"""The warm parent of workers of one module or snapshot: it has loaded it, and forks on demand.
 
     python -m wasmsr.node.workers.warm_parent DESCRIPTOR
 
 The process is started by exec, so it has nothing of the supervisor's memory: no keys, no gRPC, no
-threads. It has one socket, to the supervisor, and ends with it. The first message names the module.
+threads. It has one socket, to the supervisor, and ends with it. The first message names the module,
+and perhaps the snapshot in which the programs begin.
 Each further one asks for a worker, and brings its descriptors by name. A worker is the child of a
 child that ends at once, so that it becomes a child of the supervisor, which learns how it ends.
 """
@@ -17,9 +18,9 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wasmsr.errors import EXIT_HOST, ModuleError, WasmsrError
+from wasmsr.errors import EXIT_HOST, ModuleError, SnapshotError, WasmsrError
 from wasmsr.executor import worker
 from wasmsr.executor.messages import VERSION, receive, send
 from wasmsr.interp.modules.module import Module
@@ -27,6 +28,9 @@ from wasmsr.node.workers.confinement import Confinement
 from wasmsr.snapshot.preload import preload
 from wasmsr.wasi import facade
 from wasmsr.wasi.filesystem import private_folders
+
+if TYPE_CHECKING:
+    from wasmsr.snapshot.moments.moment import Moment
 
 PRELOADED = (facade,)
 """Rooms that each program needs, imported before the forks."""
@@ -48,14 +52,15 @@ def main(end: socket.socket) -> None:
     try:
         module = Module.from_file(values["path"], features=values["features"])
         preload(module)
+        moment = None
         if module.digest.hex() != values["digest"]:
             raise WasmsrError(f"{values['path']} is not the module {values['digest'][:16]}")
+        if values["snapshot"] is not None:
+            from wasmsr.node.workers.warm_snapshot import WarmSnapshot, hold
+
+            moment = hold(WarmSnapshot(*values["snapshot"]), module)
     except MemoryError:
-        size = os.path.getsize(values["path"])
-        error = ModuleError(
-            f"the module of {size} bytes needs more than {values['memory'] >> 20} MiB to load"
-        )
-        send(end, [number, False, worker.failure(error)])
+        send(end, [number, False, worker.failure(_too_large(values))])
         return
     except (WasmsrError, OSError, ValueError) as error:
         send(end, [number, False, worker.failure(error)])
@@ -70,29 +75,40 @@ def main(end: socket.socket) -> None:
         child = os.fork()
         if child == 0:
             end.close()
-            _grandchild(module, values, named)
+            _grandchild(module, moment, values, named)
         os.waitpid(child, 0)
         for descriptor in descriptors:
             os.close(descriptor)
         send(end, [number, True, None])
 
 
+def _too_large(values: Mapping[str, Any]) -> WasmsrError:
+    size, most = os.path.getsize(values["path"]), f"{values['memory'] >> 20} MiB"
+    if values["snapshot"] is not None:
+        return SnapshotError(f"the snapshot, with its module, needs more than {most} to load")
+    return ModuleError(f"the module of {size} bytes needs more than {most} to load")
+
+
 def _at_most(most: int, hard: int) -> tuple[int, int]:
     return (most if hard == resource.RLIM_INFINITY else min(most, hard)), hard
 
 
-def _grandchild(module: Module, values: Mapping[str, Any], named: Mapping[str, int]) -> None:
+def _grandchild(
+    module: Module, moment: Moment | None, values: Mapping[str, Any], named: Mapping[str, int]
+) -> None:
     """Fork once more, and be a worker in the new process."""
     try:
         os.setsid()  # a signal to the supervisor's terminal is none to the worker
         if os.fork() == 0:
-            _work(module, values, named)
+            _work(module, moment, values, named)
     except BaseException:  # noqa: BLE001 (this is a copy: nothing above may run in it)
         os._exit(EXIT_HOST)
     os._exit(0)
 
 
-def _work(module: Module, values: Mapping[str, Any], named: Mapping[str, int]) -> None:
+def _work(
+    module: Module, moment: Moment | None, values: Mapping[str, Any], named: Mapping[str, int]
+) -> None:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for descriptor, to in ((null, 0), (null, 1), (named["errors"], 2)):
         os.dup2(descriptor, to)
@@ -108,6 +124,7 @@ def _work(module: Module, values: Mapping[str, Any], named: Mapping[str, int]) -
         values["wait"],
         module=module,
         rings=(Path(values["rings"]), values["ring_bytes"]),
+        moment=moment,
         confine=lambda: confinement.apply(folder),
     )
 

@@ -1,4 +1,4 @@
-"""The supervisor's side of the warm parents: one for each module that was used lately."""
+"""The supervisor's side of the warm parents: one for each module or snapshot used lately."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from wasmsr.executor.port import ExecutorError
 from wasmsr.executor.process import ProcessExecutor, reported
 from wasmsr.node.workers import sandbox_calls
 from wasmsr.node.workers.confinement import Confinement
+from wasmsr.node.workers.warm_snapshot import WarmSnapshot
 
 PARENTS = 8
 """Warm parents at a time; the least recently used one ends for one more."""
@@ -62,16 +63,19 @@ class WarmParent:
         is_broken: Whether it has ended, or has not answered.
     """
 
-    def __init__(self, path: Path, digest: str, features: str | None) -> None:
+    def __init__(
+        self, path: Path, digest: str, features: str | None, snapshot: WarmSnapshot | None = None
+    ) -> None:
         """Start the process, and wait until it has loaded the module.
 
         Args:
             path: The module's file.
             digest: SHA-256 of the file in hexadecimal digits.
             features: What the module may need, as for `Module`.
+            snapshot: The state in which the programs begin; None: before their first instruction.
 
         Raises:
-            WasmsrError: The module cannot be loaded, or the process does not answer.
+            WasmsrError: Module or snapshot cannot be loaded, or the process does not answer.
         """
         self._turn = threading.Lock()
         self.is_broken = False
@@ -88,7 +92,7 @@ class WarmParent:
         try:
             self._ask(
                 "load", LOAD_SECONDS, path=os.fspath(path), digest=digest, features=features,
-                memory=LOAD_MEMORY,
+                memory=LOAD_MEMORY, snapshot=None if snapshot is None else list(snapshot),
             )  # fmt: skip
         except BaseException:
             self.close()
@@ -156,38 +160,47 @@ def _is_plain(name: str) -> bool:
     return name in PLAIN or name.startswith(("PYTHON", "LC_", "LD_"))
 
 
+ParentKey = tuple[str, str | None, WarmSnapshot | None]
+
+
 class WarmParents:
-    """The warm parents of a node, by module. Any thread may call its methods."""
+    """The warm parents of a node, by module and snapshot. Any thread may call its methods."""
 
     def __init__(self, most: int = PARENTS) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._parents: OrderedDict[tuple[str, str | None], WarmParent] = OrderedDict()
-        self._loading: dict[tuple[str, str | None], threading.Lock] = {}
+        self._parents: OrderedDict[ParentKey, WarmParent] = OrderedDict()
+        self._loading: dict[ParentKey, threading.Lock] = {}
         with suppress(OSError):  # not Linux: nobody tells how a worker ended
             sandbox_calls.adopt_orphans()
 
     def worker(
         self, module: Path, digest: str, features: str | None, place: WorkerPlace,
-        confinement: Confinement, *, ring: int, wait: float,
+        confinement: Confinement, *, ring: int, wait: float, snapshot: WarmSnapshot | None = None,
     ) -> ProcessExecutor:  # fmt: skip
-        """Return a new worker for a module; see `WarmParent` for the arguments and errors."""
+        """Return a new worker for a module or a snapshot; see `WarmParent` for the arguments."""
         for _ in range(2):
-            parent = self._parent(module, digest, features)
+            parent = self._parent(module, digest, features, snapshot)
             try:
                 return parent.fork(place, confinement, ring=ring, wait=wait)
             except ExecutorError:
                 if not parent.is_broken:
                     raise
-                self._drop(digest, features, parent)  # it was ended meanwhile, or killed
+                self._drop(
+                    (digest, features, snapshot), parent
+                )  # it was ended meanwhile, or killed
         raise ExecutorError("two warm parents have ended before they gave a worker")
 
-    def load(self, module: Path, digest: str, features: str | None) -> None:
+    def load(
+        self, module: Path, digest: str, features: str | None, snapshot: WarmSnapshot | None = None
+    ) -> None:
         """Have a warm parent for a module. Raises WasmsrError if it cannot be loaded."""
-        self._parent(module, digest, features)
+        self._parent(module, digest, features, snapshot)
 
-    def _parent(self, module: Path, digest: str, features: str | None) -> WarmParent:
-        key = digest, features
+    def _parent(
+        self, module: Path, digest: str, features: str | None, snapshot: WarmSnapshot | None
+    ) -> WarmParent:
+        key = digest, features, snapshot
         with self._lock:
             loading = self._loading.setdefault(key, threading.Lock())
         with loading:
@@ -196,7 +209,7 @@ class WarmParents:
                 if found is not None and found.process.poll() is None:
                     self._parents.move_to_end(key)
                     return found
-            made = WarmParent(module, digest, features)
+            made = WarmParent(module, digest, features, snapshot)
             old = []
             with self._lock:
                 if found is not None:
@@ -211,16 +224,16 @@ class WarmParents:
                 parent.close()
             return made
 
-    def _drop(self, digest: str, features: str | None, parent: WarmParent) -> None:
+    def _drop(self, key: ParentKey, parent: WarmParent) -> None:
         with self._lock:
-            if self._parents.get((digest, features)) is parent:
-                del self._parents[digest, features]
+            if self._parents.get(key) is parent:
+                del self._parents[key]
         parent.close()
 
     def processes(self) -> Mapping[str, int]:
         """Return the process id of each warm parent, by the module's digest."""
         with self._lock:
-            return {digest: one.process.pid for (digest, _), one in self._parents.items()}
+            return {digest: one.process.pid for (digest, *_), one in self._parents.items()}
 
     def close(self) -> None:
         """End all warm parents."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -182,6 +183,7 @@ class Node:
         *,
         name: str = "",
         every: float | None = None,
+        from_snapshot: str | os.PathLike[str] | None = None,
     ) -> ProgramInfo:
         """Have the node run a program.
 
@@ -192,6 +194,8 @@ class Node:
                 `deterministic` and `on_changed` of `RunSpec`.
             name: What to call it.
             every: Seconds between checkpoints; None leaves that to the node.
+            from_snapshot: A snapshot file of this module. The program begins in its state, as a
+                fork: all that begin in one snapshot share the memory that they do not write.
 
         Returns:
             The program, which runs.
@@ -207,14 +211,59 @@ class Node:
         binary = module.binary if isinstance(module, Module) else module
         given = {} if spec is None else spec if isinstance(spec, Mapping) else spec.as_dict()
 
+        begin = messages.SubmitBegin(spec=json.dumps(dict(given)), name=name, every=every or 0)
+        if from_snapshot is not None:
+            begin.snapshot = _digest_of(from_snapshot)
+            try:
+                return self.submit_known(
+                    hashlib.sha256(binary).hexdigest(), given, snapshot=begin.snapshot, name=name,
+                    every=every,
+                )  # fmt: skip
+            except failures.SubmissionRefused as error:
+                if not error.message.startswith("the node has no "):
+                    raise
+
         def requests() -> Iterator[Any]:
-            begin = messages.SubmitBegin(spec=json.dumps(dict(given)), name=name, every=every or 0)
             yield messages.SubmitRequest(begin=begin)
             view = memoryview(binary)
             for at in range(0, len(view), PIECE):
                 yield messages.SubmitRequest(piece=bytes(view[at : at + PIECE]))
+            if from_snapshot is not None:
+                with open(from_snapshot, "rb") as file:
+                    while piece := file.read(PIECE):
+                        yield messages.SubmitRequest(state=piece)
 
         return program_in(self._ask("Submit", requests()).program)
+
+    def submit_known(
+        self,
+        module: str,
+        spec: RunSpec | Mapping[str, Any] | None = None,
+        *,
+        snapshot: str = "",
+        name: str = "",
+        every: float | None = None,
+    ) -> ProgramInfo:
+        """Have the node run a program whose files it has; nothing is sent but their digests.
+
+        Args:
+            module: SHA-256 of the module in hexadecimal digits, as in `ProgramInfo.module`.
+            spec: As for `submit`.
+            snapshot: The same of the snapshot in which it begins; "" for none.
+            name: What to call it.
+            every: As for `submit`.
+
+        Raises:
+            SubmissionRefused: The node has not the files.
+            WasmsrError: As for `submit`.
+        """
+        given = {} if spec is None else spec if isinstance(spec, Mapping) else spec.as_dict()
+        begin = messages.SubmitBegin(
+            spec=json.dumps(dict(given)), name=name, every=every or 0, digest=module,
+            snapshot=snapshot,
+        )  # fmt: skip
+        reply = self._ask("Submit", [messages.SubmitRequest(begin=begin)])
+        return program_in(reply.program)
 
     def ps(self) -> list[ProgramInfo]:
         """Return all programs of the node, oldest first."""
@@ -289,3 +338,11 @@ class Node:
     def inspect(self, program: str) -> ProgramInfo:
         """Return a program with `details`: its run, figures, its call stack."""
         return self._program("Inspect", program)
+
+
+def _digest_of(path: str | os.PathLike[str]) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -262,9 +262,12 @@ class _Calls:
         if not (begin.every == 0 or 0.1 <= begin.every <= 86_400):
             raise SubmissionRefused("checkpoints are 0.1 to 86,400 seconds apart")
         name = printable(begin.name, 100)
+        parts = _Pieces(requests)
         program = self._node.submit(
-            begin.digest or _pieces(requests),
+            begin.digest or parts.of("piece"),
             spec,
+            snapshot=begin.snapshot,
+            state=parts.of("state"),
             name=name,
             caller=call.caller,
             every=begin.every or None,
@@ -324,8 +327,25 @@ class _Calls:
         return messages.ProgramReply(program=program_out(program.shown()))
 
 
-def _pieces(requests: Iterator[Any]) -> Iterator[bytes]:
-    for request in requests:
-        if request.WhichOneof("part") != "piece" or len(request.piece) > PIECE:
-            raise SubmissionRefused(f"pieces of at most {PIECE} bytes of the module were expected")
-        yield request.piece
+class _Pieces:
+    """The pieces of a submission: those of the module, and then those of the snapshot."""
+
+    def __init__(self, requests: Iterator[Any]) -> None:
+        self._requests = requests
+        self._next: Any = None
+
+    def of(self, part: str) -> Iterator[bytes]:
+        """Yield the pieces up to the first message of another part. Raises SubmissionRefused."""
+        while True:
+            request, self._next = self._next or next(self._requests, None), None
+            if request is None:
+                return
+            found = request.WhichOneof("part")
+            if found not in ("piece", "state") or len(getattr(request, found)) > PIECE:
+                raise SubmissionRefused(
+                    f"pieces of at most {PIECE} bytes of the module or the snapshot were expected"
+                )
+            if found != part:
+                self._next = request
+                return
+            yield getattr(request, found)
