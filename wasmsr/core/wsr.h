@@ -305,9 +305,18 @@ const char *wsr_variant(void);
 /* 1 if native code can be made on this machine; else 0, and `why` says why not. */
 int wsr_native_available(const char **why);
 /* Let a store that has no functions yet run native code; 0 if there can be none. Its copies do what
- * it does. */
-int wsr_store_use_native(wsr_store *store);
+ * it does. `later`: functions get native code not at the first call but when they have run often
+ * enough, from `wsr_native_work`. */
+int wsr_store_use_native(wsr_store *store, int later);
+/* 0: it runs no native code; 1: it does; 2: `later`. */
 int wsr_store_is_native(const wsr_store *store);
+/* How often is often enough, for functions that are called first from now on: a turn of a loop
+ * counts one, a call 16. */
+enum { WSR_ENOUGH_TURNS = 4096 };
+void wsr_native_enough(uint32_t turns);
+/* Make native code of the functions of a module that wait for it, of so many at most; how many they
+ * were. Stores can run the module meanwhile. */
+uint32_t wsr_native_work(wsr_module *module, uint32_t most);
 /* Limit the bytes of native code in this process; functions that come later run in the
  * interpreter. Code of freed modules is free again. */
 void wsr_native_budget(uint64_t bytes);

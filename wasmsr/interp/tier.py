@@ -12,9 +12,11 @@ from wasmsr._ffi import ffi, lib
 from wasmsr.errors import WasmsrError
 
 TIERS = ("interpreter", "native", "auto")
-"""`auto` takes native code where this machine allows it. `native` does the same for now."""
+"""`native` makes native code of a function at its first call, `auto` of those that run often, in
+the background (`wasmsr/interp/compiling.py`). Where this machine allows none, the interpreter runs.
+"""
 DEFAULT = "interpreter"
-"""Short programs with many functions take a little longer with native code: docs/performance.md."""
+"""docs/performance.md says which figures of native code are not yet what they should be."""
 VARIABLE = "WASMSR_TIER"
 
 _chosen: str | None = None
@@ -44,6 +46,15 @@ def refusal() -> str | None:
 def limit(size: int) -> None:
     """Limit the bytes of native code in this process. Later functions run in the interpreter."""
     lib.wsr_native_budget(size)
+
+
+def enough(turns: int = lib.WSR_ENOUGH_TURNS) -> None:
+    """Set how often a function runs before `auto` makes native code of it.
+
+    Args:
+        turns: Turns of its loops; a call counts 16 of them.
+    """
+    lib.wsr_native_enough(turns)
 
 
 def code_bytes() -> int:

@@ -138,7 +138,8 @@ ROWS = (
     OptionRow("--deterministic", "deterministic", "",
         "Canonical NaNs, and clocks and random numbers that repeat."),
     OptionRow("--tier", "tier", "interpreter|native|auto",
-        "Run in the interpreter; or make native code too, where this machine allows it. The "
+        "Run in the interpreter; or make native code too, where this machine allows it: native of "
+        "each function at its first call, auto of those that run often, in the background. The "
         "results and snapshots are the same.", "interpreter", own=Choice(*TIERS)),
     OptionRow("--code-budget", "code_budget", "SIZE",
         "Make at most so much native code; the rest runs in the interpreter. Default: 256M.",

@@ -16,6 +16,7 @@
 #define WSR_MAX_SUPERTYPES 63U   /* of one type, in a chain */
 
 typedef struct wsr_code wsr_code; /* compile/code.h */
+typedef struct wsr_fast wsr_fast; /* fast/fast.h */
 
 typedef struct {
   uint32_t type;
@@ -66,9 +67,10 @@ struct wsr_module {
   _Atomic(wsr_code *) *code[2];
   /* Where native code calls each function, without and with counts; or NULL. */
   _Atomic(_Atomic uint64_t *) native[2];
-  uint32_t n_validated;     /* own functions, from the first */
-  _Atomic uint32_t invalid; /* one that could not be compiled for its body, or WSR_NONE */
-  _Atomic uint32_t uses;    /* by its owner and by the stores that hold instances of it */
+  _Atomic(wsr_fast *) wanted; /* a list of functions that are to get native code */
+  uint32_t n_validated;       /* own functions, from the first */
+  _Atomic uint32_t invalid;   /* one that could not be compiled for its body, or WSR_NONE */
+  _Atomic uint32_t uses;      /* by its owner and by the stores that hold instances of it */
 };
 
 /* Whether the index names a function type. */

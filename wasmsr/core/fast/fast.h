@@ -93,6 +93,9 @@ typedef struct {
   uint32_t word; /* of fast code */
 } wsr_place;
 
+/* How often a function without native code still runs before it gets some: native/heat.c. */
+typedef struct wsr_heat wsr_heat;
+
 struct wsr_fast {
   uint64_t *words; /* where n_canonical is 0, this function runs in precise code only */
   uint32_t n_words;
@@ -100,20 +103,27 @@ struct wsr_fast {
   uint64_t frame_bytes; /* of locals and operands */
   uint32_t n_map, n_canonical;
   bool metered;
-  uint64_t native; /* where native code calls its native code; 0: it has none */
+  _Atomic uint64_t native; /* where native code calls its native code; 0: it has none */
   uint32_t native_bytes;
+  atomic_bool claimed; /* somebody makes native code of it, has done so or will */
+  wsr_heat *heat;      /* NULL where native code is made at the first call */
+  wsr_fast *next;      /* in the module's list of functions that are to get native code */
   const wsr_code *code;
   wsr_place *map;       /* of every fast cell, ascending: for the place of a trap */
   wsr_place *canonical; /* ascending by cell: where the codes can be changed */
+  uint32_t *heads;      /* words, ascending: the first cell, and those that loops return to */
+  uint32_t n_heads;
 };
 
 /* Fold a function's precise code; kept with it. Metered code counts: the first cell of each block
  * spends the block's instructions, and at canonical points it first decides whether what is left
  * suffices for the longest way to the next one. Native code (core/native/) leads into words of its
  * own, so that stores without it never meet it; a function gets none if `no_native` is requested
- * meanwhile. NULL without memory, or for `interrupt`. */
+ * meanwhile. `later`: native code is made when the function has run often enough. NULL without
+ * memory, or for `interrupt`. */
 const wsr_fast *wsr_translate_fast(const wsr_module *module, const wsr_code *code, unsigned kind,
-                                   const wsr_request *interrupt, const wsr_request *no_native);
+                                   bool later, const wsr_request *interrupt,
+                                   const wsr_request *no_native);
 /* Plain fast code of a function that nobody runs, for listings. NULL without memory. */
 wsr_fast *wsr_fast_copy(const wsr_module *module, const wsr_code *code);
 /* Join the `n` cells that the map names into sequences; false without memory. */

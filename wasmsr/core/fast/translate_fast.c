@@ -50,8 +50,10 @@ typedef struct {
   uint64_t *words;
   wsr_place *map, *canonical;
   fixup *fixups;
-  uint32_t n, n_map, n_canonical, n_fixups;
-  uint32_t room, room_map, room_canonical, room_fixups;
+  uint32_t n, n_map, n_canonical, n_fixups, n_heads;
+  uint32_t room, room_map, room_canonical, room_fixups, room_heads;
+  uint32_t *heads; /* as in wsr_fast, if `has_heads` */
+  bool has_heads;
   uint32_t *word_of; /* by cell */
   uint8_t *leader;   /* by cell, bits: 1 a label, 2 the start of a loop's body */
   operand *operands; /* by slot */
@@ -141,6 +143,12 @@ static void move(translator *f, uint32_t from, uint32_t to) {
 static void add_canonical(translator *f, uint32_t cell) {
   if (room_for(f, &f->canonical, &f->room_canonical, f->n_canonical + 1, sizeof *f->canonical))
     f->canonical[f->n_canonical++] = (wsr_place){cell, f->n};
+}
+
+static void add_head(translator *f) {
+  if (!f->has_heads || (f->n_heads && f->heads[f->n_heads - 1] == f->n)) return;
+  if (room_for(f, &f->heads, &f->room_heads, f->n_heads + 1, sizeof *f->heads))
+    f->heads[f->n_heads++] = f->n;
 }
 
 static void add_fixup(translator *f, uint32_t from, uint32_t at, uint32_t cell, bool entry) {
@@ -1129,12 +1137,16 @@ static void translate_all(translator *f) {
   forget(f);
   if (f->longest) find_longest(f);
   add_canonical(f, 0);
+  add_head(f);
   for (f->at = 0; f->at < code->n_cells && !f->failed; f->at++) {
     if (wsr_pause_requested_at(f->interrupt, f->at)) f->failed = true;
     if (f->leader[f->at]) {
       flush_all(f);
       forget(f);
-      if (f->leader[f->at] & 2 && f->at) add_canonical(f, f->at);
+      if (f->leader[f->at] & 2 && f->at) {
+        add_canonical(f, f->at);
+        add_head(f);
+      }
     }
     f->word_of[f->at] = f->n;
     if (f->longest && begins_block(f, f->at)) meter(f);
@@ -1149,7 +1161,7 @@ static int by_cell(const void *a, const void *b) {
   return (x->cell > y->cell) - (x->cell < y->cell);
 }
 
-static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered,
+static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered, bool heads,
                       const wsr_request *interrupt) {
   wsr_fast *fast = calloc(1, sizeof *fast);
   if (!fast) return NULL;
@@ -1158,7 +1170,8 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered,
   fast->n_params = code->n_params;
   fast->n_locals = code->n_locals;
   fast->frame_bytes = code->frame_slots * sizeof(uint64_t);
-  translator f = {.m = m, .code = code, .interrupt = interrupt, .loaded.start = WSR_NONE};
+  translator f = {
+      .m = m, .code = code, .interrupt = interrupt, .has_heads = heads, .loaded.start = WSR_NONE};
   if (code->frame_slots > MOST_SLOTS) {
     special(&f, WSR_FAST_not_here, 0);
     fast->words = f.words;
@@ -1185,6 +1198,7 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered,
     free(f.words);
     free(f.map);
     free(f.canonical);
+    free(f.heads);
     free(fast);
     return NULL;
   }
@@ -1195,23 +1209,34 @@ static wsr_fast *make(const wsr_module *m, const wsr_code *code, bool metered,
   fast->n_map = f.n_map;
   fast->canonical = f.canonical;
   fast->n_canonical = f.n_canonical;
+  fast->heads = f.heads;
+  fast->n_heads = f.n_heads;
+  while (fast->n_heads && f.heads[fast->n_heads - 1] >= f.n) fast->n_heads--;
   return fast;
 }
 
 wsr_fast *wsr_fast_copy(const wsr_module *m, const wsr_code *code) {
-  return make(m, code, false, NULL);
+  return make(m, code, false, false, NULL);
 }
 
 const wsr_fast *wsr_translate_fast(const wsr_module *m, const wsr_code *code, unsigned kind,
-                                   const wsr_request *interrupt, const wsr_request *no_native) {
+                                   bool later, const wsr_request *interrupt,
+                                   const wsr_request *no_native) {
   (void)no_native;
+  const bool counts_heat = kind >= WSR_FAST_NATIVE && later;
   /* each code is made once, when it is first needed */
   _Atomic(wsr_fast *) *place = &((wsr_code *)(uintptr_t)code)->fast[kind];
   wsr_fast *fast = WSR_PUBLISHED(place);
-  if (fast) return fast;
-  fast = make(m, code, kind % 2 != 0, interrupt);
 #if WSR_NATIVE
-  if (fast && kind >= WSR_FAST_NATIVE) {
+  if (fast && kind >= WSR_FAST_NATIVE && !later) wsr_native_now(m, fast);
+#endif
+  if (fast) return fast;
+  fast = make(m, code, kind % 2 != 0, counts_heat, interrupt);
+#if WSR_NATIVE
+  if (fast && counts_heat) {
+    wsr_native_count(fast);
+  } else if (fast && kind >= WSR_FAST_NATIVE) {
+    atomic_store(&fast->claimed, true);
     wsr_native_compile(m, fast, no_native);
     if (!fast->native && wsr_pause_requested_at(interrupt, 1023)) { /* later, then */
       wsr_fast_free(fast);
@@ -1240,7 +1265,8 @@ const wsr_fast *wsr_function_fast(wsr_thread *thread, uint32_t address, bool met
   if (!code) return NULL;
   const unsigned kind = (store->program.native ? WSR_FAST_NATIVE : WSR_FAST_PLAIN) + metered;
   const wsr_request *const interrupt = thread->interrupt ? &thread->pause : NULL;
-  fast = wsr_translate_fast(store->program.instances[f->instance]->module, code, kind, interrupt,
+  fast = wsr_translate_fast(store->program.instances[f->instance]->module, code, kind,
+                            store->program.later, interrupt,
                             thread->points ? interrupt : &thread->pause);
   WSR_PUBLISH(place, fast);
   return fast;
@@ -1270,6 +1296,8 @@ void wsr_fast_free(wsr_fast *fast) {
   free(fast->words);
   free(fast->map);
   free(fast->canonical);
+  free(fast->heads);
+  free(fast->heat);
   free(fast);
 #endif
 }

@@ -195,6 +195,15 @@ void wsr_native_compile(const wsr_module *module, wsr_fast *fast, const wsr_requ
 /* Let native code of the same module call it. */
 void wsr_native_publish(const wsr_module *module, const wsr_fast *fast);
 
+/* ---- native/heat.c ---- */
+
+/* Count how often a function runs that nobody runs yet; it gets native code when that is enough. */
+void wsr_native_count(wsr_fast *fast);
+/* Give a function native code now, unless somebody does or did. */
+void wsr_native_now(const wsr_module *module, wsr_fast *fast);
+/* The function of the innermost frame has come to a head: count, and return the head's handler. */
+uint64_t wsr_native_counted(wsr_thread *thread, const uint64_t *pc);
+
 /* ---- native/settle.c ---- */
 
 /* A call in native code, which the code behind its return address leads to. The records of a
@@ -216,8 +225,8 @@ uint64_t wsr_native_redo(wsr_thread *thread, const uint64_t *top);
 
 /* Exported by fast/handlers.c for native code. */
 uint32_t wsr_return_out(wsr_thread *thread);
-uint32_t wsr_change_instance(const uint64_t *pc, uint64_t *fp, uint8_t *memory, uint64_t size,
-                             wsr_thread *thread, uint64_t acc, double fd, float fs, wsr_vector va);
+wsr_handler wsr_change_instance;
+wsr_handler wsr_count; /* of the heads of a function whose runs are counted */
 #endif
 
 /* The stack of a thread for native code. False without memory. */

@@ -211,9 +211,10 @@ int wsr_native_available(const char **why) {
   return !**why;
 }
 
-int wsr_store_use_native(wsr_store *store) {
+int wsr_store_use_native(wsr_store *store, int later) {
   if (store->program.n_functions || !wsr_code_space_get()) return 0;
   store->program.native = true;
+  store->program.later = later != 0;
   return 1;
 }
 
@@ -252,8 +253,8 @@ int wsr_native_list(wsr_module *module, uint32_t function, wsr_native_listing *o
 void wsr_native_list_free(wsr_native_listing *listing) { (void)listing; }
 void wsr_native_budget(uint64_t bytes) { (void)bytes; }
 uint64_t wsr_native_used(void) { return 0; }
-int wsr_store_use_native(wsr_store *store) {
-  (void)store;
+int wsr_store_use_native(wsr_store *store, int later) {
+  (void)store, (void)later;
   return 0;
 }
 int wsr_native_code(wsr_store *store, uint32_t function, int counts, wsr_native_view *out) {
@@ -268,4 +269,6 @@ bool wsr_native_stack_make(wsr_thread *thread) {
 void wsr_native_stack_free(wsr_thread *thread) { (void)thread; }
 #endif
 
-int wsr_store_is_native(const wsr_store *store) { return store->program.native; }
+int wsr_store_is_native(const wsr_store *store) {
+  return store->program.native + store->program.later;
+}

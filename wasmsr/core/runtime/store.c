@@ -277,7 +277,9 @@ static bool copy_program(const wsr_store *store, wsr_program *to, const wsr_prog
 /* Make sure that no other store shares the static half: something is to be added to it. */
 static bool own_program(wsr_store *store) {
   if (atomic_load(store->program.sharers) == 1) return true;
-  wsr_program made = {.sharers = malloc(sizeof *made.sharers), .native = store->program.native};
+  wsr_program made = {.sharers = malloc(sizeof *made.sharers),
+                      .native = store->program.native,
+                      .later = store->program.later};
   if (!made.sharers || !copy_program(store, &made, &store->program)) {
     free_program(&made);
     return false;

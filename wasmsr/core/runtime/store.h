@@ -50,6 +50,7 @@ typedef struct {
   uint32_t n_types, n_tags, n_functions, n_instances;
   uint32_t room_types, room_subtypes, room_tags, room_functions, room_fast[2], room_instances;
   bool native; /* plain fast code leads into native code */
+  bool later;  /* native code is made of functions that have run often enough */
   uint8_t *area;
   size_t area_bytes;
 } wsr_program;

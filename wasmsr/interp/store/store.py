@@ -86,7 +86,7 @@ class Store:
         if pointer == ffi.NULL:
             raise core_error(error)
         if tier.chosen() != tier.DEFAULT:
-            lib.wsr_store_use_native(pointer)
+            lib.wsr_store_use_native(pointer, tier.chosen() == "auto")
         self._begin(pointer, limits, chosen(features), deterministic)
 
     def _begin(
@@ -106,6 +106,11 @@ class Store:
         self._types: dict[int, FuncType] = {}
         self._views: dict[int, memoryview] = {}
         self.c: Any = ffi.gc(pointer, lib.wsr_store_free)
+        self._compiling: Any = None
+        if self.tier == "auto":
+            from wasmsr.interp import compiling  # only here: it registers what forks and ends do
+
+            self._compiling = compiling
         self._memory = ffi.new("wsr_memory_view *")
 
     @classmethod
@@ -196,8 +201,8 @@ class Store:
 
     @property
     def tier(self) -> str:
-        """How this store runs code: `interpreter`, or `native` for native code too."""
-        return "native" if lib.wsr_store_is_native(self.c) else "interpreter"
+        """How this store runs code: one of `wasmsr.interp.tier.TIERS`."""
+        return tier.TIERS[lib.wsr_store_is_native(self.c)]
 
     def close(self) -> None:
         """Give back its memory now, and close its `wasi`.
@@ -304,6 +309,8 @@ class Store:
         index = lib.wsr_add_instance(self.c, module.c, *arrays, error)
         if index == _NONE:
             raise core_error(error)
+        if self._compiling is not None:
+            self._compiling.add(module)
         instance = Instance(self, index, module, name or module.name)
         self.instances.append(instance)
         return instance
@@ -486,10 +493,14 @@ class Store:
             Interrupted: `interrupt` was called; they are gone too.
             WasmsrError: The store is running already.
         """
+        if self._compiling is not None:
+            self._compiling.begin()
         return self.invoker.run(fuel)
 
     def call(self, function: Function, arguments: Sequence[Any]) -> tuple[Any, ...]:
         """Run a function to its end and return its results; see `Function.__call__`."""
+        if self._compiling is not None:
+            self._compiling.begin()
         return self.invoker.call(function, arguments)
 
     @property

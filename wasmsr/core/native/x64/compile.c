@@ -456,10 +456,12 @@ static void install(const wsr_emission *e, wsr_code_space *space, wsr_fast *fast
   if (offset == WSR_NONE) return;
   write_code(e, space->writable + offset, offset);
   const uint64_t start = (uint64_t)(uintptr_t)(space->code + offset);
-  for (uint32_t k = 0; k < e->n_entries; k++)
-    fast->words[e->entries[k].word] = start + e->hot.n + e->entries[k].cold;
-  fast->native = start;
   fast->native_bytes = size;
+  atomic_store_explicit(&fast->native, start, memory_order_release);
+  /* The function may be running: each word leads into native code as soon as it is written. */
+  for (uint32_t k = 0; k < e->n_entries; k++)
+    atomic_store_explicit((_Atomic uint64_t *)&fast->words[e->entries[k].word],
+                          start + e->hot.n + e->entries[k].cold, memory_order_release);
 }
 
 /* The module's table of native functions, made now if need be. Before they are published, calls of
