@@ -24,8 +24,8 @@ FUZZ_TESTS := tests/fuzz tests/wasi/preview1/test_against.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo docs containers test test-full asan cross cross-quick examples ffmpeg lint check \
-    fuzz clean tools
+.PHONY: help demo docs containers containers-nodes test test-full asan cross cross-quick examples \
+    ffmpeg lint check fuzz clean tools
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | \
@@ -36,6 +36,9 @@ demo: $(VENV)/.built ## a real transcoding moves between two processes while it 
 
 containers: $(VENV)/.built ## FFmpeg moves between two containers or network namespaces (5 minutes)
 	@$(BIN)/python -m scripts.containers $(ARGS)
+
+containers-nodes: $(VENV)/.test ## two nodes in containers, eight programs, one drain (2 minutes)
+	@$(BIN)/python -m scripts.container_nodes $(ARGS)
 
 test: $(TESTABLE) ## the quick tests (10 minutes at most)
 	@$(TIMED) "test" $(PYTEST) -n $(JOBS) --dist worksteal --durations=10 $(ARGS)

@@ -221,6 +221,12 @@ class TestManyConnections(Limited):
             assert node.ps() == []
 
 
+def test_health(node: Node, port: int) -> None:
+    assert node.health() == "serving"
+    with Node("127.0.0.1:1", seconds=5) as nobody, pytest.raises(NodeAway):
+        nobody.health(2.0)
+
+
 def test_a_node_that_is_gone(node: Node) -> None:
     with Node("127.0.0.1:1", seconds=5) as nobody, pytest.raises(NodeAway):
         nobody.ps()

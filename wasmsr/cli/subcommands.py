@@ -24,6 +24,7 @@ COMMANDS = {
     "remote": ("wasmsr.cli.commands.remote", "move a running program to and fro between two hosts"),
     "node": ("wasmsr.cli.commands.node", "run a node, which keeps programs of many people"),
     "submit": ("wasmsr.cli.commands.node_verbs", "have a node run a program"),
+    "health": ("wasmsr.cli.commands.node_verbs", "say whether a node works"),
     "ps": ("wasmsr.cli.commands.node_verbs", "list the programs of a node"),
     "logs": ("wasmsr.cli.commands.node_verbs", "print the output of a program on a node"),
     "pause": ("wasmsr.cli.commands.node_verbs", "pause a program on a node"),

@@ -77,6 +77,15 @@ CHECKPOINT = """Saves a program, which runs on. From then on it can be resumed a
   wasmsr checkpoint 1a2b3c4d
   wasmsr checkpoint --node host:7443 1a2b3c4d"""
 
+HEALTH = """Says whether a node works. Containers and other supervisors ask it now and then.
+
+The exit code is 0 if the node takes programs; 1 if it is being stopped, or does not answer in time.
+With --alive a node that is being stopped works too.
+
+\b
+  wasmsr health
+  wasmsr health --node host:7443 --tls-authority authority.pem"""
+
 OPTIONS = ("--invoke", "--arg", "--dir", "--carry-limit", "--env", "--tcp-listen", "--max-memory",
     "--fuel", "--features", "--core", "--deterministic", "--on-changed")  # fmt: skip
 """Options of `run` that a program on a node has too."""
@@ -133,6 +142,30 @@ def submit(program: str, args: tuple[str, ...], as_json: bool, **values: Any) ->
         )
     _print(found, as_json, found.program)
     return 0
+
+
+@click.command(help=HEALTH, context_settings=WIDE)
+@click.option("--alive", is_flag=True, help="A node that is being stopped works too.")
+@click.option("--seconds", type=ClickType(Seconds()), metavar="SECONDS", default=5.0,
+              help="How long the answer may take. Default: 5.")  # fmt: skip
+@node_options
+@as_lines
+def health(alive: bool, seconds: float, as_json: bool, **values: Any) -> int:
+    """Carry out the command; HEALTH is its help text."""
+    from wasmsr.node.failures import NodeError
+
+    try:
+        with open_node(taken(values)) as node:
+            found = node.health(seconds)
+    except NodeError as error:
+        found = "away"
+        if not as_json:
+            say(error.message, "error")
+    if as_json:
+        click.echo(json.dumps({"health": found}))
+    elif found != "away":
+        click.echo(found)
+    return 0 if found == "serving" or (alive and found == "stopping") else 1
 
 
 @click.command(help=PS, context_settings=WIDE)

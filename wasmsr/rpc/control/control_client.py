@@ -126,18 +126,18 @@ class Node:
         raise NodeAway(f"the node {self.address} gave no answer")
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, seconds: float | None = None) -> Iterator[None]:
         try:
             yield
         except grpc.RpcError as error:
-            raise self._error(error) from None
+            raise self._error(error, seconds or self._seconds) from None
 
-    def _error(self, error: Any) -> errors.WasmsrError:
+    def _error(self, error: Any, seconds: float) -> errors.WasmsrError:
         code, details = error.code(), error.details() or ""
         codes = grpc.StatusCode
         if code in (codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED, codes.CANCELLED):
             late = code is codes.DEADLINE_EXCEEDED
-            how = f"has not answered for {self._seconds:.0f} s" if late else "cannot be reached"
+            how = f"has not answered for {seconds:.0f} s" if late else "cannot be reached"
             return NodeAway(
                 f"the node {self.address} {how}",
                 hint="is it running there? `wasmsr node --listen ADDRESS` starts one"
@@ -175,6 +175,29 @@ class Node:
             "confinement": list(reply.confinement),
             "stopping": reply.stopping,
         }
+
+    def health(self, seconds: float | None = None) -> str:
+        """Return "serving", or "stopping" if the node takes no programs any more.
+
+        No token is needed.
+
+        Args:
+            seconds: How long the answer may take; None takes that of all calls.
+
+        Raises:
+            NodeAway: The node does not answer.
+        """
+        seconds = self._seconds if seconds is None else seconds
+        path = f"/{messages.HEALTH}/Check"
+        method = messages.methods(messages.HEALTH)["Check"]
+        ask = self._channel.unary_unary(
+            path,
+            request_serializer=method.request.SerializeToString,
+            response_deserializer=method.reply.FromString,
+        )
+        with self._errors(seconds):
+            reply = ask(method.request(), timeout=seconds)
+        return "serving" if reply.status == reply.SERVING else "stopping"
 
     def submit(
         self,
