@@ -71,7 +71,10 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
-ELSEWHERE = ("remote", "node", "submit", "ps", "logs", "pause", "resume", "checkpoint", "kill")
+ELSEWHERE = (
+    *("remote", "node", "submit", "ps", "logs", "pause", "resume", "checkpoint", "kill"),
+    "health",
+)
 """Commands that need another process, and are typed in other tests."""
 
 

@@ -89,7 +89,10 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 def test_a_day_of_a_node(shell: Shell, tmp_path: Path) -> None:
     """Submit, look, pause, save, kill the node, start it again, stop it, resume, follow."""
     (tmp_path / "count.wasm").write_bytes(counting(900, SLOW))
-    shell.node("--on-stop", "checkpoint")
+    assert "no node of this user" in shell.run("health", code=1)
+    shell.node("--on-stop", "checkpoint", "--checkpoints-store", str(tmp_path / "store"))
+    assert shell.run("health") == "serving\n"
+    assert json.loads(shell.run("health", "--json", "--alive")) == {"health": "serving"}
     program = shell.run("submit", "count.wasm", "--name", "count", "--env", "A=B").strip()
     other = json.loads(shell.run("submit", "count.wasm", "--json"))["program"]
     assert len(program) == 32 and "running" in shell.run("ps")
@@ -113,6 +116,8 @@ def test_a_day_of_a_node(shell: Shell, tmp_path: Path) -> None:
     assert found[other]["standing"] == "killed"
     shell.end()
     assert shell.events("stopped")[-1]["resumable"] == 1
+    (stored,) = shell.run("store", "ls", "--store", str(tmp_path / "store")).split("\n\n")[:1]
+    assert program in stored
     shell.node("--resume")
     assert shell.ps()[program]["reason"].startswith("resumed from")
     assert lines(0, 1) + follower.stdout.read() == lines(0, 900), "each line once, and in order"

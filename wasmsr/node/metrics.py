@@ -47,7 +47,7 @@ ROWS = (
     MetricRow("wasmsr_workers_lost", "counter",
         "Workers that ended before their programs, by cause.", ("cause",)),
     MetricRow("wasmsr_checkpoints", "counter",
-        "Checkpoints, by outcome (written, failed).", ("outcome",)),
+        "Checkpoints, by outcome (written, failed, stored, not-stored).", ("outcome",)),
     MetricRow("wasmsr_checkpoint_bytes", "counter",
         "Bytes of checkpoints that were written."),
     MetricRow("wasmsr_checkpoint_seconds", "histogram",

@@ -32,6 +32,7 @@ from wasmsr.runspec.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from wasmsr.http.bounded_server import BoundedServer
+    from wasmsr.node.stored_checkpoints import StoredCheckpoints
     from wasmsr.rpc.control.control_server import ControlServer
 
 WORKER_BYTES = 1 << 30
@@ -41,7 +42,7 @@ LARGEST_MEMORY = 4 << 30
 """Memory of a program that names no limit, if the policy has none: that of 32-bit addresses."""
 
 LEVELS = {"unreadable": "error", "trouble": "error", "not-saved": "warning", "refused": "warning",
-    "no-checkpoint": "warning", "not-resumed": "warning", "checkpoint": "info"}  # fmt: skip
+    "no-checkpoint": "warning", "not-stored": "warning", "stored": "info", "not-resumed": "warning", "checkpoint": "info"}  # fmt: skip
 """The level of each event that is no notice."""
 
 REFUSALS = 1.0
@@ -110,6 +111,8 @@ class NodeCounts:
             self.metrics.observe("wasmsr_checkpoint_seconds", values["seconds"])
         elif event in ("no-checkpoint", "not-saved"):
             add("wasmsr_checkpoints", "failed")
+        elif event in ("stored", "not-stored"):
+            add("wasmsr_checkpoints", event)
 
     def watch(self, supervisor: NodeSupervisor, tls: TlsIdentity | None) -> None:
         """Have the supervisor and the certificate asked when somebody looks at the metrics."""
@@ -143,6 +146,7 @@ class NodeService:
         self._settings, self._resume = settings, resume
         self._log = NodeLog(settings["log.format"], settings["log.level"])
         self._counts = NodeCounts()
+        self._stored: StoredCheckpoints | None = None
         self._state = state_folder(settings["node.state-dir"])
         self._policy = _policy(settings)
         self._admission = ProgramAdmission(self._policy)
@@ -163,6 +167,12 @@ class NodeService:
         node = self._tls.identity.node if self._tls else b""
         supervisor = NodeSupervisor(self._state / "node", rules, node)
         self._supervisor = supervisor
+        if settings["checkpoints.store"] is not None:
+            from wasmsr.node.stored_checkpoints import StoredCheckpoints
+
+            self._stored = StoredCheckpoints(
+                settings["checkpoints.store"], supervisor.find, self._note
+            )
         for program in supervisor.programs():
             record = program.record
             if record.standing.is_alive:
@@ -210,6 +220,8 @@ class NodeService:
     def _note(self, event: str, **values: Any) -> None:
         self._log.note(event, **values)
         self._counts.note(event, **values)
+        if self._stored is not None:
+            self._stored.hear(event, **values)
 
     def _refused(self, error: AccessRefused, host: str) -> None:
         self._log.refused(error, host)
@@ -220,6 +232,10 @@ class NodeService:
         self._log.note("stopping", on_stop=self._settings["node.on-stop"])
         server.stop()
         lost = supervisor.stop(save=save, seconds=self._settings["node.stop-seconds"])
+        if self._stored is not None and not self._stored.close(self._settings["node.stop-seconds"]):
+            self._log.note(
+                "not-stored", error="the node has ended before its checkpoints were copied"
+            )
         left = [one for one in supervisor.programs() if one.standing.value == "resumable"]
         self._log.note("stopped", resumable=len(left), lost=len(lost))
         return 0

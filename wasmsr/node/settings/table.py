@@ -88,6 +88,9 @@ ROWS = (
         "Save each program so often."),
     SettingRow("checkpoints", "keep", Count(1), "N",
         "Checkpoints that are kept of each program.", 3),
+    SettingRow("checkpoints", "store", OptionKind(), "FOLDER|URL",
+        "Copy the newest checkpoint of each program to this store: a folder that other hosts "
+        "reach, or s3://BUCKET/PREFIX."),
     SettingRow("tls", "certificate", ReadableFile(), "FILE",
         "The certificate of this node; `wasmsr keys issue node` makes one."),
     SettingRow("tls", "key", ReadableFile(), "FILE", "Its private key."),
