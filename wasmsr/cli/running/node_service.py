@@ -42,7 +42,8 @@ LARGEST_MEMORY = 4 << 30
 """Memory of a program that names no limit, if the policy has none: that of 32-bit addresses."""
 
 LEVELS = {"unreadable": "error", "trouble": "error", "not-saved": "warning", "refused": "warning",
-    "no-checkpoint": "warning", "not-stored": "warning", "stored": "info", "not-resumed": "warning", "checkpoint": "info"}  # fmt: skip
+    "no-checkpoint": "warning", "not-stored": "warning", "stored": "info",
+    "not-resumed": "warning", "checkpoint": "info"}  # fmt: skip
 """The level of each event that is no notice."""
 
 REFUSALS = 1.0
@@ -232,10 +233,9 @@ class NodeService:
         self._log.note("stopping", on_stop=self._settings["node.on-stop"])
         server.stop()
         lost = supervisor.stop(save=save, seconds=self._settings["node.stop-seconds"])
-        if self._stored is not None and not self._stored.close(self._settings["node.stop-seconds"]):
-            self._log.note(
-                "not-stored", error="the node has ended before its checkpoints were copied"
-            )
+        seconds = self._settings["node.stop-seconds"]
+        if self._stored is not None and not self._stored.close(seconds):
+            self._log.note("not-stored", error="the node ends before all checkpoints are copied")
         left = [one for one in supervisor.programs() if one.standing.value == "resumable"]
         self._log.note("stopped", resumable=len(left), lost=len(lost))
         return 0
