@@ -163,6 +163,7 @@ def open_program(
             program = Program.resume(
                 snapshot,
                 module=module,
+                others=list(preloaded(spec).values()),
                 grants=grants,
                 max_pages=spec.max_pages,
                 features=spec.features,
@@ -208,7 +209,25 @@ def _launched(spec: RunSpec, module: Module, grants: HostGrants) -> Program:
         deterministic=spec.deterministic,
         invoke=invoke,
         args=bits,
+        preload=preloaded(spec),
     )
+
+
+def preloaded(spec: RunSpec) -> dict[str, Module]:
+    """Return the modules that a description names besides the program's own, by name.
+
+    Raises:
+        SpecError: A name is there twice.
+        OSError: A file cannot be read.
+        ModuleError: A module cannot be used.
+    """
+    found: dict[str, Module] = {}
+    for text in spec.preload:
+        name, _, path = text.partition("=")
+        if name in found:
+            raise SpecError(f"preload: the name {name} is there twice")
+        found[name] = Module.from_file(path, name=name, features=spec.features)
+    return found
 
 
 def _snapshot_of(spec: RunSpec) -> SnapshotState:

@@ -63,7 +63,6 @@ SWITCHES = {
     "-env-inherit": "--inherit-env gives the program our environment.",
     "-timeout": "--timeout SECONDS ends the program.",
     "-cachedir": "--module-cache FOLDER is that.",
-    "--preload": "A program is one module here; Store.instantiate of the library links several.",
     "--wasm-features": "--features -NAME,+NAME is that.",
     "--net": "--tcp-listen ADDR:PORT lets a program accept connections.",
     "--volume": "Folders are given by --dir HOST::GUEST.",

@@ -31,6 +31,7 @@ from wasmsr.runspec.stop_conditions import StopConditions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from wasmsr.interp.store.instance import Imports, Instance
     from wasmsr.interp.tracer import Tracer
     from wasmsr.program.restoring import PreparedStore
     from wasmsr.runspec.watch import Watch
@@ -46,7 +47,7 @@ class Program:
     """A program that one thread steers; `launch` and `resume` make it.
 
     Attributes:
-        module: The program's module.
+        module: The program's module: that of its last instance.
         store: Its store; a hop and `rewind` replace the store.
         wasi: Its WASI; None if it imports nothing of WASI.
         stop_conditions: Where the program stops. They may change while it is stopped.
@@ -127,6 +128,7 @@ class Program:
         deterministic: bool = False,
         invoke: str | None = COMMAND,
         args: Sequence[int] = (),
+        preload: Mapping[str, Module] | None = None,
     ) -> Program:
         """Return a program before its first instruction.
 
@@ -139,6 +141,8 @@ class Program:
             deterministic: Whether clocks and random numbers are the same in every run.
             invoke: The export to call; None calls nothing yet.
             args: The bits of each argument of that export.
+            preload: Modules that are instantiated before it, in this order, by the names under
+                which later ones import from them.
 
         Raises:
             ExportError: The module has no such export.
@@ -147,7 +151,9 @@ class Program:
             WasiConfigError: A mount cannot be used.
         """
         grants = grants or HostGrants()
-        if any(item.module not in WASI_MODULES for item in module.imports):
+        preload = preload or {}
+        modules = [*preload.values(), module]
+        if not preload and any(item.module not in WASI_MODULES for item in module.imports):
             from wasmsr.interp.modules.foreign_files import refusal
 
             error = refusal(module)
@@ -156,7 +162,7 @@ class Program:
         if invoke is not None:
             exported_function(module, invoke)
         wasi = None
-        if any(item.module in WASI_MODULES for item in module.imports):
+        if any(item.module in WASI_MODULES for one in modules for item in one.imports):
             from wasmsr.wasi.facade import Wasi
 
             wasi = Wasi(
@@ -177,8 +183,8 @@ class Program:
                 deterministic=deterministic,
                 features=module.allowed_features,
             )
-            imports = {**(wasi.imports if wasi else {}), **own_imports(module)}
-            instance = store.instantiate(module, imports, start=False)
+            imports = {**(wasi.imports if wasi else {}), **own_imports(*modules)}
+            instance = _instance(store, module, preload, imports)
             if invoke != COMMAND and is_reactor(module):
                 store.enqueue(instance.function(REACTOR))
             if invoke is not None:
@@ -296,7 +302,7 @@ class Program:
             ExportError: The module has no such export.
         """
         exported_function(self.module, name)
-        self.store.enqueue_raw(self.store.instances[0].function(name).address, args)
+        self.store.enqueue_raw(self.store.instances[-1].function(name).address, args)
         self._later.append(self.store.queue.pop())
         if self.state is ProgramState.IDLE:
             self.state = ProgramState.PAUSED
@@ -589,6 +595,17 @@ class Program:
 
 _AT_ONCE = 1 << 60
 """Most instructions of one run of the store; a stop may be farther away."""
+
+
+def _instance(
+    store: Store, module: Module, preload: Mapping[str, Module], imports: Imports
+) -> Instance:
+    """Return the instance of a program's module; see `linking.instantiate_all`."""
+    if not preload:
+        return store.instantiate(module, imports, start=False)
+    from wasmsr.program.linking import instantiate_all
+
+    return instantiate_all(store, module, preload, imports)
 
 
 def _nothing(*arguments: object) -> None:

@@ -14,7 +14,7 @@ from wasmsr.program.exports import own_imports
 from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot.memory.adoption import adopt
 from wasmsr.snapshot.restore import restore
-from wasmsr.snapshot.state import MemoryState, SnapshotState
+from wasmsr.snapshot.state import MemoryState, ModuleRef, SnapshotState
 
 if TYPE_CHECKING:
     from wasmsr.wasi.facade import Wasi
@@ -59,7 +59,9 @@ def permitted(snapshot: SnapshotState, max_pages: int | None) -> SnapshotState:
 
 
 def module_of(snapshot: SnapshotState, module: Module | None, features: str | None) -> Module:
-    """Return the module of a program: that of the snapshot's first instance.
+    """Return the module of a program: that of the snapshot's last instance.
+
+    What a module imports from is instantiated before it.
 
     Args:
         snapshot: The program's state.
@@ -75,10 +77,7 @@ def module_of(snapshot: SnapshotState, module: Module | None, features: str | No
             "the snapshot holds no program: it is of a store without a module",
             hint="the library reads it: wasmsr.Snapshot.load(FILE).restore()",
         )
-    index = snapshot.instances[0].module
-    if not 0 <= index < len(snapshot.modules):
-        raise FormatError(f"the snapshot is not valid: its first instance is of module {index}")
-    reference = snapshot.modules[index]
+    reference = reference_of(snapshot)
     if module is not None:
         if module.digest != reference.digest:
             raise ModuleMismatch(
@@ -94,6 +93,18 @@ def module_of(snapshot: SnapshotState, module: Module | None, features: str | No
             hint="name the module: wasmsr run PROGRAM --from-snapshot FILE",
         )
     return Module(reference.binary, name=reference.name, features=features)
+
+
+def reference_of(snapshot: SnapshotState) -> ModuleRef:
+    """Return what a snapshot notes of the module of its last instance; it has an instance.
+
+    Raises:
+        FormatError: There is no such module.
+    """
+    index = snapshot.instances[-1].module
+    if not 0 <= index < len(snapshot.modules):
+        raise FormatError(f"the snapshot is not valid: its last instance is of module {index}")
+    return snapshot.modules[index]
 
 
 def _named(name: str | None, digest: bytes) -> str:

@@ -237,6 +237,19 @@ class SwappedFolders(Folders):
         return f"{host}::{guest}"
 
 
+class Preloaded(RepeatedText):
+    """A module from which a program imports: `NAME=FILE`."""
+
+    name = "module"
+
+    def read(self, text: str) -> str:
+        """Return the text, if it is of this kind."""
+        name, _, file = text.partition("=")
+        if not name or not file or "\0" in text:
+            raise ValueError(f"{text!r} is not of the form NAME=FILE.")
+        return text
+
+
 class Variable(RepeatedText):
     """An environment variable for the program: `NAME=VALUE`."""
 

@@ -20,6 +20,7 @@ from wasmsr.runspec.kinds import (
     Folder,
     Folders,
     OptionKind,
+    Preloaded,
     ReadableFile,
     RepeatedText,
     Seconds,
@@ -133,6 +134,8 @@ class RunSpec:
         own_args: Arguments of the program that come before those in `args`.
         invoke: The export to call; None calls `_start`.
         core: The file is a component; its core module runs.
+        preload: Modules that are instantiated first, in this order, each `NAME=FILE`. Later ones
+            import from them by NAME.
         env: Environment variables, each `NAME=VALUE`.
         inherit_env: The program gets the variables of the host's process too.
         mounts: Directories, each `HOST[::GUEST[::MODE]]`.
@@ -155,6 +158,7 @@ class RunSpec:
     own_args: tuple[str, ...] = ()
     invoke: str | None = None
     core: bool = False
+    preload: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     inherit_env: bool = False
     mounts: tuple[str, ...] = ()
@@ -320,6 +324,7 @@ FIELDS: tuple[tuple[str, str | None, OptionKind], ...] = (
     ("own_args", "arg", RepeatedText()),
     ("invoke", "invoke", TEXT),
     ("core", "core", Flag()),
+    ("preload", "preload", Preloaded()),
     ("env", "env", Variable()),
     ("inherit_env", "inherit-env", Flag()),
     ("mounts", "dir", Folders()),

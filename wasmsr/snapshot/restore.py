@@ -79,7 +79,8 @@ def modules_of(
             raise ModuleMismatch(
                 f"the snapshot belongs to the module{name} with SHA-256 "
                 f"{reference.digest.hex()}, which was not given{other}",
-                hint="name the same module, or take the snapshot with --embed-module",
+                hint="name the same modules, also those of --preload, or take the snapshot with "
+                "--embed-module",
             )
         found.append(module)
     return found

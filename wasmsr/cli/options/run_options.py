@@ -110,6 +110,9 @@ ROWS = (
         ".tar file is a folder to be read. Repeatable."),
     OptionRow("--mapdir", "mapdirs", "GUEST::HOST",
         "The same as --dir HOST::GUEST.", own=SwappedFolders()),
+    OptionRow("--preload", "preload", "NAME=FILE",
+        "Instantiate this module first; later ones, and the program, import from it by NAME. "
+        "A saved program needs the same files again, or --embed-module. Repeatable."),
     OptionRow("--carry-limit", "carry_limit", "SIZE",
         "Most that folders in memory, and files in snapshots, may hold. Default: 1GiB."),
     OptionRow("--env", "env", "K=V",
@@ -250,6 +253,7 @@ class RunOptions:
     arg: tuple[str, ...]
     dirs: tuple[str, ...]
     mapdirs: tuple[str, ...]
+    preload: tuple[str, ...]
     carry_limit: int | None
     env: tuple[str, ...]
     inherit_env: bool
@@ -379,7 +383,7 @@ class RunOptions:
         if self.from_snapshot is None:
             raise UsageError("--forks belongs to --from-snapshot.")
         alone = ("after", "at", "every", "on_interrupt", "interactive", "trace", "trace_state",
-            "trace_file", "hop", "tcp_listen", "timings")  # fmt: skip
+            "trace_file", "hop", "tcp_listen", "timings", "preload")  # fmt: skip
         for row in ROWS:
             if row.field in alone and getattr(self, row.field):
                 raise UsageError(f"{row.name} is for one program; it cannot be used with --forks.")

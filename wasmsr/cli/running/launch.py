@@ -49,6 +49,15 @@ def module_cache(folder: str | None) -> ModuleCache | None:
     return ModuleCache(folder or default_folder())
 
 
+def _digest(snapshot: SnapshotState) -> bytes:
+    """Return SHA-256 of a saved program's module; b"" if it has none."""
+    if not snapshot.instances:
+        return b""
+    from wasmsr.program.restoring import reference_of
+
+    return reference_of(snapshot).digest
+
+
 def _is_small(path: str) -> bool:
     """Return whether a file is validated sooner than the cache is imported."""
     from wasmsr.interp.modules.module import SMALL_MODULE
@@ -193,8 +202,7 @@ class Launch:
         if self.named is not None:
             texts = self.named.mounts(options.dirs, self._own_folder(snapshot))
         check(options, texts)
-        if module is None and snapshot.modules and snapshot.modules[0].binary is None:
-            self._name_the_program(snapshot.modules[0].digest)
+        self._name_the_program(module, snapshot)
         from wasmsr.runspec.grants import HostGrants
 
         grants = HostGrants.of(replaced(self.spec, mounts=tuple(texts)))
@@ -375,7 +383,16 @@ class Launch:
             deterministic=self.spec.deterministic,
             invoke=None if idle else export,
             args=values,
+            preload=self._preloaded(),
         )
+
+    def _preloaded(self) -> dict[str, Module]:
+        """Return the modules of --preload by name."""
+        if not self.options.preload:
+            return {}
+        from wasmsr.library import preloaded
+
+        return preloaded(self.spec)
 
     def _resume(self, module: Module | None) -> Program:
         """Return a program where it was saved; with --invoke, an idle one calls an export."""
@@ -387,9 +404,8 @@ class Launch:
         snapshot = self._read_snapshot(timings)
         if options.deterministic and not snapshot.limits.deterministic:
             say("--deterministic has no effect: the saved run was not deterministic", "warning")
-        self._look_at_snapshot_file(lambda: b"".join([m.digest for m in snapshot.modules[:1]]))
-        if module is None and snapshot.modules and snapshot.modules[0].binary is None:
-            self._name_the_program(snapshot.modules[0].digest)
+        self._look_at_snapshot_file(lambda: _digest(snapshot))
+        self._name_the_program(module, snapshot)
         program = Program.resume(
             snapshot,
             adopted=True,
@@ -397,6 +413,7 @@ class Launch:
             grants=self._host_grants(snapshot),
             max_pages=self.spec.max_pages,
             features=options.features,
+            others=list(self._preloaded().values()),
             timings=timings,
         )
         if options.invoke is not None:
@@ -424,10 +441,15 @@ class Launch:
             trust=self._reads,
         )
 
-    def _name_the_program(self, digest: bytes) -> None:
+    def _name_the_program(self, module: Module | None, snapshot: SnapshotState) -> None:
         """Raise an error with the name of PROGRAM if the user left out a packaged program."""
-        name = programs.known_digest(digest)
-        if name is not None:
+        if module is not None or not snapshot.modules or not snapshot.instances:
+            return
+        from wasmsr.program.restoring import reference_of
+
+        reference = reference_of(snapshot)
+        name = programs.known_digest(reference.digest)
+        if name is not None and reference.binary is None:
             raise errors.ModuleMismatch(
                 f"{self.options.from_snapshot} does not embed its module, which is {name}'s",
                 hint=f"wasmsr run {name} --from-snapshot {self.options.from_snapshot}",

@@ -345,6 +345,7 @@ def files_of(options: RunOptions, program: str | None, *, saves: bool) -> tuple[
         host = text.partition("::")[0]
         if os.path.isfile(host):
             reads.append(("an archive given by --dir", host))
+    reads += [("a module given by --preload", one.partition("=")[2]) for one in options.preload]
     writes = [
         ("--stdout", options.stdout),
         ("--stderr", options.stderr),

@@ -271,7 +271,7 @@ class Hosting:
     def _modules_of(
         self, snapshot: SnapshotState, modules: Mapping[bytes, Buffer]
     ) -> tuple[Module, list[Module]]:
-        """Return the module of the first instance of a program that comes, and its other modules.
+        """Return the module of the last instance of a program that comes, and its other modules.
 
         Raises:
             SnapshotError: They may not be here, or are others than were announced.
@@ -280,10 +280,10 @@ class Hosting:
             raise ModuleMismatch("the snapshot is of other modules than were announced")
         found = [self._modules.get(digest, binary) for digest, binary in modules.items()]
         self._check(snapshot, found)
-        first = snapshot.instances[0].module if snapshot.instances else 0
-        if not 0 <= first < len(found):
-            raise FormatError(f"the first instance is of module {first}")
-        return found[first], [module for module in found if module is not found[first]]
+        last = snapshot.instances[-1].module if snapshot.instances else 0
+        if not 0 <= last < len(found):
+            raise FormatError(f"the last instance is of module {last}")
+        return found[last], [module for module in found if module is not found[last]]
 
     def resume(
         self,
