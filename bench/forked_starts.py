@@ -106,7 +106,7 @@ class Starts:
         """Return the seconds in which a worker without a program is there, and the worker."""
         self.count += 1
         home = self.folder / f"bare{self.count}"
-        place = WorkerPlace(home / "worker", home / "output", home / "tmp")
+        place = WorkerPlace(home / "worker", home / "output", home / "tmp", home / "carried")
         access = HostAccess.of(RunSpec(program=str(self.module)), home)
         snapshot = self.supervisor._warm(self.known, RunSpec())
         began = time.perf_counter()

@@ -77,7 +77,7 @@ class Ways:
         """Return a worker from the warm parent, confined."""
         self.count += 1
         home = self.folder / f"fork{self.count}"
-        place = WorkerPlace(home / "worker", home / "output", home / "tmp")
+        place = WorkerPlace(home / "worker", home / "output", home / "tmp", home / "carried")
         confinement = Confinement(access=HostAccess.of(RunSpec.read(self.spec), home))
         self.left.append(
             self.parents.worker(

@@ -20,9 +20,11 @@ from wasmsr.migrate.ports import Buffer, Relays
 from wasmsr.migrate.protocol import (
     Description,
     Ending,
+    KeptOutput,
     ModuleName,
     MountName,
     Move,
+    Offer,
     Reason,
     Refusal,
 )
@@ -193,6 +195,9 @@ class LeavingCounter:
                 yield piece
         self.digest = digest.digest()
 
+    def output(self) -> Iterator[KeptOutput]:
+        return iter(())
+
     def slow(self, share: float) -> None:
         pass
 
@@ -252,6 +257,7 @@ class CounterHost:
         image: int | None = None,
         rest: int = 0,
         program: bytes = b"",
+        offer: Offer | None = None,
     ) -> CounterArrival:
         return CounterArrival(self, image)
 
@@ -313,6 +319,9 @@ class CounterArrival:
     def repeat(self, offset: int, size: int) -> None:
         assert self.prepared
         self.feed(self.before[offset : offset + size])
+
+    def output(self, kept: KeptOutput) -> None:
+        raise FormatError("no output is kept here")
 
     def feed(self, piece: Buffer) -> None:
         assert not self.closed

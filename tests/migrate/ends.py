@@ -32,6 +32,7 @@ from wasmsr.migrate.protocol import (
     Committed,
     Ending,
     JournalError,
+    KeptOutput,
     Move,
     Offer,
     OwnershipState,
@@ -258,6 +259,9 @@ class DirectSending:
 
     def repeat(self, offset: int, size: int) -> None:
         self._peer._call("a repeat", lambda end: self._reception.repeat(offset, size))
+
+    def output(self, kept: KeptOutput) -> None:
+        self._peer._call("kept output", lambda end: self._reception.output(kept))
 
     def begin(self, head: RoundHead) -> None:
         self._peer._call("a round", lambda end: self._reception.begin(head))

@@ -623,6 +623,7 @@ def test_an_end_that_is_killed_while_ready_knows_where_the_streams_are(
         image: int | None = None,
         rest: int = 0,
         program: bytes = b"",
+        offer: Offer | None = None,
     ) -> CounterArrival:
         assert relays is not None
         found.append(relays)

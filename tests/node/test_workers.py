@@ -50,7 +50,8 @@ class Place:
         home = self.folder / name
         access = HostAccess.of(RunSpec.read(spec or {}), home)
         made = self.parents.worker(
-            module, digest, None, WorkerPlace(home / "worker", home / "output", home / "tmp"),
+            module, digest, None,
+            WorkerPlace(home / "worker", home / "output", home / "tmp", home / "carried"),
             Confinement(WorkerLimits(**limits), access), ring=ring, wait=wait,
         )  # fmt: skip
         self.workers.append(made)

@@ -30,6 +30,9 @@ COMMANDS = {
     "pause": ("wasmsr.cli.commands.node_verbs", "pause a program on a node"),
     "resume": ("wasmsr.cli.commands.node_verbs", "let a program on a node run on"),
     "checkpoint": ("wasmsr.cli.commands.node_verbs", "save a program on a node"),
+    "migrate": ("wasmsr.cli.moving.node_moves", "move a program from a node to another"),
+    "drain": ("wasmsr.cli.moving.node_moves", "move all programs of a node to others"),
+    "adopt": ("wasmsr.cli.moving.node_moves", "resume a program whose node is gone"),
     "kill": ("wasmsr.cli.commands.node_verbs", "end a program on a node"),
     "job": ("wasmsr.cli.commands.job", "check job files"),
 }

@@ -245,7 +245,7 @@ class LocalExecutor:
                 given[at] = logs[name] = LogBuffer()
         made: Program | None = None
         try:
-            grants = HostGrants.of(run, stdin=given[0], stdout=given[1], stderr=given[2])
+            grants = self._grants(run, program, given)
             if self._moment is not None and snapshot is None:
                 assert self._module is not None
                 made = forked_program(self._moment, self._module, run, grants, program)
@@ -261,10 +261,19 @@ class LocalExecutor:
                 os.close(descriptor)
             raise
         made.owned += owned
-        self._of(id).run = run
-        if isinstance(given[1], RingLog):
-            made.on_result = partial(_print_results, given[1])
+        self._note_run(self._of(id), run)
         return id
+
+    def _note_run(self, held: HeldProgram, run: RunSpec) -> None:
+        """Note by what description a program runs, and where results of an export go."""
+        held.run = run
+        log = held.logs.get("stdout")
+        if isinstance(log, RingLog):
+            held.program.on_result = partial(_print_results, log)
+
+    def _grants(self, run: RunSpec, program: bytes, streams: Sequence[Any]) -> HostGrants:
+        """Return what this host gives to a program."""
+        return HostGrants.of(run, stdin=streams[0], stdout=streams[1], stderr=streams[2])
 
     def _ring(self, stream: str) -> RingLog:
         if self._rings is None:
@@ -372,6 +381,33 @@ class LocalExecutor:
                 if runs and held.pauses == pauses and held.program.state is ProgramState.PAUSED:
                     held.program.start()
 
+    # -- moves: only workers of a node can ---------------------------------------------------------
+
+    def describe(self, program: bytes) -> dict[str, Any]:
+        """Refuse it; see `port.Executor.describe`."""
+        raise _stays()
+
+    def leave(self, program: bytes, end: int, held: Sequence[bytes] = ()) -> None:
+        """Refuse it; see `port.Executor.leave`."""
+        raise _stays()
+
+    def arrive(
+        self,
+        program: bytes,
+        spec: Mapping[str, Any],
+        end: int,
+        *,
+        image: int = -1,
+        file: int = -1,
+        rest: int = 0,
+    ) -> None:
+        """Refuse it; see `port.Executor.arrive`."""
+        raise _stays()
+
+    def sync(self, program: bytes) -> None:
+        """Refuse it; see `port.Executor.sync`."""
+        raise _stays()
+
     def _name(self, held: HeldProgram) -> str:
         with self._lock:
             return next((id.hex()[:8] for id, one in self._held.items() if one is held), "")
@@ -471,6 +507,10 @@ class LocalExecutor:
             held.program.rewind(*held.marks[mark])
             if held.leased:
                 self._guard(program, held)
+
+
+def _stays() -> ExecutorError:
+    return ExecutorError("this executor does not move programs: a worker of a node does")
 
 
 def _pause(held: HeldProgram, seconds: float | None) -> bool:

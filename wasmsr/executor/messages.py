@@ -27,10 +27,13 @@ METHODS: dict[str, tuple[str, ...]] = {
     "lease": (),
     "checkpoint": (),
     **dict.fromkeys(("run_to", "step", "frames", "read_memory", "mark", "rewind"), ()),
+    **dict.fromkeys(("describe", "sync"), ()),
+    "leave": ("end",),
+    "arrive": ("end", "image", "file"),
 }
 """The methods of the port, each with its arguments that are descriptors."""
 
-VERSION = 3
+VERSION = 4
 """The version of these messages. A supervisor and a worker of different versions do not talk."""
 
 _LENGTH = struct.Struct("<I")

@@ -212,3 +212,47 @@ class Executor(Protocol):
 
     def rewind(self, program: bytes, mark: int) -> None:
         """Put a paused program back into a state that `mark` kept; files of the host stay."""
+
+    def describe(self, program: bytes) -> dict[str, Any]:
+        """Return what another host must have and allow to take the program, as plain data."""
+
+    def leave(self, program: bytes, end: int, held: Sequence[bytes] = ()) -> None:
+        """Begin to send a program away; it may be running, and runs on.
+
+        Only the executors of a node's workers do it. The program must not be started or saved by
+        other calls until `end` is closed. Then everything that was kept for it is released.
+
+        Args:
+            program: The program.
+            end: A connected socket, on which the other side asks for its state; see
+                `wasmsr.node.moving.conversation`.
+            held: Digests of the pieces of files that the destination has.
+        """
+
+    def arrive(
+        self,
+        program: bytes,
+        spec: Mapping[str, Any],
+        end: int,
+        *,
+        image: int = -1,
+        file: int = -1,
+        rest: int = 0,
+    ) -> None:
+        """Begin to take in a program that comes from another host.
+
+        Only the executors of a node's workers do it. When the other side has said so, the program
+        is here, paused; `resume` lets it run.
+
+        Args:
+            program: Its id.
+            spec: The run; the rest is in its state.
+            end: A connected socket, on which the other side gives its state.
+            image: A descriptor of an empty file that becomes a snapshot of what comes, or -1.
+            file: A descriptor from which a snapshot is read to its end, in place of a state that
+                comes in rounds; or -1.
+            rest: About how many bytes the state has besides the memories.
+        """
+
+    def sync(self, program: bytes) -> None:
+        """Write what the image of a program that arrives has to the disk."""

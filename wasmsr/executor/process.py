@@ -167,8 +167,8 @@ class ProcessExecutor:
         for name in METHODS[method]:
             given = values[name]
             if isinstance(given, int):
-                values[name] = len(descriptors)
-                descriptors.append(given)
+                values[name] = len(descriptors) if given >= 0 else given
+                descriptors += [given] if given >= 0 else []
             else:
                 values[name] = list(given)
                 for at, descriptor in enumerate(given):
@@ -326,6 +326,34 @@ class ProcessExecutor:
     def rewind(self, program: bytes, mark: int) -> None:
         """Put the program back into a kept state; see `port.Executor.rewind`."""
         self._call("rewind", program=program, mark=mark)
+
+    def describe(self, program: bytes) -> dict[str, Any]:
+        """Return what another host must have; see `port.Executor.describe`."""
+        found: dict[str, Any] = self._call("describe", program=program)
+        return found
+
+    def leave(self, program: bytes, end: int, held: Sequence[bytes] = ()) -> None:
+        """Begin to send a program away; see `port.Executor.leave`."""
+        self._call("leave", program=program, end=end, held=list(held))
+
+    def arrive(
+        self,
+        program: bytes,
+        spec: Mapping[str, Any],
+        end: int,
+        *,
+        image: int = -1,
+        file: int = -1,
+        rest: int = 0,
+    ) -> None:
+        """Begin to take in a program; see `port.Executor.arrive`."""
+        self._call(
+            "arrive", program=program, spec=dict(spec), end=end, image=image, file=file, rest=rest
+        )
+
+    def sync(self, program: bytes) -> None:
+        """Write an image to the disk; see `port.Executor.sync`."""
+        self._call("sync", program=program)
 
 
 def old_executors(folder: Path, seconds: float = ADOPT_SECONDS) -> list[ProcessExecutor]:

@@ -100,7 +100,12 @@ def cut_ring(folder: Path, stream: str, end: int) -> None:
         for part in ring_parts(folder, stream):
             part.path.unlink(missing_ok=True)
         os.close(os.open(folder / f"{stream}-{end:016d}", os.O_CREAT | os.O_WRONLY, 0o600))
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync_path(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def sync_path(path: Path, flags: int) -> None:
+    """Write a file or folder to the disk. Raises OSError."""
+    opened = os.open(path, flags | os.O_CLOEXEC)
     try:
         os.fsync(opened)
     finally:
@@ -170,6 +175,13 @@ class RingLog:
         """Return how many bytes the program has written."""
         with self._lock:
             return self._start + self._size
+
+    def sync(self) -> None:
+        """Write what is kept to the disk. Raises OSError."""
+        with self._lock:
+            for path in self._kept:
+                sync_path(path, os.O_RDONLY)
+            sync_path(self._folder, os.O_RDONLY | os.O_DIRECTORY)
 
     def close(self) -> None:
         """Close the file."""

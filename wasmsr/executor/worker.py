@@ -48,6 +48,7 @@ def serve(
     rings: tuple[Path, int] | None = None,
     moment: Moment | None = None,
     confine: Callable[[], object] = lambda: None,
+    make: Callable[..., LocalExecutor] = LocalExecutor,
 ) -> None:
     """Answer calls until the other end closes the socket, and wait for another end in `folder`.
 
@@ -58,10 +59,11 @@ def serve(
         module: As for `LocalExecutor`.
         rings: The same.
         moment: The same.
+        make: Makes the executor.
         confine: Is called before the first call is answered, when all that the worker needs of the
             system is open. There is no other thread yet.
     """
-    executor = LocalExecutor(
+    executor = make(
         locks=folder,
         overdue=lambda program: os._exit(EXIT_HOST),
         module=module,
@@ -161,7 +163,7 @@ def call(
         given = values.get(name)
         try:
             if isinstance(given, int):
-                values[name] = descriptors[given]
+                values[name] = descriptors[given] if given >= 0 else given
             elif given is not None:
                 values[name] = [descriptors[at] if at >= 0 else at for at in given]
         except IndexError:

@@ -17,6 +17,7 @@ from wasmsr.migrate.protocol import (
     Committed,
     Description,
     Ending,
+    KeptOutput,
     Move,
     Offer,
     OwnershipState,
@@ -146,6 +147,9 @@ class Leaving(Protocol):
     def batches(self) -> Iterator[PageBatch]:
         """Return the pages of the round; the program may run meanwhile."""
 
+    def output(self) -> Iterator[KeptOutput]:
+        """Return kept output that this has not returned before; none where streams are relayed."""
+
     def rest(self, *, since: bool = False) -> Iterator[Buffer | tuple[int, int]]:
         """Return the rest of the paused program's state.
 
@@ -183,6 +187,7 @@ class ProgramHost(Protocol):
         image: int | None = None,
         rest: int = 0,
         program: bytes = b"",
+        offer: Offer | None = None,
     ) -> Arrival:
         """Begin to take a program in.
 
@@ -192,6 +197,10 @@ class ProgramHost(Protocol):
                 handed; None for none.
             rest: About how many bytes the state has besides the memories.
             program: Its id.
+            offer: By what it was announced.
+
+        Raises:
+            PeerRefused: It may not come after all.
         """
 
     def restored(self, file: Iterator[Buffer], relays: Relays) -> Arrival:
@@ -294,6 +303,9 @@ class Arrival(Protocol):
             SnapshotError, ModuleError: The program cannot be made.
         """
 
+    def output(self, kept: KeptOutput) -> None:
+        """Take a piece of kept output."""
+
     def feed(self, piece: Buffer) -> None:
         """Take the next piece of the rest."""
 
@@ -335,6 +347,9 @@ class Sending(Protocol):
 
     def pages(self, batch: PackedPages) -> None:
         """Send pages; wait while the peer has too many bytes left to take."""
+
+    def output(self, kept: KeptOutput) -> None:
+        """Send a piece of kept output; wait as for `pages`."""
 
     def drain(self) -> None:
         """Wait until the peer has taken all that was sent."""

@@ -26,8 +26,10 @@ EARLY = "early"
 """The ability to prepare a store from an earlier rest of the state."""
 JOINED = "joined"
 """The ability to take several parts of a transfer in one message."""
+NODE = "node"
+"""The ability to take programs of a node: with what it notes of them, and with kept output."""
 ABILITIES = (INPUT, LEASE, EARLY, JOINED)
-"""What this end can do and some ends of the same protocol version cannot."""
+"""What ends can do and some ends of the same protocol version cannot; a node has `NODE` too."""
 
 LEASE_LOST = "lost"
 """The kind of the ending of a leased program that another end has taken over: it goes on there."""
@@ -139,6 +141,8 @@ class Description:
     limits: ProgramLimits = field(default_factory=ProgramLimits)
     lease: int = 0
     """Milliseconds of the program's lease: a register says who owns it. 0: the journals do."""
+    record: bytes = b""
+    """What a node notes of its program, as JSON; b"" for a program of another end."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,7 @@ class Offer:
         protocol: The version of the protocol that the source speaks.
         software: The source's version of wasmsr, for people.
         rounds: Most rounds in which its memories come, the last one included.
+        address: Where the source is called, `[HOST]:PORT`; "" if the ends know each other.
     """
 
     node: bytes
@@ -160,6 +165,7 @@ class Offer:
     protocol: int = PROTOCOL
     software: str = ""
     rounds: int = MOST_ROUNDS
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,6 +237,21 @@ class PackedPages:
     data: bytes
     packed: bool
     known: array[int] = field(default_factory=lambda: array("Q"))
+
+
+@dataclass(frozen=True)
+class KeptOutput:
+    """Output that a node keeps of its program.
+
+    Attributes:
+        stream: "stdout" or "stderr".
+        offset: Offset in the stream of the first byte.
+        data: The bytes.
+    """
+
+    stream: str
+    offset: int
+    data: bytes
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wasmsr.errors import EXIT_USAGE, WasmsrError
+from wasmsr.errors import EXIT_MIGRATION, EXIT_USAGE, WasmsrError
 
 
 class NodeError(WasmsrError):
@@ -17,6 +17,12 @@ class NoSuchProgram(NodeError):
 
 class WrongState(NodeError):
     """The program is in a state in which this cannot be done."""
+
+
+class NotMoved(NodeError):
+    """A program was not moved: it runs on where it was, or has ended there."""
+
+    exit_code = EXIT_MIGRATION
 
 
 class NodeAway(NodeError):

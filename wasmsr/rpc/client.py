@@ -24,6 +24,7 @@ from wasmsr.migrate.protocol import (
     Answer,
     Committed,
     Ending,
+    KeptOutput,
     ModuleName,
     Move,
     Offer,
@@ -74,30 +75,33 @@ HURRY_SECONDS = 0.5
 
 
 class RemotePeer:
-    """A peer at one address."""
+    """A peer at one address.
 
-    def __init__(self, address: Address, node: bytes, key: bytes) -> None:
+    Attributes:
+        address: The address.
+        met: The node id with which it has answered last, or b"".
+    """
+
+    def __init__(
+        self, address: Address, node: bytes, key: bytes, *, wire: Any = None, token: bytes = b""
+    ) -> None:
         """Connect at the first call.
 
         Args:
             address: The peer's address.
             node: The node id of this end.
             key: The key that the peer must have; b"" for none.
+            wire: The channel; None makes one for plain text.
+            token: What each call shows of this end's rights; b"" for nothing.
         """
         self.address = str(address)
+        self.met = b""
         self._node = node
         self._key = key
-        self._channel = grpc.insecure_channel(self.address, options=channel.CLIENT)
-        self._methods = {}
-        self._replies = {}
-        for name, (_, reply, client_streams, server_streams) in messages.methods().items():
-            make = {
-                (False, False): self._channel.unary_unary,
-                (True, False): self._channel.stream_unary,
-                (True, True): self._channel.stream_stream,
-            }[client_streams, server_streams]
-            self._methods[name] = make(_path(name))
-            self._replies[name] = reply
+        self._shown = [(channel.TOKEN, token)] if token else []
+        self._methods: dict[str, Any] = {}
+        self._replies: dict[str, Any] = {}
+        self.connect(wire or grpc.insecure_channel(self.address, options=channel.CLIENT))
         self._lock = threading.Lock()
         self._calls: set[Any] = set()
         """Calls in progress, which `interrupt` cancels."""
@@ -106,6 +110,18 @@ class RemotePeer:
         self._session: PeerSession | None = None
         self.joins = False
         """Whether the peer takes several parts of a transfer in one message."""
+
+    def connect(self, wire: Any) -> None:
+        """Make later calls over another channel."""
+        self._channel = wire
+        for name, (_, reply, client_streams, server_streams) in messages.methods().items():
+            make = {
+                (False, False): wire.unary_unary,
+                (True, False): wire.stream_unary,
+                (True, True): wire.stream_stream,
+            }[client_streams, server_streams]
+            self._methods[name] = make(_path(name))
+            self._replies[name] = reply
 
     def close(self) -> None:
         """Close the connection."""
@@ -275,7 +291,7 @@ class RemotePeer:
                     sent: Any = (call.seal(one.SerializeToString()) for one in request())
                 else:
                     sent = call.seal(request.SerializeToString())
-                proof = [(METADATA, call.metadata)]
+                proof = [(METADATA, call.metadata), *self._shown]
                 return self._methods[name].future(sent, timeout=limit, metadata=proof)
 
             try:
@@ -316,7 +332,7 @@ class RemotePeer:
             if self._session is not None:
                 return self._session
             nonce = secrets.token_bytes(NONCE)
-            proof = [(METADATA, hello(self._key, nonce))]
+            proof = [(METADATA, hello(self._key, nonce)), *self._shown]
             request = messages.HelloRequest(protocol=PROTOCOL).SerializeToString()
             with self._lock:
                 seconds = HURRY_SECONDS if self._hurry else QUESTION_SECONDS
@@ -341,7 +357,7 @@ class RemotePeer:
                 # Somebody who only returns our own messages is not the peer either.
                 sentence = f"{self.address} is this very end"
                 raise PeerRefused(Refusal(Reason.SELF, sentence, "--peer names the other end"))
-            self._session = session
+            self._session, self.met = session, bytes(reply.node)
             return session
 
     def forget(self, session: PeerSession) -> None:
@@ -413,6 +429,10 @@ class RemotePeer:
             details = convert.text(error.details() or "")
             sentence = f"{self.address} does not understand: {details}"
             return PeerRefused(Refusal(Reason.UNSPECIFIED, sentence))
+        if code is grpc.StatusCode.PERMISSION_DENIED:
+            details = convert.text(error.details() or "")
+            sentence = f"{self.address} refuses: {details}"
+            return PeerRefused(Refusal(Reason.UNSPECIFIED, sentence))
         if code is grpc.StatusCode.CANCELLED:
             return PeerLost(f"{self.address} cancelled the call")
         if code is grpc.StatusCode.UNAVAILABLE:
@@ -455,7 +475,7 @@ class _Sending:
         self._cancelled = False
         # Sealed by gRPC's thread, beside the one that sends.
         sealed = (call.seal(one.SerializeToString()) for one in iter(self._queue.get, None))
-        proof = [(METADATA, call.metadata)]
+        proof = [(METADATA, call.metadata), *peer._shown]
         self._call = peer._methods["Transfer"](sealed, metadata=proof)
         threading.Thread(target=self._read, name="wasmsr-transfer", daemon=True).start()
 
@@ -502,6 +522,10 @@ class _Sending:
     def pages(self, batch: PackedPages) -> None:
         self._wait_for_room()
         self._put(messages.TransferRequest(pages=convert.pages_out(batch)), len(batch.data))
+
+    def output(self, kept: KeptOutput) -> None:
+        self._wait_for_room()
+        self._put(messages.TransferRequest(output=convert.kept_out(kept)), len(kept.data))
 
     def drain(self) -> None:
         self._flush()

@@ -115,6 +115,7 @@ def offer_in(message: Any) -> terms.Offer:
             limits.deterministic,
         ),
         lease=lease_in(message.lease),
+        record=_record(message.record),
     )
     return terms.Offer(
         node_in(message.node),
@@ -123,8 +124,32 @@ def offer_in(message: Any) -> terms.Offer:
         message.protocol,
         software,
         rounds_in(message.rounds),
+        text(message.address, 300),
     )
 
+
+def _record(value: bytes) -> bytes:
+    if len(value) > RECORD:
+        raise Malformed("what the node notes of its program is too large")
+    return bytes(value)
+
+
+def kept_in(message: Any) -> terms.KeptOutput:
+    """Return a piece of kept output, checked. Raises Malformed."""
+    if message.stream not in ("stdout", "stderr"):
+        raise Malformed("kept output of a stream that programs do not have")
+    if len(message.data) > terms.PIECE or message.offset >= 1 << 62:
+        raise Malformed("a piece of output is too large")
+    return terms.KeptOutput(message.stream, message.offset, bytes(message.data))
+
+
+def kept_out(kept: terms.KeptOutput) -> Any:
+    """Return the message of a piece of kept output."""
+    return messages.Kept(stream=kept.stream, offset=kept.offset, data=kept.data)
+
+
+RECORD = 1 << 19
+"""Most bytes of what a node notes of a program."""
 
 PIECE_OF_OUTPUT = 65536
 PIECE_OF_INPUT = 65536
@@ -176,6 +201,8 @@ def offer_out(offer: terms.Offer) -> Any:
         fed=wanted.fed,
         rounds=offer.rounds,
         lease=wanted.lease,
+        record=wanted.record,
+        address=offer.address,
         limits=messages.Limits(
             memory_pages=wanted.limits.memory_pages,
             table_elements=wanted.limits.table_elements,

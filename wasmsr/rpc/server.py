@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -23,7 +24,17 @@ from google.protobuf.message import DecodeError
 from wasmsr.errors import MigrationError
 from wasmsr.migrate.handover.answers import Answers
 from wasmsr.migrate.handover.reception import Reception
-from wasmsr.migrate.protocol import PIECE, PROTOCOL, PeerRefused, Reason, Refusal
+from wasmsr.migrate.protocol import (
+    PIECE,
+    PROTOCOL,
+    Move,
+    Offer,
+    PeerRefused,
+    Reason,
+    Refusal,
+    refused,
+)
+from wasmsr.node.security.failures import AccessRefused
 from wasmsr.rpc import channel, convert, messages
 from wasmsr.rpc.convert import Malformed
 from wasmsr.rpc.gate import Gate
@@ -80,7 +91,7 @@ class Server:
         self._gate = Gate(dict.fromkeys(methods, at_once))
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="wasmsr-rpc"),
-            handlers=[_Handlers(answers, software, key, self._gate)],
+            handlers=[MigrationHandlers(answers, software, key, self._gate)],
             options=channel.SERVER,
             maximum_concurrent_rpcs=max(CALLS, threads),
         )
@@ -131,13 +142,56 @@ def _unusable(address: Address, why: str) -> MigrationError:
     )
 
 
-class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Finds the handler of a call from its metadata, before anything else of the call is read."""
+@dataclass(frozen=True)
+class Sender:
+    """Who makes a call.
 
-    def __init__(self, answers: Answers, software: str, key: bytes, gate: Gate) -> None:
+    Attributes:
+        node: The node that its certificate names; None if a call may name any node.
+        meet: Is told of each offer, before it is answered.
+    """
+
+    node: bytes | None = None
+    meet: Callable[[Offer], None] = lambda offer: None
+
+    def check(self, node: bytes) -> None:
+        """Refuse a call that names another node than the caller's certificate."""
+        if self.node is not None and node != self.node:
+            raise refused(
+                Reason.OWNERSHIP,
+                f"the caller says that it is node {node.hex()}, and its certificate names node "
+                f"{self.node.hex()}",
+            )
+
+
+def _anybody(wire: Any) -> Sender:
+    """Take everybody who has the key."""
+    return Sender()
+
+
+class MigrationHandlers(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Finds the handler of a call from its metadata, before anything else of the call is read.
+
+    Args:
+        answers: Answers the calls.
+        software: The version of wasmsr.
+        key: The key that callers must have; b"" for none.
+        gate: Limits the calls.
+        admit: Gets gRPC's context of each call, and returns who makes it, or raises AccessRefused.
+    """
+
+    def __init__(
+        self,
+        answers: Answers,
+        software: str,
+        key: bytes,
+        gate: Gate,
+        admit: Callable[[Any], Sender] = _anybody,
+    ) -> None:
         self._answers = answers
         self._software = software
         self._gate = gate
+        self._admit = admit
         self._sessions = Sessions(key, answers.node)
         calls = _Calls(answers, software)
         self._methods = {
@@ -146,6 +200,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
         }
 
     def service(self, details: Any) -> Any:
+        """Return the handler of a call, or None for a method that is not here."""
         found = self._methods.get(details.method)
         if found is None:
             other = OTHER_VERSION.match(details.method)
@@ -172,6 +227,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _hello(self, nonce: bytes, proof: bytes) -> Callable[..., Iterator[bytes]]:
         def behave(requests: Requests, wire: Any) -> Iterator[bytes]:
+            self._admitted(wire)
             reply = messages.HelloReply(
                 protocol=PROTOCOL,
                 software=self._software,
@@ -183,6 +239,15 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
 
         return behave
 
+    def _admitted(self, wire: Any) -> Sender:
+        """Return who makes a call; end the call of somebody who may not."""
+        try:
+            return self._admit(wire)
+        except AccessRefused as error:
+            text = error.message.encode("ascii", "backslashreplace").decode("ascii")
+            wire.abort(grpc.StatusCode.PERMISSION_DENIED, text)
+            raise
+
     def _answer(
         self, name: str, kind: Any, method: Any, call: Call
     ) -> Callable[..., Iterator[bytes]]:
@@ -193,12 +258,13 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
                 raise Malformed("not a message") from None
 
         def behave(requests: Requests, wire: Any) -> Iterator[bytes]:
+            sender = self._admitted(wire)
             with self._gate.enter(name) as entered:
                 if not entered:
                     wire.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{name} is being answered")
                 incoming = map(parse, self._gate.read(requests, wire))
                 try:
-                    with closing(method(incoming)) as replies:
+                    with closing(method(incoming, sender)) as replies:
                         for reply in replies:
                             yield call.seal(reply.SerializeToString())
                 except Malformed as error:
@@ -226,11 +292,11 @@ def _served(behave: Callable[..., Iterator[bytes]]) -> Any:
 def _unary(answer: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
     """Return a method that answers one message with one."""
 
-    def method(self: _Calls, requests: Requests) -> Iterator[Any]:
+    def method(self: _Calls, requests: Requests, sender: Sender) -> Iterator[Any]:
         request = next(requests, None)
         if request is None:
             raise Malformed("a message was expected")
-        yield answer(self, request)
+        yield answer(self, request, sender)
 
     return method
 
@@ -242,17 +308,28 @@ class _Calls:
         self._answers = answers
         self._software = software
 
-    def _from(self, request: Any, program: bytes) -> None:
+    def _from(self, request: Any, program: bytes, sender: Sender) -> None:
         """Refuse a message about a program from an end that has nothing to do with it."""
-        self._answers.check_sender(program, convert.node_in(request.node))
+        node = convert.node_in(request.node)
+        sender.check(node)
+        self._answers.check_sender(program, node)
+
+    def _named(self, move: Move, sender: Sender) -> None:
+        """Refuse a stream about a program from a node that has nothing to do with it."""
+        if sender.node is not None:
+            self._answers.check_sender(move.program, sender.node)
 
     @_unary
-    def Prepare(self, request: Any) -> Any:
+    def Prepare(self, request: Any, sender: Sender) -> Any:
         reply = messages.PrepareReply(
             protocol=PROTOCOL, software=self._software, node=self._answers.node
         )
         try:
-            answer = self._answers.prepare(convert.offer_in(request))
+            offer = convert.offer_in(request)
+            if offer.protocol == PROTOCOL:
+                sender.check(offer.node)
+                sender.meet(offer)
+            answer = self._answers.prepare(offer)
             reply.missing.extend(answer.missing)
             reply.held = b"".join(answer.held[: convert.HELD])
             reply.abilities.extend(answer.abilities)
@@ -262,13 +339,15 @@ class _Calls:
             reply.refusal.CopyFrom(convert.refusal_out(error))
         return reply
 
-    def Upload(self, requests: Requests) -> Iterator[Any]:
+    def Upload(self, requests: Requests, sender: Sender) -> Iterator[Any]:
         upload = None
         try:
             first: Any = next(requests, None)
             if _part(first) != "module":
                 raise Malformed("an upload begins with the module's name")
             move = convert.move_in(first.move) if first.HasField("move") else None
+            if move is not None:
+                self._named(move, sender)
             upload = self._answers.upload(convert.module_in(first.module), move)
             for request in requests:
                 upload.write(_piece(request))
@@ -281,13 +360,15 @@ class _Calls:
                 upload.close()
         yield messages.UploadReply()
 
-    def Transfer(self, requests: Requests) -> Iterator[Any]:
+    def Transfer(self, requests: Requests, sender: Sender) -> Iterator[Any]:
         reception = None
         try:
             first: Any = next(requests, None)
             if _part(first) != "begin":
                 raise Malformed("a transfer begins with its move")
-            reception = self._answers.begin(*convert.begin_in(first.begin))
+            move, rest = convert.begin_in(first.begin)
+            self._named(move, sender)
+            reception = self._answers.begin(move, rest)
             for request in requests:
                 before = reception.received
                 for part in _parts(request):
@@ -308,11 +389,11 @@ class _Calls:
                 reception.cancel()
 
     @_unary
-    def Commit(self, request: Any) -> Any:
+    def Commit(self, request: Any, sender: Sender) -> Any:
         try:
             _same_protocol(request)
             move = convert.move_in(request.move)
-            self._from(request, move.program)
+            self._from(request, move.program, sender)
             began = time.monotonic()
             standing = self._answers.commit(move, convert.span_in(request.stopped))
             started = time.monotonic() - began
@@ -321,12 +402,12 @@ class _Calls:
         return messages.CommitReply(standing=int(standing), started=started)
 
     @_unary
-    def Status(self, request: Any) -> Any:
+    def Status(self, request: Any, sender: Sender) -> Any:
         node = self._answers.node
         try:
             _same_protocol(request)
             move = convert.move_in(request.move)
-            self._from(request, move.program)
+            self._from(request, move.program, sender)
             return convert.report_out(self._answers.status(move), node)
         except PeerRefused as error:
             return messages.StatusReply(
@@ -334,42 +415,42 @@ class _Calls:
             )
 
     @_unary
-    def Abort(self, request: Any) -> Any:
+    def Abort(self, request: Any, sender: Sender) -> Any:
         try:
             _same_protocol(request)
             move = convert.move_in(request.move)
-            self._from(request, move.program)
+            self._from(request, move.program, sender)
             standing = self._answers.abort(move)
         except PeerRefused as error:
             return messages.AbortReply(refusal=convert.refusal_out(error))
         return messages.AbortReply(standing=int(standing))
 
     @_unary
-    def Output(self, request: Any) -> Any:
+    def Output(self, request: Any, sender: Sender) -> Any:
         try:
             _same_protocol(request)
-            self._from(request, request.move.program)
+            self._from(request, request.move.program, sender)
             unseen = self._answers.output(*convert.output_in(request))
         except PeerRefused as error:
             return messages.OutputReply(refusal=convert.refusal_out(error))
         return messages.OutputReply(unseen=unseen)
 
     @_unary
-    def Input(self, request: Any) -> Any:
+    def Input(self, request: Any, sender: Sender) -> Any:
         try:
             _same_protocol(request)
-            self._from(request, request.move.program)
+            self._from(request, request.move.program, sender)
             data, end = self._answers.input(*convert.question_in(request))
         except PeerRefused as error:
             return messages.InputReply(refusal=convert.refusal_out(error))
         return messages.InputReply(data=data, end=end)
 
     @_unary
-    def Ended(self, request: Any) -> Any:
+    def Ended(self, request: Any, sender: Sender) -> Any:
         try:
             _same_protocol(request)
             program = convert.node_in(request.program)
-            self._from(request, program)
+            self._from(request, program, sender)
             self._answers.ended(program, request.epoch, convert.ending_in(request.ending))
         except PeerRefused as error:
             return messages.EndedReply(refusal=convert.refusal_out(error))
@@ -403,6 +484,8 @@ def _take(reception: Reception, request: Any) -> Any:
         return messages.TransferReply(round=messages.RoundDone(number=done.number, sync=done.sync))
     elif part == "early":
         reception.early(_bounded(request.early.piece), last=request.early.last)
+    elif part == "output":
+        reception.output(convert.kept_in(request.output))
     elif part == "repeat":
         reception.repeat(request.repeat.offset, request.repeat.size)
     elif part == "end":

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,11 @@ from wasmsr.cli.options.node_options import LOCAL, socket_name
 from wasmsr.cli.running.terminal import END_CODES, Events
 from wasmsr.cli.words import messages
 from wasmsr.errors import printable
+from wasmsr.migrate.protocol import Reason, refused
 from wasmsr.node.metrics import Metrics
+from wasmsr.node.moving.drain import Drain
 from wasmsr.node.security.failures import AccessRefused, CredentialsError
-from wasmsr.node.security.guard import Guard
+from wasmsr.node.security.guard import Guard, host_of
 from wasmsr.node.security.policy import MountWish, Policy, ProgramAdmission, ProgramWish
 from wasmsr.node.security.tls_identity import TlsFiles, TlsIdentity
 from wasmsr.node.security.tokens import TokenCheck
@@ -28,12 +31,16 @@ from wasmsr.node.supervision.node_program import own_bytes
 from wasmsr.node.supervision.node_supervisor import NodeRules, NodeSupervisor
 from wasmsr.node.supervision.program_record import ProgramStanding
 from wasmsr.node.workers.confinement import WorkerLimits, host_confinement
+from wasmsr.runspec.address import Address
 from wasmsr.runspec.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from wasmsr.http.bounded_server import BoundedServer
+    from wasmsr.migrate.ports import Peer
+    from wasmsr.migrate.protocol import Offer
     from wasmsr.node.stored_checkpoints import StoredCheckpoints
     from wasmsr.rpc.control.control_server import ControlServer
+    from wasmsr.rpc.server import Sender
 
 WORKER_BYTES = 1 << 30
 """Memory of a worker beside the memories of its program: for Python, and to save and restore."""
@@ -162,7 +169,7 @@ class NodeService:
             limits=limits, ring=settings["node.output-limit"], every=settings["checkpoints.every"],
             keep=settings["checkpoints.keep"], admit=self._admit, check=self._check,
             leave=lambda program: self._admission.leave(bytes.fromhex(program)),
-            note=self._note,
+            peer=self._peer, note=self._note,
         )  # fmt: skip
         self._supervisor: NodeSupervisor | None = None
         node = self._tls.identity.node if self._tls else b""
@@ -185,6 +192,7 @@ class NodeService:
         except BaseException:
             supervisor.stop(save=True, seconds=settings["node.stop-seconds"])
             raise
+        supervisor.moves.serve(self._address())
         served = self._serve_http(supervisor)
         if self._resume:
             supervisor.resume_all()
@@ -218,6 +226,29 @@ class NodeService:
             self._log.note("page", serves=link)
         return served
 
+    def _peer(self, address: str, node: bytes, ours: bytes) -> Peer:
+        """Make another node."""
+        from wasmsr.rpc.control.node_peer import NodePeer
+
+        return NodePeer(
+            Address.parse(address), ours, node=node, tls=self._tls, token=self._shared_token()
+        )
+
+    def _address(self) -> str:
+        """Return where other nodes call this one; without a host, where they see it."""
+        listen, said = self._settings["node.listen"], self._settings["node.advertise"]
+        return f":{listen.port}" if said is None else str(said)
+
+    def _shared_token(self) -> bytes:
+        """Return the token that callers must have, and that this node shows to others, or b""."""
+        from wasmsr.rpc import keys
+
+        if self._settings["access.token-file"]:
+            return _token(self._settings["access.token-file"])
+        if self._tls is None and not self._settings["access.insecure"]:
+            return keys.own(self._state, state_folder(None))
+        return b""
+
     def _note(self, event: str, **values: Any) -> None:
         self._log.note(event, **values)
         self._counts.note(event, **values)
@@ -229,16 +260,59 @@ class NodeService:
         self._counts.metrics.add("wasmsr_refusals", error.rule)
 
     def _stop(self, supervisor: NodeSupervisor, server: ControlServer) -> int:
-        save = self._settings["node.on-stop"] == "checkpoint"
-        self._log.note("stopping", on_stop=self._settings["node.on-stop"])
+        how, seconds = self._settings["node.on-stop"], self._settings["node.stop-seconds"]
+        self._log.note("stopping", on_stop=how)
+        end = time.monotonic() + seconds
+        if how == "drain":
+            self._drain(supervisor, seconds / 2)
         server.stop()
-        lost = supervisor.stop(save=save, seconds=self._settings["node.stop-seconds"])
-        seconds = self._settings["node.stop-seconds"]
+        left_seconds = max(1.0, end - time.monotonic())
+        lost = supervisor.stop(save=how != "kill", seconds=left_seconds)
         if self._stored is not None and not self._stored.close(seconds):
             self._log.note("not-stored", error="the node ends before all checkpoints are copied")
         left = [one for one in supervisor.programs() if one.standing.value == "resumable"]
         self._log.note("stopped", resumable=len(left), lost=len(lost))
         return 0
+
+    def _drain(self, supervisor: NodeSupervisor, seconds: float) -> None:
+        """Move the programs to other nodes, and say which of them stay and why."""
+        supervisor.refuse_programs()
+        drain = Drain(
+            supervisor.moves, supervisor.programs, self._settings["node.drain-to"],
+            deadline=seconds,
+        )  # fmt: skip
+        done = drain.run()
+        self._log.note("drained", moved=done.moved, left=len(done.left))
+        for program, why in done.left:
+            self._log.note("not-drained", program=program[:8], reason=why)
+
+    def _admit_node(self, guard: Guard, supervisor: NodeSupervisor, wire: Any) -> Sender:
+        """Return the node that calls, by its certificate if it needs one.
+
+        Raises:
+            AccessRefused: It may not send programs.
+        """
+        from wasmsr.rpc.channel import proofs_of
+        from wasmsr.rpc.server import Sender
+
+        known = guard.admit(wire.peer(), *proofs_of(wire))
+        if known.identity is not None and not known.node:
+            raise AccessRefused("peers", f"{known.name} is no node, and sends no programs")
+        if known.name == "local" or (self._policy.peers and not known.node):
+            raise AccessRefused("peers", "the caller has not proved that it is a node")
+        host = host_of(wire.peer())
+
+        def meet(offer: Offer) -> None:
+            address = offer.address
+            if address.startswith(":"):
+                address = f"[{host}]{address}" if ":" in host else f"{host}{address}"
+            try:
+                supervisor.moves.peers.meet(str(Address.parse(address)), offer.node)
+            except ValueError:
+                sentence = "the offer does not say where the other node is called"
+                raise refused(Reason.UNSPECIFIED, sentence) from None
+
+        return Sender(known.node or None, meet)
 
     def _serve(self, supervisor: NodeSupervisor, confinement: tuple[str, ...]) -> ControlServer:
         from wasmsr.rpc.control.control_server import ControlServer
@@ -250,12 +324,9 @@ class NodeService:
         if tls is not None:
             mutual = settings["access.token-file"] is None
             credentials = server_credentials(tls, mutual=mutual)
-        if settings["access.token-file"]:
-            token = TokenCheck(_token(settings["access.token-file"]))
-        elif tls is None and not settings["access.insecure"]:
-            from wasmsr.rpc import keys
-
-            token = TokenCheck(keys.own(self._state, state_folder(None)))
+        shared = self._shared_token()
+        if shared:
+            token = TokenCheck(shared)
         elif settings["access.insecure"] and tls is None:
             messages.say(f"anybody who reaches {address} can run programs here", "warning")
         guard = Guard(self._policy, tls, token, self._refused)
@@ -267,6 +338,7 @@ class NodeService:
         server = ControlServer(
             supervisor, str(address), __version__, admit, confinement=confinement,
             credentials=credentials, local=self._local(),
+            admit_node=partial(self._admit_node, guard, supervisor),
         )  # fmt: skip
         self._log.note(
             "node", id=supervisor.node.hex(), listens=str(address),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wasmsr.errors import EXIT_MIGRATION
 from wasmsr.migrate.ports import Buffer, Leaving, MovableProgram
-from wasmsr.migrate.protocol import LEASE_LOST, Description, Ending
+from wasmsr.migrate.protocol import LEASE_LOST, Description, Ending, KeptOutput
 from wasmsr.ownership.failures import LeaseLost
 from wasmsr.ownership.keeper import LeaseKeeper
 from wasmsr.ownership.lease import Lease
@@ -269,6 +269,10 @@ class LeavingLeased:
         """Return the rest of the state; see `ports.Leaving`."""
         yield from self._inner.rest(since=since)
         self.digest = self._inner.digest
+
+    def output(self) -> Iterator[KeptOutput]:
+        """Return kept output; see `ports.Leaving`."""
+        return self._inner.output()
 
     def slow(self, share: float) -> None:
         """Let the program stand for this share of the time."""

@@ -63,6 +63,10 @@ class ProgramsEnd:
         software: The version of wasmsr, for people at the peers.
         policy: How programs move.
         decisions: Who decides the moves; None: the journals.
+        outlives: Whether programs outlive this process. Then what it left is not lost, and nobody
+            asks about programs that are elsewhere.
+        settled: Is called with the id of each program whose move, which an earlier process has
+            left, is settled.
 
     Attributes:
         answers: What this end answers to its peers.
@@ -85,6 +89,8 @@ class ProgramsEnd:
         software: str = "",
         policy: MovePolicy | None = None,
         decisions: Decisions | None = None,
+        outlives: bool = False,
+        settled: Callable[[bytes], None] = lambda program: None,
     ) -> None:
         self.journal = journal
         self.peers = peers
@@ -93,8 +99,10 @@ class ProgramsEnd:
         decisions = decisions or JournalDecisions(journal)
         self.source = MoveSource(
             journal, peers, announce, self.stop,
-            software=software, policy=policy, decisions=decisions,
+            software=software, policy=policy, decisions=decisions, outlives=outlives,
         )  # fmt: skip
+        self._outlives = outlives
+        self._settled = settled
         self.destination = MoveDestination(
             journal, host, modules, announce, self._arrive,
             peers=peers, limits=limits, decisions=decisions, busy=self._is_here,
@@ -141,6 +149,14 @@ class ProgramsEnd:
         self._add(program)
         program.start()
 
+    def enter(self, program: MovableProgram) -> None:
+        """Take a program that is here already, and that the journal knows."""
+        self._add(program)
+
+    def leave(self, program: bytes) -> None:
+        """Forget a program that `enter` took; the journal stays as it is."""
+        self._remove(program)
+
     def _is_here(self, program: bytes) -> bool:
         """Return whether something of a program is here that is not released yet."""
         with self._lock:
@@ -154,12 +170,15 @@ class ProgramsEnd:
         with self._lock:
             self._here.pop(program, None)
 
-    def move(self, program: bytes, peer: Peer | None = None) -> Moved | None:
+    def move(
+        self, program: bytes, peer: Peer | None = None, policy: MovePolicy | None = None
+    ) -> Moved | None:
         """Move a program that is here; several threads can move several programs.
 
         Args:
             program: The program's id.
             peer: Where it goes; None takes the peer that the journal names.
+            policy: How it moves; None takes the policy of this end.
 
         Returns:
             The move, or None if the program did not move: then it runs here, or has ended.
@@ -173,7 +192,7 @@ class ProgramsEnd:
             raise MigrationError(
                 f"program {program.hex()[:8]} is not here", phase="prepare", owner="unknown"
             )
-        moved = self.source.move(found, peer)
+        moved = self.source.move(found, peer, policy)
         if moved is not None:
             found.close()
             self.source.forget(program)
@@ -254,7 +273,8 @@ class ProgramsEnd:
 
     def recover(self) -> None:
         """Take up what an earlier process left in the journal, before any peer can ask."""
-        self.away.recover()
+        if not self._outlives:
+            self.away.recover()
         self.destination.recover(strict=False)
 
     def serve(self) -> None:
@@ -274,6 +294,7 @@ class ProgramsEnd:
     def _settle_old(self, record: Record) -> None:
         try:
             self.away.settle_record(record, self.source)
+            self._settled(record.program)
         except (HandedAway, InDoubt):
             return  # a later process asks again
         except WasmsrError as error:
@@ -306,7 +327,8 @@ class ProgramsEnd:
             if record.program in moving:
                 continue
             if record.standing is OwnershipState.HANDED and record.confirmed:
-                self._ask_about(record)
+                if not self._outlives:
+                    self._ask_about(record)
             elif record.standing is OwnershipState.ENDED and record.ending:
                 self._tell_end(record, record.ending)
 

@@ -81,10 +81,18 @@ def check_journal(journal: Journal, move: Move, programs: int = 1) -> None:
         )
 
 
-def confirm(journal: Journal, move: Move) -> None:
-    """Note what an offer proves of an earlier move of the same program."""
+def confirm(journal: Journal, move: Move, node: bytes) -> None:
+    """Note what an offer of a node proves of an earlier move of the same program.
+
+    A third node proves nothing. It may have the program from the one that has not confirmed.
+    """
     record = journal.get(move.program)
     if record and record.standing is OwnershipState.HANDED and not record.confirmed:
+        if record.node and node != record.node:
+            raise refused(
+                Reason.BUSY,
+                f"it has handed the program to {record.peer}, which has not confirmed that yet",
+            )
         # Only the program's owner can offer it in this epoch. So the peer owns it, and its answer
         # to our Commit was lost.
         try:

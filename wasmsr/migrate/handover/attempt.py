@@ -111,7 +111,13 @@ class MovingEnd(Protocol):
     def tries(self, program: bytes) -> Tries:
         """Return what earlier attempts have left."""
 
-    def prepare(self, program: MovableProgram, move: Move, to: Peer | None = None) -> Answer:
+    def prepare(
+        self,
+        program: MovableProgram,
+        move: Move,
+        to: Peer | None = None,
+        policy: MovePolicy | None = None,
+    ) -> Answer:
         """Ask a peer to take a program. Raises PeerLost or PeerRefused."""
 
     def commitment(self, move: Move) -> Commitment:
@@ -126,8 +132,16 @@ class MoveAttempt:
         state: What is done of it.
     """
 
-    def __init__(self, source: MovingEnd, program: MovableProgram, move: Move, peer: Peer) -> None:
+    def __init__(
+        self,
+        source: MovingEnd,
+        program: MovableProgram,
+        move: Move,
+        peer: Peer,
+        policy: MovePolicy | None = None,
+    ) -> None:
         self.move = move
+        self._policy = policy or source.policy
         self.state = MoveState.NEW
         self._source = source
         self._journal = source.journal
@@ -144,7 +158,7 @@ class MoveAttempt:
         """Move the program; see `MoveSource.move`."""
         self._tries.refused = False
         try:
-            answer = self._source.prepare(self._program, self.move, self._peer)
+            answer = self._source.prepare(self._program, self.move, self._peer, self._policy)
             began = time.monotonic()
             self.offer()
             sync = time.monotonic() - began
@@ -193,7 +207,7 @@ class MoveAttempt:
             self._program,
             self.move,
             self._peer,
-            source.policy,
+            self._policy,
             source.lines.setdefault(self._peer.address, LineSpeed()),
             sync=sync,
             restore=restore,

@@ -34,7 +34,13 @@ from wasmsr.migrate.protocol import (
 
 
 class MoveDestination(ReadyPrograms):
-    """Takes programs in. Methods that answer a peer raise PeerRefused to refuse."""
+    """Takes programs in. Methods that answer a peer raise PeerRefused to refuse.
+
+    Attributes:
+        abilities: What this end can do.
+    """
+
+    abilities: tuple[str, ...] = ABILITIES
 
     # Preparing.
 
@@ -51,7 +57,7 @@ class MoveDestination(ReadyPrograms):
             if arriving and arriving.reception:
                 # This end has promised nothing yet, so a later attempt may replace the earlier one.
                 arriving.reception.cancel()
-            admission.confirm(self.journal, move)
+            admission.confirm(self.journal, move, offer.node)
             if refusal := self.host.refuse(offer.description):
                 raise PeerRefused(refusal)
             admission.check_streams(offer, node, self.peers)
@@ -61,7 +67,7 @@ class MoveDestination(ReadyPrograms):
             held = self.host.held(move.program)
             spans = [self.host.restore_seconds(one.digest) for one in offer.description.modules]
             known = self.host.known(move.program)
-            return Answer(node, missing, held, ABILITIES, max(spans, default=0.0), known)
+            return Answer(node, missing, held, self.abilities, max(spans, default=0.0), known)
 
     def upload(self, module: ModuleName, move: Move | None = None) -> Upload:
         """Begin to receive a module that `prepare` named as missing.
@@ -106,7 +112,7 @@ class MoveDestination(ReadyPrograms):
                     offer,
                     self.peers.address_of(offer.node),
                     lambda image: self.host.arrival(
-                        relays, image=image, rest=rest, program=move.program
+                        relays, image=image, rest=rest, program=move.program, offer=offer
                     ),
                 )
             except BaseException:

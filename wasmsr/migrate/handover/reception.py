@@ -17,6 +17,7 @@ from wasmsr.migrate.ports import Arrival, Buffer, MovableProgram
 from wasmsr.migrate.protocol import (
     Description,
     JournalError,
+    KeptOutput,
     Move,
     Offer,
     PackedPages,
@@ -108,6 +109,9 @@ class Reception:
             raise refused(Reason.STORAGE, error.message) from error
         try:
             self._arrival = make(self._image.fd)
+        except PeerRefused:
+            self._image.discard()
+            raise
         except (WasmsrError, OSError, MemoryError) as error:
             self._image.discard()
             raise refused(Reason.LIMIT, f"it has no room: {reason(error)}") from error
@@ -161,6 +165,12 @@ class Reception:
         """Return the refusal of a state that cannot be restored."""
         hint = getattr(error, "hint", None) or _hint(self._description)
         return refused(Reason.STATE, f"it cannot restore the program: {reason(error)}", hint)
+
+    def output(self, kept: KeptOutput) -> None:
+        """Take a piece of kept output. Raises PeerRefused."""
+        with self._taking():
+            self.received += len(kept.data)
+            self._arrival.output(kept)
 
     def begin(self, head: RoundHead) -> None:
         """Begin a round. Raises PeerRefused."""

@@ -29,6 +29,7 @@ from wasmsr.migrate.protocol import (
     ID_BYTES,
     INPUT,
     LEASE,
+    NODE,
     Answer,
     InDoubt,
     Move,
@@ -51,7 +52,8 @@ class MoveSource:
         peers: The ends to which programs can go.
         decisions: Who decides the moves.
         stop: Is set when the user interrupts; every wait then ends.
-        policy: How programs move.
+        policy: How programs move, if nobody says how one does.
+        address: Where peers call this end; see `Offer`.
         lines: What moves have shown of the way to each peer, by its address.
     """
 
@@ -65,6 +67,7 @@ class MoveSource:
         software: str = "",
         policy: MovePolicy | None = None,
         decisions: Decisions | None = None,
+        outlives: bool = False,
     ) -> None:
         self.journal = journal
         self.peers = peers if isinstance(peers, Peers) else Peers(peers)
@@ -72,6 +75,8 @@ class MoveSource:
         self.stop = stop
         self.software = software
         self.policy = policy or MovePolicy()
+        self.address = ""
+        self._outlives = outlives
         self.decisions: Decisions = decisions or JournalDecisions(journal)
         self.lines: dict[str, LineSpeed] = {}
         self._lock = threading.Lock()
@@ -97,7 +102,7 @@ class MoveSource:
 
     def peer_of(self, program: bytes) -> Peer:
         """Return the only peer, or of several the one that the journal names for a program."""
-        return self.peers.only if len(self.peers) == 1 else self.peers.of(self.journal.get(program))
+        return self.peers.of(self.journal.get(program))
 
     def own(self, program: MovableProgram, to: Peer | None = None) -> None:
         """Become the first owner of a program that begins here.
@@ -120,7 +125,13 @@ class MoveSource:
             )
         )
 
-    def prepare(self, program: MovableProgram, move: Move, to: Peer | None = None) -> Answer:
+    def prepare(
+        self,
+        program: MovableProgram,
+        move: Move,
+        to: Peer | None = None,
+        policy: MovePolicy | None = None,
+    ) -> Answer:
         """Ask a peer to take `program`, and upload the modules that the peer lacks.
 
         This journals nothing.
@@ -129,6 +140,7 @@ class MoveSource:
             program: The program.
             move: The attempt.
             to: The peer; None takes the program's peer.
+            policy: How it moves; None takes the policy of this end.
 
         Returns:
             The peer's consent.
@@ -144,8 +156,11 @@ class MoveSource:
             tries.unheard[1].abort(tries.unheard[0])
             tries.unheard = None
         description = program.describe()
-        rounds = 1 if self.policy.stop_and_copy else self.policy.max_rounds
-        offer = Offer(self.journal.node, move, description, software=self.software, rounds=rounds)
+        policy = policy or self.policy
+        offer = Offer(
+            self.journal.node, move, description, software=self.software,
+            rounds=1 if policy.stop_and_copy else policy.max_rounds, address=self.address,
+        )  # fmt: skip
         answer = peer.prepare(offer)
         self.peers.learn(answer.node, peer)
         if description.fed not in (b"", answer.node) and INPUT not in answer.abilities:
@@ -156,6 +171,9 @@ class MoveSource:
             )
         if description.lease and LEASE not in answer.abilities:
             raise _too_old(peer, "knows nothing of leases")
+        if description.record and NODE not in answer.abilities:
+            sentence = f"{peer.address} is no node, or one of an older version"
+            raise PeerRefused(Refusal(Reason.VERSION, sentence, "start `wasmsr node` there"))
         if answer.missing:
             for module in description.modules:
                 if module.digest in answer.missing:
@@ -177,12 +195,15 @@ class MoveSource:
         epoch = self.decisions.of(program).epoch()
         return Move(program, epoch + 1, secrets.token_bytes(ID_BYTES))
 
-    def move(self, program: MovableProgram, to: Peer | None = None) -> Moved | None:
+    def move(
+        self, program: MovableProgram, to: Peer | None = None, policy: MovePolicy | None = None
+    ) -> Moved | None:
         """Move `program` to a peer.
 
         Args:
             program: The program.
             to: The peer; None takes the program's peer.
+            policy: How it moves; None takes the policy of this end.
 
         Returns:
             The move. None if the program did not move: then it runs here, or has ended; if `stop`
@@ -193,13 +214,15 @@ class MoveSource:
             InDoubt: `stop` was set while nobody could tell what the register has decided.
             MigrationError: The program is being moved already.
         """
-        with self._under_way(self.attempt(program, to)) as attempt:
+        with self._under_way(self.attempt(program, to, policy)) as attempt:
             return attempt.run()
 
-    def attempt(self, program: MovableProgram, to: Peer | None = None) -> MoveAttempt:
+    def attempt(
+        self, program: MovableProgram, to: Peer | None = None, policy: MovePolicy | None = None
+    ) -> MoveAttempt:
         """Return a new attempt at moving a program to a peer; nothing is done of it yet."""
         peer = to or self.peer_of(program.id)
-        return MoveAttempt(self, program, self.next_move(program.id), peer)
+        return MoveAttempt(self, program, self.next_move(program.id), peer, policy)
 
     @contextmanager
     def _under_way(self, attempt: MoveAttempt) -> Iterator[MoveAttempt]:
@@ -242,11 +265,15 @@ class MoveSource:
         verdict = self.decisions.of(move.program).settle(move, self.stop)
         if verdict is None:
             verdict = ownership.settle_offered(self._ask_until_answered(move), move)
+            now = self.journal.get(move.program)
+            if now is None or now.attempt != move.attempt:
+                return  # somebody has decided by force meanwhile
         file = state_name(move, "handed")
         if not self.journal.path(file).exists():
             file = ""
         if verdict is SettleVerdict.GIVE_UP:
-            self.journal.put(replace(record, standing=OwnershipState.LOST, file=file))
+            standing = OwnershipState.OWNED if self._outlives else OwnershipState.LOST
+            self.journal.put(replace(record, standing=standing, file=file))
             self.tries(move.program).unheard = move, peer
             return
         self.journal.put(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from wasmsr.interp.modules.module import Module
@@ -21,13 +21,17 @@ class CompiledModules:
     """
 
     def __init__(
-        self, files: Mapping[bytes, Path], features: frozenset[str], kept: int = KEPT
+        self,
+        files: Mapping[bytes, Path],
+        features: frozenset[str],
+        kept: int = KEPT,
+        compiled: Iterable[Module] = (),
     ) -> None:
         self._files = files
         self._features = features
         self._kept = kept
         self._lock = threading.Lock()
-        self._compiled: dict[bytes, Module] = {}
+        self._compiled = {module.digest: module for module in compiled}
         self._compiling: dict[bytes, threading.Lock] = {}
 
     def binary(self, digest: bytes) -> Buffer | None:

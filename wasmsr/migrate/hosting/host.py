@@ -30,9 +30,11 @@ from wasmsr.migrate.protocol import (
     MEMORIES,
     SNAPSHOT_FORMAT,
     Description,
+    KeptOutput,
     ModuleName,
     MountName,
     Move,
+    Offer,
     ProgramLimits,
     Refusal,
 )
@@ -88,6 +90,8 @@ class Hosting:
         shows: bool = False,
         results: Results = _no_results,
         programs: int = 1,
+        executor: LocalExecutor | None = None,
+        compiled: Iterable[Module] = (),
     ) -> None:
         """Make a host without programs.
 
@@ -103,16 +107,18 @@ class Hosting:
             shows: Whether programs that start here show their output here, wherever they are.
             results: Where files of programs go that end here.
             programs: How many programs come at most; so many modules stay compiled, or a few.
+            executor: Runs the programs; None takes a new one.
+            compiled: Modules that are compiled already.
         """
         preload()  # now, so that no paused program waits while Python reads its modules
-        self.executor = LocalExecutor()
+        self.executor = executor or LocalExecutor()
         self.belongings = CarriedTrees(files)
         self.inputs = OwnInputs(stdin, after)
         self._known = KnownPages()
         self._grants = grants
         self._features = chosen(features)
         self._max_pages = max_pages
-        self._modules = CompiledModules(known, self._features, max(KEPT, programs))
+        self._modules = CompiledModules(known, self._features, max(KEPT, programs), compiled)
         self._shows = shows
         self._results = results
         self._shown = Shown()
@@ -218,6 +224,7 @@ class Hosting:
         image: int | None = None,
         rest: int = 0,
         program: bytes = b"",
+        offer: Offer | None = None,
     ) -> HostedArrival:
         """Begin to take a program in; see `ports.ProgramHost`."""
         pages = Limits().memory_pages if self._max_pages is None else self._max_pages
@@ -467,6 +474,10 @@ class HostedArrival:
         """Restore the program on trial from the earlier rest; see `ports.Arrival`."""
         assert self._early is not None
         self._prepared = self._hosting.prepare(self._early.finish(), modules)
+
+    def output(self, kept: KeptOutput) -> None:
+        """Refuse it: this end keeps no output."""
+        raise FormatError("kept output comes to an end that is no node")
 
     def feed(self, piece: Buffer) -> None:
         """Take the next piece of the rest."""

@@ -55,6 +55,7 @@ class HostedProgram:
         results: Mapping[str, tuple[Path, str]] | None = None,
         executor: LocalExecutor | None = None,
         known: KnownPages | None = None,
+        enrolled: bool = False,
     ) -> None:
         """Enter the program into the registry of the executor.
 
@@ -71,11 +72,12 @@ class HostedProgram:
             results: Where its files go when it has ended here; see `Hosting`.
             executor: The executor that runs it; None takes a new one.
             known: What this end has of programs that are elsewhere.
+            enrolled: Whether it is in that registry already.
         """
         self._known = known or KnownPages()
         self._leaving: LeavingProgram | None = None
         self._executor = executor or LocalExecutor()
-        self.id = self._executor.enroll(program, id)
+        self.id = id if enrolled else self._executor.enroll(program, id)
         self._program: Program | None = program
         self._mounts = mounts
         self._belongings = belongings

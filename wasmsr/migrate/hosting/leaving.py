@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from wasmsr.errors import MigrationError
 from wasmsr.migrate.ports import Buffer
+from wasmsr.migrate.protocol import KeptOutput
 from wasmsr.snapshot.live.outgoing import OutgoingPages, PageBatch
 from wasmsr.snapshot.live.rest import EncodedRest, encode_rest
 from wasmsr.snapshot.memory.space_name import MEMORY_SPACE, SpaceName
@@ -141,6 +142,10 @@ class LeavingProgram:
         """Return the pages of the round."""
         assert self._pages is not None
         return self._pages.batches()
+
+    def output(self) -> Iterator[KeptOutput]:
+        """Return nothing: the streams are relayed, or stay here."""
+        return iter(())
 
     def rest(self, *, since: bool = False) -> Iterator[Buffer | tuple[int, int]]:
         """Return the rest of the state; see `ports.Leaving`."""

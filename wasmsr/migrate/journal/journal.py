@@ -133,8 +133,12 @@ class Journal:
     the same time.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, node: bytes = b"") -> None:
         """Open `folder`, and make it if it is missing.
+
+        Args:
+            folder: The folder.
+            node: The node id of this end; b"" for one that the first journal there has made.
 
         Raises:
             JournalError: Another process uses the folder, or it cannot be read or written.
@@ -159,7 +163,7 @@ class Journal:
         try:
             for part in folder.glob("*.part"):
                 part.unlink()
-            self.node = self._node()
+            self.node = node or self._node()
             self._records: dict[bytes, Record] = {}
             self._sizes: dict[str, int] = {}
             for path in sorted(folder.glob("*.json")):

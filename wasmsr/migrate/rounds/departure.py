@@ -215,6 +215,8 @@ class Departure:
                     raise EndedMeanwhile
             figures.rounds, figures.predicted = convergence.rounds, convergence.predicted
             figures.reason = convergence.reason
+            for kept in leaving.output():
+                sending.output(kept)
             began = time.monotonic()
             before, packed_before = self._packer.raw, self._packer.packed
             waited = sending.waited
@@ -275,6 +277,7 @@ class Departure:
         if self._stop.is_set():
             raise PeerLost("interrupted")
         values: dict[str, object] = {
+            "program": self._move.program.hex(),
             "bytes": self._packer.packed,
             "round": convergence.rounds,
             "left": max(0, left) * PAGE_SIZE,

@@ -21,6 +21,16 @@ class ListenAddress(OptionKind):
             raise ValueError(f"{error}.") from None
 
 
+class NodeAddresses(RepeatedText):
+    """Addresses of other nodes: `HOST:PORT`."""
+
+    name = "address"
+
+    def read(self, text: str) -> str:
+        """Return the address that the text gives."""
+        return str(ListenAddress().read(text))
+
+
 class PeerIds(NodeIds):
     """Ids of nodes, as bytes."""
 

@@ -77,9 +77,15 @@ ROWS = (
         "Serve the page for people there."),
     SettingRow("node", "metrics", kinds.ListenAddress(), "[HOST:]PORT",
         "Serve metrics for Prometheus there."),
-    SettingRow("node", "on-stop", Choice("checkpoint", "kill"), "checkpoint|kill",
-        "What SIGTERM does with the programs: save them first, or end them.",
+    SettingRow("node", "advertise", kinds.ListenAddress(), "[HOST:]PORT",
+        "Where other nodes call this one. Default: the port of --listen, at the address from which "
+        "this node calls them."),
+    SettingRow("node", "on-stop", Choice("checkpoint", "drain", "kill"), "checkpoint|drain|kill",
+        "What SIGTERM does with the programs: save them first, move them to --drain-to and save "
+        "those that stay, or end them.",
         "checkpoint"),
+    SettingRow("node", "drain-to", kinds.NodeAddresses(), "HOST:PORT",
+        "A node that gets programs with --on-stop drain. Repeatable."),
     SettingRow("node", "stop-seconds", Seconds(), "SECONDS",
         "How long a stop may take.", 30.0),
     SettingRow("node", "output-limit", Size(), "SIZE",

@@ -3,6 +3,9 @@
 FOLDER/node.lock             held by the supervisor
 FOLDER/modules/DIGEST.wasm   modules
 FOLDER/snapshots/DIGEST.snapshot    states in which programs begin
+FOLDER/journal/              who owns programs that moved, and states that came (`migrate/journal`)
+FOLDER/carried/ID/           carried trees of a program
+FOLDER/programs/ID/          a program; one that came in a later epoch is in ID.EPOCH
 FOLDER/programs/ID/record    what the node notes of a program (`program_record.py`)
 FOLDER/programs/ID/worker/   the worker's locks, its socket, and what it left (`old_workers.py`)
 FOLDER/programs/ID/output/   the last bytes of its output (`rings.py`)
@@ -36,6 +39,8 @@ MODULE_BYTES = 256 << 20
 SNAPSHOT_BYTES = 4 << 30
 """The same of a snapshot."""
 
+FOLDERS = ("modules", "snapshots", "programs", "carried")
+
 _PARKED = re.compile(r"parked-(\d{6})-(\d{16})-(\d{16})\.snapshot")
 
 
@@ -44,6 +49,8 @@ class ProgramFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.program = path.name.partition(".")[0]
+        self.carried = path.parent.parent / "carried"
         self.record = path / "record"
         self.workers = path / "worker"
         self.output = path / "output"
@@ -53,7 +60,12 @@ class ProgramFolder:
     @property
     def place(self) -> WorkerPlace:
         """Where a worker has its files."""
-        return WorkerPlace(self.workers, self.output, self.temporary)
+        return WorkerPlace(self.workers, self.output, self.temporary, self.carried)
+
+    @property
+    def own_carried(self) -> Path:
+        """Where the program's carried trees are."""
+        return self.carried / self.program
 
     def parked(self) -> tuple[int, int, int, Path] | None:
         """Return life, offsets of output and path of the last state that a worker left, or None."""
@@ -79,7 +91,12 @@ class ProgramFolder:
     def remove_saved(self) -> None:
         """Remove everything from which the program could be resumed."""
         self.remove_parked()
-        for path in (self.saved, self.temporary, self.workers):
+        for path in (self.saved, self.temporary, self.workers, self.own_carried):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def remove_worker(self) -> None:
+        """Remove what a worker has left, and nothing from which the program could be resumed."""
+        for path in (self.temporary, self.workers):
             shutil.rmtree(path, ignore_errors=True)
 
     def remove(self) -> None:
@@ -105,7 +122,7 @@ class NodeFolder:
             NodeError: Another process holds it, it cannot be used, or it is of another node.
         """
         try:
-            for path in (folder, *(folder / name for name in ("modules", "snapshots", "programs"))):
+            for path in (folder, *(folder / name for name in FOLDERS)):
                 path.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)  # it has a socket on which this user's orders come
             self._lock = HeldLock(folder / "node.lock", f"the node of {folder}")
@@ -133,11 +150,26 @@ class NodeFolder:
         """Return the folders of all programs."""
         return [ProgramFolder(path) for path in sorted((self.path / "programs").iterdir())]
 
-    def program(self, program: str) -> ProgramFolder:
-        """Return the folder of a program, which is made."""
-        path = self.path / "programs" / program
+    def program(self, program: str, epoch: int = 1) -> ProgramFolder:
+        """Return the folder of a program, which is made.
+
+        Args:
+            program: Its id.
+            epoch: The epoch in which it came; 1 for a program that begins here.
+        """
+        path = self.path / "programs" / (program if epoch == 1 else f"{program}.{epoch}")
         path.mkdir(exist_ok=True, mode=0o700)
         return ProgramFolder(path)
+
+    @property
+    def journal(self) -> Path:
+        """The folder of the journal."""
+        return self.path / "journal"
+
+    @property
+    def carried(self) -> Path:
+        """The folder of carried trees."""
+        return self.path / "carried"
 
     def module(self, digest: str) -> Path:
         """Return the file of a module, which may not be there."""

@@ -14,18 +14,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from wasmsr.errors import WasmsrError, printable
+from wasmsr.errors import EXIT_HOST, WasmsrError, printable
 from wasmsr.executor.old_workers import living
 from wasmsr.executor.port import RING, ExecutorError, ProgramStatus
 from wasmsr.executor.process import ERRORS, ProcessExecutor
 from wasmsr.executor.rings import cut_ring, ring_bounds
 from wasmsr.node.failures import NodeError, WrongState
+from wasmsr.node.moving.restoring import PIECE, restore_file
 from wasmsr.node.supervision.node_folder import ProgramFolder
 from wasmsr.node.supervision.program_record import (
     STREAMS,
+    MovedTo,
     ProgramRecord,
     ProgramStanding,
     SavePoint,
@@ -60,6 +64,9 @@ class ProgramRules:
         changed: Is called after each change of a record.
         enter: Gets the record of a program that is resumed; it raises an error to refuse it.
         leave: Gets the id of a program that no worker has any more.
+        ended: Gets the id of a program that has ended here, its ending, its exit code and why.
+        move: Returns how far the move of a program is, by its id, or None.
+        received: Returns the file of the state in which a program came here, or None.
     """
 
     keep: int
@@ -67,10 +74,20 @@ class ProgramRules:
     changed: Callable[[], None]
     enter: Callable[[ProgramRecord], None]
     leave: Callable[[str], None]
+    ended: Callable[[bytes, str, int, str], None]
+    move: Callable[[str], dict[str, Any] | None]
+    received: Callable[[bytes], Path | None]
 
 
 class NodeProgram:
-    """One program. Any thread may call its methods."""
+    """One program. Any thread may call its methods.
+
+    Attributes:
+        record: What is noted of it.
+        folder: Its folder.
+        id: Its id.
+        arrives: Whether it is only shown: another node owns it still.
+    """
 
     def __init__(
         self,
@@ -94,8 +111,16 @@ class NodeProgram:
         self._news = threading.Event()
         self._executor: ProcessExecutor | None = None
         self._watcher: threading.Thread | None = None
+        self.arrives = False
         self._next = 0.0
         self._closing = False
+        self._to = ""
+        """Where the program is being moved, or ""."""
+        self._still = threading.Event()
+        self._still.set()
+        """Is clear while the program is being moved."""
+        self._saving = threading.Lock()
+        """Held while a checkpoint is written, and while the program is being moved."""
 
     # ---- its record ------------------------------------------------------------------------------
 
@@ -131,6 +156,14 @@ class NodeProgram:
 
     def _refuse(self, what: str) -> WrongState:
         record = self.record
+        if self.arrives:
+            return WrongState(
+                f"program {record.program[:8]} arrives from another node and cannot be {what}"
+            )
+        if self._to:
+            return WrongState(
+                f"program {record.program[:8]} is being moved to {self._to} and cannot be {what}"
+            )
         why = f" ({record.reason})" if record.reason else ""
         return WrongState(
             f"program {record.program[:8]} is {record.standing.value}{why} and cannot be {what}"
@@ -183,20 +216,28 @@ class NodeProgram:
         Args:
             old: The workers of its folder that live; the others were killed.
         """
-        record, folder = self.record, self.folder
+        self._adopt(old, runs=self.record.standing is not ProgramStanding.PAUSED)
+        if self._executor is not None:
+            return
+        self._find_left()
+
+    def _adopt(self, old: list[ProcessExecutor], *, runs: bool) -> None:
+        """Take over the worker that has the program, and kill the others."""
         for executor in old:
             executor.patience = PATIENCE
             with suppress(WasmsrError):
                 if executor.programs() == [self.id] and self._executor is None:
-                    if record.standing is not ProgramStanding.PAUSED:
+                    if runs:
                         self._stand(ProgramStanding.RUNNING, "adopted")
                         if not executor.wait(self.id, 0).ending:
                             executor.resume(self.id)
                     self._have(executor)
                     continue
             executor.kill()
-        if self._executor is not None:
-            return
+
+    def _find_left(self) -> None:
+        """Say what has become of a program whose worker is gone."""
+        record, folder = self.record, self.folder
         with suppress(OSError, ValueError, TypeError):
             left = folder.workers / f"{record.program}.result"
             if left.exists():
@@ -233,6 +274,7 @@ class NodeProgram:
                 if self._executor is not executor:
                     return
                 if status.ending:
+                    self._still.wait()  # a move that is under way sees it too
                     with self._lock:
                         if self._executor is executor:
                             self._end(status)
@@ -270,9 +312,11 @@ class NodeProgram:
             executor.close()
             _reap(executor.pid)
         self.folder.remove_saved()
+        self._rules.ended(self.id, status.ending, status.code, status.sentence)
 
     def _lose(self, executor: ProcessExecutor, error: ExecutorError) -> None:
         """Note how the worker has ended."""
+        self._still.wait()  # the move may be decided, and the program elsewhere
         with self._lock:
             if self._executor is not executor or self._closing:
                 return
@@ -294,7 +338,7 @@ class NodeProgram:
     # ---- verbs -----------------------------------------------------------------------------------
 
     def _live(self, what: str) -> ProcessExecutor:
-        if self._executor is None:
+        if self._executor is None or self._to:
             raise self._refuse(what)
         return self._executor
 
@@ -320,6 +364,8 @@ class NodeProgram:
             WasmsrError: There is nothing to resume, or it cannot be restored.
         """
         with self._lock:
+            if self._to:
+                raise self._refuse("resumed")
             if self._executor is not None:
                 executor = self._executor
                 if self.record.standing is not ProgramStanding.PAUSED:
@@ -345,17 +391,20 @@ class NodeProgram:
         executor = self._worker(self)
         try:
             streams = (-1, RING, RING)
+            parked, received = self.folder.parked(), self._rules.received(self.id)
             if saved.root:
                 executor.restore(
                     os.fspath(self.folder.saved), bytes.fromhex(saved.root), record.spec,
                     program=self.id, streams=streams,
                 )  # fmt: skip
-            else:
-                parked = self.folder.parked()
-                if parked is None:
-                    raise NodeError(f"the saved state of program {record.program[:8]} is gone")
+            elif parked is not None:
                 with open(parked[3], "rb") as file:
                     executor.adopt(file.fileno(), record.spec, program=self.id, streams=streams)
+            elif received is not None:
+                with open(received, "rb", buffering=0) as file:
+                    restore_file(executor, record, iter(partial(file.read, PIECE), b""))
+            else:
+                raise NodeError(f"the saved state of program {record.program[:8]} is gone")
             self._stand(ProgramStanding.RUNNING, f"resumed from {_when(saved.time)}")
             executor.resume(self.id)
         except BaseException:
@@ -368,7 +417,7 @@ class NodeProgram:
     def kill(self, reason: str = "killed by request") -> None:
         """End the program for good. Raises WrongState if it has ended."""
         with self._lock:
-            if self.record.standing.is_final:
+            if self.record.standing.is_final or self._to:
                 raise self._refuse("killed")
             executor, self._executor = self._executor, None
             self._stand(ProgramStanding.KILLED, reason, saved=None)
@@ -376,6 +425,7 @@ class NodeProgram:
             executor.kill()
             _reap(executor.pid)
         self.folder.remove_saved()
+        self._rules.ended(self.id, "failed", EXIT_HOST, reason)
 
     def checkpoint(self) -> SavePoint:
         """Save the program, which runs on meanwhile, and return where.
@@ -383,6 +433,10 @@ class NodeProgram:
         Raises:
             WasmsrError: It has no worker, or cannot be saved.
         """
+        with self._saving:
+            return self._checkpoint()
+
+    def _checkpoint(self) -> SavePoint:
         with self._lock:
             executor = self._live("saved")
             life = self.record.life
@@ -412,7 +466,7 @@ class NodeProgram:
         with self._lock:
             found = self.shown()
             executor = self._executor
-            if executor is None:
+            if executor is None or self._to:
                 return found
             paused = self.record.standing is ProgramStanding.PAUSED
             if executor.pause(self.id, PAUSE_SECONDS):
@@ -426,6 +480,11 @@ class NodeProgram:
                         executor.resume(self.id)
             return found
 
+    def _shown_standing(self) -> str:
+        if self.arrives:
+            return "arriving"
+        return "moving" if self._to else self.record.standing.value
+
     def shown(self) -> dict[str, Any]:
         """Return what `ps` shows of the program, as plain data."""
         with self._lock:
@@ -434,7 +493,7 @@ class NodeProgram:
             return {
                 "program": record.program,
                 "name": record.name,
-                "standing": record.standing.value,
+                "standing": self._shown_standing(),
                 "reason": record.reason,
                 "ending": record.ending,
                 "code": record.code if record.standing is ProgramStanding.ENDED else None,
@@ -450,8 +509,134 @@ class NodeProgram:
                     "time": saved.time, "number": saved.number, "root": saved.root,
                     "size": saved.size, "stdout": saved.output, "stderr": saved.errors,
                 },
+                "epoch": record.epoch,
+                "went": None if record.went is None else asdict(record.went),
+                "move": self._rules.move(record.program) if self._to else None,
                 "spec": record.spec,
             }  # fmt: skip
+
+    # ---- moves -----------------------------------------------------------------------------------
+
+    def hold(self, address: str) -> ProcessExecutor:
+        """Keep the program for a move: until `moved` or `stays` nobody else steers it.
+
+        Args:
+            address: Where it goes.
+
+        Returns:
+            Its worker.
+
+        Raises:
+            WrongState: It has no worker, or is being moved already.
+        """
+        with self._lock:
+            executor = self._live("moved")
+            self._to = address
+            self._still.clear()
+        self._saving.acquire()  # a checkpoint that is being written ends first
+        self._rules.changed()
+        return executor
+
+    def stays(self) -> None:
+        """End what `hold` has begun: the program was not moved."""
+        with self._lock:
+            self._to = ""
+        self._saving.release()
+        self._still.set()
+        self._news.set()
+        self._rules.changed()
+
+    def moved(self, went: MovedTo) -> None:
+        """Note where the program is now, and end its worker."""
+        with self._lock:
+            executor, self._executor = self._executor, None
+            held, self._to = bool(self._to), ""
+            self._stand(ProgramStanding.MOVED, f"went to {went.address}", went=went)
+        if executor is not None and not executor.is_gone:
+            executor.kill()
+            _reap(executor.pid)
+        self.folder.remove_worker()
+        if held:
+            self._saving.release()
+        self._still.set()
+
+    def end_worker(self) -> None:
+        """End the worker of a program that another node has; `moved` notes that."""
+        executor = self._executor
+        if executor is not None:
+            executor.kill()
+            _reap(executor.pid)
+
+    def wait_for_owner(self, address: str, old: list[ProcessExecutor]) -> None:
+        """Keep the program paused after the node was lost while it was being moved.
+
+        Args:
+            address: Where it was to go; that node says who owns it. Then `moved` or `settle_here`
+                is called.
+            old: The workers of its folder that live.
+        """
+        self._to = address
+        self._still.clear()
+        self._saving.acquire()
+        self._adopt(old, runs=False)
+
+    def settle_here(self) -> None:
+        """Hear that the program is still this node's, after `wait_for_owner`."""
+        with self._lock:
+            if not self._to:
+                return
+            self.stays()
+            executor = self._executor
+            if executor is None:
+                self._find_left()
+            elif self.record.standing is not ProgramStanding.PAUSED:
+                self._stand(ProgramStanding.RUNNING, "it was not moved")
+                if not executor.wait(self.id, 0).ending:
+                    executor.resume(self.id)
+
+    def ended_there(self, how: str) -> None:
+        """Note that a program that has moved has ended."""
+        with self._lock:
+            went = self.record.went
+            if went is None:
+                return
+            self._stand(ProgramStanding.MOVED, f"went to {went.address}, where it ended: {how}")
+        self.folder.remove_saved()
+
+    def take(self, executor: ProcessExecutor) -> None:
+        """Have a worker that has the program, which has come by a move."""
+        with self._lock:
+            self._have(executor)
+        self._rules.changed()
+
+    def adopt(self, epoch: int) -> None:
+        """Resume the program here after somebody has said that no other node has it.
+
+        Args:
+            epoch: The epoch in which this node owns it from now on.
+
+        Raises:
+            WasmsrError: There is nothing to resume, or it cannot be restored.
+        """
+        with self._lock:
+            self.record.epoch, self.record.went = epoch, None
+            if self._to:
+                self.settle_here()
+            elif self._executor is None:
+                self._fall_back("its move was given up by request")
+            self.record.write(self.folder.record)
+            if self.record.standing is ProgramStanding.RESUMABLE:
+                self._restore()
+
+    def wait_still(self, seconds: float) -> bool:
+        """Wait until no move of the program is under way; return whether none is."""
+        return self._still.wait(seconds)
+
+    @property
+    def can_be_adopted(self) -> bool:
+        """Whether there is something from which the program can go on here."""
+        saved = self.record.saved or self.folder.parked() or self._rules.received(self.id)
+        return self._executor is not None or bool(saved)
 
     # ---- the end of the node ---------------------------------------------------------------------
 
@@ -467,11 +652,12 @@ class NodeProgram:
         Args:
             save: Write a last checkpoint first.
         """
+        self._still.wait(PAUSE_SECONDS)
         with self._lock:
             executor = self._executor
         if executor is None:
             return self.record.standing is not ProgramStanding.LOST
-        if save:
+        if save and not self._to:
             try:
                 if not executor.pause(self.id, PAUSE_SECONDS):
                     raise NodeError(f"it did not pause within {PAUSE_SECONDS:.0f} s")

@@ -8,42 +8,45 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from wasmsr.errors import WasmsrError, printable
+from wasmsr.executor.old_workers import kill, living
 from wasmsr.executor.port import ID_BYTES, ExecutorError
 from wasmsr.executor.process import ProcessExecutor, old_executors
 from wasmsr.executor.rings import read_ring, ring_bounds
-from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused
+from wasmsr.migrate.ports import Peer
+from wasmsr.migrate.protocol import Ending, OwnershipState
+from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused, WrongState
+from wasmsr.node.moving.node_host import ComingProgram
+from wasmsr.node.moving.node_moves import NodeMoves
+from wasmsr.node.moving.node_peers import MakePeer
 from wasmsr.node.supervision.node_folder import NodeFolder, ProgramFolder
 from wasmsr.node.supervision.node_program import NodeProgram, Note, ProgramRules
-from wasmsr.node.supervision.program_record import STREAMS, ProgramRecord, ProgramStanding
+from wasmsr.node.supervision.program_record import (
+    STREAMS,
+    MovedTo,
+    ProgramRecord,
+    ProgramStanding,
+)
+from wasmsr.node.supervision.submissions import checked_run
 from wasmsr.node.workers.confinement import Confinement, HostAccess, WorkerLimits
 from wasmsr.node.workers.warm_parents import WarmParents
 from wasmsr.node.workers.warm_snapshot import WarmSnapshot
 from wasmsr.runspec.run_spec import RunSpec
 from wasmsr.snapshot.memory.parts import cores
-from wasmsr.wasi.filesystem.mounts import Mount
 
 FINISHED = 1000
 """Programs that have ended and are still known; the oldest are forgotten."""
-
-TAKEN = frozenset(
-    ("args", "own_args", "invoke", "env", "mounts", "listen", "limits", "features",
-     "deterministic", "on_changed")
-)  # fmt: skip
-"""Fields of a run that a caller may set. The others name files, keys or streams of the host."""
-
-LIMITS = frozenset(("memory", "fuel", "carried"))
-"""The same of the group `limits`."""
 
 ADOPT_SECONDS = 10.0
 """How long an old worker may take to say hello; it pauses its program first."""
@@ -67,6 +70,11 @@ def _check_nothing(digest: str, spec: RunSpec) -> None:
     """Find nothing wrong with a program."""
 
 
+def _no_peer(address: str, node: bytes, ours: bytes) -> Peer:
+    """Refuse to speak to other nodes."""
+    raise NodeError("this node speaks to no other nodes")
+
+
 @dataclass(frozen=True)
 class NodeRules:
     """How a node treats its programs.
@@ -81,6 +89,7 @@ class NodeRules:
             raises an error to refuse it.
         check: Gets digest and run before each start of a worker; it raises an error to refuse it.
         leave: Gets the id of each program that no worker has any more.
+        peer: Makes another node, by address and node id.
         note: Gets events, for the log.
     """
 
@@ -92,6 +101,7 @@ class NodeRules:
     admit: Callable[[str, str, str, RunSpec], None] = _take_all
     check: Callable[[str, RunSpec], None] = _check_nothing
     leave: Callable[[str], None] = lambda program: None
+    peer: MakePeer = _no_peer
     note: Note = _ignore
 
 
@@ -140,13 +150,20 @@ class NodeSupervisor:
         self._unreadable: set[str] = set()
         self._changes = threading.Condition()
         self._stopping = False
-        self._kept = ProgramRules(
-            rules.keep, rules.note, self._note_change, self._admit_again, rules.leave
-        )
         try:
-            self._recover()
+            self.moves = NodeMoves(self, rules.peer)
         except BaseException:
             self.folder.close()
+            raise
+        self._kept = ProgramRules(
+            rules.keep, rules.note, self._note_change, self._admit_again, rules.leave,
+            self._note_end, self.moves.shown, self.moves.received,
+        )  # fmt: skip
+        try:
+            self._recover()
+            self.moves.recover()
+        except BaseException:
+            self.close()
             raise
 
     @property
@@ -163,11 +180,14 @@ class NodeSupervisor:
         with self._changes:
             self._changes.notify_all()
 
+    def _note_end(self, program: bytes, ending: str, code: int, sentence: str) -> None:
+        self.moves.ended_here(program, Ending(ending, code, sentence))
+
     # ---- after a crash ---------------------------------------------------------------------------
 
     def _recover(self) -> None:
         """Say of each program of the folder what has become of it."""
-        found: list[tuple[NodeProgram, list[ProcessExecutor]]] = []
+        stays: dict[str, list[tuple[ProgramRecord, ProgramFolder]]] = {}
         for place in self.folder.programs():
             if not place.record.exists():
                 place.remove()  # nobody was told of it
@@ -177,15 +197,19 @@ class NodeSupervisor:
             except (NodeError, OSError) as error:
                 self._show_unreadable(place, str(error))
                 continue
-            program = NodeProgram(record, place, self._kept, self._worker)
-            self._programs[record.program] = program
-            if record.standing.is_alive and place.workers.is_dir():
-                found.append((program, []))
-            elif record.standing.is_alive:
-                program.recover([])
+            stays.setdefault(record.program, []).append((record, place))
+        found: list[NodeProgram] = []
+        for program, all_stays in stays.items():
+            chosen = self._choose_stay(bytes.fromhex(program), all_stays)
+            if chosen is None:
+                continue
+            made = NodeProgram(*chosen, self._kept, self._worker)
+            self._programs[program] = made
+            if made.standing.is_alive:
+                found.append(made)
         # Each worker is adopted within its waiting time, however many there are.
         with ThreadPoolExecutor(8, thread_name_prefix="wasmsr-recover") as pool:
-            list(pool.map(self._recover_one, (program for program, _ in found)))
+            list(pool.map(self._recover_one, found))
         if not self._unreadable:  # their modules are not known
             records = [one.record for one in self._programs.values()]
             self.folder.remove_modules(
@@ -194,7 +218,7 @@ class NodeSupervisor:
 
     def _show_unreadable(self, place: ProgramFolder, error: str) -> None:
         """Show a program whose record cannot be read as lost, and leave its folder alone."""
-        name = place.path.name
+        name = place.program
         self.rules.note("unreadable", program=name[:8], error=error)
         changed = place.record.stat().st_mtime
         record = ProgramRecord(
@@ -203,9 +227,47 @@ class NodeSupervisor:
         self._unreadable.add(name)
         self._programs[name] = NodeProgram(record, place, self._kept, self._worker)
 
+    def _choose_stay(
+        self, program: bytes, stays: list[tuple[ProgramRecord, ProgramFolder]]
+    ) -> tuple[ProgramRecord, ProgramFolder] | None:
+        """Return the stay of a program that counts: the last in which the journal has it here.
+
+        A stay whose state has come, and which is not decided, waits for the hand-over. The others
+        are removed.
+        """
+        noted = self.moves.record_of(program)
+        kept: list[tuple[ProgramRecord, ProgramFolder]] = []
+        for record, place in stays:
+            here = noted is not None and noted.epoch >= record.epoch
+            if not record.attempt or record.standing.is_final or here:
+                kept.append((record, place))
+                continue
+            for name, process in living(place.workers) if place.workers.is_dir() else ():
+                kill(place.workers, name, process)  # it has the state, and may not run it
+            incoming = noted.incoming if noted else None
+            if incoming is None or incoming.attempt.hex() != record.attempt:
+                place.remove()
+        kept.sort(key=lambda stay: stay[0].epoch)
+        for _, place in kept[:-1]:
+            place.remove()
+        return kept[-1] if kept else None
+
     def _recover_one(self, program: NodeProgram) -> None:
         try:
-            program.recover(old_executors(program.folder.workers, ADOPT_SECONDS))
+            workers = program.folder.workers
+            old = old_executors(workers, ADOPT_SECONDS) if workers.is_dir() else []
+            noted = self.moves.record_of(program.id)
+            if noted is None or noted.standing in (OwnershipState.OWNED, OwnershipState.UNKNOWN):
+                program.recover(old)
+            elif noted.standing is OwnershipState.OFFERED:
+                program.wait_for_owner(noted.peer, old)
+            elif noted.standing is OwnershipState.HANDED:
+                for one in old:
+                    one.kill()
+                went = MovedTo(noted.peer, noted.node.hex(), noted.epoch, noted.confirmed)
+                program.moved(went)
+            else:
+                program.recover(old)
         except (WasmsrError, OSError) as error:
             self.rules.note("trouble", program=program.record.program[:8], error=str(error))
             raise
@@ -214,16 +276,68 @@ class NodeSupervisor:
 
     def _worker(self, program: NodeProgram) -> ProcessExecutor:
         """Return a worker for a program."""
-        record, folder = program.record, program.folder
+        return self.worker(program.record, program.folder)
+
+    # What moves need; see `NodePlace` and `MovingNode`.
+
+    def worker(self, record: ProgramRecord, folder: ProgramFolder) -> ProcessExecutor:
+        """Return a new worker. Raises WasmsrError."""
         spec = RunSpec.read(record.spec)
         self.rules.check(record.digest, spec)
+        folder.own_carried.mkdir(parents=True, exist_ok=True, mode=0o700)
+        access = HostAccess.of(spec, folder.path)
+        carried = os.fspath(folder.own_carried)
+        access = replace(access, writable=(*access.writable, carried))
         begins = record.standing is ProgramStanding.STARTING
         return self._parents.worker(
             self.folder.module(record.digest), record.digest, spec.features, folder.place,
-            Confinement(self.rules.limits, HostAccess.of(spec, folder.path)),
-            ring=self.rules.ring, wait=self.rules.adopt,
+            Confinement(self.rules.limits, access), ring=self.rules.ring, wait=self.rules.adopt,
             snapshot=self._warm(record.snapshot if begins else "", spec),
         )  # fmt: skip
+
+    @property
+    def ring(self) -> int:
+        """Bytes that are kept of each stream of output."""
+        return self.rules.ring
+
+    def check(self, digest: str, run: RunSpec) -> None:
+        """Check a program by the node's rules. Raises WasmsrError."""
+        if self._stopping:
+            raise NodeError("the node is being stopped and takes no programs")
+        self.rules.check(digest, run)
+
+    def admit(self, program: str, caller: str, digest: str, run: RunSpec) -> None:
+        """Count a program that comes. Raises WasmsrError."""
+        self.rules.admit(program, caller, digest, run)
+
+    def release(self, program: str) -> None:
+        """Count a program no more that has come in vain."""
+        self.rules.leave(program)
+        self._note_change()
+
+    def load(self, digest: str, features: str | None) -> None:
+        """Have a warm parent load a module. Raises WasmsrError."""
+        self._parents.load(self.folder.module(digest), digest, features)
+
+    def note(self, event: str, **values: Any) -> None:
+        """Write an event to the log."""
+        self.rules.note(event, **values)
+
+    def named(self, program: bytes) -> NodeProgram | None:
+        """Return the program with this id, or None."""
+        with self._lock:
+            return self._programs.get(program.hex())
+
+    def take_over(self, coming: ComingProgram) -> None:
+        """Make a program that has come one of this node's, in place of an older stay."""
+        made = NodeProgram(coming.record, coming.folder, self._kept, self._worker)
+        with self._lock:
+            before = self._programs.get(coming.record.program)
+            self._programs[coming.record.program] = made
+        made.take(coming.executor)
+        if before is not None:
+            before.folder.remove()
+        self._forget_old()
 
     def _warm(self, digest: str, run: RunSpec) -> WarmSnapshot | None:
         """Return what a warm parent holds for programs that begin in a snapshot."""
@@ -320,7 +434,9 @@ class NodeSupervisor:
             for one in gone:
                 del self._programs[one.record.program]
         for one in gone:
+            self.moves.forget(one.id)
             one.folder.remove()
+            shutil.rmtree(one.folder.own_carried, ignore_errors=True)
 
     def find(self, text: str) -> NodeProgram:
         """Return the program whose id begins with these digits, or that has this name.
@@ -329,11 +445,11 @@ class NodeSupervisor:
             NoSuchProgram: There is none, or more than one.
         """
         digits = text.strip().lower()
-        with self._lock:
-            if digits in self._programs:
-                return self._programs[digits]
-            found = [one for id, one in self._programs.items() if digits and id.startswith(digits)]
-            found = found or [one for one in self._programs.values() if one.record.name == text]
+        known = {one.record.program: one for one in self.programs()}
+        if digits in known:
+            return known[digits]
+        found = [one for id, one in known.items() if digits and id.startswith(digits)]
+        found = found or [one for one in known.values() if one.record.name == text]
         if len(found) == 1:
             return found[0]
         many = "several programs have" if found else "there is no program with"
@@ -344,9 +460,38 @@ class NodeSupervisor:
 
     def programs(self) -> list[NodeProgram]:
         """Return all programs, oldest first."""
+        arriving = []
+        for coming in self.moves.host.coming():
+            one = NodeProgram(coming.record, coming.folder, self._kept, self._worker)
+            one.arrives = True
+            arriving.append(one)
         with self._lock:
-            found = list(self._programs.values())
+            shown = {**self._programs, **{one.record.program: one for one in arriving}}
+        found = list(shown.values())
         return sorted(found, key=lambda one: one.record.submitted)
+
+    def adopt(self, text: str) -> NodeProgram:
+        """Resume a program here whose owner cannot be asked, and return it.
+
+        It is one whose move is not decided, or that is at a node that is gone. Whoever asks for it
+        says that it does not run elsewhere.
+
+        Raises:
+            WrongState: The program is this node's anyway, or nothing is left of it here.
+            WasmsrError: It cannot be resumed.
+        """
+        program = self.find(text)
+        name = program.record.program[:8]
+        if not program.arrives and not program.can_be_adopted:
+            raise WrongState(f"nothing is left here from which program {name} could go on")
+        moving = self.moves.is_moving(program.id)
+        epoch = self.moves.adopt(program.id)
+        self.rules.note("adopted", program=name, epoch=epoch)
+        if moving:
+            program.wait_still(ADOPT_SECONDS * 3)
+        elif not program.arrives:
+            program.adopt(epoch)
+        return self.find(program.record.program)
 
     # ---- output ----------------------------------------------------------------------------------
 
@@ -424,6 +569,10 @@ class NodeSupervisor:
         with ThreadPoolExecutor(cores(), thread_name_prefix="wasmsr-resume") as pool:
             list(pool.map(resume, found))
 
+    def refuse_programs(self) -> None:
+        """Take no programs any more: the node is about to end."""
+        self._stopping = True
+
     def stop(self, *, save: bool, seconds: float) -> list[str]:
         """End all workers, and give the folder up.
 
@@ -435,6 +584,7 @@ class NodeSupervisor:
             The programs of which nothing is left, by id.
         """
         self._stopping = True
+        self.moves.interrupt()
         end = time.monotonic() + seconds
         alive = [one for one in self.programs() if one.standing.is_alive]
         kept: dict[str, bool] = {}
@@ -454,6 +604,8 @@ class NodeSupervisor:
             if program.record.program not in kept:  # it takes too long
                 with suppress(OSError):
                     kept[program.record.program] = program.leave(False)
+        for coming in self.moves.host.coming():
+            coming.executor.kill()  # what has come of it whole is in the journal's folder
         for program in self.programs():
             program.settle(max(0.1, end + 1.0 - time.monotonic()))
         self.close()
@@ -461,33 +613,9 @@ class NodeSupervisor:
 
     def close(self) -> None:
         """Give the folder up; the workers stay, and wait for another supervisor."""
+        self.moves.close()
         self._parents.close()
         self.folder.close()
-
-
-def checked_run(spec: Mapping[str, Any]) -> RunSpec:
-    """Return the run that a caller describes.
-
-    Raises:
-        SubmissionRefused: It sets what a caller may not set.
-        SpecError: A value is wrong.
-        WasiConfigError: A mount has not the right form.
-    """
-    limits = spec.get("limits", {})
-    wrong = [*(spec.keys() - TAKEN)]
-    if isinstance(limits, Mapping):
-        wrong += [f"limits.{name}" for name in limits.keys() - LIMITS]
-    if wrong:
-        raise SubmissionRefused(
-            f"a program on a node cannot have {printable(', '.join(sorted(map(str, wrong))))}"
-        )
-    run = RunSpec.read(spec)
-    for mount in map(Mount.parse, run.mounts):
-        if mount.host is not None and not mount.host.is_absolute():
-            raise SubmissionRefused(
-                f"the folder {printable(mount.host)} of the node's host is not an absolute path"
-            )
-    return run
 
 
 def _may_write(program: NodeProgram) -> bool:

@@ -35,6 +35,7 @@ class ProgramStanding(enum.Enum):
     KILLED = "killed"
     RESUMABLE = "resumable"
     LOST = "lost"
+    MOVED = "moved"
 
     @property
     def is_alive(self) -> bool:
@@ -43,8 +44,8 @@ class ProgramStanding(enum.Enum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing can follow."""
-        return self in (self.ENDED, self.KILLED, self.LOST)
+        """Whether nothing can follow here by itself."""
+        return self in (self.ENDED, self.KILLED, self.LOST, self.MOVED)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class SavePoint:
         life: The number of the start during which it was saved.
         time: When, in seconds since 1970.
         root: Root digest of a checkpoint in hexadecimal digits; "" for a snapshot that a worker
-            wrote when it had waited for a supervisor in vain.
+            wrote when it had waited for a supervisor in vain, and for the state in which the
+            program came here.
         number: Number of the checkpoint; 0 for such a snapshot.
         size: Bytes of its file.
         output: Bytes of standard output that the program had written.
@@ -74,6 +76,23 @@ class SavePoint:
     def offsets(self) -> dict[str, int]:
         """Bytes of each stream, by its name."""
         return {"stdout": self.output, "stderr": self.errors}
+
+
+@dataclass(frozen=True)
+class MovedTo:
+    """Where a program is that has left.
+
+    Attributes:
+        address: The address of the node.
+        node: The node's id in hexadecimal digits.
+        epoch: The epoch in which that node owns it.
+        confirmed: Whether that node has said that it does.
+    """
+
+    address: str
+    node: str
+    epoch: int
+    confirmed: bool
 
 
 @dataclass
@@ -97,6 +116,9 @@ class ProgramRecord:
         saved: The save point from which it can be resumed, or None.
         every: Seconds between checkpoints, or None.
         snapshot: SHA-256 of the snapshot in which it began, in hexadecimal digits; "" for none.
+        epoch: The epoch in which this node owns the program, or owned it.
+        attempt: The attempt by which it came, in hexadecimal digits; "" if it began here.
+        went: Where it is, if it has moved.
     """
 
     program: str
@@ -115,6 +137,9 @@ class ProgramRecord:
     saved: SavePoint | None = None
     every: float | None = None
     snapshot: str = ""
+    epoch: int = 1
+    attempt: str = ""
+    went: MovedTo | None = None
 
     def write(self, path: Path) -> None:
         """Write the record, durably. Raises OSError."""
@@ -139,6 +164,8 @@ class ProgramRecord:
             values["standing"] = ProgramStanding(values["standing"])
             saved = values.get("saved")
             values["saved"] = None if saved is None else SavePoint(**saved)
+            went = values.get("went")
+            values["went"] = None if went is None else MovedTo(**went)
             return cls(**values)
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise NodeError(

@@ -25,6 +25,7 @@ from wasmsr.executor import worker
 from wasmsr.executor.messages import VERSION, receive, send
 from wasmsr.interp.modules.module import Module
 from wasmsr.node.workers.confinement import Confinement
+from wasmsr.node.workers.moving_executor import make_with
 from wasmsr.snapshot.preload import preload
 from wasmsr.wasi import facade
 from wasmsr.wasi.filesystem import private_folders
@@ -125,6 +126,7 @@ def _work(
         module=module,
         rings=(Path(values["rings"]), values["ring_bytes"]),
         moment=moment,
+        make=make_with(Path(values["carried"])),
         confine=lambda: confinement.apply(folder),
     )
 

@@ -48,11 +48,13 @@ class WorkerPlace:
         folder: Its locks and its socket; see `executor/old_workers.py`.
         output: The rings of its output.
         temporary: What vanishes with it.
+        carried: Carried trees, of each program in a folder of its own.
     """
 
     folder: Path
     output: Path
     temporary: Path
+    carried: Path
 
 
 class WarmParent:
@@ -137,6 +139,7 @@ class WarmParent:
             self._ask(
                 "fork", FORK_SECONDS, [theirs.fileno(), errors.fileno()],
                 folder=os.fspath(place.folder), temporary=os.fspath(place.temporary),
+                carried=os.fspath(place.carried),
                 rings=os.fspath(place.output), ring_bytes=ring, wait=wait,
                 confinement=confinement.as_dict(),
             )  # fmt: skip

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -55,6 +55,40 @@ class LogPiece:
     life: int
     rewound: bool = False
     dropped: int = 0
+
+
+@dataclass(frozen=True)
+class MoveEvent:
+    """Something that has happened in a move.
+
+    Attributes:
+        kind: "prepared", "round", "progress", "moved", "not-moved", "asking" and so on, as in
+            docs/nodes.md.
+        text: A line for people, or "".
+        values: Bytes and seconds by name; "program" is the program's id.
+    """
+
+    kind: str
+    text: str
+    values: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, message: Any) -> MoveEvent:
+        """Return the value of a message."""
+        return cls(message.kind, message.text, json.loads(message.values or "{}"))
+
+
+@dataclass(frozen=True)
+class DrainReport:
+    """What a drain has done.
+
+    Attributes:
+        moved: Programs that are elsewhere now.
+        left: Programs that are still here, by id, and why.
+    """
+
+    moved: int
+    left: tuple[tuple[str, str], ...]
 
 
 class Node:
@@ -357,6 +391,79 @@ class Node:
     def checkpoint(self, program: str) -> ProgramInfo:
         """Save a program, which runs on."""
         return self._program("Checkpoint", program)
+
+    def migrate(
+        self,
+        program: str,
+        to: str,
+        *,
+        max_downtime: float | None = None,
+        max_rounds: int | None = None,
+        stop_and_copy: bool = False,
+        auto_converge: bool = False,
+        tell: Callable[[MoveEvent], object] = lambda event: None,
+    ) -> ProgramInfo:
+        """Move a program to another node, and return what this node then says of it.
+
+        Args:
+            program: The program.
+            to: `HOST:PORT` of the other node.
+            max_downtime: Seconds of predicted downtime at which the program is stopped; None
+                leaves that to the node.
+            max_rounds: Most rounds, the last one included.
+            stop_and_copy: Stop the program before anything is sent.
+            auto_converge: Hold a program back that writes faster than the line sends.
+            tell: Gets what happens: rounds, progress, and last "moved" with the figures.
+
+        Raises:
+            NodeError: The program was not moved. It runs on, unless the error says otherwise.
+        """
+        policy = messages.MovePolicyMessage(
+            max_downtime=max_downtime or 0, max_rounds=max_rounds or 0,
+            stop_and_copy=stop_and_copy, auto_converge=auto_converge,
+        )  # fmt: skip
+        request = messages.MigrateRequest(program=program, to=to, policy=policy)
+        for reply in self._stream("Migrate", [request], None):
+            if reply.WhichOneof("part") == "program":
+                return program_in(reply.program)
+            tell(MoveEvent.read(reply.event))
+        raise NodeAway(f"the node {self.address} gave no answer")
+
+    def drain(
+        self,
+        *to: str,
+        at_once: int | None = None,
+        deadline: float | None = None,
+        max_downtime: float | None = None,
+        tell: Callable[[MoveEvent], object] = lambda event: None,
+    ) -> DrainReport:
+        """Move all programs to other nodes, and return how many went and which did not.
+
+        Args:
+            to: `HOST:PORT` of each node that may get programs.
+            at_once: Programs that move at the same time; None: four.
+            deadline: Seconds after which no move is begun; None for none.
+            max_downtime: As for `migrate`.
+            tell: Gets what happens in all moves.
+        """
+        request = messages.DrainRequest(
+            to=to, at_once=at_once or 0, deadline=deadline or 0,
+            policy=messages.MovePolicyMessage(max_downtime=max_downtime or 0),
+        )  # fmt: skip
+        for reply in self._stream("Drain", [request], None):
+            if reply.WhichOneof("part") == "result":
+                left = tuple((one.program, one.reason) for one in reply.result.left)
+                return DrainReport(reply.result.moved, left)
+            tell(MoveEvent.read(reply.event))
+        raise NodeAway(f"the node {self.address} gave no answer")
+
+    def adopt(self, program: str) -> ProgramInfo:
+        """Resume a program here whose owner cannot be asked.
+
+        It is one whose move is not decided, or that is at a node that is gone for good. If it runs
+        elsewhere after all, there are two of it: nobody but the caller can know.
+        """
+        return self._program("Adopt", program)
 
     def inspect(self, program: str) -> ProgramInfo:
         """Return a program with `details`: its run, figures, its call stack."""

@@ -18,10 +18,14 @@ from google.protobuf.message import DecodeError
 
 from wasmsr.errors import EXIT_MODULE, EXIT_SNAPSHOT, EXIT_USAGE, WasmsrError, printable
 from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused, WrongState
+from wasmsr.node.moving.node_moves import ARRIVALS
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.node.supervision.program_record import STREAMS
 from wasmsr.rpc import channel
+from wasmsr.rpc import messages as migration
 from wasmsr.rpc.control import control_messages as messages
+from wasmsr.rpc.control.move_calls import MoveCalls
+from wasmsr.rpc.control.node_peer import NO_KEY
 from wasmsr.rpc.control.program_info import program_out
 from wasmsr.rpc.control.standard_services import (
     ControlCall,
@@ -30,6 +34,7 @@ from wasmsr.rpc.control.standard_services import (
     first_of,
 )
 from wasmsr.rpc.gate import Gate
+from wasmsr.rpc.server import MigrationHandlers, Sender
 
 # After `channel`, which sets how loud it is.
 import grpc  # type: ignore[import-untyped]  # isort: skip
@@ -38,6 +43,9 @@ log = logging.getLogger(__name__)
 
 FOLLOWERS = 32
 """Calls at once that wait for news."""
+
+FOLLOWING = ("Logs", "List", "Watch", "ServerReflectionInfo", "Migrate", "Drain")
+"""Methods that wait for news."""
 
 QUESTIONS = 16
 """Other calls at once."""
@@ -58,8 +66,14 @@ Admit = Callable[[str, bytes | None, bytes], str]
 """Gets address, certificate and token of a caller; returns its name, or raises a WasmsrError."""
 
 
+AdmitNode = Callable[[Any], Sender]
+"""Gets gRPC's context of a call of another node; returns who calls, or raises AccessRefused."""
+
+
 class ControlServer:
     """Serves a node until `stop`."""
+
+    _moves_gate: Gate | None = None
 
     def __init__(
         self,
@@ -71,6 +85,7 @@ class ControlServer:
         confinement: tuple[str, ...] = (),
         credentials: Any = None,
         local: str | None = None,
+        admit_node: AdmitNode | None = None,
     ) -> None:
         """Bind and start.
 
@@ -82,15 +97,29 @@ class ControlServer:
             confinement: What the machine gives to confine workers.
             credentials: gRPC's server credentials; None for plain text.
             local: A socket in a folder of this user, for callers on this machine; or None.
+            admit_node: Which nodes may send programs; None for none.
 
         Raises:
             NodeError: The address cannot be used.
         """
         self._gate = Gate({"follow": FOLLOWERS, "question": QUESTIONS})
         self._stopped = threading.Event()
+        handlers: list[Any] = [
+            _Handlers(node, software, admit, confinement, self._gate, self._stopped)
+        ]
+        threads = FOLLOWERS + QUESTIONS + MORE
+        if admit_node is not None:
+            at_once = dict.fromkeys(migration.methods(), ARRIVALS + 1)
+            self._moves_gate = Gate(at_once)
+            handlers.append(
+                MigrationHandlers(
+                    node.moves.end.answers, software, NO_KEY, self._moves_gate, admit_node
+                )
+            )
+            threads += 3 * ARRIVALS
         self._server = grpc.server(
-            ThreadPoolExecutor(FOLLOWERS + QUESTIONS + MORE, thread_name_prefix="wasmsr-control"),
-            handlers=[_Handlers(node, software, admit, confinement, self._gate, self._stopped)],
+            ThreadPoolExecutor(threads, thread_name_prefix="wasmsr-control"),
+            handlers=handlers,
             options=channel.SERVER,
             maximum_concurrent_rpcs=CALLS,
         )
@@ -119,6 +148,8 @@ class ControlServer:
         self._stopped.set()
         self._server.stop(grace).wait(grace + 1.0)
         self._gate.close()
+        if self._moves_gate is not None:
+            self._moves_gate.close()
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -170,7 +201,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
                 caller = wire.peer()
                 if not free:
                     caller = self._admit(caller, *channel.proofs_of(wire))
-                follows = name in ("Logs", "List", "Watch", "ServerReflectionInfo")
+                follows = name in FOLLOWING
                 with self._gate.enter("follow" if follows else "question") as entered:
                     if not entered:
                         wire.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once")
@@ -233,6 +264,8 @@ class _Calls:
     ) -> None:
         self._node, self._software = node, software
         self._confinement, self._stopped = confinement, stopped
+        moves = MoveCalls(node, stopped)
+        self.Migrate, self.Drain = moves.migrate, moves.drain
 
     def Info(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
         first_of(requests)
@@ -320,6 +353,10 @@ class _Calls:
     def Inspect(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
         program = self._node.find(first_of(requests).program)
         yield messages.ProgramReply(program=program_out(program.inspect(), details=True))
+
+    def Adopt(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
+        found = self._node.adopt(first_of(requests).program)
+        yield messages.ProgramReply(program=program_out(found.shown()))
 
     def _do(self, requests: Iterator[Any], act: Callable[[Any], object]) -> Any:
         program = self._node.find(first_of(requests).program)

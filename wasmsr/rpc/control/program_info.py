@@ -18,7 +18,8 @@ class ProgramInfo:
         program: Its id in hexadecimal digits.
         name: What people call it.
         standing: "running", "paused", "ended", "killed", "resumable" (no worker has it; it can be
-            resumed from `saved`), "lost" or "starting".
+            resumed from `saved`), "moving", "arriving", "moved" (another node has it; see `went`),
+            "lost" or "starting".
         reason: Why, as a sentence, or "".
         ending: "finished", "exited", "trapped", "fuel" or "failed" for a program that has ended.
         code: Its exit code, or None.
@@ -31,6 +32,9 @@ class ProgramInfo:
         memory: Bytes of memory that the worker has now, or None.
         every: Seconds between checkpoints, or None.
         saved: The last save point ("time", "number", "root", "size", "stdout", "stderr"), or None.
+        epoch: The epoch in which this node owns it, or owned it; a move begins the next one.
+        went: Where it is if it has moved ("address", "node", "epoch", "confirmed"), or None.
+        move: How far its move is (the values of the last events), or None.
         details: What `inspect` adds: the run, figures, the call stack.
     """
 
@@ -49,12 +53,15 @@ class ProgramInfo:
     memory: int | None = None
     every: float | None = None
     saved: Mapping[str, Any] | None = None
+    epoch: int = 1
+    went: Mapping[str, Any] | None = None
+    move: Mapping[str, Any] | None = None
     details: Mapping[str, Any] | None = None
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing can follow."""
-        return self.standing in ("ended", "killed", "lost")
+        """Whether nothing can follow on this node."""
+        return self.standing in ("ended", "killed", "lost", "moved")
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -81,7 +88,12 @@ def program_out(shown: Mapping[str, Any], *, details: bool = False) -> Any:
         worker=shown["worker"] or 0,
         memory=shown["memory"] or 0,
         every=shown["every"] or 0,
+        epoch=shown["epoch"],
+        move="" if shown["move"] is None else json.dumps(shown["move"], default=str),
     )
+    if shown["went"] is not None:
+        went = {**shown["went"], "node": bytes.fromhex(shown["went"]["node"])}
+        message.went.CopyFrom(messages.MovedToMessage(**went))
     saved = shown["saved"]
     if saved is not None:
         message.saved.CopyFrom(
@@ -105,6 +117,14 @@ def program_in(message: Any) -> ProgramInfo:
             "stdout": message.saved.stdout,
             "stderr": message.saved.stderr,
         }
+    went = None
+    if message.HasField("went"):
+        went = {
+            "address": message.went.address,
+            "node": message.went.node.hex(),
+            "epoch": message.went.epoch,
+            "confirmed": message.went.confirmed,
+        }
     return ProgramInfo(
         program=message.program,
         name=message.name,
@@ -121,5 +141,8 @@ def program_in(message: Any) -> ProgramInfo:
         memory=message.memory or None,
         every=message.every or None,
         saved=saved,
+        epoch=message.epoch or 1,
+        went=went,
+        move=json.loads(message.move) if message.move else None,
         details=json.loads(message.details) if message.details else None,
     )

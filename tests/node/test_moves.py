@@ -1,0 +1,58 @@
+"""Programs that move between nodes: worker to worker through the hand-over, without a network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.node.nodes import World
+from tests.node.programs import counting, lines
+from wasmsr.node.supervision.node_supervisor import NodeSupervisor
+from wasmsr.node.supervision.program_record import ProgramStanding
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    for node in world.nodes.values():
+        node.stop(save=False, seconds=5)
+
+
+def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.01)
+
+
+def output(node: NodeSupervisor, program: str) -> str:
+    """Return standard output as `logs` gives it, from the first byte that is kept."""
+    return "".join(piece.data.decode() for piece in node.output(node.find(program), ("stdout",)))
+
+
+def test_a_program_moves_to_and_fro_with_its_output(world: World, tmp_path: Path) -> None:
+    a = world.node("a:1", tmp_path / "a")
+    b = world.node("b:1", tmp_path / "b")
+    program = a.submit([counting(3000, 1)], {})
+    until(lambda: output(a, program))
+    moved = a.moves.migrate(a.find(program), "b:1")
+    assert moved.downtime < 10 and moved.figures.rounds >= 1
+    gone = a.find(program)
+    assert gone.standing is ProgramStanding.MOVED
+    assert gone.record.went is not None and gone.record.went.confirmed
+    assert (gone.record.went.address, gone.record.went.epoch) == ("b:1", 2)
+    here = b.find(program)
+    assert here.shown()["standing"] == "running" and here.shown()["epoch"] == 2
+    before = output(b, program)
+    until(lambda: len(output(b, program)) > len(before))
+    b.moves.migrate(b.find(program), "a:1")
+    assert a.find(program).record.epoch == 3
+    until(lambda: a.find(program).standing is ProgramStanding.ENDED)
+    assert a.find(program).record.code == 7
+    assert output(a, program) == lines(0, 3000).decode()
+    until(lambda: "ended" in b.find(program).record.reason)
+    until(lambda: not a.moves.journal.records() and not b.moves.journal.records())

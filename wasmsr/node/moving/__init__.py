@@ -1,0 +1,1 @@
+"""Moves of programs between nodes: what a worker and its supervisor do, and the node's end."""

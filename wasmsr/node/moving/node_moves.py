@@ -1,0 +1,327 @@
+"""The moves of one node: its end of the hand-over, with the journal and the other nodes.
+
+The journal says who owns a program; the record of the program only repeats it, for people. The
+hand-over is the one of `migrate`; this file connects it with the programs of the node.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from wasmsr import __version__
+from wasmsr.errors import MigrationError
+from wasmsr.migrate.ends.programs_end import ProgramsEnd
+from wasmsr.migrate.events import Event
+from wasmsr.migrate.files.modules import Modules
+from wasmsr.migrate.handover.arrivals import MOST_PROGRAMS, EndLimits
+from wasmsr.migrate.handover.attempt import Moved
+from wasmsr.migrate.journal.journal import Journal, Record
+from wasmsr.migrate.ports import MovableProgram
+from wasmsr.migrate.protocol import ABILITIES, NODE, Ending, OwnershipState
+from wasmsr.migrate.rounds.convergence import MovePolicy
+from wasmsr.node.failures import NotMoved, WrongState
+from wasmsr.node.moving.node_host import ComingProgram, NodeHost, NodeModules, NodePlace
+from wasmsr.node.moving.node_peers import MakePeer, NodePeers
+from wasmsr.node.moving.worker_program import WorkerProgram
+from wasmsr.node.supervision.node_program import NodeProgram
+from wasmsr.node.supervision.program_record import MovedTo
+
+ARRIVALS = 16
+"""Programs that arrive at the same time at most; one more is refused for now."""
+
+Tell = Callable[[Event], None]
+"""Gets the events of one move."""
+
+SHOWN = frozenset(("progress", "round"))
+"""Events that only those who watch a move get."""
+
+
+class MovingNode(NodePlace, Protocol):
+    """What moves need of the node's supervisor."""
+
+    def note(self, event: str, **values: Any) -> None:
+        """Write an event to the node's log."""
+
+    def named(self, program: bytes) -> NodeProgram | None:
+        """Return the program with this id, or None."""
+
+    def take_over(self, coming: ComingProgram) -> None:
+        """Make a program that has come one of the node's."""
+
+
+class NodeMoves:
+    """Moves programs away from a node, and takes others in. Any thread may call its methods.
+
+    Attributes:
+        end: The node's end of the hand-over; the server gives it the calls of other nodes.
+        journal: Who owns which program.
+        host: What arrives.
+        peers: The other nodes.
+    """
+
+    def __init__(self, node: MovingNode, make_peer: MakePeer) -> None:
+        """Open the journal.
+
+        Args:
+            node: The supervisor.
+            make_peer: Makes the other nodes.
+
+        Raises:
+            MigrationError: The journal cannot be used.
+        """
+        self._node = node
+        self._lock = threading.Lock()
+        self._watching: dict[str, Tell] = {}
+        self._said: dict[str, dict[str, Any]] = {}
+        self.journal = Journal(node.folder.journal, node.folder.node)
+        self.host = NodeHost(node)
+        self.peers = NodePeers(make_peer, self.journal.node)
+        self.end = ProgramsEnd(
+            self.journal, cast(Modules, NodeModules()), self.host, self.peers, self.announce,
+            limits=EndLimits(MOST_PROGRAMS, ARRIVALS), arrived=self._arrived, ended=self._ended,
+            software=__version__, outlives=True, settled=self._settled,
+        )  # fmt: skip
+        self.end.destination.abilities = (*ABILITIES, NODE)
+
+    def recover(self) -> None:
+        """Restore the programs that were READY, before any other node can ask."""
+        for record in self.journal.records():
+            for address, node in ((record.peer, record.node), (record.peer, record.origin)):
+                if address and node:
+                    self.peers.meet(address, node)
+                    break
+            if record.incoming and record.incoming.node:
+                self.peers.meet(record.incoming.source, record.incoming.node)
+        self.end.recover()
+
+    def serve(self, address: str) -> None:
+        """Begin to settle what is open; `address` is where other nodes call this one."""
+        self.end.source.address = address
+        self.end.serve()
+
+    def interrupt(self) -> None:
+        """End all moves that are not decided."""
+        self.end.interrupt()
+
+    def close(self) -> None:
+        """End the threads, and give the journal up."""
+        self.end.close()
+        self.journal.close()
+
+    # ---- what people see -------------------------------------------------------------------------
+
+    def announce(self, event: Event) -> None:
+        """Take an event of the hand-over: for the log, and for whoever watches the move."""
+        program = str(event.values.get("program", ""))
+        with self._lock:
+            tell = self._watching.get(program)
+            if tell is not None:
+                self._said.setdefault(program, {}).update(event.values)
+        if tell is not None:
+            tell(event)
+        if event.kind == "round" or event.kind not in SHOWN:
+            values = {**event.values, "program": program[:8]} if program else event.values
+            text = {"text": event.text} if event.text else {}
+            self._node.note(f"move-{event.kind}", **{**values, **text})
+
+    def is_moving(self, program: bytes) -> bool:
+        """Return whether a move of a program away is under way."""
+        with self._lock:
+            return program.hex() in self._watching
+
+    def shown(self, program: str) -> dict[str, Any] | None:
+        """Return how far the move of a program is, or None if it is not being moved."""
+        with self._lock:
+            said = self._said.get(program)
+            return None if said is None else dict(said)
+
+    def record_of(self, program: bytes) -> Record | None:
+        """Return what the journal says of a program, or None."""
+        return self.journal.get(program)
+
+    # ---- away ------------------------------------------------------------------------------------
+
+    def migrate(
+        self,
+        program: NodeProgram,
+        address: str,
+        policy: MovePolicy | None = None,
+        tell: Tell = lambda event: None,
+    ) -> Moved:
+        """Move a program to another node, and return when that node has confirmed it.
+
+        Args:
+            program: The program.
+            address: The other node.
+            policy: How it moves.
+            tell: Gets the events of the move.
+
+        Raises:
+            WrongState: The program cannot be moved now.
+            NotMoved: It was not moved, and runs on here, or has ended.
+            HandedAway: The node is being stopped, and the other one has not confirmed yet.
+        """
+        failed: list[Event] = []
+
+        def watch(event: Event) -> None:
+            if event.kind == "not-moved":
+                failed.append(event)
+            tell(event)
+
+        peer = self.peers.meet(address)
+        executor = program.hold(address)
+        name = program.record.program
+        with self._lock:
+            self._watching[name], self._said[name] = watch, {"peer": address}
+        moved: Moved | None = None
+        try:
+            self._own(program, address)
+            self.end.enter(
+                WorkerProgram(
+                    executor,
+                    program.record,
+                    program.folder,
+                    self._node.folder.module(program.record.digest),
+                    lambda: self._left(program),
+                )
+            )
+            moved = self.end.move(program.id, peer, policy)
+        finally:
+            with self._lock:
+                del self._watching[name], self._said[name]
+            self._release(program)
+        if moved is not None:
+            if program.record.went is None:
+                raise NotMoved(f"program {name[:8]} was taken back by force while it was moved")
+            return moved
+        if failed:
+            said = failed[-1].values
+            raise NotMoved(
+                f"program {name[:8]} was not moved to {address}: {said['message']}",
+                hint=str(said["hint"]) or None,
+            )
+        raise NotMoved(f"program {name[:8]} has ended, and was not moved")
+
+    def _left(self, program: NodeProgram) -> None:
+        """End the worker of a program that another node has."""
+        record = self.journal.get(program.id)
+        if record is not None and record.standing is OwnershipState.HANDED:
+            program.end_worker()
+
+    def _own(self, program: NodeProgram, address: str) -> None:
+        """Note in the journal that a program is this node's that has not moved before."""
+        with self.journal.locked(program.id):
+            if self.journal.get(program.id) is None:
+                self.journal.put(
+                    Record(program.id, OwnershipState.OWNED, program.record.epoch, peer=address)
+                )
+
+    def _release(self, program: NodeProgram) -> None:
+        """Let a program go on, or be elsewhere: as the journal says."""
+        record = self.journal.get(program.id)
+        if record is not None and record.standing is OwnershipState.HANDED:
+            program.moved(_where(record))
+            return
+        self.end.leave(program.id)
+        if record is not None and record.epoch != program.record.epoch:  # adopted by force
+            program.adopt(record.epoch)
+        else:
+            program.stays()
+
+    def _settled(self, program: bytes) -> None:
+        """Hear that the move of a program is settled that an earlier process has left."""
+        found, record = self._node.named(program), self.journal.get(program)
+        if found is None or record is None:
+            return
+        if record.standing is OwnershipState.HANDED:
+            found.moved(_where(record))
+        elif record.standing is OwnershipState.OWNED:
+            found.settle_here()
+
+    def ended_here(self, program: bytes, ending: Ending) -> None:
+        """Hear that a program has ended here; the node from which it came is told."""
+        record = self.journal.get(program)
+        if record is None:
+            return
+        self.end.leave(program)
+        if record.origin:
+            self.end.finish(program, ending)
+        else:
+            with suppress(MigrationError):
+                self.journal.forget(program)
+
+    def forget(self, program: bytes) -> None:
+        """Forget a program that the node does not show any more."""
+        with suppress(MigrationError):
+            self.journal.forget(program)
+
+    # ---- here ------------------------------------------------------------------------------------
+
+    def _arrived(self, program: MovableProgram) -> None:
+        coming = self.host.take(program.id)
+        if coming is not None:
+            self._node.take_over(coming)
+
+    def _ended(self, program: bytes, ending: Ending) -> None:
+        """Hear that a program that was here has ended elsewhere."""
+        found = self._node.named(program)
+        if found is not None:
+            found.ended_there(f"{ending.kind} with code {ending.code}")
+
+    def received(self, program: bytes) -> Path | None:
+        """Return the file of the state in which a program came here, or None."""
+        record = self.journal.get(program)
+        if record is None or not record.received:
+            return None
+        path = self.journal.path(record.received)
+        return path if path.exists() else None
+
+    # ---- by force --------------------------------------------------------------------------------
+
+    def adopt(self, program: bytes) -> int:
+        """Make this node the owner of a program whose owner cannot be asked; return the epoch.
+
+        Nobody can know that the program does not run elsewhere too: the caller says so.
+
+        Raises:
+            WrongState: The journal has no doubt.
+            WasmsrError: The state that waits here cannot be restored.
+        """
+        with self.journal.locked(program):
+            record = self.journal.get(program)
+            if record is not None and record.incoming is not None:
+                move = record.incoming.move(program)
+                self.end.destination.commit(move, 0.0)
+                return move.epoch
+            if record is None or record.standing not in (
+                OwnershipState.HANDED,
+                OwnershipState.OFFERED,
+            ):
+                raise WrongState(
+                    f"program {program.hex()[:8]} is this node's: nothing is undecided"
+                )
+            # Higher than the epoch in which the other node may own it.
+            epoch = record.epoch + (2 if record.standing is OwnershipState.OFFERED else 1)
+            self.journal.put(
+                replace(
+                    record,
+                    standing=OwnershipState.OWNED,
+                    epoch=epoch,
+                    attempt=b"",
+                    node=b"",
+                    confirmed=False,
+                )
+            )
+            return epoch
+
+
+def _where(record: Record) -> MovedTo:
+    return MovedTo(record.peer, record.node.hex(), record.epoch, record.confirmed)
+
+
+__all__ = ["ARRIVALS", "MovingNode", "NodeMoves", "Tell"]
