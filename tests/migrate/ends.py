@@ -43,6 +43,7 @@ from wasmsr.migrate.protocol import (
     RoundHead,
     RoundReceipt,
 )
+from wasmsr.migrate.rounds.convergence import MovePolicy
 
 
 class Killed(BaseException):
@@ -213,8 +214,9 @@ class Direct:
 
         self._call("Upload", act)
 
-    def transfer(self, move: Move, rest: int = 0) -> DirectSending:
-        return DirectSending(self, self._call("Transfer", lambda end: end.begin(move, rest)))
+    def transfer(self, move: Move, rest: int = 0, *, memory: bool = False) -> DirectSending:
+        begun = self._call("Transfer", lambda end: end.begin(move, rest, memory))
+        return DirectSending(self, begun)
 
     def commit(self, move: Move, stopped: float) -> Committed:
         standing: OwnershipState = self._call("Commit", lambda end: end.commit(move, stopped))
@@ -331,6 +333,7 @@ class End:
         self.node: Endpoint | None = None
         self.events: list[Event] = []
         self.kills = 0
+        self.durable = "ready"
 
     def kill(self) -> None:
         """As kill -9: what ran here is gone, the lock on the folder is released."""
@@ -339,6 +342,8 @@ class End:
             if json.loads(last_of(path.read_bytes())[0])["standing"] in ("OWNED", "OFFERED"):
                 # The only end that may run it is gone, and its memory with it.
                 self.world.excused = True
+        if self.durable == "none" and self._only_memory():
+            self.world.excused = True
         self.dead = True
         self.kills += 1
         self.world.killed(self.name)
@@ -349,6 +354,17 @@ class End:
             for one in end.node.destination.arrivals.all_in(*ArrivalState) if end.node else ():
                 if one.reception:
                     one.reception.cancel()
+
+    def _only_memory(self) -> bool:
+        """Whether the decision is open, and no other end has the state in its memory either."""
+        assert self.node
+        if not (self.node.source.moving() or self.node.destination.ready):
+            return False
+        return not any(
+            other.node and (other.node.source.moving() or other.node.destination.ready)
+            for other in self.others.values()
+            if other is not self
+        )
 
     def open(self) -> Endpoint:
         """Starts the end, as a new process does before it serves."""
@@ -362,6 +378,7 @@ class End:
             Peers(Direct(self)),
             self.events.append,
             every=1.0,
+            policy=MovePolicy(durable=self.durable),
             decisions=self.make_decisions(journal),
         )
         node.stop = node.source.stop = Waiting(self)  # type: ignore[assignment]

@@ -136,9 +136,9 @@ def failing(fault: Fault) -> tuple[type[Journal], type[RemotePeer]]:
             fault.at(name, "after")
             return reply
 
-        def transfer(self, move: Any, rest: int = 0) -> Any:
+        def transfer(self, move: Any, rest: int = 0, *, memory: bool = False) -> Any:
             fault.at("Transfer", "before")
-            sending = super().transfer(move, rest)
+            sending = super().transfer(move, rest, memory=memory)
             fault.at("Transfer", "after")
             return sending
 

@@ -33,7 +33,7 @@ class Session:
 
     end_type: type[End] = End
 
-    def __init__(self, folder: Path, faults: list[Fault]) -> None:
+    def __init__(self, folder: Path, faults: list[Fault], durable: str = "ready") -> None:
         self.world = World()
         self.script = Script(faults)
         self.a = self.end_type("a", "b", folder / "a", self.world, self.script)
@@ -41,6 +41,7 @@ class Session:
         self.ends = {"a": self.a, "b": self.b}
         for end in self.ends.values():
             end.others = self.ends
+            end.durable = durable
             end.open()
         self.program = bytes(range(16))
         self.held: dict[str, MovableProgram] = {}
@@ -153,10 +154,10 @@ class Session:
                 end.node.journal.close()
 
 
-def attempt(folder: Path, *faults: Fault) -> list[tuple[str, str]]:
+def attempt(folder: Path, *faults: Fault, durable: str = "ready") -> list[tuple[str, str]]:
     """Runs a session in a new folder; returns the points that it passed."""
     number = sum(1 for _ in folder.iterdir())
-    session = Session(folder / str(number), list(faults))
+    session = Session(folder / str(number), list(faults), durable)
     try:
         session.run()
     finally:
@@ -196,12 +197,13 @@ def test_without_faults(tmp_path: Path) -> None:
     assert [passed.index(point) for point in order] == sorted(map(passed.index, order))
 
 
-def test_each_fault(tmp_path: Path) -> None:
-    faults = list(faults_of(attempt(tmp_path)))
+@pytest.mark.parametrize("durable", ["ready", "none"])
+def test_each_fault(tmp_path: Path, durable: str) -> None:
+    faults = list(faults_of(attempt(tmp_path, durable=durable)))
     assert len(faults) > 100
     for fault in faults:
         try:
-            attempt(tmp_path, fault)
+            attempt(tmp_path, fault, durable=durable)
         except BaseException as error:
             raise AssertionError(f"{fault}: {error!r}") from error
 
@@ -210,10 +212,10 @@ PARTS = 8
 """The pairs are tested in so many parts, for several processes at once."""
 
 
-def pairs(folder: Path) -> Iterator[tuple[Fault, Fault]]:
+def pairs(folder: Path, durable: str = "ready") -> Iterator[tuple[Fault, Fault]]:
     """Every pair of faults where the second is at a point passed after the first."""
-    for first in faults_of(attempt(folder)):
-        passed = attempt(folder, first)
+    for first in faults_of(attempt(folder, durable=durable)):
+        passed = attempt(folder, first, durable=durable)
         seen = -1
         for _ in range(first.time):
             seen = passed.index((first.end, first.point), seen + 1)
@@ -221,22 +223,24 @@ def pairs(folder: Path) -> Iterator[tuple[Fault, Fault]]:
             yield first, second
 
 
-def test_some_pairs_of_faults(tmp_path: Path) -> None:
-    chosen = random.Random(1).sample(list(pairs(tmp_path)), 400)
+@pytest.mark.parametrize(("durable", "count"), [("ready", 300), ("none", 150)])
+def test_some_pairs_of_faults(tmp_path: Path, durable: str, count: int) -> None:
+    chosen = random.Random(1).sample(list(pairs(tmp_path, durable)), count)
     for first, second in chosen:
         try:
-            attempt(tmp_path, first, second)
+            attempt(tmp_path, first, second, durable=durable)
         except BaseException as error:
             raise AssertionError(f"{first}, {second}: {error!r}") from error
 
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("durable", ["ready", "none"])
 @pytest.mark.parametrize("part", range(PARTS))
-def test_all_pairs_of_faults(tmp_path: Path, part: int) -> None:
-    for first, second in list(pairs(tmp_path))[part::PARTS]:
+def test_all_pairs_of_faults(tmp_path: Path, part: int, durable: str) -> None:
+    for first, second in list(pairs(tmp_path, durable))[part::PARTS]:
         try:
-            attempt(tmp_path, first, second)
+            attempt(tmp_path, first, second, durable=durable)
         except BaseException as error:
             raise AssertionError(f"{first}, {second}: {error!r}") from error
 

@@ -15,6 +15,7 @@ class Event:
 
     Attributes:
         kind: "prepared", "started", "sending", "progress", "moved", "arrived", "not-moved",
+            "taken-back" (this end owns a program again that it had handed over),
             "asking", "silent", "settled", "lost", "refused", "retry", "parked", "input-cut",
             "output-waits", "output-gap", "output-cut", "leased" (this end owns a leased program),
             "lease" (trouble with a lease) or "ended".

@@ -385,8 +385,14 @@ class Peer(Protocol):
     def upload(self, module: Buffer, digest: bytes, move: Move | None = None) -> None:
         """Send a module that the peer lacks; `move` is the attempt for which it said so."""
 
-    def transfer(self, move: Move, rest: int = 0) -> Sending:
-        """Begin to send the program's state; its rest will have about `rest` bytes."""
+    def transfer(self, move: Move, rest: int = 0, *, memory: bool = False) -> Sending:
+        """Begin to send the program's state.
+
+        Args:
+            move: The attempt.
+            rest: About how many bytes its rest will have.
+            memory: Whether the peer may be READY in memory only.
+        """
 
     def commit(self, move: Move, stopped: float) -> Committed:
         """Tell the peer the decision.

@@ -189,6 +189,7 @@ class Answer:
         restore: Seconds that it took to restore a program of that module; 0.0 if it never did.
         known: The epoch of the image of the program that it keeps since the program was there; 0
             for none. The image has the state in which the program came into that epoch.
+        journal: The id of its journal, if it can be READY in memory only; else b"".
     """
 
     node: bytes
@@ -197,6 +198,7 @@ class Answer:
     abilities: tuple[str, ...] = ()
     restore: float = 0.0
     known: int = 0
+    journal: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -301,12 +303,13 @@ class Ending:
 
 @dataclass(frozen=True)
 class Report:
-    """An end's answer about a move: what its record says."""
+    """An end's answer about a move: what its record says, and the id of its journal."""
 
     standing: OwnershipState
     epoch: int = 0
     attempt: bytes = b""
     ending: Ending | None = None
+    journal: bytes = field(default=b"", compare=False)
 
 
 @dataclass(frozen=True)

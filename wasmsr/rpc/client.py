@@ -153,6 +153,7 @@ class RemotePeer:
                 convert.abilities_in(reply.abilities),
                 convert.span_in(reply.restore),
                 convert.epoch_in(reply.known),
+                convert.journal_in(reply.journal),
             )
         except Malformed as error:
             raise self._nonsense(error) from error
@@ -172,8 +173,8 @@ class RemotePeer:
 
         self._refused(self._ask("Upload", requests, PREPARE_SECONDS))
 
-    def transfer(self, move: Move, rest: int = 0) -> _Sending:
-        """Begin to send the program's state; its rest will have about `rest` bytes."""
+    def transfer(self, move: Move, rest: int = 0, *, memory: bool = False) -> _Sending:
+        """Begin to send the program's state; see `ports.Peer`."""
         with self._lock:
             if self._hurry:
                 raise PeerLost("interrupted")
@@ -181,7 +182,8 @@ class RemotePeer:
         with self._lock:
             if self._hurry:
                 raise PeerLost("interrupted")
-            sending = _Sending(self, session.call(_path("Transfer")), move, rest)
+            begin = messages.TransferBegin(move=convert.move_out(move), rest=rest, memory=memory)
+            sending = _Sending(self, session.call(_path("Transfer")), begin)
             if not sending.is_over:
                 self._calls.add(sending)
         return sending
@@ -456,14 +458,13 @@ class _Sending:
     A thread of gRPC takes the requests from a queue; a thread of ours reads the replies.
     """
 
-    def __init__(self, peer: RemotePeer, call: Call, move: Move, rest: int) -> None:
+    def __init__(self, peer: RemotePeer, call: Call, begin: Any) -> None:
         self._peer = peer
         self._sealed = call
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._joins = peer.joins
         self._small: list[Any] = []
         self._small_bytes = 0
-        begin = messages.TransferBegin(move=convert.move_out(move), rest=rest)
         self._queue.put(messages.TransferRequest(begin=begin))
         self._round: RoundReceipt | None = None
         self._news = threading.Condition()

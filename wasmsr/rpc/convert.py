@@ -252,11 +252,16 @@ def lease_in(value: int) -> int:
     return value
 
 
-def begin_in(message: Any) -> tuple[terms.Move, int]:
-    """Return move and size of the rest, checked. Raises Malformed."""
+def journal_in(value: bytes) -> bytes:
+    """Return a journal's id, checked; b"" for none. Raises Malformed."""
+    return _id(value, "a journal's id") if value else b""
+
+
+def begin_in(message: Any) -> tuple[terms.Move, int, bool]:
+    """Return move, size of the rest, and whether READY may be in memory. Raises Malformed."""
     if message.rest >= 1 << 62:
         raise Malformed("the rest of a state is too large")
-    return move_in(message.move), message.rest
+    return move_in(message.move), message.rest, message.memory
 
 
 def head_in(message: Any) -> terms.RoundHead:
@@ -349,6 +354,7 @@ def report_in(message: Any) -> terms.Report:
         message.epoch,
         message.attempt,
         ending_in(message.ending) if message.HasField("ending") else None,
+        journal_in(message.journal),
     )
 
 
@@ -361,6 +367,7 @@ def report_out(report: terms.Report, node: bytes) -> Any:
         epoch=report.epoch,
         attempt=report.attempt,
         ending=ending_out(report.ending) if report.ending else None,
+        journal=report.journal,
     )
 
 

@@ -335,6 +335,7 @@ class _Calls:
             reply.abilities.extend(answer.abilities)
             reply.restore = answer.restore
             reply.known = answer.known
+            reply.journal = answer.journal
         except PeerRefused as error:
             reply.refusal.CopyFrom(convert.refusal_out(error))
         return reply

@@ -6,7 +6,7 @@ The rules of docs/migration-protocol.md have names here, so that each can be lef
 
 With `durable` "none" a destination says READY without a file and a record. A source whose program
 is still there takes it back, in a further epoch, if that journal has no record of the attempt.
-The product does not have this mode yet.
+The product asks it first, and takes nothing back that is still READY there.
 """
 
 from __future__ import annotations

@@ -86,6 +86,11 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("--auto-converge", is_flag=True,
          help="Hold back a program that writes to its memory faster than the line sends."
          )  # fmt: skip
+@_option("--durable", type=click.Choice(["ready", "none"]), default="ready", show_default=True,
+         metavar="WHEN",
+         help="Whether the other end has the whole state on its disk before the program is handed "
+         "over (ready), or in its memory (none), so that the program stands for less time. With "
+         "none, the program is lost if both ends are killed in the same move.")  # fmt: skip
 @_option("--dir", "dirs", type=ClickType(option_kind("--dir")), multiple=True,
          metavar="HOST[::GUEST[::MODE]]",
          help="Let programs use the folder HOST, by the name GUEST (default: HOST). Repeatable."

@@ -143,6 +143,7 @@ class RemoteEnd:
                 options.max_rounds,
                 options.stop_and_copy,
                 options.auto_converge,
+                options.durable,
             ),
             software=__version__,
             key=token,

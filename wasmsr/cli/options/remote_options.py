@@ -30,6 +30,7 @@ class RemoteOptions:
     max_rounds: int
     stop_and_copy: bool
     auto_converge: bool
+    durable: str
     dirs: tuple[str, ...]
     carry_limit: int | None
     on_changed: OnChanged | None

@@ -7,6 +7,7 @@ raise PeerRefused to refuse.
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Protocol
 
 from wasmsr.migrate.events import Announce, Event
@@ -14,7 +15,6 @@ from wasmsr.migrate.handover.destination import MoveDestination
 from wasmsr.migrate.handover.reception import Reception
 from wasmsr.migrate.handover.refused_calls import RefusedCalls
 from wasmsr.migrate.handover.uploads import Upload
-from wasmsr.migrate.journal import ownership
 from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.protocol import (
     Answer,
@@ -116,9 +116,9 @@ class Answers:
         """Begin to receive a module, which `move` needs."""
         return self._destination.upload(module, move)
 
-    def begin(self, move: Move, rest: int = 0) -> Reception:
-        """Begin to receive the state of a program, whose rest has about `rest` bytes."""
-        return self._destination.begin(move, rest)
+    def begin(self, move: Move, rest: int = 0, memory: bool = False) -> Reception:
+        """Begin to receive the state of a program; see `MoveDestination.begin`."""
+        return self._destination.begin(move, rest, memory=memory)
 
     def commit(self, move: Move, stopped: float) -> OwnershipState:
         """Carry out the source's decision; return what the journal then says.
@@ -135,10 +135,10 @@ class Answers:
 
     def status(self, move: Move) -> Report:
         """Return what the journal says about `move`."""
-        answer = ownership.report(self._journal.get(move.program), move)
+        answer = self._destination.report(move)
         if answer.standing is not OwnershipState.READY and self._destination.receiving(move):
-            return Report(OwnershipState.RECEIVING, move.epoch, move.attempt)
-        return answer
+            answer = Report(OwnershipState.RECEIVING, move.epoch, move.attempt)
+        return replace(answer, journal=self._journal.id)
 
     def output(self, move: Move, stream: str, offset: int, data: bytes) -> int:
         """Show output of a program that started here.
@@ -224,8 +224,9 @@ class Answers:
         """
         self._destination.decisions.of(program).admit(epoch, last=True)
         record = self._journal.get(program)
-        if record and record.incoming:
-            self._destination.abort(record.incoming.move(program))
+        ready = self._destination.waiting(program)
+        if ready is not None:
+            self._destination.abort(ready.move(program))
             record = self._journal.get(program)
         if record and record.standing is OwnershipState.HANDED and record.epoch > epoch:
             return

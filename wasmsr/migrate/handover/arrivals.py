@@ -15,7 +15,7 @@ from enum import Enum
 
 from wasmsr.migrate.handover.reception import Reception
 from wasmsr.migrate.handover.uploads import Upload
-from wasmsr.migrate.journal.journal import Journal
+from wasmsr.migrate.journal.journal import Incoming, Journal
 from wasmsr.migrate.ports import MovableProgram
 from wasmsr.migrate.protocol import Move, Offer, OwnershipState, PeerRefused, Reason, refused
 
@@ -62,6 +62,7 @@ class ReadyProgram:
         duration: Seconds that receiving it took.
         since: When the source was asked last (`time.monotonic`).
         came: When the state was complete (`time.monotonic`).
+        memory: What its record would have, if it is READY in memory only; else None.
     """
 
     move: Move
@@ -71,6 +72,7 @@ class ReadyProgram:
     duration: float
     since: float
     came: float
+    memory: Incoming | None = None
 
 
 class ArrivalState(Enum):

@@ -17,7 +17,7 @@ from typing import Protocol
 from wasmsr.errors import MigrationError, WasmsrError
 from wasmsr.migrate.decisions.port import Decisions
 from wasmsr.migrate.events import Announce, Event, seconds, size
-from wasmsr.migrate.handover.commitment import Commitment
+from wasmsr.migrate.handover.commitment import Commitment, NeverOwned
 from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.ports import MovableProgram, Peer
@@ -52,15 +52,18 @@ class MoveState(Enum):
     """The destination has said that it is."""
     GIVEN_UP = "given up"
     """This end owns the program as before."""
+    TAKEN_BACK = "taken back"
+    """The destination had it in memory only and is gone: this end owns it in a further epoch."""
 
 
 STEPS: dict[MoveState, frozenset[MoveState]] = {
     MoveState.NEW: frozenset({MoveState.OFFERED, MoveState.GIVEN_UP}),
     MoveState.OFFERED: frozenset({MoveState.READY, MoveState.GIVEN_UP}),
     MoveState.READY: frozenset({MoveState.HANDED, MoveState.GIVEN_UP}),
-    MoveState.HANDED: frozenset({MoveState.MOVED}),
+    MoveState.HANDED: frozenset({MoveState.MOVED, MoveState.TAKEN_BACK}),
     MoveState.MOVED: frozenset(),
     MoveState.GIVEN_UP: frozenset(),
+    MoveState.TAKEN_BACK: frozenset(),
 }
 """The states that can follow each state. Any other step is a bug."""
 
@@ -148,6 +151,7 @@ class MoveAttempt:
         self._program = program
         self._peer = peer
         self._tries = source.tries(move.program)
+        self._memory = False
 
     def _step(self, state: MoveState) -> None:
         if state not in STEPS[self.state]:
@@ -160,7 +164,7 @@ class MoveAttempt:
         try:
             answer = self._source.prepare(self._program, self.move, self._peer, self._policy)
             began = time.monotonic()
-            self.offer()
+            self.offer(self._memory_of(answer))
             sync = time.monotonic() - began
         except MigrationError as error:
             self._step(MoveState.GIVEN_UP)
@@ -169,8 +173,25 @@ class MoveAttempt:
         with closing(self.departure(sync, answer.restore)) as departure:
             return self._decide(departure, answer)
 
-    def offer(self) -> None:
-        """Journal OFFERED. Raises MigrationError."""
+    def _memory_of(self, answer: Answer) -> bytes:
+        """Return the id of the peer's journal if the peer may be READY in memory only; else b"".
+
+        The program of a lease goes by the register, which cannot take it back.
+        """
+        decision = self._source.decisions.of(self.move.program)
+        wanted = self._source.policy.durable == "none" and not decision.lease
+        return answer.journal if wanted else b""
+
+    def offer(self, journal: bytes = b"") -> None:
+        """Journal OFFERED.
+
+        Args:
+            journal: The id of the peer's journal if the peer may be READY in memory only.
+
+        Raises:
+            MigrationError: It cannot be written, or this end does not own the program.
+        """
+        self._memory = bool(journal)
         with self._journal.locked(self.move.program):
             record = self._journal.get(self.move.program)
             # It is still OFFERED if the peer, but not the disk, took the last attempt back.
@@ -191,6 +212,7 @@ class MoveAttempt:
                     attempt=self.move.attempt,
                     peer=self._peer.address,
                     node=self._source.peers.node_of(self._peer),
+                    journal=journal,
                 )
             )
         self._step(MoveState.OFFERED)
@@ -213,6 +235,7 @@ class MoveAttempt:
             restore=restore,
             announce=source.announce,
             stop=source.stop,
+            memory=self._memory,
         )
 
     def _decide(self, departure: Departure, answer: Answer) -> Moved | None:
@@ -247,6 +270,9 @@ class MoveAttempt:
         except HandedAway:
             commitment.keep(self._program)
             raise commitment.handed_away() from None
+        except NeverOwned:
+            self._take_back(commitment, received)
+            return None
         self._step(MoveState.MOVED)
         if downtime is None:  # the peer's own messages have shown that it has the program
             downtime = time.monotonic() - figures.stopped
@@ -265,6 +291,54 @@ class MoveAttempt:
         if not decision.hand(self.move, destination, self._source.stop):
             return False
         self._step(MoveState.HANDED)
+        return True
+
+    def _take_back(self, commitment: Commitment, received: str) -> None:
+        """Own the program again, in a further epoch, on disk before it runs.
+
+        Args:
+            commitment: What has heard that the peer never owned it and has forgotten it.
+            received: The state from which it was started here, or "".
+
+        Raises:
+            HandedAway: The disk does not take the record, and the user interrupts.
+        """
+        source, move = self._source, self.move
+        while not self._owned_again(received):
+            if source.stop.wait(1.0):
+                commitment.keep(self._program)
+                raise commitment.handed_away()
+        self._step(MoveState.TAKEN_BACK)
+        if self._program.wait(0) is None:
+            self._program.start()
+        text = (
+            f"{self._peer.address} was started again before it owned the program, which runs on "
+            "here: it had the state in memory only (--durable none)"
+        )
+        values: dict[str, object] = {
+            "peer": self._peer.address,
+            "program": move.program.hex(),
+            "epoch": move.epoch + 1,
+        }
+        source.announce(Event("taken-back", text, values))
+
+    def _owned_again(self, received: str) -> bool:
+        with self._journal.locked(self.move.program):
+            record = self._journal.get(self.move.program)
+            assert record is not None
+            try:
+                self._journal.put(
+                    replace(
+                        record,
+                        standing=OwnershipState.OWNED,
+                        epoch=self.move.epoch + 1,
+                        received=received,
+                        journal=b"",
+                    )
+                )
+            except JournalError as error:
+                self._source.announce(Event("trouble", f"{error.message}; trying again"))
+                return False
         return True
 
     def _give_up(self, error: Exception | None, stands: bool) -> None:

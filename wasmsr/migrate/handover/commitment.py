@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from wasmsr.errors import WasmsrError
 from wasmsr.migrate.events import Announce, Event
+from wasmsr.migrate.journal import ownership
 from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.ports import MovableProgram, Peer
 from wasmsr.migrate.protocol import (
@@ -24,6 +25,10 @@ from wasmsr.migrate.rounds.regroup import regroup
 
 FIRST_DELAY, LAST_DELAY = 0.1, 5.0
 """Seconds between two questions to a silent peer, at first and at most."""
+
+
+class NeverOwned(Exception):
+    """The destination was READY in memory only, never owned the program, and has forgotten it."""
 
 
 class Commitment:
@@ -67,6 +72,7 @@ class Commitment:
 
         Raises:
             HandedAway: `stop` was set before the peer confirmed.
+            NeverOwned: The peer can never own it by this move.
         """
         downtime: float | None = None
         peer, delay, complained = self._peer, FIRST_DELAY, ""
@@ -79,6 +85,8 @@ class Commitment:
                 break
             if self._over():
                 break
+            if self._forgotten():
+                raise NeverOwned
             if trouble != complained:
                 complained = trouble
                 self._announce(Event("asking", f"{trouble}; asking again", {"peer": peer.address}))
@@ -109,6 +117,24 @@ class Commitment:
         except (PeerLost, PeerRefused) as error:
             return f"{peer.address} has not confirmed that it owns the program ({error})", 0.0
         return self._trouble(answer.standing), answer.started
+
+    def _forgotten(self) -> bool:
+        """Return whether the peer can never own the program by this move.
+
+        It was READY in memory only, and its journal, which is the same and has lost no record,
+        does not have the move. So the process that was READY has ended, or has forgotten it; what
+        is on its way to it (a late Commit) finds nothing.
+        """
+        record = self._journal.get(self._move.program)
+        if record is None or not record.journal:
+            return False
+        try:
+            answer = self._peer.status(self._move)
+        except (PeerLost, PeerRefused):
+            return False
+        here = answer.standing in (OwnershipState.READY, OwnershipState.RECEIVING)
+        same = answer.journal == record.journal
+        return same and not here and not ownership.owned(answer, self._move)
 
     def _trouble(self, standing: OwnershipState) -> str:
         """Return what an answer to Commit says against the move, or ""."""
@@ -168,4 +194,4 @@ class Commitment:
         return HandedAway(text, file=file, hint=hint)
 
 
-__all__ = ["FIRST_DELAY", "LAST_DELAY", "Commitment"]
+__all__ = ["FIRST_DELAY", "LAST_DELAY", "Commitment", "NeverOwned"]

@@ -51,9 +51,11 @@ class MoveDestination(ReadyPrograms):
         with self.journal.locked(move.program):
             admission.check_journal(self.journal, move, arrivals.limits.programs)
             arrivals.check_room(move)
+            arriving = arrivals.get(move.program)
+            if arriving and arriving.state is ArrivalState.READY:
+                raise refused(Reason.BUSY, "it waits for the decision on an earlier attempt")
             if self.busy(move.program):
                 raise refused(Reason.BUSY, "it has not released the program since it left")
-            arriving = arrivals.get(move.program)
             if arriving and arriving.reception:
                 # This end has promised nothing yet, so a later attempt may replace the earlier one.
                 arriving.reception.cancel()
@@ -67,7 +69,8 @@ class MoveDestination(ReadyPrograms):
             held = self.host.held(move.program)
             spans = [self.host.restore_seconds(one.digest) for one in offer.description.modules]
             known = self.host.known(move.program)
-            return Answer(node, missing, held, self.abilities, max(spans, default=0.0), known)
+            restore = max(spans, default=0.0)
+            return Answer(node, missing, held, self.abilities, restore, known, self.journal.id)
 
     def upload(self, module: ModuleName, move: Move | None = None) -> Upload:
         """Begin to receive a module that `prepare` named as missing.
@@ -90,12 +93,13 @@ class MoveDestination(ReadyPrograms):
 
     # Receiving.
 
-    def begin(self, move: Move, rest: int = 0) -> Reception:
+    def begin(self, move: Move, rest: int = 0, *, memory: bool = False) -> Reception:
         """Begin to receive the state of a program that was prepared.
 
         Args:
             move: The attempt.
             rest: About how many bytes the state has besides the memories.
+            memory: Whether it may be READY in memory only; a leased program never is.
         """
         with self.journal.locked(move.program):
             arriving = self.arrivals.get(move.program)
@@ -114,6 +118,7 @@ class MoveDestination(ReadyPrograms):
                     lambda image: self.host.arrival(
                         relays, image=image, rest=rest, program=move.program, offer=offer
                     ),
+                    memory=memory and not description.lease,
                 )
             except BaseException:
                 self.arrivals.remove(arriving)
@@ -154,7 +159,8 @@ class MoveDestination(ReadyPrograms):
                 record = self.journal.get(move.program) or Record(
                     move.program, peer=reception.source
                 )
-                self.journal.put(replace(record, incoming=incoming))
+                if not reception.memory:
+                    self.journal.put(replace(record, incoming=incoming))
                 self.decisions.of(move.program).ready(move)
             except JournalError as error:
                 # The state's file stays: if the record has reached the disk, it names the file.
@@ -165,8 +171,9 @@ class MoveDestination(ReadyPrograms):
                 raise
             now = time.monotonic()
             ready = ReadyProgram(
-                move, program, reception.source, reception.received, duration, now, now
-            )
+                move, program, reception.source, reception.received, duration, now, now,
+                incoming if reception.memory else None,
+            )  # fmt: skip
             self.arrivals.hold(arriving, ready)
 
     def retire(self, ended: bytes = b"") -> bool:

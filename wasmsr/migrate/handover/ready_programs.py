@@ -26,7 +26,7 @@ from wasmsr.migrate.handover.arrivals import (
 )
 from wasmsr.migrate.handover.uploads import Uploads
 from wasmsr.migrate.journal import ownership
-from wasmsr.migrate.journal.journal import Incoming, Journal, Record
+from wasmsr.migrate.journal.journal import RECEIVED, Incoming, Journal, Record
 from wasmsr.migrate.journal.ownership import SettleVerdict
 from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.ports import Arrival, Buffer, MovableProgram, ProgramHost, Relays
@@ -39,6 +39,7 @@ from wasmsr.migrate.protocol import (
     Report,
     refused,
 )
+from wasmsr.migrate.rounds.regroup import regroup
 
 
 class ReadyPrograms:
@@ -164,13 +165,15 @@ class ReadyPrograms:
         with self.journal.locked(program):
             arriving, record = self.arrivals.get(program), self.journal.get(program)
             ready = arriving.ready if arriving else None
-            if arriving is None or ready is None or record is None or record.incoming is None:
+            incoming = self.waiting(program)
+            if arriving is None or ready is None or incoming is None:
                 return
+            record = record or Record(program, peer=ready.source)
             try:
-                parked = replace(record.incoming, parked=True)
+                parked = replace(incoming, parked=True, file=self._kept(ready, incoming))
                 self.journal.put(replace(record, incoming=parked))
-            except JournalError as error:
-                self.announce(Event("trouble", error.message))
+            except (WasmsrError, OSError) as error:
+                self.announce(Event("trouble", f"a state cannot be parked: {error}"))
                 return
             self.arrivals.remove(arriving)
             self._release(ready.program)
@@ -184,6 +187,39 @@ class ReadyPrograms:
                     {"peer": ready.source, "program": name, "file": str(path)},
                 )
             )
+
+    def _kept(self, ready: ReadyProgram, incoming: Incoming) -> str:
+        """Return the name of the file of a READY state; write it if it is in memory only.
+
+        Raises:
+            WasmsrError, OSError: It cannot be written.
+        """
+        if incoming.file:
+            return incoming.file
+        file = self.journal.state(ready.move, RECEIVED)
+        try:
+            for piece in regroup(ready.program.pieces()):
+                file.write(piece)
+            file.commit()
+        except BaseException:
+            file.discard()
+            raise
+        return file.name
+
+    def waiting(self, program: bytes) -> Incoming | None:
+        """Return what is READY of a program, by its record or in memory only; or None."""
+        record = self.journal.get(program)
+        if record is not None and record.incoming is not None:
+            return record.incoming
+        arriving = self.arrivals.get(program)
+        return arriving.ready.memory if arriving and arriving.ready else None
+
+    def report(self, move: Move) -> Report:
+        """Return what this end has to say about a move."""
+        ready = self.waiting(move.program)
+        if ready is not None and ready.move(move.program) == move:
+            return Report(OwnershipState.READY, move.epoch, move.attempt)
+        return ownership.report(self.journal.get(move.program), move)
 
     def parked(self) -> list[tuple[Move, str]]:
         """Return the moves whose states are parked, each with the address of its source."""
@@ -250,21 +286,27 @@ class ReadyPrograms:
             said: What follows from the source's words.
             stopped: Seconds since the source stopped the program.
         """
-        record = self.journal.get(move.program)
-        incoming = record.incoming if record else None
-        if record is None or incoming is None or incoming.move(move.program) != move:
+        incoming = self.waiting(move.program)
+        if incoming is None or incoming.move(move.program) != move:
             arriving = self.arrivals.get(move.program)
             if said is SettleVerdict.DROP and arriving and arriving.move == move:
                 if arriving.reception:
                     arriving.reception.cancel()
                 self.arrivals.remove(arriving)
-            return ownership.report(record, move).standing
+            return self._standing(move)
+        record = self.journal.get(move.program) or Record(move.program)
         verdict = self.decisions.of(move.program).verdict(move, said)
         if verdict is SettleVerdict.TAKE:
             self._own(record, incoming, stopped)
         elif verdict is SettleVerdict.DROP:
             self._forget(record, incoming)
-        return ownership.report(self.journal.get(move.program), move).standing
+        return self._standing(move)
+
+    def _standing(self, move: Move) -> OwnershipState:
+        """Return what the journal says of a move; UNKNOWN if it only has older ones."""
+        answer = self.report(move)
+        here = answer.standing is OwnershipState.READY or ownership.owned(answer, move)
+        return answer.standing if here else OwnershipState.UNKNOWN
 
     def _own(self, record: Record, incoming: Incoming, stopped: float) -> None:
         began = time.monotonic()
@@ -288,6 +330,7 @@ class ReadyPrograms:
                     node=b"",
                     origin=incoming.node,
                     lease=incoming.lease,
+                    journal=b"",
                 )
             )
         except JournalError as error:
@@ -321,7 +364,9 @@ class ReadyPrograms:
     def _forget(self, record: Record, incoming: Incoming) -> None:
         """Forget a READY attempt. Raises PeerRefused."""
         try:
-            if record.standing is OwnershipState.UNKNOWN:
+            if record.incoming is None:
+                pass  # it is in memory only
+            elif record.standing is OwnershipState.UNKNOWN:
                 self.journal.forget(record.program)
             else:
                 self.journal.put(replace(record, incoming=None))

@@ -68,6 +68,7 @@ class Reception:
         move: The attempt.
         source: The source's address, for people.
         received: Bytes of pages (as they came) and of the rest that have come so far.
+        memory: Whether it is to be READY in memory only.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class Reception:
         move: Move,
         offer: Offer,
         source: str,
-        make: Callable[[int], Arrival],
+        make: Callable[[int | None], Arrival],
+        *,
+        memory: bool = False,
     ) -> None:
         """Begin.
 
@@ -85,7 +88,8 @@ class Reception:
             move: The attempt.
             offer: What the source has offered.
             source: The source's address.
-            make: Makes the arrival; its argument is the descriptor of the image.
+            make: Makes the arrival; its argument is the descriptor of the image, or None.
+            memory: Whether it is to be READY in memory only, without an image.
 
         Raises:
             PeerRefused: There is no room.
@@ -93,6 +97,7 @@ class Reception:
         self.move = move
         self.source = source
         self.received = 0
+        self.memory = memory
         self._receiver = receiver
         self._description = offer.description
         self._node = offer.node
@@ -104,16 +109,16 @@ class Reception:
         self._rest = 0
         self._sync = 0.0
         try:
-            self._image = receiver.journal.image(move)
+            self._image = None if memory else receiver.journal.image(move)
         except JournalError as error:
             raise refused(Reason.STORAGE, error.message) from error
         try:
-            self._arrival = make(self._image.fd)
+            self._arrival = make(self._image.fd if self._image else None)
         except PeerRefused:
-            self._image.discard()
+            self._discard_image()
             raise
         except (WasmsrError, OSError, MemoryError) as error:
-            self._image.discard()
+            self._discard_image()
             raise refused(Reason.LIMIT, f"it has no room: {reason(error)}") from error
         self._syncing = _Syncing(self._arrival.sync)
         self._using = threading.Lock()
@@ -241,7 +246,7 @@ class Reception:
             epoch=move.epoch,
             attempt=move.attempt,
             source=self.source,
-            file=self._image.name,
+            file=self._image.name if self._image else "",
             modules=tuple(module.digest for module in self._description.modules),
             shown=self._description.shown,
             fed=self._description.fed,
@@ -249,7 +254,8 @@ class Reception:
             lease=self._description.lease,
         )
         began = time.monotonic()
-        self._syncing.start()  # while the program is restored
+        if not self.memory:
+            self._syncing.start()  # while the program is restored
         try:
             program = receiver.restore(move.program, self._arrival, incoming.modules)
         except (WasmsrError, OSError, MemoryError) as error:
@@ -268,6 +274,8 @@ class Reception:
 
     def _keep_image(self) -> None:
         """Leave the image to the journal."""
+        if self._image is None:
+            return
         try:
             self._image.commit()
         except JournalError as error:
@@ -297,10 +305,14 @@ class Reception:
                 with suppress(Exception):
                     self._syncing.wait()
                 self._syncing.close()
-                self._image.discard()
+                self._discard_image()
                 self._arrival.close()
         finally:
             self._using.release()
+
+    def _discard_image(self) -> None:
+        if self._image is not None:
+            self._image.discard()
 
     def check(self) -> None:
         """Raise PeerRefused unless the attempt is still the one in progress."""

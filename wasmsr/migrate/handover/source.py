@@ -18,7 +18,7 @@ from wasmsr.migrate.decisions.journal_decision import JournalDecisions
 from wasmsr.migrate.decisions.port import Decisions
 from wasmsr.migrate.events import Announce, Event
 from wasmsr.migrate.handover.attempt import MoveAttempt, Moved, Tries
-from wasmsr.migrate.handover.commitment import FIRST_DELAY, LAST_DELAY, Commitment
+from wasmsr.migrate.handover.commitment import FIRST_DELAY, LAST_DELAY, Commitment, NeverOwned
 from wasmsr.migrate.journal import ownership
 from wasmsr.migrate.journal.journal import Journal, Record
 from wasmsr.migrate.journal.ownership import SettleVerdict
@@ -260,7 +260,7 @@ class MoveSource:
         peer = self.peers.of(record)
         move = Move(record.program, record.epoch + 1, record.attempt)
         if record.standing is OwnershipState.HANDED:
-            self.commitment(Move(record.program, record.epoch, record.attempt)).carry_out()
+            self._carry_out(Move(record.program, record.epoch, record.attempt))
             return
         verdict = self.decisions.of(move.program).settle(move, self.stop)
         if verdict is None:
@@ -287,7 +287,18 @@ class MoveSource:
             )
         )
         if verdict is SettleVerdict.DECIDE:
+            self._carry_out(move)
+
+    def _carry_out(self, move: Move) -> None:
+        """Carry a decided move out whose program is not here any more; see `settle`."""
+        try:
             self.commitment(move).carry_out()
+        except NeverOwned:
+            # Both ends had it in memory only, and both were killed.
+            record = self.journal.get(move.program)
+            if record is not None:
+                lost = OwnershipState.LOST
+                self.journal.put(replace(record, standing=lost, epoch=move.epoch - 1))
 
     def _ask_until_answered(self, move: Move) -> Report:
         peer = self.peer_of(move.program)

@@ -111,6 +111,7 @@ def _ends(state: Path, port: int | None) -> Iterator[Path]:
 
 def _remove(journal: Journal, program: str) -> None:
     if journal.get(bytes.fromhex(program)):
+        journal.renew()
         journal.forget(bytes.fromhex(program))
     for path in _states(journal.folder, program):
         path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ accident.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -88,6 +89,8 @@ class Record:
         node: Node id of the end to which the program was offered or handed last, or b"".
         origin: Node id of the end from which it came, or b"".
         lease: Milliseconds of its lease, for which a register decides; 0 for none.
+        journal: If OFFERED or HANDED, the id of the journal of an end that is READY in memory only;
+            else b"".
         updated: Seconds since the Unix epoch.
     """
 
@@ -104,6 +107,7 @@ class Record:
     node: bytes = b""
     origin: bytes = b""
     lease: int = 0
+    journal: bytes = b""
     updated: float = field(default=0.0, compare=False)
 
     @property
@@ -164,6 +168,7 @@ class Journal:
             for part in folder.glob("*.part"):
                 part.unlink()
             self.node = node or self._node()
+            self.id = self._id()
             self._records: dict[bytes, Record] = {}
             self._sizes: dict[str, int] = {}
             for path in sorted(folder.glob("*.json")):
@@ -191,6 +196,34 @@ class Journal:
         if len(node) != ID_BYTES:
             raise JournalError(f"{path} is damaged", hint="it has the node id of this end")
         return node
+
+    def _id(self) -> bytes:
+        """Return what names this journal: it has all records that an end with this id has written.
+
+        A copy of the folder, such as a backup that was put back, has another id. It is b"" if the
+        node id is not kept here.
+        """
+        path = self.folder / "node"
+        if not path.exists():
+            return b""
+        there = path.stat()
+        place = f"{there.st_ino} {there.st_mtime_ns}".encode()
+        return hashlib.sha256(self.node + place).digest()[:ID_BYTES]
+
+    def renew(self) -> None:
+        """Give the journal another id, because records are removed that may still count.
+
+        Raises:
+            JournalError: The folder cannot be written.
+        """
+        path = self.folder / "node"
+        if not path.exists():
+            return
+        try:
+            replace_file(path, self.node.hex().encode())
+        except OSError as error:
+            raise cannot("be written", path, error) from error
+        self.id = self._id()
 
     def _load(self, path: Path) -> None:
         record, size = _read(path)
@@ -364,6 +397,7 @@ def _encode(record: Record) -> bytes:
         "node": record.node.hex(),
         "origin": record.origin.hex(),
         "lease": record.lease,
+        "journal": record.journal.hex(),
         "updated": record.updated,
     }
     if record.ending:
@@ -398,7 +432,8 @@ def _read(path: Path) -> tuple[Record, int]:
     except (ValueError, KeyError, TypeError) as error:
         raise JournalError(
             f"{path} is damaged, so nobody can tell from it who owns the program",
-            hint="ask the other end, then remove the file",
+            hint="ask the other end, then remove the file; write the file node beside it anew "
+            "(cp node n && mv n node), because a record is missing then",
         ) from error
     return record, end if end == len(data) else 0
 
@@ -438,6 +473,7 @@ def _decode(path: Path, values: dict[str, Any], version: int) -> Record:
         node=bytes.fromhex(values.get("node", "")),
         origin=bytes.fromhex(values.get("origin", "")),
         lease=int(values.get("lease", 0)),
+        journal=bytes.fromhex(values.get("journal", "")),
         updated=float(values["updated"]),
     )
 

@@ -40,12 +40,15 @@ class MovePolicy:
         max_rounds: Most rounds, at least 1.
         stop_and_copy: Whether the program is stopped before anything is sent.
         auto_converge: Whether a program that writes faster than the line sends is held back.
+        durable: "ready": the destination has the whole state on its disk before the decision.
+            "none": in its memory, so that less is synced while the program stands.
     """
 
     max_downtime: float = MAX_DOWNTIME
     max_rounds: int = MAX_ROUNDS
     stop_and_copy: bool = False
     auto_converge: bool = False
+    durable: str = "ready"
 
 
 class Convergence:

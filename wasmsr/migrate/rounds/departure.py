@@ -110,6 +110,7 @@ class Departure:
         restore: Seconds that restoring it takes at the peer, if that is known.
         announce: Gets the events.
         stop: Is set when the user interrupts.
+        memory: Whether the peer may be READY in memory only.
 
     Attributes:
         figures: What the move costs, so far.
@@ -128,6 +129,7 @@ class Departure:
         restore: float,
         announce: Announce,
         stop: threading.Event,
+        memory: bool = False,
     ) -> None:
         self._program = program
         self._move = move
@@ -138,6 +140,7 @@ class Departure:
         self._restore = restore
         self._announce = announce
         self._stop = stop
+        self._memory = memory
         self._packer = BatchPacker(line.plain or line.wire)
         self._leaving: Leaving | None = None
         self.figures = MoveFigures()
@@ -166,7 +169,7 @@ class Departure:
             line=self._line,
         )
         self.figures.method = leaving.method
-        sending = self._peer.transfer(self._move, leaving.rest_size)
+        sending = self._peer.transfer(self._move, leaving.rest_size, memory=self._memory)
         try:
             prepares = EARLY in answer.abilities and bool(leaving.early)
             if prepares:
