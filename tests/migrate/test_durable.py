@@ -87,7 +87,7 @@ def test_a_state_in_memory_is_parked_on_the_disk(session: Session) -> None:
     assert other.destination.ready and other.journal.get(session.program) is None
     assert other.answers.status(attempt.move).standing is OwnershipState.READY
     other.destination.park()
-    assert other.destination.ready is None
+    assert not other.destination.all_ready()
     record = other.journal.get(session.program)
     assert record and record.incoming and other.journal.path(record.incoming.file).exists()
     assert other.answers.status(attempt.move).standing is OwnershipState.READY
