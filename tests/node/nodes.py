@@ -71,7 +71,7 @@ class DirectNode:
         upload.write(module)
         upload.finish()
 
-    def transfer(self, move: Move, rest: int = 0) -> DirectTransfer:
+    def transfer(self, move: Move, rest: int = 0, *, memory: bool = False) -> DirectTransfer:
         return DirectTransfer(self._answers("transfer").begin(move, rest))
 
     def commit(self, move: Move, stopped: float) -> Committed:

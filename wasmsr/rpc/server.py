@@ -367,9 +367,9 @@ class _Calls:
             first: Any = next(requests, None)
             if _part(first) != "begin":
                 raise Malformed("a transfer begins with its move")
-            move, rest = convert.begin_in(first.begin)
+            move, rest, memory = convert.begin_in(first.begin)
             self._named(move, sender)
-            reception = self._answers.begin(move, rest)
+            reception = self._answers.begin(move, rest, memory)
             for request in requests:
                 before = reception.received
                 for part in _parts(request):
