@@ -104,14 +104,14 @@ typedef struct scan_context {
   int pagemap;
   uint64_t start;
   uint8_t *flags;
+  struct scanned_region gathered; /* regions close to each other, which are looked at as one */
 } scan_context;
 
-typedef int64_t scan_take(const scan_context *context, const struct scanned_region *region);
+typedef int64_t scan_take(scan_context *context, const struct scanned_region *region);
 
 /* Scans a range and gives each region that is found to `take`. Returns the sum of the answers, or
  * an errno negated. */
-static int64_t scan_range(const scan_context *context, struct scan_arguments *scan,
-                          scan_take *take) {
+static int64_t scan_range(scan_context *context, struct scan_arguments *scan, scan_take *take) {
   struct scanned_region found[REGIONS];
   scan->size = sizeof *scan;
   scan->regions = (uintptr_t)found;
@@ -130,7 +130,7 @@ static int64_t scan_range(const scan_context *context, struct scan_arguments *sc
   return count;
 }
 
-static int64_t mark(const scan_context *context, const struct scanned_region *region) {
+static int64_t mark(scan_context *context, const struct scanned_region *region) {
   enum { PAGE = 4096 };
   if (region->categories & (FROM_FILE | ZERO_PAGE)) return 0; /* read, not written */
   const uint64_t count = (region->end - region->start) / PAGE;
@@ -138,7 +138,7 @@ static int64_t mark(const scan_context *context, const struct scanned_region *re
   return (int64_t)count;
 }
 
-static int64_t mark_written(const scan_context *context, const struct scanned_region *region) {
+static int64_t mark_written(scan_context *context, const struct scanned_region *region) {
   struct scan_arguments scan = {.flags = PROTECT | MUST_BE_WATCHED,
                                 .start = region->start,
                                 .end = region->end,
@@ -148,16 +148,45 @@ static int64_t mark_written(const scan_context *context, const struct scanned_re
   return scan_range(context, &scan, mark);
 }
 
+/* Looks for pages that exist in what was gathered. It asks for nothing for which the kernel needs
+ * more than the page table. */
+static int64_t mark_gathered(scan_context *context, const struct scanned_region *region) {
+  if (region->start == region->end) return 0;
+  struct scan_arguments scan = {.flags = MUST_BE_WATCHED,
+                                .start = region->start,
+                                .end = region->end,
+                                .all_of = WRITTEN,
+                                .any_of = PRESENT | SWAPPED,
+                                .returned = WRITTEN};
+  return scan_range(context, &scan, mark_written);
+}
+
+/* Gathers regions as long as the next one is close. A call costs as much as to look at many pages,
+ * and a memory can have thousands of pages that do not exist between others. */
+static int64_t gather_written(scan_context *context, const struct scanned_region *region) {
+  enum { CLOSE = 32 * 4096 };
+  struct scanned_region *gathered = &context->gathered;
+  if (gathered->end && region->start - gathered->end <= CLOSE) {
+    gathered->end = region->end;
+    return 0;
+  }
+  const struct scanned_region before = *gathered;
+  *gathered = *region;
+  return mark_gathered(context, &before);
+}
+
 int64_t wsys_scan_pages(int pagemap, uint64_t start, uint64_t pages, int how, uint8_t *flags) {
   enum { PAGE = 4096 };
-  const scan_context context = {pagemap, start, flags};
+  scan_context context = {pagemap, start, flags, {0}};
   struct scan_arguments scan = {.start = start, .end = start + pages * PAGE};
   if (how == WSYS_WRITTEN_PAGES) {
     /* The kernel has a fast way for exactly these arguments, in which pages that do not exist count
      * as written. So it only tells where to scan. */
     scan.flags = MUST_BE_WATCHED;
     scan.all_of = scan.returned = WRITTEN;
-    return scan_range(&context, &scan, mark_written);
+    const int64_t count = scan_range(&context, &scan, gather_written);
+    const int64_t last = count < 0 ? count : mark_gathered(&context, &context.gathered);
+    return last < 0 ? last : count + last;
   }
   scan.inverted = scan.all_of = FROM_FILE | ZERO_PAGE;
   scan.any_of = scan.returned = PRESENT | SWAPPED;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import platform
 import random
@@ -16,6 +17,7 @@ import pytest
 
 from tests.seccomp import run_without
 from wasmsr import Module, SnapshotError, Store
+from wasmsr._ffi import ffi
 from wasmsr.interp.store.externs import Memory
 from wasmsr.snapshot.memory import dirty_pages, page_calls, page_engine
 from wasmsr.snapshot.memory.dirty_pages import (
@@ -445,3 +447,30 @@ def test_a_kernel_that_names_other_pages_is_found_out(monkeypatch: pytest.Monkey
     monkeypatch.setattr(page_calls, "scan", lambda start, how, flags, pages: 0)
     if PrivatePages.refusal() != "the kernel names other pages than were written":
         pytest.skip(f"this host cannot: {PrivatePages.refusal()}")
+
+
+@pytest.mark.skipif(WatchedWrites.refusal() is not None, reason="the host lacks userfaultfd")
+@pytest.mark.parametrize("seed", range(4))
+def test_writes_are_found_among_pages_that_do_not_exist(seed: int) -> None:
+    """Such pages are everywhere; some are read, which makes them exist and is no write."""
+    numbers = random.Random(seed)
+    pages = 3000
+    with mmap.mmap(-1, pages * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
+        start = ffi.cast("uintptr_t", ffi.from_buffer(area))
+        for page in numbers.sample(range(pages), numbers.choice([0, 30, 1500, 2900])):
+            area[page * PAGE_SIZE] = 1
+        watch = page_calls.watch_writes(int(start), pages * PAGE_SIZE)
+        try:
+            page_calls.scan(int(start), page_calls.WRITTEN, bytearray(pages), pages)
+            for _ in range(3):
+                written = set(numbers.sample(range(pages), numbers.choice([1, 40, 700])))
+                for page in numbers.sample(range(pages), 200):
+                    assert area[page * PAGE_SIZE] in (0, 1, 2)
+                for page in written:
+                    area[page * PAGE_SIZE + 5] = 2
+                flags = bytearray(pages)
+                count = page_calls.scan(int(start), page_calls.WRITTEN, flags, pages)
+                assert {page for page in range(pages) if flags[page]} == written
+                assert count == len(written)
+        finally:
+            os.close(watch)

@@ -42,7 +42,7 @@ def open_page_table() -> int:
         return _table[1]
 
 
-def scan(start: int, how: int, flags: bytearray, pages: int) -> int:
+def scan(start: int, how: int, flags: bytearray, pages: int, *, at_once: int = _PART) -> int:
     """Mark pages of this process with 1, and leave other flags as they are.
 
     Args:
@@ -50,6 +50,7 @@ def scan(start: int, how: int, flags: bytearray, pages: int) -> int:
         how: `PRIVATE`, or `WRITTEN`, which begins anew for the pages that it finds.
         flags: A byte for each page; as many as `pages` or more.
         pages: How many pages are scanned.
+        at_once: Pages that one thread scans at a time.
 
     Returns:
         How many were marked.
@@ -71,7 +72,7 @@ def scan(start: int, how: int, flags: bytearray, pages: int) -> int:
             raise _error(count)
         found.append(count)
 
-    in_parts(pages, work, part=_PART)
+    in_parts(pages, work, part=at_once)
     return sum(found)
 
 
