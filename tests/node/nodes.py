@@ -26,12 +26,35 @@ from wasmsr.migrate.protocol import (
 from wasmsr.node.supervision.node_supervisor import NodeRules, NodeSupervisor
 
 
+class Killed(BaseException):
+    """The supervisor was killed here: nothing that follows happens."""
+
+
 class World:
-    """The nodes by address. `lost` has names of calls that nobody hears from now on."""
+    """The nodes by address.
+
+    Attributes:
+        nodes: The nodes.
+        lost: Names of calls that nobody hears.
+        kills: The call in which the caller is killed: "commit" before it is heard, "commit done"
+            after it was answered.
+    """
 
     def __init__(self) -> None:
         self.nodes: dict[str, NodeSupervisor] = {}
         self.lost: set[str] = set()
+        self.kills = ""
+
+    def lose(self, address: str) -> None:
+        """End a node as a killed one ends: sockets and locks are closed, and nothing is said."""
+        node = self.nodes.pop(address)
+        for program in node.programs():
+            program._closing = True
+            if program._executor is not None:
+                program._executor._end.shutdown(2)
+        for coming in node.moves.host.coming():
+            coming.executor._end.shutdown(2)
+        node.close()
 
     def node(self, address: str, folder: Path, **rules: Any) -> NodeSupervisor:
         """Return a new node at an address."""
@@ -52,7 +75,13 @@ class DirectNode:
         self.address = address
         self._world, self._ours = world, ours
 
+    def _done(self, call: str) -> None:
+        if self._world.kills == f"{call} done":
+            raise Killed
+
     def _answers(self, call: str) -> Any:
+        if self._world.kills == call:
+            raise Killed
         if call in self._world.lost or self.address not in self._world.nodes:
             raise PeerLost(f"{self.address} does not answer")
         return self._world.nodes[self.address].moves.end.answers
@@ -72,12 +101,14 @@ class DirectNode:
         upload.finish()
 
     def transfer(self, move: Move, rest: int = 0, *, memory: bool = False) -> DirectTransfer:
-        return DirectTransfer(self._answers("transfer").begin(move, rest))
+        return DirectTransfer(self, self._answers("transfer").begin(move, rest))
 
     def commit(self, move: Move, stopped: float) -> Committed:
         answers = self._answers("commit")
         answers.check_sender(move.program, self._node())
-        return Committed(answers.commit(move, stopped))
+        standing = answers.commit(move, stopped)
+        self._done("commit")
+        return Committed(standing)
 
     def status(self, move: Move) -> Report:
         found: Report = self._answers("status").status(move)
@@ -105,7 +136,8 @@ class DirectTransfer:
 
     waited = 0.0
 
-    def __init__(self, reception: Any) -> None:
+    def __init__(self, node: DirectNode, reception: Any) -> None:
+        self._node = node
         self._reception = reception
         self._receipt: Receipt | None = None
 
@@ -142,7 +174,9 @@ class DirectTransfer:
         self._do("write", bytes(piece))
 
     def finish(self, receipt: Receipt) -> None:
+        self._node._answers("finish")
         self._receipt = self._do("finish", receipt)
+        self._node._done("finish")
 
     def ready(self) -> Receipt:
         assert self._receipt is not None

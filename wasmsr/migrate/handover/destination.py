@@ -37,10 +37,10 @@ class MoveDestination(ReadyPrograms):
     """Takes programs in. Methods that answer a peer raise PeerRefused to refuse.
 
     Attributes:
-        abilities: What this end can do.
+        more: What this end can do beside what all ends of this version can.
     """
 
-    abilities: tuple[str, ...] = ABILITIES
+    more: tuple[str, ...] = ()
 
     # Preparing.
 
@@ -70,7 +70,8 @@ class MoveDestination(ReadyPrograms):
             spans = [self.host.restore_seconds(one.digest) for one in offer.description.modules]
             known = self.host.known(move.program)
             restore = max(spans, default=0.0)
-            return Answer(node, missing, held, self.abilities, restore, known, self.journal.id)
+            abilities = (*ABILITIES, *self.more)
+            return Answer(node, missing, held, abilities, restore, known, self.journal.id)
 
     def upload(self, module: ModuleName, move: Move | None = None) -> Upload:
         """Begin to receive a module that `prepare` named as missing.

@@ -22,7 +22,7 @@ from wasmsr.migrate.handover.arrivals import MOST_PROGRAMS, EndLimits
 from wasmsr.migrate.handover.attempt import Moved
 from wasmsr.migrate.journal.journal import Journal, Record
 from wasmsr.migrate.ports import MovableProgram
-from wasmsr.migrate.protocol import ABILITIES, NODE, Ending, OwnershipState
+from wasmsr.migrate.protocol import NODE, Ending, OwnershipState
 from wasmsr.migrate.rounds.convergence import MovePolicy
 from wasmsr.node.failures import NotMoved, WrongState
 from wasmsr.node.moving.node_host import ComingProgram, NodeHost, NodeModules, NodePlace
@@ -86,7 +86,7 @@ class NodeMoves:
             limits=EndLimits(MOST_PROGRAMS, ARRIVALS), arrived=self._arrived, ended=self._ended,
             software=__version__, outlives=True, settled=self._settled,
         )  # fmt: skip
-        self.end.destination.abilities = (*ABILITIES, NODE)
+        self.end.destination.more = (NODE,)
 
     def recover(self) -> None:
         """Restore the programs that were READY, before any other node can ask."""
@@ -143,6 +143,11 @@ class NodeMoves:
     def record_of(self, program: bytes) -> Record | None:
         """Return what the journal says of a program, or None."""
         return self.journal.get(program)
+
+    def waiting_modules(self) -> set[str]:
+        """Return the digests of the modules of programs that wait for a decision here."""
+        found = [one.incoming.modules for one in self.journal.records() if one.incoming]
+        return {digest.hex() for modules in found for digest in modules}
 
     # ---- away ------------------------------------------------------------------------------------
 

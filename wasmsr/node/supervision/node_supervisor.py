@@ -213,7 +213,9 @@ class NodeSupervisor:
         if not self._unreadable:  # their modules are not known
             records = [one.record for one in self._programs.values()]
             self.folder.remove_modules(
-                {one.digest for one in records} | {one.snapshot for one in records}
+                {one.digest for one in records}
+                | {one.snapshot for one in records}
+                | self.moves.waiting_modules()
             )
 
     def _show_unreadable(self, place: ProgramFolder, error: str) -> None:
