@@ -141,3 +141,21 @@ def test_counts_from_many_threads_are_exact():
 def test_an_address_in_use_is_named(shown):
     with pytest.raises(HostError, match="for --metrics"):
         serve_metrics(Metrics(), Address("127.0.0.1", shown.server.port))
+
+
+def test_moves_are_counted(shown: Shown) -> None:
+    take = shown.metrics.take_move
+    take("round", {"round": 2, "bytes_raw": 4096, "since": 2.0})
+    take("moved", {"rounds": 3, "bytes_raw": 10_000, "bytes": 900, "downtime": 0.02,
+        "downtime_wire": 0.004, "downtime_pages": 0.001})  # fmt: skip
+    take("arrived", {})
+    take("not-moved", {"reason": "limit"})
+    assert shown.value("wasmsr_moves_total", direction="out") == 1
+    assert shown.value("wasmsr_moves_total", direction="in") == 1
+    assert shown.value("wasmsr_moves_failed_total", reason="limit") == 1
+    assert shown.value("wasmsr_move_raw_bytes_total") == 10_000
+    assert shown.value("wasmsr_move_sent_bytes_total") == 900
+    assert shown.value("wasmsr_move_rounds_count") == 1
+    assert shown.value("wasmsr_move_downtime_seconds_count") == 1
+    assert shown.value("wasmsr_move_downtime_part_seconds_count", part="wire") == 1
+    assert shown.value("wasmsr_move_dirty_bytes_per_second") == 2048

@@ -78,6 +78,7 @@ def test_defaults_and_repeated_settings(tmp_path):
         (b"#" * (FILE_LIMIT + 1), "F: it has more than"),
         ("x = " + "[" * 100_000, "F"),
         ("[node]\non-stop = 'wait'\n", "F:2: node.on-stop: 'wait' is none of"),
+        ("[node]\non-stop = 'drain'\n", "F:2: node.on-stop drain needs node.drain-to"),
         ("[tls]\nkey = '/dev/null'\n", "F:2: tls.key needs tls.certificate, tls.authority"),
         ("[node]\nlisten = '0.0.0.0:1'\n", "F:2: node.listen 0.0.0.0:1 can be reached"),
     ],

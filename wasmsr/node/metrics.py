@@ -14,6 +14,8 @@ from typing import Any
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 """Upper bounds of buckets for spans of time."""
+ROUNDS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0)
+"""Upper bounds of buckets for rounds."""
 SERIES = 200
 """Combinations of labels that one metric keeps; more are counted as "other"."""
 
@@ -46,6 +48,22 @@ ROWS = (
         "Memory of all workers: proportional share of what they share."),
     MetricRow("wasmsr_workers_lost", "counter",
         "Workers that ended before their programs, by cause.", ("cause",)),
+    MetricRow("wasmsr_moves", "counter",
+        "Moves, by direction (in, out).", ("direction",)),
+    MetricRow("wasmsr_moves_failed", "counter",
+        "Moves that did not happen, by reason.", ("reason",)),
+    MetricRow("wasmsr_move_rounds", "histogram",
+        "Rounds of a move, the last one included.", (), ROUNDS),
+    MetricRow("wasmsr_move_raw_bytes", "counter",
+        "Bytes of pages that moves sent, before compression."),
+    MetricRow("wasmsr_move_sent_bytes", "counter",
+        "Bytes that moves sent."),
+    MetricRow("wasmsr_move_downtime_seconds", "histogram",
+        "From the pause of a program until it ran at its new node.", (), SECONDS),
+    MetricRow("wasmsr_move_downtime_part_seconds", "histogram",
+        "Parts of the downtime.", ("part",), SECONDS),
+    MetricRow("wasmsr_move_dirty_bytes_per_second", "gauge",
+        "How fast the program that moved last wrote to its memory, by its last whole round."),
     MetricRow("wasmsr_checkpoints", "counter",
         "Checkpoints, by outcome (written, failed, stored, not-stored).", ("outcome",)),
     MetricRow("wasmsr_checkpoint_bytes", "counter",
@@ -140,6 +158,32 @@ class Metrics:
                 labels: Histogram(list(found.counts), found.total)
                 for labels, found in self._values[name].histograms.items()
             }
+
+    def take_move(self, event: str, values: Mapping[str, object]) -> None:
+        """Count what an event of a move says; `event` is its kind."""
+        if event == "arrived":
+            self.add("wasmsr_moves", "in")
+        elif event == "not-moved":
+            self.add("wasmsr_moves_failed", str(values.get("reason") or "failed"))
+        elif event == "refused":
+            self.add("wasmsr_refusals", str(values.get("reason") or "other"))
+        elif event == "round" and values.get("since"):
+            rate = _number(values.get("bytes_raw")) / _number(values.get("since"))
+            self.set("wasmsr_move_dirty_bytes_per_second", rate)
+        elif event == "moved":
+            self.add("wasmsr_moves", "out")
+            self.observe("wasmsr_move_rounds", _number(values.get("rounds")))
+            self.add("wasmsr_move_raw_bytes", by=_number(values.get("bytes_raw")))
+            self.add("wasmsr_move_sent_bytes", by=_number(values.get("bytes")))
+            self.observe("wasmsr_move_downtime_seconds", _number(values.get("downtime")))
+            for name, value in values.items():
+                if name.startswith("downtime_"):
+                    part = name.removeprefix("downtime_")
+                    self.observe("wasmsr_move_downtime_part_seconds", _number(value), part)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 def _row(name: str, kind: str, labels: Labels | None) -> MetricRow:

@@ -48,6 +48,9 @@ WORKER_BYTES = 1 << 30
 LARGEST_MEMORY = 4 << 30
 """Memory of a program that names no limit, if the policy has none: that of 32-bit addresses."""
 
+MOVE_LEVELS = {"round": "info", "prepared": "info", "arrived": "notice", "moved": "notice"}
+"""The level of each event of a move that is no warning."""
+
 LEVELS = {"unreadable": "error", "trouble": "error", "not-saved": "warning", "refused": "warning",
     "no-checkpoint": "warning", "not-stored": "warning", "stored": "info",
     "not-resumed": "warning", "checkpoint": "info"}  # fmt: skip
@@ -70,6 +73,8 @@ class NodeLog:
     def note(self, event: str, **values: Any) -> None:
         """Write one event."""
         level = LEVELS.get(event, "notice")
+        if event.startswith("move-"):
+            level = MOVE_LEVELS.get(event.removeprefix("move-"), "warning")
         if messages.LEVELS.index(level) > self._most:
             return
         if self._json:
@@ -111,6 +116,8 @@ class NodeCounts:
             add("wasmsr_programs_ended", values.get("ending") or "other")
         elif event == "program" and values["standing"] == "killed":
             add("wasmsr_programs_ended", "killed")
+        elif event.startswith("move-"):
+            self.metrics.take_move(event.removeprefix("move-"), values)
         elif event == "worker-lost":
             add("wasmsr_workers_lost", values["cause"])
         elif event == "checkpoint":

@@ -37,9 +37,6 @@ ARRIVALS = 16
 Tell = Callable[[Event], None]
 """Gets the events of one move."""
 
-SHOWN = frozenset(("progress", "round"))
-"""Events that only those who watch a move get."""
-
 
 class MovingNode(NodePlace, Protocol):
     """What moves need of the node's supervisor."""
@@ -124,10 +121,23 @@ class NodeMoves:
                 self._said.setdefault(program, {}).update(event.values)
         if tell is not None:
             tell(event)
-        if event.kind == "round" or event.kind not in SHOWN:
-            values = {**event.values, "program": program[:8]} if program else event.values
+        if event.kind != "progress":
+            values = {**event.values, "program": program[:8]} if program else dict(event.values)
+            if event.kind == "round":
+                values |= self._since(program, event)
             text = {"text": event.text} if event.text else {}
             self._node.note(f"move-{event.kind}", **{**values, **text})
+
+    def _since(self, program: str, event: Event) -> dict[str, object]:
+        """Return the seconds in which the pages of a round were written: those of the round before.
+
+        The first round has all pages, whenever they were written.
+        """
+        with self._lock:
+            said = self._said.get(program, {})
+            before = said.get("last_seconds")
+            said["last_seconds"] = event.values.get("seconds")
+        return {} if event.values.get("round") == 1 or not before else {"since": before}
 
     def is_moving(self, program: bytes) -> bool:
         """Return whether a move of a program away is under way."""

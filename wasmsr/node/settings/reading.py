@@ -180,6 +180,11 @@ def _contradictions(values: Mapping[str, Any], origins: Mapping[str, str]) -> li
         problems.append(f"{origins[given[0]]}: {given[0]} needs {', '.join(missing)} too")
     if values["access.insecure"] and given:
         problems.append(f"{origins['access.insecure']}: access.insecure contradicts {given[0]}")
+    if values["node.on-stop"] == "drain" and not values["node.drain-to"]:
+        problems.append(
+            f"{origins['node.on-stop']}: node.on-stop drain needs node.drain-to: which nodes get "
+            "the programs"
+        )
     if not (given or values["access.insecure"] or values["node.listen"].is_loopback):
         problems.append(
             f"{origins['node.listen']}: node.listen {values['node.listen']} can be reached from "
