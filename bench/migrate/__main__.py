@@ -34,7 +34,7 @@ from bench.migrate.cases import COPY, FEWEST, LONGEST, METHODS, ROUNDS, Case, ca
 from bench.migrate.lines import LINES, NotHere, Place, scratch, sweep
 from bench.migrate.moves import median, moves
 from bench.migrate.pair import Pair, Stuck
-from bench.migrate.probes import probe
+from bench.migrate.probes import probe, scan_seconds
 from bench.migrate.subjects import SUBJECTS
 from bench.migrate.table import HEAD, LEGEND, Cell, against
 from bench.migrate.verdicts import misses
@@ -86,7 +86,10 @@ def measured(case: Case, places: tuple[Place, Place], folder: Path) -> Cell:
         raise Stuck("no move was measured")
     load = os.getloadavg()[0]
     name, line, cores, mode, method = case.key
-    return Cell(name, line, cores, mode, found, moved, alone, peaks, load, failed, method)
+    scan = 0.0
+    if method == METHODS[0]:
+        scan = scan_seconds(case.subject.size << 20)
+    return Cell(name, line, cores, mode, found, moved, alone, peaks, load, failed, method, scan)
 
 
 def cells(chosen: Sequence[Case], folder: Path, absent: Absent) -> Iterator[Cell | str]:

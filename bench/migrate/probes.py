@@ -7,6 +7,7 @@ python -m bench.migrate.probes ask ADDRESS PORT  prints round trip and rate as J
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import socket
 import statistics
@@ -21,6 +22,9 @@ import zstandard
 
 from bench.migrate.child import end_with_parent
 from bench.migrate.lines import Place
+from wasmsr._ffi import ffi
+from wasmsr.snapshot.memory import page_calls
+from wasmsr.snapshot.memory.page_engine import PAGE_SIZE
 
 ASKED = 30
 SECONDS = 1.0
@@ -82,6 +86,36 @@ def sync(folder: Path, times: int = 20) -> float:
             os.fsync(file.fileno())
             spans.append(time.monotonic() - begin)
     return statistics.median(spans)
+
+
+def scan_seconds(size: int, written: int = 160) -> float:
+    """Return the seconds in which the kernel tells which pages of a full memory were written.
+
+    Args:
+        size: Bytes of the memory.
+        written: How many of its pages are written before each of some tries, of which the fastest
+            counts.
+
+    Raises:
+        OSError: The host cannot tell, or has no room.
+    """
+    pages, spans = size // PAGE_SIZE, []
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
+        start = int(ffi.cast("uintptr_t", ffi.from_buffer(area)))
+        area[::PAGE_SIZE] = b"\1" * pages
+        watch = page_calls.watch_writes(start, size)
+        try:
+            page_calls.scan(start, page_calls.WRITTEN, bytearray(pages), pages)
+            for turn in range(5):
+                for page in range(turn, pages, max(1, pages // written)):
+                    area[page * PAGE_SIZE] = 2
+                flags = bytearray(pages)
+                begin = time.monotonic()
+                page_calls.scan(start, page_calls.WRITTEN, flags, pages, at_once=pages)
+                spans.append(time.monotonic() - begin)
+        finally:
+            os.close(watch)
+    return min(spans)
 
 
 def memcpy_seconds(size: int) -> float:

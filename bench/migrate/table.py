@@ -44,6 +44,8 @@ class Cell:
         load: The load of the machine afterwards: processes that run or want to.
         failed: Why attempts failed, after which the program ran on.
         method: How dirty pages were found; "" for stop-and-copy.
+        scan: Seconds that the kernel needs to tell the written pages of as much memory; 0.0 if that
+            was not measured.
     """
 
     program: str
@@ -57,6 +59,7 @@ class Cell:
     load: float
     failed: list[str]
     method: str = ""
+    scan: float = 0.0
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Cell:
@@ -65,7 +68,8 @@ class Cell:
         names = ("program", "line", "cores", "mode", "alone", "peaks", "load", "failed")
         known = {name: values[name] for name in names}
         method = values.get("method", "")
-        return cls(**known, probe=Probe(**values["probe"]), moves=moves, method=method)
+        scan = values.get("scan", 0.0)
+        return cls(**known, probe=Probe(**values["probe"]), moves=moves, method=method, scan=scan)
 
     @property
     def downtimes(self) -> list[float]:
@@ -130,6 +134,8 @@ class Cell:
             f"zstd {squeezed * 1000:.1f} ms; load {self.load:.1f}; the ends say "
             f"{self._said('said') * 1000:.1f} and {self._said('arrived') * 1000:.1f} ms"
         )
+        if self.scan:
+            text += f"; the kernel's scan alone {self.scan * 1000:.2f} ms"
         if self.parts:
             spans = sorted(self.parts.items(), key=lambda part: -part[1])
             text += "; parts: " + ", ".join(f"{n} {s * 1000:.1f}" for n, s in spans)
@@ -150,6 +156,7 @@ class Cell:
             "cores": self.cores,
             "mode": self.mode,
             "method": self.method,
+            "scan": self.scan,
             "probe": self.probe.plain(),
             "median": median(self.downtimes),
             "worst": max(self.downtimes),
