@@ -358,7 +358,9 @@ class RemotePeer:
             if reply.node == self._node:
                 # Somebody who only returns our own messages is not the peer either.
                 sentence = f"{self.address} is this very end"
-                raise PeerRefused(Refusal(Reason.SELF, sentence, "--peer names the other end"))
+                raise PeerRefused(
+                    Refusal(Reason.SELF, sentence, "name the address of the other end")
+                )
             self._session, self.met = session, bytes(reply.node)
             return session
 

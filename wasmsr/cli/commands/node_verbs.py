@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +20,7 @@ from wasmsr.cli.words.messages import say
 from wasmsr.runspec.kinds import Flag, ReadableFile, Seconds
 
 if TYPE_CHECKING:
-    from wasmsr.rpc.control.control_client import LogPiece, Node
+    from wasmsr.rpc.control.control_client import LogPiece
     from wasmsr.rpc.control.program_info import ProgramInfo
 
 SUBMIT = """Has a node run PROGRAM: a .wasm or .wat file, or a packaged program. Prints its id.
@@ -47,7 +47,7 @@ LOGS = """Prints the output that a node keeps of a program: its last bytes of ea
 
 With -f the command waits for more until the program has ended. If the program was resumed from a
 save point, a line on standard error says `rewound to OFFSET`, and what follows is written again. A
-node that is started again is asked again.
+node that is started again is asked again. If the program moves, -f goes on with the other node.
 
 \b
   wasmsr logs 1a2b3c4d
@@ -89,9 +89,6 @@ With --alive a node that is being stopped works too.
 OPTIONS = ("--invoke", "--arg", "--dir", "--carry-limit", "--env", "--tcp-listen", "--max-memory",
     "--fuel", "--features", "--core", "--deterministic", "--on-changed")  # fmt: skip
 """Options of `run` that a program on a node has too."""
-
-AGAIN_SECONDS = 60.0
-"""How long `logs -f` asks a node that is away."""
 
 as_lines = option("--json", "as_json", is_flag=True, help="Print one object a line.")
 program_argument = click.argument("program", metavar="ID|NAME")
@@ -213,40 +210,14 @@ def _time(seconds: float) -> str:
 @as_lines
 def logs(program: str, follow: bool, streams: tuple[str, ...], as_json: bool, **values: Any) -> int:
     """Carry out the command; LOGS is its help text."""
-    with open_node(taken(values)) as node:
-        for piece in _pieces(node, program, streams, follow):
-            if as_json:
-                click.echo(json.dumps(_as_data(piece)))
-            else:
-                _show(piece)
+    from wasmsr.cli.moving.followed_logs import FollowedLogs
+
+    for piece in FollowedLogs(taken(values), program, streams, follow).pieces():
+        if as_json:
+            click.echo(json.dumps(_as_data(piece)))
+        else:
+            _show(piece)
     return 0
-
-
-def _pieces(node: Node, program: str, streams: tuple[str, ...], follow: bool) -> Iterator[LogPiece]:
-    """Yield output; a node that is away while it is followed is asked again."""
-    from wasmsr.node.failures import NodeAway
-
-    had: dict[str, tuple[int, int]] = {}
-    until = 0.0
-    while True:
-        try:
-            for piece in node.logs(program, streams, follow=follow, had=had):
-                until = time.monotonic() + AGAIN_SECONDS
-                had[piece.stream] = piece.offset + len(piece.data), piece.life
-                yield piece
-            if not follow or _is_final(node, program):
-                return
-        except NodeAway:
-            if not follow or time.monotonic() > until:
-                raise
-        time.sleep(0.5)
-
-
-def _is_final(node: Node, program: str) -> bool:
-    digits = program.strip().lower()
-    named = [one for one in node.ps() if one.program.startswith(digits) or one.name == program]
-    # One that is there no more was forgotten because it had ended.
-    return not named or any(one.is_final for one in named)
 
 
 def _show(piece: LogPiece) -> None:

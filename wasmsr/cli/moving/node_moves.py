@@ -81,7 +81,7 @@ def migrate(program: str, to: str, as_json: bool, max_downtime: float | None, **
     if as_json:
         click.echo(json.dumps(found.as_dict()))
     else:
-        click.echo(f"{found.program[:8]} {found.standing} {found.reason}".rstrip())
+        click.echo(f"{found.program[:8]} {found.standing}: {found.reason}".rstrip(": "))
         for line in _report(lines.moved):
             click.echo(line)
     return 0

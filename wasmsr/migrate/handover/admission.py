@@ -33,7 +33,7 @@ def check_protocol(offer: Offer, node: bytes) -> None:
             "install the same version of wasmsr on both ends",
         )
     if offer.node == node:
-        raise refused(Reason.SELF, "the peer is this very end", "--peer names the other end")
+        raise refused(Reason.SELF, "the peer is this very end", "name the address of the other end")
 
 
 def check_streams(offer: Offer, node: bytes, peers: Peers) -> None:
