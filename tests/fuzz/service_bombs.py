@@ -104,6 +104,8 @@ def _module(calls: list[Call], numbers: random.Random) -> list[Call]:
 
 def _part(message: Any, numbers: random.Random) -> Any:
     """Return a message of a transfer, perhaps with a bomb in it."""
+    for one in message.joined:
+        _part(one, numbers)
     part = message.WhichOneof("part")
     if numbers.random() < 0.5:
         return message

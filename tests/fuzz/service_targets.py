@@ -263,6 +263,9 @@ class NodeTarget(FuzzTarget):
             [self._call("Submit", some.SubmitRequest(begin=whole), piece)],
             [self._call("Info", some.InfoRequest()), self._call("List", some.ListRequest())],
             [submit, self._call("Pause", which), self._call("Kill", which)],
+            [submit, self._call("Migrate", some.MigrateRequest(program="x", to="127.0.0.1:1")),
+             self._call("Adopt", which)],
+            [self._call("Drain", some.DrainRequest(to=["127.0.0.1:1"], at_once=1, deadline=0.1))],
             [self._call("Check", some.methods(health)["Check"].request(service=some.CONTROL),
                         service=health),
              self._call("ServerReflectionInfo", info(list_services="x"),
@@ -432,13 +435,14 @@ class EndTarget(FuzzTarget):
         """Return the messages in calls that name a move."""
         found = []
         for call in calls:
-            for message in call.messages:
-                if isinstance(message, bytes):
+            for whole in call.messages:
+                if isinstance(whole, bytes):
                     continue
-                for one in (message, getattr(message, "begin", None)):
-                    has = one is not None and "move" in one.DESCRIPTOR.fields_by_name
-                    if has and one.HasField("move"):
-                        found.append(one.move)
+                for message in (whole, *getattr(whole, "joined", ())):
+                    for one in (message, getattr(message, "begin", None)):
+                        has = one is not None and "move" in one.DESCRIPTOR.fields_by_name
+                        if has and one.HasField("move"):
+                            found.append(one.move)
         return found
 
     def corpus(self) -> list[list[Call]]:
@@ -467,7 +471,7 @@ class EndTarget(FuzzTarget):
         """Return the calls for a program and an attempt of their own."""
         made = [Call(one.method, tuple(map(MessageMutator._copy, one.messages))) for one in calls]
         program, attempt = numbers.randbytes(16), numbers.randbytes(16)
-        self.programs = [*self.programs, program][-20:]
+        self.programs = [*self.programs[:1], *[*self.programs[1:], program][-20:]]
         for move in self._moves(made):
             move.program, move.attempt = program, attempt
         for call in made:

@@ -22,11 +22,16 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.fuzz.service_bombs import bombs
-from tests.fuzz.service_targets import TARGETS, FuzzTarget, Harm
+from tests.fuzz.service_node import NodeEndTarget
+from tests.fuzz.service_targets import TARGETS as OTHERS
+from tests.fuzz.service_targets import FuzzTarget, Harm
+
+TARGETS: dict[str, Callable[[Path], FuzzTarget]] = {**OTHERS, NodeEndTarget.name: NodeEndTarget}
+"""The services, by name."""
 
 EVERY = 10
 """After so many sequences threads and descriptors are counted."""

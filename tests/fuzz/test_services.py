@@ -14,15 +14,22 @@ grpc = pytest.importorskip("grpc")
 from tests.fuzz import services  # noqa: E402
 from tests.fuzz.service_bombs import module_bombs  # noqa: E402
 from tests.fuzz.service_messages import BOMB, Call, MessageMutator  # noqa: E402
-from tests.fuzz.service_targets import TARGETS, Harm, check_refusal, check_sentence  # noqa: E402
+from tests.fuzz.service_targets import (  # noqa: E402
+    EndTarget,
+    Harm,
+    NodeTarget,
+    check_refusal,
+    check_sentence,
+)
 from wasmsr import Module, ModuleError  # noqa: E402
+from wasmsr.node.moving.node_peers import NODES, NodePeers  # noqa: E402
 from wasmsr.rpc import messages  # noqa: E402
 from wasmsr.rpc.control import control_messages  # noqa: E402
 
 
-@pytest.mark.parametrize("name", sorted(TARGETS))
+@pytest.mark.parametrize("name", sorted(services.TARGETS))
 def test_wrong_calls_do_no_harm(name: str) -> None:
-    assert services.campaign([name], 2.0, first=1_000_000) == []
+    assert services.campaign([name], 1.0, first=1_000_000) == []
 
 
 def test_every_method_is_attacked() -> None:
@@ -35,8 +42,8 @@ def test_every_method_is_attacked() -> None:
         )
         for method in control_messages.methods(service)
     }
-    assert set(TARGETS["control"].kinds) == methods
-    assert len(TARGETS["migration"].kinds) == len(messages.methods())
+    assert set(NodeTarget.kinds) == methods
+    assert len(EndTarget.kinds) == len(messages.methods())
 
 
 def test_a_seed_makes_the_same_calls() -> None:
@@ -58,6 +65,24 @@ class Status:
 
     def __init__(self, code: Any, details: str) -> None:
         self.code, self.details = (lambda: code), (lambda: details)
+
+
+def test_a_node_knows_a_bounded_number_of_others() -> None:
+    made: list[str] = []
+
+    def make(address: str, node: bytes, ours: bytes) -> Any:
+        made.append(address)
+        return object()
+
+    peers = NodePeers(make, b"us")
+    for number in range(3 * NODES):
+        peers.meet(f"host:{number}", number.to_bytes(16, "big"))
+    assert len(peers._at) == len(peers._named) == NODES
+    last = made[-1]
+    peers.meet(last, (3 * NODES - 1).to_bytes(16, "big"))
+    assert len(made) == 3 * NODES, "the newest is still known"
+    peers.meet("host:0")
+    assert made[-1] == "host:0"
 
 
 def test_what_counts_as_harm() -> None:

@@ -12,6 +12,9 @@ from wasmsr.migrate.ports import Peer
 MakePeer = Callable[[str, bytes, bytes], Peer]
 """Makes a peer: its address, the node that it must be (b"" for whichever answers), and our own."""
 
+NODES = 200
+"""Nodes that are known at a time; one that is forgotten is made anew when it is named again."""
+
 
 class NodePeers(Peers):
     """A registry of nodes. Any thread may call its methods."""
@@ -40,10 +43,19 @@ class NodePeers(Peers):
         with self._lock:
             found = self._at.get(address)
             if found is None or (node and self._named.get(node) is not found):
+                self._at.pop(address, None)
                 found = self._at[address] = self._make(address, node, self._node)
+                self._forget_old()
             if node:
                 self._named[node] = found
             return found
+
+    def _forget_old(self) -> None:
+        """Forget the nodes that were named longest ago: offers name any address."""
+        while len(self._at) > NODES:
+            gone = self._at.pop(next(iter(self._at)))
+            for node in [one for one, peer in self._named.items() if peer is gone]:
+                del self._named[node]
 
     def of(self, record: Record | None) -> Peer:
         """Return the node that a record names."""

@@ -16,7 +16,14 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from wasmsr.errors import EXIT_MODULE, EXIT_SNAPSHOT, EXIT_USAGE, WasmsrError, printable
+from wasmsr.errors import (
+    EXIT_MIGRATION,
+    EXIT_MODULE,
+    EXIT_SNAPSHOT,
+    EXIT_USAGE,
+    WasmsrError,
+    printable,
+)
 from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused, WrongState
 from wasmsr.node.moving.node_moves import ARRIVALS
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
@@ -235,7 +242,7 @@ def _refuse(wire: Any, error: BaseException) -> None:
         code = codes.UNAUTHENTICATED if rule == "token" else codes.PERMISSION_DENIED
     elif error.exit_code in (EXIT_USAGE, EXIT_MODULE):  # what the caller has sent is wrong
         code = codes.INVALID_ARGUMENT
-    elif error.exit_code == EXIT_SNAPSHOT:
+    elif error.exit_code in (EXIT_SNAPSHOT, EXIT_MIGRATION):
         code = codes.FAILED_PRECONDITION
     wire.set_trailing_metadata(
         (
