@@ -92,7 +92,7 @@ class NodeEndTarget(EndTarget):
     def _record(self) -> list[Call]:
         """Move a program there, and return the calls that this took."""
         supervisor = self.supervisor
-        program = supervisor.submit([counting(300, 5)], {})
+        program = supervisor.submit([counting(20_000, 5)], {})  # a busy host may take long
         time.sleep(0.3)
         supervisor.moves.migrate(supervisor.find(program), self.node.address)
         peer = supervisor.moves.peers.at(self.node.address)
