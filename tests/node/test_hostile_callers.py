@@ -230,3 +230,14 @@ def test_health(node: Node, port: int) -> None:
 def test_a_node_that_is_gone(node: Node) -> None:
     with Node("127.0.0.1:1", seconds=5) as nobody, pytest.raises(NodeAway):
         nobody.ps()
+
+
+def test_a_refusal_that_quotes_a_caller_is_short(node: Node) -> None:
+    with pytest.raises(NodeError) as caught:
+        list(node._stream("Migrate", [messages.MigrateRequest(program="", to="[" * 9000)], 20))
+    assert len(caught.value.message) <= 1000
+    program = node.submit(counting(3, 1000))
+    with pytest.raises(NodeError, match=r"\[\[\[") as caught:
+        request = messages.MigrateRequest(program=program.program, to="[" * 9000)
+        list(node._stream("Migrate", [request], 20))
+    assert len(caught.value.message) <= 1000

@@ -66,6 +66,9 @@ CALLS = 200
 PIECE = 1 << 20
 """Bytes of a piece of a module at most."""
 
+SENTENCE = 1000
+"""Characters of a refusal, and of its hint, at most."""
+
 SPEC_BYTES = 1 << 18
 """Bytes of the description of a run at most."""
 
@@ -246,7 +249,7 @@ def _refuse(wire: Any, error: BaseException) -> None:
         code = codes.FAILED_PRECONDITION
     wire.set_trailing_metadata(
         (
-            (messages.HINT, (error.hint or "").encode()),
+            (messages.HINT, (error.hint or "")[:SENTENCE].encode()),
             (messages.EXIT_CODE, str(error.exit_code)),
             (messages.KIND, type(error).__name__),
         )
@@ -255,8 +258,9 @@ def _refuse(wire: Any, error: BaseException) -> None:
 
 
 def _ascii(text: str) -> str:
-    """Return a text as the details of a status can hold it."""
-    return text.encode("ascii", "backslashreplace").decode("ascii")
+    """Return a text as the details of a status can hold it; it may quote what a caller sent."""
+    shown = printable(text[:SENTENCE], None)
+    return shown.encode("ascii", "backslashreplace").decode("ascii")[:SENTENCE]
 
 
 class _Calls:
