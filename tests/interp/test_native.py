@@ -373,6 +373,27 @@ def test_bounds_of_every_load_and_store() -> None:
 # ---- ways in and out ----
 
 
+def test_accesses_that_share_a_check() -> None:
+    """The first compares the end of the furthest; each traps where it should, or does its work."""
+    body = """(module (memory 1) (func (export "run") (param $p i32) (result i32)
+      (i32.store offset=4 (local.get $p) (i32.const 7))
+      (i32.store offset=100 (local.get $p) (i32.const 9))
+      (i32.store8 offset=60 (local.get $p) (i32.const 3))
+      (local.set $p (i32.add (i32.load offset=4 (local.get $p))
+        (i32.load8_u offset=60 (local.get $p))))
+      (i32.store offset=200 (local.get $p) (local.get $p))
+      (i32.add (i32.load offset=200 (local.get $p)) (i32.load offset=8 (local.get $p)))))"""
+    code = module(body)
+    for a in (0, 64, *range(65536 - 104, 65536 + 4), 0x7FFFFFFF, 0xFFFFFFFF):
+        ends = []
+        for chosen in ("interpreter", "native"):
+            tier.choose(chosen)
+            end, store = ran(code, a)
+            ends.append((end, bytes(store.memory_view(0))))
+        assert ends[0] == ends[1], a
+        assert isinstance(ends[0][0], int) == (a + 104 <= 65536), a
+
+
 @needs_native
 def test_recursion_ends_where_the_frames_do() -> None:
     code = module("""(module (func $f (export "run") (param $n i32) (result i32)
@@ -570,8 +591,10 @@ def test_memory_is_accessed_behind_checks_only() -> None:
         for address in ("(local.get 0)", "(i32.const 40)", "(i32.add (local.get 0) (local.get 1))"):
             use = f"({i.name} offset=9 {address} {value})"
             body.append(f"(drop {use})" if i.kind == "load" else use)
+            body.append("(local.set 0 (i32.rotl (local.get 0) (local.get 2)))")  # another address
     code = Module.from_text(
-        f'(module (memory 1) (func (export "run") (param i32 i32) (loop $l {" ".join(body)}'
+        '(module (memory 1) (func (export "run") (param i32 i32) (local i32)'
+        f" (loop $l {' '.join(body)}"
         " (br_if $l (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))))"
     )
     store = ran(code, 50, 2)[1]

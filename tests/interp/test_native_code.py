@@ -1,8 +1,8 @@
 """What native code may do, instruction by instruction: disassembled, whatever the template.
 
 Every access is to the frame, to the thread and what its pointers lead to, or to the program's
-memory behind a comparison with its size; indices into tables are checked; every way back polls; and
-no template has an instruction for the system.
+memory behind a comparison of its end, or of a further one, with the memory's size; indices into
+tables are checked; every way back polls; and no template has an instruction for the system.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ x86 = pytest.importorskip("capstone.x86")
 pytestmark = pytest.mark.skipif(tier.refusal() is not None, reason="no native code here")
 
 POINTER, NUMBER, MASK = "a pointer of ours", "a number in bounds", "all ones or zero"
-WAYS = ("ja", "jb", "jae", "jbe")
 FAMILIES = {
     alias: f"r{name}"
     for name in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp")
@@ -47,17 +46,128 @@ class Violation(AssertionError):
     """An instruction that no template may have."""
 
 
+class Bounds:
+    """What comparisons with the memory's size say of addresses, along a function's code.
+
+    Registers and slots have values. A value of 32 bits that was compared may be the index of an
+    access up to the compared end, as long as control comes from nowhere else.
+    """
+
+    def __init__(self, labels: set[int]) -> None:
+        self.labels = labels
+        self.skipped: dict[int, list[Any]] = {}  # by target of a jump within a cell: what it knew
+        self.values: dict[Any, Any] = {}
+        self.ends: dict[Any, int] = {}
+        self.compared: tuple[Any, int] | None = None
+
+    def arrive(self, address: int) -> None:
+        """Come to an instruction, from the one before it and by jumps within a cell."""
+        if address in self.labels:
+            self.forget()
+        for values, ends in self.skipped.pop(address, ()):
+            self.values = {k: v for k, v in self.values.items() if values.get(k) == v}
+            self.ends = {k: min(v, ends.get(k, 0)) for k, v in self.ends.items()}
+
+    def forget(self) -> None:
+        """Control can come from elsewhere."""
+        self.values, self.ends, self.compared = {}, {}, None
+
+    def value(self, place: Any) -> Any:
+        return self.values.setdefault(place, ("unknown", object()))
+
+    def place(self, segment: Segment, i: Any, operand: Any) -> Any:
+        """A register's name, a slot's offset, or None."""
+        if operand.type == x86.X86_OP_REG:
+            return segment.name(i, operand.reg)
+        if operand.type == x86.X86_OP_MEM and segment.name(i, operand.mem.base) == "rsi":
+            return None if operand.mem.index else operand.mem.disp
+        return None
+
+    def allows(self, segment: Segment, i: Any, operand: Any) -> bool:
+        """Whether an access at rdx is within a compared end."""
+        index = segment.name(i, operand.mem.index)
+        end = operand.mem.disp + operand.size
+        if not index:
+            return bool(operand.mem.disp >= 0 and end <= self.ends.get("constant", 0))
+        kind, value = self.value(index)
+        if kind == "constant":
+            return index == "rax" and bool(value + end <= self.ends.get("constant", 0))
+        far = self.ends.get((kind, value), 0)
+        return index == "rax" and kind == "small" and bool(end <= far)
+
+    def step(self, segment: Segment, i: Any) -> None:
+        """Note what the instruction does."""
+        before, self.compared = self.compared, None
+        if before is not None and i.mnemonic in ("ja", "jb"):
+            self.ends[before[0]] = max(self.ends.get(before[0], 0), before[1])
+        operands = i.operands
+        first = self.place(segment, i, operands[0]) if operands else None
+        second = self.place(segment, i, operands[-1]) if operands else None
+        if i.mnemonic == "cmp":
+            self.compared = self.comparison(i, operands, first, second)
+            return
+        made = self.result(segment, i, operands, second)
+        for register in i.regs_access()[1]:
+            name = segment.name(i, register)
+            self.values.pop(name, None)
+            if name == "rsi":  # another frame
+                self.values = {k: v for k, v in self.values.items() if isinstance(k, str)}
+        if isinstance(first, int) and i.mnemonic not in ("test", "jmp", "call"):
+            for slot in range(first & ~7, first + operands[0].size, 8):
+                self.values.pop(slot, None)
+        if made is not None and first is not None:
+            self.values[first] = made
+
+    def comparison(self, i: Any, operands: Any, first: Any, second: Any) -> Any:
+        if second == "rcx" and i.op_str.endswith(", rcx"):
+            kind, value = self.value(first)
+            if kind == "sum":
+                return value
+            return ("constant", value) if kind == "constant" else None
+        if first == "rcx" and operands[1].type == x86.X86_OP_IMM and operands[1].imm >= 0:
+            return "constant", operands[1].imm
+        return None
+
+    def result(self, segment: Segment, i: Any, operands: Any, second: Any) -> Any:
+        if not operands or operands[0].type not in (x86.X86_OP_REG, x86.X86_OP_MEM):
+            return None
+        size = operands[0].size
+        if i.mnemonic == "xor" and operands[0].type == operands[1].type == x86.X86_OP_REG:
+            return ("constant", 0) if operands[0].reg == operands[1].reg else None
+        if i.mnemonic in ("mov", "movabs") and operands[1].type == x86.X86_OP_IMM:
+            value = operands[1].imm & (1 << 64) - 1
+            return ("constant", value) if operands[0].type == x86.X86_OP_REG else None
+        if i.mnemonic == "mov" and size == 8 and second is not None:
+            return self.value(second)
+        if i.mnemonic == "mov" and size == 4 and operands[0].type == x86.X86_OP_REG:
+            if second is None:
+                return "small", object()
+            known = self.value(second)
+            return known if known[0] == "small" else ("small", ("low half", known))
+        if i.mnemonic == "lea" and size == 8 and not operands[1].mem.index:
+            known = self.value(segment.name(i, operands[1].mem.base))
+            small = known[0] == "small" and operands[1].mem.disp >= 0
+            return ("sum", (known, operands[1].mem.disp)) if small else None
+        if i.mnemonic == "add" and size == 8 and segment.name(i, operands[0].reg) == "rax":
+            both = self.value("rax")[0], self.value(second)[0]  # less than 2 ** 33
+            return ("small", object()) if both == ("small", "constant") else None
+        if size == 4 and operands[0].type == x86.X86_OP_REG and i.mnemonic in ("lea", "add"):
+            return "small", object()
+        return None
+
+
 class Segment:
     """The code of one cell, or all rare code, read from its start to its end.
 
     Attributes:
         known: What is known of registers.
         targets: Of the branch table at its end, if there is one.
-        checked: The end of an access has just been compared with the memory's size.
+        bounds: What is known of addresses.
         polls: There is a comparison of the request to pause.
     """
 
     def __init__(self, code: bytes, start: int) -> None:
+        self.bounds = Bounds(set())
         engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
         engine.detail = True
         self.instructions: list[Any] = []
@@ -73,7 +183,7 @@ class Segment:
                 break
         assert size == len(code), "not all is code"
         self.known: dict[str, str] = {}
-        self.checked = self.polls = False
+        self.polls = False
         self.accesses = 0
 
     def name(self, instruction: Any, register: int) -> str:
@@ -82,10 +192,8 @@ class Segment:
 
     def read(self) -> None:
         """Judge all instructions."""
-        before = None
         for i in self.instructions:
-            if before is not None and before.mnemonic == "cmp" and "rcx" in before.op_str:
-                self.checked |= i.mnemonic in WAYS
+            self.bounds.arrive(i.address)
             if any(i.group(g) for g in (capstone.CS_GRP_INT, capstone.CS_GRP_PRIVILEGE)):
                 raise Violation(f"{i.mnemonic} {i.op_str}")
             memory = [o for o in i.operands if o.type == x86.X86_OP_MEM]
@@ -95,7 +203,16 @@ class Segment:
             if i.mnemonic == "jmp" and i.operands[0].type == x86.X86_OP_REG:
                 self.demand(i, self.known.get(self.name(i, i.operands[0].reg)) == POINTER)
             self.learn(i, memory[0] if memory else None)
-            before = i
+            self.bounds.step(self, i)
+            if i.mnemonic.startswith("j") and self.stays(i):
+                known = dict(self.bounds.values), dict(self.bounds.ends)
+                self.bounds.skipped.setdefault(i.operands[0].imm, []).append(known)
+
+    def stays(self, jump: Any) -> bool:
+        """Whether a jump goes forward within the cell, or to its end."""
+        last = self.instructions[-1]
+        to = jump.operands[0].imm if jump.operands[0].type == x86.X86_OP_IMM else -1
+        return bool(jump.address < to <= last.address + last.size)
 
     def demand(self, instruction: Any, holds: bool) -> None:
         if not holds:
@@ -112,8 +229,7 @@ class Segment:
             self.demand(i, not index and operand.mem.disp >= 0)
         elif base == "rdx":
             self.accesses += 1
-            self.demand(i, self.checked and index in ("", "rax"))
-            self.checked = False
+            self.demand(i, self.bounds.allows(self, i, operand))
         else:
             self.demand(i, self.known.get(base) == POINTER)
             self.demand(i, not index or self.known.get(index) == NUMBER)
@@ -122,9 +238,6 @@ class Segment:
         """Note what the instruction says of the register that it writes."""
         written = [self.name(i, register) for register in i.regs_access()[1]]
         to = self.name(i, i.operands[0].reg) if i.operands and i.operands[0].type == 1 else ""
-        for register in written:
-            if register == "rax" and i.mnemonic not in ("movabs", "mov"):
-                self.checked &= i.mnemonic == "cmp"
         last = i.operands[-1] if i.operands else None
         source = self.name(i, last.reg) if last is not None and last.type == x86.X86_OP_REG else ""
         fact = self.fact(i, memory, to, source)
@@ -168,7 +281,12 @@ def judge(listed: Listing) -> int:
         segments.append(Segment(cell.code, start))
         start += len(cell.code)
     rare = Segment(listed.rare, start)
+    labels = {to for segment in (*segments, rare) for _, to in jumps(segment, leaving=True)}
+    bounds = Bounds(labels)
     for segment in (*segments, rare):
+        segment.bounds = bounds
+        if segment is rare:
+            bounds.forget()
         try:
             segment.read()
         except Violation as found:
@@ -183,10 +301,12 @@ def judge(listed: Listing) -> int:
     return accesses
 
 
-def jumps(segment: Segment) -> Iterator[tuple[int, int]]:
-    """From where to where it jumps."""
+def jumps(segment: Segment, *, leaving: bool = False) -> Iterator[tuple[int, int]]:
+    """From where to where it jumps; `leaving`: without jumps forward within the cell."""
     for i in segment.instructions:
         if i.mnemonic.startswith("j") and i.operands[0].type == x86.X86_OP_IMM:
+            if leaving and segment.stays(i):
+                continue
             yield i.address, i.operands[0].imm
     for target in segment.targets:
         yield segment.instructions[-1].address, target
@@ -265,6 +385,8 @@ def test_random_programs() -> None:
     [
         "488b0402",  # mov rax, [rdx + rax]: no check
         "488b46040f05",  # syscall
+        "8b46088b4c0208",  # mov eax, [rsi + 8]; mov ecx, [rdx + rax + 8]
+        "4c8d50044939ca77008b440208",  # a check of another register's value and a nearer end
         "498b0419",  # mov rax, [r9 + rbx]
         "48890425",  # cut off
         "ffe0",  # jmp rax

@@ -43,6 +43,7 @@ static bool mark_table(wsr_analysis *a, uint32_t i) {
   for (uint32_t k = 0; k < wsr_n_targets(c); k++) {
     const uint32_t to = wsr_cell_at(a, wsr_target_word(c, k));
     if (to == WSR_NONE) return false;
+    a->cells[to].label = true;
     back |= to <= i;
   }
   for (uint32_t k = 0; back && k < wsr_n_targets(c); k++)
@@ -71,6 +72,7 @@ static bool make_cells(wsr_analysis *a) {
     if (c->target != WSR_NONE) {
       c->target = wsr_cell_at(a, c->target);
       if (c->target == WSR_NONE) return false;
+      a->cells[c->target].label = true;
       if (c->shape.back) a->cells[c->target].entry = true;
     }
     if (wsr_is_table(&c->shape) && !mark_table(a, i)) return false;
@@ -335,9 +337,9 @@ static void pin_region(const wsr_analysis *a, pinning *p, uint32_t number) {
     const wsr_native_cell *const c = &a->cells[i];
     const bool own = c->region == number;
     if (rest && !own) continue;
-    for (unsigned k = 0; k < MOST_READS; k++)
+    for (unsigned k = 0; k < MOST_READS && c->reads[k].slot != NO_SLOT; k++)
       weigh(p, &c->reads[k], a->n_slots, own ? OWN_WEIGHT : INNER_WEIGHT);
-    for (unsigned k = 0; k < MOST_WRITES; k++)
+    for (unsigned k = 0; k < MOST_WRITES && c->writes[k].slot != NO_SLOT; k++)
       weigh(p, &c->writes[k], a->n_slots, own ? OWN_WEIGHT : INNER_WEIGHT);
     learn_from_moves(a, p, c);
   }
@@ -349,12 +351,15 @@ static void pin_region(const wsr_analysis *a, pinning *p, uint32_t number) {
     if (a->fast->metered && r == INTEGER_PINS - 1) continue;
     for (uint32_t k = 0; k < p->n_touched; k++) {
       const uint32_t slot = p->touched[k];
-      const uint8_t type = register_type(a, p, slot);
-      if (type == TYPE_ANY || (type == TYPE_I) != (r < INTEGER_PINS)) continue;
       if (p->weight[slot] < least) continue;
-      if (best == WSR_NONE || p->weight[slot] > p->weight[best]) best = slot;
+      if (best != WSR_NONE && p->weight[slot] <= p->weight[best]) continue;
+      const uint8_t type = register_type(a, p, slot);
+      if (type != TYPE_ANY && (type == TYPE_I) == (r < INTEGER_PINS)) best = slot;
     }
-    if (best == WSR_NONE) continue;
+    if (best == WSR_NONE) { /* no more of this kind */
+      r = r < INTEGER_PINS ? INTEGER_PINS - 1 : PINS - 1;
+      continue;
+    }
     chosen[r] = best;
     p->weight[best] = 1; /* not again */
   }
@@ -453,6 +458,7 @@ uint16_t wsr_carried(const wsr_analysis *a, uint32_t region, uint16_t dirty, uin
 }
 
 static bool flow_to(wsr_analysis *a, uint32_t region, uint16_t dirty, uint32_t to) {
+  if (!(dirty & ~a->cells[to].dirty)) return false;
   const uint16_t kept = wsr_carried(a, region, dirty, to);
   if ((a->cells[to].dirty | kept) == a->cells[to].dirty) return false;
   a->cells[to].dirty |= kept;
@@ -588,6 +594,109 @@ static bool make_loaded(wsr_analysis *a) {
   return good;
 }
 
+/* ---- checks of bounds ---- */
+
+/* The bytes behind an address that accesses with few checks may reach. */
+enum { FURTHEST = 1 << 16 };
+
+typedef struct {
+  uint32_t *end;     /* by slot: the address in the slot and so much more is in bounds; or 0 */
+  uint32_t *touched; /* slots whose `end` is not 0, and others */
+  uint32_t n_touched;
+} bounds;
+
+static void forget_bounds(bounds *b) {
+  while (b->n_touched) b->end[b->touched[--b->n_touched]] = 0;
+}
+
+static void set_bound(bounds *b, uint32_t slot, uint32_t end) {
+  if (!b->end[slot]) b->touched[b->n_touched++] = slot;
+  b->end[slot] = end;
+}
+
+/* The end of an access to memory 0 by an address in a slot, from that address on; 0: it is none. */
+static uint32_t access_end(const wsr_native_cell *c) {
+  const uint8_t kind = c->shape.kind;
+  if ((kind != CELL_LOAD && kind != CELL_STORE) || !c->has_template || c->shape.a != WSR_S)
+    return 0;
+  const uint64_t end = (uint64_t)wsr_cell_number(c) + wsr_opcode_table[c->shape.op].width;
+  return end <= FURTHEST ? (uint32_t)end : 0;
+}
+
+/* Whether the cell changes no slots but those that it is described to write. */
+static bool is_plain(const wsr_native_cell *c) {
+  if (!c->has_template) return false;
+  if (c->shape.kind != CELL_SPECIAL) return c->shape.kind <= CELL_STORE;
+  switch (c->shape.op) {
+    case WSR_FAST_move:
+    case WSR_FAST_move_2:
+    case WSR_FAST_constant:
+    case WSR_FAST_move_acc_i:
+    case WSR_FAST_move_acc_f:
+    case WSR_FAST_move_acc_d:
+    case WSR_FAST_select_s:
+    case WSR_FAST_select_a:
+    case WSR_FAST_get_i_a:
+    case WSR_FAST_get_i_w:
+    case WSR_FAST_get_add_a:
+    case WSR_FAST_get_add_w:
+    case WSR_FAST_set_s:
+    case WSR_FAST_set_i:
+    case WSR_FAST_set_add:
+    case WSR_FAST_load_2_a:
+    case WSR_FAST_load_2_w:
+    case WSR_FAST_true_s:
+    case WSR_FAST_true_a:
+    case WSR_FAST_false_s:
+    case WSR_FAST_false_a:
+    case WSR_FAST_spend: return true;
+    default: return false;
+  }
+}
+
+static void forget_written(bounds *b, const wsr_native_cell *c, uint32_t n_slots) {
+  if (!is_plain(c)) forget_bounds(b);
+  for (unsigned k = 0; k < MOST_WRITES && c->writes[k].slot != NO_SLOT; k++)
+    if (c->writes[k].slot < n_slots && b->end[c->writes[k].slot])
+      b->end[c->writes[k].slot] = 0; /* it stays among the touched ones */
+}
+
+/* Where several accesses by the same address follow each other, the first compares the furthest end
+ * and the others nothing. If the comparison fails, its C handler does its access, and those of the
+ * others do theirs: so each traps where it should. A memory never shrinks while a program runs. */
+static bool make_checks(wsr_analysis *a) {
+  const size_t n = (size_t)a->n_slots + 1;
+  bounds b = {calloc(n, sizeof *b.end), calloc(n + (size_t)a->n_cells, sizeof *b.touched), 0};
+  const bool good = b.end && b.touched;
+  for (uint32_t i = good ? a->n_cells : 0; i-- > 0;) {
+    wsr_native_cell *const c = &a->cells[i];
+    const uint32_t end = access_end(c);
+    if (c[1].label || c[1].entry || !c->falls) forget_bounds(&b);
+    forget_written(&b, c, a->n_slots);
+    if (!end) continue;
+    const uint32_t slot = wsr_cell_field(c, 0);
+    if (end > b.end[slot]) set_bound(&b, slot, end);
+    c->check = b.end[slot];
+  }
+  if (good) forget_bounds(&b);
+  for (uint32_t i = 0; good && i < a->n_cells; i++) {
+    wsr_native_cell *const c = &a->cells[i];
+    const uint32_t end = access_end(c);
+    if (c->label || c->entry) forget_bounds(&b);
+    if (end) {
+      const uint32_t slot = wsr_cell_field(c, 0);
+      if (end <= b.end[slot])
+        c->check = CHECK_DONE;
+      else
+        set_bound(&b, slot, c->check);
+    }
+    forget_written(&b, c, a->n_slots);
+  }
+  free(b.end);
+  free(b.touched);
+  return good;
+}
+
 /* ---- all of it ---- */
 
 bool wsr_analyse(wsr_analysis *a, const wsr_fast *fast, const wsr_request *interrupt) {
@@ -600,7 +709,7 @@ bool wsr_analyse(wsr_analysis *a, const wsr_fast *fast, const wsr_request *inter
     return false;
   a->cells = calloc((size_t)a->n_cells + 1, sizeof *a->cells);
   if (!a->cells || !make_cells(a) || !make_regions(a) || !make_liveness(a) || !make_pins(a) ||
-      !make_masks(a) || !make_dirty(a) || !make_loaded(a)) {
+      !make_masks(a) || !make_dirty(a) || !make_loaded(a) || !make_checks(a)) {
     wsr_analysis_free(a);
     return false;
   }

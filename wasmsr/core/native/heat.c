@@ -78,13 +78,19 @@ void wsr_native_now(const wsr_module *module, wsr_fast *fast) {
   if (fast->native) wsr_native_publish(module, fast);
 }
 
+static wsr_request stop;
+
+void wsr_native_stop(void) { atomic_store(&stop, 1); }
+
 uint32_t wsr_native_work(wsr_module *module, uint32_t most) {
   wsr_fast *fast = atomic_exchange(&module->wanted, NULL);
   uint32_t n = 0;
-  for (; fast && n < most; n++) {
+  atomic_store(&stop, 0);
+  for (; fast && n < most && !atomic_load(&stop); n++) {
     wsr_fast *const next = fast->next;
-    wsr_native_compile(module, fast, NULL);
+    wsr_native_compile(module, fast, &stop);
     if (fast->native) wsr_native_publish(module, fast);
+    if (!fast->native && atomic_load(&stop)) break; /* later, then */
     fast = next;
   }
   if (fast) {
@@ -98,6 +104,7 @@ uint32_t wsr_native_work(wsr_module *module, uint32_t most) {
 #else
 
 void wsr_native_enough(uint32_t turns) { (void)turns; }
+void wsr_native_stop(void) {}
 uint32_t wsr_native_work(wsr_module *module, uint32_t most) {
   (void)module, (void)most;
   return 0;

@@ -70,6 +70,8 @@ typedef struct {
 } wsr_access;
 enum { NO_SLOT = 0xFFFF };
 
+/* `check` of a cell: compare the end of its own access; no comparison is needed. */
+enum { CHECK_OWN = 0, CHECK_DONE = UINT32_MAX };
 enum { MOST_READS = 6, MOST_WRITES = 3 };
 
 /* A cell of fast code, with what the analysis finds. */
@@ -85,7 +87,9 @@ typedef struct {
   uint16_t uses, sets; /* pinned registers of the slots that the cell reads and writes */
   bool falls;          /* control can go on with the next cell */
   bool has_template;
-  bool entry; /* C handlers can go on here, so the word leads into native code */
+  bool label;     /* control can come from elsewhere than the cell before */
+  uint32_t check; /* of a load or store: what to compare with the memory's size, see make_checks */
+  bool entry;     /* C handlers can go on here, so the word leads into native code */
   wsr_access reads[MOST_READS], writes[MOST_WRITES];
 } wsr_native_cell;
 

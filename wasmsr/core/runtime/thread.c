@@ -197,6 +197,7 @@ void wsr_host_return(wsr_store *store) {
 
 void wsr_pause(wsr_store *store) {
   for (wsr_thread *t = store->main; t; t = t->next) atomic_store(&t->pause, 1);
+  if (store->program.later) wsr_native_stop();
 }
 
 int wsr_pause_requested(const wsr_store *store) { return atomic_load(&store->main->pause) != 0; }

@@ -116,6 +116,10 @@ static inline bool wsr_compile_interrupted(wsr_thread *thread, uint32_t address,
   return gave_up;
 }
 
+/* ---- native/heat.c ---- */
+/* A program is to stand: compilation in the background makes way, and goes on a little later. */
+void wsr_native_stop(void);
+
 /* ---- runtime/exceptions.c ---- */
 enum { WSR_NOT_CAUGHT, WSR_CAUGHT, WSR_CAUGHT_BACK /* by the label of a loop */ };
 /* Throw an exception at the position of the innermost frame. The frame that catches it becomes the

@@ -210,7 +210,7 @@ static void emit_to_handlers(wsr_emission *e) {
   }
 }
 
-/* An access that is out of bounds traps, so it may be the first of a sequence. */
+/* An access may be the first of a sequence: it traps, or C handlers go on behind it. */
 static bool has_own_handler(const wsr_native_cell *c) {
   if (c->entry) return false;
   return (c->shape.kind >= CELL_LOAD && c->shape.kind <= CELL_STORE) ||

@@ -1,17 +1,23 @@
-/* Templates of loads and stores of memory 0 with 32-bit addresses. Each checks its bounds; the C
- * handler traps. The index register is always RAX, which has just got 32 bits, so no address
- * reaches further than 8 GiB and a few bytes from the start of the memory. */
+/* Templates of loads and stores of memory 0 with 32-bit addresses. Each checks its bounds, or one
+ * before it by the same address has checked them (make_checks in analyse.c); the C handler traps.
+ * The index register is always RAX, which has just got 32 bits, so no address reaches further than
+ * 8 GiB and a few bytes from the start of the memory. */
 #include "core/native/x64/emit.h"
 
 #if WSR_NATIVE
+
+/* Compare RAX + end with the size of the memory. */
+static void compare_end(wsr_emission *e, int32_t end) {
+  lea(e->out, WIDE, R10, at(RAX, end));
+  alu(e->out, ALU_CMP, WIDE, R10, in_register(RCX));
+  wsr_jump_to_handler(e, CC_A);
+}
 
 /* Check an access to `width` bytes at RAX + offset, and return its place. */
 static wsr_rm checked(wsr_emission *e, uint64_t offset, unsigned width) {
   wsr_buffer *const b = e->out;
   if (offset + width <= INT32_MAX) {
-    lea(b, WIDE, R10, at(RAX, (int32_t)(offset + width)));
-    alu(b, ALU_CMP, WIDE, R10, in_register(RCX));
-    wsr_jump_to_handler(e, CC_A);
+    compare_end(e, (int32_t)(offset + width));
     return at_index(RDX, RAX, 0, (int32_t)offset);
   }
   load_constant(b, R10, offset);
@@ -41,7 +47,13 @@ wsr_rm wsr_address(wsr_emission *e, unsigned width) {
   const wsr_shape *const s = &e->c->shape;
   if (s->a == WSR_C) return checked_constant(e, e->c->pc[2], width);
   mov_to(e->out, 0, RAX, wsr_integer(e, s->a, 0, RAX));
-  return checked(e, wsr_cell_number(e->c), width);
+  const uint32_t offset = wsr_cell_number(e->c), check = e->c->check;
+  if (check == CHECK_DONE) return at_index(RDX, RAX, 0, (int32_t)offset);
+  if (check != CHECK_OWN) {
+    compare_end(e, (int32_t)check);
+    return at_index(RDX, RAX, 0, (int32_t)offset);
+  }
+  return checked(e, offset, width);
 }
 
 wsr_rm wsr_address_sum(wsr_emission *e, unsigned width) {
