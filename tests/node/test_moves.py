@@ -37,7 +37,7 @@ def output(node: NodeSupervisor, program: str) -> str:
 def test_a_program_moves_to_and_fro_with_its_output(world: World, tmp_path: Path) -> None:
     a = world.node("a:1", tmp_path / "a")
     b = world.node("b:1", tmp_path / "b")
-    program = a.submit([counting(3000, 1)], {})
+    program = a.submit([counting(6000, 1)], {})
     until(lambda: output(a, program))
     moved = a.moves.migrate(a.find(program), "b:1")
     assert moved.downtime < 10 and moved.figures.rounds >= 1
@@ -53,6 +53,6 @@ def test_a_program_moves_to_and_fro_with_its_output(world: World, tmp_path: Path
     assert a.find(program).record.epoch == 3
     until(lambda: a.find(program).standing is ProgramStanding.ENDED)
     assert a.find(program).record.code == 7
-    assert output(a, program) == lines(0, 3000).decode()
+    assert output(a, program) == lines(0, 6000).decode()
     until(lambda: "ended" in b.find(program).record.reason)
     until(lambda: not a.moves.journal.records() and not b.moves.journal.records())

@@ -46,6 +46,7 @@ from wasmsr.node.supervision.program_record import (
     ProgramStanding,
     SavePoint,
 )
+from wasmsr.node.workers.warm_parents import reap
 from wasmsr.runspec.run_spec import RunSpec
 from wasmsr.wasi.filesystem.mounts import Mount
 
@@ -259,6 +260,7 @@ class NodeHost:
             if ours:
                 del self._coming[program]
         coming.executor.kill()
+        reap(coming.executor.pid, 1)
         if ours:  # otherwise it has become a program of this node
             coming.folder.remove()
             self._place.release(coming.record.program)
@@ -381,6 +383,7 @@ class RestoredArrival:
             restore_file(coming.executor, coming.record, self._file)
         except BaseException:
             coming.executor.kill()
+            reap(coming.executor.pid, 1)
             self._host.take(program)
             raise
         return self._host.made(coming, 0.0)

@@ -7,6 +7,7 @@ hand-over is the one of `migrate`; this file connects it with the programs of th
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -33,6 +34,9 @@ from wasmsr.node.supervision.program_record import MovedTo
 
 ARRIVALS = 16
 """Programs that arrive at the same time at most; one more is refused for now."""
+
+REFUSALS = 1.0
+"""Seconds between two notes about refusals of one node."""
 
 Tell = Callable[[Event], None]
 """Gets the events of one move."""
@@ -75,6 +79,7 @@ class NodeMoves:
         self._lock = threading.Lock()
         self._watching: dict[str, Tell] = {}
         self._said: dict[str, dict[str, Any]] = {}
+        self._refused: dict[str, float] = {}
         self.journal = Journal(node.folder.journal, node.folder.node)
         self.host = NodeHost(node)
         self.peers = NodePeers(make_peer, self.journal.node)
@@ -121,12 +126,26 @@ class NodeMoves:
                 self._said.setdefault(program, {}).update(event.values)
         if tell is not None:
             tell(event)
-        if event.kind != "progress":
+        if event.kind != "progress" and not self._is_said(event):
             values = {**event.values, "program": program[:8]} if program else dict(event.values)
             if event.kind == "round":
                 values |= self._since(program, event)
             text = {"text": event.text} if event.text else {}
             self._node.note(f"move-{event.kind}", **{**values, **text})
+
+    def _is_said(self, event: Event) -> bool:
+        """Return whether a refusal for the same node was noted within the last second."""
+        if event.kind != "refused":
+            return False
+        peer, now = str(event.values.get("peer", "")), time.monotonic()
+        with self._lock:
+            before = self._refused.get(peer, -REFUSALS)
+            if now - before < REFUSALS:
+                return True
+            if len(self._refused) > 1000:
+                self._refused.clear()
+            self._refused[peer] = now
+        return False
 
     def _since(self, program: str, event: Event) -> dict[str, object]:
         """Return the seconds in which the pages of a round were written: those of the round before.

@@ -34,6 +34,7 @@ from wasmsr.node.supervision.program_record import (
     ProgramStanding,
     SavePoint,
 )
+from wasmsr.node.workers.warm_parents import reap
 
 PATIENCE = 30.0
 """Seconds in which a worker must answer what takes no time; otherwise it is frozen, and killed."""
@@ -188,7 +189,7 @@ class NodeProgram:
                     executor.resume(self.id)
                 except BaseException:
                     executor.kill()
-                    _reap(executor.pid, 1)
+                    reap(executor.pid, 1)
                     raise
             except WasmsrError as error:
                 self._stand(ProgramStanding.LOST, f"it did not start: {error.message}")
@@ -310,7 +311,7 @@ class NodeProgram:
         )
         if executor is not None:
             executor.close()
-            _reap(executor.pid)
+            reap(executor.pid)
         self.folder.remove_saved()
         self._rules.ended(self.id, status.ending, status.code, status.sentence)
 
@@ -325,7 +326,7 @@ class NodeProgram:
         lives = any(executor.pid == process for _, process in living(self.folder.workers))
         if lives:
             executor.kill()
-            _reap(executor.pid)
+            reap(executor.pid)
             cause, how = "frozen", f"was killed: {error.message}"
         else:
             executor.close()
@@ -409,7 +410,7 @@ class NodeProgram:
             executor.resume(self.id)
         except BaseException:
             executor.kill()
-            _reap(executor.pid, 1)
+            reap(executor.pid, 1)
             self._rules.leave(record.program)
             raise
         self._have(executor)
@@ -423,7 +424,7 @@ class NodeProgram:
             self._stand(ProgramStanding.KILLED, reason, saved=None)
         if executor is not None:
             executor.kill()
-            _reap(executor.pid)
+            reap(executor.pid)
         self.folder.remove_saved()
         self._rules.ended(self.id, "failed", EXIT_HOST, reason)
 
@@ -554,7 +555,7 @@ class NodeProgram:
             self._stand(ProgramStanding.MOVED, f"went to {went.address}", went=went)
         if executor is not None and not executor.is_gone:
             executor.kill()
-            _reap(executor.pid)
+            reap(executor.pid)
         self.folder.remove_worker()
         if held:
             self._saving.release()
@@ -565,7 +566,7 @@ class NodeProgram:
         executor = self._executor
         if executor is not None:
             executor.kill()
-            _reap(executor.pid)
+            reap(executor.pid)
 
     def wait_for_owner(self, address: str, old: list[ProcessExecutor]) -> None:
         """Keep the program paused after the node was lost while it was being moved.
@@ -673,7 +674,7 @@ class NodeProgram:
                 return self.record.standing is not ProgramStanding.LOST
             self._executor = None
             executor.kill()
-            _reap(executor.pid)
+            reap(executor.pid)
             self._fall_back("its node has ended")
             shutil.rmtree(self.folder.temporary, ignore_errors=True)
             return self.record.standing is not ProgramStanding.LOST
@@ -712,23 +713,9 @@ def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def _reap(process: int, seconds: float = 5.0) -> int | None:
-    """Return the status with which a worker ended; None if it is nobody's child here."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            found, status = os.waitpid(process, os.WNOHANG)
-        except ChildProcessError:
-            return None
-        if found:
-            return status
-        time.sleep(0.005)
-    return None
-
-
 def _how(process: int, folder: ProgramFolder) -> tuple[str, str]:
     """Return how a worker has ended: in a word, and as the rest of a sentence."""
-    status = _reap(process)
+    status = reap(process)
     if status is None:
         return "unknown", "has ended, and nobody saw how"
     if os.WIFSIGNALED(status):

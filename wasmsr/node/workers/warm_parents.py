@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
@@ -244,3 +245,17 @@ class WarmParents:
             parents, self._parents = list(self._parents.values()), OrderedDict()
         for parent in parents:
             parent.close()
+
+
+def reap(process: int, seconds: float = 5.0) -> int | None:
+    """Return the status with which a worker ended; None if it is nobody's child here."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            found, status = os.waitpid(process, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if found:
+            return status
+        time.sleep(0.005)
+    return None

@@ -1,0 +1,131 @@
+"""Drains a node with many programs to another one, and prints figures.
+
+    python -m tests.node.drain_many [--programs 50] [--at-once 4] [--memory MIB]
+
+Two nodes on loopback, as processes. It checks that no program is lost or doubled, and prints as one
+JSON object: the slowest move against the median, the time of the whole drain against the bytes that
+were sent at the line's measured rate, and the peak memory of both nodes with their workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.migrate.subjects import writer
+from tests.node.test_commands import Shell
+from wasmsr import Node
+from wasmsr.interp.modules.module import assemble
+from wasmsr.rpc.control.control_client import MoveEvent
+
+LOOK_SECONDS = 0.05
+
+
+def resident(process: int) -> int:
+    """Return the proportional share of memory of a process, or 0."""
+    try:
+        with open(f"/proc/{process}/smaps_rollup", encoding="ascii") as file:
+            return sum(int(line.split()[1]) << 10 for line in file if line.startswith("Pss:"))
+    except (OSError, ValueError):
+        return 0
+
+
+def processes(root: int) -> list[int]:
+    """Return a process and all that descend from it."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", encoding="ascii", errors="replace") as file:
+                    parent = int(file.read().rpartition(")")[2].split()[1])
+            except (OSError, ValueError, IndexError):
+                continue
+            children.setdefault(parent, []).append(int(name))
+    found, left = [], [root]
+    while left:
+        one = left.pop()
+        found.append(one)
+        left += children.get(one, [])
+    return found
+
+
+def drain(folder: Path, programs: int, at_once: int, memory: int) -> dict[str, Any]:
+    """Drain one node to another, and return the figures."""
+    shells = []
+    for name in "ab":
+        (folder / name).mkdir()
+        shell = Shell(folder / name)
+        shell.environ["XDG_STATE_HOME"] = str(folder / "state")
+        shell.environ["WASMSR_STATE_DIR"] = str(folder / name / "state")
+        shell.node()
+        shells.append(shell)
+    a, b = shells
+    module = assemble(writer(memory * 16, 1.0, 10_000).encode())
+    moved: list[dict[str, Any]] = []
+    peak, over = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not over.wait(LOOK_SECONDS):
+            roots = [one.process.pid for one in shells if one.process is not None]
+            peak = max(peak, sum(resident(one) for root in roots for one in processes(root)))
+
+    def tell(event: MoveEvent) -> None:
+        if event.kind == "moved":
+            moved.append(dict(event.values))
+
+    try:
+        with Node(f"unix:{a.folder}/state/node/control") as node:
+            ids = {node.submit(module).program for _ in range(programs)}
+            time.sleep(1.0)
+            watcher = threading.Thread(target=watch, daemon=True)
+            watcher.start()
+            began = time.monotonic()
+            done = node.drain(b.address, at_once=at_once, tell=tell)
+            span = time.monotonic() - began
+            over.set()
+            watcher.join()
+            left = {one.program for one in node.ps() if one.standing != "moved"}
+        there = [one["program"] for one in b.ps().values() if one["standing"] == "running"]
+        spans = [float(one["seconds"]) for one in moved]
+        sent = sum(int(one["bytes"]) for one in moved)
+        return {
+            "programs": programs,
+            "moved": done.moved,
+            "lost_or_doubled": len(ids ^ set(there)) + len(left) + len(there) - len(set(there)),
+            "seconds": round(span, 2),
+            "slowest_over_median": round(max(spans) / statistics.median(spans), 2),
+            "downtime_median_ms": round(statistics.median(m["downtime"] for m in moved) * 1e3, 1),
+            "sent_mib": round(sent / (1 << 20), 1),
+            "peak_mib": round(peak / (1 << 20), 1),
+            "programs_mib": programs * memory,
+        }
+    finally:
+        for shell in shells:
+            shell.end()
+
+
+def main(words: Sequence[str]) -> int:
+    """Carry it out; the exit code is 1 if a program was lost or doubled."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--programs", type=int, default=50)
+    parser.add_argument("--at-once", type=int, default=4)
+    parser.add_argument("--memory", type=int, default=4, help="MiB of each program.")
+    options = parser.parse_args(words)
+    with tempfile.TemporaryDirectory() as folder:
+        found = drain(Path(folder), options.programs, options.at_once, options.memory)
+    print(json.dumps(found))
+    return 1 if found["lost_or_doubled"] or found["moved"] != options.programs else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
