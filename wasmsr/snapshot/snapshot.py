@@ -99,6 +99,7 @@ class Snapshot:
             embed=embed,
             parent=None if parent is None else parent.state.lineage.id,
         )
+        files.keep()
         copies = [replace(memory, data=copied(memory.data)) for memory in found.memories]
         return cls(replace(found, memories=copies))
 

@@ -14,6 +14,7 @@ from wasmsr.snapshot.moments.moment import Moment, SavedWasi
 if TYPE_CHECKING:
     from wasmsr.interp.store.store import Store
     from wasmsr.snapshot.memory.dirty_pages import DirtyChanges
+    from wasmsr.wasi.state.contents import Contents
 
 FOLD = 4
 """A chain whose pages are more than this part of the memory (1/4) gets a new base."""
@@ -49,6 +50,8 @@ class History:
         self._store = store
         self._tracker = DirtyTracker.of(store, method)
         self._consumer = self._tracker.consumer()
+        self._files: Contents | None = None
+        """What the program's files consisted of in the moment taken last."""
         self._images: list[MemoryImage] = []
         """The images from which the store's memories differ by what was written since."""
 
@@ -62,7 +65,8 @@ class History:
         store = self._store
         if store.running or store.nested:
             raise UnportableState("the program is running", hint="pause it first")
-        wasi = None if store.wasi is None else SavedWasi.of(store.wasi)
+        wasi = None if store.wasi is None else SavedWasi.of(store.wasi, self._files)
+        self._files = None if wasi is None else wasi.files
         try:
             with self._tracker.changes(self._consumer) as changes:
                 images = [

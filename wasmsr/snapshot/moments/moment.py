@@ -55,14 +55,24 @@ class SavedWasi:
     trees: dict[bytes, MountTree] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, wasi: Wasi) -> SavedWasi:
-        """Return the present state of a paused program's WASI. Raises UnportableState."""
+    def of(cls, wasi: Wasi, before: Contents | None = None) -> SavedWasi:
+        """Return the present state of a paused program's WASI.
+
+        Args:
+            wasi: The WASI.
+            before: What files consisted of in an earlier moment; equal chunks are shared.
+
+        Raises:
+            UnportableState: It holds something that no snapshot can carry.
+            SnapshotError: A file cannot be read, or there is no room for a copy.
+        """
         from wasmsr.wasi.state.checked_state import read
         from wasmsr.wasi.state.contents import Contents
         from wasmsr.wasi.state.origin import trusted_time
 
         files = Contents()
         state = wasi.capture(files)
+        files.keep(before)
         return cls(read(state), files, trusted_time(state, realtime.now()))
 
     def put_back(self, wasi: Wasi) -> None:

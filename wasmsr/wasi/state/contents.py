@@ -98,6 +98,49 @@ class Contents:
         if self._new(digest, length):
             self._spool[digest] = spool, offset
 
+    def keep(self, before: Contents | None = None) -> None:
+        """Copy the chunks that are in the program's files, so that these may change and vanish.
+
+        Up to `HELD` bytes are kept in memory, the rest in a temporary file.
+
+        Args:
+            before: Chunks that were kept before. Those of them that are here too are shared.
+
+        Raises:
+            SnapshotError: A file is not what it was, or the host has no room.
+        """
+        import tempfile  # only here: a program that is saved once does not need it
+
+        spool: IO[bytes] | None = None
+        for digest in [*self._files]:
+            if before is not None and before._lend(digest, self):
+                continue
+            data = self.read(digest)
+            if len(data) <= self._room:
+                self._room -= len(data)
+                self._memory[digest] = data
+                continue
+            try:
+                spool = spool or tempfile.TemporaryFile()  # noqa: SIM115 (open as long as we are)
+                offset = spool.tell()
+                spool.write(data)
+            except OSError as error:
+                raise SnapshotError(
+                    f"there is no room for a copy of the program's files: {error.strerror}"
+                ) from error
+            self._spool[digest] = spool, offset
+        self._files = {}
+
+    def _lend(self, digest: bytes, other: Contents) -> bool:
+        """Share a chunk with others, if it is in memory or in a file of our own."""
+        if digest in self._memory:
+            other._memory[digest] = self._memory[digest]
+        elif digest in self._spool:
+            other._spool[digest] = self._spool[digest]
+        else:
+            return False
+        return True
+
     def joined(self, other: Contents) -> Contents:
         """Return the chunks of both."""
         both = Contents()
