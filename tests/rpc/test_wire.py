@@ -160,7 +160,7 @@ def test_small_parts_go_in_one_message(
 
     monkeypatch.setattr(rpc_server, "_parts", noted)
     if not joins:
-        monkeypatch.setattr(destination.MoveDestination, "abilities", (INPUT, LEASE, EARLY))
+        monkeypatch.setattr(destination, "ABILITIES", (INPUT, LEASE, EARLY))
     sending = served.send(counter)
     data = b"".join(bytes(piece) for piece in counter.pieces())
     for start in range(0, len(data), 1000):
