@@ -671,7 +671,7 @@ wsr_handler *const wsr_fast_special[WSR_FAST_SPECIALS] = {WSR_EACH_SPECIAL(SPECI
 #if WSR_NATIVE
 uint32_t wsr_return_out(wsr_thread *thread) { return return_out(thread); }
 uint32_t wsr_change_instance(PARAMETERS) { WSR_TAIL change_instance(ARGUMENTS); }
-__attribute__((noinline, cold)) uint32_t wsr_count(PARAMETERS) {
+__attribute__((noinline, cold)) uint32_t wsr_count_run(PARAMETERS) {
   const uint64_t handler = wsr_native_counted(thread, pc);
   WSR_TAIL((wsr_handler *)(uintptr_t)handler)(ARGUMENTS);
 }

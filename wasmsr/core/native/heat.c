@@ -38,7 +38,7 @@ void wsr_native_count(wsr_fast *fast) {
   atomic_init(&heat->left, (int32_t)atomic_load(&enough));
   for (uint32_t i = 0; i < fast->n_heads; i++) {
     heat->handlers[i] = fast->words[fast->heads[i]];
-    fast->words[fast->heads[i]] = (uint64_t)(uintptr_t)wsr_count;
+    fast->words[fast->heads[i]] = (uint64_t)(uintptr_t)wsr_count_run;
   }
   fast->heat = heat;
 }

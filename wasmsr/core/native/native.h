@@ -71,7 +71,8 @@ typedef struct {
 enum { NO_SLOT = 0xFFFF };
 
 /* `check` of a cell: compare the end of its own access; no comparison is needed. */
-enum { CHECK_OWN = 0, CHECK_DONE = UINT32_MAX };
+enum { CHECK_OWN = 0 };
+#define CHECK_DONE UINT32_MAX
 enum { MOST_READS = 6, MOST_WRITES = 3 };
 
 /* A cell of fast code, with what the analysis finds. */
@@ -230,7 +231,7 @@ uint64_t wsr_native_redo(wsr_thread *thread, const uint64_t *top);
 /* Exported by fast/handlers.c for native code. */
 uint32_t wsr_return_out(wsr_thread *thread);
 wsr_handler wsr_change_instance;
-wsr_handler wsr_count; /* of the heads of a function whose runs are counted */
+wsr_handler wsr_count_run; /* of the heads of a function whose runs are counted */
 #endif
 
 /* The stack of a thread for native code. False without memory. */
