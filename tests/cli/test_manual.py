@@ -126,7 +126,7 @@ def test_readme(furnished: Cli, root: Path, heading: str) -> None:
     assert len(lines) >= 2
     outcomes = walk(furnished, lines)
     shown = re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]
-    shown = [example for example in shown if not example.startswith("wasmsr remote")]
+    shown = [example for example in shown if example.split()[1] not in ELSEWHERE]
     for example, outcome in zip(shown, outcomes, strict=True):
         first, _, printed = example.partition("\n")
         if printed.strip():
