@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from scripts.generated_page import write_or_check
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "job-file.md"
 SCHEMA = ROOT / "wasmsr" / "jobs" / "description" / "job.schema.json"
@@ -128,15 +130,7 @@ def _kind(value: Mapping[str, Any]) -> str:
 
 def main(argv: list[str]) -> int:
     """Write the page, or with `--check` compare it; return the exit code."""
-    text = page()
-    if "--check" in argv:
-        if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text:
-            return 0
-        print(f"{PAGE.name} is out of date: python -m scripts.job_reference")
-        return 1
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"wrote {PAGE.name}")
-    return 0
+    return write_or_check(PAGE, page(), "scripts.job_reference", argv)
 
 
 if __name__ == "__main__":

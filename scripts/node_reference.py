@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from scripts.generated_page import write_or_check
 from wasmsr.node.metrics import table
 from wasmsr.node.settings.table import ROWS, SECTIONS
 
@@ -59,15 +60,7 @@ def _lines() -> Iterator[str]:
 
 def main(argv: list[str]) -> int:
     """Write the page, or with `--check` compare it; return the exit code."""
-    text = page()
-    if "--check" in argv:
-        if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text:
-            return 0
-        print(f"{PAGE.name} is out of date: python -m scripts.node_reference")
-        return 1
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"wrote {PAGE.name}")
-    return 0
+    return write_or_check(PAGE, page(), "scripts.node_reference", argv)
 
 
 if __name__ == "__main__":

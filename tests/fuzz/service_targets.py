@@ -182,7 +182,7 @@ class FuzzTarget:
                     self.counted = last
                     return
             if time.monotonic() > deadline:
-                raise Harm(f"the untouched program stands at {self.counted}")
+                raise Harm(f"the untouched program counts no further than {self.counted}")
             time.sleep(0.01)
 
     def close(self) -> None:

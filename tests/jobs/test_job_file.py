@@ -198,7 +198,7 @@ def test_a_wrong_value(old: str, new: str, place: Any, sentence: str, hint: str 
         (b"? [a]\n: 1", (1, 3), "a key is one word"),
         (b"[" * 40 + b"]" * 40, (1, 33), "nested deeper"),
         (b"- " * 40, (1, 65), "nested deeper"),
-        (b"#" * (FILE_LIMIT + 1), None, "are allowed"),
+        (b"#" * (FILE_LIMIT + 1), None, "it has more than 1048576 bytes"),
         (b"5", (1, 1), "the job is the number 5, not a map of keys"),
     ],
 )

@@ -97,7 +97,7 @@ def read_yaml(data: bytes) -> YamlTree:
         YamlProblem: It is no YAML, too large, or has what a job file cannot have.
     """
     if len(data) > FILE_LIMIT:
-        raise YamlProblem(None, f"it has {len(data)} bytes; {FILE_LIMIT} are allowed")
+        raise YamlProblem(None, f"it has more than {FILE_LIMIT} bytes")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
