@@ -101,6 +101,34 @@ def test_workers_of_a_module_come_from_one_parent(place: Place) -> None:
     assert read_ring(place.output, "stdout", 0) == (0, programs.lines(0, 3))
 
 
+def test_a_parent_learns_which_functions_workers_call(place: Place) -> None:
+    binary = programs.counting(3)
+    first = place.worker(binary)
+    assert first.wait(first.start({}, program=ID, streams=STREAMS), 20).code == 7
+    known = first.called(ID)
+    assert known[0]
+    place.worker(binary, name="two")  # the parent now asks the first one, on another thread
+    for number in range(200):
+        worker = place.worker(binary, name=f"later{number}")
+        found = worker.called(worker.start({}, program=ID, streams=STREAMS, paused=True))
+        worker.kill()
+        if found == known:
+            break
+    else:
+        raise AssertionError("no worker has code before its first instruction")
+
+
+@pytest.mark.parametrize("lie", [[[-1]], [["x"]], 7, [[1 << 40]], [[4_000_000_000] * 9] * 9, None])
+def test_a_parent_survives_a_worker_that_lies_about_functions(place: Place, lie: Any) -> None:
+    binary = programs.counting(3)
+    place.worker(binary)
+    (parent,) = place.parents._parents.values()
+    parent._ask("compile", 20, functions=lie)
+    worker = place.worker(binary, name="two")
+    assert worker.wait(worker.start({}, program=ID, streams=STREAMS), 20).code == 7
+    assert len(place.parents.processes()) == 1
+
+
 def test_the_least_recently_used_parent_ends(tmp_path: Path) -> None:
     parents = WarmParents(most=2)
     place = Place(tmp_path, parents)

@@ -28,6 +28,7 @@ from wasmsr.executor.port import (
 from wasmsr.executor.rings import RingLog
 from wasmsr.executor.saving import ProgramSaver, read_checkpoint
 from wasmsr.interp.literals import format_literal
+from wasmsr.interp.modules.ahead import called
 from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Exited, Trapped
 from wasmsr.interp.store.store import Store
@@ -432,6 +433,10 @@ class LocalExecutor:
             "module": held.module.digest.hex(),
             "seconds": {name: sum(spans) for name, spans in held.timings.spans.items()},
         }
+
+    def called(self, program: bytes) -> list[list[int]]:
+        """Return the functions that were called; see `port.Executor.called`."""
+        return called(self._of(program).program.module)
 
     # -- debugging ---------------------------------------------------------------------------------
 

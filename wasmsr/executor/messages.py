@@ -24,7 +24,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "restore": ("streams",),
     "snapshot": ("file",),
     **dict.fromkeys(("programs", "wait", "pause", "resume", "cancel", "logs", "stats"), ()),
-    "lease": (),
+    **dict.fromkeys(("lease", "called"), ()),
     "checkpoint": (),
     **dict.fromkeys(("run_to", "step", "frames", "read_memory", "mark", "rewind"), ()),
     **dict.fromkeys(("describe", "sync"), ()),

@@ -187,6 +187,13 @@ class Executor(Protocol):
             restore and so on, by name).
         """
 
+    def called(self, program: bytes) -> list[list[int]]:
+        """Return the functions of the program's module that were called; the program may run.
+
+        Returns:
+            What `wasmsr.interp.modules.ahead.compile_ahead` takes.
+        """
+
     def run_to(self, program: bytes, conditions: Mapping[str, Any]) -> None:
         """Let a paused program run until one of the conditions holds; `wait` tells when.
 

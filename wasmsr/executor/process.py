@@ -27,7 +27,7 @@ ERRORS = "worker.errors"
 HELLO_SECONDS = 20.0
 """How long a worker may take to say hello: it starts Python meanwhile."""
 
-QUICK = frozenset(("programs", "resume", "lease", "logs"))
+QUICK = frozenset(("programs", "resume", "lease", "logs", "called"))
 """Methods that a worker answers at once."""
 
 TIMED = frozenset(("wait", "pause", "cancel"))
@@ -296,6 +296,11 @@ class ProcessExecutor:
     def stats(self, program: bytes) -> dict[str, Any]:
         """Return figures of the program; see `port.Executor.stats`."""
         found: dict[str, Any] = self._call("stats", program=program)
+        return found
+
+    def called(self, program: bytes) -> list[list[int]]:
+        """Return the functions that were called; see `port.Executor.called`."""
+        found: list[list[int]] = self._call("called", program=program)
         return found
 
     def run_to(self, program: bytes, conditions: Mapping[str, Any]) -> None:

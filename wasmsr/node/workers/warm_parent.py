@@ -5,7 +5,8 @@
 The process is started by exec, so it has nothing of the supervisor's memory: no keys, no gRPC, no
 threads. It has one socket, to the supervisor, and ends with it. The first message names the module,
 and perhaps the snapshot in which the programs begin.
-Each further one asks for a worker, and brings its descriptors by name. A worker is the child of a
+Each further one asks for a worker, and brings its descriptors by name, or names functions that
+workers have called, so that later workers find their code made. A worker is the child of a
 child that ends at once, so that it becomes a child of the supervisor, which learns how it ends.
 """
 
@@ -17,12 +18,14 @@ import resource
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wasmsr.errors import EXIT_HOST, ModuleError, SnapshotError, WasmsrError
 from wasmsr.executor import worker
 from wasmsr.executor.messages import VERSION, receive, send
+from wasmsr.interp.modules.ahead import compile_ahead
 from wasmsr.interp.modules.module import Module
 from wasmsr.node.workers.confinement import Confinement
 from wasmsr.node.workers.moving_executor import make_with
@@ -72,6 +75,10 @@ def main(end: socket.socket) -> None:
     send(end, [number, True, {"version": VERSION, "pid": os.getpid()}])
     while (message := receive(end)) is not None:
         (number, method, values), descriptors = message
+        if method == "compile":
+            _compile(module, values["functions"])
+            send(end, [number, True, None])
+            continue
         named = dict(zip(FORK_DESCRIPTORS, descriptors, strict=True))
         child = os.fork()
         if child == 0:
@@ -81,6 +88,13 @@ def main(end: socket.socket) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
         send(end, [number, True, None])
+
+
+def _compile(module: Module, functions: Any) -> None:
+    """Make code of functions; the list came from a worker, so it can be anything."""
+    with suppress(OverflowError, TypeError, ValueError):
+        compile_ahead(module, functions)
+    gc.freeze()
 
 
 def _too_large(values: Mapping[str, Any]) -> WasmsrError:

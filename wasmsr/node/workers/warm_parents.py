@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wasmsr.errors import WasmsrError
 from wasmsr.executor.messages import receive, send
 from wasmsr.executor.port import ExecutorError
 from wasmsr.executor.process import ProcessExecutor, reported
@@ -34,6 +36,9 @@ LOAD_MEMORY = 2 << 30
 FORK_SECONDS = 20.0
 """How long a fork may take, and the worker until it answers."""
 
+
+LEARN_AT = frozenset(1 << n for n in range(1, 11))
+"""After so many workers a warm parent makes code of the functions that one of them has called."""
 
 PLAIN = frozenset(
     ("PATH", "HOME", "LANG", "TZ", "VIRTUAL_ENV", "WASMSR_TIER", "ASAN_OPTIONS", "UBSAN_OPTIONS")
@@ -82,6 +87,8 @@ class WarmParent:
         """
         self._turn = threading.Lock()
         self.is_broken = False
+        self._workers = 0
+        self._last: weakref.ref[ProcessExecutor] | None = None
         self._end, theirs = socket.socketpair()
         words = [sys.executable, "-m", "wasmsr.node.workers.warm_parent", str(theirs.fileno())]
         # Secrets of the supervisor can be in its variables.
@@ -145,11 +152,32 @@ class WarmParent:
                 confinement=confinement.as_dict(),
             )  # fmt: skip
         try:
-            return ProcessExecutor(folder=place.folder, end=ours, hello=FORK_SECONDS)
+            made = ProcessExecutor(folder=place.folder, end=ours, hello=FORK_SECONDS)
+            self._learn_from(made)
+            return made
         except ExecutorError as error:
             said = (place.folder / "worker.errors").read_bytes()[-2000:].decode("utf-8", "replace")
             last = said.strip().rpartition("\n")[2]
             raise ExecutorError(f"the worker does not start: {last or error.message}") from error
+
+    def _learn_from(self, worker: ProcessExecutor) -> None:
+        """Count a new worker, and learn now and then from the one before it, which has run."""
+        with self._turn:
+            self._workers += 1
+            before = None if self._last is None else self._last()
+            self._last = weakref.ref(worker)
+            due = self._workers in LEARN_AT and before is not None
+        if due:  # on another thread: a worker can be frozen, and whoever starts one does not wait
+            threading.Thread(
+                target=self._learn, args=(before,), name="wasmsr-learn", daemon=True
+            ).start()
+
+    def _learn(self, worker: ProcessExecutor) -> None:
+        with suppress(WasmsrError):  # either of the two processes has ended
+            for program in worker.programs():
+                functions = worker.called(program)
+                with self._turn:
+                    self._ask("compile", LOAD_SECONDS, functions=functions)
 
     def close(self) -> None:
         """End the process; its workers stay."""
