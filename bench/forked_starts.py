@@ -19,7 +19,8 @@ from wasmsr import Node
 from wasmsr.executor.local import LocalExecutor
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.executor.rings import ring_bounds
-from wasmsr.node.supervision.node_supervisor import NodeRules, NodeSupervisor
+from wasmsr.node.supervision.node_rules import NodeRules
+from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.node.workers.confinement import Confinement, HostAccess
 from wasmsr.node.workers.warm_parents import WorkerPlace
 from wasmsr.rpc.control.control_server import ControlServer

@@ -18,7 +18,7 @@ from wasmsr.errors import MalformedError, WasmsrError
 from wasmsr.executor.local import LocalExecutor
 from wasmsr.executor.logs import LogBuffer
 from wasmsr.executor.messages import METHODS, receive, send
-from wasmsr.executor.port import LOG_BYTES, Executor, ExecutorError, ProgramStatus
+from wasmsr.executor.port import LOG_BYTES, Executor, ExecutorError, MovesPrograms, ProgramStatus
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.interp.modules.module import Module, assemble
 from wasmsr.runspec.run_spec import SpecError
@@ -329,9 +329,20 @@ def test_descriptors_of_a_wrong_message_are_closed(tmp_path: Path) -> None:
 
 def test_the_table_of_methods_is_the_port() -> None:
     names = {name for name in vars(Executor) if not name.startswith("_")}
-    assert names == set(METHODS)
+    moves = {name for name in vars(MovesPrograms) if not name.startswith("_")}
+    assert names | moves == set(METHODS) and not names & moves
     for kind in (LocalExecutor, ProcessExecutor):
         assert all(callable(getattr(kind, name)) for name in names)
+    assert all(callable(getattr(ProcessExecutor, name)) for name in moves)
+
+
+def test_a_worker_that_moves_no_programs_says_so() -> None:
+    worker = ProcessExecutor()
+    try:
+        with pytest.raises(ExecutorError, match="this executor has no method 'describe'"):
+            worker.describe(b"\0" * 16)
+    finally:
+        worker.close()
 
 
 def test_modules_of_this_process_too() -> None:

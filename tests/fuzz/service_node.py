@@ -25,7 +25,8 @@ from tests.node.programs import counting
 from wasmsr.errors import WasmsrError
 from wasmsr.node.security.authority import Authority
 from wasmsr.node.security.tls_identity import TlsFiles, TlsIdentity
-from wasmsr.node.supervision.node_supervisor import NodeRules, NodeSupervisor
+from wasmsr.node.supervision.node_rules import NodeRules
+from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.rpc.control.control_server import ControlServer
 from wasmsr.rpc.control.node_peer import NodePeer
 from wasmsr.rpc.server import Sender

@@ -10,7 +10,8 @@ import pytest
 from tests.node.programs import counting, lines
 from wasmsr.errors import WasmsrError
 from wasmsr.http.page.supervisor_source import SupervisorSource
-from wasmsr.node.supervision.node_supervisor import NodeRules, NodeSupervisor
+from wasmsr.node.supervision.node_rules import NodeRules
+from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 
 
 def test_a_program_from_its_start_to_its_end(tmp_path: Path) -> None:

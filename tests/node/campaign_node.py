@@ -9,7 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
-from wasmsr.node.supervision.node_supervisor import NodeRules, NodeSupervisor
+from wasmsr.node.supervision.node_rules import NodeRules
+from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.rpc.control.control_server import ControlServer
 
 

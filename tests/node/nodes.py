@@ -23,7 +23,8 @@ from wasmsr.migrate.protocol import (
     RoundHead,
     RoundReceipt,
 )
-from wasmsr.node.supervision.node_supervisor import NodeRules, NodeSupervisor
+from wasmsr.node.supervision.node_rules import NodeRules
+from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 
 
 class Killed(BaseException):

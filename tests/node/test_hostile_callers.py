@@ -21,7 +21,8 @@ from wasmsr import Node
 from wasmsr.errors import MalformedError
 from wasmsr.interp.modules.module import assemble
 from wasmsr.node.failures import NodeAway, NodeError, SubmissionRefused
-from wasmsr.node.supervision.node_supervisor import NodeRules, NodeSupervisor
+from wasmsr.node.supervision.node_rules import NodeRules
+from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.rpc import channel
 from wasmsr.rpc.control import control_messages as messages
 from wasmsr.rpc.control.control_server import FOLLOWERS, ControlServer

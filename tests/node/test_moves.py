@@ -11,6 +11,7 @@ import pytest
 from tests.node.nodes import World
 from tests.node.programs import counting, lines
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
+from wasmsr.node.supervision.output_pieces import program_output
 from wasmsr.node.supervision.program_record import ProgramStanding
 
 
@@ -31,7 +32,7 @@ def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
 
 def output(node: NodeSupervisor, program: str) -> str:
     """Return standard output as `logs` gives it, from the first byte that is kept."""
-    return "".join(piece.data.decode() for piece in node.output(node.find(program), ("stdout",)))
+    return "".join(piece.data.decode() for piece in program_output(node.find(program), ("stdout",)))
 
 
 def test_a_program_moves_to_and_fro_with_its_output(world: World, tmp_path: Path) -> None:

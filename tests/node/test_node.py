@@ -17,7 +17,8 @@ from wasmsr import Node, errors
 from wasmsr.executor.old_workers import living
 from wasmsr.interp.modules.module import assemble
 from wasmsr.node.failures import NodeAway, NoSuchProgram, SubmissionRefused, WrongState
-from wasmsr.node.supervision.node_supervisor import NodeRules, NodeSupervisor
+from wasmsr.node.supervision.node_rules import NodeRules
+from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.rpc.control import control_messages as messages
 from wasmsr.rpc.control.control_server import ControlServer
 from wasmsr.rpc.control.program_info import ProgramInfo

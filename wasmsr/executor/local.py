@@ -382,33 +382,6 @@ class LocalExecutor:
                 if runs and held.pauses == pauses and held.program.state is ProgramState.PAUSED:
                     held.program.start()
 
-    # -- moves: only workers of a node can ---------------------------------------------------------
-
-    def describe(self, program: bytes) -> dict[str, Any]:
-        """Refuse it; see `port.Executor.describe`."""
-        raise _stays()
-
-    def leave(self, program: bytes, end: int, held: Sequence[bytes] = ()) -> None:
-        """Refuse it; see `port.Executor.leave`."""
-        raise _stays()
-
-    def arrive(
-        self,
-        program: bytes,
-        spec: Mapping[str, Any],
-        end: int,
-        *,
-        image: int = -1,
-        file: int = -1,
-        rest: int = 0,
-    ) -> None:
-        """Refuse it; see `port.Executor.arrive`."""
-        raise _stays()
-
-    def sync(self, program: bytes) -> None:
-        """Refuse it; see `port.Executor.sync`."""
-        raise _stays()
-
     def _name(self, held: HeldProgram) -> str:
         with self._lock:
             return next((id.hex()[:8] for id, one in self._held.items() if one is held), "")
@@ -512,10 +485,6 @@ class LocalExecutor:
             held.program.rewind(*held.marks[mark])
             if held.leased:
                 self._guard(program, held)
-
-
-def _stays() -> ExecutorError:
-    return ExecutorError("this executor does not move programs: a worker of a node does")
 
 
 def _pause(held: HeldProgram, seconds: float | None) -> bool:

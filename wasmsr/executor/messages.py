@@ -31,7 +31,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "leave": ("end",),
     "arrive": ("end", "image", "file"),
 }
-"""The methods of the port, each with its arguments that are descriptors."""
+"""The methods of the port (`MovesPrograms`), each with its arguments that are descriptors."""
 
 VERSION = 4
 """The version of these messages. A supervisor and a worker of different versions do not talk."""

@@ -220,14 +220,18 @@ class Executor(Protocol):
     def rewind(self, program: bytes, mark: int) -> None:
         """Put a paused program back into a state that `mark` kept; files of the host stay."""
 
+
+class MovesPrograms(Executor, Protocol):
+    """An executor whose programs move between hosts; those of a node's workers do."""
+
     def describe(self, program: bytes) -> dict[str, Any]:
         """Return what another host must have and allow to take the program, as plain data."""
 
     def leave(self, program: bytes, end: int, held: Sequence[bytes] = ()) -> None:
         """Begin to send a program away; it may be running, and runs on.
 
-        Only the executors of a node's workers do it. The program must not be started or saved by
-        other calls until `end` is closed. Then everything that was kept for it is released.
+        The program must not be started or saved by other calls until `end` is closed. Then
+        everything that was kept for it is released.
 
         Args:
             program: The program.
@@ -248,8 +252,7 @@ class Executor(Protocol):
     ) -> None:
         """Begin to take in a program that comes from another host.
 
-        Only the executors of a node's workers do it. When the other side has said so, the program
-        is here, paused; `resume` lets it run.
+        When the other side has said so, the program is here, paused; `resume` lets it run.
 
         Args:
             program: Its id.

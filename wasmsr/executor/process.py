@@ -1,4 +1,7 @@
-"""An executor whose programs run in a worker process. The methods are those of `port.Executor`."""
+"""An executor whose programs run in a worker process.
+
+The methods are those of `port.MovesPrograms`; not every worker moves programs.
+"""
 
 from __future__ import annotations
 
@@ -333,12 +336,12 @@ class ProcessExecutor:
         self._call("rewind", program=program, mark=mark)
 
     def describe(self, program: bytes) -> dict[str, Any]:
-        """Return what another host must have; see `port.Executor.describe`."""
+        """Return what another host must have; see `port.MovesPrograms.describe`."""
         found: dict[str, Any] = self._call("describe", program=program)
         return found
 
     def leave(self, program: bytes, end: int, held: Sequence[bytes] = ()) -> None:
-        """Begin to send a program away; see `port.Executor.leave`."""
+        """Begin to send a program away; see `port.MovesPrograms.leave`."""
         self._call("leave", program=program, end=end, held=list(held))
 
     def arrive(
@@ -351,7 +354,7 @@ class ProcessExecutor:
         file: int = -1,
         rest: int = 0,
     ) -> None:
-        """Begin to take in a program; see `port.Executor.arrive`."""
+        """Begin to take in a program; see `port.MovesPrograms.arrive`."""
         self._call(
             "arrive", program=program, spec=dict(spec), end=end, image=image, file=file, rest=rest
         )

@@ -156,8 +156,9 @@ def call(
         ExecutorError: There is no such method or descriptor.
         WasmsrError: What the method raises.
     """
-    if method not in METHODS:
-        raise ExecutorError(f"an executor has no method {method!r}")
+    asked = getattr(executor, method, None) if method in METHODS else None
+    if asked is None:
+        raise ExecutorError(f"this executor has no method {method!r}")
     values = dict(values)
     for name in METHODS[method]:
         given = values.get(name)
@@ -168,7 +169,7 @@ def call(
                 values[name] = [descriptors[at] if at >= 0 else at for at in given]
         except IndexError:
             raise ExecutorError(f"{name}: the descriptor did not come") from None
-    return getattr(executor, method)(**values)
+    return asked(**values)
 
 
 def failure(error: BaseException) -> dict[str, Any]:

@@ -203,8 +203,8 @@ class ProgramHost(Protocol):
             PeerRefused: It may not come after all.
         """
 
-    def restored(self, file: Iterator[Buffer], relays: Relays) -> Arrival:
-        """Return the arrival of a program whose snapshot is on this host's disk.
+    def restored(self, file: Iterator[Buffer], relays: Relays) -> WholeState:
+        """Return the state of a program whose snapshot is on this host's disk.
 
         Raises:
             SnapshotError: The file is damaged.
@@ -270,7 +270,22 @@ class Relays:
     say: Say | None = None
 
 
-class Arrival(Protocol):
+class WholeState(Protocol):
+    """The whole state of a program, of which only a program has to be made."""
+
+    def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> MovableProgram:
+        """Make a paused program of what was fed. Nothing outside changes.
+
+        Args:
+            program: The program's id.
+            modules: The binaries of its modules by digest.
+
+        Raises:
+            SnapshotError, ModuleError, WasiConfigError: The program cannot be made.
+        """
+
+
+class Arrival(WholeState, Protocol):
     """The state of a program that comes: its memories in rounds, then the rest.
 
     Every method raises SnapshotError for bytes that cannot be, OSError and MemoryError where this
@@ -317,17 +332,6 @@ class Arrival(Protocol):
 
     def sync(self) -> None:
         """Write what the image has to the disk. Any thread may call this."""
-
-    def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> MovableProgram:
-        """Make a paused program of what was fed. Nothing outside changes.
-
-        Args:
-            program: The program's id.
-            modules: The binaries of its modules by digest.
-
-        Raises:
-            SnapshotError, ModuleError, WasiConfigError: The program cannot be made.
-        """
 
     def close(self) -> None:
         """Release what has come; after `restore` this does nothing."""

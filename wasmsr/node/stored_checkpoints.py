@@ -20,7 +20,8 @@ from wasmsr.snapshot.store.store import SnapshotStore
 from wasmsr.snapshot.trust.policy import ReadTrust
 
 if TYPE_CHECKING:
-    from wasmsr.node.supervision.node_program import NodeProgram, Note
+    from wasmsr.node.supervision.node_program import NodeProgram
+    from wasmsr.node.supervision.watched_program import Note
 
 AGAIN_SECONDS = 5.0
 """Seconds after which a copy that failed is tried again."""

@@ -27,9 +27,10 @@ from wasmsr.node.security.policy import MountWish, Policy, ProgramAdmission, Pro
 from wasmsr.node.security.tls_identity import TlsFiles, TlsIdentity
 from wasmsr.node.security.tokens import TokenCheck
 from wasmsr.node.settings.reading import Settings
-from wasmsr.node.supervision.node_program import own_bytes
-from wasmsr.node.supervision.node_supervisor import NodeRules, NodeSupervisor
+from wasmsr.node.supervision.node_rules import NodeRules
+from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.node.supervision.program_record import ProgramStanding
+from wasmsr.node.supervision.worker_facts import own_bytes
 from wasmsr.node.workers.confinement import WorkerLimits, host_confinement
 from wasmsr.runspec.address import Address
 from wasmsr.runspec.run_spec import RunSpec

@@ -29,7 +29,7 @@ from wasmsr.migrate.journal import ownership
 from wasmsr.migrate.journal.journal import RECEIVED, Incoming, Journal, Record
 from wasmsr.migrate.journal.ownership import SettleVerdict
 from wasmsr.migrate.peers import Peers
-from wasmsr.migrate.ports import Arrival, Buffer, MovableProgram, ProgramHost, Relays
+from wasmsr.migrate.ports import Buffer, MovableProgram, ProgramHost, Relays, WholeState
 from wasmsr.migrate.protocol import (
     JournalError,
     Move,
@@ -138,8 +138,8 @@ class ReadyPrograms:
                 yield piece
 
         relays = self.relays(move, incoming.shown, incoming.fed)
-        arrival = self.host.restored(pieces(), relays)
-        program = self.restore(record.program, arrival, incoming.modules)
+        state = self.host.restored(pieces(), relays)
+        program = self.restore(record.program, state, incoming.modules)
         try:
             program = self.decisions.received(move, program, incoming.lease, again=True)
         except WasmsrError:
@@ -428,10 +428,10 @@ class ReadyPrograms:
             raise
 
     def restore(
-        self, program: bytes, arrival: Arrival, digests: tuple[bytes, ...]
+        self, program: bytes, state: WholeState, digests: tuple[bytes, ...]
     ) -> MovableProgram:
         """Make a paused program of a state that was read. Raises WasmsrError."""
-        return arrival.restore(program, self.binaries(program, digests))
+        return state.restore(program, self.binaries(program, digests))
 
     def binaries(self, program: bytes, digests: tuple[bytes, ...]) -> dict[bytes, Buffer]:
         """Return the modules of a program by digest. Raises ModuleError if one is gone."""

@@ -22,7 +22,7 @@ from wasmsr.executor.rings import RingLog, cut_ring, ring_bounds
 from wasmsr.interp.instruction_set.features import chosen
 from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.hosting import offers
-from wasmsr.migrate.ports import Arrival, Buffer, Relays
+from wasmsr.migrate.ports import Buffer, Relays
 from wasmsr.migrate.protocol import (
     Description,
     KeptOutput,
@@ -213,9 +213,9 @@ class NodeHost:
             self._coming[bytes.fromhex(record.program)] = coming
         return coming
 
-    def restored(self, file: Iterator[Buffer], relays: Relays) -> Arrival:
-        """Return the arrival of a program whose state is in the journal's folder."""
-        return RestoredArrival(self, file)
+    def restored(self, file: Iterator[Buffer], relays: Relays) -> KeptState:
+        """Return the state of a program that is in the journal's folder."""
+        return KeptState(self, file)
 
     def again(self, program: bytes) -> ComingProgram:
         """Return a program that an earlier process has taken in, with a new worker.
@@ -370,8 +370,8 @@ class NodeArrival:
         self._host.drop(self._coming)
 
 
-class RestoredArrival:
-    """A program whose state an earlier process has taken in: it is in a file."""
+class KeptState:
+    """The state of a program that an earlier process has taken in (`migrate.ports.WholeState`)."""
 
     def __init__(self, host: NodeHost, file: Iterator[Buffer]) -> None:
         self._host, self._file = host, file
@@ -387,51 +387,6 @@ class RestoredArrival:
             self._host.take(program)
             raise
         return self._host.made(coming, 0.0)
-
-    def resize(self, sizes: Sequence[int]) -> None:
-        """Refuse it; as everything that comes in rounds."""
-        raise FormatError("the program is not on its way")
-
-    def pages(
-        self,
-        memory: int,
-        runs: array[int],
-        data: Buffer,
-        zeros: array[int],
-        known: Sequence[int] = (),
-    ) -> None:
-        """Refuse it."""
-        self.resize(())
-
-    def output(self, kept: KeptOutput) -> None:
-        """Refuse it."""
-        self.resize(())
-
-    def early(self, piece: Buffer) -> None:
-        """Refuse it."""
-        self.resize(())
-
-    def prepare(self, modules: Mapping[bytes, Buffer]) -> None:
-        """Refuse it."""
-        self.resize(())
-
-    def feed(self, piece: Buffer) -> None:
-        """Refuse it."""
-        self.resize(())
-
-    def repeat(self, offset: int, size: int) -> None:
-        """Refuse it."""
-        self.resize(())
-
-    def finish(self) -> bytes:
-        """Refuse it."""
-        raise FormatError("the program is not on its way")
-
-    def sync(self) -> None:
-        """Do nothing: the file is on the disk."""
-
-    def close(self) -> None:
-        """Do nothing: nothing was begun."""
 
 
 def _record(found: TravelRecord, move: Move, module: str) -> ProgramRecord:

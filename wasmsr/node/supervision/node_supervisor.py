@@ -11,35 +11,32 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from wasmsr.errors import WasmsrError, printable
-from wasmsr.executor.old_workers import kill, living
 from wasmsr.executor.port import ID_BYTES, ExecutorError
-from wasmsr.executor.process import ProcessExecutor, old_executors
-from wasmsr.executor.rings import read_ring, ring_bounds
-from wasmsr.migrate.ports import Peer
-from wasmsr.migrate.protocol import Ending, OwnershipState
+from wasmsr.executor.process import ProcessExecutor
+from wasmsr.migrate.protocol import Ending
 from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused, WrongState
 from wasmsr.node.moving.node_host import ComingProgram
 from wasmsr.node.moving.node_moves import NodeMoves
-from wasmsr.node.moving.node_peers import MakePeer
+from wasmsr.node.supervision.found_programs import FoundPrograms
 from wasmsr.node.supervision.node_folder import NodeFolder, ProgramFolder
-from wasmsr.node.supervision.node_program import NodeProgram, Note, ProgramRules
+from wasmsr.node.supervision.node_program import NodeProgram
+from wasmsr.node.supervision.node_rules import NodeRules
 from wasmsr.node.supervision.program_record import (
-    STREAMS,
-    MovedTo,
     ProgramRecord,
     ProgramStanding,
 )
 from wasmsr.node.supervision.submissions import checked_run
-from wasmsr.node.workers.confinement import Confinement, HostAccess, WorkerLimits
+from wasmsr.node.supervision.watched_program import ProgramRules
+from wasmsr.node.workers.confinement import Confinement, HostAccess
 from wasmsr.node.workers.warm_parents import WarmParents
 from wasmsr.node.workers.warm_snapshot import WarmSnapshot
 from wasmsr.runspec.run_spec import RunSpec
@@ -48,81 +45,8 @@ from wasmsr.snapshot.memory.parts import cores
 FINISHED = 1000
 """Programs that have ended and are still known; the oldest are forgotten."""
 
-ADOPT_SECONDS = 10.0
-"""How long an old worker may take to say hello; it pauses its program first."""
-
-PIECE = 1 << 16
-"""Bytes of output that are given at a time."""
-
-FOLLOW_SECONDS = 0.05
-"""Seconds between two looks for more output."""
-
-
-def _ignore(event: str, **values: Any) -> None:
-    """Do nothing with an event."""
-
-
-def _take_all(program: str, caller: str, digest: str, spec: RunSpec) -> None:
-    """Admit every program."""
-
-
-def _check_nothing(digest: str, spec: RunSpec) -> None:
-    """Find nothing wrong with a program."""
-
-
-def _no_peer(address: str, node: bytes, ours: bytes) -> Peer:
-    """Refuse to speak to other nodes."""
-    raise NodeError("this node speaks to no other nodes")
-
-
-@dataclass(frozen=True)
-class NodeRules:
-    """How a node treats its programs.
-
-    Attributes:
-        limits: What each worker may have.
-        ring: Bytes of output that are kept of each stream.
-        every: Seconds between checkpoints, if the submission does not say; None for none.
-        keep: Checkpoints that stay of each program.
-        adopt: How many seconds workers wait for a supervisor that is started again.
-        admit: Gets id, caller, digest of the module, and the run of each program that comes; it
-            raises an error to refuse it.
-        check: Gets digest and run before each start of a worker; it raises an error to refuse it.
-        leave: Gets the id of each program that no worker has any more.
-        peer: Makes another node, by address and node id.
-        note: Gets events, for the log.
-    """
-
-    limits: WorkerLimits = field(default_factory=WorkerLimits)
-    ring: int = 16 << 20
-    every: float | None = None
-    keep: int = 3
-    adopt: float = 30.0
-    admit: Callable[[str, str, str, RunSpec], None] = _take_all
-    check: Callable[[str, RunSpec], None] = _check_nothing
-    leave: Callable[[str], None] = lambda program: None
-    peer: MakePeer = _no_peer
-    note: Note = _ignore
-
-
-class OutputPiece(NamedTuple):
-    """Output of a program.
-
-    Attributes:
-        stream: "stdout" or "stderr".
-        offset: Offset in the stream of the first byte.
-        data: The bytes.
-        life: The life of the program that a reader names when it asks again.
-        rewound: The stream was cut to `offset`: what the reader had beyond is written again.
-        dropped: Bytes before `offset` that the reader has not had and that are kept no more.
-    """
-
-    stream: str
-    offset: int
-    data: bytes
-    life: int
-    rewound: bool = False
-    dropped: int = 0
+ADOPT_SECONDS = 30.0
+"""How long an adoption by force may take to be heard of."""
 
 
 class NodeSupervisor:
@@ -147,7 +71,6 @@ class NodeSupervisor:
         self._parents = WarmParents()
         self._lock = threading.Lock()
         self._programs: dict[str, NodeProgram] = {}
-        self._unreadable: set[str] = set()
         self._changes = threading.Condition()
         self._stopping = False
         try:
@@ -160,7 +83,9 @@ class NodeSupervisor:
             self._note_end, self.moves.shown, self.moves.received,
         )  # fmt: skip
         try:
-            self._recover()
+            found = FoundPrograms(self.folder, self.moves, self._kept, self.worker)
+            self._programs, self._unreadable = found.programs, found.unreadable
+            found.recover()
             self.moves.recover()
         except BaseException:
             self.close()
@@ -183,102 +108,7 @@ class NodeSupervisor:
     def _note_end(self, program: bytes, ending: str, code: int, sentence: str) -> None:
         self.moves.ended_here(program, Ending(ending, code, sentence))
 
-    # ---- after a crash ---------------------------------------------------------------------------
-
-    def _recover(self) -> None:
-        """Say of each program of the folder what has become of it."""
-        stays: dict[str, list[tuple[ProgramRecord, ProgramFolder]]] = {}
-        for place in self.folder.programs():
-            if not place.record.exists():
-                place.remove()  # nobody was told of it
-                continue
-            try:
-                record = ProgramRecord.read(place.record)
-            except (NodeError, OSError) as error:
-                self._show_unreadable(place, str(error))
-                continue
-            stays.setdefault(record.program, []).append((record, place))
-        found: list[NodeProgram] = []
-        for program, all_stays in stays.items():
-            chosen = self._choose_stay(bytes.fromhex(program), all_stays)
-            if chosen is None:
-                continue
-            made = NodeProgram(*chosen, self._kept, self._worker)
-            self._programs[program] = made
-            if made.standing.is_alive:
-                found.append(made)
-        # Each worker is adopted within its waiting time, however many there are.
-        with ThreadPoolExecutor(8, thread_name_prefix="wasmsr-recover") as pool:
-            list(pool.map(self._recover_one, found))
-        if not self._unreadable:  # their modules are not known
-            records = [one.record for one in self._programs.values()]
-            self.folder.remove_modules(
-                {one.digest for one in records}
-                | {one.snapshot for one in records}
-                | self.moves.waiting_modules()
-            )
-
-    def _show_unreadable(self, place: ProgramFolder, error: str) -> None:
-        """Show a program whose record cannot be read as lost, and leave its folder alone."""
-        name = place.program
-        self.rules.note("unreadable", program=name[:8], error=error)
-        changed = place.record.stat().st_mtime
-        record = ProgramRecord(
-            name, "", "", {}, changed, standing=ProgramStanding.LOST, reason=error, changed=changed
-        )
-        self._unreadable.add(name)
-        self._programs[name] = NodeProgram(record, place, self._kept, self._worker)
-
-    def _choose_stay(
-        self, program: bytes, stays: list[tuple[ProgramRecord, ProgramFolder]]
-    ) -> tuple[ProgramRecord, ProgramFolder] | None:
-        """Return the stay of a program that counts: the last in which the journal has it here.
-
-        A stay whose state has come, and which is not decided, waits for the hand-over. The others
-        are removed.
-        """
-        noted = self.moves.record_of(program)
-        kept: list[tuple[ProgramRecord, ProgramFolder]] = []
-        for record, place in stays:
-            here = noted is not None and noted.epoch >= record.epoch
-            if not record.attempt or record.standing.is_final or here:
-                kept.append((record, place))
-                continue
-            for name, process in living(place.workers) if place.workers.is_dir() else ():
-                kill(place.workers, name, process)  # it has the state, and may not run it
-            incoming = noted.incoming if noted else None
-            if incoming is None or incoming.attempt.hex() != record.attempt:
-                place.remove()
-        kept.sort(key=lambda stay: stay[0].epoch)
-        for _, place in kept[:-1]:
-            place.remove()
-        return kept[-1] if kept else None
-
-    def _recover_one(self, program: NodeProgram) -> None:
-        try:
-            workers = program.folder.workers
-            old = old_executors(workers, ADOPT_SECONDS) if workers.is_dir() else []
-            noted = self.moves.record_of(program.id)
-            if noted is None or noted.standing in (OwnershipState.OWNED, OwnershipState.UNKNOWN):
-                program.recover(old)
-            elif noted.standing is OwnershipState.OFFERED:
-                program.wait_for_owner(noted.peer, old)
-            elif noted.standing is OwnershipState.HANDED:
-                for one in old:
-                    one.kill()
-                went = MovedTo(noted.peer, noted.node.hex(), noted.epoch, noted.confirmed)
-                program.moved(went)
-            else:
-                program.recover(old)
-        except (WasmsrError, OSError) as error:
-            self.rules.note("trouble", program=program.record.program[:8], error=str(error))
-            raise
-
     # ---- programs --------------------------------------------------------------------------------
-
-    def _worker(self, program: NodeProgram) -> ProcessExecutor:
-        """Return a worker for a program."""
-        return self.worker(program.record, program.folder)
 
     # What moves need; see `NodePlace` and `MovingNode`.
 
@@ -332,7 +162,7 @@ class NodeSupervisor:
 
     def take_over(self, coming: ComingProgram) -> None:
         """Make a program that has come one of this node's, in place of an older stay."""
-        made = NodeProgram(coming.record, coming.folder, self._kept, self._worker)
+        made = NodeProgram(coming.record, coming.folder, self._kept, self.worker)
         with self._lock:
             before = self._programs.get(coming.record.program)
             self._programs[coming.record.program] = made
@@ -409,7 +239,7 @@ class NodeSupervisor:
             place = self.folder.program(program)
             record.changed = record.submitted
             record.write(place.record)
-            made = NodeProgram(record, place, self._kept, self._worker)
+            made = NodeProgram(record, place, self._kept, self.worker)
             with self._lock:
                 self._programs[program] = made
             try:
@@ -464,7 +294,7 @@ class NodeSupervisor:
         """Return all programs, oldest first."""
         arriving = []
         for coming in self.moves.host.coming():
-            one = NodeProgram(coming.record, coming.folder, self._kept, self._worker)
+            one = NodeProgram(coming.record, coming.folder, self._kept, self.worker)
             one.arrives = True
             arriving.append(one)
         with self._lock:
@@ -490,53 +320,10 @@ class NodeSupervisor:
         epoch = self.moves.adopt(program.id)
         self.rules.note("adopted", program=name, epoch=epoch)
         if moving:
-            program.wait_still(ADOPT_SECONDS * 3)
+            program.wait_still(ADOPT_SECONDS)
         elif not program.arrives:
             program.adopt(epoch)
         return self.find(program.record.program)
-
-    # ---- output ----------------------------------------------------------------------------------
-
-    def output(
-        self,
-        program: NodeProgram,
-        streams: Iterable[str] = STREAMS,
-        *,
-        follow: bool = False,
-        had: Mapping[str, tuple[int, int]] | None = None,
-        gone: Callable[[], bool] = lambda: False,
-    ) -> Iterator[OutputPiece]:
-        """Yield output of a program in pieces.
-
-        Args:
-            program: The program.
-            streams: The streams.
-            follow: Wait for more until the program has ended.
-            had: What the reader has: of each stream, the offset after its last piece, and the life
-                of that (0 for none).
-            gone: Returns whether the reader is gone.
-
-        Raises:
-            OSError: The output cannot be read.
-        """
-        places = {stream: (had or {}).get(stream, (0, 0))[0] for stream in streams}
-        lives = {stream: (had or {}).get(stream, (0, 0))[1] for stream in places}
-        lives = {stream: life or program.record.life for stream, life in lives.items()}
-        while not gone():
-            last = not follow or not _may_write(program)
-            some = False
-            for stream in places:
-                while not gone():
-                    piece = _next_piece(program, stream, places[stream], lives[stream])
-                    if piece is None:
-                        break
-                    some = True
-                    places[stream], lives[stream] = piece.offset + len(piece.data), piece.life
-                    yield piece
-            if last and not some:
-                return
-            if not some:
-                time.sleep(FOLLOW_SECONDS)
 
     # ---- the whole node --------------------------------------------------------------------------
 
@@ -620,23 +407,4 @@ class NodeSupervisor:
         self.folder.close()
 
 
-def _may_write(program: NodeProgram) -> bool:
-    return not program.standing.is_final
-
-
-def _next_piece(program: NodeProgram, stream: str, offset: int, life: int) -> OutputPiece | None:
-    """Return what a reader gets next, or None if there is nothing now."""
-    record, folder = program.record, program.folder.output
-    now = record.life
-    cut = record.rewound(life, stream, offset) if life < now else None
-    if cut is not None:
-        return OutputPiece(stream, cut, b"", now, rewound=True)
-    if offset > ring_bounds(folder, stream)[1]:
-        return None  # it asks for what is not written yet
-    start, data = read_ring(folder, stream, offset, PIECE)
-    if record.life != now or not data:
-        return None  # the stream may have been cut while it was read
-    return OutputPiece(stream, start, data, now, dropped=start - offset)
-
-
-__all__ = ["NodeRules", "NodeSupervisor", "OutputPiece", "checked_run"]
+__all__ = ["NodeRules", "NodeSupervisor", "checked_run"]

@@ -37,7 +37,7 @@ NO_RELAYS = Relays(b"", b"", 0, None, None)
 
 
 class MovingExecutor(LocalExecutor):
-    """An executor whose programs move. It has one module."""
+    """An executor whose programs move (`port.MovesPrograms`). It has one module."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class MovingExecutor(LocalExecutor):
         )
 
     def describe(self, program: bytes) -> dict[str, Any]:
-        """Return what another host must have; see `port.Executor.describe`."""
+        """Return what another host must have; see `port.MovesPrograms.describe`."""
         found = self._hosted(program).describe()
         limits = found.limits
         return {
@@ -107,7 +107,7 @@ class MovingExecutor(LocalExecutor):
         }  # fmt: skip
 
     def leave(self, program: bytes, end: int, held: Sequence[bytes] = ()) -> None:
-        """Begin to send a program away; see `port.Executor.leave`."""
+        """Begin to send a program away; see `port.MovesPrograms.leave`."""
         leaving = self._hosted(program).leave(frozenset(held))
         departing = _Departing(leaving, os.dup(end))
         threading.Thread(target=departing.serve, name="wasmsr-leave", daemon=True).start()
@@ -124,7 +124,7 @@ class MovingExecutor(LocalExecutor):
         file: int = -1,
         rest: int = 0,
     ) -> None:
-        """Begin to take in a program; see `port.Executor.arrive`."""
+        """Begin to take in a program; see `port.MovesPrograms.arrive`."""
         run = RunSpec.read(spec)
         limits = run.machine_limits
         memory = None if limits is None else limits.memory_pages
@@ -176,7 +176,7 @@ class MovingExecutor(LocalExecutor):
         threading.Thread(target=serve, name="wasmsr-arrive", daemon=True).start()
 
     def sync(self, program: bytes) -> None:
-        """Write an image to the disk; see `port.Executor.sync`."""
+        """Write an image to the disk; see `port.MovesPrograms.sync`."""
         arriving = self._arrivals.get(program)
         if arriving is None:
             raise ExecutorError(f"program {program.hex()[:8]} does not arrive")

@@ -27,6 +27,7 @@ from wasmsr.errors import (
 from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused, WrongState
 from wasmsr.node.moving.node_moves import ARRIVALS
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
+from wasmsr.node.supervision.output_pieces import program_output
 from wasmsr.node.supervision.program_record import STREAMS
 from wasmsr.rpc import channel
 from wasmsr.rpc import messages as migration
@@ -336,7 +337,7 @@ class _Calls:
         streams = tuple(request.streams) or STREAMS
         if not set(streams) <= set(STREAMS):
             raise SubmissionRefused(f"the streams of a program are {' and '.join(STREAMS)}")
-        pieces = self._node.output(
+        pieces = program_output(
             program,
             dict.fromkeys(streams),
             follow=request.follow,

@@ -1,0 +1,64 @@
+"""How a node treats its programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from wasmsr.migrate.ports import Peer
+from wasmsr.node.failures import NodeError
+from wasmsr.node.moving.node_peers import MakePeer
+from wasmsr.node.supervision.watched_program import Note
+from wasmsr.node.workers.confinement import WorkerLimits
+from wasmsr.runspec.run_spec import RunSpec
+
+
+def _ignore(event: str, **values: Any) -> None:
+    """Do nothing with an event."""
+
+
+def _take_all(program: str, caller: str, digest: str, spec: RunSpec) -> None:
+    """Admit every program."""
+
+
+def _check_nothing(digest: str, spec: RunSpec) -> None:
+    """Find nothing wrong with a program."""
+
+
+def _no_peer(address: str, node: bytes, ours: bytes) -> Peer:
+    """Refuse to speak to other nodes."""
+    raise NodeError("this node speaks to no other nodes")
+
+
+@dataclass(frozen=True)
+class NodeRules:
+    """How a node treats its programs.
+
+    Attributes:
+        limits: What each worker may have.
+        ring: Bytes of output that are kept of each stream.
+        every: Seconds between checkpoints, if the submission does not say; None for none.
+        keep: Checkpoints that stay of each program.
+        adopt: How many seconds workers wait for a supervisor that is started again.
+        admit: Gets id, caller, digest of the module, and the run of each program that comes; it
+            raises an error to refuse it.
+        check: Gets digest and run before each start of a worker; it raises an error to refuse it.
+        leave: Gets the id of each program that no worker has any more.
+        peer: Makes another node, by address and node id.
+        note: Gets events, for the log.
+    """
+
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
+    ring: int = 16 << 20
+    every: float | None = None
+    keep: int = 3
+    adopt: float = 30.0
+    admit: Callable[[str, str, str, RunSpec], None] = _take_all
+    check: Callable[[str, RunSpec], None] = _check_nothing
+    leave: Callable[[str], None] = lambda program: None
+    peer: MakePeer = _no_peer
+    note: Note = _ignore
+
+
+__all__ = ["NodeRules"]
