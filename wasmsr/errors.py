@@ -57,6 +57,7 @@ class WasmsrError(Exception):
 
 
 PACKAGES = {
+    "aiohttp": ("aiohttp", "python3-aiohttp"),
     "cffi": ("cffi", "python3-cffi"),
     "click": ("click", "python3-click"),
     "cryptography": ("cryptography", "python3-cryptography"),
@@ -69,6 +70,7 @@ PACKAGES = {
     "platformdirs": ("platformdirs", "python3-platformdirs"),
     "prometheus_client": ("prometheus-client", "python3-prometheus-client"),
     "rich": ("rich", "python3-rich"),
+    "s3fs": ("s3fs", "python3-s3fs"),
     "tomli": ("tomli", "python3-tomli"),
     "wasmtime": ("wasmtime", None),
     "yaml": ("pyyaml", "python3-yaml"),

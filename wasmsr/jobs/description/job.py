@@ -22,7 +22,7 @@ class InputSource:
     """What goes into a task.
 
     Attributes:
-        kind: "inline", "localDirectory", "url" or "s3".
+        kind: A key of `sources.staging.SOURCES`.
         params: What the kind needs, with the keys of the schema.
         target: Its path for the program, or the bare name of a module.
         alias: A name for people, or "".

@@ -15,8 +15,8 @@ from wasmsr.jobs.failures import JobError
 PARAMETERS = {
     "Engine": {"wasm": "wasm"},
     "Source": {
-        "inline": "inlineSource", "localDirectory": "localSource", "url": "urlSource",
-        "s3": "s3Source",
+        "inline": "inlineSource", "localDirectory": "localSource", "local": "localSource",
+        "url": "urlSource", "urlDownload": "urlDownloadSource", "s3": "s3Source",
     },
     "Publisher": {"s3": "s3Publisher"},
 }  # fmt: skip
