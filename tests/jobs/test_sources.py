@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -176,7 +176,7 @@ def test_writing_is_allowed_apart(tmp_path: Path) -> None:
 class Server(BaseHTTPRequestHandler):
     """A server with good and bad answers."""
 
-    asked: list[str] = []
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
