@@ -16,6 +16,7 @@ from wasmsr.jobs.publishers import trees
 from wasmsr.jobs.publishers.publication import Publication
 from wasmsr.jobs.publishers.publishing import publish, retrieve
 from wasmsr.jobs.sources.staging import stage
+from wasmsr.wasi.filesystem import tree_walk
 
 FILES = {"stdout": b"hello\n", "stderr": b"", "exitCode": b"0", "out/deep/er/file": bytes(70_000)}
 
@@ -92,7 +93,9 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert not any(name.startswith("out/folder/") for name in kinds)
 
 
-def test_a_tree_deeper_than_a_path(tmp_path: Path) -> None:
+def test_a_tree_deeper_than_a_path(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(lambda: tree_walk.remove(tmp_path / "tree"))  # pytest cannot
+    request.addfinalizer(lambda: tree_walk.remove(tmp_path / "copy"))
     (tmp_path / "tree").mkdir()
     here = os.open(tmp_path / "tree", os.O_RDONLY)
     for _ in range(600):
