@@ -71,7 +71,17 @@ def test_a_tiny_program_is_stopped_at_once() -> None:
 
 def test_a_line_that_is_known_is_trusted() -> None:
     made = Convergence(MovePolicy(), round_trip=0.001, sync=0.001, line=LineSpeed(wire=100 * MIB))
-    assert made.stays(1000) and made.reason == "downtime"  # 4 MiB take 40 ms
+    assert made.stays(40) and made.reason == "downtime"
+
+
+def test_a_short_downtime_is_made_shorter_while_rounds_shrink() -> None:
+    for pages in ([1000, 100, 40], [1000, 600], [1000, 100, 60]):
+        line = LineSpeed(wire=100 * MIB)
+        made = Convergence(MovePolicy(), round_trip=0.001, sync=0.001, line=line)
+        assert [made.stays(count) for count in pages] == [False] * (len(pages) - 1) + [True]
+        assert made.reason == "downtime"
+    made = Convergence(MovePolicy(max_rounds=1), round_trip=0.0, sync=0.0, line=line)
+    assert made.stays(1000) and made.reason == "downtime"
 
 
 def test_a_round_in_which_this_end_only_waits_shows_the_line() -> None:

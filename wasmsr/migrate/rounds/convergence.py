@@ -29,6 +29,12 @@ SYNCS = 3
 FIXED = 0.004
 """Seconds of the downtime for everything that is not measured."""
 
+CHEAP = 0.002
+"""Seconds of pages that are left, below which one more round gains nothing."""
+
+SHRUNK = 0.5
+"""What one more round is worth: the round before has left at most this share of its own pages."""
+
 
 @dataclass(frozen=True)
 class MovePolicy:
@@ -91,6 +97,7 @@ class Convergence:
         self.reason = ""
         self.predicted: float | None = None
         self._least: int | None = None
+        self._before: int | None = None
         self._idle = 0
         self._syncs: list[float] = []
 
@@ -134,16 +141,28 @@ class Convergence:
         """
         self.rounds += 1
         raw = pages * PAGE_SIZE if raw is None else raw
-        self.predicted = self.predict(raw, raw if packed is None else packed)
-        self.reason = self._reason(pages)
+        packed = raw if packed is None else packed
+        self.predicted = self.predict(raw, packed)
+        self.reason = self._reason(pages, self._gains(raw, packed))
+        self._before = raw
         return bool(self.reason)
 
-    def _reason(self, pages: int) -> str:
+    def _gains(self, raw: int, packed: int) -> bool:
+        """Return whether one more round leaves much less for the stop.
+
+        The pages that are left must take a while, so that a round less of them is felt. And the
+        rounds must shrink: a first round always does, for it has what the program wrote long ago.
+        """
+        shrinks = self._before is None or raw <= SHRUNK * self._before
+        return shrinks and self.line.seconds(raw, packed) > CHEAP
+
+    def _reason(self, pages: int, gains: bool) -> str:
         policy = self.policy
         if policy.stop_and_copy:
             return "stop-and-copy"
         wanted = policy.max_downtime + 2 * self.round_trip
-        if self.predicted is not None and self.predicted <= wanted:
+        short = self.predicted is not None and self.predicted <= wanted
+        if short and not (gains and self.rounds < policy.max_rounds):
             return "downtime"
         if self.rounds >= policy.max_rounds:
             return "rounds"
