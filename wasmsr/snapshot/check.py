@@ -7,23 +7,29 @@ and the types of locals, operands, globals and tables.
 
 from __future__ import annotations
 
+from wasmsr.snapshot.earlier import EarlierState
 from wasmsr.snapshot.encoding.registry import SECTIONS
 from wasmsr.snapshot.field_types import check_field_types
 from wasmsr.snapshot.rules import CheckScope, invalid
 from wasmsr.snapshot.state import SnapshotState
 
 
-def check(state: SnapshotState) -> None:
+def check(state: SnapshotState, earlier: EarlierState | None = None) -> None:
     """Check everything that can be checked without the modules' code.
 
     The state came from bytes, or Python code built it of anything at all.
+
+    Args:
+        state: The state.
+        earlier: A state that was checked. Lists that are its own are not checked again.
 
     Raises:
         FormatError: One sentence names what cannot be.
         DigestError: An embedded module is not the one that its digest names.
     """
-    check_field_types(state)
-    scope = CheckScope(state)
+    checked = frozenset[int]() if earlier is None else earlier.checked()
+    check_field_types(state, checked)
+    scope = CheckScope(state, checked)
     for section in SECTIONS:
         section.check(state, scope)
     for name in state.extra.keys() - {section.name for section in SECTIONS}:

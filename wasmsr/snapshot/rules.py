@@ -61,10 +61,12 @@ class CheckScope:
 
     Args:
         state: The state that is checked. Its fields have values of the right types.
+        checked: The ids of lists that were checked with an earlier state.
     """
 
-    def __init__(self, state: SnapshotState) -> None:
+    def __init__(self, state: SnapshotState, checked: frozenset[int] = frozenset()) -> None:
         self._state = state
+        self.checked = checked
 
     @cached_property
     def functions(self) -> int:

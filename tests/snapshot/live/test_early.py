@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from tests.snapshot.live.sending import LIMIT, rest_of, send, trees_of
+from tests.snapshot.live.sending import (
+    LIMIT,
+    incoming,
+    received,
+    rest_of,
+    send,
+    send_memory,
+    trees_of,
+)
 from tests.snapshot.mapped.test_form import STATES
 from wasmsr import Limits, Module, Store
 from wasmsr.errors import DigestError, FormatError, ModuleMismatch, SnapshotError
@@ -199,3 +208,58 @@ def test_sections_of_a_rest_are_where_it_says() -> None:
     assert list(rest.sections.values()) == sorted(rest.sections.values())
     for kind, start in rest.sections.items():
         assert int.from_bytes(rest.data[start : start + 2], "little") == kind
+
+
+@pytest.mark.parametrize("first", [0, 800, 2600])
+def test_a_rest_since_an_earlier_one_is_the_same_rest(first: int) -> None:
+    before, now = states(first, 2800)
+    earlier = encode_rest(before, trees_of(before))
+    rest = encode_rest(now, trees_of(now), since=earlier)
+    assert (rest.data, rest.root) == rest_of(now)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 2800), (2600, 2700), (2600, 800)])
+def test_an_image_with_an_earlier_rest_is_that_of_the_last(
+    first: int, last: int, tmp_path: Path
+) -> None:
+    # The last one of them is shorter than the earlier rest: nothing of that may remain.
+    before, now = states(first, last)
+    earlier = encode_rest(before, trees_of(before))
+    rest = encode_rest(now, trees_of(now))
+    known = early(earlier.data)
+    known.finish()
+    with open(tmp_path / "image", "w+b") as file:
+        target = incoming(file.fileno(), len(earlier.data))
+        target.foresee(known)
+        for number, memory in enumerate(now.memories):
+            send_memory(target, number, memory.data)
+        for part in rest.since(earlier):
+            if isinstance(part, tuple):
+                target.feed(known.part(*part), part[0])
+            else:
+                target.feed(part)
+        assert target.finish() == now
+    assert (tmp_path / "image").read_bytes() == received(now, tmp_path / "other", len(earlier.data))
+
+
+def test_what_an_earlier_rest_has_is_not_read_again() -> None:
+    before, now = states(0, 2600)
+    now.instances[0].dropped_data[:] = [0]
+    known = early(rest_of(now)[0])
+    lists = known.finish().instances[0].dropped_data
+    target = incoming()
+    target.foresee(known)
+    for number, memory in enumerate(now.memories):
+        send_memory(target, number, memory.data)
+    target.feed(rest_of(now)[0])
+    assert target.finish().instances[0].dropped_data is lists
+    # A later state with other segments is read, and checked.
+    for wrong in ([1, 0], [0, 0], [-1]):
+        now.instances[0].dropped_data[:] = wrong
+        data = encode_rest(now, trees_of(now), since=encode_rest(before, trees_of(before))).data
+        target = incoming()
+        target.foresee(known)
+        for number, memory in enumerate(now.memories):
+            send_memory(target, number, memory.data)
+        with pytest.raises(FormatError, match=r"dropped segments of instance 0|packed"):
+            target.feed(data)

@@ -45,6 +45,8 @@ class Instance:
         self.index = index
         self.module = module
         self.name = name
+        self.dropped: dict[int, tuple[bytearray, list[int]]] = {}
+        """Which segments of a kind were dropped when somebody asked last: flags, and indices."""
 
     @cached_property
     def exports(self) -> Mapping[str, Extern]:

@@ -127,7 +127,13 @@ class StoreState:
         flags = bytearray(self._segments(instance, kind))
         if flags:
             lib.wsr_get_dropped(self._store.c, instance, kind == DATA, ffi.from_buffer(flags))
-        return list(compress(range(len(flags)), flags))
+        known = self._store.instances[instance].dropped
+        before = known.get(kind)
+        if before is None or before[0] != flags:
+            # A large program has 24,000, and drops them at its start: later captures copy.
+            before = known[kind] = flags, list(compress(range(len(flags)), flags))
+        found: list[int] = before[1].copy()
+        return found
 
     def set_dropped(self, instance: int, kind: int, segments: Sequence[int]) -> None:
         """Drop the segments with these indices, and no others.

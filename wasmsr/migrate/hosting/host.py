@@ -474,6 +474,7 @@ class HostedArrival:
         """Restore the program on trial from the earlier rest; see `ports.Arrival`."""
         assert self._early is not None
         self._prepared = self._hosting.prepare(self._early.finish(), modules)
+        self._incoming.foresee(self._early)
 
     def output(self, kept: KeptOutput) -> None:
         """Refuse it: this end keeps no output."""
@@ -486,7 +487,7 @@ class HostedArrival:
     def repeat(self, offset: int, size: int) -> None:
         """Take a part of the earlier rest as the next piece of the rest."""
         assert self._early is not None
-        self._incoming.feed(self._early.part(offset, size))
+        self._incoming.feed(self._early.part(offset, size), offset)
 
     def finish(self) -> bytes:
         """Check all of the state, complete its image, and return its root digest."""

@@ -150,7 +150,8 @@ class LeavingProgram:
     def rest(self, *, since: bool = False) -> Iterator[Buffer | tuple[int, int]]:
         """Return the rest of the state; see `ports.Leaving`."""
         assert self._pages is not None
-        rest = encode_rest(self._capture(self._held), self._pages.trees)
+        since_early = self._early if since else None
+        rest = encode_rest(self._capture(self._held), self._pages.trees, since=since_early)
         self.digest = rest.root
         if since and self._early is not None:
             yield from rest.since(self._early)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from wasmsr.errors import DigestError, FormatError, SnapshotError, VersionError
 from wasmsr.snapshot.check import check
+from wasmsr.snapshot.earlier import EarlierState
 from wasmsr.snapshot.encoding.container import (
     BATCH,
     BATCH_SIZE,
@@ -80,11 +81,13 @@ class Decoder:
         find_base: Returns the base of an incremental snapshot by its root digest. The reader takes
             over the base's memories.
         trust: Keys that decrypt, and whose signature is asked for.
+        earlier: An earlier state of the same program; sections that are the same take its content.
         map_pages: Returns the bytes of a mapped file by offset and length. With it, a mapped
             snapshot ends with its trailer: its pages are neither read nor compared with their
             digests, and bytes after the trailer are ignored.
 
     Attributes:
+        earlier: As given; it may be set until the end of the bytes.
         header: The header once 64 bytes are there.
         plain: Bytes of payload read so far, of `header.plain`.
         content: After `finish`, the content digest.
@@ -101,7 +104,9 @@ class Decoder:
         find_base: Callable[[bytes], ReadBase] | None = None,
         trust: ReadTrust = READ_ANY,
         map_pages: MapPages | None = None,
+        earlier: EarlierState | None = None,
     ) -> None:
+        self.earlier = earlier
         self.header: Header | None = None
         self._trust = trust
         self._cipher: BatchCipher | None = None
@@ -359,14 +364,26 @@ class Decoder:
             if section.kind not in seen:
                 section.absent(draft)
         for section in sections:
-            if not section.early and section.kind in seen:
+            if not section.early and section.kind in seen and not self._adopted(section):
                 section.parse(draft.payloads[section.kind], draft)
             if draft.base is not None:
                 section.inherit(draft, draft.base)
         if self._cipher is not None:
             self._cipher.check_program(module.digest for module in draft.state.modules)
-        check(draft.state)
+        check(draft.state, self.earlier)
         return draft.state
+
+    def _adopted(self, section: Section) -> bool:
+        """Return whether a section is as it was earlier, and the draft has its content."""
+        earlier, draft = self.earlier, self._draft
+        if earlier is None or earlier.payloads.get(section.kind) != draft.payloads[section.kind]:
+            return False
+        return section.adopt(draft, earlier.state)
+
+    def as_earlier(self) -> EarlierState:
+        """Return the state that was read, for a later one; after `finish`."""
+        payloads = {kind: bytes(data) for kind, data in self._draft.payloads.items()}
+        return EarlierState(self.finish(), payloads)
 
     def _check_encryption(self, cipher: BatchCipher) -> None:
         """Compare what was read with what was encrypted: no section is gone or new."""

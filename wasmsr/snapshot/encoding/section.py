@@ -310,6 +310,23 @@ class Section:
         """Return the payload; an empty one means that the section is left out."""
         raise NotImplementedError
 
+    # ---- beside an earlier state of the same program ----
+
+    def same(self, state: SnapshotState, earlier: SnapshotState) -> bool:
+        """Return whether the section has the same payload in both states, if that is fast to tell.
+
+        Only for sections whose check depends on nothing else.
+        """
+        return False
+
+    def adopt(self, draft: Draft, earlier: SnapshotState) -> bool:
+        """Take the content of an earlier state, whose payload is the same, in place of `parse`.
+
+        Returns:
+            Whether that was done.
+        """
+        return False
+
     # ---- reading ----
 
     def enter(self, limits: ReadLimits, size: int) -> None:

@@ -12,6 +12,7 @@ from struct import error as StructError
 
 from wasmsr.errors import FormatError, UnportableState, reason
 from wasmsr.snapshot.check import check
+from wasmsr.snapshot.earlier import EarlierState
 from wasmsr.snapshot.encoding.container import (
     BATCH_SIZE,
     FLAG_ENCRYPTED,
@@ -100,6 +101,7 @@ def plan_of(
     *,
     mapped: bool = False,
     trees: Mapping[SpaceName, SpaceTree] | None = None,
+    earlier: EarlierState | None = None,
 ) -> WritePlan:
     """Check a state and make the payloads of its sections.
 
@@ -110,19 +112,25 @@ def plan_of(
         dirty: As for `encode`.
         mapped: Whether the form is mapped.
         trees: The digests of the memories where they are known: no page is read then.
+        earlier: An earlier state of the program, whose payloads serve where they are the same. Then
+            nothing is checked: the reader does that.
 
     Raises:
         UnportableState, FormatError: As `encode`.
     """
     sections = [section for section in SECTIONS if version in section.versions]
     try:
-        check(state)
+        if earlier is None:
+            check(state)
         spaces = _spaces(state, sections)
         if version == 1:
             pages: WrittenPages = scan([space for _, space in spaces])
         else:
             pages = SpacePages(spaces, base, dirty, mapped=mapped, trees=trees)
-        packed = [(section, section.pack(state, pages)) for section in sections]
+        packed = [
+            (section, _known_payload(section, state, earlier) or section.pack(state, pages))
+            for section in sections
+        ]
     except (StructError, TypeError, AttributeError) as error:
         raise FormatError(f"the snapshot has a value of the wrong type: {reason(error)}") from error
     payloads: list[tuple[Section, bytes | BulkPayload]] = []
@@ -140,6 +148,16 @@ def plan_of(
         )
     form = pages.form if isinstance(pages, SpacePages) else FULL
     return WritePlan(version, form, payloads, plain, pages)
+
+
+def _known_payload(
+    section: Section, state: SnapshotState, earlier: EarlierState | None
+) -> bytes | None:
+    """Return the payload of a section that is as in an earlier state; None if it must be made."""
+    payload = None if earlier is None else earlier.payloads.get(section.kind)
+    if earlier is None or payload is None or not section.same(state, earlier.state):
+        return None
+    return payload
 
 
 def _spaces(state: SnapshotState, sections: list[Section]) -> list[tuple[SpaceName, Buffer]]:

@@ -9,6 +9,7 @@ import mmap
 
 from wasmsr.errors import FormatError
 from wasmsr.interp.outcomes import Limits
+from wasmsr.snapshot.earlier import EarlierState
 from wasmsr.snapshot.encoding.container import MAPPED, Buffer
 from wasmsr.snapshot.encoding.read_limits import BESIDE
 from wasmsr.snapshot.encoding.reader import Decoder
@@ -67,6 +68,11 @@ class EarlyRest:
             FormatError: The bytes end too early.
         """
         return self._decoder.finish()
+
+    @property
+    def earlier(self) -> EarlierState:
+        """The state, for the rest that comes later; after `finish`."""
+        return self._decoder.as_earlier()
 
     def part(self, offset: int, size: int) -> memoryview:
         """Return bytes of it. Raises FormatError if it has no such bytes."""

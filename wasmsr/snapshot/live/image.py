@@ -20,6 +20,7 @@ from wasmsr.snapshot.encoding.container import (
     FLAG_HANDED,
     HEADER,
     RAW,
+    Buffer,
     Header,
 )
 from wasmsr.snapshot.encoding.mapped_writer import places_section, write_at
@@ -78,6 +79,7 @@ class LiveImage:
         self._memories = memories
         self._room = room_for(max(0, min(rest, _MOST_REST)))
         self._end = 0
+        self._early = 0
         self._tail = b""
         self._header = b""
         self._places: list[SpacePlace] = []
@@ -112,14 +114,32 @@ class LiveImage:
             self._stale = True
             raise
 
-    def append(self, piece: memoryview) -> None:
-        """Write the next bytes of the rest. Raises OSError."""
+    def foresee(self, rest: Buffer) -> None:
+        """Write an earlier rest to where the rest will be, so that it need not be written again.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        self._early = min(len(rest), self._room)
+        write_at(self._file, HEADER.size, memoryview(rest)[HEADER.size : self._early])
+
+    def append(self, piece: memoryview, foreseen: int | None = None) -> None:
+        """Write the next bytes of the rest.
+
+        Args:
+            piece: The bytes.
+            foreseen: Where they are in the earlier rest; None if they are not in it.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         held = max(0, HEADER.size - self._end)
         self._header += piece[:held]
         end = self._end + len(piece)
         if end > self._room:
             self._room, self._stale = room_for(end), True
-        if piece[held:]:
+        there = foreseen == self._end and end <= self._early
+        if piece[held:] and not there:
             write_at(self._file, self._end + held, piece[held:])
         self._end = end
 
@@ -174,7 +194,7 @@ class LiveImage:
         if len(tail) != self._end - split:
             raise OSError(errno.EIO, "the image was changed by somebody else")
         self._tail = tail  # the next attempt needs it, if this one finds no room
-        write_at(file, split, bytes(len(tail)))
+        write_at(file, split, bytes(max(len(tail), self._early - split)))
         at = split
         for start in range(0, padding, BATCH_SIZE):
             size = min(BATCH_SIZE, padding - start)

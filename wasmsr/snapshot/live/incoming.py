@@ -14,6 +14,7 @@ from wasmsr.interp.outcomes import Limits
 from wasmsr.snapshot.encoding.container import HEADER, MAPPED, Buffer
 from wasmsr.snapshot.encoding.read_limits import BESIDE
 from wasmsr.snapshot.encoding.reader import Decoder
+from wasmsr.snapshot.live.early import EarlyRest
 from wasmsr.snapshot.live.image import LiveImage
 from wasmsr.snapshot.live.memories import LiveMemories
 from wasmsr.snapshot.memory.adoption import unload
@@ -136,8 +137,27 @@ class IncomingState:
         if self._file is not None:
             os.fdatasync(self._file)
 
-    def feed(self, piece: Buffer) -> None:
+    def foresee(self, early: EarlyRest) -> None:
+        """Take note of an earlier rest, after its `finish` and before the rest.
+
+        What it has is read and written now, and not again when the rest repeats it.
+
+        Raises:
+            OSError: The image cannot be written.
+        """
+        with self._lock:
+            self._check_open()
+            assert self._decoder is not None
+            self._decoder.earlier = early.earlier
+            if self._image is not None:
+                self._image.foresee(early.data)
+
+    def feed(self, piece: Buffer, foreseen: int | None = None) -> None:
         """Take the next bytes of the rest, however they are cut.
+
+        Args:
+            piece: The bytes.
+            foreseen: Where they are in the earlier rest; None if they are not from there.
 
         Raises:
             FormatError, VersionError, DigestError: What is wrong with them.
@@ -148,14 +168,14 @@ class IncomingState:
             view = memoryview(piece)
             held = max(0, HEADER.size - self._fed)
             try:
-                for part in (view[:held], view[held:]):
+                for at, part in ((0, view[:held]), (held, view[held:])):
                     if part:
-                        self._feed(part)
+                        self._feed(part, None if foreseen is None else foreseen + at)
             except (SnapshotError, OSError) as error:
                 self._failure = error
                 raise
 
-    def _feed(self, view: memoryview) -> None:
+    def _feed(self, view: memoryview, foreseen: int | None) -> None:
         decoder = self._decoder
         assert decoder is not None
         decoder.feed(view)
@@ -168,7 +188,7 @@ class IncomingState:
         if decoder.complete and self._fed + len(view) > decoder.head_size:
             raise FormatError("bytes follow the end of the rest")
         if self._image is not None:
-            self._image.append(view)
+            self._image.append(view, foreseen)
         self._fed += len(view)
 
     def finish(self) -> SnapshotState:

@@ -6,8 +6,9 @@ It is the head of the mapped form, from the header to the trailer. So one reader
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from wasmsr.snapshot.earlier import EarlierState
 from wasmsr.snapshot.encoding.mapped_writer import MappedHead, places_section
 from wasmsr.snapshot.encoding.writer import plan_of
 from wasmsr.snapshot.memory.space_name import SpaceName
@@ -23,11 +24,13 @@ class EncodedRest:
         data: The bytes.
         root: The root digest of the snapshot.
         sections: Where each section begins, by its kind, ascending.
+        earlier: The state, for a later rest.
     """
 
     data: bytes
     root: bytes
     sections: Mapping[int, int]
+    earlier: EarlierState
 
     def since(self, before: EncodedRest) -> Iterator[tuple[int, int] | memoryview]:
         """Yield the rest in parts: offset and size of bytes that an earlier rest has too, or bytes.
@@ -56,7 +59,11 @@ class EncodedRest:
 
 
 def encode_rest(
-    state: SnapshotState, trees: Mapping[SpaceName, SpaceTree], *, compress: bool = True
+    state: SnapshotState,
+    trees: Mapping[SpaceName, SpaceTree],
+    *,
+    compress: bool = True,
+    since: EncodedRest | None = None,
 ) -> EncodedRest:
     """Return the rest of a snapshot.
 
@@ -66,16 +73,22 @@ def encode_rest(
         state: The state.
         trees: The digests of its memories.
         compress: Store modules and carried files in zstd where that is smaller.
+        since: An earlier rest. What has not changed is not encoded again; and the state is not
+            checked, because the end that reads the rest does it.
 
     Raises:
         UnportableState, FormatError: As `encode`.
         ValueError: A memory has no digests, or those of another size.
     """
-    head = MappedHead(plan_of(state, 2, mapped=True, trees=trees), compress=compress)
+    earlier = None if since is None else since.earlier
+    plan = plan_of(state, 2, mapped=True, trees=trees, earlier=earlier)
+    head = MappedHead(plan, compress=compress)
     rest = bytearray().join(head.pieces())
     section = places_section(head.places)
     rest[head.places_at : head.places_at + len(section)] = section
-    return EncodedRest(bytes(rest), head.written.root, head.sections)
+    payloads = {one.kind: data for one, data in plan.payloads if isinstance(data, bytes)}
+    kept = EarlierState(replace(state, memories=[]), payloads)  # views of memory keep it alive
+    return EncodedRest(bytes(rest), head.written.root, head.sections, kept)
 
 
 __all__ = ["EncodedRest", "encode_rest"]
