@@ -188,7 +188,9 @@ def open_program(
 
 def _launched(spec: RunSpec, module: Module, grants: HostGrants) -> Program:
     """Return a program before its first instruction; arguments of an export are typed."""
-    name = module.name or os.path.basename(spec.program or "program")
+    name = spec.own_name
+    if name is None:
+        name = module.name or os.path.basename(spec.program or "program")
     words, bits, invoke = [*spec.own_args], [], spec.invoke or COMMAND
     if invoke == COMMAND:
         words += spec.args

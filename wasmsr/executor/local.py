@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_TRAP, WasmsrError
 from wasmsr.executor.deadlines import Deadlines
 from wasmsr.executor.forking import forked_program
+from wasmsr.executor.frames import FRAMES_FILE, FrameFile, FrameLog
 from wasmsr.executor.guards import LeaseGate
 from wasmsr.executor.logs import HeldLog, LogBuffer, ProgramLog
 from wasmsr.executor.old_workers import HeldLock
 from wasmsr.executor.port import (
+    FRAMES,
     HELD,
     ID_BYTES,
     LARGEST_READ,
@@ -242,6 +244,8 @@ class LocalExecutor:
                 given[at], logs[name] = pipe.end, pipe
             elif at < len(streams) and streams[at] == RING:
                 given[at] = logs[name] = self._ring(name)
+            elif at < len(streams) and streams[at] == FRAMES:
+                given[at] = logs[name] = self._frames(name, logs)
             else:
                 given[at] = logs[name] = LogBuffer()
         made: Program | None = None
@@ -280,6 +284,17 @@ class LocalExecutor:
         if self._rings is None:
             raise ExecutorError("this executor has no folder for output")
         return RingLog(self._rings[0], stream, self._rings[1])
+
+    def _frames(self, stream: str, logs: dict[str, ProgramLog]) -> FrameLog:
+        """Return an output that goes to the log of frames, which is among `logs` from now on."""
+        if self._rings is None:
+            raise ExecutorError("this executor has no folder for output")
+        folder, most = self._rings
+        frames = logs.get(FRAMES_FILE)
+        if frames is None:
+            frames = logs[FRAMES_FILE] = FrameFile(folder)
+        assert isinstance(frames, FrameFile)
+        return FrameLog(folder, stream, frames, most)
 
     def wait(self, program: bytes, timeout: float | None = None) -> ProgramStatus:
         """Return what the program does; see `port.Executor.wait`."""
@@ -564,7 +579,8 @@ def status_of(program: Program, timeout: float | None) -> ProgramStatus:
     if isinstance(outcome, Trapped):
         lines = [f"trap: {outcome.trap.code}"]
         lines += [f"at {frame}" for frame in outcome.trap.backtrace[:8]]
-        return ProgramStatus(state.value, "trapped", EXIT_TRAP, "; ".join(lines))
+        trap = outcome.trap.code
+        return ProgramStatus(state.value, "trapped", EXIT_TRAP, "; ".join(lines), trap=trap)
     assert isinstance(outcome, Exited)
     # A process gives its parent 8 bits.
-    return ProgramStatus(state.value, "exited", outcome.code & 0xFF)
+    return ProgramStatus(state.value, "exited", outcome.code & 0xFF, exit=outcome.code)

@@ -24,6 +24,9 @@ HELD = -2
 RING = -3
 """The same: the executor writes the last bytes of it to files; see `rings.py`."""
 
+FRAMES = -4
+"""The same: the executor writes all of it to a log of frames; see `frames.py`."""
+
 LARGEST_READ = 1 << 20
 """Bytes that one call of `logs` or `read_memory` returns at most."""
 
@@ -43,12 +46,16 @@ class ProgramStatus:
             "" for one that can run on.
         code: The exit code of the ending.
         sentence: The ending for people, or "".
+        exit: The whole number that an exited program gave, 0 to 2**32 - 1; `code` has 8 bits of it.
+        trap: The name of the trap of a trapped program, or "".
     """
 
     state: str
     ending: str = ""
     code: int = 0
     sentence: str = ""
+    exit: int = 0
+    trap: str = ""
 
 
 class Executor(Protocol):

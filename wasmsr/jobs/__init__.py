@@ -1,1 +1,57 @@
-"""Jobs: a file that says what to run, what goes in, what comes out, and what it may use."""
+"""Jobs: a file that says what to run, what goes in, what comes out, and what it may use.
+
+`Executor` runs executions of jobs; `ExecutionRequest` says what one needs. `JobError` is the one
+error of both. Each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wasmsr.jobs.execution.log import LogFrame, LogRewound
+    from wasmsr.jobs.execution.requests import (
+        BidResponse,
+        ExecutionInfo,
+        ExecutionInput,
+        ExecutionOutput,
+        ExecutionRequest,
+        ExecutionResult,
+        OutputLimits,
+    )
+    from wasmsr.jobs.executor import Executor, StillRuns
+    from wasmsr.jobs.failures import JobError
+
+_HOME = {
+    "Executor": "executor",
+    "JobError": "failures",
+    "LogFrame": "execution.log",
+    "LogRewound": "execution.log",
+    "StillRuns": "executor",
+}
+
+__all__ = [
+    "BidResponse",
+    "ExecutionInfo",
+    "ExecutionInput",
+    "ExecutionOutput",
+    "ExecutionRequest",
+    "ExecutionResult",
+    "Executor",
+    "JobError",
+    "LogFrame",
+    "LogRewound",
+    "OutputLimits",
+    "StillRuns",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    home = _HOME.get(name, "execution.requests")
+    found: object = getattr(import_module(f"wasmsr.jobs.{home}"), name)
+    globals()[name] = found
+    return found

@@ -132,6 +132,7 @@ class RunSpec:
         program: Name of a packaged program, or of a file with a module.
         args: Arguments of the program, or of the export that `invoke` names.
         own_args: Arguments of the program that come before those in `args`.
+        own_name: Argument 0 of the program; None gives the module's name.
         invoke: The export to call; None calls `_start`.
         core: The file is a component; its core module runs.
         preload: Modules that are instantiated first, in this order, each `NAME=FILE`. Later ones
@@ -156,6 +157,7 @@ class RunSpec:
     program: str | None = None
     args: tuple[str, ...] = ()
     own_args: tuple[str, ...] = ()
+    own_name: str | None = None
     invoke: str | None = None
     core: bool = False
     preload: tuple[str, ...] = ()
@@ -322,6 +324,7 @@ FIELDS: tuple[tuple[str, str | None, OptionKind], ...] = (
     ("program", None, TEXT),
     ("args", None, RepeatedText()),
     ("own_args", "arg", RepeatedText()),
+    ("own_name", None, TEXT),
     ("invoke", "invoke", TEXT),
     ("core", "core", Flag()),
     ("preload", "preload", Preloaded()),

@@ -101,8 +101,21 @@ class Process:
             name = os.fsencode(mount.guest)
             if name in self.trees:
                 raise WasiConfigError(f"two mounts have the name {mount.guest!r}")
-            self.trees[name] = open_tree(mount, self.carry_limit)
+            if mount.mode == "alias":
+                self._alias(name, os.fsencode(mount.host or ""))
+            else:
+                self.trees[name] = open_tree(mount, self.carry_limit)
             self.mounted[name] = mount
+
+    def _alias(self, name: bytes, other: bytes) -> None:
+        """Give a mount another name."""
+        if other not in self.trees:
+            raise WasiConfigError(
+                f"{os.fsdecode(name)!r} is to be another name of the mount {os.fsdecode(other)!r}, "
+                "and there is no such mount before it",
+                hint="name the mount as the program sees it",
+            )
+        self.share(name, self.trees[other])
 
     def share(self, name: bytes, tree: MountTree) -> None:
         """Have a tree that other processes have too: to be read only, or a folder of the host."""

@@ -76,7 +76,7 @@ class HostAccess:
         readable: list[str] = []
         writable = [os.fspath(folder)]
         for mount in map(Mount.parse, spec.mounts):
-            if mount.host is not None:
+            if mount.host is not None and mount.mode != "alias":
                 changes = mount.mode in ("host", "carry") and not mount.host.is_file()
                 (writable if changes else readable).append(os.fspath(mount.host.absolute()))
         return cls(tuple(readable), tuple(writable), bool(spec.listen))

@@ -28,6 +28,7 @@ from wasmsr.executor.messages import VERSION, receive, send
 from wasmsr.interp.modules.ahead import compile_ahead
 from wasmsr.interp.modules.module import Module
 from wasmsr.node.workers.confinement import Confinement
+from wasmsr.node.workers.module_about import module_about
 from wasmsr.node.workers.moving_executor import make_with
 from wasmsr.snapshot.preload import preload
 from wasmsr.wasi import facade
@@ -72,7 +73,8 @@ def main(end: socket.socket) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, before)  # each worker gets limits of its own
     gc.collect()
     gc.freeze()  # a collection in a worker does not touch, and so copy, pages of the parent
-    send(end, [number, True, {"version": VERSION, "pid": os.getpid()}])
+    about = module_about(module)
+    send(end, [number, True, {"version": VERSION, "pid": os.getpid(), "about": about}])
     while (message := receive(end)) is not None:
         (number, method, values), descriptors = message
         if method == "compile":

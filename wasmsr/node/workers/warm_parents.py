@@ -69,6 +69,7 @@ class WarmParent:
     Attributes:
         process: The process.
         is_broken: Whether it has ended, or has not answered.
+        about: What its module is; see `module_about`.
     """
 
     def __init__(
@@ -100,10 +101,11 @@ class WarmParent:
                 cwd=os.sep,  # not where the node was started: -m would import what is there
             )  # fmt: skip
         try:
-            self._ask(
+            said = self._ask(
                 "load", LOAD_SECONDS, path=os.fspath(path), digest=digest, features=features,
                 memory=LOAD_MEMORY, snapshot=None if snapshot is None else list(snapshot),
             )  # fmt: skip
+            self.about: Mapping[str, Any] = said["about"]
         except BaseException:
             self.close()
             raise
@@ -228,6 +230,10 @@ class WarmParents:
     ) -> None:
         """Have a warm parent for a module. Raises WasmsrError if it cannot be loaded."""
         self._parent(module, digest, features, snapshot)
+
+    def about(self, module: Path, digest: str, features: str | None) -> Mapping[str, Any]:
+        """Return what a module is. Raises WasmsrError if it cannot be loaded."""
+        return self._parent(module, digest, features, None).about
 
     def _parent(
         self, module: Path, digest: str, features: str | None, snapshot: WarmSnapshot | None

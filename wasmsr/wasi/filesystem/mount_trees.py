@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wasmsr.errors import WasiConfigError
 from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, Mount
-from wasmsr.wasi.filesystem.trees import MountTree, ReadOnlyTree
+from wasmsr.wasi.filesystem.trees import InputTree, MountTree, ReadOnlyTree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def open_tree(mount: Mount, limit: int = CARRY_LIMIT) -> MountTree:
             f"an archive cannot be carried: {mount.host}",
             hint=f"write --dir {mount.host}::{mount.guest}::overlay",
         )
-    return (ReadOnlyTree if mode == "ro" else MountTree)(mount.open(), mode)
+    kind = {"ro": ReadOnlyTree, "input": InputTree}.get(mode, MountTree)
+    return kind(mount.open(), mode)
 
 
 def open_shared(mount: Mount, limit: int = CARRY_LIMIT) -> MountTree | None:
@@ -77,7 +78,7 @@ def open_shared(mount: Mount, limit: int = CARRY_LIMIT) -> MountTree | None:
     mode = mount.effective_mode
     if mode == "overlay":
         return open_archive(mount, limit) if mount.is_archive else MountTree(mount.open())
-    return open_tree(mount, limit) if mode in ("ro", "archive", "host") else None
+    return open_tree(mount, limit) if mode in ("ro", "input", "archive", "host") else None
 
 
 def open_archive(mount: Mount, limit: int) -> ReadOnlyTree:

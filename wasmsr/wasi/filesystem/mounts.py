@@ -26,6 +26,8 @@ MODES: Final = {
     "overlay": "read from the folder, write beside it; what was written moves with the program",
     "mem": "a tree in memory, which moves with the program",
     "archive": "the content of a .zip or .tar file, to be read only",
+    "input": "as ro, but files open for writing too, and then a write fails (EBADF)",
+    "alias": "another name for a mount before it: HOST is the other name for the program",
 }
 """Each mode with its meaning. A mount of a regular file gets the mode `archive`."""
 PORTABLE: Final = frozenset({"carry", "mem"})
@@ -144,6 +146,8 @@ class Mount:
         Raises:
             WasiConfigError: It cannot.
         """
+        if self.mode == "alias":
+            return  # its host is no folder
         if self.host is None or (self.mode == "carry" and not os.path.exists(self.host)):
             return  # the host where the program goes makes it
         if not self.is_archive:

@@ -199,6 +199,27 @@ class ReadOnlyLocation(Location):
         raise CallError(errno.EBUSY if b"." in (self.name, new.name) else errno.EROFS)
 
 
+class InputLocation(ReadOnlyLocation):
+    """A place in an input of a job: opening for writing succeeds, and then a write is EBADF.
+
+    The programs of jobs are used to it: the file systems of Bacalhau open every file to read it.
+    """
+
+    def _open_here(self, flags: int) -> int:
+        if flags & os.O_CREAT and flags & os.O_EXCL:
+            self._refuse_new()
+        writing = flags & (os.O_ACCMODE | os.O_TRUNC)
+        host = super()._open_here(flags & ~(os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC))
+        if writing and stat.S_ISDIR(os.fstat(host).st_mode):
+            os.close(host)
+            raise CallError(errno.EISDIR)
+        return host
+
+    def _refuse_new(self) -> None:
+        self.look()
+        raise CallError(errno.EEXIST)
+
+
 class ReadOnlyTree(MountTree):
     """A directory of the host, or an unpacked archive, to be read only."""
 
@@ -209,3 +230,11 @@ class ReadOnlyTree(MountTree):
     def locate(self, directory: int, path: bytes) -> Location:
         """Return where a path leads; nothing can be changed there."""
         return ReadOnlyLocation(directory, path)
+
+
+class InputTree(ReadOnlyTree):
+    """The inputs of a job; see `InputLocation`."""
+
+    def locate(self, directory: int, path: bytes) -> Location:
+        """Return where a path leads; nothing can be changed there."""
+        return InputLocation(directory, path)

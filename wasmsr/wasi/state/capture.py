@@ -45,7 +45,15 @@ def capture(process: Process, contents: Contents) -> dict[str, Any]:
         for d in process.descriptors.values()
         if isinstance(d, (RegularFile, Directory))
     }
-    mounts = [_mount(process, name, contents) for name in process.trees if name in used]
+    first: dict[int, bytes] = {}
+    for name, tree in process.trees.items():
+        first.setdefault(id(tree), name)
+    used |= {first[id(process.trees[name])] for name in used}  # of which others are only aliases
+    mounts = [
+        _mount(process, name, first[id(tree)], contents)
+        for name, tree in process.trees.items()
+        if name in used
+    ]
     carried = _Carried(contents, process.carry_limit - contents.size)
     descriptors = []
     for fd, descriptor in sorted(process.descriptors.items()):
@@ -77,7 +85,10 @@ def capture(process: Process, contents: Contents) -> dict[str, Any]:
     return state
 
 
-def _mount(process: Process, name: bytes, contents: Contents) -> dict[str, Any]:
+def _mount(process: Process, name: bytes, first: bytes, contents: Contents) -> dict[str, Any]:
+    """Return the state of a mount; `first` is the first name of its tree."""
+    if name != first:
+        return {"guest": name, "mode": "alias", "of": first}
     tree = process.trees[name]
     state: dict[str, Any] = {"guest": name, "mode": tree.mode}
     if tree.digest is not None:

@@ -72,13 +72,14 @@ class UnlinkedFile:
 @dataclass(frozen=True)
 class MountState:
     """A mount: guest name, mode, for an archive the digest of its file, for a mode with a tree in
-    the snapshot that tree."""
+    the snapshot that tree, for an alias the mount of which it is another name."""
 
     guest: bytes
     mode: str
     digest: bytes | None = None
     entries: list[TreeEntry] = field(default_factory=list)
     layers: OverlayLayers = field(default_factory=list)
+    of: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,10 @@ def _mounts(state: _Fields) -> list[MountState]:
         digest = _exactly(mount, "digest", DIGEST) if from_archive else None
         entries = parse(mount.take("tree")) if mode in CARRYING else []
         layers = _layers(mount, entries) if mode == "overlay" else []
-        found[name] = MountState(name, mode, digest, entries, layers)
+        of = mount.raw("of", PATH_MAX) if mode == "alias" else b""
+        if mode == "alias" and (of not in found or found[of].mode == "alias"):
+            raise mount.wrong("of", "is none of the mounts before it")
+        found[name] = MountState(name, mode, digest, entries, layers, of)
     return list(found.values())
 
 

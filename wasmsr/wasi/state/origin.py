@@ -33,7 +33,7 @@ WINDOW: Final = 4096
 _GENERATION: Final = 0x80087601
 """FS_IOC_GETVERSION: the number that differs between two files with the same inode number."""
 _DIGEST: Final = 32
-_IN_PLACE: Final = ("host", "ro", "overlay")
+_IN_PLACE: Final = ("host", "ro", "input", "overlay")
 """Modes with files of the host that are not in the snapshot."""
 
 

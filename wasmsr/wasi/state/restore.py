@@ -150,7 +150,7 @@ def go_back(process: Process, state: WasiState, files: Contents, since: int | No
         raise SnapshotError("the program has closed its standard input since then")
     shared: dict[bytes, MountTree] = {}
     for name, tree in process.trees.items():
-        if tree.mode in ("host", "ro", "archive"):
+        if tree.mode in ("host", "ro", "input", "archive"):
             shared[name] = tree
         elif tree.mode == "overlay":
             shared[name] = tree.base
@@ -171,7 +171,8 @@ def go_back(process: Process, state: WasiState, files: Contents, since: int | No
 
 
 def _check_mounts(state: WasiState, given: Mapping[bytes, Mount]) -> None:
-    missing = [m for m in state.mounts if m.guest not in given and m.mode not in PORTABLE]
+    here = PORTABLE | {"alias"}
+    missing = [m for m in state.mounts if m.guest not in given and m.mode not in here]
     if missing:
         names = ", ".join(os.fsdecode(mount.guest) for mount in missing)
         options = " ".join(_option(mount) for mount in missing)
@@ -210,6 +211,8 @@ class _Opener:
     shared: Mapping[bytes, MountTree] = field(default_factory=dict)
     reconcilers: dict[bytes, TreeReconciler] = field(default_factory=dict)
     """Carried trees that are still to be put in their place."""
+    late: set[bytes] = field(default_factory=set)
+    """Names of these trees."""
     waiting: list[DescriptorState] = field(default_factory=list)
     """Descriptors in them."""
     names: list[str] = field(default_factory=list)
@@ -221,6 +224,13 @@ class _Opener:
         """Open a mount's tree; one that is in the snapshot is made, or prepared to be made."""
         guest = os.fsdecode(wanted.guest)
         tree: MountTree
+        if wanted.mode == "alias":
+            self.process.share(wanted.guest, self.process.trees[wanted.of])
+            if given is not None:
+                self.process.mounted[wanted.guest] = given
+            if wanted.of in self.late:
+                self.late.add(wanted.guest)
+            return
         if wanted.mode == "mem":
             tree = MemoryTree(self.carried.limit)
         elif wanted.mode == "carry":
@@ -250,6 +260,7 @@ class _Opener:
         )
         if self.carried.deferred and wanted.mode == "carry":
             self.reconcilers[wanted.guest] = reconciler
+            self.late.add(wanted.guest)
         else:
             reconciler.apply()
             tree.put_layers(wanted.layers)
@@ -301,6 +312,7 @@ class _Opener:
             for reconciler in self.reconcilers.values():
                 reconciler.apply()
             self.reconcilers.clear()
+            self.late.clear()
             self.open_all(self.waiting)
         finally:
             self.close()
@@ -308,7 +320,7 @@ class _Opener:
     def open_all(self, wanted: Iterable[DescriptorState]) -> None:
         """Open descriptors, but for those in trees that are not in their place yet."""
         for one in wanted:
-            if one.mount in self.reconcilers and not one.preopen:
+            if one.mount in self.late and not one.preopen:
                 self.waiting.append(one)
                 continue
             descriptor = self.open(one)

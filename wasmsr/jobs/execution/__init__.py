@@ -1,0 +1,1 @@
+"""Executions of jobs: what they get, how they run, what they leave."""

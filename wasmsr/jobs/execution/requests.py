@@ -1,0 +1,308 @@
+"""What an executor is asked for, and what it answers, as plain records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from wasmsr.errors import printable
+from wasmsr.jobs.description.job import Network, OnLoss, Resources, WasmEngine
+from wasmsr.jobs.failures import JobError
+
+RETURNED = 2048
+"""Bytes of each stream that a result has by itself."""
+
+KEPT = 1 << 30
+"""Bytes of each stream that a file of results has at most, unless a request says otherwise."""
+
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+=,-]{0,199}")
+
+ExecutionState = Literal["starting", "running", "paused", "ended", "failed", "cancelled"]
+"""What an execution does. The last three are final: it came to its end, it could not, or somebody
+ended it."""
+
+
+@dataclass(frozen=True)
+class ExecutionInput:
+    """A file or folder of the host that the program reads.
+
+    Attributes:
+        source: Where it is on the host.
+        target: Where the program finds it, or the bare name of a module.
+        read_only: Whether the program cannot change it; False is only for a folder.
+    """
+
+    source: str
+    target: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True)
+class ExecutionOutput:
+    """A folder that the program writes.
+
+    Attributes:
+        name: Its name in the results.
+        path: Where the program finds it; it also finds it at `/name`.
+    """
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class OutputLimits:
+    """Bytes of output: of the files of results, and in the result itself."""
+
+    stdout_file: int = KEPT
+    stdout_returned: int = RETURNED
+    stderr_file: int = KEPT
+    stderr_returned: int = RETURNED
+
+
+@dataclass(frozen=True)
+class ExecutionRequest:
+    """What to run, with what, and where its results go.
+
+    Attributes:
+        execution_id: Its id: letters, digits and `_.:@+=,-`, at most 200.
+        engine: The program.
+        job_id: The job that it belongs to, or "".
+        resources: What it may use.
+        network: What it may reach. A program has no calls for it.
+        inputs: What it reads.
+        outputs: What it writes.
+        execution_dir: Its folder on the host; "" makes one. The results are in `results` there.
+        env: Its variables, and no others.
+        output_limits: How much of its output is kept.
+        timeout: Seconds after which it is ended; None for no limit.
+        snapshot_every: Seconds between two checkpoints; None writes none.
+        on_loss: What becomes of it when its worker process is lost: "fail", "restart" from the
+            beginning, or "restore" from the last checkpoint.
+    """
+
+    execution_id: str
+    engine: WasmEngine
+    job_id: str = ""
+    resources: Resources = field(default_factory=Resources)
+    network: Network = field(default_factory=Network)
+    inputs: tuple[ExecutionInput, ...] = ()
+    outputs: tuple[ExecutionOutput, ...] = ()
+    execution_dir: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    output_limits: OutputLimits = OutputLimits()
+    timeout: float | None = None
+    snapshot_every: float | None = None
+    on_loss: OnLoss = "fail"
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> ExecutionRequest:
+        """Return the request that plain data gives; `as_dict` is the way back.
+
+        Names are those of the attributes. `engine` has the names of a job file (EntryModule,
+        Entrypoint, Parameters, ImportModules), `network` is {"type", "domains"}.
+
+        Raises:
+            JobError: SpecError; something is missing, unknown or of the wrong type.
+        """
+        values = dict(given)
+        try:
+            values["engine"] = read_engine(values.get("engine", {}))
+            values["inputs"] = _all(values.get("inputs"), ExecutionInput)
+            values["outputs"] = _all(values.get("outputs"), ExecutionOutput)
+            values["resources"] = _one(values.get("resources"), Resources)
+            values["output_limits"] = _one(values.get("output_limits"), OutputLimits)
+            network = values.get("network")
+            if not isinstance(network, Network):
+                network = dict(network or {})
+                kind, domains = network.pop("type", "None"), network.pop("domains", ())
+                values["network"] = Network(kind, tuple(domains), **network)
+            values["env"] = dict(values.get("env") or {})
+            return cls(**values)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise JobError("SpecError", f"not a request of an execution: {error}") from None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data that `read` takes."""
+        data = asdict(self)
+        engine = self.engine
+        data["engine"] = {
+            "EntryModule": engine.module,
+            "Entrypoint": engine.entrypoint,
+            "Parameters": list(engine.parameters),
+            "ImportModules": list(engine.imports),
+        }
+        data["network"] = {"type": self.network.kind, "domains": list(self.network.domains)}
+        data["env"] = dict(self.env)
+        return data
+
+
+T = TypeVar("T")
+
+
+def _one(given: Any, kind: type[T]) -> T:
+    return given if isinstance(given, kind) else kind(**(given or {}))
+
+
+def _all(given: Any, kind: type[T]) -> tuple[T, ...]:
+    return tuple(_one(one, kind) for one in given or ())
+
+
+def read_engine(given: Any) -> WasmEngine:
+    """Return the program that plain data names, with the keys of a job file."""
+    if isinstance(given, WasmEngine):
+        return given
+    params = dict(given)
+    if "Params" in params:
+        if params.get("Type", "wasm") != "wasm":
+            raise ValueError(f"there is no engine {params['Type']!r}, only wasm")
+        params = dict(params["Params"])
+    known = ("EntryModule", "Entrypoint", "Parameters", "ImportModules")
+    unknown = sorted(params.keys() - set(known))
+    if unknown:
+        raise ValueError(f"the engine has no {unknown[0]!r}, only {', '.join(known)}")
+    entrypoint = params.get("Entrypoint")
+    return WasmEngine(
+        params.get("EntryModule") or "",
+        "_start" if entrypoint is None else entrypoint,
+        tuple(params.get("Parameters") or ()),
+        tuple(params.get("ImportModules") or ()),
+    )
+
+
+def check_id(execution_id: str) -> None:
+    """Check an id, which is also the name of a folder.
+
+    Raises:
+        JobError: ExecutorSpecValidationErr; it is none.
+    """
+    if not isinstance(execution_id, str) or _ID.fullmatch(execution_id) is None:
+        raise JobError(
+            "ExecutorSpecValidationErr",
+            f"{printable(execution_id, 80)!r} cannot be the id of an execution",
+            hint="use 1 to 200 letters, digits and _.:@+=,- that begin with a letter or digit",
+        )
+
+
+@dataclass(frozen=True)
+class ExecutionResult:
+    """How an execution has ended.
+
+    Attributes:
+        stdout: The first bytes of what it wrote, as text; the file has all.
+        stdout_truncated: Whether it wrote more.
+        stderr: The same of its errors.
+        stderr_truncated: The same.
+        exit_code: 0 to 4294967295, or -1 where the peer says so.
+        error: What went wrong, or "".
+    """
+
+    stdout: str = ""
+    stdout_truncated: bool = False
+    stderr: str = ""
+    stderr_truncated: bool = False
+    exit_code: int = 0
+    error: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ExecutionInfo:
+    """One execution of a list.
+
+    Attributes:
+        execution_id: Its id.
+        job_id: Its job.
+        state: What it does.
+        folder: Its folder on the host.
+        worker: The process id of its worker, or None.
+        began: When it was started, in seconds of the epoch.
+        ended: When it ended, or None.
+        saved: When it was last saved, or None.
+        losses: How often its worker was lost.
+        result: How it has ended, or None.
+    """
+
+    execution_id: str
+    job_id: str
+    state: ExecutionState
+    folder: str
+    worker: int | None = None
+    began: float = 0.0
+    ended: float | None = None
+    saved: float | None = None
+    losses: int = 0
+    result: ExecutionResult | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class BidResponse:
+    """Whether an executor takes an execution, and why."""
+
+    should_bid: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ExecutionFolder:
+    """Where an execution has its files: FOLDER is its `execution_dir`.
+
+    FOLDER/results/            stdout, stderr, exitCode and a folder for each output
+    FOLDER/log/                the log of frames and its streams (`executor/frames.py`)
+    FOLDER/saved/              checkpoints
+    FOLDER/work/               what is removed at the end
+    """
+
+    path: Path
+
+    @property
+    def results(self) -> Path:
+        """The results."""
+        return self.path / "results"
+
+    @property
+    def log(self) -> Path:
+        """The log."""
+        return self.path / "log"
+
+    @property
+    def saved(self) -> Path:
+        """Checkpoints."""
+        return self.path / "saved"
+
+    @property
+    def work(self) -> Path:
+        """What is removed at the end."""
+        return self.path / "work"
+
+    @property
+    def root(self) -> Path:
+        """The root folder of the program: input files, and places for the rest."""
+        return self.work / "root"
+
+
+__all__ = [
+    "KEPT",
+    "RETURNED",
+    "BidResponse",
+    "ExecutionFolder",
+    "ExecutionInfo",
+    "ExecutionInput",
+    "ExecutionOutput",
+    "ExecutionRequest",
+    "ExecutionResult",
+    "ExecutionState",
+    "OutputLimits",
+    "check_id",
+    "read_engine",
+]

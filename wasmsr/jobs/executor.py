@@ -1,0 +1,347 @@
+"""The executor of jobs: runs executions, each in a worker process of its own.
+
+    with Executor(folder) as executor:
+        result = executor.run(request)
+
+It is the executor of Bacalhau by what it does (`pkg/executor/types.go`): start, wait, run, cancel,
+logs. docs/jobs.md says where the two differ.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from wasmsr.errors import WasmsrError, printable
+from wasmsr.jobs.description.job import Resources
+from wasmsr.jobs.execution.compat import Manner
+from wasmsr.jobs.execution.execution import Execution, Prepared
+from wasmsr.jobs.execution.guest_files import GuestFiles, filesystem_error
+from wasmsr.jobs.execution.log import LogItem, read_log
+from wasmsr.jobs.execution.modules import About, ModuleLinker, memory_pages
+from wasmsr.jobs.execution.requests import (
+    BidResponse,
+    ExecutionFolder,
+    ExecutionInfo,
+    ExecutionRequest,
+    ExecutionResult,
+    check_id,
+)
+from wasmsr.jobs.execution.results import write_results
+from wasmsr.jobs.failures import JobError
+from wasmsr.node.workers.warm_parents import WarmParents
+
+
+class StillRuns(WasmsrError, TimeoutError):
+    """An execution has not ended within the time that a caller waits."""
+
+
+class Executor:
+    """Runs executions. Any thread may call its methods."""
+
+    def __init__(
+        self, folder: str | os.PathLike[str] | None = None, *, compat: str | None = None
+    ) -> None:
+        """Make an executor without executions.
+
+        Args:
+            folder: Where executions have their folders that bring none; None for a temporary one,
+                which `close` removes.
+            compat: "bacalhau" for the answers of that peer; None for ours.
+
+        Raises:
+            JobError: SpecError; there is no such peer.
+            OSError: The folder cannot be made.
+        """
+        if compat not in (None, "bacalhau"):
+            raise JobError("SpecError", f"there is no peer {compat!r}, only bacalhau")
+        self._manner = Manner(compat == "bacalhau")
+        self._temporary = folder is None
+        self.folder = Path(tempfile.mkdtemp(prefix="wasmsr-jobs-") if folder is None else folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._executions: dict[str, Execution | _Starting | _Failed] = {}
+        self._parents = WarmParents()
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what runs, and end all processes. Results stay where a folder was given."""
+        with self._lock:
+            executions = list(self._executions.values())
+        for execution in executions:
+            if isinstance(execution, Execution) and not execution.is_over:
+                with suppress(JobError):
+                    execution.cancel()
+        self._parents.close()
+        if self._temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ---- the peer's verbs ------------------------------------------------------------------------
+
+    def is_installed(self) -> bool:
+        """Return True: the engine is part of this package."""
+        return True
+
+    def should_bid(self, request: ExecutionRequest | Mapping[str, Any]) -> BidResponse:
+        """Return whether an execution could run here, by what it asks for."""
+        try:
+            read = _read(request)
+            check_id(read.execution_id)
+            memory_pages(read.resources.memory)
+        except JobError as error:
+            return BidResponse(False, error.message)
+        return BidResponse(True, "a Wasm program has no further requirements")
+
+    def should_bid_based_on_usage(
+        self, request: ExecutionRequest | Mapping[str, Any], usage: Resources
+    ) -> BidResponse:
+        """Return whether an execution could run here when this much is in use already.
+
+        Args:
+            request: The execution.
+            usage: What it would use.
+        """
+        cores = os.cpu_count() or 1
+        if usage.cpu is not None and usage.cpu > cores:
+            return BidResponse(False, f"{usage.cpu:g} CPUs are asked for, and {cores} are here")
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if usage.memory is not None and usage.memory > memory:
+            return BidResponse(
+                False, f"{usage.memory} bytes of memory are asked for, and {memory} are here"
+            )
+        return self.should_bid(request)
+
+    def start(self, request: ExecutionRequest | Mapping[str, Any]) -> None:
+        """Start an execution; it runs when this returns.
+
+        Raises:
+            JobError: It cannot be started. ExecutionAlreadyStarted or ExecutionAlreadyComplete:
+                there is one with this id.
+        """
+        read = _read(request)
+        check_id(read.execution_id)
+        starting = _Starting()
+        with self._lock:
+            known = self._executions.get(read.execution_id)
+            if known is None:
+                self._executions[read.execution_id] = starting
+        if known is not None:
+            raise self._taken(read.execution_id, known)
+        try:
+            begun: Execution | _Failed = self._begin(read)
+        except BaseException:
+            with self._lock:
+                del self._executions[read.execution_id]
+            raise
+        with self._lock:
+            self._executions[read.execution_id] = begun
+
+    def _taken(self, id: str, known: Execution | _Starting | _Failed) -> JobError:
+        name = printable(id)
+        if known.is_over:
+            return JobError(
+                "ExecutionAlreadyComplete",
+                f"an execution {name} has ended already",
+                hint="start it with a new id",
+            )
+        return JobError("ExecutionAlreadyStarted", f"an execution {name} runs already")
+
+    def _begin(self, request: ExecutionRequest) -> Execution | _Failed:
+        pages = memory_pages(request.resources.memory)
+        folder = self._folder(request)
+        if not request.engine.module:
+            raise JobError(
+                "SpecError",
+                "the engine has no EntryModule",
+                hint="name the Target of the input that is the program",
+            )
+        try:
+            files = GuestFiles.checked(request, self._manner)
+        except JobError as error:
+            for name in error.details.get("made", ()):
+                with suppress(OSError):
+                    (folder.results / name).mkdir(parents=True, exist_ok=True)
+            raise
+        try:
+            modules = ModuleLinker(files, self._describe, self._manner, pages).link(request.engine)
+            prepared = Prepared(request, folder, files, modules, pages)
+            prepared.run()
+            files.make(folder)
+            execution = Execution(prepared, self._manner, self._parents, lambda one: None)
+            execution.begin()
+            return execution
+        except JobError as error:
+            return self._not_loaded(folder, request, error)
+
+    def _not_loaded(
+        self, folder: ExecutionFolder, request: ExecutionRequest, error: JobError
+    ) -> _Failed:
+        """Write the results of an execution that did not begin, and raise its error.
+
+        The peer starts it all the same, and gives the error with its result, without files.
+        """
+        shutil.rmtree(folder.work, ignore_errors=True)
+        if self._manner.peer and error.code not in ("SpecError", "FilesystemError"):
+            with suppress(OSError):
+                folder.results.mkdir(parents=True, exist_ok=True)
+            return _Failed(ExecutionResult(exit_code=-1, error=error.message), folder, request)
+        with suppress(OSError):
+            write_results(folder, request.output_limits, error.exit_code, "", self._manner)
+        raise error
+
+    def _folder(self, request: ExecutionRequest) -> ExecutionFolder:
+        """Return the folder of an execution, which is made."""
+        path = Path(request.execution_dir or self.folder / request.execution_id)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            folder = ExecutionFolder(Path(os.path.realpath(path)))
+        except (OSError, ValueError) as error:
+            raise filesystem_error(
+                path, error if isinstance(error, OSError) else OSError(str(error))
+            ) from error
+        if "::" in os.fspath(folder.path):
+            raise JobError("SpecError", f"the folder {printable(folder.path)} has :: in its path")
+        for part in (folder.log, folder.work, folder.saved):
+            if part.exists():
+                raise JobError(
+                    "FilesystemError",
+                    f"{printable(folder.path)} is the folder of another execution: it has "
+                    f"{part.name}",
+                    hint="give each execution a new folder",
+                )
+        return folder
+
+    def _describe(self, file: str, digest: str) -> About:
+        return self._parents.about(Path(file), digest, None)
+
+    def wait(self, id: str, timeout: float | None = None) -> ExecutionResult:
+        """Return the result of an execution when it has ended.
+
+        Args:
+            id: Its id.
+            timeout: Seconds to wait; None for as long as it takes.
+
+        Raises:
+            JobError: ExecutionNotFound.
+            StillRuns: It has not ended in time; it runs on.
+        """
+        result = self._of(id, "waited for").wait(timeout)
+        if result is None:
+            raise StillRuns(f"the execution {printable(id)} has not ended within {timeout:g} s")
+        return result
+
+    def run(self, request: ExecutionRequest | Mapping[str, Any]) -> ExecutionResult:
+        """Start an execution and return its result. Raises JobError as `start` does."""
+        read = _read(request)
+        self.start(read)
+        return self.wait(read.execution_id)
+
+    def cancel(self, id: str) -> None:
+        """End an execution at once.
+
+        Raises:
+            JobError: ExecutionNotFound, ExecutionAlreadyComplete or ExecutionAlreadyCancelled.
+        """
+        self._of(id, "cancelled").cancel()
+
+    def logs(
+        self, id: str, follow: bool = False, tail: int | None = None, offset: int = 0
+    ) -> Iterator[LogItem]:
+        """Return what an execution has written, piece by piece, in its order.
+
+        Args:
+            id: Its id.
+            follow: Whether to go on until the execution has ended.
+            tail: Only the last lines of what is there already; None for all.
+            offset: Where to begin: `LogFrame.end` of the last frame that was read, or 0.
+
+        Returns:
+            Frames, and a `LogRewound` where the execution has gone back to a checkpoint.
+
+        Raises:
+            JobError: ExecutionNotFound. The iterator raises LogError.
+        """
+        execution = self._of(id, "read")
+        if isinstance(execution, _Failed):
+            return iter(())
+        ended = (lambda: execution.is_over) if follow else (lambda: True)
+        watch = execution.watch if follow else None
+        return read_log(execution.folder.log, offset=offset, tail=tail, ended=ended, watch=watch)
+
+    # ---- what else there is to know --------------------------------------------------------------
+
+    def list(self) -> list[ExecutionInfo]:
+        """Return all executions, in the order in which they were started."""
+        with self._lock:
+            executions = list(self._executions.values())
+        return [one.info for one in executions if not isinstance(one, _Starting)]
+
+    def describe(self, id: str) -> ExecutionInfo:
+        """Return one execution. Raises JobError: ExecutionNotFound."""
+        return self._of(id, "described").info
+
+    def _of(self, id: str, what: str) -> Execution | _Failed:
+        with self._lock:
+            found = self._executions.get(id)
+        if found is None or isinstance(found, _Starting):
+            raise JobError(
+                "ExecutionNotFound",
+                f"there is no execution {printable(id, 200)} that could be {what}",
+                hint="the executor lists those that it has",
+            )
+        return found
+
+
+class _Starting:
+    """The place of an execution that is being started."""
+
+    is_over = False
+
+
+class _Failed:
+    """An execution that did not begin, and that the peer counts as one that has ended."""
+
+    is_over = True
+
+    def __init__(
+        self, result: ExecutionResult, folder: ExecutionFolder, request: ExecutionRequest
+    ) -> None:
+        self._result = result
+        self.folder = folder
+        self.info = ExecutionInfo(
+            request.execution_id,
+            request.job_id,
+            "failed",
+            os.fspath(folder.path),
+            result=result,
+        )
+
+    def wait(self, timeout: float | None) -> ExecutionResult:
+        return self._result
+
+    def cancel(self) -> None:
+        """Do nothing: it has ended."""
+
+
+def _read(request: ExecutionRequest | Mapping[str, Any]) -> ExecutionRequest:
+    return request if isinstance(request, ExecutionRequest) else ExecutionRequest.read(request)
+
+
+__all__ = ["Executor", "StillRuns"]
