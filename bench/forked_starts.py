@@ -17,8 +17,8 @@ from pathlib import Path
 
 from wasmsr import Node
 from wasmsr.executor.local import LocalExecutor
+from wasmsr.executor.output.rings import ring_bounds
 from wasmsr.executor.process import ProcessExecutor
-from wasmsr.executor.rings import ring_bounds
 from wasmsr.node.supervision.node_rules import NodeRules
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.node.workers.confinement import Confinement, HostAccess

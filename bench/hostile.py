@@ -31,7 +31,7 @@ import psutil
 
 from wasmsr import Node
 from wasmsr.errors import WasmsrError
-from wasmsr.executor.rings import ring_bounds
+from wasmsr.executor.output.rings import ring_bounds
 from wasmsr.interp.modules.module import assemble
 from wasmsr.node.security.authority import Authority
 from wasmsr.node.security.tls_identity import TlsFiles, load

@@ -16,8 +16,8 @@ import pytest
 
 from wasmsr.errors import MalformedError, WasmsrError
 from wasmsr.executor.local import LocalExecutor
-from wasmsr.executor.logs import LogBuffer
 from wasmsr.executor.messages import METHODS, receive, send
+from wasmsr.executor.output.logs import LogBuffer
 from wasmsr.executor.port import LOG_BYTES, Executor, ExecutorError, MovesPrograms, ProgramStatus
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.interp.modules.module import Module, assemble

@@ -19,9 +19,9 @@ import pytest
 from tests.node import programs
 from wasmsr.errors import InvalidError, ModuleError
 from wasmsr.executor.old_workers import living
+from wasmsr.executor.output.rings import RingLog, cut_ring, read_ring, ring_bounds
 from wasmsr.executor.port import RING, ExecutorError
 from wasmsr.executor.process import ProcessExecutor, old_executors
-from wasmsr.executor.rings import RingLog, cut_ring, read_ring, ring_bounds
 from wasmsr.interp.modules.module import assemble
 from wasmsr.node.workers.confinement import Confinement, HostAccess, WorkerLimits, host_confinement
 from wasmsr.node.workers.warm_parents import WarmParents, WorkerPlace

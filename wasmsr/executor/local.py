@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_TRAP, WasmsrError
 from wasmsr.executor.deadlines import Deadlines
 from wasmsr.executor.forking import forked_program
-from wasmsr.executor.frames import FRAMES_FILE, FrameFile, FrameLog
 from wasmsr.executor.guards import LeaseGate
-from wasmsr.executor.logs import HeldLog, LogBuffer, ProgramLog
 from wasmsr.executor.old_workers import HeldLock
+from wasmsr.executor.output.frames import FRAMES_FILE, FrameFile, FrameLog
+from wasmsr.executor.output.logs import HeldLog, LogBuffer, ProgramLog
+from wasmsr.executor.output.rings import RingLog
 from wasmsr.executor.port import (
     FRAMES,
     HELD,
@@ -27,7 +28,6 @@ from wasmsr.executor.port import (
     ExecutorError,
     ProgramStatus,
 )
-from wasmsr.executor.rings import RingLog
 from wasmsr.executor.saving import ProgramSaver, read_checkpoint
 from wasmsr.interp.literals import format_literal
 from wasmsr.interp.modules.ahead import called

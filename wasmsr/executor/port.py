@@ -22,10 +22,10 @@ HELD = -2
 """In place of a descriptor of an output: the executor holds all of it until `logs` has given it."""
 
 RING = -3
-"""The same: the executor writes the last bytes of it to files; see `rings.py`."""
+"""The same: the executor writes the last bytes of it to files; see `output/rings.py`."""
 
 FRAMES = -4
-"""The same: the executor writes all of it to a log of frames; see `frames.py`."""
+"""The same: the executor writes all of it to a log of frames; see `output/frames.py`."""
 
 LARGEST_READ = 1 << 20
 """Bytes that one call of `logs` or `read_memory` returns at most."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
         ExecutionResult,
         OutputLimits,
     )
-    from wasmsr.jobs.executor import Executor, StillRuns
+    from wasmsr.jobs.executor import JobExecutor as Executor
+    from wasmsr.jobs.executor import StillRuns
     from wasmsr.jobs.failures import JobError
 
 _HOME = {
@@ -52,6 +53,7 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     home = _HOME.get(name, "execution.requests")
-    found: object = getattr(import_module(f"wasmsr.jobs.{home}"), name)
+    inside = "JobExecutor" if name == "Executor" else name  # there are executors of programs too
+    found: object = getattr(import_module(f"wasmsr.jobs.{home}"), inside)
     globals()[name] = found
     return found

@@ -43,7 +43,7 @@ class StillRuns(WasmsrError, TimeoutError):
     """An execution has not ended within the time that a caller waits."""
 
 
-class Executor:
+class JobExecutor:
     """Runs executions. Any thread may call its methods."""
 
     def __init__(
@@ -70,7 +70,7 @@ class Executor:
         self._executions: dict[str, Execution | _Starting | _Failed] = {}
         self._parents = WarmParents()
 
-    def __enter__(self) -> Executor:
+    def __enter__(self) -> JobExecutor:
         return self
 
     def __exit__(
@@ -344,4 +344,4 @@ def _read(request: ExecutionRequest | Mapping[str, Any]) -> ExecutionRequest:
     return request if isinstance(request, ExecutionRequest) else ExecutionRequest.read(request)
 
 
-__all__ = ["Executor", "StillRuns"]
+__all__ = ["JobExecutor", "StillRuns"]

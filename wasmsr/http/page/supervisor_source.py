@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from wasmsr.executor.rings import read_ring, ring_bounds
+from wasmsr.executor.output.rings import read_ring, ring_bounds
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 
 

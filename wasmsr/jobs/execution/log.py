@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wasmsr.executor.frames import FRAMES_FILE, HEAD, cut_frames, frame_head, read_head
+from wasmsr.executor.output.frames import FRAMES_FILE, HEAD, cut_frames, frame_head, read_head
 from wasmsr.jobs.failures import JobError
 
 REWINDS: Final = "rewinds"

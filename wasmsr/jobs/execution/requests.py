@@ -258,7 +258,7 @@ class ExecutionFolder:
     """Where an execution has its files: FOLDER is its `execution_dir`.
 
     FOLDER/results/            stdout, stderr, exitCode and a folder for each output
-    FOLDER/log/                the log of frames and its streams (`executor/frames.py`)
+    FOLDER/log/                the log of frames and its streams (`executor/output/frames.py`)
     FOLDER/saved/              checkpoints
     FOLDER/work/               what is removed at the end
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from wasmsr.executor.frames import FRAMES_FILE, HEAD, TAGS, read_head
+from wasmsr.executor.output.frames import FRAMES_FILE, HEAD, TAGS, read_head
 from wasmsr.jobs.execution.compat import EXIT_DIGITS, Manner
 from wasmsr.jobs.execution.requests import ExecutionFolder, ExecutionResult, OutputLimits
 

@@ -17,8 +17,8 @@ from contextlib import suppress
 from typing import Protocol
 
 from wasmsr.errors import FormatError, ModuleError, WasmsrError
+from wasmsr.executor.output.rings import RingLog, cut_ring, ring_bounds
 from wasmsr.executor.process import ProcessExecutor
-from wasmsr.executor.rings import RingLog, cut_ring, ring_bounds
 from wasmsr.interp.instruction_set.features import chosen
 from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.hosting import offers

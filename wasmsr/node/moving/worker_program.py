@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from wasmsr.errors import EXIT_HOST, MigrationError
+from wasmsr.executor.output.rings import read_ring, ring_bounds
 from wasmsr.executor.port import ExecutorError
 from wasmsr.executor.process import ProcessExecutor
-from wasmsr.executor.rings import read_ring, ring_bounds
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import (
     Description,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from wasmsr.executor.rings import read_ring, ring_bounds
+from wasmsr.executor.output.rings import read_ring, ring_bounds
 from wasmsr.node.supervision.node_program import NodeProgram
 from wasmsr.node.supervision.program_record import STREAMS
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from wasmsr.errors import WasmsrError
 from wasmsr.executor.old_workers import living
+from wasmsr.executor.output.rings import cut_ring, ring_bounds
 from wasmsr.executor.port import RING, ExecutorError, ProgramStatus
 from wasmsr.executor.process import ProcessExecutor
-from wasmsr.executor.rings import cut_ring, ring_bounds
 from wasmsr.node.failures import NodeError, WrongState
 from wasmsr.node.moving.restoring import PIECE, restore_file
 from wasmsr.node.supervision.node_folder import ProgramFolder

@@ -16,7 +16,7 @@ from typing import Any
 
 from wasmsr.errors import WasmsrError
 from wasmsr.executor.local import LocalExecutor
-from wasmsr.executor.logs import ProgramLog
+from wasmsr.executor.output.logs import ProgramLog
 from wasmsr.executor.port import ExecutorError
 from wasmsr.interp.modules.module import Module
 from wasmsr.migrate.files.carried_trees import CarriedTrees

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from wasmsr.executor.output.rings import sync_path
 from wasmsr.executor.port import LARGEST_READ
-from wasmsr.executor.rings import sync_path
 
 FRAMES_FILE: Final = "frames"
 """The name of the log in its folder, and of its length among those of the streams."""
