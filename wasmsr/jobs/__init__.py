@@ -8,6 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from wasmsr.jobs.async_executor import AsyncExecutor
     from wasmsr.jobs.execution.log import LogFrame, LogRewound
     from wasmsr.jobs.execution.requests import (
         BidResponse,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from wasmsr.jobs.failures import JobError
 
 _HOME = {
+    "AsyncExecutor": "async_executor",
     "Executor": "executor",
     "JobError": "failures",
     "LogFrame": "execution.log",
@@ -31,6 +33,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AsyncExecutor",
     "BidResponse",
     "ExecutionInfo",
     "ExecutionInput",

@@ -9,34 +9,45 @@ logs. docs/jobs.md says where the two differ.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
-from wasmsr.errors import WasmsrError, printable
+from wasmsr.errors import SnapshotError, WasmsrError, printable
+from wasmsr.jobs.async_executor import AsyncExecutor
 from wasmsr.jobs.description.job import Resources
+from wasmsr.jobs.execution.archive import SavedFile
 from wasmsr.jobs.execution.compat import Manner
-from wasmsr.jobs.execution.execution import Execution, Prepared
+from wasmsr.jobs.execution.execution import Execution, ExecutionRules
 from wasmsr.jobs.execution.guest_files import GuestFiles, filesystem_error
 from wasmsr.jobs.execution.log import LogItem, read_log
 from wasmsr.jobs.execution.modules import About, ModuleLinker, memory_pages
+from wasmsr.jobs.execution.prepared import Prepared, start_error
 from wasmsr.jobs.execution.requests import (
     BidResponse,
     ExecutionFolder,
     ExecutionInfo,
+    ExecutionInput,
     ExecutionRequest,
     ExecutionResult,
     check_id,
 )
 from wasmsr.jobs.execution.results import write_results
+from wasmsr.jobs.execution.saving import read_request, write_request
 from wasmsr.jobs.failures import JobError
 from wasmsr.node.workers.warm_parents import WarmParents
+
+FORKS: Final = 1000
+"""Copies of an execution that one call makes at most."""
 
 
 class StillRuns(WasmsrError, TimeoutError):
@@ -47,7 +58,11 @@ class JobExecutor:
     """Runs executions. Any thread may call its methods."""
 
     def __init__(
-        self, folder: str | os.PathLike[str] | None = None, *, compat: str | None = None
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        compat: str | None = None,
+        note: Callable[..., None] = lambda event, id, **values: None,
     ) -> None:
         """Make an executor without executions.
 
@@ -55,6 +70,7 @@ class JobExecutor:
             folder: Where executions have their folders that bring none; None for a temporary one,
                 which `close` removes.
             compat: "bacalhau" for the answers of that peer; None for ours.
+            note: Gets events, on any thread: a name, the execution's id, and values by name.
 
         Raises:
             JobError: SpecError; there is no such peer.
@@ -69,6 +85,7 @@ class JobExecutor:
         self._lock = threading.Lock()
         self._executions: dict[str, Execution | _Starting | _Failed] = {}
         self._parents = WarmParents()
+        self._rules = ExecutionRules(self._manner, self._parents, note)
 
     def __enter__(self) -> JobExecutor:
         return self
@@ -136,22 +153,29 @@ class JobExecutor:
                 there is one with this id.
         """
         read = _read(request)
-        check_id(read.execution_id)
-        starting = _Starting()
+        self._enter(read, lambda: self._begin(read))
+
+    def _enter(
+        self, request: ExecutionRequest, begin: Callable[[], Execution | _Failed]
+    ) -> Execution | _Failed:
+        """Begin an execution whose id nobody else can take meanwhile. Raises JobError."""
+        id = request.execution_id
+        check_id(id)
         with self._lock:
-            known = self._executions.get(read.execution_id)
+            known = self._executions.get(id)
             if known is None:
-                self._executions[read.execution_id] = starting
+                self._executions[id] = _Starting()
         if known is not None:
-            raise self._taken(read.execution_id, known)
+            raise self._taken(id, known)
         try:
-            begun: Execution | _Failed = self._begin(read)
+            begun = begin()
         except BaseException:
             with self._lock:
-                del self._executions[read.execution_id]
+                del self._executions[id]
             raise
         with self._lock:
-            self._executions[read.execution_id] = begun
+            self._executions[id] = begun
+        return begun
 
     def _taken(self, id: str, known: Execution | _Starting | _Failed) -> JobError:
         name = printable(id)
@@ -164,8 +188,24 @@ class JobExecutor:
         return JobError("ExecutionAlreadyStarted", f"an execution {name} runs already")
 
     def _begin(self, request: ExecutionRequest) -> Execution | _Failed:
-        pages = memory_pages(request.resources.memory)
         folder = self._folder(request)
+        pages = memory_pages(request.resources.memory)
+        files = self._checked_files(request, folder)
+        try:
+            prepared = self._prepared(request, folder, files, pages)
+            files.make(folder)
+            execution = Execution(prepared, self._rules)
+            write_request(folder, request)
+            execution.begin()
+            return execution
+        except JobError as error:
+            return self._not_loaded(folder, request, error)
+        except OSError as error:
+            shutil.rmtree(folder.work, ignore_errors=True)
+            raise filesystem_error(folder.path, error) from error
+
+    def _checked_files(self, request: ExecutionRequest, folder: ExecutionFolder) -> GuestFiles:
+        """Return what the program sees. Raises JobError."""
         if not request.engine.module:
             raise JobError(
                 "SpecError",
@@ -173,22 +213,25 @@ class JobExecutor:
                 hint="name the Target of the input that is the program",
             )
         try:
-            files = GuestFiles.checked(request, self._manner)
+            return GuestFiles.checked(request, self._manner)
         except JobError as error:
             for name in error.details.get("made", ()):
                 with suppress(OSError):
                     (folder.results / name).mkdir(parents=True, exist_ok=True)
             raise
-        try:
-            modules = ModuleLinker(files, self._describe, self._manner, pages).link(request.engine)
-            prepared = Prepared(request, folder, files, modules, pages)
-            prepared.run()
-            files.make(folder)
-            execution = Execution(prepared, self._manner, self._parents, lambda one: None)
-            execution.begin()
-            return execution
-        except JobError as error:
-            return self._not_loaded(folder, request, error)
+
+    def _prepared(
+        self,
+        request: ExecutionRequest,
+        folder: ExecutionFolder,
+        files: GuestFiles,
+        pages: int | None,
+    ) -> Prepared:
+        """Return a request that was checked whole. Raises JobError."""
+        modules = ModuleLinker(files, self._describe, self._manner, pages).link(request.engine)
+        prepared = Prepared(request, folder, files, modules, pages)
+        prepared.run()
+        return prepared
 
     def _not_loaded(
         self, folder: ExecutionFolder, request: ExecutionRequest, error: JobError
@@ -197,7 +240,8 @@ class JobExecutor:
 
         The peer starts it all the same, and gives the error with its result, without files.
         """
-        shutil.rmtree(folder.work, ignore_errors=True)
+        for part in (folder.work, folder.log, folder.saved):
+            shutil.rmtree(part, ignore_errors=True)
         if self._manner.peer and error.code not in ("SpecError", "FilesystemError"):
             with suppress(OSError):
                 folder.results.mkdir(parents=True, exist_ok=True)
@@ -285,6 +329,152 @@ class JobExecutor:
         watch = execution.watch if follow else None
         return read_log(execution.folder.log, offset=offset, tail=tail, ended=ended, watch=watch)
 
+    # ---- what the peer has not -------------------------------------------------------------------
+
+    def pause(self, id: str) -> None:
+        """Pause an execution. It has its time-out again from where it was. Raises JobError."""
+        self._running(id, "paused").pause()
+
+    def resume(self, id: str) -> None:
+        """Let a paused execution run on. Raises JobError."""
+        self._running(id, "resumed").resume()
+
+    def snapshot(self, id: str, file: str | os.PathLike[str]) -> None:
+        """Save an execution to a file: its program, its outputs, its log. It goes on afterwards.
+
+        Args:
+            id: Its id.
+            file: The file, which is replaced.
+
+        Raises:
+            JobError: ExecutionNotFound; or it has ended, or cannot be saved.
+        """
+        self._running(id, "saved").snapshot(Path(file))
+
+    def restore(
+        self,
+        file: str | os.PathLike[str],
+        id: str,
+        *,
+        request: ExecutionRequest | Mapping[str, Any] | None = None,
+        inputs: Sequence[ExecutionInput] | None = None,
+        execution_dir: str = "",
+    ) -> None:
+        """Let a saved execution go on, under an id that is free.
+
+        Args:
+            file: What `snapshot` has written.
+            id: The id that it has from now on.
+            request: What it may use and read; the file grants nothing. None takes the request of
+                the saved execution, if this executor has it or its folder.
+            inputs: Its inputs, if they are in other places now.
+            execution_dir: Its folder; "" makes one.
+
+        Raises:
+            JobError: It cannot be restored.
+        """
+        try:
+            with SavedFile(Path(file)) as saved:
+                given = self._request_of(saved.about.execution_id) if request is None else request
+                read = replace(_read(given), execution_id=id, execution_dir=execution_dir)
+                if inputs is not None:
+                    read = replace(read, inputs=tuple(inputs))
+                self._enter(read, lambda: self._go_on(read, saved))
+        except SnapshotError as error:
+            raise JobError("SpecError", error.message, hint=error.hint) from error
+
+    def _request_of(self, id: str) -> ExecutionRequest:
+        """Return the request of an execution that was saved. Raises JobError."""
+        with self._lock:
+            known = self._executions.get(id)
+        if isinstance(known, Execution):
+            return known.prepared.request
+        check_id(id)
+        found = read_request(ExecutionFolder(self.folder / id))
+        if found is None:
+            raise JobError(
+                "ExecutionNotFound",
+                f"the saved execution {printable(id)} is not known here",
+                hint="give its request: a file of a saved execution grants nothing",
+            )
+        return found
+
+    def _go_on(self, request: ExecutionRequest, saved: SavedFile) -> Execution:
+        """Begin an execution where another one was saved. Raises JobError."""
+        folder = self._folder(request)
+        pages = memory_pages(request.resources.memory)
+        files = self._checked_files(request, folder)
+        prepared = self._prepared(request, folder, files, pages)
+        files.make(folder)
+        execution = Execution(prepared, self._rules)
+        try:
+            write_request(folder, request)
+            folder.log.mkdir(mode=0o700)
+            saved.put_log(folder.log, request.output_limits)
+            program = saved.program(folder.work)
+            try:
+                execution.begin(execution.adopting(program))
+            finally:
+                os.close(program)
+        except BaseException as error:
+            for part in (folder.work, folder.log, folder.saved, folder.results):
+                shutil.rmtree(part, ignore_errors=True)
+            raise start_error(error, prepared) from error
+        return execution
+
+    def fork(self, id: str, n: int) -> list[str]:
+        """Make copies of an execution, which go on from where it is. It goes on too.
+
+        Args:
+            id: Its id.
+            n: How many.
+
+        Returns:
+            Their ids: `ID.1`, `ID.2` and so on, from the first that is free.
+
+        Raises:
+            JobError: ExecutionNotFound; or it has ended, or cannot be copied. No copy is left then.
+        """
+        if not 0 <= n <= FORKS:
+            raise JobError("SpecError", f"{n} copies are asked for: 0 to {FORKS} can be made")
+        self._running(id, "forked")
+        made: list[str] = []
+        with tempfile.TemporaryDirectory(prefix=".forks-", dir=self.folder) as place:
+            file = Path(place) / "saved"
+            self.snapshot(id, file)
+            try:
+                for name in self._free(id, n):
+                    self.restore(file, name)
+                    made.append(name)
+            except BaseException:
+                for name in made:
+                    with suppress(JobError):
+                        self.cancel(name)
+                raise
+        return made
+
+    def _free(self, id: str, n: int) -> list[str]:
+        with self._lock:
+            taken = set(self._executions)
+        numbers, found = itertools.count(1), list[str]()
+        while len(found) < n:
+            name = f"{id}.{next(numbers)}"
+            if name not in taken and not (self.folder / name).exists():
+                found.append(name)
+        return found
+
+    @cached_property
+    def aio(self) -> AsyncExecutor:
+        """The same executor for programs with an event loop."""
+        return AsyncExecutor(self)
+
+    def when_over(self, id: str, listener: Callable[[], None]) -> None:
+        """Call a function, on any thread, when an execution has ended.
+
+        Raises JobError: ExecutionNotFound.
+        """
+        self._of(id, "waited for").when_over(listener)
+
     # ---- what else there is to know --------------------------------------------------------------
 
     def list(self) -> list[ExecutionInfo]:
@@ -296,6 +486,14 @@ class JobExecutor:
     def describe(self, id: str) -> ExecutionInfo:
         """Return one execution. Raises JobError: ExecutionNotFound."""
         return self._of(id, "described").info
+
+    def _running(self, id: str, what: str) -> Execution:
+        found = self._of(id, what)
+        if isinstance(found, _Failed):
+            raise JobError(
+                "ExecutionAlreadyComplete", f"the execution {printable(id)} has ended already"
+            )
+        return found
 
     def _of(self, id: str, what: str) -> Execution | _Failed:
         with self._lock:
@@ -335,6 +533,9 @@ class _Failed:
 
     def wait(self, timeout: float | None) -> ExecutionResult:
         return self._result
+
+    def when_over(self, listener: Callable[[], None]) -> None:
+        listener()
 
     def cancel(self) -> None:
         """Do nothing: it has ended."""

@@ -5,96 +5,60 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from wasmsr.errors import (
-    LinkError,
-    MalformedError,
-    ModuleError,
-    Trap,
-    WasiConfigError,
-    WasmsrError,
-    printable,
-)
+from wasmsr.errors import WasmsrError, printable
+from wasmsr.executor.output.frames import FRAMES_FILE, TAGS
 from wasmsr.executor.port import FRAMES, ID_BYTES, ExecutorError, ProgramStatus
 from wasmsr.executor.process import ProcessExecutor
+from wasmsr.jobs.execution.archive import write_archive
 from wasmsr.jobs.execution.compat import Manner
-from wasmsr.jobs.execution.guest_files import GuestFiles
-from wasmsr.jobs.execution.log import LogWatch
-from wasmsr.jobs.execution.modules import PAGE, LinkedModules
+from wasmsr.jobs.execution.log import LogWatch, rewind_log
+from wasmsr.jobs.execution.prepared import Prepared, start_error
 from wasmsr.jobs.execution.requests import (
     ExecutionFolder,
     ExecutionInfo,
-    ExecutionRequest,
     ExecutionResult,
     ExecutionState,
 )
 from wasmsr.jobs.execution.results import write_results
+from wasmsr.jobs.execution.saving import KEEP, SavePoint, log_ends
 from wasmsr.jobs.failures import JobError
-from wasmsr.node.workers.confinement import Confinement, HostAccess, WorkerLimits
-from wasmsr.node.workers.warm_parents import WarmParents, WorkerPlace, reap
-from wasmsr.program.exports import COMMAND, ExportError
-from wasmsr.runspec.run_spec import LimitSpec, RunSpec, SpecError
+from wasmsr.node.workers.warm_parents import WarmParents, reap
 
-WORKER_MEMORY: Final = 1 << 30
-"""Bytes that a worker may have beyond the memory of its program."""
+LOSSES: Final = 5
+"""How often a worker may be lost since the last checkpoint; then the execution has failed."""
 
-ADOPT_SECONDS: Final = 1.0
-"""How long a worker waits when the process that started it is gone; then it ends."""
+PAUSE_SECONDS: Final = 10.0
+"""How long a program may take to pause."""
 
-FINAL: Final = frozenset(("ended", "failed", "cancelled"))
+STREAMS: Final = (-1, FRAMES, FRAMES)
+"""The streams of a program: an empty input, and outputs that go to the log."""
+
+Begin = Callable[[ProcessExecutor, bytes], object]
+"""Puts the program with an id into a worker, paused."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A request that was checked, and what follows from it."""
+class ExecutionRules:
+    """What holds for all executions of an executor.
 
-    request: ExecutionRequest
-    folder: ExecutionFolder
-    files: GuestFiles
-    modules: LinkedModules
-    pages: int | None
+    Attributes:
+        manner: Ours, or the peer's.
+        parents: Give workers.
+        note: Gets events: a name, the execution's id, and values by name.
+    """
 
-    def run(self) -> RunSpec:
-        """Return the run of the program. Raises JobError."""
-        request, engine = self.request, self.request.engine
-        most = LimitSpec(memory=None if self.pages is None else self.pages * PAGE)
-        try:
-            return RunSpec.read(
-                RunSpec(
-                    own_name="",
-                    own_args=tuple(engine.parameters),
-                    env=tuple(f"{name}={request.env[name]}" for name in sorted(request.env)),
-                    invoke=None if engine.entrypoint == COMMAND else engine.entrypoint,
-                    mounts=tuple(self.files.mounts(self.folder)),
-                    preload=tuple(f"{name}={file}" for name, file in self.modules.preload),
-                    limits=most,
-                ).as_dict()
-            )
-        except SpecError as error:
-            raise JobError("SpecError", error.message, hint=error.hint) from error
-
-    @property
-    def confinement(self) -> Confinement:
-        """What the worker may do."""
-        folder, request = self.folder, self.request
-        access = HostAccess.of(self.run(), folder.work)
-        modules = [self.modules.entry, *(file for _, file in self.modules.preload)]
-        access = HostAccess(
-            (*access.readable, *modules),
-            (*access.writable, os.fspath(folder.log), os.fspath(folder.saved)),
-        )
-        memory = PAGE * PAGE if self.pages is None else self.pages * PAGE
-        limits = WorkerLimits(memory=memory + WORKER_MEMORY)
-        if request.resources.disk:
-            limits = WorkerLimits(limits.memory, file_size=request.resources.disk)
-        return Confinement(limits, access)
+    manner: Manner
+    parents: WarmParents
+    note: Callable[..., None]
 
 
 class Execution:
@@ -105,42 +69,36 @@ class Execution:
         watch: Tells followers that its log has grown.
     """
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        manner: Manner,
-        parents: WarmParents,
-        ended: Callable[[Execution], None],
-    ) -> None:
-        """Take a request that was checked.
-
-        Args:
-            prepared: The request.
-            manner: Ours, or the peer's.
-            parents: Give it a worker.
-            ended: Is called once when it has ended.
-        """
-        self.prepared, self._manner, self._parents = prepared, manner, parents
-        self._ended = ended
+    def __init__(self, prepared: Prepared, rules: ExecutionRules) -> None:
+        self.prepared, self._rules = prepared, rules
         self._program = secrets.token_bytes(ID_BYTES)
         self._lock = threading.RLock()
+        self._steering = threading.RLock()
+        """Held by what pauses the program and lets it run on."""
         self._over = threading.Event()
+        self._news = threading.Event()
+        self._listeners: list[Callable[[], None]] = []
         self._worker: ProcessExecutor | None = None
         self._state: ExecutionState = "starting"
         self._result: ExecutionResult | None = None
-        self._began = time.time()
-        self._end: float | None = None
+        self._began, self._end = time.time(), 0.0
+        self._saved: SavePoint | None = None
+        self._losses = 0
+        self._tries = 0
+        self._left = prepared.request.timeout
+        """Seconds that the program may run from now on."""
+        self._next_save = float("inf")
         self.watch = LogWatch(self.folder.log)
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self.prepared.request.execution_id
 
     @property
     def folder(self) -> ExecutionFolder:
         """Where it has its files."""
         return self.prepared.folder
-
-    @property
-    def state(self) -> ExecutionState:
-        """What it does."""
-        return self._state
 
     @property
     def is_over(self) -> bool:
@@ -159,81 +117,104 @@ class Execution:
                 os.fspath(self.folder.path),
                 None if worker is None else worker.pid,
                 self._began,
-                self._end,
-                result=self._result,
+                self._end or None,
+                None if self._saved is None else self._saved.time,
+                self._losses,
+                self._result,
             )
 
     # ---- begin -----------------------------------------------------------------------------------
 
-    def begin(self) -> None:
+    def begin(self, put: Begin | None = None, *, paused: bool = False) -> None:
         """Start the program in a new worker.
 
+        Args:
+            put: Puts the program into it; None starts it from the beginning.
+            paused: Leave it paused.
+
         Raises:
-            JobError: It cannot be started; nothing of it is left but empty results.
+            JobError: It cannot be started.
         """
-        worker = self._new_worker()
+        worker = self._filled(put or self._start)
+        with self._steering, self._lock:
+            self._have(worker, paused=paused)
+
+    def _start(self, worker: ProcessExecutor, program: bytes) -> None:
+        spec = self.prepared.run().as_dict()
+        worker.start(spec, program=program, streams=STREAMS, paused=True)
+
+    def _filled(self, put: Begin) -> ProcessExecutor:
+        """Return a new worker that has the program. Raises JobError."""
+        worker = self.prepared.worker(self._rules.parents)
         try:
-            worker.start(
-                self.prepared.run().as_dict(),
-                program=self._program,
-                streams=(-1, FRAMES, FRAMES),
-                paused=True,
-            )
+            put(worker, self._program)
         except BaseException as error:
             _end_worker(worker)
+            reap(worker.pid, 1)
             raise start_error(error, self.prepared) from error
-        with self._lock:
-            self._have(worker)
-            worker.resume(self._program)
-            self._state = "running"
+        return worker
 
-    def _new_worker(self) -> ProcessExecutor:
-        prepared, folder = self.prepared, self.folder
-        limits = prepared.request.output_limits
-        for path in (folder.log, folder.saved, folder.work / "carried"):
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        place = WorkerPlace(
-            folder.work / "worker", folder.log, folder.work / "tmp", folder.work / "carried"
-        )
-        try:
-            return self._parents.worker(
-                Path(prepared.modules.entry), prepared.modules.digest, None, place,
-                prepared.confinement, ring=max(limits.stdout_file, limits.stderr_file),
-                wait=ADOPT_SECONDS,
-            )  # fmt: skip
-        except (WasmsrError, OSError) as error:
-            raise start_error(error, prepared) from error
-
-    def _have(self, worker: ProcessExecutor) -> None:
+    def _have(self, worker: ProcessExecutor, *, paused: bool) -> None:
+        """Let the program of a worker run, and wait for it."""
+        worker.on_gone = self._news.set
         self._worker = worker
+        self._plan()
+        if not paused:
+            worker.resume(self._program)
+        self._state = "paused" if paused else "running"
         threading.Thread(
             target=self._wait_for, args=(worker,), name="wasmsr-execution", daemon=True
         ).start()
 
+    def _plan(self) -> None:
+        every = self.prepared.request.snapshot_every
+        self._next_save = float("inf") if every is None else time.monotonic() + every
+
     # ---- the thread ------------------------------------------------------------------------------
 
     def _wait_for(self, worker: ProcessExecutor) -> None:
-        """Wait for the end of the program or of its worker."""
-        seconds = self.prepared.request.timeout
-        deadline = None if seconds is None else time.monotonic() + seconds
+        """Wait for the end of the program or of its worker, and write checkpoints."""
         try:
             while self._worker is worker:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                status = worker.wait(self._program, left)
+                began = time.monotonic()
+                most = self._next_save - began
+                if self._left is not None:
+                    most = min(most, self._left)
+                status = worker.wait(self._program, min(max(0.0, most), threading.TIMEOUT_MAX / 2))
                 if status.ending:
                     self._come_to_end(worker, status)
                     return
-                if deadline is not None and time.monotonic() >= deadline:
-                    assert seconds is not None
-                    self._finish(worker, "failed", *self._manner.timed_out(seconds))
-                    return
+                if self._left is not None:
+                    self._left -= time.monotonic() - began
+                    if self._left <= 0 and self._state == "running":
+                        assert self.prepared.request.timeout is not None
+                        said = self._rules.manner.timed_out(self.prepared.request.timeout)
+                        self._finish(worker, "failed", *said)
+                        return
+                if self._state != "running":
+                    self._wait_paused(worker)
+                elif time.monotonic() >= self._next_save:
+                    self._save_in_time(worker)
         except ExecutorError as error:
-            self._finish(worker, "failed", 1, f"its worker process has ended: {error.message}")
+            self._lose(worker, error)
+
+    def _wait_paused(self, worker: ProcessExecutor) -> None:
+        while self._worker is worker and self._state == "paused" and not worker.is_gone:
+            self._news.wait(0.5)
+            self._news.clear()
+
+    def _save_in_time(self, worker: ProcessExecutor) -> None:
+        self._plan()
+        try:
+            self.checkpoint()
+        except (JobError, OSError) as error:
+            if self._worker is worker and not worker.is_gone:
+                self._rules.note("no-checkpoint", self.id, error=str(error))
 
     def _come_to_end(self, worker: ProcessExecutor, status: ProgramStatus) -> None:
-        error = self._manner.error(status)
+        manner = self._rules.manner
         state: ExecutionState = "ended" if status.ending in ("exited", "finished") else "failed"
-        self._finish(worker, state, self._manner.exit_code(status), error)
+        self._finish(worker, state, manner.exit_code(status), manner.error(status))
 
     def _finish(
         self, worker: ProcessExecutor, state: ExecutionState, code: int, error: str
@@ -244,9 +225,15 @@ class Execution:
                 return False
             self._worker = None
         _end_worker(worker, kill=state != "ended")
-        request = self.prepared.request
+        self._settle(state, code, error)
+        reap(worker.pid)
+        return True
+
+    def _settle(self, state: ExecutionState, code: int, error: str) -> None:
+        """Write the results, and tell everybody who waits."""
+        limits = self.prepared.request.output_limits
         try:
-            result = write_results(self.folder, request.output_limits, code, error, self._manner)
+            result = write_results(self.folder, limits, code, error, self._rules.manner)
         except OSError as problem:
             sentence = f"the results cannot be written: {problem.strerror or problem}"
             result = ExecutionResult(
@@ -256,11 +243,95 @@ class Execution:
             shutil.rmtree(path, ignore_errors=True)
         with self._lock:
             self._state, self._result, self._end = state, result, time.time()
-        self._ended(self)
+            listeners, self._listeners = self._listeners, []
+        self._rules.note("ended", self.id, state=state, code=result.exit_code, error=error)
         self._over.set()
+        self._news.set()
         self.watch.tell()
-        reap(worker.pid)
-        return True
+        for listener in listeners:
+            listener()
+
+    # ---- a worker that is lost -------------------------------------------------------------------
+
+    def _lose(self, worker: ProcessExecutor, error: ExecutorError) -> None:
+        """Say what becomes of the execution whose worker is gone, or does not answer."""
+        with self._lock:
+            if self._worker is not worker:
+                return
+        frozen = not worker.is_gone
+        _end_worker(worker)
+        how = error.message if frozen else _how(worker.pid)
+        request = self.prepared.request
+        self._losses += 1
+        self._tries += 1
+        self._rules.note("worker-lost", self.id, how=how)
+        sentence = f"its worker process {worker.pid} {how}"
+        if request.on_loss == "fail" or self._tries > LOSSES:
+            if self._tries > 1:
+                sentence += f", for the {self._tries}th time since it was last saved"
+            self._fail(worker, sentence)
+            return
+        try:
+            with self._steering:
+                with self._lock:
+                    if self._worker is not worker:
+                        return
+                    paused = self._state == "paused"
+                again = self._again()
+                with self._lock:
+                    if self._worker is worker:
+                        self._have(again, paused=paused)
+                        return
+            _end_worker(again)  # it was cancelled meanwhile
+            reap(again.pid, 1)
+        except (WasmsrError, OSError) as problem:
+            self._fail(worker, f"{sentence}, and it cannot go on: {problem}")
+
+    def _fail(self, worker: ProcessExecutor, sentence: str) -> None:
+        with self._lock:
+            if self._worker is not worker:
+                return
+            self._worker = None
+        self._settle("failed", 1, sentence)
+
+    def _again(self) -> ProcessExecutor:
+        """Return a new worker that has the program as it was saved, or from the beginning."""
+        saved = self._saved if self.prepared.request.on_loss == "restore" else None
+        ends = dict.fromkeys((FRAMES_FILE, *TAGS), 0) if saved is None else dict(saved.ends)
+        # What the old life wrote after that counts no more.
+        rewind_log(self.folder.log, ends)
+        self.watch.tell()
+        shutil.rmtree(self.folder.work / "worker", ignore_errors=True)
+        if saved is not None:
+            return self._filled(self.restoring(saved))
+        self._saved = None
+        shutil.rmtree(self.folder.saved, ignore_errors=True)
+        for output, _ in self.prepared.files.outputs:
+            place = self.folder.results / output.name
+            shutil.rmtree(place)
+            place.mkdir()
+        return self._filled(self._start)
+
+    def restoring(self, saved: SavePoint) -> Begin:
+        """Return what puts the program into a worker as a checkpoint has it."""
+        spec = self.prepared.run().as_dict()
+
+        def put(worker: ProcessExecutor, program: bytes) -> None:
+            root = bytes.fromhex(saved.root)
+            folder = os.fspath(self.folder.saved)
+            worker.restore(folder, root, spec, program=program, streams=STREAMS)
+
+        self._saved = saved
+        return put
+
+    def adopting(self, snapshot: int) -> Begin:
+        """Return what puts the program into a worker as a snapshot, a descriptor, has it."""
+        spec = self.prepared.run().as_dict()
+
+        def put(worker: ProcessExecutor, program: bytes) -> None:
+            worker.adopt(snapshot, spec, program=program, streams=STREAMS)
+
+        return put
 
     # ---- verbs -----------------------------------------------------------------------------------
 
@@ -270,25 +341,164 @@ class Execution:
             return None
         return self._result
 
+    def when_over(self, listener: Callable[[], None]) -> None:
+        """Call a function, on any thread, when the execution has ended."""
+        with self._lock:
+            if not self.is_over:
+                self._listeners.append(listener)
+                return
+        listener()
+
     def cancel(self) -> None:
         """End it at once.
 
         Raises:
             JobError: ExecutionAlreadyComplete or ExecutionAlreadyCancelled.
         """
+        manner = self._rules.manner
+        while not self.is_over:
+            with self._lock:
+                worker = self._worker
+            if worker is not None and self._finish(worker, "cancelled", *manner.cancelled):
+                return
+            self._over.wait(0.01)
+        if not manner.peer:
+            raise self._has_ended()
+
+    def _has_ended(self) -> JobError:
+        if self._state == "cancelled":
+            return JobError(
+                "ExecutionAlreadyCancelled", f"the execution {printable(self.id)} was cancelled"
+            )
+        return JobError(
+            "ExecutionAlreadyComplete", f"the execution {printable(self.id)} has ended already"
+        )
+
+    def _live(self) -> ProcessExecutor:
         with self._lock:
             worker = self._worker
-        if worker is not None and self._finish(worker, "cancelled", *self._manner.cancelled):
-            return
-        self._over.wait()
-        if self._manner.peer:
-            return
-        name = printable(self.prepared.request.execution_id)
-        if self._state == "cancelled":
+        if worker is None:
+            raise self._has_ended()
+        return worker
+
+    def pause(self) -> None:
+        """Pause the program. Raises JobError if it has ended, or does not pause."""
+        with self._steering:
+            worker = self._live()
+            self._pause(worker)
+            with self._lock:
+                if self._state == "running":
+                    self._state = "paused"
+
+    def _pause(self, worker: ProcessExecutor) -> None:
+        """Pause the program. Raises JobError."""
+        try:
+            paused = worker.pause(self._program, PAUSE_SECONDS)
+            if paused and worker.wait(self._program, 0).ending:
+                self._over.wait(PAUSE_SECONDS)
+                raise self._has_ended()
+        except ExecutorError as error:
+            raise _gone(self.id, error) from error
+        if not paused:
             raise JobError(
-                "ExecutionAlreadyCancelled", f"the execution {name} was cancelled before"
+                "WASIError",
+                f"the execution {printable(self.id)} did not pause within {PAUSE_SECONDS:g} s",
+                retryable=True,
             )
-        raise JobError("ExecutionAlreadyComplete", f"the execution {name} has ended already")
+
+    def resume(self) -> None:
+        """Let the program run on, if it is paused. Raises JobError if it has ended."""
+        with self._steering:
+            worker = self._live()
+            with self._lock:
+                if self._state != "paused":
+                    return
+                self._state = "running"
+            try:
+                worker.resume(self._program)
+            except ExecutorError as error:
+                raise _gone(self.id, error) from error
+            finally:
+                self._news.set()
+
+    def checkpoint(self) -> SavePoint:
+        """Write a checkpoint; the program runs on meanwhile. Raises JobError, OSError."""
+        worker = self._live()
+        try:
+            done = worker.checkpoint(self._program, os.fspath(self.folder.saved), KEEP)
+        except WasmsrError as error:
+            raise self._not_saved(error) from error
+        point = SavePoint.of(done, self.folder)
+        with self._lock:
+            self._saved, self._tries = point, 0
+        self._rules.note("checkpoint", self.id, bytes=done["size"])
+        return point
+
+    def snapshot(self, path: Path) -> None:
+        """Save it to a file; it stands while it is saved, and then goes on.
+
+        Raises:
+            JobError: It has ended, or cannot be saved.
+        """
+        with self.held() as worker:
+            try:
+                size = log_ends(self.folder)[FRAMES_FILE]
+                write_archive(
+                    path, self.id, self.folder.log / FRAMES_FILE, size,
+                    lambda file: worker.snapshot(self._program, file),
+                )  # fmt: skip
+            except (WasmsrError, OSError) as error:
+                raise self._not_saved(error) from error
+
+    def held(self) -> _Held:
+        """Return a context in which the program stands, and which gives its worker."""
+        return _Held(self)
+
+    def _not_saved(self, error: WasmsrError | OSError) -> JobError:
+        why = error.message if isinstance(error, WasmsrError) else error.strerror or str(error)
+        hint = error.hint if isinstance(error, WasmsrError) else None
+        return JobError(
+            "FilesystemError",
+            f"the execution {printable(self.id)} cannot be saved: {why}",
+            hint=hint,
+            retryable=True,
+        )
+
+
+class _Held:
+    """A program stands; afterwards it runs on, unless it was paused before."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+
+    def __enter__(self) -> ProcessExecutor:
+        one = self._execution
+        one._steering.acquire()
+        try:
+            self._worker = one._live()
+            self._ran = one.info.state == "running"
+            one.pause()
+        except BaseException:
+            one._steering.release()
+            raise
+        return self._worker
+
+    def __exit__(self, *_: object) -> None:
+        one = self._execution
+        try:
+            if self._ran:
+                with suppress(JobError):  # its worker was lost: its thread sees to that
+                    one.resume()
+        finally:
+            one._steering.release()
+
+
+def _gone(id: str, error: ExecutorError) -> JobError:
+    return JobError(
+        "WASIError",
+        f"the worker of the execution {printable(id)} does not answer: {error.message}",
+        retryable=True,
+    )
 
 
 def _end_worker(worker: ProcessExecutor, *, kill: bool = True) -> None:
@@ -299,28 +509,18 @@ def _end_worker(worker: ProcessExecutor, *, kill: bool = True) -> None:
             worker.close()
 
 
-def start_error(error: BaseException, prepared: Prepared) -> BaseException:
-    """Return the error of a job for one that a worker reports when it begins."""
-    if not isinstance(error, WasmsrError) or isinstance(error, JobError):
-        return error
-    module = printable(prepared.request.engine.module)
-    code, sentence, retryable = "ModuleLoadError", f"{module} cannot be loaded: ", False
-    if isinstance(error, ExportError):
-        code, sentence = "EntrypointError", ""
-    elif isinstance(error, MalformedError):
-        code = "ModuleCompileError"
-    elif isinstance(error, (LinkError, Trap, ModuleError)):
-        pass
-    elif isinstance(error, SpecError):
-        code, sentence = "SpecError", ""
-    elif isinstance(error, WasiConfigError):
-        code, sentence = "FilesystemError", ""
-    else:
-        retryable = True
-    details: Mapping[str, Any] = {"module": prepared.request.engine.module}
-    return JobError(
-        code, f"{sentence}{error.message}", hint=error.hint, retryable=retryable, details=details
-    )
+def _how(process: int) -> str:
+    """Return how a worker has ended, as the rest of a sentence."""
+    status = reap(process)
+    if status is None:
+        return "has ended"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        name = f"signal {number}"
+        with suppress(ValueError):
+            name = signal.Signals(number).name
+        return f"was ended by {name}"
+    return f"ended with exit code {os.WEXITSTATUS(status)}"
 
 
-__all__ = ["FINAL", "Execution", "Prepared", "start_error"]
+__all__ = ["Execution", "ExecutionRules"]

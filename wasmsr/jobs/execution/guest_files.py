@@ -6,6 +6,7 @@ folders and outputs are mounts of their own. A request is checked whole before a
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -113,7 +114,11 @@ class GuestFiles:
         try:
             folder.results.mkdir(parents=True, exist_ok=True)
             for output, _ in self.outputs:
-                (folder.results / output.name).mkdir()
+                place = folder.results / output.name
+                with suppress(FileExistsError):
+                    place.mkdir()
+                if place.is_symlink() or any(place.iterdir()):
+                    raise OSError(errno.EEXIST, f"{printable(output.name)} is there already")
         except OSError as error:
             raise filesystem_error(folder.results, error) from error
         self.make_root(folder)
