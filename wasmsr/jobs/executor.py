@@ -17,15 +17,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 from wasmsr.errors import SnapshotError, WasmsrError, printable
-from wasmsr.jobs.async_executor import AsyncExecutor
 from wasmsr.jobs.description.job import Resources
-from wasmsr.jobs.execution.archive import SavedFile
+from wasmsr.jobs.execution.archive import ExecutionArchive
 from wasmsr.jobs.execution.compat import Manner
 from wasmsr.jobs.execution.execution import Execution, ExecutionRules
 from wasmsr.jobs.execution.guest_files import GuestFiles, filesystem_error
@@ -374,7 +372,7 @@ class JobExecutor:
             JobError: It cannot be restored.
         """
         try:
-            with SavedFile(Path(file)) as saved:
+            with ExecutionArchive(Path(file)) as saved:
                 given = self._request_of(saved.about.execution_id) if request is None else request
                 read = replace(_read(given), execution_id=id, execution_dir=execution_dir)
                 if inputs is not None:
@@ -399,7 +397,7 @@ class JobExecutor:
             )
         return found
 
-    def _go_on(self, request: ExecutionRequest, saved: SavedFile) -> Execution:
+    def _go_on(self, request: ExecutionRequest, saved: ExecutionArchive) -> Execution:
         """Begin an execution where another one was saved. Raises JobError."""
         folder = self._folder(request)
         pages = memory_pages(request.resources.memory)
@@ -462,11 +460,6 @@ class JobExecutor:
             if name not in taken and not (self.folder / name).exists():
                 found.append(name)
         return found
-
-    @cached_property
-    def aio(self) -> AsyncExecutor:
-        """The same executor for programs with an event loop."""
-        return AsyncExecutor(self)
 
     def when_over(self, id: str, listener: Callable[[], None]) -> None:
         """Call a function, on any thread, when an execution has ended.

@@ -106,7 +106,7 @@ def _copy(source: IO[bytes], file: IO[bytes], size: int) -> None:
         left -= len(piece)
 
 
-class SavedFile:
+class ExecutionArchive:
     """An open file of a saved execution; it is hostile input."""
 
     def __init__(self, path: Path) -> None:
@@ -134,7 +134,7 @@ class SavedFile:
         except OSError as error:
             raise SnapshotError(f"{printable(self._path)}: {error.strerror}") from error
 
-    def __enter__(self) -> SavedFile:
+    def __enter__(self) -> ExecutionArchive:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -237,4 +237,4 @@ class _Part(io.RawIOBase):
         return piece
 
 
-__all__ = ["SavedExecution", "SavedFile", "write_archive"]
+__all__ = ["ExecutionArchive", "SavedExecution", "write_archive"]

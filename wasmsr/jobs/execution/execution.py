@@ -29,7 +29,7 @@ from wasmsr.jobs.execution.requests import (
     ExecutionState,
 )
 from wasmsr.jobs.execution.results import write_results
-from wasmsr.jobs.execution.saving import KEEP, SavePoint, log_ends
+from wasmsr.jobs.execution.saving import KEEP, JobCheckpoint, log_ends
 from wasmsr.jobs.failures import JobError
 from wasmsr.node.workers.warm_parents import WarmParents, reap
 
@@ -82,7 +82,7 @@ class Execution:
         self._state: ExecutionState = "starting"
         self._result: ExecutionResult | None = None
         self._began, self._end = time.time(), 0.0
-        self._saved: SavePoint | None = None
+        self._saved: JobCheckpoint | None = None
         self._losses = 0
         self._tries = 0
         self._left = prepared.request.timeout
@@ -312,7 +312,7 @@ class Execution:
             place.mkdir()
         return self._filled(self._start)
 
-    def restoring(self, saved: SavePoint) -> Begin:
+    def restoring(self, saved: JobCheckpoint) -> Begin:
         """Return what puts the program into a worker as a checkpoint has it."""
         spec = self.prepared.run().as_dict()
 
@@ -421,14 +421,14 @@ class Execution:
             finally:
                 self._news.set()
 
-    def checkpoint(self) -> SavePoint:
+    def checkpoint(self) -> JobCheckpoint:
         """Write a checkpoint; the program runs on meanwhile. Raises JobError, OSError."""
         worker = self._live()
         try:
             done = worker.checkpoint(self._program, os.fspath(self.folder.saved), KEEP)
         except WasmsrError as error:
             raise self._not_saved(error) from error
-        point = SavePoint.of(done, self.folder)
+        point = JobCheckpoint.of(done, self.folder)
         with self._lock:
             self._saved, self._tries = point, 0
         self._rules.note("checkpoint", self.id, bytes=done["size"])

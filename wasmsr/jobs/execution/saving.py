@@ -29,7 +29,7 @@ KEEP: Final = 2
 
 
 @dataclass(frozen=True)
-class SavePoint:
+class JobCheckpoint:
     """A checkpoint from which an execution can go on.
 
     Attributes:
@@ -43,7 +43,7 @@ class SavePoint:
     time: float
 
     @classmethod
-    def of(cls, done: Mapping[str, Any], folder: ExecutionFolder) -> SavePoint:
+    def of(cls, done: Mapping[str, Any], folder: ExecutionFolder) -> JobCheckpoint:
         """Return the point of a checkpoint that was just written; its log is on disk first.
 
         Raises OSError.
@@ -55,7 +55,7 @@ class SavePoint:
         return point
 
     @classmethod
-    def read(cls, folder: ExecutionFolder) -> SavePoint | None:
+    def read(cls, folder: ExecutionFolder) -> JobCheckpoint | None:
         """Return the point that counts, or None."""
         with suppress(OSError, ValueError, TypeError, KeyError):
             data, _ = small_files.read(_point_file(folder), LARGEST)
@@ -98,4 +98,4 @@ def log_ends(folder: ExecutionFolder) -> dict[str, int]:
     return {name: (folder.log / name).stat().st_size for name in (FRAMES_FILE, *TAGS)}
 
 
-__all__ = ["KEEP", "SavePoint", "log_ends", "read_request", "write_request"]
+__all__ = ["KEEP", "JobCheckpoint", "log_ends", "read_request", "write_request"]
