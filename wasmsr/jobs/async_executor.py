@@ -1,7 +1,6 @@
 """The verbs of an executor of jobs as coroutines.
 
-result = await executor.aio.run(request)
-async for item in executor.aio.logs("e-1", follow=True): ...
+AsyncExecutor(executor).run(request) is awaited, and its logs are iterated with "async for".
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from wasmsr.jobs.description.job import Resources
 from wasmsr.jobs.execution.log import LogItem
@@ -21,9 +20,7 @@ from wasmsr.jobs.execution.requests import (
     ExecutionRequest,
     ExecutionResult,
 )
-
-if TYPE_CHECKING:
-    from wasmsr.jobs.executor import JobExecutor
+from wasmsr.jobs.executor import JobExecutor
 
 Request = ExecutionRequest | Mapping[str, Any]
 
