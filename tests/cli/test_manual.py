@@ -77,18 +77,22 @@ ELSEWHERE = (
 )
 """Commands that need another process, and are typed in other tests."""
 
+SERVED = (["job", "run"], ["job", "get"])
+"""Commands that start another process, and are typed in tests of jobs."""
+
 
 def walk(cli: Cli, lines: list[list[str]]) -> list[subprocess.CompletedProcess[str]]:
     """Types commands one after the other; those that need other processes are typed elsewhere."""
     outcomes = []
     for words in lines:
-        if words[0] in ELSEWHERE or "--node" in words:
+        if words[0] in ELSEWHERE or "--node" in words or words[:2] in SERVED:
             continue
         keys = {"stdin": "rs"} if words[:2] == ["run", "server"] else {}
         variables = {
             "WASMSR_ENV": "ROUNDS=60000",
             "XDG_CACHE_HOME": str(cli.folder / "cache"),
             "XDG_DATA_HOME": str(cli.folder / "data"),
+            "XDG_STATE_HOME": str(cli.folder / "state"),
         }
         outcome = cli(*words, **variables, **keys)
         stops = any(word.startswith(("--snapshot-after", "--snapshot-at")) for word in words)

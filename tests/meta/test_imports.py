@@ -157,6 +157,7 @@ def test_the_order_sees_wings() -> None:
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"]])
 def test_help_is_light(words: list[str]) -> None:
     heavy = ["grpc", "google.protobuf", "wasmtime", "zstandard", "msgpack"]
+    heavy += ["yaml", "jsonschema", "fsspec", "aiohttp", "botocore", "sqlite3"]
     code = (
         "import sys\n"
         "from wasmsr.cli import main\n"

@@ -34,7 +34,7 @@ COMMANDS = {
     "drain": ("wasmsr.cli.moving.node_moves", "move all programs of a node to others"),
     "adopt": ("wasmsr.cli.moving.node_moves", "resume a program whose node is gone"),
     "kill": ("wasmsr.cli.commands.node_verbs", "end a program on a node"),
-    "job": ("wasmsr.cli.commands.job", "check job files"),
+    "job": ("wasmsr.cli.commands.job", "run jobs, and check job files"),
 }
 """Name: (module whose attribute of that name is the command, summary). Nothing is imported for
 `wasmsr --help`."""

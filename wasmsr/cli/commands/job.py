@@ -1,25 +1,26 @@
-"""`wasmsr job`: job files."""
+"""`wasmsr job`: job files, and jobs."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
 
+from wasmsr.cli.jobs import job_output, job_run, job_verbs
+from wasmsr.cli.jobs.job_options import job_file, job_packages, say_problems
 from wasmsr.cli.options.tool_options import WIDE, as_object, print_object
-from wasmsr.errors import EXIT_USAGE, MissingPackageError, printable
+from wasmsr.errors import EXIT_USAGE, printable
 
-HELP = """Checks job files: what to run, what goes in, what comes out, and what it may use.
+HELP = """Runs jobs. A job file says what to run, what goes in, what comes out, and what it may use.
 
 \b
-  wasmsr job validate job.yaml            ... or says in which line it is wrong
-  wasmsr job schema                       the schema, for an editor that completes and checks
+  wasmsr job run job.yaml --follow        run a job, and see what it prints
+  wasmsr job list                         all jobs
+  wasmsr job get ID --output-dir FOLDER   the results of a job
+  wasmsr job validate job.yaml            check a job file; mistakes have their lines
 
-docs/jobs.md describes the file. Job files of Bacalhau with the engine wasm are such files."""
+docs/jobs.md is the guide. Job files of Bacalhau with the engine wasm are such files."""
 
 VALIDATE = """Checks each FILE, YAML or JSON; - is standard input. The exit code is 0 if all are
 right.
@@ -47,19 +48,20 @@ def validate(files: tuple[str, ...], changes: tuple[str, ...], as_json: bool) ->
     """Carry out the command; VALIDATE is its help text."""
     from wasmsr.jobs.failures import JobError
 
-    with _packages():
+    with job_packages():
         from wasmsr.jobs.description.job_file import read_job
     wrong = False
     for name in files:
         shown = "standard input" if name == "-" else name
         found: dict[str, Any] = {"file": name, "valid": True, "problems": []}
         try:
-            made = read_job(_content(name), shown, changes)
+            made = read_job(job_file(name), shown, changes)
         except JobError as error:
             wrong = True
             found.update(valid=False, error=error.as_dict())
             found["problems"] = error.details.get("problems", [])
-            _say(shown, error, as_json)
+            if not as_json:
+                say_problems(shown, error)
         else:
             found.update(name=made.name, type=made.type)
             if not as_json:
@@ -70,48 +72,25 @@ def validate(files: tuple[str, ...], changes: tuple[str, ...], as_json: bool) ->
         sys.exit(EXIT_USAGE)
 
 
-@contextmanager
-def _packages() -> Iterator[None]:
-    """Say which package is missing where an import fails."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        name = (error.name or "").partition(".")[0]
-        if name not in ("yaml", "jsonschema"):
-            raise
-        extra = "pip install 'wasmsr[jobs]'"
-        raise MissingPackageError(name, "a job file", instead=extra) from None
-
-
-def _content(name: str) -> bytes:
-    """Return the bytes of a job file, and one more than it may have at most."""
-    from wasmsr.jobs.description.yaml_tree import FILE_LIMIT
-
-    if name == "-":
-        return sys.stdin.buffer.read(FILE_LIMIT + 1)
-    try:
-        with Path(name).open("rb") as file:
-            return file.read(FILE_LIMIT + 1)
-    except OSError as error:
-        raise click.UsageError(f"{printable(name)}: {error.strerror}") from None
-
-
-def _say(name: str, error: Any, as_json: bool) -> None:
-    """Print every problem of a file, each with its line."""
-    if as_json:
-        return
-    found = error.details.get("problems", [])
-    if not found:
-        click.echo(f"wasmsr: {error.message}", err=True)
-    for one in found:
-        where = f":{one['line']}:{one['column']}" if one["line"] else ""
-        hint = f"; {one['hint']}" if one["hint"] else ""
-        click.echo(f"wasmsr: {printable(name)}{where}: {one['message']}{hint}", err=True)
-
-
 @job.command(help=SCHEMA, short_help="print the schema of job files", context_settings=WIDE)
 def schema() -> None:
     """Carry out the command; SCHEMA is its help text."""
-    with _packages():
+    with job_packages():
         from wasmsr.jobs.description.schema import schema as whole
     print_object(dict(whole()))
+
+
+for _command in (
+    job_run.run,
+    job_run.rerun,
+    job_verbs.list_jobs,
+    job_verbs.describe,
+    job_verbs.executions,
+    job_verbs.history,
+    job_verbs.stop,
+    job_verbs.service,
+    job_output.logs,
+    job_output.get,
+    job_output.snapshot,
+):
+    job.add_command(_command)

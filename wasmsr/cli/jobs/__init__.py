@@ -1,0 +1,1 @@
+"""The commands of `wasmsr job` that run jobs and say what became of them."""

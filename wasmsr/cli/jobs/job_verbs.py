@@ -1,0 +1,170 @@
+"""`wasmsr job list`, `describe`, `executions`, `history`, `stop`, `service`."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import click
+
+from wasmsr.cli.jobs.job_options import (
+    described,
+    job_argument,
+    job_home,
+    open_jobs,
+    print_jobs,
+    print_runs,
+    shown_time,
+    state_option,
+)
+from wasmsr.cli.options.tool_options import WIDE, as_object, print_blocks, print_object
+from wasmsr.cli.words.messages import say
+
+LIST = """Lists the jobs, the newest first.
+
+A job is Queued, Running, Completed, Failed or Stopped. If the process that ran the jobs was killed,
+this command starts it again.
+
+\b
+  wasmsr job list
+  wasmsr job list --open --json"""
+
+DESCRIBE = """Shows a job and its executions. The first characters of an id suffice.
+
+\b
+  wasmsr job describe j-1a2b3c4d"""
+
+EXECUTIONS = """Lists the executions of a job.
+
+An execution is New, Running, Publishing, Completed, Failed or Cancelled. Its code is the exit code
+of its program.
+
+\b
+  wasmsr job executions j-1a2b3c4d"""
+
+HISTORY = """Shows what has happened to a job and to its executions.
+
+\b
+  wasmsr job history j-1a2b3c4d"""
+
+STOP = """Stops a job: its executions are cancelled. What they have printed stays.
+
+\b
+  wasmsr job stop j-1a2b3c4d"""
+
+SERVICE = """Runs the jobs of a folder. The other commands start this one when it is needed.
+
+It ends when no job is left; with --stay it waits for more. If it is killed, the next command starts
+it again, and executions that ran are begun again, or fail, as the job says (wasmsr/onLoss)."""
+
+
+@click.command("list", help=LIST, short_help="list the jobs", context_settings=WIDE)
+@click.option("--open", "only_open", is_flag=True, help="Only those that have not ended.")
+@state_option
+@as_object
+def list_jobs(only_open: bool, state_dir: str | None, as_json: bool) -> None:
+    """Carry out the command; LIST is its help text."""
+    with open_jobs(state_dir) as client:
+        client.refresh()
+        found = client.jobs.jobs(only_open=only_open)
+    if as_json:
+        print_object({"jobs": [one.as_dict() for one in found]})
+    else:
+        print_jobs(found)
+
+
+@click.command(help=DESCRIBE, short_help="show a job", context_settings=WIDE)
+@job_argument
+@state_option
+@as_object
+def describe(job: str, state_dir: str | None, as_json: bool) -> None:
+    """Carry out the command; DESCRIBE is its help text."""
+    with open_jobs(state_dir) as client:
+        client.refresh()
+        row = client.job(job)
+        runs = client.jobs.runs(row.id)
+    if as_json:
+        print_object(described(row, runs))
+        return
+    about = [
+        ("id", row.id),
+        ("name", row.name),
+        ("type", row.type),
+        ("state", row.state),
+        ("why", row.message),
+        ("submitted", shown_time(row.created)),
+        ("priority", str(row.priority)),
+        ("count", str(row.count)),
+        ("repeats", row.origin),
+    ]
+    print_blocks([("Job", (), [one for one in about if one[1]])])
+    print_runs(runs)
+    results = [
+        (one.id[:10], str(one.published["where"])) for one in runs if one.published is not None
+    ]
+    print_blocks([("Results", ("execution", "where"), [one for one in results if one[1]])])
+
+
+@click.command(help=EXECUTIONS, short_help="list the executions of a job", context_settings=WIDE)
+@job_argument
+@state_option
+@as_object
+def executions(job: str, state_dir: str | None, as_json: bool) -> None:
+    """Carry out the command; EXECUTIONS is its help text."""
+    with open_jobs(state_dir) as client:
+        client.refresh()
+        found = client.executions(job)
+    if as_json:
+        print_object({"executions": [one.as_dict() for one in found]})
+    else:
+        print_runs(found)
+
+
+@click.command(help=HISTORY, short_help="show what happened to a job", context_settings=WIDE)
+@job_argument
+@state_option
+@as_object
+def history(job: str, state_dir: str | None, as_json: bool) -> None:
+    """Carry out the command; HISTORY is its help text."""
+    with open_jobs(state_dir) as client:
+        client.refresh()
+        found = client.jobs.history(client.job(job).id)
+    if as_json:
+        print_object({"history": [one.as_dict() for one in found]})
+        return
+    heads = ("time", "execution", "topic", "state", "what")
+    rows = [
+        (shown_time(one.time), one.execution[:10], one.topic, one.state, one.message)
+        for one in found
+    ]
+    print_blocks([("History", heads, rows)])
+
+
+@click.command(help=STOP, short_help="stop a job", context_settings=WIDE)
+@job_argument
+@state_option
+@as_object
+def stop(job: str, state_dir: str | None, as_json: bool) -> None:
+    """Carry out the command; STOP is its help text."""
+    with open_jobs(state_dir) as client:
+        row = client.stop(job)
+        runs = client.jobs.runs(row.id)
+    if as_json:
+        print_object(described(row, runs))
+    else:
+        click.echo(f"{row.id} is {row.state}")
+
+
+@click.command(help=SERVICE, short_help="run the jobs of a folder", context_settings=WIDE)
+@click.option("--stay", is_flag=True, help="Do not end when no job is left.")
+@click.option("--ready", type=int, hidden=True)
+@state_option
+def service(stay: bool, ready: int | None, state_dir: str | None) -> int:
+    """Carry out the command; SERVICE is its help text."""
+    from wasmsr.jobs.service.job_service import IDLE_SECONDS, serve
+
+    home = job_home(state_dir)
+    with suppress(KeyboardInterrupt):
+        if not serve(home, ready, idle=float("inf") if stay else IDLE_SECONDS):
+            say(f"another process runs the jobs of {home.path}", "error")
+            return 1
+    return 0

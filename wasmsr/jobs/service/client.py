@@ -1,0 +1,291 @@
+"""What the commands do: each call reads or changes the list, and sees that the jobs are run."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_INTERRUPTED
+from wasmsr.jobs.failures import JobError
+from wasmsr.jobs.publishers.publication import Published
+from wasmsr.jobs.publishers.publishing import retrieve
+from wasmsr.jobs.service.home import JobHome
+from wasmsr.jobs.service.job_list import JobList
+from wasmsr.jobs.service.rows import EventRow, JobRow, RunRow
+
+LOOK_SECONDS = 0.02
+"""How often a waiting command looks whether the list has changed."""
+
+ALIVE_SECONDS = 2.0
+"""How often it looks whether a process runs the jobs."""
+
+STOP_SECONDS = 30.0
+"""Longest time until a job has stopped, and until a request is answered."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job file and how it is run.
+
+    Attributes:
+        source: The bytes of the file.
+        name: What messages call the file.
+        base: The folder to which relative paths in it belong.
+        changes: The changes of `--set`.
+        allowed: What `--allow-path` allows.
+        labels: The labels of this machine, each `KEY=VALUE`.
+        compat: Whether it runs as on Bacalhau.
+        origin: The job that it repeats, or "".
+    """
+
+    source: bytes
+    name: str = "the job file"
+    base: Path = Path()
+    changes: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    compat: bool = False
+    origin: str = ""
+
+
+class JobClient:
+    """The jobs of one folder. Use it as a context manager, or call `close`."""
+
+    def __init__(self, home: JobHome) -> None:
+        """Open the list. Raises JobError."""
+        self.home = home
+        self.jobs = JobList(home.list_file)
+
+    def __enter__(self) -> JobClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the list. Jobs run on."""
+        self.jobs.close()
+
+    # Jobs
+
+    def submit(self, given: Submission) -> JobRow:
+        """Add a job to the list, and see that it is run.
+
+        Raises:
+            JobError: The file is wrong, this machine cannot run it, or a path is not allowed.
+        """
+        # Only here: to read a job file takes longer than all other commands.
+        from wasmsr.jobs.description.job_file import read_job
+        from wasmsr.jobs.service.scheduling import check_fit, executions_of, machine_labels
+        from wasmsr.jobs.service.submission import check_paths
+
+        task = read_job(given.source, given.name, given.changes)
+        try:
+            labels = machine_labels(given.labels)
+        except ValueError as error:
+            raise JobError("SpecError", f"--label: {error}") from None
+        check_fit(task, labels)
+        if not given.compat:
+            check_paths(task, given.base, given.allowed)
+        now = time.time()
+        count = executions_of(task)
+        row = JobRow(
+            f"j-{uuid.uuid4()}", task.name, task.namespace, task.type, task.priority, count,
+            "Queued", "", now, now, given.source, tuple(given.changes),
+            os.path.abspath(given.base), _absolute(given.allowed), given.compat,
+            origin=given.origin,
+        )  # fmt: skip
+        self.jobs.add_job(row, count)
+        self.home.serve()
+        return row
+
+    def rerun(self, name: str) -> JobRow:
+        """Add a job again, as it was. Raises JobError."""
+        old = self.job(name)
+        again = Submission(
+            old.source,
+            old.name or old.id,
+            Path(old.base),
+            old.changes,
+            old.allowed,
+            compat=old.compat,
+            origin=old.id,
+        )
+        return self.submit(again)
+
+    def job(self, name: str) -> JobRow:
+        """Return the job with an id, or with the beginning of one; see `JobList.job`."""
+        return self.jobs.job(name)
+
+    def refresh(self) -> None:
+        """See that a process runs the jobs that have not ended, so that what is said is true."""
+        if self.jobs.jobs(only_open=True) and not self.home.is_served():
+            self.home.serve()
+
+    def stop(self, name: str, message: str = "Stopped at user request") -> JobRow:
+        """Stop a job, and wait until it has stopped.
+
+        Raises:
+            JobError: There is no such job, it has ended, or it does not stop.
+        """
+        job = self.job(name)
+        if not self.jobs.stop(job.id, message):
+            raise JobError(
+                "ExecutionAlreadyComplete", f"the job {job.id} has ended already: {job.state}"
+            )
+        self.home.serve()
+        found = self.wait(job.id, STOP_SECONDS)
+        if found is None:
+            raise JobError("FilesystemError", f"the job {job.id} did not stop", retryable=True)
+        return found
+
+    def wait(
+        self,
+        job: str,
+        seconds: float | None = None,
+        each: Callable[[EventRow], None] | None = None,
+    ) -> JobRow | None:
+        """Wait for the end of a job.
+
+        Args:
+            job: Its whole id.
+            seconds: How long; None for as long as it takes.
+            each: Is called for each line of history, also of what has happened before.
+
+        Returns:
+            The job; None if it has not ended in time.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        seen = 0
+        for _ in self.changes():
+            row = self.jobs.job(job)
+            if each is not None:
+                events = self.jobs.history(job)
+                for event in events[seen:]:
+                    each(event)
+                seen = len(events)
+            if not row.open:
+                return row
+            if deadline is not None and time.monotonic() >= deadline:
+                return None
+        raise AssertionError("changes never end")
+
+    def changes(self) -> Iterator[None]:
+        """Yield at once, and then whenever the list may have changed; at least every 2 s.
+
+        Raises:
+            JobError: No process runs the jobs, and none starts.
+        """
+        version, alive = -1, 0.0
+        while True:
+            now = time.monotonic()
+            if now - alive >= ALIVE_SECONDS:
+                self.refresh()
+                alive, version = now, -1
+            found = self.jobs.version()
+            if found != version:
+                version = found
+                yield
+            else:
+                time.sleep(LOOK_SECONDS)
+
+    # Executions
+
+    def executions(self, name: str) -> list[RunRow]:
+        """Return the executions that an id names: that of an execution, or all of a job.
+
+        Raises:
+            JobError: There is no such job or execution, or more than one.
+        """
+        if name.lower().startswith("e-"):
+            return [self.jobs.run(name)]
+        return self.jobs.runs(self.job(name).id)
+
+    def execution(self, name: str) -> RunRow:
+        """Return one execution: that with this id, or the last one of the job with this id.
+
+        An execution that has not ended is preferred. Raises JobError, also if several run.
+        """
+        found = self.executions(name)
+        going = [one for one in found if one.open]
+        if len(going) > 1:
+            ids = ", ".join(one.id for one in going[:8])
+            raise JobError(
+                "ExecutionNotFound",
+                f"the job {name} has {len(going)} executions: {ids}",
+                hint="name one of them by its id",
+            )
+        if not found:
+            raise JobError("ExecutionNotFound", f"the job {name} has no execution")
+        return going[0] if going else found[-1]
+
+    def ask(self, kind: str, execution: str, argument: str = "") -> None:
+        """Have the process that runs the jobs do something with an execution.
+
+        Raises:
+            JobError: It cannot, or does not answer.
+        """
+        number = self.jobs.ask(kind, execution, argument)
+        self.home.serve()
+        deadline = time.monotonic() + STOP_SECONDS
+        for _ in self.changes():
+            answer = self.jobs.answered(number)
+            if answer is not None:
+                if answer:
+                    raise JobError("FilesystemError", f"cannot {kind} {execution}: {answer}")
+                return
+            if time.monotonic() >= deadline:
+                break
+        self.jobs.answer(number, "nobody waits for it any more")
+        raise JobError("FilesystemError", f"cannot {kind} {execution}: no answer", retryable=True)
+
+    def log(self, run: RunRow) -> Path:
+        """Return the folder of an execution's log."""
+        return self.home.execution(run.id, run.epoch) / "log"
+
+    def get(self, run: RunRow, target: Path) -> None:
+        """Copy the results of an execution to a path that is free.
+
+        Raises:
+            JobError: It has not ended, or its results are gone or cannot be written.
+        """
+        what = f"the execution {run.id}"
+        if run.open:
+            raise JobError("OutputConfigError", f"{what} has not ended: it is {run.state}")
+        if run.published is not None:
+            data: dict[str, Any] = dict(run.published)
+            published = Published(data["kind"], data["where"], data["params"])
+        else:
+            folder = self.home.execution(run.id, run.epoch) / "results"
+            if not folder.is_dir():
+                raise JobError("OutputConfigError", f"{what} has no results: {run.message}")
+            published = Published("local", str(folder))
+        retrieve(published, target, what)
+
+
+def job_exit_code(job: JobRow, runs: Sequence[RunRow]) -> int:
+    """Return the exit code of a command that waited for a job."""
+    if job.state == "Stopped":
+        return EXIT_INTERRUPTED
+    codes = [run.exit_code for run in runs if run.exit_code]
+    if job.state == "Completed":
+        return codes[0] if codes else 0
+    if "timed out" in job.message:
+        return EXIT_FUEL
+    return codes[0] if codes else EXIT_HOST
+
+
+def _absolute(allowed: Sequence[str]) -> tuple[str, ...]:
+    """Return the allowed paths as any process can read them."""
+    from wasmsr.jobs.sources.order import AllowedPath
+
+    parsed = [AllowedPath.parse(text) for text in allowed]
+    return tuple(f"{one.path}:{'rw' if one.writable else 'ro'}" for one in parsed)
+
+
+__all__ = ["JobClient", "Submission", "job_exit_code"]

@@ -1,0 +1,375 @@
+"""The process that runs the jobs of a list.
+
+One thread decides: it reads the list, answers requests, starts what fits, and ends what is overdue.
+Each execution has a thread that only waits. The process ends when nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from wasmsr.errors import EXIT_HOST, EXIT_INTERRUPTED, WasmsrError
+from wasmsr.jobs.description.job import Job
+from wasmsr.jobs.description.job_file import read_job
+from wasmsr.jobs.failures import JobError
+from wasmsr.jobs.service.home import JobHome
+from wasmsr.jobs.service.job_list import JobList
+from wasmsr.jobs.service.rows import JobRow, RequestRow, RunRow
+from wasmsr.jobs.service.running import RunEngine, RunningExecution
+from wasmsr.jobs.service.scheduling import (
+    BACKOFF_FORGOTTEN,
+    CPU,
+    KEPT_RUNS,
+    STAYING,
+    Waiting,
+    backoff,
+    executions_of,
+    overdue,
+    processors,
+    startable,
+)
+from wasmsr.wasi.filesystem import tree_walk
+
+IDLE_SECONDS = 30.0
+"""How long the process stays when nothing is left to do."""
+
+TURN_SECONDS = 1.0
+"""Longest time between two looks at the list: that is how exact queue and total timeouts are."""
+
+WORKERS_END_SECONDS = 1.5
+"""How long workers of a process that was killed may still run. They end after 1 s by themselves."""
+
+PEER_TRIES = 2
+"""How often Bacalhau starts an execution on one server."""
+
+PEER_SENTENCE = (
+    "not enough nodes to run job. requested: {}, available: 1, suitable: 0.\n"
+    "• Node {}: job already executed on this node more than once"
+)
+
+LOST = "the process that ran it was killed"
+
+
+class JobService:
+    """Runs the jobs of one list, until nothing is left to do."""
+
+    def __init__(
+        self,
+        home: JobHome,
+        engines: Callable[[bool], RunEngine],
+        *,
+        idle: float = IDLE_SECONDS,
+        capacity: float | None = None,
+    ) -> None:
+        """Take the list of a folder.
+
+        Args:
+            home: The folder; this process has its lock.
+            engines: Makes an executor; its argument says whether it behaves as Bacalhau's.
+            idle: Seconds for which the process stays when nothing is left to do.
+            capacity: CPUs for executions; None for all of this machine.
+        """
+        self._home, self._make, self._idle = home, engines, idle
+        self._capacity = float(processors()) if capacity is None else capacity
+        self._jobs = JobList(home.list_file)
+        self._engines: dict[bool, RunEngine] = {}
+        self._running: dict[str, RunningExecution] = {}
+        self._tasks: dict[str, Job | WasmsrError] = {}
+        self._failures: dict[tuple[str, int], int] = {}
+        self._again: dict[tuple[str, int], float] = {}
+        self._lock = threading.Lock()
+        self._pipe = home.wake_pipe()
+        self._ending = ""
+
+    def end(self, message: str) -> None:
+        """Have `run` return soon. What runs is resumed or begun again by the next process."""
+        self._ending = message
+        self._home.wake()
+
+    def run(self, lock: int) -> None:
+        """Run jobs until nothing is left to do; then the lock is released.
+
+        Args:
+            lock: The descriptor of `JobHome.lock`, which is closed.
+        """
+        try:
+            self._recover()
+            quiet = time.monotonic()
+            while not self._ending:
+                if self._turn():
+                    quiet = time.monotonic()
+                elif time.monotonic() - quiet >= self._idle and self._may_go(lock):
+                    return
+                self._wait()
+        finally:
+            for one in list(self._running.values()):
+                one.abandon()
+            for engine in self._engines.values():
+                engine.close()
+            self._jobs.close()
+            os.close(self._pipe)
+            with suppress(OSError):
+                os.close(lock)
+
+    def _may_go(self, lock: int) -> bool:
+        """Release the lock if there is nothing to do; no command can add a job meanwhile."""
+        with self._jobs.changing():
+            if self._jobs.jobs(only_open=True) or self._jobs.open_requests():
+                return False
+            os.close(lock)
+            return True
+
+    def _wait(self) -> None:
+        now = time.time()
+        soon = min([*self._again.values(), now + TURN_SECONDS])
+        if select.select([self._pipe], [], [], max(0.01, soon - now))[0]:
+            with suppress(BlockingIOError):
+                os.read(self._pipe, 65536)
+
+    # After a kill
+
+    def _recover(self) -> None:
+        """Say of each execution what became of it while no process ran the jobs."""
+        left = self._jobs.runs(only_open=True)
+        if any(one.state == "Running" for one in left):
+            time.sleep(WORKERS_END_SECONDS)
+        for run in left:
+            self._take_up(run, self._jobs.job(run.job))
+
+    def _take_up(self, run: RunRow, job: JobRow) -> None:
+        """Go on with an execution that no thread has."""
+        run = self._jobs.run(run.id)
+        if run.id in self._running:
+            return
+        if run.state == "Publishing":
+            self._start(run, job)
+        elif run.state == "Running":
+            self._lost(run, job)
+
+    def _lost(self, run: RunRow, job: JobRow) -> None:
+        task = self._task(job)
+        if job.stopping or isinstance(task, WasmsrError) or task.on_loss == "fail":
+            self._jobs.set_run(run, "Failed", LOST, ended=time.time(), exit_code=EXIT_HOST)
+            return
+        self._jobs.set_run(
+            run, "New", f"{LOST}; it is begun again", "Recovery", epoch=run.epoch + 1, started=None
+        )
+        tree_walk.remove(self._home.execution(run.id, run.epoch))
+        tree_walk.remove(self._home.inputs(run.id, run.epoch))
+
+    # A turn
+
+    def _task(self, job: JobRow) -> Job | WasmsrError:
+        """Return what a job's file says."""
+        found = self._tasks.get(job.id)
+        if found is None:
+            try:
+                found = read_job(job.source, job.name or job.id, job.changes)
+            except WasmsrError as error:  # a newer version took it
+                found = error
+            self._tasks[job.id] = found
+        return found
+
+    def _turn(self) -> bool:
+        """Bring everything one step further; return whether there is something to do."""
+        for request in self._jobs.open_requests():
+            self._answer(request)
+        jobs = self._jobs.jobs(only_open=True)
+        if not jobs:
+            return bool(self._running)
+        by_job: dict[str, list[RunRow]] = {job.id: self._jobs.runs(job.id) for job in jobs}
+        now = time.time()
+        waiting: list[Waiting] = []
+        for job in jobs:
+            task = self._task(job)
+            if isinstance(task, WasmsrError):
+                self._give_up(job, by_job[job.id], task.message, "Failed")
+                continue
+            if self._ends(job, task, by_job[job.id], now):
+                continue
+            if job.type in STAYING:
+                self._stay(job, task, by_job[job.id], now)
+            cpu = task.task.resources.cpu or CPU
+            for run in self._jobs.runs(job.id, only_open=True):
+                if run.state != "New":
+                    self._take_up(run, job)
+                elif run.id not in self._running:
+                    waiting.append(Waiting(run, job, cpu))
+        with self._lock:
+            used = sum(one.cpu for one in self._running.values())
+        for one in startable(waiting, used, self._capacity):
+            self._start(one.run, one.job)
+        return True
+
+    def _start(self, run: RunRow, job: JobRow) -> None:
+        task = self._task(job)
+        if isinstance(task, WasmsrError):
+            return
+        if run.state == "New":
+            self._jobs.note(job.id, run.id, "Scheduling", "", "Its inputs are fetched")
+        self._jobs.set_job(job.id, "Running")
+        cpu = task.task.resources.cpu or CPU
+        one = RunningExecution(
+            self._home, self._jobs, self._engine(job.compat), run, job, task, self._ended, cpu
+        )
+        with self._lock:
+            self._running[run.id] = one
+        one.begin()
+
+    def _engine(self, compat: bool) -> RunEngine:
+        if compat not in self._engines:
+            self._engines[compat] = self._make(compat)
+        return self._engines[compat]
+
+    def _ended(self, one: RunningExecution) -> None:
+        """Note that a thread has ended; called in it."""
+        with self._lock:
+            self._running.pop(one.row.id, None)
+            place = (one.row.job, one.row.number)
+            lasted = (one.row.ended or 0) - (one.row.started or one.row.ended or 0)
+            short = self._failures.get(place, 0)
+            self._failures[place] = 0 if lasted >= BACKOFF_FORGOTTEN else short + 1
+        self._home.wake()
+
+    def _ends(self, job: JobRow, task: Job, runs: list[RunRow], now: float) -> bool:
+        """End a job that is to be stopped, is overdue, or has done all; return whether it ends."""
+        if job.stopping:
+            return self._give_up(job, runs, "Stopped at user request", "Stopped")
+        limits = (task.task.timeouts.queue, task.task.timeouts.total)
+        begun = any(run.started is not None or run.id in self._running for run in runs)
+        late = overdue(job, limits, begun, now)
+        if late is not None:
+            return self._give_up(job, runs, late, "Failed")
+        if job.type in STAYING or any(run.open for run in runs):
+            return False
+        done = {run.number for run in runs if run.state == "Completed"}
+        failed = [run for run in runs if run.number not in done]
+        if failed and job.compat:
+            return self._peer_fails(job, failed)
+        if failed:
+            more = f" ({len(failed)} of {len(runs)} executions failed)" if len(runs) > 1 else ""
+            self._jobs.set_job(job.id, "Failed", failed[0].message + more)
+        else:
+            self._jobs.set_job(job.id, "Completed")
+        self._forget(job)
+        return True
+
+    def _peer_fails(self, job: JobRow, failed: list[RunRow]) -> bool:
+        """Try once more, then fail, as Bacalhau does with one server; return whether it ends."""
+        numbers = {run.number for run in failed}
+        once = [one for one in numbers if sum(run.number == one for run in failed) < PEER_TRIES]
+        for number in once:
+            self._jobs.add_run(job.id, number)
+        if not once:
+            self._jobs.set_job(
+                job.id, "Failed", PEER_SENTENCE.format(job.count, os.uname().nodename)
+            )
+            self._forget(job)
+        return not once
+
+    def _give_up(self, job: JobRow, runs: list[RunRow], message: str, state: str) -> bool:
+        """Cancel the executions of a job; when all have ended, the job has."""
+        for run in runs:
+            running = self._running.get(run.id)
+            if running is not None:
+                running.cancel(message)
+            elif run.open:
+                self._jobs.set_run(
+                    run, "Cancelled", message, ended=time.time(), exit_code=EXIT_INTERRUPTED
+                )
+        if not self._jobs.runs(job.id, only_open=True):
+            self._jobs.set_job(job.id, "Stopped" if state == "Stopped" else "Failed", message)
+            self._forget(job)
+        return True
+
+    def _forget(self, job: JobRow) -> None:
+        self._tasks.pop(job.id, None)
+        with self._lock:
+            for table in (self._failures, self._again):
+                for place in [place for place in table if place[0] == job.id]:
+                    del table[place]
+
+    # Daemons and services
+
+    def _stay(self, job: JobRow, task: Job, runs: list[RunRow], now: float) -> None:
+        """Make a new execution for each place whose last one has ended, after a while."""
+        for number in range(executions_of(task)):
+            mine = [run for run in runs if run.number == number]
+            if any(run.open for run in mine):
+                continue
+            place = (job.id, number)
+            if place not in self._again and mine:
+                failures = max(0, self._failures.get(place, 1) - 1)
+                self._again[place] = now + backoff(failures)
+            if now >= self._again.get(place, 0):
+                self._again.pop(place, None)
+                self._jobs.add_run(job.id, number, "Begun again: the one before has ended")
+                for old in mine[: max(0, len(mine) - KEPT_RUNS)]:
+                    self._drop(old)
+
+    def _drop(self, run: RunRow) -> None:
+        """Forget an old execution of a daemon, with its folders."""
+        for epoch in range(1, run.epoch + 1):
+            tree_walk.remove(self._home.execution(run.id, epoch))
+            tree_walk.remove(self._home.results / (run.id + (f"-e{epoch}" if epoch > 1 else "")))
+        self._jobs.forget_run(run.id)
+
+    # Requests
+
+    def _answer(self, request: RequestRow) -> None:
+        one = self._running.get(request.execution)
+        try:
+            if one is None or not one.program_runs:
+                raise JobError(
+                    "ExecutionNotFound", f"the execution {request.execution} does not run now"
+                )
+            act = getattr(self._engine(one.job.compat), request.kind, None)
+            if act is None:
+                raise JobError("SpecError", f"this executor cannot {request.kind} an execution")
+            act(one.name, *([request.argument] if request.argument else []))
+        except WasmsrError as error:
+            self._jobs.answer(request.number, error.message or "it failed")
+        except OSError as error:
+            self._jobs.answer(request.number, f"{request.argument}: {error.strerror or error}")
+        else:
+            self._jobs.note(one.row.job, one.row.id, request.kind.title(), "", request.argument)
+            self._jobs.answer(request.number, "")
+
+
+def serve(home: JobHome, ready: int | None = None, *, idle: float = IDLE_SECONDS) -> bool:
+    """Run the jobs of a folder until nothing is left to do, or SIGTERM or SIGINT comes.
+
+    Args:
+        home: The folder.
+        ready: A descriptor to which "+" is written when this process has the lock; it is closed.
+        idle: Seconds for which the process stays when nothing is left to do.
+
+    Returns:
+        Whether this process ran the jobs; False if another one does.
+    """
+    from wasmsr.jobs import Executor
+
+    lock = home.lock()
+    if lock is None:
+        return False
+    engines: Callable[[bool], RunEngine] = lambda compat: Executor(  # noqa: E731
+        home.path / "executions", compat="bacalhau" if compat else None
+    )
+    service = JobService(home, engines, idle=idle)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: service.end(signal.Signals(number).name))
+    if ready is not None:
+        with suppress(OSError):
+            os.write(ready, b"+")
+            os.close(ready)
+    service.run(lock)
+    return True
+
+
+__all__ = ["JobService", "serve"]

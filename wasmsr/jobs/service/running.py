@@ -1,0 +1,263 @@
+"""One execution from its inputs to its published results, in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_INTERRUPTED, WasmsrError
+from wasmsr.jobs.description.job import Job
+from wasmsr.jobs.failures import JobError
+from wasmsr.jobs.publishers.publication import Publication
+from wasmsr.jobs.publishers.publishing import publish
+from wasmsr.jobs.service.home import JobHome
+from wasmsr.jobs.service.job_list import JobList
+from wasmsr.jobs.service.rows import JobRow, RunRow
+from wasmsr.jobs.sources.order import AllowedPath
+from wasmsr.jobs.sources.staging import StagedInput, stage, unstage
+from wasmsr.wasi.filesystem import tree_walk
+
+
+class EndedRun(Protocol):
+    """How an execution ended; `ExecutionResult` has it."""
+
+    @property
+    def exit_code(self) -> int:
+        """The program's exit code."""
+
+    @property
+    def error(self) -> str:
+        """What went wrong, or ""."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+
+
+class DescribedRun(Protocol):
+    """What an executor says of an execution; `ExecutionInfo` has it."""
+
+    @property
+    def state(self) -> str:
+        """What it does."""
+
+
+class RunEngine(Protocol):
+    """What the service needs of an executor; `wasmsr.jobs.Executor` has it."""
+
+    def start(self, request: dict[str, Any], /) -> None:
+        """Start an execution. Raises JobError."""
+
+    def wait(self, id: str, timeout: float | None = None) -> EndedRun:
+        """Return how it ended."""
+
+    def describe(self, id: str) -> DescribedRun:
+        """Return what it does."""
+
+    def cancel(self, id: str) -> None:
+        """End it at once. Raises JobError if it has ended."""
+
+    def close(self) -> None:
+        """End all executions."""
+
+
+class RunningExecution:
+    """An execution that this process runs.
+
+    Attributes:
+        row: The execution, as the list has it.
+        job: Its job.
+        cpu: CPUs that it takes.
+    """
+
+    def __init__(
+        self,
+        home: JobHome,
+        jobs: JobList,
+        engine: RunEngine,
+        row: RunRow,
+        job: JobRow,
+        task: Job,
+        ended: Callable[[RunningExecution], None],
+        cpu: float,
+    ) -> None:
+        """Take an execution; `begin` starts its thread, and `ended` is called in it at the end."""
+        self.row, self.job, self.cpu = row, job, cpu
+        self._home, self._jobs, self._engine, self._task = home, jobs, engine, task
+        self._ended = ended
+        self._lock = threading.Lock()
+        self._started = False
+        self._reason: list[str] = []
+        self._dead = False
+
+    @property
+    def name(self) -> str:
+        """The id by which the executor has it; each epoch has its own."""
+        return f"{self.row.id}.{self.row.epoch}"
+
+    def _stop(self) -> str | None:
+        """Why it is to be ended, or None; any thread may say so."""
+        return self._reason[0] if self._reason else None
+
+    @property
+    def program_runs(self) -> bool:
+        """Whether its program is with the executor."""
+        return self._started
+
+    def begin(self) -> None:
+        """Start the thread."""
+        threading.Thread(target=self._run, name=f"job-{self.row.id[:10]}", daemon=True).start()
+
+    def cancel(self, message: str) -> None:
+        """End it, for this reason. Nothing happens if it has ended."""
+        with self._lock:
+            if self._stop() is not None:
+                return
+            self._reason.append(message)
+            started = self._started
+        if started:
+            with suppress(JobError):
+                self._engine.cancel(self.name)
+
+    def abandon(self) -> None:
+        """Change nothing in the list any more: this process ends."""
+        self._dead = True
+
+    def _run(self) -> None:
+        inputs = self._home.inputs(self.row.id, self.row.epoch)
+        try:
+            if self.row.state != "Publishing":
+                self._execute(inputs)
+            if self.row.state == "Publishing" and not self._dead:
+                self._publish()
+        except WasmsrError as error:
+            self._fail(error.message, error.exit_code, error.hint)
+        except Exception as error:  # noqa: BLE001  a fault of one execution ends no other
+            self._fail(f"a fault of wasmsr: {type(error).__name__}: {error}", EXIT_HOST)
+        finally:
+            unstage(inputs)
+            self._ended(self)
+
+    def _set(self, state: Any, message: str = "", topic: str = "Execution", **values: Any) -> None:
+        if not self._dead:
+            self.row = self._jobs.set_run(self.row, state, message, topic, **values)
+
+    def _fail(self, message: str, exit_code: int, hint: str | None = None) -> None:
+        stop = self._stop()
+        if stop is not None:
+            self._set("Cancelled", stop, ended=time.time(), exit_code=EXIT_INTERRUPTED)
+            return
+        said = f"{message} ({hint})" if hint else message
+        self._set("Failed", said, ended=time.time(), exit_code=exit_code)
+
+    def _execute(self, inputs: Path) -> None:
+        """Stage the inputs, run the program, and note how it ended."""
+        folder = self._home.execution(self.row.id, self.row.epoch)
+        tree_walk.remove(folder)
+        task = self._task.task
+        staged = stage(
+            task.inputs,
+            inputs,
+            base=Path(self.job.base),
+            allowed=[AllowedPath.parse(text) for text in self.job.allowed],
+            limit=task.resources.disk,
+        )
+        folder.mkdir(parents=True, mode=0o700)
+        request = request_of(self.name, self.job.id, self._task, staged, folder)
+        with self._lock:
+            reason = self._stop()
+            if reason is not None:
+                raise JobError("ExecutionAlreadyCancelled", reason)
+        self._engine.start(request)
+        with self._lock:
+            self._started = True
+            stop = self._stop()
+        self._set("Running", "Running", started=time.time(), folder=str(folder))
+        if stop is not None:
+            with suppress(JobError):
+                self._engine.cancel(self.name)
+        result = self._engine.wait(self.name)
+        self._note(result, self._engine.describe(self.name).state)
+
+    def _note(self, result: EndedRun, state: str) -> None:
+        data = result.as_dict()
+        now = time.time()
+        stop = self._stop()
+        if stop is not None and state != "ended":
+            self._set("Cancelled", stop, ended=now, exit_code=EXIT_INTERRUPTED, result=data)
+        elif state == "ended" and not result.error:
+            self._set("Publishing", "Publishing", "Publishing", ended=now, result=data)
+        else:
+            timed_out = result.error.startswith("Execution timed out")
+            code = EXIT_FUEL if timed_out else command_code(result.exit_code) or EXIT_HOST
+            message = result.error or f"the program was ended ({state})"
+            self._set("Failed", message, ended=now, exit_code=code, result=data)
+
+    def _publish(self) -> None:
+        folder = Path(self.row.folder)
+        epoch = self.row.epoch if self.row.epoch > 1 else None
+        published = publish(
+            self._task.task.publisher,
+            Publication(
+                self.job.id,
+                self.row.id,
+                folder / "results",
+                self._home.results,
+                self.row.ended or time.time(),
+                epoch,
+            ),
+        )
+        result = self.row.result or {}
+        code = command_code(int(result.get("exit_code", 0)))
+        self._set(
+            "Completed",
+            "Completed successfully" if not code else f"Completed with exit code {code}",
+            published=asdict(published),
+            exit_code=code,
+        )
+
+
+def command_code(code: int) -> int:
+    """Return the exit code of a command for that of a program.
+
+    With `--compat bacalhau` a program that returned has -1. A process gives 8 bits of its code.
+    """
+    return 0 if code == -1 else code & 0xFF or (1 if code else 0)
+
+
+def request_of(
+    name: str, job_id: str, job: Job, staged: list[StagedInput], folder: Path
+) -> dict[str, Any]:
+    """Return what the executor is asked for, as plain data."""
+    task = job.task
+    return {
+        "execution_id": name,
+        "job_id": job_id,
+        "engine": task.engine,
+        "resources": task.resources,
+        "network": task.network,
+        "inputs": [
+            {"source": str(one.source), "target": one.target, "read_only": one.read_only}
+            for one in staged
+        ],
+        "outputs": [{"name": one.name, "path": one.path} for one in task.results],
+        "execution_dir": str(folder),
+        "env": dict(task.env),
+        "timeout": float(task.timeouts.execution) or None,
+        "snapshot_every": job.snapshot_every,
+        "on_loss": job.on_loss,
+    }
+
+
+__all__ = [
+    "DescribedRun",
+    "EndedRun",
+    "RunEngine",
+    "RunningExecution",
+    "command_code",
+    "request_of",
+]
