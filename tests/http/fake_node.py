@@ -18,6 +18,7 @@ class FakeNode:
 
     def __init__(self) -> None:
         self.acts: list[tuple[str, str]] = []
+        self.moves: dict[str, dict[str, Any]] = {}
         self.standing = {FIRST: "running", SECOND: "ended"}
         self.written = {FIRST: b"line 1\nline 2\n", SECOND: NASTY.encode() + b"\xff\n"}
 
@@ -38,6 +39,7 @@ class FakeNode:
             "saved": {"time": time.time() - 300},
             "submitted": time.time() - 7200,
             "submitter": "client ann",
+            "move": self.moves.get(program),
         }
 
     def programs(self) -> list[Mapping[str, Any]]:
@@ -51,6 +53,20 @@ class FakeNode:
         data = self.written[program] if stream == "stdout" else b"error\n"
         begins = max(0, len(data) + offset) if offset < 0 else min(offset, len(data))
         return begins, data[begins : begins + most]
+
+    def migrate(self, program: str, address: str) -> Mapping[str, Any]:
+        self.acts.append((program, f"migrate {address}"))
+        if ":" not in address:
+            raise WasmsrError(f"{address!r} is no address", hint="give HOST:PORT")
+        rounds = [
+            {"round": 1, "bytes_raw": 4 << 20, "seconds": 0.25, "rate": 1e6, "predicted": 0.5},
+            {"round": 2, "bytes_raw": 1 << 20, "seconds": 0.06, "rate": 1e6, "predicted": 0.02},
+        ]
+        self.moves[program] = {
+            "peer": address, "standing": "copying", "since": time.time(), "rounds": rounds,
+            "left": 1 << 20, "predicted": 0.02,
+        }  # fmt: skip
+        return self._one(program)
 
     def act(self, program: str, verb: str) -> Mapping[str, Any]:
         self.acts.append((program, verb))

@@ -113,6 +113,26 @@ def test_programs_orders_and_errors(asked):
     assert asked(f"/programs/{'0' * 32}")[0] == 409
 
 
+def order(asked: Asked, body: bytes) -> tuple[int, Any]:
+    """Give the order to move a program."""
+    words = {"CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
+    return asked(f"/programs/{FIRST}/migrate", "POST", **words)
+
+
+def test_an_order_to_move(asked):
+    status, found = order(asked, b'{"to": "b.example:50051"}')
+    assert status == 200 and found["move"]["peer"] == "b.example:50051"
+    assert asked.node.acts == [(FIRST, "migrate b.example:50051")]
+    status, found = order(asked, b'{"to": "nowhere"}')
+    assert status == 409 and found["hint"] == "give HOST:PORT"
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"7", b"{}", b'{"to": 5}', b"[" * 4000, b"\xff"])
+def test_an_order_to_move_that_is_none(asked, body):
+    assert order(asked, body)[0] == 400
+    assert asked.node.acts == []
+
+
 @pytest.mark.parametrize(
     ("path", "method", "status"),
     [
@@ -123,6 +143,7 @@ def test_programs_orders_and_errors(asked):
         ("/programs/xyz", "GET", 404),
         (f"/programs/{FIRST}/explode", "POST", 405),
         (f"/programs/{FIRST}/pause", "GET", 405),
+        (f"/programs/{FIRST}/migrate", "GET", 405),
         (f"/programs/{FIRST}", "DELETE", 405),
         ("/node", "POST", 404),
         (f"/programs/{FIRST}/output?offset=x", "GET", 400),

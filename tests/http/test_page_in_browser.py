@@ -161,10 +161,48 @@ def test_output_goes_on_and_errors_are_said(opened):
     opened.server.stop = lambda: None
 
 
+def test_answers_that_overtake_each_other_show_output_once(opened):
+    opened.open()
+    opened.until(lambda: opened.row(FIRST)).click()
+    opened.until(lambda: "line 2" in opened.by_id("output").text)
+    opened.node.written[FIRST] += b"line 3\n"
+    opened.browser.execute_async_script(
+        "Promise.all([readOutput(), readOutput(), readOutput()]).then(arguments[0])"
+    )
+    assert opened.by_id("output").text.split("\n") == ["line 1", "line 2", "line 3"]
+
+
+def test_a_move_is_ordered_and_seen(opened):
+    opened.open()
+    opened.until(lambda: opened.row(SECOND)).click()
+    opened.until(lambda: not opened.by_id("to").is_enabled())  # it has ended
+    opened.row(FIRST).click()
+    opened.until(lambda: opened.by_id("to").is_enabled())
+    assert not opened.by_id("move").is_displayed()
+    opened.by_id("to").send_keys("nowhere\n")
+    opened.until(lambda: opened.by_id("said").text == "'nowhere' is no address. give HOST:PORT")
+    opened.by_id("to").clear()
+    opened.by_id("to").send_keys("b.example:50051\n")
+    opened.until(lambda: opened.by_id("move").is_displayed())
+    assert opened.by_id("move-title").text == "Move to b.example:50051"
+    assert opened.by_id("move-state").text.endswith("1.0 MiB left in this round.")
+    cells = [one.text for one in opened.by_id("round-rows").find_elements("css selector", "th,td")]
+    assert cells == [
+        "1", "4.0 MiB", "", "250.0 ms", "500.0 ms", "2", "1.0 MiB", "", "60.0 ms", "20.0 ms",
+    ]  # fmt: skip
+    assert float(opened.by_id("move-bar").get_attribute("value")) == 3 << 20
+    done = {"standing": "moved", "downtime": 0.021, "bytes": 5 << 20, "seconds": 1.5}
+    opened.node.moves[FIRST].update(done)
+    opened.until(lambda: opened.by_id("move-state").text.startswith("Moved: downtime 21.0 ms"))
+    assert not opened.by_id("move-bar").is_displayed()
+
+
 def test_the_page_breaks_no_rule_of_its_own_policy_and_labels_everything(opened):
     opened.open()
     opened.until(lambda: opened.row(FIRST)).click()
     opened.until(lambda: "line 2" in opened.by_id("output").text)
+    opened.by_id("to").send_keys("b.example:50051\n")
+    opened.until(lambda: opened.by_id("move").is_displayed())
     said = [one["message"] for one in opened.browser.get_log("browser")]
     assert not [one for one in said if "Content Security Policy" in one or "Uncaught" in one]
     unnamed = opened.browser.execute_script(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.node.nodes import World
 from tests.node.programs import counting, lines
 from wasmsr.errors import WasmsrError
 from wasmsr.http.page.supervisor_source import SupervisorSource
+from wasmsr.node.failures import WrongState
 from wasmsr.node.supervision.node_rules import NodeRules
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 
@@ -43,3 +46,37 @@ def test_a_program_from_its_start_to_its_end(tmp_path: Path) -> None:
             source.output("0" * 32, "stdout", 0, 1)
     finally:
         node.stop(save=False, seconds=5)
+
+
+def test_a_move_from_the_page(tmp_path: Path) -> None:
+    world = World()
+    try:
+        a, b = world.node("a:1", tmp_path / "a"), world.node("b:1", tmp_path / "b")
+        source = SupervisorSource(a, "0.1.0")
+        program = a.submit([counting(100_000, 5)], {}, name="count")
+        assert source.programs()[0]["move"] is None
+        with pytest.raises(WasmsrError, match="nowhere"):
+            source.migrate(program, "nowhere")
+        source.migrate(program, "nobody:1")  # there is no such node
+        assert until(source, "failed")["message"]
+        source.migrate(program, "b:1")
+        move = until(source, "moved")
+        assert move["peer"] == "b:1" and move["downtime"] > 0
+        assert move["bytes"] > 0 and move["seconds"] > 0
+        assert b.find(program).shown()["standing"] == "running"
+        with pytest.raises(WrongState):
+            source.migrate(program, "b:1")
+    finally:
+        for node in world.nodes.values():
+            node.stop(save=False, seconds=5)
+
+
+def until(source: SupervisorSource, standing: str) -> dict[str, Any]:
+    """Return the move of the only program when it is so far."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        move: dict[str, Any] | None = source.programs()[0]["move"]
+        if move is not None and move["standing"] == standing:
+            return move
+        time.sleep(0.02)
+    raise AssertionError(f"the move is not {standing}: {source.programs()[0]['move']}")

@@ -67,6 +67,9 @@ class PageSource(Protocol):
     def output(self, program: str, stream: str, offset: int, most: int) -> tuple[int, bytes]:
         """Return output from an offset on, and where it begins. Raises WasmsrError."""
 
+    def migrate(self, program: str, address: str) -> Mapping[str, Any]:
+        """Begin to move a program, and return it. Raises WasmsrError."""
+
     def act(self, program: str, verb: str) -> Mapping[str, Any]:
         """Do one of `VERBS`, and return the program. Raises WasmsrError."""
 
@@ -156,8 +159,10 @@ class NodePage:
             if word == "output" and method == "GET":
                 return self._output(program, parse_qs(environ.get("QUERY_STRING", "")))
             if word in VERBS and method == "POST":
-                _check_body(environ)
+                _body(environ)
                 return self._source.act(program, word)
+            if word == "migrate" and method == "POST":
+                return self._source.migrate(program, _address(_body(environ)))
         except WasmsrError as error:
             raise _Answer(
                 "409 Conflict", {"error": error.message, "hint": error.hint or ""}
@@ -181,11 +186,23 @@ class NodePage:
             "text": shown}  # fmt: skip
 
 
-def _check_body(environ: Mapping[str, Any]) -> None:
+def _body(environ: Mapping[str, Any]) -> bytes:
     length = environ.get("CONTENT_LENGTH") or "0"
     if not re.fullmatch(r"\d{1,9}", length, re.ASCII) or int(length) > BODY_BYTES:
-        raise _Answer("413 Content Too Large", {"error": "an order has no content"})
-    environ["wsgi.input"].read(int(length))
+        raise _Answer("413 Content Too Large", {"error": "an order is shorter"})
+    body: bytes = environ["wsgi.input"].read(int(length))
+    return body
+
+
+def _address(body: bytes) -> str:
+    """Return the address in an order to move a program: `{"to": "HOST:PORT"}`."""
+    try:
+        order = json.loads(body)
+    except (ValueError, RecursionError):
+        order = None
+    if not isinstance(order, dict) or not isinstance(order.get("to"), str):
+        raise _Answer("400 Bad Request", {"error": "an order to move names the node: to"})
+    return str(order["to"])
 
 
 def _file(name: str) -> bytes:

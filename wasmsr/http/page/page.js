@@ -9,9 +9,10 @@ const state = { token: "", chosen: "", offset: 0, stream: "stdout", asking: fals
 
 class Refused extends Error {}
 
-async function ask(path, method = "GET") {
+async function ask(path, method = "GET", order = undefined) {
   const answer = await fetch(path, {
     method,
+    body: order === undefined ? undefined : JSON.stringify(order),
     headers: { Authorization: "Bearer " + state.token },
     cache: "no-store",
   });
@@ -41,6 +42,11 @@ function ago(seconds) {
     if (span >= 2 * length) return Math.floor(span / length) + " " + unit + " ago";
   }
   return Math.floor(span) + " s ago";
+}
+
+function span(seconds) {
+  if (seconds === null || seconds === undefined) return "";
+  return seconds < 1 ? (seconds * 1000).toFixed(1) + " ms" : seconds.toFixed(2) + " s";
 }
 
 function cell(row, content, className = "") {
@@ -91,6 +97,48 @@ function showPrograms(programs) {
   }
 }
 
+// How far a move is: a sentence, a bar, and a row for each round.
+function showMove(move) {
+  byId("move").hidden = !move;
+  if (!move) return;
+  const rounds = move.rounds || [];
+  byId("move-title").textContent = "Move to " + move.peer;
+  byId("move-state").textContent = {
+    preparing: "The other node prepares.",
+    copying: "Copying while the program runs" +
+      (move.left === undefined ? "." : ", " + size(move.left) + " left in this round."),
+    moved: "Moved: downtime " + span(move.downtime) + ", " + size(move.bytes) + " sent in " +
+      span(move.seconds) + ".",
+    failed: "Not moved: " + move.message,
+  }[move.standing];
+  const bar = byId("move-bar");
+  bar.hidden = move.standing === "moved" || move.standing === "failed";
+  const whole = rounds.length ? rounds[0].bytes_raw : 0;
+  if (whole && move.left !== undefined) {
+    bar.max = whole;
+    bar.value = Math.max(0, whole - move.left);
+  } else {
+    bar.removeAttribute("value");
+  }
+  byId("rounds").hidden = rounds.length === 0;
+  byId("round-rows").replaceChildren(...rounds.map((round) => {
+    const row = document.createElement("tr");
+    const number = document.createElement("th");
+    number.scope = "row";
+    number.append(round.round);
+    row.append(number);
+    cell(row, size(round.bytes_raw), "number");
+    const share = document.createElement("meter");
+    share.max = Math.max(1, whole);
+    share.value = round.bytes_raw;
+    share.title = (100 * round.bytes_raw / Math.max(1, whole)).toFixed(1) + " %";
+    cell(row, share);
+    cell(row, span(round.seconds), "number");
+    cell(row, span(round.predicted), "number");
+    return row;
+  }));
+}
+
 function showOne(program) {
   byId("one").hidden = false;
   byId("one-title").textContent = program.name + " " + program.program.slice(0, 8);
@@ -103,6 +151,10 @@ function showOne(program) {
   for (const button of byId("actions").children) {
     button.disabled = !allowed.includes(button.dataset.verb);
   }
+  for (const part of byId("migrate").elements) {
+    part.disabled = !["running", "paused"].includes(program.standing);
+  }
+  showMove(program.move);
 }
 
 async function choose(program) {
@@ -133,9 +185,18 @@ async function act(verb) {
   await refresh();
 }
 
+async function migrate(to) {
+  const found = await ask("/programs/" + state.chosen + "/migrate", "POST", { to });
+  say(found.name + ": moves to " + to);
+  await refresh();
+}
+
 async function readOutput() {
+  const asked = [state.chosen, state.stream, state.offset];
   const query = "?stream=" + state.stream + "&offset=" + state.offset;
   const found = await ask("/programs/" + state.chosen + "/output" + query);
+  // An answer that another one has overtaken shows nothing new.
+  if (asked.join() !== [state.chosen, state.stream, state.offset].join()) return;
   const place = byId("output");
   if (state.offset > 0 && found.offset > state.offset) {
     place.textContent += "\n[" + (found.offset - state.offset) + " bytes are kept no more]\n";
@@ -214,6 +275,10 @@ function begin() {
     button.addEventListener("click", () => guarded(() => act(verb)));
     byId("actions").append(button);
   }
+  byId("migrate").addEventListener("submit", (event) => {
+    event.preventDefault();
+    guarded(() => migrate(byId("to").value.trim()));
+  });
   byId("look").addEventListener("click", () => guarded(look));
   byId("stream").addEventListener("change", (event) => {
     state.stream = event.target.value;

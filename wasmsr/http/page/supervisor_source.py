@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
+from wasmsr.errors import WasmsrError
 from wasmsr.executor.output.rings import read_ring, ring_bounds
+from wasmsr.node.failures import SubmissionRefused, WrongState
+from wasmsr.node.supervision.node_program import NodeProgram
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
+from wasmsr.runspec.address import Address
 
 
 class SupervisorSource:
@@ -47,6 +52,32 @@ class SupervisorSource:
         begin, end = ring_bounds(folder, stream)
         place = max(begin, end + offset) if offset < 0 else min(offset, end)
         return read_ring(folder, stream, place, most)
+
+    def migrate(self, program: str, address: str) -> Mapping[str, Any]:
+        """Begin to move a program to another node, and return the program: its "move" goes on.
+
+        Raises:
+            WasmsrError: There is no such program, it cannot be moved now, or the address is none.
+        """
+        found = self._node.find(program)
+        try:
+            to = str(Address.parse(address))
+        except ValueError as error:
+            raise SubmissionRefused(str(error)) from None
+        found.check_movable()
+        mover = threading.Thread(target=self._move, args=(found, to), name="wasmsr-page-move")
+        mover.daemon = True
+        mover.start()
+        return found.shown()
+
+    def _move(self, program: NodeProgram, address: str) -> None:
+        moves = self._node.moves
+        try:
+            moves.migrate(program, address)
+        except WrongState as error:  # somebody else was first
+            moves.seen.failed(program.record.program, address, error.message)
+        except WasmsrError:
+            pass  # the page shows it: `moves.seen` has it
 
     def act(self, program: str, verb: str) -> Mapping[str, Any]:
         """Do what a person asks for, and return the program. Raises WasmsrError."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from wasmsr.migrate.rounds.convergence import MovePolicy
 from wasmsr.node.failures import NotMoved, WrongState
 from wasmsr.node.moving.node_host import ComingProgram, NodeHost, NodeModules, NodePlace
 from wasmsr.node.moving.node_peers import MakePeer, NodePeers
+from wasmsr.node.moving.seen_moves import SeenMoves, Tell
 from wasmsr.node.moving.worker_program import WorkerProgram
 from wasmsr.node.supervision.node_program import NodeProgram
 from wasmsr.node.supervision.program_record import MovedTo
@@ -37,9 +37,6 @@ ARRIVALS = 16
 
 REFUSALS = 1.0
 """Seconds between two notes about refusals of one node."""
-
-Tell = Callable[[Event], None]
-"""Gets the events of one move."""
 
 
 class MovingNode(NodePlace, Protocol):
@@ -63,6 +60,7 @@ class NodeMoves:
         journal: Who owns which program.
         host: What arrives.
         peers: The other nodes.
+        seen: How far the moves are.
     """
 
     def __init__(self, node: MovingNode, make_peer: MakePeer) -> None:
@@ -77,8 +75,7 @@ class NodeMoves:
         """
         self._node = node
         self._lock = threading.Lock()
-        self._watching: dict[str, Tell] = {}
-        self._said: dict[str, dict[str, Any]] = {}
+        self.seen = SeenMoves()
         self._refused: dict[str, float] = {}
         self.journal = Journal(node.folder.journal, node.folder.node)
         self.host = NodeHost(node)
@@ -119,17 +116,11 @@ class NodeMoves:
 
     def announce(self, event: Event) -> None:
         """Take an event of the hand-over: for the log, and for whoever watches the move."""
-        program = str(event.values.get("program", ""))
-        with self._lock:
-            tell = self._watching.get(program)
-            if tell is not None:
-                self._said.setdefault(program, {}).update(event.values)
-        if tell is not None:
-            tell(event)
+        more = self.seen.take(event)
         if event.kind != "progress" and not self._is_said(event):
-            values = {**event.values, "program": program[:8]} if program else dict(event.values)
-            if event.kind == "round":
-                values |= self._since(program, event)
+            values = {**event.values, **more}
+            if program := str(event.values.get("program", "")):
+                values["program"] = program[:8]
             text = {"text": event.text} if event.text else {}
             self._node.note(f"move-{event.kind}", **{**values, **text})
 
@@ -147,27 +138,13 @@ class NodeMoves:
             self._refused[peer] = now
         return False
 
-    def _since(self, program: str, event: Event) -> dict[str, object]:
-        """Return the seconds in which the pages of a round were written: those of the round before.
-
-        The first round has all pages, whenever they were written.
-        """
-        with self._lock:
-            said = self._said.get(program, {})
-            before = said.get("last_seconds")
-            said["last_seconds"] = event.values.get("seconds")
-        return {} if event.values.get("round") == 1 or not before else {"since": before}
-
     def is_moving(self, program: bytes) -> bool:
         """Return whether a move of a program away is under way."""
-        with self._lock:
-            return program.hex() in self._watching
+        return self.seen.is_moving(program.hex())
 
     def shown(self, program: str) -> dict[str, Any] | None:
-        """Return how far the move of a program is, or None if it is not being moved."""
-        with self._lock:
-            said = self._said.get(program)
-            return None if said is None else dict(said)
+        """Return how far the last move of a program is, or None; see `SeenMoves.shown`."""
+        return self.seen.shown(program)
 
     def record_of(self, program: bytes) -> Record | None:
         """Return what the journal says of a program, or None."""
@@ -210,9 +187,9 @@ class NodeMoves:
         peer = self.peers.meet(address)
         executor = program.hold(address)
         name = program.record.program
-        with self._lock:
-            self._watching[name], self._said[name] = watch, {"peer": address}
+        self.seen.begin(name, address, watch)
         moved: Moved | None = None
+        why = ""
         try:
             self._own(program, address)
             self.end.enter(
@@ -225,9 +202,11 @@ class NodeMoves:
                 )
             )
             moved = self.end.move(program.id, peer, policy)
+        except BaseException as error:
+            why = getattr(error, "message", "") or str(error) or type(error).__name__
+            raise
         finally:
-            with self._lock:
-                del self._watching[name], self._said[name]
+            self.seen.end(name, why or _why(moved, failed))
             self._release(program)
         if moved is not None:
             if program.record.went is None:
@@ -352,6 +331,13 @@ class NodeMoves:
                 )
             )
             return epoch
+
+
+def _why(moved: Moved | None, failed: list[Event]) -> str:
+    """Return why a program was not moved, or ""."""
+    if moved is not None:
+        return ""
+    return str(failed[-1].values["message"]) if failed else "it has ended"
 
 
 def _where(record: Record) -> MovedTo:

@@ -126,7 +126,7 @@ class NodeProgram(WatchedProgram):
                 },
                 "epoch": record.epoch,
                 "went": None if record.went is None else asdict(record.went),
-                "move": self._rules.move(record.program) if self._to else None,
+                "move": self._rules.move(record.program),
                 "spec": record.spec,
             }  # fmt: skip
 
@@ -151,6 +151,11 @@ class NodeProgram(WatchedProgram):
         self._saving.acquire()  # a checkpoint that is being written ends first
         self._rules.changed()
         return executor
+
+    def check_movable(self) -> None:
+        """Raise WrongState if the program cannot be moved now."""
+        with self._lock:
+            self._live("moved")
 
     def stays(self) -> None:
         """End what `hold` has begun: the program was not moved."""
