@@ -38,6 +38,7 @@ from wasmsr.jobs.execution.requests import (
     ExecutionRequest,
     ExecutionResult,
     check_id,
+    check_request,
 )
 from wasmsr.jobs.execution.results import write_results
 from wasmsr.jobs.execution.saving import read_request, write_request
@@ -535,7 +536,9 @@ class _Failed:
 
 
 def _read(request: ExecutionRequest | Mapping[str, Any]) -> ExecutionRequest:
-    return request if isinstance(request, ExecutionRequest) else ExecutionRequest.read(request)
+    read = request if isinstance(request, ExecutionRequest) else ExecutionRequest.read(request)
+    check_request(read)
+    return read
 
 
 __all__ = ["JobExecutor", "StillRuns"]

@@ -137,11 +137,12 @@ class Execution:
         """
         worker = self._filled(put or self._start)
         with self._steering, self._lock:
-            self._have(worker, paused=paused)
+            self._have(worker, runs=put is None, paused=paused)
 
     def _start(self, worker: ProcessExecutor, program: bytes) -> None:
+        """Start the program from the beginning; it runs at once, which saves a message."""
         spec = self.prepared.run().as_dict()
-        worker.start(spec, program=program, streams=STREAMS, paused=True)
+        worker.start(spec, program=program, streams=STREAMS)
 
     def _filled(self, put: Begin) -> ProcessExecutor:
         """Return a new worker that has the program. Raises JobError."""
@@ -154,12 +155,20 @@ class Execution:
             raise start_error(error, self.prepared) from error
         return worker
 
-    def _have(self, worker: ProcessExecutor, *, paused: bool) -> None:
-        """Let the program of a worker run, and wait for it."""
+    def _have(self, worker: ProcessExecutor, *, runs: bool, paused: bool) -> None:
+        """Have a worker, and wait for it.
+
+        Args:
+            worker: The worker.
+            runs: Whether its program runs already.
+            paused: Whether the program is to be paused.
+        """
         worker.on_gone = self._news.set
         self._worker = worker
         self._plan()
-        if not paused:
+        if paused and runs:
+            worker.pause(self._program, PAUSE_SECONDS)
+        elif not runs and not paused:
             worker.resume(self._program)
         self._state = "paused" if paused else "running"
         threading.Thread(
@@ -277,10 +286,10 @@ class Execution:
                     if self._worker is not worker:
                         return
                     paused = self._state == "paused"
-                again = self._again()
+                again, runs = self._again()
                 with self._lock:
                     if self._worker is worker:
-                        self._have(again, paused=paused)
+                        self._have(again, runs=runs, paused=paused)
                         return
             _end_worker(again)  # it was cancelled meanwhile
             reap(again.pid, 1)
@@ -294,8 +303,11 @@ class Execution:
             self._worker = None
         self._settle("failed", 1, sentence)
 
-    def _again(self) -> ProcessExecutor:
-        """Return a new worker that has the program as it was saved, or from the beginning."""
+    def _again(self) -> tuple[ProcessExecutor, bool]:
+        """Return a new worker that has the program, and whether it runs.
+
+        It is as it was saved, or at the beginning.
+        """
         saved = self._saved if self.prepared.request.on_loss == "restore" else None
         ends = dict.fromkeys((FRAMES_FILE, *TAGS), 0) if saved is None else dict(saved.ends)
         # What the old life wrote after that counts no more.
@@ -303,14 +315,14 @@ class Execution:
         self.watch.tell()
         shutil.rmtree(self.folder.work / "worker", ignore_errors=True)
         if saved is not None:
-            return self._filled(self.restoring(saved))
+            return self._filled(self.restoring(saved)), False
         self._saved = None
         shutil.rmtree(self.folder.saved, ignore_errors=True)
         for output, _ in self.prepared.files.outputs:
             place = self.folder.results / output.name
             shutil.rmtree(place)
             place.mkdir()
-        return self._filled(self._start)
+        return self._filled(self._start), True
 
     def restoring(self, saved: JobCheckpoint) -> Begin:
         """Return what puts the program into a worker as a checkpoint has it."""

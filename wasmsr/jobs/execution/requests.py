@@ -18,6 +18,12 @@ RETURNED = 2048
 KEPT = 1 << 30
 """Bytes of each stream that a file of results has at most, unless a request says otherwise."""
 
+LARGEST_KEPT = 1 << 40
+"""Bytes of output that a limit can be at most."""
+
+LONGEST_SPAN = 366 * 86400
+"""Seconds of a time-out at most."""
+
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+=,-]{0,199}")
 
 ExecutionState = Literal["starting", "running", "paused", "ended", "failed", "cancelled"]
@@ -173,6 +179,58 @@ def read_engine(given: Any) -> WasmEngine:
     )
 
 
+WORDS = 8 << 20
+"""Bytes of parameters and variables that a program gets at most, together."""
+
+
+def check_request(request: ExecutionRequest) -> None:
+    """Check that all values of a request are of their kind.
+
+    Raises:
+        JobError: SpecError.
+    """
+    texts = [request.job_id, request.execution_dir, *request.env, *request.env.values()]
+    texts += [request.engine.module, request.engine.entrypoint]
+    texts += [*request.engine.parameters, *request.engine.imports]
+    for one in request.inputs:
+        texts += [one.source, one.target]
+    for out in request.outputs:
+        texts += [out.name, out.path]
+    for text in texts:
+        if not isinstance(text, str):
+            raise _wrong(f"{text!r} is no text")
+    limits = request.output_limits
+    for name, value in (*vars(limits).items(), ("memory", request.resources.memory or 0)):
+        if type(value) is not int:
+            raise _wrong(f"{name}: {value!r} is no number of bytes")
+    for value in vars(limits).values():
+        if not 0 <= value <= LARGEST_KEPT:
+            raise _wrong(f"{value} bytes of output cannot be kept: {LARGEST_KEPT} are the most")
+    if type(request.resources.disk) is not int and request.resources.disk is not None:
+        raise _wrong(f"disk: {request.resources.disk!r} is no number of bytes")
+    for name, seconds in (("timeout", request.timeout), ("snapshot_every", request.snapshot_every)):
+        if seconds is not None and not (
+            isinstance(seconds, (int, float)) and 0 < seconds <= LONGEST_SPAN
+        ):
+            raise _wrong(
+                f"{name}: {seconds!r} is no time of more than 0 and at most {LONGEST_SPAN} s"
+            )
+    if request.on_loss not in ("fail", "restart", "restore"):
+        raise _wrong(f"on_loss: {request.on_loss!r} is none of fail, restart, restore")
+    for name in request.env:
+        if not name or "=" in name:
+            raise _wrong(f"{printable(name, 80)!r} is no name of a variable")
+    words = [*request.engine.parameters, *request.env, *request.env.values()]
+    if any("\0" in word for word in words):
+        raise _wrong("a parameter or a variable has a zero byte")
+    if sum(len(word) for word in words) > WORDS:
+        raise _wrong(f"parameters and variables have more than {WORDS} characters")
+
+
+def _wrong(sentence: str) -> JobError:
+    return JobError("SpecError", sentence, hint="docs/jobs.md has the form of a request")
+
+
 def check_id(execution_id: str) -> None:
     """Check an id, which is also the name of a folder.
 
@@ -304,5 +362,6 @@ __all__ = [
     "ExecutionState",
     "OutputLimits",
     "check_id",
+    "check_request",
     "read_engine",
 ]
