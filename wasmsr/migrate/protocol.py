@@ -263,10 +263,12 @@ class RoundReceipt:
     Attributes:
         number: The round's.
         sync: Seconds that one small sync takes at the destination; 0.0 if it is not known.
+        flush: Seconds that syncing the round took; 0.0 if it is not known.
     """
 
     number: int
     sync: float = 0.0
+    flush: float = 0.0
 
 
 @dataclass(frozen=True)

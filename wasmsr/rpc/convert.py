@@ -306,7 +306,7 @@ def pages_out(batch: terms.PackedPages) -> Any:
 
 def round_done_in(message: Any) -> terms.RoundReceipt:
     """Return the value of the end of a round."""
-    return terms.RoundReceipt(message.number, span_in(message.sync))
+    return terms.RoundReceipt(message.number, span_in(message.sync), span_in(message.flush))
 
 
 def refusal_in(message: Any) -> terms.Refusal:

@@ -482,7 +482,9 @@ def _take(reception: Reception, request: Any) -> Any:
         reception.pages(convert.pages_in(request.pages))
     elif part == "round_end":
         done = reception.end(request.round_end)
-        return messages.TransferReply(round=messages.RoundDone(number=done.number, sync=done.sync))
+        return messages.TransferReply(
+            round=messages.RoundDone(number=done.number, sync=done.sync, flush=done.flush)
+        )
     elif part == "early":
         reception.early(_bounded(request.early.piece), last=request.early.last)
     elif part == "output":

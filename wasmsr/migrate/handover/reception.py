@@ -107,7 +107,6 @@ class Reception:
         self._open = self._last = self._tried = False
         self._at = (0, 0)
         self._rest = 0
-        self._sync = 0.0
         try:
             self._image = None if memory else receiver.journal.image(move)
         except JournalError as error:
@@ -209,8 +208,9 @@ class Reception:
             self._syncing.wait()
             began = time.monotonic()
             self._arrival.sync()
-            self._sync = time.monotonic() - began
-            return RoundReceipt(number, self._sync)
+            flush = time.monotonic() - began
+            small = 0.0 if self._image is None else self._image.small_sync()
+            return RoundReceipt(number, small, flush)
 
     def write(self, piece: Buffer) -> None:
         """Take a piece of the rest of the state. Raises PeerRefused."""

@@ -96,13 +96,17 @@ class LeavingProgram:
                 # Code was compiled for it, which is done only once.
                 began = time.monotonic()
                 state = self._program.snapshot()
+            captured = time.monotonic() - began
+            # The trees of the last rest grow with the rounds; to make these is no part of it.
             trees = {
                 SpaceName(MEMORY_SPACE, number): SpaceTree(len(memory.data) >> 12)
                 for number, memory in enumerate(state.memories)
             }
+            began = time.monotonic()
             early = self._early = encode_rest(state, trees)
             self.early = early.data
-            self.rest_size, self.rest_seconds = len(early.data), time.monotonic() - began
+            self.rest_size = len(early.data)
+            self.rest_seconds = captured + time.monotonic() - began
         return False
 
     def _visit(self, action: Callable[[], bool], timeout: float) -> None:
@@ -116,18 +120,16 @@ class LeavingProgram:
         assert self._pages is not None
         pages = self._pages
         asked = time.monotonic()
-        stood = scanned = asked
 
         def scan() -> bool:
-            nonlocal stood, scanned
             stood = time.monotonic()
             count = pages.scan()
             scanned = time.monotonic()
+            self.parts = {"pause": stood - asked, "scan": scanned - stood}
             return stays(count)
 
         self._visit(scan, timeout)
         self.sizes = pages.sizes
-        self.parts = {"pause": stood - asked, "scan": scanned - stood}
         stands = self._program.is_stopped
         if stands and self._pacer is not None:
             self._pacer.close()

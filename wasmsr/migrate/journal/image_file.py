@@ -7,6 +7,7 @@ no record names it.
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,6 +41,20 @@ class ImageFile:
         except OSError as error:
             self.discard()
             raise cannot("be written", path, error) from error
+
+    def small_sync(self) -> float:
+        """Return the seconds of a small write and its sync, while there is no header yet.
+
+        Raises:
+            JournalError: The disk does not take it.
+        """
+        began = time.monotonic()
+        try:
+            os.pwrite(self.fd, b"\0", 0)
+            os.fdatasync(self.fd)
+        except OSError as error:
+            raise cannot("be written", self._path, error) from error
+        return time.monotonic() - began
 
     def commit(self) -> Path:
         """Bring all to the disk and close the file; return its place.

@@ -65,10 +65,11 @@ class Convergence:
         round_trip: Seconds of a question and its answer.
         sync: Seconds of one sync at this end.
         fixed: Seconds that capturing and restoring the rest of the state take together.
-        rest: Bytes of that rest.
+        rest: Bytes of that rest that will be sent.
         line: What earlier moves have shown of the line; rounds add to it.
 
     Attributes:
+        scan: Seconds in which the written pages of this round were found.
         rounds: Rounds that were begun.
         share: For which share of the time the program is to be held back.
         reason: Why the program was stopped: "downtime", "rounds", "not shrinking" or
@@ -92,6 +93,7 @@ class Convergence:
         self.fixed = fixed
         self.rest = rest
         self.line = line or LineSpeed()
+        self.scan = 0.0
         self.rounds = 0
         self.share = 0.0
         self.reason = ""
@@ -101,7 +103,15 @@ class Convergence:
         self._idle = 0
         self._syncs: list[float] = []
 
-    def sent(self, raw: int, packed: int, seconds: float, waited: float, sync: float = 0.0) -> None:
+    def sent(
+        self,
+        raw: int,
+        packed: int,
+        seconds: float,
+        waited: float,
+        sync: float = 0.0,
+        flush: float = 0.0,
+    ) -> None:
         """Take note of a round.
 
         Args:
@@ -109,12 +119,13 @@ class Convergence:
             packed: Bytes that went over the wire for them.
             seconds: From its first byte until the peer had it on its disk.
             waited: How many of them this end only waited for the peer.
-            sync: Seconds of a sync at the peer, as it says; 0.0 if it did none.
+            sync: Seconds of a small sync at the peer, as it says; 0.0 if it did none.
+            flush: Seconds in which the peer synced the round.
         """
         if sync:
             self._syncs.append(sync)
         if raw:
-            idle = self.round_trip + sync
+            idle = self.round_trip + sync + flush
             self.line.learn(raw, packed, seconds - idle, max(0.0, waited - idle))
 
     def predict(self, raw: int, packed: int) -> float | None:
@@ -127,9 +138,9 @@ class Convergence:
         if not self.line.wire and raw > 16 * PAGE_SIZE:
             return None
         wire = self.line.seconds(raw, packed + self.rest)
-        # One of them is at this end. A round's sync has pages to write, so the shortest counts.
+        # One of them is at this end.
         syncs = self.sync + (SYNCS - 1) * min(self._syncs, default=self.sync)
-        return 1.5 * self.round_trip + syncs + self.fixed + FIXED + wire
+        return 1.5 * self.round_trip + syncs + self.fixed + self.scan + FIXED + wire
 
     def stays(self, pages: int, raw: int | None = None, packed: int | None = None) -> bool:
         """Begin a round; return whether the program is to stay paused for it.

@@ -42,6 +42,9 @@ PROBE = 2 << 20
 SAMPLE = 32
 """Pages that are looked at to tell how many bytes a round will have."""
 
+CHANGING = 16 << 10
+"""Bytes that are sent of a rest of which the peer has an earlier one, about."""
+
 SHORT = 0.005
 """Seconds of sending that need no closer look."""
 
@@ -160,18 +163,18 @@ class Departure:
         round_trip = self.figures.round_trip = self._round_trip()
         self._known = answer.known > 0
         leaving = self._leaving = self._program.leave(frozenset(answer.held), answer.known)
+        prepares = EARLY in answer.abilities and bool(leaving.early)
         convergence = Convergence(
             self._policy,
             round_trip=round_trip,
             sync=self._sync,
             fixed=leaving.rest_seconds + self._restore,
-            rest=leaving.rest_size,
+            rest=min(leaving.rest_size, CHANGING if prepares else leaving.rest_size),
             line=self._line,
         )
         self.figures.method = leaving.method
         sending = self._peer.transfer(self._move, leaving.rest_size, memory=self._memory)
         try:
-            prepares = EARLY in answer.abilities and bool(leaving.early)
             if prepares:
                 for at in range(0, len(leaving.early), PIECE):
                     piece = memoryview(leaving.early)[at : at + PIECE]
@@ -207,6 +210,7 @@ class Departure:
             def stays(pages: int) -> bool:
                 nonlocal left
                 left = pages
+                convergence.scan = leaving.parts.get("scan", 0.0)
                 return convergence.stays(pages, *self._expected(leaving, pages))
 
             asked = time.monotonic()
@@ -237,7 +241,8 @@ class Departure:
             receipt = sending.end(convergence.rounds)
             span = time.monotonic() - began
             packed = self._packer.packed - packed_before
-            convergence.sent(sent, packed, span, sending.waited - waited, receipt.sync)
+            waited = sending.waited - waited
+            convergence.sent(sent, packed, span, waited, receipt.sync, receipt.flush)
             self._packer.rate = self._line.plain or self._line.wire
             self._say_round(convergence, sent, span)
             leaving.slow(convergence.share)
