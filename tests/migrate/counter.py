@@ -129,6 +129,9 @@ class Counter:
     def guard(self, may: Callable[[], bool]) -> None:
         self.may = may
 
+    def lease(self, pause_at: int, end_at: int) -> None:
+        pass
+
     def left(self, epoch: int, received: Path | None) -> None:
         pass
 

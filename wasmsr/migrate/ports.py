@@ -64,6 +64,9 @@ class MovableProgram(Protocol):
     def guard(self, may: Callable[[], bool]) -> None:
         """Let host calls with an effect outside pass only while `may` returns True."""
 
+    def lease(self, pause_at: int, end_at: int) -> None:
+        """Take the times of a new lease; see `Executor.lease`. It may not run yet."""
+
     def leave(self, held: Collection[bytes] = (), known: int = 0) -> Leaving:
         """Begin to send the program away. The program may be running, and runs on.
 

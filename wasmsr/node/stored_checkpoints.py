@@ -21,7 +21,7 @@ from wasmsr.snapshot.trust.policy import ReadTrust
 
 if TYPE_CHECKING:
     from wasmsr.node.supervision.node_program import NodeProgram
-    from wasmsr.node.supervision.watched_program import Note
+    from wasmsr.node.supervision.noted_program import Note
 
 AGAIN_SECONDS = 5.0
 """Seconds after which a copy that failed is tried again."""
@@ -105,6 +105,8 @@ class StoredCheckpoints:
             Bytes of the checkpoint; None if there was none to copy.
         """
         record = program.record
+        if record.lease is not None:
+            return None  # its lease puts it there
         saved = None if record.standing.is_final else record.saved
         name, size = "", None
         if saved is not None and saved.root:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,7 +32,11 @@ gives them. Everything after PROGRAM and our options belongs to the program, as 
   wasmsr submit app.wasm --name app -- its arguments
   wasmsr submit fib --invoke fib 30
   wasmsr submit app.wasm --every 10 --node host:7443 --token-file token
-  wasmsr submit app.wasm --from-snapshot warm.bin"""
+  wasmsr submit app.wasm --from-snapshot warm.bin
+  wasmsr submit app.wasm --lease 10 --failover 5f7d354bab0cfe0e3fb967003b67f4f5
+
+With --lease the program survives the loss of its node: a node of --failover goes on from its last
+checkpoint. The nodes need one register and one store (docs/ownership.md)."""
 
 PS = """Lists the programs of a node: what each does now, and why.
 
@@ -90,14 +94,34 @@ OPTIONS = ("--invoke", "--arg", "--dir", "--carry-limit", "--env", "--tcp-listen
     "--fuel", "--features", "--core", "--deterministic", "--on-changed")  # fmt: skip
 """Options of `run` that a program on a node has too."""
 
+LEASE = ("--lease", "--failover", "--policy", "--output", "--unfenced")
+"""Options of `run` for a program with a lease that a program on a node has too."""
+
+LEASE_HELP = {
+    "--lease": "Run it under a lease of so many seconds. Default with --failover: 10.",
+    "--failover": "With a lease: a node that may take it over. A node says its id when "
+    "it starts. Repeatable.",
+}
+"""Help of options that is another one here than for `run`."""
+
 as_lines = option("--json", "as_json", is_flag=True, help="Print one object a line.")
 program_argument = click.argument("program", metavar="ID|NAME")
 
 
 def _run_options(command: Any) -> Any:
     """Give a click command the options of `OPTIONS`."""
-    for row in reversed([row for row in ROWS if row.name in OPTIONS]):
-        attributes: dict[str, Any] = {"envvar": variable(row.name), "help": row.help}
+    return _options(command, OPTIONS, {})
+
+
+def _lease_options(command: Any) -> Any:
+    """Give a click command the options of `LEASE`."""
+    return _options(command, LEASE, LEASE_HELP)
+
+
+def _options(command: Any, names: tuple[str, ...], helps: Mapping[str, str]) -> Any:
+    for row in reversed([row for row in ROWS if row.name in names]):
+        text = helps.get(row.name, row.help)
+        attributes: dict[str, Any] = {"envvar": variable(row.name), "help": text}
         if isinstance(row.type, Flag):
             attributes |= {"is_flag": True}
         else:
@@ -111,6 +135,19 @@ def _print(found: ProgramInfo, as_json: bool, text: str) -> None:
     click.echo(json.dumps(found.as_dict()) if as_json else text)
 
 
+def _lease(values: dict[str, Any]) -> dict[str, Any] | None:
+    """Take the terms of a lease out of the values of a command. Raises UsageError."""
+    names = [name.removeprefix("--") for name in LEASE]
+    seconds, *more = (values.pop(name) for name in names)
+    if seconds is None and not more[0]:
+        for name, value in zip(names[1:], more, strict=True):
+            if value:
+                raise click.UsageError(f"--{name} is for programs with a lease: add --lease.")
+        return None
+    terms = dict(zip(names[1:], more, strict=True))
+    return {"seconds": seconds or 10.0, **{name: one for name, one in terms.items() if one}}
+
+
 @click.command(cls=SplitCommand, help=SUBMIT, context_settings=WIDE)
 @click.argument("program", shell_complete=complete_program)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
@@ -120,6 +157,7 @@ def _print(found: ProgramInfo, as_json: bool, text: str) -> None:
 @click.option("--from-snapshot", type=ClickType(ReadableFile()), metavar="FILE",
               help="Begin in the state of this snapshot, as a fork of it.")  # fmt: skip
 @_run_options
+@_lease_options
 @node_options
 @as_lines
 def submit(program: str, args: tuple[str, ...], as_json: bool, **values: Any) -> int:
@@ -128,15 +166,16 @@ def submit(program: str, args: tuple[str, ...], as_json: bool, **values: Any) ->
 
     connection = taken(values)
     name, every = values.pop("name"), values.pop("every")
-    begins = values.pop("from_snapshot")
+    begins, lease = values.pop("from_snapshot"), _lease(values)
     module = programs.load(program, values["features"], core=values.pop("core"))
     fields = {row.field: row.name.removeprefix("--") for row in ROWS}
     given = {fields[field]: value for field, value in values.items()}
     spec = {**RunSpec.from_options(given).as_dict(), "args": list(args)}
     with open_node(connection) as node:
         found = node.submit(
-            module, spec, name=name or os.path.basename(program), every=every, from_snapshot=begins
-        )
+            module, spec, name=name or os.path.basename(program), every=every, from_snapshot=begins,
+            lease=lease,
+        )  # fmt: skip
     _print(found, as_json, found.program)
     return 0
 

@@ -63,6 +63,10 @@ class FollowedLogs:
                         raise
                 if found is not None and found.went is not None:
                     address = found.went["address"]
+                    if not address:
+                        node_id = found.went["node"]
+                        say(f"node {node_id[:8]} has its later output", "warning")
+                        return
                     if not self._follow:
                         say(f"the program went to {address}, which has its later output", "warning")
                         return

@@ -7,6 +7,7 @@ import secrets
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -30,8 +31,8 @@ from wasmsr.node.settings.reading import Settings
 from wasmsr.node.supervision.node_rules import NodeRules
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.node.supervision.program_record import ProgramStanding
-from wasmsr.node.supervision.worker_facts import own_bytes
 from wasmsr.node.workers.confinement import WorkerLimits, host_confinement
+from wasmsr.node.workers.worker_facts import own_bytes
 from wasmsr.runspec.address import Address
 from wasmsr.runspec.run_spec import RunSpec
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from wasmsr.migrate.ports import Peer
     from wasmsr.migrate.protocol import Offer
     from wasmsr.node.stored_checkpoints import StoredCheckpoints
+    from wasmsr.ownership.register import Register
     from wasmsr.rpc.control.control_server import ControlServer
     from wasmsr.rpc.server import Sender
 
@@ -54,7 +56,8 @@ MOVE_LEVELS = {"round": "info", "prepared": "info", "arrived": "notice", "moved"
 
 LEVELS = {"unreadable": "error", "trouble": "error", "not-saved": "warning", "refused": "warning",
     "no-checkpoint": "warning", "not-stored": "warning", "stored": "info",
-    "not-resumed": "warning", "checkpoint": "info"}  # fmt: skip
+    "not-resumed": "warning", "checkpoint": "info", "not-taken-over": "warning",
+    "register-away": "warning", "not-given-back": "warning"}  # fmt: skip
 """The level of each event that is no notice."""
 
 REFUSALS = 1.0
@@ -129,6 +132,10 @@ class NodeCounts:
             add("wasmsr_checkpoints", "failed")
         elif event in ("stored", "not-stored"):
             add("wasmsr_checkpoints", event)
+        elif event in ("taken-over", "not-taken-over"):
+            add("wasmsr_takeovers", event)
+        elif event == "register-away":
+            add("wasmsr_register_outages")
 
     def watch(self, supervisor: NodeSupervisor, tls: TlsIdentity | None) -> None:
         """Have the supervisor and the certificate asked when somebody looks at the metrics."""
@@ -142,6 +149,22 @@ class NodeCounts:
         def memory() -> dict[tuple[str, ...], float]:
             return {(): float(sum(own_bytes(one.pid) for one in supervisor.programs() if one.pid))}
 
+        def leases() -> dict[tuple[str, ...], float]:
+            shown = [one.shown() for one in supervisor.programs() if one.record.lease is not None]
+            return {
+                (one["program"], one["lease"]["owner"], one["lease"].get("state", "")): float(
+                    one["lease"]["epoch"]
+                )
+                for one in shown
+            }
+
+        def ages() -> dict[tuple[str, ...], float]:
+            found = [one.record for one in supervisor.programs() if one.record.lease is not None]
+            now = time.time()
+            return {(one.program,): now - one.saved.time for one in found if one.saved is not None}
+
+        self.metrics.ask("wasmsr_lease_epoch", leases)
+        self.metrics.ask("wasmsr_lease_checkpoint_age_seconds", ages)
         self.metrics.ask("wasmsr_programs", states)
         self.metrics.ask("wasmsr_worker_memory_bytes", memory)
         self.metrics.set("wasmsr_node_info", 1, supervisor.node.hex(), __version__)
@@ -177,7 +200,8 @@ class NodeService:
             limits=limits, ring=settings["node.output-limit"], every=settings["checkpoints.every"],
             keep=settings["checkpoints.keep"], admit=self._admit, check=self._check,
             leave=lambda program: self._admission.leave(bytes.fromhex(program)),
-            peer=self._peer, note=self._note,
+            peer=self._peer, note=self._note, register=self._register(),
+            store=settings["checkpoints.store"] or "", advertised=self._advertised(),
         )  # fmt: skip
         self._supervisor: NodeSupervisor | None = None
         node = self._tls.identity.node if self._tls else b""
@@ -241,6 +265,22 @@ class NodeService:
         return NodePeer(
             Address.parse(address), ours, node=node, tls=self._tls, token=self._shared_token()
         )
+
+    def _register(self) -> Callable[[], Register] | None:
+        """Return what opens the register of leased programs, or None."""
+        text = self._settings["ownership.register"]
+        if text is None:
+            return None
+        from wasmsr.cli.running.registers import open_register
+
+        return partial(open_register, text, self._settings["node.state-dir"])
+
+    def _advertised(self) -> str:
+        """Return where any host calls this node, or "" if the settings do not say."""
+        listen, said = self._settings["node.listen"], self._settings["node.advertise"]
+        if said is not None:
+            return str(said)
+        return "" if listen.host in ("0.0.0.0", "::", "") else str(listen)
 
     def _address(self) -> str:
         """Return where other nodes call this one; without a host, where they see it."""

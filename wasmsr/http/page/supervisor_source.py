@@ -48,10 +48,13 @@ class SupervisorSource:
             WasmsrError: There is no such program.
             OSError: The output cannot be read.
         """
-        folder = self._node.find(program).folder.output
+        found = self._node.find(program)
+        folder, shown = found.folder.output, found.shown_end(stream)
         begin, end = ring_bounds(folder, stream)
+        end = end if shown is None else max(begin, min(end, shown))
         place = max(begin, end + offset) if offset < 0 else min(offset, end)
-        return read_ring(folder, stream, place, most)
+        start, data = read_ring(folder, stream, place, most)
+        return start, data[: max(0, end - start)]
 
     def migrate(self, program: str, address: str) -> Mapping[str, Any]:
         """Begin to move a program to another node, and return the program: its "move" goes on.

@@ -49,7 +49,8 @@ class MovableGuest:
             self._go_on()
 
     def extend(self, pause_at: int, end_at: int) -> None:
-        """Note nothing: host calls compare the lease themselves."""
+        """Tell the program the times of a new lease."""
+        self._inner.lease(pause_at, end_at)
 
     def pause(self) -> None:
         """Pause the program. Raises LeaseLost if it does not pause."""
@@ -87,6 +88,13 @@ class MovableGuest:
             self._wanted, self._frozen = True, False
             self._go_on()
 
+    def again(self) -> None:
+        """Start the program once more: its worker paused it before it heard of a new lease."""
+        with self._turn:
+            may = self._wanted and self._may_run and self._runs and not self._frozen
+            if may and not self.gone and self._inner.wait(0) is None:
+                self._inner.start()
+
     def freeze(self) -> None:
         """Keep the program from being started: it stops for its move at this moment.
 
@@ -120,8 +128,9 @@ class LeasedMovable:
         register: Register,
         lease: Lease,
         say: Callable[[str], None],
+        keeper: LeaseKeeper | None = None,
     ) -> None:
-        """Make it of a program that does not run; nobody owns it here yet.
+        """Make it of a program that does not run.
 
         Args:
             inner: The program.
@@ -129,14 +138,26 @@ class LeasedMovable:
             register: The register.
             lease: The lease.
             say: Gets sentences for people.
+            keeper: The keeper by which this end owns the program, with a lease of its own; None
+                makes one, and nobody owns the program here yet.
         """
         self.id = inner.id
         self._inner = inner
-        self._lease = lease
         self._guest = MovableGuest(inner)
-        self._owned = LeasedProgram(inner.id, node, self._guest, lease)
-        self.keeper = LeaseKeeper(self._owned, register, say=say)
-        inner.guard(lease.lasts)
+        if keeper is None:
+            owned = LeasedProgram(inner.id, node, self._guest, lease)
+            keeper = LeaseKeeper(owned, register, say=say)
+        self.keeper = keeper
+        self._owned = keeper.program
+        self._lease = self._owned.lease
+        inner.guard(self._lease.lasts)
+        with keeper.lock:
+            self._owned.guest = self._guest
+            if self._owned.record is not None:
+                self._guest.extend(*self._lease.times)
+            if self._owned.state is OwnerState.RUNNING:
+                assert self._owned.record is not None
+                self._guest.resume(self._owned.record)
 
     def describe(self) -> Description:
         """Return what a destination must have; a register too."""
@@ -178,6 +199,14 @@ class LeasedMovable:
     def guard(self, may: Callable[[], bool]) -> None:
         """Let host calls with an effect outside pass only while `may` allows it."""
         self._inner.guard(may)
+
+    def lease(self, pause_at: int, end_at: int) -> None:
+        """Take the times of a new lease; the keeper has told them to the program."""
+        self._inner.lease(pause_at, end_at)
+
+    def again(self) -> None:
+        """Let the program run that its worker paused before it heard of a new lease."""
+        self._guest.again()
 
     def leave(self, held: Collection[bytes] = (), known: int = 0) -> LeavingLeased:
         """Begin to send the program away."""

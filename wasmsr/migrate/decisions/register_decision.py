@@ -31,6 +31,7 @@ from wasmsr.ownership.failures import (
     SwapRefused,
 )
 from wasmsr.ownership.fencing import EpochGate
+from wasmsr.ownership.keeper import LeaseKeeper
 from wasmsr.ownership.lease import Lease
 from wasmsr.ownership.owner_record import FailoverPolicy, OwnerRecord, Standing
 from wasmsr.ownership.register import Register
@@ -59,6 +60,7 @@ class RegisterDecisions:
         announce: Announce,
         *,
         unfenced: tuple[str, ...] = (),
+        outlives: bool = False,
     ) -> None:
         """Make it of the parts of one end.
 
@@ -67,11 +69,13 @@ class RegisterDecisions:
             open_register: Opens the register. Raises OwnershipError.
             announce: Gets the events.
             unfenced: Effects that leased programs may have here although they cannot be fenced.
+            outlives: Whether programs outlive this process; then what it left is not lost.
         """
         self._journal = journal
         self._open = open_register
         self._announce = announce
         self._unfenced = unfenced
+        self.outlives = outlives
         self._plain = JournalDecisions(journal)
         self._lock = threading.Lock()
         self._opening = threading.Lock()
@@ -104,13 +108,31 @@ class RegisterDecisions:
         """Return a program that begins here under a lease of so many seconds."""
         return self._add(program, Lease(seconds))
 
-    def _add(self, program: MovableProgram, lease: Lease) -> LeasedMovable:
-        made = LeasedMovable(program, self._journal.node, self.register, lease, self._say)
+    def hold(
+        self, program: MovableProgram, lease: Lease, keeper: LeaseKeeper | None = None
+    ) -> LeasedMovable:
+        """Return a program that runs only as its lease lets it.
+
+        Args:
+            program: The program, paused.
+            lease: The lease.
+            keeper: The keeper by which this end owns it; None makes one, which owns nothing.
+
+        Raises:
+            OwnershipError: The register cannot be opened.
+        """
+        return self._add(program, lease, keeper)
+
+    def _add(
+        self, program: MovableProgram, lease: Lease, keeper: LeaseKeeper | None = None
+    ) -> LeasedMovable:
+        made = LeasedMovable(program, self._journal.node, self.register, lease, self.say, keeper)
         with self._lock:
             self._leased[program.id] = made
         return made
 
-    def _say(self, sentence: str) -> None:
+    def say(self, sentence: str) -> None:
+        """Report a sentence about a lease."""
         self._announce(Event("lease", sentence))
 
     def get(self, program: bytes) -> LeasedMovable | None:
@@ -333,7 +355,7 @@ class RegisterDecision:
         """
         if found.owner != self._journal.node or found.standing is not Standing.OWNED:
             return True
-        hopeless = found.policy is FailoverPolicy.FAIL
+        hopeless = found.policy is FailoverPolicy.FAIL and not self._ends.outlives
         changes = {"standing": Standing.ENDED} if hopeless else {}
         self._ends.register.swap(found, found.next(**changes))
         return True

@@ -181,6 +181,9 @@ class HostedProgram:
         """Let host calls with an effect outside pass only while `may` returns True."""
         self.program.store.gate = LeaseGate(may)
 
+    def lease(self, pause_at: int, end_at: int) -> None:
+        """Note nothing: its host calls ask whether the lease lasts."""
+
     def leave(self, held: Collection[bytes] = (), known: int = 0) -> LeavingProgram:
         """Begin to send the program away; see `ports.MovableProgram`."""
         wasi = self.program.wasi

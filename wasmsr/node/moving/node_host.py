@@ -62,6 +62,10 @@ class NodePlace(Protocol):
     def ring(self) -> int:
         """Bytes that are kept of each stream."""
 
+    @property
+    def leases_programs(self) -> bool:
+        """Whether leased programs may be here."""
+
     def check(self, digest: str, run: RunSpec) -> None:
         """Check a program by the node's policy. Raises WasmsrError."""
 
@@ -125,6 +129,13 @@ class NodeHost:
             return Refusal(Reason.STATE, error.message, error.hint or "")
         if [one.digest.hex() for one in description.modules] != [found.digest]:
             return Refusal(Reason.MODULE, "programs of a node have one module")
+        if (found.lease is None) != (description.lease == 0):
+            return Refusal(Reason.STATE, "what it says of the program's lease is contradictory")
+        if found.lease is not None and not self._place.leases_programs:
+            return Refusal(
+                Reason.FEATURE, "it has no register and no store, which leased programs need",
+                "start that node with --ownership-register and --checkpoints-store",
+            )  # fmt: skip
         try:
             self._place.check(found.digest, found.run)
             names = chosen(found.run.features)
@@ -396,7 +407,7 @@ def _record(found: TravelRecord, move: Move, module: str) -> ProgramRecord:
         found.program, found.name, found.digest, {**found.run.as_dict(), "program": module},
         found.submitted, found.submitter, standing=standing, changed=time.time(), life=found.life,
         begins=[list(one) for one in found.begins], every=found.every, epoch=move.epoch,
-        attempt=move.attempt.hex(),
+        attempt=move.attempt.hex(), lease=found.lease,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any, Protocol, cast
 
 from wasmsr import __version__
 from wasmsr.errors import MigrationError
+from wasmsr.executor.process import ProcessExecutor
+from wasmsr.migrate.decisions.leased_movable import LeasedMovable
+from wasmsr.migrate.decisions.register_decision import RegisterDecisions
 from wasmsr.migrate.ends.programs_end import ProgramsEnd
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.files.modules import Modules
@@ -25,12 +29,15 @@ from wasmsr.migrate.ports import MovableProgram
 from wasmsr.migrate.protocol import NODE, Ending, OwnershipState
 from wasmsr.migrate.rounds.convergence import MovePolicy
 from wasmsr.node.failures import NotMoved, WrongState
+from wasmsr.node.leases.program_leases import LeasedStayView
 from wasmsr.node.moving.node_host import ComingProgram, NodeHost, NodeModules, NodePlace
 from wasmsr.node.moving.node_peers import MakePeer, NodePeers
 from wasmsr.node.moving.seen_moves import SeenMoves, Tell
 from wasmsr.node.moving.worker_program import WorkerProgram
 from wasmsr.node.supervision.node_program import NodeProgram
 from wasmsr.node.supervision.program_record import MovedTo
+from wasmsr.ownership.fencing import UNFENCED
+from wasmsr.ownership.register import Register
 
 ARRIVALS = 16
 """Programs that arrive at the same time at most; one more is refused for now."""
@@ -48,7 +55,7 @@ class MovingNode(NodePlace, Protocol):
     def named(self, program: bytes) -> NodeProgram | None:
         """Return the program with this id, or None."""
 
-    def take_over(self, coming: ComingProgram) -> None:
+    def take_over(self, coming: ComingProgram, leased: LeasedMovable | None) -> None:
         """Make a program that has come one of the node's."""
 
 
@@ -63,12 +70,18 @@ class NodeMoves:
         seen: How far the moves are.
     """
 
-    def __init__(self, node: MovingNode, make_peer: MakePeer) -> None:
+    def __init__(
+        self,
+        node: MovingNode,
+        make_peer: MakePeer,
+        open_register: Callable[[], Register] | None = None,
+    ) -> None:
         """Open the journal.
 
         Args:
             node: The supervisor.
             make_peer: Makes the other nodes.
+            open_register: Opens the register of leased programs; None if the node has none.
 
         Raises:
             MigrationError: The journal cannot be used.
@@ -80,10 +93,16 @@ class NodeMoves:
         self.journal = Journal(node.folder.journal, node.folder.node)
         self.host = NodeHost(node)
         self.peers = NodePeers(make_peer, self.journal.node)
+        self.decisions: RegisterDecisions | None = None
+        if open_register is not None:
+            # What programs may do here is checked when their records come (`travel_record`).
+            self.decisions = RegisterDecisions(
+                self.journal, open_register, self.announce, unfenced=UNFENCED, outlives=True
+            )
         self.end = ProgramsEnd(
             self.journal, cast(Modules, NodeModules()), self.host, self.peers, self.announce,
             limits=EndLimits(MOST_PROGRAMS, ARRIVALS), arrived=self._arrived, ended=self._ended,
-            software=__version__, outlives=True, settled=self._settled,
+            software=__version__, outlives=True, settled=self._settled, decisions=self.decisions,
         )  # fmt: skip
         self.end.destination.more = (NODE,)
 
@@ -110,6 +129,8 @@ class NodeMoves:
     def close(self) -> None:
         """End the threads, and give the journal up."""
         self.end.close()
+        if self.decisions is not None:
+            self.decisions.close()
         self.journal.close()
 
     # ---- what people see -------------------------------------------------------------------------
@@ -117,7 +138,9 @@ class NodeMoves:
     def announce(self, event: Event) -> None:
         """Take an event of the hand-over: for the log, and for whoever watches the move."""
         more = self.seen.take(event)
-        if event.kind != "progress" and not self._is_said(event):
+        if event.kind in ("lease", "leased"):
+            self._node.note("lease", text=event.text)
+        elif event.kind != "progress" and not self._is_said(event):
             values = {**event.values, **more}
             if program := str(event.values.get("program", "")):
                 values["program"] = program[:8]
@@ -192,15 +215,7 @@ class NodeMoves:
         why = ""
         try:
             self._own(program, address)
-            self.end.enter(
-                WorkerProgram(
-                    executor,
-                    program.record,
-                    program.folder,
-                    self._node.folder.module(program.record.digest),
-                    lambda: self._left(program),
-                )
-            )
+            self.end.enter(program.leased or self.worker_program(program, executor))
             moved = self.end.move(program.id, peer, policy)
         except BaseException as error:
             why = getattr(error, "message", "") or str(error) or type(error).__name__
@@ -220,19 +235,34 @@ class NodeMoves:
             )
         raise NotMoved(f"program {name[:8]} has ended, and was not moved")
 
-    def _left(self, program: NodeProgram) -> None:
+    def worker_program(self, program: LeasedStayView, executor: ProcessExecutor) -> WorkerProgram:
+        """Return a program as the hand-over sees it."""
+        return WorkerProgram(
+            executor,
+            program.record,
+            program.folder,
+            self._node.folder.module(program.record.digest),
+            lambda: self._left(program.id),
+        )
+
+    def _left(self, program: bytes) -> None:
         """End the worker of a program that another node has."""
-        record = self.journal.get(program.id)
-        if record is not None and record.standing is OwnershipState.HANDED:
-            program.end_worker()
+        record, found = self.journal.get(program), self._node.named(program)
+        handed = record is not None and record.standing is OwnershipState.HANDED
+        if found is not None and handed:
+            found.end_worker()
 
     def _own(self, program: NodeProgram, address: str) -> None:
         """Note in the journal that a program is this node's that has not moved before."""
         with self.journal.locked(program.id):
             if self.journal.get(program.id) is None:
+                terms = program.record.lease
                 self.journal.put(
-                    Record(program.id, OwnershipState.OWNED, program.record.epoch, peer=address)
-                )
+                    Record(
+                        program.id, OwnershipState.OWNED, program.record.epoch, peer=address,
+                        lease=0 if terms is None else terms.milliseconds,
+                    )
+                )  # fmt: skip
 
     def _release(self, program: NodeProgram) -> None:
         """Let a program go on, or be elsewhere: as the journal says."""
@@ -278,7 +308,8 @@ class NodeMoves:
     def _arrived(self, program: MovableProgram) -> None:
         coming = self.host.take(program.id)
         if coming is not None:
-            self._node.take_over(coming)
+            leased = program if isinstance(program, LeasedMovable) else None
+            self._node.take_over(coming, leased)
 
     def _ended(self, program: bytes, ending: Ending) -> None:
         """Hear that a program that was here has ended elsewhere."""
@@ -293,6 +324,12 @@ class NodeMoves:
             return None
         path = self.journal.path(record.received)
         return path if path.exists() else None
+
+    def drop_arrival(self, program: bytes) -> None:
+        """Ask the register about a state that waits here, and forget it if it is over."""
+        record = self.journal.get(program)
+        if record is not None and record.incoming is not None:
+            self.end.destination.settle(record.incoming.move(program), None)
 
     # ---- by force --------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from wasmsr.errors import WasmsrError, printable
 from wasmsr.node.failures import SubmissionRefused
+from wasmsr.node.leases.lease_terms import LeaseTerms
 from wasmsr.node.supervision.program_record import LIVES, ProgramRecord, ProgramStanding
 from wasmsr.node.supervision.submissions import LIMITS, TAKEN, checked_run
 from wasmsr.runspec.run_spec import RunSpec
@@ -30,6 +31,7 @@ class TravelRecord:
         name, digest, submitted, submitter, life, begins, every: As in `ProgramRecord`.
         run: Its run.
         paused: Whether it was paused by request.
+        lease: The terms of its lease, or None.
     """
 
     program: str
@@ -42,6 +44,7 @@ class TravelRecord:
     begins: tuple[tuple[int, int, int], ...]
     every: float | None
     paused: bool
+    lease: LeaseTerms | None
 
 
 def travel_out(record: ProgramRecord) -> bytes:
@@ -60,7 +63,8 @@ def travel_out(record: ProgramRecord) -> bytes:
         "life": record.life,
         "begins": record.begins,
         "every": record.every,
-        "paused": record.standing is ProgramStanding.PAUSED,
+        "paused": record.standing is ProgramStanding.PAUSED or record.stands,
+        "lease": None if record.lease is None else record.lease.as_dict(),
     }
     return json.dumps(values).encode()
 
@@ -96,6 +100,9 @@ def _checked(values: Mapping[str, Any]) -> TravelRecord:
         run = checked_run(values["spec"])
     except WasmsrError as error:
         raise SubmissionRefused(error.message, hint=error.hint) from None
+    lease = None if values.get("lease") is None else LeaseTerms.read(values["lease"])
+    if lease is not None:
+        lease.check(run)
     submitted = float(values["submitted"])
     if not 0 <= submitted < 1 << 40:
         raise ValueError("it was submitted at no time")
@@ -110,6 +117,7 @@ def _checked(values: Mapping[str, Any]) -> TravelRecord:
         begins,
         None if every is None else float(every),
         values["paused"] is True,
+        lease,
     )
 
 

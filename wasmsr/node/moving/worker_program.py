@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-from wasmsr.errors import EXIT_HOST, MigrationError
+from wasmsr.errors import EXIT_HOST
 from wasmsr.executor.output.rings import read_ring, ring_bounds
 from wasmsr.executor.port import ExecutorError
 from wasmsr.executor.process import ProcessExecutor
@@ -40,6 +40,7 @@ class WorkerProgram:
         id: The program's id.
         executor: The worker.
         record: What the node notes of the program.
+        path: The file of its module.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class WorkerProgram:
         """
         self.id = bytes.fromhex(record.program)
         self.executor, self.record = executor, record
-        self._folder, self._module, self._close = folder, module, close
+        self._folder, self.path, self._close = folder, module, close
+        self._leased = False
 
     def describe(self) -> Description:
         """Return what a destination must have."""
@@ -77,16 +79,26 @@ class WorkerProgram:
 
     def module(self, digest: bytes) -> Buffer:
         """Return the binary of its module."""
-        return mapped(self._module)
+        return mapped(self.path)
 
     def start(self) -> None:
         """Let it run, unless somebody has asked that it stands."""
-        if self.record.standing is not ProgramStanding.PAUSED:
+        if self.record.standing is ProgramStanding.PAUSED:
+            return
+        try:
             self.executor.resume(self.id)
+        except ExecutorError:
+            if not self._leased:
+                raise  # otherwise its worker is gone, or the lease is too old: its owner sees that
 
     def pause(self, timeout: float) -> bool:
         """Pause it; return False if `timeout` seconds were not enough."""
-        return self.executor.pause(self.id, timeout)
+        try:
+            return self.executor.pause(self.id, timeout)
+        except ExecutorError:
+            if self._leased and self.executor.is_gone:
+                return True  # nothing runs any more
+            raise
 
     def wait(self, timeout: float | None) -> Ending | None:
         """Return how it ended, or None; a program whose worker is gone has ended."""
@@ -97,8 +109,17 @@ class WorkerProgram:
         return Ending(status.ending, status.code, status.sentence) if status.ending else None
 
     def guard(self, may: Callable[[], bool]) -> None:
-        """Refuse it: programs of a node have no leases."""
-        raise MigrationError("programs of a node have no leases", phase="prepare", owner="source")
+        """Put it under a lease, which the worker compares itself; it has not begun yet."""
+        self._leased = True
+        self.lease(0, 0)
+
+    def lease(self, pause_at: int, end_at: int) -> None:
+        """Tell the worker the times of a new lease."""
+        try:
+            self.executor.lease(self.id, pause_at, end_at)
+        except ExecutorError:
+            if not self.executor.is_gone:
+                raise
 
     def leave(self, held: Collection[bytes] = (), known: int = 0) -> WorkerLeaving:
         """Begin to send it away."""

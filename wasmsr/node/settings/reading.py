@@ -185,6 +185,11 @@ def _contradictions(values: Mapping[str, Any], origins: Mapping[str, str]) -> li
             f"{origins['node.on-stop']}: node.on-stop drain needs node.drain-to: which nodes get "
             "the programs"
         )
+    if values["ownership.register"] and not values["checkpoints.store"]:
+        problems.append(
+            f"{origins['ownership.register']}: ownership.register needs checkpoints.store, from "
+            "which other nodes take programs over"
+        )
     if not (given or values["access.insecure"] or values["node.listen"].is_loopback):
         problems.append(
             f"{origins['node.listen']}: node.listen {values['node.listen']} can be reached from "

@@ -97,6 +97,9 @@ ROWS = (
     SettingRow("checkpoints", "store", OptionKind(), "FOLDER|URL",
         "Copy the newest checkpoint of each program to this store: a folder that other hosts "
         "reach, or s3://BUCKET/PREFIX."),
+    SettingRow("ownership", "register", OptionKind(), "FILE|URL",
+        "The register of programs with a lease (submit --lease): http://HOST:PORT is an etcd, "
+        "several with commas; a FILE is for nodes of one host. Needs --checkpoints-store."),
     SettingRow("tls", "certificate", ReadableFile(), "FILE",
         "The certificate of this node; `wasmsr keys issue node` makes one."),
     SettingRow("tls", "key", ReadableFile(), "FILE", "Its private key."),

@@ -13,8 +13,8 @@ from wasmsr.node.failures import NodeError
 from wasmsr.node.moving.node_moves import NodeMoves
 from wasmsr.node.supervision.node_folder import NodeFolder, ProgramFolder
 from wasmsr.node.supervision.node_program import NodeProgram
+from wasmsr.node.supervision.noted_program import ProgramRules
 from wasmsr.node.supervision.program_record import MovedTo, ProgramRecord, ProgramStanding
-from wasmsr.node.supervision.watched_program import ProgramRules
 
 ADOPT_SECONDS = 10.0
 """How long an old worker may take to say hello; it pauses its program first."""

@@ -5,7 +5,8 @@ FOLDER/modules/DIGEST.wasm   modules
 FOLDER/snapshots/DIGEST.snapshot    states in which programs begin
 FOLDER/journal/              who owns programs that moved, and states that came (`migrate/journal`)
 FOLDER/carried/ID/           carried trees of a program
-FOLDER/programs/ID/          a program; one that came in a later epoch is in ID.EPOCH
+FOLDER/programs/ID/          a program; one that came in a later epoch is in ID.EPOCH, and one
+                             that was taken over then is in ID.EPOCH-taken
 FOLDER/programs/ID/record    what the node notes of a program (`program_record.py`)
 FOLDER/programs/ID/worker/   the worker's locks, its socket, and what it left (`old_workers.py`)
 FOLDER/programs/ID/output/   the last bytes of its output (`rings.py`)
@@ -150,14 +151,16 @@ class NodeFolder:
         """Return the folders of all programs."""
         return [ProgramFolder(path) for path in sorted((self.path / "programs").iterdir())]
 
-    def program(self, program: str, epoch: int = 1) -> ProgramFolder:
+    def program(self, program: str, epoch: int = 1, *, taken: bool = False) -> ProgramFolder:
         """Return the folder of a program, which is made.
 
         Args:
             program: Its id.
             epoch: The epoch in which it came; 1 for a program that begins here.
+            taken: Whether this node took it over from a lost one.
         """
-        path = self.path / "programs" / (program if epoch == 1 else f"{program}.{epoch}")
+        name = program if epoch == 1 else f"{program}.{epoch}" + ("-taken" if taken else "")
+        path = self.path / "programs" / name
         path.mkdir(exist_ok=True, mode=0o700)
         return ProgramFolder(path)
 

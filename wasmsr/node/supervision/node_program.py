@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import asdict
 from typing import Any
 
 from wasmsr.errors import EXIT_HOST, WasmsrError
+from wasmsr.executor.output.rings import cut_ring
+from wasmsr.executor.port import RING
 from wasmsr.executor.process import ProcessExecutor
+from wasmsr.migrate.decisions.leased_movable import LeasedMovable
 from wasmsr.node.failures import NodeError
-from wasmsr.node.supervision.program_record import MovedTo, ProgramStanding
+from wasmsr.node.supervision.leased_stay import PAUSE_SECONDS, shown_lease
+from wasmsr.node.supervision.program_record import MovedTo, ProgramStanding, SavePoint
 from wasmsr.node.supervision.watched_program import WatchedProgram
-from wasmsr.node.supervision.worker_facts import resident_bytes, shown_frame
 from wasmsr.node.workers.warm_parents import reap
-
-PAUSE_SECONDS = 10.0
-"""How long a program may take to pause."""
+from wasmsr.node.workers.worker_facts import resident_bytes, shown_frame
+from wasmsr.ownership.keeper import LeaseKeeper
+from wasmsr.ownership.owner_record import OwnerRecord
 
 FRAMES = 64
 """Frames of a call stack that are shown at most."""
@@ -34,12 +38,13 @@ class NodeProgram(WatchedProgram):
         """
         with self._lock:
             executor = self._live("paused")
-            if not executor.pause(self.id, PAUSE_SECONDS):
+            if not self._stop(executor):
                 raise NodeError(
                     f"program {self.record.program[:8]} did not pause within {PAUSE_SECONDS:.0f} s"
                 )
             if not executor.wait(self.id, 0).ending:
-                self._stand(ProgramStanding.PAUSED)
+                self._stand(ProgramStanding.PAUSED, stands=True)
+                self._note_wish()
 
     def resume(self) -> None:
         """Let the program run on; restore it first if it has no worker.
@@ -54,11 +59,14 @@ class NodeProgram(WatchedProgram):
                 executor = self._executor
                 if self.record.standing is not ProgramStanding.PAUSED:
                     raise self._refuse("resumed")
-                self._stand(ProgramStanding.RUNNING)
-                executor.resume(self.id)
+                self._stand(ProgramStanding.RUNNING, stands=False)
+                self._note_wish()
+                self._let_run(executor)
                 return
             if self.record.standing is not ProgramStanding.RESUMABLE:
                 raise self._refuse("resumed")
+            if self.record.lease is not None:
+                raise self._refuse("resumed by hand: its lease brings it back")
             self._restore()
 
     def kill(self, reason: str = "killed by request") -> None:
@@ -66,12 +74,15 @@ class NodeProgram(WatchedProgram):
         with self._lock:
             if self.record.standing.is_final or self._to:
                 raise self._refuse("killed")
+            if self.record.lease is not None:
+                self._kill_lease()
             executor, self._executor = self._executor, None
             self._stand(ProgramStanding.KILLED, reason, saved=None)
         if executor is not None:
             executor.kill()
             reap(executor.pid)
         self.folder.remove_saved()
+        self._forget_lease()
         self._rules.ended(self.id, "failed", EXIT_HOST, reason)
 
     # ---- what people see -------------------------------------------------------------------------
@@ -84,7 +95,7 @@ class NodeProgram(WatchedProgram):
             if executor is None or self._to:
                 return found
             paused = self.record.standing is ProgramStanding.PAUSED
-            if executor.pause(self.id, PAUSE_SECONDS):
+            if self._stop(executor):
                 try:
                     found["stats"] = executor.stats(self.id)
                     frames = executor.frames(self.id)
@@ -92,7 +103,7 @@ class NodeProgram(WatchedProgram):
                     found["frames"] = [shown_frame(frame) for frame in frames[:FRAMES]]
                 finally:
                     if not paused and not executor.wait(self.id, 0).ending:
-                        executor.resume(self.id)
+                        self._let_run(executor)
             return found
 
     def _shown_standing(self) -> str:
@@ -126,9 +137,105 @@ class NodeProgram(WatchedProgram):
                 },
                 "epoch": record.epoch,
                 "went": None if record.went is None else asdict(record.went),
+                "lease": shown_lease(record, self.leased),
                 "move": self._rules.move(record.program),
                 "spec": record.spec,
             }  # fmt: skip
+
+    # ---- leases ----------------------------------------------------------------------------------
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether a worker has it."""
+        return self._executor is not None
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether it begins, arrives or is being moved: then others say whose it is."""
+        starting = self.record.standing is ProgramStanding.STARTING
+        return starting or self.arrives or bool(self._to)
+
+    def go_on_under(self, keeper: LeaseKeeper) -> None:
+        """Let the worker of an earlier supervisor go on as soon as a renewal allows it.
+
+        Args:
+            keeper: The keeper, which does not know yet whether this node owns the program.
+        """
+        with self._lock:
+            executor = self._executor
+            if executor is None:
+                return
+            self.leased = self._leases.hold(self, executor, keeper)
+            if self.record.standing is not ProgramStanding.PAUSED:
+                self._stand(ProgramStanding.RUNNING, "adopted")
+                self.leased.start()
+
+    def end_adopted(self, found: OwnerRecord) -> None:
+        """Hear that the record has ended of a program whose worker is adopted.
+
+        Args:
+            found: The record.
+        """
+        with self._lock:
+            executor = self._executor
+            status = None if executor is None else executor.wait(self.id, 0)
+            if status is not None and status.ending:
+                self._end(status)
+                return
+        self.gone(found)
+
+    def continue_under(self, keeper: LeaseKeeper, found: OwnerRecord) -> None:
+        """Restore the program from the checkpoint that counts; it runs as its lease lets it.
+
+        Args:
+            keeper: The keeper by which this node owns it.
+            found: The record that says so.
+
+        Raises:
+            WasmsrError, OSError: It cannot be restored.
+        """
+        with self._lock:
+            record, last, leases = self.record, found.checkpoint, self._leases
+            offsets = {
+                "stdout": 0 if last is None else last.output,
+                "stderr": 0 if last is None else last.errors,
+            }
+            self._rules.enter(record)
+            self.folder.output.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for stream, offset in offsets.items():
+                cut_ring(self.folder.output, stream, offset)
+            record.begin_life(offsets)
+            record.epoch, record.attempt, record.went = found.epoch, "", None
+            if last is not None and (record.saved is None or record.saved.root != last.root.hex()):
+                record.saved = SavePoint(
+                    record.life, time.time(), last.root.hex(), 0, 0, last.output, last.errors
+                )
+            record.write(self.folder.record)
+            try:
+                leases.write_note(record)
+                executor = self._worker(record, self.folder)
+            except BaseException:
+                self._rules.leave(record.program)
+                raise
+            try:
+                if last is None:
+                    streams = (-1, RING, RING)
+                    executor.start(record.spec, program=self.id, streams=streams, paused=True)
+                else:
+                    leases.restore(self, executor, last)
+                leases.own(self)
+                self.leased = leases.hold(self, executor, keeper)
+                standing = ProgramStanding.PAUSED if record.stands else ProgramStanding.RUNNING
+                self._stand(standing, _from_where(found))
+                if not record.stands:
+                    self.leased.start()
+            except BaseException:
+                self.leased = None
+                executor.kill()
+                reap(executor.pid, 1)
+                self._rules.leave(record.program)
+                raise
+            self._have(executor)
 
     # ---- moves -----------------------------------------------------------------------------------
 
@@ -171,6 +278,7 @@ class NodeProgram(WatchedProgram):
         with self._lock:
             executor, self._executor = self._executor, None
             held, self._to = bool(self._to), ""
+            self._pass_lease()
             self._stand(ProgramStanding.MOVED, f"went to {went.address}", went=went)
         if executor is not None and not executor.is_gone:
             executor.kill()
@@ -212,7 +320,7 @@ class NodeProgram(WatchedProgram):
             elif self.record.standing is not ProgramStanding.PAUSED:
                 self._stand(ProgramStanding.RUNNING, "it was not moved")
                 if not executor.wait(self.id, 0).ending:
-                    executor.resume(self.id)
+                    self._let_run(executor)
 
     def ended_there(self, how: str) -> None:
         """Note that a program that has moved has ended."""
@@ -223,9 +331,10 @@ class NodeProgram(WatchedProgram):
             self._stand(ProgramStanding.MOVED, f"went to {went.address}, where it ended: {how}")
         self.folder.remove_saved()
 
-    def take(self, executor: ProcessExecutor) -> None:
+    def take(self, executor: ProcessExecutor, leased: LeasedMovable | None) -> None:
         """Have a worker that has the program, which has come by a move."""
         with self._lock:
+            self.leased = leased
             self._have(executor)
         self._rules.changed()
 
@@ -279,24 +388,33 @@ class NodeProgram(WatchedProgram):
             return self.record.standing is not ProgramStanding.LOST
         if save and not self._to:
             try:
-                if not executor.pause(self.id, PAUSE_SECONDS):
+                if not self._stop(executor):
                     raise NodeError(f"it did not pause within {PAUSE_SECONDS:.0f} s")
                 if executor.wait(self.id, 0).ending:
                     if self._watcher is not None:
                         self._watcher.join(PAUSE_SECONDS)
                     return True
                 self.checkpoint()
+                self._give_back()
             except (WasmsrError, OSError) as error:
                 self._rules.note("not-saved", program=self.record.program[:8], error=str(error))
         with self._lock:
             if self._executor is not executor:
                 return self.record.standing is not ProgramStanding.LOST
             self._executor = None
+            self._drop_lease()
             executor.kill()
             reap(executor.pid)
             self._fall_back("its node has ended")
             shutil.rmtree(self.folder.temporary, ignore_errors=True)
             return self.record.standing is not ProgramStanding.LOST
+
+
+def _from_where(found: OwnerRecord) -> str:
+    last = found.checkpoint
+    if last is None:
+        return f"begun again in epoch {found.epoch}"
+    return f"taken over in epoch {found.epoch} from a checkpoint of epoch {last.epoch}"
 
 
 __all__ = ["NodeProgram"]

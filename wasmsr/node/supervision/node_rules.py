@@ -9,8 +9,9 @@ from typing import Any
 from wasmsr.migrate.ports import Peer
 from wasmsr.node.failures import NodeError
 from wasmsr.node.moving.node_peers import MakePeer
-from wasmsr.node.supervision.watched_program import Note
+from wasmsr.node.supervision.noted_program import Note
 from wasmsr.node.workers.confinement import WorkerLimits
+from wasmsr.ownership.register import Register
 from wasmsr.runspec.run_spec import RunSpec
 
 
@@ -46,6 +47,9 @@ class NodeRules:
         check: Gets digest and run before each start of a worker; it raises an error to refuse it.
         leave: Gets the id of each program that no worker has any more.
         peer: Makes another node, by address and node id.
+        register: Opens the register of leased programs; None for none.
+        store: The address of the store for the checkpoints of leased programs; "" for none.
+        advertised: Where other nodes call this one, or "" if it is not known.
         note: Gets events, for the log.
     """
 
@@ -58,6 +62,9 @@ class NodeRules:
     check: Callable[[str, RunSpec], None] = _check_nothing
     leave: Callable[[str], None] = lambda program: None
     peer: MakePeer = _no_peer
+    register: Callable[[], Register] | None = None
+    store: str = ""
+    advertised: str = ""
     note: Note = _ignore
 
 

@@ -22,20 +22,25 @@ from typing import Any
 from wasmsr.errors import WasmsrError, printable
 from wasmsr.executor.port import ID_BYTES, ExecutorError
 from wasmsr.executor.process import ProcessExecutor
+from wasmsr.migrate.decisions.leased_movable import LeasedMovable
 from wasmsr.migrate.protocol import Ending
 from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused, WrongState
+from wasmsr.node.leases.lease_notes import RunNote
+from wasmsr.node.leases.lease_terms import EVERY, LeaseTerms
+from wasmsr.node.leases.node_leases import NodeLeases
+from wasmsr.node.leases.takeovers import Takeovers
 from wasmsr.node.moving.node_host import ComingProgram
 from wasmsr.node.moving.node_moves import NodeMoves
 from wasmsr.node.supervision.found_programs import FoundPrograms
 from wasmsr.node.supervision.node_folder import NodeFolder, ProgramFolder
 from wasmsr.node.supervision.node_program import NodeProgram
 from wasmsr.node.supervision.node_rules import NodeRules
+from wasmsr.node.supervision.noted_program import ProgramRules
 from wasmsr.node.supervision.program_record import (
     ProgramRecord,
     ProgramStanding,
 )
 from wasmsr.node.supervision.submissions import checked_run
-from wasmsr.node.supervision.watched_program import ProgramRules
 from wasmsr.node.workers.confinement import Confinement, HostAccess
 from wasmsr.node.workers.warm_parents import WarmParents
 from wasmsr.node.workers.warm_snapshot import WarmSnapshot
@@ -74,19 +79,28 @@ class NodeSupervisor:
         self._changes = threading.Condition()
         self._stopping = False
         try:
-            self.moves = NodeMoves(self, rules.peer)
+            self.moves = NodeMoves(self, rules.peer, rules.register)
         except BaseException:
             self.folder.close()
             raise
+        self.leases: NodeLeases | None = None
+        if self.moves.decisions is not None and rules.store:
+            self.leases = NodeLeases(
+                self.moves, self.moves.decisions, rules.store, rules.advertised
+            )
         self._kept = ProgramRules(
             rules.keep, rules.note, self._note_change, self._admit_again, rules.leave,
-            self._note_end, self.moves.shown, self.moves.received,
+            self._note_end, self.moves.shown, self.moves.received, self.leases,
         )  # fmt: skip
+        self._takeovers: Takeovers | None = None
         try:
             found = FoundPrograms(self.folder, self.moves, self._kept, self.worker)
             self._programs, self._unreadable = found.programs, found.unreadable
             found.recover()
             self.moves.recover()
+            if self.leases is not None:
+                self._takeovers = Takeovers(self, self.leases, rules.note)
+                self._takeovers.start()
         except BaseException:
             self.close()
             raise
@@ -160,16 +174,67 @@ class NodeSupervisor:
         with self._lock:
             return self._programs.get(program.hex())
 
-    def take_over(self, coming: ComingProgram) -> None:
+    def take_over(self, coming: ComingProgram, leased: LeasedMovable | None) -> None:
         """Make a program that has come one of this node's, in place of an older stay."""
         made = NodeProgram(coming.record, coming.folder, self._kept, self.worker)
+        made.take(coming.executor, leased)
+        self._replace(made)
+
+    def _replace(self, made: NodeProgram) -> None:
+        """Have a program in place of an older stay of it."""
         with self._lock:
-            before = self._programs.get(coming.record.program)
-            self._programs[coming.record.program] = made
-        made.take(coming.executor)
-        if before is not None:
+            before = self._programs.get(made.record.program)
+            self._programs[made.record.program] = made
+        if before is not None and before.folder.path != made.folder.path:
             before.folder.remove()
         self._forget_old()
+        self._note_change()
+
+    # What leases need; see `TakingNode`.
+
+    @property
+    def leases_programs(self) -> bool:
+        """Whether leased programs may be here."""
+        return self.leases is not None
+
+    def may_take(self, note: RunNote) -> None:
+        """Check a program of another node by the node's rules. Raises WasmsrError."""
+        self.check(note.run.digest, note.run.run)
+
+    def take_stay(self, note: RunNote, module: bytes, epoch: int) -> NodeProgram:
+        """Make a program of another node one of this node's, without a worker yet.
+
+        Args:
+            note: What its owner has noted.
+            module: Its module.
+            epoch: The epoch in which this node owns it.
+
+        Raises:
+            WasmsrError, OSError: It cannot be here.
+        """
+        found = note.run
+        self.may_take(note)
+        if not self.folder.module(found.digest).exists():
+            digest = self.folder.take_module([module])
+            if digest != found.digest:
+                raise SubmissionRefused(f"the module in the store is not {found.digest[:12]}")
+        self.load(found.digest, found.run.features)
+        place = self.folder.program(found.program, epoch, taken=True)
+        path = os.fspath(self.folder.module(found.digest))
+        record = ProgramRecord(
+            found.program, found.name, found.digest, {**found.run.as_dict(), "program": path},
+            found.submitted, found.submitter, standing=ProgramStanding.RESUMABLE,
+            changed=time.time(), life=found.life, begins=[list(one) for one in found.begins],
+            every=found.every, epoch=epoch, lease=found.lease, stands=found.paused,
+        )  # fmt: skip
+        record.write(place.record)
+        made = NodeProgram(record, place, self._kept, self.worker)
+        self._replace(made)
+        return made
+
+    def drop_arrival(self, program: bytes) -> None:
+        """Forget a state of a program that waits here for a decision: it is over."""
+        self.moves.drop_arrival(program)
 
     def _warm(self, digest: str, run: RunSpec) -> WarmSnapshot | None:
         """Return what a warm parent holds for programs that begin in a snapshot."""
@@ -200,6 +265,7 @@ class NodeSupervisor:
         name: str = "",
         caller: str = "",
         every: float | None = None,
+        lease: LeaseTerms | None = None,
     ) -> str:
         """Take a program, start it, and return its id in hexadecimal digits.
 
@@ -211,11 +277,16 @@ class NodeSupervisor:
             name: What people call it.
             caller: Who brings it.
             every: Seconds between checkpoints; None takes the node's.
+            lease: The terms of its lease; None for none.
 
         Raises:
             WasmsrError: The node does not take it, or it cannot be started.
         """
         run = checked_run(spec)
+        every = every if every is not None else self.rules.every
+        if lease is not None:
+            self._check_lease(lease, run, snapshot)
+            every = every or EVERY
         if self._stopping:
             raise NodeError("the node is being stopped and takes no programs")
         if isinstance(module, str):
@@ -234,7 +305,7 @@ class NodeSupervisor:
             values = {**run.as_dict(), "program": os.fspath(path)}
             record = ProgramRecord(
                 program, name or digest[:12], digest, values, time.time(), caller,
-                every=every if every is not None else self.rules.every, snapshot=snapshot,
+                every=every, snapshot=snapshot, lease=lease,
             )  # fmt: skip
             place = self.folder.program(program)
             record.changed = record.submitted
@@ -254,6 +325,20 @@ class NodeSupervisor:
             raise
         self._forget_old()
         return program
+
+    def _check_lease(self, lease: LeaseTerms, run: RunSpec, snapshot: str) -> None:
+        """Check that a program can have a lease here. Raises SubmissionRefused."""
+        if self.leases is None:
+            raise SubmissionRefused(
+                "this node leases no programs: it has no register, or no store of checkpoints",
+                hint="start it with --ownership-register and --checkpoints-store",
+            )
+        if snapshot and lease.policy == "restart":
+            raise SubmissionRefused(
+                "a program that begins in a snapshot is restored elsewhere, and not restarted",
+                hint="leave --policy out",
+            )
+        lease.check(run)
 
     def _forget_old(self) -> None:
         with self._lock:
@@ -314,6 +399,10 @@ class NodeSupervisor:
         """
         program = self.find(text)
         name = program.record.program[:8]
+        if program.record.lease is not None:
+            raise WrongState(
+                f"program {name} has a lease: the register says who owns it, and no operator",
+            )
         if not program.arrives and not program.can_be_adopted:
             raise WrongState(f"nothing is left here from which program {name} could go on")
         moving = self.moves.is_moving(program.id)
@@ -373,6 +462,8 @@ class NodeSupervisor:
             The programs of which nothing is left, by id.
         """
         self._stopping = True
+        if self._takeovers is not None:
+            self._takeovers.close()
         self.moves.interrupt()
         end = time.monotonic() + seconds
         alive = [one for one in self.programs() if one.standing.is_alive]
@@ -402,6 +493,10 @@ class NodeSupervisor:
 
     def close(self) -> None:
         """Give the folder up; the workers stay, and wait for another supervisor."""
+        if self._takeovers is not None:
+            self._takeovers.close()
+        if self.leases is not None:
+            self.leases.close()
         self.moves.close()
         self._parents.close()
         self.folder.close()

@@ -92,6 +92,9 @@ def _next_piece(program: NodeProgram, stream: str, offset: int, life: int) -> Ou
     if offset > ring_bounds(folder, stream)[1]:
         return None  # it asks for what is not written yet
     start, data = read_ring(folder, stream, offset, PIECE)
+    end = program.shown_end(stream)
+    if end is not None:
+        data = data[: max(0, end - start)]
     if record.life != now or not data:
         return None  # the stream may have been cut while it was read
     return OutputPiece(stream, start, data, now, dropped=start - offset)

@@ -15,6 +15,7 @@ from typing import Any
 from wasmsr.migrate.journal.durable import replace_file
 from wasmsr.migrate.journal.record_file import last_of, line_of
 from wasmsr.node.failures import NodeError
+from wasmsr.node.leases.lease_terms import LeaseTerms
 
 LARGEST = 1 << 20
 """Bytes of a record that are read at most."""
@@ -23,6 +24,9 @@ LIVES = 64
 """Starts of a program whose offsets of output are kept."""
 
 STREAMS = ("stdout", "stderr")
+
+DAMAGE = (NodeError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
+"""Errors of a record that is damaged."""
 
 
 class ProgramStanding(enum.Enum):
@@ -119,6 +123,8 @@ class ProgramRecord:
         epoch: The epoch in which this node owns the program, or owned it.
         attempt: The attempt by which it came, in hexadecimal digits; "" if it began here.
         went: Where it is, if it has moved.
+        lease: The terms of its lease, or None.
+        stands: Whether somebody has paused it, and wants it paused wherever it goes on.
     """
 
     program: str
@@ -140,6 +146,8 @@ class ProgramRecord:
     epoch: int = 1
     attempt: str = ""
     went: MovedTo | None = None
+    lease: LeaseTerms | None = None
+    stands: bool = False
 
     def write(self, path: Path) -> None:
         """Write the record, durably. Raises OSError."""
@@ -166,8 +174,10 @@ class ProgramRecord:
             values["saved"] = None if saved is None else SavePoint(**saved)
             went = values.get("went")
             values["went"] = None if went is None else MovedTo(**went)
+            lease = values.get("lease")
+            values["lease"] = None if lease is None else LeaseTerms.read(lease)
             return cls(**values)
-        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        except DAMAGE as error:
             raise NodeError(
                 f"the record {path} is damaged, or of a later wasmsr: {error}",
                 hint="move the program's folder away to let the node start without it",

@@ -11,29 +11,25 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from wasmsr.errors import WasmsrError
 from wasmsr.executor.old_workers import living
 from wasmsr.executor.output.rings import cut_ring, ring_bounds
 from wasmsr.executor.port import RING, ExecutorError, ProgramStatus
 from wasmsr.executor.process import ProcessExecutor
-from wasmsr.node.failures import NodeError, WrongState
+from wasmsr.migrate.decisions.leased_movable import LeasedMovable
+from wasmsr.node.failures import NodeError
 from wasmsr.node.moving.restoring import PIECE, restore_file
-from wasmsr.node.supervision.node_folder import ProgramFolder
+from wasmsr.node.supervision.leased_stay import LeasedStay
 from wasmsr.node.supervision.program_record import (
     STREAMS,
-    ProgramRecord,
     ProgramStanding,
     SavePoint,
 )
-from wasmsr.node.supervision.worker_facts import how_it_ended
 from wasmsr.node.workers.warm_parents import reap
+from wasmsr.node.workers.worker_facts import how_it_ended
 
 PATIENCE = 30.0
 """Seconds in which a worker must answer what takes no time; otherwise it is frozen, and killed."""
@@ -41,137 +37,22 @@ PATIENCE = 30.0
 LOOK_SECONDS = 0.5
 """Seconds between two looks at the worker of a paused program."""
 
+NUDGE_SECONDS = 0.05
+"""The same for a leased program, which may be paused because a renewal came late."""
+
+
 LONG_WAIT = 60.0
 """Seconds that the thread waits for a program at a time."""
 
 LARGEST_RESULT = 1 << 16
 """Bytes of a result of a worker that are read."""
 
-Note = Callable[..., None]
-"""Gets an event: its name, and values by name."""
 
-
-@dataclass(frozen=True)
-class ProgramRules:
-    """What holds for all programs of a node.
-
-    Attributes:
-        keep: Checkpoints that stay.
-        note: Gets events.
-        changed: Is called after each change of a record.
-        enter: Gets the record of a program that is resumed; it raises an error to refuse it.
-        leave: Gets the id of a program that no worker has any more.
-        ended: Gets the id of a program that has ended here, its ending, its exit code and why.
-        move: Returns how far the move of a program is, by its id, or None.
-        received: Returns the file of the state in which a program came here, or None.
-    """
-
-    keep: int
-    note: Note
-    changed: Callable[[], None]
-    enter: Callable[[ProgramRecord], None]
-    leave: Callable[[str], None]
-    ended: Callable[[bytes, str, int, str], None]
-    move: Callable[[str], dict[str, Any] | None]
-    received: Callable[[bytes], Path | None]
-
-
-class WatchedProgram:
+class WatchedProgram(LeasedStay):
     """One program: its record, its worker, and the thread that watches the worker.
 
     `NodeProgram` adds what callers do with it. Any thread may call its methods.
-
-    Attributes:
-        record: What is noted of it.
-        folder: Its folder.
-        id: Its id.
-        arrives: Whether it is only shown: another node owns it still.
     """
-
-    def __init__(
-        self,
-        record: ProgramRecord,
-        folder: ProgramFolder,
-        rules: ProgramRules,
-        worker: Callable[[ProgramRecord, ProgramFolder], ProcessExecutor],
-    ) -> None:
-        """Take a record.
-
-        Args:
-            record: What is noted of the program.
-            folder: Its folder.
-            rules: What holds for all programs.
-            worker: Makes a worker for it.
-        """
-        self.record, self.folder = record, folder
-        self.id = bytes.fromhex(record.program)
-        self._rules, self._worker = rules, worker
-        self._lock = threading.RLock()
-        self._news = threading.Event()
-        self._executor: ProcessExecutor | None = None
-        self._watcher: threading.Thread | None = None
-        self.arrives = False
-        self._next = 0.0
-        self._closing = False
-        self._to = ""
-        """Where the program is being moved, or ""."""
-        self._still = threading.Event()
-        self._still.set()
-        """Is clear while the program is being moved."""
-        self._saving = threading.Lock()
-        """Held while a checkpoint is written, and while the program is being moved."""
-
-    # ---- its record ------------------------------------------------------------------------------
-
-    def _stand(self, standing: ProgramStanding, reason: str = "", **changes: Any) -> None:
-        """Note what the program does now, on disk before anybody hears of it."""
-        with self._lock:
-            if standing is not self.record.standing:
-                self.record.changed = time.time()
-            self.record.standing, self.record.reason = standing, reason
-            for name, value in changes.items():
-                setattr(self.record, name, value)
-            self.record.write(self.folder.record)
-        self._news.set()
-        if not standing.is_alive:
-            self._rules.leave(self.record.program)
-        more = {"reason": reason} if reason else {}
-        if self.record.ending:
-            more["ending"] = self.record.ending
-        name = self.record.program[:8]
-        self._rules.note("program", program=name, standing=standing.value, **more)
-        self._rules.changed()
-
-    @property
-    def standing(self) -> ProgramStanding:
-        """What the node says of it."""
-        return self.record.standing
-
-    @property
-    def pid(self) -> int:
-        """The process id of its worker, or 0."""
-        executor = self._executor
-        return 0 if executor is None else executor.pid
-
-    def _refuse(self, what: str) -> WrongState:
-        record = self.record
-        if self.arrives:
-            return WrongState(
-                f"program {record.program[:8]} arrives from another node and cannot be {what}"
-            )
-        if self._to:
-            return WrongState(
-                f"program {record.program[:8]} is being moved to {self._to} and cannot be {what}"
-            )
-        why = f" ({record.reason})" if record.reason else ""
-        return WrongState(
-            f"program {record.program[:8]} is {record.standing.value}{why} and cannot be {what}"
-        )
-
-    def _live(self, what: str) -> ProcessExecutor:
-        if self._executor is None or self._to:
-            raise self._refuse(what)
-        return self._executor
 
     # ---- begin -----------------------------------------------------------------------------------
 
@@ -188,9 +69,12 @@ class WatchedProgram:
                     executor.start(
                         self.record.spec, program=self.id, streams=(-1, RING, RING), paused=True
                     )
+                    if self.record.lease is not None:
+                        self._begin_lease(executor)
                     self._stand(ProgramStanding.RUNNING)
-                    executor.resume(self.id)
+                    self._let_run(executor)
                 except BaseException:
+                    self._end_lease()
                     executor.kill()
                     reap(executor.pid, 1)
                     raise
@@ -260,9 +144,8 @@ class WatchedProgram:
             old: The workers of its folder that live; the others were killed.
         """
         self._adopt(old, runs=self.record.standing is not ProgramStanding.PAUSED)
-        if self._executor is not None:
-            return
-        self._find_left()
+        if self._executor is None:
+            self._find_left()
 
     def _adopt(self, old: list[ProcessExecutor], *, runs: bool) -> None:
         """Take over the worker that has the program, and kill the others."""
@@ -270,6 +153,9 @@ class WatchedProgram:
             executor.patience = PATIENCE
             with suppress(WasmsrError):
                 if executor.programs() == [self.id] and self._executor is None:
+                    if self.record.lease is not None:
+                        self._have(executor)  # the register says whether it may run
+                        continue
                     if runs:
                         self._stand(ProgramStanding.RUNNING, "adopted")
                         if not executor.wait(self.id, 0).ending:
@@ -281,6 +167,9 @@ class WatchedProgram:
     def _find_left(self) -> None:
         """Say what has become of a program whose worker is gone."""
         record, folder = self.record, self.folder
+        if record.lease is not None:
+            self._fall_back("its worker has ended")  # the register says from what it goes on
+            return
         with suppress(OSError, ValueError, TypeError):
             left = folder.workers / f"{record.program}.result"
             if left.exists():
@@ -293,19 +182,6 @@ class WatchedProgram:
             folder.park(left, record.life, *ends)
         self._fall_back("its worker has ended, and nobody saw how")
 
-    def _fall_back(self, reason: str) -> None:
-        """Say from what the program, which nobody has, can be resumed."""
-        record = self.record
-        parked, saved = self.folder.parked(), record.saved
-        if parked is not None and (saved is None or parked[0] >= saved.life):
-            life, output, errors, path = parked
-            status = path.stat()
-            saved = SavePoint(life, status.st_mtime, "", 0, status.st_size, output, errors)
-        if saved is None:
-            self._stand(ProgramStanding.LOST, reason)
-        else:
-            self._stand(ProgramStanding.RESUMABLE, reason, saved=saved)
-
     # ---- the thread ------------------------------------------------------------------------------
 
     def _watch(self, executor: ProcessExecutor) -> None:
@@ -316,15 +192,24 @@ class WatchedProgram:
                 status = executor.wait(self.id, wait)
                 if self._executor is not executor:
                     return
-                if status.ending:
+                leased = self.leased
+                if leased is not None and self.has_lost:
+                    self._still.wait()
+                    self._lose_lease(leased)
+                elif status.ending:
                     self._still.wait()  # a move that is under way sees it too
+                    if self.record.lease is not None and not self._settle_end(leased):
+                        self._news.wait(LOOK_SECONDS)
+                        self._news.clear()
+                        continue
                     with self._lock:
                         if self._executor is executor:
                             self._end(status)
                     return
                 if status.state != "running":
                     if not executor.is_gone:
-                        self._news.wait(LOOK_SECONDS)
+                        self._nudge(leased)
+                        self._news.wait(LOOK_SECONDS if leased is None else NUDGE_SECONDS)
                     self._news.clear()
                 elif time.monotonic() >= self._next:
                     self._save_in_time(executor)
@@ -332,6 +217,22 @@ class WatchedProgram:
             self._lose(executor, error)
         except OSError as error:
             self._rules.note("trouble", program=self.record.program[:8], error=str(error))
+
+    def _nudge(self, leased: LeasedMovable | None) -> None:
+        """Let a leased program run that its worker has paused just before a renewal."""
+        if leased is not None and self.record.standing is ProgramStanding.RUNNING and not self._to:
+            leased.again()
+
+    def _lose_lease(self, leased: LeasedMovable) -> None:
+        """Note that another owns the program."""
+        found = leased.keeper.program.record
+        assert found is not None
+        self.gone(found)
+
+    def _begin_lease(self, executor: ProcessExecutor) -> None:
+        """Become the first owner, and have a checkpoint that counts before the program runs."""
+        self.leased = self._leases.begin(self, executor)
+        self.record.saved = self._write_checkpoint(executor, self.record.life)
 
     def _save_in_time(self, executor: ProcessExecutor) -> None:
         self._plan()
@@ -354,6 +255,7 @@ class WatchedProgram:
         if executor is not None:
             executor.close()
             reap(executor.pid)
+        self._forget_lease()
         self.folder.remove_saved()
         self._rules.ended(self.id, status.ending, status.code, status.sentence)
 
@@ -363,7 +265,12 @@ class WatchedProgram:
         with self._lock:
             if self._executor is not executor or self._closing:
                 return
+            leased = self.leased
+            if leased is not None and self.has_lost:
+                self._lose_lease(leased)
+                return
             self._executor = None
+            self._drop_lease()
         # A worker that was reaped has no process id any more: another process may have it.
         lives = any(executor.pid == process for _, process in living(self.folder.workers))
         if lives:
@@ -372,7 +279,7 @@ class WatchedProgram:
             cause, how = "frozen", f"was killed: {error.message}"
         else:
             executor.close()
-            cause, how = how_it_ended(executor.pid, self.folder)
+            cause, how = how_it_ended(executor.pid, self.folder.workers)
         self._rules.note("worker-lost", program=self.record.program[:8], cause=cause)
         with self._lock:
             self._fall_back(f"its worker {executor.pid} {how}")
@@ -394,12 +301,7 @@ class WatchedProgram:
             executor = self._live("saved")
             life = self.record.life
         began = time.monotonic()
-        done = executor.checkpoint(self.id, os.fspath(self.folder.saved), self._rules.keep)
-        output = done["output"]
-        saved = SavePoint(
-            life, time.time(), done["root"].hex(), done["number"], done["size"],
-            output["stdout"], output["stderr"],
-        )  # fmt: skip
+        saved = self._write_checkpoint(executor, life)
         with self._lock:
             if self._executor is not executor:
                 raise self._refuse("saved")
@@ -414,9 +316,21 @@ class WatchedProgram:
         self._rules.changed()
         return saved
 
+    def _write_checkpoint(self, executor: ProcessExecutor, life: int) -> SavePoint:
+        """Write a checkpoint, which counts when this returns. Raises WasmsrError."""
+        done = executor.checkpoint(self.id, os.fspath(self.folder.saved), self._rules.keep)
+        output = done["output"]
+        saved = SavePoint(
+            life, time.time(), done["root"].hex(), done["number"], done["size"],
+            output["stdout"], output["stderr"],
+        )  # fmt: skip
+        if self.record.lease is not None:
+            self._leases.count(self, saved)
+        return saved
+
 
 def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-__all__ = ["Note", "ProgramRules", "WatchedProgram"]
+__all__ = ["WatchedProgram"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wasmsr.errors import SnapshotError
 from wasmsr.ownership.owner_record import LastCheckpoint
+from wasmsr.snapshot.store.place import NAMES
 from wasmsr.snapshot.store.store import SnapshotStore
 from wasmsr.snapshot.trust.policy import ReadTrust, WriteTrust
 
@@ -65,3 +66,46 @@ def fetch_checkpoint(
         raise SnapshotError(
             f"the store has another checkpoint by the name {stored_name(program, last)}"
         )
+
+
+def remove_others(program: bytes, last: LastCheckpoint) -> None:
+    """Remove the names of a program's checkpoints up to the epoch of one, which stays."""
+    with suppress(SnapshotError, OSError):
+        store = SnapshotStore(last.store.removeprefix(PREFIX))
+        kept = stored_name(program, last)
+        for name in store.names():
+            epoch = name.removeprefix(f"{program.hex()}@").partition(".")[0]
+            ours = name.startswith(f"{program.hex()}@") and epoch.isdigit()
+            if ours and int(epoch) <= last.epoch and name != kept:
+                store.remove(name)
+
+
+# ---- what another host needs beside a checkpoint -------------------------------------------------
+
+
+def write_note(address: str, name: str, data: bytes) -> None:
+    """Write a small file beside the checkpoints of a store. Raises SnapshotError."""
+    SnapshotStore(address, create=True).folder.write(f"{NAMES}/{name}", data)
+
+
+def read_note(address: str, name: str, limit: int) -> bytes | None:
+    """Return such a file, or None if it is not there.
+
+    Raises:
+        SnapshotError: The store cannot be read, or the file has more than `limit` bytes.
+    """
+    place = SnapshotStore(address).folder
+    path = f"{NAMES}/{name}"
+    return None if place.size(path) is None else place.read(path, limit)
+
+
+def notes(address: str, prefix: str, suffix: str) -> list[str]:
+    """Return the names of such files, without suffix. Raises SnapshotError."""
+    found = SnapshotStore(address).folder.listed(NAMES, suffix)
+    return [name for name in found if name.startswith(prefix)]
+
+
+def remove_note(address: str, name: str) -> None:
+    """Remove such a file; one that stays takes room, and nothing else."""
+    with suppress(SnapshotError, OSError):
+        SnapshotStore(address).folder.remove(f"{NAMES}/{name}")

@@ -25,12 +25,8 @@ from wasmsr.ownership.owner_record import (
     Standing,
 )
 from wasmsr.ownership.register import Register
+from wasmsr.ownership.supervision.counting import CheckpointCounter
 from wasmsr.ownership.supervision.leased_run import LeasedRun
-from wasmsr.ownership.supervision.stored import (
-    is_stored,
-    put_checkpoint,
-    remove_checkpoint,
-)
 from wasmsr.ownership.supervision.worker_guest import PUMP_SECONDS, WorkerGuest
 from wasmsr.ownership.transitions import OwnerState
 
@@ -87,7 +83,7 @@ class Supervisor:
         self._run = run
         self._say = say
         self._stay = stay
-        self._pending: LastCheckpoint | None = None
+        self._counter = CheckpointCounter(self.keeper)
         self._next = self._poll_at = 0.0
         self._losses = 0
         self._pumps: threading.Thread | None = None
@@ -158,7 +154,7 @@ class Supervisor:
         with self.keeper.lock:
             if owned.state not in (OwnerState.OFFERING, OwnerState.HELD):
                 return False
-        return self.keeper.release(self._pending, seconds=seconds)
+        return self.keeper.release(self._counter.pending, seconds=seconds)
 
     def close(self) -> None:
         """End the worker and all threads. The record stays as it is."""
@@ -216,7 +212,7 @@ class Supervisor:
             self._give_up()
             raise failed
         self._say(f"the program's worker is lost: {failed}")
-        self._pending = None
+        self._counter.pending = None
         self.keeper.crashed()
         self.guest.discard()
 
@@ -235,7 +231,7 @@ class Supervisor:
         """Watch a program that this node does not own."""
         if self.keeper.lost is not None:
             self.lost, self.keeper.lost = self.keeper.lost, None
-            self._pending = None
+            self._counter.pending = None
             if not self._stay:
                 raise self.lost
         now, lease = time.monotonic(), self.keeper.program.lease
@@ -263,7 +259,7 @@ class Supervisor:
             return self._end(status)
         if status.state == "paused":
             self._nudge()
-        elif self._pending is not None:
+        elif self._counter.pending is not None:
             self._count()
         elif status.state == "running" and time.monotonic() >= self._next:
             self._next = time.monotonic() + self._run.every
@@ -317,23 +313,14 @@ class Supervisor:
             output=sizes.get("stdout", 0),
             errors=sizes.get("stderr", 0),
         )
-        if is_stored(last):
-            folder = self._run.checkpoints(epoch)
-            put_checkpoint(self.keeper.program.program, last, folder, self._run.read_trust)
-        self._pending = last
+        self._counter.put(last, self._run.checkpoints(epoch), self._run.read_trust)
         self._count()
 
     def _count(self) -> None:
         """Let the record name the newest checkpoint. No other one is written before it does."""
-        last = self._pending
-        with self.keeper.lock:
-            record = self.keeper.program.record
-        before = record.checkpoint if record is not None else None
-        if last is None or not self.keeper.renew(last):
+        last = self._counter.count()
+        if last is None:
             return
-        self._pending = None
-        if before is not None and is_stored(before) and before.root != last.root:
-            remove_checkpoint(self.keeper.program.program, before)
         self._losses = 0
         self._let_out({"stdout": last.output, "stderr": last.errors})
         self._run.remove_older(last.epoch)

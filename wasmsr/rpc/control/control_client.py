@@ -241,6 +241,7 @@ class Node:
         name: str = "",
         every: float | None = None,
         from_snapshot: str | os.PathLike[str] | None = None,
+        lease: Mapping[str, Any] | None = None,
     ) -> ProgramInfo:
         """Have the node run a program.
 
@@ -253,6 +254,9 @@ class Node:
             every: Seconds between checkpoints; None leaves that to the node.
             from_snapshot: A snapshot file of this module. The program begins in its state, as a
                 fork: all that begin in one snapshot share the memory that they do not write.
+            lease: The terms of its lease, so that it survives the loss of its node: "seconds",
+                and if they are to be others than these, "failover" (ids of the nodes that may take
+                it over; none), "policy" ("restore"), "output" ("live") and "unfenced" (none).
 
         Returns:
             The program, which runs.
@@ -268,13 +272,15 @@ class Node:
         binary = module.binary if isinstance(module, Module) else module
         given = {} if spec is None else spec if isinstance(spec, Mapping) else spec.as_dict()
 
-        begin = messages.SubmitBegin(spec=json.dumps(dict(given)), name=name, every=every or 0)
+        begin = messages.SubmitBegin(
+            spec=json.dumps(dict(given)), name=name, every=every or 0, lease=_terms(lease)
+        )
         if from_snapshot is not None:
             begin.snapshot = _digest_of(from_snapshot)
             try:
                 return self.submit_known(
                     hashlib.sha256(binary).hexdigest(), given, snapshot=begin.snapshot, name=name,
-                    every=every,
+                    every=every, lease=lease,
                 )  # fmt: skip
             except failures.SubmissionRefused as error:
                 if not error.message.startswith("the node has no "):
@@ -300,6 +306,7 @@ class Node:
         snapshot: str = "",
         name: str = "",
         every: float | None = None,
+        lease: Mapping[str, Any] | None = None,
     ) -> ProgramInfo:
         """Have the node run a program whose files it has; nothing is sent but their digests.
 
@@ -309,6 +316,7 @@ class Node:
             snapshot: The same of the snapshot in which it begins; "" for none.
             name: What to call it.
             every: As for `submit`.
+            lease: As for `submit`.
 
         Raises:
             SubmissionRefused: The node has not the files.
@@ -317,7 +325,7 @@ class Node:
         given = {} if spec is None else spec if isinstance(spec, Mapping) else spec.as_dict()
         begin = messages.SubmitBegin(
             spec=json.dumps(dict(given)), name=name, every=every or 0, digest=module,
-            snapshot=snapshot,
+            snapshot=snapshot, lease=_terms(lease),
         )  # fmt: skip
         reply = self._ask("Submit", [messages.SubmitRequest(begin=begin)])
         return program_in(reply.program)
@@ -468,6 +476,10 @@ class Node:
     def inspect(self, program: str) -> ProgramInfo:
         """Return a program with `details`: its run, figures, its call stack."""
         return self._program("Inspect", program)
+
+
+def _terms(lease: Mapping[str, Any] | None) -> str:
+    return "" if lease is None else json.dumps(dict(lease))
 
 
 def _digest_of(path: str | os.PathLike[str]) -> str:

@@ -25,6 +25,7 @@ from wasmsr.errors import (
     printable,
 )
 from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused, WrongState
+from wasmsr.node.leases.lease_terms import LeaseTerms
 from wasmsr.node.moving.node_moves import ARRIVALS
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.node.supervision.output_pieces import program_output
@@ -296,16 +297,12 @@ class _Calls:
         if first.WhichOneof("part") != "begin":
             raise SubmissionRefused("the first message has no description of the program")
         begin = first.begin
-        if len(begin.spec) > SPEC_BYTES:
+        if len(begin.spec) + len(begin.lease) > SPEC_BYTES:
             raise SubmissionRefused(f"the description has more than {SPEC_BYTES} bytes")
-        try:
-            spec = json.loads(begin.spec or "{}")
-        except (ValueError, RecursionError) as error:
-            raise SubmissionRefused(f"the description is not JSON: {error}") from None
-        if not isinstance(spec, dict):
-            raise SubmissionRefused("the description is no object")
+        spec = _object(begin.spec or "{}", "description")
         if not (begin.every == 0 or 0.1 <= begin.every <= 86_400):
             raise SubmissionRefused("checkpoints are 0.1 to 86,400 seconds apart")
+        lease = None if not begin.lease else LeaseTerms.read(_object(begin.lease, "lease"))
         name = printable(begin.name, 100)
         parts = _Pieces(requests)
         program = self._node.submit(
@@ -316,6 +313,7 @@ class _Calls:
             name=name,
             caller=call.caller,
             every=begin.every or None,
+            lease=lease,
         )
         found = self._node.find(program)
         yield messages.SubmitReply(program=program_out(found.shown()))
@@ -374,6 +372,17 @@ class _Calls:
         program = self._node.find(first_of(requests).program)
         act(program)
         return messages.ProgramReply(program=program_out(program.shown()))
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
+    """Return the object that a text is. Raises SubmissionRefused."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SubmissionRefused(f"the {what} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise SubmissionRefused(f"the {what} is no object")
+    return found
 
 
 class _Pieces:

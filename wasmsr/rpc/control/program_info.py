@@ -35,6 +35,8 @@ class ProgramInfo:
         epoch: The epoch in which this node owns it, or owned it; a move begins the next one.
         went: Where it is if it has moved ("address", "node", "epoch", "confirmed"), or None.
         move: How far its move is (the values of the last events), or None.
+        lease: Of a leased program its terms, "epoch", "owner" (node id), "state" and "checkpoint"
+            (the one that counts), as far as this node has heard; or None.
         details: What `inspect` adds: the run, figures, the call stack.
     """
 
@@ -56,6 +58,7 @@ class ProgramInfo:
     epoch: int = 1
     went: Mapping[str, Any] | None = None
     move: Mapping[str, Any] | None = None
+    lease: Mapping[str, Any] | None = None
     details: Mapping[str, Any] | None = None
 
     @property
@@ -90,6 +93,7 @@ def program_out(shown: Mapping[str, Any], *, details: bool = False) -> Any:
         every=shown["every"] or 0,
         epoch=shown["epoch"],
         move="" if shown["move"] is None else json.dumps(shown["move"], default=str),
+        lease="" if shown["lease"] is None else json.dumps(shown["lease"]),
     )
     if shown["went"] is not None:
         went = {**shown["went"], "node": bytes.fromhex(shown["went"]["node"])}
@@ -144,5 +148,6 @@ def program_in(message: Any) -> ProgramInfo:
         epoch=message.epoch or 1,
         went=went,
         move=json.loads(message.move) if message.move else None,
+        lease=json.loads(message.lease) if message.lease else None,
         details=json.loads(message.details) if message.details else None,
     )

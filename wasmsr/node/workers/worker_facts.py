@@ -6,11 +6,11 @@ import os
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from wasmsr.errors import printable
 from wasmsr.executor.process import ERRORS
-from wasmsr.node.supervision.node_folder import ProgramFolder
 from wasmsr.node.workers.warm_parents import reap
 
 
@@ -39,7 +39,7 @@ def resident_bytes(process: int) -> int | None:
         return None
 
 
-def how_it_ended(process: int, folder: ProgramFolder) -> tuple[str, str]:
+def how_it_ended(process: int, workers: Path) -> tuple[str, str]:
     """Return how a worker has ended: in a word, and as the rest of a sentence."""
     status = reap(process)
     if status is None:
@@ -52,7 +52,7 @@ def how_it_ended(process: int, folder: ProgramFolder) -> tuple[str, str]:
         return name, f"was ended by {name}"
     said = ""
     with suppress(OSError):
-        text = (folder.workers / ERRORS).read_bytes()[-2000:].decode("utf-8", "replace")
+        text = (workers / ERRORS).read_bytes()[-2000:].decode("utf-8", "replace")
         said = text.strip().rpartition("\n")[2]
     code = os.WEXITSTATUS(status)
     return "exit", f"ended with exit code {code}" + (f": {said}" if said else "")

@@ -1,0 +1,292 @@
+"""Leased programs on nodes: the loss of a node, of a worker, of the register, and moves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.node.nodes import Killed, World
+from tests.node.programs import counting, lines
+from tests.node.test_moves import output, until
+from wasmsr.errors import WasmsrError
+from wasmsr.node.leases.lease_terms import LeaseTerms
+from wasmsr.node.supervision.node_supervisor import NodeSupervisor
+from wasmsr.node.supervision.program_record import ProgramStanding
+from wasmsr.ownership.owner_record import OwnerRecord, Standing
+from wasmsr.ownership.register import Register
+from wasmsr.ownership.sqlite_backend import SqliteBackend
+from wasmsr.snapshot.store.store import SnapshotStore
+
+LEASE = 1.0
+EVERY = 0.3
+LINES = 100_000
+
+
+class Leasing(World):
+    """Two nodes with one register and one store."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.store = folder / "store"
+        self.events: list[tuple[str, str, dict[str, Any]]] = []
+
+    def register(self) -> Register:
+        return Register(SqliteBackend(self.folder / "register.db", busy=0.3), patience=0.5)
+
+    def leasing(self, name: str) -> NodeSupervisor:
+        """Return a node that leases programs, at the address NAME:1."""
+
+        def note(event: str, **values: Any) -> None:
+            self.events.append((name, event, values))
+
+        address = f"{name}:1"
+        return self.node(
+            address, self.folder / name, register=self.register, store=str(self.store),
+            advertised=address, note=note, adopt=5.0,
+        )  # fmt: skip
+
+    def submit(self, at: str, *failover: str, size: int = LINES, **terms: Any) -> str:
+        nodes = tuple(self.nodes[f"{one}:1"].node.hex() for one in failover)
+        return self.nodes[f"{at}:1"].submit(
+            [counting(size, 2)], {}, every=EVERY, lease=LeaseTerms(LEASE, nodes, **terms)
+        )
+
+    def record(self, program: str) -> OwnerRecord:
+        register = self.register()
+        try:
+            found = register.read(bytes.fromhex(program))
+        finally:
+            register.close()
+        assert found is not None
+        return found
+
+    def standing(self, at: str, program: str) -> str:
+        found = [one for one in self.nodes[f"{at}:1"].programs() if one.record.program == program]
+        return str(found[0].shown()["standing"]) if found else ""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Leasing]:
+    made = Leasing(tmp_path)
+    yield made
+    for node in [*made.nodes.values()]:
+        node.stop(save=False, seconds=5)
+
+
+def goes_on(world: Leasing, at: str, program: str, lines_more: int = 10) -> str:
+    """Wait until a node runs the program and it writes more; return its output there."""
+    node = world.nodes[f"{at}:1"]
+    until(lambda: world.standing(at, program) == "running", 30)
+    before = output(node, program)
+    until(lambda: len(output(node, program)) > len(before) + 9 * lines_more, 30)
+    found = output(node, program)
+    first = int(found[:8])
+    assert found == lines(first, first + len(found) // 9).decode(), "each line once"
+    return found
+
+
+def checkpointed(world: Leasing, program: str) -> None:
+    """Wait until a checkpoint with output counts."""
+
+    def counts() -> bool:
+        last = world.record(program).checkpoint
+        return last is not None and last.output > 0
+
+    until(counts)
+
+
+def test_a_lost_node(world: Leasing) -> None:
+    """The other node goes on from the last checkpoint soon, and the first one hears of it."""
+    a, b = world.leasing("a"), world.leasing("b")
+    program = world.submit("a", "b")
+    checkpointed(world, program)
+    world.lose("a:1")
+    began = time.monotonic()
+    until(lambda: world.standing("b", program) == "running", 30)
+    assert time.monotonic() - began < LEASE + 2
+    record = world.record(program)
+    assert (record.owner, record.epoch) == (b.node, 2)
+    goes_on(world, "b", program)
+    a = world.leasing("a")
+    until(lambda: world.standing("a", program) == "moved")
+    went = a.find(program).record.went
+    assert went is not None and (went.address, went.node) == ("b:1", b.node.hex())
+
+
+def test_a_lost_worker_and_a_lost_supervisor(world: Leasing) -> None:
+    """The node goes on in the next epoch; a new supervisor adopts the worker."""
+    a = world.leasing("a")
+    program = world.submit("a")
+    checkpointed(world, program)
+    os.kill(a.find(program).pid, signal.SIGKILL)
+    until(lambda: a.find(program).record.life == 2)
+    goes_on(world, "a", program)
+    assert world.record(program).epoch == 2
+    worker = a.find(program).pid
+    world.lose("a:1")
+    a = world.leasing("a")
+    goes_on(world, "a", program)
+    assert a.find(program).pid == worker and world.record(program).epoch == 2
+    a.find(program).kill()
+    assert world.record(program).standing is Standing.ENDED
+    assert not [one for one in SnapshotStore(str(world.store)).names() if program in one]
+
+
+@pytest.mark.full
+def test_a_program_that_ends(world: Leasing) -> None:
+    a, _ = world.leasing("a"), world.leasing("b")
+    program = world.submit("a", "b", size=300)
+    until(lambda: a.find(program).standing is ProgramStanding.ENDED)
+    assert a.find(program).record.code == 7 and output(a, program) == lines(0, 300).decode()
+    assert world.record(program).standing is Standing.ENDED
+    until(lambda: not os.listdir(world.store / "names"))
+    time.sleep(LEASE * 1.5)
+    assert world.standing("b", program) == ""
+
+
+@pytest.mark.full
+def test_a_node_that_stops_gives_its_programs_back(world: Leasing) -> None:
+    """Another node goes on at once and without a gap."""
+    a, _ = world.leasing("a"), world.leasing("b")
+    program = world.submit("a", "b")
+    checkpointed(world, program)
+    whole = world.nodes.pop("a:1")
+    assert whole is a and a.stop(save=True, seconds=20) == []
+    written = len(output(a, program))
+    until(lambda: world.record(program).epoch == 2, LEASE)
+    assert int(goes_on(world, "b", program, 1)[:8]) == written // 9
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("policy", ["restart", "fail"])
+def test_other_policies(world: Leasing, policy: str) -> None:
+    a, b = world.leasing("a"), world.leasing("b")
+    program = world.submit("a", "b", policy=policy)
+    checkpointed(world, program)
+    world.lose("a:1")
+    if policy == "fail":
+        until(lambda: world.record(program).standing is Standing.ENDED)
+        a = world.leasing("a")
+        until(lambda: a.find(program).standing is ProgramStanding.LOST)
+        assert world.standing("b", program) == ""
+    else:
+        assert goes_on(world, "b", program).startswith(lines(0, 1).decode())
+        assert b.find(program).record.life == 2
+
+
+@pytest.mark.full
+def test_moves_are_decided_by_the_register(world: Leasing) -> None:
+    a, b = world.leasing("a"), world.leasing("b")
+    program = world.submit("a", "b")
+    until(lambda: output(a, program))
+    a.moves.migrate(a.find(program), "b:1")
+    record = world.record(program)
+    assert (record.owner, record.epoch) == (b.node, 2)
+    assert goes_on(world, "b", program)[:8] == "0" * 8, "the output came along"
+    checkpointed(world, program)
+    b.moves.migrate(b.find(program), "a:1")
+    goes_on(world, "a", program)
+    assert world.record(program).epoch == 3
+    world.lose("a:1")
+    time.sleep(LEASE)
+    goes_on(world, "b", program)
+    assert world.record(program).epoch == 4
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kills", ["finish", "finish done", "commit"])
+def test_a_node_that_is_killed_while_it_moves_a_leased_program(world: Leasing, kills: str) -> None:
+    a, b = world.leasing("a"), world.leasing("b")
+    program = world.submit("a", "b")
+    checkpointed(world, program)
+    world.kills = kills
+    with pytest.raises(Killed):
+        a.moves.migrate(a.find(program), "b:1")
+    world.kills = ""
+    world.lose("a:1")
+    until(lambda: world.standing("b", program) == "running", LEASE + 4)
+    goes_on(world, "b", program)
+    assert world.record(program).owner == b.node
+    world.leasing("a")
+    until(lambda: world.standing("a", program) == "moved")
+    goes_on(world, "b", program)
+
+
+@pytest.mark.full
+def test_a_register_that_is_away(world: Leasing) -> None:
+    """The program is paused in time, and runs on in the same epoch when the register is back."""
+    a = world.leasing("a")
+    program = world.submit("a")
+    checkpointed(world, program)
+    with sqlite3.connect(world.folder / "register.db", isolation_level=None) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        time.sleep(LEASE)
+        before = output(a, program)
+        time.sleep(LEASE)
+        assert output(a, program) == before, "it stands"
+        database.execute("ROLLBACK")
+    goes_on(world, "a", program)
+    assert world.record(program).epoch == 1
+
+
+def test_what_cannot_have_a_lease(world: Leasing, tmp_path: Path) -> None:
+    plain = world.node("plain:1", tmp_path / "plain")
+    with pytest.raises(WasmsrError, match="leases no programs"):
+        plain.submit([counting(10, 0)], {}, lease=LeaseTerms(LEASE))
+    a = world.leasing("a")
+    spec = {"mounts": [f"{tmp_path}::/data::host"]}
+    with pytest.raises(WasmsrError, match="must not write to the host"):
+        a.submit([counting(10, 0)], spec, lease=LeaseTerms(LEASE))
+    program = world.submit("a")
+    until(lambda: output(a, program))
+    with pytest.raises(WasmsrError, match="no register and no store"):
+        a.moves.migrate(a.find(program), "plain:1")
+    goes_on(world, "a", program)
+    with pytest.raises(WasmsrError, match="the register says who owns it"):
+        a.adopt(program)
+
+
+@pytest.mark.full
+def test_pausing_a_leased_program(world: Leasing) -> None:
+    a, b = world.leasing("a"), world.leasing("b")
+    program = world.submit("a", "b")
+    until(lambda: output(a, program))
+    a.find(program).pause()
+    before = output(a, program)
+    time.sleep(LEASE * 1.5)
+    assert output(a, program) == before and world.record(program).epoch == 1
+    assert a.find(program).inspect()["lease"]["owner"] == a.node.hex()
+    a.find(program).resume()
+    goes_on(world, "a", program)
+    a.find(program).pause()
+    world.lose("a:1")
+    until(lambda: world.standing("b", program) == "paused", 10)
+    b.find(program).resume()
+    goes_on(world, "b", program)
+
+
+@pytest.mark.full
+def test_output_that_waits_for_its_checkpoint(world: Leasing) -> None:
+    """With `commit` no reader is ever ahead of what counts, whoever is lost."""
+    a, b = world.leasing("a"), world.leasing("b")
+    program = world.submit("a", "b", output="commit", size=1500)
+    seen = ""
+    while len(seen) < 900:
+        read = output(a, program)
+        last = world.record(program).checkpoint
+        assert last is not None and len(read) <= last.output
+        seen = read
+        time.sleep(0.05)
+    world.lose("a:1")
+    until(lambda: world.standing("b", program) == "running")
+    assert int(goes_on(world, "b", program)[:8]) * 9 >= len(seen), "nothing comes again"
+    until(lambda: b.find(program).standing is ProgramStanding.ENDED)
+    assert output(b, program).endswith(lines(1499, 1500).decode()), "the rest comes with the end"

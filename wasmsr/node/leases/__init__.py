@@ -1,0 +1,1 @@
+"""Leases of a node: programs that survive the loss of their host."""
