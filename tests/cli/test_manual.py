@@ -81,11 +81,16 @@ SERVED = (["job", "run"], ["job", "get"])
 """Commands that start another process, and are typed in tests of jobs."""
 
 
+def is_elsewhere(words: list[str]) -> bool:
+    """Whether a command needs another process."""
+    return words[0] in ELSEWHERE or "--node" in words or words[:2] in SERVED
+
+
 def walk(cli: Cli, lines: list[list[str]]) -> list[subprocess.CompletedProcess[str]]:
     """Types commands one after the other; those that need other processes are typed elsewhere."""
     outcomes = []
     for words in lines:
-        if words[0] in ELSEWHERE or "--node" in words or words[:2] in SERVED:
+        if is_elsewhere(words):
             continue
         keys = {"stdin": "rs"} if words[:2] == ["run", "server"] else {}
         variables = {
@@ -130,7 +135,7 @@ def test_readme(furnished: Cli, root: Path, heading: str) -> None:
     assert len(lines) >= 2
     outcomes = walk(furnished, lines)
     shown = re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]
-    shown = [example for example in shown if example.split()[1] not in ELSEWHERE]
+    shown = [example for example in shown if not is_elsewhere(example.split()[1:])]
     for example, outcome in zip(shown, outcomes, strict=True):
         first, _, printed = example.partition("\n")
         if printed.strip():

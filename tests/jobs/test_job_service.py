@@ -16,13 +16,13 @@ import pytest
 pytest.importorskip("yaml")
 pytest.importorskip("jsonschema")
 
+from tests.jobs.served import jobs_served
 from wasmsr.jobs.description.job import Constraint
 from wasmsr.jobs.failures import JobError
 from wasmsr.jobs.service import scheduling
 from wasmsr.jobs.service.client import JobClient, Submission, job_exit_code
 from wasmsr.jobs.service.home import JobHome
 from wasmsr.jobs.service.job_list import JobList
-from wasmsr.jobs.service.job_service import JobService
 from wasmsr.jobs.service.rows import JobRow
 
 INLINE = {"Source": {"Type": "inline", "Params": {"URL": "data:,x"}}, "Target": "/m.wasm"}
@@ -98,21 +98,10 @@ class FakeEngine:
 def serving(
     folder: Path, script: Callable[[str], Result | None], **settings: Any
 ) -> Iterator[tuple[JobClient, FakeEngine]]:
-    """Run a service in a thread, as long as the block lasts."""
-    home = JobHome(folder)
+    """Run a service with a `FakeEngine`, as long as the block lasts."""
     engine = FakeEngine(script)
-    lock = home.lock()
-    assert lock is not None
-    service = JobService(home, lambda compat: engine, idle=60, **settings)
-    thread = threading.Thread(target=service.run, args=(lock,))
-    thread.start()
-    try:
-        with JobClient(home) as client:
-            yield client, engine
-    finally:
-        service.end("the test ends")
-        thread.join(20)
-        assert not thread.is_alive()
+    with jobs_served(folder, lambda compat: engine, **settings) as client:
+        yield client, engine
 
 
 def submitted(client: JobClient, data: bytes, **settings: Any) -> JobRow:

@@ -26,7 +26,13 @@ MOST = 20
 """Problems that an error names at most."""
 
 
-def read_job(data: bytes, name: str = "the job file", changes: Iterable[str] = ()) -> Job:
+LATE = {"ModuleNotFound", "MemoryLimitError"}
+"""Codes of problems that Bacalhau finds only when an execution starts."""
+
+
+def read_job(
+    data: bytes, name: str = "the job file", changes: Iterable[str] = (), *, peer: bool = False
+) -> Job:
     """Return the job that a job file describes.
 
     Args:
@@ -34,6 +40,7 @@ def read_job(data: bytes, name: str = "the job file", changes: Iterable[str] = (
         name: What messages call it.
         changes: Values that are set before it is checked, each `KEY.KEY...=VALUE`; an element of a
             list is named by its number, from 0.
+        peer: Leave to the execution what Bacalhau leaves to it, and take the job.
 
     Raises:
         JobError: It is no job file. The message names line and column of the first problem;
@@ -47,7 +54,7 @@ def read_job(data: bytes, name: str = "the job file", changes: Iterable[str] = (
         _set(tree, change)
     _canonical(tree)
     found = problems(tree.data)
-    found = found or list(broken_rules(tree.data))
+    found = found or [one for one in broken_rules(tree.data) if not peer or one.code not in LATE]
     if found:
         placed = [(tree.place(one.path), one) for one in found]
         placed.sort(key=lambda one: one[0] or (0, 0))

@@ -84,7 +84,7 @@ class JobClient:
         from wasmsr.jobs.service.scheduling import check_fit, executions_of, machine_labels
         from wasmsr.jobs.service.submission import check_paths
 
-        task = read_job(given.source, given.name, given.changes)
+        task = read_job(given.source, given.name, given.changes, peer=given.compat)
         try:
             labels = machine_labels(given.labels)
         except ValueError as error:

@@ -170,7 +170,7 @@ class JobService:
         found = self._tasks.get(job.id)
         if found is None:
             try:
-                found = read_job(job.source, job.name or job.id, job.changes)
+                found = read_job(job.source, job.name or job.id, job.changes, peer=job.compat)
             except WasmsrError as error:  # a newer version took it
                 found = error
             self._tasks[job.id] = found

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,9 @@ from wasmsr.jobs.service.rows import JobRow, RunRow
 from wasmsr.jobs.sources.order import AllowedPath
 from wasmsr.jobs.sources.staging import StagedInput, stage, unstage
 from wasmsr.wasi.filesystem import tree_walk
+
+PEER_MEMORY = 512_000_000
+"""Bytes of memory of a task that names none, on Bacalhau."""
 
 
 class EndedRun(Protocol):
@@ -167,7 +170,7 @@ class RunningExecution:
             limit=task.resources.disk,
         )
         folder.mkdir(parents=True, mode=0o700)
-        request = request_of(self.name, self.job.id, self._task, staged, folder)
+        request = request_of(self.name, self.job, self._task, staged, folder)
         with self._lock:
             reason = self._stop()
             if reason is not None:
@@ -230,15 +233,18 @@ def command_code(code: int) -> int:
 
 
 def request_of(
-    name: str, job_id: str, job: Job, staged: list[StagedInput], folder: Path
+    name: str, row: JobRow, job: Job, staged: list[StagedInput], folder: Path
 ) -> dict[str, Any]:
     """Return what the executor is asked for, as plain data."""
     task = job.task
+    resources = task.resources
+    if row.compat and resources.memory is None:
+        resources = replace(resources, memory=PEER_MEMORY)
     return {
         "execution_id": name,
-        "job_id": job_id,
+        "job_id": row.id,
         "engine": task.engine,
-        "resources": task.resources,
+        "resources": resources,
         "network": task.network,
         "inputs": [
             {"source": str(one.source), "target": one.target, "read_only": one.read_only}
