@@ -375,16 +375,32 @@ def test_a_late_swap_of_a_killed_source_has_no_effect(ready: Any) -> None:
     late = owned(session, "a").ready(node.journal.node, attempt.move.attempt)
     session.a.kill()
     session.world.excused = True
-    session.a.revive()  # it no longer holds the program, so it ends the record
-    assert session.record().standing is Standing.ENDED
+    session.a.revive()  # it hears that the destination is READY, and makes that swap itself
+    found = session.record()
+    assert (found.owner, found.epoch) == (node.journal.node, attempt.move.epoch)
+    assert found.standing is Standing.OWNED
     backend = SqliteBackend(LeasedEnd.register)
     assert late.old
     assert not backend.compare_and_swap(
         session.program, encode_record(late.old), encode_record(late.new)
     )
     backend.close()
-    ask(node)
-    assert not node.destination.ready and not session.world.running
+    session.settle()
+    assert session.record().owner == node.journal.node
+    session.check()
+
+
+def test_the_record_stays_while_a_destination_that_may_be_ready_is_silent(ready: Any) -> None:
+    session, attempt = ready
+    session.a.kill()
+    session.b.kill()
+    session.a.revive()  # while it waits for the answer, the destination is started again
+    assert any("may be READY" in event.text for event in session.a.events)
+    found = session.record()
+    assert (found.epoch, found.standing) == (attempt.move.epoch, Standing.OWNED)
+    assert other(session).journal.node == found.owner
+    session.settle()
+    session.check()
 
 
 def test_a_register_that_is_away_refuses_commit(ready: Any) -> None:

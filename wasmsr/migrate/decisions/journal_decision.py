@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 from wasmsr.errors import MigrationError
@@ -62,7 +63,9 @@ class JournalDecision:
         journal_handed(self._journal, move)
         return True
 
-    def settle(self, move: Move, stop: threading.Event) -> SettleVerdict | None:
+    def settle(
+        self, move: Move, stop: threading.Event, ask: Callable[[], SettleVerdict]
+    ) -> SettleVerdict | None:
         """Return None: nothing is decided, so the destination says whether it is READY."""
         return None
 

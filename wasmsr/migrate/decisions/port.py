@@ -8,6 +8,7 @@ For a program without a lease it is the record HANDED in the source's journal
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from wasmsr.migrate.journal.ownership import SettleVerdict
@@ -50,10 +51,21 @@ class Decision(Protocol):
             InDoubt: `stop` was set while nobody could tell.
         """
 
-    def settle(self, move: Move, stop: threading.Event) -> SettleVerdict | None:
+    def settle(
+        self, move: Move, stop: threading.Event, ask: Callable[[], SettleVerdict]
+    ) -> SettleVerdict | None:
         """Return what is decided about an attempt that an earlier process of this end offered.
 
-        None says that only the destination can tell. Raises InDoubt if `stop` was set before.
+        Args:
+            move: The attempt.
+            stop: Ends the waiting.
+            ask: Asks the destination once what it has of the attempt; WAIT if that is not known.
+
+        Returns:
+            The verdict. None says that only the destination can tell.
+
+        Raises:
+            InDoubt: `stop` was set before it was known.
         """
 
     def over(self, move: Move) -> bool:

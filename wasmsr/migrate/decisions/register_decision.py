@@ -317,20 +317,34 @@ class RegisterDecision:
         self._ends.remove(self._program)
         return True
 
-    def settle(self, move: Move, stop: threading.Event) -> SettleVerdict | None:
+    def settle(
+        self, move: Move, stop: threading.Event, ask: Callable[[], SettleVerdict]
+    ) -> SettleVerdict | None:
         """Return what the register says about an attempt of an earlier process.
 
         That process may have sent a swap that still arrives. So this end changes a record that
-        still names it, and then the swap can do nothing any more.
+        still names it, and then the swap can do nothing any more. If the destination is READY, this
+        end makes the very swap that the process would have made next: the program has not run
+        since, for a source writes ABORTED before it runs on. Otherwise the record ends. While the
+        destination does not answer, it may be READY, so the record stays.
         """
         told = False
         while True:
             try:
                 found = self._ends.register.read(self._program)
-                if found is None or found.epoch >= move.epoch:
+                if found is None or found.epoch >= move.epoch or not self._is_mine(found):
                     break
-                if self._end_of(found):
+                heard = ask()
+                if heard is SettleVerdict.DECIDE:
+                    found = self._hand_late(found, move)
                     break
+                if heard is not SettleVerdict.WAIT:
+                    self._end_of(found)
+                    break
+                if not told:
+                    told = True
+                    text = f"program {self._program.hex()[:8]} may be READY at the other end"
+                    self._announce(Event("asking", f"{text}, which does not answer; asking again"))
             except SwapRefused:
                 continue
             except OwnershipError as error:
@@ -340,25 +354,38 @@ class RegisterDecision:
             if stop.wait(ASK_SECONDS):
                 raise InDoubt(
                     f"program {self._program.hex()[:8]} was being moved when this end was killed, "
-                    "and the register does not say who owns it",
-                    hint="start the same command again when the register works",
+                    "and neither the register nor the other end says who owns it",
+                    hint="start the same command again when both can be reached",
                 )
         if found is None or found.epoch < move.epoch:
             return SettleVerdict.GIVE_UP
         ours = found.epoch > move.epoch or found.attempt == move.attempt
         return SettleVerdict.DECIDE if ours else SettleVerdict.GIVE_UP
 
-    def _end_of(self, found: OwnerRecord) -> bool:
-        """Change the record of a program that is lost with this end; return whether it is settled.
+    def _is_mine(self, found: OwnerRecord) -> bool:
+        """Return whether a record says that this end owns the program."""
+        return found.owner == self._journal.node and found.standing is Standing.OWNED
+
+    def _hand_late(self, found: OwnerRecord, move: Move) -> OwnerRecord:
+        """Make the destination the owner, which is READY and to which the journal has offered it.
+
+        Raises OwnershipError.
+        """
+        record = self._journal.get(self._program)
+        assert record is not None
+        handed = found.next(owner=record.node, epoch=move.epoch, attempt=move.attempt)
+        self._ends.register.swap(found, handed)
+        return handed
+
+    def _end_of(self, found: OwnerRecord) -> None:
+        """Change the record of a program that is lost with this end, if it names this end.
 
         Without a checkpoint nobody can continue the program, so its record ends.
         """
-        if found.owner != self._journal.node or found.standing is not Standing.OWNED:
-            return True
-        hopeless = found.policy is FailoverPolicy.FAIL and not self._ends.outlives
-        changes = {"standing": Standing.ENDED} if hopeless else {}
-        self._ends.register.swap(found, found.next(**changes))
-        return True
+        if self._is_mine(found):
+            hopeless = found.policy is FailoverPolicy.FAIL and not self._ends.outlives
+            changes = {"standing": Standing.ENDED} if hopeless else {}
+            self._ends.register.swap(found, found.next(**changes))
 
     def over(self, move: Move) -> bool:
         """Return whether the register names a later owner, or says that the program has ended."""

@@ -262,7 +262,8 @@ class MoveSource:
         if record.standing is OwnershipState.HANDED:
             self._carry_out(Move(record.program, record.epoch, record.attempt))
             return
-        verdict = self.decisions.of(move.program).settle(move, self.stop)
+        ask = partial(self._ask_once, peer, move)
+        verdict = self.decisions.of(move.program).settle(move, self.stop, ask)
         if verdict is None:
             verdict = ownership.settle_offered(self._ask_until_answered(move), move)
             now = self.journal.get(move.program)
@@ -299,6 +300,13 @@ class MoveSource:
             if record is not None:
                 lost = OwnershipState.LOST
                 self.journal.put(replace(record, standing=lost, epoch=move.epoch - 1))
+
+    def _ask_once(self, peer: Peer, move: Move) -> SettleVerdict:
+        """Return what a peer's answer says about an offered move; WAIT without an answer."""
+        try:
+            return ownership.settle_offered(peer.status(move), move)
+        except (PeerLost, PeerRefused):
+            return SettleVerdict.WAIT
 
     def _ask_until_answered(self, move: Move) -> Report:
         peer = self.peer_of(move.program)
