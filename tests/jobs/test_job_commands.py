@@ -121,7 +121,7 @@ def test_killed_and_found_again(jobs: Jobs) -> None:
     _, err = follower.communicate(timeout=20)
     assert follower.returncode == 0 and "rewound to 0" in err
     said = [one["message"] for one in jobs.json("history", name)["history"]]
-    assert "the process that ran it was killed; it is begun again" in said
+    assert "the process that ran it has ended; it is begun again" in said
 
 
 @pytest.mark.full

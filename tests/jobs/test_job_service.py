@@ -70,6 +70,9 @@ class FakeEngine:
         self.states[name], self.over[name] = "running", threading.Event()
         self.peak = max(self.peak, list(self.states.values()).count("running"))
 
+    def recover(self, request: dict[str, Any], /) -> None:
+        raise JobError("ExecutionNotFound", "there is no checkpoint")
+
     def wait(self, id: str, timeout: float | None = None) -> Result:
         result = self.script(id)
         if result is None:
@@ -87,6 +90,9 @@ class FakeEngine:
 
     def snapshot(self, id: str, file: str) -> None:
         Path(file).write_text(id)
+
+    def leave(self) -> None:
+        self.close()
 
     def close(self) -> None:
         for name, over in self.over.items():
@@ -285,7 +291,7 @@ def test_what_a_killed_service_leaves(tmp_path: Path, monkeypatch: pytest.Monkey
     with JobList(JobHome(tmp_path).list_file) as plain, plain.changing():
         plain.stop(jobs["stopping"].id, "stop")
     with serving(tmp_path, lambda name: Result()) as (client, engine):
-        assert ended(client, jobs["fail"]).message == "the process that ran it was killed"
+        assert ended(client, jobs["fail"]).message == "the process that ran it has ended"
         assert ended(client, jobs["restart"]).state == "Completed"
         (again,) = client.jobs.runs(jobs["restart"].id)
         assert again.epoch == 2 and f"{again.id}.2" in engine.requests

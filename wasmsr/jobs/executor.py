@@ -27,7 +27,7 @@ from wasmsr.jobs.execution.archive import ExecutionArchive
 from wasmsr.jobs.execution.compat import Manner
 from wasmsr.jobs.execution.execution import Execution, ExecutionRules
 from wasmsr.jobs.execution.guest_files import GuestFiles, filesystem_error
-from wasmsr.jobs.execution.log import LogItem, read_log
+from wasmsr.jobs.execution.log import LogItem, read_log, rewind_log
 from wasmsr.jobs.execution.modules import About, ModuleLinker, memory_pages
 from wasmsr.jobs.execution.prepared import Prepared, start_error
 from wasmsr.jobs.execution.requests import (
@@ -41,7 +41,7 @@ from wasmsr.jobs.execution.requests import (
     check_request,
 )
 from wasmsr.jobs.execution.results import write_results
-from wasmsr.jobs.execution.saving import read_request, write_request
+from wasmsr.jobs.execution.saving import JobCheckpoint, read_request, write_request
 from wasmsr.jobs.failures import JobError
 from wasmsr.node.workers.warm_parents import WarmParents
 
@@ -108,6 +108,17 @@ class JobExecutor:
         self._parents.close()
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def leave(self) -> None:
+        """End all processes, and keep what `recover` needs to go on with what runs.
+
+        What would be restored after a loss is saved once more. Nobody is told of an end.
+        """
+        with self._lock:
+            executions = [one for one in self._executions.values() if isinstance(one, Execution)]
+        for execution in executions:
+            execution.leave()
+        self._parents.close()
 
     # ---- the peer's verbs ------------------------------------------------------------------------
 
@@ -381,6 +392,46 @@ class JobExecutor:
                 self._enter(read, lambda: self._go_on(read, saved))
         except SnapshotError as error:
             raise JobError("SpecError", error.message, hint=error.hint) from error
+
+    def recover(self, request: ExecutionRequest | Mapping[str, Any]) -> None:
+        """Go on with an execution whose executor was killed, from its last checkpoint.
+
+        Log, streams and outputs are then as the checkpoint has them. Its worker must have ended:
+        workers end 1 s after their executor.
+
+        Args:
+            request: What it may use and read; its `execution_dir` is the folder that the execution
+                had, and its id may be a new one.
+
+        Raises:
+            JobError: ExecutionNotFound, there is no checkpoint; or it cannot be restored. Its
+                checkpoint stays.
+        """
+        read = _read(request)
+        self._enter(read, lambda: self._recovered(read))
+
+    def _recovered(self, request: ExecutionRequest) -> Execution:
+        folder = ExecutionFolder(Path(os.path.realpath(request.execution_dir)))
+        saved = JobCheckpoint.read(folder)
+        if saved is None:
+            raise JobError(
+                "ExecutionNotFound",
+                f"{printable(folder.path)} has no checkpoint of an execution",
+                hint="snapshot_every writes checkpoints",
+            )
+        pages = memory_pages(request.resources.memory)
+        files = self._checked_files(request, folder)
+        try:
+            prepared = self._prepared(request, folder, files, pages)
+            shutil.rmtree(folder.work, ignore_errors=True)
+            rewind_log(folder.log, dict(saved.ends))
+            files.make_root(folder)
+            write_request(folder, request)
+            execution = Execution(prepared, self._rules)
+            execution.begin(execution.restoring(saved))
+        except OSError as error:
+            raise filesystem_error(folder.path, error) from error
+        return execution
 
     def _request_of(self, id: str) -> ExecutionRequest:
         """Return the request of an execution that was saved. Raises JobError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wasmsr.cli.jobs.job_options import write_stream
@@ -25,7 +26,7 @@ def items(
 ) -> Iterator[LogItem]:
     """Yield what an execution writes.
 
-    If it is begun again, a `LogRewound` to 0 says so, and the new log follows.
+    If it goes on from a checkpoint, or is begun again, a `LogRewound` says so.
 
     Args:
         client: The jobs.
@@ -35,15 +36,15 @@ def items(
     """
     from wasmsr.jobs.execution.log import LogRewound, read_log
 
-    epoch = 0
+    last = None
     while True:
         run = client.jobs.run(execution)
         log = client.log(run)
-        if run.epoch != epoch and (log / "frames").exists():
-            if epoch:
+        if log != last and (log / "frames").exists():
+            if last is not None:
                 yield LogRewound(0)
-            epoch = run.epoch
-            ended = _Ended(client, execution, epoch) if follow else lambda: True
+            last = log
+            ended = _Ended(client, execution, log) if follow else lambda: True
             yield from read_log(log, tail=tail, ended=ended)
             tail = None
             continue
@@ -54,10 +55,10 @@ def items(
 
 
 class _Ended:
-    """Says whether an epoch of an execution writes no more."""
+    """Says whether nothing more is written to a log of an execution."""
 
-    def __init__(self, client: JobClient, execution: str, epoch: int) -> None:
-        self._client, self._execution, self._epoch = client, execution, epoch
+    def __init__(self, client: JobClient, execution: str, log: Path) -> None:
+        self._client, self._execution, self._log = client, execution, log
         self._version, self._asked, self._over = -1, 0.0, False
 
     def __call__(self) -> bool:
@@ -70,7 +71,7 @@ class _Ended:
             self._version = version
             run = self._client.jobs.run(self._execution)
             over = not run.open or run.state == "Publishing"
-            self._over = over or run.epoch != self._epoch
+            self._over = over or self._client.log(run) != self._log
         return self._over
 
 

@@ -353,6 +353,17 @@ class Execution:
             return None
         return self._result
 
+    def leave(self) -> None:
+        """End the worker, and keep everything on disk. An execution that waits, waits on."""
+        if not self.is_over and self.prepared.request.on_loss == "restore":
+            with suppress(WasmsrError, OSError):
+                self.checkpoint()
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            _end_worker(worker)
+            reap(worker.pid, 1)
+
     def when_over(self, listener: Callable[[], None]) -> None:
         """Call a function, on any thread, when the execution has ended."""
         with self._lock:

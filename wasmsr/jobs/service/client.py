@@ -246,7 +246,11 @@ class JobClient:
 
     def log(self, run: RunRow) -> Path:
         """Return the folder of an execution's log."""
-        return self.home.execution(run.id, run.epoch) / "log"
+        return self._folder(run) / "log"
+
+    def _folder(self, run: RunRow) -> Path:
+        """Return the folder of an execution; one that did not start has an empty attribute."""
+        return Path(run.folder) if run.folder else self.home.execution(run.id, run.epoch)
 
     def get(self, run: RunRow, target: Path) -> None:
         """Copy the results of an execution to a path that is free.
@@ -261,7 +265,7 @@ class JobClient:
             data: dict[str, Any] = dict(run.published)
             published = Published(data["kind"], data["where"], data["params"])
         else:
-            folder = self.home.execution(run.id, run.epoch) / "results"
+            folder = self._folder(run) / "results"
             if not folder.is_dir():
                 raise JobError("OutputConfigError", f"{what} has no results: {run.message}")
             published = Published("local", str(folder))

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from wasmsr.errors import EXIT_HOST, EXIT_INTERRUPTED, WasmsrError
 from wasmsr.jobs.description.job import Job
@@ -53,7 +54,7 @@ PEER_SENTENCE = (
     "• Node {}: job already executed on this node more than once"
 )
 
-LOST = "the process that ran it was killed"
+LOST = "the process that ran it has ended"
 
 
 class JobService:
@@ -111,7 +112,7 @@ class JobService:
             for one in list(self._running.values()):
                 one.abandon()
             for engine in self._engines.values():
-                engine.close()
+                engine.leave() if self._running else engine.close()
             self._jobs.close()
             os.close(self._pipe)
             with suppress(OSError):
@@ -157,11 +158,15 @@ class JobService:
         if job.stopping or isinstance(task, WasmsrError) or task.on_loss == "fail":
             self._jobs.set_run(run, "Failed", LOST, ended=time.time(), exit_code=EXIT_HOST)
             return
+        folder = run.folder if task.on_loss == "restore" and is_saved(run.folder) else ""
+        what = "it goes on from its checkpoint" if folder else "it is begun again"
         self._jobs.set_run(
-            run, "New", f"{LOST}; it is begun again", "Recovery", epoch=run.epoch + 1, started=None
-        )
-        tree_walk.remove(self._home.execution(run.id, run.epoch))
+            run, "New", f"{LOST}; {what}", "Recovery",
+            epoch=run.epoch + 1, started=None, folder=folder,
+        )  # fmt: skip
         tree_walk.remove(self._home.inputs(run.id, run.epoch))
+        if run.folder and not folder:
+            tree_walk.remove(Path(run.folder))
 
     # A turn
 
@@ -340,6 +345,14 @@ class JobService:
         else:
             self._jobs.note(one.row.job, one.row.id, request.kind.title(), "", request.argument)
             self._jobs.answer(request.number, "")
+
+
+def is_saved(folder: str) -> bool:
+    """Return whether an execution can go on from a checkpoint that is in its folder."""
+    from wasmsr.jobs.execution.requests import ExecutionFolder
+    from wasmsr.jobs.execution.saving import JobCheckpoint
+
+    return bool(folder) and JobCheckpoint.read(ExecutionFolder(Path(folder))) is not None
 
 
 def serve(home: JobHome, ready: int | None = None, *, idle: float = IDLE_SECONDS) -> bool:

@@ -55,6 +55,9 @@ class RunEngine(Protocol):
     def start(self, request: dict[str, Any], /) -> None:
         """Start an execution. Raises JobError."""
 
+    def recover(self, request: dict[str, Any], /) -> None:
+        """Go on from the checkpoint in the execution's folder. Raises JobError."""
+
     def wait(self, id: str, timeout: float | None = None) -> EndedRun:
         """Return how it ended."""
 
@@ -63,6 +66,9 @@ class RunEngine(Protocol):
 
     def cancel(self, id: str) -> None:
         """End it at once. Raises JobError if it has ended."""
+
+    def leave(self) -> None:
+        """End all processes, and keep what `recover` needs."""
 
     def close(self) -> None:
         """End all executions."""
@@ -159,8 +165,6 @@ class RunningExecution:
 
     def _execute(self, inputs: Path) -> None:
         """Stage the inputs, run the program, and note how it ended."""
-        folder = self._home.execution(self.row.id, self.row.epoch)
-        tree_walk.remove(folder)
         task = self._task.task
         staged = stage(
             task.inputs,
@@ -169,13 +173,11 @@ class RunningExecution:
             allowed=[AllowedPath.parse(text) for text in self.job.allowed],
             limit=task.resources.disk,
         )
-        folder.mkdir(parents=True, mode=0o700)
-        request = request_of(self.name, self.job, self._task, staged, folder)
         with self._lock:
             reason = self._stop()
             if reason is not None:
                 raise JobError("ExecutionAlreadyCancelled", reason)
-        self._engine.start(request)
+        folder = self._recovered(staged) or self._begun(staged)
         with self._lock:
             self._started = True
             stop = self._stop()
@@ -185,6 +187,28 @@ class RunningExecution:
                 self._engine.cancel(self.name)
         result = self._engine.wait(self.name)
         self._note(result, self._engine.describe(self.name).state)
+
+    def _begun(self, staged: list[StagedInput]) -> Path:
+        """Begin the program in a new folder, which is returned. Raises JobError."""
+        folder = self._home.execution(self.row.id, self.row.epoch)
+        tree_walk.remove(folder)
+        folder.mkdir(parents=True, mode=0o700)
+        self._engine.start(request_of(self.name, self.job, self._task, staged, folder))
+        return folder
+
+    def _recovered(self, staged: list[StagedInput]) -> Path | None:
+        """Go on from the checkpoint that is in the execution's folder; None if that fails."""
+        if not self.row.folder:
+            return None
+        folder = Path(self.row.folder)
+        try:
+            self._engine.recover(request_of(self.name, self.job, self._task, staged, folder))
+        except WasmsrError as error:
+            sentence = f"it cannot go on from its checkpoint, and is begun again: {error.message}"
+            self._jobs.note(self.job.id, self.row.id, "Recovery", "", sentence)
+            tree_walk.remove(folder)
+            return None
+        return folder
 
     def _note(self, result: EndedRun, state: str) -> None:
         data = result.as_dict()
