@@ -4,9 +4,12 @@
     python -m tests.node.campaign --runs 0 --file RESULTS        what RESULTS says in all
 
 A run is named by its seed. The command skips the seeds that RESULTS has, so it can be continued.
+Every second run has leased programs on two nodes (`lease_campaign.py`), and every fourth has
+programs that move between two nodes (`move_campaign.py`); `--only` takes one kind.
 
-Each run has three programs that count, and three faults: the supervisor, a worker, or both are
-killed, or the supervisor is asked to end; meanwhile somebody pauses, resumes and saves programs.
+Each of the others has three programs that count, and three faults: the supervisor, a worker, or
+both are killed, or the supervisor is asked to end; meanwhile somebody pauses, resumes and saves
+programs.
 After each fault the node is started again, sooner or later than its workers wait, and says of each
 program: running, paused, resumable, ended or lost. That is checked against the processes and
 against what the node has said before. In the end each program that is not lost has written each
@@ -30,6 +33,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests.node import lease_campaign
+from tests.node.move_campaign import one_run
 from tests.node.programs import counting, lines
 from wasmsr import Node
 from wasmsr.errors import WasmsrError
@@ -210,11 +215,28 @@ def play(seed: int) -> dict[str, Any]:
         return {"seed": seed, "wrong": said, **run.standings}
 
 
+def play_moves(seed: int) -> dict[str, Any]:
+    """Do the run of a seed with moves, and return what came of it."""
+    found = one_run(seed)
+    faults = Counter(f"fault: moves, {kind}" for kind in found["faults"])
+    return {"seed": seed, "wrong": "\n".join(found["wrong"]), **faults, "moves": found["moves"]}
+
+
+def any_kind(seed: int, only: str, slack: float) -> dict[str, Any]:
+    """Do the run of a seed, of the kind that it has or of the only one, and return what it gave."""
+    kind = only or ("node", "leases", "moves", "leases")[seed % 4]
+    if kind == "leases":
+        return {"kind": kind, **lease_campaign.play(seed, slack=slack)}
+    return {"kind": kind, **(play_moves(seed) if kind == "moves" else play(seed))}
+
+
 def main() -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--file", type=Path, required=True)
+    parser.add_argument("--only", choices=("node", "moves", "leases"), default="")
+    parser.add_argument("--slack", type=float, default=0.0, help="seconds added to limits of times")
     options = parser.parse_args()
     done: dict[int, dict[str, Any]] = {}
     if options.file.exists():
@@ -224,13 +246,18 @@ def main() -> int:
     for seed in range(options.runs):
         if seed in done:
             continue
-        done[seed] = play(seed)
+        done[seed] = any_kind(seed, options.only, options.slack)
         with open(options.file, "a", encoding="utf-8") as file:
             file.write(json.dumps(done[seed]) + "\n")
-        print(done[seed], flush=True)
+        print({name: n for name, n in done[seed].items() if name != "logs"}, flush=True)
     total: Counter[str] = Counter()
     for one in done.values():
-        total.update({name: n for name, n in one.items() if name not in ("seed", "wrong")})
+        total.update({name: n for name, n in one.items() if name != "seed" and type(n) is int})
+        total[f"runs: {one.get('kind', 'node')}"] += 1
+    for name in ("back", "old"):
+        times = sorted(time for one in done.values() for time in one.get(name, ()))
+        if times:
+            print(f"{name}: {len(times)}, median {times[len(times) // 2]} s, most {times[-1]} s")
     wrong = [one["seed"] for one in done.values() if one["wrong"]]
     print(f"{len(done)} runs, {len(wrong)} wrong {wrong}: {dict(sorted(total.items()))}")
     return 1 if wrong else 0

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sqlite3
+import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,10 @@ import pytest
 
 from tests.node.nodes import Killed, World
 from tests.node.programs import counting, lines
+from tests.node.test_commands import Shell
 from tests.node.test_moves import output, until
 from wasmsr.errors import WasmsrError
+from wasmsr.node.failures import SubmissionRefused
 from wasmsr.node.leases.lease_terms import LeaseTerms
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.node.supervision.program_record import ProgramStanding
@@ -35,7 +41,7 @@ class Leasing(World):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
-        self.store = folder / "store"
+        self.store: Path | str = folder / "store"
         self.events: list[tuple[str, str, dict[str, Any]]] = []
 
     def register(self) -> Register:
@@ -147,7 +153,7 @@ def test_a_program_that_ends(world: Leasing) -> None:
     until(lambda: a.find(program).standing is ProgramStanding.ENDED)
     assert a.find(program).record.code == 7 and output(a, program) == lines(0, 300).decode()
     assert world.record(program).standing is Standing.ENDED
-    until(lambda: not os.listdir(world.store / "names"))
+    until(lambda: not os.listdir(world.folder / "store" / "names"))
     time.sleep(LEASE * 1.5)
     assert world.standing("b", program) == ""
 
@@ -290,3 +296,115 @@ def test_output_that_waits_for_its_checkpoint(world: Leasing) -> None:
     assert int(goes_on(world, "b", program)[:8]) * 9 >= len(seen), "nothing comes again"
     until(lambda: b.find(program).standing is ProgramStanding.ENDED)
     assert output(b, program).endswith(lines(1499, 1500).decode()), "the rest comes with the end"
+
+
+@pytest.mark.full
+def test_a_store_that_speaks_s3(world: Leasing, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = pytest.importorskip("moto.server", reason="moto's server is not installed")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    try:
+        host, port = running.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem(use_listings_cache=False).mkdir("leases")
+        world.store = "s3://leases/deep"
+        world.leasing("a"), world.leasing("b")
+        program = world.submit("a", "b")
+        checkpointed(world, program)
+        world.lose("a:1")
+        goes_on(world, "b", program)
+        checkpointed(world, program)
+        world.nodes["b:1"].find(program).kill()
+        until(lambda: not SnapshotStore("s3://leases/deep").names())
+    finally:
+        for node in world.nodes.values():
+            node.stop(save=False, seconds=5)
+        world.nodes.clear()
+        running.stop()
+
+
+@pytest.mark.parametrize(
+    ("terms", "why"),
+    [
+        ({}, "'seconds'"),
+        ({"seconds": "x"}, "could not convert"),
+        ({"seconds": float("nan")}, "lasts 0.5 s to"),
+        ({"seconds": 1e9}, "lasts 0.5 s to"),
+        ({"seconds": 1, "failover": ["ab"]}, "32 hexadecimal digits"),
+        ({"seconds": 1, "failover": [7]}, "32 hexadecimal digits"),
+        ({"seconds": 1, "failover": 7}, "not iterable"),
+        ({"seconds": 1, "failover": [f"{n:032x}" for n in range(65)]}, "at most 64 nodes"),
+        ({"seconds": 1, "policy": "hope"}, "'hope'"),
+        ({"seconds": 1, "output": "never"}, "`live`"),
+        ({"seconds": 1, "unfenced": ["all"]}, "no effect 'all'"),
+    ],
+)
+def test_terms_that_are_none(terms: dict[str, Any], why: str) -> None:
+    with pytest.raises(SubmissionRefused, match=why):
+        LeaseTerms.read(terms)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("damage", ["gone", "garbage", "another", "module"])
+def test_notes_that_are_damaged(world: Leasing, damage: str) -> None:
+    """Nothing is taken over by them, and the node goes on watching."""
+    world.leasing("a"), world.leasing("b")
+    program = world.submit("a", "b")
+    checkpointed(world, program)
+    names = world.folder / "store" / "names"
+    world.lose("a:1")
+    if damage == "module":
+        (names / f"{program}.module").write_bytes(b"\0asm\1\0\0\0")
+    (note,) = names.glob(f"{program}.*.run")
+    data = note.read_bytes()
+    other = data.replace(program.encode(), b"ab" * 16)
+    changed = {"garbage": b"{", "another": other, "module": data}.get(damage)
+    note.unlink() if changed is None else note.write_bytes(changed)
+    said = ("not-taken-over",) if damage == "module" else ("trouble",)
+    until(lambda: any(event in said and at == "b" for at, event, _ in world.events))
+    assert world.standing("b", program) in ("", "resumable")
+    record = world.record(program)
+    assert damage == "module" or record.epoch == 1
+
+
+@pytest.mark.full
+def test_the_commands(tmp_path: Path) -> None:
+    """A lease as a person gives it to a node and sees it there; and what the metrics say."""
+    shell = Shell(tmp_path)
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        metrics = f"127.0.0.1:{trial.getsockname()[1]}"
+    shell.environ["WASMSR_METRICS"] = metrics
+    try:
+        node = [sys.executable, "-m", "wasmsr", "node", "--ownership-register", "r.db"]
+        done = subprocess.run(node, env=shell.environ, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and "ownership.register needs checkpoints.store" in done.stderr
+        shell.node("--ownership-register", "register.db", "--checkpoints-store", "store")
+        (tmp_path / "count.wasm").write_bytes(counting(LINES, 2))
+        said = shell.run("submit", "--policy", "fail", "count.wasm", code=2)
+        assert "is for programs with a lease" in said
+        said = shell.run("submit", "--lease", "0.1", "count.wasm", code=2)
+        assert "a lease lasts 0.5 s" in said
+        words = ("--lease", "2", "--failover", "ab" * 16, "--policy", "restart", "--every", "0.3")
+        program = shell.run("submit", *words, "--output", "commit", "count.wasm").strip()
+        owner = shell.events("node")[0]["id"]
+        found = shell.ps()[program]["lease"]
+        assert (found["owner"], found["epoch"], found["seconds"]) == (owner, 1, 2.0)
+        assert (found["policy"], found["output"], found["failover"]) == (
+            "restart", "commit", ["ab" * 16],
+        )  # fmt: skip
+        assert found["state"] == "running" and found["checkpoint"]["epoch"] == 1
+        assert "epoch 1" in shell.run("ps")
+        with urllib.request.urlopen(f"http://{metrics}/metrics") as answer:
+            text = answer.read().decode()
+        assert (
+            f'wasmsr_lease_epoch{{owner="{owner}",program="{program}",state="running"}} 1' in text
+        )
+        assert f'wasmsr_lease_checkpoint_age_seconds{{program="{program}"}}' in text
+        shell.run("kill", program)
+    finally:
+        shell.end()

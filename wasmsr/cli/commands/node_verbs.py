@@ -215,7 +215,7 @@ def ps(as_json: bool, **values: Any) -> int:
         for one in found:
             click.echo(json.dumps(one.as_dict()))
         return 0
-    heads = ("id", "name", "standing", "memory", "saved", "submitted", "why")
+    heads = ("id", "name", "standing", "memory", "saved", "lease", "submitted", "why")
     print_blocks([("Programs", heads, [_row(one) for one in found])])
     return 0
 
@@ -228,6 +228,7 @@ def _row(one: ProgramInfo) -> tuple[str, ...]:
         standing,
         "-" if one.memory is None else f"{one.memory / (1 << 20):.1f} MiB",
         "-" if one.saved is None else _time(one.saved["time"]),
+        "-" if one.lease is None else f"epoch {one.lease['epoch']}",
         _time(one.submitted),
         one.reason or "-",
     )
