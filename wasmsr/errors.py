@@ -67,6 +67,7 @@ PACKAGES = {
     "google": ("protobuf", "python3-protobuf"),
     "grpc": ("grpcio", "python3-grpcio"),
     "msgpack": ("msgpack", "python3-msgpack"),
+    "opentelemetry": ("opentelemetry-exporter-otlp-proto-http", None),
     "platformdirs": ("platformdirs", "python3-platformdirs"),
     "prometheus_client": ("prometheus-client", "python3-prometheus-client"),
     "rich": ("rich", "python3-rich"),

@@ -46,6 +46,7 @@ ONLY_IN = {
     **{name: {"http"} for name in ("http", "httpx", "requests", "urllib3", "etcd3gw")},
     "aiohttp": {"http", "jobs"},
     "prometheus_client": {"http"},
+    "opentelemetry": {"http"},
     "msgpack": {"executor", "snapshot", "snapshot.store", "migrate", "rpc"},
     "zstandard": {"snapshot", "snapshot.store"},
     "cryptography": {"node", "snapshot"},

@@ -38,6 +38,8 @@ from wasmsr.runspec.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from wasmsr.http.bounded_server import BoundedServer
+    from wasmsr.http.move_spans import MoveSpans
+    from wasmsr.migrate.events import Event
     from wasmsr.migrate.ports import Peer
     from wasmsr.migrate.protocol import Offer
     from wasmsr.node.stored_checkpoints import StoredCheckpoints
@@ -186,6 +188,7 @@ class NodeService:
         self._log = NodeLog(settings["log.format"], settings["log.level"])
         self._counts = NodeCounts()
         self._stored: StoredCheckpoints | None = None
+        self._spans: MoveSpans | None = None
         self._state = state_folder(settings["node.state-dir"])
         self._policy = _policy(settings)
         self._admission = ProgramAdmission(self._policy)
@@ -200,8 +203,9 @@ class NodeService:
             limits=limits, ring=settings["node.output-limit"], every=settings["checkpoints.every"],
             keep=settings["checkpoints.keep"], admit=self._admit, check=self._check,
             leave=lambda program: self._admission.leave(bytes.fromhex(program)),
-            peer=self._peer, note=self._note, register=self._register(),
-            store=settings["checkpoints.store"] or "", advertised=self._advertised(),
+            peer=self._peer, note=self._note, trace=self._trace,
+            register=self._register(), store=settings["checkpoints.store"] or "",
+            advertised=self._advertised(),
         )  # fmt: skip
         self._supervisor: NodeSupervisor | None = None
         node = self._tls.identity.node if self._tls else b""
@@ -220,6 +224,7 @@ class NodeService:
                 with suppress(AccessRefused):  # it is here already
                     self._admission.admit(program.id, record.submitter, _wish(record.digest, run))
         try:
+            self._send_spans(supervisor.node)
             server = self._serve(supervisor, confinement)
         except BaseException:
             supervisor.stop(save=True, seconds=settings["node.stop-seconds"])
@@ -282,6 +287,18 @@ class NodeService:
             return str(said)
         return "" if listen.host in ("0.0.0.0", "::", "") else str(listen)
 
+    def _send_spans(self, node: bytes) -> None:
+        """Begin to send spans, where the settings ask for them. Raises MissingPackageError."""
+        if self._settings["node.spans"] is not None:
+            from wasmsr.http.move_spans import send_spans
+
+            self._spans = send_spans(self._settings["node.spans"], node.hex(), __version__)
+
+    def _trace(self, event: Event) -> None:
+        """Make spans of an event of a move, if that is wished."""
+        if self._spans is not None:
+            self._spans.take(event)
+
     def _address(self) -> str:
         """Return where other nodes call this one; without a host, where they see it."""
         listen, said = self._settings["node.listen"], self._settings["node.advertise"]
@@ -318,6 +335,8 @@ class NodeService:
         lost = supervisor.stop(save=how != "kill", seconds=left_seconds)
         if self._stored is not None and not self._stored.close(seconds):
             self._log.note("not-stored", error="the node ends before all checkpoints are copied")
+        if self._spans is not None:
+            self._spans.close()
         left = [one for one in supervisor.programs() if one.standing.value == "resumable"]
         self._log.note("stopped", resumable=len(left), lost=len(lost))
         return 0

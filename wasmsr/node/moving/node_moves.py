@@ -52,6 +52,9 @@ class MovingNode(NodePlace, Protocol):
     def note(self, event: str, **values: Any) -> None:
         """Write an event to the node's log."""
 
+    def trace(self, event: Event) -> None:
+        """Take an event of a move, for spans."""
+
     def named(self, program: bytes) -> NodeProgram | None:
         """Return the program with this id, or None."""
 
@@ -138,6 +141,7 @@ class NodeMoves:
     def announce(self, event: Event) -> None:
         """Take an event of the hand-over: for the log, and for whoever watches the move."""
         more = self.seen.take(event)
+        self._node.trace(event)
         if event.kind in ("lease", "leased"):
             self._node.note("lease", text=event.text)
         elif event.kind != "progress" and not self._is_said(event):

@@ -31,6 +31,18 @@ class NodeAddresses(RepeatedText):
         return str(ListenAddress().read(text))
 
 
+class CollectorAddress(OptionKind):
+    """The URL of a collector of telemetry."""
+
+    name = "URL"
+
+    def read(self, text: str) -> str:
+        """Return the text, if it is of this kind."""
+        if not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", text):
+            raise ValueError(f"{text!r} is no URL such as http://127.0.0.1:4318.")
+        return text
+
+
 class PeerIds(NodeIds):
     """Ids of nodes, as bytes."""
 

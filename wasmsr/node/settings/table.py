@@ -77,6 +77,9 @@ ROWS = (
         "Serve the page for people there."),
     SettingRow("node", "metrics", kinds.ListenAddress(), "[HOST:]PORT",
         "Serve metrics for Prometheus there."),
+    SettingRow("node", "spans", kinds.CollectorAddress(), "URL",
+        "Send spans of moves to this collector of OpenTelemetry (OTLP over HTTP), such as "
+        "http://127.0.0.1:4318."),
     SettingRow("node", "advertise", kinds.ListenAddress(), "[HOST:]PORT",
         "Where other nodes call this one. Default: the port of --listen, at the address from which "
         "this node calls them."),

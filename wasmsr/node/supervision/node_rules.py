@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from wasmsr.migrate.events import Event
 from wasmsr.migrate.ports import Peer
 from wasmsr.node.failures import NodeError
 from wasmsr.node.moving.node_peers import MakePeer
@@ -51,6 +52,7 @@ class NodeRules:
         store: The address of the store for the checkpoints of leased programs; "" for none.
         advertised: Where other nodes call this one, or "" if it is not known.
         note: Gets events, for the log.
+        trace: Gets the events of moves, for spans.
     """
 
     limits: WorkerLimits = field(default_factory=WorkerLimits)
@@ -66,6 +68,7 @@ class NodeRules:
     store: str = ""
     advertised: str = ""
     note: Note = _ignore
+    trace: Callable[[Event], None] = lambda event: None
 
 
 __all__ = ["NodeRules"]

@@ -23,6 +23,7 @@ from wasmsr.errors import WasmsrError, printable
 from wasmsr.executor.port import ID_BYTES, ExecutorError
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.migrate.decisions.leased_movable import LeasedMovable
+from wasmsr.migrate.events import Event
 from wasmsr.migrate.protocol import Ending
 from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused, WrongState
 from wasmsr.node.leases.lease_notes import RunNote
@@ -168,6 +169,10 @@ class NodeSupervisor:
     def note(self, event: str, **values: Any) -> None:
         """Write an event to the log."""
         self.rules.note(event, **values)
+
+    def trace(self, event: Event) -> None:
+        """Take an event of a move, for spans."""
+        self.rules.trace(event)
 
     def named(self, program: bytes) -> NodeProgram | None:
         """Return the program with this id, or None."""
