@@ -136,6 +136,7 @@ class Execution:
             JobError: It cannot be started.
         """
         worker = self._filled(put or self._start)
+        self._rules.note("started", self.id, job=self.prepared.request.job_id)
         with self._steering, self._lock:
             self._have(worker, runs=put is None, paused=paused)
 
@@ -410,8 +411,10 @@ class Execution:
             worker = self._live()
             self._pause(worker)
             with self._lock:
-                if self._state == "running":
-                    self._state = "paused"
+                if self._state != "running":
+                    return
+                self._state = "paused"
+        self._rules.note("paused", self.id)
 
     def _pause(self, worker: ProcessExecutor) -> None:
         """Pause the program. Raises JobError."""
@@ -443,6 +446,7 @@ class Execution:
                 raise _gone(self.id, error) from error
             finally:
                 self._news.set()
+        self._rules.note("resumed", self.id)
 
     def checkpoint(self) -> JobCheckpoint:
         """Write a checkpoint; the program runs on meanwhile. Raises JobError, OSError."""
