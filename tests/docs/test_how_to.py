@@ -21,7 +21,12 @@ from tests.docs.console import (
 GUIDES = ("save-and-resume", "move", "limit", "watch", "fork")
 
 
-@pytest.mark.parametrize("guide", GUIDES)
+LONG = ("save-and-resume", "move")
+
+
+@pytest.mark.parametrize(
+    "guide", [pytest.param(one, marks=pytest.mark.full if one in LONG else ()) for one in GUIDES]
+)
 def test_guide(guide: str, root: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     folder = tmp_path / "in"

@@ -1,7 +1,7 @@
 """docs/tutorial.md is typed, word for word: its files are written and its commands run.
 
-The quick test leaves out the set-up and uses the wasmsr of this tree. The long one does the set-up
-too, in an empty folder. On a bare container, with WASMSR_BARE=1, it also installs the packages.
+One test leaves out the set-up and uses the wasmsr of this tree. Another one does the set-up too, in
+an empty folder. On a bare container, with WASMSR_BARE=1, it also installs the packages.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def walk(text: str, folder: Path, variables: dict[str, str]) -> None:
     assert moved
 
 
+@pytest.mark.full
 def test_tutorial(root: Path, tmp_path: Path) -> None:
     text = with_free_ports((root / "docs" / "tutorial.md").read_text(encoding="utf-8"))
     variables = environment(Path(sys.executable).parent) | {"XDG_STATE_HOME": str(tmp_path / "s")}

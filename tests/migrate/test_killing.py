@@ -33,17 +33,17 @@ OWNER_KILLED = {
 }
 
 QUICK = [
-    ("a", "Transfer:after"),
-    ("a", "HANDED:before"),
     ("a", "HANDED:after"),
-    ("a", "Commit:after"),
-    ("b", "READY:before"),
     ("b", "READY:after"),
     ("b", "OWNED:before"),
     ("b", "OWNED:after"),
 ]
 
 SLOW = [
+    ("b", "READY:before"),
+    ("a", "Commit:after"),
+    ("a", "HANDED:before"),
+    ("a", "Transfer:after"),
     ("a", "OFFERED:after"),
     ("a", "Transfer:before"),
     ("a", "Commit:before"),

@@ -106,6 +106,7 @@ def test_interrupted(ends: Ends, number: signal.Signals, code: int) -> None:
     assert {path.name for path in ends.state.glob("remote/*/*")} == {"lock", "node"}
 
 
+@pytest.mark.full
 def test_nobody_is_there(ends: Ends) -> None:
     began = time.monotonic()
     ends.start("a", "--send")

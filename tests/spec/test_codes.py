@@ -20,7 +20,7 @@ QUICK = (
     "fac",
     "local_tee",
     "loop",
-    "memory_copy",
+    "memory_fill",
     "relaxed_min_max",
     "return_call",
     "simd_lane",

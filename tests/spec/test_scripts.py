@@ -22,7 +22,7 @@ LARGEST_FIRST = sorted(NAMES, key=suite.size, reverse=True)
 LEAST = 22_900
 """Assertions of Wasm 2.0 without SIMD, of tail calls and of extended constant expressions."""
 
-QUICK = ("br_table", "call_indirect", "fac", "if", "loop", "memory_grow", "return_call")
+QUICK = ("br_table", "call_ref", "fac", "if", "loop", "memory_grow", "try_table")
 """Scripts that are hopped in the quick tests."""
 
 

@@ -120,7 +120,9 @@ def test_two_writers_and_a_collector(s3: Any, tmp_path: Path) -> None:
             assert store.get(name, str(tmp_path / "out.bin")).root == wanted
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(1, 8))]
+)
 def test_killed_writers(
     seed: int, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
