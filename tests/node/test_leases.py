@@ -141,6 +141,11 @@ def test_a_lost_worker_and_a_lost_supervisor(world: Leasing) -> None:
     a = world.leasing("a")
     goes_on(world, "a", program)
     assert a.find(program).pid == worker and world.record(program).epoch == 2
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: a.find(program).record.life == 3)
+    time.sleep(LEASE)  # the new keeper renews, and not the one of the worker that was adopted
+    goes_on(world, "a", program)
+    assert world.record(program).epoch == 3
     a.find(program).kill()
     assert world.record(program).standing is Standing.ENDED
     assert not [one for one in SnapshotStore(str(world.store)).names() if program in one]

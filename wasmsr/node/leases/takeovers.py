@@ -268,6 +268,7 @@ class Takeovers:
     def _adopt(self, here: NodeProgram, found: OwnerRecord) -> None:
         """Let the worker of an earlier supervisor go on, when a renewal says that it may."""
         keeper = self._keeper(here.id, self._candidates[here.id], found)
+        self._candidates[here.id].keeper = None  # it is the program's now, and ends with its worker
         with keeper.lock:
             keeper.program.adopt(found)
         here.go_on_under(keeper)

@@ -219,7 +219,14 @@ class WatchedProgram(LeasedStay):
             self._rules.note("trouble", program=self.record.program[:8], error=str(error))
 
     def _nudge(self, leased: LeasedMovable | None) -> None:
-        """Let a leased program run that its worker has paused just before a renewal."""
+        """Let a leased program run that its worker has paused just before a renewal.
+
+        If its lease cannot be kept any more, its worker ends, and the register says what follows.
+        """
+        executor = self._executor
+        if leased is not None and leased.keeper.failed is not None and executor is not None:
+            executor.kill()
+            return
         if leased is not None and self.record.standing is ProgramStanding.RUNNING and not self._to:
             leased.again()
 
