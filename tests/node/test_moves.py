@@ -10,6 +10,7 @@ import pytest
 
 from tests.node.nodes import World
 from tests.node.programs import counting, lines
+from wasmsr.node.failures import NotMoved
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.node.supervision.output_pieces import program_output
 from wasmsr.node.supervision.program_record import ProgramStanding
@@ -57,3 +58,19 @@ def test_a_program_moves_to_and_fro_with_its_output(world: World, tmp_path: Path
     assert output(a, program) == lines(0, 6000).decode()
     until(lambda: "ended" in b.find(program).record.reason)
     until(lambda: not a.moves.journal.records() and not b.moves.journal.records())
+
+
+def test_the_source_hears_of_the_end_after_a_try_at_a_third_node(
+    world: World, tmp_path: Path
+) -> None:
+    a, b, _ = (world.node(f"{name}:1", tmp_path / name) for name in "abc")
+    program = a.submit([counting(100_000, 1)], {})
+    a.moves.migrate(a.find(program), "b:1")
+    world.lost = {"transfer"}
+    with pytest.raises(NotMoved):
+        b.moves.migrate(b.find(program), "c:1")
+    world.lost = set()
+    record = b.moves.journal.get(b.find(program).id)
+    assert record is not None and (record.peer, record.source) == ("c:1", "a:1")
+    b.find(program).kill()
+    until(lambda: "ended" in a.find(program).record.reason)

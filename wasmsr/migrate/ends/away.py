@@ -79,7 +79,7 @@ class AwayPrograms:
                 self._session[record.program] = self._peers.current(record.peer)
                 self.settle_record(record, source)
             elif record.standing is OwnershipState.ENDED and record.ending:
-                peer = self._peers.of(record)
+                peer = self._peers.of(record.toward_origin)
                 try:
                     peer.ended(record.program, record.epoch, record.ending)
                     self._journal.forget(record.program)

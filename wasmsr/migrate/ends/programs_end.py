@@ -231,7 +231,8 @@ class ProgramsEnd:
     def _tell_end(self, record: Record, ending: Ending) -> bool:
         """Tell a peer once that a program has ended; return whether it has heard."""
         try:
-            self.peers.of(record).ended(record.program, record.epoch, ending)
+            peer = self.peers.of(record.toward_origin)
+            peer.ended(record.program, record.epoch, ending)
             self.journal.forget(record.program)
         except (PeerLost, PeerRefused, JournalError):
             return False  # the settling thread tells it again

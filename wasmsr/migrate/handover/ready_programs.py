@@ -329,6 +329,7 @@ class ReadyPrograms:
                     incoming=None,
                     node=b"",
                     origin=incoming.node,
+                    source=ready.source if incoming.node else "",
                     lease=incoming.lease,
                     journal=b"",
                 )

@@ -88,6 +88,7 @@ class Record:
         incoming: A state that is READY, or None.
         node: Node id of the end to which the program was offered or handed last, or b"".
         origin: Node id of the end from which it came, or b"".
+        source: Address of that end, or "" in a record of an earlier version.
         lease: Milliseconds of its lease, for which a register decides; 0 for none.
         journal: If OFFERED or HANDED, the id of the journal of an end that is READY in memory only;
             else b"".
@@ -106,6 +107,7 @@ class Record:
     incoming: Incoming | None = None
     node: bytes = b""
     origin: bytes = b""
+    source: str = ""
     lease: int = 0
     journal: bytes = b""
     updated: float = field(default=0.0, compare=False)
@@ -115,6 +117,16 @@ class Record:
         """Node ids of the ends that have to do with the program, as far as the record knows."""
         waiting = b"" if self.incoming is None else self.incoming.node
         return frozenset((self.node, self.origin, waiting)) - {b""}
+
+    @property
+    def toward_origin(self) -> Record:
+        """The record with the end from which the program came as its peer.
+
+        A try at a third end, which did not work, has put that end in the place.
+        """
+        if not self.source:
+            return self
+        return replace(self, peer=self.source, node=self.origin)
 
 
 class _RecordLock:
@@ -396,6 +408,7 @@ def _encode(record: Record) -> bytes:
         "confirmed": record.confirmed,
         "node": record.node.hex(),
         "origin": record.origin.hex(),
+        "source": record.source,
         "lease": record.lease,
         "journal": record.journal.hex(),
         "updated": record.updated,
@@ -472,6 +485,7 @@ def _decode(path: Path, values: dict[str, Any], version: int) -> Record:
         else None,
         node=bytes.fromhex(values.get("node", "")),
         origin=bytes.fromhex(values.get("origin", "")),
+        source=str(values.get("source", "")),
         lease=int(values.get("lease", 0)),
         journal=bytes.fromhex(values.get("journal", "")),
         updated=float(values["updated"]),

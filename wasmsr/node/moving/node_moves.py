@@ -112,10 +112,10 @@ class NodeMoves:
     def recover(self) -> None:
         """Restore the programs that were READY, before any other node can ask."""
         for record in self.journal.records():
-            for address, node in ((record.peer, record.node), (record.peer, record.origin)):
+            came = record.source or record.peer
+            for address, node in ((record.peer, record.node), (came, record.origin)):
                 if address and node:
                     self.peers.meet(address, node)
-                    break
             if record.incoming and record.incoming.node:
                 self.peers.meet(record.incoming.source, record.incoming.node)
         self.end.recover()
