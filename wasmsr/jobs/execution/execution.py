@@ -39,6 +39,9 @@ LOSSES: Final = 5
 PAUSE_SECONDS: Final = 10.0
 """How long a program may take to pause."""
 
+LONG_WAIT: Final = 3600.0
+"""Seconds that the thread waits for a program at a time."""
+
 STREAMS: Final = (-1, FRAMES, FRAMES)
 """The streams of a program: an empty input, and outputs that go to the log."""
 
@@ -88,6 +91,8 @@ class Execution:
         self._left = prepared.request.timeout
         """Seconds that the program may run from now on."""
         self._next_save = float("inf")
+        self._buried: ProcessExecutor | None = None
+        """The worker that was lost last: its process id can be another process's by now."""
         self.watch = LogWatch(self.folder.log)
 
     @property
@@ -184,25 +189,25 @@ class Execution:
 
     def _wait_for(self, worker: ProcessExecutor) -> None:
         """Wait for the end of the program or of its worker, and write checkpoints."""
+        seconds = self.prepared.request.timeout
+        began = time.monotonic()
         try:
             while self._worker is worker:
-                began = time.monotonic()
-                most = self._next_save - began
-                if self._left is not None:
-                    most = min(most, self._left)
-                status = worker.wait(self._program, min(max(0.0, most), threading.TIMEOUT_MAX / 2))
+                now = time.monotonic()
+                if self._left is not None and seconds is not None:
+                    self._left -= now - began
+                    if self._left <= 0:
+                        self._finish(worker, "failed", *self._rules.manner.timed_out(seconds))
+                        return
+                began = now
+                most = min(self._next_save - now, self._left or LONG_WAIT, LONG_WAIT)
+                status = worker.wait(self._program, max(0.0, most))
                 if status.ending:
                     self._come_to_end(worker, status)
                     return
-                if self._left is not None:
-                    self._left -= time.monotonic() - began
-                    if self._left <= 0 and self._state == "running":
-                        assert self.prepared.request.timeout is not None
-                        said = self._rules.manner.timed_out(self.prepared.request.timeout)
-                        self._finish(worker, "failed", *said)
-                        return
                 if self._state != "running":
                     self._wait_paused(worker)
+                    began = time.monotonic()  # a paused program has its time still
                 elif time.monotonic() >= self._next_save:
                     self._save_in_time(worker)
         except ExecutorError as error:
@@ -236,7 +241,8 @@ class Execution:
             self._worker = None
         _end_worker(worker, kill=state != "ended")
         self._settle(state, code, error)
-        reap(worker.pid)
+        if worker is not self._buried:
+            reap(worker.pid)
         return True
 
     def _settle(self, state: ExecutionState, code: int, error: str) -> None:
@@ -271,6 +277,9 @@ class Execution:
         frozen = not worker.is_gone
         _end_worker(worker)
         how = error.message if frozen else _how(worker.pid)
+        if frozen:
+            reap(worker.pid)
+        self._buried = worker
         request = self.prepared.request
         self._losses += 1
         self._tries += 1
@@ -530,7 +539,7 @@ def _gone(id: str, error: ExecutorError) -> JobError:
 
 def _end_worker(worker: ProcessExecutor, *, kill: bool = True) -> None:
     with suppress(WasmsrError, OSError):
-        if kill:
+        if kill and not worker.is_gone:  # its process id may be another process's
             worker.kill()
         else:
             worker.close()

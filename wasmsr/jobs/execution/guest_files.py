@@ -249,7 +249,11 @@ def _check_output(
             "use a name without / that is not stdout, stderr or exitCode",
         )
     if name in names:
-        raise _bad_output(f"the output {printable(name)} is there twice")
+        sentence = f"the output {printable(name)} is there twice"
+        if manner.peer:
+            made = {"made": [*names]}
+            raise JobError("FilesystemError", sentence, hint=_ONE_PLACE, details=made)
+        raise _bad_output(sentence)
     for target in taken:
         if overlaps(name, target):
             sentence = (
