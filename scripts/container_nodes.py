@@ -26,6 +26,7 @@ from pathlib import Path
 
 from scripts.containers import interrupted
 from scripts.hosts import (
+    HARDENED,
     HOSTS,
     ROOT,
     Containers,
@@ -35,6 +36,8 @@ from scripts.hosts import (
     Followed,
     Namespaces,
     Podman,
+    choose,
+    make_certificates,
     say,
     step,
 )
@@ -45,8 +48,6 @@ ROUNDS = 99
 """How often a program counts, a tenth of a second each time; it has 8 MiB of memory."""
 CODE = 42
 MEMORY = "16MiB"
-HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp")
-"""What a node in a container does without."""
 READY_SECONDS = 60.0
 END_SECONDS = 120.0
 PROGRAM = """(module
@@ -173,49 +174,16 @@ NODE_ENGINES: tuple[type[NodeEngine], ...] = (NodeContainers, NodePodman, NodeNa
 
 
 def make_keys(folder: Path, engine: Engine) -> Path:
-    """Make an authority, a certificate for each node, and the program beside them."""
+    """Make the certificates of the nodes, and the program beside them."""
     from wasmsr.interp.modules.module import assemble
-    from wasmsr.node.security.authority import Authority
 
     text = PROGRAM.replace("ROUNDS", str(ROUNDS)).replace("CODE", str(CODE))
-    binary = assemble(text.encode())
-    authority = Authority.create(folder / "authority")
-    addresses = getattr(engine, "addresses", {})
     for host in HOSTS:
-        names = [host, addresses[host]] if host in addresses else [host]
-        _, certificate, key = authority.issue("node", names, folder / host)
-        certificate.rename(folder / host / "certificate")
-        key.rename(folder / host / "key")
-        shutil.copy(authority.folder / "authority.crt", folder / host / "authority")
-        shutil.copy(authority.folder / "revoked.crl", folder / host / "revoked")
-        (folder / host / "program.wasm").write_bytes(binary)
-        if isinstance(engine, Containers):  # the container's user is another one; `folder` is ours
-            for path in (folder / host).iterdir():
-                path.chmod(0o444)
-            (folder / host).chmod(0o755)
+        (folder / host).mkdir(parents=True)
+        (folder / host / "program.wasm").write_bytes(assemble(text.encode()))
+    readable = isinstance(engine, Containers)
+    make_certificates(folder, getattr(engine, "addresses", {}), readable=readable)
     return folder
-
-
-def choose(name: str | None, context: Context) -> NodeEngine:
-    """Return the first engine that answers and can be made ready, or the named one."""
-    for kind in NODE_ENGINES:
-        if name not in (None, kind.name):
-            continue
-        engine = kind(context)
-        reason = engine.missing()
-        if not reason:
-            say(f"{kind.name}: getting ready")
-            try:
-                engine.prepare()
-                return engine
-            except Failed as error:
-                reason = str(error)
-                engine.remove()
-            except BaseException:
-                engine.remove()
-                raise
-        say(f"{kind.name}: {reason}")
-    raise Failed("no engine can run the two nodes here")
 
 
 def await_health(engine: NodeEngine, host: str) -> None:
@@ -288,7 +256,7 @@ def main() -> int:
         context = Context(
             folder / "context", folder / "key", options.base, 0.0, program, [], sample, ""
         )
-        engine = choose(options.engine, context)
+        engine = choose(NODE_ENGINES, options.engine, context)
         engine.keys = make_keys(folder / "keys", engine)
         return run(engine, options.programs)
     except (Failed, OSError, subprocess.SubprocessError) as error:

@@ -2,10 +2,11 @@
 
 The hosts are containers, host-1 and host-2, of the first engine that answers: docker compose,
 docker, podman; or, where none does, two network namespaces of this machine. They share nothing but
-a network and a key. The same work runs here unmoved, and in the end the two results are compared;
-the exit code is 0 only if they are equal and the program moved often enough. All that was made is
-removed, also after a failure or Ctrl-C. Where FFmpeg cannot be built (this does what `make ffmpeg`
-does) the packaged transcoding moves.
+a network. Each has a certificate of an authority that is made for this, a read-only file system, no
+capabilities, and takes programs of 1 GiB at most. The same work runs here unmoved, and in the end
+the two results are compared; the exit code is 0 only if they are equal and the program moved often
+enough. All that was made is removed, also after a failure or Ctrl-C. Where FFmpeg cannot be built
+(this does what `make ffmpeg` does) the packaged transcoding moves.
 
     python -m scripts.containers [--engine NAME] [--base IMAGE] [--every SECONDS] [--moves N]
                                  [--program ffmpeg|transcoding]
@@ -18,7 +19,6 @@ import hashlib
 import os
 import re
 import resource
-import secrets
 import shutil
 import signal
 import subprocess
@@ -28,7 +28,15 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from scripts.hosts import ENGINES, Context, Engine, Failed, say
+from scripts.hosts import (
+    ENGINES,
+    Containers,
+    Context,
+    Failed,
+    choose,
+    make_certificates,
+    say,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "examples" / "snapshot" / "sample.y4m"
@@ -116,30 +124,6 @@ def find_ffmpeg(wanted: str) -> bool:
     return True
 
 
-def choose(options: argparse.Namespace, context: Context) -> Engine:
-    """Return the first engine that answers and can be made ready, or the named one."""
-    for kind in ENGINES:
-        if options.engine not in (None, kind.name):
-            continue
-        engine = kind(context)
-        reason = engine.missing()
-        if not reason:
-            say(f"{kind.name}: getting ready")
-            try:
-                engine.prepare()
-                return engine
-            except Failed as error:
-                reason = str(error)
-                engine.remove()
-            except BaseException:
-                engine.remove()
-                raise
-        say(f"{kind.name}: {reason}")
-        if options.engine is not None:
-            break
-    raise Failed("no engine can run the two hosts here")
-
-
 def run(options: argparse.Namespace, folder: Path) -> int:
     """Run everything in `folder` and return the exit code."""
     work = Work(find_ffmpeg(options.program))
@@ -147,11 +131,9 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         (folder / name).mkdir()
     seconds = options.every * (options.moves + SPARE)
     frames = work.plan(folder / "trial", seconds)
-    key = folder / "key"
-    key.write_text(secrets.token_hex(32) + "\n")
     context = Context(
         folder=folder / "context",
-        key=key,
+        keys=folder / "keys",
         base=options.base,
         every=options.every,
         program=work.program,
@@ -159,7 +141,10 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         sample=SAMPLE,
         result=RESULT,
     )
-    engine = choose(options, context)
+    engine = choose(ENGINES, options.engine, context)
+    make_certificates(
+        context.keys, getattr(engine, "addresses", {}), readable=isinstance(engine, Containers)
+    )
     say(f"{work.name} makes {frames} frames on two hosts by {engine.name}, and here unmoved")
     alone = subprocess.Popen(
         work.alone(folder / "alone", frames),

@@ -18,12 +18,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ROOT / "examples" / "snapshot"
 PUBLIC_BASE = "python:3-slim"
 PORT = 7000
 HOSTS = ("host-1", "host-2")
+MEMORY = "1GiB"
+"""The most that a host gives to a program."""
+HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp")
+"""What a container does without."""
 LIMITS = ("--ulimit", "nofile=20000:20000")
 """Containers may fail to start with the engine's own, where limits cannot be raised."""
 NOT_COPIED = (".git", ".venv", ".cache", "build", "dist", "*.egg-info", "*.so", "__pycache__")
@@ -33,6 +38,9 @@ STEP_SECONDS = 900
 BEGIN_SECONDS = 60.0
 SWEEPS = 60
 """Looks, half a second apart, at what an unfinished build has left."""
+
+
+AnyEngine = TypeVar("AnyEngine", bound="Engine")
 
 
 class Failed(Exception):
@@ -54,7 +62,7 @@ class Context:
 
     Attributes:
         folder: an empty folder to build from.
-        key: the file with the key of both hosts.
+        keys: a folder with the certificates of each host; see `make_certificates`.
         base: the image to build on, or None.
         every: seconds that the program stays on a host.
         program: its module's file.
@@ -64,13 +72,59 @@ class Context:
     """
 
     folder: Path
-    key: Path
+    keys: Path
     base: str | None
     every: float
     program: Path
     arguments: list[str]
     sample: Path
     result: str
+
+
+def make_certificates(folder: Path, addresses: Mapping[str, str], *, readable: bool) -> None:
+    """Make an authority, and for each host what it needs of it.
+
+    Args:
+        folder: Each host gets a folder in it, with the files certificate, key, authority, revoked.
+        addresses: The address of each host besides its name; empty where it has only the name.
+        readable: Whether other users may read the files: those of a container. The folder is ours.
+    """
+    from wasmsr.node.security.authority import Authority
+
+    authority = Authority.create(folder / "authority")
+    for host in HOSTS:
+        names = [host, addresses[host]] if host in addresses else [host]
+        _, certificate, key = authority.issue("node", names, folder / host)
+        certificate.rename(folder / host / "certificate")
+        key.rename(folder / host / "key")
+        shutil.copy(authority.folder / "authority.crt", folder / host / "authority")
+        shutil.copy(authority.folder / "revoked.crl", folder / host / "revoked")
+        if readable:
+            for path in (folder / host).iterdir():
+                path.chmod(0o444)
+            (folder / host).chmod(0o755)
+
+
+def choose(kinds: Sequence[type[AnyEngine]], name: str | None, context: Context) -> AnyEngine:
+    """Return the first engine that answers and can be made ready, or the named one."""
+    for kind in kinds:
+        if name not in (None, kind.name):
+            continue
+        engine = kind(context)
+        reason = engine.missing()
+        if not reason:
+            say(f"{kind.name}: getting ready")
+            try:
+                engine.prepare()
+                return engine
+            except Failed as error:
+                reason = str(error)
+                engine.remove()
+            except BaseException:
+                engine.remove()
+                raise
+        say(f"{kind.name}: {reason}")
+    raise Failed("no engine can run the two hosts here")
 
 
 def step(
@@ -221,11 +275,15 @@ class Engine:
                 return host
         raise Failed("no host says that the program ended there")
 
-    def words(self, host: str, address: str, peer: str, key: str, out: str, film: str) -> list[str]:
-        """Return the arguments of `wasmsr` on a host."""
+    def words(
+        self, host: str, address: str, peer: str, keys: str, out: str, film: str
+    ) -> list[str]:
+        """Return the arguments of `wasmsr` on a host; `keys` is its folder of certificates."""
         context = self.context
         words = ["remote", "--listen", address, "--port", str(PORT), "--peer", f"{peer}:{PORT}"]
-        words += ["--token-file", key, "--every", f"{context.every:g}"]
+        for name in ("certificate", "key", "authority", "revoked"):
+            words += [f"--tls-{name}", f"{keys}/{name}"]
+        words += ["--max-memory", MEMORY, "--every", f"{context.every:g}"]
         words += ["--dir", f"{out}::.::carry", "--dir", f"{film}::film::carry"]
         if host == "host-1":
             words += ["--send", "--program", self.program(), "--", *context.arguments]
@@ -371,26 +429,20 @@ class Containers(Engine):
             "--platform", f"manylinux_2_28_{os.uname().machine}",
             "--platform", f"linux_{os.uname().machine}",
         ]  # fmt: skip
-        step(
-            [*pip, "download", *foreign, "-d", str(wheels), "--find-links", str(wheels), str(wheel)]
-        )
+        found = ["-d", str(wheels), "--find-links", str(wheels), f"{wheel}[trust]"]
+        step([*pip, "download", *foreign, *found])
 
     def begin(self, host: str) -> Followed:
         """Start a host."""
         (other,) = set(HOSTS) - {host}
         name = f"{self.id}-{host}"
-        words = self.words(host, "0.0.0.0", other, "/run/secrets/key", "/data/out", "/data/film")
-        key = self.secret()
-        create = [*self.command, "create", "--name", name, "--hostname", host]
-        create += [*self.limits, "-v", f"{key}:/run/secrets/key:ro", *self.network(host)]
+        words = self.words(host, "0.0.0.0", other, "/run/secrets", "/data/out", "/data/film")
+        create = [*self.command, "create", "--name", name, "--hostname", host, *HARDENED]
+        create += [*self.limits, "-v", f"{self.context.keys / host}:/run/secrets:ro", "-v", "/data"]
+        create += self.network(host)
         step([*create, self.image, *words])
         self._made.append([*self.command, "rm", "-f", "-v", name])
         return Followed([*self.command, "start", "-a", name], host)
-
-    def secret(self) -> Path:
-        """Return the key, readable in the container; its folder protects it here."""
-        self.context.key.chmod(0o444)
-        return self.context.key
 
     def network(self, host: str) -> list[str]:
         """Return the options that join a host to the network."""
@@ -485,7 +537,7 @@ class Compose(Containers):
             "CONTEXT": str(context.folder),
             "BASE": self.base,
             "RUN": self.id,
-            "KEY": str(self.secret()),
+            "KEYS": str(context.keys),
             "IMAGE": self.image,
             "EVERY": f"{context.every:g}",
             "PROGRAM": self.program(),
@@ -574,9 +626,9 @@ class Namespaces(Engine):
         """Start a host."""
         (other,) = set(HOSTS) - {host}
         words = self.words(
-            host, self.addresses[host], self.addresses[other], str(self.context.key), "out", "film"
-        )
-        self.context.key.chmod(0o600)
+            host, self.addresses[host], self.addresses[other], str(self.context.keys / host),
+            "out", "film",
+        )  # fmt: skip
         inside = ["ip", "netns", "exec", self.spaces[host], sys.executable, "-m", "wasmsr"]
         state = ["--state-dir", str(self.folders[host] / "state")]
         command = [*inside, words[0], *state, *words[1:]]

@@ -10,7 +10,6 @@ import pytest
 
 from scripts.container_nodes import (
     CODE,
-    HARDENED,
     NODE_ENGINES,
     PROGRAM,
     ROUNDS,
@@ -18,7 +17,7 @@ from scripts.container_nodes import (
     make_keys,
     node_words,
 )
-from scripts.hosts import HOSTS, Context
+from scripts.hosts import HARDENED, HOSTS, Context
 from tests.builds.test_containers import Tools
 from wasmsr import Exited, Module, Wasi
 from wasmsr.interp.store.store import Store

@@ -18,7 +18,17 @@ from pathlib import Path
 
 import pytest
 
-from scripts.hosts import ENGINES, HOSTS, Compose, Containers, Context, Namespaces, Podman
+from scripts.hosts import (
+    ENGINES,
+    HARDENED,
+    HOSTS,
+    Compose,
+    Containers,
+    Context,
+    Namespaces,
+    Podman,
+    make_certificates,
+)
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "examples" / "snapshot"
@@ -26,10 +36,9 @@ FILES = ROOT / "examples" / "snapshot"
 
 def context(folder: Path) -> Context:
     (folder / "context").mkdir()
-    key = folder / "key"
-    key.write_text("0123456789abcdef")
     program, sample = FILES / "transcoding.wasm", FILES / "sample.y4m"
-    return Context(folder / "context", key, "base", 10.0, program, ["a", "b"], sample, "result")
+    places = folder / "context", folder / "keys"
+    return Context(*places, "base", 10.0, program, ["a", "b"], sample, "result")
 
 
 class Tools:
@@ -113,7 +122,8 @@ def test_all_that_was_made_is_removed(tools: Tools, tmp_path: Path) -> None:
     assert engine._made == []
     (begun,) = [line for line in calls if "create" in line and "host-1" in line and "-v" in line]
     assert "--send" in begun and begun[begun.index("--peer") + 1] == "host-2:7000"
-    assert begun[begun.index("--token-file") + 1] == "/run/secrets/key"
+    assert begun[begun.index("--tls-key") + 1] == "/run/secrets/key"
+    assert set(HARDENED) <= set(begun)
     assert "nofile=20000:20000" in begun and "host-2:10.213.77.11" in begun
 
 
@@ -156,13 +166,18 @@ def test_the_files_say_what_the_engines_do(tmp_path: Path) -> None:
     for host, other in (("host-1", "host-2"), ("host-2", "host-1")):
         (part,) = re.findall(rf"^  {host}:\n(.*?)(?=^  \w|^\w)", text, re.MULTILINE | re.DOTALL)
         words = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", part.partition(">-\n")[2]).split()
-        made = engine.words(host, "0.0.0.0", other, "/run/secrets/key", "/data/out", "/data/film")
+        made = engine.words(host, "0.0.0.0", other, "/run/secrets", "/data/out", "/data/film")
         stop = words.index("--send") if "--send" in words else None
         assert words[:stop] == made[:stop]
         assert ("--send" in words) == (host == "host-1")
     variables = set(re.findall(r"\$\{(\w+)", text))
-    assert variables == {"CONTEXT", "BASE", "KEY", "RUN", "IMAGE", "EVERY", "PROGRAM", "ARGS"}
+    assert variables == {"CONTEXT", "BASE", "KEYS", "RUN", "IMAGE", "EVERY", "PROGRAM", "ARGS"}
     assert all(re.search(rf"^#.*\b{name}\b", text, re.MULTILINE) for name in variables)
+    secrets = re.findall(r"file: \"\S*?/(host-\d/\w+)\"", text)
+    make_certificates(tmp_path / "keys", {}, readable=True)
+    assert sorted(secrets) == sorted(
+        f"{host}/{path.name}" for host in HOSTS for path in (tmp_path / "keys" / host).iterdir()
+    )
     dockerfile = (FILES / "Dockerfile").read_text(encoding="utf-8")
     assert "ARG BASE=" in dockerfile and "FROM $BASE" in dockerfile
     assert re.search(r"^USER (?!0|root)", dockerfile, re.MULTILINE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from wasmsr.migrate.decisions.journal_decision import JournalDecisions
 from wasmsr.migrate.decisions.port import Decisions
@@ -22,8 +23,19 @@ from wasmsr.migrate.ports import MovableProgram, ProgramHost
 from wasmsr.migrate.protocol import Ending
 from wasmsr.migrate.rounds.convergence import MovePolicy
 from wasmsr.rpc.client import RemotePeer
-from wasmsr.rpc.server import Server
+from wasmsr.rpc.server import Server, ServerTls
 from wasmsr.runspec.address import Address
+
+
+class EndTls(ServerTls, Protocol):
+    """TLS as an end needs it; see `tls_end.TlsEnd`."""
+
+    @property
+    def node(self) -> bytes:
+        """The node id of this end."""
+
+    def peer(self, address: Address, ours: bytes, key: bytes) -> RemotePeer:
+        """Return the other end."""
 
 
 class ServedEndpoint:
@@ -46,6 +58,7 @@ class ServedEndpoint:
         key: bytes,
         policy: MovePolicy | None = None,
         decisions: Callable[[Journal], Decisions] = JournalDecisions,
+        tls: EndTls | None = None,
     ) -> None:
         """Open the journal, restore what it has, and serve.
 
@@ -61,6 +74,7 @@ class ServedEndpoint:
             key: The key that the peer must have too; b"" for none.
             policy: How programs move.
             decisions: Makes who decides the moves.
+            tls: The certificate of this end; None for plain text.
 
         Raises:
             MigrationError: The journal or the address cannot be used.
@@ -68,7 +82,11 @@ class ServedEndpoint:
         """
         journal = Journal(state / "remote" / str(listen.port))
         try:
-            self._peer = RemotePeer(peer, journal.node, key)
+            if tls is None:
+                self._peer = RemotePeer(peer, journal.node, key)
+            else:
+                journal.take_name(tls.node)
+                self._peer = tls.peer(peer, journal.node, key)
             self.endpoint = Endpoint(
                 journal,
                 Modules(state / "modules"),
@@ -81,7 +99,7 @@ class ServedEndpoint:
                 decisions=decisions(journal),
             )
             self.endpoint.recover()
-            self._server = Server(self.endpoint.answers, listen, software, key)
+            self._server = Server(self.endpoint.answers, listen, software, key, tls=tls)
         except BaseException:
             journal.close()
             raise

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -64,11 +64,28 @@ OTHER_VERSION = re.compile(r"/wasmsr\.v(\d{1,9})\.Migration/")
 Requests = Iterator[Any]
 
 
+class ServerTls(Protocol):
+    """TLS as a server needs it."""
+
+    def credentials(self) -> Any:
+        """Return gRPC's credentials."""
+
+    def admit(self, wire: Any) -> Sender:
+        """Return who makes a call, by gRPC's context of it. Raises AccessRefused."""
+
+
 class Server:
     """Serves one end at one address until `stop`."""
 
     def __init__(
-        self, answers: Answers, address: Address, software: str, key: bytes, *, programs: int = 1
+        self,
+        answers: Answers,
+        address: Address,
+        software: str,
+        key: bytes,
+        *,
+        programs: int = 1,
+        tls: ServerTls | None = None,
     ) -> None:
         """Bind and start.
 
@@ -79,6 +96,7 @@ class Server:
             key: The key that callers must have; b"" for none.
             programs: How many programs the end takes; so many calls of a method are answered at a
                 time, and one more.
+            tls: The server's certificate; None for plain text.
 
         Raises:
             MigrationError: The address cannot be used.
@@ -91,12 +109,19 @@ class Server:
         self._gate = Gate(dict.fromkeys(methods, at_once))
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="wasmsr-rpc"),
-            handlers=[MigrationHandlers(answers, software, key, self._gate)],
+            handlers=[
+                MigrationHandlers(
+                    answers, software, key, self._gate, _anybody if tls is None else tls.admit
+                )
+            ],
             options=channel.SERVER,
             maximum_concurrent_rpcs=max(CALLS, threads),
         )
         try:
-            bound = self._server.add_insecure_port(str(address))
+            if tls is None:
+                bound = self._server.add_insecure_port(str(address))
+            else:
+                bound = self._server.add_secure_port(str(address), tls.credentials())
         except RuntimeError:
             bound = 0
         if not bound:

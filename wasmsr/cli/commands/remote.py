@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from wasmsr.cli.moving.addresses import check_tls
 from wasmsr.cli.moving.forgetting import LOST, forget_programs
 from wasmsr.cli.options.click_types import ClickType
 from wasmsr.cli.options.remote_options import RemoteOptions
@@ -36,8 +37,16 @@ names: one folder that both ends have, or a folder whose files travel.
   wasmsr remote --port 7000 --peer 7001 --send --program app.wasm --dir data::data::carry
   wasmsr remote --port 7001 --peer 7000 --dir data::data::carry
 
-Two ends of one user on one machine find their common key by themselves. Between hosts, give both
-ends the same key file, which nobody else can read.
+Two ends of one user on one machine find their common key by themselves. Between hosts, give each
+end a certificate of one authority; then what travels is encrypted.
+
+\b
+  wasmsr keys init
+  wasmsr keys issue node 10.0.0.1       # then copy certificate, key and authority to that host
+  wasmsr remote --listen 10.0.0.1 --port 7000 --peer 10.0.0.2:7000 --send \\
+      --tls-certificate node.crt --tls-key node.key --tls-authority authority.crt
+
+Or give both the same key file, which nobody else can read. Programs then travel in plain text.
 
 \b
   head -c 32 /dev/urandom | base64 >key; chmod 600 key      # then copy it to the other host
@@ -130,10 +139,19 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
          help="Where decisions and states survive this process. Default: the user's state folder."
          )  # fmt: skip
 @_option("--listen", metavar="ADDR",
-         help="Listen on this address, not on loopback; needs --token-file.")  # fmt: skip
+         help="Listen on this address, not on loopback; needs --tls-certificate or --token-file."
+         )  # fmt: skip
 @_option("--token-file", type=click.Path(dir_okay=False), metavar="FILE",
          help="The key that both ends must have: 16 bytes or more that nobody guesses. Default: a "
          "key that only this user's ends on this machine have.")  # fmt: skip
+@_option("--tls-certificate", type=click.Path(dir_okay=False), metavar="FILE",
+         help="The certificate of this end: what travels is then encrypted, and the other end must "
+         "have one of the same authority. `wasmsr keys issue node HOST` makes one.")  # fmt: skip
+@_option("--tls-key", type=click.Path(dir_okay=False), metavar="FILE", help="Its private key.")
+@_option("--tls-authority", type=click.Path(dir_okay=False), metavar="FILE",
+         help="Certificates of the authorities that the other end may have.")  # fmt: skip
+@_option("--tls-revoked", type=click.Path(dir_okay=False), metavar="FILE",
+         help="The list of revoked certificates.")  # fmt: skip
 @_option("--insecure", is_flag=True,
          help="Use no key: anybody who reaches the port can run programs here, and end yours."
          )  # fmt: skip
@@ -163,6 +181,7 @@ def remote(**values: Any) -> int:
             raise click.UsageError(f"Missing option '{name}'.")
     if options.lease is not None and not options.send:
         raise click.UsageError("--lease belongs to the end with --send, which starts the program.")
+    check_tls(options)
     if options.args and not options.send:
         raise click.UsageError("ARGS belong to the end with --send, which starts the program.")
     from wasmsr.cli.moving.remote_end import RemoteEnd

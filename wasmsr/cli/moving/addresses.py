@@ -11,6 +11,7 @@ from wasmsr.cli.options.remote_options import RemoteOptions
 from wasmsr.cli.words.messages import say
 
 if TYPE_CHECKING:
+    from wasmsr.rpc.tls_end import TlsEnd
     from wasmsr.runspec.address import Address
 
 
@@ -42,16 +43,44 @@ def addresses(options: RemoteOptions) -> tuple[Address, Address]:
             f"--peer {options.peer} is this very end: --port and --peer of two ends on one "
             "machine differ."
         )
-    if options.insecure or options.token_file is not None:
+    if options.insecure or options.token_file is not None or options.tls_certificate is not None:
         return listen, peer
     for name, address in (("--listen", listen), ("--peer", peer)):
         if not address.is_loopback:
             raise click.UsageError(
                 f"{name} {address.host} leaves this machine, and the key of this user's ends "
-                "does not. Give both ends the same --token-file FILE (programs still travel in "
-                "plain text), or --insecure, with which anybody can send a program or end one."
+                "does not. Give each end a certificate (--tls-certificate), or both the same "
+                "--token-file FILE (programs then travel in plain text), or --insecure, with "
+                "which anybody can send a program or end one."
             )
     return listen, peer
+
+
+def check_tls(options: RemoteOptions) -> None:
+    """Raise click.UsageError if options of TLS are there without the others."""
+    needed = {
+        "--tls-certificate": options.tls_certificate,
+        "--tls-key": options.tls_key,
+        "--tls-authority": options.tls_authority,
+    }
+    given = {name for name, value in needed.items() if value is not None}
+    if (given or options.tls_revoked is not None) and given != needed.keys():
+        missing = " and ".join(name for name in needed if name not in given)
+        raise click.UsageError(f"TLS needs {missing} too.")
+    if given and options.insecure:
+        raise click.UsageError("--insecure and --tls-certificate exclude each other.")
+
+
+def tls_end(options: RemoteOptions) -> TlsEnd | None:
+    """Return the certificate of this end, or None for plain text. Raises CredentialsError."""
+    if options.tls_certificate is None or options.tls_key is None or options.tls_authority is None:
+        return None
+    from wasmsr.node.security.tls_identity import TlsFiles
+    from wasmsr.rpc.tls_end import TlsEnd
+
+    revoked = None if options.tls_revoked is None else Path(options.tls_revoked)
+    certificate, own = Path(options.tls_certificate), Path(options.tls_key)
+    return TlsEnd(TlsFiles(certificate, own, Path(options.tls_authority), revoked))
 
 
 def key(options: RemoteOptions, listen: Address, peer: Address) -> bytes:
@@ -71,13 +100,15 @@ def key(options: RemoteOptions, listen: Address, peer: Address) -> bytes:
                 "chmod 600 keeps it to yourself",
                 "warning",
             )
-        if leaves:
+        if leaves and options.tls_certificate is None:
             say(
                 "programs travel in plain text: anybody who can listen on the way reads all that "
                 "they hold; only an end with the key can send or alter one",
                 "warning",
             )
         return found
+    if options.tls_certificate is not None:
+        return b""  # the certificates say who is who
     if options.insecure:
         say(
             f"--insecure: nobody is asked for a key. Anybody who can reach {listen} can run any "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wasmsr import errors
-from wasmsr.cli.moving.addresses import addresses, key, state_folder
+from wasmsr.cli.moving.addresses import addresses, key, state_folder, tls_end
 from wasmsr.cli.moving.event_lines import EventLines
 from wasmsr.cli.moving.guests import GuestGrants, packaged
 from wasmsr.cli.options.remote_options import DEFAULT, RemoteOptions
@@ -117,7 +117,7 @@ class RemoteEnd:
 
             check_fenced(self._guests.spec(), options.unfenced)
         listen, peer = addresses(options)
-        token = key(options, listen, peer)
+        tls, token = tls_end(options), key(options, listen, peer)
         state = state_folder(options.state_dir)
         hosting = Hosting(
             self._guests.grants,
@@ -148,6 +148,7 @@ class RemoteEnd:
             software=__version__,
             key=token,
             decisions=self._decisions,
+            tls=tls,
         )
         journal = end.endpoint.journal
         hosting.node = journal.node

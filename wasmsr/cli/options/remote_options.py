@@ -44,6 +44,10 @@ class RemoteOptions:
     state_dir: str | None
     listen: str | None
     token_file: str | None
+    tls_certificate: str | None
+    tls_key: str | None
+    tls_authority: str | None
+    tls_revoked: str | None
     insecure: bool
     lease: float | None
     register: str | None

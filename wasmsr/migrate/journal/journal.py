@@ -209,6 +209,30 @@ class Journal:
             raise JournalError(f"{path} is damaged", hint="it has the node id of this end")
         return node
 
+    def take_name(self, node: bytes) -> None:
+        """Make the node of a certificate the node id of this end.
+
+        Args:
+            node: The node id.
+
+        Raises:
+            JournalError: The journal has records of another node, or cannot be written.
+        """
+        if node == self.node:
+            return
+        if self._records:
+            raise JournalError(
+                f"{self.folder} has programs of the node {self.node.hex()}, and the certificate "
+                f"names {node.hex()}",
+                hint="give each end its own --state-dir",
+            )
+        try:
+            replace_file(self.folder / "node", node.hex().encode())
+        except OSError as error:
+            raise cannot("be written", self.folder / "node", error) from error
+        self.node = node
+        self.id = self._id()
+
     def _id(self) -> bytes:
         """Return what names this journal: it has all records that an end with this id has written.
 

@@ -31,6 +31,7 @@ class NodePeer(RemotePeer):
         node: bytes = b"",
         tls: TlsIdentity | None = None,
         token: bytes = b"",
+        key: bytes = NO_KEY,
     ) -> None:
         """Connect at the first call.
 
@@ -40,11 +41,12 @@ class NodePeer(RemotePeer):
             node: The node that must answer; b"" for whichever does.
             tls: Our certificate; None for plain text.
             token: The token that nodes share, or b"".
+            key: The key that the other one must have besides, or b"".
         """
         self._tls, self._expected = tls, node
         self._content: TlsContent | None = None
         self._address = address
-        super().__init__(address, ours, NO_KEY, wire=self._wire(), token=token)
+        super().__init__(address, ours, key, wire=self._wire(), token=token)
 
     def _wire(self) -> Any:
         if self._tls is None:
