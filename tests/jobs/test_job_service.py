@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,13 +18,16 @@ pytest.importorskip("yaml")
 pytest.importorskip("jsonschema")
 
 from tests.jobs.served import jobs_served
+from wasmsr.http.metrics_server import serve_metrics
 from wasmsr.jobs.description.job import Constraint
 from wasmsr.jobs.failures import JobError
 from wasmsr.jobs.service import scheduling
 from wasmsr.jobs.service.client import JobClient, Submission, job_exit_code
 from wasmsr.jobs.service.home import JobHome
 from wasmsr.jobs.service.job_list import JobList
+from wasmsr.jobs.service.list_metrics import JOB_ROWS, JobListMetrics
 from wasmsr.jobs.service.rows import JobRow
+from wasmsr.runspec.address import Address
 
 INLINE = {"Source": {"Type": "inline", "Params": {"URL": "data:,x"}}, "Target": "/m.wasm"}
 
@@ -392,3 +396,28 @@ def test_many_writers(tmp_path: Path) -> None:
         assert len(jobs.jobs()) == 40 and len(jobs.runs()) == 80
         assert sum(run.state == "Failed" for run in jobs.runs()) == 40
         assert len(jobs.history("j-3-9")) == 4
+
+
+def test_metrics(tmp_path: Path) -> None:
+    with serving(tmp_path, lambda name: None) as (client, _):
+        job = submitted(client, job_bytes(Count=2))
+        until(lambda: [run.state for run in client.jobs.runs(job.id)] == ["Running"] * 2)
+        found = JobListMetrics(client.jobs, lambda: job.created + 5)
+        assert found.numbers("wasm_active_executions") == {(): 2.0}
+        assert found.numbers("wasmsr_jobs_oldest_open_seconds") == {(): 5.0}
+        lines = list(found.lines())
+        assert 'wasmsr_jobs{state="Running"} 1' in lines
+        assert 'wasmsr_executions{state="Failed"} 0' in lines
+        parser = pytest.importorskip("prometheus_client.parser")
+        shown = parser.text_string_to_metric_families("\n".join(lines) + "\n")
+        assert [family.name for family in shown] == [row.name for row in JOB_ROWS]
+        client.stop(job.id)
+        assert found.numbers("wasm_active_executions") == {(): 0.0}
+        assert found.numbers("wasmsr_jobs_oldest_open_seconds") == {(): 0.0}
+        with_port = serve_metrics(found, Address("127.0.0.1", 0), JOB_ROWS)
+        try:
+            address = f"http://127.0.0.1:{with_port.port}/metrics"
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                assert b"wasm_active_executions 0.0" in answer.read()
+        finally:
+            with_port.stop()

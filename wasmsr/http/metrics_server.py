@@ -8,18 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 from wasmsr.errors import MissingPackageError
 from wasmsr.http.bounded_server import BoundedServer
-from wasmsr.node.metrics import ROWS, Labels, MetricRow, Metrics
+from wasmsr.node.metrics import ROWS, Histogram, Labels, MetricRow
 from wasmsr.runspec.address import Address
 
 
-class _Collector:
-    """Gives the values of a node to the package, in its classes."""
+class ShownMetrics(Protocol):
+    """Values of metrics: those of a node, or of jobs."""
 
-    def __init__(self, metrics: Metrics, rows: Iterable[MetricRow] = ROWS) -> None:
+    def numbers(self, name: str) -> dict[Labels, float]:
+        """Return the values of a counter or gauge, by their labels."""
+
+    def histograms(self, name: str) -> dict[Labels, Histogram]:
+        """Return what a histogram holds, by labels."""
+
+
+class _Collector:
+    """Gives values to the package, in its classes."""
+
+    def __init__(self, metrics: ShownMetrics, rows: Iterable[MetricRow] = ROWS) -> None:
         self._metrics = metrics
         self._rows = rows
 
@@ -53,7 +63,9 @@ def _texts(labels: Labels) -> list[str]:
     return [label.encode("utf-8", "replace").decode() for label in labels]
 
 
-def serve_metrics(metrics: Metrics, address: Address) -> BoundedServer:
+def serve_metrics(
+    metrics: ShownMetrics, address: Address, rows: Iterable[MetricRow] = ROWS
+) -> BoundedServer:
     """Serve metrics at an address.
 
     Raises:
@@ -65,5 +77,5 @@ def serve_metrics(metrics: Metrics, address: Address) -> BoundedServer:
     except ImportError as error:
         raise MissingPackageError("prometheus_client", "--metrics") from error
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(metrics))
+    registry.register(_Collector(metrics, rows))
     return BoundedServer(make_wsgi_app(registry), address, "--metrics")

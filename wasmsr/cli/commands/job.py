@@ -88,6 +88,7 @@ for _command in (
     job_verbs.executions,
     job_verbs.history,
     job_verbs.stop,
+    job_verbs.job_metrics,
     job_verbs.service,
     job_output.logs,
     job_output.get,

@@ -1,8 +1,10 @@
-"""`wasmsr job list`, `describe`, `executions`, `history`, `stop`, `service`."""
+"""`wasmsr job list`, `describe`, `executions`, `history`, `stop`, `metrics`, `service`."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import time
+from contextlib import ExitStack, suppress
+from typing import Any
 
 import click
 
@@ -18,6 +20,7 @@ from wasmsr.cli.jobs.job_options import (
 )
 from wasmsr.cli.options.tool_options import WIDE, as_object, print_blocks, print_object
 from wasmsr.cli.words.messages import say
+from wasmsr.errors import printable
 
 LIST = """Lists the jobs, the newest first.
 
@@ -54,7 +57,16 @@ STOP = """Stops a job: its executions are cancelled. What they have printed stay
 SERVICE = """Runs the jobs of a folder. The other commands start this one when it is needed.
 
 It ends when no job is left; with --stay it waits for more. If it is killed, the next command starts
-it again, and executions that ran are begun again, or fail, as the job says (wasmsr/onLoss)."""
+it again, and executions that ran go on from a checkpoint, are begun again, or fail, as the job says
+(wasmsr/onLoss)."""
+
+METRICS = """Prints what is counted of the jobs, in the text format of Prometheus.
+
+`wasmsr job service --metrics PORT` serves the same. The gauge `wasm_active_executions` has the
+number of executions whose program runs.
+
+\b
+  wasmsr job metrics"""
 
 
 @click.command("list", help=LIST, short_help="list the jobs", context_settings=WIDE)
@@ -154,16 +166,48 @@ def stop(job: str, state_dir: str | None, as_json: bool) -> None:
         click.echo(f"{row.id} is {row.state}")
 
 
+@click.command("metrics", help=METRICS, short_help="print metrics", context_settings=WIDE)
+@state_option
+@as_object
+def job_metrics(state_dir: str | None, as_json: bool) -> None:
+    """Carry out the command; METRICS is its help text."""
+    from wasmsr.jobs.service.list_metrics import JOB_ROWS, JobListMetrics
+
+    with open_jobs(state_dir) as client:
+        found = JobListMetrics(client.jobs, time.time)
+        if as_json:
+            values: dict[str, Any] = {}
+            for row in JOB_ROWS:
+                numbers = found.numbers(row.name)
+                values[row.name] = numbers.get((), {one[0]: n for one, n in numbers.items() if one})
+            print_object(values)
+        else:
+            click.echo("\n".join(found.lines()))
+
+
 @click.command(help=SERVICE, short_help="run the jobs of a folder", context_settings=WIDE)
 @click.option("--stay", is_flag=True, help="Do not end when no job is left.")
+@click.option("--metrics", metavar="[HOST:]PORT", help="Serve metrics for Prometheus there.")
 @click.option("--ready", type=int, hidden=True)
 @state_option
-def service(stay: bool, ready: int | None, state_dir: str | None) -> int:
+def service(stay: bool, metrics: str | None, ready: int | None, state_dir: str | None) -> int:
     """Carry out the command; SERVICE is its help text."""
     from wasmsr.jobs.service.job_service import IDLE_SECONDS, serve
 
     home = job_home(state_dir)
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt), ExitStack() as open_things:
+        if metrics is not None:
+            from wasmsr.http.metrics_server import serve_metrics
+            from wasmsr.jobs.service.list_metrics import JOB_ROWS, JobListMetrics
+            from wasmsr.runspec.address import Address
+
+            try:
+                address = Address.parse(metrics)
+            except ValueError as error:
+                raise click.UsageError(f"--metrics {printable(metrics)}: {error}") from None
+            client = open_things.enter_context(open_jobs(state_dir))
+            served = serve_metrics(JobListMetrics(client.jobs, time.time), address, JOB_ROWS)
+            open_things.callback(served.stop)
         if not serve(home, ready, idle=float("inf") if stay else IDLE_SECONDS):
             say(f"another process runs the jobs of {home.path}", "error")
             return 1

@@ -265,6 +265,14 @@ class JobList:
                 self.note(job, "", "Stop", "", message)
             return self.job(job).open
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return how many jobs ("jobs") and executions ("runs") there are, by state."""
+        found = {}
+        for table in ("jobs", "runs"):
+            rows = self._rows(f"SELECT state, count(*) FROM {table} GROUP BY state")
+            found[table] = {str(state): int(number) for state, number in rows}
+        return found
+
     # Executions
 
     def runs(self, job: str | None = None, *, only_open: bool = False) -> list[RunRow]:
