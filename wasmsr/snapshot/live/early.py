@@ -39,7 +39,7 @@ class EarlyRest:
         self.data = bytearray()
         self._sizes: list[memoryview] = []
         self._given = 0
-        self._decoder = Decoder(
+        self._decoder: Decoder | None = Decoder(
             limit=limit + BESIDE,
             limits=limits,
             files=files,
@@ -54,6 +54,7 @@ class EarlyRest:
             FormatError, VersionError, DigestError: What is wrong with them.
         """
         decoder = self._decoder
+        assert decoder is not None, "the earlier rest was given away"
         decoder.feed(piece)
         self.data += piece
         if decoder.header is not None and decoder.header.form != MAPPED:
@@ -67,12 +68,15 @@ class EarlyRest:
         Raises:
             FormatError: The bytes end too early.
         """
+        assert self._decoder is not None
         return self._decoder.finish()
 
-    @property
-    def earlier(self) -> EarlierState:
-        """The state, for the rest that comes later; after `finish`."""
-        return self._decoder.as_earlier()
+    def give(self) -> EarlierState:
+        """Return the state, for the rest that comes later; once, after `finish`."""
+        assert self._decoder is not None
+        # It refers to this object, and would keep the bytes until Python looks for cycles.
+        decoder, self._decoder = self._decoder, None
+        return decoder.as_earlier()
 
     def part(self, offset: int, size: int) -> memoryview:
         """Return bytes of it. Raises FormatError if it has no such bytes."""

@@ -148,7 +148,7 @@ class IncomingState:
         with self._lock:
             self._check_open()
             assert self._decoder is not None
-            self._decoder.earlier = early.earlier
+            self._decoder.earlier = early.give()
             if self._image is not None:
                 self._image.foresee(early.data)
 
