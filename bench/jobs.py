@@ -1,16 +1,19 @@
 """What an execution of a job costs: its start and end, its memory, its cancel, its log.
 
-    python -m bench.jobs [--jobs 1000] [--idle 20] [--cancels 50] [--mib 1000] [--json FILE]
+    python -m bench.jobs [--jobs 1000] [--idle 20] [--cancels 50] [--mib 1000] [--followers 1000]
+                         [--json FILE]
 
-Four figures, each beside its limit:
+Five figures, each beside its limit:
 
 - milliseconds that a job takes beyond its program, of so many jobs that say hello, one after the
-  other; the program alone runs in this process between them;
+  other; the program alone runs in this process between them. A bare Python process does so too: it
+  tells how busy the machine is (11 ms on a quiet one);
 - memory of an idle execution, as the kernel counts shared pages (PSS), with what this process grows
   by for it;
 - milliseconds from the cancel of a program in a tight loop to its result;
 - peak memory of a process that follows the log of a program, which writes so many MiB as fast as it
-  can, and that checks each byte.
+  can, and that checks each byte;
+- how many times as long a program takes when a thousand follow its log.
 
 Exit code 1 if a limit is missed.
 """
@@ -24,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,9 +35,12 @@ from typing import Any
 
 import wasmsr
 from bench.nodes import pss
-from tests.jobs.programs import request
+from tests.jobs.programs import counting, request
 from wasmsr.interp.modules.module import assemble
 from wasmsr.jobs import Executor
+
+FOLLOWED = 1.1
+"""How many times as long a program may take when many follow its log."""
 
 JOB_MS, IDLE_MIB, CANCEL_MS, FOLLOWER_MIB, LINE_MB = 15.0, 25.0, 100.0, 50.0, 100.0
 """The limits, and megabytes a second that the follower of a log must keep up with."""
@@ -73,7 +80,7 @@ def hello(executor: Executor, folder: Path, jobs: int) -> dict[str, Any]:
     module = wasmsr.Module(assemble(HELLO.encode()))
     given = request(folder, "hello", HELLO)
     executor.run({**given, "execution_id": "warm"})
-    whole, alone = [], []
+    whole, alone, bare = [], [], []
     sink = os.open(os.devnull, os.O_WRONLY)
     for number in range(jobs):
         began = time.perf_counter()
@@ -83,11 +90,18 @@ def hello(executor: Executor, folder: Path, jobs: int) -> dict[str, Any]:
         wasmsr.run(module, stdout=sink)
         alone.append(time.perf_counter() - between)
         whole.append(between - began)
+        if number % 10 == 0:
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-S", "-c", ""], check=True)
+            bare.append(1e3 * (time.perf_counter() - began))
     os.close(sink)
     beyond = [1e3 * (one - other) for one, other in zip(whole, alone, strict=True)]
     middle = statistics.median(beyond)
     last = statistics.quantiles(beyond, n=100)[98] if jobs > 1 else middle
-    return figure("a job beyond its program", middle, JOB_MS, "ms", p99=last, jobs=jobs)
+    python = statistics.median(bare)
+    return figure(
+        "a job beyond its program", middle, JOB_MS, "ms", p99=last, jobs=jobs, python=python
+    )
 
 
 def idle(executor: Executor, folder: Path, count: int) -> dict[str, Any]:
@@ -119,6 +133,33 @@ def cancels(executor: Executor, folder: Path, count: int) -> dict[str, Any]:
         assert executor.wait(id, 10).exit_code == 130
         times.append(1e3 * (time.perf_counter() - began))
     return figure("a cancel", max(times), CANCEL_MS, "ms", median=statistics.median(times))
+
+
+def followed(executor: Executor, folder: Path, followers: int) -> dict[str, Any]:
+    """Time a program that writes a line every few milliseconds, without followers and with many."""
+    times = []
+    for number, count in enumerate((0, followers, 0, followers)):
+        id = f"lines-{number}"
+        given = counting(folder, id, lines=300, slow=1_500_000)
+        executor.start(given)
+        seen: list[int] = []
+
+        def read(id: str = id, seen: list[int] = seen) -> None:
+            seen.append(sum(1 for _ in executor.logs(id, follow=True)))
+
+        threads = [threading.Thread(target=read) for _ in range(count)]
+        for one in threads:
+            one.start()
+        executor.wait(id)
+        info = executor.describe(id)
+        last = (Path(info.folder) / "results" / "stdout").stat().st_mtime
+        times.append(last - info.began)
+        for one in threads:
+            one.join()
+        assert seen == [300] * count
+    ratio = min(times[1], times[3]) / min(times[0], times[2])
+    name = f"with {followers} followers"
+    return figure(name, ratio, FOLLOWED, "times", alone=min(times[0], times[2]))
 
 
 def loud(executor: Executor, folder: Path, mib: int) -> list[dict[str, Any]]:
@@ -160,6 +201,7 @@ def main() -> int:
     parser.add_argument("--idle", type=int, default=20)
     parser.add_argument("--cancels", type=int, default=50)
     parser.add_argument("--mib", type=int, default=1000)
+    parser.add_argument("--followers", type=int, default=1000)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found: list[dict[str, Any]] = []
@@ -167,7 +209,7 @@ def main() -> int:
         folder = Path(place)
         parts: list[tuple[int, Callable[[Executor, Path, int], Any]]] = [
             (options.jobs, hello), (options.idle, idle), (options.cancels, cancels),
-            (options.mib, loud),
+            (options.mib, loud), (options.followers, followed),
         ]  # fmt: skip
         for count, part in parts:
             if not count:

@@ -79,7 +79,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["bacalhau", None], ids=["compat", "ours"])
+MANNERS = [
+    pytest.param("bacalhau", id="compat"),
+    pytest.param(None, id="ours", marks=pytest.mark.full),  # each module starts a process
+]
+
+
+@pytest.fixture(scope="module", params=MANNERS)
 def executor(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Executor, bool]]:
