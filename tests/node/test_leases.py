@@ -413,3 +413,17 @@ def test_the_commands(tmp_path: Path) -> None:
         shell.run("kill", program)
     finally:
         shell.end()
+
+
+@pytest.mark.full
+def test_a_register_that_is_away_at_the_beginning(world: Leasing) -> None:
+    """The submission is refused, and nothing runs later."""
+    a = world.leasing("a")
+    world.register().close()
+    with sqlite3.connect(world.folder / "register.db", isolation_level=None) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(WasmsrError, match="does not take its first record"):
+            world.submit("a")
+        database.execute("ROLLBACK")
+    time.sleep(LEASE)
+    assert not a.programs() and not os.listdir(world.folder / "store" / "names")

@@ -104,10 +104,10 @@ class NodeLeases:
         try:
             taken = leased.keeper.create(FailoverPolicy(terms.policy), terms.nodes)
         except BaseException:
-            self.drop(program.id)
+            self.forget(program.id)
             raise
         if not taken:
-            self.drop(program.id)
+            self.forget(program.id)  # if the register takes the record late, nobody can run it
             raise RegisterAway(
                 "the register does not take its first record",
                 program=program.id,
