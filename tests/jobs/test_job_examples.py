@@ -58,6 +58,7 @@ def test_examples(client: JobClient, tmp_path: Path) -> None:
     assert (tmp_path / "transcoding/0/film/sample.avi").stat().st_size > 1000
 
 
+@pytest.mark.full
 def test_the_example_with_buckets(
     client: JobClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

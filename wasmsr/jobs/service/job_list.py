@@ -77,12 +77,14 @@ _EVENT = tuple(EventRow.__dataclass_fields__)
 class JobList:
     """The list. Any thread may use it; use it as a context manager, or call `close`."""
 
-    def __init__(self, path: Path, *, busy: float = BUSY_SECONDS) -> None:
+    def __init__(self, path: Path, *, busy: float = BUSY_SECONDS, synced: bool = True) -> None:
         """Open the file, and make it if it is missing.
 
         Args:
             path: The file; only its user can read it.
             busy: Seconds that a call waits for other processes that write.
+            synced: Whether each change is on the disk before its call returns. Otherwise the last
+                changes can be lost with the power of the machine, but not with a process.
 
         Raises:
             JobError: It cannot be opened, or is no list of jobs.
@@ -100,7 +102,8 @@ class JobList:
         try:
             with self._told():
                 self._database.execute("PRAGMA journal_mode = WAL")
-                self._database.execute("PRAGMA synchronous = FULL")
+                level = "FULL" if synced else "NORMAL"
+                self._database.execute(f"PRAGMA synchronous = {level}")
                 with self.changing():
                     self._prepare()
         except BaseException:
@@ -199,10 +202,11 @@ class JobList:
         marks = ", ".join("?" * len(names))
         self._database.execute(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})", values)
 
-    def jobs(self, *, only_open: bool = False) -> list[JobRow]:
-        """Return the jobs, the newest first."""
+    def jobs(self, *, only_open: bool = False, files: bool = True) -> list[JobRow]:
+        """Return the jobs, the newest first; without `files` their files are left empty."""
         where = f"WHERE state IN {OPEN_JOBS}" if only_open else ""
-        found = self._rows(f"SELECT {', '.join(_JOB)} FROM jobs {where} ORDER BY created DESC, id")
+        names = ", ".join(_JOB) if files else ", ".join(_JOB).replace("source", "x'' AS source")
+        found = self._rows(f"SELECT {names} FROM jobs {where} ORDER BY created DESC, id")
         return [JobRow(*_read(_JOB, row)) for row in found]
 
     def job(self, name: str) -> JobRow:

@@ -43,6 +43,9 @@ IDLE_SECONDS = 30.0
 TURN_SECONDS = 1.0
 """Longest time between two looks at the list: that is how exact queue and total timeouts are."""
 
+PAUSE_SECONDS = 0.005
+"""Time between two looks at the list: what happens meanwhile is seen at once."""
+
 WORKERS_END_SECONDS = 1.5
 """How long workers of a process that was killed may still run. They end after 1 s by themselves."""
 
@@ -78,7 +81,7 @@ class JobService:
         """
         self._home, self._make, self._idle = home, engines, idle
         self._capacity = float(processors()) if capacity is None else capacity
-        self._jobs = JobList(home.list_file)
+        self._jobs = JobList(home.list_file, synced=False)
         self._engines: dict[bool, RunEngine] = {}
         self._running: dict[str, RunningExecution] = {}
         self._tasks: dict[str, Job | WasmsrError] = {}
@@ -108,6 +111,7 @@ class JobService:
                 elif time.monotonic() - quiet >= self._idle and self._may_go(lock):
                     return
                 self._wait()
+                time.sleep(PAUSE_SECONDS)
         finally:
             for one in list(self._running.values()):
                 one.abandon()
@@ -145,9 +149,9 @@ class JobService:
 
     def _take_up(self, run: RunRow, job: JobRow) -> None:
         """Go on with an execution that no thread has."""
-        run = self._jobs.run(run.id)
         if run.id in self._running:
             return
+        run = self._jobs.run(run.id)
         if run.state == "Publishing":
             self._start(run, job)
         elif run.state == "Running":
@@ -174,6 +178,7 @@ class JobService:
         """Return what a job's file says."""
         found = self._tasks.get(job.id)
         if found is None:
+            job = self._jobs.job(job.id)
             try:
                 found = read_job(job.source, job.name or job.id, job.changes, peer=job.compat)
             except WasmsrError as error:  # a newer version took it
@@ -185,23 +190,27 @@ class JobService:
         """Bring everything one step further; return whether there is something to do."""
         for request in self._jobs.open_requests():
             self._answer(request)
-        jobs = self._jobs.jobs(only_open=True)
+        jobs = self._jobs.jobs(only_open=True, files=False)
         if not jobs:
             return bool(self._running)
-        by_job: dict[str, list[RunRow]] = {job.id: self._jobs.runs(job.id) for job in jobs}
+        by_job: dict[str, list[RunRow]] = {job.id: [] for job in jobs}
+        for run in self._jobs.runs(only_open=True):
+            by_job.setdefault(run.job, []).append(run)
         now = time.time()
         waiting: list[Waiting] = []
         for job in jobs:
+            runs = by_job[job.id]
             task = self._task(job)
             if isinstance(task, WasmsrError):
-                self._give_up(job, by_job[job.id], task.message, "Failed")
+                self._give_up(job, runs, task.message, "Failed")
                 continue
-            if self._ends(job, task, by_job[job.id], now):
+            if self._ends(job, task, runs, now):
                 continue
             if job.type in STAYING:
-                self._stay(job, task, by_job[job.id], now)
+                self._stay(job, task, now)
+                runs = self._jobs.runs(job.id, only_open=True)
             cpu = task.task.resources.cpu or CPU
-            for run in self._jobs.runs(job.id, only_open=True):
+            for run in runs:
                 if run.state != "New":
                     self._take_up(run, job)
                 elif run.id not in self._running:
@@ -243,15 +252,24 @@ class JobService:
         self._home.wake()
 
     def _ends(self, job: JobRow, task: Job, runs: list[RunRow], now: float) -> bool:
-        """End a job that is to be stopped, is overdue, or has done all; return whether it ends."""
+        """End a job that is to be stopped, is overdue, or has done all; return whether it ends.
+
+        Args:
+            job: The job.
+            task: What its file says.
+            runs: Its executions that have not ended.
+            now: The time.
+        """
         if job.stopping:
             return self._give_up(job, runs, "Stopped at user request", "Stopped")
         limits = (task.task.timeouts.queue, task.task.timeouts.total)
-        begun = any(run.started is not None or run.id in self._running for run in runs)
-        late = overdue(job, limits, begun, now)
+        late = overdue(job, limits, job.state == "Running", now)
         if late is not None:
             return self._give_up(job, runs, late, "Failed")
-        if job.type in STAYING or any(run.open for run in runs):
+        if job.type in STAYING or runs:
+            return False
+        runs = self._jobs.runs(job.id)
+        if any(run.open for run in runs):
             return False
         done = {run.number for run in runs if run.state == "Completed"}
         failed = [run for run in runs if run.number not in done]
@@ -302,8 +320,9 @@ class JobService:
 
     # Daemons and services
 
-    def _stay(self, job: JobRow, task: Job, runs: list[RunRow], now: float) -> None:
+    def _stay(self, job: JobRow, task: Job, now: float) -> None:
         """Make a new execution for each place whose last one has ended, after a while."""
+        runs = self._jobs.runs(job.id)
         for number in range(executions_of(task)):
             mine = [run for run in runs if run.number == number]
             if any(run.open for run in mine):
