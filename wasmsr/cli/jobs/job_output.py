@@ -29,10 +29,10 @@ own there. Nothing is overwritten.
 \b
   wasmsr job get j-1a2b3c4d --output-dir results"""
 
-SNAPSHOT = """Saves the program of an execution to FILE; it runs on.
+SNAPSHOT = """Saves an execution to FILE: its program, its outputs and its log. It runs on.
 
-ID is that of an execution, or of a job with one execution. `wasmsr inspect FILE` shows the
-snapshot.
+ID is that of an execution, or of a job with one execution. FILE is a tar archive. In Python,
+`wasmsr.jobs.Executor.restore(FILE, ID)` continues it.
 
 \b
   wasmsr job snapshot j-1a2b3c4d saved.bin"""
@@ -95,7 +95,7 @@ def get(job: str, output_dir: str | None, state_dir: str | None, as_json: bool) 
         click.echo(place)
 
 
-@click.command(help=SNAPSHOT, short_help="save the program of a job", context_settings=WIDE)
+@click.command(help=SNAPSHOT, short_help="save an execution of a job", context_settings=WIDE)
 @job_argument
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False))
 @state_option
