@@ -44,12 +44,13 @@ class Shell:
         }
         self.process: subprocess.Popen[bytes] | None = None
 
-    def node(self, *words: str) -> None:
+    def node(self, *words: str, command: str | None = None) -> None:
         before = len(self.events("node"))
-        command = [sys.executable, "-m", "wasmsr", "node", "--listen", self.address, "--json"]
+        start = [command] if command else [sys.executable, "-m", "wasmsr"]
+        start += ["node", "--listen", self.address, "--json"]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [*command, *words], env=self.environ, stderr=log, cwd=self.folder
+                [*start, *words], env=self.environ, stderr=log, cwd=self.folder
             )
         until(lambda: len(self.events("node")) > before or self.process.poll() is not None)
         assert self.process.poll() is None, (self.folder / "log").read_text()
