@@ -25,6 +25,7 @@ from wasmsr.node.failures import SubmissionRefused
 from wasmsr.node.leases.lease_terms import LeaseTerms
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.node.supervision.program_record import ProgramStanding
+from wasmsr.ownership.failures import RegisterAway
 from wasmsr.ownership.owner_record import OwnerRecord, Standing
 from wasmsr.ownership.register import Register
 from wasmsr.ownership.sqlite_backend import SqliteBackend
@@ -427,3 +428,59 @@ def test_a_register_that_is_away_at_the_beginning(world: Leasing) -> None:
         database.execute("ROLLBACK")
     time.sleep(LEASE)
     assert not a.programs() and not os.listdir(world.folder / "store" / "names")
+
+
+@pytest.mark.full
+def test_an_owner_that_is_cut_off(world: Leasing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing counts that it does after its lease; it hears of the new owner, and gives up."""
+    a, b = world.leasing("a"), world.leasing("b")
+    program = world.submit("a", "b")
+    checkpointed(world, program)
+    assert a.moves.decisions is not None
+    backend = a.moves.decisions.register.backend
+
+    def away(*values: object) -> bool:
+        raise RegisterAway("cut off")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(backend, "compare_and_swap", away)
+        cut.setattr(backend, "get", away)
+        until(lambda: world.record(program).owner == b.node)
+        written = len(output(a, program))
+        with pytest.raises(WasmsrError):
+            a.find(program).checkpoint()
+        with pytest.raises(WasmsrError):
+            a.find(program).kill()
+        goes_on(world, "b", program)
+        last = world.record(program).checkpoint
+        assert last is not None and (world.record(program).epoch, last.epoch) != (1, 1)
+        assert len(output(a, program)) == written, "it stands"
+    until(lambda: world.standing("a", program) == "moved")
+    checkpointed(world, program)
+    until(lambda: world.record(program).checkpoint.epoch == 2)  # type: ignore[union-attr]
+    goes_on(world, "b", program)
+    assert all("@2." in one for one in SnapshotStore(str(world.store)).names())
+
+
+@pytest.mark.full
+def test_a_kill_that_the_register_does_not_hear(
+    world: Leasing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = world.leasing("a")
+    program = world.submit("a")
+    checkpointed(world, program)
+    assert a.moves.decisions is not None
+    backend = a.moves.decisions.register.backend
+
+    def away(*values: object) -> bool:
+        raise RegisterAway("cut off")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(backend, "compare_and_swap", away)
+        with pytest.raises(WasmsrError, match="has not taken the end"):
+            a.find(program).kill()
+        assert a.find(program).standing is ProgramStanding.RESUMABLE
+    goes_on(world, "a", program)
+    a.find(program).kill()
+    assert world.record(program).standing is Standing.ENDED
+    assert a.find(program).standing is ProgramStanding.KILLED

@@ -96,9 +96,10 @@ class WorkerProgram:
         try:
             return self.executor.pause(self.id, timeout)
         except ExecutorError:
-            if self._leased and self.executor.is_gone:
-                return True  # nothing runs any more
-            raise
+            if not self._leased:
+                raise
+            self._end_worker()
+            return True
 
     def wait(self, timeout: float | None) -> Ending | None:
         """Return how it ended, or None; a program whose worker is gone has ended."""
@@ -118,8 +119,12 @@ class WorkerProgram:
         try:
             self.executor.lease(self.id, pause_at, end_at)
         except ExecutorError:
-            if not self.executor.is_gone:
-                raise
+            self._end_worker()
+
+    def _end_worker(self) -> None:
+        """Kill a worker that does not obey, or is gone: what it has is of no use under a lease."""
+        if not self.executor.is_gone:
+            self.executor.kill()
 
     def leave(self, held: Collection[bytes] = (), known: int = 0) -> WorkerLeaving:
         """Begin to send it away."""

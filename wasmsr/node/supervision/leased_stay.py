@@ -18,6 +18,7 @@ from wasmsr.node.supervision.program_record import (
 )
 from wasmsr.node.workers.warm_parents import reap
 from wasmsr.ownership.owner_record import OwnerRecord, Standing
+from wasmsr.ownership.transitions import OwnerState
 
 PAUSE_SECONDS = 10.0
 """How long a program may take to pause."""
@@ -90,12 +91,28 @@ class LeasedStay(NotedProgram):
         """
         leased = self.leased
         if leased is None or not self._leases.end(leased, ANSWER_SECONDS):
+            if leased is not None and leased.keeper.program.state is OwnerState.NONE:
+                self._leave_to_register()
             raise NodeError(
                 f"the register has not taken the end of program {self.record.program[:8]}, which "
                 "may go on",
                 hint="kill it again when the register answers",
             )
         self.leased = None
+
+    def _leave_to_register(self) -> None:
+        """End the worker of a program whose end the register was asked for, and did not confirm.
+
+        The register says later whether the program has ended, or goes on from its checkpoint.
+        """
+        if self.has_lost:
+            return
+        executor, self._executor = self._executor, None
+        self._drop_lease()
+        if executor is not None:
+            executor.kill()
+            reap(executor.pid)
+        self._fall_back("the register has not taken its end")
 
     def _note_wish(self) -> None:
         """Note for other nodes whether somebody wants the program paused."""
