@@ -331,6 +331,8 @@ def test_constraints_and_size(tmp_path: Path) -> None:
             submitted(client, job_bytes(Constraints=here), labels=("zone=c",))
         job = submitted(client, job_bytes(Constraints=here, Type="ops"), labels=("zone=b",))
         assert ended(client, job).state == "Completed"
+        again = client.rerun(job.id)
+        assert again.origin == job.id and ended(client, again).state == "Completed"
         with pytest.raises(JobError, match="asks for 9999 CPUs"):
             submitted(client, job_bytes({"Resources": {"CPU": "9999"}}))
         with pytest.raises(JobError, match="is no label"):

@@ -97,8 +97,8 @@ class JobClient:
         row = JobRow(
             f"j-{uuid.uuid4()}", task.name, task.namespace, task.type, task.priority, count,
             "Queued", "", now, now, given.source, tuple(given.changes),
-            os.path.abspath(given.base), _absolute(given.allowed), given.compat,
-            origin=given.origin,
+            os.path.abspath(given.base), _absolute(given.allowed), tuple(given.labels),
+            given.compat, origin=given.origin,
         )  # fmt: skip
         self.jobs.add_job(row, count)
         self.home.serve()
@@ -113,8 +113,9 @@ class JobClient:
             Path(old.base),
             old.changes,
             old.allowed,
-            compat=old.compat,
-            origin=old.id,
+            old.labels,
+            old.compat,
+            old.id,
         )
         return self.submit(again)
 

@@ -46,8 +46,8 @@ CREATE TABLE jobs (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, namespace TEXT NOT NULL, type TEXT NOT NULL,
     priority INTEGER NOT NULL, count INTEGER NOT NULL, state TEXT NOT NULL, message TEXT NOT NULL,
     created REAL NOT NULL, changed REAL NOT NULL, source BLOB NOT NULL, changes TEXT NOT NULL,
-    base TEXT NOT NULL, allowed TEXT NOT NULL, compat INTEGER NOT NULL, stopping INTEGER NOT NULL,
-    origin TEXT NOT NULL
+    base TEXT NOT NULL, allowed TEXT NOT NULL, labels TEXT NOT NULL,
+    compat INTEGER NOT NULL, stopping INTEGER NOT NULL, origin TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX jobs_by_state ON jobs (state);
 CREATE TABLE runs (
@@ -68,7 +68,7 @@ CREATE TABLE requests (
 );
 """
 
-_JSON = {"changes", "allowed", "result", "published"}
+_JSON = {"changes", "allowed", "labels", "result", "published"}
 _JOB = tuple(JobRow.__dataclass_fields__)
 _RUN = tuple(RunRow.__dataclass_fields__)
 _EVENT = tuple(EventRow.__dataclass_fields__)

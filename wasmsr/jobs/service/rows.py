@@ -35,6 +35,7 @@ class JobRow:
         changes: The changes of `--set`.
         base: The folder to which relative paths belong.
         allowed: What `--allow-path` allows.
+        labels: What `--label` gives this machine.
         compat: Whether it runs as on Bacalhau.
         stopping: Whether somebody asked to stop it.
         origin: The job that it repeats, or "".
@@ -54,6 +55,7 @@ class JobRow:
     changes: tuple[str, ...] = ()
     base: str = ""
     allowed: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     compat: bool = False
     stopping: bool = False
     origin: str = ""
