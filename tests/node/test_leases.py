@@ -484,3 +484,15 @@ def test_a_kill_that_the_register_does_not_hear(
     a.find(program).kill()
     assert world.record(program).standing is Standing.ENDED
     assert a.find(program).standing is ProgramStanding.KILLED
+
+
+@pytest.mark.full
+def test_a_program_that_has_ended_elsewhere_is_not_lost(world: Leasing) -> None:
+    world.leasing("a"), world.leasing("b")
+    program = world.submit("a", "b", size=600)
+    checkpointed(world, program)
+    world.lose("a:1")
+    until(lambda: world.record(program).standing is Standing.ENDED)
+    a = world.leasing("a")
+    until(lambda: world.standing("a", program) == "moved")
+    assert "where it has ended" in a.find(program).record.reason

@@ -173,12 +173,14 @@ class LeasedStay(NotedProgram):
             if self._rules.leases is not None:
                 with suppress(WasmsrError):
                     self._rules.leases.lost(self.record)
-            if found.standing is Standing.ENDED:
+            ended = found.standing is Standing.ENDED
+            if ended and found.epoch <= self.record.epoch:  # no other node has had it since
                 reason = f"by the register it has ended in epoch {found.epoch}"
                 self._stand(ProgramStanding.LOST, reason, saved=None)
             else:
                 went = MovedTo(address, node, found.epoch, True)
                 reason = f"node {node[:8]} has taken it over in epoch {found.epoch}"
+                reason += ", where it has ended" if ended else ""
                 self._stand(ProgramStanding.MOVED, reason, went=went, saved=None)
         if executor is not None:
             executor.kill()
