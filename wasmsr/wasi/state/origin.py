@@ -28,6 +28,8 @@ from wasmsr.wasi.preview1.abi import U64
 from wasmsr.wasi.process import MAX_DESCRIPTORS, Process
 from wasmsr.wasi.syscalls import MAX_OFFSET
 
+TICKS: Final = 20_000_000
+"""ns: two ticks of the slowest usual clock of a kernel (100 Hz)."""
 WINDOW: Final = 4096
 """Bytes before and after the offset by which a regular file is known again."""
 _GENERATION: Final = 0x80087601
@@ -124,8 +126,13 @@ class Origin:
 
 def trusted_time(state: Mapping[str, Any] | None, created: int) -> int | None:
     """When a snapshot was taken, if it says where: `restore` looks whether that was here. None
-    where it does not: any time can be written into one."""
-    return created if state is not None and "origin" in state else None
+    where it does not: any time can be written into one.
+
+    Linux marks a change with the time of its last tick. So what a program changes just after the
+    snapshot can seem older than the snapshot; the time given is earlier by that much."""
+    if state is None or "origin" not in state:
+        return None
+    return max(0, created - TICKS)
 
 
 @dataclass(frozen=True)
