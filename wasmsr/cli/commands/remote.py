@@ -38,13 +38,8 @@ names: one folder that both ends have, or a folder whose files travel.
   wasmsr remote --port 7001 --peer 7000 --dir data::data::carry
 
 Two ends of one user on one machine find their common key by themselves. Between hosts, give each
-end a certificate of one authority; then what travels is encrypted.
-
-\b
-  wasmsr keys init
-  wasmsr keys issue node 10.0.0.1       # then copy certificate, key and authority to that host
-  wasmsr remote --listen 10.0.0.1 --port 7000 --peer 10.0.0.2:7000 --send \\
-      --tls-certificate node.crt --tls-key node.key --tls-authority authority.crt
+end a certificate of one authority (--tls-certificate, --tls-key and --tls-authority); `wasmsr keys`
+makes them. Then what travels is encrypted.
 
 Or give both the same key file, which nobody else can read. Programs then travel in plain text.
 
