@@ -171,8 +171,16 @@ def _show_plan(chosen: Sequence[Case]) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run the command line and return the exit code."""
     options = _parsed(argv)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, _interrupted) for number in signals}
+    try:
+        return _measure(options)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _measure(options: argparse.Namespace) -> int:
     found = _read(options.json)
     absent = Absent()
     if len(os.sched_getaffinity(0)) == 1 and options.cores != "1":

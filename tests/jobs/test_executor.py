@@ -91,7 +91,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(executor: Executor, tmp_pat
     for _ in range(2):
         before = executor.describe("a").saved
         end = time.monotonic() + 30
-        while executor.describe("a").saved == before:
+        while (now := executor.describe("a")).saved == before and now.worker is not None:
             assert time.monotonic() < end
             time.sleep(0.002)
         time.sleep(0.02)

@@ -13,6 +13,7 @@ pytest.importorskip("yaml")
 pytest.importorskip("jsonschema")
 
 from tests.jobs.served import jobs_served
+from tests.s3 import s3_server
 from wasmsr.jobs import Executor
 from wasmsr.jobs.service.client import JobClient, Submission
 
@@ -62,28 +63,23 @@ def test_examples(client: JobClient, tmp_path: Path) -> None:
 def test_the_example_with_buckets(
     client: JobClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
-    server = pytest.importorskip("moto.server", reason="moto's server is not installed")
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    try:
-        host, port = running.get_host_and_port()
+    with s3_server() as address:
+        import s3fs
+
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.setenv(name, "test")
-        files = s3fs.S3FileSystem(endpoint_url=f"http://{host}:{port}", use_listings_cache=False)
+        files = s3fs.S3FileSystem(endpoint_url=address, use_listings_cache=False)
         for bucket in ("inputs", "results"):
             files.mkdir(bucket)
         files.pipe_file("inputs/texts/test.txt", b"from a bucket\n")
         places = ("InputSources.1.Source.Params", "Publisher.Params")
-        ends = [f"Tasks.0.{place}.Endpoint=http://{host}:{port}" for place in places]
+        ends = [f"Tasks.0.{place}.Endpoint={address}" for place in places]
         job = client.wait(example(client, "s3.yaml", *ends).id, 60)
         assert job is not None and job.state == "Completed", client.jobs.history(job.id)
         (run,) = client.jobs.runs(job.id)
         assert files.find("results") == [f"results/jobs/{job.id}/{run.id}.tar.gz"]
         client.get(run, tmp_path / "got")
         assert (tmp_path / "got" / "stdout").read_bytes() == b"from a bucket\n"
-    finally:
-        running.stop()
 
 
 def peer_jobs() -> list[dict[str, Any]]:

@@ -80,7 +80,7 @@ def said(client: JobClient, job: str) -> str:
 
 @pytest.mark.full
 def test_a_killed_service_goes_on_from_a_checkpoint(jobs: Jobs) -> None:  # noqa: F811
-    (jobs.folder / "count.json").write_bytes(counting(500_000))
+    (jobs.folder / "count.json").write_bytes(counting(1_500_000))
     name = jobs("run", "count.json", "--id-only").strip()
     follower = jobs.begin("logs", "-f", name, "--json")
     for number in range(3):

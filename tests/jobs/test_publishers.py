@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.s3 import s3_server
 from wasmsr.jobs.description.job import InputSource, Publisher
 from wasmsr.jobs.failures import JobError
 from wasmsr.jobs.publishers import trees
@@ -125,13 +126,8 @@ BUCKET = "results"
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    server = pytest.importorskip("moto.server", reason="moto's server is not installed")
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture

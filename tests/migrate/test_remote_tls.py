@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.migrate.test_remote import FRAMES, film, kinds, unmoved
 
 pytest.importorskip("cryptography", reason="cryptography is not installed")
 from wasmsr.node.security.authority import Authority
+from wasmsr.node.security.tls_identity import LOOK_SECONDS
 
 QUICK = ("--every", "0.1")
 
@@ -93,6 +95,7 @@ def test_an_end_that_is_refused(
         words = flags(authority, tmp_path / "a")
         if kind == "revoked":
             authority.revoke(Path(words[1]).stem)
+            time.sleep(1.2 * LOOK_SECONDS)  # so long a revoked certificate is still good
         said = refused_to(ends, *words)
     assert "Traceback" not in said
     assert ends.processes["b"].poll() is None  # it still waits

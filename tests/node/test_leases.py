@@ -20,6 +20,7 @@ from tests.node.nodes import Killed, World
 from tests.node.programs import counting, lines
 from tests.node.test_commands import Shell
 from tests.node.test_moves import output, until
+from tests.s3 import s3_server
 from wasmsr.errors import WasmsrError
 from wasmsr.node.failures import SubmissionRefused
 from wasmsr.node.leases.lease_terms import LeaseTerms
@@ -306,31 +307,28 @@ def test_output_that_waits_for_its_checkpoint(world: Leasing) -> None:
 
 @pytest.mark.full
 def test_a_store_that_speaks_s3(world: Leasing, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = pytest.importorskip("moto.server", reason="moto's server is not installed")
-    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    try:
-        host, port = running.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    with s3_server() as address:
+        import s3fs
+
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         s3fs.S3FileSystem(use_listings_cache=False).mkdir("leases")
         world.store = "s3://leases/deep"
         world.leasing("a"), world.leasing("b")
-        program = world.submit("a", "b")
-        checkpointed(world, program)
-        world.lose("a:1")
-        goes_on(world, "b", program)
-        checkpointed(world, program)
-        world.nodes["b:1"].find(program).kill()
-        until(lambda: not SnapshotStore("s3://leases/deep").names())
-    finally:
-        for node in world.nodes.values():
-            node.stop(save=False, seconds=5)
-        world.nodes.clear()
-        running.stop()
+        try:
+            program = world.submit("a", "b")
+            checkpointed(world, program)
+            world.lose("a:1")
+            goes_on(world, "b", program)
+            checkpointed(world, program)
+            world.nodes["b:1"].find(program).kill()
+            until(lambda: not SnapshotStore("s3://leases/deep").names())
+        finally:  # they speak to the server
+            for node in world.nodes.values():
+                node.stop(save=False, seconds=5)
+            world.nodes.clear()
 
 
 @pytest.mark.parametrize(

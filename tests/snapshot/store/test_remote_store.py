@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.s3 import s3_server
 from tests.snapshot.store.filled import STATES, growing, random_memory, saved
 from tests.snapshot.store.test_writers import GC, PATIENCE, PUT, begun, go
 from wasmsr.errors import FormatError, SnapshotError, VersionError
@@ -21,20 +22,14 @@ from wasmsr.snapshot.store.remote import RemoteStore
 from wasmsr.snapshot.store.store import SnapshotStore
 from wasmsr.snapshot.tools.opened import open_snapshot
 
-pytest.importorskip("s3fs", reason="s3fs is not installed")
-server = pytest.importorskip("moto.server", reason="moto's server is not installed")
-
 BUCKET = "snapshots"
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """The address of an S3 server on this machine, which the tests and their processes use."""
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture
