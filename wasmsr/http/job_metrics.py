@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
-from wasmsr.errors import MissingPackageError
 from wasmsr.http.bounded_server import BoundedServer
+from wasmsr.http.metrics_server import serve_collector
 from wasmsr.runspec.address import Address
 
 ACTIVE: Final = "wasm_active_executions"
@@ -67,19 +67,8 @@ class JobMetrics:
 
 
 def serve_job_metrics(metrics: JobMetrics, address: Address) -> BoundedServer:
-    """Serve metrics of jobs at an address.
-
-    Raises:
-        HostError: The address cannot be used.
-        MissingPackageError: The package `prometheus-client` is not there.
-    """
-    try:
-        from prometheus_client import CollectorRegistry, make_wsgi_app
-    except ImportError as error:
-        raise MissingPackageError("prometheus_client", "--metrics") from error
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(metrics)
-    return BoundedServer(make_wsgi_app(registry), address, "--metrics")
+    """Serve metrics of jobs at an address; see `serve_collector`."""
+    return serve_collector(metrics, address)
 
 
 __all__ = ["ACTIVE", "JobMetrics", "serve_job_metrics"]

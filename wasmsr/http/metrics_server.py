@@ -66,7 +66,12 @@ def _texts(labels: Labels) -> list[str]:
 def serve_metrics(
     metrics: ShownMetrics, address: Address, rows: Iterable[MetricRow] = ROWS
 ) -> BoundedServer:
-    """Serve metrics at an address.
+    """Serve metrics at an address; see `serve_collector`."""
+    return serve_collector(_Collector(metrics, rows), address)
+
+
+def serve_collector(collector: Any, address: Address) -> BoundedServer:
+    """Serve what a collector of `prometheus-client` gives at an address.
 
     Raises:
         HostError: The address cannot be used.
@@ -77,5 +82,5 @@ def serve_metrics(
     except ImportError as error:
         raise MissingPackageError("prometheus_client", "--metrics") from error
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(metrics, rows))
+    registry.register(collector)
     return BoundedServer(make_wsgi_app(registry), address, "--metrics")
