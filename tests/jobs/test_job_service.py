@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import urllib.request
@@ -423,3 +424,27 @@ def test_metrics(tmp_path: Path) -> None:
                 assert b"wasm_active_executions 0.0" in answer.read()
         finally:
             with_port.stop()
+
+
+def test_commands_that_look_keep_nobody_from_the_lock(tmp_path: Path) -> None:
+    home = JobHome(tmp_path / "jobs")
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            home.is_served()
+
+    lookers = [threading.Thread(target=look) for _ in range(2)]
+    for one in lookers:
+        one.start()
+    try:
+        for _ in range(5):
+            lock = home.lock()
+            assert lock is not None
+            assert home.is_served() and home.lock() is None
+            os.close(lock)
+    finally:
+        over.set()
+        for one in lookers:
+            one.join()
+    assert not home.is_served()

@@ -29,6 +29,9 @@ from wasmsr.jobs.failures import JobError
 START_SECONDS = 20.0
 """Longest time until a new process runs the jobs."""
 
+LOOK_SECONDS = 0.2
+"""How long a process that is to run the jobs tries to get the lock."""
+
 LOG_LIMIT = 1 << 20
 """Bytes of `service.log` above which a new process begins it again."""
 
@@ -74,18 +77,27 @@ class JobHome:
     # The lock
 
     def lock(self) -> int | None:
-        """Return a descriptor that has the lock, or None if another process has it."""
+        """Return a descriptor that has the lock, or None if another process keeps it.
+
+        A command that looks has the lock for a moment, so one refusal says nothing.
+        """
+        end = time.monotonic() + LOOK_SECONDS
+        while (found := self._locked(fcntl.LOCK_EX)) is None and time.monotonic() < end:
+            time.sleep(LOOK_SECONDS / 20)
+        return found
+
+    def _locked(self, kind: int) -> int | None:
         found = os.open(self.path / "service.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(found, kind | fcntl.LOCK_NB)
         except OSError:
             os.close(found)
             return None
         return found
 
     def is_served(self) -> bool:
-        """Return whether a process runs the jobs."""
-        found = self.lock()
+        """Return whether a process runs the jobs. Any number of commands can look at a time."""
+        found = self._locked(fcntl.LOCK_SH)
         if found is None:
             return True
         os.close(found)

@@ -102,6 +102,7 @@ class JobService:
         Args:
             lock: The descriptor of `JobHome.lock`, which is closed.
         """
+        released = False
         try:
             self._recover()
             quiet = time.monotonic()
@@ -109,6 +110,7 @@ class JobService:
                 if self._turn():
                     quiet = time.monotonic()
                 elif time.monotonic() - quiet >= self._idle and self._may_go(lock):
+                    released = True
                     return
                 self._wait()
                 time.sleep(PAUSE_SECONDS)
@@ -119,7 +121,7 @@ class JobService:
                 engine.leave() if self._running else engine.close()
             self._jobs.close()
             os.close(self._pipe)
-            with suppress(OSError):
+            if not released:  # its number may be another file's by now
                 os.close(lock)
 
     def _may_go(self, lock: int) -> bool:
