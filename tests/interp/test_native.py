@@ -477,6 +477,43 @@ print("child", os.waitstatus_to_exitcode(status))
     assert done.stdout == "child 0\n", done.stderr
 
 
+@needs_native
+@pytest.mark.parametrize("budget", [64 << 10, 256 << 20])
+def test_a_child_runs_code_that_its_parent_frees(budget: int) -> None:
+    """Each round forks a child that runs a module's code after the parent has freed the module and
+    made other code. The small budget makes the parent take new memory for code again and again."""
+    script = f"""
+import gc, os
+from tests.interp.test_native import MIXED, SWITCH, Module, Store, exported, native_bytes, ran, tier
+tier.choose("native")
+tier.limit({budget})
+right, _ = ran(Module(MIXED.binary), 3000)
+gc.collect()
+for _ in range(30):
+    found, store = ran(Module(MIXED.binary), 3000)
+    assert found == right and native_bytes(store), "the parent has no native code"
+    go, gone = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(go, 1)
+        again = exported(store.instances[0])(3000)
+        other, made = ran(Module(MIXED.binary), 3000)
+        os._exit(0 if again == other == right and native_bytes(made) else 1)
+    del store
+    gc.collect()
+    for _ in range(3):
+        found, kept = ran(Module(SWITCH.binary), 100)
+    os.write(gone, b".")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(go), os.close(gone)
+spaces = [line for line in open("/proc/self/maps") if "wasmsr-code" in line]
+writable = [line for line in spaces if " rw" in line]
+print("bounded", len(writable) <= 2)  # the newest, and one with code of `kept`
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "bounded True\n", done.stderr
+
+
 # ---- the choice ----
 
 

@@ -171,25 +171,26 @@ typedef struct {
 
 /* A piece of address space for code. Its bytes are mapped twice: once to be written, once to be
  * run. No mapping is both. */
-typedef struct {
+typedef struct wsr_code_space {
   uint8_t *writable;
   const uint8_t *code;
   uint32_t size;
-  long process;
+  bool ours; /* made by this process, not before a fork */
   wsr_routines routines;
-  atomic_flag busy;     /* somebody reads or writes the rest */
-  uint32_t end;         /* no code from here on */
-  uint64_t used;        /* bytes, without what is free below `end` */
+  uint32_t start, end;  /* behind the routines; no code from here on */
+  uint32_t sealed;      /* code before this offset may run in a child */
+  uint32_t live, lost;  /* bytes: of code that may run here, and given back but sealed */
   wsr_code_range *free; /* ascending */
   uint32_t n_free, room_free;
+  struct wsr_code_space *before; /* the one that this one took the place of */
 } wsr_code_space;
 
 /* The space of this process; NULL where code may not be made. */
 wsr_code_space *wsr_code_space_get(void);
 /* A space whose code runs here, if any was ever made: this process's, or one before a fork. */
 const wsr_code_space *wsr_code_space_any(void);
-/* Take `size` bytes: their offset, or WSR_NONE where the budget or the space is used up. */
-uint32_t wsr_code_take(wsr_code_space *space, uint32_t size);
+/* Take `size` bytes: their space and offset, or NULL where the budget or the space is used up. */
+wsr_code_space *wsr_code_take(uint32_t size, uint32_t *offset);
 /* Give code back that nobody runs any more. */
 void wsr_code_give(uint64_t start, uint32_t size);
 

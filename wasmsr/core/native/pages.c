@@ -3,7 +3,8 @@
  * Code is in a file without a name that is mapped twice: one mapping is written, the other one run.
  * No mapping is both, and none ever changes from one to the other, so this works where the system
  * refuses such changes (PR_SET_MDWE). After a fork the child does not have the mapping that is
- * written: it runs the code that is there, and makes a file of its own for more.
+ * written: it runs the code that is there, and makes a file of its own for more. The parent does
+ * not write again where code was when it forked.
  *
  * Beside runtime/memory.c, this is the only file of the core that asks the operating system. */
 #if defined(__linux__)
@@ -12,6 +13,7 @@
 #include "core/native/native.h"
 
 #if WSR_NATIVE
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -19,7 +21,7 @@
 #include "core/array.h"
 #include "core/native/x64/encode.h"
 
-enum { CODE_BYTES = 256 << 20, ALIGNMENT = 16 };
+enum { CODE_BYTES = 256 << 20, ALIGNMENT = 16, PAGE = 4096 };
 /* Room for signal handlers, and a gap that nothing can cross without a fault. */
 enum { STACK_FOR_SIGNALS = 512 << 10, GUARD = 64 << 10, WORD = sizeof(uint64_t) };
 
@@ -36,67 +38,97 @@ static bool has_shadow_stack(const uint8_t *routine) {
   return ((shadow_stack *)(uintptr_t)routine)() != 0;
 }
 
+/* What a process may use for code, in bytes. */
+static _Atomic uint64_t budget = CODE_BYTES;
+
+/* The space for new code of this process, or the last one before a fork. */
+static _Atomic(wsr_code_space *) made;
+/* Bytes of code that this process may still run. */
+static uint64_t used;
+/* Somebody reads or writes the spaces. These sections are short, and who waits has just compiled a
+ * function. */
+static atomic_flag busy = ATOMIC_FLAG_INIT;
+
+static void lock(void) {
+  while (atomic_flag_test_and_set_explicit(&busy, memory_order_acquire)) {
+  }
+}
+static void unlock(void) { atomic_flag_clear_explicit(&busy, memory_order_release); }
+
+static void free_space(wsr_code_space *space) {
+  if (!space) return;
+  if (space->code) munmap((void *)(uintptr_t)space->code, CODE_BYTES);
+  if (space->writable) munmap(space->writable, CODE_BYTES);
+  free(space);
+}
+
 static wsr_code_space *make_space(void) {
-  wsr_code_space *space = calloc(1, sizeof *space);
+  wsr_code_space *const space = calloc(1, sizeof *space);
   wsr_buffer routines = {0};
   const int file = memfd_create("wasmsr-code", MFD_CLOEXEC);
-  void *code = NULL, *writable = NULL;
   bool good = space && file >= 0 && ftruncate(file, CODE_BYTES) == 0 &&
-              (code = map_code(file, PROT_READ | PROT_EXEC)) &&
-              (writable = map_code(file, PROT_READ | PROT_WRITE)) &&
-              madvise(writable, CODE_BYTES, MADV_DONTFORK) == 0 &&
+              (space->code = map_code(file, PROT_READ | PROT_EXEC)) &&
+              (space->writable = map_code(file, PROT_READ | PROT_WRITE)) &&
+              madvise(space->writable, CODE_BYTES, MADV_DONTFORK) == 0 &&
               wsr_routines_write(&routines, &space->routines);
   if (file >= 0) close(file);
   if (good) {
-    memcpy(writable, routines.bytes, routines.n);
-    good = !has_shadow_stack((const uint8_t *)code + space->routines.shadow_stack);
+    memcpy(space->writable, routines.bytes, routines.n);
+    good = !has_shadow_stack(space->code + space->routines.shadow_stack);
   }
   if (good) {
-    space->writable = writable;
-    space->code = code;
     space->size = CODE_BYTES;
-    space->end = aligned(routines.n);
-    space->used = space->end;
-    atomic_flag_clear(&space->busy);
-    space->process = (long)getpid();
+    space->start = space->end = aligned(routines.n);
+    space->ours = true;
   } else {
-    if (code) munmap(code, CODE_BYTES);
-    if (writable) munmap(writable, CODE_BYTES);
-    free(space);
-    space = NULL;
+    free_space(space);
   }
   free(routines.bytes);
-  return space;
+  return good ? space : NULL;
 }
 
-/* A space that is not used any more stays: code in it may run. */
-static _Atomic(wsr_code_space *) made;
+/* ---- forks ---- */
+
+/* A child runs the code that is there when it is made, from the same memory. So the parent never
+ * writes there again, whatever it frees. */
+static void before_fork(void) {
+  lock();
+  wsr_code_space *const space = WSR_PUBLISHED(&made);
+  if (space) space->sealed = space->end;
+}
+static void after_fork_in_child(void) {
+  for (wsr_code_space *space = WSR_PUBLISHED(&made); space; space = space->before)
+    space->ours = false;
+  used = 0;
+  unlock();
+}
+
+/* Under the lock: make the space into which new code goes. */
+static wsr_code_space *make_next(wsr_code_space *before) {
+  static bool watched;
+  if (!watched && pthread_atfork(before_fork, unlock, after_fork_in_child) != 0) return NULL;
+  watched = true;
+  wsr_code_space *const space = make_space();
+  if (!space) return NULL;
+  space->before = before;
+  if (!before || !before->ours) used = space->end;
+  WSR_PUBLISH(&made, space);
+  return space;
+}
 
 const wsr_code_space *wsr_code_space_any(void) { return WSR_PUBLISHED(&made); }
 
 wsr_code_space *wsr_code_space_get(void) {
   wsr_code_space *space = WSR_PUBLISHED(&made);
-  if (space && space->process == (long)getpid()) return space;
-  wsr_code_space *const mine = make_space();
-  if (!mine) return NULL;
-  if (atomic_compare_exchange_strong(&made, &space, mine)) return mine;
-  munmap(mine->writable, CODE_BYTES);
-  munmap((void *)(uintptr_t)mine->code, CODE_BYTES);
-  free(mine);
+  if (space && space->ours) return space;
+  lock();
+  space = WSR_PUBLISHED(&made);
+  if (!space || !space->ours) space = make_next(space);
+  unlock();
   return space;
 }
 
-/* What a process may use for code, in bytes. */
-static _Atomic uint64_t budget = CODE_BYTES;
-
-/* These sections are short, and who waits has just compiled a function. */
-static void lock(wsr_code_space *space) {
-  while (atomic_flag_test_and_set_explicit(&space->busy, memory_order_acquire)) {
-  }
-}
-static void unlock(wsr_code_space *space) {
-  atomic_flag_clear_explicit(&space->busy, memory_order_release);
-}
+/* ---- ranges ---- */
 
 static void remove_free(wsr_code_space *space, uint32_t i) {
   space->n_free--;
@@ -118,16 +150,44 @@ static uint32_t take(wsr_code_space *space, uint32_t size) {
   return space->end - size;
 }
 
-uint32_t wsr_code_take(wsr_code_space *space, uint32_t size) {
+/* A space into which no new code goes, and none of which is run: all but its routines go. A thread
+ * may be on its way through these. */
+static void retire(wsr_code_space *space) {
+  const uint32_t kept = (space->start + PAGE - 1) / PAGE * PAGE;
+  if (space->writable) munmap(space->writable, CODE_BYTES);
+  munmap((void *)(uintptr_t)(space->code + kept), CODE_BYTES - kept);
+  space->writable = NULL;
+  space->size = kept;
+  free(space->free);
+  space->free = NULL;
+  space->n_free = space->room_free = 0;
+}
+
+/* Too much is lost: let new code go into another space, if there can be one. */
+static wsr_code_space *move_on(wsr_code_space *space) {
+  wsr_code_space *const next = make_next(space);
+  if (!next) return space;
+  if (!space->live) retire(space);
+  return next;
+}
+
+wsr_code_space *wsr_code_take(uint32_t size, uint32_t *offset) {
   const uint32_t whole = aligned(size);
-  if (whole < size) return WSR_NONE;
-  lock(space);
-  const uint64_t left = atomic_load(&budget) - space->used;
-  const uint32_t offset =
-      space->used > atomic_load(&budget) || whole > left ? WSR_NONE : take(space, whole);
-  if (offset != WSR_NONE) space->used += whole;
-  unlock(space);
-  return offset;
+  *offset = WSR_NONE;
+  if (whole < size || !wsr_code_space_get()) return NULL;
+  lock();
+  wsr_code_space *space = WSR_PUBLISHED(&made);
+  const uint64_t most = atomic_load(&budget);
+  if (used <= most && whole <= most - used) {
+    if (space->lost > most / 2) space = move_on(space);
+    *offset = take(space, whole);
+  }
+  if (*offset != WSR_NONE) {
+    used += whole;
+    space->live += whole;
+  }
+  unlock();
+  return *offset == WSR_NONE ? NULL : space;
 }
 
 /* Without memory for the list, the range stays unused. */
@@ -156,23 +216,31 @@ static void give(wsr_code_space *space, wsr_code_range range) {
 
 /* A child never gives back what its parent made: that is the parent's. */
 void wsr_code_give(uint64_t start, uint32_t size) {
-  wsr_code_space *const space = WSR_PUBLISHED(&made);
-  if (!space || !start || space->process != (long)getpid()) return;
-  const uint64_t offset = start - (uint64_t)(uintptr_t)space->code;
-  if (offset >= space->size) return;
-  const wsr_code_range range = {(uint32_t)offset, aligned(size)};
-  lock(space);
-  memset(space->writable + range.offset, 0xCC, range.size); /* int3 */
-  space->used -= range.size;
-  give(space, range);
-  unlock(space);
+  if (!start) return;
+  lock();
+  wsr_code_space *const newest = WSR_PUBLISHED(&made), *space = newest;
+  while (space && start - (uint64_t)(uintptr_t)space->code >= space->size) space = space->before;
+  if (space && space->ours) {
+    const wsr_code_range range = {(uint32_t)(start - (uint64_t)(uintptr_t)space->code),
+                                  aligned(size)};
+    used -= range.size;
+    space->live -= range.size;
+    if (space == newest && range.offset >= space->sealed) {
+      memset(space->writable + range.offset, 0xCC, range.size); /* int3 */
+      give(space, range);
+    } else {
+      space->lost += range.size;
+      if (space != newest && !space->live) retire(space);
+    }
+  }
+  unlock();
 }
 
 /* ---- the stack ---- */
 
 static size_t stack_bytes(const wsr_limits *limits) {
-  const size_t page = 4096, bytes = ((size_t)limits->stack_frames + 2) * WORD;
-  return GUARD + STACK_FOR_SIGNALS + (bytes + page - 1) / page * page;
+  const size_t bytes = ((size_t)limits->stack_frames + 2) * WORD;
+  return GUARD + STACK_FOR_SIGNALS + (bytes + PAGE - 1) / PAGE * PAGE;
 }
 
 bool wsr_native_stack_make(wsr_thread *thread) {
@@ -198,12 +266,11 @@ void wsr_native_stack_free(wsr_thread *thread) {
 void wsr_native_budget(uint64_t bytes) { atomic_store(&budget, bytes); }
 
 uint64_t wsr_native_used(void) {
-  wsr_code_space *const space = WSR_PUBLISHED(&made);
-  if (!space || space->process != (long)getpid()) return 0;
-  lock(space);
-  const uint64_t used = space->used;
-  unlock(space);
-  return used;
+  lock();
+  const wsr_code_space *const space = WSR_PUBLISHED(&made);
+  const uint64_t found = space && space->ours ? used : 0;
+  unlock();
+  return found;
 }
 
 int wsr_native_available(const char **why) {

@@ -451,9 +451,11 @@ static void write_code(const wsr_emission *e, uint8_t *to, uint32_t offset) {
 }
 
 /* Put the code into the code space, and lead the words of the function to it. */
-static void install(const wsr_emission *e, wsr_code_space *space, wsr_fast *fast) {
-  const uint32_t size = size_of(e), offset = wsr_code_take(space, size);
-  if (offset == WSR_NONE) return;
+static void install(const wsr_emission *e, wsr_fast *fast) {
+  const uint32_t size = size_of(e);
+  uint32_t offset;
+  wsr_code_space *const space = wsr_code_take(size, &offset);
+  if (!space) return;
   write_code(e, space->writable + offset, offset);
   const uint64_t start = (uint64_t)(uintptr_t)(space->code + offset);
   fast->native_bytes = size;
@@ -520,7 +522,7 @@ static void free_emission(wsr_emission *e, wsr_analysis *a) {
 void wsr_native_compile(const wsr_module *module, wsr_fast *fast, const wsr_request *interrupt) {
   wsr_analysis a = {0};
   wsr_emission e;
-  if (emit(&e, module, fast, &a, interrupt)) install(&e, wsr_code_space_get(), fast);
+  if (emit(&e, module, fast, &a, interrupt)) install(&e, fast);
   free_emission(&e, &a);
 }
 
