@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 
 from tests.interp.test_native import exported
 from wasmsr import Finished, Module, Store
-from wasmsr.interp.modules.ahead import called, compile_ahead
+from wasmsr.errors import FormatError
+from wasmsr.interp import compiling, tier
+from wasmsr.interp.modules import ahead as ahead_module
+from wasmsr.interp.modules.ahead import (
+    AheadCompiler,
+    CalledFunctions,
+    called,
+    called_functions,
+    compile_ahead,
+)
 
 TEXT = """(module
   (import "env" "host" (func $host))
@@ -60,3 +71,110 @@ def test_an_invalid_body_is_left_to_its_first_call() -> None:
     module = Module(binary, lazy=True)
     compile_ahead(module, [[0]])
     assert called(module)[0] == []
+
+
+# ---- for a program that comes from elsewhere -----------------------------------------------------
+
+
+@pytest.fixture
+def choose_tier() -> Iterator[Callable[[str], None]]:
+    def choose(name: str) -> None:
+        if name != "interpreter" and (why := tier.refusal()):
+            pytest.skip(why)
+        tier.choose(name)
+        tier.enough(1)
+
+    yield choose
+    tier.choose(None)
+    tier.enough()
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("name", tier.TIERS)
+def test_what_was_called_there_needs_no_translation_here(
+    module: Module, name: str, deterministic: bool, choose_tier: Callable[[str], None]
+) -> None:
+    choose_tier(name)
+    store = Store(deterministic=deterministic)
+    run = exported(store.instantiate(module, IMPORTS), "run")
+    assert run(1) == 2
+    while name != "interpreter" and not tier.code_bytes():
+        compiling.work()
+    store.enqueue(run, 1)
+    assert isinstance(store.run(fuel=1 << 30), Finished)
+    if name == "auto":
+        compiling.work()
+    there = list(called_functions([module], deterministic=deterministic))
+    assert [RUN in one.functions for one in there] == [True] * len(there)
+    assert any(one.native for one in there) == (name != "interpreter")
+
+    here = Module.from_text(TEXT)
+    ahead = AheadCompiler()
+    for one in there:
+        ahead.compile(here, one)
+
+    def coded() -> list[list[int]]:
+        found = called_functions([here], deterministic=deterministic)
+        return [list(one.functions) for one in found]
+
+    before = coded()
+    assert before == [list(one.functions) for one in there]
+    store = Store(deterministic=deterministic)
+    assert exported(store.instantiate(here, IMPORTS), "run")(1) == 2
+    assert coded() == before
+    assert exported(store.instantiate(here, IMPORTS), "other")() == 7
+    assert coded() != before
+
+
+def test_an_end_with_another_tier_makes_its_own_code(
+    module: Module, choose_tier: Callable[[str], None]
+) -> None:
+    """Native code there is of no use to an interpreter here, and the other way round."""
+    choose_tier("native")
+    exported(Store().instantiate(module, IMPORTS), "run")(1)
+    there = list(called_functions([module], deterministic=False))
+    choose_tier("interpreter")
+    here = Module.from_text(TEXT)
+    ahead = AheadCompiler()
+    for one in there:
+        ahead.compile(here, one)
+    assert [one.native for one in called_functions([here], deterministic=False)] == [False]
+    choose_tier("native")
+    again = Module.from_text(TEXT)
+    AheadCompiler().compile(again, next(called_functions([here], deterministic=False)))
+    assert [one.native for one in called_functions([again], deterministic=False)] == [False, True]
+
+
+def named(*functions: int, native: bool = False) -> CalledFunctions:
+    return CalledFunctions(b"", False, False, native, functions)
+
+
+@pytest.mark.parametrize(
+    "lie", [(HOST,), (4,), (4_000_000_000,), (RUN, RUN), (RUN, INNER), (INNER, 0xFFFFFFFF)]
+)
+def test_functions_that_cannot_have_been_called(module: Module, lie: tuple[int, ...]) -> None:
+    with pytest.raises(FormatError, match="comes twice or has no body"):
+        AheadCompiler().compile(module, named(*lie))
+    assert called(module)[0] == []
+
+
+def test_a_function_is_named_once_of_each_kind(module: Module) -> None:
+    ahead = AheadCompiler()
+    ahead.compile(module, named(INNER))
+    ahead.compile(module, named(INNER, native=True))
+    ahead.compile(module, named(RUN))
+    with pytest.raises(FormatError, match="comes twice"):
+        ahead.compile(module, named(RUN))
+    assert called(module)[0] == [INNER, RUN]
+
+
+def test_no_more_is_compiled_than_the_limit(
+    module: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is beyond it waits for its call."""
+    monkeypatch.setattr(ahead_module, "MOST_BYTES", 10)
+    ahead = AheadCompiler()
+    ahead.compile(module, named(INNER, RUN))
+    ahead.compile(module, named(OTHER))
+    assert called(module)[0] == [INNER]
+    assert exported(Store().instantiate(module, IMPORTS), "run")(41) == 42

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from wasmsr.errors import FormatError, MigrationError, ModuleError
+from wasmsr.interp.modules.ahead import CalledFunctions
 from wasmsr.migrate.ports import Buffer, Relays
 from wasmsr.migrate.protocol import (
     Description,
@@ -180,6 +181,9 @@ class LeavingCounter:
             self.counter.ran += 1
         return stands or not self.counter.running
 
+    def called(self) -> Iterator[CalledFunctions]:
+        return iter(())
+
     def sample(self, count: int) -> tuple[bytes, int]:
         return bytes(4096), 1
 
@@ -318,6 +322,11 @@ class CounterArrival:
         assert not self.closed
         assert bytes(modules[DIGEST]) == MODULE
         self.prepared = True
+
+    def called(self, called: CalledFunctions, module: Buffer) -> None:
+        assert bytes(module) == MODULE
+        if called.functions and max(called.functions) > 1:
+            raise FormatError("a counter has two functions")
 
     def repeat(self, offset: int, size: int) -> None:
         assert self.prepared

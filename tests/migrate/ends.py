@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.migrate.counter import Counter, CounterHost, LeavingCounter, World
+from wasmsr.interp.modules.ahead import CalledFunctions
 from wasmsr.migrate.decisions.port import Decisions
 from wasmsr.migrate.ends.endpoint import Endpoint
 from wasmsr.migrate.events import Event
@@ -264,6 +265,9 @@ class DirectSending:
 
     def output(self, kept: KeptOutput) -> None:
         self._peer._call("kept output", lambda end: self._reception.output(kept))
+
+    def called(self, called: CalledFunctions) -> None:
+        self._peer._call("called functions", lambda end: self._reception.called(called))
 
     def begin(self, head: RoundHead) -> None:
         self._peer._call("a round", lambda end: self._reception.begin(head))

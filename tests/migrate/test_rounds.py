@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.migrate.counter import MODULE, Counter, World
+from tests.migrate.counter import DIGEST, MODULE, Counter, World
 from tests.migrate.ends import End, Script
+from wasmsr.interp.modules.ahead import CalledFunctions
 from wasmsr.migrate.handover.reception import Reception
 from wasmsr.migrate.protocol import Move, Offer, PackedPages, PeerRefused, Reason, RoundHead
 
@@ -43,6 +44,10 @@ def pages(first: int, count: int = 1, memory: int = 0, size: int | None = None) 
 
 def zeros(*runs: int) -> PackedPages:
     return PackedPages(0, array("Q"), array("Q", runs), 0, b"", packed=False)
+
+
+def functions(*indices: int, module: bytes = DIGEST) -> CalledFunctions:
+    return CalledFunctions(module, False, False, False, indices)
 
 
 def first(reception: Reception) -> None:
@@ -102,6 +107,9 @@ STEPS: dict[str, list[Callable[[Reception], object]]] = {
         lambda r: r.early(b"x", last=True),
         lambda r: r.early(b"x", last=False),
     ],
+    "functions after a round": [first, lambda r: r.called(functions(0))],
+    "functions of another module": [lambda r: r.called(functions(0, module=bytes(32)))],
+    "functions that the module does not have": [lambda r: r.called(functions(2))],
     "a repeat of nothing": [last, lambda r: r.repeat(0, 1)],
     "a repeat before the last round": [
         lambda r: r.early(b"x", last=True),

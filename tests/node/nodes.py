@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from wasmsr.interp.modules.ahead import CalledFunctions
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import (
     Answer,
@@ -154,6 +155,9 @@ class DirectTransfer:
 
     def output(self, kept: KeptOutput) -> None:
         self._do("output", kept)
+
+    def called(self, called: CalledFunctions) -> None:
+        self._do("called", called)
 
     def repeat(self, offset: int, size: int) -> None:
         self._do("repeat", offset, size)

@@ -60,6 +60,24 @@ def test_a_program_moves_to_and_fro_with_its_output(world: World, tmp_path: Path
     until(lambda: not a.moves.journal.records() and not b.moves.journal.records())
 
 
+def test_what_was_called_here_has_code_there_before_the_first_instruction(
+    world: World, tmp_path: Path
+) -> None:
+    a, b = (world.node(f"{name}:1", tmp_path / name) for name in "ab")
+    program = a.submit([counting(100_000, 1)], {})
+    until(lambda: len(output(a, program)) > 20)
+    id = a.find(program).id
+    executor = a.find(program)._executor
+    assert executor is not None
+    a.find(program).pause()
+    known = executor.called(id)
+    assert known[0]
+    a.moves.migrate(a.find(program), "b:1")
+    there = b.find(program)._executor
+    assert there is not None and b.find(program).standing is ProgramStanding.PAUSED
+    assert there.called(id) == known
+
+
 def test_the_source_hears_of_the_end_after_a_try_at_a_third_node(
     world: World, tmp_path: Path
 ) -> None:

@@ -7,19 +7,22 @@ import random
 import socket
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.migrate.counter import Counter, CounterHost, World
+from tests.migrate.counter import DIGEST, Counter, CounterHost, World
 from wasmsr.errors import MigrationError
+from wasmsr.interp.modules.ahead import AT_ONCE, CalledFunctions
 from wasmsr.migrate.ends.endpoint import Endpoint
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.files.modules import Modules
 from wasmsr.migrate.handover import destination
 from wasmsr.migrate.handover.arrivals import ArrivalState
+from wasmsr.migrate.handover.reception import Reception
 from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.protocol import (
@@ -169,6 +172,30 @@ def test_small_parts_go_in_one_message(
     sending.finish(receipt)
     assert sending.ready() == receipt
     assert len(seen) == (1 if joins else 2 + -(-len(data) // 1000))
+
+
+def test_called_functions_over_the_wire(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[CalledFunctions] = []
+    monkeypatch.setattr(Reception, "called", lambda self, called: seen.append(called))
+    counter = Counter(World(), "here", program=MOVE.program)
+    said = [
+        CalledFunctions(DIGEST, True, False, False, array("I", range(5, 1000))),
+        CalledFunctions(DIGEST, False, True, True, array("I", (0, 0xFFFFFFFF))),
+    ]
+    digests = served.peer.prepare(served.offer(counter)).missing
+    for digest in digests:
+        served.peer.upload(counter.module(digest), digest)
+    sending = served.peer.transfer(MOVE)
+    for one in said:
+        sending.called(one)
+    sending.begin(RoundHead(1, (1,)))
+    sending.end(1)
+    assert seen == said
+    sending.cancel()
+    many = messages.Called(module=DIGEST, functions=range(AT_ONCE + 1))
+    for bad in (many, messages.Called(module=b"x", functions=[1])):
+        with pytest.raises(convert.Malformed):
+            convert.called_in(bad)
 
 
 def test_joined_parts_that_cannot_be(served: Served) -> None:

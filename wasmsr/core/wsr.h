@@ -104,13 +104,17 @@ void wsr_module_global(const wsr_module *module, uint32_t index, wsr_global_type
 void wsr_module_body(const wsr_module *module, uint32_t function, uint32_t *begin, uint32_t *end);
 
 /* The indices of functions that have code, in rising order: those that stores of this process have
- * called. `metered`: those with code that counts. Returns how many they are; at most `room` are put
- * to `out`. Stores can run the module meanwhile. */
-uint32_t wsr_module_compiled(const wsr_module *module, int deterministic, int metered,
+ * called. `metered`: those with code that counts. `native`: only those with native code. Returns
+ * how many they are; at most `room` are put to `out`. Stores can run the module meanwhile. */
+uint32_t wsr_module_compiled(const wsr_module *module, int deterministic, int metered, int native,
                              uint32_t *out, uint32_t room);
-/* Make code of functions before they are called, as the interpreter runs it. Advice: what is no
- * function of the module, has an invalid body or finds no memory is left to its first call. */
-void wsr_module_compile(wsr_module *module, int deterministic, int metered,
+/* For stores without native code; for those whose functions get it when they have run often enough;
+ * native code at once. Where there can be none, all mean the first. */
+typedef enum { WSR_AHEAD_INTERPRETED, WSR_AHEAD_LATER, WSR_AHEAD_NATIVE } wsr_ahead;
+/* Make code of functions before they are called. Advice: what is no function of the module, has an
+ * invalid body or finds no memory is left to its first call. Stores can run the module meanwhile.
+ */
+void wsr_module_compile(wsr_module *module, int deterministic, int metered, wsr_ahead how,
                         const uint32_t *functions, uint32_t n);
 
 /* ---- stores: building ------------------------------------------------------------------------ */

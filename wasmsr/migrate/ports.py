@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from wasmsr.interp.modules.ahead import CalledFunctions
 from wasmsr.migrate.protocol import (
     Answer,
     Committed,
@@ -122,6 +123,9 @@ class Leaving(Protocol):
 
     parts: dict[str, float]
     """Seconds of what was done while the program was paused: "pause", "scan", "encode"."""
+
+    def called(self) -> Iterator[CalledFunctions]:
+        """Return the functions that have code here, so that the peer makes it as well."""
 
     def round(self, stays: Callable[[int], bool], timeout: float) -> bool:
         """Begin a round: find the pages that have changed since the one before.
@@ -321,6 +325,17 @@ class Arrival(WholeState, Protocol):
             SnapshotError, ModuleError: The program cannot be made.
         """
 
+    def called(self, called: CalledFunctions, module: Buffer) -> None:
+        """Make code of functions before the program needs it; it is advice.
+
+        Args:
+            called: The functions.
+            module: The binary of their module.
+
+        Raises:
+            SnapshotError, ModuleError: They are no functions of the module.
+        """
+
     def output(self, kept: KeptOutput) -> None:
         """Take a piece of kept output."""
 
@@ -348,6 +363,9 @@ class Sending(Protocol):
 
     def early(self, piece: Buffer, *, last: bool) -> None:
         """Send 1 byte to 1 MiB of an earlier rest; wait as for `pages`."""
+
+    def called(self, called: CalledFunctions) -> None:
+        """Send functions that have code here, before the first round; wait as for `pages`."""
 
     def begin(self, head: RoundHead) -> None:
         """Begin a round."""

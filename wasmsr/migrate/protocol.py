@@ -26,9 +26,11 @@ EARLY = "early"
 """The ability to prepare a store from an earlier rest of the state."""
 JOINED = "joined"
 """The ability to take several parts of a transfer in one message."""
+CALLED = "called"
+"""The ability to make code of functions that the program has called, before it is stopped."""
 NODE = "node"
 """The ability to take programs of a node: with what it notes of them, and with kept output."""
-ABILITIES = (INPUT, LEASE, EARLY, JOINED)
+ABILITIES = (INPUT, LEASE, EARLY, JOINED, CALLED)
 """What ends can do and some ends of the same protocol version cannot; a node has `NODE` too."""
 
 LEASE_LOST = "lost"

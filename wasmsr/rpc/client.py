@@ -16,6 +16,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from wasmsr.interp.modules.ahead import CalledFunctions
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import (
     JOINED,
@@ -517,6 +518,11 @@ class _Sending:
         self._wait_for_room()
         early = messages.Early(piece=bytes(piece), last=last)
         self._put(messages.TransferRequest(early=early), len(piece))
+
+    def called(self, called: CalledFunctions) -> None:
+        self._wait_for_room()
+        request = messages.TransferRequest(called=convert.called_out(called))
+        self._put(request, 4 * len(called.functions))
 
     def begin(self, head: RoundHead) -> None:
         round_ = messages.RoundBegin(number=head.number, sizes=head.sizes, last=head.last)

@@ -13,6 +13,7 @@ from array import array
 from typing import Any
 
 from wasmsr.errors import printable
+from wasmsr.interp.modules.ahead import AT_ONCE, CalledFunctions
 from wasmsr.migrate import protocol as terms
 from wasmsr.rpc import messages
 
@@ -146,6 +147,29 @@ def kept_in(message: Any) -> terms.KeptOutput:
 def kept_out(kept: terms.KeptOutput) -> Any:
     """Return the message of a piece of kept output."""
     return messages.Kept(stream=kept.stream, offset=kept.offset, data=kept.data)
+
+
+def called_in(message: Any) -> CalledFunctions:
+    """Return functions that were called, checked but for what the module has. Raises Malformed."""
+    _count(message.functions, AT_ONCE, "called functions")
+    return CalledFunctions(
+        _digest(message.module),
+        message.deterministic,
+        message.metered,
+        message.native,
+        array("I", message.functions),
+    )
+
+
+def called_out(called: CalledFunctions) -> Any:
+    """Return the message of functions that were called."""
+    return messages.Called(
+        module=called.module,
+        deterministic=called.deterministic,
+        metered=called.metered,
+        native=called.native,
+        functions=called.functions,
+    )
 
 
 RECORD = 1 << 19

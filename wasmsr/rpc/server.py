@@ -512,6 +512,8 @@ def _take(reception: Reception, request: Any) -> Any:
         )
     elif part == "early":
         reception.early(_bounded(request.early.piece), last=request.early.last)
+    elif part == "called":
+        reception.called(convert.called_in(request.called))
     elif part == "output":
         reception.output(convert.kept_in(request.output))
     elif part == "repeat":

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wasmsr.errors import EXIT_MIGRATION
+from wasmsr.interp.modules.ahead import CalledFunctions
 from wasmsr.migrate.ports import Buffer, Leaving, MovableProgram
 from wasmsr.migrate.protocol import LEASE_LOST, Description, Ending, KeptOutput
 from wasmsr.ownership.failures import LeaseLost
@@ -285,6 +286,10 @@ class LeavingLeased:
                 raise self._program.not_renewed()
             self._program.offer()
         return stands
+
+    def called(self) -> Iterator[CalledFunctions]:
+        """Return the functions that have code; see `ports.Leaving`."""
+        return self._inner.called()
 
     def sample(self, count: int) -> tuple[bytes, int]:
         """Return some pages of the round, and of how many; see `ports.Leaving`."""

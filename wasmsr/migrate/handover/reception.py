@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from wasmsr.errors import FormatError, SnapshotError, WasmsrError, reason
+from wasmsr.interp.modules.ahead import CalledFunctions
 from wasmsr.migrate.events import Announce, Event
 from wasmsr.migrate.journal.journal import Incoming, Journal
 from wasmsr.migrate.ports import Arrival, Buffer, MovableProgram
@@ -163,6 +164,21 @@ class Reception:
             try:
                 self._arrival.prepare(self._receiver.binaries(self.move.program, digests))
             except (WasmsrError, OSError, MemoryError) as error:
+                raise self._unusable(error) from error
+
+    def called(self, called: CalledFunctions) -> None:
+        """Make code of functions that the program has called. Raises PeerRefused."""
+        with self._taking():
+            digests = tuple(module.digest for module in self._description.modules)
+            if self._round or called.module not in digests:
+                raise FormatError("functions of no module of it, or after the first round")
+            self.received += 4 * len(called.functions)
+            try:
+                binaries = self._receiver.binaries(self.move.program, digests)
+                self._arrival.called(called, binaries[called.module])
+            except SnapshotError:
+                raise
+            except WasmsrError as error:
                 raise self._unusable(error) from error
 
     def _unusable(self, error: BaseException) -> PeerRefused:

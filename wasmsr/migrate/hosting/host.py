@@ -16,6 +16,7 @@ from pathlib import Path
 from wasmsr.errors import FormatError, ModuleMismatch, SnapshotError
 from wasmsr.executor.local import LocalExecutor
 from wasmsr.interp.instruction_set.features import chosen
+from wasmsr.interp.modules.ahead import AheadCompiler, CalledFunctions
 from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Limits
 from wasmsr.migrate.files.carried_trees import CarriedTrees
@@ -159,6 +160,10 @@ class Hosting:
     def admit(self, binary: Buffer) -> None:
         """Validate and compile a module before its program comes."""
         self._modules.admit(binary)
+
+    def compiled(self, digest: bytes, binary: Buffer) -> Module:
+        """Return a module of a program that comes. Raises ModuleError."""
+        return self._modules.get(digest, binary)
 
     def held(self, program: bytes) -> tuple[bytes, ...]:
         """Return digests of the pieces of files that are here since the program was."""
@@ -422,6 +427,7 @@ class HostedArrival:
         known: KnownImage | None = None,
     ) -> None:
         self._known = known
+        self._ahead = AheadCompiler()
         self._hosting = hosting
         self._early = early
         self._prepared: PreparedStore | None = None
@@ -475,6 +481,10 @@ class HostedArrival:
         assert self._early is not None
         self._prepared = self._hosting.prepare(self._early.finish(), modules)
         self._incoming.foresee(self._early)
+
+    def called(self, called: CalledFunctions, module: Buffer) -> None:
+        """Make code of functions before the program needs it; see `ports.Arrival`."""
+        self._ahead.compile(self._hosting.compiled(called.module, module), called)
 
     def output(self, kept: KeptOutput) -> None:
         """Refuse it: this end keeps no output."""

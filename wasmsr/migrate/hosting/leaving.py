@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from wasmsr.errors import MigrationError
+from wasmsr.interp.modules.ahead import CalledFunctions, called_functions
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import KeptOutput
 from wasmsr.snapshot.live.outgoing import OutgoingPages, PageBatch
@@ -114,6 +115,11 @@ class LeavingProgram:
             raise MigrationError(
                 f"the program did not pause within {timeout:.0f} s", phase="stop", owner="source"
             )
+
+    def called(self) -> Iterator[CalledFunctions]:
+        """Return the functions that have code; see `ports.Leaving`."""
+        program = self._program
+        return called_functions(program.modules, deterministic=program.store.deterministic)
 
     def round(self, stays: Callable[[int], bool], timeout: float) -> bool:
         """Begin a round; see `ports.Leaving`."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from wasmsr.migrate.events import Announce, Event, seconds, size
 from wasmsr.migrate.ports import Leaving, MovableProgram, Peer, Sending
 from wasmsr.migrate.protocol import (
+    CALLED,
     EARLY,
     PIECE,
     Answer,
@@ -175,10 +176,15 @@ class Departure:
         self.figures.method = leaving.method
         sending = self._peer.transfer(self._move, leaving.rest_size, memory=self._memory)
         try:
+            # Before anything is measured, while the program runs: the peer is busy with it.
+            called = leaving.called() if CALLED in answer.abilities else ()
+            for functions in called:
+                sending.called(functions)
             if prepares:
                 for at in range(0, len(leaving.early), PIECE):
                     piece = memoryview(leaving.early)[at : at + PIECE]
                     sending.early(piece, last=at + PIECE >= len(leaving.early))
+            if prepares or called:
                 # Now, because the first round may be the last: the peer makes the store meanwhile.
                 sending.drain()
             self._rounds(leaving, sending, convergence)

@@ -20,6 +20,7 @@ from wasmsr.errors import FormatError, ModuleError, WasmsrError
 from wasmsr.executor.output.rings import RingLog, cut_ring, ring_bounds
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.interp.instruction_set.features import chosen
+from wasmsr.interp.modules.ahead import CalledFunctions
 from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.hosting import offers
 from wasmsr.migrate.ports import Buffer, Relays
@@ -341,6 +342,12 @@ class NodeArrival:
     def prepare(self, modules: Mapping[bytes, Buffer]) -> None:
         """Have the worker restore the program on trial."""
         self._worker.ask("prepare")
+
+    def called(self, called: CalledFunctions, module: Buffer) -> None:
+        """Have the worker make code of functions."""
+        kind = called.deterministic, called.metered, called.native
+        functions = array("I", called.functions).tobytes()
+        self._worker.ask("called", called.module, *kind, functions)
 
     def feed(self, piece: Buffer) -> None:
         """Take the next piece of the rest."""

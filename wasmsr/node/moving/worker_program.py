@@ -14,6 +14,7 @@ from wasmsr.errors import EXIT_HOST
 from wasmsr.executor.output.rings import read_ring, ring_bounds
 from wasmsr.executor.port import ExecutorError
 from wasmsr.executor.process import ProcessExecutor
+from wasmsr.interp.modules.ahead import CalledFunctions
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import (
     Description,
@@ -169,6 +170,17 @@ class WorkerLeaving:
         self.sizes: Sequence[int] = ()
         self.digest = b""
         self.parts: dict[str, float] = {}
+
+    def called(self) -> Iterator[CalledFunctions]:
+        """Return the functions that have code in the worker."""
+        try:
+            for module, deterministic, metered, native, some in self._worker.items("called"):
+                functions = array("I", some)
+                yield CalledFunctions(module, deterministic, metered, native, functions)
+        except ExecutorError as error:
+            # A worker outlives its supervisor: one of an earlier version has no such question.
+            if error.message != repr("called"):
+                raise
 
     def round(self, stays: Callable[[int], bool], timeout: float) -> bool:
         """Begin a round; the decision whether the program stays paused is made here."""

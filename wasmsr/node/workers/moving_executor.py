@@ -18,6 +18,7 @@ from wasmsr.errors import WasmsrError
 from wasmsr.executor.local import LocalExecutor
 from wasmsr.executor.output.logs import ProgramLog
 from wasmsr.executor.port import ExecutorError
+from wasmsr.interp.modules.ahead import CalledFunctions
 from wasmsr.interp.modules.module import Module
 from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.hosting.host import HostedArrival, Hosting
@@ -211,7 +212,7 @@ class _Departing:
         self._socket = socket.socket(fileno=end)
         methods = {
             name: getattr(self, name)
-            for name in ("begin", "early", "round", "sample", "batches", "rest", "slow")
+            for name in ("begin", "early", "called", "round", "sample", "batches", "rest", "slow")
         }
         self._answering = Answering(self._socket, methods)
 
@@ -230,6 +231,11 @@ class _Departing:
 
     def early(self) -> Iterator[Any]:
         return _pieces(self._leaving.early)
+
+    def called(self) -> Iterator[list[Any]]:
+        for one in self._leaving.called():
+            functions = array("I", one.functions).tobytes()
+            yield [one.module, one.deterministic, one.metered, one.native, functions]
 
     def round(self, timeout: float) -> list[Any]:
         stands = self._leaving.round(self._answering.stays, timeout)
@@ -272,6 +278,7 @@ class _Arriving:
             "resize": arrival.resize,
             "pages": self.pages,
             "early": arrival.early,
+            "called": self.called,
             "prepare": lambda: arrival.prepare({digest: b""}),
             "feed": arrival.feed,
             "repeat": arrival.repeat,
@@ -284,6 +291,15 @@ class _Arriving:
         """Answer until the supervisor has closed the socket."""
         with self._socket:
             self._answering.serve()
+
+    def called(
+        self, module: bytes, deterministic: bool, metered: bool, native: bool, functions: bytes
+    ) -> None:
+        if module != self._digest:
+            raise ValueError("functions of another module than the worker's")
+        found = array("I", functions)
+        called = CalledFunctions(module, deterministic, metered, native, found)
+        self._arrival.called(called, b"")
 
     def pages(self, memory: int, data: bytes, *runs: bytes) -> None:
         first, zeros, known = (array("Q", one) for one in runs)
