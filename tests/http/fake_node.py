@@ -19,6 +19,7 @@ class FakeNode:
     def __init__(self) -> None:
         self.acts: list[tuple[str, str]] = []
         self.moves: dict[str, dict[str, Any]] = {}
+        self.leases: dict[str, dict[str, Any]] = {}
         self.standing = {FIRST: "running", SECOND: "ended"}
         self.written = {FIRST: b"line 1\nline 2\n", SECOND: NASTY.encode() + b"\xff\n"}
 
@@ -40,6 +41,7 @@ class FakeNode:
             "submitted": time.time() - 7200,
             "submitter": "client ann",
             "move": self.moves.get(program),
+            "lease": self.leases.get(program),
         }
 
     def programs(self) -> list[Mapping[str, Any]]:

@@ -197,6 +197,24 @@ def test_a_move_is_ordered_and_seen(opened):
     assert not opened.by_id("move-bar").is_displayed()
 
 
+def test_a_lease_is_shown(opened):
+    opened.node.leases[FIRST] = {
+        "epoch": 2, "owner": "5f" * 16, "state": "running", "register": "away",
+        "deadline": 1_790_000_000, "checkpoint": {"epoch": 1},
+    }  # fmt: skip
+    opened.open()
+    opened.until(lambda: opened.row(SECOND)).click()
+    opened.until(lambda: opened.by_id("one").is_displayed())
+    assert not opened.by_id("one-lease").is_displayed()
+    opened.row(FIRST).click()
+    opened.until(lambda: opened.by_id("one-lease").is_displayed())
+    said = opened.by_id("one-lease").text
+    assert said.startswith("Lease: epoch 2, owner 5f5f5f5f, state running, ends ")
+    assert said.endswith("the register is away, the checkpoint that counts is of epoch 1.")
+    opened.node.leases[FIRST] = {"epoch": 3, "owner": ""}
+    opened.until(lambda: opened.by_id("one-lease").text == "Lease: epoch 3, owner not known here.")
+
+
 def test_the_page_breaks_no_rule_of_its_own_policy_and_labels_everything(opened):
     opened.open()
     opened.until(lambda: opened.row(FIRST)).click()

@@ -71,6 +71,11 @@ class LeaseKeeper:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the register has not answered the last question."""
+        return self._away
+
     # ---- threads ---------------------------------------------------------------------------------
 
     def start(self) -> None:

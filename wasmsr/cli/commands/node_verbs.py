@@ -12,6 +12,7 @@ import click
 
 from wasmsr.cli import programs
 from wasmsr.cli.commands.run import SplitCommand, complete_program
+from wasmsr.cli.moving.lease_words import lease_cell, lease_sentence
 from wasmsr.cli.options.click_types import ClickType
 from wasmsr.cli.options.node_options import node_options, open_node, taken
 from wasmsr.cli.options.run_options import ROWS, variable
@@ -52,6 +53,8 @@ LOGS = """Prints the output that a node keeps of a program: its last bytes of ea
 With -f the command waits for more until the program has ended. If the program was resumed from a
 save point, a line on standard error says `rewound to OFFSET`, and what follows is written again. A
 node that is started again is asked again. If the program moves, -f goes on with the other node.
+Of a leased program a line on standard error says who owns it, and again after each takeover; with
+--json it is an object with the one key `lease`.
 
 \b
   wasmsr logs 1a2b3c4d
@@ -228,7 +231,7 @@ def _row(one: ProgramInfo) -> tuple[str, ...]:
         standing,
         "-" if one.memory is None else f"{one.memory / (1 << 20):.1f} MiB",
         "-" if one.saved is None else _time(one.saved["time"]),
-        "-" if one.lease is None else f"epoch {one.lease['epoch']}",
+        lease_cell(one.lease),
         _time(one.submitted),
         one.reason or "-",
     )
@@ -252,7 +255,13 @@ def logs(program: str, follow: bool, streams: tuple[str, ...], as_json: bool, **
     """Carry out the command; LOGS is its help text."""
     from wasmsr.cli.moving.followed_logs import FollowedLogs
 
-    for piece in FollowedLogs(taken(values), program, streams, follow).pieces():
+    def tell_lease(lease: Mapping[str, Any]) -> None:
+        if as_json:
+            click.echo(json.dumps({"lease": dict(lease)}))
+        else:
+            say(lease_sentence(lease))
+
+    for piece in FollowedLogs(taken(values), program, streams, follow, tell_lease).pieces():
         if as_json:
             click.echo(json.dumps(_as_data(piece)))
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -33,15 +33,25 @@ class FollowedLogs:
         program: The program.
         streams: The streams; none stands for all.
         follow: Wait for more until the program has ended, wherever it is then.
+        tell_lease: Gets the lease of a leased program (`ProgramInfo.lease`): before its output,
+            and again when the program has begun another life or is at another node.
     """
 
     def __init__(
-        self, values: Mapping[str, Any], program: str, streams: tuple[str, ...], follow: bool
+        self,
+        values: Mapping[str, Any],
+        program: str,
+        streams: tuple[str, ...],
+        follow: bool,
+        tell_lease: Callable[[Mapping[str, Any]], None] = lambda lease: None,
     ) -> None:
         self._values, self._program = values, program
         self._streams, self._follow = streams, follow
+        self._tell_lease = tell_lease
         self._had: dict[str, tuple[int, int]] = {}
         self._until = 0.0
+        self._life = 0
+        self._told: tuple[str, int] | None = None
 
     def pieces(self) -> Iterator[LogPiece]:
         """Yield the output. A node that is away while it is followed is asked again.
@@ -77,11 +87,26 @@ class FollowedLogs:
                 time.sleep(PAUSE_SECONDS)
 
     def _from(self, node: Node) -> Iterator[LogPiece]:
+        self._look_at_lease(node)
         asked = node.logs(self._program, self._streams, follow=self._follow, had=self._had)
         for piece in asked:
             self._until = time.monotonic() + AGAIN_SECONDS
+            if piece.life > self._life:
+                self._look_at_lease(node)
             self._had[piece.stream] = piece.offset + len(piece.data), piece.life
             yield piece
+
+    def _look_at_lease(self, node: Node) -> None:
+        """Tell the program's lease if its owner or its epoch is another one than was told."""
+        found = _find(node, self._program)
+        if found is None:
+            return  # the node says so when it is asked for the output
+        self._life = found.life
+        if found.lease is not None:
+            now = found.lease["owner"], found.lease["epoch"]
+            if now != self._told:
+                self._told = now
+                self._tell_lease(found.lease)
 
     def _next(self, found: ProgramInfo) -> Node:
         """Return the node to which the program went."""

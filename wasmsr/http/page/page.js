@@ -61,6 +61,24 @@ function stateOf(program) {
   return program.reason ? program.standing + ": " + program.reason : program.standing;
 }
 
+// Who owns a leased program, until when, and whether the register answers.
+function leaseOf(lease) {
+  const parts = ["epoch " + lease.epoch];
+  parts.push(lease.owner ? "owner " + lease.owner.slice(0, 8) : "owner not known here");
+  if (lease.state) parts.push("state " + lease.state);
+  if (lease.deadline) {
+    const end = new Date(lease.deadline * 1000).toLocaleTimeString();
+    parts.push("ends " + end + " if it is not renewed");
+  }
+  if (lease.register) {
+    parts.push(lease.register === "away" ? "the register is away" : "the register answers");
+  }
+  if (lease.checkpoint) {
+    parts.push("the checkpoint that counts is of epoch " + lease.checkpoint.epoch);
+  }
+  return "Lease: " + parts.join(", ") + ".";
+}
+
 function showPrograms(programs) {
   const focused = document.activeElement && document.activeElement.dataset.program;
   const rows = programs.map((program) => {
@@ -143,6 +161,8 @@ function showOne(program) {
   byId("one").hidden = false;
   byId("one-title").textContent = program.name + " " + program.program.slice(0, 8);
   byId("one-state").textContent = stateOf(program);
+  byId("one-lease").hidden = !program.lease;
+  byId("one-lease").textContent = program.lease ? leaseOf(program.lease) : "";
   const allowed = {
     running: ["pause", "checkpoint", "kill"],
     paused: ["resume", "checkpoint", "kill"],

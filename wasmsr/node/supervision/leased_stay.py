@@ -198,6 +198,7 @@ def shown_lease(record: ProgramRecord, leased: LeasedMovable | None) -> dict[str
         with leased.keeper.lock:
             owned, state = leased.keeper.program.record, leased.keeper.program.state
         found["state"] = state.name.lower()
+        found["register"] = "away" if leased.keeper.is_away else "answers"
     if owned is not None:
         last = owned.checkpoint
         found |= {

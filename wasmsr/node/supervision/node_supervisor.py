@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +23,7 @@ from wasmsr.executor.process import ProcessExecutor
 from wasmsr.migrate.decisions.leased_movable import LeasedMovable
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.protocol import Ending
-from wasmsr.node.failures import NodeError, NoSuchProgram, SubmissionRefused, WrongState
+from wasmsr.node.failures import NodeError, SubmissionRefused, WrongState
 from wasmsr.node.leases.lease_notes import RunNote
 from wasmsr.node.leases.lease_terms import EVERY, LeaseTerms
 from wasmsr.node.leases.node_leases import NodeLeases
@@ -41,15 +39,13 @@ from wasmsr.node.supervision.program_record import (
     ProgramRecord,
     ProgramStanding,
 )
+from wasmsr.node.supervision.program_table import ProgramTable
 from wasmsr.node.supervision.submissions import checked_run
 from wasmsr.node.workers.confinement import Confinement, HostAccess
 from wasmsr.node.workers.warm_parents import WarmParents
 from wasmsr.node.workers.warm_snapshot import WarmSnapshot
 from wasmsr.runspec.run_spec import RunSpec
 from wasmsr.snapshot.memory.parts import cores
-
-FINISHED = 1000
-"""Programs that have ended and are still known; the oldest are forgotten."""
 
 ADOPT_SECONDS = 30.0
 """How long an adoption by force may take to be heard of."""
@@ -75,9 +71,7 @@ class NodeSupervisor:
         self.folder = NodeFolder(folder.absolute(), node)
         self.started = time.time()
         self._parents = WarmParents()
-        self._lock = threading.Lock()
-        self._programs: dict[str, NodeProgram] = {}
-        self._changes = threading.Condition()
+        self._table = ProgramTable(self._arriving, lambda program: self.moves.forget(program))
         self._stopping = False
         try:
             self.moves = NodeMoves(self, rules.peer, rules.register)
@@ -90,13 +84,13 @@ class NodeSupervisor:
                 self.moves, self.moves.decisions, rules.store, rules.advertised
             )
         self._kept = ProgramRules(
-            rules.keep, rules.note, self._note_change, self._admit_again, rules.leave,
+            rules.keep, rules.note, self._table.note_change, self._admit_again, rules.leave,
             self._note_end, self.moves.shown, self.moves.received, self.leases,
         )  # fmt: skip
         self._takeovers: Takeovers | None = None
         try:
             found = FoundPrograms(self.folder, self.moves, self._kept, self.worker)
-            self._programs, self._unreadable = found.programs, found.unreadable
+            self._table.fill(found.programs, found.unreadable)
             found.recover()
             self.moves.recover()
             if self.leases is not None:
@@ -115,10 +109,6 @@ class NodeSupervisor:
         """Admit a program that is resumed."""
         run = RunSpec.read(record.spec)
         self.rules.admit(record.program, record.submitter, record.digest, run)
-
-    def _note_change(self) -> None:
-        with self._changes:
-            self._changes.notify_all()
 
     def _note_end(self, program: bytes, ending: str, code: int, sentence: str) -> None:
         self.moves.ended_here(program, Ending(ending, code, sentence))
@@ -160,7 +150,7 @@ class NodeSupervisor:
     def release(self, program: str) -> None:
         """Count a program no more that has come in vain."""
         self.rules.leave(program)
-        self._note_change()
+        self._table.note_change()
 
     def load(self, digest: str, features: str | None) -> None:
         """Have a warm parent load a module. Raises WasmsrError."""
@@ -176,24 +166,13 @@ class NodeSupervisor:
 
     def named(self, program: bytes) -> NodeProgram | None:
         """Return the program with this id, or None."""
-        with self._lock:
-            return self._programs.get(program.hex())
+        return self._table.named(program)
 
     def take_over(self, coming: ComingProgram, leased: LeasedMovable | None) -> None:
         """Make a program that has come one of this node's, in place of an older stay."""
         made = NodeProgram(coming.record, coming.folder, self._kept, self.worker)
         made.take(coming.executor, leased)
-        self._replace(made)
-
-    def _replace(self, made: NodeProgram) -> None:
-        """Have a program in place of an older stay of it."""
-        with self._lock:
-            before = self._programs.get(made.record.program)
-            self._programs[made.record.program] = made
-        if before is not None and before.folder.path != made.folder.path:
-            before.folder.remove()
-        self._forget_old()
-        self._note_change()
+        self._table.replace(made)
 
     # What leases need; see `TakingNode`.
 
@@ -234,7 +213,7 @@ class NodeSupervisor:
         )  # fmt: skip
         record.write(place.record)
         made = NodeProgram(record, place, self._kept, self.worker)
-        self._replace(made)
+        self._table.replace(made)
         return made
 
     def drop_arrival(self, program: bytes) -> None:
@@ -316,19 +295,17 @@ class NodeSupervisor:
             record.changed = record.submitted
             record.write(place.record)
             made = NodeProgram(record, place, self._kept, self.worker)
-            with self._lock:
-                self._programs[program] = made
+            self._table.put(made)
             try:
                 made.start()
             except BaseException:
-                with self._lock:
-                    self._programs.pop(program, None)
+                self._table.drop(made)
                 place.remove()
                 raise
         except BaseException:
             self.rules.leave(program)
             raise
-        self._forget_old()
+        self._table.forget_old()
         return program
 
     def _check_lease(self, lease: LeaseTerms, run: RunSpec, snapshot: str) -> None:
@@ -345,20 +322,13 @@ class NodeSupervisor:
             )
         lease.check(run)
 
-    def _forget_old(self) -> None:
-        with self._lock:
-            ended = [
-                one for id, one in self._programs.items()
-                if one.standing.is_final and id not in self._unreadable
-            ]  # fmt: skip
-            ended.sort(key=lambda one: one.record.changed)
-            gone = ended[: max(0, len(ended) - FINISHED)]
-            for one in gone:
-                del self._programs[one.record.program]
-        for one in gone:
-            self.moves.forget(one.id)
-            one.folder.remove()
-            shutil.rmtree(one.folder.own_carried, ignore_errors=True)
+    def _arriving(self) -> list[NodeProgram]:
+        arriving = []
+        for coming in self.moves.host.coming():
+            one = NodeProgram(coming.record, coming.folder, self._kept, self.worker)
+            one.arrives = True
+            arriving.append(one)
+        return arriving
 
     def find(self, text: str) -> NodeProgram:
         """Return the program whose id begins with these digits, or that has this name.
@@ -366,31 +336,11 @@ class NodeSupervisor:
         Raises:
             NoSuchProgram: There is none, or more than one.
         """
-        digits = text.strip().lower()
-        known = {one.record.program: one for one in self.programs()}
-        if digits in known:
-            return known[digits]
-        found = [one for id, one in known.items() if digits and id.startswith(digits)]
-        found = found or [one for one in known.values() if one.record.name == text]
-        if len(found) == 1:
-            return found[0]
-        many = "several programs have" if found else "there is no program with"
-        raise NoSuchProgram(
-            f"{many} the name or the first digits {printable(text, 40)!r} on this node",
-            hint="`wasmsr ps` lists them",
-        )
+        return self._table.find(text)
 
     def programs(self) -> list[NodeProgram]:
         """Return all programs, oldest first."""
-        arriving = []
-        for coming in self.moves.host.coming():
-            one = NodeProgram(coming.record, coming.folder, self._kept, self.worker)
-            one.arrives = True
-            arriving.append(one)
-        with self._lock:
-            shown = {**self._programs, **{one.record.program: one for one in arriving}}
-        found = list(shown.values())
-        return sorted(found, key=lambda one: one.record.submitted)
+        return self._table.all()
 
     def adopt(self, text: str) -> NodeProgram:
         """Resume a program here whose owner cannot be asked, and return it.
@@ -436,8 +386,7 @@ class NodeSupervisor:
 
     def wait_for_change(self, seconds: float) -> None:
         """Return when a program has changed, or after so many seconds."""
-        with self._changes:
-            self._changes.wait(seconds)
+        self._table.wait_for_change(seconds)
 
     def resume_all(self) -> None:
         """Resume every program that can be resumed; those that cannot are noted."""

@@ -35,8 +35,9 @@ class ProgramInfo:
         epoch: The epoch in which this node owns it, or owned it; a move begins the next one.
         went: Where it is if it has moved ("address", "node", "epoch", "confirmed"), or None.
         move: How far its move is (the values of the last events), or None.
-        lease: Of a leased program its terms, "epoch", "owner" (node id), "state" and "checkpoint"
-            (the one that counts), as far as this node has heard; or None.
+        lease: Of a leased program its terms, "epoch", "owner" (node id), "state", "register"
+            ("answers" or "away"), "deadline" (seconds since 1970, by the owner's clock) and
+            "checkpoint" (the one that counts), as far as this node has heard; or None.
         details: What `inspect` adds: the run, figures, the call stack.
     """
 
