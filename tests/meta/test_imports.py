@@ -51,7 +51,7 @@ ONLY_IN = {
     "zstandard": {"snapshot", "snapshot.store"},
     "cryptography": {"node", "snapshot"},
     "fsspec": {"snapshot.store", "jobs"},
-    "jsonschema": {"jobs"},
+    "jsonschema": {"fleet", "jobs"},
     "wasmtime": {"interp"},
     "yaml": {"jobs"},
     "click": {"cli"},

@@ -1,0 +1,1 @@
+"""A fleet of devices over MQTT, with the messages of the Silverline tools."""

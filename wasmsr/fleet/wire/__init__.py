@@ -1,0 +1,1 @@
+"""What a fleet says: messages, topics, frames of workers, records of measurements. No transport."""
