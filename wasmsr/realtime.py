@@ -21,6 +21,29 @@ def boot() -> int:
     return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
+class Stopwatch:
+    """Seconds that something has run, without the time in which it stood."""
+
+    def __init__(self, ran: float = 0.0) -> None:
+        """Begin with so many seconds; `run` lets it count."""
+        self._ran, self._since = ran, 0.0
+        self._runs = False
+
+    @property
+    def seconds(self) -> float:
+        """What it shows."""
+        return self._ran + (time.monotonic() - self._since if self._runs else 0.0)
+
+    def run(self) -> None:
+        """Count from now on."""
+        if not self._runs:
+            self._since, self._runs = time.monotonic(), True
+
+    def stand(self) -> None:
+        """Count no more until `run`."""
+        self._ran, self._runs = self.seconds, False
+
+
 def now() -> int:
     """Return the time in ns since 1970, from 0 to `LATEST`."""
     try:

@@ -44,6 +44,16 @@ COUNTER = """
 """Writes numbers, a line each, to its output and to the file `numbers` of its first output."""
 
 
+_LAST = "(br_if $next (local.tee $left (i32.sub (local.get $left) (i32.const 1))))"
+
+UNTIL_STOPPED = COUNTER.replace(
+    _LAST,
+    """(br_if $next (call $open (i32.const 4) (i32.const 0) (i32.const 48) (i32.const 4)
+      (i32.const 0) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 24)))""",
+).replace("(global $file", '(data (i32.const 48) "stop")\n  (global $file')
+"""The same, until there is a file `stop` in its first output: so a test says when it ends."""
+
+
 def numbers(lines: int) -> bytes:
     """Return what `COUNTER` writes."""
     return b"".join(b"%07d\n" % number for number in range(1, lines + 1))
@@ -67,4 +77,10 @@ def request(
 def counting(folder: Path, id: str, *, lines: int, slow: int = 1, **more: Any) -> dict[str, Any]:
     """Return a request for `COUNTER`, whose output is called `out`."""
     text = COUNTER.replace("{lines}", str(lines)).replace("{slow}", str(slow))
+    return request(folder, id, text, outputs=[{"name": "out", "path": "/outputs"}], **more)
+
+
+def until_stopped(folder: Path, id: str, *, slow: int = 1, **more: Any) -> dict[str, Any]:
+    """Return a request for `UNTIL_STOPPED`, whose output is called `out`."""
+    text = UNTIL_STOPPED.replace("{lines}", "1").replace("{slow}", str(slow))
     return request(folder, id, text, outputs=[{"name": "out", "path": "/outputs"}], **more)

@@ -30,5 +30,5 @@ def jobs_served(
             yield client
     finally:
         service.end("the test ends")
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()

@@ -21,7 +21,7 @@ pytest.importorskip("jsonschema")
 from tests.jobs.served import jobs_served
 from wasmsr.http.metrics_server import serve_metrics
 from wasmsr.jobs.description.job import Constraint
-from wasmsr.jobs.failures import JobError
+from wasmsr.jobs.failures import ExecutorLeft, JobError
 from wasmsr.jobs.service import scheduling
 from wasmsr.jobs.service.client import JobClient, Submission, job_exit_code
 from wasmsr.jobs.service.home import JobHome
@@ -43,6 +43,7 @@ def job_bytes(task: dict[str, Any] | None = None, **values: Any) -> bytes:
 class Result:
     exit_code: int = 0
     error: str = ""
+    timed_out: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,6 +83,8 @@ class FakeEngine:
         result = self.script(id)
         if result is None:
             self.over[id].wait()
+            if self.states[id] == "left":
+                raise ExecutorLeft("the engine was ended")
             return Result(130, "cancelled")
         self.states[id] = "failed" if result.error else "ended"
         return result
@@ -96,8 +99,12 @@ class FakeEngine:
     def snapshot(self, id: str, file: str) -> None:
         Path(file).write_text(id)
 
-    def leave(self) -> None:
-        self.close()
+    def leave(self) -> dict[str, str]:
+        for name, over in self.over.items():
+            if not over.is_set():
+                self.states[name] = "left"
+                over.set()
+        return {}
 
     def close(self) -> None:
         for name, over in self.over.items():
@@ -120,13 +127,14 @@ def submitted(client: JobClient, data: bytes, **settings: Any) -> JobRow:
 
 
 def ended(client: JobClient, job: JobRow) -> JobRow:
-    found = client.wait(job.id, 20)
+    found = client.wait(job.id, 60)
     assert found is not None, client.jobs.history(job.id)
     return found
 
 
 def until(what: Callable[[], Any]) -> Any:
-    for _ in range(1000):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         if found := what():
             return found
         time.sleep(0.01)

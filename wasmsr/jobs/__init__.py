@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     )
     from wasmsr.jobs.executor import JobExecutor as Executor
     from wasmsr.jobs.executor import StillRuns
-    from wasmsr.jobs.failures import JobError
+    from wasmsr.jobs.failures import ExecutorLeft, JobError
 
 _HOME = {
     "AsyncExecutor": "async_executor",
     "Executor": "executor",
+    "ExecutorLeft": "failures",
     "JobError": "failures",
     "LogFrame": "execution.log",
     "LogRewound": "execution.log",
@@ -41,6 +42,7 @@ __all__ = [
     "ExecutionRequest",
     "ExecutionResult",
     "Executor",
+    "ExecutorLeft",
     "JobError",
     "LogFrame",
     "LogRewound",

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -42,8 +43,11 @@ from wasmsr.jobs.execution.requests import (
 )
 from wasmsr.jobs.execution.results import write_results
 from wasmsr.jobs.execution.saving import JobCheckpoint, read_request, write_request
-from wasmsr.jobs.failures import JobError
+from wasmsr.jobs.failures import ExecutorLeft, JobError
 from wasmsr.node.workers.warm_parents import WarmParents
+
+LEAVING: Final = 4
+"""Executions that are saved at the same time when an executor is ended."""
 
 FORKS: Final = 1000
 """Copies of an execution that one call makes at most."""
@@ -81,7 +85,8 @@ class JobExecutor:
         self._temporary = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="wasmsr-jobs-") if folder is None else folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._left = False
         self._executions: dict[str, Execution | _Starting | _Failed] = {}
         self._parents = WarmParents()
         self._rules = ExecutionRules(self._manner, self._parents, note)
@@ -103,22 +108,35 @@ class JobExecutor:
             executions = list(self._executions.values())
         for execution in executions:
             if isinstance(execution, Execution) and not execution.is_over:
-                with suppress(JobError):
+                with suppress(WasmsrError):
                     execution.cancel()
         self._parents.close()
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def leave(self) -> None:
-        """End all processes, and keep what `recover` needs to go on with what runs.
+    def leave(self) -> dict[str, str]:
+        """End all processes, and save what runs, so that `recover` can go on with it.
 
-        What would be restored after a loss is saved once more. Nobody is told of an end.
+        This is no loss, so `on_loss` does not matter. Whoever waits for an execution that has not
+        ended gets ExecutorLeft, and nothing can be started any more.
+
+        Returns:
+            The ids of executions that could not be saved, and why; `on_loss` decides about them.
         """
         with self._lock:
-            executions = [one for one in self._executions.values() if isinstance(one, Execution)]
-        for execution in executions:
-            execution.leave()
+            self._left = True
+            self._lock.wait_for(
+                lambda: not any(isinstance(one, _Starting) for one in self._executions.values())
+            )
+            going = {
+                id: one
+                for id, one in self._executions.items()
+                if isinstance(one, Execution) and not one.is_over
+            }
+        with ThreadPoolExecutor(LEAVING, "wasmsr-leave") as pool:
+            problems = dict(zip(going, pool.map(Execution.leave, going.values()), strict=True))
         self._parents.close()
+        return {id: problem for id, problem in problems.items() if problem}
 
     # ---- the peer's verbs ------------------------------------------------------------------------
 
@@ -172,6 +190,8 @@ class JobExecutor:
         id = request.execution_id
         check_id(id)
         with self._lock:
+            if self._left:
+                raise ExecutorLeft("the executor was ended, and starts no execution any more")
             known = self._executions.get(id)
             if known is None:
                 self._executions[id] = _Starting()
@@ -182,9 +202,11 @@ class JobExecutor:
         except BaseException:
             with self._lock:
                 del self._executions[id]
+                self._lock.notify_all()
             raise
         with self._lock:
             self._executions[id] = begun
+            self._lock.notify_all()
         return begun
 
     def _taken(self, id: str, known: Execution | _Starting | _Failed) -> JobError:
@@ -295,6 +317,7 @@ class JobExecutor:
         Raises:
             JobError: ExecutionNotFound.
             StillRuns: It has not ended in time; it runs on.
+            ExecutorLeft: This executor was ended by `leave` meanwhile.
         """
         result = self._of(id, "waited for").wait(timeout)
         if result is None:
@@ -394,10 +417,11 @@ class JobExecutor:
             raise JobError("SpecError", error.message, hint=error.hint) from error
 
     def recover(self, request: ExecutionRequest | Mapping[str, Any]) -> None:
-        """Go on with an execution whose executor was killed, from its last checkpoint.
+        """Go on with an execution whose executor was ended or killed, from its last checkpoint.
 
-        Log, streams and outputs are then as the checkpoint has them. Its worker must have ended:
-        workers end 1 s after their executor.
+        Log, streams and outputs are then as the checkpoint has them, and so is the time that counts
+        for its time-out. It is paused if it was. Its worker must have ended: workers end 1 s after
+        an executor that was killed.
 
         Args:
             request: What it may use and read; its `execution_dir` is the folder that the execution
@@ -428,7 +452,7 @@ class JobExecutor:
             files.make_root(folder)
             write_request(folder, request)
             execution = Execution(prepared, self._rules)
-            execution.begin(execution.restoring(saved))
+            execution.begin(execution.restoring(saved), paused=saved.paused)
         except OSError as error:
             raise filesystem_error(folder.path, error) from error
         return execution

@@ -91,4 +91,11 @@ class JobError(WasmsrError):
         }
 
 
-__all__ = ["KINDS", "ErrorKind", "JobError"]
+class ExecutorLeft(WasmsrError):
+    """An executor was ended, and its executions go on elsewhere or later.
+
+    Whoever waits for one of them gets this, and so does whoever starts another one.
+    """
+
+
+__all__ = ["KINDS", "ErrorKind", "ExecutorLeft", "JobError"]

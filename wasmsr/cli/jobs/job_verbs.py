@@ -56,9 +56,9 @@ STOP = """Stops a job: its executions are cancelled. What they have printed stay
 
 SERVICE = """Runs the jobs of a folder. The other commands start this one when it is needed.
 
-It ends when no job is left; with --stay it waits for more. If it is killed, the next command starts
-it again, and executions that ran go on from a checkpoint, are begun again, or fail, as the job says
-(wasmsr/onLoss)."""
+It ends when no job is left; with --stay it waits for more. SIGTERM and Ctrl-C end it: executions
+that run are saved, and go on when the next command starts it again. If it is killed, they go on
+from a checkpoint, are begun again, or fail, as the job says (wasmsr/onLoss)."""
 
 METRICS = """Prints what is counted of the jobs, in the text format of Prometheus.
 

@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from wasmsr import realtime
 from wasmsr.errors import WasmsrError, printable
 from wasmsr.executor.output.frames import FRAMES_FILE, TAGS
 from wasmsr.executor.port import FRAMES, ID_BYTES, ExecutorError, ProgramStatus
@@ -30,7 +31,7 @@ from wasmsr.jobs.execution.requests import (
 )
 from wasmsr.jobs.execution.results import write_results
 from wasmsr.jobs.execution.saving import KEEP, JobCheckpoint, log_ends
-from wasmsr.jobs.failures import JobError
+from wasmsr.jobs.failures import ExecutorLeft, JobError
 from wasmsr.node.workers.warm_parents import WarmParents, reap
 
 LOSSES: Final = 5
@@ -78,6 +79,10 @@ class Execution:
         self._lock = threading.RLock()
         self._steering = threading.RLock()
         """Held by what pauses the program and lets it run on."""
+        self._saving = threading.Lock()
+        """Held by what writes a checkpoint, so that the newest one is the one that counts."""
+        self._leaving = False
+        """Whether only the last checkpoint may still be written."""
         self._over = threading.Event()
         self._news = threading.Event()
         self._listeners: list[Callable[[], None]] = []
@@ -88,8 +93,8 @@ class Execution:
         self._saved: JobCheckpoint | None = None
         self._losses = 0
         self._tries = 0
-        self._left = prepared.request.timeout
-        """Seconds that the program may run from now on."""
+        self._ran = realtime.Stopwatch()
+        """How long the program has run to be in this state; the time-out is about that."""
         self._next_save = float("inf")
         self._buried: ProcessExecutor | None = None
         """The worker that was lost last: its process id can be another process's by now."""
@@ -172,6 +177,8 @@ class Execution:
         worker.on_gone = self._news.set
         self._worker = worker
         self._plan()
+        if not paused:
+            self._ran.run()
         if paused and runs:
             worker.pause(self._program, PAUSE_SECONDS)
         elif not runs and not paused:
@@ -190,24 +197,22 @@ class Execution:
     def _wait_for(self, worker: ProcessExecutor) -> None:
         """Wait for the end of the program or of its worker, and write checkpoints."""
         seconds = self.prepared.request.timeout
-        began = time.monotonic()
         try:
             while self._worker is worker:
-                now = time.monotonic()
-                if self._left is not None and seconds is not None:
-                    self._left -= now - began
-                    if self._left <= 0:
-                        self._finish(worker, "failed", *self._rules.manner.timed_out(seconds))
+                most = min(self._next_save - time.monotonic(), LONG_WAIT)
+                if seconds is not None:
+                    left = seconds - self._ran.seconds
+                    if left <= 0:
+                        code, error = self._rules.manner.timed_out(seconds)
+                        self._finish(worker, "failed", code, error, timed_out=True)
                         return
-                began = now
-                most = min(self._next_save - now, self._left or LONG_WAIT, LONG_WAIT)
+                    most = min(most, left)
                 status = worker.wait(self._program, max(0.0, most))
                 if status.ending:
                     self._come_to_end(worker, status)
                     return
                 if self._state != "running":
                     self._wait_paused(worker)
-                    began = time.monotonic()  # a paused program has its time still
                 elif time.monotonic() >= self._next_save:
                     self._save_in_time(worker)
         except ExecutorError as error:
@@ -222,8 +227,8 @@ class Execution:
         self._plan()
         try:
             self.checkpoint()
-        except (JobError, OSError) as error:
-            if self._worker is worker and not worker.is_gone:
+        except (WasmsrError, OSError) as error:
+            if self._worker is worker and not worker.is_gone and not self._leaving:
                 self._rules.note("no-checkpoint", self.id, error=str(error))
 
     def _come_to_end(self, worker: ProcessExecutor, status: ProgramStatus) -> None:
@@ -232,7 +237,13 @@ class Execution:
         self._finish(worker, state, manner.exit_code(status), manner.error(status))
 
     def _finish(
-        self, worker: ProcessExecutor, state: ExecutionState, code: int, error: str
+        self,
+        worker: ProcessExecutor,
+        state: ExecutionState,
+        code: int,
+        error: str,
+        *,
+        timed_out: bool = False,
     ) -> bool:
         """Note the end of the execution, once; return whether this call did it."""
         with self._lock:
@@ -240,12 +251,14 @@ class Execution:
                 return False
             self._worker = None
         _end_worker(worker, kill=state != "ended")
-        self._settle(state, code, error)
+        self._settle(state, code, error, timed_out)
         if worker is not self._buried:
             reap(worker.pid)
         return True
 
-    def _settle(self, state: ExecutionState, code: int, error: str) -> None:
+    def _settle(
+        self, state: ExecutionState, code: int, error: str, timed_out: bool = False
+    ) -> None:
         """Write the results, and tell everybody who waits."""
         limits = self.prepared.request.output_limits
         try:
@@ -255,13 +268,18 @@ class Execution:
             result = ExecutionResult(
                 exit_code=code, error="; ".join(filter(None, (error, sentence)))
             )
+        result = replace(result, timed_out=timed_out)
         for path in (self.folder.work, self.folder.saved):
             shutil.rmtree(path, ignore_errors=True)
+        self._rules.note("ended", self.id, state=state, code=result.exit_code, error=error)
+        self._tell(state, result)
+
+    def _tell(self, state: ExecutionState, result: ExecutionResult | None) -> None:
+        """Be over, and tell everybody who waits."""
         with self._lock:
             self._state, self._result, self._end = state, result, time.time()
             listeners, self._listeners = self._listeners, []
-        self._rules.note("ended", self.id, state=state, code=result.exit_code, error=error)
-        self._over.set()
+            self._over.set()
         self._news.set()
         self.watch.tell()
         for listener in listeners:
@@ -326,7 +344,7 @@ class Execution:
         shutil.rmtree(self.folder.work / "worker", ignore_errors=True)
         if saved is not None:
             return self._filled(self.restoring(saved)), False
-        self._saved = None
+        self._saved, self._ran = None, realtime.Stopwatch()
         shutil.rmtree(self.folder.saved, ignore_errors=True)
         for output, _ in self.prepared.files.outputs:
             place = self.folder.results / output.name
@@ -342,8 +360,10 @@ class Execution:
             root = bytes.fromhex(saved.root)
             folder = os.fspath(self.folder.saved)
             worker.restore(folder, root, spec, program=program, streams=STREAMS)
+            # Noted before it runs on: if it is lost from now on, `on_loss` decides.
+            self._saved = saved.taken(self.folder)
+            self._ran = realtime.Stopwatch(saved.ran)
 
-        self._saved = saved
         return put
 
     def adopting(self, snapshot: int) -> Begin:
@@ -358,21 +378,43 @@ class Execution:
     # ---- verbs -----------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None) -> ExecutionResult | None:
-        """Return the result as soon as it is there, or None after `timeout` seconds."""
+        """Return the result as soon as it is there, or None after `timeout` seconds.
+
+        Raises ExecutorLeft: another executor goes on with it.
+        """
         if not self._over.wait(timeout):
             return None
+        if self._state == "left":
+            raise ExecutorLeft(f"the executor of the execution {printable(self.id)} was ended")
         return self._result
 
-    def leave(self) -> None:
-        """End the worker, and keep everything on disk. An execution that waits, waits on."""
-        if not self.is_over and self.prepared.request.on_loss == "restore":
-            with suppress(WasmsrError, OSError):
-                self.checkpoint()
-        with self._lock:
-            worker, self._worker = self._worker, None
-        if worker is not None:
+    def leave(self) -> str:
+        """Save the program where it is, and end its worker. Whoever waits gets ExecutorLeft.
+
+        Returns:
+            Why it could not be saved; "" if it was, or if it has come to its end.
+        """
+        problem = ""
+        with self._steering:
+            self._leaving = True
+            try:
+                paused = self._state == "paused"
+                self.pause()
+                self.checkpoint(left=True, paused=paused)
+            except (WasmsrError, OSError) as error:
+                problem = error.message if isinstance(error, WasmsrError) else str(error)
+            with self._lock:
+                worker, self._worker = self._worker, None
+            if worker is None:  # it has come to its end, or is just doing so
+                self._over.wait(PAUSE_SECONDS)
+                return ""
             _end_worker(worker)
             reap(worker.pid, 1)
+            if problem:
+                self._rules.note("no-checkpoint", self.id, error=problem)
+            self._rules.note("left", self.id, saved=not problem)
+            self._tell("left", None)
+        return problem
 
     def when_over(self, listener: Callable[[], None]) -> None:
         """Call a function, on any thread, when the execution has ended."""
@@ -398,7 +440,9 @@ class Execution:
         if not manner.peer:
             raise self._has_ended()
 
-    def _has_ended(self) -> JobError:
+    def _has_ended(self) -> WasmsrError:
+        if self._state == "left":
+            return ExecutorLeft(f"the executor of the execution {printable(self.id)} was ended")
         if self._state == "cancelled":
             return JobError(
                 "ExecutionAlreadyCancelled", f"the execution {printable(self.id)} was cancelled"
@@ -423,7 +467,9 @@ class Execution:
                 if self._state != "running":
                     return
                 self._state = "paused"
-        self._rules.note("paused", self.id)
+                self._ran.stand()
+        if not self._leaving:
+            self._rules.note("paused", self.id)
 
     def _pause(self, worker: ProcessExecutor) -> None:
         """Pause the program. Raises JobError."""
@@ -449,6 +495,7 @@ class Execution:
                 if self._state != "paused":
                     return
                 self._state = "running"
+                self._ran.run()
             try:
                 worker.resume(self._program)
             except ExecutorError as error:
@@ -457,16 +504,28 @@ class Execution:
                 self._news.set()
         self._rules.note("resumed", self.id)
 
-    def checkpoint(self) -> JobCheckpoint:
-        """Write a checkpoint; the program runs on meanwhile. Raises JobError, OSError."""
-        worker = self._live()
-        try:
-            done = worker.checkpoint(self._program, os.fspath(self.folder.saved), KEEP)
-        except WasmsrError as error:
-            raise self._not_saved(error) from error
-        point = JobCheckpoint.of(done, self.folder)
-        with self._lock:
-            self._saved, self._tries = point, 0
+    def checkpoint(self, *, left: bool = False, paused: bool = False) -> JobCheckpoint:
+        """Write a checkpoint; the program runs on meanwhile, unless it is paused.
+
+        Args:
+            left: As in `JobCheckpoint`.
+            paused: The same.
+
+        Raises:
+            JobError: It has ended, or cannot be saved.
+            OSError: What was saved cannot be noted.
+        """
+        with self._saving:
+            worker, ran = self._live(), self._ran.seconds
+            if self._leaving and not left:
+                raise ExecutorLeft(f"the executor of {printable(self.id)} is being ended")
+            try:
+                done = worker.checkpoint(self._program, os.fspath(self.folder.saved), KEEP)
+            except WasmsrError as error:
+                raise self._not_saved(error) from error
+            point = JobCheckpoint.of(done, self.folder, ran, left=left, paused=paused)
+            with self._lock:
+                self._saved, self._tries = point, 0
         self._rules.note("checkpoint", self.id, bytes=done["size"])
         return point
 

@@ -26,9 +26,9 @@ LONGEST_SPAN = 366 * 86400
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+=,-]{0,199}")
 
-ExecutionState = Literal["starting", "running", "paused", "ended", "failed", "cancelled"]
-"""What an execution does. The last three are final: it came to its end, it could not, or somebody
-ended it."""
+ExecutionState = Literal["starting", "running", "paused", "ended", "failed", "cancelled", "left"]
+"""What an execution does. The last four are final here: it came to its end, it could not, somebody
+ended it, or its executor was ended (`leave`) and another one goes on with it."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +256,7 @@ class ExecutionResult:
         stderr_truncated: The same.
         exit_code: 0 to 4294967295, or -1 where the peer says so.
         error: What went wrong, or "".
+        timed_out: Whether it ran longer than it may.
     """
 
     stdout: str = ""
@@ -264,6 +265,7 @@ class ExecutionResult:
     stderr_truncated: bool = False
     exit_code: int = 0
     error: str = ""
+    timed_out: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""

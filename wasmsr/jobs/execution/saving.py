@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,22 +36,44 @@ class JobCheckpoint:
         root: Its root digest, in hexadecimal digits.
         ends: Bytes of the log and of each stream when it was written.
         time: When, in seconds of the epoch.
+        ran: Seconds that the program had run by then, of those that its time-out counts.
+        left: Whether its executor was ended just then, so that nothing came after it. The
+            execution then goes on from here whatever `on_loss` says: it was not lost.
+        paused: Whether somebody had paused it.
     """
 
     root: str
     ends: Mapping[str, int]
     time: float
+    ran: float = 0.0
+    left: bool = False
+    paused: bool = False
 
     @classmethod
-    def of(cls, done: Mapping[str, Any], folder: ExecutionFolder) -> JobCheckpoint:
+    def of(
+        cls, done: Mapping[str, Any], folder: ExecutionFolder, ran: float, *, left: bool = False,
+        paused: bool = False,
+    ) -> JobCheckpoint:  # fmt: skip
         """Return the point of a checkpoint that was just written; its log is on disk first.
 
         Raises OSError.
         """
         for name in (FRAMES_FILE, *TAGS):
             sync_path(folder.log / name, os.O_RDONLY)
-        point = cls(done["root"].hex(), dict(done["output"]), time.time())
-        small_files.replace(_point_file(folder), json.dumps(asdict(point)).encode())
+        ends = dict(done["output"])
+        point = cls(done["root"].hex(), ends, time.time(), ran, left, paused)
+        point._write(folder)
+        return point
+
+    def _write(self, folder: ExecutionFolder) -> None:
+        small_files.replace(_point_file(folder), json.dumps(asdict(self)).encode())
+
+    def taken(self, folder: ExecutionFolder) -> JobCheckpoint:
+        """Return the point as it is when the program runs on from it. Raises OSError."""
+        if not self.left:
+            return self
+        point = replace(self, left=False)
+        point._write(folder)
         return point
 
     @classmethod
@@ -61,7 +83,14 @@ class JobCheckpoint:
             data, _ = small_files.read(_point_file(folder), LARGEST)
             found = json.loads(data)
             ends = {name: int(found["ends"][name]) for name in (FRAMES_FILE, *TAGS)}
-            return cls(bytes.fromhex(found["root"]).hex(), ends, float(found["time"]))
+            return cls(
+                bytes.fromhex(found["root"]).hex(),
+                ends,
+                float(found["time"]),
+                max(0.0, float(found.get("ran", 0))),  # an older version noted none of these
+                found.get("left") is True,
+                found.get("paused") is True,
+            )
         return None
 
 

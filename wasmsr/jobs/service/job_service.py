@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wasmsr.errors import EXIT_HOST, EXIT_INTERRUPTED, WasmsrError
 from wasmsr.jobs.description.job import Job
@@ -37,6 +38,9 @@ from wasmsr.jobs.service.scheduling import (
 )
 from wasmsr.wasi.filesystem import tree_walk
 
+if TYPE_CHECKING:
+    from wasmsr.jobs.execution.saving import JobCheckpoint
+
 IDLE_SECONDS = 30.0
 """How long the process stays when nothing is left to do."""
 
@@ -45,6 +49,10 @@ TURN_SECONDS = 1.0
 
 PAUSE_SECONDS = 0.005
 """Time between two looks at the list: what happens meanwhile is seen at once."""
+
+SETTLE_SECONDS = 10.0
+"""How long a process that is ended waits for executions that have just come to their end, and for
+results that are being published."""
 
 WORKERS_END_SECONDS = 1.5
 """How long workers of a process that was killed may still run. They end after 1 s by themselves."""
@@ -115,14 +123,28 @@ class JobService:
                 self._wait()
                 time.sleep(PAUSE_SECONDS)
         finally:
-            for one in list(self._running.values()):
-                one.abandon()
-            for engine in self._engines.values():
-                engine.leave() if self._running else engine.close()
+            self._leave()
             self._jobs.close()
             os.close(self._pipe)
             if not released:  # its number may be another file's by now
                 os.close(lock)
+
+    def _leave(self) -> None:
+        """Save what runs; the next process goes on with it. What has ended meanwhile is noted."""
+        with self._lock:
+            going = list(self._running.values())
+        for engine in self._engines.values():
+            for name, problem in engine.leave().items():
+                for one in going:
+                    if one.name == name:
+                        sentence = f"it cannot be saved while its process ends: {problem}"
+                        self._jobs.note(one.job.id, one.row.id, "Recovery", "", sentence)
+        deadline = time.monotonic() + SETTLE_SECONDS
+        for one in going:
+            # What has not begun begins in the next process.
+            if not one.is_staging:
+                one.settled(deadline - time.monotonic())
+            one.abandon()
 
     def _may_go(self, lock: int) -> bool:
         """Release the lock if there is nothing to do; no command can add a job meanwhile."""
@@ -144,8 +166,11 @@ class JobService:
     def _recover(self) -> None:
         """Say of each execution what became of it while no process ran the jobs."""
         left = self._jobs.runs(only_open=True)
-        if any(one.state == "Running" for one in left):
-            time.sleep(WORKERS_END_SECONDS)
+        for one in left:
+            saved = saved_in(one.folder) if one.state == "Running" else None
+            if one.state == "Running" and (saved is None or not saved.left):
+                time.sleep(WORKERS_END_SECONDS)
+                break
         for run in left:
             self._take_up(run, self._jobs.job(run.job))
 
@@ -160,11 +185,13 @@ class JobService:
             self._lost(run, job)
 
     def _lost(self, run: RunRow, job: JobRow) -> None:
-        task = self._task(job)
-        if job.stopping or isinstance(task, WasmsrError) or task.on_loss == "fail":
+        task, saved = self._task(job), saved_in(run.folder)
+        fails = isinstance(task, WasmsrError) or task.on_loss == "fail"
+        restores = not isinstance(task, WasmsrError) and task.on_loss == "restore"
+        if job.stopping or (fails and (saved is None or not saved.left)):
             self._jobs.set_run(run, "Failed", LOST, ended=time.time(), exit_code=EXIT_HOST)
             return
-        folder = run.folder if task.on_loss == "restore" and is_saved(run.folder) else ""
+        folder = run.folder if saved is not None and (saved.left or restores) else ""
         what = "it goes on from its checkpoint" if folder else "it is begun again"
         self._jobs.set_run(
             run, "New", f"{LOST}; {what}", "Recovery",
@@ -368,12 +395,12 @@ class JobService:
             self._jobs.answer(request.number, "")
 
 
-def is_saved(folder: str) -> bool:
-    """Return whether an execution can go on from a checkpoint that is in its folder."""
+def saved_in(folder: str) -> JobCheckpoint | None:
+    """Return the checkpoint from which an execution can go on that has this folder, or None."""
     from wasmsr.jobs.execution.requests import ExecutionFolder
     from wasmsr.jobs.execution.saving import JobCheckpoint
 
-    return bool(folder) and JobCheckpoint.read(ExecutionFolder(Path(folder))) is not None
+    return JobCheckpoint.read(ExecutionFolder(Path(folder))) if folder else None
 
 
 def serve(home: JobHome, ready: int | None = None, *, idle: float = IDLE_SECONDS) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_INTERRUPTED, WasmsrError
 from wasmsr.jobs.description.job import Job
-from wasmsr.jobs.failures import JobError
+from wasmsr.jobs.failures import ExecutorLeft, JobError
 from wasmsr.jobs.publishers.publication import Publication
 from wasmsr.jobs.publishers.publishing import publish
 from wasmsr.jobs.service.home import JobHome
@@ -37,6 +37,10 @@ class EndedRun(Protocol):
     def error(self) -> str:
         """What went wrong, or ""."""
 
+    @property
+    def timed_out(self) -> bool:
+        """Whether it ran longer than it may."""
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
 
@@ -59,7 +63,7 @@ class RunEngine(Protocol):
         """Go on from the checkpoint in the execution's folder. Raises JobError."""
 
     def wait(self, id: str, timeout: float | None = None) -> EndedRun:
-        """Return how it ended."""
+        """Return how it ended. Raises ExecutorLeft: `leave` was called before."""
 
     def describe(self, id: str) -> DescribedRun:
         """Return what it does."""
@@ -67,8 +71,8 @@ class RunEngine(Protocol):
     def cancel(self, id: str) -> None:
         """End it at once. Raises JobError if it has ended."""
 
-    def leave(self) -> None:
-        """End all processes, and keep what `recover` needs."""
+    def leave(self) -> Mapping[str, str]:
+        """End all processes, and save what runs; return what was not saved, and why."""
 
     def close(self) -> None:
         """End all executions."""
@@ -100,8 +104,10 @@ class RunningExecution:
         self._ended = ended
         self._lock = threading.Lock()
         self._started = False
+        self._staging = row.state != "Publishing"
         self._reason: list[str] = []
         self._dead = False
+        self._over = threading.Event()
 
     @property
     def name(self) -> str:
@@ -117,6 +123,11 @@ class RunningExecution:
         """Whether its program is with the executor."""
         return self._started
 
+    @property
+    def is_staging(self) -> bool:
+        """Whether its inputs are being fetched, so that the executor has nothing of it yet."""
+        return self._staging
+
     def begin(self) -> None:
         """Start the thread."""
         threading.Thread(target=self._run, name=f"job-{self.row.id[:10]}", daemon=True).start()
@@ -129,8 +140,12 @@ class RunningExecution:
             self._reason.append(message)
             started = self._started
         if started:
-            with suppress(JobError):
+            with suppress(WasmsrError):
                 self._engine.cancel(self.name)
+
+    def settled(self, seconds: float) -> bool:
+        """Return whether its thread ends within so many seconds, with all noted that happened."""
+        return self._over.wait(seconds)
 
     def abandon(self) -> None:
         """Change nothing in the list any more: this process ends."""
@@ -143,6 +158,8 @@ class RunningExecution:
                 self._execute(inputs)
             if self.row.state == "Publishing" and not self._dead:
                 self._publish()
+        except ExecutorLeft:
+            pass  # the next process goes on with it: nothing has ended
         except WasmsrError as error:
             self._fail(error.message, error.exit_code, error.hint)
         except Exception as error:  # noqa: BLE001  a fault of one execution ends no other
@@ -150,6 +167,7 @@ class RunningExecution:
         finally:
             unstage(inputs)
             self._ended(self)
+            self._over.set()
 
     def _set(self, state: Any, message: str = "", topic: str = "Execution", **values: Any) -> None:
         if not self._dead:
@@ -174,6 +192,7 @@ class RunningExecution:
             limit=task.resources.disk,
         )
         with self._lock:
+            self._staging = False
             reason = self._stop()
             if reason is not None:
                 raise JobError("ExecutionAlreadyCancelled", reason)
@@ -183,7 +202,7 @@ class RunningExecution:
             stop = self._stop()
         self._set("Running", "Running", started=time.time(), folder=str(folder))
         if stop is not None:
-            with suppress(JobError):
+            with suppress(WasmsrError):
                 self._engine.cancel(self.name)
         result = self._engine.wait(self.name)
         self._note(result, self._engine.describe(self.name).state)
@@ -203,6 +222,8 @@ class RunningExecution:
         folder = Path(self.row.folder)
         try:
             self._engine.recover(request_of(self.name, self.job, self._task, staged, folder))
+        except ExecutorLeft:
+            raise
         except WasmsrError as error:
             sentence = f"it cannot go on from its checkpoint, and is begun again: {error.message}"
             self._jobs.note(self.job.id, self.row.id, "Recovery", "", sentence)
@@ -219,8 +240,7 @@ class RunningExecution:
         elif state == "ended" and not result.error:
             self._set("Publishing", "Publishing", "Publishing", ended=now, result=data)
         else:
-            timed_out = result.error.startswith("Execution timed out")
-            code = EXIT_FUEL if timed_out else command_code(result.exit_code) or EXIT_HOST
+            code = EXIT_FUEL if result.timed_out else command_code(result.exit_code) or EXIT_HOST
             message = result.error or f"the program was ended ({state})"
             self._set("Failed", message, ended=now, exit_code=code, result=data)
 
