@@ -5,6 +5,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <poll.h>
 #include <stddef.h>
 #include <string.h>
@@ -44,6 +47,15 @@ _Static_assert(sizeof(wsys_waited) == sizeof(struct pollfd) &&
                "wsys_waited is poll(2)'s structure");
 
 static int answer(int result) { return result < 0 ? -errno : result; }
+
+int wsys_limit_heaps(int most) {
+  if (most < 1) return -EINVAL;
+#ifdef __GLIBC__
+  return mallopt(M_ARENA_MAX, most) == 1 ? 0 : -EINVAL;
+#else
+  return -ENOSYS;
+#endif
+}
 
 int wsys_open_beneath(int dirfd, const char *path, int flags) {
 #ifdef __linux__

@@ -63,6 +63,12 @@ typedef struct {
 int wsys_write_pages(int fd, uint64_t offset, const uint8_t *data, const wsys_run *runs,
                      uint64_t n);
 
+/* ---- memory of this process ---- */
+
+/* Lets all threads share `most` heaps of the C library (mallopt(3), M_ARENA_MAX). Answers 0, and
+ * -ENOSYS where the C library has no such limit. */
+int wsys_limit_heaps(int most);
+
 /* ---- rights that this process gives up for good (Linux; _sandbox.c) ---- */
 
 /* No program that it executes gets more rights (no_new_privs), and no other process of its user

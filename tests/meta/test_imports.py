@@ -119,11 +119,13 @@ def test_packages_stay_in_their_rooms(root: Path) -> None:
 
 CORE_USERS = {
     "wasmsr/cli/words/version.py",
+    "wasmsr/executor/heaps.py",
     "wasmsr/node/workers/sandbox_calls.py",
     "wasmsr/snapshot/memory/page_calls.py",
     "wasmsr/snapshot/memory/page_engine.py",
 }
-"""Files outside `interp` and `wasi` that call C: the version, functions over pages, sandboxes."""
+"""Files outside `interp` and `wasi` that call C: the version, functions over pages, sandboxes,
+heaps."""
 
 
 def test_the_core_is_reached_through_interp(root: Path) -> None:

@@ -264,13 +264,12 @@ class RunSpec:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data that `read` takes; fields with their default value are left out."""
         found: dict[str, Any] = {}
-        for name in KINDS:
-            group, dot, inner = name.partition(".")
-            holder: Any = getattr(self, group) if dot else self
-            value = getattr(holder, inner or group)
-            if value != getattr(type(holder), inner or group):
-                place = found.setdefault(group, {}) if dot else found
-                place[inner or group] = list(value) if isinstance(value, tuple) else value
+        for group, name in PLACES:
+            holder: Any = getattr(self, group) if group else self
+            value = getattr(holder, name)
+            if value != getattr(type(holder), name):
+                place = found.setdefault(group, {}) if group else found
+                place[name] = list(value) if isinstance(value, tuple) else value
         return found
 
     # -- what follows from it ----------------------------------------------------------------------
@@ -365,6 +364,10 @@ FIELDS: tuple[tuple[str, str | None, OptionKind], ...] = (
 
 KINDS = {name: kind for name, _, kind in FIELDS}
 """The kind of each field."""
+
+PLACES = tuple(name.rpartition(".")[::2] for name in KINDS)
+"""The group of each field, "" for none, and its name there. These texts are made once: Python's
+cache of attributes keeps every text by which one was asked for."""
 
 OPTIONS = {option: name for name, option, _ in FIELDS if option is not None}
 """The field of each option, by the option's name without the dashes at its start."""

@@ -19,6 +19,7 @@ from wasmsr.cli.options.node_options import LOCAL, socket_name
 from wasmsr.cli.running.terminal import END_CODES, Events
 from wasmsr.cli.words import messages
 from wasmsr.errors import printable
+from wasmsr.executor.heaps import limit_heaps
 from wasmsr.migrate.protocol import Reason, refused
 from wasmsr.node.metrics import Metrics
 from wasmsr.node.moving.drain import Drain
@@ -197,6 +198,7 @@ class NodeService:
     def run(self, events: Events) -> int:
         """Serve until a signal, and return the exit code."""
         settings = self._settings
+        limit_heaps()
         confinement = tuple(host_confinement())  # forks, so it comes before threads
         limits = WorkerLimits(memory=(self._policy.memory or LARGEST_MEMORY) + WORKER_BYTES)
         rules = NodeRules(
