@@ -4,7 +4,8 @@
 
 Two nodes on loopback, as processes. It checks that no program is lost or doubled, and prints as one
 JSON object: the slowest move against the median, the time of the whole drain against the bytes that
-were sent at the line's measured rate, and the peak memory of both nodes with their workers.
+were sent at the line's measured rate, and the memory of both nodes with their workers: at rest
+before the drain, and at its peak, with the shares of supervisors, warm parents and workers.
 """
 
 from __future__ import annotations
@@ -58,6 +59,46 @@ def processes(root: int) -> list[int]:
     return found
 
 
+class MemoryWatch:
+    """Reads the memory of nodes again and again, on a thread of its own.
+
+    Attributes:
+        peak: The most bytes, by who had them: "supervisors", "parents", "workers".
+    """
+
+    def __init__(self, roots: Sequence[int]) -> None:
+        self._roots = roots
+        self.peak: dict[str, int] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def read(self) -> dict[str, int]:
+        """Return what they have now."""
+        found = {"supervisors": 0, "parents": 0, "workers": 0}
+        for root in self._roots:
+            found["supervisors"] += resident(root)
+            # A worker is a copy of its parent, with the same command, so it is the younger one.
+            first, *others = sorted(processes(root)[1:]) or [0]
+            found["parents"] += resident(first)
+            found["workers"] += sum(map(resident, others))
+        return found
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._over.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            found = self.read()
+            if sum(found.values()) > sum(self.peak.values()):
+                self.peak = found
+
+
 def drain(folder: Path, programs: int, at_once: int, memory: int) -> dict[str, Any]:
     """Drain one node to another, and return the figures."""
     shells = []
@@ -71,13 +112,7 @@ def drain(folder: Path, programs: int, at_once: int, memory: int) -> dict[str, A
     a, b = shells
     module = assemble(writer(memory * 16, 1.0, 10_000).encode())
     moved: list[dict[str, Any]] = []
-    peak, over = 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not over.wait(LOOK_SECONDS):
-            roots = [one.process.pid for one in shells if one.process is not None]
-            peak = max(peak, sum(resident(one) for root in roots for one in processes(root)))
+    watch = MemoryWatch([one.process.pid for one in shells if one.process is not None])
 
     def tell(event: MoveEvent) -> None:
         if event.kind == "moved":
@@ -87,13 +122,12 @@ def drain(folder: Path, programs: int, at_once: int, memory: int) -> dict[str, A
         with Node(f"unix:{a.folder}/state/node/control") as node:
             ids = {node.submit(module).program for _ in range(programs)}
             time.sleep(1.0)
-            watcher = threading.Thread(target=watch, daemon=True)
-            watcher.start()
+            rest = watch.read()
+            watch.start()
             began = time.monotonic()
             done = node.drain(b.address, at_once=at_once, tell=tell)
             span = time.monotonic() - began
-            over.set()
-            watcher.join()
+            watch.stop()
             left = {one.program for one in node.ps() if one.standing != "moved"}
         there = [one["program"] for one in b.ps().values() if one["standing"] == "running"]
         spans = [float(one["seconds"]) for one in moved]
@@ -106,12 +140,18 @@ def drain(folder: Path, programs: int, at_once: int, memory: int) -> dict[str, A
             "slowest_over_median": round(max(spans) / statistics.median(spans), 2),
             "downtime_median_ms": round(statistics.median(m["downtime"] for m in moved) * 1e3, 1),
             "sent_mib": round(sent / (1 << 20), 1),
-            "peak_mib": round(peak / (1 << 20), 1),
+            "rest_mib": _mib(rest),
+            "peak_mib": _mib(watch.peak),
             "programs_mib": programs * memory,
         }
     finally:
         for shell in shells:
             shell.end()
+
+
+def _mib(found: dict[str, int]) -> dict[str, float]:
+    shown = {name: round(value / (1 << 20), 1) for name, value in found.items()}
+    return {"all": round(sum(found.values()) / (1 << 20), 1), **shown}
 
 
 def main(words: Sequence[str]) -> int:
