@@ -45,3 +45,22 @@ def test_executions_are_counted_and_have_spans(tmp_path: Path) -> None:
     assert span.attributes["wasmsr.job"] == "j"
     assert [one.name for one in span.events] == ["paused"]
     assert span.status.description == "cancelled"
+
+
+def test_an_execution_that_is_left_is_not_active(tmp_path: Path) -> None:
+    export = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    exporter = export.InMemorySpanExporter()
+    metrics, spans = JobMetrics(), JobSpans(exporter, "1")
+
+    def note(event: str, id: str, **values: object) -> None:
+        metrics.take(event, id, **values)
+        spans.take(event, id, **values)
+
+    with Executor(tmp_path / "jobs", note=note) as executor:
+        executor.start(request(tmp_path, "a", LOOP))
+        executor.leave()
+    assert metrics.active == 0
+    spans.close()
+    (span,) = exporter.get_finished_spans()
+    assert [one.name for one in span.events] == ["checkpoint", "left"]
+    assert span.status.description is None

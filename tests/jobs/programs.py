@@ -54,6 +54,15 @@ UNTIL_STOPPED = COUNTER.replace(
 """The same, until there is a file `stop` in its first output: so a test says when it ends."""
 
 
+FORKED = UNTIL_STOPPED.replace(
+    '(func (export "_start")',
+    """(func (export "wasmsr_forked") (param i64 i64 i64)
+    (i64.store8 (i32.const 64) (i64.add (i64.const 48) (local.get 0))))
+  (func (export "_start")""",
+)
+"""The same; in a copy the first digit of each line is the number of the copy."""
+
+
 def numbers(lines: int) -> bytes:
     """Return what `COUNTER` writes."""
     return b"".join(b"%07d\n" % number for number in range(1, lines + 1))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.programs import counting, numbers, request, until_stopped
+from tests.jobs.programs import FORKED, counting, numbers, request, until_stopped
 from wasmsr.jobs import AsyncExecutor, Executor, JobError, LogFrame, LogRewound
 
 LINES, SLOW = 400, 300_000
@@ -134,6 +134,64 @@ def test_a_time_out_is_no_other_execution_s(executor: Executor, tmp_path: Path) 
     assert (result.exit_code, result.error) == (121, "Execution timed out after 0.2s")
     assert result.timed_out
     check(executor, "a", 20)
+
+
+def test_a_copy_calls_the_hook_of_forks_first(executor: Executor, tmp_path: Path) -> None:
+    text = FORKED.replace("{lines}", "1").replace("{slow}", "1000")
+    executor.start(request(tmp_path, "a", text, outputs=[{"name": "out", "path": "/outputs"}]))
+    has_written(executor, "a", 80)
+    executor.pause("a")
+    size = (executor.folder / "a" / "log" / "stdout").stat().st_size
+    copies = executor.fork("a", 2)
+    executor.resume("a")
+    for id in ("a", *copies):
+        has_written(executor, id, size + 800)
+        (executor.folder / id / "results" / "out" / "stop").touch()
+        executor.wait(id, 60)
+    for id, digit in (("a", b"0"), ("a.1", b"1"), ("a.2", b"2")):
+        lines = (executor.folder / id / "results" / "stdout").read_bytes().splitlines()
+        shared = next((at for at, line in enumerate(lines) if line[:1] != b"0"), len(lines))
+        assert [line[1:] for line in lines] == [b"%06d" % n for n in range(1, len(lines) + 1)]
+        assert {line[:1] for line in lines[shared:]} <= {digit}
+        assert digit == b"0" or shared == size // 8
+
+
+def test_output_is_held_until_a_checkpoint_has_it(executor: Executor, tmp_path: Path) -> None:
+    executor.start(until_stopped(tmp_path, "a", slow=SLOW, on_loss="restore", output="commit"))
+    has_written(executor, "a", 80)
+    assert list(executor.logs("a")) == [] == list(executor.logs("a", tail=3))
+    seen: list[LogFrame] = []
+    rewound: list[LogRewound] = []
+
+    def follow() -> None:
+        for item in executor.logs("a", follow=True):
+            (seen if isinstance(item, LogFrame) else rewound).append(item)  # type: ignore[arg-type]
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    execution = executor._running("a", "saved")
+    point = execution.checkpoint()
+    shown = point.ends["frames"]
+    found = [one for one in executor.logs("a") if isinstance(one, LogFrame)]
+    assert sum(len(one.encode()) for one in found) == shown
+    has_written(executor, "a", shown // 2 + 80)
+    worker = executor.describe("a").worker
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
+    while executor.describe("a").worker == worker:
+        time.sleep(0.002)
+    (executor.folder / "a" / "results" / "out" / "stop").touch()
+    executor.wait("a", 60)
+    follower.join(60)
+    written = (executor.folder / "a" / "results" / "stdout").read_bytes()
+    assert b"".join(one.data for one in seen) == written == numbers(len(written) // 8)
+    assert not rewound
+
+
+def test_output_is_held_only_with_restore(executor: Executor, tmp_path: Path) -> None:
+    with pytest.raises(JobError) as caught:
+        executor.start(until_stopped(tmp_path, "a", output="commit"))
+    assert caught.value.code == "SpecError" and "restore" in caught.value.message
 
 
 def test_a_log_has_a_tail_and_offsets(executor: Executor, tmp_path: Path) -> None:

@@ -109,6 +109,35 @@ def test_an_execution_that_ends_with_its_service_is_not_begun_again(tmp_path: Pa
         assert run.epoch == 1
 
 
+def test_a_job_is_paused_by_commands_and_stays_paused(jobs: Jobs) -> None:  # noqa: F811
+    data = counting_job(1000, UNTIL_STOPPED, **{"wasmsr/onLoss": "restart"})
+    (jobs.folder / "count.json").write_bytes(data)
+    name = jobs("run", "count.json", "--id-only").strip()
+    until(lambda: written(jobs.folder / "state") > 600)
+    (run,) = jobs.json("pause", name)["executions"]
+    assert (run["state"], run["message"]) == ("Running", "Paused")
+    size = written(jobs.folder / "state")
+    first = jobs.service()
+    assert first is not None
+    os.kill(first, signal.SIGTERM)
+    until(lambda: jobs.service() != first)
+    (run,) = until(
+        lambda: [
+            one
+            for one in jobs.json("executions", name)["executions"]
+            if (one["epoch"], one["message"]) == (2, "Paused")
+        ]
+    )
+    assert written(jobs.folder / "state") == size
+    assert "Running" in jobs("resume", name)
+    until(lambda: written(jobs.folder / "state") > size)
+    (Path(run["folder"]) / "results" / "out" / "stop").touch()
+    until(lambda: jobs.json("describe", name)["state"] == "Completed")
+    assert "no execution that runs" in jobs("pause", name, code=2)
+    said = [one["message"] for one in jobs.json("history", name)["history"]]
+    assert "Paused" in said
+
+
 def test_an_executor_that_is_left(tmp_path: Path) -> None:
     """A paused execution stays paused, and its time-out counts on."""
     given = until_stopped(

@@ -44,6 +44,7 @@ from wasmsr.runspec.run_spec import RunSpec
 from wasmsr.runspec.stop_conditions import StopConditions
 from wasmsr.runspec.watch import check_ranges, memory_count
 from wasmsr.snapshot.format import Decoder, encode
+from wasmsr.snapshot.moments.forks import call_hooks, hooks_of
 from wasmsr.snapshot.preload import preload
 from wasmsr.snapshot.state import SnapshotState
 
@@ -200,13 +201,18 @@ class LocalExecutor:
         *,
         program: bytes = b"",
         streams: Sequence[int] = (),
+        fork: int = 0,
     ) -> bytes:
         """Take over a program from a snapshot; see `port.Executor.adopt`."""
         run = RunSpec.read(spec)
         decoder = Decoder(limits=run.machine_limits, trust=run.read_trust)
         while piece := os.read(snapshot, PIECE):
             decoder.feed(piece)
-        return self._open(run, program, streams, decoder.finish())
+        id = self._open(run, program, streams, decoder.finish())
+        if fork:
+            store = self._of(id).program.store
+            call_hooks(store, hooks_of(store), fork, os.urandom(16))
+        return id
 
     def restore(
         self,

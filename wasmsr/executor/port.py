@@ -93,6 +93,7 @@ class Executor(Protocol):
         *,
         program: bytes = b"",
         streams: Sequence[int] = (),
+        fork: int = 0,
     ) -> bytes:
         """Take over a paused program from a snapshot and return its id; `resume` lets it run.
 
@@ -101,6 +102,8 @@ class Executor(Protocol):
             spec: What the program gets here; the rest is in the snapshot.
             program: The id; b"" makes a random one.
             streams: As for `start`.
+            fork: The number of the fork that it is: it calls `wasmsr_forked` first, if it exports
+                that. 0 for a program that is no fork.
         """
 
     def restore(

@@ -232,10 +232,12 @@ class ProcessExecutor:
         *,
         program: bytes = b"",
         streams: Sequence[int] = (),
+        fork: int = 0,
     ) -> bytes:
         """Take over a program from a snapshot; see `port.Executor.adopt`."""
+        more = {"fork": fork} if fork else {}  # an older worker does not have it
         id: bytes = self._call(
-            "adopt", snapshot=snapshot, spec=dict(spec), program=program, streams=streams
+            "adopt", snapshot=snapshot, spec=dict(spec), program=program, streams=streams, **more
         )
         return id
 

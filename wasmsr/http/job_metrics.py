@@ -37,6 +37,8 @@ class JobMetrics:
             elif event == "ended":
                 self._active.discard(id)
                 self._ended[str(values.get("state"))] += 1
+            elif event == "left":  # another executor goes on with it
+                self._active.discard(id)
             else:
                 self._others[event] += 1
 

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any
 
-from wasmsr.errors import MissingPackageError
+from wasmsr.http.tracing import tracer_provider
 
 MOST = 4096
 """Executions that are under way at the same time; of more there are no spans."""
@@ -31,15 +31,8 @@ class JobSpans:
         Raises:
             MissingPackageError: The package `opentelemetry-sdk` is not there.
         """
-        try:
-            from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.trace import TracerProvider
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        except ImportError as error:
-            raise MissingPackageError("opentelemetry", "--spans") from error
         named = {"service.name": "wasmsr jobs", "service.version": software}
-        self._provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._provider = tracer_provider(exporter, named)
         self._tracer = self._provider.get_tracer("wasmsr", software)
         self._lock = threading.Lock()
         self._open: dict[str, Any] = {}
@@ -55,14 +48,17 @@ class JobSpans:
                     begun.set_attributes({"wasmsr.execution": id, **plain})
                     self._open[id] = begun
                 return
-            span: Any = self._open.pop(id, None) if event == "ended" else self._open.get(id)
+            over = event in ("ended", "left")
+            span: Any = self._open.pop(id, None) if over else self._open.get(id)
         if span is None:
             return
-        if event != "ended":
+        if not over:
             span.add_event(event, plain, now)
             return
         span.set_attributes(plain)
-        if values.get("state") != "ended":
+        if event == "left":  # another executor goes on with it, in a span of its own
+            span.add_event(event, plain, now)
+        elif values.get("state") != "ended":
             from opentelemetry.trace import Status, StatusCode
 
             said = str(values.get("error") or values.get("state"))

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wasmsr.errors import MissingPackageError
+from wasmsr.http.tracing import collector, tracer_provider
 from wasmsr.migrate.events import Event
 
 MOST = 256
@@ -50,9 +51,6 @@ class MoveSpans:
             MissingPackageError: The package `opentelemetry-sdk` is not there.
         """
         try:
-            from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.trace import TracerProvider
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
             from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
         except ImportError as error:
             raise MissingPackageError("opentelemetry", "--spans") from error
@@ -72,18 +70,13 @@ class MoveSpans:
                 found: int = chosen.__dict__.pop("trace", None) or super().generate_trace_id()
                 return found
 
-        resource = Resource.create(
-            {
-                "service.name": "wasmsr node",
-                "service.version": software,
-                "service.instance.id": node,
-            }
-        )
+        named = {
+            "service.name": "wasmsr node",
+            "service.version": software,
+            "service.instance.id": node,
+        }
         self._chosen = chosen
-        self._provider = TracerProvider(
-            resource=resource, id_generator=Ids(), shutdown_on_exit=False
-        )
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._provider = tracer_provider(exporter, named, Ids())
         self._tracer = self._provider.get_tracer("wasmsr", software)
         self._lock = threading.Lock()
         self._open: dict[str, Any] = {}
@@ -193,13 +186,7 @@ def send_spans(url: str, node: str, software: str) -> MoveSpans:
     Raises:
         MissingPackageError: The exporter is not there.
     """
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    except ImportError as error:
-        raise MissingPackageError("opentelemetry", "--spans") from error
-    address = url.rstrip("/")
-    address += "" if address.endswith("/v1/traces") else "/v1/traces"
-    return MoveSpans(OTLPSpanExporter(endpoint=address, timeout=5), node, software)
+    return MoveSpans(collector(url), node, software)
 
 
 __all__ = ["MoveSpans", "ids_of", "send_spans"]

@@ -392,6 +392,7 @@ class JobExecutor:
         request: ExecutionRequest | Mapping[str, Any] | None = None,
         inputs: Sequence[ExecutionInput] | None = None,
         execution_dir: str = "",
+        fork: int = 0,
     ) -> None:
         """Let a saved execution go on, under an id that is free.
 
@@ -402,6 +403,8 @@ class JobExecutor:
                 the saved execution, if this executor has it or its folder.
             inputs: Its inputs, if they are in other places now.
             execution_dir: Its folder; "" makes one.
+            fork: The number of the copy that it is: it calls `wasmsr_forked` first, if it exports
+                that. 0 for the execution itself.
 
         Raises:
             JobError: It cannot be restored.
@@ -412,7 +415,7 @@ class JobExecutor:
                 read = replace(_read(given), execution_id=id, execution_dir=execution_dir)
                 if inputs is not None:
                     read = replace(read, inputs=tuple(inputs))
-                self._enter(read, lambda: self._go_on(read, saved))
+                self._enter(read, lambda: self._go_on(read, saved, fork))
         except SnapshotError as error:
             raise JobError("SpecError", error.message, hint=error.hint) from error
 
@@ -473,7 +476,9 @@ class JobExecutor:
             )
         return found
 
-    def _go_on(self, request: ExecutionRequest, saved: ExecutionArchive) -> Execution:
+    def _go_on(
+        self, request: ExecutionRequest, saved: ExecutionArchive, fork: int = 0
+    ) -> Execution:
         """Begin an execution where another one was saved. Raises JobError."""
         folder = self._folder(request)
         pages = memory_pages(request.resources.memory)
@@ -487,7 +492,7 @@ class JobExecutor:
             saved.put_log(folder.log, request.output_limits)
             program = saved.program(folder.work)
             try:
-                execution.begin(execution.adopting(program))
+                execution.begin(execution.adopting(program, fork))
             finally:
                 os.close(program)
         except BaseException as error:
@@ -504,7 +509,8 @@ class JobExecutor:
             n: How many.
 
         Returns:
-            Their ids: `ID.1`, `ID.2` and so on, from the first that is free.
+            Their ids: `ID.1`, `ID.2` and so on, from the first that is free. A program that exports
+            `wasmsr_forked` calls it first in each copy, with that number and random bits.
 
         Raises:
             JobError: ExecutionNotFound; or it has ended, or cannot be copied. No copy is left then.
@@ -518,7 +524,7 @@ class JobExecutor:
             self.snapshot(id, file)
             try:
                 for name in self._free(id, n):
-                    self.restore(file, name)
+                    self.restore(file, name, fork=int(name.rpartition(".")[2]))
                     made.append(name)
             except BaseException:
                 for name in made:

@@ -66,13 +66,23 @@ id_option = click.option("--id-only", is_flag=True, help="Print only the id, on 
     help="Let the job use this file or folder of this machine.",
 )
 @option("--label", "labels", metavar="KEY=VALUE", multiple=True, help="A label of this machine.")
+@option(
+    "--output",
+    type=click.Choice(["live", "commit"]),
+    help="Show output at once, or when a checkpoint has it (the key wasmsr/output).",
+)
 @click.option(
     "--compat", type=click.Choice(["bacalhau"]), help="Behave as this system, where we differ."
 )
 @state_option
 @as_object
 def run(
-    file: str, changes: tuple[str, ...], state_dir: str | None, compat: str | None, **values: Any
+    file: str,
+    changes: tuple[str, ...],
+    state_dir: str | None,
+    compat: str | None,
+    output: str | None,
+    **values: Any,
 ) -> int:
     """Carry out the command; RUN is its help text."""
     from wasmsr.jobs.failures import JobError
@@ -86,7 +96,7 @@ def run(
         job_file(file),
         shown,
         Path.cwd() if file == "-" else Path(file).absolute().parent,
-        changes,
+        (*changes, f"Meta.wasmsr/output={output}") if output else changes,
         values["allowed"],
         values["labels"],
         compat is not None,

@@ -18,7 +18,7 @@ from wasmsr.cli.jobs.job_options import (
     shown_time,
     state_option,
 )
-from wasmsr.cli.options.tool_options import WIDE, as_object, print_blocks, print_object
+from wasmsr.cli.options.tool_options import WIDE, as_object, option, print_blocks, print_object
 from wasmsr.cli.words.messages import say
 from wasmsr.errors import printable
 
@@ -58,7 +58,9 @@ SERVICE = """Runs the jobs of a folder. The other commands start this one when i
 
 It ends when no job is left; with --stay it waits for more. SIGTERM and Ctrl-C end it: executions
 that run are saved, and go on when the next command starts it again. If it is killed, they go on
-from a checkpoint, are begun again, or fail, as the job says (wasmsr/onLoss)."""
+from a checkpoint, are begun again, or fail, as the job says (wasmsr/onLoss).
+
+The variable WASMSR_SPANS does what --spans does, also for a service that another command starts."""
 
 METRICS = """Prints what is counted of the jobs, in the text format of Prometheus.
 
@@ -188,9 +190,10 @@ def job_metrics(state_dir: str | None, as_json: bool) -> None:
 @click.command(help=SERVICE, short_help="run the jobs of a folder", context_settings=WIDE)
 @click.option("--stay", is_flag=True, help="Do not end when no job is left.")
 @click.option("--metrics", metavar="[HOST:]PORT", help="Serve metrics for Prometheus there.")
+@option("--spans", metavar="URL", help="Send a span of each execution to this OTLP collector.")
 @click.option("--ready", type=int, hidden=True)
 @state_option
-def service(stay: bool, metrics: str | None, ready: int | None, state_dir: str | None) -> int:
+def service(stay: bool, metrics: str | None, state_dir: str | None, **values: Any) -> int:
     """Carry out the command; SERVICE is its help text."""
     from wasmsr.jobs.service.job_service import IDLE_SECONDS, serve
 
@@ -208,7 +211,16 @@ def service(stay: bool, metrics: str | None, ready: int | None, state_dir: str |
             client = open_things.enter_context(open_jobs(state_dir))
             served = serve_metrics(JobListMetrics(client.jobs, time.time), address, JOB_ROWS)
             open_things.callback(served.stop)
-        if not serve(home, ready, idle=float("inf") if stay else IDLE_SECONDS):
+        given: dict[str, Any] = {"idle": float("inf") if stay else IDLE_SECONDS}
+        if values["spans"] is not None:
+            from wasmsr import __version__
+            from wasmsr.http.job_spans import JobSpans
+            from wasmsr.http.tracing import collector
+
+            spans = JobSpans(collector(values["spans"]), __version__)
+            open_things.callback(spans.close)
+            given["note"] = spans.take
+        if not serve(home, values["ready"], **given):
             say(f"another process runs the jobs of {home.path}", "error")
             return 1
     return 0

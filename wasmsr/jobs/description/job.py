@@ -10,9 +10,11 @@ from wasmsr.jobs.description.quantities import read_bytes, read_cpu
 
 JobType = Literal["batch", "ops", "daemon", "service"]
 OnLoss = Literal["fail", "restart", "restore"]
+OutputMode = Literal["live", "commit"]
 
 SNAPSHOT_EVERY: Final = "wasmsr/snapshotEvery"
 ON_LOSS: Final = "wasmsr/onLoss"
+OUTPUT: Final = "wasmsr/output"
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
@@ -188,6 +190,7 @@ class Job:
         meta: Notes.
         snapshot_every: Seconds between two snapshots of an execution, or None.
         on_loss: What becomes of an execution whose server is lost.
+        output: When its log shows output: at once, or when a checkpoint has it.
     """
 
     task: Task
@@ -201,6 +204,7 @@ class Job:
     meta: Mapping[str, str] = field(default_factory=dict)
     snapshot_every: float | None = None
     on_loss: OnLoss = "restart"
+    output: OutputMode = "live"
 
 
 def read_span(text: str) -> float:
@@ -239,6 +243,7 @@ def job_from(data: Mapping[str, Any]) -> Job:
         meta=dict(meta),
         snapshot_every=None if every is None else read_span(every),
         on_loss=meta.get(ON_LOSS, "restart"),
+        output=meta.get(OUTPUT, "live"),
     )
 
 
@@ -284,6 +289,7 @@ def _resources(data: Mapping[str, str]) -> Resources:
 
 __all__ = [
     "ON_LOSS",
+    "OUTPUT",
     "SNAPSHOT_EVERY",
     "Constraint",
     "InputSource",
@@ -291,6 +297,7 @@ __all__ = [
     "JobType",
     "Network",
     "OnLoss",
+    "OutputMode",
     "Publisher",
     "Resources",
     "ResultPath",

@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from wasmsr.jobs.description.job import ON_LOSS, SNAPSHOT_EVERY, read_span
+from wasmsr.jobs.description.job import ON_LOSS, OUTPUT, SNAPSHOT_EVERY, read_span
 from wasmsr.jobs.description.quantities import read_bytes, read_cpu
 from wasmsr.jobs.description.schema import Problem, name_of
 from wasmsr.jobs.description.yaml_tree import Path
@@ -45,12 +45,16 @@ def _attempt(path: Path, read: Callable[[str], object], text: str) -> Iterator[P
 
 
 def _meta(meta: Mapping[str, str]) -> Iterator[Problem]:
-    known = (SNAPSHOT_EVERY, ON_LOSS)
+    known = (SNAPSHOT_EVERY, ON_LOSS, OUTPUT)
     for key in meta:
         if key.startswith(OURS) and key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {' and '.join(known)}"
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             yield Problem(("Meta", key), f"Meta has no key {key}", hint)
+    if meta.get(OUTPUT) == "commit" and meta.get(ON_LOSS) != "restore":
+        hint = f"give it {ON_LOSS}: restore, and {SNAPSHOT_EVERY}"
+        sentence = f"{OUTPUT}: output is held until a checkpoint only if {ON_LOSS} is restore"
+        yield Problem(("Meta", OUTPUT), sentence, hint)
     if SNAPSHOT_EVERY in meta:
         yield from _attempt(("Meta", SNAPSHOT_EVERY), read_span, meta[SNAPSHOT_EVERY])
 

@@ -21,7 +21,7 @@ from wasmsr.executor.port import FRAMES, ID_BYTES, ExecutorError, ProgramStatus
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.jobs.execution.archive import write_archive
 from wasmsr.jobs.execution.compat import Manner
-from wasmsr.jobs.execution.log import LogWatch, rewind_log
+from wasmsr.jobs.execution.log import ALL, LogWatch, commit_log, rewind_log
 from wasmsr.jobs.execution.prepared import Prepared, start_error
 from wasmsr.jobs.execution.requests import (
     ExecutionFolder,
@@ -159,12 +159,19 @@ class Execution:
         """Return a new worker that has the program. Raises JobError."""
         worker = self.prepared.worker(self._rules.parents)
         try:
+            self._commit(0 if self._saved is None else self._saved.ends[FRAMES_FILE])
             put(worker, self._program)
         except BaseException as error:
             _end_worker(worker)
             reap(worker.pid, 1)
             raise start_error(error, self.prepared) from error
         return worker
+
+    def _commit(self, end: int) -> None:
+        """Let readers see the log up to an offset, if it is held. Raises OSError."""
+        if self.prepared.request.output == "commit":
+            commit_log(self.folder.log, end)
+            self.watch.tell()
 
     def _have(self, worker: ProcessExecutor, *, runs: bool, paused: bool) -> None:
         """Have a worker, and wait for it.
@@ -262,6 +269,7 @@ class Execution:
         """Write the results, and tell everybody who waits."""
         limits = self.prepared.request.output_limits
         try:
+            self._commit(ALL)
             result = write_results(self.folder, limits, code, error, self._rules.manner)
         except OSError as problem:
             sentence = f"the results cannot be written: {problem.strerror or problem}"
@@ -360,18 +368,24 @@ class Execution:
             root = bytes.fromhex(saved.root)
             folder = os.fspath(self.folder.saved)
             worker.restore(folder, root, spec, program=program, streams=STREAMS)
+            self._commit(saved.ends[FRAMES_FILE])
             # Noted before it runs on: if it is lost from now on, `on_loss` decides.
             self._saved = saved.taken(self.folder)
             self._ran = realtime.Stopwatch(saved.ran)
 
         return put
 
-    def adopting(self, snapshot: int) -> Begin:
-        """Return what puts the program into a worker as a snapshot, a descriptor, has it."""
+    def adopting(self, snapshot: int, fork: int = 0) -> Begin:
+        """Return what puts the program into a worker as a snapshot, a descriptor, has it.
+
+        Args:
+            snapshot: The descriptor.
+            fork: The number of the fork that it is; 0 for none.
+        """
         spec = self.prepared.run().as_dict()
 
         def put(worker: ProcessExecutor, program: bytes) -> None:
-            worker.adopt(snapshot, spec, program=program, streams=STREAMS)
+            worker.adopt(snapshot, spec, program=program, streams=STREAMS, fork=fork)
 
         return put
 
@@ -526,6 +540,7 @@ class Execution:
             point = JobCheckpoint.of(done, self.folder, ran, left=left, paused=paused)
             with self._lock:
                 self._saved, self._tries = point, 0
+            self._commit(point.ends[FRAMES_FILE])
         self._rules.note("checkpoint", self.id, bytes=done["size"])
         return point
 

@@ -21,6 +21,12 @@ from wasmsr.jobs.failures import JobError
 
 REWINDS: Final = "rewinds"
 
+COMMITTED: Final = "committed"
+"""The file that says how much of the log may be shown, if it is held until a checkpoint."""
+
+ALL: Final = 1 << 62
+"""What it says when all may be shown."""
+
 READ: Final = 1 << 20
 """Bytes that are read at a time; a frame that is longer is read alone."""
 
@@ -178,6 +184,19 @@ def read_log(
                 watch.leave()
 
 
+def commit_log(folder: Path, end: int) -> None:
+    """Let readers see a log up to an offset; from the first call on they see no more.
+
+    Raises:
+        OSError: It cannot be noted.
+    """
+    file = os.open(folder / COMMITTED, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.pwrite(file, _OFFSET.pack(end), 0)
+    finally:
+        os.close(file)
+
+
 def rewind_log(folder: Path, ends: dict[str, int]) -> None:
     """Cut a log where a checkpoint has it, durably. Readers hear of it first.
 
@@ -223,6 +242,13 @@ class _Reader:
         except OSError:
             return 0
 
+    def _shown(self) -> int:
+        """Return how far the log may be shown."""
+        try:
+            return int(_OFFSET.unpack((self._folder / COMMITTED).read_bytes())[0])
+        except (OSError, struct.error):
+            return ALL
+
     @property
     def was_cut(self) -> bool:
         """Whether the log was cut since `items` looked."""
@@ -245,6 +271,9 @@ class _Reader:
         """Yield what is there from `offset` on."""
         while True:
             yield from self._rewound()
+            shown = self._shown()  # before the log is read, which may be cut and grow meanwhile
+            if self.offset >= shown:
+                return
             data = os.pread(self._file, READ, self.offset)
             if len(data) >= HEAD:
                 length = self._head(data, 0)[1]
@@ -256,7 +285,7 @@ class _Reader:
             view = memoryview(data)
             while len(data) - at >= HEAD:
                 stream, length = self._head(data, at)
-                if len(data) - at < HEAD + length:
+                if len(data) - at < HEAD + length or self.offset >= shown:
                     break
                 begin, at = at + HEAD, at + HEAD + length
                 end = self.offset + HEAD + length
@@ -282,7 +311,7 @@ class _Reader:
         Both streams count, in the order in which they were written.
         """
         if count <= 0:
-            self.offset = os.fstat(self._file).st_size
+            self.offset = min(os.fstat(self._file).st_size, self._shown())
             return None
         begin, found, total, whole = self.offset, deque[tuple[int, int]](), 0, True
         for item in self.items():
@@ -311,4 +340,13 @@ class _Reader:
         return LogFrame(item.stream, item.data[at:], item.offset, item.end)
 
 
-__all__ = ["LogFrame", "LogItem", "LogRewound", "LogWatch", "read_log", "rewind_log"]
+__all__ = [
+    "ALL",
+    "LogFrame",
+    "LogItem",
+    "LogRewound",
+    "LogWatch",
+    "commit_log",
+    "read_log",
+    "rewind_log",
+]

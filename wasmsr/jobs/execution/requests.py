@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from wasmsr.errors import printable
-from wasmsr.jobs.description.job import Network, OnLoss, Resources, WasmEngine
+from wasmsr.jobs.description.job import Network, OnLoss, OutputMode, Resources, WasmEngine
 from wasmsr.jobs.failures import JobError
 
 RETURNED = 2048
@@ -88,6 +88,8 @@ class ExecutionRequest:
         snapshot_every: Seconds between two checkpoints; None writes none.
         on_loss: What becomes of it when its worker process is lost: "fail", "restart" from the
             beginning, or "restore" from the last checkpoint.
+        output: "live", or "commit": the log shows output when a checkpoint has it, and the rest at
+            the end. So no reader sees what is taken back. It needs "restore".
     """
 
     execution_id: str
@@ -103,6 +105,7 @@ class ExecutionRequest:
     timeout: float | None = None
     snapshot_every: float | None = None
     on_loss: OnLoss = "fail"
+    output: OutputMode = "live"
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> ExecutionRequest:
@@ -217,6 +220,10 @@ def check_request(request: ExecutionRequest) -> None:
             )
     if request.on_loss not in ("fail", "restart", "restore"):
         raise _wrong(f"on_loss: {request.on_loss!r} is none of fail, restart, restore")
+    if request.output not in ("live", "commit"):
+        raise _wrong(f"output: {request.output!r} is none of live, commit")
+    if request.output == "commit" and request.on_loss != "restore":
+        raise _wrong("output is held until a checkpoint only if on_loss is restore")
     for name in request.env:
         if not name or "=" in name:
             raise _wrong(f"{printable(name, 80)!r} is no name of a variable")

@@ -65,6 +65,9 @@ PEER_SENTENCE = (
     "• Node {}: job already executed on this node more than once"
 )
 
+STANDING = {"pause": "Paused", "resume": "Running"}
+"""What the list says of an execution that was paused, or that runs on."""
+
 LOST = "the process that ran it has ended"
 
 
@@ -391,7 +394,10 @@ class JobService:
         except OSError as error:
             self._jobs.answer(request.number, f"{request.argument}: {error.strerror or error}")
         else:
-            self._jobs.note(one.row.job, one.row.id, request.kind.title(), "", request.argument)
+            if request.kind in STANDING:
+                one.say(STANDING[request.kind], request.kind.title())
+            else:
+                self._jobs.note(one.row.job, one.row.id, request.kind.title(), "", request.argument)
             self._jobs.answer(request.number, "")
 
 
@@ -403,13 +409,20 @@ def saved_in(folder: str) -> JobCheckpoint | None:
     return JobCheckpoint.read(ExecutionFolder(Path(folder))) if folder else None
 
 
-def serve(home: JobHome, ready: int | None = None, *, idle: float = IDLE_SECONDS) -> bool:
+def serve(
+    home: JobHome,
+    ready: int | None = None,
+    *,
+    idle: float = IDLE_SECONDS,
+    note: Callable[..., None] = lambda event, id, **values: None,
+) -> bool:
     """Run the jobs of a folder until nothing is left to do, or SIGTERM or SIGINT comes.
 
     Args:
         home: The folder.
         ready: A descriptor to which "+" is written when this process has the lock; it is closed.
         idle: Seconds for which the process stays when nothing is left to do.
+        note: Gets events of executions; see `Executor`.
 
     Returns:
         Whether this process ran the jobs; False if another one does.
@@ -420,7 +433,7 @@ def serve(home: JobHome, ready: int | None = None, *, idle: float = IDLE_SECONDS
     if lock is None:
         return False
     engines: Callable[[bool], RunEngine] = lambda compat: Executor(  # noqa: E731
-        home.path / "executions", compat="bacalhau" if compat else None
+        home.path / "executions", compat="bacalhau" if compat else None, note=note
     )
     service = JobService(home, engines, idle=idle)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -108,6 +108,7 @@ class RunningExecution:
         self._reason: list[str] = []
         self._dead = False
         self._over = threading.Event()
+        self._noting = threading.RLock()
 
     @property
     def name(self) -> str:
@@ -143,6 +144,12 @@ class RunningExecution:
             with suppress(WasmsrError):
                 self._engine.cancel(self.name)
 
+    def say(self, message: str, topic: str) -> None:
+        """Have the list say something of it while its program runs."""
+        with self._noting:
+            if self.row.state == "Running":
+                self._set("Running", message, topic)
+
     def settled(self, seconds: float) -> bool:
         """Return whether its thread ends within so many seconds, with all noted that happened."""
         return self._over.wait(seconds)
@@ -170,8 +177,9 @@ class RunningExecution:
             self._over.set()
 
     def _set(self, state: Any, message: str = "", topic: str = "Execution", **values: Any) -> None:
-        if not self._dead:
-            self.row = self._jobs.set_run(self.row, state, message, topic, **values)
+        with self._noting:
+            if not self._dead:
+                self.row = self._jobs.set_run(self.row, state, message, topic, **values)
 
     def _fail(self, message: str, exit_code: int, hint: str | None = None) -> None:
         stop = self._stop()
@@ -200,7 +208,9 @@ class RunningExecution:
         with self._lock:
             self._started = True
             stop = self._stop()
-        self._set("Running", "Running", started=time.time(), folder=str(folder))
+        paused = self._engine.describe(self.name).state == "paused"
+        said = "Paused" if paused else "Running"
+        self._set("Running", said, started=time.time(), folder=str(folder))
         if stop is not None:
             with suppress(WasmsrError):
                 self._engine.cancel(self.name)
@@ -300,6 +310,7 @@ def request_of(
         "timeout": float(task.timeouts.execution) or None,
         "snapshot_every": job.snapshot_every,
         "on_loss": job.on_loss,
+        "output": job.output,
     }
 
 

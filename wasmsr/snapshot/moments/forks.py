@@ -14,6 +14,7 @@ from wasmsr.interp.types import FuncType, ValType
 
 if TYPE_CHECKING:
     from wasmsr.interp.store.instance import Imports
+    from wasmsr.interp.store.store import Store
 
 MODULE: Final = "wasmsr"
 """The module name of imports about forks."""
@@ -37,4 +38,33 @@ def fork_imports(number: int) -> Imports:
     return {MODULE: {NUMBER: answer}}
 
 
-__all__ = ["HOOK", "HOOK_TYPE", "MODULE", "NUMBER", "fork_imports"]
+def hooks_of(store: Store) -> list[int]:
+    """Return the addresses of the functions that a fork of this store calls first."""
+    return [
+        instance.address(export.kind, export.index)
+        for instance in store.instances
+        for export in instance.module.exports
+        if export.name == HOOK and export.type == HOOK_TYPE
+    ]
+
+
+def call_hooks(store: Store, hooks: list[int], number: int, fresh: bytes) -> None:
+    """Let a fork that does not run yet call its hooks before all else.
+
+    Args:
+        store: The fork.
+        hooks: As `hooks_of` gives them.
+        number: Its number.
+        fresh: 16 random bytes.
+    """
+    low, high = (int.from_bytes(half, "little", signed=True) for half in (fresh[:8], fresh[8:]))
+    for address in hooks:
+        hook = store.function(address)
+        if store.frames():
+            store.push_call(hook, number, low, high)
+        else:  # between two calls: the hook is the next one
+            store.enqueue(hook, number, low, high)
+            store.queue.insert(0, store.queue.pop())
+
+
+__all__ = ["HOOK", "HOOK_TYPE", "MODULE", "NUMBER", "call_hooks", "fork_imports", "hooks_of"]

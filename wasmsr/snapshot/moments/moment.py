@@ -17,7 +17,7 @@ from wasmsr import realtime
 from wasmsr.errors import SnapshotError, WasmsrError
 from wasmsr.snapshot.memory.adoption import base_of
 from wasmsr.snapshot.memory.bases import MemoryBases
-from wasmsr.snapshot.moments.forks import HOOK, HOOK_TYPE, fork_imports
+from wasmsr.snapshot.moments.forks import call_hooks, fork_imports, hooks_of
 from wasmsr.snapshot.moments.images import MemoryImage
 
 if TYPE_CHECKING:
@@ -136,12 +136,7 @@ class Moment:
         self.wasi = wasi
         self.foreign = False
         """Whether it comes from a snapshot, and not from a running store with its functions."""
-        self._hooks = [
-            instance.address(export.kind, export.index)
-            for instance in held.instances
-            for export in instance.module.exports
-            if export.name == HOOK and export.type == HOOK_TYPE
-        ]
+        self._hooks = hooks_of(held)
 
     @classmethod
     def of_state(
@@ -282,17 +277,8 @@ class Moment:
         return store
 
     def _call_hooks(self, store: Store, number: int) -> None:
-        if not self._hooks:
-            return
-        fresh = self._fresh(number)
-        low, high = (int.from_bytes(half, "little", signed=True) for half in (fresh[:8], fresh[8:]))
-        for address in self._hooks:
-            hook = store.function(address)
-            if store.frames():
-                store.push_call(hook, number, low, high)
-            else:  # between two calls: the hook is the next one
-                store.enqueue(hook, number, low, high)
-                store.queue.insert(0, store.queue.pop())
+        if self._hooks:
+            call_hooks(store, self._hooks, number, self._fresh(number))
 
     def _fresh(self, number: int) -> bytes:
         """Return 16 random bytes for a fork; those of a deterministic program follow from its
