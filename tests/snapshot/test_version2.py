@@ -152,6 +152,34 @@ def test_the_digest_of_a_space_is_that_of_the_document() -> None:
             assert tree.root() == _root(pages)
 
 
+def test_runs_of_pages_are_taken_and_returned_at_once() -> None:
+    chance = random.Random(6)
+    for size in (1, 17, 300, 5000):
+        tree, other = SpaceTree(size), SpaceTree(size)
+        for _ in range(6):
+            cuts = sorted(chance.sample(range(size + 1), min(size + 1, 40)))
+            runs = [(one, two - one) for one, two in zip(cuts[::2], cuts[1::2], strict=False)]
+            digests = chance.randbytes(32 * sum(count for _, count in runs))
+            tree.set_runs(iter(runs), digests)
+            at = 0
+            for first, count in runs:
+                other.set_leaves(first, digests[at : at + 32 * count])
+                at += 32 * count
+            assert tree.leaves_of(runs) == digests
+            assert tree.leaves() == other.leaves()
+            assert tree.root() == other.root() == _root_of_leaves(tree.leaves())
+
+
+def _root_of_leaves(leaves: bytes) -> bytes:
+    level = [leaves[at : at + 32] for at in range(0, len(leaves), 32)]
+    zero = sha256(bytes(PAGE)).digest()
+    while len(level) > 1:
+        level += [zero] * (-len(level) % 16)
+        level = [sha256(b"".join(level[i : i + 16])).digest() for i in range(0, len(level), 16)]
+        zero = sha256(zero * 16).digest()
+    return level[0]
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_chain_of_increments_is_the_state(seed: int) -> None:
     """Pages are written, cleared and added; what is told as dirty has pages too many at times."""

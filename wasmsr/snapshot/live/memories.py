@@ -50,11 +50,7 @@ class LiveMemory:
             raise FormatError(f"{count} pages of {self.name} came with {len(data)} bytes")
         digests = memoryview(page_digests(data))
         scatter(data, runs, self.data)
-        at = 0
-        for first, pages in zip(runs[::2], runs[1::2], strict=True):
-            end = at + pages * DIGEST
-            self.tree.set_leaves(first, digests[at:end])
-            at = end
+        self.tree.set_runs(zip(runs[::2], runs[1::2], strict=True), digests)
 
     def clear(self, runs: Runs) -> Runs:
         """Make pages zeros; return those that were not. Raises FormatError."""

@@ -211,7 +211,7 @@ def _batch(
     data = gather(view, runs)
     digests = page_digests(data)
     pairs = pairs_of(runs)
-    known = b"".join(tree.leaves(first, count) for first, count in pairs)
+    known = tree.leaves_of(pairs)
     count = len(digests) // DIGEST
     changed = differences(digests, known, size=DIGEST)
     filled = differences(digests, ZERO_DIGEST * count, size=DIGEST)
@@ -219,10 +219,7 @@ def _batch(
     if image is not None:
         held = b"".join(_leaves(image, first, length) for first, length in pairs)
         others = bytearray(differences(digests, held, size=DIGEST))
-    at = 0
-    for first, length in pairs:
-        tree.set_leaves(first, digests[at : at + length * DIGEST])
-        at += length * DIGEST
+    tree.set_runs(pairs, digests)
     if changed.count(1) == filled.count(1) == others.count(1) == count:  # nearly always
         return PageBatch(number, runs, data, array("Q"))
     full, zeros, kept, there = _Pages(), _Pages(), _Pages(), _Pages()

@@ -11,7 +11,7 @@ Encryption Function", 1987.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 from wasmsr.snapshot.encoding.container import Buffer
@@ -90,6 +90,23 @@ class SpaceTree:
         if count:
             self._changed.update(range(first // CHILDREN, (first + count - 1) // CHILDREN + 1))
 
+    def set_runs(self, runs: Iterable[tuple[int, int]], digests: Buffer) -> None:
+        """Take the digests of runs of pages.
+
+        Args:
+            runs: First page and number of pages of each run.
+            digests: 32 bytes for each page, one run after the other.
+        """
+        leaves, changed, at = self._levels[0], self._changed, 0
+        for first, count in runs:
+            end = at + count * DIGEST
+            leaves[first * DIGEST : (first + count) * DIGEST] = digests[at:end]
+            if count == 1:
+                changed.add(first // CHILDREN)
+            elif count:
+                changed.update(range(first // CHILDREN, (first + count - 1) // CHILDREN + 1))
+            at = end
+
     def set_zeros(self, first: int, count: int) -> None:
         """Note that pages are zeros now."""
         self.set_leaves(first, _ZEROS[0] * count)
@@ -108,6 +125,10 @@ class SpaceTree:
         end = self._pages if count is None else first + count
         return bytes(memoryview(self._levels[0])[first * DIGEST : end * DIGEST])
 
+    def leaves_of(self, runs: Sequence[tuple[int, int]]) -> bytes:
+        """Return the digests of runs of pages, 32 bytes each, one run after the other."""
+        return bytes(_parts(self._levels[0], runs, DIGEST))
+
     def root(self) -> bytes:
         """Return the digest (32 bytes) of the whole space."""
         changed = self._changed
@@ -115,11 +136,14 @@ class SpaceTree:
             below, nodes = self._levels[level - 1], self._levels[level]
             last = len(below) // _NODE
             whole = sorted(node for node in changed if node < last)
-            for first, count in _runs(whole):
-                digests = digest_blocks(
-                    memoryview(below)[first * _NODE : (first + count) * _NODE], _NODE
-                )
-                nodes[first * DIGEST : (first + count) * DIGEST] = digests
+            runs = list(_runs(whole))
+            # In one call: when a program is paused for a move, they are hundreds of runs.
+            blocks = digest_blocks(_parts(below, runs, _NODE), _NODE) if runs else b""
+            at = 0
+            for first, count in runs:
+                end = at + count * DIGEST
+                nodes[first * DIGEST : (first + count) * DIGEST] = blocks[at:end]
+                at = end
             if last in changed and last * _NODE < len(below):
                 edge = bytes(below[last * _NODE :])
                 edge += _ZEROS[level - 1] * (CHILDREN - len(edge) // DIGEST)
@@ -135,6 +159,14 @@ class SpaceTree:
         other._changed = set(self._changed)
         other._pages = self._pages
         return other
+
+
+def _parts(data: bytearray, runs: Sequence[tuple[int, int]], size: int) -> Buffer:
+    """Return runs of parts of `size` bytes, one after the other."""
+    if len(runs) == 1:
+        ((first, count),) = runs
+        return memoryview(data)[first * size : (first + count) * size]
+    return b"".join([data[first * size : (first + count) * size] for first, count in runs])
 
 
 def _runs(numbers: Iterable[int]) -> Iterable[tuple[int, int]]:
