@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ownership.model.broken import BROKEN
+from tests.ownership.model.broken import BROKEN, LATE_SWAPS
 from tests.ownership.model.caught import DEEP, caught
 from tests.ownership.model.explore import Model, Search
 from tests.ownership.model.node import Bounds
@@ -22,6 +22,7 @@ QUICK = (
     "a watch without a margin for clocks",
     "a source without an answer reads, and runs on",
     "a destination keeps the state of an attempt that is over",
+    *LATE_SWAPS,
 )
 """Variants that are tried in each run, because they are caught fast."""
 SOME = random.Random(11).sample(sorted(set(BROKEN) - set(QUICK) - set(DEEP)), 5)
@@ -41,6 +42,16 @@ def test_all_states_of_two_nodes_in_small_bounds() -> None:
     search = Search(Model(bounds), sample=4)
     assert search.run(400_000), "the bounds are larger than they should be"
     assert len(search.seen) > 5_000
+
+
+def test_a_source_makes_its_swap_late() -> None:
+    """Two nodes, two epochs, one move, in which one end is killed."""
+    search = Search(Model(Bounds(2, 2, 2, 1, 1, effects=False)), sample=16, parents=True)
+    search.run(40_000)
+    assert search.parents is not None
+    steps = {name for _, name in search.parents.values()}
+    assert steps >= {"asks for the swap late", "ends what its journal offers"}
+    assert "reads what became of the attempt" in steps
 
 
 def test_a_search_is_continued(tmp_path: Path) -> None:

@@ -18,6 +18,17 @@ def _row(state: S, event: E, after: S | None) -> Rules:
     return Rules(rows={(state, event): after})
 
 
+LATE_SWAPS: dict[str, Rules] = {
+    "a source that gives an attempt up does not write so before the program runs on": _rule(
+        "aborted first"
+    ),
+    "a late swap does not look who owns the program": _rule("a late swap is the owner's"),
+    "a destination drops what the journal of a killed source still offers": _rule(
+        "offered until settled"
+    ),
+}
+"""A source that was killed between READY and the swap makes the swap when it is started again."""
+
 BROKEN: dict[str, Rules] = {
     # The register.
     "a swap compares nothing": _rule("compare"),
@@ -67,6 +78,7 @@ BROKEN: dict[str, Rules] = {
     "a destination keeps the state of an attempt that is over": _row(S.RECEIVED, E.DROPPED, None),
     "a destination drops a state without a look at the record": _rule("a reading before the drop"),
     "who gives the program back runs on": _rule("release discards"),
+    **LATE_SWAPS,
     # Effects.
     "the receiver takes effects of older epochs": _rule("the receiver refuses"),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.ownership.model.broken import BROKEN
+from tests.ownership.model.broken import BROKEN, LATE_SWAPS
 from tests.ownership.model.explore import Model, Search, Violation
 from tests.ownership.model.node import Bounds
 
@@ -19,6 +19,7 @@ DEEP: dict[str, tuple[Bounds, int]] = {
     "a destination that was started again does not ask": (
         Bounds(2, 3, 3, 1, 1, effects=False), 3_000_000
     ),
+    **dict.fromkeys(LATE_SWAPS, (Bounds(2, 2, 2, 1, 1, effects=False), 300_000)),
 }  # fmt: skip
 """Variants whose violations are deep: their bounds, and how many states to search."""
 

@@ -4,7 +4,9 @@
    there are never two.
 2. No effect of an older epoch counts after one of a newer epoch; every effect of the owner counts.
 3. An epoch has one owner, and the record never goes back.
-4. From every state, when all are up and all messages arrive, exactly one node runs the program, and
+4. No state of a move is dropped while a swap that hands it over can still count, and no late swap
+   hands a state over from which the program has gone on.
+5. From every state, when all are up and all messages arrive, exactly one node runs the program, and
    nobody is in doubt. (This is tried for a part of the states, chosen by their hash.)
 """
 
@@ -42,6 +44,7 @@ MIX = 0x9E3779B97F4A7C15
 """Spreads the states that are settled over all of them (the golden ratio)."""
 
 STATE = NODE["state"][1]
+JOURNALED = NODE["journaled"][1] << NODE["journaled"][0]
 FROZEN = NODE["frozen"][1] << NODE["frozen"][0]
 
 SETTLE_STEPS = 300
@@ -50,7 +53,9 @@ SETTLE_STEPS = 300
 ORDER = (
     "thaw", "an effect arrives", "NOTICE", "ADOPT", "a late question arrives", "register answers",
     "DONE", "GRANTED", "GRANTED_LATE", "RENEWED", "RENEWED_LATE", "REFUSED", "STALE", "MOVED",
-    "an answer that nobody waits for", "DECIDED", "DECIDED_LATE", "DROPPED", "READY",
+    "an answer that nobody waits for", "the late swap is answered",
+    "reads what became of the attempt", "asks for the swap late", "ends what its journal offers",
+    "DECIDED", "DECIDED_LATE", "DROPPED", "READY",
     "READY of another attempt", "Commit of another attempt", "an offer is lost", "GIVE_UP",
     "TWO_THIRDS", "DEADLINE", "no answer", "claims again", "renews", "observes", "TAKE", "CREATE",
 )  # fmt: skip
@@ -103,13 +108,21 @@ class Model:
         """All steps of a node but for the clock."""
         found = self._alone(me, state)
         value = state[me + 1]
-        if value & STATE != RECEIVED or value & FROZEN:
+        if value & FROZEN:
+            return found
+        if value & JOURNALED and value & STATE == NONE:
+            n = node(value)
+            if n.ask or n.answer or not n.fresh:
+                return found
+            step = self.nodes[me].settles(state[0], value, state[n.to + 1])
+            return found if step is None else [*found, step]
+        if value & STATE != RECEIVED:
             return found
         n = node(value)
         source = state[n.source + 1]
         if source & FROZEN or self.nodes[n.source].tries(source, n.attempt):
             return found
-        step = self.nodes[me].dropped(state[0], value)
+        step = self.nodes[me].dropped(state[0], value, source)
         return found if step is None else [*found, step]
 
     def _alone(self, me: int, state: State) -> list[Step]:
@@ -218,7 +231,7 @@ class Model:
                 return False
             if n.state == RUNNING and w.owner == self.nodes[me].id(n) and w.epoch == n.epoch:
                 running += 1
-            elif n.state != NONE:
+            elif n.state != NONE or n.journaled:
                 return False
         return bool(running == (w.epoch > 0))  # without a record the program never began
 

@@ -16,7 +16,9 @@ from tests.ownership.model.state import (
     NOBODY,
     NOT_FRESH,
     NOT_FRESH_LATE,
+    OFFERED,
     OTHER,
+    RAN_ON,
     RELEASE,
     RENEW,
     WATCH,
@@ -101,11 +103,11 @@ class Node:
         return True
 
     def add(self, name: str, w: Fields, n: Fields, **more: object) -> None:
-        if n.state == NONE:  # whoever has nothing remembers nothing of it
-            n.epoch = n.attempt = n.to = n.to_renamed = n.left = n.pending = n.slow = (
-                n.slow_pending
-            ) = 0
-        elif n.state in (RUNNING, ORPHAN, HELD, ASKING, STRANDED, CLAIMING):
+        if n.state == NONE:  # whoever has nothing remembers nothing of it, but for the journal
+            n.left = n.pending = n.slow = n.slow_pending = 0
+            if not n.journaled:
+                n.epoch = n.attempt = n.to = n.to_renamed = 0
+        elif n.state in (RUNNING, ORPHAN, HELD, ASKING, STRANDED, CLAIMING) and not n.journaled:
             n.to = n.to_renamed = 0
         if n.state not in (NONE, RECEIVED):
             n.watch = n.fast = 0
@@ -172,6 +174,8 @@ class Node:
                 epoch = n.epoch + (n.ask == MOVE)
                 owner = self._target(n)
                 done, wrong = self._swap(w, n, n.ask, n.ask_fresh, epoch, owner, n.attempt)
+                if done and n.ask == MOVE and n.journaled == RAN_ON:
+                    wrong = "an old state is handed over: the program has run since"
                 if doubled and self.not_fresh == NOT_FRESH and not (done and n.ask == RENEW):
                     continue  # the second one finds another record, and changes nothing
                 if doubled:
@@ -237,9 +241,12 @@ class Node:
                 continue
             before = n.state
             self._no_question(n, keep)
-            if before == HANDING and "settle by read" in self.without:
+            if before == NONE and n.journaled:
+                n.fresh = n.ending = 0  # it reads the record again
+            elif before == HANDING and "settle by read" in self.without:
                 mine = w.owner == self.id(n) and w.epoch == n.epoch
                 n.state = RUNNING if mine and n.left else ASKING if mine else NONE
+                n.journaled = 0
             elif not self.go(n, E.SILENT):
                 continue
             self.add("no answer", w, n)
@@ -247,6 +254,9 @@ class Node:
     def _answer(self, w: Fields, n: Fields, done: bool, mine: bool) -> None:
         lasts, before, at = n.pending > 0, n.state, n.attempt
         message, wrong = None, ""
+        if before == NONE and n.journaled:
+            self._settled(w, n, done)
+            return
         if before == CLAIMING:
             event = claim_event(done=done, lasts=lasts)
         elif before == HANDING:
@@ -274,10 +284,19 @@ class Node:
         if n.state == NONE:
             n.watch, n.fast = (WATCH, 0) if n.fresh else (0, 0)
         if before == ASKING and n.state == RUNNING:
-            n.attempt = 0  # an attempt that was under way is over
+            self._runs_on(n)  # an attempt that was under way is over
+        elif n.state in (NONE, RUNNING):
+            n.journaled = 0
         if event is E.REFUSED and n.state == RUNNING:
             n.left = LEASE
         self.add(event.name, w, n, message=message, wrong=wrong)
+
+    def _runs_on(self, n: Fields) -> None:
+        """The program runs on: ABORTED is in the journal before it does."""
+        if n.journaled and "aborted first" in self.without:
+            n.journaled = RAN_ON
+        else:
+            n.journaled = n.attempt = 0
 
     # ---- questions -------------------------------------------------------------------------------
 
@@ -296,7 +315,7 @@ class Node:
                 n.fresh = 1
                 self.add("CREATE", w, n)
         n, w = node(n_packed), world(w_packed)
-        if n.state in (NONE, RECEIVED) and n.fresh and w.epoch and room:
+        if n.state in (NONE, RECEIVED) and n.fresh and w.epoch and room and not n.journaled:
             self._take(w, n)
         n, w = node(n_packed), world(w_packed)
         if n.state == CLAIMING:  # again, and the same
@@ -355,7 +374,7 @@ class Node:
         n, w = node(n_packed), world(w_packed)
         mine = w.owner == self.id(n) and w.epoch == n.epoch and not w.released
         if n.state == ASKING and mine and "asking renews by a swap" in self.without:
-            n.state, n.left = RUNNING, LEASE
+            n.state, n.left, n.journaled = RUNNING, LEASE, 0
             self._no_question(n)
             self.add("runs on after a reading", w, n)
         n, w = node(n_packed), world(w_packed)
@@ -390,6 +409,7 @@ class Node:
         named = w.owner == self.id(n) and w.epoch > 0
         if n.state in (ORPHAN, STRANDED) and named and "old workers first" in self.without:
             n.state, n.stray, n.fresh = NONE, int(n.state == ORPHAN), 1
+            n.journaled = 0
             self.add("a new supervisor leaves the old worker alone", w, n)
         n, w = node(n_packed), world(w_packed)
         gone = "permanent" in self.without and w.epoch and n.state == NONE and n.watch == 0
@@ -411,7 +431,7 @@ class Node:
                 n, w = node(n_packed), world(w_packed)
                 w.moves -= 1
                 w.attempts += 1
-                n.attempt, n.to = w.attempts, other
+                n.attempt, n.to, n.journaled = w.attempts, other, OFFERED
                 self.go(n, E.OFFER)
                 state = bits(offered=n.attempt, offered_epoch=n.epoch + 1, source=self.me)
                 self.add("OFFER", w, n, message=(other, *state))
@@ -431,7 +451,7 @@ class Node:
                 self.add("READY of another attempt", w, n)
         n, w = node(n_packed), world(w_packed)
         if n.state == OFFERING and not (n.ask or n.answer) and self.go(n, E.GIVE_UP):
-            n.attempt = 0
+            self._runs_on(n)
             self.add("GIVE_UP", w, n)
         self._arriving(w_packed, n_packed)
 
@@ -440,7 +460,7 @@ class Node:
         if n.offered:
             at, epoch, source = n.offered, n.offered_epoch, n.source
             n.offered = n.offered_epoch = 0
-            if n.state == NONE and not (n.ask or n.answer):
+            if n.state == NONE and not (n.ask or n.answer or n.journaled):
                 self.go(n, E.RECEIVE)
                 n.attempt, n.epoch = at, epoch
                 n.pending, n.slow_pending = LEASE, 0
@@ -516,17 +536,18 @@ class Node:
             self.add("SUPERVISOR_LOST", world(left), n)
         for journal in (True, False):
             n = node(n_packed)
-            if n.state == NONE and (journal or n.renamed or w.owner != self.id(n)):
+            asks = n.journaled and (n.ask or n.answer)
+            if n.state == NONE and not asks and (journal or n.renamed or w.owner != self.id(n)):
                 continue
             if not journal and n.renamed:
                 continue
             self._no_question(n)
             if not journal:
-                n.state, n.renamed = NONE, 1
+                n.state, n.renamed, n.journaled = NONE, 1, 0
             else:
                 self.go(n, E.CRASH)
             n.left, n.pending, n.armed, n.fresh, n.watch = 0, 0, 0, 0, 0
-            n.ready = n.ready_renamed = 0
+            n.ready = n.ready_renamed = n.ending = 0
             if n.state == RECEIVED and "a restarted destination asks" in self.without:
                 n.pending = LEASE
             name = "CRASH" if journal else "CRASH, and the journal is lost"
@@ -567,14 +588,19 @@ class Node:
     def tries(self, n_packed: int, attempt: int) -> bool:
         """What a source answers when the destination asks: whether it still tries the attempt."""
         n = node(n_packed)
-        return n.attempt == attempt and n.state in (OFFERING, HANDING, ASKING, STRANDED)
+        offered = n.journaled and "offered until settled" not in self.without
+        trying = n.state in (OFFERING, HANDING, ASKING, STRANDED)
+        return n.attempt == attempt and bool(trying or offered)
 
-    def dropped(self, w_packed: int, n_packed: int) -> Step | None:
+    def dropped(self, w_packed: int, n_packed: int, source: int) -> Step | None:
         """The step of a node that has a state, and hears that the attempt is over.
 
         It reads the record after that: the source has given the attempt up, or the register has
         decided for it.
         """
+        s = node(source)
+        asked = s.ask == MOVE and s.ask_fresh and s.attempt == node(n_packed).attempt
+        late = s.late == MOVE and s.late_fresh and s.late_attempt == node(n_packed).attempt
         self.found = []
         n, w = node(n_packed), world(w_packed)
         named = w.owner == self.id(n) and w.attempt == n.attempt
@@ -584,8 +610,45 @@ class Node:
             return None
         n.fresh = 0
         wrong = "the state of a move that was decided is lost" if named else ""
+        if (asked or late) and not s.renamed:
+            wrong = "a state is dropped, and a swap that hands it over can still count"
         self.add("DROPPED", w, n, wrong=wrong)
         return self.found[0]
+
+    # ---- a source that was killed while it moved the program -------------------------------------
+
+    def settles(self, w_packed: int, n_packed: int, other: int) -> Step | None:
+        """The step of a source that was started again: its journal offers an attempt to `other`."""
+        self.found = []
+        n, w = node(n_packed), world(w_packed)
+        mine = w.owner == self.id(n) and w.epoch == n.epoch and not w.released
+        if not mine and "a late swap is the owner's" not in self.without:
+            named = w.attempt == n.attempt and w.epoch == n.epoch + 1
+            commit = (n.to, *bits(commit=n.attempt)) if named else None
+            n.journaled = 0
+            self.add("reads what became of the attempt", w, n, message=commit)
+            return self.found[0]
+        o = node(other)
+        if o.frozen:
+            return None  # it may be READY
+        if o.state == RECEIVED and o.attempt == n.attempt:
+            n.ask, n.ask_fresh, n.to_renamed = MOVE, n.fresh, o.renamed
+            self.add("asks for the swap late", w, n)
+        else:
+            n.ask, n.ask_fresh, n.ending = RENEW, n.fresh, 1
+            self.add("ends what its journal offers", w, n)
+        return self.found[0]
+
+    def _settled(self, w: Fields, n: Fields, done: bool) -> None:
+        """The answer to a question of `settles`."""
+        fresh, ending = n.answer_fresh, n.ending
+        commit = (n.to, *bits(commit=n.attempt)) if done and not ending else None
+        self._no_question(n)
+        n.ending, n.fresh = 0, fresh if done else 0
+        if done:
+            n.journaled = 0
+            n.watch, n.fast = (WATCH, 0) if n.fresh else (0, 0)
+        self.add("the late swap is answered", w, n, message=commit)
 
     def wrong(self, w_packed: int, n_packed: int) -> str:
         """What is wrong with this node, or ""."""

@@ -28,6 +28,8 @@ NODE_FIELDS = {
     "attempt": 3,
     "to": 2,  # the destination of the offer
     "to_renamed": 1,  # which of its ids said READY
+    "journaled": 2,  # the journal offers the attempt: OFFERED or RAN_ON
+    "ending": 1,  # the question under way ends an attempt of the process before
     "armed": 3,  # an effect of this epoch has passed the check of the deadline
     "renamed": 1,  # the journal was lost, so the node has another id
     "stray": 1,  # an old worker runs beside (only in a broken variant)
@@ -65,6 +67,9 @@ WORLD_FIELDS = {
 CREATE, CLAIM, RENEW, MOVE, RELEASE = 1, 2, 3, 4, 5
 DONE, MINE, OTHER = 1, 2, 3
 NOBODY = 7
+OFFERED, RAN_ON = 1, 2
+"""What the journal says of an attempt: it is offered; so it says, but the program has run since
+(only in a broken variant)."""
 
 
 def _shifts(fields: dict[str, int]) -> dict[str, tuple[int, int]]:
