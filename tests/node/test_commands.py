@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,12 @@ def until(condition: Callable[[], Any], seconds: float = 40) -> None:
 class Shell:
     """A user's shell: one folder, one free port, and a node that may run there."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, host: str = "127.0.0.1", inside: Sequence[str] = ()) -> None:
+        """Make it; `inside` are the words before a command that let it run where `host` is."""
+        self.folder, self._inside = folder, inside
         with socket.socket() as trial:
             trial.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{trial.getsockname()[1]}"
+            self.address = f"{host}:{trial.getsockname()[1]}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("WASMSR_")}
         self.environ = {
             **kept,
@@ -46,7 +47,7 @@ class Shell:
 
     def node(self, *words: str, command: str | None = None) -> None:
         before = len(self.events("node"))
-        start = [command] if command else [sys.executable, "-m", "wasmsr"]
+        start = [*self._inside, *([command] if command else [sys.executable, "-m", "wasmsr"])]
         start += ["node", "--listen", self.address, "--json"]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
