@@ -68,6 +68,7 @@ PACKAGES = {
     "grpc": ("grpcio", "python3-grpcio"),
     "msgpack": ("msgpack", "python3-msgpack"),
     "opentelemetry": ("opentelemetry-exporter-otlp-proto-http", None),
+    "paho": ("paho-mqtt", "python3-paho-mqtt"),
     "platformdirs": ("platformdirs", "python3-platformdirs"),
     "prometheus_client": ("prometheus-client", "python3-prometheus-client"),
     "rich": ("rich", "python3-rich"),

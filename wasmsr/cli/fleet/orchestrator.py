@@ -1,0 +1,124 @@
+"""`wasmsr orchestrator`: says what runs where in a fleet of devices."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wasmsr.cli.options.tool_options import WIDE
+from wasmsr.errors import printable
+
+HELP = """Runs the orchestrator of a fleet: devices ask it what to run, and people what runs where.
+
+\b
+  mosquitto -p 1883                          a broker of MQTT
+  wasmsr orchestrator                        in another terminal
+  curl http://127.0.0.1:8000/api/runtimes/   what runs where
+  wasmsr orchestrator --mqtt ssl:broker.lan --http 0.0.0.0:8000
+
+It speaks with the tools of Silverline: their devices, and their command line. What it knows is in
+one file (--db), so it can be ended and started again at any time.
+
+SIGTERM and Ctrl-C end it. The devices go on with what they run."""
+
+FIRST_SECONDS = 10.0
+"""How long it waits for the broker before it says that it keeps trying."""
+
+
+class FleetLog:
+    """Events on standard error: `[time] [mq:LEVEL] text`, or JSON. Any thread may call it."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._json = as_json
+        self._lock = threading.Lock()
+
+    def note(self, event: str, level: str = "INF", **values: Any) -> None:
+        """Write one event."""
+        values = {name: str(value) for name, value in values.items()}
+        if self._json:
+            line = json.dumps({"time": time.time(), "level": level, "event": event, **values})
+        else:
+            shown = " ".join([event, *(f"{name}={value}" for name, value in values.items())])
+            line = f"[{time.strftime('%H:%M:%S')}] [mq:{level}] {shown}"
+        with self._lock, suppress(OSError, ValueError):
+            sys.stderr.write(f"{printable(line, None)}\n")
+            sys.stderr.flush()
+
+
+@click.command(help=HELP, context_settings=WIDE)
+@click.option("--mqtt", metavar="[ssl:]HOST[:PORT]", help="The broker. Default: 127.0.0.1:1883.")
+@click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Read broker, realm and address from this file (config.json).",
+)
+@click.option("--realm", metavar="NAME", help="The realm of the topics. Default: realm.")
+@click.option("--http", metavar="[HOST:]PORT", help="Where to answer. Default: 127.0.0.1:8000.")
+@click.option(
+    "--db",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The list of the fleet. Default: fleet.db in the folder of this user's state.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write events as JSON, one a line.")
+def orchestrator(
+    mqtt: str | None,
+    config: Path | None,
+    realm: str | None,
+    http: str | None,
+    db: Path | None,
+    as_json: bool,
+) -> int:
+    """Carry out the command; HELP is its help text."""
+    from wasmsr.cli.moving.addresses import state_folder
+    from wasmsr.cli.running.terminal import END_CODES, Events
+    from wasmsr.fleet.orchestrator.fleet_list import FleetList
+    from wasmsr.fleet.orchestrator.orchestrating import FleetOrchestrator
+    from wasmsr.fleet.settings import broker_at, read_settings
+    from wasmsr.fleet.wire.topics import FleetRealm
+    from wasmsr.http.fleet_api import serve_fleet
+    from wasmsr.mqtt.orchestrator_service import OrchestratorService
+    from wasmsr.runspec.address import Address
+
+    settings = read_settings(config)
+    broker = settings.broker if mqtt is None else broker_at(mqtt, settings.broker)
+    place = settings.realm if realm is None else FleetRealm(realm)
+    try:
+        address = settings.http if http is None else Address.parse(http)
+    except ValueError as error:
+        raise click.UsageError(f"--http: {error}") from None
+    log = FleetLog(as_json)
+    with Events() as events, FleetList(db or state_folder(None) / "fleet.db") as fleet:
+
+        def note(event: str, **values: Any) -> None:
+            level = {"lost": "WRN", "failed": "CRI"}.get(event, "INF")
+            log.note(event, level, broker=broker.address, **values)
+            if event == "failed":
+                events.wake()
+
+        service = OrchestratorService(FleetOrchestrator(fleet, place), broker, note)
+        server = serve_fleet(fleet, address)
+        service.start()
+        try:
+            log.note("serving", http=replace(address, port=server.port), list=fleet.path)
+            service.link.wait(FIRST_SECONDS)
+            while True:
+                arrived, _ = events.wait()
+                if service.failure is not None:
+                    raise service.failure
+                for number, code in END_CODES.items():
+                    if number in arrived:
+                        log.note("ended", signal=number)
+                        return code
+        finally:
+            service.stop()
+            server.stop()

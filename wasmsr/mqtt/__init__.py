@@ -1,0 +1,1 @@
+"""The transport of a fleet: MQTT 5, with `paho-mqtt`."""
