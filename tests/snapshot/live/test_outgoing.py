@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -152,3 +154,43 @@ def test_a_sample_of_a_round_is_of_pages_that_are_sent() -> None:
     pages.close()
     program.close()
     program.store.close()
+
+
+def test_a_program_that_stays_paused_and_then_runs_on_after_all(
+    method: type[DirtyMethod],
+) -> None:
+    """Nothing is made ready for a later round then; another move finds all pages all the same."""
+    store = Store()
+    store.instantiate(Module.from_text('(module (memory (export "m") 4))'))
+    chance = random.Random(3)
+
+    def write() -> None:
+        view = store.memory_view(0)
+        for page in chance.sample(range(64), 9):
+            view[page * 4096 + chance.randrange(4096)] = chance.randrange(1, 256)
+
+    def written() -> int:
+        found = re.search(rb"wchar: (\d+)", Path("/proc/self/io").read_bytes())
+        assert found
+        return int(found[1])
+
+    write()
+    for move in range(3):
+        pages, there = OutgoingPages(store, method), incoming()
+        for last in (False, move == 0, True):
+            told: list[int] = []
+
+            def stays(count: int, last: bool = last, told: list[int] = told) -> bool:
+                told.append(count)
+                return last
+
+            before = written()
+            assert [pages.scan(stays)] == told
+            assert not last or written() == before, "the source writes pages while it is paused"
+            take(pages, there)
+            if last:
+                break
+            write()
+        assert bytes(there._memories[0].data) == store.memory_view(0).tobytes()
+        pages.close()
+        write()

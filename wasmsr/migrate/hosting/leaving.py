@@ -127,12 +127,19 @@ class LeavingProgram:
         pages = self._pages
         asked = time.monotonic()
 
+        last = False
+
         def scan() -> bool:
             stood = time.monotonic()
-            count = pages.scan()
-            scanned = time.monotonic()
-            self.parts = {"pause": stood - asked, "scan": scanned - stood}
-            return stays(count)
+
+            def decide(count: int) -> bool:
+                nonlocal last
+                self.parts = {"pause": stood - asked, "scan": time.monotonic() - stood}
+                last = stays(count)
+                return last
+
+            pages.scan(decide)
+            return last
 
         self._visit(scan, timeout)
         self.sizes = pages.sizes

@@ -11,7 +11,7 @@ Source: Clark et al., "Live Migration of Virtual Machines", NSDI 2005 (pre-copy)
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -97,8 +97,12 @@ class OutgoingPages:
         self.trees: dict[SpaceName, SpaceTree] = {}
         self.sizes: list[int] = []
 
-    def scan(self) -> int:
+    def scan(self, stays: Callable[[int], bool] | None = None) -> int:
         """Find the pages of the next round, and return how many there are at most.
+
+        Args:
+            stays: Is told how many, and returns whether the program stays paused for good. Then
+                nothing is made ready to find what is written later.
 
         Raises:
             SnapshotError: The host does not find them.
@@ -109,6 +113,9 @@ class OutgoingPages:
         self.sizes = [len(view) // PAGE_SIZE for view in self._views]
         for space, pages in zip(spaces, self.sizes, strict=True):
             self.trees.setdefault(space, SpaceTree(0)).grow(pages)
+        first = self._first
+        if not first:
+            self._known = {}  # what was written since is seldom as it was, and the stop is near
         if self._tracker is None:
             self._runs = [
                 _other_pages(view, self.trees[space])
@@ -116,13 +123,17 @@ class OutgoingPages:
             ]
         else:
             with self._tracker.changes(self._consumer) as changes:
-                first, bases = self._first, self._tracker.bases
+                bases = self._tracker.bases
                 self._runs = [
                     bases.existing(space.number) if first else changes[space] for space in spaces
                 ]
-        if not self._first:
-            self._known = {}  # what was written since is seldom as it was, and the stop is near
+                changes.settles = stays is None or not stays(self._count())
+        if self._tracker is None and stays is not None:
+            stays(self._count())
         self._first = False
+        return self._count()
+
+    def _count(self) -> int:
         return sum(sum(runs[1::2]) for runs in self._runs)
 
     def batches(self) -> Iterator[PageBatch]:

@@ -238,7 +238,14 @@ class DirtyConsumer:
 
 
 class DirtyChanges(Mapping[SpaceName, Runs]):
-    """What a consumer gets: for each space the runs of pages that were written."""
+    """What a consumer gets: for each space the runs of pages that were written.
+
+    Attributes:
+        settles: Whether the method begins anew for these pages. A consumer of which the program is
+            not to run on sets it to False; if it does, the pages are found again.
+    """
+
+    settles = True
 
     def __init__(self, tracker: DirtyTracker, runs: dict[SpaceName, Runs], *, latest: bool) -> None:
         self._tracker = tracker
@@ -425,9 +432,13 @@ class DirtyTracker:
             pages = self._pages(space)
             runs[space] = runs_of(consumer.flags.get(space, bytearray())[:pages])
         latest = self._last is consumer and self.method is PrivatePages
-        yield DirtyChanges(self, runs, latest=latest)
-        self._settle(found)
-        self._last = consumer
+        changes = DirtyChanges(self, runs, latest=latest)
+        yield changes
+        if changes.settles:
+            self._settle(found)
+            self._last = consumer
+        else:  # the pages will be found again
+            self._last = None
         consumer.flags.clear()
 
     def copied(self, space: SpaceName) -> memoryview:
