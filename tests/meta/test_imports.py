@@ -54,6 +54,7 @@ ONLY_IN = {
     "jsonschema": {"fleet", "jobs"},
     "wasmtime": {"interp"},
     "yaml": {"jobs"},
+    "ray": {"jobs"},
     "click": {"cli"},
     "rich": {"cli", "snapshot"},
     "cffi": set(),

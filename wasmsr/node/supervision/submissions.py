@@ -11,7 +11,7 @@ from wasmsr.runspec.run_spec import RunSpec
 from wasmsr.wasi.filesystem.mounts import Mount
 
 TAKEN = frozenset(
-    ("args", "own_args", "invoke", "env", "mounts", "listen", "limits", "features",
+    ("args", "own_name", "own_args", "invoke", "env", "mounts", "listen", "limits", "features",
      "deterministic", "on_changed")
 )  # fmt: skip
 """Fields of a run that a caller may set. The others name files, keys or streams of the host."""

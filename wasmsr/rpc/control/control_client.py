@@ -248,8 +248,8 @@ class Node:
         Args:
             module: The module, its bytes, or the path of its file (binary or text).
             spec: The run: arguments, environment, folders of the node's host, limits; the fields
-                `args`, `own_args`, `invoke`, `env`, `mounts`, `listen`, `limits`, `features`,
-                `deterministic` and `on_changed` of `RunSpec`.
+                `args`, `own_name`, `own_args`, `invoke`, `env`, `mounts`, `listen`, `limits`,
+                `features`, `deterministic` and `on_changed` of `RunSpec`.
             name: What to call it.
             every: Seconds between checkpoints; None leaves that to the node.
             from_snapshot: A snapshot file of this module. The program begins in its state, as a

@@ -1,0 +1,105 @@
+"""Ray places executions on servers; it owns none of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jobs.programs import numbers, until_stopped
+from tests.jobs.test_servers import until, written
+from tests.node.nodes import World
+from wasmsr import Node
+from wasmsr.jobs import JobError, LogFrame
+from wasmsr.jobs.servers.ray_placement import RayPlacement
+from wasmsr.jobs.servers.server_executor import ServerExecutor
+from wasmsr.rpc.control.control_server import ControlServer
+
+STORE = 80 << 20
+"""Bytes of the object store of a raylet, which nothing here uses: the least that Ray takes."""
+
+LOOPBACK = {"node_ip_address": "127.0.0.1", "object_store_memory": STORE}
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def ray_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A cluster on the loopback: a head without CPUs, and two raylets with two each."""
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # 127.0.0.1 stays that
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'wasmsr[ray]'")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "include_dashboard": False, **LOOPBACK},
+    )
+    try:
+        yield (
+            cluster,
+            {
+                name: cluster.add_node(
+                    num_cpus=2, resources={"wasmsr": 1000, f"wasmsr@{name}": 1}, **LOOPBACK
+                )
+                for name in ("a:1", "b:1")
+            },
+        )
+    finally:
+        cluster.shutdown()
+
+
+def test_ray_places_and_does_not_own(ray_nodes: tuple[Any, dict[str, Any]], tmp_path: Path) -> None:
+    cluster, raylets = ray_nodes
+    world, servers, sockets = World(), [], {}
+    for name in "ab":
+        supervisor = world.node(f"{name}:1", tmp_path / name)
+        sockets[f"{name}:1"] = f"unix:{tmp_path}/{name}.control"
+        servers.append(
+            ControlServer(supervisor, sockets[f"{name}:1"], "0", lambda *caller: "tester")
+        )
+    placement = RayPlacement(cluster.address, seconds=120)
+    try:
+        with ServerExecutor(
+            tmp_path / "shared", lambda at: Node(sockets[at]), list(sockets), placement=placement
+        ) as executor:
+            two = {"resources": {"cpu": 2}}
+            for id in ("one", "two"):
+                executor.start(until_stopped(tmp_path, id, slow=1000, **two))
+            assert {executor.server("one"), executor.server("two")} == {"a:1", "b:1"}
+            assert sorted(placement.servers().values()) == ["a:1", "b:1"]
+            placement._seconds = 3
+            with pytest.raises(JobError) as caught:
+                executor.start(until_stopped(tmp_path, "three", slow=1000, **two))
+            assert "no server has room" in caught.value.message and caught.value.retryable
+            placement._seconds = 120
+            there = executor.server("two")
+            stop(executor, "two")
+            executor.wait("two", 60)
+            executor.migrate("one", there)
+            until(lambda: executor.server("one") == there)
+            executor.start(until_stopped(tmp_path, "four", slow=1000, **two))
+            assert executor.server("four") != there, "where `one` was there is room now"
+            cluster.remove_node(raylets[there], allow_graceful=False)
+            before = written(executor, "one")
+            until(lambda: written(executor, "one") > before + 400)
+            for id in ("one", "four"):
+                stop(executor, id)
+                assert executor.wait(id, 60).error == ""
+                log = b"".join(one.data for one in executor.logs(id) if isinstance(one, LogFrame))
+                assert log == numbers(len(log) // 8)
+    finally:
+        placement.close()
+        for server in servers:
+            server.stop(0)
+        for supervisor in world.nodes.values():
+            supervisor.stop(save=False, seconds=5)
+
+
+def stop(executor: Any, id: str) -> None:
+    (executor.folder / id / "results" / "out" / "stop").touch()

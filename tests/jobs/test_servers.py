@@ -1,0 +1,188 @@
+"""Executions of jobs on nodes: to their end, by their verbs, and from node to node."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jobs.programs import counting, numbers, request, until_stopped
+from tests.node.nodes import World
+from tests.node.test_node import Here
+from wasmsr import Node
+from wasmsr.jobs import ExecutorLeft, JobError, LogFrame
+from wasmsr.jobs.execution.log import read_log
+from wasmsr.jobs.executor import JobExecutor
+from wasmsr.jobs.servers.copied_log import CopiedLog
+from wasmsr.jobs.servers.server_executor import ServerExecutor
+from wasmsr.rpc.control.control_server import ControlServer
+
+
+def until(what: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("it did not come")
+
+
+@pytest.fixture
+def executor(tmp_path: Path) -> Iterator[ServerExecutor]:
+    (tmp_path / "node").mkdir()
+    here = Here(tmp_path / "node")
+    with ServerExecutor(tmp_path / "shared", Node, [here.address]) as made:
+        yield made
+    here.end()
+
+
+def written(executor: JobExecutor, id: str) -> int:
+    path = executor.folder / id / "log" / "stdout"
+    return path.stat().st_size if path.exists() else 0
+
+
+def test_an_execution_runs_to_its_end(executor: ServerExecutor, tmp_path: Path) -> None:
+    result = executor.run(counting(tmp_path, "a", lines=50))
+    assert (result.exit_code, result.error) == (0, "")
+    results = executor.folder / "a" / "results"
+    assert (results / "stdout").read_bytes() == numbers(50)
+    assert (results / "out" / "numbers").read_bytes() == numbers(50)
+    assert (results / "exitCode").read_text() == "0"
+    assert executor.describe("a").state == "ended"
+
+
+def test_a_trap_and_a_cancel(executor: ServerExecutor, tmp_path: Path) -> None:
+    trap = '(module (memory (export "memory") 1) (func (export "_start") unreachable))'
+    result = executor.run(request(tmp_path, "t", trap))
+    assert result.exit_code == 134 and "unreachable" in result.error
+    executor.start(until_stopped(tmp_path, "c", slow=1000))
+    until(lambda: written(executor, "c") > 80)
+    executor.cancel("c")
+    assert executor.wait("c", 60).error == "cancelled"
+    assert executor.describe("c").state == "cancelled"
+
+
+def test_it_is_paused_and_outlives_its_executor(executor: ServerExecutor, tmp_path: Path) -> None:
+    given = until_stopped(tmp_path, "a", slow=1000, execution_dir=str(executor.folder / "a"))
+    executor.start(given)
+    until(lambda: written(executor, "a") > 80)
+    executor.pause("a")
+    executor.resume("a")
+    executor.leave()
+    with pytest.raises(ExecutorLeft):
+        executor.wait("a", 60)
+    before = written(executor, "a")
+    with ServerExecutor(executor.folder, Node, executor._servers.addresses) as second:
+        second.recover(given)
+        until(lambda: written(second, "a") > before)
+        (executor.folder / "a" / "results" / "out" / "stop").touch()
+        assert second.wait("a", 60).exit_code == 0
+        log = b"".join(one.data for one in second.logs("a") if isinstance(one, LogFrame))
+    assert log == numbers(len(log) // 8) and len(log) > before
+
+
+@pytest.mark.parametrize("on_loss", ["restore", "fail"])
+def test_a_lost_worker(executor: ServerExecutor, tmp_path: Path, on_loss: str) -> None:
+    executor.start(until_stopped(tmp_path, "a", slow=1000, on_loss=on_loss, snapshot_every=0.2))
+    node = Node(executor._servers.addresses[0])
+    (program,) = until(lambda: [one for one in node.ps() if one.saved is not None])
+    before = until(lambda: written(executor, "a"))
+    os.kill(program.worker, signal.SIGKILL)
+    if on_loss == "restore":
+        until(lambda: node.ps()[0].life == 2 and written(executor, "a") > before)
+        (executor.folder / "a" / "results" / "out" / "stop").touch()
+    result = executor.wait("a", 60)
+    node.close()
+    log = b"".join(one.data for one in executor.logs("a") if isinstance(one, LogFrame))
+    assert log == numbers(len(log) // 8)
+    if on_loss == "restore":
+        assert result.error == "" and len(log) > before
+    else:
+        assert "SIGKILL" in result.error and executor.describe("a").state == "failed"
+
+
+@pytest.mark.parametrize(
+    "more", [{"timeout": 5.0}, {"on_loss": "restart"}, {"on_loss": "restore", "output": "commit"}]
+)
+def test_what_is_not_there_yet(
+    executor: ServerExecutor, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    with pytest.raises(JobError) as caught:
+        executor.start(counting(tmp_path, "a", lines=1, **more))
+    assert caught.value.code == "SpecError" and "cannot have" in caught.value.message
+
+
+def test_what_a_server_cannot_run(executor: ServerExecutor, tmp_path: Path) -> None:
+    with pytest.raises(JobError) as caught:
+        executor.start(
+            counting(
+                tmp_path, "a", lines=1, inputs=[{"source": str(tmp_path / "none"), "target": "/x"}]
+            )
+        )
+    assert caught.value.code == "InputConfigError"
+    with pytest.raises(JobError) as caught:
+        executor.restore(tmp_path / "saved", "b")
+    assert caught.value.code == "SpecError"
+
+
+def test_it_moves_while_it_runs(tmp_path: Path) -> None:
+    """Each line is in the log once, and in the output folder too."""
+    world, servers, sockets = World(), [], {}
+    for name in "ab":
+        supervisor = world.node(f"{name}:1", tmp_path / name)
+        sockets[f"{name}:1"] = f"unix:{tmp_path}/{name}.control"
+        servers.append(
+            ControlServer(supervisor, sockets[f"{name}:1"], "0", lambda *caller: "tester")
+        )
+    try:
+        with ServerExecutor(
+            tmp_path / "shared", lambda address: Node(sockets[address]), list(sockets)
+        ) as executor:
+            executor.start(until_stopped(tmp_path, "m", slow=1000))
+            for there in ("b:1", "a:1", "b:1"):
+                before = written(executor, "m")
+                until(lambda before=before: written(executor, "m") > before + 400)
+                executor.migrate("m", there)
+                until(lambda there=there: executor.server("m") == there)
+            before = written(executor, "m")
+            until(lambda: written(executor, "m") > before + 400)
+            (executor.folder / "m" / "results" / "out" / "stop").touch()
+            assert executor.wait("m", 60).error == ""
+            log = b"".join(one.data for one in executor.logs("m") if isinstance(one, LogFrame))
+            results = executor.folder / "m" / "results"
+            assert log == numbers(len(log) // 8) == (results / "stdout").read_bytes()
+            assert (results / "out" / "numbers").read_bytes() == log
+            with pytest.raises(JobError):
+                executor.migrate("m", "a:1")
+    finally:
+        for server in servers:
+            server.stop(0)
+        for supervisor in world.nodes.values():
+            supervisor.stop(save=False, seconds=5)
+
+
+def test_a_copied_log_goes_back(tmp_path: Path) -> None:
+    """What came after the cut of one stream goes too, and is asked for again."""
+    log = CopiedLog(tmp_path / "log", {"stdout": 1 << 20, "stderr": 1 << 20})
+    for stream, data in (("stdout", b"one"), ("stderr", b"bad"), ("stdout", b"two")):
+        log.write(stream, data)
+    log.write("stderr", b"worse")
+    log.rewind("stdout", 3)
+    assert log.sizes == {"stdout": 3, "stderr": 3}
+    log.write("stderr", b"!")
+    log.close()
+    again = CopiedLog(tmp_path / "log", {"stdout": 1 << 20, "stderr": 1 << 20})
+    assert again.sizes == {"stdout": 3, "stderr": 4}
+    again.close()
+    assert (tmp_path / "log" / "stdout").read_bytes() == b"one"
+    assert (tmp_path / "log" / "stderr").read_bytes() == b"bad!"
+    assert [(one.stream, one.data) for one in read_log(tmp_path / "log")] == [  # type: ignore[union-attr]
+        (1, b"one"),
+        (2, b"bad"),
+        (2, b"!"),
+    ]

@@ -1,0 +1,1 @@
+"""Executions of jobs on wasmsr nodes."""

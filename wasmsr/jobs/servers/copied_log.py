@@ -1,0 +1,108 @@
+"""The log of an execution that runs elsewhere, as a copy that grows here.
+
+A server has each stream by itself, so the order between the two streams is that in which they came.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from wasmsr.executor.output.frames import FRAMES_FILE, HEAD, TAGS, FrameFile, FrameLog, read_head
+from wasmsr.jobs.execution.log import rewind_log
+
+READ: Final = 1 << 20
+"""Bytes of the log that are looked at together."""
+
+
+class CopiedLog:
+    """A log that one thread writes, and anybody reads with `read_log`."""
+
+    def __init__(self, folder: Path, limits: Mapping[str, int]) -> None:
+        """Go on at the end of what is there.
+
+        Args:
+            folder: The folder of the log.
+            limits: Bytes of each stream that its own file gets.
+
+        Raises:
+            OSError: It cannot be opened, or is damaged.
+        """
+        self._folder, self._limits = folder, dict(limits)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._open()
+
+    def _open(self) -> None:
+        self._frames = FrameFile(self._folder)
+        self._streams = {
+            name: FrameLog(self._folder, name, self._frames, self._limits[name]) for name in TAGS
+        }
+        self.sizes = self._sizes_before(os.path.getsize(self._folder / FRAMES_FILE))
+        """Bytes that the log has of each stream."""
+
+    def write(self, stream: str, data: bytes) -> None:
+        """Append output. Raises OSError."""
+        view = memoryview(data)
+        while view:
+            taken = self._streams[stream].write(view)
+            self.sizes[stream] += taken
+            view = view[taken:]
+
+    def rewind(self, stream: str, offset: int) -> None:
+        """Drop what came of a stream from an offset on, and all that came after that.
+
+        `sizes` says afterwards what the log has left of each stream.
+
+        Raises:
+            OSError: It cannot be cut.
+        """
+        end = self._place_of(stream, offset)
+        sizes = self._sizes_before(end)
+        self.close()
+        kept = {name: min(size, self._limits[name]) for name, size in sizes.items()}
+        rewind_log(self._folder, {FRAMES_FILE: end, **kept})
+        self._open()
+
+    def _heads(self) -> list[tuple[int, int, int]]:
+        """Return where each frame begins, its stream's number and its length. Raises OSError."""
+        found, at = [], 0
+        size = os.path.getsize(self._folder / FRAMES_FILE)
+        with open(self._folder / FRAMES_FILE, "rb") as file:
+            while at + HEAD <= size:
+                file.seek(at)
+                try:
+                    tag, length = read_head(file.read(HEAD))
+                except ValueError as error:
+                    raise OSError(f"the log is damaged: {error}") from None
+                found.append((at, tag, length))
+                at += HEAD + length
+        return found
+
+    def _place_of(self, stream: str, offset: int) -> int:
+        """Return where the first frame begins that has a byte of a stream from an offset on."""
+        count = 0
+        for at, tag, length in self._heads():
+            if tag == TAGS[stream]:
+                count += length
+                if count > offset:
+                    return at
+        return os.path.getsize(self._folder / FRAMES_FILE)
+
+    def _sizes_before(self, end: int) -> dict[str, int]:
+        sizes = dict.fromkeys(TAGS, 0)
+        names = {number: name for name, number in TAGS.items()}
+        for at, tag, length in self._heads():
+            if at < end:
+                sizes[names[tag]] += length
+        return sizes
+
+    def close(self) -> None:
+        """Close the files."""
+        for one in self._streams.values():
+            one.close()
+        self._frames.close()
+
+
+__all__ = ["CopiedLog"]

@@ -1,0 +1,139 @@
+"""What executions on other servers need of a node; `wasmsr.Node` has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from wasmsr.jobs.execution.requests import ExecutionRequest
+
+
+class OutputOnServer(Protocol):
+    """A piece of output; `LogPiece` has it."""
+
+    @property
+    def stream(self) -> str:
+        """The stream, "stdout" or "stderr"."""
+
+    @property
+    def offset(self) -> int:
+        """Offset in the stream of the first byte."""
+
+    @property
+    def data(self) -> bytes:
+        """The bytes."""
+
+    @property
+    def life(self) -> int:
+        """The life of the program in which they were written."""
+
+    @property
+    def rewound(self) -> bool:
+        """Whether what came of the stream from `offset` on is written again."""
+
+    @property
+    def dropped(self) -> int:
+        """Bytes before `offset` that were asked for and are kept no more."""
+
+
+class ProgramOnServer(Protocol):
+    """What a node says of a program; `ProgramInfo` has it."""
+
+    @property
+    def program(self) -> str:
+        """Its id in hexadecimal digits."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    @property
+    def standing(self) -> str:
+        """What the node says of it."""
+
+    @property
+    def reason(self) -> str:
+        """Why, as a sentence, or ""."""
+
+    @property
+    def ending(self) -> str:
+        """How it ended."""
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code."""
+
+    @property
+    def submitted(self) -> float:
+        """When it came."""
+
+    @property
+    def went(self) -> Mapping[str, Any] | None:
+        """Where it is if it has moved."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing can follow on this node."""
+
+
+class JobServer(Protocol):
+    """A node that runs executions. Its methods raise WasmsrError."""
+
+    def submit(
+        self,
+        module: bytes,
+        spec: Mapping[str, Any],
+        *,
+        name: str,
+        every: float | None,
+        lease: Mapping[str, Any] | None,
+    ) -> ProgramOnServer:
+        """Have the node run a program."""
+
+    def ps(self) -> list[Any]:
+        """Return all programs of the node."""
+
+    def logs(
+        self,
+        program: str,
+        *,
+        follow: bool,
+        had: Mapping[str, tuple[int, int]],
+    ) -> Iterator[Any]:
+        """Yield output of a program until it ends there."""
+
+    def pause(self, program: str) -> Any:
+        """Pause a program."""
+
+    def resume(self, program: str) -> Any:
+        """Let a program run on."""
+
+    def kill(self, program: str) -> Any:
+        """End a program for good."""
+
+    def migrate(self, program: str, to: str) -> Any:
+        """Move a program to another node while it runs."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class ServerPlace(Protocol):
+    """A place that an execution has on a server; `RayReservation` is one."""
+
+    @property
+    def server(self) -> str:
+        """The address of the server's node."""
+
+    def release(self) -> None:
+        """Give it back."""
+
+
+class Placement(Protocol):
+    """Says on which server an execution runs; `RayPlacement` is one."""
+
+    def reserve(self, request: ExecutionRequest, at: str = "") -> ServerPlace:
+        """Return a place for an execution, at a server or at any. Raises JobError."""
+
+
+__all__ = ["JobServer", "OutputOnServer", "Placement", "ProgramOnServer", "ServerPlace"]
