@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.programs import counting, numbers, request, until_stopped
+from tests.jobs.programs import COUNTER, counting, numbers, request, until_stopped
 from tests.node.nodes import World
+from tests.node.test_leases import Leasing, checkpointed
 from tests.node.test_node import Here
 from wasmsr import Node
 from wasmsr.jobs import ExecutorLeft, JobError, LogFrame
@@ -161,6 +162,44 @@ def test_it_moves_while_it_runs(tmp_path: Path) -> None:
                 executor.migrate("m", "a:1")
     finally:
         for server in servers:
+            server.stop(0)
+        for supervisor in world.nodes.values():
+            supervisor.stop(save=False, seconds=5)
+
+
+@pytest.mark.full
+def test_another_server_takes_over(tmp_path: Path) -> None:
+    """A lost node comes back later; until then it may be the only one that has some lines."""
+    world, servers, sockets = Leasing(tmp_path), {}, {}
+
+    def serve(name: str) -> None:
+        sockets[f"{name}:1"] = f"unix:{tmp_path}/{name}.control"
+        servers[name] = ControlServer(
+            world.leasing(name), sockets[f"{name}:1"], "0", lambda *caller: "tester"
+        )
+
+    for name in "ab":
+        serve(name)
+    lease = {"seconds": 1.0, "failover": [world.nodes["b:1"].node.hex()]}
+    text = COUNTER.replace("{lines}", "3000").replace("{slow}", "1000000")
+    try:
+        with ServerExecutor(
+            tmp_path / "shared", lambda at: Node(sockets[at]), list(sockets), lease=lease
+        ) as executor:
+            executor.start(request(tmp_path, "a", text, snapshot_every=0.3))
+            (program,) = [one.record.program for one in world.nodes["a:1"].programs()]
+            checkpointed(world, program)
+            servers.pop("a").stop(0)
+            world.lose("a:1")
+            until(lambda: world.standing("b", program) in ("running", "ended"))
+            serve("a")
+            result = executor.wait("a", 120)
+            assert (result.exit_code, result.error) == (0, "")
+            log = b"".join(one.data for one in executor.logs("a") if isinstance(one, LogFrame))
+            assert log == numbers(3000)
+            assert world.record(program).epoch == 2
+    finally:
+        for server in servers.values():
             server.stop(0)
         for supervisor in world.nodes.values():
             supervisor.stop(save=False, seconds=5)

@@ -26,10 +26,14 @@ from wasmsr.jobs.execution.results import write_results
 from wasmsr.jobs.failures import ExecutorLeft, JobError
 from wasmsr.jobs.servers.copied_log import CopiedLog
 from wasmsr.jobs.servers.server_port import JobServer, ProgramOnServer, ServerPlace
-from wasmsr.node.failures import NodeAway
+from wasmsr.node.failures import NodeAway, NodeError
 
 AGAIN_SECONDS: Final = 0.2
 """How long the thread waits before it asks again for output, and where the program is."""
+
+GAP_SECONDS: Final = 120.0
+"""How long a node may be away that alone has a part of the output. Then the execution has failed,
+because its log would have a gap."""
 
 CANCEL_SECONDS: Final = 30.0
 """How long a caller waits for the end of an execution that it has cancelled."""
@@ -128,6 +132,7 @@ class ServerExecution:
         self._began, self._end = time.time(), 0.0
         self._cancelled = self._left = self._leased = False
         self._place: ServerPlace | None = None
+        self._gap_since = 0.0
         self._thread: threading.Thread | None = None
         self.watch = LogWatch(self.folder.log)
 
@@ -278,15 +283,48 @@ class ServerExecution:
                 self.watch.tell()
                 return some  # of the other stream, too, some may have to be asked for again
             if piece.offset > log.sizes[piece.stream]:
-                raise JobError(
-                    "LogError",
-                    f"{self.server} has dropped {piece.offset - log.sizes[piece.stream]} bytes of "
-                    f"{piece.stream} of the execution {printable(self.id)}",
-                    hint="give the nodes a larger --output-limit",
-                )
+                self._fill(log, program, piece.stream, piece.offset)
             log.write(piece.stream, piece.data)
             self.watch.tell()
         return some
+
+    def _fill(self, log: CopiedLog, program: str, stream: str, end: int) -> None:
+        """Copy output that only a node has that had the program before.
+
+        Args:
+            log: The log.
+            program: The program.
+            stream: The stream.
+            end: Where the output of the node begins that has the program now. What the others have
+                from there on counts no more.
+
+        Raises:
+            NodeAway: Such a node may have it, and may come back.
+            JobError: LogError; no node has it.
+        """
+        away: NodeAway | None = None
+        for address in [one for one in self._servers.addresses if one != self.server]:
+            try:
+                had = {stream: (log.sizes[stream], 0)}
+                for piece in self._servers.at(address).logs(program, follow=False, had=had):
+                    if piece.stream == stream and piece.offset == log.sizes[stream] < end:
+                        log.write(stream, piece.data[: end - piece.offset])
+            except NodeAway as error:
+                away = error
+            except NodeError:
+                continue  # it never had the program
+            if log.sizes[stream] == end:
+                self._gap_since = 0.0
+                return
+        self._gap_since = self._gap_since or time.monotonic()
+        if away is not None and time.monotonic() - self._gap_since < GAP_SECONDS:
+            raise away
+        raise JobError(
+            "LogError",
+            f"{end - log.sizes[stream]} bytes of {stream} of the execution {printable(self.id)} "
+            "are on no server that can be asked",
+            hint="give the nodes a larger --output-limit, or start the lost node again",
+        )
 
     def _come_to_end(self, found: ProgramOnServer) -> None:
         manner = Manner()
