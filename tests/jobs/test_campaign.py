@@ -1,10 +1,18 @@
-"""A few runs of the campaign that kills workers of jobs."""
+"""A few runs of the campaigns that kill workers and servers of jobs."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.jobs import server_campaign
 from tests.jobs.campaign import JOBS, run
+
+
+@pytest.mark.full
+def test_servers_that_are_killed_and_frozen() -> None:
+    """The first run of a seed of `server_campaign`."""
+    (found,) = server_campaign.campaign(range(1), jobs=4, faults=2, seed=7)
+    assert found["wrong"] == [] and found["jobs"] == 4
 
 
 def test_a_counter_that_is_killed() -> None:

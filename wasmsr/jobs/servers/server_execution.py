@@ -92,10 +92,10 @@ class JobServers:
                 away = error
                 continue
             for one in sorted(mine, key=lambda one: -one.submitted):
-                if one.went is None:
+                if one.standing != "moved":
                     return address, one
                 gone = address, one
-                if one.went["address"]:
+                if one.went is not None and one.went["address"]:
                     waiting.insert(0, one.went["address"])
                 break
         if away is not None:
@@ -239,10 +239,14 @@ class ServerExecution:
                 self.server, found = place
                 if self._copy(log, found.program, lives):
                     continue  # there may be more
-                if found.is_final:  # since before its output was copied
+                if found.standing == "moved":
+                    self._miss(found)
+                elif found.is_final or (
+                    found.standing == "resumable" and self._has_failed(found)
+                ):  # since before its output was copied
                     return found
-                if found.standing == "resumable" and self._has_failed(found):
-                    return found
+                else:
+                    self._gap_since = 0.0
                 with self._lock:
                     if self._state in ("running", "paused"):
                         self._state = "paused" if found.standing == "paused" else "running"
@@ -250,6 +254,19 @@ class ServerExecution:
                 pass  # it may come back, or another node takes the program over
             time.sleep(AGAIN_SECONDS)
         return None
+
+    def _miss(self, found: ProgramOnServer) -> None:
+        """Note that the server to which a program went does not show it yet.
+
+        Raises JobError: It has not for `GAP_SECONDS`.
+        """
+        self._gap_since = self._gap_since or time.monotonic()
+        if time.monotonic() - self._gap_since >= GAP_SECONDS:
+            raise JobError(
+                "ExecutionNotFound",
+                f"no server shows the execution {printable(self.id)}: {found.reason}",
+                hint="name the server to which it went among the servers of the executor",
+            )
 
     def _has_failed(self, found: ProgramOnServer) -> bool:
         """Resume a program whose worker was lost, or return True: that is its end.

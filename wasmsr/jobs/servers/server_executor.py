@@ -25,7 +25,7 @@ from wasmsr.jobs.execution.saving import write_request
 from wasmsr.jobs.executor import JobExecutor
 from wasmsr.jobs.failures import JobError
 from wasmsr.jobs.servers.server_execution import JobServers, ServerExecution, spec_for
-from wasmsr.jobs.servers.server_port import JobServer, Placement
+from wasmsr.jobs.servers.server_port import JobServer, ServerPlacement
 
 
 class ServerExecutor(JobExecutor):
@@ -38,7 +38,7 @@ class ServerExecutor(JobExecutor):
         servers: Sequence[str],
         *,
         lease: Mapping[str, Any] | None = None,
-        placement: Placement | None = None,
+        placement: ServerPlacement | None = None,
         note: Callable[..., None] = lambda event, id, **values: None,
     ) -> None:
         """Make an executor without executions.

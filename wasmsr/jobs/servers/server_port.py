@@ -129,11 +129,11 @@ class ServerPlace(Protocol):
         """Give it back."""
 
 
-class Placement(Protocol):
+class ServerPlacement(Protocol):
     """Says on which server an execution runs; `RayPlacement` is one."""
 
     def reserve(self, request: ExecutionRequest, at: str = "") -> ServerPlace:
         """Return a place for an execution, at a server or at any. Raises JobError."""
 
 
-__all__ = ["JobServer", "OutputOnServer", "Placement", "ProgramOnServer", "ServerPlace"]
+__all__ = ["JobServer", "OutputOnServer", "ProgramOnServer", "ServerPlace", "ServerPlacement"]
