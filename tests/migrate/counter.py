@@ -17,7 +17,7 @@ from pathlib import Path
 
 from wasmsr.errors import FormatError, MigrationError, ModuleError
 from wasmsr.interp.modules.ahead import CalledFunctions
-from wasmsr.migrate.ports import Buffer, Relays
+from wasmsr.migrate.ports import Buffer, FileBatch, Relays
 from wasmsr.migrate.protocol import (
     Description,
     Ending,
@@ -31,9 +31,11 @@ from wasmsr.migrate.protocol import (
 )
 from wasmsr.snapshot.encoding.container import FLAG_HANDED, HEADER, MAGIC, Header
 from wasmsr.snapshot.live.outgoing import PageBatch
+from wasmsr.wasi.state.contents import digest_of
 
 MODULE = b"\0asm\1\0\0\0" + b"counter" * 300
 DIGEST = hashlib.sha256(MODULE).digest()
+PIECE = b"a piece of a file" * 100
 CODE = 7
 """What a counter exits with."""
 
@@ -136,8 +138,8 @@ class Counter:
     def left(self, epoch: int, received: Path | None) -> None:
         pass
 
-    def leave(self, held: Collection[bytes] = (), known: int = 0) -> LeavingCounter:
-        return LeavingCounter(self)
+    def leave(self, held: Collection[bytes] = (), known: int = 0, files: int = 0) -> LeavingCounter:
+        return LeavingCounter(self, files)
 
     def pieces(self) -> Iterator[Buffer]:
         assert not self.running
@@ -162,8 +164,10 @@ class LeavingCounter:
     rest_seconds = 0.0
     method = "count"
 
-    def __init__(self, counter: Counter) -> None:
+    def __init__(self, counter: Counter, files: int = 0) -> None:
         self.counter = counter
+        self.files_size = 0 if not files else len(PIECE)
+        self.given: list[bytes] = []
         self.digest = b""
         self.sizes: Sequence[int] = [4]
         self.parts: dict[str, float] = {}
@@ -191,6 +195,14 @@ class LeavingCounter:
         number = (self.counter.number if self.stands else 99).to_bytes(4, "little")
         yield PageBatch(0, array("Q", [0, 1]), number.ljust(4096, b"\0"), array("Q"))
         yield PageBatch(0, array("Q", [1, 2]), bytes(range(256)) * 32, array("Q", [3, 1]))
+
+    def files(self) -> Iterator[FileBatch]:
+        """Yield a file in the first round, and how far it counted in the last one."""
+        number = b"%d" % self.counter.number
+        piece = number if self.stands else PIECE
+        if self.files_size and piece not in self.given:
+            self.given.append(piece)
+            yield FileBatch((digest_of(piece),), (len(piece),), piece)
 
     def rest(self, *, since: bool = False) -> Iterator[Buffer | tuple[int, int]]:
         digest = hashlib.sha256()
@@ -245,6 +257,9 @@ class CounterHost:
     def held(self, program: bytes) -> tuple[bytes, ...]:
         return ()
 
+    def room_for_files(self, description: Description) -> int:
+        return 10_000
+
     def forget(self, program: bytes, *, here: bool) -> None:
         pass
 
@@ -265,6 +280,7 @@ class CounterHost:
         rest: int = 0,
         program: bytes = b"",
         offer: Offer | None = None,
+        files: int = 0,
     ) -> CounterArrival:
         return CounterArrival(self, image)
 
@@ -288,7 +304,17 @@ class CounterArrival:
         self.before = bytearray()
         self.prepared = False
         self.memory = bytearray()
+        self.pieces: dict[bytes, bytes] = {}
         self.closed = False
+
+    def files(self, digests: Sequence[bytes], lengths: Sequence[int], data: Buffer) -> None:
+        assert not self.closed
+        (digest,), (length,) = digests, lengths
+        if digest in self.pieces:
+            raise FormatError("a piece of a file came twice")
+        if len(data) != length or digest_of(bytes(data)) != digest:
+            raise FormatError("a piece of a file that came is not what its digest names")
+        self.pieces[digest] = bytes(data)
 
     def resize(self, sizes: Sequence[int]) -> None:
         assert not self.closed
@@ -370,4 +396,7 @@ class CounterArrival:
         if any(self.memory):
             came = int.from_bytes(self.memory[:4], "little")
             assert came == values["number"], "a page of an older round"
+            if self.pieces:
+                wanted = {PIECE, b"%d" % values["number"]}
+                assert {*self.pieces.values()} == wanted, "the pieces of files of another state"
         return self.host.make(program=program, **values)

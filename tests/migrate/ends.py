@@ -37,6 +37,7 @@ from wasmsr.migrate.protocol import (
     Move,
     Offer,
     OwnershipState,
+    PackedFiles,
     PackedPages,
     PeerLost,
     Receipt,
@@ -141,9 +142,9 @@ class FailingCounter(Counter):
         self.owner.script.at(self.owner, "after pause")
         return stands
 
-    def leave(self, held: Collection[bytes] = (), known: int = 0) -> LeavingCounter:
+    def leave(self, held: Collection[bytes] = (), known: int = 0, files: int = 0) -> LeavingCounter:
         self.owner.script.at(self.owner, "before leaving")
-        return FailingLeaving(self)
+        return FailingLeaving(self, files)
 
     def pieces(self) -> Iterator[Buffer]:
         for piece in super().pieces():
@@ -215,8 +216,10 @@ class Direct:
 
         self._call("Upload", act)
 
-    def transfer(self, move: Move, rest: int = 0, *, memory: bool = False) -> DirectSending:
-        begun = self._call("Transfer", lambda end: end.begin(move, rest, memory))
+    def transfer(
+        self, move: Move, rest: int = 0, *, memory: bool = False, files: int = 0
+    ) -> DirectSending:
+        begun = self._call("Transfer", lambda end: end.begin(move, rest, memory, files))
         return DirectSending(self, begun)
 
     def commit(self, move: Move, stopped: float) -> Committed:
@@ -274,6 +277,9 @@ class DirectSending:
 
     def pages(self, batch: PackedPages) -> None:
         self._peer._call("pages", lambda end: self._reception.pages(batch))
+
+    def files(self, batch: PackedFiles) -> None:
+        self._peer._call("pieces of files", lambda end: self._reception.files(batch))
 
     def end(self, number: int) -> RoundReceipt:
         receipt: RoundReceipt = self._peer._call(

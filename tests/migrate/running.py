@@ -136,9 +136,11 @@ def failing(fault: Fault) -> tuple[type[Journal], type[RemotePeer]]:
             fault.at(name, "after")
             return reply
 
-        def transfer(self, move: Any, rest: int = 0, *, memory: bool = False) -> Any:
+        def transfer(
+            self, move: Any, rest: int = 0, *, memory: bool = False, files: int = 0
+        ) -> Any:
             fault.at("Transfer", "before")
-            sending = super().transfer(move, rest, memory=memory)
+            sending = super().transfer(move, rest, memory=memory, files=files)
             fault.at("Transfer", "after")
             return sending
 

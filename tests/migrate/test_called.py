@@ -52,7 +52,7 @@ def test_the_first_instructions_need_no_translation(program: HostedProgram, tmp_
     before = called(module)
     assert before[0] == [INNER, WORK, START] and NEVER not in before[0]
 
-    assert leaving.round(lambda pages: True, 30)
+    assert leaving.round(lambda *_: True, 30)
     arrival.resize(leaving.sizes)
     for batch in leaving.batches():
         arrival.pages(batch.memory, batch.runs, batch.data, batch.zeros)

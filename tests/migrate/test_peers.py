@@ -81,7 +81,9 @@ class Willing:
         self.asked.append("prepare")
         return Answer(self.node)
 
-    def transfer(self, move: Move, rest: int = 0, *, memory: bool = False) -> Taking:
+    def transfer(
+        self, move: Move, rest: int = 0, *, memory: bool = False, files: int = 0
+    ) -> Taking:
         self.asked.append("transfer")
         return Taking(self)
 

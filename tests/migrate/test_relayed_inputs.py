@@ -624,6 +624,7 @@ def test_an_end_that_is_killed_while_ready_knows_where_the_streams_are(
         rest: int = 0,
         program: bytes = b"",
         offer: Offer | None = None,
+        files: int = 0,
     ) -> CounterArrival:
         assert relays is not None
         found.append(relays)

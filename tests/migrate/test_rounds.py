@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from tests.migrate.counter import DIGEST, MODULE, Counter, World
 from tests.migrate.ends import End, Script
 from wasmsr.interp.modules.ahead import CalledFunctions
 from wasmsr.migrate.handover.reception import Reception
-from wasmsr.migrate.protocol import Move, Offer, PackedPages, PeerRefused, Reason, RoundHead
+from wasmsr.migrate.protocol import (
+    Move,
+    Offer,
+    PackedFiles,
+    PackedPages,
+    PeerRefused,
+    Reason,
+    RoundHead,
+)
+from wasmsr.wasi.state.contents import digest_of
 
 NONE, ONE = array("Q"), array("Q", (0, 1))
 MOVE = Move(b"p" * 16, 2, b"t" * 16)
@@ -56,6 +67,10 @@ def first(reception: Reception) -> None:
 
 def last(reception: Reception) -> None:
     reception.begin(RoundHead(1, (4,), last=True))
+
+
+def piece(data: bytes) -> PackedFiles:
+    return PackedFiles((digest_of(data),), (len(data),), data, packed=False)
 
 
 STEPS: dict[str, list[Callable[[Reception], object]]] = {
@@ -116,6 +131,38 @@ STEPS: dict[str, list[Callable[[Reception], object]]] = {
         first,
         lambda r: r.repeat(0, 1),
     ],
+    "pieces of files outside a round": [lambda r: r.files(piece(b"x"))],
+    "pieces of files between rounds": [first, lambda r: r.end(1), lambda r: r.files(piece(b"x"))],
+    "pieces of files after the rest": [
+        last,
+        lambda r: r.write(b"\x89"),
+        lambda r: r.files(piece(b"x")),
+    ],
+    "a piece of a file twice": [
+        first,
+        lambda r: r.files(piece(b"x")),
+        lambda r: r.files(piece(b"x")),
+    ],
+    "a piece of a file again in a later round": [
+        first,
+        lambda r: r.files(piece(b"x")),
+        lambda r: r.end(1),
+        lambda r: r.begin(RoundHead(2, (4,))),
+        lambda r: r.files(piece(b"x")),
+    ],
+    "a piece of a file of another digest": [
+        first,
+        lambda r: r.files(PackedFiles((digest_of(b"y"),), (1,), b"x", packed=False)),
+    ],
+    "pieces of files that unpack to more": [
+        first,
+        lambda r: r.files(replace(piece(b"x"), data=zstandard.compress(b"xx"), packed=True)),
+    ],
+    "pieces of files that cannot be unpacked": [
+        first,
+        lambda r: r.files(replace(piece(b"x"), packed=True)),
+    ],
+    "fewer bytes than pieces of files": [first, lambda r: r.files(replace(piece(b"x"), data=b""))],
     "a rest that is none": [last, lambda r: r.write(b"x" * 100)],
 }
 

@@ -16,6 +16,7 @@ from wasmsr.migrate.protocol import (
     Move,
     Offer,
     OwnershipState,
+    PackedFiles,
     PackedPages,
     PeerLost,
     PeerRefused,
@@ -102,8 +103,10 @@ class DirectNode:
         upload.write(module)
         upload.finish()
 
-    def transfer(self, move: Move, rest: int = 0, *, memory: bool = False) -> DirectTransfer:
-        return DirectTransfer(self, self._answers("transfer").begin(move, rest))
+    def transfer(
+        self, move: Move, rest: int = 0, *, memory: bool = False, files: int = 0
+    ) -> DirectTransfer:
+        return DirectTransfer(self, self._answers("transfer").begin(move, rest, False, files))
 
     def commit(self, move: Move, stopped: float) -> Committed:
         answers = self._answers("commit")
@@ -167,6 +170,9 @@ class DirectTransfer:
 
     def pages(self, batch: PackedPages) -> None:
         self._do("pages", batch)
+
+    def files(self, batch: PackedFiles) -> None:
+        self._do("files", batch)
 
     def drain(self) -> None:
         pass

@@ -27,6 +27,7 @@ from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.peers import Peers
 from wasmsr.migrate.protocol import (
     EARLY,
+    FILES,
     INPUT,
     LEASE,
     PIECE,
@@ -38,6 +39,7 @@ from wasmsr.migrate.protocol import (
     Move,
     Offer,
     OwnershipState,
+    PackedFiles,
     PeerLost,
     PeerRefused,
     ProgramLimits,
@@ -498,6 +500,41 @@ def test_questions_for_input_that_cannot_be(served: Served, most: int, position:
     with pytest.raises(grpc.RpcError) as caught:
         served.call("Input", request.SerializeToString())
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"digests": b""},
+        {"digests": b"d" * 31},
+        {"digests": b"d" * 64},
+        {"lengths": []},
+        {"lengths": [0]},
+        {"lengths": [65537]},
+        {"digests": b"d" * 32 * 17, "lengths": [65536] * 17},
+        {"data": bytes((1 << 20) + 1)},
+    ],
+)
+def test_pieces_of_files_that_cannot_be(served: Served, wrong: dict[str, Any]) -> None:
+    right = {"digests": b"d" * 32, "lengths": [1], "data": b"x"}
+    begin = messages.TransferRequest(begin=messages.TransferBegin(move=convert.move_out(MOVE)))
+    bad = messages.TransferRequest(files=messages.Files(**{**right, **wrong}))
+    counter = Counter(World(), "here", program=MOVE.program)
+    for digest in served.peer.prepare(served.offer(counter)).missing:
+        served.peer.upload(counter.module(digest), digest)
+    with pytest.raises(grpc.RpcError) as caught:
+        served.call("Transfer", [begin.SerializeToString(), bad.SerializeToString()])
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_pieces_of_files_there_and_back(served: Served) -> None:
+    files = PackedFiles((b"d" * 32, b"e" * 32), (1, 65536), b"packed", packed=True)
+    data = convert.files_out(files).SerializeToString()
+    assert convert.chunks_in(messages.Files.FromString(data)) == files
+    answer = served.peer.prepare(served.offer(Counter(World(), "here", program=MOVE.program)))
+    assert FILES in answer.abilities and answer.files == 10_000
+    with pytest.raises(Malformed, match="more bytes of files"):
+        convert.files_in(1 << 62)
 
 
 def test_answers_that_cannot_be() -> None:

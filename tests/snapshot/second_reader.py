@@ -19,7 +19,7 @@ import zstandard
 from tests.snapshot.trust import plain_crypto
 
 PAGE, BATCH, LEAF = 4096, 262144, 65536
-WITHOUT_ROW = {11, 24, 25, 33, 34, 35, 40, 41, 44}
+WITHOUT_ROW = {11, 23, 24, 25, 33, 34, 35, 40, 41, 44}
 
 
 @dataclass
@@ -181,7 +181,7 @@ def read(data: bytes, base: Read | None = None, secret: bytes | None = None) -> 
         _regions(data, at + 48, found)
     else:
         assert at + 48 == len(data)
-        assert not found.payloads.keys() & {40, 44}
+        assert not found.payloads.keys() & {23, 40, 44}
     _check_spaces(found, found.payloads.get(36, b""))
     assert (end, zero) == (b"WSR end\n", 0)
     assert crc == zlib.crc32(data[at : at + 44])
@@ -235,6 +235,8 @@ def _regions(data: bytes, end: int, found: Read) -> None:
 
 def _check_padding(found: Read, end: int) -> None:
     """Section 13.7: the padding is zeros, and the head ends where the first region begins."""
+    assert not any(found.payloads.get(23, b""))
+    assert len(found.payloads.get(23, b"")) <= 256 << 20
     padding = found.payloads.get(44, b"")
     assert not any(padding)
     assert len(padding) <= 256 << 20

@@ -237,7 +237,7 @@ class MovesPrograms(Executor, Protocol):
     def describe(self, program: bytes) -> dict[str, Any]:
         """Return what another host must have and allow to take the program, as plain data."""
 
-    def leave(self, program: bytes, end: int, held: Sequence[bytes] = ()) -> None:
+    def leave(self, program: bytes, end: int, held: Sequence[bytes] = (), files: int = 0) -> None:
         """Begin to send a program away; it may be running, and runs on.
 
         The program must not be started or saved by other calls until `end` is closed. Then
@@ -248,6 +248,7 @@ class MovesPrograms(Executor, Protocol):
             end: A connected socket, on which the other side asks for its state; see
                 `wasmsr.node.moving.conversation`.
             held: Digests of the pieces of files that the destination has.
+            files: Most bytes of pieces of files that it takes in the rounds.
         """
 
     def arrive(
@@ -259,6 +260,7 @@ class MovesPrograms(Executor, Protocol):
         image: int = -1,
         file: int = -1,
         rest: int = 0,
+        files: int = 0,
     ) -> None:
         """Begin to take in a program that comes from another host.
 
@@ -272,6 +274,7 @@ class MovesPrograms(Executor, Protocol):
             file: A descriptor from which a snapshot is read to its end, in place of a state that
                 comes in rounds; or -1.
             rest: About how many bytes the state has besides the memories.
+            files: About how many bytes of pieces of files come before the rest.
         """
 
     def sync(self, program: bytes) -> None:

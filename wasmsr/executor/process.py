@@ -342,9 +342,10 @@ class ProcessExecutor:
         found: dict[str, Any] = self._call("describe", program=program)
         return found
 
-    def leave(self, program: bytes, end: int, held: Sequence[bytes] = ()) -> None:
+    def leave(self, program: bytes, end: int, held: Sequence[bytes] = (), files: int = 0) -> None:
         """Begin to send a program away; see `port.MovesPrograms.leave`."""
-        self._call("leave", program=program, end=end, held=list(held))
+        more = {"files": files} if files else {}  # an older worker does not have it
+        self._call("leave", program=program, end=end, held=list(held), **more)
 
     def arrive(
         self,
@@ -355,11 +356,13 @@ class ProcessExecutor:
         image: int = -1,
         file: int = -1,
         rest: int = 0,
+        files: int = 0,
     ) -> None:
         """Begin to take in a program; see `port.MovesPrograms.arrive`."""
         self._call(
-            "arrive", program=program, spec=dict(spec), end=end, image=image, file=file, rest=rest
-        )
+            "arrive", program=program, spec=dict(spec), end=end, image=image, file=file, rest=rest,
+            files=files,
+        )  # fmt: skip
 
     def sync(self, program: bytes) -> None:
         """Write an image to the disk; see `port.Executor.sync`."""

@@ -22,6 +22,7 @@ from wasmsr.migrate.protocol import (
     Move,
     Offer,
     OwnershipState,
+    PackedFiles,
     PackedPages,
     Receipt,
     Refusal,
@@ -34,6 +35,33 @@ from wasmsr.snapshot.live.outgoing import PageBatch
 Buffer = bytes | bytearray | memoryview
 
 Say = Callable[[str, str, dict[str, object]], None]
+
+
+@dataclass(frozen=True)
+class FileBatch:
+    """Pieces of carried files.
+
+    Attributes:
+        digests: The digest of each.
+        lengths: Bytes of each.
+        data: Their bytes, one after the other; at most 1 MiB.
+    """
+
+    digests: tuple[bytes, ...]
+    lengths: tuple[int, ...]
+    data: bytes
+
+
+class Stays(Protocol):
+    """Decides whether a program stays paused for a round."""
+
+    def __call__(self, pages: int, files: int = 0) -> bool:
+        """Return whether it does.
+
+        Args:
+            pages: About how many pages are left to send.
+            files: About how many bytes of files are left.
+        """
 
 
 class MovableProgram(Protocol):
@@ -68,13 +96,15 @@ class MovableProgram(Protocol):
     def lease(self, pause_at: int, end_at: int) -> None:
         """Take the times of a new lease; see `Executor.lease`. It may not run yet."""
 
-    def leave(self, held: Collection[bytes] = (), known: int = 0) -> Leaving:
+    def leave(self, held: Collection[bytes] = (), known: int = 0, files: int = 0) -> Leaving:
         """Begin to send the program away. The program may be running, and runs on.
 
         Args:
             held: Digests of the pieces of files that the destination has. They are left out.
             known: The epoch of the image that the destination keeps, or 0: of pages that are the
                 same in it only the numbers are sent.
+            files: Most bytes of pieces of carried files that the destination takes in the rounds;
+                0 if it takes none, and they are all in the rest.
 
         Raises:
             SnapshotError: The program cannot be saved.
@@ -121,19 +151,23 @@ class Leaving(Protocol):
     method: str
     """How dirty pages are found."""
 
+    files_size: int
+    """About how many bytes of pieces of files are to be sent before the rest; 0 for none."""
+
     parts: dict[str, float]
     """Seconds of what was done while the program was paused: "pause", "scan", "encode"."""
 
     def called(self) -> Iterator[CalledFunctions]:
         """Return the functions that have code here, so that the peer makes it as well."""
 
-    def round(self, stays: Callable[[int], bool], timeout: float) -> bool:
+    def round(self, stays: Stays, timeout: float) -> bool:
         """Begin a round: find the pages that have changed since the one before.
 
         The program stands for a moment. It may have ended.
 
         Args:
-            stays: Is told about how many pages there are; True keeps the program paused.
+            stays: Is told about how many pages there are, and about how many bytes of files; True
+                keeps the program paused.
             timeout: Seconds that the program has to pause.
 
         Returns:
@@ -153,6 +187,15 @@ class Leaving(Protocol):
 
     def batches(self) -> Iterator[PageBatch]:
         """Return the pages of the round; the program may run meanwhile."""
+
+    def files(self) -> Iterator[FileBatch]:
+        """Return pieces of carried files that the peer has not got; the program may run meanwhile.
+
+        In the last round, after `batches` and before `rest`, this captures the program's state.
+
+        Raises:
+            SnapshotError: The program is paused and cannot be saved.
+        """
 
     def output(self) -> Iterator[KeptOutput]:
         """Return kept output that this has not returned before; none where streams are relayed."""
@@ -195,6 +238,7 @@ class ProgramHost(Protocol):
         rest: int = 0,
         program: bytes = b"",
         offer: Offer | None = None,
+        files: int = 0,
     ) -> Arrival:
         """Begin to take a program in.
 
@@ -205,6 +249,7 @@ class ProgramHost(Protocol):
             rest: About how many bytes the state has besides the memories.
             program: Its id.
             offer: By what it was announced.
+            files: About how many bytes of pieces of files come before the rest.
 
         Raises:
             PeerRefused: It may not come after all.
@@ -225,6 +270,9 @@ class ProgramHost(Protocol):
 
     def held(self, program: bytes) -> tuple[bytes, ...]:
         """Return digests of the pieces of files that are here since the program was."""
+
+    def room_for_files(self, description: Description) -> int:
+        """Return how many bytes of pieces of files a program may bring in the rounds."""
 
     def show(self, move: Move, stream: str, offset: int, data: bytes) -> int:
         """Show a piece of output of a program that is elsewhere, once.
@@ -336,6 +384,9 @@ class Arrival(WholeState, Protocol):
             SnapshotError, ModuleError: They are no functions of the module.
         """
 
+    def files(self, digests: Sequence[bytes], lengths: Sequence[int], data: Buffer) -> None:
+        """Take pieces of carried files; see `PackedFiles`. `data` is not compressed."""
+
     def output(self, kept: KeptOutput) -> None:
         """Take a piece of kept output."""
 
@@ -372,6 +423,9 @@ class Sending(Protocol):
 
     def pages(self, batch: PackedPages) -> None:
         """Send pages; wait while the peer has too many bytes left to take."""
+
+    def files(self, batch: PackedFiles) -> None:
+        """Send pieces of carried files; wait as for `pages`."""
 
     def output(self, kept: KeptOutput) -> None:
         """Send a piece of kept output; wait as for `pages`."""
@@ -410,13 +464,16 @@ class Peer(Protocol):
     def upload(self, module: Buffer, digest: bytes, move: Move | None = None) -> None:
         """Send a module that the peer lacks; `move` is the attempt for which it said so."""
 
-    def transfer(self, move: Move, rest: int = 0, *, memory: bool = False) -> Sending:
+    def transfer(
+        self, move: Move, rest: int = 0, *, memory: bool = False, files: int = 0
+    ) -> Sending:
         """Begin to send the program's state.
 
         Args:
             move: The attempt.
             rest: About how many bytes its rest will have.
             memory: Whether the peer may be READY in memory only.
+            files: About how many bytes of pieces of files will come before the rest.
         """
 
     def commit(self, move: Move, stopped: float) -> Committed:

@@ -30,7 +30,9 @@ CALLED = "called"
 """The ability to make code of functions that the program has called, before it is stopped."""
 NODE = "node"
 """The ability to take programs of a node: with what it notes of them, and with kept output."""
-ABILITIES = (INPUT, LEASE, EARLY, JOINED, CALLED)
+FILES = "files"
+"""The ability to take pieces of carried files in the rounds, before the state that names them."""
+ABILITIES = (INPUT, LEASE, EARLY, JOINED, CALLED, FILES)
 """What ends can do and some ends of the same protocol version cannot; a node has `NODE` too."""
 
 LEASE_LOST = "lost"
@@ -192,6 +194,7 @@ class Answer:
         known: The epoch of the image of the program that it keeps since the program was there; 0
             for none. The image has the state in which the program came into that epoch.
         journal: The id of its journal, if it can be READY in memory only; else b"".
+        files: Most bytes of pieces of carried files that it takes in the rounds of one attempt.
     """
 
     node: bytes
@@ -201,6 +204,7 @@ class Answer:
     restore: float = 0.0
     known: int = 0
     journal: bytes = b""
+    files: int = 0
 
 
 @dataclass(frozen=True)
@@ -241,6 +245,25 @@ class PackedPages:
     data: bytes
     packed: bool
     known: array[int] = field(default_factory=lambda: array("Q"))
+
+
+@dataclass(frozen=True)
+class PackedFiles:
+    """Pieces of carried files, as they go over the wire.
+
+    They are chunks of the snapshot format, section 5.16. None comes twice in an attempt.
+
+    Attributes:
+        digests: The digest of each.
+        lengths: Bytes of each, 1 to 65,536.
+        data: Their bytes, one after the other; one zstd frame of them if `packed`.
+        packed: Whether `data` is compressed.
+    """
+
+    digests: tuple[bytes, ...]
+    lengths: tuple[int, ...]
+    data: bytes
+    packed: bool
 
 
 @dataclass(frozen=True)

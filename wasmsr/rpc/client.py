@@ -30,6 +30,7 @@ from wasmsr.migrate.protocol import (
     Move,
     Offer,
     OwnershipState,
+    PackedFiles,
     PackedPages,
     PeerLost,
     PeerRefused,
@@ -155,6 +156,7 @@ class RemotePeer:
                 convert.span_in(reply.restore),
                 convert.epoch_in(reply.known),
                 convert.journal_in(reply.journal),
+                convert.files_in(reply.files),
             )
         except Malformed as error:
             raise self._nonsense(error) from error
@@ -174,7 +176,9 @@ class RemotePeer:
 
         self._refused(self._ask("Upload", requests, PREPARE_SECONDS))
 
-    def transfer(self, move: Move, rest: int = 0, *, memory: bool = False) -> _Sending:
+    def transfer(
+        self, move: Move, rest: int = 0, *, memory: bool = False, files: int = 0
+    ) -> _Sending:
         """Begin to send the program's state; see `ports.Peer`."""
         with self._lock:
             if self._hurry:
@@ -183,7 +187,9 @@ class RemotePeer:
         with self._lock:
             if self._hurry:
                 raise PeerLost("interrupted")
-            begin = messages.TransferBegin(move=convert.move_out(move), rest=rest, memory=memory)
+            begin = messages.TransferBegin(
+                move=convert.move_out(move), rest=rest, memory=memory, files=files
+            )
             sending = _Sending(self, session.call(_path("Transfer")), begin)
             if not sending.is_over:
                 self._calls.add(sending)
@@ -531,6 +537,10 @@ class _Sending:
     def pages(self, batch: PackedPages) -> None:
         self._wait_for_room()
         self._put(messages.TransferRequest(pages=convert.pages_out(batch)), len(batch.data))
+
+    def files(self, batch: PackedFiles) -> None:
+        self._wait_for_room()
+        self._put(messages.TransferRequest(files=convert.files_out(batch)), len(batch.data))
 
     def output(self, kept: KeptOutput) -> None:
         self._wait_for_room()

@@ -175,6 +175,8 @@ def called_out(called: CalledFunctions) -> Any:
 RECORD = 1 << 19
 """Most bytes of what a node notes of a program."""
 
+FILE_PIECE = 65536
+"""Most bytes of a piece of a file."""
 PIECE_OF_OUTPUT = 65536
 PIECE_OF_INPUT = 65536
 
@@ -281,11 +283,44 @@ def journal_in(value: bytes) -> bytes:
     return _id(value, "a journal's id") if value else b""
 
 
-def begin_in(message: Any) -> tuple[terms.Move, int, bool]:
-    """Return move, size of the rest, and whether READY may be in memory. Raises Malformed."""
+def begin_in(message: Any) -> tuple[terms.Move, int, bool, int]:
+    """Return move, size of the rest, whether READY may be in memory, and bytes of files.
+
+    Raises Malformed.
+    """
     if message.rest >= 1 << 62:
         raise Malformed("the rest of a state is too large")
-    return move_in(message.move), message.rest, message.memory
+    return move_in(message.move), message.rest, message.memory, files_in(message.files)
+
+
+def files_in(value: int) -> int:
+    """Return a number of bytes of files, checked. Raises Malformed."""
+    if value >= 1 << 62:
+        raise Malformed("more bytes of files than there can be")
+    return value
+
+
+def chunks_in(message: Any) -> terms.PackedFiles:
+    """Return the value of pieces of files, checked but for their content. Raises Malformed."""
+    digests = held_in(bytes(message.digests))
+    lengths = tuple(message.lengths)
+    if not digests or len(digests) != len(lengths):
+        raise Malformed(f"{len(digests)} digests and {len(lengths)} lengths of pieces of files")
+    if not all(0 < length <= FILE_PIECE for length in lengths):
+        raise Malformed("a piece of a file is empty or too long")
+    if sum(lengths) > terms.BATCH_BYTES or len(message.data) > terms.BATCH_BYTES:
+        raise Malformed(f"pieces of files have more than {terms.BATCH_BYTES} bytes")
+    return terms.PackedFiles(digests, lengths, bytes(message.data), message.packed)
+
+
+def files_out(batch: terms.PackedFiles) -> Any:
+    """Return the message of pieces of files."""
+    return messages.Files(
+        digests=b"".join(batch.digests),
+        lengths=batch.lengths,
+        data=batch.data,
+        packed=batch.packed,
+    )
 
 
 def head_in(message: Any) -> terms.RoundHead:

@@ -361,6 +361,7 @@ class _Calls:
             reply.restore = answer.restore
             reply.known = answer.known
             reply.journal = answer.journal
+            reply.files = answer.files
         except PeerRefused as error:
             reply.refusal.CopyFrom(convert.refusal_out(error))
         return reply
@@ -392,9 +393,9 @@ class _Calls:
             first: Any = next(requests, None)
             if _part(first) != "begin":
                 raise Malformed("a transfer begins with its move")
-            move, rest, memory = convert.begin_in(first.begin)
+            move, rest, memory, files = convert.begin_in(first.begin)
             self._named(move, sender)
-            reception = self._answers.begin(move, rest, memory)
+            reception = self._answers.begin(move, rest, memory, files)
             for request in requests:
                 before = reception.received
                 for part in _parts(request):
@@ -514,6 +515,8 @@ def _take(reception: Reception, request: Any) -> Any:
         reception.early(_bounded(request.early.piece), last=request.early.last)
     elif part == "called":
         reception.called(convert.called_in(request.called))
+    elif part == "files":
+        reception.files(convert.chunks_in(request.files))
     elif part == "output":
         reception.output(convert.kept_in(request.output))
     elif part == "repeat":

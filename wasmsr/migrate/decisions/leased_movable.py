@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wasmsr.errors import EXIT_MIGRATION
 from wasmsr.interp.modules.ahead import CalledFunctions
-from wasmsr.migrate.ports import Buffer, Leaving, MovableProgram
+from wasmsr.migrate.ports import Buffer, FileBatch, Leaving, MovableProgram, Stays
 from wasmsr.migrate.protocol import LEASE_LOST, Description, Ending, KeptOutput
 from wasmsr.ownership.failures import LeaseLost
 from wasmsr.ownership.keeper import LeaseKeeper
@@ -209,9 +209,9 @@ class LeasedMovable:
         """Let the program run that its worker paused before it heard of a new lease."""
         self._guest.again()
 
-    def leave(self, held: Collection[bytes] = (), known: int = 0) -> LeavingLeased:
+    def leave(self, held: Collection[bytes] = (), known: int = 0, files: int = 0) -> LeavingLeased:
         """Begin to send the program away."""
-        return LeavingLeased(self._inner.leave(held, known), self)
+        return LeavingLeased(self._inner.leave(held, known, files), self)
 
     def left(self, epoch: int, received: Path | None) -> None:
         """Take note that the program has left, to send less when it comes back."""
@@ -264,17 +264,18 @@ class LeavingLeased:
         self.rest_size = inner.rest_size
         self.rest_seconds = inner.rest_seconds
         self.method = inner.method
+        self.files_size = inner.files_size
         self.sizes: Sequence[int] = inner.sizes
         self.digest = inner.digest
         self.parts = inner.parts
 
-    def round(self, stays: Callable[[int], bool], timeout: float) -> bool:
+    def round(self, stays: Stays, timeout: float) -> bool:
         """Begin a round; see `ports.Leaving`. Raises LeaseLost too."""
         last = False
 
-        def asked(pages: int) -> bool:
+        def asked(pages: int, files: int = 0) -> bool:
             nonlocal last
-            last = stays(pages)
+            last = stays(pages, files)
             if last:
                 self._program.freeze()
             return last
@@ -298,6 +299,10 @@ class LeavingLeased:
     def batches(self) -> Iterator[PageBatch]:
         """Return the pages of the round."""
         return self._inner.batches()
+
+    def files(self) -> Iterator[FileBatch]:
+        """Return pieces of carried files; see `ports.Leaving`."""
+        return self._inner.files()
 
     def rest(self, *, since: bool = False) -> Iterator[Buffer | tuple[int, int]]:
         """Return the rest of the state; see `ports.Leaving`."""

@@ -116,9 +116,9 @@ class Answers:
         """Begin to receive a module, which `move` needs."""
         return self._destination.upload(module, move)
 
-    def begin(self, move: Move, rest: int = 0, memory: bool = False) -> Reception:
+    def begin(self, move: Move, rest: int = 0, memory: bool = False, files: int = 0) -> Reception:
         """Begin to receive the state of a program; see `MoveDestination.begin`."""
-        return self._destination.begin(move, rest, memory=memory)
+        return self._destination.begin(move, rest, memory=memory, files=files)
 
     def commit(self, move: Move, stopped: float) -> OwnershipState:
         """Carry out the source's decision; return what the journal then says.

@@ -386,6 +386,8 @@ class MoveAttempt:
     def _say_moved(self, moved: Moved) -> None:
         figures, peer = moved.figures, self._peer
         rounds = f" in {figures.rounds} rounds" if figures.rounds > 1 else ""
+        if figures.files:
+            rounds += f" with {size(figures.files)} of files ({size(figures.last_files)} paused)"
         values: dict[str, object] = {
             "peer": peer.address,
             "program": moved.move.program.hex(),

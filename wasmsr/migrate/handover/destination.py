@@ -71,7 +71,8 @@ class MoveDestination(ReadyPrograms):
             known = self.host.known(move.program)
             restore = max(spans, default=0.0)
             abilities = (*ABILITIES, *self.more)
-            return Answer(node, missing, held, abilities, restore, known, self.journal.id)
+            files = self.host.room_for_files(offer.description)
+            return Answer(node, missing, held, abilities, restore, known, self.journal.id, files)
 
     def upload(self, module: ModuleName, move: Move | None = None) -> Upload:
         """Begin to receive a module that `prepare` named as missing.
@@ -94,13 +95,16 @@ class MoveDestination(ReadyPrograms):
 
     # Receiving.
 
-    def begin(self, move: Move, rest: int = 0, *, memory: bool = False) -> Reception:
+    def begin(
+        self, move: Move, rest: int = 0, *, memory: bool = False, files: int = 0
+    ) -> Reception:
         """Begin to receive the state of a program that was prepared.
 
         Args:
             move: The attempt.
             rest: About how many bytes the state has besides the memories.
             memory: Whether it may be READY in memory only; a leased program never is.
+            files: About how many bytes of pieces of files come before the rest.
         """
         with self.journal.locked(move.program):
             arriving = self.arrivals.get(move.program)
@@ -117,7 +121,12 @@ class MoveDestination(ReadyPrograms):
                     offer,
                     self.peers.address_of(offer.node),
                     lambda image: self.host.arrival(
-                        relays, image=image, rest=rest, program=move.program, offer=offer
+                        relays,
+                        image=image,
+                        rest=rest,
+                        program=move.program,
+                        offer=offer,
+                        files=files,
                     ),
                     memory=memory and not description.lease,
                 )

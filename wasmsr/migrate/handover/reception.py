@@ -21,6 +21,7 @@ from wasmsr.migrate.protocol import (
     KeptOutput,
     Move,
     Offer,
+    PackedFiles,
     PackedPages,
     PeerRefused,
     Reason,
@@ -213,6 +214,18 @@ class Reception:
             self._arrival.pages(batch.memory, batch.runs, data, batch.zeros, batch.known)
             self.received += len(batch.data)
             self._syncing.written(len(data) + sum(batch.known[1::2]) * PAGE_SIZE)
+            self._receiver.announce(Event("progress", "", {"bytes": self.received}))
+
+    def files(self, batch: PackedFiles) -> None:
+        """Take pieces of carried files, in a round. Raises PeerRefused."""
+        with self._taking():
+            if not self._open or self._rest:
+                raise FormatError("pieces of files come outside a round")
+            size = sum(batch.lengths)
+            data = unpack(batch.data, size, packed=batch.packed)
+            self._arrival.files(batch.digests, batch.lengths, data)
+            self.received += len(batch.data)
+            self._syncing.written(size)
             self._receiver.announce(Event("progress", "", {"bytes": self.received}))
 
     def end(self, number: int) -> RoundReceipt:

@@ -230,6 +230,7 @@ class Hosting:
         rest: int = 0,
         program: bytes = b"",
         offer: Offer | None = None,
+        files: int = 0,
     ) -> HostedArrival:
         """Begin to take a program in; see `ports.ProgramHost`."""
         pages = Limits().memory_pages if self._max_pages is None else self._max_pages
@@ -239,6 +240,7 @@ class Hosting:
             files=self._carry_limit(),
             image=image,
             rest=rest,
+            expected=files,
         )
         early = EarlyRest(
             limit=DEFAULT_LIMIT, limits=Limits(memory_pages=pages), files=self._carry_limit()
@@ -251,7 +253,8 @@ class Hosting:
         """Return the arrival of a program whose snapshot is on this host's disk."""
         pages = self._max_pages
         decoder = snapshot_format.Decoder(
-            files=self._carry_limit(),
+            # The image has the pieces of all rounds, and those of the rest.
+            files=2 * self._carry_limit(),
             limits=None if pages is None else Limits(memory_pages=pages),
             allocate=allocate,
         )
@@ -262,6 +265,10 @@ class Hosting:
     def restore_seconds(self, digest: bytes) -> float:
         """Return how long it took to restore a program of a module; 0.0 if none was."""
         return self._restore_seconds.get(digest, 0.0)
+
+    def room_for_files(self, description: Description) -> int:
+        """Return how many bytes of pieces of files a program may bring in the rounds."""
+        return self._carry_limit()
 
     def _carry_limit(self) -> int:
         limit = self._grants().carry_limit
@@ -485,6 +492,10 @@ class HostedArrival:
     def called(self, called: CalledFunctions, module: Buffer) -> None:
         """Make code of functions before the program needs it; see `ports.Arrival`."""
         self._ahead.compile(self._hosting.compiled(called.module, module), called)
+
+    def files(self, digests: Sequence[bytes], lengths: Sequence[int], data: Buffer) -> None:
+        """Take pieces of carried files."""
+        self._incoming.take_files(digests, lengths, data)
 
     def output(self, kept: KeptOutput) -> None:
         """Refuse it: this end keeps no output."""

@@ -14,6 +14,7 @@ from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.files.known_pages import KnownPages
 from wasmsr.migrate.files.results import deliver
 from wasmsr.migrate.hosting.leaving import LeavingProgram
+from wasmsr.migrate.hosting.outgoing_files import OutgoingFiles
 from wasmsr.migrate.ports import Buffer
 from wasmsr.migrate.protocol import (
     SNAPSHOT_FORMAT,
@@ -184,14 +185,17 @@ class HostedProgram:
     def lease(self, pause_at: int, end_at: int) -> None:
         """Note nothing: its host calls ask whether the lease lasts."""
 
-    def leave(self, held: Collection[bytes] = (), known: int = 0) -> LeavingProgram:
+    def leave(self, held: Collection[bytes] = (), known: int = 0, files: int = 0) -> LeavingProgram:
         """Begin to send the program away; see `ports.MovableProgram`."""
         wasi = self.program.wasi
         trees = [] if wasi is None else wasi.process.trees.values()
         carries = any(tree.mode not in STAYING for tree in trees)
         image = self._known.sent(self.id, known)
+        outgoing = None
+        if wasi is not None and carries and files:
+            outgoing = OutgoingFiles(wasi.process, held, files)
         self._leaving = LeavingProgram(
-            self.program, self._captured, held, trial=not carries, known=image
+            self.program, self._captured, held, trial=not carries, known=image, files=outgoing
         )
         return self._leaving
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from wasmsr.errors import MigrationError
 from wasmsr.interp.modules.ahead import CalledFunctions, called_functions
-from wasmsr.migrate.ports import Buffer
+from wasmsr.migrate.hosting.outgoing_files import OutgoingFiles
+from wasmsr.migrate.ports import Buffer, FileBatch, Stays
 from wasmsr.migrate.protocol import KeptOutput
 from wasmsr.snapshot.live.outgoing import OutgoingPages, PageBatch
 from wasmsr.snapshot.live.rest import EncodedRest, encode_rest
@@ -28,6 +30,9 @@ PERIOD = 0.02
 """Seconds in which a program that is held back runs once and stands once."""
 
 
+TRIAL_SCAN = 0.02
+"""Seconds of a scan of the files beyond which a running program is not captured on trial."""
+
 COLD = 0.005
 """Seconds of a first capture that show nothing of the next one."""
 
@@ -38,6 +43,7 @@ class LeavingProgram:
     Attributes:
         rest_size: About how many bytes the rest has.
         rest_seconds: About how many seconds it takes to capture and encode it.
+        files_size: About how many bytes of pieces of files are to be sent before the rest.
         early: The rest as it is before the first round, or b"".
         sizes: Pages of each memory in the present round.
         digest: The root digest of the whole state, after `rest`.
@@ -54,6 +60,7 @@ class LeavingProgram:
         *,
         trial: bool = True,
         known: Mapping[SpaceName, SpaceTree] | None = None,
+        files: OutgoingFiles | None = None,
     ) -> None:
         """Begin; the program stands for a moment if it runs.
 
@@ -64,6 +71,7 @@ class LeavingProgram:
             held: Digests of the pieces of files that the destination has.
             trial: Whether the rest of the state may be captured now, to see how large it is.
             known: The digests of the image that the destination keeps.
+            files: Its carried files, if the destination takes them in the rounds.
 
         Raises:
             MigrationError: The program did not pause in time.
@@ -84,7 +92,25 @@ class LeavingProgram:
         self.trees: Mapping[SpaceName, SpaceTree] = {}
         self._pages: OutgoingPages | None = None
         self._pacer: Pacer | None = None
+        self._files = files
+        self._state: SnapshotState | None = None
+        self._stands = False
+        self.files_size = 0
+        if files is not None:
+            trial = self._scan_files(files)
         self._visit(lambda: self._begin(trial), PAUSE_SECONDS)
+
+    def _scan_files(self, files: OutgoingFiles) -> bool:
+        """Scan the files while the program runs; return whether a capture scans them fast."""
+
+        def watch() -> bool:
+            files.watch()
+            return False
+
+        self._visit(watch, PAUSE_SECONDS)
+        files.scan()
+        self.files_size = files.size
+        return files.scan() is not None and files.scan_seconds < TRIAL_SCAN
 
     def _begin(self, trial: bool) -> bool:
         self._pages = OutgoingPages(self._program.store, known=self._known)
@@ -103,6 +129,8 @@ class LeavingProgram:
                 SpaceName(MEMORY_SPACE, number): SpaceTree(len(memory.data) >> 12)
                 for number, memory in enumerate(state.memories)
             }
+            if self._files is not None:
+                state = replace(state, files=None)  # they come in the rounds
             began = time.monotonic()
             early = self._early = encode_rest(state, trees)
             self.early = early.data
@@ -121,7 +149,7 @@ class LeavingProgram:
         program = self._program
         return called_functions(program.modules, deterministic=program.store.deterministic)
 
-    def round(self, stays: Callable[[int], bool], timeout: float) -> bool:
+    def round(self, stays: Stays, timeout: float) -> bool:
         """Begin a round; see `ports.Leaving`."""
         assert self._pages is not None
         pages = self._pages
@@ -135,7 +163,7 @@ class LeavingProgram:
             def decide(count: int) -> bool:
                 nonlocal last
                 self.parts = {"pause": stood - asked, "scan": time.monotonic() - stood}
-                last = stays(count)
+                last = stays(count, 0 if self._files is None else self._files.left)
                 return last
 
             pages.scan(decide)
@@ -143,7 +171,7 @@ class LeavingProgram:
 
         self._visit(scan, timeout)
         self.sizes = pages.sizes
-        stands = self._program.is_stopped
+        stands = self._stands = self._program.is_stopped
         if stands and self._pacer is not None:
             self._pacer.close()
         return stands
@@ -158,6 +186,18 @@ class LeavingProgram:
         assert self._pages is not None
         return self._pages.batches()
 
+    def files(self) -> Iterator[FileBatch]:
+        """Return pieces of carried files; see `ports.Leaving`."""
+        files = self._files
+        if files is None:
+            return
+        if self._stands:
+            state = self._state = self._capture(())
+            if state.files is not None:
+                yield from files.batches(state.files, exact=True)
+        elif (contents := files.scan()) is not None:
+            yield from files.batches(contents, exact=False)
+
     def output(self) -> Iterator[KeptOutput]:
         """Return nothing: the streams are relayed, or stay here."""
         return iter(())
@@ -166,7 +206,12 @@ class LeavingProgram:
         """Return the rest of the state; see `ports.Leaving`."""
         assert self._pages is not None
         since_early = self._early if since else None
-        rest = encode_rest(self._capture(self._held), self._pages.trees, since=since_early)
+        state = self._state
+        if state is None or self._files is None:
+            state = self._capture(self._held)
+        elif state.files is not None:
+            state = replace(state, files=state.files.without(self._files.sent))
+        rest = encode_rest(state, self._pages.trees, since=since_early)
         self.digest = rest.root
         if since and self._early is not None:
             yield from rest.since(self._early)
@@ -190,6 +235,8 @@ class LeavingProgram:
 
             def forget() -> bool:
                 pages.close()
+                if self._files is not None:
+                    self._files.close()
                 return False
 
             self._program.visit(forget, PAUSE_SECONDS)

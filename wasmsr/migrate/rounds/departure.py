@@ -15,9 +15,11 @@ from wasmsr.migrate.ports import Leaving, MovableProgram, Peer, Sending
 from wasmsr.migrate.protocol import (
     CALLED,
     EARLY,
+    FILES,
     PIECE,
     Answer,
     Move,
+    PackedFiles,
     PackedPages,
     PeerLost,
     Receipt,
@@ -60,6 +62,8 @@ class MoveFigures:
         sent: Bytes that were sent, the rest of the state included.
         first: Bytes of the pages that the memories had at the beginning.
         last: Bytes of the pages of the last round.
+        files: Bytes of pieces of files that were sent, before compression.
+        last_files: How many of them were sent while the program was paused.
         rest: Bytes of the rest of the state that were sent in the last round.
         began: When the first round began (`time.monotonic`).
         stopped: When the program was asked to pause for the last round.
@@ -75,6 +79,8 @@ class MoveFigures:
     sent: int = 0
     first: int = 0
     last: int = 0
+    files: int = 0
+    last_files: int = 0
     rest: int = 0
     began: float = field(default_factory=time.monotonic)
     stopped: float = 0.0
@@ -92,6 +98,8 @@ class MoveFigures:
             "bytes_raw": self.raw,
             "bytes_first": self.first,
             "bytes_last": self.last,
+            "bytes_files": self.files,
+            "bytes_files_last": self.last_files,
             "bytes_rest": self.rest,
             "stopped_because": self.reason,
             "dirty_pages_by": self.method,
@@ -146,6 +154,7 @@ class Departure:
         self._stop = stop
         self._memory = memory
         self._packer = BatchPacker(line.plain or line.wire)
+        self._file_packer = BatchPacker(line.plain or line.wire)
         self._leaving: Leaving | None = None
         self.figures = MoveFigures()
         self.stands = False
@@ -163,7 +172,8 @@ class Departure:
         """
         round_trip = self.figures.round_trip = self._round_trip()
         self._known = answer.known > 0
-        leaving = self._leaving = self._program.leave(frozenset(answer.held), answer.known)
+        files = answer.files if FILES in answer.abilities else 0
+        leaving = self._leaving = self._program.leave(frozenset(answer.held), answer.known, files)
         prepares = EARLY in answer.abilities and bool(leaving.early)
         convergence = Convergence(
             self._policy,
@@ -174,7 +184,9 @@ class Departure:
             line=self._line,
         )
         self.figures.method = leaving.method
-        sending = self._peer.transfer(self._move, leaving.rest_size, memory=self._memory)
+        sending = self._peer.transfer(
+            self._move, leaving.rest_size, memory=self._memory, files=leaving.files_size
+        )
         try:
             # Before anything is measured, while the program runs: the peer is busy with it.
             called = leaving.called() if CALLED in answer.abilities else ()
@@ -188,6 +200,10 @@ class Departure:
                 # Now, because the first round may be the last: the peer makes the store meanwhile.
                 sending.drain()
             self._rounds(leaving, sending, convergence)
+            began, before = time.monotonic(), self.figures.files
+            self._files(leaving, sending, convergence, 0)
+            self.figures.last_files = self.figures.files - before
+            self.figures.parts["files"] = time.monotonic() - began
             return self._finish(leaving, sending, prepares)
         except BaseException:
             sending.cancel()
@@ -211,13 +227,15 @@ class Departure:
     def _rounds(self, leaving: Leaving, sending: Sending, convergence: Convergence) -> None:
         figures = self.figures
         while True:
-            left = 0
+            left = left_files = 0
 
-            def stays(pages: int) -> bool:
-                nonlocal left
-                left = pages
+            def stays(pages: int, files: int = 0) -> bool:
+                nonlocal left, left_files
+                left, left_files = pages, files
                 convergence.scan = leaving.parts.get("scan", 0.0)
-                return convergence.stays(pages, *self._expected(leaving, pages))
+                raw, packed = self._expected(leaving, pages)
+                packed += int(files * self._file_packer.ratio)
+                return convergence.stays(pages + files // PAGE_SIZE, raw + files, packed)
 
             asked = time.monotonic()
             self.stands = leaving.round(stays, PAUSE_SECONDS)
@@ -231,13 +249,15 @@ class Departure:
             for kept in leaving.output():
                 sending.output(kept)
             began = time.monotonic()
-            before, packed_before = self._packer.raw, self._packer.packed
+            before, packed_before, files_before = self._packer.raw, self._packed, figures.files
             waited = sending.waited
             head = RoundHead(convergence.rounds, tuple(leaving.sizes), self.stands)
             sending.begin(head)
+            if not self.stands:
+                self._files(leaving, sending, convergence, left * PAGE_SIZE + left_files)
             self._pages(leaving, sending, convergence, left)
             sent = self._packer.raw - before
-            figures.raw, figures.sent = self._packer.raw, self._packer.packed
+            figures.raw, figures.sent = self._packer.raw, self._packed
             if convergence.rounds == 1:
                 figures.first = sent
             if self.stands:
@@ -246,12 +266,29 @@ class Departure:
                 return
             receipt = sending.end(convergence.rounds)
             span = time.monotonic() - began
-            packed = self._packer.packed - packed_before
+            packed = self._packed - packed_before
             waited = sending.waited - waited
-            convergence.sent(sent, packed, span, waited, receipt.sync, receipt.flush)
-            self._packer.rate = self._line.plain or self._line.wire
-            self._say_round(convergence, sent, span)
+            files = figures.files - files_before
+            convergence.sent(sent + files, packed, span, waited, receipt.sync, receipt.flush)
+            self._packer.rate = self._file_packer.rate = self._line.plain or self._line.wire
+            self._say_round(convergence, sent, files, span)
             leaving.slow(convergence.share)
+
+    @property
+    def _packed(self) -> int:
+        """Bytes of pages and files that went over the wire."""
+        return self._packer.packed + self._file_packer.packed
+
+    def _files(
+        self, leaving: Leaving, sending: Sending, convergence: Convergence, left: int
+    ) -> None:
+        """Send the pieces of files that the peer has not got."""
+        for batch in leaving.files():
+            data, packed = self._file_packer.pack(batch.data)
+            sending.files(PackedFiles(batch.digests, batch.lengths, bytes(data), packed))
+            self.figures.files += len(batch.data)
+            left -= len(batch.data)
+            self._progress(convergence, left)
 
     def _expected(self, leaving: Leaving, pages: int) -> tuple[int, int]:
         """Return about how many bytes of pages a round has, and how many go over the wire."""
@@ -285,30 +322,32 @@ class Departure:
                 sending.drain()
                 spent = time.monotonic() - began - self.figures.round_trip
                 packer.rate = self._line.plain = PROBE / max(spent, 1e-6)
-            self._progress(convergence, left - (packer.raw - before) // PAGE_SIZE)
+            self._progress(convergence, left * PAGE_SIZE - (packer.raw - before))
 
     def _progress(self, convergence: Convergence, left: int) -> None:
         if self._stop.is_set():
             raise PeerLost("interrupted")
         values: dict[str, object] = {
             "program": self._move.program.hex(),
-            "bytes": self._packer.packed,
+            "bytes": self._packed,
             "round": convergence.rounds,
-            "left": max(0, left) * PAGE_SIZE,
+            "left": max(0, left),
             "predicted": convergence.predicted,
         }
         self._announce(Event("progress", "", values))
 
-    def _say_round(self, convergence: Convergence, sent: int, span: float) -> None:
+    def _say_round(self, convergence: Convergence, sent: int, files: int, span: float) -> None:
         expected = convergence.predicted
-        text = f"round {convergence.rounds}: {size(sent)} in {seconds(span)}"
+        what = f"{size(sent)} and {size(files)} of files" if files else size(sent)
+        text = f"round {convergence.rounds}: {what} in {seconds(span)}"
         values: dict[str, object] = {
             "program": self._move.program.hex(),
             "round": convergence.rounds,
             "bytes_raw": sent,
-            "bytes": self._packer.packed,
+            "bytes_files": files,
+            "bytes": self._packed,
             "seconds": span,
-            "rate": sent / max(span, 1e-6),
+            "rate": (sent + files) / max(span, 1e-6),
             "held_back": convergence.share,
             "predicted": expected,
         }
@@ -329,7 +368,7 @@ class Departure:
                 figures.rest += len(piece)
                 if self._stop.is_set():
                     raise PeerLost("interrupted")
-        figures.sent += figures.rest
+        figures.sent = self._packed + figures.rest
         figures.parts["encode"] = time.monotonic() - began
         receipt = Receipt(size, leaving.digest)
         sending.finish(receipt)

@@ -1,8 +1,9 @@
 """What a supervisor and its worker say about the state of one program, over a socket of its own.
 
 The supervisor asks `[name, values]`. The worker answers `[True, value]` or `[False, error]`. Before
-that it may say `["item", value]` any number of times, and ask itself: `["stays", pages]`. While it
-waits for that answer it takes other questions. The messages are those of `executor/messages.py`.
+that it may say `["item", value]` any number of times, and ask itself: `["stays", [pages, files]]`,
+files in bytes. While it waits for that answer it takes other questions. The messages are those of
+`executor/messages.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Conversation:
         self._end = end
         self._end.settimeout(ANSWER_SECONDS)
 
-    def ask(self, name: str, *values: Any, asked: Callable[[Any], Any] | None = None) -> Any:
+    def ask(self, name: str, *values: Any, asked: Callable[..., Any] | None = None) -> Any:
         """Return the answer to a question.
 
         Args:
@@ -49,7 +50,7 @@ class Conversation:
         return self._value
 
     def items(
-        self, name: str, *values: Any, asked: Callable[[Any], Any] | None = None
+        self, name: str, *values: Any, asked: Callable[..., Any] | None = None
     ) -> Iterator[Any]:
         """Yield the values with which the worker answers; see `ask`."""
         send(self._end, [name, list(values)])
@@ -61,7 +62,9 @@ class Conversation:
             if kind == "item":
                 yield value
             elif kind == "stays" and asked is not None:
-                send(self._end, ["answer", [asked(value)]])
+                # A worker of an earlier version says only how many pages there are.
+                said_of = value if isinstance(value, list) else [value]
+                send(self._end, ["answer", [asked(*said_of)]])
             elif kind is True:
                 self._value = value
                 return
@@ -109,9 +112,9 @@ class Answering:
         else:
             send(self._end, [True, value])
 
-    def stays(self, pages: int) -> bool:
+    def stays(self, pages: int, files: int = 0) -> bool:
         """Ask the other side whether the program stays paused; answer its questions meanwhile."""
-        send(self._end, ["stays", pages])
+        send(self._end, ["stays", [pages, files]])
         while True:
             said = receive(self._end)
             if said is None:

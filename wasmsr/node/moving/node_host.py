@@ -49,7 +49,7 @@ from wasmsr.node.supervision.program_record import (
 )
 from wasmsr.node.workers.warm_parents import reap
 from wasmsr.runspec.run_spec import RunSpec
-from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, Mount
 
 
 class NodePlace(Protocol):
@@ -173,6 +173,11 @@ class NodeHost:
         """Return 0: no image is kept."""
         return 0
 
+    def room_for_files(self, description: Description) -> int:
+        """Return how many bytes of pieces of files a program may bring in the rounds."""
+        limit = travel_in(description.record).run.limits.carried
+        return CARRY_LIMIT if limit is None else limit
+
     def restore_seconds(self, digest: bytes) -> float:
         """Return how long it took to restore a program of a module; 0.0 if none was."""
         return self._restore_seconds.get(digest, 0.0)
@@ -187,6 +192,7 @@ class NodeHost:
         rest: int = 0,
         program: bytes = b"",
         offer: Offer | None = None,
+        files: int = 0,
     ) -> NodeArrival:
         """Begin to take a program in: with a folder, a record and a worker."""
         assert offer is not None
@@ -211,8 +217,9 @@ class NodeHost:
             raise
         try:
             conversation = arrive(
-                coming.executor, record, image=-1 if image is None else image, rest=rest
-            )
+                coming.executor, record, image=-1 if image is None else image, rest=rest,
+                files=files,
+            )  # fmt: skip
         except BaseException:
             self.drop(coming)
             raise
@@ -334,6 +341,10 @@ class NodeArrival:
             ring = RingLog(folder, kept.stream, self._host._place.ring)
             self._rings[kept.stream] = ring
         ring.write(memoryview(kept.data))
+
+    def files(self, digests: Sequence[bytes], lengths: Sequence[int], data: Buffer) -> None:
+        """Take pieces of carried files."""
+        self._worker.ask("files", list(digests), list(lengths), data)
 
     def early(self, piece: Buffer) -> None:
         """Take the next piece of an earlier rest."""

@@ -23,13 +23,14 @@ def arrive(
     image: int = -1,
     file: int = -1,
     rest: int = 0,
+    files: int = 0,
 ) -> Conversation:
     """Return a conversation in which a worker takes a program in.
 
     Args:
         executor: The worker.
         record: What is noted of the program.
-        image, file, rest: As for `Executor.arrive`.
+        image, file, rest, files: As for `Executor.arrive`.
 
     Raises:
         WasmsrError: The worker cannot begin.
@@ -39,7 +40,7 @@ def arrive(
         try:
             executor.arrive(
                 bytes.fromhex(record.program), record.spec, theirs.fileno(),
-                image=image, file=file, rest=rest,
+                image=image, file=file, rest=rest, files=files,
             )  # fmt: skip
         except BaseException:
             ours.close()

@@ -10,12 +10,12 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-from wasmsr.errors import EXIT_HOST
+from wasmsr.errors import EXIT_HOST, WasmsrError
 from wasmsr.executor.output.rings import read_ring, ring_bounds
 from wasmsr.executor.port import ExecutorError
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.interp.modules.ahead import CalledFunctions
-from wasmsr.migrate.ports import Buffer
+from wasmsr.migrate.ports import Buffer, FileBatch, Stays
 from wasmsr.migrate.protocol import (
     Description,
     Ending,
@@ -29,6 +29,7 @@ from wasmsr.node.moving.travel_record import travel_out
 from wasmsr.node.supervision.node_folder import ProgramFolder
 from wasmsr.node.supervision.program_record import STREAMS, ProgramRecord, ProgramStanding
 from wasmsr.snapshot.live.outgoing import PageBatch
+from wasmsr.wasi.filesystem.mounts import CARRYING
 
 PIECE = 1 << 20
 """Bytes that are read at a time."""
@@ -127,12 +128,21 @@ class WorkerProgram:
         if not self.executor.is_gone:
             self.executor.kill()
 
-    def leave(self, held: Collection[bytes] = (), known: int = 0) -> WorkerLeaving:
+    def leave(self, held: Collection[bytes] = (), known: int = 0, files: int = 0) -> WorkerLeaving:
         """Begin to send it away."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self.executor.leave(self.id, theirs.fileno(), list(held))
+                if not any(mount.mode in CARRYING for mount in self.describe().mounts):
+                    files = 0
+                try:
+                    self.executor.leave(self.id, theirs.fileno(), list(held), files)
+                except WasmsrError:
+                    if not files:
+                        raise
+                    # A worker of an earlier version, which outlives its supervisor, sends its files
+                    # in the rest; another reason is told again.
+                    self.executor.leave(self.id, theirs.fileno(), list(held))
                 return WorkerLeaving(Conversation(ours), self._folder.output)
             except BaseException:
                 ours.close()
@@ -158,14 +168,17 @@ class WorkerLeaving:
     """A program that leaves its worker (`migrate.ports.Leaving`).
 
     Attributes:
-        rest_size, rest_seconds, method, early, sizes, digest, parts: As in the port.
+        rest_size, rest_seconds, method, files_size, early, sizes, digest, parts: As in the port.
     """
 
     def __init__(self, conversation: Conversation, output: Path) -> None:
         self._worker = conversation
         self._output = output
         self._sent = dict.fromkeys(STREAMS, -1)
-        self.rest_size, self.rest_seconds, self.method = conversation.ask("begin")
+        # A worker of an earlier version, which outlives its supervisor, says nothing of files.
+        self.rest_size, self.rest_seconds, self.method, *files = conversation.ask("begin")
+        self._takes_files = bool(files)
+        self.files_size: int = files[0] if files else 0
         self.early: Buffer = b"".join(conversation.items("early"))
         self.sizes: Sequence[int] = ()
         self.digest = b""
@@ -182,7 +195,7 @@ class WorkerLeaving:
             if error.message != repr("called"):
                 raise
 
-    def round(self, stays: Callable[[int], bool], timeout: float) -> bool:
+    def round(self, stays: Stays, timeout: float) -> bool:
         """Begin a round; the decision whether the program stays paused is made here."""
         stands, self.sizes, self.parts = self._worker.ask("round", timeout, asked=stays)
         return bool(stands)
@@ -197,6 +210,13 @@ class WorkerLeaving:
         for memory, data, *runs in self._worker.items("batches"):
             first, zeros, known = (array("Q", one) for one in runs)
             yield PageBatch(memory, first, data, zeros, known)
+
+    def files(self) -> Iterator[FileBatch]:
+        """Return pieces of carried files that the peer has not got."""
+        if not self._takes_files:
+            return
+        for digests, lengths, data in self._worker.items("files"):
+            yield FileBatch(tuple(digests), tuple(lengths), data)
 
     def output(self) -> Iterator[KeptOutput]:
         """Return kept output that this has not returned before, from the files of the rings."""

@@ -37,6 +37,10 @@ NO_RELAYS = Relays(b"", b"", 0, None, None)
 """Programs of a node have their streams with them."""
 
 
+QUESTIONS = ("begin", "early", "called", "round", "sample", "batches", "files", "rest", "slow")
+"""What the supervisor asks of a program that leaves."""
+
+
 class MovingExecutor(LocalExecutor):
     """An executor whose programs move (`port.MovesPrograms`). It has one module."""
 
@@ -107,9 +111,9 @@ class MovingExecutor(LocalExecutor):
             ],
         }  # fmt: skip
 
-    def leave(self, program: bytes, end: int, held: Sequence[bytes] = ()) -> None:
+    def leave(self, program: bytes, end: int, held: Sequence[bytes] = (), files: int = 0) -> None:
         """Begin to send a program away; see `port.MovesPrograms.leave`."""
-        leaving = self._hosted(program).leave(frozenset(held))
+        leaving = self._hosted(program).leave(frozenset(held), files=files)
         departing = _Departing(leaving, os.dup(end))
         threading.Thread(target=departing.serve, name="wasmsr-leave", daemon=True).start()
 
@@ -124,6 +128,7 @@ class MovingExecutor(LocalExecutor):
         image: int = -1,
         file: int = -1,
         rest: int = 0,
+        files: int = 0,
     ) -> None:
         """Begin to take in a program; see `port.MovesPrograms.arrive`."""
         run = RunSpec.read(spec)
@@ -159,8 +164,9 @@ class MovingExecutor(LocalExecutor):
                 arrival = hosting.restored(_read(file), NO_RELAYS)
             else:
                 arrival = hosting.arrival(
-                    NO_RELAYS, image=own if own >= 0 else None, rest=rest, program=program
-                )
+                    NO_RELAYS, image=own if own >= 0 else None, rest=rest, program=program,
+                    files=files,
+                )  # fmt: skip
         except BaseException:
             if own >= 0:
                 os.close(own)
@@ -210,10 +216,7 @@ class _Departing:
     def __init__(self, leaving: LeavingProgram, end: int) -> None:
         self._leaving = leaving
         self._socket = socket.socket(fileno=end)
-        methods = {
-            name: getattr(self, name)
-            for name in ("begin", "early", "called", "round", "sample", "batches", "rest", "slow")
-        }
+        methods = {name: getattr(self, name) for name in QUESTIONS}
         self._answering = Answering(self._socket, methods)
 
     def serve(self) -> None:
@@ -227,7 +230,7 @@ class _Departing:
 
     def begin(self) -> list[Any]:
         leaving = self._leaving
-        return [leaving.rest_size, leaving.rest_seconds, leaving.method]
+        return [leaving.rest_size, leaving.rest_seconds, leaving.method, leaving.files_size]
 
     def early(self) -> Iterator[Any]:
         return _pieces(self._leaving.early)
@@ -248,6 +251,10 @@ class _Departing:
         for batch in self._leaving.batches():
             runs = (batch.runs, batch.zeros, batch.known)
             yield [batch.memory, batch.data, *(one.tobytes() for one in runs)]
+
+    def files(self) -> Iterator[list[Any]]:
+        for batch in self._leaving.files():
+            yield [list(batch.digests), list(batch.lengths), batch.data]
 
     def rest(self, since: bool) -> Iterator[Any]:
         for part in self._leaving.rest(since=since):
@@ -277,6 +284,7 @@ class _Arriving:
         methods: dict[str, Callable[..., Any]] = {
             "resize": arrival.resize,
             "pages": self.pages,
+            "files": arrival.files,
             "early": arrival.early,
             "called": self.called,
             "prepare": lambda: arrival.prepare({digest: b""}),

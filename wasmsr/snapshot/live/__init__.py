@@ -5,5 +5,6 @@
 - `early`: a rest that came before, from which a store is prepared;
 - `memories`: memories that are filled in rounds, with their digests;
 - `image`: a mapped file that is written meanwhile;
-- `incoming`: the three together, at the end that receives.
+- `carried`: pieces of carried files that arrive in the rounds;
+- `incoming`: all of these together, at the end that receives.
 """

@@ -3,6 +3,10 @@
 The regions of the memories begin after a room for the head, whose length nobody knows yet. The
 section *padding* fills what the head leaves of it. The first 64 bytes are written last: until then
 the file is no snapshot.
+
+Chunks of carried files arrive before the sections too. Their section, *file data*, begins after a
+room of its own for the sections before it; *file padding* fills what these leave. Then the rest is
+kept in memory until its end: what follows the file data has no place before.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import errno
 import os
 import zlib
 from functools import cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from wasmsr.snapshot.encoding.container import (
     BATCH,
@@ -20,16 +24,20 @@ from wasmsr.snapshot.encoding.container import (
     FLAG_HANDED,
     HEADER,
     RAW,
+    SECTION,
     Buffer,
     Header,
+    section_bytes,
 )
 from wasmsr.snapshot.encoding.mapped_writer import places_section, write_at
 from wasmsr.snapshot.encoding.reader import SectionSize
+from wasmsr.snapshot.live.carried import FileArea, IncomingFiles, stored_size
 from wasmsr.snapshot.live.memories import LiveMemories
 from wasmsr.snapshot.memory.page_calls import write_view
 from wasmsr.snapshot.memory.page_engine import Runs
 from wasmsr.snapshot.memory.space_name import MEMORY_SPACE, SpaceName
-from wasmsr.snapshot.sections.pages.padding import PADDING
+from wasmsr.snapshot.sections.host.files import CHUNK, CHUNK_SIZE, FILE_DATA, FILE_INDEX
+from wasmsr.snapshot.sections.pages.padding import FILE_PADDING, PADDING
 from wasmsr.snapshot.sections.pages.places import PLACES
 from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE
 from wasmsr.snapshot.spaces.places import (
@@ -72,12 +80,29 @@ class LiveImage:
             caller's.
         rest: An estimate of the bytes of the rest.
         memories: The memories, which the caller changes first.
+        files: The chunks of carried files, which are to be written to `files.area`.
+        expected: An estimate of the bytes of these chunks.
     """
 
-    def __init__(self, file: int, rest: int, memories: LiveMemories) -> None:
+    def __init__(
+        self,
+        file: int,
+        rest: int,
+        memories: LiveMemories,
+        files: IncomingFiles | None = None,
+        expected: int = 0,
+    ) -> None:
         self._file = file
         self._memories = memories
+        self._files = IncomingFiles(0) if files is None else files
+        self._kept = bytearray()
+        self._there: list[tuple[int, int]] = []
+        self._used = 0  # up to where old regions may be in the room before the file data
         self._room = room_for(max(0, min(rest, _MOST_REST)))
+        if expected > 0:
+            index = (expected // CHUNK_SIZE + 1) * CHUNK.size
+            self._files.area = FileArea(file, aligned(self._room + index + _SPARE))
+            self._room += self._files.area.at + aligned(stored_size(expected) + _SPARE)
         self._end = 0
         self._early = 0
         self._tail = b""
@@ -114,13 +139,32 @@ class LiveImage:
             self._stale = True
             raise
 
+    def open_area(self) -> None:
+        """Have a place for chunks, before the first of them. The regions move if there was none."""
+        if self._files.area is None:
+            self._files.area = FileArea(self._file, aligned(self._room + _SPARE))
+            self._used = self._files.area.at
+            self._room, self._stale = aligned(self._used + self._room + _SPARE), True
+
+    def grown(self) -> None:
+        """Take note of new chunks in the area; the regions move if it has reached them."""
+        area = self._files.area
+        if area is not None and area.end + _SPARE > self._room:
+            self._room, self._stale = aligned(area.end + area.size // 8 + 4 * _SPARE), True
+
+    @property
+    def _has_files(self) -> bool:
+        """Whether chunks have come, so that the rest is kept until its end."""
+        return self._files.area is not None and self._files.area.size > 0
+
     def foresee(self, rest: Buffer) -> None:
         """Write an earlier rest to where the rest will be, so that it need not be written again.
 
         Raises:
             OSError: The file cannot be written.
         """
-        self._early = min(len(rest), self._room)
+        area = self._files.area
+        self._early = min(len(rest), self._room if area is None else area.at)
         write_at(self._file, HEADER.size, memoryview(rest)[HEADER.size : self._early])
 
     def append(self, piece: memoryview, foreseen: int | None = None) -> None:
@@ -136,6 +180,12 @@ class LiveImage:
         held = max(0, HEADER.size - self._end)
         self._header += piece[:held]
         end = self._end + len(piece)
+        if self._has_files:
+            self._kept += piece
+            if foreseen == self._end and end <= self._early:
+                self._there.append((self._end, end))
+            self._end = end
+            return
         if end > self._room:
             self._room, self._stale = room_for(end), True
         there = foreseen == self._end and end <= self._early
@@ -148,7 +198,9 @@ class LiveImage:
         if not self._stale:
             return
         self._places = self._laid()
-        self._cut(max(self._end, HEADER.size))
+        area = self._files.area
+        has = area is not None and area.size > 0
+        self._cut(area.end if has and area is not None else max(self._end, HEADER.size))
         self._cut(self._size())
         self._stale = False
         for number in range(len(self._memories)):
@@ -163,6 +215,9 @@ class LiveImage:
         Raises:
             OSError: The file cannot be written.
         """
+        if self._has_files:
+            self._finish_with_files(head)
+            return
         end = self._end
         padding = padding_for(end, self._room) if len(self._memories) else 0
         if padding > PADDING_LIMIT:
@@ -187,6 +242,75 @@ class LiveImage:
         )
         write_at(self._file, 0, header.encode())
 
+    def _finish_with_files(self, head: _Head) -> None:
+        """Do it where chunks have come: their section is there, the others are written around."""
+        area, parts = self._files.area, _parts_of(head)
+        assert area is not None
+        data = memoryview(self._kept)
+        index = b"".join(section_bytes(FILE_INDEX.kind, self._files.index()))
+        used = (
+            max(self._early, self._used),
+            0,
+        )  # up to where the file has other bytes: before the files, and after
+        while (zeros := _zeros_in(area.at - len(index) - parts.first)) is None:
+            # The sections before are longer than their room, or shorter by far, or no padding has
+            # that length.
+            used = max(area.end, area.at), max(area.end, used[1])
+            wanted = parts.first + len(index) + FIRST.size + 1
+            area.move(max(area.at + 64, wanted) if area.at < PADDING_LIMIT else wanted)
+        before, after = data[parts.after : parts.split], data[parts.split :]
+        end = area.end + len(before) + len(after)
+        padding = 0
+        if aligned(end) > self._room:
+            self._room, self._stale = aligned(end), True
+        elif len(self._memories):
+            padding = padding_for(end, self._room)
+        if padding > PADDING_LIMIT:
+            self._room, self._stale, padding = aligned(end), True, 0
+        self.settle()
+        for start, stop in _others(HEADER.size, parts.first, self._there):
+            write_at(self._file, start, data[start:stop])
+        start = area.at - len(index)
+        self._write_zeros(parts.first, zeros, FILE_PADDING.kind, min(used[0], start))
+        write_at(self._file, start, index)
+        area.finish(FILE_DATA.kind)
+        at = area.end
+        write_at(self._file, at, before)
+        write_at(self._file, at + parts.places - parts.after, places_section(self._places))
+        at += len(before)
+        if padding:
+            at = self._write_zeros(at, padding, PADDING.kind, used[1])
+        write_at(self._file, at, after)
+        self._cut(file_size(at + len(after), self._places))
+        header = Header.decode(self._header)
+        files = len(self._files) * CHUNK.size + area.size
+        header = header._replace(
+            flags=header.flags | FLAG_HANDED,
+            sections=header.sections - parts.dropped + 3 + bool(padding),
+            plain=header.plain - parts.plain + zeros + files + padding,
+        )
+        write_at(self._file, 0, header.encode())
+
+    def _write_zeros(self, at: int, size: int, kind: int, used: int) -> int:
+        """Write a section of zeros; return where it ends.
+
+        Args:
+            at: Where it begins.
+            size: Bytes of its payload.
+            kind: Its kind.
+            used: Up to where the file may have other bytes than zeros.
+        """
+        write_at(self._file, at, bytes(max(0, used - at)))
+        for start in range(0, size, BATCH_SIZE):
+            part = min(BATCH_SIZE, size - start)
+            if start:
+                head = BATCH.pack(RAW, part, _crc(part))
+            else:
+                head = FIRST.pack(kind, 0, 0, size, RAW, part, _crc(part))
+            write_at(self._file, at, head)
+            at += len(head) + part
+        return at
+
     def _pad(self, split: int, padding: int) -> int:
         """Put the section *padding* between two parts of the head; return where the head ends."""
         file = self._file
@@ -194,17 +318,8 @@ class LiveImage:
         if len(tail) != self._end - split:
             raise OSError(errno.EIO, "the image was changed by somebody else")
         self._tail = tail  # the next attempt needs it, if this one finds no room
-        write_at(file, split, bytes(max(len(tail), self._early - split)))
-        at = split
-        for start in range(0, padding, BATCH_SIZE):
-            size = min(BATCH_SIZE, padding - start)
-            crc = _crc(size)
-            if start:
-                head = BATCH.pack(RAW, size, crc)
-            else:
-                head = FIRST.pack(PADDING.kind, 0, 0, padding, RAW, size, crc)
-            write_at(file, at, head)
-            at += len(head) + size
+        used = max(split + len(tail), self._early)
+        at = self._write_zeros(split, padding, PADDING.kind, used)
         write_at(file, at, tail)
         return at + len(tail)
 
@@ -222,6 +337,60 @@ class LiveImage:
         except OSError:
             self._stale = True
             raise
+
+
+class _Parts(NamedTuple):
+    """Where the parts of a rest are that is written around the file data.
+
+    Attributes:
+        first: Where the sections before the file data end.
+        after: Where the sections after the file data begin.
+        split: Where *padding* belongs.
+        places: Where the section *places* begins; `after` without one.
+        dropped: How many sections of files the rest has itself.
+        plain: Bytes of their payloads.
+    """
+
+    first: int
+    after: int
+    split: int
+    places: int
+    dropped: int
+    plain: int
+
+
+def _parts_of(head: _Head) -> _Parts:
+    at = first = after = split = HEADER.size
+    places = dropped = dropped_plain = 0
+    for kind, plain, stored in head.sections:
+        if kind == PLACES.kind:
+            places = at
+        at += stored
+        first = at if kind < FILE_PADDING.kind else first
+        after = at if kind <= FILE_DATA.kind else after
+        split = at if kind < PADDING.kind else split
+        if kind in (FILE_INDEX.kind, FILE_DATA.kind):
+            dropped, dropped_plain = dropped + 1, dropped_plain + plain
+    return _Parts(first, after, split, places or after, dropped, dropped_plain)
+
+
+def _zeros_in(room: int) -> int | None:
+    """Return the payload of a section of zeros that takes just so many bytes; None for none."""
+    whole, rest = divmod(room - SECTION.size, BATCH_SIZE + BATCH.size)
+    size = whole * BATCH_SIZE + max(0, rest - BATCH.size)
+    if room <= FIRST.size or 0 < rest <= BATCH.size or size > PADDING_LIMIT:
+        return None
+    return size
+
+
+def _others(start: int, end: int, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the spans from `start` to `end` that are not among ascending ones."""
+    found = []
+    for first, last in spans:
+        if first > start and start < end:
+            found.append((start, min(first, end)))
+        start = max(start, last)
+    return [*found, (start, end)] if start < end else found
 
 
 @cache

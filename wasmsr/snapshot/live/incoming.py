@@ -7,6 +7,7 @@ before all of it is verified.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from threading import Lock
 
 from wasmsr.errors import DigestError, FormatError, SnapshotError
@@ -14,20 +15,21 @@ from wasmsr.interp.outcomes import Limits
 from wasmsr.snapshot.encoding.container import HEADER, MAPPED, Buffer
 from wasmsr.snapshot.encoding.read_limits import BESIDE
 from wasmsr.snapshot.encoding.reader import Decoder
+from wasmsr.snapshot.live.carried import IncomingFiles
 from wasmsr.snapshot.live.early import EarlyRest
 from wasmsr.snapshot.live.image import LiveImage
 from wasmsr.snapshot.live.memories import LiveMemories
 from wasmsr.snapshot.memory.adoption import unload
 from wasmsr.snapshot.memory.page_engine import Runs
-from wasmsr.snapshot.sections.pages.padding import PADDING
+from wasmsr.snapshot.sections.pages.padding import FILE_PADDING, PADDING
 from wasmsr.snapshot.state import SnapshotState
 
 
 class IncomingState:
     """Takes the pages of memories in any order, as often as they come, and then the rest.
 
-    One thread calls `resize`, `take`, `zeros`, `feed` and `finish`; any thread may call `sync`
-    meanwhile.
+    One thread calls `resize`, `take`, `zeros`, `take_files`, `feed` and `finish`; any thread may
+    call `sync` meanwhile.
 
     Args:
         limit: Bytes that all memories may have together.
@@ -37,6 +39,7 @@ class IncomingState:
             mapped snapshot with the mark of hand-over, and stays the caller's. None for no image.
         rest: An estimate of the bytes of the rest. If it is far too small, the image must be
             written twice.
+        expected: An estimate of the bytes of files that come before the rest; likewise.
 
     Attributes:
         root: The root digest, after `finish`.
@@ -50,12 +53,17 @@ class IncomingState:
         files: int,
         image: int | None,
         rest: int = 0,
+        expected: int = 0,
     ) -> None:
         self.root = b""
         self._lock = Lock()
         self._memories = LiveMemories(limit, limits)
+        self._files = IncomingFiles(files)
         self._file = image
-        self._image = None if image is None else LiveImage(image, rest, self._memories)
+        self._image: LiveImage | None = None
+        if image is not None:
+            expected = min(expected, files)
+            self._image = LiveImage(image, rest, self._memories, self._files, expected)
         self._decoder: Decoder | None = Decoder(
             limit=limit + BESIDE,
             limits=limits,
@@ -118,6 +126,30 @@ class IncomingState:
             changed = self._memories.get(number).clear(runs)
             if self._image is not None:
                 self._image.write(number, changed)
+
+    def take_files(self, digests: Sequence[bytes], lengths: Sequence[int], data: Buffer) -> None:
+        """Keep chunks of carried files, which come before the rest.
+
+        Args:
+            digests: Digest of each, 32 bytes.
+            lengths: Bytes of each, 1 to 64 KiB.
+            data: The chunks, one after the other.
+
+        Raises:
+            FormatError: They cannot be, came before, or are more than may come.
+            DigestError: One is not what its digest names.
+            OSError: There is no room for them.
+        """
+        self._files.check(digests, lengths, data)  # without the lock: it takes long
+        with self._lock:
+            self._check_open()
+            if self._fed:
+                raise FormatError("pieces of files come after the rest has begun")
+            if self._image is not None:
+                self._image.open_area()
+            self._files.keep(digests, lengths, data)
+            if self._image is not None:
+                self._image.grown()
 
     def sync(self) -> None:
         """Write the image to the disk as far as it is, and bring the digests up to date.
@@ -211,8 +243,10 @@ class IncomingState:
                     f"the rest has {len(state.memories)} memories, and {len(self._memories)} "
                     "were sent"
                 )
-            if any(size.kind == PADDING.kind for size in decoder.sections):
-                raise FormatError(f"the rest has a {PADDING.name} section")
+            for padding in (PADDING, FILE_PADDING):
+                if any(size.kind == padding.kind for size in decoder.sections):
+                    raise FormatError(f"the rest has a {padding.name} section")
+            self._add_files(state)
             wrong = self._memories.compare(decoder.space_digests)
             if wrong:
                 raise DigestError(
@@ -225,9 +259,21 @@ class IncomingState:
             self._release()
             return state
 
+    def _add_files(self, state: SnapshotState) -> None:
+        """Add the chunks that came before to those of the rest."""
+        if not len(self._files):
+            return
+        if state.files is not None:
+            for digest, length in state.files:
+                if digest not in self._files.contents:
+                    self._files.keep([digest], [length], state.files.read(digest))
+        state.files = self._files.contents
+
     def close(self) -> None:
         """Let go of everything that has arrived; again, or after `finish`, does nothing."""
         with self._lock:
+            if not self._closed:
+                self._files.close()
             self._release()
 
     def _release(self) -> None:

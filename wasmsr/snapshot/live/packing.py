@@ -66,6 +66,11 @@ class BatchPacker:
         self.packed += len(pages)
         return pages, False
 
+    @property
+    def ratio(self) -> float:
+        """How many bytes came of one byte so far; 1.0 before the first."""
+        return self.packed / self.raw if self.raw else 1.0
+
     def expected(self, pages: Buffer) -> float:
         """Return how many bytes come of one byte of pages such as these."""
         if not pages or not self._gains():

@@ -40,6 +40,7 @@ class MemoryTree(MountTree):
 
     def opened(self, file: RegularFile) -> None:
         """Count the bytes that are written to the file."""
+        super().opened(file)
         file.charged = self
         self._open.add(file)
 

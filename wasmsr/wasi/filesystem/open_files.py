@@ -16,6 +16,7 @@ from wasmsr.wasi.streams.waiting import IN, OUT, PIPE_PIECE, read_on, wait, writ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 else:
     Protocol = object
@@ -33,6 +34,22 @@ class SizeLimit(Protocol):
         Raises:
             CallError: ENOSPC, if that is too much.
         """
+
+
+class WriteWatch(Protocol):
+    """Hears of writes to the files of a tree."""
+
+    def writing(self, host: int, perform: Callable[[], int], position: int | None = None) -> int:
+        """Write, and take note of what was written.
+
+        Args:
+            host: Descriptor of the file.
+            perform: Writes, and returns how many bytes were written.
+            position: Where that begins; None for the offset of the descriptor.
+        """
+
+    def resized(self, host: int) -> None:
+        """Take note that the file has got another size, by its descriptor."""
 
 
 class MountPath:
@@ -54,7 +71,7 @@ class MountPath:
 class RegularFile(Descriptor):
     """A regular file (or block device). The offset is the host descriptor's own."""
 
-    __slots__ = ("__weakref__", "access", "charged", "place")
+    __slots__ = ("__weakref__", "access", "charged", "place", "watch")
     kind = "file"
     seekable = True
 
@@ -65,6 +82,8 @@ class RegularFile(Descriptor):
         super().__init__(host, filetype, flags=flags)
         self.charged: SizeLimit | None = None
         """The tree with a limit to which writes count, or None."""
+        self.watch: WriteWatch | None = None
+        """What hears of writes while the program leaves, or None."""
         self.place = place
         self.access = access
 
@@ -76,7 +95,19 @@ class RegularFile(Descriptor):
         """Write at the offset, and move it on."""
         if self.charged is not None:
             self.charged.charge(sum(map(len, buffers)))
+        if self.watch is not None:
+            return self.watch.writing(self.host, lambda: os.writev(self.host, buffers))
         return os.writev(self.host, buffers)
+
+    def write_at(self, buffers: list[memoryview], position: int) -> int:
+        """Write at a position; the offset stays."""
+        if self.charged is not None:
+            self.charged.charge(sum(map(len, buffers)))
+        if self.watch is not None:
+            return self.watch.writing(
+                self.host, lambda: os.pwritev(self.host, buffers, position), position
+            )
+        return os.pwritev(self.host, buffers, position)
 
     def set_flags(self, flags: int) -> None:
         """Only APPEND and NONBLOCK can change; the host cannot change how it synchronises."""

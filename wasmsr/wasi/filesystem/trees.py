@@ -19,7 +19,7 @@ from wasmsr.wasi.streams.descriptor import FileKind, kind_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wasmsr.wasi.filesystem.open_files import Directory, RegularFile
+    from wasmsr.wasi.filesystem.open_files import Directory, RegularFile, WriteWatch
     from wasmsr.wasi.filesystem.private_folders import PrivateFolder
 
 Listing = list[tuple[bytes, int, int]]
@@ -50,6 +50,8 @@ class MountTree:
         """The files that the last capture read. Files that look the same are not read again."""
         self.inodes: dict[tuple[int, int], bytes] = {}
         """The path at which that capture found each inode."""
+        self.watch: WriteWatch | None = None
+        """Hears of writes to files of the tree while the program leaves."""
         self._holders = 1
         self._counting = Lock()
 
@@ -85,6 +87,7 @@ class MountTree:
 
     def opened(self, file: RegularFile) -> None:
         """Note that the program has this file of the tree open."""
+        file.watch = self.watch
 
     def touched(self, descriptor: RegularFile | Directory) -> None:
         """Prepare for a change of the attributes of something open."""

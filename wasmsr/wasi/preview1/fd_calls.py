@@ -115,9 +115,7 @@ def fd_pwrite(
     memory = caller.memory
     buffers = vectors(memory, iovs, iovs_len)
     nwritten = span(memory, nwritten, 4)
-    if file.charged is not None:
-        file.charged.charge(sum(map(len, buffers)))
-    SIZE.pack_into(memory, nwritten, os.pwritev(file.host, buffers, _position(offset)))
+    SIZE.pack_into(memory, nwritten, file.write_at(buffers, _position(offset)))
 
 
 def fd_seek(
@@ -230,6 +228,8 @@ def fd_filestat_set_size(process: Process, caller: Caller, fd: int, size: int) -
     file = _regular(descriptor)
     require(file, Right.FD_FILESTAT_SET_SIZE)
     os.ftruncate(file.host, _position(size))
+    if file.watch is not None:
+        file.watch.resized(file.host)
 
 
 def _regular(descriptor: Descriptor) -> RegularFile:
@@ -315,6 +315,8 @@ def fd_allocate(process: Process, caller: Caller, fd: int, offset: int, len: int
     if file.charged is not None:
         file.charged.charge(size)
     allocate(file.host, position, size)
+    if file.watch is not None:
+        file.watch.resized(file.host)
 
 
 def fd_sync(process: Process, caller: Caller, fd: int) -> None:

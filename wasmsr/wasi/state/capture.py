@@ -19,6 +19,7 @@ from wasmsr.wasi.process import Process
 from wasmsr.wasi.state import origin
 from wasmsr.wasi.state.contents import Contents
 from wasmsr.wasi.state.manifest import PATH_MAX, chunks_of, scan
+from wasmsr.wasi.state.written import WrittenFiles
 from wasmsr.wasi.streams.descriptor import Descriptor
 from wasmsr.wasi.streams.sockets import Listener
 from wasmsr.wasi.streams.standard import InputStream, OutputStream
@@ -95,7 +96,8 @@ def _mount(process: Process, name: bytes, first: bytes, contents: Contents) -> d
         state["digest"] = tree.digest
     if tree.mode in CARRYING:
         room = process.carry_limit
-        found = scan(tree.root, os.fsdecode(name), contents, room, tree.known)
+        watch = tree.watch if isinstance(tree.watch, WrittenFiles) else None
+        found = scan(tree.root, os.fsdecode(name), contents, room, tree.known, watch=watch)
         tree.known, tree.inodes = found.known, found.inodes
         state["tree"] = [entry.plain() for entry in found.entries]
     if tree.mode == "overlay":

@@ -19,6 +19,7 @@ from wasmsr.realtime import LATEST
 from wasmsr.wasi.filesystem.trees import FileSignature, KnownFiles
 from wasmsr.wasi.filesystem.unnoticed import ChunkFolder, extents, open_to_read
 from wasmsr.wasi.state.contents import CHUNK, DIGEST, PLACE, ZEROS, Contents, digest_of
+from wasmsr.wasi.state.written import WrittenFiles, signature_of
 from wasmsr.wasi.syscalls import MAX_OFFSET
 
 DIRECTORY, FILE, LINK, SAME = range(4)
@@ -98,15 +99,33 @@ class TreeScan:
 
 
 def scan(
-    root: int, guest: str, contents: Contents, limit: int, known: KnownFiles | None = None
+    root: int,
+    guest: str,
+    contents: Contents,
+    limit: int,
+    known: KnownFiles | None = None,
+    *,
+    watch: WrittenFiles | None = None,
+    exact: bool = True,
 ) -> TreeScan:
     """All of a directory tree; its chunks go into `contents`.
+
+    Args:
+        root: Descriptor of the directory.
+        guest: Its path for people.
+        contents: Gets the chunks.
+        limit: Bytes that the files may have.
+        known: Files that need not be read again if they look the same.
+        watch: What the program writes; it has its own `known`.
+        exact: Whether the program is paused. Otherwise only the chunks count, not the entries.
 
     Raises UnportableState for what is neither file, directory nor link, what cannot be read, and
     where the content of files is more than `limit` bytes.
     """
     found = TreeScan()
     folder = ChunkFolder(root)
+    if watch is not None:
+        watch.take()
     room = limit
     for path, result in sorted(_walk(root, guest)):
         mode, times = result.st_mode & PERMISSIONS, (result.st_atime_ns, result.st_mtime_ns)
@@ -124,10 +143,13 @@ def scan(
         elif identity in found.inodes:
             entry = TreeEntry(path, SAME, mode, *times, target=found.inodes[identity])
         else:
-            signature = (result.st_ino, result.st_size, result.st_mtime_ns, result.st_ctime_ns)
+            signature = signature_of(result)
             found.signatures[path] = signature
             before = known.get(path) if known else None
-            if before is not None and before[0] == signature:
+            if watch is not None:
+                place = _Place(root, guest, path, folder, room)
+                chunks = _watched(place, result, contents, watch, found.began, exact=exact)
+            elif before is not None and before[0] == signature:
                 chunks = before[1]
                 _add_known(contents, folder, path, result.st_size, chunks)
             else:
@@ -139,6 +161,86 @@ def scan(
         found.inodes.setdefault(identity, path)
         found.entries.append(entry)
     return found
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A file that is read: root and guest path of its tree, its path, and the room that is left."""
+
+    root: int
+    guest: str
+    path: bytes
+    folder: ChunkFolder
+    room: int
+
+
+def _watched(
+    place: _Place,
+    result: os.stat_result,
+    contents: Contents,
+    watch: WrittenFiles,
+    began: int,
+    *,
+    exact: bool,
+) -> bytes:
+    """Return the chunks of a file whose writes are noted; read what has changed."""
+    path, size = place.path, result.st_size
+    signature, identity = signature_of(result), (result.st_dev, result.st_ino)
+    before = watch.known.get(path)
+    written, later = watch.taken.get(identity), None if exact else watch.since(identity)
+    known = signature
+    same = before is not None and (
+        before[0] == signature if later is None else before[0] == later.before
+    )
+    if before is not None and written is None and same:
+        known, chunks = before
+        _add_known(contents, place.folder, path, size, chunks)
+    elif (
+        before is not None
+        and written is not None
+        and written.after is not None
+        and before[0] == written.before
+        and (written.after == signature or not exact)
+    ):
+        known = written.after
+        chunks = _read_again(place, known[1], before[1], written.numbers, contents)
+    else:
+        chunks = _read(place.root, place.guest, path, size, contents, place.folder, place.room)
+        later = None if exact else watch.since(identity)
+        if later is not None:
+            # What was written since `take` is read again by the next scan, which begins there.
+            known = later.before
+    if identity in watch.ours or known[3] < began - COARSE:
+        watch.known[path] = known, chunks
+    else:
+        watch.known.pop(path, None)
+    return chunks
+
+
+def _read_again(
+    place: _Place, size: int, chunks: bytes, numbers: set[int], contents: Contents
+) -> bytes:
+    """Return the chunks of a file of which those with some numbers have changed."""
+    old = {
+        number: digest
+        for number, digest in PLACE.iter_unpack(chunks)
+        if number not in numbers and number * CHUNK < size
+    }
+    kept = b"".join(PLACE.pack(*one) for one in old.items())
+    _add_known(contents, place.folder, place.path, size, kept)
+    data_at = [(number * CHUNK, (number + 1) * CHUNK) for number in sorted(numbers)]
+    data_at = [(start, min(end, size)) for start, end in data_at if start < size]
+    try:
+        file = open_to_read(place.root, place.path)
+        try:
+            source = place.folder, place.path
+            new = chunks_of(file, size, data_at, contents, source, place.room)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise _unreadable(place.guest, place.path, error) from error
+    places = sorted([*old.items(), *PLACE.iter_unpack(new)])
+    return b"".join(PLACE.pack(*one) for one in places)
 
 
 _HEXADECIMAL: Final = b"0123456789abcdef"

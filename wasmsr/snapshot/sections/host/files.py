@@ -193,4 +193,5 @@ def _write(spool: IO[bytes], piece: bytes) -> None:
         ) from error
 
 
-SECTIONS = (FILE_INDEX, FileDataSection())
+FILE_DATA = FileDataSection()
+SECTIONS = (FILE_INDEX, FILE_DATA)

@@ -1,4 +1,7 @@
-"""Section *padding* of version 2: makes the head of a mapped file longer. Format document, 13.7."""
+"""Sections *padding* and *file padding* of version 2: zeros in the head of a mapped file.
+
+Format document, 13.7.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,46 @@ class PaddingSection(Section):
         return {}
 
 
+class FilePaddingSection(Section):
+    """Zeros between the first sections of a mapped file and the file index.
+
+    Who writes the file data before the sections are known leaves room for those before it, and
+    fills what is left of it with this section. No digest covers it: it says nothing.
+    """
+
+    kind = 23
+    name = "file padding"
+    payload = "zeros"
+    present = "the form is mapped and the file data was written first"
+    early = True
+    versions = (2,)
+    carrier = True
+
+    def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
+        """Return nothing: a writer that needs the section adds it."""
+        return b""
+
+    def limit(self, limits: ReadLimits) -> int:
+        """Return the length of the longest padding."""
+        return PADDING_LIMIT
+
+    def begin(self, draft: Draft, size: int) -> None:
+        """Refuse it in other forms."""
+        if draft.form != MAPPED:
+            raise FormatError(f"a snapshot that is not mapped has a {self.name} section")
+
+    def sink(self, draft: Draft) -> Sink:
+        """Return what compares the payload with zeros."""
+        return _Zeros()
+
+    def parse(self, data: Buffer, draft: Draft) -> None:
+        """Do nothing: the sink has compared the bytes."""
+
+    def describe(self, state: SnapshotState, names: Any) -> dict[str, Any]:
+        """Return nothing: it is no part of the state."""
+        return {}
+
+
 class _Zeros:
     """Refuses bytes that are not zeros."""
 
@@ -69,4 +112,5 @@ class _Zeros:
 
 
 PADDING = PaddingSection()
-SECTIONS = (PADDING,)
+FILE_PADDING = FilePaddingSection()
+SECTIONS = (FILE_PADDING, PADDING)
