@@ -44,6 +44,10 @@ def test_there_and_back(ends: Ends) -> None:
     assert later, "it came back at least once"
     # What each end has already is not sent again.
     assert first["bytes"] > 1 << 20  # type: ignore[operator]
+    # It went in the rounds, and not while the program was paused.
+    assert first["bytes_files"] > 1 << 20  # type: ignore[operator]
+    assert first["bytes_files_last"] < 1 << 17  # type: ignore[operator]
+    assert first["bytes_rest"] < 1 << 16  # type: ignore[operator]
     assert all(event["bytes"] < 1 << 16 for event in later)  # type: ignore[operator]
     events, err = ends.events("b")
     assert ends.processes["b"].returncode == 0, err

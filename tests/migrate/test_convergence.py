@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wasmsr.migrate.rounds.convergence import Convergence, MovePolicy
+from wasmsr.migrate.rounds.convergence import PLACING, Convergence, MovePolicy
 from wasmsr.migrate.rounds.speeds import LineSpeed
 
 MIB = 1 << 20
@@ -108,3 +108,16 @@ def test_what_goes_over_the_wire_counts_on_a_slow_line() -> None:
     made = Convergence(MovePolicy(), round_trip=0.04, sync=0.001, line=LineSpeed(wire=10 * MIB))
     assert not made.stays(2560, 10 * MIB, 10 * MIB)  # a second
     assert made.stays(2560, 10 * MIB, MIB // 4) and made.reason == "downtime"
+
+
+def test_files_count_in_what_is_left_and_in_the_downtime() -> None:
+    """They go over the line like pages, and the other end puts all of them in their place."""
+    line = LineSpeed(wire=100 * MIB)
+    made = Convergence(MovePolicy(), round_trip=0.0, sync=0.0, line=line)
+    plain = made.predict(0, 0)
+    made.files = 150 * MIB
+    placed = made.predict(0, 0)
+    assert plain is not None and placed is not None
+    assert placed - plain == pytest.approx(150 * MIB / PLACING)
+    made.files = 0
+    assert not made.stays(2560, 10 * MIB, 10 * MIB)  # 10 MiB of files, and no page

@@ -29,6 +29,9 @@ SYNCS = 3
 FIXED = 0.004
 """Seconds of the downtime for everything that is not measured."""
 
+PLACING = 1.5e9
+"""Bytes of files a second that a destination puts in their place before the program runs on."""
+
 CHEAP = 0.002
 """Seconds of pages that are left, below which one more round gains nothing."""
 
@@ -69,6 +72,7 @@ class Convergence:
         line: What earlier moves have shown of the line; rounds add to it.
 
     Attributes:
+        files: Bytes of pieces of files that were sent or are left; the peer puts them in place.
         scan: Seconds in which the written pages of this round were found.
         rounds: Rounds that were begun.
         share: For which share of the time the program is to be held back.
@@ -94,6 +98,7 @@ class Convergence:
         self.rest = rest
         self.line = line or LineSpeed()
         self.scan = 0.0
+        self.files = 0
         self.rounds = 0
         self.share = 0.0
         self.reason = ""
@@ -140,7 +145,8 @@ class Convergence:
         wire = self.line.seconds(raw, packed + self.rest)
         # One of them is at this end.
         syncs = self.sync + (SYNCS - 1) * min(self._syncs, default=self.sync)
-        return 1.5 * self.round_trip + syncs + self.fixed + self.scan + FIXED + wire
+        placed = self.files / PLACING
+        return 1.5 * self.round_trip + syncs + self.fixed + self.scan + FIXED + wire + placed
 
     def stays(self, pages: int, raw: int | None = None, packed: int | None = None) -> bool:
         """Begin a round; return whether the program is to stay paused for it.
@@ -194,4 +200,4 @@ class Convergence:
         return ""
 
 
-__all__ = ["FIXED", "MAX_DOWNTIME", "MAX_ROUNDS", "SYNCS", "Convergence", "MovePolicy"]
+__all__ = ["FIXED", "MAX_DOWNTIME", "MAX_ROUNDS", "PLACING", "SYNCS", "Convergence", "MovePolicy"]

@@ -233,6 +233,7 @@ class Departure:
                 nonlocal left, left_files
                 left, left_files = pages, files
                 convergence.scan = leaving.parts.get("scan", 0.0)
+                convergence.files = self.figures.files + files
                 raw, packed = self._expected(leaving, pages)
                 packed += int(files * self._file_packer.ratio)
                 return convergence.stays(pages + files // PAGE_SIZE, raw + files, packed)
