@@ -109,6 +109,13 @@ class Peer:
             if message.get("action") == action:
                 return topic, message
 
+    def next(self, seconds: float) -> tuple[str, Any] | None:
+        """Return the next message, or None if there is none in time."""
+        try:
+            return self._heard.get(timeout=seconds)
+        except queue.Empty:
+            return None
+
     def nothing(self) -> bool:
         """Whether nothing waits that it has heard."""
         return self._heard.empty()

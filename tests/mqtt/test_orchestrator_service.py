@@ -6,10 +6,8 @@ import json
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,70 +16,11 @@ import pytest
 pytest.importorskip("jsonschema")
 
 from tests.mqtt.broker import SECONDS, Peer, TestBroker, free_port, needs_broker
+from tests.mqtt.served import Orchestrator, until
 
 pytestmark = needs_broker
 NODE = "11111111-2222-3333-4444-555555555555"
 REG, CONTROL = f"realm/proc/reg/{NODE}", f"realm/proc/control/{NODE}"
-
-
-class Orchestrator:
-    """The command, and its answers over HTTP."""
-
-    def __init__(self, folder: Path, port: int, *options: str) -> None:
-        self.folder, self.port, self.options = folder, port, options
-        self.http = free_port()
-        self.start()
-
-    def start(self) -> None:
-        words = ["--mqtt", f"127.0.0.1:{self.port}", "--http", str(self.http), "--json"]
-        words += ["--db", str(self.folder / "fleet.db"), *self.options]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "wasmsr", "orchestrator", *words],
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=self.folder,
-        )
-
-    def until(self, event: str) -> dict[str, Any]:
-        """Read its log up to an event."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            found: dict[str, Any] = json.loads(line)
-            if found["event"] == event:
-                return found
-        raise AssertionError(f"it ended before {event}")
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        code = self.process.wait(SECONDS)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-        return code
-
-    def ask(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/api/{path}") as answer:
-            return json.load(answer)
-
-    def uuids(self, path: str) -> list[str]:
-        return [one["uuid"] for one in self.ask(path)["results"]]
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[TestBroker]:
-    folder = tmp_path / "broker"
-    folder.mkdir()
-    found = TestBroker(folder)
-    yield found
-    found.stop()
-
-
-@pytest.fixture
-def orchestrator(tmp_path: Path, broker: TestBroker) -> Iterator[Orchestrator]:
-    found = Orchestrator(tmp_path, broker.port)
-    found.until("connected")
-    yield found
-    if found.process.poll() is None:
-        found.stop(signal.SIGKILL)
 
 
 def runtime(most: int = 1) -> dict[str, Any]:
@@ -93,13 +32,6 @@ def runtime(most: int = 1) -> dict[str, Any]:
 
 def module(name: str) -> dict[str, Any]:
     return {"type": "module", "uuid": name, "name": name, "file": "x.wasm", "parent": NODE}
-
-
-def until(condition: Any) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_fleet_of_one(orchestrator: Orchestrator, broker: TestBroker) -> None:

@@ -35,6 +35,7 @@ COMMANDS = {
     "adopt": ("wasmsr.cli.moving.node_moves", "resume a program whose node is gone"),
     "kill": ("wasmsr.cli.commands.node_verbs", "end a program on a node"),
     "job": ("wasmsr.cli.commands.job", "run jobs, and check job files"),
+    "fleet": ("wasmsr.cli.fleet.fleet", "have a fleet of devices run modules, and look at it"),
     "orchestrator": ("wasmsr.cli.fleet.orchestrator", "say what runs where in a fleet of devices"),
 }
 """Name: (module whose attribute of that name is the command, summary). Nothing is imported for

@@ -16,7 +16,7 @@ from wasmsr.fleet.settings import BrokerSettings
 
 try:
     from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, Client, MQTTMessage
-    from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+    from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
     from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -43,9 +43,10 @@ class BrokerEvents:
     Attributes:
         message: A message has come: its topic and payload. The broker keeps it until this returns,
             and may send it again.
-        connected: The connection is there (again).
+        connected: The connection is there (again), and what this end listens to comes from now on.
         lost: It is not: the reason in words.
-        confirmed: The broker has a message: what `publish` returned.
+        confirmed: The broker has a message: what `publish` returned. The caller holds a lock that
+            `publish` takes, so this must not wait for somebody who publishes.
     """
 
     message: Callable[[str, bytes], None]
@@ -70,6 +71,8 @@ class BrokerLink:
         name: The client's id, which is the same after a restart.
         events: Whom it tells.
         filters: What it listens to; nothing for one that speaks.
+        lasts: Whether the session outlives this process. It does not for a command that is soon
+            over; then one connection may listen and speak.
     """
 
     def __init__(
@@ -78,8 +81,11 @@ class BrokerLink:
         name: str,
         events: BrokerEvents,
         filters: Sequence[str] = (),
+        *,
+        lasts: bool = True,
     ) -> None:
         self.settings = settings
+        self._lasts = lasts
         self._events = events
         self._filters = filters
         self._first = threading.Event()
@@ -99,20 +105,23 @@ class BrokerLink:
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_failure
         client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         client.on_publish = self._on_publish
 
     def start(self) -> None:
         """Connect in the background, and subscribe whenever the connection is new."""
         session: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        session.SessionExpiryInterval = SESSION_SECONDS
+        session.SessionExpiryInterval = SESSION_SECONDS if self._lasts else 0
         session.MaximumPacketSize = LARGEST
         address = self.settings.address
         self._client.connect_async(
             address.host,
             address.port,
             ALIVE_SECONDS,
-            clean_start=False if self._filters else MQTT_CLEAN_START_FIRST_ONLY,
+            clean_start=MQTT_CLEAN_START_FIRST_ONLY
+            if not (self._filters and self._lasts)
+            else False,
             properties=session,
         )
         self._client.loop_start()
@@ -140,6 +149,12 @@ class BrokerLink:
         """Send a message, exactly once (QoS 2); return the number that `confirmed` will give."""
         return int(self._client.publish(topic, payload, qos=2).mid)
 
+    def deliver(self, topic: str, payload: bytes, timeout: float) -> bool:
+        """Send a message, and return whether the broker has it after so many seconds at most."""
+        sent = self._client.publish(topic, payload, qos=2)
+        sent.wait_for_publish(timeout)
+        return bool(sent.is_published())
+
     def stop(self) -> None:
         """End the connection; the broker keeps the session."""
         self._client.disconnect()
@@ -156,9 +171,18 @@ class BrokerLink:
             return
         if self._filters:
             options = SubscribeOptions(qos=1)
-            result, _ = client.subscribe([(one, options) for one in self._filters])
-            if result != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                return  # the connection is gone again
+            client.subscribe([(one, options) for one in self._filters])
+        else:
+            self._ready()
+
+    def _on_subscribe(self, client: Any, data: Any, number: int, reasons: Any, more: Any) -> None:
+        refused = [str(one) for one in reasons if one.is_failure]
+        if refused:
+            self._events.lost(f"it refuses what we subscribe to: {refused[0]}")
+        else:
+            self._ready()
+
+    def _ready(self) -> None:
         self._events.connected()
         self._first.set()
 

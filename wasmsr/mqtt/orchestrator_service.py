@@ -34,9 +34,13 @@ class OrchestratorService:
     def __init__(self, orchestrator: FleetOrchestrator, broker: BrokerSettings, note: Note) -> None:
         self._orchestrator = orchestrator
         self._note = note
+        self._turn = threading.Lock()
+        """Held by the thread that publishes, so messages keep their order."""
         self._lock = threading.Lock()
+        """Held to use the next two, and for nothing else."""
         self._under_way: dict[int, int] = {}
         """The number of a message in the list, by the number that the connection gave it."""
+        self._early: set[int] = set()
         self._last = 0
         self._ended = threading.Event()
         self._lost = ""
@@ -94,16 +98,27 @@ class OrchestratorService:
             self._note("lost", reason=reason)
 
     def _publish(self) -> None:
-        with self._lock:  # `_has` waits for it, so it finds every number
+        with self._turn:
             for one in self._orchestrator.fleet.outgoing(self._last):
-                self._under_way[self._out.publish(one.topic, one.payload)] = one.number
                 self._last = one.number
+                # The client calls `_has` under a lock that `publish` takes: no lock of `_has` here.
+                number = self._out.publish(one.topic, one.payload)
+                with self._lock:
+                    early = number in self._early
+                    self._early.discard(number)
+                    if not early:
+                        self._under_way[number] = one.number
+                if early:
+                    self._orchestrator.fleet.sent(one.number)
 
     def _has(self, number: int) -> None:
+        """Forget a message that the broker has; it can say so before `publish` has returned."""
         with self._lock:
             mine = self._under_way.pop(number, None)
-            if mine is not None:
-                self._orchestrator.fleet.sent(mine)
+            if mine is None:
+                self._early.add(number)
+        if mine is not None:
+            self._orchestrator.fleet.sent(mine)
 
 
 def _nothing(*_: object) -> None:

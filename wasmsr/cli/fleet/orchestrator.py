@@ -7,14 +7,17 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from wasmsr.cli.fleet.fleet_options import fleet_options
 from wasmsr.cli.options.tool_options import WIDE
 from wasmsr.errors import printable
+
+if TYPE_CHECKING:
+    from wasmsr.fleet.settings import FleetSettings
 
 HELP = """Runs the orchestrator of a fleet: devices ask it what to run, and people what runs where.
 
@@ -54,15 +57,7 @@ class FleetLog:
 
 
 @click.command(help=HELP, context_settings=WIDE)
-@click.option("--mqtt", metavar="[ssl:]HOST[:PORT]", help="The broker. Default: 127.0.0.1:1883.")
-@click.option(
-    "--config",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Read broker, realm and address from this file (config.json).",
-)
-@click.option("--realm", metavar="NAME", help="The realm of the topics. Default: realm.")
-@click.option("--http", metavar="[HOST:]PORT", help="Where to answer. Default: 127.0.0.1:8000.")
+@fleet_options
 @click.option(
     "--db",
     metavar="FILE",
@@ -70,46 +65,29 @@ class FleetLog:
     help="The list of the fleet. Default: fleet.db in the folder of this user's state.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write events as JSON, one a line.")
-def orchestrator(
-    mqtt: str | None,
-    config: Path | None,
-    realm: str | None,
-    http: str | None,
-    db: Path | None,
-    as_json: bool,
-) -> int:
+def orchestrator(fleet: FleetSettings, db: Path | None, as_json: bool) -> int:
     """Carry out the command; HELP is its help text."""
     from wasmsr.cli.moving.addresses import state_folder
     from wasmsr.cli.running.terminal import END_CODES, Events
     from wasmsr.fleet.orchestrator.fleet_list import FleetList
     from wasmsr.fleet.orchestrator.orchestrating import FleetOrchestrator
-    from wasmsr.fleet.settings import broker_at, read_settings
-    from wasmsr.fleet.wire.topics import FleetRealm
     from wasmsr.http.fleet_api import serve_fleet
     from wasmsr.mqtt.orchestrator_service import OrchestratorService
-    from wasmsr.runspec.address import Address
 
-    settings = read_settings(config)
-    broker = settings.broker if mqtt is None else broker_at(mqtt, settings.broker)
-    place = settings.realm if realm is None else FleetRealm(realm)
-    try:
-        address = settings.http if http is None else Address.parse(http)
-    except ValueError as error:
-        raise click.UsageError(f"--http: {error}") from None
     log = FleetLog(as_json)
-    with Events() as events, FleetList(db or state_folder(None) / "fleet.db") as fleet:
+    with Events() as events, FleetList(db or state_folder(None) / "fleet.db") as kept:
 
         def note(event: str, **values: Any) -> None:
             level = {"lost": "WRN", "failed": "CRI"}.get(event, "INF")
-            log.note(event, level, broker=broker.address, **values)
+            log.note(event, level, broker=fleet.broker.address, **values)
             if event == "failed":
                 events.wake()
 
-        service = OrchestratorService(FleetOrchestrator(fleet, place), broker, note)
-        server = serve_fleet(fleet, address)
+        service = OrchestratorService(FleetOrchestrator(kept, fleet.realm), fleet.broker, note)
+        server = serve_fleet(kept, fleet.http)
         service.start()
         try:
-            log.note("serving", http=replace(address, port=server.port), list=fleet.path)
+            log.note("serving", http=fleet.http, list=kept.path)
             service.link.wait(FIRST_SECONDS)
             while True:
                 arrived, _ = events.wait()
