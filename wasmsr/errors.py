@@ -58,6 +58,7 @@ class WasmsrError(Exception):
 
 PACKAGES = {
     "aiohttp": ("aiohttp", "python3-aiohttp"),
+    "asyncssh": ("asyncssh", "python3-asyncssh"),
     "cffi": ("cffi", "python3-cffi"),
     "click": ("click", "python3-click"),
     "cryptography": ("cryptography", "python3-cryptography"),

@@ -29,7 +29,7 @@ LEVELS = (
     ("migrate",),
     ("node",),
     ("jobs", "fleet", "dag", "sandbox"),
-    ("rpc", "mqtt", "http"),
+    ("rpc", "mqtt", "http", "ssh"),
     ("cli",),
 )
 """The order of the rooms: a room imports from itself and from the levels before its own.
@@ -45,6 +45,7 @@ ONLY_IN = {
     **{name: {"mqtt"} for name in ("paho", "aiomqtt", "gmqtt")},
     **{name: {"http"} for name in ("http", "httpx", "requests", "urllib3", "etcd3gw")},
     "aiohttp": {"http", "jobs"},
+    "asyncssh": {"ssh"},
     "prometheus_client": {"http"},
     "opentelemetry": {"http"},
     "msgpack": {"executor", "snapshot", "snapshot.store", "migrate", "rpc"},

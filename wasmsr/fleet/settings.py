@@ -47,6 +47,22 @@ class BrokerSettings:
 
 
 @dataclass(frozen=True)
+class ClusterSettings:
+    """How the devices themselves are reached.
+
+    Attributes:
+        manifest: The file with the table of the devices, or None; its name may be relative to the
+            folder of the settings.
+        domain: What follows the names of the devices.
+        username: The user on the devices, or None.
+    """
+
+    manifest: str | None = None
+    domain: str = ""
+    username: str | None = None
+
+
+@dataclass(frozen=True)
 class FleetSettings:
     """Everything that `config.json` says to a part of a fleet.
 
@@ -54,11 +70,13 @@ class FleetSettings:
         broker: The broker.
         realm: The realm of its topics.
         http: Where the orchestrator answers, as clients see it.
+        cluster: How the devices themselves are reached.
     """
 
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     realm: FleetRealm = field(default_factory=FleetRealm)
     http: Address = LOCAL_API
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
 
 
 def broker_at(text: str, before: BrokerSettings) -> BrokerSettings:
@@ -95,7 +113,9 @@ def read_settings(path: Path | None) -> FleetSettings:
 
     def value(name: str, kind: type, default: Any) -> Any:
         given = found.get(name, default)
-        if given is not None and type(given) is not kind:
+        if given is None:
+            return default
+        if type(given) is not kind:
             raise FleetError(f"{path}: {name} must be {_WORDS[kind]}")
         return given
 
@@ -116,9 +136,11 @@ def read_settings(path: Path | None) -> FleetSettings:
         realm = FleetRealm(value("realm", str, "realm"))
     except WireError as error:
         raise FleetError(f"{path}: {error.message}") from None
-    return FleetSettings(
-        broker, realm, Address(value("http", str, LOOPBACK), port("http_port", 8000))
+    cluster = ClusterSettings(
+        value("manifest", str, None), value("domain", str, ""), value("username", str, None)
     )
+    api = Address(value("http", str, LOOPBACK), port("http_port", 8000))
+    return FleetSettings(broker, realm, api, cluster)
 
 
 _WORDS = {str: "text", int: "a whole number", bool: "true or false"}

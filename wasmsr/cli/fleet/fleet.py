@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wasmsr.cli.fleet import cluster
 from wasmsr.cli.fleet.fleet_options import fleet_options
 from wasmsr.cli.options.tool_options import WIDE, print_blocks
 from wasmsr.cli.words.messages import say
@@ -83,6 +84,9 @@ DIGITS = 8
 def fleet() -> None:
     """Carry out the command; HELP is its help text."""
 
+
+for one in cluster.COMMANDS:
+    fleet.add_command(one)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one object a line.")
 watch_option = click.option(

@@ -1,0 +1,1 @@
+"""The transport to the devices of a fleet for their operator: SSH, with `asyncssh`."""
