@@ -72,6 +72,7 @@ PACKAGES = {
     "paho": ("paho-mqtt", "python3-paho-mqtt"),
     "platformdirs": ("platformdirs", "python3-platformdirs"),
     "prometheus_client": ("prometheus-client", "python3-prometheus-client"),
+    "pyarrow": ("pyarrow", None),
     "rich": ("rich", "python3-rich"),
     "s3fs": ("s3fs", "python3-s3fs"),
     "tomli": ("tomli", "python3-tomli"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 import threading
@@ -45,13 +46,24 @@ class Device:
             _, message = found
             if message.get("action") == "create":
                 self.created.append(message["data"])
+                if "repeat" in message["data"]["args"]:
+                    self.measured(message["data"])
                 if "loop" not in message["data"]["file"]:
                     self.end(message["data"]["uuid"])
             elif message.get("action") == "delete":
                 self.end(message["data"]["uuid"])
 
+    def measured(self, data: dict[str, Any]) -> None:
+        """Publish records: each run took as many microseconds as its number."""
+        runs = range(1, data["args"]["repeat"] + 1)
+        payload = b"".join(struct.pack("<3I", one, one * 2, 0) for one in runs)
+        self._peer.say_raw(f"realm/proc/profile/benchmarking/{self.uuid}/{data['uuid']}", payload)
+
     def print(self, module: str, text: bytes) -> None:
         self._peer.say_raw(f"realm/proc/stdio/{module}", text)
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        self._peer.say_raw(topic, payload)
 
     def end(self, module: str) -> None:
         data = {"type": "module", "uuid": module, "status": "exited"}
@@ -163,3 +175,61 @@ def test_no_device(fleet: Fleet) -> None:
     assert "no device is there" in fleet("runall", "x.wasm", code=1)
     said = fleet("submit", "x.wasm", code=1)
     assert "the orchestrator refuses: no Runtime has these APIs: wasm wasi" in said
+
+
+def test_measurements(fleet: Fleet, devices: list[Device], tmp_path: Path) -> None:
+    words = ["--engine", "one", "--engine", "two", "--repeat", "3", "--argv", "a 'b c'"]
+    words += ["--shuffle", "--seed", "1", "--collect", "data"]
+    pyarrow = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
+    fleet("bench", *words, "--table", "all.parquet", "x/fib.wasm", "x/gcd.wasm")
+    files = sorted((tmp_path / "data").iterdir())
+    found = [json.loads(path.read_text()) for path in files]
+    assert len(found) == 2 * 2 * 2
+    assert {(one["name"], one["device"]) for one in found} == {
+        (f"{name}.{engine}", device)
+        for name in ("fib", "gcd")
+        for engine in ("one", "two")
+        for device in ("kitchen", "attic")
+    }
+    assert all(one["records"] == {"wall": [1, 2, 3], "user": [2, 4, 6], "system": [0] * 3}
+               for one in found)  # fmt: skip
+    assert found[0]["args"]["argv"] == ["a", "b c"]
+    table = pyarrow.read_table(tmp_path / "all.parquet").to_pydict()
+    assert len(table["wall"]) == 24 and set(table["engine"]) == {"one", "two"}
+
+
+def test_records_that_are_none(fleet: Fleet, devices: list[Device], tmp_path: Path) -> None:
+    collector = fleet.begin("collect", "data")
+    assert collector.stderr is not None
+    assert collector.stderr.readline() == "wasmsr: collecting\n"
+    one = devices[0]
+    one.publish("realm/proc/profile/benchmarking/x/../../y", b"123456789012")
+    one.publish(f"realm/proc/profile/benchmarking/{one.uuid}/..", b"123456789012")
+    one.publish(f"realm/proc/profile/benchmarking/{one.uuid}/short", b"1")
+    one.publish(f"realm/proc/profile/strange/{one.uuid}/m", b"1234")
+    until(lambda: len(list((tmp_path / "data").glob("*"))) == 1)
+    (kept,) = (tmp_path / "data").glob("*")
+    assert kept.name == "...benchmarking.json"
+    collector.send_signal(2)
+    _, said = collector.communicate(timeout=60)
+    assert collector.returncode == 130
+    assert not list(tmp_path.glob("*.json"))
+    assert "Traceback" not in said
+
+
+def test_words_of_bench(fleet: Fleet, devices: list[Device], tmp_path: Path) -> None:
+    (tmp_path / "args.json").write_text("[1]")
+    (tmp_path / "wasm" / "common").mkdir(parents=True)
+    (tmp_path / "wasm" / "a.wasm").touch()
+    (tmp_path / "wasm" / "common" / "b.wasm").touch()
+    done = subprocess.run([sys.executable, "-m", "wasmsr", "fleet", "index", "wasm"],
+                          capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
+    assert done.stdout == "wasm/a.wasm\n"
+    for words, code, sentence in (
+        (["--engine", "x", "--argfile", "args.json", "f"], 1, "no list of lists of text"),
+        (["--engine", "x", "--argfile", "args.json", "--argv", "a", "f"], 2, "exclude each other"),
+        (["--engine", "x", "--table", "t", "f"], 2, "--table needs --collect"),
+        (["f"], 2, "Missing option '--engine'"),
+        (["--engine", "x", "--node", "none", "f"], 1, "there is no runtime 'none'"),
+    ):
+        assert sentence in fleet("bench", *words, code=code)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wasmsr.cli.fleet import cluster
+from wasmsr.cli.fleet import cluster, measured
+from wasmsr.cli.fleet.asking import fleet_client, fleet_speaker, text_of
 from wasmsr.cli.fleet.fleet_options import fleet_options
 from wasmsr.cli.options.tool_options import WIDE, print_blocks
 from wasmsr.cli.words.messages import say
-from wasmsr.errors import HostError, printable
+from wasmsr.errors import HostError
 
 if TYPE_CHECKING:
     from wasmsr.fleet.settings import FleetSettings
@@ -85,7 +86,7 @@ def fleet() -> None:
     """Carry out the command; HELP is its help text."""
 
 
-for one in cluster.COMMANDS:
+for one in (*cluster.COMMANDS, *measured.COMMANDS):
     fleet.add_command(one)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one object a line.")
@@ -102,12 +103,12 @@ def nodes(fleet: FleetSettings, watch: float | None, as_json: bool) -> int:
     """Carry out the command; NODES is its help text."""
 
     def show() -> None:
-        rows = _client(fleet).rows("runtimes")
+        rows = fleet_client(fleet).rows("runtimes")
         if as_json:
             _print_objects(rows)
             return
         cells = [
-            (_id(row), _text(row, "name"), _text(row, "runtime_type"),
+            (_id(row), text_of(row, "name"), text_of(row, "runtime_type"),
              str(len(_list(row, "children"))), str(len(_list(row, "queued"))))
             for row in rows
         ]  # fmt: skip
@@ -124,16 +125,16 @@ def ps(fleet: FleetSettings, watch: float | None, as_json: bool) -> int:
     """Carry out the command; PS is its help text."""
 
     def show() -> None:
-        client = _client(fleet)
-        names = {one.get("uuid"): _text(one, "name") for one in client.rows("runtimes")}
+        client = fleet_client(fleet)
+        names = {one.get("uuid"): text_of(one, "name") for one in client.rows("runtimes")}
         rows = [("running", row) for row in client.rows("modules")]
         rows += [("queued", row) for row in client.rows("queued")]
         if as_json:
             _print_objects([row | {"state": state} for state, row in rows])
             return
         cells = [
-            (_id(row), _text(row, "name"), state, names.get(row.get("parent"), "-"),
-             _text(row, "file"))
+            (_id(row), text_of(row, "name"), state, names.get(row.get("parent"), "-"),
+             text_of(row, "file"))
             for state, row in rows
         ]  # fmt: skip
         print_blocks([("Modules", ("id", "name", "state", "device", "file"), cells)])
@@ -163,8 +164,8 @@ def _running(command: Any) -> Any:
 @json_option
 def submit(fleet: FleetSettings, node: str | None, as_json: bool, **asked: Any) -> int:
     """Carry out the command; SUBMIT is its help text."""
-    client = _client(fleet)
-    parent = None if node is None else _text(client.row("runtimes", node), "uuid")
+    client = fleet_client(fleet)
+    parent = None if node is None else text_of(client.row("runtimes", node), "uuid")
     return _create(fleet, client, [(parent, _module(**asked))], as_json)
 
 
@@ -176,8 +177,8 @@ def submit(fleet: FleetSettings, node: str | None, as_json: bool, **asked: Any) 
 @json_option
 def runall(fleet: FleetSettings, copies: int, as_json: bool, **asked: Any) -> int:
     """Carry out the command; RUNALL is its help text."""
-    client = _client(fleet)
-    devices = [_text(one, "uuid") for one in client.rows("runtimes")]
+    client = fleet_client(fleet)
+    devices = [text_of(one, "uuid") for one in client.rows("runtimes")]
     if not devices:
         raise HostError("no device is there", hint="`wasmsr fleet nodes` lists them")
     wanted: list[tuple[str | None, dict[str, Any]]] = [
@@ -191,9 +192,9 @@ def runall(fleet: FleetSettings, copies: int, as_json: bool, **asked: Any) -> in
 @click.argument("modules", nargs=-1, required=True)
 def stop(fleet: FleetSettings, modules: tuple[str, ...]) -> int:
     """Carry out the command; STOP is its help text."""
-    client = _client(fleet)
-    found = [_text(client.row("modules", one), "uuid") for one in modules]
-    with _speaker(fleet) as speaker:
+    client = fleet_client(fleet)
+    found = [text_of(client.row("modules", one), "uuid") for one in modules]
+    with fleet_speaker(fleet) as speaker:
         for one in found:
             speaker.ask("delete", {"type": "module", "uuid": one})
         left = list(found)
@@ -212,10 +213,10 @@ def stop(fleet: FleetSettings, modules: tuple[str, ...]) -> int:
 @click.argument("module")
 def logs(fleet: FleetSettings, module: str) -> int:
     """Carry out the command; LOGS is its help text."""
-    client = _client(fleet)
+    client = fleet_client(fleet)
     row = client.row("modules", module)
-    one = _text(row, "uuid")
-    with _speaker(fleet, fleet.realm.topic("stdio", one)) as speaker:
+    one = text_of(row, "uuid")
+    with fleet_speaker(fleet, fleet.realm.topic("stdio", one)) as speaker:
         over = False
         while True:
             try:
@@ -230,18 +231,6 @@ def logs(fleet: FleetSettings, module: str) -> int:
 
 
 # ---- what several do -----------------------------------------------------------------------------
-
-
-def _client(fleet: FleetSettings) -> FleetClient:
-    from wasmsr.http.fleet_client import FleetClient
-
-    return FleetClient(fleet.http)
-
-
-def _speaker(fleet: FleetSettings, *filters: str) -> Any:
-    from wasmsr.mqtt.fleet_speaker import FleetSpeaker
-
-    return FleetSpeaker(fleet.broker, fleet.realm, filters)
 
 
 def _module(
@@ -279,7 +268,7 @@ def _create(
         by_device.setdefault(parent, []).append(module)
     words = [module["uuid"] for _, module in wanted]
     words += [parent for parent in by_device if parent is not None]
-    with _speaker(fleet) as speaker:
+    with fleet_speaker(fleet) as speaker:
         for parent, modules in by_device.items():
             place = {} if parent is None else {"parent": parent}
             if len(modules) == 1:
@@ -337,12 +326,7 @@ def _print_objects(rows: list[dict[str, Any]]) -> None:
 
 
 def _id(row: dict[str, Any]) -> str:
-    return _text(row, "uuid")[-DIGITS:]
-
-
-def _text(row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
-    return printable(value if isinstance(value, str) else "-", 200)
+    return text_of(row, "uuid")[-DIGITS:]
 
 
 def _list(row: dict[str, Any], name: str) -> list[Any]:
