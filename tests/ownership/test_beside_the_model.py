@@ -61,10 +61,16 @@ class End:
         self.code = LeasedProgram(PROGRAM, self.id, self.guest, self.lease, told=self.told)
         self.answer: tuple[bool, OwnerRecord] | None = None
         self.claim: Question | None = None
+        self.settling: Question | None = None
+        """What a source asks for that was killed while it moved the program."""
 
     @property
     def id(self) -> bytes:
         return bytes([self.me * 2 + self.renamed]) * 16
+
+    @property
+    def question(self) -> Question | None:
+        return self.code.question or self.settling
 
     def told(self, before: OwnerState, event: OwnerEvent, after: OwnerState) -> None:
         assert TRANSITIONS[before, event] is after
@@ -138,7 +144,7 @@ class Beside:
         end.code.renewal()
 
     def _register_answers(self, end: End, was: Fields, now: Fields) -> None:
-        question = end.code.question
+        question = end.question
         assert question is not None
         done = self.swap(question)
         assert done == self.swapped
@@ -160,8 +166,35 @@ class Beside:
             end.watch.see(self.record if now.fresh else None)
 
     def _no_answer(self, end: End, was: Fields, now: Fields) -> None:
-        end.answer = None
-        end.code.silent()
+        end.answer = end.settling = None
+        if was.state != OwnerState.NONE:
+            end.code.silent()
+
+    # The next four do what `RegisterDecision.settle` does, which needs a journal and a peer.
+
+    def _asks_for_the_swap_late(self, end: End, was: Fields, now: Fields) -> None:
+        old = self.record
+        assert old is not None and old.owner == end.id and old.epoch == now.epoch
+        owner = bytes([now.to * 2 + now.to_renamed]) * 16
+        attempt = self.attempts[now.attempt]
+        new = old.next(owner=owner, epoch=old.epoch + 1, attempt=attempt)
+        end.settling = Question("move", old, new, None)
+
+    def _ends_what_its_journal_offers(self, end: End, was: Fields, now: Fields) -> None:
+        assert self.record is not None
+        end.settling = Question("renew", self.record, self.record.next(), None)
+
+    def _the_late_swap_is_answered(self, end: End, was: Fields, now: Fields) -> None:
+        assert end.answer is not None
+        assert end.answer[0] == (not now.journaled)
+        end.answer = end.settling = None
+        if not now.journaled:
+            end.watch.see(self.record if now.fresh else None)
+
+    def _reads_what_became_of_the_attempt(self, end: End, was: Fields, now: Fields) -> None:
+        found = self.record
+        assert found is not None
+        assert (found.owner, found.epoch) != (end.id, now.epoch) or found.standing != Standing.OWNED
 
     def _TWO_THIRDS(self, end: End, was: Fields, now: Fields) -> None:
         if was.state == OwnerState.RUNNING:
@@ -288,7 +321,7 @@ def walk(model: Model, seed: int, length: int, count: Counter[str]) -> None:
             me, step = chance.choice(steps[name])
             after = model.apply(me, state, step)
             beside.lates = dict(beside.late)
-            under_way = beside.ends[me].code.question
+            under_way = beside.ends[me].question
             if under_way is not None:
                 beside.asked = under_way
             beside.take(me, step, state, after)
@@ -301,7 +334,9 @@ SEEN = (
     "TWO_THIRDS", "DEADLINE", "OFFER", "READY", "GIVE_UP", "MOVED", "RECEIVE", "DECIDED",
     "DECIDED_LATE", "DROPPED", "RELEASE", "SUPERVISOR_LOST", "NOTICE", "ADOPT", "WORKER_ENDS",
     "CRASH", "observes", "renews", "tick", "freezes", "thaw", "no answer", "claims again",
-    "register answers", "a late question arrives",
+    "register answers", "a late question arrives", "asks for the swap late",
+    "ends what its journal offers", "the late swap is answered",
+    "reads what became of the attempt",
 )  # fmt: skip
 
 
