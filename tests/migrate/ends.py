@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,10 @@ from wasmsr.migrate.protocol import (
     RoundReceipt,
 )
 from wasmsr.migrate.rounds.convergence import MovePolicy
+
+ROUNDS = MovePolicy(max_downtime=-math.inf, max_rounds=2)
+"""Two rounds in every move: no prediction is low enough to stop the program in the first one. What
+a prediction says depends on the load of the machine, and the points of a run must not."""
 
 
 class Killed(BaseException):
@@ -388,7 +393,7 @@ class End:
             Peers(Direct(self)),
             self.events.append,
             every=1.0,
-            policy=MovePolicy(durable=self.durable),
+            policy=replace(ROUNDS, durable=self.durable),
             decisions=self.make_decisions(journal),
         )
         node.stop = node.source.stop = Waiting(self)  # type: ignore[assignment]

@@ -69,6 +69,9 @@ class Bounds:
     faults: int = 2
     moves: int = 1
     effects: bool = True
+    idle: bool = False
+    """Whether a node that has nothing can crash too. That changes nothing, so a search leaves it
+    out; a trace has such crashes."""
 
 
 @dataclass
@@ -537,7 +540,8 @@ class Node:
         for journal in (True, False):
             n = node(n_packed)
             asks = n.journaled and (n.ask or n.answer)
-            if n.state == NONE and not asks and (journal or n.renamed or w.owner != self.id(n)):
+            idle = n.state == NONE and not asks
+            if idle and not (self.bounds.idle if journal else w.owner == self.id(n)):
                 continue
             if not journal and n.renamed:
                 continue
