@@ -247,6 +247,28 @@ def test_a_scan_that_fails_loses_nothing(leaving: Leaving) -> None:
     leaving.exact()
 
 
+def test_a_file_that_is_cut_off_while_it_is_scanned(
+    leaving: Leaving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chunks that it had do not get lengths by the size that it has now."""
+    file = leaving.open("large")
+    leaving.rounds.watch()
+    write(file, b"!", 0)
+    leaving.rounds.scan()
+    walk = manifest._walk
+
+    def late(root: int, guest: str) -> Iterator[tuple[bytes, os.stat_result]]:
+        write(file, b"?", 0)
+        resize(file, 100)
+        return walk(root, guest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(manifest, "_walk", late)
+        found = leaving.rounds.scan()
+    assert [length for _, length in found] == [CHUNK] * 64 + [77]
+    leaving.exact()
+
+
 def test_after_the_rounds_nothing_is_noted(leaving: Leaving) -> None:
     file = leaving.open("large")
     leaving.rounds.watch()

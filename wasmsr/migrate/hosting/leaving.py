@@ -92,13 +92,17 @@ class LeavingProgram:
         self.trees: Mapping[SpaceName, SpaceTree] = {}
         self._pages: OutgoingPages | None = None
         self._pacer: Pacer | None = None
-        self._files = files
+        self._files: OutgoingFiles | None = None
         self._state: SnapshotState | None = None
         self._stands = False
         self.files_size = 0
-        if files is not None:
-            trial = self._scan_files(files)
-        self._visit(lambda: self._begin(trial), PAUSE_SECONDS)
+        try:
+            if files is not None:
+                trial = self._scan_files(files)
+            self._visit(lambda: self._begin(trial), PAUSE_SECONDS)
+        except BaseException:
+            self.close()
+            raise
 
     def _scan_files(self, files: OutgoingFiles) -> bool:
         """Scan the files while the program runs; return whether a capture scans them fast."""
@@ -108,6 +112,7 @@ class LeavingProgram:
             return False
 
         self._visit(watch, PAUSE_SECONDS)
+        self._files = files
         files.scan()
         self.files_size = files.size
         return files.scan() is not None and files.scan_seconds < TRIAL_SCAN
@@ -229,17 +234,20 @@ class LeavingProgram:
         """Release what is kept."""
         if self._pacer is not None:
             self._pacer.close()
-        if self._pages is not None:
+        pages, self._pages = self._pages, None
+        files, self._files = self._files, None
+        if pages is None and files is None:
+            return
+
+        def forget() -> bool:
             # The service that finds dirty pages is no thread's own; a checkpoint may ask it.
-            pages, self._pages = self._pages, None
-
-            def forget() -> bool:
+            if pages is not None:
                 pages.close()
-                if self._files is not None:
-                    self._files.close()
-                return False
+            if files is not None:
+                files.close()
+            return False
 
-            self._program.visit(forget, PAUSE_SECONDS)
+        self._program.visit(forget, PAUSE_SECONDS)
 
 
 class Pacer:

@@ -143,18 +143,18 @@ def scan(
         elif identity in found.inodes:
             entry = TreeEntry(path, SAME, mode, *times, target=found.inodes[identity])
         else:
-            signature = signature_of(result)
+            signature, size = signature_of(result), result.st_size
             found.signatures[path] = signature
             before = known.get(path) if known else None
             if watch is not None:
                 place = _Place(root, guest, path, folder, room)
-                chunks = _watched(place, result, contents, watch, found.began, exact=exact)
+                size, chunks = _watched(place, result, contents, watch, found.began, exact=exact)
             elif before is not None and before[0] == signature:
                 chunks = before[1]
-                _add_known(contents, folder, path, result.st_size, chunks)
+                _add_known(contents, folder, path, size, chunks)
             else:
-                chunks = _read(root, guest, path, result.st_size, contents, folder, room)
-            entry = TreeEntry(path, FILE, mode, *times, result.st_size, chunks)
+                chunks = _read(root, guest, path, size, contents, folder, room)
+            entry = TreeEntry(path, FILE, mode, *times, size, chunks)
             room -= sum(length for _, _, length in entry.places)
             if room < 0:
                 raise _too_much(guest, path, limit)
@@ -182,8 +182,11 @@ def _watched(
     began: int,
     *,
     exact: bool,
-) -> bytes:
-    """Return the chunks of a file whose writes are noted; read what has changed."""
+) -> tuple[int, bytes]:
+    """Return size and chunks of a file whose writes are noted; read what has changed.
+
+    While the program runs, the file may have another size by now than the one of these chunks.
+    """
     path, size = place.path, result.st_size
     signature, identity = signature_of(result), (result.st_dev, result.st_ino)
     before = watch.known.get(path)
@@ -194,6 +197,7 @@ def _watched(
     )
     if before is not None and written is None and same:
         known, chunks = before
+        size = known[1]
         _add_known(contents, place.folder, path, size, chunks)
     elif (
         before is not None
@@ -203,7 +207,8 @@ def _watched(
         and (written.after == signature or not exact)
     ):
         known = written.after
-        chunks = _read_again(place, known[1], before[1], written.numbers, contents)
+        size = known[1]
+        chunks = _read_again(place, size, before[1], written.numbers, contents)
     else:
         chunks = _read(place.root, place.guest, path, size, contents, place.folder, place.room)
         later = None if exact else watch.since(identity)
@@ -214,7 +219,7 @@ def _watched(
         watch.known[path] = known, chunks
     else:
         watch.known.pop(path, None)
-    return chunks
+    return size, chunks
 
 
 def _read_again(
