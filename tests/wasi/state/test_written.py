@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wasmsr.errors import UnportableState
 from wasmsr.wasi.filesystem.open_files import MountPath, RegularFile
 from wasmsr.wasi.filesystem.trees import MountTree
 from wasmsr.wasi.state import manifest
@@ -265,6 +266,28 @@ def test_a_file_that_is_cut_off_while_it_is_scanned(
     with monkeypatch.context() as patched:
         patched.setattr(manifest, "_walk", late)
         found = leaving.rounds.scan()
+    assert [length for _, length in found] == [CHUNK] * 64 + [77]
+    leaving.exact()
+
+
+def test_a_file_that_goes_while_it_is_scanned(
+    leaving: Leaving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is passed over while the program runs; when it is paused, nobody may do that."""
+    walk, gone = manifest._walk, leaving.folder / "gone"
+
+    def late(root: int, guest: str) -> Iterator[tuple[bytes, os.stat_result]]:
+        gone.write_bytes(b"temporary")
+        found = list(walk(root, guest))
+        gone.unlink()
+        return iter(found)
+
+    leaving.rounds.watch()
+    with monkeypatch.context() as patched:
+        patched.setattr(manifest, "_walk", late)
+        found = leaving.rounds.scan()
+        with pytest.raises(UnportableState, match="data/gone cannot be read"):
+            leaving.exact()
     assert [length for _, length in found] == [CHUNK] * 64 + [77]
     leaving.exact()
 

@@ -148,7 +148,14 @@ def scan(
             before = known.get(path) if known else None
             if watch is not None:
                 place = _Place(root, guest, path, folder, room)
-                size, chunks = _watched(place, result, contents, watch, found.began, exact=exact)
+                try:
+                    size, chunks = _watched(
+                        place, result, contents, watch, found.began, exact=exact
+                    )
+                except UnportableState as error:
+                    if exact or not isinstance(error.__cause__, FileNotFoundError):
+                        raise
+                    continue  # the program has removed it since
             elif before is not None and before[0] == signature:
                 chunks = before[1]
                 _add_known(contents, folder, path, size, chunks)
