@@ -177,6 +177,8 @@ RECORD = 1 << 19
 
 FILE_PIECE = 65536
 """Most bytes of a piece of a file."""
+MOST_FILES = (1 << 62) - 1
+"""Most bytes of files that a message says."""
 PIECE_OF_OUTPUT = 65536
 PIECE_OF_INPUT = 65536
 
@@ -295,7 +297,7 @@ def begin_in(message: Any) -> tuple[terms.Move, int, bool, int]:
 
 def files_in(value: int) -> int:
     """Return a number of bytes of files, checked. Raises Malformed."""
-    if value >= 1 << 62:
+    if value > MOST_FILES:
         raise Malformed("more bytes of files than there can be")
     return value
 

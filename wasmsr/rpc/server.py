@@ -361,7 +361,7 @@ class _Calls:
             reply.restore = answer.restore
             reply.known = answer.known
             reply.journal = answer.journal
-            reply.files = answer.files
+            reply.files = min(answer.files, convert.MOST_FILES)
         except PeerRefused as error:
             reply.refusal.CopyFrom(convert.refusal_out(error))
         return reply

@@ -18,6 +18,7 @@ from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.live import carried, image
 from wasmsr.snapshot.live.early import EarlyRest
 from wasmsr.snapshot.live.incoming import IncomingState
+from wasmsr.snapshot.sections.host import files as sections
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.state.contents import Contents, digest_of
 
@@ -100,8 +101,13 @@ def test_they_are_in_the_image(count: int, expected: int, early: bool, tmp_path:
     assert decoder.stored == len(data)
 
 
+@pytest.mark.parametrize("held", [100, 64 << 20])
 @pytest.mark.parametrize("rest", [0, 5_000_000])
-def test_the_rest_has_chunks_too(rest: int, tmp_path: Path) -> None:
+def test_the_rest_has_chunks_too(
+    rest: int, held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are many, the rest is not kept in memory until its end."""
+    monkeypatch.setattr(sections, "SPOOL_SIZE", held)
     state, (one, *others) = full(), chunks(5)
     state.files = Contents()
     state.files.add(digest_of(one), one, None)
@@ -202,12 +208,23 @@ def test_what_is_refused(image_too: bool, tmp_path: Path) -> None:
             give(target, b"late")
 
 
-def test_too_many_small_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carried, "MOST_CHUNKS", 3)
+def test_too_many_small_ones_are_refused() -> None:
+    """Those of the rest count too: a reader of the image takes an index of that length only."""
+    state = full()
+    state.files = Contents()
+    state.files.add(digest_of(b"4"), b"4", None)
+    data, _ = rest_of(state)
     target = incoming(None)
+    assert target._files._most == 2 * FILES // 65536 + (1 << 20)
+    target._files._most = 3
     give(target, b"1", b"2", b"3")
     with pytest.raises(FormatError, match="more than 3 pieces"):
-        give(target, b"4")
+        give(target, b"5")
+    for number, memory in enumerate(state.memories):
+        send_memory(target, number, memory.data)
+    target.feed(data)
+    with pytest.raises(FormatError, match="more than 3 pieces"):
+        target.finish()
 
 
 def test_a_rest_with_file_padding_is_refused(tmp_path: Path) -> None:
@@ -236,6 +253,8 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             patched.setattr(carried, "write_at", full_disk)
             with pytest.raises(OSError, match="No space left"):
                 give(target, b"two")
+        with pytest.raises(OSError, match="No space left"):
+            give(target, b"three")
         before = len(os.listdir("/proc/self/fd"))
         target.close()
         target.close()

@@ -46,6 +46,7 @@ from wasmsr.record import replaced
 from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot import format as snapshot_format
 from wasmsr.snapshot.encoding.read_limits import DEFAULT_LIMIT
+from wasmsr.snapshot.live.carried import image_limit
 from wasmsr.snapshot.live.early import EarlyRest
 from wasmsr.snapshot.live.incoming import IncomingState
 from wasmsr.snapshot.live.known import KnownImage
@@ -253,8 +254,7 @@ class Hosting:
         """Return the arrival of a program whose snapshot is on this host's disk."""
         pages = self._max_pages
         decoder = snapshot_format.Decoder(
-            # The image has the pieces of all rounds, and those of the rest.
-            files=2 * self._carry_limit(),
+            files=image_limit(self._carry_limit()),
             limits=None if pages is None else Limits(memory_pages=pages),
             allocate=allocate,
         )

@@ -8,7 +8,6 @@ section *file data*; without an image they are in a temporary file.
 from __future__ import annotations
 
 import os
-import tempfile
 import weakref
 import zlib
 from collections.abc import Sequence
@@ -17,12 +16,20 @@ from typing import IO
 from wasmsr.errors import DigestError, FormatError
 from wasmsr.snapshot.encoding.container import BATCH, BATCH_SIZE, RAW, SECTION, Buffer
 from wasmsr.snapshot.encoding.mapped_writer import write_at
-from wasmsr.snapshot.sections.host.files import CHUNK, CHUNK_SIZE, SPOOL_SIZE
+from wasmsr.snapshot.encoding.read_limits import ReadLimits
+from wasmsr.snapshot.sections.host.files import CHUNK, CHUNK_SIZE, FILE_INDEX, spool
 from wasmsr.wasi.state.contents import Contents, digest_of
 
 _PIECE = 1 << 20
-MOST_CHUNKS = 1 << 21
-"""Most chunks of one arrival, however small they are."""
+
+
+def image_limit(limit: int) -> int:
+    """Return how many bytes of files an image can have.
+
+    Args:
+        limit: How many may come in the rounds, and how many in the rest.
+    """
+    return 2 * limit
 
 
 def stored_size(size: int) -> int:
@@ -124,6 +131,8 @@ class IncomingFiles:
         self.contents = Contents()
         self.area: FileArea | None = None
         self._limit = limit
+        # A host that is started again reads the image, so its reader must take the index.
+        self._most = FILE_INDEX.limit(ReadLimits(0, image_limit(limit))) // CHUNK.size
         self._spool: IO[bytes] | None = None
 
     def __len__(self) -> int:
@@ -143,8 +152,6 @@ class IncomingFiles:
                 f"more than the {self._limit} bytes of files came that were agreed",
                 hint="--carry-limit SIZE allows more",
             )
-        if len(self.contents) + len(digests) > MOST_CHUNKS:
-            raise FormatError(f"more than {MOST_CHUNKS} pieces of files came")
         view = memoryview(data)
         seen = set()
         for digest, length in zip(digests, lengths, strict=True):
@@ -158,14 +165,20 @@ class IncomingFiles:
             view = view[length:]
 
     def keep(self, digests: Sequence[bytes], lengths: Sequence[int], data: Buffer) -> None:
-        """Keep chunks that were checked, in the area if there is one. Raises OSError."""
+        """Keep chunks that were checked, in the area if there is one.
+
+        Raises:
+            FormatError: There are more of them than a reader of the image takes.
+            OSError: There is no room for them.
+        """
+        if len(self.contents) + len(digests) > self._most:
+            raise FormatError(f"more than {self._most} pieces of files came")
         if self.area is not None:
             start = self.area.size
             self.area.append(data)
         else:
             if self._spool is None:
-                # Closed when nobody needs the chunks any more.
-                self._spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_SIZE)  # noqa: SIM115
+                self._spool = spool()
             start = self._spool.seek(0, os.SEEK_END)
             self._spool.write(data)
         holder = self.area or self._spool
@@ -185,4 +198,4 @@ class IncomingFiles:
         return b"".join([CHUNK.pack(digest, length) for digest, length in self.contents])
 
 
-__all__ = ["MOST_CHUNKS", "FileArea", "IncomingFiles", "stored_size"]
+__all__ = ["FileArea", "IncomingFiles", "image_limit", "stored_size"]

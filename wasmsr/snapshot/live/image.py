@@ -6,7 +6,7 @@ the file is no snapshot.
 
 Chunks of carried files arrive before the sections too. Their section, *file data*, begins after a
 room of its own for the sections before it; *file padding* fills what these leave. Then the rest is
-kept in memory until its end: what follows the file data has no place before.
+kept beside the image until its end: what follows the file data has no place before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import errno
 import os
 import zlib
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol
 
 from wasmsr.snapshot.encoding.container import (
     BATCH,
@@ -36,7 +36,7 @@ from wasmsr.snapshot.live.memories import LiveMemories
 from wasmsr.snapshot.memory.page_calls import write_view
 from wasmsr.snapshot.memory.page_engine import Runs
 from wasmsr.snapshot.memory.space_name import MEMORY_SPACE, SpaceName
-from wasmsr.snapshot.sections.host.files import CHUNK, CHUNK_SIZE, FILE_DATA, FILE_INDEX
+from wasmsr.snapshot.sections.host.files import CHUNK, CHUNK_SIZE, FILE_DATA, FILE_INDEX, spool
 from wasmsr.snapshot.sections.pages.padding import FILE_PADDING, PADDING
 from wasmsr.snapshot.sections.pages.places import PLACES
 from wasmsr.snapshot.spaces.page_functions import PAGE_SIZE
@@ -95,7 +95,7 @@ class LiveImage:
         self._file = file
         self._memories = memories
         self._files = IncomingFiles(0) if files is None else files
-        self._kept = bytearray()
+        self._kept: IO[bytes] | None = None
         self._there: list[tuple[int, int]] = []
         self._used = 0  # up to where old regions may be in the room before the file data
         self._room = room_for(max(0, min(rest, _MOST_REST)))
@@ -181,7 +181,10 @@ class LiveImage:
         self._header += piece[:held]
         end = self._end + len(piece)
         if self._has_files:
-            self._kept += piece
+            if self._kept is None:
+                # Not all in memory: it has the chunks for which the rounds had no room.
+                self._kept = spool()
+            self._kept.write(piece)
             if foreseen == self._end and end <= self._early:
                 self._there.append((self._end, end))
             self._end = end
@@ -246,7 +249,6 @@ class LiveImage:
         """Do it where chunks have come: their section is there, the others are written around."""
         area, parts = self._files.area, _parts_of(head)
         assert area is not None
-        data = memoryview(self._kept)
         index = b"".join(section_bytes(FILE_INDEX.kind, self._files.index()))
         used = (
             max(self._early, self._used),
@@ -258,7 +260,8 @@ class LiveImage:
             used = max(area.end, area.at), max(area.end, used[1])
             wanted = parts.first + len(index) + FIRST.size + 1
             area.move(max(area.at + 64, wanted) if area.at < PADDING_LIMIT else wanted)
-        before, after = data[parts.after : parts.split], data[parts.split :]
+        before = self._part(parts.after, parts.split)
+        after = self._part(parts.split, self._end)
         end = area.end + len(before) + len(after)
         padding = 0
         if aligned(end) > self._room:
@@ -269,7 +272,7 @@ class LiveImage:
             self._room, self._stale, padding = aligned(end), True, 0
         self.settle()
         for start, stop in _others(HEADER.size, parts.first, self._there):
-            write_at(self._file, start, data[start:stop])
+            write_at(self._file, start, self._part(start, stop))
         start = area.at - len(index)
         self._write_zeros(parts.first, zeros, FILE_PADDING.kind, min(used[0], start))
         write_at(self._file, start, index)
@@ -290,6 +293,12 @@ class LiveImage:
             plain=header.plain - parts.plain + zeros + files + padding,
         )
         write_at(self._file, 0, header.encode())
+
+    def _part(self, start: int, stop: int) -> bytes:
+        """Return bytes of the rest that was kept. Raises OSError."""
+        assert self._kept is not None
+        self._kept.seek(start)
+        return self._kept.read(stop - start)
 
     def _write_zeros(self, at: int, size: int, kind: int, used: int) -> int:
         """Write a section of zeros; return where it ends.

@@ -138,18 +138,22 @@ class IncomingState:
         Raises:
             FormatError: They cannot be, came before, or are more than may come.
             DigestError: One is not what its digest names.
-            OSError: There is no room for them.
+            OSError: There is no room for them. Every later call raises the same.
         """
         self._files.check(digests, lengths, data)  # without the lock: it takes long
         with self._lock:
             self._check_open()
             if self._fed:
                 raise FormatError("pieces of files come after the rest has begun")
-            if self._image is not None:
-                self._image.open_area()
-            self._files.keep(digests, lengths, data)
-            if self._image is not None:
-                self._image.grown()
+            try:
+                if self._image is not None:
+                    self._image.open_area()
+                self._files.keep(digests, lengths, data)
+                if self._image is not None:
+                    self._image.grown()
+            except OSError as error:
+                self._failure = error  # a part of them may be in the image, and no index names it
+                raise
 
     def sync(self) -> None:
         """Write the image to the disk as far as it is, and bring the digests up to date.

@@ -150,7 +150,7 @@ class _ChunkSink:
         self._waiting = iter(chunks)
         self._wanted = next(self._waiting, None)
         self._rest = bytearray()
-        self._spool = _spool()
+        self._spool = spool()
         self._position = 0
         self._files = Contents()
         self._state = state
@@ -177,8 +177,8 @@ class _ChunkSink:
         self._state.files = self._files
 
 
-def _spool() -> IO[bytes]:
-    """Return a file without a name; a small one stays in memory."""
+def spool() -> IO[bytes]:
+    """Return a file without a name, closed when nobody needs it; a small one stays in memory."""
     import tempfile
 
     return tempfile.SpooledTemporaryFile(max_size=SPOOL_SIZE)
