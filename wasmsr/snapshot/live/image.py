@@ -98,7 +98,7 @@ class LiveImage:
         self._kept: IO[bytes] | None = None
         self._there: list[tuple[int, int]] = []
         self._used = 0  # up to where old regions may be in the room before the file data
-        self._room = room_for(max(0, min(rest, _MOST_REST)))
+        self._room = self._rest_room = room_for(max(0, min(rest, _MOST_REST)))
         if expected > 0:
             index = (expected // CHUNK_SIZE + 1) * CHUNK.size
             self._files.area = FileArea(file, aligned(self._room + index + _SPARE))
@@ -150,7 +150,8 @@ class LiveImage:
         """Take note of new chunks in the area; the regions move if it has reached them."""
         area = self._files.area
         if area is not None and area.end + _SPARE > self._room:
-            self._room, self._stale = aligned(area.end + area.size // 8 + 4 * _SPARE), True
+            more = area.size // 8 + 4 * _SPARE + self._rest_room
+            self._room, self._stale = aligned(area.end + more), True
 
     @property
     def _has_files(self) -> bool:
