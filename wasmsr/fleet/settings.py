@@ -106,18 +106,16 @@ def read_settings(path: Path | None) -> FleetSettings:
         return FleetSettings()
     try:
         found = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FleetError(f"{path} is no JSON: {error}") from None
     if not isinstance(found, dict):
         raise FleetError(f"{path} is no JSON object")
 
     def value(name: str, kind: type, default: Any) -> Any:
-        given = found.get(name, default)
-        if given is None:
-            return default
-        if type(given) is not kind:
+        given = found.get(name)
+        if given is not None and type(given) is not kind:
             raise FleetError(f"{path}: {name} must be {_WORDS[kind]}")
-        return given
+        return default if given is None else given
 
     def port(name: str, default: int) -> int:
         number: int = value(name, int, default)

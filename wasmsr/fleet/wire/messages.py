@@ -24,6 +24,9 @@ LARGEST: Final = 1 << 20
 """Bytes of a message."""
 SCHEMA_FILE = "messages.schema.json"
 TEXTS = ("object_id", "action", "type")
+DEEPEST: Final = 64
+"""Levels of lists and objects in a message. What is deeper could be read, and fail when it is
+written again: the library's limit is that of the stack."""
 SHOWN = 200
 """Characters of a value that an error shows."""
 
@@ -66,11 +69,14 @@ class FleetMessage:
         """Return its JSON.
 
         Raises:
-            WireError: It would have more than 1 MiB.
+            WireError: It would have more than 1 MiB, or a number is none of JSON.
         """
         fields = {"object_id": self.object_id, "action": self.action, "type": self.type}
         whole = {name: value for name, value in fields.items() if value is not None}
-        text = json.dumps(whole | {"data": self.data} | dict(self.others), allow_nan=False)
+        try:
+            text = json.dumps(whole | {"data": self.data} | dict(self.others), allow_nan=False)
+        except ValueError as error:
+            raise WireError("invalid JSON", str(error)[:SHOWN]) from None
         _check_size(len(text))
         return text.encode()
 
@@ -93,7 +99,8 @@ class FleetMessage:
                 return kind
         if inner is None and any(key[:3] == (topic, self.action, self.type) for key in KINDS):
             raise WireError("missing field", "type")
-        raise WireError("invalid action/type", [self.action, self.type])
+        said = (self.action, self.type)
+        raise WireError("invalid action/type", [one and one[:SHOWN] for one in said])
 
 
 def decode(payload: bytes) -> FleetMessage:
@@ -129,6 +136,7 @@ def _plain(payload: bytes) -> dict[str, Any]:
             parse_float=_finite,
             object_pairs_hook=_once,
         )
+        _check_depth(found)
         # A surrogate that stands alone is no text: files, tables and logs could not hold it.
         json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -136,6 +144,20 @@ def _plain(payload: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise WireError("invalid JSON", "not an object")
     return found
+
+
+def _check_depth(found: Any) -> None:
+    level: list[Any] = [[found]]
+    for _ in range(DEEPEST + 1):
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return
+    raise ValueError(f"more than {DEEPEST} levels of lists and objects")
 
 
 def _refuse(name: str) -> Any:
