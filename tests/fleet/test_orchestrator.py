@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("jsonschema")
 
 from tests.fleet.peer import MESSAGES, needs_peer
-from wasmsr.fleet.failures import FleetError
+from wasmsr.fleet.failures import FleetError, NotInFleet
 from wasmsr.fleet.orchestrator import views
 from wasmsr.fleet.orchestrator.fleet_list import FleetList
 from wasmsr.fleet.orchestrator.orchestrating import FleetOrchestrator
@@ -42,6 +42,12 @@ class Desk:
         payload = message if isinstance(message, bytes) else json.dumps(message).encode()
         self.orchestrator.receive(topic, payload)
         return self.said()
+
+    def listen(self, seconds: int) -> None:
+        """Let time pass."""
+        for _ in range(seconds // 5):
+            self.now += 5
+            self.orchestrator.tick()
 
     def said(self) -> list[Any]:
         found = self.fleet.outgoing(self._read)
@@ -185,13 +191,13 @@ def delete(name: str) -> FleetMessage:
 
 
 def test_a_module_without_a_parent_goes_where_there_is_room(desk: Desk) -> None:
-    assert told(desk.create("a"), "no Runtime has these APIs", "wasm wasi")
+    assert told(desk.create("a"), "no Runtime has these APIs", "m-a: wasm wasi")
     assert desk.status("a") == ""
     first, second = desk.runtime("one", 2), desk.runtime("two", 1, apis=["wasm", "wasi", "gpu"])
     places = [desk.create(name)[0][0].split("/")[-1] for name in "bcd"]
     assert places == [first, second, first]
     assert desk.create("e") == [] and desk.status("e") == "Q"
-    assert told(desk.create("f", apis=["npu"]), "no Runtime has these APIs", "npu")
+    assert told(desk.create("f", apis=["npu"]), "no Runtime has these APIs", "m-f: npu")
     assert desk.create("g", apis=["gpu"]) == []
     ((topic, _, data),) = desk.exited("c", second)
     assert topic.endswith(second) and data["uuid"] == "m-e"
@@ -208,12 +214,13 @@ def test_a_runtime_that_is_gone_and_comes_back(desk: Desk) -> None:
         desk.create(name, parent=node)
     desk.tell("realm/proc/control", delete("b"))
     assert desk.tell("realm/proc/reg/mgr", FleetMessage("delete", manager)) == []
-    assert [desk.status(name) for name in "abc"] == ["K", "D", "D"]
+    assert [desk.status(name) for name in "abc"] == ["K", "D", "Q"]
     assert views.list_runtimes(desk.fleet)["count"] == 0
     assert told(desk.create("d", parent=node), "invalid Runtime Name/UUID", node)
     desk.tell("realm/proc/reg/mgr", FleetMessage("create", manager))
     desk.runtime("node", 2, parent="mgr")
     assert desk.status("a") == "A" and desk.fleet.get(ModuleRow, "m-a").epoch == 2  # type: ignore[union-attr]
+    assert desk.status("c") == "A"  # it has waited
 
 
 def test_what_would_stop_a_peer_is_answered(desk: Desk) -> None:
@@ -240,20 +247,146 @@ def test_what_would_stop_a_peer_is_answered(desk: Desk) -> None:
 
 def test_silence(desk: Desk) -> None:
     node, mute = desk.runtime("node"), desk.runtime("mute")
-    desk.create("a", parent=node), desk.create("b", parent=mute)
-    child = {"uuid": "m-a", "active": -1, "cpu_usage_percent": 0.5, "mem_usage": 10}
-    alive = FleetMessage("update", {"type": "runtime", "uuid": node, "children": [child]})
+    desk.create("a", parent=node), desk.create("b", parent=mute), desk.create("c", parent=node)
+    desk.create("d", parent=node)
+    children = [
+        {"uuid": one, "active": -1, "cpu_usage_percent": 0.5, "mem_usage": 10}
+        for one in ("m-a", "m-d", "m-b", "m-strange")
+    ]
+    alive = FleetMessage("update", {"type": "runtime", "uuid": node, "children": children})
     assert desk.tell(f"realm/proc/keepalive/{node}", alive) == []
-    assert desk.orchestrator.usage["m-a"]["mem_usage"] == 10
-    desk.now += 100
-    desk.orchestrator.tick()
+    desk.listen(170)
     assert desk.status("a") == "A"
-    desk.now += 100
-    desk.orchestrator.tick()
+    desk.now += 1000  # it was frozen, or had no broker: it cannot know who was silent
+    desk.listen(170)
+    assert desk.status("a") == "A"
+    desk.listen(20)
     # One that has never said that it is there may be of a kind that does not.
-    assert desk.status("a") == "K" and desk.status("b") == "A"
+    assert desk.status("a") == desk.status("c") == "K" and desk.status("b") == "A"
+    assert desk.create("c", parent=mute)[0][2]["desc"].startswith("duplicate")  # it can return
+    assert desk.tell("realm/proc/control", delete("d")) == [] and desk.status("d") == "D"
+    # It was only cut off. What it does not run any more begins again, if it has not ended.
+    ((topic, action, data),) = desk.tell(f"realm/proc/keepalive/{node}", alive)
+    assert (topic, action) == (f"realm/proc/control/{node}", "delete") and data["uuid"] == "m-d"
+    assert desk.status("a") == "A" and desk.status("c") == "K"
+    ((topic, action, data),) = desk.tell(f"realm/proc/keepalive/{node}", alive)
+    assert (topic, action) == (f"realm/proc/control/{node}", "create") and data["uuid"] == "m-c"
+    assert desk.status("a") == desk.status("c") == "A"
+    assert desk.fleet.get(ModuleRow, "m-a").epoch == 1  # type: ignore[union-attr]
+    assert views.list_runtimes(desk.fleet)["count"] == 2
     unknown = FleetMessage("update", {"type": "runtime", "uuid": "x", "children": []})
     assert told(desk.tell("realm/proc/keepalive/x", unknown), "invalid Runtime Name/UUID", "x")
+
+
+def nested(levels: int) -> bytes:
+    whole = {"object_id": "1", "action": "create", "type": "req"}
+    data = json.dumps(whole | {"data": {"type": "module", "file": "x", "args": {"more": "@"}}})
+    return data.replace('"@"', "[" * levels + "]" * levels).encode()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        json.dumps({"action": "x" * ((1 << 20) - 60), "type": "req", "data": {}}).encode(),
+        json.dumps({"action": "x", "type": "\u20ac" * 170_000, "data": {}}).encode(),
+        FleetMessage("delete", {"type": "module", "uuid": "x" * 300}).encode(),
+        nested(60_000),
+        nested(63),
+    ],
+)
+def test_no_message_ends_the_service(desk: Desk, payload: bytes) -> None:
+    ((topic, action, _),) = desk.tell("realm/proc/control", payload)
+    assert (topic, action) == ("realm/proc/log/orchestrator", "error")
+
+
+def test_levels_that_can_be_read_can_be_written(desk: Desk) -> None:
+    """Near the limit of the stack the library reads what it cannot write a few calls later."""
+    desk.runtime("node")
+    for levels in range(850, 1000):
+        ((_, action, _),) = desk.tell("realm/proc/control", nested(levels))
+        assert action == "error"
+    ((_, action, _),) = desk.tell("realm/proc/control", nested(60))
+    assert action == "create"
+
+
+def test_a_module_that_could_not_be_sent_does_not_wait(desk: Desk) -> None:
+    """It would be the first that gets a place, and no change after that would be possible."""
+    node = desk.runtime("node", 1)
+    desk.create("a", parent=node)
+    size = (1 << 20) - 400
+    data = {"type": "module", "file": "x", "uuid": "m-b", "parent": node}
+    raw = FleetMessage("create", data | {"args": {"more": "\u00e9"}}).encode()
+    for text in (b"y" * size, "\u00e9".encode() * (size // 2)):
+        payload = raw.replace(b"\\u00e9", text)
+        ((_, _, answer),) = desk.tell("realm/proc/control", payload)
+        assert answer["desc"] == "message too large"
+    assert desk.exited("a", node) == [] and desk.status("a") == "D"
+
+
+def test_uuids_are_parts_of_topics(desk: Desk) -> None:
+    node = desk.runtime("node")
+    for bad in ("a/b", "+", "a#", "x" * 257, "a\0"):
+        assert told(desk.create("a", parent=node, uuid=bad), "invalid Module Name/UUID", bad)
+
+
+def test_a_request_that_the_broker_repeats(desk: Desk) -> None:
+    """The module has run to its end meanwhile: it does not run again."""
+    node = desk.runtime("node")
+    once = FleetMessage("create", {"type": "module", "file": "x", "uuid": "m-a", "parent": node})
+    unnamed = FleetMessage("create", {"type": "module", "file": "x", "parent": node})
+    for message in (once, unnamed):
+        assert len(desk.tell("realm/proc/control", message)) == 1
+    desk.exited("a", node)
+    for message in (once, unnamed):
+        desk.orchestrator.receive("realm/proc/control", message.encode(), True)
+    assert desk.said() == [] and desk.status("a") == "D"
+    assert views.list_modules(desk.fleet)["count"] == 1
+    assert len(desk.tell("realm/proc/control", once)) == 1  # somebody asks again
+
+
+def test_nothing_grows_for_ever(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wasmsr.fleet.orchestrator.fleet_list.DEAD_KEPT", 3)
+    monkeypatch.setattr("wasmsr.fleet.orchestrator.fleet_list.HEARD_KEPT", 5)
+    monkeypatch.setattr("wasmsr.fleet.orchestrator.orchestrating.MOST_MODULES", 2)
+    monkeypatch.setattr("wasmsr.fleet.orchestrator.orchestrating.MOST_NODES", 2)
+    node = desk.runtime("node")
+    desk.create("old", parent=node)
+    for name in "abcdef":
+        desk.create(name, parent=node), desk.exited(name, node)
+    desk.exited("old", node)
+    left = [name for name in ("a", "b", "c", "d", "e", "f", "old") if desk.status(name)]
+    assert left == ["e", "f", "old"]  # the last that ended, not the last that came
+    for table, most in (("heard", 5), ("dead", 3)):
+        (rows,) = desk.fleet._database.execute(f"SELECT count(*) FROM {table}").fetchone()
+        assert rows == most
+    desk.create("g", parent=node), desk.create("h", parent=node)
+    assert told(desk.create("i", parent=node), "too many Modules", 2)
+    desk.runtime("second")
+    third = {"type": "runtime", "uuid": "third", "name": "x", "runtime_type": "x"}
+    more = third | {"max_nmodules": 1, "apis": []}
+    refused = desk.tell("realm/proc/reg/third", FleetMessage("create", more))
+    assert told(refused, "too many Runtimes", 2)
+    desk.runtime("second")  # one that is known may say so again
+
+
+def test_a_list_of_the_first_version_gets_its_new_tables(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.db"
+    FleetList(path).close()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DROP TABLE heard")
+        database.execute("DROP TABLE dead")
+    with FleetList(path) as fleet:
+        fleet.hear(b"x")
+        assert fleet.heard(b"x")
+
+
+def test_a_long_question_is_answered_soon(desk: Desk) -> None:
+    with desk.fleet.changing():
+        for number in range(300):
+            desk.fleet.put(RuntimeRow(f"u{number}", "a" * 250 + str(number), "x", 0))
+    with pytest.raises(NotInFleet, match="there is no runtime") as unknown:
+        views.show_runtime(desk.fleet, "a" * 60_000)
+    assert unknown.value.hint is None and len(unknown.value.message) < 5000
 
 
 def test_a_restart_keeps_everything(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from wasmsr.fleet.failures import FleetError
+from wasmsr.fleet.failures import FleetError, NotInFleet
 from wasmsr.fleet.orchestrator import views
 from wasmsr.fleet.orchestrator.fleet_list import FleetList
 from wasmsr.http.bounded_server import BoundedServer
@@ -61,8 +61,10 @@ class FleetApi:
                 return "200 OK", ROWS[parts[1]](self._fleet, parts[2])
         except UnicodeError:
             pass
-        except FleetError as error:
+        except NotInFleet as error:
             return "404 Not Found", {"error": error.message, "hint": error.hint}
+        except FleetError as error:
+            return "500 Internal Server Error", {"error": error.message, "hint": error.hint}
         return "404 Not Found", {"error": "there is nothing of that name", "hint": "/api/runtimes/"}
 
 

@@ -9,7 +9,7 @@ import urllib.request
 from typing import Any, Final
 
 from wasmsr.errors import HostError
-from wasmsr.fleet.failures import FleetError
+from wasmsr.fleet.failures import NotInFleet
 from wasmsr.runspec.address import Address
 
 LARGEST: Final = 64 << 20
@@ -44,7 +44,7 @@ class FleetClient:
         """Return one of `runtimes` or `modules`, by UUID, name, or last digits of the UUID.
 
         Raises:
-            FleetError: There is none, or more than one.
+            NotInFleet: There is none, or more than one.
             HostError: The orchestrator does not answer.
         """
         return self._ask(f"{what}/{urllib.parse.quote(query, safe='')}/", query)
@@ -78,9 +78,9 @@ class FleetClient:
             return self._strange(f"HTTP {error.code}")
         try:
             said = json.loads(error.read(LARGEST))
-            return FleetError(str(said["error"]), hint=said.get("hint") and str(said["hint"]))
+            return NotInFleet(str(said["error"]), hint=said.get("hint") and str(said["hint"]))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return FleetError(f"the orchestrator does not know {query!r}")
+            return NotInFleet(f"the orchestrator does not know {query!r}")
 
     def _strange(self, why: str) -> HostError:
         return HostError(

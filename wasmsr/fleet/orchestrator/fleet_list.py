@@ -30,22 +30,35 @@ APPLICATION = 0x57534642
 SCHEMA = 1
 """The version of the tables (`user_version` of the file)."""
 
+DEAD_KEPT = 1000
+"""Managers, runtimes and modules that are over and can still be asked for."""
+HEARD_KEPT = 1024
+"""Requests that are known again. A broker sends few messages before it waits for an answer."""
+
 _TABLES = """
-CREATE TABLE managers (uuid TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL)
-    WITHOUT ROWID;
-CREATE TABLE runtimes (
+CREATE TABLE IF NOT EXISTS managers (
+    uuid TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS runtimes (
     uuid TEXT PRIMARY KEY, name TEXT NOT NULL, runtime_type TEXT NOT NULL,
     max_nmodules INTEGER NOT NULL, apis TEXT NOT NULL, platform TEXT, metadata TEXT, parent TEXT,
     status TEXT NOT NULL, seen REAL
 ) WITHOUT ROWID;
-CREATE TABLE modules (
+CREATE TABLE IF NOT EXISTS modules (
     "index" INTEGER PRIMARY KEY AUTOINCREMENT, uuid TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
     file TEXT NOT NULL, parent TEXT, apis TEXT NOT NULL, args TEXT, channels TEXT NOT NULL,
     status TEXT NOT NULL, epoch INTEGER NOT NULL, ended TEXT
 );
-CREATE INDEX modules_by_status ON modules (status, parent);
-CREATE TABLE outgoing (
+CREATE INDEX IF NOT EXISTS modules_by_status ON modules (status, parent);
+CREATE TABLE IF NOT EXISTS outgoing (
     number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS heard (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL UNIQUE
+);
+CREATE TABLE IF NOT EXISTS dead (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, uuid TEXT NOT NULL,
+    UNIQUE (kind, uuid)
 );
 """
 
@@ -104,8 +117,6 @@ class FleetList:
         (kind,) = run("PRAGMA application_id").fetchone()
         (tables,) = run("SELECT count(*) FROM sqlite_master").fetchone()
         if version == 0 and kind == 0 and tables == 0:
-            for statement in _TABLES.split(";")[:-1]:
-                run(statement)
             run(f"PRAGMA application_id = {APPLICATION}")
             run(f"PRAGMA user_version = {SCHEMA}")
         elif kind != APPLICATION:
@@ -115,6 +126,8 @@ class FleetList:
                 f"has version {version}; this wasmsr reads up to {SCHEMA}",
                 "install the wasmsr that made it",
             )
+        for statement in _TABLES.split(";")[:-1]:
+            run(statement)
 
     def _unusable(self, sentence: str, hint: str | None = None) -> FleetError:
         return FleetError(f"the list of the fleet {self.path} {sentence}", hint=hint)
@@ -158,9 +171,25 @@ class FleetList:
             self._database.execute(
                 f"INSERT OR REPLACE INTO {_TABLE[type(row)]} ({columns}) VALUES ({marks})", values
             )
+            if row.status is FleetState.DEAD:
+                self._bury(_TABLE[type(row)], row.uuid)
             found = self.get(type(row), row.uuid)
         assert found is not None
         return found
+
+    def _bury(self, table: str, uuid: str) -> None:
+        """Note that a row is over, and remove those that have been so for the longest."""
+        run = self._database.execute
+        run("INSERT OR REPLACE INTO dead (kind, uuid) VALUES (?, ?)", (table, uuid))
+        too_many = "SELECT number FROM dead ORDER BY number DESC LIMIT 1 OFFSET ?"
+        for (last,) in run(too_many, (DEAD_KEPT,)).fetchall():
+            for kind in _TABLE.values():
+                run(
+                    f"DELETE FROM {kind} WHERE status = 'D' AND uuid IN "
+                    "(SELECT uuid FROM dead WHERE number <= ? AND kind = ?)",
+                    (last, kind),
+                )
+            run("DELETE FROM dead WHERE number <= ?", (last,))
 
     def get(self, kind: type[FleetRow], uuid: str) -> FleetRow | None:
         """Return the row with a UUID."""
@@ -200,6 +229,24 @@ class FleetList:
             ).fetchall()
         return {parent: count for parent, count in found if parent is not None}
 
+    def count(self, kind: type[FleetRow]) -> int:
+        """Return how many rows there are that are not dead."""
+        with self._lock, self._told():
+            (found,) = self._database.execute(
+                f"SELECT count(*) FROM {_TABLE[kind]} WHERE status != 'D'"
+            ).fetchone()
+        return int(found)
+
+    def names(self, kind: type[FleetRow], most: int) -> list[str]:
+        """Return the names of rows that are not dead, at most so many."""
+        with self._lock, self._told():
+            found = self._database.execute(
+                f"SELECT DISTINCT name FROM {_TABLE[kind]} WHERE status != 'D' "
+                "ORDER BY name LIMIT ?",
+                (most,),
+            ).fetchall()
+        return [name for (name,) in found]
+
     def taken(self, uuid: str) -> bool:
         """Return whether a module that is not over has the UUID."""
         row = self.get(ModuleRow, uuid)
@@ -231,19 +278,38 @@ class FleetList:
                 "INSERT INTO outgoing (topic, payload) VALUES (?, ?)", (topic, payload)
             )
 
-    def outgoing(self, after: int = 0) -> list[Outgoing]:
-        """Return the messages that the broker does not have, from one on."""
+    def outgoing(self, after: int = 0, most: int = -1) -> list[Outgoing]:
+        """Return the messages that the broker does not have, from one on: so many, or all."""
         with self._lock, self._told():
             found = self._database.execute(
-                "SELECT number, topic, payload FROM outgoing WHERE number > ? ORDER BY number",
-                (after,),
+                "SELECT number, topic, payload FROM outgoing WHERE number > ? ORDER BY number "
+                "LIMIT ?",
+                (after, most),
             ).fetchall()
         return [Outgoing(*row) for row in found]
 
-    def sent(self, number: int) -> None:
-        """Remove a message that the broker has."""
+    def sent(self, *numbers: int) -> None:
+        """Remove messages that the broker has."""
+        with self.changing():
+            self._database.executemany(
+                "DELETE FROM outgoing WHERE number = ?", [(number,) for number in numbers]
+            )
+
+    def heard(self, digest: bytes) -> bool:
+        """Return whether a request with a digest was taken."""
         with self._lock, self._told():
-            self._database.execute("DELETE FROM outgoing WHERE number = ?", (number,))
+            found = self._database.execute("SELECT 1 FROM heard WHERE digest = ?", (digest,))
+            return found.fetchone() is not None
+
+    def hear(self, digest: bytes) -> None:
+        """Note a request by its digest; the oldest are forgotten."""
+        with self._lock, self._told():
+            run = self._database.execute
+            run("INSERT OR REPLACE INTO heard (digest) VALUES (?)", (digest,))
+            run(
+                "DELETE FROM heard WHERE number <= (SELECT max(number) FROM heard) - ?",
+                (HEARD_KEPT,),
+            )
 
 
 def _stored(name: str, value: Any) -> Any:

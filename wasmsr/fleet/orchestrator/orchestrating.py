@@ -5,12 +5,15 @@ A message that cannot be used is answered on `log/orchestrator`, and changes not
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from wasmsr.fleet.failures import FleetError
 from wasmsr.fleet.orchestrator.fleet_list import FleetList
 from wasmsr.fleet.orchestrator.rows import (
     APIS,
@@ -21,11 +24,22 @@ from wasmsr.fleet.orchestrator.rows import (
     RuntimeRow,
 )
 from wasmsr.fleet.wire.failures import WireError
-from wasmsr.fleet.wire.messages import FleetMessage, decode
+from wasmsr.fleet.wire.messages import LARGEST, SHOWN, FleetMessage, decode
 from wasmsr.fleet.wire.topics import FleetRealm
 
 MISSED = 3
 """Keep-alives that a runtime may miss before it counts as gone, if it has ever sent one."""
+LONGEST_TICK = 30.0
+"""Seconds between two ticks of an orchestrator that listens. After a longer time it was frozen,
+away or without a broker, and has missed keep-alives that were sent."""
+MOST_MODULES = 16_384
+MOST_NODES = 4096
+"""Managers, and runtimes, that are not dead."""
+ROOM = 4096
+"""Bytes of a request to a runtime that come to those of the client: the runtime's UUID, numbers."""
+LONGEST_UUID = 256
+LONGEST_ANSWER = 32 << 10
+"""Characters of a wrong value that an answer repeats whole."""
 A, E, K, D, Q = (
     FleetState.ALIVE,
     FleetState.ENDING,
@@ -50,16 +64,30 @@ class FleetOrchestrator:
         self.fleet = fleet
         self.realm = realm
         self._clock = clock
-        self.usage: dict[str, Mapping[str, Any]] = {}
-        """What runtimes last said of each module: CPU and memory."""
+        self._since = self._ticked = clock()
 
-    def subscriptions(self) -> list[str]:
-        """Return the filters of the topics that an orchestrator listens to."""
+    def subscriptions(self) -> dict[str, int]:
+        """Return the filters of the topics that an orchestrator listens to, with their QoS.
+
+        A broker keeps few messages for somebody who is away. Old keep-alives, which say nothing
+        any more, would take the places of requests.
+        """
         below = f"{self.realm.name}/proc"
-        return [f"{below}/reg/+", f"{below}/control", f"{below}/control/+", f"{below}/keepalive/+"]
+        kept = dict.fromkeys((f"{below}/reg/+", f"{below}/control", f"{below}/control/+"), 1)
+        return kept | {f"{below}/keepalive/+": 0}
 
-    def receive(self, topic: str, payload: bytes) -> None:
-        """Take a message. What follows from it is in the list: rows, and messages to publish."""
+    def receive(self, topic: str, payload: bytes, again: bool = False) -> None:
+        """Take a message. What follows from it is in the list: rows, and messages to publish.
+
+        Args:
+            topic: Its topic.
+            payload: Its bytes.
+            again: Whether the broker says that it may have sent it before. A request that was taken
+                then is not taken again: the module may have run to its end meanwhile.
+
+        Raises:
+            FleetError: The list cannot be used.
+        """
         place = self.realm.find(topic)
         if place is None or place.kind not in ("reg", "control", "keepalive"):
             return
@@ -71,18 +99,39 @@ class FleetOrchestrator:
                 return  # our own requests
             kind = message.kind(place.kind)
             with self.fleet.changing():
+                if place.kind == "control":
+                    digest = hashlib.sha256(f"{topic}\0".encode() + payload).digest()
+                    if again and self.fleet.heard(digest):
+                        return
+                    self.fleet.hear(digest)
                 getattr(self, f"_take_{kind}")(message, place.ids[0] if place.ids else None)
         except WireError as error:
             self.refuse(error)
+        except FleetError:
+            raise
+        except Exception as error:  # noqa: BLE001  no message may end the service, or come for ever
+            self.refuse(WireError("internal error", type(error).__name__))
 
     def refuse(self, error: WireError) -> None:
         """Say that a message could not be used."""
-        data = {"desc": error.reason, "data": error.value}
+        value = error.value
+        if len(json.dumps(value)) > LONGEST_ANSWER:
+            value = str(value)[:SHOWN]
+        data = {"desc": error.reason, "data": value}
         self._send("log", "orchestrator", message=FleetMessage("error", data, "resp"))
 
     def tick(self) -> None:
-        """Take runtimes that have been silent for too long as gone."""
-        latest = self._clock() - MISSED * KEEPALIVE_SECONDS
+        """Take runtimes that have been silent for too long as gone. Call it every few seconds.
+
+        Silence counts only while this process has listened all the time.
+        """
+        now = self._clock()
+        if not 0 <= now - self._ticked <= LONGEST_TICK:
+            self._since = now
+        self._ticked = now
+        latest = now - MISSED * KEEPALIVE_SECONDS
+        if self._since > latest:
+            return
         with self.fleet.changing():
             for runtime in self.fleet.in_state(RuntimeRow, A):
                 if runtime.seen is not None and runtime.seen < latest:
@@ -93,6 +142,8 @@ class FleetOrchestrator:
     def _take_manager(self, message: FleetMessage, at: str | None) -> None:
         data = message.data
         self._same(data["uuid"], at)
+        if self.fleet.get(ManagerRow, data["uuid"]) is None:
+            self._check_room(ManagerRow, MOST_NODES)
         row = self.fleet.put(ManagerRow(data["uuid"], data["name"]))
         self._acknowledge(message, row)
 
@@ -103,6 +154,8 @@ class FleetOrchestrator:
         if parent is not None and self.fleet.get(ManagerRow, parent) is None:
             parent = None  # it may register later; the runtime says its manager again then
         old = self.fleet.get(RuntimeRow, data["uuid"])
+        if old is None:
+            self._check_room(RuntimeRow, MOST_NODES)
         row = self.fleet.put(
             RuntimeRow(
                 data["uuid"], data["name"], data["runtime_type"], data["max_nmodules"],
@@ -111,7 +164,7 @@ class FleetOrchestrator:
             )
         )  # fmt: skip
         self._acknowledge(message, row)
-        if old is not None and old.status is D:
+        if old is None or old.status is D:
             for module in self.fleet.modules_of(row.uuid, K):
                 self._start(module, row.uuid)
         self._fill()
@@ -129,9 +182,12 @@ class FleetOrchestrator:
                 self._lose(runtime)
 
     def _lose(self, runtime: RuntimeRow) -> None:
-        """Note that a runtime is gone: what ran on it is killed and can return with it."""
+        """Note that a runtime is gone: what ran on it is killed and can return with it.
+
+        What waits for it waits on.
+        """
         self.fleet.put(replace(runtime, status=D))
-        for module in self.fleet.modules_of(runtime.uuid, A, E, Q):
+        for module in self.fleet.modules_of(runtime.uuid, A, E):
             status = K if module.status is A else D
             ended = {"reason": "killed", "message": "its runtime is gone"}
             self.fleet.put(replace(module, status=status, ended=ended))
@@ -139,11 +195,20 @@ class FleetOrchestrator:
     def _take_keepalive(self, message: FleetMessage, at: str | None) -> None:
         runtime = self._find(RuntimeRow, message.data["uuid"])
         self._same(runtime.uuid, at)
-        self.fleet.put(replace(runtime, seen=self._clock()))
-        for child in message.data["children"]:
-            module = self.fleet.get(ModuleRow, child["uuid"])
-            if module is not None and module.parent == runtime.uuid:
-                self.usage[module.uuid] = dict(child)
+        self.fleet.put(replace(runtime, status=A, seen=self._clock()))
+        back = runtime.status is D  # it was only cut off
+        running = {child["uuid"] for child in message.data["children"]}
+        for module in self.fleet.modules_of(runtime.uuid, K):
+            if module.uuid in running:
+                self.fleet.put(replace(module, status=A, ended=None))
+            elif not back:  # if it had ended meanwhile, that was said by now
+                self._start(module, runtime.uuid)
+        if back:
+            for name in running:
+                found = self.fleet.get(ModuleRow, name)
+                if found is not None and found.parent == runtime.uuid and found.status is D:
+                    self._stop(found, runtime.uuid)  # it was deleted while nobody could say so
+            self._fill()
 
     # -- modules -----------------------------------------------------------------------------------
 
@@ -155,12 +220,15 @@ class FleetOrchestrator:
 
     def _create(self, requests: list[Mapping[str, Any]], parent: str | None) -> None:
         """Take modules: all of them, or an error and none."""
+        self._check_room(ModuleRow, MOST_MODULES, len(requests))
+        runtimes = self.fleet.in_state(RuntimeRow, A)
         seen: set[str] = set()
         for request in requests:
             wanted = request.get("uuid", str(uuid.uuid4()))
             name = request.get("parent", parent)
             runtime = None if name is None else self._find(RuntimeRow, name, alive=True)
-            if not wanted:
+            # It is a part of topics, and has the length that other messages may have.
+            if not 0 < len(wanted) <= LONGEST_UUID or any(char in wanted for char in "/+#\0"):
                 raise WireError("invalid Module Name/UUID", wanted)
             if wanted in seen or self.fleet.taken(wanted):
                 raise WireError("duplicate Module UUID; request ignored", wanted)
@@ -174,28 +242,29 @@ class FleetOrchestrator:
                     tuple(request.get("channels", ())), Q,
                 )
             )  # fmt: skip
-            if runtime is None and not any(self._fits(module)):
+            # One that waits and could not be sent would stop all that follows, for ever.
+            size = len(FleetMessage("create", module.wire()).encode()) + ROOM
+            if size > LARGEST:
+                raise WireError("message too large", size)
+            needs = set(module.apis)
+            if runtime is None and not any(needs <= set(one.apis) for one in runtimes):
                 apis = " ".join(module.apis)
-                raise WireError("no Runtime has these APIs", apis)
+                raise WireError("no Runtime has these APIs", f"{wanted}: {apis}")
         self._fill()
-
-    def _fits(self, module: ModuleRow) -> list[RuntimeRow]:
-        """Return the runtimes on which a module may run."""
-        return [
-            runtime
-            for runtime in self.fleet.in_state(RuntimeRow, A)
-            if set(module.apis) <= set(runtime.apis) and module.parent in (None, runtime.uuid)
-        ]
 
     def _fill(self) -> None:
         """Give modules that wait to runtimes that have room: first in, first out."""
         loads = self.fleet.loads()
-        runtimes = self.fleet.in_state(RuntimeRow, A)
-        for module in self.fleet.in_state(ModuleRow, Q):
+
+        def has_room(one: RuntimeRow) -> bool:
+            return not one.max_nmodules or loads.get(one.uuid, 0) < one.max_nmodules
+
+        runtimes = [one for one in self.fleet.in_state(RuntimeRow, A) if has_room(one)]
+        for module in self.fleet.in_state(ModuleRow, Q) if runtimes else ():
             rooms = [
                 runtime
                 for runtime in runtimes
-                if (not runtime.max_nmodules or loads.get(runtime.uuid, 0) < runtime.max_nmodules)
+                if has_room(runtime)
                 and (
                     module.parent == runtime.uuid
                     or (module.parent is None and set(module.apis) <= set(runtime.apis))
@@ -212,13 +281,16 @@ class FleetOrchestrator:
         )
         self._send("control", runtime, message=FleetMessage("create", row.wire()))
 
+    def _stop(self, module: ModuleRow, runtime: str) -> None:
+        data = {"type": "module", "uuid": module.uuid}
+        self._send("control", runtime, message=FleetMessage("delete", data))
+
     def _take_deletion(self, message: FleetMessage, at: str | None) -> None:
         module = self._find(ModuleRow, message.data["uuid"])
         if module.status in (A, E):
             self.fleet.put(replace(module, status=E))
-            data = {"type": "module", "uuid": module.uuid}
             assert module.parent is not None
-            self._send("control", module.parent, message=FleetMessage("delete", data))
+            self._stop(module, module.parent)
         elif module.status in (K, Q):
             ended = {"reason": "killed", "message": "deleted before it ran again"}
             self.fleet.put(replace(module, status=D, ended=ended))
@@ -231,7 +303,6 @@ class FleetOrchestrator:
             return
         ended = {name: value for name, value in message.data.items() if name not in _NAMES}
         self.fleet.put(replace(module, status=D, ended=ended))
-        self.usage.pop(module.uuid, None)
         self._fill()
 
     # -- helpers -----------------------------------------------------------------------------------
@@ -248,6 +319,12 @@ class FleetOrchestrator:
         if row is None or (alive and row.status is not A):
             raise WireError(f"invalid {what} Name/UUID", name)
         return row
+
+    def _check_room(self, kind: Any, most: int, more: int = 1) -> None:
+        """Refuse rows that would be too many with those that are not dead."""
+        count = self.fleet.count(kind)
+        if count + more > most:
+            raise WireError(f"too many {kind.__name__.removesuffix('Row')}s", count)
 
     @staticmethod
     def _same(name: str, at: str | None) -> None:

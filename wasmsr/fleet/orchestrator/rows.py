@@ -23,8 +23,8 @@ class FleetState(str, Enum):
     QUEUED = "Q"
 
 
-OPEN = (FleetState.ALIVE, FleetState.ENDING, FleetState.QUEUED)
-"""States of modules whose UUIDs are taken."""
+OPEN = (FleetState.ALIVE, FleetState.ENDING, FleetState.KILLED, FleetState.QUEUED)
+"""States of modules whose UUIDs are taken. One that was killed can return."""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from wasmsr.fleet.failures import FleetError
+from wasmsr.fleet.failures import NotInFleet
 from wasmsr.fleet.orchestrator.fleet_list import FleetList
 from wasmsr.fleet.orchestrator.rows import FleetState, ModuleRow, RuntimeRow
 
 NEAREST = 3
 """Names that an error about an unknown one shows."""
+MOST_NAMES = 1000
+"""Names that are compared with an unknown one."""
+LONGEST_NAME = 64
+"""Characters of a name that is compared: the time grows with their square, and anybody may ask."""
 
 
 def page(results: Sequence[Any]) -> dict[str, Any]:
@@ -53,7 +57,7 @@ def show_runtime(fleet: FleetList, query: str) -> dict[str, Any]:
     """Return everything of one runtime.
 
     Raises:
-        FleetError: There is none, or more than one.
+        NotInFleet: There is none, or more than one.
     """
     row: RuntimeRow = look_up(fleet, RuntimeRow, query)
     states = (FleetState.ALIVE, FleetState.ENDING)
@@ -68,7 +72,7 @@ def show_module(fleet: FleetList, query: str) -> dict[str, Any]:
     """Return everything of one module.
 
     Raises:
-        FleetError: There is none, or more than one.
+        NotInFleet: There is none, or more than one.
     """
     return show(look_up(fleet, ModuleRow, query))
 
@@ -79,7 +83,7 @@ def look_up(fleet: FleetList, kind: Any, query: str) -> Any:
     A dead one is found by its UUID only.
 
     Raises:
-        FleetError: There is none, or more than one.
+        NotInFleet: There is none, or more than one.
     """
     row = fleet.get(kind, query)
     if row is not None:
@@ -90,15 +94,18 @@ def look_up(fleet: FleetList, kind: Any, query: str) -> Any:
             return rows[0]
         if rows:
             shown = ", ".join(one.uuid for one in rows[:NEAREST])
-            raise FleetError(
+            raise NotInFleet(
                 f"{query!r} is more than one {what}: {shown}", hint="give more of the UUID"
             )
     import difflib  # only for a mistake
 
-    names = [one.name for one in fleet.in_state(kind, *FleetState) if one.status != "D"]
-    near = difflib.get_close_matches(query, sorted(set(names)), NEAREST, 0.0)
-    hint = f"there are {', '.join(near)}" if near else f"there is no {what} at all"
-    raise FleetError(f"there is no {what} {query!r}", hint=hint)
+    names = fleet.names(kind, MOST_NAMES)
+    short = [one for one in names if len(one) <= LONGEST_NAME]
+    near = difflib.get_close_matches(query[:LONGEST_NAME], short, NEAREST, 0.0)
+    hint = f"there are {', '.join(near)}" if near else None
+    if not names:
+        hint = f"there is no {what} at all"
+    raise NotInFleet(f"there is no {what} {query!r}", hint=hint)
 
 
 def _short(row: ModuleRow) -> dict[str, Any]:
