@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +99,23 @@ class Peer:
         self.say_raw(topic, json.dumps(message).encode())
         return number
 
-    def say_raw(self, topic: str, payload: bytes) -> None:
-        self._client.publish(topic, payload, qos=2).wait_for_publish(SECONDS)
+    def say_raw(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        self._client.publish(topic, payload, qos=2, retain=retain).wait_for_publish(SECONDS)
 
-    def hear(self, action: str | None) -> tuple[str, Any]:
-        """Return the next message with an action: its topic and the message."""
+    def say_often(self, topic: str, payload: bytes, count: int) -> None:
+        """Send a message so many times."""
+        sent = [self._client.publish(topic, payload, qos=1) for _ in range(count)]
+        for one in sent:
+            one.wait_for_publish(SECONDS)
+
+    def hear(
+        self, action: str | None, wanted: Callable[[Any], bool] = lambda message: True
+    ) -> tuple[str, Any]:
+        """Return the next message with an action, and as wanted: its topic and the message."""
         until = time.monotonic() + SECONDS
         while True:
             topic, message = self._heard.get(timeout=max(0.01, until - time.monotonic()))
-            if message.get("action") == action:
+            if message.get("action") == action and wanted(message):
                 return topic, message
 
     def next(self, seconds: float) -> tuple[str, Any] | None:

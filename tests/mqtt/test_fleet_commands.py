@@ -148,9 +148,11 @@ def test_logs_are_what_the_module_writes(
 
     writer = threading.Thread(target=write)
     writer.start()
-    assert follower.stdout.readline() == "\x1b[1mbytes\n"
-    ended.set()
-    writer.join()
+    try:
+        assert follower.stdout.readline() == "\x1b[1mbytes\n"
+    finally:
+        ended.set()
+        writer.join()
     devices[1].end(one)
     follower.communicate(timeout=60)
     assert follower.returncode == 0
@@ -158,10 +160,14 @@ def test_logs_are_what_the_module_writes(
 
 def test_what_cannot_be_done(fleet: Fleet, devices: list[Device], tmp_path: Path) -> None:
     for words, code, sentence in (
-        (["submit", "--node", "kitchn", "x.wasm"], 1, "there are kitchen, attic"),
-        (["stop", "nothing"], 1, "there is no module 'nothing'"),
+        (["submit", "--node", "kitchn", "x.wasm"], 2, "there are kitchen, attic"),
+        (["stop", "nothing"], 2, "there is no module 'nothing'"),
         (["submit", "--env", "A", "x.wasm"], 2, "not of the form NAME=VALUE"),
         (["submit"], 2, "Missing argument 'FILE'"),
+        (["submit", "--limit", "nan", "x.wasm"], 1, "invalid JSON"),
+        (["submit", "--limit", "-1", "x.wasm"], 1, "invalid args.limit"),
+        (["submit", "--name", "x" * 300, "x.wasm"], 1, "invalid name"),
+        (["nodes", "--watch", "nan"], 2, "at most a day"),
         (["nodes", "--config", "none.json"], 1, "No such file"),
         (["nodes", "--http", str(free_port())], 1, "no orchestrator answers"),
         (["submit", "--mqtt", f"127.0.0.1:{free_port()}", "x.wasm"], 1, "no broker at"),
@@ -174,7 +180,8 @@ def test_no_device(fleet: Fleet) -> None:
     assert fleet.json("nodes") == []
     assert "no device is there" in fleet("runall", "x.wasm", code=1)
     said = fleet("submit", "x.wasm", code=1)
-    assert "the orchestrator refuses: no Runtime has these APIs: wasm wasi" in said
+    assert "the orchestrator refuses: no Runtime has these APIs: " in said
+    assert said.rstrip().endswith(": wasm wasi")
 
 
 def test_measurements(fleet: Fleet, devices: list[Device], tmp_path: Path) -> None:
@@ -230,6 +237,6 @@ def test_words_of_bench(fleet: Fleet, devices: list[Device], tmp_path: Path) -> 
         (["--engine", "x", "--argfile", "args.json", "--argv", "a", "f"], 2, "exclude each other"),
         (["--engine", "x", "--table", "t", "f"], 2, "--table needs --collect"),
         (["f"], 2, "Missing option '--engine'"),
-        (["--engine", "x", "--node", "none", "f"], 1, "there is no runtime 'none'"),
+        (["--engine", "x", "--node", "none", "f"], 2, "there is no runtime 'none'"),
     ):
         assert sentence in fleet("bench", *words, code=code)

@@ -7,7 +7,7 @@ half. `BrokerLink` says what follows from that.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from wasmsr.fleet.settings import BrokerSettings
 
 try:
     from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, Client, MQTTMessage
-    from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+    from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
     from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -41,18 +41,54 @@ class BrokerEvents:
     """What a connection tells; a thread of the connection calls.
 
     Attributes:
-        message: A message has come: its topic and payload. The broker keeps it until this returns,
-            and may send it again.
+        message: A message has come: its topic, its payload, and whether the broker may have sent
+            it before. The broker keeps it until this returns. If this raises an error, the
+            connection ends, and the message comes again on the next one.
         connected: The connection is there (again), and what this end listens to comes from now on.
         lost: It is not: the reason in words.
         confirmed: The broker has a message: what `publish` returned. The caller holds a lock that
             `publish` takes, so this must not wait for somebody who publishes.
     """
 
-    message: Callable[[str, bytes], None]
+    message: Callable[[str, bytes, bool], None]
     connected: Callable[[], None]
     lost: Callable[[str], None]
     confirmed: Callable[[int], None]
+
+
+class _LastingClient(Client):
+    """A client whose thread ends only when it is told to.
+
+    The library connects again after an error of the network. Any other one, as for a packet that is
+    not of the protocol, would end its thread, and nobody would hear of it.
+    """
+
+    def __init__(self, name: str, failed: Callable[[str], None]) -> None:
+        super().__init__(
+            CallbackAPIVersion.VERSION2, client_id=name, protocol=MQTTProtocolVersion.MQTTv5
+        )
+        self._failed = failed
+        self.ended = threading.Event()
+
+    def loop_forever(
+        self, timeout: float = 1.0, retry_first_connection: bool = False
+    ) -> MQTTErrorCode:
+        """Serve the connection, and the next one, until `ended`."""
+        pause = FIRST_WAIT
+        while True:
+            try:
+                return super().loop_forever(timeout, retry_first_connection)
+            except Exception as error:  # noqa: BLE001  whatever it is, there is a next connection
+                self._failed(f"{type(error).__name__}: {error}")
+            while not self.ended.wait(pause):
+                pause = min(2 * pause, LAST_WAIT)
+                try:
+                    self.reconnect()
+                    break
+                except Exception as error:  # noqa: BLE001  as above
+                    self._failed(f"{type(error).__name__}: {error}")
+            if self.ended.is_set():
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 class BrokerLink:
@@ -60,7 +96,8 @@ class BrokerLink:
 
     One that listens has a session that a new process takes over: the broker keeps what comes while
     nobody is there. It gets messages with QoS 1, and confirms one after it was used. With QoS 2 the
-    broker would not send a message again that a killed process had taken and not used.
+    broker would not send a message again that a killed process had taken and not used. What the
+    broker retains does not come: it was said before.
 
     One that speaks sends with QoS 2, so none comes twice when the connection is lost for a while.
     Its session begins anew with the process. Otherwise the broker could take the first message of
@@ -70,7 +107,7 @@ class BrokerLink:
         settings: The broker.
         name: The client's id, which is the same after a restart.
         events: Whom it tells.
-        filters: What it listens to; nothing for one that speaks.
+        filters: What it listens to, with the QoS of each; nothing for one that speaks.
         lasts: Whether the session outlives this process. It does not for a command that is soon
             over; then one connection may listen and speak.
     """
@@ -80,19 +117,20 @@ class BrokerLink:
         settings: BrokerSettings,
         name: str,
         events: BrokerEvents,
-        filters: Sequence[str] = (),
+        filters: Mapping[str, int] | None = None,
         *,
         lasts: bool = True,
     ) -> None:
         self.settings = settings
         self._lasts = lasts
         self._events = events
-        self._filters = filters
+        self._filters = dict(filters or {})
         self._first = threading.Event()
+        self._news = threading.Condition()
+        self._delivered: set[int] = set()
+        """What the broker has, of a command that is soon over."""
         self._refusal: str | None = None
-        client = self._client = Client(
-            CallbackAPIVersion.VERSION2, client_id=name, protocol=MQTTProtocolVersion.MQTTv5
-        )
+        client = self._client = _LastingClient(name, events.lost)
         client.reconnect_delay_set(FIRST_WAIT, LAST_WAIT)
         client.max_queued_messages_set(0)
         if settings.user is not None or settings.password is not None:
@@ -146,17 +184,28 @@ class BrokerLink:
         return bool(self._client.is_connected())
 
     def publish(self, topic: str, payload: bytes) -> int:
-        """Send a message, exactly once (QoS 2); return the number that `confirmed` will give."""
-        return int(self._client.publish(topic, payload, qos=2).mid)
+        """Send a message, exactly once (QoS 2); return the number that `confirmed` will give.
+
+        At most 65,535 messages can be under way.
+        """
+        while True:
+            sent = self._client.publish(topic, payload, qos=2)
+            if sent.rc != MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+                return int(sent.mid)
+            # A message that is still under way has this number. The next one may be free.
 
     def deliver(self, topic: str, payload: bytes, timeout: float) -> bool:
-        """Send a message, and return whether the broker has it after so many seconds at most."""
-        sent = self._client.publish(topic, payload, qos=2)
-        sent.wait_for_publish(timeout)
-        return bool(sent.is_published())
+        """Send a message, and return whether the broker has it after so many seconds at most.
+
+        Only a link that does not last can wait so.
+        """
+        number = self.publish(topic, payload)
+        with self._news:
+            return self._news.wait_for(lambda: number in self._delivered, timeout)
 
     def stop(self) -> None:
         """End the connection; the broker keeps the session."""
+        self._client.ended.set()
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -170,8 +219,13 @@ class BrokerLink:
                 self._first.set()
             return
         if self._filters:
-            options = SubscribeOptions(qos=1)
-            client.subscribe([(one, options) for one in self._filters])
+            never = SubscribeOptions.RETAIN_DO_NOT_SEND
+            client.subscribe(
+                [
+                    (one, SubscribeOptions(qos=qos, retainHandling=never))
+                    for one, qos in self._filters.items()
+                ]
+            )
         else:
             self._ready()
 
@@ -194,7 +248,15 @@ class BrokerLink:
             self._events.lost(str(reason))
 
     def _on_message(self, client: Any, data: Any, message: MQTTMessage) -> None:
-        self._events.message(message.topic, bytes(message.payload))
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return  # no topic of anybody
+        self._events.message(topic, bytes(message.payload), message.dup)
 
     def _on_publish(self, client: Any, data: Any, number: int, reason: Any, more: Any) -> None:
+        if not self._lasts:
+            with self._news:
+                self._delivered.add(number)
+                self._news.notify_all()
         self._events.confirmed(number)

@@ -37,7 +37,8 @@ class FleetSpeaker:
         self._why = "it does not answer"
         events = BrokerEvents(self._take, lambda: None, self._lost, lambda number: None)
         name = f"wasmsr-{secrets.token_hex(6)}"
-        self._link = BrokerLink(broker, name, events, [self._log, *filters], lasts=False)
+        heard = dict.fromkeys((self._log, *filters), 1)
+        self._link = BrokerLink(broker, name, events, heard, lasts=False)
 
     def __enter__(self) -> FleetSpeaker:
         self._link.start()
@@ -56,9 +57,11 @@ class FleetSpeaker:
         """Send a request to the orchestrator; return when the broker has it.
 
         Raises:
+            WireError: It is no request that an orchestrator takes.
             HostError: The broker is away.
         """
         payload = FleetMessage(action, data).encode()
+        decode(payload).kind("control")
         if not self._link.deliver(self._realm.topic("control"), payload, SECONDS):
             raise self._away()
 
@@ -83,7 +86,7 @@ class FleetSpeaker:
             hint="say with --mqtt where it is",
         )
 
-    def _take(self, topic: str, payload: bytes) -> None:
+    def _take(self, topic: str, payload: bytes, again: bool) -> None:
         if topic != self._log:
             self.heard.put((topic, payload))
             return

@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
+from wasmsr.fleet.failures import FleetError
 from wasmsr.fleet.orchestrator.orchestrating import FleetOrchestrator
+from wasmsr.fleet.orchestrator.rows import Outgoing
 from wasmsr.fleet.settings import BrokerSettings
 from wasmsr.mqtt.broker import BrokerEvents, BrokerLink
 
 TICK_SECONDS: Final = 5.0
 """How often silent runtimes are looked for."""
+END_SECONDS: Final = 5.0
+"""How long the end waits for the broker to confirm what it was sent."""
+WINDOW: Final = 1000
+"""Messages that are under way at the same time. The others wait in the list, not in memory."""
 
 Note = Callable[..., None]
 """Takes an event: its name, and values by name."""
@@ -34,14 +41,18 @@ class OrchestratorService:
     def __init__(self, orchestrator: FleetOrchestrator, broker: BrokerSettings, note: Note) -> None:
         self._orchestrator = orchestrator
         self._note = note
-        self._turn = threading.Lock()
-        """Held by the thread that publishes, so messages keep their order."""
-        self._lock = threading.Lock()
-        """Held to use the next two, and for nothing else."""
+        self._lock = threading.Condition()
+        """Held to use the next five, and for nothing else. The client holds a lock of its own when
+        it calls `_has`, and takes that lock to publish."""
+        self._news = True
+        """Whether the list may have messages that were not published yet."""
+        self._speaks = True
         self._under_way: dict[int, int] = {}
         """The number of a message in the list, by the number that the connection gave it."""
         self._early: set[int] = set()
-        self._last = 0
+        """Messages that the broker had before `publish` has returned."""
+        self._had: list[int] = []
+        """Messages that the broker has, by their numbers in the list, which still has them."""
         self._ended = threading.Event()
         self._lost = ""
         self.failure: BaseException | None = None
@@ -51,74 +62,111 @@ class OrchestratorService:
         says = BrokerEvents(_nothing, _nothing, _nothing, self._has)
         self._out = BrokerLink(broker, f"{name}-out", says)
         self._clock = threading.Thread(target=self._tick, name="wasmsr-fleet", daemon=True)
+        self._voice = threading.Thread(target=self._speak, name="wasmsr-fleet-out", daemon=True)
 
     def start(self) -> None:
         """Connect, in the background."""
         self._out.start()
         self.link.start()
         self._clock.start()
+        self._voice.start()
 
     def stop(self) -> None:
         """End the connection. What the broker does not have waits in the list."""
         self._ended.set()
         self._clock.join()
         self.link.stop()
+        with self._lock:
+            self._speaks = False
+            self._lock.notify_all()
+        self._voice.join()
+        with self._lock:
+            if self._out.connected:  # what the broker half has would come a second time
+                self._lock.wait_for(lambda: not self._under_way, END_SECONDS)
         self._out.stop()
+        with suppress(FleetError):  # `failure` has it
+            self._orchestrator.fleet.sent(*self._had)
 
     # -- what happens ------------------------------------------------------------------------------
 
-    def _take(self, topic: str, payload: bytes) -> None:
-        self._do(lambda: self._orchestrator.receive(topic, payload))
+    def _take(self, topic: str, payload: bytes, again: bool) -> None:
+        self._do(lambda: self._orchestrator.receive(topic, payload, again))
 
     def _tick(self) -> None:
-        while not self._ended.wait(TICK_SECONDS):
-            if self.link.connected:
-                self._do(self._orchestrator.tick)
+        with suppress(Exception):  # `failure` has it
+            while not self._ended.wait(TICK_SECONDS):
+                if self.link.connected:
+                    self._do(self._orchestrator.tick)
 
     def _do(self, work: Callable[[], Any]) -> None:
-        """Change the list and publish what follows; a failure of the list ends the service."""
+        """Change the list, and have what follows published.
+
+        A failure of the list ends the service. It is raised, so the broker keeps the message.
+        """
         if self.failure is not None:
             raise self.failure
         try:
             work()
-            self._publish()
         except Exception as error:
+            self._fail(error)
+            raise
+        with self._lock:
+            self._news = True
+            self._lock.notify_all()
+
+    def _fail(self, error: Exception) -> None:
+        if self.failure is None:
             self.failure = error
             self._note("failed", error=error)
-            raise  # so the broker keeps the message
 
     def _connected(self) -> None:
         self._lost = ""
         self._note("connected")
-        self._do(lambda: None)
 
     def _gone(self, reason: str) -> None:
-        if reason != self._lost:
+        if reason != self._lost and self.failure is None:
             self._lost = reason
             self._note("lost", reason=reason)
 
-    def _publish(self) -> None:
-        with self._turn:
-            for one in self._orchestrator.fleet.outgoing(self._last):
-                self._last = one.number
-                # The client calls `_has` under a lock that `publish` takes: no lock of `_has` here.
-                number = self._out.publish(one.topic, one.payload)
+    # -- messages that go out ----------------------------------------------------------------------
+
+    def _speak(self) -> None:
+        """Publish what the list has, in its order, and forget what the broker has."""
+        last = 0
+        try:
+            while True:
                 with self._lock:
-                    early = number in self._early
-                    self._early.discard(number)
-                    if not early:
-                        self._under_way[number] = one.number
-                if early:
-                    self._orchestrator.fleet.sent(one.number)
+                    self._lock.wait_for(lambda: self._news or self._had or not self._speaks)
+                    if not self._speaks:
+                        return
+                    had, self._had, self._news = self._had, [], False
+                    room = max(0, WINDOW - len(self._under_way))
+                if had:
+                    self._orchestrator.fleet.sent(*had)
+                for one in self._orchestrator.fleet.outgoing(last, room):
+                    last = one.number
+                    self._publish(one)
+        except Exception as error:  # noqa: BLE001  the service ends, and says why
+            self._fail(error)
+
+    def _publish(self, one: Outgoing) -> None:
+        number = self._out.publish(one.topic, one.payload)
+        with self._lock:
+            if number in self._early:
+                self._early.discard(number)
+                self._had.append(one.number)
+            else:
+                self._under_way[number] = one.number
 
     def _has(self, number: int) -> None:
-        """Forget a message that the broker has; it can say so before `publish` has returned."""
+        """Note that the broker has a message."""
         with self._lock:
             mine = self._under_way.pop(number, None)
             if mine is None:
                 self._early.add(number)
-        if mine is not None:
-            self._orchestrator.fleet.sent(mine)
+            else:
+                self._had.append(mine)
+            self._lock.notify_all()
 
 
 def _nothing(*_: object) -> None:

@@ -75,6 +75,7 @@ WAIT_SECONDS = 10.0
 """How long a command waits until the orchestrator has done what it was asked."""
 LOOK_SECONDS = 0.1
 """Between two looks at the orchestrator's list."""
+DAY = 86_400.0
 OWN_ARGUMENTS = WIDE | {"allow_interspersed_args": False}
 """What follows the file belongs to the module."""
 DIGITS = 8
@@ -199,7 +200,7 @@ def stop(fleet: FleetSettings, modules: tuple[str, ...]) -> int:
             speaker.ask("delete", {"type": "module", "uuid": one})
         left = list(found)
         for _ in _looks():
-            left = [one for one in left if client.row("modules", one).get("status") != "D"]
+            left = [one for one in left if not _is_over(client, one)]
             if not left:
                 return 0
     raise HostError(
@@ -224,7 +225,7 @@ def logs(fleet: FleetSettings, module: str) -> int:
             except queue.Empty:
                 if over:
                     return 0
-                over = client.row("modules", one).get("status") == "D"
+                over = _is_over(client, one)
                 continue
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
@@ -278,7 +279,7 @@ def _create(
         left = [module["uuid"] for _, module in wanted]
         refused: str | None = None
         for _ in _looks():
-            refused = refused or speaker.refusal([*words, "wasm"])
+            refused = refused or speaker.refusal(words)
             left = [one for one in left if not _is_there(client, one, as_json)]
             if not left:
                 return 0
@@ -290,12 +291,22 @@ def _create(
     )
 
 
+def _is_over(client: FleetClient, module: str) -> bool:
+    """Whether a module that was there has ended; a peer's orchestrator does not know it then."""
+    from wasmsr.fleet.failures import NotInFleet
+
+    try:
+        return client.row("modules", module).get("status") == "D"
+    except NotInFleet:
+        return True
+
+
 def _is_there(client: FleetClient, module: str, as_json: bool) -> bool:
-    from wasmsr.fleet.failures import FleetError
+    from wasmsr.fleet.failures import NotInFleet
 
     try:
         row = client.row("modules", module)
-    except FleetError:
+    except NotInFleet:
         return False
     click.echo(json.dumps(row) if as_json else module)
     if row.get("status") == "Q" and not as_json:
@@ -311,6 +322,8 @@ def _looks() -> Iterator[None]:
 
 
 def _again(show: Callable[[], None], seconds: float | None) -> int:
+    if seconds is not None and not seconds <= DAY:  # it may be no number
+        raise click.UsageError("--watch takes at most a day")
     while True:
         if seconds is not None and sys.stdout.isatty():
             click.clear()
