@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +17,14 @@ from tests.node.nodes import World
 from tests.node.test_leases import Leasing, checkpointed
 from tests.node.test_node import Here
 from wasmsr import Node
+from wasmsr.executor.output.frames import FRAMES_FILE
 from wasmsr.jobs import ExecutorLeft, JobError, LogFrame
 from wasmsr.jobs.execution.log import read_log
 from wasmsr.jobs.executor import JobExecutor
 from wasmsr.jobs.servers.copied_log import CopiedLog
+from wasmsr.jobs.servers.server_execution import ServerExecution
 from wasmsr.jobs.servers.server_executor import ServerExecutor
+from wasmsr.node.failures import NodeAway
 from wasmsr.rpc.control.control_server import ControlServer
 
 
@@ -131,6 +135,57 @@ def test_what_a_server_cannot_run(executor: ServerExecutor, tmp_path: Path) -> N
     assert caught.value.code == "SpecError"
 
 
+class Losing:
+    """A node whose answer to `submit` is lost."""
+
+    def __init__(self, address: str) -> None:
+        self._node = Node(address)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    def submit(self, *values: Any, **named: Any) -> Any:
+        self._node.submit(*values, **named)
+        raise NodeAway("the connection was lost")
+
+
+def test_a_server_whose_answer_is_lost(tmp_path: Path) -> None:
+    """The program runs there; a caller that tried again would have two."""
+    (tmp_path / "node").mkdir()
+    here = Here(tmp_path / "node")
+    with ServerExecutor(tmp_path / "shared", Losing, [here.address]) as executor:
+        assert executor.run(counting(tmp_path, "a", lines=50)).error == ""
+        here.end()
+        with pytest.raises(JobError, match="no server takes it"):
+            executor.start(counting(tmp_path, "b", lines=50))
+
+
+def test_the_end_waits_for_what_is_being_started(
+    executor: ServerExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_go = threading.Event(), threading.Event()
+    begin = ServerExecution.begin
+
+    def slowly(self: ServerExecution, lease: Any) -> None:
+        begun.set()
+        assert may_go.wait(60)
+        begin(self, lease)
+
+    monkeypatch.setattr(ServerExecution, "begin", slowly)
+    given = until_stopped(tmp_path, "a", slow=1000)
+    starting = threading.Thread(target=executor.start, args=(given,))
+    starting.start()
+    assert begun.wait(60)
+    ending = threading.Thread(target=executor.leave)
+    ending.start()
+    until(lambda: executor._left)
+    may_go.set()
+    ending.join(60)
+    starting.join(60)
+    with pytest.raises(ExecutorLeft):
+        executor.wait("a", 60)
+
+
 def test_it_moves_while_it_runs(tmp_path: Path) -> None:
     """Each line is in the log once, and in the output folder too."""
     world, servers, sockets = World(), [], {}
@@ -225,3 +280,25 @@ def test_a_copied_log_goes_back(tmp_path: Path) -> None:
         (2, b"bad"),
         (2, b"!"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("file", "left"), [("frames", 4), ("frames", 8), ("frames", 10), ("stdout", 2), ("stdout", 0)]
+)
+def test_a_copy_that_a_killed_process_left(tmp_path: Path, file: str, left: int) -> None:
+    """A frame that is half there is copied again, and so is one that its stream's file lacks."""
+    folder, limits = tmp_path / "log", {"stdout": 1 << 20, "stderr": 1 << 20}
+    log = CopiedLog(folder, limits)
+    log.write("stderr", b"first")
+    before = os.path.getsize(folder / FRAMES_FILE)
+    log.write("stdout", b"second")
+    log.close()
+    path, kept = (folder / FRAMES_FILE, before) if file == "frames" else (folder / "stdout", 0)
+    os.truncate(path, kept + left)
+    again = CopiedLog(folder, limits)
+    assert again.sizes == {"stdout": 0, "stderr": 5}
+    again.write("stdout", b"second")
+    again.close()
+    assert (folder / "stdout").read_bytes() == b"second"
+    found = [one.data for one in read_log(folder) if isinstance(one, LogFrame)]
+    assert found == [b"first", b"second"]

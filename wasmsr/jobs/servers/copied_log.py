@@ -21,7 +21,7 @@ class CopiedLog:
     """A log that one thread writes, and anybody reads with `read_log`."""
 
     def __init__(self, folder: Path, limits: Mapping[str, int]) -> None:
-        """Go on at the end of what is there.
+        """Go on at the end of what is there, without what a killed process has written half.
 
         Args:
             folder: The folder of the log.
@@ -32,7 +32,33 @@ class CopiedLog:
         """
         self._folder, self._limits = folder, dict(limits)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._mend()
         self._open()
+
+    def _mend(self) -> None:
+        """Cut the log after the last frame that is whole, and that its stream's file has too."""
+        path = self._folder / FRAMES_FILE
+        if not path.exists():
+            return
+        size = os.path.getsize(path)
+        had = {name: self._size_of(name) for name in TAGS}
+        names = {number: name for name, number in TAGS.items()}
+        sizes, end = dict.fromkeys(TAGS, 0), 0
+        for at, tag, length in self._heads():
+            name = names[tag]
+            grown = sizes[name] + length
+            if at + HEAD + length > size or had[name] < min(grown, self._limits[name]):
+                break
+            sizes[name], end = grown, at + HEAD + length
+        kept = {name: min(count, self._limits[name]) for name, count in sizes.items()}
+        if end != size or kept != had:
+            for name in TAGS:  # one that was never written is empty
+                (self._folder / name).touch(mode=0o600)
+            rewind_log(self._folder, {FRAMES_FILE: end, **kept})
+
+    def _size_of(self, stream: str) -> int:
+        path = self._folder / stream
+        return os.path.getsize(path) if path.exists() else 0
 
     def _open(self) -> None:
         self._frames = FrameFile(self._folder)

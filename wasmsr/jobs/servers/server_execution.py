@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from wasmsr.errors import EXIT_HOST, EXIT_TRAP, WasmsrError, printable
@@ -30,6 +31,9 @@ from wasmsr.node.failures import NodeAway, NodeError
 
 AGAIN_SECONDS: Final = 0.2
 """How long the thread waits before it asks again for output, and where the program is."""
+
+TAKEN_TRIES: Final = 10
+"""How often a node is asked whether it took a program, when its answer did not come."""
 
 GAP_SECONDS: Final = 120.0
 """How long a node may be away that alone has a part of the output. Then the execution has failed,
@@ -187,11 +191,24 @@ class ServerExecution:
         with open(self.prepared.modules.entry, "rb") as file:
             module = file.read()
         request, self._leased = self.prepared.request, lease is not None
-        self._servers.at(self.server).submit(
-            module, spec_for(self.prepared), name=self.name, every=request.snapshot_every,
-            lease=lease,
-        )  # fmt: skip
+        try:
+            self._servers.at(self.server).submit(
+                module, spec_for(self.prepared), name=self.name, every=request.snapshot_every,
+                lease=lease,
+            )  # fmt: skip
+        except NodeAway:
+            # The answer may be lost, and the program run. Nobody may begin it a second time then.
+            if not self._was_taken():
+                raise
         self.follow()
+
+    def _was_taken(self) -> bool:
+        """Return whether the node has the program, if it answers soon."""
+        for _ in range(TAKEN_TRIES):
+            with suppress(NodeAway):
+                return any(one.name == self.name for one in self._servers.at(self.server).ps())
+            time.sleep(AGAIN_SECONDS)
+        return False
 
     def follow(self, *, leased: bool | None = None) -> None:
         """Watch a program that a node has.
@@ -220,11 +237,12 @@ class ServerExecution:
                 found = self._copy_all(log)
             finally:
                 log.close()
+            if found is not None:
+                self._come_to_end(found)
         except (WasmsrError, OSError) as error:
             self._settle("failed", EXIT_HOST, getattr(error, "message", str(error)))
-            return
-        if found is not None:
-            self._come_to_end(found)
+        except Exception as error:  # noqa: BLE001  whoever waits would wait for ever
+            self._settle("failed", EXIT_HOST, f"it cannot be watched: {error!r}")
 
     def _copy_all(self, log: CopiedLog) -> ProgramOnServer | None:
         """Copy output until the program has ended, wherever; None if this executor was left."""

@@ -81,13 +81,11 @@ class ServerExecutor(JobExecutor):
 
     def leave(self) -> dict[str, str]:
         """Watch nothing any more. The programs run on at their nodes; `recover` finds them."""
-        with self._lock:
-            self._left = True
+        super().leave()  # what was being started has begun now, and nothing begins any more
         for one in self._ours():
             if not one.is_over:
                 one.leave()
         self._servers.close()
-        super().leave()
         return {}
 
     def _begin(self, request: ExecutionRequest) -> Any:
