@@ -284,6 +284,8 @@ def test_requests(tmp_path: Path) -> None:
         for kind, argument, said in (
             ("snapshot", str(tmp_path / "none" / "x"), "No such file"),
             ("pause", "", "cannot pause"),
+            ("order", "", "cannot order"),  # an attribute, and no verb
+            ("close", "", "cannot close"),
         ):
             with pytest.raises(JobError, match=said):
                 client.ask(kind, run.id, argument)

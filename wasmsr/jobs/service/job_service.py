@@ -65,6 +65,10 @@ PEER_SENTENCE = (
     "• Node {}: job already executed on this node more than once"
 )
 
+ARGUMENTS = {"pause": False, "resume": False, "snapshot": True}
+"""What a request may ask of an executor, and whether it has an argument. A newer version, or
+another program, may write other requests into the list."""
+
 STANDING = {"pause": "Paused", "resume": "Running"}
 """What the list says of an execution that was paused, or that runs on."""
 
@@ -385,10 +389,12 @@ class JobService:
                 raise JobError(
                     "ExecutionNotFound", f"the execution {request.execution} does not run now"
                 )
-            act = getattr(self._engine(one.job.compat), request.kind, None)
+            act = None
+            if request.kind in ARGUMENTS:
+                act = getattr(self._engine(one.job.compat), request.kind, None)
             if act is None:
                 raise JobError("SpecError", f"this executor cannot {request.kind} an execution")
-            act(one.name, *([request.argument] if request.argument else []))
+            act(one.name, *([request.argument] if ARGUMENTS[request.kind] else []))
         except WasmsrError as error:
             self._jobs.answer(request.number, error.message or "it failed")
         except OSError as error:
