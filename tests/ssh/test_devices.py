@@ -140,9 +140,10 @@ def test_what_is_refused(ssh: Ssh) -> None:
     said = ssh("cmd", "--device", NAMES[0], "true", code=1, known="nobody")
     assert "its host key is not among the known hosts" in said
     assert "is no field of" in ssh("cmd", "echo {none}", code=1)
-    assert "hint: there are 127.0.0" in ssh("cmd", "--device", "127.0.0.9", "true", code=1)
+    assert "hint: there are 127.0.0" in ssh("cmd", "--device", "127.0.0.9", "true", code=2)
     assert ssh("cmd", "--dry-run", "--device", NAMES[1], "where") == f"{NAMES[1]}: echo " + (
         f"{NAMES[1]} Model-1\n"
     )
+    (ssh.folder / "wasm").mkdir(exist_ok=True)
     assert "-> /x/Model-0" in ssh("put", "--dry-run", "wasm", "/x/{model}")
     assert "back/127.0.0.1" in ssh("get", "--dry-run", "/x", "back")

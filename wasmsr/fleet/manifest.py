@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from wasmsr.fleet.failures import FleetError
+from wasmsr.fleet.failures import FleetError, NotInFleet
 from wasmsr.small_files import read
 
 LARGEST: Final = 4 << 20
@@ -83,7 +83,8 @@ class FleetManifest:
         """Return the devices with some names, or all if none is given.
 
         Raises:
-            FleetError: There is no such device, or no device at all.
+            NotInFleet: There is no such device.
+            FleetError: There is no device at all.
         """
         import difflib  # only for a mistake
 
@@ -91,7 +92,7 @@ class FleetManifest:
         for name in names:
             if name not in by_name:
                 near = difflib.get_close_matches(name, by_name, 3, 0.0)
-                raise FleetError(
+                raise NotInFleet(
                     f"{self.path} has no device {name!r}", hint=f"there are {', '.join(near)}"
                 )
         found = [by_name[name] for name in dict.fromkeys(names)] if names else list(self.devices)

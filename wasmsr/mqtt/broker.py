@@ -149,7 +149,7 @@ class BrokerLink:
 
     def start(self) -> None:
         """Connect in the background, and subscribe whenever the connection is new."""
-        session: Any = Properties(PacketTypes.CONNECT)
+        session: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         session.SessionExpiryInterval = SESSION_SECONDS if self._lasts else 0
         session.MaximumPacketSize = LARGEST
         address = self.settings.address
