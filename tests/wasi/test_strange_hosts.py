@@ -101,7 +101,7 @@ def test_too_little_memory_is_said_in_one_way(error: BaseException) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other hosts have no such limit")
 @pytest.mark.parametrize("command", [["run", "fib"], ["run", "fib", "--snapshot-at", "1000"]])
-@pytest.mark.parametrize("kilobytes", [44_000, 47_000, 52_000, 57_000, 60_000])
+@pytest.mark.parametrize("kilobytes", [44_000, 47_000, 52_000, 57_000, 58_500, 60_000, 61_500])
 def test_a_small_address_space(tmp_path: Path, command: list[str], kilobytes: int) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (kilobytes << 10, kilobytes << 10))

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 Outcome = Finished | Trapped | Paused | Exited
 
+THREAD_ROOM = 12 << 20
+"""Bytes of address space for the stack of a thread, and for what Python allocates in it first."""
+
 WASI_MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
 
 
@@ -323,6 +326,9 @@ class Program:
         self._idle.clear()
         reserve.hold()
         try:
+            # Without room, Python's `start` waits for ever for a thread that has ended at once.
+            # `bytes` takes pages that it does not touch, and gives them back.
+            bytes(THREAD_ROOM)
             threading.Thread(target=self._work, name="wasmsr-program", daemon=True).start()
         except BaseException:  # the host has no thread for it
             self.state = ProgramState.PAUSED
