@@ -282,6 +282,9 @@ class CounterHost:
         offer: Offer | None = None,
         files: int = 0,
     ) -> CounterArrival:
+        return self.arriving(image)
+
+    def arriving(self, image: int | None) -> CounterArrival:
         return CounterArrival(self, image)
 
     def restored(self, file: Iterator[Buffer], relays: Relays) -> CounterArrival:
@@ -305,7 +308,7 @@ class CounterArrival:
         self.prepared = False
         self.memory = bytearray()
         self.pieces: dict[bytes, bytes] = {}
-        self.closed = False
+        self.finished = self.closed = False
 
     def files(self, digests: Sequence[bytes], lengths: Sequence[int], data: Buffer) -> None:
         assert not self.closed
@@ -370,14 +373,16 @@ class CounterArrival:
     def finish(self) -> bytes:
         if len(self.state) < HEADER.size:
             raise FormatError("cut off")
-        if self.image is not None:
-            header = Header.decode(self.state[: HEADER.size])
-            handed = header._replace(flags=header.flags | FLAG_HANDED).encode()
-            os.pwrite(self.image, handed + self.state[HEADER.size :], 0)
+        self.finished = True
         return hashlib.sha256(self.state).digest()
 
     def sync(self) -> None:
+        """Make the image a snapshot, once all has come: no sooner, and by nobody else."""
         assert not self.closed
+        if self.finished and self.image is not None:
+            header = Header.decode(self.state[: HEADER.size])
+            handed = header._replace(flags=header.flags | FLAG_HANDED).encode()
+            os.pwrite(self.image, handed + self.state[HEADER.size :], 0)
 
     def close(self) -> None:
         self.closed = True

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tests.migrate.counter import Counter, CounterHost, LeavingCounter, World
+from tests.migrate.counter import Counter, CounterArrival, CounterHost, LeavingCounter, World
 from wasmsr.interp.modules.ahead import CalledFunctions
 from wasmsr.migrate.decisions.port import Decisions
 from wasmsr.migrate.ends.endpoint import Endpoint
@@ -167,6 +167,18 @@ class FailingLeaving(LeavingCounter):
         return super().round(stays, timeout)
 
 
+class FailingArrival(CounterArrival):
+    """A counter on its way in, whose end may be killed, or its disk full, before its image is on
+    the disk."""
+
+    def sync(self) -> None:
+        assert isinstance(self.host, FailingHost)
+        if self.finished and self.image is not None:
+            owner = self.host.owner
+            owner.script.at(owner, "before the image is on disk")
+        super().sync()
+
+
 class FailingHost(CounterHost):
     """Makes counters of its end."""
 
@@ -178,6 +190,9 @@ class FailingHost(CounterHost):
         counter = FailingCounter(self.world, self.end, **values)  # type: ignore[arg-type]
         counter.owner = self.owner
         return counter
+
+    def arriving(self, image: int | None) -> CounterArrival:
+        return FailingArrival(self, image)
 
 
 class Direct:

@@ -36,9 +36,10 @@ GROWTH = 1.05
 """What the memory of an end may be after the last move, by that after a tenth of the moves."""
 LOOKS = 5
 """Visits at the first end whose figures count for one reading."""
-SPARE = 1.5
+SPARE = 2.0
 """How much longer a film is than the moves should take."""
-TRIAL_FRAMES = 50
+TRIAL_FRAMES = 50, 300
+"""Frames of two trials: what the second needs more shows how fast frames are made."""
 FILM = "-nostdin -v error -f lavfi -i testsrc2=size=320x240:rate=25 -c:v mpeg4 -q:v 5 -bitexact"
 PATIENCE = 900.0
 """Seconds until a program that has moved enough must have ended."""
@@ -158,10 +159,9 @@ class SoakFilm:
         self._moved, self._alone = folder / "moved", folder / "alone"
         for path in (self._moved, self._alone, folder / "trial"):
             path.mkdir()
-        began = time.monotonic()
-        _run(unmoved(folder / "trial", TRIAL_FRAMES))
-        took = time.monotonic() - began
-        self._frames = int(TRIAL_FRAMES / took * every * moves * SPARE) + TRIAL_FRAMES
+        few, many = (_seconds(unmoved(folder / "trial", frames)) for frames in TRIAL_FRAMES)
+        rate = (TRIAL_FRAMES[1] - TRIAL_FRAMES[0]) / max(many - few, 0.1)
+        self._frames = int(rate * every * moves * SPARE) + TRIAL_FRAMES[1]
 
     def subject(self) -> Subject:
         """Return it as a program of the bench."""
@@ -196,6 +196,12 @@ def unmoved(folder: Path, frames: int) -> list[str]:
 
 def _run(command: Sequence[str]) -> None:
     subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+
+
+def _seconds(command: Sequence[str]) -> float:
+    began = time.monotonic()
+    _run(command)
+    return time.monotonic() - began
 
 
 class Readings:

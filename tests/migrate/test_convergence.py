@@ -110,6 +110,21 @@ def test_what_goes_over_the_wire_counts_on_a_slow_line() -> None:
     assert made.stays(2560, 10 * MIB, MIB // 4) and made.reason == "downtime"
 
 
+def test_the_last_pages_are_written_while_the_program_is_restored() -> None:
+    """Only what takes longer than the restore is added to the downtime."""
+    line = LineSpeed(wire=100 * MIB)
+    made = Convergence(MovePolicy(), round_trip=0.0, sync=0.0, restore=0.004, line=line)
+    made.sent(16 * MIB, 16 * MIB, 0.21, 0.21, 0.002, 0.034)  # 2 ms for each MiB
+
+    def beside(size: int) -> float:
+        predicted = made.predict(size, size)
+        assert predicted is not None
+        return predicted - line.seconds(size, size)
+
+    assert beside(2 * MIB) == pytest.approx(beside(0))
+    assert beside(4 * MIB) - beside(0) == pytest.approx(0.004)
+
+
 def test_files_count_in_what_is_left_and_in_the_downtime() -> None:
     """They go over the line like pages, and the other end puts all of them in their place."""
     line = LineSpeed(wire=100 * MIB)

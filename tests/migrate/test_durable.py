@@ -1,7 +1,10 @@
-"""Moves with `--durable none`: a destination that is READY in memory only, and is then gone."""
+"""Moves with `--durable none`: a destination that is READY in memory only, and is then gone.
+
+And what may not be called durable."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,8 +13,10 @@ import pytest
 from tests.migrate.ends import End, Fault, Stuck
 from tests.migrate.test_faults import Session, no_sync
 from wasmsr.migrate.journal.forget import forget
+from wasmsr.migrate.journal.image_file import ImageFile
 from wasmsr.migrate.journal.journal import Journal, Record
-from wasmsr.migrate.protocol import Move, OwnershipState
+from wasmsr.migrate.protocol import JournalError, Move, OwnershipState
+from wasmsr.snapshot.encoding.container import MAGIC
 
 __all__ = ["no_sync"]
 
@@ -113,3 +118,13 @@ def test_a_journal_has_another_id_when_records_may_be_missing(tmp_path: Path) ->
     after = Journal(folder)
     assert after.id != first and after.node == node
     after.close()
+
+
+def test_an_image_that_is_no_snapshot_is_not_committed(tmp_path: Path) -> None:
+    """READY would name a file from which no program can be restored."""
+    image = ImageFile(tmp_path / "image")
+    os.pwrite(image.fd, b"pages", 4096)
+    with pytest.raises(JournalError, match="image is not complete"):
+        image.commit()
+    os.pwrite(image.fd, MAGIC, 0)
+    assert image.commit() == tmp_path / "image"

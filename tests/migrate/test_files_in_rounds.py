@@ -169,6 +169,7 @@ def test_only_what_was_written_last_is_sent_in_the_stop(
         # How much the program wrote meanwhile depends on the machine; the rest had come before.
         assert last <= length(tmp_path / "here") - before + CHUNK
         assert sent.rest < 20_000, "the rest has no files"
+        arrival.sync()
         go_on(sent, program, tmp_path)
         decoder = Decoder()
         decoder.feed((tmp_path / "image").read_bytes())

@@ -397,10 +397,14 @@ class Arrival(WholeState, Protocol):
         """Take a part of the earlier rest as the next piece of the rest."""
 
     def finish(self) -> bytes:
-        """Check all of the state, complete its image, and return its root digest."""
+        """Check all of the state, and return its root digest."""
 
     def sync(self) -> None:
-        """Write what the image has to the disk. Any thread may call this."""
+        """Write what has come into the image, and the image to the disk; any thread may call this.
+
+        Before the program runs it is called once more, beside `restore` or after it: then the image
+        is complete.
+        """
 
     def close(self) -> None:
         """Release what has come; after `restore` this does nothing."""

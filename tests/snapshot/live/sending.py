@@ -64,4 +64,5 @@ def received(state: SnapshotState, path: Path, rest: int | None = None) -> bytes
     with open(path, "w+b") as file:
         target = send(state, file.fileno(), rest)
         assert target.finish() == state
+        target.sync()
     return path.read_bytes()

@@ -239,6 +239,7 @@ def test_an_image_with_an_earlier_rest_is_that_of_the_last(
             else:
                 target.feed(part)
         assert target.finish() == now
+        target.sync()
     assert (tmp_path / "image").read_bytes() == received(now, tmp_path / "other", len(earlier.data))
 
 

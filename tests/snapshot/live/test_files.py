@@ -74,7 +74,9 @@ def sent(
     else:
         for at in range(0, len(data), 777):
             target.feed(data[at : at + 777])
-    return target, target.finish()
+    found = target.finish()
+    target.sync()
+    return target, found
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -172,6 +174,7 @@ def test_every_length_of_the_padding(shift: int, tmp_path: Path) -> None:
             send_memory(target, number, memory.data)
         target.feed(data)
         target.finish()
+        target.sync()
     found = second_reader.read((tmp_path / "image").read_bytes())
     assert found.payloads[DATA] == b"".join(files)
 

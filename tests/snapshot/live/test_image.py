@@ -106,6 +106,7 @@ def test_its_holes_take_no_room(tmp_path: Path) -> None:
         target.take(0, runs((15_999, 1)), bytes(state.memories[0].data[-4096:]))
         target.feed(rest_of(state)[0])
         target.finish()
+        target.sync()
         status = os.fstat(file.fileno())
     assert status.st_size > 80_000_000
     assert status.st_blocks * 512 < 400_000  # the heads of 77 batches of padding, a page for each
@@ -119,6 +120,8 @@ def test_it_is_no_snapshot_before_its_end(tmp_path: Path) -> None:
         assert os.pread(file.fileno(), HEADER.size, 0) == bytes(HEADER.size)
         assert os.pread(file.fileno(), len(rest) - HEADER.size, HEADER.size) == rest[HEADER.size :]
         target.finish()
+        assert os.pread(file.fileno(), HEADER.size, 0) == bytes(HEADER.size)
+        target.sync()
         assert os.pread(file.fileno(), 8, 0) == rest[:8]
 
 
@@ -142,6 +145,7 @@ def test_a_head_that_outgrows_its_room(
                 target.sync()
                 target.take(0, runs((0, 1)), bytes(state.memories[0].data[:4096]))
         assert target.finish() == state
+        target.sync()
     data = (tmp_path / "image").read_bytes()
     assert read(data).finish() == state
     second_reader.read(data)
@@ -167,6 +171,7 @@ def test_another_memory_than_the_last_grows(tmp_path: Path) -> None:
             target.sync()
         target.feed(rest_of(state)[0])
         assert target.finish() == state
+        target.sync()
     assert Snapshot.load(tmp_path / "image", adopt=True).state == state
 
 
@@ -211,7 +216,9 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
         with open(tmp_path / f"image{size}", "w+b") as file:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
             with pytest.raises(OSError, match="File too large") as caught:
-                send(state, file.fileno()).finish()
+                target = send(state, file.fileno())
+                target.finish()
+                target.sync()
             assert caught.value.errno == errno.EFBIG
             assert not any(os.pread(file.fileno(), HEADER.size, 0))
 
@@ -254,7 +261,7 @@ def test_a_full_disk_at_every_write(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             act()
         except OSError as error:
             assert error.errno == errno.ENOSPC
-            assert not any(os.pread(file.fileno(), HEADER.size, 0)[:8]) or act == target.finish
+            assert not any(os.pread(file.fileno(), HEADER.size, 0)[:8]) or act == target.sync
             again = True
             act()
 
@@ -279,6 +286,7 @@ def test_a_full_disk_at_every_write(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                     target.finish()
                 continue
             attempt(target.finish)
+            attempt(target.sync)
         data = path.read_bytes()
         assert read(data).root == rest_of(state)[1]
         second_reader.read(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from array import array
@@ -125,6 +126,7 @@ def test_random_rounds(
         for at in range(0, len(rest), 777):
             target.feed(rest[at : at + 777])
         assert target.finish() == state
+        target.sync()
         assert target.root == root == root_of(state)
     if image:
         found = Snapshot.load(tmp_path / "image", adopt=True)
@@ -194,8 +196,35 @@ def test_sync_on_another_thread(tmp_path: Path) -> None:
             stop.set()
             thread.join()
         assert target.finish() == state
+        target.sync()
     assert not failures
     assert Snapshot.load(tmp_path / "image", adopt=True).state == state
+
+
+def test_the_last_pages_are_written_beside_a_restore(tmp_path: Path) -> None:
+    """What a store over the memories writes is its own: the image has what came."""
+    snapshot = saved()
+    state = snapshot.state
+    with open(tmp_path / "image", "w+b") as file:
+        target = send(state, file.fileno())
+        found = target.finish()
+        assert not any(os.pread(file.fileno(), HEADER.size, 0))
+        expected = root_of(state)
+        with restore(found, lay=adopt(found.memories)) as store:
+            end_of(store)  # no program of ours runs before `sync`: it writes more than a restore
+            target.sync()
+    found = Snapshot.load(tmp_path / "image", adopt=True).state
+    assert root_of(found) == expected
+
+
+def test_an_image_that_is_given_up_after_its_end(tmp_path: Path) -> None:
+    """It never becomes a snapshot, and nothing of it is kept."""
+    with open(tmp_path / "image", "w+b") as file:
+        target = send(with_memories(3, 1), file.fileno())
+        target.finish()
+        target.close()
+        target.sync()
+        assert not any(os.pread(file.fileno(), HEADER.size, 0))
 
 
 # What bad input gets ------------------------------------------------------------------------------
@@ -239,6 +268,7 @@ def test_wrong_pages_are_refused_and_change_nothing(name: str, tmp_path: Path) -
             act(target)
         target.feed(rest_of(state)[0])
         assert target.finish() == state
+        target.sync()
     assert Snapshot.load(tmp_path / "image", adopt=True).state == state
 
 

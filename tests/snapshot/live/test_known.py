@@ -95,6 +95,7 @@ def test_a_program_that_comes_back_sends_what_has_changed(tmp_path: Path) -> Non
         assert (whole, named) == (1000 * 4096, 0)
         there.feed(encode_rest(program.snapshot(), first.trees).data)
         there.finish()
+        there.sync()
     first.close()
     image = opened(path)
     for page in range(100):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import Protocol
@@ -201,6 +201,8 @@ class Reception:
             if head.number > self._rounds:
                 raise FormatError(f"there are more rounds than {self._rounds}, which were agreed")
             self._round, self._open, self._last = head.number, True, head.last
+            if head.last:
+                self._syncing.after = _Syncing.AFTER_LAST
             self._at = (0, 0)
             self._arrival.resize(head.sizes)
 
@@ -284,7 +286,8 @@ class Reception:
         )
         began = time.monotonic()
         if not self.memory:
-            self._syncing.start()  # while the program is restored
+            # The last pages are written, and all is synced, while the program is restored.
+            self._syncing.start()
         try:
             program = receiver.restore(move.program, self._arrival, incoming.modules)
         except (WasmsrError, OSError, MemoryError) as error:
@@ -331,8 +334,7 @@ class Reception:
         try:
             if not self._closed:
                 self._closed = True
-                with suppress(Exception):
-                    self._syncing.wait()
+                self._syncing.rest()
                 self._syncing.close()
                 self._discard_image()
                 self._arrival.close()
@@ -380,12 +382,15 @@ class _Syncing:
 
     AFTER = 64 << 20
     """Bytes after which a sync begins."""
+    AFTER_LAST = 4 << 20
+    """In the last round, where the line is mostly slower than the disk."""
 
     def __init__(self, sync: Callable[[], None]) -> None:
         self._sync = sync
         self._wanted: SimpleQueue[bool] = SimpleQueue()
         self._idle = threading.Event()
         self._idle.set()
+        self.after = self.AFTER
         self._written = 0
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="wasmsr-image", daemon=True)
@@ -393,7 +398,7 @@ class _Syncing:
 
     def written(self, size: int) -> None:
         self._written += size
-        if self._written >= self.AFTER and self._idle.is_set():
+        if self._written >= self.after and self._idle.is_set():
             self.start()
 
     def start(self) -> None:
@@ -409,6 +414,10 @@ class _Syncing:
             except BaseException as error:  # noqa: BLE001 (raised by `wait`)
                 self._error = error
             self._idle.set()
+
+    def rest(self) -> None:
+        """Wait until nothing is synced, whatever has become of it."""
+        self._idle.wait()
 
     def wait(self) -> None:
         self._idle.wait()

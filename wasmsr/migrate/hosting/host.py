@@ -511,12 +511,12 @@ class HostedArrival:
         self._incoming.feed(self._early.part(offset, size), offset)
 
     def finish(self) -> bytes:
-        """Check all of the state, complete its image, and return its root digest."""
+        """Check all of the state, and return its root digest."""
         self._snapshot = self._incoming.finish()
         return self._incoming.root
 
     def sync(self) -> None:
-        """Write what the image has to the disk."""
+        """Write the image to the disk; after `finish` it is complete then."""
         self._incoming.sync()
 
     def restore(self, program: bytes, modules: Mapping[bytes, Buffer]) -> HostedProgram:

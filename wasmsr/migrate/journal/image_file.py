@@ -60,14 +60,19 @@ class ImageFile:
         """Bring all to the disk and close the file; return its place.
 
         Raises:
-            JournalError: The disk fails, or the file was given up. `discard` removes it.
+            JournalError: The disk fails, or the file was given up or is no snapshot. `discard`
+                removes it.
         """
         if self.fd < 0:
             raise JournalError(f"{self._path} was given up before it was complete")
         try:
             os.fdatasync(self.fd)
+            # No record may name a file in which no program is.
+            complete = os.pread(self.fd, len(MAGIC), 0) == MAGIC
         except OSError as error:
             raise cannot("be written", self._path, error) from error
+        if not complete:
+            raise JournalError(f"{self._path} is not complete")
         self._close()
         return self._path
 

@@ -67,7 +67,8 @@ class Convergence:
         policy: What the user wants.
         round_trip: Seconds of a question and its answer.
         sync: Seconds of one sync at this end.
-        fixed: Seconds that capturing and restoring the rest of the state take together.
+        fixed: Seconds that it takes to capture the rest of the state.
+        restore: Seconds that it takes to restore it.
         rest: Bytes of that rest that will be sent.
         line: What earlier moves have shown of the line; rounds add to it.
 
@@ -88,6 +89,7 @@ class Convergence:
         round_trip: float,
         sync: float,
         fixed: float = 0.0,
+        restore: float = 0.0,
         rest: int = 0,
         line: LineSpeed | None = None,
     ) -> None:
@@ -95,6 +97,7 @@ class Convergence:
         self.round_trip = round_trip
         self.sync = sync
         self.fixed = fixed
+        self.restore = restore
         self.rest = rest
         self.line = line or LineSpeed()
         self.scan = 0.0
@@ -107,6 +110,7 @@ class Convergence:
         self._before: int | None = None
         self._idle = 0
         self._syncs: list[float] = []
+        self._flush = 0.0
 
     def sent(
         self,
@@ -125,11 +129,12 @@ class Convergence:
             seconds: From its first byte until the peer had it on its disk.
             waited: How many of them this end only waited for the peer.
             sync: Seconds of a small sync at the peer, as it says; 0.0 if it did none.
-            flush: Seconds in which the peer synced the round.
+            flush: Seconds in which the peer wrote and synced the round after it had come.
         """
         if sync:
             self._syncs.append(sync)
         if raw:
+            self._flush = max(0.0, flush - sync) / raw
             idle = self.round_trip + sync + flush
             self.line.learn(raw, packed, seconds - idle, max(0.0, waited - idle))
 
@@ -146,7 +151,10 @@ class Convergence:
         # One of them is at this end.
         syncs = self.sync + (SYNCS - 1) * min(self._syncs, default=self.sync)
         placed = self.files / PLACING
-        return 1.5 * self.round_trip + syncs + self.fixed + self.scan + FIXED + wire + placed
+        # The peer writes the last pages to its disk while it restores the program.
+        beside = max(self.restore, raw * self._flush)
+        fixed = self.fixed + self.scan + FIXED
+        return 1.5 * self.round_trip + syncs + fixed + beside + wire + placed
 
     def stays(self, pages: int, raw: int | None = None, packed: int | None = None) -> bool:
         """Begin a round; return whether the program is to stay paused for it.

@@ -179,7 +179,8 @@ class Departure:
             self._policy,
             round_trip=round_trip,
             sync=self._sync,
-            fixed=leaving.rest_seconds + self._restore,
+            fixed=leaving.rest_seconds,
+            restore=self._restore,
             rest=min(leaving.rest_size, CHANGING if prepares else leaving.rest_size),
             line=self._line,
         )

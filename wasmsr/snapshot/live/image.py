@@ -14,6 +14,8 @@ from __future__ import annotations
 import errno
 import os
 import zlib
+from collections import deque
+from collections.abc import Sequence
 from functools import cache
 from typing import IO, NamedTuple, Protocol
 
@@ -82,6 +84,9 @@ class LiveImage:
         memories: The memories, which the caller changes first.
         files: The chunks of carried files, which are to be written to `files.area`.
         expected: An estimate of the bytes of these chunks.
+
+    Attributes:
+        unwritten: Pages of memories that have come and are to be written: number, runs.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class LiveImage:
         files: IncomingFiles | None = None,
         expected: int = 0,
     ) -> None:
+        self.unwritten: deque[tuple[int, Runs]] = deque()
         self._file = file
         self._memories = memories
         self._files = IncomingFiles(0) if files is None else files
@@ -107,6 +113,8 @@ class LiveImage:
         self._early = 0
         self._tail = b""
         self._header = b""
+        self._sections: list[SectionSize] | None = None
+        self._done = b""  # the header of the snapshot that the file becomes
         self._places: list[SpacePlace] = []
         self._stale = False
 
@@ -209,9 +217,10 @@ class LiveImage:
         self._stale = False
         for number in range(len(self._memories)):
             self.write(number, self._memories[number].stored())
+        self.unwritten.clear()
 
     def finish(self, head: _Head) -> None:
-        """Make the file a snapshot.
+        """Write all but the header, and pages that are still to be written.
 
         Args:
             head: What has read the rest.
@@ -219,8 +228,23 @@ class LiveImage:
         Raises:
             OSError: The file cannot be written.
         """
+        self._sections = list(head.sections)
+        self._finish(self._sections)
+
+    def complete(self) -> None:
+        """Make the file a snapshot, after `finish` and the last page.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        assert self._sections is not None, "the image is not finished"
+        if self._stale:  # a page could not be written, or the places have to be given anew
+            self._finish(self._sections)
+        write_at(self._file, 0, self._done)
+
+    def _finish(self, sections: Sequence[SectionSize]) -> None:
         if self._has_files:
-            self._finish_with_files(head)
+            self._finish_with_files(sections)
             return
         end = self._end
         padding = padding_for(end, self._room) if len(self._memories) else 0
@@ -229,7 +253,7 @@ class LiveImage:
         self.settle()
         at = split = HEADER.size
         places_at = 0
-        for kind, _, stored in head.sections:
+        for kind, _, stored in sections:
             if kind == PLACES.kind:
                 places_at = at
             at += stored
@@ -244,11 +268,11 @@ class LiveImage:
             sections=header.sections + bool(padding),
             plain=header.plain + padding,
         )
-        write_at(self._file, 0, header.encode())
+        self._done = header.encode()
 
-    def _finish_with_files(self, head: _Head) -> None:
+    def _finish_with_files(self, sections: Sequence[SectionSize]) -> None:
         """Do it where chunks have come: their section is there, the others are written around."""
-        area, parts = self._files.area, _parts_of(head)
+        area, parts = self._files.area, _parts_of(sections)
         assert area is not None
         index = b"".join(section_bytes(FILE_INDEX.kind, self._files.index()))
         used = (
@@ -293,7 +317,7 @@ class LiveImage:
             sections=header.sections - parts.dropped + 3 + bool(padding),
             plain=header.plain - parts.plain + zeros + files + padding,
         )
-        write_at(self._file, 0, header.encode())
+        self._done = header.encode()
 
     def _part(self, start: int, stop: int) -> bytes:
         """Return bytes of the rest that was kept. Raises OSError."""
@@ -369,10 +393,10 @@ class _Parts(NamedTuple):
     plain: int
 
 
-def _parts_of(head: _Head) -> _Parts:
+def _parts_of(sections: Sequence[SectionSize]) -> _Parts:
     at = first = after = split = HEADER.size
     places = dropped = dropped_plain = 0
-    for kind, plain, stored in head.sections:
+    for kind, plain, stored in sections:
         if kind == PLACES.kind:
             places = at
         at += stored

@@ -29,7 +29,8 @@ class IncomingState:
     """Takes the pages of memories in any order, as often as they come, and then the rest.
 
     One thread calls `resize`, `take`, `zeros`, `take_files`, `feed` and `finish`; any thread may
-    call `sync` meanwhile.
+    call `sync` meanwhile. Only `sync` writes pages to the image, so that the thread that receives
+    them does not wait for a disk; after `finish` it makes the image complete.
 
     Args:
         limit: Bytes that all memories may have together.
@@ -57,6 +58,8 @@ class IncomingState:
     ) -> None:
         self.root = b""
         self._lock = Lock()
+        # Is held while pages are written to their places, and taken before the other lock.
+        self._writing = Lock()
         self._memories = LiveMemories(limit, limits)
         self._files = IncomingFiles(files)
         self._file = image
@@ -72,7 +75,7 @@ class IncomingState:
             map_pages=self._region,
         )
         self._asked = self._given = self._fed = 0
-        self._closed = False
+        self._closed = self._finished = False
         self._failure: Exception | None = None
 
     def resize(self, number: int, pages: int) -> None:
@@ -103,13 +106,12 @@ class IncomingState:
 
         Raises:
             FormatError: There are no such pages, or not as many; nothing is written then.
-            OSError: The image cannot be written. The memory has the pages.
         """
         with self._lock:
             self._check_open()
             self._memories.get(number).take(runs, data)
             if self._image is not None:
-                self._image.write(number, runs)
+                self._image.unwritten.append((number, runs))
 
     def zeros(self, number: int, runs: Runs) -> None:
         """Make pages of a memory zeros.
@@ -119,13 +121,13 @@ class IncomingState:
             runs: As for `take`.
 
         Raises:
-            FormatError, OSError: As `take`.
+            FormatError: As `take`.
         """
         with self._lock:
             self._check_open()
             changed = self._memories.get(number).clear(runs)
             if self._image is not None:
-                self._image.write(number, changed)
+                self._image.unwritten.append((number, changed))
 
     def take_files(self, digests: Sequence[bytes], lengths: Sequence[int], data: Buffer) -> None:
         """Keep chunks of carried files, which come before the rest.
@@ -141,7 +143,7 @@ class IncomingState:
             OSError: There is no room for them. Every later call raises the same.
         """
         self._files.check(digests, lengths, data)  # without the lock: it takes long
-        with self._lock:
+        with self._writing, self._lock:  # they may come to where pages are now
             self._check_open()
             if self._fed:
                 raise FormatError("pieces of files come after the rest has begun")
@@ -158,20 +160,37 @@ class IncomingState:
     def sync(self) -> None:
         """Write the image to the disk as far as it is, and bring the digests up to date.
 
-        Only the last is done while `take` waits, unless regions of the image have moved. Pages that
-        have come are no longer mapped here, so that little is left to unmap in the downtime.
+        Pages that have come are no longer mapped here, so that little is left to unmap in the
+        downtime. After `finish` the image is a snapshot when this returns.
 
         Raises:
-            OSError: The disk does not take it.
+            OSError: The disk does not take it. The next call writes again what is missing.
         """
+        self._write_pages()
         with self._lock:
-            for number in range(len(self._memories)):
-                self._memories[number].tree.root()
-                unload(self._memories[number].data)
-            if self._image is not None:
-                self._image.settle()
+            if not self._finished:
+                for number in range(len(self._memories)):
+                    self._memories[number].tree.root()
+                    unload(self._memories[number].data)
         if self._file is not None:
             os.fdatasync(self._file)
+
+    def _write_pages(self) -> None:
+        """Write pages to the image, one batch at a time: so nobody waits for all of them."""
+        while True:
+            with self._writing:
+                with self._lock:
+                    image = self._image
+                    if image is None:
+                        return
+                    image.settle()
+                    if not image.unwritten:
+                        if self._finished:
+                            image.complete()
+                            self._let_go()
+                        return
+                    number, runs = image.unwritten.popleft()
+                image.write(number, runs)
 
     def foresee(self, early: EarlyRest) -> None:
         """Take note of an earlier rest, after its `finish` and before the rest.
@@ -199,7 +218,7 @@ class IncomingState:
             FormatError, VersionError, DigestError: What is wrong with them.
             OSError: The image cannot be written. Every later call raises the same.
         """
-        with self._lock:
+        with self._writing, self._lock:  # as for `take_files`
             self._check_open()
             view = memoryview(piece)
             held = max(0, HEADER.size - self._fed)
@@ -228,16 +247,18 @@ class IncomingState:
         self._fed += len(view)
 
     def finish(self) -> SnapshotState:
-        """Return the state, all of it verified, and complete the image, which is not synced.
+        """Return the state, all of it verified; the next `sync` completes the image.
 
-        The state's memories are the ones that were filled: `adopt` lays a store over them.
+        The state's memories are the ones that were filled: `adopt` lays a store over them. A store
+        changes no page of them, so `sync` may write them while the program is restored, but not
+        while it runs.
 
         Raises:
             FormatError: The rest ends too early, or has other memories than were sent.
             DigestError: A memory has other content than the rest names.
             OSError: The image cannot be written. It is no snapshot then.
         """
-        with self._lock:
+        with self._writing, self._lock:
             self._check_open()
             decoder = self._decoder
             assert decoder is not None
@@ -260,7 +281,11 @@ class IncomingState:
             if self._image is not None:
                 self._image.finish(decoder)
             self.root = decoder.root
-            self._release()
+            # It refers to this object, and would keep the memories until Python looks for cycles.
+            self._decoder = None
+            self._closed = self._finished = True
+            if self._image is None:
+                self._let_go()
             return state
 
     def _add_files(self, state: SnapshotState) -> None:
@@ -274,17 +299,19 @@ class IncomingState:
         state.files = self._files.contents
 
     def close(self) -> None:
-        """Let go of everything that has arrived; again, or after `finish`, does nothing."""
-        with self._lock:
+        """Let go of everything that has arrived, an image that is not complete included.
+
+        What `finish` has returned stays.
+        """
+        with self._writing, self._lock:
             if not self._closed:
                 self._files.close()
-            self._release()
+            self._closed = True
+            self._decoder = None
+            self._let_go()
 
-    def _release(self) -> None:
-        self._closed = True
+    def _let_go(self) -> None:
         self._image = None
-        # It refers to this object, and would keep the memories until Python looks for cycles.
-        self._decoder = None
         self._memories.clear()
 
     def _check_open(self) -> None:
