@@ -73,7 +73,7 @@ def commands(text: str) -> list[list[str]]:
 
 ELSEWHERE = (
     *("remote", "node", "submit", "ps", "logs", "pause", "resume", "checkpoint", "kill"),
-    *("migrate", "drain", "adopt", "health", "orchestrator", "fleet"),
+    *("migrate", "drain", "adopt", "health", "orchestrator", "fleet", "memory"),
 )
 """Commands that need another process, and are typed in other tests."""
 

@@ -18,6 +18,7 @@ LEVELS = (
     ("errors", "telemetry"),
     ("interp",),
     ("wasi",),
+    ("mem",),
     ("snapshot",),
     ("snapshot.store",),
     ("tier",),

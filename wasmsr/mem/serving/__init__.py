@@ -1,0 +1,1 @@
+"""What serves a memory: its bytes, its clients, its sockets."""

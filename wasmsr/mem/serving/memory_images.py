@@ -1,0 +1,247 @@
+"""A memory on disk: its pages by digest, each cut only with what is new.
+
+A folder has `image.json`, which is replaced whole, an index of all pages, and packs. A pack has the
+pages that one cut added. An index has 44 bytes for each page: SHA-256, number of the pack, offset;
+a page of zeros has zeros.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from wasmsr import small_files
+from wasmsr.errors import printable, reason
+from wasmsr.mem.failures import RemoteMemoryError
+from wasmsr.mem.serving.memory_region import PAGE_BITS, PAGE_BYTES, MemoryCut, MemoryRegion
+from wasmsr.mem.wire.commands import CLIENT_ID_BYTES, DATA_AT, PADDING, read_header
+
+VERSION = 1
+ENTRY = struct.Struct("<32sIQ")
+ZERO = ENTRY.pack(b"", 0, 0)
+LARGEST_IMAGE = 1 << 26
+"""Bytes that `image.json` may have."""
+SLACK = 1 << 24
+"""Bytes of pages that nobody needs any more, which do not yet count."""
+
+
+class MemoryImageError(RemoteMemoryError):
+    """A memory cannot be saved, or what was saved of it cannot be read."""
+
+
+class MemoryImages:
+    """The folder of one memory.
+
+    Attributes:
+        folder: Where it is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open a folder, or make it.
+
+        Raises:
+            MemoryImageError: It cannot be made, or what is in it is damaged.
+        """
+        self.folder = folder
+        self._number = 0
+        self._index = bytearray()
+        self._packs: dict[int, int] = {}
+        self._said: dict[str, Any] | None = None
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if (folder / "image.json").exists():
+                self._read()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MemoryImageError(
+                f"the image of a memory in {printable(folder)} is damaged: {reason(error)}",
+                hint="begin with an empty folder",
+            ) from error
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was saved yet."""
+        return self._said is None
+
+    @property
+    def size(self) -> int:
+        """The length of the saved memory in bytes."""
+        return 0 if self._said is None else int(self._said["size"])
+
+    # ---- reading ---------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        data, _ = small_files.read(self.folder / "image.json", LARGEST_IMAGE)
+        said = json.loads(data)
+        if said["version"] != VERSION:
+            raise ValueError(f"version {said['version']} is unknown")
+        number, size = said["number"], said["size"]
+        if not (isinstance(number, int) and isinstance(size, int) and 0 <= size < 1 << 46):
+            raise ValueError("its number or size is none")
+        pages = size + PAGE_BYTES - 1 >> PAGE_BITS
+        index = bytearray((self.folder / f"index-{number}").read_bytes())
+        if len(index) != pages * ENTRY.size:
+            raise ValueError("its index has another length")
+        if hashlib.sha256(index).hexdigest() != said["index"]:
+            raise ValueError("the checksum of its index differs")
+        self._number, self._index, self._said = number, index, said
+        self._packs = {int(key): int(value) for key, value in said["packs"].items()}
+
+    def load(self, region: MemoryRegion) -> None:
+        """Fill a memory, whose bytes are zero, with what was saved.
+
+        Raises:
+            MemoryImageError: The sizes differ, or a page is damaged.
+        """
+        if self._said is None:
+            return
+        if region.size != self.size:
+            raise MemoryImageError(
+                f"{printable(self.folder)} has a memory of {self.size} bytes, not {region.size}"
+            )
+        try:
+            open_packs = {number: (self.folder / f"pack-{number}").open("rb")
+                          for number in self._packs}  # fmt: skip
+            try:
+                for page, (digest, pack, offset) in enumerate(ENTRY.iter_unpack(self._index)):
+                    if not pack:
+                        continue
+                    open_packs[pack].seek(offset)
+                    view = region.buffer[page << PAGE_BITS : page + 1 << PAGE_BITS]
+                    data = open_packs[pack].read(len(view))
+                    if len(data) != len(view) or hashlib.sha256(data).digest() != digest:
+                        raise ValueError(f"page {page} is damaged")
+                    view[:] = data
+            finally:
+                for file in open_packs.values():
+                    file.close()
+            region.take_over(self._cut())
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MemoryImageError(
+                f"the image of a memory in {printable(self.folder)} is damaged: {reason(error)}"
+            ) from error
+
+    def _cut(self) -> MemoryCut:
+        said = self._said
+        assert said is not None
+        clients = []
+        for ident, epoch, seq, answer in said["clients"]:
+            header = bytes.fromhex(answer)
+            if len(header) != DATA_AT or not 0 <= epoch < 1 << 64:
+                raise ValueError("a client of it is none")
+            if seq is not None and not 0 <= seq < 65_536:
+                raise ValueError("a client of it is none")
+            clients.append((_ident(ident), epoch, seq, read_header(header + PADDING)))
+        return MemoryCut(_ident(said["memory"]), said["size"], said["epoch"], tuple(clients))
+
+    # ---- writing ---------------------------------------------------------------------------------
+
+    def save(self, region: MemoryRegion, *, every_page: bool = False) -> int:
+        """Save a memory as it is now; return how many bytes of pages were written.
+
+        Args:
+            region: The memory.
+            every_page: Compare all pages: others write to it without commands.
+
+        Raises:
+            MemoryImageError: It cannot be written; the cut before is still there.
+        """
+        cut, pages = region.cut(every_page=every_page)
+        try:
+            return self._save(cut, pages)
+        except OSError as error:
+            region.still_dirty(pages)
+            raise MemoryImageError(
+                f"a memory cannot be saved in {printable(self.folder)}: {reason(error)}"
+            ) from error
+
+    def _save(self, cut: MemoryCut, pages: dict[int, bytes]) -> int:
+        count = cut.size + PAGE_BYTES - 1 >> PAGE_BITS
+        index = bytearray(self._index) or bytearray(ZERO * count)
+        if len(index) != count * ENTRY.size:
+            raise MemoryImageError(f"{printable(self.folder)} has a memory of another size")
+        number = self._number + 1
+        new: dict[bytes, int] = {}
+        written = 0
+        with (self.folder / f"pack-{number}").open("wb") as pack:
+
+            def add(page: int, data: bytes, digest: bytes) -> None:
+                nonlocal written
+                if digest not in new:
+                    new[digest] = written
+                    pack.write(data)
+                    written += len(data)
+                ENTRY.pack_into(index, page * ENTRY.size, digest, number, new[digest])
+
+            for page, data in pages.items():
+                digest = hashlib.sha256(data).digest()
+                if not data.strip(b"\0"):
+                    ENTRY.pack_into(index, page * ENTRY.size, b"", 0, 0)
+                elif index[page * ENTRY.size : page * ENTRY.size + 32] != digest:
+                    add(page, data, digest)
+            for page, data, digest in self._scattered(index, number, cut.size):
+                add(page, data, digest)
+            pack.flush()
+            os.fsync(pack.fileno())
+        used = {entry[1] for entry in ENTRY.iter_unpack(index)} - {0}
+        packs = {one: length for one, length in self._packs.items() if one in used}
+        if written:
+            packs[number] = written
+        self._publish(cut, index, number, packs)
+        return written
+
+    def _scattered(
+        self, index: bytearray, number: int, size: int
+    ) -> list[tuple[int, bytes, bytes]]:
+        """Return the pages of old packs, if these have more bytes that nobody needs than others."""
+        old = [
+            (page, digest, pack, offset)
+            for page, (digest, pack, offset) in enumerate(ENTRY.iter_unpack(index))
+            if pack not in (0, number)
+        ]
+        held = sum(self._packs.values())
+        if held <= 2 * len({entry[1] for entry in old}) * PAGE_BYTES + SLACK:
+            return []
+        found = []
+        for page, digest, pack, offset in old:
+            with (self.folder / f"pack-{pack}").open("rb") as file:
+                file.seek(offset)
+                data = file.read(min(PAGE_BYTES, size - (page << PAGE_BITS)))
+            if hashlib.sha256(data).digest() != digest:
+                raise MemoryImageError(f"{printable(file.name)} is damaged")
+            found.append((page, data, digest))
+        return found
+
+    def _publish(
+        self, cut: MemoryCut, index: bytearray, number: int, packs: dict[int, int]
+    ) -> None:
+        small_files.replace(self.folder / f"index-{number}", bytes(index))
+        said = {
+            "version": VERSION,
+            "number": number,
+            "memory": cut.ident.hex(),
+            "size": cut.size,
+            "epoch": cut.epoch,
+            "clients": [[one[0].hex(), one[1], one[2], one[3].header().hex()]
+                        for one in cut.clients],
+            "index": hashlib.sha256(index).hexdigest(),
+            "packs": packs,
+        }  # fmt: skip
+        small_files.replace(self.folder / "image.json", json.dumps(said).encode())
+        keep = {"image.json", f"index-{number}", *(f"pack-{one}" for one in packs)}
+        self._number, self._index, self._packs, self._said = number, index, packs, said
+        for name in os.listdir(self.folder):
+            if name not in keep and name.partition("-")[0] in ("index", "pack"):
+                with suppress(OSError):
+                    (self.folder / name).unlink()
+
+
+def _ident(text: str) -> bytes:
+    ident = bytes.fromhex(text)
+    if len(ident) != CLIENT_ID_BYTES:
+        raise ValueError("an id of it has another length")
+    return ident

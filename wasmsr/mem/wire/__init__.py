@@ -1,0 +1,1 @@
+"""The wire of memory elements: commands, and the frames that carry them."""
