@@ -17,7 +17,7 @@ LEVELS = (
     ("reserve",),
     ("errors", "telemetry"),
     ("interp",),
-    ("wasi",),
+    ("wasi", "channels"),
     ("mem",),
     ("snapshot",),
     ("snapshot.store",),

@@ -49,6 +49,7 @@ from wasmsr.snapshot.preload import preload
 from wasmsr.snapshot.state import SnapshotState
 
 if TYPE_CHECKING:
+    from wasmsr.channels.grant import ChannelGrant
     from wasmsr.snapshot.moments.moment import Moment
 
 PIECE = 1 << 20
@@ -257,6 +258,8 @@ class LocalExecutor:
         made: Program | None = None
         try:
             grants = self._grants(run, program, given)
+            if len(streams) > 3 and streams[3] >= 0:
+                grants = replaced(grants, channels=_channels(os.dup(streams[3])))
             if self._moment is not None and snapshot is None:
                 assert self._module is not None
                 made = forked_program(self._moment, self._module, run, grants, program)
@@ -506,6 +509,18 @@ class LocalExecutor:
             held.program.rewind(*held.marks[mark])
             if held.leased:
                 self._guard(program, held)
+
+
+def _channels(descriptor: int) -> ChannelGrant:
+    """Return what the host at the other end of a socket gives. Raises HostError."""
+    from wasmsr.channels.conduit import Conduit
+
+    conduit = Conduit(descriptor)
+    try:
+        return conduit.grant()
+    except BaseException:
+        conduit.shut()
+        raise
 
 
 def _pause(held: HeldProgram, seconds: float | None) -> bool:

@@ -80,6 +80,7 @@ class Executor(Protocol):
             program: The id; b"" makes a random one.
             streams: Descriptors of standard input, output and errors, -1 for none. The executor
                 duplicates them. Without an output the executor keeps the last bytes for `logs`.
+                A fourth one is a socket whose other end gives channels (`channels.conduit`).
                 With `HELD` it keeps all bytes that `logs` has not given, and the program waits
                 when they are too many. With `RING` it keeps the last bytes in files; results of an
                 export follow the output there.

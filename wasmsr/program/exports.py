@@ -8,7 +8,11 @@ from wasmsr.interp.types import FuncType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wasmsr.channels.functions import Channels
     from wasmsr.interp.store.instance import Imports
+    from wasmsr.runspec.grants import HostGrants
 
 COMMAND, REACTOR = "_start", "_initialize"
 """Exports by which WASI programs begin: a command's is its whole run, a reactor's comes first."""
@@ -51,6 +55,20 @@ def own_imports(*modules: Module) -> Imports:
     from wasmsr.snapshot.moments.forks import fork_imports
 
     return fork_imports(0)
+
+
+def channels_of(modules: Sequence[Module], grants: HostGrants) -> Channels | None:
+    """Return the channels of a program, with its functions of `env`; None if it uses none.
+
+    Raises:
+        ChannelsNotGranted: It uses them, and this host gives it none.
+    """
+    if all(item.module != "env" for module in modules for item in module.imports):
+        return None
+    from wasmsr.channels.functions import Channels, check_granted, wanted
+
+    check_granted(modules, grants.channels)
+    return Channels(grants.channels) if wanted(modules) else None
 
 
 def is_reactor(module: Module) -> bool:

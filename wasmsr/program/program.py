@@ -22,7 +22,14 @@ from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Exited, Finished, Limits, Paused, Trapped
 from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import FuncType
-from wasmsr.program.exports import COMMAND, REACTOR, exported_function, is_reactor, own_imports
+from wasmsr.program.exports import (
+    COMMAND,
+    REACTOR,
+    channels_of,
+    exported_function,
+    is_reactor,
+    own_imports,
+)
 from wasmsr.program.state import ProgramState
 from wasmsr.program.timings import Timings
 from wasmsr.program.visit import Visit
@@ -156,12 +163,9 @@ class Program:
         grants = grants or HostGrants()
         preload = preload or {}
         modules = [*preload.values(), module]
-        if not preload and any(item.module not in WASI_MODULES for item in module.imports):
-            from wasmsr.interp.modules.foreign_files import refusal
-
-            error = refusal(module)
-            if error is not None:
-                raise error
+        channels = channels_of(modules, grants)
+        if channels is None and not preload:
+            _check_foreign(module)
         if invoke is not None:
             exported_function(module, invoke)
         wasi = None
@@ -187,6 +191,9 @@ class Program:
                 features=module.allowed_features,
             )
             imports = {**(wasi.imports if wasi else {}), **own_imports(*modules)}
+            if channels is not None:
+                imports["env"] = channels.imports(modules)
+                store.owners["channels"] = channels
             instance = _instance(store, module, preload, imports)
             if invoke != COMMAND and is_reactor(module):
                 store.enqueue(instance.function(REACTOR))
@@ -424,6 +431,8 @@ class Program:
         """Close the program's files. It cannot run any more."""
         if self.wasi is not None:
             self.wasi.close()
+        for owner in self.store.owners.values():
+            owner.close()
         self._grants.close()
         while self.owned:
             os.close(self.owned.pop())
@@ -612,6 +621,16 @@ def _instance(
     from wasmsr.program.linking import instantiate_all
 
     return instantiate_all(store, module, preload, imports)
+
+
+def _check_foreign(module: Module) -> None:
+    """Refuse a module that another host must link. Raises LinkError."""
+    if any(item.module not in WASI_MODULES for item in module.imports):
+        from wasmsr.interp.modules.foreign_files import refusal
+
+        error = refusal(module)
+        if error is not None:
+            raise error
 
 
 def _nothing(*arguments: object) -> None:

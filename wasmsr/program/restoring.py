@@ -17,6 +17,8 @@ from wasmsr.snapshot.restore import restore
 from wasmsr.snapshot.state import MemoryState, ModuleRef, SnapshotState
 
 if TYPE_CHECKING:
+    from wasmsr.channels.functions import Channels
+    from wasmsr.interp.store.instance import Imports
     from wasmsr.wasi.facade import Wasi
 
 
@@ -144,15 +146,60 @@ def restore_store(
         _enter(wasi, snapshot, grants, live=live, deferred=deferred)
         return wasi
 
+    channels = waiting_channels(module, *others)
+    _check_channels([module, *others], grants)
     store = restore(
         snapshot,
         modules=[module, *others],
-        imports=own_imports(module, *others),
+        imports={**own_imports(module, *others), **_given(channels, [module, *others])},
         features=module.allowed_features,
         wasi=serve,
         lay=adopt(snapshot.memories, take=adopted),
     )
+    try:
+        _enter_channels(store, channels, snapshot, grants)
+    except BaseException:
+        store.close()
+        raise
     return store, store.wasi
+
+
+def waiting_channels(*modules: Module) -> Channels | None:
+    """Return the channels of a program whose state comes later; None if it uses none."""
+    if all(item.module != "env" for module in modules for item in module.imports):
+        return None
+    from wasmsr.channels.functions import Channels, wanted
+
+    return Channels() if wanted(modules) else None
+
+
+def _given(channels: Channels | None, modules: Sequence[Module]) -> Imports:
+    return {} if channels is None else {"env": channels.imports(modules)}
+
+
+def _check_channels(modules: Sequence[Module], grants: HostGrants) -> None:
+    """Check that a program that uses channels gets some. Raises ChannelsNotGranted."""
+    if any(item.module == "env" for module in modules for item in module.imports):
+        from wasmsr.channels.functions import check_granted
+
+        check_granted(modules, grants.channels)
+
+
+def _enter_channels(
+    store: Store, channels: Channels | None, snapshot: SnapshotState, grants: HostGrants
+) -> None:
+    """Put a snapshot's state into channels that wait for it."""
+    if channels is None:
+        return
+    from wasmsr.channels.table import OWNER
+
+    assert grants.channels is not None
+    kept = snapshot.extra.get("host state", {})
+    if OWNER in kept:
+        channels.enter(kept[OWNER], grants.channels)
+    else:  # it was saved by something that knew no channels
+        channels.begin(grants.channels)
+    store.owners[OWNER] = channels
 
 
 def _enter(
@@ -227,6 +274,9 @@ class PreparedStore:
             read(snapshot.wasi)
             self.wasi = Wasi.waiting()
             imports = {**self.wasi.imports, **imports}
+        self._modules = [module, *others]
+        self._channels = waiting_channels(*self._modules)
+        imports = {**imports, **_given(self._channels, self._modules)}
         modules = modules_of(snapshot, [module, *others], module.allowed_features)
         StoreRestorer(snapshot, modules, imports, lambda *_: True).run().close()
         self._restorer = StoreRestorer(snapshot, modules, imports, self._lay)
@@ -251,8 +301,10 @@ class PreparedStore:
             WasiConfigError: A mount that the program needs is not given, or cannot be used.
         """
         try:
+            _check_channels(self._modules, grants)
             self._memories = snapshot.memories
             store = self._restorer.fill(snapshot)
+            _enter_channels(store, self._channels, snapshot, grants)
             if self.wasi is not None:
                 _enter(self.wasi, snapshot, grants, live=live, deferred=deferred)
                 store.wasi = self.wasi

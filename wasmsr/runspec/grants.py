@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from wasmsr.channels.grant import ChannelGrant
     from wasmsr.runspec.run_spec import RunSpec
     from wasmsr.wasi.facade import Stdout
     from wasmsr.wasi.filesystem.mounts import Mount
@@ -40,6 +41,7 @@ class HostGrants:
         folder: gives the place of a carried tree for which no folder is among the mounts; None:
             one that vanishes with the program.
         bases: carried trees as they were when the program left this host.
+        channels: how it sends and gets messages; None: it may not use channels.
     """
 
     mounts: Sequence[Mount] = ()
@@ -51,6 +53,7 @@ class HostGrants:
     on_changed: OnChanged | None = None
     folder: Callable[[str], Path] | None = None
     bases: Mapping[str, TreeBase] | None = None
+    channels: ChannelGrant | None = None
 
     @classmethod
     def of(cls, spec: RunSpec, **others: Any) -> HostGrants:
@@ -84,7 +87,9 @@ class HostGrants:
         return opened
 
     def close(self) -> None:
-        """Close the listening sockets."""
+        """Close the listening sockets, and the way of the channels."""
+        if self.channels is not None:
+            self.channels.port.shut()
         for listening in self.__dict__.pop("opened", ()):
             listening.close()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
             deterministic: Whether NaN results have one form.
             wasi: The `Wasi` that serves the program, or None.
             bases: The `MemoryBases` of its memories, or None.
+            owners: Other hosts that keep state for the program, by name.
         """
 
         c: Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         deterministic: bool
         wasi: Any
         bases: Any
+        owners: dict[str, Any]
 
         @property
         def instances(self) -> list[Any]:

@@ -59,6 +59,8 @@ class Store:
         wasi: The `Wasi` that serves the program, or None. The store does not use it; it is there
             for whoever takes a snapshot.
         bases: The `MemoryBases` of its memories, or None: like `wasi`, not used by the store.
+        owners: Hosts besides `wasi` that keep state for the program, by name; each has `capture`,
+            which returns what snapshots save.
         linker: The part that answers imports.
         references: The part that translates references.
         pauses: The part that takes requests to pause.
@@ -99,6 +101,7 @@ class Store:
         self.instances: list[Instance] = []
         self.wasi: Any = None
         self.bases: Any = None
+        self.owners: dict[str, Any] = {}
         self.linker = Linker(self)
         self.references = ReferenceTable(self)
         self.pauses = PauseControl(self)

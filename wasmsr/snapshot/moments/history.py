@@ -65,6 +65,8 @@ class History:
         store = self._store
         if store.running or store.nested:
             raise UnportableState("the program is running", hint="pause it first")
+        if store.owners:
+            raise UnportableState("a program with channels has no moments: messages do not go back")
         wasi = None if store.wasi is None else SavedWasi.of(store.wasi, self._files)
         self._files = None if wasi is None else wasi.files
         try:

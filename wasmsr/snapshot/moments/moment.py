@@ -160,6 +160,10 @@ class Moment:
         """
         from wasmsr.snapshot.restore import restore
 
+        if "host state" in state.extra:
+            raise SnapshotError(
+                "a program with channels cannot be forked: each message is for one program"
+            )
         given = {**fork_imports(0), **(imports or {})}
         if state.wasi is not None:
             from wasmsr.wasi.facade import Wasi

@@ -5,17 +5,38 @@ Each owner has a name and a map of its own. WASI preview 1 is one owner.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
+from wasmsr.channels.table import OWNER as CHANNELS
+from wasmsr.channels.table import ChannelTable
 from wasmsr.errors import VersionError
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
 from wasmsr.snapshot.encoding.section import Draft, Section, WrittenPages
+from wasmsr.snapshot.rules import CheckScope
 from wasmsr.snapshot.sections.about.origin import ORIGIN
 from wasmsr.snapshot.state import SnapshotState
 
+if TYPE_CHECKING:
+    from wasmsr.snapshot.inspect.text_tables import Block
+
 PREVIEW1: Final = "wasi_snapshot_preview1"
 """The owner's name of WASI preview 1."""
+
+
+class KeptOwner:
+    """The state of an owner that no host has taken over; a snapshot has it again."""
+
+    def __init__(self, state: Any) -> None:
+        self._state = state
+
+    def capture(self) -> Any:
+        """Return the state."""
+        return self._state
+
+    def close(self) -> None:
+        """Do nothing: nobody serves it."""
 
 
 class HostStateSection(Section):
@@ -26,18 +47,33 @@ class HostStateSection(Section):
     present = "a host keeps state for the program, such as WASI"
     versions = (2,)
 
+    def capture(self, store: Any) -> Any:
+        """Return the state of the owners that the store knows, by name."""
+        return {name: one.capture() for name, one in store.owners.items()} or None
+
+    def restore(self, store: Any, value: Any) -> None:
+        """Keep the state of each owner, until a host takes it over."""
+        store.owners.update({name: KeptOwner(state) for name, state in value.items()})
+
     def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
-        """Return a map of the one owner so far."""
-        if state.wasi is None:
-            return b""
-        wasi = {key: value for key, value in state.wasi.items() if key != ORIGIN}
-        return pack({PREVIEW1: wasi}, "the state of WASI")
+        """Return the map."""
+        owners = dict(state.extra.get(self.name, {}))
+        if state.wasi is not None:
+            owners[PREVIEW1] = {key: one for key, one in state.wasi.items() if key != ORIGIN}
+        return pack(owners, "the state of WASI and channels") if owners else b""
 
     def parse(self, data: Buffer, draft: Draft) -> None:
-        """Set the state of WASI."""
+        """Set the state of WASI, and that of the others."""
         owners = self.map_of(data)
-        for name in owners.keys() - {PREVIEW1}:
+        for name in owners.keys() - {PREVIEW1, CHANNELS}:
             raise VersionError(f"the snapshot has state of the host {name!r}, which is not known")
+        others = {name: state for name, state in owners.items() if name != PREVIEW1}
+        for state in others.values():
+            ChannelTable.restore(state)
+        if others:
+            draft.state.extra[self.name] = others
+        if PREVIEW1 not in owners and others:
+            return
         found = owners.get(PREVIEW1)
         if type(found) is not dict or any(type(key) is not str for key in found):
             raise self.malformed("the state of WASI is not a map with strings as keys")
@@ -45,9 +81,31 @@ class HostStateSection(Section):
             raise self.malformed("it has what belongs into another section")
         draft.state.wasi = found
 
+    def check(self, state: SnapshotState, scope: CheckScope) -> None:
+        """Check the state of the owners besides WASI."""
+        for name, one in state.extra.get(self.name, {}).items():
+            if name != CHANNELS:
+                raise self.malformed(f"it has state of the host {name!r}, which is not known")
+            ChannelTable.restore(one)
+
     def describe(self, state: SnapshotState, names: Any) -> dict[str, Any]:
-        """Return nothing: the section *wasi* describes the state."""
-        return {}
+        """Return the channels; the section *wasi* describes the state of WASI."""
+        from wasmsr.snapshot.inspect.plain import plain_data
+
+        found = state.extra.get(self.name, {})
+        return {CHANNELS: plain_data(found[CHANNELS])} if CHANNELS in found else {}
+
+    def blocks(self, description: Mapping[str, Any], *, values: bool) -> Iterator[Block]:
+        """Yield the channels, with how much waits on each."""
+        found = description.get(CHANNELS)
+        if found is None:
+            return
+        mode = {1: "read", 2: "write", 3: "read and write"}
+        rows = [
+            (str(fd), mode[flags], str(sum(one[0] == fd for one in found["messages"])), path)
+            for fd, path, flags in found["channels"]
+        ]
+        yield "Channels", ("fd", "mode", "messages", "path"), rows
 
 
 SECTIONS = (HostStateSection(),)

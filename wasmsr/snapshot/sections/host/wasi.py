@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from wasmsr.errors import UnportableState
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
 from wasmsr.snapshot.encoding.section import Draft, Section, WrittenPages
@@ -14,6 +15,10 @@ from wasmsr.snapshot.state import SnapshotState
 if TYPE_CHECKING:
     from wasmsr.snapshot.inspect.names import SnapshotNames
     from wasmsr.snapshot.inspect.text_tables import Block
+
+
+HOST_STATE = "host state"
+"""The section of version 2 that has the state of other hosts."""
 
 
 class WasiSection(Section):
@@ -27,6 +32,10 @@ class WasiSection(Section):
 
     def pack(self, state: SnapshotState, pages: WrittenPages) -> bytes:
         """Return the map without the key `origin`, which has a section of its own."""
+        if HOST_STATE in state.extra:
+            raise UnportableState(
+                "version 1 of snapshots has no place for the channels of a program"
+            )
         if state.wasi is None:
             return b""
         wasi = {key: value for key, value in state.wasi.items() if key != ORIGIN}

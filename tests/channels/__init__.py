@@ -1,0 +1,1 @@
+"""Tests of channels: functions of `env`, and their state."""
