@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tests.fuzz.service_messages import BOMB, Call
 from wasmsr.rpc import messages
 from wasmsr.rpc.control import control_messages
+from wasmsr.wasi.state.contents import digest_of
 
 PIECE = 1 << 20
 
@@ -75,8 +76,64 @@ def bombs(service: str, calls: Sequence[Call], numbers: random.Random) -> list[C
         if call.method.endswith("/Upload") and numbers.random() < 0.5:
             return _module(made, numbers)
         if call.method.endswith("/Transfer"):
-            made[at] = Call(call.method, tuple(_part(one, numbers) for one in call.messages))
+            parts = [_part(one, numbers) for one in call.messages]
+            made[at] = Call(call.method, tuple(_with_more(parts, numbers)))
     return made
+
+
+def _with_more(parts: list[Any], numbers: random.Random) -> list[Any]:
+    """Return the messages of a transfer, perhaps with others between them: functions that were
+    called, and pieces of files."""
+    (module, *_) = [*_modules_in(parts), bytes(32)]
+    for _ in range(numbers.choice((0, 1, 1, 3))):
+        part = _called(module, numbers) if numbers.random() < 0.6 else _files(numbers)
+        parts.insert(numbers.randrange(1, len(parts) + 1), part)
+    return parts
+
+
+def _modules_in(parts: Sequence[Any]) -> Iterator[bytes]:
+    """Yield the digests of modules of which functions are named."""
+    for one in parts:
+        yield from _modules_in(one.joined)
+        if one.WhichOneof("part") == "called":
+            yield one.called.module
+
+
+def _called(module: bytes, numbers: random.Random) -> Any:
+    """Return functions that were called, or that cannot have been."""
+    most = (1 << 32) - 1
+    functions: Sequence[int] = numbers.choice((
+        [most], [0], [1] * 1024, range(1024), range(1025), range(most, most - 1024, -1), [],
+        [1], [2, 1], range(1 << 16), sorted(numbers.sample(range(200_000), 1024)),
+    ))  # fmt: skip
+    ways = [numbers.random() < 0.5 for _ in range(3)]
+    return messages.TransferRequest(
+        called=messages.Called(
+            module=numbers.choice((module, module, module, bytes(32), b"short")),
+            deterministic=ways[0], metered=ways[1], native=ways[2], functions=functions,
+        )
+    )  # fmt: skip
+
+
+def _files(numbers: random.Random) -> Any:
+    """Return pieces of files: right ones, and such as take much or are none."""
+    pieces = [numbers.randbytes(numbers.choice((1, 1000, 65536))) for _ in range(3)]
+    digests = [digest_of(piece) for piece in pieces]
+    made = messages.Files(
+        digests=b"".join(digests), lengths=map(len, pieces), data=b"".join(pieces)
+    )
+    which = numbers.randrange(6)
+    if which == 0:
+        made.data, made.packed = BOMB, True
+    elif which == 1:
+        made.lengths[0] = numbers.choice((0, 1 << 31, (1 << 32) - 1))
+    elif which == 2:
+        made.digests = digests[0] * 3
+    elif which == 3:
+        made.digests, made.lengths[:] = bytes(32 * 20_000), [0] * 20_000
+    elif which == 4:
+        made.data = made.data[1:]
+    return messages.TransferRequest(files=made)
 
 
 def _module(calls: list[Call], numbers: random.Random) -> list[Call]:
@@ -98,6 +155,10 @@ def _module(calls: list[Call], numbers: random.Random) -> list[Call]:
             parts = [first, *(messages.UploadRequest(piece=piece) for piece in pieces)]
             made.append(Call(call.method, tuple(parts)))
         else:
+            for whole in call.messages if call.method.endswith("/Transfer") else ():
+                for one in (whole, *whole.joined):
+                    if one.WhichOneof("part") == "called":
+                        one.called.module = name.digest
             made.append(call)
     return made
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,9 +17,11 @@ import pytest
 
 from tests.migrate.counter import CODE, Counter, World
 from tests.migrate.ends import End, FailingCounter, Fault, Killed, Script
+from wasmsr.migrate.decisions.journal_decision import JournalDecision
 from wasmsr.migrate.journal.journal import Journal
 from wasmsr.migrate.ports import MovableProgram
 from wasmsr.migrate.protocol import OwnershipState
+from wasmsr.migrate.rounds.departure import Departure
 
 
 @pytest.fixture(autouse=True)
@@ -253,4 +255,51 @@ def test_a_kill_releases_the_folder(tmp_path: Path) -> None:
     session = Session(tmp_path, [])
     session.a.kill()
     Journal(tmp_path / "a" / "journal").close()
+    session.close()
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("after", ["leave", "send", "before HANDED", "after HANDED"])
+def test_a_fault_of_the_code_leaves_nothing_in_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str, kind: type[BaseException]
+) -> None:
+    """What nobody expects is raised; before the decision the program runs on, after it it does not
+    run here."""
+    session = Session(tmp_path, [])
+    session.begin()
+    node, other = session.a.node, session.b.node
+    assert node and other
+
+    def fail(before: Callable[..., object]) -> Callable[..., object]:
+        def failing(*given: object) -> object:
+            before(*given)
+            raise kind("as the test wants it")
+
+        return failing
+
+    def nothing(*given: object) -> None:
+        pass
+
+    if after == "leave":
+        monkeypatch.setattr(FailingCounter, "leave", fail(FailingCounter.leave))
+    elif after == "send":
+        monkeypatch.setattr(Departure, "send", fail(Departure.send))
+    else:
+        decide = JournalDecision.hand if after == "after HANDED" else nothing
+        monkeypatch.setattr(JournalDecision, "hand", fail(decide))
+    with pytest.raises(kind, match="as the test wants it"):
+        node.source.move(session.held["a"])
+    record = node.journal.get(session.program)
+    assert record
+    if after == "after HANDED":
+        assert record.standing is OwnershipState.HANDED and not session.world.running
+    else:
+        assert record.standing is OwnershipState.OWNED
+        assert session.world.running == {session.program: "a"}
+        assert not other.destination.ready and not other.journal.records()
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    session.settle()
+    session.move()
+    session.check()
     session.close()

@@ -42,6 +42,12 @@ def test_memory_of_one_program():
     assert refused(Policy(memory=100), memory=101) == "memory"
 
 
+def test_files_of_one_program():
+    assert refused(Policy(), carried=2**50) == ""
+    assert refused(Policy(carried=100), carried=100) == ""
+    assert refused(Policy(carried=100), carried=101) == "carried"
+
+
 def test_mounts_are_checked_where_they_really_are(tmp_path):
     data, secret = tmp_path / "data", tmp_path / "data-secret"
     for folder in (data, secret, data / "below"):

@@ -444,14 +444,16 @@ class NodeService:
 
 
 def _wish(digest: str, spec: RunSpec) -> ProgramWish:
-    from wasmsr.wasi.filesystem.mounts import Mount
+    from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, CARRYING, Mount
 
-    mounts = map(Mount.parse, spec.mounts)
+    mounts = [Mount.parse(text) for text in spec.mounts]
+    carried = CARRY_LIMIT if spec.limits.carried is None else spec.limits.carried
     return ProgramWish(
         modules=(bytes.fromhex(digest),),
         memory=LARGEST_MEMORY if spec.limits.memory is None else spec.limits.memory,
         mounts=tuple(MountWish(str(one.host or ""), one.mode) for one in mounts),
         listen=spec.listen,
+        carried=carried if any(one.mode in CARRYING for one in mounts) else 0,
     )
 
 
@@ -467,6 +469,7 @@ def _policy(settings: Settings) -> Policy:
         per_minute=settings["policy.per-minute"],
         mounts=settings["policy.mounts"],
         listen=settings["policy.tcp-listen"],
+        carried=settings["policy.carried"],
     )
 
 

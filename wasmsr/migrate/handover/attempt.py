@@ -260,6 +260,11 @@ class MoveAttempt:
         except (WasmsrError, OSError, MemoryError) as error:
             self._give_up(error, departure.stands)
             return None
+        except BaseException:
+            # A fault of this code, or Ctrl-C: it is raised, and the program is not in doubt.
+            if self._is_open():
+                self._give_up(None, departure.stands)
+            raise
         # It is decided. This end never runs the program in this epoch again.
         figures.parts["syncs"] += time.monotonic() - decided
         self._tries.reason = ""
@@ -283,6 +288,14 @@ class MoveAttempt:
         # Not before: to remove a large file takes long.
         self._journal.discard(received)
         return moved
+
+    def _is_open(self) -> bool:
+        """Return whether it is sure that nothing is decided, whatever has failed."""
+        if self.state is MoveState.OFFERED:
+            return True
+        record = self._journal.get(self.move.program)
+        # A register may have got the swap.
+        return record is not None and record.standing is OwnershipState.OFFERED and not record.lease
 
     def hand(self, destination: bytes) -> bool:
         """Make the destination, which is READY, the owner; see `decisions.port.Decision.hand`."""

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-from wasmsr.errors import EXIT_HOST, WasmsrError
+from wasmsr.errors import EXIT_HOST
 from wasmsr.executor.output.rings import read_ring, ring_bounds
 from wasmsr.executor.port import ExecutorError
 from wasmsr.executor.process import ProcessExecutor
@@ -33,6 +33,9 @@ from wasmsr.wasi.filesystem.mounts import CARRYING
 
 PIECE = 1 << 20
 """Bytes that are read at a time."""
+
+UNKNOWN_FILES = "unexpected keyword argument 'files'"
+"""What a worker says that cannot be asked for files in the rounds: a part of Python's sentence."""
 
 
 class WorkerProgram:
@@ -137,11 +140,11 @@ class WorkerProgram:
                     files = 0
                 try:
                     self.executor.leave(self.id, theirs.fileno(), list(held), files)
-                except WasmsrError:
-                    if not files:
+                except ExecutorError as error:
+                    if not files or UNKNOWN_FILES not in error.message:
                         raise
                     # A worker of an earlier version, which outlives its supervisor, sends its files
-                    # in the rest; another reason is told again.
+                    # in the rest. It has begun nothing.
                     self.executor.leave(self.id, theirs.fileno(), list(held))
                 return WorkerLeaving(Conversation(ours), self._folder.output)
             except BaseException:

@@ -45,12 +45,14 @@ class ProgramWish:
         memory: The most bytes that its memories may have.
         mounts: Directories.
         listen: Addresses on which it accepts connections, each `ADDR:PORT`.
+        carried: The most bytes of files that it may carry.
     """
 
     modules: tuple[bytes, ...]
     memory: int = 0
     mounts: tuple[MountWish, ...] = ()
     listen: tuple[str, ...] = ()
+    carried: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Policy:
             below them; none if empty.
         listen: Addresses on which programs may accept connections, each `ADDR:PORT` or `ADDR:*`;
             none if empty.
+        carried: Bytes of files that one program may carry.
     """
 
     peers: tuple[bytes, ...] = ()
@@ -80,6 +83,7 @@ class Policy:
     per_minute: int | None = None
     mounts: tuple[str, ...] = ()
     listen: tuple[str, ...] = ()
+    carried: int | None = None
 
     def check_caller(self, caller: Identity | None) -> None:
         """Check who calls; None is a caller without a certificate, which other rules admit.
@@ -103,6 +107,13 @@ class Policy:
                 f"a program may have {self.memory} bytes of memory here, and this one may use "
                 f"{wish.memory}",
                 hint="give it a lower --max-memory",
+            )
+        if self.carried is not None and wish.carried > self.carried:
+            raise AccessRefused(
+                "carried",
+                f"a program may carry {self.carried} bytes of files here, and this one may carry "
+                f"{wish.carried}",
+                hint="give it a lower --carry-limit",
             )
         for mount in wish.mounts:
             self._check_mount(mount)

@@ -123,6 +123,7 @@ ROWS = (
     SettingRow("policy", "programs", Count(1), "N", "Most programs at once."),
     SettingRow("policy", "memory", Size(), "SIZE", "Most memory of one program."),
     SettingRow("policy", "total-memory", Size(), "SIZE", "Most memory of all programs."),
+    SettingRow("policy", "carried", Size(), "SIZE", "Most bytes of files that a program carries."),
     SettingRow("policy", "per-minute", Count(1), "N", "Most programs a minute from one caller."),
     SettingRow("policy", "mounts", kinds.MountRules(), "FOLDER[:ro]",
         "Let programs use this folder, or what is in it. Repeatable."),
