@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.test_habits import ARGV
+from tests.elements.folders import steps
 from wasmsr.cli import manual, quick
 from wasmsr.cli.options.run_options import ROWS
 from wasmsr.cli.programs import PROGRAMS
@@ -57,6 +58,7 @@ def furnished(cli: Cli) -> Cli:
         (cli.folder / f"{name}.wasm").write_bytes(assemble(source.encode()))
     (cli.folder / "data").mkdir()
     (cli.folder / "job.yaml").write_text(JOB)
+    steps(cli.folder / "steps")
     return cli
 
 
@@ -77,8 +79,8 @@ ELSEWHERE = (
 )
 """Commands that need another process, and are typed in other tests."""
 
-SERVED = (["job", "run"], ["job", "get"])
-"""Commands that start another process, and are typed in tests of jobs."""
+SERVED = (["job", "run"], ["job", "get"], ["dag", "exec"])
+"""Commands that need another process, and are typed in tests of jobs and elements."""
 
 
 def is_elsewhere(words: list[str]) -> bool:

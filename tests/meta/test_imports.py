@@ -29,7 +29,7 @@ LEVELS = (
     ("ownership",),
     ("migrate",),
     ("node",),
-    ("jobs", "fleet", "dag", "sandbox"),
+    ("jobs", "fleet", "elements", "sandbox"),
     ("rpc", "mqtt", "http", "ssh"),
     ("cli",),
 )
@@ -55,7 +55,7 @@ ONLY_IN = {
     "fsspec": {"snapshot.store", "jobs"},
     "jsonschema": {"fleet", "jobs"},
     "wasmtime": {"interp"},
-    "yaml": {"jobs"},
+    "yaml": {"elements", "jobs"},
     "ray": {"jobs"},
     "click": {"cli"},
     "rich": {"cli", "snapshot"},

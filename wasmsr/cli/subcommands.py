@@ -36,6 +36,7 @@ COMMANDS = {
     "kill": ("wasmsr.cli.commands.node_verbs", "end a program on a node"),
     "job": ("wasmsr.cli.commands.job", "run jobs, and check job files"),
     "fleet": ("wasmsr.cli.fleet.fleet", "have a fleet of devices run modules, and look at it"),
+    "dag": ("wasmsr.cli.elements.dag", "run programs that are graphs of elements"),
     "memory": ("wasmsr.cli.elements.memory", "serve a memory that others read and write"),
     "orchestrator": ("wasmsr.cli.fleet.orchestrator", "say what runs where in a fleet of devices"),
 }

@@ -1,0 +1,1 @@
+"""Folders of elements: reading, checking, drawing, and the graph as JSON."""
