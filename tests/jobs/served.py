@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from wasmsr.jobs.engines.engine_plan import EnginePlan
+from wasmsr.jobs.engines.engine_port import RunEngine
 from wasmsr.jobs.service.client import JobClient
 from wasmsr.jobs.service.home import JobHome
 from wasmsr.jobs.service.job_service import JobService
-from wasmsr.jobs.service.running import RunEngine
 
 
 @contextmanager
 def jobs_served(
-    folder: Path, engines: Callable[[bool], RunEngine], **settings: Any
+    folder: Path, engines: Callable[[EnginePlan], RunEngine], **settings: Any
 ) -> Iterator[JobClient]:
     """Run the jobs of a folder, as long as the block lasts."""
     home = JobHome(folder)

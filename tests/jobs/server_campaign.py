@@ -18,8 +18,8 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,11 @@ from tests.node.test_commands import Shell
 from wasmsr import Node
 from wasmsr.errors import WasmsrError
 from wasmsr.jobs import JobError, StillRuns
+from wasmsr.jobs.engines.engine_plan import PlannedServer
 from wasmsr.jobs.execution.requests import ExecutionRequest
 from wasmsr.jobs.executor import JobExecutor
 from wasmsr.jobs.servers.server_executor import ServerExecutor
+from wasmsr.jobs.servers.spread_placement import SpreadPlacement, SpreadReservation
 
 SLOW = 1_500_000
 """Turns of a loop before each line."""
@@ -58,25 +60,24 @@ def job_text(lines: int, code: int) -> str:
     return text.rstrip()[: -len("))")] + TAILS[code] + "))\n"
 
 
-@dataclass(frozen=True)
-class RandomPlace:
-    """A place on a server that nobody counts."""
-
-    server: str
-
-    def release(self) -> None:
-        """Do nothing."""
-
-
-class RandomPlacement:
-    """Spreads executions over servers."""
+class RandomPlacement(SpreadPlacement):
+    """Spreads executions over servers by chance."""
 
     def __init__(self, turn: random.Random, servers: list[str]) -> None:
-        self._turn, self._servers = turn, servers
+        super().__init__([PlannedServer(one) for one in servers])
+        self._turn, self._addresses = turn, servers
 
-    def reserve(self, request: ExecutionRequest, at: str = "") -> RandomPlace:
+    def reserve(
+        self,
+        request: ExecutionRequest,
+        at: str = "",
+        *,
+        but: Callable[[], frozenset[str]] = frozenset,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> SpreadReservation:
         """Return a server."""
-        return RandomPlace(at or self._turn.choice(self._servers))
+        chosen = at or self._turn.choice([one for one in self._addresses if one not in but()])
+        return super().reserve(request, chosen, wanted=wanted)
 
 
 class ServerRun(LeaseRun):

@@ -15,6 +15,7 @@ pytest.importorskip("jsonschema")
 from tests.jobs.served import jobs_served
 from tests.s3 import s3_server
 from wasmsr.jobs import Executor
+from wasmsr.jobs.engines.engine_plan import EnginePlan
 from wasmsr.jobs.service.client import JobClient, Submission
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,8 +28,8 @@ CHANGES = {"looptimeout": ("Tasks.0.Timeouts.ExecutionTimeout=1",)}
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[JobClient]:
-    def engines(compat: bool) -> Executor:
-        return Executor(tmp_path / "state", compat="bacalhau" if compat else None)
+    def engines(plan: EnginePlan) -> Executor:
+        return Executor(tmp_path / "state", compat="bacalhau" if plan.compat else None)
 
     with jobs_served(tmp_path / "state", engines, capacity=4) as found:
         yield found

@@ -52,6 +52,7 @@ class Result:
 @dataclass
 class Info:
     state: str
+    server: str = ""
 
 
 class FakeEngine:
@@ -118,7 +119,7 @@ def serving(
 ) -> Iterator[tuple[JobClient, FakeEngine]]:
     """Run a service with a `FakeEngine`, as long as the block lasts."""
     engine = FakeEngine(script)
-    with jobs_served(folder, lambda compat: engine, **settings) as client:
+    with jobs_served(folder, lambda plan: engine, **settings) as client:
         yield client, engine
 
 

@@ -111,15 +111,62 @@ def test_a_lost_worker(executor: ServerExecutor, tmp_path: Path, on_loss: str) -
         assert "SIGKILL" in result.error and executor.describe("a").state == "failed"
 
 
-@pytest.mark.parametrize(
-    "more", [{"timeout": 5.0}, {"on_loss": "restart"}, {"on_loss": "restore", "output": "commit"}]
-)
-def test_what_is_not_there_yet(
-    executor: ServerExecutor, tmp_path: Path, more: dict[str, Any]
+def test_a_time_out_is_about_the_time_without_pauses(
+    executor: ServerExecutor, tmp_path: Path
 ) -> None:
-    with pytest.raises(JobError) as caught:
-        executor.start(counting(tmp_path, "a", lines=1, **more))
-    assert caught.value.code == "SpecError" and "cannot have" in caught.value.message
+    executor.start(until_stopped(tmp_path, "a", slow=1000, timeout=1.5))
+    executor.start(until_stopped(tmp_path, "b", slow=1000, timeout=1.5))
+    executor.pause("b")
+    result = executor.wait("a", 60)
+    assert result.timed_out and result.exit_code == 121 and "timed out" in result.error
+    info = executor.describe("a")
+    assert info.state == "failed" and info.ended is not None and info.ended - info.began >= 1.5
+    assert executor.describe("b").state == "paused"
+    executor.resume("b")
+    assert executor.wait("b", 60).timed_out
+
+
+def test_workers_that_are_lost_again_and_again(executor: ServerExecutor, tmp_path: Path) -> None:
+    """After five losses without a new save point it has failed."""
+    executor.start(until_stopped(tmp_path, "a", slow=1000, on_loss="restart"))
+    seen: set[int] = set()
+    with Node(executor._servers.addresses[0]) as node:
+        for _ in range(6):
+            (worker,) = until(lambda: {one.worker for one in node.ps() if one.worker} - seen)
+            seen.add(worker)
+            os.kill(worker, signal.SIGKILL)
+    result = executor.wait("a", 60)
+    assert "SIGKILL" in result.error and "6th time" in result.error
+    assert executor.describe("a").losses == 6
+
+
+def test_held_output_is_shown_when_a_save_point_has_it(
+    executor: ServerExecutor, tmp_path: Path
+) -> None:
+    """A reader sees no line that a loss takes back."""
+    executor.start(
+        until_stopped(
+            tmp_path, "a", slow=1000, on_loss="restore", output="commit", snapshot_every=0.2
+        )
+    )
+    read: list[Any] = []
+    reader = threading.Thread(target=lambda: read.extend(executor.logs("a", follow=True)))
+    reader.start()
+    with Node(executor._servers.addresses[0]) as node:
+        until(lambda: len(read) > 2)
+        (worker,) = [one.worker for one in node.ps() if one.saved is not None]
+        assert worker is not None
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: node.ps()[0].life == 2)
+    count = len(read)
+    until(lambda: len(read) > count)
+    (executor.folder / "a" / "results" / "out" / "stop").touch()
+    assert executor.wait("a", 60).error == ""
+    reader.join(60)
+    log = b"".join(one.data for one in read if isinstance(one, LogFrame))
+    assert len(read) == sum(isinstance(one, LogFrame) for one in read)
+    assert log == (executor.folder / "a" / "results" / "stdout").read_bytes()
+    assert log == numbers(len(log) // 8)
 
 
 def test_what_a_server_cannot_run(executor: ServerExecutor, tmp_path: Path) -> None:
@@ -156,6 +203,7 @@ def test_a_server_whose_answer_is_lost(tmp_path: Path) -> None:
     with ServerExecutor(tmp_path / "shared", Losing, [here.address]) as executor:
         assert executor.run(counting(tmp_path, "a", lines=50)).error == ""
         here.end()
+        until(executor._servers.away)
         with pytest.raises(JobError, match="no server takes it"):
             executor.start(counting(tmp_path, "b", lines=50))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from wasmsr.cli.jobs import job_output, job_run, job_steer, job_verbs
+from wasmsr.cli.jobs import job_output, job_run, job_servers, job_steer, job_verbs
 from wasmsr.cli.jobs.job_options import job_file, job_packages, say_problems
 from wasmsr.cli.options.tool_options import WIDE, as_object, print_object
 from wasmsr.errors import EXIT_USAGE, printable
@@ -90,6 +90,8 @@ for _command in (
     job_verbs.stop,
     job_steer.pause,
     job_steer.resume,
+    job_servers.migrate,
+    job_servers.drain,
     job_verbs.job_metrics,
     job_verbs.service,
     job_output.logs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wasmsr.jobs.service.client import JobClient
     from wasmsr.jobs.service.home import JobHome
     from wasmsr.jobs.service.rows import EventRow, JobRow, RunRow
+    from wasmsr.rpc.control.control_client import Node
 
 state_option = option(
     "--state-dir",
@@ -50,6 +51,24 @@ def open_jobs(state_dir: str | None) -> Iterator[JobClient]:
 
     with JobClient(job_home(state_dir)) as client:
         yield client
+
+
+def connect(address: str, proof: Mapping[str, str]) -> Node:
+    """Open the node at an address.
+
+    Raises:
+        WasmsrError: A file that proves who asks cannot be used.
+    """
+    from wasmsr.cli.options.node_options import NAMES, open_node
+    from wasmsr.jobs.failures import JobError
+
+    values: dict[str, Any] = {**dict.fromkeys(NAMES), **proof, "node": address}
+    values["state_dir"] = os.environ.get("WASMSR_STATE_DIR")
+    try:
+        return open_node(values)
+    except click.ClickException as error:
+        said = f"the server {printable(address)} cannot be asked: {error.format_message()}"
+        raise JobError("SpecError", said) from None
 
 
 @contextmanager
@@ -123,7 +142,7 @@ def print_jobs(jobs: list[JobRow]) -> None:
 
 def print_runs(runs: list[RunRow], title: str = "Executions") -> None:
     """Print a table of executions."""
-    heads = ("id", "state", "code", "started", "ended", "why")
+    heads = ("id", "state", "code", "started", "ended", "server", "why")
     rows = [
         (
             one.id[:10],
@@ -131,6 +150,7 @@ def print_runs(runs: list[RunRow], title: str = "Executions") -> None:
             str((one.result or {}).get("exit_code", "")),
             shown_time(one.started),
             shown_time(one.ended),
+            one.server or "here",
             one.message,
         )
         for one in runs
@@ -146,6 +166,7 @@ def write_stream(stream: int, data: bytes) -> None:
 
 
 __all__ = [
+    "connect",
     "described",
     "job_argument",
     "job_file",

@@ -23,6 +23,7 @@ from wasmsr.cli.options.tool_options import WIDE, as_object, option, print_objec
 from wasmsr.cli.words.messages import say
 
 if TYPE_CHECKING:
+    from wasmsr.jobs.engines.engine_plan import EnginePlan
     from wasmsr.jobs.service.client import JobClient
     from wasmsr.jobs.service.rows import JobRow
 
@@ -36,9 +37,14 @@ also prints the program's output. If Ctrl-C ends the command, the job runs on.
   wasmsr job run job.yaml --allow-path data          take files of the folder `data`
   wasmsr job run job.yaml --follow                   ... and see what it prints
   wasmsr job run job.yaml --set Count=3              ... with another value
+  wasmsr job run job.yaml --server one:7443 --server two:7443     on these nodes
+  wasmsr job run job.yaml --ray HOST:6379            on the nodes of a Ray cluster
 
 Files and folders of this machine go into a job only if they are at or below a path of --allow-path;
-PATH:rw allows to write there."""
+PATH:rw allows to write there.
+
+Servers are nodes (`wasmsr node`). They reach the folder of --shared by the same path, and their
+--policy-mounts allows it. Without --shared that is the folder of the jobs."""
 
 RERUN = """Runs a job again, as it was submitted. Prints the id of the new job.
 
@@ -71,6 +77,25 @@ id_option = click.option("--id-only", is_flag=True, help="Print only the id, on 
     type=click.Choice(["live", "commit"]),
     help="Show output at once, or when a checkpoint has it (the key wasmsr/output).",
 )
+@option(
+    "--server",
+    "servers",
+    metavar="ADDRESS[,cpu=N][,KEY=VALUE...]",
+    multiple=True,
+    help="Run it on this node, which has so many CPUs and these labels. Several may be named.",
+)
+@option("--ray", metavar="HOST:PORT", help="Run it where this Ray cluster says.")
+@option("--shared", metavar="FOLDER", help="A folder that all servers reach by the same path.")
+@option(
+    "--lease",
+    metavar="SECONDS",
+    type=click.FloatRange(0.5, 86400),
+    help="Give each execution a lease, so that another server takes over a lost one.",
+)
+@option("--token-file", metavar="FILE", help="The token of the nodes.")
+@option("--tls-authority", metavar="FILE", help="Ask the nodes with TLS; who signs their names.")
+@option("--tls-certificate", metavar="FILE", help="Our own certificate.")
+@option("--tls-key", metavar="FILE", help="Its private key.")
 @click.option(
     "--compat", type=click.Choice(["bacalhau"]), help="Behave as this system, where we differ."
 )
@@ -100,6 +125,7 @@ def run(
         values["allowed"],
         values["labels"],
         compat is not None,
+        engine=engine_plan(values, compat is not None),
     )
     with open_jobs(state_dir) as client:
         try:
@@ -110,6 +136,31 @@ def run(
             say_problems(shown, error)
             return error.exit_code
         return _after(client, job, values)
+
+
+def engine_plan(values: dict[str, Any], compat: bool) -> EnginePlan:
+    """Return what runs a job, by the options of a command.
+
+    Raises:
+        click.UsageError: An option is wrong.
+    """
+    from wasmsr.jobs.engines.engine_plan import PROOFS, EnginePlan, PlannedServer
+
+    servers = []
+    for text in values["servers"]:
+        try:
+            servers.append(PlannedServer.parse(text))
+        except ValueError as error:
+            raise click.UsageError(f"--server: {error}") from None
+    proof = {name: str(Path(values[name]).absolute()) for name in PROOFS if values[name]}
+    return EnginePlan(
+        compat,
+        tuple(servers),
+        values["ray"] or "",
+        str(Path(values["shared"]).absolute()) if values["shared"] else "",
+        values["lease"],
+        tuple(sorted(proof.items())),
+    )
 
 
 @click.command(help=RERUN, short_help="run a job again", context_settings=WIDE)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from wasmsr.cli.jobs.job_options import (
+    connect,
     described,
     job_argument,
     job_home,
@@ -196,7 +197,8 @@ def job_metrics(state_dir: str | None, as_json: bool) -> None:
 def service(stay: bool, metrics: str | None, state_dir: str | None, **values: Any) -> int:
     """Carry out the command; SERVICE is its help text."""
     from wasmsr.executor.heaps import limit_heaps
-    from wasmsr.jobs.service.job_service import IDLE_SECONDS, serve
+    from wasmsr.jobs.service.job_service import IDLE_SECONDS
+    from wasmsr.jobs.service.serving import serve
 
     limit_heaps()  # it can run for months, and each execution has threads of its own
     home = job_home(state_dir)
@@ -214,6 +216,7 @@ def service(stay: bool, metrics: str | None, state_dir: str | None, **values: An
             served = serve_metrics(JobListMetrics(client.jobs, time.time), address, JOB_ROWS)
             open_things.callback(served.stop)
         given: dict[str, Any] = {"idle": float("inf") if stay else IDLE_SECONDS}
+        given["connect"] = connect
         if values["spans"] is not None:
             from wasmsr import __version__
             from wasmsr.http.job_spans import JobSpans

@@ -451,7 +451,11 @@ def _wish(digest: str, spec: RunSpec) -> ProgramWish:
     return ProgramWish(
         modules=(bytes.fromhex(digest),),
         memory=LARGEST_MEMORY if spec.limits.memory is None else spec.limits.memory,
-        mounts=tuple(MountWish(str(one.host or ""), one.mode) for one in mounts),
+        # An alias names no folder of this host, but another mount of the program.
+        mounts=tuple(
+            MountWish("" if one.mode == "alias" else str(one.host or ""), one.mode)
+            for one in mounts
+        ),
         listen=spec.listen,
         carried=carried if any(one.mode in CARRYING for one in mounts) else 0,
     )

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from wasmsr.errors import printable
-from wasmsr.jobs.description.job import Network, OnLoss, OutputMode, Resources, WasmEngine
+from wasmsr.jobs.description.job import (
+    Constraint,
+    Network,
+    OnLoss,
+    OutputMode,
+    Resources,
+    WasmEngine,
+)
 from wasmsr.jobs.failures import JobError
 
 RETURNED = 2048
@@ -90,6 +97,8 @@ class ExecutionRequest:
             beginning, or "restore" from the last checkpoint.
         output: "live", or "commit": the log shows output when a checkpoint has it, and the rest at
             the end. So no reader sees what is taken back. It needs "restore".
+        constraints: Conditions that its server must meet. An executor of one machine has no choice.
+        server: The address of the server that has to run it; "" for any.
     """
 
     execution_id: str
@@ -106,6 +115,8 @@ class ExecutionRequest:
     snapshot_every: float | None = None
     on_loss: OnLoss = "fail"
     output: OutputMode = "live"
+    constraints: tuple[Constraint, ...] = ()
+    server: str = ""
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> ExecutionRequest:
@@ -122,6 +133,10 @@ class ExecutionRequest:
             values["engine"] = read_engine(values.get("engine", {}))
             values["inputs"] = _all(values.get("inputs"), ExecutionInput)
             values["outputs"] = _all(values.get("outputs"), ExecutionOutput)
+            values["constraints"] = tuple(
+                replace(one, values=tuple(one.values))
+                for one in _all(values.get("constraints"), Constraint)
+            )
             values["resources"] = _one(values.get("resources"), Resources)
             values["output_limits"] = _one(values.get("output_limits"), OutputLimits)
             network = values.get("network")
@@ -193,6 +208,9 @@ def check_request(request: ExecutionRequest) -> None:
         JobError: SpecError.
     """
     texts = [request.job_id, request.execution_dir, *request.env, *request.env.values()]
+    texts += [request.server]
+    for condition in request.constraints:
+        texts += [condition.key, condition.operator, *condition.values]
     texts += [request.engine.module, request.engine.entrypoint]
     texts += [*request.engine.parameters, *request.engine.imports]
     for one in request.inputs:
@@ -294,6 +312,7 @@ class ExecutionInfo:
         saved: When it was last saved, or None.
         losses: How often its worker was lost.
         result: How it has ended, or None.
+        server: The address of the node that has it; "" for this machine.
     """
 
     execution_id: str
@@ -306,6 +325,7 @@ class ExecutionInfo:
     saved: float | None = None
     losses: int = 0
     result: ExecutionResult | None = None
+    server: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""

@@ -61,6 +61,7 @@ class CopiedLog:
         return os.path.getsize(path) if path.exists() else 0
 
     def _open(self) -> None:
+        self._within: tuple[int, dict[str, int]] = (0, dict.fromkeys(TAGS, 0))
         self._frames = FrameFile(self._folder)
         self._streams = {
             name: FrameLog(self._folder, name, self._frames, self._limits[name]) for name in TAGS
@@ -91,9 +92,32 @@ class CopiedLog:
         rewind_log(self._folder, {FRAMES_FILE: end, **kept})
         self._open()
 
-    def _heads(self) -> list[tuple[int, int, int]]:
+    def clear(self) -> None:
+        """Drop everything. Raises OSError."""
+        self.close()
+        rewind_log(self._folder, {FRAMES_FILE: 0, **dict.fromkeys(TAGS, 0)})
+        self._open()
+
+    def end_within(self, most: Mapping[str, int]) -> int:
+        """Return where the log ends that has at most so many bytes of each stream.
+
+        Raises OSError: The log is damaged.
+        """
+        at, sizes = self._within
+        if any(sizes[name] > most[name] for name in sizes):
+            at, sizes = 0, dict.fromkeys(TAGS, 0)
+        names = {number: name for name, number in TAGS.items()}
+        for begin, tag, length in self._heads(at):
+            if sizes[names[tag]] + length > most[names[tag]]:
+                break
+            sizes = {**sizes, names[tag]: sizes[names[tag]] + length}
+            at = begin + HEAD + length
+        self._within = at, sizes
+        return at
+
+    def _heads(self, begin: int = 0) -> list[tuple[int, int, int]]:
         """Return where each frame begins, its stream's number and its length. Raises OSError."""
-        found, at = [], 0
+        found, at = [], begin
         size = os.path.getsize(self._folder / FRAMES_FILE)
         with open(self._folder / FRAMES_FILE, "rb") as file:
             while at + HEAD <= size:

@@ -4,19 +4,24 @@ A wasmsr node runs beside each raylet, and the raylet has two resources that say
 
     ray start ... --resources '{"wasmsr": 1000, "wasmsr@HOST:PORT": 1}'
 
-An execution has an actor there that takes its CPUs and its memory. The actor does nothing: it is a
-reservation. The program belongs to the node, so it is of no consequence for it if the actor, its
-raylet or all of Ray is lost. Ray decides nothing about ownership.
+An execution has an actor there that takes its CPUs and its memory. Constraints are about the labels
+of the raylets (`ray start --labels`). The actor does nothing: it is a reservation. The program
+belongs to the node, so it is of no consequence for it if the actor, its raylet or all of Ray is
+lost. Ray decides nothing about ownership.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
 from wasmsr.errors import MissingPackageError, printable
+from wasmsr.jobs.description.job import Constraint
 from wasmsr.jobs.execution.requests import ExecutionRequest
 from wasmsr.jobs.failures import JobError
+from wasmsr.jobs.servers.server_port import Unwanted
 
 SERVER: Final = "wasmsr"
 """The resource of every raylet that has a node beside it."""
@@ -29,6 +34,16 @@ CPU: Final = 0.5
 
 QUEUE_SECONDS: Final = 300.0
 """How long an execution waits for a server that has room."""
+
+ASK_SECONDS: Final = 1.0
+"""How often one that waits asks whether it is still wanted."""
+
+NODE_LABEL: Final = "ray.io/node-id"
+"""The label by which a raylet can be asked for."""
+
+
+_cluster: dict[int, str] = {}
+"""The cluster to which the package `ray` is connected: it has one for a process."""
 
 
 class RayReservation:
@@ -65,7 +80,15 @@ class RayPlacement:
             import ray
         except ImportError as error:
             raise MissingPackageError("ray", "--ray") from error
-        self._ray, self._seconds = ray, seconds
+        self._ray, self._seconds, self._address = ray, seconds, address
+        self._drained: frozenset[str] = frozenset()
+        if ray.is_initialized() and _cluster.get(id(ray)) != address:
+            raise JobError(
+                "ExecutorSpecValidationErr",
+                f"this process is connected to the Ray cluster {printable(_cluster.get(id(ray)))} "
+                "and cannot be to another one",
+                hint="--state-dir FOLDER gives the jobs of each cluster a list and a process",
+            )
         try:
             ray.init(
                 address=address,
@@ -74,6 +97,7 @@ class RayPlacement:
                 configure_logging=False,
                 ignore_reinit_error=True,
             )
+            _cluster[id(ray)] = address
         except (OSError, RuntimeError, ValueError) as error:
             raise JobError(
                 "ExecutorSpecValidationErr",
@@ -91,24 +115,75 @@ class RayPlacement:
 
         self._class = ray.remote(Reservation)
 
-    def servers(self) -> dict[str, str]:
-        """Return the addresses of the nodes beside raylets that live, by the raylet's id."""
-        found: dict[str, str] = {}
+    def servers(self, constraints: Iterable[Constraint] = ()) -> dict[str, str]:
+        """Return the addresses of the nodes beside raylets that live, by the raylet's id.
+
+        Args:
+            constraints: Only raylets whose labels meet these.
+        """
+        wanted, found = list(constraints), dict[str, str]()
         for one in self._ray.nodes():
-            for name in one["Resources"] if one["Alive"] else ():
+            labels = one.get("Labels") or {}
+            if not (one["Alive"] and all(part.holds(labels) for part in wanted)):
+                continue
+            for name in one["Resources"]:
                 if name.startswith(f"{SERVER}@"):
                     found[one["NodeID"]] = name.removeprefix(f"{SERVER}@")
         return found
 
-    def reserve(self, request: ExecutionRequest, at: str = "") -> RayReservation:
+    def matching(self, constraints: Iterable[Constraint]) -> list[str]:
+        """Return the addresses of the servers whose raylets meet constraints."""
+        return sorted(self.servers(constraints).values())
+
+    def avoid(self, servers: frozenset[str]) -> None:
+        """Begin nothing on these servers from now on."""
+        self._drained = servers
+
+    def leaving(self) -> frozenset[str]:
+        """Return the addresses of servers whose raylets are being drained (`ray drain-node`)."""
+        try:
+            draining = self._ray._private.worker.global_worker.gcs_client.get_draining_nodes(
+                timeout=ASK_SECONDS * 10
+            )
+        except Exception:  # noqa: BLE001  Ray may be away, or another version of it has no such call
+            return frozenset()
+        names = {one.hex() if isinstance(one, bytes) else str(one) for one in draining}
+        return frozenset(where for node, where in self.servers().items() if node in names)
+
+    def _nodes(self, request: ExecutionRequest, but: frozenset[str]) -> list[str]:
+        """Return the raylets that may have an execution. Raises JobError: there is none."""
+        found = self.servers(request.constraints)
+        out = self._drained | self.leaving() | but
+        nodes = [node for node, where in found.items() if where not in out]
+        if not nodes:
+            raise JobError(
+                "ExecutorSpecValidationErr",
+                f"no server matches the execution {printable(request.execution_id)}"
+                + (", or all that do are being drained" if found else ""),
+                hint="`ray start --labels KEY=VALUE` gives a raylet labels",
+                retryable=True,
+            )
+        return nodes
+
+    def reserve(
+        self,
+        request: ExecutionRequest,
+        at: str = "",
+        *,
+        but: Callable[[], frozenset[str]] = frozenset,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> RayReservation:
         """Return a server that has room for an execution, which is taken.
 
         Args:
             request: The execution.
             at: The address of the server that it has to be; "" for any.
+            but: Returns the addresses of servers that it must not be when this is called.
+            wanted: Whether the place is still wanted.
 
         Raises:
-            JobError: None has room in time.
+            JobError: None matches, or none has room in time.
+            Unwanted: It is not wanted any more.
         """
         wants: dict[str, Any] = {
             "num_cpus": CPU if request.resources.cpu is None else request.resources.cpu,
@@ -117,13 +192,16 @@ class RayPlacement:
         }
         if request.resources.memory:
             wants["memory"] = request.resources.memory
+        if not at:
+            nodes = self._nodes(request, but())
+            wants["label_selector"] = {NODE_LABEL: f"in({', '.join(nodes)})"}
         actor = self._class.options(**wants).remote()
         try:
-            node = self._ray.get(actor.node.remote(), timeout=self._seconds)
+            node = self._answer(actor, wanted)
             return RayReservation(self._ray, actor, self.servers()[node])
         except BaseException as error:
             RayReservation(self._ray, actor, "").release()
-            if not isinstance(error, Exception):
+            if not isinstance(error, Exception) or isinstance(error, Unwanted):
                 raise
             raise JobError(
                 "ExecutorSpecValidationErr",
@@ -133,9 +211,23 @@ class RayPlacement:
                 retryable=True,
             ) from error
 
+    def _answer(self, actor: Any, wanted: Callable[[], bool]) -> str:
+        """Return the raylet on which Ray has placed an actor, as soon as it has."""
+        asked = actor.node.remote()
+        end = time.monotonic() + self._seconds
+        while True:
+            ready, _ = self._ray.wait([asked], timeout=ASK_SECONDS)
+            if ready:
+                return str(self._ray.get(asked))
+            if not wanted():
+                raise Unwanted("the place is not wanted any more")
+            if time.monotonic() >= end:
+                raise TimeoutError
+
     def close(self) -> None:
         """Leave the cluster; reservations that are left are given back."""
         self._ray.shutdown()
+        _cluster.pop(id(self._ray), None)
 
 
 __all__ = ["RayPlacement", "RayReservation"]

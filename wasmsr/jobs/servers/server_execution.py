@@ -7,14 +7,17 @@ goes on watching. If it moves, the thread goes along.
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from wasmsr.errors import EXIT_HOST, EXIT_TRAP, WasmsrError, printable
 from wasmsr.jobs.execution.compat import Manner
+from wasmsr.jobs.execution.execution import LOSSES
 from wasmsr.jobs.execution.log import LogWatch
 from wasmsr.jobs.execution.prepared import Prepared
 from wasmsr.jobs.execution.requests import (
@@ -25,93 +28,26 @@ from wasmsr.jobs.execution.requests import (
 )
 from wasmsr.jobs.execution.results import write_results
 from wasmsr.jobs.failures import ExecutorLeft, JobError
-from wasmsr.jobs.servers.copied_log import CopiedLog
-from wasmsr.jobs.servers.server_port import JobServer, ProgramOnServer, ServerPlace
-from wasmsr.node.failures import NodeAway, NodeError
+from wasmsr.jobs.servers.job_servers import JobServers
+from wasmsr.jobs.servers.output_copy import OutputCopy
+from wasmsr.jobs.servers.server_port import ProgramOnServer, ServerPlace
+from wasmsr.jobs.servers.server_run import OURS, ServerNote, spec_for, terms_for
+from wasmsr.node.failures import NodeAway
 
-AGAIN_SECONDS: Final = 0.2
-"""How long the thread waits before it asks again for output, and where the program is."""
+SOON_SECONDS: Final = 0.02
+"""How long the thread waits before it asks for more output of a program that writes."""
+
+AGAIN_SECONDS: Final = 0.5
+"""The same of one that has not written for a while; each time twice as long until then."""
 
 TAKEN_TRIES: Final = 10
 """How often a node is asked whether it took a program, when its answer did not come."""
 
-GAP_SECONDS: Final = 120.0
-"""How long a node may be away that alone has a part of the output. Then the execution has failed,
-because its log would have a gap."""
+LOST: Final = ("resumable", "lost")
+"""What a node says of a program whose worker is gone, with a save point and without."""
 
 CANCEL_SECONDS: Final = 30.0
 """How long a caller waits for the end of an execution that it has cancelled."""
-
-OURS: Final = "job."
-"""How the names of our programs on nodes begin; the execution's id follows."""
-
-RUN_FIELDS: Final = ("own_name", "own_args", "invoke", "env", "limits")
-"""What a node is told of a run, besides its mounts."""
-
-
-class JobServers:
-    """The nodes on which executions run, by their addresses. Any thread may use it."""
-
-    def __init__(self, connect: Callable[[str], JobServer], addresses: Iterable[str]) -> None:
-        """Take nodes; `connect` opens one by its address."""
-        self._connect = connect
-        self._lock = threading.Lock()
-        self._open: dict[str, JobServer] = {}
-        self.addresses = list(addresses)
-
-    def at(self, address: str) -> JobServer:
-        """Return a node; one that was not known is asked from now on too."""
-        with self._lock:
-            if address not in self.addresses:
-                self.addresses.append(address)
-            if address not in self._open:
-                self._open[address] = self._connect(address)
-            return self._open[address]
-
-    def find(self, name: str, first: str = "") -> tuple[str, ProgramOnServer] | None:
-        """Return the node that has a program, and what it says; None if none has it.
-
-        A node that says where the program went is asked only for the address.
-
-        Args:
-            name: The program's name.
-            first: The node that is asked first.
-
-        Raises:
-            NodeAway: None has it, but not all could be asked.
-        """
-        away: NodeAway | None = None
-        asked: set[str] = set()
-        waiting = [first] if first else []
-        waiting += [one for one in self.addresses if one != first]
-        gone: tuple[str, ProgramOnServer] | None = None
-        while waiting:
-            address = waiting.pop(0)
-            if address in asked:
-                continue
-            asked.add(address)
-            try:
-                mine = [one for one in self.at(address).ps() if one.name == name]
-            except NodeAway as error:
-                away = error
-                continue
-            for one in sorted(mine, key=lambda one: -one.submitted):
-                if one.standing != "moved":
-                    return address, one
-                gone = address, one
-                if one.went is not None and one.went["address"]:
-                    waiting.insert(0, one.went["address"])
-                break
-        if away is not None:
-            raise away
-        return gone
-
-    def close(self) -> None:
-        """Close the connections."""
-        with self._lock:
-            for one in self._open.values():
-                one.close()
-            self._open.clear()
 
 
 class ServerExecution:
@@ -134,9 +70,13 @@ class ServerExecution:
         self._state: ExecutionState = "starting"
         self._result: ExecutionResult | None = None
         self._began, self._end = time.time(), 0.0
-        self._cancelled = self._left = self._leased = False
+        self._cancelled = self._left = self._timed_out = False
+        self._lease: Mapping[str, Any] | None = None
         self._place: ServerPlace | None = None
-        self._gap_since = 0.0
+        self._paused_since = 0.0
+        self._losses, self._tries, self._saved = 0, 0, -1
+        self._told = ""
+        self._noted = ServerNote(self._began)
         self._thread: threading.Thread | None = None
         self.watch = LogWatch(self.folder.log)
 
@@ -167,7 +107,8 @@ class ServerExecution:
             request = self.prepared.request
             return ExecutionInfo(
                 request.execution_id, request.job_id, self._state, os.fspath(self.folder.path),
-                None, self._began, self._end or None, result=self._result,
+                None, self._began, self._end or None, losses=self._losses, result=self._result,
+                server=self.server,
             )  # fmt: skip
 
     def take(self, place: ServerPlace) -> None:
@@ -188,36 +129,50 @@ class ServerExecution:
             WasmsrError: The node does not take it.
             OSError: The module cannot be read.
         """
-        with open(self.prepared.modules.entry, "rb") as file:
-            module = file.read()
-        request, self._leased = self.prepared.request, lease is not None
-        try:
-            self._servers.at(self.server).submit(
-                module, spec_for(self.prepared), name=self.name, every=request.snapshot_every,
-                lease=lease,
-            )  # fmt: skip
-        except NodeAway:
-            # The answer may be lost, and the program run. Nobody may begin it a second time then.
-            if not self._was_taken():
-                raise
+        self._lease = lease
+        self._noted.write(self.folder)
+        self._submit()
         self.follow()
 
-    def _was_taken(self) -> bool:
-        """Return whether the node has the program, if it answers soon."""
+    def _submit(self) -> None:
+        """Have the node run the program from its beginning. Raises WasmsrError or OSError."""
+        with open(self.prepared.modules.entry, "rb") as file:
+            module = file.read()
+        server = self._servers.at(self.server)
+        if self.server in self._servers.away():
+            raise NodeAway(f"the server {printable(self.server)} cannot be reached")
+        try:
+            server.submit(
+                module, spec_for(self.prepared), name=self.name,
+                every=self.prepared.request.snapshot_every,
+                lease=terms_for(self.prepared, self._lease),
+            )  # fmt: skip
+        except NodeAway:
+            # The answer may be lost, and the program run. Nobody may begin it a second time then:
+            # as long as that is not known, it is looked for.
+            if self._was_taken() is False:
+                raise
+
+    def _was_taken(self) -> bool | None:
+        """Return whether the node has the program; None if it does not answer."""
         for _ in range(TAKEN_TRIES):
             with suppress(NodeAway):
-                return any(one.name == self.name for one in self._servers.at(self.server).ps())
+                return any(
+                    one.name == self.name and one.program not in self._noted.replaced
+                    for one in self._servers.at(self.server).ps()
+                )
             time.sleep(AGAIN_SECONDS)
-        return False
+        return None
 
-    def follow(self, *, leased: bool | None = None) -> None:
-        """Watch a program that a node has.
+    def again(self, lease: Mapping[str, Any] | None) -> None:
+        """Go on watching a program that a node has, which another process began."""
+        self._lease = lease
+        self._noted = ServerNote.read(self.folder, self._began)
+        self._began = self._noted.began
+        self.follow()
 
-        Args:
-            leased: Whether it has a lease; None if `begin` has said so.
-        """
-        if leased is not None:
-            self._leased = leased
+    def follow(self) -> None:
+        """Watch the program."""
         self._state = "running"
         self._note("started", self.id, job=self.prepared.request.job_id, server=self.server)
         self._thread = threading.Thread(
@@ -228,15 +183,18 @@ class ServerExecution:
     # ---- the thread ------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        limits = self.prepared.request.output_limits
+        request = self.prepared.request
         try:
-            log = CopiedLog(
-                self.folder.log, {"stdout": limits.stdout_file, "stderr": limits.stderr_file}
+            held = request.output == "commit" and self._lease is None
+            copy = OutputCopy(
+                self.id, self.folder, request.output_limits, self._servers, self.watch.tell, held
             )
             try:
-                found = self._copy_all(log)
+                found = self._copy_all(copy)
+                if found is not None:
+                    copy.show_all()
             finally:
-                log.close()
+                copy.close()
             if found is not None:
                 self._come_to_end(found)
         except (WasmsrError, OSError) as error:
@@ -244,130 +202,127 @@ class ServerExecution:
         except Exception as error:  # noqa: BLE001  whoever waits would wait for ever
             self._settle("failed", EXIT_HOST, f"it cannot be watched: {error!r}")
 
-    def _copy_all(self, log: CopiedLog) -> ProgramOnServer | None:
+    def _copy_all(self, copy: OutputCopy) -> ProgramOnServer | None:
         """Copy output until the program has ended, wherever; None if this executor was left."""
-        lives = dict.fromkeys(log.sizes, 0)
+        pause = SOON_SECONDS
         while not self._left:
+            heard = self._servers.heard(self.name)
             try:
-                place = self._servers.find(self.name, self.server)
+                place = self._servers.find(self.name, self._noted.replaced)
                 if place is None:
                     raise JobError(
                         "ExecutionNotFound", f"no server has the execution {printable(self.id)}"
                     )
-                self.server, found = place
-                if self._copy(log, found.program, lives):
+                self._is_at(place[0])
+                found = place[1]
+                if copy.copy(self.server, found.program, lambda: self._left):
+                    pause = SOON_SECONDS
+                    copy.show(found)
                     continue  # there may be more
+                copy.show(found)
                 if found.standing == "moved":
-                    self._miss(found)
-                elif found.is_final or (
-                    found.standing == "resumable" and self._has_failed(found)
-                ):  # since before its output was copied
+                    copy.miss(found)
+                elif self._lease is None and found.standing in LOST:
+                    if self._has_failed(found, copy):
+                        return found
+                elif found.is_final:  # since before its output was copied
                     return found
                 else:
-                    self._gap_since = 0.0
-                with self._lock:
-                    if self._state in ("running", "paused"):
-                        self._state = "paused" if found.standing == "paused" else "running"
+                    copy.found()
+                self._has_state(found.standing)
             except NodeAway:
                 pass  # it may come back, or another node takes the program over
-            time.sleep(AGAIN_SECONDS)
+            self._end_late()
+            self._servers.wait(self.name, heard, min(pause, max(self._time_left(), SOON_SECONDS)))
+            pause = min(2 * pause, AGAIN_SECONDS)
         return None
 
-    def _miss(self, found: ProgramOnServer) -> None:
-        """Note that the server to which a program went does not show it yet.
+    def _is_at(self, server: str) -> None:
+        with self._lock:
+            self.server = server
+            news, self._told = server != self._told, server
+        if news:
+            self._note("server", self.id, server=server)
 
-        Raises JobError: It has not for `GAP_SECONDS`.
-        """
-        self._gap_since = self._gap_since or time.monotonic()
-        if time.monotonic() - self._gap_since >= GAP_SECONDS:
-            raise JobError(
-                "ExecutionNotFound",
-                f"no server shows the execution {printable(self.id)}: {found.reason}",
-                hint="name the server to which it went among the servers of the executor",
-            )
+    def _has_state(self, standing: str) -> None:
+        with self._lock:
+            if self._state not in ("running", "paused"):
+                return
+            self._state = "paused" if standing == "paused" else "running"
+            if self._state == "paused":
+                self._paused_since = self._paused_since or time.time()
+                return
+            since, self._paused_since = self._paused_since, 0.0
+            if since:
+                paused = self._noted.paused + time.time() - since
+                self._noted = replace(self._noted, paused=paused)
+                self._noted.write(self.folder)
 
-    def _has_failed(self, found: ProgramOnServer) -> bool:
-        """Resume a program whose worker was lost, or return True: that is its end.
+    def _time_left(self) -> float:
+        """Return the seconds until the time-out; pauses do not count."""
+        seconds = self.prepared.request.timeout
+        if seconds is None:
+            return float("inf")
+        now = self._paused_since or time.time()
+        return seconds - (now - self._noted.began - self._noted.paused)
 
-        The register decides about a program with a lease.
-        """
-        if self._leased:
-            return False
+    def _end_late(self) -> None:
+        """End the program if it has run longer than it may."""
+        if self._time_left() <= 0 and not self._cancelled:
+            self._timed_out = True
+            with suppress(WasmsrError):  # it is tried again
+                self._steer("ended", "kill")
+
+    def _has_failed(self, found: ProgramOnServer, copy: OutputCopy) -> bool:
+        """Let a program go on whose worker was lost, or return True: that is its end."""
         server = self._servers.at(self.server)
-        if self.prepared.request.on_loss == "restore":
-            self._note("worker-lost", self.id, how=found.reason)
+        now = [one for one in server.ps() if one.program == found.program]
+        if not now or now[0].standing not in LOST:
+            return False  # the list was older
+        saved = int((now[0].saved or {}).get("number", -1))
+        self._losses += 1
+        self._tries = 1 if saved != self._saved else self._tries + 1
+        self._saved = saved
+        on_loss = self.prepared.request.on_loss
+        self._note("worker-lost", self.id, how=now[0].reason)
+        fails = on_loss == "fail" or self._tries > LOSSES
+        resumes = on_loss == "restore" and now[0].standing == "resumable" and not fails
+        if resumes:
             server.resume(found.program)
             return False
-        server.kill(found.program)
-        return True
+        if now[0].standing == "resumable":  # it has a save point, which is not used
+            server.kill(found.program)
+        if fails:
+            return True
+        self._begin_again(found.program, copy)
+        return False
 
-    def _copy(self, log: CopiedLog, program: str, lives: dict[str, int]) -> bool:
-        """Copy the output that the node has now; return whether there was any.
-
-        A node that is asked to follow does not say when a worker is lost.
-        """
-        some = False
-        had = {stream: (size, lives[stream]) for stream, size in log.sizes.items()}
-        for piece in self._servers.at(self.server).logs(program, follow=False, had=had):
-            some = True
-            if self._left:
-                return some
-            lives[piece.stream] = piece.life
-            if piece.offset < log.sizes[piece.stream]:
-                log.rewind(piece.stream, piece.offset)
-                self.watch.tell()
-                return some  # of the other stream, too, some may have to be asked for again
-            if piece.offset > log.sizes[piece.stream]:
-                self._fill(log, program, piece.stream, piece.offset)
-            log.write(piece.stream, piece.data)
-            self.watch.tell()
-        return some
-
-    def _fill(self, log: CopiedLog, program: str, stream: str, end: int) -> None:
-        """Copy output that only a node has that had the program before.
-
-        Args:
-            log: The log.
-            program: The program.
-            stream: The stream.
-            end: Where the output of the node begins that has the program now. What the others have
-                from there on counts no more.
-
-        Raises:
-            NodeAway: Such a node may have it, and may come back.
-            JobError: LogError; no node has it.
-        """
-        away: NodeAway | None = None
-        for address in [one for one in self._servers.addresses if one != self.server]:
-            try:
-                had = {stream: (log.sizes[stream], 0)}
-                for piece in self._servers.at(address).logs(program, follow=False, had=had):
-                    if piece.stream == stream and piece.offset == log.sizes[stream] < end:
-                        log.write(stream, piece.data[: end - piece.offset])
-            except NodeAway as error:
-                away = error
-            except NodeError:
-                continue  # it never had the program
-            if log.sizes[stream] == end:
-                self._gap_since = 0.0
-                return
-        self._gap_since = self._gap_since or time.monotonic()
-        if away is not None and time.monotonic() - self._gap_since < GAP_SECONDS:
-            raise away
-        raise JobError(
-            "LogError",
-            f"{end - log.sizes[stream]} bytes of {stream} of the execution {printable(self.id)} "
-            "are on no server that can be asked",
-            hint="give the nodes a larger --output-limit, or start the lost node again",
-        )
+    def _begin_again(self, program: str, copy: OutputCopy) -> None:
+        """Begin it from its beginning, where it was lost. Raises WasmsrError or OSError."""
+        self._noted = replace(self._noted, replaced=(*self._noted.replaced, program))
+        self._noted.write(self.folder)  # before it is begun: the old one counts no more
+        copy.begin_again()
+        for output, _ in self.prepared.files.outputs:
+            place = self.folder.results / output.name
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+        self._submit()
 
     def _come_to_end(self, found: ProgramOnServer) -> None:
         manner = Manner()
-        if self._cancelled or found.standing == "killed":
-            code, error = manner.cancelled
-            self._settle("cancelled", code, error)
+        if self._timed_out and found.standing == "killed":
+            code, error = manner.timed_out(self.prepared.request.timeout or 0)
+            self._settle("failed", code, error)
         elif found.ending in ("exited", "finished"):
             self._settle("ended", (found.code or 0) if found.ending == "exited" else 0, "")
+        elif found.standing in LOST:  # and it is not to go on
+            sentence = found.reason or "its worker was lost"
+            if self._tries > 1:
+                sentence += f", for the {self._tries}th time since it was last saved"
+            self._settle("failed", EXIT_HOST, sentence)
+        elif self._cancelled or found.standing == "killed":
+            code, error = manner.cancelled
+            self._settle("cancelled", code, error)
         else:
             code = EXIT_TRAP if found.ending == "trapped" else found.code or EXIT_HOST
             self._settle("failed", code, found.reason or found.ending or found.standing)
@@ -379,8 +334,10 @@ class ServerExecution:
         except OSError as problem:
             said = f"the results cannot be written: {problem.strerror or problem}"
             result = ExecutionResult(exit_code=code, error="; ".join(filter(None, (error, said))))
-        self._tell(state, result)
+        if self._timed_out and state == "failed":
+            result = replace(result, timed_out=True)
         self._note("ended", self.id, state=state, code=result.exit_code, error=error)
+        self._tell(state, result)
 
     def _tell(self, state: ExecutionState, result: ExecutionResult | None) -> None:
         with self._lock:
@@ -420,6 +377,7 @@ class ServerExecution:
     def leave(self) -> None:
         """Watch it no more; its program runs on."""
         self._left = True
+        self._servers.wake()
         self._tell("left", None)
         if self._thread is not None:
             self._thread.join(CANCEL_SECONDS)
@@ -429,7 +387,7 @@ class ServerExecution:
             raise JobError(
                 "ExecutionAlreadyComplete", f"the execution {printable(self.id)} has ended already"
             )
-        place = self._servers.find(self.name, self.server)
+        place = self._servers.find(self.name, self._noted.replaced)
         if place is None:
             raise JobError("ExecutionNotFound", f"no server has {printable(self.id)}: {what}")
         return getattr(self._servers.at(place[0]), verb)(place[1].program, *values)
@@ -447,14 +405,12 @@ class ServerExecution:
     def pause(self) -> None:
         """Pause it. Raises WasmsrError."""
         self._steer("paused", "pause")
-        with self._lock:
-            self._state = "paused"
+        self._has_state("paused")
 
     def resume(self) -> None:
         """Let it run on. Raises WasmsrError."""
         self._steer("resumed", "resume")
-        with self._lock:
-            self._state = "running"
+        self._has_state("running")
 
     def snapshot(self, path: object) -> None:
         """Raise JobError: its node saves it."""
@@ -466,47 +422,10 @@ class ServerExecution:
 
     def migrate(self, address: str) -> None:
         """Move it to another node while it runs. Raises WasmsrError: it is where it was."""
-        self._servers.at(address)
         self._steer("moved", "migrate", address)
+        self._servers.at(address)  # known from now on
         self._note("migrated", self.id, server=address)
+        self._is_at(address)
 
 
-def spec_for(prepared: Prepared) -> dict[str, Any]:
-    """Return the run as a node takes it.
-
-    Outputs are in folders that all servers share, where the program writes itself.
-
-    Raises:
-        JobError: A server cannot run it.
-    """
-    if prepared.modules.preload:
-        raise JobError(
-            "SpecError",
-            "a program of several modules cannot run on a server yet",
-            hint="link the modules into one",
-        )
-    request = prepared.request
-    for said, what in (
-        (request.timeout is not None, "a time-out"),
-        (request.output != "live", "held output"),
-        (request.on_loss == "restart", "`restart` as what follows a loss"),
-    ):
-        if said:
-            raise JobError(
-                "SpecError",
-                f"an execution on a server cannot have {what} yet",
-                hint="on_loss can be fail or restore there",
-            )
-    run = prepared.run()
-    whole = run.as_dict()
-    spec: dict[str, Any] = {name: whole[name] for name in RUN_FIELDS if name in whole}
-    memory = run.limits.memory
-    spec["limits"] = {} if memory is None else {"memory": memory}
-    spec["mounts"] = [
-        mount.removesuffix("::carry") + "::host" if mount.endswith("::carry") else mount
-        for mount in run.mounts
-    ]
-    return spec
-
-
-__all__ = ["JobServers", "ServerExecution", "spec_for"]
+__all__ = ["ServerExecution"]

@@ -12,20 +12,33 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from wasmsr.errors import WasmsrError, printable
+from wasmsr.jobs.description.job import Constraint
 from wasmsr.jobs.execution.guest_files import filesystem_error
 from wasmsr.jobs.execution.modules import memory_pages
+from wasmsr.jobs.execution.prepared import Prepared
 from wasmsr.jobs.execution.requests import ExecutionFolder, ExecutionInput, ExecutionRequest
 from wasmsr.jobs.execution.saving import write_request
 from wasmsr.jobs.executor import JobExecutor
-from wasmsr.jobs.failures import JobError
-from wasmsr.jobs.servers.server_execution import JobServers, ServerExecution, spec_for
-from wasmsr.jobs.servers.server_port import JobServer, ServerPlacement
+from wasmsr.jobs.failures import ExecutorLeft, JobError
+from wasmsr.jobs.servers.job_servers import JobServers
+from wasmsr.jobs.servers.server_execution import ServerExecution
+from wasmsr.jobs.servers.server_mover import ServerMover
+from wasmsr.jobs.servers.server_port import JobServer, ServerPlace, ServerPlacement, Unwanted
+from wasmsr.jobs.servers.server_run import ServerNote, spec_for
+from wasmsr.node.failures import NodeAway
+
+SUBMIT_TRIES: Final = 5
+"""How often a server is looked for that takes an execution, where one is lost meanwhile."""
+
+PLACE_SECONDS: Final = 10.0
+"""How long an execution that is to move waits for room on another server."""
 
 
 class ServerExecutor(JobExecutor):
@@ -63,26 +76,44 @@ class ServerExecutor(JobExecutor):
         super().__init__(folder, note=note)
         self._servers, self._lease = JobServers(connect, servers), lease
         self._first, self._placement = servers[0], placement
+        self._unwanted: set[str] = set()
+        self._mover = ServerMover(self, placement)
+        self._ids: dict[str, str] = {}
         self._note = note
 
-    def _ours(self) -> list[ServerExecution]:
+    def tell(self, event: str, id: str, **values: Any) -> None:
+        """Tell whoever listens to this executor what has happened."""
+        self._note(event, id, **values)
+
+    def ours(self) -> list[ServerExecution]:
+        """Return the executions that were begun or found."""
         with self._lock:
             executions: Iterable[object] = list(self._executions.values())
         return [one for one in executions if isinstance(one, ServerExecution)]
 
     def close(self) -> None:
         """Cancel what runs, and close the connections. Results stay."""
-        for one in self._ours():
+        self._end_moves()
+        for one in self.ours():
             if not one.is_over:
                 with suppress(WasmsrError):
                     one.cancel()
         self._servers.close()
+        if self._placement is not None:
+            self._placement.close()
         super().close()
+
+    def _end_moves(self) -> None:
+        """Begin nothing any more, and wait for moves that have begun."""
+        with self._lock:
+            self._left = True
+        self._mover.close()
 
     def leave(self) -> dict[str, str]:
         """Watch nothing any more. The programs run on at their nodes; `recover` finds them."""
+        self._end_moves()
         super().leave()  # what was being started has begun now, and nothing begins any more
-        for one in self._ours():
+        for one in self.ours():
             if not one.is_over:
                 one.leave()
         self._servers.close()
@@ -97,20 +128,15 @@ class ServerExecutor(JobExecutor):
             spec_for(prepared)
             files.make(folder)
             write_request(folder, request)
-            place = None if self._placement is None else self._placement.reserve(request)
-            server = self._first if place is None else place.server
-            execution = ServerExecution(prepared, self._servers, server, self._note)
-            try:
-                execution.begin(self._lease)
-            except BaseException:
-                if place is not None:
-                    place.release()
-                raise
-            if place is not None:
-                execution.take(place)
-            return execution
+            for _ in range(SUBMIT_TRIES - 1):
+                with suppress(NodeAway):
+                    return self._submitted(prepared)
+            return self._submitted(prepared)
         except JobError as error:
             return self._not_loaded(folder, request, error)
+        except ExecutorLeft:
+            self._drop(folder)
+            raise
         except WasmsrError as error:
             self._drop(folder)
             sentence = f"no server takes it: {error.message}"
@@ -118,6 +144,22 @@ class ServerExecutor(JobExecutor):
         except OSError as error:
             self._drop(folder)
             raise filesystem_error(folder.path, error) from error
+
+    def _submitted(self, prepared: Prepared) -> ServerExecution:
+        """Return an execution that a server has taken. Raises NodeAway: it certainly has not."""
+        request = prepared.request
+        place = None if self._placement is None else self._reserve(request)
+        server = (request.server or self._first) if place is None else place.server
+        execution = ServerExecution(prepared, self._servers, server, self._note)
+        try:
+            execution.begin(self._terms())
+        except BaseException:
+            if place is not None:
+                place.release()
+            raise
+        if place is not None:
+            execution.take(place)
+        return execution
 
     def _drop(self, folder: ExecutionFolder) -> None:
         for part in (folder.work, folder.log, folder.saved, folder.results):
@@ -128,18 +170,80 @@ class ServerExecutor(JobExecutor):
         files = self._checked_files(request, folder)
         prepared = self._prepared(request, folder, files, memory_pages(request.resources.memory))
         execution = ServerExecution(prepared, self._servers, self._first, self._note)
-        found = self._servers.find(execution.name)
-        if found is not None:
-            execution.server = found[0]
+        replaced = ServerNote.read(folder, 0).replaced
+        try:
+            found = self._servers.find(execution.name, replaced)
+        except NodeAway:
+            pass  # it may be there: it is looked for again and again
         else:
-            raise JobError(
-                "ExecutionNotFound",
-                f"no server has the execution {printable(request.execution_id)}",
-            )
-        if self._placement is not None:
-            execution.take(self._placement.reserve(request, at=execution.server))
-        execution.follow(leased=self._lease is not None)
+            if found is None:
+                raise JobError(
+                    "ExecutionNotFound",
+                    f"no server has the execution {printable(request.execution_id)}",
+                )
+            execution.server = found[0]
+            if self._placement is not None and not found[1].is_final:
+                with suppress(JobError):  # a server that Ray has lost may still run it
+                    execution.take(self._placement.reserve(request, at=execution.server))
+        execution.again(self._lease)
         return execution
+
+    def _reserve(self, request: ExecutionRequest) -> ServerPlace:
+        """Return a place for an execution; it may wait for one. Raises JobError, ExecutorLeft."""
+        assert self._placement is not None
+        id = request.execution_id
+        wanted = lambda: not self._left and id not in self._unwanted  # noqa: E731
+        try:
+            return self._placement.reserve(
+                request, request.server, but=self._servers.away, wanted=wanted
+            )
+        except Unwanted as error:
+            if self._left:
+                raise ExecutorLeft(error.message) from None
+            raise JobError(
+                "ExecutionAlreadyCancelled", f"the execution {printable(id)} was cancelled"
+            ) from None
+        finally:
+            self._unwanted.discard(id)
+
+    def _terms(self) -> Mapping[str, Any] | None:
+        """Return the terms of leases; all servers may take over, if nobody says which.
+
+        Raises:
+            WasmsrError: A server cannot be asked for its id.
+        """
+        if self._lease is None or "failover" in self._lease:
+            return self._lease
+        for address in list(self._servers.addresses):
+            if address not in self._ids:
+                with suppress(NodeAway):
+                    self._ids[address] = self._servers.at(address).info()["node"]
+        return {**self._lease, "failover": sorted(set(self._ids.values()))}
+
+    def cancel(self, id: str) -> None:
+        """End an execution at once; one that waits for a server does not begin.
+
+        Raises:
+            JobError: ExecutionNotFound, ExecutionAlreadyComplete or ExecutionAlreadyCancelled.
+        """
+        with self._lock:
+            known: object = self._executions.get(id)
+            if known is not None and not hasattr(known, "cancel"):  # it is being started
+                self._unwanted.add(id)
+                return
+        super().cancel(id)
+
+    def avoid(self, servers: frozenset[str]) -> None:
+        """Begin nothing on these servers from now on, and move what runs there to others."""
+        if self._placement is not None:
+            self._placement.avoid(servers)
+            self._mover.leave(servers)
+
+    def matching(self, constraints: Iterable[Constraint]) -> list[str]:
+        """Return the addresses of the servers that meet constraints. Raises JobError."""
+        if self._placement is None:
+            return list(self._servers.addresses)
+        return self._placement.matching(constraints)
 
     def server(self, id: str) -> str:
         """Return the address of the node that has an execution. Raises JobError."""
@@ -152,19 +256,34 @@ class ServerExecutor(JobExecutor):
 
         Args:
             id: Its id.
-            peer: The node's address.
+            peer: The node's address; "" for any that the placement finds.
 
         Raises:
-            JobError: ExecutionNotFound, or it has ended.
+            JobError: ExecutionNotFound, or it has ended, or there is no other server.
             WasmsrError: It was not moved, and runs on where it was.
         """
         execution = self._on_server(id, "moved")
         if self._placement is None:
-            execution.migrate(peer)
+            others = [one for one in self._servers.addresses if one != execution.server]
+            if not (peer or others):
+                raise JobError("SpecError", "there is no other server")
+            execution.migrate(peer or others[0])
             return
-        place = self._placement.reserve(execution.prepared.request, at=peer)
+        end = time.monotonic() + PLACE_SECONDS
         try:
-            execution.migrate(peer)
+            place = self._placement.reserve(
+                execution.prepared.request, peer,
+                but=lambda: self._servers.away() | {execution.server},
+                wanted=lambda: not self._left and time.monotonic() < end,
+            )  # fmt: skip
+        except Unwanted:
+            raise JobError(
+                "ExecutorSpecValidationErr",
+                f"no other server has room for the execution {printable(id)}",
+                retryable=True,
+            ) from None
+        try:
+            execution.migrate(place.server)
         except BaseException:
             place.release()
             raise

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from wasmsr.errors import WasmsrError
+from wasmsr.jobs.description.job import Constraint
 from wasmsr.jobs.execution.requests import ExecutionRequest
+
+
+class Unwanted(WasmsrError):
+    """A place on a server is not wanted any more."""
 
 
 class OutputOnServer(Protocol):
@@ -68,6 +74,14 @@ class ProgramOnServer(Protocol):
         """When it came."""
 
     @property
+    def epoch(self) -> int:
+        """The epoch in which its node owns it, or owned it."""
+
+    @property
+    def saved(self) -> Mapping[str, Any] | None:
+        """The last save point, with its "number" and the bytes of each stream, or None."""
+
+    @property
     def went(self) -> Mapping[str, Any] | None:
         """Where it is if it has moved."""
 
@@ -90,8 +104,14 @@ class JobServer(Protocol):
     ) -> ProgramOnServer:
         """Have the node run a program."""
 
+    def info(self) -> Mapping[str, Any]:
+        """Return what the node is; "node" is its id."""
+
     def ps(self) -> list[Any]:
         """Return all programs of the node."""
+
+    def watch(self) -> Iterator[list[Any]]:
+        """Yield all programs, at once and after each change."""
 
     def logs(
         self,
@@ -132,8 +152,45 @@ class ServerPlace(Protocol):
 class ServerPlacement(Protocol):
     """Says on which server an execution runs; `RayPlacement` is one."""
 
-    def reserve(self, request: ExecutionRequest, at: str = "") -> ServerPlace:
-        """Return a place for an execution, at a server or at any. Raises JobError."""
+    def reserve(
+        self,
+        request: ExecutionRequest,
+        at: str = "",
+        *,
+        but: Callable[[], frozenset[str]] = frozenset,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> ServerPlace:
+        """Return a place for an execution, as soon as there is one.
+
+        Args:
+            request: The execution.
+            at: The server that it has to be; "" for any.
+            but: Returns the addresses of servers that it must not be now.
+            wanted: Whether the place is still wanted; it is asked again and again.
+
+        Raises:
+            JobError: No server can have it.
+            Unwanted: It is not wanted any more.
+        """
+
+    def avoid(self, servers: frozenset[str]) -> None:
+        """Begin nothing on these servers from now on."""
+
+    def leaving(self) -> frozenset[str]:
+        """Return the addresses of servers that will go, as they have said themselves."""
+
+    def matching(self, constraints: Iterable[Constraint]) -> list[str]:
+        """Return the addresses of the servers that meet constraints. Raises JobError."""
+
+    def close(self) -> None:
+        """End the connection, if there is one."""
 
 
-__all__ = ["JobServer", "OutputOnServer", "ProgramOnServer", "ServerPlace", "ServerPlacement"]
+__all__ = [
+    "JobServer",
+    "OutputOnServer",
+    "ProgramOnServer",
+    "ServerPlace",
+    "ServerPlacement",
+    "Unwanted",
+]

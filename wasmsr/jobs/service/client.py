@@ -6,11 +6,12 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_INTERRUPTED
+from wasmsr.jobs.engines.engine_plan import EnginePlan
 from wasmsr.jobs.failures import JobError
 from wasmsr.jobs.publishers.publication import Published
 from wasmsr.jobs.publishers.publishing import retrieve
@@ -41,6 +42,7 @@ class Submission:
         labels: The labels of this machine, each `KEY=VALUE`.
         compat: Whether it runs as on Bacalhau.
         origin: The job that it repeats, or "".
+        engine: What runs it.
     """
 
     source: bytes
@@ -51,6 +53,7 @@ class Submission:
     labels: tuple[str, ...] = ()
     compat: bool = False
     origin: str = ""
+    engine: EnginePlan = field(default_factory=EnginePlan)
 
 
 class JobClient:
@@ -81,24 +84,35 @@ class JobClient:
         """
         # Only here: to read a job file takes longer than all other commands.
         from wasmsr.jobs.description.job_file import read_job
-        from wasmsr.jobs.service.scheduling import check_fit, executions_of, machine_labels
-        from wasmsr.jobs.service.submission import check_paths
+        from wasmsr.jobs.service.scheduling import (
+            EVERYWHERE,
+            check_fit,
+            executions_of,
+            machine_labels,
+        )
+        from wasmsr.jobs.service.submission import check_paths, check_servers
 
         task = read_job(given.source, given.name, given.changes, peer=given.compat)
         try:
             labels = machine_labels(given.labels)
         except ValueError as error:
             raise JobError("SpecError", f"--label: {error}") from None
-        check_fit(task, labels)
+        given.engine.check()
+        if given.engine.is_elsewhere:
+            check_servers(task, given.engine)
+        else:
+            check_fit(task, labels)
         if not given.compat:
             check_paths(task, given.base, given.allowed)
         now = time.time()
         count = executions_of(task)
+        if given.engine.is_elsewhere and task.type in EVERYWHERE:
+            count = 0  # the service makes one for each server
         row = JobRow(
             f"j-{uuid.uuid4()}", task.name, task.namespace, task.type, task.priority, count,
             "Queued", "", now, now, given.source, tuple(given.changes),
             os.path.abspath(given.base), _absolute(given.allowed), tuple(given.labels),
-            given.compat, origin=given.origin,
+            given.compat, origin=given.origin, engine=given.engine.as_dict(),
         )  # fmt: skip
         self.jobs.add_job(row, count)
         self.home.serve()
@@ -116,6 +130,7 @@ class JobClient:
             old.labels,
             old.compat,
             old.id,
+            EnginePlan.read(old.engine, compat=old.compat),
         )
         return self.submit(again)
 
@@ -225,7 +240,9 @@ class JobClient:
             raise JobError("ExecutionNotFound", f"the job {name} has no execution")
         return going[0] if going else found[-1]
 
-    def ask(self, kind: str, execution: str, argument: str = "") -> None:
+    def ask(
+        self, kind: str, execution: str, argument: str = "", seconds: float = STOP_SECONDS
+    ) -> None:
         """Have the process that runs the jobs do something with an execution.
 
         Raises:
@@ -233,7 +250,7 @@ class JobClient:
         """
         number = self.jobs.ask(kind, execution, argument)
         self.home.serve()
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + seconds
         for _ in self.changes():
             answer = self.jobs.answered(number)
             if answer is not None:
@@ -244,6 +261,54 @@ class JobClient:
                 break
         self.jobs.answer(number, "nobody waits for it any more")
         raise JobError("FilesystemError", f"cannot {kind} {execution}: no answer", retryable=True)
+
+    def drain(
+        self, server: str, seconds: float, *, undo: bool = False
+    ) -> tuple[list[str], dict[str, str]]:
+        """Let a server have no executions any more, and wait until it has none.
+
+        Args:
+            server: Its address.
+            seconds: How long to wait.
+            undo: Let it have executions again instead.
+
+        Returns:
+            The executions that have left it or have ended, and those that are still there, each
+            with the reason.
+
+        Raises:
+            JobError: No process runs the jobs, and none starts.
+        """
+        there = {run.id: run for run in self._at(server)}
+        self.jobs.drain(server, undo=undo)
+        self.home.wake()
+        if undo or not there:
+            return [], {}
+        end = time.monotonic() + seconds
+        left: dict[str, str] = {}
+        for _ in self.changes():
+            still = self._at(server)
+            left = {run.id: self._why(run) for run in still}
+            there.update({run.id: run for run in still})
+            if not left or time.monotonic() >= end:
+                break
+        return [id for id in there if id not in left], left
+
+    def _at(self, server: str) -> list[RunRow]:
+        return [
+            one
+            for one in self.jobs.runs(only_open=True)
+            if one.server == server and one.folder and one.state in ("New", "Running")
+        ]
+
+    def _why(self, run: RunRow) -> str:
+        """Return why an execution has not left its server yet."""
+        said = [
+            one.message
+            for one in self.jobs.history(run.job)
+            if one.execution == run.id and one.topic == "Drain"
+        ]
+        return said[-1] if said else "it is moving"
 
     def log(self, run: RunRow) -> Path:
         """Return the folder of an execution's log."""

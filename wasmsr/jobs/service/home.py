@@ -66,13 +66,19 @@ class JobHome:
         """What the process that runs the jobs says."""
         return self.path / "service.log"
 
-    def execution(self, execution: str, epoch: int) -> Path:
-        """Return the folder of an execution. Each epoch has its own."""
-        return self.path / "executions" / f"{execution}-e{epoch}"
+    def execution(self, execution: str, epoch: int, shared: str = "") -> Path:
+        """Return the folder of an execution. Each epoch has its own.
 
-    def inputs(self, execution: str, epoch: int) -> Path:
-        """Return the folder of its inputs."""
-        return self.path / "executions" / f"{execution}-e{epoch}.inputs"
+        Args:
+            execution: Its id.
+            epoch: Its epoch.
+            shared: The folder of all servers that may run it; "" for that of the jobs.
+        """
+        return Path(shared or self.path) / "executions" / f"{execution}-e{epoch}"
+
+    def inputs(self, execution: str, epoch: int, shared: str = "") -> Path:
+        """Return the folder of its inputs; see `execution`."""
+        return self.execution(execution, epoch, shared).with_suffix(".inputs")
 
     # The lock
 

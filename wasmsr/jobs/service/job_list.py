@@ -32,7 +32,7 @@ from wasmsr.jobs.service.rows import (
 APPLICATION = 0x57534A4C
 """The application id in the file's header: WSJL."""
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of the tables (`user_version` of the file)."""
 
 BUSY_SECONDS = 20.0
@@ -47,13 +47,15 @@ CREATE TABLE jobs (
     priority INTEGER NOT NULL, count INTEGER NOT NULL, state TEXT NOT NULL, message TEXT NOT NULL,
     created REAL NOT NULL, changed REAL NOT NULL, source BLOB NOT NULL, changes TEXT NOT NULL,
     base TEXT NOT NULL, allowed TEXT NOT NULL, labels TEXT NOT NULL,
-    compat INTEGER NOT NULL, stopping INTEGER NOT NULL, origin TEXT NOT NULL
+    compat INTEGER NOT NULL, stopping INTEGER NOT NULL, origin TEXT NOT NULL,
+    engine TEXT NOT NULL DEFAULT '{}'
 ) WITHOUT ROWID;
 CREATE INDEX jobs_by_state ON jobs (state);
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, job TEXT NOT NULL, number INTEGER NOT NULL, epoch INTEGER NOT NULL,
     state TEXT NOT NULL, message TEXT NOT NULL, created REAL NOT NULL, started REAL, ended REAL,
-    folder TEXT NOT NULL, result TEXT, published TEXT, exit_code INTEGER
+    folder TEXT NOT NULL, result TEXT, published TEXT, exit_code INTEGER,
+    server TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX runs_by_job ON runs (job);
 CREATE INDEX runs_by_state ON runs (state);
@@ -66,9 +68,19 @@ CREATE TABLE requests (
     number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, execution TEXT NOT NULL,
     argument TEXT NOT NULL, answer TEXT
 );
+CREATE TABLE drained (server TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
-_JSON = {"changes", "allowed", "labels", "result", "published"}
+_SINCE = {
+    2: """
+ALTER TABLE jobs ADD COLUMN engine TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE runs ADD COLUMN server TEXT NOT NULL DEFAULT '';
+CREATE TABLE drained (server TEXT PRIMARY KEY) WITHOUT ROWID;
+""",
+}
+"""What makes the tables of a version of those of the version before."""
+
+_JSON = {"changes", "allowed", "labels", "result", "published", "engine"}
 _JOB = tuple(JobRow.__dataclass_fields__)
 _RUN = tuple(RunRow.__dataclass_fields__)
 _EVENT = tuple(EventRow.__dataclass_fields__)
@@ -138,6 +150,11 @@ class JobList:
                 f"has version {version}; this wasmsr reads up to {SCHEMA}",
                 "install the wasmsr that made it",
             )
+        elif version < SCHEMA:
+            for number in range(version + 1, SCHEMA + 1):
+                for statement in _SINCE[number].split(";")[:-1]:
+                    run(statement)
+            run(f"PRAGMA user_version = {SCHEMA}")
 
     def _away(self, sentence: str, hint: str | None = None) -> JobError:
         message = f"the list of jobs {self.path} {sentence}"
@@ -189,9 +206,11 @@ class JobList:
             for number in range(runs):
                 self.add_run(job.id, number)
 
-    def add_run(self, job: str, number: int, message: str = "") -> RunRow:
-        """Add an execution of a job."""
-        row = RunRow(f"e-{uuid.uuid4()}", job, number, 1, "New", message, time.time())
+    def add_run(self, job: str, number: int, message: str = "", server: str = "") -> RunRow:
+        """Add an execution of a job; `server` is the one that has to run it, or ""."""
+        row = RunRow(
+            f"e-{uuid.uuid4()}", job, number, 1, "New", message, time.time(), server=server
+        )
         with self.changing():
             self._insert("runs", _RUN, row)
             self.note(job, row.id, "Scheduling", "New", message or "Execution made")
@@ -348,6 +367,22 @@ class JobList:
             f"SELECT {', '.join(_EVENT)} FROM events WHERE job = ? ORDER BY seq", (job,)
         )
         return [EventRow(*row) for row in found]
+
+    # Servers
+
+    def drain(self, server: str, *, undo: bool = False) -> None:
+        """Note that a server gets no more executions, or that it may have some again."""
+        with self.changing():
+            self._database.execute(
+                "DELETE FROM drained WHERE server = ?"
+                if undo
+                else "INSERT OR IGNORE INTO drained VALUES (?)",
+                (server,),
+            )
+
+    def drained(self) -> frozenset[str]:
+        """Return the addresses of servers that get no more executions."""
+        return frozenset(str(one) for (one,) in self._rows("SELECT server FROM drained"))
 
     # Requests
 

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wasmsr.errors import EXIT_HOST, EXIT_INTERRUPTED, WasmsrError
 from wasmsr.jobs.description.job import Job
 from wasmsr.jobs.description.job_file import read_job
+from wasmsr.jobs.engines.engine_plan import EnginePlan
+from wasmsr.jobs.engines.engine_port import EngineTable, RunEngine
 from wasmsr.jobs.failures import JobError
+from wasmsr.jobs.service.answering import RequestDesk
 from wasmsr.jobs.service.home import JobHome
 from wasmsr.jobs.service.job_list import JobList
-from wasmsr.jobs.service.rows import JobRow, RequestRow, RunRow
-from wasmsr.jobs.service.running import RunEngine, RunningExecution
+from wasmsr.jobs.service.rows import JobRow, RunRow
+from wasmsr.jobs.service.running import RunningExecution
 from wasmsr.jobs.service.scheduling import (
     BACKOFF_FORGOTTEN,
     CPU,
+    EVERYWHERE,
     KEPT_RUNS,
     STAYING,
     Waiting,
@@ -65,13 +68,6 @@ PEER_SENTENCE = (
     "• Node {}: job already executed on this node more than once"
 )
 
-ARGUMENTS = {"pause": False, "resume": False, "snapshot": True}
-"""What a request may ask of an executor, and whether it has an argument. A newer version, or
-another program, may write other requests into the list."""
-
-STANDING = {"pause": "Paused", "resume": "Running"}
-"""What the list says of an execution that was paused, or that runs on."""
-
 LOST = "the process that ran it has ended"
 
 
@@ -81,7 +77,7 @@ class JobService:
     def __init__(
         self,
         home: JobHome,
-        engines: Callable[[bool], RunEngine],
+        engines: Callable[[EnginePlan], RunEngine],
         *,
         idle: float = IDLE_SECONDS,
         capacity: float | None = None,
@@ -90,16 +86,19 @@ class JobService:
 
         Args:
             home: The folder; this process has its lock.
-            engines: Makes an executor; its argument says whether it behaves as Bacalhau's.
+            engines: Makes the executor of a plan.
             idle: Seconds for which the process stays when nothing is left to do.
             capacity: CPUs for executions; None for all of this machine.
         """
-        self._home, self._make, self._idle = home, engines, idle
+        self._home, self._idle = home, idle
         self._capacity = float(processors()) if capacity is None else capacity
         self._jobs = JobList(home.list_file, synced=False)
-        self._engines: dict[bool, RunEngine] = {}
+        self._engines = EngineTable(lambda plan: self._avoiding(engines(plan)))
+        self._plans: dict[str, EnginePlan] = {}
         self._running: dict[str, RunningExecution] = {}
         self._tasks: dict[str, Job | WasmsrError] = {}
+        self._desk = RequestDesk(self._jobs, self._engines, lambda run: self._running.get(run))
+        self._placing: set[str] = set()
         self._failures: dict[tuple[str, int], int] = {}
         self._again: dict[tuple[str, int], float] = {}
         self._lock = threading.Lock()
@@ -140,7 +139,8 @@ class JobService:
         """Save what runs; the next process goes on with it. What has ended meanwhile is noted."""
         with self._lock:
             going = list(self._running.values())
-        for engine in self._engines.values():
+        self._desk.settle(SETTLE_SECONDS)
+        for engine in self._engines.all():
             for name, problem in engine.leave().items():
                 for one in going:
                     if one.name == name:
@@ -174,6 +174,8 @@ class JobService:
         """Say of each execution what became of it while no process ran the jobs."""
         left = self._jobs.runs(only_open=True)
         for one in left:
+            if self._plan(self._jobs.job(one.job)).is_elsewhere:
+                continue
             saved = saved_in(one.folder) if one.state == "Running" else None
             if one.state == "Running" and (saved is None or not saved.left):
                 time.sleep(WORKERS_END_SECONDS)
@@ -192,6 +194,10 @@ class JobService:
             self._lost(run, job)
 
     def _lost(self, run: RunRow, job: JobRow) -> None:
+        if self._plan(job).is_elsewhere:  # also one that is to be stopped there
+            message = "its program may run on a server, which is asked"
+            self._jobs.set_run(run, "New", message, "Recovery")
+            return
         task, saved = self._task(job), saved_in(run.folder)
         fails = isinstance(task, WasmsrError) or task.on_loss == "fail"
         restores = not isinstance(task, WasmsrError) and task.on_loss == "restore"
@@ -204,7 +210,8 @@ class JobService:
             run, "New", f"{LOST}; {what}", "Recovery",
             epoch=run.epoch + 1, started=None, folder=folder,
         )  # fmt: skip
-        tree_walk.remove(self._home.inputs(run.id, run.epoch))
+        shared = self._plan(job).shared
+        tree_walk.remove(self._home.inputs(run.id, run.epoch, shared))
         if run.folder and not folder:
             tree_walk.remove(Path(run.folder))
 
@@ -212,6 +219,7 @@ class JobService:
 
     def _task(self, job: JobRow) -> Job | WasmsrError:
         """Return what a job's file says."""
+        self._plan(job)
         found = self._tasks.get(job.id)
         if found is None:
             job = self._jobs.job(job.id)
@@ -222,10 +230,22 @@ class JobService:
             self._tasks[job.id] = found
         return found
 
+    def _plan(self, job: JobRow) -> EnginePlan:
+        """Return what runs the executions of a job; `_task` has the error if nothing can."""
+        found = self._plans.get(job.id)
+        if found is None:
+            try:
+                found = EnginePlan.read(job.engine, compat=job.compat)
+            except JobError as error:  # a newer version took it
+                self._tasks[job.id] = error
+                found = EnginePlan(job.compat)
+            self._plans[job.id] = found
+        return found
+
     def _turn(self) -> bool:
         """Bring everything one step further; return whether there is something to do."""
         for request in self._jobs.open_requests():
-            self._answer(request)
+            self._desk.take(request)
         jobs = self._jobs.jobs(only_open=True, files=False)
         if not jobs:
             return bool(self._running)
@@ -233,12 +253,16 @@ class JobService:
         for run in self._jobs.runs(only_open=True):
             by_job.setdefault(run.job, []).append(run)
         now = time.time()
-        waiting: list[Waiting] = []
+        waiting: dict[str, list[Waiting]] = {}
+        for engine in self._engines.all():
+            self._avoiding(engine)
         for job in jobs:
             runs = by_job[job.id]
             task = self._task(job)
             if isinstance(task, WasmsrError):
                 self._give_up(job, runs, task.message, "Failed")
+                continue
+            if not self._is_spread(job, task):
                 continue
             if self._ends(job, task, runs, now):
                 continue
@@ -250,12 +274,55 @@ class JobService:
                 if run.state != "New":
                     self._take_up(run, job)
                 elif run.id not in self._running:
-                    waiting.append(Waiting(run, job, cpu))
-        with self._lock:
-            used = sum(one.cpu for one in self._running.values())
-        for one in startable(waiting, used, self._capacity):
-            self._start(one.run, one.job)
+                    waiting.setdefault(self._plan(job).key, []).append(Waiting(run, job, cpu))
+        for key, mine in waiting.items():
+            with self._lock:
+                used = sum(one.cpu for one in self._running.values() if one.plan.key == key)
+            most = self._plan(mine[0].job).capacity
+            for one in startable(mine, used, self._capacity if most is None else most):
+                self._start(one.run, one.job)
         return True
+
+    def _avoiding(self, engine: RunEngine) -> RunEngine:
+        """Have an executor leave the servers that are to be shut down, and return it."""
+        avoid = getattr(engine, "avoid", None)
+        if avoid is not None:
+            avoid(self._jobs.drained())
+        return engine
+
+    def _is_spread(self, job: JobRow, task: Job) -> bool:
+        """Return whether a job has its executions.
+
+        One that runs on every server that matches gets them when the servers are known, which can
+        take a while.
+        """
+        plan = self._plan(job)
+        if not (plan.is_elsewhere and job.type in EVERYWHERE) or job.stopping:
+            return True
+        if job.id in self._placing:
+            return False
+        if self._jobs.runs(job.id):
+            return True
+        self._placing.add(job.id)
+        threading.Thread(
+            target=self._spread, args=(job, task, plan), name="job-servers", daemon=True
+        ).start()
+        return False
+
+    def _spread(self, job: JobRow, task: Job, plan: EnginePlan) -> None:
+        """Make an execution for each server that matches; called in a thread."""
+        try:
+            servers = self._engines.of(plan).matching(task.constraints)  # type: ignore[attr-defined]
+            if not servers:
+                raise JobError("ExecutorSpecValidationErr", "no server matches the job")
+            with self._jobs.changing():
+                for number, server in enumerate(servers):
+                    self._jobs.add_run(job.id, number, server=server)
+        except (WasmsrError, OSError) as error:
+            self._jobs.set_job(job.id, "Failed", str(error))
+        finally:
+            self._placing.discard(job.id)
+            self._home.wake()
 
     def _start(self, run: RunRow, job: JobRow) -> None:
         task = self._task(job)
@@ -263,19 +330,30 @@ class JobService:
             return
         if run.state == "New":
             self._jobs.note(job.id, run.id, "Scheduling", "", "Its inputs are fetched")
-        self._jobs.set_job(job.id, "Running")
+        plan = self._plan(job)
+        if not plan.is_elsewhere:  # otherwise it may wait for a server
+            self._jobs.set_job(job.id, "Running")
         cpu = task.task.resources.cpu or CPU
         one = RunningExecution(
-            self._home, self._jobs, self._engine(job.compat), run, job, task, self._ended, cpu
+            self._home, self._jobs, self._engines, plan, run, job, task, self._ended, cpu
         )
         with self._lock:
             self._running[run.id] = one
         one.begin()
 
-    def _engine(self, compat: bool) -> RunEngine:
-        if compat not in self._engines:
-            self._engines[compat] = self._make(compat)
-        return self._engines[compat]
+    def heard(self, event: str, id: str, **values: Any) -> None:
+        """Take an event of an executor; any thread may call it."""
+        if event == "server":
+            with self._lock:
+                mine = [one for one in self._running.values() if one.name == id]
+            for one in mine:
+                one.is_at(values["server"])
+        elif event == "not-moved":
+            with self._lock:
+                mine = [one for one in self._running.values() if one.name == id]
+            for one in mine:
+                said = f"it cannot leave {one.row.server}: {values['error']}"
+                self._jobs.note(one.job.id, one.row.id, "Drain", "", said)
 
     def _ended(self, one: RunningExecution) -> None:
         """Note that a thread has ended; called in it."""
@@ -335,6 +413,10 @@ class JobService:
     def _give_up(self, job: JobRow, runs: list[RunRow], message: str, state: str) -> bool:
         """Cancel the executions of a job; when all have ended, the job has."""
         for run in runs:
+            if run.open and run.folder and self._plan(job).is_elsewhere:
+                self._take_up(run, job)
+                if run.id not in self._running:
+                    self._start(run, job)  # it may run on a server, and is ended there
             running = self._running.get(run.id)
             if running is not None:
                 running.cancel(message)
@@ -349,6 +431,7 @@ class JobService:
 
     def _forget(self, job: JobRow) -> None:
         self._tasks.pop(job.id, None)
+        self._plans.pop(job.id, None)
         with self._lock:
             for table in (self._failures, self._again):
                 for place in [place for place in table if place[0] == job.id]:
@@ -359,7 +442,10 @@ class JobService:
     def _stay(self, job: JobRow, task: Job, now: float) -> None:
         """Make a new execution for each place whose last one has ended, after a while."""
         runs = self._jobs.runs(job.id)
-        for number in range(executions_of(task)):
+        numbers: Iterable[int] = range(executions_of(task))
+        if self._plan(job).is_elsewhere and job.type in EVERYWHERE:
+            numbers = sorted({run.number for run in runs})
+        for number in numbers:
             mine = [run for run in runs if run.number == number]
             if any(run.open for run in mine):
                 continue
@@ -369,42 +455,18 @@ class JobService:
                 self._again[place] = now + backoff(failures)
             if now >= self._again.get(place, 0):
                 self._again.pop(place, None)
-                self._jobs.add_run(job.id, number, "Begun again: the one before has ended")
+                server = mine[0].server if job.type in EVERYWHERE and mine else ""
+                message = "Begun again: the one before has ended"
+                self._jobs.add_run(job.id, number, message, server)
                 for old in mine[: max(0, len(mine) - KEPT_RUNS)]:
-                    self._drop(old)
+                    self._drop(old, self._plan(job).shared)
 
-    def _drop(self, run: RunRow) -> None:
+    def _drop(self, run: RunRow, shared: str) -> None:
         """Forget an old execution of a daemon, with its folders."""
         for epoch in range(1, run.epoch + 1):
-            tree_walk.remove(self._home.execution(run.id, epoch))
+            tree_walk.remove(self._home.execution(run.id, epoch, shared))
             tree_walk.remove(self._home.results / (run.id + (f"-e{epoch}" if epoch > 1 else "")))
         self._jobs.forget_run(run.id)
-
-    # Requests
-
-    def _answer(self, request: RequestRow) -> None:
-        one = self._running.get(request.execution)
-        try:
-            if one is None or not one.program_runs:
-                raise JobError(
-                    "ExecutionNotFound", f"the execution {request.execution} does not run now"
-                )
-            act = None
-            if request.kind in ARGUMENTS:
-                act = getattr(self._engine(one.job.compat), request.kind, None)
-            if act is None:
-                raise JobError("SpecError", f"this executor cannot {request.kind} an execution")
-            act(one.name, *([request.argument] if ARGUMENTS[request.kind] else []))
-        except WasmsrError as error:
-            self._jobs.answer(request.number, error.message or "it failed")
-        except OSError as error:
-            self._jobs.answer(request.number, f"{request.argument}: {error.strerror or error}")
-        else:
-            if request.kind in STANDING:
-                one.say(STANDING[request.kind], request.kind.title())
-            else:
-                self._jobs.note(one.row.job, one.row.id, request.kind.title(), "", request.argument)
-            self._jobs.answer(request.number, "")
 
 
 def saved_in(folder: str) -> JobCheckpoint | None:
@@ -415,41 +477,4 @@ def saved_in(folder: str) -> JobCheckpoint | None:
     return JobCheckpoint.read(ExecutionFolder(Path(folder))) if folder else None
 
 
-def serve(
-    home: JobHome,
-    ready: int | None = None,
-    *,
-    idle: float = IDLE_SECONDS,
-    note: Callable[..., None] = lambda event, id, **values: None,
-) -> bool:
-    """Run the jobs of a folder until nothing is left to do, or SIGTERM or SIGINT comes.
-
-    Args:
-        home: The folder.
-        ready: A descriptor to which "+" is written when this process has the lock; it is closed.
-        idle: Seconds for which the process stays when nothing is left to do.
-        note: Gets events of executions; see `Executor`.
-
-    Returns:
-        Whether this process ran the jobs; False if another one does.
-    """
-    from wasmsr.jobs import Executor
-
-    lock = home.lock()
-    if lock is None:
-        return False
-    engines: Callable[[bool], RunEngine] = lambda compat: Executor(  # noqa: E731
-        home.path / "executions", compat="bacalhau" if compat else None, note=note
-    )
-    service = JobService(home, engines, idle=idle)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: service.end(signal.Signals(number).name))
-    if ready is not None:
-        with suppress(OSError):
-            os.write(ready, b"+")
-            os.close(ready)
-    service.run(lock)
-    return True
-
-
-__all__ = ["JobService", "serve"]
+__all__ = ["JobService"]

@@ -39,6 +39,7 @@ class JobRow:
         compat: Whether it runs as on Bacalhau.
         stopping: Whether somebody asked to stop it.
         origin: The job that it repeats, or "".
+        engine: What runs it, as plain data; see `EnginePlan`.
     """
 
     id: str
@@ -59,6 +60,7 @@ class JobRow:
     compat: bool = False
     stopping: bool = False
     origin: str = ""
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def open(self) -> bool:
@@ -90,6 +92,7 @@ class RunRow:
         result: How its program ended, as plain data, or None.
         published: Where its results are, as plain data, or None.
         exit_code: The exit code of the command line for it, or None.
+        server: The address of the node that has it, or has to run it; "" for this machine.
     """
 
     id: str
@@ -105,6 +108,7 @@ class RunRow:
     result: Mapping[str, Any] | None = None
     published: Mapping[str, Any] | None = None
     exit_code: int | None = None
+    server: str = ""
 
     @property
     def open(self) -> bool:
@@ -147,7 +151,7 @@ class RequestRow:
 
     Attributes:
         number: Its number.
-        kind: "snapshot", "pause" or "resume".
+        kind: "snapshot", "pause", "resume" or "migrate".
         execution: The execution.
         argument: What the kind needs, such as a file.
         answer: The answer, or None as long as there is none; "" is success.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from wasmsr.errors import EXIT_FUEL, EXIT_HOST, EXIT_INTERRUPTED, WasmsrError
 from wasmsr.jobs.description.job import Job
+from wasmsr.jobs.engines.engine_plan import EnginePlan
+from wasmsr.jobs.engines.engine_port import EndedRun, EngineTable, RunEngine
+from wasmsr.jobs.execution.requests import ExecutionFolder, ExecutionRequest
+from wasmsr.jobs.execution.saving import read_request, write_request
 from wasmsr.jobs.failures import ExecutorLeft, JobError
 from wasmsr.jobs.publishers.publication import Publication
 from wasmsr.jobs.publishers.publishing import publish
@@ -22,60 +26,11 @@ from wasmsr.jobs.sources.order import AllowedPath
 from wasmsr.jobs.sources.staging import StagedInput, stage, unstage
 from wasmsr.wasi.filesystem import tree_walk
 
+SENT = "It is sent to a server"
+"""What the list says of an execution while a server is looked for."""
+
 PEER_MEMORY = 512_000_000
 """Bytes of memory of a task that names none, on Bacalhau."""
-
-
-class EndedRun(Protocol):
-    """How an execution ended; `ExecutionResult` has it."""
-
-    @property
-    def exit_code(self) -> int:
-        """The program's exit code."""
-
-    @property
-    def error(self) -> str:
-        """What went wrong, or ""."""
-
-    @property
-    def timed_out(self) -> bool:
-        """Whether it ran longer than it may."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-
-
-class DescribedRun(Protocol):
-    """What an executor says of an execution; `ExecutionInfo` has it."""
-
-    @property
-    def state(self) -> str:
-        """What it does."""
-
-
-class RunEngine(Protocol):
-    """What the service needs of an executor; `wasmsr.jobs.Executor` has it."""
-
-    def start(self, request: dict[str, Any], /) -> None:
-        """Start an execution. Raises JobError."""
-
-    def recover(self, request: dict[str, Any], /) -> None:
-        """Go on from the checkpoint in the execution's folder. Raises JobError."""
-
-    def wait(self, id: str, timeout: float | None = None) -> EndedRun:
-        """Return how it ended. Raises ExecutorLeft: `leave` was called before."""
-
-    def describe(self, id: str) -> DescribedRun:
-        """Return what it does."""
-
-    def cancel(self, id: str) -> None:
-        """End it at once. Raises JobError if it has ended."""
-
-    def leave(self) -> Mapping[str, str]:
-        """End all processes, and save what runs; return what was not saved, and why."""
-
-    def close(self) -> None:
-        """End all executions."""
 
 
 class RunningExecution:
@@ -85,13 +40,15 @@ class RunningExecution:
         row: The execution, as the list has it.
         job: Its job.
         cpu: CPUs that it takes.
+        plan: What runs it.
     """
 
     def __init__(
         self,
         home: JobHome,
         jobs: JobList,
-        engine: RunEngine,
+        engines: EngineTable,
+        plan: EnginePlan,
         row: RunRow,
         job: JobRow,
         task: Job,
@@ -100,8 +57,8 @@ class RunningExecution:
     ) -> None:
         """Take an execution; `begin` starts its thread, and `ended` is called in it at the end."""
         self.row, self.job, self.cpu = row, job, cpu
-        self._home, self._jobs, self._engine, self._task = home, jobs, engine, task
-        self._ended = ended
+        self._home, self._jobs, self._engines, self._task = home, jobs, engines, task
+        self.plan, self._ended = plan, ended
         self._lock = threading.Lock()
         self._started = False
         self._staging = row.state != "Publishing"
@@ -139,16 +96,26 @@ class RunningExecution:
             if self._stop() is not None:
                 return
             self._reason.append(message)
-            started = self._started
-        if started:
+            engine = self._engines.made(self.plan)
+        if engine is not None and not self._staging:  # it may still wait for a server
             with suppress(WasmsrError):
-                self._engine.cancel(self.name)
+                engine.cancel(self.name)
+
+    @property
+    def _engine(self) -> RunEngine:
+        return self._engines.of(self.plan)
 
     def say(self, message: str, topic: str) -> None:
         """Have the list say something of it while its program runs."""
         with self._noting:
             if self.row.state == "Running":
                 self._set("Running", message, topic)
+
+    def is_at(self, server: str) -> None:
+        """Have the list say which server has it."""
+        with self._noting:
+            if self.row.state == "Running" and self.row.server != server:
+                self._set("Running", f"It is at {server}", "Server", server=server)
 
     def settled(self, seconds: float) -> bool:
         """Return whether its thread ends within so many seconds, with all noted that happened."""
@@ -159,20 +126,21 @@ class RunningExecution:
         self._dead = True
 
     def _run(self) -> None:
-        inputs = self._home.inputs(self.row.id, self.row.epoch)
+        left = False
         try:
             if self.row.state != "Publishing":
-                self._execute(inputs)
+                self._execute()
             if self.row.state == "Publishing" and not self._dead:
                 self._publish()
         except ExecutorLeft:
-            pass  # the next process goes on with it: nothing has ended
+            left = True  # the next process goes on with it: nothing has ended
         except WasmsrError as error:
             self._fail(error.message, error.exit_code, error.hint)
         except Exception as error:  # noqa: BLE001  a fault of one execution ends no other
             self._fail(f"a fault of wasmsr: {type(error).__name__}: {error}", EXIT_HOST)
         finally:
-            unstage(inputs)
+            if not (left and self.plan.is_elsewhere):  # its program runs on, and reads them
+                unstage(self._inputs)
             self._ended(self)
             self._over.set()
 
@@ -189,12 +157,19 @@ class RunningExecution:
         said = f"{message} ({hint})" if hint else message
         self._set("Failed", said, ended=time.time(), exit_code=exit_code)
 
-    def _execute(self, inputs: Path) -> None:
+    @property
+    def _inputs(self) -> Path:
+        return self._home.inputs(self.row.id, self.row.epoch, self.plan.shared)
+
+    def _execute(self) -> None:
         """Stage the inputs, run the program, and note how it ended."""
+        if self._watched():
+            self._wait()
+            return
         task = self._task.task
         staged = stage(
             task.inputs,
-            inputs,
+            self._inputs,
             base=Path(self.job.base),
             allowed=[AllowedPath.parse(text) for text in self.job.allowed],
             limit=task.resources.disk,
@@ -205,12 +180,19 @@ class RunningExecution:
             if reason is not None:
                 raise JobError("ExecutionAlreadyCancelled", reason)
         folder = self._recovered(staged) or self._begun(staged)
+        about = self._engine.describe(self.name)
+        said = "Paused" if about.state == "paused" else "Running"
+        self._set(
+            "Running", said, started=time.time(), folder=str(folder), server=about.server
+        )  # fmt: skip
+        self._wait()
+
+    def _wait(self) -> None:
+        """Wait for the end of the program, and note how it ended."""
+        self._jobs.set_job(self.job.id, "Running")
         with self._lock:
             self._started = True
             stop = self._stop()
-        paused = self._engine.describe(self.name).state == "paused"
-        said = "Paused" if paused else "Running"
-        self._set("Running", said, started=time.time(), folder=str(folder))
         if stop is not None:
             with suppress(WasmsrError):
                 self._engine.cancel(self.name)
@@ -219,15 +201,56 @@ class RunningExecution:
 
     def _begun(self, staged: list[StagedInput]) -> Path:
         """Begin the program in a new folder, which is returned. Raises JobError."""
-        folder = self._home.execution(self.row.id, self.row.epoch)
+        folder = self._home.execution(self.row.id, self.row.epoch, self.plan.shared)
         tree_walk.remove(folder)
         folder.mkdir(parents=True, mode=0o700)
-        self._engine.start(request_of(self.name, self.job, self._task, staged, folder))
+        asked = request_of(self.name, self.job, self._task, staged, folder, self.row.server)
+        if self.plan.is_elsewhere:
+            # Before the program can run: a process that is killed then finds it, and begins none.
+            write_request(ExecutionFolder(folder), ExecutionRequest.read(asked))
+            self._jobs.set_run(self.row, "New", SENT, "Scheduling", folder=str(folder))
+            self.row = replace(self.row, folder=str(folder))
+        self._engine.start(asked)
         return folder
+
+    def _lost_by_all(self, error: JobError) -> None:
+        """Have it begin again in its next epoch. Raises JobError: it may not."""
+        if self._task.on_loss == "fail":
+            raise error
+        unstage(self._inputs)
+        self.row = self._jobs.set_run(
+            self.row, "New", f"{error.message}; it is begun again", "Recovery",
+            epoch=self.row.epoch + 1, started=None, folder="",
+        )  # fmt: skip
+
+    def _watched(self) -> bool:
+        """Go on watching a program that a server may have; return whether one has it."""
+        if not (self.plan.is_elsewhere and self.row.folder):
+            return False
+        request = read_request(ExecutionFolder(Path(self.row.folder)))
+        if request is None:
+            return False
+        with self._lock:
+            self._staging = False
+        try:
+            self._engine.recover(request.as_dict())
+        except ExecutorLeft:
+            raise
+        except JobError as error:
+            if error.code != "ExecutionNotFound":
+                raise
+            if self.row.started is not None:
+                self._lost_by_all(error)
+            return False
+        about = self._engine.describe(self.name)
+        said = "Paused" if about.state == "paused" else "Running"
+        began = self.row.started or time.time()
+        self._set("Running", said, "Recovery", started=began, server=about.server)
+        return True
 
     def _recovered(self, staged: list[StagedInput]) -> Path | None:
         """Go on from the checkpoint that is in the execution's folder; None if that fails."""
-        if not self.row.folder:
+        if not self.row.folder or self.plan.is_elsewhere:
             return None
         folder = Path(self.row.folder)
         try:
@@ -287,7 +310,7 @@ def command_code(code: int) -> int:
 
 
 def request_of(
-    name: str, row: JobRow, job: Job, staged: list[StagedInput], folder: Path
+    name: str, row: JobRow, job: Job, staged: list[StagedInput], folder: Path, server: str = ""
 ) -> dict[str, Any]:
     """Return what the executor is asked for, as plain data."""
     task = job.task
@@ -311,13 +334,12 @@ def request_of(
         "snapshot_every": job.snapshot_every,
         "on_loss": job.on_loss,
         "output": job.output,
+        "constraints": job.constraints,
+        "server": server,
     }
 
 
 __all__ = [
-    "DescribedRun",
-    "EndedRun",
-    "RunEngine",
     "RunningExecution",
     "command_code",
     "request_of",

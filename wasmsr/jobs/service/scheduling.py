@@ -27,6 +27,10 @@ STAYING = ("daemon", "service")
 """Types of jobs whose executions are started again when they end."""
 
 
+EVERYWHERE = ("ops", "daemon")
+"""Types of jobs that have one execution on every server that matches."""
+
+
 def machine_labels(given: Iterable[str] = ()) -> dict[str, str]:
     """Return the labels of this machine: its own, and those of `KEY=VALUE` texts.
 
@@ -87,7 +91,7 @@ def _words(one: Constraint) -> str:
 
 def executions_of(job: Job) -> int:
     """Return how many executions a job has at a time on one machine."""
-    return 1 if job.type in ("ops", "daemon") else job.count
+    return 1 if job.type in EVERYWHERE else job.count
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ def overdue(job: JobRow, timeouts: tuple[int, int], begun: bool, now: float) -> 
 __all__ = [
     "BACKOFF_FORGOTTEN",
     "CPU",
+    "EVERYWHERE",
     "KEPT_RUNS",
     "STAYING",
     "Waiting",

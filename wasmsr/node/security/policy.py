@@ -138,7 +138,7 @@ class Policy:
             folder, read_only = (rule[:-3], True) if rule.endswith(":ro") else (rule, False)
             root = os.path.realpath(folder)
             below = wanted == root or wanted.startswith(root.rstrip("/") + "/")
-            if below and (not read_only or mount.mode == "ro"):
+            if below and (not read_only or mount.mode in READS):
                 return
         raise AccessRefused(
             "mounts",
@@ -151,6 +151,10 @@ def _covers(rule: str, address: str) -> bool:
     host, _, port = rule.rpartition(":")
     other, _, number = address.rpartition(":")
     return host == other and port in ("*", number)
+
+
+READS = ("ro", "input")
+"""Modes of mounts in which a program changes nothing."""
 
 
 class ProgramAdmission:

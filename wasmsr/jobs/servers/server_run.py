@@ -1,0 +1,90 @@
+"""What a node is told of an execution, and what is noted of it beside its request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from wasmsr import small_files
+from wasmsr.jobs.execution.prepared import Prepared
+from wasmsr.jobs.execution.requests import ExecutionFolder
+from wasmsr.jobs.failures import JobError
+
+OURS: Final = "job."
+"""How the names of our programs on nodes begin; the execution's id follows."""
+
+RUN_FIELDS: Final = ("own_name", "own_args", "invoke", "env", "limits")
+"""What a node is told of a run, besides its mounts."""
+
+LARGEST: Final = 1 << 20
+"""Bytes of a note that are read."""
+
+
+@dataclass(frozen=True)
+class ServerNote:
+    """What is noted of an execution, so that another process goes on watching it.
+
+    Attributes:
+        began: When it was started, in seconds since 1970.
+        paused: Seconds for which it was paused since then.
+        replaced: Ids of its earlier programs, which were lost and begun again.
+    """
+
+    began: float
+    paused: float = 0.0
+    replaced: tuple[str, ...] = ()
+
+    def write(self, folder: ExecutionFolder) -> None:
+        """Write the note. Raises OSError."""
+        small_files.replace(folder.path / "server.json", json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def read(cls, folder: ExecutionFolder, began: float) -> ServerNote:
+        """Return what was noted; if nothing was, an execution that began at `began`."""
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            data, _ = small_files.read(folder.path / "server.json", LARGEST)
+            found = json.loads(data)
+            return cls(
+                float(found["began"]), float(found["paused"]), tuple(map(str, found["replaced"]))
+            )
+        return cls(began)
+
+
+def spec_for(prepared: Prepared) -> dict[str, Any]:
+    """Return the run as a node takes it.
+
+    Outputs are in folders that all servers share, where the program writes itself.
+
+    Raises:
+        JobError: A server cannot run it.
+    """
+    if prepared.modules.preload:
+        raise JobError(
+            "SpecError",
+            "a program of several modules cannot run on a server yet",
+            hint="link the modules into one",
+        )
+    run = prepared.run()
+    whole = run.as_dict()
+    spec: dict[str, Any] = {name: whole[name] for name in RUN_FIELDS if name in whole}
+    memory = run.limits.memory
+    spec["limits"] = {} if memory is None else {"memory": memory}
+    spec["mounts"] = [
+        mount.removesuffix("::carry") + "::host" if mount.endswith("::carry") else mount
+        for mount in run.mounts
+    ]
+    return spec
+
+
+def terms_for(prepared: Prepared, lease: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the terms of an execution's lease: its own wishes, and those of its executor."""
+    if lease is None:
+        return None
+    request = prepared.request
+    return {"policy": request.on_loss, "output": request.output, **lease}
+
+
+__all__ = ["OURS", "ServerNote", "spec_for", "terms_for"]
