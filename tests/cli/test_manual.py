@@ -79,7 +79,11 @@ ELSEWHERE = (
 )
 """Commands that need another process, and are typed in other tests."""
 
-SERVED = (["job", "run"], ["job", "get"], ["dag", "exec"])
+SERVED = (
+    ["job", "run"],
+    ["job", "get"],
+    *(["dag", word] for word in ("exec", "resume", "logs", "stop")),
+)
 """Commands that need another process, and are typed in tests of jobs and elements."""
 
 

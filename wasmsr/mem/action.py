@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from wasmsr.errors import printable
@@ -81,7 +81,7 @@ class ElementAction:
         *,
         index: int = 0,
         runtime: Any = None,
-        make: Callable[[Durl], MemoryTransport] = transport_of,
+        epoch: int = 0,
     ) -> None:
         """Make an action.
 
@@ -89,7 +89,7 @@ class ElementAction:
             transports: The memories that it can ask for.
             index: The index of this copy.
             runtime: What runs it.
-            make: Makes a transport of its description.
+            epoch: The number by which memories refuse who was replaced.
         """
         self.index = index
         self.runtime = runtime
@@ -97,7 +97,7 @@ class ElementAction:
         self._began = time.monotonic()
         self._durls = {durl.name: durl for durl in transports}
         self._made: dict[str, MemoryTransport | ServedTransport] = {}
-        self._make = make
+        self._epoch = epoch
 
     def get_transport(self, name: str, kind: str) -> Any:
         """Return the transport of a name, always the same.
@@ -119,7 +119,9 @@ class ElementAction:
                                  hint=f"its memories (corunning): {known}")  # fmt: skip
         if name not in self._made:
             serves = kind == "rdma_server"
-            self._made[name] = ServedTransport(durl) if serves else self._make(durl)
+            self._made[name] = (
+                ServedTransport(durl) if serves else transport_of(durl, epoch=self._epoch)
+            )
         return self._made[name]
 
     def add_transport(self, durl: str) -> int:

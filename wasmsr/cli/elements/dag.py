@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
+from wasmsr.cli.elements.dag_runs import COMMANDS, draw_graph, runs_folder, states_of
 from wasmsr.cli.options.tool_options import WIDE
 from wasmsr.cli.words.messages import say
 from wasmsr.errors import EXIT_USAGE, printable
@@ -17,7 +17,8 @@ HELP = """Programs that are graphs of elements: steps that compute, and memory b
 
 \b
   wasmsr dag check steps
-  wasmsr dag show steps"""
+  wasmsr dag show steps
+  wasmsr dag run steps"""
 
 GEN = """Writes the graph of FOLDER as JSON, as Scad's `wskgen` does.
 
@@ -31,7 +32,7 @@ CHECK = """Says what is wrong with the graph of GRAPH, a folder or a file of JSO
   wasmsr dag check steps
   wasmsr dag check action.json"""
 
-SHOW = """Draws the graph of GRAPH, a folder or a file of JSON.
+SHOW = """Draws the graph of GRAPH: a folder, a file of JSON, or a run with what it has done.
 
 An element is indented below those for which it waits; `<-` names them, and `=` its memories.
 
@@ -113,38 +114,32 @@ def check(as_json: bool, graph: Path) -> int:
 
 
 @dag.command(help=SHOW)
-@click.option("--svg", "svg_file", metavar="FILE", type=click.Path(allow_dash=True),
-              help="Write a picture (SVG); - is standard output.")  # fmt: skip
-@graph_argument
-def show(svg_file: str | None, graph: Path) -> int:
+@click.option(
+    "--svg",
+    "svg_file",
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="Write a picture (SVG); - is standard output.",
+)
+@click.argument("graph")
+def show(svg_file: str | None, graph: str) -> int:
     """Carry out the command; SHOW is its help text."""
     from wasmsr.elements.failures import GraphError
     from wasmsr.elements.folder.action_json import read_graph
     from wasmsr.elements.folder.checks import faults_of
 
-    found, faults = read_graph(graph)
+    if not Path(graph).exists() and graph.startswith("r-"):
+        from wasmsr.elements.engine.run_folder import RunFolder
+
+        run = RunFolder.find(runs_folder(), graph)
+        draw_graph(run.graph(), states_of(run), svg_file)
+        return 0
+    found, faults = read_graph(Path(graph))
     cycles = [fault for fault in faults_of(found) if fault.startswith("a cycle")]
     if faults or cycles:
-        raise GraphError(str(graph), faults or cycles)
+        raise GraphError(graph, faults or cycles)
     draw_graph(found, None, svg_file)
     return 0
-
-
-def draw_graph(found: Any, states: dict[str, str] | None, svg_file: str | None) -> None:
-    """Print a graph, or write its picture."""
-    from wasmsr.elements.failures import ElementError
-    from wasmsr.elements.folder.drawing import drawn, svg
-
-    if svg_file is None:
-        for line in drawn(found, states):
-            click.echo(line)
-    elif svg_file == "-":
-        click.echo(svg(found, states), nl=False)
-    else:
-        try:
-            Path(svg_file).write_text(svg(found, states), encoding="utf-8")
-        except OSError as error:
-            raise ElementError(f"{printable(svg_file)}: {error.strerror or error}") from error
 
 
 @dag.command("exec", help=EXEC)
@@ -189,6 +184,10 @@ def exec_(memories: tuple[str, ...], prints: bool, index: int | None, folder: Pa
     if prints:
         click.echo(f"[result] {text}")
     return 0
+
+
+for command in COMMANDS:
+    dag.add_command(command)
 
 
 def rundisagg() -> None:
