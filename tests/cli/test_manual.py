@@ -75,7 +75,7 @@ def commands(text: str) -> list[list[str]]:
 
 ELSEWHERE = (
     *("remote", "node", "submit", "ps", "logs", "pause", "resume", "checkpoint", "kill"),
-    *("migrate", "drain", "adopt", "health", "orchestrator", "fleet", "memory"),
+    *("migrate", "drain", "adopt", "health", "orchestrator", "fleet", "memory", "worker"),
 )
 """Commands that need another process, and are typed in other tests."""
 

@@ -94,7 +94,8 @@ class ChannelGrant:
     Attributes:
         port: Takes and brings messages.
         module, runtime: UUIDs, as text.
-        realm: The realm, which begins topics of the module's own.
+        realm: The realm, which begins topics of the module's own; "" if the host makes topics of
+            such paths itself.
         rules: What the module may open; without a rule it may open all that has no wildcard where
             it writes.
         period: ns between the beginnings of two periods; 0 for none.
@@ -116,7 +117,7 @@ class ChannelGrant:
             if rule is None or flags & ~rule.flags:
                 return None
             path = rule.topic + path[len(rule.path) :]
-        if path.startswith(OWN):
+        if path.startswith(OWN) and self.realm:
             path = f"{self.realm}/{path[len(OWN) :]}/{self.module}"
         return path if is_topic(path, wild=not flags & WRITE) else None
 

@@ -38,6 +38,7 @@ COMMANDS = {
     "fleet": ("wasmsr.cli.fleet.fleet", "have a fleet of devices run modules, and look at it"),
     "dag": ("wasmsr.cli.elements.dag", "run programs that are graphs of elements"),
     "memory": ("wasmsr.cli.elements.memory", "serve a memory that others read and write"),
+    "worker": ("wasmsr.cli.fleet.worker", "run modules for a manager of the Silverline tools"),
     "orchestrator": ("wasmsr.cli.fleet.orchestrator", "say what runs where in a fleet of devices"),
 }
 """Name: (module whose attribute of that name is the command, summary). Nothing is imported for

@@ -29,6 +29,8 @@ runs, can be resumed, or is lost.
 Callers on this machine need the key of this user, which `wasmsr submit` and the others find by
 themselves. Callers from other machines need TLS: `wasmsr keys` makes certificates.
 
+With --mqtt the node is a device of a fleet too: see `wasmsr orchestrator`.
+
 SIGTERM and Ctrl-C end the node. By --on-stop the programs are saved first, or killed.
 
 Each option is also a variable, WASMSR_LISTEN for --listen, and a line in the file of --config:
@@ -54,7 +56,7 @@ def _settings(command: Any) -> Any:
     metavar="FILE",
     type=click.Path(dir_okay=False),
     envvar="WASMSR_CONFIG",
-    help="Read settings from this file (TOML).",
+    help="Read settings from this file (TOML), or broker and realm of a fleet from config.json.",
 )
 @click.option("--check-config", is_flag=True, help="Show the settings in force, and end.")
 @click.option("--resume", is_flag=True, help="Resume all programs that can be resumed.")
@@ -66,6 +68,9 @@ def node(config: str | None, check_config: bool, resume: bool, as_json: bool, **
 
     if as_json:
         flags["log_format"] = "json"
+    fleet = None
+    if config is not None and config.endswith(".json"):
+        fleet, config = Path(config), None
     names = {row.name: flags[row.field] for row in ROWS}
     path = None if config is None else Path(config)
     try:
@@ -83,7 +88,7 @@ def node(config: str | None, check_config: bool, resume: bool, as_json: bool, **
     from wasmsr.cli.running.terminal import Events
 
     with Events() as events:
-        return NodeService(settings, resume=resume).run(events)
+        return NodeService(settings, resume=resume, fleet=fleet).run(events)
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool) -> None:

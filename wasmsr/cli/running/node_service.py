@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from wasmsr import __version__
 from wasmsr.cli.moving.addresses import state_folder
 from wasmsr.cli.options.node_options import LOCAL, socket_name
+from wasmsr.cli.running.node_in_fleet import NodeInFleet
 from wasmsr.cli.running.terminal import END_CODES, Events
 from wasmsr.cli.words import messages
 from wasmsr.errors import printable
@@ -179,8 +180,13 @@ class NodeCounts:
 class NodeService:
     """A node from its settings to its end."""
 
-    def __init__(self, settings: Settings, *, resume: bool) -> None:
+    def __init__(self, settings: Settings, *, resume: bool, fleet: Path | None = None) -> None:
         """Read the files that the settings name.
+
+        Args:
+            settings: The settings.
+            resume: Whether to resume all programs that can be resumed.
+            fleet: A file `config.json` of a fleet, or None.
 
         Raises:
             CredentialsError: The node's certificate cannot be used.
@@ -194,6 +200,7 @@ class NodeService:
         self._policy = _policy(settings)
         self._admission = ProgramAdmission(self._policy)
         self._tls = _tls(settings)
+        self._fleet = NodeInFleet.of(settings, fleet, self._log.note)
 
     def run(self, events: Events) -> int:
         """Serve until a signal, and return the exit code."""
@@ -208,6 +215,7 @@ class NodeService:
             peer=self._peer, note=self._note, trace=self._trace,
             register=self._register(), store=settings["checkpoints.store"] or "",
             advertised=self._advertised(),
+            **({} if self._fleet is None else self._fleet.rules()),
         )  # fmt: skip
         self._supervisor: NodeSupervisor | None = None
         node = self._tls.identity.node if self._tls else b""
@@ -235,11 +243,15 @@ class NodeService:
         served = self._serve_http(supervisor)
         if self._resume:
             supervisor.resume_all()
+        if self._fleet is not None:
+            self._fleet.start(supervisor)
         arrived: set[int] = set()
         while not arrived & END_CODES.keys():
             arrived, _ = events.wait()
         for one in served:
             one.stop()
+        if self._fleet is not None:
+            self._fleet.stop()
         return self._stop(supervisor, server)
 
     def _serve_http(self, supervisor: NodeSupervisor) -> list[BoundedServer]:
@@ -441,6 +453,16 @@ class NodeService:
         A folder can have become a link, and the policy can have changed, since it was admitted.
         """
         self._policy.check(_wish(digest, spec))
+
+
+def policy_check(mounts: tuple[str, ...]) -> Callable[[str, RunSpec], None]:
+    """Return a check that lets programs use these folders."""
+    policy = Policy(mounts=mounts)
+
+    def check(digest: str, spec: RunSpec) -> None:
+        policy.check(_wish(digest, spec))
+
+    return check
 
 
 def _wish(digest: str, spec: RunSpec) -> ProgramWish:

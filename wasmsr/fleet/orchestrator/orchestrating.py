@@ -18,6 +18,7 @@ from wasmsr.fleet.orchestrator.fleet_list import FleetList
 from wasmsr.fleet.orchestrator.rows import (
     APIS,
     KEEPALIVE_SECONDS,
+    OURS,
     FleetState,
     ManagerRow,
     ModuleRow,
@@ -279,7 +280,11 @@ class FleetOrchestrator:
         row = self.fleet.put(
             replace(module, parent=runtime, status=A, epoch=module.epoch + 1, ended=None)
         )
-        self._send("control", runtime, message=FleetMessage("create", row.wire()))
+        data = row.wire()
+        at = self.fleet.get(RuntimeRow, runtime)
+        if at is not None and at.runtime_type == OURS:
+            data["epoch"] = row.epoch
+        self._send("control", runtime, message=FleetMessage("create", data))
 
     def _stop(self, module: ModuleRow, runtime: str) -> None:
         data = {"type": "module", "uuid": module.uuid}

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 APIS: Final = ("wasm", "wasi")
 """What a module needs that does not say it."""
+OURS: Final = "wasmsr"
+"""The type of our runtimes: they are told how often a module was given to one, too."""
 KEEPALIVE_SECONDS: Final = 60
 """How often a runtime says that it is there."""
 

@@ -22,7 +22,7 @@ from wasmsr.runspec.kinds import (
     Size,
 )
 
-PLAIN = ("node", "access")
+PLAIN = ("node", "access", "fleet")
 """Sections whose names are not part of their flags, which other commands have too."""
 
 
@@ -129,6 +129,13 @@ ROWS = (
         "Let programs use this folder, or what is in it. Repeatable."),
     SettingRow("policy", "tcp-listen", kinds.ListenRules(), "ADDR:PORT|ADDR:*",
         "Let programs accept connections there. Repeatable."),
+    SettingRow("fleet", "mqtt", OptionKind(), "[ssl:]HOST[:PORT]",
+        "Be a device of a fleet, at this broker of MQTT (extra `fleet`)."),
+    SettingRow("fleet", "realm", OptionKind(), "NAME", "The realm of its topics.", None),
+    SettingRow("fleet", "slots", Count(1), "N", "Modules that it runs at once.", 128),
+    SettingRow("fleet", "name", OptionKind(), "NAME", "Its name. Default: that of the machine."),
+    SettingRow("fleet", "files", Folder(), "FOLDER",
+        "Where relative names of modules and folders begin. Default: the working directory."),
     SettingRow("log", "format", Choice("text", "json"), "text|json",
         "How events are logged, one a line.", "text"),
     SettingRow("log", "level", Choice("error", "warning", "notice", "info", "debug"), "LEVEL",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from wasmsr.executor.port import RING
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.ports import Peer
 from wasmsr.node.failures import NodeError
@@ -26,6 +27,11 @@ def _take_all(program: str, caller: str, digest: str, spec: RunSpec) -> None:
 
 def _check_nothing(digest: str, spec: RunSpec) -> None:
     """Find nothing wrong with a program."""
+
+
+def kept_streams(program: str) -> tuple[int, ...]:
+    """Return the streams of a program without an input, whose output the node keeps."""
+    return (-1, RING, RING)
 
 
 def _no_peer(address: str, node: bytes, ours: bytes) -> Peer:
@@ -53,6 +59,8 @@ class NodeRules:
         advertised: Where other nodes call this one, or "" if it is not known.
         note: Gets events, for the log.
         trace: Gets the events of moves, for spans.
+        streams: Returns, for a program that begins here or goes on from a save point, what
+            `Executor.start` takes as its streams; by the id in hexadecimal digits.
     """
 
     limits: WorkerLimits = field(default_factory=WorkerLimits)
@@ -69,6 +77,7 @@ class NodeRules:
     advertised: str = ""
     note: Note = _ignore
     trace: Callable[[Event], None] = lambda event: None
+    streams: Callable[[str], tuple[int, ...]] = kept_streams
 
 
 __all__ = ["NodeRules"]

@@ -85,7 +85,7 @@ class NodeSupervisor:
             )
         self._kept = ProgramRules(
             rules.keep, rules.note, self._table.note_change, self._admit_again, rules.leave,
-            self._note_end, self.moves.shown, self.moves.received, self.leases,
+            self._note_end, self.moves.shown, self.moves.received, self.leases, rules.streams,
         )  # fmt: skip
         self._takeovers: Takeovers | None = None
         try:
@@ -250,6 +250,7 @@ class NodeSupervisor:
         caller: str = "",
         every: float | None = None,
         lease: LeaseTerms | None = None,
+        program: str = "",
     ) -> str:
         """Take a program, start it, and return its id in hexadecimal digits.
 
@@ -262,6 +263,7 @@ class NodeSupervisor:
             caller: Who brings it.
             every: Seconds between checkpoints; None takes the node's.
             lease: The terms of its lease; None for none.
+            program: Its id; "" makes one.
 
         Raises:
             WasmsrError: The node does not take it, or it cannot be started.
@@ -281,7 +283,7 @@ class NodeSupervisor:
         if snapshot:
             self._take_snapshot(snapshot, state)
         path = self.folder.module(digest)
-        program = secrets.token_hex(ID_BYTES)
+        program = program or secrets.token_hex(ID_BYTES)
         self.rules.admit(program, caller, digest, run)
         try:
             self._parents.load(path, digest, run.features, self._warm(snapshot, run))

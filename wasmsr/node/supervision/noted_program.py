@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wasmsr.executor.port import RING
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.migrate.decisions.leased_movable import LeasedMovable
 from wasmsr.node.failures import WrongState
@@ -34,6 +35,7 @@ class ProgramRules:
         leases: The leases of the node's programs, or None.
         move: Returns how far the move of a program is, by its id, or None.
         received: Returns the file of the state in which a program came here, or None.
+        streams: Returns the streams of a program that begins or goes on here, by its id.
     """
 
     keep: int
@@ -45,6 +47,7 @@ class ProgramRules:
     move: Callable[[str], dict[str, Any] | None]
     received: Callable[[bytes], Path | None]
     leases: ProgramLeases | None = None
+    streams: Callable[[str], tuple[int, ...]] = lambda program: (-1, RING, RING)
 
 
 class NotedProgram:

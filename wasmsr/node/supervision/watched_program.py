@@ -17,7 +17,7 @@ from functools import partial
 from wasmsr.errors import WasmsrError
 from wasmsr.executor.old_workers import living
 from wasmsr.executor.output.rings import cut_ring, ring_bounds
-from wasmsr.executor.port import RING, ExecutorError, ProgramStatus
+from wasmsr.executor.port import ExecutorError, ProgramStatus
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.migrate.decisions.leased_movable import LeasedMovable
 from wasmsr.node.failures import NodeError
@@ -66,9 +66,8 @@ class WatchedProgram(LeasedStay):
             try:
                 executor = self._worker(self.record, self.folder)
                 try:
-                    executor.start(
-                        self.record.spec, program=self.id, streams=(-1, RING, RING), paused=True
-                    )
+                    streams = self._rules.streams(self.record.program)
+                    executor.start(self.record.spec, program=self.id, streams=streams, paused=True)
                     if self.record.lease is not None:
                         self._begin_lease(executor)
                     self._stand(ProgramStanding.RUNNING)
@@ -111,7 +110,7 @@ class WatchedProgram(LeasedStay):
         record.write(self.folder.record)
         executor = self._worker(self.record, self.folder)
         try:
-            streams = (-1, RING, RING)
+            streams = self._rules.streams(self.record.program)
             parked, received = self.folder.parked(), self._rules.received(self.id)
             if saved.root:
                 executor.restore(

@@ -1,0 +1,271 @@
+"""The hub of a device's channels: messages between its modules, and from and to the broker.
+
+A message reaches each other module of the device that reads its topic, once, and not by way of the
+broker. One thread reads what modules write; any thread may bring messages of the broker.
+"""
+
+from __future__ import annotations
+
+import json
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from wasmsr.channels import conduit
+from wasmsr.channels.conduit import ConduitFrame, FrameStream, arrived_frame, frame, written_message
+from wasmsr.channels.grant import READ, WRITE, is_topic
+from wasmsr.errors import HostError
+from wasmsr.fleet.device.matcher import TopicTable
+
+MOST_WAITING: Final = 64 << 20
+"""Bytes that wait for one module; what comes beyond that is lost, and said."""
+PIECE: Final = 1 << 18
+REPORTS: Final = 100_000
+"""Records of periods that are kept of one module."""
+
+Deliver = Callable[[str, bytes, "MessageSender | None"], object]
+
+
+@dataclass(frozen=True)
+class MessageSender:
+    """Who wrote a message: 16 bytes of its life, its epoch, and the number of the message."""
+
+    life: bytes
+    epoch: int
+    number: int
+
+    def encode(self) -> str:
+        """Return it as text, for a property of the message."""
+        return f"{self.life.hex()}:{self.epoch}:{self.number}"
+
+    @classmethod
+    def decode(cls, text: str) -> MessageSender | None:
+        """Return what `encode` gave, or None for any other text."""
+        try:
+            life, epoch, number = text.split(":")
+            found = cls(bytes.fromhex(life), int(epoch), int(number))
+        except ValueError:
+            return None
+        fine = len(found.life) == 16 and 0 <= found.epoch < 1 << 32 and 0 < found.number < 1 << 63
+        return found if fine else None
+
+
+@dataclass(frozen=True)
+class HubEvents:
+    """What a hub asks for; its thread calls, or the one that calls the hub.
+
+    Attributes:
+        publish: Send a message to the broker.
+        subscribe: Have the broker send what fits a filter.
+        unsubscribe: No more.
+        lost: Messages for a module were dropped: its name, and how many in all.
+    """
+
+    publish: Deliver
+    subscribe: Callable[[str], None]
+    unsubscribe: Callable[[str], None]
+    lost: Callable[[str, int], None]
+
+
+@dataclass(eq=False)
+class _Member:
+    """One module at the hub."""
+
+    name: str
+    socket: socket.socket
+    epoch: int
+    frames: FrameStream = field(default_factory=FrameStream)
+    topics: dict[int, tuple[int, str]] = field(default_factory=dict)
+    out: bytearray = field(default_factory=bytearray)
+    reports: list[bytes] = field(default_factory=list)
+    lost: int = 0
+    gone: bool = False
+
+
+class ChannelHub:
+    """See above. `close` ends it."""
+
+    def __init__(self, events: HubEvents) -> None:
+        self._events = events
+        self._lock = threading.RLock()
+        self._table: TopicTable[tuple[_Member, int]] = TopicTable()
+        self._members: dict[str, _Member] = {}
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._woken = socket.socketpair()
+        self._woken.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, None)
+        self._ended = False
+        self._thread = threading.Thread(target=self._serve, name="wasmsr-channels", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread, and close all conduits."""
+        self._ended = True
+        self._stir()
+        self._thread.join()
+        for name in list(self._members):
+            self.remove(name)
+        for one in (self._wake, self._woken):
+            one.close()
+        self._selector.close()
+
+    # -- modules -----------------------------------------------------------------------------------
+
+    def add(self, name: str, grant: Mapping[str, Any], epoch: int) -> socket.socket:
+        """Take a module; return the end of its conduit that its worker gets.
+
+        Args:
+            name: Its UUID. An earlier stay of the same module ends.
+            grant: What `ChannelGrant.about` gives.
+            epoch: How often it was given to a device.
+        """
+        self.remove(name)
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        member = _Member(name, ours, epoch)
+        with self._lock:
+            self._members[name] = member
+            self._put(member, frame(conduit.GRANT, 0, json.dumps(grant).encode()))
+        self._stir()
+        return theirs
+
+    def remove(self, name: str) -> list[bytes]:
+        """Let a module go; return the records of its periods."""
+        with self._lock:
+            member = self._members.pop(name, None)
+            if member is None:
+                return []
+            for fd in list(member.topics):
+                self._shut(member, fd)
+            member.gone = True
+            with suppress(KeyError, ValueError):
+                self._selector.unregister(member.socket)
+            member.socket.close()
+        return member.reports
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    def take(self, topic: str, data: bytes, sender: MessageSender | None) -> None:
+        """Take a message that the broker has sent."""
+        with self._lock:
+            self._spread(topic, data, sender, None)
+
+    def _spread(
+        self, topic: str, data: bytes, sender: MessageSender | None, writer: _Member | None
+    ) -> None:
+        for member, fd in self._table.find(topic):
+            if member is writer:
+                continue
+            known = sender or MessageSender(bytes(16), 0, 0)
+            self._put(member, arrived_frame(fd, data, known.life, known.epoch, known.number))
+
+    def _put(self, member: _Member, data: bytes) -> None:
+        """Send bytes to a module, now or when it takes them."""
+        if len(member.out) + len(data) > MOST_WAITING:
+            member.lost += 1
+            self._events.lost(member.name, member.lost)
+            return
+        waited = bool(member.out)
+        member.out += data
+        if not waited:
+            self._send(member)
+            if member.out:
+                self._stir()
+
+    def _send(self, member: _Member) -> None:
+        with suppress(BlockingIOError, OSError):
+            while member.out:
+                del member.out[: member.socket.send(member.out)]
+
+    # -- the thread --------------------------------------------------------------------------------
+
+    def _stir(self) -> None:
+        with suppress(OSError):
+            self._wake.send(b"x")
+
+    def _serve(self) -> None:
+        while not self._ended:
+            with self._lock:
+                self._watch()
+            for key, mask in self._selector.select():
+                member = key.data
+                if member is None:
+                    with suppress(BlockingIOError):
+                        self._woken.recv(4096)
+                    continue
+                with self._lock:
+                    if member.gone:
+                        continue
+                    if mask & selectors.EVENT_WRITE:
+                        self._send(member)
+                    if mask & selectors.EVENT_READ:
+                        self._read(member)
+
+    def _watch(self) -> None:
+        """Have the selector look at what modules write, and at those that take messages again."""
+        for member in self._members.values():
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if member.out else 0)
+            key = self._selector.get_map().get(member.socket.fileno())
+            if key is None:
+                self._selector.register(member.socket, events, member)
+            elif key.events != events:
+                self._selector.modify(member.socket, events, member)
+
+    def _read(self, member: _Member) -> None:
+        try:
+            data = member.socket.recv(PIECE)
+            frames = member.frames.feed(data) if data else []
+        except BlockingIOError:
+            return
+        except (OSError, HostError):
+            data, frames = b"", []
+        for one in frames:
+            # The frames come from a worker, which may have been taken over by its module.
+            with suppress(HostError, UnicodeDecodeError, IndexError):
+                self._obey(member, one)
+        if not data:
+            self.remove_member(member)
+
+    def remove_member(self, member: _Member) -> None:
+        """Let a module go whose worker has closed its end; its records stay until `remove`."""
+        for fd in list(member.topics):
+            self._shut(member, fd)
+        member.gone = True
+        with suppress(KeyError, ValueError):
+            self._selector.unregister(member.socket)
+        member.socket.close()
+        if self._members.get(member.name) is member:
+            del self._members[member.name]
+
+    def _obey(self, member: _Member, one: ConduitFrame) -> None:
+        if one.kind == conduit.OPEN:
+            flags, topic = one.payload[0] & 3, one.payload[1:].decode()
+            if is_topic(topic, wild=not flags & WRITE):
+                self._shut(member, one.fd)
+                member.topics[one.fd] = flags, topic
+                if flags & READ and self._table.add(topic, (member, one.fd)):
+                    self._events.subscribe(topic)
+        elif one.kind == conduit.CLOSE:
+            self._shut(member, one.fd)
+        elif one.kind == conduit.REPORT:
+            if len(member.reports) < REPORTS:
+                member.reports.append(one.payload)
+        elif one.kind == conduit.MESSAGE:
+            flags, topic = member.topics.get(one.fd, (0, ""))
+            if flags & WRITE:
+                life, number, data = written_message(one.payload)
+                sender = MessageSender(life, member.epoch, number)
+                self._spread(topic, data, sender, member)
+                self._events.publish(topic, data, sender)
+
+    def _shut(self, member: _Member, fd: int) -> None:
+        flags, topic = member.topics.pop(fd, (0, ""))
+        if flags & READ and self._table.remove(topic, (member, fd)):
+            self._events.unsubscribe(topic)
+
+
+__all__ = ["ChannelHub", "HubEvents", "MessageSender"]

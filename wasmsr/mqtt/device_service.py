@@ -1,0 +1,295 @@
+"""A device of a fleet at a broker: it registers, says that it is there, and hears requests.
+
+One connection does all. It says with QoS 1, so what it has said comes in order, and once more after
+a lost connection; modules of ours drop what comes twice. What this device sends does not come back
+to it (MQTT 5, no local).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from wasmsr.errors import WasmsrError
+from wasmsr.fleet.device.device import ModuleDevice
+from wasmsr.fleet.device.hub import MessageSender
+from wasmsr.fleet.settings import BrokerSettings
+from wasmsr.fleet.wire.failures import WireError
+from wasmsr.fleet.wire.messages import FleetMessage, decode
+from wasmsr.mqtt.broker import ALIVE_SECONDS, LARGEST, SESSION_SECONDS, BrokerEvents, BrokerLink
+
+SENDER: Final = "wasmsr"
+"""The user property that names who wrote a message."""
+LAST_WAIT: Final = 30.0
+"""Seconds between two attempts to register: 1, 2, 4 ... 30."""
+KEEPALIVE_SECONDS: Final = 60.0
+"""How often it says that it is there, until an orchestrator says how often it wants that."""
+END_SECONDS: Final = 5.0
+
+
+class DeviceLink(BrokerLink):
+    """The connection of a device; `DeviceLine` of `wasmsr.fleet.device.device`.
+
+    Args:
+        settings: The broker.
+        name: The client's id.
+        events: Whom it tells; messages go to `heard` instead.
+        heard: Takes topic, payload and sender of each message.
+    """
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        name: str,
+        events: BrokerEvents,
+        heard: Callable[[str, bytes, MessageSender | None], None],
+    ) -> None:
+        super().__init__(settings, name, events)
+        self._heard = heard
+        self._wanted: set[str] = set()
+        self._under_way = threading.Condition()
+
+    def will(self, topic: str, payload: bytes) -> None:
+        """Say what the broker publishes when the connection is lost; before `start`."""
+        self._client.will_set(topic, payload, qos=2)
+
+    def start(self) -> None:
+        """Connect in the background. What an earlier process has missed does not come."""
+        session: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        session.SessionExpiryInterval = SESSION_SECONDS
+        session.MaximumPacketSize = LARGEST
+        address = self.settings.address
+        self._client.connect_async(
+            address.host, address.port, ALIVE_SECONDS, clean_start=MQTT_CLEAN_START_FIRST_ONLY,
+            properties=session,
+        )  # fmt: skip
+        self._client.loop_start()
+
+    def publish(self, topic: str, payload: bytes, sender: MessageSender | None = None) -> int:
+        """Send a message, at least once."""
+        more: Any = None
+        if sender is not None:
+            more = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            more.UserProperty = [(SENDER, sender.encode())]
+        return int(self._client.publish(topic, payload, qos=1, properties=more).mid)
+
+    def subscribe(self, text: str) -> None:
+        """Have the broker send what fits a filter, now and after each new connection."""
+        self._wanted.add(text)
+        if self._client.is_connected():
+            self._client.subscribe(text, options=_options())
+
+    def unsubscribe(self, text: str) -> None:
+        """Have it send that no more."""
+        self._wanted.discard(text)
+        if self._client.is_connected():
+            self._client.unsubscribe(text)
+
+    def stop(self) -> None:
+        """Say the rest, and end the connection and its session."""
+        until = time.monotonic() + END_SECONDS
+        while self._client.is_connected() and self._client._out_messages:
+            if time.monotonic() >= until:
+                break
+            time.sleep(0.01)
+        self._client.ended.set()
+        gone: Any = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
+        gone.SessionExpiryInterval = 0
+        self._client.disconnect(properties=gone)
+        self._client.loop_stop()
+
+    def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, more: Any) -> None:
+        if not reason.is_failure:
+            for text in list(self._wanted):
+                client.subscribe(text, options=_options())
+        super()._on_connect(client, data, flags, reason, more)
+
+    def _on_subscribe(self, client: Any, data: Any, number: int, reasons: Any, more: Any) -> None:
+        refused = [str(one) for one in reasons if one.is_failure]
+        if refused:
+            self._events.lost(f"it refuses what we subscribe to: {refused[0]}")
+
+    def _on_message(self, client: Any, data: Any, message: Any) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return  # no topic of anybody
+        sender = None
+        for name, value in getattr(message.properties, "UserProperty", ()):
+            if name == SENDER:
+                sender = MessageSender.decode(value)
+        self._heard(topic, bytes(message.payload), sender)
+
+
+def _options() -> SubscribeOptions:
+    return SubscribeOptions(qos=1, noLocal=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+
+
+class DeviceService:
+    """Serves a device until `stop`.
+
+    Args:
+        broker: The broker.
+        name: The client's id, which is the same after a restart.
+        note: Takes the events `connected`, `registered` and `lost` (with `reason`).
+    """
+
+    def __init__(self, broker: BrokerSettings, name: str, note: Callable[..., None]) -> None:
+        self._note = note
+        self._lost = ""
+        self._lock = threading.Condition()
+        self._connections = 0
+        self._pending: set[str] = set()
+        """Ids of registrations that are not answered."""
+        self._every = KEEPALIVE_SECONDS
+        self._ended = False
+        self._device: ModuleDevice | None = None
+        events = BrokerEvents(_nothing, self._connected, self._gone, _nothing)
+        self.link = DeviceLink(broker, name, events, self._heard)
+        self._thread = threading.Thread(target=self._serve, name="wasmsr-device", daemon=True)
+
+    def start(self, device: ModuleDevice, *, again: bool) -> None:
+        """Connect, in the background, and register.
+
+        Args:
+            device: The device.
+            again: Whether an earlier process of it may be registered: its modules are gone.
+        """
+        self._device = device
+        topic, will = device.departure()
+        self.link.will(topic, will.encode())
+        for text in device.subscriptions():
+            self.link.subscribe(text)
+        self._again = again
+        self.link.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Say that the device is gone, and end the connection."""
+        with self._lock:
+            self._ended = True
+            self._lock.notify_all()
+        self._thread.join()
+        device = self._of()
+        topic, message = device.departure()
+        if self.link.connected:
+            self.link.publish(topic, message.encode())
+        self.link.stop()
+
+    def _of(self) -> ModuleDevice:
+        assert self._device is not None
+        return self._device
+
+    # -- what happens ------------------------------------------------------------------------------
+
+    def _connected(self) -> None:
+        self._lost = ""
+        self._note("connected", broker=self.link.settings.address)
+        with self._lock:
+            self._connections += 1
+            self._lock.notify_all()
+
+    def _gone(self, reason: str) -> None:
+        if reason != self._lost:
+            self._lost = reason
+            self._note("lost", broker=self.link.settings.address, reason=reason)
+
+    def _heard(self, topic: str, payload: bytes, sender: MessageSender | None) -> None:
+        device = self._of()
+        found = device.realm.find(topic)
+        kind = None if found is None else found.kind
+        try:
+            if kind == "control" and found is not None and found.ids == (device.identity.runtime,):
+                device.control(payload)
+            elif kind == "reg":
+                self._answered(payload)
+            else:
+                device.hear(topic, payload, sender)
+        except (WasmsrError, OSError) as error:
+            self._note("trouble", error=str(error))
+
+    def _answered(self, payload: bytes) -> None:
+        try:
+            message = decode(payload)
+        except WireError:
+            return
+        if message.type != "resp" or message.data.get("result") != "ok":
+            return
+        details = message.data.get("details")
+        every = details.get("ka_interval_sec") if isinstance(details, dict) else None
+        with self._lock:
+            if message.object_id not in self._pending:
+                return
+            self._pending.discard(message.object_id)
+            if type(every) is int and every > 0:
+                self._every = float(every)
+            done = not self._pending
+            self._lock.notify_all()
+        if done:
+            self._note("registered", runtime=self._of().identity.runtime)
+
+    # -- the thread --------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        """Register on each connection until that is answered, and say from time to time that the
+        device is there."""
+        known, wait = 0, 1.0
+        next_try = next_word = float("inf")
+        while True:
+            with self._lock:
+                now = time.monotonic()
+                if not self._ended and self._connections == known:
+                    self._lock.wait(max(0.0, min(next_try, next_word, now + LAST_WAIT) - now))
+                if self._ended:
+                    return
+                fresh, known = self._connections != known, self._connections
+                pending = bool(self._pending)
+            if not self.link.connected:
+                continue
+            now = time.monotonic()
+            if fresh:
+                self._greet(known == 1)
+                wait = 1.0
+                next_try, next_word = now + wait, now + self._every
+            elif pending and now >= next_try:
+                self._register()
+                wait = min(2 * wait, LAST_WAIT)
+                next_try = now + wait
+            if not self._pending:
+                next_try = float("inf")
+            if now >= next_word:
+                self._say(*self._of().keepalive())
+                next_word = now + self._every
+
+    def _greet(self, first: bool) -> None:
+        """Say on a new connection what an orchestrator must know, in this order."""
+        device = self._of()
+        if first and self._again:
+            self._say(*device.departure())
+        elif not first:
+            self._say(*device.keepalive())  # what runs here has run on
+        self._register()
+
+    def _register(self) -> None:
+        messages = self._of().registrations()
+        with self._lock:
+            self._pending = {str(one.object_id) for _, one in messages}
+        for topic, message in messages:
+            self._say(topic, message)
+
+    def _say(self, topic: str, message: FleetMessage) -> None:
+        self.link.publish(topic, message.encode())
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+__all__ = ["DeviceLink", "DeviceService"]
