@@ -319,6 +319,9 @@ class CounterArrival:
             raise FormatError("a piece of a file that came is not what its digest names")
         self.pieces[digest] = bytes(data)
 
+    def place(self) -> None:
+        assert not self.closed and not self.finished
+
     def resize(self, sizes: Sequence[int]) -> None:
         assert not self.closed
         self.memory.extend(bytes(sizes[0] * 4096 - len(self.memory)))

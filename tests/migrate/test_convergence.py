@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.migrate.counter import PIECE
+from tests.migrate.test_faults import Session
+from wasmsr.migrate.handover import destination
+from wasmsr.migrate.protocol import ABILITIES, AHEAD
 from wasmsr.migrate.rounds.convergence import PLACING, Convergence, MovePolicy
 from wasmsr.migrate.rounds.speeds import LineSpeed
 
@@ -126,7 +132,7 @@ def test_the_last_pages_are_written_while_the_program_is_restored() -> None:
 
 
 def test_files_count_in_what_is_left_and_in_the_downtime() -> None:
-    """They go over the line like pages, and the other end puts all of them in their place."""
+    """They go over the line like pages, and the other end puts them in their place."""
     line = LineSpeed(wire=100 * MIB)
     made = Convergence(MovePolicy(), round_trip=0.0, sync=0.0, line=line)
     plain = made.predict(0, 0)
@@ -136,3 +142,27 @@ def test_files_count_in_what_is_left_and_in_the_downtime() -> None:
     assert placed - plain == pytest.approx(150 * MIB / PLACING)
     made.files = 0
     assert not made.stays(2560, 10 * MIB, 10 * MIB)  # 10 MiB of files, and no page
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_files_that_are_made_between_the_rounds_cost_nothing_in_the_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
+    """A destination that cannot do that puts all of them in their place at the end."""
+    seen: list[int] = []
+    stays = Convergence.stays
+
+    def note(made: Convergence, *given: int) -> bool:
+        seen.append(made.files)
+        return stays(made, *given)
+
+    monkeypatch.setattr(Convergence, "stays", note)
+    if not ahead:
+        some = tuple(one for one in ABILITIES if one != AHEAD)
+        monkeypatch.setattr(destination, "ABILITIES", some)
+    session = Session(tmp_path, [])
+    session.begin()
+    session.move()
+    session.check()
+    session.close()
+    assert seen == [0, 0 if ahead else len(PIECE)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import time
@@ -20,6 +21,7 @@ from wasmsr.record import replaced
 from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.state import staged_files, tree_restore
 from wasmsr.wasi.state.contents import named_chunks
 
 BLOCK, CHUNK = 4000, 65536
@@ -176,6 +178,99 @@ def test_only_what_was_written_last_is_sent_in_the_stop(
         state = decoder.finish()
         assert state.wasi is not None and state.files is not None
         assert all(digest in state.files for digest in named_chunks(state.wasi))
+
+
+def staged_in(folder: Path) -> list[Path]:
+    """The working folders of a tree."""
+    return list((folder / "data").glob(".wasmsr-staging-*"))
+
+
+def ahead(program: HostedProgram, tmp_path: Path) -> tuple[Sent, Hosting]:
+    """A program that has been sent, whose files were made between its rounds."""
+    there, module = hosting(tmp_path / "there"), program.program.module
+    leaving = program.leave(files=LIMIT)
+    while not leaving.early:  # a busy machine may have found that a scan takes too long
+        leaving.close()
+        leaving = program.leave(files=LIMIT)
+    arrival = there.arrival(program=b"p" * 16, files=leaving.files_size)
+    sent = Sent(leaving, arrival)
+    arrival.early(leaving.early)
+    arrival.prepare({module.digest: module.binary})
+    for _ in range(2):
+        sent.round()
+        arrival.sync()
+        arrival.place()
+        grown(tmp_path / "here", 3)
+    (folder,) = staged_in(tmp_path / "there")
+    assert sum(one.stat().st_size for one in folder.iterdir()) >= len(LARGE)
+    assert not (tmp_path / "there" / "data" / "large").exists(), "it is no part of the tree yet"
+    sent.round(last=True)
+    sent.finish(since=True)
+    return sent, there
+
+
+def test_files_are_made_between_the_rounds(
+    program: HostedProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the program starts, only what has changed since is written."""
+    sent, _ = ahead(program, tmp_path)
+    written: list[int] = []
+    put = staged_files._put
+
+    def note(host: int, data: bytes, offset: int) -> None:
+        written.append(len(data))
+        put(host, data, offset)
+
+    def whole(*given: object) -> None:
+        raise AssertionError("a file was made anew")
+
+    monkeypatch.setattr(staged_files, "_put", note)
+    monkeypatch.setattr(tree_restore, "write_chunks", whole)
+    go_on(sent, program, tmp_path)
+    assert written and sum(written) <= length(tmp_path / "here")
+    assert len(LARGE) not in written and sum(written) < len(LARGE)
+    assert not staged_in(tmp_path / "there")
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_files_of_a_move_that_fails_are_gone(
+    program: HostedProgram, tmp_path: Path, ready: bool
+) -> None:
+    sent, _ = ahead(program, tmp_path)
+    if ready:
+        module = program.program.module
+        sent.arrival.restore(b"p" * 16, {module.digest: module.binary}).close()
+    else:
+        sent.arrival.close()
+    assert not list((tmp_path / "there" / "data").iterdir())
+    sent.leaving.close()
+
+
+def test_files_that_cannot_be_made_are_made_later(
+    program: HostedProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full between the rounds, and has room when the program comes."""
+
+    def full_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    there, module = hosting(tmp_path / "there"), program.program.module
+    leaving = program.leave(files=LIMIT)
+    arrival = there.arrival(program=b"p" * 16)
+    sent = Sent(leaving, arrival)
+    if leaving.early:
+        arrival.early(leaving.early)
+        arrival.prepare({module.digest: module.binary})
+    with monkeypatch.context() as patched:
+        patched.setattr(staged_files, "_put", full_disk)
+        sent.round()
+        arrival.sync()
+        arrival.place()
+        arrival.place()
+    assert not staged_in(tmp_path / "there")
+    sent.round(last=True)
+    sent.finish(since=bool(leaving.early))
+    go_on(sent, program, tmp_path)
 
 
 def test_what_the_destination_does_not_take_is_in_the_rest(

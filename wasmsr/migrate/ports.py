@@ -387,6 +387,12 @@ class Arrival(WholeState, Protocol):
     def files(self, digests: Sequence[bytes], lengths: Sequence[int], data: Buffer) -> None:
         """Take pieces of carried files; see `PackedFiles`. `data` is not compressed."""
 
+    def place(self) -> None:
+        """Make carried files of what has come, between two rounds; it is advice.
+
+        They are where they become a part of the program's folders when it is this host's.
+        """
+
     def output(self, kept: KeptOutput) -> None:
         """Take a piece of kept output."""
 

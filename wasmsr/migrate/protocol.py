@@ -32,7 +32,10 @@ NODE = "node"
 """The ability to take programs of a node: with what it notes of them, and with kept output."""
 FILES = "files"
 """The ability to take pieces of carried files in the rounds, before the state that names them."""
-ABILITIES = (INPUT, LEASE, EARLY, JOINED, CALLED, FILES)
+AHEAD = "ahead"
+"""The ability to make carried files between the rounds, so that only what has changed is written
+when the program is stopped. It needs an earlier rest."""
+ABILITIES = (INPUT, LEASE, EARLY, JOINED, CALLED, FILES, AHEAD)
 """What ends can do and some ends of the same protocol version cannot; a node has `NODE` too."""
 
 LEASE_LOST = "lost"
@@ -289,11 +292,13 @@ class RoundReceipt:
         number: The round's.
         sync: Seconds that one small sync takes at the destination; 0.0 if it is not known.
         flush: Seconds that syncing the round took; 0.0 if it is not known.
+        placed: Seconds for which carried files were made of what has come.
     """
 
     number: int
     sync: float = 0.0
     flush: float = 0.0
+    placed: float = 0.0
 
 
 @dataclass(frozen=True)

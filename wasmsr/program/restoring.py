@@ -228,6 +228,7 @@ def _enter(
             folder=grants.folder,
             bases=grants.bases or {},
             deferred=deferred,
+            staged=grants.staged or {},
         ),
     )
 

@@ -367,7 +367,8 @@ def pages_out(batch: terms.PackedPages) -> Any:
 
 def round_done_in(message: Any) -> terms.RoundReceipt:
     """Return the value of the end of a round."""
-    return terms.RoundReceipt(message.number, span_in(message.sync), span_in(message.flush))
+    spans = (message.sync, message.flush, message.placed)
+    return terms.RoundReceipt(message.number, *map(span_in, spans))
 
 
 def refusal_in(message: Any) -> terms.Refusal:

@@ -509,7 +509,9 @@ def _take(reception: Reception, request: Any) -> Any:
     elif part == "round_end":
         done = reception.end(request.round_end)
         return messages.TransferReply(
-            round=messages.RoundDone(number=done.number, sync=done.sync, flush=done.flush)
+            round=messages.RoundDone(
+                number=done.number, sync=done.sync, flush=done.flush, placed=done.placed
+            )
         )
     elif part == "early":
         reception.early(_bounded(request.early.piece), last=request.early.last)

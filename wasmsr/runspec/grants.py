@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from wasmsr.wasi.facade import Stdout
     from wasmsr.wasi.filesystem.mounts import Mount
     from wasmsr.wasi.state.restore import TreeBase
+    from wasmsr.wasi.state.staged_files import StagedFiles
     from wasmsr.wasi.state.tree_restore import OnChanged
     from wasmsr.wasi.streams.listen_address import TcpListen
     from wasmsr.wasi.streams.standard import InputStream
@@ -41,6 +42,7 @@ class HostGrants:
         folder: gives the place of a carried tree for which no folder is among the mounts; None:
             one that vanishes with the program.
         bases: carried trees as they were when the program left this host.
+        staged: files of carried trees that were made ahead, by guest name.
         channels: how it sends and gets messages; None: it may not use channels.
     """
 
@@ -53,6 +55,7 @@ class HostGrants:
     on_changed: OnChanged | None = None
     folder: Callable[[str], Path] | None = None
     bases: Mapping[str, TreeBase] | None = None
+    staged: Mapping[str, StagedFiles] | None = None
     channels: ChannelGrant | None = None
 
     @classmethod

@@ -21,7 +21,7 @@ from wasmsr.errors import FormatError
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.filesystem.tree_walk import remove
 from wasmsr.wasi.filesystem.trees import KnownFiles
-from wasmsr.wasi.state.manifest import FILE, check_chunks, parse
+from wasmsr.wasi.state.manifest import FILE, check_chunks, is_staging, parse
 from wasmsr.wasi.state.restore import TreeBase
 
 NAME_MAX = 100
@@ -61,7 +61,7 @@ class CarriedTrees:
         """
         name = folder_name(guest)
         path = self._of(program) / name
-        if guest not in self.bases(program) and path.exists() and any(path.iterdir()):
+        if guest not in self.bases(program) and _has_files(path):
             number = 1
             while (aside := path.with_name(f"{name}.old-{number}")).exists():
                 number += 1
@@ -143,6 +143,11 @@ class CarriedTrees:
             remove(folder)
         with suppress(OSError):
             self._folder.rmdir()
+
+
+def _has_files(path: Path) -> bool:
+    """Return whether a folder has more than what a restore that was killed has left."""
+    return path.exists() and any(not is_staging(os.fsencode(one.name)) for one in path.iterdir())
 
 
 def _base(entries: object, marks: list[Any]) -> TreeBase:

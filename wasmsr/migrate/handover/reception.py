@@ -239,9 +239,11 @@ class Reception:
             self._syncing.wait()
             began = time.monotonic()
             self._arrival.sync()
-            flush = time.monotonic() - began
+            synced = time.monotonic()
+            self._arrival.place()
+            flush, placed = synced - began, time.monotonic() - synced
             small = 0.0 if self._image is None else self._image.small_sync()
-            return RoundReceipt(number, small, flush)
+            return RoundReceipt(number, small, flush, placed)
 
     def write(self, piece: Buffer) -> None:
         """Take a piece of the rest of the state. Raises PeerRefused."""

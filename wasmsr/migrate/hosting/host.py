@@ -22,6 +22,7 @@ from wasmsr.interp.outcomes import Limits
 from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.files.known_pages import KnownPages
 from wasmsr.migrate.hosting import offers
+from wasmsr.migrate.hosting.arriving_files import ArrivingFiles
 from wasmsr.migrate.hosting.compiled_modules import KEPT, CompiledModules
 from wasmsr.migrate.hosting.hosted_program import HostedProgram
 from wasmsr.migrate.hosting.own_inputs import OwnInputs
@@ -55,6 +56,7 @@ from wasmsr.snapshot.preload import preload
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, Mount
 from wasmsr.wasi.state import checked_state as wasi_state
+from wasmsr.wasi.state.contents import CHUNK
 from wasmsr.wasi.streams.standard import InputStream
 
 KNOWN_AT_ONCE = 256
@@ -248,7 +250,7 @@ class Hosting:
         )
         known = self._known.image(program)
         relays = relays or Relays(b"", b"", 0, None, None)
-        return HostedArrival(self, relays, state, early, known)
+        return HostedArrival(self, relays, state, early, known, program)
 
     def restored(self, file: Iterator[Buffer], relays: Relays) -> HostedArrival:
         """Return the arrival of a program whose snapshot is on this host's disk."""
@@ -287,6 +289,29 @@ class Hosting:
         module, others = self._modules_of(snapshot, modules)
         return PreparedStore(snapshot, module, self._max_pages, others)
 
+    def files_ahead(
+        self, program: bytes, snapshot: SnapshotState, find: Callable[[bytes], bytes | None]
+    ) -> ArrivingFiles | None:
+        """Return what makes the carried files of a program that comes; None if it has none.
+
+        Args:
+            program: Its id.
+            snapshot: A state that it had before, which was restored on trial.
+            find: Gives a piece of a file that has come, or None.
+        """
+        if snapshot.wasi is None:
+            return None
+        given = {os.fsencode(mount.guest): mount.host for mount in self._grants().mounts}
+        trees = {}
+        for mount in wasi_state.read(snapshot.wasi).mounts:
+            if mount.mode == "carry" and any(one.size >= CHUNK for one in mount.entries):
+                guest = os.fsdecode(mount.guest)
+                folder = given.get(mount.guest) or self.belongings.place(program, guest)
+                trees[guest] = Path(folder), mount.entries
+        if not trees:
+            return None
+        return ArrivingFiles(trees, self.belongings.bases(program), self._carry_limit(), find)
+
     def _modules_of(
         self, snapshot: SnapshotState, modules: Mapping[bytes, Buffer]
     ) -> tuple[Module, list[Module]]:
@@ -311,6 +336,7 @@ class Hosting:
         modules: Mapping[bytes, Buffer],
         relays: Relays,
         prepared: PreparedStore | None = None,
+        ahead: ArrivingFiles | None = None,
     ) -> HostedProgram:
         """Make a program of a snapshot; the program does not run yet.
 
@@ -320,6 +346,7 @@ class Hosting:
             modules: The binaries of its modules by digest.
             relays: How it reaches its streams.
             prepared: A store that was prepared for it; None makes one.
+            ahead: Its carried files that were made ahead. The program closes it.
 
         Raises:
             SnapshotError: The program cannot run here, or not as it was announced.
@@ -328,13 +355,15 @@ class Hosting:
         places: dict[str, Path] = {}
 
         def folder(guest: str) -> Path:
-            places[guest] = self.belongings.place(program, guest)
+            made = ahead.folders.get(guest) if ahead else None
+            places[guest] = made or self.belongings.place(program, guest)
             return places[guest]
 
         stdin, fed = self.inputs.of_guest(program, relays)
         grants = replaced(
-            self._grants(), folder=folder, bases=self.belongings.bases(program), stdin=stdin
-        )
+            self._grants(), folder=folder, bases=self.belongings.bases(program), stdin=stdin,
+            staged=ahead.staged if ahead else None,
+        )  # fmt: skip
         streams: list[Relay | InputStream] = [] if stdin is None else [stdin]
         if relays.send is not None:
             outputs = [Relay(stream, relays.send, relays.say) for stream in STREAMS]
@@ -371,6 +400,7 @@ class Hosting:
             results=self._results(module.digest),
             executor=self.executor,
             known=self._known,
+            ahead=ahead,
         )
         return self._hosted[program]
 
@@ -432,8 +462,11 @@ class HostedArrival:
         state: IncomingState | snapshot_format.Decoder,
         early: EarlyRest | None = None,
         known: KnownImage | None = None,
+        program: bytes = b"",
     ) -> None:
         self._known = known
+        self._program = program
+        self._files: ArrivingFiles | None = None
         self._ahead = AheadCompiler()
         self._hosting = hosting
         self._early = early
@@ -486,7 +519,11 @@ class HostedArrival:
     def prepare(self, modules: Mapping[bytes, Buffer]) -> None:
         """Restore the program on trial from the earlier rest; see `ports.Arrival`."""
         assert self._early is not None
-        self._prepared = self._hosting.prepare(self._early.finish(), modules)
+        before = self._early.finish()
+        self._prepared = self._hosting.prepare(before, modules)
+        if self._program:
+            find = self._incoming.piece
+            self._files = self._hosting.files_ahead(self._program, before, find)
         self._incoming.foresee(self._early)
 
     def called(self, called: CalledFunctions, module: Buffer) -> None:
@@ -496,6 +533,11 @@ class HostedArrival:
     def files(self, digests: Sequence[bytes], lengths: Sequence[int], data: Buffer) -> None:
         """Take pieces of carried files."""
         self._incoming.take_files(digests, lengths, data)
+
+    def place(self) -> None:
+        """Make of carried files what has come, where it is no part of a tree yet."""
+        if self._files is not None:
+            self._files.work()
 
     def output(self, kept: KeptOutput) -> None:
         """Refuse it: this end keeps no output."""
@@ -524,7 +566,10 @@ class HostedArrival:
         state = self._state
         snapshot = self._snapshot if isinstance(state, IncomingState) else state.finish()
         assert snapshot is not None
-        made = self._hosting.resume(program, snapshot, modules, self._relays, self._prepared)
+        made = self._hosting.resume(
+            program, snapshot, modules, self._relays, self._prepared, self._files
+        )
+        self._files = None
         # They map the memories that the program has now, a second time.
         self._snapshot = None
         for memory in snapshot.memories:
@@ -535,6 +580,8 @@ class HostedArrival:
         """Release what has come."""
         if self._prepared is not None:
             self._prepared.close()
+        if self._files is not None:
+            self._files.close()
         if isinstance(self._state, IncomingState):
             self._state.close()
 

@@ -13,6 +13,7 @@ from wasmsr.executor.local import LocalExecutor
 from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.files.known_pages import KnownPages
 from wasmsr.migrate.files.results import deliver
+from wasmsr.migrate.hosting.arriving_files import ArrivingFiles
 from wasmsr.migrate.hosting.leaving import LeavingProgram
 from wasmsr.migrate.hosting.outgoing_files import OutgoingFiles
 from wasmsr.migrate.ports import Buffer
@@ -57,6 +58,7 @@ class HostedProgram:
         executor: LocalExecutor | None = None,
         known: KnownPages | None = None,
         enrolled: bool = False,
+        ahead: ArrivingFiles | None = None,
     ) -> None:
         """Enter the program into the registry of the executor.
 
@@ -74,7 +76,9 @@ class HostedProgram:
             executor: The executor that runs it; None takes a new one.
             known: What this end has of programs that are elsewhere.
             enrolled: Whether it is in that registry already.
+            ahead: Its carried files that were made ahead, if they are not in their place yet.
         """
+        self._ahead = ahead
         self._known = known or KnownPages()
         self._leaving: LeavingProgram | None = None
         self._executor = executor or LocalExecutor()
@@ -227,6 +231,8 @@ class HostedProgram:
         """Release everything."""
         for relay in self._relays:
             relay.close()
+        if self._ahead is not None:
+            self._ahead.close()
         if self._program is not None:
             self._executor.remove(self.id)
             self._program.close()

@@ -73,7 +73,7 @@ class Convergence:
         line: What earlier moves have shown of the line; rounds add to it.
 
     Attributes:
-        files: Bytes of pieces of files that were sent or are left; the peer puts them in place.
+        files: Bytes of files that the peer is to put in their place when the program is stopped.
         scan: Seconds in which the written pages of this round were found.
         rounds: Rounds that were begun.
         share: For which share of the time the program is to be held back.
@@ -120,6 +120,7 @@ class Convergence:
         waited: float,
         sync: float = 0.0,
         flush: float = 0.0,
+        placed: float = 0.0,
     ) -> None:
         """Take note of a round.
 
@@ -130,12 +131,13 @@ class Convergence:
             waited: How many of them this end only waited for the peer.
             sync: Seconds of a small sync at the peer, as it says; 0.0 if it did none.
             flush: Seconds in which the peer wrote and synced the round after it had come.
+            placed: Seconds in which it made files of it then.
         """
         if sync:
             self._syncs.append(sync)
         if raw:
             self._flush = max(0.0, flush - sync) / raw
-            idle = self.round_trip + sync + flush
+            idle = self.round_trip + sync + flush + placed
             self.line.learn(raw, packed, seconds - idle, max(0.0, waited - idle))
 
     def predict(self, raw: int, packed: int) -> float | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from wasmsr.migrate.events import Announce, Event, seconds, size
 from wasmsr.migrate.ports import Leaving, MovableProgram, Peer, Sending
 from wasmsr.migrate.protocol import (
+    AHEAD,
     CALLED,
     EARLY,
     FILES,
@@ -158,7 +159,7 @@ class Departure:
         self._leaving: Leaving | None = None
         self.figures = MoveFigures()
         self.stands = False
-        self._known = False
+        self._known = self._ahead = False
 
     def send(self, answer: Answer) -> Receipt:
         """Send the program; when this returns, the peer is READY and the program paused.
@@ -175,6 +176,7 @@ class Departure:
         files = answer.files if FILES in answer.abilities else 0
         leaving = self._leaving = self._program.leave(frozenset(answer.held), answer.known, files)
         prepares = EARLY in answer.abilities and bool(leaving.early)
+        self._ahead = prepares and AHEAD in answer.abilities
         convergence = Convergence(
             self._policy,
             round_trip=round_trip,
@@ -234,7 +236,7 @@ class Departure:
                 nonlocal left, left_files
                 left, left_files = pages, files
                 convergence.scan = leaving.parts.get("scan", 0.0)
-                convergence.files = self.figures.files + files
+                convergence.files = files if self._ahead else self.figures.files + files
                 raw, packed = self._expected(leaving, pages)
                 packed += int(files * self._file_packer.ratio)
                 return convergence.stays(pages + files // PAGE_SIZE, raw + files, packed)
@@ -271,7 +273,8 @@ class Departure:
             packed = self._packed - packed_before
             waited = sending.waited - waited
             files = figures.files - files_before
-            convergence.sent(sent + files, packed, span, waited, receipt.sync, receipt.flush)
+            done = receipt.sync, receipt.flush, receipt.placed
+            convergence.sent(sent + files, packed, span, waited, *done)
             self._packer.rate = self._file_packer.rate = self._line.plain or self._line.wire
             self._say_round(convergence, sent, files, span)
             leaving.slow(convergence.share)

@@ -346,6 +346,10 @@ class NodeArrival:
         """Take pieces of carried files."""
         self._worker.ask("files", list(digests), list(lengths), data)
 
+    def place(self) -> None:
+        """Have the worker make carried files of what has come."""
+        self._worker.ask("place")
+
     def early(self, piece: Buffer) -> None:
         """Take the next piece of an earlier rest."""
         self._worker.ask("early", piece)

@@ -285,6 +285,7 @@ class _Arriving:
             "resize": arrival.resize,
             "pages": self.pages,
             "files": arrival.files,
+            "place": arrival.place,
             "early": arrival.early,
             "called": self.called,
             "prepare": lambda: arrival.prepare({digest: b""}),

@@ -157,6 +157,13 @@ class IncomingState:
                 self._failure = error  # a part of them may be in the image, and no index names it
                 raise
 
+    def piece(self, digest: bytes) -> bytes | None:
+        """Return a chunk of carried files that has come, or None. Raises OSError."""
+        with self._lock:
+            if self._closed or digest not in self._files.contents:
+                return None
+            return self._files.contents.read(digest)
+
     def sync(self) -> None:
         """Write the image to the disk as far as it is, and bring the digests up to date.
 

@@ -37,6 +37,7 @@ from wasmsr.wasi.state.checked_state import (
 from wasmsr.wasi.state.contents import Contents
 from wasmsr.wasi.state.manifest import TreeEntry
 from wasmsr.wasi.state.origin import FileVerdict, Origin, SavedFile
+from wasmsr.wasi.state.staged_files import StagedFiles
 from wasmsr.wasi.state.tree_restore import OnChanged, TreeReconciler, write_chunks
 from wasmsr.wasi.streams.descriptor import Descriptor, FileKind, kind_of
 from wasmsr.wasi.streams.sockets import Listener
@@ -61,7 +62,8 @@ class CarriedFiles:
     `contents`: their chunks; `limit`: bytes that a tree may hold; `since`: when the snapshot was
     taken, realtime ns; `folder`: gives the place of a carried tree for which none was given, by
     guest name (None: one that vanishes with the program); `bases`: trees that were here before;
-    `deferred`: touch no file that stays before `Process.place_files`.
+    `deferred`: touch no file that stays before `Process.place_files`; `staged`: files of carried
+    trees that were made ahead, by guest name.
     """
 
     contents: Contents = field(default_factory=Contents)
@@ -70,6 +72,7 @@ class CarriedFiles:
     folder: Callable[[str], Path] | None = None
     bases: Mapping[str, TreeBase] = field(default_factory=dict)
     deferred: bool = False
+    staged: Mapping[str, StagedFiles] = field(default_factory=dict)
 
 
 def restore(
@@ -257,6 +260,7 @@ class _Opener:
             limit=self.carried.limit,
             base=None if base is None else base.entries,
             known=None if base is None else base.known,
+            staged=self.carried.staged.get(guest) if wanted.mode == "carry" else None,
         )
         if self.carried.deferred and wanted.mode == "carry":
             self.reconcilers[wanted.guest] = reconciler

@@ -9,13 +9,12 @@ tree and renamed to their places after the last one was read: a tree may take ch
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Literal
 
 from wasmsr.errors import SnapshotError
-from wasmsr.wasi.filesystem.tree_walk import Cursor, clear
+from wasmsr.wasi.filesystem.tree_walk import Cursor
 from wasmsr.wasi.filesystem.trees import KnownFiles
 from wasmsr.wasi.state.contents import CHUNK, PLACE, Contents
 from wasmsr.wasi.state.manifest import (
@@ -23,19 +22,18 @@ from wasmsr.wasi.state.manifest import (
     FILE,
     LINK,
     SAME,
-    STAGING,
     TreeEntry,
     TreeScan,
     is_staging,
     names,
     scan,
 )
+from wasmsr.wasi.state.staged_files import StagedFiles, new_folder, remove_folder
 
 OnChanged = Literal["error", "keep", "truncate"]
 """What to do with a file that was changed since it was saved."""
 ReadChunk = Callable[[bytes], bytes]
 """Gives the chunk of a digest."""
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -58,9 +56,11 @@ class TreeReconciler:
         limit: int,
         base: list[TreeEntry] | None = None,
         known: KnownFiles | None = None,
+        staged: StagedFiles | None = None,
     ) -> None:
         """`since`: when the snapshot was taken, realtime ns: what was changed on this host after
-        that is what "truncate" undoes; nothing older is ever overwritten or removed.
+        that is what "truncate" undoes; nothing older is ever overwritten or removed. `staged`:
+        files that were made ahead.
 
         Raises SnapshotError naming a file that is in the way, or one whose content is nowhere.
         """
@@ -68,6 +68,7 @@ class TreeReconciler:
         self.guest = guest
         self.entries = entries
         self.contents = contents
+        self._staged = staged
         self._cursor, self._other = Cursor(root), Cursor(root)
         self._kept: set[bytes] = set()
         held = sum(length for entry in entries for _, _, length in entry.places)
@@ -150,11 +151,11 @@ class TreeReconciler:
             with self._cursor, self._other:
                 self._remove()
                 self._build(staged)
-                self._clear_staging()
+                self._clear_staging(all=True)
                 self._finish()
         except BaseException as error:
             with suppress(OSError):
-                self._clear_staging()
+                self._clear_staging(all=True)
             if not isinstance(error, OSError):
                 raise
             raise SnapshotError(
@@ -173,9 +174,11 @@ class TreeReconciler:
         for entry in self.entries:
             if entry.kind != FILE or self._same(entry):
                 continue
-            if not folder:
-                folder = STAGING + secrets.token_hex(8).encode()
-                os.mkdir(folder, 0o700, dir_fd=self.root)
+            made_ahead = self._staged and self._staged.take(entry, self._piece)
+            if made_ahead:
+                staged[entry.path] = made_ahead
+                continue
+            folder = folder or new_folder(self.root)
             name = folder + b"/%d" % len(staged)
             made = os.open(name, _NEW, 0o600, dir_fd=self.root)
             try:
@@ -262,17 +265,14 @@ class TreeReconciler:
         parts = path.split(b"/")
         return cursor.at(parts[:-1]), parts[-1]
 
-    def _clear_staging(self) -> None:
-        """Remove the working folders of this restore, and of restores that were killed."""
+    def _clear_staging(self, *, all: bool = False) -> None:
+        """Remove the working folders of restores that were killed, and at the end of this one."""
+        ours = self._staged.folder if self._staged and not all else b""
         for raw in names(self.root):
-            if is_staging(raw):
-                with suppress(OSError):
-                    folder = os.open(raw, _DIRECTORY, dir_fd=self.root)
-                    try:
-                        clear(folder)
-                        os.rmdir(raw, dir_fd=self.root)
-                    finally:
-                        os.close(folder)
+            if is_staging(raw) and raw != ours:
+                remove_folder(self.root, raw)
+        if self._staged and all:
+            self._staged.close()
 
 
 def write_chunks(made: int, size: int, chunks: bytes, piece: ReadChunk) -> None:
