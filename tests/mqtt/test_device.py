@@ -308,3 +308,69 @@ def test_a_frozen_device_is_there_afterwards(device: Device, peer: Peer) -> None
     time.sleep(0.5)
     device.process.send_signal(signal.SIGCONT)
     assert exited(peer, create(peer, "exit5"))["exit_code"] == 5
+
+
+COUNTER = """(module
+  (import "env" "ch_open" (func $open (param i32 i32 i32) (result i32)))
+  (import "env" "ch_write_msg" (func $write (param i32 i32 i32) (result i32)))
+  (import "env" "ch_poll" (func $poll (param i32 i32 i32) (result i32)))
+  (memory (export "memory") 1) (data (i32.const 16) "out\\00")
+  (func (export "_start") (local $fd i32) (local $count i32)
+    (local.set $fd (call $open (i32.const 16) (i32.const 1) (i32.const 0)))
+    (loop $again
+      (local.set $count (i32.add (local.get $count) (i32.const 1)))
+      (i32.store (i32.const 64) (local.get $count))
+      (drop (call $write (local.get $fd) (i32.const 64) (i32.const 4)))
+      (drop (call $poll (i32.const 0) (i32.const 0) (i32.const 10)))
+      (br $again))))"""
+"""Publishes numbers, about a hundred a second."""
+
+
+def number(listener: Listener) -> int:
+    while True:
+        topic, data = listener.heard.get(timeout=SECONDS)
+        if topic == "out":
+            return int.from_bytes(data, "little")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("what", ["worker", "device"])
+def test_a_module_goes_on_from_its_snapshot(
+    device: Device, peer: Peer, listener: Listener, what: str
+) -> None:
+    (device.folder / "counter.wasm").write_bytes(bytes(wasmtime.wat2wasm(COUNTER)))
+    name = create(peer, "counter", args={"fault_crash": "restore", "snapshot_every": 0.3})
+    while number(listener) < 150:
+        pass
+    workers = device.workers()
+    if what == "device":
+        device.kill()
+        until(lambda: not any(os.path.exists(f"/proc/{one}") for one in workers))
+    else:
+        record = next((device.folder / "state" / "node" / "programs").glob("*/*"))
+        assert record
+        for one in workers:
+            if "warm" not in Path(f"/proc/{one}/comm").read_text():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
+    if what == "device":
+        device.start()
+    last = 0
+    while True:  # the numbers fall once at most, and not to the beginning
+        found = number(listener)
+        if found < last:
+            assert found > 20
+        if what == "device" and device.log.read_text().count("resumed") and found > last > 0:
+            break
+        if what == "worker" and "resumed" in device.log.read_text() and found > 200:
+            break
+        last = found
+    peer.say("realm/proc/control", "delete", {"type": "module", "uuid": name})
+
+
+@pytest.mark.full
+def test_a_module_that_traps_starts_again_and_can_be_stopped(device: Device, peer: Peer) -> None:
+    name = create(peer, "trap", args={"fault_crash": "restart"})
+    until(lambda: device.log.read_text().count("ending=trapped") >= 3)
+    peer.say("realm/proc/control", "delete", {"type": "module", "uuid": name})
+    assert exited(peer, name)["reason"] in ("trap", "killed")

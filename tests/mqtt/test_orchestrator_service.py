@@ -154,3 +154,19 @@ def test_what_it_cannot_use(orchestrator: Orchestrator, tmp_path: Path) -> None:
         done = run(tmp_path, *words)
         assert done.returncode in (1, 2) and sentence in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_second_orchestrator_of_a_realm(
+    tmp_path: Path, broker: TestBroker, orchestrator: Orchestrator
+) -> None:
+    """Two would both give modules to devices: the later one ends."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    second = Orchestrator(folder, broker.port)
+    assert second.process.wait(SECONDS) == 1
+    assert second.process.stderr is not None
+    assert "the realm realm has an orchestrator" in second.process.stderr.read()
+    third = Orchestrator(folder, broker.port, "--realm", "other", "--db", str(folder / "b.db"))
+    third.until("connected")
+    assert orchestrator.process.poll() is None
+    assert third.stop() == 143

@@ -194,6 +194,10 @@ class BrokerLink:
                 return int(sent.mid)
             # A message that is still under way has this number. The next one may be free.
 
+    def tell(self, topic: str, payload: bytes) -> None:
+        """Send a message to whoever listens now, at most once (QoS 0)."""
+        self._client.publish(topic, payload, qos=0)
+
     def deliver(self, topic: str, payload: bytes, timeout: float) -> bool:
         """Send a message, and return whether the broker has it after so many seconds at most.
 

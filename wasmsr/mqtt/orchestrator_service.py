@@ -7,11 +7,15 @@ ours. None is lost.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final
 
+from wasmsr.errors import HostError
 from wasmsr.fleet.failures import FleetError
 from wasmsr.fleet.orchestrator.orchestrating import FleetOrchestrator
 from wasmsr.fleet.orchestrator.rows import Outgoing
@@ -24,6 +28,11 @@ END_SECONDS: Final = 5.0
 """How long the end waits for the broker to confirm what it was sent."""
 WINDOW: Final = 1000
 """Messages that are under way at the same time. The others wait in the list, not in memory."""
+
+PRESENCE: Final = "orchestrator"
+"""Below `REALM/proc`: where orchestrators hear of each other."""
+HELLO: Final = "hello"
+HERE: Final = "here"
 
 Note = Callable[..., None]
 """Takes an event: its name, and values by name."""
@@ -56,9 +65,13 @@ class OrchestratorService:
         self._ended = threading.Event()
         self._lost = ""
         self.failure: BaseException | None = None
-        name = f"wasmsr-orchestrator-{orchestrator.realm.name}"
+        # Two with one id would take the connection from each other for ever. The same list has the
+        # same id, so the broker keeps what is said while nobody has it open.
+        self._who = sha256(os.fsencode(Path(orchestrator.fleet.path).resolve())).hexdigest()[:16]
+        name = f"wasmsr-orchestrator-{orchestrator.realm.name}-{self._who}"
+        self._place = f"{orchestrator.realm.name}/proc/{PRESENCE}"
         hears = BrokerEvents(self._take, self._connected, self._gone, _nothing)
-        self.link = BrokerLink(broker, name, hears, orchestrator.subscriptions())
+        self.link = BrokerLink(broker, name, hears, orchestrator.subscriptions() | {self._place: 0})
         says = BrokerEvents(_nothing, _nothing, _nothing, self._has)
         self._out = BrokerLink(broker, f"{name}-out", says)
         self._clock = threading.Thread(target=self._tick, name="wasmsr-fleet", daemon=True)
@@ -90,6 +103,9 @@ class OrchestratorService:
     # -- what happens ------------------------------------------------------------------------------
 
     def _take(self, topic: str, payload: bytes, again: bool) -> None:
+        if topic == self._place:
+            self._meet(payload)
+            return
         self._do(lambda: self._orchestrator.receive(topic, payload, again))
 
     def _tick(self) -> None:
@@ -122,6 +138,23 @@ class OrchestratorService:
     def _connected(self) -> None:
         self._lost = ""
         self._note("connected")
+        self.link.tell(self._place, f"{HELLO} {self._who}".encode())
+
+    def _meet(self, payload: bytes) -> None:
+        """Hear of an orchestrator of the same realm: the one that comes later ends."""
+        word, _, who = payload.decode(errors="replace").partition(" ")
+        if who == self._who:
+            return
+        if word == HELLO:
+            self.link.tell(self._place, f"{HERE} {self._who}".encode())
+        elif word == HERE:
+            self._fail(
+                HostError(
+                    f"the realm {self._orchestrator.realm.name} has an orchestrator at the broker "
+                    f"{self.link.settings.address} already",
+                    hint="end the other one, or give this one another --realm",
+                )
+            )
 
     def _gone(self, reason: str) -> None:
         if reason != self._lost and self.failure is None:

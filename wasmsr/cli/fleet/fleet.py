@@ -149,6 +149,11 @@ def _running(command: Any) -> Any:
         click.argument("argv", nargs=-1, type=click.UNPROCESSED),
         click.argument("file"),
         click.option("--limit", metavar="SECONDS", type=float, help="End it after so long."),
+        click.option("--on-crash", type=click.Choice(("ignore", "restart", "restore")),
+                     help="What follows if it crashes. restore: it goes on from its last snapshot. "
+                     "Default: ignore."),
+        click.option("--snapshot-every", metavar="SECONDS", type=click.FloatRange(0.1),
+                     help="Save it so often. Default: 10 s with --on-crash restore."),
         click.option("--dir", "dirs", multiple=True, metavar="FOLDER",
                      help="A folder of the device that it sees."),
         click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable for it."),
@@ -241,12 +246,18 @@ def _module(
     env: tuple[str, ...],
     dirs: tuple[str, ...],
     limit: float | None,
+    on_crash: str | None,
+    snapshot_every: float | None,
 ) -> dict[str, Any]:
     args: dict[str, Any] = {"argv": list(argv), "env": list(env)}
     if dirs:
         args["dirs"] = list(dirs)
     if limit is not None:
         args["limit"] = limit
+    if on_crash is not None:
+        args["fault_crash"] = on_crash
+    if snapshot_every is not None:
+        args["snapshot_every"] = snapshot_every
     wrong = [one for one in env if not one.partition("=")[0] or "=" not in one]
     if wrong:
         raise click.UsageError(f"--env {wrong[0]!r} is not of the form NAME=VALUE")

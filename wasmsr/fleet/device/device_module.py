@@ -24,6 +24,10 @@ from wasmsr.node.supervision.program_record import ProgramStanding
 
 INPUT_WAITING: Final = 16 << 20
 """Bytes of standard input that wait for a module; what comes beyond is dropped."""
+CALM_SECONDS: Final = 60.0
+LONGEST_PAUSE: Final = 30.0
+"""Seconds between the crash of a module and its next start: 0, 1, 2, 4 ... 30, and from the
+beginning again if it has run for `CALM_SECONDS`."""
 REPORT: Final = struct.Struct("<3Q")
 DEPLOYED: Final = struct.Struct("<Q6I")
 TIMES: Final = struct.Struct("<3I")
@@ -135,6 +139,8 @@ class DeviceModule:
         self._had: dict[str, tuple[int, int]] = {}
         self._lock = threading.RLock()
         self._killed = ""
+        self._wanted = threading.Event()
+        """Whether somebody wants it to end."""
         self._thread = threading.Thread(target=self._live, name="wasmsr-module", daemon=True)
 
     def start(self) -> None:
@@ -145,6 +151,7 @@ class DeviceModule:
         """End the module; what follows is told to the host."""
         with self._lock:
             self._killed = self._killed or why
+            self._wanted.set()
             program = self.program
         if program is not None:
             with suppress(WasmsrError):
@@ -181,14 +188,19 @@ class DeviceModule:
         code = readable_module(self.run.file)
         deadline = None if self.run.limit is None else time.monotonic() + self.run.limit
         program = self._host.saved(self)
+        pause = 0.0
         while True:
+            began = time.monotonic()
             program = self._launch(code) if program is None else self._go_on(program)
             end = self._follow(program, deadline)
             program = None
+            if time.monotonic() - began > CALM_SECONDS:
+                pause = 0.0
             if end is not None and not (self.run.on_crash == "restart" and crashed(end)):
                 return end
-            if self._killed:
+            if self._wanted.wait(pause):
                 return end or ModuleEnd(137, "killed", self._killed)
+            pause = min(2 * pause or 1.0, LONGEST_PAUSE)
 
     def _launch(self, code: bytes) -> NodeProgram:
         try:
@@ -235,6 +247,8 @@ class DeviceModule:
                 self._go_on(program)
                 self._had = {}
                 continue
+            if standing is ProgramStanding.LOST and self.run.on_crash != "ignore":
+                return None  # there was no snapshot yet
             if standing.is_final:
                 return self._named(program, end_of(program))
             if deadline is not None and time.monotonic() >= deadline:

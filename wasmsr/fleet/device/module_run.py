@@ -77,7 +77,7 @@ def module_run(data: Mapping[str, Any], folder: Path) -> ModuleRun:
         {"own_name": data["file"], "args": list(args.get("argv") or ()),
          "env": [f"{name}={value}" for name, value in env.items()],
          "mounts": mounts},
-        int(data.get("epoch", 0)), on_crash, every,
+        data.get("epoch", 0), on_crash, every,
         [_rule(one) for one in data.get("channels", ())],
         int(resources.get("period") or 0), args.get("repeat"), args.get("limit"),
         args.get("ilimit"), args.get("engine"),
