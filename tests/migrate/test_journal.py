@@ -20,7 +20,7 @@ from wasmsr.migrate.journal.ownership import SettleVerdict, owned, settle_offere
 from wasmsr.migrate.journal.record_file import LONG, last_of, line_of
 from wasmsr.migrate.protocol import Ending, JournalError, Move, OwnershipState, Report
 from wasmsr.migrate.rounds.regroup import regroup
-from wasmsr.snapshot.encoding.container import Header
+from wasmsr.snapshot.encoding.container import MAGIC, Header
 
 PROGRAM, ATTEMPT, OTHER = b"p" * 16, b"a" * 16, b"b" * 16
 MOVE = Move(PROGRAM, 5, ATTEMPT)
@@ -426,12 +426,12 @@ def test_an_image_has_its_name_from_the_beginning(
     assert image.name == f"{PROGRAM.hex()}-5.received"
     assert path.stat().st_mode & 0o777 == 0o600
     assert steps == ["folder"]
-    os.pwrite(image.fd, b"content", 0)
-    assert os.pread(image.fd, 7, 0) == b"content"
+    os.pwrite(image.fd, MAGIC, 0)
+    assert os.pread(image.fd, len(MAGIC), 0) == MAGIC
     assert image.commit() == path
     assert steps == ["folder", "data"]
     image.discard()
-    assert path.read_bytes() == b"content"
+    assert path.read_bytes() == MAGIC
     with pytest.raises(JournalError, match="given up"):
         image.commit()
     journal.close()
