@@ -359,3 +359,21 @@ def test_a_step_in_webassembly(runs: Runs) -> None:
     runs("gen", "g")
     (folder / "b.o.yaml").unlink()
     assert "nothing says what it is" in runs("check", "g").stdout
+
+
+def test_a_step_in_webassembly_reads_what_another_has_written(runs: Runs) -> None:
+    from tests.mem.test_guest_memory import counter
+
+    file = written(
+        runs.folder / "g",
+        a="type: compute\ndependents: [b]\ncorunning: [m]",
+        b="type: compute\nparents: [a]\ncorunning: [m]" + MAIN
+        + "    m = action.get_transport('m', 'rdma')\n    m.reg(4)\n    m.read(4, addr=8)\n"
+        "    return int.from_bytes(m.buf, 'little')\n",
+        m="type: memory\ncorunning: [a, b]\nlimits: {mem: 4096}",
+    )  # fmt: skip
+    (file / "a.o.yaml").write_text(
+        "type: compute\ndependents: [b]\ncorunning: {m: {trans: numbers, type: rdma}}"
+    )
+    (file / "a.o.wasm").write_bytes(assemble(counter(20).encode()))
+    assert runs.result("run", "g") == 20

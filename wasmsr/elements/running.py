@@ -96,6 +96,8 @@ def _run_wasm(element: Element, params: Any, action: ElementAction) -> str:
         program = Path(folder, "element.wasm")
         program.write_bytes(element.code)
         words = [sys.executable, "-m", "wasmsr", "run", "--env", f"__OW_PAR={action.index}"]
+        for name, durl in action.memories.items():
+            words += ["--remote-memory", f"{name}={durl.value('url')};{action.epoch}"]
         with tempfile.TemporaryFile() as out:
             done = subprocess.run([*words, str(program)], input=json.dumps(params).encode(),
                                   stdout=out, check=False)  # fmt: skip

@@ -99,6 +99,16 @@ class ElementAction:
         self._made: dict[str, MemoryTransport | ServedTransport] = {}
         self._epoch = epoch
 
+    @property
+    def memories(self) -> dict[str, Durl]:
+        """The memories that it can ask for, by name."""
+        return dict(self._durls)
+
+    @property
+    def epoch(self) -> int:
+        """The number by which memories refuse who was replaced."""
+        return self._epoch
+
     def get_transport(self, name: str, kind: str) -> Any:
         """Return the transport of a name, always the same.
 

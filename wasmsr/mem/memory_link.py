@@ -90,6 +90,7 @@ class MemoryLink:
         name: The name of the memory, for messages.
         url: Where it is; a memory that has moved says so.
         fenced: Whether the memory understands HELLO; None before the first connection.
+        begun: Whether the memory has answered a command.
         welcome: What the memory has said last; None for another's memory.
     """
 
@@ -103,6 +104,8 @@ class MemoryLink:
         seq: int = 0,
         patience: float = ANSWER_SECONDS,
         where: Callable[[], str] | None = None,
+        begun: bool = False,
+        waits: Callable[[MemoryLink, int], None] | None = None,
     ) -> None:
         """Make a link; it connects at the first command.
 
@@ -114,6 +117,8 @@ class MemoryLink:
             seq: The number of the last command that was answered.
             patience: Seconds for which the memory may be away.
             where: Returns the address of the memory; asked before every connection after the first.
+            begun: Whether the memory has answered a command before, and so must remember it.
+            waits: Called with the link and a descriptor before an answer is received; it may raise.
         """
         parse_url(url)
         self.name = name
@@ -125,7 +130,9 @@ class MemoryLink:
         self.fenced: bool | None = None
         self.welcome: Welcome | None = None
         self.heard: float | None = None
+        self.begun = begun
         self._where = where
+        self._waits = waits
         self._lock = threading.RLock()
         self._sock: socket.socket | None = None
         self._request = int.from_bytes(os.urandom(4), "big") | LAST
@@ -183,8 +190,17 @@ class MemoryLink:
             self._doubtful = False
             if status in (OK, OUT_OF_BOUNDS, NOT_UNDERSTOOD):
                 self.seq = seq  # the others are not counted by the memory
+                self.begun = True
         if status != OK:
             raise self._refused(command, status)
+
+    def repeat(self) -> None:
+        """Say that the next command is the one that had no answer: it gets the same number."""
+        self._doubtful = False
+
+    def interrupt(self) -> None:
+        """Give the connection up: an answer on its way is not received."""
+        self._drop()
 
     def _settle(self) -> None:
         """Ask whether the last command, which had no answer, was done: it has a number if so."""
@@ -284,7 +300,7 @@ class MemoryLink:
                 check_hello(bytes(said[:at]), REP)
             except OtherProtocolError as error:
                 raise OtherProtocolError(f"{self._shown}: {error}", hint=error.hint) from None
-            set_timeouts(sock, max(0.05, self.patience))
+            set_timeouts(sock, ANSWER_SECONDS if self._waits else max(0.05, self.patience))
         except BaseException:
             sock.close()
             raise
@@ -311,12 +327,13 @@ class MemoryLink:
         except CommandError as error:
             raise OtherProtocolError(f"{self._shown}: {error}") from None
         before = self.welcome
+        self.begun = self.begun or before is not None
         if before is not None and before.memory != welcome.memory:
             raise RemoteMemoryError(
                 f"{self._shown} is another memory than before: its bytes differ"
             )
         # A memory that has forgotten an answered command was set back; it says so, once.
-        if before is not None and self.seq and welcome.last not in (
+        if self.begun and self.seq and welcome.last not in (
             self.seq, (self.seq + 1) % 65_536
         ):  # fmt: skip
             raise RemoteMemoryError(f"{self._shown} was set back to an earlier state")
@@ -351,6 +368,8 @@ class MemoryLink:
 
     def _answer_length(self, sock: socket.socket, number: int) -> int:
         """Receive an answer up to its data, and return the length of its command."""
+        if self._waits is not None:
+            self._waits(self, sock.fileno())
         receive_exactly(sock, self._head)
         length, answered = PREFIX.unpack_from(self._head)
         if answered != number:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from wasmsr.channels.functions import Channels
     from wasmsr.interp.store.instance import Imports
+    from wasmsr.mem.guest_memory import MemoryFunctions
     from wasmsr.runspec.grants import HostGrants
 
 COMMAND, REACTOR = "_start", "_initialize"
@@ -69,6 +70,35 @@ def channels_of(modules: Sequence[Module], grants: HostGrants) -> Channels | Non
 
     check_granted(modules, grants.channels)
     return Channels(grants.channels) if wanted(modules) else None
+
+
+def remote_memory_of(modules: Sequence[Module], grants: HostGrants) -> MemoryFunctions | None:
+    """Return the remote memories of a program, with its functions of `env`; None if it uses none.
+
+    Raises:
+        MemoryNotGranted: It uses them, and this host gives it none.
+    """
+    if all(item.module != "env" for module in modules for item in module.imports):
+        return None
+    from wasmsr.mem.guest_memory import MemoryFunctions, check_memory_granted, wanted_memory
+
+    check_memory_granted(modules, grants.memories)
+    return MemoryFunctions(grants.memories) if wanted_memory(modules) else None
+
+
+def hosts_of(
+    modules: Sequence[Module], grants: HostGrants
+) -> dict[str, Channels | MemoryFunctions]:
+    """Return the hosts of a program that answer from `env` and keep state, by their owner's name.
+
+    Raises:
+        ChannelsNotGranted: It uses channels, and this host gives it none.
+        MemoryNotGranted: It uses remote memory, and this host gives it none.
+    """
+    found = {
+        "channels": channels_of(modules, grants), "memories": remote_memory_of(modules, grants)
+    }  # fmt: skip
+    return {name: host for name, host in found.items() if host is not None}
 
 
 def is_reactor(module: Module) -> bool:

@@ -25,8 +25,8 @@ from wasmsr.interp.types import FuncType
 from wasmsr.program.exports import (
     COMMAND,
     REACTOR,
-    channels_of,
     exported_function,
+    hosts_of,
     is_reactor,
     own_imports,
 )
@@ -163,8 +163,8 @@ class Program:
         grants = grants or HostGrants()
         preload = preload or {}
         modules = [*preload.values(), module]
-        channels = channels_of(modules, grants)
-        if channels is None and not preload:
+        hosts = hosts_of(modules, grants)
+        if not hosts and not preload:
             _check_foreign(module)
         if invoke is not None:
             exported_function(module, invoke)
@@ -191,9 +191,9 @@ class Program:
                 features=module.allowed_features,
             )
             imports = {**(wasi.imports if wasi else {}), **own_imports(*modules)}
-            if channels is not None:
-                imports["env"] = channels.imports(modules)
-                store.owners["channels"] = channels
+            for host in hosts.values():
+                imports["env"] = {**imports.get("env", {}), **host.imports(modules)}
+            store.owners.update(hosts)
             instance = _instance(store, module, preload, imports)
             if invoke != COMMAND and is_reactor(module):
                 store.enqueue(instance.function(REACTOR))

@@ -10,7 +10,7 @@ from wasmsr.errors import FormatError, ModuleMismatch, SnapshotError
 from wasmsr.interp.modules.module import Module
 from wasmsr.interp.outcomes import Limits
 from wasmsr.interp.store.store import Store
-from wasmsr.program.exports import own_imports
+from wasmsr.program.exports import own_imports, remote_memory_of
 from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot.memory.adoption import adopt
 from wasmsr.snapshot.restore import restore
@@ -19,6 +19,7 @@ from wasmsr.snapshot.state import MemoryState, ModuleRef, SnapshotState
 if TYPE_CHECKING:
     from wasmsr.channels.functions import Channels
     from wasmsr.interp.store.instance import Imports
+    from wasmsr.mem.guest_memory import MemoryFunctions
     from wasmsr.wasi.facade import Wasi
 
 
@@ -148,16 +149,18 @@ def restore_store(
 
     channels = waiting_channels(module, *others)
     _check_channels([module, *others], grants)
+    memories = remote_memory_of([module, *others], grants)
     store = restore(
         snapshot,
         modules=[module, *others],
-        imports={**own_imports(module, *others), **_given(channels, [module, *others])},
+        imports={**own_imports(module, *others), **_given(channels, [module, *others], memories)},
         features=module.allowed_features,
         wasi=serve,
         lay=adopt(snapshot.memories, take=adopted),
     )
     try:
         _enter_channels(store, channels, snapshot, grants)
+        _enter_memories(store, memories, snapshot, grants)
     except BaseException:
         store.close()
         raise
@@ -173,8 +176,22 @@ def waiting_channels(*modules: Module) -> Channels | None:
     return Channels() if wanted(modules) else None
 
 
-def _given(channels: Channels | None, modules: Sequence[Module]) -> Imports:
-    return {} if channels is None else {"env": channels.imports(modules)}
+def waiting_memory(*modules: Module) -> MemoryFunctions | None:
+    """Return the remote memories of a program whose state comes later; None if it uses none."""
+    if all(item.module != "env" for module in modules for item in module.imports):
+        return None
+    from wasmsr.mem.guest_memory import MemoryFunctions, wanted_memory
+
+    return MemoryFunctions() if wanted_memory(modules) else None
+
+
+def _given(
+    channels: Channels | None, modules: Sequence[Module], memories: MemoryFunctions | None
+) -> Imports:
+    """Return the functions of `env`; none, not even the name, if the program uses none of them."""
+    found = {} if channels is None else channels.imports(modules)
+    found |= {} if memories is None else memories.imports(modules)
+    return {"env": found} if found else {}
 
 
 def _check_channels(modules: Sequence[Module], grants: HostGrants) -> None:
@@ -200,6 +217,23 @@ def _enter_channels(
     else:  # it was saved by something that knew no channels
         channels.begin(grants.channels)
     store.owners[OWNER] = channels
+
+
+def _enter_memories(
+    store: Store, memories: MemoryFunctions | None, snapshot: SnapshotState, grants: HostGrants
+) -> None:
+    """Put a snapshot's state into the remote memories that wait for it."""
+    if memories is None:
+        return
+    from wasmsr.mem.guest_state import OWNER
+
+    assert grants.memories is not None
+    kept = snapshot.extra.get("host state", {})
+    if OWNER in kept:
+        memories.enter(kept[OWNER], grants.memories)
+    else:
+        memories.begin(grants.memories)
+    store.owners[OWNER] = memories
 
 
 def _enter(
@@ -277,7 +311,8 @@ class PreparedStore:
             imports = {**self.wasi.imports, **imports}
         self._modules = [module, *others]
         self._channels = waiting_channels(*self._modules)
-        imports = {**imports, **_given(self._channels, self._modules)}
+        self._memory_functions = waiting_memory(*self._modules)
+        imports = {**imports, **_given(self._channels, self._modules, self._memory_functions)}
         modules = modules_of(snapshot, [module, *others], module.allowed_features)
         StoreRestorer(snapshot, modules, imports, lambda *_: True).run().close()
         self._restorer = StoreRestorer(snapshot, modules, imports, self._lay)
@@ -303,9 +338,11 @@ class PreparedStore:
         """
         try:
             _check_channels(self._modules, grants)
+            remote_memory_of(self._modules, grants)
             self._memories = snapshot.memories
             store = self._restorer.fill(snapshot)
             _enter_channels(store, self._channels, snapshot, grants)
+            _enter_memories(store, self._memory_functions, snapshot, grants)
             if self.wasi is not None:
                 _enter(self.wasi, snapshot, grants, live=live, deferred=deferred)
                 store.wasi = self.wasi

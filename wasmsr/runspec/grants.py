@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wasmsr.channels.grant import ChannelGrant
+    from wasmsr.mem.guest_memory import MemoryGrant
     from wasmsr.runspec.run_spec import RunSpec
     from wasmsr.wasi.facade import Stdout
     from wasmsr.wasi.filesystem.mounts import Mount
@@ -44,6 +45,7 @@ class HostGrants:
         bases: carried trees as they were when the program left this host.
         staged: files of carried trees that were made ahead, by guest name.
         channels: how it sends and gets messages; None: it may not use channels.
+        memories: the remote memories that it can open; None: it may not use any.
     """
 
     mounts: Sequence[Mount] = ()
@@ -57,6 +59,7 @@ class HostGrants:
     bases: Mapping[str, TreeBase] | None = None
     staged: Mapping[str, StagedFiles] | None = None
     channels: ChannelGrant | None = None
+    memories: MemoryGrant | None = None
 
     @classmethod
     def of(cls, spec: RunSpec, **others: Any) -> HostGrants:
@@ -75,6 +78,10 @@ class HostGrants:
             from wasmsr.wasi.streams.listen_address import TcpListen
 
             others["listen"] = [TcpListen.parse(text) for text in spec.listen]
+        if spec.remote_memories:
+            from wasmsr.mem.guest_memory import MemoryGrant
+
+            others["memories"] = MemoryGrant.parse(spec.remote_memories)
         return cls(carry_limit=spec.limits.carried, on_changed=spec.on_changed, **others)
 
     @property

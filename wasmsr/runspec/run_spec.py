@@ -140,6 +140,7 @@ class RunSpec:
         env: Environment variables, each `NAME=VALUE`.
         inherit_env: The program gets the variables of the host's process too.
         mounts: Directories, each `HOST[::GUEST[::MODE]]`.
+        remote_memories: Memories that the program can open, each `NAME=tcp://HOST:PORT[;EPOCH]`.
         listen: Addresses on which the program accepts connections, each `ADDR:PORT`.
         streams: Standard streams.
         limits: What the run may use.
@@ -165,6 +166,7 @@ class RunSpec:
     inherit_env: bool = False
     mounts: tuple[str, ...] = ()
     listen: tuple[str, ...] = ()
+    remote_memories: tuple[str, ...] = ()
     streams: StreamSpec = StreamSpec()
     limits: LimitSpec = LimitSpec()
     features: str | None = None
@@ -331,6 +333,7 @@ FIELDS: tuple[tuple[str, str | None, OptionKind], ...] = (
     ("inherit_env", "inherit-env", Flag()),
     ("mounts", "dir", Folders()),
     ("listen", "tcp-listen", RepeatedText()),
+    ("remote_memories", "remote-memory", RepeatedText()),
     ("streams.stdin", "stdin", ReadableFile()),
     ("streams.stdout", "stdout", WritableFile()),
     ("streams.stderr", "stderr", WritableFile()),

@@ -123,6 +123,8 @@ ROWS = (
         "The program's standard input. Default: ours; with --interactive an empty one."),
     OptionRow("--tcp-listen", "tcp_listen", "ADDR:PORT",
         "Let the program accept connections there; PORT 0: any. Repeatable."),
+    OptionRow("--remote-memory", "remote_memory", "NAME=URL",
+        "Let the program open a memory of `wasmsr memory`, tcp://HOST:PORT. Repeatable."),
     OptionRow("--stdout", "stdout", "FILE",
         "Where its standard output goes. Default: ours."),
     OptionRow("--stderr", "stderr", "FILE",
@@ -259,6 +261,7 @@ class RunOptions:
     inherit_env: bool
     stdin: str | None
     tcp_listen: tuple[str, ...]
+    remote_memory: tuple[str, ...]
     stdout: str | None
     stderr: str | None
     max_memory: int | None
@@ -383,7 +386,8 @@ class RunOptions:
         if self.from_snapshot is None:
             raise UsageError("--forks belongs to --from-snapshot.")
         alone = ("after", "at", "every", "on_interrupt", "interactive", "trace", "trace_state",
-            "trace_file", "hop", "tcp_listen", "timings", "preload")  # fmt: skip
+            "trace_file", "hop", "tcp_listen", "timings", "preload",
+            "remote_memory")  # fmt: skip
         for row in ROWS:
             if row.field in alone and getattr(self, row.field):
                 raise UsageError(f"{row.name} is for one program; it cannot be used with --forks.")

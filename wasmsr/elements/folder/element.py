@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from wasmsr.mem.sizes import parse_size
@@ -104,37 +105,64 @@ class ElementGraph:
 
     def parents_of(self, element: Element) -> list[str]:
         """Return whose results an element gets: what it says, and what its parents say."""
-        found = dict.fromkeys(element.parents)
-        found |= dict.fromkeys(
-            one.name for one in self.computes if element.name in one.dependents
-        )  # fmt: skip
-        return list(found)
+        return list(self._parents[element.name])
 
     def memories_of(self, element: Element) -> list[Element]:
         """Return the memories with which an element talks: it names them, or they name it."""
-        return [
-            one for one in self.memories
-            if one.name in element.corunning or element.name in one.corunning
-        ]  # fmt: skip
+        links = self._links[element.name]
+        return [one for one in self.memories if one.name in links] if links else []
 
     def users_of(self, memory: Element) -> list[Element]:
         """Return the elements that talk with a memory."""
-        return [one for one in self.computes if memory in self.memories_of(one)]
+        return [one for one in self.computes if one.name in self._links[memory.name]]
 
     def gang_of(self, element: Element) -> list[Element]:
         """Return the computing elements that start together with one, itself included.
 
         Elements that compute and name each other in `corunning` form a gang.
         """
-        found, new = {element.name}, [element]
+        found, new = {element.name}, [element.name]
         while new:
-            one = new.pop()
-            for other in self.computes:
-                near = other.name in one.corunning or one.name in other.corunning
-                if near and other.name not in found:
-                    found.add(other.name)
-                    new.append(other)
+            for other in self._near[new.pop()] - found:
+                found.add(other)
+                new.append(other)
+        if len(found) == 1:
+            return [element]
         return [one for one in self.computes if one.name in found]
+
+    @cached_property
+    def _near(self) -> dict[str, set[str]]:
+        """For each element the others that name it in `corunning`, or that it names."""
+        near: dict[str, set[str]] = {one.name: set() for one in self}
+        for one in self:
+            for other in one.corunning:
+                if other in near and one.is_memory == self.elements[other].is_memory:
+                    near[one.name].add(other)
+                    near[other].add(one.name)
+        return near
+
+    @cached_property
+    def _links(self) -> dict[str, set[str]]:
+        """For each element the memories that it uses; for a memory the elements that use it."""
+        links: dict[str, set[str]] = {one.name: set() for one in self}
+        for one in self:
+            for other in one.corunning:
+                if other in links and one.is_memory != self.elements[other].is_memory:
+                    links[one.name].add(other)
+                    links[other].add(one.name)
+        return links
+
+    @cached_property
+    def _parents(self) -> dict[str, dict[str, None]]:
+        """For each element those whose results it gets, in order."""
+        found: dict[str, dict[str, None]] = {
+            one.name: dict.fromkeys(one.parents) for one in self
+        }  # fmt: skip
+        for one in self.computes:
+            for name in one.dependents:
+                if name in found:
+                    found[name][one.name] = None
+        return found
 
     def ancestors(self, element: Element) -> set[str]:
         """Return the names of all elements that must have ended before one starts."""

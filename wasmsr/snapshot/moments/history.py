@@ -66,7 +66,9 @@ class History:
         if store.running or store.nested:
             raise UnportableState("the program is running", hint="pause it first")
         if store.owners:
-            raise UnportableState("a program with channels has no moments: messages do not go back")
+            raise UnportableState(
+                "a program with channels or remote memory has no moments: what it sent stays"
+            )
         wasi = None if store.wasi is None else SavedWasi.of(store.wasi, self._files)
         self._files = None if wasi is None else wasi.files
         try:

@@ -162,7 +162,7 @@ class Moment:
 
         if "host state" in state.extra:
             raise SnapshotError(
-                "a program with channels cannot be forked: each message is for one program"
+                "a program with channels or remote memory cannot be forked: it is one peer"
             )
         given = {**fork_imports(0), **(imports or {})}
         if state.wasi is not None:

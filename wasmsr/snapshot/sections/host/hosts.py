@@ -5,12 +5,14 @@ Each owner has a name and a map of its own. WASI preview 1 is one owner.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from wasmsr.channels.table import OWNER as CHANNELS
 from wasmsr.channels.table import ChannelTable
 from wasmsr.errors import VersionError
+from wasmsr.mem.guest_state import OWNER as MEMORIES
+from wasmsr.mem.guest_state import GuestMemory
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.encoding.container import Buffer
 from wasmsr.snapshot.encoding.section import Draft, Section, WrittenPages
@@ -23,6 +25,15 @@ if TYPE_CHECKING:
 
 PREVIEW1: Final = "wasi_snapshot_preview1"
 """The owner's name of WASI preview 1."""
+
+
+OTHERS: Final[Mapping[str, Callable[[Any], object]]] = {
+    CHANNELS: ChannelTable.restore,
+    MEMORIES: GuestMemory.restore,
+}
+"""The other owners, each with what checks its state."""
+SHOWN: Final = {CHANNELS: CHANNELS, MEMORIES: "remote_memories"}
+"""Their names in a description, where `memories` are those of the store."""
 
 
 class KeptOwner:
@@ -60,16 +71,16 @@ class HostStateSection(Section):
         owners = dict(state.extra.get(self.name, {}))
         if state.wasi is not None:
             owners[PREVIEW1] = {key: one for key, one in state.wasi.items() if key != ORIGIN}
-        return pack(owners, "the state of WASI and channels") if owners else b""
+        return pack(owners, "the state of hosts") if owners else b""
 
     def parse(self, data: Buffer, draft: Draft) -> None:
         """Set the state of WASI, and that of the others."""
         owners = self.map_of(data)
-        for name in owners.keys() - {PREVIEW1, CHANNELS}:
+        for name in owners.keys() - {PREVIEW1, *OTHERS}:
             raise VersionError(f"the snapshot has state of the host {name!r}, which is not known")
         others = {name: state for name, state in owners.items() if name != PREVIEW1}
-        for state in others.values():
-            ChannelTable.restore(state)
+        for name, state in others.items():
+            OTHERS[name](state)
         if others:
             draft.state.extra[self.name] = others
         if PREVIEW1 not in owners and others:
@@ -84,19 +95,23 @@ class HostStateSection(Section):
     def check(self, state: SnapshotState, scope: CheckScope) -> None:
         """Check the state of the owners besides WASI."""
         for name, one in state.extra.get(self.name, {}).items():
-            if name != CHANNELS:
+            if name not in OTHERS:
                 raise self.malformed(f"it has state of the host {name!r}, which is not known")
-            ChannelTable.restore(one)
+            OTHERS[name](one)
 
     def describe(self, state: SnapshotState, names: Any) -> dict[str, Any]:
-        """Return the channels; the section *wasi* describes the state of WASI."""
+        """Return channels and memories; the section *wasi* describes the state of WASI."""
         from wasmsr.snapshot.inspect.plain import plain_data
 
         found = state.extra.get(self.name, {})
-        return {CHANNELS: plain_data(found[CHANNELS])} if CHANNELS in found else {}
+        return {SHOWN[name]: plain_data(found[name]) for name in OTHERS if name in found}
 
     def blocks(self, description: Mapping[str, Any], *, values: bool) -> Iterator[Block]:
-        """Yield the channels, with how much waits on each."""
+        """Yield the channels, with how much waits on each, and the memories."""
+        memories = description.get(SHOWN[MEMORIES])
+        if memories is not None:
+            named = [(str(at), str(one[2]), one[0]) for at, one in enumerate(memories["memories"])]
+            yield "Remote memories", ("handle", "commands", "name"), named
         found = description.get(CHANNELS)
         if found is None:
             return

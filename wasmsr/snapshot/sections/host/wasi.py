@@ -34,7 +34,7 @@ class WasiSection(Section):
         """Return the map without the key `origin`, which has a section of its own."""
         if HOST_STATE in state.extra:
             raise UnportableState(
-                "version 1 of snapshots has no place for the channels of a program"
+                "version 1 of snapshots has no place for channels or remote memories of a program"
             )
         if state.wasi is None:
             return b""
