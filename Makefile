@@ -14,9 +14,10 @@ PYTEST := $(BIN)/python -m pytest
 TESTABLE := $(VENV)/.test $(VENV)/.built
 C_SOURCES := $(wildcard wasmsr/_core.c wasmsr/_sys.[ch] wasmsr/_sandbox.c wasmsr/core/*.h \
     wasmsr/core/*/*.[chi]* wasmsr/core/*/*/*.[chi]*) wasmsr/_ffi_build.py
+GUEST := $(wildcard wasmsr/snapshot/runnable/guest/*.[ch])
 C_GENERATED := %/opcode_table.h %/opcode_table.c %/precise/handlers.h %/simd_lanes.h %/simd_rows.h \
-    %/atomic_rows.h
-C_FORMATTED := $(filter-out $(C_GENERATED),$(filter %.c %.h,$(C_SOURCES))) \
+    %/atomic_rows.h %/wasi_calls.h
+C_FORMATTED := $(filter-out $(C_GENERATED),$(filter %.c %.h,$(C_SOURCES)) $(GUEST)) \
     tests/builds/alone.c tests/fuzz/fuzz_module.c
 ASAN := build/asan
 ASAN_TESTS := $(wildcard tests/spec tests/interp tests/snapshot)
@@ -25,7 +26,7 @@ FUZZ_TESTS := tests/fuzz tests/wasi/preview1/test_against.py
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo docs containers containers-nodes test test-full asan cross cross-quick examples \
-    ffmpeg lint check fuzz clean tools
+    core-wasm ffmpeg lint check fuzz clean tools
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | \
@@ -73,6 +74,9 @@ cross-quick: cross ## of that frozen samples, states of kernels, and programs th
 examples: ## build the programs of examples and tests from source (needs clang and wasi-libc)
 	@$(TIMED) "examples" $(PYTHON) examples/snapshot/build.py
 	@$(TIMED) "examples: tests" $(PYTHON) tests/wasi/programs/build.py
+
+core-wasm: $(VENV)/.dev ## build the core as a WebAssembly module (needs clang and wasi-libc)
+	@$(TIMED) "core-wasm" $(BIN)/python scripts/core_wasm.py
 
 ffmpeg: ## build FFmpeg for WASI from Debian's source package; `wasmsr run transcoding` then uses it
 	@$(TIMED) "ffmpeg" scripts/build-ffmpeg

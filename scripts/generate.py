@@ -12,7 +12,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from scripts import generate_handlers, generate_simd, generate_vector_handlers
+from scripts import (
+    generate_handlers,
+    generate_runnable,
+    generate_simd,
+    generate_vector_handlers,
+)
 from wasmsr.interp.instruction_set import atomics, simd
 from wasmsr.interp.instruction_set.features import BY_NAME, FEATURES, Feature, State, bits
 from wasmsr.interp.instruction_set.instructions import (
@@ -288,6 +293,7 @@ def documentation() -> str:
 
 
 FAST = CORE / "fast"
+RUNNABLE = CORE.parent / "snapshot" / "runnable" / "guest"
 FILES: dict[Path, Callable[[], str]] = {
     CORE / "binary" / "opcode_table.h": rows_header,
     CORE / "binary" / "opcode_table.c": rows_source,
@@ -301,6 +307,7 @@ FILES: dict[Path, Callable[[], str]] = {
     CORE / "runtime" / "atomic_rows.h": atomic_rows,
     CORE / "numeric" / "simd_lanes.h": partial(generate_simd.lanes, _MARK),
     CORE / "numeric" / "simd_rows.h": partial(generate_simd.rows, _MARK),
+    RUNNABLE / "wasi_calls.h": generate_runnable.calls_header,
     DOCS / "instructions.md": documentation,
 }
 

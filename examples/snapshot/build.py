@@ -273,7 +273,7 @@ def check(names: Sequence[str]) -> int:
         else:
             with tempfile.TemporaryDirectory() as folder:
                 # The linker writes the file's name into the module, so it must be the same.
-                rebuilt = Path(folder) / f"{name}.wasm"
+                rebuilt = Path(folder) / f"{Path(name).name}.wasm"
                 same_tools[0].build(PROGRAMS[name], rebuilt)
                 same = rebuilt.read_bytes() == binary
             verdict = "rebuilt, the same bytes" if same else "WRONG: a rebuild gives other bytes"

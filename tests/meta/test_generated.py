@@ -16,6 +16,7 @@ GENERATORS = {
     "settings and metrics of a node": ["-m", "scripts.node_reference", "--check"],
     "keys of a job file": ["-m", "scripts.job_reference", "--check"],
     "examples": ["examples/snapshot/build.py", "--check"],
+    "core as a module": ["scripts/core_wasm.py", "--check"],
     "WASI programs": ["tests/wasi/programs/build.py", "--check"],
     "WASI document": ["-m", "wasmsr.wasi.preview1.functions", "--check", "docs/wasi.md"],
 }

@@ -272,12 +272,17 @@ def load(
 
 
 def read_file(path: Path, decoder: Decoder) -> Decoder:
-    """Feed a file to a decoder, which is returned."""
+    """Feed a file to a decoder, which is returned.
+
+    What a runnable module has written when it was saved is read as a snapshot too.
+    """
+    from wasmsr.snapshot.runnable.doorway import as_snapshot
+
     try:
         with open(path, "rb", buffering=0) as file:
             if stat.S_ISDIR(os.fstat(file.fileno()).st_mode):
                 raise SnapshotError(f"cannot read the snapshot: {path} is a folder")
-            while piece := file.read(_CHUNK):
+            for piece in as_snapshot(iter(lambda: file.read(_CHUNK), b"")):
                 decoder.feed(piece)
     except OSError as error:
         raise SnapshotError(

@@ -74,6 +74,7 @@ EXPORT = """Writes what other tools read.
 
 
   wasmsr snapshot export snapshot.bin --wasm -o warm.wasm
+  wasmsr snapshot export snapshot.bin --runnable -o resume.wasm
   wasmsr snapshot export snapshot.bin --coredump -o core.wasm
 
 --wasm writes a plain module that begins in the saved state, for any engine: its memories, tables
@@ -81,6 +82,13 @@ and globals are those of the program, and its code is the same. The program must
 calls. What a module cannot have is refused by name: calls in progress, open descriptors but the
 standard streams, objects of the host, other instances, imported memories. Limits of the run are not
 in it.
+
+--runnable writes a WASI command that goes on where the program stands, in the middle of its calls,
+in any engine with WASI preview 1: our interpreter, the module and the state as one module. The
+engine gives it the folders of its mounts, and a sentence says how; open files are opened again and
+checked. Files that are in the snapshot go to the new folder of --files. With
+WASMSR_SNAPSHOT_AFTER=N in its environment it stops after N instructions and writes its state to
+WASMSR_SNAPSHOT_TO, which every command here reads as a snapshot.
 
 --coredump writes a Wasm coredump: frames with locals and operands, globals and memories. A
 reference, a vector and a local that the program does not read again are missing values in it.
@@ -237,7 +245,11 @@ def convert(source: str, out: str, version: str | None, mapped: bool, **keys: st
 @snapshot.command(help=EXPORT, short_help="write a module or a coredump", context_settings=WIDE)
 @source_argument
 @click.option("--wasm", "kind", flag_value="wasm", help="Write a module.")
+@click.option("--runnable", "kind", flag_value="runnable",
+              help="Write a WASI command that goes on from the state.")  # fmt: skip
 @click.option("--coredump", "kind", flag_value="coredump", help="Write a coredump.")
+@click.option("--files", metavar="FOLDER", type=click.Path(),
+              help="With --runnable: a new folder for the files in the snapshot.")  # fmt: skip
 @click.option(
     "--program",
     metavar="PROGRAM",
@@ -250,6 +262,7 @@ def convert(source: str, out: str, version: str | None, mapped: bool, **keys: st
 def export(
     source: str,
     kind: str | None,
+    files: str | None,
     program: str | None,
     decrypt: str | None,
     require: str | None,
@@ -260,12 +273,18 @@ def export(
     from wasmsr.cli.words.messages import say
     from wasmsr.cli.words.units import human_size
     from wasmsr.errors import printable
-    from wasmsr.snapshot.tools.export import write_coredump, write_wasm
+    from wasmsr.snapshot.tools.export import write_coredump, write_runnable, write_wasm
 
     if kind is None:
-        raise click.UsageError("Say what to write: --wasm or --coredump.")
+        raise click.UsageError("Say what to write: --wasm, --runnable or --coredump.")
+    if files is not None and kind != "runnable":
+        raise click.UsageError("--files is for --runnable.")
     opened = _opened(source, read_trust(decrypt, require))
     modules = named_modules(opened.state, program, source)
+    if kind == "runnable":
+        size, command = write_runnable(opened, modules, out, files)
+        say(f"{printable(out)}: {human_size(size)}; {command}")
+        return
     write = write_wasm if kind == "wasm" else write_coredump
     size = write(opened, modules, out)
     say(f"{printable(out)}: {human_size(size)}")

@@ -49,6 +49,7 @@ def decode(
     """
     from wasmsr.snapshot.format import FILES_LIMIT, Decoder
     from wasmsr.snapshot.memory.adoption import allocate
+    from wasmsr.snapshot.runnable.doorway import as_snapshot
     from wasmsr.snapshot.trust.policy import READ_ANY
 
     most = FILES_LIMIT if carry_limit is None else carry_limit
@@ -57,7 +58,7 @@ def decode(
     done, size = 0, os.path.getsize(path) if os.path.isfile(path) else 0
     begun = time.perf_counter()
     with shown(f"reading {printable(path)}") as advance:
-        for piece in data:
+        for piece in as_snapshot(data):
             read = time.perf_counter()
             decoder.feed(piece)
             done += len(piece)

@@ -1,6 +1,9 @@
 /* Linear memories and tables: address space is reserved once, pages become usable on growth, so a
- * memory never moves while it grows. The one file of the core that asks the operating system. */
-#if !defined(_WIN32)
+ * memory never moves while it grows. The one file of the core that asks the operating system; where
+ * the core itself is a WebAssembly module, it asks its own linear memory. */
+#if defined(__wasm__)
+#include <string.h>
+#elif !defined(_WIN32)
 #define _DEFAULT_SOURCE 1 /* MAP_ANONYMOUS */
 #include <sys/mman.h>
 #endif
@@ -9,6 +12,67 @@
 #include "core/runtime/store.h"
 
 enum { PAGE = 65536 };
+
+#if defined(__wasm__)
+
+/* Address space is what our own memory can still grow by: an engine gives it pages when they are
+ * touched first, as `mmap` does. It cannot be given back, so what is released is kept, all zeros,
+ * for the next one who asks. */
+typedef struct free_area {
+  struct free_area *next;
+  size_t size;
+} free_area;
+
+static free_area *free_areas;
+
+enum { MODEST = 64 << 20 };
+
+void *wsr_reserve(size_t size) {
+  if (size > SIZE_MAX - PAGE) return NULL;
+  const size_t pages = (size + PAGE - 1) / PAGE + !size;
+  for (free_area **at = &free_areas; *at; at = &(*at)->next) {
+    free_area *const found = *at;
+    if (found->size / PAGE < pages) continue;
+    const size_t rest = found->size - pages * PAGE;
+    if (rest) {
+      free_area *const left = (free_area *)((uint8_t *)found + pages * PAGE);
+      *left = (free_area){found->next, rest};
+      *at = left;
+    } else {
+      *at = found->next;
+    }
+    *found = (free_area){NULL, 0};
+    return found;
+  }
+  /* A space takes at most half of what there is, so that others find room. */
+  const size_t left = PAGE - __builtin_wasm_memory_size(0);
+  if (size > MODEST && pages > left / 2) return NULL;
+  const size_t old = __builtin_wasm_memory_grow(0, pages);
+  return old == SIZE_MAX ? NULL : (void *)(old * PAGE);
+}
+
+/* Which pages somebody could have written to: the others are zeros still. */
+static uint8_t usable[PAGE];
+
+bool wsr_commit(void *start, size_t size) {
+  const size_t first = (size_t)start / PAGE, end = ((size_t)start + size + PAGE - 1) / PAGE;
+  if (size) memset(usable + first, 1, end - first);
+  return true;
+}
+
+void wsr_release(void *start, size_t size) {
+  if (!start) return;
+  const size_t first = (size_t)start / PAGE, pages = (size + PAGE - 1) / PAGE + !size;
+  for (size_t i = first; i < first + pages; i++) {
+    if (usable[i]) memset((void *)(i * PAGE), 0, PAGE);
+    usable[i] = 0;
+  }
+  free_area *const area = start;
+  *area = (free_area){free_areas, pages * PAGE};
+  free_areas = area;
+}
+
+#else
 
 #ifndef MAP_NORESERVE
 #define MAP_NORESERVE 0
@@ -27,6 +91,8 @@ bool wsr_commit(void *start, size_t size) {
 void wsr_release(void *start, size_t size) {
   if (start) munmap(start, size ? size : 1);
 }
+
+#endif
 
 bool wsr_space_init(wsr_space *space, uint64_t size, uint64_t most) {
   *space = (wsr_space){.size = size};
@@ -48,6 +114,9 @@ bool wsr_space_grow(wsr_space *space, uint64_t bytes) {
 
 bool wsr_space_resize(wsr_space *space, uint64_t size) {
   if (size >= space->size) return wsr_space_grow(space, size - space->size);
+#if defined(__wasm__)
+  memset(space->data + size, 0, space->size - size);
+#else
   uint64_t anew = space->size; /* from `size` up to here, the mapping is replaced */
 #ifdef __linux__
   /* Pages without a base are given up where they are: whoever watches the mapping goes on. */
@@ -61,12 +130,45 @@ bool wsr_space_resize(wsr_space *space, uint64_t size) {
       mmap(space->data + size, anew - size, PROT_NONE,
            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
     return false;
+#endif
   space->size = size;
   if (space->base > size) space->base = size;
   return true;
 }
 
 void wsr_space_free(wsr_space *space) { wsr_release(space->data, space->reserved); }
+
+#if defined(__wasm__)
+
+int wsr_lay_memory(wsr_store *store, uint32_t address, int file, uint64_t offset, uint64_t first,
+                   uint64_t length) {
+  (void)store;
+  (void)address;
+  (void)file;
+  (void)offset;
+  (void)first;
+  (void)length;
+  return 0; /* there are no mappings of files */
+}
+
+int wsr_drop_pages(wsr_store *store, uint32_t address, const wsr_page_run *runs, size_t n) {
+  const wsr_space *space = &store->memories[address]->space;
+  if (wsr_run_pages(runs, n, space->size / WSR_PAGE) == SIZE_MAX) return 0;
+  for (size_t i = 0; i < n; i++)
+    memset(space->data + runs[i].first * WSR_PAGE, 0, runs[i].count * WSR_PAGE);
+  return 1;
+}
+
+int wsr_clear_memory(wsr_store *store, uint32_t address, uint64_t pages) {
+  const wsr_memory_instance *memory = store->memories[address];
+  wsr_space *space = &store->memories[address]->space;
+  if (pages > space->reserved / PAGE || pages < memory->bounds.minimum) return 0;
+  memset(space->data, 0, space->size);
+  space->size = 0;
+  return wsr_space_grow(space, pages * PAGE);
+}
+
+#else
 
 /* Where `mmap` may cut a mapping: at multiples of 64 KiB, whatever the host's pages are. */
 static bool cuts(uint64_t offset) { return offset % PAGE == 0; }
@@ -111,12 +213,15 @@ int wsr_clear_memory(wsr_store *store, uint32_t address, uint64_t pages) {
   return wsr_space_grow(space, pages * PAGE);
 }
 
+#endif
+
 bool wsr_memory_init(wsr_memory_instance *memory, uint64_t pages) {
   const wsr_bounds *bounds = &memory->bounds;
   uint64_t most = memory->limit;
   if (!bounds->address64 && most > WSR_MAX_PAGES) most = WSR_MAX_PAGES;
   if (bounds->has_maximum && bounds->maximum < most) most = bounds->maximum;
-  if (pages > most || most > SIZE_MAX / PAGE) return false;
+  if (pages > most || pages > SIZE_MAX / PAGE) return false;
+  if (most > SIZE_MAX / PAGE) most = SIZE_MAX / PAGE; /* as little as a host of 32 bits has */
   return wsr_space_init(&memory->space, pages * PAGE, most * PAGE);
 }
 

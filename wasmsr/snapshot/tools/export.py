@@ -1,4 +1,4 @@
-"""Writes a state as a plain module or as a coredump, from a snapshot and the modules it names."""
+"""Writes a state as a module or as a coredump, from a snapshot and the modules it names."""
 
 from __future__ import annotations
 
@@ -49,6 +49,31 @@ def write_coredump(opened: OpenedSnapshot, modules: Iterable[Module], out: str) 
     return _write(opened, coredump(opened.state, name, found), out)
 
 
+def write_runnable(
+    opened: OpenedSnapshot, modules: Iterable[Module], out: str, folder: str | None
+) -> tuple[int, str]:
+    """Write a WASI command that goes on from the state.
+
+    Args:
+        opened: The snapshot.
+        modules: Modules that the caller has.
+        out: As for `write_wasm`.
+        folder: A new folder for files that are in the snapshot.
+
+    Returns:
+        The size, and a command that runs it by Wasmtime.
+
+    Raises:
+        UnportableState, SnapshotError: As `make_runnable` and `write_wasm`.
+    """
+    from wasmsr.snapshot.runnable.exporting import make_runnable
+
+    check_output(opened, out, replaces=False)
+    binaries = [None if one is None else bytes(one.binary) for one in _modules(opened, modules)]
+    made = make_runnable(opened.state, binaries, folder)
+    return _write(opened, made.module, out), made.command(out)
+
+
 def _modules(opened: OpenedSnapshot, modules: Iterable[Module]) -> list[Module | None]:
     """Return the modules of a state: embedded ones, or those that the caller has."""
     given = {module.digest: module for module in modules}
@@ -70,4 +95,4 @@ def _write(opened: OpenedSnapshot, data: bytes, out: str) -> int:
     return save_pieces([data], 1 if out == STDOUT else out, what="file")
 
 
-__all__ = ["write_coredump", "write_wasm"]
+__all__ = ["write_coredump", "write_runnable", "write_wasm"]
