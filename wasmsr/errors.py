@@ -68,6 +68,7 @@ PACKAGES = {
     "google": ("protobuf", "python3-protobuf"),
     "grpc": ("grpcio", "python3-grpcio"),
     "msgpack": ("msgpack", "python3-msgpack"),
+    "numpy": ("numpy", "python3-numpy"),
     "opentelemetry": ("opentelemetry-exporter-otlp-proto-http", None),
     "paho": ("paho-mqtt", "python3-paho-mqtt"),
     "platformdirs": ("platformdirs", "python3-platformdirs"),

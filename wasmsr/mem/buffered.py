@@ -1,0 +1,158 @@
+"""Remote memory through pages that this process holds: a buffer of fixed size, written back."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from wasmsr.mem.failures import TransportError
+from wasmsr.mem.transports import MemoryTransport
+
+SMALLEST_PAGE = 256
+LARGEST_PAGE = 1 << 16
+"""Bytes of a page."""
+
+
+class BufferedMemory:
+    """The bytes of a memory, some of them held here.
+
+    What is written goes to the memory when its page has to leave the buffer, with `flush`, and at
+    the end of a `with` block. The page that was used least recently leaves first. Two buffers over
+    the same bytes do not see each other before `flush` of one and `forget` of the other.
+
+    Attributes:
+        transport: The way to the memory.
+        page: Bytes of a page.
+        held: Pages that the buffer may hold.
+    """
+
+    def __init__(
+        self, transport: MemoryTransport, *, page: int = 4096, buffer: int = 1 << 20
+    ) -> None:
+        """Make a buffer.
+
+        Args:
+            transport: The way to the memory.
+            page: Bytes of a page: a power of two, 256 to 65,536.
+            buffer: Bytes that are held here: one page at least.
+
+        Raises:
+            TransportError: One of them is wrong.
+        """
+        if not SMALLEST_PAGE <= page <= LARGEST_PAGE or page & (page - 1):
+            raise TransportError(
+                f"a page of {page} bytes; it is a power of two, {SMALLEST_PAGE} to {LARGEST_PAGE}"
+            )
+        if buffer < page:
+            raise TransportError(f"a buffer of {buffer} bytes has no room for a page of {page}")
+        self.transport = transport
+        self.page = page
+        self.held = buffer // page
+        self._pages: OrderedDict[int, bytearray] = OrderedDict()
+        self._dirty: set[int] = set()
+        self._spare: list[bytearray] = []
+        self._size = transport.size()
+
+    def __enter__(self) -> BufferedMemory:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.flush()
+
+    def read(self, addr: int, into: memoryview) -> None:
+        """Copy bytes of the memory to a buffer of the caller.
+
+        A part that is longer than the buffer is read around it.
+
+        Raises:
+            RemoteMemoryError: The memory refused, or is away.
+        """
+        if len(into) > self.held * self.page // 2:
+            self._write_back(addr, len(into))
+            self.transport.read_into(addr, into)
+            return
+        for at, page, offset, count in self._parts(addr, len(into)):
+            into[at : at + count] = memoryview(self._hold(page))[offset : offset + count]
+
+    def write(self, addr: int, data: memoryview) -> None:
+        """Copy bytes to the memory; they are there after `flush`.
+
+        Raises:
+            RemoteMemoryError: The memory refused, or is away.
+        """
+        if len(data) > self.held * self.page // 2:
+            self._write_back(addr, len(data))
+            for page in self._range(addr, len(data)):
+                self._drop(page)
+            self.transport.write_from(addr, data)
+            return
+        for at, page, offset, count in self._parts(addr, len(data)):
+            whole = count == self.page
+            held = self._hold(page, fetch=not whole)
+            held[offset : offset + count] = data[at : at + count]
+            self._dirty.add(page)
+
+    def flush(self) -> None:
+        """Write all that was changed to the memory."""
+        for page in sorted(self._dirty):
+            self._send(page)
+
+    def forget(self) -> None:
+        """Write back, and hold nothing: the next reads see what others have written."""
+        self.flush()
+        self._pages.clear()
+
+    # ---- pages -----------------------------------------------------------------------------------
+
+    def _range(self, addr: int, size: int) -> range:
+        return range(addr // self.page, (addr + size + self.page - 1) // self.page)
+
+    def _parts(self, addr: int, size: int) -> list[tuple[int, int, int, int]]:
+        """Return (offset in the caller's bytes, page, offset in it, count) of each part."""
+        found, at = [], 0
+        while at < size:
+            page, offset = divmod(addr + at, self.page)
+            count = min(self.page - offset, size - at)
+            found.append((at, page, offset, count))
+            at += count
+        return found
+
+    def _hold(self, page: int, fetch: bool = True) -> bytearray:
+        found = self._pages.get(page)
+        if found is not None:
+            self._pages.move_to_end(page)
+            return found
+        while len(self._pages) >= self.held:
+            oldest = next(iter(self._pages))
+            if oldest in self._dirty:
+                self._send(oldest)
+            self._spare.append(self._pages.pop(oldest))
+        found = self._spare.pop() if self._spare else bytearray(self.page)
+        if fetch:
+            try:
+                self.transport.read_into(page * self.page, memoryview(found)[: self._length(page)])
+            except BaseException:
+                self._spare.append(found)
+                raise
+        self._pages[page] = found
+        return found
+
+    def _length(self, page: int) -> int:
+        """Bytes of a page that are in the memory: its last page may be shorter."""
+        if not self._size:
+            return self.page
+        left = self._size - page * self.page
+        return min(self.page, left) if left > 0 else self.page
+
+    def _send(self, page: int) -> None:
+        data = memoryview(self._pages[page])[: self._length(page)]
+        self.transport.write_from(page * self.page, data)
+        self._dirty.discard(page)
+
+    def _write_back(self, addr: int, size: int) -> None:
+        for page in self._range(addr, size):
+            if page in self._dirty:
+                self._send(page)
+
+    def _drop(self, page: int) -> None:
+        self._pages.pop(page, None)
+        self._dirty.discard(page)
