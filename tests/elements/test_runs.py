@@ -95,7 +95,9 @@ def test_a_graph_as_json_runs_too(runs: Runs) -> None:
 
 
 @recorded
-@pytest.mark.parametrize("name", ["dependent-2-node", "simple_dependent"])
+@pytest.mark.parametrize(
+    "name", ["dependent-2-node", pytest.param("simple_dependent", marks=pytest.mark.full)]
+)
 def test_recorded_graphs_run(runs: Runs, name: str) -> None:
     (dag,) = [one for one in recorded_graphs() if one["functions"][0]["name"] == name]
     as_recorded(runs.folder, dag)

@@ -109,6 +109,9 @@ class ElementRun:
         }
         for one in self._graph.computes:
             self._check_fit(one)
+        if not sys.platform.startswith("linux"):
+            # Copies must end with the process that made them: prctl(2) sees to that.
+            raise ElementError("graphs of elements run on Linux only")
 
     def stop(self) -> None:
         """End the run soon; may be called from a signal handler and from any thread."""
