@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from tests.jobs.programs import numbers, until_stopped
+from tests.jobs.test_job_servers import ENDLESS, Servers, counting_job, log_of, runs_at
 from tests.jobs.test_servers import until, written
 from tests.node.nodes import World
 from wasmsr import Node
 from wasmsr.jobs import JobError, LogFrame
+from wasmsr.jobs.engines.engine_plan import EnginePlan
 from wasmsr.jobs.servers.ray_placement import RayPlacement
 from wasmsr.jobs.servers.server_executor import ServerExecutor
 from wasmsr.rpc.control.control_server import ControlServer
@@ -45,7 +47,10 @@ def ray_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, dict[str, 
             cluster,
             {
                 name: cluster.add_node(
-                    num_cpus=2, resources={"wasmsr": 1000, f"wasmsr@{name}": 1}, **LOOPBACK
+                    num_cpus=2,
+                    resources={"wasmsr": 1000, f"wasmsr@{name}": 1},
+                    labels={"name": name[0]},
+                    **LOOPBACK,
                 )
                 for name in ("a:1", "b:1")
             },
@@ -103,3 +108,53 @@ def test_ray_places_and_does_not_own(ray_nodes: tuple[Any, dict[str, Any]], tmp_
 
 def stop(executor: Any, id: str) -> None:
     (executor.folder / id / "results" / "out" / "stop").touch()
+
+
+def test_a_job_on_ray_whose_raylet_is_drained(
+    ray_nodes: tuple[Any, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Constraints are about labels of raylets; a drained raylet loses nothing."""
+    cluster, raylets = ray_nodes
+    servers = Servers(tmp_path)
+    servers.plan = EnginePlan(ray=cluster.address)
+    wants = [{"Key": "name", "Operator": "in", "Values": ["b"]}]
+    try:
+        with servers.served() as client:
+            job = servers.submit(client, counting_job(ENDLESS, Constraints=wants))
+            assert until(lambda: runs_at(client, job)) == ["b:1"]
+            both = servers.submit(client, counting_job(ENDLESS, Type="ops"))
+            assert until(lambda: len(runs_at(client, both)) == 2 and runs_at(client, both))
+            none = servers.submit(
+                client, counting_job(1, Constraints=[{**wants[0], "Values": ["c"]}])
+            )
+            ended = client.wait(none.id, 60)
+            assert ended is not None and "no server matches" in ended.message
+            client.stop(both.id)
+            free = servers.submit(client, counting_job(ENDLESS))
+            until(lambda: runs_at(client, free))
+            (run,) = client.jobs.runs(free.id)
+            if run.server == "b:1":
+                client.ask("migrate", run.id, "a:1", 60)
+            drain(cluster, raylets["a:1"])
+            until(lambda: client.jobs.run(run.id).server == "b:1")
+            log = log_of(client, free)
+            until(lambda: len(log_of(client, free)) > len(log))
+            for one in (job, free):
+                client.stop(one.id)
+                log = log_of(client, one)
+                assert log == numbers(len(log) // 8)
+    finally:
+        import ray
+
+        ray.shutdown()
+        servers.close()
+
+
+def drain(cluster: Any, raylet: Any) -> None:
+    """Drain a raylet, as `ray drain-node` does."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    taken, why = GcsClient(address=cluster.address).drain_node(raylet.node_id, reason, "a test", 0)
+    assert taken, why

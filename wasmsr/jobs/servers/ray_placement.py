@@ -150,8 +150,8 @@ class RayPlacement:
         names = {one.hex() if isinstance(one, bytes) else str(one) for one in draining}
         return frozenset(where for node, where in self.servers().items() if node in names)
 
-    def _nodes(self, request: ExecutionRequest, but: frozenset[str]) -> list[str]:
-        """Return the raylets that may have an execution. Raises JobError: there is none."""
+    def _excluded(self, request: ExecutionRequest, but: frozenset[str]) -> list[str]:
+        """Return the raylets that may not have an execution. Raises JobError: none may."""
         found = self.servers(request.constraints)
         out = self._drained | self.leaving() | but
         nodes = [node for node, where in found.items() if where not in out]
@@ -163,7 +163,7 @@ class RayPlacement:
                 hint="`ray start --labels KEY=VALUE` gives a raylet labels",
                 retryable=True,
             )
-        return nodes
+        return [one["NodeID"] for one in self._ray.nodes() if one["NodeID"] not in nodes]
 
     def reserve(
         self,
@@ -193,8 +193,11 @@ class RayPlacement:
         if request.resources.memory:
             wants["memory"] = request.resources.memory
         if not at:
-            nodes = self._nodes(request, but())
-            wants["label_selector"] = {NODE_LABEL: f"in({', '.join(nodes)})"}
+            # Ray 2.60 does not place an actor on the second raylet of `in(...)` if the first has no
+            # room; it does so with `!in(...)`.
+            others = self._excluded(request, but())
+            if others:
+                wants["label_selector"] = {NODE_LABEL: f"!in({', '.join(others)})"}
         actor = self._class.options(**wants).remote()
         try:
             node = self._answer(actor, wanted)
