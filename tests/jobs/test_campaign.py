@@ -29,3 +29,24 @@ def test_real_programs_that_are_killed(name: str) -> None:
         pytest.skip(lines[0]["skipped"])
     assert all(line["right"] for line in lines), lines
     assert any(line["losses"] for line in lines)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+def test_a_ray_cluster_whose_servers_are_lost() -> None:
+    """The first run of a seed of `cluster_campaign`."""
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'wasmsr[ray]'")
+    from tests.jobs import cluster_campaign
+
+    (found,) = cluster_campaign.campaign(
+        range(1),
+        jobs=4,
+        seed=3,
+        every=4.0,
+        two=False,
+        slack=30.0,
+        shortest=100,
+        longest=200,
+        cpus=2,
+    )
+    assert found["wrong"] == [] and found["executions"] >= 4 and found["faults"]

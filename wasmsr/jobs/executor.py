@@ -26,11 +26,9 @@ from wasmsr.errors import SnapshotError, WasmsrError, printable
 from wasmsr.jobs.description.job import Resources
 from wasmsr.jobs.execution.archive import ExecutionArchive
 from wasmsr.jobs.execution.compat import Manner
+from wasmsr.jobs.execution.entries import FailedExecution, StartingExecution
 from wasmsr.jobs.execution.execution import Execution, ExecutionRules
-from wasmsr.jobs.execution.guest_files import GuestFiles, filesystem_error
 from wasmsr.jobs.execution.log import LogItem, read_log, rewind_log
-from wasmsr.jobs.execution.modules import About, ModuleLinker, memory_pages
-from wasmsr.jobs.execution.prepared import Prepared, start_error
 from wasmsr.jobs.execution.requests import (
     BidResponse,
     ExecutionFolder,
@@ -44,6 +42,10 @@ from wasmsr.jobs.execution.requests import (
 from wasmsr.jobs.execution.results import write_results
 from wasmsr.jobs.execution.saving import JobCheckpoint, read_request, write_request
 from wasmsr.jobs.failures import ExecutorLeft, JobError
+from wasmsr.jobs.preparing.checking import RequestChecker
+from wasmsr.jobs.preparing.guest_files import filesystem_error
+from wasmsr.jobs.preparing.modules import memory_pages
+from wasmsr.jobs.preparing.prepared import start_error
 from wasmsr.node.workers.warm_parents import WarmParents
 
 LEAVING: Final = 4
@@ -87,8 +89,9 @@ class JobExecutor:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Condition()
         self._left = False
-        self._executions: dict[str, Execution | _Starting | _Failed] = {}
+        self._executions: dict[str, Execution | StartingExecution | FailedExecution] = {}
         self._parents = WarmParents()
+        self._checker = RequestChecker(self.folder, self._manner, self._parents)
         self._rules = ExecutionRules(self._manner, self._parents, note)
 
     def __enter__(self) -> JobExecutor:
@@ -126,7 +129,9 @@ class JobExecutor:
         with self._lock:
             self._left = True
             self._lock.wait_for(
-                lambda: not any(isinstance(one, _Starting) for one in self._executions.values())
+                lambda: (
+                    not any(isinstance(one, StartingExecution) for one in self._executions.values())
+                )
             )
             going = {
                 id: one
@@ -184,8 +189,8 @@ class JobExecutor:
         self._enter(read, lambda: self._begin(read))
 
     def _enter(
-        self, request: ExecutionRequest, begin: Callable[[], Execution | _Failed]
-    ) -> Execution | _Failed:
+        self, request: ExecutionRequest, begin: Callable[[], Execution | FailedExecution]
+    ) -> Execution | FailedExecution:
         """Begin an execution whose id nobody else can take meanwhile. Raises JobError."""
         id = request.execution_id
         check_id(id)
@@ -194,7 +199,7 @@ class JobExecutor:
                 raise ExecutorLeft("the executor was ended, and starts no execution any more")
             known = self._executions.get(id)
             if known is None:
-                self._executions[id] = _Starting()
+                self._executions[id] = StartingExecution()
         if known is not None:
             raise self._taken(id, known)
         try:
@@ -209,7 +214,7 @@ class JobExecutor:
             self._lock.notify_all()
         return begun
 
-    def _taken(self, id: str, known: Execution | _Starting | _Failed) -> JobError:
+    def _taken(self, id: str, known: Execution | StartingExecution | FailedExecution) -> JobError:
         name = printable(id)
         if known.is_over:
             return JobError(
@@ -219,12 +224,12 @@ class JobExecutor:
             )
         return JobError("ExecutionAlreadyStarted", f"an execution {name} runs already")
 
-    def _begin(self, request: ExecutionRequest) -> Execution | _Failed:
-        folder = self._folder(request)
-        pages = memory_pages(request.resources.memory)
-        files = self._checked_files(request, folder)
+    def _begin(self, request: ExecutionRequest) -> Execution | FailedExecution:
+        folder = self._checker.folder(request)
+        memory_pages(request.resources.memory)
+        files = self._checker.files(request, folder)
         try:
-            prepared = self._prepared(request, folder, files, pages)
+            prepared = self._checker.prepared(request, folder, files)
             files.make(folder)
             execution = Execution(prepared, self._rules)
             write_request(folder, request)
@@ -236,38 +241,9 @@ class JobExecutor:
             shutil.rmtree(folder.work, ignore_errors=True)
             raise filesystem_error(folder.path, error) from error
 
-    def _checked_files(self, request: ExecutionRequest, folder: ExecutionFolder) -> GuestFiles:
-        """Return what the program sees. Raises JobError."""
-        if not request.engine.module:
-            raise JobError(
-                "SpecError",
-                "the engine has no EntryModule",
-                hint="name the Target of the input that is the program",
-            )
-        try:
-            return GuestFiles.checked(request, self._manner)
-        except JobError as error:
-            for name in error.details.get("made", ()):
-                with suppress(OSError):
-                    (folder.results / name).mkdir(parents=True, exist_ok=True)
-            raise
-
-    def _prepared(
-        self,
-        request: ExecutionRequest,
-        folder: ExecutionFolder,
-        files: GuestFiles,
-        pages: int | None,
-    ) -> Prepared:
-        """Return a request that was checked whole. Raises JobError."""
-        modules = ModuleLinker(files, self._describe, self._manner, pages).link(request.engine)
-        prepared = Prepared(request, folder, files, modules, pages)
-        prepared.run()
-        return prepared
-
     def _not_loaded(
         self, folder: ExecutionFolder, request: ExecutionRequest, error: JobError
-    ) -> _Failed:
+    ) -> FailedExecution:
         """Write the results of an execution that did not begin, and raise its error.
 
         The peer starts it all the same, and gives the error with its result, without files.
@@ -277,35 +253,12 @@ class JobExecutor:
         if self._manner.peer and error.code not in ("SpecError", "FilesystemError"):
             with suppress(OSError):
                 folder.results.mkdir(parents=True, exist_ok=True)
-            return _Failed(ExecutionResult(exit_code=-1, error=error.message), folder, request)
+            return FailedExecution(
+                ExecutionResult(exit_code=-1, error=error.message), folder, request
+            )
         with suppress(OSError):
             write_results(folder, request.output_limits, error.exit_code, "", self._manner)
         raise error
-
-    def _folder(self, request: ExecutionRequest) -> ExecutionFolder:
-        """Return the folder of an execution, which is made."""
-        path = Path(request.execution_dir or self.folder / request.execution_id)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            folder = ExecutionFolder(Path(os.path.realpath(path)))
-        except (OSError, ValueError) as error:
-            raise filesystem_error(
-                path, error if isinstance(error, OSError) else OSError(str(error))
-            ) from error
-        if "::" in os.fspath(folder.path):
-            raise JobError("SpecError", f"the folder {printable(folder.path)} has :: in its path")
-        for part in (folder.log, folder.work, folder.saved):
-            if part.exists():
-                raise JobError(
-                    "FilesystemError",
-                    f"{printable(folder.path)} is the folder of another execution: it has "
-                    f"{part.name}",
-                    hint="give each execution a new folder",
-                )
-        return folder
-
-    def _describe(self, file: str, digest: str) -> About:
-        return self._parents.about(Path(file), digest, None)
 
     def wait(self, id: str, timeout: float | None = None) -> ExecutionResult:
         """Return the result of an execution when it has ended.
@@ -356,7 +309,7 @@ class JobExecutor:
             JobError: ExecutionNotFound. The iterator raises LogError.
         """
         execution = self._of(id, "read")
-        if isinstance(execution, _Failed):
+        if isinstance(execution, FailedExecution):
             return iter(())
         ended = (lambda: execution.is_over) if follow else (lambda: True)
         watch = execution.watch if follow else None
@@ -446,10 +399,10 @@ class JobExecutor:
                 f"{printable(folder.path)} has no checkpoint of an execution",
                 hint="snapshot_every writes checkpoints",
             )
-        pages = memory_pages(request.resources.memory)
-        files = self._checked_files(request, folder)
+        memory_pages(request.resources.memory)
+        files = self._checker.files(request, folder)
         try:
-            prepared = self._prepared(request, folder, files, pages)
+            prepared = self._checker.prepared(request, folder, files)
             shutil.rmtree(folder.work, ignore_errors=True)
             rewind_log(folder.log, dict(saved.ends))
             files.make_root(folder)
@@ -480,10 +433,10 @@ class JobExecutor:
         self, request: ExecutionRequest, saved: ExecutionArchive, fork: int = 0
     ) -> Execution:
         """Begin an execution where another one was saved. Raises JobError."""
-        folder = self._folder(request)
-        pages = memory_pages(request.resources.memory)
-        files = self._checked_files(request, folder)
-        prepared = self._prepared(request, folder, files, pages)
+        folder = self._checker.folder(request)
+        memory_pages(request.resources.memory)
+        files = self._checker.files(request, folder)
+        prepared = self._checker.prepared(request, folder, files)
         files.make(folder)
         execution = Execution(prepared, self._rules)
         try:
@@ -556,7 +509,7 @@ class JobExecutor:
         """Return all executions, in the order in which they were started."""
         with self._lock:
             executions = list(self._executions.values())
-        return [one.info for one in executions if not isinstance(one, _Starting)]
+        return [one.info for one in executions if not isinstance(one, StartingExecution)]
 
     def describe(self, id: str) -> ExecutionInfo:
         """Return one execution. Raises JobError: ExecutionNotFound."""
@@ -564,56 +517,22 @@ class JobExecutor:
 
     def _running(self, id: str, what: str) -> Execution:
         found = self._of(id, what)
-        if isinstance(found, _Failed):
+        if isinstance(found, FailedExecution):
             raise JobError(
                 "ExecutionAlreadyComplete", f"the execution {printable(id)} has ended already"
             )
         return found
 
-    def _of(self, id: str, what: str) -> Execution | _Failed:
+    def _of(self, id: str, what: str) -> Execution | FailedExecution:
         with self._lock:
             found = self._executions.get(id)
-        if found is None or isinstance(found, _Starting):
+        if found is None or isinstance(found, StartingExecution):
             raise JobError(
                 "ExecutionNotFound",
                 f"there is no execution {printable(id, 200)} that could be {what}",
                 hint="the executor lists those that it has",
             )
         return found
-
-
-class _Starting:
-    """The place of an execution that is being started."""
-
-    is_over = False
-
-
-class _Failed:
-    """An execution that did not begin, and that the peer counts as one that has ended."""
-
-    is_over = True
-
-    def __init__(
-        self, result: ExecutionResult, folder: ExecutionFolder, request: ExecutionRequest
-    ) -> None:
-        self._result = result
-        self.folder = folder
-        self.info = ExecutionInfo(
-            request.execution_id,
-            request.job_id,
-            "failed",
-            os.fspath(folder.path),
-            result=result,
-        )
-
-    def wait(self, timeout: float | None) -> ExecutionResult:
-        return self._result
-
-    def when_over(self, listener: Callable[[], None]) -> None:
-        listener()
-
-    def cancel(self) -> None:
-        """Do nothing: it has ended."""
 
 
 def _read(request: ExecutionRequest | Mapping[str, Any]) -> ExecutionRequest:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,17 +20,17 @@ from wasmsr.executor.port import FRAMES, ID_BYTES, ExecutorError, ProgramStatus
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.jobs.execution.archive import write_archive
 from wasmsr.jobs.execution.compat import Manner
-from wasmsr.jobs.execution.log import ALL, LogWatch, commit_log, rewind_log
-from wasmsr.jobs.execution.prepared import Prepared, start_error
+from wasmsr.jobs.execution.ending import EndingExecution, unwritten
+from wasmsr.jobs.execution.log import ALL, commit_log, rewind_log
+from wasmsr.jobs.execution.lost_workers import end_worker, how_it_ended, no_answer, not_saved
 from wasmsr.jobs.execution.requests import (
-    ExecutionFolder,
     ExecutionInfo,
     ExecutionResult,
     ExecutionState,
 )
-from wasmsr.jobs.execution.results import write_results
 from wasmsr.jobs.execution.saving import KEEP, JobCheckpoint, log_ends
 from wasmsr.jobs.failures import ExecutorLeft, JobError
+from wasmsr.jobs.preparing.prepared import Prepared, start_error
 from wasmsr.node.workers.warm_parents import WarmParents, reap
 
 LOSSES: Final = 5
@@ -65,31 +64,21 @@ class ExecutionRules:
     note: Callable[..., None]
 
 
-class Execution:
-    """One execution. Any thread may call its methods.
-
-    Attributes:
-        prepared: What it runs.
-        watch: Tells followers that its log has grown.
-    """
+class Execution(EndingExecution):
+    """One execution. Any thread may call its methods."""
 
     def __init__(self, prepared: Prepared, rules: ExecutionRules) -> None:
-        self.prepared, self._rules = prepared, rules
+        super().__init__(prepared, rules.manner, rules.note)
+        self._rules = rules
         self._program = secrets.token_bytes(ID_BYTES)
-        self._lock = threading.RLock()
         self._steering = threading.RLock()
         """Held by what pauses the program and lets it run on."""
         self._saving = threading.Lock()
         """Held by what writes a checkpoint, so that the newest one is the one that counts."""
         self._leaving = False
         """Whether only the last checkpoint may still be written."""
-        self._over = threading.Event()
         self._news = threading.Event()
-        self._listeners: list[Callable[[], None]] = []
         self._worker: ProcessExecutor | None = None
-        self._state: ExecutionState = "starting"
-        self._result: ExecutionResult | None = None
-        self._began, self._end = time.time(), 0.0
         self._saved: JobCheckpoint | None = None
         self._losses = 0
         self._tries = 0
@@ -98,22 +87,6 @@ class Execution:
         self._next_save = float("inf")
         self._buried: ProcessExecutor | None = None
         """The worker that was lost last: its process id can be another process's by now."""
-        self.watch = LogWatch(self.folder.log)
-
-    @property
-    def id(self) -> str:
-        """Its id."""
-        return self.prepared.request.execution_id
-
-    @property
-    def folder(self) -> ExecutionFolder:
-        """Where it has its files."""
-        return self.prepared.folder
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has ended, in whatever way."""
-        return self._over.is_set()
 
     @property
     def info(self) -> ExecutionInfo:
@@ -146,7 +119,7 @@ class Execution:
             JobError: It cannot be started.
         """
         worker = self._filled(put or self._start)
-        self._rules.note("started", self.id, job=self.prepared.request.job_id)
+        self._note("started", self.id, job=self.prepared.request.job_id)
         with self._steering, self._lock:
             self._have(worker, runs=put is None, paused=paused)
 
@@ -162,7 +135,7 @@ class Execution:
             self._commit(0 if self._saved is None else self._saved.ends[FRAMES_FILE])
             put(worker, self._program)
         except BaseException as error:
-            _end_worker(worker)
+            end_worker(worker)
             reap(worker.pid, 1)
             raise start_error(error, self.prepared) from error
         return worker
@@ -210,7 +183,7 @@ class Execution:
                 if seconds is not None:
                     left = seconds - self._ran.seconds
                     if left <= 0:
-                        code, error = self._rules.manner.timed_out(seconds)
+                        code, error = self._manner.timed_out(seconds)
                         self._finish(worker, "failed", code, error, timed_out=True)
                         return
                     most = min(most, left)
@@ -236,10 +209,10 @@ class Execution:
             self.checkpoint()
         except (WasmsrError, OSError) as error:
             if self._worker is worker and not worker.is_gone and not self._leaving:
-                self._rules.note("no-checkpoint", self.id, error=str(error))
+                self._note("no-checkpoint", self.id, error=str(error))
 
     def _come_to_end(self, worker: ProcessExecutor, status: ProgramStatus) -> None:
-        manner = self._rules.manner
+        manner = self._manner
         state: ExecutionState = "ended" if status.ending in ("exited", "finished") else "failed"
         self._finish(worker, state, manner.exit_code(status), manner.error(status))
 
@@ -257,7 +230,7 @@ class Execution:
             if self._worker is not worker:
                 return False
             self._worker = None
-        _end_worker(worker, kill=state != "ended")
+        end_worker(worker, kill=state != "ended")
         self._settle(state, code, error, timed_out)
         if worker is not self._buried:
             reap(worker.pid)
@@ -267,31 +240,20 @@ class Execution:
         self, state: ExecutionState, code: int, error: str, timed_out: bool = False
     ) -> None:
         """Write the results, and tell everybody who waits."""
-        limits = self.prepared.request.output_limits
         try:
             self._commit(ALL)
-            result = write_results(self.folder, limits, code, error, self._rules.manner)
         except OSError as problem:
-            sentence = f"the results cannot be written: {problem.strerror or problem}"
-            result = ExecutionResult(
-                exit_code=code, error="; ".join(filter(None, (error, sentence)))
-            )
-        result = replace(result, timed_out=timed_out)
+            result = unwritten(code, error, problem)
+        else:
+            result = self._written(code, error, timed_out=timed_out)
         for path in (self.folder.work, self.folder.saved):
             shutil.rmtree(path, ignore_errors=True)
-        self._rules.note("ended", self.id, state=state, code=result.exit_code, error=error)
-        self._tell(state, result)
+        self._ended(state, result, error)
 
-    def _tell(self, state: ExecutionState, result: ExecutionResult | None) -> None:
-        """Be over, and tell everybody who waits."""
-        with self._lock:
-            self._state, self._result, self._end = state, result, time.time()
-            listeners, self._listeners = self._listeners, []
-            self._over.set()
+    def _tell(self, state: ExecutionState, result: ExecutionResult | None) -> bool:
+        told = super()._tell(state, result)
         self._news.set()
-        self.watch.tell()
-        for listener in listeners:
-            listener()
+        return told
 
     # ---- a worker that is lost -------------------------------------------------------------------
 
@@ -301,15 +263,15 @@ class Execution:
             if self._worker is not worker:
                 return
         frozen = not worker.is_gone
-        _end_worker(worker)
-        how = error.message if frozen else _how(worker.pid)
+        end_worker(worker)
+        how = error.message if frozen else how_it_ended(worker.pid)
         if frozen:
             reap(worker.pid)
         self._buried = worker
         request = self.prepared.request
         self._losses += 1
         self._tries += 1
-        self._rules.note("worker-lost", self.id, how=how)
+        self._note("worker-lost", self.id, how=how)
         sentence = f"its worker process {worker.pid} {how}"
         if request.on_loss == "fail" or self._tries > LOSSES:
             if self._tries > 1:
@@ -327,7 +289,7 @@ class Execution:
                     if self._worker is worker:
                         self._have(again, runs=runs, paused=paused)
                         return
-            _end_worker(again)  # it was cancelled meanwhile
+            end_worker(again)  # it was cancelled meanwhile
             reap(again.pid, 1)
         except (WasmsrError, OSError) as problem:
             self._fail(worker, f"{sentence}, and it cannot go on: {problem}")
@@ -391,17 +353,6 @@ class Execution:
 
     # ---- verbs -----------------------------------------------------------------------------------
 
-    def wait(self, timeout: float | None) -> ExecutionResult | None:
-        """Return the result as soon as it is there, or None after `timeout` seconds.
-
-        Raises ExecutorLeft: another executor goes on with it.
-        """
-        if not self._over.wait(timeout):
-            return None
-        if self._state == "left":
-            raise ExecutorLeft(f"the executor of the execution {printable(self.id)} was ended")
-        return self._result
-
     def leave(self) -> str:
         """Save the program where it is, and end its worker. Whoever waits gets ExecutorLeft.
 
@@ -422,21 +373,13 @@ class Execution:
             if worker is None:  # it has come to its end, or is just doing so
                 self._over.wait(PAUSE_SECONDS)
                 return ""
-            _end_worker(worker)
+            end_worker(worker)
             reap(worker.pid, 1)
             if problem:
-                self._rules.note("no-checkpoint", self.id, error=problem)
-            self._rules.note("left", self.id, saved=not problem)
+                self._note("no-checkpoint", self.id, error=problem)
+            self._note("left", self.id, saved=not problem)
             self._tell("left", None)
         return problem
-
-    def when_over(self, listener: Callable[[], None]) -> None:
-        """Call a function, on any thread, when the execution has ended."""
-        with self._lock:
-            if not self.is_over:
-                self._listeners.append(listener)
-                return
-        listener()
 
     def cancel(self) -> None:
         """End it at once.
@@ -444,7 +387,7 @@ class Execution:
         Raises:
             JobError: ExecutionAlreadyComplete or ExecutionAlreadyCancelled.
         """
-        manner = self._rules.manner
+        manner = self._manner
         while not self.is_over:
             with self._lock:
                 worker = self._worker
@@ -453,17 +396,6 @@ class Execution:
             self._over.wait(0.01)
         if not manner.peer:
             raise self._has_ended()
-
-    def _has_ended(self) -> WasmsrError:
-        if self._state == "left":
-            return ExecutorLeft(f"the executor of the execution {printable(self.id)} was ended")
-        if self._state == "cancelled":
-            return JobError(
-                "ExecutionAlreadyCancelled", f"the execution {printable(self.id)} was cancelled"
-            )
-        return JobError(
-            "ExecutionAlreadyComplete", f"the execution {printable(self.id)} has ended already"
-        )
 
     def _live(self) -> ProcessExecutor:
         with self._lock:
@@ -483,7 +415,7 @@ class Execution:
                 self._state = "paused"
                 self._ran.stand()
         if not self._leaving:
-            self._rules.note("paused", self.id)
+            self._note("paused", self.id)
 
     def _pause(self, worker: ProcessExecutor) -> None:
         """Pause the program. Raises JobError."""
@@ -493,7 +425,7 @@ class Execution:
                 self._over.wait(PAUSE_SECONDS)
                 raise self._has_ended()
         except ExecutorError as error:
-            raise _gone(self.id, error) from error
+            raise no_answer(self.id, error) from error
         if not paused:
             raise JobError(
                 "WASIError",
@@ -513,10 +445,10 @@ class Execution:
             try:
                 worker.resume(self._program)
             except ExecutorError as error:
-                raise _gone(self.id, error) from error
+                raise no_answer(self.id, error) from error
             finally:
                 self._news.set()
-        self._rules.note("resumed", self.id)
+        self._note("resumed", self.id)
 
     def checkpoint(self, *, left: bool = False, paused: bool = False) -> JobCheckpoint:
         """Write a checkpoint; the program runs on meanwhile, unless it is paused.
@@ -536,12 +468,12 @@ class Execution:
             try:
                 done = worker.checkpoint(self._program, os.fspath(self.folder.saved), KEEP)
             except WasmsrError as error:
-                raise self._not_saved(error) from error
+                raise not_saved(self.id, error) from error
             point = JobCheckpoint.of(done, self.folder, ran, left=left, paused=paused)
             with self._lock:
                 self._saved, self._tries = point, 0
             self._commit(point.ends[FRAMES_FILE])
-        self._rules.note("checkpoint", self.id, bytes=done["size"])
+        self._note("checkpoint", self.id, bytes=done["size"])
         return point
 
     def snapshot(self, path: Path) -> None:
@@ -558,21 +490,11 @@ class Execution:
                     lambda file: worker.snapshot(self._program, file),
                 )  # fmt: skip
             except (WasmsrError, OSError) as error:
-                raise self._not_saved(error) from error
+                raise not_saved(self.id, error) from error
 
     def held(self) -> _Held:
         """Return a context in which the program stands, and which gives its worker."""
         return _Held(self)
-
-    def _not_saved(self, error: WasmsrError | OSError) -> JobError:
-        why = error.message if isinstance(error, WasmsrError) else error.strerror or str(error)
-        hint = error.hint if isinstance(error, WasmsrError) else None
-        return JobError(
-            "FilesystemError",
-            f"the execution {printable(self.id)} cannot be saved: {why}",
-            hint=hint,
-            retryable=True,
-        )
 
 
 class _Held:
@@ -601,36 +523,6 @@ class _Held:
                     one.resume()
         finally:
             one._steering.release()
-
-
-def _gone(id: str, error: ExecutorError) -> JobError:
-    return JobError(
-        "WASIError",
-        f"the worker of the execution {printable(id)} does not answer: {error.message}",
-        retryable=True,
-    )
-
-
-def _end_worker(worker: ProcessExecutor, *, kill: bool = True) -> None:
-    with suppress(WasmsrError, OSError):
-        if kill and not worker.is_gone:  # its process id may be another process's
-            worker.kill()
-        else:
-            worker.close()
-
-
-def _how(process: int) -> str:
-    """Return how a worker has ended, as the rest of a sentence."""
-    status = reap(process)
-    if status is None:
-        return "has ended"
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        name = f"signal {number}"
-        with suppress(ValueError):
-            name = signal.Signals(number).name
-        return f"was ended by {name}"
-    return f"ended with exit code {os.WEXITSTATUS(status)}"
 
 
 __all__ = ["Execution", "ExecutionRules"]

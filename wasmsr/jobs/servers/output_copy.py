@@ -54,6 +54,11 @@ class OutputCopy:
         """Close the log."""
         self._log.close()
 
+    def begin(self) -> None:
+        """Let readers see nothing yet of a new log, if output is held. Raises OSError."""
+        if self._held and not any(self._log.sizes.values()):
+            commit_log(self._folder.log, 0)
+
     def begin_again(self) -> None:
         """Cut the log to nothing: the program was begun again. Raises OSError."""
         self._log.clear()

@@ -12,6 +12,7 @@ lost. Ray decides nothing about ownership.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -34,6 +35,9 @@ CPU: Final = 0.5
 
 QUEUE_SECONDS: Final = 300.0
 """How long an execution waits for a server that has room."""
+
+AT_ONCE: Final = 16
+"""Reservations that Ray is asked for at the same time: it keeps a process for each that begins."""
 
 ASK_SECONDS: Final = 1.0
 """How often one that waits asks whether it is still wanted."""
@@ -82,6 +86,7 @@ class RayPlacement:
             raise MissingPackageError("ray", "--ray") from error
         self._ray, self._seconds, self._address = ray, seconds, address
         self._drained: frozenset[str] = frozenset()
+        self._asking = threading.BoundedSemaphore(AT_ONCE)
         if ray.is_initialized() and _cluster.get(id(ray)) != address:
             raise JobError(
                 "ExecutorSpecValidationErr",
@@ -185,6 +190,43 @@ class RayPlacement:
             JobError: None matches, or none has room in time.
             Unwanted: It is not wanted any more.
         """
+        end = time.monotonic() + self._seconds
+        try:
+            while not self._asking.acquire(timeout=ASK_SECONDS):
+                _go_on(wanted, end)
+            try:
+                while True:
+                    found = self._reserved(request, at, but(), wanted, end)
+                    if found is not None:
+                        return found
+                    time.sleep(ASK_SECONDS)
+            finally:
+                self._asking.release()
+        except (JobError, Unwanted):
+            raise
+        except Exception as error:  # Ray has no common class of its errors
+            name = printable(request.execution_id)
+            late = isinstance(error, TimeoutError)
+            raise JobError(
+                "ExecutorSpecValidationErr",
+                f"no server has room for the execution {name}"
+                if late
+                else f"Ray cannot place the execution {name}: {type(error).__name__}: {error}",
+                hint=f"it waited {self._seconds:g} s; `ray status` says what is free"
+                if late
+                else "`ray status` says whether the cluster works",
+                retryable=True,
+            ) from error
+
+    def _reserved(
+        self,
+        request: ExecutionRequest,
+        at: str,
+        but: frozenset[str],
+        wanted: Callable[[], bool],
+        end: float,
+    ) -> RayReservation | None:
+        """Return a place; None if its raylet was lost before it said so. Raises what Ray raises."""
         wants: dict[str, Any] = {
             "num_cpus": CPU if request.resources.cpu is None else request.resources.cpu,
             "resources": {SERVER: SHARE, **({f"{SERVER}@{at}": SHARE} if at else {})},
@@ -195,42 +237,43 @@ class RayPlacement:
         if not at:
             # Ray 2.60 does not place an actor on the second raylet of `in(...)` if the first has no
             # room; it does so with `!in(...)`.
-            others = self._excluded(request, but())
+            others = self._excluded(request, but)
             if others:
                 wants["label_selector"] = {NODE_LABEL: f"!in({', '.join(others)})"}
         actor = self._class.options(**wants).remote()
         try:
-            node = self._answer(actor, wanted)
-            return RayReservation(self._ray, actor, self.servers()[node])
-        except BaseException as error:
+            server = self.servers().get(self._answer(actor, wanted, end))
+        except self._ray.exceptions.RayActorError:
+            server = None
+        except BaseException:
             RayReservation(self._ray, actor, "").release()
-            if not isinstance(error, Exception) or isinstance(error, Unwanted):
-                raise
-            raise JobError(
-                "ExecutorSpecValidationErr",
-                f"no server has room for the execution {printable(request.execution_id)}: "
-                f"{type(error).__name__}",
-                hint=f"it waited {self._seconds:g} s; `ray status` says what is free",
-                retryable=True,
-            ) from error
+            raise
+        if server is None:
+            RayReservation(self._ray, actor, "").release()
+            return None
+        return RayReservation(self._ray, actor, server)
 
-    def _answer(self, actor: Any, wanted: Callable[[], bool]) -> str:
+    def _answer(self, actor: Any, wanted: Callable[[], bool], end: float) -> str:
         """Return the raylet on which Ray has placed an actor, as soon as it has."""
         asked = actor.node.remote()
-        end = time.monotonic() + self._seconds
         while True:
             ready, _ = self._ray.wait([asked], timeout=ASK_SECONDS)
             if ready:
                 return str(self._ray.get(asked))
-            if not wanted():
-                raise Unwanted("the place is not wanted any more")
-            if time.monotonic() >= end:
-                raise TimeoutError
+            _go_on(wanted, end)
 
     def close(self) -> None:
         """Leave the cluster; reservations that are left are given back."""
         self._ray.shutdown()
         _cluster.pop(id(self._ray), None)
+
+
+def _go_on(wanted: Callable[[], bool], end: float) -> None:
+    """Raise Unwanted or TimeoutError if nobody waits any more."""
+    if not wanted():
+        raise Unwanted("the place is not wanted any more")
+    if time.monotonic() >= end:
+        raise TimeoutError
 
 
 __all__ = ["RayPlacement", "RayReservation"]

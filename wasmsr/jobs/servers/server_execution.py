@@ -17,17 +17,15 @@ from typing import Any, Final
 
 from wasmsr.errors import EXIT_HOST, EXIT_TRAP, WasmsrError, printable
 from wasmsr.jobs.execution.compat import Manner
+from wasmsr.jobs.execution.ending import EndingExecution
 from wasmsr.jobs.execution.execution import LOSSES
-from wasmsr.jobs.execution.log import LogWatch
-from wasmsr.jobs.execution.prepared import Prepared
 from wasmsr.jobs.execution.requests import (
-    ExecutionFolder,
     ExecutionInfo,
     ExecutionResult,
     ExecutionState,
 )
-from wasmsr.jobs.execution.results import write_results
-from wasmsr.jobs.failures import ExecutorLeft, JobError
+from wasmsr.jobs.failures import JobError
+from wasmsr.jobs.preparing.prepared import Prepared
 from wasmsr.jobs.servers.job_servers import JobServers
 from wasmsr.jobs.servers.output_copy import OutputCopy
 from wasmsr.jobs.servers.server_port import ProgramOnServer, ServerPlace
@@ -50,26 +48,18 @@ CANCEL_SECONDS: Final = 30.0
 """How long a caller waits for the end of an execution that it has cancelled."""
 
 
-class ServerExecution:
+class ServerExecution(EndingExecution):
     """One execution on a node. Any thread may call its methods.
 
     Attributes:
-        prepared: What it runs.
         server: The address of the node that had it last.
-        watch: Tells followers that its log has grown.
     """
 
     def __init__(
         self, prepared: Prepared, servers: JobServers, server: str, note: Callable[..., None]
     ) -> None:
-        self.prepared, self.server = prepared, server
-        self._servers, self._note = servers, note
-        self._lock = threading.RLock()
-        self._over = threading.Event()
-        self._listeners: list[Callable[[], None]] = []
-        self._state: ExecutionState = "starting"
-        self._result: ExecutionResult | None = None
-        self._began, self._end = time.time(), 0.0
+        super().__init__(prepared, Manner(), note)
+        self.server, self._servers = server, servers
         self._cancelled = self._left = self._timed_out = False
         self._lease: Mapping[str, Any] | None = None
         self._place: ServerPlace | None = None
@@ -78,27 +68,11 @@ class ServerExecution:
         self._told = ""
         self._noted = ServerNote(self._began)
         self._thread: threading.Thread | None = None
-        self.watch = LogWatch(self.folder.log)
-
-    @property
-    def id(self) -> str:
-        """Its id."""
-        return self.prepared.request.execution_id
 
     @property
     def name(self) -> str:
         """The name of its program on nodes."""
         return OURS + self.id
-
-    @property
-    def folder(self) -> ExecutionFolder:
-        """Where it has its files."""
-        return self.prepared.folder
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has ended, in whatever way."""
-        return self._over.is_set()
 
     @property
     def info(self) -> ExecutionInfo:
@@ -131,8 +105,23 @@ class ServerExecution:
         """
         self._lease = lease
         self._noted.write(self.folder)
-        self._submit()
-        self.follow()
+        copy = self._opened()
+        try:
+            self._submit()
+        except BaseException:
+            copy.close()
+            raise
+        self._follow(copy)
+
+    def _opened(self) -> OutputCopy:
+        """Return the log, which is there from now on. Raises OSError."""
+        request = self.prepared.request
+        held = request.output == "commit" and self._lease is None
+        copy = OutputCopy(
+            self.id, self.folder, request.output_limits, self._servers, self.watch.tell, held
+        )
+        copy.begin()
+        return copy
 
     def _submit(self) -> None:
         """Have the node run the program from its beginning. Raises WasmsrError or OSError."""
@@ -165,30 +154,25 @@ class ServerExecution:
         return None
 
     def again(self, lease: Mapping[str, Any] | None) -> None:
-        """Go on watching a program that a node has, which another process began."""
+        """Go on watching a program that a node has, which another process began. Raises OSError."""
         self._lease = lease
         self._noted = ServerNote.read(self.folder, self._began)
         self._began = self._noted.began
-        self.follow()
+        self._follow(self._opened())
 
-    def follow(self) -> None:
+    def _follow(self, copy: OutputCopy) -> None:
         """Watch the program."""
         self._state = "running"
         self._note("started", self.id, job=self.prepared.request.job_id, server=self.server)
         self._thread = threading.Thread(
-            target=self._watch, name="wasmsr-server-execution", daemon=True
+            target=self._watch, args=(copy,), name="wasmsr-server-execution", daemon=True
         )
         self._thread.start()
 
     # ---- the thread ------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        request = self.prepared.request
+    def _watch(self, copy: OutputCopy) -> None:
         try:
-            held = request.output == "commit" and self._lease is None
-            copy = OutputCopy(
-                self.id, self.folder, request.output_limits, self._servers, self.watch.tell, held
-            )
             try:
                 found = self._copy_all(copy)
                 if found is not None:
@@ -309,7 +293,7 @@ class ServerExecution:
         self._submit()
 
     def _come_to_end(self, found: ProgramOnServer) -> None:
-        manner = Manner()
+        manner = self._manner
         if self._timed_out and found.standing == "killed":
             code, error = manner.timed_out(self.prepared.request.timeout or 0)
             self._settle("failed", code, error)
@@ -328,51 +312,19 @@ class ServerExecution:
             self._settle("failed", code, found.reason or found.ending or found.standing)
 
     def _settle(self, state: ExecutionState, code: int, error: str) -> None:
-        limits = self.prepared.request.output_limits
-        try:
-            result = write_results(self.folder, limits, code, error, Manner())
-        except OSError as problem:
-            said = f"the results cannot be written: {problem.strerror or problem}"
-            result = ExecutionResult(exit_code=code, error="; ".join(filter(None, (error, said))))
-        if self._timed_out and state == "failed":
-            result = replace(result, timed_out=True)
-        self._note("ended", self.id, state=state, code=result.exit_code, error=error)
-        self._tell(state, result)
+        late = self._timed_out and state == "failed"
+        self._ended(state, self._written(code, error, timed_out=late), error)
 
-    def _tell(self, state: ExecutionState, result: ExecutionResult | None) -> None:
-        with self._lock:
-            if self.is_over:
-                return
-            self._state, self._result, self._end = state, result, time.time()
-            listeners, self._listeners = self._listeners, []
-            self._over.set()
-            place, self._place = self._place, None
-        if place is not None:
-            place.release()
-        self.watch.tell()
-        for listener in listeners:
-            listener()
+    def _tell(self, state: ExecutionState, result: ExecutionResult | None) -> bool:
+        told = super()._tell(state, result)
+        if told:
+            with self._lock:
+                place, self._place = self._place, None
+            if place is not None:
+                place.release()
+        return told
 
     # ---- verbs -----------------------------------------------------------------------------------
-
-    def wait(self, timeout: float | None) -> ExecutionResult | None:
-        """Return the result as soon as it is there, or None after `timeout` seconds.
-
-        Raises ExecutorLeft: the executor was ended, and the program runs on.
-        """
-        if not self._over.wait(timeout):
-            return None
-        if self._state == "left":
-            raise ExecutorLeft(f"the execution {printable(self.id)} runs on at {self.server}")
-        return self._result
-
-    def when_over(self, listener: Callable[[], None]) -> None:
-        """Call a function, on any thread, when the execution has ended."""
-        with self._lock:
-            if not self.is_over:
-                self._listeners.append(listener)
-                return
-        listener()
 
     def leave(self) -> None:
         """Watch it no more; its program runs on."""
@@ -384,9 +336,7 @@ class ServerExecution:
 
     def _steer(self, what: str, verb: str, *values: Any) -> Any:
         if self.is_over:
-            raise JobError(
-                "ExecutionAlreadyComplete", f"the execution {printable(self.id)} has ended already"
-            )
+            raise self._has_ended()
         place = self._servers.find(self.name, self._noted.replaced)
         if place is None:
             raise JobError("ExecutionNotFound", f"no server has {printable(self.id)}: {what}")

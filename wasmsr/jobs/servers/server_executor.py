@@ -20,13 +20,13 @@ from typing import Any, Final, NoReturn
 
 from wasmsr.errors import WasmsrError, printable
 from wasmsr.jobs.description.job import Constraint
-from wasmsr.jobs.execution.guest_files import filesystem_error
-from wasmsr.jobs.execution.modules import memory_pages
-from wasmsr.jobs.execution.prepared import Prepared
 from wasmsr.jobs.execution.requests import ExecutionFolder, ExecutionInput, ExecutionRequest
 from wasmsr.jobs.execution.saving import write_request
 from wasmsr.jobs.executor import JobExecutor
 from wasmsr.jobs.failures import ExecutorLeft, JobError
+from wasmsr.jobs.preparing.guest_files import filesystem_error
+from wasmsr.jobs.preparing.modules import memory_pages
+from wasmsr.jobs.preparing.prepared import Prepared
 from wasmsr.jobs.servers.job_servers import JobServers
 from wasmsr.jobs.servers.server_execution import ServerExecution
 from wasmsr.jobs.servers.server_mover import ServerMover
@@ -120,11 +120,11 @@ class ServerExecutor(JobExecutor):
         return {}
 
     def _begin(self, request: ExecutionRequest) -> Any:
-        folder = self._folder(request)
-        pages = memory_pages(request.resources.memory)
-        files = self._checked_files(request, folder)
+        folder = self._checker.folder(request)
+        memory_pages(request.resources.memory)
+        files = self._checker.files(request, folder)
         try:
-            prepared = self._prepared(request, folder, files, pages)
+            prepared = self._checker.prepared(request, folder, files)
             spec_for(prepared)
             files.make(folder)
             write_request(folder, request)
@@ -167,8 +167,8 @@ class ServerExecutor(JobExecutor):
 
     def _recovered(self, request: ExecutionRequest) -> Any:
         folder = ExecutionFolder(Path(os.path.realpath(request.execution_dir)))
-        files = self._checked_files(request, folder)
-        prepared = self._prepared(request, folder, files, memory_pages(request.resources.memory))
+        files = self._checker.files(request, folder)
+        prepared = self._checker.prepared(request, folder, files)
         execution = ServerExecution(prepared, self._servers, self._first, self._note)
         replaced = ServerNote.read(folder, 0).replaced
         try:

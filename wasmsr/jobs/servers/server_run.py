@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from wasmsr import small_files
-from wasmsr.jobs.execution.prepared import Prepared
 from wasmsr.jobs.execution.requests import ExecutionFolder
 from wasmsr.jobs.failures import JobError
+from wasmsr.jobs.preparing.prepared import Prepared
 
 OURS: Final = "job."
 """How the names of our programs on nodes begin; the execution's id follows."""

@@ -19,10 +19,10 @@ from wasmsr.errors import (
     printable,
 )
 from wasmsr.executor.process import ProcessExecutor
-from wasmsr.jobs.execution.guest_files import GuestFiles, filesystem_error
-from wasmsr.jobs.execution.modules import PAGE, LinkedModules
 from wasmsr.jobs.execution.requests import ExecutionFolder, ExecutionRequest
 from wasmsr.jobs.failures import JobError
+from wasmsr.jobs.preparing.guest_files import GuestFiles, filesystem_error
+from wasmsr.jobs.preparing.modules import PAGE, LinkedModules
 from wasmsr.node.workers.confinement import Confinement, HostAccess, WorkerLimits
 from wasmsr.node.workers.warm_parents import WarmParents, WorkerPlace
 from wasmsr.program.exports import COMMAND, ExportError

@@ -18,8 +18,8 @@ from wasmsr.interp.modules.module import MAGIC
 from wasmsr.jobs.description.job import WasmEngine
 from wasmsr.jobs.description.rules import MEMORY_LIMIT
 from wasmsr.jobs.execution.compat import Manner
-from wasmsr.jobs.execution.guest_files import SUFFIX, GuestFiles
 from wasmsr.jobs.failures import JobError
+from wasmsr.jobs.preparing.guest_files import SUFFIX, GuestFiles
 
 HOST_MODULES = frozenset(("wasi_snapshot_preview1", "wasi_unstable", "wasmsr"))
 """Names of modules that the host gives."""

@@ -1,0 +1,1 @@
+"""A request of an execution is checked whole before anything is made."""
