@@ -31,8 +31,13 @@ def test_growth_is_a_fault() -> None:
 @pytest.mark.parametrize("lease", [None, 10.0])
 def test_programs_that_move_at_once(tmp_path: Path, lease: float | None) -> None:
     """Eight programs that check themselves, two processes, gRPC: right at the end, none lost."""
-    found = soak.many(8, tmp_path, seconds=4, every=0.2, memory=4, rate=200, lease=lease)
-    assert not found.wrong
+    for seconds in (4, 40):  # on a busy machine the first moves take as long as the programs
+        folder = tmp_path / str(seconds)
+        folder.mkdir()
+        found = soak.many(8, folder, seconds=seconds, every=0.2, memory=4, rate=200, lease=lease)
+        assert not found.wrong
+        if found.moves >= 8:
+            break
     assert found.moves >= 8, "they hardly moved"
 
 
