@@ -47,9 +47,11 @@ class BufferedMemory:
         self.transport = transport
         self.page = page
         self.held = buffer // page
-        self._pages: OrderedDict[int, bytearray] = OrderedDict()
+        self._pages: OrderedDict[int, memoryview] = OrderedDict()
+        self._last = -1
+        self._last_page = memoryview(b"")
         self._dirty: set[int] = set()
-        self._spare: list[bytearray] = []
+        self._spare: list[memoryview] = []
         self._size = transport.size()
 
     def __enter__(self) -> BufferedMemory:
@@ -66,12 +68,21 @@ class BufferedMemory:
         Raises:
             RemoteMemoryError: The memory refused, or is away.
         """
-        if len(into) > self.held * self.page // 2:
-            self._write_back(addr, len(into))
+        size = len(into)
+        if not size:
+            return
+        page, offset = divmod(addr, self.page)
+        if offset + size <= self.page:  # most reads are of one page, and of the same as before
+            if page != self._last:
+                self._last_page, self._last = self._hold(page), page
+            into[:] = self._last_page[offset : offset + size]
+            return
+        if size > self.held * self.page // 2:
+            self._write_back(addr, size)
             self.transport.read_into(addr, into)
             return
         for at, page, offset, count in self._parts(addr, len(into)):
-            into[at : at + count] = memoryview(self._hold(page))[offset : offset + count]
+            into[at : at + count] = self._hold(page)[offset : offset + count]
 
     def write(self, addr: int, data: memoryview) -> None:
         """Copy bytes to the memory; they are there after `flush`.
@@ -100,6 +111,7 @@ class BufferedMemory:
         """Write back, and hold nothing: the next reads see what others have written."""
         self.flush()
         self._pages.clear()
+        self._last = -1
 
     # ---- pages -----------------------------------------------------------------------------------
 
@@ -116,20 +128,21 @@ class BufferedMemory:
             at += count
         return found
 
-    def _hold(self, page: int, fetch: bool = True) -> bytearray:
+    def _hold(self, page: int, fetch: bool = True) -> memoryview:
         found = self._pages.get(page)
         if found is not None:
             self._pages.move_to_end(page)
             return found
+        self._last = -1  # its page may be the one that leaves
         while len(self._pages) >= self.held:
             oldest = next(iter(self._pages))
             if oldest in self._dirty:
                 self._send(oldest)
             self._spare.append(self._pages.pop(oldest))
-        found = self._spare.pop() if self._spare else bytearray(self.page)
+        found = self._spare.pop() if self._spare else memoryview(bytearray(self.page))
         if fetch:
             try:
-                self.transport.read_into(page * self.page, memoryview(found)[: self._length(page)])
+                self.transport.read_into(page * self.page, found[: self._length(page)])
             except BaseException:
                 self._spare.append(found)
                 raise
@@ -144,8 +157,7 @@ class BufferedMemory:
         return min(self.page, left) if left > 0 else self.page
 
     def _send(self, page: int) -> None:
-        data = memoryview(self._pages[page])[: self._length(page)]
-        self.transport.write_from(page * self.page, data)
+        self.transport.write_from(page * self.page, self._pages[page][: self._length(page)])
         self._dirty.discard(page)
 
     def _write_back(self, addr: int, size: int) -> None:
@@ -156,3 +168,4 @@ class BufferedMemory:
     def _drop(self, page: int) -> None:
         self._pages.pop(page, None)
         self._dirty.discard(page)
+        self._last = -1
