@@ -309,6 +309,7 @@ class ElementRun:
                 good.append((copy, text))
             except ElementError as error:
                 bad.append((copy, error.message))
+        self._start_what_fits()  # what is ready runs while the disk is waited for
         self._keep(good)
         for copy, why in bad:
             self._again(copy, why)
