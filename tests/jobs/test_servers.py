@@ -21,6 +21,7 @@ from wasmsr.executor.output.frames import FRAMES_FILE
 from wasmsr.jobs import ExecutorLeft, JobError, LogFrame
 from wasmsr.jobs.execution.log import read_log
 from wasmsr.jobs.executor import JobExecutor
+from wasmsr.jobs.servers import server_execution
 from wasmsr.jobs.servers.copied_log import CopiedLog
 from wasmsr.jobs.servers.server_execution import ServerExecution
 from wasmsr.jobs.servers.server_executor import ServerExecutor
@@ -206,6 +207,36 @@ def test_a_server_whose_answer_is_lost(tmp_path: Path) -> None:
         until(executor._servers.away)
         with pytest.raises(JobError, match="no server takes it"):
             executor.start(counting(tmp_path, "b", lines=50))
+
+
+def test_a_server_that_is_lost_before_it_has_taken_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows whether it runs; when all say that they have none, it is sent again."""
+    monkeypatch.setattr(server_execution, "ABSENT_SECONDS", 0.2)
+    (tmp_path / "node").mkdir()
+    here = Here(tmp_path / "node")
+    lost: list[str] = []
+
+    class Dropping(Losing):
+        def submit(self, *values: Any, **named: Any) -> Any:
+            if lost:
+                return self._node.submit(*values, **named)
+            lost.append("the question")
+            raise NodeAway("the connection was lost")
+
+        def ps(self) -> Any:
+            if len(lost) < server_execution.TAKEN_TRIES + 1:
+                lost.append("an answer")
+                raise NodeAway("the connection was lost")
+            return self._node.ps()
+
+    monkeypatch.setattr(server_execution, "AGAIN_SECONDS", 0.02)
+    with ServerExecutor(tmp_path / "shared", Dropping, [here.address]) as executor:
+        assert executor.run(counting(tmp_path, "a", lines=50)).error == ""
+        with Node(here.address) as node:
+            assert [one.standing for one in node.ps()] == ["ended"]
+    here.end()
 
 
 def test_the_end_waits_for_what_is_being_started(

@@ -41,6 +41,9 @@ AGAIN_SECONDS: Final = 0.5
 TAKEN_TRIES: Final = 10
 """How often a node is asked whether it took a program, when its answer did not come."""
 
+ABSENT_SECONDS: Final = 5.0
+"""How long no server may show a program that one may have taken, until it is sent again."""
+
 LOST: Final = ("resumable", "lost")
 """What a node says of a program whose worker is gone, with a save point and without."""
 
@@ -65,7 +68,7 @@ class ServerExecution(EndingExecution):
         self._place: ServerPlace | None = None
         self._paused_since = 0.0
         self._losses, self._tries, self._saved = 0, 0, -1
-        self._told = ""
+        self._told, self._seen, self._absent = "", False, 0.0
         self._noted = ServerNote(self._began)
         self._thread: threading.Thread | None = None
 
@@ -157,7 +160,7 @@ class ServerExecution(EndingExecution):
         """Go on watching a program that a node has, which another process began. Raises OSError."""
         self._lease = lease
         self._noted = ServerNote.read(self.folder, self._began)
-        self._began = self._noted.began
+        self._began, self._seen = self._noted.began, True
         self._follow(self._opened())
 
     def _follow(self, copy: OutputCopy) -> None:
@@ -194,9 +197,9 @@ class ServerExecution(EndingExecution):
             try:
                 place = self._servers.find(self.name, self._noted.replaced)
                 if place is None:
-                    raise JobError(
-                        "ExecutionNotFound", f"no server has the execution {printable(self.id)}"
-                    )
+                    self._is_nowhere()
+                    continue
+                self._seen, self._absent = True, 0.0
                 self._is_at(place[0])
                 found = place[1]
                 if copy.copy(self.server, found.program, lambda: self._left):
@@ -220,6 +223,28 @@ class ServerExecution(EndingExecution):
             self._servers.wait(self.name, heard, min(pause, max(self._time_left(), SOON_SECONDS)))
             pause = min(2 * pause, AGAIN_SECONDS)
         return None
+
+    def _is_nowhere(self) -> None:
+        """Have a server run a program that none has taken; all have been asked.
+
+        The answer of the one to which it was sent did not come. It may have the question still
+        before it when it is there again, so it has some seconds to show the program. It is the one
+        that is asked again: so there is never one on two servers.
+
+        Raises:
+            JobError: ExecutionNotFound; one had the program, and none has it any more.
+            WasmsrError: The server does not take it.
+            OSError: The module cannot be read.
+        """
+        if self._seen:
+            raise JobError("ExecutionNotFound", f"no server has the execution {printable(self.id)}")
+        now = time.monotonic()
+        self._absent = self._absent or now
+        if now - self._absent >= ABSENT_SECONDS:
+            self._absent = 0.0
+            self._submit()
+        else:
+            time.sleep(AGAIN_SECONDS)
 
     def _is_at(self, server: str) -> None:
         with self._lock:
