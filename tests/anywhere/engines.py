@@ -104,7 +104,7 @@ def through_engines(
             given = [*folders, f"{work}::/work"]
             done = engine.run(module, given, after=after, to=f"/work/{last.name}")
         stdout += done.stdout
-        where = f"leg {leg}, {engine}, {start} to {cut}: {done.stderr.decode()[-2000:]}"
+        where = f"leg {leg}, {engine}, {start} to {cut}, exit code {done.returncode}: {done.stderr.decode()[-2000:]}"
         assert cut is None or done.returncode == STOPPED, where
     return Result(done.returncode, stdout, files_of(folder))
 

@@ -82,6 +82,8 @@ def test_a_saved_program_is_the_one_that_is_saved_here(engine: Engine, tmp_path:
         here = load(snapshot)
         assert there.executed == here.executed == 3_000_000 + after
         assert content_digest(there) == content_digest(here)
+    shown = wasmsr("inspect", str(tmp_path / "state.wsp")).stdout
+    assert b"17000000" in shown and b"film" in shown
 
 
 @one_quick(NODE)

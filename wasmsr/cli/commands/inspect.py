@@ -114,12 +114,13 @@ def inspect(
     if node is not None:
         return _inspect_on_node(file, {"node": node, **proof}, as_json)
     from wasmsr.cli.running.snapshots import pieces
+    from wasmsr.snapshot.runnable.doorway import as_snapshot
 
     trust = read_trust(decrypt)
     if os.path.isdir(file):
         return _inspect_checkpoint(file, program, values, as_json, trust)
     named = None if os.path.exists(file) else programs.find(file)
-    stream = pieces(file if named is None else named.location)
+    stream = as_snapshot(pieces(file if named is None else named.location))
     data = next(stream, b"")
     if data.startswith(b"\0asm") or data.lstrip()[:2].startswith(TEXT):
         if code is not None:

@@ -208,9 +208,8 @@ static void take_pages(const uint8_t *page, size_t size) {
   write_all(saving_to, page, size, &saving_failed);
 }
 
-/* Write the state, complete or not at all, and end. If it cannot be written, the program goes on.
- */
-static void save(program *of, wasi_state *wasi, uint64_t fuel) {
+/* Write the state, complete or not at all. False if it cannot be written: the program goes on. */
+static bool save(program *of, wasi_state *wasi, uint64_t fuel) {
   static const span standard = {(const uint8_t *)"state.wsp", 9};
   span path = told("WASMSR_SNAPSHOT_TO");
   if (!path.size) path = standard;
@@ -218,7 +217,7 @@ static void save(program *of, wasi_state *wasi, uint64_t fuel) {
   if (folder == UINT32_MAX || !path.size) {
     say("no snapshot: WASMSR_SNAPSHOT_TO is in no folder that was given (wasmtime run --dir "
         "HOST::NAME)");
-    return;
+    return false;
   }
   buffer wasi_part = {0}, state = {0};
   uint32_t fd = 0;
@@ -231,7 +230,7 @@ static void save(program *of, wasi_state *wasi, uint64_t fuel) {
     say_about("no snapshot: descriptor ", (span){text.data, text.size}, "");
     free(text.data);
     free(wasi_part.data);
-    return;
+    return false;
   }
   program_capture(of, &state, &wasi_part, fuel);
   buffer temporary = {0};
@@ -251,7 +250,7 @@ static void save(program *of, wasi_state *wasi, uint64_t fuel) {
                                       (int32_t)folder, at(path.data), (int32_t)path.size);
     if (!saving_failed) {
       say_about("the program was saved in ", path, " and has stopped");
-      outer_proc_exit(EXIT_STOPPED);
+      return true;
     }
     outer_path_unlink_file((int32_t)folder, at(temporary.data), (int32_t)temporary.size);
     say_about("no snapshot: the disk does not take all of ", path, "");
@@ -259,6 +258,7 @@ static void save(program *of, wasi_state *wasi, uint64_t fuel) {
   free(temporary.data);
   free(wasi_part.data);
   free(state.data);
+  return false;
 }
 
 static bool appeared(void) {
@@ -345,7 +345,7 @@ int main(void) {
   for (;;) {
     if (!begun) {
       if (after == 0 || wanted) {
-        save(&inner, &wasi, left);
+        if (save(&inner, &wasi, left)) return EXIT_STOPPED;
         after = UINT64_MAX;
         wanted = false;
       }
@@ -387,7 +387,7 @@ int main(void) {
       default:
         wsr_clear_pause(inner.store);
         if (after == 0 || wanted || (watching && appeared())) {
-          save(&inner, &wasi, left);
+          if (save(&inner, &wasi, left)) return EXIT_STOPPED;
           after = UINT64_MAX;
           wanted = false;
         }
