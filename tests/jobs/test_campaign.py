@@ -45,8 +45,10 @@ def test_a_ray_cluster_whose_servers_are_lost(tmp_path: Path) -> None:
         pytest.skip("ray is not installed: pip install 'wasmsr[ray]'")
     words = "--jobs 3 --seed 3 --every 10 --slack 30 --shortest 100 --longest 200 --cpus 2"
     done = subprocess.run(
-        [sys.executable, "-m", "tests.jobs.cluster_campaign", "--file", str(tmp_path / "found")]
-        + words.split(),
+        [
+            *(sys.executable, "-m", "tests.jobs.cluster_campaign"),
+            *("--file", str(tmp_path / "found"), *words.split()),
+        ],
         capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
