@@ -104,7 +104,8 @@ def through_engines(
             given = [*folders, f"{work}::/work"]
             done = engine.run(module, given, after=after, to=f"/work/{last.name}")
         stdout += done.stdout
-        where = f"leg {leg}, {engine}, {start} to {cut}, exit code {done.returncode}: {done.stderr.decode()[-2000:]}"
+        said = done.stderr.decode()[-2000:]
+        where = f"leg {leg}, {engine}, {start} to {cut}, exit code {done.returncode}: {said}"
         assert cut is None or done.returncode == STOPPED, where
     return Result(done.returncode, stdout, files_of(folder))
 
