@@ -11,8 +11,7 @@ for (const folder of folders) {
 const env = Object.fromEntries(
   Object.entries(process.env).filter(([name]) => name.startsWith("WASMSR_SNAPSHOT")),
 );
-// Node 20 can crash where an exit becomes an exception that is to return from `start`.
-const wasi = new WASI({ version: "preview1", args: [file], env, preopens, returnOnExit: false });
+const wasi = new WASI({ version: "preview1", args: [file], env, preopens, returnOnExit: true });
 const module = await WebAssembly.compile(readFileSync(file));
 const instance = await WebAssembly.instantiate(module, { wasi_snapshot_preview1: wasi.wasiImport });
 try {

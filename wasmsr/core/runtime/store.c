@@ -16,6 +16,8 @@ static uint32_t no_memory(wsr_error *error) {
 /* The most items that a store can have of each kind. Only address space is taken for them. */
 #if UINTPTR_MAX > UINT32_MAX
 enum { MOST_FUNCTIONS = 1 << 22, MOST_GLOBALS = 1 << 21, MOST_OTHERS = 1 << 18 };
+#elif defined(__wasm__) /* one store, and engines limit a memory: 20 MiB of addresses */
+enum { MOST_FUNCTIONS = 1 << 19, MOST_GLOBALS = 1 << 16, MOST_OTHERS = 1 << 12 };
 #else
 enum { MOST_FUNCTIONS = 1 << 15, MOST_GLOBALS = 1 << 13, MOST_OTHERS = 1 << 10 };
 #endif
