@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 TESTABLE := $(VENV)/.test $(VENV)/.built
 C_SOURCES := $(wildcard wasmsr/_core.c wasmsr/_sys.[ch] wasmsr/_sandbox.c wasmsr/core/*.h \
     wasmsr/core/*/*.[chi]* wasmsr/core/*/*/*.[chi]*) wasmsr/_ffi_build.py
-GUEST := $(wildcard wasmsr/snapshot/runnable/guest/*.[ch])
+GUEST := $(wildcard wasmsr/snapshot/runnable/guest/*.[ch] wasmsr/snapshot/page/*.c)
 C_GENERATED := %/opcode_table.h %/opcode_table.c %/precise/handlers.h %/simd_lanes.h %/simd_rows.h \
     %/atomic_rows.h %/wasi_calls.h
 C_FORMATTED := $(filter-out $(C_GENERATED),$(filter %.c %.h,$(C_SOURCES)) $(GUEST)) \

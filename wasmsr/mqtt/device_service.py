@@ -32,6 +32,8 @@ LAST_WAIT: Final = 30.0
 KEEPALIVE_SECONDS: Final = 60.0
 """How often it says that it is there, until an orchestrator says how often it wants that."""
 END_SECONDS: Final = 5.0
+SUBSCRIBE_SECONDS: Final = 2.0
+"""Seconds that a subscription waits for the broker's answer."""
 
 
 class DeviceLink(BrokerLink):
@@ -54,7 +56,9 @@ class DeviceLink(BrokerLink):
         super().__init__(settings, name, events)
         self._heard = heard
         self._wanted: set[str] = set()
-        self._under_way = threading.Condition()
+        self._answered = threading.Condition()
+        self._numbers: set[int] = set()
+        """Subscriptions that the broker has answered, and that somebody waits for."""
 
     def will(self, topic: str, payload: bytes) -> None:
         """Say what the broker publishes when the connection is lost; before `start`."""
@@ -81,10 +85,19 @@ class DeviceLink(BrokerLink):
         return int(self._client.publish(topic, payload, qos=1, properties=more).mid)
 
     def subscribe(self, text: str) -> None:
-        """Have the broker send what fits a filter, now and after each new connection."""
+        """Have the broker send what fits a filter, now and after each new connection.
+
+        It waits until the broker has said so, but not longer than `SUBSCRIBE_SECONDS`: whoever sees
+        the module run can send to it.
+        """
         self._wanted.add(text)
-        if self._client.is_connected():
-            self._client.subscribe(text, options=_options())
+        if not self._client.is_connected():
+            return
+        with self._answered:
+            _, number = self._client.subscribe(text, options=_options())
+            if threading.current_thread() is not self._client._thread:
+                self._answered.wait_for(lambda: number in self._numbers, SUBSCRIBE_SECONDS)
+            self._numbers.discard(number)
 
     def unsubscribe(self, text: str) -> None:
         """Have it send that no more."""
@@ -107,11 +120,15 @@ class DeviceLink(BrokerLink):
 
     def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, more: Any) -> None:
         if not reason.is_failure:
+            self._numbers.clear()
             for text in list(self._wanted):
                 client.subscribe(text, options=_options())
         super()._on_connect(client, data, flags, reason, more)
 
     def _on_subscribe(self, client: Any, data: Any, number: int, reasons: Any, more: Any) -> None:
+        with self._answered:
+            self._numbers.add(number)
+            self._answered.notify_all()
         refused = [str(one) for one in reasons if one.is_failure]
         if refused:
             self._events.lost(f"it refuses what we subscribe to: {refused[0]}")

@@ -17,7 +17,7 @@ from wasmsr import realtime
 from wasmsr.errors import WasmsrError, printable
 from wasmsr.executor.output.frames import FRAMES_FILE, TAGS
 from wasmsr.executor.port import FRAMES, ID_BYTES, ExecutorError, ProgramStatus
-from wasmsr.executor.process import ProcessExecutor
+from wasmsr.executor.process import ENDED, ProcessExecutor
 from wasmsr.jobs.execution.archive import write_archive
 from wasmsr.jobs.execution.compat import Manner
 from wasmsr.jobs.execution.ending import EndingExecution, unwritten
@@ -262,7 +262,7 @@ class Execution(EndingExecution):
         with self._lock:
             if self._worker is not worker:
                 return
-        frozen = not worker.is_gone
+        frozen = not worker.is_gone and error.message != ENDED
         end_worker(worker)
         how = error.message if frozen else how_it_ended(worker.pid)
         if frozen:

@@ -1,0 +1,350 @@
+/* A saved program that a page steps through, forwards and backwards: the core and the reader of
+ * plain states, without input and output. JavaScript (machine.js) calls the exports, and answers
+ * host calls.
+ *
+ * It keeps states, to go back: a copy of the store without memories, and the pages that differed
+ * from the state kept before. The pages of the last kept state are in a second memory beside the
+ * program's. To go back from there means to put back what differed, state by state. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "program.h"
+
+#define EXPORT(name) __attribute__((used, visibility("default"), export_name(#name)))
+
+static program inner;
+static buffer answer; /* what the last export has to say */
+static char trouble[400];
+static uint64_t *call_slots;
+
+/* ---- sentences ---- */
+
+void say_about(const char *sentence, span name, const char *rest) {
+  size_t size = 0;
+  const span parts[3] = {
+      {(const uint8_t *)sentence, strlen(sentence)}, name, {(const uint8_t *)rest, strlen(rest)}};
+  for (int i = 0; i < 3; i++)
+    for (size_t k = 0; k < parts[i].size && size < sizeof trouble - 1; k++)
+      trouble[size++] = (char)parts[i].data[k];
+  trouble[size] = 0;
+}
+
+void say(const char *sentence) { say_about(sentence, (span){NULL, 0}, ""); }
+
+_Noreturn void fail_about(int code, const char *sentence, span name, const char *rest) {
+  (void)code;
+  say_about(sentence, name, rest);
+  __builtin_trap(); /* JavaScript reads the sentence */
+}
+
+_Noreturn void fail(int code, const char *sentence) {
+  fail_about(code, sentence, (span){NULL, 0}, "");
+}
+
+EXPORT(trouble) const char *machine_trouble(void) { return trouble; }
+
+/* ---- what JavaScript gives and gets ---- */
+
+EXPORT(allocate) uint8_t *machine_allocate(uint32_t size) { return allocate(size, 1); }
+EXPORT(release) void machine_release(uint8_t *bytes) { free(bytes); }
+EXPORT(answer) const uint8_t *machine_answer(void) { return answer.data; }
+EXPORT(answer_size) uint32_t machine_answer_size(void) { return (uint32_t)answer.size; }
+
+/* The plain state of a program, which stays allocated; the pages are put afterwards. */
+EXPORT(begin) void machine_begin(const uint8_t *state, uint32_t size) {
+  plain_state parts;
+  const char *const wrong = plain_open(&parts, (span){state, size});
+  if (wrong)
+    fail_about(123, "the state is damaged: ", (span){(const uint8_t *)wrong, strlen(wrong)}, "");
+  program_make(&inner, &parts);
+}
+
+static page_places places;
+
+/* Pages in the order of the runs, in pieces; with none the program is complete. */
+EXPORT(put_pages) void machine_put_pages(const uint8_t *pages, uint32_t count) {
+  if (!places.runs.at) places = program_places(&inner);
+  program_put_pages(&inner, &places, pages, count);
+  if (count) return;
+  if (places.left || places.runs.at != places.runs.end) fail(123, "the state lacks pages");
+  program_push_frames(&inner);
+}
+
+/* ---- running ---- */
+
+/* Instructions since the program was loaded. */
+EXPORT(executed) uint64_t machine_executed(void) { return wsr_executed(inner.store); }
+EXPORT(executed_before) uint64_t machine_before(void) {
+  return inner.before == UNCOUNTED ? 0 : inner.before;
+}
+
+static uint32_t ended_with;
+
+static uint32_t outcome_of(uint32_t outcome, const wsr_exit *out) {
+  if (outcome == WSR_HOST_CALL) {
+    call_slots = out->slots;
+    answer.size = 0;
+    put_u32(&answer, out->host_function);
+    put_u32(&answer, out->host_instance);
+    wsr_function_view view;
+    wsr_function(inner.store, out->host_function, &view);
+    put_u32(&answer, inner.calls[out->host_function]);
+    put_u32(&answer, view.type.n_params);
+    for (uint32_t i = 0; i < view.type.n_params; i++) put_u64(&answer, out->slots[i]);
+  }
+  if (outcome == WSR_TRAPPED) ended_with = out->trap;
+  return outcome;
+}
+
+/* Run so many instructions at most. Returns the core's outcome: finished, trapped, paused, host
+ * call or uncaught exception. */
+EXPORT(run) uint32_t machine_run(uint64_t most) {
+  for (;;) {
+    if (!wsr_frame_count(inner.store)) {
+      uint32_t trap = 0;
+      if (!program_begin_next(&inner, &trap)) return WSR_FINISHED;
+      if (trap) return ended_with = trap, WSR_TRAPPED;
+    }
+    if (!most) return WSR_PAUSED;
+    wsr_exit out;
+    const uint32_t outcome = wsr_run(inner.store, &most, &out);
+    wsr_clear_pause(inner.store);
+    if (outcome != WSR_FINISHED) return outcome_of(outcome, &out);
+    if (!wsr_end_pushed_call(inner.store)) wsr_drop_frames(inner.store);
+  }
+}
+
+/* The host call is made: its result, if it has one. */
+EXPORT(host_return) void machine_host_return(uint64_t result) {
+  call_slots[0] = result;
+  wsr_host_return(inner.store);
+}
+
+/* The host call is to be made again: the program stands before it. */
+EXPORT(host_retry) void machine_host_retry(void) {
+  uint64_t fuel = 0; /* the run had fuel, so the instruction was counted */
+  wsr_host_retry(inner.store, &fuel);
+}
+
+EXPORT(trap) uint32_t machine_trap(void) { return ended_with; }
+
+/* ---- looking ---- */
+
+EXPORT(memories) uint32_t machine_memories(void) {
+  wsr_store_counts counts;
+  wsr_store_count(inner.store, &counts);
+  return counts.memories;
+}
+
+EXPORT(memory_data) uint8_t *machine_memory_data(uint32_t address) {
+  wsr_memory_view view;
+  wsr_memory(inner.store, address, &view);
+  return view.data;
+}
+
+EXPORT(memory_size) uint32_t machine_memory_size(uint32_t address) {
+  wsr_memory_view view;
+  wsr_memory(inner.store, address, &view);
+  return (uint32_t)view.size;
+}
+
+/* Frames, outermost first: instance, function, offset, locals, operands, then types, padded to 8,
+ * then slots, and for each local whether it can still be read. */
+EXPORT(frames) void machine_frames(void) {
+  answer.size = 0;
+  const uint32_t n = wsr_frame_count(inner.store);
+  put_u32(&answer, n);
+  put_u32(&answer, 0);
+  for (uint32_t i = 0; i < n; i++) {
+    wsr_frame_view view;
+    if (!wsr_view_frame(inner.store, i, 1, &view)) fail(1, "there is too little memory");
+    static const uint8_t zeros[8];
+    const uint32_t height = view.n_locals + view.n_operands;
+    const uint32_t head[6] = {view.instance, view.index,      view.offset,
+                              view.n_locals, view.n_operands, view.n_slots};
+    put_bytes(&answer, head, sizeof head);
+    put_bytes(&answer, view.types, height);
+    put_bytes(&answer, zeros, (8 - height % 8) % 8);
+    put_bytes(&answer, view.values, view.n_slots * sizeof *view.values);
+    put_bytes(&answer, view.live, view.n_locals);
+    put_bytes(&answer, zeros, (8 - view.n_locals % 8) % 8);
+  }
+}
+
+/* Globals: type, mutability, two slots each. */
+EXPORT(globals) void machine_globals(void) {
+  answer.size = 0;
+  wsr_store_counts counts;
+  wsr_store_count(inner.store, &counts);
+  for (uint32_t i = 0; i < counts.globals; i++) {
+    wsr_global_type type;
+    uint64_t value[2] = {0, 0};
+    wsr_global(inner.store, i, &type, value);
+    put_u32(&answer, wsr_top_type(type.type));
+    put_u32(&answer, type.mutability);
+    put_u64(&answer, value[0]);
+    put_u64(&answer, value[1]);
+  }
+}
+
+static void take_page(const uint8_t *page, size_t size) { put_bytes(&answer, page, size); }
+
+/* All of it, as a plain state. */
+EXPORT(state) void machine_state(void) {
+  answer.size = 0;
+  const span wasi = inner.state.parts[PART_WASI];
+  buffer same = {0};
+  put_bytes(&same, wasi.data, wasi.size);
+  program_capture(&inner, &answer, &same, inner.fuel);
+  program_each_page(&inner, take_page);
+  free(same.data);
+}
+
+/* ---- kept states ---- */
+
+/* A page as it was in the state kept before. */
+typedef struct {
+  uint32_t memory, page;
+} old_page;
+
+typedef struct {
+  wsr_store *store; /* a copy without memories */
+  uint64_t count;   /* instructions executed, or UNCOUNTED */
+  uint32_t next;    /* the invocation that had not begun */
+  uint32_t result_of;
+  uint32_t n_old; /* pages that differ from the state before: which, and their old bytes */
+  old_page *old;
+  uint8_t *bytes;
+} kept_state;
+
+static kept_state *kept;
+static uint32_t n_kept, room_kept;
+
+/* The bytes of the memories in the last kept state. */
+typedef struct {
+  uint8_t *data;
+  size_t size;
+} last_memory;
+static last_memory *last;
+
+static void grow_last(uint32_t memory, size_t size) {
+  if (size <= last[memory].size) return;
+  uint8_t *const grown = realloc(last[memory].data, size);
+  if (!grown) fail(1, "there is too little memory to step backwards");
+  memset(grown + last[memory].size, 0, size - last[memory].size);
+  last[memory] = (last_memory){grown, size};
+}
+
+/* Call `take` for each page that differs from the last kept state. */
+static void each_difference(void (*take)(uint32_t memory, uint32_t page, uint8_t *now,
+                                         uint8_t *then)) {
+  for (uint32_t memory = 0; memory < machine_memories(); memory++) {
+    const size_t size = machine_memory_size(memory);
+    uint8_t *const data = machine_memory_data(memory);
+    grow_last(memory, size);
+    const size_t pages = size / WSR_PAGE;
+    uint8_t *const differs = allocate(pages, 1);
+    wsr_page_differences(data, last[memory].data, size, WSR_PAGE, differs);
+    for (size_t page = 0; page < pages; page++)
+      if (differs[page])
+        take(memory, (uint32_t)page, data + page * WSR_PAGE, last[memory].data + page * WSR_PAGE);
+    free(differs);
+  }
+}
+
+static buffer old_pages, old_bytes;
+
+static void note_old(uint32_t memory, uint32_t page, uint8_t *now, uint8_t *then) {
+  put_u32(&old_pages, memory);
+  put_u32(&old_pages, page);
+  put_bytes(&old_bytes, then, WSR_PAGE);
+  memcpy(then, now, WSR_PAGE);
+}
+
+static void put_back(uint32_t memory, uint32_t page, uint8_t *now, uint8_t *then) {
+  (void)memory;
+  (void)page;
+  memcpy(now, then, WSR_PAGE);
+}
+
+/* Keep this state as the next one. Returns the bytes that it takes. */
+EXPORT(keep) uint32_t machine_keep(void) {
+  if (!last) last = allocate(machine_memories() + 1, sizeof *last);
+  if (n_kept == room_kept) {
+    room_kept = room_kept * 2 + 16;
+    kept = realloc(kept, room_kept * sizeof *kept);
+    if (!kept) fail(1, "there is too little memory to step backwards");
+  }
+  wsr_error error;
+  kept_state *const one = kept + n_kept++;
+  *one = (kept_state){
+      .count = program_executed(&inner), .next = inner.next, .result_of = inner.result_of};
+  one->store = wsr_store_copy(inner.store, 0, &error);
+  if (!one->store) fail(1, "there is too little memory to step backwards");
+  old_pages = old_bytes = (buffer){0};
+  each_difference(note_old);
+  one->n_old = (uint32_t)(old_pages.size / sizeof *one->old);
+  one->old = (old_page *)(void *)old_pages.data;
+  one->bytes = old_bytes.data;
+  return (uint32_t)(old_pages.size + old_bytes.size);
+}
+
+EXPORT(kept) uint32_t machine_kept(void) { return n_kept; }
+
+static void forget_last(void) {
+  const kept_state *const one = kept + --n_kept;
+  for (uint32_t i = 0; i < one->n_old; i++)
+    memcpy(last[one->old[i].memory].data + (size_t)one->old[i].page * WSR_PAGE,
+           one->bytes + (size_t)i * WSR_PAGE, WSR_PAGE);
+  wsr_store_free(one->store);
+  free(one->old);
+  free(one->bytes);
+}
+
+/* Go back to a kept state; those after it are forgotten. */
+EXPORT(go_back) void machine_go_back(uint32_t number) {
+  if (number >= n_kept) fail(1, "there is no such kept state");
+  while (n_kept > number + 1) forget_last();
+  const kept_state *const one = kept + number;
+  if (!wsr_store_assign(inner.store, one->store))
+    fail(1, "there is too little memory to step backwards");
+  if (one->count != UNCOUNTED) inner.before = one->count - wsr_executed(inner.store);
+  inner.next = one->next;
+  inner.result_of = one->result_of;
+  each_difference(put_back);
+  ended_with = 0;
+}
+
+/* Forget a kept state between two others: what differed goes to the one after it. */
+EXPORT(forget) void machine_forget(uint32_t number) {
+  if (!number || number + 1 >= n_kept) fail(1, "there is no kept state between two others");
+  kept_state *const gone = kept + number, *const after = kept + number + 1;
+  /* A page that changed both times has its oldest bytes in `gone`. */
+  buffer pages = {0}, bytes = {0};
+  uint32_t at = 0;
+  for (uint32_t i = 0; i < gone->n_old || at < after->n_old;) {
+    const old_page *const one = i < gone->n_old ? gone->old + i : NULL;
+    const old_page *const other = at < after->n_old ? after->old + at : NULL;
+    int order = !one ? 1 : !other ? -1 : 0;
+    if (one && other)
+      order = one->memory != other->memory ? (one->memory < other->memory ? -1 : 1)
+              : one->page != other->page   ? (one->page < other->page ? -1 : 1)
+                                           : 0;
+    put_bytes(&pages, order > 0 ? other : one, sizeof *one);
+    put_bytes(&bytes,
+              order > 0 ? after->bytes + (size_t)at * WSR_PAGE : gone->bytes + (size_t)i * WSR_PAGE,
+              WSR_PAGE);
+    i += order <= 0;
+    at += order >= 0;
+  }
+  wsr_store_free(gone->store);
+  free(gone->old);
+  free(gone->bytes);
+  free(after->old);
+  free(after->bytes);
+  after->old = (old_page *)(void *)pages.data;
+  after->bytes = bytes.data;
+  after->n_old = (uint32_t)(pages.size / sizeof *after->old);
+  memmove(gone, after, (n_kept - number - 1) * sizeof *kept);
+  n_kept--;
+}

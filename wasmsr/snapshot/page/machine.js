@@ -1,0 +1,206 @@
+// A saved program in a page: it runs forwards and backwards. The core is machine.wasm (machine.c).
+//
+// To go backwards the machine goes back to a state that it kept before, and runs forwards from there.
+// That gives the same program again, because everything but host calls is deterministic, and the
+// answers of host calls are kept. States are kept more closely near the present: about 16 for each
+// doubling of the distance.
+
+export const OUTCOMES = ["finished", "trapped", "paused", "host call", "uncaught"];
+const EVERY = 4_000_000n; // instructions between two kept states, at least
+const PER_DOUBLING = 16;
+// What the C library imports for its standard streams, which nothing here uses.
+const NO_STREAMS = { fd_close: () => 8, fd_seek: () => 8, fd_write: () => 8 };
+
+export class Machine {
+  // `code`: a compiled machine.wasm; `head`: the plain state without pages; `pages`: the pages.
+  constructor(code, head, pages) {
+    this.core = new WebAssembly.Instance(code, { wasi_snapshot_preview1: NO_STREAMS }).exports;
+    this.core._initialize();
+    const at = this.#put(head);
+    this.#call(() => this.core.begin(at, head.length));
+    const piece = 1 << 20;
+    for (let start = 0; start < pages.length; start += piece) {
+      const bytes = pages.subarray(start, start + piece);
+      const place = this.#put(bytes);
+      this.#call(() => this.core.put_pages(place, bytes.length / 4096));
+      this.core.release(place);
+    }
+    this.#call(() => this.core.put_pages(0, 0));
+    this.count = 0n; // instructions since the saved state
+    this.before = BigInt.asUintN(64, this.core.executed_before()); // instructions before that
+    this.outcome = "paused";
+    this.pending = null; // the host call before which the program stands
+    this.answers = new Map(); // answers of host calls, by the count that includes the call
+    this.marks = []; // counts of the kept states
+    this.#keep();
+  }
+
+  // Run an export; a trap of it has a sentence.
+  #call(work) {
+    try {
+      return work();
+    } catch (error) {
+      if (!(error instanceof WebAssembly.RuntimeError)) throw error;
+      const at = this.core.trouble();
+      const bytes = new Uint8Array(this.core.memory.buffer, at, 400);
+      const said = new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
+      throw new Error(said || String(error), { cause: error });
+    }
+  }
+
+  #put(bytes) {
+    const at = this.core.allocate(bytes.length) >>> 0;
+    new Uint8Array(this.core.memory.buffer, at, bytes.length).set(bytes);
+    return at;
+  }
+
+  #answer() {
+    const at = this.core.answer() >>> 0;
+    return this.core.memory.buffer.slice(at, at + (this.core.answer_size() >>> 0));
+  }
+
+  // ---- running ----
+
+  // Run up to `most` instructions (BigInt), as far as the program goes. `answer` is asked at host
+  // calls that have no answer yet: it gets the call, and returns {result, writes} or null; with null
+  // the program stands before the call. Writes are {memory, offset, bytes}. Returns the outcome.
+  run(most, answer = () => null) {
+    const end = this.count + most;
+    if (this.outcome === "host call" && most) this.outcome = "paused"; // it is made again
+    while (this.count < end && this.outcome === "paused") this.#advance(end, answer);
+    return this.outcome;
+  }
+
+  #advance(end, answer) {
+    const due = this.marks.at(-1) + EVERY;
+    const stop = due > this.count && due < end ? due : end;
+    const before = this.core.executed();
+    const outcome = this.#call(() => this.core.run(stop - this.count)) >>> 0;
+    this.outcome = OUTCOMES[outcome];
+    const count = this.count + this.core.executed() - before;
+    if (this.outcome === "host call" && !this.#answered(count, answer)) this.core.host_retry();
+    this.count += this.core.executed() - before;
+    if (this.outcome === "paused" && this.count >= due) this.#keep();
+  }
+
+  // Answer the host call that has just been reached; whether there is an answer.
+  #answered(count, answer) {
+    const view = new DataView(this.#answer());
+    const params = [];
+    for (let i = 0; i < view.getUint32(12, true); i++) params.push(view.getBigUint64(16 + 8 * i, true));
+    const [called, instance, row] = [0, 4, 8].map((place) => view.getUint32(place, true));
+    this.pending = { function: called, instance, row, params };
+    let found = this.answers.get(count);
+    if (!found) {
+      const given = answer(this.pending, this);
+      if (!given) return false;
+      found = { result: given.result ?? 0n, writes: given.writes ?? [] };
+      this.answers.set(count, found);
+    }
+    for (const { memory, offset, bytes } of found.writes) this.memory(memory).set(bytes, offset);
+    this.core.host_return(found.result);
+    this.pending = null;
+    this.outcome = "paused";
+    return true;
+  }
+
+  // ---- backwards ----
+
+  #keep() {
+    if (this.marks.at(-1) === this.count) return;
+    this.#call(() => this.core.keep());
+    this.marks.push(this.count);
+    this.#thin();
+  }
+
+  // Forget states that lie closer together than their distance from here needs.
+  #thin() {
+    for (let i = this.marks.length - 2; i > 0; i--) {
+      const age = this.count - this.marks[i];
+      if ((this.marks[i + 1] - this.marks[i - 1]) * BigInt(PER_DOUBLING) < age) {
+        this.#call(() => this.core.forget(i));
+        this.marks.splice(i, 1);
+      }
+    }
+  }
+
+  // Be where the program was after `count` instructions.
+  goTo(count) {
+    if (count < 0n) count = 0n;
+    if (count < this.count || this.outcome !== "paused") {
+      const mark = this.marks.findLastIndex((one) => one <= count);
+      this.#call(() => this.core.go_back(mark));
+      this.marks.length = mark + 1;
+      this.count = this.marks[mark];
+      this.outcome = "paused";
+      this.pending = null;
+    }
+    return this.run(count - this.count);
+  }
+
+  back(steps = 1n) {
+    return this.goTo(this.count - steps);
+  }
+
+  // ---- looking ----
+
+  memory(address = 0) {
+    const at = this.core.memory_data(address) >>> 0;
+    return new Uint8Array(this.core.memory.buffer, at, this.core.memory_size(address) >>> 0);
+  }
+
+  memories() {
+    return this.core.memories();
+  }
+
+  // Frames, outermost first: {instance, function, offset, types, values, locals, live}. A value is a
+  // BigInt of its bits; a vector has 128.
+  frames() {
+    this.#call(() => this.core.frames());
+    const bytes = this.#answer();
+    const view = new DataView(bytes);
+    const found = [];
+    let at = 8;
+    for (let left = view.getUint32(0, true); left; left--) {
+      const [instance, index, offset, locals, operands, slots] = [0, 4, 8, 12, 16, 20].map((place) =>
+        view.getUint32(at + place, true),
+      );
+      at += 24;
+      const height = locals + operands;
+      const types = [...new Uint8Array(bytes, at, height)];
+      at += Math.ceil(height / 8) * 8;
+      const values = [];
+      let slot = 0;
+      for (const type of types) {
+        let value = view.getBigUint64(at + 8 * slot++, true);
+        if (type === 0x7b) value |= view.getBigUint64(at + 8 * slot++, true) << 64n;
+        values.push(value);
+      }
+      at += 8 * slots;
+      const live = [...new Uint8Array(bytes, at, locals)].map(Boolean);
+      at += Math.ceil(locals / 8) * 8;
+      found.push({ instance, function: index, offset, locals, types, values, live });
+    }
+    return found;
+  }
+
+  // Globals: {type, mutable, value}.
+  globals() {
+    this.#call(() => this.core.globals());
+    const view = new DataView(this.#answer());
+    const found = [];
+    for (let at = 0; at < view.byteLength; at += 24) {
+      const type = view.getUint32(at, true);
+      let value = view.getBigUint64(at + 8, true);
+      if (type === 0x7b) value |= view.getBigUint64(at + 16, true) << 64n;
+      found.push({ type, mutable: view.getUint32(at + 4, true) === 1, value });
+    }
+    return found;
+  }
+
+  // All of it as a plain state, which wasmsr reads as a snapshot.
+  state() {
+    this.#call(() => this.core.state());
+    return new Uint8Array(this.#answer());
+  }
+}
