@@ -93,7 +93,7 @@ docs: $(VENV)/.docs ## the site of the documents, in build/site; all links are c
 	@$(TIMED) "docs" env NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
 
 check: $(VENV)/.dev $(VENV)/.built ## generated files are what their generators make
-	@$(TIMED) "check" $(PYTEST) -q tests/meta/test_generated.py
+	@$(TIMED) "check" $(PYTEST) -q -m "full or not full" tests/meta/test_generated.py
 
 fuzz: $(TESTABLE) ## longer random testing (FUZZ=examples for each test, SECONDS of libFuzzer)
 	@$(TIMED) "fuzz: libFuzzer" scripts/fuzz-module $(or $(SECONDS),300)

@@ -55,7 +55,8 @@ def test_results_of_an_export(engine: Engine, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"6765\n"), done.stderr.decode()
 
 
-@one_quick(WASMTIME)
+@pytest.mark.full
+@BOTH
 def test_a_saved_program_is_the_one_that_is_saved_here(engine: Engine, tmp_path: Path) -> None:
     """The state taken there has the content digest of the one taken here after as much."""
     needed(engine)

@@ -22,7 +22,13 @@ GENERATORS = {
 }
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+SLOW = ("core as a module",)
+"""`make check` has them; `make test` does not."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.full if one in SLOW else ()) for one in GENERATORS]
+)
 def test_current(name: str, root: Path) -> None:
     if name == "protocol" and importlib.util.find_spec("grpc_tools") is None:
         pytest.skip("grpcio-tools is not installed (it is in the dev extra; `make check` has it)")

@@ -211,7 +211,12 @@ class BrokerLink:
         """End the connection; the broker keeps the session."""
         self._client.ended.set()
         self._client.disconnect()
+        self._leave()
+
+    def _leave(self) -> None:
+        """End the client's thread, and close its socket."""
         self._client.loop_stop()
+        self._client._sock_close()  # paho leaves it open where the broker had not let us in yet
 
     # -- callbacks of the client -------------------------------------------------------------------
 

@@ -116,7 +116,7 @@ class DeviceLink(BrokerLink):
         gone: Any = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
         gone.SessionExpiryInterval = 0
         self._client.disconnect(properties=gone)
-        self._client.loop_stop()
+        self._leave()
 
     def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, more: Any) -> None:
         if not reason.is_failure:
