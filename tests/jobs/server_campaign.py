@@ -120,7 +120,11 @@ class ServerRun(LeaseRun):
                 jobs[f"job-{number}"] = (lines, code)
                 executor.start(
                     request(
-                        self.folder, f"job-{number}", job_text(lines, code), snapshot_every=EVERY
+                        self.folder,
+                        f"job-{number}",
+                        job_text(lines, code),
+                        snapshot_every=EVERY,
+                        on_loss="restore",
                     )
                 )
             for _ in range(self.faults):

@@ -320,7 +320,7 @@ def test_another_server_takes_over(tmp_path: Path) -> None:
         with ServerExecutor(
             tmp_path / "shared", lambda at: Node(sockets[at]), list(sockets), lease=lease
         ) as executor:
-            executor.start(request(tmp_path, "a", text, snapshot_every=0.3))
+            executor.start(request(tmp_path, "a", text, snapshot_every=0.3, on_loss="restore"))
             (program,) = [one.record.program for one in world.nodes["a:1"].programs()]
             checkpointed(world, program)
             servers.pop("a").stop(0)
