@@ -31,6 +31,8 @@ LAST_WAIT: Final = 30.0
 """Seconds between two attempts to register: 1, 2, 4 ... 30."""
 KEEPALIVE_SECONDS: Final = 60.0
 """How often it says that it is there, until an orchestrator says how often it wants that."""
+AWAY_SECONDS: Final = 1.0
+"""How often it looks whether the broker is there again, which that tells anyway."""
 END_SECONDS: Final = 5.0
 SUBSCRIBE_SECONDS: Final = 2.0
 """Seconds that a subscription waits for the broker's answer."""
@@ -263,7 +265,9 @@ class DeviceService:
             with self._lock:
                 now = time.monotonic()
                 if not self._ended and self._connections == known:
-                    self._lock.wait(max(0.0, min(next_try, next_word, now + LAST_WAIT) - now))
+                    # While the broker is away nothing is due: a word that is late would not wait.
+                    due = min(next_try, next_word) if self.link.connected else now + AWAY_SECONDS
+                    self._lock.wait(max(0.0, min(due, now + LAST_WAIT) - now))
                 if self._ended:
                     return
                 fresh, known = self._connections != known, self._connections
