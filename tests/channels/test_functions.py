@@ -12,6 +12,7 @@ from tests.channels.host import DRIVER, MODULE_ID, RUNTIME_ID, Host, host, modul
 from wasmsr.channels import conduit
 from wasmsr.channels.conduit import written_message
 from wasmsr.channels.functions import Channels
+from wasmsr.channels.grant import is_topic
 from wasmsr.channels.table import LARGEST
 from wasmsr.interp.store.store import Store
 
@@ -193,3 +194,21 @@ def test_functions_may_have_no_result() -> None:
         imports = channels.imports([made])
         assert list(imports) == ["period_start"]  # the other one has another type
         assert imports["period_start"].type.results == ()
+
+
+REFUSED = [
+    "a\x01b", "a\x7fb", "a\x9fb", "a\ufffeb", "a\U0001ffffb", "a\ufdd0b", "a\ud800b", "a/" * 200,
+    "$share/group/a", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", REFUSED, ids=ascii)
+def test_a_topic_for_which_a_broker_ends_the_connection_is_none(path: str) -> None:
+    assert not is_topic(path, wild=True) and not is_topic(path, wild=False)
+
+
+def test_topics_of_the_broker_are_read_only() -> None:
+    assert is_topic("$SYS/broker/uptime", wild=True)
+    assert not is_topic("$SYS/broker/uptime", wild=False)
+    assert is_topic("$SL/out", wild=False)  # where the host makes the topic itself
+    assert is_topic("a" + "/b" * 199, wild=False) and is_topic("Küche/\U0001f600", wild=False)

@@ -52,6 +52,9 @@ OWN: Final = "$SL/"
 LONGEST: Final = 4096
 """Bytes of a path."""
 
+DEEPEST: Final = 200
+"""Parts of a topic."""
+
 
 @record(frozen=True)
 class Arrived:
@@ -144,9 +147,16 @@ def begins(path: str, start: str) -> bool:
 
 
 def is_topic(text: str, *, wild: bool) -> bool:
-    """Return whether text is a topic, or with `wild` one with `+` and `#` as whole parts."""
-    if not text or "\0" in text or len(text.encode(errors="surrogatepass")) > LONGEST:
+    """Return whether text is a topic, or with `wild` one with `+` and `#` as whole parts.
+
+    Shared subscriptions are none: they do not go together with "no local" (MQTT 5, section
+    3.8.3.1). Topics of the broker itself are none to write to.
+    """
+    if not text or not is_topic_text(text) or len(text.encode()) > LONGEST:
         return False
+    if text.startswith("$") and not text.startswith(OWN):
+        if not wild or text.partition("/")[0] == "$share":
+            return False
     parts = text.split("/")
     for number, part in enumerate(parts):
         if "+" not in part and "#" not in part:
@@ -156,4 +166,23 @@ def is_topic(text: str, *, wild: bool) -> bool:
     return True
 
 
-__all__ = ["READ", "WRITE", "Arrived", "ChannelGrant", "ChannelRule", "begins", "is_topic"]
+def is_topic_text(text: str) -> bool:
+    """Return whether brokers take a text as a topic, and do not end the connection for it.
+
+    They may do that for control characters and for what is no character (MQTT 5, section 1.5.4);
+    mosquitto does it for too many parts, too. The whole device would lose its connection, for ever.
+    """
+    return text.count("/") < DEEPEST and all(map(_is_character, text))
+
+
+def _is_character(one: str) -> bool:
+    number = ord(one)
+    if number < 0x20 or 0x7F <= number < 0xA0 or 0xD800 <= number < 0xE000:
+        return False
+    return not (0xFDD0 <= number < 0xFDF0 or number & 0xFFFE == 0xFFFE)
+
+
+__all__ = [
+    "READ", "WRITE", "Arrived", "ChannelGrant", "ChannelRule", "begins", "is_topic",
+    "is_topic_text",
+]  # fmt: skip

@@ -24,6 +24,9 @@ from wasmsr.fleet.device.matcher import TopicTable
 MOST_WAITING: Final = 64 << 20
 """Bytes that wait for one module; what comes beyond that is lost, and said."""
 PIECE: Final = 1 << 18
+LAST_PIECES: Final = 256
+"""How often the rest of what a module has said is read: more than fits into a socket."""
+REPORT_BYTES: Final = 24
 REPORTS: Final = 100_000
 """Records of periods that are kept of one module."""
 
@@ -139,6 +142,7 @@ class ChannelHub:
             member = self._members.pop(name, None)
             if member is None:
                 return []
+            self._hear_last(member)
             for fd in list(member.topics):
                 self._shut(member, fd)
             member.gone = True
@@ -146,6 +150,18 @@ class ChannelHub:
                 self._selector.unregister(member.socket)
             member.socket.close()
         return member.reports
+
+    def _hear_last(self, member: _Member) -> None:
+        """Do what a module has said last: the thread may not have read it yet."""
+        for _ in range(LAST_PIECES):
+            try:
+                data = member.socket.recv(PIECE)
+                frames = member.frames.feed(data)
+            except (OSError, HostError):
+                return
+            if not data:
+                return
+            self._obey_all(member, frames)
 
     # -- messages ----------------------------------------------------------------------------------
 
@@ -223,10 +239,7 @@ class ChannelHub:
             return
         except (OSError, HostError):
             data, frames = b"", []
-        for one in frames:
-            # The frames come from a worker, which may have been taken over by its module.
-            with suppress(HostError, UnicodeDecodeError, IndexError):
-                self._obey(member, one)
+        self._obey_all(member, frames)
         if not data:
             self.remove_member(member)
 
@@ -241,6 +254,12 @@ class ChannelHub:
         if self._members.get(member.name) is member:
             del self._members[member.name]
 
+    def _obey_all(self, member: _Member, frames: list[ConduitFrame]) -> None:
+        for one in frames:
+            # The frames come from a worker, which may have been taken over by its module.
+            with suppress(HostError, UnicodeDecodeError, IndexError):
+                self._obey(member, one)
+
     def _obey(self, member: _Member, one: ConduitFrame) -> None:
         if one.kind == conduit.OPEN:
             flags, topic = one.payload[0] & 3, one.payload[1:].decode()
@@ -252,7 +271,7 @@ class ChannelHub:
         elif one.kind == conduit.CLOSE:
             self._shut(member, one.fd)
         elif one.kind == conduit.REPORT:
-            if len(member.reports) < REPORTS:
+            if len(member.reports) < REPORTS and len(one.payload) == REPORT_BYTES:
                 member.reports.append(one.payload)
         elif one.kind == conduit.MESSAGE:
             flags, topic = member.topics.get(one.fd, (0, ""))

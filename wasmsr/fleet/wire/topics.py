@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from wasmsr.channels.grant import is_topic_text
 from wasmsr.fleet.wire.failures import WireError
 
 LONGEST: Final = 65_535
@@ -114,3 +115,8 @@ def _check_text(text: str) -> None:
         raise WireError(
             "invalid topic", text[:200], hint=f"a topic has 1 to {LONGEST} bytes and no zero byte"
         )
+    if not is_topic_text(text):
+        raise WireError(
+            "invalid topic", ascii(text[:200]),
+            hint="a topic has no control characters, and 200 parts at most",
+        )  # fmt: skip
