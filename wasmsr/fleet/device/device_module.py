@@ -9,7 +9,6 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,6 +31,8 @@ REPORT: Final = struct.Struct("<3Q")
 DEPLOYED: Final = struct.Struct("<Q6I")
 TIMES: Final = struct.Struct("<3I")
 MOST: Final = (1 << 32) - 1
+KILLED: Final = 137
+"""Exit code of a module that was ended: 128 and SIGKILL."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,7 @@ class ModuleInput:
 
     read_end: int
     write_end: int
-    waiting: deque[bytes] = field(default_factory=deque)
-    size: int = 0
+    waiting: bytearray = field(default_factory=bytearray)
 
     @classmethod
     def make(cls) -> ModuleInput:
@@ -93,25 +93,19 @@ class ModuleInput:
 
     def put(self, data: bytes) -> None:
         """Take input; what is too much is dropped."""
-        if self.write_end >= 0 and self.size + len(data) <= INPUT_WAITING:
-            self.waiting.append(data)
-            self.size += len(data)
+        if self.write_end >= 0 and len(self.waiting) + len(data) <= INPUT_WAITING:
+            self.waiting += data
             self.pump()
 
     def pump(self) -> None:
         """Write what waits, as far as the pipe has room."""
-        with suppress(OSError):
+        try:
             while self.waiting and self.write_end >= 0:
-                data = self.waiting.popleft()
-                self.size -= len(data)
-                try:
-                    done = os.write(self.write_end, data)
-                except BlockingIOError:
-                    done = 0
-                if done < len(data):
-                    self.waiting.appendleft(data[done:])
-                    self.size += len(data) - done
-                    return
+                del self.waiting[: os.write(self.write_end, self.waiting)]
+        except BlockingIOError:
+            return
+        except OSError:  # nobody reads it any more
+            self.waiting.clear()
 
     def close(self) -> None:
         """Close both ends."""
@@ -175,6 +169,8 @@ class DeviceModule:
             end = self._once() if self.run.repeat is None else self._measure(self.run.repeat)
         except WasmsrError as error:
             end = ModuleEnd(error.exit_code, "error", _without_copies(error.message, self.run.file))
+            if self._killed:  # what was about to go on could not
+                end = ModuleEnd(KILLED, "killed", self._killed)
         except (OSError, MemoryError) as error:
             end = ModuleEnd(1, "error", str(error) or type(error).__name__)
         if self._killed and end.reason != "error":
@@ -199,7 +195,7 @@ class DeviceModule:
             if end is not None and not (self.run.on_crash == "restart" and crashed(end)):
                 return end
             if self._wanted.wait(pause):
-                return end or ModuleEnd(137, "killed", self._killed)
+                return end or ModuleEnd(KILLED, "killed", self._killed)
             pause = min(2 * pause or 1.0, LONGEST_PAUSE)
 
     def _launch(self, code: bytes) -> NodeProgram:
@@ -207,13 +203,17 @@ class DeviceModule:
             program = self._host.launch(self, code)
         finally:
             self._release()
+        self._has(program)
+        return program
+
+    def _has(self, program: NodeProgram) -> None:
+        """Note the program that runs; end it if somebody has asked for that meanwhile."""
         with self._lock:
             self.program = program
             killed = self._killed
         if killed:
             with suppress(WasmsrError):
                 program.kill(killed)
-        return program
 
     def _go_on(self, program: NodeProgram) -> NodeProgram:
         """Let a program go on from its save point; its output up to there was published."""
@@ -227,6 +227,7 @@ class DeviceModule:
         if saved is not None:
             life = program.record.life
             self._had = {stream: (at, life) for stream, at in saved.offsets.items()}
+        self._has(program)
         return program
 
     def _follow(self, program: NodeProgram, deadline: float | None) -> ModuleEnd | None:
@@ -302,11 +303,10 @@ class DeviceModule:
         """
         with self._lock:
             if self.input is None or self.input.read_end < 0:  # an earlier program has had it
-                waiting = deque[bytes]() if self.input is None else self.input.waiting
+                waiting = b"" if self.input is None else bytes(self.input.waiting)
                 self._close_input()
                 self.input = ModuleInput.make()
-                for one in waiting:
-                    self.input.put(one)
+                self.input.put(waiting)
             self._conduit = conduit
             return self.input.read_end, conduit.fileno()
 
@@ -343,7 +343,7 @@ def end_of(program: NodeProgram) -> ModuleEnd:
     """Return how a program of a node has ended."""
     record = program.record
     if record.standing is ProgramStanding.KILLED:
-        return ModuleEnd(137, "killed", record.reason)
+        return ModuleEnd(KILLED, "killed", record.reason)
     if record.standing is ProgramStanding.ENDED:
         if record.ending == "trapped":
             return ModuleEnd(record.code, "trap", record.reason)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from wasmsr import small_files
 from wasmsr.channels.grant import READ, WRITE
 from wasmsr.fleet.failures import FleetError
 
@@ -97,13 +97,12 @@ def readable_module(path: Path) -> bytes:
     try:
         if path.is_dir():
             raise FleetError(f"{path} is a folder, and no module")
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > LARGEST:
-                raise FleetError(f"{path} has {size} bytes; a module has at most {LARGEST}")
-            return file.read(LARGEST + 1)
+        code, _ = small_files.read(path, LARGEST)  # a pipe would never end
     except OSError as error:
         raise FleetError(f"{path}: {error.strerror or error}") from error
+    if len(code) > LARGEST:
+        raise FleetError(f"{path} has more than {LARGEST} bytes, which a module has at most")
+    return code
 
 
 LARGEST: Final = 512 << 20
