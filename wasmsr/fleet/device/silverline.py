@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ from wasmsr.fleet.device.device_module import (
     child_row,
     deployed_records,
 )
+from wasmsr.fleet.device.hub import MOST_WAITING, REPORT_BYTES, REPORTS
 from wasmsr.fleet.device.module_run import module_run
 from wasmsr.fleet.failures import FleetError
 from wasmsr.fleet.wire.failures import WireError
@@ -95,8 +97,9 @@ class SilverlineWorker:
                 f"no manager listens at {path}: {error.strerror or error}",
                 hint="start the manager first; the number is that of the worker at its manager",
             ) from None
-        self._socket.settimeout(None)
+        self._socket.settimeout(SEND_SECONDS)
         self._woken, self._wake = os.pipe()
+        self._over = False
 
     # -- the conversation --------------------------------------------------------------------------
 
@@ -107,13 +110,16 @@ class SilverlineWorker:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         poll.register(self._woken, select.POLLIN)
+        due = time.monotonic() + KEEPALIVE_SECONDS
         try:
             while True:
-                ready = dict(poll.poll(KEEPALIVE_SECONDS * 1000))
+                ready = dict(poll.poll(max(0.0, due - time.monotonic()) * 1000))
                 if self._woken in ready:
                     return
-                if not ready:
+                if time.monotonic() >= due:  # also to a manager that always has something to say
                     self._keep_alive()
+                    due = time.monotonic() + KEEPALIVE_SECONDS
+                if not ready:
                     continue
                 data = self._socket.recv(1 << 16)
                 if not data:
@@ -128,16 +134,25 @@ class SilverlineWorker:
 
     def stop(self) -> None:
         """Have `serve` return; a signal handler may call it."""
-        os.write(self._wake, b"x")
+        with self._lock:  # it is reentrant
+            if not self._over:
+                os.write(self._wake, b"x")
 
     def say(self, level: int, text: str, module: int = 0) -> None:
         """Send a line for the manager's log."""
         self._send(WorkerFrame(module, FromWorker.LOG, WorkerLog(level, text).encode()))
 
     def _send(self, one: WorkerFrame) -> None:
-        """Send a frame in one piece: the managers take a part of a head for none."""
-        with self._sending, suppress(OSError):
-            self._socket.sendall(one.encode())
+        """Send a frame in one piece: the managers take a part of a head for none.
+
+        A manager that takes nothing for `SEND_SECONDS` is as one that is gone.
+        """
+        with self._sending:
+            try:
+                self._socket.sendall(one.encode())
+            except OSError:
+                with suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
 
     def _obey(self, one: WorkerFrame) -> bool:
         """Do what a frame says; return whether to go on."""
@@ -207,11 +222,14 @@ class SilverlineWorker:
             modules = list(self._modules.values())
         for one in modules:
             one.kill("its manager is gone")
+        until = time.monotonic() + SEND_SECONDS
         for one in modules:
-            one.wait(SEND_SECONDS)
-        self._socket.close()
-        for end in (self._woken, self._wake):
-            os.close(end)
+            one.wait(max(0.0, until - time.monotonic()))
+        with self._lock:
+            self._over = True
+            self._socket.close()
+            for end in (self._woken, self._wake):
+                os.close(end)
 
     # -- what modules need; see `ModuleHost` -------------------------------------------------------
 
@@ -279,46 +297,88 @@ class SilverlineWorker:
 
 
 class _WorkerConduit:
-    """The channels of one module, as frames of its manager."""
+    """The channels of one module, as frames of its manager. Its thread reads and writes."""
 
     def __init__(
         self, index: int, grant: dict[str, Any], send: Callable[[WorkerFrame], None]
     ) -> None:
         self._index, self._send = index, send
         self._ours, self.theirs = socket.socketpair()
+        self._ours.setblocking(False)
         self.reports: list[bytes] = []
         self._flags: dict[int, int] = {}
-        self._ours.sendall(frame(conduit.GRANT, 0, json.dumps(grant).encode()))
-        self._ours.settimeout(SEND_SECONDS)
-        self._thread = threading.Thread(target=self._read, name="wasmsr-conduit", daemon=True)
+        self._lock = threading.Lock()
+        self._out = bytearray(frame(conduit.GRANT, 0, json.dumps(grant).encode()))
+        self._woken = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._closing = False
+        self._thread = threading.Thread(target=self._serve, name="wasmsr-conduit", daemon=True)
         self._thread.start()
 
     def give(self, fd: int, data: bytes) -> None:
-        """Send a message to the module; one that does not read for long loses it."""
-        with suppress(OSError):
-            self._ours.sendall(arrived_frame(fd, data, bytes(16), 0, 0))
+        """Send a message to the module, now or when it reads; beyond a limit it is lost."""
+        with self._lock:
+            if self._closing or len(self._out) + len(data) > MOST_WAITING:
+                return
+            self._out += arrived_frame(fd, data, bytes(16), 0, 0)
+            os.eventfd_write(self._woken, 1)
 
     def close(self) -> None:
         """Hear what the module has said last, and close the socket."""
-        with suppress(OSError):
-            self._ours.shutdown(socket.SHUT_WR)
-        if threading.current_thread() is not self._thread:
-            self._thread.join(1)
+        with self._lock:
+            self._closing = True
+            self._out.clear()
+            with suppress(OSError):
+                self._ours.shutdown(socket.SHUT_WR)
+            os.eventfd_write(self._woken, 1)
+        self._thread.join()
         self._ours.close()
+        os.close(self._woken)
 
-    def _read(self) -> None:
+    def _serve(self) -> None:
+        try:
+            self._converse()
+        finally:
+            with self._lock:  # the module is gone, or says what is no frame
+                self._closing = True
+                self._out.clear()
+
+    def _converse(self) -> None:
         frames = FrameStream()
-        with suppress(OSError, HostError):
-            while True:
-                try:
-                    data = self._ours.recv(1 << 16)
-                except TimeoutError:
-                    continue
-                if not data:
-                    return
-                for one in frames.feed(data):
-                    with suppress(WasmsrError, UnicodeDecodeError, IndexError):
-                        self._tell(one)
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        while True:
+            with self._lock:
+                waits, closing = bool(self._out), self._closing
+            poll.register(self._ours, select.POLLIN | (select.POLLOUT if waits else 0))
+            # What has been said is here when the module has ended: nothing more is waited for.
+            ready = dict(poll.poll(0 if closing else None))
+            if self._woken in ready:
+                os.eventfd_read(self._woken)
+            events = ready.get(self._ours.fileno(), 0)
+            if events & select.POLLOUT:
+                self._write()
+            if events & ~select.POLLOUT and not self._read(frames):
+                return
+            if closing and not events:
+                return
+
+    def _write(self) -> None:
+        with self._lock, suppress(OSError):
+            if self._out:
+                del self._out[: self._ours.send(self._out)]
+
+    def _read(self, frames: FrameStream) -> bool:
+        """Read what the module says; return whether more can come."""
+        try:
+            data = self._ours.recv(1 << 16)
+            for one in frames.feed(data):
+                with suppress(WasmsrError, UnicodeDecodeError, IndexError):
+                    self._tell(one)
+        except BlockingIOError:
+            return True
+        except (OSError, HostError):
+            return False
+        return bool(data)
 
     def _tell(self, one: ConduitFrame) -> None:
         if one.kind == conduit.OPEN and one.fd != STDIO:
@@ -334,7 +394,8 @@ class _WorkerConduit:
             self._flags.pop(one.fd, None)
             self._send(WorkerFrame(self._index, FromWorker.CLOSE, bytes((one.fd,))))
         elif one.kind == conduit.REPORT:
-            self.reports.append(one.payload)
+            if len(self.reports) < REPORTS and len(one.payload) == REPORT_BYTES:
+                self.reports.append(one.payload)
         elif one.kind == conduit.MESSAGE and self._flags.get(one.fd, 0) & WRITE:
             _, _, data = written_message(one.payload)
             self._send(WorkerFrame(self._index, one.fd, data, control=False))
