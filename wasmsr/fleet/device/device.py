@@ -23,7 +23,7 @@ from wasmsr.fleet.device.device_module import (
     deployed_records,
 )
 from wasmsr.fleet.device.hub import ChannelHub, HubEvents, MessageSender
-from wasmsr.fleet.device.module_run import module_run
+from wasmsr.fleet.device.module_run import ModuleRun, module_run
 from wasmsr.fleet.orchestrator.rows import OURS
 from wasmsr.fleet.wire.failures import WireError
 from wasmsr.fleet.wire.messages import FleetMessage, decode
@@ -239,8 +239,18 @@ class ModuleDevice:
                 return  # it runs: the orchestrator was not sure
             if run.epoch and self._ended.get(name, 0) >= run.epoch:
                 return  # it has ended in this epoch, which is being said
-            module = DeviceModule(run, self, len(self._modules))
-            self._modules[name] = module
+            refusal, module = "", None
+            if len(self._modules) >= self.identity.slots:
+                refusal = f"{self.identity.name} runs {self.identity.slots} modules, its most"
+            else:
+                try:
+                    module = DeviceModule(run, self, len(self._modules))
+                    self._modules[name] = module
+                except OSError as error:
+                    refusal = f"{self.identity.name} has no room for it: {error.strerror}"
+        if module is None:
+            self._exited(run, ModuleEnd(1, "error", refusal))
+            return
         self._note("module", uuid=name, name=run.name, file=run.file)
         self._line.subscribe(self._stdio(name))
         module.start()
@@ -348,6 +358,11 @@ class ModuleDevice:
             while len(self._ended) > REMEMBERED:
                 del self._ended[next(iter(self._ended))]
         self._line.unsubscribe(self._stdio(name))
+        self._exited(module.run, end)
+
+    def _exited(self, run: ModuleRun, end: ModuleEnd) -> None:
+        """Say that a module has ended, or has not begun."""
+        name = run.uuid
         self._note("exited", uuid=name, code=end.code, reason=end.reason, message=end.message)
         if not self._closing:
             data = {"type": "module", "uuid": name, **end.wire()}

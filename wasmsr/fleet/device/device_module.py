@@ -138,8 +138,12 @@ class DeviceModule:
         self._thread = threading.Thread(target=self._live, name="wasmsr-module", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        """Begin. What cannot begin has ended."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # there is no room for a thread
+            self._close_input()
+            self._host.ended(self, ModuleEnd(1, "error", str(error)))
 
     def kill(self, why: str) -> None:
         """End the module; what follows is told to the host."""
@@ -153,7 +157,8 @@ class DeviceModule:
 
     def wait(self, seconds: float) -> bool:
         """Return whether it has ended, after so many seconds at most."""
-        self._thread.join(seconds)
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def read_input(self, data: bytes) -> None:
