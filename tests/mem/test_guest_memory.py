@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.mem.served import SECONDS, served
+from tests.mem.test_exactly_once import HELLO_BACK, Cutter
 from tests.mem.test_memory_wire import until
 from wasmsr.errors import FormatError, LinkError
 from wasmsr.interp.modules.module import Module, assemble
@@ -121,6 +123,40 @@ def test_a_memory_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
         guest = Guest(memory.url)
     handle = guest.mem_open(0, 7)
     assert guest.mem_fence(handle) == -1 and guest.mem_errno() == AWAY
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_write_that_failed_and_was_done_is_not_taken_for_the_next(
+    monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    """The memory did the first write, and was away for so long that the program heard of no answer.
+
+    The program writes something else to the same place: later, or after it was saved meanwhile.
+    """
+    monkeypatch.setattr("wasmsr.mem.guest_memory.AWAY_SECONDS", 0.6)
+    with served(1 << 16) as memory:
+        cuts = [(1 << 30, HELLO_BACK + 1)] + [(1 << 30, 0)] * 10_000
+        cutter = Cutter(memory.server.port, cuts)
+        guest = Guest(cutter.url)
+        handle = guest.mem_open(0, 7)
+        guest.memory[100:105] = b"first"
+        assert guest.mem_write(handle, 0, 100, 5) == -1 and guest.mem_errno() == AWAY
+        assert memory.bytes[:5] == b"first"
+        assert guest.mem_write(handle, 0, 105, 5) == -1 and guest.mem_errno() == AWAY
+        assert guest.mem_size(handle) == -1
+        if saved:
+            state = guest.functions.capture()
+            guest.functions.close()
+            guest = Guest(cutter.url)
+            guest.functions.enter(state, MemoryGrant({"numbers": cutter.url}))
+        monkeypatch.setattr("wasmsr.mem.guest_memory.AWAY_SECONDS", SECONDS)
+        threading.Timer(0.5, cuts.clear).start()  # it is away for a while yet
+        guest.memory[100:105] = b"later"
+        assert guest.mem_write(handle, 0, 100, 5) == 5
+        assert memory.bytes[:5] == b"later"
+        assert guest.mem_read(handle, 0, 200, 5) == 5 and bytes(guest.memory[200:205]) == b"later"
+        guest.functions.close()
+        cutter.close()
 
 
 def wasmsr(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

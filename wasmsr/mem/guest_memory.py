@@ -249,13 +249,13 @@ class MemoryFunctions:
                 found = work(link)
             except Retry:
                 link.interrupt()
-                self._state.retried, self._began = True, None
+                self._state.retried, self._began = link.sent, None
                 raise
             except RemoteMemoryAway:
                 if link.fenced is False or time.monotonic() - self._began > AWAY_SECONDS:
                     self._failed(AWAY)
                     return FAILED
-                self._state.retried = True
+                self._state.retried = link.sent
                 if _pause_wanted(caller, -1):
                     self._began = None
                     raise Retry from None
@@ -285,7 +285,9 @@ class MemoryFunctions:
             Retry: A pause is wanted.
         """
         caller = self._caller
-        if link.fenced and caller is not None and _pause_wanted(caller, descriptor):
+        # Before it is known whether the memory understands HELLO, HELLO is all that can be lost.
+        once = link.fenced is not False
+        if once and caller is not None and _pause_wanted(caller, descriptor):
             raise Retry
 
 

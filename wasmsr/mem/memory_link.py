@@ -137,7 +137,8 @@ class MemoryLink:
         self._sock: socket.socket | None = None
         self._request = int.from_bytes(os.urandom(4), "big") | LAST
         self._ended = False
-        self._doubtful = False
+        self._doubtful = True  # an earlier link of this client may have had no answer
+        self._sent = self._unanswered = False
         self._padding = bytearray(len(PADDING))
         self._head = memoryview(bytearray(PREFIX.size + HEADER.size))
 
@@ -160,6 +161,7 @@ class MemoryLink:
     def size(self) -> int:
         """Return the length of the memory in bytes, or 0 if it does not say it."""
         with self._lock:
+            self._sent = False
             if self._sock is None:
                 self._retried(lambda: None)
             return 0 if self.welcome is None else self.welcome.size
@@ -181,13 +183,14 @@ class MemoryLink:
         if not 0 <= addr < 1 << 64:
             raise RemoteMemoryError(f"{addr} is no address of {self._shown}")
         with self._lock:
+            self._sent = False
             if self._doubtful:
                 self._settle()
             seq = (self.seq + 1) % 65_536
             command = Command(op, addr, size, seq)
-            self._doubtful = True
+            self._doubtful = self._sent = self._unanswered = True
             status = self._retried(lambda: self._exchange(command, buffer), op == OP_WRITE)
-            self._doubtful = False
+            self._doubtful = self._unanswered = False
             if status in (OK, OUT_OF_BOUNDS, NOT_UNDERSTOOD):
                 self.seq = seq  # the others are not counted by the memory
                 self.begun = True
@@ -198,17 +201,28 @@ class MemoryLink:
         """Say that the next command is the one that had no answer: it gets the same number."""
         self._doubtful = False
 
+    @property
+    def sent(self) -> bool:
+        """Whether the last command has its number, and may have been sent under it.
+
+        False: it failed while the one before it was in doubt, so it has none yet.
+        """
+        return self._sent
+
     def interrupt(self) -> None:
         """Give the connection up: an answer on its way is not received."""
         self._drop()
 
     def _settle(self) -> None:
         """Ask whether the last command, which had no answer, was done: it has a number if so."""
-        self._drop()
-        self._retried(lambda: None)
-        if self.welcome is not None and self.welcome.last == (self.seq + 1) % 65_536:
-            self.seq = self.welcome.last
-        self._doubtful = False
+        if self._unanswered:
+            self._drop()
+        if self._sock is None:
+            self._retried(lambda: None)
+        said = self.welcome
+        if said is not None and said.known and said.last == (self.seq + 1) % 65_536:
+            self.seq = said.last
+        self._doubtful = self._unanswered = False
 
     @property
     def _shown(self) -> str:
