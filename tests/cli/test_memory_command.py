@@ -96,3 +96,18 @@ def test_a_port_in_use() -> None:
         command = [sys.executable, "-m", "wasmsr", "memory", str(taken.getsockname()[1])]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2 and "another process has this port" in done.stderr
+
+
+def test_two_memories_do_not_save_in_one_folder(tmp_path: Path) -> None:
+    words = ["0", "--size", "64K", "--snapshot-every", "60", "--folder", str(tmp_path / "m")]
+    with memory(*words) as (_, process):
+        second = subprocess.run(
+            [sys.executable, "-m", "wasmsr", "memory", *words],
+            capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
+        assert second.returncode == 1 and "another process" in second.stderr
+        assert "--folder" in second.stderr and "Traceback" not in second.stderr
+        process.kill()
+        process.wait(PATIENCE)
+    with memory(*words):  # the folder is free after kill -9
+        pass

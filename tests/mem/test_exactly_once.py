@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import resource
 import socket
 import threading
 from contextlib import suppress
@@ -12,7 +15,7 @@ import pytest
 from tests.mem.served import SECONDS, ServedMemory, served
 from wasmsr.mem.failures import RemoteMemoryAway, RemoteMemoryError
 from wasmsr.mem.memory_link import MemoryLink
-from wasmsr.mem.serving.memory_images import MemoryImageError, MemoryImages
+from wasmsr.mem.serving.memory_images import MemoryImageError, MemoryImages, taken
 from wasmsr.mem.serving.memory_region import MemoryRegion
 from wasmsr.mem.wire import commands
 
@@ -267,3 +270,81 @@ def test_a_memory_of_another_size_is_refused(tmp_path: Path) -> None:
     MemoryImages(tmp_path).save(MemoryRegion(memoryview(bytearray(100))))
     with pytest.raises(MemoryImageError, match="100 bytes, not 200"):
         MemoryImages(tmp_path).load(MemoryRegion(memoryview(bytearray(200))))
+
+
+def test_more_packs_than_descriptors(tmp_path: Path) -> None:
+    """Each cut adds a pack, and all of them are needed if each wrote another page."""
+    region = MemoryRegion(memoryview(bytearray(60 << 16)))
+    images = MemoryImages(tmp_path)
+    for page in range(60):
+        region.buffer[page << 16] = page + 1
+        region.still_dirty([page])
+        images.save(region)
+    again = MemoryRegion(memoryview(bytearray(60 << 16)))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 10, before[1]))
+    try:
+        MemoryImages(tmp_path).load(again)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert again.buffer == region.buffer
+
+
+def test_pages_of_a_cut_that_failed_are_in_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    region = MemoryRegion(memoryview(bytearray(2 << 16)))
+    images = MemoryImages(tmp_path)
+
+    def fails(*_: object) -> None:
+        raise MemoryImageError("a pack is damaged")
+
+    region.buffer[0] = 7
+    region.still_dirty([0])
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "_scattered", fails)
+        with pytest.raises(MemoryImageError, match="a pack is damaged"):
+            images.save(region)
+    images.save(region)
+    again = MemoryRegion(memoryview(bytearray(2 << 16)))
+    MemoryImages(tmp_path).load(again)
+    assert again.buffer[0] == 7
+
+
+@pytest.mark.parametrize(
+    "said", [b"[]", b"7", b"[" * 100_000, b'{"version": 1, "packs": []}'], ids=repr
+)
+def test_an_image_of_another_form_is_damaged(tmp_path: Path, said: bytes) -> None:
+    region = MemoryRegion(memoryview(bytearray(1 << 16)))
+    MemoryImages(tmp_path).save(region)
+    path = tmp_path / "image.json"
+    if b"packs" in said:
+        said = json.dumps(json.loads(path.read_bytes()) | json.loads(said)).encode()
+    path.write_bytes(said)
+    with pytest.raises(MemoryImageError, match="damaged"):
+        MemoryImages(tmp_path)
+
+
+def test_an_offset_that_no_file_has(tmp_path: Path) -> None:
+    region = MemoryRegion(memoryview(bytearray(b"x" * (1 << 16))))
+    images = MemoryImages(tmp_path)
+    images.save(region, every_page=True)
+    cut, _ = region.cut()
+    index = bytearray(images._index)
+    index[36:44] = b"\xff" * 8
+    images._publish(cut, index, 2, {1: 1 << 16})
+    with pytest.raises(MemoryImageError, match="damaged"):
+        MemoryImages(tmp_path).load(MemoryRegion(memoryview(bytearray(1 << 16))))
+
+
+def test_a_folder_has_one_memory_at_a_time(tmp_path: Path) -> None:
+    with taken(tmp_path / "m"):
+        with pytest.raises(MemoryImageError, match="another process"), taken(tmp_path / "m"):
+            pass
+    with taken(tmp_path / "m"), pytest.raises(OSError, match="of the caller"):
+        raise OSError("of the caller")
+    (tmp_path / "file").touch()
+    with pytest.raises(MemoryImageError, match="file"), taken(tmp_path / "file"):
+        pass

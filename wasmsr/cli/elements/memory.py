@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,16 +87,26 @@ def memory(port: int, host: str, size: int, shm: bool, every: float | None,
            folder: Path | None) -> int:  # fmt: skip
     """Carry out the command; HELP is its help text."""
     from wasmsr.cli.moving.addresses import state_folder
-    from wasmsr.mem.serving.memory_images import MemoryImages
-    from wasmsr.mem.serving.memory_region import MemoryRegion
-    from wasmsr.mem.serving.memory_server import MemoryServer
-    from wasmsr.mem.serving.place import own_place, shared_place
+    from wasmsr.mem.serving.memory_images import MemoryImages, taken
 
     if folder is not None and every is None:
         raise click.UsageError("--folder needs --snapshot-every.")
     images = None
-    if every is not None:
-        images = MemoryImages(folder or state_folder(None) / f"memory-{port}")
+    with ExitStack() as kept:
+        if every is not None:
+            folder = folder or state_folder(None) / f"memory-{port}"
+            kept.enter_context(taken(folder))
+            images = MemoryImages(folder)
+        return _memory(images, port, host, size, shm, every)
+
+
+def _memory(images: MemoryImages | None, port: int, host: str, size: int, shm: bool,
+            every: float | None) -> int:  # fmt: skip
+    """Serve a memory until a signal ends it; return the exit code."""
+    from wasmsr.mem.serving.memory_region import MemoryRegion
+    from wasmsr.mem.serving.memory_server import MemoryServer
+    from wasmsr.mem.serving.place import own_place, shared_place
+
     server = MemoryServer(
         MemoryRegion(memoryview(b"")), host, port,
         lambda peer, sentence: say(f"{peer}: {sentence}" if peer else sentence, "warning"),

@@ -7,13 +7,15 @@ a page of zeros has zeros.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from wasmsr import small_files
 from wasmsr.errors import printable, reason
@@ -26,6 +28,9 @@ ENTRY = struct.Struct("<32sIQ")
 ZERO = ENTRY.pack(b"", 0, 0)
 LARGEST_IMAGE = 1 << 26
 """Bytes that `image.json` may have."""
+DAMAGES = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+           RecursionError)  # fmt: skip
+"""What reading an image that is damaged may raise."""
 SLACK = 1 << 24
 """Bytes of pages that nobody needs any more, which do not yet count."""
 
@@ -56,7 +61,7 @@ class MemoryImages:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if (folder / "image.json").exists():
                 self._read()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except DAMAGES as error:
             raise MemoryImageError(
                 f"the image of a memory in {printable(folder)} is damaged: {reason(error)}",
                 hint="begin with an empty folder",
@@ -104,26 +109,33 @@ class MemoryImages:
                 f"{printable(self.folder)} has a memory of {self.size} bytes, not {region.size}"
             )
         try:
-            open_packs = {number: (self.folder / f"pack-{number}").open("rb")
-                          for number in self._packs}  # fmt: skip
-            try:
-                for page, (digest, pack, offset) in enumerate(ENTRY.iter_unpack(self._index)):
-                    if not pack:
-                        continue
-                    open_packs[pack].seek(offset)
-                    view = region.buffer[page << PAGE_BITS : page + 1 << PAGE_BITS]
-                    data = open_packs[pack].read(len(view))
-                    if len(data) != len(view) or hashlib.sha256(data).digest() != digest:
-                        raise ValueError(f"page {page} is damaged")
-                    view[:] = data
-            finally:
-                for file in open_packs.values():
-                    file.close()
+            # One pack after the other: there may be more of them than a process has descriptors.
+            pages: dict[int, list[tuple[int, int, bytes]]] = {}
+            for page, (digest, pack, offset) in enumerate(ENTRY.iter_unpack(self._index)):
+                if pack:
+                    pages.setdefault(pack, []).append((offset, page, digest))
+            for pack in sorted(pages):
+                if pack not in self._packs:
+                    raise ValueError(f"pack {pack} is unknown")
+                with (self.folder / f"pack-{pack}").open("rb") as file:
+                    for offset, page, digest in sorted(pages[pack]):
+                        self._load_page(region, page, file, offset, digest)
             region.take_over(self._cut())
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except DAMAGES as error:
             raise MemoryImageError(
                 f"the image of a memory in {printable(self.folder)} is damaged: {reason(error)}"
             ) from error
+
+    @staticmethod
+    def _load_page(
+        region: MemoryRegion, page: int, file: BinaryIO, offset: int, digest: bytes
+    ) -> None:
+        view = region.buffer[page << PAGE_BITS : page + 1 << PAGE_BITS]
+        file.seek(offset)
+        data = file.read(len(view))
+        if len(data) != len(view) or hashlib.sha256(data).digest() != digest:
+            raise ValueError(f"page {page} is damaged")
+        view[:] = data
 
     def _cut(self) -> MemoryCut:
         said = self._said
@@ -158,6 +170,9 @@ class MemoryImages:
             raise MemoryImageError(
                 f"a memory cannot be saved in {printable(self.folder)}: {reason(error)}"
             ) from error
+        except BaseException:
+            region.still_dirty(pages)  # or they would be missing in the next cut
+            raise
 
     def _save(self, cut: MemoryCut, pages: dict[int, bytes]) -> int:
         count = cut.size + PAGE_BYTES - 1 >> PAGE_BITS
@@ -196,8 +211,8 @@ class MemoryImages:
 
     def _scattered(
         self, index: bytearray, number: int, size: int
-    ) -> list[tuple[int, bytes, bytes]]:
-        """Return the pages of old packs, if these have more bytes that nobody needs than others."""
+    ) -> Iterator[tuple[int, bytes, bytes]]:
+        """Yield the pages of old packs, if these have more bytes that nobody needs than others."""
         old = [
             (page, digest, pack, offset)
             for page, (digest, pack, offset) in enumerate(ENTRY.iter_unpack(index))
@@ -205,16 +220,14 @@ class MemoryImages:
         ]
         held = sum(self._packs.values())
         if held <= 2 * len({entry[1] for entry in old}) * PAGE_BYTES + SLACK:
-            return []
-        found = []
+            return
         for page, digest, pack, offset in old:
             with (self.folder / f"pack-{pack}").open("rb") as file:
                 file.seek(offset)
                 data = file.read(min(PAGE_BYTES, size - (page << PAGE_BITS)))
             if hashlib.sha256(data).digest() != digest:
                 raise MemoryImageError(f"{printable(file.name)} is damaged")
-            found.append((page, data, digest))
-        return found
+            yield page, data, digest
 
     def _publish(
         self, cut: MemoryCut, index: bytearray, number: int, packs: dict[int, int]
@@ -238,6 +251,33 @@ class MemoryImages:
             if name not in keep and name.partition("-")[0] in ("index", "pack"):
                 with suppress(OSError):
                     (self.folder / name).unlink()
+
+
+@contextmanager
+def taken(folder: Path) -> Iterator[None]:
+    """Have the folder of a memory alone, meanwhile; a process that ends gives it back.
+
+    Raises:
+        MemoryImageError: Another process has it, or it cannot be made.
+    """
+    lock = -1
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(folder / "taken", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if lock >= 0:
+            os.close(lock)
+        if isinstance(error, BlockingIOError):
+            raise MemoryImageError(
+                f"another process saves its memory in {printable(folder)}",
+                hint="give this one another --folder",
+            ) from None
+        raise MemoryImageError(f"{printable(folder)}: {reason(error)}") from error
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _ident(text: str) -> bytes:
