@@ -102,6 +102,28 @@ def test_two_buffers_see_each_other_after_flush_and_forget() -> None:
     assert got == b"new"
 
 
+@pytest.mark.parametrize("size", [5000, 4096, 256])
+def test_a_buffer_ends_where_its_memory_ends(size: int) -> None:
+    memory = BufferedMemory(local(size), page=256, buffer=1024)
+    end = bytearray(8)
+    memory.write(size - 8, memoryview(b"the  end"))
+    for addr in (size - 8, size - 4, size - 8, size - 1, size, 1 << 70, -1, -8):
+        if addr == size - 8:
+            memory.read(addr, memoryview(end))
+            assert end == b"the  end"
+            continue
+        for call in (memory.read, memory.write):
+            with pytest.raises(RemoteMemoryError, match="out of bounds") as error:
+                call(addr, memoryview(bytearray(b"overlong")))
+            assert error.value.status == 1
+        with pytest.raises(RemoteMemoryError, match="out of bounds"):
+            memory.read(addr, memoryview(bytearray(2000)))
+    memory.flush()
+    got = bytearray(8)
+    memory.transport.read_into(size - 8, memoryview(got))
+    assert got == b"the  end"
+
+
 def test_a_page_that_cannot_be_read_is_not_held() -> None:
     buffer = BufferedMemory(local(1000), page=256, buffer=1024)
     with pytest.raises(RemoteMemoryError):

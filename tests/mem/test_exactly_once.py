@@ -340,9 +340,9 @@ def test_an_offset_that_no_file_has(tmp_path: Path) -> None:
 
 
 def test_a_folder_has_one_memory_at_a_time(tmp_path: Path) -> None:
-    with taken(tmp_path / "m"):
-        with pytest.raises(MemoryImageError, match="another process"), taken(tmp_path / "m"):
-            pass
+    other = taken(tmp_path / "m")
+    with taken(tmp_path / "m"), pytest.raises(MemoryImageError, match="another process"):
+        other.__enter__()
     with taken(tmp_path / "m"), pytest.raises(OSError, match="of the caller"):
         raise OSError("of the caller")
     (tmp_path / "file").touch()

@@ -154,9 +154,9 @@ def is_topic(text: str, *, wild: bool) -> bool:
     """
     if not text or not is_topic_text(text) or len(text.encode()) > LONGEST:
         return False
-    if text.startswith("$") and not text.startswith(OWN):
-        if not wild or text.partition("/")[0] == "$share":
-            return False
+    own = not text.startswith("$") or text.startswith(OWN)
+    if not own and (not wild or text.partition("/")[0] == "$share"):
+        return False
     parts = text.split("/")
     for number, part in enumerate(parts):
         if "+" not in part and "#" not in part:

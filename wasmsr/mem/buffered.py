@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from wasmsr.mem.failures import TransportError
+from wasmsr.errors import printable
+from wasmsr.mem.failures import RemoteMemoryError, TransportError
 from wasmsr.mem.transports import MemoryTransport
+from wasmsr.mem.wire.commands import OUT_OF_BOUNDS
 
 SMALLEST_PAGE = 256
 LARGEST_PAGE = 1 << 16
@@ -48,7 +50,7 @@ class BufferedMemory:
         self.page = page
         self.held = buffer // page
         self._pages: OrderedDict[int, memoryview] = OrderedDict()
-        self._last = -1
+        self._last: int | None = None
         self._last_page = memoryview(b"")
         self._dirty: set[int] = set()
         self._spare: list[memoryview] = []
@@ -74,9 +76,13 @@ class BufferedMemory:
         page, offset = divmod(addr, self.page)
         if offset + size <= self.page:  # most reads are of one page, and of the same as before
             if page != self._last:
-                self._last_page, self._last = self._hold(page), page
+                self._check(addr, size, "read")
+                self._last_page = self._hold(page)
+                # The end of the memory is in its last page: each read there is checked.
+                self._last = page if self._length(page) == self.page else None
             into[:] = self._last_page[offset : offset + size]
             return
+        self._check(addr, size, "read")
         if size > self.held * self.page // 2:
             self._write_back(addr, size)
             self.transport.read_into(addr, into)
@@ -90,6 +96,7 @@ class BufferedMemory:
         Raises:
             RemoteMemoryError: The memory refused, or is away.
         """
+        self._check(addr, len(data), "write")
         if len(data) > self.held * self.page // 2:
             self._write_back(addr, len(data))
             for page in self._range(addr, len(data)):
@@ -111,9 +118,17 @@ class BufferedMemory:
         """Write back, and hold nothing: the next reads see what others have written."""
         self.flush()
         self._pages.clear()
-        self._last = -1
+        self._last = None
 
     # ---- pages -----------------------------------------------------------------------------------
+
+    def _check(self, addr: int, size: int, verb: str) -> None:
+        if addr < 0 or (self._size and addr + size > self._size):
+            raise RemoteMemoryError(
+                f"memory {printable(self.transport.name)}: to {verb} {size} bytes at {addr} is out "
+                f"of bounds; it has {self._size or 'an unknown number of'} bytes",
+                status=OUT_OF_BOUNDS,
+            )
 
     def _range(self, addr: int, size: int) -> range:
         return range(addr // self.page, (addr + size + self.page - 1) // self.page)
@@ -133,7 +148,7 @@ class BufferedMemory:
         if found is not None:
             self._pages.move_to_end(page)
             return found
-        self._last = -1  # its page may be the one that leaves
+        self._last = None  # its page may be the one that leaves
         while len(self._pages) >= self.held:
             oldest = next(iter(self._pages))
             if oldest in self._dirty:
@@ -168,4 +183,4 @@ class BufferedMemory:
     def _drop(self, page: int) -> None:
         self._pages.pop(page, None)
         self._dirty.discard(page)
-        self._last = -1
+        self._last = None
