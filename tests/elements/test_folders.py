@@ -23,6 +23,7 @@ from wasmsr.elements.folder.checks import faults_of
 from wasmsr.elements.folder.drawing import drawn, svg
 from wasmsr.elements.folder.reading import read_element, read_folder
 from wasmsr.elements.hand import memories_of, params_from, run_by_hand
+from wasmsr.elements.running import checked_text
 from wasmsr.mem.durl import Durl
 
 PATIENCE = 60.0
@@ -291,3 +292,30 @@ def test_scad_s_names(tmp_path: Path) -> None:
                                   capture_output=True, text=True, timeout=PATIENCE)  # fmt: skip
     assert done.stdout == '[result] {"sum": 2997}\n', done.stderr
     assert read_element(second).name == "second"
+
+
+@pytest.mark.parametrize(
+    "name", ["../../out", "/tmp/out", "a/b", ".hidden", "", "a;tcp", "a,b", "a=b", "a\0b",
+             "a\nb", "\ud800", "n" * 201], ids=ascii,
+)  # fmt: skip
+def test_a_name_that_is_no_file_s(tmp_path: Path, name: str) -> None:
+    """A graph in JSON comes from others: files and texts of transports have its names in them."""
+    graph, _ = read_folder(steps(tmp_path / "steps"))
+    for of in ("first", "numbers"):
+        said = json.loads(json.dumps(action_json(graph)))
+        for one in said["functions"][0]["objects"]:
+            one["name"] = name if one["name"] == of else one["name"]
+        (tmp_path / "action.json").write_text(json.dumps(said))
+        _, faults = read_graph(tmp_path / "action.json")
+        assert any("cannot be used" in fault for fault in faults)
+    said = json.loads(json.dumps(action_json(graph)))
+    said["functions"][0]["objects"][0]["porusParams"]["transports"] = {"numbers": name}
+    (tmp_path / "action.json").write_text(json.dumps(said))
+    _, faults = read_graph(tmp_path / "action.json")
+    assert any("trans" in fault and "cannot be used" in fault for fault in faults)
+
+
+def test_a_result_that_is_too_long_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wasmsr.elements.running.LARGEST_RESULT", 100)
+    with pytest.raises(ElementError, match="more than 100 bytes"):
+        checked_text("first", b'"' + b"x" * 100)

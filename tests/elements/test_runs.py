@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ pytest.importorskip("yaml", reason="needs pyyaml")
 from tests.elements.folders import as_recorded, steps, written
 from tests.elements.test_folders import recorded_graphs
 from tests.mem.test_memory_wire import recorded
+from wasmsr.elements.engine.run_folder import RunFolder
+from wasmsr.elements.failures import ElementError
+from wasmsr.elements.folder.reading import read_folder
 from wasmsr.interp.modules.module import assemble
 
 PATIENCE = 60.0
@@ -329,6 +333,33 @@ def test_a_damaged_journal(runs: Runs) -> None:
     assert done.returncode == 2 and "line 2 of its journal is damaged" in done.stderr
 
 
+def test_a_damaged_run_hides_no_others(runs: Runs) -> None:
+    steps(runs.folder / "steps")
+    runs.result("run", "steps")
+    (runs.last.parent / "r-00000000").mkdir()
+    done = runs("runs")
+    assert done.returncode == 0 and "ended" in done.stdout
+    assert "r-00000000" in done.stderr and "graph.json" in done.stderr
+
+
+def test_a_run_is_there_when_it_is_whole(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    graph, _ = read_folder(steps(runs.folder / "steps"))
+
+    def fails(path: Path, *_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wasmsr.small_files.create", fails)
+        with pytest.raises(ElementError, match="No space left"):
+            RunFolder.create(tmp_path / "runs", graph, {})
+    assert not list((tmp_path / "runs").glob("r-*"))
+    made = RunFolder.create(tmp_path / "runs", graph, {})
+    assert made.graph().elements.keys() == graph.elements.keys()
+    made.give_back()
+
+
 def test_unknown_runs(runs: Runs) -> None:
     for words in (["resume", "r-1"], ["logs", "r-1"], ["stop", "r-1"], ["show", "r-1"]):
         done = runs(*words)
@@ -361,6 +392,37 @@ def test_a_step_in_webassembly(runs: Runs) -> None:
     runs("gen", "g")
     (folder / "b.o.yaml").unlink()
     assert "nothing says what it is" in runs("check", "g").stdout
+
+
+@pytest.mark.parametrize("who", ["scheduler", "forker", "copy"])
+def test_a_step_in_webassembly_does_not_outlive_its_run(runs: Runs, who: str) -> None:
+    folder = written(runs.folder / "g", a="type: compute")
+    (folder / "a.o.wasm").write_bytes(
+        assemble(b'(module (func (export "_start") (loop $again (br $again))))')
+    )
+    with runs.begin("run", "g") as process:
+        until(lambda: bool(list((runs.folder / "state").glob("wasmsr/runs/r-*/logs/a@0.log"))))
+        until(lambda: bool(processes(runs.last.name)))
+        (forker,) = [int(one) for one in processes(runs.last.name)]
+        until(lambda: bool(children(forker)))
+        (copy,) = children(forker)
+        until(lambda: bool(children(copy)))
+        (program,) = children(copy)
+        os.kill({"scheduler": process.pid, "forker": forker, "copy": copy}[who], signal.SIGKILL)
+        process.wait(PATIENCE)
+    for pid in (forker, copy, program):
+        until(lambda pid=pid: not alive(pid))
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process has made, and that live."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            state, by = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(by) == parent and state != "Z":
+                found.append(int(pid))
+    return found
 
 
 def test_a_step_in_webassembly_reads_what_another_has_written(runs: Runs) -> None:

@@ -201,12 +201,17 @@ def stop(ident: str) -> int:
 def runs(as_json: bool) -> int:
     """Carry out the command; RUNS is its help text."""
     from wasmsr.elements.engine.run_folder import RUN_ID, RunFolder
+    from wasmsr.elements.failures import ElementError
 
     folder = runs_folder()
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     for name in sorted(name for name in names if RUN_ID.fullmatch(name)):
         found = RunFolder(folder / name)
-        graph, states = found.graph(), states_of(found)
+        try:
+            graph, states = found.graph(), states_of(found)
+        except ElementError as error:  # the others can be listed even so
+            say(f"{name}: {error}", "warning")
+            continue
         ended = sum(states[one.name] == "ended" for one in graph.computes)
         row = {"run": name, "graph": graph.name, "ended": ended, "elements": len(graph.computes),
                "running": found.runner() is not None}  # fmt: skip

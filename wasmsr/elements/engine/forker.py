@@ -23,15 +23,13 @@ from typing import Any
 from wasmsr.elements.engine.run_folder import RunFolder, params_of
 from wasmsr.elements.failures import ElementError
 from wasmsr.elements.folder.element import ElementGraph
-from wasmsr.elements.running import run_element
+from wasmsr.elements.running import DEATH_SIGNAL, run_element
 from wasmsr.errors import WasmsrError
 from wasmsr.mem.action import ElementAction
 from wasmsr.mem.durl import Durl
 
 PACKET = 1 << 16
 """Most bytes of a packet."""
-DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 class Forker:
@@ -92,14 +90,16 @@ class Forker:
     def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if pid == 0:
+            if ended is None:
                 return
-            number = self._pids.pop(pid, None)
+            number = self._pids.pop(ended.si_pid, None)
             if number is not None:
-                _kill(pid)  # what the copy has started itself
+                _kill(ended.si_pid)  # what the copy has started itself; nobody has its id yet
+            _, status = os.waitpid(ended.si_pid, 0)
+            if number is not None:
                 self._tell(number, os.waitstatus_to_exitcode(status), "")
 
     def _tell(self, number: int, code: int, why: str) -> None:
@@ -168,7 +168,8 @@ def main() -> None:
     """Run the process: its words are the folder of the run, and a socket's descriptor."""
     run = RunFolder(Path(sys.argv[1]))
     sock = socket.socket(fileno=int(sys.argv[2]))
-    ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
+    # The end of the socket tells that the scheduler is gone. A signal for that would end this
+    # process before it has ended what copies have started.
     Forker(run, run.graph(), sock).loop()
 
 

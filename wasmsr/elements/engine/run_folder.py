@@ -51,11 +51,14 @@ class RunFolder:
             ElementError: It cannot be made.
         """
         run = cls(runs / f"r-{os.urandom(4).hex()}")
+        part = runs / f".{run.ident}.part"  # no run until it is whole
         try:
             for name in ("results", "logs", "memory"):
-                (run.path / name).mkdir(mode=0o700, parents=True)
-            small_files.create(run.path / "input.json", json.dumps(params).encode())
-            small_files.create(run.path / "graph.json", json.dumps(action_json(graph)).encode())
+                (part / name).mkdir(mode=0o700, parents=True)
+            small_files.create(part / "input.json", json.dumps(params).encode())
+            small_files.create(part / "graph.json", json.dumps(action_json(graph)).encode())
+            part.rename(run.path)
+            small_files.sync_folder(runs)
         except OSError as error:
             raise ElementError(f"{printable(run.path)}: {error.strerror or error}") from error
         run.take()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,9 @@ def read_graph(path: Path) -> tuple[ElementGraph, list[str]]:
             elements.append(_element(one, path))
         except ElementError as error:
             faults.append(error.message)
-    names = [one.name for one in elements]
+    names = Counter(one.name for one in elements)
     faults += [f"two elements have the name {printable(name)}"
-               for name in dict.fromkeys(names) if names.count(name) > 1]  # fmt: skip
+               for name, count in names.items() if count > 1]  # fmt: skip
     if not elements and not faults:
         raise ElementError(f"{printable(path)} has no elements")
     return ElementGraph(str(objects.get("name", path.stem)), elements), faults

@@ -20,6 +20,8 @@ LARGEST = 1 << 28
 """Bytes of a file of an element."""
 LARGEST_YAML = 1 << 20
 """Bytes of its YAML."""
+LONGEST_NAME = 200
+"""Bytes of a name: a file's name has at most 255, and an index is added to it."""
 MOST_FILES = 100_000
 """Elements of a folder."""
 KEYS = ("type", "corunning", "parents", "dependents", "parallelism", "limits", "import",
@@ -144,6 +146,7 @@ def element_of(name: str, said: dict[str, Any], where: str, kind: str,
         ElementError: A key is unknown or missing, or a value is of another type.
     """
     shown = printable(where)
+    _check_name(name, "the name", shown)
     for key in said:
         if key not in KEYS:
             near = get_close_matches(str(key), KEYS, 1)
@@ -169,6 +172,23 @@ def element_of(name: str, said: dict[str, Any], where: str, kind: str,
     )
 
 
+def _check_name(name: str, what: str, where: str) -> None:
+    """Check a name that files and the texts of transports will have in them.
+
+    Raises:
+        ElementError: It would be another file, or no text of a transport.
+    """
+    try:
+        long = len(name.encode()) > LONGEST_NAME
+    except UnicodeEncodeError:
+        long = True
+    if not name or long or name.startswith(".") or any(char in name for char in "/;,=\0\n"):
+        raise ElementError(
+            f"{where}: {what} {printable(name, 60)} cannot be used",
+            hint=f"a name has 1 to {LONGEST_NAME} bytes, no / ; , = and no . at its beginning",
+        )
+
+
 def _names(found: Any, key: str, where: str) -> list[str]:
     if found is None:
         return []
@@ -183,6 +203,10 @@ def _corunning(found: Any, where: str) -> dict[str, dict[str, Any]]:
         for name, how in found.items():
             if not isinstance(name, str) or not isinstance(how, (dict, type(None))):
                 raise ElementError(f"{where}: corunning: {printable(name)} has no trans and type")
+            trans = (how or {}).get("trans", name)
+            if not isinstance(trans, str):
+                raise ElementError(f"{where}: corunning: {printable(name)}: trans is a name")
+            _check_name(trans, "trans", where)
             kind = (how or {}).get("type", "rdma")
             if kind != "rdma":
                 raise ElementError(f"{where}: corunning: {printable(name)}: type is rdma, not "
