@@ -38,6 +38,9 @@ class Line:
 
     unsubscribe = subscribe
 
+    def full(self) -> bool:
+        return False
+
     def programs(self) -> list[Any]:
         return []
 

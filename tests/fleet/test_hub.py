@@ -24,10 +24,12 @@ class Hub(ChannelHub):
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes]] = []
         self.subscribed: list[str] = []
+        self.full = False
         super().__init__(
             HubEvents(
                 lambda topic, data, sender: self.published.append((topic, data)),
                 self.subscribed.append, self.subscribed.remove, lambda name, count: None,
+                lambda: self.full,
             )
         )  # fmt: skip
 
@@ -74,6 +76,31 @@ def test_a_module_that_begins_again_has_said_all_of_before(hub: Hub) -> None:
     until(lambda: len(hub.published) == 2)
     assert [data for _, data in hub.published] == [b"before", b"after"]
     first.close(), second.close()
+
+
+def test_modules_wait_while_the_broker_takes_nothing(hub: Hub) -> None:
+    """What they write stays with them, and does not fill the memory of the node."""
+    writer, reader = hub.member("writer"), hub.member("reader")
+    writer.sendall(frame(conduit.OPEN, 0, b"\2out"))
+    reader.sendall(frame(conduit.OPEN, 0, b"\1in"))
+    until(lambda: hub.subscribed == ["in"] and bool(hub._members["writer"].topics))
+    hub.full = True
+    hub._stir()
+    until(lambda: not any(one.data for one in hub._selector.get_map().values()))
+    writer.setblocking(False)
+    written = 0
+    with pytest.raises(BlockingIOError):
+        while True:
+            written += writer.send(message(1, bytes(1 << 16)))
+    assert not hub.published and written < 1 << 22
+    hub.take("in", b"comes even so", None)
+    reader.settimeout(SECONDS)
+    came = b""
+    while b"comes even so" not in came:
+        came += reader.recv(1 << 16)
+    hub.full = False
+    until(lambda: bool(hub.published))
+    writer.close(), reader.close()
 
 
 def test_records_of_periods_have_one_length(hub: Hub) -> None:

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("jsonschema")
 
 from wasmsr.channels import conduit
-from wasmsr.channels.conduit import FrameStream, frame
+from wasmsr.channels.conduit import ConduitFrame, FrameStream, frame
 from wasmsr.fleet.device import silverline
 from wasmsr.fleet.device.hub import MOST_WAITING
 from wasmsr.fleet.device.silverline import SilverlineWorker, _WorkerConduit
@@ -37,7 +37,7 @@ def test_a_module_that_does_not_read_holds_nobody_up() -> None:
         for number in range(100):  # more than may wait; none of these calls waits
             way.give(0, number.to_bytes(4, "little") + bytes(1 << 20 - 1))
         assert len(way._out) <= MOST_WAITING
-        frames, found = FrameStream(), []
+        frames, found = FrameStream(), list[ConduitFrame]()
         way.theirs.settimeout(SECONDS)
         while len(found) < 50:
             found += frames.feed(way.theirs.recv(1 << 20))  # raises if a part is missing
@@ -108,7 +108,7 @@ def test_a_manager_that_always_speaks_hears_that_its_worker_lives(
     monkeypatch.setattr(silverline, "KEEPALIVE_SECONDS", 0.2)
     manager, reader = Manager(tmp_path), FrameReader()
     manager.end.settimeout(0.01)
-    ends, found = time.monotonic() + SECONDS, []
+    ends, found = time.monotonic() + SECONDS, list[WorkerFrame]()
     while not any(one.kind == FromWorker.KEEPALIVE for one in found):
         assert time.monotonic() < ends
         manager.end.sendall(WorkerFrame(5, ToWorker.DELETE).encode())

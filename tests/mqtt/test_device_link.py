@@ -12,7 +12,9 @@ pytest.importorskip("paho", reason="needs paho-mqtt")
 
 from wasmsr.fleet.settings import BrokerSettings
 from wasmsr.fleet.wire.messages import FleetMessage
-from wasmsr.mqtt.device_service import DeviceService
+from wasmsr.mqtt import device_service
+from wasmsr.mqtt.broker import BrokerEvents
+from wasmsr.mqtt.device_service import DeviceLink, DeviceService
 
 SECONDS = 60.0
 
@@ -76,3 +78,46 @@ def test_a_device_without_its_broker_waits() -> None:
         service._lock.notify_all()
     thread.join(SECONDS)
     assert not thread.is_alive()
+
+
+class Client:
+    """Stands for the client library: gives numbers, and may confirm at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.confirm: Any = None
+
+    def publish(self, *_: Any, **__: Any) -> Any:
+        self.number = self.number % 65_535 + 1
+        if self.confirm is not None:
+            self.confirm(None, None, self.number, None, None)
+        return self
+
+    @property
+    def mid(self) -> int:
+        return self.number
+
+
+def test_a_link_says_that_too_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(device_service, "MOST_MESSAGES", 10)
+    events = BrokerEvents(nothing, nothing, nothing, nothing)
+    link = DeviceLink(Line.settings, "d", events, nothing)
+    client = Client()
+    anything: Any = client
+    link._client = anything
+    numbers = [link.publish("t", bytes(33 << 20))]
+    assert link.full()
+    link._on_publish(None, None, numbers.pop(), None, None)
+    assert not link.full()
+    while not link.full():
+        numbers.append(link.publish("t", b""))
+    assert len(numbers) == 11
+    for number in numbers:
+        link._on_publish(None, None, number, None, None)
+    client.confirm = link._on_publish  # before `publish` returns
+    for _ in range(200_000):
+        link.publish("t", b"x")
+    assert not link.full() and not link._sizes and not link._early and not link._waiting

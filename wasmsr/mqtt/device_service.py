@@ -34,8 +34,9 @@ KEEPALIVE_SECONDS: Final = 60.0
 AWAY_SECONDS: Final = 1.0
 """How often it looks whether the broker is there again, which that tells anyway."""
 END_SECONDS: Final = 5.0
-SUBSCRIBE_SECONDS: Final = 2.0
-"""Seconds that a subscription waits for the broker's answer."""
+MOST_BYTES: Final = 32 << 20
+MOST_MESSAGES: Final = 16_384
+"""What may wait for the broker before modules that write wait, too."""
 
 
 class DeviceLink(BrokerLink):
@@ -58,9 +59,11 @@ class DeviceLink(BrokerLink):
         super().__init__(settings, name, events)
         self._heard = heard
         self._wanted: set[str] = set()
-        self._answered = threading.Condition()
-        self._numbers: set[int] = set()
-        """Subscriptions that the broker has answered, and that somebody waits for."""
+        self._counting = threading.Lock()
+        self._sizes: dict[int, int] = {}
+        """Bytes of each message that the broker does not have yet, by its number."""
+        self._early: set[int] = set()
+        self._waiting = 0
 
     def will(self, topic: str, payload: bytes) -> None:
         """Say what the broker publishes when the connection is lost; before `start`."""
@@ -84,22 +87,36 @@ class DeviceLink(BrokerLink):
         if sender is not None:
             more = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             more.UserProperty = [(SENDER, sender.encode())]
-        return int(self._client.publish(topic, payload, qos=1, properties=more).mid)
+        number = int(self._client.publish(topic, payload, qos=1, properties=more).mid)
+        with self._counting:
+            if number in self._early:  # the broker was faster than this thread
+                self._early.discard(number)
+            else:
+                self._sizes[number] = len(payload)
+                self._waiting += len(payload)
+        return number
+
+    def full(self) -> bool:
+        """Return whether so much waits for the broker that whoever sends more should wait.
+
+        The client library keeps what waits in memory, and gives each message one of 65,535 numbers.
+        """
+        return self._waiting > MOST_BYTES or len(self._sizes) > MOST_MESSAGES
+
+    def _on_publish(self, client: Any, data: Any, number: int, reason: Any, more: Any) -> None:
+        with self._counting:
+            size = self._sizes.pop(number, None)
+            if size is None:
+                self._early.add(number)
+            else:
+                self._waiting -= size
+        super()._on_publish(client, data, number, reason, more)
 
     def subscribe(self, text: str) -> None:
-        """Have the broker send what fits a filter, now and after each new connection.
-
-        It waits until the broker has said so, but not longer than `SUBSCRIBE_SECONDS`: whoever sees
-        the module run can send to it.
-        """
+        """Have the broker send what fits a filter, now and after each new connection."""
         self._wanted.add(text)
-        if not self._client.is_connected():
-            return
-        with self._answered:
-            _, number = self._client.subscribe(text, options=_options())
-            if threading.current_thread() is not self._client._thread:
-                self._answered.wait_for(lambda: number in self._numbers, SUBSCRIBE_SECONDS)
-            self._numbers.discard(number)
+        if self._client.is_connected():
+            self._client.subscribe(text, options=_options())
 
     def unsubscribe(self, text: str) -> None:
         """Have it send that no more."""
@@ -122,15 +139,11 @@ class DeviceLink(BrokerLink):
 
     def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, more: Any) -> None:
         if not reason.is_failure:
-            self._numbers.clear()
             for text in list(self._wanted):
                 client.subscribe(text, options=_options())
         super()._on_connect(client, data, flags, reason, more)
 
     def _on_subscribe(self, client: Any, data: Any, number: int, reasons: Any, more: Any) -> None:
-        with self._answered:
-            self._numbers.add(number)
-            self._answered.notify_all()
         refused = [str(one) for one in reasons if one.is_failure]
         if refused:
             self._events.lost(f"it refuses what we subscribe to: {refused[0]}")

@@ -22,7 +22,7 @@ from wasmsr.fleet.device.device_module import (
     child_row,
     deployed_records,
 )
-from wasmsr.fleet.device.hub import ChannelHub, HubEvents, MessageSender
+from wasmsr.fleet.device.hub import FULL_SECONDS, ChannelHub, HubEvents, MessageSender
 from wasmsr.fleet.device.module_run import ModuleRun, module_run
 from wasmsr.fleet.orchestrator.rows import OURS
 from wasmsr.fleet.wire.failures import WireError
@@ -52,6 +52,9 @@ class DeviceLine(Protocol):
 
     def unsubscribe(self, text: str) -> None:
         """Have it send that no more."""
+
+    def full(self) -> bool:
+        """Return whether so much waits for the broker that whoever sends more should wait."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,10 @@ class ModuleDevice:
         self._streams: dict[str, tuple[int, ...]] = {}
         """Descriptors for programs that begin, by the program's id."""
         self.hub = ChannelHub(
-            HubEvents(line.publish, line.subscribe, line.unsubscribe, self._lost_messages)
-        )
+            HubEvents(
+                line.publish, line.subscribe, line.unsubscribe, self._lost_messages, line.full
+            )
+        )  # fmt: skip
 
     # -- what it says of itself --------------------------------------------------------------------
 
@@ -336,7 +341,9 @@ class ModuleDevice:
                 del self._streams[program]
 
     def output(self, module: DeviceModule, data: bytes) -> None:
-        """Publish output; see `ModuleHost`."""
+        """Publish output; see `ModuleHost`. It waits where the broker takes none."""
+        while self._line.full() and not self._closing:
+            time.sleep(FULL_SECONDS)
         self._line.publish(self._stdio(module.run.uuid), data)
 
     def profile(self, module: DeviceModule, kind: str, records: bytes) -> None:

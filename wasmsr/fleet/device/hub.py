@@ -24,6 +24,8 @@ from wasmsr.fleet.device.matcher import TopicTable
 MOST_WAITING: Final = 64 << 20
 """Bytes that wait for one module; what comes beyond that is lost, and said."""
 PIECE: Final = 1 << 18
+FULL_SECONDS: Final = 0.02
+"""How often the hub looks whether the broker has taken enough."""
 LAST_PIECES: Final = 256
 """How often the rest of what a module has said is read: more than fits into a socket."""
 REPORT_BYTES: Final = 24
@@ -66,12 +68,14 @@ class HubEvents:
         subscribe: Have the broker send what fits a filter.
         unsubscribe: No more.
         lost: Messages for a module were dropped: its name, and how many in all.
+        full: Whether too much waits for the broker. Modules that write wait meanwhile.
     """
 
     publish: Deliver
     subscribe: Callable[[str], None]
     unsubscribe: Callable[[str], None]
     lost: Callable[[str, int], None]
+    full: Callable[[], bool] = lambda: False
 
 
 @dataclass(eq=False)
@@ -205,9 +209,10 @@ class ChannelHub:
 
     def _serve(self) -> None:
         while not self._ended:
+            full = self._events.full()
             with self._lock:
-                self._watch()
-            for key, mask in self._selector.select():
+                self._watch(full)
+            for key, mask in self._selector.select(FULL_SECONDS if full else None):
                 member = key.data
                 if member is None:
                     with suppress(BlockingIOError):
@@ -221,12 +226,16 @@ class ChannelHub:
                     if mask & selectors.EVENT_READ:
                         self._read(member)
 
-    def _watch(self) -> None:
+    def _watch(self, full: bool) -> None:
         """Have the selector look at what modules write, and at those that take messages again."""
         for member in self._members.values():
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if member.out else 0)
+            events = 0 if full else selectors.EVENT_READ
+            events |= selectors.EVENT_WRITE if member.out else 0
             key = self._selector.get_map().get(member.socket.fileno())
-            if key is None:
+            if not events:
+                if key is not None:
+                    self._selector.unregister(member.socket)
+            elif key is None:
                 self._selector.register(member.socket, events, member)
             elif key.events != events:
                 self._selector.modify(member.socket, events, member)
