@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ pytest.importorskip("jsonschema")
 
 from tests.mqtt.broker import SECONDS, Peer, TestBroker, free_port, needs_broker
 from tests.mqtt.served import Orchestrator, until
+from wasmsr.mqtt.orchestrator_service import ANSWER_SECONDS, OrchestratorService
 
 pytestmark = needs_broker
 NODE = "11111111-2222-3333-4444-555555555555"
@@ -170,3 +172,29 @@ def test_a_second_orchestrator_of_a_realm(
     third.until("connected")
     assert orchestrator.process.poll() is None
     assert third.stop() == 143
+
+
+def test_only_an_answer_in_time_says_that_there_is_another_orchestrator() -> None:
+    """Anybody at the broker can write there; an orchestrator that runs must not end by that."""
+    service = object.__new__(OrchestratorService)
+    failures, told = list[BaseException](), list[bytes]()
+    parts: dict[str, Any] = {
+        "_who": "ours", "_place": "realm/proc/orchestrator", "_lost": "",
+        "_note": lambda *_, **__: None, "_fail": failures.append,
+        "_orchestrator": SimpleNamespace(realm=SimpleNamespace(name="realm")),
+        "link": SimpleNamespace(
+            settings=SimpleNamespace(address="broker"), tell=lambda _, word: told.append(word)
+        ),
+    }  # fmt: skip
+    for name, value in parts.items():
+        setattr(service, name, value)
+    service._connected()
+    for word in (b"here ours", b"hello other", b"", b"\xff"):
+        service._meet(word)
+    assert not failures and told == [b"hello ours", b"here ours"]
+    service._asked -= ANSWER_SECONDS
+    service._meet(b"here other")
+    assert not failures
+    service._connected()
+    service._meet(b"here other")
+    assert "has an orchestrator" in str(failures[0])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
@@ -33,6 +34,8 @@ PRESENCE: Final = "orchestrator"
 """Below `REALM/proc`: where orchestrators hear of each other."""
 HELLO: Final = "hello"
 HERE: Final = "here"
+ANSWER_SECONDS: Final = 10.0
+"""How long after its question an orchestrator believes that there is another one."""
 
 Note = Callable[..., None]
 """Takes an event: its name, and values by name."""
@@ -64,6 +67,7 @@ class OrchestratorService:
         """Messages that the broker has, by their numbers in the list, which still has them."""
         self._ended = threading.Event()
         self._lost = ""
+        self._asked = float("-inf")
         self.failure: BaseException | None = None
         # Two with one id would take the connection from each other for ever. The same list has the
         # same id, so the broker keeps what is said while nobody has it open.
@@ -138,16 +142,20 @@ class OrchestratorService:
     def _connected(self) -> None:
         self._lost = ""
         self._note("connected")
+        self._asked = time.monotonic()
         self.link.tell(self._place, f"{HELLO} {self._who}".encode())
 
     def _meet(self, payload: bytes) -> None:
-        """Hear of an orchestrator of the same realm: the one that comes later ends."""
+        """Hear of an orchestrator of the same realm: the one that comes later ends.
+
+        An answer counts only for a while: everybody at the broker, modules too, could say it.
+        """
         word, _, who = payload.decode(errors="replace").partition(" ")
         if who == self._who:
             return
         if word == HELLO:
             self.link.tell(self._place, f"{HERE} {self._who}".encode())
-        elif word == HERE:
+        elif word == HERE and time.monotonic() - self._asked < ANSWER_SECONDS:
             self._fail(
                 HostError(
                     f"the realm {self._orchestrator.realm.name} has an orchestrator at the broker "
