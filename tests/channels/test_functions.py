@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from wasmsr.channels import conduit
 from wasmsr.channels.conduit import written_message
 from wasmsr.channels.functions import Channels
 from wasmsr.channels.grant import is_topic
-from wasmsr.channels.table import LARGEST
+from wasmsr.channels.table import LARGEST, OVERHEAD
 from wasmsr.interp.store.store import Store
 
 IN, OUT, OWN, ALL, FDS, AT = 0, 16, 32, 48, 64, 256
@@ -172,8 +173,8 @@ def test_periods_are_reported() -> None:
     with host(period=20_000_000) as at:
         guest = Guest(at)
         assert guest.period_set_flags(7) == 0
-        assert guest.period_start() == 0
         began = time.monotonic()
+        assert guest.period_start() == 0
         assert guest.period_yield() == 0
         assert time.monotonic() - began >= 0.015
         assert guest.period_end() == 0
@@ -212,3 +213,34 @@ def test_topics_of_the_broker_are_read_only() -> None:
     assert not is_topic("$SYS/broker/uptime", wild=False)
     assert is_topic("$SL/out", wild=False)  # where the host makes the topic itself
     assert is_topic("a" + "/b" * 199, wild=False) and is_topic("Küche/\U0001f600", wild=False)
+
+
+def test_a_long_message_is_read_in_small_parts_without_copies(at: Host, guest: Guest) -> None:
+    assert guest.ch_open(IN, READ, 0) == 0
+    at.next()
+    data = bytes(range(256)) * (LARGEST // 256)
+    thread = threading.Thread(target=at.give, args=(0, data))
+    thread.start()
+    guest.memory[FDS : FDS + 4] = bytes(4)
+    assert guest.ch_poll(FDS, 1, 0) == 1
+    thread.join()
+    parts = [guest.read(0, 16) for _ in range(1000)]
+    assert b"".join(parts) == data[:16_000]
+    (rest,) = guest.channels.table.open[0].waiting
+    (kept,) = (one for _, one in guest.channels.table.capture()["messages"])
+    assert type(kept) is bytes and kept == rest == data[16_000:]
+    assert isinstance(rest, memoryview) and rest.nbytes == LARGEST - 16_000
+    assert guest.channels.table.size == len(rest) + OVERHEAD
+
+
+def test_what_a_program_tells_does_not_fill_its_host_s_memory(at: Host, guest: Guest) -> None:
+    """The host is slow: periods are not all reported."""
+    for _ in range(60_000):
+        assert guest.period_start() == 0 == guest.period_end()
+    conduit_ = guest.channels.grant.port
+    assert len(conduit_._out) < 2 << 20
+    thread = threading.Thread(target=lambda: [at.next() for _ in range(100)], daemon=True)
+    thread.start()
+    assert guest.ch_open(IN, READ, 0) == 0
+    thread.join(60)
+    assert not thread.is_alive()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+from contextlib import suppress
 from struct import Struct
 
 from wasmsr.channels.grant import Arrived, ChannelGrant
@@ -33,6 +34,8 @@ _PIECE: Final = 1 << 18
 _GRANT_SECONDS: Final = 10.0
 _FLUSH_SECONDS: Final = 10.0
 _GRANT_BYTES: Final = 1 << 20
+_REPORTS_WAITING: Final = 1 << 20
+_TOLD_WAITING: Final = 4 << 20
 
 
 @record(frozen=True)
@@ -143,15 +146,19 @@ class Conduit:
 
     def open(self, fd: int, flags: int, topic: str) -> None:
         """Tell that a channel is open."""
+        self._make_room()
         self._tell(frame(OPEN, fd, bytes((flags,)) + topic.encode()))
 
     def close(self, fd: int) -> None:
         """Tell that it is closed."""
+        self._make_room()
         self._tell(frame(CLOSE, fd))
 
     def report(self, record: bytes) -> None:
-        """Tell of a period."""
-        self._tell(frame(REPORT, 0, record))
+        """Tell of a period, unless the host is too far behind."""
+        self._write()
+        if len(self._out) < _REPORTS_WAITING:
+            self._tell(frame(REPORT, 0, record))
 
     def send(self, fd: int, life: bytes, number: int, data: bytes) -> bool:
         """Take a message, if those before it are on their way."""
@@ -198,6 +205,12 @@ class Conduit:
     def shut(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+    def _make_room(self) -> None:
+        """Wait for a host that is far behind: a program could open and close without end."""
+        if len(self._out) >= _TOLD_WAITING:
+            with suppress(OSError):
+                self.flush()
 
     def _tell(self, data: bytes) -> None:
         self._out += data

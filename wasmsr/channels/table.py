@@ -44,7 +44,7 @@ class Channel:
 
     path: str
     flags: int
-    waiting: deque[bytes]
+    waiting: deque[bytes | memoryview]
 
 
 @record(frozen=True)
@@ -138,10 +138,10 @@ class ChannelTable:
         data = waiting.popleft()
         self.size -= min(len(data), size)
         if len(data) > size:
-            waiting.appendleft(data[size:])
+            waiting.appendleft(memoryview(data)[size:])  # a copy each time would be quadratic
         else:
             self.size -= OVERHEAD
-        return data[:size]
+        return bytes(data[:size])
 
     # -- snapshots ---------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class ChannelTable:
         return {
             "channels": [[fd, one.path, one.flags] for fd, one in sorted(self.open.items())],
             "messages": [
-                [fd, data] for fd, one in sorted(self.open.items()) for data in one.waiting
+                [fd, bytes(data)] for fd, one in sorted(self.open.items()) for data in one.waiting
             ],
             "senders": [
                 [life, epoch, [[fd, number] for fd, number in sorted(numbers.items())]]
