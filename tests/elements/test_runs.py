@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.elements.folders import as_recorded, steps, written
 from tests.elements.test_folders import recorded_graphs
 from tests.mem.test_memory_wire import recorded
 from wasmsr.elements.engine.run_folder import RunFolder
+from wasmsr.elements.engine.scheduling import ElementRun
 from wasmsr.elements.failures import ElementError
 from wasmsr.elements.folder.reading import read_folder
 from wasmsr.interp.modules.module import assemble
@@ -358,6 +361,40 @@ def test_a_run_is_there_when_it_is_whole(
     made = RunFolder.create(tmp_path / "runs", graph, {})
     assert made.graph().elements.keys() == graph.elements.keys()
     made.give_back()
+
+
+def test_who_asks_for_the_runner_does_not_hold_the_run(runs: Runs, tmp_path: Path) -> None:
+    graph, _ = read_folder(steps(runs.folder / "steps"))
+    made = RunFolder.create(tmp_path / "runs", graph, {})
+    made.give_back()
+    asking = os.open(made.path / "taken", os.O_RDWR)
+    fcntl.flock(asking, fcntl.LOCK_EX)
+    threading.Timer(0.05, os.close, [asking]).start()  # as `runner` does, but slower
+    made.take()
+    with pytest.raises(ElementError, match="running in another process"):
+        RunFolder(made.path).take()
+    made.give_back()
+
+
+def test_a_forker_that_does_not_start_is_said(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, _ = read_folder(steps(runs.folder / "steps"))
+    begin = subprocess.Popen
+    for words, seconds in ((["/bin/false"], 60.0), (["/bin/sleep", "60"], 0.1)):
+        begun = list[Any]()
+
+        def other(_: Any, words: list[str] = words, begun: list[Any] = begun, **more: Any) -> Any:
+            begun.append(begin(words, **more))
+            return begun[0]
+
+        monkeypatch.setattr("wasmsr.elements.engine.scheduling.START_SECONDS", seconds)
+        going = ElementRun(RunFolder.create(tmp_path / "runs", graph, {}))
+        with monkeypatch.context() as patch:
+            patch.setattr("wasmsr.elements.engine.scheduling.subprocess.Popen", other)
+            with pytest.raises(ElementError, match="did not start"):
+                going.go()
+        assert begun[0].returncode is not None  # nothing is left of it
 
 
 def test_unknown_runs(runs: Runs) -> None:

@@ -25,6 +25,8 @@ from wasmsr.elements.running import LARGEST_RESULT
 from wasmsr.errors import printable, reason
 
 RUN_ID = re.compile(r"r-[0-9a-f]{8}")
+LOCK_TRIES = 20
+"""How often a run is tried to be locked, 10 ms apart."""
 LAST_LINES = 10
 """Lines of a log that an error shows."""
 LAST_BYTES = 1 << 14
@@ -105,7 +107,7 @@ class RunFolder:
         """
         try:
             self._lock = os.open(self.path / "taken", os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._lock)
             os.ftruncate(self._lock, 0)
             os.write(self._lock, str(os.getpid()).encode())
             self._journal = os.open(
@@ -230,6 +232,21 @@ class RunFolder:
             return data.decode()
         except (OSError, ValueError, RecursionError) as error:
             raise ElementError(f"{printable(element)} left no result: {reason(error)}") from error
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a run; who only asks for its runner has the lock for a moment, too.
+
+    Raises:
+        BlockingIOError: Another process has it.
+    """
+    for left in reversed(range(LOCK_TRIES)):
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not left:
+                raise
+        time.sleep(0.01)
 
 
 def params_of(path: Path, parents: Mapping[str, int]) -> Any:

@@ -182,8 +182,16 @@ class ElementRun:
                 stdin=subprocess.DEVNULL,
             )
         ours.settimeout(START_SECONDS)
-        if not ours.recv(PACKET):
-            raise ElementError("the process that forks elements did not start")
+        try:
+            said = ours.recv(PACKET)
+        except OSError:
+            said = b""
+        if not said:
+            ours.close()
+            forker.kill()
+            forker.wait()
+            raise ElementError("the process that forks elements did not start",
+                               hint="the machine may have no memory or no time for it")  # fmt: skip
         ours.setblocking(False)
         return forker, ours
 

@@ -5,6 +5,7 @@ Each owner has a name and a map of its own. WASI preview 1 is one owner.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -116,9 +117,9 @@ class HostStateSection(Section):
         if found is None:
             return
         mode = {1: "read", 2: "write", 3: "read and write"}
+        waiting = Counter(one[0] for one in found["messages"])
         rows = [
-            (str(fd), mode[flags], str(sum(one[0] == fd for one in found["messages"])), path)
-            for fd, path, flags in found["channels"]
+            (str(fd), mode[flags], str(waiting[fd]), path) for fd, path, flags in found["channels"]
         ]
         yield "Channels", ("fd", "mode", "messages", "path"), rows
 
