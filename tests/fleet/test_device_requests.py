@@ -115,3 +115,14 @@ def test_no_thread_is_left(device: Device, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_module_that_is_there_already_is_taken_once(device: Device) -> None:
     device.ask("a", "a")
     assert len(device.modules) == 1 and not device.of.said
+
+
+@pytest.mark.parametrize("file", ["a\0b", "x" * 4000, "/dev/null/x", "."], ids=ascii)
+def test_a_file_that_cannot_be_one(device: Device, file: str) -> None:
+    data = {"type": "module", "uuid": "a", "name": "a", "file": file}
+    device.control(FleetMessage("create", data).encode())
+    until(lambda: len(device.of.said) == 1)
+    (said,) = device.of.said
+    assert (said["uuid"], said["reason"]) == ("a", "error")
+    assert said["message"].rpartition(": ")[0] or "is a folder" in said["message"]
+    until(lambda: not device.modules)

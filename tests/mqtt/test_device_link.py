@@ -121,3 +121,23 @@ def test_a_link_says_that_too_much_waits(monkeypatch: pytest.MonkeyPatch) -> Non
     for _ in range(200_000):
         link.publish("t", b"x")
     assert not link.full() and not link._sizes and not link._early and not link._waiting
+
+
+def test_a_message_that_nobody_foresaw_ends_no_connection() -> None:
+    noted: list[str] = []
+    service = DeviceService(Line.settings, "d", lambda event, **more: noted.append(more["error"]))
+
+    class Realm:
+        def find(self, topic: str) -> None:
+            return None
+
+    class Fails:
+        realm = Realm()
+
+        def hear(self, *_: object) -> None:
+            raise RuntimeError("nobody foresaw this")
+
+    device: Any = Fails()
+    service._device = device
+    service._heard("t", b"", None)
+    assert noted == ["RuntimeError: nobody foresaw this"]

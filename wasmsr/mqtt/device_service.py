@@ -246,6 +246,8 @@ class DeviceService:
                 device.hear(topic, payload, sender)
         except (WasmsrError, OSError) as error:
             self._note("trouble", error=str(error))
+        except Exception as error:  # noqa: BLE001  the broker would send it again for ever
+            self._note("trouble", error=f"{type(error).__name__}: {error}")
 
     def _answered(self, payload: bytes) -> None:
         try:

@@ -176,7 +176,7 @@ class DeviceModule:
             end = ModuleEnd(error.exit_code, "error", _without_copies(error.message, self.run.file))
             if self._killed:  # what was about to go on could not
                 end = ModuleEnd(KILLED, "killed", self._killed)
-        except (OSError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, somebody waits for the end
             end = ModuleEnd(1, "error", str(error) or type(error).__name__)
         if self._killed and end.reason != "error":
             end = ModuleEnd(end.code, "killed", self._killed)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from wasmsr import small_files
 from wasmsr.channels.grant import READ, WRITE
+from wasmsr.errors import printable
 from wasmsr.fleet.failures import FleetError
 
 MODES: Final = {"r": READ, "w": WRITE, "rw": READ | WRITE}
@@ -100,6 +101,8 @@ def readable_module(path: Path) -> bytes:
         code, _ = small_files.read(path, LARGEST)  # a pipe would never end
     except OSError as error:
         raise FleetError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:  # a zero byte
+        raise FleetError(f"{printable(path)}: {error}") from None
     if len(code) > LARGEST:
         raise FleetError(f"{path} has more than {LARGEST} bytes, which a module has at most")
     return code
