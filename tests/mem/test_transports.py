@@ -15,6 +15,7 @@ from wasmsr.mem.action import ElementAction, provide_disagg
 from wasmsr.mem.durl import Durl
 from wasmsr.mem.failures import RemoteMemoryError, TransportError
 from wasmsr.mem.memory_link import MemoryLink
+from wasmsr.mem.serving.place import shared_place
 from wasmsr.mem.sizes import parse_size
 from wasmsr.mem.transports import MemoryTransport, local, remove_shared, shm, transport_of
 
@@ -163,3 +164,28 @@ def test_an_action_as_the_peer_has_it() -> None:
         action.terminate()
         until(lambda: memory.server.connections == 0)
     sys.modules.pop("disagg")
+
+
+def test_shared_memory_of_another_user_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"wasmsr-test-{os.getpid()}"
+    other = shm(4096, name)  # somebody makes it just after what was there is removed
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("wasmsr.mem.serving.place.remove_shared", lambda name: None)
+            with pytest.raises(TransportError, match=name), shared_place(4096, name):
+                pass
+        for failing in ("open", "unlink"):
+            with monkeypatch.context() as patch:
+                calls = "multiprocessing.shared_memory._posixshmem"
+                patch.setattr(f"{calls}.shm_{failing}", refused)
+                with pytest.raises(TransportError, match="Permission denied"):
+                    remove_shared(name)
+        with shared_place(8192, name) as place:  # of this user: it is removed first
+            assert len(place) == 8192
+    finally:
+        other.close()
+        remove_shared(name)
+
+
+def refused(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied")

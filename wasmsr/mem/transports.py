@@ -229,14 +229,21 @@ def shm(size: int, name: str) -> MappedTransport:
     return MappedTransport(name, found.buf[:length], lambda: _close(found))
 
 
-def shared(size: int, name: str) -> shared_memory.SharedMemory:
+def shared(size: int, name: str, *, new: bool = False) -> shared_memory.SharedMemory:
     """Return shared memory by its name; it is made if it is not there and `size` is not 0.
+
+    Args:
+        size: Its length in bytes.
+        name: Its name.
+        new: Take none that is there: another user may have made it.
 
     Raises:
         TransportError: It cannot be had.
     """
     try:
         try:
+            if new:
+                raise FileNotFoundError
             found = shared_memory.SharedMemory(name)
         except FileNotFoundError:
             if not size:
@@ -250,13 +257,25 @@ def shared(size: int, name: str) -> shared_memory.SharedMemory:
 
 
 def remove_shared(name: str) -> None:
-    """Remove shared memory by its name, if it is there; who has it mapped keeps it."""
+    """Remove shared memory by its name, if it is there; who has it mapped keeps it.
+
+    Raises:
+        TransportError: It belongs to another user.
+    """
     try:
         found = shared_memory.SharedMemory(name)
     except (FileNotFoundError, ValueError):
         return
+    except OSError as error:
+        raise TransportError(f"shared memory {printable(name)}: {reason(error)}") from error
     found.close()
-    found.unlink()
+    try:
+        found.unlink()
+    except FileNotFoundError:
+        resource_tracker.unregister(f"/{name}", "shared_memory")
+    except OSError as error:
+        resource_tracker.unregister(f"/{name}", "shared_memory")
+        raise TransportError(f"shared memory {printable(name)}: {reason(error)}") from error
 
 
 def _close(found: shared_memory.SharedMemory) -> None:

@@ -39,12 +39,12 @@ def shared_place(size: int, name: str) -> Iterator[memoryview]:
     What an earlier process has left under the name is removed first.
 
     Raises:
-        TransportError: There is no room for so many.
+        TransportError: There is no room for so many, or another user has the name.
     """
     if size <= 0:
         raise TransportError(f"a memory of {size} bytes")
     remove_shared(name)
-    found = shared(size, name)
+    found = shared(size, name, new=True)
     try:
         assert found.buf is not None
         with found.buf[:size] as view:
