@@ -12,11 +12,21 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("jsonschema")
+
 from wasmsr.errors import WasmsrError
 from wasmsr.fleet.device import device_module
-from wasmsr.fleet.device.device_module import INPUT_WAITING, DeviceModule, ModuleEnd, ModuleInput
+from wasmsr.fleet.device.device_module import (
+    INPUT_WAITING,
+    DeviceModule,
+    ModuleEnd,
+    ModuleInput,
+    deployed_records,
+)
+from wasmsr.fleet.device.hub import REPORTS
 from wasmsr.fleet.device.module_run import ModuleRun, readable_module
 from wasmsr.fleet.failures import FleetError
+from wasmsr.fleet.wire.messages import LARGEST
 from wasmsr.node.supervision.program_record import ProgramStanding
 
 SECONDS = 60.0
@@ -36,6 +46,12 @@ def test_a_module_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "m.wasm").write_bytes(bytes(101))
     with pytest.raises(FleetError, match="more than 100 bytes"):
         readable_module(tmp_path / "m.wasm")
+
+
+def test_records_of_a_module_fit_into_a_message() -> None:
+    records = deployed_records([bytes(24)] * REPORTS)
+    assert len(records) == 32 * REPORTS <= LARGEST
+    assert device_module.MOST_RUNS * device_module.TIMES.size <= LARGEST
 
 
 def test_standard_input_comes_whole_and_in_order() -> None:

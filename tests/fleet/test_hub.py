@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("jsonschema")
+
 from wasmsr.channels import conduit
 from wasmsr.channels.conduit import frame
 from wasmsr.fleet.device.hub import ChannelHub, HubEvents

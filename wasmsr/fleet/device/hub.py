@@ -29,8 +29,9 @@ FULL_SECONDS: Final = 0.02
 LAST_PIECES: Final = 256
 """How often the rest of what a module has said is read: more than fits into a socket."""
 REPORT_BYTES: Final = 24
-REPORTS: Final = 100_000
-"""Records of periods that are kept of one module."""
+REPORTS: Final = 32_000
+"""Records of periods that are kept of one module: they go in one message, of 1 MiB at most. Ours
+take none that is longer than 2 MiB, and a broker drops it."""
 
 Deliver = Callable[[str, bytes, "MessageSender | None"], object]
 
