@@ -141,3 +141,33 @@ def test_a_message_that_nobody_foresaw_ends_no_connection() -> None:
     service._device = device
     service._heard("t", b"", None)
     assert noted == ["RuntimeError: nobody foresaw this"]
+
+
+def test_a_module_does_not_end_what_its_device_listens_to() -> None:
+    def nothing(*_: object) -> None:
+        pass
+
+    asked: list[tuple[str, str]] = []
+
+    class Broker:
+        def is_connected(self) -> bool:
+            return True
+
+        def subscribe(self, text: str, **_: object) -> None:
+            asked.append(("subscribe", text))
+
+        def unsubscribe(self, text: str) -> None:
+            asked.append(("unsubscribe", text))
+
+    link = DeviceLink(Line.settings, "d", BrokerEvents(nothing, nothing, nothing, nothing), nothing)
+    anything: Any = Broker()
+    link._client = anything
+    link.subscribe("realm/proc/control/runtime")  # the device
+    link.subscribe("realm/proc/control/runtime")  # a module
+    link.subscribe("x")
+    link.unsubscribe("realm/proc/control/runtime")
+    assert asked == [("subscribe", "realm/proc/control/runtime"), ("subscribe", "x")]
+    link.unsubscribe("x")
+    link.unsubscribe("realm/proc/control/runtime")
+    assert asked[2:] == [("unsubscribe", "x"), ("unsubscribe", "realm/proc/control/runtime")]
+    assert not link._wanted

@@ -58,7 +58,9 @@ class DeviceLink(BrokerLink):
     ) -> None:
         super().__init__(settings, name, events)
         self._heard = heard
-        self._wanted: set[str] = set()
+        self._subscribing = threading.Lock()
+        self._wanted: dict[str, int] = {}
+        """How often each filter is wanted: by the device, and by its modules."""
         self._counting = threading.Lock()
         self._sizes: dict[int, int] = {}
         """Bytes of each message that the broker does not have yet, by its number."""
@@ -114,15 +116,22 @@ class DeviceLink(BrokerLink):
 
     def subscribe(self, text: str) -> None:
         """Have the broker send what fits a filter, now and after each new connection."""
-        self._wanted.add(text)
-        if self._client.is_connected():
-            self._client.subscribe(text, options=_options())
+        with self._subscribing:
+            self._wanted[text] = self._wanted.get(text, 0) + 1
+            if self._wanted[text] == 1 and self._client.is_connected():
+                self._client.subscribe(text, options=_options())
 
     def unsubscribe(self, text: str) -> None:
-        """Have it send that no more."""
-        self._wanted.discard(text)
-        if self._client.is_connected():
-            self._client.unsubscribe(text)
+        """Have it send that no more, if nobody else wants it.
+
+        A module may read what the device listens to itself, and must not end that.
+        """
+        with self._subscribing:
+            left = self._wanted.pop(text, 1) - 1
+            if left:
+                self._wanted[text] = left
+            elif self._client.is_connected():
+                self._client.unsubscribe(text)
 
     def stop(self) -> None:
         """Say the rest, and end the connection and its session."""
