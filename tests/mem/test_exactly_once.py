@@ -228,6 +228,22 @@ def test_a_client_hears_that_its_memory_was_set_back(tmp_path: Path) -> None:
         link.close()
 
 
+def test_a_memory_that_was_set_back_is_noticed_at_number_0_too() -> None:
+    with served() as memory:
+        link = MemoryLink("m", memory.url, seq=65_533)
+        link.write(0, memoryview(b"1"))
+        before = memory.region.cut()[0]
+        link.write(0, memoryview(b"2"))
+        link.write(0, memoryview(b"3"))
+        assert link.seq == 0
+        memory.region.take_over(before)
+        link._drop()
+        with pytest.raises(RemoteMemoryError, match="set back"):
+            link.write(0, memoryview(b"4"))
+        assert memory.bytes[:1] == b"3"
+        link.close()
+
+
 def test_pages_that_nobody_needs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wasmsr.mem.serving.memory_images.SLACK", 1 << 17)
     region = MemoryRegion(memoryview(bytearray(5 << 16)))

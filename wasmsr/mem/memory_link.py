@@ -347,9 +347,7 @@ class MemoryLink:
                 f"{self._shown} is another memory than before: its bytes differ"
             )
         # A memory that has forgotten an answered command was set back; it says so, once.
-        if self.begun and self.seq and welcome.last not in (
-            self.seq, (self.seq + 1) % 65_536
-        ):  # fmt: skip
+        if self.begun and welcome.last not in (self.seq, (self.seq + 1) % 65_536):
             raise RemoteMemoryError(f"{self._shown} was set back to an earlier state")
         self.fenced, self.welcome = True, welcome
 
