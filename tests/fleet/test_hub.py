@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("jsonschema")
 
 from wasmsr.channels import conduit
-from wasmsr.channels.conduit import frame
+from wasmsr.channels.conduit import ConduitFrame, FrameStream, frame
+from wasmsr.channels.table import LARGEST
 from wasmsr.fleet.device.hub import ChannelHub, HubEvents
 from wasmsr.fleet.wire.failures import WireError
 from wasmsr.fleet.wire.topics import FleetRealm
@@ -103,6 +104,22 @@ def test_modules_wait_while_the_broker_takes_nothing(hub: Hub) -> None:
     hub.full = False
     until(lambda: bool(hub.published))
     writer.close(), reader.close()
+
+
+def test_a_message_that_is_too_long_ends_no_module(hub: Hub) -> None:
+    end = hub.member()
+    end.sendall(frame(conduit.OPEN, 0, b"\1in"))
+    until(lambda: bool(hub.subscribed))
+    for size in (LARGEST + 1, LARGEST):
+        hub.take("in", b"m" * size, None)  # 2 MiB come from a broker
+    frames, found = FrameStream(), list[ConduitFrame]()
+    end.settimeout(SECONDS)
+    while len(found) < 2:
+        found += frames.feed(end.recv(1 << 20))
+    assert [one.kind for one in found] == [conduit.GRANT, conduit.MESSAGE]
+    assert found[1].payload[28:] == b"m" * LARGEST
+    assert hub._members["m"].lost == 1
+    end.close()
 
 
 def test_records_of_periods_have_one_length(hub: Hub) -> None:

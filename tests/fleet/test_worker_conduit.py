@@ -16,6 +16,7 @@ pytest.importorskip("jsonschema")
 
 from wasmsr.channels import conduit
 from wasmsr.channels.conduit import ConduitFrame, FrameStream, frame
+from wasmsr.channels.table import LARGEST
 from wasmsr.fleet.device import silverline
 from wasmsr.fleet.device.hub import MOST_WAITING
 from wasmsr.fleet.device.silverline import SilverlineWorker, _WorkerConduit
@@ -33,6 +34,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 def test_a_module_that_does_not_read_holds_nobody_up() -> None:
     way = _WorkerConduit(0, {"of": "tests"}, lambda one: None)
+    way.give(0, bytes(LARGEST + 1))  # no message of a channel; the module would end by it
     try:
         for number in range(100):  # more than may wait; none of these calls waits
             way.give(0, number.to_bytes(4, "little") + bytes(1 << 20 - 1))

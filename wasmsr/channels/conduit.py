@@ -30,6 +30,8 @@ GRANT: Final = 4
 _HEAD = Struct("<BBI")
 _SENT = Struct("<16sQ")
 _NUMBERED = Struct("<16sIQ")
+LONGEST_FRAME: Final = _HEAD.size + _NUMBERED.size + LARGEST
+"""Bytes of a frame."""
 _PIECE: Final = 1 << 18
 _GRANT_SECONDS: Final = 10.0
 _FLUSH_SECONDS: Final = 10.0
@@ -69,7 +71,7 @@ class FrameStream:
         found, at = [], 0
         while len(self._rest) - at >= _HEAD.size:
             kind, fd, size = _HEAD.unpack_from(self._rest, at)
-            if kind > GRANT or size > LARGEST + _NUMBERED.size:
+            if kind > GRANT or _HEAD.size + size > LONGEST_FRAME:
                 raise HostError("what came through the conduit of channels is no frame of it")
             end = at + _HEAD.size + size
             if end > len(self._rest):
@@ -228,6 +230,6 @@ class Conduit:
 
 
 __all__ = [
-    "CLOSE", "GRANT", "MESSAGE", "OPEN", "REPORT", "Conduit", "ConduitFrame", "FrameStream",
-    "arrived_frame", "frame", "written_message",
+    "CLOSE", "GRANT", "LONGEST_FRAME", "MESSAGE", "OPEN", "REPORT", "Conduit", "ConduitFrame",
+    "FrameStream", "arrived_frame", "frame", "written_message",
 ]  # fmt: skip

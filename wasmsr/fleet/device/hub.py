@@ -16,7 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from wasmsr.channels import conduit
-from wasmsr.channels.conduit import ConduitFrame, FrameStream, arrived_frame, frame, written_message
+from wasmsr.channels.conduit import (
+    LONGEST_FRAME,
+    ConduitFrame,
+    FrameStream,
+    arrived_frame,
+    frame,
+    written_message,
+)
 from wasmsr.channels.grant import READ, WRITE, is_topic
 from wasmsr.errors import HostError
 from wasmsr.fleet.device.matcher import TopicTable
@@ -185,8 +192,11 @@ class ChannelHub:
             self._put(member, arrived_frame(fd, data, known.life, known.epoch, known.number))
 
     def _put(self, member: _Member, data: bytes) -> None:
-        """Send bytes to a module, now or when it takes them."""
-        if len(member.out) + len(data) > MOST_WAITING:
+        """Send a frame to a module, now or when it takes it.
+
+        One that is too long would be none for the module, which would end by it.
+        """
+        if len(data) > LONGEST_FRAME or len(member.out) + len(data) > MOST_WAITING:
             member.lost += 1
             self._events.lost(member.name, member.lost)
             return

@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from wasmsr.channels import conduit
-from wasmsr.channels.conduit import ConduitFrame, FrameStream, arrived_frame, frame, written_message
+from wasmsr.channels.conduit import (
+    LONGEST_FRAME,
+    ConduitFrame,
+    FrameStream,
+    arrived_frame,
+    frame,
+    written_message,
+)
 from wasmsr.channels.grant import READ, WRITE
 from wasmsr.errors import HostError, WasmsrError
 from wasmsr.executor.port import ID_BYTES, RING
@@ -316,10 +323,12 @@ class _WorkerConduit:
 
     def give(self, fd: int, data: bytes) -> None:
         """Send a message to the module, now or when it reads; beyond a limit it is lost."""
+        said = arrived_frame(fd, data, bytes(16), 0, 0)
         with self._lock:
-            if self._closing or len(self._out) + len(data) > MOST_WAITING:
+            waits = len(self._out) + len(said)
+            if self._closing or len(said) > LONGEST_FRAME or waits > MOST_WAITING:
                 return
-            self._out += arrived_frame(fd, data, bytes(16), 0, 0)
+            self._out += said
             os.eventfd_write(self._woken, 1)
 
     def close(self) -> None:
