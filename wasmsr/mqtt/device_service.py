@@ -115,7 +115,12 @@ class DeviceLink(BrokerLink):
         super()._on_publish(client, data, number, reason, more)
 
     def subscribe(self, text: str) -> None:
-        """Have the broker send what fits a filter, now and after each new connection."""
+        """Have the broker send what fits a filter, now and after each new connection.
+
+        It does not wait for the broker's answer. The hub calls this with its lock, which the
+        connection's thread needs for the next message: the answer would not come. What is
+        published after this comes to the broker after it.
+        """
         with self._subscribing:
             self._wanted[text] = self._wanted.get(text, 0) + 1
             if self._wanted[text] == 1 and self._client.is_connected():
