@@ -85,7 +85,28 @@ def test_only_what_was_changed_is_written_and_the_oldest_page_leaves() -> None:
     buffer.write(7, memoryview(b"x"))
     buffer.flush()
     buffer.flush()
-    assert memory.writes == [(0, 256)]
+    assert memory.writes == [(7, 1)]
+    for at in (100, 101, 102, 50, 90, 103, 98):
+        buffer.write(at, memoryview(b"xy"))
+    buffer.flush()
+    assert memory.writes[1:] == [(50, 2), (90, 2), (98, 7)]
+    memory.writes.clear()
+    for at in range(0, 100, 2):
+        buffer.write(at, memoryview(b"z"))
+    buffer.flush()
+    assert memory.writes == [(at, 1) for at in range(0, 100, 2)]
+
+
+def test_buffers_that_write_beside_each_other_in_one_page() -> None:
+    """Copies of a step write parts of one array: neither writes what the other has changed."""
+    memory = local(4096)
+    with BufferedMemory(memory, page=4096) as first, BufferedMemory(memory, page=4096) as second:
+        for at in range(0, 4096, 8):  # both hold the page as it was, and write every other byte
+            first.write(at, memoryview(b"1111"))
+            second.write(at + 4, memoryview(b"2222"))
+    got = bytearray(4096)
+    memory.read_into(0, memoryview(got))
+    assert got == b"11112222" * 512
 
 
 def test_two_buffers_see_each_other_after_flush_and_forget() -> None:

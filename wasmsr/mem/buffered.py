@@ -12,6 +12,8 @@ from wasmsr.mem.wire.commands import OUT_OF_BOUNDS
 SMALLEST_PAGE = 256
 LARGEST_PAGE = 1 << 16
 """Bytes of a page."""
+MOST_PARTS = 32
+"""Parts of a page that were changed, before they are written."""
 
 
 class BufferedMemory:
@@ -52,7 +54,8 @@ class BufferedMemory:
         self._pages: OrderedDict[int, memoryview] = OrderedDict()
         self._last: int | None = None
         self._last_page = memoryview(b"")
-        self._dirty: set[int] = set()
+        self._dirty: dict[int, list[tuple[int, int]]] = {}
+        """Of each page that was changed, what was: first byte and the one after the last."""
         self._spare: list[memoryview] = []
         self._size = transport.size()
 
@@ -107,7 +110,7 @@ class BufferedMemory:
             whole = count == self.page
             held = self._hold(page, fetch=not whole)
             held[offset : offset + count] = data[at : at + count]
-            self._dirty.add(page)
+            self._note(page, offset, offset + count)
 
     def flush(self) -> None:
         """Write all that was changed to the memory."""
@@ -171,9 +174,26 @@ class BufferedMemory:
         left = self._size - page * self.page
         return min(self.page, left) if left > 0 else self.page
 
+    def _note(self, page: int, start: int, end: int) -> None:
+        parts = self._dirty.setdefault(page, [])
+        if parts and parts[-1][0] <= start <= parts[-1][1]:
+            parts[-1] = parts[-1][0], max(end, parts[-1][1])  # most writes follow the last one
+            return
+        parts.append((start, end))
+        if len(parts) > MOST_PARTS:
+            self._send(page)
+
     def _send(self, page: int) -> None:
-        self.transport.write_from(page * self.page, self._pages[page][: self._length(page)])
-        self._dirty.discard(page)
+        """Write what was changed of a page, and nothing else: others may write beside it."""
+        start = end = 0
+        for first, last in [*sorted(self._dirty[page]), (self.page + 1, self.page + 1)]:
+            if first <= end:
+                end = max(end, last)
+                continue
+            if start < end:
+                self.transport.write_from(page * self.page + start, self._pages[page][start:end])
+            start, end = first, last
+        del self._dirty[page]
 
     def _write_back(self, addr: int, size: int) -> None:
         for page in self._range(addr, size):
@@ -182,5 +202,5 @@ class BufferedMemory:
 
     def _drop(self, page: int) -> None:
         self._pages.pop(page, None)
-        self._dirty.discard(page)
+        self._dirty.pop(page, None)
         self._last = None
