@@ -16,6 +16,7 @@ import pytest
 from tests.real.legs import LEG_SECONDS, STOPPED, Job, Result, files_of, prepare
 
 HERE = Path(__file__).resolve().parent
+NOTHING = Path(os.devnull)
 
 
 @dataclass(frozen=True)
@@ -35,29 +36,29 @@ class Engine:
         module: Path,
         folders: Sequence[str] = (),
         *,
-        stdin: bytes | None = None,
+        source: Path = NOTHING,
         after: int | None = None,
         to: str = "",
+        when: str = "",
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run a command to its end, or until it was saved after so many instructions."""
-        environment = dict(os.environ)
-        if after is not None:
-            environment |= {"WASMSR_SNAPSHOT_AFTER": str(after), "WASMSR_SNAPSHOT_TO": to}
-        return subprocess.run(
-            [*self.command, str(module), *folders],
-            input=b"" if stdin is None else stdin,
-            capture_output=True,
-            env=environment,
-            timeout=LEG_SECONDS,
-        )
+        """Run a command to its end, or until it was saved: after so many instructions, or when a
+        file is there. `source` is its standard input."""
+        told = {"AFTER": "" if after is None else str(after), "TO": to, "WHEN": when}
+        environment = {f"WASMSR_SNAPSHOT_{name}": value for name, value in told.items() if value}
+        with open(source, "rb") as stdin:
+            return subprocess.run(
+                [*self.command, str(module), *folders],
+                stdin=stdin,
+                capture_output=True,
+                env=os.environ | environment,
+                timeout=LEG_SECONDS,
+            )
 
 
+NODE_OPTIONS = ("--no-warnings", "--no-turbo-fast-api-calls")
+"""With fast calls from WebAssembly into its WASI, Node 20 crashes or loses objects."""
 WASMTIME = Engine("wasmtime", (sys.executable, "-m", "tests.anywhere.wasmtime_engine"))
-NODE = Engine(
-    "node",
-    ("node", "--no-warnings", "--no-turbo-fast-api-calls", str(HERE / "node_engine.mjs")),
-)
-"""Node 20 collects garbage in calls of WASI that V8 has made fast; it must not, and crashes."""
+NODE = Engine("node", ("node", *NODE_OPTIONS, str(HERE / "node_engine.mjs")))
 
 
 def needed(engine: Engine) -> Engine:
@@ -67,6 +68,15 @@ def needed(engine: Engine) -> Engine:
     if engine is WASMTIME:
         pytest.importorskip("wasmtime", reason="Wasmtime runs what is exported")
     return engine
+
+
+def one_quick(quick: Engine) -> pytest.MarkDecorator:
+    """Both engines, one of them in the quick tests."""
+    rows = [
+        pytest.param(one, id=one.name, marks=() if one is quick else pytest.mark.full)
+        for one in (WASMTIME, NODE)
+    ]
+    return pytest.mark.parametrize("engine", rows)
 
 
 def through_engines(
@@ -114,11 +124,12 @@ def through_engines(
     return Result(done.returncode, stdout, files_of(folder))
 
 
-def wasmsr(*words: str) -> subprocess.CompletedProcess[bytes]:
-    """Run our command line, without input."""
-    return subprocess.run(
-        [sys.executable, "-m", "wasmsr", *words],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=LEG_SECONDS,
-    )
+def wasmsr(*words: str, source: Path = NOTHING) -> subprocess.CompletedProcess[bytes]:
+    """Run our command line; `source` is its standard input."""
+    with open(source, "rb") as stdin:
+        return subprocess.run(
+            [sys.executable, "-m", "wasmsr", *words],
+            stdin=stdin,
+            capture_output=True,
+            timeout=LEG_SECONDS,
+        )

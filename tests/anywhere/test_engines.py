@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.anywhere.engines import NODE, WASMTIME, Engine, needed, through_engines, wasmsr
+from tests.anywhere.engines import (
+    NODE,
+    WASMTIME,
+    Engine,
+    needed,
+    one_quick,
+    through_engines,
+    wasmsr,
+)
 from tests.real import fetch
 from tests.real.legs import Job, whole
 from tests.real.test_built import LUA, SQL, a_film
@@ -16,15 +24,6 @@ from wasmsr.snapshot.format import content_digest, load
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "snapshot"
 FILM = ("film/sample.y4m", "/out.avi")
-
-
-def one_quick(quick: Engine) -> pytest.MarkDecorator:
-    """Both engines, one of them in the quick tests."""
-    rows = [
-        pytest.param(one, id=one.name, marks=() if one is quick else pytest.mark.full)
-        for one in (WASMTIME, NODE)
-    ]
-    return pytest.mark.parametrize("engine", rows)
 
 
 BOTH = pytest.mark.parametrize("engine", [WASMTIME, NODE], ids=lambda one: one.name)

@@ -5,7 +5,9 @@ The part has, in this order:
 - `u32` deterministic, `u32` whether there is a seed; `u64` each: the monotonic clock, CPU time, and
   realtime when they were stopped; 32 bytes of seed, `u64` position in the random stream;
 - `u32` whether a poll was interrupted, 16 bytes that identify it, `u64` when it began;
-- arguments, environment, names of mounts: `u32` count, then strings;
+- arguments, environment: `u32` count, then strings;
+- mounts: `u32` count, then for each: string name, `u32` what may be done (0 all, 1 only read, 2 as
+  in an input of a job);
 - `u32` count of descriptors, then for each: `u32` fd, `u32` kind (1 standard input, 2 output, 3
   error, 4 file, 5 directory, 6 device), `u32` flags, `u64` rights, `u64` inheriting rights, `u32`
   mount, string path, `u32` access, `u64` offset, `u64` size, `u32` preopen; of standard input
@@ -29,7 +31,8 @@ _KINDS = {"stdin": STDIN, "file": FILE, "directory": DIRECTORY, "device": DEVICE
 _NAMES = {number: name for name, number in _KINDS.items()}
 _STREAMS = {"stdout": STDOUT, "stderr": STDERR}
 IN_PLACE = ("host", "ro", "input")
-"""Modes of mounts that are folders of the host; an outer engine can be given them."""
+"""Modes of mounts that are folders of the host, by their number. An outer engine can be given them;
+the guest keeps the program from writing where it may not."""
 MOST_FDS = 1 << 16
 _DESCRIPTOR_SIZE = 80
 """The least bytes of a descriptor."""
@@ -79,13 +82,19 @@ def encode_wasi(state: WasiState | None) -> bytes:
         state.call or bytes(16),
         u64(state.started),
     ]
-    for strings in (state.args, state.environ, [mount.guest for mount in state.mounts]):
+    for strings in (state.args, state.environ):
         pieces += [u32(len(strings)), *map(string, strings)]
+    pieces.append(u32(len(state.mounts)))
+    pieces += [string(mount.guest) + u32(_number(mount.mode)) for mount in state.mounts]
     pieces.append(u32(len(state.descriptors)))
     numbers = {mount.guest: number for number, mount in enumerate(state.mounts)}
     for one in state.descriptors:
         pieces.append(_encode_descriptor(one, numbers, state.origin))
     return b"".join(pieces)
+
+
+def _number(mode: str) -> int:
+    return IN_PLACE.index(mode) if mode in IN_PLACE else 0
 
 
 def _encode_descriptor(
@@ -136,9 +145,10 @@ def decode_wasi(data: memoryview, before: dict[str, Any]) -> dict[str, Any]:
     pending, call, started = part.flag(), part.take(16), part.u64()
     args = [part.string() for _ in part.count(4)]
     environ = [part.string() for _ in part.count(4)]
-    names = [part.string() for _ in part.count(4)]
-    if names != [mount["guest"] for mount in before["mounts"]]:
+    mounts = [(part.string(), part.u32()) for _ in part.count(8)]
+    if mounts != [(mount["guest"], _number(mount["mode"])) for mount in before["mounts"]]:
         raise FormatError("the state file has other mounts than its program")
+    names = [name for name, _ in mounts]
     marks: list[list[Any]] = []
     descriptors = [_decode_descriptor(part, names, marks) for _ in part.count(_DESCRIPTOR_SIZE)]
     part.end()

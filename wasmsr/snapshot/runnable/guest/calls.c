@@ -12,7 +12,8 @@
 
 #define LAST_INSTANT (UINT64_C(1) << 62)
 #define MOST_BYTES 0xFFFFF000u
-enum { VIRTUAL_TICK = 1000, MOST_VECTORS = 1024 };
+#define MOST_OFFSET (UINT64_MAX >> 1)
+enum { VIRTUAL_TICK = 1000, MOST_VECTORS = 1024, FDFLAG_APPEND = 1 };
 
 static int32_t at(const void *pointer) { return (int32_t)(uintptr_t)pointer; }
 
@@ -48,38 +49,82 @@ static uint32_t translate_vectors(span memory, uint64_t pointer, uint64_t count,
   return 0;
 }
 
+static span name_at(span memory, const uint64_t *given) {
+  return (span){bytes_at(memory, given[0], (uint32_t)given[1]), (uint32_t)given[1]};
+}
+
+/* Whether a path has `..` in it. */
+static bool goes_up(span name) {
+  for (size_t i = 0; i + 1 < name.size; i++)
+    if (name.data[i] == '.' && name.data[i + 1] == '.' && (!i || name.data[i - 1] == '/') &&
+        (i + 2 == name.size || name.data[i + 2] == '/'))
+      return true;
+  return false;
+}
+
+/* A path for the outer engine, and where it begins. Some engines remove `..` with the name before
+ * it, which may be a link; so such a path is walked here. The caller frees `path.data` if `own`. */
+typedef struct {
+  uint32_t base;
+  span path;
+  bool own;
+} outer_path;
+
+static outer_path walked(const wasi_state *of, const descriptor *base, span name) {
+  if (!goes_up(name)) return (outer_path){base->outer, name, false};
+  const mount *const place = of->mounts + base->mount;
+  const span found = path_resolve(place, base->path, name, false, NULL);
+  buffer path = {0};
+  put_bytes(&path, found.size ? found.data : (const uint8_t *)".", found.size ? found.size : 1);
+  if (name.data[name.size - 1] == '/') put_bytes(&path, "/", 1);
+  free((void *)found.data);
+  return (outer_path){place->outer, {path.data, path.size}, true};
+}
+
 /* Pass a call on, as its row says what its arguments are. */
 static uint32_t pass(wasi_state *of, uint32_t call, const uint64_t *given, span memory) {
   static uint32_t vectors[MOST_VECTORS * 2];
+  const bool names = call >= CALL_path_create_directory && call <= CALL_path_unlink_file;
   const call_row *const row = call_rows + call;
   uint64_t arguments[12];
-  for (uint32_t i = 0; row->kinds[i]; i++) {
+  const descriptor *base = NULL;
+  const uint8_t *own[2] = {NULL, NULL};
+  uint32_t place = 0, n_own = 0, n, errno = 0;
+  for (uint32_t i = 0; row->kinds[i] && !errno; i++) {
     const uint8_t *found = NULL;
-    descriptor *one;
-    uint32_t n, errno;
     switch (row->kinds[i]) {
       case 'f':
-        one = wasi_find(of, (uint32_t)given[i]);
-        if (!one) return ERRNO_BADF;
-        arguments[i] = one->outer;
+        base = wasi_find(of, (uint32_t)given[i]);
+        if (!base) errno = ERRNO_BADF;
+        if (base) arguments[i] = base->outer;
+        place = i;
         break;
       case 'p':
-        if (!(found = bytes_at(memory, given[i], row->sizes[i]))) return ERRNO_FAULT;
+        if (!(found = bytes_at(memory, given[i], row->sizes[i]))) errno = ERRNO_FAULT;
         arguments[i] = (uint64_t)at(found);
         break;
       case 'b':
-        if (!(found = bytes_at(memory, given[i], (uint32_t)given[i + 1]))) return ERRNO_FAULT;
+        if (!(found = bytes_at(memory, given[i], (uint32_t)given[i + 1]))) errno = ERRNO_FAULT;
         arguments[i] = (uint64_t)at(found);
+        if (errno || !names || !base || base->kind != FD_DIRECTORY) break;
+        const outer_path path = walked(of, base, (span){found, (uint32_t)given[i + 1]});
+        if (path.own) own[n_own++] = path.path.data;
+        arguments[place] = path.base;
+        arguments[i] = (uint64_t)at(path.path.data);
+        arguments[++i] = path.path.size;
         break;
       case 'v':
-        if ((errno = translate_vectors(memory, given[i], given[i + 1], vectors, &n))) return errno;
+        errno = translate_vectors(memory, given[i], given[i + 1], vectors, &n);
         arguments[i] = (uint64_t)at(vectors);
         arguments[++i] = n;
         break;
       default: arguments[i] = given[i];
     }
   }
-  return call_outer(call, arguments);
+  if (!errno) errno = call_outer(call, arguments);
+  for (uint32_t i = 0; i < n_own; i++) free((void *)own[i]);
+  /* The rights were asked for here. What some engines refuse then is a path out of its mount. */
+  return names && errno == ERRNO_NOTCAPABLE ? (uint32_t)ERRNO_PERM : errno;
 }
 
 /* Read or write with several buffers. Some engines take one buffer at a time, which they may; a
@@ -91,11 +136,16 @@ static uint32_t transfer(wasi_state *of, uint32_t call, const uint64_t *given, s
   const descriptor *const one = wasi_find(of, (uint32_t)given[0]);
   if (!one) return ERRNO_BADF;
   const bool placed = call == CALL_fd_pread || call == CALL_fd_pwrite;
+  const bool writing = call == CALL_fd_write || call == CALL_fd_pwrite;
   uint32_t n, all = 0, first = 0;
   const uint32_t errno = translate_vectors(memory, given[1], given[2], vectors, &n);
   uint8_t *const count = bytes_at(memory, given[placed ? 4 : 3], 4);
   if (errno || !count) return errno ? errno : ERRNO_FAULT;
-  for (;;) {
+  if (placed && given[3] > MOST_OFFSET) return ERRNO_INVAL;
+  if (writing && one->kind == FD_FILE && of->mounts[one->mount].mode == MOUNT_INPUT)
+    return ERRNO_BADF;
+  while (first < n && !vectors[first * 2 + 1]) first++;
+  while (first < n) { /* there is a byte to move */
     uint32_t done = 0;
     const uint64_t arguments[5] = {one->outer, (uint64_t)at(vectors + first * 2), n - first,
                                    placed ? given[3] + all : (uint64_t)at(&done),
@@ -105,7 +155,11 @@ static uint32_t transfer(wasi_state *of, uint32_t call, const uint64_t *given, s
     if (failed || !done) break;
     all += done;
     while (first < n && done >= vectors[first * 2 + 1]) done -= vectors[first++ * 2 + 1];
-    if (first == n || done || waits) break; /* all of it, or a part of a buffer */
+    if (done || waits) break; /* a part of a buffer */
+  }
+  if (call == CALL_fd_write && one->kind == FD_FILE && one->flags & FDFLAG_APPEND) {
+    uint64_t now; /* not every engine moves the offset to the new end */
+    outer_fd_seek((int32_t)one->outer, 0, 2, at(&now));
   }
   store_u32(count, all);
   return 0;
@@ -191,6 +245,140 @@ static uint32_t permitted(const wasi_state *of, uint32_t call, const uint64_t *g
     case CALL_path_unlink_file: return directory_of(of, given[0], RIGHT_PATH_UNLINK_FILE, &found);
     default: return 0;
   }
+}
+
+/* What is wrong with the paths of a call. They never leave the directory they start from; an engine
+ * may take a path above it for one of another name. */
+static uint32_t wrong_paths(const wasi_state *of, uint32_t call, const uint64_t *given,
+                            span memory) {
+  if (call < CALL_path_create_directory || call > CALL_path_unlink_file) return 0;
+  const char *const kinds = call_rows[call].kinds;
+  const descriptor *base = NULL;
+  for (uint32_t i = 0; kinds[i]; i++) {
+    if (kinds[i] == 'f') base = wasi_find(of, (uint32_t)given[i]);
+    if (kinds[i] != 'b' || !base || base->kind != FD_DIRECTORY) continue;
+    const span name = name_at(memory, given + i);
+    if (!name.data) return ERRNO_FAULT;
+    if (!name.size) return ERRNO_NOENT;
+    if (name.data[0] == '/') return ERRNO_PERM;
+    bool left = false;
+    if (goes_up(name)) {
+      const span found = path_resolve(of->mounts + base->mount, base->path, name, false, &left);
+      free((void *)found.data);
+    }
+    if (left) return ERRNO_PERM;
+    if (call == CALL_path_readlink) break; /* the other is a buffer */
+  }
+  return 0;
+}
+
+/* What is wrong with the other arguments of a call. Engines answer to that in different ways, and
+ * some end the program. */
+static uint32_t wrong_times(uint64_t access, uint64_t modification, uint64_t flags) {
+  enum { ATIM = 1, ATIM_NOW = 2, MTIM = 4, MTIM_NOW = 8, FSTFLAGS_ALL = 15 };
+  const uint32_t wanted = (uint32_t)flags;
+  if (wanted & ~(uint32_t)FSTFLAGS_ALL) return ERRNO_INVAL;
+  if ((wanted & (ATIM | ATIM_NOW)) == (ATIM | ATIM_NOW)) return ERRNO_INVAL;
+  if ((wanted & (MTIM | MTIM_NOW)) == (MTIM | MTIM_NOW)) return ERRNO_INVAL;
+  if ((wanted & ATIM && access > MOST_OFFSET) || (wanted & MTIM && modification > MOST_OFFSET))
+    return ERRNO_INVAL;
+  return 0;
+}
+
+static uint32_t wrong_arguments(uint32_t call, const uint64_t *given) {
+  enum { LAST_ADVICE = 5 };
+  switch (call) {
+    case CALL_fd_advise:
+      return (uint32_t)given[3] > LAST_ADVICE || given[1] > MOST_OFFSET || given[2] > MOST_OFFSET
+                 ? (uint32_t)ERRNO_INVAL
+                 : 0;
+    case CALL_fd_allocate:
+      if (given[1] > MOST_OFFSET || given[2] > MOST_OFFSET || !given[2]) return ERRNO_INVAL;
+      return given[1] + given[2] > MOST_OFFSET ? (uint32_t)ERRNO_FBIG : 0;
+    case CALL_fd_filestat_set_size: return given[1] > MOST_OFFSET ? (uint32_t)ERRNO_INVAL : 0;
+    case CALL_path_filestat_set_times:
+      if ((uint32_t)given[1] > 1) return ERRNO_INVAL;
+      return wrong_times(given[4], given[5], given[6]);
+    case CALL_path_filestat_get:
+    case CALL_path_link: return (uint32_t)given[1] > 1 ? (uint32_t)ERRNO_INVAL : 0;
+    default: return 0;
+  }
+}
+
+/* ---- mounts that are only read ---- */
+
+/* Whether a name is there: 0, or an errno. */
+static uint32_t look(const descriptor *base, span name, bool follow) {
+  uint8_t stat[64];
+  if (!name.data) return ERRNO_FAULT;
+  const uint32_t errno = (uint32_t)outer_path_filestat_get(
+      (int32_t)base->outer, follow, at(name.data), (int32_t)name.size, at(stat));
+  return errno == ERRNO_NOTCAPABLE ? (uint32_t)ERRNO_PERM : errno;
+}
+
+/* Whether the directory of a name is there. */
+static uint32_t look_above(const descriptor *base, span name) {
+  size_t size = name.size;
+  while (size && name.data[size - 1] == '/') size--;
+  while (size && name.data[size - 1] != '/') size--;
+  return name.data && size ? look(base, (span){name.data, size}, true) : 0;
+}
+
+/* What answers to a name that is to be made. */
+static uint32_t refuse_new(const wasi_state *of, const descriptor *base, span name) {
+  const uint32_t errno = look(base, name, false);
+  if (!errno) return ERRNO_EXIST;
+  if (errno != ERRNO_NOENT || of->mounts[base->mount].mode == MOUNT_INPUT) return errno;
+  const uint32_t above = look_above(base, name);
+  return above ? above : (uint32_t)ERRNO_ROFS;
+}
+
+/* What a call gets that would change something in a mount that is only read; 0 if it would not. */
+static uint32_t kept_as_it_is(const wasi_state *of, uint32_t call, const uint64_t *given,
+                              span memory) {
+  uint32_t place = 0, name = 1;
+  switch (call) {
+    case CALL_fd_allocate:
+    case CALL_fd_filestat_set_size:
+    case CALL_fd_filestat_set_times:
+    case CALL_path_create_directory:
+    case CALL_path_remove_directory:
+    case CALL_path_unlink_file:
+    case CALL_path_rename: break;
+    case CALL_path_filestat_set_times: name = 2; break;
+    case CALL_path_link: name = 2; break;
+    case CALL_path_symlink:
+      place = 2;
+      name = 3;
+      break;
+    default: return 0;
+  }
+  const descriptor *base = wasi_find(of, (uint32_t)given[place]);
+  if (!base || base->kind < FD_FILE) return 0;
+  const uint32_t mode = of->mounts[base->mount].mode;
+  if (call == CALL_path_link || call == CALL_path_rename) {
+    const uint32_t second = call == CALL_path_link ? 4 : 3;
+    const descriptor *const target = wasi_find(of, (uint32_t)given[second]);
+    if (mode != MOUNT_HOST || of->mounts[target->mount].mode != MOUNT_HOST) {
+      if (base->mount != target->mount) return ERRNO_XDEV;
+      uint32_t errno = look_above(base, name_at(memory, given + name));
+      if (!errno) errno = look_above(target, name_at(memory, given + second + 1));
+      if (call == CALL_path_rename) return errno ? errno : (uint32_t)ERRNO_ROFS;
+      if (!errno) errno = look(base, name_at(memory, given + name), false);
+      return errno ? errno : refuse_new(of, target, name_at(memory, given + second + 1));
+    }
+    return 0;
+  }
+  if (mode == MOUNT_HOST) return 0;
+  if (call == CALL_fd_filestat_set_times) return ERRNO_ROFS;
+  if (call == CALL_fd_allocate) return mode == MOUNT_INPUT ? ERRNO_BADF : 0;
+  if (call == CALL_fd_filestat_set_size) return mode == MOUNT_INPUT ? ERRNO_INVAL : 0;
+  const span path = name_at(memory, given + name);
+  if (call == CALL_path_create_directory || call == CALL_path_symlink)
+    return refuse_new(of, base, path);
+  const uint32_t errno = call == CALL_path_filestat_set_times ? look(base, path, given[1] & 1)
+                                                              : look_above(base, path);
+  return errno ? errno : (uint32_t)ERRNO_ROFS;
 }
 
 /* ---- the process ---- */
@@ -296,11 +484,19 @@ static uint32_t fd_read_call(wasi_state *of, const uint64_t *given, span memory)
     const uint32_t errno = read_stream(one, given, memory, &done);
     if (done) return errno;
   }
-  const uint32_t errno = transfer(of, CALL_fd_read, given, memory, one->kind != FD_FILE);
+  const uint32_t errno =
+      transfer(of, CALL_fd_read, given, memory,
+               one->kind != FD_FILE && !(one->kind == FD_STDIN && one->has_file));
   if (!errno && one->kind == FD_STDIN && one->has_file) {
-    uint32_t got;
+    static uint32_t vectors[MOST_VECTORS * 2];
+    uint32_t got, n;
     memcpy(&got, bytes_at(memory, given[3], 4), 4);
-    one->offset += got;
+    if (translate_vectors(memory, given[1], given[2], vectors, &n)) return errno;
+    for (uint32_t i = 0; i < n && got; i++) {
+      const uint32_t now = vectors[i * 2 + 1] < got ? vectors[i * 2 + 1] : got;
+      note_input(one, (const uint8_t *)(uintptr_t)vectors[i * 2], now);
+      got -= now;
+    }
   }
   return errno;
 }
@@ -313,7 +509,7 @@ static uint32_t fd_close_call(wasi_state *of, uint64_t fd) {
   descriptor *const one = wasi_find(of, (uint32_t)fd);
   if (!one) return ERRNO_BADF;
   close_outer(one);
-  *one = (descriptor){0};
+  descriptor_free(one);
   return 0;
 }
 
@@ -323,9 +519,16 @@ static uint32_t fd_renumber_call(wasi_state *of, const uint64_t *given) {
   if (!from || !to) return ERRNO_BADF;
   if (from == to) return 0;
   close_outer(to);
+  descriptor_free(to);
   *to = *from;
   *from = (descriptor){0};
   return 0;
+}
+
+/* A terminal, or nothing that a program could know. */
+static uint8_t type_of_stream(uint8_t type) {
+  enum { CHARACTER_DEVICE = 2, UNKNOWN = 0 };
+  return type == CHARACTER_DEVICE ? CHARACTER_DEVICE : UNKNOWN;
 }
 
 static uint32_t fdstat_get(wasi_state *of, const uint64_t *given, span memory) {
@@ -333,6 +536,9 @@ static uint32_t fdstat_get(wasi_state *of, const uint64_t *given, span memory) {
   if (errno) return errno;
   const descriptor *const one = wasi_find(of, (uint32_t)given[0]);
   uint8_t *const to = bytes_at(memory, given[1], 24);
+  if (is_stream(one)) to[0] = type_of_stream(to[0]);
+  to[1] = 0; /* an engine may leave anything between the fields */
+  memset(to + 4, 0, 4);
   to[2] = (uint8_t)one->flags;
   to[3] = (uint8_t)(one->flags >> 8);
   store_u64(to + 8, one->rights);
@@ -356,6 +562,30 @@ static uint32_t fdstat_set_flags(wasi_state *of, const uint64_t *given, span mem
   return 0;
 }
 
+static uint32_t allocate_call(wasi_state *of, const uint64_t *given, span memory) {
+  const uint32_t errno = pass(of, CALL_fd_allocate, given, memory);
+  if (errno != ERRNO_NOTSUP && errno != ERRNO_NOSYS) return errno;
+  const descriptor *const one = wasi_find(of, (uint32_t)given[0]);
+  uint64_t stat[8] = {0};
+  const uint32_t failed = (uint32_t)outer_fd_filestat_get((int32_t)one->outer, at(stat));
+  if (failed || stat[4] >= given[1] + given[2]) return failed;
+  return (uint32_t)outer_fd_filestat_set_size((int32_t)one->outer, (int64_t)(given[1] + given[2]));
+}
+
+/* Times of now are the program's, which need not be the outer engine's. */
+static uint32_t set_times(wasi_state *of, uint32_t call, const uint64_t *given, span memory,
+                          uint32_t first) {
+  uint64_t changed[7];
+  memcpy(changed, given, (first + 3) * sizeof *given);
+  for (uint32_t which = 0; which < 2; which++) {
+    const uint64_t now = UINT64_C(2) << which * 2;
+    if (!(changed[first + 2] & now)) continue;
+    changed[first + which] = wasi_realtime(of);
+    changed[first + 2] ^= now | now >> 1;
+  }
+  return pass(of, call, changed, memory);
+}
+
 static uint32_t set_rights(wasi_state *of, const uint64_t *given) {
   descriptor *const one = wasi_find(of, (uint32_t)given[0]);
   if (!one) return ERRNO_BADF;
@@ -372,11 +602,15 @@ static uint32_t filestat_get(wasi_state *of, const uint64_t *given, span memory)
   if (errno) return errno;
   uint8_t *const to = bytes_at(memory, given[1], 64);
   if (!to) return ERRNO_FAULT;
-  if (!is_stream(one)) return pass(of, CALL_fd_filestat_get, given, memory);
+  if (!is_stream(one)) {
+    errno = pass(of, CALL_fd_filestat_get, given, memory);
+    if (!errno) memset(to + 17, 0, 7); /* an engine may leave anything between the fields */
+    return errno;
+  }
   uint8_t stat[24] = {0};
   errno = (uint32_t)outer_fd_fdstat_get((int32_t)one->outer, at(stat));
   memset(to, 0, 64);
-  to[16] = stat[0]; /* all is 0 but the type */
+  to[16] = type_of_stream(stat[0]); /* all is 0 but the type */
   return errno;
 }
 
@@ -428,8 +662,14 @@ static uint32_t readdir_call(wasi_state *of, const uint64_t *given, span memory)
   uint8_t *const to = bytes_at(memory, given[1], room), *const count =
                                                             bytes_at(memory, given[4], 4);
   if (!to || !count) return ERRNO_FAULT;
-  if (one->n_entries == NO_ENTRIES || !given[3])
-    if ((errno = list_outer(one->outer, &one->entries, &one->n_entries))) return errno;
+  if (one->n_entries == NO_ENTRIES || !given[3]) {
+    entry *entries;
+    uint32_t n;
+    if ((errno = list_outer(one->outer, &entries, &n))) return errno;
+    entries_free(one);
+    one->entries = entries;
+    one->n_entries = n;
+  }
   uint32_t used = 0;
   for (uint64_t i = given[3]; i < one->n_entries && used < room; i++) {
     const entry *const found = one->entries + i;
@@ -451,12 +691,45 @@ static uint32_t readdir_call(wasi_state *of, const uint64_t *given, span memory)
 
 /* ---- paths ---- */
 
+enum { CREAT = 1, DIRECTORY = 2, EXCL = 4, TRUNC = 8, OFLAGS_ALL = 15 };
+
+/* Open in a mount that is only read, as at home. */
+static uint32_t open_to_read(const wasi_state *of, const descriptor *base, span name,
+                             uint32_t follow, uint32_t oflags, descriptor *one) {
+  const mount *const place = of->mounts + base->mount;
+  const bool input = place->mode == MOUNT_INPUT, writing = is_writing(one->access);
+  if (oflags & CREAT && oflags & EXCL) return refuse_new(of, base, name);
+  const uint32_t errno = open_outer(place, base->outer, follow, name, oflags & DIRECTORY,
+                                    ACCESS_READ, one->flags, &one->outer);
+  if (errno == ERRNO_NOENT && oflags & CREAT && !input) return ERRNO_ROFS;
+  if (errno) return errno;
+  const uint8_t kind = kind_of(one->outer);
+  uint32_t refused = 0;
+  if (kind == FD_DIRECTORY && (writing || (oflags & CREAT && !input))) refused = ERRNO_ISDIR;
+  if (kind == FD_FILE && writing && !input) refused = ERRNO_ROFS;
+  if (kind != FD_DEVICE || !writing || input) {
+    if (refused) outer_fd_close((int32_t)one->outer);
+    return refused;
+  }
+  /* A device is written to, not the file system that its name is in. */
+  outer_fd_close((int32_t)one->outer);
+  return open_outer(place, base->outer, follow, name, 0, one->access, one->flags, &one->outer);
+}
+
+static bool ends_in_link(const descriptor *base, span name) {
+  enum { SYMBOLIC_LINK = 7 };
+  uint8_t stat[64] = {0};
+  return name.data[name.size - 1] != '/' &&
+         !outer_path_filestat_get((int32_t)base->outer, 0, at(name.data), (int32_t)name.size,
+                                  at(stat)) &&
+         stat[16] == SYMBOLIC_LINK;
+}
+
 static uint32_t path_open_call(wasi_state *of, const uint64_t *given, span memory) {
-  enum { CREAT = 1, DIRECTORY = 2, TRUNC = 8, OFLAGS_ALL = 15 };
   descriptor *base;
   const uint32_t errno = directory_of(of, given[0], RIGHT_PATH_OPEN, &base);
   if (errno) return errno;
-  const span name = {bytes_at(memory, given[2], (uint32_t)given[3]), (uint32_t)given[3]};
+  const span name = name_at(memory, given + 2);
   uint8_t *const opened = bytes_at(memory, given[8], 4);
   if (!name.data || !opened) return ERRNO_FAULT;
   const uint32_t follow = (uint32_t)given[1], oflags = (uint32_t)given[4],
@@ -469,11 +742,20 @@ static uint32_t path_open_call(wasi_state *of, const uint64_t *given, span memor
   uint64_t rights = given[5] & base->inheriting;
   if (given[5] & ~rights & (RIGHT_FD_READ | RIGHT_FD_WRITE)) return ERRNO_NOTCAPABLE;
   const bool reading = rights & RIGHT_FD_READ, writing = rights & RIGHT_FD_WRITE || oflags & TRUNC;
+  const mount *const place = of->mounts + base->mount;
+  if (!follow && ends_in_link(base, name)) return oflags & EXCL ? ERRNO_EXIST : ERRNO_LOOP;
   descriptor one = {
       .outer = NO_OUTER, .n_entries = NO_ENTRIES, .mount = base->mount, .flags = fdflags};
   one.access = !writing ? ACCESS_READ : reading ? ACCESS_BOTH : ACCESS_WRITE;
-  const uint32_t failed = open_outer(of->mounts + base->mount, base->outer, follow, name, oflags,
-                                     one.access, fdflags, &one.outer);
+  uint32_t failed;
+  if (place->mode == MOUNT_HOST) {
+    const outer_path path = walked(of, base, name);
+    failed =
+        open_outer(place, path.base, follow, path.path, oflags, one.access, fdflags, &one.outer);
+    if (path.own) free((void *)path.path.data);
+  } else {
+    failed = open_to_read(of, base, name, follow, oflags, &one);
+  }
   if (failed) return failed;
   one.kind = kind_of(one.outer);
   rights &= one.kind == FD_DIRECTORY ? RIGHTS_OF_DIRECTORY : RIGHTS_OF_FILE;
@@ -481,38 +763,97 @@ static uint32_t path_open_call(wasi_state *of, const uint64_t *given, span memor
     rights &= ~(RIGHT_FD_ALLOCATE | RIGHT_FD_FILESTAT_SET_SIZE);
   one.rights = rights;
   one.inheriting = one.kind == FD_DIRECTORY ? given[6] & base->inheriting & RIGHTS_ALL : 0;
-  one.path = path_join(base->path, name);
+  one.path = path_resolve(place, base->path, name, follow, NULL);
   const uint32_t fd = wasi_add(of, &one);
   if (fd == UINT32_MAX) {
     close_outer(&one);
+    descriptor_free(&one);
     return ERRNO_MFILE;
   }
-  store_u32(bytes_at(memory, given[8], 4), fd);
+  store_u32(opened, fd);
   return 0;
+}
+
+static bool is_below(span path, span folder) {
+  return path.size >= folder.size &&
+         (!folder.size || !memcmp(path.data, folder.data, folder.size)) &&
+         (path.size == folder.size || !folder.size || path.data[folder.size] == '/');
 }
 
 /* Descriptors below a name that was given away go along. */
 static uint32_t rename_call(wasi_state *of, const uint64_t *given, span memory) {
-  const uint32_t errno = pass(of, CALL_path_rename, given, memory);
-  if (errno) return errno;
   const descriptor *const source = wasi_find(of, (uint32_t)given[0]);
   const descriptor *const target = wasi_find(of, (uint32_t)given[3]);
-  const span from = {bytes_at(memory, given[1], (uint32_t)given[2]), (uint32_t)given[2]};
-  const span to = {bytes_at(memory, given[4], (uint32_t)given[5]), (uint32_t)given[5]};
-  const span old = path_join(source->path, from), renamed = path_join(target->path, to);
+  const span from = name_at(memory, given + 1), to = name_at(memory, given + 4);
+  if (!from.data || !to.data) return ERRNO_FAULT;
   const uint32_t mounts[2] = {source->mount, target->mount};
-  for (uint32_t fd = 0; fd < of->n_table; fd++) {
+  const span old = path_resolve(of->mounts + mounts[0], source->path, from, false, NULL);
+  const span renamed = path_resolve(of->mounts + mounts[1], target->path, to, false, NULL);
+  const uint32_t errno = pass(of, CALL_path_rename, given, memory);
+  for (uint32_t fd = 0; fd < of->n_table && !errno; fd++) {
     descriptor *const one = of->table + fd;
-    if (one->kind < FD_FILE || one->preopen || one->mount != mounts[0] ||
-        one->path.size < old.size || memcmp(one->path.data, old.data, old.size) ||
-        (one->path.size > old.size && one->path.data[old.size] != '/'))
+    if (one->kind < FD_FILE || one->preopen || one->mount != mounts[0] || !is_below(one->path, old))
       continue;
-    one->path = path_join(renamed, (span){one->path.data + old.size, one->path.size - old.size});
+    buffer path = {0};
+    put_bytes(&path, renamed.data, renamed.size);
+    put_bytes(&path, one->path.data + old.size, one->path.size - old.size);
+    free((void *)one->path.data);
+    one->path = (span){path.data, path.size};
     one->mount = mounts[1];
   }
   free((void *)old.data);
   free((void *)renamed.data);
+  return errno;
+}
+
+/* What a link says, cut to the buffer; an engine may refuse a buffer that is too small. */
+static uint32_t readlink_call(wasi_state *of, const uint64_t *given, span memory) {
+  static uint8_t target[4096];
+  const descriptor *const base = wasi_find(of, (uint32_t)given[0]);
+  const span name = name_at(memory, given + 1);
+  const uint32_t room = (uint32_t)given[4];
+  uint8_t *const to = bytes_at(memory, given[3], room), *const count =
+                                                            bytes_at(memory, given[5], 4);
+  if (!name.data || !to || !count) return ERRNO_FAULT;
+  uint32_t length = 0;
+  const uint32_t errno =
+      (uint32_t)outer_path_readlink((int32_t)base->outer, at(name.data), (int32_t)name.size,
+                                    at(target), sizeof target, at(&length));
+  if (errno) return errno;
+  if (length > room) length = room;
+  memcpy(to, target, length);
+  store_u32(count, length);
   return 0;
+}
+
+static uint32_t path_filestat_call(wasi_state *of, const uint64_t *given, span memory) {
+  const uint32_t errno = pass(of, CALL_path_filestat_get, given, memory);
+  if (!errno) memset(bytes_at(memory, given[4], 64) + 17, 0, 7);
+  return errno;
+}
+
+/* Not every engine follows a link at the end of the old path. */
+static uint32_t link_call(wasi_state *of, const uint64_t *given, span memory) {
+  if (!(uint32_t)given[1]) return pass(of, CALL_path_link, given, memory);
+  const descriptor *const base = wasi_find(of, (uint32_t)given[0]);
+  const descriptor *const target = wasi_find(of, (uint32_t)given[4]);
+  const span old = name_at(memory, given + 2), new = name_at(memory, given + 5);
+  if (!old.data || !new.data) return ERRNO_FAULT;
+  const mount *const place = of->mounts + base->mount;
+  const span found = path_resolve(place, base->path, old, true, NULL);
+  const uint32_t errno =
+      (uint32_t)outer_path_link((int32_t)place->outer, 0, at(found.data), (int32_t)found.size,
+                                (int32_t)target->outer, at(new.data), (int32_t)new.size);
+  free((void *)found.data);
+  return errno;
+}
+
+static uint32_t symlink_call(wasi_state *of, const uint64_t *given, span memory) {
+  const span content = name_at(memory, given);
+  if (!content.data) return ERRNO_FAULT;
+  if (content.size && memchr(content.data, 0, content.size)) return ERRNO_INVAL;
+  if (content.size && content.data[0] == '/') return ERRNO_PERM; /* nobody here could follow it */
+  return pass(of, CALL_path_symlink, given, memory);
 }
 
 /* ---- waiting ---- */
@@ -567,8 +908,8 @@ static uint32_t deadline_of(const wasi_state *of, const uint8_t *from, uint64_t 
 static bool available(const descriptor *one, uint32_t kind, uint64_t *bytes) {
   enum { PIPE_PIECE = 4096 };
   *bytes = one->unread.size;
-  if (one->kind == FD_STDIN) return one->unread.size || one->ended;
-  if (one->kind != FD_FILE) return false;
+  if (one->kind == FD_DIRECTORY || one->unread.size || one->ended) return true;
+  if (one->kind == FD_DEVICE || (is_stream(one) && kind_of(one->outer) != FD_FILE)) return false;
   *bytes = PIPE_PIECE;
   if (kind == WRITE_EVENT) return true;
   uint64_t offset = 0, stat[8] = {0};
@@ -663,6 +1004,9 @@ static uint32_t poll_call(wasi_state *of, const uint64_t *given, span memory) {
 uint32_t perform_call(wasi_state *of, uint32_t call, const uint64_t *given, span memory) {
   uint32_t errno = demanded(of, call, given);
   if (!errno) errno = permitted(of, call, given);
+  if (!errno) errno = wrong_paths(of, call, given, memory);
+  if (!errno) errno = wrong_arguments(call, given);
+  if (!errno) errno = kept_as_it_is(of, call, given, memory);
   if (errno) return errno;
   descriptor *one;
   switch (call) {
@@ -695,7 +1039,15 @@ uint32_t perform_call(wasi_state *of, uint32_t call, const uint64_t *given, span
       one = wasi_find(of, (uint32_t)given[0]);
       if (!one) return ERRNO_BADF;
       if ((errno = require(one, RIGHT_FD_FILESTAT_SET_TIMES))) return errno;
-      return is_stream(one) ? (uint32_t)ERRNO_INVAL : pass(of, call, given, memory);
+      if (is_stream(one)) return ERRNO_INVAL;
+      errno = wrong_times(given[1], given[2], given[3]);
+      return errno ? errno : set_times(of, call, given, memory, 1);
+    case CALL_path_filestat_set_times: return set_times(of, call, given, memory, 4);
+    case CALL_fd_allocate: return allocate_call(of, given, memory);
+    case CALL_path_filestat_get: return path_filestat_call(of, given, memory);
+    case CALL_path_link: return link_call(of, given, memory);
+    case CALL_path_readlink: return readlink_call(of, given, memory);
+    case CALL_path_symlink: return symlink_call(of, given, memory);
     case CALL_fd_seek:
     case CALL_fd_tell: return fd_seek_call(of, given, memory, call == CALL_fd_tell);
     case CALL_fd_sync:

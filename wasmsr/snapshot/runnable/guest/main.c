@@ -18,7 +18,7 @@
 #include "wasi_calls.h"
 
 enum { EXIT_HOST = 1, EXIT_USAGE = 2, EXIT_STOPPED = 120, EXIT_FUEL = 121, EXIT_SNAPSHOT = 123 };
-enum { EXIT_TRAP = 134 };
+enum { FIRST_FOLDER = 3 };
 enum { SLICE = 20 * 1000 * 1000 }; /* instructions between two looks for a file */
 enum { BLOCK_HEAD = 12 };
 
@@ -179,7 +179,7 @@ static uint32_t folder_of(span *path) {
   uint32_t found = UINT32_MAX;
   size_t longest = 0;
   span rest = *path;
-  for (uint32_t fd = 3;; fd++) {
+  for (uint32_t fd = FIRST_FOLDER;; fd++) {
     uint32_t prestat[2];
     if (outer_fd_prestat_get((int32_t)fd, at(prestat))) break;
     uint8_t *const name = allocate(prestat[1] + 1, 1);
@@ -212,8 +212,13 @@ static void take_pages(const uint8_t *page, size_t size) {
 static bool save(program *of, wasi_state *wasi, uint64_t fuel) {
   static const span standard = {(const uint8_t *)"state.wsp", 9};
   span path = told("WASMSR_SNAPSHOT_TO");
-  if (!path.size) path = standard;
-  const uint32_t folder = folder_of(&path);
+  uint32_t folder = UINT32_MAX, prestat[2];
+  if (path.size) {
+    folder = folder_of(&path);
+  } else if (!outer_fd_prestat_get(FIRST_FOLDER, at(prestat))) {
+    folder = FIRST_FOLDER;
+    path = standard;
+  }
   if (folder == UINT32_MAX || !path.size) {
     say("no snapshot: WASMSR_SNAPSHOT_TO is in no folder that was given (wasmtime run --dir "
         "HOST::NAME)");
@@ -244,11 +249,13 @@ static bool save(program *of, wasi_state *wasi, uint64_t fuel) {
   } else {
     write_all(saving_to, state.data, state.size, &saving_failed);
     program_each_page(of, take_pages);
-    saving_failed = saving_failed || outer_fd_sync((int32_t)saving_to) ||
-                    outer_fd_close((int32_t)saving_to) ||
+    saving_failed = saving_failed || outer_fd_sync((int32_t)saving_to);
+    saving_failed = outer_fd_close((int32_t)saving_to) || saving_failed;
+    saving_failed = saving_failed ||
                     outer_path_rename((int32_t)folder, at(temporary.data), (int32_t)temporary.size,
                                       (int32_t)folder, at(path.data), (int32_t)path.size);
     if (!saving_failed) {
+      outer_fd_sync((int32_t)folder); /* its new name; not every engine lets us */
       say_about("the program was saved in ", path, " and has stopped");
       return true;
     }
@@ -261,13 +268,21 @@ static bool save(program *of, wasi_state *wasi, uint64_t fuel) {
   return false;
 }
 
-static bool appeared(void) {
+static bool is_there(void) {
   span path = told("WASMSR_SNAPSHOT_WHEN");
   if (!path.size) return false;
   const uint32_t folder = folder_of(&path);
   uint8_t stat[64];
   return folder != UINT32_MAX &&
          !outer_path_filestat_get((int32_t)folder, 1, at(path.data), (int32_t)path.size, at(stat));
+}
+
+/* Whether the file is new. One that stays where the state could not be saved is not a new wish. */
+static bool appeared(void) {
+  static bool before;
+  const bool now = is_there(), fresh = now && !before;
+  before = now;
+  return fresh;
 }
 
 static uint64_t number_told(const char *name) {
