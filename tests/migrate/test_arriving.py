@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from tests.migrate.arriving import arrived
 from wasmsr import Module, Snapshot, Store, WasmsrError
+from wasmsr.migrate.handover.reception import Reception
+from wasmsr.migrate.hosting.arriving_files import ArrivingFiles
 from wasmsr.migrate.hosting.host import Hosting
-from wasmsr.migrate.protocol import ProgramLimits, Reason
+from wasmsr.migrate.protocol import (
+    JournalError,
+    Move,
+    PeerRefused,
+    ProgramLimits,
+    Reason,
+    Receipt,
+)
 from wasmsr.program.program import Program
 from wasmsr.runspec.grants import HostGrants
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.filesystem.mounts import Mount
+from wasmsr.wasi.state.manifest import TreeEntry
 
 PLAIN = Module.from_text('(module (memory 2) (func (export "_start") (loop br 0)))')
 SIMD = Module.from_text('(module (func (export "f") (drop (v128.const i64x2 1 2))))')
@@ -119,3 +130,42 @@ def test_mounts_that_were_not_announced(tmp_path: Path) -> None:
     with pytest.raises(WasmsrError, match=r"not what was announced.*/secret"):
         arrive(hosting(tmp_path), snapshot, READS)
     program.close()
+
+
+def test_a_program_is_closed_whose_image_cannot_be_kept(tmp_path: Path) -> None:
+    """It was restored already; nobody else would ever close it."""
+    events: list[str] = []
+
+    def fails() -> None:
+        raise JournalError("the disk fails")
+
+    program = SimpleNamespace(close=lambda: events.append("closed"))
+    reception = object.__new__(Reception)
+    reception.move, reception.source, reception.memory = (
+        Move(b"p" * 16, 2, b"a" * 16),
+        "there",
+        False,
+    )
+    reception._receiver = cast(Any, SimpleNamespace(restore=lambda *values: program))
+    reception._image = cast(Any, SimpleNamespace(name="image", commit=fails))
+    reception._syncing = cast(Any, SimpleNamespace(start=lambda: None, wait=lambda: None))
+    reception._arrival, reception._node = cast(Any, None), b"n" * 16
+    reception._description = cast(Any, SimpleNamespace(modules=(), shown=b"", fed=b"", lease=None))
+    with pytest.raises(PeerRefused, match="the disk fails"):
+        reception._ready(Receipt(1, b"r" * 32))
+    assert events == ["closed"]
+
+
+def test_folders_for_files_of_a_move_that_fails_are_gone(tmp_path: Path) -> None:
+    """But for what was there before, or has something by now."""
+    (tmp_path / "there").mkdir()
+    trees: dict[str, tuple[Path, list[TreeEntry]]] = {
+        "new": (tmp_path / "files" / "id" / "new", []),
+        "there": (tmp_path / "there", []),
+        "used": (tmp_path / "used", []),
+    }
+    files = ArrivingFiles(trees, {}, 1 << 20, lambda digest: None)
+    assert (tmp_path / "files" / "id" / "new").is_dir()
+    (tmp_path / "used" / "file").touch()
+    files.give_up()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["there", "used"]

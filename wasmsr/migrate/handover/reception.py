@@ -297,10 +297,10 @@ class Reception:
         restored = time.monotonic()
         try:
             self._syncing.wait()
+            self._keep_image()
         except BaseException:
             program.close()
             raise
-        self._keep_image()
         receiver.hold(self, incoming, program, time.monotonic() - self._began)
         self._syncing.close()
         now = time.monotonic()

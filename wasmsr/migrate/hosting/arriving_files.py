@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 from wasmsr.errors import SnapshotError, WasmsrError
@@ -46,6 +48,7 @@ class ArrivingFiles:
         self.staged: dict[str, StagedFiles] = {}
         self._here: dict[str, Contents] = {}
         self._find = find
+        self._made: list[Path] = []
         try:
             for guest, (folder, entries) in trees.items():
                 self._begin(guest, folder, entries, bases.get(guest), limit)
@@ -55,6 +58,8 @@ class ArrivingFiles:
     def _begin(
         self, guest: str, folder: Path, entries: list[TreeEntry], base: TreeBase | None, limit: int
     ) -> None:
+        above = takewhile(lambda one: not one.exists(), (folder, *folder.parents))
+        self._made += reversed(list(above))
         os.makedirs(folder, mode=0o700, exist_ok=True)
         root = os.open(folder, DIRECTORY)
         try:
@@ -91,6 +96,13 @@ class ArrivingFiles:
         """Remove what was made, but for what has become a part of a tree."""
         for staged in self.staged.values():
             staged.close()
+
+    def give_up(self) -> None:
+        """Remove what was made, and folders that were made for it: the program does not come."""
+        self.close()
+        for folder in reversed(self._made):
+            with suppress(OSError):  # it has something by now
+                folder.rmdir()
 
 
 __all__ = ["ArrivingFiles"]

@@ -581,7 +581,7 @@ class HostedArrival:
         if self._prepared is not None:
             self._prepared.close()
         if self._files is not None:
-            self._files.close()
+            self._files.give_up()
         if isinstance(self._state, IncomingState):
             self._state.close()
 
