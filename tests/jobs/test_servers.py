@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,11 +21,14 @@ from wasmsr import Node
 from wasmsr.executor.output.frames import FRAMES_FILE
 from wasmsr.jobs import ExecutorLeft, JobError, LogFrame
 from wasmsr.jobs.execution.log import read_log
+from wasmsr.jobs.execution.requests import ExecutionRequest
 from wasmsr.jobs.executor import JobExecutor
 from wasmsr.jobs.servers import server_execution
 from wasmsr.jobs.servers.copied_log import CopiedLog
+from wasmsr.jobs.servers.ray_placement import RayPlacement
 from wasmsr.jobs.servers.server_execution import ServerExecution
 from wasmsr.jobs.servers.server_executor import ServerExecutor
+from wasmsr.jobs.servers.server_port import Unwanted
 from wasmsr.node.failures import NodeAway
 from wasmsr.rpc.control.control_server import ControlServer
 
@@ -237,6 +241,102 @@ def test_a_server_that_is_lost_before_it_has_taken_a_program(
         with Node(here.address) as node:
             assert [one.standing for one in node.ps()] == ["ended"]
     here.end()
+
+
+def test_a_cancel_that_a_server_does_not_hear_is_made_later(tmp_path: Path) -> None:
+    (tmp_path / "node").mkdir()
+    here = Here(tmp_path / "node")
+    lost: list[str] = []
+
+    class Deaf(Losing):
+        def submit(self, *values: Any, **named: Any) -> Any:
+            return self._node.submit(*values, **named)
+
+        def kill(self, program: str) -> Any:
+            if len(lost) < 3:
+                lost.append(program)
+                raise NodeAway("the connection was lost")
+            return self._node.kill(program)
+
+    with ServerExecutor(tmp_path / "shared", Deaf, [here.address]) as executor:
+        executor.start(until_stopped(tmp_path, "a", slow=1000))
+        until(lambda: written(executor, "a"))
+        with pytest.raises(NodeAway):
+            executor.cancel("a")
+        assert executor.wait("a", 60).error == "cancelled"
+        assert executor.describe("a").state == "cancelled"
+    here.end()
+
+
+def test_what_no_server_has_taken_is_cancelled_and_not_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_execution, "ABSENT_SECONDS", 1.0)
+    monkeypatch.setattr(server_execution, "AGAIN_SECONDS", 0.02)
+    (tmp_path / "node").mkdir()
+    here = Here(tmp_path / "node")
+    sent: list[str] = []
+
+    class Dropping(Losing):
+        def submit(self, *values: Any, **named: Any) -> Any:
+            sent.append("the question")
+            raise NodeAway("the connection was lost")
+
+        def ps(self) -> Any:
+            if len(sent) < server_execution.TAKEN_TRIES + 1:
+                sent.append("an answer")
+                raise NodeAway("the connection was lost")
+            return self._node.ps()
+
+    with ServerExecutor(tmp_path / "shared", Dropping, [here.address]) as executor:
+        executor.start(counting(tmp_path, "a", lines=50))
+        executor.cancel("a")
+        assert executor.wait("a", 60).error == "cancelled"
+        assert sent.count("the question") == 1
+        with Node(here.address) as node:
+            assert not node.ps()
+    here.end()
+
+
+def test_places_of_an_execution_that_has_ended_are_given_back(
+    executor: ServerExecutor, tmp_path: Path
+) -> None:
+    """Also the one that it had when its end was told."""
+    given_back: list[str] = []
+
+    class Place:
+        def __init__(self, server: str) -> None:
+            self.server = server
+
+        def release(self) -> None:
+            given_back.append(self.server)
+
+    executor.run(counting(tmp_path, "a", lines=1))
+    (execution,) = executor.ours()
+    execution._place = Place("one")
+    execution.take(Place("two"))
+    assert given_back == ["one", "two"] and execution._place is None
+
+
+def test_a_server_that_is_away_is_waited_for() -> None:
+    """And nobody waits for ever: not for one that is not wanted, and not for one that never says
+    where it is."""
+    placement = object.__new__(RayPlacement)
+    node = {"Alive": True, "NodeID": "1", "Labels": {}, "Resources": {"wasmsr@one:7443": 1}}
+    placement._ray = SimpleNamespace(nodes=lambda: [node])
+    placement._asking, placement._seconds = threading.BoundedSemaphore(1), 60.0
+    placement._drained = frozenset()
+    asked = ExecutionRequest.read({"execution_id": "a", "engine": {"EntryModule": "/m"}})
+    away = lambda: frozenset({"one:7443"})  # noqa: E731
+    with pytest.raises(Unwanted):
+        placement.reserve(asked, but=away, wanted=lambda: False)
+    placement._seconds = 0.0
+    with pytest.raises(JobError, match="no server has room") as late:
+        placement.reserve(asked, but=away)
+    assert late.value.retryable
+    placement._drained = frozenset({"one:7443"})
+    with pytest.raises(JobError, match="no server matches"):
+        placement.reserve(asked)
 
 
 def test_the_end_waits_for_what_is_being_started(

@@ -155,11 +155,17 @@ class RayPlacement:
         names = {one.hex() if isinstance(one, bytes) else str(one) for one in draining}
         return frozenset(where for node, where in self.servers().items() if node in names)
 
-    def _excluded(self, request: ExecutionRequest, but: frozenset[str]) -> list[str]:
-        """Return the raylets that may not have an execution. Raises JobError: none may."""
+    def _excluded(self, request: ExecutionRequest, but: frozenset[str]) -> list[str] | None:
+        """Return the raylets that may not have an execution; None if one may soon.
+
+        Raises JobError: none may.
+        """
         found = self.servers(request.constraints)
-        out = self._drained | self.leaving() | but
-        nodes = [node for node, where in found.items() if where not in out]
+        out = self._drained | self.leaving()
+        staying = {node: where for node, where in found.items() if where not in out}
+        nodes = [node for node, where in staying.items() if where not in but]
+        if staying and not nodes:
+            return None
         if not nodes:
             raise JobError(
                 "ExecutorSpecValidationErr",
@@ -199,6 +205,7 @@ class RayPlacement:
                     found = self._reserved(request, at, but(), wanted, end)
                     if found is not None:
                         return found
+                    _go_on(wanted, end)
                     time.sleep(ASK_SECONDS)
             finally:
                 self._asking.release()
@@ -226,7 +233,10 @@ class RayPlacement:
         wanted: Callable[[], bool],
         end: float,
     ) -> RayReservation | None:
-        """Return a place; None if its raylet was lost before it said so. Raises what Ray raises."""
+        """Return a place; None if its raylet was lost before it said so, or all are away.
+
+        Raises what Ray raises.
+        """
         wants: dict[str, Any] = {
             "num_cpus": CPU if request.resources.cpu is None else request.resources.cpu,
             "resources": {SERVER: SHARE, **({f"{SERVER}@{at}": SHARE} if at else {})},
@@ -238,6 +248,8 @@ class RayPlacement:
             # Ray 2.60 does not place an actor on the second raylet of `in(...)` if the first has no
             # room; it does so with `!in(...)`.
             others = self._excluded(request, but)
+            if others is None:
+                return None
             if others:
                 wants["label_selector"] = {NODE_LABEL: f"!in({', '.join(others)})"}
         actor = self._class.options(**wants).remote()

@@ -91,11 +91,12 @@ class ServerExecution(EndingExecution):
     def take(self, place: ServerPlace) -> None:
         """Have a place on a server, which is given back at the end; an older one is at once."""
         with self._lock:
-            self._place, old = place, self._place
+            given_back, self._place = [self._place], place
             if self.is_over:
-                old, self._place = place, None
-        if old is not None:
-            old.release()
+                given_back, self._place = [*given_back, place], None
+        for one in given_back:
+            if one is not None:
+                one.release()
 
     # ---- begin -----------------------------------------------------------------------------------
 
@@ -240,11 +241,14 @@ class ServerExecution(EndingExecution):
             raise JobError("ExecutionNotFound", f"no server has the execution {printable(self.id)}")
         now = time.monotonic()
         self._absent = self._absent or now
-        if now - self._absent >= ABSENT_SECONDS:
+        if now - self._absent < ABSENT_SECONDS:
+            time.sleep(AGAIN_SECONDS)
+        elif self._cancelled:  # and it is not sent any more
+            self._left = True
+            self._settle("cancelled", *self._manner.cancelled)
+        else:
             self._absent = 0.0
             self._submit()
-        else:
-            time.sleep(AGAIN_SECONDS)
 
     def _is_at(self, server: str) -> None:
         with self._lock:
@@ -276,9 +280,10 @@ class ServerExecution(EndingExecution):
         return seconds - (now - self._noted.began - self._noted.paused)
 
     def _end_late(self) -> None:
-        """End the program if it has run longer than it may."""
+        """End the program if it has run longer than it may, or its server was away for an end."""
         if self._time_left() <= 0 and not self._cancelled:
             self._timed_out = True
+        if self._timed_out or self._cancelled:
             with suppress(WasmsrError):  # it is tried again
                 self._steer("ended", "kill")
 
@@ -368,10 +373,19 @@ class ServerExecution(EndingExecution):
         return getattr(self._servers.at(place[0]), verb)(place[1].program, *values)
 
     def cancel(self) -> None:
-        """End it at once, and wait for that. Raises WasmsrError."""
+        """End it at once, and wait for that.
+
+        Raises:
+            NodeAway: Its server does not answer; it is ended as soon as that does.
+            WasmsrError: It has ended.
+        """
         self._cancelled = True
         try:
-            self._steer("cancelled", "kill")
+            place = self._servers.find(self.name, self._noted.replaced)
+            if place is not None or self._seen or self.is_over:
+                self._steer("cancelled", "kill")
+        except NodeAway:
+            raise
         except BaseException:
             self._cancelled = False
             raise
