@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +171,19 @@ def test_files_in_the_snapshot_go_to_a_folder(tmp_path: Path) -> None:
     assert guest == "/data" and place is not None
     assert (Path(place) / "a.txt").read_text() == "hello"
     assert (Path(place) / "sub" / "b.bin").read_bytes() == bytes(100_000) + b"end"
-    assert made.command("x.wasm") == f"wasmtime run --dir {place}::/data x.wasm"
+    assert made.command("x y.wasm") == f"wasmtime run --dir={place}::/data 'x y.wasm'"
     with pytest.raises(SnapshotError, match="File exists"):
         make_runnable(state, [bytes(module.binary)], str(tmp_path / "out"))
+    assert (Path(place) / "a.txt").exists()
+    # What cannot go along, or cannot be written, leaves nothing.
+    new = str(tmp_path / "new")
+    with pytest.raises(UnportableState):
+        make_runnable(replace(state, externs=["one"]), [bytes(module.binary)], new)
+    assert not os.path.exists(new)
+    assert state.wasi is not None
+    (mount,) = state.wasi["mounts"]
+    mounts = [mount, {**mount, "guest": b"/\xff" + b"n" * 300}]
+    with pytest.raises(SnapshotError):
+        two = replace(state, wasi={**state.wasi, "mounts": mounts})
+        make_runnable(two, [bytes(module.binary)], new)
+    assert os.listdir(new) == []

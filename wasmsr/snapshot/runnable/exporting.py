@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from wasmsr.errors import SnapshotError, UnportableState, printable
 from wasmsr.snapshot.runnable.compose import compose
 from wasmsr.snapshot.runnable.outgoing import plain_program
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, CARRYING
+from wasmsr.wasi.filesystem.tree_walk import remove
 from wasmsr.wasi.state import checked_state
 from wasmsr.wasi.state.checked_state import MountState
 from wasmsr.wasi.state.contents import Contents
@@ -39,8 +42,8 @@ class RunnableSnapshot:
         Args:
             name: The file of the module.
         """
-        folders = [f"--dir {host or 'HOST'}::{guest}" for host, guest in self.mounts]
-        return " ".join(["wasmtime run", *folders, name])
+        folders = [f"--dir={host or 'HOST'}::{guest}" for host, guest in self.mounts]
+        return shlex.join(["wasmtime", "run", *folders, name])
 
 
 def make_runnable(
@@ -69,18 +72,24 @@ def make_runnable(
             )
         known.append(binary)
     mounts: list[tuple[str | None, str]] = []
+    trees: list[tuple[MountState, str]] = []
+    files = state.files or Contents()
     if state.wasi is not None:
-        mounts, state = _with_files(state, folder)
-    return RunnableSnapshot(compose(plain_program(state, known)), mounts)
+        mounts, trees, state = _without_files(state, folder)
+    module = compose(plain_program(state, known))
+    _write_trees(trees, files)  # nothing is written of what cannot go along
+    return RunnableSnapshot(module, mounts)
 
 
-def _with_files(
+def _without_files(
     state: SnapshotState, folder: str | None
-) -> tuple[list[tuple[str | None, str]], SnapshotState]:
-    """Write the files of a snapshot; return all mounts, and the state without the files."""
+) -> tuple[list[tuple[str | None, str]], list[tuple[MountState, str]], SnapshotState]:
+    """Return all mounts, the trees that are in the snapshot with a place for each, and the state
+    without the trees."""
     assert state.wasi is not None
     wasi = checked_state.read(state.wasi)
     mounts: list[tuple[str | None, str]] = []
+    trees: list[tuple[MountState, str]] = []
     plain = []
     for one, saved in zip(wasi.mounts, state.wasi["mounts"], strict=True):
         guest = os.fsdecode(one.guest)
@@ -94,15 +103,28 @@ def _with_files(
                 hint="--files FOLDER writes them to a new folder, for the engine to give them",
             )
         place = os.path.join(folder, f"{len(mounts)}-{_PLAIN.sub('-', guest).strip('-') or 'root'}")
-        _write_tree(one, place, state.files or Contents())
+        trees.append((one, place))
         mounts.append((place, guest))
         plain.append({"guest": one.guest, "mode": "host"})
-    return mounts, replace(state, wasi={**state.wasi, "mounts": plain}, files=None)
+    return mounts, trees, replace(state, wasi={**state.wasi, "mounts": plain}, files=None)
 
 
-def _write_tree(mount: MountState, place: str, contents: Contents) -> None:
+def _write_trees(trees: Sequence[tuple[MountState, str]], files: Contents) -> None:
+    """Write trees to their places, all or none. Raises SnapshotError."""
+    made: list[str] = []
+    try:
+        for mount, place in trees:
+            _write_tree(mount, place, files, made)
+    except BaseException:
+        for place in made:
+            remove(Path(place))
+        raise
+
+
+def _write_tree(mount: MountState, place: str, contents: Contents, made: list[str]) -> None:
     try:
         os.makedirs(place, mode=0o700)
+        made.append(place)
         root = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise SnapshotError(
