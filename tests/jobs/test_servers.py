@@ -22,7 +22,7 @@ from wasmsr.executor.output.frames import FRAMES_FILE
 from wasmsr.jobs import ExecutorLeft, JobError, LogFrame
 from wasmsr.jobs.execution.log import read_log
 from wasmsr.jobs.execution.requests import ExecutionRequest
-from wasmsr.jobs.executor import JobExecutor
+from wasmsr.jobs.executor import JobExecutor, StillRuns
 from wasmsr.jobs.servers import server_execution
 from wasmsr.jobs.servers.copied_log import CopiedLog
 from wasmsr.jobs.servers.ray_placement import RayPlacement
@@ -295,6 +295,52 @@ def test_what_no_server_has_taken_is_cancelled_and_not_sent_again(
         assert sent.count("the question") == 1
         with Node(here.address) as node:
             assert not node.ps()
+    here.end()
+
+
+def test_what_no_server_has_taken_is_sent_by_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server is away when that process begins, and has never had the program."""
+    monkeypatch.setattr(server_execution, "ABSENT_SECONDS", 0.2)
+    monkeypatch.setattr(server_execution, "AGAIN_SECONDS", 0.02)
+    (tmp_path / "node").mkdir()
+    here = Here(tmp_path / "node")
+    away = threading.Event()
+
+    class Leaving(Losing):
+        def submit(self, *values: Any, **named: Any) -> Any:
+            away.set()
+            raise NodeAway("the connection was lost")
+
+        def ps(self) -> Any:
+            if away.is_set():
+                raise NodeAway("the connection was lost")
+            return self._node.ps()
+
+    class Coming(Leaving):
+        def submit(self, *values: Any, **named: Any) -> Any:
+            return self._node.submit(*values, **named)
+
+        def watch(self) -> Any:
+            if away.is_set():
+                raise NodeAway("the connection was lost")
+            return self._node.watch()
+
+    given = counting(tmp_path, "a", lines=50, execution_dir=str(tmp_path / "shared" / "a"))
+    with ServerExecutor(tmp_path / "shared", Leaving, [here.address]) as first:
+        first.start(given)
+        with pytest.raises(NodeAway):  # a list of before is no answer
+            first._servers.find("job.a")
+        first.leave()
+    with ServerExecutor(tmp_path / "shared", Coming, [here.address]) as second:
+        second.recover(given)
+        with pytest.raises(StillRuns):
+            second.wait("a", 0.1)
+        away.clear()
+        assert second.wait("a", 60).error == ""
+        with Node(here.address) as node:
+            assert [one.standing for one in node.ps()] == ["ended"]
     here.end()
 
 

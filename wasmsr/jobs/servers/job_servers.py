@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
 from typing import Final
 
 from wasmsr.errors import WasmsrError, printable
@@ -105,14 +104,17 @@ class JobServers:
         with self._lock:
             away = [one for one in self.addresses if self._shown.get(one) is None]
         for address in self.addresses:  # one that has just come is not in the lists yet
-            with suppress(NodeAway):
+            try:
                 mine = [
                     one
                     for one in self.at(address).ps()
                     if one.name == name and one.program not in but
                 ]
-                if mine:
-                    return address, max(mine, key=_age)
+            except NodeAway:
+                away.append(address)  # its list, which has not the program, may be old
+                continue
+            if mine:
+                return address, max(mine, key=_age)
         if away:
             raise NodeAway(f"the server {printable(away[0])} cannot be asked")
         return None

@@ -161,7 +161,7 @@ class ServerExecution(EndingExecution):
         """Go on watching a program that a node has, which another process began. Raises OSError."""
         self._lease = lease
         self._noted = ServerNote.read(self.folder, self._began)
-        self._began, self._seen = self._noted.began, True
+        self._began, self._seen = self._noted.began, self._noted.seen
         self._follow(self._opened())
 
     def _follow(self, copy: OutputCopy) -> None:
@@ -200,7 +200,7 @@ class ServerExecution(EndingExecution):
                 if place is None:
                     self._is_nowhere()
                     continue
-                self._seen, self._absent = True, 0.0
+                self._is_seen()
                 self._is_at(place[0])
                 found = place[1]
                 if copy.copy(self.server, found.program, lambda: self._left):
@@ -224,6 +224,12 @@ class ServerExecution(EndingExecution):
             self._servers.wait(self.name, heard, min(pause, max(self._time_left(), SOON_SECONDS)))
             pause = min(2 * pause, AGAIN_SECONDS)
         return None
+
+    def _is_seen(self) -> None:
+        self._seen, self._absent = True, 0.0
+        if not self._noted.seen:
+            self._noted = replace(self._noted, seen=True)
+            self._noted.write(self.folder)
 
     def _is_nowhere(self) -> None:
         """Have a server run a program that none has taken; all have been asked.

@@ -31,11 +31,13 @@ class ServerNote:
         began: When it was started, in seconds since 1970.
         paused: Seconds for which it was paused since then.
         replaced: Ids of its earlier programs, which were lost and begun again.
+        seen: Whether a server was seen to have the program.
     """
 
     began: float
     paused: float = 0.0
     replaced: tuple[str, ...] = ()
+    seen: bool = False
 
     def write(self, folder: ExecutionFolder) -> None:
         """Write the note. Raises OSError."""
@@ -48,9 +50,12 @@ class ServerNote:
             data, _ = small_files.read(folder.path / "server.json", LARGEST)
             found = json.loads(data)
             return cls(
-                float(found["began"]), float(found["paused"]), tuple(map(str, found["replaced"]))
+                float(found["began"]),
+                float(found["paused"]),
+                tuple(map(str, found["replaced"])),
+                bool(found.get("seen", True)),  # a version before did not say so
             )
-        return cls(began)
+        return cls(began, seen=True)
 
 
 def spec_for(prepared: Prepared) -> dict[str, Any]:
