@@ -379,7 +379,7 @@ class ServerExecution(EndingExecution):
         return getattr(self._servers.at(place[0]), verb)(place[1].program, *values)
 
     def cancel(self) -> None:
-        """End it at once, and wait for that.
+        """End it at once, and wait for that. One that no server has taken yet is not sent again.
 
         Raises:
             NodeAway: Its server does not answer; it is ended as soon as that does.
@@ -388,8 +388,9 @@ class ServerExecution(EndingExecution):
         self._cancelled = True
         try:
             place = self._servers.find(self.name, self._noted.replaced)
-            if place is not None or self._seen or self.is_over:
-                self._steer("cancelled", "kill")
+            if place is None and not self._seen and not self.is_over:
+                return  # no server may have it; the thread sees to that
+            self._steer("cancelled", "kill")
         except NodeAway:
             raise
         except BaseException:
