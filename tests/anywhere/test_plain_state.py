@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 from wasmsr import Module, Paused, Snapshot, Store, UnportableState
-from wasmsr.errors import SnapshotError
+from wasmsr.errors import HandedOver, SnapshotError
 from wasmsr.snapshot.encoding.reader import decode
-from wasmsr.snapshot.format import content_digest, encode
+from wasmsr.snapshot.format import content_digest, encode, mark_handed
 from wasmsr.snapshot.runnable import plain_state as plain
 from wasmsr.snapshot.runnable.doorway import as_snapshot
 from wasmsr.snapshot.runnable.exporting import make_runnable
 from wasmsr.snapshot.runnable.incoming import read_plain
 from wasmsr.snapshot.runnable.outgoing import plain_program
 from wasmsr.snapshot.state import SnapshotState
+from wasmsr.snapshot.tools.export import write_runnable
+from wasmsr.snapshot.tools.opened import open_snapshot
 from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
 
@@ -187,3 +189,16 @@ def test_files_in_the_snapshot_go_to_a_folder(tmp_path: Path) -> None:
         two = replace(state, wasi={**state.wasi, "mounts": mounts})
         make_runnable(two, [bytes(module.binary)], new)
     assert os.listdir(new) == []
+
+
+def test_a_program_that_was_handed_over_is_not_exported(tmp_path: Path) -> None:
+    """It would run twice."""
+    state, binary = everything()
+    file = tmp_path / "snapshot.bin"
+    file.write_bytes(b"".join(encode(state)))
+    module = Module(binary)
+    write_runnable(open_snapshot(file), [module], str(tmp_path / "one.wasm"), None)
+    mark_handed(file)
+    with pytest.raises(HandedOver, match="handed over to another host"):
+        write_runnable(open_snapshot(file), [module], str(tmp_path / "two.wasm"), None)
+    assert not (tmp_path / "two.wasm").exists()

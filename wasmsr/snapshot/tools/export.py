@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from wasmsr.errors import MalformedError, ModuleError, UnportableState
+from wasmsr.errors import HandedOver, MalformedError, ModuleError, UnportableState, printable
 from wasmsr.interp.modules.module import Module
 from wasmsr.snapshot.format import save_pieces
 from wasmsr.snapshot.tools.copies import STDOUT, check_output
@@ -65,9 +65,17 @@ def write_runnable(
 
     Raises:
         UnportableState, SnapshotError: As `make_runnable` and `write_wasm`.
+        HandedOver: The program runs on another host, and would run twice.
     """
     from wasmsr.snapshot.runnable.exporting import make_runnable
 
+    if opened.header.handed:
+        raise HandedOver(
+            f"the program in {printable(opened.path)} was handed over to another host, which may "
+            "own it now",
+            hint="if that host is gone for good, `wasmsr run --from-snapshot FILE --adopt` takes "
+            "the program over, and can save it anew",
+        )
     check_output(opened, out, replaces=False)
     binaries = [None if one is None else bytes(one.binary) for one in _modules(opened, modules)]
     made = make_runnable(opened.state, binaries, folder)

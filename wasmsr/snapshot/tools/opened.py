@@ -53,7 +53,7 @@ def open_snapshot(
     warn: Callable[[str], None] = lambda text: None,
     trust: ReadTrust = READ_ANY,
 ) -> OpenedSnapshot:
-    """Read a snapshot. A mark of hand-over does not matter: nothing here runs a program.
+    """Read a snapshot. A mark of hand-over does not matter here: nothing runs a program.
 
     The base of an incremental file is looked for among the checkpoints in the file's folder.
 
