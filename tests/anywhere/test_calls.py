@@ -9,7 +9,13 @@ import pytest
 
 from tests.anywhere.call_script import BUFFER, OUT, Script
 from tests.anywhere.engines import NODE, WASMTIME, Engine, needed, one_quick, wasmsr
-from wasmsr.wasi.preview1.abi import ALL_RIGHTS, Right
+from wasmsr.wasi.preview1.abi import (
+    ALL_RIGHTS,
+    SUBSCRIPTION,
+    SUBSCRIPTION_CLOCK,
+    SUBSCRIPTION_FD,
+    Right,
+)
 
 READ, WRITE = Right.FD_READ, Right.FD_WRITE
 ROOT, OTHER = 3, 4
@@ -179,12 +185,53 @@ def _process(script: Script) -> None:
     call("sock_shutdown", 9, 1)
 
 
+def _clock(clock: int, timeout: int, flags: int = 0) -> bytes:
+    return SUBSCRIPTION.pack(7, 0, SUBSCRIPTION_CLOCK.pack(clock, timeout, 0, flags))
+
+
+def _descriptor(kind: int, fd: int) -> bytes:
+    return SUBSCRIPTION.pack(5, kind, SUBSCRIPTION_FD.pack(fd))
+
+
+def _poll(script: Script) -> None:
+    """Wait for clocks, files, output, and what cannot be waited for."""
+    rights = READ | Right.FD_SEEK | Right.POLL_FD_READWRITE
+    script.call("path_open", OTHER, 0, b"b.txt", 0, rights, 0, 0, OUT, show=(OUT, 4))
+    script.call("path_open", OTHER, 0, b"b.txt", 0, READ, 0, 0, OUT, show=(OUT, 4))
+    reading, writing = 1, 2
+    for wanted in (
+        [_clock(1, 0)],
+        [_clock(1, 1_000_000)],
+        [_clock(0, 0, 1)],
+        [_clock(0, 10), _clock(1, 5)],
+        [_clock(0, 1_577_836_800_000_000_000 + 50_000_000_000, 1)],
+        [_clock(2, 5)],
+        [_clock(9, 5)],
+        [_clock(1, 5, 2)],
+        *([_descriptor(kind, fd)] for kind in (reading, writing, 7) for fd in (1, 3, 4, 6, 7, 99)),
+        [_descriptor(writing, 1), _clock(1, 1 << 62)],
+        [_descriptor(writing, 1), _descriptor(writing, 2), _descriptor(reading, 6)],
+        [_clock(1, 1 << 63, 1), _descriptor(writing, 1)],
+        [_clock(9, 0), _descriptor(writing, 1)],
+    ):
+        place, size = script.string(b"".join(wanted))
+        script.steps.append(
+            f"(memory.copy (i32.const 8192) (i32.const {place}) (i32.const {size}))"
+        )
+        script.steps.append("(memory.fill (i32.const 16384) (i32.const 0) (i32.const 256))")
+        script.steps.append(f"(i32.store (i32.const {OUT}) (i32.const 0))")
+        script.call("poll_oneoff", 8192, 16384, len(wanted), OUT, show=(16384, 96))
+        script.call("clock_time_get", 1, 0, OUT, show=(OUT, 8))
+    script.call("poll_oneoff", 8192, 16384, 0, OUT)
+
+
 @one_quick(WASMTIME)
 def test_answers(engine: Engine, tmp_path: Path) -> None:
     script = Script()
     _files(script)
     _paths(script)
     _process(script)
+    _poll(script)
     found = compared(script, tmp_path, engine, "")
     assert len(found) > 190
 

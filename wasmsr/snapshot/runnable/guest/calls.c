@@ -919,6 +919,12 @@ static bool available(const descriptor *one, uint32_t kind, uint64_t *bytes) {
   return true;
 }
 
+/* Some engines look at the clock before they look at the descriptors; so they get a moment. */
+static uint64_t asked_time(uint64_t left, uint32_t n_descriptors) {
+  enum { MOMENT = 1000000 };
+  return n_descriptors && left < MOMENT ? MOMENT : left;
+}
+
 static uint32_t poll_call(wasi_state *of, const uint64_t *given, span memory) {
   const uint64_t n = (uint32_t)given[2];
   const bool again = of->pending; /* the call that was interrupted is made again first */
@@ -971,9 +977,12 @@ static uint32_t poll_call(wasi_state *of, const uint64_t *given, span memory) {
     if (n_asked || (left && !virtual)) {
       uint32_t asking = n_asked, got = 0;
       if (timed || found.n)
-        put_clock(asked + (size_t)asking++ * SUBSCRIPTION, 0, virtual ? 0 : left);
+        put_clock(asked + (size_t)asking++ * SUBSCRIPTION, 0,
+                  asked_time(virtual ? 0 : left, n_asked));
       uint8_t *const answers = allocate(asking, EVENT);
       errno = (uint32_t)outer_poll_oneoff(at(asked), at(answers), (int32_t)asking, at(&got));
+      for (uint32_t i = 0; i < got && !errno; i++)
+        if (answers[i * EVENT + 10] == WRITE_EVENT) memset(answers + i * EVENT + 16, 0, 8);
       for (uint32_t i = 0; i < got && !errno; i++)
         if (answers[i * EVENT + 10] != CLOCK_EVENT)
           memcpy(found.to + (size_t)found.n++ * EVENT, answers + i * EVENT, EVENT);
