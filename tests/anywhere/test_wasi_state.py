@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tests.anywhere.call_script import BUFFER, OUT, Script
@@ -129,6 +130,32 @@ def test_another_input_is_read_from_its_beginning(engine: Engine, tmp_path: Path
         last = travel.last
         assert travel.there(engine).decode() == f"00\n{text}\n"
         travel.last = last
+
+
+@one_quick(WASMTIME)
+def test_input_that_does_not_block(engine: Engine, tmp_path: Path) -> None:
+    """Its flag is the program's, and the engine's input would block."""
+    needed(engine)
+    source = tmp_path / "pipe"
+    os.mkfifo(source)
+    writer = os.open(source, os.O_RDWR)
+    script = Script()
+    script.call("fd_fdstat_set_flags", 0, 4)
+    script.steps.append(PAUSE)
+    script.call("fd_read", 0, *script.vectors((BUFFER, 4)), OUT)
+    script.call("fd_write", 1, *script.vectors((16, 1)), OUT)
+    travel = Travel(script, tmp_path, source=source)
+    assert travel.here(3000) == b"00\n"
+    assert travel.there(engine) == b"06\n000\n"
+    os.write(writer, b"abcd")
+    found = b""
+    for _ in range(9):  # Node may be so late that its clock comes first
+        travel.last = tmp_path / "next-first.bin"
+        found = travel.there(engine)
+        if found == b"00\n000\n":
+            break
+    assert found == b"00\n000\n"
+    os.close(writer)
 
 
 @one_quick(NODE)

@@ -13,7 +13,7 @@
 #define LAST_INSTANT (UINT64_C(1) << 62)
 #define MOST_BYTES 0xFFFFF000u
 #define MOST_OFFSET (UINT64_MAX >> 1)
-enum { VIRTUAL_TICK = 1000, MOST_VECTORS = 1024, FDFLAG_APPEND = 1 };
+enum { VIRTUAL_TICK = 1000, MOST_VECTORS = 1024, FDFLAG_APPEND = 1, FDFLAG_NONBLOCK = 4 };
 
 static int32_t at(const void *pointer) { return (int32_t)(uintptr_t)pointer; }
 
@@ -127,6 +127,27 @@ static uint32_t pass(wasi_state *of, uint32_t call, const uint64_t *given, span 
   return names && errno == ERRNO_NOTCAPABLE ? (uint32_t)ERRNO_PERM : errno;
 }
 
+static bool is_stream(const descriptor *one) { return one->kind < FD_FILE; }
+
+enum { SUBSCRIPTION = 48, EVENT = 32, CLOCK_EVENT = 0, READ_EVENT = 1, WRITE_EVENT = 2 };
+/* ns. Some engines look at the clock before they look at the descriptors, so these get a moment; a
+ * longer one where the time of a deterministic program depends on the answer. */
+enum { MOMENT = 10 * 1000 * 1000, LONG_MOMENT = 100 * 1000 * 1000 };
+
+/* Whether a stream can be read, or written, at once. The outer engine's would block. */
+static bool is_ready(const descriptor *one, uint8_t kind) {
+  uint8_t asked[2 * SUBSCRIPTION] = {0}, found[2 * EVENT] = {0};
+  uint32_t got = 0;
+  asked[8] = kind;
+  store_u32(asked + 16, one->outer);
+  store_u32(asked + SUBSCRIPTION + 16, 1); /* the monotonic clock */
+  store_u64(asked + SUBSCRIPTION + 24, MOMENT);
+  if (outer_poll_oneoff(at(asked), at(found), 2, at(&got))) return true;
+  for (uint32_t i = 0; i < got; i++)
+    if (found[i * EVENT + 10] != CLOCK_EVENT) return true;
+  return false;
+}
+
 /* Read or write with several buffers. Some engines take one buffer at a time, which they may; a
  * program would then go another way than at home. So the call is made again from the next buffer
  * on, while nothing can make it wait. */
@@ -145,6 +166,9 @@ static uint32_t transfer(wasi_state *of, uint32_t call, const uint64_t *given, s
   if (writing && one->kind == FD_FILE && of->mounts[one->mount].mode == MOUNT_INPUT)
     return ERRNO_BADF;
   while (first < n && !vectors[first * 2 + 1]) first++;
+  if (first < n && is_stream(one) && one->flags & FDFLAG_NONBLOCK &&
+      !is_ready(one, writing ? WRITE_EVENT : READ_EVENT))
+    return ERRNO_AGAIN;
   while (first < n) { /* there is a byte to move */
     uint32_t done = 0;
     const uint64_t arguments[5] = {one->outer, (uint64_t)at(vectors + first * 2), n - first,
@@ -204,8 +228,6 @@ static bool demand_of(uint32_t call, demand *out) {
     default: return false;
   }
 }
-
-static bool is_stream(const descriptor *one) { return one->kind < FD_FILE; }
 
 static uint32_t demanded(const wasi_state *of, uint32_t call, const uint64_t *given) {
   demand wanted;
@@ -858,8 +880,6 @@ static uint32_t symlink_call(wasi_state *of, const uint64_t *given, span memory)
 
 /* ---- waiting ---- */
 
-enum { SUBSCRIPTION = 48, EVENT = 32, CLOCK_EVENT = 0, READ_EVENT = 1, WRITE_EVENT = 2 };
-
 typedef struct {
   uint8_t *to;
   uint32_t n;
@@ -919,12 +939,6 @@ static bool available(const descriptor *one, uint32_t kind, uint64_t *bytes) {
   return true;
 }
 
-/* Some engines look at the clock before they look at the descriptors; so they get a moment. */
-static uint64_t asked_time(uint64_t left, uint32_t n_descriptors) {
-  enum { MOMENT = 1000000 };
-  return n_descriptors && left < MOMENT ? MOMENT : left;
-}
-
 static uint32_t poll_call(wasi_state *of, const uint64_t *given, span memory) {
   const uint64_t n = (uint32_t)given[2];
   const bool again = of->pending; /* the call that was interrupted is made again first */
@@ -974,11 +988,11 @@ static uint32_t poll_call(wasi_state *of, const uint64_t *given, span memory) {
     uint64_t left = timed && first > now ? first - now : 0;
     if (found.n) left = 0;
     const bool virtual = of->deterministic && timed && left;
+    const uint64_t least = !n_asked ? 0 : virtual ? LONG_MOMENT : MOMENT;
+    const uint64_t asked_left = virtual || left < least ? least : left;
     if (n_asked || (left && !virtual)) {
       uint32_t asking = n_asked, got = 0;
-      if (timed || found.n)
-        put_clock(asked + (size_t)asking++ * SUBSCRIPTION, 0,
-                  asked_time(virtual ? 0 : left, n_asked));
+      if (timed || found.n) put_clock(asked + (size_t)asking++ * SUBSCRIPTION, 0, asked_left);
       uint8_t *const answers = allocate(asking, EVENT);
       errno = (uint32_t)outer_poll_oneoff(at(asked), at(answers), (int32_t)asking, at(&got));
       for (uint32_t i = 0; i < got && !errno; i++)
