@@ -11,6 +11,7 @@ for (const folder of folders) {
 const env = Object.fromEntries(
   Object.entries(process.env).filter(([name]) => name.startsWith("WASMSR_SNAPSHOT")),
 );
+// An exit returns from `start`: one that ends Node at once crashes it while it compiles.
 const wasi = new WASI({ version: "preview1", args: [file], env, preopens, returnOnExit: true });
 const module = await WebAssembly.compile(readFileSync(file));
 const instance = await WebAssembly.instantiate(module, { wasi_snapshot_preview1: wasi.wasiImport });
