@@ -939,6 +939,21 @@ static bool available(const descriptor *one, uint32_t kind, uint64_t *bytes) {
   return true;
 }
 
+/* Have the outer engine wait, and take its events but for clocks. An errno. */
+static uint32_t ask_outer(const uint8_t *asked, uint32_t n, events *found) {
+  uint32_t got = 0;
+  uint8_t *const answers = allocate(n, EVENT);
+  const uint32_t errno = (uint32_t)outer_poll_oneoff(at(asked), at(answers), (int32_t)n, at(&got));
+  for (uint32_t i = 0; i < got && !errno; i++) {
+    uint8_t *const one = answers + (size_t)i * EVENT;
+    if (one[10] == CLOCK_EVENT) continue;
+    if (one[10] == WRITE_EVENT) store_u64(one + 16, 0); /* nobody knows how much */
+    memcpy(found->to + (size_t)found->n++ * EVENT, one, EVENT);
+  }
+  free(answers);
+  return errno;
+}
+
 static uint32_t poll_call(wasi_state *of, const uint64_t *given, span memory) {
   const uint64_t n = (uint32_t)given[2];
   const bool again = of->pending; /* the call that was interrupted is made again first */
@@ -991,16 +1006,9 @@ static uint32_t poll_call(wasi_state *of, const uint64_t *given, span memory) {
     const uint64_t least = !n_asked ? 0 : virtual ? LONG_MOMENT : MOMENT;
     const uint64_t asked_left = virtual || left < least ? least : left;
     if (n_asked || (left && !virtual)) {
-      uint32_t asking = n_asked, got = 0;
+      uint32_t asking = n_asked;
       if (timed || found.n) put_clock(asked + (size_t)asking++ * SUBSCRIPTION, 0, asked_left);
-      uint8_t *const answers = allocate(asking, EVENT);
-      errno = (uint32_t)outer_poll_oneoff(at(asked), at(answers), (int32_t)asking, at(&got));
-      for (uint32_t i = 0; i < got && !errno; i++)
-        if (answers[i * EVENT + 10] == WRITE_EVENT) memset(answers + i * EVENT + 16, 0, 8);
-      for (uint32_t i = 0; i < got && !errno; i++)
-        if (answers[i * EVENT + 10] != CLOCK_EVENT)
-          memcpy(found.to + (size_t)found.n++ * EVENT, answers + i * EVENT, EVENT);
-      free(answers);
+      errno = ask_outer(asked, asking, &found);
     }
     if (!found.n && virtual && of->monotonic < first) of->monotonic = first; /* the sleep is over */
     const uint64_t later = wasi_monotonic(of);
