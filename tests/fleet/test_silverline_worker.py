@@ -132,6 +132,7 @@ def test_a_worker_ends_with_its_manager(manager: Manager) -> None:
     assert manager.process.wait(SECONDS) == 0
 
 
+@pytest.mark.full
 def test_a_manager_that_is_not_there(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "wasmsr", "worker", "--silverline", "0", "--sockets", str(tmp_path)],

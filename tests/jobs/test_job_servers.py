@@ -158,6 +158,7 @@ def test_it_moves_and_is_drained(servers: Servers) -> None:
         assert log and log == numbers(len(log) // 8)
 
 
+@pytest.mark.full
 def test_nothing_is_left_to_move_to(servers: Servers) -> None:
     with servers.served() as client:
         job = servers.submit(client, counting_job(ENDLESS))
@@ -174,6 +175,7 @@ def test_nothing_is_left_to_move_to(servers: Servers) -> None:
         client.stop(job.id)
 
 
+@pytest.mark.full
 def test_programs_outlive_the_service(servers: Servers) -> None:
     with servers.served() as client:
         job = servers.submit(client, counting_job(ENDLESS))
@@ -191,6 +193,7 @@ def test_programs_outlive_the_service(servers: Servers) -> None:
         assert [one.epoch for one in client.jobs.runs(job.id)] == [1]
 
 
+@pytest.mark.full
 def test_it_is_stopped_while_no_service_runs(servers: Servers) -> None:
     with servers.served() as client:
         job = servers.submit(client, counting_job(ENDLESS))
@@ -204,6 +207,7 @@ def test_it_is_stopped_while_no_service_runs(servers: Servers) -> None:
         assert [one.standing for one in node.ps()] == ["killed"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["ops", "daemon"])
 def test_one_on_every_server_that_matches(servers: Servers, kind: str) -> None:
     with servers.served() as client:
@@ -223,6 +227,7 @@ def test_one_on_every_server_that_matches(servers: Servers, kind: str) -> None:
         assert caught.value.code == "ExecutorSpecValidationErr"
 
 
+@pytest.mark.full
 def test_a_time_out_and_a_queue(servers: Servers) -> None:
     """A server with one CPU has one execution at a time; the other is stopped as it waits."""
     servers.plan = EnginePlan(servers=(PlannedServer("a:1", 1.0),))
@@ -254,18 +259,21 @@ def test_a_time_out_and_a_queue(servers: Servers) -> None:
         ({"compat": True, "ray": "x:1"}, "--compat"),
     ],
 )
+@pytest.mark.full
 def test_plans_that_cannot_be(values: dict[str, Any], words: str) -> None:
     with pytest.raises(JobError) as caught:
         EnginePlan(**values).check()
     assert caught.value.code == "SpecError" and words in caught.value.message
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("text", ["", ",cpu=1", "a:1,cpu=0", "a:1,cpu=x", "a:1,cpu=inf", "a:1,ssd"])
 def test_words_that_name_no_server(text: str) -> None:
     with pytest.raises(ValueError):
         PlannedServer.parse(text)
 
 
+@pytest.mark.full
 def test_a_plan_is_plain_data_and_back() -> None:
     plan = EnginePlan(
         servers=(PlannedServer.parse("a:1,cpu=1.5,disk=ssd"), PlannedServer.parse("b:1")),
@@ -287,6 +295,7 @@ def test_a_plan_is_plain_data_and_back() -> None:
         cannot_connect("a:1", {})
 
 
+@pytest.mark.full
 def test_a_list_of_the_version_before(tmp_path: Path) -> None:
     """Its jobs are there, and run on this machine."""
     path = tmp_path / "jobs.db"
@@ -306,6 +315,7 @@ def test_a_list_of_the_version_before(tmp_path: Path) -> None:
             assert jobs.drained() == frozenset()
 
 
+@pytest.mark.full
 def test_a_job_with_servers_of_a_later_version(servers: Servers) -> None:
     with servers.served() as client:
         job = servers.submit(client, counting_job(ENDLESS))
@@ -322,6 +332,7 @@ def test_a_job_with_servers_of_a_later_version(servers: Servers) -> None:
         assert "no servers that can be used" in ended.message
 
 
+@pytest.mark.full
 def test_a_lost_worker_begins_again(servers: Servers) -> None:
     """Its first life counts no more: the log is cut, and its end is that of the second."""
     with servers.served() as client:

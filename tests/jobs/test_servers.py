@@ -56,6 +56,7 @@ def written(executor: JobExecutor, id: str) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+@pytest.mark.full
 def test_an_execution_runs_to_its_end(executor: ServerExecutor, tmp_path: Path) -> None:
     result = executor.run(counting(tmp_path, "a", lines=50))
     assert (result.exit_code, result.error) == (0, "")
@@ -96,6 +97,7 @@ def test_it_is_paused_and_outlives_its_executor(executor: ServerExecutor, tmp_pa
     assert log == numbers(len(log) // 8) and len(log) > before
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("on_loss", ["restore", "fail"])
 def test_a_lost_worker(executor: ServerExecutor, tmp_path: Path, on_loss: str) -> None:
     executor.start(until_stopped(tmp_path, "a", slow=1000, on_loss=on_loss, snapshot_every=0.2))
@@ -116,6 +118,7 @@ def test_a_lost_worker(executor: ServerExecutor, tmp_path: Path, on_loss: str) -
         assert "SIGKILL" in result.error and executor.describe("a").state == "failed"
 
 
+@pytest.mark.full
 def test_a_time_out_is_about_the_time_without_pauses(
     executor: ServerExecutor, tmp_path: Path
 ) -> None:
@@ -131,6 +134,7 @@ def test_a_time_out_is_about_the_time_without_pauses(
     assert executor.wait("b", 60).timed_out
 
 
+@pytest.mark.full
 def test_workers_that_are_lost_again_and_again(executor: ServerExecutor, tmp_path: Path) -> None:
     """After five losses without a new save point it has failed."""
     executor.start(until_stopped(tmp_path, "a", slow=1000, on_loss="restart"))
@@ -145,6 +149,7 @@ def test_workers_that_are_lost_again_and_again(executor: ServerExecutor, tmp_pat
     assert executor.describe("a").losses == 6
 
 
+@pytest.mark.full
 def test_held_output_is_shown_when_a_save_point_has_it(
     executor: ServerExecutor, tmp_path: Path
 ) -> None:
@@ -174,6 +179,7 @@ def test_held_output_is_shown_when_a_save_point_has_it(
     assert log == numbers(len(log) // 8)
 
 
+@pytest.mark.full
 def test_what_a_server_cannot_run(executor: ServerExecutor, tmp_path: Path) -> None:
     with pytest.raises(JobError) as caught:
         executor.start(
@@ -201,6 +207,7 @@ class Losing:
         raise NodeAway("the connection was lost")
 
 
+@pytest.mark.full
 def test_a_server_whose_answer_is_lost(tmp_path: Path) -> None:
     """The program runs there; a caller that tried again would have two."""
     (tmp_path / "node").mkdir()
@@ -213,6 +220,7 @@ def test_a_server_whose_answer_is_lost(tmp_path: Path) -> None:
             executor.start(counting(tmp_path, "b", lines=50))
 
 
+@pytest.mark.full
 def test_a_server_that_is_lost_before_it_has_taken_a_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +251,7 @@ def test_a_server_that_is_lost_before_it_has_taken_a_program(
     here.end()
 
 
+@pytest.mark.full
 def test_a_cancel_that_a_server_does_not_hear_is_made_later(tmp_path: Path) -> None:
     (tmp_path / "node").mkdir()
     here = Here(tmp_path / "node")
@@ -268,6 +277,7 @@ def test_a_cancel_that_a_server_does_not_hear_is_made_later(tmp_path: Path) -> N
     here.end()
 
 
+@pytest.mark.full
 def test_what_no_server_has_taken_is_cancelled_and_not_sent_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,6 +308,7 @@ def test_what_no_server_has_taken_is_cancelled_and_not_sent_again(
     here.end()
 
 
+@pytest.mark.full
 def test_what_no_server_has_taken_is_sent_by_the_next_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +355,7 @@ def test_what_no_server_has_taken_is_sent_by_the_next_process(
     here.end()
 
 
+@pytest.mark.full
 def test_places_of_an_execution_that_has_ended_are_given_back(
     executor: ServerExecutor, tmp_path: Path
 ) -> None:
@@ -364,6 +376,7 @@ def test_places_of_an_execution_that_has_ended_are_given_back(
     assert given_back == ["one", "two"] and execution._place is None
 
 
+@pytest.mark.full
 def test_a_server_that_is_away_is_waited_for() -> None:
     """And nobody waits for ever: not for one that is not wanted, and not for one that never says
     where it is."""
@@ -385,6 +398,7 @@ def test_a_server_that_is_away_is_waited_for() -> None:
         placement.reserve(asked)
 
 
+@pytest.mark.full
 def test_the_end_waits_for_what_is_being_started(
     executor: ServerExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -510,6 +524,7 @@ def test_a_copied_log_goes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "left"), [("frames", 4), ("frames", 8), ("frames", 10), ("stdout", 2), ("stdout", 0)]
 )
+@pytest.mark.full
 def test_a_copy_that_a_killed_process_left(tmp_path: Path, file: str, left: int) -> None:
     """A frame that is half there is copied again, and so is one that its stream's file lacks."""
     folder, limits = tmp_path / "log", {"stdout": 1 << 20, "stderr": 1 << 20}

@@ -249,6 +249,7 @@ def test_without_faults(tmp_path: Path) -> None:
     assert reading > passed.index(("a", "after the swap of a move"))
 
 
+@pytest.mark.full
 def test_each_fault(tmp_path: Path) -> None:
     faults = list(leased_faults(attempt(tmp_path)))
     assert len(faults) > 120

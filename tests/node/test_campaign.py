@@ -8,6 +8,7 @@ from tests.node import lease_campaign
 from tests.node.campaign import play
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", [9])
 def test_a_node_is_right_after_faults(seed: int) -> None:
     """Supervisors and workers are killed while programs are paused, resumed and saved."""

@@ -7,6 +7,7 @@ import pytest
 from tests.ownership.campaign import run
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", [1])
 def test_a_run(seed: int) -> None:
     found = run(seed, faults=2, slack=5)

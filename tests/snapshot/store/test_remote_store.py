@@ -115,9 +115,7 @@ def test_two_writers_and_a_collector(s3: Any, tmp_path: Path) -> None:
             assert store.get(name, str(tmp_path / "out.bin")).root == wanted
 
 
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(1, 8))]
-)
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.full) for seed in range(8)])
 def test_killed_writers(
     seed: int, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +199,7 @@ def test_addresses_that_cannot_be(s3: Any) -> None:
         SnapshotStore("s3://no-such-bucket-here/x", create=True)
 
 
+@pytest.mark.full
 def test_the_command(s3: Any, tmp_path: Path) -> None:
     saved(tmp_path / "a.bin", random_memory(1))
 
