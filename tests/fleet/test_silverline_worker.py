@@ -30,7 +30,7 @@ SECONDS = 60.0
 class Manager:
     """A manager: it listens, and has one worker."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, command: tuple[str, ...] = ("-m", "wasmsr")) -> None:
         for name, source in (MODULES | {"echo": ECHO}).items():
             (folder / f"{name}.wasm").write_bytes(bytes(wasmtime.wat2wasm(source)))
         self._listening = socket.socket(socket.AF_UNIX)
@@ -38,7 +38,7 @@ class Manager:
         self._listening.listen(1)
         self._listening.settimeout(SECONDS)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "wasmsr", "worker", "--silverline", "3",
+            [sys.executable, *command, "worker", "--silverline", "3",
              "--sockets", str(folder)], cwd=folder,
         )  # fmt: skip
         self.end, _ = self._listening.accept()
@@ -130,6 +130,33 @@ def test_a_worker_ends_with_its_manager(manager: Manager) -> None:
     manager.next(FromWorker.OPEN)
     manager.close()
     assert manager.process.wait(SECONDS) == 0
+
+
+SLOW_WAKE = """
+import time
+from wasmsr.cli.running.terminal import Events
+wake = Events.wake
+def slow(self):
+    wake(self)
+    time.sleep(1.0)
+Events.wake = slow
+from wasmsr.cli.entry import main
+main()
+"""
+"""A command whose threads live on for a while when they have said that they are done."""
+
+
+@pytest.mark.full
+def test_a_thread_that_has_woken_the_worker_may_still_live(tmp_path: Path) -> None:
+    manager = Manager(tmp_path, ("-c", SLOW_WAKE))
+    try:
+        manager.next(FromWorker.LOG)
+        manager.send(0, ToWorker.STOP)
+        assert manager.process.wait(SECONDS) == 0
+    finally:
+        manager.close()
+        manager.process.kill()
+        manager.process.wait(SECONDS)
 
 
 @pytest.mark.full

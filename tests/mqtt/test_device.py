@@ -84,6 +84,15 @@ class Device:
         self.process.kill()
         self.process.wait(SECONDS)
 
+    @staticmethod
+    def runs(process: int) -> bool:
+        """Whether a process runs. One that has ended may stay in the table of processes: it lost
+        its parent, and process 1 of a container need not wait for others."""
+        try:
+            return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
     def stop(self) -> int:
         self.process.terminate()
         return self.process.wait(SECONDS)
@@ -218,7 +227,7 @@ def test_a_killed_device_takes_its_workers_along_and_comes_back(
     until(lambda: "standing=running" in device.log.read_text())
     workers = device.workers()
     device.kill()
-    until(lambda: not any(os.path.exists(f"/proc/{one}") for one in workers))
+    until(lambda: not any(map(device.runs, workers)))
     until(lambda: orchestrator.ask("runtimes/")["count"] == 0)  # by its last will
     device.start()
     until(lambda: orchestrator.ask("runtimes/")["count"] == 1)
@@ -302,7 +311,7 @@ def test_a_stopped_device_is_off_the_list(
     until(lambda: "standing=running" in device.log.read_text())
     workers = device.workers()
     assert device.stop() == 0
-    assert not any(os.path.exists(f"/proc/{one}") for one in workers)
+    assert not any(map(device.runs, workers))
     assert orchestrator.ask("runtimes/")["count"] == 0
     until(lambda: orchestrator.ask(f"modules/{name}/")["status"] == "K")
 
@@ -350,7 +359,7 @@ def test_a_module_goes_on_from_its_snapshot(
     workers = device.workers()
     if what == "device":
         device.kill()
-        until(lambda: not any(os.path.exists(f"/proc/{one}") for one in workers))
+        until(lambda: not any(map(device.runs, workers)))
     else:
         record = next((device.folder / "state" / "node" / "programs").glob("*/*"))
         assert record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,6 @@ SOCKETS = "/tmp/sl"
 @click.option("--json", "as_json", is_flag=True, help="Write events as JSON, one a line.")
 def worker(index: int, sockets: Path, mounts: tuple[str, ...], as_json: bool) -> int:
     """Carry out the command; HELP is its help text."""
-    import threading
-
     from wasmsr.cli.fleet.orchestrator import FleetLog
     from wasmsr.cli.running.node_service import policy_check
     from wasmsr.cli.running.terminal import END_CODES, Events
@@ -62,24 +61,27 @@ def worker(index: int, sockets: Path, mounts: tuple[str, ...], as_json: bool) ->
         try:
             made = SilverlineWorker(index, supervisor, Path.cwd(), sockets, note)
             found.append(made)
-            serving = threading.Thread(target=_serve, args=(made, events), daemon=True)
+            over = threading.Event()  # the thread may still live when it has woken this one
+            serving = threading.Thread(target=_serve, args=(made, events, over), daemon=True)
             serving.start()
             note("serving", socket=sockets / f"{index:02x}.s")
             code = 0
-            while serving.is_alive():
+            while not over.is_set():
                 arrived, _ = events.wait()
                 for number, ending in END_CODES.items():
                     if number in arrived:
                         code = ending
                         made.stop()
-                        serving.join()
+                        over.wait()
+            serving.join()
             return code
         finally:
             supervisor.stop(save=False, seconds=5)
 
 
-def _serve(made: Any, events: Any) -> None:
+def _serve(made: Any, events: Any, over: threading.Event) -> None:
     try:
         made.serve()
     finally:
+        over.set()
         events.wake()
