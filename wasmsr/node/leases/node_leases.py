@@ -100,8 +100,8 @@ class NodeLeases:
         assert terms is not None
         self.notes.write_module(record.program, self._node.worker_program(program, executor).path)
         self.notes.write(record)
-        leased = self.hold(program, executor)
         try:
+            leased = self.hold(program, executor)  # it may have to open the register first
             taken = leased.keeper.create(FailoverPolicy(terms.policy), terms.nodes)
         except BaseException:
             self.forget(program.id)
