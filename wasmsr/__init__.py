@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Bounds",
     "Caller",
+    "Completions",
     "DigestError",
     "EncryptionError",
     "Exit",
@@ -59,6 +60,12 @@ __all__ = [
     "Paused",
     "Retry",
     "RunSpec",
+    "Sandbox",
+    "SandboxError",
+    "SandboxFailure",
+    "SandboxLimits",
+    "SandboxResult",
+    "SandboxValue",
     "SignatureError",
     "Snapshot",
     "SnapshotError",
@@ -68,6 +75,7 @@ __all__ = [
     "Tag",
     "TagType",
     "ThrownException",
+    "ToolCall",
     "Trap",
     "Trapped",
     "TrustError",
@@ -145,6 +153,16 @@ if TYPE_CHECKING:
     from wasmsr.node.failures import NodeError
     from wasmsr.rpc.control.control_client import Node
     from wasmsr.runspec.run_spec import RunSpec
+    from wasmsr.sandbox.results import (
+        Completions,
+        SandboxError,
+        SandboxFailure,
+        SandboxLimits,
+        SandboxResult,
+        SandboxValue,
+        ToolCall,
+    )
+    from wasmsr.sandbox.sandbox import Sandbox
     from wasmsr.snapshot.moments.forks import fork_imports
     from wasmsr.snapshot.moments.history import History
     from wasmsr.snapshot.moments.moment import Moment
@@ -163,6 +181,10 @@ _ROOMS = {
     "node.failures": "NodeError",
     "rpc.control.control_client": "Node",
     "runspec.run_spec": "RunSpec",
+    "sandbox.results": (
+        "Completions SandboxError SandboxFailure SandboxLimits SandboxResult SandboxValue ToolCall"
+    ),
+    "sandbox.sandbox": "Sandbox",
     "snapshot.moments.forks": "fork_imports",
     "snapshot.moments.history": "History",
     "snapshot.moments.moment": "Moment",

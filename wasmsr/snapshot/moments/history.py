@@ -37,12 +37,20 @@ class History:
     Args:
         store: The program's store. Nobody else replaces its memories.
         method: How written pages are found; None takes this host's best.
+        begun: The moment of which the store is a fork that has not run yet. Then the first moment
+            of the history costs no copy of all memory.
 
     Raises:
         SnapshotError: The host cannot find written pages, or has no room.
     """
 
-    def __init__(self, store: Store, *, method: type[DirtyMethod] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        method: type[DirtyMethod] | None = None,
+        begun: Moment | None = None,
+    ) -> None:
         if store.wasi is not None:  # the imports take 30 ms, which the first moment need not
             from wasmsr.wasi.state import capture, checked_state, restore
 
@@ -52,7 +60,7 @@ class History:
         self._consumer = self._tracker.consumer()
         self._files: Contents | None = None
         """What the program's files consisted of in the moment taken last."""
-        self._images: list[MemoryImage] = []
+        self._images: list[MemoryImage] = [] if begun is None else list(begun.images)
         """The images from which the store's memories differ by what was written since."""
 
     def take(self) -> Moment:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wasmsr.channels.table import OWNER as CHANNELS
 from wasmsr.channels.table import ChannelTable
-from wasmsr.errors import VersionError
+from wasmsr.errors import FormatError, VersionError
 from wasmsr.mem.guest_state import OWNER as MEMORIES
 from wasmsr.mem.guest_state import GuestMemory
 from wasmsr.snapshot.encoding.canonical import pack
@@ -28,12 +28,23 @@ PREVIEW1: Final = "wasi_snapshot_preview1"
 """The owner's name of WASI preview 1."""
 
 
+SANDBOX: Final = "sandbox"
+"""The owner's name of a sandbox, which checks its record when it takes it over."""
+
+
+def _record(state: Any) -> None:
+    """Check what a sandbox keeps: a map from text. Raises FormatError."""
+    if type(state) is not dict or any(type(key) is not str for key in state):
+        raise FormatError("the record of a sandbox is not a map with strings as keys")
+
+
 OTHERS: Final[Mapping[str, Callable[[Any], object]]] = {
     CHANNELS: ChannelTable.restore,
     MEMORIES: GuestMemory.restore,
+    SANDBOX: _record,
 }
 """The other owners, each with what checks its state."""
-SHOWN: Final = {CHANNELS: CHANNELS, MEMORIES: "remote_memories"}
+SHOWN: Final = {CHANNELS: CHANNELS, MEMORIES: "remote_memories", SANDBOX: SANDBOX}
 """Their names in a description, where `memories` are those of the store."""
 
 

