@@ -188,9 +188,11 @@ def test_what_a_prompt_needs(sandbox: wasmsr.Sandbox) -> None:
     assert sandbox.is_complete("x = 1") == ("complete", "")
     assert sandbox.is_complete("x = = 1") == ("invalid", "")
     assert sandbox.run("input('name? ')", on_input=lambda prompt, _: prompt + "Ada").value
+    sandbox.put("/work/at_the_top.txt", b"1")
+    assert sandbox.get("at_the_top.txt") == b"1"
     sandbox.put("a/b.txt", b"\0text")
     assert text(sandbox.run("open('a/b.txt', 'rb').read()")) == "b'\\x00text'"
-    assert sandbox.files() == (f"{WORK}/a/b.txt",)
+    assert sandbox.files() == (f"{WORK}/a/b.txt", f"{WORK}/at_the_top.txt")
     assert sandbox.get("a/b.txt") == b"\0text"
     with pytest.raises(wasmsr.SandboxError, match="refuses"):
         sandbox.get("none")

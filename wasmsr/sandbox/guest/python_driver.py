@@ -258,7 +258,9 @@ class Driver:
 
     def put(self, request: dict[str, Any]) -> dict[str, Any]:
         """Write a file."""
-        os.makedirs(os.path.dirname(request["path"]) or ".", exist_ok=True)
+        folder = os.path.dirname(request["path"]) or "."
+        if not os.path.isdir(folder):  # makedirs asks for "/", which WASI does not have
+            os.makedirs(folder, exist_ok=True)
         with open(request["path"], "wb") as file:
             file.write(decode(request["data"]))
         return {}
