@@ -67,6 +67,7 @@ PACKAGES = {
     "jsonschema": ("jsonschema", "python3-jsonschema"),
     "google": ("protobuf", "python3-protobuf"),
     "grpc": ("grpcio", "python3-grpcio"),
+    "mcp": ("mcp", None),
     "msgpack": ("msgpack", "python3-msgpack"),
     "numpy": ("numpy", "python3-numpy"),
     "opentelemetry": ("opentelemetry-exporter-otlp-proto-http", None),

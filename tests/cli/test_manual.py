@@ -75,7 +75,7 @@ def commands(text: str) -> list[list[str]]:
 
 ELSEWHERE = (
     *("remote", "node", "submit", "ps", "logs", "pause", "resume", "checkpoint", "kill"),
-    *("migrate", "drain", "adopt", "health", "orchestrator", "fleet", "memory", "worker"),
+    *("migrate", "drain", "adopt", "health", "orchestrator", "fleet", "memory", "worker", "mcp"),
 )
 """Commands that need another process, and are typed in other tests."""
 

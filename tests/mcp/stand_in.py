@@ -73,8 +73,8 @@ class StandIn:
         self.names = copy.deepcopy(self.kept[name])
         self.status = "idle"
 
-    def fork(self, n: int = 1) -> list[StandIn]:
-        return [StandIn(self._plain()) for _ in range(n)]
+    def fork(self, count: int = 1) -> list[StandIn]:
+        return [StandIn(self._plain()) for _ in range(count)]
 
     def close(self) -> None:
         self.status = "closed"
@@ -85,7 +85,11 @@ class StandIn:
     def get(self, path: str) -> bytes:
         return self.contents[path]
 
-    def list(self, path: str = "/work") -> list[str]:
+    @property
+    def snapshots(self) -> tuple[str, ...]:
+        return tuple(self.kept)
+
+    def files(self, path: str = "/work") -> list[str]:
         return sorted(self.contents)
 
 
@@ -103,8 +107,10 @@ class StandInSource:
     def park(self, sandbox: Any, name: str) -> None:
         self.parked[name] = sandbox
 
-    def wake(self, name: str) -> StandIn:
-        return self.parked.pop(name)
+    def wake(self, name: str, label: str | None = None) -> StandIn:
+        one = self.parked[name]
+        woken = StandIn(one._plain() if label is None else copy.deepcopy(one.kept[label]))
+        return woken
 
     def forget(self, name: str) -> None:
-        del self.parked[name]
+        self.parked.pop(name, None)

@@ -71,6 +71,7 @@ def test_the_sdks_client_uses_every_tool() -> None:
     anyio.run(use)
 
 
+@pytest.mark.full
 def test_over_http_a_client_has_its_own_sandboxes_by_its_token() -> None:
     tokens = {name: hashlib.sha256(name.encode()).digest() for name in ("alice", "bob")}
     policy = McpPolicy(clients=tokens, service=ServiceLimits(stall=0.3, message=65536))
@@ -85,7 +86,8 @@ def test_over_http_a_client_has_its_own_sandboxes_by_its_token() -> None:
         head = f"POST /mcp HTTP/1.1\r\nHost: {address}\r\nContent-Length: {size}\r\n"
         head += f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n\r\n"
         await stream.send(head.encode() + body)
-        return (await stream.receive()).split(b"\r\n")[0]
+        answer: bytes = await stream.receive()
+        return answer.split(b"\r\n")[0]
 
     async def use() -> None:
         import httpx2

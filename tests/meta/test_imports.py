@@ -30,7 +30,7 @@ LEVELS = (
     ("migrate",),
     ("node",),
     ("jobs", "fleet", "elements", "sandbox"),
-    ("rpc", "mqtt", "http", "ssh"),
+    ("rpc", "mqtt", "http", "ssh", "mcp"),
     ("cli",),
 )
 """The order of the rooms: a room imports from itself and from the levels before its own.
@@ -53,6 +53,8 @@ ONLY_IN = {
     "zstandard": {"snapshot", "snapshot.store"},
     "cryptography": {"node", "snapshot"},
     "fsspec": {"snapshot.store", "jobs"},
+    **{name: {"mcp"} for name in ("mcp", "mcp_types", "starlette", "uvicorn")},
+    "anyio": {"mcp", "cli"},
     "jsonschema": {"fleet", "jobs"},
     "wasmtime": {"interp"},
     "yaml": {"elements", "jobs"},

@@ -50,7 +50,7 @@ class SandboxGrant:
         mounts: Folders of the host that every sandbox sees.
     """
 
-    packages: tuple[str, ...] = ("base", "numpy+pandas", "scientific")
+    packages: tuple[str, ...] = ("base", "numpy", "numpy+pandas", "scientific")
     instructions: int | None = 20 * 10**9
     seconds: float = 60.0
     memory: int = 1 << 30

@@ -49,7 +49,11 @@ class Sandboxed(Protocol):
     def rewind(self, name: str) -> None:
         """Go back to a kept state."""
 
-    def fork(self, n: int = 1) -> Sequence[Any]:
+    @property
+    def snapshots(self) -> Sequence[str]:
+        """The names of the states that it has in memory."""
+
+    def fork(self, count: int = 1) -> Sequence[Any]:
         """Return copies."""
 
     def close(self) -> None:
@@ -61,24 +65,24 @@ class Sandboxed(Protocol):
     def get(self, path: str) -> bytes:
         """Read a file of the sandbox."""
 
-    def list(self, path: str = "/work") -> Sequence[str]:
+    def files(self, path: str = "/work") -> Sequence[str]:
         """Return the names in a folder of the sandbox."""
 
 
 class SandboxSource(Protocol):
     """Where sandboxes come from, and where parked ones are."""
 
-    def make(self, packages: str) -> Sandboxed:
+    def make(self, packages: str) -> Any:
         """Return a new sandbox."""
 
-    def park(self, sandbox: Sandboxed, name: str) -> None:
-        """Put a sandbox into the store under a name, and close it."""
+    def park(self, sandbox: Any, name: str) -> None:
+        """Put a sandbox and its snapshots on disk under a name, and close it."""
 
-    def wake(self, name: str) -> Sandboxed:
-        """Take a sandbox out of the store."""
+    def wake(self, name: str, label: str = ...) -> Any:
+        """Return the sandbox of a parked state: the present one, or a snapshot's."""
 
     def forget(self, name: str) -> None:
-        """Remove a parked sandbox from the store."""
+        """Remove what is on disk of a sandbox."""
 
 
 @dataclass
@@ -212,7 +216,11 @@ class SandboxShelf:
                 raise ShelfError(
                     f"sandbox {one.id} has no snapshot {to!r}", hint=f"its snapshots are: {known}"
                 )
-            one.sandbox.rewind(to)
+            if to in one.sandbox.snapshots:
+                one.sandbox.rewind(to)
+            else:  # it is on disk only, and there all others have to be before this one returns
+                self._source.park(one.sandbox, one.id)
+                one.sandbox = self._source.wake(one.id, to)
             one.paused = one.sandbox.status in PAUSED
             return to
 
@@ -258,7 +266,7 @@ class SandboxShelf:
     def files(self, owner: str, name: str, path: str) -> list[str]:
         """Return the names in a folder of a sandbox."""
         with self._using(owner, name) as one:
-            return list(one.sandbox.list(path))
+            return list(one.sandbox.files(path))
 
     # ---- housekeeping
 
@@ -384,6 +392,7 @@ class SandboxShelf:
     def _add(self, owner: str, packages: str, label: str, sandbox: Sandboxed) -> Shelved:
         name = secrets.token_urlsafe(ID_BYTES)
         one = Shelved(name, owner, packages, label, sandbox, used=self._clock())
+        one.paused = sandbox.status in PAUSED
         with self._guard:
             self._items[name] = one
         return one
@@ -391,10 +400,9 @@ class SandboxShelf:
     def _forget(self, one: Shelved) -> None:
         with self._guard:
             known = self._items.pop(one.id, None)
-        if known is not None and one.parked:
-            self._source.forget(one.id)
-        elif known is not None:
+        if known is not None:
             one.sandbox.close()
+            self._source.forget(one.id)
 
     def _open_ones(self) -> list[Shelved]:
         with self._guard:

@@ -1,27 +1,37 @@
-"""Where the server's sandboxes come from: Python sandboxes by the policy, parked in a store."""
+"""Where the server's sandboxes come from: Python sandboxes by the policy, parked in a folder."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import shutil
 from pathlib import Path
-from typing import Any
 
 from wasmsr.mcp.policy import SandboxGrant
-from wasmsr.sandbox import Sandbox, SandboxLimits
+from wasmsr.sandbox.results import SandboxLimits
+from wasmsr.sandbox.sandbox import Sandbox
+
+NOW = "\0now"
+"""The label of a sandbox's present state; no client can give it to a snapshot."""
 
 
 class PythonSource:
-    """Makes Python sandboxes as a policy has them."""
+    """Makes Python sandboxes as a policy has them, and keeps parked ones in files.
 
-    def __init__(self, grant: SandboxGrant, store: Any) -> None:
+    A parked sandbox is a folder: one file for its present state, and one for each snapshot.
+    """
+
+    def __init__(self, grant: SandboxGrant, folder: Path) -> None:
         """Make the source.
 
         Args:
             grant: What each sandbox gets.
-            store: The store for parked sandboxes.
+            folder: Where parked sandboxes are; made if it is not there.
         """
         self._grant = grant
-        self._store = store
-        # A call that is too long is paused by the shelf, so seconds are no limit here.
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        # The shelf pauses a call that takes too long, so seconds are no limit here.
         self._limits = SandboxLimits(
             instructions=grant.instructions,
             memory=grant.memory,
@@ -29,36 +39,43 @@ class PythonSource:
             files=grant.files,
         )
 
-    @classmethod
-    def at(cls, grant: SandboxGrant, folder: Path) -> PythonSource:
-        """Return a source whose parked sandboxes are in a store in a folder of this host."""
-        from wasmsr.snapshot.store.store import SnapshotStore
-
-        return cls(grant, SnapshotStore(folder, create=True))
-
-    def make(self, packages: str) -> Any:
+    def make(self, packages: str) -> Sandbox:
         """Return a new sandbox with a package set."""
         return Sandbox.python(
-            packages=packages,
+            packages,
             mounts=self._grant.mounts,
             limits=self._limits,
             deterministic=self._grant.deterministic,
         )
 
-    def park(self, sandbox: Any, name: str) -> None:
-        """Put a sandbox into the store under a name, and close it."""
-        sandbox.park(self._store, _stored(name))
+    def park(self, sandbox: Sandbox, name: str) -> None:
+        """Write a sandbox and its snapshots to files, and close it.
 
-    def wake(self, name: str) -> Any:
-        """Take a sandbox out of the store."""
-        return Sandbox.wake(
-            self._store, _stored(name), mounts=self._grant.mounts, limits=self._limits
-        )
+        Raises:
+            SnapshotError: It cannot be written. The sandbox is as before.
+        """
+        (self._folder / name).mkdir(exist_ok=True)
+        labels = sandbox.snapshots
+        sandbox.snapshot(NOW)
+        try:
+            for label in (*labels, NOW):
+                sandbox.rewind(label)
+                sandbox.save(self._file(name, label))
+        except BaseException:
+            sandbox.rewind(NOW)
+            sandbox.forget(NOW)
+            raise
+        sandbox.close()
+
+    def wake(self, name: str, label: str = NOW) -> Sandbox:
+        """Return the sandbox of a parked state: the present one, or a snapshot's."""
+        return Sandbox.load(self._file(name, label), mounts=self._grant.mounts, limits=self._limits)
 
     def forget(self, name: str) -> None:
-        """Remove a parked sandbox from the store."""
-        self._store.remove(_stored(name))
+        """Remove the files of a sandbox, if it has any."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._folder / name)
 
-
-def _stored(name: str) -> str:
-    return f"mcp-{name}"
+    def _file(self, name: str, label: str) -> Path:
+        # Labels are the client's words, and no names of files.
+        return self._folder / name / f"{hashlib.sha256(label.encode()).hexdigest()[:32]}.bin"

@@ -220,9 +220,10 @@ async def _in_thread(call: Callable[[], Value]) -> Value:
     """Make a blocking call on a thread. Raises ToolError for an error that clients may read."""
     try:
         # Each caller has a place of its own limiter already, so the threads need none.
-        return await anyio.to_thread.run_sync(
+        found: Value = await anyio.to_thread.run_sync(
             call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
         )
+        return found
     except WasmsrError as error:
         raise ToolError(f"{error.message}; {error.hint}" if error.hint else error.message) from None
 
@@ -241,7 +242,8 @@ def _owner(ctx: Context) -> str:
 
 
 def _info(data: dict[str, Any]) -> SandboxInfo:
-    return SandboxInfo(**data)  # type: ignore[typeddict-item]
+    found: SandboxInfo = SandboxInfo(**data)  # type: ignore[typeddict-item]
+    return found
 
 
 def _content(text: str | None, coded: str | None) -> bytes:

@@ -126,7 +126,7 @@ def _serve(policy: McpPolicy, listen: str | None, folder: Path) -> None:
             address = Address.parse(listen)
         except ValueError as error:
             raise UsageError(f"{error}.") from None
-    shelf = SandboxShelf(policy, PythonSource.at(policy.sandbox, folder))
+    shelf = SandboxShelf(policy, PythonSource(policy.sandbox, folder))
     server = make_server(shelf, policy)
     try:
         if address is None:
