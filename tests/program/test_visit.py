@@ -40,7 +40,9 @@ def test_a_program_stands_during_a_visit_and_runs_on() -> None:
         assert number(program) == seen[-1]
         return False
 
-    for _ in range(20):
+    # On a busy machine it may get no time between two visits, or between twenty.
+    deadline = time.monotonic() + 60
+    while len(seen) < 20 or (len(set(seen)) == 1 and time.monotonic() < deadline):
         assert program.visit(look, 10)
         assert program.state is ProgramState.RUNNING
     assert seen == sorted(seen) and len(set(seen)) > 1
