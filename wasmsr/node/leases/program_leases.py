@@ -45,11 +45,7 @@ class ProgramLeases(Protocol):
         """Make a checkpoint count. Raises WasmsrError."""
 
     def restore(
-        self,
-        program: LeasedStayView,
-        executor: ProcessExecutor,
-        last: LastCheckpoint,
-        streams: tuple[int, ...],
+        self, program: LeasedStayView, executor: ProcessExecutor, last: LastCheckpoint
     ) -> None:
         """Make a paused program of a checkpoint. Raises WasmsrError or OSError."""
 

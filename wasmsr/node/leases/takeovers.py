@@ -73,9 +73,6 @@ class TakingNode(Protocol):
             WasmsrError, OSError: It cannot be here.
         """
 
-    def taken(self, program: NodeProgram) -> None:
-        """Hear that a program was taken over, and goes on here."""
-
     def drop_arrival(self, program: bytes) -> None:
         """Forget a state of the program that waits here for a decision: it is over."""
 
@@ -305,7 +302,6 @@ class Takeovers:
                 module = self._leases.notes.module(program.hex())
                 here = self._node.take_stay(note, module, found.epoch)
             here.continue_under(keeper, found)
-            self._node.taken(here)
             self._say("taken-over", program=name, epoch=found.epoch)
             one.restored()
         except (WasmsrError, OSError, MemoryError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from wasmsr.errors import WasmsrError, printable
@@ -32,7 +32,6 @@ class TravelRecord:
         run: Its run.
         paused: Whether it was paused by request.
         lease: The terms of its lease, or None.
-        about: As in `ProgramRecord`.
     """
 
     program: str
@@ -46,7 +45,6 @@ class TravelRecord:
     every: float | None
     paused: bool
     lease: LeaseTerms | None
-    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def travel_out(record: ProgramRecord) -> bytes:
@@ -67,7 +65,6 @@ def travel_out(record: ProgramRecord) -> bytes:
         "every": record.every,
         "paused": record.standing is ProgramStanding.PAUSED or record.stands,
         "lease": None if record.lease is None else record.lease.as_dict(),
-        "about": record.about,
     }
     return json.dumps(values).encode()
 
@@ -97,11 +94,7 @@ def _checked(values: Mapping[str, Any]) -> TravelRecord:
     if every is not None and not 0.1 <= float(every) <= 86_400:
         raise ValueError("checkpoints are 0.1 to 86,400 seconds apart")
     begins = tuple((_count(life), _count(out), _count(err)) for life, out, err in values["begins"])
-    about = values.get("about", {})
-    if not isinstance(about, dict):
-        raise ValueError("what is to be found with it is no object")
-    long = any(len(json.dumps(one)) > SPEC_BYTES for one in (values["spec"], about))
-    if len(begins) > LIVES or long:
+    if len(begins) > LIVES or len(json.dumps(values["spec"])) > SPEC_BYTES:
         raise ValueError("it is too long")
     try:
         run = checked_run(values["spec"])
@@ -125,7 +118,6 @@ def _checked(values: Mapping[str, Any]) -> TravelRecord:
         None if every is None else float(every),
         values["paused"] is True,
         lease,
-        about,
     )
 
 

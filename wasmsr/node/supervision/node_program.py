@@ -9,6 +9,7 @@ from typing import Any
 
 from wasmsr.errors import EXIT_HOST, WasmsrError
 from wasmsr.executor.output.rings import cut_ring
+from wasmsr.executor.port import RING
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.migrate.decisions.leased_movable import LeasedMovable
 from wasmsr.node.failures import NodeError
@@ -217,11 +218,11 @@ class NodeProgram(WatchedProgram):
                 self._rules.leave(record.program)
                 raise
             try:
-                streams = self._rules.streams(record.program)
                 if last is None:
+                    streams = (-1, RING, RING)
                     executor.start(record.spec, program=self.id, streams=streams, paused=True)
                 else:
-                    leases.restore(self, executor, last, streams)
+                    leases.restore(self, executor, last)
                 leases.own(self)
                 self.leased = leases.hold(self, executor, keeper)
                 standing = ProgramStanding.PAUSED if record.stands else ProgramStanding.RUNNING

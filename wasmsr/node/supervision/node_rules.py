@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,9 +61,6 @@ class NodeRules:
         trace: Gets the events of moves, for spans.
         streams: Returns, for a program that begins here or goes on from a save point, what
             `Executor.start` takes as its streams; by the id in hexadecimal digits.
-        may_take: Gets `ProgramRecord.about` of a leased program that this node could take over
-            from another one; it raises an error to leave it.
-        taken: Gets the id of each leased program that was taken over and goes on here.
     """
 
     limits: WorkerLimits = field(default_factory=WorkerLimits)
@@ -81,8 +78,6 @@ class NodeRules:
     note: Note = _ignore
     trace: Callable[[Event], None] = lambda event: None
     streams: Callable[[str], tuple[int, ...]] = kept_streams
-    may_take: Callable[[Mapping[str, Any]], None] = lambda about: None
-    taken: Callable[[bytes], None] = lambda program: None
 
 
 __all__ = ["NodeRules"]

@@ -184,11 +184,6 @@ class NodeSupervisor:
     def may_take(self, note: RunNote) -> None:
         """Check a program of another node by the node's rules. Raises WasmsrError."""
         self.check(note.run.digest, note.run.run)
-        self.rules.may_take(note.run.about)
-
-    def taken(self, program: NodeProgram) -> None:
-        """Hear that this node has taken a program over, which goes on here."""
-        self.rules.taken(program.id)
 
     def take_stay(self, note: RunNote, module: bytes, epoch: int) -> NodeProgram:
         """Make a program of another node one of this node's, without a worker yet.
@@ -215,7 +210,6 @@ class NodeSupervisor:
             found.submitted, found.submitter, standing=ProgramStanding.RESUMABLE,
             changed=time.time(), life=found.life, begins=[list(one) for one in found.begins],
             every=found.every, epoch=epoch, lease=found.lease, stands=found.paused,
-            about=dict(found.about),
         )  # fmt: skip
         record.write(place.record)
         made = NodeProgram(record, place, self._kept, self.worker)
@@ -257,7 +251,6 @@ class NodeSupervisor:
         every: float | None = None,
         lease: LeaseTerms | None = None,
         program: str = "",
-        about: Mapping[str, Any] | None = None,
     ) -> str:
         """Take a program, start it, and return its id in hexadecimal digits.
 
@@ -271,7 +264,6 @@ class NodeSupervisor:
             every: Seconds between checkpoints; None takes the node's.
             lease: The terms of its lease; None for none.
             program: Its id; "" makes one.
-            about: Plain data that the caller wants to find with it; see `ProgramRecord.about`.
 
         Raises:
             WasmsrError: The node does not take it, or it cannot be started.
@@ -299,7 +291,7 @@ class NodeSupervisor:
             values = {**run.as_dict(), "program": os.fspath(path)}
             record = ProgramRecord(
                 program, name or digest[:12], digest, values, time.time(), caller,
-                every=every, snapshot=snapshot, lease=lease, about=dict(about or {}),
+                every=every, snapshot=snapshot, lease=lease,
             )  # fmt: skip
             place = self.folder.program(program)
             record.changed = record.submitted

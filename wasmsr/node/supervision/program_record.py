@@ -125,7 +125,6 @@ class ProgramRecord:
         went: Where it is, if it has moved.
         lease: The terms of its lease, or None.
         stands: Whether somebody has paused it, and wants it paused wherever it goes on.
-        about: Plain data that whoever brought it wants to find with it, on whichever node it is.
     """
 
     program: str
@@ -149,7 +148,6 @@ class ProgramRecord:
     went: MovedTo | None = None
     lease: LeaseTerms | None = None
     stands: bool = False
-    about: dict[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write the record, durably. Raises OSError."""
