@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import pytest
 import wasmsr
 from wasmsr.sandbox.guests import WORK
 from wasmsr.sandbox.tools import Deferred
+from wasmsr.snapshot.sections.host.hosts import SANDBOX
+from wasmsr.snapshot.sections.host.wasi import HOST_STATE
+from wasmsr.snapshot.snapshot import Snapshot
 
 pytestmark = [
     pytest.mark.full,
@@ -218,3 +222,114 @@ def test_a_closed_sandbox_says_so(sandbox: wasmsr.Sandbox, tmp_path: Path) -> No
         wasmsr.Sandbox.load(tmp_path / "other.bin")
     with pytest.raises(wasmsr.SandboxError, match="no set"):
         wasmsr.Sandbox.python("everything")
+
+
+def test_forks_in_the_middle_of_a_call_draw_other_numbers(sandbox: wasmsr.Sandbox) -> None:
+    code = "import random\nfor i in range(10**5): pass\nrandom.random()"
+    assert sandbox.run(code, pause_after=2_000_000).status == "interrupted"
+    forks = sandbox.fork(3)
+    found = {text(one.resume()) for one in (sandbox, *forks)}
+    assert len(found) == 4
+    for one in forks:
+        one.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"k": "show", "data": {"a": ' + "[" * 600 + "]" * 600 + "}}",
+        '{"k": "show", "data": {"image/png": {"$bytes": 5}}}',
+        '{"k": "show", "data": 7}',
+        '{"k": "nothing"}',
+        "[" * 5000,
+        '{"k": "done", "value": {"text/plain": ' + "[" * 600 + "]" * 600 + "}}",
+    ],
+)
+def test_code_that_forges_answers_deceives_only_its_reader(
+    sandbox: wasmsr.Sandbox, line: str
+) -> None:
+    result = sandbox.run(f"print('\\x1ewasmsr:' + {line!r})\nprint('after')")
+    assert result.status == "finished"
+    assert result.stdout.endswith("after\n")
+    assert text(sandbox.run("1 + 1")) == "2"
+
+
+def test_values_that_are_nested_too_deeply_are_refused() -> None:
+    with wasmsr.Sandbox.python(tools={"take": lambda value: 1}) as sandbox:
+        made = "x = []\nfor i in range(500): x = [x]\n"
+        error = sandbox.run(made + "tools.take(x)").error
+        assert error is not None
+        assert error.type == "TypeError"
+        forged = '{"k": "tool", "id": "1", "name": "take", "arguments": {"value": {"$bytes": 5}}}'
+        assert sandbox.run(f"print('\\x1ewasmsr:' + {forged!r})").status == "finished"
+        assert text(sandbox.run("tools.take(5)")) == "1"
+
+
+def test_what_is_displayed_counts_as_output() -> None:
+    with wasmsr.Sandbox.python(limits=wasmsr.SandboxLimits(output=100_000)) as sandbox:
+        result = sandbox.run("while True: display('x' * 1000)")
+        assert result.error is not None
+        assert result.error.limit == "output"
+        assert 0 < len(result.artifacts) < 100
+
+
+def test_a_guest_that_lies_about_its_answers_is_named(sandbox: wasmsr.Sandbox) -> None:
+    lie = "import gc\n[d] = [o for o in gc.get_objects() if type(o).__name__ == 'Driver']\n"
+    sandbox.run("import gc; gc.unfreeze()")
+    failed = sandbox.run(
+        lie + "d.complete = d.get = d.list = d.is_complete = lambda request: {'data': 5}"
+    )
+    assert failed.error is None, failed.error
+    for ask in (
+        lambda: sandbox.complete("a", 1),
+        lambda: sandbox.get("a"),
+        lambda: sandbox.files(),
+        lambda: sandbox.is_complete("a"),
+    ):
+        with pytest.raises(wasmsr.SandboxError, match="no usable answer"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"memory": None}, {"memory": 1.5}, {"seconds": "1"}, {"output": True}, {"files": -1}],
+)
+def test_limits_are_numbers(values: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        wasmsr.SandboxLimits(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rest": 10**12},
+        {"about": 5},
+        {"limits": {"memory": "1G"}},
+        {"limits": 5},
+        {"guest": "other"},
+        {"call": {"stdout": b""}},
+    ],
+)
+def test_a_lying_file_is_refused(
+    sandbox: wasmsr.Sandbox, tmp_path: Path, change: dict[str, object]
+) -> None:
+    path = tmp_path / "state"
+    sandbox.save(path)
+    state = Snapshot.load(path).state
+    record = {**state.extra[HOST_STATE][SANDBOX], **change}
+    Snapshot(replace(state, extra={**state.extra, HOST_STATE: {SANDBOX: record}})).save(path)
+    with pytest.raises(wasmsr.SnapshotError):
+        wasmsr.Sandbox.load(path)
+
+
+def test_addresses_that_lie_undo_the_call(sandbox: wasmsr.Sandbox) -> None:
+    sandbox.run("x = 1")
+    about = sandbox._machine.about
+    for value in (-1, 1 << 70, 1.5, "a", None, 0, 64, 1 << 20):
+        sandbox._machine.about = {**about, "interrupt": value}
+        sandbox.limits = wasmsr.SandboxLimits(instructions=2_000_000)
+        error = sandbox.run("x = 2\nwhile True: pass").error
+        assert error is not None
+        assert (error.limit, error.rolled_back) == ("instructions", True)
+        sandbox.limits = wasmsr.SandboxLimits()
+        assert text(sandbox.run("x")) == "1"

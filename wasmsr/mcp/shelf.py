@@ -219,8 +219,9 @@ class SandboxShelf:
             if to in one.sandbox.snapshots:
                 one.sandbox.rewind(to)
             else:  # it is on disk only, and there all others have to be before this one returns
-                self._source.park(one.sandbox, one.id)
+                self._park(one)  # if the snapshot cannot be read, the next call wakes this state
                 one.sandbox = self._source.wake(one.id, to)
+                one.parked = False
             one.paused = one.sandbox.status in PAUSED
             return to
 

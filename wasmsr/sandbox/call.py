@@ -17,6 +17,7 @@ class PendingCall:
     Attributes:
         stdout, stderr: What it has written so far.
         shown: What it has shown: by MIME type, bytes encoded.
+        displayed: Bytes of it, as they came.
         instructions, seconds: What it took so far.
         question: What the guest has asked and waits for, or None.
         begun: Whether the tool of this question was called: it may have acted.
@@ -24,9 +25,10 @@ class PendingCall:
         answer: What the guest said at the end.
     """
 
-    stdout: bytes = b""
-    stderr: bytes = b""
+    stdout: bytearray = field(default_factory=bytearray)
+    stderr: bytearray = field(default_factory=bytearray)
     shown: list[dict[str, Any]] = field(default_factory=list)
+    displayed: int = 0
     instructions: int = 0
     seconds: float = 0.0
     question: dict[str, Any] | None = None
@@ -36,12 +38,12 @@ class PendingCall:
 
     @property
     def written(self) -> int:
-        """Bytes of output."""
-        return len(self.stdout) + len(self.stderr)
+        """Bytes of output, with what was displayed."""
+        return len(self.stdout) + len(self.stderr) + self.displayed
 
     @property
     def tool(self) -> ToolCall | None:
-        """The tool call that waits, or None."""
+        """The tool call that waits, or None. Raises ValueError: Its arguments are no values."""
         asked = self.question
         if asked is None or asked.get("k") != "tool":
             return None
@@ -85,7 +87,7 @@ class PendingCall:
 
     def record(self) -> dict[str, Any]:
         """Return it as data that a snapshot can hold."""
-        return asdict(self)
+        return {**asdict(self), "stdout": bytes(self.stdout), "stderr": bytes(self.stderr)}
 
     @classmethod
     def of_record(cls, data: Any) -> PendingCall:
@@ -93,11 +95,11 @@ class PendingCall:
         names = cls.__dataclass_fields__
         if type(data) is not dict or data.keys() != names.keys():
             raise FormatError("the record of a sandbox has a call that is none")
-        made = cls(**data)
         expected: dict[str, Any] = {
             "stdout": bytes,
             "stderr": bytes,
             "shown": list,
+            "displayed": int,
             "instructions": int,
             "seconds": float,
             "question": (dict, type(None)),
@@ -106,8 +108,16 @@ class PendingCall:
             "answer": (dict, type(None)),
         }
         for name, kinds in expected.items():
-            if not isinstance(getattr(made, name), kinds):
+            if not isinstance(data[name], kinds):
                 raise FormatError(f"the record of a sandbox has a call with a wrong {name}")
+        out, err = bytearray(data["stdout"]), bytearray(data["stderr"])
+        made = cls(**{**data, "stdout": out, "stderr": err})
+        try:
+            _ = made.tool
+        except ValueError as error:
+            raise FormatError(
+                "the record of a sandbox has a call of a tool that is none"
+            ) from error
         return made
 
 

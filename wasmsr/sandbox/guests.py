@@ -119,12 +119,27 @@ def _library(archive: Path, mark: str) -> Path:
     """Return a folder with the guest's library under the names that the guest looks for.
 
     It is made once for each version of the guest, in the user's folder of caches.
+
+    Raises:
+        SandboxError: It cannot be made.
     """
     base = os.environ.get("XDG_CACHE_HOME", "") or os.path.expanduser("~/.cache")
     folder = Path(base) / "wasmsr" / "guests" / f"python-{mark}"
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _unpack(archive, folder)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise SandboxError(
+            f"the guest's library cannot be unpacked into {folder}: {error}",
+            hint="set XDG_CACHE_HOME to a folder that can be written, or install the guest again",
+        ) from error
+    return folder
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Make the folder of a library, whole or not at all."""
     made = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
         (made / "lib").mkdir()
@@ -148,4 +163,3 @@ def _library(archive: Path, mark: str) -> Path:
                 raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return folder

@@ -3,7 +3,8 @@
 CPython has a function for this that is made to be called at any time: what `_thread.interrupt_main`
 calls only sets flags, which the interpreter looks at between two of its instructions. The driver
 tells where this function object is. Its entry in the function table is read from there and called
-above the paused frames. What it finds is hostile input: a guest can only harm itself with it.
+above the paused frames. What stands there is hostile input. It can only name a function of the
+guest's own table; if this function traps or does not return soon, the caller undoes the call.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from wasmsr.errors import WasmsrError
+from wasmsr.interp.outcomes import Paused
 from wasmsr.interp.store.externs import Function, Global, Table
 from wasmsr.interp.types import FuncType, ValType
 
@@ -28,7 +30,9 @@ MOST = 100_000
 
 
 def interrupt(store: Store, about: Mapping[str, Any], argument: str) -> bool:
-    """Have a paused program raise its signal; return whether it could be told.
+    """Have a paused program raise its signal; return whether it was told.
+
+    If not, the program may be in the middle of the pushed call, or at its end: it must not go on.
 
     Args:
         store: The program, which stands in the middle of a call.
@@ -37,28 +41,30 @@ def interrupt(store: Store, about: Mapping[str, Any], argument: str) -> bool:
     """
     try:
         function = _function(store, about)
-        given = int(about[argument])
+        given = about[argument]
         pointer = Global(store, 0)
         before = pointer.value
-    except (KeyError, TypeError, ValueError, IndexError, struct.error, WasmsrError):
+        if function is None or type(before) is not int or before < RED_ZONE:
+            return False
+        depth = len(store.frames())
+        store.push_call(function, 0, given)
+        pointer.value = before - RED_ZONE
+        for _ in range(MOST):
+            outcome = store.run(fuel=1)
+            if not isinstance(outcome, Paused):
+                return False
+            if len(store.frames()) <= depth:
+                pointer.value = before
+                return True
+    except (LookupError, ArithmeticError, TypeError, ValueError, struct.error, WasmsrError):
         return False
-    if function is None or type(before) is not int or before < RED_ZONE:
-        return False
-    depth = len(store.frames())
-    pointer.value = before - RED_ZONE
-    store.push_call(function, 0, given)
-    taken = 0
-    while len(store.frames()) > depth and taken < MOST:
-        store.run(fuel=1)
-        taken += 1
-    pointer.value = before
-    return True
+    return False
 
 
 def _function(store: Store, about: Mapping[str, Any]) -> Function | None:
     """Return the function behind the function object of the guest."""
     memory = store.instances[0].memory()
-    entry = memory.read(int(about["interrupt"]) + 8, 4)
+    entry = memory.read(about["interrupt"] + 8, 4)
     _, number = struct.unpack("<II", memory.read(struct.unpack("<I", entry)[0], 8))
     found = Table(store, 0)[number]
     return found if isinstance(found, Function) and found.type == TYPE else None

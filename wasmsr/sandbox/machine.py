@@ -14,11 +14,14 @@ from wasmsr.interp.outcomes import Limits
 from wasmsr.interp.store.externs import HostFunction
 from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import FuncType, ValType
+from wasmsr.sandbox import interrupts
 from wasmsr.sandbox.call import PendingCall
 from wasmsr.sandbox.guests import WORK, Guest, python_guest
 from wasmsr.sandbox.results import SandboxError, SandboxLimits
 from wasmsr.sandbox.streams import AnswerReader, Mailbox
 from wasmsr.snapshot.moments.history import History
+from wasmsr.snapshot.sections.host.hosts import SANDBOX
+from wasmsr.snapshot.sections.host.wasi import HOST_STATE
 from wasmsr.snapshot.snapshot import Snapshot
 from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
@@ -28,12 +31,12 @@ if TYPE_CHECKING:
 
 GRACE = 1_000_000_000
 """Instructions in which code may end after it was told to."""
-OWNER = "sandbox"
-_HOST_STATE = "host state"
+KINDS = 8
+"""Kinds of sandboxes that one process keeps prepared; each holds the memory of one."""
 _I32 = ValType.I32
 _NO_HOST = HostFunction(FuncType((_I32,) * 4, (_I32,)), lambda caller, *given: -1)
 _numbers = itertools.count(1)
-_warm: dict[Any, tuple[Moment, dict[str, Any], tuple[Mount, ...]]] = {}
+_warm: dict[Any, tuple[Moment, dict[str, Any]]] = {}
 _warming = threading.Lock()
 
 
@@ -129,10 +132,18 @@ class Machine:
         store.executed = None
         return cls(guest, store, streams, ready.get("about") or {}, mounts)
 
-    def fork(self, moment: Moment, limits: SandboxLimits) -> Machine:
-        """Return a machine in a state of this one, with random numbers of its own."""
+    def fork(self, moment: Moment, limits: SandboxLimits, *, in_call: bool) -> Machine:
+        """Return a machine in a state of this one, with random numbers of its own.
+
+        Args:
+            moment: The state.
+            limits: What it may use.
+            in_call: Whether code stands in the middle of a call.
+        """
         made = forked(self.guest, moment, self.about, self.mounts, limits)
         made.reader.rest = self.reader.rest
+        if in_call:  # it may be long until it reads the request that `forked` has sent
+            interrupts.interrupt(made.store, made.about, "forked")
         return made
 
     def guard(self) -> None:
@@ -164,7 +175,7 @@ class Machine:
             "limits": asdict(limits),
             "call": None if call is None else call.record(),
         }
-        extra = {**taken.state.extra, _HOST_STATE: {OWNER: record}}
+        extra = {**taken.state.extra, HOST_STATE: {SANDBOX: record}}
         return Snapshot(replace(taken.state, extra=extra)).save(path)
 
     @classmethod
@@ -177,14 +188,16 @@ class Machine:
         """Return what `save` has written. Raises SnapshotError."""
         state = Snapshot.load(path).state
         extra = dict(state.extra)
-        record = extra.pop(_HOST_STATE, {}).get(OWNER)
+        record = extra.pop(HOST_STATE, {}).get(SANDBOX)
         if record is None:
             raise SnapshotError("the snapshot is not that of a sandbox")
         if record.get("guest") != "python":
             raise FormatError("the sandbox has a guest that is not known")
         try:
             saved = SandboxLimits(**record["limits"])
-            rest, about = bytes(record["rest"]), dict(record["about"])
+            rest, about = record["rest"], record["about"]
+            if type(rest) is not bytes or type(about) is not dict:
+                raise TypeError("it has no rest of output or no addresses")
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"the record of the sandbox is damaged: {error}") from error
         call = None if record.get("call") is None else PendingCall.of_record(record["call"])
@@ -193,12 +206,7 @@ class Machine:
         streams = (Mailbox(), OutputSink(), OutputSink())
         store = Snapshot(replace(state, extra=extra)).restore(
             modules=[guest.module],
-            imports=_imports(),
-            mounts=(*guest.mounts, *mounts),
-            stdin=streams[0],
-            stdout=streams[1],
-            stderr=streams[2],
-            carry_limit=limits.files,
+            **_outside(guest, streams, mounts, limits),
             limits=Limits(memory_pages=min(65536, limits.memory >> 16)),
         )
         made = cls(guest, store, streams, about, mounts)
@@ -240,9 +248,11 @@ def warm_machine(
     with _warming:
         if kind not in _warm:
             machine = Machine.start(guest, mounts, limits, deterministic=deterministic, seed=seed)
-            _warm[kind] = (machine.history.take(), machine.about, tuple(mounts))
+            _warm[kind] = (machine.history.take(), machine.about)
             machine.close()
-        moment, about, _ = _warm[kind]
+            if len(_warm) > KINDS:
+                _warm.pop(next(iter(_warm)))[0].close()
+        moment, about = _warm[kind] = _warm.pop(kind)  # the last one is the one used last
         number = 1 if deterministic else None
         return forked(guest, moment, about, mounts, limits, number)
 
@@ -260,12 +270,7 @@ def forked(
     (store,) = moment.fork(
         1,
         first=number or next(_numbers),
-        imports=_imports(),
-        mounts=(*guest.mounts, *mounts),
-        stdin=streams[0],
-        stdout=streams[1],
-        stderr=streams[2],
-        carry_limit=limits.files,
+        **_outside(guest, streams, mounts, limits),
     )
     made = Machine(guest, store, streams, about, mounts, begun=moment)
     before = streams[0].unread
@@ -273,6 +278,23 @@ def forked(
     streams[0].send(op="forked")
     streams[0].unread += before
     return made
+
+
+def _outside(
+    guest: Guest,
+    streams: tuple[Mailbox, OutputSink, OutputSink],
+    mounts: Sequence[Mount],
+    limits: SandboxLimits,
+) -> dict[str, Any]:
+    """Return what a state that was kept gets of this process."""
+    return {
+        "imports": _imports(),
+        "mounts": (*guest.mounts, *mounts),
+        "stdin": streams[0],
+        "stdout": streams[1],
+        "stderr": streams[2],
+        "carry_limit": limits.files,
+    }
 
 
 def _imports() -> Any:

@@ -24,8 +24,11 @@ class SandboxLimits:
         instructions: WebAssembly instructions of one call.
         seconds: Time of one call, on the host's clock.
         memory: Bytes of memory, rounded down to pages of 64 KiB.
-        output: Bytes of standard output and standard error of one call together.
+        output: Bytes of standard output, standard error and what is displayed in one call.
         files: Bytes of all files in the sandbox's own folders.
+
+    Raises:
+        ValueError: A limit is no number above 0.
     """
 
     instructions: int | None = None
@@ -37,8 +40,11 @@ class SandboxLimits:
     def __post_init__(self) -> None:
         for name in ("instructions", "seconds", "memory", "output", "files"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"the limit {name} must be more than 0")
+            if value is None and name not in ("memory", "files"):
+                continue
+            kinds = (int, float) if name == "seconds" else int
+            if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
+                raise ValueError(f"the limit {name} must be a number above 0, not {value!r:.40}")
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from wasmsr.errors import HostError
 from wasmsr.interp.outcomes import Paused, Trapped
@@ -29,6 +30,7 @@ from wasmsr.sandbox.tools import Deferred, ToolBox, decode_value, encode_value
 from wasmsr.wasi.filesystem.mounts import Mount
 
 Tools = Mapping[str, Callable[..., Any]] | Iterable[Callable[..., Any]]
+Answer = TypeVar("Answer")
 _NO_LIMIT = 1 << 60
 _GRACE_SECONDS = 2.0
 """How long a call that is to end has for it, before it is undone."""
@@ -215,31 +217,49 @@ class Sandbox:
 
     def complete(self, code: str, cursor: int) -> Completions:
         """Return what the name in front of the cursor can go on with."""
-        answer = self._answered(op="complete", code=code, cursor=cursor)
-        return Completions(
-            tuple(map(str, answer["matches"])), int(answer["start"]), int(answer["end"])
+        return self._answered(
+            lambda answer: Completions(
+                tuple(map(str, answer["matches"])), int(answer["start"]), int(answer["end"])
+            ),
+            op="complete",
+            code=code,
+            cursor=cursor,
         )
 
     def inspect(self, code: str, cursor: int, detail: int = 0) -> SandboxValue | None:
         """Return what is known of the name at the cursor, or None."""
-        return value_of(self._answered(op="inspect", code=code, cursor=cursor).get("found"))
+        return self._answered(
+            lambda answer: value_of(answer.get("found")), op="inspect", code=code, cursor=cursor
+        )
 
     def is_complete(self, code: str) -> tuple[str, str]:
         """Return "complete", "incomplete" or "invalid", and the indent of the next line."""
-        answer = self._answered(op="is_complete", code=code)
-        return str(answer["answer"]), str(answer["indent"])
+        return self._answered(
+            lambda answer: (str(answer["answer"]), str(answer["indent"])),
+            op="is_complete",
+            code=code,
+        )
 
     def put(self, path: str, data: bytes) -> None:
         """Write a file of the sandbox. Raises SandboxError: The sandbox refuses."""
-        self._answered(op="put", path=_inside(path), data=encode_value(data))
+        self._answered(bool, op="put", path=_inside(path), data=encode_value(data))
 
     def get(self, path: str) -> bytes:
         """Return the bytes of a file of the sandbox. Raises SandboxError: There is none."""
-        return bytes(decode_value(self._answered(op="get", path=_inside(path))["data"]))
+
+        def content(answer: dict[str, Any]) -> bytes:
+            data = decode_value(answer["data"])
+            if type(data) is not bytes:
+                raise TypeError("a file is bytes")
+            return data
+
+        return self._answered(content, op="get", path=_inside(path))
 
     def files(self, path: str = WORK) -> tuple[str, ...]:
         """Return the names of the files below a folder of the sandbox."""
-        return tuple(map(str, self._answered(op="list", path=_inside(path))["names"]))
+        return self._answered(
+            lambda answer: tuple(map(str, answer["names"])), op="list", path=_inside(path)
+        )
 
     # ---- states ----------------------------------------------------------------------------------
 
@@ -282,7 +302,10 @@ class Sandbox:
         with self._used():
             moment = self._machine.history.take()
             try:
-                machines = [self._machine.fork(moment, self.limits) for _ in range(count)]
+                machines = [
+                    self._machine.fork(moment, self.limits, in_call=self._call is not None)
+                    for _ in range(count)
+                ]
             finally:
                 self._machine.history.drop(moment)
             made = []
@@ -375,8 +398,8 @@ class Sandbox:
         call.question, call.begun = None, False
         self._machine.mailbox.send(op="answer", id=id, **answer)
 
-    def _answered(self, **request: Any) -> dict[str, Any]:
-        """Return the answer to a request that runs none of the user's code."""
+    def _answered(self, read: Callable[[dict[str, Any]], Answer], **request: Any) -> Answer:
+        """Return what `read` makes of the answer to a request that is not to run code."""
         result, answer = None, None
 
         def keep(call: PendingCall) -> None:
@@ -387,7 +410,12 @@ class Sandbox:
         if result.error is not None or answer is None:
             said = result.error.message if result.error is not None else result.status
             raise SandboxError(f"the sandbox refuses: {said}")
-        return answer
+        try:
+            return read(answer)
+        except (LookupError, TypeError, ValueError, ArithmeticError):
+            # Code may have changed whatever answers in the guest.
+            said = f"the sandbox gives no usable answer to {request['op']!r}"
+            raise SandboxError(said) from None
 
     def _ask(
         self,
@@ -511,7 +539,11 @@ class Sandbox:
                 line = ask(str(asked.get("prompt")), bool(asked.get("password")))
                 self._answer(id, value=line)
             return None
-        tool = call.tool
+        try:
+            tool = call.tool
+        except ValueError as error:
+            self._answer(id, failure=f"ValueError: {error}")
+            return None
         assert tool is not None
         if call.begun:
             return call.result("waiting")
@@ -544,9 +576,15 @@ class Sandbox:
         elif kind in ("tool", "input"):
             call.question, call.begun = answer, False
         elif kind == "show":
-            call.shown.append(answer.get("data") or {})
+            size, most = len(json.dumps(answer)), self.limits.output
+            if most is not None and call.written + size > most:
+                if call.ending is None:
+                    self._stop("output")
+                return
             value = value_of(answer.get("data"))
             if value is not None:
+                call.displayed += size
+                call.shown.append(answer["data"])
                 self._tell("on_display", value)
 
     def _wrote(self, call: PendingCall, stream: str, data: bytes) -> None:

@@ -65,39 +65,55 @@ class AnswerReader:
     def __init__(self, rest: bytes = b"") -> None:
         self.rest = rest
 
+    @property
+    def rest(self) -> bytes:
+        """What may become an answer, and has not come to its end."""
+        return bytes(self._text)
+
+    @rest.setter
+    def rest(self, rest: bytes) -> None:
+        self._text = bytearray(rest)
+        self._looked = 0  # there is no line feed before this
+
     def feed(self, data: bytes) -> list[bytes | dict[str, Any]]:
         """Take bytes, and return output and answers in their order."""
         found: list[bytes | dict[str, Any]] = []
-        text = self.rest + data
-        while text:
-            at = text.find(MARK)
-            if at < 0:
-                keep = _beginning(text)
-                if keep < len(text):
-                    found.append(text[: len(text) - keep])
-                self.rest = text[len(text) - keep :]
-                return found
-            if at:
-                found.append(text[:at])
-            end = text.find(b"\n", at)
-            if end < 0 and len(text) - at <= LONGEST:
-                self.rest = text[at:]
-                return found
-            line = text[at + len(MARK) : end if end >= 0 else None]
-            text = text[end + 1 :] if end >= 0 else b""
-            try:
-                answer = json.loads(line)
-            except (ValueError, RecursionError):
-                answer = None
-            if type(answer) is dict and type(answer.get("k")) is str:
-                found.append(answer)
-            else:  # the code wrote something that looks like an answer
-                found.append(MARK + line + b"\n")
-        self.rest = b""
+        text = self._text
+        text += data
+        done, looked, self._looked = 0, self._looked, 0
+        while done < len(text):
+            mark = text.find(MARK, done)
+            output = len(text) - _beginning(text) if mark < 0 else mark
+            if output > done:
+                found.append(bytes(text[done:output]))
+                done = output
+            if mark < 0:
+                break
+            end = text.find(b"\n", max(mark, looked))
+            looked = 0
+            if end < 0:
+                if len(text) - mark <= LONGEST:
+                    self._looked = len(text) - mark
+                    break
+                end = len(text)
+            found.append(_answer(bytes(text[mark + len(MARK) : end])))
+            done = end + 1
+        del text[:done]
         return found
 
 
-def _beginning(text: bytes) -> int:
+def _answer(line: bytes) -> bytes | dict[str, Any]:
+    """Return the answer of a line, or the line, if the code wrote what only looks like one."""
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError):
+        answer = None
+    if type(answer) is dict and type(answer.get("k")) is str:
+        return answer
+    return MARK + line + b"\n"
+
+
+def _beginning(text: bytearray) -> int:
     """Return how many bytes at the end may be the beginning of a mark."""
     for size in range(min(len(MARK) - 1, len(text)), 0, -1):
         if text.endswith(MARK[:size]):

@@ -40,13 +40,19 @@ def encode_value(value: Any, depth: int = DEPTH) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be passed on")
 
 
-def decode_value(value: Any) -> Any:
+def decode_value(value: Any, depth: int = DEPTH) -> Any:
     """Return the value that `encode_value` made of it. Raises ValueError."""
+    if depth < 0:
+        raise ValueError("the value is nested too deeply")
     if isinstance(value, dict):
         if value.keys() == {"$bytes"}:
+            if not isinstance(value["$bytes"], str):
+                raise ValueError("bytes are written in base64")
             return base64.b64decode(value["$bytes"], validate=True)
-        return {key: decode_value(one) for key, one in value.items()}
-    return [decode_value(one) for one in value] if isinstance(value, list) else value
+        return {key: decode_value(one, depth - 1) for key, one in value.items()}
+    if isinstance(value, list):
+        return [decode_value(one, depth - 1) for one in value]
+    return value
 
 
 class ToolBox:

@@ -40,8 +40,10 @@ RICH = (
 )
 
 
-def encode(value: Any) -> Any:
+def encode(value: Any, depth: int = 100) -> Any:
     """Return a value as JSON can hold it; bytes are `{"$bytes": base64}`. Raises TypeError."""
+    if depth < 0:
+        raise TypeError("the value is nested too deeply")
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -49,11 +51,11 @@ def encode(value: Any) -> Any:
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value) or "$bytes" in value:
             raise TypeError("the keys of a dictionary that is passed on must be strings")
-        return {key: encode(one) for key, one in value.items()}
+        return {key: encode(one, depth - 1) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [encode(one) for one in value]
+        return [encode(one, depth - 1) for one in value]
     if hasattr(value, "tolist"):
-        return encode(value.tolist())
+        return encode(value.tolist(), depth - 1)
     raise TypeError(f"a {type(value).__name__} cannot be passed on")
 
 
