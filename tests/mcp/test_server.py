@@ -14,6 +14,7 @@ import anyio
 from mcp import Client
 
 from tests.mcp.stand_in import StandInSource
+from wasmsr.errors import HostError
 from wasmsr.mcp.policy import McpPolicy, PolicyError, SandboxGrant, ServiceLimits, read_policy
 from wasmsr.mcp.serving import check_address, serve_http
 from wasmsr.mcp.shelf import SandboxShelf, ShelfError
@@ -32,6 +33,16 @@ def shelf_of(**limits: Any) -> tuple[SandboxShelf, StandInSource, McpPolicy]:
     policy = McpPolicy(service=ServiceLimits(**limits))
     source = StandInSource()
     return SandboxShelf(policy, source), source, policy
+
+
+def test_an_address_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address("127.0.0.1", taken.getsockname()[1])
+        shelf = SandboxShelf(McpPolicy(), StandInSource())
+        with pytest.raises(HostError, match=f"cannot listen on {address}"):
+            anyio.run(
+                serve_http, make_server(shelf, McpPolicy()), shelf, McpPolicy(), address, print
+            )
 
 
 def test_the_sdks_client_uses_every_tool() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, BinaryIO
@@ -15,6 +16,7 @@ from mcp.server.stdio import stdio_server
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from wasmsr.errors import HostError
 from wasmsr.mcp.policy import McpPolicy, PolicyError
 from wasmsr.mcp.shelf import SandboxShelf
 from wasmsr.mcp.tools import OWNER
@@ -83,16 +85,16 @@ async def serve_http(
 
     Raises:
         PolicyError: Other machines can reach the address, and the policy names no clients.
+        HostError: The address cannot be used.
     """
     check_address(policy, address)
+    listener = _listen(address)
     limits = policy.service
     app = server.streamable_http_app(
         json_response=True, max_request_body_size=limits.message, host=address.host
     )
     config = Config(
         Door(app, policy),
-        host=address.host,
-        port=address.port,
         http=timed_protocol(limits.stall),
         ws="none",
         log_level="warning",
@@ -105,7 +107,7 @@ async def serve_http(
     async with anyio.create_task_group() as group:
         group.start_soon(_sweep, shelf)
         group.start_soon(_tell, service, ready)
-        await service.serve()
+        await service.serve(sockets=[listener])
         group.cancel_scope.cancel()
 
 
@@ -115,6 +117,17 @@ def check_address(policy: McpPolicy, address: Address) -> None:
         raise PolicyError(
             [f"{address} can be reached from other machines: the policy must name [clients]"]
         )
+
+
+def _listen(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server((address.host, address.port), family=family)
+    except OSError as error:
+        raise HostError(
+            f"cannot listen on {address} for --listen: {error.strerror or error}",
+            hint="choose another --listen",
+        ) from error
 
 
 async def _tell(service: Server, ready: Callable[[], None]) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from wasmsr.cli.options.tool_options import WIDE, option
-from wasmsr.cli.options.usage import UsageError
 
 if TYPE_CHECKING:
     from wasmsr.mcp.policy import McpPolicy
@@ -86,7 +85,7 @@ def mcp(
 
     if new_token is not None:
         if not CLIENT_NAME.fullmatch(new_token):
-            raise UsageError(f"{new_token!r} is no name of a client.")
+            raise click.UsageError(f"{new_token!r} is no name of a client.")
         token = secrets.token_urlsafe(24)
         click.echo(f"token:  {token}")
         click.echo(f'policy: {new_token} = "{hashlib.sha256(token.encode()).hexdigest()}"')
@@ -125,7 +124,7 @@ def _serve(policy: McpPolicy, listen: str | None, folder: Path) -> None:
         try:
             address = Address.parse(listen)
         except ValueError as error:
-            raise UsageError(f"{error}.") from None
+            raise click.UsageError(f"{error}.") from None
     shelf = SandboxShelf(policy, PythonSource(policy.sandbox, folder))
     server = make_server(shelf, policy)
     try:
