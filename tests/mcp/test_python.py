@@ -36,7 +36,8 @@ def test_a_model_pauses_forks_rewinds_and_parks_a_python(tmp_path: Path) -> None
             assert paused["status"] == "paused"
             (twin,) = await call(client, "fork_sandbox", sandbox=one)
             await call(client, "park_sandbox", sandbox=one)
-            assert len(list((tmp_path / one).iterdir())) == 2
+            (parked,) = tmp_path.glob(f"*/{one}")
+            assert len(list(parked.iterdir())) == 2
             for name in (twin["sandbox"], one):
                 done = await call(client, "continue_run", sandbox=name)
                 assert (done["status"], done["value"]) == ("finished", "3000000")
@@ -46,6 +47,7 @@ def test_a_model_pauses_forks_rewinds_and_parks_a_python(tmp_path: Path) -> None
             read = await call(client, "run_code", sandbox=one, code="open('/work/a.txt').read()")
             assert read["value"] == "'hello'"
             await call(client, "close_sandbox", sandbox=one)
-            assert not (tmp_path / one).exists()
+            assert not parked.exists()
 
     anyio.run(use)
+    assert not list(tmp_path.iterdir())

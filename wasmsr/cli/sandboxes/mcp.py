@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
+import shutil
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +75,7 @@ wasmsr[mcp] and wasmsr[python]."""
     "state_dir",
     metavar="FOLDER",
     type=click.Path(file_okay=False),
-    help="Keep parked sandboxes there. Default: a folder that goes when the server ends.",
+    help="Keep parked sandboxes there, as long as the server lives. Default: a temporary folder.",
 )
 @click.option(
     "--new-token", "new_token", metavar="NAME", help="Make a token for a client, and end."
@@ -91,13 +94,32 @@ def mcp(
         click.echo(f'policy: {new_token} = "{hashlib.sha256(token.encode()).hexdigest()}"')
         return
     policy = McpPolicy() if policy_file is None else read_policy(Path(policy_file))
-    if state_dir is not None:
-        _serve(policy, listen, Path(state_dir))
-        return
     import tempfile
 
-    with tempfile.TemporaryDirectory(prefix="wasmsr-mcp-") as folder:
+    if state_dir is not None:
+        Path(state_dir).mkdir(parents=True, exist_ok=True)
+    folders: list[str] = []
+    _forget_at_signals(folders)
+    with tempfile.TemporaryDirectory(prefix="wasmsr-mcp-", dir=state_dir) as folder:
+        folders.append(folder)
         _serve(policy, listen, Path(folder))
+
+
+def _forget_at_signals(folders: list[str]) -> None:
+    """Let signals end the process, and parked sandboxes with it: they hold what clients had.
+
+    The process ends at once, because a thread may wait for standard input. The HTTP server takes
+    the signal first, ends what it answers, and raises it again.
+    """
+
+    def end(number: int, frame: object) -> None:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, end)
 
 
 def _serve(policy: McpPolicy, listen: str | None, folder: Path) -> None:
