@@ -75,7 +75,7 @@ def main() -> int:
         f"{PAGE}/machine": tool.Recipe(
             (*_sources([*core, *shared]), "_core.c", f"{PAGE}/machine.c"),
             tuple(_headers([*core, *shared])),
-            (*flags(), "-mexec-model=reactor"),
+            (*flags(), "-DWSR_WATCH=1", "-mexec-model=reactor"),
             ("nontrapping-fptoint",),
         ),
     }

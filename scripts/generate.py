@@ -205,7 +205,8 @@ def _memory_handler(i: Instruction) -> str:
     bits = _width(i) * 8
     address = f"SLOTS; LOCATE({_width(i)});"
     if i.kind == "store":
-        return f"{address} wsr_put{bits}(at, ({c_type})s[1]); NEXT;"
+        stored = f"wsr_put{bits}(at, ({c_type})s[1]);"
+        return f"{address} {stored} WATCH_WRITE({_width(i)}); NEXT;"
     value = f"wsr_get{bits}(at)"
     if signed:
         wide = "32" if i.results == "i32" else "64"

@@ -51,14 +51,19 @@ def saved(after: int) -> tuple[Store, SnapshotState, bytes]:
     return store, Snapshot.of(store).state, bytes(module.binary)
 
 
-def walked(state: SnapshotState, binary: bytes, walk: Sequence[int], folder: Path) -> Any:
-    """Let the machine go to each of these counts, from the saved state on; what it says."""
+def lay_out(state: SnapshotState, binary: bytes, folder: Path) -> None:
+    """Write what a driver needs to a folder."""
     program = plain_program(state, [binary])
     (folder / "machine.js").write_text(machine_script())
     (folder / "package.json").write_text('{"type": "module"}')
     (folder / "machine.wasm").write_bytes(machine_module())
     (folder / "head.bin").write_bytes(program.head)
     (folder / "pages.bin").write_bytes(b"".join(program.pages()))
+
+
+def walked(state: SnapshotState, binary: bytes, walk: Sequence[int], folder: Path) -> Any:
+    """Let the machine go to each of these counts, from the saved state on; what it says."""
+    lay_out(state, binary, folder)
     (folder / "walk.json").write_text(json.dumps(list(walk)))
     words = [*needed(NODE).command[:-1], str(HERE / "machine_driver.mjs"), str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600)

@@ -14,15 +14,15 @@ OP(I64_LOAD16_S) { SLOTS; LOCATE(2); s[0] = (uint64_t)(int64_t)(int16_t)wsr_get1
 OP(I64_LOAD16_U) { SLOTS; LOCATE(2); s[0] = wsr_get16(at); NEXT; }
 OP(I64_LOAD32_S) { SLOTS; LOCATE(4); s[0] = (uint64_t)(int64_t)(int32_t)wsr_get32(at); NEXT; }
 OP(I64_LOAD32_U) { SLOTS; LOCATE(4); s[0] = wsr_get32(at); NEXT; }
-OP(I32_STORE) { SLOTS; LOCATE(4); wsr_put32(at, (uint32_t)s[1]); NEXT; }
-OP(I64_STORE) { SLOTS; LOCATE(8); wsr_put64(at, (uint64_t)s[1]); NEXT; }
-OP(F32_STORE) { SLOTS; LOCATE(4); wsr_put32(at, (uint32_t)s[1]); NEXT; }
-OP(F64_STORE) { SLOTS; LOCATE(8); wsr_put64(at, (uint64_t)s[1]); NEXT; }
-OP(I32_STORE8) { SLOTS; LOCATE(1); wsr_put8(at, (uint8_t)s[1]); NEXT; }
-OP(I32_STORE16) { SLOTS; LOCATE(2); wsr_put16(at, (uint16_t)s[1]); NEXT; }
-OP(I64_STORE8) { SLOTS; LOCATE(1); wsr_put8(at, (uint8_t)s[1]); NEXT; }
-OP(I64_STORE16) { SLOTS; LOCATE(2); wsr_put16(at, (uint16_t)s[1]); NEXT; }
-OP(I64_STORE32) { SLOTS; LOCATE(4); wsr_put32(at, (uint32_t)s[1]); NEXT; }
+OP(I32_STORE) { SLOTS; LOCATE(4); wsr_put32(at, (uint32_t)s[1]); WATCH_WRITE(4); NEXT; }
+OP(I64_STORE) { SLOTS; LOCATE(8); wsr_put64(at, (uint64_t)s[1]); WATCH_WRITE(8); NEXT; }
+OP(F32_STORE) { SLOTS; LOCATE(4); wsr_put32(at, (uint32_t)s[1]); WATCH_WRITE(4); NEXT; }
+OP(F64_STORE) { SLOTS; LOCATE(8); wsr_put64(at, (uint64_t)s[1]); WATCH_WRITE(8); NEXT; }
+OP(I32_STORE8) { SLOTS; LOCATE(1); wsr_put8(at, (uint8_t)s[1]); WATCH_WRITE(1); NEXT; }
+OP(I32_STORE16) { SLOTS; LOCATE(2); wsr_put16(at, (uint16_t)s[1]); WATCH_WRITE(2); NEXT; }
+OP(I64_STORE8) { SLOTS; LOCATE(1); wsr_put8(at, (uint8_t)s[1]); WATCH_WRITE(1); NEXT; }
+OP(I64_STORE16) { SLOTS; LOCATE(2); wsr_put16(at, (uint16_t)s[1]); WATCH_WRITE(2); NEXT; }
+OP(I64_STORE32) { SLOTS; LOCATE(4); wsr_put32(at, (uint32_t)s[1]); WATCH_WRITE(4); NEXT; }
 OP(I32_CONST) { SLOTS; s[0] = pc->u.imm; NEXT; }
 OP(I64_CONST) { SLOTS; s[0] = pc->u.imm; NEXT; }
 OP(F32_CONST) { SLOTS; s[0] = pc->u.imm; NEXT; }

@@ -11,8 +11,11 @@
  * every way out. Source: WebAssembly specification, section 4.4.
  */
 
+#include "core/precise/watch.h"
+
 static uint32_t RUN(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
   LABELS;
+  WATCH_LOCALS();
   wsr_store *const store = thread->store;
   wsr_frame *frame;
   const wsr_code *code;
@@ -56,9 +59,10 @@ static uint32_t RUN(wsr_thread *thread, uint64_t *fuel, wsr_exit *out) {
 #define SPEND()               \
   do {                        \
     if (!left) goto fuel_out; \
+    WATCH_POSITION();         \
     left--;                   \
   } while (0)
-#define KEEP_FUEL() (*fuel = left)
+#define KEEP_FUEL() (*fuel = left + WATCH_ASIDE)
 #define GIVE_BACK() (left++)
 #else
 #define SPEND() ((void)0)
@@ -400,12 +404,14 @@ vector_memory: {
   uint64_t *const s = fp + pc->s;
   uint8_t *const at = wsr_locate_vector(store, instance, pc, s[0]);
   if (!at) TRAP(MEMORY_BOUNDS);
+  WATCH_IF(wsr_vector_stores(pc->op) && wsr_watched(thread, at, wsr_opcode_table[pc->op].width));
   wsr_vector_access(pc, s, at);
   pc++;
   GO;
 }
 
 atomic:
+  WATCH_IF(wsr_watched_atomic(thread, instance, pc, fp + pc->s));
   trap = wsr_atomic(store, instance, pc, fp + pc->s);
   if (trap) goto trapped;
   pc++;
@@ -475,6 +481,7 @@ raise: {
     return outcome;
   }
   LOAD_FRAME();
+  WATCH_RETURN();
   CANONICAL();
   GO;
 }
@@ -483,10 +490,12 @@ return_results:
   move(fp, fp + pc->s, pc->n);
   if (--thread->n_frames == thread->now.base_frame) goto finished;
   LOAD_FRAME();
+  WATCH_RETURN();
   CANONICAL();
   GO;
 
 perform:
+  WATCH_IF(wsr_watched_bulk(thread, instance, pc, fp + pc->s));
   trap = wsr_perform(thread, instance, pc, fp);
   LOAD_MEMORY();
   if (!trap) NEXT;

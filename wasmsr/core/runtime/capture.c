@@ -175,6 +175,19 @@ static uint32_t find_cell(const wsr_code *code, const wsr_module *m, uint32_t of
   return wsr_instruction_end(m, code->offsets[low - 1]) == offset ? low - 1 : WSR_NONE;
 }
 
+#if WSR_WATCH
+const wsr_cell *wsr_cell_of_position(wsr_store *store, uint32_t function, uint32_t offset) {
+  if (function >= store->program.n_functions) return NULL;
+  const wsr_function_instance *const f = &store->program.functions[function];
+  if (f->instance == WSR_NONE) return NULL;
+  const wsr_code *const code = wsr_function_code(store->main, function);
+  if (!code) return NULL;
+  const uint32_t cell =
+      find_cell(code, store->program.instances[f->instance]->module, offset, true);
+  return cell == WSR_NONE ? NULL : code->cells + cell;
+}
+#endif
+
 uint32_t wsr_module_live(wsr_module *m, uint32_t function, uint32_t offset, int waiting,
                          uint8_t *live, uint32_t room) {
   if (function < m->n.imported_functions || function >= m->n.functions) return WSR_NONE;

@@ -29,6 +29,23 @@ typedef struct {
 
 enum { WSR_PAUSE_IN_LOOPS = 2 }; /* for tests; calls poll bit 0 only, which it lacks */
 
+#if WSR_WATCH
+enum { WSR_HIT_NOTHING, WSR_HIT_POSITION, WSR_HIT_RETURN, WSR_HIT_WRITE };
+
+/* What stops a metered run of precise code before its fuel ends (core/precise/watch.h). */
+typedef struct {
+  const wsr_cell *cell; /* before this instruction; NULL for none */
+  uint32_t frames;      /* after a return or throw that leaves so many frames at most */
+  uint32_t memory;      /* after a write to these bytes of this memory; `end` 0 for none */
+  uint64_t begin, end;
+  uint32_t hit; /* which of them it was */
+} wsr_watch;
+
+/* runtime/capture.c: the cell of the instruction at an offset in a function, by its address; NULL
+ * if none starts there, or memory is short. */
+const wsr_cell *wsr_cell_of_position(wsr_store *store, uint32_t function, uint32_t offset);
+#endif
+
 /* Handlers of fast code have the thread in a register. They reach the store through the thread, and
  * need the store only for what is rare. */
 struct wsr_thread {
@@ -63,6 +80,10 @@ struct wsr_thread {
   wsr_exit *out;
 
   uint64_t executed; /* instructions of metered runs; exact while the thread is stopped */
+
+#if WSR_WATCH
+  wsr_watch watch;
+#endif
 
   uint64_t points; /* wsr_pause_after: how many are left, 0 for off */
   uint32_t points_how;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/runtime/thread.h"
 #include "program.h"
 
 #define EXPORT(name) __attribute__((used, visibility("default"), export_name(#name)))
@@ -96,6 +97,52 @@ static uint32_t outcome_of(uint32_t outcome, const wsr_exit *out) {
   return outcome;
 }
 
+/* What stops the program before its fuel ends, beside what is always there. A position is a
+ * function's address and an offset. */
+static struct {
+  bool position;
+  uint32_t function, offset;
+} stop;
+static wsr_watch wanted;
+
+EXPORT(watch_position) uint32_t machine_watch_position(uint32_t function, uint32_t offset) {
+  stop.function = function;
+  stop.offset = offset;
+  return stop.position = wsr_cell_of_position(inner.store, function, offset) != NULL;
+}
+EXPORT(watch_frames) void machine_watch_frames(uint32_t frames) { wanted.frames = frames; }
+EXPORT(watch_memory) void machine_watch_memory(uint32_t memory, uint64_t begin, uint64_t end) {
+  wanted.memory = memory;
+  wanted.begin = begin;
+  wanted.end = end;
+}
+EXPORT(watch_nothing) void machine_watch_nothing(void) {
+  stop.position = false;
+  wanted = (wsr_watch){0};
+}
+/* Which of them has stopped the last run: none, the position, a return, a write. */
+EXPORT(hit) uint32_t machine_hit(void) { return inner.store->main->watch.hit; }
+
+static bool leaving;
+
+/* Whether the next run makes one instruction before the position counts. */
+EXPORT(leave_position) void machine_leave_position(uint32_t leave) { leaving = leave; }
+
+static uint32_t run_watched(uint64_t *left, wsr_exit *out) {
+  wsr_watch *const watch = &inner.store->main->watch;
+  *watch = wanted;
+  if (stop.position && leaving) {
+    leaving = false;
+    uint64_t one = 1;
+    const uint32_t outcome = wsr_run(inner.store, &one, out);
+    *left -= 1 - one;
+    if (outcome != WSR_PAUSED || watch->hit || !*left) return outcome;
+  }
+  /* The code of a function may be made anew between two runs. */
+  if (stop.position) watch->cell = wsr_cell_of_position(inner.store, stop.function, stop.offset);
+  return wsr_run(inner.store, left, out);
+}
+
 /* Run so many instructions at most. Returns the core's outcome: finished, trapped, paused, host
  * call or uncaught exception. */
 EXPORT(run) uint32_t machine_run(uint64_t most) {
@@ -107,7 +154,7 @@ EXPORT(run) uint32_t machine_run(uint64_t most) {
     }
     if (!most) return WSR_PAUSED;
     wsr_exit out;
-    const uint32_t outcome = wsr_run(inner.store, &most, &out);
+    const uint32_t outcome = run_watched(&most, &out);
     wsr_clear_pause(inner.store);
     if (outcome != WSR_FINISHED) return outcome_of(outcome, &out);
     if (!wsr_end_pushed_call(inner.store)) wsr_drop_frames(inner.store);
@@ -146,6 +193,28 @@ EXPORT(memory_size) uint32_t machine_memory_size(uint32_t address) {
   wsr_memory_view view;
   wsr_memory(inner.store, address, &view);
   return (uint32_t)view.size;
+}
+
+EXPORT(module_of) uint32_t machine_module_of(uint32_t instance) {
+  return inner.modules_of[instance];
+}
+EXPORT(instances) uint32_t machine_instances(void) { return inner.n_instances; }
+EXPORT(frame_count) uint32_t machine_frame_count(void) { return wsr_frame_count(inner.store); }
+
+static void put_addresses(const uint32_t *addresses, uint32_t count) {
+  put_u32(&answer, count);
+  if (count) put_bytes(&answer, addresses, count * sizeof *addresses);
+}
+
+/* The addresses of an instance's functions, tables, memories and globals: four counts, each with
+ * its numbers. */
+EXPORT(addresses) void machine_addresses(uint32_t instance) {
+  answer.size = 0;
+  const wsr_instance *const one = inner.store->program.instances[instance];
+  put_addresses(one->functions, one->module->n.functions);
+  put_addresses(one->tables, one->module->n.tables);
+  put_addresses(one->memories, one->module->n.memories);
+  put_addresses(one->globals, one->module->n.globals);
 }
 
 /* Frames, outermost first: instance, function, offset, locals, operands, then types, padded to 8,

@@ -6,8 +6,11 @@
 // doubling of the distance.
 
 export const OUTCOMES = ["finished", "trapped", "paused", "host call", "uncaught"];
+const PAUSED = OUTCOMES.indexOf("paused");
+const HITS = ["", "position", "return", "write"];
 const EVERY = 4_000_000n; // instructions between two kept states, at least
 const PER_DOUBLING = 16;
+const SLICE = 2_000_000n; // instructions of a search before others may work
 // What the C library imports for its standard streams, which nothing here uses.
 const NO_STREAMS = { fd_close: () => 8, fd_seek: () => 8, fd_write: () => 8 };
 
@@ -29,6 +32,8 @@ export class Machine {
     this.count = 0n; // instructions since the saved state
     this.before = BigInt.asUintN(64, this.core.executed_before()); // instructions before that
     this.outcome = "paused";
+    this.hit = ""; // which watch has stopped the last run: "position", "return", "write" or none
+    this.watched = {};
     this.pending = null; // the host call before which the program stands
     this.answers = new Map(); // answers of host calls, by the count that includes the call
     this.marks = []; // counts of the kept states
@@ -64,11 +69,26 @@ export class Machine {
   // Run up to `most` instructions (BigInt), as far as the program goes. `answer` is asked at host
   // calls that have no answer yet: it gets the call, and returns {result, writes} or null; with null
   // the program stands before the call. Writes are {memory, offset, bytes}. Returns the outcome.
-  run(most, answer = () => null) {
+  // The position that is watched does not stop the program where it is now, unless `leave` is false.
+  run(most, answer = () => null, leave = true) {
     const end = this.count + most;
+    this.hit = "";
+    this.core.leave_position(leave);
     if (this.outcome === "host call" && most) this.outcome = "paused"; // it is made again
-    while (this.count < end && this.outcome === "paused") this.#advance(end, answer);
+    while (this.count < end && this.outcome === "paused" && !this.hit) this.#advance(end, answer);
     return this.outcome;
+  }
+
+  // What stops the next runs, beside their length. `position`: {function, offset}, an address and an
+  // offset in the module, before that instruction; `frames`: after a return that leaves so many at
+  // most; `memory`: {memory, begin, end}, after an instruction that writes there. Returns whether an
+  // instruction starts at the position.
+  watch({ position = null, frames = 0, memory = null } = {}) {
+    this.watched = { position, frames, memory };
+    this.core.watch_nothing();
+    this.core.watch_frames(frames);
+    if (memory) this.core.watch_memory(memory.memory, BigInt(memory.begin), BigInt(memory.end));
+    return !position || this.core.watch_position(position.function, position.offset) === 1;
   }
 
   #advance(end, answer) {
@@ -80,6 +100,7 @@ export class Machine {
     const count = this.count + this.core.executed() - before;
     if (this.outcome === "host call" && !this.#answered(count, answer)) this.core.host_retry();
     this.count += this.core.executed() - before;
+    if (outcome === PAUSED) this.hit = HITS[this.core.hit()];
     if (this.outcome === "paused" && this.count >= due) this.#keep();
   }
 
@@ -97,7 +118,12 @@ export class Machine {
       found = { result: given.result ?? 0n, writes: given.writes ?? [] };
       this.answers.set(count, found);
     }
-    for (const { memory, offset, bytes } of found.writes) this.memory(memory).set(bytes, offset);
+    const { memory: bytes } = this.watched;
+    for (const one of found.writes) {
+      this.memory(one.memory).set(one.bytes, one.offset);
+      const [begin, end] = [one.offset, one.offset + one.bytes.length];
+      if (bytes && bytes.memory === one.memory && begin < bytes.end && end > bytes.begin) this.hit = "write";
+    }
     this.core.host_return(found.result);
     this.pending = null;
     this.outcome = "paused";
@@ -127,15 +153,59 @@ export class Machine {
   // Be where the program was after `count` instructions.
   goTo(count) {
     if (count < 0n) count = 0n;
-    if (count < this.count || this.outcome !== "paused") {
-      const mark = this.marks.findLastIndex((one) => one <= count);
-      this.#call(() => this.core.go_back(mark));
-      this.marks.length = mark + 1;
-      this.count = this.marks[mark];
-      this.outcome = "paused";
-      this.pending = null;
-    }
+    this.watch();
+    if (count < this.count || this.outcome !== "paused") this.#return(this.#markBefore(count + 1n));
     return this.run(count - this.count);
+  }
+
+  #markBefore(count) {
+    return this.marks.findLastIndex((one) => one < count);
+  }
+
+  #return(mark) {
+    this.#call(() => this.core.go_back(mark));
+    this.marks.length = mark + 1;
+    this.count = this.marks[mark];
+    this.outcome = "paused";
+    this.pending = null;
+  }
+
+  // Look for the last moment before this one at which a watch stops the program and `accepts`: a
+  // generator that yields between pieces of work, and returns the count, or null. Of writes only
+  // those count that change a byte, and the count is that before the write. Afterwards the program
+  // is anywhere: go where you want to be.
+  *lastBefore(watch, accepts = () => true) {
+    const end = this.count;
+    let until = end;
+    for (let mark = this.#markBefore(end); mark >= 0; mark--) {
+      const from = this.marks[mark];
+      this.#return(mark);
+      this.watch(watch);
+      const found = yield* this.#lastUntil(until, end, watch.memory, accepts);
+      if (found !== null) return found;
+      until = from;
+    }
+    return null;
+  }
+
+  *#lastUntil(until, end, range, accepts) {
+    const bytes = () => this.memory(range.memory).slice(range.begin, range.end);
+    let last = null;
+    let before = range ? bytes() : null;
+    let leave = false;
+    while (this.outcome === "paused") {
+      const left = until - this.count;
+      this.run(left < SLICE ? left : SLICE, undefined, leave);
+      leave = this.hit === "position";
+      if (this.hit === "write") {
+        const after = bytes();
+        if (differs(before, after) && accepts()) last = this.count - 1n;
+        before = after;
+      } else if (this.hit && this.count < end && accepts()) last = this.count;
+      yield this.count;
+      if (this.count >= until) break;
+    }
+    return last;
   }
 
   back(steps = 1n) {
@@ -184,6 +254,19 @@ export class Machine {
     return found;
   }
 
+  // The numbers in the store of what an instance has: {functions, tables, memories, globals}.
+  addresses(instance) {
+    this.#call(() => this.core.addresses(instance));
+    const numbers = new Uint32Array(this.#answer());
+    const found = {};
+    let at = 0;
+    for (const name of ["functions", "tables", "memories", "globals"]) {
+      found[name] = numbers.slice(at + 1, at + 1 + numbers[at]);
+      at += 1 + numbers[at];
+    }
+    return found;
+  }
+
   // Globals: {type, mutable, value}.
   globals() {
     this.#call(() => this.core.globals());
@@ -203,4 +286,8 @@ export class Machine {
     this.#call(() => this.core.state());
     return new Uint8Array(this.#answer());
   }
+}
+
+function differs(one, other) {
+  return one.length !== other.length || one.some((byte, at) => byte !== other[at]);
 }
