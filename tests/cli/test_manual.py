@@ -76,8 +76,9 @@ def commands(text: str) -> list[list[str]]:
 ELSEWHERE = (
     *("remote", "node", "submit", "ps", "logs", "pause", "resume", "checkpoint", "kill"),
     *("migrate", "drain", "adopt", "health", "orchestrator", "fleet", "memory", "worker", "mcp"),
+    "sandbox",
 )
-"""Commands that need another process, and are typed in other tests."""
+"""Commands that need another process or the guest, and are typed in other tests."""
 
 SERVED = (
     ["job", "run"],

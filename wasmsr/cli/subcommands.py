@@ -38,6 +38,10 @@ COMMANDS = {
     "fleet": ("wasmsr.cli.fleet.fleet", "have a fleet of devices run modules, and look at it"),
     "dag": ("wasmsr.cli.elements.dag", "run programs that are graphs of elements"),
     "memory": ("wasmsr.cli.elements.memory", "serve a memory that others read and write"),
+    "sandbox": (
+        "wasmsr.cli.sandboxes.sandbox",
+        "prepare Python sandboxes, so that they start fast",
+    ),
     "mcp": ("wasmsr.cli.sandboxes.mcp", "serve Python sandboxes to language models"),
     "worker": ("wasmsr.cli.fleet.worker", "run modules for a manager of the Silverline tools"),
     "orchestrator": ("wasmsr.cli.fleet.orchestrator", "say what runs where in a fleet of devices"),

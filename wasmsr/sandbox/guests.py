@@ -12,8 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wasmsr.errors import MissingPackageError
+from wasmsr.errors import FormatError, MissingPackageError, printable
 from wasmsr.interp.modules.module import Module
+from wasmsr.interp.modules.module_cache import ModuleCache, default_folder
 from wasmsr.sandbox.results import SandboxError
 from wasmsr.wasi.filesystem.mounts import Mount
 
@@ -46,6 +47,7 @@ class Guest:
         mounts: Folders that it needs of the host.
         entry: The export that runs for ever.
         warm: Code that is executed once, before sandboxes are forked.
+        packages: The name of the set of packages that it imports.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Guest:
     mounts: tuple[Mount, ...]
     entry: str
     warm: str
+    packages: str = ""
 
 
 def python_guest(packages: str = "base") -> Guest:
@@ -77,6 +80,7 @@ def python_guest(packages: str = "base") -> Guest:
     driver = Path(__file__).parent / "guest" / "python_driver.py"
     return Guest(
         name="python",
+        packages=packages,
         module=module,
         arguments=("python.wasm", "-c", driver.read_text(encoding="utf-8")),
         env={"HOME": "/tmp", "TMPDIR": "/tmp", "PYTHONTZPATH": ""},
@@ -96,6 +100,18 @@ def python_guest(packages: str = "base") -> Guest:
     )
 
 
+def guest_named(name: str) -> Guest:
+    """Return the guest of a saved sandbox.
+
+    Raises:
+        FormatError: There is none of this name.
+        MissingPackageError: Its package is not installed.
+    """
+    if name != "python":
+        raise FormatError(f"the sandbox has a guest that is not known: {printable(name, 40)}")
+    return python_guest()
+
+
 def _files_of(package: str, folder: str) -> Path:
     """Return a folder of an installed package. Raises MissingPackageError."""
     try:
@@ -111,7 +127,7 @@ def _module(path: Path) -> Module:
     """Return a module, which this process reads once."""
     with _lock:
         if str(path) not in _modules:
-            _modules[str(path)] = Module.from_file(path)
+            _modules[str(path)] = ModuleCache(default_folder()).load(path)
         return _modules[str(path)]
 
 
@@ -123,8 +139,7 @@ def _library(archive: Path, mark: str) -> Path:
     Raises:
         SandboxError: It cannot be made.
     """
-    base = os.environ.get("XDG_CACHE_HOME", "") or os.path.expanduser("~/.cache")
-    folder = Path(base) / "wasmsr" / "guests" / f"python-{mark}"
+    folder = Path(default_folder()) / "guests" / f"python-{mark}"
     if folder.is_dir():
         return folder
     try:

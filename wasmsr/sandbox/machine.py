@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import itertools
-import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from wasmsr.errors import FormatError, SnapshotError, WasmsrError
+from wasmsr.errors import WasmsrError
 from wasmsr.interp.outcomes import Limits
 from wasmsr.interp.store.externs import HostFunction
 from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import FuncType, ValType
 from wasmsr.sandbox import interrupts
 from wasmsr.sandbox.call import PendingCall
-from wasmsr.sandbox.guests import WORK, Guest, python_guest
+from wasmsr.sandbox.guests import WORK, Guest, guest_named
+from wasmsr.sandbox.records import SandboxRecord, read_record, with_record
 from wasmsr.sandbox.results import SandboxError, SandboxLimits
 from wasmsr.sandbox.streams import AnswerReader, Mailbox
 from wasmsr.snapshot.moments.history import History
-from wasmsr.snapshot.sections.host.hosts import SANDBOX
-from wasmsr.snapshot.sections.host.wasi import HOST_STATE
 from wasmsr.snapshot.snapshot import Snapshot
 from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
 
 if TYPE_CHECKING:
     from wasmsr.snapshot.moments.moment import Moment
+    from wasmsr.snapshot.state import SnapshotState
 
 GRACE = 1_000_000_000
 """Instructions in which code may end after it was told to."""
-KINDS = 8
-"""Kinds of sandboxes that one process keeps prepared; each holds the memory of one."""
 _I32 = ValType.I32
 _NO_HOST = HostFunction(FuncType((_I32,) * 4, (_I32,)), lambda caller, *given: -1)
 _numbers = itertools.count(1)
-_warm: dict[Any, tuple[Moment, dict[str, Any]]] = {}
-_warming = threading.Lock()
 
 
 class OutputSink:
@@ -103,12 +96,12 @@ class Machine:
             **wasi,
         )
         store = Store(
-            limits=Limits(memory_pages=min(65536, limits.memory >> 16)),
+            limits=store_limits(limits),
             deterministic=bool(wasi.get("deterministic")),
             features=guest.module.allowed_features,
         )
         store.wasi = served
-        instance = store.instantiate(guest.module, {**served.imports, **_imports()})
+        instance = store.instantiate(guest.module, {**served.imports, **guest_imports()})
         store.enqueue(instance.function("_initialize"))
         store.enqueue(instance.function(guest.entry))
         heard: list[Any] = []
@@ -163,55 +156,28 @@ class Machine:
         self.reader.rest = b""
         return True
 
-    def save(
-        self, path: str | os.PathLike[str], call: PendingCall | None, limits: SandboxLimits
-    ) -> int:
-        """Write a snapshot, with what the host knows of the call. Raises SnapshotError."""
-        taken = Snapshot.of(self.store)
-        record = {
-            "guest": self.guest.name,
-            "about": self.about,
-            "rest": self.reader.rest,
-            "limits": asdict(limits),
-            "call": None if call is None else call.record(),
-        }
-        extra = {**taken.state.extra, HOST_STATE: {SANDBOX: record}}
-        return Snapshot(replace(taken.state, extra=extra)).save(path)
+    def state(self, call: PendingCall | None, limits: SandboxLimits) -> SnapshotState:
+        """Return the state of the guest, with what the host knows of the call."""
+        record = SandboxRecord(self.guest.name, self.about, self.reader.rest, limits, call)
+        return with_record(Snapshot.of(self.store).state, record)
 
     @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike[str],
-        mounts: Sequence[Mount],
-        limits: SandboxLimits | None,
-    ) -> tuple[Machine, PendingCall | None, SandboxLimits]:
-        """Return what `save` has written. Raises SnapshotError."""
-        state = Snapshot.load(path).state
-        extra = dict(state.extra)
-        record = extra.pop(HOST_STATE, {}).get(SANDBOX)
-        if record is None:
-            raise SnapshotError("the snapshot is not that of a sandbox")
-        if record.get("guest") != "python":
-            raise FormatError("the sandbox has a guest that is not known")
-        try:
-            saved = SandboxLimits(**record["limits"])
-            rest, about = record["rest"], record["about"]
-            if type(rest) is not bytes or type(about) is not dict:
-                raise TypeError("it has no rest of output or no addresses")
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"the record of the sandbox is damaged: {error}") from error
-        call = None if record.get("call") is None else PendingCall.of_record(record["call"])
-        guest = python_guest()
-        limits = limits or saved
+    def of_state(
+        cls, state: SnapshotState, mounts: Sequence[Mount], limits: SandboxLimits | None
+    ) -> tuple[Machine, SandboxRecord]:
+        """Return the machine of a state that `state` gave, and its record. Raises SnapshotError."""
+        state, record = read_record(state)
+        guest = guest_named(record.guest)
+        limits = limits or record.limits
         streams = (Mailbox(), OutputSink(), OutputSink())
-        store = Snapshot(replace(state, extra=extra)).restore(
+        store = Snapshot(state).restore(
             modules=[guest.module],
             **_outside(guest, streams, mounts, limits),
-            limits=Limits(memory_pages=min(65536, limits.memory >> 16)),
+            limits=store_limits(limits),
         )
-        made = cls(guest, store, streams, about, mounts)
-        made.reader.rest = rest
-        return made, call, limits
+        made = cls(guest, store, streams, record.about, mounts)
+        made.reader.rest = record.rest
+        return made, record
 
     def close(self) -> None:
         """Give back everything."""
@@ -221,40 +187,6 @@ class Machine:
                 self._guard.close()
             self.history.close()
             self.store.close()
-
-
-def warm_machine(
-    guest: Guest,
-    mounts: Sequence[Mount],
-    limits: SandboxLimits,
-    *,
-    deterministic: bool,
-    seed: int | None,
-) -> Machine:
-    """Return a fork of a machine that was prepared in this process, or is prepared now.
-
-    The preparation sees none of the sandbox's own things: its mounts are those of the first
-    sandbox of the kind, but no code has looked into them.
-    """
-    kind = (
-        guest.module.digest,
-        guest.arguments,
-        guest.warm,
-        tuple((one.guest, one.mode, str(one.host)) for one in mounts),
-        limits.memory >> 16,
-        deterministic,
-        seed,
-    )
-    with _warming:
-        if kind not in _warm:
-            machine = Machine.start(guest, mounts, limits, deterministic=deterministic, seed=seed)
-            _warm[kind] = (machine.history.take(), machine.about)
-            machine.close()
-            if len(_warm) > KINDS:
-                _warm.pop(next(iter(_warm)))[0].close()
-        moment, about = _warm[kind] = _warm.pop(kind)  # the last one is the one used last
-        number = 1 if deterministic else None
-        return forked(guest, moment, about, mounts, limits, number)
 
 
 def forked(
@@ -288,7 +220,7 @@ def _outside(
 ) -> dict[str, Any]:
     """Return what a state that was kept gets of this process."""
     return {
-        "imports": _imports(),
+        "imports": guest_imports(),
         "mounts": (*guest.mounts, *mounts),
         "stdin": streams[0],
         "stdout": streams[1],
@@ -297,5 +229,11 @@ def _outside(
     }
 
 
-def _imports() -> Any:
+def guest_imports() -> Any:
+    """Return the host functions that guests import besides those of WASI."""
     return {"host": {"call": _NO_HOST}}
+
+
+def store_limits(limits: SandboxLimits) -> Limits:
+    """Return the limits of the store of a sandbox."""
+    return Limits(memory_pages=min(65536, limits.memory >> 16))

@@ -16,7 +16,7 @@ from wasmsr.interp.outcomes import Paused, Trapped
 from wasmsr.sandbox import interrupts
 from wasmsr.sandbox.call import PendingCall, value_of
 from wasmsr.sandbox.guests import WORK, python_guest
-from wasmsr.sandbox.machine import GRACE, Machine, warm_machine
+from wasmsr.sandbox.machine import GRACE, Machine
 from wasmsr.sandbox.results import (
     Completions,
     SandboxError,
@@ -27,6 +27,8 @@ from wasmsr.sandbox.results import (
     ToolCall,
 )
 from wasmsr.sandbox.tools import Deferred, ToolBox, decode_value, encode_value
+from wasmsr.sandbox.warm import warm_machine
+from wasmsr.snapshot.snapshot import Snapshot
 from wasmsr.wasi.filesystem.mounts import Mount
 
 Tools = Mapping[str, Callable[..., Any]] | Iterable[Callable[..., Any]]
@@ -82,8 +84,9 @@ class Sandbox:
     ) -> Sandbox:
         """Return a Python with nothing in it but the packages.
 
-        The first one of a kind takes as long as Python and the packages take to start; each
-        further one in this process is a fork of it, and takes about a millisecond.
+        A set of packages that `wasmsr sandbox warm` has prepared is mapped. Without that, the first
+        sandbox of a kind takes as long as Python and the packages take to start. Each further one
+        in this process is a fork of it, and takes about a millisecond.
 
         Args:
             packages: "base", "numpy", "numpy+pandas" or "scientific": what is imported before.
@@ -321,7 +324,7 @@ class Sandbox:
             SnapshotError: It cannot be written.
         """
         with self._used():
-            return self._machine.save(path, self._call, self.limits)
+            return Snapshot(self._machine.state(self._call, self.limits)).save(path)
 
     @classmethod
     def load(
@@ -345,8 +348,9 @@ class Sandbox:
             MissingPackageError: The guest's package is not installed.
         """
         given = [Mount.parse(one) if isinstance(one, str) else one for one in mounts]
-        machine, call, saved = Machine.load(path, given, limits)
-        return cls(machine, tools=ToolBox(tools), limits=limits or saved, call=call)
+        machine, record = Machine.of_state(Snapshot.load(path).state, given, limits)
+        box, limits = ToolBox(tools), limits or record.limits
+        return cls(machine, tools=box, limits=limits, call=record.call)
 
     def close(self) -> None:
         """Give back everything. Again does nothing."""
