@@ -306,6 +306,7 @@ def test_limits_are_numbers(values: dict[str, object]) -> None:
         {"about": 5},
         {"limits": {"memory": "1G"}},
         {"limits": 5},
+        {"forks": -1},
         {"guest": "other"},
         {"call": {"stdout": b""}},
     ],

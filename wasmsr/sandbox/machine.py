@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,6 @@ GRACE = 1_000_000_000
 """Instructions in which code may end after it was told to."""
 _I32 = ValType.I32
 _NO_HOST = HostFunction(FuncType((_I32,) * 4, (_I32,)), lambda caller, *given: -1)
-_numbers = itertools.count(1)
 
 
 class OutputSink:
@@ -52,6 +50,8 @@ class Machine:
         about: Addresses that the driver has told.
         reader: Finds the guest's answers in its output.
         history: The moments of the store.
+        forks: How many forks it has had; from their numbers follows what is random in those of a
+            deterministic sandbox.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Machine:
         self.reader = AnswerReader()
         self.history = History(store, begun=begun)
         self.closed = False
+        self.forks = 0
         self._guard: Moment | None = None
 
     @classmethod
@@ -133,7 +134,8 @@ class Machine:
             limits: What it may use.
             in_call: Whether code stands in the middle of a call.
         """
-        made = forked(self.guest, moment, self.about, self.mounts, limits)
+        self.forks += 1
+        made = forked(self.guest, moment, self.about, self.mounts, limits, self.forks)
         made.reader.rest = self.reader.rest
         if in_call:  # it may be long until it reads the request that `forked` has sent
             interrupts.interrupt(made.store, made.about, "forked")
@@ -158,7 +160,9 @@ class Machine:
 
     def state(self, call: PendingCall | None, limits: SandboxLimits) -> SnapshotState:
         """Return the state of the guest, with what the host knows of the call."""
-        record = SandboxRecord(self.guest.name, self.about, self.reader.rest, limits, call)
+        record = SandboxRecord(
+            self.guest.name, self.about, self.reader.rest, limits, self.forks, call
+        )
         return with_record(Snapshot.of(self.store).state, record)
 
     @classmethod
@@ -176,7 +180,7 @@ class Machine:
             limits=store_limits(limits),
         )
         made = cls(guest, store, streams, record.about, mounts)
-        made.reader.rest = record.rest
+        made.reader.rest, made.forks = record.rest, record.forks
         return made, record
 
     def close(self) -> None:
@@ -195,13 +199,22 @@ def forked(
     about: Mapping[str, Any],
     mounts: Sequence[Mount],
     limits: SandboxLimits,
-    number: int | None = None,
+    number: int,
 ) -> Machine:
-    """Return a new machine in the state of a moment, whose random numbers are its own."""
+    """Return a new machine in the state of a moment, whose random numbers are its own.
+
+    Args:
+        guest: The guest.
+        moment: The state.
+        about: Addresses that the driver has told.
+        mounts: Folders of the host.
+        limits: What the machine may use.
+        number: Which fork of the state it is, from 1.
+    """
     streams = (Mailbox(), OutputSink(), OutputSink())
     (store,) = moment.fork(
         1,
-        first=number or next(_numbers),
+        first=number,
         **_outside(guest, streams, mounts, limits),
     )
     made = Machine(guest, store, streams, about, mounts, begun=moment)

@@ -26,6 +26,7 @@ class SandboxRecord:
         about: Addresses that the guest's driver has told.
         rest: Output of the guest that may become an answer.
         limits: What it may use.
+        forks: How many forks it has had.
         call: The call that is being made, or None.
     """
 
@@ -33,6 +34,7 @@ class SandboxRecord:
     about: Mapping[str, Any]
     rest: bytes
     limits: SandboxLimits
+    forks: int = 0
     call: PendingCall | None = None
 
 
@@ -43,6 +45,7 @@ def with_record(state: SnapshotState, record: SandboxRecord) -> SnapshotState:
         "about": dict(record.about),
         "rest": record.rest,
         "limits": asdict(record.limits),
+        "forks": record.forks,
         "call": None if record.call is None else record.call.record(),
     }
     return replace(state, extra={**state.extra, HOST_STATE: {SANDBOX: data}})
@@ -64,11 +67,13 @@ def read_record(state: SnapshotState) -> tuple[SnapshotState, SandboxRecord]:
         guest, rest, about = data["guest"], data["rest"], data["about"]
         if type(guest) is not str or type(rest) is not bytes or type(about) is not dict:
             raise TypeError("it has no guest, no rest of output or no addresses")
-        given = data["call"]
+        given, forks = data["call"], data["forks"]
+        if type(forks) is not int or not 0 <= forks < 1 << 60:
+            raise TypeError("it has no number of forks")
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"the record of the sandbox is damaged: {error}") from error
     call = None if given is None else PendingCall.of_record(given)
-    return replace(state, extra=extra), SandboxRecord(guest, about, rest, limits, call)
+    return replace(state, extra=extra), SandboxRecord(guest, about, rest, limits, forks, call)
 
 
 __all__ = ["SandboxRecord", "read_record", "with_record"]

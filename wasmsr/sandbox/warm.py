@@ -102,6 +102,7 @@ class _Kind:
         self.moment: Moment | None = None
         self.about: dict[str, Any] = {}
         self.gone = False
+        self.forks = 0
 
     def prepare(self, recipe: WarmRecipe, limits: SandboxLimits, seed: int | None) -> Moment:
         """Make the moment from which forks come, of the file if there is one."""
@@ -150,8 +151,8 @@ def warm_machine(
             if kind.gone:
                 continue
             moment = kind.moment or kind.prepare(recipe, limits, seed)
-            number = 1 if deterministic else None
-            return forked(guest, moment, kind.about, mounts, limits, number)
+            kind.forks = 1 if deterministic else kind.forks + 1
+            return forked(guest, moment, kind.about, mounts, limits, kind.forks)
 
 
 def _kind(key: Any) -> _Kind:

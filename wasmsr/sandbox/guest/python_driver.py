@@ -343,15 +343,23 @@ def rich(found: Any) -> dict[str, Any]:
         file = io.BytesIO()
         found.savefig(file, format="png", bbox_inches="tight", metadata={"Software": None})
         data["image/png"] = encode(file.getvalue())
+    if isinstance(found, type):  # its methods are those of its objects
+        return data
+    try:
+        bundle = found._repr_mimebundle_(include=None, exclude=None)
+        for mime, made in (bundle[0] if isinstance(bundle, tuple) else bundle).items():
+            if isinstance(made, (str, bytes)):
+                data.setdefault(mime, encode(made))
+    except Exception:  # noqa: BLE001 (then the object has no such form, as in the loop)
+        pass
     for mime, method in RICH:
-        make = getattr(kind, method, None)
-        if make is None or mime in data:
+        if mime in data:
             continue
         try:
-            made = make(found)
-        except Exception:  # noqa: BLE001 (then the object has no such form)
+            made = getattr(found, method)()
+        except Exception:  # noqa: BLE001
             continue
-        if made is not None:
+        if isinstance(made, (str, bytes)):
             data[mime] = encode(made)
     return data
 
